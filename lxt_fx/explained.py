@@ -1,0 +1,185 @@
+"""The module that `transform` returns: a torch.fx GraphModule that is called like the model."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+
+from lxt_fx.errors import CallError
+from lxt_fx.inputs import FILLS
+from lxt_fx.rule import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The graph as it stood after a stage, and what was known of its nodes, by node name."""
+
+    name: str
+    graph: Graph
+    carrying: frozenset[str] = frozenset()
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    inserted: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What transform knows of the module it made.
+
+    `inputs` may be given in a call, `optional` among them left out; `leaves` are the float inputs that relevance is read
+    at. `specialised` says what is fixed to the example. `forward_difference` is the largest difference to the model's own
+    output on the example, relative to its largest value; 0.0 means bit-equal. `unknown` names nodes that kept their native
+    gradient because no row matched (always empty under strict=True).
+    """
+
+    model_class: str
+    table_name: str
+    inputs: tuple[str, ...]
+    leaves: tuple[str, ...]
+    optional: tuple[str, ...]
+    constants: Mapping[str, Any]
+    method: str
+    specialised: tuple[str, ...]
+    guards: tuple[str, ...]
+    sizes: Mapping[str, tuple[int | None, ...]]
+    forward_difference: float
+    seconds: Mapping[str, float]
+    stages: Mapping[str, Stage]
+    unknown: Mapping[str, str]
+
+
+class Explained(GraphModule):
+    """A rewritten model. Call it like the model; `logit.backward()`, then `leaf * leaf.grad` is the relevance.
+
+    It shares the model's parameters (the same objects) and asks no gradient for them. `record` says how it was made.
+    """
+
+    record: Record
+
+    def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
+        super().__init__(root, graph, class_name)
+        self._guards: list[tuple[str, CodeType]] = []
+        self._embedding: tuple[nn.Module, ...] = ()
+
+    def _attach(self, record: Record, embedding: nn.Module | None) -> None:
+        self.record = record
+        self._guards = [(guard, code) for guard in record.guards if (code := _compiled(guard)) is not None]
+        # in a tuple, so that it is no submodule: the graph does not use it, `embed` does
+        self._embedding = () if embedding is None else (embedding,)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(**self._bind(args, kwargs))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Explained:
+        record, embedding = self.record, self._embedding
+        memo[id(record)] = record
+        twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
+        twin._attach(record, copy.deepcopy(embedding[0], memo) if embedding else None)
+        return twin
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs by name: positional ones named, missing optional ones filled, baked constants checked and dropped.
+
+        Raises CallError for what was not captured.
+        """
+        record = self.record
+        if len(args) > len(record.inputs):
+            raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(record.inputs)}")
+        given = dict(zip(record.inputs, args, strict=False)) | kwargs
+        bound = {}
+        for name, value in given.items():
+            if name in record.inputs:
+                if value is not None:
+                    bound[name] = value
+            elif not self._is_baked(name, value):
+                raise CallError(self._not_captured(name))
+        for name in record.optional:
+            leaf, fill = FILLS[name]
+            if name not in bound and leaf in bound:
+                bound[name] = fill(bound[leaf])
+        missing = [name for name in record.inputs if name not in bound]
+        if missing:
+            raise CallError(
+                f"{record.model_class}: the call lacks {', '.join(missing)}; the module was captured with "
+                f"{', '.join(record.inputs)}"
+            )
+        self._check_sizes(bound)
+        return {name: bound[name] for name in record.inputs}
+
+    def _is_baked(self, name: str, value: Any) -> bool:
+        constants = self.record.constants
+        return value is None or (name in constants and bool(constants[name] == value))
+
+    def _not_captured(self, name: str) -> str:
+        record = self.record
+        if name in record.constants:
+            return (
+                f"{record.model_class}: {name}={record.constants[name]!r} is baked into the graph; transform the model again "
+                f"with {name} among the example inputs"
+            )
+        if name == "input_ids" and "inputs_embeds" in record.inputs:
+            return (
+                f"{record.model_class}: this module starts from embeddings, since token ids carry no gradient: call it with "
+                "inputs_embeds=lxt_fx.embed(explained, input_ids)"
+            )
+        if name == "labels":
+            return f"{record.model_class}: labels were not captured; choose a logit of the output and call backward on it"
+        return (
+            f"{record.model_class}: input {name} was not captured (captured: {', '.join(record.inputs)}); transform the "
+            f"model again with {name} among the example inputs: transform(model, kwargs={{'{name}': ..., ...}})"
+        )
+
+    def _check_sizes(self, bound: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling():
+            return
+        for name, sizes in self.record.sizes.items():
+            value = bound.get(name)
+            if not isinstance(value, Tensor):
+                continue
+            if value.dim() != len(sizes) or any(s not in (None, n) for s, n in zip(sizes, value.shape, strict=True)):
+                shown = [("any" if size is None else size) for size in sizes]
+                raise CallError(
+                    f"{self.record.model_class}: {name} has shape {list(value.shape)}, the graph was captured for {shown}; "
+                    "transform the model again with an example of this shape"
+                )
+        for guard, code in self._guards:
+            if not eval(code, {"__builtins__": {}, "max": max, "min": min}, {"L": bound}) and not _tiny(bound):
+                raise CallError(
+                    f"{self.record.model_class}: the graph holds only where {guard}, and these inputs break it; transform "
+                    "the model again with an example of these shapes"
+                )
+
+
+def _tiny(bound: dict[str, Any]) -> bool:
+    """torch.export assumes that dynamic sizes are not 0 or 1; graphs run exactly at 1 all the same."""
+    return any(isinstance(value, Tensor) and 1 in value.shape for value in bound.values())
+
+
+_GUARD_NODES = (
+    ast.Expression, ast.Compare, ast.BinOp, ast.BoolOp, ast.UnaryOp, ast.Call, ast.Attribute, ast.Subscript, ast.Name,
+    ast.Constant, ast.operator, ast.cmpop, ast.boolop, ast.unaryop, ast.expr_context,
+)  # fmt: skip
+
+
+def _compiled(guard: str) -> CodeType | None:
+    """The code of a shape guard, which may hold arithmetic on `L[...].size()[i]`, max and min and nothing else (a saved
+    module's guards come from a file)."""
+    tree = ast.parse(guard, mode="eval")
+    for node in ast.walk(tree):
+        fine = isinstance(node, _GUARD_NODES)
+        fine &= not isinstance(node, ast.Name) or node.id in ("L", "max", "min")
+        fine &= not isinstance(node, ast.Attribute) or node.attr in ("size", "dim")
+        if not fine:
+            return None
+    return compile(tree, "<guard>", "eval")
+
+
+Model = nn.Module | Callable[..., Any]

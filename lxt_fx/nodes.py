@@ -1,0 +1,105 @@
+"""Questions one asks of a torch.fx node: its operands by name, its value's dtype, the module and source line it came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.fx import Node
+
+_SOURCE = re.compile(r'File "([^"]+)", line (\d+), in')
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor that a node reads, under the name its op's schema gives that argument."""
+
+    name: str
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The line of the model that made a node."""
+
+    path: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path.rsplit('/', 1)[-1]}:{self.line}"
+
+
+def nodes_in(value: Any) -> Iterator[Node]:
+    """Every node inside an argument, lists and tuples looked through."""
+    if isinstance(value, Node):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from nodes_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from nodes_in(item)
+
+
+def arguments(node: Node) -> dict[str, Any]:
+    """The node's arguments by schema name, without defaults. A function that has no schema names them arg0, arg1, ..."""
+    if isinstance(node.target, OpOverload):
+        names = [argument.name for argument in node.target._schema.arguments]
+    else:
+        names = [f"arg{index}" for index in range(len(node.args))]
+    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+
+
+def operands(node: Node) -> list[Operand]:
+    """The nodes that a node reads, in order; the items of a list share the list's name."""
+    return [Operand(name, item) for name, value in arguments(node).items() for item in nodes_in(value)]
+
+
+def value(node: Node) -> Any:
+    """The fake tensor (or tuple, or number) that capture recorded for the node, or None."""
+    return node.meta.get("val")
+
+
+def is_float(node: Node) -> bool:
+    """Whether the value is a floating-point or complex tensor, or a tuple that holds one."""
+    found = value(node)
+    items = found if isinstance(found, (list, tuple)) else [found]
+    return any(isinstance(t, torch.Tensor) and (t.is_floating_point() or t.is_complex()) for t in items)
+
+
+def shape(node: Node) -> tuple[Any, ...] | None:
+    """The value's shape (symbolic sizes included), or None where it is no single tensor."""
+    found = value(node)
+    return tuple(found.shape) if isinstance(found, torch.Tensor) else None
+
+
+def module_stack(node: Node) -> list[tuple[str, str]]:
+    """(module path, class name) from the outermost module to the innermost."""
+    return [
+        (path.split("@")[0], str(name if isinstance(name, str) else name.__qualname__))
+        for path, name in (node.meta.get("nn_module_stack") or {}).values()
+    ]
+
+
+def module_path(node: Node) -> str:
+    """Path of the innermost module that made the node, `model.layers.0.mlp`; empty at the root."""
+    stack = module_stack(node)
+    return stack[-1][0] if stack else ""
+
+
+def module_class(node: Node) -> str:
+    """Class name of the innermost module that made the node, without its package."""
+    stack = module_stack(node)
+    return stack[-1][1].rsplit(".", 1)[-1] if stack else ""
+
+
+def source(node: Node) -> Source | None:
+    """The innermost line of the model's code on the node's stack trace, torch's own files left out where possible."""
+    frames = [Source(path, int(line)) for path, line in _SOURCE.findall(node.meta.get("stack_trace") or "")]
+    own = [frame for frame in frames if "/torch/nn/" not in frame.path]
+    chosen = own or frames
+    return chosen[-1] if chosen else None

@@ -1,0 +1,33 @@
+"""How an `lxt_fx::` op is made.
+
+Each op is a schema with a CompositeImplicitAutograd kernel that calls `autograd.Function`s or differentiable ATen ops.
+Such an op stands as one node in a printed or exported graph, makes no copy of its input in eager mode, compiles under
+inductor, and is differentiated through its kernel (`torch.library.custom_op` may not return its input, and an op with
+alias annotations does not compile).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.library import Library
+
+LIBRARY = Library("lxt_fx", "DEF")
+
+Kernel = Callable[..., Tensor]
+
+
+def define(schema: str) -> Callable[[Kernel], OpOverload]:
+    """Decorator: registers the kernel under `lxt_fx::<schema>` and returns the op that graphs call."""
+
+    def register(kernel: Kernel) -> OpOverload:
+        name = schema.split("(", 1)[0]
+        LIBRARY.define(schema)
+        LIBRARY.impl(name, kernel, "CompositeImplicitAutograd")
+        overload: OpOverload = getattr(torch.ops.lxt_fx, name).default
+        return overload
+
+    return register

@@ -1,0 +1,141 @@
+"""Normalisations in gradient form: the statistic is held constant, mean subtraction stays linear (AttnLRP prop. 3.4).
+
+y = (x - mean(x)) * s with s held, so R_in = R_out up to what the bias absorbs. Each op keeps s (and the weight) for the
+backward and never x.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lxt_fx.ops.library import define
+
+
+class RmsNorm(torch.autograd.Function):
+    """x * rsqrt(mean(x^2, dims) + eps); the backward is g times the held factor."""
+
+    @staticmethod
+    def forward(x: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor]:
+        factor = torch.rsqrt(x.pow(2).mean(dims, keepdim=True) + eps)
+        return x * factor, factor
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+        (factor,) = ctx.saved_tensors
+        return gradients[0] * factor, None, None
+
+
+class LayerNorm(torch.autograd.Function):
+    """(x - mean) * rstd * w + b over the last dims; the backward holds rstd: t - mean(t) with t = g * w * rstd."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        out, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
+        return out, mean, rstd
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1], output[2])
+        ctx.save_for_backward(output[2], inputs[2])
+        ctx.dims = list(range(-len(inputs[1]), 0))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        rstd, weight = ctx.saved_tensors
+        g = gradients[0] if weight is None else gradients[0] * weight
+        centred = g - g.mean(ctx.dims, keepdim=True)
+        return (centred * rstd).to(gradients[0].dtype), None, None, None, None
+
+
+class GroupNorm(torch.autograd.Function):
+    """Group norm of [batch, channels, *]; the backward holds rstd of each group."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, channels, inner = x.shape[0], x.shape[1], math.prod(x.shape[2:])
+        out, mean, rstd = torch.native_group_norm(x.contiguous(), weight, bias, batch, channels, inner, groups, eps)
+        return out, mean, rstd
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1], output[2])
+        ctx.save_for_backward(output[2], inputs[2])
+        ctx.groups = inputs[1]
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        rstd, weight = ctx.saved_tensors
+        g = gradients[0]
+        scaled = g if weight is None else g * weight.reshape(-1, *[1] * (g.dim() - 2))
+        grouped = scaled.reshape(g.shape[0], ctx.groups, -1)
+        centred = grouped - grouped.mean(-1, keepdim=True)
+        return (centred * rstd.unsqueeze(-1)).reshape(g.shape).to(g.dtype), None, None, None, None
+
+
+@define("rms_norm(Tensor self, int[] dims, float eps) -> Tensor")
+def rms_norm(self: Tensor, dims: list[int], eps: float) -> Tensor:
+    """x * rsqrt(mean(x^2, dims) + eps), the factor held constant: R_in = R_out (AttnLRP prop. 3.4). Keeps the factor."""
+    out: Tensor = RmsNorm.apply(self, dims, eps)[0]  # type: ignore[no-untyped-call]
+    return out
+
+
+@define(
+    "layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-05, "
+    "bool cudnn_enable=True) -> Tensor"
+)
+def layer_norm(
+    input: Tensor,
+    normalized_shape: list[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    """Layer norm with the standard deviation held constant (AttnLRP prop. 3.4): R_in = R_out less what the bias takes."""
+    out: Tensor = LayerNorm.apply(input, normalized_shape, weight, bias, eps)[0]  # type: ignore[no-untyped-call]
+    return out
+
+
+@define(
+    "group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1e-05, "
+    "bool cudnn_enabled=True) -> Tensor"
+)
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """Group norm with the standard deviation of each group held constant (AttnLRP prop. 3.4)."""
+    out: Tensor = GroupNorm.apply(input, num_groups, weight, bias, eps)[0]  # type: ignore[no-untyped-call]
+    return out
+
+
+@define("normalize_mul(Tensor self, Tensor statistic) -> Tensor")
+def normalize_mul(self: Tensor, statistic: Tensor) -> Tensor:
+    """x * s, the statistic s of x held constant: R_in = R_out (AttnLRP prop. 3.4). Keeps s."""
+    return torch.mul(self, statistic.detach())
+
+
+@define("normalize_div(Tensor self, Tensor statistic) -> Tensor")
+def normalize_div(self: Tensor, statistic: Tensor) -> Tensor:
+    """x / s, the statistic s of x held constant: R_in = R_out (AttnLRP prop. 3.4). Keeps s."""
+    return torch.div(self, statistic.detach())

@@ -1,0 +1,135 @@
+"""Linear maps, products of two relevance-carrying operands, softmax and attention, in gradient form.
+
+Gradient form: the backward of each op passes a modified gradient g, and relevance is value * g. A linear map keeps its
+native gradient (AttnLRP eq. 8 at epsilon 0); a product of two carrying operands gives half to each (prop. 3.3 and 3.2).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lxt_fx.ops.library import define
+
+SDPA_SCHEMA = (
+    "(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, bool is_causal=False, *, "
+    "float? scale=None, bool enable_gqa=False) -> Tensor"
+)
+
+
+class ScaleGradient(torch.autograd.Function):
+    """y = x; the gradient is multiplied by a constant."""
+
+    @staticmethod
+    def forward(x: Tensor, factor: float) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.factor = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+def _share(x: Tensor, factor: float) -> Tensor:
+    shared: Tensor = ScaleGradient.apply(x, factor)  # type: ignore[no-untyped-call]
+    return shared
+
+
+@define("hold(Tensor self) -> Tensor")
+def hold(self: Tensor) -> Tensor:
+    """y = x, no relevance passes: the value is held constant from here on."""
+    return self.detach()
+
+
+@define("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor")
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y = x W^T + b with constant W, b; R_i = sum_j x_i W_ji R_j / z_j (AttnLRP eq. 8); the bias absorbs its share."""
+    return F.linear(input, weight.detach(), None if bias is None else bias.detach())
+
+
+@define("matmul(Tensor self, Tensor other) -> Tensor")
+def matmul(self: Tensor, other: Tensor) -> Tensor:
+    """y = a @ b, both operands carry; half of the relevance to each (AttnLRP prop. 3.3)."""
+    return torch.matmul(_share(self, 0.5), _share(other, 0.5))
+
+
+@define("matmul_held(Tensor self, Tensor other) -> Tensor")
+def matmul_held(self: Tensor, other: Tensor) -> Tensor:
+    """y = a @ b where one operand is a constant: a linear map of the other (AttnLRP eq. 8)."""
+    return torch.matmul(self, other)
+
+
+@define("einsum(str equation, Tensor[] tensors) -> Tensor")
+def einsum(equation: str, tensors: list[Tensor]) -> Tensor:
+    """A contraction of n carrying operands; each gets 1/n of the relevance (AttnLRP prop. 3.3 for n = 2)."""
+    return torch.einsum(equation, *(_share(tensor, 1.0 / len(tensors)) for tensor in tensors))
+
+
+@define("mul(Tensor self, Tensor other) -> Tensor")
+def mul(self: Tensor, other: Tensor) -> Tensor:
+    """y = a * b, both operands carry: half of the relevance to each (uniform rule, AttnLRP prop. 3.2, eq. 7)."""
+    return _share(torch.mul(self, other), 0.5)
+
+
+@define("div(Tensor self, Tensor other) -> Tensor")
+def div(self: Tensor, other: Tensor) -> Tensor:
+    """y = a / b, both operands carry: a product of a and 1/b, and identity through 1/b, so half of the relevance to
+    each. The native gradient of b has the opposite sign."""
+    return torch.div(_share(self, 0.5), _share(other, -0.5))
+
+
+@define("softmax(Tensor self, int dim, ScalarType? dtype=None) -> Tensor")
+def softmax(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP prop. 3.1), which is x times the native gradient."""
+    return torch.softmax(self, dim, dtype)
+
+
+@define("sdpa" + SDPA_SCHEMA)
+def sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(q k^T) v with q, k and v carrying: 1/2 to v and 1/2 to the weights, of which 1/2 each to q and k
+    (AttnLRP prop. 3.3 twice, prop. 3.1 between)."""
+    return F.scaled_dot_product_attention(
+        _share(query, 0.25),
+        _share(key, 0.25),
+        _share(value, 0.5),
+        attn_mask,
+        dropout_p,
+        is_causal,
+        scale=scale,
+        enable_gqa=enable_gqa,
+    )
+
+
+@define("sdpa_held" + SDPA_SCHEMA)
+def sdpa_held(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(q k^T) v with the weights held constant: a linear map of v (CP-LRP, Ali et al. 2022)."""
+    mask = attn_mask if attn_mask is None else attn_mask.detach()
+    return F.scaled_dot_product_attention(
+        query.detach(), key.detach(), value, mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )

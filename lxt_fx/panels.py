@@ -1,0 +1,61 @@
+"""The pictures of an image explanation: the image, its heatmap, and the heatmap over the image."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lxt_fx.colour import LIGHT
+from lxt_fx.view import shares
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Panel:
+    """A titled picture [height, width, 3] of 8 bits."""
+
+    title: str
+    pixels: Tensor
+
+    def png(self) -> bytes:
+        """The picture as a PNG file."""
+        height, width, _ = self.pixels.shape
+        rows = b"".join(b"\x00" + bytes(row.flatten().tolist()) for row in self.pixels)
+        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+        return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def panels(pixel_values: Tensor, relevance: Tensor) -> tuple[Panel, ...]:
+    """The three pictures of pixel values [channels, height, width] and the relevance of its pixels, or of squares of them.
+
+    A model's pixel values are normalised, so the image is drawn from its darkest to its brightest value.
+    """
+    image = _displayed(pixel_values)
+    height, width, _ = image.shape
+    patch = math.ceil(height / len(relevance))
+    share = shares(relevance.float()).repeat_interleave(patch, 0).repeat_interleave(patch, 1)[:height, :width]
+    pale = 0.4 + 0.6 * image.mean(dim=-1, keepdim=True)
+    both = torch.lerp(pale.expand_as(image), LIGHT.image(share.sign()) / 255, share.abs()[..., None])
+    return Panel("image", _bytes(image)), Panel("relevance", LIGHT.image(share)), Panel("both", _bytes(both))
+
+
+def _displayed(pixel_values: Tensor) -> Tensor:
+    """Colours [height, width, 3] from 0 to 1; other than three channels are shown as their mean, in grey."""
+    values = pixel_values.float()
+    if len(values) != 3:
+        values = values.mean(dim=0, keepdim=True).expand(3, -1, -1)
+    low, high = values.min(), values.max()
+    return ((values - low) / (high - low).clamp_min(1e-12)).permute(1, 2, 0)
+
+
+def _bytes(colours: Tensor) -> Tensor:
+    return (colours.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,0 +1,174 @@
+"""What a rule is: one row of data. What a rule table is: a tuple of rows, tried in order."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from torch import nn
+from torch._ops import OpOverload
+from torch.fx import Node
+
+from lxt_fx.errors import InputError
+from lxt_fx.nodes import module_stack
+
+
+class Keep(Enum):
+    """What a row keeps of the relevance that reaches its op."""
+
+    ALL = "all"
+    ALL_BUT_CONSTANTS = "all but the share of constants (bias, mask, f(0))"
+    ALL_BUT_OFFSET = "all but the softmax offset"
+    SELECTED = "all, at the selected elements"
+    NATIVE = "nothing is claimed: native gradient"
+
+
+class GroupKind(Enum):
+    """A region of several nodes that rows match as one."""
+
+    RMS_NORM = "rms_norm"
+    NORMALIZE = "x * statistic"
+    NORMALIZE_QUOTIENT = "x / statistic"
+    ELEMENTWISE = "elementwise"
+
+    def __str__(self) -> str:
+        return f"group {self.value}"
+
+
+class Role(Enum):
+    """The part a node plays in an attention written as matmul, softmax, matmul, or in a router."""
+
+    SCORES = "attention scores"
+    WEIGHTS = "attention weights"
+    OUTPUT = "attention output"
+    ROUTER = "normalised routing weights"
+
+
+Op = OpOverload | GroupKind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """A place where a row may match: one node, or a group of nodes that gives the value of `node`.
+
+    `arguments` are those of the op by schema name; for a group those that its lxt_fx op takes. `carrying` names the
+    arguments that carry relevance, once per operand. `members` are the nodes that a row on this site consumes.
+    """
+
+    node: Node
+    kind: Op | Callable[..., Any]
+    arguments: Mapping[str, Any]
+    carrying: tuple[str, ...]
+    members: frozenset[Node]
+    role: Role | None = None
+
+    def carries(self, *names: str) -> bool:
+        """Whether exactly these arguments carry relevance."""
+        return set(self.carrying) == set(names)
+
+
+Refusal = str | None
+Condition = Callable[[Site], Refusal]
+Selector = str | type[nn.Module] | OpOverload
+
+
+def always(site: Site) -> Refusal:
+    """Refuses nothing."""
+    return None
+
+
+def holds_nothing(site: Site) -> tuple[str, ...]:
+    """No operand is held constant."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rule:
+    """One row: which ops and what each becomes (None keeps the ATen op), when, the formula, its source, what it keeps.
+
+    `when` returns why not, or None. `holds` names the operands that the row holds constant; no relevance flows into
+    them, so relevance flow is marked again once all such rows are chosen. A row with empty `ops` matches any single node.
+    """
+
+    name: str
+    ops: Mapping[Any, OpOverload | None]
+    formula: str
+    source: str
+    keeps: Keep
+    when: Condition = always
+    holds: Callable[[Site], tuple[str, ...]] = holds_nothing
+    where: Selector | None = None
+
+    def refuses(self, site: Site) -> Refusal:
+        """Why this row does not apply to the site, or None if it does. An op that the row does not list gives a reason
+        that starts with `op`."""
+        if self.ops and site.kind not in self.ops:
+            return "op is not listed"
+        if not self.ops and isinstance(site.kind, GroupKind):
+            return "op is a group"
+        if self.where is not None and not selects(self.where, site.node):
+            return f"node is not in {self.where}"
+        return self.when(site)
+
+    def op(self, site: Site) -> OpOverload | None:
+        """The lxt_fx op that takes the site's place, or None where the ATen op stays."""
+        return self.ops.get(site.kind) if self.ops else None
+
+
+def selects(selector: Selector, node: Node) -> bool:
+    """Whether a selector means this node: a module path with `*` for one segment (a module selects all inside it), a
+    `%node` as printed, a module class, or an op."""
+    if isinstance(selector, OpOverload):
+        return node.target == selector
+    if isinstance(selector, type):
+        wanted = f"{selector.__module__}.{selector.__qualname__}"
+        return any(name == wanted for _, name in module_stack(node))
+    if selector.startswith("%"):
+        return fnmatch.fnmatchcase(node.name, selector[1:])
+    pattern = selector.split(".")
+    return any(_same_path(pattern, path.split(".")) for path, _ in module_stack(node))
+
+
+def _same_path(pattern: list[str], path: list[str]) -> bool:
+    return len(pattern) == len(path) and all(map(fnmatch.fnmatchcase, path, pattern))
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTable:
+    """Rows tried in order on every carrying node; the first that does not refuse wins. `summary` is one sentence, `paper`
+    what to cite."""
+
+    name: str
+    rows: tuple[Rule, ...]
+    summary: str = ""
+    paper: str = ""
+    overrides: tuple[str, ...] = field(default=())
+
+    def override(self, where: Selector, rule: Rule) -> RuleTable:
+        """A new table that tries `rule` first on the nodes that `where` selects: a module path (`model.layers.*.mlp`,
+        which selects all inside it), a module class, an ATen op, or a node (`%mul_3`).
+
+        Raises InputError if `where` or `rule` is of another type.
+        """
+        if not isinstance(where, (str, type, OpOverload)):
+            raise InputError(
+                f"RuleTable.override: where must be a module path, a module class, an op or a %node, got {where!r}"
+            )
+        if not isinstance(rule, Rule):
+            raise InputError(f"RuleTable.override: rule must be a lxt_fx.Rule, got {type(rule).__name__}")
+        label = f"{rule.name} at {where if isinstance(where, str) else getattr(where, '__name__', where)}"
+        return replace(
+            self, rows=(replace(rule, where=where), *self.rows), overrides=(label, *self.overrides)
+        )
+
+    def with_rows(self, name: str, *rows: Rule, summary: str, paper: str = "") -> RuleTable:
+        """A new table under another name that tries these rows before the rows of this one."""
+        return RuleTable(name, (*rows, *self.rows), summary, paper or self.paper)
+
+    def __str__(self) -> str:
+        from lxt_fx.show import table_text
+
+        return table_text(self)

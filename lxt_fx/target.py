@@ -1,0 +1,244 @@
+"""What is explained: one number of the model's output, chosen by index, by name, as a difference, or by a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from lxt_fx.errors import InputError
+from lxt_fx.readable import Tokenizer, readable_tokens
+from lxt_fx.text_input import TextInput
+
+Name = int | str
+"""A class or token by index or by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The logit of `token` at `position`, less the logit of `minus` if there is one.
+
+    `token` is an index or a name: a token of the vocabulary, or a class. None means the one with the largest logit, and for
+    the position the default that `explain` states.
+    """
+
+    token: Name | None = None
+    minus: Name | None = None
+    position: int | None = None
+
+    @classmethod
+    def at(cls, position: int, token: Name | None = None, minus: Name | None = None) -> Target:
+        """The target at this position of the text; a negative one counts from the end."""
+        return cls(token, minus, position)
+
+
+TargetLike = Target | Name | tuple[Name, Name] | Callable[[Any], Tensor] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """The number to explain, as a scalar tensor with its graph, and a sentence that says which it is."""
+
+    value: Tensor
+    said: str
+
+
+class Names(Protocol):
+    """What the entries of a row of logits are called."""
+
+    def find(self, wanted: Sequence[Name], row: Tensor) -> tuple[int, ...]:
+        """The indices that are meant; raises InputError for one that does not exist."""
+        ...
+
+    def show(self, index: int, rank: int) -> str:
+        """The entry and its rank as they are written in a sentence."""
+        ...
+
+
+def choose(target: TargetLike, output: Any, labels: Sequence[str], text: TextInput | None, model_class: str) -> Choice:
+    """The number of a model's output that a target means.
+
+    Raises InputError if the output has no logits, or the target does not fit them.
+    """
+    if callable(target):
+        return _by_function(target, output)
+    wanted = _as_target(target)
+    logits = _logits(output, model_class)
+    if logits.dim() == 3 and text is not None:
+        position, where = _position(wanted, logits, text, model_class)
+        classes = model_class.endswith("ForTokenClassification")
+        names: Names = ClassNames(labels) if classes else TokenNames(text.tokenizer)
+        return _of_row(wanted, logits[0, position], names, where)
+    if logits.dim() == 2 and wanted.position is None:
+        return _of_row(wanted, logits[0], ClassNames(labels), "")
+    said = "the target names a position, but" if wanted.position is not None else "cannot choose a target:"
+    raise InputError(
+        f"explain: {said} the logits of {model_class} have shape {list(logits.shape)}; give target=a function of the output, "
+        "such as lambda out: out.logits[0, 3]"
+    )
+
+
+def _by_function(function: Callable[[Any], Tensor], output: Any) -> Choice:
+    value = function(output)
+    name = getattr(function, "__name__", type(function).__name__)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"explain: the target function {name} must return one number as a tensor, got {got}")
+    return Choice(value.reshape(()), "a function of the output" + ("" if name == "<lambda>" else f", {name}"))
+
+
+def _as_target(target: Target | Name | tuple[Name, Name] | None) -> Target:
+    if isinstance(target, Target):
+        return target
+    if target is None or isinstance(target, (int, str)):
+        return Target(target)
+    if isinstance(target, tuple) and len(target) == 2:
+        return Target(*target)
+    raise InputError(
+        f"explain: target must be an index, a name, two of them for a contrast, a lxt_fx.Target or a function, got {target!r}"
+    )
+
+
+def _logits(output: Any, model_class: str) -> Tensor:
+    found = output if isinstance(output, Tensor) else None
+    if isinstance(output, Mapping):
+        found = output.get("logits")
+    elif found is None:
+        found = getattr(output, "logits", None)
+    if isinstance(found, Tensor) and found.dim() >= 2:
+        return found
+    fields = list(output) if isinstance(output, Mapping) else []
+    example = next((f for f in fields if f != "loss"), None)
+    has = f"it has {', '.join(fields)}" if fields else f"it is a {type(output).__name__}"
+    raise InputError(
+        f"explain: the output of {model_class} has no logits ({has}), so there is no default target; say what to explain by "
+        f"a function that returns one number, such as target=lambda out: "
+        + (f"out.{example}[0, 0].norm()" if example else "out[0].sum()")
+    )
+
+
+def _position(target: Target, logits: Tensor, text: TextInput, model_class: str) -> tuple[int, str]:
+    """The position to explain, and how to say it."""
+    count = len(text.tokens)
+    if logits.shape[1] != count:
+        raise InputError(
+            f"explain: {model_class} gives logits for {logits.shape[1]} positions of a text of {count} tokens; give "
+            "target=a function of the output"
+        )
+    position = _default_position(text, model_class) if target.position is None else target.position
+    if not -count <= position < count:
+        raise InputError(f"explain: position {position} is not in the text, which has {count} tokens (0 to {count - 1})")
+    position %= count
+    predicts_next = "Masked" not in model_class and not model_class.endswith("ForTokenClassification")
+    return position, f" at position {position}, {'after' if predicts_next else 'for'} '{text.tokens[position]}'"
+
+
+def _default_position(text: TextInput, model_class: str) -> int:
+    """The first mask of a masked LM, the last token that is not special of a token classifier, else the last token."""
+    ids = text.id_list()
+    if "Masked" in model_class:
+        mask = getattr(text.tokenizer, "mask_token_id", None)
+        if mask not in ids:
+            raise InputError(
+                f"explain: {model_class} fills masks, but the text has no mask token "
+                f"({getattr(text.tokenizer, 'mask_token', None)}); write one, or give target=Target.at(position)"
+            )
+        return ids.index(mask)
+    last = text.last_position()
+    if model_class.endswith("ForTokenClassification"):
+        special = set(text.tokenizer.all_special_ids)
+        return max((i for i in range(last + 1) if ids[i] not in special), default=last)
+    return last
+
+
+def _of_row(target: Target, row: Tensor, names: Names, where: str) -> Choice:
+    token = int(row.argmax()) if target.token is None else target.token
+    wanted = (token,) if target.minus is None else (token, target.minus)
+    indices = names.find(wanted, row.detach())
+    value = row[indices[0]] if len(indices) == 1 else row[indices[0]] - row[indices[1]]
+    said = " minus ".join(f"logit of {names.show(i, _rank(row, i))}" for i in indices)
+    return Choice(value, said + where)
+
+
+def _rank(row: Tensor, index: int) -> int:
+    return 1 + int((row > row[index]).sum())
+
+
+def _in_range(index: int, row: Tensor, kind: str) -> int:
+    if 0 <= index < len(row):
+        return index
+    raise InputError(f"explain: there is no {kind} {index}; the model has {len(row)} (0 to {len(row) - 1})")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassNames:
+    """The labels of a classifier; () where none are known."""
+
+    labels: Sequence[str]
+
+    def find(self, wanted: Sequence[Name], row: Tensor) -> tuple[int, ...]:
+        """The classes of these indices and labels."""
+        return tuple(_in_range(w, row, "class") if isinstance(w, int) else self._index(w) for w in wanted)
+
+    def _index(self, label: str) -> int:
+        if label in self.labels:
+            return list(self.labels).index(label)
+        known = ", ".join(repr(known) for known in self.labels[:20]) or "none; give an index"
+        raise InputError(f"explain: the model has no class {label!r}; its classes are {known}")
+
+    def show(self, index: int, rank: int) -> str:
+        """`'cat' (class 3, rank 1)`, or only the number where the label says no more."""
+        named = index < len(self.labels) and self.labels[index] != f"LABEL_{index}"
+        return f"'{self.labels[index]}' (class {index}, rank {rank})" if named else f"class {index} (rank {rank})"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenNames:
+    """The vocabulary of a tokenizer."""
+
+    tokenizer: Tokenizer
+
+    def find(self, wanted: Sequence[Name], row: Tensor) -> tuple[int, ...]:
+        """The tokens of these ids and strings.
+
+        A string without a space in front is read with and without one (` Paris`, `Paris`: most tokenizers have both), the
+        same way on both sides of a contrast, and the likelier reading is meant; one with a space is taken as it is.
+        """
+        readings = [self._readings(name, row) for name in wanted]
+        joint = [pair for pair in zip(*readings, strict=True) if None not in pair]
+        if joint:
+            return max(joint, key=lambda pair: float(row[list(pair)].sum()))
+        return tuple(next(i for i in reading if i is not None) for reading in readings)
+
+    def _readings(self, name: Name, row: Tensor) -> tuple[int | None, int | None]:
+        """The token without and with a space in front; None where that is not one token."""
+        if isinstance(name, int):
+            index = _in_range(name, row, "token id")
+            return index, index
+        bare = self._single(name)
+        spaced = bare if name[:1].isspace() else self._single(f" {name}")
+        if bare is None and spaced is None:
+            raise InputError(self._not_one(name))
+        return bare, spaced
+
+    def _single(self, name: str) -> int | None:
+        ids = self.tokenizer.encode(name, add_special_tokens=False)
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        if len(ids) == 1 and (ids[0] != unknown or name == getattr(self.tokenizer, "unk_token", None)):
+            return ids[0]
+        return self.tokenizer.get_vocab().get(name)
+
+    def _not_one(self, name: str) -> str:
+        ids = self.tokenizer.encode(name, add_special_tokens=False)
+        pieces = " ".join(f"'{token}'" for token in readable_tokens(self.tokenizer, ids))
+        said = f"{len(ids)} tokens: {pieces}" if len(ids) > 1 else f"no token of its vocabulary but {pieces or 'nothing'}"
+        return (
+            f"explain: {name!r} is not one token of the tokenizer; it is {said}. A logit belongs to one token: explain one "
+            "of the pieces, or give target=a function of the output"
+        )
+
+    def show(self, index: int, rank: int) -> str:
+        """`' Paris' (rank 1)`."""
+        return f"'{readable_tokens(self.tokenizer, [index])[0]}' (rank {rank})"

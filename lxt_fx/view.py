@@ -1,0 +1,92 @@
+"""What every view of an explanation shows (terminal, page, figure): its facts in words, and its tokens as cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was explained and how, as every view states it. `largest` is the relevance that the strongest colour stands for."""
+
+    explained: str
+    value: float
+    total: float
+    largest: float
+    table_name: str
+    model_class: str
+    seconds: float
+
+    def ticks(self) -> tuple[str, str, str]:
+        """The labels of a colour bar: left end, middle, right end."""
+        if self.largest == 0:
+            return "", "0", ""
+        return number(-self.largest), "0", number(self.largest)
+
+    def footnote(self) -> str:
+        """One line: the sum of relevance, the rule table and the model."""
+        return f"sum of relevance {number(self.total)}  ·  rules {self.table_name}  ·  {self.model_class}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One coloured box: a token, or the part of a token on one line.
+
+    `share` is its relevance as a share of the largest absolute one, from -1 to 1. `gap` is whether a space stands before
+    the box, `starts` and `ends` whether it is the first and the last box of a word, `ends_line` whether the text breaks
+    after it.
+    """
+
+    position: int
+    text: str
+    relevance: float
+    share: float
+    gap: bool
+    starts: bool
+    ends: bool
+    ends_line: bool
+
+
+def number(value: float) -> str:
+    """A signed number of three digits with a true minus sign; `0` has no sign."""
+    return f"{value:+.3g}".replace("-", "−") if value else "0"
+
+
+def summed(relevance: Tensor, across: int, down: int) -> Tensor:
+    """Relevance [height, width] summed over rectangles of `across` x `down` pixels; what is left at the far edges makes
+    smaller ones, so the total stays."""
+    height, width = relevance.shape
+    padded = torch.nn.functional.pad(relevance, (0, -width % across, 0, -height % down))
+    return padded.unflatten(1, (-1, across)).unflatten(0, (-1, down)).sum(dim=(1, 3))
+
+
+def shares(relevance: Tensor) -> Tensor:
+    """Relevance of any shape divided by its largest absolute value; all zero stays zero."""
+    largest = float(relevance.abs().max())
+    return relevance / largest if largest else relevance
+
+
+def cells(tokens: Sequence[str], relevance: Tensor) -> tuple[Cell, ...]:
+    """The tokens as boxes that follow each other: a word's leading space stands outside its box, a `↵` ends the line."""
+    boxes = [
+        (position, line, gap and index == 0)
+        for position, token in enumerate(tokens)
+        for gap in [token.startswith(" ") and not token.isspace()]
+        for index, line in enumerate(_lines(token[1:] if gap else token))
+    ]
+    starts = [gap or at == 0 or boxes[at - 1][1].endswith("↵") for at, (_, _, gap) in enumerate(boxes)]
+    values, share = relevance.tolist(), shares(relevance).tolist()
+    return tuple(
+        Cell(position, line, values[position], share[position], gap, start, end, line.endswith("↵"))
+        for (position, line, gap), start, end in zip(boxes, starts, [*starts[1:], True], strict=True)
+    )
+
+
+def _lines(token: str) -> list[str]:
+    parts = token.split("↵")
+    lines = [f"{part}↵" for part in parts[:-1]]
+    return [*lines, parts[-1]] if parts[-1] or not lines else lines

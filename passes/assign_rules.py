@@ -1,0 +1,129 @@
+"""Analysis: which row of the rule table each carrying node gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch.fx import GraphModule, Node
+
+from lxt_fx.errors import NoRuleError
+from lxt_fx.nodes import arguments, module_path, source
+from lxt_fx.passes.find_groups import Groups
+from lxt_fx.passes.mark_flow import Edge, Flow, mark_flow
+from lxt_fx.rule import GroupKind, Rule, RuleTable, Site
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A row on a site."""
+
+    site: Site
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Rows by node, in graph order; the flow they were chosen on; rows that cut the flow, on nodes that no longer carry;
+    carrying nodes without a row, each with the reasons."""
+
+    assignments: Mapping[Node, Assignment]
+    flow: Flow
+    cuts: Mapping[Node, Assignment]
+    unknown: Mapping[Node, str]
+
+
+def assign_rules(gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable) -> Plan:
+    """Analysis: the first row of the table that does not refuse, for every carrying node.
+
+    Rows that hold an operand constant are chosen first, on the flow as given; relevance flow is then marked again without
+    the held edges, and all other nodes get their rows on that. (A product with held attention weights is linear.)
+    """
+    first, _ = _choose(gm, flow, groups, table, {})
+    holding = {node: a for node, a in first.items() if a.rule.holds(a.site) or isinstance(a.site.kind, GroupKind)}
+    held: set[Edge] = set(flow.held)
+    for node, assignment in holding.items():
+        held |= _held_edges(node, assignment, groups)
+    flow = mark_flow(gm, flow.leaves, frozenset(held))
+    settled = {node: a for node, a in holding.items() if node in flow.carrying}
+    cuts = {node: a for node, a in holding.items() if node not in flow.carrying and a.rule.holds(a.site)}
+    chosen, unknown = _choose(gm, flow, groups, table, settled)
+    order = {node: index for index, node in enumerate(gm.graph.nodes)}
+    in_order = dict(sorted(chosen.items(), key=lambda item: order[item[0]]))
+    return Plan(in_order, flow, cuts, unknown)
+
+
+def check_complete(plan: Plan) -> None:
+    """Raises NoRuleError that names every kind of node without a row, with the rows that came closest."""
+    if not plan.unknown:
+        return
+    shown = "\n".join(list(dict.fromkeys(plan.unknown.values()))[:5])
+    more = f"\n  and {len(plan.unknown) - 5} more nodes" if len(plan.unknown) > 5 else ""
+    raise NoRuleError(
+        f"{shown}{more}\n  to go on: add a row (docs/adding_a_rule.md), or transform(..., strict=False) to keep its native "
+        "gradient"
+    )
+
+
+def _held_edges(node: Node, assignment: Assignment, groups: Groups) -> set[Edge]:
+    """Edges into the site along which no relevance flows: operands that the row holds; for a norm, the statistic."""
+    edges = {(node, name) for name in assignment.rule.holds(assignment.site)}
+    group = groups.by_root.get(node)
+    if group is None or assignment.site.kind is not group.kind:
+        return edges
+    if group.statistic is not None:
+        return edges | {(node, name) for name, value in arguments(node).items() if value is group.statistic}
+    return edges
+
+
+def _choose(
+    gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable, settled: Mapping[Node, Assignment]
+) -> tuple[dict[Node, Assignment], dict[Node, str]]:
+    chosen: dict[Node, Assignment] = {}
+    unknown: dict[Node, str] = {}
+    inside: set[Node] = set()
+    for node in reversed(gm.graph.nodes):
+        if node not in flow.carrying or node.op != "call_function":
+            continue
+        if node in inside and all(user in inside or user not in flow.carrying for user in node.users):
+            continue
+        assignment = settled.get(node) or _first_row(list(_sites(node, flow, groups)), table)
+        if assignment is None:
+            unknown[node] = _no_rule_text(node, flow, groups, table)
+            continue
+        chosen[node] = assignment
+        inside |= assignment.site.members - {node}
+    return chosen, unknown
+
+
+def _first_row(sites: list[Site], table: RuleTable) -> Assignment | None:
+    for rule in table.rows:
+        for site in sites:
+            if rule.refuses(site) is None:
+                return Assignment(site, rule)
+    return None
+
+
+def _sites(node: Node, flow: Flow, groups: Groups) -> Iterator[Site]:
+    """The group that the node is the root of, then the node alone."""
+    role = groups.roles.get(node)
+    group = groups.by_root.get(node)
+    if group is not None:
+        yield Site(node, group.kind, group.arguments, ("self",), group.members, role)
+    carrying = tuple(operand.name for operand in flow.carrying_operands(node))
+    kind = node.target
+    yield Site(node, kind, arguments(node), carrying, frozenset({node}), role)  # type: ignore[arg-type]
+
+
+def _no_rule_text(node: Node, flow: Flow, groups: Groups, table: RuleTable) -> str:
+    sites = list(_sites(node, flow, groups))
+    place = ", ".join(str(part) for part in (module_path(node), source(node)) if part)
+    lines = [f"no rule for %{node.name} = {node.target}   ({place})"]
+    for site in sites:
+        for rule in table.rows:
+            reason = rule.refuses(site)
+            if reason is not None and not reason.startswith("op "):
+                lines.append(f"  closest row: {rule.name}: {reason}")
+    if len(lines) == 1:
+        lines.append(f"  closest rows: none of table {table.name} lists this op")
+    return "\n".join(lines)

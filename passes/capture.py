@@ -1,0 +1,232 @@
+"""Capture: a model becomes a torch.fx graph of ATen ops that shares the model's parameters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
+
+from lxt_fx.errors import CaptureError
+from lxt_fx.inputs import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A graph called like the model. `specialised` says in sentences what is fixed to the example, `guards` are the
+    conditions on input shapes (Python expressions over `L`, the inputs by name) under which the graph is the model."""
+
+    gm: GraphModule
+    example: Example
+    method: str
+    specialised: tuple[str, ...]
+    guards: tuple[str, ...]
+
+
+@contextmanager
+def torch_state_kept() -> Iterator[None]:
+    """Gradient enabled inside; grad mode and the random state are put back, also when capture fails halfway (an exception
+    inside a traced no_grad region leaves gradients off for the whole process)."""
+    enabled = torch.is_grad_enabled()
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    try:
+        with torch.random.fork_rng(), torch.enable_grad():
+            logger.setLevel(logging.ERROR)
+            yield
+    finally:
+        logger.setLevel(level)
+        torch.set_grad_enabled(enabled)
+
+
+@contextmanager
+def traceable_experts(model: nn.Module) -> Iterator[None]:
+    """The `eager` experts of transformers loop over the experts that were hit, which no graph can hold. Inside, models set
+    to `eager` use `batched_mm`, the same sums as one product; the setting is put back."""
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values()
+    eager = [c for c in configs if getattr(c, "_experts_implementation_internal", None) == "eager"]
+    try:
+        for config in eager:
+            config._experts_implementation_internal = "batched_mm"
+        yield
+    finally:
+        for config in eager:
+            config._experts_implementation_internal = "eager"
+
+
+def capture(model: nn.Module, example: Example, *, dynamic: bool = True) -> Captured:
+    """The model as a graph: by `torch.export` with symbolic sizes, else with fixed ones, else by real-tensor `make_fx`.
+
+    Raises CaptureError with what each way said.
+    """
+    ways: list[tuple[str, Callable[[], Captured]]] = [
+        ("torch.export", lambda: _export(model, example, dynamic=False)),
+        ("make_fx", lambda: _trace(model, example)),
+    ]
+    if dynamic:
+        ways.insert(0, ("torch.export, dynamic", lambda: _export(model, example, dynamic=True)))
+    said = []
+    for name, way in ways:
+        try:
+            with torch_state_kept(), traceable_experts(model):
+                return way()
+        except Exception as error:  # torch.export raises errors of a dozen unrelated types
+            said.append(f"  {name}: {type(error).__name__}: {_first_line(error)}")
+    raise CaptureError(
+        f"transform: {type(model).__name__} could not be captured as a graph.\n" + "\n".join(said) + "\n  to go on: give "
+        "other example inputs, or a model whose forward does not change its own weights (quantised weights that are "
+        "unpacked by custom code cannot be traced: load the model unquantised)"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else ""
+
+
+def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
+    inputs = example.kwargs | example.constants
+    shapes = {name: _dynamic_shape(value, example.dynamic_dims) for name, value in inputs.items()} if dynamic else None
+    exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
+    gm = exported.module(check_guards=False)
+    assert isinstance(gm, GraphModule)
+    codegen: Any = gm.graph._codegen
+    _drop_constant_inputs(gm, example)
+    named = _with_names(gm, example, codegen.pytree_info.out_spec)
+    guards = tuple(getattr(exported, "_guards_code", ()) or ())
+    return Captured(named, example, "torch.export", _fixed_sizes(named, example, dynamic), guards)
+
+
+def _dynamic_shape(value: Any, dims: int | None) -> Any:
+    def shape(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return None
+        count = leaf.dim() if dims is None else min(dims, leaf.dim())
+        return {index: Dim.AUTO for index in range(count) if leaf.shape[index] > 1}
+
+    return pytree.tree_map(shape, value)
+
+
+def _drop_constant_inputs(gm: GraphModule, example: Example) -> None:
+    for node in list(gm.graph.nodes):
+        if node.op == "placeholder" and node.target in example.constants:
+            node.replace_all_uses_with(example.constants[node.target])
+            gm.graph.erase_node(node)
+
+
+def _with_names(gm: GraphModule, example: Example, out_spec: pytree.TreeSpec) -> GraphModule:
+    """The graph with a forward whose parameters are the example's tensor inputs, taken by name or position."""
+    in_spec = pytree.tree_structure(((), dict(example.kwargs)))
+    gm.graph._codegen = _PyTreeCodeGen(_PyTreeInfo(list(example.kwargs), in_spec, out_spec))
+    gm.graph.eliminate_dead_code()
+    named = GraphModule(gm, gm.graph)
+    named.meta = {}
+    return named
+
+
+def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str, ...]:
+    """Sentences for sizes that a call may not change although one would expect it: batch always, more if asked for."""
+    sentences = []
+    for node in gm.graph.nodes:
+        if node.op != "placeholder" or not isinstance(node.meta.get("val"), Tensor):
+            continue
+        sizes = node.meta["val"].shape
+        expected = len(sizes) - 1 if example.dynamic_dims is None else example.dynamic_dims
+        for dim, size in enumerate(sizes[: max(expected, 1)]):
+            if isinstance(size, int):
+                why = "the model's code depends on it" if dynamic else "captured without dynamic sizes"
+                sentences.append(f"dim {dim} of {node.target} is fixed to {size} ({why})")
+    return tuple(sentences)
+
+
+def _trace(model: nn.Module, example: Example) -> Captured:
+    """Real-tensor tracing: any Python in the model runs once, on the example; what it decided is fixed."""
+    flat, in_spec = pytree.tree_flatten(((), dict(example.kwargs)))
+    out_specs = []
+
+    def forward(*leaves: Any) -> list[Any]:
+        _, kwargs = pytree.tree_unflatten(leaves, in_spec)
+        flat_out, spec = pytree.tree_flatten(model(**kwargs, **example.constants))
+        out_specs.append(spec)
+        return flat_out
+
+    # make_fx turns every non-tensor leaf into a constant of the graph
+    gm = make_fx(
+        forward, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False, _allow_non_fake_inputs=True
+    )(*flat)
+    for node, name in zip(_placeholders(gm), _leaf_names(example), strict=True):
+        _rename(gm, node, name)
+    _name_parameters(gm, model)
+    _record_values(gm, flat)
+    named = _with_names(gm, example, out_specs[-1])
+    sizes = ", ".join(f"{n} {list(v.shape)}" for n, v in example.kwargs.items() if isinstance(v, Tensor))
+    fixed = (
+        f"all sizes, and every choice that the model's Python code made from values, are those of the example: {sizes}",
+    )
+    return Captured(named, example, "make_fx", fixed, ())
+
+
+def _placeholders(gm: GraphModule) -> list[Node]:
+    return [node for node in gm.graph.nodes if node.op == "placeholder"]
+
+
+def _leaf_names(example: Example) -> list[str]:
+    """One identifier for each leaf of the inputs: `pixel_values`, or `images_0` inside a list."""
+    paths = pytree.tree_flatten_with_path(dict(example.kwargs))[0]
+    return ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in paths]
+
+
+def _rename(gm: GraphModule, node: Node, name: str) -> None:
+    node.target = name
+    node.name = gm.graph._graph_namespace.create_name(name, None)
+
+
+def _name_parameters(gm: GraphModule, model: nn.Module) -> None:
+    """make_fx calls parameters `_param_constant3`; put them back under the names they have in the model."""
+    owned = {id(t): name for name, t in (*model.named_buffers(), *model.named_parameters())}
+    for node in gm.graph.nodes:
+        if node.op != "get_attr":
+            continue
+        name = owned.get(id(getattr(gm, node.target, None)))
+        if name is None:
+            continue
+        _place(gm, name, getattr(gm, node.target))
+        node.target = name
+        node.name = gm.graph._graph_namespace.create_name(name.replace(".", "_"), None)
+    for name in [n for n in vars(gm).get("_parameters", {}) if n.startswith("_param_constant")]:
+        delattr(gm, name)
+
+
+def _place(gm: GraphModule, path: str, tensor: Tensor) -> None:
+    *modules, last = path.split(".")
+    owner: nn.Module = gm
+    for name in modules:
+        if name not in owner._modules:
+            owner.add_module(name, nn.Module())
+        owner = getattr(owner, name)
+    if isinstance(tensor, nn.Parameter):
+        owner.register_parameter(last, tensor)
+    else:
+        owner.register_buffer(last, tensor)
+
+
+def _record_values(gm: GraphModule, flat: list[Any]) -> None:
+    """Run the traced graph once and keep each value's shape and dtype (on `meta`, not the value) for the analyses."""
+
+    class Recorder(torch.fx.Interpreter):
+        def run_node(self, n: Node) -> Any:
+            result = super().run_node(n)
+            n.meta["val"] = pytree.tree_map(lambda t: t.to("meta") if isinstance(t, Tensor) else t, result)
+            return result
+
+    with torch.no_grad():
+        Recorder(gm).run(*flat)

@@ -1,0 +1,60 @@
+"""Transform: the relevance graph in gradient form, ready to run."""
+
+from __future__ import annotations
+
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+
+from lxt_fx.nodes import is_float, operands
+from lxt_fx.ops import norms, products
+from lxt_fx.passes.mark_flow import Flow
+from lxt_fx.passes.op_kinds import aten
+
+# Ops that give no gradient to their weights, so these need no hold.
+_HOLDS_WEIGHTS: dict[OpOverload, frozenset[str]] = {
+    products.linear: frozenset({"weight", "bias"}),
+    norms.layer_norm: frozenset({"weight", "bias"}),
+    norms.group_norm: frozenset({"weight", "bias"}),
+}
+
+
+def lower(gm: GraphModule, flow: Flow) -> int:
+    """Transform: freezes what relevance does not flow through. Parameters ask no gradient (a `hold` where an op would
+    differentiate them), and holds on values that carry nothing are dropped. `flow` is that of the graph as captured."""
+    edits = _drop_idle_holds(gm, flow)
+    for node in list(gm.graph.nodes):
+        if node.op == "get_attr" and is_float(node):
+            edits += _freeze(gm, node)
+    gm.graph.eliminate_dead_code()
+    return edits
+
+
+def _drop_idle_holds(gm: GraphModule, flow: Flow) -> int:
+    """A detach of a value that no leaf reaches only clutters the graph."""
+    reached = set(flow.leaves)
+    edits = 0
+    for node in list(gm.graph.nodes):
+        if any(operand in reached for operand in node.all_input_nodes):
+            reached.add(node)
+        elif node.op == "call_function" and node.target in (aten.detach.default, products.hold):
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            gm.graph.erase_node(node)
+            edits += 1
+    return edits
+
+
+def _freeze(gm: GraphModule, weight: Node) -> int:
+    readers = [
+        user
+        for user in weight.users
+        if any(o.name not in _HOLDS_WEIGHTS.get(user.target, ()) for o in operands(user) if o.node is weight)  # type: ignore[call-overload]
+        and user.target is not products.hold
+    ]
+    if not readers:
+        return 0
+    with gm.graph.inserting_after(weight):
+        frozen = gm.graph.call_function(products.hold, (weight,))
+    frozen.meta = dict(weight.meta)
+    for user in readers:
+        user.replace_input_with(weight, frozen)
+    return 1

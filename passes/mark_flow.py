@@ -1,0 +1,98 @@
+"""Analysis: which values carry relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import networkx as nx
+import torch
+from torch.fx import GraphModule, Node
+
+from lxt_fx.nodes import Operand, is_float, operands
+from lxt_fx.ops import products
+
+aten = torch.ops.aten
+
+# Ops whose float output has no gradient to any operand, and operands that an op reads for shape or dtype only.
+NO_GRADIENT = frozenset(
+    {
+        aten.detach.default,
+        products.hold,
+        aten.sign.default,
+        aten.floor.default,
+        aten.ceil.default,
+        aten.round.default,
+        aten.trunc.default,
+        aten.zeros_like.default,
+        aten.ones_like.default,
+        aten.full_like.default,
+        aten.empty_like.default,
+        aten.rand_like.default,
+        aten.randn_like.default,
+        aten.bernoulli.default,
+        aten.new_zeros.default,
+        aten.new_ones.default,
+        aten.new_full.default,
+        aten.new_empty.default,
+        aten.div.Tensor_mode,
+        aten.floor_divide.default,
+        aten.heaviside.default,
+    }
+)
+SHAPE_ONLY = {
+    aten.type_as.default: "other",
+    aten.expand_as.default: "other",
+    aten.view_as.default: "other",
+    aten.to.other: "other",
+}
+
+Edge = tuple[Node, str]
+"""A consumer and the schema name of one of its arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Values that depend on a leaf AND reach the output by a differentiable path, and the edges held constant."""
+
+    carrying: frozenset[Node]
+    held: frozenset[Edge]
+    leaves: tuple[Node, ...]
+
+    def carrying_operands(self, node: Node) -> list[Operand]:
+        """The operands through which relevance leaves the node, in order."""
+        return [
+            operand
+            for operand in differentiable_operands(node)
+            if operand.node in self.carrying and (node, operand.name) not in self.held
+        ]
+
+
+def differentiable_operands(node: Node) -> list[Operand]:
+    """The operands that a gradient of the node's value can reach."""
+    if node.op == "call_function" and (node.target in NO_GRADIENT or not is_float(node)):
+        return []
+    shape_only = SHAPE_ONLY.get(node.target)  # type: ignore[arg-type]
+    return [operand for operand in operands(node) if operand.name != shape_only and is_float(operand.node)]
+
+
+def differentiable_graph(gm: GraphModule, held: frozenset[Edge] = frozenset()) -> nx.DiGraph:
+    """The edges producer -> consumer along which a gradient flows."""
+    graph: nx.DiGraph = nx.DiGraph()
+    for node in gm.graph.nodes:
+        graph.add_node(node)
+        for operand in differentiable_operands(node):
+            if (node, operand.name) not in held:
+                graph.add_edge(operand.node, node)
+    return graph
+
+
+def mark_flow(gm: GraphModule, leaves: Iterable[Node], held: frozenset[Edge] = frozenset()) -> Flow:
+    """Analysis: the values between the leaves and the output, by reachability along differentiable edges not held."""
+    graph = differentiable_graph(gm, held)
+    leaves = tuple(leaves)
+    output = next(node for node in reversed(gm.graph.nodes) if node.op == "output")
+    root = object()
+    graph.add_edges_from((root, leaf) for leaf in leaves)
+    carrying = nx.descendants(graph, root) & nx.ancestors(graph, output)
+    return Flow(frozenset(carrying), held, leaves)

@@ -1,0 +1,52 @@
+"""Analysis: the value and slope at 0 of a function that is written in several pointwise nodes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+
+def region_at_zero(gm: GraphModule, root: Node, origin: Node, members: frozenset[Node]) -> tuple[float, float] | str:
+    """Analysis: f(0) and f'(0) of the region between `origin` and `root`, measured by running it on 0 in float64; or, as a
+    string, why it is not one smooth function of each element."""
+    x = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    values: dict[Node, Any] = {origin: x}
+    try:
+        with torch.enable_grad():
+            y = _run(gm, root, members, values)
+            (slope,) = torch.autograd.grad(y, x)
+    except _NotOneFunction as reason:
+        return str(reason)
+    at_zero = y.item(), slope.item()
+    return at_zero if all(map(math.isfinite, at_zero)) else f"its value {at_zero[0]:.3g} or slope {at_zero[1]:.3g} at 0 is not finite"
+
+
+class _NotOneFunction(Exception):
+    """The region reads a constant that differs from element to element."""
+
+
+def _run(gm: GraphModule, node: Node, members: frozenset[Node], values: dict[Node, Any]) -> Any:
+    if node in values:
+        return values[node]
+    if node.op == "get_attr":
+        values[node] = _one_number(gm, node)
+    elif node in members or node.op == "call_function":
+        args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda n: _run(gm, n, members, values))
+        is_cast = node.target is torch.ops.aten.to.dtype
+        values[node] = args[0] if is_cast else node.target(*args, **kwargs)  # type: ignore[operator]
+    else:
+        raise _NotOneFunction(f"%{node.name} is an input")
+    return values[node]
+
+
+def _one_number(gm: GraphModule, node: Node) -> Tensor:
+    constant: Any = gm
+    for part in str(node.target).split("."):
+        constant = getattr(constant, part)
+    if constant.numel() != 1:
+        raise _NotOneFunction(f"%{node.name} is not one number")
+    return constant.detach().double().reshape(()) if constant.is_floating_point() else constant

@@ -1,0 +1,159 @@
+"""Transform: each node with a row becomes the row's `lxt_fx::` op; what a row holds constant is held."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+
+from lxt_fx.nodes import Operand, arguments, operands
+from lxt_fx.ops import products
+from lxt_fx.passes.assign_rules import Assignment, Plan
+from lxt_fx.passes.find_groups import Group, Groups
+from lxt_fx.passes.mark_flow import Flow, differentiable_operands
+from lxt_fx.rule import GroupKind, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """The row of each node of the rewritten graph by node name, and the names of nodes that the rewrite put in."""
+
+    edits: int
+    rules: Mapping[str, Rule]
+    inserted: frozenset[str]
+
+
+def rewrite(gm: GraphModule, plan: Plan, groups: Groups) -> Rewritten:
+    """Transform: puts the op of each assigned row in the place of its node or group, and inserts `lxt_fx.hold` where a
+    carrying value enters what does not carry (attention weights in CP-LRP, the statistic of a norm): nothing in there is
+    differentiated or saved. Forward values stay as they are."""
+    rewriter = _Rewriter(gm, plan)
+    for node, assignment in plan.assignments.items():
+        rewriter.apply(node, assignment, groups.by_root.get(node))
+    rewriter.hold_frontier(plan.flow)
+    for node in reversed(rewriter.replaced):
+        gm.graph.erase_node(node)
+    gm.graph.eliminate_dead_code()
+    alive = {node.name for node in gm.graph.nodes}
+    rules = {name: rule for name, rule in rewriter.rules.items() if name in alive}
+    return Rewritten(rewriter.edits, rules, frozenset(rewriter.inserted & alive))
+
+
+class _Rewriter:
+    """The graph under edit: which node took whose place, which values are held, what was inserted."""
+
+    def __init__(self, gm: GraphModule, plan: Plan) -> None:
+        self.graph = gm.graph
+        self.replaced: dict[Node, Node] = {}
+        self.held: dict[Node, Node] = {}
+        self.inserted: set[str] = set()
+        self.rules: dict[str, Rule] = {node.name: cut.rule for node, cut in plan.cuts.items()}
+        self.edits = 0
+
+    def apply(self, node: Node, assignment: Assignment, group: Group | None) -> None:
+        rule, site = assignment.rule, assignment.site
+        op = rule.op(site)
+        if op is None:
+            self.rules[node.name] = rule
+            return
+        values = arguments(node)
+        if isinstance(site.kind, GroupKind):
+            assert group is not None
+            values = self._group_arguments(group)
+        new = self._replace(node, op, values)
+        self.rules[new.name] = rule
+        self.edits += 1
+
+    def _now(self, node: Node) -> Node:
+        """The node that stands in a node's place by now."""
+        return self.replaced.get(node, node)
+
+    def hold_frontier(self, flow: Flow) -> None:
+        """Holds every carrying value where it enters a node that does not carry, or an operand that a row holds."""
+        inside = {self._now(node) for node in flow.carrying}
+        inside |= {part for node in inside for part in node.users if part.target is operator.getitem}  # of a tuple
+        held = {(self._now(node), name) for node, name in flow.held}
+        for node in list(self.graph.nodes):
+            if node.op != "call_function" or node.name in self.inserted:
+                continue
+            for operand in differentiable_operands(node):
+                if operand.node in inside and (node not in inside or (node, operand.name) in held):
+                    self._read_held(node, operand)
+
+    def _read_held(self, node: Node, operand: Operand) -> None:
+        if [o.node for o in operands(node)].count(operand.node) == 1:
+            node.replace_input_with(operand.node, self._hold(operand.node))
+        else:  # one value under two names, as in x * x: only this one is held
+            _set_argument(node, operand.name, self._hold(operand.node))
+        self.edits += 1
+
+    def _hold(self, value: Node) -> Node:
+        """One hold for each value, right behind it, so that every reader can use it."""
+        if value.target is products.hold:
+            return value
+        if value not in self.held:
+            with self.graph.inserting_after(value):
+                held = self.graph.call_function(products.hold, (value,))
+            held.meta = dict(value.meta)
+            self.held[value] = held
+            self.inserted.add(held.name)
+        return self.held[value]
+
+    def _replace(self, node: Node, op: OpOverload, values: Mapping[str, Any]) -> Node:
+        args, kwargs = _call_arguments(op, values)
+        with self.graph.inserting_before(node):
+            new = self.graph.call_function(op, args, kwargs)
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        self.replaced[node] = new
+        return new
+
+    def _group_arguments(self, group: Group) -> dict[str, Any]:
+        """Arguments of a group's op. The value of an elementwise region is computed from the held origin."""
+        values = dict(torch.fx.map_arg(dict(group.arguments), self._now))
+        if group.kind is GroupKind.ELEMENTWISE:
+            values["value"] = self._held_copy(group, group.root)
+        return values
+
+    def _held_copy(self, group: Group, value: Node) -> Node:
+        """A copy of the nodes between the group's origin and `value` that reads the held origin."""
+        origin = self._now(group.origin)
+        members = {self._now(member) for member in group.members}
+        mapping: dict[Node, Node] = {origin: self._hold(origin)}
+
+        def copied(node: Node) -> Node:
+            if node in mapping or node not in members:
+                return mapping.get(node, node)
+            for operand in node.all_input_nodes:
+                copied(operand)
+            with self.graph.inserting_before(group.root):
+                copy = self.graph.node_copy(node, lambda n: mapping.get(n, n))
+            mapping[node] = copy
+            self.inserted.add(copy.name)
+            return copy
+
+        return copied(self._now(value))
+
+
+def _set_argument(node: Node, name: str, value: Node) -> None:
+    assert isinstance(node.target, OpOverload)
+    names = [argument.name for argument in node.target._schema.arguments]
+    if name in node.kwargs:
+        node.update_kwarg(name, value)
+    else:
+        node.update_arg(names.index(name), value)
+
+
+def _call_arguments(op: OpOverload, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional arguments up to the last one given, keyword-only ones by name; what the op does not take is left out."""
+    schema = op._schema.arguments
+    kwargs = {a.name: values[a.name] for a in schema if a.kwarg_only and a.name in values}
+    positional = [a for a in schema if not a.kwarg_only]
+    while positional and positional[-1].name not in values:
+        positional.pop()
+    return tuple(values.get(a.name, a.default_value) for a in positional), kwargs

@@ -1,0 +1,50 @@
+"""Analysis: does the graph compute what the model computes?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from lxt_fx.errors import ForwardMismatchError
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+"""Largest difference allowed, relative to the largest value, by dtype."""
+
+
+def forward_difference(expected: Any, actual: Any) -> float:
+    """Analysis: the largest difference of two outputs (any nesting of tensors), relative to the largest finite value.
+    0.0 means bit-equal; outputs of other structure or shape, or other positions of inf and nan, give inf."""
+    wanted = [t for t in pytree.tree_leaves(expected) if isinstance(t, Tensor)]
+    found = [t for t in pytree.tree_leaves(actual) if isinstance(t, Tensor)]
+    if [t.shape for t in wanted] != [t.shape for t in found]:
+        return float("inf")
+    return max((_difference(a, b) for a, b in zip(wanted, found, strict=True)), default=0.0)
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    a, b = a.detach(), b.detach()
+    if a.dtype != b.dtype:
+        return float("inf")
+    if torch.equal(a, b) or a.numel() == 0:
+        return 0.0
+    if not a.is_floating_point():
+        return float("inf")
+    finite = torch.isfinite(a)
+    if not torch.equal(finite, torch.isfinite(b)):
+        return float("inf")
+    a, b = a[finite].double(), b[finite].double()
+    return float((a - b).abs().max() / a.abs().max().clamp(min=1e-30)) if a.numel() else 0.0
+
+
+def check_forward(difference: float, expected: Any, name: str) -> None:
+    """Raises ForwardMismatchError where the difference is above the tolerance of the output's dtype."""
+    dtypes = {t.dtype for t in pytree.tree_leaves(expected) if isinstance(t, Tensor) and t.is_floating_point()}
+    tolerance = max((TOLERANCES.get(dtype, 0.0) for dtype in dtypes), default=0.0)
+    if difference > tolerance:
+        raise ForwardMismatchError(
+            f"transform: the graph of {name} differs from the model by {difference:.2g} of the largest output (allowed: "
+            f"{tolerance:.0e}). This is a fault of lxt_fx or of torch.export for this model; please report it"
+        )

@@ -1,0 +1,154 @@
+"""The conditions that rows use: each returns why not, or None."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from lxt_fx.nodes import shape
+from lxt_fx.passes.op_kinds import MOVES, POINTWISE_LINEAR
+from lxt_fx.rule import Condition, Refusal, Role, Site
+
+aten = torch.ops.aten
+
+GATES = frozenset(
+    {
+        aten.silu.default,
+        aten.gelu.default,
+        aten.relu.default,
+        aten.sigmoid.default,
+        aten.tanh.default,
+        aten.softmax.int,
+        aten.topk.default,
+        aten.hardswish.default,
+        aten.mish.default,
+        aten.elu.default,
+        aten.softplus.default,
+    }
+)
+"""Ops whose output gates what it is multiplied with."""
+
+
+def all_of(*conditions: Condition) -> Condition:
+    """Refuses with the first reason."""
+
+    def refuses(site: Site) -> Refusal:
+        return next((reason for reason in (c(site) for c in conditions) if reason is not None), None)
+
+    return refuses
+
+
+def two_carry(site: Site) -> Refusal:
+    """Both operands of a product carry."""
+    return None if len(site.carrying) == 2 else "only one operand carries"
+
+
+def all_operands_carry(site: Site) -> Refusal:
+    """Every tensor of a contraction carries."""
+    return None if len(site.carrying) == len(site.arguments["tensors"]) else "not every operand carries"
+
+
+def one_carries(site: Site) -> Refusal:
+    """The op is linear in the one operand that carries."""
+    return None if len(site.carrying) == 1 else "second operand carries too"
+
+
+def numerator_carries(site: Site) -> Refusal:
+    """A quotient is linear only in its numerator."""
+    return None if site.carries("self") else "the divisor carries"
+
+
+def only(name: str) -> Condition:
+    """Only this argument carries: weights and other operands are constant."""
+
+    def refuses(site: Site) -> Refusal:
+        others = sorted(set(site.carrying) - {name})
+        return None if not others else f"{', '.join(others)} carries too"
+
+    return refuses
+
+
+def role_is(role: Role) -> Condition:
+    """The node plays this part in an attention."""
+    return lambda site: None if site.role is role else f"not {role.value}"
+
+
+def queries_and_values_carry(site: Site) -> Refusal:
+    """Query, key and value of a fused attention carry, the mask does not."""
+    return None if site.carries("query", "key", "value") else f"what carries is {', '.join(sorted(set(site.carrying)))}"
+
+
+def mask_is_constant(site: Site) -> Refusal:
+    """The additive mask of a fused attention is not computed from the input."""
+    return "the mask carries" if "attn_mask" in site.carrying else None
+
+
+def whole_exponent(site: Site) -> Refusal:
+    """x^n with an integer n > 0, which is 0 at 0."""
+    exponent = site.arguments["exponent"]
+    whole = isinstance(exponent, (int, float)) and float(exponent).is_integer() and exponent >= 1
+    return None if whole else f"exponent {exponent} is not a positive whole number"
+
+
+def range_holds_zero(site: Site) -> Refusal:
+    """A clamp whose range holds 0 is 0 at 0."""
+    low, high = site.arguments.get("min_val", -1), site.arguments.get("max_val", 1)
+    return None if low <= 0 <= high else f"0 is not in its range [{low}, {high}]"
+
+
+def default_softplus(site: Site) -> Refusal:
+    """softplus with beta 1 and threshold 20."""
+    plain = site.arguments.get("beta", 1) == 1 and site.arguments.get("threshold", 20) == 20
+    return None if plain else "beta or threshold is not the default"
+
+
+def in_evaluation(site: Site) -> Refusal:
+    """Batch norm with fixed statistics is a linear map."""
+    return "it uses batch statistics" if site.arguments["training"] else None
+
+
+def soft_cap(site: Site) -> Refusal:
+    """tanh(x / c) * c: the input comes from a division by a number, the output goes into a multiplication by one."""
+    before = site.node.args[0]
+    divided = isinstance(before, Node) and _by_number(before)
+    multiplied = all(_by_number(user) for user in site.node.users)
+    return None if divided and multiplied else "not a soft cap"
+
+
+def _by_number(node: Node) -> bool:
+    return node.target in (aten.div.Tensor, aten.mul.Tensor) and isinstance(node.args[1], (int, float))
+
+
+def gate(site: Site) -> tuple[str, ...]:
+    """The operand of a product that gates the other: it comes out of an activation, a softmax or a selection of one."""
+    names = [name for name in ("self", "other") if _is_gate(site.arguments.get(name))]
+    return (names[0],) if len(names) == 1 else ()
+
+
+def one_gate(site: Site) -> Refusal:
+    """Both operands carry, and exactly one of them is a gate."""
+    if len(site.carrying) != 2:
+        return "only one operand carries"
+    return None if gate(site) else "which operand gates the other is not clear"
+
+
+def _is_gate(value: Any) -> bool:
+    """Looks back through casts, views and constant scales for the op that made the value."""
+    for _ in range(16):
+        if not isinstance(value, Node) or value.op != "call_function":
+            return False
+        if value.target in GATES:
+            return True
+        if value.target not in MOVES | POINTWISE_LINEAR | {aten.mul.Tensor, aten.div.Tensor}:
+            return False
+        value = value.args[0]
+    return False
+
+
+def same_shape(site: Site) -> Refusal:
+    """An elementwise region keeps the shape of its input."""
+    value: Any = site.arguments["value"]
+    origin: Any = site.arguments["self"]
+    return None if shape(value) == shape(origin) else "the region broadcasts its input"

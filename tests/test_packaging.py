@@ -1,0 +1,98 @@
+"""What pip installs holds every module, although passes/ and rule_table/ lie outside of lxt_fx/."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from mypy.modulefinder import FindModuleCache, SearchPaths
+from mypy.options import Options
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"lxt_fx": "lxt_fx", "lxt_fx/ops": "lxt_fx/ops", "lxt_fx/passes": "passes", "lxt_fx/rule_table": "rule_table"}
+
+
+def installed_files() -> dict[str, str]:
+    """Path after installation -> path in the repository, of each module and template."""
+    found = {}
+    for installed, folder in FOLDERS.items():
+        for file in (ROOT / folder).iterdir():
+            if file.suffix in (".py", ".j2"):
+                found[f"{installed}/{file.name}"] = f"{folder}/{file.name}"
+    return found
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is packed, so that builds leave nothing in the working tree."""
+    copy = tmp_path_factory.mktemp("repository")
+    for folder in ("lxt_fx", "passes", "rule_table"):
+        shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / file, copy)
+    return copy
+
+
+def build(kind: str, repository: Path, target: Path) -> Path:
+    """Build a `wheel`, `sdist` or `editable` wheel with the setuptools that is installed here."""
+    code = f"import sys; from setuptools.build_meta import build_{kind} as build; build(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, target], cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next(target.iterdir())
+
+
+def test_every_folder_of_modules_is_packed() -> None:
+    below = {folder.parent.relative_to(ROOT).as_posix() for folder in (ROOT / "lxt_fx").glob("**/*.py")}
+    assert below - {"lxt_fx/passes", "lxt_fx/rule_table"} == {"lxt_fx", "lxt_fx/ops"}
+    for folder in ("passes", "rule_table"):
+        assert not list((ROOT / folder).glob("*/*.py")), f"keep {folder}/ flat, or add its folders to pyproject.toml"
+
+
+def test_wheel_holds_every_module_and_template(repository: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(build("wheel", repository, tmp_path)) as wheel:
+        packed = {name for name in wheel.namelist() if name.startswith("lxt_fx/")}
+    assert packed == {*installed_files(), "lxt_fx/py.typed"}
+
+
+def test_sdist_holds_every_module_and_builds_the_same_wheel(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "sdist").mkdir()
+    with tarfile.open(build("sdist", repository, tmp_path / "sdist")) as sdist:
+        sdist.extractall(tmp_path, filter="data")
+    unpacked = next(tmp_path.glob("lxt_fx-*"))
+    for path in installed_files().values():
+        assert (unpacked / path).is_file(), path
+    (tmp_path / "wheel").mkdir()
+    with zipfile.ZipFile(build("wheel", unpacked, tmp_path / "wheel")) as wheel:
+        assert set(installed_files()) <= set(wheel.namelist())
+
+
+def test_editable_install_imports_every_module(tmp_path: Path) -> None:
+    """From another folder, so that only what pip installed can be found."""
+    if not any(distribution.name == "lxt_fx" for distribution in importlib.metadata.distributions()):
+        pytest.skip("lxt_fx is not installed here: pip install --no-deps -e .")
+    modules = [path.removesuffix(".py").replace("/", ".") for path in installed_files() if path.endswith(".py")]
+    code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
+    done = subprocess.run([sys.executable, "-c", code, *modules], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_mypy_finds_every_module() -> None:
+    """It reads no package-dir mapping: it sees passes/ and rule_table/ through the symbolic links only."""
+    finder = FindModuleCache(SearchPaths((str(ROOT),), (), (), ()), None, Options())
+    for path in installed_files():
+        if path.endswith(".py"):
+            module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            assert finder.find_module(module) == str(ROOT / path), module
+
+
+@pytest.mark.parametrize("statement", ["import passes", "from passes.mark_flow import mark_flow", "import rule_table"])
+def test_ruff_refuses_the_bare_folders(statement: str) -> None:
+    command = [sys.executable, "-m", "ruff", "check", "--output-format=concise", "--stdin-filename=lxt_fx/x.py", "-"]
+    done = subprocess.run(command, input=statement + "\n", cwd=ROOT, capture_output=True, text=True)
+    assert "TID251" in done.stdout
