@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The commands of this repository. They need nothing but Python 3.11 or later: the rest is installed into .venv.
 
-    python3 dev.py test [ARGUMENTS]    ruff, mypy and pytest; ARGUMENTS go to pytest
-    python3 dev.py demo                fetch SmolLM2 once, explain one of its answers
-    python3 dev.py models [NAMES]      fetch trained models for the slow tests (without NAMES: list them)
+python3 dev.py test [ARGUMENTS]    ruff, mypy and pytest; ARGUMENTS go to pytest
+python3 dev.py demo                fetch SmolLM2 once, explain one of its answers
+python3 dev.py models [NAMES]      fetch trained models for the slow tests (without NAMES: list them)
 """
 
 from __future__ import annotations

@@ -19,9 +19,7 @@ from transformers import (
 
 Tensors = dict[str, torch.Tensor]
 # CTranslate2's numbers for what a tensor holds. The weights of this file are float16.
-TYPES: dict[int, np.dtype[Any]] = {
-    kind: np.dtype(name) for kind, name in enumerate(("<f4", "i1", "<i2", "<i4", "<f2"))
-}
+TYPES: dict[int, np.dtype[Any]] = {kind: np.dtype(name) for kind, name in enumerate(("<f4", "i1", "<i2", "<i4", "<f2"))}
 END, START, NO_TIMESTAMPS = 50256, 50257, 50362  # <|endoftext|>, <|startoftranscript|>, <|notimestamps|>
 
 

@@ -13,9 +13,7 @@ NO_PROSE = re.compile(
 )
 TEMPLATE_OR_TABLE = re.compile(r"\{\{[^{}]*\}\}|\{\|[^{}]*\|\}")
 TEMPLATE_DEPTH = 6  # templates nest; each round removes the innermost
-FILE_OR_LANGUAGE_LINK = re.compile(
-    r"\[\[(?:File|Image|Category|[a-z\-]{2,12}):[^\[\]]*(?:\[\[[^\]]*\]\][^\[\]]*)*\]\]"
-)
+FILE_OR_LANGUAGE_LINK = re.compile(r"\[\[(?:File|Image|Category|[a-z\-]{2,12}):[^\[\]]*(?:\[\[[^\]]*\]\][^\[\]]*)*\]\]")
 PAGE_LINK = re.compile(r"\[\[(?:[^|\]]*\|)?([^\]]*)\]\]")  # keeps the words that the reader sees
 WEB_LINK = re.compile(r"\[https?:\S+ ?([^\]]*)\]")
 QUOTES_OR_TAG = re.compile(r"'{2,}|</?[a-z]+[^>]*>")

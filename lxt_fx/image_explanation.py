@@ -60,26 +60,26 @@ class ImageExplanation:
     def to_html(self, path: str | Path, *, patch: int = 1) -> None:
         """Writes a page that stands alone: no scripts, no other files, a light and a dark theme. `patch` is as for `to_png`."""
         shown = self._in_patches(patch)
-        Path(path).write_text(image_page(shown._panels(), shown.facts()), encoding="utf-8")
+        Path(path).write_text(image_page(shown._panels(patch), shown.facts()), encoding="utf-8")
 
     def to_png(self, path: str | Path, *, width: float = 6.5, patch: int = 1) -> None:
         """Writes a figure `width` inches wide, with relevance summed over squares of `patch` pixels. At a vision
         transformer's own patch size the heatmap is calmer: within a patch, single pixels say little."""
         shown = self._in_patches(patch)
-        save(image_figure(shown._panels(), shown.facts(), width), path, "png")
+        save(image_figure(shown._panels(patch), shown.facts(), width), path, "png")
 
     def to_pdf(self, path: str | Path, *, width: float = 6.5, patch: int = 1) -> None:
         """Writes the figure of `to_png` for a paper."""
         shown = self._in_patches(patch)
-        save(image_figure(shown._panels(), shown.facts(), width), path, "pdf")
+        save(image_figure(shown._panels(patch), shown.facts(), width), path, "pdf")
 
     def _in_patches(self, patch: int) -> ImageExplanation:
         if patch < 1:
             raise InputError(f"ImageExplanation: patch must be at least 1 pixel, got {patch}")
         return replace(self, relevance=summed(self.relevance, patch, patch)) if patch > 1 else self
 
-    def _panels(self) -> tuple[Panel, ...]:
-        return panels(self.pixel_values, self.relevance)
+    def _panels(self, patch: int) -> tuple[Panel, ...]:
+        return panels(self.pixel_values, self.relevance, patch)
 
     def __rich__(self) -> RenderableType:
         return image_view(self.relevance, self.facts())
@@ -92,4 +92,4 @@ class ImageExplanation:
         return f"ImageExplanation({self.explained} = {self.value:.4g}, {height} x {width}, rules {self.table_name})"
 
     def _repr_html_(self) -> str:
-        return image_fragment(self._panels(), self.facts())
+        return image_fragment(self._panels(1), self.facts())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -30,14 +29,13 @@ class Panel:
         return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
 
 
-def panels(pixel_values: Tensor, relevance: Tensor) -> tuple[Panel, ...]:
-    """The three pictures of pixel values [channels, height, width] and the relevance of its pixels, or of squares of them.
+def panels(pixel_values: Tensor, relevance: Tensor, patch: int) -> tuple[Panel, ...]:
+    """The three pictures of pixel values [channels, height, width] and the relevance of its squares of `patch` pixels.
 
     A model's pixel values are normalised, so the image is drawn from its darkest to its brightest value.
     """
     image = _displayed(pixel_values)
     height, width, _ = image.shape
-    patch = math.ceil(height / len(relevance))
     share = shares(relevance.float()).repeat_interleave(patch, 0).repeat_interleave(patch, 1)[:height, :width]
     pale = 0.4 + 0.6 * image.mean(dim=-1, keepdim=True)
     both = torch.lerp(pale.expand_as(image), LIGHT.image(share.sign()) / 255, share.abs()[..., None])

@@ -162,7 +162,7 @@ def _compile(
     model: nn.Module, captured: Captured, expected: Any, table: RuleTable, strict: bool, seconds: dict[str, float]
 ) -> Explained:
     gm, example = captured.gm, captured.example
-    stages: dict[str, Stage] = {"capture": Stage("capture", _copied(gm))}
+    stages: dict[str, Stage] = {"capture": Stage("capture", _copied(gm), _names(mark_flow(gm, _float_inputs(gm)).carrying))}
     check = _step_check(gm, example)
     with _timed(seconds, "canonicalise"):
         for step in (inline_no_grad, functionalise, canonicalise):

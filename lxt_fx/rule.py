@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
+from io import StringIO
 from typing import Any
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 from torch._ops import OpOverload
 from torch.fx import Node
@@ -145,7 +149,6 @@ class RuleTable:
     rows: tuple[Rule, ...]
     summary: str = ""
     paper: str = ""
-    overrides: tuple[str, ...] = field(default=())
 
     def override(self, where: Selector, rule: Rule) -> RuleTable:
         """A new table that tries `rule` first on the nodes that `where` selects: a module path (`model.layers.*.mlp`,
@@ -159,16 +162,31 @@ class RuleTable:
             )
         if not isinstance(rule, Rule):
             raise InputError(f"RuleTable.override: rule must be a lxt_fx.Rule, got {type(rule).__name__}")
-        label = f"{rule.name} at {where if isinstance(where, str) else getattr(where, '__name__', where)}"
-        return replace(
-            self, rows=(replace(rule, where=where), *self.rows), overrides=(label, *self.overrides)
-        )
+        return replace(self, rows=(replace(rule, where=where), *self.rows))
 
     def with_rows(self, name: str, *rows: Rule, summary: str, paper: str = "") -> RuleTable:
         """A new table under another name that tries these rows before the rows of this one."""
         return RuleTable(name, (*rows, *self.rows), summary, paper or self.paper)
 
     def __str__(self) -> str:
-        from lxt_fx.show import table_text
+        """The rows as a text table: what is tried first stands first."""
+        table = Table(title=f"{self.name}: {self.summary}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+        for column in ("row", "ops", "formula", "source", "keeps"):
+            table.add_column(column, no_wrap=column == "row")
+        for rule in self.rows:
+            label = rule.name if rule.where is None else f"{rule.name} at {_selector_text(rule.where)}"
+            table.add_row(label, _ops_text(rule), rule.formula, rule.source, rule.keeps.value)
+        console = Console(width=160, record=True, file=StringIO(), color_system=None)
+        console.print(table, markup=False)
+        return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
 
-        return table_text(self)
+
+def _ops_text(rule: Rule) -> str:
+    if not rule.ops:
+        return "any"
+    names = [str(op).removeprefix("aten.").removesuffix(".default") for op in rule.ops]
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _selector_text(selector: Selector) -> str:
+    return selector if isinstance(selector, str) else getattr(selector, "__name__", str(selector))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import operator
 
 import torch
@@ -161,6 +163,20 @@ CONVOLUTIONS = frozenset(
         aten.convolution.default,
     }
 )
+
+
+
+def _grouped_matmuls() -> frozenset[object]:
+    """Expert matmuls: torch's own, and the one that transformers registers for dtypes that torch's lacks."""
+    ops = {aten._grouped_mm.default}
+    if importlib.util.find_spec("transformers.integrations.moe") is not None:
+        importlib.import_module("transformers.integrations.moe")
+        fallback = getattr(torch.ops.transformers, "grouped_mm_fallback", None)
+        ops |= {fallback.default} if fallback is not None else set()
+    return frozenset(ops)
+
+
+GROUPED_MATMULS = _grouped_matmuls()
 
 POINTWISE_LINEAR = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.neg.default, aten.to.dtype})
 PRODUCTS = frozenset({aten.mul.Tensor, aten.div.Tensor})

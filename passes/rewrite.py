@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,12 +37,11 @@ def rewrite(gm: GraphModule, plan: Plan, groups: Groups) -> Rewritten:
     for node, assignment in plan.assignments.items():
         rewriter.apply(node, assignment, groups.by_root.get(node))
     rewriter.hold_frontier(plan.flow)
-    for node in reversed(rewriter.replaced):
-        gm.graph.erase_node(node)
+    rewriter.take_names()
     gm.graph.eliminate_dead_code()
-    alive = {node.name for node in gm.graph.nodes}
-    rules = {name: rule for name, rule in rewriter.rules.items() if name in alive}
-    return Rewritten(rewriter.edits, rules, frozenset(rewriter.inserted & alive))
+    rules = {node.name: rewriter.rules[node] for node in gm.graph.nodes if node in rewriter.rules}
+    inserted = frozenset(node.name for node in gm.graph.nodes if node in rewriter.inserted)
+    return Rewritten(rewriter.edits, rules, inserted)
 
 
 class _Rewriter:
@@ -51,27 +51,35 @@ class _Rewriter:
         self.graph = gm.graph
         self.replaced: dict[Node, Node] = {}
         self.held: dict[Node, Node] = {}
-        self.inserted: set[str] = set()
-        self.rules: dict[str, Rule] = {node.name: cut.rule for node, cut in plan.cuts.items()}
+        self.inserted: set[Node] = set()
+        self.rules: dict[Node, Rule] = {node: cut.rule for node, cut in plan.cuts.items()}
         self.edits = 0
 
     def apply(self, node: Node, assignment: Assignment, group: Group | None) -> None:
         rule, site = assignment.rule, assignment.site
         op = rule.op(site)
         if op is None:
-            self.rules[node.name] = rule
+            self.rules[node] = rule
             return
         values = arguments(node)
         if isinstance(site.kind, GroupKind):
             assert group is not None
             values = self._group_arguments(group)
         new = self._replace(node, op, values)
-        self.rules[new.name] = rule
+        self.rules[new] = rule
         self.edits += 1
 
     def _now(self, node: Node) -> Node:
         """The node that stands in a node's place by now."""
         return self.replaced.get(node, node)
+
+    def take_names(self) -> None:
+        """Erases the nodes that were replaced; an op of the same name takes over the name (`%linear_3`)."""
+        for node in reversed(self.replaced):
+            self.graph.erase_node(node)
+        for node, new in self.replaced.items():
+            if re.fullmatch(rf"{_base_name(new.target)}(_\d+)?", node.name):
+                new.name = node.name
 
     def hold_frontier(self, flow: Flow) -> None:
         """Holds every carrying value where it enters a node that does not carry, or an operand that a row holds."""
@@ -79,7 +87,7 @@ class _Rewriter:
         inside |= {part for node in inside for part in node.users if part.target is operator.getitem}  # of a tuple
         held = {(self._now(node), name) for node, name in flow.held}
         for node in list(self.graph.nodes):
-            if node.op != "call_function" or node.name in self.inserted:
+            if node.op != "call_function" or node in self.inserted:
                 continue
             for operand in differentiable_operands(node):
                 if operand.node in inside and (node not in inside or (node, operand.name) in held):
@@ -98,16 +106,16 @@ class _Rewriter:
             return value
         if value not in self.held:
             with self.graph.inserting_after(value):
-                held = self.graph.call_function(products.hold, (value,))
+                held = self.graph.create_node("call_function", products.hold, (value,), name="hold")
             held.meta = dict(value.meta)
             self.held[value] = held
-            self.inserted.add(held.name)
+            self.inserted.add(held)
         return self.held[value]
 
     def _replace(self, node: Node, op: OpOverload, values: Mapping[str, Any]) -> Node:
         args, kwargs = _call_arguments(op, values)
         with self.graph.inserting_before(node):
-            new = self.graph.call_function(op, args, kwargs)
+            new = self.graph.create_node("call_function", op, args, kwargs, name=_base_name(op))
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
         self.replaced[node] = new
@@ -134,10 +142,15 @@ class _Rewriter:
             with self.graph.inserting_before(group.root):
                 copy = self.graph.node_copy(node, lambda n: mapping.get(n, n))
             mapping[node] = copy
-            self.inserted.add(copy.name)
+            self.inserted.add(copy)
             return copy
 
         return copied(self._now(value))
+
+
+def _base_name(op: Any) -> str:
+    name: str = op._schema.name.split("::")[1]
+    return name
 
 
 def _set_argument(node: Node, name: str, value: Node) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from lxt_fx.ops import activations, norms, products
-from lxt_fx.passes.op_kinds import CONVOLUTIONS, MOVES, SELECTIONS, SUMS
+from lxt_fx.passes.op_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
 from lxt_fx.rule import GroupKind, Keep, Role, Rule
 from lxt_fx.rule_table import conditions as on
 
@@ -156,7 +156,7 @@ LINEAR = Rule(
 )
 CONVOLUTION = Rule(
     name="linear",
-    ops=dict.fromkeys(CONVOLUTIONS),
+    ops=dict.fromkeys(sorted(CONVOLUTIONS, key=str)),
     when=on.only("input"),
     formula="R_i = sum_j x_i W_ji R_j / z_j",
     source=f"{ATTNLRP} eq. 8",
@@ -172,7 +172,7 @@ MATMUL_LINEAR = Rule(
 )
 LINEAR_NATIVE = Rule(
     name="linear",
-    ops={aten.einsum.default: None, torch.ops.aten.addmm.default: None, aten.embedding.default: None},
+    ops=dict.fromkeys((aten.einsum.default, aten.addmm.default, *GROUPED_MATMULS)),
     when=on.one_carries,
     formula="R_i = sum_j x_i W_ji R_j / z_j",
     source=f"{ATTNLRP} eq. 8",
@@ -204,21 +204,21 @@ BATCH_NORM = Rule(
 )
 SUM = Rule(
     name="sum",
-    ops=dict.fromkeys(SUMS),
+    ops=dict.fromkeys(sorted(SUMS, key=str)),
     formula="R_i = a_i / (a_1 + ... + a_n) R_out; a constant term takes its share",
     source=f"{ATTNLRP} eq. 8",
     keeps=Keep.ALL_BUT_CONSTANTS,
 )
 MOVE = Rule(
     name="move",
-    ops=dict.fromkeys(MOVES),
+    ops=dict.fromkeys(sorted(MOVES, key=str)),
     formula="R follows its element",
     source="each output element is a copy",
     keeps=Keep.ALL,
 )
 SELECT = Rule(
     name="select",
-    ops=dict.fromkeys(SELECTIONS),
+    ops=dict.fromkeys(sorted(SELECTIONS, key=str)),
     formula="R goes to the selected element",
     source="piecewise linear, native gradient",
     keeps=Keep.SELECTED,

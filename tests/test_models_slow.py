@@ -139,4 +139,3 @@ def test_texts_are_the_ones_we_quote() -> None:
     assert len(models.wiki_paragraphs()) == 2774
     pairs = models.country_capitals()
     assert len(set(pairs)) == 116 and ("France", "Paris") in pairs
-

@@ -1,0 +1,28 @@
+"""lxt_fx: the compiler that makes any PyTorch transformer explain itself.
+
+`transform(model)` gives a torch.fx GraphModule that computes what the model computes and whose `backward()` passes
+relevance (AttnLRP, Achtibat et al. 2024). `explain` is the short way from a text to a heatmap, `show` prints the graph.
+"""
+
+from lxt_fx.embed import embed
+from lxt_fx.errors import (
+    CallError,
+    CaptureError,
+    ForwardMismatchError,
+    InputError,
+    LxtFxError,
+    NoRuleError,
+    UnknownNameError,
+)
+from lxt_fx.explained import Explained, Record
+from lxt_fx.pipeline import transform
+from lxt_fx.rule import Keep, Rule, RuleTable
+from lxt_fx.rule_table.tables import TABLES
+from lxt_fx.show import diff, show
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TABLES", "CallError", "CaptureError", "Explained", "ForwardMismatchError", "InputError", "Keep", "LxtFxError",
+    "NoRuleError", "Record", "Rule", "RuleTable", "UnknownNameError", "diff", "embed", "show", "transform",
+]  # fmt: skip

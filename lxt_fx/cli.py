@@ -1,0 +1,233 @@
+"""The command `lxt-fx`: explain a text, print the graph of a model, list the rule tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from rich.console import Console
+from torch import nn
+
+from lxt_fx.errors import InputError, LxtFxError, UnknownNameError
+from lxt_fx.explain import explain
+from lxt_fx.pipeline import STAGES, table_named, transform
+from lxt_fx.rule_table.tables import TABLES
+from lxt_fx.show import diff, show
+from lxt_fx.target import Name, Target
+
+app = typer.Typer(
+    name="lxt-fx",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A local folder, or a name on the Hugging Face hub.")]
+RulesName = Annotated[str, typer.Option("--rules", metavar="TABLE", help="A rule table; see lxt-fx tables.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; an error raised on purpose becomes a message on standard error and exit code 2."""
+    try:
+        app(arguments)
+    except LxtFxError as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        raise SystemExit(2) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lxt-fx {version('lxt_fx')}")
+        raise typer.Exit
+
+
+@app.callback()
+def lxt_fx(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """See why a PyTorch transformer said what it said, by Layer-wise Relevance Propagation (AttnLRP).
+
+    The model is rewritten as a graph in which every operation follows a rule of the chosen table; one backward pass then
+    gives the relevance of every token: red speaks for the answer, blue against it.
+
+    **Examples**
+
+    - `lxt-fx explain HuggingFaceTB/SmolLM2-135M "The capital of France is" --html paris.html`
+    - `lxt-fx inspect ./my-model --layer model.layers.0`
+    - `lxt-fx tables`
+    """
+
+
+@app.command("explain")
+def explain_command(
+    model: ModelName,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to explain, in quotes.")],
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A token or class, or its index as id:17. Default: what the model says."),
+    ] = None,
+    contrast: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Why A rather than B: the difference of their logits.")
+    ] = None,
+    position: Annotated[
+        int | None, typer.Option(help="The token after (or at) which the model answers; -1 is the last.")
+    ] = None,
+    rules: RulesName = "attnlrp",
+    html: Annotated[Path | None, typer.Option(help="Write a page with the heatmap.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a picture of the heatmap.")] = None,
+    pdf: Annotated[Path | None, typer.Option(help="Write the picture as vectors, for a paper.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write tokens and relevances as numbers.")] = None,
+) -> None:
+    """Show how much each token of a text speaks for or against what the model says.
+
+    **Examples**
+
+    - `lxt-fx explain ./my-model "The capital of France is"`
+    - `lxt-fx explain ./my-model "The capital of France is" --contrast Paris London --png paris.png`
+    - `lxt-fx explain ./my-classifier "What a lovely film" --target positive --html film.html`
+    """
+    table_named(rules)
+    chosen = _target(target, contrast, position)
+    loaded, tokenizer = _load(model), _load_tokenizer(model)
+    explanation = explain(loaded, tokenizer, text, chosen, rules=rules)
+    Console().print(explanation)
+    writers = ((html, explanation.to_html), (png, explanation.to_png), (pdf, explanation.to_pdf), (json, explanation.to_json))
+    for path, write in writers:
+        if path is not None:
+            _write(path, write)
+
+
+@app.command("inspect")
+def inspect_command(
+    model: ModelName,
+    stage: Annotated[str, typer.Option(help=f"The stage to print: {', '.join(STAGES)}.")] = "rules",
+    layer: Annotated[
+        str | None, typer.Option(metavar="MODULE", help="Only this module and what is inside it.")
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option("--diff", metavar="A B", help="What changed between two stages.")
+    ] = None,
+    rules: RulesName = "attnlrp",
+    lenient: Annotated[
+        bool, typer.Option("--lenient", help="Go on where no row of the table accepts an operation, and mark it.")
+    ] = False,
+) -> None:
+    """Print the graph of a model: every operation, its shape, whether it carries relevance, and the rule that it follows.
+
+    **Examples**
+
+    - `lxt-fx inspect ./my-model --layer model.layers.0`
+    - `lxt-fx inspect ./my-model --diff canonical rules`
+    """
+    table_named(rules)
+    for name in (stage, *(compare or ())):
+        if name not in STAGES:
+            raise UnknownNameError(f"inspect: there is no stage {name!r}; the stages are {', '.join(STAGES)}")
+    if compare is not None and layer is not None:
+        raise InputError("inspect: --diff compares whole graphs; leave --layer out")
+    explained = transform(_load(model), rules=rules, strict=not lenient)
+    typer.echo(diff(explained, *compare) if compare is not None else show(explained, stage=stage, module=layer))
+
+
+@app.command("tables")
+def tables_command(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print the rows of this table.")] = None,
+) -> None:
+    """List the rule tables, or print the rows of one: which operations, which formula, where it is written.
+
+    **Examples**
+
+    - `lxt-fx tables`
+    - `lxt-fx tables attnlrp`
+    """
+    if name is not None:
+        typer.echo(str(table_named(name)))
+        return
+    width = max(map(len, TABLES))
+    for table in TABLES.values():
+        typer.echo(f"{table.name:<{width}}  {table.summary}")
+        typer.echo(f"{'':<{width}}  {table.paper}\n" if table.paper else "")
+
+
+def _target(target: str | None, contrast: tuple[str, str] | None, position: int | None) -> Target:
+    if target is not None and contrast is not None:
+        raise InputError("explain: --target and --contrast both say what to explain; give one of them")
+    first, second = contrast if contrast is not None else (target, None)
+    return Target(_name(first), _name(second), position)
+
+
+def _name(written: str | None) -> Name | None:
+    """An index where it is written `id:17`, else a name."""
+    if written is not None and written.startswith("id:") and written[3:].isdigit():
+        return int(written[3:])
+    return written
+
+
+def _load(name: str) -> nn.Module:
+    """The model in float32 and eval mode, by the class that its config names."""
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise InputError(f"there is no folder {name}; give a folder that save_pretrained wrote, or a name on the hub")
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(_not_loaded(name, "config", error)) from error
+    architectures = list(config.architectures or ())
+    loader = next((auto for names, auto in _kinds() if architectures and architectures[0] in _flat(names)), None)
+    if loader is None:
+        raise InputError(
+            f"{name} is a {' or '.join(architectures) or 'model without architectures in its config'}, and this command "
+            "loads causal and masked language models and sequence, token and image classifiers; load it in Python and call "
+            "lxt_fx.explain or lxt_fx.transform"
+        )
+    try:
+        model: nn.Module = loader.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise InputError(_not_loaded(name, "weights", error)) from error
+    return model.eval()
+
+
+def _kinds() -> tuple[tuple[Mapping[str, Any], Any], ...]:
+    """The architectures that are loaded, and the auto class that loads each. (Named here and not at the top, since
+    transformers imports them when they are first named, and `--help` should not wait for that.)"""
+    names = transformers.models.auto.modeling_auto
+    return (
+        (names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, transformers.AutoModelForCausalLM),
+        (names.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, transformers.AutoModelForSequenceClassification),
+        (names.MODEL_FOR_MASKED_LM_MAPPING_NAMES, transformers.AutoModelForMaskedLM),
+        (names.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, transformers.AutoModelForTokenClassification),
+        (names.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, transformers.AutoModelForImageClassification),
+    )
+
+
+def _flat(names: Mapping[str, Any]) -> set[str]:
+    return {each for value in names.values() for each in ([value] if isinstance(value, str) else value)}
+
+
+def _load_tokenizer(name: str) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(_not_loaded(name, "tokenizer", error)) from error
+
+
+def _not_loaded(name: str, part: str, error: Exception) -> str:
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return f"the {part} of {name} could not be loaded: {first}; give a folder that save_pretrained wrote, or a name on the hub"
+
+
+def _write(path: Path, write: Any) -> None:
+    try:
+        write(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; give a path in a folder that exists") from error
+    typer.echo(f"wrote {path}", err=True)
