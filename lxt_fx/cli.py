@@ -56,8 +56,8 @@ def lxt_fx(
 ) -> None:
     """See why a PyTorch transformer said what it said, by Layer-wise Relevance Propagation (AttnLRP).
 
-    The model is rewritten as a graph in which every operation follows a rule of the chosen table; one backward pass then
-    gives the relevance of every token: red speaks for the answer, blue against it.
+    The model is rewritten as a graph in which every operation follows a rule of the chosen table; one backward pass
+    then gives the relevance of every token: red speaks for the answer, blue against it.
 
     **Examples**
 
@@ -100,7 +100,12 @@ def explain_command(
     loaded, tokenizer = _load(model), _load_tokenizer(model)
     explanation = explain(loaded, tokenizer, text, chosen, rules=rules)
     Console().print(explanation)
-    writers = ((html, explanation.to_html), (png, explanation.to_png), (pdf, explanation.to_pdf), (json, explanation.to_json))
+    writers = (
+        (html, explanation.to_html),
+        (png, explanation.to_png),
+        (pdf, explanation.to_pdf),
+        (json, explanation.to_json),
+    )
     for path, write in writers:
         if path is not None:
             _write(path, write)
@@ -110,18 +115,20 @@ def explain_command(
 def inspect_command(
     model: ModelName,
     stage: Annotated[str, typer.Option(help=f"The stage to print: {', '.join(STAGES)}.")] = "rules",
-    layer: Annotated[
-        str | None, typer.Option(metavar="MODULE", help="Only this module and what is inside it.")
-    ] = None,
+    layer: Annotated[str | None, typer.Option(metavar="MODULE", help="Only this module and what is inside it.")] = None,
     compare: Annotated[
         tuple[str, str] | None, typer.Option("--diff", metavar="A B", help="What changed between two stages.")
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="List values that carry no relevance too (masks, positions).")
+    ] = False,
     rules: RulesName = "attnlrp",
     lenient: Annotated[
         bool, typer.Option("--lenient", help="Go on where no row of the table accepts an operation, and mark it.")
     ] = False,
 ) -> None:
-    """Print the graph of a model: every operation, its shape, whether it carries relevance, and the rule that it follows.
+    """Print the graph of a model: every operation, its shape, whether it carries relevance, and the rule that it
+    follows.
 
     **Examples**
 
@@ -132,10 +139,11 @@ def inspect_command(
     for name in (stage, *(compare or ())):
         if name not in STAGES:
             raise UnknownNameError(f"inspect: there is no stage {name!r}; the stages are {', '.join(STAGES)}")
-    if compare is not None and layer is not None:
-        raise InputError("inspect: --diff compares whole graphs; leave --layer out")
     explained = transform(_load(model), rules=rules, strict=not lenient)
-    typer.echo(diff(explained, *compare) if compare is not None else show(explained, stage=stage, module=layer))
+    if compare is None:
+        typer.echo(show(explained, stage, module=layer, full=full), nl=False)
+    else:
+        typer.echo(diff(explained, *compare, module=layer, full=full), nl=False)
 
 
 @app.command("tables")
@@ -176,7 +184,7 @@ def _load(name: str) -> nn.Module:
     """The model in float32 and eval mode, by the class that its config names."""
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise InputError(f"there is no folder {name}; give a folder that save_pretrained wrote, or a name on the hub")
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = transformers.AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -185,9 +193,9 @@ def _load(name: str) -> nn.Module:
     loader = next((auto for names, auto in _kinds() if architectures and architectures[0] in _flat(names)), None)
     if loader is None:
         raise InputError(
-            f"{name} is a {' or '.join(architectures) or 'model without architectures in its config'}, and this command "
-            "loads causal and masked language models and sequence, token and image classifiers; load it in Python and call "
-            "lxt_fx.explain or lxt_fx.transform"
+            f"{name} is a {' or '.join(architectures) or 'model without architectures in its config'}, and this "
+            "command loads causal and masked language models and sequence, token and image classifiers; load it in "
+            "Python and call lxt_fx.explain or lxt_fx.transform"
         )
     try:
         model: nn.Module = loader.from_pretrained(name, dtype=torch.float32)
@@ -222,7 +230,8 @@ def _load_tokenizer(name: str) -> Any:
 
 def _not_loaded(name: str, part: str, error: Exception) -> str:
     first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return f"the {part} of {name} could not be loaded: {first}; give a folder that save_pretrained wrote, or a name on the hub"
+    wanted = "give a folder that save_pretrained wrote, or a name on the hub"
+    return f"the {part} of {name} could not be loaded: {first}; {wanted}"
 
 
 def _write(path: Path, write: Any) -> None:

@@ -38,22 +38,24 @@ def explain(
 ) -> Explanation:
     """How much each token of `text` speaks for or against what the model says.
 
-    `model` is a transformers model, or what `transform` made from one; to explain many texts, transform once. `text` is a
-    string, its token ids, or what the tokenizer returns for one text. `target` chooses the number that is explained:
+    `model` is a transformers model, or what `transform` made from one; to explain many texts, transform once. `text`
+    is a string, its token ids, or what the tokenizer returns for one text. `target` chooses the number that is
+    explained:
 
-    - None: the largest logit, of a language model after the last token, of a masked one at the first mask, of a classifier
-      the top class, of a token classifier at the last token that is not special;
-    - an index or a name (`" Paris"`, `"positive"`): that logit; a string must be one token. Without a space in front it is
-      read with and without one, and the likelier reading is meant;
+    - None: the largest logit, of a language model after the last token, of a masked one at the first mask, of a
+      classifier the top class, of a token classifier at the last token that is not special;
+    - an index or a name (`" Paris"`, `"positive"`): that logit; a string must be one token. Without a space in front
+      it is read with and without one, and the likelier reading is meant;
     - two of them, `("Paris", "London")`: the first logit less the second;
     - `Target.at(position, ...)`: the same at another position;
     - a function of the model's output that returns a scalar tensor.
 
     `explanation.explained` says which number it became. `labels` names the classes where the model's config does not.
-    `rules` is a name in `lxt_fx.TABLES` or a RuleTable; None means `attnlrp`, or the table that an explained module has.
+    `rules` is a name in `lxt_fx.TABLES` or a RuleTable; None means `attnlrp`, or the table that an explained module
+    has.
 
-    Raises InputError for a text or target that does not fit the model, and what `transform` raises. The model is left as
-    it is: no gradient reaches its parameters.
+    Raises InputError for a text or target that does not fit the model, and what `transform` raises. The model is left
+    as it is: no gradient reaches its parameters.
     """
     with _gradient():
         read = read_text(tokenizer, text, _device(model))
@@ -90,10 +92,10 @@ def explain_image(
 ) -> ImageExplanation:
     """How much each pixel of an image speaks for or against a class.
 
-    `model` is a transformers image classifier, or what `transform` made from one. `pixel_values` [channels, height, width]
-    or [1, channels, height, width] are normalised as the model wants them. `target` is a class by index or label, two of
-    them for the difference of their logits, a function of the output, or None for the top class. `labels` and `rules` are
-    those of `explain`. Raises what `explain` raises.
+    `model` is a transformers image classifier, or what `transform` made from one. `pixel_values` [channels, height,
+    width] or [1, channels, height, width] are normalised as the model wants them. `target` is a class by index or
+    label, two of them for the difference of their logits, a function of the output, or None for the top class.
+    `labels` and `rules` are those of `explain`. Raises what `explain` raises.
     """
     with _gradient():
         leaf = _pixels(model, pixel_values)
@@ -136,8 +138,8 @@ def _attribute(
     chosen = choice(explained(**inputs))
     if not chosen.value.requires_grad:
         raise InputError(
-            f"explain: {chosen.said} does not depend on the input by a differentiable path, so nothing can be explained; "
-            "return a number computed from the output, without detach, item or argmax"
+            f"explain: {chosen.said} does not depend on the input by a differentiable path, so nothing can be "
+            "explained; return a number computed from the output, without detach, item or argmax"
         )
     (gradient,) = torch.autograd.grad(chosen.value, leaf, allow_unused=True)
     if gradient is None:
@@ -148,8 +150,8 @@ def _attribute(
     broken = int((~attribution.isfinite()).sum())
     if broken or not math.isfinite(value):
         raise LxtFxError(
-            f"explain: {chosen.said} is {value:.4g} and {broken} of {attribution.numel()} relevances are not finite, so "
-            f"nothing can be read from them; the model runs in {leaf.dtype}: try model.float()"
+            f"explain: {chosen.said} is {value:.4g} and {broken} of {attribution.numel()} relevances are not finite, "
+            f"so nothing can be read from them; the model runs in {leaf.dtype}: try model.float()"
         )
     return _Found(attribution, chosen.said, value, seconds)
 
@@ -160,8 +162,8 @@ def _explained(model: nn.Module, inputs: Mapping[str, Tensor], rules: Rules | No
         return transform(model, kwargs=dict(inputs), rules="attnlrp" if rules is None else rules, dynamic=False)
     if rules is not None and table_named(rules).name != model.record.table_name:
         raise InputError(
-            f"explain: rules={table_named(rules).name!r}, but this module was made with {model.record.table_name!r}; leave "
-            "rules out, or transform the model with the other table"
+            f"explain: rules={table_named(rules).name!r}, but this module was made with {model.record.table_name!r}; "
+            "leave rules out, or transform the model with the other table"
         )
     return model
 
@@ -171,8 +173,8 @@ def _text_inputs(model: nn.Module, text: TextInput) -> dict[str, Tensor]:
     accepted = _accepted(model)
     if "decoder_inputs_embeds" in accepted and getattr(getattr(model, "config", None), "is_encoder_decoder", True):
         raise InputError(
-            f"explain: {_name(model)} has an encoder and a decoder, and a text alone does not say what the decoder read; "
-            "transform the model and call it with inputs_embeds and decoder_inputs_embeds: relevance is leaf * leaf.grad"
+            f"explain: {_name(model)} has an encoder and a decoder, and a text alone does not say what the decoder "
+            "read; transform it and call it with inputs_embeds and decoder_inputs_embeds: relevance is leaf * leaf.grad"
         )
     if "inputs_embeds" not in accepted:
         raise InputError(_wrong_input(model, "inputs_embeds", "explain_image is for images"))
@@ -187,8 +189,8 @@ def _accepted(model: nn.Module) -> tuple[str, ...]:
 
 def _wrong_input(model: nn.Module, wanted: str, other: str) -> str:
     return (
-        f"explain: {_name(model)} takes no {wanted}, it takes {', '.join(_accepted(model))}; {other}, and for anything else "
-        "call the transformed model yourself: relevance is leaf * leaf.grad"
+        f"explain: {_name(model)} takes no {wanted}, it takes {', '.join(_accepted(model))}; {other}, and for anything "
+        "else call the transformed model yourself: relevance is leaf * leaf.grad"
     )
 
 
@@ -198,8 +200,8 @@ def _pixels(model: nn.Module, pixel_values: Tensor) -> Tensor:
     image = pixel_values[None] if pixel_values.dim() == 3 else pixel_values
     if image.dim() != 4 or len(image) != 1:
         raise InputError(
-            f"explain_image: pixel_values has shape {list(pixel_values.shape)}, but one image at a time is explained, as "
-            "[channels, height, width]; loop over the images of a batch"
+            f"explain_image: pixel_values has shape {list(pixel_values.shape)}, but one image at a time is explained, "
+            "as [channels, height, width]; loop over the images of a batch"
         )
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), image.dtype)
     return image.detach().to(_device(model), dtype, copy=True).requires_grad_(True)

@@ -18,6 +18,15 @@ from lxt_fx.inputs import FILLS
 from lxt_fx.rule import Rule
 
 
+SWITCHES: dict[str, Any] = {
+    "use_cache": False,
+    "return_dict": True,
+    "output_attentions": False,
+    "output_hidden_states": False,
+}
+"""What a transformers model is captured with; a call may repeat it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """The graph as it stood after a stage, and what was known of its nodes, by node name."""
@@ -105,7 +114,7 @@ class Explained(GraphModule):
             leaf, fill = FILLS[name]
             if name not in bound and leaf in bound:
                 bound[name] = fill(bound[leaf])
-        missing = [name for name in record.inputs if name not in bound]
+        missing = [name for name in record.inputs if name not in bound and name not in record.optional]
         if missing:
             raise CallError(
                 f"{record.model_class}: the call lacks {', '.join(missing)}; the module was captured with "
@@ -115,8 +124,8 @@ class Explained(GraphModule):
         return {name: bound[name] for name in record.inputs}
 
     def _is_baked(self, name: str, value: Any) -> bool:
-        constants = self.record.constants
-        return value is None or (name in constants and bool(constants[name] == value))
+        baked = SWITCHES | dict(self.record.constants)
+        return value is None or (name in baked and bool(baked[name] == value))
 
     def _not_captured(self, name: str) -> str:
         record = self.record

@@ -29,9 +29,9 @@ class TokenRelevance(NamedTuple):
 class Explanation:
     """How much each token of a text moved the explained value up (positive) or down (negative).
 
-    `relevance` [tokens] is `attribution` [tokens, hidden] summed over the embedding; both are on the CPU. `tokens` are as a
-    person reads them, with a leading space where a word starts. `explained` says which number `value` is. `seconds` is the
-    time of the forward and backward pass, without capture.
+    `relevance` [tokens] is `attribution` [tokens, hidden] summed over the embedding; both are on the CPU. `tokens` are
+    as a person reads them, with a leading space where a word starts. `explained` says which number `value` is.
+    `seconds` is the time of the forward and backward pass, without capture.
     """
 
     tokens: tuple[str, ...]

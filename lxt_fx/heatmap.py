@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from lxt_fx.colour import LIGHT, ink
 from lxt_fx.errors import InputError
 from lxt_fx.panels import Panel
-from lxt_fx.typeset import POINTS, Placed, Type, flow, sentence, write
+from lxt_fx.typeset import POINTS, Align, Placed, Type, flow, sentence, write
 from lxt_fx.view import Cell, Facts
 
 MARGIN, GAP, LEGEND = 8.0, 10.0, 36.0
@@ -71,13 +71,14 @@ def save(figure: Figure, path: str | Path, kind: Literal["png", "pdf"]) -> None:
 
 
 def _sheet(width: float, facts: Facts, down: float) -> tuple[Figure, float]:
-    """A figure with what was explained at its top, `down` points of room below that, and the height where these start."""
+    """A figure with what was explained at its top, `down` points of room below that, and the height where these
+    start."""
     lines = sentence(f"{facts.explained} = {facts.value:.4g}", width * POINTS - 2 * MARGIN, HEADING)
     height = 2 * MARGIN + len(lines) * HEADING_LINE + down + LEGEND
     if height > TALLEST * POINTS:
         raise InputError(
-            f"the figure would be {height / POINTS:.0f} inches tall, and at most {TALLEST:.0f} can be drawn; use to_html "
-            "for so long a text"
+            f"the figure would be {height / POINTS:.0f} inches tall, and at most {TALLEST:.0f} can be drawn; use "
+            "to_html for so long a text"
         )
     figure = Figure(figsize=(width, height / POINTS), facecolor="white")
     top = height - MARGIN
@@ -102,7 +103,11 @@ def _colour_bar(figure: Figure, facts: Facts) -> None:
     axes.imshow([[tuple(bytes.fromhex(c[1:])) for c in LIGHT.gradient(255)]], aspect="auto")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(color=EDGE, linewidth=0.6)
-    ends = ((MARGIN, left, "left"), (MARGIN + across / 2, middle, "center"), (MARGIN + across, right, "right"))
+    ends: tuple[tuple[float, str, Align], ...] = (
+        (MARGIN, left, "left"),
+        (MARGIN + across / 2, middle, "center"),
+        (MARGIN + across, right, "right"),
+    )
     for x, label, align in ends:
         write(figure, x, up - 9, label, SMALL, MUTED, align)
     end = float(figure.get_size_inches()[0]) * POINTS - MARGIN

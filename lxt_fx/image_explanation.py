@@ -22,9 +22,9 @@ from lxt_fx.view import Facts, summed
 class ImageExplanation:
     """How much each pixel of an image moved the explained value up (positive) or down (negative).
 
-    `relevance` [height, width] is `attribution` [channels, height, width] summed over channels; both, and `pixel_values`
-    [channels, height, width], are on the CPU. `explained` says which number `value` is. `seconds` is the time of the forward
-    and backward pass, without capture.
+    `relevance` [height, width] is `attribution` [channels, height, width] summed over channels; both, and
+    `pixel_values` [channels, height, width], are on the CPU. `explained` says which number `value` is. `seconds` is
+    the time of the forward and backward pass, without capture.
     """
 
     pixel_values: Tensor
@@ -58,7 +58,8 @@ class ImageExplanation:
         Path(path).write_text(json.dumps(self.to_dict(), ensure_ascii=False) + "\n", encoding="utf-8")
 
     def to_html(self, path: str | Path, *, patch: int = 1) -> None:
-        """Writes a page that stands alone: no scripts, no other files, a light and a dark theme. `patch` is as for `to_png`."""
+        """Writes a page that stands alone: no scripts, no other files, a light and a dark theme. `patch` is as for
+        `to_png`."""
         shown = self._in_patches(patch)
         Path(path).write_text(image_page(shown._panels(patch), shown.facts()), encoding="utf-8")
 

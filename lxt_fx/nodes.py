@@ -23,6 +23,22 @@ class Operand:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorType:
+    """What a loaded module knows of a value: its dtype and its shape, symbolic sizes as text."""
+
+    dtype: torch.dtype
+    shape: tuple[Any, ...]
+
+    def is_floating_point(self) -> bool:
+        """As on a tensor."""
+        return self.dtype.is_floating_point
+
+    def is_complex(self) -> bool:
+        """As on a tensor."""
+        return self.dtype.is_complex
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """The line of the model that made a node."""
 
@@ -68,13 +84,13 @@ def is_float(node: Node) -> bool:
     """Whether the value is a floating-point or complex tensor, or a tuple that holds one."""
     found = value(node)
     items = found if isinstance(found, (list, tuple)) else [found]
-    return any(isinstance(t, torch.Tensor) and (t.is_floating_point() or t.is_complex()) for t in items)
+    return any(isinstance(t, (torch.Tensor, TensorType)) and (t.is_floating_point() or t.is_complex()) for t in items)
 
 
 def shape(node: Node) -> tuple[Any, ...] | None:
     """The value's shape (symbolic sizes included), or None where it is no single tensor."""
     found = value(node)
-    return tuple(found.shape) if isinstance(found, torch.Tensor) else None
+    return tuple(found.shape) if isinstance(found, (torch.Tensor, TensorType)) else None
 
 
 def module_stack(node: Node) -> list[tuple[str, str]]:

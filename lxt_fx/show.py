@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from lxt_fx.errors import UnknownNameError
 from lxt_fx.explained import Explained, Stage
-from lxt_fx.nodes import module_stack, source, value
+from lxt_fx.nodes import TensorType, module_stack, source, value
 from lxt_fx.rule import Rule
 
 _DTYPES = {
@@ -138,7 +138,7 @@ class _Printer:
 
     def is_shown(self, node: Node) -> bool:
         """Sizes are printed where they are read; checks say nothing of relevance."""
-        return not (isinstance(value(node), (int, torch.SymInt)) or "_assert" in str(node.target))
+        return not (_is_size(node) or "_assert" in str(node.target))
 
     def is_relevant(self, node: Node) -> bool:
         name = node.name
@@ -164,7 +164,7 @@ class _Printer:
     def type(self, fake: Any) -> str:
         if isinstance(fake, (list, tuple)):
             return "(" + ", ".join(self.type(item) for item in fake) + ")"
-        if not isinstance(fake, torch.Tensor):
+        if not isinstance(fake, (torch.Tensor, TensorType)):
             return self._symbolic(fake)
         dtype = _DTYPES.get(fake.dtype, str(fake.dtype).removeprefix("torch."))
         return f"{dtype}[{','.join(map(self._symbolic, fake.shape))}]"
@@ -182,7 +182,7 @@ class _Printer:
         if isinstance(argument, Node):
             if argument.op == "get_attr":
                 return "@" + _relative(str(argument.target), reader)
-            if isinstance(value(argument), (int, torch.SymInt)):
+            if _is_size(argument):
                 return self._symbolic(value(argument))
             return f"%{argument.name}"
         if isinstance(argument, (list, tuple)):
@@ -194,11 +194,15 @@ class _Printer:
         return f"{argument:g}" if isinstance(argument, float) else str(argument)
 
 
+def _is_size(node: Node) -> bool:
+    return isinstance(value(node), (int, torch.SymInt, str))
+
+
 def _symbol_names(stage: Stage) -> Mapping[str, str]:
     """b and s for the batch and length of the first float input, other letters for what comes after."""
     found: dict[str, str] = {}
     letters = iter(_LETTERS)
-    placeholders = [n for n in stage.graph.nodes if n.op == "placeholder" and isinstance(value(n), torch.Tensor)]
+    placeholders = [n for n in stage.graph.nodes if n.op == "placeholder" and isinstance(value(n), (torch.Tensor, TensorType))]
     for node in sorted(placeholders, key=lambda n: n.name not in stage.carrying):
         for size in value(node).shape:
             for symbol in _SYMBOL.findall(str(size)):

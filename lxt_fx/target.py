@@ -20,8 +20,8 @@ Name = int | str
 class Target:
     """The logit of `token` at `position`, less the logit of `minus` if there is one.
 
-    `token` is an index or a name: a token of the vocabulary, or a class. None means the one with the largest logit, and for
-    the position the default that `explain` states.
+    `token` is an index or a name: a token of the vocabulary, or a class. None means the one with the largest logit,
+    and for the position the default that `explain` states.
     """
 
     token: Name | None = None
@@ -75,8 +75,8 @@ def choose(target: TargetLike, output: Any, labels: Sequence[str], text: TextInp
         return _of_row(wanted, logits[0], ClassNames(labels), "")
     said = "the target names a position, but" if wanted.position is not None else "cannot choose a target:"
     raise InputError(
-        f"explain: {said} the logits of {model_class} have shape {list(logits.shape)}; give target=a function of the output, "
-        "such as lambda out: out.logits[0, 3]"
+        f"explain: {said} the logits of {model_class} have shape {list(logits.shape)}; give target=a function of the "
+        "output, such as lambda out: out.logits[0, 3]"
     )
 
 
@@ -97,7 +97,8 @@ def _as_target(target: Target | Name | tuple[Name, Name] | None) -> Target:
     if isinstance(target, tuple) and len(target) == 2:
         return Target(*target)
     raise InputError(
-        f"explain: target must be an index, a name, two of them for a contrast, a lxt_fx.Target or a function, got {target!r}"
+        f"explain: target must be an index, a name, two of them for a contrast, a lxt_fx.Target or a function, "
+        f"got {target!r}"
     )
 
 
@@ -113,8 +114,8 @@ def _logits(output: Any, model_class: str) -> Tensor:
     example = next((f for f in fields if f != "loss"), None)
     has = f"it has {', '.join(fields)}" if fields else f"it is a {type(output).__name__}"
     raise InputError(
-        f"explain: the output of {model_class} has no logits ({has}), so there is no default target; say what to explain by "
-        f"a function that returns one number, such as target=lambda out: "
+        f"explain: the output of {model_class} has no logits ({has}), so there is no default target; say what to "
+        f"explain by a function that returns one number, such as target=lambda out: "
         + (f"out.{example}[0, 0].norm()" if example else "out[0].sum()")
     )
 
@@ -129,7 +130,9 @@ def _position(target: Target, logits: Tensor, text: TextInput, model_class: str)
         )
     position = _default_position(text, model_class) if target.position is None else target.position
     if not -count <= position < count:
-        raise InputError(f"explain: position {position} is not in the text, which has {count} tokens (0 to {count - 1})")
+        raise InputError(
+            f"explain: position {position} is not in the text, which has {count} tokens (0 to {count - 1})"
+        )
     position %= count
     predicts_next = "Masked" not in model_class and not model_class.endswith("ForTokenClassification")
     return position, f" at position {position}, {'after' if predicts_next else 'for'} '{text.tokens[position]}'"
@@ -203,8 +206,9 @@ class TokenNames:
     def find(self, wanted: Sequence[Name], row: Tensor) -> tuple[int, ...]:
         """The tokens of these ids and strings.
 
-        A string without a space in front is read with and without one (` Paris`, `Paris`: most tokenizers have both), the
-        same way on both sides of a contrast, and the likelier reading is meant; one with a space is taken as it is.
+        A string without a space in front is read with and without one (` Paris`, `Paris`: most tokenizers have both),
+        the same way on both sides of a contrast, and the likelier reading is meant; one with a space is taken as it
+        is.
         """
         readings = [self._readings(name, row) for name in wanted]
         joint = [pair for pair in zip(*readings, strict=True) if None not in pair]
@@ -233,10 +237,12 @@ class TokenNames:
     def _not_one(self, name: str) -> str:
         ids = self.tokenizer.encode(name, add_special_tokens=False)
         pieces = " ".join(f"'{token}'" for token in readable_tokens(self.tokenizer, ids))
-        said = f"{len(ids)} tokens: {pieces}" if len(ids) > 1 else f"no token of its vocabulary but {pieces or 'nothing'}"
+        said = (
+            f"{len(ids)} tokens: {pieces}" if len(ids) > 1 else f"no token of its vocabulary but {pieces or 'nothing'}"
+        )
         return (
-            f"explain: {name!r} is not one token of the tokenizer; it is {said}. A logit belongs to one token: explain one "
-            "of the pieces, or give target=a function of the output"
+            f"explain: {name!r} is not one token of the tokenizer; it is {said}. A logit belongs to one token: explain "
+            "one of the pieces, or give target=a function of the output"
         )
 
     def show(self, index: int, rank: int) -> str:

@@ -46,8 +46,8 @@ def token_view(cells: Sequence[Cell], facts: Facts, top: Sequence[tuple[int, str
 
 
 def image_view(relevance: Tensor, facts: Facts) -> RenderableType:
-    """The relevance [height, width] of an image, two squares to a character, each summed over as many pixels as it takes
-    to fit the terminal."""
+    """The relevance [height, width] of an image, two squares to a character, each summed over as many pixels as it
+    takes to fit the terminal."""
     side = math.ceil(relevance.shape[1] / IMAGE)
     squares = summed(relevance, side, side)
     colours = LIGHT.image(shares(squares)).tolist()

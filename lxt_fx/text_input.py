@@ -70,7 +70,9 @@ def read_text(tokenizer: Tokenizer, text: Text, device: torch.device) -> TextInp
     tensors = {name: _one_row(name, value).to(device) for name, value in fields.items()}
     ids = tensors["input_ids"]
     if ids.shape[1] == 0:
-        raise InputError("explain: the text has no tokens, so there is nothing to explain; give a text that is not empty")
+        raise InputError(
+            "explain: the text has no tokens, so there is nothing to explain; give a text that is not empty"
+        )
     extras = {name: value for name, value in tensors.items() if name not in NOT_FOR_THE_MODEL}
     return TextInput(tokenizer, ids, readable_tokens(tokenizer, ids[0].tolist()), extras)
 
@@ -83,8 +85,8 @@ def _fields(tokenizer: Tokenizer, text: Text) -> Mapping[str, Any]:
     if isinstance(text, Tensor) or (isinstance(text, Sequence) and all(isinstance(i, int) for i in text)):
         return {"input_ids": text}
     raise InputError(
-        f"explain: text must be one string, its token ids, or what the tokenizer returns for it, got {_described(text)}; "
-        "explain several texts in a loop over one transformed model"
+        f"explain: text must be one string, its token ids, or what the tokenizer returns for it, got "
+        f"{_described(text)}; explain several texts in a loop over one transformed model"
     )
 
 
@@ -104,7 +106,7 @@ def _one_row(name: str, value: Any) -> Tensor:
     tensor = tensor[None] if tensor.dim() == 1 else tensor
     if tensor.dim() < 2 or tensor.shape[0] != 1:
         raise InputError(
-            f"explain: {name} has shape {list(tensor.shape)}, but one text at a time is explained, as [1, tokens]; loop "
-            "over the rows of a batch"
+            f"explain: {name} has shape {list(tensor.shape)}, but one text at a time is explained, as [1, tokens]; "
+            "loop over the rows of a batch"
         )
     return tensor.detach().clone()

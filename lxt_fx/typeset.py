@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager, get_font
@@ -27,6 +28,9 @@ UNREAL = ("Last Resort", "Noto Color Emoji", "Apple Color Emoji", "Segoe UI Emoj
 
 PAD, THIN = 1.8, 0.3
 """In points: inside a box beside its token, where a word starts or ends and where it goes on."""
+
+
+Align = Literal["left", "center", "right"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,8 @@ class Type:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A cell, its text as it can be drawn, the left end and width of its box in points, its type, and its line from 0."""
+    """A cell, its text as it can be drawn, the left end and width of its box in points, its type, and its line from
+    0."""
 
     cell: Cell
     text: str
@@ -100,7 +105,7 @@ def sentence(text: str, inside: float, style: Type) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def write(figure: Figure, x: float, y: float, text: str, style: Type, colour: str, align: str = "left") -> None:
+def write(figure: Figure, x: float, y: float, text: str, style: Type, colour: str, align: Align = "left") -> None:
     """Draws the text with its baseline at `y` points from the bottom of the figure and its end `align` at `x`."""
     width, height = figure.get_size_inches() * POINTS
     figure.add_artist(

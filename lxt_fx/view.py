@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was explained and how, as every view states it. `largest` is the relevance that the strongest colour stands for."""
+    """What was explained and how, as every view states it. `largest` is the relevance of the strongest colour."""
 
     explained: str
     value: float
@@ -36,8 +36,8 @@ class Facts:
 class Cell:
     """One coloured box: a token, or the part of a token on one line.
 
-    `share` is its relevance as a share of the largest absolute one, from -1 to 1. `gap` is whether a space stands before
-    the box, `starts` and `ends` whether it is the first and the last box of a word, `ends_line` whether the text breaks
+    `share` is its relevance as a share of the largest absolute one, from -1 to 1. `gap` says that a space stands
+    before the box, `starts` and `ends` that it is the first and the last box of a word, `ends_line` that the line ends
     after it.
     """
 
@@ -61,7 +61,8 @@ def summed(relevance: Tensor, across: int, down: int) -> Tensor:
     smaller ones, so the total stays."""
     height, width = relevance.shape
     padded = torch.nn.functional.pad(relevance, (0, -width % across, 0, -height % down))
-    return padded.unflatten(1, (-1, across)).unflatten(0, (-1, down)).sum(dim=(1, 3))
+    rows, columns = padded.shape
+    return padded.reshape(rows // down, down, columns // across, across).sum(dim=(1, 3))
 
 
 def shares(relevance: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ def shares(relevance: Tensor) -> Tensor:
 
 
 def cells(tokens: Sequence[str], relevance: Tensor) -> tuple[Cell, ...]:
-    """The tokens as boxes that follow each other: a word's leading space stands outside its box, a `↵` ends the line."""
+    """The tokens as boxes that follow each other: a word's leading space is outside its box, a `↵` ends the line."""
     boxes = [
         (position, line, gap and index == 0)
         for position, token in enumerate(tokens)
