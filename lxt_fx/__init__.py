@@ -26,5 +26,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TABLES", "CallError", "CaptureError", "Explained", "ForwardMismatchError", "InputError", "Keep", "LxtFxError",
-    "NoRuleError", "Record", "Rule", "RuleTable", "UnknownNameError", "diff", "embed", "load", "save", "show", "transform", "watch",
+    "NoRuleError", "Record", "Rule", "RuleTable", "UnknownNameError", "diff", "embed", "load", "save", "show", "transform",
+    "watch",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained
+from lxt_fx.inputs import token_embedding
 
 
 def embed(model: nn.Module, input_ids: Tensor) -> Tensor:
@@ -22,7 +23,7 @@ def embed(model: nn.Module, input_ids: Tensor) -> Tensor:
     if isinstance(model, Explained):
         embedding: Any = model._embedding[0] if model._embedding else None
     else:
-        embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None  # type: ignore[operator]
+        embedding = token_embedding(model)
     if embedding is None:
         raise InputError(f"embed: {type(model).__name__} has no token embedding")
     with torch.no_grad():

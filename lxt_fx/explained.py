@@ -17,7 +17,6 @@ from lxt_fx.errors import CallError
 from lxt_fx.inputs import FILLS
 from lxt_fx.rule import Rule
 
-
 SWITCHES: dict[str, Any] = {
     "use_cache": False,
     "return_dict": True,
@@ -131,13 +130,13 @@ class Explained(GraphModule):
         record = self.record
         if name in record.constants:
             return (
-                f"{record.model_class}: {name}={record.constants[name]!r} is baked into the graph; transform the model again "
-                f"with {name} among the example inputs"
+                f"{record.model_class}: {name}={record.constants[name]!r} is baked into the graph; transform the model "
+                f"again with {name} among the example inputs"
             )
         if name == "input_ids" and "inputs_embeds" in record.inputs:
             return (
-                f"{record.model_class}: this module starts from embeddings, since token ids carry no gradient: call it with "
-                "inputs_embeds=lxt_fx.embed(explained, input_ids)"
+                f"{record.model_class}: token ids carry no gradient, so this module starts from embeddings: call "
+                "it with inputs_embeds=lxt_fx.embed(explained, input_ids)"
             )
         if name == "labels":
             return f"{record.model_class}: labels were not captured; choose a logit of the output and call backward on it"

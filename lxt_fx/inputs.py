@@ -193,16 +193,28 @@ def _text_inputs(model: nn.Module, parameters: set[str], generator: torch.Genera
 
 def _embeddings(model: nn.Module, tokens: int, generator: torch.Generator) -> Tensor:
     """Embeddings [BATCH, tokens, hidden] of random tokens, so that values have the scale that the model expects."""
-    embedding: Any = getattr(model, "get_input_embeddings")()
+    embedding: Any = token_embedding(model)
     if embedding is None or not hasattr(embedding, "num_embeddings"):
         raise InputError(
             f"transform: {type(model).__name__} has no token embedding to make inputs_embeds from; give an example: "
             "transform(model, kwargs={'inputs_embeds': ...})"
         )
-    ids = torch.randint(min(3, embedding.num_embeddings - 1), embedding.num_embeddings, (BATCH, tokens), generator=generator)
+    ids = torch.randint(
+        min(3, embedding.num_embeddings - 1), embedding.num_embeddings, (BATCH, tokens), generator=generator
+    )
     with torch.no_grad():
         embedded: Tensor = embedding(ids.to(embedding.weight.device))
     return embedded.detach().clone()
+
+
+def token_embedding(model: nn.Module) -> nn.Module | None:
+    """The module that turns token ids into the input embeddings, where the model names one."""
+    getter: Any = getattr(model, "get_input_embeddings", None)
+    try:
+        embedding = None if getter is None else getter()
+    except NotImplementedError:  # transformers' answer for models without tokens
+        return None
+    return embedding if isinstance(embedding, nn.Module) else None
 
 
 def _image_shape(config: Any) -> tuple[int, ...]:

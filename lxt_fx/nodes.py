@@ -1,4 +1,4 @@
-"""Questions one asks of a torch.fx node: its operands by name, its value's dtype, the module and source line it came from."""
+"""Questions one asks of a torch.fx node: its operands by name, its value's dtype, the module and line it came from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages in order, as plain calls: model -> graph -> canonical graph -> flow -> groups -> rows -> rewritten -> lowered."""
+"""The stages in order, as plain calls: model -> graph -> canonical -> flow -> groups -> rows -> rewritten -> lowered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import CaptureError, InputError, UnknownNameError
 from lxt_fx.explained import Explained, Record, Stage
-from lxt_fx.inputs import Example, given_example, is_transformers, made_example
+from lxt_fx.inputs import Example, given_example, is_transformers, made_example, token_embedding
 from lxt_fx.nodes import is_float
 from lxt_fx.passes.assign_rules import Plan, assign_rules, check_complete
 from lxt_fx.passes.canonicalise import canonicalise
@@ -259,9 +259,7 @@ def _require_leaf(model: nn.Module, flow: Flow) -> None:
 
 
 def _embedding_of(model: nn.Module) -> nn.Module | None:
-    if not is_transformers(model) or not hasattr(model, "get_input_embeddings"):
-        return None
-    embedding = model.get_input_embeddings()
+    embedding = token_embedding(model)
     return embedding if isinstance(embedding, nn.Embedding) else None
 
 

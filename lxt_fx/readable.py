@@ -37,14 +37,11 @@ def readable_tokens(tokenizer: Tokenizer, input_ids: Sequence[int]) -> tuple[str
 
     A character that several tokens share is written on each of them with its part: `🦙(1/2)`, `🦙(2/2)`.
     """
-    ids, special = list(input_ids), set(tokenizer.all_special_ids)
+    ids = list(input_ids)
     pieces = tokenizer.convert_ids_to_tokens(ids)
     tokens: list[str] = []
     while len(tokens) < len(ids):
         start = len(tokens)
-        if ids[start] in special:
-            tokens.append(pieces[start])
-            continue
         text, count = _decode_whole(tokenizer, ids, start)
         shown = visible(text) or visible(pieces[start].replace("▁", " "))
         tokens += [shown] if count == 1 else _parts(shown, count)

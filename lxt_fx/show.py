@@ -1,4 +1,4 @@
-"""The printed graph: what a person reads first, grouped by module, with the model's own source lines and the rule of each node."""
+"""The printed graph: what a person reads first, by module, with the model's source lines and the rule of each node."""
 
 from __future__ import annotations
 
@@ -49,11 +49,8 @@ def show(explained: Explained, stage: str = "rules", *, module: str | None = Non
 
 def diff(explained: Explained, before: str, after: str, *, module: str | None = None, full: bool = False) -> str:
     """What changed between two stages, as a unified diff of their printed graphs."""
-    texts = []
-    for name in (before, after):
-        blocks = _blocks(_stage(explained, name), module, full)
-        texts.append([line for block in blocks for line in (block.heading, *(text for text, _ in block.lines))])
-    return "\n".join(difflib.unified_diff(*texts, before, after, lineterm="", n=2)) + "\n"
+    old, new = (_plain_lines(_blocks(_stage(explained, name), module, full)) for name in (before, after))
+    return "\n".join(difflib.unified_diff(old, new, before, after, lineterm="", n=2)) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +60,10 @@ class _Block:
     heading: str
     lines: list[tuple[str, str]]
     rules: list[Rule]
+
+
+def _plain_lines(blocks: list[_Block]) -> list[str]:
+    return [line for block in blocks for line in (block.heading, *(text for text, _ in block.lines))]
 
 
 def _stage(explained: Explained, name: str) -> Stage:
@@ -202,7 +203,9 @@ def _symbol_names(stage: Stage) -> Mapping[str, str]:
     """b and s for the batch and length of the first float input, other letters for what comes after."""
     found: dict[str, str] = {}
     letters = iter(_LETTERS)
-    placeholders = [n for n in stage.graph.nodes if n.op == "placeholder" and isinstance(value(n), (torch.Tensor, TensorType))]
+    placeholders = [
+        n for n in stage.graph.nodes if n.op == "placeholder" and isinstance(value(n), (torch.Tensor, TensorType))
+    ]
     for node in sorted(placeholders, key=lambda n: n.name not in stage.carrying):
         for size in value(node).shape:
             for symbol in _SYMBOL.findall(str(size)):

@@ -75,7 +75,8 @@ def watch(explained: Explained, *places: str) -> Iterator[Watch]:
         chosen = _chosen(explained, place)
         if not chosen:
             raise UnknownNameError(
-                f"watch: {place!r} selects nothing that carries relevance; show(explained, 'lowered') prints modules and nodes"
+                f"watch: {place!r} selects nothing that carries relevance; "
+                "show(explained, 'lowered') prints modules and nodes"
             )
         nodes |= chosen
     kept = Watch(nodes)
@@ -87,7 +88,7 @@ def watch(explained: Explained, *places: str) -> Iterator[Watch]:
         codegen: Any = explained.graph._codegen
         return pytree.tree_unflatten(flat, codegen.pytree_info.out_spec)
 
-    explained.forward = forward  # type: ignore[method-assign]
+    explained.forward = forward
     try:
         yield kept
     finally:

@@ -202,7 +202,7 @@ def _baddbmm(graph: Graph, node: Node) -> Node:
 
 
 SPELLINGS: dict[Any, Callable[[Graph, Node], Node | None]] = {
-    **{cast: _cast for cast in CASTS},
+    **dict.fromkeys(CASTS, _cast),
     aten.addmm.default: _addmm,
     aten.baddbmm.default: _baddbmm,
     aten.t.default: _transpose,

@@ -121,9 +121,7 @@ def _is_linear(flow: Flow, members: frozenset[Node]) -> bool:
     return all(member.target not in PRODUCTS or len(flow.carrying_operands(member)) == 1 for member in members)
 
 
-def _norm_group(
-    flow: Flow, node: Node, origin: Node, scaled: Node, statistic: Node, region: frozenset[Node]
-) -> Group:
+def _norm_group(flow: Flow, node: Node, origin: Node, scaled: Node, statistic: Node, region: frozenset[Node]) -> Group:
     rms = _rms_arguments(node, scaled, statistic)
     if rms is not None:
         return Group(GroupKind.RMS_NORM, node, scaled, region | {node}, rms, statistic)
@@ -154,9 +152,15 @@ def _divides_by_sum(group: Group) -> bool:
     return group.kind is GroupKind.NORMALIZE_QUOTIENT and all(member.target in sums for member in region)
 
 
-_BETWEEN_SCORES_AND_SOFTMAX = MOVES | POINTWISE_LINEAR | PRODUCTS | frozenset(
-    {aten.tanh.default, aten.masked_fill.Scalar, aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf}
-) | {aten.amax.default, aten.max.dim}
+_BETWEEN_SCORES_AND_SOFTMAX = (
+    MOVES
+    | POINTWISE_LINEAR
+    | PRODUCTS
+    | frozenset(
+        {aten.tanh.default, aten.masked_fill.Scalar, aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf}
+    )
+    | {aten.amax.default, aten.max.dim}
+)
 _CONTRACTIONS = frozenset({aten.matmul.default, aten.einsum.default})
 
 

@@ -221,8 +221,8 @@ def _write_back_part(graph: torch.fx.Graph, parts: Node, index: Any, parent: Nod
     """Part `index` of a split or chunk, written back into the tensor that was split."""
     sizes = [part.shape for part in value(parts)]
     dim = parts.args[2] if len(parts.args) > 2 else parts.kwargs.get("dim", 0)
-    start = sum(size[dim] for size in sizes[:index])  # type: ignore[index]
-    end = start + sizes[index][dim]  # type: ignore[index]
+    start = sum(size[dim] for size in sizes[:index])
+    end = start + sizes[index][dim]
     if not isinstance(start, int) or not isinstance(end, int):
         raise CaptureError(
             f"transform: part {index} of %{parts.name} is written in place and its size is symbolic; use dynamic=False"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch._ops import OpOverload
+from typing import Any
+
 from torch.fx import GraphModule, Node
 
 from lxt_fx.nodes import is_float, operands
@@ -11,7 +12,7 @@ from lxt_fx.passes.mark_flow import Flow
 from lxt_fx.passes.op_kinds import aten
 
 # Ops that give no gradient to their weights, so these need no hold.
-_HOLDS_WEIGHTS: dict[OpOverload, frozenset[str]] = {
+_HOLDS_WEIGHTS: dict[Any, frozenset[str]] = {
     products.linear: frozenset({"weight", "bias"}),
     norms.layer_norm: frozenset({"weight", "bias"}),
     norms.group_norm: frozenset({"weight", "bias"}),
@@ -37,7 +38,7 @@ def _drop_idle_holds(gm: GraphModule, flow: Flow) -> int:
         if any(operand in reached for operand in node.all_input_nodes):
             reached.add(node)
         elif node.op == "call_function" and node.target in (aten.detach.default, products.hold):
-            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            node.replace_all_uses_with(node.args[0])
             gm.graph.erase_node(node)
             edits += 1
     return edits
@@ -47,7 +48,7 @@ def _freeze(gm: GraphModule, weight: Node) -> int:
     readers = [
         user
         for user in weight.users
-        if any(o.name not in _HOLDS_WEIGHTS.get(user.target, ()) for o in operands(user) if o.node is weight)  # type: ignore[call-overload]
+        if any(o.name not in _HOLDS_WEIGHTS.get(user.target, ()) for o in operands(user) if o.node is weight)
         and user.target is not products.hold
     ]
     if not readers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import networkx as nx
 import torch
@@ -40,7 +41,7 @@ NO_GRADIENT = frozenset(
         aten.heaviside.default,
     }
 )
-SHAPE_ONLY = {
+SHAPE_ONLY: dict[Any, str] = {
     aten.type_as.default: "other",
     aten.expand_as.default: "other",
     aten.view_as.default: "other",
@@ -72,7 +73,7 @@ def differentiable_operands(node: Node) -> list[Operand]:
     """The operands that a gradient of the node's value can reach."""
     if node.op == "call_function" and (node.target in NO_GRADIENT or not is_float(node)):
         return []
-    shape_only = SHAPE_ONLY.get(node.target)  # type: ignore[arg-type]
+    shape_only = SHAPE_ONLY.get(node.target)
     return [operand for operand in operands(node) if operand.name != shape_only and is_float(operand.node)]
 
 

@@ -165,7 +165,6 @@ CONVOLUTIONS = frozenset(
 )
 
 
-
 def _grouped_matmuls() -> frozenset[object]:
     """Expert matmuls: torch's own, and the one that transformers registers for dtypes that torch's lacks."""
     ops = {aten._grouped_mm.default}

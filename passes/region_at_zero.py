@@ -22,7 +22,11 @@ def region_at_zero(gm: GraphModule, root: Node, origin: Node, members: frozenset
     except _NotOneFunction as reason:
         return str(reason)
     at_zero = y.item(), slope.item()
-    return at_zero if all(map(math.isfinite, at_zero)) else f"its value {at_zero[0]:.3g} or slope {at_zero[1]:.3g} at 0 is not finite"
+    return (
+        at_zero
+        if all(map(math.isfinite, at_zero))
+        else f"its value {at_zero[0]:.3g} or slope {at_zero[1]:.3g} at 0 is not finite"
+    )
 
 
 class _NotOneFunction(Exception):
@@ -49,4 +53,5 @@ def _one_number(gm: GraphModule, node: Node) -> Tensor:
         constant = getattr(constant, part)
     if constant.numel() != 1:
         raise _NotOneFunction(f"%{node.name} is not one number")
-    return constant.detach().double().reshape(()) if constant.is_floating_point() else constant
+    number: Tensor = constant.detach().reshape(())
+    return number.double() if number.is_floating_point() else number

@@ -187,9 +187,7 @@ def hardsigmoid(self: Tensor) -> Tensor:
 @define("hardtanh(Tensor self, float min_val=-1.0, float max_val=1.0) -> Tensor")
 def hardtanh(self: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
     """hardtanh and relu6, with 0 in [min_val, max_val]; y/x = clamp(x)/x."""
-    return _activation(
-        self, lambda x: F.hardtanh(x, min_val, max_val), lambda x: _clamp_ratio(x, min_val, max_val)
-    )
+    return _activation(self, lambda x: F.hardtanh(x, min_val, max_val), lambda x: _clamp_ratio(x, min_val, max_val))
 
 
 @define("sin(Tensor self) -> Tensor")

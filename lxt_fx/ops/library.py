@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.library import Library
 
-LIBRARY = Library("lxt_fx", "DEF")
+LIBRARY = Library("lxt_fx", "DEF")  # type: ignore[no-untyped-call]
 
 Kernel = Callable[..., Tensor]
 
@@ -25,8 +25,8 @@ def define(schema: str) -> Callable[[Kernel], OpOverload]:
 
     def register(kernel: Kernel) -> OpOverload:
         name = schema.split("(", 1)[0]
-        LIBRARY.define(schema)
-        LIBRARY.impl(name, kernel, "CompositeImplicitAutograd")
+        LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+        LIBRARY.impl(name, kernel, "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
         overload: OpOverload = getattr(torch.ops.lxt_fx, name).default
         return overload
 

@@ -1,0 +1,427 @@
+"""From a model and a text or image to its explanation: which number is explained, what is refused, what stays untouched."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+import torch
+from tiny_text import bert, byte_tokenizer, llama, sentence_tokenizer, vit, word_tokenizer
+from torch import Tensor, nn
+from transformers import BartConfig, BartForConditionalGeneration, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from lxt_fx.embed import embed
+from lxt_fx.errors import InputError, LxtFxError
+from lxt_fx.explain import explain, explain_image
+from lxt_fx.explained import Explained
+from lxt_fx.pipeline import transform
+from lxt_fx.readable import readable_tokens
+from lxt_fx.target import Target
+
+TEXT = "The capital of France is"
+CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-7}
+"""One float32 run against another of the same graph, in another order of sums."""
+
+
+@pytest.fixture(autouse=True)
+def no_warning_is_shown() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    return llama(len(tokenizer))
+
+
+@pytest.fixture(scope="module")
+def explained(model: LlamaForCausalLM) -> Explained:
+    return transform(model)
+
+
+@pytest.fixture(scope="module")
+def words() -> PreTrainedTokenizerFast:
+    return word_tokenizer()
+
+
+def test_relevance_is_leaf_times_gradient_summed_over_hidden(explained: Explained, tokenizer: Any) -> None:
+    ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    leaf = embed(explained, ids)
+    logits = explained(inputs_embeds=leaf).logits[0, -1]
+    logits.max().backward()
+    explanation = explain(explained, tokenizer, TEXT)
+    assert leaf.grad is not None
+    torch.testing.assert_close(explanation.attribution, (leaf * leaf.grad)[0].detach(), **CLOSE)
+    torch.testing.assert_close(explanation.relevance, (leaf * leaf.grad)[0].sum(-1).detach(), **CLOSE)
+    assert explanation.value == pytest.approx(float(logits.max().detach()), rel=1e-6)
+    assert explanation.input_ids == tuple(ids[0].tolist())
+    assert (explanation.table_name, explanation.model_class) == ("attnlrp", "LlamaForCausalLM")
+    assert explanation.seconds > 0
+
+
+def test_default_is_the_likeliest_next_token_and_the_sentence_says_so(explained: Explained, tokenizer: Any) -> None:
+    logits = explained(inputs_embeds=embed(explained, tokenizer(TEXT, return_tensors="pt")["input_ids"])).logits[0, -1]
+    token = readable_tokens(tokenizer, [int(logits.argmax())])[0]
+    explanation = explain(explained, tokenizer, TEXT)
+    assert explanation.explained == f"logit of '{token}' (rank 1) at position 4, after ' is'"
+
+
+def test_a_plain_model_gives_what_its_transformed_module_gives(
+    model: LlamaForCausalLM, explained: Explained, tokenizer: Any
+) -> None:
+    ours = explain(model, tokenizer, TEXT)
+    torch.testing.assert_close(ours.attribution, explain(explained, tokenizer, TEXT).attribution, **CLOSE)
+
+
+def test_contrast_explains_the_difference_of_two_logits(explained: Explained, tokenizer: Any) -> None:
+    paris, london = (explain(explained, tokenizer, TEXT, name) for name in (" Paris", " London"))
+    contrast = explain(explained, tokenizer, TEXT, (" Paris", " London"))
+    assert contrast.value == pytest.approx(paris.value - london.value, abs=1e-6)
+    torch.testing.assert_close(contrast.attribution, paris.attribution - london.attribution, rtol=1e-4, atol=1e-7)
+    assert "logit of ' Paris'" in contrast.explained and "minus logit of ' London'" in contrast.explained
+
+
+def test_an_id_and_its_string_mean_the_same_token(explained: Explained, tokenizer: Any) -> None:
+    index = tokenizer.convert_tokens_to_ids("ĠParis")
+    by_id, by_name = (explain(explained, tokenizer, TEXT, target) for target in (index, " Paris"))
+    assert by_id.explained == by_name.explained
+    assert torch.equal(by_id.relevance, by_name.relevance)
+
+
+def test_a_bare_word_means_the_likelier_of_its_two_spellings(explained: Explained, tokenizer: Any) -> None:
+    spaced, bare = (tokenizer.convert_tokens_to_ids(piece) for piece in ("ĠParis", "Paris"))
+    logits = explained(inputs_embeds=embed(explained, tokenizer(TEXT, return_tensors="pt")["input_ids"])).logits[0, -1]
+    likelier = "' Paris'" if logits[spaced] > logits[bare] else "'Paris'"
+    assert likelier in explain(explained, tokenizer, TEXT, "Paris").explained
+    assert "'Paris'" in explain(explained, tokenizer, TEXT, bare).explained
+
+
+def test_both_sides_of_a_contrast_are_spelled_the_same_way(tokenizer: Any) -> None:
+    from lxt_fx.target import TokenNames
+
+    row = torch.zeros(len(tokenizer))
+    row[tokenizer.convert_tokens_to_ids("Paris")] = 1.0
+    row[tokenizer.convert_tokens_to_ids("Ġof")] = 5.0
+    spelled = TokenNames(tokenizer).find(("of", "Paris"), row)
+    assert tokenizer.convert_ids_to_tokens(spelled) == ["Ġof", "ĠParis"]
+
+
+def test_a_word_that_only_one_spelling_has_as_a_token_is_found(explained: Explained, tokenizer: Any) -> None:
+    assert "'Ġ" not in explain(explained, tokenizer, TEXT, "capital").explained
+    assert "logit of ' capital'" in explain(explained, tokenizer, TEXT, "capital").explained
+
+
+def test_a_string_of_several_tokens_is_refused_with_its_pieces(explained: Explained, tokenizer: Any) -> None:
+    with pytest.raises(InputError, match="is not one token") as refusal:
+        explain(explained, tokenizer, TEXT, "Parisian")
+    assert "'Paris' 'i' 'an'" in str(refusal.value)
+
+
+def test_a_word_outside_the_vocabulary_is_refused(words: Any) -> None:
+    with pytest.raises(InputError, match="no token of its vocabulary"):
+        explain(bert("masked", len(words)), words, "the [MASK]", "漢")
+
+
+def test_target_at_a_position_explains_there(explained: Explained, tokenizer: Any) -> None:
+    explanation = explain(explained, tokenizer, TEXT, Target.at(1, " of"))
+    assert explanation.explained.endswith("at position 1, after ' capital'")
+    assert explanation.explained.startswith("logit of ' of'")
+    # a causal model reads nothing to the right of position 1
+    assert torch.equal(explanation.relevance[2:], torch.zeros(3))
+    assert torch.equal(explanation.relevance, explain(explained, tokenizer, TEXT, Target.at(-4, " of")).relevance)
+
+
+@pytest.mark.parametrize("position", [5, -6])
+def test_a_position_outside_the_text_is_refused(explained: Explained, tokenizer: Any, position: int) -> None:
+    with pytest.raises(InputError, match="not in the text, which has 5 tokens"):
+        explain(explained, tokenizer, TEXT, Target.at(position))
+
+
+def test_a_function_of_the_output_is_explained(explained: Explained, tokenizer: Any) -> None:
+    def largest_two(output: Any) -> Tensor:
+        top: Tensor = output.logits[0, -1].topk(2).values.sum()
+        return top
+
+    explanation = explain(explained, tokenizer, TEXT, largest_two)
+    assert explanation.explained == "a function of the output, largest_two"
+    by_lambda = explain(explained, tokenizer, TEXT, lambda out: out.logits[0, -1].topk(2).values.sum())
+    assert torch.equal(explanation.relevance, by_lambda.relevance)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda out: out.logits[0, -1], "must return one number"),
+        (lambda out: 3.0, "must return one number as a tensor, got float"),
+        (lambda out: out.logits.detach().sum(), "does not depend on the input"),
+        (lambda out: torch.ones((), requires_grad=True) * 2, "does not depend on the input"),
+    ],
+)
+def test_a_function_that_gives_nothing_to_explain_is_refused(
+    explained: Explained, tokenizer: Any, function: Any, why: str
+) -> None:
+    with pytest.raises(InputError, match=why):
+        explain(explained, tokenizer, TEXT, function)
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [(10_000, "there is no token id 10000"), (-1, "there is no token id -1"), (("a", "b", "c"), "must be an index")],
+)
+def test_a_target_that_does_not_exist_is_refused(
+    explained: Explained, tokenizer: Any, target: Any, why: str
+) -> None:
+    with pytest.raises(InputError, match=why):
+        explain(explained, tokenizer, TEXT, target)
+
+
+def test_a_classifier_is_explained_by_label_and_by_index(words: Any) -> None:
+    model = bert("classifier", len(words))
+    named, numbered = (explain(model, words, "play playing", target) for target in ("good", 2))
+    assert named.explained.startswith("logit of 'good' (class 2, rank ")
+    assert torch.equal(named.relevance, numbered.relevance)
+    assert "(class " in explain(model, words, "play playing").explained
+    assert "rank 1" in explain(model, words, "play playing").explained
+
+
+def test_labels_name_the_classes_of_an_explained_module(words: Any) -> None:
+    explained = transform(bert("classifier", len(words)))
+    explanation = explain(explained, words, "play", "wonderful", labels=("awful", "so so", "wonderful"))
+    assert explanation.explained.startswith("logit of 'wonderful' (class 2")
+
+
+def test_an_unknown_label_is_refused_with_the_known_ones(words: Any) -> None:
+    with pytest.raises(InputError, match="no class 'great'; its classes are 'bad', 'fair', 'good'"):
+        explain(bert("classifier", len(words)), words, "play", "great")
+
+
+def test_a_position_is_refused_where_the_output_has_none(words: Any) -> None:
+    with pytest.raises(InputError, match="the target names a position, but the logits of BertForSequenceClassification"):
+        explain(bert("classifier", len(words)), words, "play", Target.at(1))
+
+
+def test_a_tagger_is_explained_at_the_last_token_that_is_not_special(words: Any) -> None:
+    explanation = explain(bert("tagger", len(words)), words, "London and Paris")
+    assert explanation.tokens == ("[CLS]", " london", " and", " paris", " [SEP]")
+    assert explanation.explained.endswith("at position 3, for ' paris'")
+
+
+def test_a_masked_model_is_explained_at_the_mask(words: Any) -> None:
+    explanation = explain(bert("masked", len(words)), words, "The capital of [MASK] is London", "paris")
+    assert explanation.explained.startswith("logit of 'paris'")
+    assert explanation.explained.endswith("at position 4, for ' [MASK]'")
+
+
+def test_a_masked_model_without_a_mask_is_refused(words: Any) -> None:
+    with pytest.raises(InputError, match=r"no mask token \(\[MASK\]\)"):
+        explain(bert("masked", len(words)), words, "The capital is London")
+
+
+def test_a_model_without_logits_asks_for_a_function(words: Any) -> None:
+    model = bert("bare", len(words))
+    with pytest.raises(InputError, match="target=lambda out: out.last_hidden_state"):
+        explain(model, words, "play")
+    assert explain(model, words, "play", lambda out: out.last_hidden_state[0, 0].norm()).relevance.shape == (3,)
+
+
+def test_a_string_its_ids_and_the_tokenizers_output_are_one_text(explained: Explained, tokenizer: Any) -> None:
+    encoded = tokenizer(TEXT, return_tensors="pt")
+    texts = (TEXT, encoded, dict(encoded), encoded["input_ids"], encoded["input_ids"][0], encoded["input_ids"][0].tolist())
+    relevances = [explain(explained, tokenizer, text).relevance for text in texts]
+    assert all(torch.equal(relevances[0], relevance) for relevance in relevances)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no tokens"),
+        (["one", "two"], "a list of str"),
+        (torch.ones(2, 3, dtype=torch.long), r"has shape \[2, 3\], but one text at a time"),
+        (torch.ones(3), "must be whole numbers"),
+        ({"attention_mask": [1]}, "a mapping without input_ids"),
+        ({"input_ids": [["x"]]}, "not a tensor"),
+        (3, "got int"),
+    ],
+)
+def test_what_is_not_one_text_is_refused(explained: Explained, tokenizer: Any, text: Any, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        explain(explained, tokenizer, text)
+
+
+def test_padding_is_passed_over_and_has_no_relevance(explained: Explained, tokenizer: Any) -> None:
+    padded = tokenizer(TEXT, return_tensors="pt", padding="max_length", max_length=8)
+    explanation = explain(explained, tokenizer, padded)
+    assert explanation.explained == explain(explained, tokenizer, TEXT).explained
+    torch.testing.assert_close(explanation.relevance[:5], explain(explained, tokenizer, TEXT).relevance, **CLOSE)
+    assert torch.equal(explanation.relevance[5:], torch.zeros(3))
+
+
+def test_segments_of_a_text_pair_reach_the_model(words: Any) -> None:
+    model = bert("classifier", len(words))
+    pair = words("London", "Paris", return_tensors="pt", return_token_type_ids=True)
+    flat = dict(pair) | {"token_type_ids": torch.zeros_like(pair["input_ids"])}
+    assert pair["token_type_ids"].any()
+    with_segments, without = explain(model, words, pair, 0), explain(model, words, flat, 0)
+    assert with_segments.value != without.value
+
+
+def test_an_input_that_says_nothing_is_dropped_and_one_that_says_something_refused(
+    explained: Explained, tokenizer: Any
+) -> None:
+    encoded = dict(tokenizer(TEXT, return_tensors="pt"))
+    silent = encoded | {"token_type_ids": torch.zeros_like(encoded["input_ids"])}
+    assert torch.equal(explain(explained, tokenizer, silent).relevance, explain(explained, tokenizer, TEXT).relevance)
+    with pytest.raises(InputError, match="token_type_ids, which LlamaForCausalLM does not take"):
+        explain(explained, tokenizer, encoded | {"token_type_ids": torch.ones_like(encoded["input_ids"])})
+
+
+def test_the_rule_table_is_the_one_asked_for(model: LlamaForCausalLM, explained: Explained, tokenizer: Any) -> None:
+    plain = explain(model, tokenizer, TEXT, rules="gradient")
+    assert plain.table_name == "gradient"
+    assert not torch.allclose(plain.relevance, explain(explained, tokenizer, TEXT).relevance)
+    with pytest.raises(InputError, match="this module was made with 'attnlrp'"):
+        explain(explained, tokenizer, TEXT, rules="gradient")
+    assert explain(explained, tokenizer, TEXT, rules="attnlrp").table_name == "attnlrp"
+
+
+def test_the_model_and_torch_are_left_as_they_were(tokenizer: Any) -> None:
+    model = llama(len(tokenizer))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    torch.manual_seed(7)
+    random_state = torch.random.get_rng_state()
+    with torch.no_grad():
+        explain(model, tokenizer, TEXT)
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+    assert not model.training
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None and parameter.requires_grad
+        assert torch.equal(parameter, before[name])
+
+
+def test_it_works_inside_inference_mode(explained: Explained, tokenizer: Any) -> None:
+    outside = explain(explained, tokenizer, TEXT).relevance
+    with torch.inference_mode():
+        text = tokenizer(TEXT, return_tensors="pt")
+        inside = explain(explained, tokenizer, text).relevance
+        assert torch.is_inference_mode_enabled()
+    assert torch.equal(inside, outside)
+
+
+def test_grad_mode_is_put_back_after_an_error(explained: Explained, tokenizer: Any) -> None:
+    with torch.no_grad():
+        with pytest.raises(InputError):
+            explain(explained, tokenizer, TEXT, 10_000)
+        assert not torch.is_grad_enabled()
+
+
+def test_an_encoder_decoder_is_refused(tokenizer: Any) -> None:
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    model = BartForConditionalGeneration(BartConfig(vocab_size=len(tokenizer), **sizes, **heads)).eval()
+    with pytest.raises(InputError, match="has an encoder and a decoder"):
+        explain(model, tokenizer, TEXT)
+
+
+def test_a_module_without_embeddings_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(InputError, match="Linear takes no inputs_embeds, it takes input; explain_image is for images"):
+        explain(nn.Linear(2, 2), tokenizer, TEXT)
+
+
+def test_relevance_that_is_not_finite_is_an_error(explained: Explained, tokenizer: Any) -> None:
+    with pytest.raises(LxtFxError, match=r"relevances are not finite.*model\.float\(\)"):
+        explain(explained, tokenizer, TEXT, lambda out: out.logits[0, -1, 0] * float("inf"))
+
+
+def test_half_precision_is_multiplied_in_float32(tokenizer: Any) -> None:
+    model = llama(len(tokenizer)).to(torch.bfloat16)
+    explanation = explain(model, tokenizer, TEXT)
+    assert explanation.attribution.dtype == explanation.relevance.dtype == torch.float32
+
+
+def test_an_explanation_cannot_be_changed(explained: Explained, tokenizer: Any) -> None:
+    with pytest.raises(FrozenInstanceError):
+        explain(explained, tokenizer, TEXT).value = 1.0  # type: ignore[misc]
+
+
+def test_an_image_has_a_relevance_for_every_pixel() -> None:
+    model, image = vit(), torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    explanation = explain_image(model, image, 3, labels=("a", "b", "c", "dog", "e"))
+    leaf = image[None].clone().requires_grad_(True)
+    transform(model)(pixel_values=leaf).logits[0, 3].backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(explanation.attribution, (leaf * leaf.grad)[0].detach(), **CLOSE)
+    torch.testing.assert_close(explanation.relevance, (leaf * leaf.grad)[0].sum(0).detach(), **CLOSE)
+    assert torch.equal(explanation.pixel_values, image)
+    assert explanation.explained.startswith("logit of 'dog' (class 3, rank ")
+
+
+def test_an_image_contrast_explains_the_difference_of_two_classes() -> None:
+    explained, image = transform(vit()), torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    first, second, both = (explain_image(explained, image, target) for target in (0, 1, (0, 1)))
+    torch.testing.assert_close(both.relevance, first.relevance - second.relevance, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "why"),
+    [
+        (torch.zeros(2, 3, 8, 8), "one image at a time"),
+        (torch.zeros(8, 8), "one image at a time"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "must be a floating-point tensor"),
+    ],
+)
+def test_what_is_not_one_image_is_refused(pixels: Tensor, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        explain_image(vit(), pixels)
+
+
+def test_text_and_image_models_point_to_each_other(explained: Explained, tokenizer: Any) -> None:
+    with pytest.raises(InputError, match="explain_image is for images"):
+        explain(vit(), tokenizer, TEXT)
+    with pytest.raises(InputError, match="explain is for text"):
+        explain_image(explained, torch.zeros(3, 8, 8))
+
+
+BYTES = {
+    "The capital": ("The", " capital"),
+    "é": ("é(1/2)", "é(2/2)"),
+    " 🦙\n\tx": (" ", "🦙(1/4)", "🦙(2/4)", "🦙(3/4)", "🦙(4/4)", "↵", "⇥", "x"),
+    "a\u202eb": ("a", "⟨U+202E⟩(1/3)", "⟨U+202E⟩(2/3)", "⟨U+202E⟩(3/3)", "b"),
+    "Paris<|end|>": ("Paris", "<|end|>"),
+    "\x1b[": ("␛", "["),
+}
+
+
+@pytest.mark.parametrize("text", BYTES)
+def test_byte_level_tokens_read_as_text(tokenizer: Any, text: str) -> None:
+    assert readable_tokens(tokenizer, tokenizer(text)["input_ids"]) == BYTES[text]
+
+
+def test_a_broken_character_stays_one_token_each(tokenizer: Any) -> None:
+    half = tokenizer("🦙")["input_ids"][:2]
+    assert readable_tokens(tokenizer, half) == ("�", "�")
+    literal = tokenizer("a�b")["input_ids"]
+    assert len(readable_tokens(tokenizer, literal)) == len(literal)
+
+
+def test_word_pieces_join_and_words_have_a_space_in_front(words: Any) -> None:
+    tokens = readable_tokens(words, words("Playing, Parises [MASK]")["input_ids"])
+    assert tokens[:3] == ("[CLS]", " playing", ",")
+    assert not any("##" in token for token in tokens)
+    assert "".join(tokens) == "[CLS] playing, parises [MASK] [SEP]"
+
+
+def test_sentence_pieces_and_their_byte_tokens_read_as_text() -> None:
+    tokenizer = sentence_tokenizer()
+    tokens = readable_tokens(tokenizer, tokenizer("Paris é\n")["input_ids"])
+    assert tokens == ("Paris", " ", "é(1/2)", "é(2/2)", "↵")
