@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ import typer
 from rich.console import Console
 from torch import nn
 
+from lxt_fx import __version__
 from lxt_fx.errors import InputError, LxtFxError, UnknownNameError
 from lxt_fx.explain import explain
 from lxt_fx.pipeline import STAGES, table_named, transform
@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"lxt-fx {version('lxt_fx')}")
+        typer.echo(f"lxt-fx {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def lxt_fx(
+def command_line(
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,

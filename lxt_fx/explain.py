@@ -131,9 +131,7 @@ class _Found:
     seconds: float
 
 
-def _attribute(
-    explained: Explained, inputs: Mapping[str, Tensor], leaf: Tensor, choice: Callable[[Any], Choice]
-) -> _Found:
+def _attribute(explained: Explained, inputs: Mapping[str, Tensor], leaf: Tensor, choice: Callable[[Any], Choice]) -> _Found:
     start = time.perf_counter()
     chosen = choice(explained(**inputs))
     if not chosen.value.requires_grad:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,8 +58,29 @@ class Example:
     def without(self, names: tuple[str, ...]) -> Example:
         """The same example with these inputs left out."""
         kept = {name: value for name, value in self.kwargs.items() if name not in names}
-        optional = tuple(name for name in self.optional if name not in names)
-        return Example(kept, self.constants, optional, self.dynamic_dims)
+        return replace(self, kwargs=kept, optional=tuple(name for name in self.optional if name not in names))
+
+    def resized(self) -> Example | None:
+        """The example with batch 1 and, for text, fewer tokens: what proves that captured sizes are free. None where the
+        inputs share no batch dim larger than 1."""
+        tensors = [t for t in pytree.tree_leaves(self.kwargs) if isinstance(t, Tensor)]
+        if len({t.shape[:1] for t in tensors}) != 1 or tensors[0].dim() == 0 or tensors[0].shape[0] == 1:
+            return None
+
+        def cut(t: Any) -> Any:
+            if not isinstance(t, Tensor):
+                return t
+            return (t[:1, :-2] if self.dynamic_dims == 2 and t.shape[1] > 3 else t[:1]).clone()
+
+        return replace(self, kwargs=pytree.tree_map(cut, self.kwargs))
+
+    def doubled(self) -> Example | None:
+        """The example with batch 2 where every input has batch 1: a size of 1 would be baked into the graph."""
+        tensors = [t for t in pytree.tree_leaves(self.kwargs) if isinstance(t, Tensor)]
+        if any(t.dim() == 0 or t.shape[0] != 1 for t in tensors):
+            return None
+        twice = pytree.tree_map(lambda t: torch.cat([t, t]) if isinstance(t, Tensor) else t, self.kwargs)
+        return replace(self, kwargs=twice)
 
     def call(self, model: Callable[..., Any], without: tuple[str, ...] = ()) -> Any:
         """The output of the model on this example."""

@@ -7,29 +7,32 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from lxt_fx.errors import CaptureError, InputError, UnknownNameError
+from lxt_fx.errors import InputError, UnknownNameError
 from lxt_fx.explained import Explained, Record, Stage
 from lxt_fx.inputs import Example, given_example, is_transformers, made_example, token_embedding
 from lxt_fx.nodes import is_float
 from lxt_fx.passes.assign_rules import Plan, assign_rules, check_complete
 from lxt_fx.passes.canonicalise import canonicalise
-from lxt_fx.passes.capture import Captured, capture, torch_state_kept
-from lxt_fx.passes.find_groups import Groups, find_groups
+from lxt_fx.passes.capture import Captured, torch_state_kept
+from lxt_fx.passes.find_groups import find_groups
 from lxt_fx.passes.functionalise import functionalise
 from lxt_fx.passes.inline_no_grad import inline_no_grad
 from lxt_fx.passes.lower import lower
 from lxt_fx.passes.mark_flow import Flow, mark_flow
-from lxt_fx.passes.rewrite import Rewritten, rewrite
+from lxt_fx.passes.rewrite import rewrite
 from lxt_fx.passes.verify import check_forward, forward_difference
 from lxt_fx.rule import RuleTable
 from lxt_fx.rule_table.tables import TABLES
+from lxt_fx.settle import proven_capture, settled
+from lxt_fx.stages import group_stage, plain_stage, rule_stage
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered")
 
@@ -59,13 +62,20 @@ def transform(
     ForwardMismatchError (the graph differs from the model).
     """
     table = table_named(rules)
-    example = _example(model, args, kwargs)
+    example = _example_of(model, args, kwargs)
     seconds: dict[str, float] = {}
     with _timed(seconds, "example"), torch_state_kept(), torch.no_grad():
-        example, expected = _settled(model, example)
+        example, expected = settled(model, example)
     with _timed(seconds, "capture"):
-        captured = _capture(model, example, dynamic)
-    return _compile(model, captured, expected, table, strict, seconds)
+        captured = proven_capture(model, example, dynamic=dynamic)
+    compiled = _compile(model, captured, table, strict, seconds)
+    with _timed(seconds, "verify"), torch_state_kept(), torch.no_grad():
+        if captured.example is not example:
+            expected = captured.example.call(model)
+        difference = forward_difference(expected, compiled.module.forward(**captured.example.kwargs))
+        check_forward(difference, expected, type(model).__name__)
+    compiled.module._attach(_record(model, captured, table, compiled, seconds, difference), _embedding_of(model))
+    return compiled.module
 
 
 def table_named(rules: str | RuleTable) -> RuleTable:
@@ -85,7 +95,7 @@ def table_named(rules: str | RuleTable) -> RuleTable:
     return TABLES[rules]
 
 
-def _example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Example:
+def _example_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Example:
     if isinstance(model, Explained):
         raise InputError("transform: this module is already explained; transform the model that it was made from")
     if not isinstance(model, nn.Module):
@@ -100,70 +110,22 @@ def _example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | N
     return made_example(model)
 
 
-def _settled(model: nn.Module, example: Example) -> tuple[Example, Any]:
-    """The example without optional inputs that the model would not fill in the same way, and the model's own output.
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """The rewritten module, and what the stages found out on the way."""
 
-    (RoBERTa counts positions from its padding index, for example: there the positions stay the model's business.)
-    """
-    for _ in range(len(example.optional) + 1):
-        expected = _try_call(model, example, example.optional)
-        full = _try_call(model, example)
-        if not isinstance(full, Exception) and forward_difference(expected, full) <= 1e-4:
-            return example, full
-        if not example.optional:
-            break
-        worst = next((n for n in example.optional if not _same_without(model, example, n)), example.optional[-1])
-        example = example.without((worst,))
-    error = _try_call(model, example)
-    assert isinstance(error, Exception)
-    raise InputError(
-        f"transform: {type(model).__name__} itself fails on the example inputs ({', '.join(example.kwargs)}): "
-        f"{type(error).__name__}: {error}"
-    ) from error
+    module: Explained
+    flow: Flow
+    plan: Plan
+    stages: Mapping[str, Stage]
+    sizes: Mapping[str, tuple[int | None, ...]]
 
 
-def _same_without(model: nn.Module, example: Example, name: str) -> bool:
-    others = tuple(other for other in example.optional if other != name)
-    full, bare = _try_call(model, example, others), _try_call(model, example, example.optional)
-    if isinstance(full, Exception) or isinstance(bare, Exception):
-        return False
-    return forward_difference(bare, full) <= 1e-4
-
-
-def _try_call(model: nn.Module, example: Example, without: tuple[str, ...] = ()) -> Any:
-    try:
-        return example.call(model, without)
-    except Exception as error:  # whatever the model raises is reported by the caller
-        return error
-
-
-def _capture(model: nn.Module, example: Example, dynamic: bool) -> Captured:
-    """Captured on batch 2 where the example has batch 1: a size of 1 would be baked in."""
-    twice = _doubled(example) if dynamic else None
-    if twice is not None:
-        try:
-            captured = capture(model, twice, dynamic=True)
-            if captured.method == "torch.export":
-                return captured
-        except CaptureError:
-            pass  # the example's own batch is tried next, and its error is the one to report
-    return capture(model, example, dynamic=dynamic)
-
-
-def _doubled(example: Example) -> Example | None:
-    tensors = [t for t in pytree.tree_leaves(example.kwargs) if isinstance(t, Tensor)]
-    if any(t.dim() == 0 or t.shape[0] != 1 for t in tensors):
-        return None
-    kwargs = pytree.tree_map(lambda t: torch.cat([t, t]) if isinstance(t, Tensor) else t, example.kwargs)
-    return Example(kwargs, example.constants, example.optional, example.dynamic_dims)
-
-
-def _compile(
-    model: nn.Module, captured: Captured, expected: Any, table: RuleTable, strict: bool, seconds: dict[str, float]
-) -> Explained:
-    gm, example = captured.gm, captured.example
-    stages: dict[str, Stage] = {"capture": Stage("capture", _copied(gm), _names(mark_flow(gm, _float_inputs(gm)).carrying))}
-    check = _step_check(gm, example)
+def _compile(model: nn.Module, captured: Captured, table: RuleTable, strict: bool, seconds: dict[str, float]) -> _Compiled:
+    gm = captured.gm
+    check = _step_check(gm, captured.example)
+    sizes = _sizes(gm)
+    at_capture = plain_stage("capture", gm, mark_flow(gm, _float_inputs(gm)))
     with _timed(seconds, "canonicalise"):
         for step in (inline_no_grad, functionalise, canonicalise):
             step(gm)
@@ -171,10 +133,9 @@ def _compile(
     with _timed(seconds, "flow"):
         flow = mark_flow(gm, _float_inputs(gm))
     _require_leaf(model, flow)
-    stages["canonical"] = Stage("canonical", _copied(gm), _names(flow.carrying))
+    canonical = plain_stage("canonical", gm, flow)
     with _timed(seconds, "groups"):
         groups = find_groups(gm, flow)
-    stages["groups"] = Stage("groups", stages["canonical"].graph, _names(flow.carrying), labels=_group_labels(groups))
     with _timed(seconds, "assign"):
         plan = assign_rules(gm, flow, groups, table)
     if strict:
@@ -182,43 +143,26 @@ def _compile(
     with _timed(seconds, "rewrite"):
         rewritten = rewrite(gm, plan, groups)
         check("rewrite")
-    stages["rules"] = _stage("rules", gm, flow, rewritten)
+    relevance = rule_stage("rules", gm, flow, rewritten)
     with _timed(seconds, "lower"):
         lower(gm, flow)
         check("lower")
-    stages["lowered"] = _stage("lowered", gm, flow, rewritten)
+    lowered = rule_stage("lowered", gm, flow, rewritten)
     with _timed(seconds, "module"):
-        explained = Explained(gm, gm.graph)
-    difference, expected = _verify(model, explained, example, expected, seconds)
-    record = _record(model, captured, table, plan, flow, stages, seconds, difference)
-    explained._attach(record, _embedding_of(model))
-    return explained
-
-
-def _verify(
-    model: nn.Module, explained: Explained, example: Example, expected: Any, seconds: dict[str, float]
-) -> tuple[float, Any]:
-    with _timed(seconds, "verify"), torch_state_kept(), torch.no_grad():
-        actual = explained.forward(**example.kwargs)
-        difference = forward_difference(expected, actual)
-        if difference == float("inf"):  # captured on a doubled batch: compare on that
-            expected = example.call(model)
-            difference = forward_difference(expected, actual)
-        check_forward(difference, expected, type(model).__name__)
-    return difference, expected
+        module = Explained(gm, gm.graph)
+    stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered)
+    return _Compiled(module, flow, plan, {stage.name: stage for stage in stages}, sizes)
 
 
 def _record(
     model: nn.Module,
     captured: Captured,
     table: RuleTable,
-    plan: Plan,
-    flow: Flow,
-    stages: Mapping[str, Stage],
+    compiled: _Compiled,
     seconds: Mapping[str, float],
     difference: float,
 ) -> Record:
-    example = captured.example
+    flow, example = compiled.flow, captured.example
     return Record(
         model_class=type(model).__name__,
         table_name=table.name,
@@ -229,11 +173,11 @@ def _record(
         method=captured.method,
         specialised=captured.specialised,
         guards=captured.guards,
-        sizes=_sizes(captured.gm),
+        sizes=compiled.sizes,
         forward_difference=difference,
         seconds=seconds,
-        stages=stages,
-        unknown={node.name: text for node, text in plan.unknown.items()},
+        stages=compiled.stages,
+        unknown={node.name: text for node, text in compiled.plan.unknown.items()},
     )
 
 
@@ -261,31 +205,6 @@ def _require_leaf(model: nn.Module, flow: Flow) -> None:
 def _embedding_of(model: nn.Module) -> nn.Module | None:
     embedding = token_embedding(model)
     return embedding if isinstance(embedding, nn.Embedding) else None
-
-
-def _stage(name: str, gm: GraphModule, flow: Flow, rewritten: Rewritten) -> Stage:
-    now = mark_flow(gm, flow.leaves)
-    return Stage(name, _copied(gm), _names(now.carrying), rewritten.rules, inserted=rewritten.inserted)
-
-
-def _group_labels(groups: Groups) -> dict[str, str]:
-    labels = {node.name: role.value for node, role in groups.roles.items()}
-    for root, group in groups.by_root.items():
-        for member in group.members:
-            labels.setdefault(member.name, f"part of %{root.name}")
-        labels[root.name] = str(group.kind)
-    return labels
-
-
-def _names(nodes: frozenset[Node]) -> frozenset[str]:
-    return frozenset(node.name for node in nodes)
-
-
-def _copied(gm: GraphModule) -> Graph:
-    graph = Graph()
-    output = graph.graph_copy(gm.graph, {})
-    graph.output(output)
-    return graph
 
 
 def _step_check(gm: GraphModule, example: Example) -> Callable[[str], None]:

@@ -84,6 +84,11 @@ def always(site: Site) -> Refusal:
     return None
 
 
+def no_settings(site: Site) -> Mapping[str, Any]:
+    """The op takes the site's arguments and nothing else."""
+    return {}
+
+
 def holds_nothing(site: Site) -> tuple[str, ...]:
     """No operand is held constant."""
     return ()
@@ -93,7 +98,7 @@ def holds_nothing(site: Site) -> tuple[str, ...]:
 class Rule:
     """One row: which ops and what each becomes (None keeps the ATen op), when, the formula, its source, what it keeps.
 
-    `when` returns why not, or None. `holds` names the operands that the row holds constant; no relevance flows into
+    `when` returns why not, or None. `settings` gives arguments of the op that the site does not have. `holds` names the operands that the row holds constant; no relevance flows into
     them, so relevance flow is marked again once all such rows are chosen. A row with empty `ops` matches any single node.
     """
 
@@ -104,6 +109,7 @@ class Rule:
     keeps: Keep
     when: Condition = always
     holds: Callable[[Site], tuple[str, ...]] = holds_nothing
+    settings: Callable[[Site], Mapping[str, Any]] = no_settings
     where: Selector | None = None
 
     def refuses(self, site: Site) -> Refusal:

@@ -130,9 +130,7 @@ def _position(target: Target, logits: Tensor, text: TextInput, model_class: str)
         )
     position = _default_position(text, model_class) if target.position is None else target.position
     if not -count <= position < count:
-        raise InputError(
-            f"explain: position {position} is not in the text, which has {count} tokens (0 to {count - 1})"
-        )
+        raise InputError(f"explain: position {position} is not in the text, which has {count} tokens (0 to {count - 1})")
     position %= count
     predicts_next = "Masked" not in model_class and not model_class.endswith("ForTokenClassification")
     return position, f" at position {position}, {'after' if predicts_next else 'for'} '{text.tokens[position]}'"
@@ -237,9 +235,7 @@ class TokenNames:
     def _not_one(self, name: str) -> str:
         ids = self.tokenizer.encode(name, add_special_tokens=False)
         pieces = " ".join(f"'{token}'" for token in readable_tokens(self.tokenizer, ids))
-        said = (
-            f"{len(ids)} tokens: {pieces}" if len(ids) > 1 else f"no token of its vocabulary but {pieces or 'nothing'}"
-        )
+        said = f"{len(ids)} tokens: {pieces}" if len(ids) > 1 else f"no token of its vocabulary but {pieces or 'nothing'}"
         return (
             f"explain: {name!r} is not one token of the tokenizer; it is {said}. A logit belongs to one token: explain "
             "one of the pieces, or give target=a function of the output"

@@ -70,9 +70,7 @@ def read_text(tokenizer: Tokenizer, text: Text, device: torch.device) -> TextInp
     tensors = {name: _one_row(name, value).to(device) for name, value in fields.items()}
     ids = tensors["input_ids"]
     if ids.shape[1] == 0:
-        raise InputError(
-            "explain: the text has no tokens, so there is nothing to explain; give a text that is not empty"
-        )
+        raise InputError("explain: the text has no tokens, so there is nothing to explain; give a text that is not empty")
     extras = {name: value for name, value in tensors.items() if name not in NOT_FOR_THE_MODEL}
     return TextInput(tokenizer, ids, readable_tokens(tokenizer, ids[0].tolist()), extras)
 

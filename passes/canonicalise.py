@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -184,8 +185,22 @@ def _rsub(graph: Graph, node: Node) -> Node | None:
     return graph.call_function(aten.add.Tensor, (_made(graph, aten.neg.default, (a,), node), b))
 
 
+def _pow(graph: Graph, node: Node) -> Node | None:
+    return graph.call_function(aten.sqrt.default, (node.args[0],)) if node.args[1] == 0.5 else None
+
+
 def _relu6(graph: Graph, node: Node) -> Node:
     return graph.call_function(aten.hardtanh.default, (node.args[0], 0.0, 6.0))
+
+
+def _glu(graph: Graph, node: Node) -> Node:
+    """a * sigmoid(b) for the two halves of x."""
+    x = node.args[0]
+    assert isinstance(x, Node)
+    halves = value(x).chunk(2, arguments(node).get("dim", -1))
+    parts = _made(graph, aten.chunk.default, (x, 2, arguments(node).get("dim", -1)), node, halves)
+    a, b = (_made(graph, operator.getitem, (parts, index), node, halves[index]) for index in (0, 1))
+    return graph.call_function(aten.mul.Tensor, (a, _made(graph, aten.sigmoid.default, (b,), node)))
 
 
 def _baddbmm(graph: Graph, node: Node) -> Node:
@@ -210,6 +225,8 @@ SPELLINGS: dict[Any, Callable[[Graph, Node], Node | None]] = {
     aten.mT.default: _transpose,
     aten.square.default: _square,
     aten.mul.Tensor: _mul,
+    aten.glu.default: _glu,
+    aten.pow.Tensor_Scalar: _pow,
     aten.relu6.default: _relu6,
     aten.rsub.Tensor: _rsub,
     aten.rsub.Scalar: _rsub,

@@ -65,7 +65,7 @@ class _Rewriter:
         if isinstance(site.kind, GroupKind):
             assert group is not None
             values = self._group_arguments(group)
-        new = self._replace(node, op, values)
+        new = self._replace(node, op, values | dict(rule.settings(site)))
         self.rules[new] = rule
         self.edits += 1
 

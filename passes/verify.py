@@ -39,12 +39,16 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / a.abs().max().clamp(min=1e-30)) if a.numel() else 0.0
 
 
+def tolerance_of(output: Any) -> float:
+    """The largest difference allowed for an output, by its widest tolerance."""
+    dtypes = {t.dtype for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()}
+    return max((TOLERANCES.get(dtype, 0.0) for dtype in dtypes), default=0.0)
+
+
 def check_forward(difference: float, expected: Any, name: str) -> None:
     """Raises ForwardMismatchError where the difference is above the tolerance of the output's dtype."""
-    dtypes = {t.dtype for t in pytree.tree_leaves(expected) if isinstance(t, Tensor) and t.is_floating_point()}
-    tolerance = max((TOLERANCES.get(dtype, 0.0) for dtype in dtypes), default=0.0)
-    if difference > tolerance:
+    if difference > tolerance_of(expected):
         raise ForwardMismatchError(
             f"transform: the graph of {name} differs from the model by {difference:.2g} of the largest output (allowed: "
-            f"{tolerance:.0e}). This is a fault of lxt_fx or of torch.export for this model; please report it"
+            f"{tolerance_of(expected):.0e}). This is a fault of lxt_fx or of torch.export for this model; please report it"
         )

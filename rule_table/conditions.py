@@ -75,14 +75,14 @@ def role_is(role: Role) -> Condition:
     return lambda site: None if site.role is role else f"not {role.value}"
 
 
-def queries_and_values_carry(site: Site) -> Refusal:
-    """Query, key and value of a fused attention carry, the mask does not."""
-    return None if site.carries("query", "key", "value") else f"what carries is {', '.join(sorted(set(site.carrying)))}"
-
-
-def mask_is_constant(site: Site) -> Refusal:
-    """The additive mask of a fused attention is not computed from the input."""
-    return "the mask carries" if "attn_mask" in site.carrying else None
+def attention_shares(site: Site) -> dict[str, Any]:
+    """The share of each operand of a fused attention: half to the values and half to the weights where both carry, of the
+    weights half to the queries and half to the keys where both carry."""
+    carrying = set(site.carrying)
+    weights = 0.5 if "value" in carrying else 1.0
+    scores = weights / 2 if {"query", "key"} <= carrying else weights
+    value = 0.5 if carrying - {"value"} else 1.0
+    return {"query_share": scores, "key_share": scores, "value_share": value, "mask_share": weights}
 
 
 def whole_exponent(site: Site) -> Refusal:

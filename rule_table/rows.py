@@ -39,7 +39,7 @@ NORMALIZE = Rule(
 ATTENTION = Rule(
     name="attention",
     ops={aten.scaled_dot_product_attention.default: products.sdpa},
-    when=on.queries_and_values_carry,
+    settings=on.attention_shares,
     formula="1/2 to v, 1/4 to q and to k; softmax between as R_i = x_i (R_i - s_i sum R)",
     source=f"{ATTNLRP} prop. 3.1 + 3.3",
     keeps=Keep.ALL_BUT_OFFSET,
@@ -90,6 +90,7 @@ IDENTITY = Rule(
         aten.erf.default: activations.erf,
         aten.asinh.default: activations.asinh,
         aten.log1p.default: activations.log1p,
+        aten.sqrt.default: activations.sqrt,
     },
     formula="R_in = R_out: g_in = g_out y / x",
     source=f"{ATTNLRP} eq. 9",

@@ -23,8 +23,8 @@ ATTNLRP = RuleTable(
     rows=(
         rows.NORM,
         rows.NORMALIZE,
-        rows.ATTENTION,
         rows.ATTENTION_LINEAR,
+        rows.ATTENTION,
         rows.MATMUL,
         rows.EINSUM,
         rows.SOFTMAX,
@@ -37,7 +37,7 @@ ATTNLRP = RuleTable(
         rows.UNIFORM,
         *_LINEAR_ROWS,
     ),
-    summary="The AttnLRP paper: softmax by its Taylor rule, half to each factor of a product, identity through activations.",
+    summary="The AttnLRP paper: softmax by Taylor, half to each factor of a product, identity through activations.",
     paper="Achtibat et al., AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers, ICML 2024",
 )
 CP_LRP = ATTNLRP.with_rows(

@@ -53,6 +53,11 @@ def words() -> PreTrainedTokenizerFast:
     return word_tokenizer()
 
 
+@pytest.fixture(scope="module")
+def classifier(words: PreTrainedTokenizerFast) -> Explained:
+    return transform(bert("classifier", len(words)))
+
+
 def test_relevance_is_leaf_times_gradient_summed_over_hidden(explained: Explained, tokenizer: Any) -> None:
     ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
     leaf = embed(explained, ids)
@@ -177,36 +182,35 @@ def test_a_function_that_gives_nothing_to_explain_is_refused(
     ("target", "why"),
     [(10_000, "there is no token id 10000"), (-1, "there is no token id -1"), (("a", "b", "c"), "must be an index")],
 )
-def test_a_target_that_does_not_exist_is_refused(
-    explained: Explained, tokenizer: Any, target: Any, why: str
-) -> None:
+def test_a_target_that_does_not_exist_is_refused(explained: Explained, tokenizer: Any, target: Any, why: str) -> None:
     with pytest.raises(InputError, match=why):
         explain(explained, tokenizer, TEXT, target)
 
 
-def test_a_classifier_is_explained_by_label_and_by_index(words: Any) -> None:
-    model = bert("classifier", len(words))
-    named, numbered = (explain(model, words, "play playing", target) for target in ("good", 2))
+def test_a_classifier_is_explained_by_label_and_by_index(classifier: Explained, words: Any) -> None:
+    labels = ("bad", "fair", "good")
+    named, numbered = (explain(classifier, words, "play playing", target, labels=labels) for target in ("good", 2))
     assert named.explained.startswith("logit of 'good' (class 2, rank ")
     assert torch.equal(named.relevance, numbered.relevance)
-    assert "(class " in explain(model, words, "play playing").explained
-    assert "rank 1" in explain(model, words, "play playing").explained
+    assert "rank 1)" in explain(classifier, words, "play playing", labels=labels).explained
 
 
-def test_labels_name_the_classes_of_an_explained_module(words: Any) -> None:
-    explained = transform(bert("classifier", len(words)))
-    explanation = explain(explained, words, "play", "wonderful", labels=("awful", "so so", "wonderful"))
-    assert explanation.explained.startswith("logit of 'wonderful' (class 2")
-
-
-def test_an_unknown_label_is_refused_with_the_known_ones(words: Any) -> None:
+def test_the_classes_of_a_plain_model_are_named_by_its_config(words: Any) -> None:
+    model = bert("classifier", len(words))
+    assert explain(model, words, "play", "good").explained.startswith("logit of 'good' (class 2")
     with pytest.raises(InputError, match="no class 'great'; its classes are 'bad', 'fair', 'good'"):
-        explain(bert("classifier", len(words)), words, "play", "great")
+        explain(model, words, "play", "great")
 
 
-def test_a_position_is_refused_where_the_output_has_none(words: Any) -> None:
+def test_classes_without_names_are_numbered(classifier: Explained, words: Any) -> None:
+    assert explain(classifier, words, "play", 1, labels=()).explained.startswith("logit of class 1 (rank ")
+    with pytest.raises(InputError, match="its classes are none; give an index"):
+        explain(classifier, words, "play", "good", labels=())
+
+
+def test_a_position_is_refused_where_the_output_has_none(classifier: Explained, words: Any) -> None:
     with pytest.raises(InputError, match="the target names a position, but the logits of BertForSequenceClassification"):
-        explain(bert("classifier", len(words)), words, "play", Target.at(1))
+        explain(classifier, words, "play", Target.at(1))
 
 
 def test_a_tagger_is_explained_at_the_last_token_that_is_not_special(words: Any) -> None:
@@ -265,12 +269,11 @@ def test_padding_is_passed_over_and_has_no_relevance(explained: Explained, token
     assert torch.equal(explanation.relevance[5:], torch.zeros(3))
 
 
-def test_segments_of_a_text_pair_reach_the_model(words: Any) -> None:
-    model = bert("classifier", len(words))
+def test_segments_of_a_text_pair_reach_the_model(classifier: Explained, words: Any) -> None:
     pair = words("London", "Paris", return_tensors="pt", return_token_type_ids=True)
     flat = dict(pair) | {"token_type_ids": torch.zeros_like(pair["input_ids"])}
     assert pair["token_type_ids"].any()
-    with_segments, without = explain(model, words, pair, 0), explain(model, words, flat, 0)
+    with_segments, without = explain(classifier, words, pair, 0), explain(classifier, words, flat, 0)
     assert with_segments.value != without.value
 
 

@@ -65,16 +65,16 @@ def sentence_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def llama(vocabulary: int) -> LlamaForCausalLM:
-    """A random Llama of two layers."""
+    """A random Llama of one layer."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, num_key_value_heads=2, **sizes)).eval()
 
 
 def bert(kind: str, vocabulary: int) -> Any:
-    """A random BERT of two layers with a head: `classifier` of three named classes, `tagger`, `masked` or `bare`."""
+    """A random BERT of one layer with a head: `classifier` of three named classes, `tagger`, `masked` or `bare`."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     labels = {0: "bad", 1: "fair", 2: "good"}
     config = BertConfig(vocab_size=vocabulary, id2label=labels, label2id={v: k for k, v in labels.items()}, **sizes)
     classes = {
@@ -89,5 +89,5 @@ def bert(kind: str, vocabulary: int) -> Any:
 def vit() -> ViTForImageClassification:
     """A random vision transformer for 8 x 8 images of three channels and five classes."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     return ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_labels=5, **sizes)).eval()

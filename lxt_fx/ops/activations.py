@@ -35,7 +35,7 @@ class Activation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return gradients[0] * ctx.ratio(x), None, None
+        return (gradients[0] * ctx.ratio(x)).to(x.dtype), None, None
 
 
 class Identity(torch.autograd.Function):
@@ -43,7 +43,8 @@ class Identity(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, intercept: float, slope: float) -> tuple[Tensor, Tensor]:
-        return y.view_as(y), _over(y if intercept == 0 else y - intercept, x, slope, _near_zero(x, intercept))
+        ratio = _over(y, x, slope) if intercept == 0 else _over(y - intercept, x, slope, _near_zero(x, y))
+        return y.view_as(y), ratio
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -57,14 +58,14 @@ class Identity(torch.autograd.Function):
         return gradients[0] * ratio, None, None, None
 
 
-def _near_zero(x: Tensor, intercept: float) -> float:
+def _near_zero(x: Tensor, y: Tensor) -> float:
     """Below this |x| the difference y - intercept has lost its digits, and the slope at 0 is nearer."""
-    return 0.0 if intercept == 0 else math.sqrt(torch.finfo(x.dtype).eps)
+    return math.sqrt(max(torch.finfo(x.dtype).eps, torch.finfo(y.dtype).eps))
 
 
-def _over(numerator: Tensor, x: Tensor, limit: float, radius: float = 0.0) -> Tensor:
-    """numerator / x, and `limit` where |x| <= radius."""
-    small = x.abs() <= radius
+def _over(numerator: Tensor, x: Tensor, limit: float, radius: float | None = None) -> Tensor:
+    """numerator / x, and `limit` where |x| < radius: by default at 0 and at subnormal x, whose quotient has no digits."""
+    small = x.abs() < (torch.finfo(x.dtype).tiny if radius is None else radius)
     return torch.where(small, torch.full_like(x, limit), numerator / torch.where(small, torch.ones_like(x), x))
 
 
@@ -73,12 +74,26 @@ def _activation(x: Tensor, value: Pointwise, ratio: Pointwise) -> Tensor:
     return y
 
 
+def _in_float32(x: Tensor) -> Tensor:
+    """float16 and bfloat16 are too coarse for a function that multiplies the rounding error of its argument."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def _gelu_tanh_ratio(x: Tensor) -> Tensor:
-    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    """(1 + tanh(u)) / 2 is sigmoid(2u), which does not cancel where tanh(u) is near -1."""
+    wide = _in_float32(x)
+    return torch.sigmoid(math.sqrt(8 / math.pi) * wide * (1 + 0.044715 * wide * wide))
 
 
 def _gelu_ratio(x: Tensor) -> Tensor:
-    return 0.5 * torch.erfc(x * -math.sqrt(0.5))
+    return 0.5 * torch.erfc(_in_float32(x) * -math.sqrt(0.5))
+
+
+def _erf_ratio(x: Tensor) -> Tensor:
+    """erf(x) / x, by its series near 0: torch's vectorised erf has an absolute error of 1e-7 there."""
+    small = x.abs() < torch.finfo(x.dtype).eps ** 0.25
+    quotient = torch.erf(x) / torch.where(small, torch.ones_like(x), x)
+    return torch.where(small, 2 / math.sqrt(math.pi) * (1 - x * x / 3), quotient)
 
 
 def _softplus_ratio(x: Tensor) -> Tensor:
@@ -88,8 +103,8 @@ def _softplus_ratio(x: Tensor) -> Tensor:
 
 
 def _clamp_ratio(x: Tensor, low: float, high: float) -> Tensor:
-    """clamp(x) / x where 0 lies in [low, high]: at most 1."""
-    return _over(torch.clamp(x, low, high), x, 1.0)
+    """clamp(x) / x where 0 lies in [low, high]: at most 1; at 0 its native gradient, which is 0 where a bound is 0."""
+    return _over(torch.clamp(x, low, high), x, float(low < 0 < high))
 
 
 @define("identity(Tensor self, Tensor value, float intercept, float slope) -> Tensor")
@@ -134,7 +149,7 @@ def tanh(self: Tensor) -> Tensor:
 @define("sigmoid(Tensor self) -> Tensor")
 def sigmoid(self: Tensor) -> Tensor:
     """sigmoid; f(0) = 1/2 absorbs like a bias: ratio tanh(x/2) / (2x), 1/4 at 0."""
-    return _activation(self, torch.sigmoid, lambda x: _over(torch.tanh(x / 2) / 2, x, 0.25))
+    return _activation(self, torch.sigmoid, lambda x: _over(torch.tanh(x / 2), x, 0.5) / 2)
 
 
 @define("exp(Tensor self) -> Tensor")
@@ -153,6 +168,12 @@ def softplus(self: Tensor) -> Tensor:
 def pow(self: Tensor, exponent: float) -> Tensor:
     """x^n for an integer n > 0; y/x = x^(n-1) (AttnLRP eq. 9), where the native gradient would give n times as much."""
     return _activation(self, lambda x: x.pow(exponent), lambda x: x.pow(exponent - 1))
+
+
+@define("sqrt(Tensor self) -> Tensor")
+def sqrt(self: Tensor) -> Tensor:
+    """sqrt; y/x = 1/sqrt(x), taken as 0 at 0, where y is 0 too."""
+    return _activation(self, torch.sqrt, lambda x: torch.where(x > 0, torch.rsqrt(x), torch.zeros_like(x)))
 
 
 @define("elu(Tensor self, float alpha=1.0, float scale=1.0, float input_scale=1.0) -> Tensor")
@@ -199,7 +220,7 @@ def sin(self: Tensor) -> Tensor:
 @define("erf(Tensor self) -> Tensor")
 def erf(self: Tensor) -> Tensor:
     """erf; y/x, 2/sqrt(pi) at 0."""
-    return _activation(self, torch.erf, lambda x: _over(torch.erf(x), x, 2 / math.sqrt(math.pi)))
+    return _activation(self, torch.erf, _erf_ratio)
 
 
 @define("asinh(Tensor self) -> Tensor")

@@ -56,8 +56,7 @@ class LayerNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         rstd, weight = ctx.saved_tensors
         g = gradients[0] if weight is None else gradients[0] * weight
-        centred = g - g.mean(ctx.dims, keepdim=True)
-        return (centred * rstd).to(gradients[0].dtype), None, None, None, None
+        return (_centred(g, ctx.dims) * rstd).to(gradients[0].dtype), None, None, None, None
 
 
 class GroupNorm(torch.autograd.Function):
@@ -84,8 +83,13 @@ class GroupNorm(torch.autograd.Function):
         g = gradients[0]
         scaled = g if weight is None else g * weight.reshape(-1, *[1] * (g.dim() - 2))
         grouped = scaled.reshape(g.shape[0], ctx.groups, -1)
-        centred = grouped - grouped.mean(-1, keepdim=True)
-        return (centred * rstd.unsqueeze(-1)).reshape(g.shape).to(g.dtype), None, None, None, None
+        return (_centred(grouped, [-1]) * rstd.unsqueeze(-1)).reshape(g.shape).to(g.dtype), None, None, None, None
+
+
+def _centred(g: Tensor, dims: list[int]) -> Tensor:
+    """g - mean(g). A mean rounded to half precision would be off by the same amount at every element."""
+    wide = torch.float32 if g.dtype in (torch.float16, torch.bfloat16) else g.dtype
+    return g - g.mean(dims, keepdim=True, dtype=wide)
 
 
 @define("rms_norm(Tensor self, int[] dims, float eps) -> Tensor")

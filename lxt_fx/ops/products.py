@@ -90,7 +90,12 @@ def softmax(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     return torch.softmax(self, dim, dtype)
 
 
-@define("sdpa" + SDPA_SCHEMA)
+@define(
+    "sdpa"
+    + SDPA_SCHEMA.replace(
+        ") -> Tensor", ", float query_share=0.25, float key_share=0.25, float value_share=0.5, float mask_share=0.5) -> Tensor"
+    )
+)
 def sdpa(
     query: Tensor,
     key: Tensor,
@@ -101,14 +106,19 @@ def sdpa(
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
+    query_share: float = 0.25,
+    key_share: float = 0.25,
+    value_share: float = 0.5,
+    mask_share: float = 0.5,
 ) -> Tensor:
-    """softmax(q k^T) v with q, k and v carrying: 1/2 to v and 1/2 to the weights, of which 1/2 each to q and k
-    (AttnLRP prop. 3.3 twice, prop. 3.1 between)."""
+    """softmax(q k^T + mask) v. With q, k and v carrying: 1/2 to v and 1/2 to the weights, of which 1/2 each to q and k
+    (AttnLRP prop. 3.3 twice, prop. 3.1 between). The shares say so; they are larger where an operand is constant."""
+    mask = attn_mask if attn_mask is None or not attn_mask.is_floating_point() else _share(attn_mask, mask_share)
     return F.scaled_dot_product_attention(
-        _share(query, 0.25),
-        _share(key, 0.25),
-        _share(value, 0.5),
-        attn_mask,
+        _share(query, query_share),
+        _share(key, key_share),
+        _share(value, value_share),
+        mask,
         dropout_p,
         is_causal,
         scale=scale,

@@ -1,0 +1,147 @@
+"""The command as a person types it: what it prints, what it writes, and how it fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_text import bert, byte_tokenizer, llama, vit, word_tokenizer
+from transformers import T5Config, T5ForConditionalGeneration
+
+from lxt_fx.cli import main
+
+TEXT = "The capital of France is"
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder, tokenizer = tmp_path_factory.mktemp("llama"), byte_tokenizer()
+    tokenizer.save_pretrained(folder)
+    llama(len(tokenizer)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder, tokenizer = tmp_path_factory.mktemp("bert"), word_tokenizer()
+    tokenizer.save_pretrained(folder)
+    bert("classifier", len(tokenizer)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+def run(*arguments: str) -> int:
+    """The exit code of the command."""
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    return int(stopped.value.code or 0)
+
+
+def test_explain_prints_the_heatmap_and_writes_what_is_asked(
+    language_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {kind: tmp_path / f"out.{kind}" for kind in ("html", "png", "pdf", "json")}
+    options = [part for kind, path in files.items() for part in (f"--{kind}", str(path))]
+    assert run("explain", language_model, TEXT, "--contrast", " Paris", " London", *options) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("logit of ' Paris' (rank ")
+    assert TEXT in shown.out and "rules attnlrp" in shown.out
+    assert shown.err.splitlines()[-4:] == [f"wrote {path}" for path in files.values()]
+    assert json.loads(files["json"].read_text())["explained"] in shown.out.replace("\n", "")
+    assert files["html"].read_text().startswith("<!doctype html>")
+    assert files["png"].read_bytes().startswith(b"\x89PNG") and files["pdf"].read_bytes().startswith(b"%PDF")
+
+
+def test_target_position_and_rules_reach_the_explanation(language_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--target", "id:17", "--position", "1", "--rules", "gradient")
+    assert run("explain", language_model, TEXT, *options) == 0
+    shown = capsys.readouterr().out
+    assert "at position 1, after ' capital'" in shown and "rules gradient" in shown
+
+
+def test_a_classifier_is_loaded_with_its_head_and_labels(classifier: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("explain", classifier, "play playing", "--target", "good") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("logit of 'good' (class 2") and "BertForSequenceClassification" in shown
+
+
+def test_inspect_prints_one_layer_of_one_stage(language_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", language_model, "--layer", "model.layers.0.mlp") == 0
+    shown = capsys.readouterr().out
+    assert "stage rules" in shown and "lxt_fx.silu" in shown and "self_attn" not in shown
+
+
+def test_inspect_shows_what_changed_between_two_stages(language_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", language_model, "--diff", "canonical", "rules") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("--- canonical\n+++ rules\n") and "\n+" in shown
+
+
+def test_inspect_loads_an_image_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vit().save_pretrained(tmp_path)
+    assert run("inspect", str(tmp_path), "--stage", "canonical") == 0
+    assert "ViTForImageClassification   stage canonical" in capsys.readouterr().out
+
+
+def test_tables_are_listed_and_one_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("tables") == 0
+    listed = capsys.readouterr().out
+    assert "attnlrp " in listed and "cp_lrp " in listed and "Achtibat et al." in listed
+    assert run("tables", "attnlrp") == 0
+    assert "prop. 3.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [(), ("explain",), ("inspect",), ("tables",)])
+def test_help_has_examples(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*command, "--help") == 0
+    shown = capsys.readouterr().out
+    assert "Examples" in shown and f"lxt-fx {' '.join(command)}" in shown
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("lxt-fx ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("explain", "./nowhere", "hi"), "InputError: there is no folder ./nowhere; give a folder"),
+        (("tables", "attnlpr"), "UnknownNameError: "),
+        (("explain", "MODEL", TEXT, "--rules", "x"), "UnknownNameError: "),
+        (("explain", "MODEL", TEXT, "--target", "a", "--contrast", "b", "c"), "--target and --contrast both say"),
+        (("explain", "MODEL", TEXT, "--target", "Parisian"), "is not one token of the tokenizer"),
+        (("explain", "MODEL", TEXT, "--json", "/nowhere/out.json"), "cannot write /nowhere/out.json: No such file"),
+        (("inspect", "MODEL", "--stage", "x"), "there is no stage 'x'; the stages are capture, canonical"),
+        (("inspect", "MODEL", "--layer", "model.layers.9"), "UnknownNameError: "),
+    ],
+)
+def test_an_error_is_one_message_and_exit_code_2(
+    language_model: str, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*(language_model if argument == "MODEL" else argument for argument in arguments)) == 2
+    shown = capsys.readouterr().err
+    assert message in shown and "Traceback" not in shown
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", str(tmp_path)) == 2
+    assert f"the config of {tmp_path} could not be loaded" in capsys.readouterr().err
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
+    T5ForConditionalGeneration(T5Config(**sizes)).save_pretrained(tmp_path)
+    assert run("inspect", str(tmp_path)) == 2
+    assert "is a T5ForConditionalGeneration, and this command loads" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    llama(20).save_pretrained(tmp_path)
+    assert run("explain", str(tmp_path), "hi") == 2
+    assert f"the tokenizer of {tmp_path} could not be loaded" in capsys.readouterr().err
