@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from lxt_fx.errors import InputError
 
 BATCH, TOKENS = 2, 7
+SEED = 0
 
 Fill = Callable[[Tensor], Tensor]
 """Makes an optional input from the leaf [batch, tokens, ...] that it belongs to."""
@@ -83,7 +84,8 @@ class Example:
         return replace(self, kwargs=twice)
 
     def call(self, model: Callable[..., Any], without: tuple[str, ...] = ()) -> Any:
-        """The output of the model on this example."""
+        """The output of the model on this example, from a fixed random state (call it inside `torch_state_kept`)."""
+        torch.manual_seed(SEED)
         return model(**{k: v for k, v in (self.kwargs | self.constants).items() if k not in without})
 
 
@@ -150,7 +152,7 @@ def made_example(model: nn.Module) -> Example:
     """
     parameters = inspect.signature(model.forward).parameters
     main = str(model.main_input_name)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(SEED)
     kwargs = dict(_main_inputs(model, main, set(parameters), generator))
     optional = []
     for name, (leaf, fill) in FILLS.items():

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import InputError, UnknownNameError
 from lxt_fx.explained import Explained, Record, Stage
-from lxt_fx.inputs import Example, given_example, is_transformers, made_example, token_embedding
+from lxt_fx.inputs import SEED, Example, given_example, is_transformers, made_example, token_embedding
 from lxt_fx.nodes import is_float
 from lxt_fx.passes.assign_rules import Plan, assign_rules, check_complete
 from lxt_fx.passes.canonicalise import canonicalise
@@ -72,6 +72,7 @@ def transform(
     with _timed(seconds, "verify"), torch_state_kept(), torch.no_grad():
         if captured.example is not example:
             expected = captured.example.call(model)
+        torch.manual_seed(SEED)  # a forward that draws random numbers draws the same ones
         difference = forward_difference(expected, compiled.module.forward(**captured.example.kwargs))
         check_forward(difference, expected, type(model).__name__)
     compiled.module._attach(_record(model, captured, table, compiled, seconds, difference), _embedding_of(model))
@@ -100,7 +101,7 @@ def _example_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] 
         raise InputError("transform: this module is already explained; transform the model that it was made from")
     if not isinstance(model, nn.Module):
         raise InputError(f"transform: model must be a torch.nn.Module, got {type(model).__name__}")
-    if args or kwargs:
+    if not isinstance(args, tuple) or args or kwargs:
         return given_example(model, args, dict(kwargs or {}))
     if not is_transformers(model):
         raise InputError(

@@ -98,8 +98,9 @@ def holds_nothing(site: Site) -> tuple[str, ...]:
 class Rule:
     """One row: which ops and what each becomes (None keeps the ATen op), when, the formula, its source, what it keeps.
 
-    `when` returns why not, or None. `settings` gives arguments of the op that the site does not have. `holds` names the operands that the row holds constant; no relevance flows into
-    them, so relevance flow is marked again once all such rows are chosen. A row with empty `ops` matches any single node.
+    `when` returns why not, or None. `settings` gives arguments of the op that the site does not have. `holds` names the
+    operands that the row holds constant; no relevance flows into them, so relevance flow is marked again once all such
+    rows are chosen. A row with empty `ops` matches any single node.
     """
 
     name: str

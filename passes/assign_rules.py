@@ -124,6 +124,8 @@ def _no_rule_text(node: Node, flow: Flow, groups: Groups, table: RuleTable) -> s
             reason = rule.refuses(site)
             if reason is not None and not reason.startswith("op "):
                 lines.append(f"  closest row: {rule.name}: {reason}")
-    if len(lines) == 1:
+    if str(node.target).startswith("quantized"):
+        lines.append("  quantised kernels have no gradient: load the model unquantised, or dequantise its weights first")
+    elif len(lines) == 1:
         lines.append(f"  closest rows: none of table {table.name} lists this op")
     return "\n".join(lines)

@@ -33,8 +33,8 @@ def rewrite(gm: GraphModule, plan: Plan, groups: Groups) -> Rewritten:
     """Transform: puts the op of each assigned row in the place of its node or group, and inserts `lxt_fx.hold` where a
     carrying value enters what does not carry (attention weights in CP-LRP, the statistic of a norm): nothing in there is
     differentiated or saved. Forward values stay as they are."""
-    rewriter = _Rewriter(gm, plan)
-    for node, assignment in plan.assignments.items():
+    rewriter = _Rewriter(gm)
+    for node, assignment in (*plan.cuts.items(), *plan.assignments.items()):
         rewriter.apply(node, assignment, groups.by_root.get(node))
     rewriter.hold_frontier(plan.flow)
     rewriter.take_names()
@@ -47,12 +47,12 @@ def rewrite(gm: GraphModule, plan: Plan, groups: Groups) -> Rewritten:
 class _Rewriter:
     """The graph under edit: which node took whose place, which values are held, what was inserted."""
 
-    def __init__(self, gm: GraphModule, plan: Plan) -> None:
+    def __init__(self, gm: GraphModule) -> None:
         self.graph = gm.graph
         self.replaced: dict[Node, Node] = {}
         self.held: dict[Node, Node] = {}
         self.inserted: set[Node] = set()
-        self.rules: dict[Node, Rule] = {node: cut.rule for node, cut in plan.cuts.items()}
+        self.rules: dict[Node, Rule] = {}
         self.edits = 0
 
     def apply(self, node: Node, assignment: Assignment, group: Group | None) -> None:

@@ -226,7 +226,7 @@ SELECT = Rule(
 )
 ATTENTION_WEIGHTS_HELD = Rule(
     name="weights held",
-    ops={aten.softmax.int: None},
+    ops={aten.softmax.int: products.softmax},
     when=on.role_is(Role.WEIGHTS),
     holds=lambda site: ("self",),
     formula="attention weights constant: all relevance to v",

@@ -80,6 +80,26 @@ def test_default_is_the_likeliest_next_token_and_the_sentence_says_so(explained:
     assert explanation.explained == f"logit of '{token}' (rank 1) at position 4, after ' is'"
 
 
+def test_the_rank_counts_the_larger_logits(explained: Explained, tokenizer: Any) -> None:
+    logits = explained(inputs_embeds=embed(explained, tokenizer(TEXT, return_tensors="pt")["input_ids"])).logits[0, -1]
+    fifth = int(logits.topk(5).indices[4])
+    assert "(rank 5)" in explain(explained, tokenizer, TEXT, fifth).explained
+
+
+def test_a_text_of_one_token_is_explained(explained: Explained, tokenizer: Any) -> None:
+    assert explain(explained, tokenizer, "The").explained.endswith("at position 0, after 'The'")
+
+
+def test_a_model_in_training_mode_is_refused_and_stays_in_it(tokenizer: Any) -> None:
+    model = llama(len(tokenizer)).train()
+    model.config.attention_dropout = 0.5
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    with pytest.raises(InputError, match="training mode"):
+        explain(model, tokenizer, TEXT)
+    assert model.training
+
+
 def test_a_plain_model_gives_what_its_transformed_module_gives(
     model: LlamaForCausalLM, explained: Explained, tokenizer: Any
 ) -> None:
@@ -142,7 +162,9 @@ def test_target_at_a_position_explains_there(explained: Explained, tokenizer: An
     assert explanation.explained.startswith("logit of ' of'")
     # a causal model reads nothing to the right of position 1
     assert torch.equal(explanation.relevance[2:], torch.zeros(3))
-    assert torch.equal(explanation.relevance, explain(explained, tokenizer, TEXT, Target.at(-4, " of")).relevance)
+    from_the_end = explain(explained, tokenizer, TEXT, Target.at(-4, " of"))
+    assert torch.equal(explanation.relevance, from_the_end.relevance)
+    assert explanation.explained == from_the_end.explained
 
 
 @pytest.mark.parametrize("position", [5, -6])

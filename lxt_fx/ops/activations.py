@@ -104,7 +104,8 @@ def _softplus_ratio(x: Tensor) -> Tensor:
 
 def _clamp_ratio(x: Tensor, low: float, high: float) -> Tensor:
     """clamp(x) / x where 0 lies in [low, high]: at most 1; at 0 its native gradient, which is 0 where a bound is 0."""
-    return _over(torch.clamp(x, low, high), x, float(low < 0 < high))
+    zero = x == 0
+    return torch.where(zero, float(low < 0 < high), torch.clamp(x, low, high) / torch.where(zero, 1.0, x))
 
 
 @define("identity(Tensor self, Tensor value, float intercept, float slope) -> Tensor")

@@ -1,7 +1,8 @@
 """Normalisations in gradient form: the statistic is held constant, mean subtraction stays linear (AttnLRP prop. 3.4).
 
 y = (x - mean(x)) * s with s held, so R_in = R_out up to what the bias absorbs. Each op keeps s (and the weight) for the
-backward and never x.
+backward and never x. A row without any variation (all zero, or all equal under mean subtraction) has no relevance to pass
+on and passes none: its factor 1/sqrt(eps) would only overflow from layer to layer.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from lxt_fx.ops.library import define
 
 
 class RmsNorm(torch.autograd.Function):
-    """x * rsqrt(mean(x^2, dims) + eps); the backward is g times the held factor."""
+    """x * rsqrt(mean(x^2, dims) + eps); the backward is g times the held factor, which it keeps."""
 
     @staticmethod
     def forward(x: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor]:
-        factor = torch.rsqrt(x.pow(2).mean(dims, keepdim=True) + eps)
-        return x * factor, factor
+        mean_square = x.pow(2).mean(dims, keepdim=True)
+        factor = torch.rsqrt(mean_square + eps)
+        return x * factor, torch.where(mean_square == 0, torch.zeros_like(factor), factor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -43,7 +45,7 @@ class LayerNorm(torch.autograd.Function):
         x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         out, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
-        return out, mean, rstd
+        return out, mean, _unless_flat(rstd, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -68,7 +70,7 @@ class GroupNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch, channels, inner = x.shape[0], x.shape[1], math.prod(x.shape[2:])
         out, mean, rstd = torch.native_group_norm(x.contiguous(), weight, bias, batch, channels, inner, groups, eps)
-        return out, mean, rstd
+        return out, mean, _unless_flat(rstd, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -90,6 +92,12 @@ def _centred(g: Tensor, dims: list[int]) -> Tensor:
     """g - mean(g). A mean rounded to half precision would be off by the same amount at every element."""
     wide = torch.float32 if g.dtype in (torch.float16, torch.bfloat16) else g.dtype
     return g - g.mean(dims, keepdim=True, dtype=wide)
+
+
+def _unless_flat(rstd: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(variance + eps), and 0 where the variance is 0 to rounding."""
+    flat = rstd * math.sqrt(eps) >= 1 - 8 * torch.finfo(rstd.dtype).eps
+    return torch.where(flat, torch.zeros_like(rstd), rstd)
 
 
 @define("rms_norm(Tensor self, int[] dims, float eps) -> Tensor")

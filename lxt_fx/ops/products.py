@@ -19,6 +19,8 @@ SDPA_SCHEMA = (
     "float? scale=None, bool enable_gqa=False) -> Tensor"
 )
 
+SHARES = ", float query_share=0.25, float key_share=0.25, float value_share=0.5, float mask_share=0.5"
+
 
 class ScaleGradient(torch.autograd.Function):
     """y = x; the gradient is multiplied by a constant."""
@@ -86,16 +88,16 @@ def div(self: Tensor, other: Tensor) -> Tensor:
 
 @define("softmax(Tensor self, int dim, ScalarType? dtype=None) -> Tensor")
 def softmax(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP prop. 3.1), which is x times the native gradient."""
+    """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP prop. 3.1), which is x times the native gradient.
+
+    A mask of float64's lowest value would become -inf in float32, and a fully masked row NaN: it is clamped first.
+    """
+    if self.dtype is torch.float64 and dtype is not None and dtype is not self.dtype:
+        self = self.clamp(min=torch.finfo(dtype).min)
     return torch.softmax(self, dim, dtype)
 
 
-@define(
-    "sdpa"
-    + SDPA_SCHEMA.replace(
-        ") -> Tensor", ", float query_share=0.25, float key_share=0.25, float value_share=0.5, float mask_share=0.5) -> Tensor"
-    )
-)
+@define("sdpa" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ") -> Tensor"))
 def sdpa(
     query: Tensor,
     key: Tensor,

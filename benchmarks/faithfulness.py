@@ -1,0 +1,302 @@
+"""Is the relevance faithful? Two tests on SmolLM2-135M, for the tables attnlrp and cp_lrp, plain gradients and chance.
+
+    python benchmarks/faithfulness.py                 (minutes on 2 cores; --quick: less than one)
+
+**Removal.** Wikipedia paragraphs are cut to their first tokens, and the largest logit of the next token is explained. Then
+tokens are removed, the most relevant first (MoRF) or the least relevant first (LeRF), in equal steps until none is left:
+the embedding of a removed token becomes zero, its position stays (the scheme of the AttnLRP paper, as its author
+states it in rachtibat/LRP-eXplains-Transformers#40). A faithful method loses the logit fast under MoRF and late under
+LeRF: the area between the two curves of the logit is its score, in units of the logit.
+
+**Capitals.** In "The capital of France is" the answer must rest on the country. How often is a token of the country the
+top source of the logit of the capital's first token? The last token tells the model that a name comes next, and the
+first is an attention sink, so the table also leaves them out; and it also explains the logit less its mean over all the
+capitals, which asks "why this capital" and not "why a capital". Chance is `random`.
+
+Needs the fetched smollm2 and texts: python3 dev.py models smollm2 texts
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import Tensor
+
+import lxt_fx
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
+import models  # noqa: E402
+
+TABLES = ("attnlrp", "cp_lrp", "gradient")
+METHODS = (*TABLES, "|gradient|", "random")
+PROMPT = "The capital of {country} is"
+ROWS = 36
+"""How many perturbed texts go through the model at once."""
+
+Explained = dict[str, lxt_fx.Explained]
+Relevances = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured: paragraphs, tokens of each, removal steps, countries."""
+
+    paragraphs: int
+    tokens: int
+    steps: int
+    countries: int
+
+
+FULL = Size(paragraphs=40, tokens=48, steps=8, countries=116)
+QUICK = Size(paragraphs=8, tokens=32, steps=4, countries=23)
+
+
+def relevances(explained: Explained, ids: Tensor, value: Callable[[Tensor], Tensor]) -> Relevances:
+    """By each method, relevance [batch, tokens] for the texts `ids` of what `value` reads from the last logits."""
+    found = {}
+    for table, module in explained.items():
+        embedded = lxt_fx.embed(module, ids)
+        chosen = value(module(inputs_embeds=embedded).logits[:, -1])
+        (gradient,) = torch.autograd.grad(chosen.sum(), embedded)
+        found[table] = (embedded * gradient).sum(dim=-1).detach()
+    found["|gradient|"] = found["gradient"].abs()
+    found["random"] = torch.rand(ids.shape)
+    return found
+
+
+# Removal
+
+
+def cut_paragraphs(tokenizer: Any, size: Size) -> Tensor:
+    """Ids [paragraphs, tokens]: one paragraph an article, evenly spaced over the articles."""
+    articles = {title: text for title, text in reversed(models.wiki_paragraphs())}  # the first paragraph of each
+    rows = [tokenizer(text).input_ids[: size.tokens] for text in reversed(articles.values())]
+    rows = [ids for ids in rows if len(ids) == size.tokens]
+    return torch.tensor([rows[i * len(rows) // size.paragraphs] for i in range(size.paragraphs)])
+
+
+def removals(relevance: Tensor, steps: int) -> Tensor:
+    """Which tokens are kept, as 0.0 and 1.0 [2, steps + 1, tokens]: MoRF, then LeRF."""
+    tokens = len(relevance)
+    removed = (torch.arange(steps + 1) * tokens / steps).round()[:, None]
+    rank = relevance.argsort(descending=True).argsort()  # 0 is the most relevant
+    return torch.stack([rank >= removed, rank < tokens - removed]).float()
+
+
+@torch.no_grad()
+def removal_curves(model: Any, ids: Tensor, target: int, relevance: Relevances, steps: int) -> dict[str, Tensor]:
+    """By method, the logit of `target` under MoRF and LeRF [2, steps + 1] for one text `ids` [tokens]."""
+    kept = torch.stack([removals(relevance[method], steps) for method in METHODS])
+    texts, back = kept.flatten(0, 2).unique(dim=0, return_inverse=True)  # all curves share their two ends
+    embedded = model.get_input_embeddings()(ids)
+    logits = [
+        model(inputs_embeds=rows[..., None] * embedded, logits_to_keep=1, use_cache=False).logits[:, -1, target]
+        for rows in texts.split(ROWS)
+    ]
+    curves = torch.cat(logits)[back].view(kept.shape[:-1])
+    return dict(zip(METHODS, curves, strict=True))
+
+
+def area(curve: Tensor) -> float:
+    """The mean height of LeRF over MoRF."""
+    most, least = curve
+    return float(torch.trapezoid(least - most) / (len(most) - 1))
+
+
+def measure_removal(
+    model: Any, tokenizer: Any, explained: Explained, size: Size, progress: Progress
+) -> dict[str, list[Tensor]]:
+    """By method, one pair of curves a paragraph."""
+    paragraphs = cut_paragraphs(tokenizer, size)
+    curves: dict[str, list[Tensor]] = defaultdict(list)
+    for ids in progress.track(paragraphs, description="removing tokens"):
+        with torch.no_grad():
+            target = int(model(input_ids=ids[None], logits_to_keep=1).logits[0, -1].argmax())
+        found = relevances(explained, ids[None], lambda logits, target=target: logits[:, target])
+        rows = {method: relevance[0] for method, relevance in found.items()}
+        for method, curve in removal_curves(model, ids, target, rows, size.steps).items():
+            curves[method].append(curve)
+    return curves
+
+
+# Capitals
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt, the positions of its country's tokens, and the first token of its capital."""
+
+    ids: list[int]
+    country: frozenset[int]
+    capital: int
+
+
+def prompts(tokenizer: Any, countries: int) -> list[Prompt]:
+    """The prompts of the best known countries."""
+    start = PROMPT.index("{")
+    found = []
+    for country, capital in models.country_capitals()[:countries]:
+        read = tokenizer(PROMPT.format(country=country), return_offsets_mapping=True)
+        inside = [i for i, (a, b) in enumerate(read.offset_mapping) if b > start and a < start + len(country)]
+        found.append(Prompt(read.input_ids, frozenset(inside), tokenizer(f" {capital}").input_ids[0]))
+    return found
+
+
+def same_length(all_prompts: Sequence[Prompt], most: int = 16) -> Iterator[list[Prompt]]:
+    """Batches of prompts with equally many tokens."""
+    by_length: dict[int, list[Prompt]] = defaultdict(list)
+    for prompt in all_prompts:
+        by_length[len(prompt.ids)].append(prompt)
+    for batch in by_length.values():
+        yield from (batch[i : i + most] for i in range(0, len(batch), most))
+
+
+COUNTED = {"any token": slice(None), "not the first": slice(1, None), "neither first nor last": slice(1, -1)}
+
+
+def measure_capitals(
+    model: Any, tokenizer: Any, explained: Explained, size: Size, progress: Progress
+) -> dict[str, Any]:
+    """By explained value, method and counted tokens, one True or False a prompt: is the top source in the country?"""
+    all_prompts = prompts(tokenizer, size.countries)
+    capitals = torch.tensor(sorted({prompt.capital for prompt in all_prompts}))
+    hits: dict[str, dict[str, dict[str, list[bool]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    right = 0
+    for batch in progress.track(list(same_length(all_prompts)), description="capitals"):
+        ids = torch.tensor([prompt.ids for prompt in batch])
+        answers = torch.tensor([prompt.capital for prompt in batch])[:, None]
+        with torch.no_grad():
+            right += int((model(input_ids=ids).logits[:, -1].argmax(-1) == answers[:, 0]).sum())
+        values: dict[str, Callable[[Tensor], Tensor]] = {
+            "logit": lambda logits, answers=answers: logits.gather(1, answers)[:, 0],
+            "logit less mean": lambda logits, answers=answers: (
+                logits.gather(1, answers)[:, 0] - logits[:, capitals].mean(-1)
+            ),
+        }
+        for name, value in values.items():
+            for method, relevance in relevances(explained, ids, value).items():
+                for prompt, row in zip(batch, relevance, strict=True):
+                    for counted, positions in COUNTED.items():
+                        top = range(len(row))[positions][int(row[positions].argmax())]
+                        hits[name][method][counted].append(top in prompt.country)
+    return {"prompts": len(all_prompts), "answered": right, "hits": hits}
+
+
+# Report
+
+
+def mean_error(numbers: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error."""
+    return statistics.fmean(numbers), statistics.stdev(numbers) / len(numbers) ** 0.5
+
+
+def removal_summary(curves: dict[str, list[Tensor]]) -> dict[str, Any]:
+    areas = {method: [area(curve) for curve in curves[method]] for method in METHODS}
+    return {
+        method: {
+            "area": mean_error(areas[method]),
+            "attnlrp_leads_by": mean_error([a - b for a, b in zip(areas["attnlrp"], areas[method], strict=True)]),
+            "attnlrp_leads_in": sum(a > b for a, b in zip(areas["attnlrp"], areas[method], strict=True)),
+            "curves": dict(zip(("morf", "lerf"), torch.stack(curves[method]).mean(0).tolist(), strict=True)),
+            "areas": areas[method],
+        }
+        for method in METHODS
+    }
+
+
+def capitals_summary(measured: dict[str, Any]) -> dict[str, Any]:
+    shares = {
+        value: {m: {c: statistics.fmean(hits) for c, hits in by.items()} for m, by in by_method.items()}
+        for value, by_method in measured["hits"].items()
+    }
+    return {"prompt": PROMPT, "prompts": measured["prompts"], "answered": measured["answered"], "share": shares}
+
+
+def removal_table(summary: dict[str, Any], size: Size) -> Table:
+    table = Table(title=f"area LeRF - MoRF of the logit, {size.paragraphs} paragraphs of {size.tokens} tokens")
+    table.add_column("method")
+    for heading in ("area ± standard error", "attnlrp leads by ± standard error", "attnlrp leads in"):
+        table.add_column(heading, justify="right")
+    for method, row in summary.items():
+        lead = ("{:.2f} ± {:.2f}".format(*row["attnlrp_leads_by"]), f"{row['attnlrp_leads_in']} of {size.paragraphs}")
+        table.add_row(method, "{:.2f} ± {:.2f}".format(*row["area"]), *(lead if method != "attnlrp" else ()))
+    return table
+
+
+def capitals_table(summary: dict[str, Any]) -> Table:
+    title = f"{summary['prompt']}: the country is the top source (percent of {summary['prompts']} prompts; the model "
+    table = Table(title=f"{title}answers {summary['answered']} of them right)")
+    table.add_column("explained")
+    table.add_column("method")
+    for counted in COUNTED:
+        table.add_column(counted, justify="right")
+    for value, by_method in summary["share"].items():
+        for method, row in by_method.items():
+            shown = value if method == METHODS[0] else ""
+            table.add_row(shown, method, *(f"{100 * row[counted]:.0f}" for counted in COUNTED))
+        table.add_section()
+    return table
+
+
+def draw(summary: dict[str, Any], size: Size, path: Path) -> None:
+    """Each method's two mean curves, and the area between them."""
+    figure = Figure(figsize=(2.3 * len(METHODS), 2.6), layout="constrained")
+    panels = figure.subplots(1, len(METHODS), sharey=True)
+    removed = [100 * step / size.steps for step in range(size.steps + 1)]
+    for panel, (method, row) in zip(panels, summary.items(), strict=True):
+        most, least = row["curves"]["morf"], row["curves"]["lerf"]
+        panel.fill_between(removed, most, least, color="#d9dde3", linewidth=0)
+        panel.plot(removed, least, color="#1762b6", label="least relevant first")
+        panel.plot(removed, most, color="#b71824", label="most relevant first")
+        panel.set_title("{}: {:.1f} ± {:.1f}".format(method, *row["area"]), fontsize=10)
+        panel.set_xlabel("tokens removed, %")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("explained logit")
+    panels[-1].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=160)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="The folder for faithfulness.json and faithfulness.png.")] = Path("out"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter texts.")] = False,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+) -> None:
+    """Measure how faithful the relevance of each rule table is, on SmolLM2-135M."""
+    size = QUICK if quick else FULL
+    start = time.perf_counter()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    console = Console()
+    model, tokenizer = models.load("smollm2")
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        explained = {
+            table: lxt_fx.transform(model, rules=table) for table in progress.track(TABLES, description="transform")
+        }
+        removal = removal_summary(measure_removal(model, tokenizer, explained, size, progress))
+        capitals = capitals_summary(measure_capitals(model, tokenizer, explained, size, progress))
+    seconds = time.perf_counter() - start
+    console.print(removal_table(removal, size), capitals_table(capitals), f"{seconds:.0f} s, {threads} threads")
+    out.mkdir(parents=True, exist_ok=True)
+    draw(removal, size, out / "faithfulness.png")
+    result = {"removal": removal, "capitals": capitals, "paragraphs": size.paragraphs, "tokens": size.tokens}
+    Path(out, "faithfulness.json").write_text(json.dumps(result | {"seconds": seconds}, indent=1))
+    console.print(f"wrote {out / 'faithfulness.json'} and {out / 'faithfulness.png'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,270 @@
+"""One case or more for every `torch.ops.lxt_fx.*` op: its arguments, the plain torch function whose value it has, what it
+keeps for the backward and what it leaks. Tensors that carry relevance require a gradient, weights do not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._pytree import tree_leaves
+
+from lxt_fx.ops import activations, norms, products
+
+Arguments = tuple[Any, ...]
+Leak = Callable[[Arguments, Tensor, Tensor], Tensor]
+
+
+def carrying(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """A normal leaf of that shape that carries relevance."""
+    return weight(seed, *shape, dtype=dtype).requires_grad_()
+
+
+def positive(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """A leaf between 0.5 and 1.5 that carries relevance."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5).to(dtype).requires_grad_()
+
+
+def weight(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """A normal tensor of that shape that carries nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def nothing(arguments: Arguments, value: Tensor, gradient: Tensor) -> Tensor:
+    """sum R_in == sum R_out."""
+    return torch.zeros(())
+
+
+def constant(at_zero: float) -> Leak:
+    """f(0) takes its share like a bias."""
+    return lambda arguments, value, gradient: at_zero * gradient.sum()
+
+
+def bias(position: int) -> Leak:
+    """The bias takes its share; it is added to the last dim, or to dim 1 of a group norm."""
+
+    def taken(arguments: Arguments, value: Tensor, gradient: Tensor) -> Tensor:
+        b = arguments[position]
+        over_channels = value.dim() == 4
+        return (gradient * (b.reshape(-1, 1, 1) if over_channels else b)).sum()
+
+    return taken
+
+
+def everything(arguments: Arguments, value: Tensor, gradient: Tensor) -> Tensor:
+    """Nothing passes."""
+    return (value * gradient).sum()
+
+
+def softmax_offset(arguments: Arguments, value: Tensor, gradient: Tensor) -> Tensor:
+    """b_j of the Taylor expansion s_j = sum_i J_ji x_i + b_j takes its share (AttnLRP eq. 13)."""
+    x, dim = arguments[:2]
+    mean = (value * x).sum(dim, keepdim=True)
+    return (gradient * value * (1 - x + mean)).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An op on some arguments. `kept` names what the backward keeps: arguments by schema name, `output`, or shapes;
+    None where it depends on the kernel. `leak` is sum R_out - sum R_in, or None where another test states it."""
+
+    name: str
+    op: OpOverload
+    plain: Callable[..., Tensor]
+    make: Callable[[torch.dtype], Arguments]
+    kept: tuple[str, ...] | None = ("self",)
+    leak: Leak | None = nothing
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    differs: frozenset[str] = frozenset()
+    """Keywords that the plain function does not take."""
+
+    def run(self, *arguments: Any) -> Tensor:
+        """The op's value."""
+        value: Tensor = self.op(*arguments, **self.keywords)
+        return value
+
+    def run_plain(self, *arguments: Any) -> Tensor:
+        """The plain torch function's value."""
+        return self.plain(*arguments, **{k: v for k, v in self.keywords.items() if k not in self.differs})
+
+
+def leaves(arguments: Arguments) -> list[Tensor]:
+    """The tensors that carry relevance."""
+    return [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.requires_grad]
+
+
+def _pointwise(
+    op: OpOverload, plain: Callable[..., Tensor], *settings: float, name: str = "", at_zero: float = 0.0,
+    make: Callable[..., Tensor] = carrying, kept: str = "self", **keywords: Any,
+) -> Case:  # fmt: skip
+    return Case(
+        name or str(op).split(".")[1],
+        op,
+        plain,
+        lambda dtype: (make(0, 2, 3, 4, dtype=dtype), *settings),
+        kept=(kept,),
+        leak=constant(at_zero) if at_zero else nothing,
+        keywords=keywords,
+    )
+
+
+POINTWISE = (
+    _pointwise(activations.silu, F.silu),
+    _pointwise(activations.gelu, F.gelu),
+    _pointwise(activations.gelu, F.gelu, name="gelu_tanh", approximate="tanh"),
+    _pointwise(activations.relu, torch.relu, kept="output"),
+    _pointwise(activations.leaky_relu, F.leaky_relu, 0.2),
+    _pointwise(activations.tanh, torch.tanh),
+    _pointwise(activations.sigmoid, torch.sigmoid, at_zero=0.5),
+    _pointwise(activations.exp, torch.exp, at_zero=1.0),
+    _pointwise(activations.softplus, F.softplus, at_zero=math.log(2)),
+    _pointwise(activations.pow, torch.pow, 2, name="square"),
+    _pointwise(activations.pow, torch.pow, 3.0, name="cube"),
+    _pointwise(activations.elu, F.elu, 0.7),
+    _pointwise(activations.elu, lambda x, *_: F.selu(x), 1.6732632423543772, 1.0507009873554805, name="selu"),
+    _pointwise(activations.elu, lambda x, *_: F.celu(x, 0.5), 0.5, 1.0, 2.0, name="celu"),
+    _pointwise(activations.mish, F.mish),
+    _pointwise(activations.hardswish, F.hardswish),
+    _pointwise(activations.hardsigmoid, F.hardsigmoid, at_zero=0.5),
+    _pointwise(activations.hardtanh, F.hardtanh),
+    _pointwise(activations.hardtanh, lambda x, *_: F.relu6(x), 0.0, 6.0, name="relu6"),
+    _pointwise(activations.sin, torch.sin),
+    _pointwise(activations.erf, torch.erf),
+    _pointwise(activations.asinh, torch.asinh),
+    _pointwise(activations.log1p, torch.log1p, make=positive),
+    _pointwise(activations.sqrt, torch.sqrt, make=positive),
+)
+"""Ops of one tensor, f(x) of each element."""
+
+
+def _rms_norm(x: Tensor, dims: list[int], eps: float) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(dims, keepdim=True) + eps)
+
+
+def _of_value(function: Callable[[Tensor], Tensor], at_zero: float, slope: float) -> Callable[[torch.dtype], Arguments]:
+    def make(dtype: torch.dtype) -> Arguments:
+        x = carrying(0, 2, 3, 4, dtype=dtype)
+        return x, function(x.detach()), at_zero, slope
+
+    return make
+
+
+def _attention(*tokens: int, keys: int = 2, mask: Callable[[torch.dtype], Tensor | None] = lambda dtype: None) -> Any:
+    """Queries, keys and values [2, heads, tokens, 4]."""
+    queries, read = tokens if len(tokens) == 2 else (tokens[0], tokens[0])
+    return lambda dtype: (
+        carrying(0, 2, 2, queries, 4, dtype=dtype),
+        carrying(1, 2, keys, read, 4, dtype=dtype),
+        carrying(2, 2, keys, read, 4, dtype=dtype),
+        mask(dtype),
+    )
+
+
+def _held_attention(dtype: torch.dtype) -> Arguments:
+    query, key, value, _ = _attention(3)(dtype)
+    return query.detach(), key.detach(), value
+
+
+sdpa = F.scaled_dot_product_attention
+SHARES = {"query_share": 0.5, "key_share": 0.5, "value_share": 0.5, "mask_share": 1.0}
+
+OTHERS = (
+    Case("hold", products.hold, lambda x: x, lambda d: (carrying(0, 3, 4, dtype=d),), kept=(), leak=everything),
+    Case("identity", activations.identity, lambda x, value, *_: value, _of_value(F.silu, 0.0, 0.5), kept=("[2, 3, 4]",)),
+    Case(
+        "identity_with_intercept", activations.identity, lambda x, value, *_: value, _of_value(torch.exp, 1.0, 1.0),
+        kept=("[2, 3, 4]",), leak=constant(1.0),
+    ),
+    Case(
+        "linear", products.linear, F.linear,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), weight(1, 5, 4, dtype=d), weight(2, 5, dtype=d)),
+        kept=("weight",), leak=bias(2),
+    ),
+    Case(
+        "linear_without_bias", products.linear, F.linear,
+        lambda d: (carrying(0, 2, 4, dtype=d), weight(1, 5, 4, dtype=d)), kept=("weight",),
+    ),
+    Case(
+        "matmul", products.matmul, torch.matmul,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), carrying(1, 2, 4, 5, dtype=d)), kept=("other", "self"),
+    ),
+    Case(
+        "matmul_held", products.matmul_held, torch.matmul,
+        lambda d: (weight(0, 2, 3, 4, dtype=d), carrying(1, 2, 4, 5, dtype=d)), kept=("self",),
+    ),
+    Case(
+        "einsum", products.einsum, torch.einsum,
+        lambda d: ("bij,bjk->bik", [carrying(0, 2, 3, 4, dtype=d), carrying(1, 2, 4, 5, dtype=d)]),
+        kept=("tensors[0]", "tensors[1]"),
+    ),
+    Case(
+        "einsum_of_three", products.einsum, torch.einsum,
+        lambda d: ("i,ij,j->i", [carrying(0, 3, dtype=d), carrying(1, 3, 4, dtype=d), carrying(2, 4, dtype=d)]), kept=None,
+    ),
+    Case(
+        "mul", products.mul, torch.mul,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), carrying(1, 3, 1, dtype=d)), kept=("other", "self"),
+    ),
+    Case(
+        "div", products.div, torch.div,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), positive(1, 3, 1, dtype=d)), kept=("other", "self"),
+    ),
+    Case(
+        "softmax", products.softmax, torch.softmax,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), -1), kept=("output",), leak=softmax_offset,
+    ),
+    Case(
+        "softmax_over_tokens", products.softmax, torch.softmax,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, torch.float64), kept=("output",), leak=softmax_offset,
+    ),
+    Case("sdpa", products.sdpa, sdpa, _attention(3), kept=None, leak=None),
+    Case("sdpa_causal", products.sdpa, sdpa, _attention(3), None, None, {"is_causal": True, "scale": 0.3}),
+    Case("sdpa_masked", products.sdpa, sdpa, _attention(3, 5, mask=lambda d: weight(3, 3, 5) > -1), None, None),
+    Case("sdpa_biased", products.sdpa, sdpa, _attention(3, mask=lambda d: weight(3, 3, 3, dtype=d)), None, None),
+    Case(
+        "sdpa_of_carrying_mask", products.sdpa, sdpa, _attention(3, mask=lambda d: carrying(3, 2, 1, 3, 3, dtype=d)),
+        None, None, SHARES, frozenset(SHARES),
+    ),
+    Case("sdpa_of_groups", products.sdpa, sdpa, _attention(3, keys=1), None, None, {"enable_gqa": True}),
+    Case("sdpa_held", products.sdpa_held, sdpa, _held_attention, kept=None),
+    Case("rms_norm", norms.rms_norm, _rms_norm, lambda d: (carrying(0, 2, 3, 4, dtype=d), [-1], 1e-6), ("[2, 3, 1]",)),
+    Case(
+        "rms_norm_over_image", norms.rms_norm, _rms_norm,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), [1, 2], 1e-6), ("[2, 1, 1]",),
+    ),
+    Case(
+        "layer_norm", norms.layer_norm, F.layer_norm,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), [4], weight(1, 4, dtype=d), weight(2, 4, dtype=d)),
+        kept=("[2, 3, 1]", "weight"), leak=bias(3),
+    ),
+    Case(
+        "layer_norm_over_two_dims", norms.layer_norm, F.layer_norm,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), [3, 4]), kept=("[2, 1, 1]",),
+    ),
+    Case(
+        "group_norm", norms.group_norm, F.group_norm,
+        lambda d: (carrying(0, 2, 4, 3, 2, dtype=d), 2, weight(1, 4, dtype=d), weight(2, 4, dtype=d)),
+        kept=("[2, 2]", "weight"), leak=bias(3),
+    ),
+    Case(
+        "group_norm_without_weight", norms.group_norm, F.group_norm,
+        lambda d: (carrying(0, 2, 6, 3, dtype=d), 3), kept=("[2, 3]",),
+    ),
+    Case(
+        "normalize_mul", norms.normalize_mul, torch.mul,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), weight(1, 2, 3, 1, dtype=d)), kept=("statistic",),
+    ),
+    Case(
+        "normalize_div", norms.normalize_div, torch.div,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), positive(1, 2, 3, 1, dtype=d).detach()), kept=("statistic",),
+    ),
+)  # fmt: skip
+
+CASES = {case.name: case for case in (*POINTWISE, *OTHERS)}

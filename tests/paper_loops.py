@@ -1,0 +1,167 @@
+"""The propagation rules as slow loops over Python floats, copied from the papers. Nothing here is shared with lxt_fx.
+
+A matrix is a list of rows. `r` is relevance; where the value that divides is 0 there is none to pass, so the share is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+Vector = list[float]
+Matrix = list[Vector]
+
+
+def ratio(part: float, whole: float, relevance: float) -> float:
+    """part / whole * relevance, 0 where there is no relevance to pass."""
+    return 0.0 if relevance == 0 else part / whole * relevance
+
+
+def zeros(rows: int, columns: int) -> Matrix:
+    """A matrix of zeros."""
+    return [[0.0] * columns for _ in range(rows)]
+
+
+def linear_value(x: Vector, weights: Matrix, bias: Vector) -> Vector:
+    """z_j = sum_i W_ji x_i + b_j."""
+    return [sum(w * xi for w, xi in zip(row, x, strict=True)) + b for row, b in zip(weights, bias, strict=True)]
+
+
+def linear(x: Vector, weights: Matrix, bias: Vector, r: Vector) -> Vector:
+    """R_i = sum_j W_ji x_i R_j / z_j (AttnLRP eq. 8 at epsilon 0)."""
+    z = linear_value(x, weights, bias)
+    return [sum(ratio(weights[j][i] * x[i], z[j], r[j]) for j in range(len(z))) for i in range(len(x))]
+
+
+def matmul_value(a: Matrix, b: Matrix) -> Matrix:
+    """O_jp = sum_i A_ji B_ip."""
+    return [[sum(a[j][i] * b[i][p] for i in range(len(b))) for p in range(len(b[0]))] for j in range(len(a))]
+
+
+def matmul(a: Matrix, b: Matrix, r: Matrix, share: float = 0.5) -> tuple[Matrix, Matrix]:
+    """R_ji(A) = sum_p A_ji B_ip R_jp / (2 O_jp), and R_ip(B) = sum_j of the same (AttnLRP prop. 3.3). `share` is 1/2."""
+    o = matmul_value(a, b)
+    r_a, r_b = zeros(len(a), len(b)), zeros(len(b), len(b[0]))
+    for j in range(len(a)):
+        for i in range(len(b)):
+            for p in range(len(b[0])):
+                passed = ratio(a[j][i] * b[i][p], o[j][p], r[j][p]) * share
+                r_a[j][i] += passed
+                r_b[i][p] += passed
+    return r_a, r_b
+
+
+def softmax_value(x: Vector) -> Vector:
+    """s_i = exp(x_i) / sum_j exp(x_j)."""
+    largest = max(x)
+    powers = [math.exp(xi - largest) for xi in x]
+    return [power / sum(powers) for power in powers]
+
+
+def softmax(x: Vector, r: Vector) -> Vector:
+    """R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP prop. 3.1); a masked -inf passes nothing."""
+    s, total = softmax_value(x), sum(r)
+    return [0.0 if xi == -math.inf else xi * (ri - si * total) for xi, ri, si in zip(x, r, s, strict=True)]
+
+
+def attention_value(q: Matrix, k: Matrix, v: Matrix, scale: float, mask: Matrix) -> Matrix:
+    """softmax(scale q k^T + mask) v."""
+    return matmul_value([softmax_value(row) for row in scores(q, k, scale, mask)], v)
+
+
+def scores(q: Matrix, k: Matrix, scale: float, mask: Matrix) -> Matrix:
+    """scale q k^T + mask."""
+    transposed = [list(column) for column in zip(*k, strict=True)]
+    product = matmul_value(q, transposed)
+    return [[scale * p + m for p, m in zip(*rows, strict=True)] for rows in zip(product, mask, strict=True)]
+
+
+def attention(
+    q: Matrix, k: Matrix, v: Matrix, scale: float, mask: Matrix, r: Matrix
+) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+    """Matmul, softmax, sum with the mask, matmul: the relevance of q, k, v and the mask."""
+    x = scores(q, k, scale, mask)
+    r_weights, r_v = matmul([softmax_value(row) for row in x], v, r)
+    r_scores = [softmax(row, r_row) for row, r_row in zip(x, r_weights, strict=True)]
+    transposed = [list(column) for column in zip(*k, strict=True)]
+    product = matmul_value(q, transposed)
+    r_product, r_mask = zeros(len(q), len(k)), zeros(len(q), len(k))
+    for i in range(len(q)):
+        for j in range(len(k)):
+            if x[i][j] != -math.inf:
+                r_product[i][j] = ratio(scale * product[i][j], x[i][j], r_scores[i][j])
+                r_mask[i][j] = ratio(mask[i][j], x[i][j], r_scores[i][j])
+    r_q, r_transposed = matmul(q, transposed, r_product)
+    return r_q, [list(column) for column in zip(*r_transposed, strict=True)], r_v, r_mask
+
+
+def held_norm(x: Vector, weights: Vector, bias: Vector, eps: float, r: Vector) -> Vector:
+    """y = (x - mean) / std * w + b. The bias takes its share (eq. 8), identity through the product with the held w / std
+    (prop. 3.4, eq. 9), then x - mean is the linear map 1 - 1/n."""
+    n = len(x)
+    y = norm_value(x, weights, bias, eps)
+    r = [ratio(yi - b, yi, ri) for yi, b, ri in zip(y, bias, r, strict=True)]
+    return linear(x, [[(1.0 if i == j else 0.0) - 1 / n for i in range(n)] for j in range(n)], [0.0] * n, r)
+
+
+def norm_value(x: Vector, weights: Vector, bias: Vector, eps: float) -> Vector:
+    """(x - mean) / std * w + b."""
+    mean = sum(x) / len(x)
+    std = math.sqrt(sum((xi - mean) ** 2 for xi in x) / len(x) + eps)
+    return [(xi - mean) / std * w + b for xi, w, b in zip(x, weights, bias, strict=True)]
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def _softplus(x: float) -> float:
+    return math.log(1 + math.exp(x))
+
+
+FUNCTIONS: dict[str, Callable[[float], float]] = {
+    "silu": lambda x: x * _sigmoid(x),
+    "gelu": lambda x: x * 0.5 * math.erfc(-x / math.sqrt(2)),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: max(x, 0.0),
+    "leaky_relu": lambda x: x if x > 0 else 0.2 * x,
+    "tanh": math.tanh,
+    "sigmoid": _sigmoid,
+    "exp": math.exp,
+    "softplus": _softplus,
+    "square": lambda x: x * x,
+    "cube": lambda x: x * x * x,
+    "elu": lambda x: x if x > 0 else 0.7 * math.expm1(x),
+    "selu": lambda x: 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * math.expm1(x)),
+    "celu": lambda x: x if x > 0 else 0.5 * math.expm1(x / 0.5),
+    "mish": lambda x: x * math.tanh(_softplus(x)),
+    "hardswish": lambda x: x * min(max(x + 3, 0.0), 6.0) / 6,
+    "hardsigmoid": lambda x: min(max(x + 3, 0.0), 6.0) / 6,
+    "hardtanh": lambda x: min(max(x, -1.0), 1.0),
+    "relu6": lambda x: min(max(x, 0.0), 6.0),
+    "sin": math.sin,
+    "erf": math.erf,
+    "asinh": math.asinh,
+    "log1p": math.log1p,
+    "sqrt": math.sqrt,
+}
+"""y = f(x) of each pointwise case."""
+
+
+def identity(function: Callable[[float], float], x: float, gradient: float) -> float:
+    """R_in = R_out (eq. 9), less the share that the constant f(0) takes of y (eq. 8). R_out is y times the gradient."""
+    y, at_zero = function(x), function(0.0)
+    return ratio(y - at_zero, y, y * gradient)
+
+
+def product_of_three(x: Vector, a: Matrix, y: Vector, r: Vector) -> tuple[Vector, Matrix, Vector]:
+    """z_i = sum_j x_i a_ij y_j: a third of each product's part of R_i to each of its three factors (prop. 3.2, N = 3)."""
+    r_x, r_a, r_y = [0.0] * len(x), zeros(len(x), len(y)), [0.0] * len(y)
+    for i in range(len(x)):
+        z = sum(x[i] * a[i][j] * y[j] for j in range(len(y)))
+        for j in range(len(y)):
+            passed = ratio(x[i] * a[i][j] * y[j], z, r[i]) / 3
+            r_x[i] += passed
+            r_a[i][j] += passed
+            r_y[j] += passed
+    return r_x, r_a, r_y

@@ -1,0 +1,201 @@
+"""Bad input gets a clear error that says what, why and what to do."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from tiny import Mlp, bert, llama, vit
+from torch import Tensor, nn
+
+import lxt_fx
+from lxt_fx import CallError, CaptureError, InputError, NoRuleError, UnknownNameError
+
+
+def test_a_model_must_be_a_module() -> None:
+    with pytest.raises(InputError, match=r"model must be a torch.nn.Module, got str"):
+        lxt_fx.transform("gpt2")  # type: ignore[arg-type]
+
+
+def test_a_plain_module_needs_an_example() -> None:
+    with pytest.raises(InputError, match=r"Mlp is no transformers model.*transform\(net, \(x,\)\)"):
+        lxt_fx.transform(Mlp().eval())
+
+
+def test_a_bare_tensor_as_args_is_answered_with_the_tuple() -> None:
+    with pytest.raises(InputError, match=r"args must be a tuple.*transform\(model, \(x,\)\)"):
+        lxt_fx.transform(Mlp().eval(), torch.randn(2, 6))  # type: ignore[arg-type]
+
+
+def test_examples_that_do_not_fit_the_signature_are_named() -> None:
+    with pytest.raises(InputError, match=r"do not fit Mlp.forward\(x.*missing a required argument: 'x'"):
+        lxt_fx.transform(Mlp().eval(), kwargs={"y": torch.randn(2, 6)})
+
+
+def test_token_ids_alone_cannot_be_explained() -> None:
+    with pytest.raises(InputError, match=r"input_ids, whole numbers that carry no gradient.*lxt_fx.embed"):
+        lxt_fx.transform(llama(), kwargs={"input_ids": torch.tensor([[3, 4]])})
+
+
+def test_whole_number_inputs_of_a_plain_module_are_named() -> None:
+    class Counts(nn.Module):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return tokens * 2
+
+    with pytest.raises(InputError, match=r"none of the example inputs \['tokens'\].*floating-point"):
+        lxt_fx.transform(Counts(), (torch.tensor([1, 2]),))
+
+
+def test_an_example_that_the_model_refuses_is_reported_with_its_own_words() -> None:
+    with pytest.raises(InputError, match=r"Mlp itself fails on the example inputs \(x\): RuntimeError: mat1 and mat2"):
+        lxt_fx.transform(Mlp().eval(), (torch.randn(2, 5),))
+
+
+def test_a_model_that_drops_values_at_random_must_be_in_eval_mode() -> None:
+    model = bert().train()
+    with pytest.raises(InputError, match=r"training mode: %dropout.* drops values at random.*call model.eval\(\) first"):
+        lxt_fx.transform(model)
+    assert model.training
+
+
+def test_batch_statistics_need_eval_mode() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    with pytest.raises(InputError, match=r"uses batch statistics.*model.eval\(\)"):
+        lxt_fx.transform(net, (torch.randn(3, 4),))
+
+
+def test_a_training_mode_model_without_randomness_is_taken_as_it_is() -> None:
+    model = llama().train()
+    explained = lxt_fx.transform(model)
+    embeds = torch.randn(1, 4, 32)
+    torch.testing.assert_close(explained(inputs_embeds=embeds).logits, model(inputs_embeds=embeds).logits)
+
+
+def test_an_unknown_table_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match=r"no rule table 'atnlrp'; did you mean 'attnlrp'\? Tables: attnlrp, cp_lrp"):
+        lxt_fx.transform(llama(), rules="atnlrp")
+
+
+def test_rules_of_another_type_are_refused() -> None:
+    with pytest.raises(InputError, match="rules must be a name or a RuleTable, got int"):
+        lxt_fx.transform(llama(), rules=3)  # type: ignore[arg-type]
+
+
+def test_an_explained_module_is_not_transformed_again() -> None:
+    explained = lxt_fx.transform(Mlp().eval(), (torch.randn(2, 6),))
+    with pytest.raises(InputError, match="already explained"):
+        lxt_fx.transform(explained)
+
+
+class Lgamma(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.lgamma(self.linear(x) + 3)
+
+
+def test_an_op_without_a_row_is_an_error_that_names_it() -> None:
+    with pytest.raises(NoRuleError) as raised:
+        lxt_fx.transform(Lgamma().eval(), (torch.randn(2, 4),))
+    text = str(raised.value)
+    assert "no rule for %lgamma = aten.lgamma.default   (test_errors.py:" in text
+    assert "none of table attnlrp lists this op" in text and "strict=False" in text and "docs/adding_a_rule.md" in text
+
+
+def test_without_strict_the_op_keeps_its_gradient_and_is_listed() -> None:
+    net = Lgamma().eval()
+    explained = lxt_fx.transform(net, (torch.randn(2, 4),), strict=False)
+    assert list(explained.record.unknown) == ["lgamma"]
+    x = torch.randn(2, 4, requires_grad=True)
+    (native,) = torch.autograd.grad(net(x).sum(), x)
+    (ours,) = torch.autograd.grad(explained(x).sum(), x)
+    torch.testing.assert_close(ours, native)
+
+
+def test_a_refusing_row_is_named_with_its_reason() -> None:
+    class Bilinear(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.linear(x, x)
+
+    with pytest.raises(NoRuleError, match=r"closest row: linear: weight carries too"):
+        lxt_fx.transform(Bilinear(), (torch.randn(3, 3),))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"input_ids": torch.tensor([[3, 4]])}, r"inputs_embeds=lxt_fx.embed\(explained, input_ids\)"),
+        ({"inputs_embeds": torch.randn(1, 3, 32), "use_cache": True}, r"use_cache=False is baked into the graph"),
+        ({"inputs_embeds": torch.randn(1, 3, 32), "labels": torch.tensor([[1]])}, r"labels were not captured"),
+        (
+            {"inputs_embeds": torch.randn(1, 3, 32), "past": torch.randn(1)},
+            r"input past was not captured \(captured: inputs",
+        ),
+        ({"attention_mask": torch.ones(1, 3)}, r"the call lacks inputs_embeds"),
+        ({"inputs_embeds": torch.randn(1, 3, 16)}, r"shape \[1, 3, 16\], the graph was captured for \['any', 'any', 32\]"),
+        (
+            {"inputs_embeds": torch.randn(2, 3, 32), "attention_mask": torch.ones(2, 4).long()},
+            r"the graph holds only where",
+        ),
+    ],
+)
+def test_a_call_with_inputs_that_were_not_captured_says_so(call: dict[str, Tensor], message: str) -> None:
+    explained = lxt_fx.transform(llama())
+    with pytest.raises(CallError, match=message):
+        explained(**call)
+
+
+def test_switches_that_match_the_capture_are_accepted() -> None:
+    explained = lxt_fx.transform(llama())
+    embeds = torch.randn(1, 3, 32)
+    expected = explained(inputs_embeds=embeds).logits
+    assert torch.equal(explained(inputs_embeds=embeds, use_cache=False, return_dict=True, labels=None).logits, expected)
+
+
+def test_quantised_weights_that_have_no_gradient_are_named() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = torch.ao.quantization.quantize_dynamic(Mlp().eval(), {nn.Linear})
+    with pytest.raises(NoRuleError, match=r"quantized.linear_dynamic(.|\n)*load the model unquantised"):
+        lxt_fx.transform(net, (torch.randn(2, 6),))
+
+
+def test_a_model_that_no_tracer_takes_ends_in_one_error_with_what_each_way_said() -> None:
+    class ChangesItself(nn.Module):
+        """Fails from its third call on, as capture needs several."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            if self.calls > 2:
+                raise RuntimeError("kernel needs packed weights")
+            return x * 2
+
+    with pytest.raises(CaptureError) as raised:
+        lxt_fx.transform(ChangesItself(), (torch.randn(2, 4),))
+    text = str(raised.value)
+    assert "ChangesItself could not be captured as a graph" in text and "load the model unquantised" in text
+    assert all(f"  {way}: RuntimeError: kernel needs" in text for way in ("torch.export", "torch.export, dynamic", "make_fx"))
+
+
+def test_a_stage_or_module_that_does_not_exist_is_answered_with_the_nearest() -> None:
+    explained = lxt_fx.transform(vit())
+    with pytest.raises(UnknownNameError, match="no stage 'rule'; did you mean 'rules'"):
+        lxt_fx.show(explained, "rule")
+    with pytest.raises(UnknownNameError, match=r"no module 'vit.encoder.layer.9'; nearest: vit"):
+        lxt_fx.show(explained, module="vit.encoder.layer.9")
+    with pytest.raises(UnknownNameError, match="selects nothing that carries relevance"), lxt_fx.watch(explained, "nope"):
+        pass
+
+
+def test_embed_says_what_it_needs() -> None:
+    with pytest.raises(InputError, match="whole numbers"):
+        lxt_fx.embed(llama(), torch.randn(1, 3))
+    with pytest.raises(InputError, match="no token embedding"):
+        lxt_fx.embed(Mlp(), torch.tensor([[1]]))
