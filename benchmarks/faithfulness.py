@@ -34,20 +34,20 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 import lxt_fx
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
 import models  # noqa: E402
 
-TABLES = ("attnlrp", "cp_lrp", "gradient")
-METHODS = (*TABLES, "|gradient|", "random")
+TABLES = ("attnlrp", "cp_lrp")
+METHODS = (*TABLES, "gradient", "|gradient|", "random")
 PROMPT = "The capital of {country} is"
 ROWS = 36
 """How many perturbed texts go through the model at once."""
 
-Explained = dict[str, lxt_fx.Explained]
+Modules = dict[str, nn.Module]
 Relevances = dict[str, Tensor]
 
 
@@ -65,14 +65,14 @@ FULL = Size(paragraphs=40, tokens=48, steps=8, countries=116)
 QUICK = Size(paragraphs=8, tokens=32, steps=4, countries=23)
 
 
-def relevances(explained: Explained, ids: Tensor, value: Callable[[Tensor], Tensor]) -> Relevances:
+def relevances(modules: Modules, ids: Tensor, value: Callable[[Tensor], Tensor]) -> Relevances:
     """By each method, relevance [batch, tokens] for the texts `ids` of what `value` reads from the last logits."""
     found = {}
-    for table, module in explained.items():
+    for method, module in modules.items():
         embedded = lxt_fx.embed(module, ids)
         chosen = value(module(inputs_embeds=embedded).logits[:, -1])
         (gradient,) = torch.autograd.grad(chosen.sum(), embedded)
-        found[table] = (embedded * gradient).sum(dim=-1).detach()
+        found[method] = (embedded * gradient).sum(dim=-1).detach()
     found["|gradient|"] = found["gradient"].abs()
     found["random"] = torch.rand(ids.shape)
     return found
@@ -118,7 +118,7 @@ def area(curve: Tensor) -> float:
 
 
 def measure_removal(
-    model: Any, tokenizer: Any, explained: Explained, size: Size, progress: Progress
+    model: Any, tokenizer: Any, modules: Modules, size: Size, progress: Progress
 ) -> dict[str, list[Tensor]]:
     """By method, one pair of curves a paragraph."""
     paragraphs = cut_paragraphs(tokenizer, size)
@@ -126,7 +126,7 @@ def measure_removal(
     for ids in progress.track(paragraphs, description="removing tokens"):
         with torch.no_grad():
             target = int(model(input_ids=ids[None], logits_to_keep=1).logits[0, -1].argmax())
-        found = relevances(explained, ids[None], lambda logits, target=target: logits[:, target])
+        found = relevances(modules, ids[None], lambda logits, target=target: logits[:, target])
         rows = {method: relevance[0] for method, relevance in found.items()}
         for method, curve in removal_curves(model, ids, target, rows, size.steps).items():
             curves[method].append(curve)
@@ -169,7 +169,7 @@ COUNTED = {"any token": slice(None), "not the first": slice(1, None), "neither f
 
 
 def measure_capitals(
-    model: Any, tokenizer: Any, explained: Explained, size: Size, progress: Progress
+    model: Any, tokenizer: Any, modules: Modules, size: Size, progress: Progress
 ) -> dict[str, Any]:
     """By explained value, method and counted tokens, one True or False a prompt: is the top source in the country?"""
     all_prompts = prompts(tokenizer, size.countries)
@@ -188,7 +188,7 @@ def measure_capitals(
             ),
         }
         for name, value in values.items():
-            for method, relevance in relevances(explained, ids, value).items():
+            for method, relevance in relevances(modules, ids, value).items():
                 for prompt, row in zip(batch, relevance, strict=True):
                     for counted, positions in COUNTED.items():
                         top = range(len(row))[positions][int(row[positions].argmax())]
@@ -284,11 +284,11 @@ def main(
     model, tokenizer = models.load("smollm2")
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        explained = {
-            table: lxt_fx.transform(model, rules=table) for table in progress.track(TABLES, description="transform")
-        }
-        removal = removal_summary(measure_removal(model, tokenizer, explained, size, progress))
-        capitals = capitals_summary(measure_capitals(model, tokenizer, explained, size, progress))
+        modules: Modules = {"gradient": model}  # what the model itself computes, with no rule
+        for table in progress.track(TABLES, description="transform"):
+            modules[table] = lxt_fx.transform(model, rules=table)
+        removal = removal_summary(measure_removal(model, tokenizer, modules, size, progress))
+        capitals = capitals_summary(measure_capitals(model, tokenizer, modules, size, progress))
     seconds = time.perf_counter() - start
     console.print(removal_table(removal, size), capitals_table(capitals), f"{seconds:.0f} s, {threads} threads")
     out.mkdir(parents=True, exist_ok=True)

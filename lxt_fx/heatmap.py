@@ -18,15 +18,15 @@ from lxt_fx.panels import Panel
 from lxt_fx.typeset import POINTS, Align, Placed, Type, flow, sentence, write
 from lxt_fx.view import Cell, Facts
 
-MARGIN, GAP, LEGEND = 8.0, 10.0, 36.0
-"""In points: around the figure, between two pictures, and the height of the colour bar."""
+MARGIN, GAP, LEGEND, BAR = 8.0, 10.0, 36.0, 110.0
+"""In points: around the figure, between two pictures, the height of the legend and the length of its colour bar."""
 
-LINE, HEADING_LINE = 18.0, 14.0
-"""In points: from one line of tokens, and of the heading, to the next."""
+LINE, HEADING_LINE, SMALL_LINE = 18.0, 14.0, 10.0
+"""In points: from one line of tokens, of the heading and of the footnote to the next."""
 
 HEADING, BODY, SMALL = Type(9.5, bold=True), Type(10.0), Type(7.5)
-TALLEST = 200.0
-"""Inches: a picture much taller passes what Agg draws and what a viewer opens."""
+NARROWEST, TALLEST = 2.0, 200.0
+"""Inches: what holds the colour bar, and what a viewer opens (Agg draws at most 65536 pixels)."""
 
 BLACK, MUTED, EDGE = "#000000", "#5c6470", "#c9ced6"
 DOTS = 200
@@ -36,13 +36,13 @@ DOTS = 200
 def token_figure(cells: Sequence[Cell], facts: Facts, width: float) -> Figure:
     """The tokens as flowing text in coloured boxes, `width` inches wide, with what was explained and a colour bar.
 
-    Raises InputError for a text too long for one picture.
+    Raises InputError for a text too long for one picture, or a width too small.
     """
     body = flow(cells, width * POINTS - 2 * MARGIN, BODY)
     figure, top = _sheet(width, facts, (1 + body[-1].line) * LINE)
     for placed in body:
         _box(figure, placed, top - (1 + placed.line) * LINE)
-    _colour_bar(figure, facts)
+    _legend(figure, facts)
     return figure
 
 
@@ -59,7 +59,7 @@ def image_figure(panels: Sequence[Panel], facts: Facts, width: float) -> Figure:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(color=EDGE, linewidth=0.6)
         write(figure, x, y + down + 4, panel.title, SMALL, MUTED)
-    _colour_bar(figure, facts)
+    _legend(figure, facts)
     return figure
 
 
@@ -73,8 +73,11 @@ def save(figure: Figure, path: str | Path, kind: Literal["png", "pdf"]) -> None:
 def _sheet(width: float, facts: Facts, down: float) -> tuple[Figure, float]:
     """A figure with what was explained at its top, `down` points of room below that, and the height where these
     start."""
-    lines = sentence(f"{facts.explained} = {facts.value:.4g}", width * POINTS - 2 * MARGIN, HEADING)
-    height = 2 * MARGIN + len(lines) * HEADING_LINE + down + LEGEND
+    if width < NARROWEST:
+        raise InputError(f"the figure is {width:.3g} inches wide, which is too narrow; give at least {NARROWEST:.0f}")
+    lines = sentence(f"{facts.explained} = {facts.written_value()}", width * POINTS - 2 * MARGIN, HEADING)
+    below = len(_lines_below(width, facts)) * SMALL_LINE
+    height = 2 * MARGIN + len(lines) * HEADING_LINE + down + LEGEND + below
     if height > TALLEST * POINTS:
         raise InputError(
             f"the figure would be {height / POINTS:.0f} inches tall, and at most {TALLEST:.0f} can be drawn; use "
@@ -96,22 +99,29 @@ def _box(figure: Figure, placed: Placed, y: float) -> None:
     write(figure, MARGIN + placed.text_x(), y + 5.5, placed.text, placed.type, ink(background))
 
 
-def _colour_bar(figure: Figure, facts: Facts) -> None:
-    left, middle, right = facts.ticks()
-    across, high, up = 110.0, 6.0, MARGIN + 10
-    axes = figure.add_axes(_place(figure, MARGIN, up, across, high))
+def _lines_below(width: float, facts: Facts) -> tuple[str, ...]:
+    """The footnote in lines below the colour bar, where it does not fit beside it."""
+    inside = width * POINTS - 2 * MARGIN
+    if SMALL.width(facts.footnote()) <= inside - BAR - 2 * GAP:
+        return ()
+    return sentence(facts.footnote(), inside, SMALL)
+
+
+def _legend(figure: Figure, facts: Facts) -> None:
+    width = float(figure.get_size_inches()[0])
+    below = _lines_below(width, facts)
+    up = MARGIN + 10 + len(below) * SMALL_LINE
+    axes = figure.add_axes(_place(figure, MARGIN, up, BAR, 6))
     axes.imshow([[tuple(bytes.fromhex(c[1:])) for c in LIGHT.gradient(255)]], aspect="auto")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(color=EDGE, linewidth=0.6)
-    ends: tuple[tuple[float, str, Align], ...] = (
-        (MARGIN, left, "left"),
-        (MARGIN + across / 2, middle, "center"),
-        (MARGIN + across, right, "right"),
-    )
-    for x, label, align in ends:
-        write(figure, x, up - 9, label, SMALL, MUTED, align)
-    end = float(figure.get_size_inches()[0]) * POINTS - MARGIN
-    write(figure, end, up - 1, facts.footnote(), SMALL, MUTED, "right")
+    aligned: tuple[Align, ...] = ("left", "center", "right")
+    for part, label, align in zip((0.0, 0.5, 1.0), facts.ticks(), aligned, strict=True):
+        write(figure, MARGIN + part * BAR, up - 9, label, SMALL, MUTED, align)
+    for line, text in enumerate(below):
+        write(figure, MARGIN, up - 10 - (line + 1) * SMALL_LINE, text, SMALL, MUTED)
+    if not below:
+        write(figure, width * POINTS - MARGIN, up - 1, facts.footnote(), SMALL, MUTED, "right")
 
 
 def _place(figure: Figure, x: float, y: float, across: float, down: float) -> tuple[float, float, float, float]:

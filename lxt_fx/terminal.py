@@ -70,7 +70,7 @@ def _style(share: float) -> str:
 
 
 def _heading(facts: Facts) -> Text:
-    return Text.assemble((facts.explained, "bold"), " = ", (f"{facts.value:.4g}", "bold"))
+    return Text.assemble((facts.explained, "bold"), " = ", (facts.written_value(), "bold"))
 
 
 def _legend(facts: Facts) -> Text:

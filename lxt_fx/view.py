@@ -21,6 +21,10 @@ class Facts:
     model_class: str
     seconds: float
 
+    def written_value(self) -> str:
+        """The value with four digits."""
+        return f"{self.value:.4g}".replace("-", "−")
+
     def ticks(self) -> tuple[str, str, str]:
         """The labels of a colour bar: left end, middle, right end."""
         if self.largest == 0:

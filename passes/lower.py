@@ -31,13 +31,14 @@ def lower(gm: GraphModule, flow: Flow) -> int:
 
 
 def _drop_idle_holds(gm: GraphModule, flow: Flow) -> int:
-    """A detach of a value that no leaf reaches only clutters the graph."""
+    """A hold of a value that no gradient would reach only clutters the graph."""
     reached = set(flow.leaves)
     edits = 0
     for node in list(gm.graph.nodes):
+        holds = node.op == "call_function" and node.target in (aten.detach.default, products.hold)
         if any(operand in reached for operand in node.all_input_nodes):
-            reached.add(node)
-        elif node.op == "call_function" and node.target in (aten.detach.default, products.hold):
+            reached |= set() if holds else {node}
+        elif holds:
             node.replace_all_uses_with(node.args[0])
             gm.graph.erase_node(node)
             edits += 1

@@ -65,7 +65,7 @@ class _Rewriter:
         if isinstance(site.kind, GroupKind):
             assert group is not None
             values = self._group_arguments(group)
-        new = self._replace(node, op, values | dict(rule.settings(site)))
+        new = self._replace(node, op, values | _unusual(op, rule.settings(site)))
         self.rules[new] = rule
         self.edits += 1
 
@@ -82,7 +82,8 @@ class _Rewriter:
                 new.name = node.name
 
     def hold_frontier(self, flow: Flow) -> None:
-        """Holds every carrying value where it enters a node that does not carry, or an operand that a row holds."""
+        """Holds what rows hold, and every carrying value where it enters a node that does not carry, so that nothing in
+        there is differentiated at all."""
         inside = {self._now(node) for node in flow.carrying}
         inside |= {part for node in inside for part in node.users if part.target is operator.getitem}  # of a tuple
         held = {(self._now(node), name) for node, name in flow.held}
@@ -90,7 +91,8 @@ class _Rewriter:
             if node.op != "call_function" or node in self.inserted:
                 continue
             for operand in differentiable_operands(node):
-                if operand.node in inside and (node not in inside or (node, operand.name) in held):
+                enters = operand.node in inside and node not in inside
+                if enters or ((node, operand.name) in held and operand.node.op != "get_attr"):
                     self._read_held(node, operand)
 
     def _read_held(self, node: Node, operand: Operand) -> None:
@@ -146,6 +148,12 @@ class _Rewriter:
             return copy
 
         return copied(self._now(value))
+
+
+def _unusual(op: OpOverload, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that differ from the op's defaults."""
+    defaults = {argument.name: argument.default_value for argument in op._schema.arguments}
+    return {name: value for name, value in settings.items() if defaults[name] != value}
 
 
 def _base_name(op: Any) -> str:

@@ -1,4 +1,4 @@
-"""From a model and a text or image to its explanation: which number is explained, what is refused, what stays untouched."""
+"""From a model and a text or image to its explanation: the relevance itself, what is refused, what stays untouched."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_text import bert, byte_tokenizer, llama, sentence_tokenizer, vit, word_tokenizer
+from tiny_text import bert, byte_tokenizer, llama, vit, word_tokenizer
 from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -18,8 +18,6 @@ from lxt_fx.errors import InputError, LxtFxError
 from lxt_fx.explain import explain, explain_image
 from lxt_fx.explained import Explained
 from lxt_fx.pipeline import transform
-from lxt_fx.readable import readable_tokens
-from lxt_fx.target import Target
 
 TEXT = "The capital of France is"
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-7}
@@ -73,19 +71,6 @@ def test_relevance_is_leaf_times_gradient_summed_over_hidden(explained: Explaine
     assert explanation.seconds > 0
 
 
-def test_default_is_the_likeliest_next_token_and_the_sentence_says_so(explained: Explained, tokenizer: Any) -> None:
-    logits = explained(inputs_embeds=embed(explained, tokenizer(TEXT, return_tensors="pt")["input_ids"])).logits[0, -1]
-    token = readable_tokens(tokenizer, [int(logits.argmax())])[0]
-    explanation = explain(explained, tokenizer, TEXT)
-    assert explanation.explained == f"logit of '{token}' (rank 1) at position 4, after ' is'"
-
-
-def test_the_rank_counts_the_larger_logits(explained: Explained, tokenizer: Any) -> None:
-    logits = explained(inputs_embeds=embed(explained, tokenizer(TEXT, return_tensors="pt")["input_ids"])).logits[0, -1]
-    fifth = int(logits.topk(5).indices[4])
-    assert "(rank 5)" in explain(explained, tokenizer, TEXT, fifth).explained
-
-
 def test_a_text_of_one_token_is_explained(explained: Explained, tokenizer: Any) -> None:
     assert explain(explained, tokenizer, "The").explained.endswith("at position 0, after 'The'")
 
@@ -105,158 +90,6 @@ def test_a_plain_model_gives_what_its_transformed_module_gives(
 ) -> None:
     ours = explain(model, tokenizer, TEXT)
     torch.testing.assert_close(ours.attribution, explain(explained, tokenizer, TEXT).attribution, **CLOSE)
-
-
-def test_contrast_explains_the_difference_of_two_logits(explained: Explained, tokenizer: Any) -> None:
-    paris, london = (explain(explained, tokenizer, TEXT, name) for name in (" Paris", " London"))
-    contrast = explain(explained, tokenizer, TEXT, (" Paris", " London"))
-    assert contrast.value == pytest.approx(paris.value - london.value, abs=1e-6)
-    torch.testing.assert_close(contrast.attribution, paris.attribution - london.attribution, rtol=1e-4, atol=1e-7)
-    assert "logit of ' Paris'" in contrast.explained and "minus logit of ' London'" in contrast.explained
-
-
-def test_an_id_and_its_string_mean_the_same_token(explained: Explained, tokenizer: Any) -> None:
-    index = tokenizer.convert_tokens_to_ids("ĠParis")
-    by_id, by_name = (explain(explained, tokenizer, TEXT, target) for target in (index, " Paris"))
-    assert by_id.explained == by_name.explained
-    assert torch.equal(by_id.relevance, by_name.relevance)
-
-
-def test_a_bare_word_means_the_likelier_of_its_two_spellings(explained: Explained, tokenizer: Any) -> None:
-    spaced, bare = (tokenizer.convert_tokens_to_ids(piece) for piece in ("ĠParis", "Paris"))
-    logits = explained(inputs_embeds=embed(explained, tokenizer(TEXT, return_tensors="pt")["input_ids"])).logits[0, -1]
-    likelier = "' Paris'" if logits[spaced] > logits[bare] else "'Paris'"
-    assert likelier in explain(explained, tokenizer, TEXT, "Paris").explained
-    assert "'Paris'" in explain(explained, tokenizer, TEXT, bare).explained
-
-
-def test_both_sides_of_a_contrast_are_spelled_the_same_way(tokenizer: Any) -> None:
-    from lxt_fx.target import TokenNames
-
-    row = torch.zeros(len(tokenizer))
-    row[tokenizer.convert_tokens_to_ids("Paris")] = 1.0
-    row[tokenizer.convert_tokens_to_ids("Ġof")] = 5.0
-    spelled = TokenNames(tokenizer).find(("of", "Paris"), row)
-    assert tokenizer.convert_ids_to_tokens(spelled) == ["Ġof", "ĠParis"]
-
-
-def test_a_word_that_only_one_spelling_has_as_a_token_is_found(explained: Explained, tokenizer: Any) -> None:
-    assert "'Ġ" not in explain(explained, tokenizer, TEXT, "capital").explained
-    assert "logit of ' capital'" in explain(explained, tokenizer, TEXT, "capital").explained
-
-
-def test_a_string_of_several_tokens_is_refused_with_its_pieces(explained: Explained, tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="is not one token") as refusal:
-        explain(explained, tokenizer, TEXT, "Parisian")
-    assert "'Paris' 'i' 'an'" in str(refusal.value)
-
-
-def test_a_word_outside_the_vocabulary_is_refused(words: Any) -> None:
-    with pytest.raises(InputError, match="no token of its vocabulary"):
-        explain(bert("masked", len(words)), words, "the [MASK]", "漢")
-
-
-def test_target_at_a_position_explains_there(explained: Explained, tokenizer: Any) -> None:
-    explanation = explain(explained, tokenizer, TEXT, Target.at(1, " of"))
-    assert explanation.explained.endswith("at position 1, after ' capital'")
-    assert explanation.explained.startswith("logit of ' of'")
-    # a causal model reads nothing to the right of position 1
-    assert torch.equal(explanation.relevance[2:], torch.zeros(3))
-    from_the_end = explain(explained, tokenizer, TEXT, Target.at(-4, " of"))
-    assert torch.equal(explanation.relevance, from_the_end.relevance)
-    assert explanation.explained == from_the_end.explained
-
-
-@pytest.mark.parametrize("position", [5, -6])
-def test_a_position_outside_the_text_is_refused(explained: Explained, tokenizer: Any, position: int) -> None:
-    with pytest.raises(InputError, match="not in the text, which has 5 tokens"):
-        explain(explained, tokenizer, TEXT, Target.at(position))
-
-
-def test_a_function_of_the_output_is_explained(explained: Explained, tokenizer: Any) -> None:
-    def largest_two(output: Any) -> Tensor:
-        top: Tensor = output.logits[0, -1].topk(2).values.sum()
-        return top
-
-    explanation = explain(explained, tokenizer, TEXT, largest_two)
-    assert explanation.explained == "a function of the output, largest_two"
-    by_lambda = explain(explained, tokenizer, TEXT, lambda out: out.logits[0, -1].topk(2).values.sum())
-    assert torch.equal(explanation.relevance, by_lambda.relevance)
-
-
-@pytest.mark.parametrize(
-    ("function", "why"),
-    [
-        (lambda out: out.logits[0, -1], "must return one number"),
-        (lambda out: 3.0, "must return one number as a tensor, got float"),
-        (lambda out: out.logits.detach().sum(), "does not depend on the input"),
-        (lambda out: torch.ones((), requires_grad=True) * 2, "does not depend on the input"),
-    ],
-)
-def test_a_function_that_gives_nothing_to_explain_is_refused(
-    explained: Explained, tokenizer: Any, function: Any, why: str
-) -> None:
-    with pytest.raises(InputError, match=why):
-        explain(explained, tokenizer, TEXT, function)
-
-
-@pytest.mark.parametrize(
-    ("target", "why"),
-    [(10_000, "there is no token id 10000"), (-1, "there is no token id -1"), (("a", "b", "c"), "must be an index")],
-)
-def test_a_target_that_does_not_exist_is_refused(explained: Explained, tokenizer: Any, target: Any, why: str) -> None:
-    with pytest.raises(InputError, match=why):
-        explain(explained, tokenizer, TEXT, target)
-
-
-def test_a_classifier_is_explained_by_label_and_by_index(classifier: Explained, words: Any) -> None:
-    labels = ("bad", "fair", "good")
-    named, numbered = (explain(classifier, words, "play playing", target, labels=labels) for target in ("good", 2))
-    assert named.explained.startswith("logit of 'good' (class 2, rank ")
-    assert torch.equal(named.relevance, numbered.relevance)
-    assert "rank 1)" in explain(classifier, words, "play playing", labels=labels).explained
-
-
-def test_the_classes_of_a_plain_model_are_named_by_its_config(words: Any) -> None:
-    model = bert("classifier", len(words))
-    assert explain(model, words, "play", "good").explained.startswith("logit of 'good' (class 2")
-    with pytest.raises(InputError, match="no class 'great'; its classes are 'bad', 'fair', 'good'"):
-        explain(model, words, "play", "great")
-
-
-def test_classes_without_names_are_numbered(classifier: Explained, words: Any) -> None:
-    assert explain(classifier, words, "play", 1, labels=()).explained.startswith("logit of class 1 (rank ")
-    with pytest.raises(InputError, match="its classes are none; give an index"):
-        explain(classifier, words, "play", "good", labels=())
-
-
-def test_a_position_is_refused_where_the_output_has_none(classifier: Explained, words: Any) -> None:
-    with pytest.raises(InputError, match="the target names a position, but the logits of BertForSequenceClassification"):
-        explain(classifier, words, "play", Target.at(1))
-
-
-def test_a_tagger_is_explained_at_the_last_token_that_is_not_special(words: Any) -> None:
-    explanation = explain(bert("tagger", len(words)), words, "London and Paris")
-    assert explanation.tokens == ("[CLS]", " london", " and", " paris", " [SEP]")
-    assert explanation.explained.endswith("at position 3, for ' paris'")
-
-
-def test_a_masked_model_is_explained_at_the_mask(words: Any) -> None:
-    explanation = explain(bert("masked", len(words)), words, "The capital of [MASK] is London", "paris")
-    assert explanation.explained.startswith("logit of 'paris'")
-    assert explanation.explained.endswith("at position 4, for ' [MASK]'")
-
-
-def test_a_masked_model_without_a_mask_is_refused(words: Any) -> None:
-    with pytest.raises(InputError, match=r"no mask token \(\[MASK\]\)"):
-        explain(bert("masked", len(words)), words, "The capital is London")
-
-
-def test_a_model_without_logits_asks_for_a_function(words: Any) -> None:
-    model = bert("bare", len(words))
-    with pytest.raises(InputError, match="target=lambda out: out.last_hidden_state"):
-        explain(model, words, "play")
-    assert explain(model, words, "play", lambda out: out.last_hidden_state[0, 0].norm()).relevance.shape == (3,)
 
 
 def test_a_string_its_ids_and_the_tokenizers_output_are_one_text(explained: Explained, tokenizer: Any) -> None:
@@ -415,38 +248,3 @@ def test_text_and_image_models_point_to_each_other(explained: Explained, tokeniz
         explain(vit(), tokenizer, TEXT)
     with pytest.raises(InputError, match="explain is for text"):
         explain_image(explained, torch.zeros(3, 8, 8))
-
-
-BYTES = {
-    "The capital": ("The", " capital"),
-    "é": ("é(1/2)", "é(2/2)"),
-    " 🦙\n\tx": (" ", "🦙(1/4)", "🦙(2/4)", "🦙(3/4)", "🦙(4/4)", "↵", "⇥", "x"),
-    "a\u202eb": ("a", "⟨U+202E⟩(1/3)", "⟨U+202E⟩(2/3)", "⟨U+202E⟩(3/3)", "b"),
-    "Paris<|end|>": ("Paris", "<|end|>"),
-    "\x1b[": ("␛", "["),
-}
-
-
-@pytest.mark.parametrize("text", BYTES)
-def test_byte_level_tokens_read_as_text(tokenizer: Any, text: str) -> None:
-    assert readable_tokens(tokenizer, tokenizer(text)["input_ids"]) == BYTES[text]
-
-
-def test_a_broken_character_stays_one_token_each(tokenizer: Any) -> None:
-    half = tokenizer("🦙")["input_ids"][:2]
-    assert readable_tokens(tokenizer, half) == ("�", "�")
-    literal = tokenizer("a�b")["input_ids"]
-    assert len(readable_tokens(tokenizer, literal)) == len(literal)
-
-
-def test_word_pieces_join_and_words_have_a_space_in_front(words: Any) -> None:
-    tokens = readable_tokens(words, words("Playing, Parises [MASK]")["input_ids"])
-    assert tokens[:3] == ("[CLS]", " playing", ",")
-    assert not any("##" in token for token in tokens)
-    assert "".join(tokens) == "[CLS] playing, parises [MASK] [SEP]"
-
-
-def test_sentence_pieces_and_their_byte_tokens_read_as_text() -> None:
-    tokenizer = sentence_tokenizer()
-    tokens = readable_tokens(tokenizer, tokenizer("Paris é\n")["input_ids"])
-    assert tokens == ("Paris", " ", "é(1/2)", "é(2/2)", "↵")

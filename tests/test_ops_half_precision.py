@@ -224,10 +224,20 @@ def test_softmax_of_masked_rows_is_finite(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-def test_norm_of_a_single_element_passes_what_a_constant_passes(dtype: torch.dtype) -> None:
-    """x - mean(x) is 0 for one element, so layer norm passes nothing, and RMS norm passes g / |x|."""
-    x = torch.tensor([[3.0], [-3.0], [0.0]], dtype=dtype, requires_grad=True)
+def test_norm_of_a_single_element(dtype: torch.dtype) -> None:
+    """x - mean(x) is 0 for one element, so layer norm passes nothing; RMS norm passes g / |x|."""
+    x = torch.tensor([[3.0], [-3.0]], dtype=dtype, requires_grad=True)
     (layer,) = torch.autograd.grad(norms.layer_norm(x, [1]).sum(), x)
     (rms,) = torch.autograd.grad(norms.rms_norm(x, [-1], 1e-4).sum(), x)
     assert layer.abs().max() == 0
-    torch.testing.assert_close(rms, torch.tensor([[1 / 3], [1 / 3], [100]], dtype=dtype), rtol=0.01, atol=0)
+    torch.testing.assert_close(rms, torch.full_like(x, 1 / 3), rtol=2 * torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_norm_of_small_numbers_passes_relevance_and_of_zeros_none(dtype: torch.dtype) -> None:
+    """The squares of the first row are 0 in float16, its norm is not. A row of zeros has no relevance to pass on."""
+    x = torch.tensor([[1e-4, -1e-4], [0.0, 0.0]], dtype=dtype, requires_grad=True)
+    value = norms.rms_norm(x, [-1], 1e-6)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    torch.testing.assert_close(x[0] * gradient[0], value[0], rtol=2 * torch.finfo(dtype).eps, atol=0)
+    assert gradient[1].abs().max() == 0

@@ -13,14 +13,16 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
+from matplotlib.text import Text
 from rich.console import Console
 
 import lxt_fx
 from lxt_fx.colour import DARK, LIGHT, Scale, _oklab, contrast, ink
 from lxt_fx.errors import InputError
 from lxt_fx.explanation import Explanation
-from lxt_fx.heatmap import BODY
+from lxt_fx.heatmap import BODY, MUTED, token_figure
 from lxt_fx.image_explanation import ImageExplanation
 from lxt_fx.panels import panels
 from lxt_fx.typeset import drawable, flow
@@ -196,6 +198,23 @@ def test_lines_fit_and_break_between_words() -> None:
 def test_a_character_without_a_font_is_written_as_its_code_point() -> None:
     assert drawable("a$é↵") == "a$é↵"
     assert drawable("\U000f0000") == "⟨U+F0000⟩"
+
+
+@pytest.mark.parametrize("width", [2.0, 3.25, 6.5])
+def test_the_footnote_stands_beside_the_colour_bar_or_below_it(explanation: Explanation, width: float) -> None:
+    figure = token_figure(cells(TOKENS, RELEVANCE), explanation.facts(), width)
+    drawn = [text for text in figure.get_children() if isinstance(text, Text) and text.get_text()]
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in drawn]
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 for box in boxes)
+    legend = [box for text, box in zip(drawn, boxes, strict=True) if text.get_color() == MUTED]
+    assert len(legend) >= 4
+    assert not any(a.overlaps(b) for at, a in enumerate(legend) for b in legend[at + 1 :])
+
+
+def test_a_figure_too_narrow_is_refused(explanation: Explanation, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="1 inches wide, which is too narrow"):
+        explanation.to_png(tmp_path / "out.png", width=1)
 
 
 def test_a_text_too_long_for_a_picture_is_refused(tmp_path: Path) -> None:

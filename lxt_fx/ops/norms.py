@@ -21,9 +21,9 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor]:
-        mean_square = x.pow(2).mean(dims, keepdim=True)
-        factor = torch.rsqrt(mean_square + eps)
-        return x * factor, torch.where(mean_square == 0, torch.zeros_like(factor), factor)
+        factor = torch.rsqrt(x.pow(2).mean(dims, keepdim=True) + eps)
+        flat = (x == 0).all(dims, keepdim=True)  # not that the mean is 0: in float16 the square of 1e-4 is 0 too
+        return x * factor, torch.where(flat, torch.zeros_like(factor), factor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -108,8 +108,7 @@ def rms_norm(self: Tensor, dims: list[int], eps: float) -> Tensor:
 
 
 @define(
-    "layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-05, "
-    "bool cudnn_enable=True) -> Tensor"
+    "layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-05) -> Tensor"
 )
 def layer_norm(
     input: Tensor,
@@ -117,24 +116,19 @@ def layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-    cudnn_enable: bool = True,
 ) -> Tensor:
     """Layer norm with the standard deviation held constant (AttnLRP prop. 3.4): R_in = R_out less what the bias takes."""
     out: Tensor = LayerNorm.apply(input, normalized_shape, weight, bias, eps)[0]  # type: ignore[no-untyped-call]
     return out
 
 
-@define(
-    "group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1e-05, "
-    "bool cudnn_enabled=True) -> Tensor"
-)
+@define("group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1e-05) -> Tensor")
 def group_norm(
     input: Tensor,
     num_groups: int,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-    cudnn_enabled: bool = True,
 ) -> Tensor:
     """Group norm with the standard deviation of each group held constant (AttnLRP prop. 3.4)."""
     out: Tensor = GroupNorm.apply(input, num_groups, weight, bias, eps)[0]  # type: ignore[no-untyped-call]

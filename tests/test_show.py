@@ -1,0 +1,81 @@
+"""The printed graph of one block, as text that a person would want to read. Update with `UPDATE_GOLDEN=1 pytest tests/test_show.py`
+and read the diff as code. Line numbers of the model's source are left out."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import MODELS, Mlp
+
+import lxt_fx
+
+FOLDER = Path(__file__).parent / "printed"
+BLOCKS = {
+    "llama": "model.layers.0",
+    "bert": "bert.encoder.layer.0",
+    "vit": "vit.encoder.layer.0",
+    "gpt2": "transformer.h.0",
+    "gemma3": "model.layers.0",
+}
+
+
+def without_lines(text: str) -> str:
+    return re.sub(r"(\w+\.py):\d+", r"\1", text)
+
+
+def check_golden(name: str, text: str) -> None:
+    path = FOLDER / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "vit"])
+def test_printed_block_is_the_golden_text(name: str) -> None:
+    explained = lxt_fx.transform(MODELS[name]())
+    check_golden(name, without_lines(lxt_fx.show(explained, module=block_of(explained, name))))
+
+
+def block_of(explained: lxt_fx.Explained, name: str) -> str:
+    """transformers moved ViT's blocks between versions; whichever path holds one is printed."""
+    paths = {path for node in explained.graph.nodes for path, _ in (node.meta.get("nn_module_stack") or {}).values()}
+    wanted = BLOCKS[name]
+    return wanted if wanted in paths else next(p for p in sorted(paths) if re.fullmatch(r".*layers?\.0", p))
+
+
+def test_diff_of_two_stages_is_the_golden_text() -> None:
+    explained = lxt_fx.transform(MODELS["llama"]())
+    check_golden("llama_diff", without_lines(lxt_fx.diff(explained, "canonical", "rules", module="model.layers.0")))
+
+
+def test_cp_lrp_prints_what_is_held() -> None:
+    explained = lxt_fx.transform(MODELS["llama"]("eager"), rules="cp_lrp")
+    text = lxt_fx.show(explained, module="model.layers.0")
+    assert re.search(r"%softmax.* = lxt_fx.softmax\(.*\| weights held", text)
+    assert re.search(r"%mul_\d+: f32\[b,s,48\]\* = mul\(%silu, %linear_5\) +\| gate held", text)
+    assert re.search(r"%hold: f32\[b,s,32\]\+? = lxt_fx.hold\(%\w+\)", text)
+
+
+@pytest.mark.parametrize("stage", ["capture", "canonical", "groups", "rules", "lowered"])
+def test_every_stage_prints(stage: str) -> None:
+    explained = lxt_fx.transform(MODELS["llama"]())
+    text = lxt_fx.show(explained, stage)
+    assert f"stage {stage}" in text and "%inputs_embeds: f32[b,s,32]*" in text
+    assert ("lxt_fx.sdpa" in text) == (stage in ("rules", "lowered"))
+    assert ("rms_norm" in text) == (stage in ("groups", "rules", "lowered"))
+    assert len(lxt_fx.show(explained, stage, full=True)) > len(text)
+
+
+def test_symbolic_sizes_print_as_batch_and_sequence() -> None:
+    explained = lxt_fx.transform(Mlp().eval(), (torch.randn(3, 6),))
+    assert "%x: f32[b,6]*" in lxt_fx.show(explained)
+
+
+def test_rule_tables_print_their_rows_in_order() -> None:
+    text = str(lxt_fx.TABLES["attnlrp"])
+    assert text.index("norm") < text.index("attention") < text.index("uniform") < text.index(" move")
+    assert "AttnLRP (Achtibat et al. 2024)" in text and "R_a = R_b = R_out / 2" in text

@@ -1,0 +1,181 @@
+"""Rule tables compose, and rows match where they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from golden_cases import load_golden, relative
+from tiny import MODELS, Mlp
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaMLP
+
+import lxt_fx
+from lxt_fx.rule_table import rows
+
+aten = torch.ops.aten
+
+
+def rows_in(explained: lxt_fx.Explained, op: str) -> list[str]:
+    """Names of the rows on nodes whose op prints as `op`."""
+    stage = explained.record.stages["rules"]
+    return [stage.rules[n.name].name for n in stage.graph.nodes if str(n.target) == op and n.name in stage.rules]
+
+
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [("model.layers.*.mlp.act_fn", 2), ("model.layers.1", 1), (LlamaMLP, 2), (aten.silu.default, 2), ("%silu_1", 1)],
+    ids=str,
+)
+def test_an_override_applies_where_it_says(where: object, count: int) -> None:
+    table = lxt_fx.TABLES["attnlrp"].override(where, rows.NATIVE)  # type: ignore[arg-type]
+    explained = lxt_fx.transform(MODELS["llama"](), rules=table)
+    assert len(rows_in(explained, "aten.silu.default")) == count
+    assert len(rows_in(explained, "lxt_fx.silu.default")) == 2 - count
+
+
+def test_an_override_leaves_the_table_it_came_from_alone() -> None:
+    table = lxt_fx.TABLES["attnlrp"]
+    other = table.override("model.layers.0", rows.NATIVE)
+    assert len(other.rows) == len(table.rows) + 1 and other.rows[1:] == table.rows
+    assert "native at model.layers.0" in str(other) and "native at" not in str(table)
+
+
+def test_an_override_of_another_type_is_refused() -> None:
+    with pytest.raises(lxt_fx.InputError, match="where must be a module path"):
+        lxt_fx.TABLES["attnlrp"].override(3, rows.NATIVE)  # type: ignore[arg-type]
+    with pytest.raises(lxt_fx.InputError, match=r"rule must be a lxt_fx.Rule, got str"):
+        lxt_fx.TABLES["attnlrp"].override("model", "native")  # type: ignore[arg-type]
+
+
+def test_a_soft_cap_is_identity_in_ours_and_native_in_lxt() -> None:
+    model = MODELS["gemma3"]()
+    assert rows_in(lxt_fx.transform(model), "lxt_fx.tanh.default") == ["identity"]
+    assert rows_in(lxt_fx.transform(model, rules="lxt"), "aten.tanh.default") == ["native soft cap"]
+
+
+def test_the_soft_cap_only_rescales_relevance() -> None:
+    """Identity through c tanh(x / c) multiplies all relevance by one number: the cap is the last op."""
+    golden = load_golden("gemma3cap-attn", torch.float64)
+    relevances = []
+    for rules in ("attnlrp", "lxt"):
+        explained = lxt_fx.transform(golden.model, rules=rules)
+        embeds = golden.case["inputs_embeds"].double().requires_grad_()
+        golden.explained_value(explained(inputs_embeds=embeds).logits, golden.case["target"]).backward()
+        assert embeds.grad is not None
+        relevances.append((embeds * embeds.grad).detach())
+    ours, theirs = relevances
+    factor = (ours * theirs).sum() / (theirs * theirs).sum()
+    assert factor > 1.05  # the plain gradient of tanh has lost that share
+    assert relative(ours, factor * theirs) <= 1e-6
+
+
+def test_the_normalised_router_is_held_in_ours_and_native_in_lxt() -> None:
+    golden = load_golden("qwen3_moe-attn", torch.float32)
+    ours, theirs = (lxt_fx.transform(golden.model, rules=rules) for rules in ("attnlrp", "lxt"))
+    assert rows_in(ours, "lxt_fx.normalize_div.default") == ["normalize", "normalize"]
+    assert rows_in(theirs, "aten.div.Tensor") == ["native router", "native router"]
+
+
+def test_cp_lrp_of_a_bias_free_net_conserves_end_to_end() -> None:
+    """Everything that is not held is linear: the sum of relevance is the logit (norm and embedding biases absent)."""
+    for name in ("llama-cp", "qwen3-cp", "gemma3-cp"):
+        golden = load_golden(name, torch.float64)
+        explained = lxt_fx.transform(golden.model, rules="cp_lrp")
+        embeds = golden.case["inputs_embeds"].double().requires_grad_()
+        value = golden.explained_value(explained(inputs_embeds=embeds).logits, golden.case["target"])
+        value.backward()
+        assert embeds.grad is not None
+        assert abs(float((embeds * embeds.grad).detach().sum() / value.detach()) - 1) <= 1e-6
+
+
+class Written(nn.Module):
+    """Norms, activations and gates in spellings that no library op has."""
+
+    def __init__(self, formula: str) -> None:
+        super().__init__()
+        self.formula = formula
+        self.linear = nn.Linear(8, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        match self.formula:
+            case "rms":
+                return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+            case "rms by square and power":
+                return x * (torch.square(x).mean(-1, keepdim=True) + 1e-6).pow(-0.5)
+            case "rms by division":
+                return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6)
+            case "l2":
+                return nn.functional.normalize(x, dim=-1)
+            case "l2 by sum":
+                return x / x.pow(2).sum(-1, keepdim=True).pow(0.5)
+            case "layer norm":
+                centred = x - x.mean(-1, keepdim=True)
+                return centred * torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + 1e-6)
+            case "layer norm by variance":
+                return (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True) + 1e-6)
+            case "gelu":
+                return 0.5 * x * (1 + torch.tanh(0.7978845608 * (x + 0.044715 * x**3)))
+            case "quick gelu":
+                return x * torch.sigmoid(1.702 * x)
+            case "squared relu":
+                return torch.relu(x) ** 2
+            case "soft cap":
+                return torch.tanh(x / 3) * 3
+        raise AssertionError(self.formula)
+
+
+CONSERVING = [
+    "rms", "rms by square and power", "rms by division", "l2", "l2 by sum", "layer norm", "layer norm by variance", "gelu",
+    "quick gelu", "squared relu", "soft cap",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("formula", CONSERVING)
+def test_norms_and_activations_keep_all_relevance_in_every_spelling(formula: str) -> None:
+    """R_in = R_out, element by element for an activation, in sum for a norm; the plain gradient keeps nothing like it."""
+    net = Written(formula).double().eval()
+    x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
+    explained = lxt_fx.transform(net, (x.detach(),))
+    weights = torch.randn(8, dtype=torch.float64)
+    target = (explained(x) * weights).sum()
+    (gradient,) = torch.autograd.grad(target, x)
+    (plain,) = torch.autograd.grad((net(x) * weights).sum(), x)
+    assert abs((x * gradient).sum() - target) <= 1e-9 * abs(target)
+    assert abs((x * plain).sum() - target) > 1e-3 * abs(target)
+
+
+@pytest.mark.parametrize("formula", CONSERVING)
+def test_a_norm_or_activation_is_one_named_op(formula: str) -> None:
+    explained = lxt_fx.transform(Written(formula).eval(), (torch.randn(3, 8),))
+    stage = explained.record.stages["rules"]
+    carrying = [n for n in stage.graph.nodes if n.name in stage.carrying and n.op == "call_function"]
+    names = {str(node.target) for node in carrying}
+    assert any(name.startswith("lxt_fx.") and name != "lxt_fx.linear.default" for name in names), names
+    native = {"aten.rsqrt.default", "aten.pow.Tensor_Scalar", "aten.sigmoid.default", "aten.tanh.default"}
+    assert not names & native
+
+
+def test_a_gate_gives_half_to_each_side_and_cp_lrp_holds_the_activation() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.up = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return nn.functional.silu(self.gate(a)) * self.up(b)
+
+    net = Gated().double().eval()
+    a, b = (torch.randn(2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    for rules, shares in (("attnlrp", (0.5, 0.5)), ("cp_lrp", (0.0, 1.0))):
+        explained = lxt_fx.transform(net, (a.detach(), b.detach()), rules=rules)
+        out = explained(a, b).sum()
+        found = torch.autograd.grad(out, (a, b), allow_unused=True)
+        for leaf, gradient, share in zip((a, b), found, shares, strict=True):
+            relevance = 0.0 if gradient is None else float((leaf * gradient).sum())
+            assert abs(relevance - share * float(out)) <= 1e-9
+
+
+def test_a_plain_pytorch_net_needs_no_rule_of_its_own() -> None:
+    explained = lxt_fx.transform(Mlp().eval(), (torch.randn(2, 6),))
+    assert rows_in(explained, "lxt_fx.gelu.default") == ["identity"] and explained.record.unknown == {}
