@@ -14,18 +14,44 @@ from lxt_fx.errors import (
     NoRuleError,
     UnknownNameError,
 )
+from lxt_fx.explain import explain, explain_image
 from lxt_fx.explained import Explained, Record
+from lxt_fx.explanation import Explanation
+from lxt_fx.image_explanation import ImageExplanation
 from lxt_fx.pipeline import transform
 from lxt_fx.rule import Keep, Rule, RuleTable
 from lxt_fx.rule_table.tables import TABLES
 from lxt_fx.save import load, save
 from lxt_fx.show import diff, show
+from lxt_fx.target import Target
 from lxt_fx.watch import watch
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "TABLES", "CallError", "CaptureError", "Explained", "ForwardMismatchError", "InputError", "Keep", "LxtFxError",
-    "NoRuleError", "Record", "Rule", "RuleTable", "UnknownNameError", "diff", "embed", "load", "save", "show", "transform",
+    "TABLES",
+    "CallError",
+    "CaptureError",
+    "Explained",
+    "Explanation",
+    "ForwardMismatchError",
+    "ImageExplanation",
+    "InputError",
+    "Keep",
+    "LxtFxError",
+    "NoRuleError",
+    "Record",
+    "Rule",
+    "RuleTable",
+    "Target",
+    "UnknownNameError",
+    "diff",
+    "embed",
+    "explain",
+    "explain_image",
+    "load",
+    "save",
+    "show",
+    "transform",
     "watch",
-]  # fmt: skip
+]

@@ -77,8 +77,9 @@ class Explained(GraphModule):
         self._guards: list[tuple[str, CodeType]] = []
         self._embedding: tuple[nn.Module, ...] = ()
 
-    def _attach(self, record: Record, embedding: nn.Module | None) -> None:
+    def _attach(self, record: Record, embedding: nn.Module | None, config: Any = None) -> None:
         self.record = record
+        self.config = config  # the model's own, for the names of its classes; None after load
         self._guards = [(guard, code) for guard in record.guards if (code := _compiled(guard)) is not None]
         # in a tuple, so that it is no submodule: the graph does not use it, `embed` does
         self._embedding = () if embedding is None else (embedding,)
@@ -90,7 +91,7 @@ class Explained(GraphModule):
         record, embedding = self.record, self._embedding
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
-        twin._attach(record, copy.deepcopy(embedding[0], memo) if embedding else None)
+        twin._attach(record, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
         return twin
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from rich.console import RenderableType
 from torch import Tensor
 
 from lxt_fx.errors import InputError
-from lxt_fx.heatmap import save, token_figure
-from lxt_fx.page import token_fragment, token_page
-from lxt_fx.terminal import as_text, token_view
-from lxt_fx.view import Facts, cells
+from lxt_fx.views.heatmap import save, token_figure
+from lxt_fx.views.page import token_fragment, token_page
+from lxt_fx.views.terminal import as_text, token_view
+from lxt_fx.views.view import Facts, cells
 
 
 class TokenRelevance(NamedTuple):

@@ -11,11 +11,11 @@ from rich.console import RenderableType
 from torch import Tensor
 
 from lxt_fx.errors import InputError
-from lxt_fx.heatmap import image_figure, save
-from lxt_fx.page import image_fragment, image_page
-from lxt_fx.panels import Panel, panels
-from lxt_fx.terminal import as_text, image_view
-from lxt_fx.view import Facts, summed
+from lxt_fx.views.heatmap import image_figure, save
+from lxt_fx.views.page import image_fragment, image_page
+from lxt_fx.views.panels import Panel, panels
+from lxt_fx.views.terminal import as_text, image_view
+from lxt_fx.views.view import Facts, summed
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -75,7 +75,8 @@ def transform(
         torch.manual_seed(SEED)  # a forward that draws random numbers draws the same ones
         difference = forward_difference(expected, compiled.module.forward(**captured.example.kwargs))
         check_forward(difference, expected, type(model).__name__)
-    compiled.module._attach(_record(model, captured, table, compiled, seconds, difference), _embedding_of(model))
+    record = _record(model, captured, table, compiled, seconds, difference)
+    compiled.module._attach(record, _embedding_of(model), getattr(model, "config", None))
     return compiled.module
 
 

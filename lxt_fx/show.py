@@ -14,6 +14,7 @@ from torch.fx import Node
 from lxt_fx.errors import UnknownNameError
 from lxt_fx.explained import Explained, Stage
 from lxt_fx.nodes import TensorType, module_stack, source, value
+from lxt_fx.ops import products
 from lxt_fx.rule import Rule
 
 _DTYPES = {
@@ -147,7 +148,7 @@ class _Printer:
             name in self.stage.carrying
             or node.op in ("placeholder", "output")
             or name in self.stage.rules
-            or (name in self.stage.inserted and any(n.name in self.stage.carrying for n in node.all_input_nodes))
+            or (name in self.stage.inserted and node.target is products.hold)
         )
 
     def line(self, node: Node) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.errors import InputError
 from lxt_fx.nodes import arguments, is_float, module_path, shape, value
+from lxt_fx.passes.drop_dead import drop_dead
 
 aten = torch.ops.aten
 
@@ -70,7 +71,7 @@ def canonicalise(gm: GraphModule) -> int:
         if node.op == "call_function":
             _refuse_training(node)
             edits += _drop_or_respell(gm, node)
-    gm.graph.eliminate_dead_code()
+    drop_dead(gm)
     return edits
 
 

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import CaptureError
 from lxt_fx.inputs import Example
+from lxt_fx.passes.drop_dead import drop_dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def _with_names(gm: GraphModule, example: Example, out_spec: pytree.TreeSpec) ->
     """The graph with a forward whose parameters are the example's tensor inputs, taken by name or position."""
     in_spec = pytree.tree_structure(((), dict(example.kwargs)))
     gm.graph._codegen = _PyTreeCodeGen(_PyTreeInfo(list(example.kwargs), in_spec, out_spec))
-    gm.graph.eliminate_dead_code()
+    drop_dead(gm)
     named = GraphModule(gm, gm.graph)
     named.meta = {}
     return named

@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.errors import CaptureError
 from lxt_fx.nodes import value
+from lxt_fx.passes.drop_dead import drop_dead
 
 aten = torch.ops.aten
 
@@ -66,7 +67,7 @@ def functionalise(gm: GraphModule) -> int:
     for node in reversed(list(gm.graph.nodes)):
         if mutates(node):
             gm.graph.erase_node(node)
-    gm.graph.eliminate_dead_code()
+    drop_dead(gm)
     return edits
 
 

@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.errors import CaptureError
 from lxt_fx.nodes import is_float
+from lxt_fx.passes.drop_dead import drop_dead
 
 _SET_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
 _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
@@ -35,7 +36,7 @@ def inline_no_grad(gm: GraphModule) -> int:
             edits += 1
     edits += _drop_switches(gm)
     if edits:
-        gm.graph.eliminate_dead_code()
+        drop_dead(gm)
         gm.delete_all_unused_submodules()
     return edits
 

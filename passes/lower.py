@@ -8,6 +8,7 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.nodes import is_float, operands
 from lxt_fx.ops import norms, products
+from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.mark_flow import Flow
 from lxt_fx.passes.op_kinds import aten
 
@@ -26,7 +27,7 @@ def lower(gm: GraphModule, flow: Flow) -> int:
     for node in list(gm.graph.nodes):
         if node.op == "get_attr" and is_float(node):
             edits += _freeze(gm, node)
-    gm.graph.eliminate_dead_code()
+    drop_dead(gm)
     return edits
 
 

@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 from lxt_fx.nodes import Operand, arguments, operands
 from lxt_fx.ops import products
 from lxt_fx.passes.assign_rules import Assignment, Plan
+from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.find_groups import Group, Groups
 from lxt_fx.passes.mark_flow import Flow, differentiable_operands
 from lxt_fx.rule import GroupKind, Rule
@@ -38,7 +39,7 @@ def rewrite(gm: GraphModule, plan: Plan, groups: Groups) -> Rewritten:
         rewriter.apply(node, assignment, groups.by_root.get(node))
     rewriter.hold_frontier(plan.flow)
     rewriter.take_names()
-    gm.graph.eliminate_dead_code()
+    drop_dead(gm)
     rules = {node.name: rewriter.rules[node] for node in gm.graph.nodes if node in rewriter.rules}
     inserted = frozenset(node.name for node in gm.graph.nodes if node in rewriter.inserted)
     return Rewritten(rewriter.edits, rules, inserted)

@@ -19,14 +19,14 @@ from matplotlib.text import Text
 from rich.console import Console
 
 import lxt_fx
-from lxt_fx.colour import DARK, LIGHT, Scale, _oklab, contrast, ink
+from lxt_fx.views.colour import DARK, LIGHT, Scale, _oklab, contrast, ink
 from lxt_fx.errors import InputError
 from lxt_fx.explanation import Explanation
-from lxt_fx.heatmap import BODY, MUTED, token_figure
+from lxt_fx.views.heatmap import BODY, MUTED, token_figure
 from lxt_fx.image_explanation import ImageExplanation
-from lxt_fx.panels import panels
-from lxt_fx.typeset import drawable, flow
-from lxt_fx.view import cells, number, shares, summed
+from lxt_fx.views.panels import panels
+from lxt_fx.views.typeset import drawable, flow
+from lxt_fx.views.view import cells, number, shares, summed
 
 TOKENS = ("The", " cap", "ital", "↵", "  ", "<script>alert(1)</script>", " $x_1^2$ & $\\frac{$", " 漢字", "🦙", " مرحبا")
 RELEVANCE = torch.tensor([0.5, -1.0, 0.25, 0.0, 0.01, 2.0, -2.0, 0.1, -0.1, 0.3])
@@ -181,7 +181,7 @@ def test_the_picture_holds_the_colours_of_its_tokens(tmp_path: Path) -> None:
 
 def test_pyplot_and_its_global_state_are_never_used() -> None:
     assert lxt_fx.__file__ is not None
-    for source in Path(lxt_fx.__file__).parent.glob("*.py"):
+    for source in Path(lxt_fx.__file__).parent.rglob("*.py"):
         assert not re.search(r"(from|import) .*pyplot", source.read_text(encoding="utf-8")), source.name
 
 

@@ -12,11 +12,11 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lxt_fx.colour import LIGHT, ink
 from lxt_fx.errors import InputError
-from lxt_fx.panels import Panel
-from lxt_fx.typeset import POINTS, Align, Placed, Type, flow, sentence, write
-from lxt_fx.view import Cell, Facts
+from lxt_fx.views.colour import LIGHT, ink
+from lxt_fx.views.panels import Panel
+from lxt_fx.views.typeset import POINTS, Align, Placed, Type, flow, sentence, write
+from lxt_fx.views.view import Cell, Facts
 
 MARGIN, GAP, LEGEND, BAR = 8.0, 10.0, 36.0, 110.0
 """In points: around the figure, between two pictures, the height of the legend and the length of its colour bar."""

@@ -15,7 +15,7 @@ from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
-from lxt_fx.view import Cell
+from lxt_fx.views.view import Cell
 
 POINTS = 72.0
 """Points in an inch."""

@@ -8,9 +8,9 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from lxt_fx.colour import DARK, LIGHT, Scale, ink
-from lxt_fx.panels import Panel
-from lxt_fx.view import Cell, Facts, number
+from lxt_fx.views.colour import DARK, LIGHT, Scale, ink
+from lxt_fx.views.panels import Panel
+from lxt_fx.views.view import Cell, Facts, number
 
 
 def token_page(cells: Sequence[Cell], facts: Facts, top: Sequence[tuple[int, str, float]]) -> str:
@@ -50,7 +50,7 @@ def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "data_url": _data_url}
     environment.globals |= {"colours": _colours, "bar": _bar}
-    return environment.from_string(files("lxt_fx").joinpath("explanation.html.j2").read_text(encoding="utf-8"))
+    return environment.from_string(files("lxt_fx.views").joinpath("explanation.html.j2").read_text(encoding="utf-8"))
 
 
 def _colours(share: float) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lxt_fx.colour import LIGHT
-from lxt_fx.view import shares
+from lxt_fx.views.colour import LIGHT
+from lxt_fx.views.view import shares
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from lxt_fx.colour import LIGHT, ink
-from lxt_fx.view import Cell, Facts, number, shares, summed
+from lxt_fx.views.colour import LIGHT, ink
+from lxt_fx.views.view import Cell, Facts, number, shares, summed
 
 BAR, IMAGE = 32, 48
 """Widths in characters."""

@@ -1,0 +1,1 @@
+"""How an explanation looks: HTML page, PNG, terminal."""

@@ -1,0 +1,24 @@
+"""Transform: nodes that nothing reads are removed."""
+
+from __future__ import annotations
+
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+
+
+def drop_dead(gm: GraphModule) -> int:
+    """Transform: removes nodes without readers, ops that may draw random numbers (attention) included. What acts on
+    something other than its result stays: in-place ops, grad-mode switches, the brackets of a traced `vmap`."""
+    before = len(gm.graph.nodes)
+    gm.graph.eliminate_dead_code(_acts)
+    return before - len(gm.graph.nodes)
+
+
+def _acts(node: Node) -> bool:
+    if node.op in ("placeholder", "output"):
+        return True
+    if node.op != "call_function":
+        return False
+    if isinstance(node.target, OpOverload):
+        return node.target._schema.is_mutable
+    return getattr(node.target, "__module__", "").startswith(("torch._C", "torch._functorch"))
