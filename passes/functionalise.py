@@ -176,13 +176,20 @@ def _functional(graph: torch.fx.Graph, node: Node) -> Node:
             raise CaptureError(f"transform: in-place op %{node.name} = {target} has no functional form")
         new = graph.call_function(getattr(packet, target._overloadname), node.args, dict(node.kwargs))
     new.meta = dict(node.meta)
-    result = value(node.args[1]) if name == "copy_" else None  # type: ignore[arg-type]
-    if result is not None and result.dtype != before.dtype:
-        new.meta["val"] = result
+    promoted = _value_of(new)
+    if promoted.dtype != before.dtype:  # an in-place op casts its result to the written tensor's dtype
+        new.meta["val"] = promoted
         new = graph.call_function(aten.to.dtype, (new, before.dtype))
         new.meta = dict(node.meta)
     new.meta["val"] = before
     return new
+
+
+def _value_of(node: Node) -> torch.Tensor:
+    """The fake value of a call, computed from the fake values of what it reads."""
+    args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), value)
+    found: torch.Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+    return found
 
 
 def _write_back(graph: torch.fx.Graph, view: Node, parent: Node, new: Node) -> Node:

@@ -15,7 +15,13 @@ from mypy.modulefinder import FindModuleCache, SearchPaths
 from mypy.options import Options
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"lxt_fx": "lxt_fx", "lxt_fx/ops": "lxt_fx/ops", "lxt_fx/passes": "passes", "lxt_fx/rule_table": "rule_table"}
+FOLDERS = {
+    "lxt_fx": "lxt_fx",
+    "lxt_fx/ops": "lxt_fx/ops",
+    "lxt_fx/views": "lxt_fx/views",
+    "lxt_fx/passes": "passes",
+    "lxt_fx/rule_table": "rule_table",
+}
 
 
 def installed_files() -> dict[str, str]:
@@ -34,7 +40,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("repository")
     for folder in ("lxt_fx", "passes", "rule_table"):
         shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "LICENSE"):
+    for file in ("pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / file, copy)
     return copy
 
@@ -49,7 +55,7 @@ def build(kind: str, repository: Path, target: Path) -> Path:
 
 def test_every_folder_of_modules_is_packed() -> None:
     below = {folder.parent.relative_to(ROOT).as_posix() for folder in (ROOT / "lxt_fx").glob("**/*.py")}
-    assert below - {"lxt_fx/passes", "lxt_fx/rule_table"} == {"lxt_fx", "lxt_fx/ops"}
+    assert below - {"lxt_fx/passes", "lxt_fx/rule_table"} == {"lxt_fx", "lxt_fx/ops", "lxt_fx/views"}
     for folder in ("passes", "rule_table"):
         assert not list((ROOT / folder).glob("*/*.py")), f"keep {folder}/ flat, or add its folders to pyproject.toml"
 

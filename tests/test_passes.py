@@ -1,0 +1,247 @@
+"""The passes one by one: in-place ops, no_grad regions, spellings, relevance flow, attention roles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny import MODELS
+from torch import Tensor, nn
+from torch.fx import Interpreter, Node
+
+import lxt_fx
+from lxt_fx.inputs import made_example
+from lxt_fx.nodes import is_float
+from lxt_fx.passes.canonicalise import canonicalise
+from lxt_fx.passes.capture import capture
+from lxt_fx.passes.find_groups import find_groups
+from lxt_fx.passes.functionalise import functionalise, mutates
+from lxt_fx.passes.inline_no_grad import inline_no_grad
+from lxt_fx.passes.mark_flow import mark_flow
+from lxt_fx.rule import Role
+
+aten = torch.ops.aten
+
+
+class Function(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def in_place_chain(x: Tensor) -> Tensor:
+    y = x * 1
+    y.add_(2).mul_(x)
+    return y.relu_()
+
+
+def write_slice(x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[:, 1:3] = x[:, :2] * 3
+    y[:, 0].add_(x[:, 3])
+    return y
+
+
+def write_through_views(x: Tensor) -> Tensor:
+    y = x.clone()
+    view = y.transpose(0, 1).unsqueeze(0)
+    before = y.sum()
+    view[0, 1].mul_(4)
+    return y + before + view.sum()
+
+
+def write_chunk(x: Tensor) -> Tensor:
+    y = x.clone()
+    first, second = y.chunk(2, dim=1)
+    second.copy_(first * 2)
+    first.mul_(3)
+    return y * second.sum()
+
+
+def write_unbound(x: Tensor) -> Tensor:
+    y = x.clone()
+    rows = y.unbind(1)
+    rows[2].add_(rows[0])
+    return y
+
+
+def write_by_index(x: Tensor) -> Tensor:
+    y = x * 1
+    y[:, torch.tensor([0, 2])] = 5.0
+    y.masked_fill_(y > 4, 1.5)
+    return y * x
+
+
+def write_lower_precision(x: Tensor) -> Tensor:
+    y = x.half()
+    y.add_(x)
+    return y.float()
+
+
+IN_PLACE = [
+    in_place_chain,
+    write_slice,
+    write_through_views,
+    write_chunk,
+    write_unbound,
+    write_by_index,
+    write_lower_precision,
+]
+
+
+@pytest.mark.parametrize("function", IN_PLACE, ids=lambda f: f.__name__)
+def test_in_place_ops_become_functional_with_equal_values_and_gradients(function: Callable[[Tensor], Tensor]) -> None:
+    x = torch.randn(3, 4, requires_grad=True)
+    explained = lxt_fx.transform(Function(function), (x.detach(),), rules="gradient", dynamic=False)
+    assert not any(mutates(node) for node in explained.graph.nodes)
+    expected, actual = function(x), explained(x)
+    assert torch.equal(expected, actual)
+    weights = torch.randn_like(expected)
+    for a, b in zip(torch.autograd.grad(expected, x, weights), torch.autograd.grad(actual, x, weights), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("function", [write_chunk, write_unbound], ids=lambda f: f.__name__)
+def test_writes_into_parts_of_a_tensor_are_carried_back(function: Callable[[Tensor], Tensor]) -> None:
+    """Eager autograd refuses these, so only values are compared; models do them where no gradient is asked."""
+    x = torch.randn(3, 4)
+    explained = lxt_fx.transform(Function(function), (x,), rules="gradient", dynamic=False)
+    assert torch.equal(explained(x), function(x))
+
+
+def test_no_gradient_flows_through_a_no_grad_region() -> None:
+    def function(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            scale = (x * x).sum()
+        return x * scale
+
+    x = torch.randn(2, 3, requires_grad=True)
+    explained = lxt_fx.transform(Function(function), (x.detach(),), rules="gradient")
+    (gradient,) = torch.autograd.grad(explained(x).sum(), x)
+    torch.testing.assert_close(gradient, torch.full_like(x, float((x * x).sum().detach())))
+
+
+SPELLINGS = [
+    lambda x: torch.multiply(x, 2.0).square(),
+    lambda x: torch.mm(x, torch.ones(4, 4)),
+    lambda x: torch.addmm(torch.ones(4), x, torch.eye(4)),
+    lambda x: torch.rsub(x, 1.0) + torch.true_divide(x, 3),
+    lambda x: torch.concat([x, x.t().t()], 0),
+    lambda x: nn.functional.glu(x, -1),
+    lambda x: nn.functional.relu6(x) + x.type_as(x),
+    lambda x: torch.baddbmm(x[None], x[None], torch.ones(1, 4, 4), beta=0.5, alpha=2.0),
+]
+
+
+@pytest.mark.parametrize("index", range(len(SPELLINGS)))
+def test_every_spelling_keeps_its_value_and_gets_a_rule(index: int) -> None:
+    x = torch.randn(3, 4)
+    net = Function(SPELLINGS[index])
+    torch.testing.assert_close(lxt_fx.transform(net, (x,), dynamic=False)(x), net(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "bert", "vit", "whisper"])
+def test_relevance_flow_is_what_autograd_says(name: str) -> None:
+    """A node is marked as carrying if and only if autograd would pass it a gradient: no path is missed, none invented."""
+    model = MODELS[name]("eager")
+    gm = capture(model, made_example(model), dynamic=False).gm
+    for step in (inline_no_grad, functionalise, canonicalise):
+        step(gm)
+    gm.recompile()
+    leaves = [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)]
+    flow = mark_flow(gm, leaves)
+    reached = nodes_with_gradient(gm, made_example(model).kwargs)
+    wanted = {node.name for node in flow.carrying if node.op == "call_function" and isinstance(node.meta["val"], Tensor)}
+    assert wanted == reached
+
+
+def nodes_with_gradient(gm: torch.fx.GraphModule, inputs: dict[str, Tensor]) -> set[str]:
+    """Names of the op nodes whose value got a gradient in one real backward from all float outputs, parameters frozen."""
+    kept: dict[str, Tensor] = {}
+
+    class Keeper(Interpreter):
+        def run_node(self, n: Node) -> object:
+            value = super().run_node(n)
+            if n.op == "get_attr" and isinstance(value, Tensor):
+                return value.detach()
+            if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:
+                value.retain_grad()
+                kept[n.name] = value
+            return value
+
+    leaves = [v.clone().requires_grad_() if v.is_floating_point() else v for v in inputs.values()]
+    outputs = Keeper(gm).run(*leaves, enable_io_processing=False)
+    torch.stack([o.sum() for o in outputs if isinstance(o, Tensor) and o.requires_grad]).sum().backward()
+    return {name for name, value in kept.items() if value.grad is not None}
+
+
+class Attention(nn.Module):
+    """Scale, soft cap, mask and a sink column between the scores and the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8, bias=False) for _ in range(3))
+        self.sink = nn.Parameter(torch.randn(1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = torch.matmul(self.q(x), self.k(x).transpose(1, 2)) * 0.3
+        scores = torch.tanh(scores / 5) * 5
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
+        columns = torch.cat([scores, self.sink.expand(*scores.shape[:2], 1)], -1)
+        weights = torch.softmax(columns, -1)[..., :-1]
+        return torch.matmul(weights, self.v(x))
+
+
+def test_attention_is_found_through_scale_soft_cap_mask_and_sink() -> None:
+    net = Attention().eval()
+    explained = lxt_fx.transform(net, (torch.randn(2, 5, 8),))
+    assert {Role.SCORES.value, Role.WEIGHTS.value, Role.OUTPUT.value} <= set(
+        explained.record.stages["groups"].labels.values()
+    )
+    names = [str(node.target) for node in explained.graph.nodes]
+    assert (
+        names.count("lxt_fx.matmul.default") == 2 and "lxt_fx.softmax.default" in names and "lxt_fx.tanh.default" in names
+    )
+    held = lxt_fx.transform(net, (torch.randn(2, 5, 8),), rules="cp_lrp")
+    x = torch.randn(2, 5, 8, requires_grad=True)
+    held(x).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close((x * x.grad).sum(), net(x).sum())
+
+
+def test_a_softmax_that_is_no_attention_keeps_its_row_in_cp_lrp() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1), nn.Linear(4, 2)).eval()
+    explained = lxt_fx.transform(net, (torch.randn(3, 4),), rules="cp_lrp")
+    stage = explained.record.stages["rules"]
+    assert [rule.name for node, rule in stage.rules.items() if node.startswith("softmax")] == ["softmax"]
+
+
+def test_groups_are_found_by_structure() -> None:
+    model = MODELS["gpt2"]("eager")
+    gm = capture(model, made_example(model), dynamic=False).gm
+    for step in (inline_no_grad, functionalise, canonicalise):
+        step(gm)
+    flow = mark_flow(gm, [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)])
+    groups = find_groups(gm, flow)
+    gelus = [group for group in groups.by_root.values() if group.kind.value == "elementwise"]
+    assert len(gelus) >= 2 and all(group.arguments["intercept"] == 0 for group in gelus)
+    assert all(abs(group.arguments["slope"] - 0.5) < 1e-12 for group in gelus if group.root.target is aten.mul.Tensor)
+
+
+class CustomNorm(nn.Module):
+    """Two norms that share one statistic, one of them read again elsewhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        statistic = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return x * statistic + statistic
+
+
+def test_a_statistic_that_is_read_elsewhere_too_needs_a_rule_of_its_own() -> None:
+    with pytest.raises(lxt_fx.NoRuleError, match="rsqrt"):
+        lxt_fx.transform(CustomNorm(), (torch.randn(2, 4),))
