@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
@@ -189,6 +189,3 @@ def _compiled(guard: str) -> CodeType | None:
         if not fine:
             return None
     return compile(tree, "<guard>", "eval")
-
-
-Model = nn.Module | Callable[..., Any]

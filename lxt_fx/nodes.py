@@ -107,12 +107,6 @@ def module_path(node: Node) -> str:
     return stack[-1][0] if stack else ""
 
 
-def module_class(node: Node) -> str:
-    """Class name of the innermost module that made the node, without its package."""
-    stack = module_stack(node)
-    return stack[-1][1].rsplit(".", 1)[-1] if stack else ""
-
-
 def source(node: Node) -> Source | None:
     """The innermost line of the model's code on the node's stack trace, torch's own files left out where possible."""
     frames = [Source(path, int(line)) for path, line in _SOURCE.findall(node.meta.get("stack_trace") or "")]

@@ -84,15 +84,7 @@ def write_lower_precision(x: Tensor) -> Tensor:
     return y.float()
 
 
-IN_PLACE = [
-    in_place_chain,
-    write_slice,
-    write_through_views,
-    write_chunk,
-    write_unbound,
-    write_by_index,
-    write_lower_precision,
-]
+IN_PLACE = [in_place_chain, write_slice, write_through_views, write_by_index, write_lower_precision]
 
 
 @pytest.mark.parametrize("function", IN_PLACE, ids=lambda f: f.__name__)

@@ -35,7 +35,7 @@ class Activation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return (gradients[0] * ctx.ratio(x)).to(x.dtype), None, None
+        return gradients[0] * ctx.ratio(x), None, None
 
 
 class Identity(torch.autograd.Function):
