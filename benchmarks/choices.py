@@ -2,9 +2,9 @@
 
     python benchmarks/choices.py [--inputs 200]
 
-Prints, for tiny random models (the golden ones of the tests, tokens drawn at random): the sum of relevance over the logit, and
-the area between the curves of the logit when tokens are removed (embedding set to zero) in order of relevance, least relevant
-first less most relevant first. A larger area means that relevance ranks tokens better. Differences are paired by input.
+Prints, for tiny random models (the golden ones of the tests, tokens drawn at random): the sum of relevance over the logit,
+and the area between the curves of the logit when tokens are removed (embedding set to zero) in order of relevance, least
+relevant first less most relevant first. A larger area means that relevance ranks tokens better. Differences are paired.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def main() -> None:
         error = difference.std() / inputs**0.5
         table.add_row(
             choice, f"{found['area attnlrp'].mean():.4f}", f"{found['area lxt'].mean():.4f}",
-            f"{difference.mean():+.4f} ± {error:.4f}", f"{found['sum attnlrp'].median():.3f}", f"{found['sum lxt'].median():.3f}",
+            f"{difference.mean():+.4f} ± {error:.4f}", f"{found['sum attnlrp'].median():.3f}",
+            f"{found['sum lxt'].median():.3f}",
         )  # fmt: skip
     Console().print(table)
 

@@ -23,7 +23,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ import torch
 import typer
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -44,8 +44,8 @@ import models  # noqa: E402
 TABLES = ("attnlrp", "cp_lrp")
 METHODS = (*TABLES, "gradient", "|gradient|", "random")
 PROMPT = "The capital of {country} is"
-ROWS = 36
-"""How many perturbed texts go through the model at once."""
+BATCH, PERTURBED = 8, 36
+"""How many texts go through the model at once: in an explanation, and with tokens removed."""
 
 Modules = dict[str, nn.Module]
 Relevances = dict[str, Tensor]
@@ -65,16 +65,30 @@ FULL = Size(paragraphs=40, tokens=48, steps=8, countries=116)
 QUICK = Size(paragraphs=8, tokens=32, steps=4, countries=23)
 
 
-def relevances(modules: Modules, ids: Tensor, value: Callable[[Tensor], Tensor]) -> Relevances:
-    """By each method, relevance [batch, tokens] for the texts `ids` of what `value` reads from the last logits."""
-    found = {}
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """What is explained of each row of last logits [batch, vocabulary]: one entry, less the mean of `others` if given."""
+
+    token: Tensor
+    others: Tensor | None = None
+
+    def of(self, logits: Tensor) -> Tensor:
+        entry = logits.gather(1, self.token[:, None])[:, 0]
+        return entry if self.others is None else entry - logits[:, self.others].mean(dim=-1)
+
+
+def relevances(modules: Modules, ids: Tensor, entries: dict[str, Entry]) -> dict[str, Relevances]:
+    """By entry and method, the relevance [batch, tokens] of the texts `ids`."""
+    found: dict[str, Relevances] = {name: {} for name in entries}
     for method, module in modules.items():
         embedded = lxt_fx.embed(module, ids)
-        chosen = value(module(inputs_embeds=embedded).logits[:, -1])
-        (gradient,) = torch.autograd.grad(chosen.sum(), embedded)
-        found[method] = (embedded * gradient).sum(dim=-1).detach()
-    found["|gradient|"] = found["gradient"].abs()
-    found["random"] = torch.rand(ids.shape)
+        logits = module(inputs_embeds=embedded, use_cache=False).logits[:, -1]
+        for name, entry in entries.items():
+            (gradient,) = torch.autograd.grad(entry.of(logits).sum(), embedded, retain_graph=True)
+            found[name][method] = (embedded * gradient).sum(dim=-1).detach()
+    for by_method in found.values():
+        by_method["|gradient|"] = by_method["gradient"].abs()
+        by_method["random"] = torch.rand(ids.shape)
     return found
 
 
@@ -83,7 +97,7 @@ def relevances(modules: Modules, ids: Tensor, value: Callable[[Tensor], Tensor])
 
 def cut_paragraphs(tokenizer: Any, size: Size) -> Tensor:
     """Ids [paragraphs, tokens]: one paragraph an article, evenly spaced over the articles."""
-    articles = {title: text for title, text in reversed(models.wiki_paragraphs())}  # the first paragraph of each
+    articles = dict(reversed(models.wiki_paragraphs()))  # the first paragraph of each
     rows = [tokenizer(text).input_ids[: size.tokens] for text in reversed(articles.values())]
     rows = [ids for ids in rows if len(ids) == size.tokens]
     return torch.tensor([rows[i * len(rows) // size.paragraphs] for i in range(size.paragraphs)])
@@ -105,7 +119,7 @@ def removal_curves(model: Any, ids: Tensor, target: int, relevance: Relevances, 
     embedded = model.get_input_embeddings()(ids)
     logits = [
         model(inputs_embeds=rows[..., None] * embedded, logits_to_keep=1, use_cache=False).logits[:, -1, target]
-        for rows in texts.split(ROWS)
+        for rows in texts.split(PERTURBED)
     ]
     curves = torch.cat(logits)[back].view(kept.shape[:-1])
     return dict(zip(METHODS, curves, strict=True))
@@ -117,18 +131,28 @@ def area(curve: Tensor) -> float:
     return float(torch.trapezoid(least - most) / (len(most) - 1))
 
 
+def explain_paragraphs(model: Any, modules: Modules, paragraphs: Tensor, progress: Progress) -> tuple[Tensor, Relevances]:
+    """The most likely next token of each paragraph [paragraphs], and the relevance for its logit [paragraphs, tokens]."""
+    targets, found = [], defaultdict(list)
+    for ids in progress.track(paragraphs.split(BATCH), description="explaining"):
+        with torch.no_grad():
+            best = model(input_ids=ids, logits_to_keep=1, use_cache=False).logits[:, -1].argmax(dim=-1)
+        for method, relevance in relevances(modules, ids, {"logit": Entry(best)})["logit"].items():
+            found[method].append(relevance)
+        targets.append(best)
+    return torch.cat(targets), {method: torch.cat(parts) for method, parts in found.items()}
+
+
 def measure_removal(
     model: Any, tokenizer: Any, modules: Modules, size: Size, progress: Progress
 ) -> dict[str, list[Tensor]]:
     """By method, one pair of curves a paragraph."""
     paragraphs = cut_paragraphs(tokenizer, size)
+    targets, relevance = explain_paragraphs(model, modules, paragraphs, progress)
     curves: dict[str, list[Tensor]] = defaultdict(list)
-    for ids in progress.track(paragraphs, description="removing tokens"):
-        with torch.no_grad():
-            target = int(model(input_ids=ids[None], logits_to_keep=1).logits[0, -1].argmax())
-        found = relevances(modules, ids[None], lambda logits, target=target: logits[:, target])
-        rows = {method: relevance[0] for method, relevance in found.items()}
-        for method, curve in removal_curves(model, ids, target, rows, size.steps).items():
+    for row, ids in enumerate(progress.track(paragraphs, description="removing tokens")):
+        of_this = {method: found[row] for method, found in relevance.items()}
+        for method, curve in removal_curves(model, ids, int(targets[row]), of_this, size.steps).items():
             curves[method].append(curve)
     return curves
 
@@ -156,7 +180,7 @@ def prompts(tokenizer: Any, countries: int) -> list[Prompt]:
     return found
 
 
-def same_length(all_prompts: Sequence[Prompt], most: int = 16) -> Iterator[list[Prompt]]:
+def same_length(all_prompts: Sequence[Prompt], most: int = 2 * BATCH) -> Iterator[list[Prompt]]:
     """Batches of prompts with equally many tokens."""
     by_length: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in all_prompts:
@@ -168,9 +192,7 @@ def same_length(all_prompts: Sequence[Prompt], most: int = 16) -> Iterator[list[
 COUNTED = {"any token": slice(None), "not the first": slice(1, None), "neither first nor last": slice(1, -1)}
 
 
-def measure_capitals(
-    model: Any, tokenizer: Any, modules: Modules, size: Size, progress: Progress
-) -> dict[str, Any]:
+def measure_capitals(model: Any, tokenizer: Any, modules: Modules, size: Size, progress: Progress) -> dict[str, Any]:
     """By explained value, method and counted tokens, one True or False a prompt: is the top source in the country?"""
     all_prompts = prompts(tokenizer, size.countries)
     capitals = torch.tensor(sorted({prompt.capital for prompt in all_prompts}))
@@ -178,17 +200,12 @@ def measure_capitals(
     right = 0
     for batch in progress.track(list(same_length(all_prompts)), description="capitals"):
         ids = torch.tensor([prompt.ids for prompt in batch])
-        answers = torch.tensor([prompt.capital for prompt in batch])[:, None]
+        answers = torch.tensor([prompt.capital for prompt in batch])
         with torch.no_grad():
-            right += int((model(input_ids=ids).logits[:, -1].argmax(-1) == answers[:, 0]).sum())
-        values: dict[str, Callable[[Tensor], Tensor]] = {
-            "logit": lambda logits, answers=answers: logits.gather(1, answers)[:, 0],
-            "logit less mean": lambda logits, answers=answers: (
-                logits.gather(1, answers)[:, 0] - logits[:, capitals].mean(-1)
-            ),
-        }
-        for name, value in values.items():
-            for method, relevance in relevances(modules, ids, value).items():
+            right += int((model(input_ids=ids).logits[:, -1].argmax(-1) == answers).sum())
+        entries = {"logit": Entry(answers), "logit less mean": Entry(answers, capitals)}
+        for name, by_method in relevances(modules, ids, entries).items():
+            for method, relevance in by_method.items():
                 for prompt, row in zip(batch, relevance, strict=True):
                     for counted, positions in COUNTED.items():
                         top = range(len(row))[positions][int(row[positions].argmax())]

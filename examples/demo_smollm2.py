@@ -1,7 +1,7 @@
 """Ask SmolLM2 about a paragraph, and see which words of it made the answer.
 
-    python examples/models.py fetch smollm2
-    python examples/demo_smollm2.py ~/.cache/lxt_fx/smollm2 --out out
+python examples/models.py fetch smollm2
+python examples/demo_smollm2.py ~/.cache/lxt_fx/smollm2 --out out
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which words of a sentence make a BERT sentence encoder (MiniLM) call it similar to another one?
 
-    python examples/models.py fetch minilm
-    python examples/explain_minilm.py --out out
+python examples/models.py fetch minilm
+python examples/explain_minilm.py --out out
 """
 
 from __future__ import annotations

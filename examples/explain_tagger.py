@@ -1,7 +1,7 @@
 """Why does a grammar checker (DistilBERT) want to replace this word? A token classifier with 213 edits as classes.
 
-    python examples/models.py fetch tagger
-    python examples/explain_tagger.py --out out
+python examples/models.py fetch tagger
+python examples/explain_tagger.py --out out
 """
 
 from __future__ import annotations

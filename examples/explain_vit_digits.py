@@ -1,7 +1,7 @@
 """Which pixels make a small vision transformer read a digit, and which tell it from the runner-up?
 
-    python examples/models.py fetch vit_digits
-    python examples/explain_vit_digits.py --out out
+python examples/models.py fetch vit_digits
+python examples/explain_vit_digits.py --out out
 """
 
 from __future__ import annotations

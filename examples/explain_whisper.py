@@ -1,7 +1,7 @@
 """Which part of a sound made Whisper write a word? An encoder-decoder: relevance goes to the audio and to the words before.
 
-    python examples/models.py fetch whisper voices
-    python examples/explain_whisper.py --out out
+python examples/models.py fetch whisper voices
+python examples/explain_whisper.py --out out
 """
 
 from __future__ import annotations

@@ -181,7 +181,8 @@ def test_a_model_that_no_tracer_takes_ends_in_one_error_with_what_each_way_said(
         lxt_fx.transform(ChangesItself(), (torch.randn(2, 4),))
     text = str(raised.value)
     assert "ChangesItself could not be captured as a graph" in text and "load the model unquantised" in text
-    assert all(f"  {way}: RuntimeError: kernel needs" in text for way in ("torch.export", "torch.export, dynamic", "make_fx"))
+    ways = ("torch.export", "torch.export, dynamic", "make_fx")
+    assert all(f"  {way}: RuntimeError: kernel needs" in text for way in ways)
 
 
 def test_a_stage_or_module_that_does_not_exist_is_answered_with_the_nearest() -> None:

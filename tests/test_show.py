@@ -1,5 +1,5 @@
-"""The printed graph of one block, as text that a person would want to read. Update with `UPDATE_GOLDEN=1 pytest tests/test_show.py`
-and read the diff as code. Line numbers of the model's source are left out."""
+"""The printed graph of one block, as text that a person would want to read. Update with `UPDATE_GOLDEN=1 pytest
+tests/test_show.py` and read the diff as code. Line numbers of the model's source are left out."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ from matplotlib.text import Text
 from rich.console import Console
 
 import lxt_fx
-from lxt_fx.views.colour import DARK, LIGHT, Scale, _oklab, contrast, ink
 from lxt_fx.errors import InputError
 from lxt_fx.explanation import Explanation
-from lxt_fx.views.heatmap import BODY, MUTED, token_figure
 from lxt_fx.image_explanation import ImageExplanation
+from lxt_fx.views.colour import DARK, LIGHT, Scale, _oklab, contrast, ink
+from lxt_fx.views.heatmap import BODY, MUTED, token_figure
 from lxt_fx.views.panels import panels
 from lxt_fx.views.typeset import drawable, flow
 from lxt_fx.views.view import cells, number, shares, summed
