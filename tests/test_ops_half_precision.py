@@ -223,6 +223,17 @@ def test_softmax_of_masked_rows_is_finite(dtype: torch.dtype) -> None:
         assert gradient[0].abs().max() == 0
 
 
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
+def test_softmax_in_a_smaller_type_takes_a_row_of_smallest_numbers(dtype: torch.dtype) -> None:
+    """The lowest float64 would be -inf in float32, and the row NaN."""
+    x = torch.full((2, 4), torch.finfo(torch.float64).min, dtype=torch.float64)
+    x[0, 0] = 1
+    value = products.softmax(x.requires_grad_(), -1, dtype)
+    (gradient,) = torch.autograd.grad(value, x, torch.arange(8).reshape(2, 4).to(dtype))
+    assert value.tolist() == [[1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]]
+    assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_norm_of_a_single_element(dtype: torch.dtype) -> None:
     """x - mean(x) is 0 for one element, so layer norm passes nothing; RMS norm passes g / |x|."""

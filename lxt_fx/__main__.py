@@ -1,0 +1,5 @@
+"""`python -m lxt_fx` is the command `lxt-fx`."""
+
+from lxt_fx.cli import main
+
+main()
