@@ -81,7 +81,7 @@ def explain_words(explained: lxt_fx.Explained, tokenizer: Any, features: Tensor,
         by_audio, by_decoder = torch.autograd.grad(value, (audio, decoder), retain_graph=True)
         before = (decoder * by_decoder).sum(dim=-1)[0, :position].tolist()
         heat = (audio * by_audio).sum(dim=1)[0].detach()
-        words.append(Word(tokens[position], float(value), heat, list(zip(tokens, before, strict=False))))
+        words.append(Word(tokens[position], float(value.detach()), heat, list(zip(tokens, before, strict=False))))
     return words
 
 
@@ -96,7 +96,8 @@ def print_word(word: Word, seconds: float) -> None:
 
 
 def smooth(frames: Tensor) -> Tensor:
-    return torch.nn.functional.avg_pool1d(frames[None], SMOOTH, stride=1, padding=SMOOTH // 2)[0]
+    """The mean of each frame and its neighbours, of relevance [frames] or [words, frames]."""
+    return torch.nn.functional.avg_pool1d(frames.view(1, -1, frames.shape[-1]), SMOOTH, 1, SMOOTH // 2).view(frames.shape)
 
 
 def draw(features: Tensor, words: list[Word], seconds: float, path: Path) -> None:
@@ -112,7 +113,7 @@ def draw(features: Tensor, words: list[Word], seconds: float, path: Path) -> Non
         panel.fill_between(time, heat.clamp(min=0), color="#b71824", linewidth=0)
         panel.fill_between(time, heat.clamp(max=0), color="#1762b6", linewidth=0)
         panel.axhline(0, color="#c9ced6", linewidth=0.6)
-        panel.set_ylabel(word.text.strip())
+        panel.set_ylabel(word.text.strip(), rotation=0, horizontalalignment="right")
         panel.set(yticks=[])
         panel.spines[["top", "right", "left"]].set_visible(False)
     panels[-1].set_xlabel("seconds")

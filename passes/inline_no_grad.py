@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from lxt_fx.passes.drop_dead import drop_dead
 
 _SET_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
 _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
+_REGIONS = (_SET_GRAD, _AUTOCAST)
 _SWITCH = torch._C._set_grad_enabled
 
 
@@ -20,18 +22,12 @@ def inline_no_grad(gm: GraphModule) -> int:
     """Transform: inlines each `wrap_with_set_grad_enabled` region (torch.export) and each stretch between bare grad-mode
     switches (make_fx). What enters a region without gradient is detached, so no relevance passes and nothing is saved.
 
-    Raises CaptureError for an autocast region, whose casts a graph cannot hold.
+    A region that switches autocast off is inlined as it is. Raises CaptureError for one that switches it on, whose casts a
+    graph cannot hold.
     """
     edits = 0
-    for node in list(gm.graph.nodes):
-        if node.op != "call_function":
-            continue
-        if node.target is _AUTOCAST:
-            raise CaptureError(
-                f"transform: %{node.name} runs under autocast, which would be lost in the graph; convert the model to "
-                "the dtype with model.to(dtype) and remove the autocast"
-            )
-        if node.target is _SET_GRAD:
+    while regions := [node for node in gm.graph.nodes if node.op == "call_function" and node.target in _REGIONS]:
+        for node in regions:  # a region may hold others: look again
             _inline_region(gm, node)
             edits += 1
     edits += _drop_switches(gm)
@@ -42,7 +38,7 @@ def inline_no_grad(gm: GraphModule) -> int:
 
 
 def _inline_region(gm: GraphModule, region: Node) -> None:
-    enabled, body_node, *inputs = region.args
+    enabled, body_node, *inputs = _region_parts(region)
     assert isinstance(body_node, Node)
     body = gm.get_submodule(str(body_node.target))
     assert isinstance(body, GraphModule)
@@ -56,22 +52,37 @@ def _inline_region(gm: GraphModule, region: Node) -> None:
             elif node.op == "output":
                 _replace_outputs(gm, region, torch.fx.map_arg(node.args[0], lambda n: mapped[n]))
             else:
-                if node.op == "get_attr":
-                    _adopt(gm, body, str(node.target))
                 mapped[node] = gm.graph.node_copy(node, lambda n: mapped[n])
+                if node.op == "get_attr":
+                    mapped[node].target = _adopt(gm, body, str(node.target))
     gm.graph.erase_node(region)
 
 
-def _adopt(gm: GraphModule, body: GraphModule, name: str) -> None:
-    """A constant or a nested region of the body becomes the graph module's own."""
+def _region_parts(region: Node) -> tuple[Any, ...]:
+    """(whether gradient is on inside, the body, its inputs...)."""
+    if region.target is _SET_GRAD:
+        return region.args
+    _, _, autocast, _, *rest = region.args
+    if autocast:
+        raise CaptureError(
+            f"transform: %{region.name} runs under autocast, which would be lost in the graph; convert the model to the "
+            "dtype with model.to(dtype) and remove the autocast"
+        )
+    return True, *rest
+
+
+def _adopt(gm: GraphModule, body: GraphModule, name: str) -> str:
+    """A constant or a nested region of the body becomes the graph module's own, under a name that is free there."""
     attribute: Any = body
     for part in name.split("."):
         attribute = getattr(attribute, part)
-    if not hasattr(gm, name.split(".")[0]):
-        if isinstance(attribute, torch.nn.Module):
-            gm.add_submodule(name, attribute)
-        else:
-            gm.register_buffer(name, attribute)
+    base = name.replace(".", "_")
+    free = next(n for index in itertools.count() if not hasattr(gm, n := f"{base}_inlined_{index}"))
+    if isinstance(attribute, torch.nn.Module):
+        gm.add_submodule(free, attribute)
+    else:
+        gm.register_buffer(free, attribute)
+    return free
 
 
 def _detached(gm: GraphModule, value: Any) -> Any:

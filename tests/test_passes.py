@@ -119,6 +119,30 @@ def test_no_gradient_flows_through_a_no_grad_region() -> None:
     torch.testing.assert_close(gradient, torch.full_like(x, float((x * x).sum().detach())))
 
 
+def test_a_region_that_switches_autocast_off_inside_no_grad_is_inlined() -> None:
+    """The rotary embedding of transformers 4.57 is written so."""
+
+    def function(x: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            scale = x.sum(-1, keepdim=True)
+        return x * scale
+
+    x = torch.randn(2, 3, requires_grad=True)
+    explained = lxt_fx.transform(Function(function), (x.detach(),))
+    torch.testing.assert_close(explained(x), function(x))
+    (gradient,) = torch.autograd.grad(explained(x).sum(), x)
+    torch.testing.assert_close(gradient, x.detach().sum(-1, keepdim=True).expand(2, 3))
+
+
+def test_a_region_under_autocast_is_refused() -> None:
+    def function(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return torch.mm(x, x)
+
+    with pytest.raises(lxt_fx.CaptureError, match="runs under autocast"):
+        lxt_fx.transform(Function(function), (torch.randn(3, 3),))
+
+
 SPELLINGS = [
     lambda x: torch.multiply(x, 2.0).square(),
     lambda x: torch.mm(x, torch.ones(4, 4)),

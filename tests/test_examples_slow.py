@@ -1,0 +1,79 @@
+"""Each example runs on its trained model: the forward is the model's own, relevance is finite, the files are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import demo_smollm2
+import explain_gemma3
+import explain_minilm
+import explain_tagger
+import explain_vit_digits
+import explain_whisper
+import models
+
+pytestmark = pytest.mark.slow
+
+
+def needs(*names: str) -> None:
+    """Skip the test unless the models or data sets `names` were fetched."""
+    missing = [name for name in names if not (models.cache_folder() / name).is_dir()]
+    if missing:
+        pytest.skip(f"not in {models.cache_folder()}; to fetch: python3 dev.py models {' '.join(missing)}")
+
+
+def check(result: tuple[float, torch.Tensor], out: Path, *files: str) -> torch.Tensor:
+    """The relevance, once the forward is bit-equal, the relevance finite and not zero, and the files have content."""
+    difference, relevance = result
+    assert difference == 0.0
+    assert relevance.isfinite().all() and relevance.abs().max() > 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(files)
+    assert all((out / name).stat().st_size > 5000 for name in files)
+    return relevance
+
+
+def test_demo_smollm2_finds_the_answer_in_the_paragraph(tmp_path: Path, capsys: Any) -> None:
+    needs("smollm2")
+    result = demo_smollm2.main(models.cache_folder() / "smollm2", tmp_path)
+    check(result, tmp_path, "smollm2.html", "smollm2.png")
+    printed = capsys.readouterr().out
+    assert "bit-equal" in printed
+    assert "| attention" in printed  # the graph of one layer
+
+
+def test_gemma3_story(tmp_path: Path) -> None:
+    needs("gemma3")
+    check(explain_gemma3.main(tmp_path), tmp_path, "gemma3_contrast.png", "gemma3_word.png")
+
+
+def test_minilm_rests_on_the_words_that_the_sentences_share(tmp_path: Path) -> None:
+    needs("minilm")
+    relevance = check(explain_minilm.main(tmp_path), tmp_path, "minilm_1.png", "minilm_2.png")
+    words = ["[CLS]", *explain_minilm.SENTENCE.lower().rstrip(".").split(), ".", "[SEP]"]
+    assert [words[int(row.argmax())] for row in relevance] == ["guitar", "park"]
+
+
+def test_tagger_rests_on_the_wrong_word(tmp_path: Path) -> None:
+    needs("tagger")
+    files = [f"tagger_{wrong}_{better}.png" for _, wrong, better in explain_tagger.WRONG]
+    relevance = check(explain_tagger.main(tmp_path), tmp_path, *files)
+    assert relevance.max() > 10
+
+
+def test_vit_digits(tmp_path: Path) -> None:
+    needs("vit_digits")
+    pytest.importorskip("sklearn", reason="the digits are in scikit-learn: pip install lxt_fx[models]")
+    relevance = check(explain_vit_digits.main(tmp_path), tmp_path, "vit_digits.png")
+    assert relevance.shape == (10, 2, 8, 8)
+
+
+def test_whisper_hears_each_word_when_it_is_spoken(tmp_path: Path) -> None:
+    needs("whisper", "voices")
+    relevance = check(explain_whisper.main(tmp_path), tmp_path, "whisper.png")
+    front, _, left, *_ = explain_whisper.smooth(relevance).argmax(dim=-1) / explain_whisper.FRAMES_A_SECOND
+    assert front < 0.5  # in the clip, "front" is over after half a second
+    assert 0.7 < left < 1.3
