@@ -262,9 +262,9 @@ def capitals_table(summary: dict[str, Any]) -> Table:
     for counted in COUNTED:
         table.add_column(counted, justify="right")
     for value, by_method in summary["share"].items():
-        for method, row in by_method.items():
+        for method in METHODS:
             shown = value if method == METHODS[0] else ""
-            table.add_row(shown, method, *(f"{100 * row[counted]:.0f}" for counted in COUNTED))
+            table.add_row(shown, method, *(f"{100 * by_method[method][counted]:.0f}" for counted in COUNTED))
         table.add_section()
     return table
 
