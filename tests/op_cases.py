@@ -156,19 +156,20 @@ def _of_value(function: Callable[[Tensor], Tensor], at_zero: float, slope: float
     return make
 
 
-def _attention(*tokens: int, keys: int = 2, mask: Callable[[torch.dtype], Tensor | None] = lambda dtype: None) -> Any:
-    """Queries, keys and values [2, heads, tokens, 4]."""
-    queries, read = tokens if len(tokens) == 2 else (tokens[0], tokens[0])
+def _attention(
+    mask: Callable[[torch.dtype], Tensor | None] = lambda dtype: None, *, read: int = 3, groups: int = 2
+) -> Callable[[torch.dtype], Arguments]:
+    """Queries [2, 2, 3, 4], keys and values [2, groups, read, 4], and the mask."""
     return lambda dtype: (
-        carrying(0, 2, 2, queries, 4, dtype=dtype),
-        carrying(1, 2, keys, read, 4, dtype=dtype),
-        carrying(2, 2, keys, read, 4, dtype=dtype),
+        carrying(0, 2, 2, 3, 4, dtype=dtype),
+        carrying(1, 2, groups, read, 4, dtype=dtype),
+        carrying(2, 2, groups, read, 4, dtype=dtype),
         mask(dtype),
     )
 
 
 def _held_attention(dtype: torch.dtype) -> Arguments:
-    query, key, value, _ = _attention(3)(dtype)
+    query, key, value, _ = _attention()(dtype)
     return query.detach(), key.detach(), value
 
 
@@ -224,15 +225,15 @@ OTHERS = (
         "softmax_over_tokens", products.softmax, torch.softmax,
         lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, torch.float64), kept=("output",), leak=softmax_offset,
     ),
-    Case("sdpa", products.sdpa, sdpa, _attention(3), kept=None, leak=None),
-    Case("sdpa_causal", products.sdpa, sdpa, _attention(3), None, None, {"is_causal": True, "scale": 0.3}),
-    Case("sdpa_masked", products.sdpa, sdpa, _attention(3, 5, mask=lambda d: weight(3, 3, 5) > -1), None, None),
-    Case("sdpa_biased", products.sdpa, sdpa, _attention(3, mask=lambda d: weight(3, 3, 3, dtype=d)), None, None),
+    Case("sdpa", products.sdpa, sdpa, _attention(), None, None),
+    Case("sdpa_causal", products.sdpa, sdpa, _attention(), None, None, {"is_causal": True, "scale": 0.3}),
+    Case("sdpa_masked", products.sdpa, sdpa, _attention(lambda d: weight(3, 3, 5) > -1, read=5), None, None),
+    Case("sdpa_biased", products.sdpa, sdpa, _attention(lambda d: weight(3, 3, 3, dtype=d)), None, None),
     Case(
-        "sdpa_of_carrying_mask", products.sdpa, sdpa, _attention(3, mask=lambda d: carrying(3, 2, 1, 3, 3, dtype=d)),
+        "sdpa_of_carrying_mask", products.sdpa, sdpa, _attention(lambda d: carrying(3, 2, 1, 3, 3, dtype=d)),
         None, None, SHARES, frozenset(SHARES),
     ),
-    Case("sdpa_of_groups", products.sdpa, sdpa, _attention(3, keys=1), None, None, {"enable_gqa": True}),
+    Case("sdpa_of_groups", products.sdpa, sdpa, _attention(groups=1), None, None, {"enable_gqa": True}),
     Case("sdpa_held", products.sdpa_held, sdpa, _held_attention, kept=None),
     Case("rms_norm", norms.rms_norm, _rms_norm, lambda d: (carrying(0, 2, 3, 4, dtype=d), [-1], 1e-6), ("[2, 3, 1]",)),
     Case(

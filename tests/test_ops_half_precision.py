@@ -65,7 +65,7 @@ def test_factor_at_zero_is_the_limit(case: Case, dtype: torch.dtype, zero: float
 @every_pointwise
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_factor_is_right_at_every_half_precision_number(case: Case, dtype: torch.dtype) -> None:
-    """Measured: at most 1.4 units in the last place."""
+    """Measured: at most 1.4 times the distance of two numbers next to 1."""
     x = every_number(dtype)
     value, factor = ratio_of(case, x)
     finite = value.isfinite()
@@ -132,22 +132,31 @@ OVERFLOWS_WHEN_LARGE = {
 }  # fmt: skip
 """Cases whose plain op overflows in one of the types, so that nothing is asked of the gradient."""
 
+DIVISIONS_BY_NEXT_TO_NOTHING = {("div", "zero"), ("div", "subnormal")}
+"""The gradient of a / b is 1 / b, which is no number of these types, though a / b and its relevance are."""
 
-@pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
-@pytest.mark.parametrize("fill", FILLS)
+
+@pytest.mark.parametrize(
+    ("name", "fill"),
+    [
+        (name, fill)
+        for name in CASES
+        for fill in FILLS
+        if name != "hold" and (name, fill) not in DIVISIONS_BY_NEXT_TO_NOTHING
+    ],
+)
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-def test_gradient_is_finite_where_the_value_is(case: Case, fill: str, dtype: torch.dtype) -> None:
-    if case.name == "hold" or (case.name == "div" and fill != "large"):
-        pytest.skip("no gradient, or one of 1 / b, which is no number of this type")
+def test_gradient_is_finite_where_the_value_is(name: str, fill: str, dtype: torch.dtype) -> None:
+    case = CASES[name]
     arguments = case.make(dtype)
     with torch.no_grad():
         for leaf in leaves(arguments):
             leaf.fill_(FILLS[fill](dtype))
-            leaf.view(-1)[::2] *= 1 if case.name in ("sqrt", "log1p") else -1
+            leaf.view(-1)[::2] *= 1 if name in ("sqrt", "log1p") else -1
     value = case.run(*arguments)
     if not value.isfinite().all():
         assert fill == "large"
-        assert case.name in OVERFLOWS_WHEN_LARGE
+        assert name in OVERFLOWS_WHEN_LARGE
         return
     for gradient in torch.autograd.grad(value, leaves(arguments), torch.ones_like(value)):
         assert gradient.isfinite().all()
@@ -156,13 +165,13 @@ def test_gradient_is_finite_where_the_value_is(case: Case, fill: str, dtype: tor
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("op", ["layer_norm", "group_norm"])
 def test_mean_of_a_norm_is_not_rounded_to_half_precision(op: str, dtype: torch.dtype) -> None:
-    """A rounded mean is off by the same amount at every element: 12 % of all relevance in bfloat16."""
+    """A rounded mean is off by the same amount at every element: together 1.1 % of all that passes, and 0.02 % without."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 4096, generator=generator).to(dtype).requires_grad_()
     g = (1 + 4 * torch.finfo(dtype).eps * torch.randn(1, 4096, generator=generator)).to(dtype)
     value = norms.layer_norm(x, [4096]) if op == "layer_norm" else norms.group_norm(x, 1)
     (gradient,) = torch.autograd.grad(value, x, g)
-    assert gradient.double().sum().abs() < 0.01 * gradient.double().abs().sum()
+    assert gradient.double().sum().abs() < 0.001 * gradient.double().abs().sum()
 
 
 BACKENDS = pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION], ids=["math", "flash"])
@@ -235,7 +244,7 @@ def test_softmax_in_a_smaller_type_takes_a_row_of_smallest_numbers(dtype: torch.
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-def test_norm_of_a_single_element(dtype: torch.dtype) -> None:
+def test_norm_of_a_single_element_passes_nothing_through_its_mean(dtype: torch.dtype) -> None:
     """x - mean(x) is 0 for one element, so layer norm passes nothing; RMS norm passes g / |x|."""
     x = torch.tensor([[3.0], [-3.0]], dtype=dtype, requires_grad=True)
     (layer,) = torch.autograd.grad(norms.layer_norm(x, [1]).sum(), x)

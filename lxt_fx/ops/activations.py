@@ -82,7 +82,8 @@ def _in_float32(x: Tensor) -> Tensor:
 def _gelu_tanh_ratio(x: Tensor) -> Tensor:
     """(1 + tanh(u)) / 2 is sigmoid(2u), which does not cancel where tanh(u) is near -1."""
     wide = _in_float32(x)
-    return torch.sigmoid(math.sqrt(8 / math.pi) * wide * (1 + 0.044715 * wide * wide))
+    slope = math.sqrt(8 / math.pi)
+    return torch.sigmoid(wide * (slope + 0.044715 * slope * wide * wide))
 
 
 def _gelu_ratio(x: Tensor) -> Tensor:
