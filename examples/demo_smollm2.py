@@ -21,10 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import lxt_fx
 
 PARAGRAPH = (
-    "Ada Lovelace was born in London in 1815. She met Charles Babbage at a party when she was seventeen, and he showed "
-    "her his calculating machine. In 1843 she published the first program for it."
+    "The lighthouse on Grey Island was built in 1872 by Scottish fishermen. Its keeper, Martha Olsen, painted the door "
+    "green. In winter the island is reached only by sledge."
 )
-QUESTION = "Who showed Ada the calculating machine?"
+QUESTION = "What colour is the door?"
+ANSWER = "The door is"
 
 
 def main(
@@ -39,8 +40,8 @@ def main(
     torch.set_num_threads(threads)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    prompt = f"{PARAGRAPH}\n\nQuestion: {QUESTION}\nAnswer:"
-    print(f"{prompt}{answer(model, tokenizer, prompt)}\n")
+    prompt = f"{PARAGRAPH}\n\nQuestion: {QUESTION}\nAnswer: {ANSWER}"
+    print(f"{prompt}{continuation(model, tokenizer, prompt)}\n")
 
     start = time.perf_counter()
     explained = lxt_fx.transform(model)
@@ -64,10 +65,10 @@ def main(
     return difference, explanation.relevance
 
 
-def answer(model: Any, tokenizer: Any, prompt: str) -> str:
-    """The first line that the model writes after the prompt."""
+def continuation(model: Any, tokenizer: Any, prompt: str) -> str:
+    """What the model writes next, to the end of its line."""
     inputs = tokenizer(prompt, return_tensors="pt")
-    written = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    written = model.generate(**inputs, max_new_tokens=4, do_sample=False)[0, inputs.input_ids.shape[1] :]
     return str(tokenizer.decode(written, skip_special_tokens=True)).split("\n")[0]
 
 

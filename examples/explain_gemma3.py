@@ -1,7 +1,10 @@
-"""What in a story makes Gemma 3 go on as it does? And what makes it prefer one word to another?
+"""Why does Gemma 3 go on with this word and not with that one? Two texts, under two tables of rules.
 
-python examples/models.py fetch gemma3
-python examples/explain_gemma3.py --out out
+    python examples/models.py fetch gemma3
+    python examples/explain_gemma3.py --out out
+
+Gemma rests its attention on <bos> where it has nothing to look at. attnlrp passes relevance through the attention weights
+and so speaks of that too, often strongly; cp_lrp holds the weights constant and speaks only of what was attended to.
 """
 
 from __future__ import annotations
@@ -17,34 +20,33 @@ from torch import Tensor
 import lxt_fx
 import models
 
-STORY = (
-    "Anna put the red key into the drawer and the blue key into her pocket. An hour later she wanted to open the garden "
-    "gate with the blue key, so she took it out of her"
+TEXTS = (  # a text, the word that comes next, another one
+    ("The bees flew back to the hive with their", "honey", "money"),
+    ("The Colosseum stands in the city of", "Rome", "Paris"),
 )
 
 
 def main(out: Annotated[Path, typer.Option(help="The folder for the heatmaps.")] = Path("out")) -> tuple[float, Tensor]:
-    """Explain the next word of a story, then why it is that word and not another.
+    """Explain the logit of one word less that of the other.
 
-    Returns the largest difference between the model's logits and the explained model's, and the relevance [2, tokens].
+    Returns the largest difference between the model's logits and those of the explained models, and all relevance.
     """
     out.mkdir(parents=True, exist_ok=True)
     model, tokenizer = models.load("gemma3")
-    explained = lxt_fx.transform(model)
-    ids = tokenizer(STORY, return_tensors="pt").input_ids
-    with torch.no_grad():
-        theirs = model(input_ids=ids).logits
-        ours = explained(inputs_embeds=lxt_fx.embed(explained, ids)).logits
-    difference = float((ours - theirs).abs().max())
-    print(f"forward: largest difference {difference:.2g}")
-
-    word = lxt_fx.explain(explained, tokenizer, STORY)
-    contrast = lxt_fx.explain(explained, tokenizer, STORY, target=("pocket", "drawer"))
-    for name, explanation in (("word", word), ("contrast", contrast)):
-        rich_print("", explanation)
-        explanation.to_png(out / f"gemma3_{name}.png")
-    print(f"wrote {out / 'gemma3_word.png'} and {out / 'gemma3_contrast.png'}")
-    return difference, torch.stack([word.relevance, contrast.relevance])
+    differences, relevance = [], []
+    for table in ("attnlrp", "cp_lrp"):
+        explained = lxt_fx.transform(model, rules=table)
+        for text, word, other in TEXTS:
+            ids = tokenizer(text, return_tensors="pt").input_ids
+            with torch.no_grad():
+                ours = explained(inputs_embeds=lxt_fx.embed(explained, ids)).logits
+                differences.append(float((ours - model(input_ids=ids).logits).abs().max()))
+            explanation = lxt_fx.explain(explained, tokenizer, text, target=(word, other))
+            rich_print("", explanation)
+            explanation.to_png(out / f"gemma3_{word}_{table}.png")
+            relevance.append(explanation.relevance)
+    print(f"\nforward: largest difference {max(differences):.2g}; wrote {out}/gemma3_*.png")
+    return max(differences), torch.cat(relevance)
 
 
 if __name__ == "__main__":

@@ -45,9 +45,10 @@ def test_demo_smollm2_finds_the_answer_in_the_paragraph(tmp_path: Path, capsys: 
     assert "| attention" in printed  # the graph of one layer
 
 
-def test_gemma3_story(tmp_path: Path) -> None:
+def test_gemma3(tmp_path: Path) -> None:
     needs("gemma3")
-    check(explain_gemma3.main(tmp_path), tmp_path, "gemma3_contrast.png", "gemma3_word.png")
+    files = [f"gemma3_{word}_{table}.png" for _, word, _ in explain_gemma3.TEXTS for table in ("attnlrp", "cp_lrp")]
+    check(explain_gemma3.main(tmp_path), tmp_path, *files)
 
 
 def test_minilm_rests_on_the_words_that_the_sentences_share(tmp_path: Path) -> None:
