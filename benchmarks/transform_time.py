@@ -1,10 +1,10 @@
 """How long does transform take, stage by stage, and is it linear in the size of the graph?
 
-    python benchmarks/transform_time.py           (four minutes on 2 cores; --quick: less than one)
+    python benchmarks/transform_time.py           (two minutes; --quick: less than one)
 
 Random Llamas of 2 to 80 layers, with a small hidden size since only the graph counts, and SmolLM2 if it was fetched.
-Capture is the time of torch.export; everything after it is ours. Of several rounds the one with the least time after
-capture is shown.
+Capture is the time of torch.export; everything after it is ours. Python's garbage collector is off in between: its pauses,
+of 0.3 to 0.5 seconds, would strike one stage or another. Of several rounds, the one with the least time after capture is shown.
 """
 
 from __future__ import annotations
@@ -75,10 +75,12 @@ def random_llama(layers: int) -> nn.Module:
 
 
 def measure(name: str, model: nn.Module, dynamic: bool) -> Row:
-    gc.collect()  # what the last round left is not to be collected in this one
+    gc.collect()
+    gc.disable()
     start = time.perf_counter()
     explained = lxt_fx.transform(model, dynamic=dynamic)
     total = time.perf_counter() - start
+    gc.enable()
     record = explained.record
     nodes = len(record.stages["capture"].graph.nodes)
     return Row(name, dynamic, nodes, dict(record.seconds), total, record.forward_difference)
@@ -101,7 +103,7 @@ def table_of(rows: list[Row]) -> Table:
 def main(
     out: Annotated[Path, typer.Option(help="The folder for transform_time.json.")] = Path("out"),
     quick: Annotated[bool, typer.Option("--quick", help="Only Llamas of 2 and 8 layers.")] = False,
-    rounds: Annotated[int, typer.Option(help="How often each model is transformed.")] = 2,
+    rounds: Annotated[int, typer.Option(help="How often each model is transformed.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads of torch; the graph work has one.")] = 1,
 ) -> None:
     """Time every stage of transform on models of several sizes."""
