@@ -3,8 +3,9 @@
     python benchmarks/transform_time.py           (two minutes; --quick: less than one)
 
 Random Llamas of 2 to 80 layers, with a small hidden size since only the graph counts, and SmolLM2 if it was fetched.
-Capture is the time of torch.export; everything after it is ours. Python's garbage collector is off in between: its pauses,
-of 0.3 to 0.5 seconds, would strike one stage or another. Of several rounds, the one with the least time after capture is shown.
+Capture is the time of torch.export; everything after it is ours. Python's garbage collector is off in between: its
+pauses, of 0.3 to 0.5 seconds, would strike one stage or another. Of several rounds, the one with the least time after
+capture is shown.
 """
 
 from __future__ import annotations
