@@ -1,6 +1,6 @@
 """Is the relevance faithful? Two tests, for the tables attnlrp and cp_lrp, plain gradients and chance.
 
-    python benchmarks/faithfulness.py                 (minutes on 2 cores; --quick: less than one)
+    python benchmarks/faithfulness.py     (9 minutes on one core; --quick: one minute; OMP_NUM_THREADS sets the threads)
 
 **Removal.** Wikipedia paragraphs are cut to their first tokens, and the largest logit of the next token is explained. Then
 tokens are removed, the most relevant first (MoRF) or the least relevant first (LeRF), in equal steps until none is left:
@@ -296,12 +296,10 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter texts.")] = False,
     name: Annotated[str, typer.Option("--model", help="smollm2 or gemma3.")] = "smollm2",
     spare: Annotated[int, typer.Option(help="How many of the first tokens are never removed.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
 ) -> None:
     """Measure how faithful the relevance of each rule table is."""
     size = replace(QUICK if quick else FULL, spared=spare)
     start = time.perf_counter()
-    torch.set_num_threads(threads)
     torch.manual_seed(0)
     console = Console()
     model, tokenizer = models.load(name)
@@ -313,7 +311,9 @@ def main(
         removal = removal_summary(measure_removal(model, tokenizer, modules, size, progress))
         capitals = capitals_summary(measure_capitals(model, tokenizer, modules, size, progress))
     seconds = time.perf_counter() - start
-    console.print(removal_table(removal, size), capitals_table(capitals), f"{seconds:.0f} s, {threads} threads")
+    console.print(
+        removal_table(removal, size), capitals_table(capitals), f"{seconds:.0f} s, {torch.get_num_threads()} threads"
+    )
     out.mkdir(parents=True, exist_ok=True)
     draw(removal, size, out / "faithfulness.png")
     result = {"model": name, "size": asdict(size), "removal": removal, "capitals": capitals, "seconds": seconds}

@@ -105,10 +105,9 @@ def main(
     out: Annotated[Path, typer.Option(help="The folder for transform_time.json.")] = Path("out"),
     quick: Annotated[bool, typer.Option("--quick", help="Only Llamas of 2 and 8 layers.")] = False,
     rounds: Annotated[int, typer.Option(help="How often each model is transformed.")] = 1,
-    threads: Annotated[int, typer.Option(help="Threads of torch; the graph work has one.")] = 1,
 ) -> None:
     """Time every stage of transform on models of several sizes."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # such small models run no faster on two, and much slower beside other work
     named: list[tuple[str, nn.Module]] = [
         (f"Llama, {n} layers", random_llama(n)) for n in (LAYERS[:2] if quick else LAYERS)
     ]

@@ -30,14 +30,12 @@ ANSWER = "The door is"
 
 def main(
     model_folder: Annotated[Path, typer.Argument(help="SmolLM2, as examples/models.py fetched it.")],
-    out: Annotated[Path, typer.Option(help="The folder for the heatmap and the graph.")] = Path("out"),
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    out: Annotated[Path, typer.Option(help="The folder for the heatmap.")] = Path("out"),
 ) -> tuple[float, Tensor]:
     """Explain one answer of SmolLM2-135M-Instruct.
 
     Returns the largest difference between the logits of the model and of the explained model, and the relevance [tokens].
     """
-    torch.set_num_threads(threads)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     prompt = f"{PARAGRAPH}\n\nQuestion: {QUESTION}\nAnswer: {ANSWER}"

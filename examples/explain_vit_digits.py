@@ -52,10 +52,10 @@ def draw(images: Tensor, best: Tensor, relevance: Tensor, path: Path) -> None:
     figure = Figure(figsize=(len(images), 3.6), layout="constrained")
     panels = figure.subplots(3, len(images))
     for column, (image, (first, second), maps) in enumerate(zip(images, best.tolist(), relevance, strict=True)):
-        panels[0, column].imshow(image, cmap="gray_r")
+        panels[0, column].imshow(image.numpy(), cmap="gray_r")
         for row, heatmap in enumerate(maps, start=1):
             strongest = float(heatmap.abs().max())
-            panels[row, column].imshow(heatmap, cmap="RdBu_r", vmin=-strongest, vmax=strongest)
+            panels[row, column].imshow(heatmap.numpy(), cmap="RdBu_r", vmin=-strongest, vmax=strongest)
         panels[1, column].set_title(f"{first}", fontsize=9)
         panels[2, column].set_title(f"{first}, not {second}", fontsize=9)
     for panel in panels.flat:

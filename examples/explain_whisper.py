@@ -103,15 +103,15 @@ def smooth(frames: Tensor) -> Tensor:
 def draw(features: Tensor, words: list[Word], seconds: float, path: Path) -> None:
     """The sound as Whisper takes it, and below it the relevance of every moment for each token that was written."""
     count = int(seconds * FRAMES_A_SECOND)
-    time = torch.arange(count) / FRAMES_A_SECOND
+    time = [frame / FRAMES_A_SECOND for frame in range(count)]
     figure = Figure(figsize=(7, 1.2 * (len(words) + 1)), layout="constrained")
     panels = figure.subplots(len(words) + 1, 1, sharex=True)
-    panels[0].imshow(features[:, :count], origin="lower", aspect="auto", cmap="gray_r", extent=(0, seconds, 0, 80))
+    panels[0].imshow(features[:, :count].numpy(), origin="lower", aspect="auto", cmap="gray_r", extent=(0, seconds, 0, 80))
     panels[0].set_ylabel("mel")
     for panel, word in zip(panels[1:], words, strict=True):
-        heat = smooth(word.audio[:count])
-        panel.fill_between(time, heat.clamp(min=0), color="#b71824", linewidth=0)
-        panel.fill_between(time, heat.clamp(max=0), color="#1762b6", linewidth=0)
+        heat = smooth(word.audio[:count]).numpy()
+        panel.fill_between(time, heat.clip(min=0), color="#b71824", linewidth=0)
+        panel.fill_between(time, heat.clip(max=0), color="#1762b6", linewidth=0)
         panel.axhline(0, color="#c9ced6", linewidth=0.6)
         panel.set_ylabel(word.text.strip(), rotation=0, horizontalalignment="right")
         panel.set(yticks=[])

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_attnlrp_is_more_faithful_than_gradients_and_chance(tmp_path: Path) -> None:
     if missing := [name for name in ("smollm2", "texts") if not (models.cache_folder() / name).is_dir()]:
         pytest.skip(f"not in {models.cache_folder()}; to fetch: python3 dev.py models {' '.join(missing)}")
-    command = [sys.executable, "benchmarks/faithfulness.py", "--quick", "--threads", "1", "--out", str(tmp_path)]
+    command = [sys.executable, "benchmarks/faithfulness.py", "--quick", "--out", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     found = json.loads(Path(tmp_path, "faithfulness.json").read_text())
     area = {method: row["area"][0] for method, row in found["removal"].items()}
