@@ -24,9 +24,8 @@ from lxt_fx.rule_table.tables import TABLES
 from lxt_fx.save import load, save
 from lxt_fx.show import diff, show
 from lxt_fx.target import Target
+from lxt_fx.version import __version__ as __version__
 from lxt_fx.watch import watch
-
-__version__ = "0.1.0"
 
 __all__ = [
     "TABLES",

@@ -15,7 +15,7 @@ from torch.fx import Graph, GraphModule
 
 from lxt_fx.errors import CallError
 from lxt_fx.inputs import FILLS
-from lxt_fx.rule import Rule
+from lxt_fx.rule import Match, Rule
 
 SWITCHES: dict[str, Any] = {
     "use_cache": False,
@@ -45,11 +45,14 @@ class Record:
     `inputs` may be given in a call, `optional` among them left out; `leaves` are the float inputs that relevance is read
     at. `specialised` says what is fixed to the example. `forward_difference` is the largest difference to the model's own
     output on the example, relative to its largest value; 0.0 means bit-equal. `unknown` names nodes that kept their native
-    gradient because no row matched (always empty under strict=True).
+    gradient because no row matched (always empty under strict=True). `matches` says why the row of a node matched, by name
+    of the node in the rewritten graph. `overrides` are the places where the table was overridden.
     """
 
     model_class: str
     table_name: str
+    paper: str
+    overrides: tuple[str, ...]
     inputs: tuple[str, ...]
     leaves: tuple[str, ...]
     optional: tuple[str, ...]
@@ -62,6 +65,8 @@ class Record:
     seconds: Mapping[str, float]
     stages: Mapping[str, Stage]
     unknown: Mapping[str, str]
+    matches: Mapping[str, Match]
+    versions: Mapping[str, str]
 
 
 class Explained(GraphModule):

@@ -29,10 +29,11 @@ from lxt_fx.passes.lower import lower
 from lxt_fx.passes.mark_flow import Flow, mark_flow
 from lxt_fx.passes.rewrite import rewrite
 from lxt_fx.passes.verify import check_forward, forward_difference
-from lxt_fx.rule import RuleTable
+from lxt_fx.rule import Match, RuleTable
 from lxt_fx.rule_table.tables import TABLES
 from lxt_fx.settle import proven_capture, settled
 from lxt_fx.stages import group_stage, plain_stage, rule_stage
+from lxt_fx.version import __version__
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered")
 
@@ -120,6 +121,7 @@ class _Compiled:
     flow: Flow
     plan: Plan
     stages: Mapping[str, Stage]
+    matches: Mapping[str, Match]
     sizes: Mapping[str, tuple[int | None, ...]]
 
 
@@ -153,7 +155,7 @@ def _compile(model: nn.Module, captured: Captured, table: RuleTable, strict: boo
     with _timed(seconds, "module"):
         module = Explained(gm, gm.graph)
     stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered)
-    return _Compiled(module, flow, plan, {stage.name: stage for stage in stages}, sizes)
+    return _Compiled(module, flow, plan, {stage.name: stage for stage in stages}, rewritten.matches, sizes)
 
 
 def _record(
@@ -168,6 +170,8 @@ def _record(
     return Record(
         model_class=type(model).__name__,
         table_name=table.name,
+        paper=table.paper,
+        overrides=table.overrides,
         inputs=tuple(example.kwargs),
         leaves=tuple(str(leaf.target) for leaf in flow.leaves if leaf in flow.carrying),
         optional=example.optional,
@@ -180,6 +184,8 @@ def _record(
         seconds=seconds,
         stages=compiled.stages,
         unknown={node.name: text for node, text in compiled.plan.unknown.items()},
+        matches=compiled.matches,
+        versions={"lxt_fx": __version__, "torch": torch.__version__},
     )
 
 

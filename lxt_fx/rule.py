@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -79,6 +80,23 @@ Condition = Callable[[Site], Refusal]
 Selector = str | type[nn.Module] | OpOverload
 
 
+NOT_LISTED = ("op is not listed", "op is a group")
+"""Refusals of the rows that have nothing to do with a site, which are most of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Why a row is on a node: the op or group that it took (`aten.silu.default`, `group rms_norm`), the operands that carry
+    relevance, those that the row holds constant, why it matched, and (row, reason) of each row before it that lists the op
+    and refused."""
+
+    kind: str
+    carrying: tuple[str, ...]
+    held: tuple[str, ...]
+    why: str
+    refusals: tuple[tuple[str, str], ...] = ()
+
+
 def always(site: Site) -> Refusal:
     """Refuses nothing."""
     return None
@@ -98,9 +116,9 @@ def holds_nothing(site: Site) -> tuple[str, ...]:
 class Rule:
     """One row: which ops and what each becomes (None keeps the ATen op), when, the formula, its source, what it keeps.
 
-    `when` returns why not, or None. `settings` gives arguments of the op that the site does not have. `holds` names the
-    operands that the row holds constant; no relevance flows into them, so relevance flow is marked again once all such
-    rows are chosen. A row with empty `ops` matches any single node.
+    `when` returns why not, or None; its docstring says what holds where it does not refuse. `settings` gives arguments of
+    the op that the site does not have. `holds` names the operands that the row holds constant; no relevance flows into
+    them, so relevance flow is marked again once all such rows are chosen. A row with empty `ops` matches any single node.
     """
 
     name: str
@@ -117,16 +135,39 @@ class Rule:
         """Why this row does not apply to the site, or None if it does. An op that the row does not list gives a reason
         that starts with `op`."""
         if self.ops and site.kind not in self.ops:
-            return "op is not listed"
+            return NOT_LISTED[0]
         if not self.ops and isinstance(site.kind, GroupKind):
-            return "op is a group"
+            return NOT_LISTED[1]
         if self.where is not None and not selects(self.where, site.node):
-            return f"node is not in {self.where}"
+            return f"node is not in {_selector_text(self.where)}"
         return self.when(site)
+
+    def why(self, site: Site) -> str:
+        """Why this row takes a site that it does not refuse, in sentences."""
+        place = "" if self.where is None else f"Put first at {_selector_text(self.where)}. "
+        listed = f"Lists {kind_text(site.kind)}." if self.ops else "Takes any op."
+        return f"{place}{listed} {statement(self.when)}".rstrip()
 
     def op(self, site: Site) -> OpOverload | None:
         """The lxt_fx op that takes the site's place, or None where the ATen op stays."""
         return self.ops.get(site.kind) if self.ops else None
+
+
+def kind_text(kind: Op | Callable[..., Any]) -> str:
+    """An op or a group as it is printed: `aten.silu.default`, `group rms_norm`, `getitem`."""
+    return str(kind) if isinstance(kind, (OpOverload, GroupKind)) else getattr(kind, "__name__", str(kind))
+
+
+def statement(condition: Condition) -> str:
+    """What holds where the condition does not refuse: the first paragraph of its docstring, or its name. Nothing for
+    `always`."""
+    if condition is always:
+        return ""
+    if not inspect.isfunction(condition):
+        return "Its condition holds."
+    if not condition.__doc__:
+        return f"Its condition {condition.__name__.strip('<>')} holds."
+    return " ".join(inspect.cleandoc(condition.__doc__).split("\n\n")[0].split())
 
 
 def selects(selector: Selector, node: Node) -> bool:
@@ -170,6 +211,11 @@ class RuleTable:
         if not isinstance(rule, Rule):
             raise InputError(f"RuleTable.override: rule must be a lxt_fx.Rule, got {type(rule).__name__}")
         return replace(self, rows=(replace(rule, where=where), *self.rows))
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Where rows were put first by `override`, the latest first."""
+        return tuple(_selector_text(rule.where) for rule in self.rows if rule.where is not None)
 
     def with_rows(self, name: str, *rows: Rule, summary: str, paper: str = "") -> RuleTable:
         """A new table under another name that tries these rows before the rows of this one."""

@@ -19,9 +19,9 @@ from torch.fx import Graph
 from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained, Record, Stage
 from lxt_fx.graph_json import decode_graph, encode_graph
-from lxt_fx.rule import Keep, Rule
+from lxt_fx.rule import Keep, Match, Rule
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(explained: Explained, path: str | Path) -> None:
@@ -144,6 +144,8 @@ def _record(record: Record) -> dict[str, Any]:
     return {
         "model_class": record.model_class,
         "table_name": record.table_name,
+        "paper": record.paper,
+        "overrides": record.overrides,
         "inputs": record.inputs,
         "leaves": record.leaves,
         "optional": record.optional,
@@ -154,29 +156,47 @@ def _record(record: Record) -> dict[str, Any]:
         "sizes": dict(record.sizes),
         "forward_difference": record.forward_difference,
         "unknown": dict(record.unknown),
+        "versions": dict(record.versions),
+        "matches": _matches(record),
     }
+
+
+def _matches(record: Record) -> dict[str, Any]:
+    """Each match once, and its index by node: layers repeat."""
+    indices: dict[Match, int] = {}
+    by_node = {node: indices.setdefault(match, len(indices)) for node, match in record.matches.items()}
+    return {"matches": [[m.kind, m.carrying, m.held, m.why, m.refusals] for m in indices], "nodes": by_node}
+
+
+def _loaded_matches(saved: dict[str, Any]) -> dict[str, Match]:
+    matches = [
+        Match(kind, tuple(carrying), tuple(held), why, tuple((row, reason) for row, reason in refusals))
+        for kind, carrying, held, why, refusals in saved["matches"]
+    ]
+    return {node: matches[index] for node, index in saved["nodes"].items()}
 
 
 def _rules(record: Record) -> dict[str, Any]:
     stage = record.stages["lowered"]
-    rows = {
-        rule.name + rule.source: [rule.name, rule.formula, rule.source, rule.keeps.name] for rule in stage.rules.values()
-    }
-    by_node = {node: rule.name + rule.source for node, rule in stage.rules.items()}
+    indices: dict[Rule, int] = {}
+    by_node = {node: indices.setdefault(rule, len(indices)) for node, rule in stage.rules.items()}
+    rows = [[rule.name, rule.formula, rule.source, rule.keeps.name] for rule in indices]
     return {"rows": rows, "nodes": by_node, "carrying": sorted(stage.carrying), "inserted": sorted(stage.inserted)}
 
 
 def _loaded_record(header: dict[str, Any], graph: Graph) -> Record:
     saved, rules = header["record"], header["rules"]
-    rows = {
-        key: Rule(name=name, ops={}, formula=formula, source=source, keeps=Keep[keeps])
-        for key, (name, formula, source, keeps) in rules["rows"].items()
-    }
-    by_node = {node: rows[key] for node, key in rules["nodes"].items()}
+    rows = [
+        Rule(name=name, ops={}, formula=formula, source=source, keeps=Keep[keeps])
+        for name, formula, source, keeps in rules["rows"]
+    ]
+    by_node = {node: rows[index] for node, index in rules["nodes"].items()}
     stage = Stage("lowered", graph, frozenset(rules["carrying"]), by_node, inserted=frozenset(rules["inserted"]))
     return Record(
         model_class=saved["model_class"],
         table_name=saved["table_name"],
+        paper=saved["paper"],
+        overrides=tuple(saved["overrides"]),
         inputs=tuple(saved["inputs"]),
         leaves=tuple(saved["leaves"]),
         optional=tuple(saved["optional"]),
@@ -189,4 +209,6 @@ def _loaded_record(header: dict[str, Any], graph: Graph) -> Record:
         seconds={},
         stages={"lowered": stage},
         unknown=saved["unknown"],
+        matches=_loaded_matches(saved["matches"]),
+        versions=saved["versions"],
     )

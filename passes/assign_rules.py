@@ -11,15 +11,21 @@ from lxt_fx.errors import NoRuleError
 from lxt_fx.nodes import arguments, module_path, source
 from lxt_fx.passes.find_groups import Groups
 from lxt_fx.passes.mark_flow import Edge, Flow, mark_flow
-from lxt_fx.rule import GroupKind, Rule, RuleTable, Site
+from lxt_fx.rule import NOT_LISTED, GroupKind, Match, Rule, RuleTable, Site, kind_text
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A row on a site."""
+    """A row on a site, and (row, reason) of each row before it that lists the op and refused."""
 
     site: Site
     rule: Rule
+    refusals: tuple[tuple[str, str], ...] = ()
+
+    def match(self) -> Match:
+        """The same in words, which outlive the graph."""
+        site, rule = self.site, self.rule
+        return Match(kind_text(site.kind), site.carrying, rule.holds(site), rule.why(site), self.refusals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +103,14 @@ def _choose(
 
 
 def _first_row(sites: list[Site], table: RuleTable) -> Assignment | None:
+    refusals: dict[tuple[str, str], None] = {}
     for rule in table.rows:
         for site in sites:
-            if rule.refuses(site) is None:
-                return Assignment(site, rule)
+            reason = rule.refuses(site)
+            if reason is None:
+                return Assignment(site, rule, tuple(refusals))
+            if reason not in NOT_LISTED:
+                refusals[rule.name, reason] = None
     return None
 
 
@@ -122,7 +132,7 @@ def _no_rule_text(node: Node, flow: Flow, groups: Groups, table: RuleTable) -> s
     for site in sites:
         for rule in table.rows:
             reason = rule.refuses(site)
-            if reason is not None and not reason.startswith("op "):
+            if reason is not None and reason not in NOT_LISTED:
                 lines.append(f"  closest row: {rule.name}: {reason}")
     if str(node.target).startswith("quantized"):
         lines.append("  quantised kernels have no gradient: load the model unquantised, or dequantise its weights first")

@@ -15,8 +15,22 @@ from lxt_fx.ops import products
 
 aten = torch.ops.aten
 
-# Ops whose float output has no gradient to any operand, and operands that an op reads for shape or dtype only.
-NO_GRADIENT = frozenset(
+# Ops and operands that are read for shape or dtype only, and ops whose float output has no gradient to any operand.
+SHAPE_READERS = frozenset(
+    {
+        aten.zeros_like.default,
+        aten.ones_like.default,
+        aten.full_like.default,
+        aten.empty_like.default,
+        aten.rand_like.default,
+        aten.randn_like.default,
+        aten.new_zeros.default,
+        aten.new_ones.default,
+        aten.new_full.default,
+        aten.new_empty.default,
+    }
+)
+NO_GRADIENT = SHAPE_READERS | frozenset(
     {
         aten.detach.default,
         products.hold,
@@ -25,17 +39,7 @@ NO_GRADIENT = frozenset(
         aten.ceil.default,
         aten.round.default,
         aten.trunc.default,
-        aten.zeros_like.default,
-        aten.ones_like.default,
-        aten.full_like.default,
-        aten.empty_like.default,
-        aten.rand_like.default,
-        aten.randn_like.default,
         aten.bernoulli.default,
-        aten.new_zeros.default,
-        aten.new_ones.default,
-        aten.new_full.default,
-        aten.new_empty.default,
         aten.div.Tensor_mode,
         aten.floor_divide.default,
         aten.heaviside.default,

@@ -18,15 +18,17 @@ from lxt_fx.passes.assign_rules import Assignment, Plan
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.find_groups import Group, Groups
 from lxt_fx.passes.mark_flow import Flow, differentiable_operands
-from lxt_fx.rule import GroupKind, Rule
+from lxt_fx.rule import GroupKind, Match, Rule
 
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """The row of each node of the rewritten graph by node name, and the names of nodes that the rewrite put in."""
+    """The row of each node of the rewritten graph by node name and why it matched, and the names of nodes that the rewrite
+    put in."""
 
     edits: int
     rules: Mapping[str, Rule]
+    matches: Mapping[str, Match]
     inserted: frozenset[str]
 
 
@@ -40,9 +42,11 @@ def rewrite(gm: GraphModule, plan: Plan, groups: Groups) -> Rewritten:
     rewriter.hold_frontier(plan.flow)
     rewriter.take_names()
     drop_dead(gm)
-    rules = {node.name: rewriter.rules[node] for node in gm.graph.nodes if node in rewriter.rules}
+    assigned = {node.name: rewriter.assigned[node] for node in gm.graph.nodes if node in rewriter.assigned}
+    rules = {name: assignment.rule for name, assignment in assigned.items()}
+    matches = {name: assignment.match() for name, assignment in assigned.items()}
     inserted = frozenset(node.name for node in gm.graph.nodes if node in rewriter.inserted)
-    return Rewritten(rewriter.edits, rules, inserted)
+    return Rewritten(rewriter.edits, rules, matches, inserted)
 
 
 class _Rewriter:
@@ -53,21 +57,21 @@ class _Rewriter:
         self.replaced: dict[Node, Node] = {}
         self.held: dict[Node, Node] = {}
         self.inserted: set[Node] = set()
-        self.rules: dict[Node, Rule] = {}
+        self.assigned: dict[Node, Assignment] = {}
         self.edits = 0
 
     def apply(self, node: Node, assignment: Assignment, group: Group | None) -> None:
         rule, site = assignment.rule, assignment.site
         op = rule.op(site)
         if op is None:
-            self.rules[node] = rule
+            self.assigned[node] = assignment
             return
         values = arguments(node)
         if isinstance(site.kind, GroupKind):
             assert group is not None
             values = self._group_arguments(group)
         new = self._replace(node, op, values | _unusual(op, rule.settings(site)))
-        self.rules[new] = rule
+        self.assigned[new] = assignment
         self.edits += 1
 
     def _now(self, node: Node) -> Node:

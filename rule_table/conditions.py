@@ -1,4 +1,4 @@
-"""The conditions that rows use: each returns why not, or None."""
+"""The conditions that rows use: each returns why not, or None. Its docstring is what holds then, as certificates print it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from lxt_fx.nodes import shape
 from lxt_fx.passes.op_kinds import MOVES, POINTWISE_LINEAR
-from lxt_fx.rule import Condition, Refusal, Role, Site
+from lxt_fx.rule import Condition, Refusal, Role, Site, statement
 
 aten = torch.ops.aten
 
@@ -37,6 +37,7 @@ def all_of(*conditions: Condition) -> Condition:
     def refuses(site: Site) -> Refusal:
         return next((reason for reason in (c(site) for c in conditions) if reason is not None), None)
 
+    refuses.__doc__ = " ".join(statement(condition) for condition in conditions)
     return refuses
 
 
@@ -51,12 +52,12 @@ def all_operands_carry(site: Site) -> Refusal:
 
 
 def one_carries(site: Site) -> Refusal:
-    """The op is linear in the one operand that carries."""
+    """Only one operand carries."""
     return None if len(site.carrying) == 1 else "second operand carries too"
 
 
 def numerator_carries(site: Site) -> Refusal:
-    """A quotient is linear only in its numerator."""
+    """Only the numerator of a quotient carries."""
     return None if site.carries("self") else "the divisor carries"
 
 
@@ -67,12 +68,18 @@ def only(name: str) -> Condition:
         others = sorted(set(site.carrying) - {name})
         return None if not others else f"{', '.join(others)} carries too"
 
+    refuses.__doc__ = f"Only {name} carries."
     return refuses
 
 
 def role_is(role: Role) -> Condition:
-    """The node plays this part in an attention."""
-    return lambda site: None if site.role is role else f"not {role.value}"
+    """The node plays this part in an attention or a router."""
+
+    def refuses(site: Site) -> Refusal:
+        return None if site.role is role else f"not {role.value}"
+
+    refuses.__doc__ = f"It gives {role.value}."
+    return refuses
 
 
 def attention_shares(site: Site) -> dict[str, Any]:
@@ -86,31 +93,31 @@ def attention_shares(site: Site) -> dict[str, Any]:
 
 
 def whole_exponent(site: Site) -> Refusal:
-    """x^n with an integer n > 0, which is 0 at 0."""
+    """The exponent is a whole number above 0, so x^n is 0 at 0."""
     exponent = site.arguments["exponent"]
     whole = isinstance(exponent, (int, float)) and float(exponent).is_integer() and exponent >= 1
     return None if whole else f"exponent {exponent} is not a positive whole number"
 
 
 def range_holds_zero(site: Site) -> Refusal:
-    """A clamp whose range holds 0 is 0 at 0."""
+    """The range of the clamp holds 0, so it is 0 at 0."""
     low, high = site.arguments.get("min_val", -1), site.arguments.get("max_val", 1)
     return None if low <= 0 <= high else f"0 is not in its range [{low}, {high}]"
 
 
 def default_softplus(site: Site) -> Refusal:
-    """softplus with beta 1 and threshold 20."""
+    """Softplus has beta 1 and threshold 20."""
     plain = site.arguments.get("beta", 1) == 1 and site.arguments.get("threshold", 20) == 20
     return None if plain else "beta or threshold is not the default"
 
 
 def in_evaluation(site: Site) -> Refusal:
-    """Batch norm with fixed statistics is a linear map."""
+    """Batch norm uses fixed statistics."""
     return "it uses batch statistics" if site.arguments["training"] else None
 
 
 def soft_cap(site: Site) -> Refusal:
-    """tanh(x / c) * c: the input comes from a division by a number, the output goes into a multiplication by one."""
+    """It is tanh(x / c) * c: the input is divided by a number, the output multiplied by one."""
     before = site.node.args[0]
     divided = isinstance(before, Node) and _by_number(before)
     multiplied = all(_by_number(user) for user in site.node.users)
@@ -148,7 +155,7 @@ def _is_gate(value: Any) -> bool:
 
 
 def same_shape(site: Site) -> Refusal:
-    """An elementwise region keeps the shape of its input."""
+    """The elementwise region keeps the shape of its input."""
     value: Any = site.arguments["value"]
     origin: Any = site.arguments["self"]
     return None if shape(value) == shape(origin) else "the region broadcasts its input"
