@@ -29,3 +29,11 @@ class UnknownNameError(LxtFxError):
 
 class ForwardMismatchError(LxtFxError):
     """The rewritten graph does not compute what the model computes."""
+
+
+class LedgerError(LxtFxError):
+    """A node kept relevance that its rule does not account for, or a ledger does not close."""
+
+
+class NonFiniteError(LxtFxError):
+    """A value or a relevance is NaN or infinite; the message names the first node where it happened."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.embed import embed
-from lxt_fx.errors import InputError, LxtFxError
+from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained
 from lxt_fx.explanation import Explanation
+from lxt_fx.finite import is_finite, raise_non_finite
+from lxt_fx.grad_mode import gradients_on
 from lxt_fx.image_explanation import ImageExplanation
 from lxt_fx.pipeline import table_named, transform
 from lxt_fx.readable import Tokenizer
 from lxt_fx.rule import RuleTable
-from lxt_fx.target import Choice, TargetLike, choose
+from lxt_fx.target import Choice, TargetLike, choose, class_labels
 from lxt_fx.text_input import Text, TextInput, read_text
 
 Rules = str | RuleTable
@@ -57,7 +57,7 @@ def explain(
     Raises InputError for a text or target that does not fit the model, and what `transform` raises. The model is left
     as it is: no gradient reaches its parameters.
     """
-    with _gradient():
+    with gradients_on():
         read = read_text(tokenizer, text, _device(model))
         inputs = _text_inputs(model, read)
         explained = _explained(model, inputs, rules)
@@ -66,7 +66,7 @@ def explain(
             explained,
             inputs,
             leaf,
-            lambda output: choose(target, output, _labels(model, labels), read, explained.record.model_class),
+            lambda output: choose(target, output, class_labels(model, labels), read, explained.record.model_class),
         )
     attribution = found.attribution[0]
     return Explanation(
@@ -97,7 +97,7 @@ def explain_image(
     label, two of them for the difference of their logits, a function of the output, or None for the top class.
     `labels` and `rules` are those of `explain`. Raises what `explain` raises.
     """
-    with _gradient():
+    with gradients_on():
         leaf = _pixels(model, pixel_values)
         explained = _explained(model, {"pixel_values": leaf}, rules)
         if "pixel_values" not in explained.record.inputs:
@@ -106,7 +106,7 @@ def explain_image(
             explained,
             {"pixel_values": leaf},
             leaf,
-            lambda output: choose(target, output, _labels(model, labels), None, explained.record.model_class),
+            lambda output: choose(target, output, class_labels(model, labels), None, explained.record.model_class),
         )
     attribution = found.attribution[0]
     return ImageExplanation(
@@ -145,12 +145,9 @@ def _attribute(explained: Explained, inputs: Mapping[str, Tensor], leaf: Tensor,
     at_least = torch.promote_types(leaf.dtype, torch.float32)
     attribution = (leaf.detach().to(at_least) * gradient.to(at_least)).cpu()
     value, seconds = float(chosen.value.detach()), time.perf_counter() - start
-    broken = int((~attribution.isfinite()).sum())
-    if broken or not math.isfinite(value):
-        raise LxtFxError(
-            f"explain: {chosen.said} is {value:.4g} and {broken} of {attribution.numel()} relevances are not finite, "
-            f"so nothing can be read from them; the model runs in {leaf.dtype}: try model.float()"
-        )
+    if not is_finite([chosen.value.detach(), attribution]):
+        bound, said = explained._bind((), dict(inputs)), f"explain: {chosen.said}, or its relevance,"
+        raise_non_finite(explained, bound, lambda output: choice(output).value, said)
     return _Found(attribution, chosen.said, value, seconds)
 
 
@@ -205,23 +202,9 @@ def _pixels(model: nn.Module, pixel_values: Tensor) -> Tensor:
     return image.detach().to(_device(model), dtype, copy=True).requires_grad_(True)
 
 
-def _labels(model: nn.Module, labels: Sequence[str] | None) -> tuple[str, ...]:
-    if labels is not None:
-        return tuple(labels)
-    known: Mapping[int, str] = getattr(getattr(model, "config", None), "id2label", None) or {}
-    return tuple(known[index] for index in sorted(known))
-
-
 def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _name(model: nn.Module) -> str:
     return model.record.model_class if isinstance(model, Explained) else type(model).__name__
-
-
-@contextmanager
-def _gradient() -> Iterator[None]:
-    """Gradients on, also inside the caller's `no_grad` or `inference_mode`, which is as before afterwards."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield

@@ -161,15 +161,14 @@ class _Printer:
         left = f"  %{node.name}: {self.type(value(node))}{mark}"
         if node.op == "placeholder":
             return left, row
-        return f"{left} = {_op_name(node)}({self._arguments(node)})", row
+        return f"{left} = {op_name(node)}({self._arguments(node)})", row
 
     def type(self, fake: Any) -> str:
         if isinstance(fake, (list, tuple)):
             return "(" + ", ".join(self.type(item) for item in fake) + ")"
         if not isinstance(fake, (torch.Tensor, TensorType)):
             return self._symbolic(fake)
-        dtype = _DTYPES.get(fake.dtype, str(fake.dtype).removeprefix("torch."))
-        return f"{dtype}[{','.join(map(self._symbolic, fake.shape))}]"
+        return f"{dtype_name(fake.dtype)}[{','.join(map(self._symbolic, fake.shape))}]"
 
     def _symbolic(self, size: Any) -> str:
         return _SYMBOL.sub(lambda match: self.symbols.get(match.group(), match.group()), str(size))
@@ -190,7 +189,7 @@ class _Printer:
         if isinstance(argument, (list, tuple)):
             return "[" + ", ".join(self._argument(item, reader) for item in argument) + "]"
         if isinstance(argument, torch.dtype):
-            return _DTYPES.get(argument, str(argument))
+            return dtype_name(argument)
         if isinstance(argument, int) and argument == 2**63 - 1:
             return "end"
         return f"{argument:g}" if isinstance(argument, float) else str(argument)
@@ -215,7 +214,13 @@ def _symbol_names(stage: Stage) -> Mapping[str, str]:
     return found
 
 
-def _op_name(node: Node) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """`f32` for torch.float32."""
+    return _DTYPES.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def op_name(node: Node) -> str:
+    """`add` for aten.add.Tensor, `lxt_fx.sdpa` for an op of ours."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return getattr(node.target, "__name__", str(node.target))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lxt_fx.errors import InputError
 from lxt_fx.readable import Tokenizer, readable_tokens
@@ -57,8 +57,10 @@ class Names(Protocol):
         ...
 
 
-def choose(target: TargetLike, output: Any, labels: Sequence[str], text: TextInput | None, model_class: str) -> Choice:
-    """The number of a model's output that a target means.
+def choose(
+    target: TargetLike, output: Any, labels: Sequence[str], text: TextInput | None, model_class: str, row: int = 0
+) -> Choice:
+    """The number of a model's output that a target means, in this row of the batch.
 
     Raises InputError if the output has no logits, or the target does not fit them.
     """
@@ -70,14 +72,22 @@ def choose(target: TargetLike, output: Any, labels: Sequence[str], text: TextInp
         position, where = _position(wanted, logits, text, model_class)
         classes = model_class.endswith("ForTokenClassification")
         names: Names = ClassNames(labels) if classes else TokenNames(text.tokenizer)
-        return _of_row(wanted, logits[0, position], names, where)
+        return _of_row(wanted, logits[row, position], names, where)
     if logits.dim() == 2 and wanted.position is None:
-        return _of_row(wanted, logits[0], ClassNames(labels), "")
+        return _of_row(wanted, logits[row], ClassNames(labels), "")
     said = "the target names a position, but" if wanted.position is not None else "cannot choose a target:"
     raise InputError(
         f"explain: {said} the logits of {model_class} have shape {list(logits.shape)}; give target=a function of the "
         "output, such as lambda out: out.logits[0, 3]"
     )
+
+
+def class_labels(model: nn.Module, labels: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the classes: those given, else those of the model's config, else none."""
+    if labels is not None:
+        return tuple(labels)
+    known: Mapping[int, str] = getattr(getattr(model, "config", None), "id2label", None) or {}
+    return tuple(known[index] for index in sorted(known))
 
 
 def _by_function(function: Callable[[Any], Tensor], output: Any) -> Choice:

@@ -26,6 +26,11 @@ class TextInput:
     tokens: tuple[str, ...]
     extras: dict[str, Tensor]
 
+    @classmethod
+    def of_row(cls, tokenizer: Tokenizer, ids: Tensor, extras: dict[str, Tensor]) -> TextInput:
+        """One row of a batch: ids [1, tokens] and what belongs to them."""
+        return cls(tokenizer, ids, readable_tokens(tokenizer, ids[0].tolist()), extras)
+
     def id_list(self) -> list[int]:
         """The token ids as plain numbers."""
         ids: list[int] = self.ids[0].tolist()
@@ -52,6 +57,31 @@ class TextInput:
         return {name: value for name, value in self.extras.items() if name in accepted}
 
 
+class _NoTokenizer:
+    """Stands for a tokenizer where none is given: a token is called by its id."""
+
+    all_special_ids: list[int] = []
+
+    def __call__(self, text: str, *, return_tensors: str) -> Mapping[str, Any]:
+        raise InputError(_NO_NAMES)
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        raise InputError(_NO_NAMES)
+
+    def decode(self, token_ids: list[int], *, clean_up_tokenization_spaces: bool) -> str:
+        return "".join(f" {token}" for token in token_ids)
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [f"▁{token}" for token in ids]
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+
+_NO_NAMES = "a token by name needs its tokenizer: give tokenizer=..., or the token's id"
+NO_TOKENIZER = _NoTokenizer()
+
+
 def _says_nothing(name: str, value: Tensor) -> bool:
     """Whether a model that does not take this input computes the same without it."""
     if name == "attention_mask":
@@ -72,7 +102,7 @@ def read_text(tokenizer: Tokenizer, text: Text, device: torch.device) -> TextInp
     if ids.shape[1] == 0:
         raise InputError("explain: the text has no tokens, so there is nothing to explain; give a text that is not empty")
     extras = {name: value for name, value in tensors.items() if name not in NOT_FOR_THE_MODEL}
-    return TextInput(tokenizer, ids, readable_tokens(tokenizer, ids[0].tolist()), extras)
+    return TextInput.of_row(tokenizer, ids, extras)
 
 
 def _fields(tokenizer: Tokenizer, text: Text) -> Mapping[str, Any]:

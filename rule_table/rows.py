@@ -213,9 +213,9 @@ SUM = Rule(
 MOVE = Rule(
     name="move",
     ops=dict.fromkeys(sorted(MOVES, key=str)),
-    formula="R follows its element",
+    formula="R follows its element; constants (CLS, padding) keep what reaches them",
     source="each output element is a copy",
-    keeps=Keep.ALL,
+    keeps=Keep.ALL_BUT_CONSTANTS,
 )
 SELECT = Rule(
     name="select",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from io import StringIO
 from itertools import zip_longest
 
 from rich.console import Console, ConsoleRenderable, Group, RenderableType, RichCast
@@ -15,7 +16,7 @@ from torch import Tensor
 from lxt_fx.views.colour import LIGHT, ink
 from lxt_fx.views.view import Cell, Facts, number, shares, summed
 
-BAR, IMAGE = 32, 48
+BAR, IMAGE, PAGE = 32, 48, 124
 """Widths in characters."""
 
 
@@ -25,6 +26,14 @@ def as_text(view: ConsoleRenderable | RichCast) -> str:
     with console.capture() as captured:
         console.print(view)
     return captured.get().rstrip("\n")
+
+
+def plain(view: RenderableType, width: int = PAGE) -> str:
+    """The view as plain text of this width, the same everywhere."""
+    console = Console(width=width, file=StringIO(), color_system=None, force_jupyter=False, highlight=False)
+    with console.capture() as captured:
+        console.print(view)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def token_view(cells: Sequence[Cell], facts: Facts, top: Sequence[tuple[int, str, float]]) -> RenderableType:

@@ -1,0 +1,272 @@
+"""What a node's rule says it keeps from its operands: the shares of biases, constants and the softmax offset, computed from
+the values and the formula and not from the backward of the op, so that the two can be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from lxt_fx.ops import activations, products
+from lxt_fx.passes.op_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
+from lxt_fx.rule import Keep, Rule
+
+aten = torch.ops.aten
+
+NATURALLY: Mapping[Any, Keep] = {
+    **dict.fromkeys((*MOVES, *SUMS, *CONVOLUTIONS, *GROUPED_MATMULS), Keep.ALL_BUT_CONSTANTS),
+    **dict.fromkeys(SELECTIONS, Keep.SELECTED),
+    aten.linear.default: Keep.ALL_BUT_CONSTANTS,
+    aten.addmm.default: Keep.ALL_BUT_CONSTANTS,
+    products.linear: Keep.ALL_BUT_CONSTANTS,
+    aten.softmax.int: Keep.ALL_BUT_OFFSET,
+}
+"""Ops whose native gradient keeps so much: what is known of them also where a row claims nothing."""
+
+LIMITS = frozenset(
+    {
+        aten.clamp.default, aten.clamp.Tensor, aten.clamp_min.default, aten.clamp_min.Tensor, aten.clamp_max.default,
+        aten.clamp_max.Tensor, aten.maximum.default, aten.minimum.default, aten.max.other, aten.min.other,
+    }
+)  # fmt: skip
+"""Selections that put a bound in the place of a value."""
+
+CHUNK = 1 << 22
+"""Attention weights that are held at once."""
+
+
+class Cause(Enum):
+    """Why relevance that reached a node did not leave it through a carrying operand."""
+
+    BIAS = "bias"
+    CONSTANT = "added constant"
+    INTERCEPT = "activation at 0"
+    OFFSET = "softmax offset"
+    SELECTION = "selection"
+    HELD = "held operand"
+    NATIVE = "native gradient"
+    NO_RULE = "no rule"
+    TARGET = "target"
+    UNACCOUNTED = "not accounted for"
+
+    @property
+    def meaning(self) -> str:
+        """One line for the reader of a ledger."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    Cause.BIAS: "the share of a bias in a sum",
+    Cause.CONSTANT: "the share of another constant in a sum: position, token type, CLS, mask",
+    Cause.INTERCEPT: "f(0) of an activation, which acts like a bias",
+    Cause.OFFSET: "the constant term of the softmax's Taylor expansion",
+    Cause.SELECTION: "a constant was selected in the place of a value",
+    Cause.HELD: "the share of a summand that a row or the model holds constant",
+    Cause.NATIVE: "a row that claims nothing: native gradient",
+    Cause.NO_RULE: "a node without a row (strict=False): native gradient",
+    Cause.TARGET: "the explained number less output * gradient: the target is not linear in the output",
+    Cause.UNACCOUNTED: "no rule claims it: rounding, or a rule that does not keep what it says",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Share:
+    """What one constant takes of the relevance that reaches a node. `name` says which constant; amount is a scalar."""
+
+    cause: Cause
+    name: str
+    amount: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One call of a node: its arguments as values, where they come from, and its output.
+
+    `values` has a tensor for each node that is read; `carrying` the nodes through which relevance leaves; `origin` says
+    where the value of another node comes from.
+    """
+
+    node: Node
+    rule: Rule | None
+    values: Mapping[Node, Any]
+    carrying: frozenset[Node]
+    output: Any
+    origin: Callable[[Node], tuple[Cause, str]]
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """The value of an argument by its schema name."""
+        found = self._by_name().get(name, default)
+        return self.values.get(found, found) if isinstance(found, Node) else found
+
+    def carries(self, name: str) -> bool:
+        """Whether the node in that argument carries relevance."""
+        return self._by_name().get(name) in self.carrying
+
+    def _by_name(self) -> dict[str, Any]:
+        schema: Any = self.node.target
+        names = [argument.name for argument in schema._schema.arguments]
+        return dict(zip(names, self.node.args, strict=False)) | dict(self.node.kwargs)
+
+    def run(self, kept: Callable[[Node], bool]) -> Any:
+        """The op's value where only the tensors of nodes in `kept` are there, the other floats being zero."""
+
+        def value(node: Node) -> Any:
+            found = self.values.get(node)
+            if isinstance(found, Tensor) and (found.is_floating_point() or found.is_complex()) and not kept(node):
+                return torch.zeros_like(found)
+            return found
+
+        op: Any = self.node.target
+        with torch.no_grad():
+            return op(*torch.fx.map_arg(self.node.args, value), **torch.fx.map_arg(self.node.kwargs, value))
+
+
+def inner(value: Tensor, gradient: Tensor) -> Tensor:
+    """<value, gradient> in float64; 0 where the gradient is 0, also at a mask's -inf. Complex: as pairs of reals."""
+    if value.is_complex():
+        value, gradient = torch.view_as_real(value), torch.view_as_real(gradient.resolve_conj())
+    value, gradient = value.reshape(-1).double(), gradient.reshape(-1).double()
+    total = torch.dot(value, gradient)
+    return total if total.isfinite() else torch.where(gradient == 0, 0, value * gradient).sum()
+
+
+def kept_by(rule: Rule | None, node: Node) -> Keep:
+    """What is claimed of a node: by its row, or, where that claims nothing, by the nature of the op."""
+    if rule is not None and rule.keeps is not Keep.NATIVE:
+        return rule.keeps
+    return NATURALLY.get(node.target, Keep.NATIVE)
+
+
+def shares(call: Call, gradient: Any) -> list[Share]:
+    """What the constants of a call take of the relevance <output, gradient> that reaches it, by the formula of its row."""
+    match kept_by(call.rule, call.node):
+        case Keep.ALL_BUT_CONSTANTS:
+            return _constants(call, gradient)
+        case Keep.ALL_BUT_OFFSET:
+            return _attention(call, gradient) if call.argument("query") is not None else _softmax(call, gradient)
+        case Keep.SELECTED:
+            return _selected(call, gradient)
+        case _:
+            return []
+
+
+def _constants(call: Call, gradient: Any) -> list[Share]:
+    """Of an op that is affine in its carrying operands: <op(0, constants), gradient>, split by constant."""
+    if call.node.target in (products.linear, aten.linear.default):
+        return _linear_bias(call, gradient)
+    if call.node.target is activations.identity:
+        at_zero = torch.full((), call.argument("intercept"), dtype=torch.float64)
+        return _nonzero(Cause.INTERCEPT, "written-out activation at 0", at_zero * gradient.double().sum())
+    constants = _float_constants(call)
+    total = _against(call.run(lambda node: node in constants), gradient)
+    if not constants:
+        return _nonzero(*_number(call), total)
+    if len(constants) == 1:
+        return _nonzero(*_named(call, constants[0]), total)
+    each = [_against(call.run(lambda node, kept=constant: node is kept), gradient) for constant in constants]  # type: ignore[misc]
+    if torch.isclose(sum(each, torch.zeros_like(total)), total, rtol=1e-6, atol=1e-12):
+        return [share for c, amount in zip(constants, each, strict=True) for share in _nonzero(*_named(call, c), amount)]
+    added = next((c for c in constants if c is call._by_name().get("bias")), constants[-1])
+    return _nonzero(*_named(call, added), total)
+
+
+def _linear_bias(call: Call, gradient: Tensor) -> list[Share]:
+    bias = call.argument("bias")
+    if bias is None:
+        return []
+    node = call._by_name()["bias"]
+    return _nonzero(*_named(call, node), inner(bias, gradient.double().sum(tuple(range(gradient.dim() - 1)))))
+
+
+def _float_constants(call: Call) -> list[Node]:
+    found = [node for node in call.node.all_input_nodes if node not in call.carrying]
+    return [node for node in found if isinstance(v := call.values.get(node), Tensor) and v.is_floating_point()]
+
+
+def _number(call: Call) -> tuple[Cause, str]:
+    """The cause where no tensor is added: f(0) of an activation, or a number that is written in the model."""
+    name = str(call.node.target).split(".")[1]
+    if call.node.target in SUMS | MOVES:
+        numbers = [a for a in (*call.node.args, *call.node.kwargs.values()) if isinstance(a, float)]
+        return Cause.CONSTANT, f"the number {numbers[0]:g}" if numbers else f"a number in {name}"
+    return Cause.INTERCEPT, f"{name} at 0"
+
+
+def _named(call: Call, constant: Node) -> tuple[Cause, str]:
+    cause, name = call.origin(constant)
+    is_bias = constant is call._by_name().get("bias") or name.rsplit(".", 1)[-1] in ("bias", "b")
+    return (Cause.BIAS, name) if cause is Cause.CONSTANT and is_bias else (cause, name)
+
+
+def _against(output: Any, gradient: Any) -> Tensor:
+    """<output, gradient>, over the items where the op gives several."""
+    if isinstance(output, Tensor):
+        return inner(output, gradient)
+    pairs = [(o, g) for o, g in zip(output, gradient, strict=True) if isinstance(g, Tensor)]
+    return sum((inner(o, g) for o, g in pairs), torch.zeros((), dtype=torch.float64))
+
+
+def _nonzero(cause: Cause, name: str, amount: Tensor) -> list[Share]:
+    return [] if amount == 0 else [Share(cause, name, amount)]
+
+
+def _selected(call: Call, gradient: Any) -> list[Share]:
+    """Of a selection: the elements where a constant was chosen."""
+    if call.node.target in LIMITS:
+        output: Tensor = call.output
+        own = torch.zeros_like(output, dtype=torch.bool)
+        for node in call.carrying:
+            own |= output == call.values[node]
+        return _nonzero(Cause.SELECTION, "a bound", inner(torch.where(own, 0, output), gradient))
+    constants = [share.amount for share in _constants(call, gradient)]
+    return [Share(Cause.SELECTION, "a constant", amount) for amount in constants]
+
+
+def _softmax(call: Call, gradient: Tensor) -> list[Share]:
+    """sum_j R_j - sum_i x_i (R_i - s_i sum_j R_j) with R = s * gradient: what AttnLRP prop. 3.1 does not pass on."""
+    x, output = call.argument("self").double(), call.output.double()
+    relevance = output * gradient.double()
+    passed = relevance - output * relevance.sum(call.argument("dim"), keepdim=True)
+    return _nonzero(Cause.OFFSET, "softmax", relevance.sum() - inner(x, passed))
+
+
+def _attention(call: Call, gradient: Tensor) -> list[Share]:
+    """The softmax offset of a fused attention, and what a constant additive mask takes."""
+    query, key, value = (call.argument(name).detach() for name in ("query", "key", "value"))
+    mask, scale = call.argument("attn_mask"), call.argument("scale")
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    offset, masked = (torch.zeros((), dtype=torch.float64, device=query.device) for _ in range(2))
+    rows = max(1, CHUNK // max(1, query[..., 0, 0].numel() * key.shape[-2]))
+    for start in range(0, query.shape[-2], rows):
+        part = slice(start, start + rows)
+        bias = _additive(mask, part, query.shape[-2], key.shape[-2], bool(call.argument("is_causal", False)), query.device)
+        scores = query[..., part, :].double() @ key.double().mT * scale
+        weights = torch.softmax(scores + bias, -1).nan_to_num(0.0)
+        relevance = weights * (gradient[..., part, :].double() @ value.double().mT)
+        passed = relevance - weights * relevance.sum(-1, keepdim=True)
+        added = torch.where(passed == 0, 0, bias * passed).sum()
+        offset += relevance.sum() - added - torch.where(passed == 0, 0, scores * passed).sum()
+        masked += added
+    share = float(call.argument("mask_share", 0.5))
+    found = _nonzero(Cause.OFFSET, "softmax", offset * share)
+    if isinstance(mask, Tensor) and not call.carries("attn_mask"):
+        found += _nonzero(*call.origin(call._by_name()["attn_mask"]), masked * share)
+    return found
+
+
+def _additive(mask: Tensor | None, part: slice, queries: int, keys: int, causal: bool, device: torch.device) -> Tensor:
+    """The mask of these queries as float64 numbers that are added to the scores."""
+    if causal:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril()
+    if mask is None:
+        return torch.zeros((), dtype=torch.float64, device=device)
+    mask = mask[..., part, :] if mask.shape[-2] > 1 else mask
+    if mask.dtype is torch.bool:
+        return torch.zeros(mask.shape, dtype=torch.float64, device=device).masked_fill(~mask, -math.inf)
+    return mask.detach().double()
