@@ -4,13 +4,18 @@
 relevance (AttnLRP, Achtibat et al. 2024). `explain` is the short way from a text to a heatmap, `show` prints the graph.
 """
 
+from lxt_fx import flow
+from lxt_fx.audit import audit
+from lxt_fx.certificate import Certificate, certificate
 from lxt_fx.embed import embed
 from lxt_fx.errors import (
     CallError,
     CaptureError,
     ForwardMismatchError,
     InputError,
+    LedgerError,
     LxtFxError,
+    NonFiniteError,
     NoRuleError,
     UnknownNameError,
 )
@@ -18,19 +23,30 @@ from lxt_fx.explain import explain, explain_image
 from lxt_fx.explained import Explained, Record
 from lxt_fx.explanation import Explanation
 from lxt_fx.image_explanation import ImageExplanation
+from lxt_fx.landing import Landing
+from lxt_fx.ledger import Ledger
 from lxt_fx.pipeline import transform
 from lxt_fx.rule import Keep, Rule, RuleTable
 from lxt_fx.rule_table.tables import TABLES
 from lxt_fx.save import load, save
+from lxt_fx.shares import Cause
 from lxt_fx.show import diff, show
 from lxt_fx.target import Target
 from lxt_fx.version import __version__ as __version__
 from lxt_fx.watch import watch
 
 __all__ = [
+    "flow",
+    "audit",
+    "NonFiniteError",
+    "LedgerError",
+    "Ledger",
+    "Landing",
+    "Cause",
     "TABLES",
     "CallError",
     "CaptureError",
+    "Certificate",
     "Explained",
     "Explanation",
     "ForwardMismatchError",
@@ -44,6 +60,7 @@ __all__ = [
     "RuleTable",
     "Target",
     "UnknownNameError",
+    "certificate",
     "diff",
     "embed",
     "explain",
