@@ -86,9 +86,9 @@ NOT_LISTED = ("op is not listed", "op is a group")
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Why a row is on a node: the op or group that it took (`aten.silu.default`, `group rms_norm`), the operands that carry
-    relevance, those that the row holds constant, why it matched, and (row, reason) of each row before it that lists the op
-    and refused."""
+    """Why a row is on a node: the op or group that it took (`aten.silu.default`, `group rms_norm`), the operands that
+    relevance leaves by, those that the row holds constant, why it matched, and (row, reason) of each row before it that
+    lists the op and refused."""
 
     kind: str
     carrying: tuple[str, ...]

@@ -64,7 +64,7 @@ def load(path: str | Path) -> Explained:
     root = _root(header, tensors)
     graph = decode_graph(header["graph"])
     explained = Explained(root, graph)
-    explained._attach(_loaded_record(header, graph), _loaded_embedding(header, tensors))
+    explained._attach(_loaded_record(header, decode_graph(header["graph"])), _loaded_embedding(header, tensors))
     return explained
 
 

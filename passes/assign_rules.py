@@ -24,8 +24,9 @@ class Assignment:
 
     def match(self) -> Match:
         """The same in words, which outlive the graph."""
-        site, rule = self.site, self.rule
-        return Match(kind_text(site.kind), site.carrying, rule.holds(site), rule.why(site), self.refusals)
+        held = self.rule.holds(self.site)
+        leaving = tuple(name for name in self.site.carrying if name not in held)
+        return Match(kind_text(self.site.kind), leaving, held, self.rule.why(self.site), self.refusals)
 
 
 @dataclass(frozen=True, slots=True)

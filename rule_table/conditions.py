@@ -1,4 +1,4 @@
-"""The conditions that rows use: each returns why not, or None. Its docstring is what holds then, as certificates print it."""
+"""The conditions that rows use: each gives why not, or None. Its docstring says what holds then; certificates print it."""
 
 from __future__ import annotations
 
