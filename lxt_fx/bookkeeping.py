@@ -27,22 +27,31 @@ def settle_accounts(
     meter: Meter,
     tokens: Sequence[tuple[str, ...]],
 ) -> Ledger:
-    """The ledger of one run: `goals` are the explained numbers by row, `relevance` that of each leaf by row."""
-    rows = len(goals)
+    """The ledger of one run: `goals` are the explained numbers by row, `relevance` that of each leaf by row.
+
+    The residual shows an edge that was not tapped: the gradient that reached a node against those that its readers passed
+    on. Where the model casts to a narrower dtype than its own, that difference is rounding, and is booked at the node.
+    """
+    rows, dtype = len(goals), str(goals[0].value.dtype).removeprefix("torch.")
     explained_value = _by_row([goal.value for goal in goals], rows)
     reaching, passing = _all_by_row(meter.reaching, rows), _all_by_row(meter.passing, rows)
     places = {node.name: _place(node, explained.record.stages["lowered"].rules) for node in explained.graph.nodes}
     taken: dict[str, dict[tuple[Cause, str], Tensor]] = {}
     for (name, cause, what), amounts in meter.taken.items():
         taken.setdefault(name, {})[cause, what] = _by_row(amounts, rows)
-    received: dict[str, Tensor] = {}
-    for edge, amount in passing.items():
-        received[edge.consumer] = received.get(edge.consumer, torch.zeros_like(explained_value)) + amount
     nothing = torch.zeros_like(explained_value)
+    received: dict[str, Tensor] = {}
+    given: dict[str, Tensor] = {}
+    for edge, amount in passing.items():
+        received[edge.consumer] = received.get(edge.consumer, nothing) + amount
+        given[edge.producer] = given.get(edge.producer, nothing) + amount
     entries = [Entry(places["output"], Cause.TARGET, "", explained_value - received.get("output", nothing))]
     for name in reversed(reaching):
         left = reaching[name] - received.get(name, nothing)
         entries += _split(places[name], left, taken.get(name, {}), explained.record.stages["lowered"].rules.get(name))
+        if is_narrower(places[name].dtype, dtype):
+            summed = given.get(name, nothing) - reaching[name]
+            entries.append(Entry(places[name], Cause.UNACCOUNTED, "sum of its readers", summed))
     order = {name: index for index, name in enumerate(places)}
     entries.sort(key=lambda entry: -order[entry.place.node])
     return Ledger(
@@ -58,9 +67,14 @@ def settle_accounts(
         profile=_all_by_row(meter.profile, rows),
         model_class=explained.record.model_class,
         table_name=explained.record.table_name,
-        dtype=str(goals[0].value.dtype).removeprefix("torch."),
+        dtype=dtype,
         rotates=_rotates(explained),
     )
+
+
+def is_narrower(dtype: str, than: str) -> bool:
+    """Whether the one floating-point dtype has fewer digits than the other."""
+    return bool(dtype) and torch.finfo(getattr(torch, dtype)).eps > torch.finfo(getattr(torch, than)).eps
 
 
 def _by_row(amounts: list[Tensor], rows: int) -> Tensor:

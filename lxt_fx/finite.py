@@ -72,15 +72,15 @@ class _Finder(torch.fx.Interpreter):
         if isinstance(result, Tensor) and result.requires_grad:
             if self._breaks(n, result.detach(), [t.detach() for t in read.values() if isinstance(t, Tensor)]):
                 self.found.append(f"the first is {self._said(n, read)}: its value is {_range(result.detach())}")
-            result.register_hook(lambda gradient: self.reached.update({n: gradient}))  # type: ignore[no-untyped-call]
+            result.register_hook(lambda gradient: self.reached.update({n: gradient}) if gradient is not None else None)  # type: ignore[no-untyped-call]
         return result
 
     def _tap(self, tensor: Tensor, reader: Node, node: Node, read: Mapping[Node, Any]) -> Tensor:
         if not tensor.requires_grad or node.op == "get_attr":
             return tensor
 
-        def check(gradient: Tensor) -> None:
-            if self.found or is_finite([gradient]):
+        def check(gradient: Tensor | None) -> None:
+            if gradient is None or self.found or is_finite([gradient]):
                 return
             reached = f"the gradient that reached it is {_range(self.reached[reader])}, " if reader in self.reached else ""
             passed = f"{reached}the one it passed to %{node.name} {_range(gradient)}"

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.utils import _pytree as pytree
 
 from lxt_fx.ops import activations, products
 from lxt_fx.passes.op_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
 from lxt_fx.rule import Keep, Rule
+from lxt_fx.show import op_name
 
 aten = torch.ops.aten
 
@@ -116,11 +118,12 @@ class Call:
     def run(self, kept: Callable[[Node], bool]) -> Any:
         """The op's value where only the tensors of nodes in `kept` are there, the other floats being zero."""
 
+        def zero(tensor: Tensor) -> Tensor:
+            return torch.zeros_like(tensor) if tensor.is_floating_point() or tensor.is_complex() else tensor
+
         def value(node: Node) -> Any:
             found = self.values.get(node)
-            if isinstance(found, Tensor) and (found.is_floating_point() or found.is_complex()) and not kept(node):
-                return torch.zeros_like(found)
-            return found
+            return found if kept(node) else pytree.tree_map_only(Tensor, zero, found)
 
         op: Any = self.node.target
         with torch.no_grad():
@@ -191,7 +194,7 @@ def _float_constants(call: Call) -> list[Node]:
 
 def _number(call: Call) -> tuple[Cause, str]:
     """The cause where no tensor is added: f(0) of an activation, or a number that is written in the model."""
-    name = str(call.node.target).split(".")[1]
+    name = op_name(call.node)
     if call.node.target in SUMS | MOVES:
         numbers = [a for a in (*call.node.args, *call.node.kwargs.values()) if isinstance(a, float)]
         return Cause.CONSTANT, f"the number {numbers[0]:g}" if numbers else f"a number in {name}"

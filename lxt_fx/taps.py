@@ -119,7 +119,9 @@ class Taps(torch.fx.Interpreter):
         tap, meter = tensor.view_as(tensor), self.meter
         found = tensor.detach()
 
-        def read(gradient: Tensor) -> None:
+        def read(gradient: Tensor | None) -> None:
+            if gradient is None:
+                return  # an item of a tuple that the target does not depend on
             meter.add(meter.passing, edge, inner(found, gradient))
             if reader in self.parts and found.dim() == 4:
                 self._split(edge, found, gradient, self.parts[reader].get(edge.argument))
@@ -143,10 +145,12 @@ class Taps(torch.fx.Interpreter):
                 reader = self._reader(call, index, isinstance(result, (tuple, list)))
                 item.register_hook(reader)  # type: ignore[no-untyped-call]
 
-    def _reader(self, call: Call, index: int, several: bool) -> Callable[[Tensor], None]:
+    def _reader(self, call: Call, index: int, several: bool) -> Callable[[Tensor | None], None]:
         meter, name = self.meter, call.node.name
 
-        def read(gradient: Tensor) -> None:
+        def read(gradient: Tensor | None) -> None:
+            if gradient is None:
+                return
             found = call.output[index] if several else call.output
             meter.add(meter.reaching, name, inner(found, gradient))
             for share in [] if several else shares(call, gradient):
