@@ -109,10 +109,11 @@ class _Finder(torch.fx.Interpreter):
 
 def _range(value: Tensor) -> str:
     """`f16[1, 5, 32] from -65504 to 12.1, 3 NaN, 1 inf`."""
+    value = value.detach()
     kind = f"{dtype_name(value.dtype)}{list(value.shape)}"
+    if not value.is_floating_point():
+        return kind
     finite = value[value.isfinite()]
-    if not value.is_floating_point() or not len(finite):
-        return kind + (" all NaN or infinite" if value.is_floating_point() and value.numel() else "")
-    counts = [f"{n} {name}" for name, n in (("NaN", int(value.isnan().sum())), ("inf", int(value.isinf().sum()))) if n]
-    span = f"from {float(finite.min()):.4g} to {float(finite.max()):.4g}"
-    return ", ".join([f"{kind} {span}", *counts])
+    span = [f"from {float(finite.min()):.4g} to {float(finite.max()):.4g}"] if len(finite) else []
+    counts = (("NaN", int(value.isnan().sum())), ("inf", int(value.isinf().sum())))
+    return f"{kind} {', '.join([*span, *(f'{count} {name}' for name, count in counts if count)])}"

@@ -259,7 +259,7 @@ class Ledger:
         try:
             import pandas
         except ImportError as error:
-            raise InputError("to_dataframe needs pandas: pip install pandas; to_dict() needs nothing") from error
+            raise InputError("to_dataframe needs pandas: pip install lxt_fx[frames]; to_dict() needs nothing") from error
         lines = [
             {"row": row, "kind": "source", "name": source.name, "amount": float(source.amount[row])}
             for source in self.sources

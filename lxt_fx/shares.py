@@ -39,8 +39,8 @@ LIMITS = frozenset(
 )  # fmt: skip
 """Selections that put a bound in the place of a value."""
 
-CHUNK = 1 << 22
-"""Attention weights that are held at once."""
+CHUNK = 1 << 20
+"""Numbers that are held in float64 at once."""
 
 
 class Cause(Enum):
@@ -134,7 +134,11 @@ def inner(value: Tensor, gradient: Tensor) -> Tensor:
     """<value, gradient> in float64; 0 where the gradient is 0, also at a mask's -inf. Complex: as pairs of reals."""
     if value.is_complex():
         value, gradient = torch.view_as_real(value), torch.view_as_real(gradient.resolve_conj())
-    value, gradient = value.reshape(-1).double(), gradient.reshape(-1).double()
+    parts = zip(value.reshape(-1).split(CHUNK), gradient.reshape(-1).split(CHUNK), strict=True)
+    return torch.stack([_dot(a.double(), g.double()) for a, g in parts]).sum()
+
+
+def _dot(value: Tensor, gradient: Tensor) -> Tensor:
     total = torch.dot(value, gradient)
     return total if total.isfinite() else torch.where(gradient == 0, 0, value * gradient).sum()
 
