@@ -19,7 +19,7 @@ from lxt_fx.ledger import Ledger
 from lxt_fx.readable import Tokenizer
 from lxt_fx.taps import Meter, Taps
 from lxt_fx.target import Choice, TargetLike, choose, class_labels
-from lxt_fx.text_input import NO_TOKENIZER, NOT_FOR_THE_MODEL, TextInput
+from lxt_fx.text_input import NO_TOKENIZER, NOT_FOR_THE_MODEL, TextInput, says_nothing
 
 Inputs = Mapping[str, Any] | Tensor | tuple[Any, ...]
 
@@ -78,7 +78,9 @@ def _bound(
     ids = given.get("input_ids")
     takes_embeddings = "inputs_embeds" in explained.record.inputs
     if isinstance(ids, Tensor) and takes_embeddings:
+        taken = explained.record.inputs
         given = {name: value for name, value in given.items() if name not in NOT_FOR_THE_MODEL}
+        given = {name: value for name, value in given.items() if name in taken or not says_nothing(name, value)}
         given["inputs_embeds"] = embed(explained, ids)
     bound = explained._bind(positional, given)
     for name in explained.record.leaves:

@@ -1,4 +1,4 @@
-"""The command `lxt-fx`: explain a text, print the graph of a model, list the rule tables."""
+"""The command `lxt-fx`: explain a text, audit the explanation, print the graph of a model, list the rule tables."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich.console import Console
 from torch import nn
 
 from lxt_fx import __version__
+from lxt_fx.audit import audit
+from lxt_fx.certificate import certificate
 from lxt_fx.errors import InputError, LxtFxError, UnknownNameError
 from lxt_fx.explain import explain
 from lxt_fx.pipeline import STAGES, table_named, transform
@@ -30,6 +32,18 @@ app = typer.Typer(
 )
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A local folder, or a name on the Hugging Face hub.")]
+Text = Annotated[str, typer.Argument(metavar="TEXT", help="The text to explain, in quotes.")]
+TargetName = Annotated[
+    str | None,
+    typer.Option("--target", metavar="NAME", help="A token or class, or its index as id:17. Default: what the model says."),
+]
+Contrast = Annotated[
+    tuple[str, str] | None,
+    typer.Option("--contrast", metavar="A B", help="Why A rather than B: the difference of their logits."),
+]
+Position = Annotated[
+    int | None, typer.Option("--position", help="The token after (or at) which the model answers; -1 is the last.")
+]
 RulesName = Annotated[str, typer.Option("--rules", metavar="TABLE", help="A rule table; see lxt-fx tables.")]
 
 
@@ -62,6 +76,7 @@ def command_line(
     **Examples**
 
     - `lxt-fx explain HuggingFaceTB/SmolLM2-135M "The capital of France is" --html paris.html`
+    - `lxt-fx audit ./my-model "The capital of France is"`
     - `lxt-fx inspect ./my-model --layer model.layers.0`
     - `lxt-fx tables`
     """
@@ -70,17 +85,10 @@ def command_line(
 @app.command("explain")
 def explain_command(
     model: ModelName,
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to explain, in quotes.")],
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="A token or class, or its index as id:17. Default: what the model says."),
-    ] = None,
-    contrast: Annotated[
-        tuple[str, str] | None, typer.Option(metavar="A B", help="Why A rather than B: the difference of their logits.")
-    ] = None,
-    position: Annotated[
-        int | None, typer.Option(help="The token after (or at) which the model answers; -1 is the last.")
-    ] = None,
+    text: Text,
+    target: TargetName = None,
+    contrast: Contrast = None,
+    position: Position = None,
     rules: RulesName = "attnlrp",
     html: Annotated[Path | None, typer.Option(help="Write a page with the heatmap.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture of the heatmap.")] = None,
@@ -109,6 +117,58 @@ def explain_command(
     for path, write in writers:
         if path is not None:
             _write(path, write)
+
+
+@app.command("audit")
+def audit_command(
+    model: ModelName,
+    text: Text,
+    target: TargetName = None,
+    contrast: Contrast = None,
+    position: Position = None,
+    rules: RulesName = "attnlrp",
+    png: Annotated[Path | None, typer.Option(help="Write a waterfall from the answer to the tokens.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every leak as numbers.")] = None,
+) -> None:
+    """Show where all relevance went: what tokens, biases and positions got, what each layer kept and why. The sums must
+    meet; where a rule keeps more than it says, the command fails and names the operation (exit code 2).
+
+    **Examples**
+
+    - `lxt-fx audit ./my-model "The capital of France is"`
+    - `lxt-fx audit ./my-model "The capital of France is" --rules cp_lrp --png waterfall.png`
+    """
+    table_named(rules)
+    chosen = _target(target, contrast, position)
+    loaded, tokenizer = _load(model), _load_tokenizer(model)
+    explained = transform(loaded, rules=rules)
+    ledger = audit(explained, tokenizer(text, return_tensors="pt"), chosen, tokenizer=tokenizer)
+    Console().print(ledger)
+    for path, write in ((png, ledger.to_png), (json, ledger.to_json)):
+        if path is not None:
+            _write(path, write)
+    ledger.check()
+
+
+@app.command("certificate")
+def certificate_command(
+    model: ModelName,
+    rules: RulesName = "attnlrp",
+    full: Annotated[bool, typer.Option("--full", help="List every operation with the reasons for its row.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write all of it as data.")] = None,
+) -> None:
+    """Show that no operation was missed: how many follow which rule, what is held constant, what is not proven.
+
+    **Examples**
+
+    - `lxt-fx certificate ./my-model`
+    - `lxt-fx certificate ./my-model --full --json certificate.json`
+    """
+    table_named(rules)
+    found = certificate(transform(_load(model), rules=rules))
+    typer.echo(str(found) if full else found.summary(), nl=False)
+    if json is not None:
+        _write(json, found.to_json)
 
 
 @app.command("inspect")

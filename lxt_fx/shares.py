@@ -134,7 +134,7 @@ def inner(value: Tensor, gradient: Tensor) -> Tensor:
     """<value, gradient> in float64; 0 where the gradient is 0, also at a mask's -inf. Complex: as pairs of reals."""
     if value.is_complex():
         value, gradient = torch.view_as_real(value), torch.view_as_real(gradient.resolve_conj())
-    parts = zip(value.reshape(-1).split(CHUNK), gradient.reshape(-1).split(CHUNK), strict=True)
+    parts = zip(torch.split(value.reshape(-1), CHUNK), torch.split(gradient.reshape(-1), CHUNK), strict=True)
     return torch.stack([_dot(a.double(), g.double()) for a, g in parts]).sum()
 
 

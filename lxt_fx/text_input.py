@@ -49,7 +49,7 @@ class TextInput:
         Raises InputError for one that it does not take and whose values say something.
         """
         for name, value in self.extras.items():
-            if name not in accepted and not _says_nothing(name, value):
+            if name not in accepted and not says_nothing(name, value):
                 raise InputError(
                     f"explain: the tokenizer gives {name}, which {model_class} does not take; it takes "
                     f"{', '.join(accepted)}. Leave {name} out of the text, or transform the model on an example with it"
@@ -82,7 +82,7 @@ _NO_NAMES = "a token by name needs its tokenizer: give tokenizer=..., or the tok
 NO_TOKENIZER = _NoTokenizer()
 
 
-def _says_nothing(name: str, value: Tensor) -> bool:
+def says_nothing(name: str, value: Tensor) -> bool:
     """Whether a model that does not take this input computes the same without it."""
     if name == "attention_mask":
         return bool((value == 1).all())

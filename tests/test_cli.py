@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from tiny_text import bert, byte_tokenizer, llama, vit, word_tokenizer
 from transformers import T5Config, T5ForConditionalGeneration
 
 from lxt_fx.cli import main
+from lxt_fx.rule_table import rows
+from lxt_fx.rule_table.tables import TABLES
 
 TEXT = "The capital of France is"
 
@@ -145,3 +148,43 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, capsys: pytest.
     llama(20).save_pretrained(tmp_path)
     assert run("explain", str(tmp_path), "hi") == 2
     assert f"the tokenizer of {tmp_path} could not be loaded" in capsys.readouterr().err
+
+
+def test_audit_prints_a_ledger_that_closes_and_writes_what_is_asked(
+    language_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    png, data = tmp_path / "waterfall.png", tmp_path / "ledger.json"
+    assert run("audit", language_model, TEXT, "--png", str(png), "--json", str(data)) == 0
+    shown = capsys.readouterr().out
+    assert "Ledger of LlamaForCausalLM, rules attnlrp" in shown and "The ledger closes" in shown
+    found = json.loads(data.read_text())
+    assert f"{found['value'][0]:.4f}" in shown and png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_audit_fails_where_a_rule_keeps_more_than_it_says(
+    language_model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = replace(rows.UNIFORM, ops=dict.fromkeys(rows.UNIFORM.ops))
+    right = TABLES["attnlrp"]
+    broken = replace(right, name="broken", rows=tuple(native if row is rows.UNIFORM else row for row in right.rows))
+    monkeypatch.setitem(TABLES, "broken", broken)
+    assert run("audit", language_model, TEXT, "--rules", "broken") == 2
+    shown = capsys.readouterr()
+    assert "NOT ACCOUNTED FOR" in shown.out
+    assert "LedgerError: ledger: %mul" in shown.err and "'uniform' does not account for" in shown.err
+
+
+def test_a_classifier_is_audited_too(classifier: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("audit", classifier, TEXT, "--rules", "cp_lrp") == 0
+    assert "position_embeddings.weight" in capsys.readouterr().out
+
+
+def test_certificate_prints_the_rows_and_what_is_not_proven(
+    language_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "certificate.json"
+    assert run("certificate", language_model, "--json", str(path)) == 0
+    short = capsys.readouterr().out
+    assert "not proven    nothing" in short and json.loads(path.read_text())["proven"] is True
+    assert run("certificate", language_model, "--full") == 0
+    assert len(capsys.readouterr().out) > 2 * len(short)
