@@ -39,6 +39,9 @@ LIMITS = frozenset(
 )  # fmt: skip
 """Selections that put a bound in the place of a value."""
 
+MEETING = frozenset({aten.maximum.default, aten.minimum.default, aten.max.other, aten.min.other})
+"""Limits that halve the gradient where a value meets its bound; a clamp passes all of it to the value."""
+
 CHUNK = 1 << 20
 """Numbers that are held in float64 at once."""
 
@@ -230,7 +233,10 @@ def _selected(call: Call, gradient: Any) -> list[Share]:
         own = torch.zeros_like(output, dtype=torch.bool)
         for node in call.carrying:
             own |= output == call.values[node]
-        return _nonzero(Cause.SELECTION, "a bound", inner(torch.where(own, 0, output), gradient))
+        taken = torch.where(own, 0, output)
+        for node in _float_constants(call) if call.node.target in MEETING else []:
+            taken = torch.where(own & (output == call.values[node]), output / 2, taken)
+        return _nonzero(Cause.SELECTION, "a bound", inner(taken, gradient))
     constants = [share.amount for share in _constants(call, gradient)]
     return [Share(Cause.SELECTION, "a constant", amount) for amount in constants]
 
