@@ -51,6 +51,8 @@ def audit(
             f"audit: expected a module made by lxt_fx.transform, got {type(explained).__name__}; "
             "audit(lxt_fx.transform(model), inputs)"
         )
+    if explained.record.form != "gradient":
+        raise InputError("audit: it reads the fast form; transform the model without form='explicit', which gives the same")
     with gradients_on():
         texts, bound = _bound(explained, inputs, tokenizer)
         leaves = _leaves(explained, bound)

@@ -20,6 +20,7 @@ from lxt_fx.grad_mode import gradients_on
 from lxt_fx.image_explanation import ImageExplanation
 from lxt_fx.pipeline import table_named, transform
 from lxt_fx.readable import Tokenizer
+from lxt_fx.relevance import leaf_relevance
 from lxt_fx.rule import RuleTable
 from lxt_fx.target import Choice, TargetLike, choose, class_labels
 from lxt_fx.text_input import Text, TextInput, read_text
@@ -133,17 +134,17 @@ class _Found:
 
 def _attribute(explained: Explained, inputs: Mapping[str, Tensor], leaf: Tensor, choice: Callable[[Any], Choice]) -> _Found:
     start = time.perf_counter()
-    chosen = choice(explained(**inputs))
+    output = explained(**inputs)
+    chosen = choice(output)
     if not chosen.value.requires_grad:
         raise InputError(
             f"explain: {chosen.said} does not depend on the input by a differentiable path, so nothing can be "
             "explained; return a number computed from the output, without detach, item or argmax"
         )
-    (gradient,) = torch.autograd.grad(chosen.value, leaf, allow_unused=True)
-    if gradient is None:
+    relevance = leaf_relevance(explained, output, chosen.value, leaf)
+    if relevance is None:
         raise InputError(f"explain: {chosen.said} does not depend on the input; choose another number of the output")
-    at_least = torch.promote_types(leaf.dtype, torch.float32)
-    attribution = (leaf.detach().to(at_least) * gradient.to(at_least)).cpu()
+    attribution = relevance.cpu()
     value, seconds = float(chosen.value.detach()), time.perf_counter() - start
     if not is_finite([chosen.value.detach(), attribution]):
         bound, said = explained._bind((), dict(inputs)), f"explain: {chosen.said}, or its relevance,"

@@ -46,11 +46,13 @@ class Record:
     at. `specialised` says what is fixed to the example. `forward_difference` is the largest difference to the model's own
     output on the example, relative to its largest value; 0.0 means bit-equal. `unknown` names nodes that kept their native
     gradient because no row matched (always empty under strict=True). `matches` says why the row of a node matched, by name
-    of the node in the rewritten graph. `overrides` are the places where the table was overridden.
+    of the node in the rewritten graph. `form` is `gradient` or `explicit`. `overrides` are the places where the table was
+    overridden.
     """
 
     model_class: str
     table_name: str
+    form: str
     paper: str
     overrides: tuple[str, ...]
     inputs: tuple[str, ...]
@@ -70,7 +72,8 @@ class Record:
 
 
 class Explained(GraphModule):
-    """A rewritten model. Call it like the model; `logit.backward()`, then `leaf * leaf.grad` is the relevance.
+    """A rewritten model. Call it like the model; `logit.backward()`, then `leaf * leaf.grad` is the relevance. In explicit
+    form it is `logit.backward(logit)`, then `leaf.grad`.
 
     It shares the model's parameters (the same objects) and asks no gradient for them. `record` says how it was made.
     """

@@ -19,6 +19,7 @@ from lxt_fx.errors import InputError, UnknownNameError
 from lxt_fx.explained import Explained, Record, Stage
 from lxt_fx.inputs import SEED, Example, given_example, is_transformers, made_example, token_embedding
 from lxt_fx.nodes import is_float
+from lxt_fx.passes.add_epsilon import add_epsilon
 from lxt_fx.passes.assign_rules import Plan, assign_rules, check_complete
 from lxt_fx.passes.canonicalise import canonicalise
 from lxt_fx.passes.capture import Captured, torch_state_kept
@@ -26,14 +27,18 @@ from lxt_fx.passes.find_groups import find_groups
 from lxt_fx.passes.functionalise import functionalise
 from lxt_fx.passes.inline_no_grad import inline_no_grad
 from lxt_fx.passes.lower import lower
+from lxt_fx.passes.lower_explicit import lower_explicit
 from lxt_fx.passes.mark_flow import Flow, mark_flow
-from lxt_fx.passes.rewrite import rewrite
+from lxt_fx.passes.rewrite import Rewritten, rewrite
 from lxt_fx.passes.verify import check_forward, forward_difference
 from lxt_fx.rule import Match, RuleTable
 from lxt_fx.rule_table.tables import TABLES
 from lxt_fx.settle import proven_capture, settled
 from lxt_fx.stages import group_stage, plain_stage, rule_stage
 from lxt_fx.version import __version__
+
+EPSILONS = {"gradient": 0.0, "explicit": 1e-6}
+"""The forms, with the epsilon of each where none is given."""
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered")
 
@@ -44,6 +49,8 @@ def transform(
     kwargs: dict[str, Any] | None = None,
     *,
     rules: str | RuleTable = "attnlrp",
+    form: str = "gradient",
+    epsilon: float | None = None,
     strict: bool = True,
     dynamic: bool = True,
 ) -> Explained:
@@ -56,6 +63,11 @@ def transform(
     After `logit.backward()`, `leaf * leaf.grad` is the relevance of each element of the leaf, summed over the hidden
     dimension that of each token (AttnLRP, Achtibat et al. 2024, for `rules="attnlrp"`).
 
+    `form="explicit"` carries relevance itself through the backward, by the equations of the papers: start it with
+    `logit.backward(logit)` and read `leaf.grad`. It is slower and gives the same; it is there to prove the fast form.
+    `epsilon` is added, with the sign of z, to the denominators of rows that have none of their own: None means 0 in the
+    fast form and 1e-6 in the explicit one.
+
     `rules` is a name in `lxt_fx.TABLES` or a RuleTable. `strict=False` lets nodes that no row accepts keep their native
     gradient and lists them in `explained.record.unknown`. `dynamic=False` fixes all sizes to the example's.
 
@@ -63,22 +75,31 @@ def transform(
     ForwardMismatchError (the graph differs from the model).
     """
     table = table_named(rules)
+    _check_form(form, epsilon)
     example = _example_of(model, args, kwargs)
     seconds: dict[str, float] = {}
     with _timed(seconds, "example"), torch_state_kept(), torch.no_grad():
         example, expected = settled(model, example)
     with _timed(seconds, "capture"):
         captured = proven_capture(model, example, dynamic=dynamic)
-    compiled = _compile(model, captured, table, strict, seconds)
+    options = _Options(form, EPSILONS[form] if epsilon is None else epsilon, strict)
+    compiled = _compile(model, captured, table, options, seconds)
     with _timed(seconds, "verify"), torch_state_kept(), torch.no_grad():
         if captured.example is not example:
             expected = captured.example.call(model)
         torch.manual_seed(SEED)  # a forward that draws random numbers draws the same ones
         difference = forward_difference(expected, compiled.module.forward(**captured.example.kwargs))
         check_forward(difference, expected, type(model).__name__)
-    record = _record(model, captured, table, compiled, seconds, difference)
+    record = _record(model, captured, table, form, compiled, seconds, difference)
     compiled.module._attach(record, _embedding_of(model), getattr(model, "config", None))
     return compiled.module
+
+
+def _check_form(form: str, epsilon: float | None) -> None:
+    if form not in EPSILONS:
+        raise InputError(f"transform: form must be one of {', '.join(EPSILONS)}, got {form!r}")
+    if epsilon is not None and not epsilon >= 0:
+        raise InputError(f"transform: epsilon must be at least 0, got {epsilon}")
 
 
 def table_named(rules: str | RuleTable) -> RuleTable:
@@ -114,6 +135,15 @@ def _example_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] 
 
 
 @dataclass(frozen=True, slots=True)
+class _Options:
+    """How the relevance graph is lowered."""
+
+    form: str
+    epsilon: float
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Compiled:
     """The rewritten module, and what the stages found out on the way."""
 
@@ -125,7 +155,9 @@ class _Compiled:
     sizes: Mapping[str, tuple[int | None, ...]]
 
 
-def _compile(model: nn.Module, captured: Captured, table: RuleTable, strict: bool, seconds: dict[str, float]) -> _Compiled:
+def _compile(
+    model: nn.Module, captured: Captured, table: RuleTable, options: _Options, seconds: dict[str, float]
+) -> _Compiled:
     gm = captured.gm
     check = _step_check(gm, captured.example)
     sizes = _sizes(gm)
@@ -142,15 +174,17 @@ def _compile(model: nn.Module, captured: Captured, table: RuleTable, strict: boo
         groups = find_groups(gm, flow)
     with _timed(seconds, "assign"):
         plan = assign_rules(gm, flow, groups, table)
-    if strict:
+    if options.strict:
         check_complete(plan)
     with _timed(seconds, "rewrite"):
         rewritten = rewrite(gm, plan, groups)
         check("rewrite")
     relevance = rule_stage("rules", gm, flow, rewritten)
     with _timed(seconds, "lower"):
+        put_in = _equations(gm, flow, rewritten, options)
         lower(gm, flow)
         check("lower")
+    rewritten = rewritten.with_nodes(put_in)
     lowered = rule_stage("lowered", gm, flow, rewritten)
     with _timed(seconds, "module"):
         module = Explained(gm, gm.graph)
@@ -158,10 +192,19 @@ def _compile(model: nn.Module, captured: Captured, table: RuleTable, strict: boo
     return _Compiled(module, flow, plan, {stage.name: stage for stage in stages}, rewritten.matches, sizes)
 
 
+def _equations(gm: GraphModule, flow: Flow, rewritten: Rewritten, options: _Options) -> dict[str, str]:
+    """The ops of the form that was asked for: new nodes, with the node that each stands for, by name."""
+    now = mark_flow(gm, flow.leaves)
+    if options.form == "explicit":
+        return lower_explicit(gm, now, rewritten.rules, options.epsilon)
+    return add_epsilon(gm, now, rewritten.rules, options.epsilon)
+
+
 def _record(
     model: nn.Module,
     captured: Captured,
     table: RuleTable,
+    form: str,
     compiled: _Compiled,
     seconds: Mapping[str, float],
     difference: float,
@@ -170,6 +213,7 @@ def _record(
     return Record(
         model_class=type(model).__name__,
         table_name=table.name,
+        form=form,
         paper=table.paper,
         overrides=table.overrides,
         inputs=tuple(example.kwargs),

@@ -119,6 +119,7 @@ class Rule:
     `when` returns why not, or None; its docstring says what holds where it does not refuse. `settings` gives arguments of
     the op that the site does not have. `holds` names the operands that the row holds constant; no relevance flows into
     them, so relevance flow is marked again once all such rows are chosen. A row with empty `ops` matches any single node.
+    `epsilon` is added, with the sign of z, to what eq. 8 of AttnLRP divides by; None takes that of `transform`.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Rule:
     holds: Callable[[Site], tuple[str, ...]] = holds_nothing
     settings: Callable[[Site], Mapping[str, Any]] = no_settings
     where: Selector | None = None
+    epsilon: float | None = None
 
     def refuses(self, site: Site) -> Refusal:
         """Why this row does not apply to the site, or None if it does. An op that the row does not list gives a reason

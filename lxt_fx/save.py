@@ -144,6 +144,7 @@ def _record(record: Record) -> dict[str, Any]:
     return {
         "model_class": record.model_class,
         "table_name": record.table_name,
+        "form": record.form,
         "paper": record.paper,
         "overrides": record.overrides,
         "inputs": record.inputs,
@@ -195,6 +196,7 @@ def _loaded_record(header: dict[str, Any], graph: Graph) -> Record:
     return Record(
         model_class=saved["model_class"],
         table_name=saved["table_name"],
+        form=saved["form"],
         paper=saved["paper"],
         overrides=tuple(saved["overrides"]),
         inputs=tuple(saved["inputs"]),

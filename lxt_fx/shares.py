@@ -53,6 +53,7 @@ class Cause(Enum):
     CONSTANT = "added constant"
     INTERCEPT = "activation at 0"
     OFFSET = "softmax offset"
+    EPSILON = "epsilon"
     SELECTION = "selection"
     HELD = "held operand"
     NATIVE = "native gradient"
@@ -71,6 +72,7 @@ _MEANINGS = {
     Cause.CONSTANT: "the share of another constant in a sum: position, token type, CLS, mask",
     Cause.INTERCEPT: "f(0) of an activation, which acts like a bias",
     Cause.OFFSET: "the constant term of the softmax's Taylor expansion",
+    Cause.EPSILON: "the share of the epsilon that keeps a division stable",
     Cause.SELECTION: "a constant was selected in the place of a value",
     Cause.HELD: "the share of a summand that a row or the model holds constant",
     Cause.NATIVE: "a row that claims nothing: native gradient",
@@ -155,6 +157,8 @@ def kept_by(rule: Rule | None, node: Node) -> Keep:
 
 def shares(call: Call, gradient: Any) -> list[Share]:
     """What the constants of a call take of the relevance <output, gradient> that reaches it, by the formula of its row."""
+    if call.node.target is products.epsilon:
+        return _epsilon(call, gradient)
     match kept_by(call.rule, call.node):
         case Keep.ALL_BUT_CONSTANTS:
             return _constants(call, gradient)
@@ -164,6 +168,12 @@ def shares(call: Call, gradient: Any) -> list[Share]:
             return _selected(call, gradient)
         case _:
             return []
+
+
+def _epsilon(call: Call, gradient: Tensor) -> list[Share]:
+    """R epsilon / (|z| + epsilon), summed."""
+    z, epsilon = call.output.double(), call.argument("epsilon")
+    return _nonzero(Cause.EPSILON, "epsilon", (z * gradient.double() * epsilon / (z.abs() + epsilon)).sum())
 
 
 def _constants(call: Call, gradient: Any) -> list[Share]:

@@ -20,20 +20,22 @@ from lxt_fx.nodes import is_float, module_stack
 
 @dataclass(slots=True)
 class Watched:
-    """A value inside the model and, after `backward()`, its gradient."""
+    """A value inside the model and, after `backward()`, its gradient (in explicit form its relevance)."""
 
     name: str
     value: Tensor
+    form: str
 
     @property
     def relevance(self) -> Tensor:
-        """value * gradient, in the value's own shape ([batch, tokens, hidden] at a layer's output).
+        """value * gradient (in explicit form what came back), in the value's own shape ([batch, tokens, hidden] at a
+        layer's output).
 
         Raises InputError before `backward()` was called.
         """
         if self.value.grad is None:
             raise InputError(f"watch: {self.name} has no gradient yet; call backward() on what is to be explained first")
-        return self.value.detach() * self.value.grad
+        return self.value.grad if self.form == "explicit" else self.value.detach() * self.value.grad
 
 
 @dataclass(slots=True)
@@ -100,14 +102,14 @@ class _Keeper(torch.fx.Interpreter):
 
     def __init__(self, explained: Explained, names: Mapping[str, str], kept: Watch) -> None:
         super().__init__(explained)
-        self.names, self.kept = names, kept
+        self.names, self.kept, self.form = names, kept, explained.record.form
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
         if n.name in self.names:
             if result.requires_grad and not result.is_leaf:
                 result.retain_grad()
-            self.kept.found[self.names[n.name]] = Watched(self.names[n.name], result)
+            self.kept.found[self.names[n.name]] = Watched(self.names[n.name], result, self.form)
         return result
 
 

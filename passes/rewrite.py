@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,17 @@ class Rewritten:
     rules: Mapping[str, Rule]
     matches: Mapping[str, Match]
     inserted: frozenset[str]
+
+    def with_nodes(self, made: Mapping[str, str]) -> Rewritten:
+        """The same with new nodes, each under the row of the node that it stands for."""
+        rules = {new: self.rules[old] for new, old in made.items() if old in self.rules}
+        matches = {new: self.matches[old] for new, old in made.items() if old in self.matches}
+        return replace(
+            self,
+            rules={**self.rules, **rules},
+            matches={**self.matches, **matches},
+            inserted=self.inserted | frozenset(made),
+        )
 
 
 def rewrite(gm: GraphModule, plan: Plan, groups: Groups) -> Rewritten:

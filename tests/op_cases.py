@@ -177,6 +177,10 @@ sdpa = F.scaled_dot_product_attention
 SHARES = {"query_share": 0.5, "key_share": 0.5, "value_share": 0.5, "mask_share": 1.0}
 
 OTHERS = (
+    Case(
+        "epsilon", products.epsilon, lambda x, epsilon: x, lambda d: (carrying(0, 3, 4, dtype=d), 0.5),
+        leak=lambda arguments, value, gradient: (value * gradient * 0.5 / (value.abs() + 0.5)).sum(),
+    ),
     Case("hold", products.hold, lambda x: x, lambda d: (carrying(0, 3, 4, dtype=d),), kept=(), leak=everything),
     Case("identity", activations.identity, lambda x, value, *_: value, _of_value(F.silu, 0.0, 0.5), kept=("[2, 3, 4]",)),
     Case(

@@ -237,6 +237,16 @@ def test_a_target_that_is_not_linear_in_the_output_leaks_at_the_target() -> None
     assert bool((amount(linear, lxt_fx.Cause.TARGET).abs() <= 1e-12).all())
 
 
+def test_epsilon_takes_its_share_by_name() -> None:
+    model = MODELS["llama"]().double()
+    explained = lxt_fx.transform(model, epsilon=0.05)
+    ledger = lxt_fx.audit(explained, inputs_of("llama"))
+    check_closed(ledger, 1e-9)
+    assert bool((amount(ledger, lxt_fx.Cause.EPSILON).abs() > 1e-3 * ledger.value.abs()).all())
+    without = lxt_fx.audit(lxt_fx.transform(model), inputs_of("llama"))
+    assert lxt_fx.Cause.EPSILON not in without.by_cause()
+
+
 def test_nodes_without_a_row_are_named_as_the_cause() -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

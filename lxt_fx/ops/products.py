@@ -43,6 +43,32 @@ def _share(x: Tensor, factor: float) -> Tensor:
     return shared
 
 
+class ScaleByEpsilon(torch.autograd.Function):
+    """y = z; the gradient is multiplied by z / (z + epsilon sign(z)) = |z| / (|z| + epsilon)."""
+
+    @staticmethod
+    def forward(z: Tensor, epsilon: float) -> Tensor:
+        return z.view_as(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.epsilon = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (z,) = ctx.saved_tensors
+        size = z.abs()
+        return gradients[0] * (size / (size + max(ctx.epsilon, torch.finfo(z.dtype).tiny))), None
+
+
+@define("epsilon(Tensor self, float epsilon) -> Tensor")
+def epsilon(self: Tensor, epsilon: float) -> Tensor:
+    """y = z; what reaches z is multiplied by z / (z + epsilon sign(z)): the epsilon of AttnLRP eq. 8, without the map."""
+    stable: Tensor = ScaleByEpsilon.apply(self, epsilon)  # type: ignore[no-untyped-call]
+    return stable
+
+
 @define("hold(Tensor self) -> Tensor")
 def hold(self: Tensor) -> Tensor:
     """y = x, no relevance passes: the value is held constant from here on."""

@@ -68,7 +68,7 @@ def _names(table: Table, ledger: Ledger, cause: Cause) -> None:
     for entry in ledger.entries:
         if entry.cause is cause and entry.name:
             named[entry.name] = named.get(entry.name, 0 * ledger.value) + entry.amount
-    if cause is Cause.OFFSET or not named:
+    if cause in (Cause.OFFSET, Cause.EPSILON) or not named:
         return
     ordered = sorted(named, key=lambda name: -float(named[name].abs().sum()))
     shown = ordered if len(ordered) <= NAMES else ordered[: NAMES - 1]

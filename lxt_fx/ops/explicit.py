@@ -1,0 +1,300 @@
+"""Explicit form: what flows back is relevance itself, op by op as the papers write it. Slow: the proof of the fast form.
+
+A linear map is put between `enter` and `leave`, so that its own transpose gives eq. 8 of AttnLRP: leave divides what comes
+back by z + epsilon sign(z), the op's gradient applies the transpose, enter multiplies by the input and by the operand's
+share. What is no linear map has an op of its own. Start with `logit.backward(logit)`; `leaf.grad` is the relevance.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lxt_fx.ops.library import define
+from lxt_fx.ops.products import SDPA_SCHEMA, SHARES
+
+
+class Enter(torch.autograd.Function):
+    """y = x; the backward takes the gradient g of a linear map to the relevance share * x * g."""
+
+    @staticmethod
+    def forward(x: Tensor, share: float) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.share = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        if x.is_complex():
+            pairs = torch.view_as_real(x) * torch.view_as_real(gradients[0].resolve_conj())
+            return torch.view_as_complex(pairs) * ctx.share, None
+        return torch.where(gradients[0] == 0, 0, x * gradients[0]) * ctx.share, None
+
+
+class Leave(torch.autograd.Function):
+    """y = z; the backward takes the relevance R to the gradient R / (z + epsilon sign(z)), and to 0 where both are 0."""
+
+    @staticmethod
+    def forward(z: Tensor, epsilon: float) -> Tensor:
+        return z.view_as(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.epsilon = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None]:
+        (z,) = ctx.saved_tensors
+        if z.is_complex():
+            pairs = _divided(torch.view_as_real(relevance[0].resolve_conj()), torch.view_as_real(z), ctx.epsilon)
+            return torch.view_as_complex(pairs), None
+        return _divided(relevance[0], z, ctx.epsilon), None
+
+
+def _divided(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """R / (z + epsilon sign(z)) with sign(0) = 1; 0 where z is 0 and there is no epsilon. In half precision it saturates
+    where it would overflow."""
+    stable = z + epsilon * torch.where(z >= 0, 1.0, -1.0).to(z.dtype)
+    zero = stable == 0
+    largest = torch.finfo(z.dtype).max
+    return torch.where(zero, 0, relevance / torch.where(zero, 1, stable)).clamp(-largest, largest)
+
+
+class Pass(torch.autograd.Function):
+    """y = value; the backward gives the operand factor * R: identity rule, or what is left once f(0) has its share."""
+
+    @staticmethod
+    def forward(x: Tensor, value: Tensor, intercept: float, epsilon: float) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float, float], output: Tensor) -> None:
+        x, value, ctx.intercept, ctx.epsilon = inputs
+        ctx.dtype = x.dtype
+        if ctx.intercept != 0:
+            ctx.save_for_backward(value)
+
+    @staticmethod
+    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None, None, None]:
+        if ctx.intercept == 0:
+            return relevance[0].to(ctx.dtype), None, None, None
+        (value,) = ctx.saved_tensors
+        passed = (value - ctx.intercept) * _divided(relevance[0], value, ctx.epsilon)
+        return passed.to(ctx.dtype), None, None, None
+
+
+class Uniform(torch.autograd.Function):
+    """y = value, computed from two carrying operands; the backward gives half of the relevance to each."""
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.shapes = inputs[0].shape, inputs[1].shape
+
+    @staticmethod
+    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, Tensor, None]:
+        first, second = ((relevance[0] / 2).sum_to_size(shape) for shape in ctx.shapes)
+        return first, second, None
+
+
+class Softmax(torch.autograd.Function):
+    """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j), 0 at a mask's -inf."""
+
+    @staticmethod
+    def forward(x: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
+        return torch.softmax(x, dim, dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, torch.dtype | None], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], output)
+        ctx.dim = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None, None]:
+        x, s = ctx.saved_tensors
+        s = s.nan_to_num(0.0)  # a row that is masked altogether
+        left = relevance[0] - s * relevance[0].sum(ctx.dim, keepdim=True)
+        return torch.where(left == 0, 0, x * left).to(x.dtype), None, None
+
+
+def _enter(x: Tensor, share: float) -> Tensor:
+    entered: Tensor = Enter.apply(x, share)  # type: ignore[no-untyped-call]
+    return entered
+
+
+def _leave(z: Tensor, epsilon: float) -> Tensor:
+    left: Tensor = Leave.apply(z, epsilon)  # type: ignore[no-untyped-call]
+    return left
+
+
+def _pass(x: Tensor, value: Tensor, intercept: float, epsilon: float) -> Tensor:
+    passed: Tensor = Pass.apply(x, value.detach(), intercept, epsilon)  # type: ignore[no-untyped-call]
+    return passed
+
+
+@define("enter(Tensor self, float share=1.0) -> Tensor")
+def enter(self: Tensor, share: float = 1.0) -> Tensor:
+    """y = x; the gradient g that a linear map gives to x becomes its relevance, share * x * g."""
+    return _enter(self, share)
+
+
+@define("leave(Tensor self, float epsilon) -> Tensor")
+def leave(self: Tensor, epsilon: float) -> Tensor:
+    """y = z; the relevance R of z becomes what the transposed map is applied to: R / (z + epsilon sign(z))."""
+    return _leave(self, epsilon)
+
+
+@define("pass_on(Tensor self, Tensor value, float intercept=0.0, float epsilon=0.0) -> Tensor")
+def pass_on(self: Tensor, value: Tensor, intercept: float = 0.0, epsilon: float = 0.0) -> Tensor:
+    """y = f(x), given as a tensor; R_in = R_out (AttnLRP eq. 9), or R_out (y - f(0)) / y where f(0) is not 0."""
+    return _pass(self, value, intercept, epsilon)
+
+
+@define("halve(Tensor self, Tensor other, Tensor value) -> Tensor")
+def halve(self: Tensor, other: Tensor, value: Tensor) -> Tensor:
+    """y of two carrying operands, given as a tensor; R_a = R_b = R / 2 (uniform rule, AttnLRP prop. 3.2)."""
+    halved: Tensor = Uniform.apply(self, other, value.detach())  # type: ignore[no-untyped-call]
+    return halved
+
+
+@define("softmax_taylor(Tensor self, int dim, ScalarType? dtype=None) -> Tensor")
+def softmax_taylor(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """s = softmax(x) along `dim`; R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP prop. 3.1)."""
+    if self.dtype is torch.float64 and dtype is not None and dtype is not self.dtype:
+        self = self.clamp(min=torch.finfo(dtype).min)
+    softmax: Tensor = Softmax.apply(self, dim, dtype)  # type: ignore[no-untyped-call]
+    return softmax
+
+
+@define(
+    "layer_norm_linear(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-05, "
+    "*, Tensor value, float epsilon=0.0) -> Tensor"
+)
+def layer_norm_linear(
+    input: Tensor,
+    normalized_shape: list[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    value: Tensor,
+    epsilon: float = 0.0,
+) -> Tensor:
+    """Layer norm with its standard deviation held: a linear map of x, by eq. 8 (AttnLRP prop. 3.4)."""
+    dims = list(range(-len(normalized_shape), 0))
+    x = _enter(input, 1.0)
+    scaled = (x - x.mean(dims, keepdim=True)) * _held_rstd(input, dims, eps)
+    scaled = scaled if weight is None else scaled * weight.detach()
+    z = scaled if bias is None else scaled + bias.detach()
+    return _pass(_leave(z, epsilon), value, 0.0, 0.0)
+
+
+@define(
+    "group_norm_linear(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1e-05, *, "
+    "Tensor value, float epsilon=0.0) -> Tensor"
+)
+def group_norm_linear(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    value: Tensor,
+    epsilon: float = 0.0,
+) -> Tensor:
+    """Group norm with its standard deviations held: a linear map of x, by eq. 8 (AttnLRP prop. 3.4)."""
+    x = torch.unflatten(_enter(input, 1.0), 1, (num_groups, -1))
+    dims = list(range(2, x.dim()))
+    rstd = _held_rstd(torch.unflatten(input, 1, (num_groups, -1)), dims, eps)
+    scaled = ((x - x.mean(dims, keepdim=True)) * rstd).flatten(1, 2)
+    channels = (-1, *[1] * (input.dim() - 2))
+    scaled = scaled if weight is None else scaled * weight.detach().reshape(channels)
+    z = scaled if bias is None else scaled + bias.detach().reshape(channels)
+    return _pass(_leave(z, epsilon), value, 0.0, 0.0)
+
+
+def _held_rstd(x: Tensor, dims: list[int], eps: float) -> Tensor:
+    """1 / sqrt(variance + eps) as a constant; 0 where the row is flat, since it has no relevance to pass on."""
+    variance = x.detach().var(dims, correction=0, keepdim=True)
+    flat = variance <= 16 * torch.finfo(x.dtype).eps * eps
+    return torch.where(flat, 0, torch.rsqrt(variance + eps))
+
+
+@define("sdpa_steps" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ", Tensor value_of, float epsilon=0.0) -> Tensor"))
+def sdpa_steps(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    query_share: float = 0.25,
+    key_share: float = 0.25,
+    value_share: float = 0.5,
+    mask_share: float = 0.5,
+    value_of: Tensor,
+    epsilon: float = 0.0,
+) -> Tensor:
+    """Attention step by step: q k^T by eq. 8 with a share each, its scale, the sum with the mask by eq. 8, softmax by prop.
+    3.1, then weights and values by eq. 8 with a share each (AttnLRP prop. 3.3). Its value is that of the fused op."""
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    weights_share = mask_share
+    entered = _enter(query, query_share / weights_share), _enter(key, key_share / weights_share)
+    scores = _leave(entered[0] @ entered[1].mT, epsilon)
+    scores = _pass(scores, scores * scale, 0.0, 0.0)
+    mask = _mask(attn_mask, is_causal, scores)
+    if mask is not None:
+        added = _enter(mask, 1.0) if mask.requires_grad else mask
+        scores = _leave(_enter(scores, 1.0) + added, epsilon)
+    weights: Tensor = Softmax.apply(scores, -1, None)  # type: ignore[no-untyped-call]
+    weights = weights.nan_to_num(0.0)
+    z = _leave(_enter(weights, weights_share) @ _enter(value, value_share), epsilon)
+    return _pass(z, value_of, 0.0, 0.0)
+
+
+def _mask(mask: Tensor | None, is_causal: bool, scores: Tensor) -> Tensor | None:
+    """What is added to the scores."""
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is None or mask.dtype is not torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill(~mask, -math.inf)
+
+
+@define("sdpa_held_steps" + SDPA_SCHEMA.replace(") -> Tensor", ", Tensor value_of, float epsilon=0.0) -> Tensor"))
+def sdpa_held_steps(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    value_of: Tensor,
+    epsilon: float = 0.0,
+) -> Tensor:
+    """Attention with its weights held constant: a linear map of the values, by eq. 8 (CP-LRP)."""
+    held, entered = (query.detach(), key.detach()), _enter(value, 1.0)
+    z = F.scaled_dot_product_attention(*held, entered, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
+    return _pass(_leave(z, epsilon), value_of, 0.0, 0.0)
