@@ -1,0 +1,211 @@
+"""Tiny nets for the rows of the tables: at least one for each op that a row lists."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from row_nets import ANY, NOT_NEGATIVE, POSITIVE, SMALL, Case, Leak, attention_offset, bias, eighths, number, softmax_offset
+from torch import Tensor
+
+from lxt_fx.passes.op_kinds import GROUPED_MATMULS
+from lxt_fx.rule import GroupKind, Rule
+from lxt_fx.rule_table import rows
+from lxt_fx.shares import Cause
+
+aten = torch.ops.aten
+
+
+def activation(rule: Rule, op: Any, *settings: Any, values: str = ANY, leak: Leak | None = None, name: str = "") -> Case:
+    """y = f(x) on [batch, tokens, hidden]."""
+    kept = None if leak is None else (Cause.INTERCEPT, f"{str(op).split('.')[1]} at 0")
+    return Case(rule, op, lambda net, a: op(a, *settings), values=values, leak=leak, name=name, kept=kept)
+
+
+def _rms(a: Tensor) -> Tensor:
+    return a * torch.rsqrt(a.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+QKV = ((2, 2, 3, 4),) * 3
+sdpa = F.scaled_dot_product_attention
+SDPA = aten.scaled_dot_product_attention.default
+CAUSAL = {"causal": torch.ones(())}
+SOME = torch.tensor([[True, False, True], [True, True, False], [False, True, True]])
+
+NORMS = (
+    Case(rows.NORM, GroupKind.RMS_NORM, lambda net, a: _rms(a)),
+    Case(rows.NORM, GroupKind.RMS_NORM, lambda net, a: net.weight * _rms(a), constants={"weight": (4,)}, name="weight"),
+    Case(
+        rows.NORM, aten.layer_norm.default, lambda net, a: F.layer_norm(a, (4,), net.weight, net.bias),
+        constants={"weight": (4,), "bias": (4,)}, leak=bias, kept=(Cause.BIAS, "bias"),
+    ),
+    Case(rows.NORM, aten.layer_norm.default, lambda net, a: F.layer_norm(a, (3, 4)), name="two_dims_without_weight"),
+    Case(
+        rows.NORM, aten.group_norm.default, lambda net, a: F.group_norm(a, 2, net.weight, net.bias), ((2, 4, 3),),
+        {"weight": (4,), "bias": (4,)}, leak=lambda net, inputs, c: c * net.bias[:, None], kept=(Cause.BIAS, "bias"),
+    ),
+    Case(
+        rows.NORMALIZE, GroupKind.NORMALIZE,
+        lambda net, a: (a - a.mean(-1, True)) * torch.rsqrt(a.var(-1, correction=0, keepdim=True) + 1e-6),
+    ),
+    Case(
+        rows.NORMALIZE, GroupKind.NORMALIZE, lambda net, a: a * (a.square().sum(1, True) + 1e-3).pow(-0.5),
+        name="over_tokens",
+    ),
+    Case(rows.NORMALIZE, GroupKind.NORMALIZE_QUOTIENT, lambda net, a: a / torch.sqrt(a.pow(2).mean(-1, True) + 1e-6)),
+    Case(rows.NORMALIZE, GroupKind.NORMALIZE_QUOTIENT, lambda net, a: a / a.sum(-1, True), values=POSITIVE, name="router"),
+)  # fmt: skip
+
+ATTENTIONS = (
+    Case(rows.ATTENTION, SDPA, lambda net, a, b, c: sdpa(a, b, c), QKV, leak=attention_offset(0.5)),
+    Case(
+        rows.ATTENTION, SDPA, lambda net, a, b, c: sdpa(a, b, c, is_causal=True), QKV, CAUSAL, name="causal",
+        leak=attention_offset(0.5),
+    ),
+    Case(
+        rows.ATTENTION, SDPA, lambda net, a, b, c: sdpa(a, b, c, net.mask), QKV, {"mask": SOME}, name="mask",
+        leak=attention_offset(0.5),
+    ),
+    Case(
+        rows.ATTENTION, SDPA, lambda net, a, b, c: sdpa(a, b, c, net.mask), QKV, {"mask": (3, 3)},
+        name="added_constant_mask", leak=attention_offset(0.5),
+    ),
+    Case(
+        rows.ATTENTION, SDPA, lambda net, a, b, c, d: sdpa(a, b, c, d), (*QKV, (2, 1, 3, 3)), name="carrying_mask",
+        leak=attention_offset(0.5, bias_carries=True),
+    ),
+    Case(
+        rows.ATTENTION, SDPA, lambda net, a, b, c: sdpa(a, b, c, enable_gqa=True), ((2, 4, 3, 4), *QKV[1:]), name="grouped",
+        leak=attention_offset(0.5),
+    ),
+    Case(
+        rows.ATTENTION, SDPA, lambda net, a, b: sdpa(a, b, net.v), QKV[1:], {"v": (2, 2, 3, 4)}, name="constant_values",
+        resizes=False,
+        leak=attention_offset(1.0),
+    ),
+    Case(
+        rows.ATTENTION, SDPA, lambda net, a, b: sdpa(net.q, a, b), QKV[1:], {"q": (2, 2, 3, 4)}, name="constant_queries",
+        resizes=False,
+        leak=attention_offset(0.5),
+    ),
+    Case(
+        rows.ATTENTION_LINEAR, SDPA, lambda net, a: sdpa(net.q, net.k, a), QKV[2:], {"q": (2, 2, 3, 4), "k": (2, 2, 3, 4)},
+        resizes=False,
+    ),
+    Case(rows.ATTENTION_HELD, SDPA, lambda net, a, b, c: sdpa(a, b, c), QKV),
+    Case(rows.ATTENTION_HELD, SDPA, lambda net, a, b, c: sdpa(a, b, c, net.mask), QKV, {"mask": (3, 3)}, name="mask"),
+    Case(rows.SOFTMAX, aten.softmax.int, lambda net, a: torch.softmax(a, -1), leak=softmax_offset()),
+    Case(rows.SOFTMAX, aten.softmax.int, lambda net, a: torch.softmax(a, 1), name="over_tokens", leak=softmax_offset(1)),
+    Case(
+        rows.SOFTMAX, aten.softmax.int, lambda net, a: torch.softmax(a.masked_fill(net.mask, -math.inf), -1), ((2, 3, 3),),
+        {"mask": ~SOME}, name="masked", leak=softmax_offset(),
+    ),
+    Case(
+        rows.ATTENTION_WEIGHTS_HELD, aten.softmax.int, lambda net, a, b, c: torch.softmax(a @ b.mT, -1) @ c, QKV,
+        values=SMALL,
+    ),
+)  # fmt: skip
+
+PRODUCTS = (
+    Case(rows.MATMUL, aten.matmul.default, lambda net, a, b: a @ b, ((2, 3, 4), (2, 4, 5))),
+    Case(rows.MATMUL, aten.matmul.default, lambda net, a, b: a @ b, ((2, 5, 3, 4), (4, 2)), name="broadcast"),
+    Case(rows.MATMUL, aten.matmul.default, lambda net, a, b: a @ b, ((3, 4), (4,)), name="vector", resizes=False),
+    Case(rows.EINSUM, aten.einsum.default, lambda net, a, b: torch.einsum("bij,bjk->bik", a, b), ((2, 3, 4), (2, 4, 5))),
+    Case(
+        rows.EINSUM, aten.einsum.default, lambda net, a, b, c: torch.einsum("bi,ij,bj->b", a, b, c),
+        ((2, 3), (3, 4), (2, 4)), name="of_three",
+    ),
+    Case(rows.UNIFORM, aten.mul.Tensor, lambda net, a, b: a * b, ((2, 3, 4),) * 2),
+    Case(rows.UNIFORM, aten.mul.Tensor, lambda net, a, b: a * b, ((2, 3, 4), (3, 1)), name="broadcast"),
+    Case(rows.UNIFORM, aten.div.Tensor, lambda net, a, b: a / b, ((2, 3, 4),) * 2, values=POSITIVE),
+    Case(rows.UNIFORM, aten.div.Tensor, lambda net, a, b: a / b, ((2, 3, 4), (2, 1, 4)), values=POSITIVE, name="broadcast"),
+    Case(rows.GATE_HELD, aten.mul.Tensor, lambda net, a, b: F.silu(a) * b, ((2, 3, 4),) * 2),
+    Case(rows.GATE_HELD, aten.mul.Tensor, lambda net, a, b: b * (2 * torch.sigmoid(a)), ((2, 3, 4),) * 2, name="second"),
+    Case(
+        rows.LINEAR, aten.linear.default, lambda net, a: F.linear(a, net.weight, net.bias),
+        constants={"weight": (5, 4), "bias": (5,)}, leak=bias, kept=(Cause.BIAS, "bias"),
+    ),
+    Case(
+        rows.LINEAR, aten.linear.default, lambda net, a: F.linear(a, net.weight), constants={"weight": (5, 4)},
+        name="no_bias",
+    ),
+    Case(rows.MATMUL_LINEAR, aten.matmul.default, lambda net, a: a @ net.weight, constants={"weight": (4, 5)}),
+    Case(rows.MATMUL_LINEAR, aten.matmul.default, lambda net, a: net.weight @ a, constants={"weight": (5, 3)}, name="left"),
+    Case(
+        rows.LINEAR_NATIVE, aten.einsum.default, lambda net, a: torch.einsum("btd,de->bte", a, net.weight),
+        constants={"weight": (4, 5)},
+    ),
+    Case(
+        rows.LINEAR_NATIVE, aten.addmm.default, lambda net, a: torch.addmm(net.bias, a, net.weight), ((2, 4),),
+        {"weight": (4, 5), "bias": (2, 5)}, leak=bias, kept=(Cause.BIAS, "bias"),
+    ),
+    Case(
+        rows.LINEAR_NATIVE, aten.addmm.default, lambda net, a: torch.addmm(net.bias, a, net.weight, beta=0.5, alpha=-2),
+        ((2, 4),), {"weight": (4, 5), "bias": (5,)}, name="factors", leak=lambda net, x, c: c * net.bias / 2,
+        kept=(Cause.BIAS, "bias"),
+    ),
+    *(
+        Case(
+            rows.LINEAR_NATIVE, op, lambda net, a, op=op: op(a, net.weight, net.ends), ((8, 16),),  # type: ignore[misc]
+            {"weight": (2, 16, 8), "ends": torch.tensor([3, 8], dtype=torch.int32)}, dtype=torch.float32, tolerance=1e-4,
+        )
+        for op in sorted(GROUPED_MATMULS, key=str)  # in float32, which torch's has no wider one than
+    ),
+    Case(rows.SCALE, aten.mul.Tensor, lambda net, a: a * net.weight, constants={"weight": (3, 1)}, name="weight"),
+    Case(rows.SCALE, aten.mul.Tensor, lambda net, a: -2.5 * a, name="number"),
+    Case(rows.SCALE_DIV, aten.div.Tensor, lambda net, a: a / 8, name="number"),
+    Case(
+        rows.SCALE_DIV, aten.div.Tensor, lambda net, a: a / (net.weight.abs() + 1), constants={"weight": (4,)},
+        name="weight",
+    ),
+    Case(
+        rows.BATCH_NORM, aten.batch_norm.default,
+        lambda net, a: F.batch_norm(a, net.mean, net.variance, net.weight, net.bias), ((2, 3, 4),),
+        {"mean": eighths(-3, 0, 5), "variance": eighths(1, 8, 30), "weight": (3,), "bias": (3,)},
+        leak=lambda net, x, c: c * (net.bias - net.mean * net.weight / (net.variance + 1e-5).sqrt())[:, None],
+    ),
+)  # fmt: skip
+
+LOG2 = math.log(2)
+
+ACTIVATIONS = (
+    *(activation(rows.IDENTITY, op) for op in rows.IDENTITY.ops if op not in (aten.log1p.default, aten.sqrt.default)),
+    activation(rows.IDENTITY, aten.log1p.default, values=NOT_NEGATIVE),
+    activation(rows.IDENTITY, aten.sqrt.default, values=NOT_NEGATIVE),
+    activation(rows.IDENTITY, aten.leaky_relu.default, -0.3, name="negative"),
+    Case(rows.IDENTITY, aten.gelu.default, lambda net, a: F.gelu(a, approximate="tanh"), name="by_tanh"),
+    activation(rows.IDENTITY, aten.elu.default, 1.6732632423543772, 1.0507009873554805, 0.5, name="alpha_and_scales"),
+    activation(rows.IDENTITY_POWER, aten.pow.Tensor_Scalar, 2, name="square"),
+    activation(rows.IDENTITY_POWER, aten.pow.Tensor_Scalar, 3.0, name="cube"),
+    activation(rows.IDENTITY_CLAMP, aten.hardtanh.default),
+    Case(rows.IDENTITY_CLAMP, aten.hardtanh.default, lambda net, a: F.relu6(a), name="relu6"),
+    activation(rows.IDENTITY_FROM_ZERO, aten.sigmoid.default, leak=number(0.5)),
+    activation(rows.IDENTITY_FROM_ZERO, aten.exp.default, leak=number(1.0), values=SMALL),
+    activation(rows.IDENTITY_FROM_ZERO, aten.hardsigmoid.default, leak=number(0.5)),
+    activation(rows.IDENTITY_SOFTPLUS, aten.softplus.default, leak=number(LOG2)),
+    Case(rows.IDENTITY_REGION, GroupKind.ELEMENTWISE, lambda net, a: a * torch.sigmoid(1.702 * a)),
+    Case(
+        rows.IDENTITY_REGION, GroupKind.ELEMENTWISE, lambda net, a: torch.exp(-a) + torch.tanh(a), values=SMALL,
+        name="not_0_at_0", leak=number(1.0), kept=(Cause.INTERCEPT, "written-out activation at 0"),
+    ),
+)  # fmt: skip
+
+CLAIMING_NOTHING = (
+    Case(rows.SOFT_CAP_NATIVE, aten.tanh.default, lambda net, a: torch.tanh(a / 3) * 3),
+    Case(rows.ROUTER_NATIVE, aten.div.Tensor, lambda net, a: a / a.sum(-1, True), values=POSITIVE),
+    Case(rows.NATIVE, aten.silu.default, lambda net, a: F.silu(a)),
+    Case(rows.NATIVE, aten.mul.Tensor, lambda net, a, b: a * b, ((2, 3, 4), (3, 1))),
+    Case(rows.NATIVE, aten.layer_norm.default, lambda net, a: F.layer_norm(a, (4,))),
+    Case(rows.NATIVE, SDPA, lambda net, a, b, c: sdpa(a, b, c), QKV),
+    Case(rows.NATIVE, aten.sort.default, lambda net, a: torch.sort(a)[0]),
+    Case(
+        rows.NATIVE, aten.linear.default, lambda net, a: F.linear(a, net.weight, net.bias),
+        constants={"weight": (5, 4), "bias": (5,)}, kept=(Cause.BIAS, "bias"), name="with_bias",
+    ),
+    Case(rows.NATIVE, aten.softmax.int, lambda net, a: torch.softmax(a, -1)),
+)  # fmt: skip
+
+CASES = (*NORMS, *ATTENTIONS, *PRODUCTS, *ACTIVATIONS, *CLAIMING_NOTHING)
+"""For the rows with a formula of their own, and for those that claim nothing."""

@@ -1,0 +1,151 @@
+"""What a case for a row is: a tiny net with one call of an op, and what that call keeps, stated anew from the paper and not
+by `lxt_fx.shares`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lxt_fx.rule import Rule, kind_text
+from lxt_fx.shares import Cause
+
+Inputs = tuple[Tensor, ...]
+Leak = Callable[[nn.Module, Inputs, Tensor], Tensor]
+"""What the op under test keeps, from the net, its inputs and the gradient c of its output: element by element, so that
+what belongs to one element of the output stands at that element (or [batch])."""
+
+ANY, NOT_NEGATIVE, POSITIVE, SMALL, EIGHTHS = "any", "not negative", "positive", "small", "eighths"
+"""Where the values of the inputs come from: up to 4 in size, zeros and millionths among them, all times 1e-3, 1 or 1e3;
+small ones are not multiplied by 1e3, eighths (which meet the constants, and are exact in float32) not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A net with one call of `op` under `rule`: `forward` takes the net, which holds the constants, and inputs of these
+    shapes. A constant given as a shape is drawn with each example, one given as a tensor stays. `leak` is None where the
+    row's `keeps` says it. `kept` is the cause of that leak in the ledger and
+    how its name there ends. A net that resizes is tried on other sizes too, where it takes them."""
+
+    rule: Rule
+    op: Any
+    forward: Callable[..., Any]
+    shapes: tuple[tuple[int, ...], ...] = ((2, 3, 4),)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    values: str = ANY
+    name: str = ""
+    leak: Leak | None = None
+    kept: tuple[Cause, str] | None = None
+    dtype: torch.dtype = torch.float64
+    tolerance: float = 1e-9
+    resizes: bool = True
+
+    @property
+    def title(self) -> str:
+        """Row, op and what is special, as the name of a test."""
+        op = kind_text(self.op).replace("aten.", "").replace(".default", "")
+        return "-".join(part for part in (self.rule.name, op, self.name) if part).replace(" ", "_")
+
+
+class Net(nn.Module):
+    """The net of a case."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.case = case
+        for name, constant in case.constants.items():
+            if isinstance(constant, Tensor):
+                self.register_buffer(name, constant)
+            else:
+                self.register_parameter(name, nn.Parameter(torch.zeros(constant, dtype=case.dtype)))
+        self.redraw(0)
+
+    def redraw(self, seed: int) -> None:
+        """Other parameters: eighths, as inputs may be, so that they meet; a quarter of them 0; one seed in four large."""
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            drawn = torch.where(drawn.abs() < 0.3, 0.0, (8 * drawn).round() / 8) * (128.0 if seed % 4 == 3 else 1.0)
+            parameter.data.copy_(drawn)
+
+    def forward(self, a: Tensor, b: Tensor | None = None, c: Tensor | None = None, d: Tensor | None = None) -> Any:
+        return self.case.forward(self, *(x for x in (a, b, c, d) if x is not None))
+
+
+def eighths(*numerators: int) -> Tensor:
+    """A vector of constants."""
+    return torch.tensor(numerators, dtype=torch.float64) / 8
+
+
+def bias(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
+    """<bias, g>: the bias is added to the last dim."""
+    return c * net.bias
+
+
+def number(at_zero: float) -> Leak:
+    """f(0) at each element."""
+    return lambda net, inputs, c: c * at_zero
+
+
+def softmax_offset(dim: int = -1) -> Leak:
+    """sum_j R_j - sum_i R_i with R_i = x_i (R_i - s_i sum_j R_j), each vector in a slow loop (AttnLRP prop. 3.1)."""
+
+    def leak(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
+        x, mask = inputs[0], getattr(net, "mask", None)
+        x = x if mask is None else x.masked_fill(mask, -math.inf)
+        vectors = zip(
+            x.movedim(dim, -1).reshape(-1, x.shape[dim]), c.movedim(dim, -1).reshape(-1, x.shape[dim]), strict=True
+        )
+        kept = torch.stack([_offset(v.tolist(), g.tolist(), v.tolist()) for v, g in vectors])
+        first = c.movedim(dim, -1).shape[:-1]
+        return kept.reshape(first)
+
+    return leak
+
+
+def _offset(scores: list[float], gradient: list[float], passing: list[float]) -> Tensor:
+    """What one softmax keeps: of its relevance r_j = s_j g_j, all but what `passing`, the part of the scores that carries,
+    takes away."""
+    highest = max(scores)
+    powers = [math.exp(score - highest) for score in scores]
+    s = [power / sum(powers) for power in powers]
+    r = [si * gi for si, gi in zip(s, gradient, strict=True)]
+    taken = [0.0 if si == 0 else xi * (ri - si * sum(r)) for xi, ri, si in zip(passing, r, s, strict=True)]
+    return torch.tensor(sum(r) - sum(taken), dtype=torch.float64)
+
+
+def attention_offset(weights: float, *, bias_carries: bool = False) -> Leak:
+    """The softmax offset of softmax(q k^T / sqrt(d) + mask) v where that share of relevance goes to the weights."""
+
+    def leak(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
+        q, k, v = [x for x in inputs if x.dim() == 4][:3] if len(inputs) > 2 else _completed(net, inputs)
+        mask = inputs[3] if bias_carries else getattr(net, "mask", None)
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        products = q @ k.mT / math.sqrt(q.shape[-1])
+        added = torch.zeros_like(products)
+        if mask is not None:
+            added = torch.where(mask, 0.0, -math.inf) if mask.dtype is torch.bool else mask
+            added = added.expand_as(products)
+        if getattr(net, "causal", None) is not None:
+            added = added.masked_fill(~torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(), -math.inf)
+        kept = torch.zeros(q.shape[:3], dtype=torch.float64)
+        gradient = c @ v.mT
+        for b, h, t in torch.cartesian_prod(*map(torch.arange, q.shape[:3])).tolist():
+            scores = products[b, h, t] + added[b, h, t]
+            passing = scores if mask is None or mask.dtype is torch.bool or bias_carries else products[b, h, t]
+            kept[b, h, t] = weights * _offset(scores.tolist(), gradient[b, h, t].tolist(), passing.tolist())
+        return kept
+
+    return leak
+
+
+def _completed(net: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Queries, keys and values where some are constants of the net."""
+    found = iter(inputs)
+    return [
+        constant.detach() if (constant := getattr(net, name, None)) is not None else next(found) for name in ("q", "k", "v")
+    ]
