@@ -4,7 +4,7 @@
 relevance (AttnLRP, Achtibat et al. 2024). `explain` is the short way from a text to a heatmap, `show` prints the graph.
 """
 
-from lxt_fx import flow
+from lxt_fx import flow, functional
 from lxt_fx.audit import audit
 from lxt_fx.certificate import Certificate, certificate
 from lxt_fx.embed import embed
@@ -37,6 +37,7 @@ from lxt_fx.watch import watch
 
 __all__ = [
     "flow",
+    "functional",
     "audit",
     "NonFiniteError",
     "LedgerError",

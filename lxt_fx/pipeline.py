@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import InputError, UnknownNameError
 from lxt_fx.explained import Explained, Record, Stage
+from lxt_fx.forms import Form, epsilon_of
 from lxt_fx.inputs import SEED, Example, given_example, is_transformers, made_example, token_embedding
 from lxt_fx.nodes import is_float
 from lxt_fx.passes.add_epsilon import add_epsilon
@@ -37,9 +38,6 @@ from lxt_fx.settle import proven_capture, settled
 from lxt_fx.stages import group_stage, plain_stage, rule_stage
 from lxt_fx.version import __version__
 
-EPSILONS = {"gradient": 0.0, "explicit": 1e-6}
-"""The forms, with the epsilon of each where none is given."""
-
 STAGES = ("capture", "canonical", "groups", "rules", "lowered")
 
 
@@ -49,7 +47,7 @@ def transform(
     kwargs: dict[str, Any] | None = None,
     *,
     rules: str | RuleTable = "attnlrp",
-    form: str = "gradient",
+    form: Form = "gradient",
     epsilon: float | None = None,
     strict: bool = True,
     dynamic: bool = True,
@@ -75,14 +73,13 @@ def transform(
     ForwardMismatchError (the graph differs from the model).
     """
     table = table_named(rules)
-    _check_form(form, epsilon)
+    options = _Options(form, epsilon_of(form, epsilon, "transform"), strict)
     example = _example_of(model, args, kwargs)
     seconds: dict[str, float] = {}
     with _timed(seconds, "example"), torch_state_kept(), torch.no_grad():
         example, expected = settled(model, example)
     with _timed(seconds, "capture"):
         captured = proven_capture(model, example, dynamic=dynamic)
-    options = _Options(form, EPSILONS[form] if epsilon is None else epsilon, strict)
     compiled = _compile(model, captured, table, options, seconds)
     with _timed(seconds, "verify"), torch_state_kept(), torch.no_grad():
         if captured.example is not example:
@@ -93,13 +90,6 @@ def transform(
     record = _record(model, captured, table, form, compiled, seconds, difference)
     compiled.module._attach(record, _embedding_of(model), getattr(model, "config", None))
     return compiled.module
-
-
-def _check_form(form: str, epsilon: float | None) -> None:
-    if form not in EPSILONS:
-        raise InputError(f"transform: form must be one of {', '.join(EPSILONS)}, got {form!r}")
-    if epsilon is not None and not epsilon >= 0:
-        raise InputError(f"transform: epsilon must be at least 0, got {epsilon}")
 
 
 def table_named(rules: str | RuleTable) -> RuleTable:

@@ -126,7 +126,7 @@ class Softmax(torch.autograd.Function):
         x, s = ctx.saved_tensors
         s = s.nan_to_num(0.0)  # a row that is masked altogether
         left = relevance[0] - s * relevance[0].sum(ctx.dim, keepdim=True)
-        return torch.where(left == 0, 0, x * left).to(x.dtype), None, None
+        return torch.where(x.isneginf() | (left == 0), 0, x * left).to(x.dtype), None, None
 
 
 def _enter(x: Tensor, share: float) -> Tensor:

@@ -38,7 +38,8 @@ class ScaleGradient(torch.autograd.Function):
         return gradients[0] * ctx.factor, None
 
 
-def _share(x: Tensor, factor: float) -> Tensor:
+def share(x: Tensor, factor: float) -> Tensor:
+    """y = x; the gradient is multiplied by the factor."""
     shared: Tensor = ScaleGradient.apply(x, factor)  # type: ignore[no-untyped-call]
     return shared
 
@@ -84,7 +85,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 @define("matmul(Tensor self, Tensor other) -> Tensor")
 def matmul(self: Tensor, other: Tensor) -> Tensor:
     """y = a @ b, both operands carry; half of the relevance to each (AttnLRP prop. 3.3)."""
-    return torch.matmul(_share(self, 0.5), _share(other, 0.5))
+    return torch.matmul(share(self, 0.5), share(other, 0.5))
 
 
 @define("matmul_held(Tensor self, Tensor other) -> Tensor")
@@ -96,20 +97,20 @@ def matmul_held(self: Tensor, other: Tensor) -> Tensor:
 @define("einsum(str equation, Tensor[] tensors) -> Tensor")
 def einsum(equation: str, tensors: list[Tensor]) -> Tensor:
     """A contraction of n carrying operands; each gets 1/n of the relevance (AttnLRP prop. 3.3 for n = 2)."""
-    return torch.einsum(equation, *(_share(tensor, 1.0 / len(tensors)) for tensor in tensors))
+    return torch.einsum(equation, *(share(tensor, 1.0 / len(tensors)) for tensor in tensors))
 
 
 @define("mul(Tensor self, Tensor other) -> Tensor")
 def mul(self: Tensor, other: Tensor) -> Tensor:
     """y = a * b, both operands carry: half of the relevance to each (uniform rule, AttnLRP prop. 3.2, eq. 7)."""
-    return _share(torch.mul(self, other), 0.5)
+    return share(torch.mul(self, other), 0.5)
 
 
 @define("div(Tensor self, Tensor other) -> Tensor")
 def div(self: Tensor, other: Tensor) -> Tensor:
     """y = a / b, both operands carry: a product of a and 1/b, and identity through 1/b, so half of the relevance to
     each. The native gradient of b has the opposite sign."""
-    return torch.div(_share(self, 0.5), _share(other, -0.5))
+    return torch.div(share(self, 0.5), share(other, -0.5))
 
 
 @define("softmax(Tensor self, int dim, ScalarType? dtype=None) -> Tensor")
@@ -141,11 +142,11 @@ def sdpa(
 ) -> Tensor:
     """softmax(q k^T + mask) v. With q, k and v carrying: 1/2 to v and 1/2 to the weights, of which 1/2 each to q and k
     (AttnLRP prop. 3.3 twice, prop. 3.1 between). The shares say so; they are larger where an operand is constant."""
-    mask = attn_mask if attn_mask is None or not attn_mask.is_floating_point() else _share(attn_mask, mask_share)
+    mask = attn_mask if attn_mask is None or not attn_mask.is_floating_point() else share(attn_mask, mask_share)
     return F.scaled_dot_product_attention(
-        _share(query, query_share),
-        _share(key, key_share),
-        _share(value, value_share),
+        share(query, query_share),
+        share(key, key_share),
+        share(value, value_share),
         mask,
         dropout_p,
         is_causal,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 COLOURS = {
     Cause.BIAS: "#0072b2", Cause.CONSTANT: "#56b4e9", Cause.INTERCEPT: "#009e73", Cause.OFFSET: "#e69f00",
-    Cause.EPSILON: "#000000", Cause.SELECTION: "#f0e442", Cause.HELD: "#cc79a7", Cause.NATIVE: "#d55e00", Cause.NO_RULE: "#a11a1a",
+    Cause.EPSILON: "#000000", Cause.SELECTION: "#f0e442",
+    Cause.HELD: "#cc79a7", Cause.NATIVE: "#d55e00", Cause.NO_RULE: "#a11a1a",
     Cause.TARGET: "#7a7a7a", Cause.UNACCOUNTED: "#d1001f",
 }  # fmt: skip
 """After Okabe and Ito: told apart by colour-blind readers too."""

@@ -1,0 +1,254 @@
+"""Rules as functions, for models written by hand: each computes what torch's function of that name computes, and its
+backward follows a rule.
+
+Two forms. In `form="gradient"` (fast) start with `logit.backward()`; relevance is `leaf * leaf.grad`. In `form="explicit"`
+start with `logit.backward(logit)`; relevance is `leaf.grad`. A whole model keeps to one form. An operand carries relevance
+where it requires a gradient; weights and biases are constants in any case. `epsilon` is added, with the sign of z, to what
+AttnLRP eq. 8 divides by: None means 0 in gradient form and 1e-6 in explicit form.
+
+Functions raise InputError for a form that does not exist or an epsilon below 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lxt_fx.forms import Form, epsilon_of
+from lxt_fx.ops import activations, explicit, norms, products
+
+Dims = int | tuple[int, ...] | list[int]
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, epsilon: float | None = None, form: Form = "gradient"
+) -> Tensor:
+    """x W^T + b, x [..., in], weight [out, in]: R_i = sum_j x_i W_ji R_j / (z_j + epsilon sign(z_j)) (AttnLRP eq. 8)."""
+    return _linear_map("linear", lambda a: products.linear(a, weight, bias), (x,), 1.0, epsilon, form)
+
+
+def add(a: Tensor, b: Tensor, *, epsilon: float | None = None, form: Form = "gradient") -> Tensor:
+    """a + b, broadcast: R_a = a R / (z + epsilon sign(z)) (AttnLRP eq. 8)."""
+    return _linear_map("add", torch.add, (a, b), 1.0, epsilon, form)
+
+
+def sub(a: Tensor, b: Tensor, *, epsilon: float | None = None, form: Form = "gradient") -> Tensor:
+    """a - b, broadcast: R_a = a R / (z + epsilon sign(z)), R_b = -b R / (z + epsilon sign(z)) (AttnLRP eq. 8)."""
+    return _linear_map("sub", torch.sub, (a, b), 1.0, epsilon, form)
+
+
+def sum(x: Tensor, dim: Dims, keepdim: bool = False, *, epsilon: float | None = None, form: Form = "gradient") -> Tensor:
+    """Sum over one or several dims: R_i = x_i R / (z + epsilon sign(z)) (AttnLRP eq. 8)."""
+    return _linear_map("sum", lambda a: torch.sum(a, dim, keepdim), (x,), 1.0, epsilon, form)
+
+
+def mean(x: Tensor, dim: Dims, keepdim: bool = False, *, epsilon: float | None = None, form: Form = "gradient") -> Tensor:
+    """Mean over one or several dims: R_i = x_i / n R / (z + epsilon sign(z)) (AttnLRP eq. 8)."""
+    return _linear_map("mean", lambda a: torch.mean(a, dim, keepdim), (x,), 1.0, epsilon, form)
+
+
+def matmul(a: Tensor, b: Tensor, *, epsilon: float | None = None, form: Form = "gradient") -> Tensor:
+    """a @ b: half of the relevance to each where both carry, then eq. 8 (AttnLRP prop. 3.3); all to the one that does."""
+    share = 0.5 if a.requires_grad and b.requires_grad else 1.0
+    return _linear_map("matmul", torch.matmul, (a, b), share, epsilon, form)
+
+
+def bmm(a: Tensor, b: Tensor, *, epsilon: float | None = None, form: Form = "gradient") -> Tensor:
+    """`matmul` of [batch, n, m] and [batch, m, k]."""
+    share = 0.5 if a.requires_grad and b.requires_grad else 1.0
+    return _linear_map("bmm", torch.bmm, (a, b), share, epsilon, form)
+
+
+def mul(a: Tensor, b: Tensor, *, form: Form = "gradient") -> Tensor:
+    """a * b, broadcast: R / 2 to each where both carry (uniform rule, AttnLRP prop. 3.2), all to the one that does."""
+    return _product("mul", products.mul, torch.mul, a, b, form)
+
+
+def div(a: Tensor, b: Tensor, *, form: Form = "gradient") -> Tensor:
+    """a / b, broadcast: R / 2 to each where both carry, as to a and 1/b; all to a where b is a constant."""
+    return _product("div", products.div, torch.div, a, b, form)
+
+
+def softmax(
+    x: Tensor, dim: int, dtype: torch.dtype | None = None, temperature: float = 1.0, *, form: Form = "gradient"
+) -> Tensor:
+    """softmax(x / temperature) along any dim: R_i = x_i (R_i - s_i sum_j R_j) with x after the temperature (AttnLRP prop.
+    3.1); 0 at a mask's -inf."""
+    epsilon_of(form, None, "softmax")
+    if form == "explicit":
+        scaled = x if temperature == 1.0 else explicit.pass_on(x, x.detach() / temperature)
+        return _run(explicit.softmax_taylor, scaled, dim, dtype)
+    return _run(products.softmax, x if temperature == 1.0 else x / temperature, dim, dtype)
+
+
+def sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    epsilon: float | None = None,
+    form: Form = "gradient",
+) -> Tensor:
+    """softmax(scale q k^T + mask) v of [..., heads, tokens, width]: half to v, a quarter to q and to k (AttnLRP prop. 3.3
+    twice, prop. 3.1 between); where q and k carry nothing all to v, where v carries nothing half to q and to k."""
+    own = epsilon_of(form, epsilon, "sdpa")
+    given = (query, key, value, attn_mask, 0.0, is_causal)
+    settings = {"scale": scale, "enable_gqa": enable_gqa}
+    scores = [operand for operand in (query, key, attn_mask) if operand is not None and operand.requires_grad]
+    if not scores:
+        z = products.sdpa_held(*given, **settings)
+        if form == "gradient":
+            return _stable(z, own)
+        return _run(explicit.sdpa_held_steps, *given, **settings, value_of=z.detach(), epsilon=own)
+    weights = 0.5 if value.requires_grad else 1.0
+    each = weights / 2 if query.requires_grad and key.requires_grad else weights
+    shares = {"query_share": each, "key_share": each, "value_share": 0.5, "mask_share": weights}
+    z = products.sdpa(*given, **settings, **shares)
+    if form == "gradient":
+        return _stable(z, own)
+    return _run(explicit.sdpa_steps, *given, **settings, **shares, value_of=z.detach(), epsilon=own)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, *, form: Form = "gradient") -> Tensor:
+    """x / rms(x) * weight over the last dim, the root mean square held constant: R_in = R_out (AttnLRP prop. 3.4)."""
+    epsilon_of(form, None, "rms_norm")
+    if form == "explicit":
+        value = norms.rms_norm(x.detach(), [-1], eps)
+        return _run(explicit.pass_on, x, value if weight is None else value * weight.detach())
+    scaled = norms.rms_norm(x, [-1], eps)
+    return scaled if weight is None else torch.mul(scaled, weight.detach())
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    epsilon: float | None = None,
+    form: Form = "gradient",
+) -> Tensor:
+    """Layer norm with the standard deviation held constant, a linear map of x (AttnLRP prop. 3.4)."""
+    own = epsilon_of(form, epsilon, "layer_norm")
+    given = (list(normalized_shape), weight, bias, eps)
+    if form == "gradient":
+        return _stable(norms.layer_norm(x, *given), own)
+    return _run(explicit.layer_norm_linear, x, *given, value=norms.layer_norm(x.detach(), *given), epsilon=own)
+
+
+def group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    epsilon: float | None = None,
+    form: Form = "gradient",
+) -> Tensor:
+    """Group norm of [batch, channels, *] with the standard deviations held constant, a linear map of x (prop. 3.4)."""
+    own = epsilon_of(form, epsilon, "group_norm")
+    given = (num_groups, weight, bias, eps)
+    if form == "gradient":
+        return _stable(norms.group_norm(x, *given), own)
+    return _run(explicit.group_norm_linear, x, *given, value=norms.group_norm(x.detach(), *given), epsilon=own)
+
+
+def normalize(x: Tensor, p: float = 2.0, dim: Dims = -1, eps: float = 1e-12, *, form: Form = "gradient") -> Tensor:
+    """x / max(|x|_p, eps), the norm held constant: R_in = R_out (AttnLRP prop. 3.4)."""
+    epsilon_of(form, None, "normalize")
+    size = torch.linalg.vector_norm(x.detach(), p, dim, keepdim=True).clamp_min(eps)
+    if form == "explicit":
+        return _run(explicit.pass_on, x, x.detach() / size)
+    return _run(norms.normalize_div, x, size)
+
+
+def identity(function: Callable[[Tensor], Tensor], x: Tensor, *, form: Form = "gradient") -> Tensor:
+    """Any elementwise function: R_in = R_out (AttnLRP eq. 9), less what f(0) takes where that is not 0. At x = 0 the fast
+    form uses the function's own slope."""
+    epsilon_of(form, None, "identity")
+    with torch.enable_grad():
+        zero = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
+        at_zero = function(zero)
+        (slope,) = torch.autograd.grad(at_zero, zero)
+    value = function(x.detach())
+    if form == "explicit":
+        return _run(explicit.pass_on, x, value, float(at_zero.detach()))
+    return _run(activations.identity, x, value, float(at_zero.detach()), float(slope))
+
+
+def silu(x: Tensor, *, form: Form = "gradient") -> Tensor:
+    """SiLU by the identity rule, in closed form (AttnLRP eq. 9)."""
+    return _activation("silu", activations.silu, x, form)
+
+
+def gelu(x: Tensor, approximate: str = "none", *, form: Form = "gradient") -> Tensor:
+    """GELU by the identity rule, in closed form (AttnLRP eq. 9)."""
+    return _activation("gelu", lambda a: activations.gelu(a, approximate=approximate), x, form)
+
+
+def relu(x: Tensor, *, form: Form = "gradient") -> Tensor:
+    """ReLU by the identity rule, which is its own gradient (AttnLRP eq. 9)."""
+    return _activation("relu", activations.relu, x, form)
+
+
+def tanh(x: Tensor, *, form: Form = "gradient") -> Tensor:
+    """tanh by the identity rule, in closed form (AttnLRP eq. 9)."""
+    return _activation("tanh", activations.tanh, x, form)
+
+
+def stop(x: Tensor) -> Tensor:
+    """x as a constant: no relevance passes."""
+    return _run(products.hold, x)
+
+
+def _linear_map(
+    caller: str,
+    function: Callable[..., Any],
+    operands: Sequence[Tensor],
+    share: float,
+    epsilon: float | None,
+    form: str,
+) -> Tensor:
+    """Eq. 8 for a function that is linear in its carrying operands together, or a product of which each gets a share."""
+    own = epsilon_of(form, epsilon, caller)
+    if form == "explicit":
+        entered = [explicit.enter(operand, share) if operand.requires_grad else operand for operand in operands]
+        return _run(explicit.leave, function(*entered), own)
+    return _stable(function(*(products.share(operand, share) if share != 1.0 else operand for operand in operands)), own)
+
+
+def _stable(z: Tensor, epsilon: float) -> Tensor:
+    return _run(products.epsilon, z, epsilon) if epsilon > 0 else z
+
+
+def _product(
+    caller: str, rule: Callable[..., Any], plain: Callable[..., Any], a: Tensor, b: Tensor, form: str
+) -> Tensor:
+    epsilon_of(form, None, caller)
+    both = a.requires_grad and b.requires_grad
+    if form == "gradient":
+        return _run(rule if both else plain, a, b)
+    value = plain(a.detach(), b.detach())
+    if both:
+        return _run(explicit.halve, a, b, value)
+    only = a if a.requires_grad else b
+    return _run(explicit.pass_on, only.expand(value.shape), value)
+
+
+def _activation(caller: str, rule: Callable[..., Any], x: Tensor, form: str) -> Tensor:
+    epsilon_of(form, None, caller)
+    return _run(rule, x) if form == "gradient" else _run(explicit.pass_on, x, rule(x.detach()))
+
+
+def _run(op: Callable[..., Any], *arguments: Any, **settings: Any) -> Tensor:
+    value: Tensor = op(*arguments, **settings)
+    return value
