@@ -120,8 +120,8 @@ def _source(name: str, relevance: list[Tensor], tokens: Sequence[tuple[str, ...]
     rows = len(relevance)
     if rows > 1 and whole.shape[1] == rows:
         own = torch.stack([whole[row, row] for row in range(rows)])
-        return Source(name, own, whole.flatten(1).sum(1) - own.flatten(1).sum(1), tuple(tokens))
-    own = whole[:, 0] if whole.dim() > 1 and whole.shape[1] == 1 else whole
+        return Source(name, own, whole.reshape(rows, -1).sum(1) - own.reshape(rows, -1).sum(1), tuple(tokens))
+    own = whole[:, 0] if whole.dim() > 2 and whole.shape[1] == 1 else whole
     return Source(name, own, torch.zeros(rows, dtype=torch.float64), tuple(tokens))
 
 

@@ -71,7 +71,7 @@ class Source:
     @property
     def amount(self) -> Tensor:
         """All that the input got, [rows]."""
-        return self.relevance.flatten(1).sum(1) + self.elsewhere
+        return self.relevance.reshape(len(self.relevance), -1).sum(1) + self.elsewhere
 
     def row(self, one: slice) -> Source:
         """The part of one row."""

@@ -190,6 +190,15 @@ def _pow(graph: Graph, node: Node) -> Node | None:
     return graph.call_function(aten.sqrt.default, (node.args[0],)) if node.args[1] == 0.5 else None
 
 
+def _selu(graph: Graph, node: Node) -> Node:
+    return graph.call_function(aten.elu.default, (node.args[0], 1.6732632423543772848, 1.0507009873554804934))
+
+
+def _celu(graph: Graph, node: Node) -> Node:
+    alpha = arguments(node).get("alpha", 1.0)
+    return graph.call_function(aten.elu.default, (node.args[0], alpha, 1.0, 1.0 / alpha))
+
+
 def _relu6(graph: Graph, node: Node) -> Node:
     return graph.call_function(aten.hardtanh.default, (node.args[0], 0.0, 6.0))
 
@@ -229,6 +238,8 @@ SPELLINGS: dict[Any, Callable[[Graph, Node], Node | None]] = {
     aten.glu.default: _glu,
     aten.pow.Tensor_Scalar: _pow,
     aten.relu6.default: _relu6,
+    aten.selu.default: _selu,
+    aten.celu.default: _celu,
     aten.rsub.Tensor: _rsub,
     aten.rsub.Scalar: _rsub,
 }

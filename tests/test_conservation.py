@@ -231,7 +231,6 @@ def test_the_lines_of_the_dataframe_add_up_to_the_explained_values(title: str) -
     assert by_value.tolist() == pytest.approx(ledger.value.tolist(), rel=1e-9)
 
 
-@pytest.mark.xfail(reason="Source.amount and _source flatten from dim 1, which such a leaf lacks", raises=IndexError)
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_leaf_of_one_dimension_has_a_source(size: int) -> None:
     """[1], or as many numbers as there are rows."""

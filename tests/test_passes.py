@@ -151,6 +151,7 @@ SPELLINGS = [
     lambda x: torch.concat([x, x.t().t()], 0),
     lambda x: nn.functional.glu(x, -1),
     lambda x: nn.functional.relu6(x) + x.type_as(x),
+    lambda x: nn.functional.selu(x) + nn.functional.celu(x, 0.3),
     lambda x: torch.baddbmm(x[None], x[None], torch.ones(1, 4, 4), beta=0.5, alpha=2.0),
 ]
 
