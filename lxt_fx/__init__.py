@@ -4,7 +4,7 @@
 relevance (AttnLRP, Achtibat et al. 2024). `explain` is the short way from a text to a heatmap, `show` prints the graph.
 """
 
-from lxt_fx import flow, functional
+from lxt_fx import flow, functional, nn
 from lxt_fx.audit import audit
 from lxt_fx.certificate import Certificate, certificate
 from lxt_fx.embed import embed
@@ -67,6 +67,7 @@ __all__ = [
     "explain",
     "explain_image",
     "load",
+    "nn",
     "save",
     "show",
     "transform",

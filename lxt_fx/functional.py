@@ -105,24 +105,27 @@ def sdpa(
     if not scores:
         z = products.sdpa_held(*given, **settings)
         if form == "gradient":
-            return _stable(z, own)
+            return stable(z, own)
         return _run(explicit.sdpa_held_steps, *given, **settings, value_of=z.detach(), epsilon=own)
     weights = 0.5 if value.requires_grad else 1.0
     each = weights / 2 if query.requires_grad and key.requires_grad else weights
     shares = {"query_share": each, "key_share": each, "value_share": 0.5, "mask_share": weights}
     z = products.sdpa(*given, **settings, **shares)
     if form == "gradient":
-        return _stable(z, own)
+        return stable(z, own)
     return _run(explicit.sdpa_steps, *given, **settings, **shares, value_of=z.detach(), epsilon=own)
 
 
-def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, *, form: Form = "gradient") -> Tensor:
-    """x / rms(x) * weight over the last dim, the root mean square held constant: R_in = R_out (AttnLRP prop. 3.4)."""
+def rms_norm(
+    x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, dim: Dims = -1, *, form: Form = "gradient"
+) -> Tensor:
+    """x / rms(x) * weight, the root mean square over `dim` held constant: R_in = R_out (AttnLRP prop. 3.4)."""
     epsilon_of(form, None, "rms_norm")
+    dims = [dim] if isinstance(dim, int) else list(dim)
     if form == "explicit":
-        value = norms.rms_norm(x.detach(), [-1], eps)
+        value = norms.rms_norm(x.detach(), dims, eps)
         return _run(explicit.pass_on, x, value if weight is None else value * weight.detach())
-    scaled = norms.rms_norm(x, [-1], eps)
+    scaled = norms.rms_norm(x, dims, eps)
     return scaled if weight is None else torch.mul(scaled, weight.detach())
 
 
@@ -140,7 +143,7 @@ def layer_norm(
     own = epsilon_of(form, epsilon, "layer_norm")
     given = (list(normalized_shape), weight, bias, eps)
     if form == "gradient":
-        return _stable(norms.layer_norm(x, *given), own)
+        return stable(norms.layer_norm(x, *given), own)
     return _run(explicit.layer_norm_linear, x, *given, value=norms.layer_norm(x.detach(), *given), epsilon=own)
 
 
@@ -158,7 +161,7 @@ def group_norm(
     own = epsilon_of(form, epsilon, "group_norm")
     given = (num_groups, weight, bias, eps)
     if form == "gradient":
-        return _stable(norms.group_norm(x, *given), own)
+        return stable(norms.group_norm(x, *given), own)
     return _run(explicit.group_norm_linear, x, *given, value=norms.group_norm(x.detach(), *given), epsilon=own)
 
 
@@ -205,6 +208,11 @@ def tanh(x: Tensor, *, form: Form = "gradient") -> Tensor:
     return _activation("tanh", activations.tanh, x, form)
 
 
+def sigmoid(x: Tensor, *, form: Form = "gradient") -> Tensor:
+    """sigmoid: R_in = R_out less what f(0) = 1/2 takes (AttnLRP eq. 9 with f(0) as a bias)."""
+    return _activation("sigmoid", activations.sigmoid, x, form, 0.5)
+
+
 def stop(x: Tensor) -> Tensor:
     """x as a constant: no relevance passes."""
     return _run(products.hold, x)
@@ -223,10 +231,11 @@ def _linear_map(
     if form == "explicit":
         entered = [explicit.enter(operand, share) if operand.requires_grad else operand for operand in operands]
         return _run(explicit.leave, function(*entered), own)
-    return _stable(function(*(products.share(operand, share) if share != 1.0 else operand for operand in operands)), own)
+    return stable(function(*(products.share(operand, share) if share != 1.0 else operand for operand in operands)), own)
 
 
-def _stable(z: Tensor, epsilon: float) -> Tensor:
+def stable(z: Tensor, epsilon: float) -> Tensor:
+    """z; in gradient form what reaches it is multiplied by z / (z + epsilon sign(z)), as behind a linear map."""
     return _run(products.epsilon, z, epsilon) if epsilon > 0 else z
 
 
@@ -239,14 +248,14 @@ def _product(
         return _run(rule if both else plain, a, b)
     value = plain(a.detach(), b.detach())
     if both:
-        return _run(explicit.halve, a, b, value)
+        return _run(explicit.share_out, [a, b], value)
     only = a if a.requires_grad else b
     return _run(explicit.pass_on, only.expand(value.shape), value)
 
 
-def _activation(caller: str, rule: Callable[..., Any], x: Tensor, form: str) -> Tensor:
+def _activation(caller: str, rule: Callable[..., Any], x: Tensor, form: str, at_zero: float = 0.0) -> Tensor:
     epsilon_of(form, None, caller)
-    return _run(rule, x) if form == "gradient" else _run(explicit.pass_on, x, rule(x.detach()))
+    return _run(rule, x) if form == "gradient" else _run(explicit.pass_on, x, rule(x.detach()), at_zero)
 
 
 def _run(op: Callable[..., Any], *arguments: Any, **settings: Any) -> Tensor:

@@ -16,7 +16,7 @@ from lxt_fx.passes.verify import TOLERANCES
 from lxt_fx.rule import GroupKind, Keep, kind_text
 
 _STOPS = (aten.detach.default, products.hold)
-_STATISTIC_INSIDE = (norms.rms_norm, norms.layer_norm, norms.group_norm)
+_STATISTIC_INSIDE = (norms.rms_norm, norms.rms_norm_fused, norms.layer_norm, norms.group_norm)
 _PLAIN_LAYERS = ("torch.nn.", "transformers.activations.")
 
 

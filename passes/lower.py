@@ -15,6 +15,7 @@ from lxt_fx.passes.op_kinds import aten
 # Ops that give no gradient to their weights, so these need no hold.
 _HOLDS_WEIGHTS: dict[Any, frozenset[str]] = {
     products.linear: frozenset({"weight", "bias"}),
+    norms.rms_norm_fused: frozenset({"weight"}),
     norms.layer_norm: frozenset({"weight", "bias"}),
     norms.group_norm: frozenset({"weight", "bias"}),
 }

@@ -16,7 +16,7 @@ from lxt_fx.passes.mark_flow import Flow, differentiable_operands
 from lxt_fx.passes.op_kinds import MOVES
 from lxt_fx.rule import Keep, Rule
 
-PASSES = frozenset({norms.rms_norm, norms.normalize_mul, norms.normalize_div})
+PASSES = frozenset({norms.rms_norm, norms.rms_norm_fused, norms.normalize_mul, norms.normalize_div})
 """Norms that hold their factor: an identity in relevance."""
 
 ACTIVATIONS = frozenset(op for op in vars(activations).values() if isinstance(op, OpOverload)) - {activations.identity}
@@ -63,8 +63,8 @@ class _Lowering:
         if node.target is products.softmax:
             node.target = explicit.softmax_taylor
         elif node.target in HALVED:
-            operands = tuple(node.args)
-            self._replace(node, lambda held: (explicit.halve, (*operands, held), {}))
+            operands = list(node.args)
+            self._replace(node, lambda held: (explicit.share_out, (operands, held), {}))
         elif node.target in PASSES | ACTIVATIONS:
             operand, intercept = node.args[0], self._intercept(node)
             self._replace(node, lambda held: (explicit.pass_on, (operand, held, *self._constant(node, intercept)), {}))

@@ -21,6 +21,7 @@ NORM = Rule(
     name="norm",
     ops={
         GroupKind.RMS_NORM: norms.rms_norm,
+        aten.rms_norm.default: norms.rms_norm_fused,
         aten.layer_norm.default: norms.layer_norm,
         aten.group_norm.default: norms.group_norm,
     },

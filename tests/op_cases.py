@@ -245,6 +245,10 @@ OTHERS = (
         lambda d: (carrying(0, 2, 3, 4, dtype=d), [1, 2], 1e-6), ("[2, 1, 1]",),
     ),
     Case(
+        "rms_norm_fused", norms.rms_norm_fused, F.rms_norm,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), [3, 4], weight(1, 3, 4, dtype=d)), kept=("[2, 1, 1]", "weight"),
+    ),
+    Case(
         "layer_norm", norms.layer_norm, F.layer_norm,
         lambda d: (carrying(0, 2, 3, 4, dtype=d), [4], weight(1, 4, dtype=d), weight(2, 4, dtype=d)),
         kept=("[2, 3, 1]", "weight"), leak=bias(3),

@@ -35,6 +35,7 @@ CAUSAL = {"causal": torch.ones(())}
 SOME = torch.tensor([[True, False, True], [True, True, False], [False, True, True]])
 
 NORMS = (
+    Case(rows.NORM, aten.rms_norm.default, lambda net, a: F.rms_norm(a, (4,), net.weight), constants={"weight": (4,)}),
     Case(rows.NORM, GroupKind.RMS_NORM, lambda net, a: _rms(a)),
     Case(rows.NORM, GroupKind.RMS_NORM, lambda net, a: net.weight * _rms(a), constants={"weight": (4,)}, name="weight"),
     Case(

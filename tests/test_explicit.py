@@ -111,7 +111,7 @@ def test_every_op_of_the_explicit_form_is_registered_well() -> None:
         explicit.enter: ((x, 0.5), {}),
         explicit.leave: ((x, 1e-3), {}),
         explicit.pass_on: ((x, torch.sigmoid(x), 0.5, 1e-3), {}),
-        explicit.halve: ((x, x + 1, x * (x + 1)), {}),
+        explicit.share_out: (([x, x + 1], x * (x + 1)), {}),
         explicit.softmax_taylor: ((x, 0), {}),
         explicit.layer_norm_linear: ((x, [4]), {"value": x.detach()}),
         explicit.group_norm_linear: ((four, 2), {"value": four.detach()}),
@@ -145,7 +145,7 @@ def test_softmax_follows_prop_3_1_along_any_dim(dim: int, masked: bool) -> None:
 
 def test_a_product_gives_half_of_its_relevance_to_each_factor_also_where_one_is_zero() -> None:
     a, b = torch.tensor([0.0, 2.0, -3.0]).requires_grad_(), torch.tensor([5.0]).requires_grad_()
-    explicit.halve(a, b, a * b).backward(torch.tensor([1.0, 2.0, 4.0]))
+    explicit.share_out([a, b], a * b).backward(torch.tensor([1.0, 2.0, 4.0]))
     assert a.grad is not None and b.grad is not None
     assert a.grad.tolist() == [0.5, 1.0, 2.0] and b.grad.tolist() == [3.5]
 

@@ -55,12 +55,12 @@ class Leave(torch.autograd.Function):
     def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None]:
         (z,) = ctx.saved_tensors
         if z.is_complex():
-            pairs = _divided(torch.view_as_real(relevance[0].resolve_conj()), torch.view_as_real(z), ctx.epsilon)
+            pairs = divided(torch.view_as_real(relevance[0].resolve_conj()), torch.view_as_real(z), ctx.epsilon)
             return torch.view_as_complex(pairs), None
-        return _divided(relevance[0], z, ctx.epsilon), None
+        return divided(relevance[0], z, ctx.epsilon), None
 
 
-def _divided(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
+def divided(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """R / (z + epsilon sign(z)) with sign(0) = 1; 0 where z is 0 and there is no epsilon. In half precision it saturates
     where it would overflow."""
     stable = z + epsilon * torch.where(z >= 0, 1.0, -1.0).to(z.dtype)
@@ -88,25 +88,25 @@ class Pass(torch.autograd.Function):
         if ctx.intercept == 0:
             return relevance[0].to(ctx.dtype), None, None, None
         (value,) = ctx.saved_tensors
-        passed = (value - ctx.intercept) * _divided(relevance[0], value, ctx.epsilon)
+        passed = (value - ctx.intercept) * divided(relevance[0], value, ctx.epsilon)
         return passed.to(ctx.dtype), None, None, None
 
 
 class Uniform(torch.autograd.Function):
-    """y = value, computed from two carrying operands; the backward gives half of the relevance to each."""
+    """y = value, computed from n carrying operands; the backward gives 1/n of the relevance to each."""
 
     @staticmethod
-    def forward(a: Tensor, b: Tensor, value: Tensor) -> Tensor:
+    def forward(value: Tensor, *operands: Tensor) -> Tensor:
         return value.view_as(value)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.shapes = inputs[0].shape, inputs[1].shape
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.shapes = [operand.shape for operand in inputs[1:]]
 
     @staticmethod
-    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, Tensor, None]:
-        first, second = ((relevance[0] / 2).sum_to_size(shape) for shape in ctx.shapes)
-        return first, second, None
+    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor | None, ...]:
+        each = relevance[0] / len(ctx.shapes)
+        return None, *(each.sum_to_size(shape) for shape in ctx.shapes)
 
 
 class Softmax(torch.autograd.Function):
@@ -162,11 +162,11 @@ def pass_on(self: Tensor, value: Tensor, intercept: float = 0.0, epsilon: float 
     return _pass(self, value, intercept, epsilon)
 
 
-@define("halve(Tensor self, Tensor other, Tensor value) -> Tensor")
-def halve(self: Tensor, other: Tensor, value: Tensor) -> Tensor:
-    """y of two carrying operands, given as a tensor; R_a = R_b = R / 2 (uniform rule, AttnLRP prop. 3.2)."""
-    halved: Tensor = Uniform.apply(self, other, value.detach())  # type: ignore[no-untyped-call]
-    return halved
+@define("share_out(Tensor[] operands, Tensor value) -> Tensor")
+def share_out(operands: list[Tensor], value: Tensor) -> Tensor:
+    """y of n carrying operands, given as a tensor; each gets R / n (uniform rule, AttnLRP prop. 3.2)."""
+    shared: Tensor = Uniform.apply(value.detach(), *operands)  # type: ignore[no-untyped-call]
+    return shared
 
 
 @define("softmax_taylor(Tensor self, int dim, ScalarType? dtype=None) -> Tensor")

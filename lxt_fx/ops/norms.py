@@ -37,6 +37,29 @@ class RmsNorm(torch.autograd.Function):
         return gradients[0] * factor, None, None
 
 
+class FusedRmsNorm(torch.autograd.Function):
+    """torch's own RMS norm over the last dims, with its weight; the backward is g * w times the held factor."""
+
+    @staticmethod
+    def forward(x: Tensor, shape: list[int], weight: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor]:
+        out = torch.rms_norm(x, shape, weight, eps)
+        dims, wide = list(range(-len(shape), 0)), torch.promote_types(x.dtype, torch.float32)
+        small = torch.finfo(x.dtype).eps if eps is None else eps
+        factor = torch.rsqrt(x.to(wide).pow(2).mean(dims, keepdim=True) + small).to(x.dtype)
+        return out, torch.where((x == 0).all(dims, keepdim=True), torch.zeros_like(factor), factor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1], inputs[2])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None]:
+        factor, weight = ctx.saved_tensors
+        return (gradients[0] if weight is None else gradients[0] * weight) * factor, None, None, None
+
+
 class LayerNorm(torch.autograd.Function):
     """(x - mean) * rstd * w + b over the last dims; the backward holds rstd: t - mean(t) with t = g * w * rstd."""
 
@@ -104,6 +127,15 @@ def _unless_flat(rstd: Tensor, eps: float) -> Tensor:
 def rms_norm(self: Tensor, dims: list[int], eps: float) -> Tensor:
     """x * rsqrt(mean(x^2, dims) + eps), the factor held constant: R_in = R_out (AttnLRP prop. 3.4). Keeps the factor."""
     out: Tensor = RmsNorm.apply(self, dims, eps)[0]  # type: ignore[no-untyped-call]
+    return out
+
+
+@define("rms_norm_fused(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, float? eps=None) -> Tensor")
+def rms_norm_fused(
+    input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """torch.rms_norm with the root mean square held constant: R_in = R_out (AttnLRP prop. 3.4). Keeps factor and weight."""
+    out: Tensor = FusedRmsNorm.apply(input, normalized_shape, weight, eps)[0]  # type: ignore[no-untyped-call]
     return out
 
 
