@@ -330,14 +330,14 @@ def paths_summary(paths: Paths) -> dict[str, Any]:
     return summary
 
 
-def means_table(title: str, means: dict[str, dict[str, tuple[float, float]]]) -> Table:
+def means_table(title: str, means: dict[str, dict[str, tuple[float, float]]], digits: int = 2) -> Table:
     """One line for each case, mean ± standard error."""
     table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("")
     for heading in next(iter(means.values())):
         table.add_column(heading, justify="right")
     for case, numbers in means.items():
-        table.add_row(case, *("{:.2f} ± {:.2f}".format(*number) for number in numbers.values()))
+        table.add_row(case, *(f"{mean:.{digits}f} ± {error:.{digits}f}" for mean, error in numbers.values()))
     return table
 
 
@@ -435,7 +435,7 @@ def main(
 
         cls = measure_cls(tracking("minilm"))
         result["minilm"] = {table: over_texts(found) for table, found in cls.items()}
-        console.print(means_table("MiniLM: [CLS], similarity of two sentences", result["minilm"]))
+        console.print(means_table("MiniLM: [CLS], similarity of two sentences", result["minilm"], digits=4))
     console.print(f"{time.perf_counter() - start:.0f} s, {torch.get_num_threads()} threads")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
