@@ -121,7 +121,11 @@ def _leaves(explained: Explained, bound: Mapping[str, Any]) -> dict[str, Tensor]
 
 def _run(explained: Explained, bound: Mapping[str, Any], meter: Meter) -> Any:
     """The model's output, computed with taps."""
-    flat = Taps(explained, meter).run(*pytree.tree_leaves(dict(bound)), enable_io_processing=False)
+    taps = Taps(explained, meter)
+    try:
+        flat = taps.run(*pytree.tree_leaves(dict(bound)), enable_io_processing=False)
+    finally:
+        taps.env.clear()  # the hooks hold the taps: what these hold of the graph would hold the hooks, and never be freed
     codegen: Any = explained.graph._codegen
     return pytree.tree_unflatten(flat, codegen.pytree_info.out_spec)
 

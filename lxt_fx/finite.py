@@ -40,6 +40,7 @@ def raise_non_finite(
         raise NonFiniteError(f"{what} is not finite: the input itself is not, {'; '.join(broken)}; mend the input")
     finder = _Finder(explained)
     flat = finder.run(*pytree.tree_leaves(dict(bound)), enable_io_processing=False)
+    finder.env.clear()
     codegen: Any = explained.graph._codegen
     value = value_of(pytree.tree_unflatten(flat, codegen.pytree_info.out_spec))
     if not finder.found:

@@ -22,7 +22,8 @@ PARTS = ("value", "key", "query")
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """One layer: the relevance of the token and of all tokens at the layer's output, and what its attention gave to the
-    token's value, key (through the softmax) and query. NaN where the layer's output is no [batch, tokens, hidden]."""
+    token's value, key (through the softmax) and query, from all tokens, itself included. NaN where the layer's output is no
+    [batch, tokens, hidden]."""
 
     layer: str
     of_token: float
@@ -56,9 +57,11 @@ class Landing:
         for arrival in self.arrivals:
             numbers = (arrival.of_token, arrival.of_all, arrival.by_value, arrival.by_key, arrival.by_query)
             table.add_row(arrival.layer, *(f"{amount:.4f}" for amount in numbers))
-        table.add_row("input", f"{self.at_input:.4f}", "", "", "", "")
         title = f"Relevance at position {self.position}{f' {self.token!r}' if self.token else ''}"
-        return f"{title}: {self.share:.0%} of the absolute relevance of all tokens\n\n{plain(table)}"
+        if not math.isnan(self.at_input):
+            table.add_row("input", f"{self.at_input:.4f}", "", "", "", "")
+            title += f": {self.share:.0%} of the absolute relevance of all tokens"
+        return f"{title}\n\n{plain(table)}"
 
 
 def landing(ledger: Ledger, position: int) -> Landing:

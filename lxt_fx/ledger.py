@@ -204,6 +204,10 @@ class Ledger:
 
         return tuple(sorted(filter(is_fault, self.entries), key=lambda entry: -float(entry.amount.abs().sum())))
 
+    def is_rounding(self, amount: Tensor) -> bool:
+        """Whether an amount [rows] is too small to say anything: a hundredth of what `faults` lets pass."""
+        return bool((amount.abs() <= 0.01 * _tolerance(self.dtype) * self.scale()).all())
+
     def check(self, tolerance: float | None = None) -> None:
         """Raises LedgerError where a node kept what its row does not account for, or the ledger does not close.
         `tolerance` as for `faults`."""

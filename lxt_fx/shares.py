@@ -185,6 +185,8 @@ def _constants(call: Call, gradient: Any) -> list[Share]:
         return _nonzero(Cause.INTERCEPT, "written-out activation at 0", at_zero * gradient.double().sum())
     constants = _float_constants(call)
     total = _against(call.run(lambda node: node in constants), gradient)
+    if not total.isfinite():
+        return []  # an op that is not defined at 0, as a row of a user's may have: no share is known
     if not constants:
         return _nonzero(*_number(call), total)
     if len(constants) == 1:

@@ -136,6 +136,12 @@ def test_the_landing_adds_up_to_what_attention_gave(attention: str) -> None:
         ledger.landing(5)
 
 
+def test_the_landing_of_an_image_has_layers_and_no_input() -> None:
+    explained = lxt_fx.transform(MODELS["vit"]())
+    shown = str(lxt_fx.audit(explained, torch.randn(1, 1, 8, 8)).landing(0))
+    assert "vit.layers.1" in shown and "nan" not in shown and "input" not in shown
+
+
 def test_the_landing_of_fused_and_written_out_attention_is_the_same() -> None:
     for position in range(5):
         fused, written = (ledger_of("llama", attention).landing(position) for attention in ("sdpa", "eager"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,19 @@ def test_an_audit_leaves_everything_as_it_was() -> None:
     assert embeds.grad is None and "forward" not in vars(explained) and str(explained.graph) == graph
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(explained(inputs_embeds=embeds).logits, model(inputs_embeds=embeds).logits)
+
+
+def test_an_audit_frees_what_it_held() -> None:
+    explained = lxt_fx.transform(MODELS["llama"]())
+    held: list[weakref.ref[Tensor]] = []
+
+    def target(output: Any) -> Tensor:
+        held.append(weakref.ref(output.logits))
+        return last_value(output)
+
+    ledger = lxt_fx.audit(explained, inputs_of("llama"), target)
+    gc.collect()
+    assert held[0]() is None and ledger.rows == 1
 
 
 def test_a_loaded_module_is_audited_like_the_one_that_was_saved(tmp_path: Path) -> None:

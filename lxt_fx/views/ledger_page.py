@@ -48,14 +48,15 @@ def _balance(ledger: Ledger) -> Table:
     for source in ledger.sources:
         _line(table, ledger, source.name, source.amount)
     causes = ledger.by_cause()
-    for cause in Cause:
-        if cause in causes and _is_shown(cause, causes[cause]):
-            _line(table, ledger, cause.value, causes[cause])
-            _names(table, ledger, cause)
+    shown = shown_causes(ledger)
+    for cause in shown:
+        _line(table, ledger, cause.value, causes[cause])
+        _names(table, ledger, cause)
     faults = sum((fault.amount for fault in ledger.faults()), 0 * ledger.value)
     if bool(faults.any()):
         _line(table, ledger, Cause.UNACCOUNTED.value, faults)
-    _line(table, ledger, "rounding of the nodes", causes.get(Cause.UNACCOUNTED, faults) - faults)
+    rest = sum((amount for cause, amount in causes.items() if cause not in shown), 0 * ledger.value)
+    _line(table, ledger, "rounding of the nodes", rest - faults)
     _line(table, ledger, "residual", ledger.residual)
     table.add_section()
     _line(table, ledger, "explained value", ledger.value)
@@ -106,7 +107,7 @@ def _tokens(ledger: Ledger) -> list[RenderableType]:
 
 def _layers(ledger: Ledger) -> list[RenderableType]:
     """From the output down: what reaches each layer, what it keeps by cause, what goes on below it."""
-    causes = [cause for cause, amount in ledger.by_cause().items() if _is_shown(cause, amount)]
+    causes = shown_causes(ledger)
     table = _table("from the output down", "reaches it", *(cause.value for cause in causes), "goes on")
     left, value = float(ledger.value), float(ledger.value)
     for layer in dict.fromkeys(entry.place.layer for entry in ledger.entries):
@@ -123,7 +124,7 @@ def _layers(ledger: Ledger) -> list[RenderableType]:
 def _leaks(ledger: Ledger) -> list[RenderableType]:
     table = _table("largest leaks", "amount", "cause", "row", "module", "line", left=("cause", "row", "module", "line"))
     faults = ledger.faults()
-    ordered = [entry for entry in ledger.largest(len(ledger.entries)) if bool(entry.amount.any())]
+    ordered = [entry for entry in ledger.largest(len(ledger.entries)) if not ledger.is_rounding(entry.amount)]
     for entry in [entry for entry in ordered if entry.cause is not Cause.UNACCOUNTED or entry in faults][:LEAKS]:
         place = entry.place
         amount = _number(float(entry.amount), float(ledger.value))
@@ -133,11 +134,13 @@ def _leaks(ledger: Ledger) -> list[RenderableType]:
 
 def _meanings(ledger: Ledger) -> list[str]:
     """What the causes on this page mean."""
-    return [f"{cause.value}: {cause.meaning}." for cause, amount in ledger.by_cause().items() if _is_shown(cause, amount)]
+    return [f"{cause.value}: {cause.meaning}." for cause in shown_causes(ledger)]
 
 
-def _is_shown(cause: Cause, amount: Tensor) -> bool:
-    return cause is not Cause.UNACCOUNTED and bool(amount.any())
+def shown_causes(ledger: Ledger) -> list[Cause]:
+    """The causes that took more than rounding, at some node."""
+    found = {e.cause for e in ledger.entries if e.cause is not Cause.UNACCOUNTED and not ledger.is_rounding(e.amount)}
+    return [cause for cause in Cause if cause in found]
 
 
 def _verdict(ledger: Ledger) -> str:

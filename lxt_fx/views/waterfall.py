@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from lxt_fx.errors import InputError
 from lxt_fx.shares import Cause
 from lxt_fx.views.heatmap import BLACK, EDGE, MUTED, NARROWEST, save
+from lxt_fx.views.ledger_page import shown_causes
 
 if TYPE_CHECKING:
     from lxt_fx.ledger import Ledger
 
 COLOURS = {
     Cause.BIAS: "#0072b2", Cause.CONSTANT: "#56b4e9", Cause.INTERCEPT: "#009e73", Cause.OFFSET: "#e69f00",
-    Cause.EPSILON: "#000000", Cause.SELECTION: "#f0e442",
+    Cause.EPSILON: "#000000", Cause.ONE_SIDED: "#8c564b", Cause.ZERO: "#bcbd22", Cause.SELECTION: "#f0e442",
     Cause.HELD: "#cc79a7", Cause.NATIVE: "#d55e00", Cause.NO_RULE: "#a11a1a",
     Cause.TARGET: "#7a7a7a", Cause.UNACCOUNTED: "#d1001f",
 }  # fmt: skip
@@ -55,13 +56,13 @@ def waterfall(ledger: Ledger, path: str | Path, width: float) -> None:
 
 def bars(ledger: Ledger) -> list[Bar]:
     """From the explained value down to the inputs; layers that keep nothing are left out."""
-    left = float(ledger.value)
+    left, shown = float(ledger.value), shown_causes(ledger) + ([Cause.UNACCOUNTED] if ledger.faults() else [])
     found = [Bar("explained value", (("explained value", VALUE, 0.0, left),))]
     for layer in dict.fromkeys(entry.place.layer for entry in ledger.entries):
         segments = []
-        for cause in Cause:
+        for cause in shown:
             amount = sum(float(e.amount) for e in ledger.entries if e.place.layer == layer and e.cause is cause)
-            if amount and (cause is not Cause.UNACCOUNTED or ledger.faults()):
+            if amount:
                 segments.append((cause.value, COLOURS[cause], left, left - amount))
                 left -= amount
         if segments:
