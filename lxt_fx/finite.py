@@ -61,7 +61,7 @@ class _Finder(torch.fx.Interpreter):
         self.found: list[str] = []
 
     def run_node(self, n: Node) -> Any:
-        if n.op != "call_function" or self.found:
+        if n.op not in ("call_function", "output") or self.found:
             return super().run_node(n)
         read = {operand.node: self.env[operand.node] for operand in operands(n)}
 
@@ -69,6 +69,8 @@ class _Finder(torch.fx.Interpreter):
             return pytree.tree_map_only(Tensor, lambda tensor: self._tap(tensor, n, node, read), self.env[node])
 
         args, kwargs = torch.fx.map_arg(n.args, tapped), torch.fx.map_arg(n.kwargs, tapped)
+        if n.op == "output":
+            return args[0]
         result = super().call_function(n.target, args, kwargs)
         if isinstance(result, Tensor) and result.requires_grad:
             if self._breaks(n, result.detach(), [t.detach() for t in read.values() if isinstance(t, Tensor)]):
@@ -82,6 +84,10 @@ class _Finder(torch.fx.Interpreter):
 
         def check(gradient: Tensor | None) -> None:
             if gradient is None or self.found or is_finite([gradient]):
+                return
+            if reader.op == "output":
+                given = f"the gradient that it gives %{node.name} is {_range(gradient)}"
+                self.found.append(f"the first is the target itself: {given}")
                 return
             reached = f"the gradient that reached it is {_range(self.reached[reader])}, " if reader in self.reached else ""
             passed = f"{reached}the one it passed to %{node.name} {_range(gradient)}"

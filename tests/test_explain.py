@@ -197,7 +197,7 @@ def test_a_module_without_embeddings_is_refused(tokenizer: Any) -> None:
 
 
 def test_relevance_that_is_not_finite_is_an_error(explained: Explained, tokenizer: Any) -> None:
-    with pytest.raises(LxtFxError, match=r"relevances are not finite.*model\.float\(\)"):
+    with pytest.raises(LxtFxError, match=r"not finite.*the target itself.*1 inf.*model\.float\(\)"):
         explain(explained, tokenizer, TEXT, lambda out: out.logits[0, -1, 0] * float("inf"))
 
 

@@ -9,9 +9,9 @@ import tiny_text
 import torch
 from tiny import MODELS
 from torch import Tensor, nn
+from torch.library import Library
 
 import lxt_fx
-from lxt_fx.ops.library import define
 
 aten = torch.ops.aten
 
@@ -51,10 +51,9 @@ def test_a_nan_weight_is_named() -> None:
         lxt_fx.audit(explained, {"input_ids": torch.tensor([[5, 9, 17]])})
 
 
-@define("test_broken_square(Tensor self, Scalar exponent) -> Tensor")
-def broken_square(self: Tensor, exponent: float) -> Tensor:
-    return BrokenSquare.apply(self)  # type: ignore[no-any-return, no-untyped-call]
-
+LIBRARY = Library("lxt_fx_infinite", "DEF")
+LIBRARY.define("broken_square(Tensor self, Scalar exponent) -> Tensor")
+LIBRARY.impl("broken_square", lambda self, exponent: BrokenSquare.apply(self), "CompositeImplicitAutograd")
 
 class BrokenSquare(torch.autograd.Function):
     """x^2 whose backward divides by x without a limit at 0."""
@@ -76,9 +75,8 @@ class Square(nn.Module):
 
 
 def test_a_rule_that_divides_by_zero_is_named_in_the_backward() -> None:
-    broken = lxt_fx.Rule(
-        name="broken", ops={aten.pow.Tensor_Scalar: broken_square}, formula="0 / 0", source="a test", keeps=lxt_fx.Keep.ALL
-    )
+    ops = {aten.pow.Tensor_Scalar: torch.ops.lxt_fx_infinite.broken_square.default}
+    broken = lxt_fx.Rule(name="broken", ops=ops, formula="0 / 0", source="a test", keeps=lxt_fx.Keep.ALL)
     table = lxt_fx.TABLES["attnlrp"].override(aten.pow.Tensor_Scalar, broken)
     x = torch.tensor([[1.0, 0.0, 2.0]])
     explained = lxt_fx.transform(Square().eval(), (x,), rules=table)
@@ -86,7 +84,7 @@ def test_a_rule_that_divides_by_zero_is_named_in_the_backward() -> None:
         lxt_fx.audit(explained, x, lambda output: output)
     message = str(caught.value)
     reached = "the gradient that reached it is f32[1, 3] from 1 to 1"
-    for words in ("lxt_fx.test_broken_square", "row 'broken'", reached, "1 NaN"):
+    for words in ("lxt_fx_infinite.broken_square", "row 'broken'", reached, "1 NaN"):
         assert words in message, message
 
 
