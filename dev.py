@@ -67,7 +67,7 @@ def make_environment() -> None:
         sys.exit(f"dev.py: Python could not make .venv ({error}); on Debian: apt-get install python3-venv")
     pip = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
     run(*pip, next(line for line in REQUIREMENTS.read_text().splitlines() if line.startswith("torch==")))
-    run(*pip, "--requirement", str(REQUIREMENTS))
+    run(*pip, "--no-deps", "--requirement", str(REQUIREMENTS))  # the list is complete; zennit would bring torchvision
     run(*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     STAMP.write_text(wanted)
 

@@ -21,7 +21,7 @@ from lxt_fx.forms import Form, epsilon_of
 from lxt_fx.inputs import SEED, Example, given_example, is_transformers, made_example, token_embedding
 from lxt_fx.nodes import is_float
 from lxt_fx.passes.add_epsilon import add_epsilon
-from lxt_fx.passes.assign_rules import Plan, assign_rules, check_complete
+from lxt_fx.passes.assign_rules import Plan, assign_rules, check_complete, check_overrides
 from lxt_fx.passes.canonicalise import canonicalise
 from lxt_fx.passes.capture import Captured, torch_state_kept
 from lxt_fx.passes.find_groups import find_groups
@@ -164,6 +164,7 @@ def _compile(
         groups = find_groups(gm, flow)
     with _timed(seconds, "assign"):
         plan = assign_rules(gm, flow, groups, table)
+    check_overrides(gm, flow, plan, groups, table)
     if options.strict:
         check_complete(plan)
     with _timed(seconds, "rewrite"):

@@ -27,6 +27,8 @@ class Keep(Enum):
     ALL = "all"
     ALL_BUT_CONSTANTS = "all but the share of constants (bias, mask, f(0))"
     ALL_BUT_OFFSET = "all but the softmax offset"
+    ALL_BUT_ONE_SIDED = "all but the share of biases; where contributions of a sign are missing, not their part"
+    ALL_BUT_ZEROS = "all but the share of biases and of inputs that are 0"
     SELECTED = "all, at the selected elements"
     NATIVE = "nothing is claimed: native gradient"
 
@@ -141,12 +143,12 @@ class Rule:
         if not self.ops and isinstance(site.kind, GroupKind):
             return NOT_LISTED[1]
         if self.where is not None and not selects(self.where, site.node):
-            return f"node is not in {_selector_text(self.where)}"
+            return f"node is not in {selector_text(self.where)}"
         return self.when(site)
 
     def why(self, site: Site) -> str:
         """Why this row takes a site that it does not refuse, in sentences."""
-        place = "" if self.where is None else f"Put first at {_selector_text(self.where)}. "
+        place = "" if self.where is None else f"Put first at {selector_text(self.where)}. "
         listed = f"Lists {kind_text(site.kind)}." if self.ops else "Takes any op."
         return f"{place}{listed} {statement(self.when)}".rstrip()
 
@@ -217,7 +219,7 @@ class RuleTable:
     @property
     def overrides(self) -> tuple[str, ...]:
         """Where rows were put first by `override`, the latest first."""
-        return tuple(_selector_text(rule.where) for rule in self.rows if rule.where is not None)
+        return tuple(selector_text(rule.where) for rule in self.rows if rule.where is not None)
 
     def with_rows(self, name: str, *rows: Rule, summary: str, paper: str = "") -> RuleTable:
         """A new table under another name that tries these rows before the rows of this one."""
@@ -229,7 +231,7 @@ class RuleTable:
         for column in ("row", "ops", "formula", "source", "keeps"):
             table.add_column(column, no_wrap=column == "row")
         for rule in self.rows:
-            label = rule.name if rule.where is None else f"{rule.name} at {_selector_text(rule.where)}"
+            label = rule.name if rule.where is None else f"{rule.name} at {selector_text(rule.where)}"
             table.add_row(label, _ops_text(rule), rule.formula, rule.source, rule.keeps.value)
         console = Console(width=160, record=True, file=StringIO(), color_system=None)
         console.print(table, markup=False)
@@ -243,5 +245,6 @@ def _ops_text(rule: Rule) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def _selector_text(selector: Selector) -> str:
+def selector_text(selector: Selector | None) -> str:
+    """A selector as it is printed."""
     return selector if isinstance(selector, str) else getattr(selector, "__name__", str(selector))

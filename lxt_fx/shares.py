@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from lxt_fx.contribution_shares import map_call, taken
 from lxt_fx.ops import activations, products
+from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.passes.op_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
 from lxt_fx.rule import Keep, Rule
 from lxt_fx.show import op_name
@@ -54,6 +56,8 @@ class Cause(Enum):
     INTERCEPT = "activation at 0"
     OFFSET = "softmax offset"
     EPSILON = "epsilon"
+    ONE_SIDED = "contributions of one sign"
+    ZERO = "inputs of 0"
     SELECTION = "selection"
     HELD = "held operand"
     NATIVE = "native gradient"
@@ -73,6 +77,8 @@ _MEANINGS = {
     Cause.INTERCEPT: "f(0) of an activation, which acts like a bias",
     Cause.OFFSET: "the constant term of the softmax's Taylor expansion",
     Cause.EPSILON: "the share of the epsilon that keeps a division stable",
+    Cause.ONE_SIDED: "a rule splits by the sign of contributions, and there were none of that sign",
+    Cause.ZERO: "elements that are 0: value * gradient cannot carry what their rule gives them",
     Cause.SELECTION: "a constant was selected in the place of a value",
     Cause.HELD: "the share of a summand that a row or the model holds constant",
     Cause.NATIVE: "a row that claims nothing: native gradient",
@@ -110,6 +116,10 @@ class Call:
         """The value of an argument by its schema name."""
         found = self._by_name().get(name, default)
         return self.values.get(found, found) if isinstance(found, Node) else found
+
+    def arguments(self) -> dict[str, Any]:
+        """The values of all arguments by their schema names."""
+        return {name: torch.fx.map_arg(found, lambda node: self.values[node]) for name, found in self._by_name().items()}
 
     def carries(self, name: str) -> bool:
         """Whether the node in that argument carries relevance."""
@@ -159,6 +169,8 @@ def shares(call: Call, gradient: Any) -> list[Share]:
     """What the constants of a call take of the relevance <output, gradient> that reaches it, by the formula of its row."""
     if call.node.target is products.epsilon:
         return _epsilon(call, gradient)
+    if call.node.target in BY_CONTRIBUTION:
+        return _by_contribution(call, gradient)
     match kept_by(call.rule, call.node):
         case Keep.ALL_BUT_CONSTANTS:
             return _constants(call, gradient)
@@ -174,6 +186,19 @@ def _epsilon(call: Call, gradient: Tensor) -> list[Share]:
     """R epsilon / (|z| + epsilon), summed."""
     z, epsilon = call.output.double(), call.argument("epsilon")
     return _nonzero(Cause.EPSILON, "epsilon", (z * gradient.double() * epsilon / (z.abs() + epsilon)).sum())
+
+
+def _by_contribution(call: Call, gradient: Tensor) -> list[Share]:
+    """Of a rule that weighs the contributions of a linear map: the shares of its sums."""
+    names = call._by_name()
+    found = taken(call.node.target, map_call(call.node.target, call.arguments(), call.output, gradient))
+    bias = _nonzero(*_named(call, names["bias"]), found.bias) if isinstance(names.get("bias"), Node) else []
+    return [
+        *bias,
+        *_nonzero(Cause.EPSILON, "epsilon", found.epsilon),
+        *_nonzero(Cause.ONE_SIDED, "no contribution of that sign", found.one_sided),
+        *_nonzero(Cause.ZERO, "elements that are 0", found.zero),
+    ]
 
 
 def _constants(call: Call, gradient: Any) -> list[Share]:

@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.nodes import value
 from lxt_fx.ops import products
+from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.passes.lower_explicit import is_linear_map
 from lxt_fx.passes.mark_flow import Flow
 from lxt_fx.rule import Rule
@@ -16,7 +17,8 @@ from lxt_fx.rule import Rule
 
 def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
     """Transform: behind each linear map and product whose row has an epsilon, `lxt_fx.epsilon` takes the gradient g to
-    g z / (z + epsilon sign(z)); no second matmul. A fused attention has it at its output and not at its scores.
+    g z / (z + epsilon sign(z)); no second matmul. A fused attention has it at its output and not at its scores; an op that
+    divides by sums of its own takes it as an argument.
 
     Returns for each new node the one that it stands behind, by name. `epsilon` is that of rows without one of their own.
     """
@@ -26,7 +28,9 @@ def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon:
             continue
         rule = rules.get(node.name)
         own = epsilon if rule is None or rule.epsilon is None else rule.epsilon
-        if own > 0:
+        if own > 0 and node.target in BY_CONTRIBUTION:
+            node.update_kwarg("epsilon", own)
+        elif own > 0:
             made[_insert(gm, node, own).name] = node.name
     return made
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
-from lxt_fx.errors import NoRuleError
+from lxt_fx.errors import InputError, NoRuleError
 from lxt_fx.nodes import arguments, module_path, source
 from lxt_fx.passes.find_groups import Groups
 from lxt_fx.passes.mark_flow import Edge, Flow, mark_flow
-from lxt_fx.rule import NOT_LISTED, GroupKind, Match, Rule, RuleTable, Site, kind_text
+from lxt_fx.rule import NOT_LISTED, GroupKind, Match, Rule, RuleTable, Site, kind_text, selector_text, selects
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,36 @@ def check_complete(plan: Plan) -> None:
         f"{shown}{more}\n  to go on: add a row (docs/adding_a_rule.md), or transform(..., strict=False) to keep its native "
         "gradient"
     )
+
+
+def check_overrides(gm: GraphModule, flow: Flow, plan: Plan, groups: Groups, table: RuleTable) -> None:
+    """Raises InputError for a row that was put first at a place where it can serve none of the nodes that carry relevance.
+    A place without such nodes is no error: one table serves several models."""
+    for rule in table.rows:
+        if rule.where is None:
+            continue
+        chosen = [node for node in gm.graph.nodes if node in flow.carrying and node.op == "call_function"]
+        chosen = [node for node in chosen if selects(rule.where, node)]
+        reasons = {node: _refusals(node, rule, (flow, plan.flow), groups) for node in chosen}
+        if reasons and all(reasons.values()):
+            raise InputError(_no_use_text(rule, reasons))
+
+
+def _refusals(node: Node, rule: Rule, flows: tuple[Flow, ...], groups: Groups) -> str:
+    """Why the row refuses the node, alone and as a group; empty where it takes it."""
+    reasons = [rule.refuses(site) for flow in flows for site in _sites(node, flow, groups)]
+    return "" if None in reasons else "; ".join(dict.fromkeys(str(reason) for reason in reversed(reasons)))
+
+
+def _no_use_text(rule: Rule, reasons: Mapping[Node, str]) -> str:
+    lines = [f"override: row {rule.name} can serve no node at {selector_text(rule.where)}"]
+    for node, reason in list(reasons.items())[:5]:
+        place = ", ".join(str(part) for part in (module_path(node), source(node)) if part)
+        lines.append(f"  %{node.name} = {kind_text(node.target)}   ({place}): {reason}")  # type: ignore[arg-type]
+    if len(reasons) > 5:
+        lines.append(f"  and {len(reasons) - 5} more nodes")
+    lines.append(f"  the row lists {', '.join(map(kind_text, rule.ops))}; override a place that has one of these")
+    return "\n".join(lines)
 
 
 def _held_edges(node: Node, assignment: Assignment, groups: Groups) -> set[Edge]:

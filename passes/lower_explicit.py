@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.nodes import arguments, value
 from lxt_fx.ops import activations, explicit, norms, products
+from lxt_fx.ops.explicit_contributions import PARTS
 from lxt_fx.passes.mark_flow import Flow, differentiable_operands
 from lxt_fx.passes.op_kinds import MOVES
 from lxt_fx.rule import Keep, Rule
@@ -26,6 +27,7 @@ STEPS: dict[Any, OpOverload] = {
     norms.group_norm: explicit.group_norm_linear,
     products.sdpa: explicit.sdpa_steps,
     products.sdpa_held: explicit.sdpa_held_steps,
+    **PARTS,
 }
 
 

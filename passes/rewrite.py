@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
@@ -64,11 +65,12 @@ class _Rewriter:
     """The graph under edit: which node took whose place, which values are held, what was inserted."""
 
     def __init__(self, gm: GraphModule) -> None:
-        self.graph = gm.graph
+        self.gm, self.graph = gm, gm.graph
         self.replaced: dict[Node, Node] = {}
         self.held: dict[Node, Node] = {}
         self.inserted: set[Node] = set()
         self.assigned: dict[Node, Assignment] = {}
+        self.constants: dict[int, str] = {}
         self.edits = 0
 
     def apply(self, node: Node, assignment: Assignment, group: Group | None) -> None:
@@ -81,9 +83,23 @@ class _Rewriter:
         if isinstance(site.kind, GroupKind):
             assert group is not None
             values = self._group_arguments(group)
-        new = self._replace(node, op, values | _unusual(op, rule.settings(site)))
+        settings = {name: self._setting(node, op, name, found) for name, found in rule.settings(site).items()}
+        new = self._replace(node, op, values | _unusual(op, settings))
         self.assigned[new] = assignment
         self.edits += 1
+
+    def _setting(self, before: Node, op: OpOverload, name: str, found: Any) -> Any:
+        """A setting of a row; a tensor becomes a constant of the module."""
+        if not isinstance(found, Tensor):
+            return found
+        if id(found) not in self.constants:
+            path = f"{_base_name(op)}_{name}_{len(self.constants)}"
+            self.gm.register_buffer(path, found)
+            self.constants[id(found)] = path
+        with self.graph.inserting_before(before):
+            constant = self.graph.get_attr(self.constants[id(found)])
+        constant.meta = {"val": found}
+        return constant
 
     def _now(self, node: Node) -> Node:
         """The node that stands in a node's place by now."""

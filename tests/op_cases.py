@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-from lxt_fx.ops import activations, norms, products
+from lxt_fx.ops import activations, contributions, norms, products
 
 Arguments = tuple[Any, ...]
 Leak = Callable[[Arguments, Tensor, Tensor], Tensor]
@@ -276,4 +276,41 @@ OTHERS = (
     ),
 )  # fmt: skip
 
-CASES = {case.name: case for case in (*POINTWISE, *OTHERS)}
+BY_RULE: Mapping[str, tuple[contributions.RuleOps, dict[str, Any]]] = {
+    "gamma": (contributions.GAMMA, {"gamma": 0.25}),
+    "z_plus": (contributions.Z_PLUS, {}),
+    "alpha_beta": (contributions.ALPHA_BETA, {"alpha": 2.0, "beta": 1.0, "epsilon": 0.1}),
+    "z_box": (contributions.Z_BOX, {"low": torch.tensor(-4.0), "high": torch.full((4, 1), 4.0)}),
+    "w_square": (contributions.W_SQUARE, {}),
+    "flat": (contributions.FLAT, {}),
+}
+
+
+def _contribution_cases(rule: str) -> tuple[Case, ...]:
+    """A rule on its three kinds of maps. What leaks stands in test_linear_rules.py."""
+    ops, settings = BY_RULE[rule]
+    bounds = [str(list(found.shape)) for found in settings.values() if isinstance(found, Tensor)]
+    strided = {"stride": [2, 1], "padding": [1, 0], "dilation": [1, 2], "groups": 2}
+    return (
+        Case(
+            f"linear_{rule}", ops.linear, F.linear,
+            lambda d: (carrying(0, 2, 4, 4, dtype=d), weight(1, 5, 4, dtype=d), weight(2, 5, dtype=d)),
+            ("bias", "input", "output", "weight", *bounds), None, settings, frozenset(settings),
+        ),
+        Case(
+            f"convolution_{rule}", ops.convolution, F.conv2d,
+            lambda d: (carrying(0, 2, 4, 4, 5, dtype=d), weight(1, 6, 2, 3, 2, dtype=d), weight(2, 6, dtype=d)),
+            ("bias", "input", "output", "weight", *bounds), None, {**strided, **settings}, frozenset(settings),
+        ),
+        Case(
+            f"matmul_{rule}", ops.matmul, torch.matmul,
+            lambda d: (weight(0, 2, 3, 4, dtype=d), carrying(1, 4, 5, dtype=d)),
+            ("other", "output", "self", *bounds), None, {"held": "self", **settings}, frozenset({"held", *settings}),
+        ),
+    )  # fmt: skip
+
+
+LINEAR_RULES = tuple(case for rule in BY_RULE for case in _contribution_cases(rule))
+"""Ops of rules that weigh the contributions of a linear map."""
+
+CASES = {case.name: case for case in (*POINTWISE, *OTHERS, *LINEAR_RULES)}

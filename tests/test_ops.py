@@ -15,7 +15,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lxt_fx.ops import explicit
+from lxt_fx.ops import explicit, explicit_contributions
 
 every_case = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
 
@@ -34,7 +34,8 @@ def seed_for(value: Tensor) -> Tensor:
 
 def test_every_registered_op_has_a_case() -> None:
     """Those of the explicit form have theirs in test_explicit.py: what flows back through them is another thing."""
-    of_explicit_form = {str(op).split(".")[1] for op in vars(explicit).values() if isinstance(op, OpOverload)}
+    explicit_ops = [*vars(explicit).values(), *explicit_contributions.PARTS.values()]
+    of_explicit_form = {str(op).split(".")[1] for op in explicit_ops if isinstance(op, OpOverload)}
     assert {str(case.op).split(".")[1] for case in CASES.values()} == set(torch.ops.lxt_fx) - of_explicit_form
 
 

@@ -1,0 +1,348 @@
+"""Rules that weigh the contributions c_ij = x_i w_ij of a linear map with constant weights, in gradient form.
+
+z = map(x, w, b) = sum_i c_ij + b_j is the native value. Backward, R = z g reaches it, a rule divides R among the c_ij, and
+x gets R_i / x_i, written without that division where there is a closed form. c+ and c- are the parts above and below 0; the
+bias is one more contribution. Zennit's rules of the same names are equal, also in what biases take.
+
+An op keeps its operands and its value, and computes the rule's sums in the backward. A sum of no contributions is 0 and
+passes nothing on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._ops import OpOverload
+
+from lxt_fx.ops.library import define
+
+
+class LinearMap(Protocol):
+    """A map that is linear in x."""
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """map(x, weight) + bias."""
+
+    def transposed(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """W^T gradient, in the shape of x."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """x W^T + b for x [..., in] and W [out, in]."""
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def transposed(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return torch.matmul(gradient, weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Matmul:
+    """x @ W, or W @ x where the first operand is the constant."""
+
+    weight_first: bool
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.matmul(weight, x) if self.weight_first else torch.matmul(x, weight)
+
+    def transposed(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        found = torch.matmul(weight.mT, gradient) if self.weight_first else torch.matmul(gradient, weight.mT)
+        return found if found.shape == x.shape else found.sum_to_size(x.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution of x [batch, channels, ...] as `aten.convolution` takes it. `uneven` is what F.pad adds first: of a
+    padding "same" what is more behind than before. Padded places are no inputs."""
+
+    uneven: Sequence[int]
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    is_transposed: bool
+    output_padding: Sequence[int]
+    groups: int
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.convolution(self._padded(x), weight, bias, *self._settings())
+
+    def transposed(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        wanted = [True, False, False]
+        operands = gradient, self._padded(x), weight, None
+        found: Tensor = torch.ops.aten.convolution_backward(*operands, *self._settings(), wanted)[0]
+        return F.pad(found, [-number for number in self.uneven]) if any(self.uneven) else found
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return F.pad(x, list(self.uneven)) if any(self.uneven) else x
+
+    def _settings(self) -> tuple[Any, ...]:
+        return self.stride, self.padding, self.dilation, self.is_transposed, self.output_padding, self.groups
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a rule reads: the map, its operands, its value z, and the bounds of x where the rule has any."""
+
+    map: LinearMap
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    z: Tensor
+    bounds: tuple[Tensor, ...]
+
+    def back(self, relevance: Tensor, weight: Tensor) -> Tensor:
+        """The map with these weights, transposed."""
+        return self.map.transposed(relevance, self.x, weight)
+
+
+class ContributionRule(Protocol):
+    """Takes the gradient g of z to that of x: R_i / x_i with R = z g."""
+
+    def __call__(self, call: Call, gradient: Tensor) -> Tensor: ...
+
+
+def ratio(part: Tensor, whole: Tensor, epsilon: float) -> Tensor:
+    """part / (whole + epsilon sign(whole)), and 0 where the whole is 0: none of its contributions has anything to get."""
+    stable = whole if epsilon == 0 else whole + epsilon * whole.sign()
+    zero = whole == 0
+    return torch.where(zero, 0, part / torch.where(zero, 1, stable))
+
+
+def over(relevance: Tensor, x: Tensor) -> Tensor:
+    """R_i / x_i. An element that is 0 gets 0: value * gradient cannot carry its relevance."""
+    largest = torch.finfo(x.dtype).max
+    return ratio(relevance, x, 0.0).clamp(-largest, largest)
+
+
+@dataclass(frozen=True, slots=True)
+class Gamma:
+    """R_i = sum_j (c_ij + gamma c+_ij) R_j / sum_i (c_ij + gamma c+_ij) where z_j > 0; with c- where z_j < 0.
+
+    With c± = (c ± |c|) / 2 and a = map(|x|, |w|, |b|) the sum is ±((1 + gamma/2) |z| + gamma/2 a): one extra map.
+    """
+
+    gamma: float
+    epsilon: float
+
+    def __call__(self, call: Call, gradient: Tensor) -> Tensor:
+        half, size = self.gamma / 2, call.z.abs()
+        sums = (1 + half) * size + half * _sizes(call)
+        passed = ratio(gradient * size, sums, self.epsilon)
+        by_size = call.back(passed * call.z.sign(), call.weight.abs())
+        return (1 + half) * call.back(passed, call.weight) + half * call.x.sign() * by_size
+
+
+@dataclass(frozen=True, slots=True)
+class ZPlus:
+    """R_i = sum_j c+_ij R_j / p_j with p_j = sum_i c+_ij. Nothing cancels: c+ = x+ w+ + x- w-."""
+
+    epsilon: float
+
+    def __call__(self, call: Call, gradient: Tensor) -> Tensor:
+        above, below = call.weight.clamp(min=0), call.weight.clamp(max=0)
+        bias = None if call.bias is None else call.bias.clamp(min=0)
+        sums = call.map(call.x.clamp(min=0), above, bias) + call.map(call.x.clamp(max=0), below, None)
+        passed = ratio(call.z * gradient, sums, self.epsilon)
+        return torch.where(call.x > 0, call.back(passed, above), call.back(passed, below))
+
+
+@dataclass(frozen=True, slots=True)
+class AlphaBeta:
+    """R_i = sum_j (alpha c+_ij / p_j - beta c-_ij / n_j) R_j with p = sum c+ and n = sum c-.
+
+    p = (a + z) / 2 and -n = (a - z) / 2 with a = map(|x|, |w|, |b|): one extra map. A p or n that is a part of 1/k of a has
+    k times the rounding of a, and one that is no more than rounding of a counts as 0.
+    """
+
+    alpha: float
+    beta: float
+    epsilon: float
+
+    def __call__(self, call: Call, gradient: Tensor) -> Tensor:
+        sizes, relevance = _sizes(call), call.z * gradient
+        above = self.alpha / 2 * ratio(relevance, _part((sizes + call.z) / 2, sizes), self.epsilon)
+        below = self.beta / 2 * ratio(relevance, _part((sizes - call.z) / 2, sizes), self.epsilon)
+        by_size = call.back(above - below, call.weight.abs())
+        return call.back(above + below, call.weight) + call.x.sign() * by_size
+
+
+@dataclass(frozen=True, slots=True)
+class ZBox:
+    """R_i = sum_j d_ij R_j / sum_i d_ij with d_ij = x_i w_ij - low_i w+_ij - high_i w-_ij, which is not below 0.
+
+    Nothing cancels: d = (x - low) w+ + (x - high) w-. The bias takes nothing.
+    """
+
+    epsilon: float
+
+    def __call__(self, call: Call, gradient: Tensor) -> Tensor:
+        low, high = call.bounds
+        above, below = call.weight.clamp(min=0), call.weight.clamp(max=0)
+        from_low, from_high = call.x - low.to(call.x), call.x - high.to(call.x)
+        sums = call.map(from_low, above, None) + call.map(from_high, below, None)
+        passed = ratio(call.z * gradient, sums, self.epsilon)
+        return over(from_low * call.back(passed, above) + from_high * call.back(passed, below), call.x)
+
+
+@dataclass(frozen=True, slots=True)
+class WSquare:
+    """R_i = sum_j w_ij^2 R_j / (sum_i w_ij^2 + b_j^2)."""
+
+    epsilon: float
+
+    def __call__(self, call: Call, gradient: Tensor) -> Tensor:
+        squares = call.weight.square()
+        sums = call.map(torch.ones_like(call.x), squares, None if call.bias is None else call.bias.square())
+        return over(call.back(ratio(call.z * gradient, sums, self.epsilon), squares), call.x)
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """R_i = sum_j R_j / n_j, where n_j counts the inputs that z_j reads. The bias takes nothing."""
+
+    epsilon: float
+
+    def __call__(self, call: Call, gradient: Tensor) -> Tensor:
+        ones = torch.ones_like(call.weight)
+        counts = call.map(torch.ones_like(call.x), ones, None)
+        return over(call.back(ratio(call.z * gradient, counts, self.epsilon), ones), call.x)
+
+
+def _sizes(call: Call) -> Tensor:
+    """a = map(|x|, |w|, |b|): the sum of the sizes of the contributions."""
+    return call.map(call.x.abs(), call.weight.abs(), None if call.bias is None else call.bias.abs())
+
+
+def _part(part: Tensor, sizes: Tensor) -> Tensor:
+    """p or -n, 0 where it is only rounding of a."""
+    return torch.where(part > 2 * torch.finfo(sizes.dtype).eps * sizes, part, 0)
+
+
+class ByContribution(torch.autograd.Function):
+    """z = map(x, w, b); the backward is that of a rule. Keeps the operands and z."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, of: LinearMap, rule: ContributionRule, *bounds: Tensor
+    ) -> Tensor:
+        return of(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, bias, ctx.map, ctx.rule, *bounds = inputs
+        ctx.save_for_backward(x, weight, bias, output, *bounds)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, z, *bounds = ctx.saved_tensors
+        call = Call(ctx.map, x, weight, bias, z, tuple(bounds))
+        return ctx.rule(call, gradients[0]), None, None, None, None, *(None for _ in bounds)
+
+
+Run = Callable[[LinearMap, Tensor, Tensor, Tensor | None], Tensor]
+"""Computes a map with the backward of a rule."""
+
+CONVOLUTION = (
+    "Tensor input, Tensor weight, Tensor? bias=None, *, SymInt[] stride=[1], SymInt[] padding=[0], SymInt[] dilation=[1], "
+    "bool transposed=False, SymInt[] output_padding=[0], SymInt groups=1"
+)
+"""As `aten.convolution`, also without a batch. Padding is a number for each dim, or two (before, after) where uneven."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleOps:
+    """The ops of a rule, one for each kind of linear map."""
+
+    linear: OpOverload
+    convolution: OpOverload
+    matmul: OpOverload
+
+
+def rule_ops(name: str, settings: str, run: Callable[..., Run]) -> RuleOps:
+    """Defines `linear_<name>`, `convolution_<name>` and `matmul_<name>`. `settings` are the rule's own arguments as a
+    schema; `run` takes them by name."""
+
+    @define(f"linear_{name}(Tensor input, Tensor weight, Tensor? bias=None, *, {settings}) -> Tensor")
+    def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, **own: Any) -> Tensor:
+        return run(**own)(Linear(), input, weight.detach(), None if bias is None else bias.detach())
+
+    @define(f"convolution_{name}({CONVOLUTION}, {settings}) -> Tensor")
+    def convolution(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        stride: Sequence[int] = (1,),
+        padding: Sequence[int] = (0,),
+        dilation: Sequence[int] = (1,),
+        transposed: bool = False,
+        output_padding: Sequence[int] = (0,),
+        groups: int = 1,
+        **own: Any,
+    ) -> Tensor:
+        dims = weight.dim() - 2
+        uneven, before = _uneven(padding, dims)
+        by, around, apart, behind = (_each(numbers, dims) for numbers in (stride, before, dilation, output_padding))
+        of = Convolution(uneven, by, around, apart, transposed, behind, groups)
+        batched = input.dim() == weight.dim()
+        x = input if batched else input.unsqueeze(0)
+        z = run(**own)(of, x, weight.detach(), None if bias is None else bias.detach())
+        return z if batched else z.squeeze(0)
+
+    @define(f"matmul_{name}(Tensor self, Tensor other, *, str held='other', {settings}) -> Tensor")
+    def matmul(self: Tensor, other: Tensor, *, held: str = "other", **own: Any) -> Tensor:
+        x, weight = (other, self) if held == "self" else (self, other)
+        return run(**own)(Matmul(held == "self"), x, weight.detach(), None)
+
+    return RuleOps(linear, convolution, matmul)
+
+
+def _uneven(padding: Sequence[int], dims: int) -> tuple[list[int], Sequence[int]]:
+    """What F.pad adds first, and a padding of one number for each dim: "same" is done in these two steps by torch too."""
+    if len(padding) != 2 * dims:
+        return [], padding
+    before, after = padding[::2], padding[1::2]
+    more = [(max(b - a, 0), max(a - b, 0)) for b, a in zip(before, after, strict=True)]
+    return [number for pair in reversed(more) for number in pair], [min(b, a) for b, a in zip(before, after, strict=True)]
+
+
+def _each(numbers: Sequence[int], dims: int) -> list[int]:
+    """One number for each dim."""
+    return list(numbers) * dims if len(numbers) == 1 else list(numbers)
+
+
+def _by(rule: ContributionRule, *bounds: Tensor) -> Run:
+    def run(of: LinearMap, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        z: Tensor = ByContribution.apply(x, weight, bias, of, rule, *bounds)  # type: ignore[no-untyped-call]
+        return z
+
+    return run
+
+
+GAMMA = rule_ops(
+    "gamma", "float gamma, float epsilon=0.0", lambda gamma, epsilon=0.0: _by(Gamma(gamma, epsilon))
+)
+Z_PLUS = rule_ops("z_plus", "float epsilon=0.0", lambda epsilon=0.0: _by(ZPlus(epsilon)))
+ALPHA_BETA = rule_ops(
+    "alpha_beta",
+    "float alpha, float beta, float epsilon=0.0",
+    lambda alpha, beta, epsilon=0.0: _by(AlphaBeta(alpha, beta, epsilon)),
+)
+Z_BOX = rule_ops(
+    "z_box",
+    "Tensor low, Tensor high, float epsilon=0.0",
+    lambda low, high, epsilon=0.0: _by(ZBox(epsilon), low.detach(), high.detach()),
+)
+W_SQUARE = rule_ops("w_square", "float epsilon=0.0", lambda epsilon=0.0: _by(WSquare(epsilon)))
+FLAT = rule_ops("flat", "float epsilon=0.0", lambda epsilon=0.0: _by(Flat(epsilon)))
+
+RULES = (GAMMA, Z_PLUS, ALPHA_BETA, Z_BOX, W_SQUARE, FLAT)
+BY_CONTRIBUTION = frozenset(op for ops in RULES for op in (ops.linear, ops.convolution, ops.matmul))
+"""All ops of this file."""

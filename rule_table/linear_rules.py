@@ -1,0 +1,232 @@
+"""Rules for linear maps with constant weights, by parameter: linear, convolutions, a matmul with one constant operand.
+
+Each function returns a row for `RuleTable.override` or `with_rows`; no table holds them of its own. c_ij = x_i w_ij is a
+contribution, c+ and c- its part above and below 0; the bias of output j is one contribution more. `epsilon` is added, with
+its sign, to what the rule divides by; None takes that of `transform`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lxt_fx.errors import InputError
+from lxt_fx.nodes import shape, value
+from lxt_fx.ops import contributions
+from lxt_fx.ops.contributions import RuleOps
+from lxt_fx.passes.op_kinds import CONVOLUTIONS
+from lxt_fx.rule import Condition, Keep, Refusal, Rule, Site
+from lxt_fx.rule_table import conditions as on
+
+aten = torch.ops.aten
+
+Bound = float | Tensor
+
+
+def gamma(gamma: float = 0.25, *, epsilon: float | None = None) -> Rule:
+    """Contributions of the sign of the output count 1 + gamma times; for inputs and weights of both signs.
+
+    Raises InputError for a gamma below 0.
+    """
+    _check_number("gamma", "gamma", gamma)
+    return _rule(
+        "gamma",
+        contributions.GAMMA,
+        {"gamma": float(gamma)},
+        f"R_i = sum_j (c + {gamma:g} c+)_ij R_j / sum_i (c + {gamma:g} c+)_ij, with c- where z_j < 0",
+        "LRP-gamma (Montavon et al. 2019, sec. 10.2), both signs (Andeol et al. 2021)",
+        Keep.ALL_BUT_CONSTANTS,
+        epsilon,
+    )
+
+
+def z_plus(*, epsilon: float | None = None) -> Rule:
+    """Relevance goes to positive contributions only: alpha-beta with alpha 1 and beta 0. An output without any passes
+    nothing."""
+    return _rule(
+        "z-plus",
+        contributions.Z_PLUS,
+        {},
+        "R_i = sum_j c+_ij R_j / sum_i c+_ij",
+        "Deep Taylor decomposition (Montavon et al. 2017, sec. 4)",
+        Keep.ALL_BUT_ONE_SIDED,
+        epsilon,
+    )
+
+
+def alpha_beta(alpha: float = 2.0, beta: float = 1.0, *, epsilon: float | None = None) -> Rule:
+    """alpha times the relevance to positive contributions, -beta times to negative ones.
+
+    An output without negative ones passes alpha times its relevance, one without positive ones -beta times.
+
+    Raises InputError unless alpha - beta is 1 and beta at least 0.
+    """
+    _check_number("alpha_beta", "beta", beta)
+    if not math.isclose(alpha - beta, 1.0, rel_tol=0, abs_tol=1e-12):
+        raise InputError(
+            f"alpha_beta: alpha - beta must be 1, so that relevance adds up; got alpha {alpha} and beta {beta}, which give "
+            f"{alpha - beta:g}; take alpha_beta({beta + 1:g}, {beta:g})"
+        )
+    return _rule(
+        "alpha-beta",
+        contributions.ALPHA_BETA,
+        {"alpha": float(alpha), "beta": float(beta)},
+        f"R_i = sum_j ({alpha:g} c+_ij / sum_i c+_ij - {beta:g} c-_ij / sum_i c-_ij) R_j",
+        "LRP-alpha-beta (Bach et al. 2015, eq. 60)",
+        Keep.ALL_BUT_ONE_SIDED,
+        epsilon,
+    )
+
+
+def z_box(low: Bound | None = None, high: Bound | None = None, *, epsilon: float | None = None) -> Rule:
+    """For inputs with low <= x <= high: pixels, also normalised ones. Bounds are numbers, or tensors that broadcast to x
+    ([channels, 1, 1] for an image). That inputs keep to them is not checked.
+
+    Raises InputError where a bound is missing or NaN, or low is above high.
+    """
+    lowest, highest = _bound("low", low), _bound("high", high)
+    try:
+        ordered = bool((lowest <= highest).all())
+    except RuntimeError as error:
+        raise InputError(f"z_box: low {list(lowest.shape)} and high {list(highest.shape)} do not broadcast") from error
+    if not ordered:
+        raise InputError(f"z_box: low must not be above high, got low {low} and high {high}")
+    return _rule(
+        "z-box",
+        contributions.Z_BOX,
+        {"low": lowest, "high": highest},
+        "R_i = sum_j d_ij R_j / sum_i d_ij, d_ij = x_i w_ij - low_i w+_ij - high_i w-_ij",
+        "Deep Taylor decomposition (Montavon et al. 2017, sec. 4)",
+        Keep.ALL_BUT_ZEROS,
+        epsilon,
+        when=on.all_of(constant_weights, _bounded_by(lowest, highest)),
+    )
+
+
+def w_square(*, epsilon: float | None = None) -> Rule:
+    """Relevance by the squares of the weights, whatever the inputs are; b^2 takes its share."""
+    return _rule(
+        "w-square",
+        contributions.W_SQUARE,
+        {},
+        "R_i = sum_j w_ij^2 R_j / (sum_i w_ij^2 + b_j^2)",
+        "Deep Taylor decomposition (Montavon et al. 2017, sec. 4)",
+        Keep.ALL_BUT_ZEROS,
+        epsilon,
+    )
+
+
+def flat(*, epsilon: float | None = None) -> Rule:
+    """Relevance in equal parts to all inputs that an output reads."""
+    return _rule(
+        "flat",
+        contributions.FLAT,
+        {},
+        "R_i = sum_j R_j / n_j, n_j the number of inputs that z_j reads",
+        "Unmasking Clever Hans (Lapuschkin et al. 2019)",
+        Keep.ALL_BUT_ZEROS,
+        epsilon,
+    )
+
+
+def constant_weights(site: Site) -> Refusal:
+    """Only the input carries: weights, bias and the other operand of a product are constant."""
+    if len(site.carrying) != 1 or not {*site.carrying} <= {"input", "self", "other"}:
+        return f"{', '.join(sorted(set(site.carrying) - {'input'}))} carries too"
+    weight, x = shape(site.arguments[_held(site)]), shape(site.arguments[site.carrying[0]])
+    if value(site.node).is_complex():
+        return "its values are complex"
+    if weight is None or x is None or len(weight) < 2 or (site.kind is aten.matmul.default and len(x) < 2 < len(weight)):
+        return "its constant operand is no matrix"
+    return None
+
+
+def _bounded_by(low: Tensor, high: Tensor) -> Condition:
+    def refuses(site: Site) -> Refusal:
+        """The bounds broadcast to the input."""
+        x = shape(site.arguments[site.carrying[0]]) or ()
+        for name, bound in (("low", low), ("high", high)):
+            pairs = zip(map(str, reversed(bound.shape)), map(str, reversed(x)), strict=False)
+            fixed = [(size, wanted) for size, wanted in pairs if wanted.isdigit()]  # not a symbol for any size
+            if bound.dim() > len(x) or any(size not in ("1", wanted) for size, wanted in fixed):
+                return f"{name} {list(bound.shape)} does not broadcast to its input [{', '.join(map(str, x))}]"
+        return None
+
+    return refuses
+
+
+def _held(site: Site) -> str:
+    if site.kind is aten.matmul.default:
+        return "self" if site.carries("other") else "other"
+    return "weight"
+
+
+def _rule(
+    name: str,
+    ops: RuleOps,
+    settings: Mapping[str, Any],
+    formula: str,
+    source: str,
+    keeps: Keep,
+    epsilon: float | None,
+    when: Condition = constant_weights,
+) -> Rule:
+    if epsilon is not None:
+        _check_number(name, "epsilon", epsilon)
+    return Rule(
+        name=name,
+        ops={
+            aten.linear.default: ops.linear,
+            aten.matmul.default: ops.matmul,
+            **dict.fromkeys(sorted(CONVOLUTIONS, key=str), ops.convolution),
+        },
+        when=when,
+        settings=lambda site: {**_map_settings(site), **settings},
+        formula=formula,
+        source=source,
+        keeps=keeps,
+        epsilon=epsilon,
+    )
+
+
+def _map_settings(site: Site) -> Mapping[str, Any]:
+    """What the general op of the map takes and the ATen op does not, or takes in other words."""
+    if site.kind is aten.matmul.default:
+        return {"held": _held(site)}
+    if site.kind in (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input):
+        return {"transposed": True}
+    padding = site.arguments.get("padding")
+    return {"padding": _padding(site, padding)} if isinstance(padding, str) else {}
+
+
+def _padding(site: Site, word: str) -> list[int]:
+    """ "same" and "valid" in numbers; two for each dim where "same" is uneven, which is more behind."""
+    kernel = (shape(site.arguments["weight"]) or ())[2:]
+    dilation = site.arguments.get("dilation", [1] * len(kernel))
+    if word == "valid":
+        return [0] * len(kernel)
+    totals = [d * (size - 1) for d, size in zip(dilation, kernel, strict=True)]
+    if all(total % 2 == 0 for total in totals):
+        return [total // 2 for total in totals]
+    return [part for total in totals for part in (total // 2, total - total // 2)]
+
+
+def _check_number(rule: str, name: str, number: float) -> None:
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
+        raise InputError(f"{rule}: {name} must be a number of at least 0, got {number!r}")
+
+
+def _bound(name: str, bound: Bound | None) -> Tensor:
+    if isinstance(bound, bool) or not isinstance(bound, (int, float, Tensor)):
+        raise InputError(
+            f"z_box: {name} must be a number or a tensor that broadcasts to the input, got {bound!r}; it is the "
+            f"{name}est value that an input can have"
+        )
+    found = bound.detach().clone() if isinstance(bound, Tensor) else torch.tensor(float(bound), dtype=torch.float64)
+    if found.is_complex() or bool(found.isnan().any()):
+        raise InputError(f"z_box: {name} must be a real number, got {bound}")
+    return found
