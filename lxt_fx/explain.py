@@ -18,14 +18,11 @@ from lxt_fx.explanation import Explanation
 from lxt_fx.finite import is_finite, raise_non_finite
 from lxt_fx.grad_mode import gradients_on
 from lxt_fx.image_explanation import ImageExplanation
-from lxt_fx.pipeline import table_named, transform
+from lxt_fx.pipeline import Rules, table_named, transform
 from lxt_fx.readable import Tokenizer
 from lxt_fx.relevance import leaf_relevance
-from lxt_fx.rule import RuleTable
 from lxt_fx.target import Choice, TargetLike, choose, class_labels
 from lxt_fx.text_input import Text, TextInput, read_text
-
-Rules = str | RuleTable
 
 
 def explain(

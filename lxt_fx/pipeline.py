@@ -32,11 +32,14 @@ from lxt_fx.passes.lower_explicit import lower_explicit
 from lxt_fx.passes.mark_flow import Flow, mark_flow
 from lxt_fx.passes.rewrite import Rewritten, rewrite
 from lxt_fx.passes.verify import check_forward, forward_difference
-from lxt_fx.rule import Match, RuleTable
+from lxt_fx.rule import Match, Rule, RuleTable, Selector
 from lxt_fx.rule_table.tables import TABLES
 from lxt_fx.settle import proven_capture, settled
 from lxt_fx.stages import group_stage, plain_stage, rule_stage
 from lxt_fx.version import __version__
+
+Rules = str | RuleTable | Mapping[Selector, Rule]
+"""A table by name, a table, or rows by place."""
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered")
 
@@ -46,7 +49,7 @@ def transform(
     args: tuple[Any, ...] = (),
     kwargs: dict[str, Any] | None = None,
     *,
-    rules: str | RuleTable = "attnlrp",
+    rules: Rules = "attnlrp",
     form: Form = "gradient",
     epsilon: float | None = None,
     strict: bool = True,
@@ -66,7 +69,8 @@ def transform(
     `epsilon` is added, with the sign of z, to the denominators of rows that have none of their own: None means 0 in the
     fast form and 1e-6 in the explicit one.
 
-    `rules` is a name in `lxt_fx.TABLES` or a RuleTable. `strict=False` lets nodes that no row accepts keep their native
+    `rules` is a name in `lxt_fx.TABLES`, a RuleTable, or a composite: a dict of places (module classes, paths with `*`,
+    ops, `%node`s) and rows, put before those of `attnlrp`. `strict=False` lets nodes that no row accepts keep their native
     gradient and lists them in `explained.record.unknown`. `dynamic=False` fixes all sizes to the example's.
 
     Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict), and
@@ -92,15 +96,19 @@ def transform(
     return compiled.module
 
 
-def table_named(rules: str | RuleTable) -> RuleTable:
-    """The table of that name, or the table itself.
+def table_named(rules: Rules) -> RuleTable:
+    """The table of that name, the table itself, or `attnlrp` with the rules of a composite put first.
 
     Raises UnknownNameError with the nearest name.
     """
     if isinstance(rules, RuleTable):
         return rules
+    if isinstance(rules, Mapping):
+        return TABLES["attnlrp"].composite(rules)
     if not isinstance(rules, str):
-        raise InputError(f"transform: rules must be a name or a RuleTable, got {type(rules).__name__}")
+        raise InputError(
+            f"transform: rules must be a name, a RuleTable, or a dict of places and rows, got {type(rules).__name__}"
+        )
     if rules not in TABLES:
         near = difflib.get_close_matches(rules, TABLES, n=1, cutoff=0.0)
         raise UnknownNameError(

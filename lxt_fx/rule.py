@@ -216,6 +216,16 @@ class RuleTable:
             raise InputError(f"RuleTable.override: rule must be a lxt_fx.Rule, got {type(rule).__name__}")
         return replace(self, rows=(replace(rule, where=where), *self.rows))
 
+    def composite(self, rules: Mapping[Selector, Rule]) -> RuleTable:
+        """A new table with `override` for each item; where two select a node, the earlier one counts.
+
+        Raises InputError as `override` does.
+        """
+        table = self
+        for where, rule in reversed(list(rules.items())):
+            table = table.override(where, rule)
+        return table
+
     @property
     def overrides(self) -> tuple[str, ...]:
         """Where rows were put first by `override`, the latest first."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lxt_fx.errors import InputError
 from lxt_fx.nodes import shape, value
-from lxt_fx.ops import contributions
+from lxt_fx.ops import contributions, products
 from lxt_fx.ops.contributions import RuleOps
 from lxt_fx.passes.op_kinds import CONVOLUTIONS
 from lxt_fx.rule import Condition, Keep, Refusal, Rule, Site
@@ -25,6 +25,27 @@ from lxt_fx.rule_table import conditions as on
 aten = torch.ops.aten
 
 Bound = float | Tensor
+
+
+def epsilon(epsilon: float = 1e-6) -> Rule:
+    """Contributions as they are, with a stable division: LRP-epsilon, and LRP-0 for 0.
+
+    Raises InputError for an epsilon below 0.
+    """
+    _check_number("epsilon", "epsilon", epsilon)
+    return Rule(
+        name="epsilon",
+        ops={
+            aten.linear.default: products.linear,
+            aten.matmul.default: products.matmul_held,
+            **dict.fromkeys(sorted(CONVOLUTIONS, key=str)),
+        },
+        when=constant_weights,
+        formula=f"R_i = sum_j c_ij R_j / (z_j + {epsilon:g} sign z_j)",
+        source="LRP-epsilon (Bach et al. 2015, eq. 58)",
+        keeps=Keep.ALL_BUT_CONSTANTS,
+        epsilon=float(epsilon),
+    )
 
 
 def gamma(gamma: float = 0.25, *, epsilon: float | None = None) -> Rule:
@@ -38,7 +59,7 @@ def gamma(gamma: float = 0.25, *, epsilon: float | None = None) -> Rule:
         contributions.GAMMA,
         {"gamma": float(gamma)},
         f"R_i = sum_j (c + {gamma:g} c+)_ij R_j / sum_i (c + {gamma:g} c+)_ij, with c- where z_j < 0",
-        "LRP-gamma (Montavon et al. 2019, sec. 10.2), both signs (Andeol et al. 2021)",
+        "LRP-gamma (Montavon et al. 2019, sec. 10.2.1), both signs (Andeol et al. 2021)",
         Keep.ALL_BUT_CONSTANTS,
         epsilon,
     )
@@ -52,7 +73,7 @@ def z_plus(*, epsilon: float | None = None) -> Rule:
         contributions.Z_PLUS,
         {},
         "R_i = sum_j c+_ij R_j / sum_i c+_ij",
-        "Deep Taylor decomposition (Montavon et al. 2017, sec. 4)",
+        "z+ rule of deep Taylor decomposition (Montavon et al. 2017)",
         Keep.ALL_BUT_ONE_SIDED,
         epsilon,
     )
@@ -100,7 +121,7 @@ def z_box(low: Bound | None = None, high: Bound | None = None, *, epsilon: float
         contributions.Z_BOX,
         {"low": lowest, "high": highest},
         "R_i = sum_j d_ij R_j / sum_i d_ij, d_ij = x_i w_ij - low_i w+_ij - high_i w-_ij",
-        "Deep Taylor decomposition (Montavon et al. 2017, sec. 4)",
+        "zB rule of deep Taylor decomposition (Montavon et al. 2017)",
         Keep.ALL_BUT_ZEROS,
         epsilon,
         when=on.all_of(constant_weights, _bounded_by(lowest, highest)),
@@ -114,7 +135,7 @@ def w_square(*, epsilon: float | None = None) -> Rule:
         contributions.W_SQUARE,
         {},
         "R_i = sum_j w_ij^2 R_j / (sum_i w_ij^2 + b_j^2)",
-        "Deep Taylor decomposition (Montavon et al. 2017, sec. 4)",
+        "w2 rule of deep Taylor decomposition (Montavon et al. 2017)",
         Keep.ALL_BUT_ZEROS,
         epsilon,
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import lxt_fx
-from lxt_fx.rule_table import rows
+from lxt_fx.rule_table import linear_rules, rows
 
 aten = torch.ops.aten
 
@@ -179,3 +179,39 @@ def test_a_gate_gives_half_to_each_side_and_cp_lrp_holds_the_activation() -> Non
 def test_a_plain_pytorch_net_needs_no_rule_of_its_own() -> None:
     explained = lxt_fx.transform(Mlp().eval(), (torch.randn(2, 6),))
     assert rows_in(explained, "lxt_fx.gelu.default") == ["identity"] and explained.record.unknown == {}
+
+
+def test_a_composite_is_a_dict_of_places_and_rows() -> None:
+    net, x = Mlp().double().eval(), torch.randn(2, 6, dtype=torch.float64)
+    composite = {"second": linear_rules.gamma(0.25), nn.Linear: linear_rules.epsilon(1e-3)}
+    explained = lxt_fx.transform(net, (x,), rules=composite)
+    stage = explained.record.stages["rules"]
+    found = [(n.args[1].target, stage.rules[n.name].name) for n in stage.graph.nodes if "linear" in str(n.target)]
+    assert found == [("first.weight", "epsilon"), ("second.weight", "gamma")]  # the earlier item counts
+    assert explained.record.overrides == ("second", "Linear")
+    table = lxt_fx.TABLES["attnlrp"].override(nn.Linear, composite[nn.Linear]).override("second", composite["second"])
+    relevances = []
+    for module in (explained, lxt_fx.transform(net, (x,), rules=table)):
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(module(leaf)[:, 0].sum(), leaf)
+        relevances.append(x * gradient)
+    assert torch.equal(*relevances)
+    lxt_fx.audit(explained, x, 0).check()
+    with pytest.raises(lxt_fx.InputError, match=r"rule must be a lxt_fx.Rule, got float"):
+        lxt_fx.transform(net, (x,), rules={nn.Linear: 0.5})  # type: ignore[dict-item]
+
+
+def test_the_epsilon_row_is_the_epsilon_of_transform_for_linear_maps_and_convolutions() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).double().eval()
+    x = torch.randn(2, 2, 6, dtype=torch.float64)
+    kinds = {nn.Conv1d: linear_rules.epsilon(0.1), nn.Linear: linear_rules.epsilon(0.1)}
+    relevances = []
+    for given in ({"rules": kinds}, {"epsilon": 0.1}, {}):
+        leaf = x.clone().requires_grad_()
+        explained = lxt_fx.transform(net, (x,), **given)  # type: ignore[arg-type]
+        (gradient,) = torch.autograd.grad(explained(leaf)[:, 0].sum(), leaf)
+        relevances.append(x * gradient)
+    assert relative(relevances[0], relevances[1]) <= 1e-12 and relative(relevances[0], relevances[2]) > 1e-3
+    with pytest.raises(lxt_fx.InputError, match="epsilon"):
+        linear_rules.epsilon(-1.0)
