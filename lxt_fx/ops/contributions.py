@@ -110,9 +110,8 @@ class ContributionRule(Protocol):
 
 def ratio(part: Tensor, whole: Tensor, epsilon: float) -> Tensor:
     """part / (whole + epsilon sign(whole)), and 0 where the whole is 0: none of its contributions has anything to get."""
-    stable = whole if epsilon == 0 else whole + epsilon * whole.sign()
-    zero = whole == 0
-    return torch.where(zero, 0, part / torch.where(zero, 1, stable))
+    stable = whole if epsilon == 0 else torch.add(whole, whole.sign(), alpha=epsilon)
+    return torch.where(whole == 0, 0, part / stable)
 
 
 def over(relevance: Tensor, x: Tensor) -> Tensor:
