@@ -7,13 +7,13 @@ Prints the median time of each, and the median ratio to epsilon's time in the sa
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable
 
 import torch
+import typer
 from torch import Tensor, nn
 
 import lxt_fx
@@ -70,19 +70,15 @@ def timed(passes: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[
     return taken
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def main(rounds: int = 30, threads: int = 1, device: str = "cpu") -> None:
+    """Print what each row costs on each layer, against the epsilon row."""
+    torch.set_num_threads(threads)
     broken = []
     for title, (layer, x) in layers().items():
-        layer, x = layer.to(options.device), x.to(options.device)
+        layer, x = layer.to(device), x.to(device)
         passes = {"epsilon": pass_of(None, layer, x)} | {name: pass_of(rule, layer, x) for name, rule in ROWS.items()}
-        found = timed(passes, options.rounds)
-        print(f"{title}   ({options.device}, {options.threads} threads, {options.rounds} rounds)")
+        found = timed(passes, rounds)
+        print(f"{title}   ({device}, {threads} threads, {rounds} rounds)")
         for name, times in found.items():
             ratio = statistics.median(a / b for a, b in zip(times, found["epsilon"], strict=True))
             kept = name not in BOUNDED or ratio <= BOUND
@@ -93,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -78,7 +78,7 @@ def test_an_unknown_table_is_answered_with_the_nearest() -> None:
 
 
 def test_rules_of_another_type_are_refused() -> None:
-    with pytest.raises(InputError, match="rules must be a name or a RuleTable, got int"):
+    with pytest.raises(InputError, match="rules must be a name, a RuleTable, or a dict of places and rows, got int"):
         lxt_fx.transform(llama(), rules=3)  # type: ignore[arg-type]
 
 

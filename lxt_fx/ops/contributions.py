@@ -240,9 +240,13 @@ class ByContribution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, z, *bounds = ctx.saved_tensors
-        call = Call(ctx.map, x, weight, bias, z, tuple(bounds))
-        return ctx.rule(call, gradients[0]), None, None, None, None, *(None for _ in bounds)
+        kind, largest = gradients[0].dtype, torch.finfo(gradients[0].dtype).max
+        narrow = kind in (torch.float16, torch.bfloat16)  # whose quotients and sums would overflow
+        given = [t.float() if narrow and t is not None else t for t in (*ctx.saved_tensors, gradients[0])]
+        x, weight, bias, z, *bounds, gradient = given
+        found = ctx.rule(Call(ctx.map, x, weight, bias, z, tuple(bounds)), gradient)
+        found = found.clamp(-largest, largest).to(kind) if narrow else found
+        return found, None, None, None, None, *(None for _ in bounds)
 
 
 Run = Callable[[LinearMap, Tensor, Tensor, Tensor | None], Tensor]
