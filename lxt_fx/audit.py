@@ -57,7 +57,7 @@ def audit(
         texts, bound = _bound(explained, inputs, tokenizer)
         leaves = _leaves(explained, bound)
         meter = Meter()
-        output = _run(explained, bound, meter)
+        output = explained._run_by(Taps(explained, meter), bound)
         goals = _goals(explained, output, target, texts, labels)
         relevance = _backward(goals, leaves, meter)
         if not is_finite([goal.value for goal in goals] + [r for found in relevance.values() for r in found]):
@@ -117,17 +117,6 @@ def _leaves(explained: Explained, bound: Mapping[str, Any]) -> dict[str, Tensor]
             "must be given as floating-point tensors"
         )
     return leaves
-
-
-def _run(explained: Explained, bound: Mapping[str, Any], meter: Meter) -> Any:
-    """The model's output, computed with taps."""
-    taps = Taps(explained, meter)
-    try:
-        flat = taps.run(*pytree.tree_leaves(dict(bound)), enable_io_processing=False)
-    finally:
-        taps.env.clear()  # the hooks hold the taps: what these hold of the graph would hold the hooks, and never be freed
-    codegen: Any = explained.graph._codegen
-    return pytree.tree_unflatten(flat, codegen.pytree_info.out_spec)
 
 
 def _goals(

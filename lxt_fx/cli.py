@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,9 +114,7 @@ def explain_command(
         (pdf, explanation.to_pdf),
         (json, explanation.to_json),
     )
-    for path, write in writers:
-        if path is not None:
-            _write(path, write)
+    _write(*writers)
 
 
 @app.command("audit")
@@ -144,9 +142,7 @@ def audit_command(
     explained = transform(loaded, rules=rules)
     ledger = audit(explained, tokenizer(text, return_tensors="pt"), chosen, tokenizer=tokenizer)
     Console().print(ledger)
-    for path, write in ((png, ledger.to_png), (json, ledger.to_json)):
-        if path is not None:
-            _write(path, write)
+    _write((png, ledger.to_png), (json, ledger.to_json))
     ledger.check()
 
 
@@ -167,8 +163,7 @@ def certificate_command(
     table_named(rules)
     found = certificate(transform(_load(model), rules=rules))
     typer.echo(str(found) if full else found.summary(), nl=False)
-    if json is not None:
-        _write(json, found.to_json)
+    _write((json, found.to_json))
 
 
 @app.command("inspect")
@@ -294,9 +289,13 @@ def _not_loaded(name: str, part: str, error: Exception) -> str:
     return f"the {part} of {name} could not be loaded: {first}; {wanted}"
 
 
-def _write(path: Path, write: Any) -> None:
-    try:
-        write(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; give a path in a folder that exists") from error
-    typer.echo(f"wrote {path}", err=True)
+def _write(*writers: tuple[Path | None, Callable[[Path], None]]) -> None:
+    """Writes the files that were asked for."""
+    for path, write in writers:
+        if path is None:
+            continue
+        try:
+            write(path)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}; give a path in a folder that exists") from error
+        typer.echo(f"wrote {path}", err=True)

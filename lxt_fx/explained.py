@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule
+from torch.fx import Graph, GraphModule, Interpreter
+from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import CallError
 from lxt_fx.inputs import FILLS
@@ -101,6 +102,16 @@ class Explained(GraphModule):
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
         twin._attach(record, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
         return twin
+
+    def _run_by(self, interpreter: Interpreter, bound: Mapping[str, Any]) -> Any:
+        """The output for inputs by name, computed node by node by an interpreter of this graph, which is emptied: what it
+        holds of the graph might hold its own hooks, and never be freed."""
+        try:
+            flat = interpreter.run(*pytree.tree_leaves(dict(bound)), enable_io_processing=False)
+        finally:
+            interpreter.env.clear()
+        codegen: Any = self.graph._codegen
+        return pytree.tree_unflatten(flat, codegen.pytree_info.out_spec)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The inputs by name: positional ones named, missing optional ones filled, baked constants checked and dropped.

@@ -39,10 +39,7 @@ def raise_non_finite(
     if broken:
         raise NonFiniteError(f"{what} is not finite: the input itself is not, {'; '.join(broken)}; mend the input")
     finder = _Finder(explained)
-    flat = finder.run(*pytree.tree_leaves(dict(bound)), enable_io_processing=False)
-    finder.env.clear()
-    codegen: Any = explained.graph._codegen
-    value = value_of(pytree.tree_unflatten(flat, codegen.pytree_info.out_spec))
+    value = value_of(explained._run_by(finder, bound))
     if not finder.found:
         torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
     where = finder.found[0] if finder.found else "every node is finite, so the target's own arithmetic is not"

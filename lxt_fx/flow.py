@@ -67,8 +67,9 @@ def prune(graph: nx.DiGraph, share: float) -> nx.DiGraph:
     least = share * abs(graph.nodes[TARGET]["relevance"])
     strong = [(start, end) for start, end, relevance in graph.edges(data="relevance") if abs(relevance) >= least]
     kept = graph.edge_subgraph(strong)
-    leading = nx.ancestors(kept, TARGET) | {TARGET} if TARGET in kept else {TARGET}
-    return nx.DiGraph(kept.subgraph(leading)) if TARGET in kept else nx.DiGraph(graph.subgraph(leading))
+    if TARGET not in kept:
+        return nx.DiGraph(graph.subgraph({TARGET}))
+    return nx.DiGraph(kept.subgraph(nx.ancestors(kept, TARGET) | {TARGET}))
 
 
 def by_module(graph: nx.DiGraph, *modules: str) -> nx.DiGraph:

@@ -14,10 +14,10 @@ from lxt_fx.ops import norms, products
 from lxt_fx.passes.mark_flow import SHAPE_ONLY, SHAPE_READERS, Flow, aten, differentiable_operands, mark_flow
 from lxt_fx.passes.verify import TOLERANCES
 from lxt_fx.rule import GroupKind, Keep, kind_text
+from lxt_fx.show import PLAIN_LAYERS
 
 _STOPS = (aten.detach.default, products.hold)
 _STATISTIC_INSIDE = (norms.rms_norm, norms.rms_norm_fused, norms.layer_norm, norms.group_norm)
-_PLAIN_LAYERS = ("torch.nn.", "transformers.activations.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def op_text(node: Node) -> str:
 
 
 def _block(node: Node) -> str:
-    stack = [(path, name) for path, name in module_stack(node) if not name.startswith(_PLAIN_LAYERS)]
+    stack = [(path, name) for path, name in module_stack(node) if not name.startswith(PLAIN_LAYERS)]
     if not stack:
         return "graph"
     path, name = stack[-1]

@@ -23,7 +23,8 @@ _DTYPES = {
     torch.complex64: "c64", torch.complex128: "c128",
 }  # fmt: skip
 _COLUMN = 88
-_LEAVES = ("torch.nn.", "transformers.activations.")
+PLAIN_LAYERS = ("torch.nn.", "transformers.activations.")
+"""Modules that are no block of their own in a printed graph: their one line names them anyway."""
 _SYMBOL = re.compile(r"\b[su]\d+\b")
 _LETTERS = "bsthwuvxyz"
 LEGEND = "* carries relevance   + inserted   @ weight   | row of the rule table"
@@ -114,7 +115,7 @@ def _inside(node: Node, module: str | None) -> bool:
 
 def _place(node: Node) -> tuple[str, str]:
     """(path, class) of the innermost module that is no plain torch.nn layer, which its one line names anyway."""
-    stack = [(path, name) for path, name in module_stack(node) if not name.startswith(_LEAVES)]
+    stack = [(path, name) for path, name in module_stack(node) if not name.startswith(PLAIN_LAYERS)]
     return (stack[-1][0], stack[-1][1].rsplit(".", 1)[-1]) if stack else ("", "")
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import InputError, UnknownNameError
 from lxt_fx.explained import Explained
@@ -85,10 +84,7 @@ def watch(explained: Explained, *places: str) -> Iterator[Watch]:
     names = {node: name for name, node in nodes.items()}
 
     def forward(**inputs: Any) -> Any:
-        leaves = pytree.tree_leaves(inputs)
-        flat = _Keeper(explained, names, kept).run(*leaves, enable_io_processing=False)
-        codegen: Any = explained.graph._codegen
-        return pytree.tree_unflatten(flat, codegen.pytree_info.out_spec)
+        return explained._run_by(_Keeper(explained, names, kept), inputs)
 
     explained.forward = forward
     try:
