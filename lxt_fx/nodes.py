@@ -16,7 +16,7 @@ _SOURCE = re.compile(r'File "([^"]+)", line (\d+), in')
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor that a node reads, under the name its op's schema gives that argument."""
+    """A tensor that a node reads, under the name its op's schema gives that argument; `tensors[1]` is an item of a list."""
 
     name: str
     node: Node
@@ -71,8 +71,19 @@ def arguments(node: Node) -> dict[str, Any]:
 
 
 def operands(node: Node) -> list[Operand]:
-    """The nodes that a node reads, in order; the items of a list share the list's name."""
-    return [Operand(name, item) for name, value in arguments(node).items() for item in nodes_in(value)]
+    """The nodes that a node reads, in order."""
+    return [operand for name, value in arguments(node).items() for operand in _operands(name, value)]
+
+
+def _operands(name: str, value: Any) -> Iterator[Operand]:
+    if isinstance(value, Node):
+        yield Operand(name, value)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _operands(f"{name}[{index}]", item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _operands(name, item)
 
 
 def value(node: Node) -> Any:

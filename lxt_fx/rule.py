@@ -46,11 +46,18 @@ class GroupKind(Enum):
 
 
 class Role(Enum):
-    """The part a node plays in an attention written as matmul, softmax, matmul, or in a router."""
+    """A part that a node plays: in an attention written as matmul, softmax, matmul, in a router, or in the network.
+
+    A projection is a linear map right before an attention (queries, keys, values) or right behind it. The first linear maps
+    have none before them, the last ones have no linear map and no attention behind them.
+    """
 
     SCORES = "attention scores"
     WEIGHTS = "attention weights"
     OUTPUT = "attention output"
+    PROJECTION = "attention projection"
+    FIRST = "first linear map"
+    LAST = "last linear map"
     ROUTER = "normalised routing weights"
 
 
@@ -63,6 +70,7 @@ class Site:
 
     `arguments` are those of the op by schema name; for a group those that its lxt_fx op takes. `carrying` names the
     arguments that carry relevance, once per operand. `members` are the nodes that a row on this site consumes.
+    `parameters` names the operand of a product that is a parameter of a recurrence.
     """
 
     node: Node
@@ -70,7 +78,8 @@ class Site:
     arguments: Mapping[str, Any]
     carrying: tuple[str, ...]
     members: frozenset[Node]
-    role: Role | None = None
+    roles: frozenset[Role] = frozenset()
+    parameters: tuple[str, ...] = ()
 
     def carries(self, *names: str) -> bool:
         """Whether exactly these arguments carry relevance."""
@@ -202,9 +211,9 @@ class RuleTable:
     summary: str = ""
     paper: str = ""
 
-    def override(self, where: Selector, rule: Rule) -> RuleTable:
-        """A new table that tries `rule` first on the nodes that `where` selects: a module path (`model.layers.*.mlp`,
-        which selects all inside it), a module class, an ATen op, or a node (`%mul_3`).
+    def override(self, where: Selector, rule: Rule | RuleTable) -> RuleTable:
+        """A new table that tries `rule`, or the rows of another table, first on the nodes that `where` selects: a module
+        path (`model.layers.*.mlp`, which selects all inside it), a module class, an ATen op, or a node (`%mul_3`).
 
         Raises InputError if `where` or `rule` is of another type.
         """
@@ -212,11 +221,13 @@ class RuleTable:
             raise InputError(
                 f"RuleTable.override: where must be a module path, a module class, an op or a %node, got {where!r}"
             )
+        if isinstance(rule, RuleTable):
+            return replace(self, rows=(*(replace(row, where=where) for row in rule.rows), *self.rows))
         if not isinstance(rule, Rule):
-            raise InputError(f"RuleTable.override: rule must be a lxt_fx.Rule, got {type(rule).__name__}")
+            raise InputError(f"RuleTable.override: rule must be a lxt_fx.Rule or RuleTable, got {type(rule).__name__}")
         return replace(self, rows=(replace(rule, where=where), *self.rows))
 
-    def composite(self, rules: Mapping[Selector, Rule]) -> RuleTable:
+    def composite(self, rules: Mapping[Selector, Rule | RuleTable]) -> RuleTable:
         """A new table with `override` for each item; where two select a node, the earlier one counts.
 
         Raises InputError as `override` does.
@@ -229,11 +240,15 @@ class RuleTable:
     @property
     def overrides(self) -> tuple[str, ...]:
         """Where rows were put first by `override`, the latest first."""
-        return tuple(selector_text(rule.where) for rule in self.rows if rule.where is not None)
+        return tuple(dict.fromkeys(selector_text(rule.where) for rule in self.rows if rule.where is not None))
 
     def with_rows(self, name: str, *rows: Rule, summary: str, paper: str = "") -> RuleTable:
         """A new table under another name that tries these rows before the rows of this one."""
         return RuleTable(name, (*rows, *self.rows), summary, paper or self.paper)
+
+    def show(self) -> None:
+        """Print the rows: what is tried first stands first."""
+        print(self)
 
     def __str__(self) -> str:
         """The rows as a text table: what is tried first stands first."""

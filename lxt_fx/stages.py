@@ -27,7 +27,7 @@ def rule_stage(name: str, gm: GraphModule, flow: Flow, rewritten: Rewritten) -> 
 
 
 def _group_labels(groups: Groups) -> dict[str, str]:
-    labels = {node.name: role.value for node, role in groups.roles.items()}
+    labels = {node.name: ", ".join(sorted(role.value for role in roles)) for node, roles in groups.roles.items()}
     for root, group in groups.by_root.items():
         for member in group.members:
             labels.setdefault(member.name, f"part of %{root.name}")

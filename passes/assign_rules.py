@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 from torch.fx import GraphModule, Node
 
@@ -73,16 +74,22 @@ def check_complete(plan: Plan) -> None:
 
 
 def check_overrides(gm: GraphModule, flow: Flow, plan: Plan, groups: Groups, table: RuleTable) -> None:
-    """Raises InputError for a row that was put first at a place where it can serve none of the nodes that carry relevance.
+    """Raises InputError for rows put first at a place where they can serve none of the nodes that carry relevance.
     A place without such nodes is no error: one table serves several models."""
-    for rule in table.rows:
-        if rule.where is None:
+    carrying = [node for node in gm.graph.nodes if node in flow.carrying and node.op == "call_function"]
+    for where, rules in groupby(table.rows, key=lambda rule: rule.where):
+        if where is None:
             continue
-        chosen = [node for node in gm.graph.nodes if node in flow.carrying and node.op == "call_function"]
-        chosen = [node for node in chosen if selects(rule.where, node)]
-        reasons = {node: _refusals(node, rule, (flow, plan.flow), groups) for node in chosen}
-        if reasons and all(reasons.values()):
-            raise InputError(_no_use_text(rule, reasons))
+        chosen = [node for node in carrying if selects(where, node)]
+        useless = {}
+        for rule in rules:
+            reasons = {node: _refusals(node, rule, (flow, plan.flow), groups) for node in chosen}
+            if not all(reasons.values()):
+                break
+            useless[rule] = reasons
+        else:
+            if chosen:
+                raise InputError(_no_use_text(*next(iter(useless.items()))))
 
 
 def _refusals(node: Node, rule: Rule, flows: tuple[Flow, ...], groups: Groups) -> str:
@@ -147,13 +154,14 @@ def _first_row(sites: list[Site], table: RuleTable) -> Assignment | None:
 
 def _sites(node: Node, flow: Flow, groups: Groups) -> Iterator[Site]:
     """The group that the node is the root of, then the node alone."""
-    role = groups.roles.get(node)
+    roles = groups.roles.get(node, frozenset())
     group = groups.by_root.get(node)
     if group is not None:
-        yield Site(node, group.kind, group.arguments, ("self",), group.members, role)
+        yield Site(node, group.kind, group.arguments, ("self",), group.members, roles)
     carrying = tuple(operand.name for operand in flow.carrying_operands(node))
     kind = node.target
-    yield Site(node, kind, arguments(node), carrying, frozenset({node}), role)  # type: ignore[arg-type]
+    parameters = groups.parameters.get(node, ())
+    yield Site(node, kind, arguments(node), carrying, frozenset({node}), roles, parameters)  # type: ignore[arg-type]
 
 
 def _no_rule_text(node: Node, flow: Flow, groups: Groups, table: RuleTable) -> str:

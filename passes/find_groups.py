@@ -11,6 +11,8 @@ import torch
 from torch.fx import GraphModule, Node
 
 from lxt_fx.nodes import shape
+from lxt_fx.passes.find_recurrences import find_recurrences
+from lxt_fx.passes.find_roles import find_roles
 from lxt_fx.passes.mark_flow import Flow
 from lxt_fx.passes.op_kinds import MOVES, POINTWISE, POINTWISE_LINEAR, PRODUCTS, REDUCTIONS
 from lxt_fx.passes.region_at_zero import region_at_zero
@@ -36,15 +38,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Groups by root, attention roles by node."""
+    """Groups by root, the parts that nodes play by node, and by product the operand that is a parameter of a recurrence."""
 
     by_root: Mapping[Node, Group]
-    roles: Mapping[Node, Role]
+    roles: Mapping[Node, frozenset[Role]]
+    parameters: Mapping[Node, tuple[str, ...]]
 
 
 def find_groups(gm: GraphModule, flow: Flow) -> Groups:
-    """Analysis: norms, elementwise regions (both by immediate dominators in the graph of carrying values) and the three
-    nodes of each attention that is written as matmul, softmax, matmul."""
+    """Analysis: norms and elementwise regions, both by immediate dominators in the graph of carrying values, and the parts
+    that nodes play in attentions, routers and the network."""
     graph, root = _carrying_graph(gm, flow)
     dominators = nx.immediate_dominators(graph, root)
     by_root: dict[Node, Group] = {}
@@ -57,8 +60,9 @@ def find_groups(gm: GraphModule, flow: Flow) -> Groups:
         group = _norm(flow, node, origin) or _elementwise(gm, flow, node, origin)
         if group is not None:
             by_root[node] = group
-    routers = {node: Role.ROUTER for node, group in by_root.items() if _divides_by_sum(group)}
-    return Groups(by_root, _attention_roles(gm, flow) | routers)
+    routers = {node for node, group in by_root.items() if _divides_by_sum(group)}
+    inside = frozenset().union(*(group.members for group in by_root.values()))
+    return Groups(by_root, find_roles(gm, flow, routers), find_recurrences(gm, flow, inside))
 
 
 def _carrying_graph(gm: GraphModule, flow: Flow) -> tuple[nx.DiGraph, object]:
@@ -150,50 +154,3 @@ def _divides_by_sum(group: Group) -> bool:
     sums = {aten.sum.dim_IntList, aten.sum.default, aten.add.Tensor, aten.clamp_min.default, *_RESHAPES_IN_STATISTIC}
     region = group.members - {group.root}
     return group.kind is GroupKind.NORMALIZE_QUOTIENT and all(member.target in sums for member in region)
-
-
-_BETWEEN_SCORES_AND_SOFTMAX = (
-    MOVES
-    | POINTWISE_LINEAR
-    | PRODUCTS
-    | frozenset(
-        {aten.tanh.default, aten.masked_fill.Scalar, aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf}
-    )
-    | {aten.amax.default, aten.max.dim}
-)
-_CONTRACTIONS = frozenset({aten.matmul.default, aten.einsum.default})
-
-
-def _attention_roles(gm: GraphModule, flow: Flow) -> dict[Node, Role]:
-    """A softmax that is fed by a product of two carrying values and feeds another one, with scales, masks, soft caps and
-    sink columns between, is the weights of an attention."""
-    roles: dict[Node, Role] = {}
-    for node in gm.graph.nodes:
-        if node.target is not aten.softmax.int or node not in flow.carrying:
-            continue
-        scores = _nearest(flow, node, upwards=True)
-        outputs = _nearest(flow, node, upwards=False)
-        if scores and outputs:
-            roles[node] = Role.WEIGHTS
-            roles.update((score, Role.SCORES) for score in scores)
-            roles.update((output, Role.OUTPUT) for output in outputs)
-    return roles
-
-
-def _nearest(flow: Flow, softmax: Node, *, upwards: bool) -> set[Node]:
-    """The contractions of two carrying operands that are nearest to the softmax, before or after it."""
-    found: set[Node] = set()
-    seen = {softmax}
-    todo = [softmax]
-    while todo:
-        current = todo.pop()
-        near = [o.node for o in flow.carrying_operands(current)] if upwards else list(current.users)
-        for node in near:
-            if node in seen or node not in flow.carrying:
-                continue
-            seen.add(node)
-            if node.target in _CONTRACTIONS and len(flow.carrying_operands(node)) > 1:
-                found.add(node)
-            elif node.target in _BETWEEN_SCORES_AND_SOFTMAX:
-                todo.append(node)
-    return found

@@ -196,6 +196,11 @@ def _base_name(op: Any) -> str:
 def _set_argument(node: Node, name: str, value: Node) -> None:
     assert isinstance(node.target, OpOverload)
     names = [argument.name for argument in node.target._schema.arguments]
+    if name.endswith("]"):  # an item of a list
+        name, index = name[:-1].split("[")
+        items = list(arguments(node)[name])
+        items[int(index)] = value
+        value = items  # type: ignore[assignment]
     if name in node.kwargs:
         node.update_kwarg(name, value)
     else:

@@ -73,13 +73,20 @@ def only(name: str) -> Condition:
 
 
 def role_is(role: Role) -> Condition:
-    """The node plays this part in an attention or a router."""
+    """The node plays this part."""
 
     def refuses(site: Site) -> Refusal:
-        return None if site.role is role else f"not {role.value}"
+        return None if role in site.roles else f"not {role.value}"
 
-    refuses.__doc__ = f"It gives {role.value}."
+    refuses.__doc__ = f"It is {_LINEAR_PARTS[role]}." if role in _LINEAR_PARTS else f"It gives {role.value}."
     return refuses
+
+
+_LINEAR_PARTS = {
+    Role.PROJECTION: "an attention projection",
+    Role.FIRST: "a first linear map",
+    Role.LAST: "a last linear map",
+}
 
 
 def attention_shares(site: Site) -> dict[str, Any]:
@@ -132,6 +139,16 @@ def gate(site: Site) -> tuple[str, ...]:
     """The operand of a product that gates the other: it comes out of an activation, a softmax or a selection of one."""
     names = [name for name in ("self", "other") if _is_gate(site.arguments.get(name))]
     return (names[0],) if len(names) == 1 else ()
+
+
+def parameters(site: Site) -> tuple[str, ...]:
+    """The operand of a product that is a parameter of a recurrence."""
+    return site.parameters
+
+
+def one_parameter(site: Site) -> Refusal:
+    """One operand is a parameter of a recurrence: a step size, a decay, a gate, what writes to a state or reads it."""
+    return None if site.parameters else "no operand is a parameter of a recurrence"
 
 
 def one_gate(site: Site) -> Refusal:

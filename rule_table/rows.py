@@ -251,6 +251,20 @@ GATE_HELD = Rule(
     source=CP_LRP,
     keeps=Keep.ALL,
 )
+PARAMETER_HELD = Rule(
+    name="parameter held",
+    ops={
+        aten.mul.Tensor: None,
+        aten.div.Tensor: None,
+        aten.einsum.default: None,
+        aten.matmul.default: products.matmul_held,
+    },
+    when=on.one_parameter,
+    holds=on.parameters,
+    formula="h = a h + B x, y = C h with a, B, C and gates constant: all relevance to x and h",
+    source="MambaLRP (Rezaei Jafari et al. 2024) sec. 4",
+    keeps=Keep.ALL,
+)
 SOFT_CAP_NATIVE = Rule(
     name="native soft cap",
     ops={aten.tanh.default: None},

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from lxt_fx.rule import RuleTable
-from lxt_fx.rule_table import rows
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+
+from lxt_fx.passes.op_kinds import CONVOLUTIONS
+from lxt_fx.rule import Role, Rule, RuleTable
+from lxt_fx.rule_table import conditions as on
+from lxt_fx.rule_table import linear_rules, rows
+
+_LINEAR_LAYERS = frozenset({torch.ops.aten.linear.default, torch.ops.aten.matmul.default})
 
 _LINEAR_ROWS = (
     rows.LINEAR,
@@ -68,4 +77,130 @@ LXT_CP = CP_LRP.with_rows(
     paper=CP_LRP.paper,
 )
 
-TABLES: dict[str, RuleTable] = {table.name: table for table in (ATTNLRP, CP_LRP, GRADIENT, LXT, LXT_CP)}
+RELP = ATTNLRP.with_rows(
+    "relp",
+    rows.ATTENTION_HELD,
+    rows.ATTENTION_WEIGHTS_HELD,
+    summary="Attention weights and norm factors are held; identity through activations, half to each factor of a gate.",
+    paper="Rezaei Jafari et al., RelP: Faithful and Efficient Circuit Discovery via Relevance Patching, 2025",
+)
+LIBRAGRAD = replace(
+    RELP,
+    name="libragrad",
+    summary="LibraGrad's pruned and scaled gradients, times the input: the same rows as relp, found from completeness.",
+    paper="Mehri et al., LibraGrad: Balancing Gradient Flow for Better Vision Transformer Attributions, CVPR 2025",
+)
+MAMBA_LRP = ATTNLRP.with_rows(
+    "mamba_lrp",
+    rows.PARAMETER_HELD,
+    summary="attnlrp, with step sizes, decays, B, C and sigmoid gates of recurrences held, so that these are linear.",
+    paper="Rezaei Jafari et al., MambaLRP: Explaining Selective State Space Sequence Models, NeurIPS 2024",
+)
+FROZEN_ATTENTION = RuleTable(
+    name="frozen_attention",
+    rows=(rows.ATTENTION_HELD, rows.ATTENTION_WEIGHTS_HELD, rows.NORM, rows.NORMALIZE, *_LINEAR_ROWS, rows.NATIVE),
+    summary="Attention weights and norm factors are held, all else has its own gradient, as in circuit tracing.",
+    paper="Ameisen et al., Circuit Tracing: Revealing Computational Graphs in Language Models, 2025",
+)
+EPSILON = ATTNLRP.with_rows(
+    "epsilon",
+    linear_rules.epsilon(1e-6),
+    summary="attnlrp, with LRP-epsilon for linear layers and convolutions.",
+    paper="Bach et al., On Pixel-Wise Explanations for Non-Linear Classifier Decisions by LRP, PLOS ONE 2015",
+)
+_VISION = "Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019"
+
+
+def attnlrp_gamma(conv: float = 0.25, linear: float = 0.05) -> RuleTable:
+    """attnlrp for vision: LRP-gamma with gamma `conv` in convolutions and `linear` in linear layers; epsilon in the
+    projections of attentions and in the last layers (AttnLRP, Achtibat et al. 2024, sec. 4; `lxt_fx.tune` finds gammas).
+
+    Raises InputError for a gamma below 0.
+    """
+    return _with_gamma(ATTNLRP, conv, linear)
+
+
+def cp_lrp_gamma(conv: float = 0.25, linear: float = 0.05) -> RuleTable:
+    """cp_lrp for vision, with the gammas of `attnlrp_gamma`: attention weights held, so that gamma is easier to choose.
+
+    Raises InputError for a gamma below 0.
+    """
+    return _with_gamma(CP_LRP, conv, linear)
+
+
+def epsilon_plus(first: Rule | None = None) -> RuleTable:
+    """z-plus in convolutions, epsilon in linear layers, `first` (`linear_rules.flat()`, say) in the first layers."""
+    return _for_convolutions("epsilon_plus", linear_rules.z_plus(), first, "z-plus")
+
+
+def epsilon_alpha2_beta1(first: Rule | None = None) -> RuleTable:
+    """alpha-beta (2, 1) in convolutions, epsilon in linear layers, `first` in the first layers."""
+    return _for_convolutions("epsilon_alpha2_beta1", linear_rules.alpha_beta(2, 1), first, "alpha-beta (2, 1)")
+
+
+def epsilon_gamma_box(
+    low: linear_rules.Bound | None = None, high: linear_rules.Bound | None = None, gamma: float = 0.25
+) -> RuleTable:
+    """gamma in convolutions, epsilon in linear layers, and z-box in the first layers, for pixels between `low` and `high`.
+
+    Raises InputError where a bound is missing, or gamma is below 0.
+    """
+    box = linear_rules.z_box(low, high)
+    return _for_convolutions("epsilon_gamma_box", linear_rules.gamma(gamma), box, f"gamma {gamma:g}")
+
+
+def _with_gamma(table: RuleTable, conv: float, linear: float) -> RuleTable:
+    return table.with_rows(
+        f"{table.name}_gamma",
+        _at(Role.PROJECTION, linear_rules.epsilon(1e-6)),
+        _at(Role.LAST, linear_rules.epsilon(1e-6)),
+        _lists(linear_rules.gamma(conv), CONVOLUTIONS),
+        _lists(linear_rules.gamma(linear), _LINEAR_LAYERS),
+        summary=f"{table.name}, gamma {conv:g} in convolutions and {linear:g} in linear layers, epsilon by attentions.",
+        paper=f"{table.paper}; {_VISION}",
+    )
+
+
+def _for_convolutions(name: str, rule: Rule, first: Rule | None, text: str) -> RuleTable:
+    found = (_lists(rule, CONVOLUTIONS), linear_rules.epsilon(1e-6))
+    first_rows = () if first is None else (_at(Role.FIRST, first),)
+    first_text = "" if first is None else f", {first.name} in the first layers"
+    summary = f"{text} in convolutions, epsilon in linear layers{first_text}; attnlrp for the rest."
+    return ATTNLRP.with_rows(name, *first_rows, *found, summary=summary, paper=_VISION)
+
+
+def _lists(rule: Rule, ops: Collection[object]) -> Rule:
+    """The row for some of its ops only."""
+    return replace(rule, ops={op: new for op, new in rule.ops.items() if op in ops})
+
+
+def _at(role: Role, rule: Rule) -> Rule:
+    """The row for nodes that play a part."""
+    return replace(rule, name=f"{rule.name} ({role.value})", when=on.all_of(on.role_is(role), rule.when))
+
+
+TABLES: dict[str, RuleTable] = {
+    table.name: table
+    for table in (
+        ATTNLRP,
+        CP_LRP,
+        GRADIENT,
+        EPSILON,
+        attnlrp_gamma(),
+        cp_lrp_gamma(),
+        epsilon_plus(),
+        epsilon_alpha2_beta1(),
+        RELP,
+        MAMBA_LRP,
+        LIBRAGRAD,
+        FROZEN_ATTENTION,
+        LXT,
+        LXT_CP,
+    )
+}
+"""The tables that `transform(rules=...)` knows by name."""
+
+WITH_ARGUMENTS: dict[str, str] = {
+    "epsilon_gamma_box": "lxt_fx.rule_table.tables.epsilon_gamma_box(low, high), least and greatest value of a pixel"
+}
+"""Tables that cannot be had by name alone, and how they are had."""

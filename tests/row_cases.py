@@ -124,6 +124,17 @@ PRODUCTS = (
     Case(rows.UNIFORM, aten.div.Tensor, lambda net, a, b: a / b, ((2, 3, 4), (2, 1, 4)), values=POSITIVE, name="broadcast"),
     Case(rows.GATE_HELD, aten.mul.Tensor, lambda net, a, b: F.silu(a) * b, ((2, 3, 4),) * 2),
     Case(rows.GATE_HELD, aten.mul.Tensor, lambda net, a, b: b * (2 * torch.sigmoid(a)), ((2, 3, 4),) * 2, name="second"),
+    Case(rows.PARAMETER_HELD, aten.mul.Tensor, lambda net, a, b: a * torch.sigmoid(b), ((2, 3, 4),) * 2),
+    Case(
+        rows.PARAMETER_HELD, aten.mul.Tensor, lambda net, a, b: torch.exp(b).mT * a.mT, ((2, 3, 4),) * 2, values=SMALL,
+        name="decay",
+    ),
+    Case(rows.PARAMETER_HELD, aten.div.Tensor, lambda net, a, b: a / F.softplus(b), ((2, 3, 4),) * 2, values=SMALL),
+    Case(rows.PARAMETER_HELD, aten.matmul.default, lambda net, a, b: torch.sigmoid(a) @ b, ((2, 3, 4), (2, 4, 5))),
+    Case(
+        rows.PARAMETER_HELD, aten.einsum.default, lambda net, a, b: torch.einsum("btj,bjd->btd", a, torch.sigmoid(b)),
+        ((2, 3, 4), (2, 4, 5)),
+    ),
     Case(
         rows.LINEAR, aten.linear.default, lambda net, a: F.linear(a, net.weight, net.bias),
         constants={"weight": (5, 4), "bias": (5,)}, leak=bias, kept=(Cause.BIAS, "bias"),

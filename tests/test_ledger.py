@@ -42,7 +42,7 @@ def check_closed(ledger: lxt_fx.Ledger, tolerance: float) -> None:
     ledger.check()
 
 
-@pytest.mark.parametrize("table", lxt_fx.TABLES)
+@pytest.mark.parametrize("table", ["attnlrp", "cp_lrp", "gradient", "lxt", "lxt_cp"])
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_ledger_of_every_golden_model_closes(architecture: str, dtype: torch.dtype, table: str) -> None:

@@ -43,7 +43,7 @@ def test_an_override_leaves_the_table_it_came_from_alone() -> None:
 def test_an_override_of_another_type_is_refused() -> None:
     with pytest.raises(lxt_fx.InputError, match="where must be a module path"):
         lxt_fx.TABLES["attnlrp"].override(3, rows.NATIVE)  # type: ignore[arg-type]
-    with pytest.raises(lxt_fx.InputError, match=r"rule must be a lxt_fx.Rule, got str"):
+    with pytest.raises(lxt_fx.InputError, match=r"rule must be a lxt_fx.Rule or RuleTable, got str"):
         lxt_fx.TABLES["attnlrp"].override("model", "native")  # type: ignore[arg-type]
 
 
@@ -197,7 +197,7 @@ def test_a_composite_is_a_dict_of_places_and_rows() -> None:
         relevances.append(x * gradient)
     assert torch.equal(*relevances)
     lxt_fx.audit(explained, x, 0).check()
-    with pytest.raises(lxt_fx.InputError, match=r"rule must be a lxt_fx.Rule, got float"):
+    with pytest.raises(lxt_fx.InputError, match=r"rule must be a lxt_fx.Rule or RuleTable, got float"):
         lxt_fx.transform(net, (x,), rules={nn.Linear: 0.5})  # type: ignore[dict-item]
 
 
