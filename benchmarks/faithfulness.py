@@ -45,8 +45,8 @@ import models  # noqa: E402
 TABLES = ("attnlrp", "cp_lrp")
 METHODS = (*TABLES, "gradient", "|gradient|", "random")
 PROMPT = "The capital of {country} is"
-BATCH, PERTURBED = 8, 36
-"""How many texts go through the model at once: in an explanation, and with tokens removed."""
+BATCH = 8
+"""How many texts go through the model at once in an explanation."""
 
 Modules = dict[str, nn.Module]
 Relevances = dict[str, Tensor]
@@ -105,33 +105,18 @@ def cut_paragraphs(tokenizer: Any, size: Size) -> Tensor:
     return torch.tensor([rows[i * len(rows) // size.paragraphs] for i in range(size.paragraphs)])
 
 
-def removals(relevance: Tensor, size: Size) -> Tensor:
-    """Which tokens are kept, as 0.0 and 1.0 [2, steps + 1, tokens]: MoRF, then LeRF."""
-    removable = size.tokens - size.spared
-    removed = (torch.arange(size.steps + 1) * removable / size.steps).round()[:, None]
-    rank = relevance[size.spared :].argsort(descending=True).argsort()  # 0 is the most relevant
-    kept = torch.stack([rank >= removed, rank < removable - removed]).float()
-    return torch.nn.functional.pad(kept, (size.spared, 0), value=1.0)
-
-
-@torch.no_grad()
-def removal_curves(model: Any, ids: Tensor, target: int, relevance: Relevances, size: Size) -> dict[str, Tensor]:
-    """By method, the logit of `target` under MoRF and LeRF [2, steps + 1] for one text `ids` [tokens]."""
-    kept = torch.stack([removals(relevance[method], size) for method in METHODS])
-    texts, back = kept.flatten(0, 2).unique(dim=0, return_inverse=True)  # all curves share their two ends
-    embedded = model.get_input_embeddings()(ids)
-    logits = [
-        model(inputs_embeds=rows[..., None] * embedded, logits_to_keep=1, use_cache=False).logits[:, -1, target]
-        for rows in texts.split(PERTURBED)
-    ]
-    curves = torch.cat(logits)[back].view(kept.shape[:-1])
-    return dict(zip(METHODS, curves, strict=True))
-
-
-def area(curve: Tensor) -> float:
-    """The mean height of LeRF over MoRF."""
-    most, least = curve
-    return float(torch.trapezoid(least - most) / (len(most) - 1))
+def removal_curves(
+    model: Any, ids: Tensor, target: int, relevance: Relevances, size: Size
+) -> dict[str, lxt_fx.PerturbationCurves]:
+    """By method, the logit of `target` under MoRF and LeRF for one text `ids` [tokens]."""
+    inputs = {"inputs_embeds": lxt_fx.embed(model, ids[None]), "logits_to_keep": 1}
+    spared = torch.arange(size.tokens) < size.spared
+    return {
+        method: lxt_fx.perturbation_curves(
+            model, inputs, found[None], lambda out: out.logits[:, -1, target], spared=spared, steps=size.steps
+        )
+        for method, found in relevance.items()
+    }
 
 
 def explain_paragraphs(model: Any, modules: Modules, paragraphs: Tensor, progress: Progress) -> tuple[Tensor, Relevances]:
@@ -148,11 +133,11 @@ def explain_paragraphs(model: Any, modules: Modules, paragraphs: Tensor, progres
 
 def measure_removal(
     model: Any, tokenizer: Any, modules: Modules, size: Size, progress: Progress
-) -> dict[str, list[Tensor]]:
+) -> dict[str, list[lxt_fx.PerturbationCurves]]:
     """By method, one pair of curves a paragraph."""
     paragraphs = cut_paragraphs(tokenizer, size)
     targets, relevance = explain_paragraphs(model, modules, paragraphs, progress)
-    curves: dict[str, list[Tensor]] = defaultdict(list)
+    curves: dict[str, list[lxt_fx.PerturbationCurves]] = defaultdict(list)
     for row, ids in enumerate(progress.track(paragraphs, description="removing tokens")):
         of_this = {method: found[row] for method, found in relevance.items()}
         for method, curve in removal_curves(model, ids, int(targets[row]), of_this, size).items():
@@ -225,14 +210,17 @@ def mean_error(numbers: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(numbers), statistics.stdev(numbers) / len(numbers) ** 0.5
 
 
-def removal_summary(curves: dict[str, list[Tensor]]) -> dict[str, Any]:
-    areas = {method: [area(curve) for curve in curves[method]] for method in METHODS}
+def removal_summary(curves: dict[str, list[lxt_fx.PerturbationCurves]]) -> dict[str, Any]:
+    areas = {method: [float(curve.area) for curve in curves[method]] for method in METHODS}
     return {
         method: {
             "area": mean_error(areas[method]),
             "attnlrp_leads_by": mean_error([a - b for a, b in zip(areas["attnlrp"], areas[method], strict=True)]),
             "attnlrp_leads_in": sum(a > b for a, b in zip(areas["attnlrp"], areas[method], strict=True)),
-            "curves": dict(zip(("morf", "lerf"), torch.stack(curves[method]).mean(0).tolist(), strict=True)),
+            "curves": {
+                "morf": torch.cat([curve.morf for curve in curves[method]]).mean(0).tolist(),
+                "lerf": torch.cat([curve.lerf for curve in curves[method]]).mean(0).tolist(),
+            },
             "areas": areas[method],
         }
         for method in METHODS

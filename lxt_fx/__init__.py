@@ -25,6 +25,7 @@ from lxt_fx.explanation import Explanation
 from lxt_fx.image_explanation import ImageExplanation
 from lxt_fx.landing import Landing
 from lxt_fx.ledger import Ledger
+from lxt_fx.perturbation import PerturbationCurves, perturbation_curves
 from lxt_fx.pipeline import transform
 from lxt_fx.rule import Keep, Rule, RuleTable
 from lxt_fx.rule_table.tables import TABLES
@@ -32,6 +33,8 @@ from lxt_fx.save import load, save
 from lxt_fx.shares import Cause
 from lxt_fx.show import diff, show
 from lxt_fx.target import Target
+from lxt_fx.tune import tune
+from lxt_fx.tuned import TunedTable
 from lxt_fx.version import __version__ as __version__
 from lxt_fx.watch import watch
 
@@ -56,10 +59,12 @@ __all__ = [
     "Keep",
     "LxtFxError",
     "NoRuleError",
+    "PerturbationCurves",
     "Record",
     "Rule",
     "RuleTable",
     "Target",
+    "TunedTable",
     "UnknownNameError",
     "certificate",
     "diff",
@@ -68,8 +73,10 @@ __all__ = [
     "explain_image",
     "load",
     "nn",
+    "perturbation_curves",
     "save",
     "show",
     "transform",
+    "tune",
     "watch",
 ]

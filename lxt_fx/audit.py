@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lxt_fx.bookkeeping import settle_accounts
-from lxt_fx.embed import embed
+from lxt_fx.embed import with_embeddings
 from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained
 from lxt_fx.finite import is_finite, raise_non_finite
@@ -19,7 +19,7 @@ from lxt_fx.ledger import Ledger
 from lxt_fx.readable import Tokenizer
 from lxt_fx.taps import Meter, Taps
 from lxt_fx.target import Choice, TargetLike, choose, class_labels
-from lxt_fx.text_input import NO_TOKENIZER, NOT_FOR_THE_MODEL, TextInput, says_nothing
+from lxt_fx.text_input import TextInput, texts_by_row
 
 Inputs = Mapping[str, Any] | Tensor | tuple[Any, ...]
 
@@ -79,32 +79,13 @@ def _bound(
         given, positional = {}, inputs if isinstance(inputs, tuple) else (inputs,)
     ids = given.get("input_ids")
     takes_embeddings = "inputs_embeds" in explained.record.inputs
-    if isinstance(ids, Tensor) and takes_embeddings:
-        taken = explained.record.inputs
-        given = {name: value for name, value in given.items() if name not in NOT_FOR_THE_MODEL}
-        given = {name: value for name, value in given.items() if name in taken or not says_nothing(name, value)}
-        given["inputs_embeds"] = embed(explained, ids)
+    given = with_embeddings(explained, given, explained.record.inputs)
     bound = explained._bind(positional, given)
     for name in explained.record.leaves:
         if isinstance(bound.get(name), Tensor) and bound[name].is_floating_point():
             bound[name] = bound[name].detach().clone().requires_grad_(True)
-    texts = _texts(ids, bound, tokenizer) if takes_embeddings else None
+    texts = texts_by_row(ids, bound, tokenizer) if takes_embeddings else None
     return texts, bound
-
-
-def _texts(ids: Tensor | None, bound: dict[str, Any], tokenizer: Tokenizer | None) -> list[TextInput]:
-    """One text for each row; without ids or a tokenizer its tokens are numbers."""
-    embeds = bound["inputs_embeds"]
-    extras = {name: v for name, v in bound.items() if isinstance(v, Tensor) and name != "inputs_embeds"}
-    texts = []
-    for row in range(embeds.shape[0]):
-        own = {name: v[row : row + 1] for name, v in extras.items() if v.dim() and v.shape[0] == embeds.shape[0]}
-        if ids is None:
-            numbers = torch.arange(embeds.shape[1])[None]
-            texts.append(TextInput(NO_TOKENIZER, numbers, tuple(map(str, numbers[0].tolist())), own))
-        else:
-            texts.append(TextInput.of_row(tokenizer or NO_TOKENIZER, ids[row : row + 1], own))
-    return texts
 
 
 def _leaves(explained: Explained, bound: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from lxt_fx.certificate_text import (
     entries_text,
     held_text,
     labelled,
+    merged_text,
     not_followed_text,
     not_proven_text,
     rows_text,
@@ -41,13 +42,15 @@ class Certificate:
     `entries` has one item for each node on the relevance path, in graph order; `cuts` the nodes just off it whose row holds
     what would lead there (attention weights in CP-LRP); `held` every value that relevance is kept out of on purpose;
     `not_followed` where the path meets an op without a gradient; `not_proven` what nothing here vouches for. `nodes` and
-    `carrying` count the ops of the graph that runs and those on the path.
+    `carrying` count the ops of the graph that runs and those on the path. `merged` names the batch norms that became part
+    of the layer before them.
     """
 
     model_class: str
     table: str
     paper: str
     overrides: tuple[str, ...]
+    merged: tuple[str, ...]
     method: str
     leaves: tuple[str, ...]
     forward_difference: float
@@ -86,6 +89,7 @@ class Certificate:
             *labelled("certificate", [f"{self.model_class}   ({versions})"]),
             *labelled("table", [self.table + overridden, *([self.paper] if self.paper else [])]),
             *labelled("graph", [f"captured by {self.method}, {self.nodes} ops"]),
+            *labelled("merged", merged_text(self.merged)),
             *labelled("path", [f"{self.carrying} ops carry relevance from the output to {', '.join(self.leaves)}{cuts}"]),
             *labelled("forward", [f"{forward} on the example"]),
             *labelled("fixed", [*(self.specialised or ["nothing"])]),
@@ -136,6 +140,7 @@ def certificate(explained: Explained) -> Certificate:
         table=record.table_name,
         paper=record.paper,
         overrides=record.overrides,
+        merged=record.merged,
         method=record.method,
         leaves=record.leaves,
         forward_difference=record.forward_difference,

@@ -18,6 +18,11 @@ def labelled(label: str, lines: Sequence[str]) -> list[str]:
     return [f"{label if index == 0 else '':<14}{line}" for index, line in enumerate(lines)]
 
 
+def merged_text(batch_norms: Sequence[str]) -> list[str]:
+    """How many batch norms became part of the layers before them, and where; nothing where none did."""
+    return [f"{len(batch_norms)} x batch norm into the layer before it{_places(batch_norms)}"] if batch_norms else []
+
+
 def rows_text(counts: Mapping[Row, int]) -> list[str]:
     """One line a row: count, name, what it keeps, source, formula. Citations stand in full once, below."""
     cells = [

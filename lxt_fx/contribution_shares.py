@@ -101,6 +101,11 @@ def _alpha_beta(call: MapCall) -> list[_Sum]:
     ]
 
 
+def _excitation(call: MapCall) -> list[_Sum]:
+    above, *_ = _signed(call)
+    return [_Sum(call.relevance, above, torch.zeros_like(above), torch.zeros_like(above))]
+
+
 def _z_box(call: MapCall) -> list[_Sum]:
     from_low, from_high = call.x - call.setting("low"), call.x - call.setting("high")
     up, down = call.weight.clamp(min=0), call.weight.clamp(max=0)
@@ -124,6 +129,7 @@ def _flat(call: MapCall) -> list[_Sum]:
 _BY_RULE: tuple[tuple[RuleOps, Callable[[MapCall], list[_Sum]]], ...] = (
     (contributions.GAMMA, _gamma),
     (contributions.Z_PLUS, _alpha_beta),
+    (contributions.EXCITATION, _excitation),
     (contributions.ALPHA_BETA, _alpha_beta),
     (contributions.Z_BOX, _z_box),
     (contributions.W_SQUARE, _w_square),

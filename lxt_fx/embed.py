@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained
 from lxt_fx.inputs import token_embedding
+from lxt_fx.text_input import NOT_FOR_THE_MODEL, says_nothing
 
 
 def embed(model: nn.Module, input_ids: Tensor) -> Tensor:
@@ -29,3 +31,14 @@ def embed(model: nn.Module, input_ids: Tensor) -> Tensor:
     with torch.no_grad():
         embedded: Tensor = embedding(input_ids)
     return embedded.detach().clone().requires_grad_(True)
+
+
+def with_embeddings(model: nn.Module, given: Mapping[str, Any], taken: Sequence[str]) -> dict[str, Any]:
+    """Inputs by name with `input_ids` as `inputs_embeds`, where the model takes these, less what else a tokenizer gives
+    and a model that takes `taken` has no use for. Raises InputError as `embed` does."""
+    ids = given.get("input_ids")
+    if not isinstance(ids, Tensor) or "inputs_embeds" not in taken:
+        return dict(given)
+    kept = {name: value for name, value in given.items() if name in taken or name not in NOT_FOR_THE_MODEL}
+    kept = {name: value for name, value in kept.items() if name in taken or not says_nothing(name, value)}
+    return kept | {"inputs_embeds": embed(model, ids)}

@@ -48,7 +48,7 @@ class Record:
     output on the example, relative to its largest value; 0.0 means bit-equal. `unknown` names nodes that kept their native
     gradient because no row matched (always empty under strict=True). `matches` says why the row of a node matched, by name
     of the node in the rewritten graph. `form` is `gradient` or `explicit`. `overrides` are the places where the table was
-    overridden.
+    overridden, `merged` the batch norms that became part of the layer before them.
     """
 
     model_class: str
@@ -56,6 +56,7 @@ class Record:
     form: str
     paper: str
     overrides: tuple[str, ...]
+    merged: tuple[str, ...]
     inputs: tuple[str, ...]
     leaves: tuple[str, ...]
     optional: tuple[str, ...]

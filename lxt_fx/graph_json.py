@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import operator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -38,17 +39,19 @@ def encode_graph(graph: Graph) -> dict[str, Any]:
     return {"nodes": [_node(node) for node in graph.nodes], "specs": _specs(graph)}
 
 
-def decode_graph(saved: dict[str, Any]) -> Graph:
-    """The graph that `encode_graph` wrote. Values are known by dtype and shape (`TensorType`).
+def decode_graph(saved: dict[str, Any], ops: Iterable[OpOverload] = ()) -> Graph:
+    """The graph that `encode_graph` wrote. Values are known by dtype and shape (`TensorType`). `ops` are those that it may
+    call beside torch's and ours.
 
     Raises InputError for a node of a kind or an op that lxt_fx never writes, or that this torch does not have.
     """
+    known = {str(op): op for op in ops}
     graph = Graph()
     nodes: dict[str, Node] = {}
     for item in saved["nodes"]:
         if item["op"] not in ("placeholder", "get_attr", "call_function", "output"):
             raise InputError(f"load: the file holds a node of kind {item['op']}, which lxt_fx never writes")
-        target = _target(item["target"]) if item["op"] == "call_function" else item["target"]
+        target = _target(item["target"], known) if item["op"] == "call_function" else item["target"]
         kwargs = {name: _decoded(argument, nodes) for name, argument in item["kwargs"].items()}
         node = graph.create_node(item["op"], target, _decoded(item["args"], nodes), kwargs, name=item["name"])
         types = [_loaded_type(part) for part in item["type"]]
@@ -105,12 +108,16 @@ def _target_name(node: Node) -> str:
     raise InputError(f"save: %{node.name} calls {target}, which cannot be named in a file")
 
 
-def _target(name: str) -> Any:
+def _target(name: str, known: Mapping[str, OpOverload]) -> Any:
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
+    if name in known:
+        return known[name]
     namespace, _, rest = name.partition(".")
     if namespace not in _NAMESPACES:
-        raise InputError(f"load: the file calls {name}, which is no op of torch")
+        raise InputError(
+            f"load: the file calls {name}, which is no op of torch; if it is yours, load(path, ops=(torch.ops.{name},))"
+        )
     if namespace == "transformers":
         importlib.import_module("transformers.integrations.moe")
     op, _, overload = rest.partition(".")

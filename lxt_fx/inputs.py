@@ -121,28 +121,18 @@ def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         named.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
     tensors = {name: value for name, value in named.items() if any(map(_is_tensor, pytree.tree_leaves(value)))}
     constants = {name: value for name, value in named.items() if name not in tensors}
-    if not any(t.is_floating_point() for t in pytree.tree_leaves(tensors) if _is_tensor(t)):
-        raise InputError(_no_float_leaf(model, tensors))
+    floats = any(t.is_floating_point() for t in pytree.tree_leaves(tensors) if _is_tensor(t))
+    if not floats and "input_ids" not in tensors:
+        raise InputError(
+            f"transform: none of the example inputs {sorted(tensors)} of {type(model).__name__} is a floating-point tensor "
+            "or input_ids, and relevance is read there. Give the embeddings, pixels or features that the model starts from"
+        )
     tensors = pytree.tree_map(lambda t: t.detach().clone() if _is_tensor(t) else t, tensors)
     return Example(tensors, constants | _switches(model, named))
 
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
-
-
-def _no_float_leaf(model: nn.Module, tensors: dict[str, Any]) -> str:
-    name = type(model).__name__
-    if "input_ids" in tensors:
-        return (
-            f"transform: {name} was given input_ids, whole numbers that carry no gradient; relevance is read at a "
-            "floating-point input. Give inputs_embeds (lxt_fx.embed(model, input_ids) makes them), or call "
-            "transform(model) without examples"
-        )
-    return (
-        f"transform: none of the example inputs {sorted(tensors)} of {name} is a floating-point tensor, and relevance is "
-        "read at one. Give the embeddings, pixels or features that the model starts from"
-    )
 
 
 def made_example(model: nn.Module) -> Example:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import InputError, UnknownNameError
 from lxt_fx.explained import Explained, Record, Stage
@@ -24,16 +23,18 @@ from lxt_fx.passes.add_epsilon import add_epsilon
 from lxt_fx.passes.assign_rules import Plan, assign_rules, check_complete, check_overrides
 from lxt_fx.passes.canonicalise import canonicalise
 from lxt_fx.passes.capture import Captured, torch_state_kept
-from lxt_fx.passes.find_groups import find_groups
+from lxt_fx.passes.find_groups import Groups, find_groups
 from lxt_fx.passes.functionalise import functionalise
 from lxt_fx.passes.inline_no_grad import inline_no_grad
 from lxt_fx.passes.lower import lower
 from lxt_fx.passes.lower_explicit import lower_explicit
 from lxt_fx.passes.mark_flow import Flow, mark_flow
+from lxt_fx.passes.merge_batch_norm import merge_batch_norm
 from lxt_fx.passes.rewrite import Rewritten, rewrite
-from lxt_fx.passes.verify import check_forward, forward_difference
+from lxt_fx.passes.start_from_embeddings import Started, start_from_embeddings
+from lxt_fx.passes.verify import MERGED_TOLERANCES, check_forward, forward_difference, tolerance_of
 from lxt_fx.rule import Match, Rule, RuleTable, Selector
-from lxt_fx.rule_table.tables import TABLES
+from lxt_fx.rule_table.tables import TABLES, WITH_ARGUMENTS
 from lxt_fx.settle import proven_capture, settled
 from lxt_fx.stages import group_stage, plain_stage, rule_stage
 from lxt_fx.version import __version__
@@ -42,6 +43,11 @@ Rules = str | RuleTable | Mapping[Selector, Rule]
 """A table by name, a table, or rows by place."""
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered")
+
+_EXACT = {torch.float64: 1e-12} | {
+    dtype: 8 * torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat16, torch.float16)
+}
+"""What a step that keeps every value may change the forward by."""
 
 
 def transform(
@@ -77,22 +83,46 @@ def transform(
     ForwardMismatchError (the graph differs from the model).
     """
     table = table_named(rules)
-    options = _Options(form, epsilon_of(form, epsilon, "transform"), strict)
+    options = Options(form, epsilon_of(form, epsilon, "transform"), strict)
+    return compiled_by(captured_from(model, args, kwargs, dynamic=dynamic), table, options)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model that was captured, what it answers on the example of its capture, and how long that took."""
+
+    model: nn.Module
+    captured: Captured
+    expected: Any
+    seconds: Mapping[str, float]
+
+
+def captured_from(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None, *, dynamic: bool) -> Source:
+    """The part of `transform` that no table changes. Raises InputError and CaptureError as it does."""
     example = _example_of(model, args, kwargs)
     seconds: dict[str, float] = {}
     with _timed(seconds, "example"), torch_state_kept(), torch.no_grad():
         example, expected = settled(model, example)
     with _timed(seconds, "capture"):
         captured = proven_capture(model, example, dynamic=dynamic)
+    if captured.example is not example:
+        with torch_state_kept(), torch.no_grad():
+            expected = captured.example.call(model)
+    return Source(model, captured, expected, seconds)
+
+
+def compiled_by(source: Source, table: RuleTable, options: Options) -> Explained:
+    """The part of `transform` that a table decides; it edits the captured graph. Raises NoRuleError and
+    ForwardMismatchError as `transform` does."""
+    model, captured, seconds = source.model, source.captured, dict(source.seconds)
     compiled = _compile(model, captured, table, options, seconds)
     with _timed(seconds, "verify"), torch_state_kept(), torch.no_grad():
-        if captured.example is not example:
-            expected = captured.example.call(model)
         torch.manual_seed(SEED)  # a forward that draws random numbers draws the same ones
-        difference = forward_difference(expected, compiled.module.forward(**captured.example.kwargs))
-        check_forward(difference, expected, type(model).__name__)
-    record = _record(model, captured, table, form, compiled, seconds, difference)
-    compiled.module._attach(record, _embedding_of(model), getattr(model, "config", None))
+        difference = forward_difference(source.expected, compiled.module.forward(**compiled.example.kwargs))
+        check_forward(difference, source.expected, type(model).__name__, compiled.merged)
+    record = _record(model, captured, table, options.form, compiled, seconds, difference)
+    embedding = compiled.started.embedding if compiled.started else _embedding_of(model)
+    compiled.module._attach(record, embedding, getattr(model, "config", None))
     return compiled.module
 
 
@@ -109,6 +139,8 @@ def table_named(rules: Rules) -> RuleTable:
         raise InputError(
             f"transform: rules must be a name, a RuleTable, or a dict of places and rows, got {type(rules).__name__}"
         )
+    if rules in WITH_ARGUMENTS:
+        raise InputError(f"transform: table {rules!r} needs arguments: {WITH_ARGUMENTS[rules]}")
     if rules not in TABLES:
         near = difflib.get_close_matches(rules, TABLES, n=1, cutoff=0.0)
         raise UnknownNameError(
@@ -133,7 +165,7 @@ def _example_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] 
 
 
 @dataclass(frozen=True, slots=True)
-class _Options:
+class Options:
     """How the relevance graph is lowered."""
 
     form: str
@@ -143,22 +175,26 @@ class _Options:
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """The rewritten module, and what the stages found out on the way."""
+    """The rewritten module, and what the stages found out on the way. `started` says which embeddings became its inputs,
+    where the model takes token ids only."""
 
     module: Explained
+    example: Example
+    started: Started | None
     flow: Flow
     plan: Plan
     stages: Mapping[str, Stage]
     matches: Mapping[str, Match]
     sizes: Mapping[str, tuple[int | None, ...]]
+    merged: tuple[str, ...]
 
 
 def _compile(
-    model: nn.Module, captured: Captured, table: RuleTable, options: _Options, seconds: dict[str, float]
+    model: nn.Module, captured: Captured, table: RuleTable, options: Options, seconds: dict[str, float]
 ) -> _Compiled:
     gm = captured.gm
-    check = _step_check(gm, captured.example)
-    sizes = _sizes(gm)
+    example, started = captured.example, None
+    check = _step_check(gm, example)
     at_capture = plain_stage("capture", gm, mark_flow(gm, _float_inputs(gm)))
     with _timed(seconds, "canonicalise"):
         for step in (inline_no_grad, functionalise, canonicalise):
@@ -166,13 +202,21 @@ def _compile(
             check(step.__name__)
     with _timed(seconds, "flow"):
         flow = mark_flow(gm, _float_inputs(gm))
+    if not _has_leaf(flow) and (started := start_from_embeddings(gm, example, model)):
+        example = started.example
+        check = _step_check(gm, example)
+        flow = mark_flow(gm, _float_inputs(gm))
     _require_leaf(model, flow)
-    canonical = plain_stage("canonical", gm, flow)
-    with _timed(seconds, "groups"):
-        groups = find_groups(gm, flow)
-    with _timed(seconds, "assign"):
-        plan = assign_rules(gm, flow, groups, table)
+    sizes = _sizes(gm)
+    groups, plan = _chosen(gm, flow, table, seconds)
     check_overrides(gm, flow, plan, groups, table)
+    merged = merge_batch_norm(gm, plan)
+    if merged:
+        check("merge_batch_norm", MERGED_TOLERANCES)
+        check = _step_check(gm, example)
+        flow = mark_flow(gm, flow.leaves)
+        groups, plan = _chosen(gm, flow, table, seconds)
+    canonical = plain_stage("canonical", gm, flow)
     if options.strict:
         check_complete(plan)
     with _timed(seconds, "rewrite"):
@@ -188,10 +232,18 @@ def _compile(
     with _timed(seconds, "module"):
         module = Explained(gm, gm.graph)
     stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered)
-    return _Compiled(module, flow, plan, {stage.name: stage for stage in stages}, rewritten.matches, sizes)
+    by_name = {stage.name: stage for stage in stages}
+    return _Compiled(module, example, started, flow, plan, by_name, rewritten.matches, sizes, merged)
 
 
-def _equations(gm: GraphModule, flow: Flow, rewritten: Rewritten, options: _Options) -> dict[str, str]:
+def _chosen(gm: GraphModule, flow: Flow, table: RuleTable, seconds: dict[str, float]) -> tuple[Groups, Plan]:
+    with _timed(seconds, "groups"):
+        groups = find_groups(gm, flow)
+    with _timed(seconds, "assign"):
+        return groups, assign_rules(gm, flow, groups, table)
+
+
+def _equations(gm: GraphModule, flow: Flow, rewritten: Rewritten, options: Options) -> dict[str, str]:
     """The ops of the form that was asked for: new nodes, with the node that each stands for, by name."""
     now = mark_flow(gm, flow.leaves)
     if options.form == "explicit":
@@ -208,20 +260,21 @@ def _record(
     seconds: Mapping[str, float],
     difference: float,
 ) -> Record:
-    flow, example = compiled.flow, captured.example
+    flow, example = compiled.flow, compiled.example
     return Record(
         model_class=type(model).__name__,
         table_name=table.name,
         form=form,
         paper=table.paper,
         overrides=table.overrides,
+        merged=compiled.merged,
         inputs=tuple(example.kwargs),
         leaves=tuple(str(leaf.target) for leaf in flow.leaves if leaf in flow.carrying),
         optional=example.optional,
         constants=example.constants,
         method=captured.method,
         specialised=captured.specialised,
-        guards=captured.guards,
+        guards=tuple(map(compiled.started.guard, captured.guards)) if compiled.started else captured.guards,
         sizes=compiled.sizes,
         forward_difference=difference,
         seconds=seconds,
@@ -245,8 +298,12 @@ def _float_inputs(gm: GraphModule) -> list[Node]:
     return [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)]
 
 
+def _has_leaf(flow: Flow) -> bool:
+    return any(leaf in flow.carrying for leaf in flow.leaves)
+
+
 def _require_leaf(model: nn.Module, flow: Flow) -> None:
-    if not any(leaf in flow.carrying for leaf in flow.leaves):
+    if not _has_leaf(flow):
         raise InputError(
             f"transform: no floating-point input of {type(model).__name__} reaches its output by a differentiable path, so "
             "there is nothing to explain; give the embeddings, pixels or features that the answer is computed from"
@@ -258,23 +315,18 @@ def _embedding_of(model: nn.Module) -> nn.Module | None:
     return embedding if isinstance(embedding, nn.Embedding) else None
 
 
-def _step_check(gm: GraphModule, example: Example) -> Callable[[str], None]:
+def _step_check(gm: GraphModule, example: Example) -> Callable[..., None]:
     """Between steps the graph is linted; with LXT_FX_CHECK=1 (always in tests) its forward is compared too."""
     if os.environ.get("LXT_FX_CHECK") != "1":
-        return lambda step: gm.graph.lint()
+        return lambda step, by_dtype=None: gm.graph.lint()
     before = _run(gm, example)
 
-    def check(step: str) -> None:
+    def check(step: str, by_dtype: Mapping[torch.dtype, float] = _EXACT) -> None:
         gm.graph.lint()
         difference = forward_difference(before, _run(gm, example))
-        assert difference <= 1e-12 or difference <= _allowed(before), f"{step} changed the forward by {difference:.2g}"
+        assert difference <= tolerance_of(before, by_dtype), f"{step} changed the forward by {difference:.2g}"
 
     return check
-
-
-def _allowed(output: Any) -> float:
-    dtypes = {t.dtype for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()}
-    return max((8 * torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
 
 
 def _run(gm: GraphModule, example: Example) -> Any:
@@ -287,7 +339,7 @@ def _run(gm: GraphModule, example: Example) -> Any:
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
-    seconds[name] = time.perf_counter() - start
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-__all__ = ["STAGES", "table_named", "transform"]
+__all__ = ["STAGES", "Options", "Source", "captured_from", "compiled_by", "table_named", "transform"]

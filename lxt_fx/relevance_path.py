@@ -12,7 +12,7 @@ from lxt_fx.explained import Explained, Record
 from lxt_fx.nodes import is_float, module_path, module_stack, operands, shape, source, value
 from lxt_fx.ops import norms, products
 from lxt_fx.passes.mark_flow import SHAPE_ONLY, SHAPE_READERS, Flow, aten, differentiable_operands, mark_flow
-from lxt_fx.passes.verify import TOLERANCES
+from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES
 from lxt_fx.rule import GroupKind, Keep, kind_text
 from lxt_fx.show import PLAIN_LAYERS
 
@@ -278,4 +278,5 @@ def _written(nodes: object) -> dict[str, str]:
 def _tolerance(explained: Explained) -> float:
     output = next(node for node in reversed(explained.graph.nodes) if node.op == "output")
     found = {value(node).dtype for node in output.all_input_nodes if shape(node) is not None}
-    return max((TOLERANCES.get(dtype, 0.0) for dtype in found), default=0.0)
+    by_dtype = MERGED_TOLERANCES if explained.record.merged else TOLERANCES
+    return max((by_dtype.get(dtype, 0.0) for dtype in found), default=0.0)

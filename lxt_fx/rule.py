@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from io import StringIO
 from typing import Any
@@ -130,7 +130,10 @@ class Rule:
     `when` returns why not, or None; its docstring says what holds where it does not refuse. `settings` gives arguments of
     the op that the site does not have. `holds` names the operands that the row holds constant; no relevance flows into
     them, so relevance flow is marked again once all such rows are chosen. A row with empty `ops` matches any single node.
-    `epsilon` is added, with the sign of z, to what eq. 8 of AttnLRP divides by; None takes that of `transform`.
+    `epsilon` is added, with the sign of z, to what eq. 8 of AttnLRP divides by; None takes that of `transform`. `explicit`
+    gives ops of this row their equation: an op with the same arguments and value whose backward takes the relevance of its
+    output to that of its inputs. It stands in the explicit form, and neither form puts an epsilon behind the op. An op of a
+    user's without one has its own backward between `enter` and `leave` there: x times what it makes of R / z.
     """
 
     name: str
@@ -143,6 +146,7 @@ class Rule:
     settings: Callable[[Site], Mapping[str, Any]] = no_settings
     where: Selector | None = None
     epsilon: float | None = None
+    explicit: Mapping[OpOverload, OpOverload] = field(default_factory=dict)
 
     def refuses(self, site: Site) -> Refusal:
         """Why this row does not apply to the site, or None if it does. An op that the row does not list gives a reason

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.fx import Graph
 
 from lxt_fx.errors import InputError
@@ -46,10 +48,11 @@ def save(explained: Explained, path: str | Path) -> None:
     save_file(tensors, str(path), metadata={"lxt_fx": json.dumps(header)})
 
 
-def load(path: str | Path) -> Explained:
-    """The module that `save` wrote, on the CPU. Its printed graph has the stage `lowered` only.
+def load(path: str | Path, ops: Sequence[OpOverload] = ()) -> Explained:
+    """The module that `save` wrote, on the CPU. Its printed graph has the stage `lowered` only. `ops` are ops of your own
+    that the file may call: those that rows of yours put into the graph.
 
-    Raises InputError where the file is no such file, or names an op that this torch does not have.
+    Raises InputError where the file is no such file, or names an op that this torch does not have and `ops` does not hold.
     """
     with safe_open(str(path), "pt") as file:
         metadata = file.metadata() or {}
@@ -62,9 +65,9 @@ def load(path: str | Path) -> Explained:
             )
         tensors = {key: file.get_tensor(key) for key in list(file.keys())}
     root = _root(header, tensors)
-    graph = decode_graph(header["graph"])
+    graph = decode_graph(header["graph"], ops)
     explained = Explained(root, graph)
-    explained._attach(_loaded_record(header, decode_graph(header["graph"])), _loaded_embedding(header, tensors))
+    explained._attach(_loaded_record(header, decode_graph(header["graph"], ops)), _loaded_embedding(header, tensors))
     return explained
 
 
@@ -147,6 +150,7 @@ def _record(record: Record) -> dict[str, Any]:
         "form": record.form,
         "paper": record.paper,
         "overrides": record.overrides,
+        "merged": record.merged,
         "inputs": record.inputs,
         "leaves": record.leaves,
         "optional": record.optional,
@@ -199,6 +203,7 @@ def _loaded_record(header: dict[str, Any], graph: Graph) -> Record:
         form=saved["form"],
         paper=saved["paper"],
         overrides=tuple(saved["overrides"]),
+        merged=tuple(saved.get("merged", ())),
         inputs=tuple(saved["inputs"]),
         leaves=tuple(saved["leaves"]),
         optional=tuple(saved["optional"]),

@@ -146,16 +146,24 @@ class Call:
 
 
 def inner(value: Tensor, gradient: Tensor) -> Tensor:
-    """<value, gradient> in float64; 0 where the gradient is 0, also at a mask's -inf. Complex: as pairs of reals."""
+    """<value, gradient> in float64; a mask's number counts as 0. Complex: as pairs of reals."""
     if value.is_complex():
         value, gradient = torch.view_as_real(value), torch.view_as_real(gradient.resolve_conj())
+    limit = _mask_limit(value.dtype)
     parts = zip(torch.split(value.reshape(-1), CHUNK), torch.split(gradient.reshape(-1), CHUNK), strict=True)
-    return torch.stack([_dot(a.double(), g.double()) for a, g in parts]).sum()
+    return torch.stack([_dot(a.double(), g.double(), limit) for a, g in parts]).sum()
 
 
-def _dot(value: Tensor, gradient: Tensor) -> Tensor:
+def _dot(value: Tensor, gradient: Tensor, limit: float) -> Tensor:
+    if value.numel() and value.min() <= limit:
+        value = value.masked_fill(value <= limit, 0)
     total = torch.dot(value, gradient)
     return total if total.isfinite() else torch.where(gradient == 0, 0, value * gradient).sum()
+
+
+def _mask_limit(dtype: torch.dtype) -> float:
+    """What is not above this is no number but a mask: -inf, or the least number of a dtype that models use instead."""
+    return -1e30 if dtype.itemsize > 2 or dtype is torch.bfloat16 else -6e4
 
 
 def kept_by(rule: Rule | None, node: Node) -> Keep:
@@ -209,6 +217,9 @@ def _constants(call: Call, gradient: Any) -> list[Share]:
         at_zero = torch.full((), call.argument("intercept"), dtype=torch.float64)
         return _nonzero(Cause.INTERCEPT, "written-out activation at 0", at_zero * gradient.double().sum())
     constants = _float_constants(call)
+    masked = _rounded_away(call, gradient)
+    if masked != 0:
+        return _nonzero(*_named(call, constants[-1]), masked)
     total = _against(call.run(lambda node: node in constants), gradient)
     if not total.isfinite():
         return []  # an op that is not defined at 0, as a row of a user's may have: no share is known
@@ -221,6 +232,20 @@ def _constants(call: Call, gradient: Any) -> list[Share]:
         return [share for c, amount in zip(constants, each, strict=True) for share in _nonzero(*_named(call, c), amount)]
     added = next((c for c in constants if c is call._by_name().get("bias")), constants[-1])
     return _nonzero(*_named(call, added), total)
+
+
+def _rounded_away(call: Call, gradient: Any) -> Tensor:
+    """Of scores plus a mask's number: minus what the scores get there, since the sum counts as 0."""
+    output = call.output
+    nothing = torch.zeros((), dtype=torch.float64)
+    if call.node.target is not aten.add.Tensor or not _float_constants(call):
+        return nothing
+    masked = output <= _mask_limit(output.dtype)
+    if not masked.any():
+        return nothing
+    own = [call.values[node].expand(output.shape) for node in call.carrying if node in call.node.all_input_nodes]
+    constant = call.values[_float_constants(call)[-1]].expand(output.shape)
+    return inner(constant, gradient) - sum((inner(x[masked], gradient[masked]) for x in own), nothing)
 
 
 def _linear_bias(call: Call, gradient: Tensor) -> list[Share]:
@@ -283,6 +308,7 @@ def _softmax(call: Call, gradient: Tensor) -> list[Share]:
     x, output = call.argument("self").double(), call.output.double()
     relevance = output * gradient.double()
     passed = relevance - output * relevance.sum(call.argument("dim"), keepdim=True)
+    x = x.masked_fill(x <= _mask_limit(call.argument("self").dtype), 0)
     return _nonzero(Cause.OFFSET, "softmax", relevance.sum() - inner(x, passed))
 
 
@@ -300,7 +326,7 @@ def _attention(call: Call, gradient: Tensor) -> list[Share]:
         weights = torch.softmax(scores + bias, -1).nan_to_num(0.0)
         relevance = weights * (gradient[..., part, :].double() @ value.double().mT)
         passed = relevance - weights * relevance.sum(-1, keepdim=True)
-        added = torch.where(passed == 0, 0, bias * passed).sum()
+        added = torch.where(bias <= _mask_limit(query.dtype), 0, bias * passed).sum()
         offset += relevance.sum() - added - torch.where(passed == 0, 0, scores * passed).sum()
         masked += added
     share = float(call.argument("mask_share", 0.5))

@@ -228,7 +228,7 @@ class Origins:
         if held:
             return Cause.HELD, _listed([f"%{name}" for name in held])
         if parameters:
-            return Cause.CONSTANT, _listed(parameters)
+            return Cause.CONSTANT, _listed(sorted(parameters, key=lambda name: not name.endswith("bias")))
         return Cause.CONSTANT, f"computed from {_listed(inputs)}" if inputs else f"computed by %{node.name}"
 
     def _ancestors(self, node: Node) -> tuple[list[str], list[str], list[str]]:

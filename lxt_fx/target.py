@@ -45,6 +45,21 @@ class Choice:
     said: str
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a target lies: an entry of the logits, less another if there are two, at a position of the text, or in the
+    only row of logits ([batch, classes])."""
+
+    indices: tuple[int, ...]
+    position: int | None
+    said: str
+
+    def of(self, logits: Tensor) -> Tensor:
+        """The number in the logits of one input, [positions, entries] or [entries]."""
+        row = logits if self.position is None else logits[self.position]
+        return row[self.indices[0]] if len(self.indices) == 1 else row[self.indices[0]] - row[self.indices[1]]
+
+
 class Names(Protocol):
     """What the entries of a row of logits are called."""
 
@@ -66,15 +81,31 @@ def choose(
     """
     if callable(target):
         return _by_function(target, output)
+    entry = entry_of(target, output, labels, text, model_class, row)
+    return Choice(entry.of(logits_of(output, model_class)[row]), entry.said)
+
+
+def entry_of(
+    target: Target | Name | tuple[Name, Name] | None,
+    output: Any,
+    labels: Sequence[str],
+    text: TextInput | None,
+    model_class: str,
+    row: int = 0,
+) -> Entry:
+    """Which entry of the logits a target means in this row of the batch, to find it again in another output.
+
+    Raises InputError as `choose` does.
+    """
     wanted = _as_target(target)
-    logits = _logits(output, model_class)
+    logits = logits_of(output, model_class)
     if logits.dim() == 3 and text is not None:
         position, where = _position(wanted, logits, text, model_class)
         classes = model_class.endswith("ForTokenClassification")
         names: Names = ClassNames(labels) if classes else TokenNames(text.tokenizer)
-        return _of_row(wanted, logits[row, position], names, where)
+        return _entry(wanted, logits[row, position], names, position, where)
     if logits.dim() == 2 and wanted.position is None:
-        return _of_row(wanted, logits[row], ClassNames(labels), "")
+        return _entry(wanted, logits[row], ClassNames(labels), None, "")
     said = "the target names a position, but" if wanted.position is not None else "cannot choose a target:"
     raise InputError(
         f"explain: {said} the logits of {model_class} have shape {list(logits.shape)}; give target=a function of the "
@@ -112,7 +143,11 @@ def _as_target(target: Target | Name | tuple[Name, Name] | None) -> Target:
     )
 
 
-def _logits(output: Any, model_class: str) -> Tensor:
+def logits_of(output: Any, model_class: str) -> Tensor:
+    """The logits [batch, ..., entries] of a model's output.
+
+    Raises InputError if it has none.
+    """
     found = output if isinstance(output, Tensor) else None
     if isinstance(output, Mapping):
         found = output.get("logits")
@@ -164,13 +199,11 @@ def _default_position(text: TextInput, model_class: str) -> int:
     return last
 
 
-def _of_row(target: Target, row: Tensor, names: Names, where: str) -> Choice:
+def _entry(target: Target, row: Tensor, names: Names, position: int | None, where: str) -> Entry:
     token = int(row.argmax()) if target.token is None else target.token
     wanted = (token,) if target.minus is None else (token, target.minus)
     indices = names.find(wanted, row.detach())
-    value = row[indices[0]] if len(indices) == 1 else row[indices[0]] - row[indices[1]]
-    said = " minus ".join(f"logit of {names.show(i, _rank(row, i))}" for i in indices)
-    return Choice(value, said + where)
+    return Entry(indices, position, " minus ".join(f"logit of {names.show(i, _rank(row, i))}" for i in indices) + where)
 
 
 def _rank(row: Tensor, index: int) -> int:

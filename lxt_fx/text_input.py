@@ -105,6 +105,22 @@ def read_text(tokenizer: Tokenizer, text: Text, device: torch.device) -> TextInp
     return TextInput.of_row(tokenizer, ids, extras)
 
 
+def texts_by_row(ids: Tensor | None, bound: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[TextInput]:
+    """One text for each row of `inputs_embeds` [rows, tokens, hidden]; without ids or a tokenizer its tokens are
+    numbers."""
+    embeds = bound["inputs_embeds"]
+    extras = {name: v for name, v in bound.items() if isinstance(v, Tensor) and name != "inputs_embeds"}
+    texts = []
+    for row in range(embeds.shape[0]):
+        own = {name: v[row : row + 1] for name, v in extras.items() if v.dim() and v.shape[0] == embeds.shape[0]}
+        if ids is None:
+            numbers = torch.arange(embeds.shape[1])[None]
+            texts.append(TextInput(NO_TOKENIZER, numbers, tuple(map(str, numbers[0].tolist())), own))
+        else:
+            texts.append(TextInput.of_row(tokenizer or NO_TOKENIZER, ids[row : row + 1], own))
+    return texts
+
+
 def _fields(tokenizer: Tokenizer, text: Text) -> Mapping[str, Any]:
     if isinstance(text, str):
         return tokenizer(text, return_tensors="pt")

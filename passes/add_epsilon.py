@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 from lxt_fx.nodes import value
 from lxt_fx.ops import products
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
-from lxt_fx.passes.lower_explicit import is_linear_map
+from lxt_fx.passes.lower_explicit import is_linear_map, own_equation
 from lxt_fx.passes.mark_flow import Flow
 from lxt_fx.rule import Rule
 
@@ -18,13 +18,15 @@ from lxt_fx.rule import Rule
 def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
     """Transform: behind each linear map and product whose row has an epsilon, `lxt_fx.epsilon` takes the gradient g to
     g z / (z + epsilon sign(z)); no second matmul. A fused attention has it at its output and not at its scores; an op that
-    divides by sums of its own takes it as an argument.
+    divides by sums of its own takes it as an argument, and one whose row gives its equation has none.
 
     Returns for each new node the one that it stands behind, by name. `epsilon` is that of rows without one of their own.
     """
     made: dict[str, str] = {}
     for node in list(gm.graph.nodes):
         if node not in flow.carrying or not isinstance(value(node), Tensor) or not is_linear_map(node):
+            continue
+        if own_equation(node, rules) is not None:
             continue
         rule = rules.get(node.name)
         own = epsilon if rule is None or rule.epsilon is None else rule.epsilon

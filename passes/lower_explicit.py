@@ -40,6 +40,12 @@ def is_linear_map(node: Node) -> bool:
     return isinstance(node.target, OpOverload) and node.target not in (SPECIAL | MOVES) - frozenset(STEPS)
 
 
+def own_equation(node: Node, rules: Mapping[str, Rule]) -> OpOverload | None:
+    """The op that the node's row gives for its explicit form; None where it gives none. `rules` are by node name."""
+    rule = rules.get(node.name)
+    return rule.explicit.get(node.target) if rule is not None and isinstance(node.target, OpOverload) else None
+
+
 def lower_explicit(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
     """Transform: each op on the relevance path becomes the equation of its row; returns for each new node the one that it
     stands for, by name. `epsilon` is that of rows without one of their own. Forward values stay as they are; `flow` is that
@@ -60,9 +66,14 @@ class _Lowering:
         self.made: dict[Node, Node] = {}
 
     def apply(self, node: Node) -> None:
-        if not isinstance(node.target, OpOverload) or not isinstance(value(node), Tensor) or node.target in MOVES:
+        if not isinstance(node.target, OpOverload) or not isinstance(value(node), Tensor):
+            return
+        own = own_equation(node, self.rules)
+        if own is not None:
+            node.target = own
+        elif node.target in MOVES:
             return  # relevance follows its element, as a gradient does
-        if node.target is products.softmax:
+        elif node.target is products.softmax:
             node.target = explicit.softmax_taylor
         elif node.target in HALVED:
             operands = list(node.args)

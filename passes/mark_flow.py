@@ -98,6 +98,7 @@ def mark_flow(gm: GraphModule, leaves: Iterable[Node], held: frozenset[Edge] = f
     leaves = tuple(leaves)
     output = next(node for node in reversed(gm.graph.nodes) if node.op == "output")
     root = object()
+    graph.add_node(root)
     graph.add_edges_from((root, leaf) for leaf in leaves)
     carrying = nx.descendants(graph, root) & nx.ancestors(graph, output)
     return Flow(frozenset(carrying), held, leaves)

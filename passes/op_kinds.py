@@ -61,7 +61,6 @@ MOVES = frozenset(
         aten.constant_pad_nd.default,
         aten.unfold.default,
         aten.im2col.default,
-        aten.col2im.default,
         aten.pixel_shuffle.default,
         aten.pixel_unshuffle.default,
         aten.masked_select.default,
@@ -106,6 +105,7 @@ SUMS = frozenset(
         aten.upsample_trilinear3d.vec,
         aten.fft_fftn.default,
         aten.real.default,
+        aten.col2im.default,
     }
 )
 """Linear in all carrying operands together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,12 @@ from lxt_fx.errors import ForwardMismatchError
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Largest difference allowed, relative to the largest value, by dtype."""
+
+MERGED_TOLERANCES = {**TOLERANCES, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+"""Where batch norms were merged: other weights are rounded, and layer by layer that grows as the model's own rounding does.
+Measured on random ResNets, MobileNet and EfficientNet with 20 to 53 merged: up to 6e-14 in float64, 2.5e-5 in float32,
+3.1e-2 in bfloat16, 3.7e-3 in float16. On a ResNet-50 whose own rounding costs 0.26 in bfloat16 and 0.05 in float16, as
+much; such a model is refused."""
 
 
 def forward_difference(expected: Any, actual: Any) -> float:
@@ -39,16 +46,26 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / a.abs().max().clamp(min=1e-30)) if a.numel() else 0.0
 
 
-def tolerance_of(output: Any) -> float:
+def tolerance_of(output: Any, by_dtype: Mapping[torch.dtype, float] = TOLERANCES) -> float:
     """The largest difference allowed for an output, by its widest tolerance."""
     dtypes = {t.dtype for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()}
-    return max((TOLERANCES.get(dtype, 0.0) for dtype in dtypes), default=0.0)
+    return max((by_dtype.get(dtype, 0.0) for dtype in dtypes), default=0.0)
 
 
-def check_forward(difference: float, expected: Any, name: str) -> None:
-    """Raises ForwardMismatchError where the difference is above the tolerance of the output's dtype."""
-    if difference > tolerance_of(expected):
-        raise ForwardMismatchError(
-            f"transform: the graph of {name} differs from the model by {difference:.2g} of the largest output (allowed: "
-            f"{tolerance_of(expected):.0e}). This is a fault of lxt_fx or of torch.export for this model; please report it"
+def check_forward(difference: float, expected: Any, name: str, merged: Sequence[str] = ()) -> None:
+    """Raises ForwardMismatchError where the difference is above the tolerance of the output's dtype. `merged` are the batch
+    norms that became part of a layer."""
+    allowed = tolerance_of(expected, MERGED_TOLERANCES if merged else TOLERANCES)
+    if difference <= allowed:
+        return
+    why = "This is a fault of lxt_fx or of torch.export for this model; please report it"
+    if merged:
+        why = (
+            f"{len(merged)} batch norms became part of the layers before them, as the rows of these ask for; that rounds "
+            "other weights, and a deep model multiplies it. In half precision, transform the model in float32; in "
+            "float32 or float64 this is a fault of lxt_fx, please report it"
         )
+    raise ForwardMismatchError(
+        f"transform: the graph of {name} differs from the model by {difference:.2g} of the largest output (allowed: "
+        f"{allowed:.0e}). {why}"
+    )

@@ -79,6 +79,20 @@ def z_plus(*, epsilon: float | None = None) -> Rule:
     )
 
 
+def excitation(*, epsilon: float | None = None) -> Rule:
+    """z_plus with a bias that takes nothing: excitation backprop. An output without a positive contribution passes
+    nothing."""
+    return _rule(
+        "excitation",
+        contributions.EXCITATION,
+        {},
+        "R_i = sum_j c+_ij R_j / sum_i c+_ij, the bias not among the c",
+        "excitation backprop (Zhang et al. 2016)",
+        Keep.ALL_BUT_ONE_SIDED,
+        epsilon,
+    )
+
+
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0, *, epsilon: float | None = None) -> Rule:
     """alpha times the relevance to positive contributions, -beta times to negative ones.
 

@@ -224,6 +224,7 @@ SELECT = Rule(
     formula="R goes to the selected element",
     source="piecewise linear, native gradient",
     keeps=Keep.SELECTED,
+    epsilon=0.0,
 )
 ATTENTION_WEIGHTS_HELD = Rule(
     name="weights held",

@@ -279,6 +279,7 @@ OTHERS = (
 BY_RULE: Mapping[str, tuple[contributions.RuleOps, dict[str, Any]]] = {
     "gamma": (contributions.GAMMA, {"gamma": 0.25}),
     "z_plus": (contributions.Z_PLUS, {}),
+    "excitation": (contributions.EXCITATION, {}),
     "alpha_beta": (contributions.ALPHA_BETA, {"alpha": 2.0, "beta": 1.0, "epsilon": 0.1}),
     "z_box": (contributions.Z_BOX, {"low": torch.tensor(-4.0), "high": torch.full((4, 1), 4.0)}),
     "w_square": (contributions.W_SQUARE, {}),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 Vector = list[float]
 Matrix = list[Vector]
@@ -165,3 +166,88 @@ def product_of_three(x: Vector, a: Matrix, y: Vector, r: Vector) -> tuple[Vector
             r_a[i][j] += passed
             r_y[j] += passed
     return r_x, r_a, r_y
+
+
+Map = list[tuple[float, dict[int, float]]]
+"""For each output its constant, and the weight of each input that it reads."""
+
+
+def read_off(function: Callable[[Vector], Vector], x: Vector, step: float) -> Map:
+    """The map that f is around x: w_ij = (f_j(x + step e_i) - f_j(x - step e_i)) / (2 step), and what it adds. Exact where
+    f is linear between these points, else its gradient to the order of step^2."""
+    value = function(x)
+    weights: list[dict[int, float]] = [{} for _ in value]
+    for i, xi in enumerate(x):
+        above, below = (function([*x[:i], xi + sign * step, *x[i + 1 :]]) for sign in (1, -1))
+        for j, (high, low) in enumerate(zip(above, below, strict=True)):
+            if high != low:
+                weights[j][i] = (high - low) / (2 * step)
+    constants = [z - sum(w * x[i] for i, w in read.items()) for z, read in zip(value, weights, strict=True)]
+    return list(zip(constants, weights, strict=True))
+
+
+def by_contribution(x: Vector, reads: Map, r: Vector, epsilon: float = 0.0, signed: bool = True) -> Vector:
+    """R_i = sum_j x_i w_ij R_j / (z_j + epsilon sign(z_j)) (AttnLRP eq. 8); z + epsilon where it is not signed."""
+    found = [0.0] * len(x)
+    for (constant, read), relevance in zip(reads, r, strict=True):
+        z = constant + sum(w * x[i] for i, w in read.items())
+        z += epsilon if z >= 0 or not signed else -epsilon
+        for i, w in read.items():
+            found[i] += ratio(w * x[i], z, relevance)
+    return found
+
+
+Cells = dict[tuple[int, ...], float]
+"""The elements of a tensor by their indices."""
+
+
+def contraction(equation: str, operands: list[Cells], r: Cells, epsilon: float = 0.0, signed: bool = True) -> list[Cells]:
+    """z of an einsum of n operands: each product of n elements gives 1/n of its part of R to each of the n (prop. 3.3 for
+    n = 2, and for every n by prop. 3.2)."""
+    inputs, output = equation.split("->")
+    names = inputs.split(",")
+    sizes = {
+        letter: 1 + max(index[place] for index in operand)
+        for name, operand in zip(names, operands, strict=True)
+        for place, letter in enumerate(name)
+    }
+    places = [dict(zip(sizes, index, strict=True)) for index in product(*map(range, sizes.values()))]
+    products: list[tuple[list[tuple[int, ...]], tuple[int, ...], float]] = []
+    z = dict.fromkeys(r, 0.0)
+    for place in places:
+        read = [tuple(place[letter] for letter in name) for name in names]
+        wrote = tuple(place[letter] for letter in output)
+        passed = math.prod(operand[index] for operand, index in zip(operands, read, strict=True))
+        products.append((read, wrote, passed))
+        z[wrote] += passed
+    found = [dict.fromkeys(operand, 0.0) for operand in operands]
+    for read, wrote, passed in products:
+        whole = z[wrote] + (epsilon if z[wrote] >= 0 or not signed else -epsilon)
+        for part, index in zip(found, read, strict=True):
+            part[index] += ratio(passed, whole, r[wrote]) / len(operands)
+    return found
+
+
+def uniform(sizes: list[int], elements: list[list[int]], r: Vector) -> list[Vector]:
+    """R / n to each of n operands of these sizes (prop. 3.2); `elements` says which of its elements each output reads."""
+    found = [[0.0] * size for size in sizes]
+    for part, read in zip(found, elements, strict=True):
+        for i, relevance in zip(read, r, strict=True):
+            part[i] += relevance / len(sizes)
+    return found
+
+
+def taylor(
+    function: Callable[[Vector], Vector], x: Vector, reference: Vector, r: Vector, bias: bool, step: float
+) -> Vector:
+    """R_i = (x - x0)_i sum_j J_ji R_j / z_j with J the gradient of f at x0 (Montavon et al. 2017). z is f(x), or J (x - x0)
+    where the constant terms have no share."""
+    reads = read_off(function, reference, step)
+    moved = [xi - start for xi, start in zip(x, reference, strict=True)]
+    first_order = [sum(w * moved[i] for i, w in read.items()) for _, read in reads]
+    wholes = function(x) if bias else first_order
+    found = [0.0] * len(x)
+    for (_, read), z, relevance in zip(reads, wholes, r, strict=True):
+        for i, w in read.items():
+            found[i] += ratio(w * moved[i], z, relevance)
+    return found

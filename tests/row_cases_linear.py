@@ -130,7 +130,6 @@ MOVES = (
     move(aten.constant_pad_nd.default, lambda n, a: aten.constant_pad_nd.default(a, [-1, 1, 1, 0]), name="cut_and_zeros"),
     move(aten.unfold.default, lambda n, a: a.unfold(1, 2, 1)),
     move(aten.im2col.default, lambda n, a: F.unfold(a, 2, padding=1), IMAGE),
-    move(aten.col2im.default, lambda n, a: F.fold(a, (3, 3), 2), (2, 8, 4)),
     move(aten.pixel_shuffle.default, lambda n, a: F.pixel_shuffle(a, 2), IMAGE),
     move(aten.pixel_unshuffle.default, lambda n, a: F.pixel_unshuffle(a, 2), IMAGE),
     move(aten.masked_select.default, lambda n, a: a.masked_select(n.mask), (3, 4), mask=SOME),
@@ -219,6 +218,7 @@ SUMS = (
     total(aten.upsample_linear1d.vec, lambda n, a: F.interpolate(a, 7, mode="linear")),
     total(aten.upsample_trilinear3d.vec, lambda n, a: F.interpolate(a, (3, 3, 3), mode="trilinear"), (2, 1, 2, 2, 2)),
     total(aten.fft_fftn.default, lambda n, a: torch.fft.fftn(a, dim=(1, 2)).real),
+    total(aten.col2im.default, lambda n, a: F.fold(a, (3, 3), 2), (2, 8, 4)),
     total(aten.real.default, lambda n, a: torch.real(torch.view_as_complex(a)), (2, 3, 2)),
 )  # fmt: skip
 

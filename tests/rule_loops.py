@@ -87,6 +87,11 @@ def z_plus(x: Vector, reads: Reads, r: Vector) -> Vector:
     return alpha_beta(x, reads, r, 1.0, 0.0)
 
 
+def excitation(x: Vector, reads: Reads, r: Vector) -> Vector:
+    """As z_plus, of the map without its bias."""
+    return z_plus(x, [(0.0, weights) for _, weights in reads], r)
+
+
 def z_box(x: Vector, reads: Reads, r: Vector, low: float, high: float) -> Vector:
     """x w - low w+ - high w-; the bias is not in the sum."""
 

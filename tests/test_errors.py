@@ -33,11 +33,6 @@ def test_examples_that_do_not_fit_the_signature_are_named() -> None:
         lxt_fx.transform(Mlp().eval(), kwargs={"y": torch.randn(2, 6)})
 
 
-def test_token_ids_alone_cannot_be_explained() -> None:
-    with pytest.raises(InputError, match=r"input_ids, whole numbers that carry no gradient.*lxt_fx.embed"):
-        lxt_fx.transform(llama(), kwargs={"input_ids": torch.tensor([[3, 4]])})
-
-
 def test_whole_number_inputs_of_a_plain_module_are_named() -> None:
     class Counts(nn.Module):
         def forward(self, tokens: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ LOOPS: dict[str, tuple[Callable[..., loops.Vector], dict[str, float], dict[str, 
     "gamma": (loops.gamma, {"gamma": 0.25}, {"gamma": 0.25}),
     "gamma_0": (loops.gamma, {"gamma": 0.0}, {"gamma": 0.0}),
     "z_plus": (loops.z_plus, {}, {}),
+    "excitation": (loops.excitation, {}, {}),
     "alpha_beta": (loops.alpha_beta, {"alpha": 2.0, "beta": 1.0}, {"alpha": 2.0, "beta": 1.0}),
     "alpha_beta_1.5": (loops.alpha_beta, {"alpha": 1.5, "beta": 0.5}, {"alpha": 1.5, "beta": 0.5}),
     "z_box": (loops.z_box, {"low": LOW, "high": HIGH}, {"low": LOW, "high": HIGH}),
@@ -43,6 +44,7 @@ LOOPS: dict[str, tuple[Callable[..., loops.Vector], dict[str, float], dict[str, 
 ROWS: dict[str, Callable[[], Rule]] = {
     "gamma": lambda: rules.gamma(0.25),
     "z_plus": rules.z_plus,
+    "excitation": rules.excitation,
     "alpha_beta": lambda: rules.alpha_beta(2, 1),
     "z_box": lambda: rules.z_box(LOW, HIGH),
     "w_square": rules.w_square,
@@ -142,7 +144,7 @@ def test_z_plus_is_alpha_1_beta_0() -> None:
     assert relative(found[0], found[1]) <= 1e-12
 
 
-@pytest.mark.parametrize("rule", ["z_plus", "alpha_beta"])
+@pytest.mark.parametrize("rule", ["z_plus", "excitation", "alpha_beta"])
 def test_contributions_of_one_sign_stay_exactly_one_sided(rule: str) -> None:
     """p is (z + |c| sum) / 2 in alpha-beta: rounding must not pass for a positive contribution."""
     torch.manual_seed(0)
@@ -219,6 +221,7 @@ def zennit_rule(rule: str, epsilon: float) -> Any:
     made: dict[str, Callable[[], Any]] = {
         "gamma": lambda: zennit.Gamma(gamma=0.25, stabilizer=epsilon),
         "z_plus": lambda: zennit.ZPlus(stabilizer=epsilon),
+        "excitation": lambda: zennit.ZPlus(stabilizer=epsilon, zero_params="bias"),
         "alpha_beta": lambda: zennit.AlphaBeta(2.0, 1.0, stabilizer=epsilon),
         "z_box": lambda: zennit.ZBox(LOW, HIGH, stabilizer=epsilon),
         "w_square": lambda: zennit.WSquare(stabilizer=epsilon),
@@ -298,9 +301,9 @@ def test_ledgers_close_and_have_no_faults(rule: str, epsilon: float) -> None:
     ledger.check(1e-11)
     causes = {cause for cause, amount in ledger.by_cause().items() if bool((amount.abs() > 1e-9).any())}
     allowed = {Cause.BIAS, *([Cause.EPSILON] if epsilon else [])}
-    allowed |= {Cause.ONE_SIDED} if rule in ("z_plus", "alpha_beta") else set()
+    allowed |= {Cause.ONE_SIDED} if rule in ("z_plus", "excitation", "alpha_beta") else set()
     allowed |= {Cause.ZERO} if rule in ("z_box", "w_square", "flat") else set()
-    assert causes <= allowed and (rule == "flat" or Cause.BIAS in causes)
+    assert causes <= allowed and (rule in ("flat", "excitation") or Cause.BIAS in causes)
 
 
 @pytest.mark.parametrize(("rule", "cause"), [("w_square", Cause.ZERO), ("flat", Cause.ZERO), ("z_box", Cause.ZERO)])

@@ -11,7 +11,7 @@ passes nothing on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -150,6 +150,16 @@ class ZPlus:
         sums = call.map(call.x.clamp(min=0), above, bias) + call.map(call.x.clamp(max=0), below, None)
         passed = ratio(call.z * gradient, sums, self.epsilon)
         return torch.where(call.x > 0, call.back(passed, above), call.back(passed, below))
+
+
+@dataclass(frozen=True, slots=True)
+class Excitation:
+    """Z-plus with a bias that takes nothing: R_i = sum_j c+_ij R_j / p_j with p_j without b_j."""
+
+    epsilon: float
+
+    def __call__(self, call: Call, gradient: Tensor) -> Tensor:
+        return ZPlus(self.epsilon)(replace(call, bias=None), gradient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +343,7 @@ GAMMA = rule_ops(
     "gamma", "float gamma, float epsilon=0.0", lambda gamma, epsilon=0.0: _by(Gamma(gamma, epsilon))
 )
 Z_PLUS = rule_ops("z_plus", "float epsilon=0.0", lambda epsilon=0.0: _by(ZPlus(epsilon)))
+EXCITATION = rule_ops("excitation", "float epsilon=0.0", lambda epsilon=0.0: _by(Excitation(epsilon)))
 ALPHA_BETA = rule_ops(
     "alpha_beta",
     "float alpha, float beta, float epsilon=0.0",
@@ -346,6 +357,6 @@ Z_BOX = rule_ops(
 W_SQUARE = rule_ops("w_square", "float epsilon=0.0", lambda epsilon=0.0: _by(WSquare(epsilon)))
 FLAT = rule_ops("flat", "float epsilon=0.0", lambda epsilon=0.0: _by(Flat(epsilon)))
 
-RULES = (GAMMA, Z_PLUS, ALPHA_BETA, Z_BOX, W_SQUARE, FLAT)
+RULES = (GAMMA, Z_PLUS, EXCITATION, ALPHA_BETA, Z_BOX, W_SQUARE, FLAT)
 BY_CONTRIBUTION = frozenset(op for ops in RULES for op in (ops.linear, ops.convolution, ops.matmul))
 """All ops of this file."""

@@ -96,6 +96,11 @@ def _z_plus(value: Tensor, epsilon: float = 0.0) -> Run:
     return _alpha_beta(value, 1.0, 0.0, epsilon)
 
 
+def _excitation(value: Tensor, epsilon: float = 0.0) -> Run:
+    """Z-plus of the map without its bias (Zhang et al. 2016)."""
+    return lambda of, x, weight, bias: _z_plus(value, epsilon)(of, x, weight, None)
+
+
 def _z_box(value: Tensor, low: Tensor, high: Tensor, epsilon: float = 0.0) -> Run:
     """x w - low w+ - high w- (Montavon et al. 2017)."""
 
@@ -133,12 +138,13 @@ def _passed(sums: Tensor, value: Tensor, epsilon: float) -> Tensor:
 
 GAMMA = rule_ops("gamma_parts", "float gamma, Tensor value, float epsilon=0.0", _gamma)
 Z_PLUS = rule_ops("z_plus_parts", "Tensor value, float epsilon=0.0", _z_plus)
+EXCITATION = rule_ops("excitation_parts", "Tensor value, float epsilon=0.0", _excitation)
 ALPHA_BETA = rule_ops("alpha_beta_parts", "float alpha, float beta, Tensor value, float epsilon=0.0", _alpha_beta)
 Z_BOX = rule_ops("z_box_parts", "Tensor low, Tensor high, Tensor value, float epsilon=0.0", _z_box)
 W_SQUARE = rule_ops("w_square_parts", "Tensor value, float epsilon=0.0", _w_square)
 FLAT = rule_ops("flat_parts", "Tensor value, float epsilon=0.0", _flat)
 
-RULES: tuple[RuleOps, ...] = (GAMMA, Z_PLUS, ALPHA_BETA, Z_BOX, W_SQUARE, FLAT)
+RULES: tuple[RuleOps, ...] = (GAMMA, Z_PLUS, EXCITATION, ALPHA_BETA, Z_BOX, W_SQUARE, FLAT)
 PARTS = {
     fast: parts
     for pair in zip(contributions.RULES, RULES, strict=True)

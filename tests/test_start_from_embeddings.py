@@ -1,0 +1,90 @@
+"""Models that take token ids: relevance is read at their token embeddings."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from golden_cases import relative
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+import lxt_fx
+
+IDS = torch.tensor([[5, 9, 17, 23, 1], [3, 4, 7, 30, 2]])
+
+
+class Scaled(nn.Embedding):
+    """An embedding that scales what it looks up, as Gemma's and BART's do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 3.0
+
+
+class Reader(nn.Module):
+    """Token ids to two classes; the ids also say where the text ends."""
+
+    def __init__(self, hashed: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.head, self.hashed = Scaled(32, 8), nn.Linear(8, 2), hashed
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        looked_up = (input_ids * 7 + 1) % 32 if self.hashed else input_ids
+        hidden = torch.tanh(self.tokens(looked_up))
+        return self.head(hidden * (input_ids != 1)[..., None]).mean(1)
+
+
+def test_ids_as_the_example_make_the_module_that_embeddings_make() -> None:
+    model = tiny.llama()
+    by_ids = lxt_fx.transform(model, kwargs={"input_ids": IDS})
+    by_embeds = lxt_fx.transform(model)
+    assert "inputs_embeds" in by_ids.record.inputs and "input_ids" not in by_ids.record.inputs
+    found = []
+    for explained in (by_ids, by_embeds):
+        embeds = lxt_fx.embed(explained, IDS)
+        explained(inputs_embeds=embeds).logits[:, -1, 3].sum().backward()
+        assert embeds.grad is not None
+        found.append(embeds.grad)
+    assert relative(*found) <= 1e-5
+
+
+def test_relevance_is_read_behind_the_scale_of_an_embedding_and_ids_stay_where_they_are_read() -> None:
+    model = Reader().double().eval()
+    explained = lxt_fx.transform(model, (IDS,), rules="gradient")
+    assert explained.record.inputs == ("input_ids", "inputs_embeds") and explained.record.leaves == ("inputs_embeds",)
+    embeds = lxt_fx.embed(explained, IDS)
+    torch.testing.assert_close(embeds.detach(), model.tokens(IDS).detach())
+    kept: list[Tensor] = []
+    hook = model.tokens.register_forward_hook(lambda module, args, output: kept.append(output))
+    (gradient,) = torch.autograd.grad(model(IDS)[:, 0].sum(), kept)
+    hook.remove()
+    output = explained(input_ids=IDS, inputs_embeds=embeds)
+    torch.testing.assert_close(output, model(IDS))
+    (found,) = torch.autograd.grad(output[:, 0].sum(), embeds)
+    torch.testing.assert_close(found, gradient)
+    assert bool((found[0, 4] == 0).all()) and bool((found[0, :4] != 0).any())  # token 1 is left out
+
+
+def test_a_text_model_without_inputs_embeds_has_a_ledger_and_a_file(tmp_path: object) -> None:
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=8, projection_dim=16, eos_token_id=1, bos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    model = CLIPTextModelWithProjection(config).double().eval()
+    explained = lxt_fx.transform(model, kwargs={"input_ids": IDS})
+    ledger = lxt_fx.audit(explained, {"input_ids": IDS}, lambda output: output.text_embeds[:, 0])
+    ledger.check(1e-9)
+    assert bool((ledger.sources[0].by_token().abs().sum(-1) > 1e-6).all())
+    path = f"{tmp_path}/clip.safetensors"
+    lxt_fx.save(explained, path)
+    loaded, embeds = lxt_fx.load(path), lxt_fx.embed(model, IDS)
+    torch.testing.assert_close(
+        loaded(input_ids=IDS, inputs_embeds=embeds).text_embeds, model(input_ids=IDS).text_embeds, rtol=1e-9, atol=1e-12
+    )
+
+
+def test_ids_that_are_changed_before_they_are_looked_up_are_refused() -> None:
+    with pytest.raises(lxt_fx.InputError, match="no floating-point input of Reader reaches its output"):
+        lxt_fx.transform(Reader(hashed=True).eval(), (IDS,))

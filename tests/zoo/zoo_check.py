@@ -1,0 +1,189 @@
+"""What is measured of one architecture: capture, forward, plain gradient, ledger, and the two forms against each other."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import zoo_models as models
+from torch import Tensor
+
+import lxt_fx
+from lxt_fx.passes.capture import torch_state_kept
+from lxt_fx.passes.verify import forward_difference
+from lxt_fx.pipeline import Options, captured_from, compiled_by
+from lxt_fx.recompile import copied
+
+FORWARD, GRADIENT, LEDGER, FORMS = 1e-4, 1e-3, 1e-6, 1e-5
+"""The largest differences that count as equal: outputs and plain gradients in float32 relative to the largest value; the
+ledger's residual and unaccounted parts in float64, of its scale; relevance by the two forms in float64, of the largest."""
+
+
+@dataclass(slots=True)
+class Result:
+    """One line of the table of supported models. A difference is None where it was not measured; `why` says why not."""
+
+    entry: str
+    model_class: str
+    family: str
+    captured: str = ""
+    batch: bool | None = None
+    length: bool | None = None
+    unknown: tuple[str, ...] = ()
+    forward: float | None = None
+    gradient: float | None = None
+    residual: float | None = None
+    forms: float | None = None
+    seconds: float | None = None
+    nodes: int | None = None
+    why: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @property
+    def passes(self) -> dict[str, bool]:
+        """By check, whether it was passed."""
+        limits = {"forward": FORWARD, "gradient": GRADIENT, "residual": LEDGER, "forms": FORMS}
+        found = {name: (value := getattr(self, name)) is not None and value <= limit for name, limit in limits.items()}
+        return {"captured": bool(self.captured), "strict": self.seconds is not None and not self.unknown, **found}
+
+
+def check(entry: str, *, dynamic: bool = True) -> Result:
+    """Everything about one case; what fails is said in `why` and does not stop the rest."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    case = models.cases()[entry]
+    result = Result(entry, case["model_class"], case["family"])
+    for part in (_single, _double):
+        try:
+            part(case, result, dynamic)
+        except Exception as error:  # the table must have a line for every model, whatever it raises
+            result.why.append(f"{type(error).__name__}: {error}"[:600])
+    return result
+
+
+def _single(case: models.Case, result: Result, dynamic: bool) -> None:
+    """In float32, as users have it: capture with free sizes, the time of `transform`, forward and plain gradient."""
+    model, inputs = models.build(case)
+    start = time.perf_counter()
+    explained = _transformed(model, inputs, result, dynamic=dynamic)
+    result.seconds = time.perf_counter() - start
+    result.captured, result.nodes = explained.record.method, len(explained.graph.nodes)
+    result.batch, result.length = _free_sizes(explained)
+    with torch_state_kept(), torch.no_grad():
+        torch.manual_seed(0)
+        expected = models.main_outputs(model(**inputs))
+        torch.manual_seed(0)
+        found = models.main_outputs(explained(**_with_leaves(explained, inputs)))
+    result.forward = forward_difference(expected, found)
+
+
+def _transformed(model: Any, inputs: dict[str, Any], result: Result, **settings: Any) -> lxt_fx.Explained:
+    """By strict rules, else with the nodes that no rule serves named."""
+    try:
+        return lxt_fx.transform(model, kwargs=inputs, **settings)
+    except lxt_fx.NoRuleError:
+        explained = lxt_fx.transform(model, kwargs=inputs, strict=False, **settings)
+        nodes = {node.name: node for node in explained.record.stages["rules"].graph.nodes}
+        result.unknown = tuple(sorted({str(nodes[name].target) for name in explained.record.unknown if name in nodes}))
+        return explained
+
+
+def _free_sizes(explained: lxt_fx.Explained) -> tuple[bool | None, bool | None]:
+    """Whether batch and length of the first leaf are free; None where it has no such dim."""
+    sizes = explained.record.sizes.get(explained.record.leaves[0], ())
+    free = [size is None for size in sizes]
+    is_text = explained.record.leaves[0].endswith("embeds")
+    return (free[0] if free else None), (free[1] if is_text and len(free) == 3 else None)
+
+
+def _double(case: models.Case, result: Result, dynamic: bool) -> None:
+    """In float64: one capture, then the plain gradient, the ledger, and both forms."""
+    model, inputs = models.build(case)
+    model, inputs = model.double(), models.to_double(inputs)
+    source = captured_from(model, (), inputs, dynamic=False)
+    strict = not result.unknown
+
+    def compiled(table: str, form: str = "gradient") -> lxt_fx.Explained:
+        return compiled_by(copied(source), lxt_fx.TABLES[table], Options(form, 0.0, strict=strict))
+
+    explained = compiled("attnlrp")
+    fast = _relevances(explained, inputs)
+    result.forms = _largest(fast, _relevances(compiled("attnlrp", "explicit"), inputs))
+    plain = _relevances(compiled("gradient"), inputs)
+    result.gradient = _largest(_plain(model, explained, inputs), plain)
+    ledger = lxt_fx.audit(explained, _with_leaves(explained, inputs), models.projection)
+    scale = float(ledger.scale().max())
+    unaccounted = sum(float(entry.amount.abs().sum()) for entry in ledger.faults())
+    result.residual = (float(ledger.residual.abs().max()) + unaccounted) / scale if scale else 0.0
+
+
+def _with_leaves(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs that the module takes, embeddings made where it starts from them."""
+    given = {name: value for name, value in inputs.items() if name in explained.record.inputs}
+    for leaf in explained.record.leaves:
+        ids = leaf.replace("inputs_embeds", "input_ids")
+        if leaf not in given:
+            given[leaf] = lxt_fx.embed(explained, inputs[ids]).detach()
+    return given
+
+
+def _relevances(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> list[Tensor]:
+    """Relevance of every leaf for the projection of the outputs, in either form."""
+    given = _with_leaves(explained, inputs)
+    leaves = [given[name].detach().clone().requires_grad_(True) for name in explained.record.leaves]
+    torch.manual_seed(0)
+    output = explained(**given | dict(zip(explained.record.leaves, leaves, strict=True)))
+    outputs = [o for o in models.main_outputs(output) if o.requires_grad]
+    seeds = torch.autograd.grad(models.projection(output), outputs, retain_graph=True)
+    explicit = explained.record.form == "explicit"
+    if explicit:
+        seeds = tuple(torch.where(g == 0, 0, o.detach() * g) for o, g in zip(outputs, seeds, strict=True))
+    gradients = torch.autograd.grad(outputs, leaves, seeds, allow_unused=True)
+    found = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
+    return found if explicit else [x.detach() * g for x, g in zip(leaves, found, strict=True)]
+
+
+def _plain(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any]) -> list[Tensor]:
+    """Input * gradient of the model itself."""
+    leaves, names = [], explained.record.leaves
+    given = dict(inputs)
+    hook = None
+    if all(name in given for name in names):
+        leaves = [given[name].detach().clone().requires_grad_(True) for name in names]
+        given |= dict(zip(names, leaves, strict=True))
+    else:  # the leaf is what the token embedding gives, each time that it is read
+        (embedding,) = explained._embedding
+        own = next(m for m in model.modules() if getattr(m, "weight", None) is embedding.weight)  # type: ignore[union-attr]
+        ids = [inputs[name.replace("inputs_embeds", "input_ids")] for name in names]
+
+        def keep(module: Any, args: Any, output: Tensor) -> Tensor | None:
+            if not any(args[0].shape == i.shape and torch.equal(args[0], i) for i in ids):
+                return None
+            leaves.append(output.detach().requires_grad_(True))
+            return leaves[-1].clone()  # which the model may change in place
+
+        hook = own.register_forward_hook(keep)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            value = models.projection(model(**given))
+    finally:
+        if hook is not None:
+            hook.remove()
+    found = torch.autograd.grad(value, leaves, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else x.detach() * g for x, g in zip(leaves, found, strict=True)]
+
+
+def _largest(expected: list[Tensor], actual: list[Tensor]) -> float:
+    """The largest difference, relative to the largest value of all leaves."""
+    scale = max(float(x.abs().max()) for x in expected)
+    largest = max(float((a - b).abs().max()) for a, b in zip(expected, actual, strict=True))
+    return largest / scale if scale else largest
