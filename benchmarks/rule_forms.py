@@ -145,7 +145,7 @@ def measure(case: Case, rule: Rule, reference: Reference) -> Measured:
 
 
 def measure_wrapper(name: str, wrapper: Wrapper) -> Measured:
-    """A rule around a function, in the forms that it has."""
+    """A rule around a function, in both forms."""
     generator = torch.Generator().manual_seed(0)
     inputs = tuple(drawn(shape, generator) for shape in wrapper.shapes)
     value = wrapper.function(*inputs)
@@ -154,12 +154,7 @@ def measure_wrapper(name: str, wrapper: Wrapper) -> Measured:
     found: list[float | None] = []
     for form in FORMS:
         module = lxt_fx.nn.use(wrapper.make(), form=form, epsilon=0.0)  # type: ignore[arg-type]
-        try:
-            found.append(difference(relevance(module, inputs, [gradient], form), expected, [value * gradient]))
-        except lxt_fx.InputError as error:
-            if "explicit form only" not in str(error):
-                raise
-            found.append(None)
+        found.append(difference(relevance(module, inputs, [gradient], form), expected, [value * gradient]))
     return Measured(Line(name, wrapper.formula, wrapper.source), "", wrapper.reference.loop, False, *found)
 
 

@@ -18,8 +18,8 @@ def read_fashion(source: Path, part: str) -> tuple[Tensor, Tensor]:
     """Images f32[n, 1, 28, 28], standardised so that 0 is their mean, and labels i64[n], of the `part` `train` or `t10k` of
     the folder `source`."""
     images, labels = (
-        torch.frombuffer(bytearray(gzip.decompress(Path(source, f"{part}-{kind}-ubyte.gz").read_bytes())), dtype=torch.uint8)
-        for kind in ("images-idx3", "labels-idx1")
+        torch.frombuffer(bytearray(gzip.decompress(path.read_bytes())), dtype=torch.uint8)
+        for path in (Path(source, f"{part}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1"))
     )
     return (images[16:].view(-1, 1, 28, 28) / 255 - MEAN) / DEVIATION, labels[8:].long()
 

@@ -11,6 +11,7 @@ Functions raise InputError for a form that does not exist or an epsilon below 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -211,6 +212,50 @@ def tanh(x: Tensor, *, form: Form = "gradient") -> Tensor:
 def sigmoid(x: Tensor, *, form: Form = "gradient") -> Tensor:
     """sigmoid: R_in = R_out less what f(0) = 1/2 takes (AttnLRP eq. 9 with f(0) as a bias)."""
     return _activation("sigmoid", activations.sigmoid, x, form, 0.5)
+
+
+def leaky_relu(x: Tensor, negative_slope: float = 0.01, *, form: Form = "gradient") -> Tensor:
+    """Leaky ReLU by the identity rule, which is its own gradient (AttnLRP eq. 9)."""
+    return _activation("leaky_relu", lambda a: activations.leaky_relu(a, negative_slope), x, form)
+
+
+def elu(x: Tensor, alpha: float = 1.0, *, form: Form = "gradient") -> Tensor:
+    """ELU by the identity rule, in closed form (AttnLRP eq. 9)."""
+    return _activation("elu", lambda a: activations.elu(a, alpha), x, form)
+
+
+def mish(x: Tensor, *, form: Form = "gradient") -> Tensor:
+    """Mish by the identity rule, in closed form (AttnLRP eq. 9)."""
+    return _activation("mish", activations.mish, x, form)
+
+
+def hardswish(x: Tensor, *, form: Form = "gradient") -> Tensor:
+    """Hardswish by the identity rule, in closed form (AttnLRP eq. 9)."""
+    return _activation("hardswish", activations.hardswish, x, form)
+
+
+def relu6(x: Tensor, *, form: Form = "gradient") -> Tensor:
+    """ReLU6 by the identity rule (AttnLRP eq. 9)."""
+    return _activation("relu6", lambda a: activations.hardtanh(a, 0.0, 6.0), x, form)
+
+
+def softplus(x: Tensor, *, form: Form = "gradient") -> Tensor:
+    """softplus: R_in = R_out less what f(0) = log 2 takes (AttnLRP eq. 9 with f(0) as a bias)."""
+    return _activation("softplus", activations.softplus, x, form, math.log(2))
+
+
+def linear_map(
+    function: Callable[[Tensor], Tensor], x: Tensor, *, epsilon: float | None = None, form: Form = "gradient"
+) -> Tensor:
+    """A function that is linear in x up to a constant (a convolution, batch norm in eval): R_i = x_i J^T (R / (z +
+    epsilon sign(z))) with its Jacobian J (AttnLRP eq. 8). Weights that it uses should be detached."""
+    return _linear_map("linear_map", function, (x,), 1.0, epsilon, form)
+
+
+def einsum(equation: str, *operands: Tensor, epsilon: float | None = None, form: Form = "gradient") -> Tensor:
+    """torch.einsum: 1/n of the relevance to each of the n operands that carry, then eq. 8 (AttnLRP prop. 3.3)."""
+    share = 1.0 / max(1, [operand.requires_grad for operand in operands].count(True))
+    return _linear_map("einsum", lambda *given: torch.einsum(equation, *given), operands, share, epsilon, form)
 
 
 def stop(x: Tensor) -> Tensor:

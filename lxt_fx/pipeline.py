@@ -24,6 +24,7 @@ from lxt_fx.passes.assign_rules import Plan, assign_rules, check_complete, check
 from lxt_fx.passes.canonicalise import canonicalise
 from lxt_fx.passes.capture import Captured, torch_state_kept
 from lxt_fx.passes.find_groups import Groups, find_groups
+from lxt_fx.passes.find_modules import with_modules
 from lxt_fx.passes.functionalise import functionalise
 from lxt_fx.passes.inline_no_grad import inline_no_grad
 from lxt_fx.passes.lower import lower
@@ -238,7 +239,7 @@ def _compile(
 
 def _chosen(gm: GraphModule, flow: Flow, table: RuleTable, seconds: dict[str, float]) -> tuple[Groups, Plan]:
     with _timed(seconds, "groups"):
-        groups = find_groups(gm, flow)
+        groups = with_modules(gm, flow, find_groups(gm, flow), table)
     with _timed(seconds, "assign"):
         return groups, assign_rules(gm, flow, groups, table)
 

@@ -18,6 +18,7 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from lxt_fx.errors import InputError
+from lxt_fx.function_places import FUNCTIONS
 from lxt_fx.nodes import module_stack
 
 
@@ -40,6 +41,7 @@ class GroupKind(Enum):
     NORMALIZE = "x * statistic"
     NORMALIZE_QUOTIENT = "x / statistic"
     ELEMENTWISE = "elementwise"
+    MODULE = "module"
 
     def __str__(self) -> str:
         return f"group {self.value}"
@@ -88,7 +90,7 @@ class Site:
 
 Refusal = str | None
 Condition = Callable[[Site], Refusal]
-Selector = str | type[nn.Module] | OpOverload
+Selector = str | type[nn.Module] | OpOverload | Callable[..., Any]
 
 
 NOT_LISTED = ("op is not listed", "op is a group")
@@ -192,6 +194,8 @@ def selects(selector: Selector, node: Node) -> bool:
     `%node` as printed, a module class, or an op."""
     if isinstance(selector, OpOverload):
         return node.target == selector
+    if not isinstance(selector, (str, type)):
+        return node.target in FUNCTIONS[selector]
     if isinstance(selector, type):
         wanted = f"{selector.__module__}.{selector.__qualname__}"
         return any(name == wanted for _, name in module_stack(node))
@@ -217,11 +221,18 @@ class RuleTable:
 
     def override(self, where: Selector, rule: Rule | RuleTable) -> RuleTable:
         """A new table that tries `rule`, or the rows of another table, first on the nodes that `where` selects: a module
-        path (`model.layers.*.mlp`, which selects all inside it), a module class, an ATen op, or a node (`%mul_3`).
+        path (`model.layers.*.mlp`, which selects all inside it), a module class, a function (torch.softmax), an ATen op, or
+        a node (`%mul_3`).
 
         Raises InputError if `where` or `rule` is of another type.
         """
-        if not isinstance(where, (str, type, OpOverload)):
+        if callable(where) and not isinstance(where, (type, OpOverload)) and where not in FUNCTIONS:
+            known = ", ".join(sorted({function.__name__ for function in FUNCTIONS}))
+            raise InputError(
+                f"RuleTable.override: function {selector_text(where)!r} is no place that lxt_fx knows; it knows {known}; "
+                "or name the ATen op, such as torch.ops.aten.tanh.default"
+            )
+        if not isinstance(where, (str, type, OpOverload)) and not callable(where):
             raise InputError(
                 f"RuleTable.override: where must be a module path, a module class, an op or a %node, got {where!r}"
             )

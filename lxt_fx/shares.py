@@ -179,6 +179,9 @@ def shares(call: Call, gradient: Any) -> list[Share]:
         return _epsilon(call, gradient)
     if call.node.target in BY_CONTRIBUTION:
         return _by_contribution(call, gradient)
+    if call.node.target is activations.identity and kept_by(call.rule, call.node) is Keep.ALL_BUT_ZEROS:
+        x = call.argument("self")
+        return _nonzero(Cause.ZERO, "elements that are 0", inner(call.output.masked_fill(x != 0, 0), gradient))
     match kept_by(call.rule, call.node):
         case Keep.ALL_BUT_CONSTANTS:
             return _constants(call, gradient)

@@ -16,6 +16,7 @@ from lxt_fx.explained import Explained, Stage
 from lxt_fx.nodes import TensorType, module_stack, source, value
 from lxt_fx.ops import products
 from lxt_fx.rule import Rule
+from lxt_fx.views.modules import modules_table
 
 _DTYPES = {
     torch.float64: "f64", torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.int64: "i64",
@@ -31,11 +32,14 @@ LEGEND = "* carries relevance   + inserted   @ weight   | row of the rule table"
 
 
 def show(explained: Explained, stage: str = "rules", *, module: str | None = None, full: bool = False) -> str:
-    """The graph after a stage (`capture`, `canonical`, `groups`, `rules`, `lowered`) as text.
+    """The graph after a stage (`capture`, `canonical`, `groups`, `rules`, `lowered`) as text; `modules` is the table of
+    modules and rules.
 
     `module` shows one module and what is inside it (`model.layers.0`). Values that carry no relevance (masks, rotary
     tables) are counted, not listed, unless `full`. Raises UnknownNameError for a stage or module that does not exist.
     """
+    if stage == "modules" and "rules" in explained.record.stages:
+        return modules_table(explained)
     chosen = _stage(explained, stage)
     blocks = _blocks(chosen, module, full)
     if module is not None and not blocks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,10 +11,10 @@ from itertools import groupby
 from torch.fx import GraphModule, Node
 
 from lxt_fx.errors import InputError, NoRuleError
-from lxt_fx.nodes import arguments, module_path, source
+from lxt_fx.nodes import arguments, module_path, module_stack, source
 from lxt_fx.passes.find_groups import Groups
 from lxt_fx.passes.mark_flow import Edge, Flow, mark_flow
-from lxt_fx.rule import NOT_LISTED, GroupKind, Match, Rule, RuleTable, Site, kind_text, selector_text, selects
+from lxt_fx.rule import NOT_LISTED, GroupKind, Match, Rule, RuleTable, Selector, Site, kind_text, selector_text, selects
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,13 @@ def check_complete(plan: Plan) -> None:
 
 def check_overrides(gm: GraphModule, flow: Flow, plan: Plan, groups: Groups, table: RuleTable) -> None:
     """Raises InputError for rows put first at a place where they can serve none of the nodes that carry relevance.
-    A place without such nodes is no error: one table serves several models."""
+    A place without such nodes is no error, since one table serves several models; one that no node is at is warned of."""
     carrying = [node for node in gm.graph.nodes if node in flow.carrying and node.op == "call_function"]
     for where, rules in groupby(table.rows, key=lambda rule: rule.where):
         if where is None:
             continue
+        if not any(selects(where, node) for node in gm.graph.nodes):
+            warnings.warn(_nowhere_text(gm, where), stacklevel=4)
         chosen = [node for node in carrying if selects(where, node)]
         useless = {}
         for rule in rules:
@@ -90,6 +94,13 @@ def check_overrides(gm: GraphModule, flow: Flow, plan: Plan, groups: Groups, tab
         else:
             if chosen:
                 raise InputError(_no_use_text(*next(iter(useless.items()))))
+
+
+def _nowhere_text(gm: GraphModule, where: Selector) -> str:
+    paths = sorted({path for node in gm.graph.nodes for path, _ in module_stack(node) if path})
+    near = difflib.get_close_matches(selector_text(where), paths, n=1, cutoff=0.0)
+    hint = f"; nearest: {near[0]}" if near and isinstance(where, str) else ""
+    return f"override: no node of the model is at {selector_text(where)!r}, so the rules put there do nothing{hint}"
 
 
 def _refusals(node: Node, rule: Rule, flows: tuple[Flow, ...], groups: Groups) -> str:

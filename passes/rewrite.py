@@ -158,7 +158,7 @@ class _Rewriter:
     def _group_arguments(self, group: Group) -> dict[str, Any]:
         """Arguments of a group's op. The value of an elementwise region is computed from the held origin."""
         values = dict(torch.fx.map_arg(dict(group.arguments), self._now))
-        if group.kind is GroupKind.ELEMENTWISE:
+        if group.kind in (GroupKind.ELEMENTWISE, GroupKind.MODULE):
             values["value"] = self._held_copy(group, group.root)
         return values
 

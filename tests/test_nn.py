@@ -25,6 +25,18 @@ MODULES: dict[str, tuple[tuple[Any, ...], tuple[int, ...]]] = {
     "ReLU": ((), (2, 3)),
     "Tanh": ((), (2, 3)),
     "Sigmoid": ((), (2, 3)),
+    "LeakyReLU": ((0.2,), (2, 3)),
+    "ELU": ((0.7,), (2, 3)),
+    "Mish": ((), (2, 3)),
+    "Hardswish": ((), (2, 3)),
+    "ReLU6": ((), (2, 3)),
+    "Softplus": ((), (2, 3)),
+    "Conv1d": ((4, 6, 3, 2, 1, 1, 2), (2, 4, 9)),
+    "Conv2d": ((3, 4, (3, 2), (2, 1), (1, 0), (1, 2)), (2, 3, 7, 6)),
+    "Conv3d": ((2, 4, 2), (2, 2, 4, 3, 5)),
+    "BatchNorm1d": ((4,), (3, 4, 5)),
+    "BatchNorm2d": ((4,), (3, 4, 5, 2)),
+    "BatchNorm3d": ((2,), (3, 2, 2, 2, 2)),
 }
 
 
@@ -172,6 +184,41 @@ def test_taylor_expands_at_its_reference(bias: bool) -> None:
     torch.testing.assert_close(leaf.grad, (x - 2) * 12 * at_output / z)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("rule", ["uniform", "taylor"])
+def test_the_gradient_form_of_a_wrapper_gives_its_explicit_relevance_and_nothing_where_the_input_is_0(
+    rule: str, dtype: torch.dtype
+) -> None:
+    x = torch.tensor([[1.0, -2.0, 0.0, 1e-3, 3.0]], dtype=dtype)
+    other = torch.linspace(1, 2, 5, dtype=dtype)
+    made = {"uniform": lxt_fx.nn.Uniform(lambda a: a * other), "taylor": lxt_fx.nn.Taylor(lambda a: a**2 + 1, 0.5)}[rule]
+    found = [relevance(lxt_fx.nn.use(made, form=form), x, form) for form in ("gradient", "explicit")]  # type: ignore[arg-type]
+    assert bool(found[0].isfinite().all()) and float(found[0][0, 2]) == 0
+    expected = torch.where(x == 0, 0, found[1])
+    torch.testing.assert_close(found[0], expected, rtol=1e-5 if dtype is torch.float64 else 2e-2, atol=1e-2)
+
+
+def test_uniform_of_a_product_is_the_function_for_it() -> None:
+    a, b = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    by_wrapper = torch.autograd.grad(lxt_fx.nn.Uniform(torch.mul)(a, b).sum(), (a, b))
+    by_function = torch.autograd.grad(lxt_fx.functional.mul(a, b).sum(), (a, b))
+    for found, expected in zip(by_wrapper, by_function, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("form", ["gradient", "explicit"])
+def test_einsum_gives_an_equal_part_to_each_operand(form: str) -> None:
+    a, b = torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(2, 4, 5, dtype=torch.float64)
+
+    def contracted(x: Tensor, y: Tensor) -> Tensor:
+        return lxt_fx.functional.einsum("bij,bjk->bik", x, y, epsilon=0.0, form=form)  # type: ignore[arg-type]
+
+    other = b.clone().requires_grad_()
+    whole = relevance(lambda x: lxt_fx.functional.matmul(x, other, epsilon=0.0, form=form), a, form)  # type: ignore[arg-type]
+    torch.testing.assert_close(relevance(lambda x: contracted(x, other), a, form), whole)
+    torch.testing.assert_close(relevance(lambda x: contracted(x, b), a, form), 2 * whole)
+
+
 def test_what_a_rule_cannot_serve_is_refused() -> None:
     x = torch.randn(2, 4, requires_grad=True)
     with pytest.raises(lxt_fx.InputError, match="has no module of lxt_fx.nn"):
@@ -180,8 +227,12 @@ def test_what_a_rule_cannot_serve_is_refused() -> None:
         lxt_fx.nn.use(lxt_fx.nn.Linear(2, 2), form="fast")  # type: ignore[arg-type]
     with pytest.raises(lxt_fx.InputError, match="around a module or a function, got int"):
         lxt_fx.nn.Epsilon(3)  # type: ignore[arg-type]
-    with pytest.raises(lxt_fx.InputError, match="explicit form only"):
-        lxt_fx.nn.Uniform(torch.mul)(x, x)
+    with pytest.raises(lxt_fx.InputError, match="does not broadcast"):
+        lxt_fx.nn.Uniform(lambda a, b: (a * b).sum(-1))(x, x)
+    with pytest.raises(lxt_fx.InputError, match="BatchNorm1d: it uses batch statistics.*call eval"):
+        lxt_fx.nn.BatchNorm1d(4)(x)
+    with pytest.raises(lxt_fx.InputError, match="Softplus: beta 2 and threshold 20.0 have no rule"):
+        lxt_fx.nn.Softplus(beta=2)(x)
     with pytest.raises(lxt_fx.InputError, match="must keep the shape"):
         lxt_fx.nn.Identity(nn.Linear(4, 2))(x)
     with pytest.raises(lxt_fx.InputError, match="must return one tensor, got tuple"):

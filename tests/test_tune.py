@@ -66,7 +66,7 @@ def test_the_gamma_that_brings_back_a_saturated_branch_is_found(order: tuple[flo
 
 
 def by_hand(model: nn.Module, pixels: Tensor, table: RuleTable, metric: Callable[[Any], Tensor]) -> Tensor:
-    explained = lxt_fx.transform(model, rules=table)
+    explained = lxt_fx.transform(model, (pixels,), rules=table, dynamic=False)
     leaf = pixels.clone().requires_grad_()
     explained(pixel_values=leaf).logits[:, 3].sum().backward()
     assert leaf.grad is not None
@@ -100,7 +100,8 @@ def test_a_metric_of_ones_own_decides() -> None:
     def early_loss(curves: lxt_fx.PerturbationCurves) -> Tensor:
         return curves.morf[:, 0] - curves.morf[:, 1]
 
-    tuned = lxt_fx.tune(model, pixels, 3, grid=GRID, metric=early_loss, steps=4, progress=False)
+    grid = {"conv": [0.25], "linear": [0.0, 0.25]}
+    tuned = lxt_fx.tune(model, pixels, 3, grid=grid, metric=early_loss, steps=4, progress=False)
     for score in tuned.scores:
         wanted = by_hand(model, pixels, attnlrp_gamma(**score.parameters), early_loss)
         torch.testing.assert_close(score.values, wanted, atol=1e-5, rtol=0)
@@ -113,7 +114,8 @@ def test_texts_are_embedded_and_padding_stays() -> None:
     inputs = {"input_ids": ids, "attention_mask": mask}
     tuned = lxt_fx.tune(model, inputs, steps=2, progress=False)
     assert [score.parameters["conv"] for score in tuned.scores] == [0.0] * 5, "a model without convolutions"
-    explained = lxt_fx.transform(model, rules=attnlrp_gamma(conv=0, linear=0.25))
+    example = {"inputs_embeds": lxt_fx.embed(model, ids), "attention_mask": mask}
+    explained = lxt_fx.transform(model, kwargs=example, rules=attnlrp_gamma(conv=0, linear=0.25), dynamic=False)
     leaf = lxt_fx.embed(model, ids)
     logits = explained(inputs_embeds=leaf, attention_mask=mask).logits
     (logits[0, 4].max() + logits[1, 2].max()).backward()
@@ -146,14 +148,14 @@ def test_the_model_is_captured_once_and_an_explained_one_not_at_all(monkeypatch:
 def test_the_result_is_a_table_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
     model, pixels = tiny.vit(), random(3, 1, 8, 8)
     tuned = lxt_fx.tune(model, pixels, 3, grid=GRID, steps=4, progress=False)
-    explained = lxt_fx.transform(model, rules=tuned)
+    explained = lxt_fx.transform(model, (pixels,), rules=tuned, dynamic=False)
     assert explained.record.table_name == "attnlrp_gamma"
     wanted = attnlrp_gamma(**tuned.best.parameters)
-    assert lxt_fx.show(explained) == lxt_fx.show(lxt_fx.transform(model, rules=wanted))
+    assert lxt_fx.show(explained) == lxt_fx.show(lxt_fx.transform(model, (pixels,), rules=wanted, dynamic=False))
     tuned.show()
     assert capsys.readouterr().out == f"{wanted}\n"
     first = tuned.override("vit.layers.0", TABLES["epsilon"].rows[0])
-    assert lxt_fx.transform(model, rules=first).record.overrides == ("vit.layers.0",)
+    assert lxt_fx.transform(model, (pixels,), rules=first, dynamic=False).record.overrides == ("vit.layers.0",)
 
 
 def test_only_the_bar_is_written_and_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +231,7 @@ def test_the_verdict_says_what_the_scores_say() -> None:
     assert "Nothing leads gamma=0" in str(tuned_with([2.0, 2.0], [1.0, 2.0]))
     assert "on the only row, which says nothing about noise" in str(tuned_with([1.0], [2.0], [0.0]))
     steady = " ".join(str(tuned_with([1.0] * 8, [2.0, 2.1, 2.0, 2.2, 2.0, 2.1, 2.0, 2.1], [0.0] * 8)).split())
-    assert "gamma=1 leads gamma=0 by +1.062 ± 0.026 (paired): more than noise (chance 0.0039" in steady
+    assert "gamma=1 leads gamma=0 by +1.062 ± 0.026 (paired): more than noise (chance 0.0078" in steady
     assert "NOT more than noise" in str(tuned_with([1.0, 1.0, 1.0], [2.0, 0.5, 1.5], [0.0, 0.0, 0.0]))
     assert "gamma=1 is the largest that was tried" in str(tuned_with([1.0, 1.0], [2.0, 2.0]))
     assert "largest that was tried" not in steady

@@ -1,0 +1,200 @@
+"""Layers by the names of torch's own, with their arguments and state dicts, that follow rules."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import lxt_fx.functional as F
+from lxt_fx.errors import InputError
+from lxt_fx.forms import Form, epsilon_of
+
+
+class RuleModule:
+    """What all modules here have: the form that they run in, and their epsilon (None: that of the form)."""
+
+    form: Form = "gradient"
+    epsilon: float | None = None
+
+
+def use(model: nn.Module, *, form: Form = "gradient", epsilon: float | None = None) -> nn.Module:
+    """Sets form and epsilon of every rule module in `model`, which is changed in place and returned.
+
+    Raises InputError for a form that does not exist, an epsilon below 0, or a model without rule modules.
+    """
+    epsilon_of(form, epsilon, "use")
+    found = [module for module in model.modules() if isinstance(module, RuleModule)]
+    if not found:
+        raise InputError(f"use: {type(model).__name__} has no module of lxt_fx.nn; build it with lxt_fx.nn.Linear, ...")
+    for module in found:
+        module.form, module.epsilon = form, epsilon
+    return model
+
+
+class Linear(RuleModule, nn.Linear):
+    """torch.nn.Linear by `functional.linear` (AttnLRP eq. 8)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight, self.bias, epsilon=self.epsilon, form=self.form)
+
+
+class Softmax(RuleModule, nn.Softmax):
+    """torch.nn.Softmax by `functional.softmax` (AttnLRP prop. 3.1); `dim` must be given."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.dim is None:
+            raise InputError("Softmax: give dim; without it torch guesses one")
+        return F.softmax(input, self.dim, form=self.form)
+
+
+class RMSNorm(RuleModule, nn.RMSNorm):
+    """torch.nn.RMSNorm by `functional.rms_norm` (AttnLRP prop. 3.4)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        dims = tuple(range(-len(self.normalized_shape), 0))
+        return F.rms_norm(x, self.weight, eps, dims, form=self.form)
+
+
+class LayerNorm(RuleModule, nn.LayerNorm):
+    """torch.nn.LayerNorm by `functional.layer_norm` (AttnLRP prop. 3.4)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        given = (self.normalized_shape, self.weight, self.bias, self.eps)
+        return F.layer_norm(input, *given, epsilon=self.epsilon, form=self.form)
+
+
+class GroupNorm(RuleModule, nn.GroupNorm):
+    """torch.nn.GroupNorm by `functional.group_norm` (AttnLRP prop. 3.4)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        given = (self.num_groups, self.weight, self.bias, self.eps)
+        return F.group_norm(input, *given, epsilon=self.epsilon, form=self.form)
+
+
+class SiLU(RuleModule, nn.SiLU):
+    """torch.nn.SiLU by the identity rule (AttnLRP eq. 9); never in place."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.silu(input, form=self.form)
+
+
+class GELU(RuleModule, nn.GELU):
+    """torch.nn.GELU by the identity rule (AttnLRP eq. 9)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.gelu(input, self.approximate, form=self.form)
+
+
+class ReLU(RuleModule, nn.ReLU):
+    """torch.nn.ReLU by the identity rule (AttnLRP eq. 9); never in place."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.relu(input, form=self.form)
+
+
+class Tanh(RuleModule, nn.Tanh):
+    """torch.nn.Tanh by the identity rule (AttnLRP eq. 9)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.tanh(input, form=self.form)
+
+
+class Sigmoid(RuleModule, nn.Sigmoid):
+    """torch.nn.Sigmoid: R_in = R_out less what f(0) = 1/2 takes (AttnLRP eq. 9)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.sigmoid(input, form=self.form)
+
+
+class LeakyReLU(RuleModule, nn.LeakyReLU):
+    """torch.nn.LeakyReLU by the identity rule (AttnLRP eq. 9); never in place."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.leaky_relu(input, self.negative_slope, form=self.form)
+
+
+class ELU(RuleModule, nn.ELU):
+    """torch.nn.ELU by the identity rule (AttnLRP eq. 9); never in place."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.elu(input, self.alpha, form=self.form)
+
+
+class Mish(RuleModule, nn.Mish):
+    """torch.nn.Mish by the identity rule (AttnLRP eq. 9); never in place."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.mish(input, form=self.form)
+
+
+class Hardswish(RuleModule, nn.Hardswish):
+    """torch.nn.Hardswish by the identity rule (AttnLRP eq. 9); never in place."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.hardswish(input, form=self.form)
+
+
+class ReLU6(RuleModule, nn.ReLU6):
+    """torch.nn.ReLU6 by the identity rule (AttnLRP eq. 9); never in place."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.relu6(input, form=self.form)
+
+
+class Softplus(RuleModule, nn.Softplus):
+    """torch.nn.Softplus: R_in = R_out less what f(0) takes (AttnLRP eq. 9). Raises InputError for another `beta` or
+    `threshold` than torch's own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if (self.beta, self.threshold) != (1, 20):
+            raise InputError(f"Softplus: beta {self.beta} and threshold {self.threshold} have no rule; take 1 and 20")
+        return F.softplus(input, form=self.form)
+
+
+class _Convolution(RuleModule, nn.modules.conv._ConvNd):
+    """A convolution by eq. 8."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        plain, held = super()._conv_forward, None if bias is None else bias.detach()
+        return F.linear_map(lambda x: plain(x, weight.detach(), held), input, epsilon=self.epsilon, form=self.form)
+
+
+class Conv1d(_Convolution, nn.Conv1d):
+    """torch.nn.Conv1d by AttnLRP eq. 8."""
+
+
+class Conv2d(_Convolution, nn.Conv2d):
+    """torch.nn.Conv2d by AttnLRP eq. 8."""
+
+
+class Conv3d(_Convolution, nn.Conv3d):
+    """torch.nn.Conv3d by AttnLRP eq. 8."""
+
+
+class _InEvaluation(RuleModule, nn.modules.batchnorm._BatchNorm):
+    """Batch norm with fixed statistics, a linear map (AttnLRP prop. 3.4). Raises InputError where it would use those of
+    the batch."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training or self.running_mean is None:
+            raise InputError(f"{type(self).__name__}: it uses batch statistics, which have no rule; call eval()")
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        weight, bias = (None if given is None else given.detach() for given in (self.weight, self.bias))
+
+        def plain(x: Tensor) -> Tensor:
+            return nn.functional.batch_norm(x, self.running_mean, self.running_var, weight, bias, eps=self.eps)
+
+        return F.linear_map(plain, input, epsilon=self.epsilon, form=self.form)
+
+
+class BatchNorm1d(_InEvaluation, nn.BatchNorm1d):
+    """torch.nn.BatchNorm1d in eval mode."""
+
+
+class BatchNorm2d(_InEvaluation, nn.BatchNorm2d):
+    """torch.nn.BatchNorm2d in eval mode."""
+
+
+class BatchNorm3d(_InEvaluation, nn.BatchNorm3d):
+    """torch.nn.BatchNorm3d in eval mode."""
