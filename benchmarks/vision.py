@@ -2,12 +2,13 @@
 
     python benchmarks/vision.py     (--quick: two minutes; --model: one model; --tune: look for better gammas too)
 
-**Explained** is the logit of the predicted class (`digits`, `fashion`), or the mean logit of the pixels that the model
-calls salient (`saliency`: DINOv2-S with a decoder; the pixels are chosen once, on the whole photo). **Removed** are the model's
-own patches, the most relevant first (MoRF) or the least relevant first (LeRF), in equal steps; a removed pixel becomes 0,
-which is the mean colour of ImageNet for `saliency`, the mean grey for `fashion` and middle grey for `digits`. The area
-between the two curves, in units of the logit, is the score (`lxt_fx.perturbation_curves`). Integrated gradients start at
-the same zero, in 20 steps. Standard errors of `saliency` are over its 27 photos: the four views of a photo are averaged.
+**Explained** is the logit of the predicted class (`digits`, `fashion`), or the mean logit of the pixels that the
+model calls salient (`saliency`: DINOv2-S with a decoder; the pixels are chosen once, on the whole photo). **Removed**
+are the model's own patches, the most relevant first (MoRF) or the least relevant first (LeRF), in equal steps; a
+removed pixel becomes 0, which is the mean colour of ImageNet for `saliency`, the mean grey for `fashion` and middle
+grey for `digits`. The area between the two curves, in units of the logit, is the score
+(`lxt_fx.perturbation_curves`). Integrated gradients start at the same zero, in 20 steps. Standard errors of
+`saliency` are over its 27 photos: the four views of a photo are averaged.
 
 Needs fetched models and data: python3 dev.py models vit_digits vit_fashion fashion dino_saliency photos
 """
