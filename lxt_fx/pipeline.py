@@ -17,12 +17,12 @@ from torch.fx import GraphModule, Node
 from lxt_fx.errors import InputError, UnknownNameError
 from lxt_fx.explained import Explained, Record, Stage
 from lxt_fx.forms import Form, epsilon_of
-from lxt_fx.inputs import SEED, Example, given_example, is_transformers, made_example, token_embedding
+from lxt_fx.inputs import SEED, Example, given_example, is_transformers, made_example
 from lxt_fx.nodes import is_float
 from lxt_fx.passes.add_epsilon import add_epsilon
 from lxt_fx.passes.assign_rules import Plan, assign_rules, check_complete, check_overrides
 from lxt_fx.passes.canonicalise import canonicalise
-from lxt_fx.passes.capture import Captured, torch_state_kept
+from lxt_fx.passes.capture import torch_state_kept
 from lxt_fx.passes.find_groups import Groups, find_groups
 from lxt_fx.passes.find_modules import with_modules
 from lxt_fx.passes.functionalise import functionalise
@@ -37,6 +37,7 @@ from lxt_fx.passes.verify import MERGED_TOLERANCES, check_forward, forward_diffe
 from lxt_fx.rule import Match, Rule, RuleTable, Selector
 from lxt_fx.rule_table.tables import TABLES, WITH_ARGUMENTS
 from lxt_fx.settle import proven_capture, settled
+from lxt_fx.source import Source, source_of
 from lxt_fx.stages import group_stage, plain_stage, rule_stage
 from lxt_fx.version import __version__
 
@@ -80,22 +81,16 @@ def transform(
     ops, `%node`s) and rows, put before those of `attnlrp`. `strict=False` lets nodes that no row accepts keep their native
     gradient and lists them in `explained.record.unknown`. `dynamic=False` fixes all sizes to the example's.
 
+    `model` may be what `transform` made: given example inputs, its graph is put under another table without a new capture.
+
     Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict), and
     ForwardMismatchError (the graph differs from the model).
     """
     table = table_named(rules)
     options = Options(form, epsilon_of(form, epsilon, "transform"), strict)
+    if isinstance(model, Explained):
+        return compiled_by(_captured_again(model, args, kwargs), table, options)
     return compiled_by(captured_from(model, args, kwargs, dynamic=dynamic), table, options)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A model that was captured, what it answers on the example of its capture, and how long that took."""
-
-    model: nn.Module
-    captured: Captured
-    expected: Any
-    seconds: Mapping[str, float]
 
 
 def captured_from(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None, *, dynamic: bool) -> Source:
@@ -115,15 +110,15 @@ def captured_from(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 def compiled_by(source: Source, table: RuleTable, options: Options) -> Explained:
     """The part of `transform` that a table decides; it edits the captured graph. Raises NoRuleError and
     ForwardMismatchError as `transform` does."""
-    model, captured, seconds = source.model, source.captured, dict(source.seconds)
-    compiled = _compile(model, captured, table, options, seconds)
+    seconds = dict(source.seconds)
+    compiled = _compile(source, table, options, seconds)
     with _timed(seconds, "verify"), torch_state_kept(), torch.no_grad():
         torch.manual_seed(SEED)  # a forward that draws random numbers draws the same ones
         difference = forward_difference(source.expected, compiled.module.forward(**compiled.example.kwargs))
-        check_forward(difference, source.expected, type(model).__name__, compiled.merged)
-    record = _record(model, captured, table, options.form, compiled, seconds, difference)
-    embedding = compiled.started.embedding if compiled.started else _embedding_of(model)
-    compiled.module._attach(record, embedding, getattr(model, "config", None))
+        check_forward(difference, source.expected, source.model_class, compiled.merged)
+    record = _record(source, table, options.form, compiled, seconds, difference)
+    embedding = compiled.started.embedding if compiled.started else source.embedding
+    compiled.module._attach(record, embedding, getattr(source.model, "config", None))
     return compiled.module
 
 
@@ -151,8 +146,6 @@ def table_named(rules: Rules) -> RuleTable:
 
 
 def _example_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Example:
-    if isinstance(model, Explained):
-        raise InputError("transform: this module is already explained; transform the model that it was made from")
     if not isinstance(model, nn.Module):
         raise InputError(f"transform: model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(args, tuple) or args or kwargs:
@@ -163,6 +156,16 @@ def _example_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] 
             "transform(net, (x,))"
         )
     return made_example(model)
+
+
+def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Source:
+    if not args and not kwargs:
+        inputs = ", ".join(f"{name!r}: ..." for name in explained.record.inputs if name not in explained.record.optional)
+        raise InputError(
+            "transform: this module is already explained; another table takes its graph over without a new capture, and "
+            f"proves the forward on inputs: transform(explained, kwargs={{{inputs}}}, rules=...)"
+        )
+    return source_of(explained, args, kwargs or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +193,8 @@ class _Compiled:
     merged: tuple[str, ...]
 
 
-def _compile(
-    model: nn.Module, captured: Captured, table: RuleTable, options: Options, seconds: dict[str, float]
-) -> _Compiled:
-    gm = captured.gm
+def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[str, float]) -> _Compiled:
+    captured, gm = source.captured, source.captured.gm
     example, started = captured.example, None
     check = _step_check(gm, example)
     at_capture = plain_stage("capture", gm, mark_flow(gm, _float_inputs(gm)))
@@ -203,11 +204,11 @@ def _compile(
             check(step.__name__)
     with _timed(seconds, "flow"):
         flow = mark_flow(gm, _float_inputs(gm))
-    if not _has_leaf(flow) and (started := start_from_embeddings(gm, example, model)):
+    if not _has_leaf(flow) and (started := start_from_embeddings(gm, example, source.model)):
         example = started.example
         check = _step_check(gm, example)
         flow = mark_flow(gm, _float_inputs(gm))
-    _require_leaf(model, flow)
+    _require_leaf(source.model_class, flow)
     sizes = _sizes(gm)
     groups, plan = _chosen(gm, flow, table, seconds)
     check_overrides(gm, flow, plan, groups, table)
@@ -253,17 +254,16 @@ def _equations(gm: GraphModule, flow: Flow, rewritten: Rewritten, options: Optio
 
 
 def _record(
-    model: nn.Module,
-    captured: Captured,
+    source: Source,
     table: RuleTable,
     form: str,
     compiled: _Compiled,
     seconds: Mapping[str, float],
     difference: float,
 ) -> Record:
-    flow, example = compiled.flow, compiled.example
+    captured, flow, example = source.captured, compiled.flow, compiled.example
     return Record(
-        model_class=type(model).__name__,
+        model_class=source.model_class,
         table_name=table.name,
         form=form,
         paper=table.paper,
@@ -303,17 +303,12 @@ def _has_leaf(flow: Flow) -> bool:
     return any(leaf in flow.carrying for leaf in flow.leaves)
 
 
-def _require_leaf(model: nn.Module, flow: Flow) -> None:
+def _require_leaf(model_class: str, flow: Flow) -> None:
     if not _has_leaf(flow):
         raise InputError(
-            f"transform: no floating-point input of {type(model).__name__} reaches its output by a differentiable path, so "
+            f"transform: no floating-point input of {model_class} reaches its output by a differentiable path, so "
             "there is nothing to explain; give the embeddings, pixels or features that the answer is computed from"
         )
-
-
-def _embedding_of(model: nn.Module) -> nn.Module | None:
-    embedding = token_embedding(model)
-    return embedding if isinstance(embedding, nn.Embedding) else None
 
 
 def _step_check(gm: GraphModule, example: Example) -> Callable[..., None]:
@@ -343,4 +338,4 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-__all__ = ["STAGES", "Options", "Source", "captured_from", "compiled_by", "table_named", "transform"]
+__all__ = ["STAGES", "Options", "captured_from", "compiled_by", "table_named", "transform"]

@@ -23,13 +23,13 @@ from lxt_fx.grad_mode import gradients_on
 from lxt_fx.passes.op_kinds import CONVOLUTIONS
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 from lxt_fx.perturbation import PerturbationCurves, Removal, check_counts
-from lxt_fx.pipeline import Options, Source, captured_from, compiled_by
+from lxt_fx.pipeline import Options, captured_from, compiled_by
 from lxt_fx.readable import Tokenizer
-from lxt_fx.recompile import copied, source_of
 from lxt_fx.relevance import leaf_relevance
 from lxt_fx.row_inputs import RowInputs, ask, evaluating, row_inputs
 from lxt_fx.rule import RuleTable
 from lxt_fx.rule_table.tables import attnlrp_gamma
+from lxt_fx.source import Source, copied, source_of
 from lxt_fx.target import TargetLike
 from lxt_fx.tuned import Score, TunedTable
 from lxt_fx.units import Unit, units_of
@@ -147,7 +147,7 @@ def _captured(given: RowInputs, batch: int) -> Source:
     rows, _ = next(given.batches(given.rows, batch))
     kwargs = given.of(rows, given.values[rows])
     if isinstance(given.model, Explained):
-        return source_of(given.model, kwargs)
+        return source_of(given.model, (), kwargs)
     return captured_from(given.model, (), kwargs, dynamic=False)
 
 

@@ -222,3 +222,36 @@ def test_a_table_prints_itself(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_table_has_a_summary_and_a_paper() -> None:
     without = {name for name, table in lxt_fx.TABLES.items() if not table.summary or not table.paper}
     assert without == set()
+
+
+@pytest.mark.parametrize("form", ["gradient", "explicit"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "bert"])
+def test_an_explained_module_is_put_under_another_table_without_a_capture(
+    name: str, form: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.MODELS[name]("sdpa").double()
+    weights = torch.randn(2, 5, 1, dtype=torch.float64) if name != "bert" else torch.randn(2, 1, dtype=torch.float64)
+    direct = lxt_fx.transform(model, rules="cp_lrp", form=form)
+    explained = lxt_fx.transform(model)
+    monkeypatch.setattr(lxt_fx.pipeline, "proven_capture", lambda *_, **__: pytest.fail("captured again"))
+    switched = lxt_fx.transform(explained, kwargs={"inputs_embeds": EMBEDS}, rules="cp_lrp", form=form)
+    assert switched.record.table_name == "cp_lrp" and explained.record.table_name == "attnlrp"
+    assert switched.record.model_class == direct.record.model_class == type(model).__name__
+    assert (switched.record.inputs, switched.record.leaves) == (direct.record.inputs, direct.record.leaves)
+    assert switched.record.method == direct.record.method and switched.record.sizes == direct.record.sizes
+    same, other = (relevance(module, "inputs_embeds", EMBEDS, weights) for module in (switched, direct))
+    assert torch.equal(same, other)
+    assert relative(relevance(explained, "inputs_embeds", EMBEDS, weights), same) > 1e-3
+    ids = torch.tensor([[3, 1, 2]])
+    assert torch.equal(lxt_fx.embed(switched, ids), lxt_fx.embed(explained, ids))
+    for module in (switched, explained):  # other sizes, after the other was made
+        assert module(inputs_embeds=EMBEDS[:1, :3]).logits.shape[0] == 1
+
+
+def test_a_table_that_merged_batch_norms_is_not_taken_over() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()).eval()
+    x = torch.randn(2, 1, 6, 6)
+    explained = lxt_fx.transform(net, (x,), rules=tables.attnlrp_gamma(conv=0.25))
+    with pytest.raises(lxt_fx.InputError, match=r"merged batch norms .*; give the model that it was made from"):
+        lxt_fx.transform(explained, (x,))
+    assert lxt_fx.transform(lxt_fx.transform(net, (x,)), (x,), rules=tables.attnlrp_gamma(conv=0.25)).record.merged

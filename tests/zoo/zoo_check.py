@@ -16,7 +16,7 @@ import lxt_fx
 from lxt_fx.passes.capture import torch_state_kept
 from lxt_fx.passes.verify import forward_difference
 from lxt_fx.pipeline import Options, captured_from, compiled_by
-from lxt_fx.recompile import copied
+from lxt_fx.source import copied
 
 FORWARD, GRADIENT, LEDGER, FORMS = 1e-4, 1e-3, 1e-6, 1e-5
 """The largest differences that count as equal: outputs and plain gradients in float32 relative to the largest value; the
