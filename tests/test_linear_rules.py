@@ -425,12 +425,14 @@ def test_a_row_that_can_serve_no_node_of_its_place_is_refused() -> None:
         lxt_fx.transform(layer.eval(), (torch.rand(2, 4),), rules=ATTNLRP.override("0", wide))
 
 
-def test_an_override_of_a_place_that_the_model_does_not_have_is_no_error() -> None:
+def test_an_override_of_a_place_that_the_model_does_not_have_is_a_warning() -> None:
     """One table serves models with and without convolutions. Nor is one that a later override hides."""
     x = torch.randn(2, 4)
     net = nn.Sequential(nn.Linear(4, 3)).eval()
     table = ATTNLRP.override(nn.Conv2d, rules.gamma(0.25)).override(nn.Linear, rules.gamma(0.05))
-    assert "gamma=0.05" in lxt_fx.show(lxt_fx.transform(net, (x,), rules=table), "lowered")
+    with pytest.warns(UserWarning, match="no node of the model is at 'Conv2d'"):
+        explained = lxt_fx.transform(net, (x,), rules=table)
+    assert "gamma=0.05" in lxt_fx.show(explained, "lowered")
     hidden = ATTNLRP.override("0", rules.gamma()).override("0", rows.NATIVE)
     assert "native" in lxt_fx.show(lxt_fx.transform(net, (x,), rules=hidden), "lowered")
 
