@@ -44,6 +44,14 @@ LIMITS = frozenset(
 MEETING = frozenset({aten.maximum.default, aten.minimum.default, aten.max.other, aten.min.other})
 """Limits that halve the gradient where a value meets its bound; a clamp passes all of it to the value."""
 
+FROM_ZERO = frozenset(
+    {
+        activations.sigmoid, activations.exp, activations.hardsigmoid, activations.softplus, activations.log_sigmoid,
+        activations.acos,
+    }
+)  # fmt: skip
+"""Activations whose value at 0 takes its share."""
+
 CHUNK = 1 << 20
 """Numbers that are held in float64 at once."""
 
@@ -149,7 +157,7 @@ def inner(value: Tensor, gradient: Tensor) -> Tensor:
     """<value, gradient> in float64; a mask's number counts as 0. Complex: as pairs of reals."""
     if value.is_complex():
         value, gradient = torch.view_as_real(value), torch.view_as_real(gradient.resolve_conj())
-    limit = _mask_limit(value.dtype)
+    limit = _no_number(value.dtype)
     parts = zip(torch.split(value.reshape(-1), CHUNK), torch.split(gradient.reshape(-1), CHUNK), strict=True)
     return torch.stack([_dot(a.double(), g.double(), limit) for a, g in parts]).sum()
 
@@ -161,9 +169,9 @@ def _dot(value: Tensor, gradient: Tensor, limit: float) -> Tensor:
     return total if total.isfinite() else torch.where(gradient == 0, 0, value * gradient).sum()
 
 
-def _mask_limit(dtype: torch.dtype) -> float:
-    """What is not above this is no number but a mask: -inf, or the least number of a dtype that models use instead."""
-    return -1e30 if dtype.itemsize > 2 or dtype is torch.bfloat16 else -6e4
+def _no_number(dtype: torch.dtype) -> float:
+    """What is not above this is -inf or stands for it, wherever it is found; of scores more is known (`mask_limit`)."""
+    return -6e4 if dtype is torch.float16 else -1e30
 
 
 def kept_by(rule: Rule | None, node: Node) -> Keep:
@@ -179,12 +187,16 @@ def shares(call: Call, gradient: Any) -> list[Share]:
         return _epsilon(call, gradient)
     if call.node.target in BY_CONTRIBUTION:
         return _by_contribution(call, gradient)
+    if call.node.target is products.sdpa_held:
+        return _hidden_rows(call, gradient)
     if call.node.target is activations.identity and kept_by(call.rule, call.node) is Keep.ALL_BUT_ZEROS:
         x = call.argument("self")
         return _nonzero(Cause.ZERO, "elements that are 0", inner(call.output.masked_fill(x != 0, 0), gradient))
     match kept_by(call.rule, call.node):
         case Keep.ALL_BUT_CONSTANTS:
             return _constants(call, gradient)
+        case Keep.ALL_BUT_OFFSET if call.node.target in (aten.log_softmax.int, aten.logsumexp.default):
+            return _log_softmax(call, gradient)
         case Keep.ALL_BUT_OFFSET:
             return _attention(call, gradient) if call.argument("query") is not None else _softmax(call, gradient)
         case Keep.SELECTED:
@@ -217,12 +229,14 @@ def _constants(call: Call, gradient: Any) -> list[Share]:
     if call.node.target in (products.linear, aten.linear.default):
         return _linear_bias(call, gradient)
     if call.node.target is activations.identity:
-        at_zero = torch.full((), call.argument("intercept"), dtype=torch.float64)
-        return _nonzero(Cause.INTERCEPT, "written-out activation at 0", at_zero * gradient.double().sum())
+        intercept = _finite(call.argument("self"), gradient).sum() * call.argument("intercept")
+        return _nonzero(Cause.INTERCEPT, "written-out activation at 0", intercept)
     constants = _float_constants(call)
     masked = _rounded_away(call, gradient)
     if masked != 0:
         return _nonzero(*_named(call, constants[-1]), masked)
+    if call.node.target in FROM_ZERO:
+        gradient = _finite(call.argument("self"), gradient)
     total = _against(call.run(lambda node: node in constants), gradient)
     if not total.isfinite():
         return []  # an op that is not defined at 0, as a row of a user's may have: no share is known
@@ -237,13 +251,20 @@ def _constants(call: Call, gradient: Any) -> list[Share]:
     return _nonzero(*_named(call, added), total)
 
 
+def _finite(x: Tensor, gradient: Any) -> Any:
+    """The gradient, 0 where x is infinite (a decay of exp(-inf)): there f(0) takes no share, and nothing leaves."""
+    if not isinstance(gradient, Tensor) or gradient.shape != x.shape or not x.isinf().any():
+        return gradient.double() if isinstance(gradient, Tensor) else gradient
+    return gradient.double().masked_fill(x.isinf(), 0)
+
+
 def _rounded_away(call: Call, gradient: Any) -> Tensor:
     """Of scores plus a mask's number: minus what the scores get there, since the sum counts as 0."""
     output = call.output
     nothing = torch.zeros((), dtype=torch.float64)
     if call.node.target is not aten.add.Tensor or not _float_constants(call):
         return nothing
-    masked = output <= _mask_limit(output.dtype)
+    masked = output <= _no_number(output.dtype)
     if not masked.any():
         return nothing
     own = [call.values[node].expand(output.shape) for node in call.carrying if node in call.node.all_input_nodes]
@@ -306,12 +327,27 @@ def _selected(call: Call, gradient: Any) -> list[Share]:
     return [Share(Cause.SELECTION, "a constant", amount) for amount in constants]
 
 
+def _log_softmax(call: Call, gradient: Tensor) -> list[Share]:
+    """sum_j y_j g_j less what its Taylor expansion passes on: x_i (g_i - s_i sum_j g_j), of logsumexp x_i s_i g."""
+    x, g, dim = call.argument("self").double(), gradient.double(), call.argument("dim")
+    weights = torch.softmax(x, dim) if isinstance(dim, int) else torch.exp(x - torch.logsumexp(x, dim, keepdim=True))
+    if call.node.target is aten.log_softmax.int:
+        passed = g - weights * g.sum(dim, keepdim=True)
+    elif call.argument("keepdim", False):
+        passed = weights * g
+    else:
+        for place in sorted(d % x.dim() for d in dim):
+            g = g.unsqueeze(place)
+        passed = weights * g
+    return _nonzero(Cause.OFFSET, op_name(call.node), inner(call.output, gradient) - inner(x, passed))
+
+
 def _softmax(call: Call, gradient: Tensor) -> list[Share]:
     """sum_j R_j - sum_i x_i (R_i - s_i sum_j R_j) with R = s * gradient: what AttnLRP prop. 3.1 does not pass on."""
     x, output = call.argument("self").double(), call.output.double()
     relevance = output * gradient.double()
     passed = relevance - output * relevance.sum(call.argument("dim"), keepdim=True)
-    x = x.masked_fill(x <= _mask_limit(call.argument("self").dtype), 0)
+    x = x.masked_fill(x <= products.mask_limit(call.argument("self").dtype), 0)
     return _nonzero(Cause.OFFSET, "softmax", relevance.sum() - inner(x, passed))
 
 
@@ -320,23 +356,35 @@ def _attention(call: Call, gradient: Tensor) -> list[Share]:
     query, key, value = (call.argument(name).detach() for name in ("query", "key", "value"))
     mask, scale = call.argument("attn_mask"), call.argument("scale")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    offset, masked = (torch.zeros((), dtype=torch.float64, device=query.device) for _ in range(2))
+    output = call.output.detach().double()
+    offset, masked, unseen = (torch.zeros((), dtype=torch.float64, device=query.device) for _ in range(3))
     rows = max(1, CHUNK // max(1, query[..., 0, 0].numel() * key.shape[-2]))
     for start in range(0, query.shape[-2], rows):
         part = slice(start, start + rows)
         bias = _additive(mask, part, query.shape[-2], key.shape[-2], bool(call.argument("is_causal", False)), query.device)
         scores = query[..., part, :].double() @ key.double().mT * scale
         weights = torch.softmax(scores + bias, -1).nan_to_num(0.0)
-        relevance = weights * (gradient[..., part, :].double() @ value.double().mT)
+        hidden = (bias <= products.mask_limit(query.dtype)).all(-1, keepdim=True)
+        unseen += torch.where(hidden, output[..., part, :] * gradient[..., part, :], 0).sum()
+        relevance = torch.where(hidden, 0, weights * (gradient[..., part, :].double() @ value.double().mT))
         passed = relevance - weights * relevance.sum(-1, keepdim=True)
-        added = torch.where(bias <= _mask_limit(query.dtype), 0, bias * passed).sum()
+        added = torch.where(bias <= products.mask_limit(query.dtype), 0, bias * passed).sum()
         offset += relevance.sum() - added - torch.where(passed == 0, 0, scores * passed).sum()
         masked += added
     share = float(call.argument("mask_share", 0.5))
-    found = _nonzero(Cause.OFFSET, "softmax", offset * share)
+    found = _nonzero(Cause.OFFSET, "softmax", offset * share) + _nonzero(Cause.HELD, "rows masked altogether", unseen)
     if isinstance(mask, Tensor) and not call.carries("attn_mask"):
         found += _nonzero(*call.origin(call._by_name()["attn_mask"]), masked * share)
     return found
+
+
+def _hidden_rows(call: Call, gradient: Tensor) -> list[Share]:
+    """What reaches the rows of queries that an additive mask hides from every key: nothing passes there."""
+    mask = call.argument("attn_mask")
+    if not isinstance(mask, Tensor) or not mask.is_floating_point():
+        return []
+    seen = mask.detach().amax(-1, keepdim=True) > products.mask_limit(mask.dtype)
+    return _nonzero(Cause.HELD, "rows masked altogether", inner(call.output.masked_fill(seen, 0), gradient))
 
 
 def _additive(mask: Tensor | None, part: slice, queries: int, keys: int, causal: bool, device: torch.device) -> Tensor:

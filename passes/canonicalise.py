@@ -67,12 +67,24 @@ def canonicalise(gm: GraphModule) -> int:
     Raises InputError where the graph draws random numbers, which a model in training mode does.
     """
     edits = 0
+    answering = _from_inputs(gm)
     for node in list(gm.graph.nodes):
         if node.op == "call_function":
-            _refuse_training(node)
+            if node in answering:
+                _refuse_training(node)
             edits += _drop_or_respell(gm, node)
     drop_dead(gm)
     return edits
+
+
+def _from_inputs(gm: GraphModule) -> set[Node]:
+    """Nodes that depend on an input; the others compute weights (BiT standardises its kernels by a batch norm in training
+    mode)."""
+    found = {node for node in gm.graph.nodes if node.op == "placeholder"}
+    for node in gm.graph.nodes:
+        if not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _refuse_training(node: Node) -> None:
@@ -226,6 +238,20 @@ def _baddbmm(graph: Graph, node: Node) -> Node:
     return graph.call_function(aten.add.Tensor, (added, product))
 
 
+def _mse_loss(graph: Graph, node: Node) -> Node:
+    """(a - b)^2 and its mean or sum."""
+    a, b = node.args[:2]
+    difference = value(a) - value(b)  # type: ignore[arg-type]
+    square = _made(graph, aten.sub.Tensor, (a, b), node, difference)
+    square = _made(graph, aten.pow.Tensor_Scalar, (square, 2), node, difference)
+    match arguments(node).get("reduction", 1):
+        case 0:
+            return square
+        case 1:
+            return graph.call_function(aten.mean.default, (square,))
+    return graph.call_function(aten.sum.default, (square,))
+
+
 SPELLINGS: dict[Any, Callable[[Graph, Node], Node | None]] = {
     **dict.fromkeys(CASTS, _cast),
     aten.addmm.default: _addmm,
@@ -236,6 +262,7 @@ SPELLINGS: dict[Any, Callable[[Graph, Node], Node | None]] = {
     aten.square.default: _square,
     aten.mul.Tensor: _mul,
     aten.glu.default: _glu,
+    aten.mse_loss.default: _mse_loss,
     aten.pow.Tensor_Scalar: _pow,
     aten.relu6.default: _relu6,
     aten.selu.default: _selu,

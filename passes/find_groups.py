@@ -21,6 +21,7 @@ from lxt_fx.rule import GroupKind, Role
 aten = torch.ops.aten
 
 _RESHAPES_IN_STATISTIC = frozenset({aten.expand.default, aten.expand_as.default, aten.unsqueeze.default, aten.view.default})
+_LINEAR = POINTWISE_LINEAR | PRODUCTS | MOVES | {aten.mean.dim, aten.sum.dim_IntList, aten.cumsum.default}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +113,7 @@ def _norm(flow: Flow, node: Node, origin: Node) -> Group | None:
     carrying = [operand.node for operand in flow.carrying_operands(node)]
     pairs = [tuple(carrying)] if node.target is aten.div.Tensor else [tuple(carrying), tuple(reversed(carrying))]
     for scaled, statistic in pairs:
-        linear = _between(flow, scaled, origin, POINTWISE_LINEAR | PRODUCTS | MOVES | {aten.mean.dim})
+        linear = _between(flow, scaled, origin, _LINEAR)
         region = _between(flow, statistic, origin, POINTWISE | REDUCTIONS | _RESHAPES_IN_STATISTIC)
         if linear is None or region is None or not _is_linear(flow, linear):
             continue

@@ -34,6 +34,7 @@ _RESHAPES = {
 }
 _MAY_COPY = {aten.reshape.default, aten.contiguous.default, aten.flatten.using_ints}
 _CASTS = {aten.to.dtype, aten.to.device, aten.to.dtype_layout}
+_OPERATORS = {"__ior__": "bitwise_or", "__iand__": "bitwise_and", "__ixor__": "bitwise_xor"}
 _TUPLE_VIEWS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int}
 
 
@@ -164,14 +165,14 @@ def _functional(graph: torch.fx.Graph, node: Node) -> Node:
     assert isinstance(written, Node)
     name = target._schema.name.split("::")[1]
     before = value(written)
-    if name == "copy_":
+    if name == "copy_" or target is aten.fill_.Tensor:
         new = graph.call_function(aten.expand_as.default, (node.args[1], written))
     elif name == "zero_":
         new = graph.call_function(aten.zeros_like.default, (written,))
     elif name == "fill_":
         new = graph.call_function(aten.full_like.default, (written, *node.args[1:]))
     else:
-        packet = getattr(aten, name.removesuffix("_"), None)
+        packet = getattr(aten, _OPERATORS.get(name, name.removesuffix("_")), None)
         if packet is None or target._overloadname not in packet.overloads():
             raise CaptureError(f"transform: in-place op %{node.name} = {target} has no functional form")
         new = graph.call_function(getattr(packet, target._overloadname), node.args, dict(node.kwargs))

@@ -73,6 +73,8 @@ MOVES = frozenset(
         aten.view_as_real.default,
         aten.view_as_complex.default,
         aten.channel_shuffle.default,
+        aten.as_strided.default,
+        aten.narrow.Tensor,
     }
 )
 """Each output element is a copy of one input element, or a constant."""
@@ -209,6 +211,9 @@ POINTWISE_NONLINEAR = frozenset(
         aten.sin.default,
         aten.cos.default,
         aten.asinh.default,
+        aten.acos.default,
+        aten.atan.default,
+        aten.prelu.default,
         aten.abs.default,
         aten.clamp.default,
         aten.clamp_min.default,

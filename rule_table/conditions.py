@@ -112,6 +112,17 @@ def range_holds_zero(site: Site) -> Refusal:
     return None if low <= 0 <= high else f"0 is not in its range [{low}, {high}]"
 
 
+def reduces_by(*names: str) -> Condition:
+    """Elements that land at one place are reduced in one of these ways."""
+
+    def refuses(site: Site) -> Refusal:
+        reduce = site.arguments["reduce"]
+        return None if reduce in names else f"it reduces by {reduce}"
+
+    refuses.__doc__ = f"Elements that land at one place are reduced by {' or '.join(names)}."
+    return refuses
+
+
 def default_softplus(site: Site) -> Refusal:
     """Softplus has beta 1 and threshold 20."""
     plain = site.arguments.get("beta", 1) == 1 and site.arguments.get("threshold", 20) == 20

@@ -76,6 +76,13 @@ SOFTMAX = Rule(
     source=f"{ATTNLRP} prop. 3.1",
     keeps=Keep.ALL_BUT_OFFSET,
 )
+LOG_SOFTMAX = Rule(
+    name="log softmax",
+    ops={aten.log_softmax.int: None, aten.logsumexp.default: None},
+    formula="R_i = x_i (g_i - s_i sum_j g_j), of logsumexp x_i s_i g: native",
+    source=f"the Taylor expansion of {ATTNLRP} prop. 3.1",
+    keeps=Keep.ALL_BUT_OFFSET,
+)
 IDENTITY = Rule(
     name="identity",
     ops={
@@ -92,6 +99,9 @@ IDENTITY = Rule(
         aten.asinh.default: activations.asinh,
         aten.log1p.default: activations.log1p,
         aten.sqrt.default: activations.sqrt,
+        aten.log.default: activations.log,
+        aten.expm1.default: activations.expm1,
+        aten.atan.default: activations.atan,
     },
     formula="R_in = R_out: g_in = g_out y / x",
     source=f"{ATTNLRP} eq. 9",
@@ -113,12 +123,22 @@ IDENTITY_CLAMP = Rule(
     source=f"{ATTNLRP} eq. 9",
     keeps=Keep.ALL,
 )
+IDENTITY_PIECEWISE = Rule(
+    name="identity",
+    ops={aten.prelu.default: None},
+    when=on.only("self"),
+    formula="R_in = R_out: g_in = g_out y / x, the native gradient",
+    source=f"{ATTNLRP} eq. 9",
+    keeps=Keep.ALL,
+)
 IDENTITY_FROM_ZERO = Rule(
     name="identity from f(0)",
     ops={
         aten.sigmoid.default: activations.sigmoid,
         aten.exp.default: activations.exp,
         aten.hardsigmoid.default: activations.hardsigmoid,
+        aten.log_sigmoid.default: activations.log_sigmoid,
+        aten.acos.default: activations.acos,
     },
     formula="R_in = R_out (y - f(0)) / y: f(0) absorbs its share",
     source=f"{ATTNLRP} eq. 9, with f(0) as a bias",
@@ -225,6 +245,31 @@ SELECT = Rule(
     source="piecewise linear, native gradient",
     keeps=Keep.SELECTED,
     epsilon=0.0,
+)
+SUM_BY_INDEX = Rule(
+    name="sum",
+    ops={aten.scatter_reduce.two: None},
+    when=on.reduces_by("sum", "mean"),
+    formula="R_i = a_i / (a_1 + ... + a_n) R_out; a constant term takes its share",
+    source=f"{ATTNLRP} eq. 8",
+    keeps=Keep.ALL_BUT_CONSTANTS,
+)
+SELECT_BY_INDEX = Rule(
+    name="select",
+    ops={aten.scatter_reduce.two: None},
+    when=on.reduces_by("amax", "amin"),
+    formula="R goes to the selected element",
+    source="piecewise linear, native gradient",
+    keeps=Keep.SELECTED,
+    epsilon=0.0,
+)
+SAMPLE = Rule(
+    name="sample",
+    ops={aten.grid_sampler.default: None},
+    holds=lambda site: ("grid",),
+    formula="interpolation between input elements; where to look is constant",
+    source=f"{ATTNLRP} eq. 8",
+    keeps=Keep.ALL,
 )
 ATTENTION_WEIGHTS_HELD = Rule(
     name="weights held",

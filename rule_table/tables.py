@@ -23,8 +23,11 @@ _LINEAR_ROWS = (
     rows.SCALE,
     rows.SCALE_DIV,
     rows.SUM,
+    rows.SUM_BY_INDEX,
+    rows.SAMPLE,
     rows.MOVE,
     rows.SELECT,
+    rows.SELECT_BY_INDEX,
 )
 
 ATTNLRP = RuleTable(
@@ -37,10 +40,12 @@ ATTNLRP = RuleTable(
         rows.MATMUL,
         rows.EINSUM,
         rows.SOFTMAX,
+        rows.LOG_SOFTMAX,
         rows.IDENTITY_REGION,
         rows.IDENTITY,
         rows.IDENTITY_POWER,
         rows.IDENTITY_CLAMP,
+        rows.IDENTITY_PIECEWISE,
         rows.IDENTITY_FROM_ZERO,
         rows.IDENTITY_SOFTPLUS,
         rows.UNIFORM,

@@ -31,6 +31,12 @@ def positive(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tens
     return (torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5).to(dtype).requires_grad_()
 
 
+def below_one(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """A leaf between -0.9 and 0.9 that carries relevance."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(shape, generator=generator, dtype=torch.float64) * 1.8 - 0.9).to(dtype).requires_grad_()
+
+
 def weight(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """A normal tensor of that shape that carries nothing."""
     generator = torch.Generator().manual_seed(seed)
@@ -140,6 +146,10 @@ POINTWISE = (
     _pointwise(activations.asinh, torch.asinh),
     _pointwise(activations.log1p, torch.log1p, make=positive),
     _pointwise(activations.sqrt, torch.sqrt, make=positive),
+    _pointwise(activations.expm1, torch.expm1),
+    _pointwise(activations.atan, torch.atan),
+    _pointwise(activations.acos, torch.acos, make=below_one, at_zero=math.pi / 2),
+    _pointwise(activations.log_sigmoid, F.logsigmoid, at_zero=-math.log(2)),
 )
 """Ops of one tensor, f(x) of each element."""
 
@@ -177,6 +187,7 @@ sdpa = F.scaled_dot_product_attention
 SHARES = {"query_share": 0.5, "key_share": 0.5, "value_share": 0.5, "mask_share": 1.0}
 
 OTHERS = (
+    _pointwise(activations.log, torch.log, make=positive),
     Case(
         "epsilon", products.epsilon, lambda x, epsilon: x, lambda d: (carrying(0, 3, 4, dtype=d), 0.5),
         leak=lambda arguments, value, gradient: (value * gradient * 0.5 / (value.abs() + 0.5)).sum(),
@@ -223,11 +234,11 @@ OTHERS = (
     ),
     Case(
         "softmax", products.softmax, torch.softmax,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), -1), kept=("output",), leak=softmax_offset,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), -1), kept=("output", "[2, 3, 1]"), leak=softmax_offset,
     ),
     Case(
         "softmax_over_tokens", products.softmax, torch.softmax,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, torch.float64), kept=("output",), leak=softmax_offset,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, torch.float64), kept=("output", "[2, 1, 4]"), leak=softmax_offset,
     ),
     Case("sdpa", products.sdpa, sdpa, _attention(), None, None),
     Case("sdpa_causal", products.sdpa, sdpa, _attention(), None, None, {"is_causal": True, "scale": 0.3}),

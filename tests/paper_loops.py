@@ -145,6 +145,10 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
     "asinh": math.asinh,
     "log1p": math.log1p,
     "sqrt": math.sqrt,
+    "expm1": math.expm1,
+    "atan": math.atan,
+    "acos": math.acos,
+    "log_sigmoid": lambda x: -_softplus(-x),
 }
 """y = f(x) of each pointwise case."""
 
@@ -153,6 +157,19 @@ def identity(function: Callable[[float], float], x: float, gradient: float) -> f
     """R_in = R_out (eq. 9), less the share that the constant f(0) takes of y (eq. 8). R_out is y times the gradient."""
     y, at_zero = function(x), function(0.0)
     return ratio(y - at_zero, y, y * gradient)
+
+
+def log_softmax(x: Vector, r: Vector) -> Vector:
+    """R_i = x_i (g_i - s_i sum_j g_j) with g_j = R_j / y_j: the Taylor expansion of y_j = x_j - log sum exp x at x."""
+    total = math.log(sum(math.exp(xi) for xi in x))
+    g = [ratio(1.0, xi - total, ri) for xi, ri in zip(x, r, strict=True)]
+    return [xi * (gi - math.exp(xi - total) * sum(g)) for xi, gi in zip(x, g, strict=True)]
+
+
+def logsumexp(x: Vector, r: float) -> Vector:
+    """R_i = x_i s_i R / y."""
+    total = math.log(sum(math.exp(xi) for xi in x))
+    return [ratio(xi * math.exp(xi - total), total, r) for xi in x]
 
 
 def product_of_three(x: Vector, a: Matrix, y: Vector, r: Vector) -> tuple[Vector, Matrix, Vector]:

@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from row_nets import ANY, NOT_NEGATIVE, POSITIVE, SMALL, Case, Leak, attention_offset, bias, eighths, number, softmax_offset
+from row_nets import (
+    ANY, BELOW_ONE, NOT_NEGATIVE, POSITIVE, SMALL, Case, Leak, attention_offset, bias, eighths, log_softmax_offset,
+    logsumexp_offset, number, softmax_offset,
+)  # fmt: skip
 from torch import Tensor
 
 from lxt_fx.passes.op_kinds import GROUPED_MATMULS
@@ -104,6 +107,14 @@ ATTENTIONS = (
         {"mask": ~SOME}, name="masked", leak=softmax_offset(),
     ),
     Case(
+        rows.LOG_SOFTMAX, aten.log_softmax.int, lambda net, a: torch.log_softmax(a, -1), values=SMALL,
+        leak=log_softmax_offset, kept=(Cause.OFFSET, "log_softmax"),
+    ),
+    Case(
+        rows.LOG_SOFTMAX, aten.logsumexp.default, lambda net, a: torch.logsumexp(a, -1), values=SMALL,
+        leak=logsumexp_offset, kept=(Cause.OFFSET, "logsumexp"),
+    ),
+    Case(
         rows.ATTENTION_WEIGHTS_HELD, aten.softmax.int, lambda net, a, b, c: torch.softmax(a @ b.mT, -1) @ c, QKV,
         values=SMALL,
     ),
@@ -181,11 +192,16 @@ PRODUCTS = (
 )  # fmt: skip
 
 LOG2 = math.log(2)
+OF_POSITIVE = (aten.log1p.default, aten.sqrt.default, aten.log.default)
 
 ACTIVATIONS = (
-    *(activation(rows.IDENTITY, op) for op in rows.IDENTITY.ops if op not in (aten.log1p.default, aten.sqrt.default)),
-    activation(rows.IDENTITY, aten.log1p.default, values=NOT_NEGATIVE),
-    activation(rows.IDENTITY, aten.sqrt.default, values=NOT_NEGATIVE),
+    *(activation(rows.IDENTITY, op) for op in rows.IDENTITY.ops if op not in (*OF_POSITIVE, aten.expm1.default)),
+    activation(rows.IDENTITY, aten.expm1.default, values=SMALL),
+    *(activation(rows.IDENTITY, op, values=NOT_NEGATIVE) for op in OF_POSITIVE[:2]),
+    activation(rows.IDENTITY, aten.log.default, values=POSITIVE),
+    Case(
+        rows.IDENTITY_PIECEWISE, aten.prelu.default, lambda net, a: F.prelu(a, net.weight), constants={"weight": (3,)},
+    ),
     activation(rows.IDENTITY, aten.leaky_relu.default, -0.3, name="negative"),
     Case(rows.IDENTITY, aten.gelu.default, lambda net, a: F.gelu(a, approximate="tanh"), name="by_tanh"),
     activation(rows.IDENTITY, aten.elu.default, 1.6732632423543772, 1.0507009873554805, 0.5, name="alpha_and_scales"),
@@ -196,6 +212,8 @@ ACTIVATIONS = (
     activation(rows.IDENTITY_FROM_ZERO, aten.sigmoid.default, leak=number(0.5)),
     activation(rows.IDENTITY_FROM_ZERO, aten.exp.default, leak=number(1.0), values=SMALL),
     activation(rows.IDENTITY_FROM_ZERO, aten.hardsigmoid.default, leak=number(0.5)),
+    activation(rows.IDENTITY_FROM_ZERO, aten.log_sigmoid.default, leak=number(-LOG2)),
+    activation(rows.IDENTITY_FROM_ZERO, aten.acos.default, leak=number(math.pi / 2), values=BELOW_ONE),
     activation(rows.IDENTITY_SOFTPLUS, aten.softplus.default, leak=number(LOG2)),
     Case(rows.IDENTITY_REGION, GroupKind.ELEMENTWISE, lambda net, a: a * torch.sigmoid(1.702 * a)),
     Case(

@@ -30,6 +30,7 @@ def of(rule: Rule) -> Callable[..., Case]:
     return made
 
 
+total_by, select_by, sample = of(rows.SUM_BY_INDEX), of(rows.SELECT_BY_INDEX), of(rows.SAMPLE)
 move, total, select, convolve = of(rows.MOVE), of(rows.SUM), of(rows.SELECT), of(rows.CONVOLUTION)
 
 INDEX = torch.tensor([2, 0, 0])
@@ -153,6 +154,8 @@ MOVES = (
     ),
     move(aten.view_as_complex.default, lambda n, a: torch.view_as_real(torch.view_as_complex(a)), (2, 3, 2)),
     move(aten.view_as_real.default, lambda n, a: torch.view_as_real(torch.view_as_complex(a).flip(1)), (2, 3, 2)),
+    move(aten.as_strided.default, lambda n, a: a.contiguous().as_strided((3, 2, 4), (4, 4, 1), 4), resizes=False),
+    move(aten.narrow.Tensor, lambda n, a: aten.narrow.Tensor(a, 1, n.start, 2), start=torch.tensor(1)),
     move(aten.channel_shuffle.default, lambda n, a: F.channel_shuffle(a, 2), IMAGE),
 )  # fmt: skip
 
@@ -220,6 +223,17 @@ SUMS = (
     total(aten.fft_fftn.default, lambda n, a: torch.fft.fftn(a, dim=(1, 2)).real),
     total(aten.col2im.default, lambda n, a: F.fold(a, (3, 3), 2), (2, 8, 4)),
     total(aten.real.default, lambda n, a: torch.real(torch.view_as_complex(a)), (2, 3, 2)),
+    *(
+        total_by(
+            aten.scatter_reduce.two, lambda n, a, b, by=by: a.scatter_reduce(1, n.places, b, by), (2, 3, 4), (2, 3, 4),
+            places=PLACES, resizes=False, name=by,
+        )
+        for by in ("sum", "mean")
+    ),
+    sample(
+        aten.grid_sampler.default, lambda n, a, b: F.grid_sample(a, b.clamp(-1.5, 1.5), align_corners=False), IMAGE,
+        (2, 3, 5, 2), resizes=False,
+    ),
 )  # fmt: skip
 
 FILL = {"mask": SOME}
@@ -254,6 +268,14 @@ SELECTIONS = (
     select(aten.min.dim, lambda n, a: a.min(1)[0]),
     select(aten.min.other, lambda n, a, b: aten.min.other(a, b), (2, 3, 4), (3, 4)),
     select(aten.min.other, lambda n, a: aten.min.other(a, n.bound), name="constant", bound=(4,), leak=less, **BOUND),
+    select_by(
+        aten.scatter_reduce.two, lambda n, a: n.base.scatter_reduce(1, n.places, a, "amax", include_self=False),
+        places=PLACES, base=torch.full((2, 3, 4), -9.0, dtype=torch.float64), resizes=False, name="amax",
+    ),
+    select_by(
+        aten.scatter_reduce.two, lambda n, a, b: a.scatter_reduce(1, n.places, b, "amin"), (2, 3, 4), (2, 3, 4),
+        places=PLACES, resizes=False, name="amin",
+    ),
     select(aten.amax.default, lambda n, a: a.amax((1, 2))),
     select(aten.amin.default, lambda n, a: a.amin(-1)),
     select(aten.topk.default, lambda n, a: a.topk(2)[0]),

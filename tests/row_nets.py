@@ -19,7 +19,7 @@ Leak = Callable[[nn.Module, Inputs, Tensor], Tensor]
 """What the op under test keeps, from the net, its inputs and the gradient c of its output: element by element, so that
 what belongs to one element of the output stands at that element (or [batch])."""
 
-ANY, NOT_NEGATIVE, POSITIVE, SMALL, EIGHTHS = "any", "not negative", "positive", "small", "eighths"
+ANY, NOT_NEGATIVE, POSITIVE, SMALL, EIGHTHS, BELOW_ONE = "any", "not negative", "positive", "small", "eighths", "below 1"
 """Where the values of the inputs come from: up to 4 in size, zeros and millionths among them, all times 1e-3, 1 or 1e3;
 small ones are not multiplied by 1e3, eighths (which meet the constants, and are exact in float32) not at all."""
 
@@ -116,6 +116,26 @@ def _offset(scores: list[float], gradient: list[float], passing: list[float]) ->
     r = [si * gi for si, gi in zip(s, gradient, strict=True)]
     taken = [0.0 if si == 0 else xi * (ri - si * sum(r)) for xi, ri, si in zip(passing, r, s, strict=True)]
     return torch.tensor(sum(r) - sum(taken), dtype=torch.float64)
+
+
+def log_softmax_offset(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
+    """sum_j y_j g_j - sum_i x_i (g_i - s_i sum_j g_j), each vector in a slow loop."""
+    x = inputs[0]
+    kept = []
+    for v, g in zip(x.reshape(-1, x.shape[-1]).tolist(), c.reshape(-1, x.shape[-1]).tolist(), strict=True):
+        total = math.log(sum(math.exp(vi) for vi in v))
+        y = sum((vi - total) * gi for vi, gi in zip(v, g, strict=True))
+        kept.append(y - sum(vi * (gi - math.exp(vi - total) * sum(g)) for vi, gi in zip(v, g, strict=True)))
+    return torch.tensor(kept, dtype=torch.float64).reshape(x.shape[:-1])
+
+
+def logsumexp_offset(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
+    """g (y - sum_i s_i x_i), each vector in a slow loop."""
+    x, kept = inputs[0], []
+    for v, g in zip(x.reshape(-1, x.shape[-1]).tolist(), c.reshape(-1).tolist(), strict=True):
+        total = math.log(sum(math.exp(vi) for vi in v))
+        kept.append(g * (total - sum(math.exp(vi - total) * vi for vi in v)))
+    return torch.tensor(kept, dtype=torch.float64).reshape(x.shape[:-1])
 
 
 def attention_offset(weights: float, *, bias_carries: bool = False) -> Leak:

@@ -134,6 +134,18 @@ def softmax(dim: int, scores: Callable[..., Tensor] = lambda net, x: x) -> Refer
     return Reference("paper_loops.softmax", found)
 
 
+def _log_softmax(net: Function, inputs: Inputs, r: list[Tensor]) -> list[Tensor]:
+    """The Taylor expansion, for each vector of the last dim."""
+    vectors = zip(_vectors(inputs[0], -1), _vectors(r[0], -1), strict=True)
+    return [torch.tensor([paper.log_softmax(v, rv) for v, rv in vectors], dtype=torch.float64).reshape(inputs[0].shape)]
+
+
+def _logsumexp(net: Function, inputs: Inputs, r: list[Tensor]) -> list[Tensor]:
+    """The same for the sum's logarithm."""
+    vectors = zip(_vectors(inputs[0], -1), flat(r), strict=True)
+    return [torch.tensor([paper.logsumexp(v, rv) for v, rv in vectors], dtype=torch.float64).reshape(inputs[0].shape)]
+
+
 def _vectors(x: Tensor, dim: int) -> list[list[float]]:
     moved = x.double().movedim(dim, -1)
     found: list[list[float]] = moved.reshape(-1, moved.shape[-1]).tolist()
@@ -212,6 +224,11 @@ BY_ROW: dict[Rule, Reference] = {
     rows.SOFTMAX: softmax(-1),
     **dict.fromkeys((rows.IDENTITY, rows.IDENTITY_POWER, rows.IDENTITY_CLAMP, rows.IDENTITY_FROM_ZERO), identity),
     **dict.fromkeys((rows.IDENTITY_SOFTPLUS, rows.IDENTITY_REGION), identity),
+    rows.IDENTITY_PIECEWISE: by_weights(0),
+    rows.LOG_SOFTMAX: Reference("paper_loops.log_softmax", _log_softmax),
+    rows.SUM_BY_INDEX: by_weights(),
+    rows.SAMPLE: by_weights(0),
+    rows.SELECT_BY_INDEX: by_gradient,
     rows.UNIFORM: uniform,
     rows.GATE_HELD: by_weights(1),
     rows.PARAMETER_HELD: by_weights(0),
@@ -228,6 +245,7 @@ BY_TITLE: dict[str, Reference] = {
     "normalize-group_x_*_statistic": held_norm(4, eps=1e-6),
     "softmax-softmax.int-over_tokens": softmax(1),
     "softmax-softmax.int-masked": softmax(-1, lambda net, x: x.masked_fill(net.mask, -math.inf)),
+    "log_softmax-logsumexp": Reference("paper_loops.logsumexp", _logsumexp),
     "matmul-matmul": contraction("bij,bjk->bik"),
     "matmul-matmul-broadcast": contraction("abij,jk->abik"),
     "matmul-matmul-vector": contraction("ij,j->i"),

@@ -12,7 +12,7 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from row_cases import CASES
 from row_cases_linear import CASES as LINEAR_CASES
-from row_nets import ANY, EIGHTHS, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net
+from row_nets import ANY, BELOW_ONE, EIGHTHS, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -101,7 +101,9 @@ def inputs_of(title: str, data: st.DataObject) -> Inputs:
     found = [tensors(data, shape, IN_EIGHTHS if case.values == EIGHTHS else NUMBERS) for shape in shapes]
     if case.values in (POSITIVE, NOT_NEGATIVE):
         found = [x.abs() + (0.25 if case.values == POSITIVE else 0) for x in found]
-    if case.values != EIGHTHS:
+    if case.values == BELOW_ONE:
+        found = [x / 5 for x in found]
+    elif case.values != EIGHTHS:
         scale = data.draw(st.sampled_from([1.0, 1e-3, 1e3] if case.values == ANY else [1.0, 1e-3]))
         found = [x * scale for x in found]
     return tuple(x.to(case.dtype) for x in found)

@@ -22,6 +22,7 @@ AT_ZERO = {
     "exp": 1.0, "softplus": 0.5, "square": 0.0, "cube": 0.0, "elu": 0.7, "selu": 1.7580993408473766, "celu": 1.0,
     "mish": 0.6, "hardswish": 0.5, "hardsigmoid": 1 / 6, "hardtanh": 1.0, "relu6": 0.0, "sin": 1.0,
     "erf": 2 / math.sqrt(math.pi), "asinh": 1.0, "log1p": 1.0, "sqrt": 0.0,
+    "expm1": 1.0, "atan": 1.0, "acos": -1.0, "log_sigmoid": 0.5,
 }  # fmt: skip
 """(f(x) - f(0)) / x as x goes to 0, and where f has a kink there, its native gradient."""
 
@@ -128,11 +129,11 @@ OVERFLOWS_WHEN_LARGE = {
     "exp", "square", "cube", "gelu", "hardswish", "linear", "linear_without_bias", "matmul", "matmul_held", "einsum",
     "einsum_of_three", "mul", "normalize_div", "layer_norm", "layer_norm_over_two_dims", "group_norm",
     "group_norm_without_weight", "sdpa", "sdpa_causal", "sdpa_masked", "sdpa_biased", "sdpa_of_carrying_mask",
-    "sdpa_of_groups", "sdpa_held",
+    "sdpa_of_groups", "sdpa_held", "expm1", "acos",
 }  # fmt: skip
 """Cases whose plain op overflows in one of the types, so that nothing is asked of the gradient."""
 
-DIVISIONS_BY_NEXT_TO_NOTHING = {("div", "zero"), ("div", "subnormal")}
+DIVISIONS_BY_NEXT_TO_NOTHING = {("div", "zero"), ("div", "subnormal"), ("log", "zero")}
 """The gradient of a / b is 1 / b, which is no number of these types, though a / b and its relevance are."""
 
 
@@ -152,7 +153,7 @@ def test_gradient_is_finite_where_the_value_is(name: str, fill: str, dtype: torc
     with torch.no_grad():
         for leaf in leaves(arguments):
             leaf.fill_(FILLS[fill](dtype))
-            leaf.view(-1)[::2] *= 1 if name in ("sqrt", "log1p") else -1
+            leaf.view(-1)[::2] *= 1 if name in ("sqrt", "log1p", "log") else -1
     value = case.run(*arguments)
     if not value.isfinite().all():
         assert fill == "large"

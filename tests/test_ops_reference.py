@@ -70,7 +70,7 @@ def assert_same(ours: Any, expected: Any, tolerance: float = 1e-9) -> None:
 @same_examples_each_time
 @given(data=st.data())
 def test_pointwise_op_passes_the_relevance_of_its_output(case: Case, data: st.DataObject) -> None:
-    numbers = NOT_NEGATIVE if case.name in ("sqrt", "log1p") else NUMBERS
+    numbers = {"sqrt": NOT_NEGATIVE, "log1p": NOT_NEGATIVE, "acos": st.floats(-0.9, 0.9)}.get(case.name, NUMBERS)
     x = leaf(data.draw(vectors(6, numbers)))
     function = paper.FUNCTIONS[case.name]
     value = case.run(x, *case.make(torch.float64)[1:])
@@ -78,6 +78,16 @@ def test_pointwise_op_passes_the_relevance_of_its_output(case: Case, data: st.Da
     assert_same(value.tolist(), [function(xi) for xi in x.tolist()])
     expected = [paper.identity(function, xi, gi) for xi, gi in zip(x.tolist(), g.tolist(), strict=True)]
     assert_same(relevance(value, g, x)[0], expected)
+
+
+@same_examples_each_time
+@given(data=st.data())
+def test_log_passes_the_relevance_of_its_output(data: st.DataObject) -> None:
+    """Its value at 0 is infinite and takes no share."""
+    x = leaf(data.draw(vectors(6, st.floats(1e-3, 1e3))))
+    g = seed(data.draw(vectors(6)))
+    value = activations.log(x)
+    assert_same(relevance(value, g, x)[0], [yi * gi for yi, gi in zip(value.tolist(), g.tolist(), strict=True)])
 
 
 @pytest.mark.parametrize(

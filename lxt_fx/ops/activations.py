@@ -103,6 +103,11 @@ def _softplus_ratio(x: Tensor) -> Tensor:
     return _over(torch.where(x > 0, x + shifted, shifted), x, 0.5)
 
 
+def _log_ratio(x: Tensor) -> Tensor:
+    positive = x > 0
+    return torch.where(positive, torch.log(x) / torch.where(positive, x, 1.0), 0.0).clamp(min=torch.finfo(x.dtype).min)
+
+
 def _clamp_ratio(x: Tensor, low: float, high: float) -> Tensor:
     """clamp(x) / x where 0 lies in [low, high]: at most 1; at 0 its native gradient, which is 0 where a bound is 0."""
     zero = x == 0
@@ -235,3 +240,37 @@ def asinh(self: Tensor) -> Tensor:
 def log1p(self: Tensor) -> Tensor:
     """log(1 + x); y/x, 1 at 0."""
     return _activation(self, torch.log1p, lambda x: _over(torch.log1p(x), x, 1.0))
+
+
+@define("log(Tensor self) -> Tensor")
+def log(self: Tensor) -> Tensor:
+    """log; y/x, 0 where x is 0 or below and y is no number. f(0) is no bias, as it is infinite. Near 0 the ratio
+    saturates in half precision."""
+    return _activation(self, torch.log, _log_ratio)
+
+
+@define("expm1(Tensor self) -> Tensor")
+def expm1(self: Tensor) -> Tensor:
+    """exp(x) - 1; y/x, 1 at 0."""
+    return _activation(self, torch.expm1, lambda x: _over(torch.expm1(x), x, 1.0))
+
+
+
+
+@define("atan(Tensor self) -> Tensor")
+def atan(self: Tensor) -> Tensor:
+    """atan; y/x, 1 at 0."""
+    return _activation(self, torch.atan, lambda x: _over(torch.atan(x), x, 1.0))
+
+
+@define("acos(Tensor self) -> Tensor")
+def acos(self: Tensor) -> Tensor:
+    """acos; f(0) = pi/2 absorbs like a bias: ratio -asin(x) / x, -1 at 0."""
+    return _activation(self, torch.acos, lambda x: -_over(torch.asin(x), x, 1.0))
+
+
+
+@define("log_sigmoid(Tensor self) -> Tensor")
+def log_sigmoid(self: Tensor) -> Tensor:
+    """log(sigmoid(x)) = -softplus(-x); f(0) = -log 2 absorbs like a bias: the ratio of softplus at -x, 1/2 at 0."""
+    return _activation(self, F.logsigmoid, lambda x: _softplus_ratio(-x))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.ops.library import define
-from lxt_fx.ops.products import SDPA_SCHEMA, SHARES
+from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, mask_limit, seen_rows
 
 
 class Enter(torch.autograd.Function):
@@ -110,7 +110,7 @@ class Uniform(torch.autograd.Function):
 
 
 class Softmax(torch.autograd.Function):
-    """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j), 0 at a mask's -inf."""
+    """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j), 0 at a masked score."""
 
     @staticmethod
     def forward(x: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
@@ -126,7 +126,7 @@ class Softmax(torch.autograd.Function):
         x, s = ctx.saved_tensors
         s = s.nan_to_num(0.0)  # a row that is masked altogether
         left = relevance[0] - s * relevance[0].sum(ctx.dim, keepdim=True)
-        return torch.where(x.isneginf() | (left == 0), 0, x * left).to(x.dtype), None, None
+        return torch.where((x <= mask_limit(x.dtype)) | (left == 0), 0, x * left).to(x.dtype), None, None
 
 
 def _enter(x: Tensor, share: float) -> Tensor:
@@ -268,7 +268,7 @@ def sdpa_steps(
     weights: Tensor = Softmax.apply(scores, -1, None)  # type: ignore[no-untyped-call]
     weights = weights.nan_to_num(0.0)
     z = _leave(_enter(weights, weights_share) @ _enter(value, value_share), epsilon)
-    return _pass(z, value_of, 0.0, 0.0)
+    return seen_rows(_pass(z, value_of, 0.0, 0.0), attn_mask)
 
 
 def _mask(mask: Tensor | None, is_causal: bool, scores: Tensor) -> Tensor | None:
@@ -297,4 +297,4 @@ def sdpa_held_steps(
     """Attention with its weights held constant: a linear map of the values, by eq. 8 (CP-LRP)."""
     held, entered = (query.detach(), key.detach()), _enter(value, 1.0)
     z = F.scaled_dot_product_attention(*held, entered, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
-    return _pass(_leave(z, epsilon), value_of, 0.0, 0.0)
+    return seen_rows(_pass(_leave(z, epsilon), value_of, 0.0, 0.0), attn_mask)

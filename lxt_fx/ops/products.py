@@ -22,6 +22,35 @@ SDPA_SCHEMA = (
 SHARES = ", float query_share=0.25, float key_share=0.25, float value_share=0.5, float mask_share=0.5"
 
 
+def mask_limit(dtype: torch.dtype) -> float:
+    """A score that is not above this is no number but a mask: -inf, or the large negative number that models put instead
+    (the least of the dtype, -1e10, -1e9)."""
+    return -6e4 if dtype is torch.float16 else -1e9
+
+
+class Softmax(torch.autograd.Function):
+    """s = softmax(x); the native gradient, and nothing for a row whose scores are masked altogether: what the model makes of
+    it (equal weights, or NaN) does not depend on them."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dim: int, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+        return torch.softmax(x, dim, dtype), x.amax(dim, keepdim=True) > mask_limit(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, torch.dtype | None], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+        ctx.dim, ctx.dtype = inputs[1], inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        s, seen = ctx.saved_tensors
+        native = torch.ops.aten._softmax_backward_data.default(gradients[0], s, ctx.dim, ctx.dtype)
+        return torch.where(seen, native, 0), None, None
+
+
 class ScaleGradient(torch.autograd.Function):
     """y = x; the gradient is multiplied by a constant."""
 
@@ -115,13 +144,15 @@ def div(self: Tensor, other: Tensor) -> Tensor:
 
 @define("softmax(Tensor self, int dim, ScalarType? dtype=None) -> Tensor")
 def softmax(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP prop. 3.1), which is x times the native gradient.
+    """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP prop. 3.1), which is x times the native gradient. Nothing
+    passes where a row is masked altogether: R_i = 0, as at every masked score.
 
     A mask of float64's lowest value would become -inf in float32, and a fully masked row NaN: it is clamped first.
     """
     if self.dtype is torch.float64 and dtype is not None and dtype is not self.dtype:
         self = self.clamp(min=torch.finfo(dtype).min)
-    return torch.softmax(self, dim, dtype)
+    weights: Tensor = Softmax.apply(self, dim, dtype)[0]  # type: ignore[no-untyped-call]
+    return weights
 
 
 @define("sdpa" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ") -> Tensor"))
@@ -143,7 +174,7 @@ def sdpa(
     """softmax(q k^T + mask) v. With q, k and v carrying: 1/2 to v and 1/2 to the weights, of which 1/2 each to q and k
     (AttnLRP prop. 3.3 twice, prop. 3.1 between). The shares say so; they are larger where an operand is constant."""
     mask = attn_mask if attn_mask is None or not attn_mask.is_floating_point() else share(attn_mask, mask_share)
-    return F.scaled_dot_product_attention(
+    attended = F.scaled_dot_product_attention(
         share(query, query_share),
         share(key, key_share),
         share(value, value_share),
@@ -153,6 +184,16 @@ def sdpa(
         scale=scale,
         enable_gqa=enable_gqa,
     )
+    return seen_rows(attended, attn_mask)
+
+
+def seen_rows(attended: Tensor, mask: Tensor | None) -> Tensor:
+    """The same; nothing passes through the rows of queries whose additive mask hides every key: they attend to nothing, and
+    torch's fused attention on CPU would multiply their gradient by the number of keys (2.13)."""
+    if mask is None or not mask.is_floating_point():
+        return attended  # a row that a boolean mask hides is 0, and has no gradient
+    seen = mask.detach().amax(-1, keepdim=True) > mask_limit(mask.dtype)
+    return torch.where(seen, attended, attended.detach())
 
 
 @define("sdpa_held" + SDPA_SCHEMA)
@@ -169,6 +210,7 @@ def sdpa_held(
 ) -> Tensor:
     """softmax(q k^T) v with the weights held constant: a linear map of v (CP-LRP, Ali et al. 2022)."""
     mask = attn_mask if attn_mask is None else attn_mask.detach()
-    return F.scaled_dot_product_attention(
+    attended = F.scaled_dot_product_attention(
         query.detach(), key.detach(), value, mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
+    return seen_rows(attended, mask)
