@@ -49,12 +49,19 @@ FILLS: dict[str, tuple[str, Fill]] = {
 @dataclass(frozen=True, slots=True)
 class Example:
     """What capture runs on: `kwargs` by forward's parameter names, the optional ones among them, non-tensor `constants`
-    baked into the graph, and the dims that a call may change (`None`: all of them)."""
+    baked into the graph, and how many leading dims a call may change (`None`: all of them, of images the batch)."""
 
     kwargs: dict[str, Any]
     constants: dict[str, Any]
     optional: tuple[str, ...] = ()
     dynamic_dims: int | None = None
+
+    def free_dims(self, tensor: Tensor) -> int:
+        """How many leading dims of this input a call may change. The sides of images are fixed: models compute windows, grids
+        and position tables from them, and torch.export then takes minutes for a Swin."""
+        if self.dynamic_dims is not None:
+            return min(self.dynamic_dims, tensor.dim())
+        return 1 if tensor.dim() > 3 and tensor.is_floating_point() else tensor.dim()
 
     def without(self, names: tuple[str, ...]) -> Example:
         """The same example with these inputs left out."""

@@ -296,7 +296,9 @@ def _sizes(gm: GraphModule) -> dict[str, tuple[int | None, ...]]:
 
 
 def _float_inputs(gm: GraphModule) -> list[Node]:
-    return [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)]
+    """Where relevance is read: the float inputs, without masks that are given as floats beside others."""
+    floats = [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)]
+    return [node for node in floats if "mask" not in str(node.target)] or floats
 
 
 def _has_leaf(flow: Flow) -> bool:

@@ -96,7 +96,7 @@ def _first_line(error: Exception) -> str:
 
 def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
     inputs = example.kwargs | example.constants
-    shapes = {name: _dynamic_shape(value, example.dynamic_dims) for name, value in inputs.items()} if dynamic else None
+    shapes = {name: _dynamic_shape(value, example) for name, value in inputs.items()} if dynamic else None
     exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
     gm = exported.module(check_guards=False)
     assert isinstance(gm, GraphModule)
@@ -107,12 +107,11 @@ def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
     return Captured(named, example, "torch.export", _fixed_sizes(named, example, dynamic), guards)
 
 
-def _dynamic_shape(value: Any, dims: int | None) -> Any:
+def _dynamic_shape(value: Any, example: Example) -> Any:
     def shape(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return None
-        count = leaf.dim() if dims is None else min(dims, leaf.dim())
-        return {index: Dim.AUTO for index in range(count) if leaf.shape[index] > 1}
+        return {index: Dim.AUTO for index in range(example.free_dims(leaf)) if leaf.shape[index] > 1}
 
     return pytree.tree_map(shape, value)
 
@@ -141,7 +140,8 @@ def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str,
         if node.op != "placeholder" or not isinstance(node.meta.get("val"), Tensor):
             continue
         sizes = node.meta["val"].shape
-        expected = len(sizes) - 1 if example.dynamic_dims is None else example.dynamic_dims
+        free = example.free_dims(node.meta["val"])
+        expected = free - 1 if example.dynamic_dims is None and free == len(sizes) else free
         for dim, size in enumerate(sizes[: max(expected, 1)]):
             if isinstance(size, int):
                 why = "the model's code depends on it" if dynamic else "captured without dynamic sizes"

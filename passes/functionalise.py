@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from lxt_fx.errors import CaptureError
 from lxt_fx.nodes import value
@@ -155,7 +156,16 @@ def _is_view(node: Node) -> bool:
     before, after = value(node.args[0]), value(node)
     if node.target in _CASTS:
         return bool(before.dtype == after.dtype and before.device == after.device)
-    return bool(node.target not in _MAY_COPY or before.is_contiguous())
+    return node.target not in _MAY_COPY or _is_contiguous(before)
+
+
+def _is_contiguous(tensor: torch.Tensor) -> bool:
+    """Whether a reshape of it is a view. Where sizes depend on values, it is taken for a copy; the check of the forward
+    would tell."""
+    try:
+        return tensor.is_contiguous()
+    except GuardOnDataDependentSymNode:
+        return False
 
 
 def _functional(graph: torch.fx.Graph, node: Node) -> Node:

@@ -137,11 +137,19 @@ def main_outputs(output: Any) -> list[Tensor]:
     return main or [x for _, x in floats if x.requires_grad][:3] or [x for _, x in floats][:3]
 
 
-def projection(output: Any) -> Tensor:
-    """A scalar: a fixed random sum of the main outputs, masked ones left out."""
+def weights(output: Any) -> list[tuple[Tensor, Tensor]]:
+    """The main outputs, each with fixed random weights of its shape, 0 for what is masked."""
     generator = torch.Generator().manual_seed(7)
-    total = torch.zeros((), dtype=torch.float64)
+    pairs = []
     for found in main_outputs(output):
-        kept = torch.where(found.abs() < 1e30, found, torch.zeros_like(found))
-        total = total + (kept * torch.randn(found.shape, generator=generator).to(found)).sum()
+        drawn = torch.randn(found.shape, generator=generator).to(found)
+        pairs.append((found, torch.where(found.detach().abs() < 1e30, drawn, 0)))
+    return pairs
+
+
+def projection(output: Any) -> Tensor:
+    """A scalar: the weighted sum of the main outputs."""
+    total = torch.zeros((), dtype=torch.float64)
+    for found, weight in weights(output):
+        total = total + torch.where(weight == 0, 0, found * weight).sum()
     return total
