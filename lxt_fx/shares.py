@@ -237,6 +237,8 @@ def _constants(call: Call, gradient: Any) -> list[Share]:
         return _nonzero(*_named(call, constants[-1]), masked)
     if call.node.target in FROM_ZERO:
         gradient = _finite(call.argument("self"), gradient)
+        if call.node.target is activations.hardsigmoid:
+            gradient = gradient.masked_fill(call.output == 0, 0)
     total = _against(call.run(lambda node: node in constants), gradient)
     if not total.isfinite():
         return []  # an op that is not defined at 0, as a row of a user's may have: no share is known

@@ -108,7 +108,7 @@ def leaves(arguments: Arguments) -> list[Tensor]:
 
 def _pointwise(
     op: OpOverload, plain: Callable[..., Tensor], *settings: float, name: str = "", at_zero: float = 0.0,
-    make: Callable[..., Tensor] = carrying, kept: str = "self", **keywords: Any,
+    make: Callable[..., Tensor] = carrying, kept: str = "self", leak: Leak | None = None, **keywords: Any,
 ) -> Case:  # fmt: skip
     return Case(
         name or str(op).split(".")[1],
@@ -116,9 +116,14 @@ def _pointwise(
         plain,
         lambda dtype: (make(0, 2, 3, 4, dtype=dtype), *settings),
         kept=(kept,),
-        leak=constant(at_zero) if at_zero else nothing,
+        leak=leak or (constant(at_zero) if at_zero else nothing),
         keywords=keywords,
     )
+
+
+def open_gates(arguments: Arguments, value: Tensor, gradient: Tensor) -> Tensor:
+    """f(0) = 1/2 takes its share where the gate is not closed."""
+    return 0.5 * gradient[value != 0].sum()
 
 
 POINTWISE = (
@@ -138,7 +143,7 @@ POINTWISE = (
     _pointwise(activations.elu, lambda x, *_: F.celu(x, 0.5), 0.5, 1.0, 2.0, name="celu"),
     _pointwise(activations.mish, F.mish),
     _pointwise(activations.hardswish, F.hardswish),
-    _pointwise(activations.hardsigmoid, F.hardsigmoid, at_zero=0.5),
+    _pointwise(activations.hardsigmoid, F.hardsigmoid, leak=open_gates),
     _pointwise(activations.hardtanh, F.hardtanh),
     _pointwise(activations.hardtanh, lambda x, *_: F.relu6(x), 0.0, 6.0, name="relu6"),
     _pointwise(activations.sin, torch.sin),

@@ -211,7 +211,7 @@ ACTIVATIONS = (
     Case(rows.IDENTITY_CLAMP, aten.hardtanh.default, lambda net, a: F.relu6(a), name="relu6"),
     activation(rows.IDENTITY_FROM_ZERO, aten.sigmoid.default, leak=number(0.5)),
     activation(rows.IDENTITY_FROM_ZERO, aten.exp.default, leak=number(1.0), values=SMALL),
-    activation(rows.IDENTITY_FROM_ZERO, aten.hardsigmoid.default, leak=number(0.5)),
+    activation(rows.IDENTITY_FROM_ZERO, aten.hardsigmoid.default, leak=lambda net, x, c: c * 0.5 * (x[0] > -3)),
     activation(rows.IDENTITY_FROM_ZERO, aten.log_sigmoid.default, leak=number(-LOG2)),
     activation(rows.IDENTITY_FROM_ZERO, aten.acos.default, leak=number(math.pi / 2), values=BELOW_ONE),
     activation(rows.IDENTITY_SOFTPLUS, aten.softplus.default, leak=number(LOG2)),

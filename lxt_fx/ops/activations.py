@@ -208,8 +208,9 @@ def hardswish(self: Tensor) -> Tensor:
 
 @define("hardsigmoid(Tensor self) -> Tensor")
 def hardsigmoid(self: Tensor) -> Tensor:
-    """hardsigmoid; f(0) = 1/2 absorbs like a bias: ratio 1 / (2 max(3, |x|))."""
-    return _activation(self, F.hardsigmoid, lambda x: 0.5 / x.abs().clamp(min=3.0))
+    """hardsigmoid; f(0) = 1/2 absorbs like a bias: ratio 1 / (2 max(3, |x|)), and 0 where a closed gate gives 0 (x <= -3):
+    no relevance comes in there, so none goes out."""
+    return _activation(self, F.hardsigmoid, lambda x: torch.where(x > -3, 0.5 / x.abs().clamp(min=3.0), 0.0))
 
 
 @define("hardtanh(Tensor self, float min_val=-1.0, float max_val=1.0) -> Tensor")
