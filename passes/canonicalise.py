@@ -137,7 +137,8 @@ def _changes_nothing(node: Node) -> bool:
         return bool(before.dtype == after.dtype and before.device == after.device)
     if target is aten.expand.default:
         before_shape, after_shape = shape(node.args[0]), shape(node)  # type: ignore[arg-type]
-        return before_shape == after_shape and all(isinstance(s, int) for s in after_shape or ())
+        known = all(isinstance(size, int) for size in (*(before_shape or ()), *(after_shape or ())))
+        return known and before_shape == after_shape
     return False
 
 
