@@ -15,17 +15,19 @@ from lxt_fx.text_input import NOT_FOR_THE_MODEL, says_nothing
 
 
 def embed(model: nn.Module, input_ids: Tensor) -> Tensor:
-    """The embeddings [batch, tokens, hidden] of `input_ids` [batch, tokens], as a leaf that asks for a gradient.
+    """The embeddings [batch, tokens, hidden] of `input_ids` [batch, tokens], as a leaf that asks for a gradient; of a model
+    that quantises its input, what it makes of the codes of that input.
 
     `model` is a transformers model or a module that `transform` made from one. Raises InputError where it has no token
     embedding, or where `input_ids` is no tensor of whole numbers.
     """
-    if not isinstance(input_ids, Tensor) or input_ids.is_floating_point():
-        raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
     if isinstance(model, Explained):
         embedding: Any = model._embedding[0] if model._embedding else None
     else:
         embedding = token_embedding(model)
+    quantised = isinstance(model, Explained) and "embeddings" in model.record.leaves
+    if not isinstance(input_ids, Tensor) or (input_ids.is_floating_point() and not quantised):
+        raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
     if embedding is None:
         raise InputError(f"embed: {type(model).__name__} has no token embedding")
     with torch.no_grad():

@@ -275,7 +275,7 @@ def _record(
         constants=example.constants,
         method=captured.method,
         specialised=captured.specialised,
-        guards=tuple(map(compiled.started.guard, captured.guards)) if compiled.started else captured.guards,
+        guards=compiled.started.guards(captured.guards) if compiled.started else captured.guards,
         sizes=compiled.sizes,
         forward_difference=difference,
         seconds=seconds,

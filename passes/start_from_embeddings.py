@@ -1,65 +1,144 @@
-"""Transform: a model that takes token ids and nothing else starts from its token embeddings."""
+"""Transform: a model that takes token ids, or quantises what it takes, starts from its embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import networkx as nx
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from lxt_fx.inputs import Example, token_embedding
 from lxt_fx.nodes import module_path
 from lxt_fx.passes.drop_dead import drop_dead
-from lxt_fx.passes.op_kinds import MOVES
+from lxt_fx.passes.mark_flow import differentiable_graph, mark_flow
+from lxt_fx.passes.op_kinds import CONVOLUTIONS, MOVES, SUMS
 
 aten = torch.ops.aten
+
+_JOINS = MOVES | SUMS | CONVOLUTIONS | {aten.mul.Tensor, aten.div.Tensor, aten.linear.default}
+"""What puts several lookups together to one embedding: all linear."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The example with embeddings among its inputs, what makes them, and for each the ids in whose place it is."""
+    """The example with embeddings among its inputs, what makes them, for each the ids in whose place it is, and which of
+    them join several lookups."""
 
     example: Example
     embedding: nn.Module
     instead: Mapping[str, str]
+    joins: frozenset[str] = frozenset()
 
-    def guard(self, guard: str) -> str:
-        """A condition on sizes, read off the embeddings, which share batch and length with their ids."""
+    def guards(self, guards: Iterable[str]) -> tuple[str, ...]:
+        """The conditions on sizes, read off the embeddings, which share batch and length with their ids; conditions on the
+        sizes of what a join was made of are left out, as its own sizes say as much."""
+        kept = [g for g in guards if not any(f"L['{ids}']" in g for name, ids in self.instead.items() if name in self.joins)]
         for name, ids in self.instead.items():
-            guard = guard.replace(f"L['{ids}']", f"L['{name}']")
-        return guard
+            kept = [guard.replace(f"L['{ids}']", f"L['{name}']") for guard in kept]
+        return tuple(kept)
 
 
 def start_from_embeddings(gm: GraphModule, example: Example, model: nn.Module) -> Started | None:
     """Transform: what the token embedding gives for `input_ids` becomes an input of its own, `inputs_embeds`; ids that
     nothing else reads are no input any more (and `decoder_input_ids` likewise).
 
-    Returns None where the graph has no such embedding, or looks its tokens up in another way than by the ids as they come.
+    Where ids are not looked up as they come (CANINE hashes them) or the model makes codes of its input (Mimi), it is the
+    first value that is computed from lookups of one input by linear joins: `inputs_embeds` of ids, else `embeddings`.
+    Returns None where the graph has no lookups at all.
     """
-    found = list(_lookups(gm, example, model))
+    found = [lookup for lookup in _lookups(gm, example, model) if "input_ids" in lookup[0]]
     if not found:
-        return None
+        return _start_from_join(gm, example)
     embedding = found[0][2]
     values, instead = dict(example.kwargs), {}
     for ids, output, module in found:
         name = ids.replace("input_ids", "inputs_embeds")
-        if module is not embedding or name == ids or name in values:
+        if module is not embedding or name in values:
             continue
         with torch.no_grad():
             values[name] = module(example.kwargs[ids]).detach().clone()
         _replace(gm, output, ids, name)
         instead[name] = ids
-    _drop_idle(gm, values)
+    return _started(gm, example, values, embedding, instead)
+
+
+def _started(
+    gm: GraphModule, example: Example, values: dict[str, Any], embedding: nn.Module, instead: Mapping[str, str]
+) -> Started:
+    _drop_idle(gm, values, set(instead.values()))
     spec = pytree.tree_structure(((), values))
     codegen: Any = gm.graph._codegen
     gm.graph._codegen = _PyTreeCodeGen(_PyTreeInfo(list(values), spec, codegen.pytree_info.out_spec))
     gm.recompile()
     return Started(replace(example, kwargs=values), embedding, instead)
+
+
+def _start_from_join(gm: GraphModule, example: Example) -> Started | None:
+    read = _inputs_read(gm)
+    tables = [n for n in gm.graph.nodes if n.target is aten.embedding.default and not read[n.args[0]] and len(read[n]) == 1]
+    carrying = mark_flow(gm, tables).carrying
+    lookups = [node for node in tables if node in carrying]
+    if not lookups:
+        return None
+    (given,) = read[lookups[0]]
+    lookups = [node for node in lookups if read[node] == {given}]
+    while (join := _join(gm, lookups, carrying)) is None:
+        lookups.pop()
+    ids, name = str(given.target), str(given.target).replace("input_ids", "inputs_embeds")
+    name = "embeddings" if name == ids else name
+    embedding = _part(gm, given, join)
+    with torch.no_grad():
+        value = embedding(example.kwargs[ids]).detach().clone()
+    _replace(gm, join, ids, name)
+    started = _started(gm, example, dict(example.kwargs) | {name: value}, embedding, {name: ids})
+    return replace(started, joins=frozenset({name}))
+
+
+def _inputs_read(gm: GraphModule) -> dict[Node, set[Node]]:
+    """By node, the inputs that its value depends on; sizes do not count."""
+    read: dict[Node, set[Node]] = {}
+    for node in gm.graph.nodes:
+        is_size = node.target is aten.sym_size.int
+        read[node] = set().union(*(read[operand] for operand in node.all_input_nodes)) if not is_size else set()
+        read[node] |= {node} if node.op == "placeholder" else set()
+    return read
+
+
+def _join(gm: GraphModule, lookups: list[Node], carrying: frozenset[Node]) -> Node | None:
+    """The first node behind all of these lookups, where only linear joins are between."""
+    if len(lookups) == 1:
+        return lookups[0]
+    graph = differentiable_graph(gm).subgraph(carrying).copy()
+    between = [node for node in graph if node in lookups or node.target in _JOINS]
+    behind = set.intersection(*(nx.descendants(graph.subgraph(between), node) for node in lookups))
+    joins = [node for node in gm.graph.nodes if node in behind]
+    for node in joins:
+        before = nx.ancestors(graph, node) | {node}
+        if all(user in before for lookup in lookups for user in graph.successors(lookup)):
+            return node
+    return None
+
+
+def _part(gm: GraphModule, given: Node, join: Node) -> GraphModule:
+    """The part of the graph that computes the join from one input, as a module of its own."""
+    graph, copies = Graph(), {}
+    needed, todo = {join}, [join]
+    while todo:
+        for operand in todo.pop().all_input_nodes:
+            if operand not in needed:
+                needed.add(operand)
+                todo.append(operand)
+    for node in gm.graph.nodes:
+        if node in needed:
+            copies[node] = graph.node_copy(node, lambda operand: copies[operand])
+    graph.output(copies[join])
+    return GraphModule(gm, graph)
 
 
 def _lookups(gm: GraphModule, example: Example, model: nn.Module) -> Iterator[tuple[str, Node, nn.Module]]:
@@ -108,9 +187,10 @@ def _replace(gm: GraphModule, output: Node, ids: str, name: str) -> None:
     drop_dead(gm)
 
 
-def _drop_idle(gm: GraphModule, values: dict[str, Any]) -> None:
+def _drop_idle(gm: GraphModule, values: dict[str, Any], replaced: set[str]) -> None:
     """Ids that nothing reads any more."""
     for node in list(gm.graph.nodes):
-        if node.op == "placeholder" and not node.users and str(node.target).endswith("input_ids"):
+        is_given = str(node.target).endswith("input_ids") or node.target in replaced
+        if node.op == "placeholder" and not node.users and is_given:
             del values[str(node.target)]
             gm.graph.erase_node(node)

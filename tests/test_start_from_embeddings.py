@@ -85,6 +85,47 @@ def test_a_text_model_without_inputs_embeds_has_a_ledger_and_a_file(tmp_path: ob
     )
 
 
-def test_ids_that_are_changed_before_they_are_looked_up_are_refused() -> None:
-    with pytest.raises(lxt_fx.InputError, match="no floating-point input of Reader reaches its output"):
-        lxt_fx.transform(Reader(hashed=True).eval(), (IDS,))
+class Hashed(nn.Module):
+    """Two tables by two hashes of each id, beside each other, and a position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.places = nn.Embedding(8, 4), nn.Embedding(8, 4), nn.Embedding(9, 8)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        tokens = torch.cat([self.first(input_ids * 7 % 8), self.second(input_ids * 5 % 8)], -1)
+        return self.head(torch.tanh(tokens + self.places(torch.arange(input_ids.shape[1])))).mean(1)
+
+
+class Coded(nn.Module):
+    """Numbers that are rounded to codes, which are looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.codes, self.head = nn.Embedding(8, 4), nn.Linear(4, 2)
+
+    def forward(self, waves: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.codes(waves.abs().long().clamp(0, 7)))).sum(1)
+
+
+@pytest.mark.parametrize("name", ["hashed", "joined", "coded"])
+def test_lookups_of_what_is_made_of_an_input_are_joined_to_one_leaf(name: str) -> None:
+    """Relevance of the tables by the model's own backward equals that of the leaf, passed on through the lookups."""
+    model = {"hashed": Reader(hashed=True), "joined": Hashed(), "coded": Coded()}[name].double().eval()
+    given = torch.rand(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 9 if name == "coded" else IDS
+    explained = lxt_fx.transform(model, (given,), rules="gradient")
+    leaf = "embeddings" if name == "coded" else "inputs_embeds"
+    assert explained.record.leaves == (leaf,)
+    assert explained.record.inputs == (("input_ids", leaf) if name == "hashed" else (leaf,))
+    embeds = lxt_fx.embed(explained, given)
+    output = explained(**{leaf: embeds} | ({"input_ids": given} if name == "hashed" else {}))
+    torch.testing.assert_close(output, model(given))
+    (gradient,) = torch.autograd.grad(output[:, 0].sum(), embeds)
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m is not getattr(model, "places", None)]
+    expected = torch.autograd.grad(model(given)[:, 0].sum(), tables)
+    found = torch.autograd.grad(explained._embedding[0](given), tables, gradient)
+    torch.testing.assert_close(found, expected)
+    lxt_fx.audit(lxt_fx.transform(model, (given,)), {leaf: embeds} | ({"input_ids": given} if name == "hashed" else {}), 0).check()

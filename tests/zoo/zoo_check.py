@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import zoo_models as models
 from torch import Tensor
+from torch.fx import GraphModule
 
 import lxt_fx
 from lxt_fx.passes.capture import torch_state_kept
@@ -121,7 +122,10 @@ def _double(case: models.Case, result: Result, dynamic: bool) -> None:
     fast = _relevances(explained, inputs)
     result.forms = _largest(fast, _relevances(compiled("attnlrp", "explicit"), inputs))
     plain = _relevances(compiled("gradient"), inputs)
-    result.gradient = _largest(_plain(model, explained, inputs), plain)
+    if explained._embedding and isinstance(explained._embedding[0], GraphModule):
+        result.gradient = _largest(*_table_gradients(model, compiled("gradient"), inputs))
+    else:
+        result.gradient = _largest(_plain(model, explained, inputs), plain)
     ledger = lxt_fx.audit(explained, _with_leaves(explained, inputs), models.projection)
     scale = float(ledger.scale().max())
     unaccounted = sum(float(entry.amount.abs().sum()) for entry in ledger.faults())
@@ -158,10 +162,16 @@ def _with_leaves(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> dict[st
     """The inputs that the module takes, embeddings made where it starts from them."""
     given = {name: value for name, value in inputs.items() if name in explained.record.inputs}
     for leaf in explained.record.leaves:
-        ids = leaf.replace("inputs_embeds", "input_ids")
         if leaf not in given:
-            given[leaf] = lxt_fx.embed(explained, inputs[ids]).detach()
+            given[leaf] = lxt_fx.embed(explained, _embedded(leaf, inputs)).detach()
     return given
+
+
+def _embedded(leaf: str, inputs: dict[str, Any]) -> Tensor:
+    """What the leaf is made of."""
+    name = leaf.replace("inputs_embeds", "input_ids")
+    found: Tensor = inputs[name] if name in inputs else next(x for x in inputs.values() if isinstance(x, Tensor))
+    return found
 
 
 def _relevances(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> list[Tensor]:
@@ -208,6 +218,21 @@ def _plain(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any]) -> l
             hook.remove()
     found = torch.autograd.grad(value, leaves, allow_unused=True)
     return [torch.zeros_like(x) if g is None else x.detach() * g for x, g in zip(leaves, found, strict=True)]
+
+
+def _table_gradients(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """The gradient of the tables that the leaf is looked up in: by the model's own backward, and by that of the leaf."""
+    (leaf,) = explained.record.leaves
+    made: Any = explained._embedding[0]
+    tables = [parameter.requires_grad_(True) for parameter in made.parameters()]
+    given = _with_leaves(explained, inputs)
+    given[leaf] = given[leaf].requires_grad_(True)
+    (gradient,) = torch.autograd.grad(models.projection(explained(**given)), given[leaf])
+    found = torch.autograd.grad(made(_embedded(leaf, inputs)), tables, gradient, materialize_grads=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = torch.autograd.grad(models.projection(model(**inputs)), tables, materialize_grads=True)
+    return list(expected), list(found)
 
 
 def _largest(expected: list[Tensor], actual: list[Tensor]) -> float:
