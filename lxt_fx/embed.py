@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained
@@ -14,9 +15,10 @@ from lxt_fx.inputs import token_embedding
 from lxt_fx.text_input import NOT_FOR_THE_MODEL, says_nothing
 
 
-def embed(model: nn.Module, input_ids: Tensor) -> Tensor:
+def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor:
     """The embeddings [batch, tokens, hidden] of `input_ids` [batch, tokens], as a leaf that asks for a gradient; of a model
-    that quantises its input, what it makes of the codes of that input.
+    that quantises its input, what it makes of the codes of that input. Where that takes several inputs (ids and images,
+    say), give all inputs by name.
 
     `model` is a transformers model or a module that `transform` made from one. Raises InputError where it has no token
     embedding, or where `input_ids` is no tensor of whole numbers.
@@ -25,6 +27,13 @@ def embed(model: nn.Module, input_ids: Tensor) -> Tensor:
         embedding: Any = model._embedding[0] if model._embedding else None
     else:
         embedding = token_embedding(model)
+    if isinstance(input_ids, Mapping) and isinstance(embedding, GraphModule):
+        taken = [str(node.target) for node in embedding.graph.nodes if node.op == "placeholder"]
+        if missing := [name for name in taken if name not in input_ids]:
+            raise InputError(f"embed: {', '.join(missing)} missing; the embeddings are made of {', '.join(taken)}")
+        with torch.no_grad():
+            made: Tensor = embedding(*(input_ids[name] for name in taken))
+        return made.detach().clone().requires_grad_(True)
     quantised = isinstance(model, Explained) and "embeddings" in model.record.leaves
     if not isinstance(input_ids, Tensor) or (input_ids.is_floating_point() and not quantised):
         raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")

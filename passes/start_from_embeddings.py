@@ -21,6 +21,10 @@ from lxt_fx.passes.op_kinds import CONVOLUTIONS, MOVES, SUMS
 
 aten = torch.ops.aten
 
+_AS_THEY_COME = frozenset(
+    {aten.view.default, aten.reshape.default, aten.to.dtype, aten.contiguous.default, aten.clone.default}
+    | {aten.unsqueeze.default, aten.squeeze.dim, aten.flatten.using_ints}
+)
 _JOINS = MOVES | SUMS | CONVOLUTIONS | {aten.mul.Tensor, aten.div.Tensor, aten.linear.default}
 """What puts several lookups together to one embedding: all linear."""
 
@@ -81,20 +85,21 @@ def _started(
 
 def _start_from_join(gm: GraphModule, example: Example) -> Started | None:
     read = _inputs_read(gm)
-    tables = [n for n in gm.graph.nodes if n.target is aten.embedding.default and not read[n.args[0]] and len(read[n]) == 1]
+    tables = [n for n in gm.graph.nodes if n.target is aten.embedding.default and not read[n.args[0]] and read[n]]
     carrying = mark_flow(gm, tables).carrying
     lookups = [node for node in tables if node in carrying]
     if not lookups:
         return None
-    (given,) = read[lookups[0]]
-    lookups = [node for node in lookups if read[node] == {given}]
+    main = next((n for n in lookups if any("input_ids" in str(given.target) for given in read[n])), lookups[0])
+    lookups = [node for node in lookups if read[node] == read[main]]
     while (join := _join(gm, lookups, carrying)) is None:
         lookups.pop()
-    ids, name = str(given.target), str(given.target).replace("input_ids", "inputs_embeds")
-    name = "embeddings" if name == ids else name
-    embedding = _part(gm, given, join)
+    names = [str(node.target) for node in gm.graph.nodes if node in read[main]]
+    ids = next((name for name in names if "input_ids" in name), names[0])
+    name = ids.replace("input_ids", "inputs_embeds") if "input_ids" in ids else "embeddings"
+    embedding = _part(gm, join)
     with torch.no_grad():
-        value = embedding(example.kwargs[ids]).detach().clone()
+        value = embedding(*(example.kwargs[name] for name in names)).detach().clone()
     _replace(gm, join, ids, name)
     started = _started(gm, example, dict(example.kwargs) | {name: value}, embedding, {name: ids})
     return replace(started, joins=frozenset({name}))
@@ -125,8 +130,8 @@ def _join(gm: GraphModule, lookups: list[Node], carrying: frozenset[Node]) -> No
     return None
 
 
-def _part(gm: GraphModule, given: Node, join: Node) -> GraphModule:
-    """The part of the graph that computes the join from one input, as a module of its own."""
+def _part(gm: GraphModule, join: Node) -> GraphModule:
+    """The part of the graph that computes the join, as a module of its own."""
     graph, copies = Graph(), {}
     needed, todo = {join}, [join]
     while todo:
@@ -151,7 +156,7 @@ def _lookups(gm: GraphModule, example: Example, model: nn.Module) -> Iterator[tu
         if node.target is not aten.embedding.default or node.args[0].op != "get_attr":
             continue
         ids = node.args[1]
-        while ids.target in MOVES and isinstance(ids.args[0], Node):
+        while ids.target in _AS_THEY_COME and isinstance(ids.args[0], Node):
             ids = ids.args[0]
         module = embeddings.get(id(_attribute(gm, str(node.args[0].target))))
         if module is not None and isinstance(example.kwargs.get(str(ids.target)), Tensor):

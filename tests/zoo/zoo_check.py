@@ -21,7 +21,10 @@ from lxt_fx.source import copied
 
 FORWARD = 1e-4
 """The largest difference of the outputs in float32, relative to the largest value."""
-LIMITS = {"float64": {"gradient": 1e-3, "residual": 1e-6, "forms": 1e-5}, "float32": {"gradient": 1e-3, "residual": 1e-4, "forms": 1e-3}}
+LIMITS = {
+    "float64": {"gradient": 1e-3, "residual": 1e-6, "forms": 1e-5},
+    "float32": {"gradient": 1e-3, "residual": 1e-4, "forms": 1e-3},
+}
 """The largest differences that count as equal: plain gradients; the ledger's residual and unaccounted parts, of its scale;
 relevance by the two forms, of the largest. float32 where the model itself fails in float64."""
 
@@ -93,6 +96,9 @@ def _transformed(model: Any, inputs: dict[str, Any], result: Result, **settings:
     """By strict rules, else with the nodes that no rule serves named."""
     try:
         return lxt_fx.transform(model, kwargs=inputs, **settings)
+    except lxt_fx.InputError:  # there is a graph, and nothing in it to explain
+        result.captured = captured_from(model, (), inputs, **settings).captured.method
+        raise
     except lxt_fx.NoRuleError:
         explained = lxt_fx.transform(model, kwargs=inputs, strict=False, **settings)
         nodes = {node.name: node for node in explained.record.stages["rules"].graph.nodes}
@@ -163,15 +169,16 @@ def _with_leaves(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> dict[st
     given = {name: value for name, value in inputs.items() if name in explained.record.inputs}
     for leaf in explained.record.leaves:
         if leaf not in given:
-            given[leaf] = lxt_fx.embed(explained, _embedded(leaf, inputs)).detach()
+            given[leaf] = lxt_fx.embed(explained, _embedded(next(iter(explained._embedding), None), leaf, inputs)).detach()
     return given
 
 
-def _embedded(leaf: str, inputs: dict[str, Any]) -> Tensor:
+def _embedded(made: Any, leaf: str, inputs: dict[str, Any]) -> Any:
     """What the leaf is made of."""
+    if isinstance(made, GraphModule):
+        return inputs
     name = leaf.replace("inputs_embeds", "input_ids")
-    found: Tensor = inputs[name] if name in inputs else next(x for x in inputs.values() if isinstance(x, Tensor))
-    return found
+    return inputs[name]
 
 
 def _relevances(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> list[Tensor]:
@@ -220,6 +227,10 @@ def _plain(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any]) -> l
     return [torch.zeros_like(x) if g is None else x.detach() * g for x, g in zip(leaves, found, strict=True)]
 
 
+def _taken(made: GraphModule, inputs: dict[str, Any]) -> list[Any]:
+    return [inputs[str(node.target)] for node in made.graph.nodes if node.op == "placeholder"]
+
+
 def _table_gradients(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
     """The gradient of the tables that the leaf is looked up in: by the model's own backward, and by that of the leaf."""
     (leaf,) = explained.record.leaves
@@ -228,7 +239,7 @@ def _table_gradients(model: Any, explained: lxt_fx.Explained, inputs: dict[str, 
     given = _with_leaves(explained, inputs)
     given[leaf] = given[leaf].requires_grad_(True)
     (gradient,) = torch.autograd.grad(models.projection(explained(**given)), given[leaf])
-    found = torch.autograd.grad(made(_embedded(leaf, inputs)), tables, gradient, materialize_grads=True)
+    found = torch.autograd.grad(made(*_taken(made, inputs)), tables, gradient, materialize_grads=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         expected = torch.autograd.grad(models.projection(model(**inputs)), tables, materialize_grads=True)

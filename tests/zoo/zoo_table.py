@@ -8,15 +8,16 @@ from collections.abc import Sequence
 
 import torch
 import transformers
-from zoo_check import FORMS, FORWARD, GRADIENT, LEDGER, Result
+from zoo_check import FORWARD, LIMITS, Result
 
+WIDE = LIMITS["float64"]
 CHECKS = {
     "captured": "captured as a graph",
     "strict": "a rule for every op on the path (`strict=True`)",
     "forward": f"forward equal to the model's (float32, {FORWARD:g} relative)",
-    "gradient": f"table `gradient` equal to the model's input * gradient (float64, {GRADIENT:g})",
-    "residual": f"ledger closed (float64, {LEDGER:g})",
-    "forms": f"gradient form equal to explicit form (float64, {FORMS:g})",
+    "gradient": f"table `gradient` equal to the model's input * gradient (float64, {WIDE['gradient']:g})",
+    "residual": f"ledger closed (float64, {WIDE['residual']:g})",
+    "forms": f"gradient form equal to explicit form (float64, {WIDE['forms']:g})",
 }
 
 
@@ -45,7 +46,8 @@ def page(results: Sequence[Result]) -> str:
         "of them.",
         summary(results),
         _failures(results),
-        "`batch`, `length`: free after one capture (`-`: there is none). Differences are relative to the largest value; "
+        f"A star: float64 fails in the model itself, so gradient, ledger and forms are in float32 (limits "
+        f"{', '.join(f'{limit:g}' for limit in LIMITS['float32'].values())}). `batch`, `length`: free after one capture (`-`: there is none). Differences are relative to the largest value; "
         "`0` means bit-equal. `s` is the time of `transform` on one thread.",
     ]
     for family, members in sorted(families.items()):
@@ -73,7 +75,7 @@ def _table(results: Sequence[Result]) -> str:
     lines = [f"| {columns} |", "|" + "---|" * (columns.count("|") + 1)]
     for r in results:
         cells = [
-            r.entry, r.model_class, r.captured or "-", _free(r.batch), _free(r.length), _number(r.forward),
+            r.entry + " *" * (r.precision == "float32"), r.model_class, r.captured or "-", _free(r.batch), _free(r.length), _number(r.forward),
             _number(r.gradient), _number(r.residual), _number(r.forms), str(r.nodes or "-"), _number(r.seconds),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
