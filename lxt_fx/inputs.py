@@ -57,8 +57,8 @@ class Example:
     dynamic_dims: int | None = None
 
     def free_dims(self, tensor: Tensor) -> int:
-        """How many leading dims of this input a call may change. The sides of images are fixed: models compute windows, grids
-        and position tables from them, and torch.export then takes minutes for a Swin."""
+        """How many leading dims of this input a call may change. The sides of images are fixed: models compute windows,
+        grids and position tables from them, and torch.export then takes minutes for a Swin."""
         if self.dynamic_dims is not None:
             return min(self.dynamic_dims, tensor.dim())
         return 1 if tensor.dim() > 3 and tensor.is_floating_point() else tensor.dim()

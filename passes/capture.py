@@ -36,16 +36,20 @@ class Captured:
 @contextmanager
 def torch_state_kept() -> Iterator[None]:
     """Gradient enabled inside; grad mode and the random state are put back, also when capture fails halfway (an exception
-    inside a traced no_grad region leaves gradients off for the whole process)."""
-    enabled = torch.is_grad_enabled()
+    inside a traced no_grad region leaves gradients off for the whole process). The fast path of torch's own attention
+    modules is off: it is for inference, no gradient passes it, and it answers 0 for padded tokens where the others do
+    not."""
+    enabled, fast = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
     logger = logging.getLogger("torch.export")
     level = logger.level
     try:
         with torch.random.fork_rng(), torch.enable_grad():
             logger.setLevel(logging.ERROR)
+            torch.backends.mha.set_fastpath_enabled(False)
             yield
     finally:
         logger.setLevel(level)
+        torch.backends.mha.set_fastpath_enabled(fast)
         torch.set_grad_enabled(enabled)
 
 

@@ -42,7 +42,8 @@ class Started:
     def guards(self, guards: Iterable[str]) -> tuple[str, ...]:
         """The conditions on sizes, read off the embeddings, which share batch and length with their ids; conditions on the
         sizes of what a join was made of are left out, as its own sizes say as much."""
-        kept = [g for g in guards if not any(f"L['{ids}']" in g for name, ids in self.instead.items() if name in self.joins)]
+        gone = [f"L['{ids}']" for name, ids in self.instead.items() if name in self.joins]
+        kept = [guard for guard in guards if not any(given in guard for given in gone)]
         for name, ids in self.instead.items():
             kept = [guard.replace(f"L['{ids}']", f"L['{name}']") for guard in kept]
         return tuple(kept)
@@ -122,7 +123,7 @@ def _join(gm: GraphModule, lookups: list[Node], carrying: frozenset[Node]) -> No
     graph = differentiable_graph(gm).subgraph(carrying).copy()
     between = [node for node in graph if node in lookups or node.target in _JOINS]
     behind = set.intersection(*(nx.descendants(graph.subgraph(between), node) for node in lookups))
-    joins = [node for node in gm.graph.nodes if node in behind]
+    joins: list[Node] = [node for node in gm.graph.nodes if node in behind]
     for node in joins:
         before = nx.ancestors(graph, node) | {node}
         if all(user in before for lookup in lookups for user in graph.successors(lookup)):
@@ -132,7 +133,8 @@ def _join(gm: GraphModule, lookups: list[Node], carrying: frozenset[Node]) -> No
 
 def _part(gm: GraphModule, join: Node) -> GraphModule:
     """The part of the graph that computes the join, as a module of its own."""
-    graph, copies = Graph(), {}
+    graph = Graph()
+    copies: dict[Node, Node] = {}
     needed, todo = {join}, [join]
     while todo:
         for operand in todo.pop().all_input_nodes:

@@ -8,8 +8,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from row_nets import (
-    ANY, BELOW_ONE, NOT_NEGATIVE, POSITIVE, SMALL, Case, Leak, attention_offset, bias, eighths, log_softmax_offset,
-    logsumexp_offset, number, softmax_offset,
+    ANY,
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SMALL,
+    Case,
+    Leak,
+    attention_offset,
+    bias,
+    eighths,
+    log_softmax_offset,
+    logsumexp_offset,
+    number,
+    softmax_offset,
 )  # fmt: skip
 from torch import Tensor
 

@@ -115,7 +115,8 @@ class Coded(nn.Module):
 def test_lookups_of_what_is_made_of_an_input_are_joined_to_one_leaf(name: str) -> None:
     """Relevance of the tables by the model's own backward equals that of the leaf, passed on through the lookups."""
     model = {"hashed": Reader(hashed=True), "joined": Hashed(), "coded": Coded()}[name].double().eval()
-    given = torch.rand(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 9 if name == "coded" else IDS
+    waves = torch.rand(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 9
+    given = waves if name == "coded" else IDS
     explained = lxt_fx.transform(model, (given,), rules="gradient")
     leaf = "embeddings" if name == "coded" else "inputs_embeds"
     assert explained.record.leaves == (leaf,)
@@ -128,4 +129,5 @@ def test_lookups_of_what_is_made_of_an_input_are_joined_to_one_leaf(name: str) -
     expected = torch.autograd.grad(model(given)[:, 0].sum(), tables)
     found = torch.autograd.grad(explained._embedding[0](given), tables, gradient)
     torch.testing.assert_close(found, expected)
-    lxt_fx.audit(lxt_fx.transform(model, (given,)), {leaf: embeds} | ({"input_ids": given} if name == "hashed" else {}), 0).check()
+    inputs = {leaf: embeds} | ({"input_ids": given} if name == "hashed" else {})
+    lxt_fx.audit(lxt_fx.transform(model, (given,)), inputs, 0).check()

@@ -29,8 +29,8 @@ def mask_limit(dtype: torch.dtype) -> float:
 
 
 class Softmax(torch.autograd.Function):
-    """s = softmax(x); the native gradient, and nothing for a row whose scores are masked altogether: what the model makes of
-    it (equal weights, or NaN) does not depend on them."""
+    """s = softmax(x); the native gradient, and nothing for a row whose scores are masked altogether: what the model makes
+    of it (equal weights, or NaN) does not depend on them."""
 
     generate_vmap_rule = True
 

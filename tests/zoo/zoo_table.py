@@ -46,9 +46,10 @@ def page(results: Sequence[Result]) -> str:
         "of them.",
         summary(results),
         _failures(results),
-        f"A star: float64 fails in the model itself, so gradient, ledger and forms are in float32 (limits "
-        f"{', '.join(f'{limit:g}' for limit in LIMITS['float32'].values())}). `batch`, `length`: free after one capture (`-`: there is none). Differences are relative to the largest value; "
-        "`0` means bit-equal. `s` is the time of `transform` on one thread.",
+        "A star: float64 fails in the model itself, so gradient, ledger and forms are in float32 (limits "
+        f"{', '.join(f'{limit:g}' for limit in LIMITS['float32'].values())}). `batch`, `length`: free after one capture "
+        "(`-`: there is none). Differences are relative to the largest value; `0` means bit-equal. `s` is the time of "
+        "`transform` on one thread.",
     ]
     for family, members in sorted(families.items()):
         parts.append(f"## {family}\n\n{_table(members)}")
@@ -75,9 +76,14 @@ def _table(results: Sequence[Result]) -> str:
     lines = [f"| {columns} |", "|" + "---|" * (columns.count("|") + 1)]
     for r in results:
         cells = [
-            r.entry + " *" * (r.precision == "float32"), r.model_class, r.captured or "-", _free(r.batch), _free(r.length), _number(r.forward),
-            _number(r.gradient), _number(r.residual), _number(r.forms), str(r.nodes or "-"), _number(r.seconds),
-        ]  # fmt: skip
+            r.entry + " *" * (r.precision == "float32"),
+            r.model_class,
+            r.captured or "-",
+            *map(_free, (r.batch, r.length)),
+            *map(_number, (r.forward, r.gradient, r.residual, r.forms)),
+            str(r.nodes or "-"),
+            _number(r.seconds),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
