@@ -27,7 +27,7 @@ import zennit_rules
 from lxt_functions import difference
 from row_cases import CASES
 from row_cases_linear import CONVOLUTIONS
-from row_nets import NOT_NEGATIVE, POSITIVE, Case, Inputs, Net
+from row_nets import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net
 from slow_references import REFERENCES, Reference, by_weights, floats
 from wrapper_cases import WRAPPERS, Wrapper
 
@@ -162,6 +162,7 @@ def drawn(shape: tuple[int, ...], generator: torch.Generator, values: str = "") 
     """Numbers below 4 in size, multiples of 2^-14: exact in float32, and farther apart than the steps of the loops."""
     found = torch.randn(shape, generator=generator, dtype=torch.float64).clamp(LOW + 0.1, HIGH - 0.1)
     found = found.abs() + 0.25 if values in (POSITIVE, NOT_NEGATIVE) else found
+    found = found / 8 if values == BELOW_ONE else found
     return (found * 2**14).round() / 2**14
 
 

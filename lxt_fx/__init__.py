@@ -17,6 +17,7 @@ from lxt_fx.errors import (
     LxtFxError,
     NonFiniteError,
     NoRuleError,
+    OtherWayError,
     UnknownNameError,
 )
 from lxt_fx.explain import explain, explain_image
@@ -59,6 +60,7 @@ __all__ = [
     "Keep",
     "LxtFxError",
     "NoRuleError",
+    "OtherWayError",
     "PerturbationCurves",
     "Record",
     "Rule",

@@ -55,6 +55,7 @@ def audit(
         raise InputError("audit: it reads the fast form; transform the model without form='explicit', which gives the same")
     with gradients_on():
         texts, bound = _bound(explained, inputs, tokenizer)
+        explained = explained._fitting(bound)
         leaves = _leaves(explained, bound)
         meter = Meter()
         output = explained._run_by(Taps(explained, meter), bound)

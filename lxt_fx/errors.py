@@ -19,6 +19,10 @@ class CallError(LxtFxError):
     """An explained module was called with inputs that it was not captured for."""
 
 
+class OtherWayError(CallError):
+    """The model's Python code would take another way on these inputs than on those that its graph was traced with."""
+
+
 class NoRuleError(LxtFxError):
     """Under `strict=True` a node on the relevance path has no row in the rule table."""
 

@@ -131,6 +131,7 @@ class _Found:
 
 def _attribute(explained: Explained, inputs: Mapping[str, Tensor], leaf: Tensor, choice: Callable[[Any], Choice]) -> _Found:
     start = time.perf_counter()
+    explained = explained._fitting(explained._bind((), dict(inputs)))
     output = explained(**inputs)
     chosen = choice(output)
     if not chosen.value.requires_grad:

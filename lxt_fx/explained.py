@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import CallError
 from lxt_fx.inputs import FILLS
+from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.rule import Match, Rule
 
 SWITCHES: dict[str, Any] = {
@@ -81,6 +82,8 @@ class Explained(GraphModule):
     """
 
     record: Record
+    _recaptures: Recaptures | None = None
+    _observer: Callable[[Explained], Interpreter] | None = None
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
         super().__init__(root, graph, class_name)
@@ -95,7 +98,15 @@ class Explained(GraphModule):
         self._embedding = () if embedding is None else (embedding,)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(**self._bind(args, kwargs))
+        bound = self._bind(args, kwargs)
+        fitting = self._fitting(bound)
+        if self._observer is not None:
+            return fitting._run_by(self._observer(fitting), bound)
+        return super().__call__(**bound) if fitting is self else fitting(**bound)
+
+    def _fitting(self, bound: Mapping[str, Any]) -> Explained:
+        """This module; or, with `transform(dynamic="recapture")`, the one whose graph holds for inputs like these."""
+        return self if self._recaptures is None else self._recaptures.fitting(self, bound)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Explained:
         record, embedding = self.record, self._embedding
@@ -140,7 +151,8 @@ class Explained(GraphModule):
                 f"{record.model_class}: the call lacks {', '.join(missing)}; the module was captured with "
                 f"{', '.join(record.inputs)}"
             )
-        self._check_sizes(bound)
+        if self._recaptures is None:
+            self._check_sizes(bound)
         return {name: bound[name] for name in record.inputs}
 
     def _is_baked(self, name: str, value: Any) -> bool:
@@ -177,14 +189,49 @@ class Explained(GraphModule):
                 shown = [("any" if size is None else size) for size in sizes]
                 raise CallError(
                     f"{self.record.model_class}: {name} has shape {list(value.shape)}, the graph was captured for {shown}; "
-                    "transform the model again with an example of this shape"
+                    "transform the model again with an example of this shape, or once with dynamic=\"recapture\""
                 )
         for guard, code in self._guards:
             if not eval(code, {"__builtins__": {}, "max": max, "min": min}, {"L": bound}) and not _tiny(bound):
                 raise CallError(
                     f"{self.record.model_class}: the graph holds only where {guard}, and these inputs break it; transform "
-                    "the model again with an example of these shapes"
+                    "the model again with an example of these shapes, or once with dynamic=\"recapture\""
                 )
+
+
+KEPT = 16
+"""How many recaptured graphs a module keeps; the one that was needed longest ago goes first."""
+
+
+class Recaptures:
+    """Graphs of one model for inputs that its first graph does not hold for, each captured when it is first needed.
+
+    `again` captures the model on inputs by name. A graph holds for inputs whose sizes it was captured for and on which the
+    values that the model's Python code reads are those of its example.
+    """
+
+    def __init__(self, again: Callable[[Mapping[str, Any]], Explained]) -> None:
+        self.again = again
+        self.kept: list[Explained] = []
+
+    def fitting(self, first: Explained, bound: Mapping[str, Any]) -> Explained:
+        """The graph for these inputs, captured now if there is none. Raises what `transform` raises."""
+        if _holds(first, bound):
+            return first
+        found = next((module for module in self.kept if _holds(module, bound)), None) or self.again(bound)
+        self.kept = [found, *(module for module in self.kept if module is not found)][:KEPT]
+        return found
+
+
+def _holds(module: Explained, bound: Mapping[str, Any]) -> bool:
+    try:
+        module._check_sizes(dict(bound))
+        if any(node.target in EXPECTATIONS for node in module.graph.nodes):
+            with torch.no_grad():
+                module.forward(**bound)
+    except CallError:
+        return False
+    return True
 
 
 def _tiny(bound: dict[str, Any]) -> bool:

@@ -7,15 +7,16 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import InputError, UnknownNameError
-from lxt_fx.explained import Explained, Record, Stage
+from lxt_fx.explained import Explained, Recaptures, Record, Stage
 from lxt_fx.forms import Form, epsilon_of
 from lxt_fx.inputs import SEED, Example, given_example, is_transformers, made_example
 from lxt_fx.nodes import is_float
@@ -25,6 +26,7 @@ from lxt_fx.passes.canonicalise import canonicalise
 from lxt_fx.passes.capture import torch_state_kept
 from lxt_fx.passes.find_groups import Groups, find_groups
 from lxt_fx.passes.find_modules import with_modules
+from lxt_fx.passes.fold_softmax import fold_softmax
 from lxt_fx.passes.functionalise import functionalise
 from lxt_fx.passes.inline_no_grad import inline_no_grad
 from lxt_fx.passes.lower import lower
@@ -61,7 +63,7 @@ def transform(
     form: Form = "gradient",
     epsilon: float | None = None,
     strict: bool = True,
-    dynamic: bool = True,
+    dynamic: bool | Literal["recapture"] = True,
 ) -> Explained:
     """A GraphModule that computes what `model` computes and whose backward passes relevance.
 
@@ -79,7 +81,9 @@ def transform(
 
     `rules` is a name in `lxt_fx.TABLES`, a RuleTable, or a composite: a dict of places (module classes, paths with `*`,
     ops, `%node`s) and rows, put before those of `attnlrp`. `strict=False` lets nodes that no row accepts keep their native
-    gradient and lists them in `explained.record.unknown`. `dynamic=False` fixes all sizes to the example's.
+    gradient and lists them in `explained.record.unknown`. `dynamic=False` fixes all sizes to the example's;
+    `dynamic="recapture"` frees what can be freed, and captures the model again where a call brings inputs that the graph
+    does not hold for (another length of a Mamba, another way through an expert loop), instead of an error.
 
     `model` may be what `transform` made: given example inputs, its graph is put under another table without a new capture.
 
@@ -88,14 +92,33 @@ def transform(
     """
     table = table_named(rules)
     options = Options(form, epsilon_of(form, epsilon, "transform"), strict)
+    if dynamic not in (True, False, "recapture"):
+        raise InputError(f'transform: dynamic must be True, False or "recapture", got {dynamic!r}')
     if isinstance(model, Explained):
         return compiled_by(_captured_again(model, args, kwargs), table, options)
-    return compiled_by(captured_from(model, args, kwargs, dynamic=dynamic), table, options)
+    source = captured_from(model, args, kwargs, dynamic=dynamic is not False)
+    example = source.captured.example
+    explained = compiled_by(source, table, options)
+    if dynamic == "recapture" and set(explained.record.inputs) == set(example.kwargs):
+
+        def again(inputs: Mapping[str, Any]) -> Explained:
+            other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)))
+            return compiled_by(_captured(model, other, dynamic=True), table, options)
+
+        explained._recaptures = Recaptures(again)
+    return explained
+
+
+def _detached(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def captured_from(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None, *, dynamic: bool) -> Source:
     """The part of `transform` that no table changes. Raises InputError and CaptureError as it does."""
-    example = _example_of(model, args, kwargs)
+    return _captured(model, _example_of(model, args, kwargs), dynamic=dynamic)
+
+
+def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> Source:
     seconds: dict[str, float] = {}
     with _timed(seconds, "example"), torch_state_kept(), torch.no_grad():
         example, expected = settled(model, example)
@@ -199,7 +222,7 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
     check = _step_check(gm, example)
     at_capture = plain_stage("capture", gm, mark_flow(gm, _float_inputs(gm)))
     with _timed(seconds, "canonicalise"):
-        for step in (inline_no_grad, functionalise, canonicalise):
+        for step in (inline_no_grad, functionalise, canonicalise, fold_softmax):
             step(gm)
             check(step.__name__)
     with _timed(seconds, "flow"):

@@ -71,6 +71,17 @@ def watch(explained: Explained, *places: str) -> Iterator[Watch]:
 
     Raises UnknownNameError where a place selects nothing that carries relevance.
     """
+    kept = Watch(_nodes_at(explained, places))
+    outer = explained._observer
+    explained._observer = lambda module: _Keeper(module, places, kept)
+    try:
+        yield kept
+    finally:
+        explained._observer = outer
+
+
+def _nodes_at(explained: Explained, places: tuple[str, ...]) -> dict[str, str]:
+    """The nodes of this graph that are watched, by module path or `%node`."""
     nodes: dict[str, str] = {}
     for place in places:
         chosen = _chosen(explained, place)
@@ -80,25 +91,16 @@ def watch(explained: Explained, *places: str) -> Iterator[Watch]:
                 "show(explained, 'lowered') prints modules and nodes"
             )
         nodes |= chosen
-    kept = Watch(nodes)
-    names = {node: name for name, node in nodes.items()}
-
-    def forward(**inputs: Any) -> Any:
-        return explained._run_by(_Keeper(explained, names, kept), inputs)
-
-    explained.forward = forward
-    try:
-        yield kept
-    finally:
-        del explained.forward
+    return nodes
 
 
 class _Keeper(torch.fx.Interpreter):
     """Runs the graph node by node and keeps the watched values with their gradients."""
 
-    def __init__(self, explained: Explained, names: Mapping[str, str], kept: Watch) -> None:
+    def __init__(self, explained: Explained, places: tuple[str, ...], kept: Watch) -> None:
         super().__init__(explained)
-        self.names, self.kept, self.form = names, kept, explained.record.form
+        self.names = {node: name for name, node in _nodes_at(explained, places).items()}
+        self.kept, self.form = kept, explained.record.form
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)

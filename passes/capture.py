@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
-from torch.fx import GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx import GraphModule
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import CaptureError
 from lxt_fx.inputs import Example
+from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.drop_dead import drop_dead
+from lxt_fx.passes.trace import trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,10 @@ class Captured:
     guards: tuple[str, ...]
 
 
+_LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+"""What says at length why a way of capture failed, while another one is tried."""
+
+
 @contextmanager
 def torch_state_kept() -> Iterator[None]:
     """Gradient enabled inside; grad mode and the random state are put back, also when capture fails halfway (an exception
@@ -40,15 +46,17 @@ def torch_state_kept() -> Iterator[None]:
     modules is off: it is for inference, no gradient passes it, and it answers 0 for padded tokens where the others do
     not."""
     enabled, fast = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
-    logger = logging.getLogger("torch.export")
-    level = logger.level
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
     try:
         with torch.random.fork_rng(), torch.enable_grad():
-            logger.setLevel(logging.ERROR)
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
             torch.backends.mha.set_fastpath_enabled(False)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
         torch.set_grad_enabled(enabled)
 
@@ -101,7 +109,8 @@ def _first_line(error: Exception) -> str:
 def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
     inputs = example.kwargs | example.constants
     shapes = {name: _dynamic_shape(value, example) for name, value in inputs.items()} if dynamic else None
-    exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
+    with redirect_stderr(StringIO()):  # a failed export prints its whole graph; another way is tried, and errors are raised
+        exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
     gm = exported.module(check_guards=False)
     assert isinstance(gm, GraphModule)
     codegen: Any = gm.graph._codegen
@@ -154,84 +163,14 @@ def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str,
 
 
 def _trace(model: nn.Module, example: Example) -> Captured:
-    """Real-tensor tracing: any Python in the model runs once, on the example; what it decided is fixed."""
-    flat, in_spec = pytree.tree_flatten(((), dict(example.kwargs)))
-    out_specs = []
-
-    def forward(*leaves: Any) -> list[Any]:
-        _, kwargs = pytree.tree_unflatten(leaves, in_spec)
-        flat_out, spec = pytree.tree_flatten(model(**kwargs, **example.constants))
-        out_specs.append(spec)
-        return flat_out
-
-    # make_fx turns every non-tensor leaf into a constant of the graph
-    gm = make_fx(
-        forward, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False, _allow_non_fake_inputs=True
-    )(*flat)
-    for node, name in zip(_placeholders(gm), _leaf_names(example), strict=True):
-        _rename(gm, node, name)
-    _name_parameters(gm, model)
-    _record_values(gm, flat)
-    named = _with_names(gm, example, out_specs[-1])
+    """Real-tensor tracing: any Python in the model runs once, on the example; what it decided is fixed, and expected."""
+    gm, out_spec = trace(model, example)
+    named = _with_names(gm, example, out_spec)
     sizes = ", ".join(f"{n} {list(v.shape)}" for n, v in example.kwargs.items() if isinstance(v, Tensor))
-    fixed = (
-        f"all sizes, and every choice that the model's Python code made from values, are those of the example: {sizes}",
-    )
-    return Captured(named, example, "make_fx", fixed, ())
-
-
-def _placeholders(gm: GraphModule) -> list[Node]:
-    return [node for node in gm.graph.nodes if node.op == "placeholder"]
-
-
-def _leaf_names(example: Example) -> list[str]:
-    """One identifier for each leaf of the inputs: `pixel_values`, or `images_0` inside a list."""
-    paths = pytree.tree_flatten_with_path(dict(example.kwargs))[0]
-    return ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in paths]
-
-
-def _rename(gm: GraphModule, node: Node, name: str) -> None:
-    node.target = name
-    node.name = gm.graph._graph_namespace.create_name(name, None)
-
-
-def _name_parameters(gm: GraphModule, model: nn.Module) -> None:
-    """make_fx calls parameters `_param_constant3`; put them back under the names they have in the model."""
-    owned = {id(t): name for name, t in (*model.named_buffers(), *model.named_parameters())}
-    for node in gm.graph.nodes:
-        if node.op != "get_attr":
-            continue
-        name = owned.get(id(getattr(gm, node.target, None)))
-        if name is None:
-            continue
-        _place(gm, name, getattr(gm, node.target))
-        node.target = name
-        node.name = gm.graph._graph_namespace.create_name(name.replace(".", "_"), None)
-    for name in [n for n in vars(gm).get("_parameters", {}) if n.startswith("_param_constant")]:
-        delattr(gm, name)
-
-
-def _place(gm: GraphModule, path: str, tensor: Tensor) -> None:
-    *modules, last = path.split(".")
-    owner: nn.Module = gm
-    for name in modules:
-        if name not in owner._modules:
-            owner.add_module(name, nn.Module())
-        owner = getattr(owner, name)
-    if isinstance(tensor, nn.Parameter):
-        owner.register_parameter(last, tensor)
-    else:
-        owner.register_buffer(last, tensor)
-
-
-def _record_values(gm: GraphModule, flat: list[Any]) -> None:
-    """Run the traced graph once and keep each value's shape and dtype (on `meta`, not the value) for the analyses."""
-
-    class Recorder(torch.fx.Interpreter):
-        def run_node(self, n: Node) -> Any:
-            result = super().run_node(n)
-            n.meta["val"] = pytree.tree_map(lambda t: t.to("meta") if isinstance(t, Tensor) else t, result)
-            return result
-
-    with torch.no_grad():
-        Recorder(gm).run(*flat)
+    fixed = [f"all sizes are those of the example: {sizes}"]
+    if reads := [node for node in named.graph.nodes if node.target in EXPECTATIONS]:
+        fixed.append(
+            f"the model's Python code read {len(reads)} values or sizes that values decide: inputs for which one of them "
+            "is another than for the example are refused"
+        )
+    return Captured(named, example, "make_fx", tuple(fixed), ())

@@ -5,10 +5,13 @@ from __future__ import annotations
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
+from lxt_fx.ops.expectations import EXPECTATIONS
+
 
 def drop_dead(gm: GraphModule) -> int:
     """Transform: removes nodes without readers, ops that may draw random numbers (attention) included. What acts on
-    something other than its result stays: in-place ops, grad-mode switches, the brackets of a traced `vmap`."""
+    something other than its result stays: in-place ops, grad-mode switches, the brackets of a traced `vmap`, and what the
+    graph expects of its inputs."""
     before = len(gm.graph.nodes)
     gm.graph.eliminate_dead_code(_acts)
     return before - len(gm.graph.nodes)
@@ -20,5 +23,5 @@ def _acts(node: Node) -> bool:
     if node.op != "call_function":
         return False
     if isinstance(node.target, OpOverload):
-        return node.target._schema.is_mutable
+        return node.target._schema.is_mutable or node.target in EXPECTATIONS
     return getattr(node.target, "__module__", "").startswith(("torch._C", "torch._functorch"))

@@ -262,3 +262,54 @@ class CustomNorm(nn.Module):
 def test_a_statistic_that_is_read_elsewhere_too_needs_a_rule_of_its_own() -> None:
     with pytest.raises(lxt_fx.NoRuleError, match="rsqrt"):
         lxt_fx.transform(CustomNorm(), (torch.randn(2, 4),))
+
+
+class WrittenOut(nn.Module):
+    """Attention weights from exponentials and their sum, in one of its spellings."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.spelling = spelling
+
+    def forward(self, x: Tensor) -> Tensor:
+        match self.spelling:
+            case "plain":
+                powers = torch.exp(x)
+                return powers / powers.sum(-1, keepdim=True)
+            case "shifted":
+                powers = torch.exp(x - x.amax(1, keepdim=True))
+                return powers / powers.sum(1, keepdim=True)
+            case "shifted by a constant largest":
+                powers = torch.exp(x - x.max(dim=-1, keepdim=True).values.detach())
+                return powers / torch.sum(powers, dim=-1, keepdim=True).expand_as(powers)
+            case "with an epsilon":
+                powers = torch.exp(x)
+                return powers / (powers.sum(-1, keepdim=True) + 1e-6)
+            case "shifted along another dim":
+                powers = torch.exp(x - x.amax(1, keepdim=True))
+                return powers / powers.sum(-1, keepdim=True)
+        powers = torch.exp(x)
+        return powers / torch.exp(2 * x).sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "is_softmax"),
+    [
+        ("plain", True), ("shifted", True), ("shifted by a constant largest", True), ("shifted along another dim", True),
+        ("with an epsilon", False), ("of two values", False),
+    ],
+)  # fmt: skip
+def test_a_softmax_that_is_written_out_gets_the_row_of_softmax(spelling: str, is_softmax: bool) -> None:
+    """Prop. 3.1, which has the native gradient, as for the op. An epsilon in the sum makes another function of it."""
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    net = WrittenOut(spelling).eval()
+    explained = lxt_fx.transform(net, (x,))
+    rules = [rule.name for rule in explained.record.stages["rules"].rules.values()]
+    assert ("softmax" in rules) == is_softmax and ("identity from f(0)" in rules) != is_softmax
+    if not is_softmax:
+        return
+    r = torch.randn(2, 5, 4, dtype=torch.float64)
+    mine, own = x.clone().requires_grad_(True), x.clone().requires_grad_(True)
+    (found,) = torch.autograd.grad(explained(mine), mine, r)
+    (expected,) = torch.autograd.grad(net(own), own, r)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)

@@ -47,8 +47,8 @@ class Softmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         s, seen = ctx.saved_tensors
-        native = torch.ops.aten._softmax_backward_data.default(gradients[0], s, ctx.dim, ctx.dtype)
-        return torch.where(seen, native, 0), None, None
+        native = torch.ops.aten._softmax_backward_data.default(gradients[0], s, ctx.dim, s.dtype)
+        return torch.where(seen, native, 0).to(ctx.dtype), None, None
 
 
 class ScaleGradient(torch.autograd.Function):

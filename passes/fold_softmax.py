@@ -1,0 +1,71 @@
+"""Transform: a softmax that a model writes out in exponentials and their sum becomes one op."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from lxt_fx.nodes import arguments, shape
+from lxt_fx.passes.drop_dead import drop_dead
+
+aten = torch.ops.aten
+
+_SAME_VALUE = frozenset({aten.expand.default, aten.expand_as.default, aten.detach.default, aten.contiguous.default})
+
+
+def fold_softmax(gm: GraphModule) -> int:
+    """Transform: exp(x) / sum(exp(x), dim) is softmax(x, dim), with or without the largest x subtracted first. Values
+    change by rounding. A sum to which something is added (an epsilon, a one) is left as it is."""
+    edits = 0
+    for node in list(gm.graph.nodes):
+        found = _written_out(node)
+        if found is None:
+            continue
+        with gm.graph.inserting_before(node):
+            folded = gm.graph.call_function(aten.softmax.int, found)
+        folded.meta = dict(node.meta)
+        node.replace_all_uses_with(folded)
+        gm.graph.erase_node(node)
+        edits += 1
+    if edits:
+        drop_dead(gm)
+    return edits
+
+
+def _written_out(node: Node) -> tuple[Node, int] | None:
+    """x and dim, where the node is exp(x - max) / sum(exp(x - max), dim)."""
+    if node.target is not aten.div.Tensor or not all(isinstance(operand, Node) for operand in node.args):
+        return None
+    powers, total = _behind(node.args[0]), _behind(node.args[1])
+    dim = _reduced(total, powers, (aten.sum.dim_IntList,))
+    if dim is None or powers.target is not aten.exp.default or shape(powers) != shape(node):
+        return None
+    x: Any = powers.args[0]
+    if x.target is aten.sub.Tensor and isinstance(x.args[1], Node) and not x.kwargs:
+        scores, largest = x.args[0], _behind(x.args[1])
+        largest = _behind(largest.args[0]) if getattr(largest.target, "__name__", "") == "getitem" else largest
+        if isinstance(scores, Node) and _reduced(largest, _behind(scores), (aten.amax.default, aten.max.dim)) == dim:
+            x = scores
+    return x, dim
+
+
+def _behind(node: Any) -> Node:
+    """The node that this one repeats."""
+    while node.target in _SAME_VALUE:
+        node = node.args[0]
+    found: Node = node
+    return found
+
+
+def _reduced(node: Node, of: Node, ops: tuple[Any, ...]) -> int | None:
+    """The one dim that the node reduces and keeps, counted from the front, where it is one of these reductions of `of`."""
+    if node.target not in ops or _behind(node.args[0]) is not of:
+        return None
+    named = arguments(node)
+    dims = named.get("dim")
+    dims = [dims] if isinstance(dims, int) else list(dims or ())
+    if len(dims) != 1 or not named.get("keepdim", False) or named.get("dtype") is not None:
+        return None
+    return int(dims[0]) % len(shape(of) or (1,))

@@ -1,0 +1,144 @@
+"""Graphs that hold for some inputs only: they say so, refuse the others, or are captured again where that is allowed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from golden_cases import relative
+from torch import Tensor, nn
+from transformers import MambaConfig, MambaForCausalLM
+
+import lxt_fx
+from lxt_fx.rule_table.linear_rules import gamma
+
+
+class Experts(nn.Module):
+    """Rows go to the experts that `route` names, in a loop over those that were hit; a branch on a sum of activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.experts = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+
+    def forward(self, x: Tensor, route: Tensor) -> Tensor:
+        x = self.first(x)
+        out = torch.zeros_like(x)
+        for expert in route.unique().tolist():
+            rows = torch.nonzero(route == expert)[:, 0]
+            out = out.index_add(0, rows, self.experts[expert](x[rows]))
+        return out * 2 if out.sum() > 0 else torch.tanh(out)
+
+
+class Reading(nn.Module):
+    """Reads values in each way that Python has."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.linear = way, nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, n: Tensor) -> Tensor:
+        x = self.linear(x)
+        match self.way:
+            case "item":
+                return x * n[0].item()
+            case "tolist":
+                return x * n.tolist()[0]
+            case "numpy":
+                return x * float(n.numpy()[0])
+            case "bool":
+                return x * 2 if n[0] > 1 else x
+            case "index":
+                return x * [1.0, 2.0, 3.0][n[0]]
+            case "slice":
+                return x[:, : n[0]]
+            case "nonzero":
+                return x[torch.nonzero(n > 1)[:, 0]]
+            case "mask":
+                return x[n > 1]
+        raise AssertionError(self.way)
+
+
+ROUTE = torch.tensor([0, 2, 2])
+
+
+def experts() -> tuple[Experts, Tensor]:
+    torch.manual_seed(0)
+    return Experts().double().eval(), torch.randn(3, 4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("way", ["item", "tolist", "numpy", "bool", "index", "slice", "nonzero", "mask"])
+def test_values_that_python_read_are_expected_again(way: str) -> None:
+    torch.manual_seed(0)
+    net, x = Reading(way).eval(), torch.randn(3, 4)
+    as_traced, other = torch.tensor([2, 1, 3]), torch.tensor([1, 1, 1])
+    explained = lxt_fx.transform(net, (x, as_traced))
+    torch.testing.assert_close(explained(x, as_traced), net(x, as_traced))
+    if explained.record.method == "torch.export":  # the graph holds the values themselves
+        torch.testing.assert_close(explained(x, other), net(x, other))
+        return
+    with pytest.raises(lxt_fx.OtherWayError, match=r"at test_recapture\.py:\d+ read the (value|sizes)"):
+        explained(x, other)
+
+
+def test_another_way_through_the_experts_is_refused_with_its_line() -> None:
+    net, x = experts()
+    explained = lxt_fx.transform(net, (x, ROUTE))
+    assert explained.record.method == "make_fx"
+    assert any("read" in text for text in explained.record.specialised)
+    with pytest.raises(lxt_fx.OtherWayError, match=r"test_recapture\.py:\d+ .*these inputs give.*dynamic=\"recapture\""):
+        explained(x, torch.tensor([0, 1, 2]))
+    loud = x * (-1 if explained(x, ROUTE).sum() > 0 else 1) * 5
+    with pytest.raises(lxt_fx.OtherWayError):
+        explained(loud, torch.tensor([0, 0, 0]))
+
+
+def test_real_traces_know_modules_and_lines() -> None:
+    net, x = experts()
+    explained = lxt_fx.transform(net, (x, ROUTE), rules={"experts.2": gamma(0.25)})
+    text = lxt_fx.show(explained)
+    assert "linear_gamma(%index_1, @experts.2.weight" in text and text.count("| gamma") == 1
+    with lxt_fx.watch(explained, "experts.0") as inside:
+        explained(x.requires_grad_(True), ROUTE).sum().backward()
+    assert inside["experts.0"].value.shape == (1, 4)
+
+
+def test_a_recapturing_module_answers_as_the_model_does() -> None:
+    net, x = experts()
+    explained = lxt_fx.transform(net, (x, ROUTE), rules="gradient", dynamic="recapture")
+    for rows, route in ((x, [0, 2, 2]), (x, [1, 1, 0]), (-x, [2, 1, 0]), (x[:2], [1, 1]), (x, [1, 1, 0])):
+        mine, own = rows.clone().requires_grad_(True), rows.clone().requires_grad_(True)
+        found, expected = explained(mine, torch.tensor(route)), net(own, torch.tensor(route))
+        torch.testing.assert_close(found, expected)
+        found.sum().backward()
+        expected.sum().backward()
+        torch.testing.assert_close(mine.grad, own.grad)
+    recaptures = explained._recaptures
+    assert recaptures is not None and len(recaptures.kept) == 3  # the last call found its graph
+
+
+def test_a_mamba_is_captured_again_for_another_length() -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 32, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "intermediate_size": 32}
+    model = MambaForCausalLM(MambaConfig(**sizes)).double().eval()
+    explained = lxt_fx.transform(model, dynamic="recapture")
+    assert any("dim 1 of inputs_embeds is fixed" in text for text in explained.record.specialised)
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]])
+    embeds = lxt_fx.embed(explained, ids)
+    with lxt_fx.watch(explained, "backbone.layers.0") as inside:
+        logits = explained(inputs_embeds=embeds).logits
+        logits[0, -1, 7].backward()
+    torch.testing.assert_close(logits, model(ids).logits)
+    lone = lxt_fx.transform(model, kwargs={"inputs_embeds": embeds.detach()})
+    again = lxt_fx.embed(lone, ids)
+    lone(inputs_embeds=again).logits[0, -1, 7].backward()
+    assert relative(embeds.grad, again.grad) < 1e-12
+    assert inside["backbone.layers.0"].relevance.shape == (1, 10, 16)
+    lxt_fx.audit(explained, {"input_ids": ids}).check()
+    with pytest.raises(lxt_fx.CallError, match='dynamic="recapture"'):
+        lxt_fx.transform(model)(inputs_embeds=embeds)
+
+
+def test_dynamic_takes_three_words() -> None:
+    net, x = experts()
+    with pytest.raises(lxt_fx.InputError, match="dynamic must be True, False or"):
+        lxt_fx.transform(net, (x, ROUTE), dynamic="always")  # type: ignore[arg-type]
