@@ -138,7 +138,7 @@ def compiled_by(source: Source, table: RuleTable, options: Options) -> Explained
     with _timed(seconds, "verify"), torch_state_kept(), torch.no_grad():
         torch.manual_seed(SEED)  # a forward that draws random numbers draws the same ones
         difference = forward_difference(source.expected, compiled.module.forward(**compiled.example.kwargs))
-        check_forward(difference, source.expected, source.model_class, compiled.merged)
+        check_forward(difference, source.expected, source.model_class, compiled.merged, compiled.module)
     record = _record(source, table, options.form, compiled, seconds, difference)
     embedding = compiled.started.embedding if compiled.started else source.embedding
     compiled.module._attach(record, embedding, getattr(source.model, "config", None))

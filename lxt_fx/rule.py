@@ -61,6 +61,7 @@ class Role(Enum):
     FIRST = "first linear map"
     LAST = "last linear map"
     ROUTER = "normalised routing weights"
+    RECURRENCE = "a step of a recurrence"
 
 
 Op = OpOverload | GroupKind

@@ -14,7 +14,7 @@ from torch.fx import Node
 
 from lxt_fx.errors import InputError, UnknownNameError
 from lxt_fx.explained import Explained
-from lxt_fx.nodes import is_float, module_stack
+from lxt_fx.nodes import is_float, module_stack, shape
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ class _Keeper(torch.fx.Interpreter):
 
 def _chosen(explained: Explained, place: str) -> dict[str, str]:
     carrying = explained.record.stages["lowered"].carrying
-    nodes = [node for node in explained.graph.nodes if node.name in carrying and is_float(node)]
+    nodes = [n for n in explained.graph.nodes if n.name in carrying and is_float(n) and shape(n) is not None]  # no tuples
     if place.startswith("%"):
         return {f"%{n.name}": n.name for n in nodes if fnmatch.fnmatchcase(n.name, place[1:])}
     chosen: dict[str, str] = {}

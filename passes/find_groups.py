@@ -63,7 +63,8 @@ def find_groups(gm: GraphModule, flow: Flow) -> Groups:
             by_root[node] = group
     routers = {node for node, group in by_root.items() if _divides_by_sum(group)}
     inside = frozenset().union(*(group.members for group in by_root.values()))
-    return Groups(by_root, find_roles(gm, flow, routers), find_recurrences(gm, flow, inside))
+    recurrences = find_recurrences(gm, flow, inside)
+    return Groups(by_root, find_roles(gm, flow, routers, recurrences.recurrent), recurrences.parameters)
 
 
 def _carrying_graph(gm: GraphModule, flow: Flow) -> tuple[nx.DiGraph, object]:

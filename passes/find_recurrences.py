@@ -6,15 +6,17 @@ earlier steps: MambaLRP (Rezaei Jafari et al. 2024) holds a, B and C, so that th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import Flag, auto
 from functools import reduce
 from operator import and_, or_
 
+import networkx as nx
 import torch
 from torch.fx import GraphModule, Node
 
-from lxt_fx.nodes import Operand
+from lxt_fx.nodes import Operand, module_path
 from lxt_fx.passes.mark_flow import Flow
 from lxt_fx.passes.op_kinds import MOVES, POINTWISE, POINTWISE_LINEAR
 
@@ -43,15 +45,27 @@ class _Part(Flag):
     SCORE = auto()  # a sum of such products: how much one position looks at another
 
 
-def find_recurrences(gm: GraphModule, flow: Flow, inside: frozenset[Node]) -> Mapping[Node, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class Recurrences:
+    """For each product with an operand that may be a parameter of a recurrence, that operand's name; and those of these
+    products that do stand in one."""
+
+    parameters: Mapping[Node, tuple[str, ...]]
+    recurrent: frozenset[Node]
+
+
+def find_recurrences(gm: GraphModule, flow: Flow, inside: frozenset[Node]) -> Recurrences:
     """Analysis: for each product of two carrying values of which one is a parameter of a recurrence, that operand's name.
 
     Parameters are: a rate beside another value (a step size, a decay, a gate); what a state is multiplied by (C); scores
     with decays beside the values that they weigh; a value with a decay beside one without, and a value beside the one that
-    it was computed from (B beside x). Nodes `inside` a norm or an activation are left alone.
+    it was computed from (B beside x). Nodes `inside` a norm or an activation are left alone. Such a product stands in a
+    recurrence where decays of its module multiply one state after another, or are summed up along the sequence first; a
+    sigmoid gate elsewhere looks alike.
     """
     parts: dict[Node, _Part] = {}
     found: dict[Node, tuple[str, ...]] = {}
+    decaying: set[Node] = set()
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     for node in gm.graph.nodes:
         if node not in flow.carrying or node in inside:
@@ -63,10 +77,23 @@ def find_recurrences(gm: GraphModule, flow: Flow, inside: frozenset[Node]) -> Ma
         elif node.target in _ELEMENTWISE_PRODUCTS | _CONTRACTIONS and len(of) == 2:
             parameter = _parameter(flow, node, operands, of, order)
             found |= {} if parameter is None else {node: (parameter,)}
+            decaying |= {node} if _Part.DECAY in reduce(or_, of) else set()
             parts[node] = _of_product(node, of, parameter is not None)
         else:
             parts[node] = _of_others(node, of)
-    return found
+    return Recurrences(found, _recurrent(flow, found, decaying))
+
+
+def _recurrent(flow: Flow, products: Iterable[Node], decaying: set[Node]) -> frozenset[Node]:
+    modules = {module_path(node) for node in decaying}
+    graph: nx.DiGraph = nx.DiGraph()
+    for node in flow.carrying:
+        if (path := module_path(node)) in modules:
+            same = [operand.node for operand in flow.carrying_operands(node) if module_path(operand.node) == path]
+            graph.add_edges_from((before, node) for before in same)
+    starts = [node for node in graph if node in decaying or node.target is aten.cumsum.default]
+    stepping = {module_path(node) for node in starts if not decaying.isdisjoint(nx.descendants(graph, node))}
+    return frozenset(node for node in products if module_path(node) in stepping)
 
 
 def _parameter(

@@ -35,12 +35,15 @@ Roles = dict[Node, set[Role]]
 Near = Callable[[Node], list[Node]]
 
 
-def find_roles(gm: GraphModule, flow: Flow, routers: Iterable[Node]) -> Mapping[Node, frozenset[Role]]:
+def find_roles(
+    gm: GraphModule, flow: Flow, routers: Iterable[Node], recurrent: Iterable[Node]
+) -> Mapping[Node, frozenset[Role]]:
     """Analysis: scores, weights and output of attentions written as matmul, softmax, matmul; the projections to and from
-    attentions; linear maps with no other one before or behind them; `routers`."""
+    attentions; linear maps with no other one before or behind them; `routers`, and the `recurrent` products."""
     roles: Roles = defaultdict(set)
-    for node in routers:
-        roles[node].add(Role.ROUTER)
+    for role, nodes in ((Role.ROUTER, routers), (Role.RECURRENCE, recurrent)):
+        for node in nodes:
+            roles[node].add(role)
     _attentions(gm, flow, roles)
     _projections(gm, flow, roles)
     _ends(gm, flow, roles)

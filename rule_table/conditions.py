@@ -86,6 +86,7 @@ _LINEAR_PARTS = {
     Role.PROJECTION: "an attention projection",
     Role.FIRST: "a first linear map",
     Role.LAST: "a last linear map",
+    Role.RECURRENCE: "a step of a recurrence",
 }
 
 

@@ -5,6 +5,8 @@ g is the gradient that the rewritten graph passes; relevance is value * g.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from lxt_fx.ops import activations, norms, products
@@ -311,6 +313,7 @@ PARAMETER_HELD = Rule(
     source="MambaLRP (Rezaei Jafari et al. 2024) sec. 4",
     keeps=Keep.ALL,
 )
+RECURRENCE_HELD = replace(PARAMETER_HELD, when=on.all_of(on.role_is(Role.RECURRENCE), on.one_parameter))
 SOFT_CAP_NATIVE = Rule(
     name="native soft cap",
     ops={aten.tanh.default: None},

@@ -30,7 +30,7 @@ _LINEAR_ROWS = (
     rows.SELECT_BY_INDEX,
 )
 
-ATTNLRP = RuleTable(
+_OF_THE_PAPER = RuleTable(
     name="attnlrp",
     rows=(
         rows.NORM,
@@ -54,6 +54,11 @@ ATTNLRP = RuleTable(
     summary="The AttnLRP paper: softmax by Taylor, half to each factor of a product, identity through activations.",
     paper="Achtibat et al., AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers, ICML 2024",
 )
+ATTNLRP = _OF_THE_PAPER.with_rows(
+    "attnlrp",
+    rows.RECURRENCE_HELD,
+    summary=f"{_OF_THE_PAPER.summary} Recurrences, of which the paper says nothing, by MambaLRP.",
+)
 CP_LRP = ATTNLRP.with_rows(
     "cp_lrp",
     rows.ATTENTION_HELD,
@@ -68,16 +73,19 @@ GRADIENT = RuleTable(
     summary="No rule at all: plain input * gradient.",
     paper="Shrikumar et al., Not Just a Black Box, 2016",
 )
-LXT = ATTNLRP.with_rows(
+LXT = _OF_THE_PAPER.with_rows(
     "lxt",
     rows.SOFT_CAP_NATIVE,
     rows.ROUTER_NATIVE,
     summary="attnlrp with LXT's choices where ours differ: a soft cap and the router's division keep their plain gradient.",
 )
-LXT_CP = CP_LRP.with_rows(
+LXT_CP = _OF_THE_PAPER.with_rows(
     "lxt_cp",
     rows.SOFT_CAP_NATIVE,
     rows.ROUTER_NATIVE,
+    rows.ATTENTION_HELD,
+    rows.ATTENTION_WEIGHTS_HELD,
+    rows.GATE_HELD,
     summary="cp_lrp with LXT's choices where ours differ: a soft cap and the router's division keep their plain gradient.",
     paper=CP_LRP.paper,
 )
@@ -98,7 +106,7 @@ LIBRAGRAD = replace(
 MAMBA_LRP = ATTNLRP.with_rows(
     "mamba_lrp",
     rows.PARAMETER_HELD,
-    summary="attnlrp, with step sizes, decays, B, C and sigmoid gates of recurrences held, so that these are linear.",
+    summary="attnlrp, with whatever looks like a parameter of a recurrence held, sigmoid gates elsewhere too.",
     paper="Rezaei Jafari et al., MambaLRP: Explaining Selective State Space Sequence Models, NeurIPS 2024",
 )
 FROZEN_ATTENTION = RuleTable(

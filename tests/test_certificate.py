@@ -84,7 +84,9 @@ def test_an_entry_says_what_matched_and_why_earlier_rows_refused() -> None:
     assert silu.why == "Lists aten.silu.default." and silu.module == "model.layers.0.mlp.act_fn"
     assert silu.row.keeps is lxt_fx.Keep.ALL and silu.row.source.startswith("AttnLRP")
     assert scale.why == "Lists aten.mul.Tensor. Only one operand carries."
-    assert scale.refusals == (("uniform", "only one operand carries"),)
+    assert scale.refusals == (
+        ("parameter held", "not a step of a recurrence"), ("uniform", "only one operand carries"),
+    )  # fmt: skip
     norm = entries["rms_norm"]
     assert norm.original == "group rms_norm" and norm.why.startswith("Lists group rms_norm.")
 

@@ -157,8 +157,9 @@ def mamba_by_hand(model: nn.Module, embeds: Tensor) -> Tensor:
     return logits
 
 
-def test_mamba_lrp_equals_the_tricks_of_its_paper() -> None:
-    """Measured: 1e-5, of the model's own casts to float32; attnlrp is off by 4."""
+@pytest.mark.parametrize("table", ["mamba_lrp", "attnlrp"])
+def test_recurrences_equal_the_tricks_of_mamba_lrp(table: str) -> None:
+    """Measured: 1e-5, of the model's own casts to float32; half to each factor of every product is off by 4."""
     torch.manual_seed(0)
     config = MambaConfig(
         hidden_size=32, state_size=4, num_hidden_layers=2, vocab_size=30, intermediate_size=64, time_step_rank=4,
@@ -172,12 +173,40 @@ def test_mamba_lrp_equals_the_tricks_of_its_paper() -> None:
     leaf = EMBEDS.clone().requires_grad_()
     by_hand = mamba_by_hand(model, leaf)
     (gradient,) = torch.autograd.grad((by_hand * weights).sum(), leaf)
-    explained = lxt_fx.transform(model, kwargs={"inputs_embeds": EMBEDS}, rules="mamba_lrp", dynamic=False)
+    explained = lxt_fx.transform(model, kwargs={"inputs_embeds": EMBEDS}, rules=table, dynamic=False)
     assert relative(explained(inputs_embeds=EMBEDS).logits, by_hand.detach()) <= 1e-5
     found = relevance(explained, "inputs_embeds", EMBEDS, weights)
     assert relative(found, leaf.detach() * gradient) <= 1e-4
-    plain = lxt_fx.transform(model, kwargs={"inputs_embeds": EMBEDS}, rules="attnlrp", dynamic=False)
+    plain = lxt_fx.transform(model, kwargs={"inputs_embeds": EMBEDS}, rules="lxt", dynamic=False)
     assert relative(relevance(plain, "inputs_embeds", EMBEDS, weights), found) > 0.1
+
+
+class Stepping(nn.Module):
+    """A gate that decays stand beside, or not."""
+
+    def __init__(self, recurrent: bool) -> None:
+        super().__init__()
+        self.recurrent, self.step, self.gate = recurrent, nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.sigmoid(self.gate(x)) * x
+        if not self.recurrent:
+            return y
+        state = torch.zeros_like(y[:, 0])
+        for t in range(x.shape[1]):
+            state = torch.exp(-F.softplus(self.step(x[:, t]))) * state + y[:, t]
+        return state
+
+
+@pytest.mark.parametrize(("table", "recurrent", "held"), [
+    ("attnlrp", True, True), ("attnlrp", False, False), ("mamba_lrp", False, True), ("lxt", True, False),
+])  # fmt: skip
+def test_a_sigmoid_gate_is_held_where_it_stands_in_a_recurrence(table: str, recurrent: bool, held: bool) -> None:
+    explained = lxt_fx.transform(Stepping(recurrent).double().eval(), (EMBEDS,), rules=table, dynamic=False)
+    (gate,) = [node.name for node in explained.record.stages["rules"].graph.nodes if "sigmoid" in node.name]
+    rules = explained.record.stages["rules"].rules
+    assert ("uniform" in {rule.name for rule in rules.values()}) != held
+    assert (gate in rules) != held
 
 
 def test_a_table_that_needs_bounds_says_so_and_serves_the_first_layer() -> None:

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 import lxt_fx
+from lxt_fx.nodes import is_float
 from lxt_fx.passes.capture import torch_state_kept
+from lxt_fx.passes.mark_flow import mark_flow
 from lxt_fx.passes.verify import forward_difference
 from lxt_fx.pipeline import Options, captured_from, compiled_by
 from lxt_fx.source import copied
@@ -46,6 +48,7 @@ class Result:
     forms: float | None = None
     seconds: float | None = None
     nodes: int | None = None
+    ops: tuple[str, ...] = ()
     precision: str = "float64"
     why: list[str] = field(default_factory=list)
 
@@ -119,19 +122,22 @@ def _double(case: models.Case, result: Result, dynamic: bool) -> None:
     model, inputs = _precise(case, result)
     model.requires_grad_(False)  # a mask that asked for a gradient would choose another kernel of attention
     source = captured_from(model, (), inputs, dynamic=False)
+    result.ops = tuple(sorted(_carrying_ops(source.captured.gm)))
     strict = not result.unknown
 
     def compiled(table: str, form: str = "gradient") -> lxt_fx.Explained:
         return compiled_by(copied(source), lxt_fx.TABLES[table], Options(form, 0.0, strict=strict))
 
     explained = compiled("attnlrp")
+    if not any(found.requires_grad for found in models.main_outputs(explained(**_leafy(explained, inputs)))):
+        raise lxt_fx.InputError("the main output depends on the input by indices (codes) only, which pass no gradient")
     fast = _relevances(explained, inputs)
     result.forms = _largest(fast, _relevances(compiled("attnlrp", "explicit"), inputs))
     plain = _relevances(compiled("gradient"), inputs)
     if explained._embedding and isinstance(explained._embedding[0], GraphModule):
         result.gradient = _largest(*_table_gradients(model, compiled("gradient"), inputs))
     else:
-        result.gradient = _largest(_plain(model, explained, inputs), plain)
+        result.gradient = _largest(_plain(model, explained, inputs, result), plain)
     ledger = lxt_fx.audit(explained, _with_leaves(explained, inputs), models.projection)
     scale = float(ledger.scale().max())
     unaccounted = sum(float(entry.amount.abs().sum()) for entry in ledger.faults())
@@ -181,12 +187,24 @@ def _embedded(made: Any, leaf: str, inputs: dict[str, Any]) -> Any:
     return inputs[name]
 
 
+def _leafy(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs, the leaves asking for a gradient."""
+    given = _with_leaves(explained, inputs)
+    return given | {name: given[name].detach().clone().requires_grad_(True) for name in explained.record.leaves}
+
+
+def _carrying_ops(gm: GraphModule) -> set[str]:
+    """The ops that lie between the float inputs and the output, as captured."""
+    leaves = [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)]
+    return {str(node.target) for node in mark_flow(gm, leaves).carrying if node.op == "call_function"}
+
+
 def _relevances(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> list[Tensor]:
     """Relevance of every leaf for the projection of the outputs, in either form."""
-    given = _with_leaves(explained, inputs)
-    leaves = [given[name].detach().clone().requires_grad_(True) for name in explained.record.leaves]
+    given = _leafy(explained, inputs)
+    leaves = [given[name] for name in explained.record.leaves]
     torch.manual_seed(0)
-    output = explained(**given | dict(zip(explained.record.leaves, leaves, strict=True)))
+    output = explained(**given)
     explicit = explained.record.form == "explicit"
     pairs = [(found, weight) for found, weight in models.weights(output) if found.requires_grad]
     outputs = [found for found, _ in pairs]
@@ -196,7 +214,7 @@ def _relevances(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> list[Ten
     return found if explicit else [x.detach() * g for x, g in zip(leaves, found, strict=True)]
 
 
-def _plain(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any]) -> list[Tensor]:
+def _plain(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any], result: Result) -> list[Tensor]:
     """Input * gradient of the model itself."""
     leaves, names = [], explained.record.leaves
     given = dict(inputs)
@@ -223,8 +241,24 @@ def _plain(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any]) -> l
     finally:
         if hook is not None:
             hook.remove()
+    if own_backwards := _own_backwards(value):
+        result.why.append(f"the model has backwards of its own, which no graph holds: {', '.join(own_backwards)}")
     found = torch.autograd.grad(value, leaves, allow_unused=True)
     return [torch.zeros_like(x) if g is None else x.detach() * g for x, g in zip(leaves, found, strict=True)]
+
+
+def _own_backwards(value: Tensor) -> list[str]:
+    """The names of the `autograd.Function`s that the value was computed by."""
+    found, seen, todo = set(), set(), [value.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            found.add(type(node).__name__.removesuffix("Backward"))
+        todo.extend(before for before, _ in node.next_functions)
+    return sorted(found)
 
 
 def _taken(made: GraphModule, inputs: dict[str, Any]) -> list[Any]:
