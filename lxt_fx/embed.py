@@ -48,8 +48,9 @@ def with_embeddings(model: nn.Module, given: Mapping[str, Any], taken: Sequence[
     """Inputs by name with `input_ids` as `inputs_embeds`, where the model takes these, less what else a tokenizer gives
     and a model that takes `taken` has no use for. Raises InputError as `embed` does."""
     ids = given.get("input_ids")
-    if not isinstance(ids, Tensor) or "inputs_embeds" not in taken:
+    if not isinstance(ids, Tensor) or "inputs_embeds" not in taken or "inputs_embeds" in given:
         return dict(given)
     kept = {name: value for name, value in given.items() if name in taken or name not in NOT_FOR_THE_MODEL}
     kept = {name: value for name, value in kept.items() if name in taken or not says_nothing(name, value)}
-    return kept | {"inputs_embeds": embed(model, ids)}
+    joined = isinstance(model, Explained) and any(isinstance(made, GraphModule) for made in model._embedding)
+    return kept | {"inputs_embeds": embed(model, given if joined else ids)}

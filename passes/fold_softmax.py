@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from lxt_fx.nodes import arguments, shape
+from lxt_fx.nodes import arguments, shape, value
+from lxt_fx.ops.products import mask_limit
 from lxt_fx.passes.drop_dead import drop_dead
 
 aten = torch.ops.aten
@@ -16,10 +17,14 @@ _SAME_VALUE = frozenset({aten.expand.default, aten.expand_as.default, aten.detac
 
 
 def fold_softmax(gm: GraphModule) -> int:
-    """Transform: exp(x) / sum(exp(x), dim) is softmax(x, dim), with or without the largest x subtracted first. Values
-    change by rounding. A sum to which something is added (an epsilon, a one) is left as it is."""
+    """Transform: exp(x) / sum(exp(x), dim) is softmax(x, dim), and so is softmax(x - largest x, dim): the subtraction,
+    which would be done twice, goes. (It also leaves an exact 0, from which no relevance could return.) Values change by
+    rounding. A sum to which something is added (an epsilon, a one) is left as it is."""
     edits = 0
     for node in list(gm.graph.nodes):
+        if node.target is aten.softmax.int:
+            edits += _drop_shift(node)
+            continue
         found = _written_out(node)
         if found is None:
             continue
@@ -43,12 +48,31 @@ def _written_out(node: Node) -> tuple[Node, int] | None:
     if dim is None or powers.target is not aten.exp.default or shape(powers) != shape(node):
         return None
     x: Any = powers.args[0]
-    if x.target is aten.sub.Tensor and isinstance(x.args[1], Node) and not x.kwargs:
-        scores, largest = x.args[0], _behind(x.args[1])
-        largest = _behind(largest.args[0]) if getattr(largest.target, "__name__", "") == "getitem" else largest
-        if isinstance(scores, Node) and _reduced(largest, _behind(scores), (aten.amax.default, aten.max.dim)) == dim:
-            x = scores
-    return x, dim
+    return _unshifted(x, dim), dim
+
+
+def _drop_shift(softmax: Node) -> int:
+    reader, dim = softmax, arguments(softmax)["dim"] % len(shape(softmax) or (1,))
+    x: Any = softmax.args[0]
+    while x.target is aten.masked_fill.Scalar and len(x.users) == 1 and x.args[2] <= mask_limit(value(x).dtype):
+        reader, x = x, x.args[0]  # masked either way
+    unshifted = _unshifted(x, dim)
+    if unshifted is x:
+        return 0
+    reader.replace_input_with(x, unshifted)
+    return 1
+
+
+def _unshifted(x: Node, dim: int) -> Node:
+    """x, or what its largest value along the dim was subtracted from to give it."""
+    if x.target is not aten.sub.Tensor or not isinstance(x.args[1], Node) or x.kwargs:
+        return x
+    scores, largest = x.args[0], _behind(x.args[1])
+    if getattr(largest.target, "__name__", "") == "getitem":
+        largest = _behind(largest.args[0])
+    if isinstance(scores, Node) and _reduced(largest, _behind(scores), (aten.amax.default, aten.max.dim)) == dim:
+        return scores
+    return x
 
 
 def _behind(node: Any) -> Node:

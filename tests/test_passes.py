@@ -282,6 +282,11 @@ class WrittenOut(nn.Module):
             case "shifted by a constant largest":
                 powers = torch.exp(x - x.max(dim=-1, keepdim=True).values.detach())
                 return powers / torch.sum(powers, dim=-1, keepdim=True).expand_as(powers)
+            case "shifted before the op":
+                return torch.softmax(x - x.max(dim=-1, keepdim=True).values, -1)
+            case "shifted before a mask":
+                shifted = x - x.amax(-1, keepdim=True)
+                return torch.softmax(shifted.masked_fill(torch.eye(5, 4, dtype=torch.bool), -torch.inf), -1)
             case "with an epsilon":
                 powers = torch.exp(x)
                 return powers / (powers.sum(-1, keepdim=True) + 1e-6)
@@ -296,6 +301,7 @@ class WrittenOut(nn.Module):
     ("spelling", "is_softmax"),
     [
         ("plain", True), ("shifted", True), ("shifted by a constant largest", True), ("shifted along another dim", True),
+        ("shifted before the op", True), ("shifted before a mask", True),
         ("with an epsilon", False), ("of two values", False),
     ],
 )  # fmt: skip
@@ -313,3 +319,5 @@ def test_a_softmax_that_is_written_out_gets_the_row_of_softmax(spelling: str, is
     (found,) = torch.autograd.grad(explained(mine), mine, r)
     (expected,) = torch.autograd.grad(net(own), own, r)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    if spelling != "shifted along another dim":
+        assert set(rules) <= {"softmax", "select"}

@@ -1,7 +1,8 @@
-"""Check every architecture of the zoo and write docs/supported_models.md.
+"""Check every architecture of the zoo, write docs/supported_models.md and its summary into README.md.
 
     python tests/zoo/run.py                        all, in as many processes as there are cores
-    python tests/zoo/run.py --only llama --only t5  those whose name holds one of these; nothing is written
+    python tests/zoo/run.py --only llama --only t5  those whose name holds one of these; no page is written
+    python tests/zoo/run.py --only mamba --into zoo.jsonl    those, anew; the others as that file has them, and the page
 
 Each model has a process that may crash or hang without harm to the others. With 2 cores: about half an hour.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ import zoo_models
 from pebble import ProcessExpired, ProcessPool
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from zoo_check import Result, check
-from zoo_table import page, summary
+from zoo_table import page, summary, with_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,22 +31,33 @@ def main(
     processes: Annotated[int, typer.Option(help="How many at once.")] = os.cpu_count() or 1,
     seconds: Annotated[float, typer.Option(help="The time that one model may take.")] = 300,
     out: Annotated[Path, typer.Option(help="Where the figures go as JSON lines.")] = Path("zoo.jsonl"),
+    into: Annotated[Path | None, typer.Option(help="Figures of an earlier run, to be renewed for these models.")] = None,
 ) -> None:
     """Check the models and print what came of it."""
     entries = [e for e in zoo_models.cases() if not only or any(part in e for part in only)]
-    results = []
-    with out.open("w") as file, Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
+    file = into or out
+    found = {} if into is None else {line["entry"]: Result(**line) for line in map(json.loads, into.open())}
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
         for result in bar.track(checked(entries, processes, seconds), total=len(entries), description="models"):
-            results.append(result)
-            file.write(json.dumps(result.to_dict()) + "\n")
-            file.flush()
+            found[result.entry] = result
+            write(file, found)
+    results = write(file, found)
     print(summary(results))
     for result in results:
         failed = [name for name, passed in result.passes.items() if not passed]
         if failed:
             print(f"{result.entry}: {', '.join(failed)}; {' | '.join(result.why)[:300]}")
-    if not only:
+    if len(results) == len(zoo_models.cases()):
         Path(ROOT, "docs", "supported_models.md").write_text(page(results), encoding="utf-8")
+        readme = Path(ROOT, "README.md")
+        readme.write_text(with_summary(readme.read_text(encoding="utf-8"), summary(results)), encoding="utf-8")
+
+
+def write(file: Path, found: Mapping[str, Result]) -> list[Result]:
+    """The results in the order of the zoo, as JSON lines in the file too: an interrupted run goes on with `--into`."""
+    results = [found[entry] for entry in zoo_models.cases() if entry in found]
+    file.write_text("".join(json.dumps(result.to_dict()) + "\n" for result in results))
+    return results
 
 
 def checked(entries: list[str], processes: int, seconds: float) -> Iterator[Result]:

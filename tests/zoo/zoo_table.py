@@ -34,6 +34,16 @@ def summary(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+MARKS = ("<!-- summary of docs/supported_models.md -->", "<!-- end of summary -->")
+
+
+def with_summary(text: str, table: str) -> str:
+    """A page with the table between its marks."""
+    before, rest = text.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    return f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}"
+
+
 def page(results: Sequence[Result]) -> str:
     """The whole page: summary, what failed and why, one line for each model by family."""
     families = defaultdict(list)
