@@ -14,7 +14,8 @@ import json
 import lzma
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -130,11 +131,23 @@ def to_double(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def main_outputs(output: Any) -> list[Tensor]:
     """The float tensors of an output that one would explain: logits, hidden states, boxes."""
-    items = pytree.tree_flatten_with_path(output)[0]
-    floats = [(pytree.keystr(path), x) for path, x in items if isinstance(x, Tensor) and x.is_floating_point()]
+    floats = [(path, x) for path, x in _leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
     floats = [(path, x) for path, x in floats if "past_key_values" not in path and "loss" not in path]
-    main = [x for name in MAIN_OUTPUTS for path, x in floats if path in (f"['{name}']", f".{name}")]
+    main = [x for name in MAIN_OUTPUTS for path, x in floats if path == f".{name}"]
     return main or [x for _, x in floats if x.requires_grad][:3] or [x for _, x in floats][:3]
+
+
+def _leaves(output: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Values and their paths (older transformers register their outputs with torch's pytree without keys)."""
+    if isinstance(output, (Mapping, list, tuple)):
+        pairs = output.items() if isinstance(output, Mapping) else enumerate(output)
+        for key, value in pairs:
+            yield from _leaves(value, f"{path}.{key}")
+    elif is_dataclass(output) and not isinstance(output, type):
+        for item in fields(output):
+            yield from _leaves(getattr(output, item.name), f"{path}.{item.name}")
+    else:
+        yield path, output
 
 
 def weights(output: Any) -> list[tuple[Tensor, Tensor]]:
