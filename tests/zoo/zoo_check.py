@@ -121,6 +121,11 @@ def _double(case: models.Case, result: Result, dynamic: bool) -> None:
     """In float64: one capture, then the plain gradient, the ledger, and both forms."""
     model, inputs = _precise(case, result)
     model.requires_grad_(False)  # a mask that asked for a gradient would choose another kernel of attention
+    if result.precision == "float64" and (why := _own_gradient_fails(model, inputs)):
+        result.precision = "float32"
+        result.why.append(f"float32, since in float64 the model's own backward raises {why}")
+        model, inputs = models.build(case)
+        model.requires_grad_(False)
     source = captured_from(model, (), inputs, dynamic=False)
     result.ops = tuple(sorted(_carrying_ops(source.captured.gm)))
     strict = not result.unknown
@@ -168,6 +173,23 @@ def _precise(case: models.Case, result: Result) -> tuple[Any, dict[str, Any]]:
     result.precision = "float32"
     result.why.append(f"float32, since in float64 {why}")
     return models.build(case)
+
+
+def _own_gradient_fails(model: Any, inputs: dict[str, Any]) -> str:
+    """What the model's backward raises for its float inputs, or nothing (some versions write into saved values)."""
+    leaves = {name: x.clone().requires_grad_(True) for name, x in inputs.items() if _is_float(x)}
+    try:
+        with torch.random.fork_rng():
+            value = models.projection(model(**inputs | leaves))
+        if leaves and value.requires_grad:
+            torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    except RuntimeError as error:
+        return str(error).splitlines()[0][:100]
+    return ""
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _with_leaves(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> dict[str, Any]:
