@@ -271,3 +271,13 @@ def test_a_recurrent_layer_is_refused_by_name() -> None:
     net = nn.LSTM(WIDTH, 8, batch_first=True).double().eval()
     with pytest.raises(lxt_fx.NoRuleError, match=r"no rule for %lstm = aten\.lstm\.input"):
         lxt_fx.transform(net, (TOKENS,))
+
+
+def test_a_model_with_int8_weights_of_torchao_is_explained() -> None:
+    """Measured with torchao 0.18.0: bit-equal forward. Not among the packages of CI."""
+    quantisation = pytest.importorskip("torchao.quantization")
+    net = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 32), nn.GELU(), nn.Linear(32, 4)).eval()
+    quantisation.quantize_(net, quantisation.Int8WeightOnlyConfig())
+    explained = lxt_fx.transform(net, (TOKENS.float(),))
+    assert explained.record.forward_difference == 0
+    lxt_fx.audit(explained, TOKENS.float(), first).check()
