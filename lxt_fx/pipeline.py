@@ -203,11 +203,11 @@ def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: dict[st
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the relevance graph is lowered."""
+    """How the relevance graph is lowered, and which positions it answers at (None: all)."""
 
-    form: str
-    epsilon: float
-    strict: bool
+    form: str = "gradient"
+    epsilon: float = 0.0
+    strict: bool = True
     positions: tuple[int, ...] | None = None
 
 

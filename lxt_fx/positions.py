@@ -27,8 +27,9 @@ def positions_of(given: Positions | None) -> tuple[int, ...] | None:
     whole = isinstance(several, (list, tuple)) and all(isinstance(p, int) and not isinstance(p, bool) for p in several)
     if not whole or not several:
         raise InputError(
-            f'transform: positions must be "last", a position or several of them, such as (-1, 5), got {given!r}; positions '
-            "that differ from row to row, as padding on the right asks for, are chosen in the output of the whole module"
+            f'transform: positions must be "last", a position or several of them, such as (-1, 5), got {given!r}; '
+            "positions that differ from row to row, as padding on the right asks for, are chosen in the output of the "
+            "whole module"
         )
     return tuple(several)
 
@@ -75,20 +76,31 @@ def answer_index(gm: GraphModule) -> int:
 
     Raises InputError where none has one answer for each token.
     """
+    found = _answers(gm)
+    if len(found) == 1:
+        return found[0]
+    sizes = [list(map(str, shape(node) or ())) for node in outputs(gm) if isinstance(node, Node) and is_float(node)]
+    shapes = ", ".join(f"[{', '.join(each)}]" for each in sizes) or "none"
+    raise InputError(
+        "transform: positions selects tokens of logits [batch, tokens, vocab], and this model has "
+        f"{'several outputs that may be them' if found else 'no such output'} (its float outputs: {shapes}); leave "
+        "positions out, and select in the output"
+    )
+
+
+def answers_by_token(gm: GraphModule, tokens: int) -> bool:
+    """Whether the graph gives one row of logits for each of these tokens."""
+    found = _answers(gm)
+    return len(found) == 1 and (shape(outputs(gm)[found[0]]) or ())[1] == tokens
+
+
+def _answers(gm: GraphModule) -> list[int]:
     found = outputs(gm)
     codegen: Any = gm.graph._codegen
     names = pytree.tree_unflatten(list(range(len(found))), codegen.pytree_info.out_spec)
     logits = names.get("logits") if isinstance(names, Mapping) else getattr(names, "logits", None)
     floats = [n for n, node in enumerate(found) if isinstance(node, Node) and is_float(node)]
-    by_token = [n for n in floats if len(shape(found[n]) or ()) == 3 and (not isinstance(logits, int) or n == logits)]
-    if len(by_token) == 1:
-        return by_token[0]
-    shapes = ", ".join(str([*map(str, shape(found[n]) or ())]).replace("'", "") for n in floats) or "none"
-    what = "several outputs that may be them" if by_token else "no such output"
-    raise InputError(
-        f"transform: positions selects tokens of logits [batch, tokens, vocab], and this model has {what} (its outputs: "
-        f"{shapes}); leave positions out"
-    )
+    return [n for n in floats if len(shape(found[n]) or ()) == 3 and (not isinstance(logits, int) or n == logits)]
 
 
 def checked(positions: tuple[int, ...], tokens: Any) -> None:
@@ -102,5 +114,6 @@ def checked(positions: tuple[int, ...], tokens: Any) -> None:
 
 
 __all__ = [
-    "Narrowing", "Positions", "answer_index", "checked", "outputs", "positions_of", "positions_to_select", "said",
+    "Narrowing", "Positions", "answer_index", "answers_by_token", "checked", "outputs", "positions_of",
+    "positions_to_select", "said",
 ]  # fmt: skip

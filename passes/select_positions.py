@@ -71,6 +71,8 @@ class _Moving:
                 asked.setdefault(operand.node, set()).add(None if move is None else move.operands.get(operand.name))
 
     def _possible(self, node: Node, axis: Axis) -> Move | None:
+        if self.selection.tokens == 1:
+            return None  # one token is no axis that could be told from others
         move = move_through(node, axis, self.selection)
         named = {operand.name: operand.node for operand in operands(node)}
         if move is None or ("is_causal" in move.arguments and not self.knows_size):
@@ -120,9 +122,8 @@ class _Moving:
 
     def _select(self, node: Node, axis: Axis) -> Node:
         """The node at the selected positions."""
-        found = self.selected.get((node, axis))
-        if found is not None:
-            return found
+        if (node, axis) in self.selected:
+            return self.selected[node, axis]
         apart = () if self._is_plain(node, axis) else (self._size(), int(axis.inner))
         fewer = self._fewer(node, axis)
         with self.graph.inserting_after(self._behind(node)):
@@ -136,7 +137,8 @@ class _Moving:
         return (self.sized or self._last_input()) if node.op == "placeholder" else node
 
     def _last_input(self) -> Node:
-        return next(node for node in reversed(self.graph.nodes) if node.op == "placeholder")
+        inputs: list[Node] = [node for node in self.graph.nodes if node.op == "placeholder"]
+        return inputs[-1]
 
     def _fewer(self, node: Node, axis: Axis) -> Any:
         """The node's value as capture recorded it, with fewer tokens."""

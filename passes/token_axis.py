@@ -25,8 +25,8 @@ class Axis:
 @dataclass(frozen=True, slots=True)
 class Move:
     """How an op gives its output at some positions only: the operands (by name, `tensors[1]` in a list) that are asked for
-    at these positions only and the axis of each, and arguments that must be others (`size` of a view). Operands that are not
-    named are read in full."""
+    at these positions only and the axis of each, arguments that must be others (`size` of a view), and the op in its place
+    where it must be another. Operands that are not named are read in full."""
 
     operands: Mapping[str, Axis]
     arguments: Mapping[str, Any] = field(default_factory=dict)

@@ -20,7 +20,7 @@ def positions(self: Tensor, dim: int, positions: list[int], tokens: int = -1, in
     """
     if tokens == -1:
         return _selected(self, dim, positions)
-    apart = self.unflatten(dim, (-1, tokens, inner))
+    apart: Tensor = self.unflatten(dim, (-1, tokens, inner))  # type: ignore[no-untyped-call]
     return _selected(apart, dim + 1, positions).flatten(dim, dim + 2)
 
 
