@@ -16,6 +16,7 @@ from lxt_fx.nodes import arguments, operands, shape, value
 from lxt_fx.ops import selection as selection_ops
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.move_through import move_through
+from lxt_fx.passes.move_through_experts import move_through_experts
 from lxt_fx.passes.token_axis import Axis, Move, Selection, expression, item_shape
 from lxt_fx.positions import answer_index, checked, outputs
 
@@ -45,7 +46,8 @@ class _Moving:
         self.selection = Selection(expression(tokens), len(positions))
         self.measured = _measured(gm, self.selection.tokens)
         self.knows_size = isinstance(tokens, int) or self.measured is not None
-        self.axes: dict[Node, Axis] = {}
+        self.axes: dict[Node, Axis | None] = {}
+        self.experts: dict[Node, tuple[Axis | None, Move]] = {}
         self.moves: dict[Node, Move] = {}
         self.selected: dict[tuple[Node, Axis], Node] = {}
         self.sized: Node | None = None
@@ -62,8 +64,10 @@ class _Moving:
                 continue
             wanted = asked.get(node, set())
             axis = next(iter(wanted)) if len(wanted) == 1 else None
-            move = None if axis is None else self._possible(node, axis)
-            if axis is None or move is None:
+            if axis is not None and node not in self.experts:
+                self.experts |= self._experts_behind(node, axis)
+            axis, move = self.experts.get(node) or (axis, None if axis is None else self._possible(node, axis))
+            if move is None:
                 self._stays_whole(node)
             else:
                 self.axes[node], self.moves[node] = axis, move
@@ -79,6 +83,17 @@ class _Moving:
             return None
         possible = all(self._can_be_selected(named[name], found) for name, found in move.operands.items())
         return move if possible else None
+
+    def _experts_behind(self, node: Node, axis: Axis) -> dict[Node, tuple[Axis | None, Move]]:
+        """The region of sorted experts that the node ends, if what goes into it can be selected from."""
+        region = move_through_experts(node, axis, self.selection) or {}
+        enters = [
+            (operand.node, move.operands[operand.name])
+            for member, (_, move) in region.items()
+            for operand in operands(member)
+            if operand.name in move.operands and operand.node not in region
+        ]
+        return region if all(self._can_be_selected(*entering) for entering in enters) else {}
 
     def _can_be_selected(self, node: Node, axis: Axis) -> bool:
         """Whether the sizes that take the dim apart, where it must be, are known in the graph."""
@@ -109,12 +124,22 @@ class _Moving:
         whole = {name: _with_operands(name, argument, partial(self._operand, move)) for name, argument in named.items()}
         if node.target is aten.scaled_dot_product_attention.default and "is_causal" in move.arguments:
             whole["attn_mask"] = self._causal_mask(node)
-        whole |= move.arguments
+        for name, argument in move.arguments.items():
+            whole[name] = self._size_of(argument, node) if isinstance(argument, Node) else argument
         if move.op is not None:
             whole = {"self": whole.pop("self"), "shape": whole.pop("shape", whole.pop("size", None))}
             node.target = move.op
         node.args, node.kwargs = _split(node.target, whole)
-        node.meta["val"] = self._fewer(node, self.axes[node])
+        if (axis := self.axes[node]) is not None:
+            node.meta["val"] = self._fewer(node, axis)
+
+    def _size_of(self, rows: Node, reader: Node) -> Node:
+        """The number of rows of a value, for a node that must then stand behind it."""
+        with self.graph.inserting_after(rows):
+            size = self.graph.call_function(aten.sym_size.int, (rows, 0))
+        size.meta = dict(rows.meta) | {"val": (shape(rows) or ())[0]}
+        next(iter(reader.users)).prepend(reader)
+        return size
 
     def _operand(self, move: Move, name: str, operand: Node) -> Node:
         axis = move.operands.get(name)

@@ -165,7 +165,8 @@ def test_a_plain_decoder_is_narrowed_up_to_its_queries(written_out: bool, positi
         leaves = [torch.randn(*shape, 8, dtype=torch.float64).requires_grad_(True)]
         leaves.append(leaves[0].detach().clone().requires_grad_(True))
         expected, found = whole(leaves[0])[:, list(positions)], narrow(leaves[1])
-        assert relative(found, expected) < EXACT and relative(found, model(leaves[0])[:, list(positions)]) < EXACT
+        assert relative(found.detach(), expected.detach()) < EXACT
+        assert relative(found.detach(), model(leaves[0])[:, list(positions)].detach()) < EXACT
         for logits in (expected, found):
             logits[:, :, 2].sum().backward()
         assert relative(leaves[1].grad, leaves[0].grad) < EXACT
@@ -186,7 +187,7 @@ class Function(nn.Module):
 TABLE = torch.arange(12.0).reshape(6, 2)
 TOKEN_WISE: dict[str, Callable[[Tensor], Tensor]] = {
     "joined rows": lambda x: (x.reshape(-1, 2, 2).flip(1) + 1).reshape(x.shape),
-    "joined rows, sizes given": lambda x: x.view(x.shape[0] * x.shape[1], 4).sin().view(x.shape[0], x.shape[1], 2, 2).sum(-1),
+    "sizes given": lambda x: x.view(x.shape[0] * x.shape[1], 4).sin().view(x.shape[0], x.shape[1], 2, 2).sum(-1),
     "tokens first": lambda x: x.transpose(0, 1).softmax(-1).permute(1, 0, 2).contiguous(),
     "copies beside each other": lambda x: x.repeat_interleave(3, 1).view(x.shape[0], -1, 3, 4).mean(2),
     "copies of joined rows": lambda x: x.reshape(-1, 4).repeat_interleave(2, 0).view(x.shape[0], -1, 8).cos(),
@@ -356,7 +357,7 @@ def test_both_forms_and_the_audit_hold_for_a_narrowed_module() -> None:
     other = lxt_fx.embed(slow, ids)
     logit = slow(inputs_embeds=other).logits[0, 0, 7]
     logit.backward(logit)
-    assert relative(other.grad, leaf.detach() * leaf.grad) < 1e-9
+    assert relative(other.grad, leaf.detach() * leaf.grad) < 1e-6  # Llama casts its norms to float32
     ledger = lxt_fx.audit(fast, {"input_ids": ids})
     ledger.check()
     whole = lxt_fx.audit(compiled_by(source, table_named("attnlrp"), Options()), {"input_ids": ids})
@@ -386,7 +387,7 @@ def test_a_target_elsewhere_is_refused_by_a_narrowed_module() -> None:
     tokenizer = byte_tokenizer()
     narrow = lxt_fx.transform(text_llama(len(tokenizer)), positions="last")
     lxt_fx.explain(narrow, tokenizer, "The capital of France is")
-    with pytest.raises(lxt_fx.InputError, match="the target is at position 1, and this module was made to answer at 4 only"):
+    with pytest.raises(lxt_fx.InputError, match="is at position 1, and this module was made to answer at 4 only"):
         lxt_fx.explain(narrow, tokenizer, "The capital of France is", lxt_fx.Target.at(1))
 
 
