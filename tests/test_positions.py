@@ -78,9 +78,7 @@ LLAMA_LIKE = {f"model.layers.1.{name}" for name in ("self_attn.q_proj", "self_at
 GATED = {f"model.layers.1.mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")}
 MODELS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "llama": (tiny.llama, LLAMA_LIKE | GATED),
-    "llama eager": (lambda: tiny.llama("eager"), LLAMA_LIKE | GATED),
     "qwen2": (tiny.qwen2, LLAMA_LIKE | GATED),
-    "gemma3": (tiny.gemma3, LLAMA_LIKE | GATED),
     "gemma3 eager": (lambda: tiny.gemma3("eager"), LLAMA_LIKE | GATED),
     "gpt2 eager": (
         lambda: tiny.gpt2("eager"),
@@ -94,11 +92,17 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     ),
     "moe": (moe, LLAMA_LIKE | {"model.layers.1.mlp.gate"}),
 }
+MORE: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
+    "llama eager": (lambda: tiny.llama("eager"), LLAMA_LIKE | GATED),
+    "qwen2 eager": (lambda: tiny.qwen2("eager"), LLAMA_LIKE | GATED),
+    "gemma3": (tiny.gemma3, LLAMA_LIKE | GATED),
+    "gpt2": (tiny.gpt2, MODELS["gpt2 eager"][1]),
+}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
 def test_the_last_position_is_computed_alone_and_has_the_same_relevance(name: str) -> None:
-    make, alone = MODELS[name]
+    make, alone = (MODELS | MORE)[name]
     whole, narrow = both(make().double(), (-1,))
     padded = torch.ones(3, 10, dtype=torch.long)
     padded[0, :4] = padded[1, :1] = 0
@@ -111,12 +115,42 @@ def test_the_last_position_is_computed_alone_and_has_the_same_relevance(name: st
     assert linears(narrow) == alone and not linears(whole)
 
 
-def test_gpt2_selects_right_behind_its_joined_queries_keys_and_values() -> None:
-    narrow = lxt_fx.transform(tiny.gpt2(), positions="last")
-    assert sorted(selections(narrow)) == ["add", "expand", "getitem"]
+def test_experts_that_sort_their_tokens_sort_the_selected_ones() -> None:
+    whole, narrow = both(moe("grouped_mm"), (-1, 2))
+    assert sorted(selections(narrow)) == ["add", "expand", "mul", "unsqueeze", "unsqueeze"]
+    mask = torch.ones(3, 8, dtype=torch.long)
+    logits, expected = relevance(whole, mask, (-1, 2))
+    found, actual = relevance(narrow, mask, (0, 1))
+    assert relative(found, logits[:, [-1, 2]]) < 1e-5 and relative(actual, expected) < 1e-5
 
 
-@pytest.mark.parametrize("positions", [(2,), (0, -2, -1, 3), (-3, -2, -1)])
+class Sorting(nn.Module):
+    """Rows sorted by expert and put back; `fault` lets something look at all of them in between."""
+
+    def __init__(self, fault: bool) -> None:
+        super().__init__()
+        self.fault, self.linear = fault, nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.linear(x).reshape(-1, 4)
+        order = rows.argmax(-1).sort()[1]
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(order.shape[0])
+        taken = rows[order].sin()
+        taken = taken + taken.mean(0) if self.fault else taken * 2
+        return taken[inverse].view(x.shape)
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_sorted_rows_stay_whole_where_something_reads_all_of_them(fault: bool) -> None:
+    net, x = Sorting(fault).eval(), torch.randn(2, 7, 4)
+    narrow = lxt_fx.transform(net, (x,), positions="last", strict=False)
+    other = torch.randn(3, 5, 4)
+    torch.testing.assert_close(narrow(other), net(other)[:, -1:])
+    assert ("x" in selections(narrow)) == (not fault)
+
+
+@pytest.mark.parametrize("positions", [(2,), (0, -3, -2, 3)])
 def test_any_positions_in_their_order(positions: tuple[int, ...]) -> None:
     whole, narrow = both(tiny.gemma3().double(), positions)
     mask = torch.ones(2, 9, dtype=torch.long)
