@@ -115,8 +115,8 @@ def _goals(
     targets = target if isinstance(target, list) else [target] * rows
     if len(targets) != rows:
         raise InputError(f"audit: {len(targets)} targets for {rows} rows; give one target, or a list with one for each row")
-    names, kind = class_labels(explained, labels), explained.record.model_class
-    goals = [choose(t, output, names, texts[r] if texts else None, kind, row=r) for r, t in enumerate(targets)]
+    names, kind, at = class_labels(explained, labels), explained.record.model_class, explained.record.positions
+    goals = [choose(t, output, names, texts[r] if texts else None, kind, r, at) for r, t in enumerate(targets)]
     return [_checked(goal) for goal in goals]
 
 

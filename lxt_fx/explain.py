@@ -18,10 +18,11 @@ from lxt_fx.explanation import Explanation
 from lxt_fx.finite import is_finite, raise_non_finite
 from lxt_fx.grad_mode import gradients_on
 from lxt_fx.image_explanation import ImageExplanation
-from lxt_fx.pipeline import Rules, table_named, transform
+from lxt_fx.pipeline import Options, Rules, captured_from, compiled_by, table_named
+from lxt_fx.positions import answers_by_token
 from lxt_fx.readable import Tokenizer
 from lxt_fx.relevance import leaf_relevance
-from lxt_fx.target import Choice, TargetLike, choose, class_labels
+from lxt_fx.target import Choice, TargetLike, choose, class_labels, position_of
 from lxt_fx.text_input import Text, TextInput, read_text
 
 
@@ -58,14 +59,14 @@ def explain(
     with gradients_on():
         read = read_text(tokenizer, text, _device(model))
         inputs = _text_inputs(model, read)
-        explained = _explained(model, inputs, rules)
-        leaf = inputs["inputs_embeds"]
-        found = _attribute(
-            explained,
-            inputs,
-            leaf,
-            lambda output: choose(target, output, class_labels(model, labels), read, explained.record.model_class),
-        )
+        explained = _explained(model, inputs, rules, read, target)
+        leaf, record = inputs["inputs_embeds"], explained.record
+
+        def choice(output: Any) -> Choice:
+            names = class_labels(model, labels)
+            return choose(target, output, names, read, record.model_class, positions=record.positions)
+
+        found = _attribute(explained, inputs, leaf, choice)
     attribution = found.attribution[0]
     return Explanation(
         tokens=read.tokens,
@@ -150,10 +151,22 @@ def _attribute(explained: Explained, inputs: Mapping[str, Tensor], leaf: Tensor,
     return _Found(attribution, chosen.said, value, seconds)
 
 
-def _explained(model: nn.Module, inputs: Mapping[str, Tensor], rules: Rules | None) -> Explained:
-    """The model as it is if already explained, else transformed on these very inputs."""
+def _explained(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    rules: Rules | None,
+    text: TextInput | None = None,
+    target: TargetLike = None,
+) -> Explained:
+    """The model as it is if already explained, else transformed on these very inputs, to answer at the position of the
+    target only."""
     if not isinstance(model, Explained):
-        return transform(model, kwargs=dict(inputs), rules="attnlrp" if rules is None else rules, dynamic=False)
+        table = table_named("attnlrp" if rules is None else rules)
+        source = captured_from(model, (), dict(inputs), dynamic=False)
+        at = None if text is None else position_of(target, text, source.model_class)
+        if text is None or at is None or not answers_by_token(source.captured.gm, len(text.tokens)):
+            return compiled_by(source, table, Options())
+        return compiled_by(source, table, Options(positions=(-1 if at == len(text.tokens) - 1 else at,)))
     if rules is not None and table_named(rules).name != model.record.table_name:
         raise InputError(
             f"explain: rules={table_named(rules).name!r}, but this module was made with {model.record.table_name!r}; "

@@ -49,7 +49,8 @@ class Record:
     output on the example, relative to its largest value; 0.0 means bit-equal. `unknown` names nodes that kept their native
     gradient because no row matched (always empty under strict=True). `matches` says why the row of a node matched, by name
     of the node in the rewritten graph. `form` is `gradient` or `explicit`. `overrides` are the places where the table was
-    overridden, `merged` the batch norms that became part of the layer before them.
+    overridden, `merged` the batch norms that became part of the layer before them. `positions` are those that the module
+    answers at, None where it answers at all of them.
     """
 
     model_class: str
@@ -72,6 +73,7 @@ class Record:
     unknown: Mapping[str, str]
     matches: Mapping[str, Match]
     versions: Mapping[str, str]
+    positions: tuple[int, ...] | None = None
 
 
 class Explained(GraphModule):

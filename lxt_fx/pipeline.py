@@ -34,8 +34,10 @@ from lxt_fx.passes.lower_explicit import lower_explicit
 from lxt_fx.passes.mark_flow import Flow, mark_flow
 from lxt_fx.passes.merge_batch_norm import merge_batch_norm
 from lxt_fx.passes.rewrite import Rewritten, rewrite
+from lxt_fx.passes.select_positions import select_positions
 from lxt_fx.passes.start_from_embeddings import Started, start_from_embeddings
-from lxt_fx.passes.verify import MERGED_TOLERANCES, check_forward, forward_difference, tolerance_of
+from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES, check_forward, forward_difference, tolerance_of
+from lxt_fx.positions import Narrowing, Positions, answer_index, positions_of, positions_to_select
 from lxt_fx.rule import Match, Rule, RuleTable, Selector
 from lxt_fx.rule_table.tables import TABLES, WITH_ARGUMENTS
 from lxt_fx.settle import proven_capture, settled
@@ -64,6 +66,7 @@ def transform(
     epsilon: float | None = None,
     strict: bool = True,
     dynamic: bool | Literal["recapture"] = True,
+    positions: Positions | None = None,
 ) -> Explained:
     """A GraphModule that computes what `model` computes and whose backward passes relevance.
 
@@ -85,16 +88,22 @@ def transform(
     `dynamic="recapture"` frees what can be freed, and captures the model again where a call brings inputs that the graph
     does not hold for (another length of a Mamba, another way through an expert loop), instead of an error.
 
+    `positions="last"` (or a position, or several; negative ones count from the end) gives logits
+    [batch, len(positions), vocab] of these tokens only, and leaves out all work for the others that no key or value needs.
+    Relevance is that of the whole module. "last" is the last column: right where a batch is padded on the left. For padding
+    on the right, give the position, or select in the whole output.
+
     `model` may be what `transform` made: given example inputs, its graph is put under another table without a new capture.
 
     Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict), and
     ForwardMismatchError (the graph differs from the model).
     """
     table = table_named(rules)
-    options = Options(form, epsilon_of(form, epsilon, "transform"), strict)
+    options = Options(form, epsilon_of(form, epsilon, "transform"), strict, positions_of(positions))
     if dynamic not in (True, False, "recapture"):
         raise InputError(f'transform: dynamic must be True, False or "recapture", got {dynamic!r}')
     if isinstance(model, Explained):
+        options = replace(options, positions=positions_to_select(model.record.positions, options.positions))
         return compiled_by(_captured_again(model, args, kwargs), table, options)
     source = captured_from(model, args, kwargs, dynamic=dynamic is not False)
     example = source.captured.example
@@ -137,9 +146,10 @@ def compiled_by(source: Source, table: RuleTable, options: Options) -> Explained
     compiled = _compile(source, table, options, seconds)
     with _timed(seconds, "verify"), torch_state_kept(), torch.no_grad():
         torch.manual_seed(SEED)  # a forward that draws random numbers draws the same ones
-        difference = forward_difference(source.expected, compiled.module.forward(**compiled.example.kwargs))
-        check_forward(difference, source.expected, source.model_class, compiled.merged, compiled.module)
-    record = _record(source, table, options.form, compiled, seconds, difference)
+        expected = source.expected if compiled.narrowing is None else compiled.narrowing.of(source.expected)
+        difference = forward_difference(expected, compiled.module.forward(**compiled.example.kwargs))
+        check_forward(difference, expected, source.model_class, compiled.merged, compiled.module)
+    record = _record(source, table, options, compiled, seconds, difference)
     embedding = compiled.started.embedding if compiled.started else source.embedding
     compiled.module._attach(record, embedding, getattr(source.model, "config", None))
     return compiled.module
@@ -193,11 +203,12 @@ def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: dict[st
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the relevance graph is lowered."""
+    """How the relevance graph is lowered, and which positions it answers at (None: all)."""
 
-    form: str
-    epsilon: float
-    strict: bool
+    form: str = "gradient"
+    epsilon: float = 0.0
+    strict: bool = True
+    positions: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +225,7 @@ class _Compiled:
     matches: Mapping[str, Match]
     sizes: Mapping[str, tuple[int | None, ...]]
     merged: tuple[str, ...]
+    narrowing: Narrowing | None
 
 
 def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[str, float]) -> _Compiled:
@@ -233,6 +245,14 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
         flow = mark_flow(gm, _float_inputs(gm))
     _require_leaf(source.model_class, flow)
     sizes = _sizes(gm)
+    narrowing = None
+    if options.positions is not None:
+        with _timed(seconds, "positions"):
+            narrowing = Narrowing(answer_index(gm), options.positions)
+            select_positions(gm, options.positions)
+            check("select_positions", TOLERANCES, narrowing)  # fewer tokens take other kernels
+            check = _step_check(gm, example)
+            flow = mark_flow(gm, flow.leaves)
     groups, plan = _chosen(gm, flow, table, seconds)
     check_overrides(gm, flow, plan, groups, table)
     merged = merge_batch_norm(gm, plan)
@@ -258,7 +278,7 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
         module = Explained(gm, gm.graph)
     stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered)
     by_name = {stage.name: stage for stage in stages}
-    return _Compiled(module, example, started, flow, plan, by_name, rewritten.matches, sizes, merged)
+    return _Compiled(module, example, started, flow, plan, by_name, rewritten.matches, sizes, merged, narrowing)
 
 
 def _chosen(gm: GraphModule, flow: Flow, table: RuleTable, seconds: dict[str, float]) -> tuple[Groups, Plan]:
@@ -279,7 +299,7 @@ def _equations(gm: GraphModule, flow: Flow, rewritten: Rewritten, options: Optio
 def _record(
     source: Source,
     table: RuleTable,
-    form: str,
+    options: Options,
     compiled: _Compiled,
     seconds: Mapping[str, float],
     difference: float,
@@ -288,7 +308,7 @@ def _record(
     return Record(
         model_class=source.model_class,
         table_name=table.name,
-        form=form,
+        form=options.form,
         paper=table.paper,
         overrides=table.overrides,
         merged=compiled.merged,
@@ -306,6 +326,7 @@ def _record(
         unknown={node.name: text for node, text in compiled.plan.unknown.items()},
         matches=compiled.matches,
         versions={"lxt_fx": __version__, "torch": torch.__version__},
+        positions=options.positions or (source.model.record.positions if isinstance(source.model, Explained) else None),
     )
 
 
@@ -339,13 +360,16 @@ def _require_leaf(model_class: str, flow: Flow) -> None:
 def _step_check(gm: GraphModule, example: Example) -> Callable[..., None]:
     """Between steps the graph is linted; with LXT_FX_CHECK=1 (always in tests) its forward is compared too."""
     if os.environ.get("LXT_FX_CHECK") != "1":
-        return lambda step, by_dtype=None: gm.graph.lint()
+        return lambda step, by_dtype=None, narrowing=None: gm.graph.lint()
     before = _run(gm, example)
 
-    def check(step: str, by_dtype: Mapping[torch.dtype, float] = _EXACT) -> None:
+    def check(
+        step: str, by_dtype: Mapping[torch.dtype, float] = _EXACT, narrowing: Narrowing | None = None
+    ) -> None:
         gm.graph.lint()
-        difference = forward_difference(before, _run(gm, example))
-        assert difference <= tolerance_of(before, by_dtype), f"{step} changed the forward by {difference:.2g}"
+        expected = before if narrowing is None else narrowing.of(before)
+        difference = forward_difference(expected, _run(gm, example))
+        assert difference <= tolerance_of(expected, by_dtype), f"{step} changed the forward by {difference:.2g}"
 
     return check
 

@@ -154,12 +154,13 @@ def ask(inputs: RowInputs, target: TargetLike | Sequence[TargetLike], labels: Se
     if len(targets) != inputs.rows:
         raise InputError("perturbation: a target function is for all rows; give it alone, not in a list")
     names, kind, entries = class_labels(inputs.model, labels), inputs.model_class, []
+    positions = inputs.model.record.positions if isinstance(inputs.model, Explained) else None
     with evaluating(inputs.model):
         for rows, count in inputs.batches(inputs.rows, batch):
             output = inputs.model(**inputs.of(rows, inputs.values[rows]))
             for place, row in enumerate(rows[:count]):
                 text = inputs.texts[row] if inputs.texts else None
-                entries.append(entry_of(targets[row], output, names, text, kind, row=place))
+                entries.append(entry_of(targets[row], output, names, text, kind, place, positions))
     return Asked(tuple(entries), None, kind)
 
 

@@ -162,6 +162,7 @@ def _record(record: Record) -> dict[str, Any]:
         "forward_difference": record.forward_difference,
         "unknown": dict(record.unknown),
         "versions": dict(record.versions),
+        "positions": record.positions,
         "matches": _matches(record),
     }
 
@@ -218,4 +219,5 @@ def _loaded_record(header: dict[str, Any], graph: Graph) -> Record:
         unknown=saved["unknown"],
         matches=_loaded_matches(saved["matches"]),
         versions=saved["versions"],
+        positions=None if saved.get("positions") is None else tuple(saved["positions"]),
     )

@@ -15,6 +15,7 @@ from lxt_fx.errors import UnknownNameError
 from lxt_fx.explained import Explained, Stage
 from lxt_fx.nodes import TensorType, module_stack, source, value
 from lxt_fx.ops import products
+from lxt_fx.positions import said
 from lxt_fx.rule import Rule
 from lxt_fx.views.modules import modules_table
 
@@ -46,6 +47,8 @@ def show(explained: Explained, stage: str = "rules", *, module: str | None = Non
         raise UnknownNameError(_no_module(chosen, module))
     record = explained.record
     title = f"{record.model_class}   stage {stage}   rules {record.table_name}   captured by {record.method}"
+    if record.positions is not None:
+        title += f"   positions {said(record.positions)}"
     lines = [title, LEGEND, *(f"fixed: {sentence}" for sentence in record.specialised), ""]
     for block in blocks:
         lines += [block.heading, *map(_padded, block.lines), ""]

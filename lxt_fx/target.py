@@ -73,15 +73,22 @@ class Names(Protocol):
 
 
 def choose(
-    target: TargetLike, output: Any, labels: Sequence[str], text: TextInput | None, model_class: str, row: int = 0
+    target: TargetLike,
+    output: Any,
+    labels: Sequence[str],
+    text: TextInput | None,
+    model_class: str,
+    row: int = 0,
+    positions: tuple[int, ...] | None = None,
 ) -> Choice:
-    """The number of a model's output that a target means, in this row of the batch.
+    """The number of a model's output that a target means, in this row of the batch. `positions` are those of the text that
+    the output has logits for, None where it has them for all.
 
     Raises InputError if the output has no logits, or the target does not fit them.
     """
     if callable(target):
         return _by_function(target, output)
-    entry = entry_of(target, output, labels, text, model_class, row)
+    entry = entry_of(target, output, labels, text, model_class, row, positions)
     return Choice(entry.of(logits_of(output, model_class)[row]), entry.said)
 
 
@@ -92,6 +99,7 @@ def entry_of(
     text: TextInput | None,
     model_class: str,
     row: int = 0,
+    positions: tuple[int, ...] | None = None,
 ) -> Entry:
     """Which entry of the logits a target means in this row of the batch, to find it again in another output.
 
@@ -100,7 +108,7 @@ def entry_of(
     wanted = _as_target(target)
     logits = logits_of(output, model_class)
     if logits.dim() == 3 and text is not None:
-        position, where = _position(wanted, logits, text, model_class)
+        position, where = _position(wanted, logits, text, model_class, positions)
         classes = model_class.endswith("ForTokenClassification")
         names: Names = ClassNames(labels) if classes else TokenNames(text.tokenizer)
         return _entry(wanted, logits[row, position], names, position, where)
@@ -165,20 +173,41 @@ def logits_of(output: Any, model_class: str) -> Tensor:
     )
 
 
-def _position(target: Target, logits: Tensor, text: TextInput, model_class: str) -> tuple[int, str]:
-    """The position to explain, and how to say it."""
+def position_of(target: TargetLike, text: TextInput, model_class: str) -> int | None:
+    """The position of the text that a target is about, counted from 0; None for a function, which may read all of them.
+
+    Raises InputError for one that the text does not have.
+    """
+    if callable(target):
+        return None
+    wanted, count = _as_target(target), len(text.tokens)
+    position = _default_position(text, model_class) if wanted.position is None else wanted.position
+    if not -count <= position < count:
+        raise InputError(f"explain: position {position} is not in the text, which has {count} tokens (0 to {count - 1})")
+    return position % count
+
+
+def _position(
+    target: Target, logits: Tensor, text: TextInput, model_class: str, positions: tuple[int, ...] | None
+) -> tuple[int, str]:
+    """The place in the logits to explain, and how to say it."""
     count = len(text.tokens)
-    if logits.shape[1] != count:
+    if logits.shape[1] != (count if positions is None else len(positions)):
         raise InputError(
             f"explain: {model_class} gives logits for {logits.shape[1]} positions of a text of {count} tokens; give "
             "target=a function of the output"
         )
-    position = _default_position(text, model_class) if target.position is None else target.position
-    if not -count <= position < count:
-        raise InputError(f"explain: position {position} is not in the text, which has {count} tokens (0 to {count - 1})")
-    position %= count
+    position = position_of(target, text, model_class)
+    assert position is not None
+    answered = list(range(count)) if positions is None else [answer % count for answer in positions]
+    if position not in answered:
+        raise InputError(
+            f"explain: the target is at position {position}, and this module was made to answer at "
+            f"{', '.join(map(str, answered))} only; transform the model with that position, or without positions"
+        )
     predicts_next = "Masked" not in model_class and not model_class.endswith("ForTokenClassification")
-    return position, f" at position {position}, {'after' if predicts_next else 'for'} '{text.tokens[position]}'"
+    where = f" at position {position}, {'after' if predicts_next else 'for'} '{text.tokens[position]}'"
+    return answered.index(position), where
 
 
 def _default_position(text: TextInput, model_class: str) -> int:

@@ -8,6 +8,8 @@ import operator
 
 import torch
 
+from lxt_fx.ops import selection
+
 aten = torch.ops.aten
 
 MOVES = frozenset(
@@ -75,6 +77,7 @@ MOVES = frozenset(
         aten.channel_shuffle.default,
         aten.as_strided.default,
         aten.narrow.Tensor,
+        selection.positions,
     }
 )
 """Each output element is a copy of one input element, or a constant."""
