@@ -69,6 +69,8 @@ class ScaleGradient(torch.autograd.Function):
 
 def share(x: Tensor, factor: float) -> Tensor:
     """y = x; the gradient is multiplied by the factor."""
+    if factor == 1.0:
+        return x
     shared: Tensor = ScaleGradient.apply(x, factor)  # type: ignore[no-untyped-call]
     return shared
 
