@@ -3,7 +3,8 @@ over memory and with less kept for the backward.
 
 A `share` multiplies the gradient, as in `products.py`; `lxt_fx.passes.merge_shares` moves shares to where they cost nothing.
 A plain backward overwrites its own temporaries; one that is compiled, batched (`is_grads_batched` is a vmap) or itself
-differentiated does not.
+differentiated does not. The functions save what they keep in `forward`: a `setup_context` costs 15 microseconds a call, as much as a
+short text's norm (torch binds the arguments with `inspect` for it), and would serve `torch.func`, which lxt_fx ops do not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.ops.activations import gelu_ratio
-from lxt_fx.ops.library import define
+from lxt_fx.ops.library import define, has_values
 from lxt_fx.ops.norms import flat_rows
 from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, sdpa
 from lxt_fx.ops.products import share as times_share
@@ -38,24 +39,17 @@ class WeightedRmsNorm(torch.autograd.Function):
     """cast(cast(x * factor) * weight), as models write it; the backward keeps factor and weight."""
 
     @staticmethod
-    def forward(
-        x: Tensor, weight: Tensor, dims: list[int], eps: float, dtypes: tuple[torch.dtype, ...]
-    ) -> tuple[Tensor, Tensor]:
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, weight: Tensor, dims: list[int], eps: float, dtypes: tuple[torch.dtype, ...]
+    ) -> Tensor:
         inner, middle, outer = dtypes
         wide = x.to(inner)
         factor = torch.rsqrt(wide.pow(2).mean(dims, keepdim=True) + eps)
-        held = torch.where(flat_rows(wide, dims), torch.zeros_like(factor), factor)
         normed = (wide * factor).to(middle)
-        fits = normed.dtype == torch.promote_types(normed.dtype, weight.dtype)
-        return (normed.mul_(weight) if fits else normed * weight).to(outer), held
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1], inputs[1])
-        inner, middle, _ = inputs[4]
-        ctx.dtypes = (torch.promote_types(middle, inputs[1].dtype), middle, inner, inputs[0].dtype)
-        ctx.set_materialize_grads(False)
+        product = torch.promote_types(middle, weight.dtype)
+        ctx.save_for_backward(torch.where(flat_rows(wide, dims), 0.0, factor), weight)
+        ctx.dtypes = (product, middle, inner, x.dtype)
+        return (normed.mul_(weight) if product == middle else normed * weight).to(outer)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None, None]:
@@ -84,7 +78,7 @@ def weighted_rms_norm(
     inner = inner or self.dtype
     middle = middle or inner
     outer = outer or torch.promote_types(middle, weight.dtype)
-    out: Tensor = WeightedRmsNorm.apply(self, weight.detach(), dims, eps, (inner, middle, outer))[0]  # type: ignore[no-untyped-call]
+    out: Tensor = WeightedRmsNorm.apply(self, weight.detach(), dims, eps, (inner, middle, outer))  # type: ignore[no-untyped-call]
     return out
 
 
@@ -108,13 +102,10 @@ class Gated(torch.autograd.Function):
     """y = f(a) * b; with r = f(a)/a, h = share * g * r, the backward is h * b to a and h * a to b: a and b are all it keeps."""
 
     @staticmethod
-    def forward(a: Tensor, b: Tensor, kind: str, share: float) -> Tensor:
+    def forward(ctx: Any, a: Tensor, b: Tensor, kind: str, share: float) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(a, b)
+        ctx.kind, ctx.share = kind, share
         return _GATES[kind][0](a).mul_(b)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], inputs[1])
-        ctx.kind, ctx.share = inputs[2], inputs[3]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -138,16 +129,13 @@ class Rotate(torch.autograd.Function):
     """(x1, x2) -> (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2): linear, with its transpose for the backward."""
 
     @staticmethod
-    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(cos, sin)
         half = x.shape[-1] // 2
         out = x * cos
         out[..., :half].sub_(x[..., half:] * sin[..., :half])
         out[..., half:].add_(x[..., :half] * sin[..., half:])
         return out
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1], inputs[2])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -175,14 +163,13 @@ class Linears(torch.autograd.Function):
     """Linear maps of one input; their gradients are added up, each times its share, by the matrix products themselves."""
 
     @staticmethod
-    def forward(x: Tensor, shares: list[float], weights: list[Tensor], *biases: Tensor | None) -> tuple[Tensor, ...]:
-        return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs[2])
-        ctx.shape, ctx.shares, ctx.biases = inputs[0].shape, inputs[1], len(inputs) - 3
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, shares: list[float], weights: list[Tensor], biases: list[Tensor | None]
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*weights)
+        ctx.shape, ctx.shares = x.shape, shares
         ctx.set_materialize_grads(False)
+        return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -190,7 +177,7 @@ class Linears(torch.autograd.Function):
         for gradient, weight, share in zip(gradients, ctx.saved_tensors, ctx.shares, strict=True):
             if gradient is not None:
                 total = _plus_product(total, gradient.reshape(-1, weight.shape[0]), weight, share)
-        return (None if total is None else total.reshape(ctx.shape), None, None, *[None] * ctx.biases)
+        return None if total is None else total.reshape(ctx.shape), None, None, None
 
 
 def _plus_product(total: Tensor | None, g: Tensor, weight: Tensor, share: float) -> Tensor:
@@ -208,7 +195,7 @@ def linears(  # type: ignore[arg-type]
 ) -> list[Tensor]:
     """y_k = x W_k^T + b_k with constant W_k, b_k, for several k; R_i = sum_k sum_j x_i W_kji R_kj / z_kj (AttnLRP eq. 8)."""
     held = [None if bias is None else bias.detach() for bias in biases]
-    return list(Linears.apply(input, shares, [weight.detach() for weight in weights], *held))  # type: ignore[no-untyped-call]
+    return list(Linears.apply(input, shares, [weight.detach() for weight in weights], held))  # type: ignore[no-untyped-call]
 
 
 @define("share(Tensor self, float share) -> Tensor")
@@ -251,21 +238,10 @@ def simplest_mask(mask: Tensor) -> tuple[Tensor | None, bool]:
 
     Read from the values, so only in a plain call: what is traced or compiled keeps its mask.
     """
-    if mask.dtype is not torch.bool or not _has_values(mask):
+    if mask.dtype is not torch.bool or not has_values(mask):
         return mask, False
     rows, columns = mask.shape[-2:]
     if bool(mask.all()):
         return None, False
     causal = rows == columns and torch.equal(mask, torch.ones_like(mask[(0,) * (mask.dim() - 2)]).tril().expand_as(mask))
     return (None, True) if causal else (mask, False)
-
-
-def _has_values(tensor: Tensor) -> bool:
-    """Whether Python may read the tensor: not while tracing or compiling, in a vmap, or in the capture of a CUDA graph."""
-    if torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta:
-        return False
-    if torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
-        return False
-    if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
-        return False
-    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
