@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch.fx import Graph, GraphModule
+from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.nodes import is_float
 from lxt_fx.passes.drop_dead import drop_dead_nodes
@@ -22,7 +22,8 @@ def fuse(gm: GraphModule) -> Graph:
     The graph of `gm` stays as it is: the audit, `watch` and the certificate read that one.
     """
     flow = mark_flow(gm, [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)])
-    graph, copies = Graph(), {}
+    graph = Graph()
+    copies: dict[Node, Node] = {}
     graph.output(graph.graph_copy(gm.graph, copies))
     graph._codegen = gm.graph._codegen
     carrying = {copies[node] for node in flow.carrying if node in copies}

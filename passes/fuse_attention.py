@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from lxt_fx.nodes import arguments, shape, value
+from lxt_fx.nodes import arguments, dtype, shape, written_shape
 from lxt_fx.ops import fused, products
 
 aten = torch.ops.aten
@@ -34,7 +34,8 @@ def _group(attention: Node) -> int:
     narrow = [_unrepeated(operand) for operand in (key, value_)]
     if None in narrow or arguments(attention).get("enable_gqa"):
         return 0
-    if shape(narrow[0])[1] != shape(narrow[1])[1]:  # type: ignore[arg-type, index]
+    groups = {(written_shape(operand) or ("", ""))[1] for operand in narrow if operand is not None}
+    if len(groups) != 1:
         return 0
     attention.target, attention.args = fused.grouped_sdpa, (query, *narrow, *rest)
     return 1
@@ -47,19 +48,19 @@ def _unrepeated(repeated: Any) -> Node | None:
     if repeated.target is aten.repeat_interleave.self_int:
         given = arguments(repeated)
         return given["self"] if given.get("dim") == 1 and len(shape(repeated) or ()) == 4 else None
-    expanded = repeated.args[0]
+    expanded: Any = repeated.args[0]
     if repeated.target not in (aten.reshape.default, aten.view.default) or not _is_read_once(expanded, aten.expand.default):
         return None
-    column = expanded.args[0]
+    column: Any = expanded.args[0]
     if not _is_read_once(column, aten.unsqueeze.default) or column.args[1] != 2:
         return None
-    narrow = column.args[0]
-    size, wide, whole = shape(narrow), shape(expanded), shape(repeated)
-    if size is None or wide is None or whole is None or len(size) != 4 or len(wide) != 5 or len(whole) != 4:
+    narrow: Node = column.args[0]
+    size, wide, whole = (written_shape(node) or () for node in (narrow, expanded, repeated))
+    if (len(size), len(wide), len(whole)) != (4, 5, 4) or not (wide[1].isdigit() and wide[2].isdigit()):
         return None
-    heads = wide[1] * wide[2]
-    fits = (*wide[:2], *wide[3:]) == tuple(size) and tuple(whole) == (size[0], heads, *size[2:])
-    return narrow if fits else None  # type: ignore[return-value]
+    heads = str(int(wide[1]) * int(wide[2]))
+    fits = (*wide[:2], *wide[3:]) == size and whole == (size[0], heads, *size[2:])
+    return narrow if fits else None
 
 
 def _is_read_once(node: Any, op: Any) -> bool:
@@ -69,13 +70,14 @@ def _is_read_once(node: Any, op: Any) -> bool:
 def _simplify(graph: Graph, attention: Node, masks: dict[Node, tuple[Node, Node]]) -> int:
     given = arguments(attention)
     mask = given.get("attn_mask")
-    if not isinstance(mask, Node) or value(mask).dtype is not torch.bool or given.get("is_causal"):
+    if not isinstance(mask, Node) or dtype(mask) is not torch.bool or given.get("is_causal"):
         return 0
     if mask not in masks:
         with graph.inserting_after(mask):
             simplest = graph.call_function(fused.simplest_mask, (mask,))
         with graph.inserting_after(simplest):
-            masks[mask] = tuple(graph.call_function(operator.getitem, (simplest, index)) for index in (1, 0))[::-1]
+            causal = graph.call_function(operator.getitem, (simplest, 1))
+            masks[mask] = graph.call_function(operator.getitem, (simplest, 0)), causal
         masks[mask][0].meta = dict(mask.meta)
     simpler, causal = masks[mask]
     operands = list(attention.args[:3])

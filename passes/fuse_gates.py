@@ -6,7 +6,7 @@ from collections.abc import Set
 
 from torch.fx import Graph, Node
 
-from lxt_fx.nodes import shape, value
+from lxt_fx.nodes import dtype, written_shape
 from lxt_fx.ops import activations, fused, products
 
 
@@ -25,7 +25,7 @@ def _fuse(product: Node) -> int:
         kind = _kind(gate) if isinstance(gate, Node) else None
         if kind is None or not isinstance(gate, Node) or not isinstance(up, Node) or len(gate.users) != 1:
             continue
-        if shape(gate) == shape(up) == shape(product) and value(gate).dtype == value(up).dtype:
+        if written_shape(gate) == written_shape(up) == written_shape(product) and dtype(gate) == dtype(up):
             product.target, product.args, product.kwargs = fused.gated, (gate.args[0], up, kind), {}
             return 1
     return 0

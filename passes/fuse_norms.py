@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from lxt_fx.nodes import arguments, shape, value
+from lxt_fx.nodes import arguments, shape, value, written_shape
 from lxt_fx.ops import fused, norms, products
 
 aten = torch.ops.aten
@@ -29,7 +29,7 @@ def _fuse(product: Node, carrying: Set[Node]) -> int:
         norm = uncast(side)
         if norm is None or norm.target is not norms.rms_norm or len(norm.users) != 1 or not isinstance(weight, Node):
             continue
-        if weight in carrying or not value(weight).dim() or shape(norm) != shape(product):
+        if weight in carrying or not shape(weight) or written_shape(norm) != written_shape(product):
             continue
         settings = arguments(norm)
         x = uncast(settings["self"]) or settings["self"]
@@ -38,17 +38,17 @@ def _fuse(product: Node, carrying: Set[Node]) -> int:
         root.target = fused.weighted_rms_norm
         held = weight.args[0] if weight.target is products.hold else weight
         root.args = (x, held, settings["dims"], settings["eps"])
-        dtypes = {"inner": norm, "middle": side, "outer": root}
-        root.kwargs = _changes(value(x).dtype, value(weight).dtype, {k: value(n).dtype for k, n in dtypes.items()})  # type: ignore[arg-type]
+        root.kwargs = _changes(x, weight, {"inner": norm, "middle": side, "outer": root})
         return 1
     return 0
 
 
-def _changes(given: torch.dtype, weight: torch.dtype, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
+def _changes(x: Node, weight: Node, after: dict[str, Any]) -> dict[str, Any]:
     """The dtypes that are not the op's defaults."""
-    inner, middle, outer = dtypes["inner"], dtypes["middle"], dtypes["outer"]
-    defaults = {"inner": given, "middle": inner, "outer": torch.promote_types(middle, weight)}
-    return {name: dtype for name, dtype in {"inner": inner, "middle": middle, "outer": outer}.items() if dtype != defaults[name]}
+    dtypes = {name: value(node).dtype for name, node in after.items()}
+    product = torch.promote_types(dtypes["middle"], value(weight).dtype)
+    defaults = {"inner": value(x).dtype, "middle": dtypes["inner"], "outer": product}
+    return {name: dtype for name, dtype in dtypes.items() if dtype != defaults[name]}
 
 
 def uncast(node: Any) -> Node | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from lxt_fx.nodes import arguments, shape, value
+from lxt_fx.nodes import arguments, dtype, shape, written_shape
 from lxt_fx.ops import fused
 
 aten = torch.ops.aten
@@ -75,6 +75,6 @@ def _is_slice(node: Node, x: Node, start: int, end: int) -> bool:
 
 
 def _agree(total: Node, x: Node, cos: Node, sin: Node) -> bool:
-    dtypes = {value(node).dtype for node in (total, x, cos, sin)}
-    widths = {shape(node)[-1:] for node in (x, cos, sin)}  # type: ignore[index]
-    return len(dtypes) == 1 and len(widths) == 1 and shape(total) == shape(x)
+    dtypes = {dtype(node) for node in (total, x, cos, sin)}
+    widths = {(written_shape(node) or ())[-1:] for node in (x, cos, sin)}
+    return len(dtypes) == 1 and len(widths) == 1 and written_shape(total) == written_shape(x)

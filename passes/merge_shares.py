@@ -1,4 +1,4 @@
-"""Transform: shares of products are moved towards the input and merged, to where a matrix product takes them for nothing."""
+"""Transform: shares of products are moved towards the input and merged, to where a matrix product takes them free."""
 
 from __future__ import annotations
 

@@ -353,7 +353,8 @@ FUSED = (
     _gate(lambda x: F.gelu(x, approximate="tanh"), "gelu_tanh"),
     Case(
         "rotate", fused.rotate, _rotated,
-        lambda d: (carrying(0, 2, 3, 5, 4, dtype=d), weight(1, 5, 4, dtype=d), weight(2, 5, 4, dtype=d)), kept=("cos", "sin"),
+        lambda d: (carrying(0, 2, 3, 5, 4, dtype=d), weight(1, 5, 4, dtype=d), weight(2, 5, 4, dtype=d)),
+        kept=("cos", "sin"),
     ),
     Several(
         "linears", fused.linears, _two_linears,

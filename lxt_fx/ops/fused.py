@@ -1,10 +1,10 @@
-"""Several ops in one, for the graph that runs: the same forward values, bit for bit, and the same relevance, in fewer passes
-over memory and with less kept for the backward.
+"""Several ops in one, for the graph that runs: the same forward values, bit for bit, and the same relevance, in fewer
+passes over memory and with less kept for the backward.
 
-A `share` multiplies the gradient, as in `products.py`; `lxt_fx.passes.merge_shares` moves shares to where they cost nothing.
-A plain backward overwrites its own temporaries; one that is compiled, batched (`is_grads_batched` is a vmap) or itself
-differentiated does not. The functions save what they keep in `forward`: a `setup_context` costs 15 microseconds a call, as much as a
-short text's norm (torch binds the arguments with `inspect` for it), and would serve `torch.func`, which lxt_fx ops do not.
+A `share` multiplies the gradient, as in `products.py`; `merge_shares` moves shares to where they cost nothing. A plain
+backward overwrites its own temporaries; one that is compiled, batched (`is_grads_batched` is a vmap) or itself
+differentiated does not. The functions save what they keep in `forward`: a `setup_context` costs 15 microseconds a call
+(torch 2.13 binds the arguments with `inspect` for it), and would serve `torch.func`, which lxt_fx ops do not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _overwrites() -> bool:
     """Whether a plain backward runs."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return False
-    return torch._C._functorch.maybe_current_level() is None  # type: ignore[attr-defined, no-any-return]
+    return torch._C._functorch.maybe_current_level() is None
 
 
 def _times(fresh: Tensor, other: Tensor | float) -> Tensor:
@@ -39,7 +39,7 @@ class WeightedRmsNorm(torch.autograd.Function):
     """cast(cast(x * factor) * weight), as models write it; the backward keeps factor and weight."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, weight: Tensor, dims: list[int], eps: float, dtypes: tuple[torch.dtype, ...]
     ) -> Tensor:
         inner, middle, outer = dtypes
@@ -84,7 +84,8 @@ def weighted_rms_norm(
 
 def _silu_ratio_times(g: Tensor, a: Tensor) -> Tensor:
     """g * sigmoid(a) in one pass: the gradient of softplus is its sigmoid (exact to rounding above 40)."""
-    return torch.ops.aten.softplus_backward.default(g, a, 1.0, 40.0)
+    through: Tensor = torch.ops.aten.softplus_backward.default(g, a, 1.0, 40.0)
+    return through
 
 
 def _gelu_ratio_times(approximate: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -99,10 +100,10 @@ _GATES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], T
 
 
 class Gated(torch.autograd.Function):
-    """y = f(a) * b; with r = f(a)/a, h = share * g * r, the backward is h * b to a and h * a to b: a and b are all it keeps."""
+    """y = f(a) * b; with h = share * g * f(a)/a, the backward is h * b to a and h * a to b. It keeps a and b."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, kind: str, share: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, a: Tensor, b: Tensor, kind: str, share: float) -> Tensor:
         ctx.save_for_backward(a, b)
         ctx.kind, ctx.share = kind, share
         return _GATES[kind][0](a).mul_(b)
@@ -129,7 +130,7 @@ class Rotate(torch.autograd.Function):
     """(x1, x2) -> (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2): linear, with its transpose for the backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
         half = x.shape[-1] // 2
         out = x * cos
@@ -153,17 +154,17 @@ class Rotate(torch.autograd.Function):
 
 @define("rotate(Tensor self, Tensor cos, Tensor sin) -> Tensor")
 def rotate(self: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x cos + cat(-x2, x1) sin, the rotary position embedding of x = cat(x1, x2): linear in x (AttnLRP eq. 8). Keeps cos and
-    sin, which all layers share, and makes no rotated copy of x."""
+    """x cos + cat(-x2, x1) sin, the rotary position embedding of x = cat(x1, x2): linear in x (AttnLRP eq. 8). Keeps cos
+    and sin, which all layers share, and makes no rotated copy of x."""
     y: Tensor = Rotate.apply(self, cos.detach(), sin.detach())  # type: ignore[no-untyped-call]
     return y
 
 
 class Linears(torch.autograd.Function):
-    """Linear maps of one input; their gradients are added up, each times its share, by the matrix products themselves."""
+    """Linear maps of one input; the matrix products of the backward add up, each times its share."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, shares: list[float], weights: list[Tensor], biases: list[Tensor | None]
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*weights)
@@ -190,10 +191,10 @@ def _plus_product(total: Tensor | None, g: Tensor, weight: Tensor, share: float)
 
 
 @define("linears(Tensor input, Tensor[] weights, Tensor?[] biases, float[] shares) -> Tensor[]")
-def linears(  # type: ignore[arg-type]
+def linears(
     input: Tensor, weights: list[Tensor], biases: list[Tensor | None], shares: list[float]
 ) -> list[Tensor]:
-    """y_k = x W_k^T + b_k with constant W_k, b_k, for several k; R_i = sum_k sum_j x_i W_kji R_kj / z_kj (AttnLRP eq. 8)."""
+    """y_k = x W_k^T + b_k with constant W_k, b_k; R_i = sum_k sum_j x_i W_kji R_kj / z_kj (AttnLRP eq. 8)."""
     held = [None if bias is None else bias.detach() for bias in biases]
     return list(Linears.apply(input, shares, [weight.detach() for weight in weights], held))  # type: ignore[no-untyped-call]
 
@@ -233,8 +234,8 @@ def grouped_sdpa(
 
 
 def simplest_mask(mask: Tensor) -> tuple[Tensor | None, bool]:
-    """(mask, is_causal) for `sdpa`: no mask where a boolean mask hides nothing, and (None, True) where it is the causal one,
-    as transformers does for inputs without padding; torch's fused attention then skips what is hidden.
+    """(mask, is_causal) for `sdpa`: no mask where a boolean mask hides nothing, and (None, True) where it is the causal
+    one, as transformers does for inputs without padding; torch's fused attention then skips what is hidden.
 
     Read from the values, so only in a plain call: what is traced or compiled keeps its mask.
     """
@@ -243,5 +244,6 @@ def simplest_mask(mask: Tensor) -> tuple[Tensor | None, bool]:
     rows, columns = mask.shape[-2:]
     if bool(mask.all()):
         return None, False
-    causal = rows == columns and torch.equal(mask, torch.ones_like(mask[(0,) * (mask.dim() - 2)]).tril().expand_as(mask))
+    first = mask[(0,) * (mask.dim() - 2)]
+    causal = rows == columns and torch.equal(mask, torch.ones_like(first).tril().expand_as(mask))
     return (None, True) if causal else (mask, False)
