@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from lxt_fx.errors import CallError
 from lxt_fx.inputs import FILLS
 from lxt_fx.ops.expectations import EXPECTATIONS
+from lxt_fx.passes.fuse import fuse
 from lxt_fx.rule import Match, Rule
 
 SWITCHES: dict[str, Any] = {
@@ -98,6 +99,16 @@ class Explained(GraphModule):
         self._guards = [(guard, code) for guard in record.guards if (code := _compiled(guard)) is not None]
         # in a tuple, so that it is no submodule: the graph does not use it, `embed` does
         self._embedding = () if embedding is None else (embedding,)
+
+    def recompile(self) -> Any:
+        """The code that runs is that of the fused graph; `graph` stays the one that the rules were proven on, and that the
+        audit, `watch` and the certificate read."""
+        lowered = self._graph
+        self._graph = fuse(self)
+        try:
+            return super().recompile()
+        finally:
+            self._graph = lowered
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self._bind(args, kwargs)

@@ -104,6 +104,17 @@ def shape(node: Node) -> tuple[Any, ...] | None:
     return tuple(found.shape) if isinstance(found, (torch.Tensor, TensorType)) else None
 
 
+def written_shape(node: Node) -> tuple[str, ...] | None:
+    """The shape as text: symbolic sizes are compared without a guard on them, also where they are known as text only."""
+    found = shape(node)
+    return None if found is None else tuple(map(str, found))
+
+
+def dtype(node: Node) -> torch.dtype | None:
+    """The value's dtype, or None where it is no single tensor."""
+    return getattr(value(node), "dtype", None)
+
+
 def module_stack(node: Node) -> list[tuple[str, str]]:
     """(module path, class name) from the outermost module to the innermost."""
     return [

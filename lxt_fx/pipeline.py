@@ -42,13 +42,13 @@ from lxt_fx.rule import Match, Rule, RuleTable, Selector
 from lxt_fx.rule_table.tables import TABLES, WITH_ARGUMENTS
 from lxt_fx.settle import proven_capture, settled
 from lxt_fx.source import Source, source_of
-from lxt_fx.stages import group_stage, plain_stage, rule_stage
+from lxt_fx.stages import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.version import __version__
 
 Rules = str | RuleTable | Mapping[Selector, Rule]
 """A table by name, a table, or rows by place."""
 
-STAGES = ("capture", "canonical", "groups", "rules", "lowered")
+STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
 
 _EXACT = {torch.float64: 1e-12} | {
     dtype: 8 * torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat16, torch.float16)
@@ -276,7 +276,7 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
     lowered = rule_stage("lowered", gm, flow, rewritten)
     with _timed(seconds, "module"):
         module = Explained(gm, gm.graph)
-    stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered)
+    stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered, fused_stage(module, lowered))
     by_name = {stage.name: stage for stage in stages}
     return _Compiled(module, example, started, flow, plan, by_name, rewritten.matches, sizes, merged, narrowing)
 

@@ -33,8 +33,8 @@ LEGEND = "* carries relevance   + inserted   @ weight   | row of the rule table"
 
 
 def show(explained: Explained, stage: str = "rules", *, module: str | None = None, full: bool = False) -> str:
-    """The graph after a stage (`capture`, `canonical`, `groups`, `rules`, `lowered`) as text; `modules` is the table of
-    modules and rules.
+    """The graph after a stage (`capture`, `canonical`, `groups`, `rules`, `lowered`, `fused`) as text; `modules` is the
+    table of modules and rules.
 
     `module` shows one module and what is inside it (`model.layers.0`). Values that carry no relevance (masks, rotary
     tables) are counted, not listed, unless `full`. Raises UnknownNameError for a stage or module that does not exist.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch._ops import OpOverload
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.ops.expectations import EXPECTATIONS
 
@@ -12,9 +12,14 @@ def drop_dead(gm: GraphModule) -> int:
     """Transform: removes nodes without readers, ops that may draw random numbers (attention) included. What acts on
     something other than its result stays: in-place ops, grad-mode switches, the brackets of a traced `vmap`, and what the
     graph expects of its inputs."""
-    before = len(gm.graph.nodes)
-    gm.graph.eliminate_dead_code(_acts)
-    return before - len(gm.graph.nodes)
+    return drop_dead_nodes(gm.graph)
+
+
+def drop_dead_nodes(graph: Graph) -> int:
+    """The same for a graph that no module has yet."""
+    before = len(graph.nodes)
+    graph.eliminate_dead_code(_acts)
+    return before - len(graph.nodes)
 
 
 def _acts(node: Node) -> bool:

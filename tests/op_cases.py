@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-from lxt_fx.ops import activations, contributions, norms, products
+from lxt_fx.ops import activations, contributions, fused, norms, products
 
 Arguments = tuple[Any, ...]
 Leak = Callable[[Arguments, Tensor, Tensor], Tensor]
@@ -188,6 +188,12 @@ def _held_attention(dtype: torch.dtype) -> Arguments:
     return query.detach(), key.detach(), value
 
 
+def _with_a_hidden_row(dtype: torch.dtype) -> Tensor:
+    scores = weight(0, 2, 3, 4, dtype=dtype)
+    scores[:, 2] = torch.finfo(dtype).min
+    return scores.requires_grad_()
+
+
 sdpa = F.scaled_dot_product_attention
 SHARES = {"query_share": 0.5, "key_share": 0.5, "value_share": 0.5, "mask_share": 1.0}
 
@@ -239,11 +245,16 @@ OTHERS = (
     ),
     Case(
         "softmax", products.softmax, torch.softmax,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), -1), kept=("output", "[2, 3, 1]"), leak=softmax_offset,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), -1), kept=("output",), leak=softmax_offset,
     ),
     Case(
         "softmax_over_tokens", products.softmax, torch.softmax,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, torch.float64), kept=("output", "[2, 1, 4]"), leak=softmax_offset,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, torch.float64), kept=("output",), leak=softmax_offset,
+    ),
+    Case(
+        "softmax_of_a_hidden_row", products.softmax, torch.softmax,
+        lambda d: (_with_a_hidden_row(d), -1),
+        kept=("output", "[2, 3, 1]"), leak=None,
     ),
     Case("sdpa", products.sdpa, sdpa, _attention(), None, None),
     Case("sdpa_causal", products.sdpa, sdpa, _attention(), None, None, {"is_causal": True, "scale": 0.3}),
@@ -292,6 +303,76 @@ OTHERS = (
     ),
 )  # fmt: skip
 
+
+
+class Several(Case):
+    """An op that returns several tensors; here one after the other in the last dim."""
+
+    def run(self, *arguments: Any) -> Tensor:
+        return torch.cat(self.op(*arguments, **self.keywords), -1)
+
+
+def _weighted_rms_norm(x: Tensor, weight: Tensor, dims: list[int], eps: float) -> Tensor:
+    return weight * _rms_norm(x, dims, eps)
+
+
+def _weighted_rms_norm_in_float32(x: Tensor, weight: Tensor, dims: list[int], eps: float, **_: Any) -> Tensor:
+    return (_rms_norm(x.float(), dims, eps).to(torch.bfloat16) * weight).to(torch.float64)
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat((-second, first), -1) * sin
+
+
+def _two_linears(x: Tensor, weights: list[Tensor], biases: list[Tensor | None], shares: list[float]) -> Tensor:
+    return torch.cat([F.linear(x, w, b) for w, b in zip(weights, biases, strict=True)], -1)
+
+
+def _gate(activation: Callable[[Tensor], Tensor], kind: str) -> Case:
+    return Case(
+        f"gated_by_{kind}", fused.gated, lambda a, b, *_: activation(a) * b,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), carrying(1, 2, 3, 4, dtype=d), kind), kept=("gate", "up"),
+    )  # fmt: skip
+
+
+NO_SHARES = dict.fromkeys(("query_share", "key_share", "value_share"), 1.0)
+
+FUSED = (
+    Case(
+        "weighted_rms_norm", fused.weighted_rms_norm, _weighted_rms_norm,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), weight(1, 4, dtype=d), [-1], 1e-6), ("[2, 3, 1]", "weight"),
+    ),
+    Case(
+        "weighted_rms_norm_with_casts", fused.weighted_rms_norm, _weighted_rms_norm_in_float32,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), weight(1, 4, dtype=torch.bfloat16), [-1], 1e-6),
+        ("[2, 3, 1]", "weight"), None, {"inner": torch.float32, "middle": torch.bfloat16, "outer": torch.float64},
+    ),
+    _gate(F.silu, "silu"),
+    _gate(F.gelu, "gelu"),
+    _gate(lambda x: F.gelu(x, approximate="tanh"), "gelu_tanh"),
+    Case(
+        "rotate", fused.rotate, _rotated,
+        lambda d: (carrying(0, 2, 3, 5, 4, dtype=d), weight(1, 5, 4, dtype=d), weight(2, 5, 4, dtype=d)),
+        kept=("cos", "sin"),
+    ),
+    Several(
+        "linears", fused.linears, _two_linears,
+        lambda d: (
+            carrying(0, 2, 3, 4, dtype=d), [weight(1, 5, 4, dtype=d), weight(2, 2, 4, dtype=d)], [None, None], [1.0, 1.0]
+        ), kept=("weights[0]", "weights[1]"),
+    ),
+    Case(
+        "share", fused.share, lambda x, share: x, lambda d: (carrying(0, 3, 4, dtype=d), 0.25),
+        kept=(), leak=lambda arguments, value, gradient: 0.75 * (value * gradient).sum(),
+    ),
+    Case(
+        "grouped_sdpa", fused.grouped_sdpa, lambda *args, **keywords: sdpa(*args, enable_gqa=True, **keywords),
+        _attention(groups=1), None, None, NO_SHARES, frozenset(NO_SHARES),
+    ),
+)  # fmt: skip
+"""Ops that `passes/fuse.py` puts in the place of several."""
+
 BY_RULE: Mapping[str, tuple[contributions.RuleOps, dict[str, Any]]] = {
     "gamma": (contributions.GAMMA, {"gamma": 0.25}),
     "z_plus": (contributions.Z_PLUS, {}),
@@ -330,4 +411,4 @@ def _contribution_cases(rule: str) -> tuple[Case, ...]:
 LINEAR_RULES = tuple(case for rule in BY_RULE for case in _contribution_cases(rule))
 """Ops of rules that weigh the contributions of a linear map."""
 
-CASES = {case.name: case for case in (*POINTWISE, *OTHERS, *LINEAR_RULES)}
+CASES = {case.name: case for case in (*POINTWISE, *OTHERS, *FUSED, *LINEAR_RULES)}

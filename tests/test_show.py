@@ -47,6 +47,11 @@ def block_of(explained: lxt_fx.Explained, name: str) -> str:
     return wanted if wanted in paths else next(p for p in sorted(paths) if re.fullmatch(r".*layers?\.0", p))
 
 
+def test_printed_block_that_runs_is_the_golden_text() -> None:
+    explained = lxt_fx.transform(MODELS["llama"]())
+    check_golden("llama_fused", without_lines(lxt_fx.show(explained, "fused", module="model.layers.0")))
+
+
 def test_diff_of_two_stages_is_the_golden_text() -> None:
     explained = lxt_fx.transform(MODELS["llama"]())
     check_golden("llama_diff", without_lines(lxt_fx.diff(explained, "canonical", "rules", module="model.layers.0")))
@@ -60,13 +65,13 @@ def test_cp_lrp_prints_what_is_held() -> None:
     assert re.search(r"%hold\w*: f32\[b,s,32\]\+ = lxt_fx.hold\(%\w+\)", text)
 
 
-@pytest.mark.parametrize("stage", ["capture", "canonical", "groups", "rules", "lowered"])
+@pytest.mark.parametrize("stage", ["capture", "canonical", "groups", "rules", "lowered", "fused"])
 def test_every_stage_prints(stage: str) -> None:
     explained = lxt_fx.transform(MODELS["llama"]())
     text = lxt_fx.show(explained, stage)
     assert f"stage {stage}" in text and "%inputs_embeds: f32[b,s,32]*" in text
     assert ("lxt_fx.sdpa" in text) == (stage in ("rules", "lowered"))
-    assert ("rms_norm" in text) == (stage in ("groups", "rules", "lowered"))
+    assert ("rms_norm" in text) == (stage in ("groups", "rules", "lowered", "fused"))
     assert len(lxt_fx.show(explained, stage, full=True)) > len(text)
 
 

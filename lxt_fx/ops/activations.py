@@ -90,6 +90,11 @@ def _gelu_ratio(x: Tensor) -> Tensor:
     return 0.5 * torch.erfc(_in_float32(x) * -math.sqrt(0.5))
 
 
+def gelu_ratio(x: Tensor, approximate: str) -> Tensor:
+    """GELU(x) / x."""
+    return _gelu_tanh_ratio(x) if approximate == "tanh" else _gelu_ratio(x)
+
+
 def _erf_ratio(x: Tensor) -> Tensor:
     """erf(x) / x, by its series near 0: torch's vectorised erf has an absolute error of 1e-7 there."""
     small = x.abs() < torch.finfo(x.dtype).eps ** 0.25
@@ -131,8 +136,7 @@ def silu(self: Tensor) -> Tensor:
 @define("gelu(Tensor self, *, str approximate='none') -> Tensor")
 def gelu(self: Tensor, *, approximate: str = "none") -> Tensor:
     """GELU; y/x = Phi(x), or its tanh approximation (AttnLRP eq. 9)."""
-    ratio = _gelu_tanh_ratio if approximate == "tanh" else _gelu_ratio
-    return _activation(self, lambda x: F.gelu(x, approximate=approximate), ratio)
+    return _activation(self, lambda x: F.gelu(x, approximate=approximate), lambda x: gelu_ratio(x, approximate))
 
 
 @define("relu(Tensor self) -> Tensor")

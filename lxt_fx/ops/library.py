@@ -17,7 +17,7 @@ from torch.library import Library
 
 LIBRARY = Library("lxt_fx", "DEF")  # type: ignore[no-untyped-call]
 
-Kernel = Callable[..., Tensor]
+Kernel = Callable[..., Tensor | list[Tensor]]
 
 
 def define(schema: str) -> Callable[[Kernel], OpOverload]:
@@ -31,3 +31,14 @@ def define(schema: str) -> Callable[[Kernel], OpOverload]:
         return overload
 
     return register
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether Python may read the tensor: not while tracing or compiling, in a vmap, or in the capture of a CUDA graph."""
+    if torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta:
+        return False
+    if torch._C._functorch.maybe_current_level() is not None:
+        return False
+    if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

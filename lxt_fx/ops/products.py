@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lxt_fx.ops.library import define
+from lxt_fx.ops.library import define, has_values
 
 SDPA_SCHEMA = (
     "(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, bool is_causal=False, *, "
@@ -30,7 +30,8 @@ def mask_limit(dtype: torch.dtype) -> float:
 
 class Softmax(torch.autograd.Function):
     """s = softmax(x); the native gradient, and nothing for a row whose scores are masked altogether: what the model makes
-    of it (equal weights, or NaN) does not depend on them."""
+    of it (equal weights, or NaN) does not depend on them. Which rows those are is kept only where there are some; on a GPU
+    that would have to be waited for, and is kept always."""
 
     generate_vmap_rule = True
 
@@ -41,14 +42,16 @@ class Softmax(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int, torch.dtype | None], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*output)
+        weights, seen = output
+        ctx.every_row = has_values(seen) and not seen.is_cuda and bool(seen.all())
+        ctx.save_for_backward(weights, None if ctx.every_row else seen)
         ctx.dim, ctx.dtype = inputs[1], inputs[0].dtype
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         s, seen = ctx.saved_tensors
         native = torch.ops.aten._softmax_backward_data.default(gradients[0], s, ctx.dim, s.dtype)
-        return torch.where(seen, native, 0).to(ctx.dtype), None, None
+        return (native if ctx.every_row else torch.where(seen, native, 0)).to(ctx.dtype), None, None
 
 
 class ScaleGradient(torch.autograd.Function):
@@ -69,6 +72,8 @@ class ScaleGradient(torch.autograd.Function):
 
 def share(x: Tensor, factor: float) -> Tensor:
     """y = x; the gradient is multiplied by the factor."""
+    if factor == 1.0:
+        return x
     shared: Tensor = ScaleGradient.apply(x, factor)  # type: ignore[no-untyped-call]
     return shared
 

@@ -1,0 +1,249 @@
+"""Several ops in one, for the graph that runs: the same forward values, bit for bit, and the same relevance, in fewer
+passes over memory and with less kept for the backward.
+
+A `share` multiplies the gradient, as in `products.py`; `merge_shares` moves shares to where they cost nothing. A plain
+backward overwrites its own temporaries; one that is compiled, batched (`is_grads_batched` is a vmap) or itself
+differentiated does not. The functions save what they keep in `forward`: a `setup_context` costs 15 microseconds a call
+(torch 2.13 binds the arguments with `inspect` for it), and would serve `torch.func`, which lxt_fx ops do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lxt_fx.ops.activations import gelu_ratio
+from lxt_fx.ops.library import define, has_values
+from lxt_fx.ops.norms import flat_rows
+from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, sdpa
+from lxt_fx.ops.products import share as times_share
+
+
+def _overwrites() -> bool:
+    """Whether a plain backward runs."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    return torch._C._functorch.maybe_current_level() is None
+
+
+def _times(fresh: Tensor, other: Tensor | float) -> Tensor:
+    """fresh * other, where nobody else reads `fresh` any more."""
+    return fresh.mul_(other) if _overwrites() else fresh * other
+
+
+class WeightedRmsNorm(torch.autograd.Function):
+    """cast(cast(x * factor) * weight), as models write it; the backward keeps factor and weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, dims: list[int], eps: float, dtypes: tuple[torch.dtype, ...]
+    ) -> Tensor:
+        inner, middle, outer = dtypes
+        wide = x.to(inner)
+        factor = torch.rsqrt(wide.pow(2).mean(dims, keepdim=True) + eps)
+        normed = (wide * factor).to(middle)
+        product = torch.promote_types(middle, weight.dtype)
+        ctx.save_for_backward(torch.where(flat_rows(wide, dims), 0.0, factor), weight)
+        ctx.dtypes = (product, middle, inner, x.dtype)
+        return (normed.mul_(weight) if product == middle else normed * weight).to(outer)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        factor, weight = ctx.saved_tensors
+        product, middle, inner, outer = ctx.dtypes
+        weighted = (gradients[0].to(product) * weight).to(middle).to(inner)
+        return _times(weighted, factor).to(outer), None, None, None, None
+
+
+@define(
+    "weighted_rms_norm(Tensor self, Tensor weight, int[] dims, float eps, *, ScalarType? inner=None, "
+    "ScalarType? middle=None, ScalarType? outer=None) -> Tensor"
+)
+def weighted_rms_norm(
+    self: Tensor,
+    weight: Tensor,
+    dims: list[int],
+    eps: float,
+    *,
+    inner: torch.dtype | None = None,
+    middle: torch.dtype | None = None,
+    outer: torch.dtype | None = None,
+) -> Tensor:
+    """weight * x * rsqrt(mean(x^2, dims) + eps) with factor and weight held constant: R_in = R_out (AttnLRP prop. 3.4, eq.
+    8). The norm is computed in dtype `inner`, cast to `middle`, and the product to `outer`. Keeps the factor."""
+    inner = inner or self.dtype
+    middle = middle or inner
+    outer = outer or torch.promote_types(middle, weight.dtype)
+    out: Tensor = WeightedRmsNorm.apply(self, weight.detach(), dims, eps, (inner, middle, outer))  # type: ignore[no-untyped-call]
+    return out
+
+
+def _silu_ratio_times(g: Tensor, a: Tensor) -> Tensor:
+    """g * sigmoid(a) in one pass: the gradient of softplus is its sigmoid (exact to rounding above 40)."""
+    through: Tensor = torch.ops.aten.softplus_backward.default(g, a, 1.0, 40.0)
+    return through
+
+
+def _gelu_ratio_times(approximate: str) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda g, a: g * gelu_ratio(a, approximate)
+
+
+_GATES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "silu": (F.silu, _silu_ratio_times),
+    "gelu": (F.gelu, _gelu_ratio_times("none")),
+    "gelu_tanh": (lambda a: F.gelu(a, approximate="tanh"), _gelu_ratio_times("tanh")),
+}
+
+
+class Gated(torch.autograd.Function):
+    """y = f(a) * b; with h = share * g * f(a)/a, the backward is h * b to a and h * a to b. It keeps a and b."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, kind: str, share: float) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.kind, ctx.share = kind, share
+        return _GATES[kind][0](a).mul_(b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        a, b = ctx.saved_tensors
+        through = _GATES[ctx.kind][1](gradients[0], a)
+        if ctx.share != 1.0:
+            through = _times(through, ctx.share)
+        to_a = through * b
+        return to_a, _times(through, a), None, None
+
+
+@define("gated(Tensor gate, Tensor up, str kind, float share=0.5) -> Tensor")
+def gated(gate: Tensor, up: Tensor, kind: str, share: float = 0.5) -> Tensor:
+    """f(gate) * up for f one of silu, gelu, gelu_tanh, both carrying: half to each factor, and R_in = R_out through f
+    (AttnLRP prop. 3.2, eq. 9). Keeps gate and up."""
+    y: Tensor = Gated.apply(gate, up, kind, share)  # type: ignore[no-untyped-call]
+    return y
+
+
+class Rotate(torch.autograd.Function):
+    """(x1, x2) -> (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2): linear, with its transpose for the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        half = x.shape[-1] // 2
+        out = x * cos
+        out[..., :half].sub_(x[..., half:] * sin[..., :half])
+        out[..., half:].add_(x[..., :half] * sin[..., half:])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        g, half = gradients[0], gradients[0].shape[-1] // 2
+        if not _overwrites():
+            first = g[..., :half] * cos[..., :half] + g[..., half:] * sin[..., half:]
+            second = g[..., half:] * cos[..., half:] - g[..., :half] * sin[..., :half]
+            return torch.cat((first, second), -1), None, None
+        out = g * cos
+        out[..., :half].addcmul_(g[..., half:], sin[..., half:])
+        out[..., half:].addcmul_(g[..., :half], sin[..., :half], value=-1)
+        return out, None, None
+
+
+@define("rotate(Tensor self, Tensor cos, Tensor sin) -> Tensor")
+def rotate(self: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x cos + cat(-x2, x1) sin, the rotary position embedding of x = cat(x1, x2): linear in x (AttnLRP eq. 8). Keeps cos
+    and sin, which all layers share, and makes no rotated copy of x."""
+    y: Tensor = Rotate.apply(self, cos.detach(), sin.detach())  # type: ignore[no-untyped-call]
+    return y
+
+
+class Linears(torch.autograd.Function):
+    """Linear maps of one input; the matrix products of the backward add up, each times its share."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, shares: list[float], weights: list[Tensor], biases: list[Tensor | None]
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*weights)
+        ctx.shape, ctx.shares = x.shape, shares
+        ctx.set_materialize_grads(False)
+        return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        total: Tensor | None = None
+        for gradient, weight, share in zip(gradients, ctx.saved_tensors, ctx.shares, strict=True):
+            if gradient is not None:
+                total = _plus_product(total, gradient.reshape(-1, weight.shape[0]), weight, share)
+        return None if total is None else total.reshape(ctx.shape), None, None, None
+
+
+def _plus_product(total: Tensor | None, g: Tensor, weight: Tensor, share: float) -> Tensor:
+    """total + share * g @ weight."""
+    if total is not None:
+        return total.addmm_(g, weight, alpha=share) if _overwrites() else torch.addmm(total, g, weight, alpha=share)
+    if share == 1.0:
+        return g @ weight
+    return torch.addmm(g.new_zeros(()), g, weight, beta=0, alpha=share)
+
+
+@define("linears(Tensor input, Tensor[] weights, Tensor?[] biases, float[] shares) -> Tensor[]")
+def linears(
+    input: Tensor, weights: list[Tensor], biases: list[Tensor | None], shares: list[float]
+) -> list[Tensor]:
+    """y_k = x W_k^T + b_k with constant W_k, b_k; R_i = sum_k sum_j x_i W_kji R_kj / z_kj (AttnLRP eq. 8)."""
+    held = [None if bias is None else bias.detach() for bias in biases]
+    return list(Linears.apply(input, shares, [weight.detach() for weight in weights], held))  # type: ignore[no-untyped-call]
+
+
+@define("share(Tensor self, float share) -> Tensor")
+def share(self: Tensor, share: float) -> Tensor:
+    """y = x; the gradient is multiplied by the share."""
+    return times_share(self, share)
+
+
+@define("grouped_sdpa" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ") -> Tensor"))
+def grouped_sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    query_share: float = 0.25,
+    key_share: float = 0.25,
+    value_share: float = 0.5,
+    mask_share: float = 0.5,
+) -> Tensor:
+    """`sdpa` with fewer heads of keys and values [batch, groups, tokens, width] than queries, which are repeated only where
+    torch's fused attention would not take them as they are."""
+    if attn_mask is not None and query.device.type != "cpu":
+        times = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+    out: Tensor = sdpa(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=query.shape[1] != key.shape[1],
+        query_share=query_share, key_share=key_share, value_share=value_share, mask_share=mask_share,
+    )  # fmt: skip
+    return out
+
+
+def simplest_mask(mask: Tensor) -> tuple[Tensor | None, bool]:
+    """(mask, is_causal) for `sdpa`: no mask where a boolean mask hides nothing, and (None, True) where it is the causal
+    one, as transformers does for inputs without padding; torch's fused attention then skips what is hidden.
+
+    Read from the values, so only in a plain call: what is traced or compiled keeps its mask.
+    """
+    if mask.dtype is not torch.bool or not has_values(mask):
+        return mask, False
+    rows, columns = mask.shape[-2:]
+    if bool(mask.all()):
+        return None, False
+    first = mask[(0,) * (mask.dim() - 2)]
+    causal = rows == columns and torch.equal(mask, torch.ones_like(first).tril().expand_as(mask))
+    return (None, True) if causal else (mask, False)

@@ -1,0 +1,56 @@
+"""torch.compile of an explained module: one graph, any length and batch, the numbers of eager (float32: 1e-4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import MODELS
+from torch import Tensor
+
+import lxt_fx
+
+
+def relevance(call: Any, leaf_name: str, leaf: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits, and the relevance of the leaf for one of them in each row."""
+    leaf = leaf.clone().requires_grad_()
+    logits = call(**{leaf_name: leaf}).logits
+    value = logits if logits.dim() == 2 else logits[:, -1]
+    (gradient,) = torch.autograd.grad(value[:, 1].sum(), leaf)
+    return logits.detach(), leaf.detach() * gradient
+
+
+def check_compiled(name: str, backend: str, shapes: list[tuple[int, ...]]) -> None:
+    torch._dynamo.reset()
+    explained = lxt_fx.transform(MODELS[name]())
+    compiled = torch.compile(explained, fullgraph=True, dynamic=True, backend=backend)
+    leaf_name = explained.record.leaves[0]
+    for index, shape in enumerate(shapes):
+        torch.manual_seed(index)
+        leaf = torch.randn(shape)
+        logits, found = relevance(compiled, leaf_name, leaf)
+        plain_logits, expected = relevance(explained, leaf_name, leaf)
+        torch.testing.assert_close(logits, plain_logits, rtol=1e-4, atol=1e-4 * float(plain_logits.abs().max()))
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_one_graph_serves_every_length() -> None:
+    """`aot_eager` traces forward and backward as inductor does, and runs the traces; the second length compiles nothing."""
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        check_compiled("llama", "aot_eager", [(2, 5, 32), (3, 9, 32)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("llama", [(2, 5, 32), (3, 9, 32)]),
+        ("gemma3", [(2, 5, 32), (3, 9, 32)]),
+        ("bert", [(2, 5, 32), (3, 9, 32)]),
+        ("vit", [(2, 1, 8, 8), (3, 1, 8, 8)]),
+    ],
+)
+def test_inductor_gives_the_numbers_of_eager(name: str, shapes: list[tuple[int, ...]]) -> None:
+    check_compiled(name, "inductor", shapes)

@@ -1,0 +1,282 @@
+"""The fused graph, which a plain call runs, against the lowered one, which was proven: the same forward bit for bit, and
+the same gradients. Run node by node, a module runs its lowered graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import MODELS
+from torch import Tensor, nn
+from torch.fx import Interpreter
+from torch.utils import _pytree as pytree
+
+import lxt_fx
+from lxt_fx.ops import fused, products
+from lxt_fx.ops.fused import simplest_mask
+from lxt_fx.passes.fuse import fuse
+
+INPUTS = {"inputs_embeds": (2, 7, 32), "pixel_values": (2, 1, 8, 8), "input_features": (2, 8, 20)}
+
+
+def inputs_of(explained: lxt_fx.Explained, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+    """Inputs of a tiny model by name, the first of which carries relevance."""
+    torch.manual_seed(3)
+    name = explained.record.leaves[0]
+    found: dict[str, Any] = {name: torch.randn(INPUTS[name], dtype=dtype, requires_grad=True)}
+    if "decoder_inputs_embeds" in explained.record.inputs:
+        found["decoder_inputs_embeds"] = torch.randn(2, 5, 32, dtype=dtype)
+    return found
+
+
+def both(explained: lxt_fx.Explained, **inputs: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """(value, gradient of the first input) by the fused graph, and by the lowered one."""
+    leaf = next(iter(inputs.values()))
+    bound = explained._bind((), inputs)
+    found = []
+    for output in (explained(**inputs), explained._run_by(Interpreter(explained), bound)):
+        value = next(item for item in pytree.tree_leaves(output) if isinstance(item, Tensor))
+        seed = torch.linspace(-1, 2, value.numel(), dtype=value.dtype).reshape(value.shape)
+        found.append([value, torch.autograd.grad(value, leaf, seed)[0]])
+    return found[0], found[1]
+
+
+def check_equal(explained: lxt_fx.Explained, **inputs: Any) -> None:
+    (value, gradient), (plain_value, plain_gradient) = both(explained, **inputs)
+    torch.testing.assert_close(value, plain_value, rtol=0, atol=0)
+    assert plain_gradient.abs().max() > 0
+    torch.testing.assert_close(gradient, plain_gradient, rtol=1e-12, atol=1e-12 * float(plain_gradient.abs().max()))
+
+
+def ops(explained: lxt_fx.Explained) -> list[Any]:
+    return [node.target for node in fuse(explained).nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        ("llama", "eager"),
+        ("gemma3", "sdpa"),
+        ("bert", "sdpa"),
+        *(
+            pytest.param(name, attention, marks=pytest.mark.slow)
+            for name, attention in [("gpt2", "sdpa"), ("gpt2", "eager"), ("vit", "eager"), ("whisper", "sdpa")]
+        ),
+    ],
+)
+def test_fused_graph_is_the_lowered_graph_on_models(name: str, attention: str) -> None:
+    explained = lxt_fx.transform(MODELS[name](attention).double())
+    inputs = inputs_of(explained)
+    check_equal(explained, **inputs)
+    if name in ("llama", "gemma3"):
+        mask = torch.ones(2, 7, dtype=torch.long)
+        mask[0, :3] = 0
+        check_equal(explained, **inputs, attention_mask=mask)
+
+
+@pytest.mark.parametrize("rules", ["cp_lrp", "lxt"])
+def test_fused_graph_is_the_lowered_graph_under_other_tables(rules: str) -> None:
+    explained = lxt_fx.transform(MODELS["gemma3"]().double(), rules=rules, epsilon=1e-3)
+    check_equal(explained, **inputs_of(explained))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("llama", {fused.weighted_rms_norm: 5, fused.rotate: 4, fused.gated: 2, fused.grouped_sdpa: 2, fused.linears: 4}),
+        ("gemma3", {fused.weighted_rms_norm: 13, fused.rotate: 4, fused.gated: 2, fused.grouped_sdpa: 2, fused.linears: 4}),
+        ("bert", {fused.linears: 2, products.sdpa: 2}),
+    ],
+)
+def test_models_are_fused_as_far_as_expected(name: str, expected: dict[Any, int]) -> None:
+    """And no share is left over: all are paid by matrix products."""
+    found = ops(lxt_fx.transform(MODELS[name]()))
+    assert {op: found.count(op) for op in (*expected, fused.share)} == {**expected, fused.share: 0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_fused_graph_in_half_precision(dtype: torch.dtype) -> None:
+    """The forward has the same bits; gradients are those of float64 to a few roundings, as the lowered graph's are."""
+    explained = lxt_fx.transform(MODELS["llama"]().to(dtype))
+    assert fused.weighted_rms_norm in ops(explained) and fused.gated in ops(explained)
+    (value, gradient), (plain_value, plain_gradient) = both(explained, **inputs_of(explained, dtype))
+    torch.testing.assert_close(value, plain_value, rtol=0, atol=0)
+    wide = lxt_fx.transform(MODELS["llama"]().to(dtype).double())
+    exact = both(wide, **{k: v.detach().double().requires_grad_() for k, v in inputs_of(explained, dtype).items()})[0][1]
+    errors = [float((found.double() - exact).norm() / exact.norm()) for found in (gradient, plain_gradient)]
+    assert gradient.isfinite().all() and errors[0] < 1.5 * errors[1] < 0.3
+
+
+def test_zeros_pass_no_relevance_and_no_nan() -> None:
+    explained = lxt_fx.transform(MODELS["llama"]().double())
+    (value, gradient), (plain_value, plain_gradient) = both(
+        explained, inputs_embeds=torch.zeros(1, 4, 32, dtype=torch.float64, requires_grad=True)
+    )
+    assert torch.equal(value, plain_value) and torch.equal(gradient, plain_gradient) and gradient.isfinite().all()
+
+
+def test_batched_gradients_of_a_fused_model_equal_a_loop() -> None:
+    explained = lxt_fx.transform(MODELS["llama"]().double())
+    (leaf,) = inputs_of(explained).values()
+    logits = explained(inputs_embeds=leaf).logits[0, -1]
+    seeds = torch.eye(64, dtype=torch.float64)[:5]
+    (together,) = torch.autograd.grad(logits, leaf, seeds, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(logits, leaf, seed, retain_graph=True)[0] for seed in seeds]
+    torch.testing.assert_close(together, torch.stack(one_by_one), rtol=1e-12, atol=1e-12)
+
+
+def test_backward_overwrites_nothing_that_is_read_again() -> None:
+    """Two backwards through one forward give the same; so does one that is recorded for a second derivative."""
+    explained = lxt_fx.transform(MODELS["gemma3"]().double())
+    (leaf,) = inputs_of(explained).values()
+    logit = explained(inputs_embeds=leaf).logits[0, -1, 3]
+    first, second = (torch.autograd.grad(logit, leaf, retain_graph=True)[0] for _ in range(2))
+    recorded = torch.autograd.grad(logit, leaf, create_graph=True)[0]
+    assert torch.equal(first, second)
+    torch.testing.assert_close(recorded, first, rtol=1e-12, atol=1e-12)
+
+
+def test_audit_and_watch_read_the_lowered_graph() -> None:
+    explained = lxt_fx.transform(MODELS["llama"]().double())
+    assert fused.gated not in [node.target for node in explained.graph.nodes]
+    (leaf,) = inputs_of(explained).values()
+    with lxt_fx.watch(explained, "%silu") as watched:
+        explained(inputs_embeds=leaf).logits[0, -1, 3].backward()
+    assert watched["%silu"].relevance.abs().sum() > 0
+
+
+def test_module_from_a_file_runs_the_fused_graph(tmp_path: Path) -> None:
+    explained = lxt_fx.transform(MODELS["llama"]().double())
+    lxt_fx.save(explained, tmp_path / "llama.safetensors")
+    loaded = lxt_fx.load(tmp_path / "llama.safetensors")
+    assert ops(loaded) == ops(explained)
+    check_equal(loaded, **inputs_of(loaded))
+
+
+def test_copy_of_a_module_runs_the_fused_graph() -> None:
+    explained = lxt_fx.transform(MODELS["llama"]().double())
+    twin = copy.deepcopy(explained)
+    assert "lxt_fx.gated" in twin.code and "lxt_fx.gated" in explained.code
+    check_equal(twin, **inputs_of(twin))
+
+
+class Net(nn.Module):
+    """A function of x and of a weight, as a module."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.function, self.weight = function, nn.Parameter(torch.randn(4, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.weight)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+def _half_turn(x: Tensor) -> Tensor:
+    return torch.cat((-x[..., 2:], x[..., :2]), -1)
+
+
+def _reads_its_norm_twice(x: Tensor, w: Tensor) -> Tensor:
+    normed = _norm(x)
+    return normed * w + normed
+
+
+def _reads_its_activation_twice(x: Tensor, w: Tensor) -> Tensor:
+    open_ = F.silu(x)
+    return open_ * (x * w) + open_
+
+
+def _reads_its_half_turn_twice(x: Tensor, w: Tensor) -> Tensor:
+    turned = _half_turn(x)
+    return x * w + turned * w.cos() + turned
+
+
+ALONE = {
+    "weighted_rms_norm": lambda x, w: _norm(x) * w,
+    "gated": lambda x, w: (x * w) * F.gelu(x),
+    "rotate": lambda x, w: _half_turn(x) * w + x * w.cos(),
+}
+READ_TWICE = {
+    "weighted_rms_norm": _reads_its_norm_twice,
+    "gated": _reads_its_activation_twice,
+    "rotate": _reads_its_half_turn_twice,
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_operands_may_come_in_either_order(name: str) -> None:
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    explained = lxt_fx.transform(Net(ALONE[name]), (x.detach(),), dynamic=False)  # halves of a free size are none
+    assert getattr(fused, name) in ops(explained)
+    check_equal(explained, x=x)
+
+
+@pytest.mark.parametrize("name", READ_TWICE)
+def test_what_is_read_elsewhere_is_not_fused(name: str) -> None:
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    explained = lxt_fx.transform(Net(READ_TWICE[name]), (x.detach(),), dynamic=False)
+    assert getattr(fused, name) not in ops(explained)
+    check_equal(explained, x=x)
+
+
+NOT_ROTARY = {
+    "swapped without a sign": lambda x, w: x * w + torch.cat((x[..., 2:], x[..., :2]), -1) * w.cos(),
+    "unequal halves": lambda x, w: x * w + torch.cat((-x[..., 1:], x[..., :1]), -1) * w.cos(),
+    "another value turned": lambda x, w: x * w + _half_turn(x + 1) * w.cos(),
+    "a table that carries": lambda x, w: x * w + _half_turn(x) * x.cos(),
+}
+
+
+@pytest.mark.parametrize("name", NOT_ROTARY)
+def test_what_only_looks_like_a_rotation_is_not_fused(name: str) -> None:
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    explained = lxt_fx.transform(Net(NOT_ROTARY[name]), (x.detach(),), strict=False, dynamic=False)
+    assert fused.rotate not in ops(explained)
+    check_equal(explained, x=x)
+
+
+def _unequal_readers(x: Tensor, w: Tensor) -> Tensor:
+    """The products owe 1/2 of the gradient of `y`, the sum owes all of it."""
+    y = torch.tanh(x * w)
+    return F.silu(y) * torch.exp(x) + y + torch.matmul(y, y.transpose(-1, -2)).sum(-1, keepdim=True)
+
+
+def _share_of_a_part(x: Tensor, w: Tensor) -> Tensor:
+    first, second = (x * w).chunk(2, -1)
+    return torch.cat((first * second.tanh(), second), -1)
+
+
+@pytest.mark.parametrize("function", [_unequal_readers, _share_of_a_part])
+def test_shares_that_differ_between_readers_are_paid_by_each(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    check_equal(lxt_fx.transform(Net(function), (x.detach(),)), x=x)
+
+
+def test_linear_maps_of_different_layers_stay_apart() -> None:
+    """Whisper's decoder layers all read the encoder's output: together, keys and values of all would live at once."""
+    explained = lxt_fx.transform(MODELS["whisper"]())
+    groups = [node for node in fuse(explained).nodes if node.target is fused.linears]
+    layers = [{str(w.target).split(".layers.")[1][0] for w in node.args[1]} for node in groups]  # type: ignore[union-attr]
+    assert len(groups) >= 6 and all(len(found) == 1 for found in layers)
+
+
+def test_mask_is_looked_at_once_and_dropped_where_it_is_causal_or_hides_nothing() -> None:
+    causal = torch.ones(5, 5, dtype=torch.bool).tril().expand(2, 1, 5, 5)
+    assert simplest_mask(causal) == (None, True)
+    assert simplest_mask(torch.ones(2, 1, 1, 5, dtype=torch.bool)) == (None, False)
+    padded = causal.clone()
+    padded[1, :, :, 0] = False
+    for mask in (padded, causal[:, :, :1], causal[..., :3], torch.zeros(1, 1, 1, 1, dtype=torch.bool)):
+        found, is_causal = simplest_mask(mask)
+        assert found is mask and not is_causal
+    calls = ops(lxt_fx.transform(MODELS["llama"]()))
+    assert calls.count(simplest_mask) == 1
