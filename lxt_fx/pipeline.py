@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from lxt_fx.checkpoint import Checkpoint, check_checkpoint
 from lxt_fx.errors import InputError, UnknownNameError
 from lxt_fx.explained import Explained, Recaptures, Record, Stage
 from lxt_fx.forms import Form, epsilon_of
@@ -26,6 +27,7 @@ from lxt_fx.passes.canonicalise import canonicalise
 from lxt_fx.passes.capture import torch_state_kept
 from lxt_fx.passes.find_groups import Groups, find_groups
 from lxt_fx.passes.find_modules import with_modules
+from lxt_fx.passes.find_segments import find_segments
 from lxt_fx.passes.fold_softmax import fold_softmax
 from lxt_fx.passes.functionalise import functionalise
 from lxt_fx.passes.inline_no_grad import inline_no_grad
@@ -64,6 +66,7 @@ def transform(
     epsilon: float | None = None,
     strict: bool = True,
     dynamic: bool | Literal["recapture"] = True,
+    checkpoint: Checkpoint = None,
 ) -> Explained:
     """A GraphModule that computes what `model` computes and whose backward passes relevance.
 
@@ -85,13 +88,18 @@ def transform(
     `dynamic="recapture"` frees what can be freed, and captures the model again where a call brings inputs that the graph
     does not hold for (another length of a Mamba, another way through an expert loop), instead of an error.
 
+    `checkpoint` saves memory: "layers" cuts the graph into its layers, "sqrt" into segments of about sqrt(n) of n layers, a
+    number k into segments of k layers. The backward computes the values inside a segment again instead of keeping them;
+    relevance stays the same (docs/memory.md).
+
     `model` may be what `transform` made: given example inputs, its graph is put under another table without a new capture.
 
     Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict), and
     ForwardMismatchError (the graph differs from the model).
     """
     table = table_named(rules)
-    options = Options(form, epsilon_of(form, epsilon, "transform"), strict)
+    check_checkpoint(checkpoint)
+    options = Options(form, epsilon_of(form, epsilon, "transform"), strict, checkpoint)
     if dynamic not in (True, False, "recapture"):
         raise InputError(f'transform: dynamic must be True, False or "recapture", got {dynamic!r}')
     if isinstance(model, Explained):
@@ -198,6 +206,7 @@ class Options:
     form: str
     epsilon: float
     strict: bool
+    checkpoint: Checkpoint = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +265,9 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
     lowered = rule_stage("lowered", gm, flow, rewritten)
     with _timed(seconds, "module"):
         module = Explained(gm, gm.graph)
+    if options.checkpoint is not None:
+        with _timed(seconds, "checkpoint"):
+            module._cut(find_segments(gm, mark_flow(gm, flow.leaves), options.checkpoint))
     stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered)
     by_name = {stage.name: stage for stage in stages}
     return _Compiled(module, example, started, flow, plan, by_name, rewritten.matches, sizes, merged)
