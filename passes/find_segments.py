@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
@@ -27,6 +27,8 @@ _ATTENTIONS = frozenset(
         *(explicit.softmax_taylor, explicit.sdpa_steps, explicit.sdpa_held_steps),
     }
 )
+_FOR_READERS = frozenset({explicit.enter, products.hold})
+"""Put in for the nodes that read them, under the module of what they read."""
 
 Layer = tuple[str, str]
 """A module `prefix.number` as its prefix and number."""
@@ -103,7 +105,7 @@ def _layer_cuts(nodes: list[Node], flow: Flow) -> tuple[list[tuple[Node, Layer]]
     start_of: Layer | None = None
     last: Node | None = None
     for node in nodes:
-        layer = next((layer_of[path] for path, _ in module_stack(node) if path in layer_of), None)
+        layer = _layer(node, layer_of)
         if layer is None or layer != start_of:
             start, start_of = node, layer  # constants of a layer may stand before its first carrying node
         if layer is None or node not in flow.carrying:
@@ -113,6 +115,12 @@ def _layer_cuts(nodes: list[Node], flow: Flow) -> tuple[list[tuple[Node, Layer]]
             assert start is not None
             cuts.append((start, layer))
     return cuts, last.next.name if last is not None else ""
+
+
+def _layer(node: Node, layer_of: Mapping[str, Layer]) -> Layer | None:
+    while node.target in _FOR_READERS and node.users:
+        node = next(iter(node.users))
+    return next((layer_of[path] for path, _ in module_stack(node) if path in layer_of), None)
 
 
 def _layer_of(runs: list[_Run]) -> dict[str, Layer]:
