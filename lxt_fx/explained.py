@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter
+from torch.fx.graph import PythonCode
 from torch.utils import _pytree as pytree
 
+from lxt_fx.checkpoint import Segments, checkpointed_forward
 from lxt_fx.errors import CallError
 from lxt_fx.inputs import FILLS
 from lxt_fx.ops.expectations import EXPECTATIONS
@@ -81,10 +83,12 @@ class Explained(GraphModule):
     """A rewritten model. Call it like the model; `logit.backward()`, then `leaf * leaf.grad` is the relevance. In explicit
     form it is `logit.backward(logit)`, then `leaf.grad`.
 
-    It shares the model's parameters (the same objects) and asks no gradient for them. `record` says how it was made.
+    It shares the model's parameters (the same objects) and asks no gradient for them. `record` says how it was made,
+    `segments` where it is cut into parts that the backward recomputes (`graph` and `code` are those of the whole).
     """
 
     record: Record
+    segments: Segments | None = None
     _recaptures: Recaptures | None = None
     _observer: Callable[[Explained], Interpreter] | None = None
 
@@ -100,15 +104,23 @@ class Explained(GraphModule):
         # in a tuple, so that it is no submodule: the graph does not use it, `embed` does
         self._embedding = () if embedding is None else (embedding,)
 
-    def recompile(self) -> Any:
-        """The code that runs is that of the fused graph; `graph` stays the one that the rules were proven on, and that the
-        audit, `watch` and the certificate read."""
+    def recompile(self) -> PythonCode:
+        """The code that runs is that of the fused graph, by its segments where it is cut; `graph` stays the one that the
+        rules were proven on, and that the audit, `watch` and the certificate read."""
         lowered = self._graph
-        self._graph = fuse(self)
+        self._graph = fused = fuse(self)
         try:
-            return super().recompile()
+            code = super().recompile()
         finally:
             self._graph = lowered
+        if self.segments is not None:
+            type(self).forward = checkpointed_forward(fused, self.segments)  # each GraphModule has its own class
+        return code
+
+    def _cut(self, segments: Segments | None) -> None:
+        """From now on the backward recomputes these parts of the graph."""
+        self.segments = segments
+        self.recompile()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self._bind(args, kwargs)
@@ -126,6 +138,7 @@ class Explained(GraphModule):
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
         twin._attach(record, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
+        twin._cut(self.segments)
         return twin
 
     def _run_by(self, interpreter: Interpreter, bound: Mapping[str, Any]) -> Any:

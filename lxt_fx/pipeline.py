@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from lxt_fx.checkpoint import Checkpoint, Segments, check_checkpoint
 from lxt_fx.errors import InputError, UnknownNameError
 from lxt_fx.explained import Explained, Recaptures, Record, Stage
 from lxt_fx.forms import Form, epsilon_of
@@ -26,6 +27,7 @@ from lxt_fx.passes.canonicalise import canonicalise
 from lxt_fx.passes.capture import torch_state_kept
 from lxt_fx.passes.find_groups import Groups, find_groups
 from lxt_fx.passes.find_modules import with_modules
+from lxt_fx.passes.find_segments import find_segments
 from lxt_fx.passes.fold_softmax import fold_softmax
 from lxt_fx.passes.functionalise import functionalise
 from lxt_fx.passes.inline_no_grad import inline_no_grad
@@ -67,6 +69,7 @@ def transform(
     strict: bool = True,
     dynamic: bool | Literal["recapture"] = True,
     positions: Positions | None = None,
+    checkpoint: Checkpoint = None,
 ) -> Explained:
     """A GraphModule that computes what `model` computes and whose backward passes relevance.
 
@@ -93,13 +96,18 @@ def transform(
     Relevance is that of the whole module. "last" is the last column: right where a batch is padded on the left. For padding
     on the right, give the position, or select in the whole output.
 
+    `checkpoint` saves memory: "layers" cuts the graph into its layers, "sqrt" into segments of about sqrt(n) of n layers, a
+    number k into segments of k layers. The backward computes the values inside a segment again instead of keeping them;
+    relevance stays the same (docs/memory.md).
+
     `model` may be what `transform` made: given example inputs, its graph is put under another table without a new capture.
 
     Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict), and
     ForwardMismatchError (the graph differs from the model).
     """
     table = table_named(rules)
-    options = Options(form, epsilon_of(form, epsilon, "transform"), strict, positions_of(positions))
+    check_checkpoint(checkpoint)
+    options = Options(form, epsilon_of(form, epsilon, "transform"), strict, positions_of(positions), checkpoint)
     if dynamic not in (True, False, "recapture"):
         raise InputError(f'transform: dynamic must be True, False or "recapture", got {dynamic!r}')
     if isinstance(model, Explained):
@@ -209,6 +217,7 @@ class Options:
     epsilon: float = 0.0
     strict: bool = True
     positions: tuple[int, ...] | None = None
+    checkpoint: Checkpoint = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +285,20 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
     lowered = rule_stage("lowered", gm, flow, rewritten)
     with _timed(seconds, "module"):
         module = Explained(gm, gm.graph)
-    stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered, fused_stage(module, lowered))
+    fused = fused_stage(module, lowered)
+    if options.checkpoint is not None:
+        with _timed(seconds, "checkpoint"):
+            module._cut(_segments(module, fused.graph, options.checkpoint))
+    stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered, fused)
     by_name = {stage.name: stage for stage in stages}
     return _Compiled(module, example, started, flow, plan, by_name, rewritten.matches, sizes, merged, narrowing)
+
+
+def _segments(module: Explained, graph: Graph, checkpoint: Checkpoint) -> Segments:
+    """Where the graph that a plain call runs is cut."""
+    assert checkpoint is not None
+    gm = GraphModule(module, graph)
+    return find_segments(gm, mark_flow(gm, _float_inputs(gm)), checkpoint)
 
 
 def _chosen(gm: GraphModule, flow: Flow, table: RuleTable, seconds: dict[str, float]) -> tuple[Groups, Plan]:

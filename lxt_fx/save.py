@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import Graph
 
+from lxt_fx.checkpoint import Segments
 from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained, Record, Stage
 from lxt_fx.graph_json import decode_graph, encode_graph
@@ -45,6 +47,8 @@ def save(explained: Explained, path: str | Path) -> None:
     embedding = _embedding(explained, tensors)
     if embedding is not None:
         header["embedding"] = embedding
+    if explained.segments is not None:
+        header["segments"] = asdict(explained.segments)
     save_file(tensors, str(path), metadata={"lxt_fx": json.dumps(header)})
 
 
@@ -68,6 +72,7 @@ def load(path: str | Path, ops: Sequence[OpOverload] = ()) -> Explained:
     graph = decode_graph(header["graph"], ops)
     explained = Explained(root, graph)
     explained._attach(_loaded_record(header, decode_graph(header["graph"], ops)), _loaded_embedding(header, tensors))
+    explained._cut(_loaded_segments(header))
     return explained
 
 
@@ -100,6 +105,11 @@ def _embedding(explained: Explained, tensors: dict[str, Tensor]) -> dict[str, An
         return None
     tensors["embedding"] = module.weight.detach().contiguous().clone()
     return {"scale": scale, "exact": torch.equal(plain, actual), "padding_idx": module.padding_idx}
+
+
+def _loaded_segments(header: dict[str, Any]) -> Segments | None:
+    saved = header.get("segments")
+    return saved and Segments(tuple(saved["starts"]), saved["end"], tuple(saved["places"]))
 
 
 class _ScaledEmbedding(nn.Embedding):

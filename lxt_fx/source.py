@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule
 
 from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained
-from lxt_fx.inputs import Example, token_embedding
+from lxt_fx.inputs import SEED, Example, token_embedding
 from lxt_fx.passes.capture import Captured, torch_state_kept
 
 
@@ -64,6 +64,7 @@ def source_of(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, 
     gm = _module(explained, record.stages["canonical"].graph, explained.graph._codegen)
     example = Example(explained._bind(args, dict(kwargs)), dict(record.constants), record.optional)
     with torch_state_kept(), torch.no_grad():
+        torch.manual_seed(SEED)  # a forward that draws random numbers draws those that its check will draw
         expected = explained.forward(**example.kwargs)
     return Source(explained, Captured(gm, example, record.method, record.specialised, record.guards), expected, {})
 
