@@ -54,6 +54,8 @@ def checkpointed_forward(graph: Graph, segments: Segments) -> Callable[..., Any]
     before them in the graph, and what is computed from sizes and constants alone and read by several of them.
     """
     nodes = list(graph.nodes)
+    missing = {*segments.starts} - {node.name for node in nodes}
+    assert not missing, f"the graph is cut at nodes that it does not have: {missing}"
     segment_of = _segment_of(nodes, segments)
     members: dict[int, list[Node]] = {}
     for node, index in segment_of.items():

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from lxt_fx.checkpoint import Checkpoint, Segments, check_checkpoint
@@ -30,6 +30,7 @@ from lxt_fx.passes.find_modules import with_modules
 from lxt_fx.passes.find_segments import find_segments
 from lxt_fx.passes.fold_softmax import fold_softmax
 from lxt_fx.passes.functionalise import functionalise
+from lxt_fx.passes.fuse import fuse
 from lxt_fx.passes.inline_no_grad import inline_no_grad
 from lxt_fx.passes.lower import lower
 from lxt_fx.passes.lower_explicit import lower_explicit
@@ -285,19 +286,17 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
     lowered = rule_stage("lowered", gm, flow, rewritten)
     with _timed(seconds, "module"):
         module = Explained(gm, gm.graph)
-    fused = fused_stage(module, lowered)
     if options.checkpoint is not None:
         with _timed(seconds, "checkpoint"):
-            module._cut(_segments(module, fused.graph, options.checkpoint))
-    stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered, fused)
+            module._cut(segments_of(module, options.checkpoint))
+    stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered, fused_stage(module, lowered))
     by_name = {stage.name: stage for stage in stages}
     return _Compiled(module, example, started, flow, plan, by_name, rewritten.matches, sizes, merged, narrowing)
 
 
-def _segments(module: Explained, graph: Graph, checkpoint: Checkpoint) -> Segments:
-    """Where the graph that a plain call runs is cut."""
-    assert checkpoint is not None
-    gm = GraphModule(module, graph)
+def segments_of(module: Explained, checkpoint: Literal["layers", "sqrt"] | int) -> Segments:
+    """Where the graph that a plain call of the module runs is cut."""
+    gm = GraphModule(module, fuse(module))
     return find_segments(gm, mark_flow(gm, _float_inputs(gm)), checkpoint)
 
 

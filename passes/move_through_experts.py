@@ -60,7 +60,7 @@ class _Region:
             return False
         empty, order, places = node.args[0], _only_index(node), node.args[2]
         fits = isinstance(empty, Node) and empty.target in _EMPTY and places.target is aten.arange.default
-        if not fits or order is None or empty.args[0] is not order:  # type: ignore[union-attr]
+        if not fits or order is None or empty.args[0] is not order:  # type: ignore[union-attr, operator]
             return False
         if len(places.args) != 1 or len(places.users) != 1:
             return False
@@ -81,7 +81,7 @@ class _Region:
             return self._multiplies_groups(node, axis)
         if node.target is aten.index.Tensor and axis.dim == 0 and (index := _only_index(node)) is not None:
             return self._takes_in_order(node, index)
-        if node.target is operator.getitem and node.args[0].target in _SORTS:  # type: ignore[union-attr]
+        if node.target is operator.getitem and node.args[0].target in _SORTS:  # type: ignore[union-attr, operator]
             return axis == self.axis and self._comes_from_sort(node)
         move = move_through(node, axis, self.selection)
         named = {operand.name: operand.node for operand in operands(node)}
