@@ -60,7 +60,7 @@ class _Region:
             return False
         empty, order, places = node.args[0], _only_index(node), node.args[2]
         fits = isinstance(empty, Node) and empty.target in _EMPTY and places.target is aten.arange.default
-        if not fits or order is None or empty.args[0] is not order:  # type: ignore[union-attr, operator]
+        if not fits or order is None or empty.args[0] is not order:  # type: ignore[union-attr]
             return False
         if len(places.args) != 1 or len(places.users) != 1:
             return False
