@@ -7,7 +7,7 @@ is `lxt_fx.transform(model)`, with and without `checkpoint=`. Each case runs in 
 that warms up. Peak is the largest resident memory during forward and backward, above what the process held before:
 weights, libraries and the graph. Saved is what autograd keeps at the end of the forward: storages, each counted once,
 without the weights. Growth is the slope of the logarithms, least squares: 1.0 is linear in layers, 0.5 the square root.
-Time is the median ratio to plain of calls in turns in one process. The allocator gives freed blocks back at once
+Time is CPU time, the median ratio to plain of calls in turns in one process. The allocator gives freed blocks back at once
 (MALLOC_MMAP_THRESHOLD_), so that the peak is that of the tensors.
 """
 
@@ -129,10 +129,10 @@ def measure_time(layers: int, hidden: int, tokens: int, rounds: int) -> dict[str
     for turn in range(rounds + 1):
         for method, module in modules.items():
             gc.collect()
-            start = time.perf_counter()
+            start = time.process_time()
             found[method] = relevance(module, leaf)
             if turn:  # the first round warms up
-                seconds[method].append(time.perf_counter() - start)
+                seconds[method].append(time.process_time() - start)
     ratios = {
         method: statistics.median(a / b for a, b in zip(times, seconds["plain"], strict=True))
         for method, times in seconds.items()
@@ -178,7 +178,7 @@ def table(results: Results, what: str, title: str) -> Table:
 def time_table(results: Results) -> Table:
     """A row for each method: time over plain by layers, and how far its relevance is from that without checkpoints."""
     layers = list(results["plain"])
-    shown = Table(title="Time / plain, median of calls in turns", box=box.SIMPLE_HEAD)
+    shown = Table(title="CPU time / plain, median of calls in turns", box=box.SIMPLE_HEAD)
     for column in ("", *(f"{count} layers" for count in layers), "relevance differs by"):
         shown.add_column(column, justify="left" if not column else "right")
     for method, found in results.items():

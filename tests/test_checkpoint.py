@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
+import os
+import subprocess
+import sys
 import weakref
 from collections import Counter
 from functools import cache
@@ -485,3 +489,16 @@ def test_graph_that_is_captured_again_is_cut_again() -> None:
     assert found.segments is not None
     plain = lxt_fx.transform(Reading().eval(), kwargs=other)
     assert results(cut, other)[0].shape == results(plain, other)[0].shape
+
+
+@pytest.mark.slow
+def test_benchmark_of_memory_runs(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "benchmarks/memory.py", "--quick", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
+    results = json.loads(Path(tmp_path, "memory.json").read_text())["results"]
+    # Measured: 0.05 and 0.92 of what the plain gradient keeps.
+    assert results["ours, sqrt"]["4"]["saved"] < 0.1 * results["plain"]["4"]["saved"]
+    assert results["ours"]["4"]["saved"] < results["plain"]["4"]["saved"]
+    assert results["ours, sqrt"]["4"]["difference"] == 0
+    assert Path(tmp_path, "memory.png").stat().st_size > 5000
