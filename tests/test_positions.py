@@ -427,7 +427,7 @@ def test_a_target_elsewhere_is_refused_by_a_narrowed_module() -> None:
 
 def test_the_op_takes_joined_dims_apart() -> None:
     x = torch.randn(2 * 5 * 3, 4, requires_grad=True)  # two rows of five tokens with three experts each
-    for at in ([-1], [0, 1, -2], [4, 2]):
+    for at in ([-1], [0, 1, -2], [4, 2], [-2, -1, 0]):
         expected = x.view(2, 5, 3, 4)[:, at].reshape(-1, 4)
         assert torch.equal(positions_op(x, 0, at, 5, 3), expected)
         assert torch.equal(positions_op(x.view(2, 5, 12), 1, at), x.view(2, 5, 12)[:, at])
