@@ -10,6 +10,7 @@ from torch import nn
 
 from lxt_fx.errors import CaptureError, InputError
 from lxt_fx.inputs import Example
+from lxt_fx.on_meta import on_meta
 from lxt_fx.passes.capture import Captured, capture, torch_state_kept
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 
@@ -20,8 +21,11 @@ SAME = 1e-4
 def settled(model: nn.Module, example: Example) -> tuple[Example, Any]:
     """The example without optional inputs that the model would not fill in the same way, and the model's own output.
 
-    (RoBERTa counts positions from its padding index, for example: there the positions stay the model's business.)
+    (RoBERTa counts positions from its padding index, for example: there the positions stay the model's business.) A model
+    on the meta device gives no values, so it is not asked: the example stays as it is, and there is no output.
     """
+    if on_meta(model, example.kwargs):
+        return example, None
     for _ in range(len(example.optional) + 1):
         expected = _try_call(model, example, example.optional)
         full = _try_call(model, example)
@@ -63,6 +67,8 @@ def proven_capture(model: nn.Module, example: Example, *, dynamic: bool) -> Capt
     if not dynamic:
         return capture(model, example, dynamic=False)
     captured = _capture_free(model, example)
+    if on_meta(model, example.kwargs):
+        return captured
     other = example.resized() if captured.example is example else example
     if captured.method != "torch.export" or other is None or _holds_at(model, captured, other):
         return captured
