@@ -48,8 +48,9 @@ class Record:
     at. `specialised` says what is fixed to the example. `forward_difference` is the largest difference to the model's own
     output on the example, relative to its largest value; 0.0 means bit-equal, NaN not compared (meta device). `unknown`
     names nodes that kept their native gradient because no row matched (always empty under strict=True). `matches` says why
-    the row of a node matched, by name of the node in the rewritten graph. `form` is `gradient` or `explicit`. `overrides` are the places where the table was
-    overridden, `merged` the batch norms that became part of the layer before them.
+    the row of a node matched, by name of the node in the rewritten graph. `form` is `gradient` or `explicit`.
+    `overrides` are the places where the table was overridden, `merged` the batch norms that became part of the layer before
+    them.
     """
 
     model_class: str

@@ -139,7 +139,7 @@ def _from_rows(
     (reaching,) = torch.autograd.grad(values, chosen, seed)
 
     def seeds(start: int, stop: int) -> Tensor:
-        made = rows.new_zeros(stop - start, *rows.shape)
+        made: Tensor = rows.new_zeros(stop - start, *rows.shape)
         targets = torch.arange(start, stop, device=rows.device)
         made[targets - start, :, positions[start:stop]] = reaching.transpose(0, 1)[start:stop]
         return made

@@ -1,4 +1,4 @@
-"""Models on the meta device, that have shapes and no values, go through every stage; their certificate says what it lacks."""
+"""Models on the meta device, with shapes and no values, go through every stage; their certificate says what it lacks."""
 
 from __future__ import annotations
 
