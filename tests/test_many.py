@@ -14,6 +14,7 @@ from torch import Tensor
 import lxt_fx
 from lxt_fx import many
 from lxt_fx.head import cut_head
+from lxt_fx.views.terminal import plain
 
 TOKENS = 6
 PAIRS = [(2, 5), (-1, 7), (0, 3), (2, 6), (5, 7)]
@@ -243,7 +244,7 @@ def test_an_empty_answer_is_refused() -> None:
 
 def test_an_answer_can_be_printed_drawn_and_written(tmp_path: object) -> None:
     answer = lxt_fx.answer_relevance(explained("llama"), None, PROMPT, ANSWER)
-    lines = str(answer).splitlines()
+    lines = plain(answer.__rich__()).splitlines()
     assert "attnlrp" in lines[0]
     strongest = int(answer.relevance[2].abs().argmax())
     assert lines[-1].split()[0] == "7" and f"({strongest})" in lines[-1]
