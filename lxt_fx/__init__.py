@@ -5,6 +5,7 @@ relevance (AttnLRP, Achtibat et al. 2024). `explain` is the short way from a tex
 """
 
 from lxt_fx import flow, functional, nn
+from lxt_fx.answer import AnswerRelevance, answer_relevance
 from lxt_fx.audit import audit
 from lxt_fx.certificate import Certificate, certificate
 from lxt_fx.embed import embed
@@ -26,6 +27,7 @@ from lxt_fx.explanation import Explanation
 from lxt_fx.image_explanation import ImageExplanation
 from lxt_fx.landing import Landing
 from lxt_fx.ledger import Ledger
+from lxt_fx.many import relevance_of
 from lxt_fx.perturbation import PerturbationCurves, perturbation_curves
 from lxt_fx.pipeline import transform
 from lxt_fx.rule import Keep, Rule, RuleTable
@@ -42,6 +44,8 @@ from lxt_fx.watch import watch
 __all__ = [
     "flow",
     "functional",
+    "AnswerRelevance",
+    "answer_relevance",
     "audit",
     "NonFiniteError",
     "LedgerError",
@@ -76,6 +80,7 @@ __all__ = [
     "load",
     "nn",
     "perturbation_curves",
+    "relevance_of",
     "save",
     "show",
     "transform",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from lxt_fx.certificate_text import (
 )
 from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained
+from lxt_fx.on_meta import NOT_COMPARED
 from lxt_fx.relevance_path import (
     Entry,
     Held,
@@ -83,7 +85,9 @@ class Certificate:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         overridden = f", overridden at {', '.join(self.overrides)}" if self.overrides else ""
         difference = f"within {self.forward_difference:.1e} of the model's largest output"
-        forward = difference if self.forward_difference else "bit-equal to the model's"
+        forward = (difference if self.forward_difference else "bit-equal to the model's") + " on the example"
+        if math.isnan(self.forward_difference):
+            forward = NOT_COMPARED
         cuts = f"; {len(self.cuts)} more stop it" if self.cuts else ""
         lines = [
             *labelled("certificate", [f"{self.model_class}   ({versions})"]),
@@ -91,7 +95,7 @@ class Certificate:
             *labelled("graph", [f"captured by {self.method}, {self.nodes} ops"]),
             *labelled("merged", merged_text(self.merged)),
             *labelled("path", [f"{self.carrying} ops carry relevance from the output to {', '.join(self.leaves)}{cuts}"]),
-            *labelled("forward", [f"{forward} on the example"]),
+            *labelled("forward", [forward]),
             *labelled("fixed", [*(self.specialised or ["nothing"])]),
             *labelled("checked", [f"{self.guards} conditions on input sizes in every call"]),
             "",
@@ -112,6 +116,8 @@ class Certificate:
         """All of it as what `json.dumps` takes."""
         found = asdict(self) | {"versions": dict(self.versions), "proven": self.proven}
         found |= {"entries": [_flat(entry) for entry in self.entries], "cuts": [_flat(entry) for entry in self.cuts]}
+        if math.isnan(self.forward_difference):  # JSON has no NaN
+            found["forward_difference"] = None
         found["counts"] = [_written(row) | {"count": count} for row, count in self.counts.items()]
         return found
 

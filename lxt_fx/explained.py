@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import CodeType
@@ -49,11 +50,11 @@ class Record:
 
     `inputs` may be given in a call, `optional` among them left out; `leaves` are the float inputs that relevance is read
     at. `specialised` says what is fixed to the example. `forward_difference` is the largest difference to the model's own
-    output on the example, relative to its largest value; 0.0 means bit-equal. `unknown` names nodes that kept their native
-    gradient because no row matched (always empty under strict=True). `matches` says why the row of a node matched, by name
-    of the node in the rewritten graph. `form` is `gradient` or `explicit`. `overrides` are the places where the table was
-    overridden, `merged` the batch norms that became part of the layer before them. `positions` are those that the module
-    answers at, None where it answers at all of them.
+    output on the example, relative to its largest value; 0.0 means bit-equal, NaN not compared (meta device). `unknown`
+    names nodes that kept their native gradient because no row matched (always empty under strict=True). `matches` says why
+    the row of a node matched, by name of the node in the rewritten graph. `form` is `gradient` or `explicit`.
+    `overrides` are the places where the table was overridden, `merged` the batch norms that became part of the layer before
+    them. `positions` are those that the module answers at, None where it answers at all of them.
     """
 
     model_class: str
@@ -218,7 +219,8 @@ class Explained(GraphModule):
                     "transform the model again with an example of this shape, or once with dynamic=\"recapture\""
                 )
         for guard, code in self._guards:
-            if not eval(code, {"__builtins__": {}, "max": max, "min": min}, {"L": bound}) and not _tiny(bound):
+            holds = eval(code, {"__builtins__": {}, "max": max, "min": min}, {"L": bound})
+            if not holds and not _reads_a_one(guard, bound):
                 raise CallError(
                     f"{self.record.model_class}: the graph holds only where {guard}, and these inputs break it; transform "
                     "the model again with an example of these shapes, or once with dynamic=\"recapture\""
@@ -260,9 +262,12 @@ def _holds(module: Explained, bound: Mapping[str, Any]) -> bool:
     return True
 
 
-def _tiny(bound: dict[str, Any]) -> bool:
+_SIZE = re.compile(r"L\['(\w+)'\]\.size\(\)\[(\d+)\]")
+
+
+def _reads_a_one(guard: str, bound: Mapping[str, Any]) -> bool:
     """torch.export assumes that dynamic sizes are not 0 or 1; graphs run exactly at 1 all the same."""
-    return any(isinstance(value, Tensor) and 1 in value.shape for value in bound.values())
+    return any(bound[name].shape[int(dim)] == 1 for name, dim in _SIZE.findall(guard) if isinstance(bound[name], Tensor))
 
 
 _GUARD_NODES = (

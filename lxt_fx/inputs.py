@@ -68,20 +68,6 @@ class Example:
         kept = {name: value for name, value in self.kwargs.items() if name not in names}
         return replace(self, kwargs=kept, optional=tuple(name for name in self.optional if name not in names))
 
-    def resized(self) -> Example | None:
-        """The example with batch 1 and, for text, fewer tokens: what proves that captured sizes are free. None where the
-        inputs share no batch dim larger than 1."""
-        tensors = [t for t in pytree.tree_leaves(self.kwargs) if isinstance(t, Tensor)]
-        if len({t.shape[:1] for t in tensors}) != 1 or tensors[0].dim() == 0 or tensors[0].shape[0] == 1:
-            return None
-
-        def cut(t: Any) -> Any:
-            if not isinstance(t, Tensor):
-                return t
-            return (t[:1, :-2] if self.dynamic_dims == 2 and t.shape[1] > 3 else t[:1]).clone()
-
-        return replace(self, kwargs=pytree.tree_map(cut, self.kwargs))
-
     def doubled(self) -> Example | None:
         """The example with batch 2 where every input has batch 1: a size of 1 would be baked into the graph."""
         tensors = [t for t in pytree.tree_leaves(self.kwargs) if isinstance(t, Tensor)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -64,10 +65,16 @@ def nodes_in(value: Any) -> Iterator[Node]:
 def arguments(node: Node) -> dict[str, Any]:
     """The node's arguments by schema name, without defaults. A function that has no schema names them arg0, arg1, ..."""
     if isinstance(node.target, OpOverload):
-        names = [argument.name for argument in node.target._schema.arguments]
+        names = _schema_names(node.target)
     else:
-        names = [f"arg{index}" for index in range(len(node.args))]
+        names = tuple(f"arg{index}" for index in range(len(node.args)))
     return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+
+
+@cache
+def _schema_names(op: OpOverload) -> tuple[str, ...]:
+    """Kept by op: every analysis asks for them at every node, and torch makes new objects each time."""
+    return tuple(argument.name for argument in op._schema.arguments)
 
 
 def operands(node: Node) -> list[Operand]:
@@ -94,8 +101,13 @@ def value(node: Node) -> Any:
 def is_float(node: Node) -> bool:
     """Whether the value is a floating-point or complex tensor, or a tuple that holds one."""
     found = value(node)
-    items = found if isinstance(found, (list, tuple)) else [found]
-    return any(isinstance(t, (torch.Tensor, TensorType)) and (t.is_floating_point() or t.is_complex()) for t in items)
+    if isinstance(found, (list, tuple)):
+        return any(_is_float(item) for item in found)
+    return _is_float(found)
+
+
+def _is_float(found: Any) -> bool:
+    return isinstance(found, (torch.Tensor, TensorType)) and (found.is_floating_point() or found.is_complex())
 
 
 def shape(node: Node) -> tuple[Any, ...] | None:
@@ -113,6 +125,14 @@ def written_shape(node: Node) -> tuple[str, ...] | None:
 def dtype(node: Node) -> torch.dtype | None:
     """The value's dtype, or None where it is no single tensor."""
     return getattr(value(node), "dtype", None)
+
+
+def fixed_size(size: Any) -> int | None:
+    """The number that a size is, also where capture found it out later than it gave it a symbol; None for a free one."""
+    if isinstance(size, int):
+        return size
+    expr = size.node.expr if isinstance(size, torch.SymInt) else None
+    return int(expr) if expr is not None and expr.is_number else None
 
 
 def module_stack(node: Node) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@ where it cannot follow, and what stays unproven."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch.fx import Node
 
 from lxt_fx.explained import Explained, Record
 from lxt_fx.nodes import is_float, module_path, module_stack, operands, shape, source, value
+from lxt_fx.on_meta import NOT_COMPARED
 from lxt_fx.ops import norms, products
 from lxt_fx.passes.mark_flow import SHAPE_ONLY, SHAPE_READERS, Flow, aten, differentiable_operands, mark_flow
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES
@@ -261,7 +263,9 @@ def _unproven_of(name: str, entry: Entry | None, record: Record) -> str:
 
 def _unproven_of_the_graph(explained: Explained) -> Iterator[str]:
     record = explained.record
-    if not record.forward_difference <= _tolerance(explained):
+    if math.isnan(record.forward_difference):
+        yield f"the forward was {NOT_COMPARED}"
+    elif not record.forward_difference <= _tolerance(explained):
         yield f"the forward differs from the model's by {record.forward_difference:.2g} of its largest value"
     if record.method != "torch.export":
         yield f"captured by {record.method}: choices that the model's code makes from values are fixed to the example"

@@ -6,10 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import CaptureError, InputError
 from lxt_fx.inputs import Example
+from lxt_fx.on_meta import on_meta
 from lxt_fx.passes.capture import Captured, capture, torch_state_kept
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 
@@ -20,8 +23,11 @@ SAME = 1e-4
 def settled(model: nn.Module, example: Example) -> tuple[Example, Any]:
     """The example without optional inputs that the model would not fill in the same way, and the model's own output.
 
-    (RoBERTa counts positions from its padding index, for example: there the positions stay the model's business.)
+    (RoBERTa counts positions from its padding index, for example: there the positions stay the model's business.) A model
+    on the meta device gives no values, so it is not asked: the example stays as it is, and there is no output.
     """
+    if on_meta(model, example.kwargs):
+        return example, None
     for _ in range(len(example.optional) + 1):
         expected = _try_call(model, example, example.optional)
         full = _try_call(model, example)
@@ -55,20 +61,59 @@ def _try_call(model: nn.Module, example: Example, without: tuple[str, ...] = ())
 
 
 def proven_capture(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
-    """The model's graph with free sizes, tried at another batch and length; or, where it differs from the model there, with
-    all sizes fixed to the example's (a model that reads `len(x)` bakes a size in without a word).
+    """The model's graph with free sizes, tried at other ones: every size that the graph calls free is changed. Where it
+    differs from the model there (a model that reads `len(x)`, or loops over its tokens, may bake a size in without a word),
+    with a free batch only, tried again, or with all sizes fixed to the example's.
 
     Raises CaptureError where no graph can be had.
     """
     if not dynamic:
         return capture(model, example, dynamic=False)
     captured = _capture_free(model, example)
-    other = example.resized() if captured.example is example else example
-    if captured.method != "torch.export" or other is None or _holds_at(model, captured, other):
+    if captured.method != "torch.export" or on_meta(model, example.kwargs) or _is_proven(model, captured):
         return captured
-    fixed = capture(model, example, dynamic=False)
     why = "the graph with free sizes differs from the model at other sizes than the example's"
+    if example.dynamic_dims != 1:
+        batch_only = _capture_free(model, replace(example, dynamic_dims=1))
+        if batch_only.method == "torch.export" and _is_proven(model, batch_only):
+            return replace(batch_only, specialised=(why, *batch_only.specialised))
+    fixed = capture(model, example, dynamic=False)
     return replace(fixed, specialised=(why, *fixed.specialised))
+
+
+def _is_proven(model: nn.Module, captured: Captured) -> bool:
+    other = _resized(captured)
+    return other is None or _holds_at(model, captured, other)
+
+
+def _resized(captured: Captured) -> Example | None:
+    """The example with every free size changed: a batch becomes 1, another size 2 less, as far as it can. None where no
+    size is free."""
+    leaves, spec = pytree.tree_flatten(captured.example.kwargs)
+    placeholders = [node for node in captured.gm.graph.nodes if node.op == "placeholder"]
+    free = [_free_dims(leaf, node) for leaf, node in zip(leaves, placeholders, strict=True)]
+    wanted: dict[str, int] = {}
+    for leaf, dims in zip(leaves, free, strict=True):
+        for dim, name in dims:
+            wanted.setdefault(name, 1 if dim == 0 else max(leaf.shape[dim] - 2, min(leaf.shape[dim], 2)))
+    if not wanted:
+        return None
+    cut = []
+    for leaf, dims in zip(leaves, free, strict=True):
+        for dim, name in dims:
+            leaf = leaf.narrow(dim, 0, wanted[name])
+        cut.append(leaf.clone() if isinstance(leaf, Tensor) else leaf)
+    return replace(captured.example, kwargs=pytree.tree_unflatten(cut, spec))
+
+
+def _free_dims(leaf: Any, node: Node) -> list[tuple[int, str]]:
+    """The dims of an input that are free, each with the symbol of its size."""
+    found = node.meta.get("val")
+    if not isinstance(leaf, Tensor) or not isinstance(found, Tensor):
+        return []
+    symbols: list[Any] = list(found.shape)
+    named = [(dim, size.node.expr) for dim, size in enumerate(symbols) if isinstance(size, torch.SymInt)]
+    return [(dim, str(expr)) for dim, expr in named if expr.is_symbol]
 
 
 def _capture_free(model: nn.Module, example: Example) -> Captured:

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import CaptureError
 from lxt_fx.inputs import Example
+from lxt_fx.nodes import fixed_size
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.trace import trace
@@ -155,8 +156,8 @@ def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str,
         sizes = node.meta["val"].shape
         free = example.free_dims(node.meta["val"])
         expected = free - 1 if example.dynamic_dims is None and free == len(sizes) else free
-        for dim, size in enumerate(sizes[: max(expected, 1)]):
-            if isinstance(size, int):
+        for dim, found in enumerate(sizes[: max(expected, 1)]):
+            if (size := fixed_size(found)) is not None:
                 why = "the model's code depends on it" if dynamic else "captured without dynamic sizes"
                 sentences.append(f"dim {dim} of {node.target} is fixed to {size} ({why})")
     return tuple(sentences)

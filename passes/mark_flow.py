@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
@@ -63,14 +63,18 @@ class Flow:
     carrying: frozenset[Node]
     held: frozenset[Edge]
     leaves: tuple[Node, ...]
+    _operands: dict[Node, list[Operand]] = field(default_factory=dict, compare=False, repr=False)
 
     def carrying_operands(self, node: Node) -> list[Operand]:
-        """The operands through which relevance leaves the node, in order."""
-        return [
-            operand
-            for operand in differentiable_operands(node)
-            if operand.node in self.carrying and (node, operand.name) not in self.held
-        ]
+        """The operands through which relevance leaves the node, in order. Each node is read once: a flow is that of a graph
+        as it stands, and edits call for a new one."""
+        if node not in self._operands:
+            self._operands[node] = [
+                operand
+                for operand in differentiable_operands(node)
+                if operand.node in self.carrying and (node, operand.name) not in self.held
+            ]
+        return self._operands[node]
 
 
 def differentiable_operands(node: Node) -> list[Operand]:
@@ -93,12 +97,20 @@ def differentiable_graph(gm: GraphModule, held: frozenset[Edge] = frozenset()) -
 
 
 def mark_flow(gm: GraphModule, leaves: Iterable[Node], held: frozenset[Edge] = frozenset()) -> Flow:
-    """Analysis: the values between the leaves and the output, by reachability along differentiable edges not held."""
-    graph = differentiable_graph(gm, held)
+    """Analysis: the values between the leaves and the output, by reachability along differentiable edges not held: one
+    sweep forward and one back, since a graph lists every node behind its operands."""
     leaves = tuple(leaves)
+    reached: dict[Node, list[Node]] = {leaf: [] for leaf in leaves}
+    for node in gm.graph.nodes:
+        if reached.keys().isdisjoint(node.all_input_nodes):
+            continue
+        found = differentiable_operands(node)
+        passing = [o.node for o in found if o.node in reached and (node, o.name) not in held]
+        if passing:
+            reached[node] = passing
     output = next(node for node in reversed(gm.graph.nodes) if node.op == "output")
-    root = object()
-    graph.add_node(root)
-    graph.add_edges_from((root, leaf) for leaf in leaves)
-    carrying = nx.descendants(graph, root) & nx.ancestors(graph, output)
+    carrying = set(reached.get(output, ()))
+    for node in reversed(gm.graph.nodes):
+        if node in carrying:
+            carrying.update(reached[node])
     return Flow(frozenset(carrying), held, leaves)

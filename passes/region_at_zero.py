@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 def region_at_zero(gm: GraphModule, root: Node, origin: Node, members: frozenset[Node]) -> tuple[float, float] | str:
     """Analysis: f(0) and f'(0) of the region between `origin` and `root`, measured by running it on 0 in float64; or, as a
     string, why it is not one smooth function of each element."""
-    x = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    x = torch.zeros((), dtype=torch.float64, device="cpu", requires_grad=True)  # also where "meta" is the default
     values: dict[Node, Any] = {origin: x}
     try:
         with torch.enable_grad():
@@ -53,5 +53,7 @@ def _one_number(gm: GraphModule, node: Node) -> Tensor:
         constant = getattr(constant, part)
     if constant.numel() != 1:
         raise _NotOneFunction(f"%{node.name} is not one number")
+    if constant.is_meta:
+        raise _NotOneFunction(f"%{node.name} is on the meta device and has no value")
     number: Tensor = constant.detach().reshape(())
     return number.double() if number.is_floating_point() else number

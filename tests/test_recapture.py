@@ -118,7 +118,7 @@ def test_a_recapturing_module_answers_as_the_model_does() -> None:
 
 def test_a_mamba_is_captured_again_for_another_length() -> None:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 32, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "intermediate_size": 32}
+    sizes = {"vocab_size": 32, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 1, "intermediate_size": 32}
     model = MambaForCausalLM(MambaConfig(**sizes)).double().eval()
     explained = lxt_fx.transform(model, dynamic="recapture")
     assert any("dim 1 of inputs_embeds is fixed" in text for text in explained.record.specialised)
@@ -134,8 +134,13 @@ def test_a_mamba_is_captured_again_for_another_length() -> None:
     assert relative(embeds.grad, again.grad) < 1e-12
     assert inside["backbone.layers.0"].relevance.shape == (1, 10, 16)
     lxt_fx.audit(explained, {"input_ids": ids}).check()
+    for length in (7, 5, 10):
+        other = embeds[:, :length].detach()
+        torch.testing.assert_close(explained(inputs_embeds=other).logits, model(inputs_embeds=other).logits)
+    fixed = lxt_fx.transform(model)
+    assert fixed.record.sizes["inputs_embeds"] == (None, 7, 16)
     with pytest.raises(lxt_fx.CallError, match='dynamic="recapture"'):
-        lxt_fx.transform(model)(inputs_embeds=embeds)
+        fixed(inputs_embeds=embeds)
 
 
 def test_dynamic_takes_three_words() -> None:

@@ -1,0 +1,255 @@
+"""Many targets from one forward: each gets what a call of its own gives it, and answers read only what came before."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+import lxt_fx
+from lxt_fx import many
+from lxt_fx.head import cut_head
+from lxt_fx.views.terminal import plain
+
+TOKENS = 6
+PAIRS = [(2, 5), (-1, 7), (0, 3), (2, 6), (5, 7)]
+CLASSES = [1, 0, 1]
+
+
+@functools.cache
+def explained(name: str, form: str = "gradient", attention: str = "sdpa") -> lxt_fx.Explained:
+    model = tiny.MODELS[name](attention).double()
+    return lxt_fx.transform(model, form=form, epsilon=0.0)
+
+
+def leaf_of(module: lxt_fx.Explained) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    if module.record.leaves == ("pixel_values",):
+        return torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=generator)
+    return lxt_fx.embed(module, torch.randint(3, 60, (2, TOKENS), generator=generator)).detach()
+
+
+def one_by_one(module: lxt_fx.Explained, x: Tensor, targets: list) -> Tensor:
+    """Forward and backward for each target alone, by hand."""
+    found = []
+    for target in targets:
+        leaf = x.clone().requires_grad_(True)
+        logits = module(leaf).logits
+        values = logits[:, target] if isinstance(target, int) else logits[:, target[0], target[1]]
+        if module.record.form == "gradient":
+            (gradient,) = torch.autograd.grad(values.sum(), leaf)
+            found.append(gradient * leaf.detach())
+        else:
+            found.extend(torch.autograd.grad(values, leaf, values.detach()))
+    return torch.stack(found)
+
+
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("form", ["gradient", "explicit"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "bert", "vit"])
+def test_every_target_gets_what_a_call_of_its_own_gives_it(name: str, form: str) -> None:
+    module = explained(name, form)
+    x = leaf_of(module)
+    targets = CLASSES if name in ("bert", "vit") else PAIRS
+    expected = one_by_one(module, x, targets)
+    assert_same(many.relevance_of(module, x, targets, reduce="none"), expected)
+    assert_same(many.relevance_of(module, x, targets, reduce="none", chunk=1), expected)
+    assert_same(many.relevance_of(module, x, targets, reduce="none", chunk=2), expected)
+
+
+def test_eager_attention_gives_the_same_as_one_by_one() -> None:
+    module = explained("llama", attention="eager")
+    x = leaf_of(module)
+    assert_same(many.relevance_of(module, x, PAIRS, reduce="none"), one_by_one(module, x, PAIRS))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
+def test_the_head_of_a_language_model_is_cut_off(name: str) -> None:
+    module = explained(name)
+    cut = cut_head(module)
+    assert cut is not None
+    x = leaf_of(module)
+    rows = cut.body(inputs_embeds=x, **{k: v for k, v in module._bind((x,), {}).items() if k != "inputs_embeds"})
+    assert rows.shape == (2, TOKENS, 32)
+    assert_same(cut.head(rows), module(x).logits)
+
+
+def test_nothing_is_cut_off_behind_what_mixes_positions() -> None:
+    class MixedBehind(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = self.head(x)
+            return logits + logits.mean(1, keepdim=True)
+
+    torch.manual_seed(0)
+    module = lxt_fx.transform(MixedBehind(), (torch.randn(2, 3, 4),))
+    assert cut_head(module) is None
+    x = torch.randn(2, 3, 4)
+    leaf = x.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(module(leaf)[:, 1, 2].sum(), leaf)
+    found = many.relevance_of(module, x, [(1, 2), (0, 0)], reduce="none")
+    torch.testing.assert_close(found[0], gradient * x)
+
+
+@pytest.mark.parametrize("form", ["gradient", "explicit"])
+def test_a_function_gives_a_vector_of_numbers(form: str) -> None:
+    module = explained("llama", form)
+    x = leaf_of(module)[:1]
+    contrasts = many.relevance_of(module, x, lambda out: out.logits[0, -1, :4] - out.logits[0, -1, 4:8], reduce="none")
+    alone = one_by_one(module, x, [(-1, entry) for entry in range(8)])
+    # the model's norms compute in float32, so a difference of two relevances has their rounding
+    torch.testing.assert_close(contrasts, alone[:4] - alone[4:], rtol=0, atol=1e-6 * float(contrasts.abs().max()))
+
+
+def test_what_is_summed_is_for_the_caller_to_say() -> None:
+    text, image = explained("llama"), explained("vit")
+    x, pixels = leaf_of(text), leaf_of(image)
+    whole = many.relevance_of(text, x, PAIRS, reduce="none")
+    assert whole.shape == (5, 2, TOKENS, 32)
+    assert_same(many.relevance_of(text, x, PAIRS), whole.sum(-1))
+    whole = many.relevance_of(image, pixels, CLASSES, reduce="none")
+    assert whole.shape == (3, 2, 1, 8, 8)
+    assert_same(many.relevance_of(image, {"pixel_values": pixels}, torch.tensor(CLASSES), reduce="channels"), whole.sum(2))
+
+
+def test_token_ids_and_masks_are_taken_by_name() -> None:
+    module = explained("llama")
+    ids = torch.tensor([[5, 9, 11, 30], [7, 7, 12, 40]])
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    found = many.relevance_of(module, {"input_ids": ids, "attention_mask": mask}, [3, 4])
+    leaf = lxt_fx.embed(module, ids)
+    (gradient,) = torch.autograd.grad(module(inputs_embeds=leaf, attention_mask=mask).logits[:, -1, 4].sum(), leaf)
+    assert_same(found[1], (leaf * gradient).detach().sum(-1))
+
+
+def test_gradients_and_grad_mode_of_the_caller_are_left_alone() -> None:
+    module = explained("llama")
+    x = leaf_of(module).requires_grad_(True)
+    with torch.no_grad():
+        found = many.relevance_of(module, x, PAIRS)
+        assert not torch.is_grad_enabled()
+    assert not found.requires_grad and x.grad is None
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_a_chunk_shrinks_with_what_the_forward_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = explained("llama")
+    x, sizes = leaf_of(module), []
+    backward = many._backward
+    monkeypatch.setattr(many, "_backward", lambda *args: sizes.append(len(args[2][0])) or backward(*args))
+    many.relevance_of(module, x, PAIRS)
+    assert sizes == [5]
+    largest = 2 * TOKENS * 64 * 8  # the widest values are the MLP's 48 and the attention's 32 wide rows: below 64
+    monkeypatch.setattr(many, "MEMORY", 2 * many.ALIVE * largest)
+    sizes.clear()
+    many.relevance_of(module, x, PAIRS)
+    assert sizes == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ([], "no targets"),
+        ([(9, 1)], "position 9"),
+        ([(0, 64)], "entry 64"),
+        ([(0, 1, 2)], "pair"),
+        (lambda out: out.logits, "vector"),
+        (lambda out: out.logits[0, 0].detach(), "differentiable path"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(targets: object, said: str) -> None:
+    module = explained("llama")
+    with pytest.raises(lxt_fx.InputError, match=said):
+        many.relevance_of(module, leaf_of(module), targets)
+
+
+def test_positions_of_a_classifier_are_refused() -> None:
+    module = explained("bert")
+    with pytest.raises(lxt_fx.InputError, match="without positions"):
+        many.relevance_of(module, leaf_of(module), [(0, 1)])
+    with pytest.raises(lxt_fx.InputError, match="transform it first"):
+        many.relevance_of(tiny.bert(), leaf_of(module), [0])
+
+
+def test_a_relevance_that_is_not_finite_is_refused() -> None:
+    module = explained("llama")
+    x = leaf_of(module)
+    x[0, 1, 3] = math.inf
+    with pytest.raises(lxt_fx.NonFiniteError, match="relevance_of"):
+        many.relevance_of(module, x, PAIRS)
+
+
+PROMPT, ANSWER = [5, 9, 11, 30], [12, 44, 7]
+
+
+@pytest.mark.parametrize("form", ["gradient", "explicit"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_row_of_an_answer_is_the_relevance_of_its_token_one_position_earlier(form: str, attention: str) -> None:
+    module = explained("llama", form, attention)
+    answer = lxt_fx.answer_relevance(module, None, PROMPT, ANSWER)
+    assert answer.relevance.shape == (3, 7) and answer.of_prompt().shape == (3, 4)
+    for row, token in enumerate(ANSWER):
+        ids = torch.tensor([PROMPT + ANSWER[:row]])  # what the model had read when it said the token, and no more
+        leaf = lxt_fx.embed(module, ids)
+        logit = module(leaf).logits[0, -1, token]
+        seed = torch.ones_like(logit) if form == "gradient" else logit.detach()
+        (found,) = torch.autograd.grad(logit, leaf, seed)
+        expected = (found * leaf.detach() if form == "gradient" else found).sum(-1)[0]
+        assert_same(answer.relevance[row, : len(expected)], expected)
+        assert float(answer.logits[row]) == pytest.approx(float(logit), rel=1e-9)
+        assert bool((answer.relevance[row, len(expected) :] == 0).all())
+
+
+def test_an_answer_of_the_model_itself_is_explained_like_that_of_the_module() -> None:
+    model = tiny.gemma3().double()
+    answer = lxt_fx.answer_relevance(model, None, torch.tensor([PROMPT]), torch.tensor([ANSWER]))
+    module = lxt_fx.answer_relevance(lxt_fx.transform(model), None, PROMPT, ANSWER, chunk=1)
+    assert_same(answer.relevance, module.relevance)
+    assert answer.input_ids == (*PROMPT, *ANSWER)
+
+
+def test_a_model_that_looks_ahead_has_no_answers() -> None:
+    class LooksAhead(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = torch.nn.Embedding(64, 8), torch.nn.Linear(8, 64)
+
+        def get_input_embeddings(self) -> torch.nn.Embedding:
+            return self.embedding
+
+        def forward(self, inputs_embeds: Tensor) -> Tensor:
+            return self.head(inputs_embeds + inputs_embeds.mean(1, keepdim=True))
+
+    torch.manual_seed(0)
+    with pytest.raises(lxt_fx.InputError, match="looks ahead"):
+        lxt_fx.answer_relevance(LooksAhead(), None, PROMPT, ANSWER)
+
+
+def test_an_empty_answer_is_refused() -> None:
+    with pytest.raises(lxt_fx.InputError, match="at least one token"):
+        lxt_fx.answer_relevance(explained("llama"), None, PROMPT, [])
+
+
+def test_an_answer_can_be_printed_drawn_and_written(tmp_path: object) -> None:
+    answer = lxt_fx.answer_relevance(explained("llama"), None, PROMPT, ANSWER)
+    lines = plain(answer.__rich__()).splitlines()
+    assert "attnlrp" in lines[0]
+    strongest = int(answer.relevance[2].abs().argmax())
+    assert lines[-1].split()[0] == "7" and f"({strongest})" in lines[-1]
+    answer.to_png(tmp_path / "answer.png")
+    assert (tmp_path / "answer.png").read_bytes()[:4] == b"\x89PNG"
+    answer.to_json(tmp_path / "answer.json")
+    assert json.loads((tmp_path / "answer.json").read_text())["relevance"] == answer.relevance.tolist()
+    assert repr(answer) == "AnswerRelevance(3 answer tokens, 4 of the prompt, rules attnlrp)"
