@@ -83,23 +83,26 @@ def _chosen(cell: Cell, without: list[str], rounds: int) -> Cell:
 def _measure(
     console: Console, cells: list[Cell], what: str, layers: int, settings: Settings, found: Found, folder: Path
 ) -> None:
-    """Cell by cell, each written when it is done: an interrupted run keeps what it has."""
+    """Cell by cell, times before memory, each written when it is done: an interrupted run keeps what it has."""
     columns = (TextColumn("{task.description:<52}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    parts = [(cell, part) for cell in cells for part in (("time", "memory") if what == "both" else (what,))]
     done = 0
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("speed", total=sum(steps(cell, what) for cell in cells) + bool(layers))
+        task = progress.add_task("speed", total=sum(steps(*part) for part in parts) + bool(layers))
 
         def advance(said: str) -> None:
             progress.update(task, description=said, advance=1)
 
-        for cell in cells:
+        for cell, part in parts:
             before = found["cells"].get(cell.name, {}).get("methods", {})
-            rows = measure_cell(cell, what, before, settings, advance)
+            rows = measure_cell(cell, part, before, settings, advance)
             measured = {"said": cell.said, "measured": f"{datetime.now():%Y-%m-%d %H:%M}", "cell": asdict(cell)}
             found["cells"][cell.name] = {**measured, "methods": rows}
-            done += steps(cell, what)
-            progress.update(task, completed=done)
             _write_json(found, folder)
+            done += steps(cell, part)
+            progress.update(task, completed=done)
+            if not console.is_terminal:  # where no bar is drawn
+                console.print(f"{cell.name}: {part} measured")
         if layers:
             progress.update(task, description="70B shape on meta")
             found["meta"] = measure_meta(layers)

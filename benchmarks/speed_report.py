@@ -18,8 +18,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 Lines = list[list[str]]
 METHOD_HEADS = [
-    "method", "seconds", "/ plain", "quartiles", "runs", "peak MiB", "/ plain", "saved MiB", "/ plain", "nodes",
-    "transform s", "first s", "difference", "note",
+    "method", "seconds", "/ plain", "quartiles", "in CPU time", "runs", "peak MiB", "/ plain", "saved MiB", "/ plain",
+    "nodes", "transform s", "first s", "difference", "note",
 ]  # fmt: skip
 
 
@@ -31,11 +31,13 @@ def bound_lines(found: Found) -> Lines:
         shown = "-" if ratio.value is None else f"{ratio.value:.2f}{f' {bound.unit}' if bound.unit else ''}"
         spread = "" if ratio.low == ratio.high else quartiles(ratio)
         limit = f"{bound.limit:.2f}" if not bound.unit else f"{bound.limit:g} {bound.unit}"
-        lines.append([bound.said, bound.cell, limit, shown, spread, verdict(bound, ratio) if not ratio.why else ratio.why])
+        threads = _number(bound.of_threads(found)) if bound.of_threads else ""
+        said = ratio.why or verdict(bound, ratio)
+        lines.append([bound.said, bound.cell, limit, shown, spread, threads, said])
     return lines
 
 
-BOUND_HEADS = ["ratio", "cell", "bound", "measured", "quartiles", ""]
+BOUND_HEADS = ["ratio", "cell", "bound", "measured", "quartiles", "in CPU time", ""]
 
 
 def quartiles(ratio: Ratio) -> str:
@@ -61,6 +63,7 @@ def _method_line(found: Found, cell: str, name: str, row: dict[str, Any]) -> lis
         f"{seconds[len(seconds) // 2]:.3f}" if seconds else "-",
         _number(ratio),
         quartiles(ratio) if ratio.value is not None else "",
+        _number(time_ratio(found, cell, name, what="cpu_seconds")),
         str(len(seconds)),
         f"{row['peak_mib']:.1f}" if "peak_mib" in row else "",
         _number(peak),
@@ -100,7 +103,9 @@ def _table(title: str, heads: list[str], lines: Lines) -> Table:
 EXPLAINED = (
     "All methods of a cell run in turns, each round in another order; a ratio is the median over rounds of the quotient of "
     "two runs of one round, and its quartiles stand beside it. Seconds are medians, and depend on what else the machine "
-    "did. The base is the plain input\\*gradient of the model, parameters frozen. LXT runs with transformers 4.57.6 in an "
+    "did. CPU time, of all threads together, does so less, but counts threads that wait for one another.",
+    "",
+    "The base is the plain input\\*gradient of the model, parameters frozen. LXT runs with transformers 4.57.6 in an "
     "environment of its own; its ratio is to the plain gradient there. The explained number is the largest logit of the "
     "last position (of the image; of the mean of an encoder's features); the input is embeddings of random tokens.",
     "",

@@ -178,16 +178,17 @@ def started(mode: str, process: str, cell: Cell, methods: Sequence[str], setting
 
 
 def measure_times(cell: Cell, settings: Settings, advance: Callable[[str], None]) -> dict[str, Row]:
-    """By method: what preparing it gave, and its seconds round by round (None where it sat out). Every round runs every
-    method once, in an order that turns, so that what else the machine does strikes all alike."""
-    rows: dict[str, Row] = {name: {"seconds": []} for name in cell.fitting(cell.methods)}
+    """By method: what preparing it gave, and round by round its seconds by the clock and of all its threads (None where it
+    sat out). Every round runs every method once, in an order that turns, so that what else the machine does strikes all
+    alike."""
+    rows: dict[str, Row] = {name: _empty() for name in cell.fitting(cell.methods)}
     processes: dict[str, Process] = {}
     for kind in dict.fromkeys(BY_NAME[name].process for name in rows):
         names = [name for name in rows if BY_NAME[name].process == kind]
         try:
             processes[kind] = started("time", kind, cell, names, settings)
         except MissingError as missing:
-            rows |= {name: {"seconds": [], "why": str(missing)} for name in names}
+            rows |= {name: _empty() | {"why": str(missing)} for name in names}
             continue
         for name in names:  # one after the other: no process is timed while another compiles
             advance(f"{cell.name}: making {name} ready")
@@ -199,15 +200,20 @@ def measure_times(cell: Cell, settings: Settings, advance: Callable[[str], None]
             continue
         runs = [second for second in row["seconds"] if second is not None]
         out = len(runs) >= LEAST_RUNS and sum(runs) > settings.budget and name not in BASES
-        answer = {"seconds": None} if out else processes[BY_NAME[name].process].ask(name)
+        answer = {"seconds": None, "cpu_seconds": None} if out else processes[BY_NAME[name].process].ask(name)
         if "why" in answer:
             row["why"] = answer["why"]
         else:
             row["seconds"].append(answer["seconds"])
+            row["cpu_seconds"].append(answer["cpu_seconds"])
     for process in processes.values():
         process.close()
     _compare(rows)
     return rows
+
+
+def _empty() -> Row:
+    return {"seconds": [], "cpu_seconds": []}
 
 
 def turns(names: list[str], rounds: int) -> Iterator[tuple[int, str]]:
@@ -246,15 +252,14 @@ def measure_meta(layers: int) -> Row:
 def measure_cell(
     cell: Cell, what: str, before: dict[str, Row], settings: Settings, advance: Callable[[str], None]
 ) -> dict[str, Row]:
-    """Times and memory by method (`what` is time, memory, or both). A method that failed or is missing is a row with `why`.
-    What is not measured now is taken from `before`."""
-    rows, memories = dict(before), {name: _remembered(row) for name, row in before.items()}
-    if what != "memory":
-        rows = measure_times(cell, settings, advance)
-    if what != "time":
-        memories = measure_memory(cell, settings, advance)
+    """The rows of a cell by method, with `what` (time or memory) measured anew and the other taken from `before`. A method
+    that failed or is missing is a row with `why`."""
+    if what == "time":
+        rows, memories = measure_times(cell, settings, advance), {name: _remembered(row) for name, row in before.items()}
+    else:
+        rows, memories = before, measure_memory(cell, settings, advance)
     known = [name for name in BY_NAME if name in rows or name in memories]
-    return {name: {"seconds": []} | rows.get(name, {}) | memories.get(name, {}) for name in known}
+    return {name: _empty() | rows.get(name, {}) | memories.get(name, {}) for name in known}
 
 
 def _remembered(row: Row) -> Row:
@@ -278,6 +283,7 @@ def difference(found: list[list[float]], expected: list[list[float]]) -> float:
 
 
 def steps(cell: Cell, what: str) -> int:
-    """How often measuring the cell advances."""
-    times = 0 if what == "memory" else len(cell.fitting(cell.methods)) * (1 + cell.rounds)
-    return times + (0 if what == "time" else len(cell.fitting(cell.memory)))
+    """How often measuring that of the cell advances."""
+    if what == "time":
+        return len(cell.fitting(cell.methods)) * (1 + cell.rounds)
+    return len(cell.fitting(cell.memory))
