@@ -223,11 +223,15 @@ def turns(names: list[str], rounds: int) -> Iterator[tuple[int, str]]:
         yield from ((number, name) for name in (*names[shift:], *names[:shift]))
 
 
-def measure_memory(cell: Cell, settings: Settings, advance: Callable[[str], None]) -> dict[str, Row]:
-    """By method: what a process of its own held and added, and the bytes saved for backward; or `why_no_memory`. Two at a
-    time on a CPU: memory does not care."""
+def measure_memory(
+    cell: Cell, before: dict[str, Row], settings: Settings, advance: Callable[[str], None]
+) -> dict[str, Row]:
+    """By method: what a process of its own held and added, and the bytes saved for backward; or `why_no_memory`, as for a
+    method that could not be timed before. Two at a time on a CPU: memory does not care."""
 
     def one(name: str) -> tuple[str, Row]:
+        if why := before.get(name, {}).get("why"):
+            return name, {"why_no_memory": why}
         try:
             process = started("memory", BY_NAME[name].process, cell, [name], settings)
         except MissingError as missing:
@@ -257,7 +261,7 @@ def measure_cell(
     if what == "time":
         rows, memories = measure_times(cell, settings, advance), {name: _remembered(row) for name, row in before.items()}
     else:
-        rows, memories = before, measure_memory(cell, settings, advance)
+        rows, memories = before, measure_memory(cell, before, settings, advance)
     known = [name for name in BY_NAME if name in rows or name in memories]
     return {name: _empty() | rows.get(name, {}) | memories.get(name, {}) for name in known}
 
