@@ -51,7 +51,7 @@ def main(
     redraw: Annotated[bool, typer.Option("--redraw", help="Measure nothing; write page and figure again.")] = False,
     rounds: Annotated[int, typer.Option(help="Rounds a cell; 0: as the grid says.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of each process.")] = 2,
-    budget: Annotated[float, typer.Option(help="Seconds after which a method that ran 3 times sits out.")] = 25.0,
+    budget: Annotated[float, typer.Option(help="CPU seconds after which a method that ran 3 times sits out.")] = 60.0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     install: Annotated[bool, typer.Option(help="Install the other environments and fetch models.")] = True,
@@ -59,7 +59,7 @@ def main(
     """Measure the cells of a grid, print tables and bounds, write JSON, a page and a figure."""
     name = "quick" if quick else "full" if full else str(grid)
     folder = out or (ROOT / "docs" if name == "default" else Path("out"))
-    console = Console(width=None if sys.stdout.isatty() else 190)
+    console = Console(width=None if sys.stdout.isatty() else 240)
     settings = Settings(threads, device, dtype, budget, install)
     found = _before(folder, settings, keep=add or redraw)
     if not redraw:
