@@ -15,6 +15,7 @@ from speed_grid import BY_NAME, METHODS, TARGETS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import FixedLocator  # noqa: E402
 
 Lines = list[list[str]]
 METHOD_HEADS = [
@@ -180,6 +181,7 @@ def draw(found: Found, path: Path) -> None:
     for panel, title in zip(panels, ("time / plain input*gradient", "peak memory above the weights / plain"), strict=True):
         panel.axvline(1, color="black", lw=0.8)
         panel.set(title=title, xscale="log", yticks=range(len(methods)), yticklabels=[method.label for method in methods])
+        panel.xaxis.set_major_locator(FixedLocator([0.1, 0.25, 0.5, 1, 2, 4, 8, 16]))
         panel.xaxis.set_major_formatter("{x:g}")
         panel.xaxis.set_minor_formatter("")
         panel.grid(axis="x", which="both", alpha=0.3)
