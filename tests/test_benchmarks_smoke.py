@@ -1,0 +1,118 @@
+"""The speed suite runs on a tiny model: every method of ours is measured or says why not. No time is compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import speed_run  # noqa: E402
+from speed_bounds import BOUNDS, time_ratio, verdict  # noqa: E402
+from speed_grid import GRIDS, Cell  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `benchmarks/speed.py --grid tiny` wrote."""
+    out = tmp_path_factory.mktemp("speed")
+    command = [sys.executable, "benchmarks/speed.py", "--grid", "tiny", "--no-install", "--threads", "1", "--out", str(out)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def methods(written: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(written, "speed.json").read_text())
+    (cell,) = found["cells"].values()
+    rows: dict[str, Any] = cell["methods"]
+    return rows
+
+
+def test_every_method_is_measured_or_says_why_not(methods: dict[str, Any]) -> None:
+    for name in ("forward", "plain", "plain_parameters", "plain_last", "ours", "targets_batched"):
+        assert "why" not in methods[name], methods[name]
+        assert len(methods[name]["seconds"]) == 2 and min(methods[name]["seconds"]) > 0
+        assert min(methods[name]["cpu_seconds"]) > 0
+    for row in methods.values():
+        assert row["seconds"] or row["why"]
+
+
+def test_what_transform_cannot_do_is_not_built_rather_than_broken(methods: dict[str, Any]) -> None:
+    for name in ("ours_last", "ours_checkpoint"):
+        assert methods[name].get("why", "not built").startswith("not built"), methods[name]
+
+
+def test_methods_that_must_agree_agree(methods: dict[str, Any]) -> None:
+    compared = [methods[name] for name in ("ours_last", "ours_checkpoint") if "why" not in methods[name]]
+    assert all(row["difference"] < 1e-5 for row in compared)
+    assert methods["ours"]["difference"] == 0.0
+    assert methods["plain"]["difference"] > 0.1  # so the number that is compared says something
+
+
+def test_memory_and_saved_bytes_are_measured(methods: dict[str, Any]) -> None:
+    ours = methods["ours"]
+    assert ours["held_mib"] > 10 and ours["peak_mib"] >= 0
+    # 2 x 12 tokens of 32 floats are 3072 bytes; two layers save some 20 such tensors, and none of the 78 KB of weights.
+    assert 4 * 3072 < ours["saved_bytes"] < 25 * 3072
+    assert ours["nodes"] > 50
+
+
+def test_the_page_is_written_with_every_bound(written: Path, methods: dict[str, Any]) -> None:
+    page = Path(written, "speed.md").read_text()
+    assert "ours: attnlrp, eager" in page and "cell not run" in page
+    assert page.count("smollm2-128x1 |") >= 10
+    assert Path(written, "speed.png").stat().st_size > 5000
+
+
+def ratios_of(seconds: dict[str, list[float | None]]) -> dict[str, Any]:
+    methods = {name: {"seconds": found, "cpu_seconds": found} for name, found in seconds.items()}
+    return {"cells": {"smollm2-128x1": {"methods": methods}}, "meta": None}
+
+
+def test_a_ratio_is_the_median_of_the_quotients_of_one_round() -> None:
+    found = ratios_of({"plain": [1.0, 2.0, 4.0, 1.0], "ours": [2.0, 2.0, 2.0, None]})
+    ratio = time_ratio(found, "smollm2-128x1", "ours")
+    assert (ratio.value, ratio.low, ratio.high) == (1.0, 0.75, 1.5)
+
+
+def test_lxt_is_compared_by_the_plain_gradient_of_its_own_environment() -> None:
+    found = ratios_of({"plain": [1.0], "ours": [0.9], "lxt_plain": [3.0], "lxt": [3.6]})
+    ratio = time_ratio(found, "smollm2-128x1", "ours", "lxt")
+    assert ratio.value == pytest.approx(0.9 / 1.2)
+
+
+def test_a_bound_is_met_up_to_its_limit_and_not_beyond() -> None:
+    (bound,) = [bound for bound in BOUNDS if bound.said.startswith("eager, same logits") and bound.cell == "smollm2-128x1"]
+    for ours, said in ((1.0, "met"), (1.01, "not met")):
+        found = ratios_of({"plain": [1.0], "ours": [ours]})
+        assert verdict(bound, bound.measured(found)) == said
+
+
+def test_every_bound_is_about_a_cell_of_the_default_grid() -> None:
+    cells = {cell.name for cell in GRIDS["default"].cells} | {"meta"}
+    assert {bound.cell for bound in BOUNDS} <= cells
+    assert len(cells) == len(GRIDS["default"].cells) + 1  # no two cells of one name: the second would take its place
+    for grid in GRIDS.values():
+        assert len({cell.name for cell in grid.cells}) == len(grid.cells)
+
+
+def test_a_missing_environment_is_the_reason_of_its_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(speed_run, "EXTRAS_FOLDER", ROOT / ".cache" / tmp_path.name)
+    speed_run.interpreter.cache_clear()
+    cell = Cell("llama-tiny", 12, methods=("autolrp",), rounds=2)
+    rows = speed_run.measure_times(cell, speed_run.Settings(install=False), lambda said: None)
+    speed_run.interpreter.cache_clear()
+    assert rows["autolrp"]["why"].startswith("not installed") and rows["autolrp"]["seconds"] == []
+
+
+def test_a_process_that_dies_is_the_reason_of_its_rows() -> None:
+    process = speed_run.Process({"threads": 1}, sys.executable, "")  # no mode: speed_worker.py raises KeyError
+    assert process.answer()["why"].startswith("process ended with 1: ")
+    assert process.ask("plain")["why"].startswith("process ended with 1: ")
