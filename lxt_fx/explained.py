@@ -114,6 +114,7 @@ class Explained(GraphModule):
             code = super().recompile()
         finally:
             self._graph = lowered
+        self._lineno_map = None  # of the fused code; torch.compile would look its lines up in the lowered graph
         if self.segments is not None:
             type(self).forward = checkpointed_forward(fused, self.segments)  # each GraphModule has its own class
         return code

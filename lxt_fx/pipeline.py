@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from lxt_fx.checkpoint import Checkpoint, Segments, check_checkpoint
@@ -162,6 +163,7 @@ def compiled_by(source: Source, table: RuleTable, options: Options) -> Explained
             expected = source.expected if compiled.narrowing is None else compiled.narrowing.of(source.expected)
             difference = forward_difference(expected, compiled.module.forward(**compiled.example.kwargs))
             check_forward(difference, expected, source.model_class, compiled.merged, compiled.module)
+            _check_fused(compiled.module, compiled.example)
     record = _record(source, table, options, compiled, seconds, difference)
     embedding = compiled.started.embedding if compiled.started else source.embedding
     compiled.module._attach(record, embedding, getattr(source.model, "config", None))
@@ -395,6 +397,33 @@ def _step_check(gm: GraphModule, example: Example) -> Callable[..., None]:
         assert difference <= tolerance_of(expected, by_dtype), f"{step} changed the forward by {difference:.2g}"
 
     return check
+
+
+def _check_fused(module: Explained, example: Example) -> None:
+    """With LXT_FX_CHECK=1 (always in tests): the fused graph, which a plain call runs, passes the gradients that the
+    lowered graph passes, which the audit reads."""
+    if os.environ.get("LXT_FX_CHECK") != "1":
+        return
+    found = [_gradients(module, example, fused=fused) for fused in (True, False)]
+    for fused, lowered in zip(*found, strict=True):
+        scale = lowered.abs().max() if lowered.numel() else torch.zeros(())
+        if scale.isfinite() and lowered.dtype in (torch.float32, torch.float64):
+            allowed = 1e-9 if lowered.dtype is torch.float64 else 1e-3
+            difference = (fused - lowered).abs().max() if lowered.numel() else scale
+            assert difference <= allowed * scale, f"the fused graph passes another gradient, by {difference / scale:.2g}"
+
+
+def _gradients(module: Explained, example: Example, *, fused: bool) -> list[Tensor]:
+    """The gradients of a fixed sum of the outputs at every float input."""
+    is_leaf = partial(pytree.tree_map_only, Tensor, lambda x: x.clone().requires_grad_(x.is_floating_point()))
+    with torch.enable_grad():
+        torch.manual_seed(SEED)
+        bound = is_leaf(dict(example.kwargs))
+        output = module.forward(**bound) if fused else module._run_by(Interpreter(module), bound)
+        outputs = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
+        leaves = [x for x in pytree.tree_leaves(bound) if isinstance(x, Tensor) and x.requires_grad]
+        seeds = [torch.linspace(-1, 2, x.numel(), device=x.device).reshape(x.shape).to(x.dtype) for x in outputs]
+        return list(torch.autograd.grad(outputs, leaves, seeds, materialize_grads=True)) if outputs else []
 
 
 def _run(gm: GraphModule, example: Example) -> Any:

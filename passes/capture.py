@@ -40,6 +40,9 @@ _LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._sub
 """What says at length why a way of capture failed, while another one is tried."""
 
 
+_SIGNALS = ("input_features", "input_values", "pixel_values")
+
+
 @contextmanager
 def torch_state_kept() -> Iterator[None]:
     """Gradient enabled inside; grad mode and the random state are put back, also when capture fails halfway (an exception
@@ -157,7 +160,8 @@ def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str,
         free = example.free_dims(node.meta["val"])
         expected = free - 1 if example.dynamic_dims is None and free == len(sizes) else free
         for dim, found in enumerate(sizes[: max(expected, 1)]):
-            if (size := fixed_size(found)) is not None:
+            late = dim > 0 and str(node.target) in _SIGNALS  # the width of features: nobody would change it
+            if (size := found if isinstance(found, int) else None if late else fixed_size(found)) is not None:
                 why = "the model's code depends on it" if dynamic else "captured without dynamic sizes"
                 sentences.append(f"dim {dim} of {node.target} is fixed to {size} ({why})")
     return tuple(sentences)

@@ -43,7 +43,7 @@ def _group(attention: Node) -> int:
 
 def _unrepeated(repeated: Any) -> Node | None:
     """k [batch, groups, tokens, width] of reshape(expand(unsqueeze(k, 2))), or of repeat_interleave(k, n, 1)."""
-    if not isinstance(repeated, Node) or len(repeated.users) != 1:
+    if not isinstance(repeated, Node) or repeated.op != "call_function" or len(repeated.users) != 1:
         return None
     if repeated.target is aten.repeat_interleave.self_int:
         given = arguments(repeated)

@@ -81,7 +81,7 @@ class _Merging:
 
     def rewrite(self, node: Node) -> None:
         """The op without its own shares, or with those that are paid here."""
-        paid = {name: self.paid.get((node, name), 1.0) for name in _shared(node) if _operand(node, name) in self.carrying}
+        paid = {name: self.paid.get((node, name), 1.0) for name in _shared(node)}
         if node.target in (products.sdpa, fused.grouped_sdpa):
             kwargs = dict(node.kwargs)
             node.kwargs = kwargs | {_SDPA[name]: share for name, share in paid.items()}

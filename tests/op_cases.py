@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-from lxt_fx.ops import activations, contributions, fused, norms, products
+from lxt_fx.ops import activations, contributions, fused, norms, products, selection
 
 Arguments = tuple[Any, ...]
 Leak = Callable[[Arguments, Tensor, Tensor], Tensor]
@@ -202,6 +202,10 @@ OTHERS = (
     Case(
         "epsilon", products.epsilon, lambda x, epsilon: x, lambda d: (carrying(0, 3, 4, dtype=d), 0.5),
         leak=lambda arguments, value, gradient: (value * gradient * 0.5 / (value.abs() + 0.5)).sum(),
+    ),
+    Case(
+        "positions", selection.positions, lambda x, dim, positions: x[:, positions],
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, [-1, 0]), kept=(),
     ),
     Case("hold", products.hold, lambda x: x, lambda d: (carrying(0, 3, 4, dtype=d),), kept=(), leak=everything),
     Case("identity", activations.identity, lambda x, value, *_: value, _of_value(F.silu, 0.0, 0.5), kept=("[2, 3, 4]",)),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from row_nets import EIGHTHS, Case, Inputs
 from torch import Tensor, nn
 
+from lxt_fx.ops.selection import positions
 from lxt_fx.rule import Rule
 from lxt_fx.rule_table import rows
 from lxt_fx.shares import Cause
@@ -116,6 +117,7 @@ MOVES = (
     move(aten.index_select.default, lambda n, a: a.index_select(1, n.index), index=INDEX),
     move(aten.gather.default, lambda n, a: a.gather(1, n.places), places=PLACES),
     move(aten.take_along_dim.default, lambda n, a: a.take_along_dim(n.places, 1), places=PLACES),
+    move(positions, lambda n, a: positions(a, 1, [-1, 0])),
     move(aten.narrow.default, lambda n, a: a.narrow(1, 1, 2)),
     move(aten.flip.default, lambda n, a: a.flip(1, 2)),
     move(aten.roll.default, lambda n, a: a.roll((1, -1), (1, 2))),

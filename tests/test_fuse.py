@@ -79,6 +79,25 @@ def test_fused_graph_is_the_lowered_graph_on_models(name: str, attention: str) -
         check_equal(explained, **inputs, attention_mask=mask)
 
 
+class Packed(nn.Module):
+    """Queries, keys and values are items of a split, whose readers owe different shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(2, 5, 2, 12).transpose(1, 2).split(4, dim=-1)
+        return F.scaled_dot_product_attention(q, k, v) + v * torch.sigmoid(q)
+
+
+def test_items_of_a_split_pay_their_shares_once() -> None:
+    x = torch.randn(2, 5, 8, dtype=torch.float64, requires_grad=True)
+    explained = lxt_fx.transform(Packed().double().eval(), (x.detach(),))
+    check_equal(explained, x=x)
+
+
 @pytest.mark.parametrize("rules", ["cp_lrp", "lxt"])
 def test_fused_graph_is_the_lowered_graph_under_other_tables(rules: str) -> None:
     explained = lxt_fx.transform(MODELS["gemma3"]().double(), rules=rules, epsilon=1e-3)
