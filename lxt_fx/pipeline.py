@@ -408,7 +408,7 @@ def _check_fused(module: Explained, example: Example) -> None:
     for fused, lowered in zip(*found, strict=True):
         scale = lowered.abs().max() if lowered.numel() else torch.zeros(())
         if scale.isfinite() and lowered.dtype in (torch.float32, torch.float64):
-            allowed = 1e-9 if lowered.dtype is torch.float64 else 1e-3
+            allowed = 1e-6 if lowered.dtype is torch.float64 else 1e-3  # float64 models cast to float32 inside
             difference = (fused - lowered).abs().max() if lowered.numel() else scale
             assert difference <= allowed * scale, f"the fused graph passes another gradient, by {difference / scale:.2g}"
 

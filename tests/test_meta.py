@@ -48,7 +48,7 @@ def test_a_model_on_meta_goes_through_every_stage(make: object) -> None:
         model = make()
     explained = lxt_fx.transform(model)
     assert math.isnan(explained.record.forward_difference)
-    assert tuple(explained.record.stages) == ("capture", "canonical", "groups", "rules", "lowered")
+    assert tuple(explained.record.stages) == ("capture", "canonical", "groups", "rules", "lowered", "fused")
     certificate = lxt_fx.certificate(explained)
     assert "forward       not compared: meta device\n" in certificate.summary()
     assert [open_point.why for open_point in certificate.not_proven] == ["the forward was not compared: meta device"]
