@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lxt_fx
@@ -37,13 +37,17 @@ def _fused_backward(gradient: Any, query: Any, key: Any, value: Any, *rest: Any,
     return int(sdpa_backward_flop_count(gradient, query, key, value))
 
 
+def _product_in_place(total: Any, a: torch.Size, b: torch.Size, *rest: Any, **more: Any) -> int:
+    return 2 * a[0] * a[1] * b[1]
+
+
 FUSED = {
     aten._scaled_dot_product_flash_attention_for_cpu: _fused_forward,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _fused_backward,
-    aten.addmm_: addmm_flop,
+    aten.addmm_: _product_in_place,
 }
-"""The fused attention of the CPU, which torch's counter does not know, counted as it counts that of a GPU; and a product that
-is added in place."""
+"""The fused attention of the CPU, which torch's counter does not know, counted as it counts that of a GPU; and a product
+that is added in place."""
 
 
 @dataclass(frozen=True, slots=True)
