@@ -88,12 +88,12 @@ def predicted(s: Shape, attention: str, size: int = 4) -> Cost:
     products = {"eager": 2, "sdpa": 2.5}[attention]  # the fused backward computes the scores again
     between = {
         "eager": 3 * heads + scores,  # q, k, v; the weights
-        "sdpa": 4 * heads + tokens * s.H,  # q, k, v, output; the logarithm of each row's sum
+        "sdpa": 2 * heads + tokens * (2 * s.K * s.d + s.H),  # q, output; k, v; the logarithm of each row's sum
     }[attention]
     return Cost(
         forward=linear + 4 * s.L * scores * s.d,
         backward=linear + products * 4 * s.L * scores * s.d,
-        saved=size * (s.L * (between + 3 * tokens * s.m + 2 * tokens) + tokens),
+        saved=size * (s.L * (between + 2 * tokens * s.m + 2 * tokens) + tokens),
     )
 
 
