@@ -79,9 +79,12 @@ class _Merging:
         elif share != 1.0:
             reader.replace_input_with(node, _put_before(self.graph, reader, node, share))
 
+    def _carries(self, operand: Any) -> bool:
+        return operand in self.carrying or (isinstance(operand, Node) and operand.target is fused.share)
+
     def rewrite(self, node: Node) -> None:
         """The op without its own shares, or with those that are paid here."""
-        paid = {name: self.paid.get((node, name), 1.0) for name in _shared(node)}
+        paid = {name: self.paid.get((node, name), 1.0) for name in _shared(node) if self._carries(_operand(node, name))}
         if node.target in (products.sdpa, fused.grouped_sdpa):
             kwargs = dict(node.kwargs)
             node.kwargs = kwargs | {_SDPA[name]: share for name, share in paid.items()}
