@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from lxt_fx.checkpoint import Checkpoint, Segments, check_checkpoint
@@ -42,25 +40,20 @@ from lxt_fx.passes.merge_batch_norm import merge_batch_norm
 from lxt_fx.passes.rewrite import Rewritten, rewrite
 from lxt_fx.passes.select_positions import select_positions
 from lxt_fx.passes.start_from_embeddings import Started, start_from_embeddings
-from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES, check_forward, forward_difference, tolerance_of
+from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES, check_forward, forward_difference
 from lxt_fx.positions import Narrowing, Positions, answer_index, positions_of, positions_to_select
 from lxt_fx.rule import Match, Rule, RuleTable, Selector
 from lxt_fx.rule_table.tables import TABLES, WITH_ARGUMENTS
 from lxt_fx.settle import proven_capture, settled
 from lxt_fx.source import Source, source_of
 from lxt_fx.stages import fused_stage, group_stage, plain_stage, rule_stage
+from lxt_fx.step_checks import check_fused, step_check
 from lxt_fx.version import __version__
 
 Rules = str | RuleTable | Mapping[Selector, Rule]
 """A table by name, a table, or rows by place."""
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
-
-_EXACT = {torch.float64: 1e-12} | {
-    dtype: 8 * torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat16, torch.float16)
-}
-"""What a step that keeps every value may change the forward by."""
-
 
 def transform(
     model: nn.Module,
@@ -163,7 +156,7 @@ def compiled_by(source: Source, table: RuleTable, options: Options) -> Explained
             expected = source.expected if compiled.narrowing is None else compiled.narrowing.of(source.expected)
             difference = forward_difference(expected, compiled.module.forward(**compiled.example.kwargs))
             check_forward(difference, expected, source.model_class, compiled.merged, compiled.module)
-            _check_fused(compiled.module, compiled.example)
+            check_fused(compiled.module, compiled.example)
     record = _record(source, table, options, compiled, seconds, difference)
     embedding = compiled.started.embedding if compiled.started else source.embedding
     compiled.module._attach(record, embedding, getattr(source.model, "config", None))
@@ -247,7 +240,7 @@ class _Compiled:
 def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[str, float]) -> _Compiled:
     captured, gm = source.captured, source.captured.gm
     example, started = captured.example, None
-    check = _step_check(gm, example)
+    check = step_check(gm, example)
     at_capture = plain_stage("capture", gm, mark_flow(gm, _float_inputs(gm)))
     with _timed(seconds, "canonicalise"):
         for step in (inline_no_grad, functionalise, canonicalise, fold_softmax):
@@ -257,7 +250,7 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
         flow = mark_flow(gm, _float_inputs(gm))
     if not _has_leaf(flow) and (started := start_from_embeddings(gm, example, source.model)):
         example = started.example
-        check = _step_check(gm, example)
+        check = step_check(gm, example)
         flow = mark_flow(gm, _float_inputs(gm))
     _require_leaf(source.model_class, flow)
     sizes = _sizes(gm)
@@ -267,14 +260,14 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
             narrowing = Narrowing(answer_index(gm), options.positions)
             select_positions(gm, options.positions)
             check("select_positions", TOLERANCES, narrowing)  # fewer tokens take other kernels
-            check = _step_check(gm, example)
+            check = step_check(gm, example)
             flow = mark_flow(gm, flow.leaves)
     groups, plan = _chosen(gm, flow, table, seconds)
     check_overrides(gm, flow, plan, groups, table)
     merged = merge_batch_norm(gm, plan)
     if merged:
         check("merge_batch_norm", MERGED_TOLERANCES)
-        check = _step_check(gm, example)
+        check = step_check(gm, example)
         flow = mark_flow(gm, flow.leaves)
         groups, plan = _chosen(gm, flow, table, seconds)
     canonical = plain_stage("canonical", gm, flow)
@@ -380,56 +373,6 @@ def _require_leaf(model_class: str, flow: Flow) -> None:
             f"transform: no floating-point input of {model_class} reaches its output by a differentiable path, so "
             "there is nothing to explain; give the embeddings, pixels or features that the answer is computed from"
         )
-
-
-def _step_check(gm: GraphModule, example: Example) -> Callable[..., None]:
-    """Between steps the graph is linted; with LXT_FX_CHECK=1 (always in tests) its forward is compared too."""
-    if os.environ.get("LXT_FX_CHECK") != "1" or on_meta(gm, example.kwargs):
-        return lambda step, by_dtype=None, narrowing=None: gm.graph.lint()
-    before = _run(gm, example)
-
-    def check(
-        step: str, by_dtype: Mapping[torch.dtype, float] = _EXACT, narrowing: Narrowing | None = None
-    ) -> None:
-        gm.graph.lint()
-        expected = before if narrowing is None else narrowing.of(before)
-        difference = forward_difference(expected, _run(gm, example))
-        assert difference <= tolerance_of(expected, by_dtype), f"{step} changed the forward by {difference:.2g}"
-
-    return check
-
-
-def _check_fused(module: Explained, example: Example) -> None:
-    """With LXT_FX_CHECK=1 (always in tests): the fused graph, which a plain call runs, passes the gradients that the
-    lowered graph passes, which the audit reads."""
-    if os.environ.get("LXT_FX_CHECK") != "1":
-        return
-    found = [_gradients(module, example, fused=fused) for fused in (True, False)]
-    for fused, lowered in zip(*found, strict=True):
-        scale = lowered.abs().max() if lowered.numel() else torch.zeros(())
-        if scale.isfinite() and lowered.dtype in (torch.float32, torch.float64):
-            allowed = 1e-6 if lowered.dtype is torch.float64 else 1e-3  # float64 models cast to float32 inside
-            difference = (fused - lowered).abs().max() if lowered.numel() else scale
-            assert difference <= allowed * scale, f"the fused graph passes another gradient, by {difference / scale:.2g}"
-
-
-def _gradients(module: Explained, example: Example, *, fused: bool) -> list[Tensor]:
-    """The gradients of a fixed sum of the outputs at every float input."""
-    is_leaf = partial(pytree.tree_map_only, Tensor, lambda x: x.clone().requires_grad_(x.is_floating_point()))
-    with torch.enable_grad():
-        torch.manual_seed(SEED)
-        bound = is_leaf(dict(example.kwargs))
-        output = module.forward(**bound) if fused else module._run_by(Interpreter(module), bound)
-        outputs = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
-        leaves = [x for x in pytree.tree_leaves(bound) if isinstance(x, Tensor) and x.requires_grad]
-        seeds = [torch.linspace(-1, 2, x.numel(), device=x.device).reshape(x.shape).to(x.dtype) for x in outputs]
-        return list(torch.autograd.grad(outputs, leaves, seeds, materialize_grads=True)) if outputs else []
-
-
-def _run(gm: GraphModule, example: Example) -> Any:
-    with torch_state_kept(), torch.no_grad():
-        gm.recompile()
-        return gm.forward(**example.kwargs)
 
 
 @contextmanager
