@@ -85,10 +85,12 @@ class Explained(GraphModule):
     form it is `logit.backward(logit)`, then `leaf.grad`.
 
     It shares the model's parameters (the same objects) and asks no gradient for them. `record` says how it was made,
-    `segments` where it is cut into parts that the backward recomputes (`graph` and `code` are those of the whole).
+    `segments` where it is cut into parts that the backward recomputes (`graph` and `code` are those of the whole), `fused`
+    is the graph that a plain call runs, as of the last `recompile`.
     """
 
     record: Record
+    fused: Graph
     segments: Segments | None = None
     _recaptures: Recaptures | None = None
     _observer: Callable[[Explained], Interpreter] | None = None
@@ -109,14 +111,14 @@ class Explained(GraphModule):
         """The code that runs is that of the fused graph, by its segments where it is cut; `graph` stays the one that the
         rules were proven on, and that the audit, `watch` and the certificate read."""
         lowered = self._graph
-        self._graph = fused = fuse(self)
+        self._graph = self.fused = fuse(self)
         try:
             code = super().recompile()
         finally:
             self._graph = lowered
         self._lineno_map = None  # of the fused code; torch.compile would look its lines up in the lowered graph
         if self.segments is not None:
-            type(self).forward = checkpointed_forward(fused, self.segments)  # each GraphModule has its own class
+            type(self).forward = checkpointed_forward(self.fused, self.segments)  # each GraphModule has its own class
         return code
 
     def _cut(self, segments: Segments | None) -> None:
@@ -140,7 +142,8 @@ class Explained(GraphModule):
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
         twin._attach(record, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
-        twin._cut(self.segments)
+        if self.segments is not None:
+            twin._cut(self.segments)
         return twin
 
     def _run_by(self, interpreter: Interpreter, bound: Mapping[str, Any]) -> Any:

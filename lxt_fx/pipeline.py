@@ -31,7 +31,6 @@ from lxt_fx.passes.find_modules import with_modules
 from lxt_fx.passes.find_segments import find_segments
 from lxt_fx.passes.fold_softmax import fold_softmax
 from lxt_fx.passes.functionalise import functionalise
-from lxt_fx.passes.fuse import fuse
 from lxt_fx.passes.inline_no_grad import inline_no_grad
 from lxt_fx.passes.lower import lower
 from lxt_fx.passes.lower_explicit import lower_explicit
@@ -288,14 +287,14 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
     if options.checkpoint is not None:
         with _timed(seconds, "checkpoint"):
             module._cut(segments_of(module, options.checkpoint))
-    stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered, fused_stage(module, lowered))
+    stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered, fused_stage(module.fused, lowered))
     by_name = {stage.name: stage for stage in stages}
     return _Compiled(module, example, started, flow, plan, by_name, rewritten.matches, sizes, merged, narrowing)
 
 
 def segments_of(module: Explained, checkpoint: Literal["layers", "sqrt"] | int) -> Segments:
     """Where the graph that a plain call of the module runs is cut."""
-    gm = GraphModule(module, fuse(module))
+    gm = GraphModule(module, module.fused)
     return find_segments(gm, mark_flow(gm, _float_inputs(gm)), checkpoint)
 
 

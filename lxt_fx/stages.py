@@ -7,7 +7,6 @@ from torch.fx import Graph, GraphModule, Node
 from lxt_fx.explained import Stage
 from lxt_fx.ops import fused
 from lxt_fx.passes.find_groups import Groups
-from lxt_fx.passes.fuse import fuse
 from lxt_fx.passes.mark_flow import Flow, mark_flow
 from lxt_fx.passes.rewrite import Rewritten
 
@@ -28,9 +27,8 @@ def rule_stage(name: str, gm: GraphModule, flow: Flow, rewritten: Rewritten) -> 
     return Stage(name, _copied(gm), _names(now.carrying), rewritten.rules, inserted=rewritten.inserted)
 
 
-def fused_stage(gm: GraphModule, lowered: Stage) -> Stage:
+def fused_stage(graph: Graph, lowered: Stage) -> Stage:
     """The graph that a plain call runs. A node of several in one has the name, and the row, of the last of them."""
-    graph = fuse(gm)
     put_in = {node.name for node in graph.nodes if node.target in (fused.linears, fused.share)}
     names = {node.name for node in graph.nodes}
     carrying = (lowered.carrying & names) | put_in
