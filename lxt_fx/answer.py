@@ -19,8 +19,9 @@ from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained
 from lxt_fx.grad_mode import gradients_on
 from lxt_fx.many import values_and_relevance
-from lxt_fx.pipeline import Rules, transform
+from lxt_fx.pipeline import transform
 from lxt_fx.readable import Tokenizer, readable_tokens
+from lxt_fx.request import Rules
 from lxt_fx.text_input import NO_TOKENIZER, Text, read_text
 from lxt_fx.views.heatmap import save
 from lxt_fx.views.matrix import matrix_figure, matrix_view

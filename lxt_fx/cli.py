@@ -17,7 +17,8 @@ from lxt_fx.audit import audit
 from lxt_fx.certificate import certificate
 from lxt_fx.errors import InputError, LxtFxError, UnknownNameError
 from lxt_fx.explain import explain
-from lxt_fx.pipeline import STAGES, table_named, transform
+from lxt_fx.pipeline import STAGES, transform
+from lxt_fx.request import table_named
 from lxt_fx.rule_table.tables import TABLES
 from lxt_fx.show import diff, show
 from lxt_fx.target import Name, Target

@@ -18,10 +18,11 @@ from lxt_fx.explanation import Explanation
 from lxt_fx.finite import is_finite, raise_non_finite
 from lxt_fx.grad_mode import gradients_on
 from lxt_fx.image_explanation import ImageExplanation
-from lxt_fx.pipeline import Options, Rules, captured_from, compiled_by, table_named
+from lxt_fx.pipeline import captured_from, compiled_by
 from lxt_fx.positions import answers_by_token
 from lxt_fx.readable import Tokenizer
 from lxt_fx.relevance import leaf_relevance
+from lxt_fx.request import Options, Rules, table_named
 from lxt_fx.target import Choice, TargetLike, choose, class_labels, position_of
 from lxt_fx.text_input import Text, TextInput, read_text
 

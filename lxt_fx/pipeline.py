@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,10 +15,10 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from lxt_fx.checkpoint import Checkpoint, Segments, check_checkpoint
-from lxt_fx.errors import InputError, UnknownNameError
+from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained, Recaptures, Record, Stage
 from lxt_fx.forms import Form, epsilon_of
-from lxt_fx.inputs import SEED, Example, given_example, is_transformers, made_example
+from lxt_fx.inputs import SEED, Example
 from lxt_fx.nodes import fixed_size, is_float
 from lxt_fx.on_meta import on_meta
 from lxt_fx.passes.add_epsilon import add_epsilon
@@ -41,16 +40,13 @@ from lxt_fx.passes.select_positions import select_positions
 from lxt_fx.passes.start_from_embeddings import Started, start_from_embeddings
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES, check_forward, forward_difference
 from lxt_fx.positions import Narrowing, Positions, answer_index, positions_of, positions_to_select
-from lxt_fx.rule import Match, Rule, RuleTable, Selector
-from lxt_fx.rule_table.tables import TABLES, WITH_ARGUMENTS
+from lxt_fx.request import Options, Rules, example_of, table_named
+from lxt_fx.rule import Match, RuleTable
 from lxt_fx.settle import proven_capture, settled
 from lxt_fx.source import Source, source_of
 from lxt_fx.stages import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.step_checks import check_fused, step_check
 from lxt_fx.version import __version__
-
-Rules = str | RuleTable | Mapping[Selector, Rule]
-"""A table by name, a table, or rows by place."""
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
 
@@ -128,7 +124,7 @@ def _detached(value: Any) -> Any:
 
 def captured_from(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None, *, dynamic: bool) -> Source:
     """The part of `transform` that no table changes. Raises InputError and CaptureError as it does."""
-    return _captured(model, _example_of(model, args, kwargs), dynamic=dynamic)
+    return _captured(model, example_of(model, args, kwargs), dynamic=dynamic)
 
 
 def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> Source:
@@ -149,53 +145,18 @@ def compiled_by(source: Source, table: RuleTable, options: Options) -> Explained
     seconds = dict(source.seconds)
     compiled = _compile(source, table, options, seconds)
     difference = math.nan  # on the meta device there is nothing to compare
-    if not on_meta(source.model, compiled.example.kwargs):
+    example, started = compiled.begun.example, compiled.begun.started
+    if not on_meta(source.model, example.kwargs):
         with _timed(seconds, "verify"), torch_state_kept(), torch.no_grad():
             torch.manual_seed(SEED)  # a forward that draws random numbers draws the same ones
             expected = source.expected if compiled.narrowing is None else compiled.narrowing.of(source.expected)
-            difference = forward_difference(expected, compiled.module.forward(**compiled.example.kwargs))
-            check_forward(difference, expected, source.model_class, compiled.merged, compiled.module)
-            check_fused(compiled.module, compiled.example)
+            difference = forward_difference(expected, compiled.module.forward(**example.kwargs))
+            check_forward(difference, expected, source.model_class, compiled.chosen.merged, compiled.module)
+            check_fused(compiled.module, example)
     record = _record(source, table, options, compiled, seconds, difference)
-    embedding = compiled.started.embedding if compiled.started else source.embedding
+    embedding = started.embedding if started else source.embedding
     compiled.module._attach(record, embedding, getattr(source.model, "config", None))
     return compiled.module
-
-
-def table_named(rules: Rules) -> RuleTable:
-    """The table of that name, the table itself, or `attnlrp` with the rules of a composite put first.
-
-    Raises UnknownNameError with the nearest name.
-    """
-    if isinstance(rules, RuleTable):
-        return rules
-    if isinstance(rules, Mapping):
-        return TABLES["attnlrp"].composite(rules)
-    if not isinstance(rules, str):
-        raise InputError(
-            f"transform: rules must be a name, a RuleTable, or a dict of places and rows, got {type(rules).__name__}"
-        )
-    if rules in WITH_ARGUMENTS:
-        raise InputError(f"transform: table {rules!r} needs arguments: {WITH_ARGUMENTS[rules]}")
-    if rules not in TABLES:
-        near = difflib.get_close_matches(rules, TABLES, n=1, cutoff=0.0)
-        raise UnknownNameError(
-            f"transform: there is no rule table {rules!r}; did you mean {near[0]!r}? Tables: {', '.join(TABLES)}"
-        )
-    return TABLES[rules]
-
-
-def _example_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Example:
-    if not isinstance(model, nn.Module):
-        raise InputError(f"transform: model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(args, tuple) or args or kwargs:
-        return given_example(model, args, dict(kwargs or {}))
-    if not is_transformers(model):
-        raise InputError(
-            f"transform: {type(model).__name__} is no transformers model, so its inputs are not known; give an example: "
-            "transform(net, (x,))"
-        )
-    return made_example(model)
 
 
 def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Source:
@@ -209,87 +170,114 @@ def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: dict[st
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """How the relevance graph is lowered, and which positions it answers at (None: all)."""
+class _Canonical:
+    """What the canonical graph is run with. `started` says which embeddings became its inputs, where the model takes token
+    ids only; `check` compares with the forward that it had."""
 
-    form: str = "gradient"
-    epsilon: float = 0.0
-    strict: bool = True
-    positions: tuple[int, ...] | None = None
-    checkpoint: Checkpoint = None
+    example: Example
+    started: Started | None
+    flow: Flow
+    check: Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The row of each node. `merged` names the batch norms that are gone."""
+
+    flow: Flow
+    groups: Groups
+    plan: Plan
+    merged: tuple[str, ...]
+    check: Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """The rewritten module, and what the stages found out on the way. `started` says which embeddings became its inputs,
-    where the model takes token ids only."""
+    """The rewritten module, and what the stages found out on the way."""
 
     module: Explained
-    example: Example
-    started: Started | None
-    flow: Flow
-    plan: Plan
+    begun: _Canonical
+    chosen: _Chosen
     stages: Mapping[str, Stage]
     matches: Mapping[str, Match]
     sizes: Mapping[str, tuple[int | None, ...]]
-    merged: tuple[str, ...]
     narrowing: Narrowing | None
 
 
 def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[str, float]) -> _Compiled:
-    captured, gm = source.captured, source.captured.gm
-    example, started = captured.example, None
-    check = step_check(gm, example)
+    gm = source.captured.gm
     at_capture = plain_stage("capture", gm, mark_flow(gm, _float_inputs(gm)))
+    begun = _made_canonical(source, seconds)
+    sizes, narrowing = _sizes(gm), None
+    if options.positions is not None:
+        with _timed(seconds, "positions"):
+            narrowing = Narrowing(answer_index(gm), options.positions)
+            begun = _narrowed(gm, begun, narrowing)
+    chosen = _with_rows(gm, begun, table, seconds)
+    if options.strict:
+        check_complete(chosen.plan)
+    canonical = plain_stage("canonical", gm, chosen.flow)
+    with _timed(seconds, "rewrite"):
+        rewritten = rewrite(gm, chosen.plan, chosen.groups)
+        chosen.check("rewrite")
+    relevance = rule_stage("rules", gm, chosen.flow, rewritten)
+    with _timed(seconds, "lower"):
+        put_in = _equations(gm, chosen.flow, rewritten, options)
+        lower(gm, chosen.flow)
+        chosen.check("lower")
+    rewritten = rewritten.with_nodes(put_in)
+    lowered = rule_stage("lowered", gm, chosen.flow, rewritten)
+    module = _module(gm, options, seconds)
+    grouped, fused = group_stage(canonical, chosen.groups), fused_stage(module.fused, lowered)
+    stages = {stage.name: stage for stage in (at_capture, canonical, grouped, relevance, lowered, fused)}
+    return _Compiled(module, begun, chosen, stages, rewritten.matches, sizes, narrowing)
+
+
+def _made_canonical(source: Source, seconds: dict[str, float]) -> _Canonical:
+    """The captured graph in canonical form. Raises InputError where no float input reaches the output."""
+    gm, example = source.captured.gm, source.captured.example
+    check = step_check(gm, example)
     with _timed(seconds, "canonicalise"):
         for step in (inline_no_grad, functionalise, canonicalise, fold_softmax):
             step(gm)
             check(step.__name__)
     with _timed(seconds, "flow"):
-        flow = mark_flow(gm, _float_inputs(gm))
+        flow, started = mark_flow(gm, _float_inputs(gm)), None
     if not _has_leaf(flow) and (started := start_from_embeddings(gm, example, source.model)):
         example = started.example
         check = step_check(gm, example)
         flow = mark_flow(gm, _float_inputs(gm))
     _require_leaf(source.model_class, flow)
-    sizes = _sizes(gm)
-    narrowing = None
-    if options.positions is not None:
-        with _timed(seconds, "positions"):
-            narrowing = Narrowing(answer_index(gm), options.positions)
-            select_positions(gm, options.positions)
-            check("select_positions", TOLERANCES, narrowing)  # fewer tokens take other kernels
-            check = step_check(gm, example)
-            flow = mark_flow(gm, flow.leaves)
+    return _Canonical(example, started, flow, check)
+
+
+def _narrowed(gm: GraphModule, begun: _Canonical, narrowing: Narrowing) -> _Canonical:
+    """The graph from here on answers at some positions only."""
+    select_positions(gm, narrowing.positions)
+    begun.check("select_positions", TOLERANCES, narrowing)  # fewer tokens take other kernels
+    return replace(begun, flow=mark_flow(gm, begun.flow.leaves), check=step_check(gm, begun.example))
+
+
+def _with_rows(gm: GraphModule, begun: _Canonical, table: RuleTable, seconds: dict[str, float]) -> _Chosen:
+    """A row for each node. Batch norms are merged where a row weighs contributions; then rows are chosen again."""
+    flow, check = begun.flow, begun.check
     groups, plan = _chosen(gm, flow, table, seconds)
     check_overrides(gm, flow, plan, groups, table)
     merged = merge_batch_norm(gm, plan)
     if merged:
         check("merge_batch_norm", MERGED_TOLERANCES)
-        check = step_check(gm, example)
-        flow = mark_flow(gm, flow.leaves)
+        flow, check = mark_flow(gm, flow.leaves), step_check(gm, begun.example)
         groups, plan = _chosen(gm, flow, table, seconds)
-    canonical = plain_stage("canonical", gm, flow)
-    if options.strict:
-        check_complete(plan)
-    with _timed(seconds, "rewrite"):
-        rewritten = rewrite(gm, plan, groups)
-        check("rewrite")
-    relevance = rule_stage("rules", gm, flow, rewritten)
-    with _timed(seconds, "lower"):
-        put_in = _equations(gm, flow, rewritten, options)
-        lower(gm, flow)
-        check("lower")
-    rewritten = rewritten.with_nodes(put_in)
-    lowered = rule_stage("lowered", gm, flow, rewritten)
+    return _Chosen(flow, groups, plan, merged, check)
+
+
+def _module(gm: GraphModule, options: Options, seconds: dict[str, float]) -> Explained:
     with _timed(seconds, "module"):
         module = Explained(gm, gm.graph)
     if options.checkpoint is not None:
         with _timed(seconds, "checkpoint"):
             module._cut(segments_of(module, options.checkpoint))
-    stages = (at_capture, canonical, group_stage(canonical, groups), relevance, lowered, fused_stage(module.fused, lowered))
-    by_name = {stage.name: stage for stage in stages}
-    return _Compiled(module, example, started, flow, plan, by_name, rewritten.matches, sizes, merged, narrowing)
+    return module
 
 
 def segments_of(module: Explained, checkpoint: Literal["layers", "sqrt"] | int) -> Segments:
@@ -321,26 +309,26 @@ def _record(
     seconds: Mapping[str, float],
     difference: float,
 ) -> Record:
-    captured, flow, example = source.captured, compiled.flow, compiled.example
+    captured, chosen, begun = source.captured, compiled.chosen, compiled.begun
     return Record(
         model_class=source.model_class,
         table_name=table.name,
         form=options.form,
         paper=table.paper,
         overrides=table.overrides,
-        merged=compiled.merged,
-        inputs=tuple(example.kwargs),
-        leaves=tuple(str(leaf.target) for leaf in flow.leaves if leaf in flow.carrying),
-        optional=example.optional,
-        constants=example.constants,
+        merged=chosen.merged,
+        inputs=tuple(begun.example.kwargs),
+        leaves=tuple(str(leaf.target) for leaf in chosen.flow.leaves if leaf in chosen.flow.carrying),
+        optional=begun.example.optional,
+        constants=begun.example.constants,
         method=captured.method,
         specialised=captured.specialised,
-        guards=compiled.started.guards(captured.guards) if compiled.started else captured.guards,
+        guards=begun.started.guards(captured.guards) if begun.started else captured.guards,
         sizes=compiled.sizes,
         forward_difference=difference,
         seconds=seconds,
         stages=compiled.stages,
-        unknown={node.name: text for node, text in compiled.plan.unknown.items()},
+        unknown={node.name: text for node, text in chosen.plan.unknown.items()},
         matches=compiled.matches,
         versions={"lxt_fx": __version__, "torch": torch.__version__},
         positions=options.positions or (source.model.record.positions if isinstance(source.model, Explained) else None),
@@ -381,4 +369,4 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-__all__ = ["STAGES", "Options", "captured_from", "compiled_by", "table_named", "transform"]
+__all__ = ["STAGES", "captured_from", "compiled_by", "transform"]

@@ -23,9 +23,10 @@ from lxt_fx.grad_mode import gradients_on
 from lxt_fx.passes.op_kinds import CONVOLUTIONS
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 from lxt_fx.perturbation import PerturbationCurves, Removal, check_counts
-from lxt_fx.pipeline import Options, captured_from, compiled_by
+from lxt_fx.pipeline import captured_from, compiled_by
 from lxt_fx.readable import Tokenizer
 from lxt_fx.relevance import leaf_relevance
+from lxt_fx.request import Options
 from lxt_fx.row_inputs import RowInputs, ask, evaluating, row_inputs
 from lxt_fx.rule import RuleTable
 from lxt_fx.rule_table.tables import attnlrp_gamma

@@ -20,7 +20,8 @@ from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausa
 import lxt_fx
 from lxt_fx.explained import Explained
 from lxt_fx.ops.selection import positions as positions_op
-from lxt_fx.pipeline import Options, captured_from, compiled_by, table_named
+from lxt_fx.pipeline import captured_from, compiled_by
+from lxt_fx.request import Options, table_named
 from lxt_fx.source import copied
 
 EXACT = 1e-12

@@ -18,7 +18,8 @@ from lxt_fx.nodes import is_float
 from lxt_fx.passes.capture import torch_state_kept
 from lxt_fx.passes.mark_flow import mark_flow
 from lxt_fx.passes.verify import forward_difference
-from lxt_fx.pipeline import Options, captured_from, compiled_by
+from lxt_fx.pipeline import captured_from, compiled_by
+from lxt_fx.request import Options
 from lxt_fx.source import copied
 
 FORWARD = 1e-4
