@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from lxt_fx.explained import Explained
 from lxt_fx.nodes import shape
-from lxt_fx.ops import activations, explicit, products
+from lxt_fx.ops import activations, explicit, fused, products
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.op_kinds import POINTWISE
 
@@ -29,7 +29,7 @@ _LINEAR = frozenset({products.linear, aten.linear.default})
 _ROW_BY_ROW = (
     POINTWISE
     | frozenset(op for op in vars(activations).values() if isinstance(op, OpOverload))
-    | {products.epsilon, products.hold, explicit.enter, explicit.leave, explicit.pass_on, aten.to.dtype}
+    | {fused.share, products.epsilon, products.hold, explicit.enter, explicit.leave, explicit.pass_on, aten.to.dtype}
 )
 
 
@@ -45,7 +45,7 @@ class Cut:
 def cut_head(explained: Explained) -> Cut | None:
     """The module in two parts, which share its parameters; None where what makes the logits is no linear map of each
     position's row, with nothing but elementwise ops behind it (soft caps, casts)."""
-    output = next(node for node in reversed(explained.graph.nodes) if node.op == "output")
+    output = next(node for node in reversed(explained.fused.nodes) if node.op == "output")
     index, flat = logits_index(explained), pytree.tree_leaves(output.args[0])
     if index is None or not isinstance(flat[index], Node) or len(shape(flat[index]) or ()) != 3:
         return None
@@ -105,7 +105,7 @@ def _reads_only(behind: list[Node], linear: Node, by_inputs: set[Node]) -> bool:
 def _body(explained: Explained, rows: Node) -> GraphModule:
     graph = Graph()
     copies: dict[Node, Node] = {}
-    graph.graph_copy(explained.graph, copies)
+    graph.graph_copy(explained.fused, copies)
     graph.output((copies[rows],))
     info = explained.graph._codegen.pytree_info  # type: ignore[attr-defined]
     graph._codegen = _PyTreeCodeGen(_PyTreeInfo(info.orig_args, info.in_spec, pytree.tree_structure(0)))

@@ -27,6 +27,10 @@ MEMORY, ALIVE, LARGEST_CHUNK = 2**30, 8, 32
 """A chunk is as many targets as have `ALIVE` gradients of the size of the largest value that the forward saved within
 `MEMORY` bytes, and at most `LARGEST_CHUNK`: beyond that, nothing is gained."""
 
+IN_CACHE, LEAST_IN_CACHE = 2**23, 4
+"""On a CPU one such gradient has at most so many bytes, unless these are fewer targets than that: larger ones leave the
+caches and are new pages each time (32 targets of 128 tokens of SmolLM2: 6 % faster in chunks of 8 than of 32)."""
+
 
 def relevance_of(
     explained: Explained,
@@ -110,7 +114,7 @@ def _relevance(
         ends, seeds, values = (
             _from_output(explained, bound, targets) if cut is None else _from_rows(explained, cut, bound, targets)
         )
-    size = chunk or saved.chunk()
+    size = chunk or saved.chunk(leaf.device)
     wide = torch.promote_types(leaf.dtype, torch.float32)
     times = leaf.detach().to(wide) if explained.record.form == "gradient" else leaf.new_ones((), dtype=wide)
     parts = []
@@ -276,8 +280,11 @@ class _Saved:
             self.largest = max(self.largest, tensor.numel() * tensor.element_size())
         return tensor
 
-    def chunk(self) -> int:
-        return max(1, min(MEMORY // (ALIVE * self.largest), LARGEST_CHUNK))
+    def chunk(self, device: torch.device) -> int:
+        largest = min(MEMORY // (ALIVE * self.largest), LARGEST_CHUNK)
+        if device.type == "cpu":
+            largest = min(largest, max(IN_CACHE // self.largest, LEAST_IN_CACHE))
+        return max(1, largest)
 
 
 def _pointers(tensors: Iterator[Tensor]) -> Iterator[int]:

@@ -49,9 +49,13 @@ def one_by_one(module: lxt_fx.Explained, x: Tensor, targets: list) -> Tensor:
     return torch.stack(found)
 
 
-def assert_same(found: Tensor, expected: Tensor) -> None:
+def assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
     assert expected.abs().max() > 0
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+
+
+IN_FLOAT32 = 1e-7
+"""Eager attention computes its softmax in float32, in float64 models too; a batched backward sums in another order."""
 
 
 @pytest.mark.parametrize("form", ["gradient", "explicit"])
@@ -69,7 +73,7 @@ def test_every_target_gets_what_a_call_of_its_own_gives_it(name: str, form: str)
 def test_eager_attention_gives_the_same_as_one_by_one() -> None:
     module = explained("llama", attention="eager")
     x = leaf_of(module)
-    assert_same(many.relevance_of(module, x, PAIRS, reduce="none"), one_by_one(module, x, PAIRS))
+    assert_same(many.relevance_of(module, x, PAIRS, reduce="none"), one_by_one(module, x, PAIRS), IN_FLOAT32)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
@@ -207,7 +211,7 @@ def test_a_row_of_an_answer_is_the_relevance_of_its_token_one_position_earlier(f
         seed = torch.ones_like(logit) if form == "gradient" else logit.detach()
         (found,) = torch.autograd.grad(logit, leaf, seed)
         expected = (found * leaf.detach() if form == "gradient" else found).sum(-1)[0]
-        assert_same(answer.relevance[row, : len(expected)], expected)
+        assert_same(answer.relevance[row, : len(expected)], expected, IN_FLOAT32 if attention == "eager" else 1e-9)
         assert float(answer.logits[row]) == pytest.approx(float(logit), rel=1e-9)
         assert bool((answer.relevance[row, len(expected) :] == 0).all())
 

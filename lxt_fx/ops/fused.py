@@ -2,9 +2,12 @@
 passes over memory and with less kept for the backward.
 
 A `share` multiplies the gradient, as in `products.py`; `merge_shares` moves shares to where they cost nothing. A plain
-backward overwrites its own temporaries; one that is compiled, batched (`is_grads_batched` is a vmap) or itself
-differentiated does not. The functions save what they keep in `forward`: a `setup_context` costs 15 microseconds a call
-(torch 2.13 binds the arguments with `inspect` for it), and would serve `torch.func`, which lxt_fx ops do not.
+backward overwrites its own temporaries; one that is compiled, batched (`is_grads_batched`) or itself differentiated does
+not. A batched one multiplies what does not depend on the gradient first, once for the whole batch, and uses no op that
+torch would run gradient by gradient (in-place ops, `addmm`).
+
+The functions save what they keep in `forward`: a `setup_context` costs 15 microseconds a call (torch 2.13 binds the
+arguments with `inspect` for it), and would serve `torch.func`, which lxt_fx ops do not.
 """
 
 from __future__ import annotations
@@ -17,22 +20,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.ops.activations import gelu_ratio
-from lxt_fx.ops.library import define, has_values
+from lxt_fx.ops.library import define, has_values, is_batched
 from lxt_fx.ops.norms import flat_rows
 from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, sdpa
 from lxt_fx.ops.products import share as times_share
 
 
-def _overwrites() -> bool:
+def _overwrites(gradient: Tensor) -> bool:
     """Whether a plain backward runs."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
-        return False
-    return torch._C._functorch.maybe_current_level() is None
+    return not (torch.compiler.is_compiling() or torch.is_grad_enabled() or is_batched(gradient))
 
 
 def _times(fresh: Tensor, other: Tensor | float) -> Tensor:
     """fresh * other, where nobody else reads `fresh` any more."""
-    return fresh.mul_(other) if _overwrites() else fresh * other
+    return fresh.mul_(other) if _overwrites(fresh) else fresh * other
 
 
 class WeightedRmsNorm(torch.autograd.Function):
@@ -55,6 +56,8 @@ class WeightedRmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         factor, weight = ctx.saved_tensors
         product, middle, inner, outer = ctx.dtypes
+        if is_batched(gradients[0]) and len(set(ctx.dtypes)) == 1:
+            return gradients[0] * (weight * factor), None, None, None, None
         weighted = (gradients[0].to(product) * weight).to(middle).to(inner)
         return _times(weighted, factor).to(outer), None, None, None, None
 
@@ -111,6 +114,9 @@ class Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         a, b = ctx.saved_tensors
+        if is_batched(gradients[0]):
+            ratio = _GATES[ctx.kind][1](torch.full_like(a, ctx.share), a)
+            return gradients[0] * (ratio * b), gradients[0] * (ratio * a), None, None
         through = _GATES[ctx.kind][1](gradients[0], a)
         if ctx.share != 1.0:
             through = _times(through, ctx.share)
@@ -142,7 +148,7 @@ class Rotate(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         g, half = gradients[0], gradients[0].shape[-1] // 2
-        if not _overwrites():
+        if not _overwrites(g):
             first = g[..., :half] * cos[..., :half] + g[..., half:] * sin[..., half:]
             second = g[..., half:] * cos[..., half:] - g[..., :half] * sin[..., :half]
             return torch.cat((first, second), -1), None, None
@@ -183,8 +189,11 @@ class Linears(torch.autograd.Function):
 
 def _plus_product(total: Tensor | None, g: Tensor, weight: Tensor, share: float) -> Tensor:
     """total + share * g @ weight."""
+    if is_batched(g):
+        product = torch.mm(g, weight if share == 1.0 else share * weight)
+        return product if total is None else total + product
     if total is not None:
-        return total.addmm_(g, weight, alpha=share) if _overwrites() else torch.addmm(total, g, weight, alpha=share)
+        return total.addmm_(g, weight, alpha=share) if _overwrites(total) else torch.addmm(total, g, weight, alpha=share)
     if share == 1.0:
         return g @ weight
     return torch.addmm(g.new_zeros(()), g, weight, beta=0, alpha=share)

@@ -33,6 +33,15 @@ def define(schema: str) -> Callable[[Kernel], OpOverload]:
     return register
 
 
+def is_batched(gradient: Tensor) -> bool:
+    """Whether this is a batch of gradients seen as one, of `is_grads_batched` or of `torch.func.vmap`. The former runs what
+    it has no rule for (`addmm`, `mean`, in-place ops) gradient by gradient; a backward then takes other ops."""
+    if torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(gradient) or functorch.maybe_current_level() is not None
+
+
 def has_values(tensor: Tensor) -> bool:
     """Whether Python may read the tensor: not while tracing or compiling, in a vmap, or in the capture of a CUDA graph."""
     if torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta:

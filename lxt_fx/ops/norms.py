@@ -119,7 +119,8 @@ class GroupNorm(torch.autograd.Function):
 def _centred(g: Tensor, dims: list[int]) -> Tensor:
     """g - mean(g). A mean rounded to half precision would be off by the same amount at every element."""
     wide = torch.float32 if g.dtype in (torch.float16, torch.bfloat16) else g.dtype
-    return g - g.mean(dims, keepdim=True, dtype=wide)
+    count = math.prod(g.shape[dim] for dim in dims)
+    return g - g.sum(dims, keepdim=True, dtype=wide) / count  # `mean` does not batch
 
 
 def _unless_flat(rstd: Tensor, eps: float) -> Tensor:
