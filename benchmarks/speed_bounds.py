@@ -130,7 +130,7 @@ BOUNDS = (
     *(_remembered("bytes saved for backward / plain", 0.68, cell, "ours", SAVED) for cell in (SHORT, LONG)),
     *(_remembered("peak memory above the weights / plain", 0.80, cell, "ours", PEAK) for cell in (SHORT, LONG)),
     _remembered('the same, checkpoint="sqrt", 64 layers', 0.30, DEEP, "ours_checkpoint", PEAK),
-    _timed("32 targets in one call / 32 calls", 0.45, f"{SHORT}-targets", "targets_batched", "targets_single"),
+    _timed("32 targets in one call / 32 calls", 0.45, f"{SHORT}-targets", "targets_one_call", "targets_single"),
     _timed('eager, positions="last" / LXT, full logits', 0.83, SHORT, "ours_last", "lxt"),
     _timed('compiled, positions="last" / LXT, full logits', 0.76, SHORT, "ours_last_compiled", "lxt"),
     *(_timed("eager / LXT, same logits", 1.00, cell, "ours", "lxt") for cell in (SHORT, LONG)),

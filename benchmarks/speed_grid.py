@@ -44,10 +44,11 @@ METHODS = (
     Method("lxt", "LXT 2.1, as its quickstart (full logits)", LXT, TEXT, "lxt_plain"),
     Method("lxt_last", "LXT 2.1, logits_to_keep=1", LXT, ("causal",), "lxt_plain"),
     Method("targets_single", "ours: targets one by one, a forward each", kinds=("causal", "image")),
-    Method("targets_batched", "ours: all targets in one call", kinds=("causal", "image")),
+    Method("targets_batched", "ours: targets by is_grads_batched", kinds=("causal", "image"), same=True),
+    Method("targets_one_call", "ours: relevance_of, all targets in one call", kinds=("causal", "image"), same=True),
 )
 BY_NAME = {method.name: method for method in METHODS}
-TARGETS = ("targets_single", "targets_batched")
+TARGETS = ("targets_single", "targets_batched", "targets_one_call")
 CORE = ("forward", PLAIN, "plain_parameters", "plain_last", "ours", "ours_last", "ours_checkpoint")
 COMPILED = ("ours_compiled", "ours_last_compiled")
 OTHERS = ("autolrp", "captum_ixg", "lxt_plain", "lxt", "lxt_last")
@@ -167,6 +168,6 @@ FULL = Grid(
     meta_layers=80,
 )  # fmt: skip
 TINY = Grid(
-    (Cell("llama-tiny", 12, 2, (*CORE, "targets_batched"), memory=("ours",), targets=4, rounds=2),)
+    (Cell("llama-tiny", 12, 2, (*CORE, *TARGETS), memory=("ours",), targets=4, rounds=2),)
 )
 GRIDS = {"default": DEFAULT, "issue": Grid(ISSUE, 80), "quick": QUICK, "full": FULL, "tiny": TINY}

@@ -138,19 +138,17 @@ def autolrp(work: Work) -> Ready:
 
 def captum_ixg(work: Work) -> Ready:
     attr = importlib.import_module("captum.attr")
-    method = attr.InputXGradient(lambda leaf: work.call(work.model, leaf).amax(-1))
-    return Ready(lambda leaf: _by_place(method.attribute(leaf).detach()))
+    method = attr.InputXGradient(lambda leaf: work.call(work.model, leaf))
+    return Ready(lambda leaf: _by_place(method.attribute(leaf, target=work.entries).detach()))
 
 
 def captum_ig(work: Work) -> Ready:
-    """Integrated gradients from 0, of the entry that is largest at the input; 5 of the 20 steps share a forward."""
+    """Integrated gradients from 0; 5 of the 20 steps share a forward."""
     attr = importlib.import_module("captum.attr")
     method = attr.IntegratedGradients(lambda leaf: work.call(work.model, leaf))
-    with torch.no_grad():
-        target = work.call(work.model, work.example).argmax(-1)
 
     def run(leaf: Tensor) -> Tensor:
-        found = method.attribute(leaf, target=target, n_steps=STEPS, internal_batch_size=5 * len(leaf))
+        found = method.attribute(leaf, target=work.entries, n_steps=STEPS, internal_batch_size=5 * len(leaf))
         return _by_place(found.detach())
 
     return Ready(run)
@@ -171,22 +169,22 @@ def _patched(work: Work) -> Work:
     return work
 
 
-def _choices(work: Work, net: Any) -> Callable[[Tensor], Tensor]:
-    """[targets]: the largest entries of the first row at the input, always the same ones."""
+def _chosen(work: Work, net: Any) -> list[int]:
+    """The largest entries of the first row at the input, always the same ones."""
     with torch.no_grad():
-        chosen = work.call(net, work.example)[0].topk(work.cell.targets).indices
-    return lambda leaf: work.call(net, leaf)[0, chosen]
+        found: list[int] = work.call(net, work.example)[0].topk(work.cell.targets).indices.tolist()
+    return found
 
 
 def targets_single(work: Work) -> Ready:
-    """One forward and one backward for each target."""
+    """One forward and one backward for each target, summed over rows, which do not depend on one another."""
     net, facts = transformed(work)
-    choices = _choices(work, net)
+    chosen = _chosen(work, net)
 
     def run(leaf: Tensor) -> Tensor:
         found = []
-        for index in range(work.cell.targets):
-            (gradient,) = torch.autograd.grad(choices(leaf)[index], leaf)
+        for entry in chosen:
+            (gradient,) = torch.autograd.grad(work.call(net, leaf)[:, entry].sum(), leaf)
             found.append(_by_place(leaf.detach() * gradient))
         return torch.stack(found)
 
@@ -194,15 +192,29 @@ def targets_single(work: Work) -> Ready:
 
 
 def targets_batched(work: Work) -> Ready:
-    """One forward and one batched backward for all targets."""
+    """One forward and one batched backward for all targets, by hand."""
     net, facts = transformed(work)
-    choices = _choices(work, net)
+    chosen = _chosen(work, net)
 
     def run(leaf: Tensor) -> Tensor:
-        values = choices(leaf)
+        values = work.call(net, leaf)[:, chosen].sum(0)
         each = torch.eye(len(values), device=values.device, dtype=values.dtype)
         (gradients,) = torch.autograd.grad(values, leaf, each, is_grads_batched=True)
         return torch.stack([_by_place(leaf.detach() * gradient) for gradient in gradients])
+
+    return Ready(run, None, facts)
+
+
+def targets_one_call(work: Work) -> Ready:
+    """`relevance_of`: batches of backwards from one forward, the head once on the rows that are asked for."""
+    net, facts = transformed(work)
+    chosen = _chosen(work, net)
+    relevance_of = importlib.import_module("lxt_fx").relevance_of
+    reduce = "hidden" if work.example.dim() == 3 else "channels"
+
+    def run(leaf: Tensor) -> Tensor:
+        found: Tensor = relevance_of(net, {work.name: leaf}, chosen, reduce=reduce)
+        return found.flatten(2)
 
     return Ready(run, None, facts)
 
@@ -212,6 +224,6 @@ PREPARE: dict[str, Callable[[Work], Ready]] = {
     "ours_last": ours_last, "ours_checkpoint": ours_checkpoint, "ours_compiled": ours_compiled,
     "ours_last_compiled": ours_last_compiled, "autolrp": autolrp, "captum_ixg": captum_ixg, "captum_ig": captum_ig,
     "lxt_plain": plain, "lxt": lxt, "lxt_last": lxt_last, "targets_single": targets_single,
-    "targets_batched": targets_batched,
+    "targets_batched": targets_batched, "targets_one_call": targets_one_call,
 }  # fmt: skip
 """By the names of speed_grid.METHODS."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 @dataclass(frozen=True, slots=True)
 class Work:
     """What every method of a cell is given: the model, what it starts from ([batch, tokens, hidden] or pixels), and which
-    number is explained."""
+    entry of each row is explained."""
 
     model: nn.Module
     cell: Cell
     name: str
     example: Tensor
+    entries: list[int] = field(default_factory=list)
 
     def leaf(self) -> Tensor:
         """The input, new, asking for a gradient."""
@@ -39,12 +40,22 @@ class Work:
         return logits if logits.dim() == 2 else logits[:, -1]
 
     def value(self, net: Any, leaf: Tensor, **others: Any) -> Tensor:
-        """The number that is explained: the largest entry of each row, summed over the batch."""
-        return self.call(net, leaf, **others).amax(-1).sum()
+        """The number that is explained: one entry of each row, summed over the batch. (`amax` would keep all logits until
+        the backward, which nobody does who asks for a token.)"""
+        numbers = self.call(net, leaf, **others)
+        total: Tensor = sum(numbers[row, entry] for row, entry in enumerate(self.entries))  # type: ignore[assignment]
+        return total
 
 
 def work_of(cell: Cell, folder: str, device: str, dtype: str) -> Work:
-    """Model and input, the same in every process: weights from `folder`, else random by name."""
+    """Model and input, the same in every process: weights from `folder`, else random by name. The entries that are
+    explained are the largest ones."""
+    work = _on_input(cell, folder, device, dtype)
+    with torch.no_grad():
+        return replace(work, entries=work.call(work.model, work.example).argmax(-1).tolist())
+
+
+def _on_input(cell: Cell, folder: str, device: str, dtype: str) -> Work:
     model = trained(Path(folder)) if folder else random(cell)
     model = model.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)

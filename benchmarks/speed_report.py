@@ -110,10 +110,10 @@ EXPLAINED = (
     "environment of its own; its ratio is to the plain gradient there. The explained number is the largest logit of the "
     "last position (of the image; of the mean of an encoder's features); the input is embeddings of random tokens.",
     "",
-    "Peak: resident memory at the peak of one run, above what the process held before it; each method alone in a process. "
-    "Saved: storages that the forward saves for the backward, each once, without parameters. First: seconds of the first "
-    "run, with compilation. Difference: of relevance to `ours` in eager (for all targets in one call: to one by one), "
-    "relative to its largest value.",
+    "Peak: resident memory at the peak of one run, above what the process held before it; each method alone in a process, "
+    "whose allocator gives freed blocks back. Saved: storages that the forward saves for the backward, each once, without "
+    "parameters. First: seconds of the first run, with compilation. Difference: of relevance to `ours` in eager (for all "
+    "targets in one call: to one by one), relative to its largest value.",
     "",
 )
 
