@@ -142,6 +142,8 @@ DEFAULT = Grid(
         *ISSUE,
         Cell("smollm2", 32, methods=CORE),
         Cell("smollm2", 128, 4, methods=CORE, rounds=5),
+        Cell("smollm2", 32, 16, methods=CORE, rounds=3),
+        Cell("smollm2", 2048, methods=CORE, memory=(PLAIN, "ours", "ours_last", "ours_checkpoint"), rounds=3),
         Cell("minilm", 128, methods=(*MODERATE, "ours_compiled")),
         Cell("vit-digits", 0, 16, methods=(*CORE, "ours_compiled", "autolrp")),
         Cell("vit-base", 0, methods=(*CORE, "ours_compiled"), rounds=7),
@@ -158,7 +160,7 @@ FULL = Grid(
         *DEFAULT.cells,
         *(Cell("smollm2", tokens, batch, methods=ALL, memory=CORE, rounds=5)
           for tokens in (32, 128, 512, 2048) for batch in (1, 4, 16) if 32 < tokens * batch <= 2048
-          and (tokens, batch) not in ((128, 1), (512, 1), (128, 4))),
+          and (tokens, batch) not in ((128, 1), (512, 1), (128, 4), (32, 16), (2048, 1))),
         *(Cell("gemma3", tokens, methods=ALL, rounds=5) for tokens in (32, 512)),
         *(Cell(model, tokens, batch, methods=ALL, memory=CORE, rounds=5)
           for model in ("minilm", "llama-10m", "llama-40m", "llama-100m", "llama-400m")
