@@ -3,7 +3,6 @@ answer token, from one forward."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from lxt_fx.embed import embed
 from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained
 from lxt_fx.grad_mode import gradients_on
+from lxt_fx.json_file import write_json
 from lxt_fx.many import values_and_relevance
 from lxt_fx.pipeline import transform
 from lxt_fx.readable import Tokenizer, readable_tokens
@@ -65,7 +65,7 @@ class AnswerRelevance:
 
     def to_json(self, path: str | Path) -> None:
         """Writes `to_dict()` as UTF-8 JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(self.to_dict(), path)
 
     def to_png(self, path: str | Path) -> None:
         """Writes the matrix as a picture: one row for each answer token, each in shares of its own largest relevance.

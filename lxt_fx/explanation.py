@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from rich.console import RenderableType
 from torch import Tensor
 
 from lxt_fx.errors import InputError
+from lxt_fx.json_file import write_json
 from lxt_fx.views.heatmap import save, token_figure
 from lxt_fx.views.page import token_fragment, token_page
 from lxt_fx.views.terminal import as_text, token_view
@@ -72,7 +72,7 @@ class Explanation:
 
     def to_json(self, path: str | Path) -> None:
         """Writes `to_dict()` as UTF-8 JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(self.to_dict(), path)
 
     def to_html(self, path: str | Path) -> None:
         """Writes a page that stands alone: no scripts, no other files, a light and a dark theme."""

@@ -2,7 +2,8 @@
 
 Every path from the logits back to the inputs goes through the rows that the head reads, so backward through the head and
 backward through the body, one after the other, are the backward through both. The logits of a few positions are then a
-matter of a few rows, where the whole head would make [batch, positions, vocabulary] numbers and as many gradients.
+matter of a few rows, where the whole head would make [batch, positions, vocabulary] numbers and as many gradients. Both
+are parts of the fused graph, which a plain call runs, and the body is cut into the same segments.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
+from lxt_fx.checkpoint import checkpointed_forward
 from lxt_fx.explained import Explained
 from lxt_fx.nodes import shape
 from lxt_fx.ops import activations, explicit, fused, products
@@ -112,6 +114,8 @@ def _body(explained: Explained, rows: Node) -> GraphModule:
     body = GraphModule(explained, graph)
     drop_dead(body)
     body.recompile()
+    if explained.segments is not None:
+        type(body).forward = checkpointed_forward(body.graph, explained.segments)  # each GraphModule has its own class
     return body
 
 

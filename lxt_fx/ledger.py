@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from lxt_fx.errors import InputError, LedgerError
 from lxt_fx.flow import flow_graph
+from lxt_fx.json_file import write_json
 from lxt_fx.landing import Landing, landing
 from lxt_fx.shares import Cause
 from lxt_fx.taps import Edge
@@ -253,7 +253,7 @@ class Ledger:
 
     def to_json(self, path: str | Path) -> None:
         """Writes `to_dict()` as UTF-8 JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(self.to_dict(), path)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One line for each row, source and leak; the column `amount` adds up to the explained values less the residual.
