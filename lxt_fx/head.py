@@ -22,12 +22,13 @@ from lxt_fx.checkpoint import checkpointed_forward
 from lxt_fx.explained import Explained
 from lxt_fx.nodes import shape
 from lxt_fx.ops import activations, explicit, fused, products
+from lxt_fx.ops.head import head
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.op_kinds import POINTWISE
 
 aten = torch.ops.aten
 
-_LINEAR = frozenset({products.linear, aten.linear.default})
+_LINEAR = frozenset({head, products.linear, aten.linear.default})
 _ROW_BY_ROW = (
     POINTWISE
     | frozenset(op for op in vars(activations).values() if isinstance(op, OpOverload))

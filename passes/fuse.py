@@ -8,6 +8,7 @@ from lxt_fx.nodes import is_float
 from lxt_fx.passes.drop_dead import drop_dead_nodes
 from lxt_fx.passes.fuse_attention import fuse_attention
 from lxt_fx.passes.fuse_gates import fuse_gates
+from lxt_fx.passes.fuse_head import fuse_head
 from lxt_fx.passes.fuse_linears import fuse_linears
 from lxt_fx.passes.fuse_norms import fuse_norms
 from lxt_fx.passes.fuse_rotary import fuse_rotary
@@ -32,6 +33,7 @@ def fuse(gm: GraphModule) -> Graph:
     drop_dead_nodes(graph)
     shares = merge_shares(graph, carrying & set(graph.nodes))
     fuse_linears(graph, carrying, shares)
+    fuse_head(graph, carrying)
     drop_dead_nodes(graph)
     graph.lint()
     return graph

@@ -15,6 +15,7 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
 from lxt_fx.ops import activations, contributions, fused, norms, products, selection
+from lxt_fx.ops.head import head
 
 Arguments = tuple[Any, ...]
 Leak = Callable[[Arguments, Tensor, Tensor], Tensor]
@@ -365,6 +366,11 @@ FUSED = (
         lambda d: (
             carrying(0, 2, 3, 4, dtype=d), [weight(1, 5, 4, dtype=d), weight(2, 2, 4, dtype=d)], [None, None], [1.0, 1.0]
         ), kept=("weights[0]", "weights[1]"),
+    ),
+    Case(
+        "head", head, F.linear,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), weight(1, 5, 4, dtype=d), weight(2, 5, dtype=d)),
+        kept=("weight",), leak=bias(2),
     ),
     Case(
         "share", fused.share, lambda x, share: x, lambda d: (carrying(0, 3, 4, dtype=d), 0.25),
