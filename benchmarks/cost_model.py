@@ -41,13 +41,22 @@ def _product_in_place(total: Any, a: torch.Size, b: torch.Size, *rest: Any, **mo
     return 2 * a[0] * a[1] * b[1]
 
 
+def _product_by_parts(gradient: Tensor, weight: Tensor, *rest: Any, **more: Any) -> int:
+    """Of the rows and entries that are not 0 alone."""
+    flat = gradient.flatten(0, -2)
+    return int(2 * flat.any(1).sum() * flat.any(0).sum() * weight.shape[1])
+
+
+_product_by_parts._get_raw = True  # type: ignore[attr-defined]  # it is given tensors, not their shapes
+
 FUSED = {
     aten._scaled_dot_product_flash_attention_for_cpu: _fused_forward,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _fused_backward,
     aten.addmm_: _product_in_place,
+    torch.ops.lxt_fx.sparse_product: _product_by_parts,
 }
-"""The fused attention of the CPU, which torch's counter does not know, counted as it counts that of a GPU; and a product
-that is added in place."""
+"""The fused attention of the CPU, which torch's counter does not know, counted as it counts that of a GPU; a product that
+is added in place; and the one behind the logits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,8 @@ class Cost:
 def predicted(s: Shape, attention: str, size: int = 4) -> Cost:
     """The formulas of docs/cost.md, for `size` bytes an element."""
     tokens, scores = s.B * s.T, s.B * s.H * s.T * s.T
-    linear = 2 * tokens * (s.L * s.layer + s.h * s.V)
+    layers, head = 2 * tokens * s.L * s.layer, 2 * tokens * s.h * s.V
+    one_logit = 2 * s.B * s.h
     heads = tokens * s.H * s.d
     products = {"eager": 2, "sdpa": 2.5}[attention]  # the fused backward computes the scores again
     between = {
@@ -91,8 +101,8 @@ def predicted(s: Shape, attention: str, size: int = 4) -> Cost:
         "sdpa": 2 * heads + tokens * (2 * s.K * s.d + s.H),  # q, output; k, v; the logarithm of each row's sum
     }[attention]
     return Cost(
-        forward=linear + 4 * s.L * scores * s.d,
-        backward=linear + products * 4 * s.L * scores * s.d,
+        forward=layers + head + 4 * s.L * scores * s.d,
+        backward=layers + one_logit + products * 4 * s.L * scores * s.d,
         saved=size * (s.L * (between + 2 * tokens * s.m + 2 * tokens) + tokens),
     )
 
