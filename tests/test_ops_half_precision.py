@@ -128,8 +128,8 @@ FILLS: dict[str, Callable[[torch.dtype], float]] = {
 }
 
 OVERFLOWS_WHEN_LARGE = {
-    "exp", "square", "cube", "gelu", "hardswish", "linear", "linear_without_bias", "head", "matmul", "matmul_held", "einsum",
-    "einsum_of_three", "mul", "normalize_div", "layer_norm", "layer_norm_over_two_dims", "group_norm",
+    "exp", "square", "cube", "gelu", "hardswish", "linear", "linear_without_bias", "head", "matmul", "matmul_held",
+    "einsum", "einsum_of_three", "mul", "normalize_div", "layer_norm", "layer_norm_over_two_dims", "group_norm",
     "group_norm_without_weight", "sdpa", "sdpa_causal", "sdpa_masked", "sdpa_biased", "sdpa_of_carrying_mask",
     "sdpa_of_groups", "sdpa_held", "expm1", "acos", "gated_by_silu", "gated_by_gelu", "gated_by_gelu_tanh", "rotate",
     "linears", "grouped_sdpa",
