@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
@@ -21,17 +20,17 @@ from torch.utils import _pytree as pytree
 from lxt_fx.checkpoint import checkpointed_forward
 from lxt_fx.explained import Explained
 from lxt_fx.nodes import shape
-from lxt_fx.ops import activations, explicit, fused, products
+from lxt_fx.ops import explicit, fused, products
 from lxt_fx.ops.head import head
 from lxt_fx.passes.drop_dead import drop_dead
-from lxt_fx.passes.op_kinds import POINTWISE
+from lxt_fx.passes.op_kinds import ACTIVATIONS, POINTWISE
 
 aten = torch.ops.aten
 
 _LINEAR = frozenset({head, products.linear, aten.linear.default})
 _ROW_BY_ROW = (
     POINTWISE
-    | frozenset(op for op in vars(activations).values() if isinstance(op, OpOverload))
+    | ACTIVATIONS
     | {fused.share, products.epsilon, products.hold, explicit.enter, explicit.leave, explicit.pass_on, aten.to.dtype}
 )
 
@@ -48,8 +47,7 @@ class Cut:
 def cut_head(explained: Explained) -> Cut | None:
     """The module in two parts, which share its parameters; None where what makes the logits is no linear map of each
     position's row, with nothing but elementwise ops behind it (soft caps, casts)."""
-    output = next(node for node in reversed(explained.fused.nodes) if node.op == "output")
-    index, flat = logits_index(explained), pytree.tree_leaves(output.args[0])
+    index, flat = logits_index(explained), pytree.tree_leaves(explained.fused.output_node().args[0])
     if index is None or not isinstance(flat[index], Node) or len(shape(flat[index]) or ()) != 3:
         return None
     needed = _needed(flat[index])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
-from lxt_fx.ops import activations, products
+from lxt_fx.ops import products
 from lxt_fx.ops.head import head
-from lxt_fx.passes.op_kinds import MOVES, POINTWISE
+from lxt_fx.passes.op_kinds import ACTIVATIONS, MOVES, POINTWISE
 
-_THROUGH = POINTWISE | MOVES | frozenset(op for op in vars(activations).values() if isinstance(op, OpOverload))
+_THROUGH = POINTWISE | MOVES | ACTIVATIONS
 """Where no gradient comes out of these, none goes in: a gradient of few elements stays one (soft caps, casts, the choice of
 a position)."""
 
@@ -19,8 +18,7 @@ a position)."""
 def fuse_head(graph: Graph, carrying: Set[Node]) -> int:
     """Transform: each `lxt_fx.linear` between which and an output stand only elementwise ops and moves becomes
     `lxt_fx.head`."""
-    output = next(node for node in reversed(graph.nodes) if node.op == "output")
-    todo, seen = [node for node in output.all_input_nodes if node in carrying], set[Node]()
+    todo, seen = [node for node in graph.output_node().all_input_nodes if node in carrying], set[Node]()
     while todo:
         node = todo.pop()
         if node not in seen:

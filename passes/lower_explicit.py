@@ -14,13 +14,13 @@ from lxt_fx.nodes import arguments, value
 from lxt_fx.ops import activations, explicit, norms, products
 from lxt_fx.ops.explicit_contributions import PARTS
 from lxt_fx.passes.mark_flow import Flow, differentiable_operands
-from lxt_fx.passes.op_kinds import MOVES
+from lxt_fx.passes.op_kinds import ACTIVATIONS, MOVES
 from lxt_fx.rule import Keep, Rule
 
 PASSES = frozenset({norms.rms_norm, norms.rms_norm_fused, norms.normalize_mul, norms.normalize_div})
 """Norms that hold their factor: an identity in relevance."""
 
-ACTIVATIONS = frozenset(op for op in vars(activations).values() if isinstance(op, OpOverload)) - {activations.identity}
+CURVED = ACTIVATIONS - {activations.identity}
 HALVED = frozenset({products.mul, products.div})
 STEPS: dict[Any, OpOverload] = {
     norms.layer_norm: explicit.layer_norm_linear,
@@ -31,7 +31,7 @@ STEPS: dict[Any, OpOverload] = {
 }
 
 
-SPECIAL = PASSES | ACTIVATIONS | HALVED | frozenset(STEPS) | {products.softmax, activations.identity}
+SPECIAL = PASSES | CURVED | HALVED | frozenset(STEPS) | {products.softmax, activations.identity}
 
 
 def is_linear_map(node: Node) -> bool:
@@ -78,7 +78,7 @@ class _Lowering:
         elif node.target in HALVED:
             operands = list(node.args)
             self._replace(node, lambda held: (explicit.share_out, (operands, held), {}))
-        elif node.target in PASSES | ACTIVATIONS:
+        elif node.target in PASSES | CURVED:
             operand, intercept = node.args[0], self._intercept(node)
             self._replace(node, lambda held: (explicit.pass_on, (operand, held, *self._constant(node, intercept)), {}))
         elif node.target is activations.identity:

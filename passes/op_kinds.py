@@ -7,8 +7,9 @@ import importlib.util
 import operator
 
 import torch
+from torch._ops import OpOverload
 
-from lxt_fx.ops import selection
+from lxt_fx.ops import activations, selection
 
 aten = torch.ops.aten
 
@@ -235,6 +236,9 @@ POINTWISE_NONLINEAR = frozenset(
     }
 )
 POINTWISE = POINTWISE_LINEAR | PRODUCTS | POINTWISE_NONLINEAR
+
+ACTIVATIONS = frozenset(op for op in vars(activations).values() if isinstance(op, OpOverload))
+"""The `lxt_fx` ops of one operand that are pointwise."""
 
 REDUCTIONS = frozenset(
     {

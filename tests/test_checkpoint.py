@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from saved import saved_bytes
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -108,22 +109,6 @@ class Counts(TorchDispatchMode):
     def _freed(self, key: int, size: int) -> None:
         self.known.discard(key)
         self.live -= size
-
-
-def saved_bytes(explained: Explained, inputs: dict[str, Tensor]) -> int:
-    """What the forward keeps for the backward, without parameters, each storage once."""
-    known = {t.untyped_storage().data_ptr() for t in (*explained.parameters(), *explained.buffers())}
-    found: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in known:
-            found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = explained(**{n: v.clone().requires_grad_(v.is_floating_point()) for n, v in inputs.items()})
-    del output
-    return sum(found.values())
 
 
 @pytest.mark.parametrize("name", FAMILIES)

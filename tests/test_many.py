@@ -9,6 +9,7 @@ import math
 import pytest
 import tiny
 import torch
+from saved import saved_bytes
 from torch import Tensor
 
 import lxt_fx
@@ -92,26 +93,11 @@ def test_a_module_that_recomputes_its_layers_does_so_for_many_targets() -> None:
     x = leaf_of(module)
     lean = lxt_fx.transform(tiny.MODELS["llama"]().double(), checkpoint="layers")
     assert torch.equal(many.relevance_of(lean, x, PAIRS, chunk=2), many.relevance_of(module, x, PAIRS, chunk=2))
-    saved = {name: saved_numbers(found, x) for name, found in (("whole", module), ("lean", lean))}
+    saved = {
+        name: saved_bytes(cut_head(found).body, found._bind((x,), {}))
+        for name, found in (("whole", module), ("lean", lean))
+    }
     assert 0 < saved["lean"] < 0.3 * saved["whole"]
-
-
-def saved_numbers(module: lxt_fx.Explained, x: Tensor) -> int:
-    """How many numbers the forward of the body keeps for its backward, each storage once, without weights."""
-    body = cut_head(module).body
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*body.parameters(), *body.buffers())}
-    found: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes() // 8
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        rows = body(**module._bind((x.clone().requires_grad_(True),), {}))
-    assert rows.requires_grad
-    return sum(found.values())
 
 
 def test_nothing_is_cut_off_behind_what_mixes_positions() -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.ops.library import LIBRARY, define
+from lxt_fx.ops.norms import flat_rows
 
 SPARSE = 8
 """Columns are picked out where fewer than one in so many has a gradient; picking them copies their rows of the matrix."""
@@ -34,12 +35,10 @@ def _sparse_product(gradient: Tensor, weight: Tensor) -> Tensor:
 
 
 def _where_some(matrix: Tensor, dim: int) -> Tensor:
-    """The indices along the other dim that are not 0 throughout (NaN is not 0). By the extremes, which torch finds ten
-    times as fast as it compares each element (CPU, 2.13)."""
+    """The indices along the other dim that are not 0 throughout (NaN is not 0)."""
     if not matrix.numel():
         return torch.arange(0)
-    found: Tensor = torch.logical_or(matrix.amax(dim), matrix.amin(dim)).nonzero()[:, 0]
-    return found
+    return flat_rows(matrix, [dim]).logical_not().flatten().nonzero()[:, 0]
 
 
 LIBRARY.define("sparse_product(Tensor gradient, Tensor weight) -> Tensor")  # type: ignore[no-untyped-call]
