@@ -35,7 +35,7 @@ from rich.table import Table
 from torch import Tensor
 
 import lxt_fx
-from lxt_fx.rule_table import rows
+from lxt_fx.rule_table import basic_rules as rows
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
 import models  # noqa: E402

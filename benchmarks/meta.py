@@ -68,8 +68,8 @@ MODELS = {"llama_70b": llama_70b, "moe_30b": moe_30b}
 def measure(name: str, layers: int | None) -> dict[str, Any]:
     """One transform in this process."""
     import lxt_fx
-    from lxt_fx.pipeline import captured_from, compiled_by
-    from lxt_fx.request import Options, table_named
+    from lxt_fx.compiler.options import Options, table_named
+    from lxt_fx.compiler.pipeline import captured_from, compiled_by
 
     torch.set_num_threads(1)
     with torch.device("meta"):

@@ -32,8 +32,9 @@ from slow_references import REFERENCES, Reference, by_weights, floats
 from wrapper_cases import WRAPPERS, Wrapper
 
 import lxt_fx
-from lxt_fx.rule import Rule, kind_text
-from lxt_fx.rule_table import linear_rules, rows
+from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import linear_rules
+from lxt_fx.rule_table.rule import Rule, kind_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "rule_forms.md"
 FORMS = ("gradient", "explicit")

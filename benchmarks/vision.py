@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from vision_figures import Results, draw_curves, draw_heatmaps
 
 import lxt_fx
-from lxt_fx.perturbation import standard_error, written
+from lxt_fx.faithfulness.removal_curves import standard_error, written
 from lxt_fx.rule_table import tables
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))

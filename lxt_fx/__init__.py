@@ -4,12 +4,16 @@
 relevance (AttnLRP, Achtibat et al. 2024). `explain` is the short way from a text to a heatmap, `show` prints the graph.
 """
 
-from lxt_fx import flow, functional, nn
-from lxt_fx.answer import AnswerRelevance, answer_relevance
-from lxt_fx.audit import audit
-from lxt_fx.certificate import Certificate, certificate
-from lxt_fx.embed import embed
-from lxt_fx.errors import (
+from lxt_fx import functional, nn
+from lxt_fx.attribution.answer_relevance import AnswerRelevance, answer_relevance
+from lxt_fx.attribution.embeddings import embed
+from lxt_fx.attribution.image_explanation import ImageExplanation
+from lxt_fx.attribution.inside import watch
+from lxt_fx.attribution.many_targets import relevance_of
+from lxt_fx.attribution.one_input import explain, explain_image
+from lxt_fx.attribution.target import Target
+from lxt_fx.attribution.text_explanation import Explanation
+from lxt_fx.base.errors import (
     CallError,
     CaptureError,
     ForwardMismatchError,
@@ -21,25 +25,22 @@ from lxt_fx.errors import (
     OtherWayError,
     UnknownNameError,
 )
-from lxt_fx.explain import explain, explain_image
-from lxt_fx.explained import Explained, Record
-from lxt_fx.explanation import Explanation
-from lxt_fx.image_explanation import ImageExplanation
-from lxt_fx.landing import Landing
-from lxt_fx.ledger import Ledger
-from lxt_fx.many import relevance_of
-from lxt_fx.perturbation import PerturbationCurves, perturbation_curves
-from lxt_fx.pipeline import transform
-from lxt_fx.rule import Keep, Rule, RuleTable
+from lxt_fx.compiler.explained import Explained, Record
+from lxt_fx.compiler.pipeline import transform
+from lxt_fx.compiler.saved_module import load, save
+from lxt_fx.faithfulness.removal_curves import PerturbationCurves, perturbation_curves
+from lxt_fx.faithfulness.search import tune
+from lxt_fx.faithfulness.tuned_table import TunedTable
+from lxt_fx.ledger import flow_graph as flow
+from lxt_fx.ledger.arrivals import Landing
+from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.ledger import Ledger
+from lxt_fx.ledger.run_audit import audit
+from lxt_fx.report.certificates import Certificate, certificate
+from lxt_fx.report.printed_graph import diff, show
+from lxt_fx.rule_table.rule import Keep, Rule, RuleTable
 from lxt_fx.rule_table.tables import TABLES
-from lxt_fx.save import load, save
-from lxt_fx.shares import Cause
-from lxt_fx.show import diff, show
-from lxt_fx.target import Target
-from lxt_fx.tune import tune
-from lxt_fx.tuned import TunedTable
 from lxt_fx.version import __version__ as __version__
-from lxt_fx.watch import watch
 
 __all__ = [
     "flow",

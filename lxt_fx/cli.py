@@ -13,15 +13,15 @@ from rich.console import Console
 from torch import nn
 
 from lxt_fx import __version__
-from lxt_fx.audit import audit
-from lxt_fx.certificate import certificate
-from lxt_fx.errors import InputError, LxtFxError, UnknownNameError
-from lxt_fx.explain import explain
-from lxt_fx.pipeline import STAGES, transform
-from lxt_fx.request import table_named
+from lxt_fx.attribution.one_input import explain
+from lxt_fx.attribution.target import Name, Target
+from lxt_fx.base.errors import InputError, LxtFxError, UnknownNameError
+from lxt_fx.compiler.options import table_named
+from lxt_fx.compiler.pipeline import STAGES, transform
+from lxt_fx.ledger.run_audit import audit
+from lxt_fx.report.certificates import certificate
+from lxt_fx.report.printed_graph import diff, show
 from lxt_fx.rule_table.tables import TABLES
-from lxt_fx.show import diff, show
-from lxt_fx.target import Name, Target
 
 app = typer.Typer(
     name="lxt-fx",

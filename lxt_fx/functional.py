@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lxt_fx.forms import Form, epsilon_of
 from lxt_fx.ops import activations, explicit, norms, products
+from lxt_fx.ops.forms import Form, epsilon_of
 
 Dims = int | tuple[int, ...] | list[int]
 

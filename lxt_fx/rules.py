@@ -8,8 +8,9 @@ quotients of two carrying values; `Identity` and `Stop` take a module as a whole
 from __future__ import annotations
 
 from lxt_fx.ops import activations
-from lxt_fx.rule import GroupKind, Keep, Rule
-from lxt_fx.rule_table import linear_rules, rows
+from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import linear_rules
+from lxt_fx.rule_table.rule import GroupKind, Keep, Rule
 
 Epsilon = linear_rules.epsilon
 Gamma = linear_rules.gamma

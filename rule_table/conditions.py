@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from lxt_fx.nodes import shape
-from lxt_fx.passes.op_kinds import MOVES, POINTWISE_LINEAR
-from lxt_fx.rule import Condition, Refusal, Role, Site, statement
+from lxt_fx.base.nodes import shape
+from lxt_fx.ops.aten_kinds import MOVES, POINTWISE_LINEAR
+from lxt_fx.rule_table.rule import Condition, Refusal, Role, Site, statement
 
 aten = torch.ops.aten
 

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lxt_fx.errors import InputError
-from lxt_fx.nodes import shape, value
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.nodes import shape, value
 from lxt_fx.ops import contributions, products
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.ops.contributions import RuleOps
-from lxt_fx.passes.op_kinds import CONVOLUTIONS
-from lxt_fx.rule import Condition, Keep, Refusal, Rule, Site
 from lxt_fx.rule_table import conditions as on
+from lxt_fx.rule_table.rule import Condition, Keep, Refusal, Rule, Site
 
 aten = torch.ops.aten
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import torch
 
-from lxt_fx.passes.op_kinds import CONVOLUTIONS
-from lxt_fx.rule import Role, Rule, RuleTable
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS
+from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table import conditions as on
-from lxt_fx.rule_table import linear_rules, rows
+from lxt_fx.rule_table import linear_rules
+from lxt_fx.rule_table.rule import Role, Rule, RuleTable
 
 _LINEAR_LAYERS = frozenset({torch.ops.aten.linear.default, torch.ops.aten.matmul.default})
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from slow_references import Reference
 from torch import Tensor, nn
 
-from lxt_fx.rule import Rule
-from lxt_fx.rule_table import rows
+from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table.rule import Rule
 
 TENSORS = load_file(FOLDER / "functional.safetensors")
 CASES: dict[str, dict[str, Any]] = json.loads((FOLDER / "functional.meta.json").read_text())["cases"]

@@ -381,7 +381,7 @@ FUSED = (
         _attention(groups=1), None, None, NO_SHARES, frozenset(NO_SHARES),
     ),
 )  # fmt: skip
-"""Ops that `passes/fuse.py` puts in the place of several."""
+"""Ops that `passes/fuse/fuse.py` puts in the place of several."""
 
 BY_RULE: Mapping[str, tuple[contributions.RuleOps, dict[str, Any]]] = {
     "gamma": (contributions.GAMMA, {"gamma": 0.25}),

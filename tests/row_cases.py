@@ -25,10 +25,10 @@ from row_nets import (
 )  # fmt: skip
 from torch import Tensor
 
-from lxt_fx.passes.op_kinds import GROUPED_MATMULS
-from lxt_fx.rule import GroupKind, Rule
-from lxt_fx.rule_table import rows
-from lxt_fx.shares import Cause
+from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ops.aten_kinds import GROUPED_MATMULS
+from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table.rule import GroupKind, Rule
 
 aten = torch.ops.aten
 

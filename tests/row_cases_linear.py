@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from row_nets import EIGHTHS, Case, Inputs
 from torch import Tensor, nn
 
+from lxt_fx.ledger.claimed import Cause
 from lxt_fx.ops.selection import positions
-from lxt_fx.rule import Rule
-from lxt_fx.rule_table import rows
-from lxt_fx.shares import Cause
+from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table.rule import Rule
 
 aten = torch.ops.aten
 

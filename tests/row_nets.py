@@ -1,5 +1,5 @@
 """What a case for a row is: a tiny net with one call of an op, and what that call keeps, stated anew from the paper and not
-by `lxt_fx.shares`."""
+by `lxt_fx.ledger.claimed`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.rule import Rule, kind_text
-from lxt_fx.shares import Cause
+from lxt_fx.ledger.claimed import Cause
+from lxt_fx.rule_table.rule import Rule, kind_text
 
 Inputs = tuple[Tensor, ...]
 Leak = Callable[[nn.Module, Inputs, Tensor], Tensor]

@@ -21,8 +21,8 @@ from row_nets import Case, Inputs
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lxt_fx.rule import Rule
-from lxt_fx.rule_table import rows
+from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table.rule import Rule
 
 Function = Callable[..., Any]
 Run = Callable[[Function, Inputs, list[Tensor]], list[Tensor]]

@@ -16,8 +16,8 @@ from torch.library import Library
 
 import lxt_fx
 from lxt_fx.ops import products
-from lxt_fx.rule import GroupKind, Keep, Role, Rule
 from lxt_fx.rule_table import conditions as on
+from lxt_fx.rule_table.rule import GroupKind, Keep, Role, Rule
 
 aten = torch.ops.aten
 

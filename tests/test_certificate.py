@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import lxt_fx
-from lxt_fx.inputs import made_example
 from lxt_fx.ops import products
-from lxt_fx.rule import statement
+from lxt_fx.passes.capture.example import made_example
+from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table import conditions as on
-from lxt_fx.rule_table import rows
+from lxt_fx.rule_table.rule import statement
 
 aten = torch.ops.aten
 

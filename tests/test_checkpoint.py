@@ -23,11 +23,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lxt_fx
-from lxt_fx.checkpoint import Segments
-from lxt_fx.explained import Explained
-from lxt_fx.inputs import made_example
-from lxt_fx.passes.fuse import fuse
-from lxt_fx.pipeline import segments_of
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.pipeline import segments_of
+from lxt_fx.passes.capture.example import made_example
+from lxt_fx.passes.fuse.fuse import fuse
+from lxt_fx.passes.segments.recompute import Segments
 
 FAMILIES = ("llama", "gpt2", "bert", "vit", "whisper")
 

@@ -11,7 +11,7 @@ from tiny_text import bert, byte_tokenizer, llama, vit, word_tokenizer
 from transformers import T5Config, T5ForConditionalGeneration
 
 from lxt_fx.cli import main
-from lxt_fx.rule_table import rows
+from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table.tables import TABLES
 
 TEXT = "The capital of France is"

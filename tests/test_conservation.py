@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 import lxt_fx
-from lxt_fx.rule import Keep, Rule, kind_text
+from lxt_fx.ledger.claimed import Cause
 from lxt_fx.rule_table import linear_rules
-from lxt_fx.shares import Cause
+from lxt_fx.rule_table.rule import Keep, Rule, kind_text
 
 aten = torch.ops.aten
 

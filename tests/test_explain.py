@@ -13,11 +13,11 @@ from tiny_text import bert, byte_tokenizer, llama, vit, word_tokenizer
 from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lxt_fx.embed import embed
-from lxt_fx.errors import InputError, LxtFxError
-from lxt_fx.explain import explain, explain_image
-from lxt_fx.explained import Explained
-from lxt_fx.pipeline import transform
+from lxt_fx.attribution.embeddings import embed
+from lxt_fx.attribution.one_input import explain, explain_image
+from lxt_fx.base.errors import InputError, LxtFxError
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.pipeline import transform
 
 TEXT = "The capital of France is"
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-7}

@@ -12,7 +12,7 @@ import torch
 from tiny import MODELS
 
 import lxt_fx
-from lxt_fx import flow
+from lxt_fx.ledger import flow_graph as flow
 
 IDS = torch.tensor([[5, 9, 17, 23, 11]])
 

@@ -20,7 +20,7 @@ import lxt_fx
 from lxt_fx.ops import fused, products
 from lxt_fx.ops.fused import simplest_mask
 from lxt_fx.ops.head import head
-from lxt_fx.passes.fuse import fuse
+from lxt_fx.passes.fuse.fuse import fuse
 
 INPUTS = {"inputs_embeds": (2, 7, 32), "pixel_values": (2, 1, 8, 8), "input_features": (2, 8, 20)}
 

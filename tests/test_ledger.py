@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torchvision_vit import VisionTransformer
 
 import lxt_fx
-from lxt_fx.taps import Taps
+from lxt_fx.ledger.taps import Taps
 
 ARCHITECTURES = {name.split("-")[0]: name for name in TEXT_CASES}
 PRECISIONS = {torch.float64: (1e-9, "sdpa"), torch.float32: (1e-4, "eager")}

@@ -18,12 +18,12 @@ from op_cases import BY_RULE, LINEAR_RULES, Case, leaves
 from torch import Tensor, nn
 
 import lxt_fx
+from lxt_fx.ledger.claimed import Cause
 from lxt_fx.ops import contributions
 from lxt_fx.ops.explicit_contributions import PARTS
-from lxt_fx.rule import Rule
+from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table import linear_rules as rules
-from lxt_fx.rule_table import rows
-from lxt_fx.shares import Cause
+from lxt_fx.rule_table.rule import Rule
 
 ATTNLRP = lxt_fx.TABLES["attnlrp"]
 LOW, HIGH = -3.0, 4.0

@@ -13,8 +13,8 @@ from saved import saved_bytes
 from torch import Tensor
 
 import lxt_fx
-from lxt_fx import many
-from lxt_fx.head import cut_head
+from lxt_fx.attribution import many_targets as many
+from lxt_fx.attribution.split_head import cut_head
 from lxt_fx.views.terminal import plain
 
 TOKENS = 6

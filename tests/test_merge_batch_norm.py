@@ -15,11 +15,11 @@ from golden_cases import relative
 from torch import Tensor, nn
 
 import lxt_fx
+from lxt_fx.ledger.claimed import Cause
 from lxt_fx.passes.verify import MERGED_TOLERANCES, check_forward, forward_difference
-from lxt_fx.rule import Rule
+from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table import linear_rules as rules
-from lxt_fx.rule_table import rows
-from lxt_fx.shares import Cause
+from lxt_fx.rule_table.rule import Rule
 
 ATTNLRP = lxt_fx.TABLES["attnlrp"]
 GAMMA = {nn.Conv2d: rules.gamma(0.25), nn.Linear: rules.gamma(0.25)}

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import lxt_fx
-from lxt_fx.passes.find_groups import find_groups
-from lxt_fx.passes.mark_flow import mark_flow
+from lxt_fx.passes.analysis.find_groups import find_groups
+from lxt_fx.passes.analysis.mark_flow import mark_flow
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 

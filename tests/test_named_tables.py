@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import MambaConfig, MambaForCausalLM
 
 import lxt_fx
-from lxt_fx.nodes import module_path
+from lxt_fx.base.nodes import module_path
 from lxt_fx.rule_table import linear_rules, tables
 
 EMBEDS = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -262,7 +262,7 @@ def test_an_explained_module_is_put_under_another_table_without_a_capture(
     weights = torch.randn(2, 5, 1, dtype=torch.float64) if name != "bert" else torch.randn(2, 1, dtype=torch.float64)
     direct = lxt_fx.transform(model, rules="cp_lrp", form=form)
     explained = lxt_fx.transform(model)
-    monkeypatch.setattr(lxt_fx.pipeline, "proven_capture", lambda *_, **__: pytest.fail("captured again"))
+    monkeypatch.setattr(lxt_fx.compiler.pipeline, "proven_capture", lambda *_, **__: pytest.fail("captured again"))
     switched = lxt_fx.transform(explained, kwargs={"inputs_embeds": EMBEDS}, rules="cp_lrp", form=form)
     assert switched.record.table_name == "cp_lrp" and explained.record.table_name == "attnlrp"
     assert switched.record.model_class == direct.record.model_class == type(model).__name__

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
 import lxt_fx
-from lxt_fx.inputs import made_example
-from lxt_fx.nodes import is_float
-from lxt_fx.passes.canonicalise import canonicalise
-from lxt_fx.passes.capture import capture
-from lxt_fx.passes.find_groups import find_groups
-from lxt_fx.passes.functionalise import functionalise, mutates
-from lxt_fx.passes.inline_no_grad import inline_no_grad
-from lxt_fx.passes.mark_flow import mark_flow
-from lxt_fx.rule import Role
+from lxt_fx.base.nodes import is_float
+from lxt_fx.passes.analysis.find_groups import find_groups
+from lxt_fx.passes.analysis.mark_flow import mark_flow
+from lxt_fx.passes.canonical.canonicalise import canonicalise
+from lxt_fx.passes.canonical.functionalise import functionalise, mutates
+from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
+from lxt_fx.passes.capture.capture import capture
+from lxt_fx.passes.capture.example import made_example
+from lxt_fx.rule_table.rule import Role
 
 aten = torch.ops.aten
 

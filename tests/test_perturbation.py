@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lxt_fx
-from lxt_fx.errors import InputError, NonFiniteError
+from lxt_fx.base.errors import InputError, NonFiniteError
 
 STEPS = 4
 

@@ -237,7 +237,7 @@ def test_a_plain_model_is_explained(name: str) -> None:
     net = make().double().eval()
     explained = lxt_fx.transform(net, args)
     assert explained.record.method == "torch.export" and explained.record.forward_difference < 1e-12
-    inputs = lxt_fx.inputs.given_example(net, args, {}).kwargs
+    inputs = lxt_fx.passes.capture.example.given_example(net, args, {}).kwargs
     lxt_fx.audit(explained, inputs, first).check(1e-9)
     explicit = lxt_fx.transform(net, args, form="explicit", epsilon=0.0)
     assert relative(carried(explained, inputs), carried(explicit, inputs)) < 1e-9

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import lxt_fx
-from lxt_fx.explained import Explained
+from lxt_fx.compiler.captured_model import copied
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.options import Options, table_named
+from lxt_fx.compiler.pipeline import captured_from, compiled_by
 from lxt_fx.ops.selection import positions as positions_op
-from lxt_fx.pipeline import captured_from, compiled_by
-from lxt_fx.request import Options, table_named
-from lxt_fx.source import copied
 
 EXACT = 1e-12
 """float64, relative: other kernels for fewer tokens round otherwise. Measured: up to 5e-16."""
@@ -346,7 +346,7 @@ def test_the_record_and_the_printed_graph_say_which_positions(tmp_path: Path) ->
     assert narrow.record.positions == (-1,)
     text = lxt_fx.show(narrow)
     assert "   positions last" in text.splitlines()[0]
-    assert "lxt_fx.positions(%add_8, 1, [-1])" in text
+    assert "lxt_fx.passes.positions.asked(%add_8, 1, [-1])" in text
     lxt_fx.save(narrow, tmp_path / "narrow.safetensors")
     loaded = lxt_fx.load(tmp_path / "narrow.safetensors")
     x = torch.randn(2, 5, 32)

@@ -8,7 +8,7 @@ import pytest
 from tiny_text import byte_tokenizer, sentence_tokenizer, word_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from lxt_fx.readable import readable_tokens
+from lxt_fx.attribution.readable_tokens import readable_tokens
 
 
 @pytest.fixture(scope="module")

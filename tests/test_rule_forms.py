@@ -16,8 +16,9 @@ from torch.library import Library
 from wrapper_cases import WRAPPERS
 
 import lxt_fx
-from lxt_fx.rule import Rule, kind_text
-from lxt_fx.rule_table import linear_rules, rows
+from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import linear_rules
+from lxt_fx.rule_table.rule import Rule, kind_text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import rule_forms as forms

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import lxt_fx
-from lxt_fx.rule_table import linear_rules, rows
+from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import linear_rules
 
 aten = torch.ops.aten
 

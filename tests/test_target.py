@@ -10,13 +10,13 @@ from tiny_text import bert, byte_tokenizer, llama, word_tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from lxt_fx.embed import embed
-from lxt_fx.errors import InputError
-from lxt_fx.explain import explain
-from lxt_fx.explained import Explained
-from lxt_fx.pipeline import transform
-from lxt_fx.readable import readable_tokens
-from lxt_fx.target import Target, TokenNames
+from lxt_fx.attribution.embeddings import embed
+from lxt_fx.attribution.one_input import explain
+from lxt_fx.attribution.readable_tokens import readable_tokens
+from lxt_fx.attribution.target import Target, TokenNames
+from lxt_fx.base.errors import InputError
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.pipeline import transform
 
 TEXT = "The capital of France is"
 

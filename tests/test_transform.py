@@ -257,7 +257,7 @@ def test_a_saved_module_loads_with_the_same_relevance(name: str, tmp_path) -> No
 
 def test_a_saved_file_cannot_name_code(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Ops are looked up among torch's ops only, modules among transformers'."""
-    from lxt_fx.graph_json import decode_graph, encode_graph
+    from lxt_fx.compiler.graph_json import decode_graph, encode_graph
 
     saved = encode_graph(lxt_fx.transform(Mlp().eval(), (torch.randn(2, 6),)).graph)
     call = next(node for node in saved["nodes"] if node["op"] == "call_function")

@@ -16,11 +16,11 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 import lxt_fx
-from lxt_fx import pipeline
-from lxt_fx.errors import InputError, NonFiniteError, OtherWayError
-from lxt_fx.rule import RuleTable
+from lxt_fx.base.errors import InputError, NonFiniteError, OtherWayError
+from lxt_fx.compiler import pipeline
+from lxt_fx.faithfulness.tuned_table import Score, TunedTable, chance_of
+from lxt_fx.rule_table.rule import RuleTable
 from lxt_fx.rule_table.tables import TABLES, attnlrp_gamma, cp_lrp_gamma
-from lxt_fx.tuned import Score, TunedTable, chance_of
 
 GRID = {"conv": [0.0, 0.25], "linear": [0.0, 0.05, 0.25]}
 

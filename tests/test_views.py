@@ -19,9 +19,9 @@ from matplotlib.text import Text
 from rich.console import Console
 
 import lxt_fx
-from lxt_fx.errors import InputError
-from lxt_fx.explanation import Explanation
-from lxt_fx.image_explanation import ImageExplanation
+from lxt_fx.attribution.image_explanation import ImageExplanation
+from lxt_fx.attribution.text_explanation import Explanation
+from lxt_fx.base.errors import InputError
 from lxt_fx.views.colour import DARK, LIGHT, Scale, _oklab, contrast, ink
 from lxt_fx.views.heatmap import BODY, MUTED, token_figure
 from lxt_fx.views.panels import panels

@@ -18,8 +18,8 @@ from test_linear_rules import LAYERS
 from torch import Tensor, nn
 
 import lxt_fx
+from lxt_fx.ledger.claimed import Cause
 from lxt_fx.rule_table import linear_rules, tables
-from lxt_fx.shares import Cause
 
 ATTNLRP = lxt_fx.TABLES["attnlrp"]
 FORMS = ("gradient", "explicit")

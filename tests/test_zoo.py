@@ -31,7 +31,7 @@ def test_a_wrong_rule_fails_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     import lxt_fx
-    from lxt_fx.rule_table import rows
+    from lxt_fx.rule_table import basic_rules as rows
 
     table = lxt_fx.TABLES["attnlrp"]
     broken = replace(rows.IDENTITY, ops={**rows.IDENTITY.ops, torch.ops.aten.gelu.default: None})

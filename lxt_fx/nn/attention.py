@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import lxt_fx.functional as F
-from lxt_fx.errors import InputError
+from lxt_fx.base.errors import InputError
 from lxt_fx.nn.modules import RuleModule
 
 

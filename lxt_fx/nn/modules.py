@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 import lxt_fx.functional as F
-from lxt_fx.errors import InputError
-from lxt_fx.forms import Form, epsilon_of
+from lxt_fx.base.errors import InputError
+from lxt_fx.ops.forms import Form, epsilon_of
 
 
 class RuleModule:

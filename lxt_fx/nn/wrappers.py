@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import lxt_fx.functional as F
-from lxt_fx.errors import InputError
-from lxt_fx.forms import epsilon_of
+from lxt_fx.base.errors import InputError
 from lxt_fx.nn.modules import RuleModule
 from lxt_fx.ops import activations, explicit, products
+from lxt_fx.ops.forms import epsilon_of
 
 Wrapped = nn.Module | Callable[..., Tensor]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from lxt_fx.errors import OtherWayError
+from lxt_fx.base.errors import OtherWayError
 from lxt_fx.ops.library import LIBRARY
 
 CLOSE = 1e-4

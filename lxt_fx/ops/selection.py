@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lxt_fx.errors import CallError
+from lxt_fx.base.errors import CallError
 from lxt_fx.ops.library import define
 
 

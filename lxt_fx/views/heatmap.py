@@ -12,7 +12,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lxt_fx.errors import InputError
+from lxt_fx.base.errors import InputError
 from lxt_fx.views.colour import LIGHT, ink
 from lxt_fx.views.panels import Panel
 from lxt_fx.views.typeset import POINTS, Align, Placed, Type, flow, sentence, write

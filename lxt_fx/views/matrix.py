@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from lxt_fx.errors import InputError
+from lxt_fx.base.errors import InputError
 from lxt_fx.views.colour import LIGHT, ink
 from lxt_fx.views.view import number
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 import lxt_fx
-from lxt_fx.nodes import is_float
-from lxt_fx.passes.capture import torch_state_kept
-from lxt_fx.passes.mark_flow import mark_flow
+from lxt_fx.base.nodes import is_float
+from lxt_fx.compiler.captured_model import copied
+from lxt_fx.compiler.options import Options
+from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.passes.analysis.mark_flow import mark_flow
+from lxt_fx.passes.capture.capture import torch_state_kept
 from lxt_fx.passes.verify import forward_difference
-from lxt_fx.pipeline import captured_from, compiled_by
-from lxt_fx.request import Options
-from lxt_fx.source import copied
 
 FORWARD = 1e-4
 """The largest difference of the outputs in float32, relative to the largest value."""

@@ -1,0 +1,157 @@
+"""The relevance matrix of a whole generated answer: which token of the prompt and of the answer so far speaks for each
+answer token, from one forward."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import RenderableType
+from torch import Tensor, nn
+
+from lxt_fx.attribution.embeddings import embed
+from lxt_fx.attribution.many_targets import values_and_relevance
+from lxt_fx.attribution.readable_tokens import Tokenizer, readable_tokens
+from lxt_fx.attribution.text_input import NO_TOKENIZER, Text, read_text
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.base.json_file import write_json
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.options import Rules
+from lxt_fx.compiler.pipeline import transform
+from lxt_fx.views.heatmap import save
+from lxt_fx.views.matrix import matrix_figure, matrix_view
+from lxt_fx.views.terminal import as_text
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AnswerRelevance:
+    """How much each token spoke for each token of an answer.
+
+    `relevance` [answer, prompt + answer]: row i is that of the logit of answer token i, which the model gave one position
+    earlier. It can only come from tokens before: all others are exactly 0. `prompt` counts the tokens of the prompt,
+    `tokens` are those of both, as a person reads them, and `logits` [answer] are the explained numbers.
+    """
+
+    relevance: Tensor
+    logits: Tensor
+    tokens: tuple[str, ...]
+    input_ids: tuple[int, ...]
+    prompt: int
+    table_name: str
+    model_class: str
+    seconds: float
+
+    def of_prompt(self) -> Tensor:
+        """The columns of the prompt alone: [answer, prompt]."""
+        return self.relevance[:, : self.prompt]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "tokens": list(self.tokens),
+            "input_ids": list(self.input_ids),
+            "prompt": self.prompt,
+            "logits": self.logits.tolist(),
+            "relevance": self.relevance.tolist(),
+            "rules": self.table_name,
+            "model_class": self.model_class,
+            "seconds": self.seconds,
+        }
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes `to_dict()` as UTF-8 JSON."""
+        write_json(self.to_dict(), path)
+
+    def to_png(self, path: str | Path) -> None:
+        """Writes the matrix as a picture: one row for each answer token, each in shares of its own largest relevance.
+        Raises InputError where it has too many tokens for one picture."""
+        save(matrix_figure(self.relevance, self.tokens, self.prompt, self._said()), path, "png")
+
+    def _said(self) -> str:
+        return f"{self.model_class}, {self.table_name}: relevance of each answer token (rows) from the tokens before it"
+
+    def __rich__(self) -> RenderableType:
+        return matrix_view(self.relevance, self.logits, self.tokens, self.prompt, self._said())
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def __repr__(self) -> str:
+        return f"AnswerRelevance({len(self.logits)} answer tokens, {self.prompt} of the prompt, rules {self.table_name})"
+
+
+def answer_relevance(
+    model: nn.Module,
+    tokenizer: Tokenizer | None,
+    prompt: Text,
+    answer: str | Sequence[int] | Tensor,
+    *,
+    rules: Rules | None = None,
+    chunk: int | None = None,
+) -> AnswerRelevance:
+    """The relevance of every token of an answer from every token before it, from one forward over prompt and answer.
+
+    `model` is a causal language model of transformers, or what `transform` made from one; give that to explain many
+    answers. `prompt` is a string, its token ids, or what the tokenizer returns; `answer` a string, which is tokenised
+    without special tokens, or ids, as `generate` gave them behind the prompt. With ids only, the tokenizer may be None,
+    and tokens are then numbers. `rules` and `chunk` are those of `transform` and `relevance_of`.
+
+    Raises InputError for a model that is not causal (an answer token got relevance from itself or a later one), for an
+    empty answer, and what `transform` and `relevance_of` raise.
+    """
+    start = time.perf_counter()
+    names = tokenizer or NO_TOKENIZER
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    asked = read_text(names, prompt, device).ids
+    ids = torch.cat([asked, _answer_ids(names, answer, device)], dim=1)
+    count, total = asked.shape[1], ids.shape[1]
+    with gradients_on():
+        embeds = embed(model, ids)
+        if isinstance(model, Explained):
+            if rules is not None:
+                raise InputError("answer_relevance: the model is already explained by a table; leave rules out")
+            explained = model
+        else:
+            table = "attnlrp" if rules is None else rules
+            explained = transform(model, kwargs={"inputs_embeds": embeds.detach()}, rules=table, dynamic=False)
+    # the logit of a token is at the position before it
+    pairs = [(position - 1, int(ids[0, position])) for position in range(count, total)]
+    logits, relevance = values_and_relevance(explained, {"inputs_embeds": embeds}, pairs, chunk)
+    matrix = relevance[:, 0].cpu()
+    _check_causal(matrix, count, explained.record.model_class)
+    return AnswerRelevance(
+        relevance=matrix,
+        logits=logits[:, 0].cpu(),
+        tokens=readable_tokens(names, ids[0].tolist()),
+        input_ids=tuple(ids[0].tolist()),
+        prompt=count,
+        table_name=explained.record.table_name,
+        model_class=explained.record.model_class,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _answer_ids(tokenizer: Tokenizer, answer: str | Sequence[int] | Tensor, device: torch.device) -> Tensor:
+    """[1, answer]."""
+    listed = tokenizer.encode(answer, add_special_tokens=False) if isinstance(answer, str) else answer
+    ids = torch.as_tensor(listed).to(device)
+    ids = ids[None] if ids.dim() == 1 else ids
+    if ids.dim() != 2 or len(ids) != 1 or ids.shape[1] == 0 or ids.is_floating_point():
+        raise InputError(f"answer_relevance: the answer must be one row of at least one token id, got {list(ids.shape)}")
+    return ids
+
+
+def _check_causal(matrix: Tensor, prompt: int, model_class: str) -> None:
+    """Raises InputError where a token got relevance from itself or a later one."""
+    columns = torch.arange(matrix.shape[1])
+    later = columns >= torch.arange(prompt, matrix.shape[1])[:, None]
+    if bool(matrix[later].any()):
+        raise InputError(
+            f"answer_relevance: {model_class} looks ahead: an answer token got relevance from itself or a later token, so "
+            "its logit one position earlier already knew it; this needs a causal language model"
+        )

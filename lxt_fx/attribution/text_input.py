@@ -1,0 +1,156 @@
+"""A text as a model takes it: from a string, from token ids, or from what a tokenizer returned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lxt_fx.attribution.readable_tokens import Tokenizer, readable_tokens
+from lxt_fx.base.errors import InputError
+
+Text = str | Tensor | Sequence[int] | Mapping[str, Any]
+
+NOT_FOR_THE_MODEL = ("input_ids", "offset_mapping", "special_tokens_mask", "length")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextInput:
+    """One text: ids [1, tokens], the tokens as a person reads them, and the other tensors that came with the ids."""
+
+    tokenizer: Tokenizer
+    ids: Tensor
+    tokens: tuple[str, ...]
+    extras: dict[str, Tensor]
+
+    @classmethod
+    def of_row(cls, tokenizer: Tokenizer, ids: Tensor, extras: dict[str, Tensor]) -> TextInput:
+        """One row of a batch: ids [1, tokens] and what belongs to them."""
+        return cls(tokenizer, ids, readable_tokens(tokenizer, ids[0].tolist()), extras)
+
+    def id_list(self) -> list[int]:
+        """The token ids as plain numbers."""
+        ids: list[int] = self.ids[0].tolist()
+        return ids
+
+    def last_position(self) -> int:
+        """The position of the last token that is not padding."""
+        mask = self.extras.get("attention_mask")
+        if mask is None or mask.dim() != 2:
+            return len(self.tokens) - 1
+        return int(mask[0].nonzero().max())
+
+    def extras_for(self, accepted: Sequence[str], model_class: str) -> dict[str, Tensor]:
+        """The other tensors that the model takes.
+
+        Raises InputError for one that it does not take and whose values say something.
+        """
+        for name, value in self.extras.items():
+            if name not in accepted and not says_nothing(name, value):
+                raise InputError(
+                    f"explain: the tokenizer gives {name}, which {model_class} does not take; it takes "
+                    f"{', '.join(accepted)}. Leave {name} out of the text, or transform the model on an example with it"
+                )
+        return {name: value for name, value in self.extras.items() if name in accepted}
+
+
+class _NoTokenizer:
+    """Stands for a tokenizer where none is given: a token is called by its id."""
+
+    all_special_ids: list[int] = []
+
+    def __call__(self, text: str, *, return_tensors: str) -> Mapping[str, Any]:
+        raise InputError(_NO_NAMES)
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        raise InputError(_NO_NAMES)
+
+    def decode(self, token_ids: list[int], *, clean_up_tokenization_spaces: bool) -> str:
+        return "".join(f" {token}" for token in token_ids)
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [f"▁{token}" for token in ids]
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+
+_NO_NAMES = "a token by name needs its tokenizer: give tokenizer=..., or the token's id"
+NO_TOKENIZER = _NoTokenizer()
+
+
+def says_nothing(name: str, value: Tensor) -> bool:
+    """Whether a model that does not take this input computes the same without it."""
+    if name == "attention_mask":
+        return bool((value == 1).all())
+    return name == "token_type_ids" and not value.any()
+
+
+def read_text(tokenizer: Tokenizer, text: Text, device: torch.device) -> TextInput:
+    """The text as ids and tokens, on the model's device.
+
+    Raises InputError if it is empty, holds more than one text, or is of another type.
+    """
+    fields = _fields(tokenizer, text)
+    if "input_ids" not in fields:
+        raise InputError(f"explain: the text is a mapping without input_ids; it has {', '.join(map(str, fields))}")
+    tensors = {name: _one_row(name, value).to(device) for name, value in fields.items()}
+    ids = tensors["input_ids"]
+    if ids.shape[1] == 0:
+        raise InputError("explain: the text has no tokens, so there is nothing to explain; give a text that is not empty")
+    extras = {name: value for name, value in tensors.items() if name not in NOT_FOR_THE_MODEL}
+    return TextInput.of_row(tokenizer, ids, extras)
+
+
+def texts_by_row(ids: Tensor | None, bound: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[TextInput]:
+    """One text for each row of `inputs_embeds` [rows, tokens, hidden]; without ids or a tokenizer its tokens are
+    numbers."""
+    embeds = bound["inputs_embeds"]
+    extras = {name: v for name, v in bound.items() if isinstance(v, Tensor) and name != "inputs_embeds"}
+    texts = []
+    for row in range(embeds.shape[0]):
+        own = {name: v[row : row + 1] for name, v in extras.items() if v.dim() and v.shape[0] == embeds.shape[0]}
+        if ids is None:
+            numbers = torch.arange(embeds.shape[1])[None]
+            texts.append(TextInput(NO_TOKENIZER, numbers, tuple(map(str, numbers[0].tolist())), own))
+        else:
+            texts.append(TextInput.of_row(tokenizer or NO_TOKENIZER, ids[row : row + 1], own))
+    return texts
+
+
+def _fields(tokenizer: Tokenizer, text: Text) -> Mapping[str, Any]:
+    if isinstance(text, str):
+        return tokenizer(text, return_tensors="pt")
+    if isinstance(text, Mapping):
+        return text
+    if isinstance(text, Tensor) or (isinstance(text, Sequence) and all(isinstance(i, int) for i in text)):
+        return {"input_ids": text}
+    raise InputError(
+        f"explain: text must be one string, its token ids, or what the tokenizer returns for it, got "
+        f"{_described(text)}; explain several texts in a loop over one transformed model"
+    )
+
+
+def _described(text: object) -> str:
+    if isinstance(text, Sequence) and text:
+        return f"a {type(text).__name__} of {type(text[0]).__name__}"
+    return type(text).__name__
+
+
+def _one_row(name: str, value: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"explain: {name} of the text is not a tensor nor numbers that make one: {error}") from error
+    if tensor.is_floating_point() and name == "input_ids":
+        raise InputError("explain: input_ids must be whole numbers, got floating-point values; give token ids")
+    tensor = tensor[None] if tensor.dim() == 1 else tensor
+    if tensor.dim() < 2 or tensor.shape[0] != 1:
+        raise InputError(
+            f"explain: {name} has shape {list(tensor.shape)}, but one text at a time is explained, as [1, tokens]; "
+            "loop over the rows of a batch"
+        )
+    return tensor.detach().clone()

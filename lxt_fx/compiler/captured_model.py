@@ -1,0 +1,76 @@
+"""A captured model, before any rule: its graph, copies of it for other tables, and that of an explained module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Graph, GraphModule
+
+from lxt_fx.base.errors import InputError
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.passes.capture.capture import Captured, torch_state_kept
+from lxt_fx.passes.capture.example import SEED, Example, token_embedding
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model that was captured, what it answers on the example of its capture, and how long that took."""
+
+    model: nn.Module
+    captured: Captured
+    expected: Any
+    seconds: Mapping[str, float]
+
+    @property
+    def model_class(self) -> str:
+        """The class of the user's model, also where `model` is what `transform` made of it."""
+        return self.model.record.model_class if isinstance(self.model, Explained) else type(self.model).__name__
+
+    @property
+    def embedding(self) -> nn.Module | None:
+        """The model's token embedding, where it has one."""
+        if isinstance(self.model, Explained):
+            return next(iter(self.model._embedding), None)
+        embedding = token_embedding(self.model)
+        return embedding if isinstance(embedding, nn.Embedding) else None
+
+
+def copied(source: Source) -> Source:
+    """The same with a graph of its own, which `compiled_by` may use up. Parameters are shared."""
+    gm = source.captured.gm
+    return replace(source, captured=replace(source.captured, gm=_module(gm, gm.graph, gm.graph._codegen)))
+
+
+def source_of(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Source:
+    """What the module was captured as, in one spelling and before its rules, with these inputs for the example.
+
+    Raises InputError for a module that holds no such graph.
+    """
+    record = explained.record
+    if "canonical" not in record.stages:
+        raise InputError(
+            "this module was loaded from a file, which does not hold the graph as it was before its rules; give the model "
+            "that it was made from"
+        )
+    if record.merged:
+        raise InputError(
+            f"this module's table merged batch norms into the layers before them ({', '.join(record.merged[:2])}, ...), so "
+            "another table cannot have them back; give the model that it was made from"
+        )
+    gm = _module(explained, record.stages["canonical"].graph, explained.graph._codegen)
+    example = Example(explained._bind(args, dict(kwargs)), dict(record.constants), record.optional)
+    with torch_state_kept(), torch.no_grad():
+        torch.manual_seed(SEED)  # a forward that draws random numbers draws those that its check will draw
+        expected = explained.forward(**example.kwargs)
+    return Source(explained, Captured(gm, example, record.method, record.specialised, record.guards), expected, {})
+
+
+def _module(owner: nn.Module, graph: Graph, codegen: Any) -> GraphModule:
+    copy = Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    copy._codegen = codegen
+    return GraphModule(owner, copy)

@@ -1,0 +1,67 @@
+"""What a call of `transform` asks for: the model's example inputs, the table of rules, the other options."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lxt_fx.base.errors import InputError, UnknownNameError
+from lxt_fx.passes.capture.example import Example, given_example, is_transformers, made_example
+from lxt_fx.passes.segments.recompute import Checkpoint
+from lxt_fx.rule_table.rule import Rule, RuleTable, Selector
+from lxt_fx.rule_table.tables import TABLES, WITH_ARGUMENTS
+
+Rules = str | RuleTable | Mapping[Selector, Rule]
+"""A table by name, a table, or rows by place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the relevance graph is lowered, and which positions it answers at (None: all)."""
+
+    form: str = "gradient"
+    epsilon: float = 0.0
+    strict: bool = True
+    positions: tuple[int, ...] | None = None
+    checkpoint: Checkpoint = None
+
+
+def table_named(rules: Rules) -> RuleTable:
+    """The table of that name, the table itself, or `attnlrp` with the rules of a composite put first.
+
+    Raises UnknownNameError with the nearest name.
+    """
+    if isinstance(rules, RuleTable):
+        return rules
+    if isinstance(rules, Mapping):
+        return TABLES["attnlrp"].composite(rules)
+    if not isinstance(rules, str):
+        raise InputError(
+            f"transform: rules must be a name, a RuleTable, or a dict of places and rows, got {type(rules).__name__}"
+        )
+    if rules in WITH_ARGUMENTS:
+        raise InputError(f"transform: table {rules!r} needs arguments: {WITH_ARGUMENTS[rules]}")
+    if rules not in TABLES:
+        near = difflib.get_close_matches(rules, TABLES, n=1, cutoff=0.0)
+        raise UnknownNameError(
+            f"transform: there is no rule table {rules!r}; did you mean {near[0]!r}? Tables: {', '.join(TABLES)}"
+        )
+    return TABLES[rules]
+
+
+def example_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Example:
+    """The inputs that the model is captured on: those given, or made for a transformers model. Raises InputError."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"transform: model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(args, tuple) or args or kwargs:
+        return given_example(model, args, dict(kwargs or {}))
+    if not is_transformers(model):
+        raise InputError(
+            f"transform: {type(model).__name__} is no transformers model, so its inputs are not known; give an example: "
+            "transform(net, (x,))"
+        )
+    return made_example(model)

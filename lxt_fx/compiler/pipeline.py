@@ -1,0 +1,372 @@
+"""The stages in order, as plain calls: model -> graph -> canonical -> flow -> groups -> rows -> rewritten -> lowered."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.nodes import fixed_size, is_float
+from lxt_fx.base.on_meta import on_meta
+from lxt_fx.compiler.captured_model import Source, source_of
+from lxt_fx.compiler.explained import Explained, Recaptures, Record, Stage
+from lxt_fx.compiler.options import Options, Rules, example_of, table_named
+from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
+from lxt_fx.compiler.step_checks import check_fused, step_check
+from lxt_fx.ops.forms import Form, epsilon_of
+from lxt_fx.passes.analysis.assign_rules import Plan, assign_rules, check_complete, check_overrides
+from lxt_fx.passes.analysis.find_groups import Groups, find_groups
+from lxt_fx.passes.analysis.find_modules import with_modules
+from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
+from lxt_fx.passes.canonical.canonicalise import canonicalise
+from lxt_fx.passes.canonical.fold_softmax import fold_softmax
+from lxt_fx.passes.canonical.functionalise import functionalise
+from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
+from lxt_fx.passes.canonical.start_from_embeddings import Started, start_from_embeddings
+from lxt_fx.passes.capture.capture import torch_state_kept
+from lxt_fx.passes.capture.example import SEED, Example
+from lxt_fx.passes.capture.optional_inputs import proven_capture, settled
+from lxt_fx.passes.positions.asked import Narrowing, Positions, answer_index, positions_of, positions_to_select
+from lxt_fx.passes.positions.select_positions import select_positions
+from lxt_fx.passes.rewrite.add_epsilon import add_epsilon
+from lxt_fx.passes.rewrite.explicit_form import lower_explicit
+from lxt_fx.passes.rewrite.freeze import lower
+from lxt_fx.passes.rewrite.merge_batch_norm import merge_batch_norm
+from lxt_fx.passes.rewrite.rewrite import Rewritten, rewrite
+from lxt_fx.passes.segments.find_segments import find_segments
+from lxt_fx.passes.segments.recompute import Checkpoint, Segments, check_checkpoint
+from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES, check_forward, forward_difference
+from lxt_fx.rule_table.rule import Match, RuleTable
+from lxt_fx.version import __version__
+
+STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
+
+def transform(
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    rules: Rules = "attnlrp",
+    form: Form = "gradient",
+    epsilon: float | None = None,
+    strict: bool = True,
+    dynamic: bool | Literal["recapture"] = True,
+    positions: Positions | None = None,
+    checkpoint: Checkpoint = None,
+) -> Explained:
+    """A GraphModule that computes what `model` computes and whose backward passes relevance.
+
+    A transformers model needs no example; it is captured on `inputs_embeds` ([batch, tokens, hidden]), `pixel_values`,
+    `input_features` or `input_values` in the model's dtype, with dynamic batch and, for text, dynamic length. Any other
+    module takes example inputs: `transform(net, (x,))`. The model itself is not changed; its parameters are shared.
+
+    After `logit.backward()`, `leaf * leaf.grad` is the relevance of each element of the leaf, summed over the hidden
+    dimension that of each token (AttnLRP, Achtibat et al. 2024, for `rules="attnlrp"`).
+
+    `form="explicit"` carries relevance itself through the backward, by the equations of the papers: start it with
+    `logit.backward(logit)` and read `leaf.grad`. It is slower and gives the same; it is there to prove the fast form.
+    `epsilon` is added, with the sign of z, to the denominators of rows that have none of their own: None means 0 in the
+    fast form and 1e-6 in the explicit one.
+
+    `rules` is a name in `lxt_fx.TABLES`, a RuleTable, or a composite: a dict of places (module classes, paths with `*`,
+    ops, `%node`s) and rows, put before those of `attnlrp`. `strict=False` lets nodes that no row accepts keep their native
+    gradient and lists them in `explained.record.unknown`. `dynamic=False` fixes all sizes to the example's;
+    `dynamic="recapture"` frees what can be freed, and captures the model again where a call brings inputs that the graph
+    does not hold for (another length of a Mamba, another way through an expert loop), instead of an error.
+
+    `positions="last"` (or a position, or several; negative ones count from the end) gives logits
+    [batch, len(positions), vocab] of these tokens only, and leaves out all work for the others that no key or value needs.
+    Relevance is that of the whole module. "last" is the last column: right where a batch is padded on the left. For padding
+    on the right, give the position, or select in the whole output.
+
+    `checkpoint` saves memory: "layers" cuts the graph into its layers, "sqrt" into segments of about sqrt(n) of n layers, a
+    number k into segments of k layers. The backward computes the values inside a segment again instead of keeping them;
+    relevance stays the same (docs/memory.md).
+
+    `model` may be what `transform` made: given example inputs, its graph is put under another table without a new capture.
+
+    Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict), and
+    ForwardMismatchError (the graph differs from the model).
+    """
+    table = table_named(rules)
+    check_checkpoint(checkpoint)
+    options = Options(form, epsilon_of(form, epsilon, "transform"), strict, positions_of(positions), checkpoint)
+    if dynamic not in (True, False, "recapture"):
+        raise InputError(f'transform: dynamic must be True, False or "recapture", got {dynamic!r}')
+    if isinstance(model, Explained):
+        options = replace(options, positions=positions_to_select(model.record.positions, options.positions))
+        return compiled_by(_captured_again(model, args, kwargs), table, options)
+    source = captured_from(model, args, kwargs, dynamic=dynamic is not False)
+    example = source.captured.example
+    explained = compiled_by(source, table, options)
+    if dynamic == "recapture" and set(explained.record.inputs) == set(example.kwargs):
+
+        def again(inputs: Mapping[str, Any]) -> Explained:
+            other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)))
+            return compiled_by(_captured(model, other, dynamic=True), table, options)
+
+        explained._recaptures = Recaptures(again)
+    return explained
+
+
+def _detached(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def captured_from(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None, *, dynamic: bool) -> Source:
+    """The part of `transform` that no table changes. Raises InputError and CaptureError as it does."""
+    return _captured(model, example_of(model, args, kwargs), dynamic=dynamic)
+
+
+def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> Source:
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "example"), torch_state_kept(), torch.no_grad():
+        example, expected = settled(model, example)
+    with _timed(seconds, "capture"):
+        captured = proven_capture(model, example, dynamic=dynamic)
+    if captured.example is not example:
+        with torch_state_kept(), torch.no_grad():
+            expected = captured.example.call(model)
+    return Source(model, captured, expected, seconds)
+
+
+def compiled_by(source: Source, table: RuleTable, options: Options) -> Explained:
+    """The part of `transform` that a table decides; it edits the captured graph. Raises NoRuleError and
+    ForwardMismatchError as `transform` does."""
+    seconds = dict(source.seconds)
+    compiled = _compile(source, table, options, seconds)
+    difference = math.nan  # on the meta device there is nothing to compare
+    example, started = compiled.begun.example, compiled.begun.started
+    if not on_meta(source.model, example.kwargs):
+        with _timed(seconds, "verify"), torch_state_kept(), torch.no_grad():
+            torch.manual_seed(SEED)  # a forward that draws random numbers draws the same ones
+            expected = source.expected if compiled.narrowing is None else compiled.narrowing.of(source.expected)
+            difference = forward_difference(expected, compiled.module.forward(**example.kwargs))
+            check_forward(difference, expected, source.model_class, compiled.chosen.merged, compiled.module)
+            check_fused(compiled.module, example)
+    record = _record(source, table, options, compiled, seconds, difference)
+    embedding = started.embedding if started else source.embedding
+    compiled.module._attach(record, embedding, getattr(source.model, "config", None))
+    return compiled.module
+
+
+def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Source:
+    if not args and not kwargs:
+        inputs = ", ".join(f"{name!r}: ..." for name in explained.record.inputs if name not in explained.record.optional)
+        raise InputError(
+            "transform: this module is already explained; another table takes its graph over without a new capture, and "
+            f"proves the forward on inputs: transform(explained, kwargs={{{inputs}}}, rules=...)"
+        )
+    return source_of(explained, args, kwargs or {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Canonical:
+    """What the canonical graph is run with. `started` says which embeddings became its inputs, where the model takes token
+    ids only; `check` compares with the forward that it had."""
+
+    example: Example
+    started: Started | None
+    flow: Flow
+    check: Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The row of each node. `merged` names the batch norms that are gone."""
+
+    flow: Flow
+    groups: Groups
+    plan: Plan
+    merged: tuple[str, ...]
+    check: Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """The rewritten module, and what the stages found out on the way."""
+
+    module: Explained
+    begun: _Canonical
+    chosen: _Chosen
+    stages: Mapping[str, Stage]
+    matches: Mapping[str, Match]
+    sizes: Mapping[str, tuple[int | None, ...]]
+    narrowing: Narrowing | None
+
+
+def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[str, float]) -> _Compiled:
+    gm = source.captured.gm
+    at_capture = plain_stage("capture", gm, mark_flow(gm, _float_inputs(gm)))
+    begun = _made_canonical(source, seconds)
+    sizes, narrowing = _sizes(gm), None
+    if options.positions is not None:
+        with _timed(seconds, "positions"):
+            narrowing = Narrowing(answer_index(gm), options.positions)
+            begun = _narrowed(gm, begun, narrowing)
+    chosen = _with_rows(gm, begun, table, seconds)
+    if options.strict:
+        check_complete(chosen.plan)
+    canonical = plain_stage("canonical", gm, chosen.flow)
+    with _timed(seconds, "rewrite"):
+        rewritten = rewrite(gm, chosen.plan, chosen.groups)
+        chosen.check("rewrite")
+    relevance = rule_stage("rules", gm, chosen.flow, rewritten)
+    with _timed(seconds, "lower"):
+        put_in = _equations(gm, chosen.flow, rewritten, options)
+        lower(gm, chosen.flow)
+        chosen.check("lower")
+    rewritten = rewritten.with_nodes(put_in)
+    lowered = rule_stage("lowered", gm, chosen.flow, rewritten)
+    module = _module(gm, options, seconds)
+    grouped, fused = group_stage(canonical, chosen.groups), fused_stage(module.fused, lowered)
+    stages = {stage.name: stage for stage in (at_capture, canonical, grouped, relevance, lowered, fused)}
+    return _Compiled(module, begun, chosen, stages, rewritten.matches, sizes, narrowing)
+
+
+def _made_canonical(source: Source, seconds: dict[str, float]) -> _Canonical:
+    """The captured graph in canonical form. Raises InputError where no float input reaches the output."""
+    gm, example = source.captured.gm, source.captured.example
+    check = step_check(gm, example)
+    with _timed(seconds, "canonicalise"):
+        for step in (inline_no_grad, functionalise, canonicalise, fold_softmax):
+            step(gm)
+            check(step.__name__)
+    with _timed(seconds, "flow"):
+        flow, started = mark_flow(gm, _float_inputs(gm)), None
+    if not _has_leaf(flow) and (started := start_from_embeddings(gm, example, source.model)):
+        example = started.example
+        check = step_check(gm, example)
+        flow = mark_flow(gm, _float_inputs(gm))
+    _require_leaf(source.model_class, flow)
+    return _Canonical(example, started, flow, check)
+
+
+def _narrowed(gm: GraphModule, begun: _Canonical, narrowing: Narrowing) -> _Canonical:
+    """The graph from here on answers at some positions only."""
+    select_positions(gm, narrowing.positions)
+    begun.check("select_positions", TOLERANCES, narrowing)  # fewer tokens take other kernels
+    return replace(begun, flow=mark_flow(gm, begun.flow.leaves), check=step_check(gm, begun.example))
+
+
+def _with_rows(gm: GraphModule, begun: _Canonical, table: RuleTable, seconds: dict[str, float]) -> _Chosen:
+    """A row for each node. Batch norms are merged where a row weighs contributions; then rows are chosen again."""
+    flow, check = begun.flow, begun.check
+    groups, plan = _chosen(gm, flow, table, seconds)
+    check_overrides(gm, flow, plan, groups, table)
+    merged = merge_batch_norm(gm, plan)
+    if merged:
+        check("merge_batch_norm", MERGED_TOLERANCES)
+        flow, check = mark_flow(gm, flow.leaves), step_check(gm, begun.example)
+        groups, plan = _chosen(gm, flow, table, seconds)
+    return _Chosen(flow, groups, plan, merged, check)
+
+
+def _module(gm: GraphModule, options: Options, seconds: dict[str, float]) -> Explained:
+    with _timed(seconds, "module"):
+        module = Explained(gm, gm.graph)
+    if options.checkpoint is not None:
+        with _timed(seconds, "checkpoint"):
+            module._cut(segments_of(module, options.checkpoint))
+    return module
+
+
+def segments_of(module: Explained, checkpoint: Literal["layers", "sqrt"] | int) -> Segments:
+    """Where the graph that a plain call of the module runs is cut."""
+    gm = GraphModule(module, module.fused)
+    return find_segments(gm, mark_flow(gm, _float_inputs(gm)), checkpoint)
+
+
+def _chosen(gm: GraphModule, flow: Flow, table: RuleTable, seconds: dict[str, float]) -> tuple[Groups, Plan]:
+    with _timed(seconds, "groups"):
+        groups = with_modules(gm, flow, find_groups(gm, flow), table)
+    with _timed(seconds, "assign"):
+        return groups, assign_rules(gm, flow, groups, table)
+
+
+def _equations(gm: GraphModule, flow: Flow, rewritten: Rewritten, options: Options) -> dict[str, str]:
+    """The ops of the form that was asked for: new nodes, with the node that each stands for, by name."""
+    now = mark_flow(gm, flow.leaves)
+    if options.form == "explicit":
+        return lower_explicit(gm, now, rewritten.rules, options.epsilon)
+    return add_epsilon(gm, now, rewritten.rules, options.epsilon)
+
+
+def _record(
+    source: Source,
+    table: RuleTable,
+    options: Options,
+    compiled: _Compiled,
+    seconds: Mapping[str, float],
+    difference: float,
+) -> Record:
+    captured, chosen, begun = source.captured, compiled.chosen, compiled.begun
+    return Record(
+        model_class=source.model_class,
+        table_name=table.name,
+        form=options.form,
+        paper=table.paper,
+        overrides=table.overrides,
+        merged=chosen.merged,
+        inputs=tuple(begun.example.kwargs),
+        leaves=tuple(str(leaf.target) for leaf in chosen.flow.leaves if leaf in chosen.flow.carrying),
+        optional=begun.example.optional,
+        constants=begun.example.constants,
+        method=captured.method,
+        specialised=captured.specialised,
+        guards=begun.started.guards(captured.guards) if begun.started else captured.guards,
+        sizes=compiled.sizes,
+        forward_difference=difference,
+        seconds=seconds,
+        stages=compiled.stages,
+        unknown={node.name: text for node, text in chosen.plan.unknown.items()},
+        matches=compiled.matches,
+        versions={"lxt_fx": __version__, "torch": torch.__version__},
+        positions=options.positions or (source.model.record.positions if isinstance(source.model, Explained) else None),
+    )
+
+
+def _sizes(gm: GraphModule) -> dict[str, tuple[int | None, ...]]:
+    """The shape that each tensor input must have, None where any size will do."""
+    return {
+        str(node.target): tuple(fixed_size(size) for size in node.meta["val"].shape)
+        for node in gm.graph.nodes
+        if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)
+    }
+
+
+def _float_inputs(gm: GraphModule) -> list[Node]:
+    """Where relevance is read: the float inputs, without masks that are given as floats beside others."""
+    floats = [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)]
+    return [node for node in floats if "mask" not in str(node.target)] or floats
+
+
+def _has_leaf(flow: Flow) -> bool:
+    return any(leaf in flow.carrying for leaf in flow.leaves)
+
+
+def _require_leaf(model_class: str, flow: Flow) -> None:
+    if not _has_leaf(flow):
+        raise InputError(
+            f"transform: no floating-point input of {model_class} reaches its output by a differentiable path, so "
+            "there is nothing to explain; give the embeddings, pixels or features that the answer is computed from"
+        )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+__all__ = ["STAGES", "captured_from", "compiled_by", "transform"]

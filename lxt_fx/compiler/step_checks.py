@@ -1,0 +1,75 @@
+"""What is checked between the steps of `transform`: always the graph's lint, in tests also its values and gradients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter
+from torch.utils import _pytree as pytree
+
+from lxt_fx.base.on_meta import on_meta
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.passes.capture.capture import torch_state_kept
+from lxt_fx.passes.capture.example import SEED, Example
+from lxt_fx.passes.positions.asked import Narrowing
+from lxt_fx.passes.verify import forward_difference, tolerance_of
+
+EXACT = {torch.float64: 1e-12} | {
+    dtype: 8 * torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat16, torch.float16)
+}
+"""What a step that keeps every value may change the forward by."""
+
+
+def step_check(gm: GraphModule, example: Example) -> Callable[..., None]:
+    """Between steps the graph is linted; with LXT_FX_CHECK=1 (always in tests) its forward is compared too."""
+    if os.environ.get("LXT_FX_CHECK") != "1" or on_meta(gm, example.kwargs):
+        return lambda step, by_dtype=None, narrowing=None: gm.graph.lint()
+    before = _run(gm, example)
+
+    def check(
+        step: str, by_dtype: Mapping[torch.dtype, float] = EXACT, narrowing: Narrowing | None = None
+    ) -> None:
+        gm.graph.lint()
+        expected = before if narrowing is None else narrowing.of(before)
+        difference = forward_difference(expected, _run(gm, example))
+        assert difference <= tolerance_of(expected, by_dtype), f"{step} changed the forward by {difference:.2g}"
+
+    return check
+
+
+def check_fused(module: Explained, example: Example) -> None:
+    """With LXT_FX_CHECK=1 (always in tests): the fused graph, which a plain call runs, passes the gradients that the
+    lowered graph passes, which the audit reads."""
+    if os.environ.get("LXT_FX_CHECK") != "1":
+        return
+    found = [_gradients(module, example, fused=fused) for fused in (True, False)]
+    for fused, lowered in zip(*found, strict=True):
+        scale = lowered.abs().max() if lowered.numel() else torch.zeros(())
+        if scale.isfinite() and lowered.dtype in (torch.float32, torch.float64):
+            allowed = 1e-6 if lowered.dtype is torch.float64 else 1e-3  # float64 models cast to float32 inside
+            difference = (fused - lowered).abs().max() if lowered.numel() else scale
+            assert difference <= allowed * scale, f"the fused graph passes another gradient, by {difference / scale:.2g}"
+
+
+def _gradients(module: Explained, example: Example, *, fused: bool) -> list[Tensor]:
+    """The gradients of a fixed sum of the outputs at every float input."""
+    is_leaf = partial(pytree.tree_map_only, Tensor, lambda x: x.clone().requires_grad_(x.is_floating_point()))
+    with torch.enable_grad():
+        torch.manual_seed(SEED)
+        bound = is_leaf(dict(example.kwargs))
+        output = module.forward(**bound) if fused else module._run_by(Interpreter(module), bound)
+        outputs = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
+        leaves = [x for x in pytree.tree_leaves(bound) if isinstance(x, Tensor) and x.requires_grad]
+        seeds = [torch.linspace(-1, 2, x.numel(), device=x.device).reshape(x.shape).to(x.dtype) for x in outputs]
+        return list(torch.autograd.grad(outputs, leaves, seeds, materialize_grads=True)) if outputs else []
+
+
+def _run(gm: GraphModule, example: Example) -> Any:
+    with torch_state_kept(), torch.no_grad():
+        gm.recompile()
+        return gm.forward(**example.kwargs)

@@ -1,0 +1,1 @@
+"""Whether an explanation is faithful: removal curves, and the search for rules by them."""

@@ -1,0 +1,135 @@
+"""The units that removal takes away at once: tokens, patches of an image, or single elements of the leaf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lxt_fx.base.errors import InputError
+from lxt_fx.faithfulness.batch_inputs import RowInputs
+
+Unit = Literal["token", "feature"] | int
+"""What is removed at once: a token [hidden], one element, or a square patch of an image with so many pixels a side."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Units:
+    """How the elements of one row of the leaf, `shape`, make up units; `removable` [rows, units]; the removed value."""
+
+    unit: Unit
+    shape: torch.Size
+    removable: Tensor
+    baseline: Tensor
+
+    @property
+    def said(self) -> str:
+        """`tokens`, `2 x 2 patches`."""
+        return f"{self.unit} x {self.unit} patches" if isinstance(self.unit, int) else f"{self.unit}s"
+
+    def scores(self, relevance: Tensor, leaf: Tensor) -> Tensor:
+        """Relevance by unit [rows, units], in float64 on the CPU.
+
+        Raises InputError for relevance of another shape, or that is not finite.
+        """
+        full = list(leaf.shape)
+        summed = {"token": full[:2], "feature": full}.get(str(self.unit), [full[0], *full[2:]])
+        shape = list(relevance.shape) if isinstance(relevance, Tensor) else None
+        if shape not in (full, summed):
+            got = f"has shape {shape}" if shape is not None else f"is a {type(relevance).__name__}"
+            also = f" or, summed, {summed}" if summed != full else ""
+            raise InputError(
+                f"perturbation: relevance {got}, but the leaf has {full}; give relevance of this shape{also}, such "
+                "as leaf * leaf.grad"
+            )
+        values = relevance.detach().double().cpu()
+        if not bool(values.isfinite().all()):
+            raise InputError("perturbation: relevance holds NaN or infinity, which have no order; mend it first")
+        if isinstance(self.unit, int):
+            pixels = values.sum(1) if shape == full else values
+            return nn.functional.avg_pool2d(pixels[:, None], self.unit, divisor_override=1).flatten(1)
+        return values.flatten(2).sum(2) if self.unit == "token" and values.dim() > 2 else values.flatten(1)
+
+    def without(self, kept: Tensor, leaf: Tensor) -> Tensor:
+        """The leaf [n, ...] with the baseline in every unit that `kept` [n, units] does not keep."""
+        if isinstance(self.unit, int):
+            rows = kept.view(len(kept), 1, self.shape[1] // self.unit, self.shape[2] // self.unit)
+            mask = rows.repeat_interleave(self.unit, 2).repeat_interleave(self.unit, 3)
+        elif self.unit == "token":
+            mask = kept.view(len(kept), -1, *[1] * (len(self.shape) - 1))
+        else:
+            mask = kept.view(len(kept), *self.shape)
+        return torch.where(mask.to(leaf.device), leaf, self.baseline)
+
+
+def units_of(inputs: RowInputs, unit: Unit | None, spared: Tensor | None, baseline: float | Tensor) -> Units:
+    """The units of the leaf.
+
+    Raises InputError where they do not divide it, or `spared` or `baseline` do not fit.
+    """
+    leaf = inputs.values
+    shape = leaf.shape[1:]
+    chosen = _unit(inputs, unit)
+    value = torch.as_tensor(baseline, dtype=leaf.dtype, device=leaf.device)
+    fits = value.dim() <= len(shape) and all(
+        own in (1, wanted) for own, wanted in zip(reversed(value.shape), reversed(shape), strict=False)
+    )
+    if not fits or not bool(value.isfinite().all()):
+        raise InputError(
+            f"perturbation: baseline {list(value.shape)} must be finite and broadcast to one row of the leaf, "
+            f"{list(shape)}; an image's channels are [channels, 1, 1]"
+        )
+    if isinstance(chosen, int):
+        count = (shape[1] // chosen) * (shape[2] // chosen)
+    else:
+        count = shape[0] if chosen == "token" else shape.numel()
+    return Units(chosen, shape, _removable(inputs, count, spared, chosen), value)
+
+
+def _unit(inputs: RowInputs, unit: Unit | None) -> Unit:
+    shape, name = inputs.values.shape, inputs.leaf
+    if unit is None:
+        unit = _default_unit(inputs)
+    if isinstance(unit, int) and not isinstance(unit, bool):
+        if len(shape) != 4 or unit < 1 or shape[2] % unit or shape[3] % unit:
+            raise InputError(
+                f"perturbation: {name} {list(shape)} is no batch of images [rows, channels, height, width] that "
+                f"patches of {unit} x {unit} pixels divide; give a side that divides height and width"
+            )
+    elif unit not in ("token", "feature"):
+        raise InputError(f"perturbation: unit must be 'token', 'feature' or the side of a patch, got {unit!r}")
+    return unit
+
+
+def _default_unit(inputs: RowInputs) -> Unit:
+    shape = inputs.values.shape
+    if len(shape) != 4:
+        return "token" if len(shape) == 3 else "feature"
+    side = getattr(getattr(inputs.model, "config", None), "patch_size", None)
+    if isinstance(side, int):
+        return side
+    raise InputError(
+        f"perturbation: {inputs.leaf} {list(shape)} is a batch of images and the model's config has no patch_size; "
+        "say how large a removed patch is: unit=8, the pixels of its side"
+    )
+
+
+def _removable(inputs: RowInputs, count: int, spared: Tensor | None, unit: Unit) -> Tensor:
+    removable = torch.ones(inputs.rows, count, dtype=torch.bool)
+    padding = inputs.named.get("attention_mask")
+    if unit == "token" and isinstance(padding, Tensor) and list(padding.shape) == [inputs.rows, count]:
+        removable &= padding.cpu() != 0
+    if spared is not None:
+        known = f"{spared.dtype} {list(spared.shape)}" if isinstance(spared, Tensor) else type(spared).__name__
+        if known not in (f"torch.bool [{count}]", f"torch.bool [{inputs.rows}, {count}]"):
+            raise InputError(
+                f"perturbation: spared must be a tensor of bools, one for each unit, [{inputs.rows}, {count}] or "
+                f"[{count}]; got {known}"
+            )
+        removable &= ~spared.cpu()
+    if not bool(removable.any(1).all()):
+        row = int((~removable.any(1)).nonzero()[0])
+        raise InputError(f"perturbation: no unit of row {row} may be removed; spare fewer")
+    return removable

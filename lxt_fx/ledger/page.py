@@ -1,0 +1,167 @@
+"""The printed page of a ledger: what was explained, where it went, layer by layer, and the largest single leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from lxt_fx.ledger.claimed import Cause
+from lxt_fx.views.terminal import plain
+
+if TYPE_CHECKING:
+    from lxt_fx.ledger.ledger import Ledger
+
+TOKENS, LEAKS, NAMES = 10, 8, 6
+"""How many tokens, single leaks and constants are listed."""
+
+ROTATION = (
+    "Positions enter by rotation (RoPE): queries and keys are multiplied by constant tables. A product with a constant "
+    "keeps nothing, so there is no share of the position to report; it acts through which keys a query meets."
+)
+
+
+def ledger_text(ledger: Ledger) -> str:
+    """The page as plain text."""
+    return plain(ledger_view(ledger))
+
+
+def ledger_view(ledger: Ledger) -> RenderableType:
+    """One row in full; of several rows only the sums, side by side."""
+    heading = Text(f"Ledger of {ledger.model_class}, rules {ledger.table_name}, {ledger.dtype}", style="bold")
+    said = [f"{'' if ledger.rows == 1 else f'row {row}: '}{text}" for row, text in enumerate(ledger.explained)]
+    head: list[RenderableType] = [heading, *dict.fromkeys(said), ""]
+    if ledger.rows > 1:
+        return Group(*head, _balance(ledger), "ledger.row(0) prints one row in full")
+    notes = [*_meanings(ledger), _verdict(ledger)] + ([ROTATION] if ledger.rotates else [])
+    return Group(*head, _balance(ledger), *_tokens(ledger), *_layers(ledger), *_leaks(ledger), "", *notes)
+
+
+def _balance(ledger: Ledger) -> Table:
+    """Sources + constants + leaks + residual = explained value."""
+    table = _table("", *(["amount", "share"] if ledger.rows == 1 else [f"row {row}" for row in range(ledger.rows)]))
+    for source in ledger.sources:
+        _line(table, ledger, source.name, source.amount)
+    causes = ledger.by_cause()
+    shown = shown_causes(ledger)
+    for cause in shown:
+        _line(table, ledger, cause.value, causes[cause])
+        _names(table, ledger, cause)
+    faults = sum((fault.amount for fault in ledger.faults()), 0 * ledger.value)
+    if bool(faults.any()):
+        _line(table, ledger, Cause.UNACCOUNTED.value, faults)
+    rest = sum((amount for cause, amount in causes.items() if cause not in shown), 0 * ledger.value)
+    _line(table, ledger, "rounding of the nodes", rest - faults)
+    _line(table, ledger, "residual", ledger.residual)
+    table.add_section()
+    _line(table, ledger, "explained value", ledger.value)
+    return table
+
+
+def _names(table: Table, ledger: Ledger, cause: Cause) -> None:
+    """The constants of one cause by name, largest first, where a name says more than the cause."""
+    named: dict[str, Tensor] = {}
+    for entry in ledger.entries:
+        if entry.cause is cause and entry.name:
+            named[entry.name] = named.get(entry.name, 0 * ledger.value) + entry.amount
+    if cause in (Cause.OFFSET, Cause.EPSILON) or not named:
+        return
+    ordered = sorted(named, key=lambda name: -float(named[name].abs().sum()))
+    shown = ordered if len(ordered) <= NAMES else ordered[: NAMES - 1]
+    for name in shown:
+        _line(table, ledger, f"  {name}", named[name], style="dim")
+    if len(shown) < len(ordered):
+        rest = sum((named[name] for name in ordered[len(shown) :]), 0 * ledger.value)
+        _line(table, ledger, f"  {len(ordered) - len(shown)} more", rest, style="dim")
+
+
+def _line(table: Table, ledger: Ledger, name: str, amount: Tensor, style: str = "") -> None:
+    numbers = [_number(float(a), float(v)) for a, v in zip(amount, ledger.value, strict=True)]
+    if ledger.rows == 1:
+        value = float(ledger.value)
+        numbers.append(f"{float(amount) / value:.1%}" if value and abs(float(amount) / value) >= 5e-5 else "")
+    table.add_row(name, *numbers, style=style)
+
+
+def _tokens(ledger: Ledger) -> list[RenderableType]:
+    """The tokens of largest absolute relevance."""
+    found: list[RenderableType] = []
+    for source in ledger.sources:
+        if not source.is_tokens:
+            continue
+        relevance = source.by_token()[0]
+        names = source.tokens[0] if source.tokens else [str(position) for position in range(len(relevance))]
+        table = _table(f"tokens of {source.name}, largest first", "position", "amount", "share")
+        for position in relevance.abs().argsort(descending=True, stable=True)[:TOKENS].tolist():
+            amount = float(relevance[position])
+            share = f"{amount / float(ledger.value):.1%}" if ledger.value else ""
+            table.add_row(names[position].strip(" ") or "␣", str(position), _number(amount, float(ledger.value)), share)
+        found += ["", table]
+    return found
+
+
+def _layers(ledger: Ledger) -> list[RenderableType]:
+    """From the output down: what reaches each layer, what it keeps by cause, what goes on below it."""
+    causes = shown_causes(ledger)
+    table = _table("from the output down", "reaches it", *(cause.value for cause in causes), "goes on")
+    left, value = float(ledger.value), float(ledger.value)
+    for layer in dict.fromkeys(entry.place.layer for entry in ledger.entries):
+        own = [entry for entry in ledger.entries if entry.place.layer == layer]
+        kept = [sum(float(entry.amount) for entry in own if entry.cause is cause) for cause in causes]
+        after = left - sum(float(entry.amount) for entry in own)
+        if any(kept):
+            numbers = [_number(amount, value) if amount else "" for amount in kept]
+            table.add_row(layer or "(model)", _number(left, value), *numbers, _number(after, value))
+        left = after
+    return ["", table] if table.row_count else []
+
+
+def _leaks(ledger: Ledger) -> list[RenderableType]:
+    table = _table("largest leaks", "amount", "cause", "row", "module", "line", left=("cause", "row", "module", "line"))
+    faults = ledger.faults()
+    ordered = [entry for entry in ledger.largest(len(ledger.entries)) if not ledger.is_rounding(entry.amount)]
+    for entry in [entry for entry in ordered if entry.cause is not Cause.UNACCOUNTED or entry in faults][:LEAKS]:
+        place = entry.place
+        amount = _number(float(entry.amount), float(ledger.value))
+        table.add_row(f"%{place.node}", amount, entry.cause.value, place.rule, place.module, place.line)
+    return ["", table] if table.row_count else []
+
+
+def _meanings(ledger: Ledger) -> list[str]:
+    """What the causes on this page mean."""
+    return [f"{cause.value}: {cause.meaning}." for cause in shown_causes(ledger)]
+
+
+def shown_causes(ledger: Ledger) -> list[Cause]:
+    """The causes that took more than rounding, at some node."""
+    found = {e.cause for e in ledger.entries if e.cause is not Cause.UNACCOUNTED and not ledger.is_rounding(e.amount)}
+    return [cause for cause in Cause if cause in found]
+
+
+def _verdict(ledger: Ledger) -> str:
+    faults = ledger.faults()
+    relative = float((ledger.residual / ledger.scale()).abs().max())
+    if not faults:
+        return f"The ledger closes: residual {relative:.1g} of the largest relevance, each leak accounted for by its row."
+    places = ", ".join(f"%{fault.place.node} ({fault.place.rule})" for fault in faults[:3])
+    return f"NOT ACCOUNTED FOR: {len(faults)} nodes keep what their row does not claim, first {places}."
+
+
+def _table(title: str, *columns: str, left: Sequence[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column(title, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="left" if column in left else "right", overflow="fold")
+    return table
+
+
+def _number(amount: float, value: float) -> str:
+    """Four digits of the explained value; what is below them in scientific notation."""
+    if abs(amount) <= 1e-14 * abs(value):
+        return "0"
+    return f"{amount:.4f}" if abs(amount) >= 5e-4 * min(1.0, abs(value) or 1.0) else f"{amount:.1e}"

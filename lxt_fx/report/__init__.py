@@ -1,0 +1,1 @@
+"""Text about a graph: the printed graph, the certificate, the table of modules."""

@@ -1,0 +1,170 @@
+"""A certificate as text: a summary that fits a paper's appendix, and the full list by module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from lxt_fx.report.relevance_path import Entry, Held, NotFollowed, NotProven, Row
+from lxt_fx.rule_table.rule import Keep
+
+_CITATION = re.compile(r"^(.*?) \(.*?\d{4}\)")
+_LAYER = re.compile(r"(?<=\.)\d+(?=[. ]|$)")
+_NAMES = 4
+
+
+def labelled(label: str, lines: Sequence[str]) -> list[str]:
+    """The lines, the first behind its label."""
+    return [f"{label if index == 0 else '':<14}{line}" for index, line in enumerate(lines)]
+
+
+def merged_text(batch_norms: Sequence[str]) -> list[str]:
+    """How many batch norms became part of the layers before them, and where; nothing where none did."""
+    return [f"{len(batch_norms)} x batch norm into the layer before it{_places(batch_norms)}"] if batch_norms else []
+
+
+def rows_text(counts: Mapping[Row, int]) -> list[str]:
+    """One line a row: count, name, what it keeps, source, formula. Citations stand in full once, below."""
+    cells = [
+        (f"{count:>5} x", row.name, keeps_text(row.keeps), _CITATION.sub(r"\1", row.source), row.formula)
+        for row, count in sorted(counts.items(), key=lambda item: -item[1])
+    ]
+    columns = [("  count", "row", "keeps", "source", "formula"), *cells]
+    widths = [max(len(cell[index]) for cell in columns) for index in range(4)]
+    padded = [[f"{text:<{width}}" for text, width in zip(cell[:4], widths, strict=True)] for cell in columns]
+    return ["  ".join([*cells, cell[4]]) for cells, cell in zip(padded, columns, strict=True)]
+
+
+def citations(rows: Iterable[Row]) -> list[str]:
+    """The papers that the rows cite, each once."""
+    return list(dict.fromkeys(found.group() for row in rows if (found := _CITATION.match(row.source))))
+
+
+def keeps_text(keeps: Keep) -> str:
+    """What a row keeps, in few words: `all but constants`."""
+    return "nothing claimed" if keeps is Keep.NATIVE else keeps.name.lower().replace("_", " ")
+
+
+def held_text(held: Iterable[Held]) -> list[str]:
+    """One line for each cause: how many values, and where."""
+    groups: dict[str, list[Held]] = {}
+    for item in held:
+        groups.setdefault(item.by, []).append(item)
+    return [f"{len(items)} x {by}: {_where(items)}" for by, items in groups.items()] or ["nothing"]
+
+
+def _where(held: Iterable[Held]) -> str:
+    """The operands where held values are read on the relevance path: `query, key of lxt_fx.sdpa in model.layers.0-29`."""
+    ends = [end for item in held for end in item.ends]
+    operands: dict[str, list[str]] = {}
+    for end in ends:
+        operands.setdefault(end.op, []).append(end.operand)
+    ops = _some([f"{', '.join(dict.fromkeys(names))} of {op}" for op, names in operands.items()])
+    return ops + _places([end.module for end in ends])
+
+
+def _places(modules: Iterable[str]) -> str:
+    """In which modules, numbers joined."""
+    found: dict[str, list[str]] = {}
+    for module in dict.fromkeys(modules):
+        found.setdefault(_LAYER.sub("#", module, count=1), []).append(module)
+    named = [_joined(group) for pattern, group in found.items() if pattern]
+    return f" in {_some(named, 2)}" if named else ""
+
+
+def not_followed_text(items: Iterable[NotFollowed]) -> list[str]:
+    """One line for each op."""
+    groups: dict[str, list[NotFollowed]] = {}
+    for item in items:
+        groups.setdefault(item.op, []).append(item)
+    return [
+        f"{len(found)} x into {op}, which has no gradient,{_places(item.module for item in found)}".rstrip(",")
+        for op, found in groups.items()
+    ] or ["nothing"]
+
+
+def not_proven_text(items: Iterable[NotProven]) -> list[str]:
+    """One line for each reason, with the first nodes that it concerns."""
+    groups: dict[str, list[NotProven]] = {}
+    for item in items:
+        groups.setdefault(item.why, []).append(item)
+    return [_reason(why, found) for why, found in groups.items()] or ["nothing"]
+
+
+def _reason(why: str, items: Sequence[NotProven]) -> str:
+    if not items[0].node:
+        return why
+    return f"{len(items)} x {why}, at {_some([f'%{item.node}' for item in items], _NAMES - 1)}"
+
+
+def entries_text(entries: Iterable[Entry]) -> list[str]:
+    """Every node by module. Modules that differ in their number only (`model.layers.0-29.mlp`) stand once, nodes of a
+    module that share op, row and reasons too."""
+    blocks: dict[str, list[Entry]] = {}
+    for entry in entries:
+        blocks.setdefault(entry.block, []).append(entry)
+    equal: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for heading, found in blocks.items():
+        equal.setdefault((_LAYER.sub("#", heading, count=1), tuple(_described(found, names=False))), []).append(heading)
+    lines = ["", "every node by module (names are those of the first of equal modules)"]
+    for headings in equal.values():
+        first = blocks[headings[0]]
+        number = f"{len(headings)} x " if len(headings) > 1 else ""
+        number += "1 node" if len(first) == 1 else f"{len(first)} nodes"
+        lines += ["", f"{_joined(headings)}   {number}", *_described(first, names=True)]
+    return lines
+
+
+def _described(entries: Iterable[Entry], *, names: bool) -> list[str]:
+    """Nodes that share everything but their names, in lines."""
+    kinds: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        key = (entry.op, entry.original, entry.row, entry.carrying, entry.held, entry.why, entry.refusals)
+        kinds.setdefault(key, []).append(entry)
+    return [line for found in kinds.values() for line in _paragraph(found, names=names)]
+
+
+def _paragraph(entries: Sequence[Entry], *, names: bool) -> list[str]:
+    first = entries[0]
+    was = f" for {first.original}" if first.original not in (first.op, first.op.split("[")[0], "getitem") else ""
+    nodes = _some([f"%{entry.node}" for entry in entries]) if names else str(len(entries))
+    to = ", ".join(dict.fromkeys(first.carrying)) or "none"
+    held = f", holds {', '.join(first.held)}" if first.held else ""
+    lines = [
+        f"  {first.op}{was}: {nodes}   {_lines(entries)}".rstrip(),
+        f"    {first.row.name}, to {to}{held}, keeps {keeps_text(first.row.keeps)}. {first.why}",
+    ]
+    return lines + [f"    not {row}: {reason}" for row, reason in first.refusals]
+
+
+def _lines(entries: Iterable[Entry]) -> str:
+    """`modeling_llama.py:243, 244`."""
+    numbers: dict[str, list[str]] = {}
+    for line in dict.fromkeys(entry.line for entry in entries if entry.line):
+        file, _, number = line.partition(":")
+        numbers.setdefault(file, []).append(number)
+    return ", ".join(f"{file}:{_some(found)}" for file, found in numbers.items())
+
+
+def _joined(headings: Sequence[str]) -> str:
+    """`model.layers.0-29.mlp (LlamaMLP)` for those of 30 layers."""
+    if len(headings) == 1:
+        return headings[0]
+    numbers = [int(found.group()) for heading in headings if (found := _LAYER.search(heading))]
+    return _LAYER.sub(_ranges(numbers), headings[0], count=1)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """0-4,6 for 0, 1, 2, 3, 4, 6."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _some(names: Sequence[str], limit: int = _NAMES) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,173 @@
+"""The certificate of an explained module: the row of each node on the relevance path, why it matched, what is open."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.on_meta import NOT_COMPARED
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.report.certificate_text import (
+    citations,
+    entries_text,
+    held_text,
+    labelled,
+    merged_text,
+    not_followed_text,
+    not_proven_text,
+    rows_text,
+)
+from lxt_fx.report.relevance_path import (
+    Entry,
+    Held,
+    NotFollowed,
+    NotProven,
+    Row,
+    flow_that_runs,
+    held_values,
+    path_cuts,
+    path_entries,
+    unproven,
+    values_not_followed,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What `certificate` found. `print` gives all of it as text, `summary()` the part for a paper.
+
+    `entries` has one item for each node on the relevance path, in graph order; `cuts` the nodes just off it whose row holds
+    what would lead there (attention weights in CP-LRP); `held` every value that relevance is kept out of on purpose;
+    `not_followed` where the path meets an op without a gradient; `not_proven` what nothing here vouches for. `nodes` and
+    `carrying` count the ops of the graph that runs and those on the path. `merged` names the batch norms that became part
+    of the layer before them.
+    """
+
+    model_class: str
+    table: str
+    paper: str
+    overrides: tuple[str, ...]
+    merged: tuple[str, ...]
+    method: str
+    leaves: tuple[str, ...]
+    forward_difference: float
+    specialised: tuple[str, ...]
+    guards: int
+    versions: Mapping[str, str]
+    nodes: int
+    carrying: int
+    entries: tuple[Entry, ...]
+    cuts: tuple[Entry, ...]
+    held: tuple[Held, ...]
+    not_followed: tuple[NotFollowed, ...]
+    not_proven: tuple[NotProven, ...]
+
+    @property
+    def proven(self) -> bool:
+        """Whether `not_proven` is empty: each node on the relevance path has a row that claims something."""
+        return not self.not_proven
+
+    @property
+    def counts(self) -> dict[Row, int]:
+        """How many nodes each row is on, cuts included."""
+        counts: dict[Row, int] = {}
+        for entry in (*self.entries, *self.cuts):
+            counts[entry.row] = counts.get(entry.row, 0) + 1
+        return counts
+
+    def summary(self) -> str:
+        """About twenty lines: how the module was made, the rows with counts and sources, and what is open."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        overridden = f", overridden at {', '.join(self.overrides)}" if self.overrides else ""
+        difference = f"within {self.forward_difference:.1e} of the model's largest output"
+        forward = (difference if self.forward_difference else "bit-equal to the model's") + " on the example"
+        if math.isnan(self.forward_difference):
+            forward = NOT_COMPARED
+        cuts = f"; {len(self.cuts)} more stop it" if self.cuts else ""
+        lines = [
+            *labelled("certificate", [f"{self.model_class}   ({versions})"]),
+            *labelled("table", [self.table + overridden, *([self.paper] if self.paper else [])]),
+            *labelled("graph", [f"captured by {self.method}, {self.nodes} ops"]),
+            *labelled("merged", merged_text(self.merged)),
+            *labelled("path", [f"{self.carrying} ops carry relevance from the output to {', '.join(self.leaves)}{cuts}"]),
+            *labelled("forward", [forward]),
+            *labelled("fixed", [*(self.specialised or ["nothing"])]),
+            *labelled("checked", [f"{self.guards} conditions on input sizes in every call"]),
+            "",
+            *rows_text(self.counts),
+            "",
+            *labelled("sources", citations(self.counts) or ["none"]),
+            *labelled("held", held_text(self.held)),
+            *labelled("not followed", not_followed_text(self.not_followed)),
+            *labelled("not proven", not_proven_text(self.not_proven)),
+        ]
+        return "\n".join(line.rstrip() for line in lines) + "\n"
+
+    def __str__(self) -> str:
+        """The summary, then every node by module; equal layers stand once, under the names of the first."""
+        return "\n".join([self.summary().rstrip(), *entries_text([*self.entries, *self.cuts])]) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as what `json.dumps` takes."""
+        found = asdict(self) | {"versions": dict(self.versions), "proven": self.proven}
+        found |= {"entries": [_flat(entry) for entry in self.entries], "cuts": [_flat(entry) for entry in self.cuts]}
+        if math.isnan(self.forward_difference):  # JSON has no NaN
+            found["forward_difference"] = None
+        found["counts"] = [_written(row) | {"count": count} for row, count in self.counts.items()]
+        return found
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes `to_dict()` to a file, UTF-8."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def certificate(explained: Explained) -> Certificate:
+    """The row of every node that relevance passes, why it matched and why earlier rows refused, where relevance is stopped,
+    and what is not proven. It reads the graph that runs, so it also finds what the record does not know of.
+
+    Raises InputError for a module that neither `lxt_fx.transform` nor `lxt_fx.load` made.
+    """
+    if not isinstance(explained, Explained):
+        raise InputError(
+            f"certificate: {type(explained).__name__} was not made by lxt_fx.transform or lxt_fx.load, so nothing is known "
+            "of its rules; give it what lxt_fx.transform(model) returns"
+        )
+    record = explained.record
+    flow = flow_that_runs(explained)
+    entries = path_entries(explained, flow)
+    ops = [node for node in explained.graph.nodes if node.op == "call_function"]
+    return Certificate(
+        model_class=record.model_class,
+        table=record.table_name,
+        paper=record.paper,
+        overrides=record.overrides,
+        merged=record.merged,
+        method=record.method,
+        leaves=record.leaves,
+        forward_difference=record.forward_difference,
+        specialised=record.specialised,
+        guards=len(record.guards),
+        versions=record.versions,
+        nodes=len(ops),
+        carrying=sum(node in flow.carrying for node in ops),
+        entries=tuple(entries),
+        cuts=tuple(path_cuts(explained, flow)),
+        held=tuple(held_values(explained, flow)),
+        not_followed=tuple(values_not_followed(explained, flow)),
+        not_proven=tuple(unproven(explained, flow, entries)),
+    )
+
+
+def _written(row: Row) -> dict[str, str]:
+    return {"rule": row.name, "formula": row.formula, "source": row.source, "keeps": row.keeps.value}
+
+
+def _flat(entry: Entry) -> dict[str, Any]:
+    written = asdict(entry)
+    del written["row"]
+    return written | _written(entry.row)

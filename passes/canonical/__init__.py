@@ -1,0 +1,1 @@
+"""One spelling for each op, and a float leaf that relevance is read at."""

@@ -1,0 +1,125 @@
+"""Transform: no_grad regions become plain nodes on detached inputs."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from lxt_fx.base.errors import CaptureError
+from lxt_fx.base.nodes import is_float
+from lxt_fx.passes.drop_dead import drop_dead
+
+_SET_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
+_AUTOCAST = torch.ops.higher_order.wrap_with_autocast
+_REGIONS = (_SET_GRAD, _AUTOCAST)
+_SWITCH = torch._C._set_grad_enabled
+
+
+def inline_no_grad(gm: GraphModule) -> int:
+    """Transform: inlines each `wrap_with_set_grad_enabled` region (torch.export) and each stretch between bare grad-mode
+    switches (make_fx). What enters a region without gradient is detached, so no relevance passes and nothing is saved.
+
+    A region that switches autocast off is inlined as it is. Raises CaptureError for one that switches it on, whose casts a
+    graph cannot hold.
+    """
+    edits = 0
+    while regions := [node for node in gm.graph.nodes if node.op == "call_function" and node.target in _REGIONS]:
+        for node in regions:  # a region may hold others: look again
+            _inline_region(gm, node)
+            edits += 1
+    edits += _drop_switches(gm)
+    if edits:
+        drop_dead(gm)
+        gm.delete_all_unused_submodules()
+    return edits
+
+
+def _inline_region(gm: GraphModule, region: Node) -> None:
+    enabled, body_node, *inputs = _region_parts(region)
+    assert isinstance(body_node, Node)
+    body = gm.get_submodule(str(body_node.target))
+    assert isinstance(body, GraphModule)
+    with gm.graph.inserting_before(region):
+        mapped: dict[Node, Any] = {}
+        values = iter(inputs)
+        for node in body.graph.nodes:
+            if node.op == "placeholder":
+                value = next(values)
+                mapped[node] = value if enabled else _detached(gm, value)
+            elif node.op == "output":
+                _replace_outputs(gm, region, torch.fx.map_arg(node.args[0], lambda n: mapped[n]))
+            else:
+                mapped[node] = gm.graph.node_copy(node, lambda n: mapped[n])
+                if node.op == "get_attr":
+                    mapped[node].target = _adopt(gm, body, str(node.target))
+    gm.graph.erase_node(region)
+
+
+def _region_parts(region: Node) -> tuple[Any, ...]:
+    """(whether gradient is on inside, the body, its inputs...)."""
+    if region.target is _SET_GRAD:
+        return region.args
+    _, _, autocast, _, *rest = region.args
+    if autocast:
+        raise CaptureError(
+            f"transform: %{region.name} runs under autocast, which would be lost in the graph; convert the model to the "
+            "dtype with model.to(dtype) and remove the autocast"
+        )
+    return True, *rest
+
+
+def _adopt(gm: GraphModule, body: GraphModule, name: str) -> str:
+    """A constant or a nested region of the body becomes the graph module's own, under a name that is free there."""
+    attribute: Any = body
+    for part in name.split("."):
+        attribute = getattr(attribute, part)
+    base = name.replace(".", "_")
+    free = next(n for index in itertools.count() if not hasattr(gm, n := f"{base}_inlined_{index}"))
+    if isinstance(attribute, torch.nn.Module):
+        gm.add_submodule(free, attribute)
+    else:
+        gm.register_buffer(free, attribute)
+    return free
+
+
+def _detached(gm: GraphModule, value: Any) -> Any:
+    if not isinstance(value, Node) or not is_float(value) or value.op == "get_attr":
+        return value
+    node = gm.graph.call_function(torch.ops.aten.detach.default, (value,))
+    node.meta = dict(value.meta)
+    return node
+
+
+def _replace_outputs(gm: GraphModule, region: Node, outputs: Any) -> None:
+    for user in list(region.users):
+        assert user.target.__name__ == "getitem", user  # type: ignore[union-attr]
+        user.replace_all_uses_with(outputs[user.args[1]])
+        gm.graph.erase_node(user)
+
+
+def _drop_switches(gm: GraphModule) -> int:
+    switches = [n for n in gm.graph.nodes if n.op == "call_function" and n.target is _SWITCH]
+    enabled = True
+    entered: dict[Node, Node] = {}
+    inside: set[Node] = set()
+    for node in list(gm.graph.nodes):
+        if node in switches:
+            enabled = bool(node.args[0])
+            entered = {}
+            continue
+        if enabled or node.op != "call_function":
+            continue
+        inside.add(node)
+        for operand in list(node.all_input_nodes):
+            if operand in inside or operand.op == "get_attr" or not is_float(operand):
+                continue
+            if operand not in entered:
+                with gm.graph.inserting_before(node):
+                    entered[operand] = _detached(gm, operand)
+            node.replace_input_with(operand, entered[operand])
+    for node in switches:
+        gm.graph.erase_node(node)
+    return len(switches)

@@ -1,0 +1,1 @@
+"""A model becomes a torch.fx graph of ATen ops."""

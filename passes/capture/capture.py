@@ -1,0 +1,181 @@
+"""Capture: a model becomes a torch.fx graph of ATen ops that shares the model's parameters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.fx import GraphModule
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
+
+from lxt_fx.base.errors import CaptureError
+from lxt_fx.base.nodes import fixed_size
+from lxt_fx.ops.expectations import EXPECTATIONS
+from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.trace import trace
+from lxt_fx.passes.drop_dead import drop_dead
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A graph called like the model. `specialised` says in sentences what is fixed to the example, `guards` are the
+    conditions on input shapes (Python expressions over `L`, the inputs by name) under which the graph is the model."""
+
+    gm: GraphModule
+    example: Example
+    method: str
+    specialised: tuple[str, ...]
+    guards: tuple[str, ...]
+
+
+_LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+"""What says at length why a way of capture failed, while another one is tried."""
+
+
+_SIGNALS = ("input_features", "input_values", "pixel_values")
+
+
+@contextmanager
+def torch_state_kept() -> Iterator[None]:
+    """Gradient enabled inside; grad mode and the random state are put back, also when capture fails halfway (an exception
+    inside a traced no_grad region leaves gradients off for the whole process). The fast path of torch's own attention
+    modules is off: it is for inference, no gradient passes it, and it answers 0 for padded tokens where the others do
+    not."""
+    enabled, fast = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        with torch.random.fork_rng(), torch.enable_grad():
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.set_grad_enabled(enabled)
+
+
+@contextmanager
+def traceable_experts(model: nn.Module) -> Iterator[None]:
+    """The `eager` experts of transformers loop over the experts that were hit, which no graph can hold. Inside, models set
+    to `eager` use `batched_mm`, the same sums as one product; the setting is put back."""
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values()
+    eager = [c for c in configs if getattr(c, "_experts_implementation_internal", None) == "eager"]
+    try:
+        for config in eager:
+            config._experts_implementation_internal = "batched_mm"
+        yield
+    finally:
+        for config in eager:
+            config._experts_implementation_internal = "eager"
+
+
+def capture(model: nn.Module, example: Example, *, dynamic: bool = True) -> Captured:
+    """The model as a graph: by `torch.export` with symbolic sizes, else with fixed ones, else by real-tensor `make_fx`.
+
+    Raises CaptureError with what each way said.
+    """
+    ways: list[tuple[str, Callable[[], Captured]]] = [
+        ("torch.export", lambda: _export(model, example, dynamic=False)),
+        ("make_fx", lambda: _trace(model, example)),
+    ]
+    if dynamic:
+        ways.insert(0, ("torch.export, dynamic", lambda: _export(model, example, dynamic=True)))
+    said = []
+    for name, way in ways:
+        try:
+            with torch_state_kept(), traceable_experts(model):
+                return way()
+        except Exception as error:  # torch.export raises errors of a dozen unrelated types
+            said.append(f"  {name}: {type(error).__name__}: {_first_line(error)}")
+    raise CaptureError(
+        f"transform: {type(model).__name__} could not be captured as a graph.\n" + "\n".join(said) + "\n  to go on: give "
+        "other example inputs, or a model whose forward does not change its own weights (quantised weights that are "
+        "unpacked by custom code cannot be traced: load the model unquantised)"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else ""
+
+
+def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
+    inputs = example.kwargs | example.constants
+    shapes = {name: _dynamic_shape(value, example) for name, value in inputs.items()} if dynamic else None
+    with redirect_stderr(StringIO()):  # a failed export prints its whole graph; another way is tried, and errors are raised
+        exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
+    gm = exported.module(check_guards=False)
+    assert isinstance(gm, GraphModule)
+    codegen: Any = gm.graph._codegen
+    _drop_constant_inputs(gm, example)
+    named = _with_names(gm, example, codegen.pytree_info.out_spec)
+    guards = tuple(getattr(exported, "_guards_code", ()) or ())
+    return Captured(named, example, "torch.export", _fixed_sizes(named, example, dynamic), guards)
+
+
+def _dynamic_shape(value: Any, example: Example) -> Any:
+    def shape(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return None
+        return {index: Dim.AUTO for index in range(example.free_dims(leaf)) if leaf.shape[index] > 1}
+
+    return pytree.tree_map(shape, value)
+
+
+def _drop_constant_inputs(gm: GraphModule, example: Example) -> None:
+    for node in list(gm.graph.nodes):
+        if node.op == "placeholder" and node.target in example.constants:
+            node.replace_all_uses_with(example.constants[node.target])
+            gm.graph.erase_node(node)
+
+
+def _with_names(gm: GraphModule, example: Example, out_spec: pytree.TreeSpec) -> GraphModule:
+    """The graph with a forward whose parameters are the example's tensor inputs, taken by name or position."""
+    in_spec = pytree.tree_structure(((), dict(example.kwargs)))
+    gm.graph._codegen = _PyTreeCodeGen(_PyTreeInfo(list(example.kwargs), in_spec, out_spec))
+    drop_dead(gm)
+    named = GraphModule(gm, gm.graph)
+    named.meta = {}
+    return named
+
+
+def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str, ...]:
+    """Sentences for sizes that a call may not change although one would expect it: batch always, more if asked for."""
+    sentences = []
+    for node in gm.graph.nodes:
+        if node.op != "placeholder" or not isinstance(node.meta.get("val"), Tensor):
+            continue
+        sizes = node.meta["val"].shape
+        free = example.free_dims(node.meta["val"])
+        expected = free - 1 if example.dynamic_dims is None and free == len(sizes) else free
+        for dim, found in enumerate(sizes[: max(expected, 1)]):
+            late = dim > 0 and str(node.target) in _SIGNALS  # the width of features: nobody would change it
+            if (size := found if isinstance(found, int) else None if late else fixed_size(found)) is not None:
+                why = "the model's code depends on it" if dynamic else "captured without dynamic sizes"
+                sentences.append(f"dim {dim} of {node.target} is fixed to {size} ({why})")
+    return tuple(sentences)
+
+
+def _trace(model: nn.Module, example: Example) -> Captured:
+    """Real-tensor tracing: any Python in the model runs once, on the example; what it decided is fixed, and expected."""
+    gm, out_spec = trace(model, example)
+    named = _with_names(gm, example, out_spec)
+    sizes = ", ".join(f"{n} {list(v.shape)}" for n, v in example.kwargs.items() if isinstance(v, Tensor))
+    fixed = [f"all sizes are those of the example: {sizes}"]
+    if reads := [node for node in named.graph.nodes if node.target in EXPECTATIONS]:
+        fixed.append(
+            f"the model's Python code read {len(reads)} values or sizes that values decide: inputs for which one of them "
+            "is another than for the example are refused"
+        )
+    return Captured(named, example, "make_fx", tuple(fixed), ())

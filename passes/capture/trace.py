@@ -1,0 +1,200 @@
+"""Capture by real tensors: the model runs once on the example, and every ATen op that it calls becomes a node.
+
+Python code that reads values (`.item()`, `.tolist()`, a branch on a tensor, a loop over the experts that were hit) runs on
+those of the example, and the graph holds its outcome. Each value that was read so, and each size that values decided, is
+expected again in every call of the graph (`lxt_fx::expect_values`, `lxt_fx::expect_sizes`): an input that would have taken
+the model another way is an error and never a wrong answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.fx import traceback as fx_traceback
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from lxt_fx.base.nodes import module_path, source
+from lxt_fx.ops import expectations
+from lxt_fx.passes.capture.example import Example
+
+aten = torch.ops.aten
+
+_READS = frozenset({aten.item.default, aten._local_scalar_dense.default})
+_READS_WHOLE = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})
+
+
+def trace(model: nn.Module, example: Example) -> tuple[GraphModule, pytree.TreeSpec]:
+    """The graph of the model on the example, and the structure of its output. Raises what tracing raises."""
+    flat, in_spec = pytree.tree_flatten(((), dict(example.kwargs)))
+    out_specs = []
+
+    def forward(*leaves: Any) -> list[Any]:
+        _, kwargs = pytree.tree_unflatten(leaves, in_spec)
+        flat_out, spec = pytree.tree_flatten(model(**kwargs, **example.constants))
+        out_specs.append(spec)
+        return flat_out
+
+    # make_fx turns every non-tensor leaf into a constant of the graph
+    tracer = make_fx(
+        forward,
+        tracing_mode="real",
+        pre_dispatch=True,
+        _error_on_data_dependent_ops=False,
+        _allow_non_fake_inputs=True,
+        record_stack_traces=True,
+    )
+    with _module_stacks(model), _WholeReads():
+        gm = tracer(*flat)
+    for node, name in zip(_placeholders(gm), _leaf_names(example), strict=True):
+        _rename(gm, node, name)
+    _name_parameters(gm, model)
+    _record_values(gm, flat)
+    _expect_again(gm)
+    return gm, out_specs[-1]
+
+
+@contextmanager
+def _module_stacks(model: nn.Module) -> Iterator[None]:
+    """Every node made inside knows the modules that it was made in, as `torch.export` has it (`nn_module_stack`)."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    stacks: list[dict[str, tuple[str, str]]] = [{}]
+
+    def enter(module: nn.Module, args: Any) -> None:
+        stack = stacks[-1]
+        if (path := paths.get(id(module))) is not None:
+            stack = stack | {path: (path, f"{type(module).__module__}.{type(module).__qualname__}")}
+        stacks.append(stack)
+        fx_traceback.get_current_meta()["nn_module_stack"] = stack
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        stacks.pop()
+        fx_traceback.get_current_meta()["nn_module_stack"] = stacks[-1]
+
+    hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
+    try:
+        with fx_traceback.preserve_node_meta():
+            yield
+    finally:
+        fx_traceback.get_current_meta().pop("nn_module_stack", None)
+        for hook in hooks:
+            hook.remove()
+
+
+class _WholeReads(TorchFunctionMode):
+    """Puts an expectation into the graph where Python reads a whole tensor, which no ATen op shows."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _READS_WHOLE:
+            read = result.tolist() if hasattr(result, "tolist") else result
+            values = [float(value) for value in pytree.tree_leaves(read)]
+            expectations.expect_values(args[0].detach(), values, "")
+        return result
+
+
+def _expect_again(gm: GraphModule) -> None:
+    """An expectation behind every op whose value Python read, or whose sizes depend on values, of the inputs."""
+    depends = set(_placeholders(gm))
+    for node in list(gm.graph.nodes):
+        if depends.isdisjoint(node.all_input_nodes):
+            if node.target is expectations.expect_values:
+                gm.graph.erase_node(node)
+            continue
+        depends.add(node)
+        where = str(source(node) or module_path(node))
+        if node.target is expectations.expect_values:
+            node.update_arg(2, where)
+        elif node.target in _READS:
+            _insert(gm, node, expectations.expect_values, (node.args[0], [float(node.meta["val"])], where))
+        elif _sized_by_values(node):
+            for value, tensor in _tensors(gm, node):
+                _insert(gm, value, expectations.expect_sizes, (value, list(tensor.shape), where))
+
+
+def _insert(gm: GraphModule, after: Node, op: Any, args: tuple[Any, ...]) -> None:
+    with gm.graph.inserting_after(after):
+        expectation = gm.graph.call_function(op, args)
+    expectation.meta = {key: after.meta[key] for key in ("nn_module_stack", "stack_trace") if key in after.meta}
+
+
+def _sized_by_values(node: Node) -> bool:
+    if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+        return False
+    if node.target is not aten.index.Tensor:
+        return True
+    indices = [index for index in node.args[1] if isinstance(index, Node)]  # type: ignore[union-attr]
+    return any(index.meta["val"].dtype in (torch.bool, torch.uint8) for index in indices)
+
+
+def _tensors(gm: GraphModule, node: Node) -> list[tuple[Node, Tensor]]:
+    """The node and its value, or those of the items that are read of a tuple."""
+    if isinstance(node.meta["val"], Tensor):
+        return [(node, node.meta["val"])]
+    return [(user, user.meta["val"]) for user in node.users if isinstance(user.meta.get("val"), Tensor)]
+
+
+def _placeholders(gm: GraphModule) -> list[Node]:
+    return [node for node in gm.graph.nodes if node.op == "placeholder"]
+
+
+def _leaf_names(example: Example) -> list[str]:
+    """One identifier for each leaf of the inputs: `pixel_values`, or `images_0` inside a list."""
+    paths = pytree.tree_flatten_with_path(dict(example.kwargs))[0]
+    return ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in paths]
+
+
+def _rename(gm: GraphModule, node: Node, name: str) -> None:
+    node.target = name
+    node.name = gm.graph._graph_namespace.create_name(name, None)
+
+
+def _name_parameters(gm: GraphModule, model: nn.Module) -> None:
+    """make_fx calls parameters `_param_constant3`; put them back under the names they have in the model."""
+    owned = {id(t): name for name, t in (*model.named_buffers(), *model.named_parameters())}
+    for node in gm.graph.nodes:
+        if node.op != "get_attr":
+            continue
+        name = owned.get(id(getattr(gm, node.target, None)))
+        if name is None:
+            continue
+        _place(gm, name, getattr(gm, node.target))
+        node.target = name
+        node.name = gm.graph._graph_namespace.create_name(name.replace(".", "_"), None)
+    for name in [n for n in vars(gm).get("_parameters", {}) if n.startswith("_param_constant")]:
+        delattr(gm, name)
+
+
+def _place(gm: GraphModule, path: str, tensor: Tensor) -> None:
+    *modules, last = path.split(".")
+    owner: nn.Module = gm
+    for name in modules:
+        if name not in owner._modules:
+            owner.add_module(name, nn.Module())
+        owner = getattr(owner, name)
+    if isinstance(tensor, nn.Parameter):
+        owner.register_parameter(last, tensor)
+    else:
+        owner.register_buffer(last, tensor)
+
+
+def _record_values(gm: GraphModule, flat: list[Any]) -> None:
+    """Run the traced graph once and keep each value's shape and dtype (on `meta`, not the value) for the analyses."""
+
+    class Recorder(torch.fx.Interpreter):
+        def run_node(self, n: Node) -> Any:
+            result = super().run_node(n)
+            n.meta["val"] = pytree.tree_map(lambda t: t.to("meta") if isinstance(t, Tensor) else t, result)
+            return result
+
+    with torch.no_grad():
+        Recorder(gm).run(*flat)

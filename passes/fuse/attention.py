@@ -1,0 +1,90 @@
+"""Transform: fused attention takes grouped keys and values as they are, and the simplest mask that hides the same."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Set
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from lxt_fx.base.nodes import arguments, dtype, shape, written_shape
+from lxt_fx.ops import fused, products
+
+aten = torch.ops.aten
+
+
+def fuse_attention(graph: Graph, carrying: Set[Node]) -> int:
+    """Transform: keys and values that are repeated for each query of a group, and read by `lxt_fx.sdpa` alone, are read
+    before that; a boolean mask is looked at once a call, for all attentions that read it."""
+    edits = 0
+    for node in list(graph.nodes):
+        if node.target is products.sdpa and node in carrying:
+            edits += _group(node)
+    masks: dict[Node, tuple[Node, Node]] = {}
+    for node in list(graph.nodes):
+        if node.target in (products.sdpa, products.sdpa_held, fused.grouped_sdpa):
+            edits += _simplify(graph, node, masks)
+    return edits
+
+
+def _group(attention: Node) -> int:
+    query, key, value_, *rest = attention.args
+    narrow = [_unrepeated(operand) for operand in (key, value_)]
+    if None in narrow or arguments(attention).get("enable_gqa"):
+        return 0
+    groups = {(written_shape(operand) or ("", ""))[1] for operand in narrow if operand is not None}
+    if len(groups) != 1:
+        return 0
+    attention.target, attention.args = fused.grouped_sdpa, (query, *narrow, *rest)
+    return 1
+
+
+def _unrepeated(repeated: Any) -> Node | None:
+    """k [batch, groups, tokens, width] of reshape(expand(unsqueeze(k, 2))), or of repeat_interleave(k, n, 1)."""
+    if not isinstance(repeated, Node) or repeated.op != "call_function" or len(repeated.users) != 1:
+        return None
+    if repeated.target is aten.repeat_interleave.self_int:
+        given = arguments(repeated)
+        return given["self"] if given.get("dim") == 1 and len(shape(repeated) or ()) == 4 else None
+    expanded: Any = repeated.args[0]
+    if repeated.target not in (aten.reshape.default, aten.view.default) or not _is_read_once(expanded, aten.expand.default):
+        return None
+    column: Any = expanded.args[0]
+    if not _is_read_once(column, aten.unsqueeze.default) or column.args[1] != 2:
+        return None
+    narrow: Node = column.args[0]
+    size, wide, whole = (written_shape(node) or () for node in (narrow, expanded, repeated))
+    if (len(size), len(wide), len(whole)) != (4, 5, 4) or not (wide[1].isdigit() and wide[2].isdigit()):
+        return None
+    heads = str(int(wide[1]) * int(wide[2]))
+    fits = (*wide[:2], *wide[3:]) == size and whole == (size[0], heads, *size[2:])
+    return narrow if fits else None
+
+
+def _is_read_once(node: Any, op: Any) -> bool:
+    return isinstance(node, Node) and node.target is op and len(node.users) == 1
+
+
+def _simplify(graph: Graph, attention: Node, masks: dict[Node, tuple[Node, Node]]) -> int:
+    given = arguments(attention)
+    mask = given.get("attn_mask")
+    if not isinstance(mask, Node) or dtype(mask) is not torch.bool or given.get("is_causal"):
+        return 0
+    if mask not in masks:
+        with graph.inserting_after(mask):
+            simplest = graph.call_function(fused.simplest_mask, (mask,))
+        with graph.inserting_after(simplest):
+            causal = graph.call_function(operator.getitem, (simplest, 1))
+            masks[mask] = graph.call_function(operator.getitem, (simplest, 0)), causal
+        masks[mask][0].meta = dict(mask.meta)
+    simpler, causal = masks[mask]
+    operands = list(attention.args[:3])
+    dropout = given.get("dropout_p", 0.0)
+    attention.args = (*operands, simpler, dropout, causal)
+    kwargs = dict(attention.kwargs)
+    for name in ("attn_mask", "dropout_p", "is_causal"):
+        kwargs.pop(name, None)
+    attention.kwargs = kwargs
+    return 1

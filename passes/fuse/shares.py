@@ -1,0 +1,139 @@
+"""Transform: shares of products are moved towards the input and merged, to where a matrix product takes them free."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.fx import Graph, Node
+
+from lxt_fx.base.nodes import arguments
+from lxt_fx.ops import fused, products
+from lxt_fx.passes.analysis.mark_flow import differentiable_operands
+
+aten = torch.ops.aten
+
+_SDPA = {"query": "query_share", "key": "key_share", "value": "value_share", "attn_mask": "mask_share"}
+_NATIVE: dict[Any, Any] = {products.matmul: products.matmul_held, products.mul: aten.mul.Tensor, fused.gated: fused.gated}
+
+
+def merge_shares(graph: Graph, carrying: Set[Node]) -> Mapping[Node, float]:
+    """Transform: every backward is linear in the gradient, so a constant that it is multiplied by may be multiplied later.
+    From the output towards the inputs, each value owes its gradient a share; where all readers of a value owe the same, it
+    owes that, and where they differ, each pays. Returns what the linear maps (`lxt_fx.linear`) are to pay."""
+    merging = _Merging(graph, carrying)
+    for node in reversed(list(graph.nodes)):
+        if node in carrying and node.op in ("call_function", "placeholder"):
+            merging.settle(node)
+    for node in list(graph.nodes):
+        if node.target in _NATIVE or node.target in (products.sdpa, fused.grouped_sdpa):
+            merging.rewrite(node)
+    return merging.linear
+
+
+@dataclass(slots=True)
+class _Merging:
+    """`owed` is by value; `paid` by reader and operand, where it is not 1; `linear` what linear maps pay."""
+
+    graph: Graph
+    carrying: Set[Node]
+    owed: dict[Node, float] = field(default_factory=dict)
+    paid: dict[tuple[Node, str], float] = field(default_factory=dict)
+    linear: dict[Node, float] = field(default_factory=dict)
+
+    def settle(self, node: Node) -> None:
+        """Decides what the node owes, once its readers did."""
+        edges = [
+            (reader, operand.name)
+            for reader in node.users
+            if reader.op == "output" or reader in self.carrying
+            for operand in differentiable_operands(reader)
+            if operand.node is node
+        ]
+        shares = [self._share(reader, name) for reader, name in edges]
+        if len(set(shares)) == 1 and _may_owe(node):
+            self.owed[node] = shares[0]
+        else:
+            self.owed[node] = 1.0
+            for edge, share in zip(edges, shares, strict=True):
+                self._pay(node, edge, share)
+        if node.target is products.linear and self.owed[node] != 1.0:
+            self.linear[node] = self.owed[node]
+
+    def _share(self, reader: Node, name: str) -> float:
+        """What is multiplied to the gradient that the reader passes to this operand."""
+        if reader.op == "output" or reader.target is products.linear:
+            return 1.0
+        return own_share(reader, name) * self.owed.get(reader, 1.0)
+
+    def _pay(self, node: Node, edge: tuple[Node, str], share: float) -> None:
+        reader, name = edge
+        if reader.target in _NATIVE or reader.target in (products.sdpa, fused.grouped_sdpa):
+            self.paid[edge] = share
+        elif share != 1.0 and reader.target is operator.getitem:
+            _put_after(self.graph, reader, share)
+        elif share != 1.0:
+            reader.replace_input_with(node, _put_before(self.graph, reader, node, share))
+
+    def _carries(self, operand: Any) -> bool:
+        return operand in self.carrying or (isinstance(operand, Node) and operand.target is fused.share)
+
+    def rewrite(self, node: Node) -> None:
+        """The op without its own shares, or with those that are paid here."""
+        paid = {name: self.paid.get((node, name), 1.0) for name in _shared(node) if self._carries(_operand(node, name))}
+        if node.target in (products.sdpa, fused.grouped_sdpa):
+            kwargs = dict(node.kwargs)
+            node.kwargs = kwargs | {_SDPA[name]: share for name, share in paid.items()}
+        elif node.target is fused.gated and len(set(paid.values())) == 1:
+            node.args = (*node.args[:3], next(iter(paid.values())))
+        elif set(paid.values()) != {0.5} or node.target is fused.gated:
+            node.args = (*node.args[:3], 1.0) if node.target is fused.gated else node.args
+            node.target = _NATIVE[node.target]
+            for name, share in paid.items():
+                operand = _operand(node, name)
+                if share != 1.0:
+                    node.update_arg(list(_shared(node)).index(name), _put_before(self.graph, node, operand, share))
+
+
+def own_share(node: Node, name: str) -> float:
+    """The share of relevance that the node's op gives to an operand on top of its native gradient."""
+    if node.target in (products.sdpa, fused.grouped_sdpa):
+        default = 0.25 if name in ("query", "key") else 0.5
+        return float(node.kwargs.get(_SDPA[name], default)) if name in _SDPA else 1.0  # type: ignore[arg-type]
+    return 0.5 if node.target in _NATIVE and name in _shared(node) else 1.0
+
+
+def _shared(node: Node) -> tuple[str, ...]:
+    if node.target in (products.sdpa, fused.grouped_sdpa):
+        return tuple(_SDPA)
+    return ("gate", "up") if node.target is fused.gated else ("self", "other")
+
+
+def _operand(node: Node, name: str) -> Node:
+    found = arguments(node).get(name)
+    return found  # type: ignore[return-value]
+
+
+def _may_owe(node: Node) -> bool:
+    """Ops whose backward is known to be linear: torch's and ours."""
+    if node.target is operator.getitem:
+        return True
+    return isinstance(node.target, OpOverload) and node.target.namespace in ("aten", "lxt_fx")
+
+
+def _put_before(graph: Graph, reader: Node, node: Node, share: float) -> Node:
+    with graph.inserting_before(reader):
+        put = graph.call_function(fused.share, (node, share))
+    put.meta = dict(node.meta)
+    return put
+
+
+def _put_after(graph: Graph, node: Node, share: float) -> None:
+    with graph.inserting_after(node):
+        put = graph.call_function(fused.share, (node, share))
+    put.meta = dict(node.meta)
+    node.replace_all_uses_with(put, delete_user_cb=lambda user: user is not put)

@@ -1,0 +1,1 @@
+"""The selection of positions moves from the logits up the graph."""

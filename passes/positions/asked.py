@@ -1,0 +1,119 @@
+"""Which positions an explained module answers at: as the caller says it, and which output that is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.nodes import is_float, shape
+from lxt_fx.ops import selection
+
+Positions = Literal["last"] | int | Sequence[int]
+"""The last token of each row, a position, or several; negative ones count from the end."""
+
+
+def positions_of(given: Positions | None) -> tuple[int, ...] | None:
+    """The positions as numbers: -1 for "last". Raises InputError for anything else."""
+    if given is None:
+        return None
+    if given == "last":
+        return (-1,)
+    several = [given] if isinstance(given, int) else given
+    whole = isinstance(several, (list, tuple)) and all(isinstance(p, int) and not isinstance(p, bool) for p in several)
+    if not whole or not several:
+        raise InputError(
+            f'transform: positions must be "last", a position or several of them, such as (-1, 5), got {given!r}; '
+            "positions that differ from row to row, as padding on the right asks for, are chosen in the output of the "
+            "whole module"
+        )
+    return tuple(several)
+
+
+def positions_to_select(have: tuple[int, ...] | None, asked: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """What is left to select in a module that answers at `have` only. Raises InputError for other positions."""
+    if have is None:
+        return asked
+    if asked in (None, have):
+        return None
+    raise InputError(
+        f"transform: this module answers at positions {said(have)} only, so it cannot answer at {said(asked or ())}; "
+        "transform the model that it was made from"
+    )
+
+
+def said(positions: tuple[int, ...]) -> str:
+    """`last`, or the positions one by one."""
+    return "last" if positions == (-1,) else ", ".join(map(str, positions))
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """The selection as it is seen from outside: which of the flat outputs has fewer tokens, and which are left."""
+
+    index: int
+    positions: tuple[int, ...]
+
+    def of(self, output: Any) -> list[Any]:
+        """The flat output of the whole model, as the narrowed module gives it."""
+        leaves = pytree.tree_leaves(output)
+        leaves[self.index] = selection.positions(leaves[self.index], 1, list(self.positions))
+        return leaves
+
+
+def outputs(gm: GraphModule) -> list[Any]:
+    """The nodes of the flat outputs, and None where there is none."""
+    last = next(node for node in reversed(gm.graph.nodes) if node.op == "output")
+    return pytree.tree_leaves(last.args[0])
+
+
+def answer_index(gm: GraphModule) -> int:
+    """Which of the flat outputs holds the logits [batch, tokens, vocab]; without logits, the only output of three dims.
+
+    Raises InputError where none has one answer for each token.
+    """
+    found = _answers(gm)
+    if len(found) == 1:
+        return found[0]
+    sizes = [list(map(str, shape(node) or ())) for node in outputs(gm) if isinstance(node, Node) and is_float(node)]
+    shapes = ", ".join(f"[{', '.join(each)}]" for each in sizes) or "none"
+    raise InputError(
+        "transform: positions selects tokens of logits [batch, tokens, vocab], and this model has "
+        f"{'several outputs that may be them' if found else 'no such output'} (its float outputs: {shapes}); leave "
+        "positions out, and select in the output"
+    )
+
+
+def answers_by_token(gm: GraphModule, tokens: int) -> bool:
+    """Whether the graph gives one row of logits for each of these tokens."""
+    found = _answers(gm)
+    return len(found) == 1 and (shape(outputs(gm)[found[0]]) or ())[1] == tokens
+
+
+def _answers(gm: GraphModule) -> list[int]:
+    found = outputs(gm)
+    codegen: Any = gm.graph._codegen
+    names = pytree.tree_unflatten(list(range(len(found))), codegen.pytree_info.out_spec)
+    logits = names.get("logits") if isinstance(names, Mapping) else getattr(names, "logits", None)
+    floats = [n for n, node in enumerate(found) if isinstance(node, Node) and is_float(node)]
+    return [n for n in floats if len(shape(found[n]) or ()) == 3 and (not isinstance(logits, int) or n == logits)]
+
+
+def checked(positions: tuple[int, ...], tokens: Any) -> None:
+    """Raises InputError for a position that a row of this many tokens does not have; a symbolic number has them all."""
+    wrong = [p for p in positions if isinstance(tokens, int) and not -tokens <= p < tokens]
+    if wrong:
+        raise InputError(
+            f"transform: there is no position {wrong[0]}: the graph answers for {tokens} tokens (0 to {tokens - 1}, or "
+            f"-{tokens} to -1)"
+        )
+
+
+__all__ = [
+    "Narrowing", "Positions", "answer_index", "answers_by_token", "checked", "outputs", "positions_of",
+    "positions_to_select", "said",
+]  # fmt: skip

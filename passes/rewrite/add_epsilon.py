@@ -1,0 +1,45 @@
+"""Transform: epsilon in the fast form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from lxt_fx.base.nodes import value
+from lxt_fx.ops import products
+from lxt_fx.ops.contributions import BY_CONTRIBUTION
+from lxt_fx.passes.analysis.mark_flow import Flow
+from lxt_fx.passes.rewrite.explicit_form import is_linear_map, own_equation
+from lxt_fx.rule_table.rule import Rule
+
+
+def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
+    """Transform: behind each linear map and product whose row has an epsilon, `lxt_fx.epsilon` takes the gradient g to
+    g z / (z + epsilon sign(z)); no second matmul. A fused attention has it at its output and not at its scores; an op that
+    divides by sums of its own takes it as an argument, and one whose row gives its equation has none.
+
+    Returns for each new node the one that it stands behind, by name. `epsilon` is that of rows without one of their own.
+    """
+    made: dict[str, str] = {}
+    for node in list(gm.graph.nodes):
+        if node not in flow.carrying or not isinstance(value(node), Tensor) or not is_linear_map(node):
+            continue
+        if own_equation(node, rules) is not None:
+            continue
+        rule = rules.get(node.name)
+        own = epsilon if rule is None or rule.epsilon is None else rule.epsilon
+        if own > 0 and node.target in BY_CONTRIBUTION:
+            node.update_kwarg("epsilon", own)
+        elif own > 0:
+            made[_insert(gm, node, own).name] = node.name
+    return made
+
+
+def _insert(gm: GraphModule, node: Node, epsilon: float) -> Node:
+    with gm.graph.inserting_after(node):
+        stable = gm.graph.create_node("call_function", products.epsilon, (node, epsilon), name="epsilon")
+    stable.meta = dict(node.meta)
+    node.replace_all_uses_with(stable, delete_user_cb=lambda user: user is not stable)
+    return stable

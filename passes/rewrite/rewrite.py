@@ -1,0 +1,217 @@
+"""Transform: each node with a row becomes the row's `lxt_fx::` op; what a row holds constant is held."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+
+from lxt_fx.base.nodes import Operand, arguments, operands
+from lxt_fx.ops import products
+from lxt_fx.passes.analysis.assign_rules import Assignment, Plan
+from lxt_fx.passes.analysis.find_groups import Group, Groups
+from lxt_fx.passes.analysis.mark_flow import Flow, differentiable_operands
+from lxt_fx.passes.drop_dead import drop_dead
+from lxt_fx.rule_table.rule import GroupKind, Match, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """The row of each node of the rewritten graph by node name and why it matched, and the names of nodes that the rewrite
+    put in."""
+
+    edits: int
+    rules: Mapping[str, Rule]
+    matches: Mapping[str, Match]
+    inserted: frozenset[str]
+
+    def with_nodes(self, made: Mapping[str, str]) -> Rewritten:
+        """The same with new nodes, each under the row of the node that it stands for."""
+        rules = {new: self.rules[old] for new, old in made.items() if old in self.rules}
+        matches = {new: self.matches[old] for new, old in made.items() if old in self.matches}
+        return replace(
+            self,
+            rules={**self.rules, **rules},
+            matches={**self.matches, **matches},
+            inserted=self.inserted | frozenset(made),
+        )
+
+
+def rewrite(gm: GraphModule, plan: Plan, groups: Groups) -> Rewritten:
+    """Transform: puts the op of each assigned row in the place of its node or group, and inserts `lxt_fx.hold` where a
+    carrying value enters what does not carry (attention weights in CP-LRP, the statistic of a norm): nothing in there is
+    differentiated or saved. Forward values stay as they are."""
+    rewriter = _Rewriter(gm)
+    for node, assignment in (*plan.cuts.items(), *plan.assignments.items()):
+        rewriter.apply(node, assignment, groups.by_root.get(node))
+    rewriter.hold_frontier(plan.flow)
+    rewriter.take_names()
+    drop_dead(gm)
+    assigned = {node.name: rewriter.assigned[node] for node in gm.graph.nodes if node in rewriter.assigned}
+    rules = {name: assignment.rule for name, assignment in assigned.items()}
+    matches = {name: assignment.match() for name, assignment in assigned.items()}
+    inserted = frozenset(node.name for node in gm.graph.nodes if node in rewriter.inserted)
+    return Rewritten(rewriter.edits, rules, matches, inserted)
+
+
+class _Rewriter:
+    """The graph under edit: which node took whose place, which values are held, what was inserted."""
+
+    def __init__(self, gm: GraphModule) -> None:
+        self.gm, self.graph = gm, gm.graph
+        self.replaced: dict[Node, Node] = {}
+        self.held: dict[Node, Node] = {}
+        self.inserted: set[Node] = set()
+        self.assigned: dict[Node, Assignment] = {}
+        self.constants: dict[int, str] = {}
+        self.edits = 0
+
+    def apply(self, node: Node, assignment: Assignment, group: Group | None) -> None:
+        rule, site = assignment.rule, assignment.site
+        op = rule.op(site)
+        if op is None:
+            self.assigned[node] = assignment
+            return
+        values = arguments(node)
+        if isinstance(site.kind, GroupKind):
+            assert group is not None
+            values = self._group_arguments(group)
+        settings = {name: self._setting(node, op, name, found) for name, found in rule.settings(site).items()}
+        new = self._replace(node, op, values | _unusual(op, settings))
+        self.assigned[new] = assignment
+        self.edits += 1
+
+    def _setting(self, before: Node, op: OpOverload, name: str, found: Any) -> Any:
+        """A setting of a row; a tensor becomes a constant of the module."""
+        if not isinstance(found, Tensor):
+            return found
+        if id(found) not in self.constants:
+            path = f"{_base_name(op)}_{name}_{len(self.constants)}"
+            self.gm.register_buffer(path, found)
+            self.constants[id(found)] = path
+        with self.graph.inserting_before(before):
+            constant = self.graph.get_attr(self.constants[id(found)])
+        constant.meta = {"val": found}
+        return constant
+
+    def _now(self, node: Node) -> Node:
+        """The node that stands in a node's place by now."""
+        return self.replaced.get(node, node)
+
+    def take_names(self) -> None:
+        """Erases the nodes that were replaced; an op of the same name takes over the name (`%linear_3`)."""
+        for node in reversed(self.replaced):
+            self.graph.erase_node(node)
+        for node, new in self.replaced.items():
+            if re.fullmatch(rf"{_base_name(new.target)}(_\d+)?", node.name):
+                new.name = node.name
+
+    def hold_frontier(self, flow: Flow) -> None:
+        """Holds what rows hold, and every carrying value where it enters a node that does not carry, so that nothing in
+        there is differentiated at all."""
+        inside = {self._now(node) for node in flow.carrying}
+        inside |= {part for node in inside for part in node.users if part.target is operator.getitem}  # of a tuple
+        held = {(self._now(node), name) for node, name in flow.held}
+        for node in list(self.graph.nodes):
+            if node.op != "call_function" or node in self.inserted:
+                continue
+            for operand in differentiable_operands(node):
+                enters = operand.node in inside and node not in inside
+                if enters or ((node, operand.name) in held and operand.node.op != "get_attr"):
+                    self._read_held(node, operand)
+
+    def _read_held(self, node: Node, operand: Operand) -> None:
+        if [o.node for o in operands(node)].count(operand.node) == 1:
+            node.replace_input_with(operand.node, self._hold(operand.node))
+        else:  # one value under two names, as in x * x: only this one is held
+            _set_argument(node, operand.name, self._hold(operand.node))
+        self.edits += 1
+
+    def _hold(self, value: Node) -> Node:
+        """One hold for each value, right behind it, so that every reader can use it."""
+        if value.target is products.hold:
+            return value
+        if value not in self.held:
+            with self.graph.inserting_after(value):
+                held = self.graph.create_node("call_function", products.hold, (value,), name="hold")
+            held.meta = dict(value.meta)
+            self.held[value] = held
+            self.inserted.add(held)
+        return self.held[value]
+
+    def _replace(self, node: Node, op: OpOverload, values: Mapping[str, Any]) -> Node:
+        args, kwargs = _call_arguments(op, values)
+        with self.graph.inserting_before(node):
+            new = self.graph.create_node("call_function", op, args, kwargs, name=_base_name(op))
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        self.replaced[node] = new
+        return new
+
+    def _group_arguments(self, group: Group) -> dict[str, Any]:
+        """Arguments of a group's op. The value of an elementwise region is computed from the held origin."""
+        values = dict(torch.fx.map_arg(dict(group.arguments), self._now))
+        if group.kind in (GroupKind.ELEMENTWISE, GroupKind.MODULE):
+            values["value"] = self._held_copy(group, group.root)
+        return values
+
+    def _held_copy(self, group: Group, value: Node) -> Node:
+        """A copy of the nodes between the group's origin and `value` that reads the held origin."""
+        origin = self._now(group.origin)
+        members = {self._now(member) for member in group.members}
+        mapping: dict[Node, Node] = {origin: self._hold(origin)}
+
+        def copied(node: Node) -> Node:
+            if node in mapping or node not in members:
+                return mapping.get(node, node)
+            for operand in node.all_input_nodes:
+                copied(operand)
+            with self.graph.inserting_before(group.root):
+                copy = self.graph.node_copy(node, lambda n: mapping.get(n, n))
+            mapping[node] = copy
+            self.inserted.add(copy)
+            return copy
+
+        return copied(self._now(value))
+
+
+def _unusual(op: OpOverload, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that differ from the op's defaults."""
+    defaults = {argument.name: argument.default_value for argument in op._schema.arguments}
+    return {name: value for name, value in settings.items() if defaults[name] != value}
+
+
+def _base_name(op: Any) -> str:
+    name: str = op._schema.name.split("::")[1]
+    return name
+
+
+def _set_argument(node: Node, name: str, value: Node) -> None:
+    assert isinstance(node.target, OpOverload)
+    names = [argument.name for argument in node.target._schema.arguments]
+    if name.endswith("]"):  # an item of a list
+        name, index = name[:-1].split("[")
+        items = list(arguments(node)[name])
+        items[int(index)] = value
+        value = items  # type: ignore[assignment]
+    if name in node.kwargs:
+        node.update_kwarg(name, value)
+    else:
+        node.update_arg(names.index(name), value)
+
+
+def _call_arguments(op: OpOverload, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional arguments up to the last one given, keyword-only ones by name; what the op does not take is left out."""
+    schema = op._schema.arguments
+    kwargs = {a.name: values[a.name] for a in schema if a.kwarg_only and a.name in values}
+    positional = [a for a in schema if not a.kwarg_only]
+    while positional and positional[-1].name not in values:
+        positional.pop()
+    return tuple(values.get(a.name, a.default_value) for a in positional), kwargs

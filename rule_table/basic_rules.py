@@ -1,0 +1,339 @@
+"""All rows. Each reads like the paper: which ops and what each becomes, when, the formula, its source, what it keeps.
+
+g is the gradient that the rewritten graph passes; relevance is value * g.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from lxt_fx.ops import activations, norms, products
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
+from lxt_fx.rule_table import conditions as on
+from lxt_fx.rule_table.rule import GroupKind, Keep, Role, Rule
+
+aten = torch.ops.aten
+
+ATTNLRP = "AttnLRP (Achtibat et al. 2024)"
+CP_LRP = "CP-LRP (Ali et al. 2022)"
+
+NORM = Rule(
+    name="norm",
+    ops={
+        GroupKind.RMS_NORM: norms.rms_norm,
+        aten.rms_norm.default: norms.rms_norm_fused,
+        aten.layer_norm.default: norms.layer_norm,
+        aten.group_norm.default: norms.group_norm,
+    },
+    when=on.one_carries,
+    formula="y = (x - mean) s, s held constant: R_in = R_out",
+    source=f"{ATTNLRP} prop. 3.4",
+    keeps=Keep.ALL_BUT_CONSTANTS,
+)
+NORMALIZE = Rule(
+    name="normalize",
+    ops={GroupKind.NORMALIZE: norms.normalize_mul, GroupKind.NORMALIZE_QUOTIENT: norms.normalize_div},
+    formula="y = x s(x), s held constant: R_in = R_out",
+    source=f"{ATTNLRP} prop. 3.4",
+    keeps=Keep.ALL,
+)
+ATTENTION = Rule(
+    name="attention",
+    ops={aten.scaled_dot_product_attention.default: products.sdpa},
+    settings=on.attention_shares,
+    formula="1/2 to v, 1/4 to q and to k; softmax between as R_i = x_i (R_i - s_i sum R)",
+    source=f"{ATTNLRP} prop. 3.1 + 3.3",
+    keeps=Keep.ALL_BUT_OFFSET,
+)
+ATTENTION_LINEAR = Rule(
+    name="attention of a constant",
+    ops={aten.scaled_dot_product_attention.default: products.sdpa_held},
+    when=on.only("value"),
+    formula="R_v = v_i P_ji R_j / z_j",
+    source=f"{ATTNLRP} eq. 8",
+    keeps=Keep.ALL,
+)
+MATMUL = Rule(
+    name="matmul",
+    ops={aten.matmul.default: products.matmul},
+    when=on.two_carry,
+    formula="half to each operand, then R_i = sum_j x_i W_ji R_j / z_j",
+    source=f"{ATTNLRP} prop. 3.3",
+    keeps=Keep.ALL,
+)
+EINSUM = Rule(
+    name="einsum",
+    ops={aten.einsum.default: products.einsum},
+    when=on.all_operands_carry,
+    formula="an equal share to each operand, then R_i = sum_j x_i W_ji R_j / z_j",
+    source=f"{ATTNLRP} prop. 3.3",
+    keeps=Keep.ALL,
+)
+SOFTMAX = Rule(
+    name="softmax",
+    ops={aten.softmax.int: products.softmax},
+    formula="R_i = x_i (R_i - s_i sum_j R_j)",
+    source=f"{ATTNLRP} prop. 3.1",
+    keeps=Keep.ALL_BUT_OFFSET,
+)
+LOG_SOFTMAX = Rule(
+    name="log softmax",
+    ops={aten.log_softmax.int: None, aten.logsumexp.default: None},
+    formula="R_i = x_i (g_i - s_i sum_j g_j), of logsumexp x_i s_i g: native",
+    source=f"the Taylor expansion of {ATTNLRP} prop. 3.1",
+    keeps=Keep.ALL_BUT_OFFSET,
+)
+IDENTITY = Rule(
+    name="identity",
+    ops={
+        aten.silu.default: activations.silu,
+        aten.gelu.default: activations.gelu,
+        aten.relu.default: activations.relu,
+        aten.leaky_relu.default: activations.leaky_relu,
+        aten.tanh.default: activations.tanh,
+        aten.elu.default: activations.elu,
+        aten.mish.default: activations.mish,
+        aten.hardswish.default: activations.hardswish,
+        aten.sin.default: activations.sin,
+        aten.erf.default: activations.erf,
+        aten.asinh.default: activations.asinh,
+        aten.log1p.default: activations.log1p,
+        aten.sqrt.default: activations.sqrt,
+        aten.log.default: activations.log,
+        aten.expm1.default: activations.expm1,
+        aten.atan.default: activations.atan,
+    },
+    formula="R_in = R_out: g_in = g_out y / x",
+    source=f"{ATTNLRP} eq. 9",
+    keeps=Keep.ALL,
+)
+IDENTITY_POWER = Rule(
+    name="identity",
+    ops={aten.pow.Tensor_Scalar: activations.pow},
+    when=on.whole_exponent,
+    formula="R_in = R_out: g_in = g_out x^(n-1)",
+    source=f"{ATTNLRP} eq. 9",
+    keeps=Keep.ALL,
+)
+IDENTITY_CLAMP = Rule(
+    name="identity",
+    ops={aten.hardtanh.default: activations.hardtanh},
+    when=on.range_holds_zero,
+    formula="R_in = R_out: g_in = g_out y / x",
+    source=f"{ATTNLRP} eq. 9",
+    keeps=Keep.ALL,
+)
+IDENTITY_PIECEWISE = Rule(
+    name="identity",
+    ops={aten.prelu.default: None},
+    when=on.only("self"),
+    formula="R_in = R_out: g_in = g_out y / x, the native gradient",
+    source=f"{ATTNLRP} eq. 9",
+    keeps=Keep.ALL,
+)
+IDENTITY_FROM_ZERO = Rule(
+    name="identity from f(0)",
+    ops={
+        aten.sigmoid.default: activations.sigmoid,
+        aten.exp.default: activations.exp,
+        aten.hardsigmoid.default: activations.hardsigmoid,
+        aten.log_sigmoid.default: activations.log_sigmoid,
+        aten.acos.default: activations.acos,
+    },
+    formula="R_in = R_out (y - f(0)) / y: f(0) absorbs its share",
+    source=f"{ATTNLRP} eq. 9, with f(0) as a bias",
+    keeps=Keep.ALL_BUT_CONSTANTS,
+)
+IDENTITY_SOFTPLUS = Rule(
+    name="identity from f(0)",
+    ops={aten.softplus.default: activations.softplus},
+    when=on.default_softplus,
+    formula="R_in = R_out (y - f(0)) / y: f(0) absorbs its share",
+    source=f"{ATTNLRP} eq. 9, with f(0) as a bias",
+    keeps=Keep.ALL_BUT_CONSTANTS,
+)
+IDENTITY_REGION = Rule(
+    name="identity",
+    ops={GroupKind.ELEMENTWISE: activations.identity},
+    when=on.same_shape,
+    formula="R_in = R_out: g_in = g_out y / x",
+    source=f"{ATTNLRP} eq. 9",
+    keeps=Keep.ALL_BUT_CONSTANTS,
+)
+UNIFORM = Rule(
+    name="uniform",
+    ops={aten.mul.Tensor: products.mul, aten.div.Tensor: products.div},
+    when=on.two_carry,
+    formula="R_a = R_b = R_out / 2",
+    source=f"{ATTNLRP} prop. 3.2, eq. 7",
+    keeps=Keep.ALL,
+)
+LINEAR = Rule(
+    name="linear",
+    ops={aten.linear.default: products.linear},
+    when=on.only("input"),
+    formula="R_i = sum_j x_i W_ji R_j / z_j",
+    source=f"{ATTNLRP} eq. 8",
+    keeps=Keep.ALL_BUT_CONSTANTS,
+)
+CONVOLUTION = Rule(
+    name="linear",
+    ops=dict.fromkeys(sorted(CONVOLUTIONS, key=str)),
+    when=on.only("input"),
+    formula="R_i = sum_j x_i W_ji R_j / z_j",
+    source=f"{ATTNLRP} eq. 8",
+    keeps=Keep.ALL_BUT_CONSTANTS,
+)
+MATMUL_LINEAR = Rule(
+    name="linear",
+    ops={aten.matmul.default: products.matmul_held},
+    when=on.one_carries,
+    formula="R_i = sum_j x_i W_ji R_j / z_j",
+    source=f"{ATTNLRP} eq. 8",
+    keeps=Keep.ALL,
+)
+LINEAR_NATIVE = Rule(
+    name="linear",
+    ops=dict.fromkeys((aten.einsum.default, aten.addmm.default, *GROUPED_MATMULS)),
+    when=on.one_carries,
+    formula="R_i = sum_j x_i W_ji R_j / z_j",
+    source=f"{ATTNLRP} eq. 8",
+    keeps=Keep.ALL_BUT_CONSTANTS,
+)
+SCALE = Rule(
+    name="scale",
+    ops={aten.mul.Tensor: None},
+    when=on.one_carries,
+    formula="y = c x: R_in = R_out",
+    source=f"{ATTNLRP} eq. 8",
+    keeps=Keep.ALL,
+)
+SCALE_DIV = Rule(
+    name="scale",
+    ops={aten.div.Tensor: None},
+    when=on.numerator_carries,
+    formula="y = x / c: R_in = R_out",
+    source=f"{ATTNLRP} eq. 8",
+    keeps=Keep.ALL,
+)
+BATCH_NORM = Rule(
+    name="linear",
+    ops={aten.batch_norm.default: None},
+    when=on.all_of(on.in_evaluation, on.only("input")),
+    formula="fixed statistics: y = a x + c, R_in = R_out less what c takes",
+    source=f"{ATTNLRP} prop. 3.4",
+    keeps=Keep.ALL_BUT_CONSTANTS,
+)
+SUM = Rule(
+    name="sum",
+    ops=dict.fromkeys(sorted(SUMS, key=str)),
+    formula="R_i = a_i / (a_1 + ... + a_n) R_out; a constant term takes its share",
+    source=f"{ATTNLRP} eq. 8",
+    keeps=Keep.ALL_BUT_CONSTANTS,
+)
+MOVE = Rule(
+    name="move",
+    ops=dict.fromkeys(sorted(MOVES, key=str)),
+    formula="R follows its element; constants (CLS, padding) keep what reaches them",
+    source="each output element is a copy",
+    keeps=Keep.ALL_BUT_CONSTANTS,
+)
+SELECT = Rule(
+    name="select",
+    ops=dict.fromkeys(sorted(SELECTIONS, key=str)),
+    formula="R goes to the selected element",
+    source="piecewise linear, native gradient",
+    keeps=Keep.SELECTED,
+    epsilon=0.0,
+)
+SUM_BY_INDEX = Rule(
+    name="sum",
+    ops={aten.scatter_reduce.two: None},
+    when=on.reduces_by("sum", "mean"),
+    formula="R_i = a_i / (a_1 + ... + a_n) R_out; a constant term takes its share",
+    source=f"{ATTNLRP} eq. 8",
+    keeps=Keep.ALL_BUT_CONSTANTS,
+)
+SELECT_BY_INDEX = Rule(
+    name="select",
+    ops={aten.scatter_reduce.two: None},
+    when=on.reduces_by("amax", "amin"),
+    formula="R goes to the selected element",
+    source="piecewise linear, native gradient",
+    keeps=Keep.SELECTED,
+    epsilon=0.0,
+)
+SAMPLE = Rule(
+    name="sample",
+    ops={aten.grid_sampler.default: None},
+    holds=lambda site: ("grid",),
+    formula="interpolation between input elements; where to look is constant",
+    source=f"{ATTNLRP} eq. 8",
+    keeps=Keep.ALL,
+)
+ATTENTION_WEIGHTS_HELD = Rule(
+    name="weights held",
+    ops={aten.softmax.int: products.softmax},
+    when=on.role_is(Role.WEIGHTS),
+    holds=lambda site: ("self",),
+    formula="attention weights constant: all relevance to v",
+    source=CP_LRP,
+    keeps=Keep.ALL,
+)
+ATTENTION_HELD = Rule(
+    name="weights held",
+    ops={aten.scaled_dot_product_attention.default: products.sdpa_held},
+    holds=lambda site: ("query", "key", "attn_mask"),
+    formula="attention weights constant: all relevance to v",
+    source=CP_LRP,
+    keeps=Keep.ALL,
+)
+GATE_HELD = Rule(
+    name="gate held",
+    ops={aten.mul.Tensor: None},
+    when=on.one_gate,
+    holds=on.gate,
+    formula="y = a x with the gate a constant: R_x = R_out",
+    source=CP_LRP,
+    keeps=Keep.ALL,
+)
+PARAMETER_HELD = Rule(
+    name="parameter held",
+    ops={
+        aten.mul.Tensor: None,
+        aten.div.Tensor: None,
+        aten.einsum.default: None,
+        aten.matmul.default: products.matmul_held,
+    },
+    when=on.one_parameter,
+    holds=on.parameters,
+    formula="h = a h + B x, y = C h with a, B, C and gates constant: all relevance to x and h",
+    source="MambaLRP (Rezaei Jafari et al. 2024) sec. 4",
+    keeps=Keep.ALL,
+)
+RECURRENCE_HELD = replace(PARAMETER_HELD, when=on.all_of(on.role_is(Role.RECURRENCE), on.one_parameter))
+SOFT_CAP_NATIVE = Rule(
+    name="native soft cap",
+    ops={aten.tanh.default: None},
+    when=on.soft_cap,
+    formula="g_in = g_out (1 - tanh(x)^2)",
+    source="what LXT does",
+    keeps=Keep.NATIVE,
+)
+ROUTER_NATIVE = Rule(
+    name="native router",
+    ops={aten.div.Tensor: None},
+    when=on.all_of(on.role_is(Role.ROUTER), on.two_carry),
+    formula="native gradient of w / sum(w), which nets to nothing",
+    source="what LXT does",
+    keeps=Keep.NATIVE,
+)
+NATIVE = Rule(
+    name="native",
+    ops={},
+    formula="g_in = native gradient",
+    source="input * gradient",
+    keeps=Keep.NATIVE,
+)
