@@ -1,1 +1,1 @@
-"""One pass a file: an analysis returns a value, a transform edits the graph. The order stands in `lxt_fx.compiler.pipeline`."""
+"""One pass a file: an analysis returns a value, a transform edits the graph; `lxt_fx.compiler.pipeline` calls them."""

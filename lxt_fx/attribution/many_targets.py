@@ -58,8 +58,8 @@ def relevance_of(
 
     In gradient form relevance is value * gradient; in explicit form each output starts with its own value as relevance
     (for a function, output * d number / d output). `chunk` targets go backward at once and need memory for as many
-    gradients; None chooses it so that about 1 GiB is enough (`lxt_fx.attribution.many_targets.MEMORY`). The head of a language model is run on
-    the target positions alone, so no logits [batch, tokens, vocabulary] are made for (position, entry) pairs.
+    gradients; None chooses it so that about 1 GiB is enough (`MEMORY` of this module). The head of a language model is run
+    on the target positions alone, so no logits [batch, tokens, vocabulary] are made for (position, entry) pairs.
 
     Raises InputError for targets that do not fit, and NonFiniteError where a number or its relevance is not finite.
     """
