@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from torch import nn
 
-from lxt_fx import __version__
 from lxt_fx.attribution.one_input import explain
 from lxt_fx.attribution.target import Name, Target
 from lxt_fx.base.errors import InputError, LxtFxError, UnknownNameError
@@ -22,6 +21,7 @@ from lxt_fx.ledger.run_audit import audit
 from lxt_fx.report.certificates import certificate
 from lxt_fx.report.printed_graph import diff, show
 from lxt_fx.rule_table.tables import TABLES
+from lxt_fx.version import __version__
 
 app = typer.Typer(
     name="lxt-fx",

@@ -14,6 +14,9 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import token_embedding
 
+Inputs = Mapping[str, Any] | Tensor | tuple[Any, ...]
+"""Inputs of an explained module: by name, the first of them, or in order."""
+
 
 def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor:
     """The embeddings [batch, tokens, hidden] of `input_ids` [batch, tokens], as a leaf that asks for a gradient; of a model

@@ -11,10 +11,10 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from lxt_fx.base.errors import NonFiniteError
+from lxt_fx.base.node_text import dtype_name, op_name
 from lxt_fx.base.nodes import module_path, operands, source
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops.aten_kinds import MOVES, SELECTIONS, SUMS
-from lxt_fx.report.printed_graph import dtype_name, op_name
 
 _MAY_ADD_INFINITY = MOVES | SELECTIONS | SUMS
 """Ops that masks are written with: -inf from one of these is meant."""

@@ -12,12 +12,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from torch import Tensor, nn
 
+from lxt_fx.attribution.embeddings import Inputs
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError, NonFiniteError
 from lxt_fx.faithfulness.batch_inputs import Asked, RowInputs, ask, evaluating, row_inputs
 from lxt_fx.faithfulness.removed_units import Unit, Units, units_of
-from lxt_fx.ledger.run_audit import Inputs
 from lxt_fx.views.terminal import plain
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from torch import Tensor, nn
 
+from lxt_fx.attribution.embeddings import Inputs
 from lxt_fx.attribution.leaf_relevance import leaf_relevance
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetLike
@@ -29,7 +30,6 @@ from lxt_fx.faithfulness.batch_inputs import RowInputs, ask, evaluating, row_inp
 from lxt_fx.faithfulness.removal_curves import PerturbationCurves, Removal, check_counts
 from lxt_fx.faithfulness.removed_units import Unit, units_of
 from lxt_fx.faithfulness.tuned_table import Score, TunedTable
-from lxt_fx.ledger.run_audit import Inputs
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 from lxt_fx.rule_table.rule import RuleTable

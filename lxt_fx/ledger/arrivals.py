@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.ledger.books import Books
 from lxt_fx.views.terminal import plain
-
-if TYPE_CHECKING:
-    from lxt_fx.ledger.ledger import Ledger
-
 
 PARTS = ("value", "key", "query")
 
@@ -64,7 +60,7 @@ class Landing:
         return f"{title}\n\n{plain(table)}"
 
 
-def landing(ledger: Ledger, position: int) -> Landing:
+def landing(ledger: Books, position: int) -> Landing:
     """What attention gave to the token at `position` and what stood there, layer by layer.
 
     Raises InputError where no layer has tokens, or the position is not in the text.
@@ -86,7 +82,7 @@ def landing(ledger: Ledger, position: int) -> Landing:
     return Landing(position, token, arrivals, float(found[:, position].sum()), float(found.abs().sum()))
 
 
-def _arrival(ledger: Ledger, layer: str, position: int) -> Arrival:
+def _arrival(ledger: Books, layer: str, position: int) -> Arrival:
     profile = ledger.profile.get(layer)
     whole = math.nan if profile is None else float(profile.sum())
     own = math.nan if profile is None or position >= profile.shape[1] else float(profile[:, position].sum())

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from lxt_fx.base.node_text import op_name
 from lxt_fx.ledger.claimed_by_contribution import map_call, taken
 from lxt_fx.ops import activations, products
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
-from lxt_fx.report.printed_graph import op_name
 from lxt_fx.rule_table.rule import Keep, Rule
 
 aten = torch.ops.aten

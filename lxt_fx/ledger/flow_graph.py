@@ -6,20 +6,17 @@ import fnmatch
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import networkx as nx
 
 from lxt_fx.base.errors import InputError
-
-if TYPE_CHECKING:
-    from lxt_fx.ledger.ledger import Ledger
+from lxt_fx.ledger.books import Books
 
 TARGET = "target"
 """The node that stands for the explained number."""
 
 
-def flow_graph(ledger: Ledger) -> nx.DiGraph:
+def flow_graph(ledger: Books) -> nx.DiGraph:
     """The graph of what carried relevance, edges from what is read to what reads it, all amounts summed over rows.
 
     A node has `relevance` (what reached it), `leak` (what it kept), `op`, `rule`, `module`, `layer`, `line`, and for an

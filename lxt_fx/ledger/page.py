@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -11,11 +10,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from lxt_fx.ledger.books import Books
 from lxt_fx.ledger.claimed import Cause
 from lxt_fx.views.terminal import plain
-
-if TYPE_CHECKING:
-    from lxt_fx.ledger.ledger import Ledger
 
 TOKENS, LEAKS, NAMES = 10, 8, 6
 """How many tokens, single leaks and constants are listed."""
@@ -26,12 +23,12 @@ ROTATION = (
 )
 
 
-def ledger_text(ledger: Ledger) -> str:
+def ledger_text(ledger: Books) -> str:
     """The page as plain text."""
     return plain(ledger_view(ledger))
 
 
-def ledger_view(ledger: Ledger) -> RenderableType:
+def ledger_view(ledger: Books) -> RenderableType:
     """One row in full; of several rows only the sums, side by side."""
     heading = Text(f"Ledger of {ledger.model_class}, rules {ledger.table_name}, {ledger.dtype}", style="bold")
     said = [f"{'' if ledger.rows == 1 else f'row {row}: '}{text}" for row, text in enumerate(ledger.explained)]
@@ -42,7 +39,7 @@ def ledger_view(ledger: Ledger) -> RenderableType:
     return Group(*head, _balance(ledger), *_tokens(ledger), *_layers(ledger), *_leaks(ledger), "", *notes)
 
 
-def _balance(ledger: Ledger) -> Table:
+def _balance(ledger: Books) -> Table:
     """Sources + constants + leaks + residual = explained value."""
     table = _table("", *(["amount", "share"] if ledger.rows == 1 else [f"row {row}" for row in range(ledger.rows)]))
     for source in ledger.sources:
@@ -63,7 +60,7 @@ def _balance(ledger: Ledger) -> Table:
     return table
 
 
-def _names(table: Table, ledger: Ledger, cause: Cause) -> None:
+def _names(table: Table, ledger: Books, cause: Cause) -> None:
     """The constants of one cause by name, largest first, where a name says more than the cause."""
     named: dict[str, Tensor] = {}
     for entry in ledger.entries:
@@ -80,7 +77,7 @@ def _names(table: Table, ledger: Ledger, cause: Cause) -> None:
         _line(table, ledger, f"  {len(ordered) - len(shown)} more", rest, style="dim")
 
 
-def _line(table: Table, ledger: Ledger, name: str, amount: Tensor, style: str = "") -> None:
+def _line(table: Table, ledger: Books, name: str, amount: Tensor, style: str = "") -> None:
     numbers = [_number(float(a), float(v)) for a, v in zip(amount, ledger.value, strict=True)]
     if ledger.rows == 1:
         value = float(ledger.value)
@@ -88,7 +85,7 @@ def _line(table: Table, ledger: Ledger, name: str, amount: Tensor, style: str = 
     table.add_row(name, *numbers, style=style)
 
 
-def _tokens(ledger: Ledger) -> list[RenderableType]:
+def _tokens(ledger: Books) -> list[RenderableType]:
     """The tokens of largest absolute relevance."""
     found: list[RenderableType] = []
     for source in ledger.sources:
@@ -105,7 +102,7 @@ def _tokens(ledger: Ledger) -> list[RenderableType]:
     return found
 
 
-def _layers(ledger: Ledger) -> list[RenderableType]:
+def _layers(ledger: Books) -> list[RenderableType]:
     """From the output down: what reaches each layer, what it keeps by cause, what goes on below it."""
     causes = shown_causes(ledger)
     table = _table("from the output down", "reaches it", *(cause.value for cause in causes), "goes on")
@@ -121,7 +118,7 @@ def _layers(ledger: Ledger) -> list[RenderableType]:
     return ["", table] if table.row_count else []
 
 
-def _leaks(ledger: Ledger) -> list[RenderableType]:
+def _leaks(ledger: Books) -> list[RenderableType]:
     table = _table("largest leaks", "amount", "cause", "row", "module", "line", left=("cause", "row", "module", "line"))
     faults = ledger.faults()
     ordered = [entry for entry in ledger.largest(len(ledger.entries)) if not ledger.is_rounding(entry.amount)]
@@ -132,18 +129,18 @@ def _leaks(ledger: Ledger) -> list[RenderableType]:
     return ["", table] if table.row_count else []
 
 
-def _meanings(ledger: Ledger) -> list[str]:
+def _meanings(ledger: Books) -> list[str]:
     """What the causes on this page mean."""
     return [f"{cause.value}: {cause.meaning}." for cause in shown_causes(ledger)]
 
 
-def shown_causes(ledger: Ledger) -> list[Cause]:
+def shown_causes(ledger: Books) -> list[Cause]:
     """The causes that took more than rounding, at some node."""
     found = {e.cause for e in ledger.entries if e.cause is not Cause.UNACCOUNTED and not ledger.is_rounding(e.amount)}
     return [cause for cause in Cause if cause in found]
 
 
-def _verdict(ledger: Ledger) -> str:
+def _verdict(ledger: Books) -> str:
     faults = ledger.faults()
     relative = float((ledger.residual / ledger.scale()).abs().max())
     if not faults:

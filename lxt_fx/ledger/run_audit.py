@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lxt_fx.attribution.embeddings import with_embeddings
+from lxt_fx.attribution.embeddings import Inputs, with_embeddings
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import Choice, TargetLike, choose, class_labels
@@ -20,8 +20,6 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.close import settle_accounts
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.taps import Meter, Taps
-
-Inputs = Mapping[str, Any] | Tensor | tuple[Any, ...]
 
 
 def audit(

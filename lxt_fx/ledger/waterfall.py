@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.ledger.books import Books
 from lxt_fx.ledger.claimed import Cause
 from lxt_fx.ledger.page import shown_causes
 from lxt_fx.views.heatmap import BLACK, EDGE, MUTED, NARROWEST, save
-
-if TYPE_CHECKING:
-    from lxt_fx.ledger.ledger import Ledger
 
 COLOURS = {
     Cause.BIAS: "#0072b2", Cause.CONSTANT: "#56b4e9", Cause.INTERCEPT: "#009e73", Cause.OFFSET: "#e69f00",
@@ -36,7 +34,7 @@ class Bar(NamedTuple):
     segments: tuple[tuple[str, str, float, float], ...]
 
 
-def waterfall(ledger: Ledger, path: str | Path, width: float) -> None:
+def waterfall(ledger: Books, path: str | Path, width: float) -> None:
     """Writes the figure as PNG, `width` inches wide.
 
     Raises InputError for a ledger of several rows, or a width too small.
@@ -54,7 +52,7 @@ def waterfall(ledger: Ledger, path: str | Path, width: float) -> None:
     save(figure, path, "png")
 
 
-def bars(ledger: Ledger) -> list[Bar]:
+def bars(ledger: Books) -> list[Bar]:
     """From the explained value down to the inputs; layers that keep nothing are left out."""
     left, shown = float(ledger.value), shown_causes(ledger) + ([Cause.UNACCOUNTED] if ledger.faults() else [])
     found = [Bar("explained value", (("explained value", VALUE, 0.0, left),))]

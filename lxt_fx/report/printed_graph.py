@@ -12,6 +12,7 @@ import torch
 from torch.fx import Node
 
 from lxt_fx.base.errors import UnknownNameError
+from lxt_fx.base.node_text import dtype_name, op_name
 from lxt_fx.base.nodes import TensorType, module_stack, source, value
 from lxt_fx.compiler.explained import Explained, Stage
 from lxt_fx.ops import products
@@ -19,11 +20,6 @@ from lxt_fx.passes.positions.asked import said
 from lxt_fx.report.modules_table import modules_table
 from lxt_fx.rule_table.rule import Rule
 
-_DTYPES = {
-    torch.float64: "f64", torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.int64: "i64",
-    torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.bool: "bool",
-    torch.complex64: "c64", torch.complex128: "c128",
-}  # fmt: skip
 _COLUMN = 88
 PLAIN_LAYERS = ("torch.nn.", "transformers.activations.")
 """Modules that are no block of their own in a printed graph: their one line names them anyway."""
@@ -220,20 +216,6 @@ def _symbol_names(stage: Stage) -> Mapping[str, str]:
                 if symbol not in found:
                     found[symbol] = next(letters, symbol)
     return found
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """`f32` for torch.float32."""
-    return _DTYPES.get(dtype, str(dtype).removeprefix("torch."))
-
-
-def op_name(node: Node) -> str:
-    """`add` for aten.add.Tensor, `lxt_fx.sdpa` for an op of ours."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return getattr(node.target, "__name__", str(node.target))
-    namespace, name = schema.name.split("::")
-    return str(name if namespace == "aten" else f"{namespace}.{name}")
 
 
 def _relative(path: str, reader: Node | None) -> str:
