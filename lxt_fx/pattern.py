@@ -125,6 +125,7 @@ class Op:
     def __call__(self, *args: Any, **kwargs: Any) -> Part:
         defaults = _defaults(self.target)
         names = list(defaults) or [f"arg{index}" for index in range(len(args))]
+        assert len(args) <= len(names) and kwargs.keys() <= set(names), f"{self.target} has the arguments {names}"
         return _Call(self.target, self.commutes, {**defaults, **dict(zip(names, args, strict=False)), **kwargs})
 
 
@@ -141,6 +142,9 @@ class _Call(Part):
 @dataclass(frozen=True, slots=True, eq=False)
 class _Variable(Part):
     name: str
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,7 +176,9 @@ class _Search:
         self.refused: list[tuple[int, Place, str]] = []
 
     def readings(self, pattern: Callable[..., Part], node: Node) -> Iterator[Found]:
-        return self._read(_written(pattern), Place(node, "", node), Found({}, ()))
+        names, part = _written(pattern)
+        assert self.checks.keys() <= names, f"{pattern.__name__} has the variables {names}"
+        return self._read(part, Place(node, "", node), Found({}, ()))
 
     def refuse(self, so_far: Found, place: Place, expected: str) -> None:
         self.refused.append((len(so_far.nodes) + len(so_far.values), place, expected))
@@ -230,8 +236,10 @@ class _Search:
 
 
 @cache
-def _written(pattern: Callable[..., Part]) -> Part:
-    return pattern(*map(_Variable, inspect.signature(pattern).parameters))
+def _written(pattern: Callable[..., Part]) -> tuple[frozenset[str], Part]:
+    """The variables of a pattern, and what it makes of them."""
+    names = inspect.signature(pattern).parameters
+    return frozenset(names), pattern(*map(_Variable, names))
 
 
 @cache
@@ -255,4 +263,8 @@ def _from_the_end(node: Node, named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(found: Any) -> str:
-    return f"%{found.name} = {found.target}" if isinstance(found, Node) else str(found)
+    if isinstance(found, list):
+        return f"[{', '.join(map(_text, found))}]"
+    if not isinstance(found, Node):
+        return str(found)
+    return f"%{found.name} = {found.target}" if found.op == "call_function" else f"%{found.name}"
