@@ -8,10 +8,13 @@ import torch
 from torch.fx import Node
 
 from lxt_fx.base.nodes import shape
+from lxt_fx.base.pattern import Mismatch, Op, Part, any_of, match, number
 from lxt_fx.ops.aten_kinds import MOVES, POINTWISE_LINEAR
 from lxt_fx.rule_table.rule import Condition, Refusal, Role, Site, statement
 
 aten = torch.ops.aten
+
+_tanh = Op(aten.tanh.default)
 
 GATES = frozenset(
     {
@@ -137,14 +140,14 @@ def in_evaluation(site: Site) -> Refusal:
 
 def soft_cap(site: Site) -> Refusal:
     """It is tanh(x / c) * c: the input is divided by a number, the output multiplied by one."""
-    before = site.node.args[0]
-    divided = isinstance(before, Node) and _by_number(before)
-    multiplied = all(_by_number(user) for user in site.node.users)
-    return None if divided and multiplied else "not a soft cap"
+    readers = [match(capped, reader, below=number, above=number) for reader in site.node.users]
+    return next((f"not a soft cap: {found}" for found in readers if isinstance(found, Mismatch)), None)
 
 
-def _by_number(node: Node) -> bool:
-    return node.target in (aten.div.Tensor, aten.mul.Tensor) and isinstance(node.args[1], (int, float))
+def capped(x: Part, below: Part, above: Part) -> Part:
+    """tanh(x / c) * c; a product with 1 / c is a division too."""
+    squeezed = _tanh(any_of(x / below, x * below))
+    return any_of(squeezed * above, squeezed / above)
 
 
 def gate(site: Site) -> tuple[str, ...]:

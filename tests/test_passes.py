@@ -297,6 +297,49 @@ class WrittenOut(nn.Module):
         return powers / torch.exp(2 * x).sum(-1, keepdim=True)
 
 
+def _over_a_constant_sum(x: Tensor) -> Tensor:
+    powers = torch.exp(x)
+    return powers / powers.sum(-1, keepdim=True).detach()
+
+
+def _over_a_sum_of_copies(x: Tensor) -> Tensor:
+    powers = torch.exp(x[:, :1])
+    return powers / powers.expand(2, 5, 4).sum(1, keepdim=True)
+
+
+def _shifted_by_the_largest_copy(x: Tensor) -> Tensor:
+    scores = x[0, 0]
+    return torch.softmax(scores - scores.expand(5, 4).amax(0, keepdim=True), 0)
+
+
+def _norm_with_twice_the_epsilon(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(torch.add(x.pow(2).mean(-1, keepdim=True), 0.1, alpha=2))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        _over_a_constant_sum,
+        _over_a_sum_of_copies,
+        _shifted_by_the_largest_copy,
+        _norm_with_twice_the_epsilon,
+    ],
+)
+def test_what_only_looks_like_a_softmax_or_a_norm_is_computed_as_the_model_does(
+    function: Callable[[Tensor], Tensor],
+) -> None:
+    """A constant sum takes no part in the gradient; a sum over copies or a scaled epsilon makes another value of it."""
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    lxt_fx.transform(Function(function).eval(), (x,), strict=False, dynamic=False)  # compares the forward
+    plain = lxt_fx.transform(Function(function).eval(), (x,), rules="gradient", dynamic=False)
+    mine, own = x.clone().requires_grad_(True), x.clone().requires_grad_(True)
+    value, expected = plain(mine), function(own)
+    r = torch.randn_like(expected)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-14)
+    gradients = torch.autograd.grad(value, mine, r)[0], torch.autograd.grad(expected, own, r)[0]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize(
     ("spelling", "is_softmax"),
     [

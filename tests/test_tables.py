@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from golden_cases import load_golden, relative
@@ -52,6 +54,35 @@ def test_a_soft_cap_is_identity_in_ours_and_native_in_lxt() -> None:
     model = MODELS["gemma3"]()
     assert rows_in(lxt_fx.transform(model), "lxt_fx.tanh.default") == ["identity"]
     assert rows_in(lxt_fx.transform(model, rules="lxt"), "aten.tanh.default") == ["native soft cap"]
+
+
+class Squeezed(nn.Module):
+    """A function of tanh(x / 3)."""
+
+    def __init__(self, after: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.after = after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(torch.tanh(x / 3))
+
+
+CAPS: dict[str, tuple[Callable[[Tensor], Tensor], str | None]] = {
+    "times a number": (lambda y: y * 3, None),
+    "by a number": (lambda y: y / 0.3, None),
+    "twice": (lambda y: torch.cat([y * 3, y * 2]), None),
+    "an exponential of it": (lambda y: y.exp(), "%exp: expected {}, found %exp = aten.exp.default"),
+    "read elsewhere too": (lambda y: y * 3 + y, "%add: expected {}, found %add = aten.add.Tensor"),
+}
+
+
+@pytest.mark.parametrize("case", CAPS)
+def test_a_tanh_that_is_no_soft_cap_is_told_why(case: str) -> None:
+    after, why = CAPS[case]
+    explained = lxt_fx.transform(Squeezed(after), (torch.randn(2, 3),), rules="lxt", strict=False)
+    (match,) = (found for found in explained.record.matches.values() if found.kind == "aten.tanh.default")
+    expected = why and "not a soft cap: " + why.format("aten.mul.Tensor or aten.div.Tensor")
+    assert dict(match.refusals).get("native soft cap") == expected
 
 
 def test_the_soft_cap_only_rescales_relevance() -> None:

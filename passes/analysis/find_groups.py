@@ -11,6 +11,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import shape
+from lxt_fx.base.pattern import Found, Op, Part, exactly, match, number
 from lxt_fx.ops.aten_kinds import MOVES, POINTWISE, POINTWISE_LINEAR, PRODUCTS, REDUCTIONS
 from lxt_fx.passes.analysis.find_recurrences import find_recurrences
 from lxt_fx.passes.analysis.find_roles import find_roles
@@ -20,8 +21,15 @@ from lxt_fx.rule_table.rule import GroupKind, Role
 
 aten = torch.ops.aten
 
+_rsqrt, _mean = Op(aten.rsqrt.default), Op(aten.mean.dim)
+
 _RESHAPES_IN_STATISTIC = frozenset({aten.expand.default, aten.expand_as.default, aten.unsqueeze.default, aten.view.default})
 _LINEAR = POINTWISE_LINEAR | PRODUCTS | MOVES | {aten.mean.dim, aten.sum.dim_IntList, aten.cumsum.default}
+
+
+def rms_norm(x: Part, dims: Part, eps: Part) -> Part:
+    """To the letter: the fused op then computes the same bits."""
+    return x * _rsqrt(_mean(x**2, dims, keepdim=True) + eps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,27 +136,12 @@ def _is_linear(flow: Flow, members: frozenset[Node]) -> bool:
 
 
 def _norm_group(flow: Flow, node: Node, origin: Node, scaled: Node, statistic: Node, region: frozenset[Node]) -> Group:
-    rms = _rms_arguments(node, scaled, statistic)
-    if rms is not None:
-        return Group(GroupKind.RMS_NORM, node, scaled, region | {node}, rms, statistic)
+    rms = match(rms_norm, node, x=exactly(scaled), eps=number)
+    if isinstance(rms, Found):
+        arguments = {"self": scaled, "dims": rms["dims"], "eps": rms["eps"]}
+        return Group(GroupKind.RMS_NORM, node, scaled, region | {node}, arguments, statistic)
     kind = GroupKind.NORMALIZE if node.target is aten.mul.Tensor else GroupKind.NORMALIZE_QUOTIENT
     return Group(kind, node, origin, region | {node}, {"self": scaled, "statistic": statistic}, statistic)
-
-
-def _rms_arguments(node: Node, scaled: Node, statistic: Node) -> dict[str, Any] | None:
-    """x * rsqrt(mean(x^2, dims) + eps), to the letter: the fused op then computes the same bits."""
-    if node.target is not aten.mul.Tensor or statistic.target is not aten.rsqrt.default:
-        return None
-    added = statistic.args[0]
-    if not isinstance(added, Node) or added.target is not aten.add.Tensor or not isinstance(added.args[1], float):
-        return None
-    mean = added.args[0]
-    if not isinstance(mean, Node) or mean.target is not aten.mean.dim or list(mean.args[2:]) != [True] or mean.kwargs:
-        return None
-    square = mean.args[0]
-    if not isinstance(square, Node) or square.target is not aten.pow.Tensor_Scalar or square.args != (scaled, 2):
-        return None
-    return {"self": scaled, "dims": mean.args[1], "eps": added.args[1]}
 
 
 def _divides_by_sum(group: Group) -> bool:

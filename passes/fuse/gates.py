@@ -7,7 +7,16 @@ from collections.abc import Set
 from torch.fx import Graph, Node
 
 from lxt_fx.base.nodes import dtype, written_shape
+from lxt_fx.base.pattern import Found, Op, Part, any_of, match_alone
 from lxt_fx.ops import activations, fused, products
+
+_mul, _silu, _gelu = Op(products.mul, commutes=True), Op(activations.silu), Op(activations.gelu)
+_KINDS = {None: "silu", "none": "gelu", "tanh": "gelu_tanh"}
+
+
+def gated(gate: Part, up: Part, approximate: Part) -> Part:
+    """`silu(gate) * up` or `gelu(gate) * up`."""
+    return _mul(any_of(_silu(gate), _gelu(gate, approximate=approximate)), up)
 
 
 def fuse_gates(graph: Graph, carrying: Set[Node]) -> int:
@@ -15,25 +24,17 @@ def fuse_gates(graph: Graph, carrying: Set[Node]) -> int:
     activation."""
     edits = 0
     for node in list(graph.nodes):
-        if node.target is products.mul and node in carrying:
+        if node in carrying:
             edits += _fuse(node)
     return edits
 
 
 def _fuse(product: Node) -> int:
-    for gate, up in (product.args, product.args[::-1]):
-        kind = _kind(gate) if isinstance(gate, Node) else None
-        if kind is None or not isinstance(gate, Node) or not isinstance(up, Node) or len(gate.users) != 1:
-            continue
-        if written_shape(gate) == written_shape(up) == written_shape(product) and dtype(gate) == dtype(up):
-            product.target, product.args, product.kwargs = fused.gated, (gate.args[0], up, kind), {}
-            return 1
-    return 0
-
-
-def _kind(gate: Node) -> str | None:
-    if gate.target is activations.silu:
-        return "silu"
-    if gate.target is not activations.gelu:
-        return None
-    return "gelu_tanh" if gate.kwargs.get("approximate") == "tanh" else "gelu"
+    found = match_alone(gated, product)
+    if not isinstance(found, Found):
+        return 0
+    gate, up = found["gate"], found["up"]
+    if not written_shape(gate) == written_shape(up) == written_shape(product) or dtype(gate) != dtype(up):
+        return 0
+    product.target, product.args, product.kwargs = fused.gated, (gate, up, _KINDS[found.values.get("approximate")]), {}
+    return 1

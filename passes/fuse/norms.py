@@ -8,55 +8,56 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from lxt_fx.base.nodes import arguments, shape, value, written_shape
+from lxt_fx.base.nodes import shape, value, written_shape
+from lxt_fx.base.pattern import Found, Op, Part, any_of, match_alone
 from lxt_fx.ops import fused, norms, products
 
 aten = torch.ops.aten
+
+_rms_norm, _to = Op(norms.rms_norm), Op(aten.to.dtype)
+
+
+def weighted_norm(x: Part, weight: Part, dims: Part, eps: Part, inner: Part, middle: Part, outer: Part) -> Part:
+    """`weight * norm(x.to(inner)).to(middle)`, cast to `outer`; any of the casts may be missing."""
+    norm = _rms_norm(_cast(x, inner), dims, eps)
+    return _cast(_cast(norm, middle) * weight, outer)
+
+
+def _cast(part: Part, dtype: Part) -> Part:
+    return any_of(_to(part, dtype), part)
 
 
 def fuse_norms(graph: Graph, carrying: Set[Node]) -> int:
     """Transform: `weight * x.to(wide) rsqrt(...)`, cast before and after, becomes `lxt_fx.weighted_rms_norm`, where nothing
     else reads what lies between."""
+
+    def constant(found: Any) -> str | None:
+        return None if isinstance(found, Node) and found not in carrying and shape(found) else "a constant with dims"
+
     edits = 0
     for node in list(graph.nodes):
-        if node.target is aten.mul.Tensor and node in carrying and len(node.args) == 2:
-            edits += _fuse(node, carrying)
+        if node.target is aten.mul.Tensor and node in carrying:
+            cast_too = (match_alone(weighted_norm, root, weight=constant) for root in (*node.users, node))
+            edits += next((_fuse(found) for found in cast_too if isinstance(found, Found)), 0)
     return edits
 
 
-def _fuse(product: Node, carrying: Set[Node]) -> int:
-    for side, weight in (product.args, product.args[::-1]):
-        norm = uncast(side)
-        if norm is None or norm.target is not norms.rms_norm or len(norm.users) != 1 or not isinstance(weight, Node):
-            continue
-        if weight in carrying or not shape(weight) or written_shape(norm) != written_shape(product):
-            continue
-        settings = arguments(norm)
-        x = uncast(settings["self"]) or settings["self"]
-        last = next(iter(product.users)) if len(product.users) == 1 else product
-        root = last if _is_cast(last) else product
-        root.target = fused.weighted_rms_norm
-        held = weight.args[0] if weight.target is products.hold else weight
-        root.args = (x, held, settings["dims"], settings["eps"])
-        root.kwargs = _changes(x, weight, {"inner": norm, "middle": side, "outer": root})
-        return 1
-    return 0
+def _fuse(found: Found) -> int:
+    root, x, weight = found.nodes[0], found["x"], found["weight"]
+    if written_shape(x) != written_shape(root):
+        return 0
+    root.target = fused.weighted_rms_norm
+    root.args = (x, weight.args[0] if weight.target is products.hold else weight, found["dims"], found["eps"])
+    root.kwargs = _changes(found)
+    return 1
 
 
-def _changes(x: Node, weight: Node, after: dict[str, Any]) -> dict[str, Any]:
+def _changes(found: Found) -> dict[str, Any]:
     """The dtypes that are not the op's defaults."""
-    dtypes = {name: value(node).dtype for name, node in after.items()}
-    product = torch.promote_types(dtypes["middle"], value(weight).dtype)
-    defaults = {"inner": value(x).dtype, "middle": dtypes["inner"], "outer": product}
-    return {name: dtype for name, dtype in dtypes.items() if dtype != defaults[name]}
-
-
-def uncast(node: Any) -> Node | None:
-    """What a cast that has one reader casts; the node itself where it is no cast; None where it is no node."""
-    if not isinstance(node, Node):
-        return None
-    return node.args[0] if _is_cast(node) and len(node.users) == 1 else node  # type: ignore[return-value]
-
-
-def _is_cast(node: Node) -> bool:
-    return node.target is aten.to.dtype and len(node.args) == 2 and not node.kwargs
+    read, weight = value(found["x"]).dtype, value(found["weight"]).dtype
+    inner = found.values.get("inner", read)
+    middle = found.values.get("middle", inner)
+    product = torch.promote_types(middle, weight)
+    outer = found.values.get("outer", product)
+    pairs = {"inner": (inner, read), "middle": (middle, inner), "outer": (outer, product)}
+    return {name: dtype for name, (dtype, default) in pairs.items() if dtype != default}
