@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from lxt_fx.checkpoint import Checkpoint, Segments, check_checkpoint
@@ -19,7 +19,7 @@ from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained, Recaptures, Record, Stage
 from lxt_fx.forms import Form, epsilon_of
 from lxt_fx.inputs import SEED, Example
-from lxt_fx.nodes import fixed_size, is_float
+from lxt_fx.nodes import fixed_size
 from lxt_fx.on_meta import on_meta
 from lxt_fx.passes.add_epsilon import add_epsilon
 from lxt_fx.passes.assign_rules import Plan, assign_rules, check_complete, check_overrides
@@ -35,6 +35,7 @@ from lxt_fx.passes.lower import lower
 from lxt_fx.passes.lower_explicit import lower_explicit
 from lxt_fx.passes.mark_flow import Flow, mark_flow
 from lxt_fx.passes.merge_batch_norm import merge_batch_norm
+from lxt_fx.passes.relevance_leaves import relevance_leaves
 from lxt_fx.passes.rewrite import Rewritten, rewrite
 from lxt_fx.passes.select_positions import select_positions
 from lxt_fx.passes.start_from_embeddings import Started, start_from_embeddings
@@ -206,7 +207,7 @@ class _Compiled:
 
 def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[str, float]) -> _Compiled:
     gm = source.captured.gm
-    at_capture = plain_stage("capture", gm, mark_flow(gm, _float_inputs(gm)))
+    at_capture = plain_stage("capture", gm, mark_flow(gm, relevance_leaves(gm.graph)))
     begun = _made_canonical(source, seconds)
     sizes, narrowing = _sizes(gm), None
     if options.positions is not None:
@@ -242,11 +243,11 @@ def _made_canonical(source: Source, seconds: dict[str, float]) -> _Canonical:
             step(gm)
             check(step.__name__)
     with _timed(seconds, "flow"):
-        flow, started = mark_flow(gm, _float_inputs(gm)), None
+        flow, started = mark_flow(gm, relevance_leaves(gm.graph)), None
     if not _has_leaf(flow) and (started := start_from_embeddings(gm, example, source.model)):
         example = started.example
         check = step_check(gm, example)
-        flow = mark_flow(gm, _float_inputs(gm))
+        flow = mark_flow(gm, relevance_leaves(gm.graph))
     _require_leaf(source.model_class, flow)
     return _Canonical(example, started, flow, check)
 
@@ -283,7 +284,7 @@ def _module(gm: GraphModule, options: Options, seconds: dict[str, float]) -> Exp
 def segments_of(module: Explained, checkpoint: Literal["layers", "sqrt"] | int) -> Segments:
     """Where the graph that a plain call of the module runs is cut."""
     gm = GraphModule(module, module.fused)
-    return find_segments(gm, mark_flow(gm, _float_inputs(gm)), checkpoint)
+    return find_segments(gm, mark_flow(gm, relevance_leaves(gm.graph)), checkpoint)
 
 
 def _chosen(gm: GraphModule, flow: Flow, table: RuleTable, seconds: dict[str, float]) -> tuple[Groups, Plan]:
@@ -342,12 +343,6 @@ def _sizes(gm: GraphModule) -> dict[str, tuple[int | None, ...]]:
         for node in gm.graph.nodes
         if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)
     }
-
-
-def _float_inputs(gm: GraphModule) -> list[Node]:
-    """Where relevance is read: the float inputs, without masks that are given as floats beside others."""
-    floats = [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)]
-    return [node for node in floats if "mask" not in str(node.target)] or floats
 
 
 def _has_leaf(flow: Flow) -> bool:

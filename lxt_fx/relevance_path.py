@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from torch.fx import Node
 
 from lxt_fx.explained import Explained, Record
-from lxt_fx.nodes import is_float, module_path, module_stack, operands, shape, source, value
+from lxt_fx.nodes import module_path, module_stack, operands, shape, source, value
 from lxt_fx.on_meta import NOT_COMPARED
 from lxt_fx.ops import norms, products
 from lxt_fx.passes.mark_flow import SHAPE_ONLY, SHAPE_READERS, Flow, aten, differentiable_operands, mark_flow
+from lxt_fx.passes.relevance_leaves import relevance_leaves
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES
 from lxt_fx.rule import GroupKind, Keep, kind_text
 from lxt_fx.show import PLAIN_LAYERS
@@ -98,7 +99,7 @@ class NotProven:
 
 def flow_that_runs(explained: Explained) -> Flow:
     """Analysis: who carries relevance in the graph that runs, from its inputs, and not as recorded."""
-    return mark_flow(explained, [n for n in explained.graph.nodes if n.op == "placeholder" and is_float(n)])
+    return mark_flow(explained, relevance_leaves(explained.graph))
 
 
 def path_entries(explained: Explained, flow: Flow) -> list[Entry]:

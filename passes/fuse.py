@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch.fx import Graph, GraphModule, Node
 
-from lxt_fx.nodes import is_float
 from lxt_fx.passes.drop_dead import drop_dead_nodes
 from lxt_fx.passes.fuse_attention import fuse_attention
 from lxt_fx.passes.fuse_gates import fuse_gates
@@ -14,6 +13,7 @@ from lxt_fx.passes.fuse_norms import fuse_norms
 from lxt_fx.passes.fuse_rotary import fuse_rotary
 from lxt_fx.passes.mark_flow import mark_flow
 from lxt_fx.passes.merge_shares import merge_shares
+from lxt_fx.passes.relevance_leaves import relevance_leaves
 
 
 def fuse(gm: GraphModule) -> Graph:
@@ -22,7 +22,7 @@ def fuse(gm: GraphModule) -> Graph:
 
     The graph of `gm` stays as it is: the audit, `watch` and the certificate read that one.
     """
-    flow = mark_flow(gm, [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)])
+    flow = mark_flow(gm, relevance_leaves(gm.graph))
     graph = Graph()
     copies: dict[Node, Node] = {}
     graph.output(graph.graph_copy(gm.graph, copies))
