@@ -97,7 +97,8 @@ def _known_early(nodes: list[Node]) -> set[Node]:
         if node.op in ("placeholder", "get_attr"):
             known.add(node)
         elif node.op == "call_function" and _is_pure(node) and known.issuperset(node.all_input_nodes):
-            if leaves.isdisjoint(node.all_input_nodes) or shape(node) is None:  # the size of a leaf is known early, its values are not
+            reads_leaf = not leaves.isdisjoint(node.all_input_nodes)
+            if not reads_leaf or shape(node) is None:  # the size of a leaf is known early, its values are not
                 known.add(node)
     return known
 

@@ -171,13 +171,13 @@ class Explained(GraphModule):
         observers = [observing(fitting) for observing in self._observers]
         if places := hooked_places(self):
             if torch.compiler.is_compiling():
-                raise CallError(f"{next(iter(places))} has a hook, and hooks run node by node: remove it, or do not compile")
+                raise CallError(f"{next(iter(places))} has a hook; hooks run node by node: remove it, or do not compile")
             observers.append(HookRunner(fitting._values(), places))
         self._told.any = bool(places)
         if observers and has_hooks(self):
             raise CallError(
-                "the module has hooks of its own and is called node by node, as `watch` and hooks on submodules ask for, and "
-                "torch does not run them there: remove them, or move them to the call"
+                f"{self.record.model_class}: the module has hooks of its own, and `watch` or hooks on submodules ask for a call "
+                "node by node, where torch does not run them; remove them, and do the same around the call"
             )
         return observers
 

@@ -102,7 +102,7 @@ class HookRunner:
             call.begin()
 
     def after(self, node: Node, result: Any) -> None:
-        """What enters is taken down, and the forward hooks of the modules that end here run, the innermost module's first."""
+        """What enters is noted; forward hooks of the modules that end here run, the innermost module's first."""
         for call in self.entering.get(node, ()):
             call.values[node] = result
         for call in sorted(self.leaving.get(node, ()), key=lambda call: -len(call.path)):
@@ -121,12 +121,12 @@ class _Call:
 
     def begin(self) -> None:
         for key, hook in list(self.place._forward_pre_hooks.items()):
-            named = ({},) if key in self.place._forward_pre_hooks_with_kwargs else ()
+            named: list[Any] = [{}] if key in self.place._forward_pre_hooks_with_kwargs else []
             self._nothing(hook(self.place, self._given(), *named))
 
     def end(self, output: Tensor) -> None:
         for key, hook in list(self.place._forward_hooks.items()):
-            named = ({},) if key in self.place._forward_hooks_with_kwargs else ()
+            named: list[Any] = [{}] if key in self.place._forward_hooks_with_kwargs else []
             self._nothing(hook(self.place, self._given(), *named, output))
         self.values.clear()
 

@@ -12,7 +12,6 @@ from torch.fx import GraphModule, Interpreter
 from torch.utils import _pytree as pytree
 
 from lxt_fx.explained import Explained
-from lxt_fx.explained import Explained
 from lxt_fx.inputs import SEED, Example
 from lxt_fx.on_meta import on_meta
 from lxt_fx.passes.capture import torch_state_kept

@@ -38,8 +38,8 @@ class Watched:
 
 @dataclass(slots=True)
 class Watch(Mapping[str, Watched]):
-    """What is watched, by module path or `%node`, in the order of the graph. Filled by each call of the module. `nodes` says
-    for each whose value it is, by name of the node: the same in both forms."""
+    """What is watched, by module path or `%node`. Filled by each call of the module. `nodes` names for each the node of the
+    graph whose value it is, the same one in both forms."""
 
     nodes: Mapping[str, str]
     found: dict[str, Watched] = field(default_factory=dict)
@@ -69,8 +69,8 @@ def watch(explained: Explained, *places: str) -> Iterator[Watch]:
             explained(inputs_embeds=e).logits[0, -1, 42].backward()
         layers["model.layers.0"].relevance.sum(-1)
 
-    Both forms give the same (start explicit ones with `logit.backward(logit)`). With `transform(positions=...)` a value that
-    nothing needs at other positions is there at the asked ones only, and so is its relevance: it is 0 at the others.
+    Both forms give the same (start the explicit one with `logit.backward(logit)`). With `transform(positions=...)` a value
+    that nothing needs at other positions is there at the asked ones only; its relevance is 0 at the others.
 
     Raises UnknownNameError where a place selects nothing that carries relevance, and InputError where a module has several
     outputs that do, or is called several times: then its relevance is not that of one value.
@@ -122,8 +122,8 @@ def _named(values: GraphValues, pattern: str) -> dict[str, Node]:
     others = [node for node in named if values.carries(values.of(node))]
     if others and not chosen:
         raise UnknownNameError(
-            f"watch: %{others[0].name} stands before an op of the explicit form, and what comes back to it is a gradient and "
-            f"no relevance; its value is that of %{values.of(others[0]).name}: watch that"
+            f"watch: %{others[0].name} stands before an op of the explicit form, and what comes back to it is a gradient "
+            f"and no relevance; its value is that of %{values.of(others[0]).name}: watch that"
         )
     return chosen
 

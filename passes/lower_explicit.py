@@ -39,8 +39,8 @@ STANDS_FOR: dict[Any, str] = {
     explicit.sdpa_held_steps: "value_of",
     **{op: "value" for fast, op in STEPS.items() if fast not in (products.sdpa, products.sdpa_held)},
 }
-"""Ops that `lower_explicit` puts behind a node, with the argument that holds the node's value. Theirs is the same value, all
-who read the node read it there, and what comes back to them is relevance; what they pass on to the node may be a gradient."""
+"""Ops that `lower_explicit` puts behind a node, with the argument that holds the node's value. They give the same value,
+everyone who read the node reads it there, and what comes back to them is relevance; the node itself may get a gradient."""
 
 SPECIAL = PASSES | CURVED | HALVED | frozenset(STEPS) | {products.softmax, activations.identity}
 
@@ -157,7 +157,7 @@ class _Lowering:
         return inserted
 
     def _stands_for(self, new: Node, node: Node) -> None:
-        assert arguments(new)[STANDS_FOR[new.target]] is node, f"%{new.name} must name %{node.name} as the value it stands for"
+        assert arguments(new)[STANDS_FOR[new.target]] is node, f"%{new.name} stands for %{node.name} and must hold its value"
         new.meta = dict(node.meta)
         self.made[new] = node
         self.carrying.add(new)

@@ -99,7 +99,8 @@ class GraphValues:
 
     def _call(self, key: str, path: str, made: list[Node]) -> ModuleCall:
         leaving = [node for node in made if any(key not in _calls(reader) for reader in self.readers(node))]
-        inside, reads = set(made), {}
+        inside = set(made)
+        reads: dict[Node, Node] = {}
         for node in made:
             for operand in dict.fromkeys(map(self.of, node.all_input_nodes)):
                 if operand not in inside and self.is_models(operand):
