@@ -176,8 +176,8 @@ class Explained(GraphModule):
         self._told.any = bool(places)
         if observers and has_hooks(self):
             raise CallError(
-                f"{self.record.model_class}: the module has hooks of its own, and `watch` or hooks on submodules ask for a call "
-                "node by node, where torch does not run them; remove them, and do the same around the call"
+                f"{self.record.model_class}: the module has hooks of its own, and `watch` and hooks on submodules need a "
+                "call node by node, where torch does not run them; remove them, and do the same around the call"
             )
         return observers
 

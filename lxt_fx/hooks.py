@@ -77,6 +77,18 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def hooks_said(model: nn.Module) -> tuple[str, ...]:
+    """A sentence on the hooks of a model that is transformed: they run while its graph is captured, and not after that."""
+    hooked = [path or "the model" for path, part in model.named_modules() if has_hooks(part)]
+    if not hooked:
+        return ()
+    more = f" and {len(hooked) - 3} more" if len(hooked) > 3 else ""
+    return (
+        f"hooks on {', '.join(hooked[:3])}{more} ran while the graph was captured: what forward hooks returned is part of it, "
+        "and none of them runs in a call",
+    )
+
+
 class HookRunner:
     """Runs the hooks of these places in one call of a graph.
 

@@ -18,6 +18,7 @@ from lxt_fx.checkpoint import Checkpoint, Segments, check_checkpoint
 from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained, Recaptures, Record, Stage
 from lxt_fx.forms import Form, epsilon_of
+from lxt_fx.hooks import hooks_said
 from lxt_fx.inputs import SEED, Example
 from lxt_fx.nodes import fixed_size
 from lxt_fx.on_meta import on_meta
@@ -69,6 +70,9 @@ def transform(
     A transformers model needs no example; it is captured on `inputs_embeds` ([batch, tokens, hidden]), `pixel_values`,
     `input_features` or `input_values` in the model's dtype, with dynamic batch and, for text, dynamic length. Any other
     module takes example inputs: `transform(net, (x,))`. The model itself is not changed; its parameters are shared.
+
+    Hooks on the model run while it is captured, and what they return becomes part of the graph; calls of the explained
+    module run the hooks that were put on its own submodules (docs/guide.md).
 
     After `logit.backward()`, `leaf * leaf.grad` is the relevance of each element of the leaf, summed over the hidden
     dimension that of each token (AttnLRP, Achtibat et al. 2024, for `rules="attnlrp"`).
@@ -323,7 +327,7 @@ def _record(
         optional=begun.example.optional,
         constants=begun.example.constants,
         method=captured.method,
-        specialised=captured.specialised,
+        specialised=captured.specialised + (() if isinstance(source.model, Explained) else hooks_said(source.model)),
         guards=begun.started.guards(captured.guards) if begun.started else captured.guards,
         sizes=compiled.sizes,
         forward_difference=difference,

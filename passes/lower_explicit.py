@@ -157,7 +157,7 @@ class _Lowering:
         return inserted
 
     def _stands_for(self, new: Node, node: Node) -> None:
-        assert arguments(new)[STANDS_FOR[new.target]] is node, f"%{new.name} stands for %{node.name} and must hold its value"
+        assert arguments(new)[STANDS_FOR[new.target]] is node, f"%{new.name} must hold the value of %{node.name}"
         new.meta = dict(node.meta)
         self.made[new] = node
         self.carrying.add(new)
