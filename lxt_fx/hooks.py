@@ -84,8 +84,8 @@ def hooks_said(model: nn.Module) -> tuple[str, ...]:
         return ()
     more = f" and {len(hooked) - 3} more" if len(hooked) > 3 else ""
     return (
-        f"hooks on {', '.join(hooked[:3])}{more} ran while the graph was captured: what forward hooks returned is part of it, "
-        "and none of them runs in a call",
+        f"hooks on {', '.join(hooked[:3])}{more} ran while the graph was captured: what they returned is part of it, and "
+        "none of them runs in a call",
     )
 
 
