@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 
 from lxt_fx.base.errors import InputError, UnknownNameError
-from lxt_fx.base.nodes import is_float, module_stack, shape
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.passes.analysis.module_values import GraphValues, ModuleCall
 
 
 @dataclass(slots=True)
@@ -39,7 +38,8 @@ class Watched:
 
 @dataclass(slots=True)
 class Watch(Mapping[str, Watched]):
-    """What is watched, by module path or `%node`, in the order of the graph. Filled by each call of the module."""
+    """What is watched, by module path or `%node`. Filled by each call of the module. `nodes` names for each the node of the
+    graph whose value it is, the same one in both forms."""
 
     nodes: Mapping[str, str]
     found: dict[str, Watched] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Watch(Mapping[str, Watched]):
 
 @contextmanager
 def watch(explained: Explained, *places: str) -> Iterator[Watch]:
-    """Keeps values inside the model, with their relevance, while the `with` block runs.
+    """Saves values inside the model, with their relevance, while the `with` block runs.
 
     A place is a module path with `*` for one segment (`model.layers.*`: the output of each layer) or a `%node` as printed
     by `show(explained, "lowered")`. Calls inside the block run node by node (slower than outside).
@@ -69,22 +69,22 @@ def watch(explained: Explained, *places: str) -> Iterator[Watch]:
             explained(inputs_embeds=e).logits[0, -1, 42].backward()
         layers["model.layers.0"].relevance.sum(-1)
 
-    Raises UnknownNameError where a place selects nothing that carries relevance.
+    Both forms give the same (start the explicit one with `logit.backward(logit)`). With `transform(positions=...)` a value
+    that nothing needs at other positions is there at the asked ones only; its relevance is 0 at the others.
+
+    Raises UnknownNameError where a place selects nothing that carries relevance, and InputError where a module has several
+    outputs that do, or is called several times: then its relevance is not that of one value.
     """
-    kept = Watch(_nodes_at(explained, places))
-    outer = explained._observer
-    explained._observer = lambda module: _Keeper(module, places, kept)
-    try:
-        yield kept
-    finally:
-        explained._observer = outer
+    seen = Watch({name: node.name for name, node in _nodes_at(explained, places).items()})
+    with explained._observed_by(lambda module: _Saver(module, places, seen)):
+        yield seen
 
 
-def _nodes_at(explained: Explained, places: tuple[str, ...]) -> dict[str, str]:
+def _nodes_at(explained: Explained, places: tuple[str, ...]) -> dict[str, Node]:
     """The nodes of this graph that are watched, by module path or `%node`."""
-    nodes: dict[str, str] = {}
+    values, nodes = explained._values(), dict[str, Node]()
     for place in places:
-        chosen = _chosen(explained, place)
+        chosen = _named(values, place[1:]) if place.startswith("%") else _outputs(values, place)
         if not chosen:
             raise UnknownNameError(
                 f"watch: {place!r} selects nothing that carries relevance; "
@@ -94,41 +94,56 @@ def _nodes_at(explained: Explained, places: tuple[str, ...]) -> dict[str, str]:
     return nodes
 
 
-class _Keeper(torch.fx.Interpreter):
-    """Runs the graph node by node and keeps the watched values with their gradients."""
+class _Saver:
+    """Saves the watched values as they are computed, and has autograd save their gradients."""
 
-    def __init__(self, explained: Explained, places: tuple[str, ...], kept: Watch) -> None:
-        super().__init__(explained)
-        self.names = {node: name for name, node in _nodes_at(explained, places).items()}
-        self.kept, self.form = kept, explained.record.form
+    def __init__(self, explained: Explained, places: tuple[str, ...], seen: Watch) -> None:
+        values = explained._values()
+        self.names: dict[Node, list[str]] = {}
+        for name, node in _nodes_at(explained, places).items():
+            self.names.setdefault(values.at(node), []).append(name)
+        self.seen, self.form = seen, explained.record.form
 
-    def run_node(self, n: Node) -> Any:
-        result = super().run_node(n)
-        if n.name in self.names:
+    def before(self, node: Node) -> None:
+        """Nothing is to be done before a node runs."""
+
+    def after(self, node: Node, result: Any) -> None:
+        """Saves what the node gave."""
+        for name in self.names.get(node, ()):
             if result.requires_grad and not result.is_leaf:
                 result.retain_grad()
-            self.kept.found[self.names[n.name]] = Watched(self.names[n.name], result, self.form)
-        return result
+            self.seen.found[name] = Watched(name, result, self.form)
 
 
-def _chosen(explained: Explained, place: str) -> dict[str, str]:
-    carrying = explained.record.stages["lowered"].carrying
-    nodes = [n for n in explained.graph.nodes if n.name in carrying and is_float(n) and shape(n) is not None]  # no tuples
-    if place.startswith("%"):
-        return {f"%{n.name}": n.name for n in nodes if fnmatch.fnmatchcase(n.name, place[1:])}
-    chosen: dict[str, str] = {}
-    for node in nodes:
-        for path in _left_by(node):
-            if len(path.split(".")) == len(place.split(".")) and fnmatch.fnmatchcase(path, place):
-                chosen[path] = node.name  # the last value that leaves the module is its output
+def _named(values: GraphValues, pattern: str) -> dict[str, Node]:
+    """The nodes of these names that get relevance back. Raises UnknownNameError where there are only others."""
+    named = [node for node in values.graph.nodes if fnmatch.fnmatchcase(node.name, pattern)]
+    chosen = {f"%{node.name}": node for node in named if values.carries(node)}
+    others = [node for node in named if values.carries(values.of(node))]
+    if others and not chosen:
+        raise UnknownNameError(
+            f"watch: %{others[0].name} stands before an op of the explicit form, and what comes back to it is a gradient "
+            f"and no relevance; its value is that of %{values.of(others[0]).name}: watch that"
+        )
     return chosen
 
 
-def _left_by(node: Node) -> set[str]:
-    """The modules that the node's value leaves: it was made inside them and is read outside."""
-    inside = {path for path, _ in module_stack(node)}
-    return {
-        path
-        for path in inside
-        if any(user.op == "output" or path not in {p for p, _ in module_stack(user)} for user in node.users)
-    }
+def _outputs(values: GraphValues, place: str) -> dict[str, Node]:
+    """The output of each module that the place names and that has one which carries relevance."""
+    chosen: dict[str, Node] = {}
+    for path, calls in values.calls.items():
+        fits = len(path.split(".")) == len(place.split(".")) and fnmatch.fnmatchcase(path, place)
+        if fits and (path or not place) and (found := _output(values, path, calls)) is not None:
+            chosen[path] = found
+    return chosen
+
+
+def _output(values: GraphValues, path: str, calls: list[ModuleCall]) -> Node | None:
+    found = [node for call in calls for node in call.leaving if values.carries(node)]
+    if len(found) > 1:
+        what = f"is called {len(calls)} times" if len(calls) > 1 else f"gives {len(found)} values that carry relevance"
+        raise InputError(
+            f"watch: {path or 'the model'} {what}, so there is no one output: it gives "
+            f"{', '.join(f'%{node.name}' for node in found)}; watch these by name"
+        )
+    return found[0] if found else None

@@ -5,19 +5,22 @@ from __future__ import annotations
 import ast
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Interpreter
+from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import PythonCode
 from torch.utils import _pytree as pytree
 
 from lxt_fx.base.errors import CallError
+from lxt_fx.compiler.hooks import HookRunner, Told, has_hooks, hooked_places, made_places
 from lxt_fx.ops.expectations import EXPECTATIONS
+from lxt_fx.passes.analysis.module_values import GraphValues
 from lxt_fx.passes.capture.example import FILLS
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.recompute import Segments, checkpointed_forward
@@ -80,6 +83,32 @@ class Record:
     positions: tuple[int, ...] | None = None
 
 
+class Observer(Protocol):
+    """Looks on while a graph runs node by node."""
+
+    def before(self, node: Node) -> None:
+        """Called before the node runs."""
+
+    def after(self, node: Node, result: Any) -> None:
+        """Called with what the node gave."""
+
+
+class _Observed(Interpreter):
+    """Runs a graph node by node for those who look on."""
+
+    def __init__(self, explained: Explained, observers: list[Observer]) -> None:
+        super().__init__(explained)
+        self.observers = observers
+
+    def run_node(self, n: Node) -> Any:
+        for observer in self.observers:
+            observer.before(n)
+        result = super().run_node(n)
+        for observer in self.observers:
+            observer.after(n, result)
+        return result
+
+
 class Explained(GraphModule):
     """A rewritten model. Call it like the model; `logit.backward()`, then `leaf * leaf.grad` is the relevance. In explicit
     form it is `logit.backward(logit)`, then `leaf.grad`.
@@ -93,12 +122,14 @@ class Explained(GraphModule):
     fused: Graph
     segments: Segments | None = None
     _recaptures: Recaptures | None = None
-    _observer: Callable[[Explained], Interpreter] | None = None
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
         super().__init__(root, graph, class_name)
         self._guards: list[tuple[str, CodeType]] = []
         self._embedding: tuple[nn.Module, ...] = ()
+        self._observers: tuple[Observing, ...] = ()
+        self._told = Told()
+        made_places(self, self._told)
 
     def _attach(self, record: Record, embedding: nn.Module | None, config: Any = None) -> None:
         self.record = record
@@ -129,9 +160,41 @@ class Explained(GraphModule):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self._bind(args, kwargs)
         fitting = self._fitting(bound)
-        if self._observer is not None:
-            return fitting._run_by(self._observer(fitting), bound)
+        if self._observers or self._told.any:
+            observers = self._observers_of(fitting)
+            if observers:
+                return fitting._run_by(_Observed(fitting, observers), bound)
         return super().__call__(**bound) if fitting is self else fitting(**bound)
+
+    def _observers_of(self, fitting: Explained) -> list[Observer]:
+        """Who looks on in this call: `watch`, and the hooks on submodules. Raises CallError where hooks cannot be run."""
+        observers = [observing(fitting) for observing in self._observers]
+        if places := hooked_places(self):
+            if torch.compiler.is_compiling():
+                raise CallError(f"{next(iter(places))} has a hook; hooks run node by node: remove it, or do not compile")
+            observers.append(HookRunner(fitting._values(), places))
+        self._told.any = bool(places)
+        if observers and has_hooks(self):
+            raise CallError(
+                f"{self.record.model_class}: the module has hooks of its own, and `watch` and hooks on submodules need a "
+                "call node by node, where torch does not run them; remove them, and do the same around the call"
+            )
+        return observers
+
+    @contextmanager
+    def _observed_by(self, observing: Observing) -> Iterator[None]:
+        """Calls inside run node by node, and this looks on."""
+        outer = self._observers
+        self._observers = (*outer, observing)
+        try:
+            yield
+        finally:
+            self._observers = outer
+
+    def _values(self) -> GraphValues:
+        """The values of the graph that the rules were proven on."""
+        lowered = self.record.stages["lowered"]
+        return GraphValues(self.graph, lowered.inserted, lowered.carrying)
 
     def _fitting(self, bound: Mapping[str, Any]) -> Explained:
         """This module; or, with `transform(dynamic="recapture")`, the one whose graph holds for inputs like these."""
@@ -141,6 +204,7 @@ class Explained(GraphModule):
         record, embedding = self.record, self._embedding
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
+        twin._observers, twin._told = (), copy.deepcopy(self._told, memo)  # the copied places have the same
         twin._attach(record, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
         if self.segments is not None:
             twin._cut(self.segments)
@@ -230,6 +294,9 @@ class Explained(GraphModule):
                     "the model again with an example of these shapes, or once with dynamic=\"recapture\""
                 )
 
+
+Observing = Callable[[Explained], Observer]
+"""Makes an observer of the graph that a call runs."""
 
 KEPT = 16
 """How many recaptured graphs a module keeps; the one that was needed longest ago goes first."""

@@ -11,14 +11,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.nodes import fixed_size, is_float
+from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.compiler.captured_model import Source, source_of
 from lxt_fx.compiler.explained import Explained, Recaptures, Record, Stage
+from lxt_fx.compiler.hooks import hooks_said
 from lxt_fx.compiler.options import Options, Rules, example_of, table_named
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import check_fused, step_check
@@ -27,6 +28,7 @@ from lxt_fx.passes.analysis.assign_rules import Plan, assign_rules, check_comple
 from lxt_fx.passes.analysis.find_groups import Groups, find_groups
 from lxt_fx.passes.analysis.find_modules import with_modules
 from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
+from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.canonical.canonicalise import canonicalise
 from lxt_fx.passes.canonical.fold_softmax import fold_softmax
 from lxt_fx.passes.canonical.functionalise import functionalise
@@ -68,6 +70,9 @@ def transform(
     A transformers model needs no example; it is captured on `inputs_embeds` ([batch, tokens, hidden]), `pixel_values`,
     `input_features` or `input_values` in the model's dtype, with dynamic batch and, for text, dynamic length. Any other
     module takes example inputs: `transform(net, (x,))`. The model itself is not changed; its parameters are shared.
+
+    Hooks on the model run while it is captured, and what they return becomes part of the graph; calls of the explained
+    module run the hooks that were put on its own submodules (docs/guide.md).
 
     After `logit.backward()`, `leaf * leaf.grad` is the relevance of each element of the leaf, summed over the hidden
     dimension that of each token (AttnLRP, Achtibat et al. 2024, for `rules="attnlrp"`).
@@ -206,7 +211,7 @@ class _Compiled:
 
 def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[str, float]) -> _Compiled:
     gm = source.captured.gm
-    at_capture = plain_stage("capture", gm, mark_flow(gm, _float_inputs(gm)))
+    at_capture = plain_stage("capture", gm, mark_flow(gm, relevance_leaves(gm.graph)))
     begun = _made_canonical(source, seconds)
     sizes, narrowing = _sizes(gm), None
     if options.positions is not None:
@@ -242,11 +247,11 @@ def _made_canonical(source: Source, seconds: dict[str, float]) -> _Canonical:
             step(gm)
             check(step.__name__)
     with _timed(seconds, "flow"):
-        flow, started = mark_flow(gm, _float_inputs(gm)), None
+        flow, started = mark_flow(gm, relevance_leaves(gm.graph)), None
     if not _has_leaf(flow) and (started := start_from_embeddings(gm, example, source.model)):
         example = started.example
         check = step_check(gm, example)
-        flow = mark_flow(gm, _float_inputs(gm))
+        flow = mark_flow(gm, relevance_leaves(gm.graph))
     _require_leaf(source.model_class, flow)
     return _Canonical(example, started, flow, check)
 
@@ -283,7 +288,7 @@ def _module(gm: GraphModule, options: Options, seconds: dict[str, float]) -> Exp
 def segments_of(module: Explained, checkpoint: Literal["layers", "sqrt"] | int) -> Segments:
     """Where the graph that a plain call of the module runs is cut."""
     gm = GraphModule(module, module.fused)
-    return find_segments(gm, mark_flow(gm, _float_inputs(gm)), checkpoint)
+    return find_segments(gm, mark_flow(gm, relevance_leaves(gm.graph)), checkpoint)
 
 
 def _chosen(gm: GraphModule, flow: Flow, table: RuleTable, seconds: dict[str, float]) -> tuple[Groups, Plan]:
@@ -322,7 +327,7 @@ def _record(
         optional=begun.example.optional,
         constants=begun.example.constants,
         method=captured.method,
-        specialised=captured.specialised,
+        specialised=captured.specialised + (() if isinstance(source.model, Explained) else hooks_said(source.model)),
         guards=begun.started.guards(captured.guards) if begun.started else captured.guards,
         sizes=compiled.sizes,
         forward_difference=difference,
@@ -342,12 +347,6 @@ def _sizes(gm: GraphModule) -> dict[str, tuple[int | None, ...]]:
         for node in gm.graph.nodes
         if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)
     }
-
-
-def _float_inputs(gm: GraphModule) -> list[Node]:
-    """Where relevance is read: the float inputs, without masks that are given as floats beside others."""
-    floats = [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)]
-    return [node for node in floats if "mask" not in str(node.target)] or floats
 
 
 def _has_leaf(flow: Flow) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.capture.capture import torch_state_kept
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.positions.asked import Narrowing
@@ -57,11 +57,14 @@ def check_fused(module: Explained, example: Example) -> None:
 
 
 def _gradients(module: Explained, example: Example, *, fused: bool) -> list[Tensor]:
-    """The gradients of a fixed sum of the outputs at every float input."""
-    is_leaf = partial(pytree.tree_map_only, Tensor, lambda x: x.clone().requires_grad_(x.is_floating_point()))
+    """The gradients of a fixed sum of the outputs at every input that relevance is read at."""
+    read_at = relevance_leaves(module.graph)
+    asks = [node in read_at for node in module.graph.nodes if node.op == "placeholder"]
     with torch.enable_grad():
         torch.manual_seed(SEED)
-        bound = is_leaf(dict(example.kwargs))
+        flat, spec = pytree.tree_flatten(dict(example.kwargs))
+        flat = [x.clone().requires_grad_(ask) if isinstance(x, Tensor) else x for x, ask in zip(flat, asks, strict=True)]
+        bound = pytree.tree_unflatten(flat, spec)
         output = module.forward(**bound) if fused else module._run_by(Interpreter(module), bound)
         outputs = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
         leaves = [x for x in pytree.tree_leaves(bound) if isinstance(x, Tensor) and x.requires_grad]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
-from lxt_fx.base.nodes import TensorType, module_path, module_stack, operands, value
+from lxt_fx.base.nodes import TensorType, operands, value
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.claimed import Call, Cause, inner, shares
 from lxt_fx.ops import products
@@ -200,15 +200,11 @@ def layer_of(path: str) -> str:
 
 
 def layer_outputs(explained: Explained) -> dict[str, str]:
-    """Name of the node that is the output of each layer: made inside it, read outside; the last one counts."""
-    last: dict[str, str] = {}
-    for node in explained.graph.nodes:
-        layer = layer_of(module_path(node))
-        if not _LAYER.fullmatch(layer) or node.name not in explained.record.stages["lowered"].carrying:
-            continue
-        if any(user.op == "output" or layer not in {path for path, _ in module_stack(user)} for user in node.users):
-            last[layer] = node.name
-    return {name: layer for layer, name in last.items()}
+    """Name of the node that gets back all relevance of each layer's output: the last value made inside and read outside."""
+    values = explained._values()
+    last = {path: call.leaving[-1] for path, calls in values.calls.items() for call in calls if call.leaving}
+    layers = [path for path in last if _LAYER.match(path) and layer_of(path) == path and values.carries(last[path])]
+    return {values.at(last[layer]).name: layer for layer in layers}
 
 
 class Origins:

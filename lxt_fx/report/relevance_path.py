@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from lxt_fx.base.nodes import is_float, module_path, module_stack, operands, shape, source, value
+from lxt_fx.base.nodes import module_path, module_stack, operands, shape, source, value
 from lxt_fx.base.on_meta import NOT_COMPARED
 from lxt_fx.compiler.explained import Explained, Record
 from lxt_fx.ops import norms, products
 from lxt_fx.passes.analysis.mark_flow import SHAPE_ONLY, SHAPE_READERS, Flow, aten, differentiable_operands, mark_flow
+from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES
 from lxt_fx.report.printed_graph import PLAIN_LAYERS
 from lxt_fx.rule_table.rule import GroupKind, Keep, kind_text
@@ -98,7 +99,7 @@ class NotProven:
 
 def flow_that_runs(explained: Explained) -> Flow:
     """Analysis: who carries relevance in the graph that runs, from its inputs, and not as recorded."""
-    return mark_flow(explained, [n for n in explained.graph.nodes if n.op == "placeholder" and is_float(n)])
+    return mark_flow(explained, relevance_leaves(explained.graph))
 
 
 def path_entries(explained: Explained, flow: Flow) -> list[Entry]:

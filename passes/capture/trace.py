@@ -8,6 +8,7 @@ the model another way is an error and never a wrong answer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -63,14 +64,18 @@ def trace(model: nn.Module, example: Example) -> tuple[GraphModule, pytree.TreeS
 
 @contextmanager
 def _module_stacks(model: nn.Module) -> Iterator[None]:
-    """Every node made inside knows the modules that it was made in, as `torch.export` has it (`nn_module_stack`)."""
+    """Every node made inside knows the modules that it was made in, as `torch.export` has it (`nn_module_stack`): a second
+    call of a module is `path@1`."""
     paths = {id(module): path for path, module in model.named_modules()}
+    calls: Counter[str] = Counter()
     stacks: list[dict[str, tuple[str, str]]] = [{}]
 
     def enter(module: nn.Module, args: Any) -> None:
         stack = stacks[-1]
         if (path := paths.get(id(module))) is not None:
-            stack = stack | {path: (path, f"{type(module).__module__}.{type(module).__qualname__}")}
+            call = f"{path}@{calls[path]}" if calls[path] else path
+            calls[path] += 1
+            stack = stack | {call: (path, f"{type(module).__module__}.{type(module).__qualname__}")}
         stacks.append(stack)
         fx_traceback.get_current_meta()["nn_module_stack"] = stack
 

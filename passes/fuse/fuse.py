@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch.fx import Graph, GraphModule, Node
 
-from lxt_fx.base.nodes import is_float
 from lxt_fx.passes.analysis.mark_flow import mark_flow
+from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.drop_dead import drop_dead_nodes
 from lxt_fx.passes.fuse.attention import fuse_attention
 from lxt_fx.passes.fuse.gates import fuse_gates
@@ -22,7 +22,7 @@ def fuse(gm: GraphModule) -> Graph:
 
     The graph of `gm` stays as it is: the audit, `watch` and the certificate read that one.
     """
-    flow = mark_flow(gm, [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)])
+    flow = mark_flow(gm, relevance_leaves(gm.graph))
     graph = Graph()
     copies: dict[Node, Node] = {}
     graph.output(graph.graph_copy(gm.graph, copies))

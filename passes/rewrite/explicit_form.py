@@ -31,6 +31,17 @@ STEPS: dict[Any, OpOverload] = {
 }
 
 
+STANDS_FOR: dict[Any, str] = {
+    explicit.leave: "self",
+    explicit.pass_on: "value",
+    explicit.share_out: "value",
+    explicit.sdpa_steps: "value_of",
+    explicit.sdpa_held_steps: "value_of",
+    **{op: "value" for fast, op in STEPS.items() if fast not in (products.sdpa, products.sdpa_held)},
+}
+"""Ops that `lower_explicit` puts behind a node, with the argument that holds the node's value. They give the same value,
+everyone who read the node reads it there, and what comes back to them is relevance; the node itself may get a gradient."""
+
 SPECIAL = PASSES | CURVED | HALVED | frozenset(STEPS) | {products.softmax, activations.identity}
 
 
@@ -118,9 +129,8 @@ class _Lowering:
 
     def _by_steps(self, node: Node) -> None:
         step, operands, kwargs = STEPS[node.target], tuple(node.args), dict(node.kwargs)
-        name = "value_of" if node.target in (products.sdpa, products.sdpa_held) else "value"
         own = {"epsilon": self._epsilon(node)}
-        self._replace(node, lambda held: (step, operands, {**kwargs, name: held, **own}))
+        self._replace(node, lambda held: (step, operands, {**kwargs, STANDS_FOR[step]: held, **own}))
 
     def _linear(self, node: Node) -> None:
         """enter, the op, leave; a product of carrying operands gives a share to each."""
@@ -147,6 +157,7 @@ class _Lowering:
         return inserted
 
     def _stands_for(self, new: Node, node: Node) -> None:
+        assert arguments(new)[STANDS_FOR[new.target]] is node, f"%{new.name} must hold the value of %{node.name}"
         new.meta = dict(node.meta)
         self.made[new] = node
         self.carrying.add(new)

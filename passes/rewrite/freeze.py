@@ -24,12 +24,15 @@ _HOLDS_WEIGHTS: dict[Any, frozenset[str]] = {
 
 
 def lower(gm: GraphModule, flow: Flow) -> int:
-    """Transform: freezes what relevance does not flow through. Parameters ask no gradient (a `hold` where an op would
-    differentiate them), and holds on values that carry nothing are dropped. `flow` is that of the graph as captured."""
+    """Transform: freezes what relevance does not flow through. Parameters and float inputs that relevance is not read at
+    (masks) ask no gradient (a `hold` where an op would differentiate them), and holds on values that carry nothing are
+    dropped. `flow` is that of the graph as captured."""
     edits = _drop_idle_holds(gm, flow)
+    last_input = [node for node in gm.graph.nodes if node.op == "placeholder"][-1]
     for node in list(gm.graph.nodes):
-        if node.op == "get_attr" and is_float(node):
-            edits += _freeze(gm, node)
+        given = node.op == "get_attr" or (node.op == "placeholder" and node not in flow.leaves)
+        if given and is_float(node):
+            edits += _freeze(gm, node, behind=last_input if node.op == "placeholder" else node)
     drop_dead(gm)
     return edits
 
@@ -49,7 +52,7 @@ def _drop_idle_holds(gm: GraphModule, flow: Flow) -> int:
     return edits
 
 
-def _freeze(gm: GraphModule, weight: Node) -> int:
+def _freeze(gm: GraphModule, weight: Node, behind: Node) -> int:
     readers = [
         user
         for user in weight.users
@@ -58,7 +61,7 @@ def _freeze(gm: GraphModule, weight: Node) -> int:
     ]
     if not readers:
         return 0
-    with gm.graph.inserting_after(weight):
+    with gm.graph.inserting_after(behind):
         frozen = gm.graph.call_function(products.hold, (weight,))
     frozen.meta = dict(weight.meta)
     for user in readers:

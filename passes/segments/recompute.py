@@ -17,7 +17,8 @@ from torch.fx import Graph, Node
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.nodes import is_float, shape
+from lxt_fx.base.nodes import shape
+from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 
 Checkpoint = Literal["layers", "sqrt"] | int | None
 """How many layers a segment has: one, about the square root of their number, so many; None cuts nothing."""
@@ -91,11 +92,12 @@ def _segment_of(nodes: list[Node], segments: Segments) -> dict[Node, int]:
 def _known_early(nodes: list[Node]) -> set[Node]:
     """What is computed from sizes, parameters and inputs that carry no relevance: masks, rotary tables, position biases."""
     known: set[Node] = set()
+    leaves = set(relevance_leaves(nodes[0].graph))
     for node in nodes:
         if node.op in ("placeholder", "get_attr"):
             known.add(node)
         elif node.op == "call_function" and _is_pure(node) and known.issuperset(node.all_input_nodes):
-            reads_leaf = any(read.op == "placeholder" and is_float(read) for read in node.all_input_nodes)
+            reads_leaf = not leaves.isdisjoint(node.all_input_nodes)
             if not reads_leaf or shape(node) is None:  # the size of a leaf is known early, its values are not
                 known.add(node)
     return known
