@@ -14,12 +14,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch._ops import OpOverload
 from torch.fx import Node
 
 from lxt_fx.errors import InputError
 from lxt_fx.function_places import FUNCTIONS
 from lxt_fx.nodes import module_stack
+from lxt_fx.torch_internals import OpOverload
 
 
 class Keep(Enum):

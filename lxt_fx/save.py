@@ -16,7 +16,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.fx import Graph
 
 from lxt_fx.checkpoint import Segments
@@ -24,6 +23,7 @@ from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained, Record, Stage
 from lxt_fx.graph_json import decode_graph, encode_graph
 from lxt_fx.rule import Keep, Match, Rule
+from lxt_fx.torch_internals import OpOverload
 
 FORMAT = 2
 
@@ -141,9 +141,9 @@ def _root(header: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
         *modules, last = path.split(".")
         owner = root
         for name in modules:
-            if name not in owner._modules:
+            if name not in dict(owner.named_children()):
                 owner.add_module(name, nn.Module())
-            owner = owner._modules[name]  # type: ignore[assignment]
+            owner = getattr(owner, name)
         if path in parameters:
             shared.setdefault(key, nn.Parameter(tensors[key], requires_grad=tensors[key].is_floating_point()))
             owner.register_parameter(last, shared[key])

@@ -13,8 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from lxt_fx.errors import InputError
 from lxt_fx.nodes import arguments, is_float, module_path, shape, value
 from lxt_fx.passes.drop_dead import drop_dead
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import aten
 
 END = 2**63 - 1
 

@@ -7,11 +7,9 @@ import importlib.util
 import operator
 
 import torch
-from torch._ops import OpOverload
 
 from lxt_fx.ops import activations, selection
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import OpOverload, aten
 
 MOVES = frozenset(
     {

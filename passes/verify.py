@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import ForwardMismatchError
+from lxt_fx.torch_internals import pytree
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Largest difference allowed, relative to the largest value, by dtype."""
