@@ -15,6 +15,7 @@ from torch.fx import Graph, Node
 from lxt_fx.errors import InputError
 from lxt_fx.nodes import TensorType, value
 from lxt_fx.torch_internals import GraphIO, OpOverload, io_of, pytree, set_io
+from lxt_fx.transformers_internals import register_ops
 
 _NAMESPACES = ("aten", "lxt_fx", "transformers", "prims")
 _FUNCTIONS = {
@@ -117,7 +118,7 @@ def _target(name: str, known: Mapping[str, OpOverload]) -> Any:
             f"load: the file calls {name}, which is no op of torch; if it is yours, load(path, ops=(torch.ops.{name},))"
         )
     if namespace == "transformers":
-        importlib.import_module("transformers.integrations.moe")
+        register_ops()
     op, _, overload = rest.partition(".")
     found = getattr(getattr(torch.ops, namespace), op, None)
     if found is None or not hasattr(found, overload or "default"):

@@ -10,9 +10,6 @@ from enum import Enum
 from io import StringIO
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.fx import Node
 
@@ -268,6 +265,10 @@ class RuleTable:
 
     def __str__(self) -> str:
         """The rows as a text table: what is tried first stands first."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
         table = Table(title=f"{self.name}: {self.summary}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
         for column in ("row", "ops", "formula", "source", "keeps"):
             table.add_column(column, no_wrap=column == "row")

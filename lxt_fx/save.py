@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.fx import Graph
 
@@ -33,6 +31,8 @@ def save(explained: Explained, path: str | Path) -> None:
 
     Raises InputError for what is no explained module, or whose graph calls something that cannot be named in a file.
     """
+    from safetensors.torch import save_file
+
     if not isinstance(explained, Explained):
         raise InputError(f"save: expected a module made by lxt_fx.transform, got {type(explained).__name__}")
     tensors, keys = _tensors(explained)
@@ -58,6 +58,8 @@ def load(path: str | Path, ops: Sequence[OpOverload] = ()) -> Explained:
 
     Raises InputError where the file is no such file, or names an op that this torch does not have and `ops` does not hold.
     """
+    from safetensors import safe_open
+
     with safe_open(str(path), "pt") as file:
         metadata = file.metadata() or {}
         if "lxt_fx" not in metadata:

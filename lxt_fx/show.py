@@ -17,7 +17,6 @@ from lxt_fx.nodes import TensorType, module_stack, source, value
 from lxt_fx.ops import products
 from lxt_fx.positions import said
 from lxt_fx.rule import Rule
-from lxt_fx.views.modules import modules_table
 
 _DTYPES = {
     torch.float64: "f64", torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.int64: "i64",
@@ -39,6 +38,8 @@ def show(explained: Explained, stage: str = "rules", *, module: str | None = Non
     `module` shows one module and what is inside it (`model.layers.0`). Values that carry no relevance (masks, rotary
     tables) are counted, not listed, unless `full`. Raises UnknownNameError for a stage or module that does not exist.
     """
+    from lxt_fx.views.modules import modules_table
+
     if stage == "modules" and "rules" in explained.record.stages:
         return modules_table(explained)
     chosen = _stage(explained, stage)

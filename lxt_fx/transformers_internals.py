@@ -3,11 +3,14 @@ imports transformers unless a model or a tokenizer of its is wanted."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NoReturn, Protocol
 
+import torch
 from torch import nn
 
 from lxt_fx.errors import UnsupportedVersionError
@@ -52,6 +55,21 @@ def _is_new_config(config: Any) -> bool:
     if transformers is None or int(transformers.__version__.split(".")[0]) < 5:
         return False
     return isinstance(config, transformers.PreTrainedConfig)
+
+
+@cache
+def register_ops() -> None:
+    """Makes sure that `torch.ops.transformers` has the expert matmul, which transformers registers when one of its private
+    modules is imported. A graph that calls it may be loaded from a file before."""
+    try:
+        importlib.import_module("transformers.integrations.moe")
+    except ModuleNotFoundError as error:
+        raise UnsupportedVersionError(
+            f"this graph calls the expert matmul of transformers, which is not there ({error}); install transformers "
+            f"{TESTED['transformers']}"
+        ) from error
+    if not hasattr(torch.ops.transformers, "grouped_mm_fallback"):
+        _unsupported("op grouped_mm_fallback", "for expert matmuls in a dtype that torch's own lacks")
 
 
 _AUTO_CLASSES = {
