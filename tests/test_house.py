@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"lxt_fx": "lxt_fx", "passes": "lxt_fx.passes", "rule_table": "lxt_fx.rule_table"}
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("base", "version"),
+    ("version",),
+    ("base",),
     ("ops", "views"),
     ("rule_table", "functional"),
     ("passes", "rules", "nn"),

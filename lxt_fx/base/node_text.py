@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
+from lxt_fx.base.torch_internals import OpOverload, base_name
+
 _DTYPES = {
     torch.float64: "f64", torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.int64: "i64",
     torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.bool: "bool",
@@ -19,8 +21,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def op_name(node: Node) -> str:
     """`add` for aten.add.Tensor, `lxt_fx.sdpa` for an op of ours."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
+    if not isinstance(node.target, OpOverload):
         return getattr(node.target, "__name__", str(node.target))
-    namespace, name = schema.name.split("::")
-    return str(name if namespace == "aten" else f"{namespace}.{name}")
+    name = base_name(node.target)
+    return name if node.target.namespace == "aten" else f"{node.target.namespace}.{name}"

@@ -22,13 +22,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
-from torch._ops import OpOverload
 from torch.fx import Node
 
 from lxt_fx.base.nodes import arguments, value
-
-aten = torch.ops.aten
+from lxt_fx.base.torch_internals import OpOverload, aten, schema_of
 
 Check = Callable[[Any], str | None]
 """What a variable would have to be, or None where it is that."""
@@ -245,7 +242,7 @@ def _written(pattern: Callable[..., Part]) -> tuple[frozenset[str], Part]:
 @cache
 def _defaults(target: Any) -> dict[str, Any]:
     """The arguments of an op with their defaults, None where there is none; nothing for a function without a schema."""
-    schema = target._schema.arguments if isinstance(target, OpOverload) else ()
+    schema = schema_of(target).arguments if isinstance(target, OpOverload) else ()
     return {argument.name: argument.default_value for argument in schema}
 
 

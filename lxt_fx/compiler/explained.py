@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import PythonCode
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.compiler.hooks import HookRunner, Told, has_hooks, hooked_places, made_places
+from lxt_fx.base.torch_internals import hooks_of, io_of, pytree, recompile_as, set_forward
+from lxt_fx.compiler.hooks import HookRunner, Told, hooked_places, made_places
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.analysis.module_values import GraphValues
 from lxt_fx.passes.capture.example import FILLS
@@ -141,15 +141,10 @@ class Explained(GraphModule):
     def recompile(self) -> PythonCode:
         """The code that runs is that of the fused graph, by its segments where it is cut; `graph` stays the one that the
         rules were proven on, and that the audit, `watch` and the certificate read."""
-        lowered = self._graph
-        self._graph = self.fused = fuse(self)
-        try:
-            code = super().recompile()
-        finally:
-            self._graph = lowered
-        self._lineno_map = None  # of the fused code; torch.compile would look its lines up in the lowered graph
+        self.fused = fuse(self)
+        code = recompile_as(self, self.fused)
         if self.segments is not None:
-            type(self).forward = checkpointed_forward(self.fused, self.segments)  # each GraphModule has its own class
+            set_forward(self, checkpointed_forward(self.fused, self.segments))
         return code
 
     def _cut(self, segments: Segments | None) -> None:
@@ -174,7 +169,7 @@ class Explained(GraphModule):
                 raise CallError(f"{next(iter(places))} has a hook; hooks run node by node: remove it, or do not compile")
             observers.append(HookRunner(fitting._values(), places))
         self._told.any = bool(places)
-        if observers and has_hooks(self):
+        if observers and hooks_of(self):
             raise CallError(
                 f"{self.record.model_class}: the module has hooks of its own, and `watch` and hooks on submodules need a "
                 "call node by node, where torch does not run them; remove them, and do the same around the call"
@@ -217,8 +212,7 @@ class Explained(GraphModule):
             flat = interpreter.run(*pytree.tree_leaves(dict(bound)), enable_io_processing=False)
         finally:
             interpreter.env.clear()
-        codegen: Any = self.graph._codegen
-        return pytree.tree_unflatten(flat, codegen.pytree_info.out_spec)
+        return pytree.tree_unflatten(flat, io_of(self.graph).out_spec)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The inputs by name: positional ones named, missing optional ones filled, baked constants checked and dropped.

@@ -14,6 +14,7 @@ from torch.fx import Node
 from torch.utils.hooks import RemovableHandle
 
 from lxt_fx.base.errors import CallError
+from lxt_fx.base.torch_internals import hooks_of
 from lxt_fx.passes.analysis.module_values import GraphValues, ModuleCall
 
 
@@ -67,19 +68,12 @@ def made_places(module: nn.Module, told: Told) -> None:
 
 def hooked_places(module: nn.Module) -> dict[str, Place]:
     """The places that have hooks by now, by path."""
-    return {path: part for path, part in module.named_modules() if isinstance(part, Place) and has_hooks(part)}
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module would run hooks of its own."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    return {path: part for path, part in module.named_modules() if isinstance(part, Place) and hooks_of(part)}
 
 
 def hooks_said(model: nn.Module) -> tuple[str, ...]:
     """A sentence on the hooks of a model that is transformed: they run while its graph is captured, and not after that."""
-    hooked = [path or "the model" for path, part in model.named_modules() if has_hooks(part)]
+    hooked = [path or "the model" for path, part in model.named_modules() if hooks_of(part)]
     if not hooked:
         return ()
     more = f" and {len(hooked) - 3} more" if len(hooked) > 3 else ""
@@ -132,14 +126,12 @@ class _Call:
         return tuple(self.values[node] for node in self.inputs)
 
     def begin(self) -> None:
-        for key, hook in list(self.place._forward_pre_hooks.items()):
-            named: list[Any] = [{}] if key in self.place._forward_pre_hooks_with_kwargs else []
-            self._nothing(hook(self.place, self._given(), *named))
+        for hook, takes_named in hooks_of(self.place).forward_pre:
+            self._nothing(hook(self.place, self._given(), *([{}] if takes_named else [])))
 
     def end(self, output: Tensor) -> None:
-        for key, hook in list(self.place._forward_hooks.items()):
-            named: list[Any] = [{}] if key in self.place._forward_hooks_with_kwargs else []
-            self._nothing(hook(self.place, self._given(), *named, output))
+        for hook, takes_named in hooks_of(self.place).forward:
+            self._nothing(hook(self.place, self._given(), *([{}] if takes_named else []), output))
         self.values.clear()
 
     def _nothing(self, returned: Any) -> None:
@@ -152,7 +144,7 @@ class _Call:
 
 def _checked(values: GraphValues, path: str, place: Place) -> list[ModuleCall]:
     """The calls of the module, each with one output."""
-    if place._backward_hooks or place._backward_pre_hooks:
+    if hooks_of(place).backward:
         raise CallError(
             f"{path} has a backward hook, and no module is called here whose inputs and outputs could be hooked; read "
             f'relevance with lxt_fx.watch(explained, "{path}"), or call output.register_hook in a forward hook'

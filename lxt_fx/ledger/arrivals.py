@@ -5,12 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rich import box
-from rich.table import Table
-
 from lxt_fx.base.errors import InputError
 from lxt_fx.ledger.books import Books
-from lxt_fx.views.terminal import plain
 
 PARTS = ("value", "key", "query")
 
@@ -47,6 +43,11 @@ class Landing:
 
     def __str__(self) -> str:
         """A table with one line for each layer, from the output down to the input."""
+        from rich import box
+        from rich.table import Table
+
+        from lxt_fx.views.terminal import plain
+
         table = Table(box=box.SIMPLE_HEAD, show_edge=False)
         for column in ("layer", "at its output", "of all tokens", "to its value", "to its key", "to its query"):
             table.add_column(column, justify="left" if column == "layer" else "right")

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import networkx as nx
-from rich.console import RenderableType
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.json_file import write_json
 from lxt_fx.ledger.arrivals import Landing, landing
 from lxt_fx.ledger.books import Books, entry_dict
 from lxt_fx.ledger.flow_graph import flow_graph
-from lxt_fx.ledger.page import ledger_text, ledger_view
-from lxt_fx.ledger.waterfall import waterfall
 
 if TYPE_CHECKING:
     import pandas
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -67,12 +65,18 @@ class Ledger(Books):
 
         Raises InputError for a ledger of several rows: take `ledger.row(0)`.
         """
+        from lxt_fx.ledger.waterfall import waterfall
+
         waterfall(self, path, width)
 
     def __rich__(self) -> RenderableType:
+        from lxt_fx.ledger.page import ledger_view
+
         return ledger_view(self)
 
     def __str__(self) -> str:
+        from lxt_fx.ledger.page import ledger_text
+
         return ledger_text(self)
 
     def __repr__(self) -> str:

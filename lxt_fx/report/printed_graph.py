@@ -17,7 +17,6 @@ from lxt_fx.base.nodes import TensorType, module_stack, source, value
 from lxt_fx.compiler.explained import Explained, Stage
 from lxt_fx.ops import products
 from lxt_fx.passes.positions.asked import said
-from lxt_fx.report.modules_table import modules_table
 from lxt_fx.rule_table.rule import Rule
 
 _COLUMN = 88
@@ -35,6 +34,8 @@ def show(explained: Explained, stage: str = "rules", *, module: str | None = Non
     `module` shows one module and what is inside it (`model.layers.0`). Values that carry no relevance (masks, rotary
     tables) are counted, not listed, unless `full`. Raises UnknownNameError for a stage or module that does not exist.
     """
+    from lxt_fx.report.modules_table import modules_table
+
     if stage == "modules" and "rules" in explained.record.stages:
         return modules_table(explained)
     chosen = _stage(explained, stage)

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import networkx as nx
-import torch
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import shape
 from lxt_fx.base.pattern import Found, Op, Part, exactly, match, number
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import MOVES, POINTWISE, POINTWISE_LINEAR, PRODUCTS, REDUCTIONS
 from lxt_fx.passes.analysis.find_recurrences import find_recurrences
 from lxt_fx.passes.analysis.find_roles import find_roles
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.analysis.region_at_zero import region_at_zero
 from lxt_fx.rule_table.rule import GroupKind, Role
-
-aten = torch.ops.aten
 
 _rsqrt, _mean = Op(aten.rsqrt.default), Op(aten.mean.dim)
 

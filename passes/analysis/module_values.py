@@ -35,7 +35,7 @@ class GraphValues:
     `lower_explicit` and `add_epsilon` put nodes before and behind an op that have the value of one of the model's nodes:
     `enter` and `hold` where it is read, `leave`, `pass_on` and others in its place. In between flows no relevance. So the
     value of a node is always looked up at the node that everyone reads (`at`), which gets back what each reader passes, and
-    that is relevance. `lxt_fx.passes.positions.asked` reads a part of a value and is a reader inside the graph, never a module's output.
+    that is relevance. `lxt_fx::positions` reads a part of a value: a reader inside the graph, never a module's output.
 
     `inserted` and `carrying` are names of nodes: those put into the graph, and those on the relevance path.
     """

@@ -10,9 +10,8 @@ from torch.fx import Graph, Node
 
 from lxt_fx.base.nodes import shape, value, written_shape
 from lxt_fx.base.pattern import Found, Op, Part, any_of, match_alone
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import fused, norms, products
-
-aten = torch.ops.aten
 
 _rms_norm, _to = Op(norms.rms_norm), Op(aten.to.dtype)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Any
 
-import torch
 from torch.fx import Graph, Node
 
 from lxt_fx.base.nodes import dtype, shape, written_shape
 from lxt_fx.base.pattern import Found, Op, Part, any_of, match_alone, number
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import fused
-
-aten = torch.ops.aten
 
 _cat, _slice = Op(aten.cat.default), Op(aten.slice.Tensor)
 
