@@ -38,6 +38,7 @@ from lxt_fx.show import diff, show
 from lxt_fx.target import Target
 from lxt_fx.tune import tune
 from lxt_fx.tuned import TunedTable
+from lxt_fx.units import Removal
 from lxt_fx.version import __version__ as __version__
 from lxt_fx.watch import watch
 
@@ -67,6 +68,7 @@ __all__ = [
     "OtherWayError",
     "PerturbationCurves",
     "Record",
+    "Removal",
     "Rule",
     "RuleTable",
     "Target",

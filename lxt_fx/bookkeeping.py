@@ -15,7 +15,7 @@ from lxt_fx.rule import Keep, Rule
 from lxt_fx.shares import Cause
 from lxt_fx.show import op_name
 from lxt_fx.taps import K, Meter, layer_of
-from lxt_fx.target import Choice
+from lxt_fx.target_entry import Choice
 
 aten = torch.ops.aten
 

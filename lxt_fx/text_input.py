@@ -19,17 +19,23 @@ NOT_FOR_THE_MODEL = ("input_ids", "offset_mapping", "special_tokens_mask", "leng
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextInput:
-    """One text: ids [1, tokens], the tokens as a person reads them, and the other tensors that came with the ids."""
+    """One text: ids [1, tokens] and the other tensors that came with them. Where only embeddings were given, `ids_known` is
+    False and the ids number the tokens."""
 
     tokenizer: Tokenizer
     ids: Tensor
-    tokens: tuple[str, ...]
     extras: dict[str, Tensor]
+    ids_known: bool = True
 
-    @classmethod
-    def of_row(cls, tokenizer: Tokenizer, ids: Tensor, extras: dict[str, Tensor]) -> TextInput:
-        """One row of a batch: ids [1, tokens] and what belongs to them."""
-        return cls(tokenizer, ids, readable_tokens(tokenizer, ids[0].tolist()), extras)
+    @property
+    def count(self) -> int:
+        """How many tokens there are."""
+        return self.ids.shape[1]
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens as a person reads them."""
+        return readable_tokens(self.tokenizer, self.id_list()) if self.ids_known else tuple(map(str, self.id_list()))
 
     def id_list(self) -> list[int]:
         """The token ids as plain numbers."""
@@ -40,7 +46,7 @@ class TextInput:
         """The position of the last token that is not padding."""
         mask = self.extras.get("attention_mask")
         if mask is None or mask.dim() != 2:
-            return len(self.tokens) - 1
+            return self.count - 1
         return int(mask[0].nonzero().max())
 
     def extras_for(self, accepted: Sequence[str], model_class: str) -> dict[str, Tensor]:
@@ -102,23 +108,43 @@ def read_text(tokenizer: Tokenizer, text: Text, device: torch.device) -> TextInp
     if ids.shape[1] == 0:
         raise InputError("explain: the text has no tokens, so there is nothing to explain; give a text that is not empty")
     extras = {name: value for name, value in tensors.items() if name not in NOT_FOR_THE_MODEL}
-    return TextInput.of_row(tokenizer, ids, extras)
+    return TextInput(tokenizer, ids, extras)
 
 
-def texts_by_row(ids: Tensor | None, bound: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[TextInput]:
-    """One text for each row of `inputs_embeds` [rows, tokens, hidden]; without ids or a tokenizer its tokens are
-    numbers."""
-    embeds = bound["inputs_embeds"]
-    extras = {name: v for name, v in bound.items() if isinstance(v, Tensor) and name != "inputs_embeds"}
-    texts = []
-    for row in range(embeds.shape[0]):
-        own = {name: v[row : row + 1] for name, v in extras.items() if v.dim() and v.shape[0] == embeds.shape[0]}
-        if ids is None:
-            numbers = torch.arange(embeds.shape[1])[None]
-            texts.append(TextInput(NO_TOKENIZER, numbers, tuple(map(str, numbers[0].tolist())), own))
-        else:
-            texts.append(TextInput.of_row(tokenizer or NO_TOKENIZER, ids[row : row + 1], own))
-    return texts
+def texts_of_logits(given: Mapping[str, Any], bound: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[TextInput]:
+    """The texts that the logits of a batch are of: those that the decoder reads, where there is one. Arguments as for
+    `texts_by_example`."""
+    decodes = "decoder_inputs_embeds" in bound or "decoder_input_ids" in bound
+    return texts_by_example(given, bound, tokenizer, "decoder_" if decodes else "")
+
+
+def texts_by_example(
+    given: Mapping[str, Any], bound: Mapping[str, Any], tokenizer: Tokenizer | None, start: str = ""
+) -> list[TextInput]:
+    """One text for each example of a batch; none where no input is a text.
+
+    `given` are the inputs as the user gave them, with `input_ids` where these are known, `bound` those of the model. Names
+    of inputs begin with `start`. Without ids, tokens are numbers.
+    """
+    ids, embeds = given.get(f"{start}input_ids"), bound.get(f"{start}inputs_embeds")
+    ids = bound.get(f"{start}input_ids") if ids is None else ids
+    leaf = embeds if isinstance(embeds, Tensor) else ids
+    if not isinstance(leaf, Tensor):
+        return []
+    examples, count = leaf.shape[:2]
+    known = isinstance(ids, Tensor) and ids.shape == (examples, count)
+    shown = ids if isinstance(ids, Tensor) and known else torch.arange(count).expand(examples, count)
+    mask = bound.get(f"{start}attention_mask")
+    own = mask if isinstance(mask, Tensor) and len(mask) == examples else None
+    return [
+        TextInput(
+            tokenizer or NO_TOKENIZER,
+            shown[row : row + 1],
+            {} if own is None else {"attention_mask": own[row : row + 1]},
+            known,
+        )
+        for row in range(examples)
+    ]
 
 
 def _fields(tokenizer: Tokenizer, text: Text) -> Mapping[str, Any]:

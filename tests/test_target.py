@@ -16,7 +16,8 @@ from lxt_fx.explain import explain
 from lxt_fx.explained import Explained
 from lxt_fx.pipeline import transform
 from lxt_fx.readable import readable_tokens
-from lxt_fx.target import Target, TokenNames
+from lxt_fx.target import Target
+from lxt_fx.target_names import TokenNames
 
 TEXT = "The capital of France is"
 
@@ -81,7 +82,7 @@ def test_both_sides_of_a_contrast_are_spelled_the_same_way(tokenizer: Any) -> No
     row = torch.zeros(len(tokenizer))
     row[tokenizer.convert_tokens_to_ids("Paris")] = 1.0
     row[tokenizer.convert_tokens_to_ids("Ġof")] = 5.0
-    spelled = TokenNames(tokenizer).find(("of", "Paris"), row)
+    spelled = TokenNames(tokenizer, "explain").find(("of", "Paris"), row)
     assert tokenizer.convert_ids_to_tokens(spelled) == ["Ġof", "ĠParis"]
 
 
@@ -147,7 +148,11 @@ def test_a_function_that_gives_nothing_to_explain_is_refused(
 
 @pytest.mark.parametrize(
     ("target", "why"),
-    [(10_000, "there is no token id 10000"), (-1, "there is no token id -1"), (("a", "b", "c"), "must be an index")],
+    [
+        (10_000, "explain: there is no token id 10000"),
+        (-1, "there is no token id -1"),
+        (("a", "b", "c"), "must be an index.*several targets are a list"),
+    ],
 )
 def test_a_target_that_does_not_exist_is_refused(explained: Explained, tokenizer: Any, target: Any, why: str) -> None:
     with pytest.raises(InputError, match=why):
