@@ -13,7 +13,7 @@ import torch
 from rich.console import RenderableType
 from torch import Tensor, nn
 
-from lxt_fx.as_explained import as_explained
+from lxt_fx.as_explained import as_explained, check_module
 from lxt_fx.embed import embed
 from lxt_fx.errors import InputError
 from lxt_fx.grad_mode import gradients_on
@@ -108,6 +108,7 @@ def answer_relevance(
     Raises InputError for a model that is not causal (an answer token got relevance from itself or a later one), for an
     empty answer, and what `transform` and `relevance_of` raise.
     """
+    check_module(model, "answer_relevance")
     start = time.perf_counter()
     names = tokenizer or NO_TOKENIZER
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -26,15 +26,20 @@ def as_explained(
 
     Raises InputError where `model` is no module, or its graph is not known any more, and what `transform` raises.
     """
+    check_module(model, function)
+    if isinstance(model, Explained):
+        return model if rules is None else with_table(model, args, kwargs, rules)
+    taken = tuple(name for name in inspect.signature(model.forward).parameters if name != "input_ids")
+    given = with_embeddings(model, kwargs, taken)
+    return transform(model, args, given, rules="attnlrp" if rules is None else rules, dynamic=False)
+
+
+def check_module(model: object, function: str) -> None:
+    """Raises InputError unless this is a module; it names the `function`."""
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{function}: expected a torch.nn.Module, or what lxt_fx.transform made of one, got {type(model).__name__}"
         )
-    if isinstance(model, Explained):
-        return model if rules is None else with_table(model, args, kwargs, rules)
-    taken = tuple(inspect.signature(model.forward).parameters)
-    given = with_embeddings(model, kwargs, taken)
-    return transform(model, args, given, rules="attnlrp" if rules is None else rules, dynamic=False)
 
 
 def with_table(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any], rules: Rules) -> Explained:

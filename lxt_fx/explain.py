@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.as_explained import as_explained
+from lxt_fx.as_explained import as_explained, check_module
 from lxt_fx.embed import embed
 from lxt_fx.errors import InputError
 from lxt_fx.explained import Explained
@@ -63,6 +63,7 @@ def explain(
     Raises InputError for a text or target that does not fit the model, and what `transform` raises. The model is left
     as it is: no gradient reaches its parameters.
     """
+    check_module(model, "explain")
     with gradients_on():
         read, wanted = read_text(tokenizer, text, _device(model)), one_target(target, "explain")
         forced = _forced(model, wanted, read, labels)
@@ -107,6 +108,7 @@ def explain_image(
     label, two of them for the difference of their logits, a `Target`, a function of the output, or None for the top class.
     `labels` and `rules` are those of `explain`. Raises what `explain` raises.
     """
+    check_module(model, "explain_image")
     with gradients_on():
         wanted, leaf = one_target(target, "explain_image"), _pixels(model, pixel_values)
         inputs = {"pixel_values": leaf}
