@@ -112,7 +112,7 @@ def answer_relevance(
     start = time.perf_counter()
     names = tokenizer or NO_TOKENIZER
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    asked = read_text(names, prompt, device).ids
+    asked = read_text(names, prompt, device, "answer_relevance").ids
     ids = torch.cat([asked, _answer_ids(names, answer, device)], dim=1)
     count, total = asked.shape[1], ids.shape[1]
     with gradients_on():

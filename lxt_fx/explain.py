@@ -65,7 +65,7 @@ def explain(
     """
     check_module(model, "explain")
     with gradients_on():
-        read, wanted = read_text(tokenizer, text, _device(model)), one_target(target, "explain")
+        read, wanted = read_text(tokenizer, text, _device(model), "explain"), one_target(target, "explain")
         forced = _forced(model, wanted, read, labels)
         read = read if forced is None else forced.text
         inputs = _text_inputs(model, read)

@@ -18,7 +18,7 @@ from lxt_fx.explained import Explained
 from lxt_fx.finite import is_finite, raise_non_finite
 from lxt_fx.grad_mode import gradients_on
 from lxt_fx.head import Cut, cut_head
-from lxt_fx.many_entries import Asked
+from lxt_fx.many_entries import BatchTargets
 from lxt_fx.readable import Tokenizer
 from lxt_fx.target import TargetsLike, Wanted, several_targets
 from lxt_fx.target_entry import Reading
@@ -83,7 +83,7 @@ def relevance_of(
         explained = as_explained(explained, positional, given, "relevance_of")
         bound, name = _bound(explained, given, positional, leaf)
         explained = explained._fitting(bound)
-        asked = Asked(Reading.of("relevance_of", explained, labels), wanted, texts_of_logits(given, bound, tokenizer))
+        asked = BatchTargets(Reading.of("relevance_of", explained, labels), wanted, texts_of_logits(given, bound, tokenizer))
         return _finite(explained, bound, name, asked, chunk, reduce)[0]
 
 
@@ -95,7 +95,7 @@ def values_and_relevance(
     with gradients_on():
         bound, name = _bound(explained, inputs, (), None)
         explained = explained._fitting(bound)
-        asked = Asked(Reading.of(function, explained, ()), list(targets), texts_of_logits(inputs, bound, None))
+        asked = BatchTargets(Reading.of(function, explained, ()), list(targets), texts_of_logits(inputs, bound, None))
         relevance, values = _finite(explained, bound, name, asked, chunk, "hidden")
         return values, relevance
 
@@ -128,7 +128,7 @@ def _bound(
 
 
 def _finite(
-    explained: Explained, bound: Mapping[str, Any], name: str, asked: Asked, chunk: int | None, reduce: Reduce
+    explained: Explained, bound: Mapping[str, Any], name: str, asked: BatchTargets, chunk: int | None, reduce: Reduce
 ) -> tuple[Tensor, Tensor]:
     """Relevance and values; raises NonFiniteError where one is not finite."""
     relevance, values = _relevance(explained, bound, name, asked, chunk, reduce)
@@ -139,7 +139,7 @@ def _finite(
 
 
 def _relevance(
-    explained: Explained, bound: Mapping[str, Any], name: str, asked: Asked, chunk: int | None, reduce: Reduce
+    explained: Explained, bound: Mapping[str, Any], name: str, asked: BatchTargets, chunk: int | None, reduce: Reduce
 ) -> tuple[Tensor, Tensor]:
     leaf: Tensor = bound[name]
     saved = _Saved(explained)
@@ -164,7 +164,7 @@ Seeds = Callable[[int, int], Tensor]
 
 
 def _from_rows(
-    explained: Explained, cut: Cut, bound: Mapping[str, Any], asked: Asked
+    explained: Explained, cut: Cut, bound: Mapping[str, Any], asked: BatchTargets
 ) -> tuple[list[Tensor], list[Seeds], Tensor]:
     """The rows that the head reads, and what reaches them from each target: its own row, and 0 at all others. Each target
     is computed from a row of its own, so one backward through the head gives them all."""
@@ -188,7 +188,7 @@ def _from_rows(
 
 
 def _from_output(
-    explained: Explained, bound: Mapping[str, Any], asked: Asked
+    explained: Explained, bound: Mapping[str, Any], asked: BatchTargets
 ) -> tuple[list[Tensor], list[Seeds], Tensor]:
     """The outputs that the targets are computed from, and each target's gradient at them, or its share of their values."""
     output = explained(**bound)

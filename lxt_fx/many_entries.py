@@ -48,7 +48,7 @@ def _at(logits: Tensor, entries: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
+class BatchTargets:
     """The targets of every example, which reads one of the texts if there are any; or one function that gives them all."""
 
     reading: Reading

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lxt_fx.errors import InputError
 from lxt_fx.readable import BROKEN, Tokenizer, readable_tokens
+from lxt_fx.text_input import NO_NAMES, NO_TOKENIZER
 
 PlainName = int | str
 """A class or token by index or by name."""
@@ -88,6 +89,8 @@ class TokenNames:
 
     def single(self, name: str) -> tuple[int | None, int | None]:
         """The token without and with a space in front; None where that is not one token."""
+        if self.tokenizer is NO_TOKENIZER:
+            raise InputError(f"{self.function}: {name!r} {NO_NAMES}")
         bare = self._single(name)
         return bare, bare if name[:1].isspace() else self._single(f" {name}")
 

@@ -69,10 +69,10 @@ class _NoTokenizer:
     all_special_ids: list[int] = []
 
     def __call__(self, text: str, *, return_tensors: str) -> Mapping[str, Any]:
-        raise InputError(_NO_NAMES)
+        raise InputError(f"a text {NO_NAMES}")
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        raise InputError(_NO_NAMES)
+        raise InputError(f"a text {NO_NAMES}")
 
     def decode(self, token_ids: list[int], *, clean_up_tokenization_spaces: bool) -> str:
         return "".join(f" {token}" for token in token_ids)
@@ -84,7 +84,7 @@ class _NoTokenizer:
         return {}
 
 
-_NO_NAMES = "a token by name needs its tokenizer: give tokenizer=..., or the token's id"
+NO_NAMES = "needs its tokenizer to be read as tokens: give tokenizer=..., or token ids"
 NO_TOKENIZER = _NoTokenizer()
 
 
@@ -95,18 +95,18 @@ def says_nothing(name: str, value: Tensor) -> bool:
     return name == "token_type_ids" and not value.any()
 
 
-def read_text(tokenizer: Tokenizer, text: Text, device: torch.device) -> TextInput:
-    """The text as ids and tokens, on the model's device.
+def read_text(tokenizer: Tokenizer, text: Text, device: torch.device, function: str) -> TextInput:
+    """The text as ids and tokens, on the model's device; errors name the `function` that was called.
 
     Raises InputError if it is empty, holds more than one text, or is of another type.
     """
-    fields = _fields(tokenizer, text)
+    fields = _fields(tokenizer, text, function)
     if "input_ids" not in fields:
-        raise InputError(f"explain: the text is a mapping without input_ids; it has {', '.join(map(str, fields))}")
-    tensors = {name: _one_row(name, value).to(device) for name, value in fields.items()}
+        raise InputError(f"{function}: the text is a mapping without input_ids; it has {', '.join(map(str, fields))}")
+    tensors = {name: _one_row(name, value, function).to(device) for name, value in fields.items()}
     ids = tensors["input_ids"]
     if ids.shape[1] == 0:
-        raise InputError("explain: the text has no tokens, so there is nothing to explain; give a text that is not empty")
+        raise InputError(f"{function}: the text has no tokens, so there is nothing to explain; give a text that is not empty")
     extras = {name: value for name, value in tensors.items() if name not in NOT_FOR_THE_MODEL}
     return TextInput(tokenizer, ids, extras)
 
@@ -147,7 +147,7 @@ def texts_by_example(
     ]
 
 
-def _fields(tokenizer: Tokenizer, text: Text) -> Mapping[str, Any]:
+def _fields(tokenizer: Tokenizer, text: Text, function: str) -> Mapping[str, Any]:
     if isinstance(text, str):
         return tokenizer(text, return_tensors="pt")
     if isinstance(text, Mapping):
@@ -155,7 +155,7 @@ def _fields(tokenizer: Tokenizer, text: Text) -> Mapping[str, Any]:
     if isinstance(text, Tensor) or (isinstance(text, Sequence) and all(isinstance(i, int) for i in text)):
         return {"input_ids": text}
     raise InputError(
-        f"explain: text must be one string, its token ids, or what the tokenizer returns for it, got "
+        f"{function}: text must be one string, its token ids, or what the tokenizer returns for it, got "
         f"{_described(text)}; explain several texts in a loop over one transformed model"
     )
 
@@ -166,17 +166,17 @@ def _described(text: object) -> str:
     return type(text).__name__
 
 
-def _one_row(name: str, value: Any) -> Tensor:
+def _one_row(name: str, value: Any, function: str) -> Tensor:
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"explain: {name} of the text is not a tensor nor numbers that make one: {error}") from error
+        raise InputError(f"{function}: {name} of the text is not a tensor nor numbers that make one: {error}") from error
     if tensor.is_floating_point() and name == "input_ids":
-        raise InputError("explain: input_ids must be whole numbers, got floating-point values; give token ids")
+        raise InputError(f"{function}: input_ids must be whole numbers, got floating-point values; give token ids")
     tensor = tensor[None] if tensor.dim() == 1 else tensor
     if tensor.dim() < 2 or tensor.shape[0] != 1:
         raise InputError(
-            f"explain: {name} has shape {list(tensor.shape)}, but one text at a time is explained, as [1, tokens]; "
+            f"{function}: {name} has shape {list(tensor.shape)}, but one text at a time is explained, as [1, tokens]; "
             "loop over the rows of a batch"
         )
     return tensor.detach().clone()

@@ -222,8 +222,32 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("change", "message"), REFUSED)
 def test_what_does_not_fit_is_refused(vit: nn.Module, change: dict[str, Any], message: str) -> None:
     given = {"model": vit, "inputs": random(2, 1, 8, 8), "relevance": random(2, 1, 8, 8), "target": 0} | change
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"^(perturbation_curves|transform): .*{message}"):
         lxt_fx.perturbation_curves(given.pop("model"), given.pop("inputs"), given.pop("relevance"), **given)
+
+
+@pytest.mark.parametrize("function", ["perturbation_curves", "tune"])
+def test_arguments_that_moved_to_removal_say_so(vit: nn.Module, function: str) -> None:
+    pixels = random(2, 1, 8, 8)
+    given = [vit, pixels, pixels] if function == "perturbation_curves" else [vit, pixels]
+    call = getattr(lxt_fx, function)
+    for moved in ({"unit": 2}, {"spared": None}, {"baseline": 0.0}, {"steps": 4}, {"batch": 8}):
+        (name,) = moved
+        with pytest.raises(InputError, match=rf"^{function}: {name} moved .* removal=lxt_fx\.Removal\({name}=\.\.\.\)"):
+            call(*given, **moved)
+    with pytest.raises(InputError, match=r"steps, batch moved .* removal=lxt_fx\.Removal\(steps=\.\.\., batch=\.\.\.\)"):
+        call(*given, batch=8, steps=4)
+    with pytest.raises(InputError, match=f"^{function}: removal must be a lxt_fx.Removal, .*, got int"):
+        call(*given, removal=4)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'step'"):
+        call(*given, step=4)
+
+
+@pytest.mark.parametrize("count", [0, 0.5, True, -1])
+def test_counts_of_a_removal_are_whole_numbers(count: Any) -> None:
+    for name in ("steps", "batch"):
+        with pytest.raises(InputError, match=f"^Removal: {name} must be a whole number of at least 1, got {count}"):
+            Removal(**{name: count})
 
 
 def test_an_image_needs_the_size_of_its_patches_where_the_model_does_not_say() -> None:

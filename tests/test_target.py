@@ -91,12 +91,6 @@ def test_a_word_that_only_one_spelling_has_as_a_token_is_found(explained: Explai
     assert "logit of ' capital'" in explain(explained, tokenizer, TEXT, "capital").explained
 
 
-def test_a_string_of_several_tokens_is_refused_with_its_pieces(explained: Explained, tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="is not one token") as refusal:
-        explain(explained, tokenizer, TEXT, "Parisian")
-    assert "'Paris' 'i' 'an'" in str(refusal.value)
-
-
 def test_a_word_outside_the_vocabulary_is_refused(words: Any) -> None:
     with pytest.raises(InputError, match="no token of its vocabulary"):
         explain(bert("masked", len(words)), words, "the [MASK]", "漢")

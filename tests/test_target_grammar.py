@@ -357,7 +357,7 @@ def test_a_pair_of_indices_in_relevance_of_names_both_readings(targets: Any) -> 
 
 def test_names_of_tokens_need_a_tokenizer() -> None:
     for function in (lxt_fx.relevance_of, lxt_fx.audit):
-        with pytest.raises(InputError, match="a token by name needs its tokenizer: give tokenizer=..., or the token's id"):
+        with pytest.raises(InputError, match=f"^{function.__name__}: ' Paris' needs its tokenizer .*: give tokenizer="):
             function(explained(), inputs(), " Paris")
 
 
