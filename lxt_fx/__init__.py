@@ -29,6 +29,7 @@ from lxt_fx.compiler.explained import Explained, Record
 from lxt_fx.compiler.pipeline import transform
 from lxt_fx.compiler.saved_module import load, save
 from lxt_fx.faithfulness.removal_curves import PerturbationCurves, perturbation_curves
+from lxt_fx.faithfulness.removed_units import Removal
 from lxt_fx.faithfulness.search import tune
 from lxt_fx.faithfulness.tuned_table import TunedTable
 from lxt_fx.ledger import flow_graph as flow
@@ -68,6 +69,7 @@ __all__ = [
     "OtherWayError",
     "PerturbationCurves",
     "Record",
+    "Removal",
     "Rule",
     "RuleTable",
     "Target",

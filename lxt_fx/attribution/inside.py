@@ -14,7 +14,7 @@ from torch.fx import Node
 
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.base.nodes import is_float, module_stack, shape
-from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.explained import Explained, check_explained
 
 
 @dataclass(slots=True)
@@ -69,8 +69,10 @@ def watch(explained: Explained, *places: str) -> Iterator[Watch]:
             explained(inputs_embeds=e).logits[0, -1, 42].backward()
         layers["model.layers.0"].relevance.sum(-1)
 
-    Raises UnknownNameError where a place selects nothing that carries relevance.
+    Raises UnknownNameError where a place selects nothing that carries relevance, InputError for a model that was not
+    transformed: its calls carry no relevance.
     """
+    check_explained(explained, "watch")
     kept = Watch(_nodes_at(explained, places))
     outer = explained._observer
     explained._observer = lambda module: _Keeper(module, places, kept)

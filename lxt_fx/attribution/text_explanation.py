@@ -32,6 +32,9 @@ class Explanation:
     `relevance` [tokens] is `attribution` [tokens, hidden] summed over the embedding; both are on the CPU. `tokens` are
     as a person reads them, with a leading space where a word starts. `explained` says which number `value` is.
     `seconds` is the time of the forward and backward pass, without capture.
+
+    Where a name of several tokens is explained, the last `answer_tokens` belong to it: the model read them behind the text
+    to say the next. Their relevance counts in the sum; pictures mark the first of them by `▸`.
     """
 
     tokens: tuple[str, ...]
@@ -43,6 +46,7 @@ class Explanation:
     table_name: str
     model_class: str
     seconds: float
+    answer_tokens: int = 0
 
     def top(self, k: int = 10) -> tuple[TokenRelevance, ...]:
         """The k tokens of largest absolute relevance, strongest first."""
@@ -56,6 +60,15 @@ class Explanation:
         total, largest = float(self.relevance.sum()), float(self.relevance.abs().max())
         return Facts(self.explained, self.value, total, largest, self.table_name, self.model_class, self.seconds)
 
+    def _marked(self) -> tuple[str, ...]:
+        """The tokens as they are drawn."""
+        first = len(self.tokens) - self.answer_tokens
+        if not self.answer_tokens:
+            return self.tokens
+        token = self.tokens[first]
+        marked = f" ▸{token[1:]}" if token.startswith(" ") else f"▸{token}"
+        return (*self.tokens[:first], marked, *self.tokens[first + 1 :])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: everything but `attribution`, which is large."""
         return {
@@ -64,6 +77,7 @@ class Explanation:
             "sum": float(self.relevance.sum()),
             "tokens": list(self.tokens),
             "input_ids": list(self.input_ids),
+            "answer_tokens": self.answer_tokens,
             "relevance": self.relevance.tolist(),
             "rules": self.table_name,
             "model_class": self.model_class,
@@ -76,7 +90,7 @@ class Explanation:
 
     def to_html(self, path: str | Path) -> None:
         """Writes a page that stands alone: no scripts, no other files, a light and a dark theme."""
-        page = token_page(cells(self.tokens, self.relevance), self.facts(), self.top(8))
+        page = token_page(cells(self._marked(), self.relevance), self.facts(), self.top(8))
         Path(path).write_text(page, encoding="utf-8")
 
     def to_png(self, path: str | Path, *, width: float = 6.5) -> None:
@@ -85,14 +99,14 @@ class Explanation:
         Tokens of a right-to-left script are drawn from left to right; the page orders them rightly. Raises InputError for
         a text too long for one picture, or a width too small.
         """
-        save(token_figure(cells(self.tokens, self.relevance), self.facts(), width), path, "png")
+        save(token_figure(cells(self._marked(), self.relevance), self.facts(), width), path, "png")
 
     def to_pdf(self, path: str | Path, *, width: float = 6.5) -> None:
         """Writes the figure of `to_png` as vectors, for a paper."""
-        save(token_figure(cells(self.tokens, self.relevance), self.facts(), width), path, "pdf")
+        save(token_figure(cells(self._marked(), self.relevance), self.facts(), width), path, "pdf")
 
     def __rich__(self) -> RenderableType:
-        return token_view(cells(self.tokens, self.relevance), self.facts(), self.top(5))
+        return token_view(cells(self._marked(), self.relevance), self.facts(), self.top(5))
 
     def __str__(self) -> str:
         return as_text(self)
@@ -101,4 +115,4 @@ class Explanation:
         return f"Explanation({self.explained} = {self.value:.4g}, {len(self.tokens)} tokens, rules {self.table_name})"
 
     def _repr_html_(self) -> str:
-        return token_fragment(cells(self.tokens, self.relevance), self.facts(), self.top(8))
+        return token_fragment(cells(self._marked(), self.relevance), self.facts(), self.top(8))

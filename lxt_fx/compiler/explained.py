@@ -16,7 +16,7 @@ from torch.fx import Graph, GraphModule, Interpreter
 from torch.fx.graph import PythonCode
 from torch.utils import _pytree as pytree
 
-from lxt_fx.base.errors import CallError
+from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.example import FILLS
 from lxt_fx.passes.fuse.fuse import fuse
@@ -229,6 +229,15 @@ class Explained(GraphModule):
                     f"{self.record.model_class}: the graph holds only where {guard}, and these inputs break it; transform "
                     "the model again with an example of these shapes, or once with dynamic=\"recapture\""
                 )
+
+
+def check_explained(module: object, function: str) -> None:
+    """Raises InputError unless the module is what `lxt_fx.transform` or `lxt_fx.load` made; it names the `function`."""
+    if not isinstance(module, Explained):
+        raise InputError(
+            f"{function}: {type(module).__name__} was not made by lxt_fx.transform or lxt_fx.load, and has no graph of its "
+            f"own; give lxt_fx.{function} what lxt_fx.transform(model) returns, and call that"
+        )
 
 
 KEPT = 16

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from lxt_fx.attribution.target import Choice
+from lxt_fx.attribution.target_entry import Choice
 from lxt_fx.base.nodes import TensorType, module_path, source, value
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.claimed import Cause

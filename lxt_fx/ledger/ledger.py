@@ -227,7 +227,7 @@ class Ledger:
             )
 
     def flow_graph(self) -> nx.DiGraph:
-        """The relevance flow graph, summed over rows: see `lxt_fx.flow_graph`."""
+        """The relevance flow graph, summed over rows; `lxt_fx.flow` groups, prunes and writes it."""
         return flow_graph(self)
 
     def landing(self, position: int = 0) -> Landing:
