@@ -110,10 +110,10 @@ def removal_curves(
 ) -> dict[str, lxt_fx.PerturbationCurves]:
     """By method, the logit of `target` under MoRF and LeRF for one text `ids` [tokens]."""
     inputs = {"inputs_embeds": lxt_fx.embed(model, ids[None]), "logits_to_keep": 1}
-    spared = torch.arange(size.tokens) < size.spared
+    removal = lxt_fx.Removal(spared=torch.arange(size.tokens) < size.spared, steps=size.steps)
     return {
         method: lxt_fx.perturbation_curves(
-            model, inputs, found[None], lambda out: out.logits[:, -1, target], spared=spared, steps=size.steps
+            model, inputs, found[None], lambda out: out.logits[:, -1, target], removal=removal
         )
         for method, found in relevance.items()
     }

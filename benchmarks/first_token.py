@@ -285,13 +285,13 @@ def measure_areas(
             return torch.cat([text.targets["logit"](row[None]) for row in output.logits[:, -1]])
 
         inputs = {"inputs_embeds": lxt_fx.embed(model, text.ids), "logits_to_keep": 1}
-        spared = torch.arange(text.ids.shape[1]) < size.spared
+        removal = lxt_fx.Removal(spared=torch.arange(text.ids.shape[1]) < size.spared, steps=size.steps)
         for table, module in modules.items():
             embedded = lxt_fx.embed(module, text.ids)
             value = text.targets["logit"](module(inputs_embeds=embedded, use_cache=False).logits[:, -1])
             (gradient,) = torch.autograd.grad(value.sum(), embedded)
             relevance = (embedded * gradient).sum(-1).detach()
-            found = lxt_fx.perturbation_curves(model, inputs, relevance, each_logit, spared=spared, steps=size.steps)
+            found = lxt_fx.perturbation_curves(model, inputs, relevance, each_logit, removal=removal)
             areas.setdefault(table, []).append(float(found.area))
     return areas
 

@@ -56,8 +56,8 @@ def measure(explained: lxt_fx.Explained, embeds: Tensor, chunk: int | None) -> d
     """Seconds of `TARGETS` single calls and of one call. Raises where their relevance differs."""
     tokens = list(range(100, 100 + TARGETS)) if explained.config.vocab_size > 200 else list(range(TARGETS))
     taken = [timed(lambda token=token: single(explained, embeds, token)) for token in tokens[:SINGLES]]
-    pairs = [(-1, token) for token in tokens]
-    many, found = timed(lambda: lxt_fx.relevance_of(explained, {"inputs_embeds": embeds}, pairs, chunk=chunk))
+    targets = [lxt_fx.Target.at(-1, token) for token in tokens]
+    many, found = timed(lambda: lxt_fx.relevance_of(explained, {"inputs_embeds": embeds}, targets, chunk=chunk))
     expected = torch.stack([relevance for _, relevance in taken])
     torch.testing.assert_close(found[:SINGLES, 0], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     one = [TARGETS * statistics.mean(seconds[i] for seconds, _ in taken) for i in (0, 1)]

@@ -182,8 +182,9 @@ def curves(subject: Subject, found: Tensor, size: Size) -> Tensor:
     """MoRF and LeRF [rows, 2, steps + 1]."""
     inputs = {"pixel_values": subject.pixels, "chosen": subject.chosen}
     measured = lxt_fx.perturbation_curves(
-        subject.asked, inputs, found, lambda out: out[:, 0], unit=subject.patch, steps=size.steps, batch=8 * size.batch
-    )
+        subject.asked, inputs, found, lambda out: out[:, 0],
+        removal=lxt_fx.Removal(unit=subject.patch, steps=size.steps, batch=8 * size.batch),
+    )  # fmt: skip
     return torch.stack([measured.morf, measured.lerf], dim=1)
 
 
@@ -218,7 +219,8 @@ def tuned(subject: Subject, size: Size, progress: Progress) -> dict[str, Any]:
     for make in progress.track((tables.attnlrp_gamma, tables.cp_lrp_gamma), description=f"{subject.name}: tuning"):
         best = lxt_fx.tune(
             subject.asked, {"pixel_values": chosen_on.pixels, "chosen": chosen_on.chosen}, lambda out: out[:, 0],
-            table=make, grid=grid, unit=subject.patch, steps=size.steps, batch=4 * size.batch, progress=False,
+            table=make, grid=grid, removal=lxt_fx.Removal(unit=subject.patch, steps=size.steps, batch=4 * size.batch),
+            progress=False,
         )  # fmt: skip
         areas = {}
         for name, table in (("plain", make(0.0, 0.0)), ("default", make()), ("tuned", best)):

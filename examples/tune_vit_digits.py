@@ -28,7 +28,7 @@ def area(model: nn.Module, pixels: Tensor, rules: lxt_fx.RuleTable) -> Tensor:
     leaf = pixels.clone().requires_grad_()
     logits = lxt_fx.transform(model, rules=rules)(pixel_values=leaf).logits
     (gradient,) = torch.autograd.grad(logits.amax(dim=-1).sum(), leaf)
-    return lxt_fx.perturbation_curves(model, pixels, leaf * gradient, steps=STEPS).area
+    return lxt_fx.perturbation_curves(model, pixels, leaf * gradient, removal=lxt_fx.Removal(steps=STEPS)).area
 
 
 def main(
@@ -39,7 +39,8 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     model, _ = models.load("vit_digits")
     _, _, pixels, _ = digits()
-    tuned = lxt_fx.tune(model, pixels[:images], steps=STEPS, batch=128, picture=out / "tuning_vit_digits.png")
+    removal = lxt_fx.Removal(steps=STEPS, batch=128)
+    tuned = lxt_fx.tune(model, pixels[:images], removal=removal, picture=out / "tuning_vit_digits.png")
     print(tuned)
     others = pixels[images:]
     plain = lxt_fx.rule_table.tables.attnlrp_gamma(**tuned.plain.parameters)

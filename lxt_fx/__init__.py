@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from lxt_fx.compiler.pipeline import transform
     from lxt_fx.compiler.saved_module import load, save
     from lxt_fx.faithfulness.removal_curves import PerturbationCurves, perturbation_curves
+    from lxt_fx.faithfulness.removed_units import Removal
     from lxt_fx.faithfulness.search import tune
     from lxt_fx.faithfulness.tuned_table import TunedTable
     from lxt_fx.ledger import flow_graph as flow
@@ -81,6 +82,7 @@ __all__ = [
     "OtherWayError",
     "PerturbationCurves",
     "Record",
+    "Removal",
     "Rule",
     "RuleTable",
     "Target",
@@ -116,6 +118,7 @@ _NAMES = {
     "lxt_fx.compiler.pipeline": "transform",
     "lxt_fx.compiler.saved_module": "load save",
     "lxt_fx.faithfulness.removal_curves": "PerturbationCurves perturbation_curves",
+    "lxt_fx.faithfulness.removed_units": "Removal",
     "lxt_fx.faithfulness.search": "tune",
     "lxt_fx.faithfulness.tuned_table": "TunedTable",
     "lxt_fx.ledger.arrivals": "Landing",

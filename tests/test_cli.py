@@ -67,6 +67,12 @@ def test_target_position_and_rules_reach_the_explanation(language_model: str, ca
     assert "at position 1, after ' capital'" in shown and "rules gradient" in shown
 
 
+def test_a_name_of_several_tokens_is_a_target(language_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("explain", language_model, TEXT, "--target", " Parisian") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("log-probability of ' Paris' + 'i' + 'an', each given those before") and "▸Paris" in shown
+
+
 def test_a_classifier_is_loaded_with_its_head_and_labels(classifier: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("explain", classifier, "play playing", "--target", "good") == 0
     shown = capsys.readouterr().out
@@ -118,7 +124,9 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (("tables", "attnlpr"), "UnknownNameError: "),
         (("explain", "MODEL", TEXT, "--rules", "x"), "UnknownNameError: "),
         (("explain", "MODEL", TEXT, "--target", "a", "--contrast", "b", "c"), "--target and --contrast both say"),
-        (("explain", "MODEL", TEXT, "--target", "Parisian"), "is not one token of the tokenizer"),
+        (("explain", "MODEL", TEXT, "--contrast", "Parisian", "Paris"), "explain: 'Parisian' is not one token of the"),
+        (("explain", "MODEL", TEXT, "--target", ""), "explain: the empty string names no token and no class"),
+        (("audit", "MODEL", TEXT, "--target", "Parisian"), "audit: 'Parisian' is not one token of the tokenizer"),
         (("explain", "MODEL", TEXT, "--json", "/nowhere/out.json"), "cannot write /nowhere/out.json: No such file"),
         (("inspect", "MODEL", "--stage", "x"), "there is no stage 'x'; the stages are capture, canonical"),
         (("inspect", "MODEL", "--layer", "model.layers.9"), "UnknownNameError: "),

@@ -1,11 +1,16 @@
-"""The code of the README and of docs/ runs, block by block, each page in one namespace."""
+"""The code of the README and of docs/ runs, each page in one namespace, and the names that texts mention exist."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+import torch
+
+import lxt_fx
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
@@ -27,3 +32,42 @@ def test_links_to_files_of_the_repository_lead_somewhere(page: str) -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
         if "://" not in link:
             assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+CODE = sorted(path for folder in ("lxt_fx", "passes", "rule_table") for path in (ROOT / folder).rglob("*.py"))
+MENTION = re.compile(r"(?<![\w./%:-])lxt_fx((?:\.[A-Za-z_]\w*)+)")
+
+
+def mentions(text: str) -> set[str]:
+    """Dotted names that begin with `lxt_fx.`"""
+    return {found for found in MENTION.findall(text) if not found.endswith(".py")}
+
+
+def is_there(path: str) -> bool:
+    """Whether attributes lead there from the package, modules that are not imported by then included; or an op is called
+    so, as printed graphs write it."""
+    found: object = lxt_fx
+    parts = path.strip(".").split(".")
+    if len(parts) == 1 and hasattr(torch.ops.lxt_fx, parts[0]):
+        return True
+    for place, part in enumerate(parts):
+        inside = ".".join(["lxt_fx", *parts[: place + 1]])
+        if not hasattr(found, part) and importlib.util.find_spec(inside) is None:
+            return False
+        found = getattr(found, part) if hasattr(found, part) else importlib.import_module(inside)
+    return True
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_every_name_of_the_package_that_a_page_mentions_exists(page: str) -> None:
+    missing = {name for name in mentions((ROOT / page).read_text()) if not is_there(name)}
+    assert not missing
+
+
+def test_every_name_of_the_package_that_its_docstrings_and_messages_mention_exists() -> None:
+    found = set()
+    for path in CODE:
+        texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+        found |= {(path.name, name) for text in texts if isinstance(text, str) for name in mentions(text)}
+    assert len(found) > 40, "the search finds what it looks for"
+    assert not {(file, name) for file, name in found if not is_there(name)}

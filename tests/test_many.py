@@ -18,7 +18,8 @@ from lxt_fx.attribution.split_head import cut_head
 from lxt_fx.views.terminal import plain
 
 TOKENS = 6
-PAIRS = [(2, 5), (-1, 7), (0, 3), (2, 6), (5, 7)]
+PLACES = [(2, 5), (-1, 7), (0, 3), (2, 6), (5, 7)]
+PAIRS = [lxt_fx.Target.at(position, entry) for position, entry in PLACES]
 CLASSES = [1, 0, 1]
 
 
@@ -41,7 +42,7 @@ def one_by_one(module: lxt_fx.Explained, x: Tensor, targets: list) -> Tensor:
     for target in targets:
         leaf = x.clone().requires_grad_(True)
         logits = module(leaf).logits
-        values = logits[:, target] if isinstance(target, int) else logits[:, target[0], target[1]]
+        values = logits[:, target] if isinstance(target, int) else logits[:, target.position, target.token]
         if module.record.form == "gradient":
             (gradient,) = torch.autograd.grad(values.sum(), leaf)
             found.append(gradient * leaf.detach())
@@ -116,7 +117,7 @@ def test_nothing_is_cut_off_behind_what_mixes_positions() -> None:
     x = torch.randn(2, 3, 4)
     leaf = x.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(module(leaf)[:, 1, 2].sum(), leaf)
-    found = many.relevance_of(module, x, [(1, 2), (0, 0)], reduce="none")
+    found = many.relevance_of(module, x, [lxt_fx.Target.at(1, 2), lxt_fx.Target.at(0, 0)], reduce="none")
     torch.testing.assert_close(found[0], gradient * x)
 
 
@@ -125,7 +126,7 @@ def test_a_function_gives_a_vector_of_numbers(form: str) -> None:
     module = explained("llama", form)
     x = leaf_of(module)[:1]
     contrasts = many.relevance_of(module, x, lambda out: out.logits[0, -1, :4] - out.logits[0, -1, 4:8], reduce="none")
-    alone = one_by_one(module, x, [(-1, entry) for entry in range(8)])
+    alone = one_by_one(module, x, [lxt_fx.Target.at(-1, entry) for entry in range(8)])
     # the model's norms compute in float32, so a difference of two relevances has their rounding
     torch.testing.assert_close(contrasts, alone[:4] - alone[4:], rtol=0, atol=1e-6 * float(contrasts.abs().max()))
 
@@ -179,9 +180,9 @@ def test_a_chunk_shrinks_with_what_the_forward_saves(monkeypatch: pytest.MonkeyP
     ("targets", "said"),
     [
         ([], "no targets"),
-        ([(9, 1)], "position 9"),
-        ([(0, 64)], "entry 64"),
-        ([(0, 1, 2)], "pair"),
+        ([lxt_fx.Target.at(9, 1)], "position 9"),
+        ([lxt_fx.Target.at(0, 64)], "there is no token id 64"),
+        ([(0, 1, 2)], "a tuple is a contrast of two, and several targets are a list"),
         (lambda out: out.logits, "vector"),
         (lambda out: out.logits[0, 0].detach(), "differentiable path"),
     ],
@@ -194,10 +195,8 @@ def test_targets_that_do_not_fit_are_refused(targets: object, said: str) -> None
 
 def test_positions_of_a_classifier_are_refused() -> None:
     module = explained("bert")
-    with pytest.raises(lxt_fx.InputError, match="without positions"):
-        many.relevance_of(module, leaf_of(module), [(0, 1)])
-    with pytest.raises(lxt_fx.InputError, match="transform it first"):
-        many.relevance_of(tiny.bert(), leaf_of(module), [0])
+    with pytest.raises(lxt_fx.InputError, match="without a position"):
+        many.relevance_of(module, leaf_of(module), [lxt_fx.Target.at(0, 1)])
 
 
 def test_a_relevance_that_is_not_finite_is_refused() -> None:

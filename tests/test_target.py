@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from lxt_fx.attribution.embeddings import embed
 from lxt_fx.attribution.one_input import explain
 from lxt_fx.attribution.readable_tokens import readable_tokens
-from lxt_fx.attribution.target import Target, TokenNames
+from lxt_fx.attribution.target import Target
+from lxt_fx.attribution.target_names import TokenNames
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.pipeline import transform
@@ -81,19 +82,13 @@ def test_both_sides_of_a_contrast_are_spelled_the_same_way(tokenizer: Any) -> No
     row = torch.zeros(len(tokenizer))
     row[tokenizer.convert_tokens_to_ids("Paris")] = 1.0
     row[tokenizer.convert_tokens_to_ids("Ġof")] = 5.0
-    spelled = TokenNames(tokenizer).find(("of", "Paris"), row)
+    spelled = TokenNames(tokenizer, "explain").find(("of", "Paris"), row)
     assert tokenizer.convert_ids_to_tokens(spelled) == ["Ġof", "ĠParis"]
 
 
 def test_a_word_that_only_one_spelling_has_as_a_token_is_found(explained: Explained, tokenizer: Any) -> None:
     assert "'Ġ" not in explain(explained, tokenizer, TEXT, "capital").explained
     assert "logit of ' capital'" in explain(explained, tokenizer, TEXT, "capital").explained
-
-
-def test_a_string_of_several_tokens_is_refused_with_its_pieces(explained: Explained, tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="is not one token") as refusal:
-        explain(explained, tokenizer, TEXT, "Parisian")
-    assert "'Paris' 'i' 'an'" in str(refusal.value)
 
 
 def test_a_word_outside_the_vocabulary_is_refused(words: Any) -> None:
@@ -147,7 +142,11 @@ def test_a_function_that_gives_nothing_to_explain_is_refused(
 
 @pytest.mark.parametrize(
     ("target", "why"),
-    [(10_000, "there is no token id 10000"), (-1, "there is no token id -1"), (("a", "b", "c"), "must be an index")],
+    [
+        (10_000, "explain: there is no token id 10000"),
+        (-1, "there is no token id -1"),
+        (("a", "b", "c"), "must be an index.*several targets are a list"),
+    ],
 )
 def test_a_target_that_does_not_exist_is_refused(explained: Explained, tokenizer: Any, target: Any, why: str) -> None:
     with pytest.raises(InputError, match=why):

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 import lxt_fx
+from lxt_fx import Removal
 from lxt_fx.base.errors import InputError, NonFiniteError, OtherWayError
 from lxt_fx.compiler import pipeline
 from lxt_fx.faithfulness.tuned_table import Score, TunedTable, chance_of
@@ -56,7 +57,7 @@ def saturated_rows() -> Tensor:
 @pytest.mark.parametrize("order", [(0.0, 0.05, 0.25, 1.0), (1.0, 0.25, 0.0, 0.05, 0.25)])
 def test_the_gamma_that_brings_back_a_saturated_branch_is_found(order: tuple[float, ...]) -> None:
     """From 0.25 on the ranking is right, and of equals the smallest is taken."""
-    tuned = lxt_fx.tune(Saturating(), saturated_rows(), 0, grid={"linear": order}, steps=3, progress=False)
+    tuned = lxt_fx.tune(Saturating(), saturated_rows(), 0, grid={"linear": order}, removal=Removal(steps=3), progress=False)
     assert tuned.best.parameters == {"linear": 0.25}
     means = {score.parameters["linear"]: score.mean for score in tuned.scores}
     assert list(means) == [0.0, 0.05, 0.25, 1.0]
@@ -70,13 +71,13 @@ def by_hand(model: nn.Module, pixels: Tensor, table: RuleTable, metric: Callable
     leaf = pixels.clone().requires_grad_()
     explained(pixel_values=leaf).logits[:, 3].sum().backward()
     assert leaf.grad is not None
-    return metric(lxt_fx.perturbation_curves(model, pixels, leaf * leaf.grad, 3, steps=4))
+    return metric(lxt_fx.perturbation_curves(model, pixels, leaf * leaf.grad, 3, removal=Removal(steps=4)))
 
 
 @pytest.mark.parametrize(("table", "batch"), [(attnlrp_gamma, 32), (cp_lrp_gamma, 2)])
 def test_scores_are_those_of_every_table_made_by_hand(table: Callable[..., RuleTable], batch: int) -> None:
     model, pixels = tiny.vit(), random(5, 1, 8, 8)
-    tuned = lxt_fx.tune(model, pixels, 3, table=table, grid=GRID, steps=4, batch=batch, progress=False)
+    tuned = lxt_fx.tune(model, pixels, 3, table=table, grid=GRID, removal=Removal(steps=4, batch=batch), progress=False)
     assert [tuple(s.parameters.values()) for s in tuned.scores] == list(itertools.product(*GRID.values()))
     for score in tuned.scores:
         wanted = by_hand(model, pixels, table(**score.parameters), lambda curves: curves.area)
@@ -88,8 +89,8 @@ def test_scores_are_those_of_every_table_made_by_hand(table: Callable[..., RuleT
 def test_the_order_of_the_grid_changes_nothing() -> None:
     model, pixels = tiny.vit(), random(3, 1, 8, 8)
     backwards = {name: values[::-1] for name, values in reversed(GRID.items())}
-    one = lxt_fx.tune(model, pixels, 3, grid=GRID, steps=4, progress=False)
-    other = lxt_fx.tune(model, pixels, 3, grid=backwards, steps=4, progress=False)
+    one = lxt_fx.tune(model, pixels, 3, grid=GRID, removal=Removal(steps=4), progress=False)
+    other = lxt_fx.tune(model, pixels, 3, grid=backwards, removal=Removal(steps=4), progress=False)
     assert str(one) == str(other)
     assert all(torch.equal(a.values, b.values) for a, b in zip(one.scores, other.scores, strict=True))
 
@@ -101,7 +102,7 @@ def test_a_metric_of_ones_own_decides() -> None:
         return curves.morf[:, 0] - curves.morf[:, 1]
 
     grid = {"conv": [0.25], "linear": [0.0, 0.25]}
-    tuned = lxt_fx.tune(model, pixels, 3, grid=grid, metric=early_loss, steps=4, progress=False)
+    tuned = lxt_fx.tune(model, pixels, 3, grid=grid, metric=early_loss, removal=Removal(steps=4), progress=False)
     for score in tuned.scores:
         wanted = by_hand(model, pixels, attnlrp_gamma(**score.parameters), early_loss)
         torch.testing.assert_close(score.values, wanted, atol=1e-5, rtol=0)
@@ -112,7 +113,7 @@ def test_texts_are_embedded_and_padding_stays() -> None:
     model = tiny.llama()
     ids, mask = torch.tensor([[5, 9, 17, 23, 2], [1, 2, 3, 0, 0]]), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     inputs = {"input_ids": ids, "attention_mask": mask}
-    tuned = lxt_fx.tune(model, inputs, steps=2, progress=False)
+    tuned = lxt_fx.tune(model, inputs, removal=Removal(steps=2), progress=False)
     assert [score.parameters["conv"] for score in tuned.scores] == [0.0] * 5, "a model without convolutions"
     example = {"inputs_embeds": lxt_fx.embed(model, ids), "attention_mask": mask}
     explained = lxt_fx.transform(model, kwargs=example, rules=attnlrp_gamma(conv=0, linear=0.25), dynamic=False)
@@ -120,7 +121,7 @@ def test_texts_are_embedded_and_padding_stays() -> None:
     logits = explained(inputs_embeds=leaf, attention_mask=mask).logits
     (logits[0, 4].max() + logits[1, 2].max()).backward()
     assert leaf.grad is not None
-    wanted = lxt_fx.perturbation_curves(model, inputs, leaf * leaf.grad, steps=2).area
+    wanted = lxt_fx.perturbation_curves(model, inputs, leaf * leaf.grad, removal=Removal(steps=2)).area
     torch.testing.assert_close(tuned.scores[3].values, wanted, atol=1e-5, rtol=0)
 
 
@@ -134,12 +135,12 @@ def test_the_model_is_captured_once_and_an_explained_one_not_at_all(monkeypatch:
     capture = pipeline.proven_capture
     monkeypatch.setattr(pipeline, "proven_capture", counted)
     model, pixels = tiny.vit(), random(3, 1, 8, 8)
-    of_model = lxt_fx.tune(model, pixels, 3, grid=GRID, steps=4, progress=False)
+    of_model = lxt_fx.tune(model, pixels, 3, grid=GRID, removal=Removal(steps=4), progress=False)
     assert len(captures) == 1
     for rules, example in (("attnlrp", None), (attnlrp_gamma(), {"pixel_values": pixels[:2]})):
         explained = lxt_fx.transform(model, kwargs=example, rules=rules, dynamic=example is None)
         before, printed = len(captures), lxt_fx.show(explained)
-        of_explained = lxt_fx.tune(explained, pixels, 3, grid=GRID, steps=4, progress=False)
+        of_explained = lxt_fx.tune(explained, pixels, 3, grid=GRID, removal=Removal(steps=4), progress=False)
         assert len(captures) == before and lxt_fx.show(explained) == printed
         for one, other in zip(of_model.scores, of_explained.scores, strict=True):
             torch.testing.assert_close(one.values, other.values, atol=1e-5, rtol=0)
@@ -147,7 +148,7 @@ def test_the_model_is_captured_once_and_an_explained_one_not_at_all(monkeypatch:
 
 def test_the_result_is_a_table_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
     model, pixels = tiny.vit(), random(3, 1, 8, 8)
-    tuned = lxt_fx.tune(model, pixels, 3, grid=GRID, steps=4, progress=False)
+    tuned = lxt_fx.tune(model, pixels, 3, grid=GRID, removal=Removal(steps=4), progress=False)
     explained = lxt_fx.transform(model, (pixels,), rules=tuned, dynamic=False)
     assert explained.record.table_name == "attnlrp_gamma"
     wanted = attnlrp_gamma(**tuned.best.parameters)
@@ -171,10 +172,10 @@ def test_model_and_torch_are_as_before() -> None:
     modes, random_state = [module.training for module in model.modules()], torch.get_rng_state()
     pixels.requires_grad_()
     with torch.no_grad():
-        lxt_fx.tune(model, pixels, 3, grid=GRID, steps=4, progress=False)
+        lxt_fx.tune(model, pixels, 3, grid=GRID, removal=Removal(steps=4), progress=False)
         assert not torch.is_grad_enabled()
     with pytest.raises(InputError):
-        lxt_fx.tune(model, pixels, 3, grid={"linear": [-1.0]}, steps=4, progress=False)
+        lxt_fx.tune(model, pixels, 3, grid={"linear": [-1.0]}, removal=Removal(steps=4), progress=False)
     assert torch.is_grad_enabled() and torch.equal(torch.get_rng_state(), random_state)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
@@ -251,7 +252,7 @@ def test_the_picture_has_every_number_and_frames_the_best(tmp_path: Path) -> Non
     for suffix, magic in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
         file = tmp_path / f"grid{suffix}"
         pixels, grid = random(3, 1, 8, 8), GRID | {"linear": [0.25, 0.0]}
-        tuned = lxt_fx.tune(tiny.vit(), pixels, 3, grid=grid, steps=4, progress=False, picture=file)
+        tuned = lxt_fx.tune(tiny.vit(), pixels, 3, grid=grid, removal=Removal(steps=4), progress=False, picture=file)
         assert file.read_bytes().startswith(magic)
     axes = tuned.figure().axes[0]
     cells = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axes.texts}
@@ -299,7 +300,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"metric": lambda curves: curves.area.mean()}, r"one number for each row, \[8\], .* got a tensor of shape \[\]"),
     ({"metric": lambda curves: 3.0}, "got float"),
     ({"target": lambda out: out[:, 0].detach()}, "does not depend on x by a differentiable path"),
-    ({"steps": 0}, "steps must be a whole number"),
 ]
 
 
@@ -339,8 +339,8 @@ def test_a_traced_graph_must_hold_for_all_rows() -> None:
 
     rows = torch.tensor([[2.0, 2.0, 1.0], [-2.0, 2.0, 1.0]])
     with pytest.raises(OtherWayError, match=r"test_tune\.py:\d+ read the value 2 .*these inputs give -2"):
-        lxt_fx.tune(Choosing(), rows, 0, grid={"linear": [0.0]}, batch=1, progress=False)
-    lxt_fx.tune(Choosing(), rows.abs(), 0, grid={"linear": [0.0]}, batch=1, progress=False)
+        lxt_fx.tune(Choosing(), rows, 0, grid={"linear": [0.0]}, removal=Removal(batch=1), progress=False)
+    lxt_fx.tune(Choosing(), rows.abs(), 0, grid={"linear": [0.0]}, removal=Removal(batch=1), progress=False)
 
 
 def test_an_explained_module_with_native_gradients_stays_lenient() -> None:

@@ -7,24 +7,27 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
+from lxt_fx.attribution.as_explained import as_explained, check_module
 from lxt_fx.attribution.embeddings import embed
 from lxt_fx.attribution.many_targets import values_and_relevance
 from lxt_fx.attribution.readable_tokens import Tokenizer, readable_tokens
+from lxt_fx.attribution.target import Target, Wanted
 from lxt_fx.attribution.text_input import NO_TOKENIZER, Text, read_text
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.json_file import write_json
-from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
-from lxt_fx.compiler.pipeline import transform
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+Answer = str | SupportsIndex | Sequence[SupportsIndex]
+"""A text, or token ids in a list, a tensor or an array."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -95,7 +98,7 @@ def answer_relevance(
     model: nn.Module,
     tokenizer: Tokenizer | None,
     prompt: Text,
-    answer: str | Sequence[int] | Tensor,
+    answer: Answer,
     *,
     rules: Rules | None = None,
     chunk: int | None = None,
@@ -104,30 +107,26 @@ def answer_relevance(
 
     `model` is a causal language model of transformers, or what `transform` made from one; give that to explain many
     answers. `prompt` is a string, its token ids, or what the tokenizer returns; `answer` a string, which is tokenised
-    without special tokens, or ids, as `generate` gave them behind the prompt. With ids only, the tokenizer may be None,
-    and tokens are then numbers. `rules` and `chunk` are those of `transform` and `relevance_of`.
+    without special tokens, or ids, as `generate` gave them behind the prompt; one id alone, such as `logits.argmax()`, will
+    do. With ids only, the tokenizer may be None, and tokens are then numbers. `rules` are those of `explain`, `chunk` is
+    that of `relevance_of`.
 
     Raises InputError for a model that is not causal (an answer token got relevance from itself or a later one), for an
     empty answer, and what `transform` and `relevance_of` raise.
     """
+    check_module(model, "answer_relevance")
     start = time.perf_counter()
     names = tokenizer or NO_TOKENIZER
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    asked = read_text(names, prompt, device).ids
+    asked = read_text(names, prompt, device, "answer_relevance").ids
     ids = torch.cat([asked, _answer_ids(names, answer, device)], dim=1)
     count, total = asked.shape[1], ids.shape[1]
     with gradients_on():
         embeds = embed(model, ids)
-        if isinstance(model, Explained):
-            if rules is not None:
-                raise InputError("answer_relevance: the model is already explained by a table; leave rules out")
-            explained = model
-        else:
-            table = "attnlrp" if rules is None else rules
-            explained = transform(model, kwargs={"inputs_embeds": embeds.detach()}, rules=table, dynamic=False)
+        explained = as_explained(model, (), {"inputs_embeds": embeds.detach()}, "answer_relevance", rules)
     # the logit of a token is at the position before it
-    pairs = [(position - 1, int(ids[0, position])) for position in range(count, total)]
-    logits, relevance = values_and_relevance(explained, {"inputs_embeds": embeds}, pairs, chunk)
+    tokens = [Wanted(int(ids[0, position]), position=position - 1) for position in range(count, total)]
+    logits, relevance = values_and_relevance(explained, {"inputs_embeds": embeds}, tokens, chunk, "answer_relevance")
     matrix = relevance[:, 0].cpu()
     _check_causal(matrix, count, explained.record.model_class)
     return AnswerRelevance(
@@ -142,14 +141,23 @@ def answer_relevance(
     )
 
 
-def _answer_ids(tokenizer: Tokenizer, answer: str | Sequence[int] | Tensor, device: torch.device) -> Tensor:
+def _answer_ids(tokenizer: Tokenizer, answer: Answer, device: torch.device) -> Tensor:
     """[1, answer]."""
+    if isinstance(answer, (Target, tuple)) or callable(answer):
+        raise InputError(
+            f"answer_relevance: the answer is a text or token ids, each of which is explained, got {answer!r}; "
+            "lxt_fx.relevance_of takes targets of other kinds"
+        )
     listed = tokenizer.encode(answer, add_special_tokens=False) if isinstance(answer, str) else answer
     ids = torch.as_tensor(listed).to(device)
-    ids = ids[None] if ids.dim() == 1 else ids
-    if ids.dim() != 2 or len(ids) != 1 or ids.shape[1] == 0 or ids.is_floating_point():
-        raise InputError(f"answer_relevance: the answer must be one row of at least one token id, got {list(ids.shape)}")
-    return ids
+    if ids.dtype == torch.bool or ids.is_floating_point() and ids.numel():
+        raise InputError(f"answer_relevance: the answer must be a string or token ids, got values of {ids.dtype}")
+    ids = ids.reshape(1, -1) if ids.dim() < 2 else ids
+    if ids.dim() != 2 or len(ids) != 1 or ids.shape[1] == 0:
+        raise InputError(
+            f"answer_relevance: one answer of at least one token is explained, got {list(ids.shape)} token ids"
+        )
+    return ids.long()
 
 
 def _check_causal(matrix: Tensor, prompt: int, model_class: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from lxt_fx.base.errors import InputError, UnknownNameError
-from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.explained import Explained, check_explained
 from lxt_fx.passes.analysis.module_values import GraphValues, ModuleCall
 
 
@@ -73,8 +73,10 @@ def watch(explained: Explained, *places: str) -> Iterator[Watch]:
     that nothing needs at other positions is there at the asked ones only; its relevance is 0 at the others.
 
     Raises UnknownNameError where a place selects nothing that carries relevance, and InputError where a module has several
-    outputs that do, or is called several times: then its relevance is not that of one value.
+    outputs that do, or is called several times (its relevance is not that of one value), and for a model that was not
+    transformed: its calls carry no relevance.
     """
+    check_explained(explained, "watch")
     seen = Watch({name: node.name for name, node in _nodes_at(explained, places).items()})
     with explained._observed_by(lambda module: _Saver(module, places, seen)):
         yield seen

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.embeddings import with_embeddings
+from lxt_fx.attribution.many_entries import BatchTargets
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
+from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.split_head import Cut, cut_head
-from lxt_fx.attribution.target import logits_of
+from lxt_fx.attribution.target import TargetsLike, Wanted, several_targets
+from lxt_fx.attribution.target_entry import Reading
+from lxt_fx.attribution.text_input import texts_of_logits
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
-
-Targets = Sequence[int] | Sequence[tuple[int, int]] | Tensor | Callable[[Any], Tensor]
-"""Entries of the logits, or a function of the model's output that returns a vector of numbers [targets]."""
 
 Reduce = Literal["hidden", "channels", "none"]
 
@@ -33,33 +36,40 @@ caches and are new pages each time (32 targets of 128 tokens of SmolLM2: 6 % fas
 
 
 def relevance_of(
-    explained: Explained,
+    explained: nn.Module,
     inputs: Tensor | Mapping[str, Any],
-    targets: Targets,
+    targets: TargetsLike,
     *,
+    tokenizer: Tokenizer | None = None,
+    labels: Sequence[str] | None = None,
     leaf: str | None = None,
     chunk: int | None = None,
     reduce: Reduce = "hidden",
 ) -> Tensor:
     """The relevance of every target, from one forward: [targets, batch, tokens], at least float32, on the leaf's device.
 
-    `inputs` are the inputs of the explained module by name (`input_ids` will do for `inputs_embeds`), or the first of
-    them. `targets` are one of
+    `explained` is what `transform` made; a model is transformed on these inputs, under `attnlrp`. `inputs` are those of the
+    module by name (`input_ids` will do for `inputs_embeds`), or the first of them. `targets` is a list of what `explain`
+    takes as one target:
 
-    - classes `[0, 1, 2]`, entries of logits [batch, classes]; of logits [batch, tokens, entries], at the last position;
-    - (position, entry) pairs, entries of logits [batch, tokens, entries]; a negative position counts from the end;
-    - a function of the module's output that returns the numbers to explain as a vector [targets].
+    - indices and names, `[7, " Paris"]`: entries of the logits, of a text at the position that `explain` states. Names of
+      tokens need the `tokenizer`, names of classes the model's config or `labels`;
+    - `Target.at(position, entry)`: at another position; a negative one counts from the end;
+    - `Target(3, minus=7)`, `("Paris", "London")`: the first logit less the second. A pair of two indices is refused until
+      0.3, as it meant (position, entry) here until 0.2;
+    - functions of the module's output that return a number, or one for each example [batch].
 
-    Each row of a batch is explained for the same entries; a function may sum over rows, which do not depend on one
-    another. `leaf` is the input that relevance is read at, by default the first of `record.leaves`.
+    One target alone, or a tensor [targets] of indices, will do; so will one function of the output that returns all numbers
+    as a vector [targets]. Each example of a batch is explained for every target; a function may sum over examples, which do
+    not depend on one another. `leaf` is the input that relevance is read at, by default the first of `record.leaves`.
 
     `reduce` says what is summed: "hidden" the last dimension of the leaf, "channels" dimension 1 (of images [batch,
     channels, height, width]), "none" nothing: [targets, *leaf.shape].
 
     In gradient form relevance is value * gradient; in explicit form each output starts with its own value as relevance
-    (for a function, output * d number / d output). `chunk` targets go backward at once and need memory for as many
-    gradients; None chooses it so that about 1 GiB is enough (`MEMORY` of this module). The head of a language model is run
-    on the target positions alone, so no logits [batch, tokens, vocabulary] are made for (position, entry) pairs.
+    (for a difference or a function, output * d number / d output). `chunk` targets go backward at once and need memory for
+    as many gradients; None chooses it so that about 1 GiB is enough (`MEMORY` of this module). The head of a language model
+    is run on the target positions alone, so no logits [batch, tokens, vocabulary] are made, but for functions.
 
     Raises InputError for targets that do not fit, and NonFiniteError where a number or its relevance is not finite.
     """
@@ -68,51 +78,76 @@ def relevance_of(
             raise InputError(f"relevance_of: chunk must be a whole number of at least 1, or None, got {chunk!r}")
         if reduce not in ("hidden", "channels", "none"):
             raise InputError(f'relevance_of: reduce must be "hidden", "channels" or "none", got {reduce!r}')
-        bound, name = _bound(explained, inputs, leaf)
+        wanted = several_targets(targets, "relevance_of")
+        given, positional = _given(explained, inputs)
+        explained = as_explained(explained, positional, given, "relevance_of")
+        bound, name = _bound(explained, given, positional, leaf)
         explained = explained._fitting(bound)
-        relevance, values = _relevance(explained, bound, name, targets, chunk, reduce)
-        if not is_finite([values, relevance]):
-            _refuse(explained, bound, targets)
-        return relevance
+        texts = texts_of_logits(given, bound, tokenizer)
+        asked = BatchTargets(Reading.of("relevance_of", explained, labels), wanted, texts)
+        return _finite(explained, bound, name, asked, chunk, reduce)[0]
 
 
 def values_and_relevance(
-    explained: Explained, inputs: Mapping[str, Any], pairs: Sequence[tuple[int, int]], chunk: int | None
+    explained: Explained, inputs: Mapping[str, Any], targets: Sequence[Wanted], chunk: int | None, function: str
 ) -> tuple[Tensor, Tensor]:
-    """The logits [targets, batch] of (position, entry) pairs, and their relevance [targets, batch, tokens]."""
+    """The logits [targets, batch] of entries by index, and their relevance [targets, batch, tokens]; errors name the
+    `function`."""
     with gradients_on():
-        bound, name = _bound(explained, inputs, None)
+        bound, name = _bound(explained, inputs, (), None)
         explained = explained._fitting(bound)
-        relevance, values = _relevance(explained, bound, name, pairs, chunk, "hidden")
-        if not is_finite([values, relevance]):
-            _refuse(explained, bound, pairs)
+        asked = BatchTargets(Reading.of(function, explained, ()), list(targets), texts_of_logits(inputs, bound, None))
+        relevance, values = _finite(explained, bound, name, asked, chunk, "hidden")
         return values, relevance
 
 
-def _bound(explained: Explained, inputs: Tensor | Mapping[str, Any], leaf: str | None) -> tuple[dict[str, Any], str]:
+def _given(model: nn.Module, inputs: Tensor | Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """The inputs by name, and those in order. A tensor is the first input, where that is token ids their embeddings, unless
+    it holds whole numbers."""
+    if not isinstance(inputs, Tensor):
+        return dict(inputs), ()
+    if isinstance(model, Explained):
+        first = model.record.inputs[0]
+    else:
+        first = next(iter(inspect.signature(model.forward).parameters), "") if isinstance(model, nn.Module) else ""
+    if first == "input_ids" or (first == "inputs_embeds" and not inputs.is_floating_point()):
+        return {"inputs_embeds" if inputs.is_floating_point() else "input_ids": inputs}, ()
+    return {}, (inputs,)
+
+
+def _bound(
+    explained: Explained, given: Mapping[str, Any], positional: tuple[Any, ...], leaf: str | None
+) -> tuple[dict[str, Any], str]:
     """The inputs by name, with the leaf as a leaf of autograd, and the name of the leaf."""
-    if not isinstance(explained, Explained):
-        raise InputError(f"relevance_of: needs what transform returns, got {type(explained).__name__}; transform it first")
     record = explained.record
-    if isinstance(inputs, Tensor):
-        inputs = {"inputs_embeds" if record.inputs[0] == "input_ids" else record.inputs[0]: inputs}
     name = record.leaves[0] if leaf is None else leaf
     if name not in record.leaves:
         raise InputError(f"relevance_of: relevance is read at {', '.join(record.leaves)}, and not at {leaf!r}")
-    bound = explained._bind((), with_embeddings(explained, inputs, record.inputs))
+    bound = explained._bind(positional, with_embeddings(explained, given, record.inputs))
     bound = {key: value.detach() if isinstance(value, Tensor) else value for key, value in bound.items()}
     return bound | {name: bound[name].clone().requires_grad_(True)}, name
 
 
+def _finite(
+    explained: Explained, bound: Mapping[str, Any], name: str, asked: BatchTargets, chunk: int | None, reduce: Reduce
+) -> tuple[Tensor, Tensor]:
+    """Relevance and values; raises NonFiniteError where one is not finite."""
+    relevance, values = _relevance(explained, bound, name, asked, chunk, reduce)
+    if not is_finite([values, relevance]):
+        said = f"{asked.reading.function}: a target, or its relevance,"
+        raise_non_finite(explained, bound, lambda output: asked.totals(output)[0].sum(), said)
+    return relevance, values
+
+
 def _relevance(
-    explained: Explained, bound: Mapping[str, Any], name: str, targets: Targets, chunk: int | None, reduce: Reduce
+    explained: Explained, bound: Mapping[str, Any], name: str, asked: BatchTargets, chunk: int | None, reduce: Reduce
 ) -> tuple[Tensor, Tensor]:
     leaf: Tensor = bound[name]
     saved = _Saved(explained)
-    cut = None if callable(targets) else cut_head(explained)
+    cut = cut_head(explained) if asked.entries_only else None
     with saved_tensors_hooks(saved.pack, lambda tensor: tensor):
         ends, seeds, values = (
-            _from_output(explained, bound, targets) if cut is None else _from_rows(explained, cut, bound, targets)
+            _from_output(explained, bound, asked) if cut is None else _from_rows(explained, cut, bound, asked)
         )
     size = chunk or saved.chunk(leaf.device)
     wide = torch.promote_types(leaf.dtype, torch.float32)
@@ -130,38 +165,40 @@ Seeds = Callable[[int, int], Tensor]
 
 
 def _from_rows(
-    explained: Explained, cut: Cut, bound: Mapping[str, Any], targets: Any
+    explained: Explained, cut: Cut, bound: Mapping[str, Any], asked: BatchTargets
 ) -> tuple[list[Tensor], list[Seeds], Tensor]:
     """The rows that the head reads, and what reaches them from each target: its own row, and 0 at all others. Each target
     is computed from a row of its own, so one backward through the head gives them all."""
     rows = cut.body(**bound)
-    pairs = _pairs(targets, rows.shape[1])
-    positions = torch.tensor([position for position, _ in pairs], device=rows.device)
-    chosen = rows.detach()[:, positions].requires_grad_(True)
-    values = _entries(cut.head(chosen), [(index, entry) for index, (_, entry) in enumerate(pairs)])
-    seed = torch.ones_like(values) if explained.record.form == "gradient" else values.detach()
-    (reaching,) = torch.autograd.grad(values, chosen, seed)
+    places = asked.places(rows.shape[1], len(rows)).to(rows.device)  # [batch, targets]
+    batch = torch.arange(len(rows), device=rows.device)
+    chosen = rows.detach()[batch[:, None], places].requires_grad_(True)
+    logits = cut.head(chosen)
+    entries = asked.entries(logits)
+    values = entries.of(logits)
+    ends, seeds = entries.ends(logits, explained.record.form)
+    (reaching,) = torch.autograd.grad(ends, chosen, seeds)
 
-    def seeds(start: int, stop: int) -> Tensor:
-        made: Tensor = rows.new_zeros(stop - start, *rows.shape)
-        targets = torch.arange(start, stop, device=rows.device)
-        made[targets - start, :, positions[start:stop]] = reaching.transpose(0, 1)[start:stop]
-        return made
+    def made(start: int, stop: int) -> Tensor:
+        found: Tensor = rows.new_zeros(stop - start, *rows.shape)
+        targets = torch.arange(stop - start, device=rows.device)
+        found[targets[:, None], batch, places.T[start:stop]] = reaching.transpose(0, 1)[start:stop]
+        return found
 
-    return [rows], [seeds], values.detach().T
+    return [rows], [made], values.detach().T
 
 
 def _from_output(
-    explained: Explained, bound: Mapping[str, Any], targets: Any
+    explained: Explained, bound: Mapping[str, Any], asked: BatchTargets
 ) -> tuple[list[Tensor], list[Seeds], Tensor]:
     """The outputs that the targets are computed from, and each target's gradient at them, or its share of their values."""
     output = explained(**bound)
-    values = _numbers(output, targets, explained.record.model_class)
+    totals, values = asked.totals(output)
     leaves = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
-    # a target that has two dims, [targets, batch], sums over rows, which do not depend on one another
-    totals = values if values.dim() == 1 else values.sum(1)
     if not totals.requires_grad:
-        raise InputError("relevance_of: the targets do not depend on the input by a differentiable path")
+        raise InputError(
+            f"{asked.reading.function}: the targets do not depend on the input by a differentiable path"
+        )
     if explained.record.form == "gradient":
         return [totals], [lambda start, stop: _one_each(totals, start, stop)], values.detach()
 
@@ -205,67 +242,6 @@ def _reduced(relevance: Tensor, reduce: Reduce) -> Tensor:
     if reduce == "none" or relevance.dim() < 3:
         return relevance
     return relevance.sum(-1 if reduce == "hidden" else 2)
-
-
-def _numbers(output: Any, targets: Any, model_class: str) -> Tensor:
-    """The targets as numbers [targets, batch], or [targets] by a function."""
-    if callable(targets):
-        values = targets(output)
-        if isinstance(values, Tensor) and values.dim() == 1 and len(values):
-            return values
-        got = f"shape {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise InputError(f"relevance_of: the target function must return a vector of numbers [targets], got {got}")
-    logits = logits_of(output, model_class)
-    if logits.dim() == 2:
-        return torch.stack([logits[:, _within(entry, logits)] for entry in _classes(targets)])
-    if logits.dim() != 3:
-        raise InputError(f"relevance_of: logits have shape {list(logits.shape)}; give targets as a function of the output")
-    return _entries(logits, _pairs(targets, logits.shape[1])).T
-
-
-def _entries(logits: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Entries (position, entry) of logits [batch, positions, entries]: [batch, targets]."""
-    return torch.stack([logits[:, position, _within(entry, logits)] for position, entry in pairs], dim=1)
-
-
-def _within(entry: int, logits: Tensor) -> int:
-    if 0 <= entry < logits.shape[-1]:
-        return entry
-    raise InputError(f"relevance_of: there is no entry {entry}; the logits have {logits.shape[-1]}")
-
-
-def _listed(targets: Any) -> list[Any]:
-    listed = targets.tolist() if isinstance(targets, Tensor) else list(targets)
-    if not listed:
-        raise InputError("relevance_of: no targets were given")
-    return listed
-
-
-def _classes(targets: Any) -> list[int]:
-    listed = _listed(targets)
-    if all(isinstance(target, int) for target in listed):
-        return listed
-    raise InputError("relevance_of: the logits are [batch, classes], so targets are class indices, without positions")
-
-
-def _pairs(targets: Any, count: int) -> list[tuple[int, int]]:
-    """(position, entry) of each target, positions counted from the front."""
-    pairs = []
-    for target in _listed(targets):
-        pair = (-1, target) if isinstance(target, int) else tuple(target)
-        if len(pair) != 2 or not all(isinstance(number, int) for number in pair):
-            raise InputError(f"relevance_of: a target is an entry or a pair (position, entry) of numbers, got {target!r}")
-        if not -count <= pair[0] < count:
-            raise InputError(f"relevance_of: position {pair[0]} is not among the {count} positions of the logits")
-        pairs.append((pair[0] % count, pair[1]))
-    return pairs
-
-
-def _refuse(explained: Explained, bound: Mapping[str, Any], targets: Targets) -> None:
-    def total(output: Any) -> Tensor:
-        return _numbers(output, targets, explained.record.model_class).sum()
-
-    raise_non_finite(explained, bound, total, "relevance_of: a target, or its relevance,")
 
 
 class _Saved:

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lxt_fx.attribution.as_explained import as_explained, check_module
 from lxt_fx.attribution.embeddings import embed
 from lxt_fx.attribution.image_explanation import ImageExplanation
 from lxt_fx.attribution.leaf_relevance import leaf_relevance
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
-from lxt_fx.attribution.target import Choice, TargetLike, choose, class_labels, position_of
+from lxt_fx.attribution.target import TargetFunction, TargetLike, Wanted, one_target
+from lxt_fx.attribution.target_entry import Choice, Reading, choose, position_of
+from lxt_fx.attribution.teacher_forced import ForcedName, forced_name
 from lxt_fx.attribution.text_explanation import Explanation
 from lxt_fx.attribution.text_input import Text, TextInput, read_text
 from lxt_fx.base.errors import InputError
@@ -44,30 +47,37 @@ def explain(
 
     - None: the largest logit, of a language model after the last token, of a masked one at the first mask, of a
       classifier the top class, of a token classifier at the last token that is not special;
-    - an index or a name (`" Paris"`, `"positive"`): that logit; a string must be one token. Without a space in front
-      it is read with and without one, and the likelier reading is meant;
+    - an index (a number of Python, numpy or torch) or a name (`" Paris"`, `"positive"`): that logit. Without a space
+      in front a token is read with and without one, and the likelier reading is meant;
     - two of them, `("Paris", "London")`: the first logit less the second;
     - `Target.at(position, ...)`: the same at another position;
+    - a name of several tokens, `" San Francisco"`, of a causal language model: the sum of their log-probabilities, each
+      given those before. The tokens but the last are read behind the text; they have relevance too, and are the last
+      `explanation.answer_tokens` of `explanation.tokens`;
     - a function of the model's output that returns a scalar tensor.
 
     `explanation.explained` says which number it became. `labels` names the classes where the model's config does not.
     `rules` is a name in `lxt_fx.TABLES` or a RuleTable; None means `attnlrp`, or the table that an explained module
-    has.
+    has, whose graph is put under these rules where it has others.
 
     Raises InputError for a text or target that does not fit the model, and what `transform` raises. The model is left
     as it is: no gradient reaches its parameters.
     """
+    check_module(model, "explain")
     with gradients_on():
-        read = read_text(tokenizer, text, _device(model))
+        read, wanted = read_text(tokenizer, text, _device(model), "explain"), one_target(target, "explain")
+        forced = _forced(model, wanted, read, labels)
+        read = read if forced is None else forced.text
         inputs = _text_inputs(model, read)
-        explained = _explained(model, inputs, rules, read, target)
-        leaf, record = inputs["inputs_embeds"], explained.record
+        explained = _explained(model, inputs, rules, read, wanted if forced is None else forced)
+        leaf, reading = inputs["inputs_embeds"], Reading.of("explain", explained, labels)
 
         def choice(output: Any) -> Choice:
-            names = class_labels(model, labels)
-            return choose(target, output, names, read, record.model_class, positions=record.positions)
+            return choose(reading, wanted, output, read) if forced is None else forced.choose(reading, output)
 
-        found = _attribute(explained, inputs, leaf, choice)
+        found = _attribute(explained, inputs, leaf, choice, "explain")
+        if forced is not None:
+            forced.check_causal(reading, explained, inputs, leaf)
     attribution = found.attribution[0]
     return Explanation(
         tokens=read.tokens,
@@ -79,6 +89,7 @@ def explain(
         table_name=explained.record.table_name,
         model_class=explained.record.model_class,
         seconds=found.seconds,
+        answer_tokens=0 if forced is None else forced.appended,
     )
 
 
@@ -94,19 +105,19 @@ def explain_image(
 
     `model` is a transformers image classifier, or what `transform` made from one. `pixel_values` [channels, height,
     width] or [1, channels, height, width] are normalised as the model wants them. `target` is a class by index or
-    label, two of them for the difference of their logits, a function of the output, or None for the top class.
+    label, two of them for the difference of their logits, a `Target`, a function of the output, or None for the top class.
     `labels` and `rules` are those of `explain`. Raises what `explain` raises.
     """
+    check_module(model, "explain_image")
     with gradients_on():
-        leaf = _pixels(model, pixel_values)
-        explained = _explained(model, {"pixel_values": leaf}, rules)
+        wanted, leaf = one_target(target, "explain_image"), _pixels(model, pixel_values)
+        inputs = {"pixel_values": leaf}
+        explained = as_explained(model, (), inputs, "explain_image", rules)
         if "pixel_values" not in explained.record.inputs:
-            raise InputError(_wrong_input(explained, "pixel_values", "explain is for text"))
+            raise InputError(_wrong_input(explained, "explain_image", "pixel_values", "explain is for text"))
+        reading = Reading.of("explain_image", explained, labels)
         found = _attribute(
-            explained,
-            {"pixel_values": leaf},
-            leaf,
-            lambda output: choose(target, output, class_labels(model, labels), None, explained.record.model_class),
+            explained, inputs, leaf, lambda output: choose(reading, wanted, output, None), "explain_image"
         )
     attribution = found.attribution[0]
     return ImageExplanation(
@@ -131,49 +142,72 @@ class _Found:
     seconds: float
 
 
-def _attribute(explained: Explained, inputs: Mapping[str, Tensor], leaf: Tensor, choice: Callable[[Any], Choice]) -> _Found:
+def _attribute(
+    explained: Explained, inputs: Mapping[str, Tensor], leaf: Tensor, choice: Callable[[Any], Choice], function: str
+) -> _Found:
     start = time.perf_counter()
     explained = explained._fitting(explained._bind((), dict(inputs)))
     output = explained(**inputs)
     chosen = choice(output)
     if not chosen.value.requires_grad:
         raise InputError(
-            f"explain: {chosen.said} does not depend on the input by a differentiable path, so nothing can be "
+            f"{function}: {chosen.said} does not depend on the input by a differentiable path, so nothing can be "
             "explained; return a number computed from the output, without detach, item or argmax"
         )
     relevance = leaf_relevance(explained, output, chosen.value, leaf)
     if relevance is None:
-        raise InputError(f"explain: {chosen.said} does not depend on the input; choose another number of the output")
+        raise InputError(f"{function}: {chosen.said} does not depend on the input; choose another number of the output")
     attribution = relevance.cpu()
     value, seconds = float(chosen.value.detach()), time.perf_counter() - start
     if not is_finite([chosen.value.detach(), attribution]):
-        bound, said = explained._bind((), dict(inputs)), f"explain: {chosen.said}, or its relevance,"
+        bound, said = explained._bind((), dict(inputs)), f"{function}: {chosen.said}, or its relevance,"
         raise_non_finite(explained, bound, lambda output: choice(output).value, said)
     return _Found(attribution, chosen.said, value, seconds)
+
+
+def _forced(
+    model: nn.Module, wanted: Wanted | TargetFunction, read: TextInput, labels: Sequence[str] | None
+) -> ForcedName | None:
+    """The name of several tokens that the target is, if it is one."""
+    if not isinstance(wanted, Wanted):
+        return None
+
+    def run(text: TextInput) -> Any:
+        with torch.no_grad():
+            return model(**_text_inputs(model, text))
+
+    return forced_name(Reading.of("explain", model, labels), wanted, read, run)
 
 
 def _explained(
     model: nn.Module,
     inputs: Mapping[str, Tensor],
     rules: Rules | None,
-    text: TextInput | None = None,
-    target: TargetLike = None,
+    text: TextInput,
+    target: Wanted | TargetFunction | ForcedName,
 ) -> Explained:
     """The model as it is if already explained, else transformed on these very inputs, to answer at the position of the
     target only."""
-    if not isinstance(model, Explained):
-        table = table_named("attnlrp" if rules is None else rules)
-        source = captured_from(model, (), dict(inputs), dynamic=False)
-        at = None if text is None else position_of(target, text, source.model_class)
-        if text is None or at is None or not answers_by_token(source.captured.gm, len(text.tokens)):
-            return compiled_by(source, table, Options())
-        return compiled_by(source, table, Options(positions=(-1 if at == len(text.tokens) - 1 else at,)))
-    if rules is not None and table_named(rules).name != model.record.table_name:
-        raise InputError(
-            f"explain: rules={table_named(rules).name!r}, but this module was made with {model.record.table_name!r}; "
-            "leave rules out, or transform the model with the other table"
-        )
-    return model
+    if isinstance(model, Explained):
+        return as_explained(model, (), inputs, "explain", rules)
+    table = table_named("attnlrp" if rules is None else rules)
+    source = captured_from(model, (), dict(inputs), dynamic=False)
+    narrowed = _narrowed(Reading("explain", source.model_class), text, target)
+    if narrowed is not None and not answers_by_token(source.captured.gm, text.count):
+        narrowed = None
+    return compiled_by(source, table, Options(positions=narrowed))
+
+
+def _narrowed(
+    reading: Reading, text: TextInput, target: Wanted | TargetFunction | ForcedName
+) -> tuple[int, ...] | None:
+    """The positions of the text that the target is about; None for a function, which may read all of them."""
+    if isinstance(target, ForcedName):
+        return target.positions
+    if not isinstance(target, Wanted):
+        return None
+    position = position_of(reading, target, text)
+    return (-1 if position == text.count - 1 else position,)
 
 
 def _text_inputs(model: nn.Module, text: TextInput) -> dict[str, Tensor]:
@@ -185,7 +219,7 @@ def _text_inputs(model: nn.Module, text: TextInput) -> dict[str, Tensor]:
             "read; transform it and call it with inputs_embeds and decoder_inputs_embeds: relevance is leaf * leaf.grad"
         )
     if "inputs_embeds" not in accepted:
-        raise InputError(_wrong_input(model, "inputs_embeds", "explain_image is for images"))
+        raise InputError(_wrong_input(model, "explain", "inputs_embeds", "explain_image is for images"))
     return {"inputs_embeds": embed(model, text.ids), **text.extras_for(accepted, _name(model))}
 
 
@@ -195,9 +229,9 @@ def _accepted(model: nn.Module) -> tuple[str, ...]:
     return tuple(inspect.signature(model.forward).parameters)
 
 
-def _wrong_input(model: nn.Module, wanted: str, other: str) -> str:
+def _wrong_input(model: nn.Module, function: str, wanted: str, other: str) -> str:
     return (
-        f"explain: {_name(model)} takes no {wanted}, it takes {', '.join(_accepted(model))}; {other}, and for anything "
+        f"{function}: {_name(model)} takes no {wanted}, it takes {', '.join(_accepted(model))}; {other}, and for anything "
         "else call the transformed model yourself: relevance is leaf * leaf.grad"
     )
 

@@ -31,6 +31,9 @@ class Explanation:
     `relevance` [tokens] is `attribution` [tokens, hidden] summed over the embedding; both are on the CPU. `tokens` are
     as a person reads them, with a leading space where a word starts. `explained` says which number `value` is.
     `seconds` is the time of the forward and backward pass, without capture.
+
+    Where a name of several tokens is explained, the last `answer_tokens` belong to it: the model read them behind the text
+    to say the next. Their relevance counts in the sum; pictures mark the first of them by `▸`.
     """
 
     tokens: tuple[str, ...]
@@ -42,6 +45,7 @@ class Explanation:
     table_name: str
     model_class: str
     seconds: float
+    answer_tokens: int = 0
 
     def top(self, k: int = 10) -> tuple[TokenRelevance, ...]:
         """The k tokens of largest absolute relevance, strongest first."""
@@ -55,6 +59,15 @@ class Explanation:
         total, largest = float(self.relevance.sum()), float(self.relevance.abs().max())
         return Facts(self.explained, self.value, total, largest, self.table_name, self.model_class, self.seconds)
 
+    def _marked(self) -> tuple[str, ...]:
+        """The tokens as they are drawn."""
+        first = len(self.tokens) - self.answer_tokens
+        if not self.answer_tokens:
+            return self.tokens
+        token = self.tokens[first]
+        marked = f" ▸{token[1:]}" if token.startswith(" ") else f"▸{token}"
+        return (*self.tokens[:first], marked, *self.tokens[first + 1 :])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: everything but `attribution`, which is large."""
         return {
@@ -63,6 +76,7 @@ class Explanation:
             "sum": float(self.relevance.sum()),
             "tokens": list(self.tokens),
             "input_ids": list(self.input_ids),
+            "answer_tokens": self.answer_tokens,
             "relevance": self.relevance.tolist(),
             "rules": self.table_name,
             "model_class": self.model_class,
@@ -77,7 +91,7 @@ class Explanation:
         """Writes a page that stands alone: no scripts, no other files, a light and a dark theme."""
         from lxt_fx.views.page import token_page
 
-        page = token_page(cells(self.tokens, self.relevance), self.facts(), self.top(8))
+        page = token_page(cells(self._marked(), self.relevance), self.facts(), self.top(8))
         Path(path).write_text(page, encoding="utf-8")
 
     def to_png(self, path: str | Path, *, width: float = 6.5) -> None:
@@ -88,18 +102,18 @@ class Explanation:
         """
         from lxt_fx.views.heatmap import save, token_figure
 
-        save(token_figure(cells(self.tokens, self.relevance), self.facts(), width), path, "png")
+        save(token_figure(cells(self._marked(), self.relevance), self.facts(), width), path, "png")
 
     def to_pdf(self, path: str | Path, *, width: float = 6.5) -> None:
         """Writes the figure of `to_png` as vectors, for a paper."""
         from lxt_fx.views.heatmap import save, token_figure
 
-        save(token_figure(cells(self.tokens, self.relevance), self.facts(), width), path, "pdf")
+        save(token_figure(cells(self._marked(), self.relevance), self.facts(), width), path, "pdf")
 
     def __rich__(self) -> RenderableType:
         from lxt_fx.views.terminal import token_view
 
-        return token_view(cells(self.tokens, self.relevance), self.facts(), self.top(5))
+        return token_view(cells(self._marked(), self.relevance), self.facts(), self.top(5))
 
     def __str__(self) -> str:
         from lxt_fx.views.terminal import as_text
@@ -112,4 +126,4 @@ class Explanation:
     def _repr_html_(self) -> str:
         from lxt_fx.views.page import token_fragment
 
-        return token_fragment(cells(self.tokens, self.relevance), self.facts(), self.top(8))
+        return token_fragment(cells(self._marked(), self.relevance), self.facts(), self.top(8))

@@ -19,17 +19,23 @@ NOT_FOR_THE_MODEL = ("input_ids", "offset_mapping", "special_tokens_mask", "leng
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextInput:
-    """One text: ids [1, tokens], the tokens as a person reads them, and the other tensors that came with the ids."""
+    """One text: ids [1, tokens] and the other tensors that came with them. Where only embeddings were given, `ids_known` is
+    False and the ids number the tokens."""
 
     tokenizer: Tokenizer
     ids: Tensor
-    tokens: tuple[str, ...]
     extras: dict[str, Tensor]
+    ids_known: bool = True
 
-    @classmethod
-    def of_row(cls, tokenizer: Tokenizer, ids: Tensor, extras: dict[str, Tensor]) -> TextInput:
-        """One row of a batch: ids [1, tokens] and what belongs to them."""
-        return cls(tokenizer, ids, readable_tokens(tokenizer, ids[0].tolist()), extras)
+    @property
+    def count(self) -> int:
+        """How many tokens there are."""
+        return self.ids.shape[1]
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens as a person reads them."""
+        return readable_tokens(self.tokenizer, self.id_list()) if self.ids_known else tuple(map(str, self.id_list()))
 
     def id_list(self) -> list[int]:
         """The token ids as plain numbers."""
@@ -40,7 +46,7 @@ class TextInput:
         """The position of the last token that is not padding."""
         mask = self.extras.get("attention_mask")
         if mask is None or mask.dim() != 2:
-            return len(self.tokens) - 1
+            return self.count - 1
         return int(mask[0].nonzero().max())
 
     def extras_for(self, accepted: Sequence[str], model_class: str) -> dict[str, Tensor]:
@@ -63,10 +69,10 @@ class _NoTokenizer:
     all_special_ids: list[int] = []
 
     def __call__(self, text: str, *, return_tensors: str) -> Mapping[str, Any]:
-        raise InputError(_NO_NAMES)
+        raise InputError(f"a text {NO_NAMES}")
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        raise InputError(_NO_NAMES)
+        raise InputError(f"a text {NO_NAMES}")
 
     def decode(self, token_ids: list[int], *, clean_up_tokenization_spaces: bool) -> str:
         return "".join(f" {token}" for token in token_ids)
@@ -78,7 +84,7 @@ class _NoTokenizer:
         return {}
 
 
-_NO_NAMES = "a token by name needs its tokenizer: give tokenizer=..., or the token's id"
+NO_NAMES = "needs its tokenizer to be read as tokens: give tokenizer=..., or token ids"
 NO_TOKENIZER = _NoTokenizer()
 
 
@@ -89,39 +95,59 @@ def says_nothing(name: str, value: Tensor) -> bool:
     return name == "token_type_ids" and not value.any()
 
 
-def read_text(tokenizer: Tokenizer, text: Text, device: torch.device) -> TextInput:
-    """The text as ids and tokens, on the model's device.
+def read_text(tokenizer: Tokenizer, text: Text, device: torch.device, function: str) -> TextInput:
+    """The text as ids and tokens, on the model's device; errors name the `function` that was called.
 
     Raises InputError if it is empty, holds more than one text, or is of another type.
     """
-    fields = _fields(tokenizer, text)
+    fields = _fields(tokenizer, text, function)
     if "input_ids" not in fields:
-        raise InputError(f"explain: the text is a mapping without input_ids; it has {', '.join(map(str, fields))}")
-    tensors = {name: _one_row(name, value).to(device) for name, value in fields.items()}
+        raise InputError(f"{function}: the text is a mapping without input_ids; it has {', '.join(map(str, fields))}")
+    tensors = {name: _one_row(name, value, function).to(device) for name, value in fields.items()}
     ids = tensors["input_ids"]
     if ids.shape[1] == 0:
-        raise InputError("explain: the text has no tokens, so there is nothing to explain; give a text that is not empty")
+        raise InputError(f"{function}: the text has no tokens, so nothing can be explained; give a text that is not empty")
     extras = {name: value for name, value in tensors.items() if name not in NOT_FOR_THE_MODEL}
-    return TextInput.of_row(tokenizer, ids, extras)
+    return TextInput(tokenizer, ids, extras)
 
 
-def texts_by_row(ids: Tensor | None, bound: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[TextInput]:
-    """One text for each row of `inputs_embeds` [rows, tokens, hidden]; without ids or a tokenizer its tokens are
-    numbers."""
-    embeds = bound["inputs_embeds"]
-    extras = {name: v for name, v in bound.items() if isinstance(v, Tensor) and name != "inputs_embeds"}
-    texts = []
-    for row in range(embeds.shape[0]):
-        own = {name: v[row : row + 1] for name, v in extras.items() if v.dim() and v.shape[0] == embeds.shape[0]}
-        if ids is None:
-            numbers = torch.arange(embeds.shape[1])[None]
-            texts.append(TextInput(NO_TOKENIZER, numbers, tuple(map(str, numbers[0].tolist())), own))
-        else:
-            texts.append(TextInput.of_row(tokenizer or NO_TOKENIZER, ids[row : row + 1], own))
-    return texts
+def texts_of_logits(given: Mapping[str, Any], bound: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[TextInput]:
+    """The texts that the logits of a batch are of: those that the decoder reads, where there is one. Arguments as for
+    `texts_by_example`."""
+    decodes = "decoder_inputs_embeds" in bound or "decoder_input_ids" in bound
+    return texts_by_example(given, bound, tokenizer, "decoder_" if decodes else "")
 
 
-def _fields(tokenizer: Tokenizer, text: Text) -> Mapping[str, Any]:
+def texts_by_example(
+    given: Mapping[str, Any], bound: Mapping[str, Any], tokenizer: Tokenizer | None, start: str = ""
+) -> list[TextInput]:
+    """One text for each example of a batch; none where no input is a text.
+
+    `given` are the inputs as the user gave them, with `input_ids` where these are known, `bound` those of the model. Names
+    of inputs begin with `start`. Without ids, tokens are numbers.
+    """
+    ids, embeds = given.get(f"{start}input_ids"), bound.get(f"{start}inputs_embeds")
+    ids = bound.get(f"{start}input_ids") if ids is None else ids
+    leaf = embeds if isinstance(embeds, Tensor) else ids
+    if not isinstance(leaf, Tensor):
+        return []
+    examples, count = leaf.shape[:2]
+    known = isinstance(ids, Tensor) and ids.shape == (examples, count)
+    shown = ids if isinstance(ids, Tensor) and known else torch.arange(count).expand(examples, count)
+    mask = bound.get(f"{start}attention_mask")
+    own = mask if isinstance(mask, Tensor) and len(mask) == examples else None
+    return [
+        TextInput(
+            tokenizer or NO_TOKENIZER,
+            shown[row : row + 1],
+            {} if own is None else {"attention_mask": own[row : row + 1]},
+            known,
+        )
+        for row in range(examples)
+    ]
+
+
+def _fields(tokenizer: Tokenizer, text: Text, function: str) -> Mapping[str, Any]:
     if isinstance(text, str):
         return tokenizer(text, return_tensors="pt")
     if isinstance(text, Mapping):
@@ -129,7 +155,7 @@ def _fields(tokenizer: Tokenizer, text: Text) -> Mapping[str, Any]:
     if isinstance(text, Tensor) or (isinstance(text, Sequence) and all(isinstance(i, int) for i in text)):
         return {"input_ids": text}
     raise InputError(
-        f"explain: text must be one string, its token ids, or what the tokenizer returns for it, got "
+        f"{function}: text must be one string, its token ids, or what the tokenizer returns for it, got "
         f"{_described(text)}; explain several texts in a loop over one transformed model"
     )
 
@@ -140,17 +166,17 @@ def _described(text: object) -> str:
     return type(text).__name__
 
 
-def _one_row(name: str, value: Any) -> Tensor:
+def _one_row(name: str, value: Any, function: str) -> Tensor:
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"explain: {name} of the text is not a tensor nor numbers that make one: {error}") from error
+        raise InputError(f"{function}: {name} of the text is not a tensor nor numbers that make one: {error}") from error
     if tensor.is_floating_point() and name == "input_ids":
-        raise InputError("explain: input_ids must be whole numbers, got floating-point values; give token ids")
+        raise InputError(f"{function}: input_ids must be whole numbers, got floating-point values; give token ids")
     tensor = tensor[None] if tensor.dim() == 1 else tensor
     if tensor.dim() < 2 or tensor.shape[0] != 1:
         raise InputError(
-            f"explain: {name} has shape {list(tensor.shape)}, but one text at a time is explained, as [1, tokens]; "
+            f"{function}: {name} has shape {list(tensor.shape)}, but one text at a time is explained, as [1, tokens]; "
             "loop over the rows of a batch"
         )
     return tensor.detach().clone()

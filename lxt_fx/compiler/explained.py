@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import PythonCode
 
-from lxt_fx.base.errors import CallError
+from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import hooks_of, io_of, pytree, recompile_as, set_forward
 from lxt_fx.compiler.hooks import HookRunner, Told, hooked_places, made_places
 from lxt_fx.ops.expectations import EXPECTATIONS
@@ -289,8 +289,18 @@ class Explained(GraphModule):
                 )
 
 
+def check_explained(module: object, function: str) -> None:
+    """Raises InputError unless the module is what `lxt_fx.transform` or `lxt_fx.load` made; it names the `function`."""
+    if not isinstance(module, Explained):
+        raise InputError(
+            f"{function}: {type(module).__name__} was not made by lxt_fx.transform or lxt_fx.load, and has no graph of its "
+            f"own; give lxt_fx.{function} what lxt_fx.transform(model) returns, and call that"
+        )
+
+
 Observing = Callable[[Explained], Observer]
 """Makes an observer of the graph that a call runs."""
+
 
 KEPT = 16
 """How many recaptured graphs a module keeps; the one that was needed longest ago goes first."""

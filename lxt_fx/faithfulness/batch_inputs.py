@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from lxt_fx.attribution.embeddings import Inputs, with_embeddings
 from lxt_fx.attribution.readable_tokens import Tokenizer
-from lxt_fx.attribution.target import Entry, TargetLike, class_labels, entry_of, logits_of
-from lxt_fx.attribution.text_input import TextInput, texts_by_row
+from lxt_fx.attribution.target import TargetFunction, TargetsLike, Wanted, is_list, target_by_example
+from lxt_fx.attribution.target_entry import Entry, Reading, entry_of, logits_of
+from lxt_fx.attribution.text_input import TextInput, texts_of_logits
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
@@ -24,13 +25,15 @@ from lxt_fx.passes.capture.example import given_example
 @dataclass(frozen=True, slots=True, eq=False)
 class RowInputs:
     """Inputs of `model` by name. Tensors [rows, ...] belong to the rows, everything else to all of them. `leaf` names the
-    one that relevance is read at, `texts` are those of a text model. `fixed` is the batch that a graph holds for alone."""
+    one that relevance is read at, `texts` are those that the logits are of. `fixed` is the batch that a graph holds for
+    alone, `function` the one that the user called, which errors name."""
 
     model: nn.Module
     named: Mapping[str, Any]
     leaf: str
     texts: tuple[TextInput, ...]
     fixed: int | None
+    function: str
 
     @property
     def rows(self) -> int:
@@ -67,20 +70,21 @@ class RowInputs:
             yield batch + batch[-1:] * ((self.fixed or 0) - len(batch)), len(batch)
 
 
-def row_inputs(model: nn.Module, inputs: Inputs, leaf: str | None, tokenizer: Tokenizer | None) -> RowInputs:
+def row_inputs(
+    model: nn.Module, inputs: Inputs, leaf: str | None, tokenizer: Tokenizer | None, function: str
+) -> RowInputs:
     """The inputs by name, on the way embedded where they are token ids.
 
     Raises InputError where they do not fit the model or the leaf is not clear.
     """
     if not isinstance(model, nn.Module):
-        raise InputError(f"perturbation: model must be a torch.nn.Module, got {type(model).__name__}")
+        raise InputError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
     given = dict(inputs) if isinstance(inputs, Mapping) else {}
     positional = () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else (inputs,)
-    ids = given.get("input_ids")
     if isinstance(model, Explained):
         accepted = model.record.inputs
         if len(positional) > len(accepted):
-            raise InputError(f"perturbation: {len(positional)} inputs, but the module takes {', '.join(accepted)}")
+            raise InputError(f"{function}: {len(positional)} inputs, but the module takes {', '.join(accepted)}")
         named = dict(zip(accepted, positional, strict=False)) | with_embeddings(model, given, accepted)
         candidates: Sequence[str] = model.record.leaves
     else:
@@ -88,23 +92,23 @@ def row_inputs(model: nn.Module, inputs: Inputs, leaf: str | None, tokenizer: To
         example = given_example(model, positional, with_embeddings(model, given, taken))
         named = example.kwargs | example.constants
         candidates = tuple(named)
-    found = _leaf(named, candidates, leaf)
+    found = _leaf(named, candidates, leaf, function)
     if named[found].dim() < 2 or not len(named[found]):
-        raise InputError(f"perturbation: {found} has shape {list(named[found].shape)}; give a batch of inputs, [rows, ...]")
+        raise InputError(f"{function}: {found} has shape {list(named[found].shape)}; give a batch of inputs, [rows, ...]")
     named = {name: pytree.tree_map_only(Tensor, Tensor.detach, value) for name, value in named.items()}
-    texts = tuple(texts_by_row(ids, named, tokenizer)) if found == "inputs_embeds" else ()
+    texts = tuple(texts_of_logits(given, named, tokenizer))
     sizes = model.record.sizes.get(found, (None,)) if isinstance(model, Explained) else (None,)
-    return RowInputs(model, named, found, texts, sizes[0])
+    return RowInputs(model, named, found, texts, sizes[0], function)
 
 
-def _leaf(named: Mapping[str, Any], candidates: Sequence[str], wanted: str | None) -> str:
+def _leaf(named: Mapping[str, Any], candidates: Sequence[str], wanted: str | None, function: str) -> str:
     floats = [n for n in candidates if isinstance(named.get(n), Tensor) and named[n].is_floating_point()]
     if wanted is not None and wanted not in floats:
-        raise InputError(f"perturbation: leaf={wanted!r} is none of the floating-point inputs: {', '.join(floats)}")
+        raise InputError(f"{function}: leaf={wanted!r} is none of the floating-point inputs: {', '.join(floats)}")
     if wanted is None and len(floats) != 1:
         several = f"several floating-point inputs: {', '.join(floats)}; say which one by leaf=..."
         none = "no floating-point tensors among the inputs; where a model takes token ids alone, give transform(model, ...)"
-        raise InputError(f"perturbation: there are {several if floats else none}")
+        raise InputError(f"{function}: there are {several if floats else none}")
     return wanted or floats[0]
 
 
@@ -113,8 +117,8 @@ class Asked:
     """The number that is explained in each row: an entry of its logits, or what a function of the output gives."""
 
     entries: tuple[Entry, ...]
-    function: Callable[[Any], Tensor] | None
-    model_class: str
+    function: TargetFunction | None
+    reading: Reading
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -127,40 +131,39 @@ class Asked:
         Raises InputError for a function that does not give one number for each row of the batch.
         """
         if self.function is None:
-            logits = logits_of(output, self.model_class)
+            logits = logits_of(self.reading, output)
             return torch.stack([self.entries[row].of(logits[place]) for place, row in enumerate(rows)])
         value = self.function(output)
         if isinstance(value, Tensor) and list(value.shape) == [len(rows)]:
             return value
         got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise InputError(
-            f"perturbation: rows run in batches, so a target function must return one number for each row of the output "
-            f"that it gets, here [{len(rows)}]; got {got}. Select one element of each, such as out.logits[:, -1, 17]"
+            f"{self.reading.function}: examples run in batches, so a target function must return one number for each "
+            f"example of the output that it gets, here [{len(rows)}]; got {got}. Select one element of each, such as "
+            "out.logits[:, -1, 17]"
         )
 
 
-def ask(inputs: RowInputs, target: TargetLike | Sequence[TargetLike], labels: Sequence[str] | None, batch: int) -> Asked:
+def ask(inputs: RowInputs, target: TargetsLike, labels: Sequence[str] | None, batch: int) -> Asked:
     """What a target means in each row, decided once, on the inputs as they are.
 
     Raises InputError as `explain` does, and for a list of another length than there are rows.
     """
-    if callable(target):
-        return Asked((), target, inputs.model_class)
-    given: Sequence[TargetLike] = target if isinstance(target, list) else [target] * inputs.rows  # type: ignore[list-item]
-    targets = [each for each in given if not callable(each)]
-    if len(given) != inputs.rows:
-        raise InputError(f"perturbation: {len(given)} targets for {inputs.rows} rows; give one target, or one for each row")
+    reading = Reading.of(inputs.function, inputs.model, labels)
+    if not is_list(target) and callable(target):
+        return Asked((), target, reading)
+    given = target_by_example(target, inputs.rows, inputs.function)
+    targets = [each for each in given if isinstance(each, Wanted)]
     if len(targets) != inputs.rows:
-        raise InputError("perturbation: a target function is for all rows; give it alone, not in a list")
-    names, kind, entries = class_labels(inputs.model, labels), inputs.model_class, []
-    positions = inputs.model.record.positions if isinstance(inputs.model, Explained) else None
+        raise InputError(f"{inputs.function}: a target function is for all examples; give it alone, not in a list")
+    entries: list[Entry] = []
     with evaluating(inputs.model):
         for rows, count in inputs.batches(inputs.rows, batch):
             output = inputs.model(**inputs.of(rows, inputs.values[rows]))
             for place, row in enumerate(rows[:count]):
                 text = inputs.texts[row] if inputs.texts else None
-                entries.append(entry_of(targets[row], output, names, text, kind, place, positions))
-    return Asked(tuple(entries), None, kind)
+                entries.append(entry_of(reading, targets[row], output, text, place))
+    return Asked(tuple(entries), None, reading)
 
 
 @contextmanager

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.embeddings import Inputs
 from lxt_fx.attribution.readable_tokens import Tokenizer
-from lxt_fx.attribution.target import TargetLike
-from lxt_fx.base.errors import InputError, NonFiniteError
+from lxt_fx.attribution.target import TargetsLike
+from lxt_fx.base.errors import NonFiniteError
 from lxt_fx.faithfulness.batch_inputs import Asked, RowInputs, ask, evaluating, row_inputs
-from lxt_fx.faithfulness.removed_units import Unit, Units, units_of
+from lxt_fx.faithfulness.removed_units import Removal, Units, check_removal, units_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+DEFAULT = Removal()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -84,54 +86,40 @@ def perturbation_curves(
     model: nn.Module,
     inputs: Inputs,
     relevance: Tensor,
-    target: TargetLike | Sequence[TargetLike] = None,
+    target: TargetsLike = None,
     *,
     leaf: str | None = None,
-    unit: Unit | None = None,
-    spared: Tensor | None = None,
-    baseline: float | Tensor = 0.0,
-    steps: int = 8,
-    batch: int = 32,
+    removal: Removal = DEFAULT,
     tokenizer: Tokenizer | None = None,
     labels: Sequence[str] | None = None,
+    **moved: Never,
 ) -> PerturbationCurves:
-    """How the explained number of each row falls when its units are removed in the order of their relevance.
+    """How the explained number of each example falls when its units are removed in the order of their relevance.
 
     A faithful relevance loses the number fast when the most relevant units go first (MoRF) and keeps it long when the
     least relevant go first (LeRF): `.area` is the mean distance of the two curves (AttnLRP, Achtibat et al. 2024, sec. 4;
-    Samek et al. 2017). Units go in `steps` equal steps, to the nearest whole unit; a removed one is set to `baseline` (a
-    number, or a tensor that broadcasts to one row of the leaf), its position stays.
+    Samek et al. 2017). `removal` says what a unit is, what takes its place, and in how many steps all are gone.
 
-    `model` is a module or what `transform` made from one; `inputs` [rows, ...] are those of the model, by name or in
+    `model` is a module or what `transform` made from one; `inputs` [examples, ...] are those of the model, by name or in
     order; token ids are embedded. `relevance` has the shape of the leaf, or lacks the dimension that a unit sums over:
-    [rows, tokens] for embeddings, [rows, height, width] for images. `target` is what `audit` takes: it is decided once for
-    each row, on the whole input; a function gets the output of a batch of any rows and returns [batch].
+    [examples, tokens] for embeddings, [examples, height, width] for images. `target` is what `audit` takes: it is decided
+    once for each example, on the whole input; a function gets the output of a batch of any examples and returns [batch].
 
-    `leaf` names the input whose units are removed, where several are floating-point. `unit` is `"token"`, `"feature"` (a
-    single element), or the side of a square patch of pixels; None takes tokens for [rows, tokens, hidden], the model's
-    `patch_size` for [rows, channels, height, width], else features. `spared` [rows, units] or [units] marks what is never
-    removed (`<bos>`, the mask that is filled); padding by `attention_mask` is always spared. Rows run in batches of
-    `batch` and must not meet in the model. Gradients are off; grad mode and the modules' modes are as before afterwards.
+    `leaf` names the input whose units are removed, where several are floating-point. Examples must not meet in the model.
+    Gradients are off; grad mode and the modules' modes are as before afterwards.
 
     Raises InputError for arguments that do not fit, NonFiniteError where the model's answer is NaN or infinite.
     """
-    given = row_inputs(model, inputs, leaf, tokenizer)
-    check_counts(steps, batch)
-    units = units_of(given, unit, spared, baseline)
+    check_removal(removal, moved, "perturbation_curves")
+    given = row_inputs(model, inputs, leaf, tokenizer, "perturbation_curves")
+    units = units_of(given, removal)
     scores = units.scores(relevance, given.values)
-    asked = ask(given, target, labels, batch)
-    return Removal(given, asked, units, steps, batch).curves(scores)
-
-
-def check_counts(steps: int, batch: int) -> None:
-    """Raises InputError unless both are whole numbers of at least 1."""
-    for name, count in (("steps", steps), ("batch", batch)):
-        if not isinstance(count, int) or count < 1:
-            raise InputError(f"perturbation: {name} must be a whole number of at least 1, got {count!r}")
+    asked = ask(given, target, labels, removal.batch)
+    return AnswersWithout(given, asked, units, removal.steps, removal.batch).curves(scores)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Removal:
+class AnswersWithout:
     """The model on its inputs without some of their units. What was computed once is kept, for the next relevance."""
 
     inputs: RowInputs
@@ -180,6 +168,6 @@ class Removal:
         worst = int((~values.isfinite()).nonzero()[0])
         gone = int((~kept[worst]).sum())
         raise NonFiniteError(
-            f"perturbation: the model's answer for row {rows[worst]} is {float(values[worst])} with {gone} of "
+            f"{self.inputs.function}: the model's answer for row {rows[worst]} is {float(values[worst])} with {gone} of "
             f"{kept.shape[1]} {self.units.said} set to the baseline; give another baseline, or a wider dtype"
         )

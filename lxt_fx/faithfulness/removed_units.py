@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,13 +17,58 @@ Unit = Literal["token", "feature"] | int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Removal:
+    """How parts of an input are removed, for `perturbation_curves` and `tune`.
+
+    `unit` is what is removed at once: `"token"`, `"feature"` (a single element), or the side of a square patch of pixels;
+    None takes tokens for [examples, tokens, hidden], the model's `patch_size` for [examples, channels, height, width], else
+    features. `spared` [examples, units] or [units] marks what is never removed (`<bos>`, the mask that is filled); padding
+    by `attention_mask` is always spared. A removed unit is set to `baseline` (a number, or a tensor that broadcasts to one
+    example of the leaf), its position stays. Units go in `steps` equal steps, to the nearest whole unit. The model runs on
+    `batch` examples at once.
+
+    Raises InputError where `steps` or `batch` is no whole number of at least 1.
+    """
+
+    unit: Unit | None = None
+    spared: Tensor | None = None
+    baseline: float | Tensor = 0.0
+    steps: int = 8
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        for name, count in (("steps", self.steps), ("batch", self.batch)):
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise InputError(f"Removal: {name} must be a whole number of at least 1, got {count!r}")
+
+
+def check_removal(removal: Removal, moved: Mapping[str, object], function: str) -> None:
+    """Raises InputError for an argument that is a field of `Removal` now (until 0.3), and for another `removal`; TypeError
+    for an argument that never was."""
+    fields = [name for name in Removal.__dataclass_fields__ if name in moved]
+    if fields:
+        given = ", ".join(f"{name}=..." for name in fields)
+        raise InputError(
+            f"{function}: {', '.join(fields)} moved to lxt_fx.Removal in 0.2; write removal=lxt_fx.Removal({given})"
+        )
+    if moved:
+        raise TypeError(f"{function}() got an unexpected keyword argument {next(iter(moved))!r}")
+    if not isinstance(removal, Removal):
+        raise InputError(
+            f"{function}: removal must be a lxt_fx.Removal, such as lxt_fx.Removal(steps=8), got {type(removal).__name__}"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Units:
-    """How the elements of one row of the leaf, `shape`, make up units; `removable` [rows, units]; the removed value."""
+    """How the elements of one row of the leaf, `shape`, make up units; `removable` [rows, units]; the removed value; the
+    function that errors name."""
 
     unit: Unit
     shape: torch.Size
     removable: Tensor
     baseline: Tensor
+    function: str
 
     @property
     def said(self) -> str:
@@ -41,12 +87,12 @@ class Units:
             got = f"has shape {shape}" if shape is not None else f"is a {type(relevance).__name__}"
             also = f" or, summed, {summed}" if summed != full else ""
             raise InputError(
-                f"perturbation: relevance {got}, but the leaf has {full}; give relevance of this shape{also}, such "
+                f"{self.function}: relevance {got}, but the leaf has {full}; give relevance of this shape{also}, such "
                 "as leaf * leaf.grad"
             )
         values = relevance.detach().double().cpu()
         if not bool(values.isfinite().all()):
-            raise InputError("perturbation: relevance holds NaN or infinity, which have no order; mend it first")
+            raise InputError(f"{self.function}: relevance holds NaN or infinity, which have no order; mend it first")
         if isinstance(self.unit, int):
             pixels = values.sum(1) if shape == full else values
             return nn.functional.avg_pool2d(pixels[:, None], self.unit, divisor_override=1).flatten(1)
@@ -64,28 +110,28 @@ class Units:
         return torch.where(mask.to(leaf.device), leaf, self.baseline)
 
 
-def units_of(inputs: RowInputs, unit: Unit | None, spared: Tensor | None, baseline: float | Tensor) -> Units:
+def units_of(inputs: RowInputs, removal: Removal) -> Units:
     """The units of the leaf.
 
     Raises InputError where they do not divide it, or `spared` or `baseline` do not fit.
     """
     leaf = inputs.values
     shape = leaf.shape[1:]
-    chosen = _unit(inputs, unit)
-    value = torch.as_tensor(baseline, dtype=leaf.dtype, device=leaf.device)
+    chosen = _unit(inputs, removal.unit)
+    value = torch.as_tensor(removal.baseline, dtype=leaf.dtype, device=leaf.device)
     fits = value.dim() <= len(shape) and all(
         own in (1, wanted) for own, wanted in zip(reversed(value.shape), reversed(shape), strict=False)
     )
     if not fits or not bool(value.isfinite().all()):
         raise InputError(
-            f"perturbation: baseline {list(value.shape)} must be finite and broadcast to one row of the leaf, "
+            f"{inputs.function}: baseline {list(value.shape)} must be finite and broadcast to one row of the leaf, "
             f"{list(shape)}; an image's channels are [channels, 1, 1]"
         )
     if isinstance(chosen, int):
         count = (shape[1] // chosen) * (shape[2] // chosen)
     else:
         count = shape[0] if chosen == "token" else shape.numel()
-    return Units(chosen, shape, _removable(inputs, count, spared, chosen), value)
+    return Units(chosen, shape, _removable(inputs, count, removal.spared, chosen), value, inputs.function)
 
 
 def _unit(inputs: RowInputs, unit: Unit | None) -> Unit:
@@ -95,11 +141,11 @@ def _unit(inputs: RowInputs, unit: Unit | None) -> Unit:
     if isinstance(unit, int) and not isinstance(unit, bool):
         if len(shape) != 4 or unit < 1 or shape[2] % unit or shape[3] % unit:
             raise InputError(
-                f"perturbation: {name} {list(shape)} is no batch of images [rows, channels, height, width] that "
+                f"{inputs.function}: {name} {list(shape)} is no batch of images [rows, channels, height, width] that "
                 f"patches of {unit} x {unit} pixels divide; give a side that divides height and width"
             )
     elif unit not in ("token", "feature"):
-        raise InputError(f"perturbation: unit must be 'token', 'feature' or the side of a patch, got {unit!r}")
+        raise InputError(f"{inputs.function}: unit must be 'token', 'feature' or the side of a patch, got {unit!r}")
     return unit
 
 
@@ -111,7 +157,7 @@ def _default_unit(inputs: RowInputs) -> Unit:
     if isinstance(side, int):
         return side
     raise InputError(
-        f"perturbation: {inputs.leaf} {list(shape)} is a batch of images and the model's config has no patch_size; "
+        f"{inputs.function}: {inputs.leaf} {list(shape)} is a batch of images and the model's config has no patch_size; "
         "say how large a removed patch is: unit=8, the pixels of its side"
     )
 
@@ -125,11 +171,11 @@ def _removable(inputs: RowInputs, count: int, spared: Tensor | None, unit: Unit)
         known = f"{spared.dtype} {list(spared.shape)}" if isinstance(spared, Tensor) else type(spared).__name__
         if known not in (f"torch.bool [{count}]", f"torch.bool [{inputs.rows}, {count}]"):
             raise InputError(
-                f"perturbation: spared must be a tensor of bools, one for each unit, [{inputs.rows}, {count}] or "
+                f"{inputs.function}: spared must be a tensor of bools, one for each unit, [{inputs.rows}, {count}] or "
                 f"[{count}]; got {known}"
             )
         removable &= ~spared.cpu()
     if not bool(removable.any(1).all()):
         row = int((~removable.any(1)).nonzero()[0])
-        raise InputError(f"perturbation: no unit of row {row} may be removed; spare fewer")
+        raise InputError(f"{inputs.function}: no unit of row {row} may be removed; spare fewer")
     return removable

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lxt_fx.attribution.embeddings import Inputs
 from lxt_fx.attribution.leaf_relevance import leaf_relevance
 from lxt_fx.attribution.readable_tokens import Tokenizer
-from lxt_fx.attribution.target import TargetLike
+from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.errors import ForwardMismatchError, InputError, NonFiniteError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.captured_model import Source, copied, source_of
@@ -25,8 +25,8 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
 from lxt_fx.faithfulness.batch_inputs import RowInputs, ask, evaluating, row_inputs
-from lxt_fx.faithfulness.removal_curves import PerturbationCurves, Removal, check_counts
-from lxt_fx.faithfulness.removed_units import Unit, units_of
+from lxt_fx.faithfulness.removal_curves import DEFAULT, AnswersWithout, PerturbationCurves
+from lxt_fx.faithfulness.removed_units import Removal, check_removal, units_of
 from lxt_fx.faithfulness.tuned_table import Score, TunedTable
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.passes.verify import forward_difference, tolerance_of
@@ -46,31 +46,28 @@ Point = dict[str, float]
 def tune(
     model: nn.Module,
     inputs: Inputs,
-    target: TargetLike | Sequence[TargetLike] = None,
+    target: TargetsLike = None,
     *,
     table: Callable[..., RuleTable] = attnlrp_gamma,
     grid: Mapping[str, Sequence[float]] | None = None,
     metric: Metric | None = None,
     leaf: str | None = None,
-    unit: Unit | None = None,
-    spared: Tensor | None = None,
-    baseline: float | Tensor = 0.0,
-    steps: int = 8,
-    batch: int = 32,
+    removal: Removal = DEFAULT,
     tokenizer: Tokenizer | None = None,
     labels: Sequence[str] | None = None,
     progress: bool = True,
     picture: str | Path | None = None,
+    **moved: Never,
 ) -> TunedTable:
     """The table `table(**parameters)` whose relevance is the most faithful on these inputs: `transform(model,
     rules=lxt_fx.tune(model, inputs))`.
 
     Every point of the `grid` (values by parameter of `table`; None tries 0, 0.01, 0.05, 0.25 and 1 for the gammas of
-    convolutions and linear layers, 0 alone for convolutions where there are none) is scored on all `inputs` [rows, ...] by
-    the area between the removal curves (`perturbation_curves`, whose arguments the others are), or by `metric`: a function
-    of the curves that gives one number for each row, [rows], higher is better. The largest mean wins; of equals, the
-    smallest parameters. Take as many rows as you would trust, 16 or more: print the result for means, standard errors, and
-    whether the best leads the smallest point (gamma 0) by more than noise.
+    convolutions and linear layers, 0 alone for convolutions where there are none) is scored on all `inputs` [examples, ...]
+    by the area between the removal curves (`perturbation_curves`, whose arguments the others are), or by `metric`: a
+    function of the curves that gives one number for each example, [examples], higher is better. The largest mean wins; of
+    equals, the smallest parameters. Take as many examples as you would trust, 16 or more: print the result for means,
+    standard errors, and whether the best leads the smallest point (gamma 0) by more than noise.
 
     The model is captured once. `model` may be what `transform` made: it need not be captured at all, and nodes that have no
     rule may keep their native gradient if they did there. `picture` is a file (.png, .pdf) for `TunedTable.figure()`;
@@ -82,16 +79,16 @@ def tune(
     """
     from lxt_fx.views.heatmap import save
 
-    check_counts(steps, batch)
+    check_removal(removal, moved, "tune")
     with gradients_on():
-        given = row_inputs(model, inputs, leaf, tokenizer)
-        units = units_of(given, unit, spared, baseline)
-        removal = Removal(given, ask(given, target, labels, batch), units, steps, batch)
-        search = _Search(_captured(given, batch), removal, table, metric)
+        given = row_inputs(model, inputs, leaf, tokenizer, "tune")
+        asked, units = ask(given, target, labels, removal.batch), units_of(given, removal)
+        answers = AnswersWithout(given, asked, units, removal.steps, removal.batch)
+        search = _Search(_captured(given, removal.batch), answers, table, metric)
         points = _points(table, grid, search.source)
         with _bar(progress) as bar:
             scores = tuple(bar.track(map(search.score, points), total=len(points), description="tuning"))
-    tuned = _tuned(table, scores, removal, "area" if metric is None else getattr(metric, "__name__", "metric"))
+    tuned = _tuned(table, scores, answers, "area" if metric is None else getattr(metric, "__name__", "metric"))
     if picture is not None:
         save(tuned.figure(), picture, "pdf" if Path(picture).suffix == ".pdf" else "png")
     return tuned
@@ -102,14 +99,14 @@ class _Search:
     """What is the same for all points: the captured model, its answers without units, how tables are made and scored."""
 
     source: Source
-    removal: Removal
+    answers: AnswersWithout
     table: Callable[..., RuleTable]
     metric: Metric | None
 
     def score(self, point: Point) -> Score:
         """The metric of each row for the relevance of one table."""
         explained = compiled_by(copied(self.source), _table_at(self.table, point), self._options())
-        curves = self.removal.curves(self._relevance(explained, point))
+        curves = self.answers.curves(self._relevance(explained, point))
         if self.metric is None:
             return Score(point, curves.area)
         return Score(point, _checked_numbers(self.metric, curves, point))
@@ -120,7 +117,7 @@ class _Search:
 
     def _relevance(self, explained: Explained, point: Point) -> Tensor:
         """Relevance by unit, [rows, units]."""
-        inputs, batch = self.removal.inputs, self.removal.batch
+        inputs, batch = self.answers.inputs, self.answers.batch
         fixed = explained.record.sizes.get(inputs.leaf, (None,))[0]
         of_graph = replace(inputs, model=explained, fixed=fixed)
         found = []
@@ -128,11 +125,11 @@ class _Search:
             leaf = inputs.values[rows].clone().requires_grad_(True)
             output = explained(**of_graph.of(rows, leaf))
             _check_graph(explained, inputs, rows, output)
-            value = self.removal.asked.values(output, rows)[:count].sum()
+            value = self.answers.asked.values(output, rows)[:count].sum()
             relevance = leaf_relevance(explained, output, value, leaf) if value.requires_grad else None
             if relevance is None:
                 raise InputError(
-                    f"tune: {self.removal.asked.said[0]} does not depend on {inputs.leaf} by a differentiable path, so "
+                    f"tune: {self.answers.asked.said[0]} does not depend on {inputs.leaf} by a differentiable path, so "
                     "there is no relevance to tune; choose another number of the output"
                 )
             found.append(relevance[:count])
@@ -142,7 +139,7 @@ class _Search:
                 f"tune: relevance at {_said(point)} is NaN or infinite; lxt_fx.audit(transform(model, rules=table(...)), "
                 "inputs) names the node; a wider dtype or a larger gamma may help"
             )
-        return self.removal.units.scores(relevance, inputs.values)
+        return self.answers.units.scores(relevance, inputs.values)
 
 
 def _captured(given: RowInputs, batch: int) -> Source:
@@ -224,10 +221,10 @@ def _checked_numbers(metric: Metric, curves: PerturbationCurves, point: Point) -
     return values
 
 
-def _tuned(table: Callable[..., RuleTable], scores: tuple[Score, ...], removal: Removal, metric: str) -> TunedTable:
-    rows, said = removal.inputs.rows, list(dict.fromkeys(removal.asked.said))
+def _tuned(table: Callable[..., RuleTable], scores: tuple[Score, ...], answers: AnswersWithout, metric: str) -> TunedTable:
+    rows, said = answers.inputs.rows, list(dict.fromkeys(answers.asked.said))
     what = said[0] + (f" and {len(said) - 1} more" if len(said) > 1 else "")
-    measured = f"{rows} row{'s' if rows > 1 else ''}, {removal.units.said} removed in {removal.steps} steps, {what}"
+    measured = f"{rows} row{'s' if rows > 1 else ''}, {answers.units.said} removed in {answers.steps} steps, {what}"
     unnamed = TunedTable("", (), scores=scores, measured=measured, metric=metric)
     best = _table_at(table, dict(unnamed.best.parameters))
     return replace(unnamed, name=best.name, rows=best.rows, summary=best.summary, paper=best.paper)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from lxt_fx.attribution.target import Choice
+from lxt_fx.attribution.target_entry import Choice
 from lxt_fx.base.node_text import op_name
 from lxt_fx.base.nodes import TensorType, module_path, source, value
 from lxt_fx.base.torch_internals import aten

@@ -27,7 +27,7 @@ class Ledger(Books):
     """
 
     def flow_graph(self) -> nx.DiGraph:
-        """The relevance flow graph, summed over examples: see `lxt_fx.ledger.flow_graph`."""
+        """The relevance flow graph, summed over examples; `lxt_fx.flow` groups, prunes and writes it."""
         return flow_graph(self)
 
     def landing(self, position: int = 0) -> Landing:

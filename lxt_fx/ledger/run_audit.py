@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.embeddings import Inputs, with_embeddings
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
-from lxt_fx.attribution.target import Choice, TargetLike, choose, class_labels
-from lxt_fx.attribution.text_input import TextInput, texts_by_row
+from lxt_fx.attribution.target import TargetFunction, TargetsLike, is_list, target_by_example
+from lxt_fx.attribution.target_entry import Choice, Reading, choose, name_of, said_of
+from lxt_fx.attribution.text_input import TextInput, texts_by_example, texts_of_logits
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
@@ -23,9 +26,9 @@ from lxt_fx.ledger.taps import Meter, Taps
 
 
 def audit(
-    explained: Explained,
+    explained: nn.Module,
     inputs: Inputs,
-    target: TargetLike | Sequence[TargetLike] = None,
+    target: TargetsLike = None,
     *,
     tokenizer: Tokenizer | None = None,
     labels: Sequence[str] | None = None,
@@ -36,55 +39,52 @@ def audit(
     the node passes to a_i. Summed over all nodes, relevance at the sources plus the leaks is the explained value; the
     ledger says for each leak its cause, as the row's formula has it, and what no formula accounts for.
 
-    `inputs` are those of the module by name, `[batch, ...]`, or in order; token ids are embedded (`input_ids`). `target` is
-    what `explain` takes, for each row of the batch; or a list with one for each row; or a function of the output that
-    returns one number for each row ([batch]), or a scalar for all of them. `tokenizer` gives names to tokens, `labels` to
-    classes. The forward runs once, node by node; the backward once for each row. All sums are taken in float64.
+    `explained` is what `transform` made; a model is transformed on these inputs, under `attnlrp`. `inputs` are those of the
+    module by name, `[batch, ...]`, or in order; token ids are embedded (`input_ids`). `target` is what `explain` takes, for
+    each example of the batch; or a list (or a tensor of indices) with one for each example; or a function of the output
+    that returns one number for each example ([batch]), or a scalar for all of them. `tokenizer` gives names to tokens,
+    `labels` to classes. The forward runs once, node by node; the backward once for each example. All sums are in float64.
 
-    Raises InputError where `explained` was not made by `transform`, no input carries relevance, or the target is not one
-    number a row; CallError for inputs that were not captured; NonFiniteError where relevance is NaN or infinite.
+    Raises InputError where no input carries relevance, or the target is not one number an example; CallError for inputs
+    that were not captured; NonFiniteError where relevance is NaN or infinite.
     """
-    if not isinstance(explained, Explained):
-        raise InputError(
-            f"audit: expected a module made by lxt_fx.transform, got {type(explained).__name__}; "
-            "audit(lxt_fx.transform(model), inputs)"
-        )
-    if explained.record.form != "gradient":
-        raise InputError("audit: it reads the fast form; transform the model without form='explicit', which gives the same")
     with gradients_on():
-        texts, bound = _bound(explained, inputs, tokenizer)
+        given, positional = _given(inputs)
+        explained = as_explained(explained, positional, given, "audit")
+        if explained.record.form != "gradient":
+            raise InputError(
+                "audit: it reads the fast form; transform the model without form='explicit', which gives the same"
+            )
+        bound = _bound(explained, given, positional)
         explained = explained._fitting(bound)
-        leaves = _leaves(explained, bound)
-        meter = Meter()
-        output = explained._run_by(Taps(explained, meter), bound)
-        goals = _goals(explained, output, target, texts, labels)
+        asked = _Asked(Reading.of("audit", explained, labels), target, texts_of_logits(given, bound, tokenizer))
+        leaves, meter = _leaves(explained, bound), Meter()
+        goals = asked.goals(explained._run_by(Taps(explained, meter), bound))
         relevance = _backward(goals, leaves, meter)
         if not is_finite([goal.value for goal in goals] + [r for found in relevance.values() for r in found]):
 
             def again(output: Any) -> Tensor:
-                return torch.stack([goal.value for goal in _goals(explained, output, target, texts, labels)]).sum()
+                return torch.stack([goal.value for goal in asked.goals(output)]).sum()
 
             raise_non_finite(explained, bound, again, f"audit: {goals[0].said}, or its relevance,")
-    return settle_accounts(explained, goals, relevance, meter, [text.tokens for text in texts or []])
+        read = texts_by_example(given, bound, tokenizer) if "inputs_embeds" in explained.record.inputs else []
+    return settle_accounts(explained, goals, relevance, meter, [text.tokens for text in read])
 
 
-def _bound(
-    explained: Explained, inputs: Inputs, tokenizer: Tokenizer | None
-) -> tuple[list[TextInput] | None, dict[str, Any]]:
-    """The inputs by name with every leaf a fresh tensor that asks for a gradient, and the texts they came from."""
+def _given(inputs: Inputs) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """The inputs by name, and those in order."""
     if isinstance(inputs, Mapping):
-        given, positional = dict(inputs), ()
-    else:
-        given, positional = {}, inputs if isinstance(inputs, tuple) else (inputs,)
-    ids = given.get("input_ids")
-    takes_embeddings = "inputs_embeds" in explained.record.inputs
-    given = with_embeddings(explained, given, explained.record.inputs)
-    bound = explained._bind(positional, given)
+        return dict(inputs), ()
+    return {}, inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def _bound(explained: Explained, given: Mapping[str, Any], positional: tuple[Any, ...]) -> dict[str, Any]:
+    """The inputs by name with every leaf a fresh tensor that asks for a gradient."""
+    bound = explained._bind(positional, with_embeddings(explained, given, explained.record.inputs))
     for name in explained.record.leaves:
         if isinstance(bound.get(name), Tensor) and bound[name].is_floating_point():
             bound[name] = bound[name].detach().clone().requires_grad_(True)
-    texts = texts_by_row(ids, bound, tokenizer) if takes_embeddings else None
-    return texts, bound
+    return bound
 
 
 def _leaves(explained: Explained, bound: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -99,23 +99,24 @@ def _leaves(explained: Explained, bound: Mapping[str, Any]) -> dict[str, Tensor]
     return leaves
 
 
-def _goals(
-    explained: Explained,
-    output: Any,
-    target: TargetLike | Sequence[TargetLike],
-    texts: list[TextInput] | None,
-    labels: Sequence[str] | None,
-) -> list[Choice]:
-    """What is explained in each row."""
-    if callable(target):
-        return _by_function(target, output, _batch(output))
-    rows = _batch(output)
-    targets = target if isinstance(target, list) else [target] * rows
-    if len(targets) != rows:
-        raise InputError(f"audit: {len(targets)} targets for {rows} rows; give one target, or a list with one for each row")
-    names, kind, at = class_labels(explained, labels), explained.record.model_class, explained.record.positions
-    goals = [choose(t, output, names, texts[r] if texts else None, kind, r, at) for r, t in enumerate(targets)]
-    return [_checked(goal) for goal in goals]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """What is explained in each example, which reads one of the texts if there are any."""
+
+    reading: Reading
+    target: TargetsLike
+    texts: Sequence[TextInput]
+
+    def goals(self, output: Any) -> list[Choice]:
+        """One number for each example."""
+        examples = _batch(output)
+        if not is_list(self.target) and callable(self.target):
+            return _by_function(self.target, output, examples)
+        goals = [
+            choose(self.reading, target, output, self.texts[example] if self.texts else None, example)
+            for example, target in enumerate(target_by_example(self.target, examples, "audit"))
+        ]
+        return [_checked(goal) for goal in goals]
 
 
 def _batch(output: Any) -> int:
@@ -123,18 +124,16 @@ def _batch(output: Any) -> int:
     return tensors[0].shape[0] if tensors else 1
 
 
-def _by_function(function: Callable[[Any], Tensor], output: Any, rows: int) -> list[Choice]:
+def _by_function(function: TargetFunction, output: Any, examples: int) -> list[Choice]:
     value = function(output)
-    name = getattr(function, "__name__", type(function).__name__)
-    fits = isinstance(value, Tensor) and (value.numel() == 1 or list(value.shape) == [rows])
+    fits = isinstance(value, Tensor) and (value.numel() == 1 or list(value.shape) == [examples])
     if not fits:
         got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise InputError(
-            f"audit: the target function {name} must return one number for each of the {rows} rows, [{rows}], or a scalar; "
-            f"got {got}. Select one element of each row, such as out.logits[:, -1].amax(-1)"
+            f"audit: the target function {name_of(function)} must return one number for each of the {examples} examples, "
+            f"[{examples}], or a scalar; got {got}. Select one element of each, such as out.logits[:, -1].amax(-1)"
         )
-    said = "a function of the output" + ("" if name == "<lambda>" else f", {name}")
-    return [_checked(Choice(item, said)) for item in value.reshape(-1)]
+    return [_checked(Choice(item, said_of(function))) for item in value.reshape(-1)]
 
 
 def _checked(goal: Choice) -> Choice:

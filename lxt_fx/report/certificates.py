@@ -9,9 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.on_meta import NOT_COMPARED
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.pipeline import transform
+from lxt_fx.passes.capture.example import is_transformers
 from lxt_fx.report.certificate_text import (
     citations,
     entries_text,
@@ -126,17 +130,20 @@ class Certificate:
         Path(path).write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def certificate(explained: Explained) -> Certificate:
+def certificate(explained: nn.Module) -> Certificate:
     """The row of every node that relevance passes, why it matched and why earlier rows refused, where relevance is stopped,
     and what is not proven. It reads the graph that runs, so it also finds what the record does not know of.
 
-    Raises InputError for a module that neither `lxt_fx.transform` nor `lxt_fx.load` made.
+    `explained` is what `lxt_fx.transform` or `lxt_fx.load` made; a transformers model is transformed under `attnlrp`.
+    Raises InputError for any other module, as the inputs that it needs for that are not known.
     """
     if not isinstance(explained, Explained):
-        raise InputError(
-            f"certificate: {type(explained).__name__} was not made by lxt_fx.transform or lxt_fx.load, so nothing is known "
-            "of its rules; give it what lxt_fx.transform(model) returns"
-        )
+        if not isinstance(explained, nn.Module) or not is_transformers(explained):
+            raise InputError(
+                f"certificate: {type(explained).__name__} was not made by lxt_fx.transform or lxt_fx.load, so nothing is "
+                "known of its rules; give it what lxt_fx.transform(model, (x,)) returns for an example x"
+            )
+        explained = transform(explained)
     record = explained.record
     flow = flow_that_runs(explained)
     entries = path_entries(explained, flow)

@@ -14,7 +14,7 @@ from torch.fx import Node
 from lxt_fx.base.errors import UnknownNameError
 from lxt_fx.base.node_text import dtype_name, op_name
 from lxt_fx.base.nodes import TensorType, module_stack, source, value
-from lxt_fx.compiler.explained import Explained, Stage
+from lxt_fx.compiler.explained import Explained, Stage, check_explained
 from lxt_fx.ops import products
 from lxt_fx.passes.positions.asked import said
 from lxt_fx.rule_table.rule import Rule
@@ -32,10 +32,12 @@ def show(explained: Explained, stage: str = "rules", *, module: str | None = Non
     table of modules and rules.
 
     `module` shows one module and what is inside it (`model.layers.0`). Values that carry no relevance (masks, rotary
-    tables) are counted, not listed, unless `full`. Raises UnknownNameError for a stage or module that does not exist.
+    tables) are counted, not listed, unless `full`. Raises UnknownNameError for a stage or module that does not exist, and
+    InputError for a model that was not transformed: it has no graph.
     """
     from lxt_fx.report.modules_table import modules_table
 
+    check_explained(explained, "show")
     if stage == "modules" and "rules" in explained.record.stages:
         return modules_table(explained)
     chosen = _stage(explained, stage)
@@ -54,7 +56,8 @@ def show(explained: Explained, stage: str = "rules", *, module: str | None = Non
 
 
 def diff(explained: Explained, before: str, after: str, *, module: str | None = None, full: bool = False) -> str:
-    """What changed between two stages, as a unified diff of their printed graphs."""
+    """What changed between two stages, as a unified diff of their printed graphs. Raises what `show` raises."""
+    check_explained(explained, "diff")
     old, new = (_plain_lines(_blocks(_stage(explained, name), module, full)) for name in (before, after))
     return "\n".join(difflib.unified_diff(old, new, before, after, lineterm="", n=2)) + "\n"
 

@@ -1,0 +1,146 @@
+"""Many targets in the output of one forward: where each lies for each example, and their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lxt_fx.attribution.target import TargetFunction, Wanted
+from lxt_fx.attribution.target_entry import Reading, check_shape, indices_of, logits_of, name_of, place_of
+from lxt_fx.attribution.text_input import TextInput
+from lxt_fx.base.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entries:
+    """An entry of logits [batch, targets, entries] for each example and target, less another where `second` is not -1;
+    both [batch, targets], `second` None where no target is a difference."""
+
+    first: Tensor
+    second: Tensor | None
+
+    def of(self, logits: Tensor) -> Tensor:
+        """The numbers [batch, targets]."""
+        less = self._less(logits)
+        return _at(logits, self.first) if less is None else _at(logits, self.first) - less
+
+    def ends(self, logits: Tensor, form: str) -> tuple[list[Tensor], list[Tensor]]:
+        """What a backward begins at, and with: 1 and -1 in gradient form, in explicit form the logit and its opposite."""
+        less = self._less(logits)
+        ends = [_at(logits, self.first), *([] if less is None else [less])]
+        sizes = [torch.ones_like(end) if form == "gradient" else end.detach() for end in ends]
+        return ends, [sizes[0], *(-size for size in sizes[1:])]
+
+    def _less(self, logits: Tensor) -> Tensor | None:
+        """0 where there is no second entry."""
+        if self.second is None:
+            return None
+        found = _at(logits, self.second.clamp(min=0))
+        return torch.where(self.second >= 0, found, torch.zeros_like(found))
+
+
+def _at(logits: Tensor, entries: Tensor) -> Tensor:
+    return logits.gather(2, entries[..., None])[..., 0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchTargets:
+    """The targets of every example, which reads one of the texts if there are any; or one function that gives them all."""
+
+    reading: Reading
+    targets: TargetFunction | Sequence[Wanted | TargetFunction]
+    texts: Sequence[TextInput]
+
+    @property
+    def wanted(self) -> list[Wanted]:
+        """The targets that are entries of the logits."""
+        return [] if callable(self.targets) else [target for target in self.targets if isinstance(target, Wanted)]
+
+    @property
+    def entries_only(self) -> bool:
+        """Whether no target is a function."""
+        return not callable(self.targets) and len(self.wanted) == len(self.targets)
+
+    def places(self, count: int, batch: int) -> Tensor:
+        """Which of `count` rows of logits each entry is of, [batch, targets].
+
+        Raises InputError for one that is not there.
+        """
+        return torch.tensor([self._places(count, self._text(example)) for example in range(batch)])
+
+    def _places(self, count: int, text: TextInput | None) -> list[int]:
+        known: dict[int | None, int] = {}  # the default position is looked up once, and not for each target
+        for target in self.wanted:
+            if target.position not in known:
+                known[target.position] = place_of(self.reading, target, count, text)
+        return [known[target.position] for target in self.wanted]
+
+    def entries(self, logits: Tensor) -> Entries:
+        """Which entries of logits [batch, targets, entries] (or [batch, classes], the same for all targets) are meant."""
+        found = [self._indices(each, self._text(example)) for example, each in enumerate(logits)]
+        first = torch.tensor([[indices[0] for indices in each] for each in found], device=logits.device)
+        if all(len(indices) == 1 for each in found for indices in each):
+            return Entries(first, None)
+        second = [[indices[1] if len(indices) > 1 else -1 for indices in each] for each in found]
+        return Entries(first, torch.tensor(second, device=logits.device))
+
+    def _indices(self, logits: Tensor, text: TextInput | None) -> list[tuple[int, ...]]:
+        """For logits [targets, entries] of one example, or [classes]."""
+        names = self.reading.names(text if logits.dim() == 2 else None)
+        rows = logits if logits.dim() == 2 else logits.expand(len(self.wanted), -1)
+        return [indices_of(target, row, names) for target, row in zip(self.wanted, rows, strict=True)]
+
+    def totals(self, output: Any) -> tuple[Tensor, Tensor]:
+        """The numbers summed over examples [targets], with their graph, and the numbers: [targets, batch] where all are
+        entries of the logits, else [targets]. Raises InputError for targets that do not fit the output."""
+        if callable(self.targets):
+            values = _vector(self.reading, self.targets, output)
+            return values, values
+        picked = self._picked(logits_of(self.reading, output)).T if self.wanted else torch.empty(0)
+        if self.entries_only:
+            return picked.sum(1), picked
+        entries = iter(picked)
+        numbers = [
+            next(entries) if isinstance(target, Wanted) else _number(self.reading, target, output)
+            for target in self.targets
+        ]
+        totals = torch.stack([number.sum() for number in numbers])
+        return totals, totals
+
+    def _picked(self, logits: Tensor) -> Tensor:
+        """[batch, targets]"""
+        count = check_shape(self.reading, self.wanted, logits)
+        if count is None:
+            entries = self.entries(logits)
+            return entries.of(logits[:, None].expand(-1, len(self.wanted), -1))
+        places = self.places(count, len(logits)).to(logits.device)
+        chosen = logits[torch.arange(len(logits), device=logits.device)[:, None], places]
+        return self.entries(chosen).of(chosen)
+
+    def _text(self, example: int) -> TextInput | None:
+        return self.texts[example] if self.texts else None
+
+
+def _vector(reading: Reading, function: TargetFunction, output: Any) -> Tensor:
+    values = function(output)
+    if isinstance(values, Tensor) and values.dim() == 1 and len(values):
+        return values
+    got = f"shape {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+    raise InputError(
+        f"{reading.function}: the target function {name_of(function)} must return a vector of numbers [targets], got {got}"
+    )
+
+
+def _number(reading: Reading, function: TargetFunction, output: Any) -> Tensor:
+    value = function(output)
+    if isinstance(value, Tensor) and value.dim() <= 1 and value.numel():
+        return value
+    got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise InputError(
+        f"{reading.function}: in a list of targets the function {name_of(function)} must return one number, or one for "
+        f"each example [batch], got {got}"
+    )
