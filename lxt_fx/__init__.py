@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from lxt_fx.attribution.one_input import explain, explain_image
     from lxt_fx.attribution.target import Target
     from lxt_fx.attribution.text_explanation import Explanation
-    from lxt_fx.compiler.explained import Explained, Record
+    from lxt_fx.compiler.explained import Explained
     from lxt_fx.compiler.pipeline import transform
+    from lxt_fx.compiler.record import Record
     from lxt_fx.compiler.saved_module import load, save
     from lxt_fx.faithfulness.removal_curves import PerturbationCurves, perturbation_curves
     from lxt_fx.faithfulness.removed_units import Removal

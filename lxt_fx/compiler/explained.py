@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any, Protocol
 
@@ -19,12 +16,13 @@ from torch.fx.graph import PythonCode
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import hooks_of, io_of, pytree, recompile_as, set_forward
 from lxt_fx.compiler.hooks import HookRunner, Told, hooked_places, made_places
+from lxt_fx.compiler.record import Record
+from lxt_fx.compiler.size_guards import compiled_guard, reads_a_one
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.analysis.module_values import GraphValues
 from lxt_fx.passes.capture.example import FILLS
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.recompute import Segments, checkpointed_forward
-from lxt_fx.rule_table.rule import Match, Rule
 
 SWITCHES: dict[str, Any] = {
     "use_cache": False,
@@ -33,54 +31,6 @@ SWITCHES: dict[str, Any] = {
     "output_hidden_states": False,
 }
 """What a transformers model is captured with; a call may repeat it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """The graph as it stood after a stage, and what was known of its nodes, by node name."""
-
-    name: str
-    graph: Graph
-    carrying: frozenset[str] = frozenset()
-    rules: Mapping[str, Rule] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    inserted: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What transform knows of the module it made.
-
-    `inputs` may be given in a call, `optional` among them left out; `leaves` are the float inputs that relevance is read
-    at. `specialised` says what is fixed to the example. `forward_difference` is the largest difference to the model's own
-    output on the example, relative to its largest value; 0.0 means bit-equal, NaN not compared (meta device). `unknown`
-    names nodes that kept their native gradient because no row matched (always empty under strict=True). `matches` says why
-    the row of a node matched, by name of the node in the rewritten graph. `form` is `gradient` or `explicit`.
-    `overrides` are the places where the table was overridden, `merged` the batch norms that became part of the layer before
-    them. `positions` are those that the module answers at, None where it answers at all of them.
-    """
-
-    model_class: str
-    table_name: str
-    form: str
-    paper: str
-    overrides: tuple[str, ...]
-    merged: tuple[str, ...]
-    inputs: tuple[str, ...]
-    leaves: tuple[str, ...]
-    optional: tuple[str, ...]
-    constants: Mapping[str, Any]
-    method: str
-    specialised: tuple[str, ...]
-    guards: tuple[str, ...]
-    sizes: Mapping[str, tuple[int | None, ...]]
-    forward_difference: float
-    seconds: Mapping[str, float]
-    stages: Mapping[str, Stage]
-    unknown: Mapping[str, str]
-    matches: Mapping[str, Match]
-    versions: Mapping[str, str]
-    positions: tuple[int, ...] | None = None
 
 
 class Observer(Protocol):
@@ -134,7 +84,7 @@ class Explained(GraphModule):
     def _attach(self, record: Record, embedding: nn.Module | None, config: Any = None) -> None:
         self.record = record
         self.config = config  # the model's own, for the names of its classes; None after load
-        self._guards = [(guard, code) for guard in record.guards if (code := _compiled(guard)) is not None]
+        self._guards = [(guard, code) for guard in record.guards if (code := compiled_guard(guard)) is not None]
         # in a tuple, so that it is no submodule: the graph does not use it, `embed` does
         self._embedding = () if embedding is None else (embedding,)
 
@@ -282,7 +232,7 @@ class Explained(GraphModule):
                 )
         for guard, code in self._guards:
             holds = eval(code, {"__builtins__": {}, "max": max, "min": min}, {"L": bound})
-            if not holds and not _reads_a_one(guard, bound):
+            if not holds and not reads_a_one(guard, bound):
                 raise CallError(
                     f"{self.record.model_class}: the graph holds only where {guard}, and these inputs break it; transform "
                     "the model again with an example of these shapes, or once with dynamic=\"recapture\""
@@ -301,9 +251,8 @@ def check_explained(module: object, function: str) -> None:
 Observing = Callable[[Explained], Observer]
 """Makes an observer of the graph that a call runs."""
 
-
-KEPT = 16
-"""How many recaptured graphs a module keeps; the one that was needed longest ago goes first."""
+MOST_GRAPHS = 16
+"""How many recaptured graphs a module has at once; the one that was needed longest ago goes first."""
 
 
 class Recaptures:
@@ -315,14 +264,14 @@ class Recaptures:
 
     def __init__(self, again: Callable[[Mapping[str, Any]], Explained]) -> None:
         self.again = again
-        self.kept: list[Explained] = []
+        self.graphs: list[Explained] = []
 
     def fitting(self, first: Explained, bound: Mapping[str, Any]) -> Explained:
         """The graph for these inputs, captured now if there is none. Raises what `transform` raises."""
         if _holds(first, bound):
             return first
-        found = next((module for module in self.kept if _holds(module, bound)), None) or self.again(bound)
-        self.kept = [found, *(module for module in self.kept if module is not found)][:KEPT]
+        found = next((module for module in self.graphs if _holds(module, bound)), None) or self.again(bound)
+        self.graphs = [found, *(module for module in self.graphs if module is not found)][:MOST_GRAPHS]
         return found
 
 
@@ -335,30 +284,3 @@ def _holds(module: Explained, bound: Mapping[str, Any]) -> bool:
     except CallError:
         return False
     return True
-
-
-_SIZE = re.compile(r"L\['(\w+)'\]\.size\(\)\[(\d+)\]")
-
-
-def _reads_a_one(guard: str, bound: Mapping[str, Any]) -> bool:
-    """torch.export assumes that dynamic sizes are not 0 or 1; graphs run exactly at 1 all the same."""
-    return any(bound[name].shape[int(dim)] == 1 for name, dim in _SIZE.findall(guard) if isinstance(bound[name], Tensor))
-
-
-_GUARD_NODES = (
-    ast.Expression, ast.Compare, ast.BinOp, ast.BoolOp, ast.UnaryOp, ast.Call, ast.Attribute, ast.Subscript, ast.Name,
-    ast.Constant, ast.operator, ast.cmpop, ast.boolop, ast.unaryop, ast.expr_context,
-)  # fmt: skip
-
-
-def _compiled(guard: str) -> CodeType | None:
-    """The code of a shape guard, which may hold arithmetic on `L[...].size()[i]`, max and min and nothing else (a saved
-    module's guards come from a file)."""
-    tree = ast.parse(guard, mode="eval")
-    for node in ast.walk(tree):
-        fine = isinstance(node, _GUARD_NODES)
-        fine &= not isinstance(node, ast.Name) or node.id in ("L", "max", "min")
-        fine &= not isinstance(node, ast.Attribute) or node.attr in ("size", "dim")
-        if not fine:
-            return None
-    return compile(tree, "<guard>", "eval")

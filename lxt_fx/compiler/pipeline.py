@@ -18,9 +18,10 @@ from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.captured_model import Source, source_of
-from lxt_fx.compiler.explained import Explained, Recaptures, Record, Stage
+from lxt_fx.compiler.explained import Explained, Recaptures
 from lxt_fx.compiler.hooks import hooks_said
 from lxt_fx.compiler.options import Options, Rules, example_of, table_named
+from lxt_fx.compiler.record import Record, Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import check_fused, step_check
 from lxt_fx.ops.forms import Form, epsilon_of
@@ -36,7 +37,8 @@ from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.start_from_embeddings import Started, start_from_embeddings
 from lxt_fx.passes.capture.capture import torch_state_kept
 from lxt_fx.passes.capture.example import SEED, Example
-from lxt_fx.passes.capture.optional_inputs import proven_capture, settled
+from lxt_fx.passes.capture.optional_inputs import without_refused_inputs
+from lxt_fx.passes.capture.try_sizes import proven_capture
 from lxt_fx.passes.positions.asked import Narrowing, Positions, answer_index, positions_of, positions_to_select
 from lxt_fx.passes.positions.select_positions import select_positions
 from lxt_fx.passes.rewrite.add_epsilon import add_epsilon
@@ -135,7 +137,7 @@ def captured_from(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> Source:
     seconds: dict[str, float] = {}
     with _timed(seconds, "example"), torch_state_kept(), torch.no_grad():
-        example, expected = settled(model, example)
+        example, expected = without_refused_inputs(model, example)
     with _timed(seconds, "capture"):
         captured = proven_capture(model, example, dynamic=dynamic)
     if captured.example is not example:

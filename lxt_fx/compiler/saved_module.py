@@ -18,8 +18,9 @@ from torch.fx import Graph
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import OpOverload
-from lxt_fx.compiler.explained import Explained, Record, Stage
+from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.graph_json import decode_graph, encode_graph
+from lxt_fx.compiler.record import Record, Stage
 from lxt_fx.passes.segments.recompute import Segments
 from lxt_fx.rule_table.rule import Keep, Match, Rule
 

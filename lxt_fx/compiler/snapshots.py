@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.fx import Graph, GraphModule, Node
 
-from lxt_fx.compiler.explained import Stage
+from lxt_fx.compiler.record import Stage
 from lxt_fx.ops import fused
 from lxt_fx.passes.analysis.find_groups import Groups
 from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow

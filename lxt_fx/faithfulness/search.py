@@ -27,7 +27,8 @@ from lxt_fx.compiler.pipeline import captured_from, compiled_by
 from lxt_fx.faithfulness.batch_inputs import RowInputs, ask, evaluating, row_inputs
 from lxt_fx.faithfulness.removal_curves import DEFAULT, AnswersWithout, PerturbationCurves
 from lxt_fx.faithfulness.removed_units import Removal, check_removal, units_of
-from lxt_fx.faithfulness.tuned_table import Score, TunedTable
+from lxt_fx.faithfulness.scores import Score
+from lxt_fx.faithfulness.tuned_table import TunedTable
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 from lxt_fx.rule_table.rule import RuleTable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.axes import Axes
@@ -18,12 +17,10 @@ from torch import Tensor
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.faithfulness.removal_curves import written
+from lxt_fx.faithfulness.scores import Score, ScoredTable
 from lxt_fx.views.colour import LIGHT, ink
 from lxt_fx.views.heatmap import BLACK, EDGE, MUTED, NARROWEST
 from lxt_fx.views.typeset import POINTS, Type, sentence
-
-if TYPE_CHECKING:
-    from lxt_fx.faithfulness.tuned_table import Score, TunedTable
 
 CELL, LINE, MARGIN, LABELS = 0.42, 0.14, 0.8, 0.6
 """Inches: the height of a cell, of a line of the heading, of what stands below; the width of what stands at the left."""
@@ -31,7 +28,7 @@ CELL, LINE, MARGIN, LABELS = 0.42, 0.14, 0.8, 0.6
 HEADING = Type(8.0)
 
 
-def tuning_view(tuned: TunedTable) -> RenderableType:
+def tuning_view(tuned: ScoredTable) -> RenderableType:
     """One line for each point of the grid, and what to think of the best."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for heading in ("", *tuned.plain.parameters, tuned.metric, "lead"):
@@ -45,7 +42,7 @@ def tuning_view(tuned: TunedTable) -> RenderableType:
     return Group(title, "", table, "", *verdict(tuned))
 
 
-def verdict(tuned: TunedTable) -> list[str]:
+def verdict(tuned: ScoredTable) -> list[str]:
     """Whether the best point is better than the plain one by more than noise, and whether the grid ends too early."""
     best, plain, others = tuned.best, tuned.plain, len(tuned.scores) - 1
     if best is plain:
@@ -64,7 +61,7 @@ def verdict(tuned: TunedTable) -> list[str]:
     return said
 
 
-def tuning_figure(tuned: TunedTable, width: float) -> Figure:
+def tuning_figure(tuned: ScoredTable, width: float) -> Figure:
     """The heatmap: rows for the first parameter, columns for the second.
 
     Raises InputError where more than two parameters vary, or the width is too small.
@@ -101,7 +98,7 @@ def tuning_figure(tuned: TunedTable, width: float) -> Figure:
     return figure
 
 
-def _draw_cells(axes: Axes, tuned: TunedTable, places: Mapping[tuple[int, int], Score], shares: Tensor) -> None:
+def _draw_cells(axes: Axes, tuned: ScoredTable, places: Mapping[tuple[int, int], Score], shares: Tensor) -> None:
     """Colours and numbers; `shares` [rows, columns] gets each lead as a share of the largest."""
     largest = max(abs(score.mean - tuned.plain.mean) for score in tuned.scores) or 1.0
     for (row, column), score in places.items():
@@ -113,12 +110,12 @@ def _draw_cells(axes: Axes, tuned: TunedTable, places: Mapping[tuple[int, int], 
     axes.imshow(LIGHT.image(shares).numpy(), aspect="auto")
 
 
-def _varying(tuned: TunedTable) -> dict[str, list[float]]:
+def _varying(tuned: ScoredTable) -> dict[str, list[float]]:
     """The parameters with several values, and these, the smallest first."""
     values = {name: sorted({s.parameters[name] for s in tuned.scores}) for name in tuned.plain.parameters}
     return {name: found for name, found in values.items() if len(found) > 1}
 
 
-def _signed(tuned: TunedTable, score: Score) -> str:
+def _signed(tuned: ScoredTable, score: Score) -> str:
     lead = tuned.lead(score)
     return written(lead) if math.copysign(1, float(lead.mean())) < 0 else f"+{written(lead)}"

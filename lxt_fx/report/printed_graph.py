@@ -14,7 +14,8 @@ from torch.fx import Node
 from lxt_fx.base.errors import UnknownNameError
 from lxt_fx.base.node_text import dtype_name, op_name
 from lxt_fx.base.nodes import TensorType, module_stack, source, value
-from lxt_fx.compiler.explained import Explained, Stage, check_explained
+from lxt_fx.compiler.explained import Explained, check_explained
+from lxt_fx.compiler.record import Stage
 from lxt_fx.ops import products
 from lxt_fx.passes.positions.asked import said
 from lxt_fx.rule_table.rule import Rule

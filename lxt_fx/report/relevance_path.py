@@ -12,7 +12,8 @@ from torch.fx import Node
 from lxt_fx.base.nodes import module_path, module_stack, operands, shape, source, value
 from lxt_fx.base.on_meta import NOT_COMPARED
 from lxt_fx.base.torch_internals import aten
-from lxt_fx.compiler.explained import Explained, Record
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.record import Record
 from lxt_fx.ops import norms, products
 from lxt_fx.passes.analysis.mark_flow import SHAPE_ONLY, SHAPE_READERS, Flow, differentiable_operands, mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves

@@ -1,0 +1,59 @@
+"""What `transform` knows of the module that it made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import Graph
+
+from lxt_fx.rule_table.rule import Match, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The graph as it stood after a stage, and what was known of its nodes, by node name."""
+
+    name: str
+    graph: Graph
+    carrying: frozenset[str] = frozenset()
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    inserted: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What transform knows of the module it made.
+
+    `inputs` may be given in a call, `optional` among them left out; `leaves` are the float inputs that relevance is read
+    at. `specialised` says what is fixed to the example. `forward_difference` is the largest difference to the model's own
+    output on the example, relative to its largest value; 0.0 means bit-equal, NaN not compared (meta device). `unknown`
+    names nodes that kept their native gradient because no row matched (always empty under strict=True). `matches` says why
+    the row of a node matched, by name of the node in the rewritten graph. `form` is `gradient` or `explicit`.
+    `overrides` are the places where the table was overridden, `merged` the batch norms that became part of the layer before
+    them. `positions` are those that the module answers at, None where it answers at all of them.
+    """
+
+    model_class: str
+    table_name: str
+    form: str
+    paper: str
+    overrides: tuple[str, ...]
+    merged: tuple[str, ...]
+    inputs: tuple[str, ...]
+    leaves: tuple[str, ...]
+    optional: tuple[str, ...]
+    constants: Mapping[str, Any]
+    method: str
+    specialised: tuple[str, ...]
+    guards: tuple[str, ...]
+    sizes: Mapping[str, tuple[int | None, ...]]
+    forward_difference: float
+    seconds: Mapping[str, float]
+    stages: Mapping[str, Stage]
+    unknown: Mapping[str, str]
+    matches: Mapping[str, Match]
+    versions: Mapping[str, str]
+    positions: tuple[int, ...] | None = None

@@ -1,0 +1,37 @@
+"""Whether a graph holds for the sizes of an input: the guards of its capture."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from types import CodeType
+from typing import Any
+
+from torch import Tensor
+
+_GUARD_NODES = (
+    ast.Expression, ast.Compare, ast.BinOp, ast.BoolOp, ast.UnaryOp, ast.Call, ast.Attribute, ast.Subscript, ast.Name,
+    ast.Constant, ast.operator, ast.cmpop, ast.boolop, ast.unaryop, ast.expr_context,
+)  # fmt: skip
+
+
+def compiled_guard(guard: str) -> CodeType | None:
+    """The code of a shape guard, which may hold arithmetic on `L[...].size()[i]`, max and min and nothing else (a saved
+    module's guards come from a file)."""
+    tree = ast.parse(guard, mode="eval")
+    for node in ast.walk(tree):
+        fine = isinstance(node, _GUARD_NODES)
+        fine &= not isinstance(node, ast.Name) or node.id in ("L", "max", "min")
+        fine &= not isinstance(node, ast.Attribute) or node.attr in ("size", "dim")
+        if not fine:
+            return None
+    return compile(tree, "<guard>", "eval")
+
+
+_SIZE = re.compile(r"L\['(\w+)'\]\.size\(\)\[(\d+)\]")
+
+
+def reads_a_one(guard: str, bound: Mapping[str, Any]) -> bool:
+    """torch.export assumes that dynamic sizes are not 0 or 1; graphs run exactly at 1 all the same."""
+    return any(bound[name].shape[int(dim)] == 1 for name, dim in _SIZE.findall(guard) if isinstance(bound[name], Tensor))
