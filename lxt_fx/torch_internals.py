@@ -304,6 +304,14 @@ def is_contiguous(tensor: Tensor) -> bool:
 # --- torch.nn -------------------------------------------------------------------------------------------------------------
 
 
+def check_convolution_hook() -> None:
+    """Raises UnsupportedVersionError where convolutions do not compute by `_conv_forward(input, weight, bias)`, which those
+    of `lxt_fx.nn` replace by their rule: were it not called, they would be plain convolutions without a word."""
+    for convolution in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        if "_conv_forward" not in convolution.forward.__code__.co_names:
+            unsupported(f"{convolution.__name__}.forward that calls _conv_forward", "to give convolutions a rule")
+
+
 def check_input_dim(module: nn.Module, x: Tensor) -> None:
     """The check of a batch norm that its input has the number of dims that its class says."""
     found(module, "_check_input_dim", "to check the input of a batch norm")(x)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import lxt_fx.functional as F
 from lxt_fx.errors import InputError
 from lxt_fx.forms import Form, epsilon_of
-from lxt_fx.torch_internals import BatchNormNd, ConvNd, check_input_dim
+from lxt_fx.torch_internals import BatchNormNd, ConvNd, check_convolution_hook, check_input_dim
 
 
 class RuleModule:
@@ -151,6 +151,9 @@ class Softplus(RuleModule, nn.Softplus):
         if (self.beta, self.threshold) != (1, 20):
             raise InputError(f"Softplus: beta {self.beta} and threshold {self.threshold} have no rule; take 1 and 20")
         return F.softplus(input, form=self.form)
+
+
+check_convolution_hook()
 
 
 class _Convolution(RuleModule, ConvNd):
