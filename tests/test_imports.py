@@ -22,9 +22,9 @@ GRAPHS = ("networkx", "sympy")
 
 EVERY_MODULE = """
 import importlib, pkgutil
-for found in pkgutil.walk_packages(lxt_fx.__path__, "lxt_fx."):
-    if found.name != "lxt_fx.__main__":
-        importlib.import_module(found.name)
+for module in pkgutil.walk_packages(lxt_fx.__path__, "lxt_fx."):
+    if module.name != "lxt_fx.__main__":
+        importlib.import_module(module.name)
 """
 SAME_NAME = ("audit", "certificate", "embed", "explain", "save", "show", "tune", "watch")
 """Functions whose module has their name."""
@@ -40,7 +40,7 @@ def in_fresh_process(code: str, answer: str) -> Any:
 
 @pytest.fixture(scope="module")
 def imported() -> dict[str, Any]:
-    """What a fresh process finds behind `import lxt_fx`, then behind a star import, then behind an import of every module."""
+    """What a fresh process finds behind `import lxt_fx`, then behind a star import, then behind every module."""
     code = f"""
 import sys
 import lxt_fx, torch
@@ -83,8 +83,8 @@ def test_a_module_of_the_package_is_an_attribute_and_another_name_is_none(import
 
 def test_a_module_does_not_hide_the_function_of_its_name(imported: dict[str, Any]) -> None:
     """Whether functions were named first or modules were imported first."""
-    code = f"import importlib\nnames = {SAME_NAME}\nfor name in names: importlib.import_module(f'lxt_fx.{{name}}')\nimport lxt_fx"
-    modules_first = in_fresh_process(code, "[type(getattr(lxt_fx, name)).__name__ for name in names]")
+    code = "\n".join(f"import lxt_fx.{name}" for name in SAME_NAME)
+    modules_first = in_fresh_process(code, f"[type(getattr(lxt_fx, name)).__name__ for name in {SAME_NAME}]")
     assert modules_first == imported["kinds"] == ["function"] * len(SAME_NAME)
 
 
