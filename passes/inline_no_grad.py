@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 from lxt_fx.errors import CaptureError
 from lxt_fx.nodes import is_float
 from lxt_fx.passes.drop_dead import drop_dead
-from lxt_fx.torch_internals import autocast_region, grad_mode_region, grad_mode_switch
+from lxt_fx.torch_internals import aten, autocast_region, grad_mode_region, grad_mode_switch
 
 _SET_GRAD = grad_mode_region()
 _REGIONS = (_SET_GRAD, autocast_region())
@@ -88,7 +88,7 @@ def _adopt(gm: GraphModule, body: GraphModule, name: str) -> str:
 def _detached(gm: GraphModule, value: Any) -> Any:
     if not isinstance(value, Node) or not is_float(value) or value.op == "get_attr":
         return value
-    node = gm.graph.call_function(torch.ops.aten.detach.default, (value,))
+    node = gm.graph.call_function(aten.detach.default, (value,))
     node.meta = dict(value.meta)
     return node
 

@@ -15,7 +15,7 @@ from lxt_fx.ops.explicit_contributions import PARTS
 from lxt_fx.passes.mark_flow import Flow, differentiable_operands
 from lxt_fx.passes.op_kinds import ACTIVATIONS, MOVES
 from lxt_fx.rule import Keep, Rule
-from lxt_fx.torch_internals import OpOverload, base_name
+from lxt_fx.torch_internals import OpOverload, aten, base_name
 
 PASSES = frozenset({norms.rms_norm, norms.rms_norm_fused, norms.normalize_mul, norms.normalize_div})
 """Norms that hold their factor: an identity in relevance."""
@@ -127,9 +127,9 @@ class _Lowering:
         carrying = [operand.node for operand in differentiable_operands(node) if operand.node in self.carrying]
         share = 1.0
         if node.target is products.matmul:
-            node.target, share = torch.ops.aten.matmul.default, 0.5
+            node.target, share = aten.matmul.default, 0.5
         elif node.target is products.einsum:
-            node.target, share = torch.ops.aten.einsum.default, 1.0 / len(arguments(node)["tensors"])
+            node.target, share = aten.einsum.default, 1.0 / len(arguments(node)["tensors"])
         for operand in dict.fromkeys(carrying):
             settings = () if share == 1.0 else (share,)
             node.replace_input_with(operand, self._insert(node, explicit.enter, operand, *settings))
