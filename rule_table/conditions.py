@@ -138,11 +138,11 @@ def in_evaluation(site: Site) -> Refusal:
 
 def soft_cap(site: Site) -> Refusal:
     """It is tanh(x / c) * c: the input is divided by a number, the output multiplied by one."""
-    readers = [match(capped, reader, below=number, above=number) for reader in site.node.users]
+    readers = [match(_capped, reader, below=number, above=number) for reader in site.node.users]
     return next((f"not a soft cap: {found}" for found in readers if isinstance(found, Mismatch)), None)
 
 
-def capped(x: Part, below: Part, above: Part) -> Part:
+def _capped(x: Part, below: Part, above: Part) -> Part:
     """tanh(x / c) * c; a product with 1 / c is a division too."""
     squeezed = _tanh(any_of(x / below, x * below))
     return any_of(squeezed * above, squeezed / above)

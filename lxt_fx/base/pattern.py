@@ -249,7 +249,7 @@ def _defaults(target: Any) -> dict[str, Any]:
 def _from_the_end(node: Node, named: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments with dims counted from the end, where the node and its first operand have as many."""
     values = (value(read) for read in (node, *node.all_input_nodes[:1]))
-    ranks = {len(getattr(found[0] if isinstance(found, tuple) else found, "shape", ())) for found in values}
+    ranks = {len(getattr(found[0] if isinstance(found, (list, tuple)) else found, "shape", ())) for found in values}
 
     def counted(dim: Any) -> Any:
         if isinstance(dim, list):

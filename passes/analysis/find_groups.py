@@ -25,7 +25,7 @@ _RESHAPES_IN_STATISTIC = frozenset({aten.expand.default, aten.expand_as.default,
 _LINEAR = POINTWISE_LINEAR | PRODUCTS | MOVES | {aten.mean.dim, aten.sum.dim_IntList, aten.cumsum.default}
 
 
-def rms_norm(x: Part, dims: Part, eps: Part) -> Part:
+def _rms_norm(x: Part, dims: Part, eps: Part) -> Part:
     """To the letter: the fused op then computes the same bits."""
     return x * _rsqrt(_mean(x**2, dims, keepdim=True) + eps)
 
@@ -134,7 +134,7 @@ def _is_linear(flow: Flow, members: frozenset[Node]) -> bool:
 
 
 def _norm_group(flow: Flow, node: Node, origin: Node, scaled: Node, statistic: Node, region: frozenset[Node]) -> Group:
-    rms = match(rms_norm, node, x=exactly(scaled), eps=number)
+    rms = match(_rms_norm, node, x=exactly(scaled), eps=number)
     if isinstance(rms, Found):
         arguments = {"self": scaled, "dims": rms["dims"], "eps": rms["eps"]}
         return Group(GroupKind.RMS_NORM, node, scaled, region | {node}, arguments, statistic)

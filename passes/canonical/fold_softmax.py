@@ -20,20 +20,20 @@ _REPEATS = _COPIES | {aten.expand.default, aten.expand_as.default}
 _REPEATS_OR_HOLDS = _REPEATS | {aten.detach.default}
 
 
-def written_out(x: Part, dim: Part) -> Part:
+def _written_out(x: Part, dim: Part) -> Part:
     """exp(x) / sum(exp(x), dim)."""
     powers = through(_COPIES, _exp(x))
     return powers / through(_REPEATS, _sum(powers, [dim], keepdim=True))
 
 
-def shifted(x: Part, dim: Part) -> Part:
+def _shifted(x: Part, dim: Part) -> Part:
     """x - max(x, dim). Softmax does not depend on the maximum, so it may also be held constant."""
     same = through(_REPEATS_OR_HOLDS, x)
     largest = any_of(_amax(same, [dim], keepdim=True), _getitem(_max(same, dim, keepdim=True), 0))
     return x - through(_REPEATS_OR_HOLDS, largest)
 
 
-def softmax(x: Part, dim: Part, dtype: Part) -> Part:
+def _softmax_itself(x: Part, dim: Part, dtype: Part) -> Part:
     """The op itself."""
     return _softmax(x, dim, dtype)
 
@@ -45,7 +45,7 @@ def fold_softmax(gm: GraphModule) -> int:
     edits = 0
     for node in list(gm.graph.nodes):
         edits += _drop_shift(node)
-        found = match(written_out, node)
+        found = match(_written_out, node)
         if not isinstance(found, Found) or written_shape(found["x"]) != written_shape(node):
             continue
         with gm.graph.inserting_before(node):
@@ -60,7 +60,7 @@ def fold_softmax(gm: GraphModule) -> int:
 
 
 def _drop_shift(node: Node) -> int:
-    found = match(softmax, node)
+    found = match(_softmax_itself, node)
     if not isinstance(found, Found):
         return 0
     reader, x = node, found["x"]
@@ -75,7 +75,7 @@ def _drop_shift(node: Node) -> int:
 
 def _unshifted(x: Node, dim: int) -> Node:
     """x, or what its largest value along the dim was subtracted from to give it."""
-    found = match(shifted, x, dim=exactly(dim))
+    found = match(_shifted, x, dim=exactly(dim))
     if isinstance(found, Found) and written_shape(found["x"]) == written_shape(x):
         x = found["x"]
     return x

@@ -14,7 +14,7 @@ _mul, _silu, _gelu = Op(products.mul, commutes=True), Op(activations.silu), Op(a
 _KINDS = {None: "silu", "none": "gelu", "tanh": "gelu_tanh"}
 
 
-def gated(gate: Part, up: Part, approximate: Part) -> Part:
+def _gated(gate: Part, up: Part, approximate: Part) -> Part:
     """`silu(gate) * up` or `gelu(gate) * up`."""
     return _mul(any_of(_silu(gate), _gelu(gate, approximate=approximate)), up)
 
@@ -30,7 +30,7 @@ def fuse_gates(graph: Graph, carrying: Set[Node]) -> int:
 
 
 def _fuse(product: Node) -> int:
-    found = match_alone(gated, product)
+    found = match_alone(_gated, product)
     if not isinstance(found, Found):
         return 0
     gate, up = found["gate"], found["up"]

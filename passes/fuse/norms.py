@@ -16,7 +16,7 @@ from lxt_fx.ops import fused, norms, products
 _rms_norm, _to = Op(norms.rms_norm), Op(aten.to.dtype)
 
 
-def weighted_norm(x: Part, weight: Part, dims: Part, eps: Part, inner: Part, middle: Part, outer: Part) -> Part:
+def _weighted_norm(x: Part, weight: Part, dims: Part, eps: Part, inner: Part, middle: Part, outer: Part) -> Part:
     """`weight * norm(x.to(inner)).to(middle)`, cast to `outer`; any of the casts may be missing."""
     norm = _rms_norm(_cast(x, inner), dims, eps)
     return _cast(_cast(norm, middle) * weight, outer)
@@ -36,7 +36,7 @@ def fuse_norms(graph: Graph, carrying: Set[Node]) -> int:
     edits = 0
     for node in list(graph.nodes):
         if node.target is aten.mul.Tensor and node in carrying:
-            cast_too = (match_alone(weighted_norm, root, weight=constant) for root in (*node.users, node))
+            cast_too = (match_alone(_weighted_norm, root, weight=constant) for root in (*node.users, node))
             edits += next((_fuse(found) for found in cast_too if isinstance(found, Found)), 0)
     return edits
 

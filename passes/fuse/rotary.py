@@ -15,7 +15,7 @@ from lxt_fx.ops import fused
 _cat, _slice = Op(aten.cat.default), Op(aten.slice.Tensor)
 
 
-def rotary(x: Part, cos: Part, sin: Part, half: Part, end: Part) -> Part:
+def _rotary(x: Part, cos: Part, sin: Part, half: Part, end: Part) -> Part:
     """`x * cos + cat(-x[half:], x[:half]) * sin`."""
     first, second = _slice(x, -1, any_of(None, 0), half), _slice(x, -1, half, end)
     return x * cos + _cat([-second, first], -1) * sin
@@ -34,7 +34,7 @@ def fuse_rotary(graph: Graph, carrying: Set[Node]) -> int:
     edits = 0
     for node in list(graph.nodes):
         if node in carrying:
-            edits += _fuse(node, match_alone(rotary, node, x=carries, cos=constant, sin=constant, half=number, end=number))
+            edits += _fuse(node, match_alone(_rotary, node, x=carries, cos=constant, sin=constant, half=number, end=number))
     return edits
 
 
