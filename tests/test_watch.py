@@ -188,6 +188,22 @@ def three_layers() -> nn.Module:
     return tiny._made(LlamaForCausalLM, config, "sdpa").double()
 
 
+def test_a_module_whose_tokens_are_selected_only_behind_it_is_watched_whole() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.cumsum(1)
+
+    net, x = nn.Sequential(nn.Linear(4, 4), Sum(), nn.Linear(4, 4)).double().eval(), torch.randn(2, 6, 4).double()
+    whole, narrow = in_forms(net, Options(), Options(positions=(-1,)), args=(x,))
+    found = []
+    for module in (whole, narrow):
+        with lxt_fx.watch(module, "0", "1") as inside:
+            module(x.clone().requires_grad_(True))[:, -1, 2].sum().backward()
+        found.append([inside[name].relevance for name in ("0", "1")])
+    assert torch.allclose(found[0][0], found[1][0]) and torch.allclose(found[0][1], found[1][1])
+    assert found[1][1].shape == (2, 6, 4) and found[1][0][:, 0].any()
+
+
 class Twice(nn.Module):
     """A module that is called twice, and one that gives two values."""
 
