@@ -96,7 +96,7 @@ def hooked(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     def saver(path: str) -> Any:
         def save(module: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, ModelOutput):
-                output = output[-1]  # of a whole BERT its pooled output, which the classifier reads
+                output = output.get("pooler_output", output[0])  # of a whole BERT what the classifier reads
             output = output[0] if isinstance(output, tuple) else output
             if isinstance(output, Tensor) and output.requires_grad:
                 output.retain_grad()
