@@ -96,7 +96,7 @@ def hooked(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     def saver(path: str) -> Any:
         def save(module: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, ModelOutput):
-                output = output[-1]  # of a whole BERT its pooled output, which the classifier reads
+                output = output.get("pooler_output", output[0])  # of a whole BERT what the classifier reads
             output = output[0] if isinstance(output, tuple) else output
             if isinstance(output, Tensor) and output.requires_grad:
                 output.retain_grad()
@@ -186,6 +186,22 @@ def test_a_module_that_answers_at_some_positions_has_the_relevance_of_the_whole_
 def three_layers() -> nn.Module:
     config = LlamaConfig(**tiny.SIZES | {"num_hidden_layers": 3})
     return tiny._made(LlamaForCausalLM, config, "sdpa").double()
+
+
+def test_a_module_whose_tokens_are_selected_only_behind_it_is_watched_whole() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.cumsum(1)
+
+    net, x = nn.Sequential(nn.Linear(4, 4), Sum(), nn.Linear(4, 4)).double().eval(), torch.randn(2, 6, 4).double()
+    whole, narrow = in_forms(net, Options(), Options(positions=(-1,)), args=(x,))
+    found = []
+    for module in (whole, narrow):
+        with lxt_fx.watch(module, "0", "1") as inside:
+            module(x.clone().requires_grad_(True))[:, -1, 2].sum().backward()
+        found.append([inside[name].relevance for name in ("0", "1")])
+    assert torch.allclose(found[0][0], found[1][0]) and torch.allclose(found[0][1], found[1][1])
+    assert found[1][1].shape == (2, 6, 4) and found[1][0][:, 0].any()
 
 
 class Twice(nn.Module):
