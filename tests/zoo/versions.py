@@ -1,6 +1,6 @@
 """Parity with LXT and a sample of the zoo on several versions of transformers, by the same code.
 
-    python benchmarks/versions.py [--version 4.57.6 --version 5.9.0 --version 5.23.0]
+    python tests/zoo/versions.py [--version 4.57.6 --version 5.9.0 --version 5.23.0]
 
 Each version is installed into a folder of its own (.cache/transformers-VERSION, 250 MB, once), which stands before this
 environment's own on the path of one process. An architecture that a version does not have, or whose config it cannot read,
@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ["4.57.6", "5.9.0", "5.23.0"]
 PARITY = 1e-6
 """The largest difference from LXT's relevance, in float64, relative to its largest value."""
