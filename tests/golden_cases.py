@@ -6,6 +6,7 @@ import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -39,16 +40,41 @@ def load_golden(name: str, dtype: torch.dtype, attention: str = "sdpa") -> Golde
     settings = json.loads(metadata["config"])
     config = AutoConfig.for_model(**settings)
     config._attn_implementation = attention
+    name_as_before(config, settings)
     model = getattr(importlib.import_module(metadata["module"]), metadata["model_class"])(config)
     weights = {key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}
+    if not any(key.endswith("experts.down_proj") for key in model.state_dict()):
+        weights = by_expert(weights)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected and all(name.startswith(TIED) for name in missing), (missing, unexpected)
     model.tie_weights()
     model = model.to(dtype).eval()
-    if dtype is torch.float64 and name.startswith("qwen3_moe"):
+    if dtype is torch.float64 and hasattr(model, "set_experts_implementation") and name.startswith("qwen3_moe"):
         model.set_experts_implementation("eager")  # the default has no float64 kernel
     case = {key.removeprefix("case."): value for key, value in tensors.items() if key.startswith("case.")}
     return Golden(model, case)
+
+
+def name_as_before(config: Any, settings: dict[str, Any]) -> None:
+    """What transformers 5 writes into a config, by the names of transformers 4, where they are this version's."""
+    if hasattr(config, "num_experts") and "num_local_experts" in settings:
+        config.num_experts = settings["num_local_experts"]
+    if hasattr(config, "sliding_window_pattern") and "layer_types" in settings:
+        full = settings["layer_types"].index("full_attention") + 1 if "full_attention" in settings["layer_types"] else None
+        config.sliding_window_pattern = full or len(settings["layer_types"]) + 1
+
+
+def by_expert(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of experts that transformers 5 stacks, as transformers 4 has them: modules of their own for each expert."""
+    found = {}
+    for key, value in weights.items():
+        path, _, last = key.rpartition(".experts.")
+        for number, one in enumerate(value if path else ()):
+            parts = zip(("gate_proj", "up_proj"), one.chunk(2), strict=True) if last == "gate_up_proj" else [(last, one)]
+            found |= {f"{path}.experts.{number}.{name}.weight": part for name, part in parts}
+        if not path:
+            found[key] = value
+    return found
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:

@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def quick(script: str, out: Path, needed: tuple[str, ...], *options: str) -> Any:
-    """What benchmarks/`script`.py wrote as JSON, in its quick size; skips the test unless what it needs was fetched."""
+    """What that script of benchmarks/ wrote as JSON, in its quick size; skips the test unless what it needs was fetched."""
     if missing := [name for name in needed if not (models.cache_folder() / name).is_dir()]:
         pytest.skip(f"not in {models.cache_folder()}; to fetch: python3 dev.py models {' '.join(missing)}")
-    command = [sys.executable, f"benchmarks/{script}.py", "--quick", "--out", str(out), *options]
+    command = [sys.executable, f"benchmarks/{script}/{script}.py", "--quick", "--out", str(out), *options]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     return json.loads(Path(out, f"{script}.json").read_text())
 

@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks" / "speed"))
 import speed_run  # noqa: E402
-from speed_bounds import BOUNDS, time_ratio, verdict  # noqa: E402
+from speed_bounds import BOUNDS, linear_ratio, time_ratio, verdict  # noqa: E402
 from speed_grid import GRIDS, Cell  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `benchmarks/speed.py --grid tiny` wrote."""
+    """What `benchmarks/speed/speed.py --grid tiny` wrote."""
     out = tmp_path_factory.mktemp("speed")
-    command = [sys.executable, "benchmarks/speed.py", "--grid", "tiny", "--no-install", "--threads", "1", "--out", str(out)]
+    options = ("--grid", "tiny", "--no-install", "--threads", "1", "--out", str(out))
+    command = [sys.executable, "benchmarks/speed/speed.py", *options]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
     return out
 
@@ -95,10 +96,19 @@ def test_a_bound_is_met_up_to_its_limit_and_not_beyond() -> None:
         assert verdict(bound, bound.measured(found)) == said
 
 
+def test_growth_of_transform_is_its_time_a_node_on_the_largest_graph_over_that_on_the_smallest(written: Path) -> None:
+    linear = json.loads(Path(written, "speed.json").read_text())["linear"]
+    assert linear["layers"] == [1, 2] and 50 < linear["nodes"][0] < linear["nodes"][1]
+    assert all(0 < ours[0] < total[0] for ours, total in zip(linear["after_capture"], linear["total"], strict=True))
+    found = {"linear": {"after_capture": [[1.0, 2.0, 4.0], [9.0, 9.0, 9.0], [1.5, 3.0, 5.0]]}}
+    assert linear_ratio(found, "after_capture").value == 1.5
+    assert linear_ratio({"cells": {}}, "after_capture").why == "not run"
+
+
 def test_every_bound_is_about_a_cell_of_the_default_grid() -> None:
-    cells = {cell.name for cell in GRIDS["default"].cells} | {"meta"}
+    cells = {cell.name for cell in GRIDS["default"].cells} | {"meta", "linear"}
     assert {bound.cell for bound in BOUNDS} <= cells
-    assert len(cells) == len(GRIDS["default"].cells) + 1  # no two cells of one name: the second would take its place
+    assert len(cells) == len(GRIDS["default"].cells) + 2  # no two cells of one name: the second would take its place
     for grid in GRIDS.values():
         assert len({cell.name for cell in grid.cells}) == len(grid.cells)
 

@@ -479,7 +479,7 @@ def test_graph_that_is_captured_again_is_cut_again() -> None:
 @pytest.mark.slow
 def test_benchmark_of_memory_runs(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "benchmarks/memory.py", "--quick", "--out", str(tmp_path)]
+    command = [sys.executable, "benchmarks/cost/memory.py", "--quick", "--out", str(tmp_path)]
     subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
     results = json.loads(Path(tmp_path, "memory.json").read_text())["results"]
     # Measured: 0.05 and 0.92 of what the plain gradient keeps.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "cost_model.py"
+FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "cost" / "cost_model.py"
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -1,4 +1,4 @@
-"""What pip installs holds every module, although passes/ and rule_table/ lie outside of lxt_fx/."""
+"""What pip installs holds every module, in whatever folder, although passes/ and rule_table/ lie outside of lxt_fx/."""
 
 from __future__ import annotations
 
@@ -15,34 +15,32 @@ from mypy.modulefinder import FindModuleCache, SearchPaths
 from mypy.options import Options
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {
-    "lxt_fx": "lxt_fx",
-    "lxt_fx/nn": "lxt_fx/nn",
-    "lxt_fx/ops": "lxt_fx/ops",
-    "lxt_fx/views": "lxt_fx/views",
-    "lxt_fx/passes": "passes",
-    "lxt_fx/rule_table": "rule_table",
-}
+FOLDERS = {"lxt_fx": "lxt_fx", "lxt_fx/passes": "passes", "lxt_fx/rule_table": "rule_table"}
 
 
-def installed_files() -> dict[str, str]:
-    """Path after installation -> path in the repository, of each module and template."""
+def installed_files(repository: Path = ROOT) -> dict[str, str]:
+    """Path after installation -> path in the repository, of each module and template, read from the files."""
     found = {}
     for installed, folder in FOLDERS.items():
-        for file in (ROOT / folder).iterdir():
+        for file in (repository / folder).rglob("*"):  # which goes into no symbolic link
             if file.suffix in (".py", ".j2"):
-                found[f"{installed}/{file.name}"] = f"{folder}/{file.name}"
+                inside = file.relative_to(repository / folder).as_posix()
+                found[f"{installed}/{inside}"] = f"{folder}/{inside}"
     return found
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what is packed, so that builds leave nothing in the working tree."""
+    """A copy of what is packed, so that builds leave nothing in the working tree, with packages that nothing names."""
     copy = tmp_path_factory.mktemp("repository")
     for folder in ("lxt_fx", "passes", "rule_table"):
         shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "LICENSE", "README.md"):
+    for file in ("pyproject.toml", "setup.py", "LICENSE", "README.md"):
         shutil.copy(ROOT / file, copy)
+    for package in ("lxt_fx/new", "lxt_fx/new/inner", "passes/new", "passes/new/inner", "rule_table/new"):
+        (copy / package).mkdir()
+        for file in ("__init__.py", "module.py", "page.html.j2"):
+            (copy / package / file).touch()
     return copy
 
 
@@ -54,18 +52,11 @@ def build(kind: str, repository: Path, target: Path) -> Path:
     return next(target.iterdir())
 
 
-def test_every_folder_of_modules_is_packed() -> None:
-    below = {folder.parent.relative_to(ROOT).as_posix() for folder in (ROOT / "lxt_fx").glob("**/*.py")}
-    inside = {path for path, folder in FOLDERS.items() if folder.startswith("lxt_fx")}
-    assert below - {"lxt_fx/passes", "lxt_fx/rule_table"} == inside
-    for folder in ("passes", "rule_table"):
-        assert not list((ROOT / folder).glob("*/*.py")), f"keep {folder}/ flat, or add its folders to pyproject.toml"
-
-
 def test_wheel_holds_every_module_and_template(repository: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(build("wheel", repository, tmp_path)) as wheel:
         packed = {name for name in wheel.namelist() if name.startswith("lxt_fx/")}
-    assert packed == {*installed_files(), "lxt_fx/py.typed"}
+    assert {"lxt_fx/passes/new/inner/module.py", "lxt_fx/new/inner/module.py", "lxt_fx/rule_table/new/module.py"} <= packed
+    assert packed == {*installed_files(repository), "lxt_fx/py.typed"}
 
 
 def test_sdist_holds_every_module_and_builds_the_same_wheel(repository: Path, tmp_path: Path) -> None:
@@ -73,11 +64,11 @@ def test_sdist_holds_every_module_and_builds_the_same_wheel(repository: Path, tm
     with tarfile.open(build("sdist", repository, tmp_path / "sdist")) as sdist:
         sdist.extractall(tmp_path, filter="data")
     unpacked = next(tmp_path.glob("lxt_fx-*"))
-    for path in installed_files().values():
+    for path in installed_files(repository).values():
         assert (unpacked / path).is_file(), path
     (tmp_path / "wheel").mkdir()
     with zipfile.ZipFile(build("wheel", unpacked, tmp_path / "wheel")) as wheel:
-        assert set(installed_files()) <= set(wheel.namelist())
+        assert set(installed_files(repository)) <= set(wheel.namelist())
 
 
 def test_editable_install_imports_every_module(tmp_path: Path) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import lxt_functions as lxt
 import pytest
+import rule_forms as forms
 import torch
 import zennit_rules
 from slow_references import REFERENCES, Reference, identity, uniform
@@ -19,9 +18,6 @@ import lxt_fx
 from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.rule import Rule, kind_text
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import rule_forms as forms
 
 aten = torch.ops.aten
 
@@ -141,7 +137,7 @@ def test_the_page_is_what_the_command_writes() -> None:
     found = [forms.Line(name, formula, source) for name, formula, source, *_ in cells]
     wanted = [forms.line_of(rule) for _, rule, _ in CASES.values()]
     wanted += [forms.Line(name, these[0].formula, these[0].source) for name, these in WRAPPERS.items()]
-    assert found == list(dict.fromkeys(wanted)), "the page is not of these rules: python benchmarks/rule_forms.py"
+    assert found == list(dict.fromkeys(wanted)), "the page is not of these rules: python tests/rule_forms.py"
     figures = [figure for row in cells for figure in row[5:8] if figure != "-"]
     assert len(figures) > 60 and all(float(figure) <= forms.BOUND for figure in figures)
     assert f"The {len(CASES) + sum(map(len, WRAPPERS.values()))} cases" in text

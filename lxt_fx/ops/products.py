@@ -38,6 +38,8 @@ class Softmax(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, dim: int, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+        if x.shape[dim] == 0:  # no key at all: there is no largest score
+            return torch.softmax(x, dim, dtype), x.sum(dim, keepdim=True, dtype=x.dtype) > 0
         return torch.softmax(x, dim, dtype), x.amax(dim, keepdim=True) > mask_limit(x.dtype)
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def capture(model: nn.Module, example: Example, *, dynamic: bool = True) -> Capt
     said = []
     for name, way in ways:
         try:
-            with torch_state_kept(), traceable_experts(model):
+            with torch_state_kept(), traceable_experts(model), traceable_scans(model):
                 return way()
         except UnsupportedVersionError:
             raise  # the next way would work without what is missing, and say nothing of it
@@ -151,9 +152,55 @@ def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str,
     return tuple(sentences)
 
 
+@contextmanager
+def traceable_scans(model: nn.Module) -> Iterator[None]:
+    """Some releases of transformers 5 write the recurrence of a Mamba as `associative_scan` while it is exported; what a
+    step reads and hands on is then hidden in calls of torch's own. Inside, it is the loop that it is in any other call."""
+    scans: list[Any] = [module for module in model.modules() if getattr(module, "use_associative_scan", False)]
+    try:
+        for module in scans:
+            module.use_associative_scan = False
+        yield
+    finally:
+        for module in scans:
+            module.use_associative_scan = True
+
+
+_MASKS_BY_VMAP = ("_vmap_for_bhqkv", "_vmap_expansion_sdpa")
+"""Of transformers.masking_utils in releases 4.53 to 4.57, and in 5."""
+
+
+@contextmanager
+def traceable_masks() -> Iterator[None]:
+    """transformers 4 (and 5, for masks of a model's own) makes an attention mask by `vmap` of a function of four indices:
+    batch, head, query, key. A real trace cannot look into it. Inside, that function is called once, on indices that
+    broadcast, as transformers 5 does it elsewhere; the graph's forward is compared with the model's like any other."""
+    masking: Any = sys.modules.get("transformers.masking_utils")
+    replaced = {name: getattr(masking, name) for name in _MASKS_BY_VMAP if hasattr(masking, name)}
+    try:
+        for name in replaced:
+            setattr(masking, name, _mask_by_broadcast)
+        yield
+    finally:
+        for name, by_vmap in replaced.items():
+            setattr(masking, name, by_vmap)
+
+
+def _mask_by_broadcast(mask_function: Callable[..., Tensor], bh_indices: bool = True) -> Callable[..., Tensor]:
+    def mask(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        query, key = query[:, None], key[None, :]
+        if not bh_indices:  # the function uses neither, and they are None
+            return mask_function(batch, head, query, key).expand(len(query), key.shape[1])
+        sizes = len(batch), len(head), len(query), key.shape[1]
+        return mask_function(batch[:, None, None, None], head[:, None, None], query, key).expand(sizes)
+
+    return mask
+
+
 def _trace(model: nn.Module, example: Example) -> Captured:
     """Real-tensor tracing: any Python in the model runs once, on the example; what it decided is fixed, and expected."""
-    gm, out_spec = trace(model, example)
+    with traceable_masks():
+        gm, out_spec = trace(model, example)
     named = _with_names(gm, example, out_spec)
     sizes = ", ".join(f"{n} {list(v.shape)}" for n, v in example.kwargs.items() if isinstance(v, Tensor))
     fixed = [f"all sizes are those of the example: {sizes}"]

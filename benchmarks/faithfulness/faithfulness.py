@@ -1,6 +1,6 @@
 """Is the relevance faithful? Two tests, for the tables attnlrp and cp_lrp, plain gradients and chance.
 
-    python benchmarks/faithfulness.py     (9 minutes on one core; --quick: one minute; OMP_NUM_THREADS sets the threads)
+    python benchmarks/faithfulness/faithfulness.py     (9 minutes on one core; --quick: one minute)
 
 **Removal.** Wikipedia paragraphs are cut to their first tokens, and the largest logit of the next token is explained. Then
 tokens are removed, the most relevant first (MoRF) or the least relevant first (LeRF), in equal steps until none is left:
@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 import lxt_fx
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 import models  # noqa: E402
 
 TABLES = ("attnlrp", "cp_lrp")

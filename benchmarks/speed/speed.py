@@ -1,10 +1,10 @@
 """Time and memory of an explanation beside the plain gradient, LXT, autoLRP and captum, and the bounds we hold them to.
 
-    python benchmarks/speed.py                  (the default grid; writes docs/speed.md, speed.json and speed.png)
-    python benchmarks/speed.py --grid quick     (a few cells, ours and plain only; writes into out/)
-    python benchmarks/speed.py --cell smollm2-128x1 --add            (measures one cell again, keeps the others)
-    python benchmarks/speed.py --cell smollm2-128x1 --add --what memory
-    python benchmarks/speed.py --redraw                              (page and figure from speed.json)
+    python benchmarks/speed/speed.py                  (the default grid; writes docs/speed.md, speed.json and speed.png)
+    python benchmarks/speed/speed.py --grid quick     (a few cells, ours and plain only; writes into out/)
+    python benchmarks/speed/speed.py --cell smollm2-128x1 --add            (measures one cell again, keeps the others)
+    python benchmarks/speed/speed.py --cell smollm2-128x1 --add --what memory
+    python benchmarks/speed/speed.py --redraw                              (page and figure from speed.json)
 
 Methods run in turns, each environment in a process of its own: LXT with its own transformers (.cache/lxt-env), autoLRP and
 captum from .cache/speed-extras; both are installed by the first run. What is missing or fails is a row with the reason.
@@ -30,9 +30,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from speed_bounds import Found  # noqa: E402
-from speed_grid import GRIDS, Cell  # noqa: E402
+from speed_grid import GRIDS, Cell, Grid  # noqa: E402
 from speed_report import draw, page, print_report  # noqa: E402
-from speed_run import ROOT, Settings, measure_cell, measure_meta, steps  # noqa: E402
+from speed_run import ROOT, Settings, measure_cell, measure_transform, steps  # noqa: E402
 
 GridName = StrEnum("GridName", {name: name for name in GRIDS})  # type: ignore[misc]
 What = StrEnum("What", {name: name for name in ("both", "time", "memory")})  # type: ignore[misc]
@@ -43,7 +43,7 @@ def main(
     grid: Annotated[GridName, typer.Option(help="Which cells.")] = DEFAULT,
     quick: Annotated[bool, typer.Option("--quick", help="The same as --grid quick.")] = False,
     full: Annotated[bool, typer.Option("--full", help="The same as --grid full.")] = False,
-    cell: Annotated[list[str] | None, typer.Option(help="Only these cells, such as smollm2-128x1, or meta.")] = None,
+    cell: Annotated[list[str] | None, typer.Option(help="Only these cells, such as smollm2-128x1; meta; linear.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="Methods to leave out, such as captum_ig.")] = None,
     what: Annotated[What, typer.Option(help="Time, memory, or both.")] = BOTH,
     out: Annotated[Path | None, typer.Option(help="The folder to write to: docs for the default grid, else out.")] = None,
@@ -64,11 +64,11 @@ def main(
     found = _before(folder, settings, keep=add or redraw)
     if not redraw:
         cells = [_chosen(one, without or [], rounds) for one in GRIDS[name].cells if not cell or one.name in cell]
-        layers = GRIDS[name].meta_layers if not cell or "meta" in cell else 0
-        if not cells and not layers:
-            known = ", ".join(one.name for one in GRIDS[name].cells)
+        alone = {mode: settings for mode, settings in _of_transform(GRIDS[name]).items() if not cell or mode in cell}
+        if not cells and not alone:
+            known = ", ".join([*(one.name for one in GRIDS[name].cells), "meta", "linear"])
             raise typer.BadParameter(f"no such cell in grid {name}; there are {known}")
-        _measure(console, cells, str(what), layers, settings, found, folder)
+        _measure(console, cells, str(what), alone, settings, found, folder)
     print_report(console, found)
     _write(found, folder)
     console.print(f"wrote {folder}/speed.json, speed.md and speed.png")
@@ -80,15 +80,29 @@ def _chosen(cell: Cell, without: list[str], rounds: int) -> Cell:
     return replace(cell, methods=methods, memory=remembered, rounds=rounds or cell.rounds)
 
 
+def _of_transform(grid: Grid) -> dict[str, dict[str, Any]]:
+    """What a grid measures of transform itself, with what it is measured with."""
+    found: dict[str, dict[str, Any]] = {"meta": {"layers": grid.meta_layers}} if grid.meta_layers else {}
+    return found | (
+        {"linear": {"layers": grid.linear_layers, "rounds": grid.linear_rounds}} if grid.linear_layers else {}
+    )
+
+
 def _measure(
-    console: Console, cells: list[Cell], what: str, layers: int, settings: Settings, found: Found, folder: Path
+    console: Console,
+    cells: list[Cell],
+    what: str,
+    alone: dict[str, dict[str, Any]],
+    settings: Settings,
+    found: Found,
+    folder: Path,
 ) -> None:
     """Cell by cell, times before memory, each written when it is done: an interrupted run keeps what it has."""
     columns = (TextColumn("{task.description:<52}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     parts = [(cell, part) for cell in cells for part in (("time", "memory") if what == "both" else (what,))]
     done = 0
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("speed", total=sum(steps(*part) for part in parts) + bool(layers))
+        task = progress.add_task("speed", total=sum(steps(*part) for part in parts) + len(alone))
 
         def advance(said: str) -> None:
             progress.update(task, description=said, advance=1)
@@ -103,9 +117,9 @@ def _measure(
             progress.update(task, completed=done)
             if not console.is_terminal:  # where no bar is drawn
                 console.print(f"{cell.name}: {part} measured")
-        if layers:
-            progress.update(task, description="70B shape on meta")
-            found["meta"] = measure_meta(layers)
+        for mode, of_transform in alone.items():
+            progress.update(task, description=f"transform: {mode}")
+            found[mode] = measure_transform(mode, of_transform)
             progress.advance(task)
 
 
@@ -114,7 +128,7 @@ def _before(folder: Path, settings: Settings, keep: bool) -> Found:
     if keep and (folder / "speed.json").is_file():
         found: Found = json.loads((folder / "speed.json").read_text())
         return found
-    return {"settings": asdict(settings), "machine": _machine(), "cells": {}, "meta": None}
+    return {"settings": asdict(settings), "machine": _machine(), "cells": {}, "meta": None, "linear": None}
 
 
 def _machine() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The bounds that the speed of lxt_fx is held to, and what a run of benchmarks/speed.py says of each."""
+"""The bounds that the speed of lxt_fx is held to, and what a run of speed.py says of each."""
 
 from __future__ import annotations
 
@@ -100,6 +100,15 @@ def meta_figure(found: Found, key: str, divisor: float = 1.0) -> Ratio:
     return Ratio(value, value, value)
 
 
+def linear_ratio(found: Found, what: str) -> Ratio:
+    """Milliseconds a node of the largest graph over those of the smallest, round by round: 1 is linear in nodes. `what` is
+    `total` or `after_capture`."""
+    linear = found.get("linear") or {}
+    if what not in linear:
+        return Ratio(None, why=str(linear.get("why", "not run")))
+    return _spread([large / small for small, large in zip(linear[what][0], linear[what][-1], strict=True)])
+
+
 def _timed(said: str, limit: float, cell: str, method: str, base: str | None = None) -> Bound:
     return Bound(
         said,
@@ -140,6 +149,10 @@ BOUNDS = (
     _without_weights("transform", 45, "s", "seconds"),
     _without_weights("peak memory", 6, "GiB", "peak_mib", 1024),
     _without_weights("stages after capture", 15, "s", "after_capture"),
+    Bound(
+        "transform after capture, CPU time a node, 80 layers / 8", 1.25, "linear",
+        lambda found: linear_ratio(found, "after_capture"),
+    ),
 )
 """As the project's issue 6 states them, for two threads and float32."""
 

@@ -1,4 +1,4 @@
-"""The models and inputs of benchmarks/speed.py, on any transformers since 4.57: LXT's environment has an older one."""
+"""The models and inputs of speed.py, on any transformers since 4.57: LXT's environment has an older one."""
 
 from __future__ import annotations
 

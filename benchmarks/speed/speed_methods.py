@@ -1,4 +1,4 @@
-"""The methods of benchmarks/speed.py, each made ready on a model. What an environment does not hold is imported only where
+"""The methods of speed.py, each made ready on a model. What an environment does not hold is imported only where
 a method needs it: LXT's environment has no lxt_fx, ours has neither LXT nor captum."""
 
 from __future__ import annotations

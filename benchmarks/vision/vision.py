@@ -1,6 +1,6 @@
 """Is relevance in images faithful? Seven methods on three trained vision transformers, their heatmaps and removal curves.
 
-    python benchmarks/vision.py     (--quick: two minutes; --model: one model; --tune: look for better gammas too)
+    python benchmarks/vision/vision.py     (--quick: two minutes; --model: one model; --tune: look for better gammas too)
 
 **Explained** is the logit of the predicted class (`digits`, `fashion`), or the mean logit of the pixels that the
 model calls salient (`saliency`: DINOv2-S with a decoder; the pixels are chosen once, on the whole photo). **Removed**
@@ -35,7 +35,7 @@ import lxt_fx
 from lxt_fx.faithfulness.removal_curves import standard_error, written
 from lxt_fx.rule_table import tables
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 import models  # noqa: E402
 from photo_data import as_seen, photo_views  # noqa: E402
 from train_vit_digits import digits  # noqa: E402

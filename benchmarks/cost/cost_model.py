@@ -1,6 +1,6 @@
 """What an explanation costs, by formula and by measurement: flops of forward and backward, bytes saved for the backward.
 
-    python benchmarks/cost_model.py           (less than a minute)
+    python benchmarks/cost/cost_model.py           (less than a minute)
 
 Random Llamas with eager and fused attention, explained under `attnlrp` in gradient form. The formulas are those of
 docs/cost.md. Flops are counted by `torch.utils.flop_counter.FlopCounterMode` (matrix products alone), saved bytes by

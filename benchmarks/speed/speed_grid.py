@@ -1,4 +1,4 @@
-"""What benchmarks/speed.py measures: the methods, the models, and the cells of its grids. Imports neither torch nor lxt_fx:
+"""What speed.py measures: the methods, the models, and the cells of its grids. Imports neither torch nor lxt_fx:
 the process that prints reads it, and so do the processes of the other environments."""
 
 from __future__ import annotations
@@ -118,12 +118,16 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Cells, and of how many layers the 70B shape is that is transformed on `meta`; with 0, none is."""
+    """Cells; of how many layers the 70B shape is that is transformed on `meta` (0: none is); and of how many layers the
+    Llamas are by which `linear` measures how transform grows with nodes (none: not measured), and in how many rounds."""
 
     cells: tuple[Cell, ...]
     meta_layers: int = 0
+    linear_layers: tuple[int, ...] = ()
+    linear_rounds: int = 5
 
 
+LINEAR_LAYERS = (8, 80)
 CHECKPOINT_CELL = Cell("llama-64-layers", 512, methods=(PLAIN, "ours", "ours_checkpoint"),
                        memory=(PLAIN, "ours", "ours_checkpoint"), rounds=5)  # fmt: skip
 ISSUE = (
@@ -152,6 +156,7 @@ DEFAULT = Grid(
         Cell("llama-400m", 128, rounds=5),
     ),
     meta_layers=80,
+    linear_layers=LINEAR_LAYERS,
 )
 QUICK = Grid((Cell("smollm2", 128, methods=CORE, memory=(PLAIN, "ours"), rounds=5),
               Cell("gemma3", 128, methods=CORE, rounds=5)))  # fmt: skip
@@ -168,8 +173,11 @@ FULL = Grid(
         Cell("vit-base", 0, 8, methods=ALL, memory=CORE, rounds=5),
     ),
     meta_layers=80,
+    linear_layers=LINEAR_LAYERS,
 )  # fmt: skip
 TINY = Grid(
-    (Cell("llama-tiny", 12, 2, (*CORE, *TARGETS), memory=("ours",), targets=4, rounds=2),)
+    (Cell("llama-tiny", 12, 2, (*CORE, *TARGETS), memory=("ours",), targets=4, rounds=2),),
+    linear_layers=(1, 2),
+    linear_rounds=1,
 )
-GRIDS = {"default": DEFAULT, "issue": Grid(ISSUE, 80), "quick": QUICK, "full": FULL, "tiny": TINY}
+GRIDS = {"default": DEFAULT, "issue": Grid(ISSUE, 80, LINEAR_LAYERS), "quick": QUICK, "full": FULL, "tiny": TINY}

@@ -1,4 +1,4 @@
-"""How benchmarks/speed.py measures: processes of several environments, asked in turns, and each method's memory alone."""
+"""How speed.py measures: processes of several environments, asked in turns, and each method's memory alone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import Any
 
 from speed_grid import BY_NAME, EXTRAS, LXT, LXT_PLAIN, METHODS, MODELS, TARGETS, Cell
 
-ROOT = Path(__file__).resolve().parents[1]
-WORKER = ROOT / "benchmarks" / "speed_worker.py"
+ROOT = Path(__file__).resolve().parents[2]
+WORKER = Path(__file__).resolve().parent / "speed_worker.py"
 LXT_FOLDER, EXTRAS_FOLDER = ROOT / ".cache" / "lxt-env", ROOT / ".cache" / "speed-extras"
 SECONDS_TO_ANSWER = 1200
 LEAST_RUNS = 3
@@ -251,9 +251,10 @@ def measure_memory(
         return dict(pool.map(one, cell.fitting(cell.memory)))
 
 
-def measure_meta(layers: int) -> Row:
-    """The 70B shape without weights, in a process of its own."""
-    process = Process({"mode": "meta", "process": "here", "layers": layers, "threads": 1}, sys.executable, str(ROOT))
+def measure_transform(mode: str, settings: Row) -> Row:
+    """What speed_worker.py says of transform itself, in a process of its own: `meta` is the 70B shape without weights,
+    `linear` CPU time a node of small and large graphs."""
+    process = Process({"mode": mode, "process": "here", "threads": 1, **settings}, sys.executable, str(ROOT))
     found = process.answer()
     process.close()
     return found

@@ -1,6 +1,6 @@
 """Why does the first token get so much relevance, by which path, and what do the remedies do and cost?
 
-    python benchmarks/first_token.py --out out/first_token.json     (half an hour on one core; --quick: 7 minutes)
+    python benchmarks/faithfulness/first_token.py --out out/first_token.json     (30 minutes on one core; --quick: 7)
 
 **Paths.** Relevance comes to the first token of a decoder only through the attention of later tokens: by its value, or by
 its key (through the softmax). A ledger says how much, layer by layer; what the first token's attention gave to itself is
@@ -37,7 +37,7 @@ from torch import Tensor
 import lxt_fx
 from lxt_fx.rule_table import basic_rules as rows
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 import models  # noqa: E402
 from explain_minilm import OTHERS, SENTENCE, encode, similarity_to  # noqa: E402
 

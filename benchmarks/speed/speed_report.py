@@ -1,4 +1,4 @@
-"""What benchmarks/speed.py prints and writes: tables on the terminal, a page, a figure."""
+"""What speed.py prints and writes: tables on the terminal, a page, a figure."""
 
 from __future__ import annotations
 
@@ -86,8 +86,9 @@ def print_report(console: Console, found: Found) -> None:
     """A table a cell, then the bounds."""
     for cell, measured in found["cells"].items():
         console.print(_table(measured["said"], METHOD_HEADS, method_lines(found, cell)))
-    if meta := found.get("meta"):
-        console.print("70B shape on meta:", meta)
+    for said, name in (("70B shape on meta:", "meta"), ("linear in nodes, milliseconds of CPU a node:", "linear")):
+        if measured := found.get(name):
+            console.print(said, measured)
     console.print(_table("bounds", BOUND_HEADS, bound_lines(found)))
 
 
@@ -127,7 +128,8 @@ def _page(found: Found, figure: str) -> Iterator[str]:
     settings, machine = found["settings"], found["machine"]
     yield "# Speed and memory"
     yield ""
-    yield "This page is written by `python benchmarks/speed.py`, which also wrote [speed.json](speed.json). Do not edit it."
+    command = "`python benchmarks/speed/speed.py`"
+    yield f"This page is written by {command}, which also wrote [speed.json](speed.json). Do not edit it."
     yield ""
     yield (
         f"{settings['dtype']}, {settings['device']}, {settings['threads']} threads on {machine['processor']} "

@@ -1,6 +1,6 @@
 """How does memory grow with the number of layers, and what do checkpoints save?
 
-    python benchmarks/memory.py           (about ten minutes; --quick: tiny sizes, half a minute; Linux)
+    python benchmarks/cost/memory.py           (about ten minutes; --quick: tiny sizes, half a minute; Linux)
 
 Random Llamas on the CPU in float32. Plain is input * gradient with frozen parameters, as transformers runs the model; ours
 is `lxt_fx.transform(model)`, with and without `checkpoint=`. Each case runs in a process of its own, after a short call

@@ -1,6 +1,6 @@
 """What the rules for linear maps cost: forward and backward against the epsilon row on the same layer, interleaved.
 
-    python benchmarks/rule_cost.py [--rounds 30] [--threads 1] [--device cpu]
+    python benchmarks/cost/rule_cost.py [--rounds 30] [--threads 1] [--device cpu]
 
 Prints the median time of each, and the median ratio to epsilon's time in the same round; the bound is 3.
 """

@@ -1,4 +1,4 @@
-"""The pictures of benchmarks/vision.py: heatmaps by method, and removal curves by model and method."""
+"""The pictures of vision.py: heatmaps by method, and removal curves by model and method."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What an audit costs beside one explanation of the same input: SmolLM2-135M, 128 tokens, float32, one thread.
 
-    python benchmarks/audit_cost.py     (1 minute; needs `python3 dev.py models smollm2`)
+    python benchmarks/cost/audit_cost.py     (1 minute; needs `python3 dev.py models smollm2`)
 
 Time: explanation and audit in turns in one process, medians. Memory: each alone in a process of its own, the peak above
 what the process held before the call, and the peak in all (weights included). The bounds are 6 times the time and 4 times
@@ -29,7 +29,7 @@ from torch import Tensor
 
 import lxt_fx
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 from models import load, wiki_paragraphs  # noqa: E402
 
 TIME_BOUND, MEMORY_BOUND = 6.0, 4.0

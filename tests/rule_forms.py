@@ -1,6 +1,6 @@
 """Every rule by a slow loop, in the fast form, in the explicit form, by zennit and by LXT, and how far these are apart.
 
-    python benchmarks/rule_forms.py      # writes docs/rule_forms.md, in half a minute
+    python tests/rule_forms.py      # writes docs/rule_forms.md, in half a minute
 
 Each net of tests/row_cases.py and row_cases_linear.py (at least one for every op that a row of any table lists) gets random
 inputs, weights and relevance; a loop over Python floats copied from the paper says what every input must get.
@@ -16,19 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import lxt_functions as lxt
 import paper_loops
 import rule_loops
+import torch
 import zennit_rules
 from lxt_functions import difference
 from row_cases import CASES
 from row_cases_linear import CONVOLUTIONS
 from row_nets import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net
 from slow_references import REFERENCES, Reference, by_weights, floats
+from torch import Tensor, nn
 from wrapper_cases import WRAPPERS, Wrapper
 
 import lxt_fx
@@ -262,7 +260,7 @@ def _figure(number: float | None) -> str:
 
 TEXT = """# Every rule, five ways
 
-Written by `python benchmarks/rule_forms.py`. Each line is a rule; each figure is the largest difference from a slow loop
+Written by `python tests/rule_forms.py`. Each line is a rule; each figure is the largest difference from a slow loop
 over Python floats that is copied from the paper, at any element of any input, relative to the largest value. The loops
 (`tests/paper_loops.py`, `tests/rule_loops.py`) share no code with lxt_fx; where a rule is AttnLRP eq. 8 they read the
 weights off the plain net, one input element after the other. The {count} cases are random float64 numbers of a fixed seed,

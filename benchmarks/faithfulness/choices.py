@@ -1,6 +1,6 @@
 """Where `attnlrp` chooses otherwise than LXT: the division that normalises a router's weights, and a final soft cap.
 
-    python benchmarks/choices.py [--inputs 200]
+    python benchmarks/faithfulness/choices.py [--inputs 200]
 
 Prints, for tiny random models (the golden ones of the tests, tokens drawn at random): the sum of relevance over the logit,
 and the area between the curves of the logit when tokens are removed (embedding set to zero) in order of relevance, least
@@ -20,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from golden_cases import load_golden
 
 import lxt_fx

@@ -1,7 +1,8 @@
-"""One process of benchmarks/speed.py: it makes methods ready on a model and runs them when asked.
+"""One process of speed.py: it makes methods ready on a model and runs them when asked.
 
 It is started with a JSON object, and writes one JSON object a line. In mode `time` it reads the name of a method a line
-and answers with its seconds; in mode `memory` it measures one method; in mode `meta` it transforms a model without weights.
+and answers with its seconds; in mode `memory` it measures one method; in the modes `meta` and `linear`, transform
+itself.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ def main() -> None:
     torch.set_num_threads(spec["threads"])
     if spec["process"].startswith("lxt"):
         _stand_in_for_torchvision()
-    if spec["mode"] == "meta":
-        answers.write(json.dumps(meta(spec["layers"])) + "\n")
+    if spec["mode"] in ("meta", "linear"):
+        settings = {name: spec[name] for name in ("layers", "rounds") if name in spec}
+        answers.write(json.dumps(tried(lambda: {"meta": meta, "linear": linear}[spec["mode"]](**settings))) + "\n")
         return
     session = Session(spec)
     if spec["mode"] == "memory":
@@ -179,19 +181,61 @@ def meta(layers: int) -> Answer:
         model = LlamaForCausalLM(config).eval().to(torch.bfloat16)
     held_by_process()
     start = time.perf_counter()
+    record = lxt_fx.transform(model).record
+    total = time.perf_counter() - start
+    return {
+        "seconds": total,
+        "after_capture": total - sum(record.seconds.get(stage, 0.0) for stage in ("example", "capture")),
+        "stages": dict(record.seconds),
+        "peak_mib": status("VmHWM"),
+        "nodes": len(record.stages["capture"].graph.nodes),
+    }
 
-    def measure() -> Answer:
-        record = lxt_fx.transform(model).record
-        total = time.perf_counter() - start
-        return {
-            "seconds": total,
-            "after_capture": total - sum(record.seconds.get(stage, 0.0) for stage in ("example", "capture")),
-            "stages": dict(record.seconds),
-            "peak_mib": status("VmHWM"),
-            "nodes": len(record.stages["capture"].graph.nodes),
-        }
 
-    return tried(measure)
+def linear(layers: list[int], rounds: int) -> Answer:
+    """Is transform linear in the size of the graph? Narrow random Llamas of these numbers of layers are transformed in
+    turns: nodes of each, and round by round its milliseconds of CPU a node, in all and after capture, which is torch's own.
+    """
+    models = [narrow_llama(number) for number in layers]
+    _transformed(narrow_llama(1))  # the first transform of a process also imports torch.export
+    nodes: list[int] = [0] * len(models)
+    total: list[list[float]] = [[] for _ in models]
+    after_capture: list[list[float]] = [[] for _ in models]
+    for _ in range(rounds):
+        for number, model in enumerate(models):
+            nodes[number], seconds, ours = _transformed(model)
+            total[number].append(1000 * seconds / nodes[number])
+            after_capture[number].append(1000 * ours / nodes[number])
+    return {"layers": layers, "nodes": nodes, "total": total, "after_capture": after_capture}
+
+
+def narrow_llama(layers: int) -> torch.nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=128, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    ).eval()  # fmt: skip
+
+
+def _transformed(model: torch.nn.Module) -> tuple[int, float, float]:
+    """Nodes of the captured graph, and seconds of CPU of transform: all, and those after capture. Python's garbage
+    collector, whose pauses would strike one stage or another, is off."""
+    from lxt_fx.compiler.options import Options, table_named
+    from lxt_fx.compiler.pipeline import captured_from, compiled_by
+
+    gc.collect()
+    gc.disable()
+    start = time.process_time()
+    source = captured_from(model, (), None, dynamic=True)  # the two halves of transform
+    middle = time.process_time()
+    explained = compiled_by(source, table_named("attnlrp"), Options("gradient", 0.0, True))
+    end = time.process_time()
+    gc.enable()
+    return len(explained.record.stages["capture"].graph.nodes), end - start, end - middle
 
 
 if __name__ == "__main__":
