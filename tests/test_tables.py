@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from golden_cases import load_golden, relative
+from rounding import assert_same
 from tiny import MODELS, Mlp
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -195,7 +196,7 @@ def test_a_composite_is_a_dict_of_places_and_rows() -> None:
         leaf = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(module(leaf)[:, 0].sum(), leaf)
         relevances.append(x * gradient)
-    assert torch.equal(*relevances)
+    assert_same(*relevances)
     lxt_fx.audit(explained, x, 0).check()
     with pytest.raises(lxt_fx.InputError, match=r"rule must be a lxt_fx.Rule or RuleTable, got float"):
         lxt_fx.transform(net, (x,), rules={nn.Linear: 0.5})  # type: ignore[dict-item]
