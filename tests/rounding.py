@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 ROUNDINGS = 1e-6
-"""Of the largest value. A rounding of float32 is 1.2e-7; models in float64 cast their norms to float32 too, so that the last
-bit of a float64 value may decide a bit of float32."""
+"""Of the largest value. A rounding of float32 is 1.2e-7; models in float64 cast their norms to float32 too, so
+that the last bit of a float64 value may decide a bit of float32."""
 
 
 def assert_same(actual: Tensor, expected: Tensor, tolerance: float = ROUNDINGS) -> None:
