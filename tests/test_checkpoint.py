@@ -20,6 +20,8 @@ import torch
 from golden_cases import relative
 from rounding import assert_same as assert_same_numbers
 from saved import saved_bytes
+from shared_captures import explained as compiled
+from shared_captures import shared_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -37,9 +39,8 @@ FAMILIES = ("llama", "gpt2", "bert", "vit", "whisper")
 @cache
 def family(name: str) -> tuple[Explained, dict[str, Tensor]]:
     """A tiny model without checkpoints, and its inputs."""
-    model = tiny.MODELS[name]()
-    explained = lxt_fx.transform(model)
-    inputs = made_example(model).kwargs
+    explained = compiled(name)
+    inputs = made_example(shared_model(name)).kwargs
     return explained, {name: value for name, value in inputs.items() if name in explained.record.inputs}
 
 
