@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torchvision_vit import VisionTransformer
 from transformers import AutoConfig
 
 FOLDER = Path(__file__).parent / "golden"
@@ -49,6 +50,16 @@ def load_golden(name: str, dtype: torch.dtype, attention: str = "sdpa") -> Golde
         model.set_experts_implementation("eager")  # the default has no float64 kernel
     case = {key.removeprefix("case."): value for key, value in tensors.items() if key.startswith("case.")}
     return Golden(model, case)
+
+
+def load_golden_vit(dtype: torch.dtype) -> Golden:
+    """The case of torchvision's vision transformer; its `image` is in `dtype` too."""
+    with safe_open(FOLDER / "vit-cp.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        model = VisionTransformer(json.loads(file.metadata()["config"]))
+    model.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+    case = {key.removeprefix("case."): value for key, value in tensors.items() if key.startswith("case.")}
+    return Golden(model.to(dtype).eval(), case | {"image": case["image"].to(dtype)})
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
