@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from golden_cases import load_golden, relative
-from tiny import MODELS, Mlp
+from golden_cases import relative
+from rounding import assert_same
+from shared_captures import explained as compiled
+from shared_captures import one_worker, shared_golden
+from tiny import Mlp
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
@@ -31,7 +34,7 @@ def rows_in(explained: lxt_fx.Explained, op: str) -> list[str]:
 )
 def test_an_override_applies_where_it_says(where: object, count: int) -> None:
     table = lxt_fx.TABLES["attnlrp"].override(where, rows.NATIVE)  # type: ignore[arg-type]
-    explained = lxt_fx.transform(MODELS["llama"](), rules=table)
+    explained = compiled("llama", rules=table)
     assert len(rows_in(explained, "aten.silu.default")) == count
     assert len(rows_in(explained, "lxt_fx.silu.default")) == 2 - count
 
@@ -50,10 +53,10 @@ def test_an_override_of_another_type_is_refused() -> None:
         lxt_fx.TABLES["attnlrp"].override("model", "native")  # type: ignore[arg-type]
 
 
+@one_worker("gemma3")
 def test_a_soft_cap_is_identity_in_ours_and_native_in_lxt() -> None:
-    model = MODELS["gemma3"]()
-    assert rows_in(lxt_fx.transform(model), "lxt_fx.tanh.default") == ["identity"]
-    assert rows_in(lxt_fx.transform(model, rules="lxt"), "aten.tanh.default") == ["native soft cap"]
+    assert rows_in(compiled("gemma3"), "lxt_fx.tanh.default") == ["identity"]
+    assert rows_in(compiled("gemma3", rules="lxt"), "aten.tanh.default") == ["native soft cap"]
 
 
 class Squeezed(nn.Module):
@@ -85,12 +88,13 @@ def test_a_tanh_that_is_no_soft_cap_is_told_why(case: str) -> None:
     assert dict(match.refusals).get("native soft cap") == expected
 
 
+@one_worker("gemma3cap-attn")
 def test_the_soft_cap_only_rescales_relevance() -> None:
     """Identity through c tanh(x / c) multiplies all relevance by one number: the cap is the last op."""
-    golden = load_golden("gemma3cap-attn", torch.float64)
+    golden = shared_golden("gemma3cap-attn", torch.float64)
     relevances = []
     for rules in ("attnlrp", "lxt"):
-        explained = lxt_fx.transform(golden.model, rules=rules)
+        explained = compiled("gemma3cap-attn", torch.float64, rules=rules)
         embeds = golden.case["inputs_embeds"].double().requires_grad_()
         golden.explained_value(explained(inputs_embeds=embeds).logits, golden.case["target"]).backward()
         assert embeds.grad is not None
@@ -101,23 +105,11 @@ def test_the_soft_cap_only_rescales_relevance() -> None:
     assert relative(ours, factor * theirs) <= 1e-6
 
 
+@one_worker("qwen3_moe-attn")
 def test_the_normalised_router_is_held_in_ours_and_native_in_lxt() -> None:
-    golden = load_golden("qwen3_moe-attn", torch.float32)
-    ours, theirs = (lxt_fx.transform(golden.model, rules=rules) for rules in ("attnlrp", "lxt"))
+    ours, theirs = (compiled("qwen3_moe-attn", rules=rules) for rules in ("attnlrp", "lxt"))
     assert rows_in(ours, "lxt_fx.normalize_div.default") == ["normalize", "normalize"]
     assert rows_in(theirs, "aten.div.Tensor") == ["native router", "native router"]
-
-
-def test_cp_lrp_of_a_bias_free_net_conserves_end_to_end() -> None:
-    """Everything that is not held is linear: the sum of relevance is the logit (norm and embedding biases absent)."""
-    for name in ("llama-cp", "qwen3-cp", "gemma3-cp"):
-        golden = load_golden(name, torch.float64)
-        explained = lxt_fx.transform(golden.model, rules="cp_lrp")
-        embeds = golden.case["inputs_embeds"].double().requires_grad_()
-        value = golden.explained_value(explained(inputs_embeds=embeds).logits, golden.case["target"])
-        value.backward()
-        assert embeds.grad is not None
-        assert abs(float((embeds * embeds.grad).detach().sum() / value.detach()) - 1) <= 1e-6
 
 
 class Written(nn.Module):
@@ -227,7 +219,7 @@ def test_a_composite_is_a_dict_of_places_and_rows() -> None:
         leaf = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(module(leaf)[:, 0].sum(), leaf)
         relevances.append(x * gradient)
-    assert torch.equal(*relevances)
+    assert_same(*relevances)
     lxt_fx.audit(explained, x, 0).check()
     with pytest.raises(lxt_fx.InputError, match=r"rule must be a lxt_fx.Rule or RuleTable, got float"):
         lxt_fx.transform(net, (x,), rules={nn.Linear: 0.5})  # type: ignore[dict-item]
