@@ -237,6 +237,14 @@ POINTWISE_NONLINEAR = frozenset(
 )
 POINTWISE = POINTWISE_LINEAR | PRODUCTS | POINTWISE_NONLINEAR
 
+POWERS = frozenset({aten.pow.Tensor_Scalar, aten.sqrt.default, aten.rsqrt.default, aten.reciprocal.default})
+"""Products of a value with itself, and their inverses."""
+
+CURVED = POINTWISE_NONLINEAR - POWERS
+GATES = (CURVED - SELECTIONS) | {aten.softmax.int}
+"""Ops whose output gates what it is multiplied with: softmax, and every function of one value but a power. A power is the
+value times itself, and nothing in it opens or closes."""
+
 ACTIVATIONS = frozenset(op for op in vars(activations).values() if isinstance(op, OpOverload))
 """The `lxt_fx` ops of one operand that are pointwise."""
 
