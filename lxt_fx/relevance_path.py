@@ -7,12 +7,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from torch._ops import OpOverload
 from torch.fx import Node
 
 from lxt_fx.explained import Explained, Record
 from lxt_fx.nodes import is_float, module_path, module_stack, operands, shape, source, value
 from lxt_fx.on_meta import NOT_COMPARED
-from lxt_fx.ops import norms, products
+from lxt_fx.ops import explicit, norms, products
 from lxt_fx.passes.mark_flow import SHAPE_ONLY, SHAPE_READERS, Flow, aten, differentiable_operands, mark_flow
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES
 from lxt_fx.rule import GroupKind, Keep, kind_text
@@ -247,7 +248,7 @@ def unproven(explained: Explained, flow: Flow, entries: list[Entry]) -> list[Not
     listed = {entry.node: entry for entry in entries}
     found = [NotProven("", "", "", "", why) for why in _unproven_of_the_graph(explained)]
     for node in _path(explained, flow):
-        why = _unproven_of(node.name, listed.get(node.name), record)
+        why = _unproven_of(node.name, listed.get(node.name), record) or _without_equation(node, record)
         if why:
             found.append(NotProven(node.name, op_text(node), module_path(node), str(source(node) or ""), why))
     return found
@@ -259,6 +260,17 @@ def _unproven_of(name: str, entry: Entry | None, record: Record) -> str:
     if name in record.unknown:
         return "no row matched: native gradient (strict=False)"
     return "it has no row on record, which is a fault of lxt_fx; please report it"
+
+
+def _without_equation(node: Node, record: Record) -> str:
+    """Of an op that a row of the user's put into an explicit form."""
+    theirs = isinstance(node.target, OpOverload) and node.target.namespace not in ("aten", "lxt_fx")
+    match = record.matches.get(node.name)
+    replaced = match is not None and match.kind != kind_text(node.target)  # type: ignore[arg-type]
+    entered = any(operand.node.target is explicit.enter for operand in operands(node))
+    if not (theirs and replaced and entered):
+        return ""
+    return "its rule gives it no equation (explicit=): x times its own backward stands for one, which proves nothing"
 
 
 def _unproven_of_the_graph(explained: Explained) -> Iterator[str]:

@@ -24,9 +24,9 @@ def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon:
     """
     made: dict[str, str] = {}
     for node in list(gm.graph.nodes):
-        if node not in flow.carrying or not isinstance(value(node), Tensor) or not is_linear_map(node):
+        if node not in flow.carrying or not isinstance(value(node), Tensor):
             continue
-        if own_equation(node, rules) is not None:
+        if own_equation(node, rules) is not None or not is_linear_map(node):
             continue
         rule = rules.get(node.name)
         own = epsilon if rule is None or rule.epsilon is None else rule.epsilon

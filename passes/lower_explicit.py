@@ -10,7 +10,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
-from lxt_fx.nodes import arguments, value
+from lxt_fx.errors import NoRuleError
+from lxt_fx.nodes import arguments, module_path, value
 from lxt_fx.ops import activations, explicit, norms, products
 from lxt_fx.ops.explicit_contributions import PARTS
 from lxt_fx.passes.mark_flow import Flow, differentiable_operands
@@ -31,13 +32,31 @@ STEPS: dict[Any, OpOverload] = {
 }
 
 
+LINEAR_MAPS = frozenset({products.linear, products.matmul, products.matmul_held, products.einsum})
 SPECIAL = PASSES | CURVED | HALVED | frozenset(STEPS) | {products.softmax, activations.identity}
 
 
 def is_linear_map(node: Node) -> bool:
     """Whether eq. 8 divides by the op's output: a linear map, a norm that subtracts a mean or adds a bias, or a product of
-    carrying operands with a share each."""
-    return isinstance(node.target, OpOverload) and node.target not in (SPECIAL | MOVES) - frozenset(STEPS)
+    carrying operands with a share each.
+
+    Raises NoRuleError for an op of lxt_fx of which nothing is known here; ops of torch's and of users' count as linear.
+    """
+    if not isinstance(node.target, OpOverload):
+        return False
+    _require_known(node)
+    return node.target not in (SPECIAL | MOVES) - frozenset(STEPS)
+
+
+def _require_known(node: Node) -> None:
+    op = node.target
+    assert isinstance(op, OpOverload)
+    if op.namespace == "lxt_fx" and op not in SPECIAL | LINEAR_MAPS | MOVES:
+        raise NoRuleError(
+            f"no equation for %{node.name} = {op}   ({module_path(node) or 'the model'}): how relevance passes this op of "
+            "lxt_fx's is not known, and it is not taken for a linear map\n  to go on: give the rule that put it there its "
+            f"equation, explicit={{torch.ops.{op}: ...}} (docs/adding_a_rule.md)"
+        )
 
 
 def own_equation(node: Node, rules: Mapping[str, Rule]) -> OpOverload | None:
@@ -88,6 +107,7 @@ class _Lowering:
         elif node.target in STEPS:
             self._by_steps(node)
         else:
+            _require_known(node)
             self._linear(node)
 
     def _epsilon(self, node: Node) -> float:
