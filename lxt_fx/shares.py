@@ -206,9 +206,10 @@ def shares(call: Call, gradient: Any) -> list[Share]:
 
 
 def _epsilon(call: Call, gradient: Tensor) -> list[Share]:
-    """R epsilon / (|z| + epsilon), summed."""
+    """R epsilon / (|z| + epsilon), summed; nothing where both are 0."""
     z, epsilon = call.output.double(), call.argument("epsilon")
-    return _nonzero(Cause.EPSILON, "epsilon", (z * gradient.double() * epsilon / (z.abs() + epsilon)).sum())
+    taken = z * gradient.double() * epsilon / (z.abs() + epsilon)
+    return _nonzero(Cause.EPSILON, "epsilon", torch.where(z == 0, 0, taken).sum())
 
 
 def _by_contribution(call: Call, gradient: Tensor) -> list[Share]:
@@ -254,10 +255,11 @@ def _constants(call: Call, gradient: Any) -> list[Share]:
 
 
 def _finite(x: Tensor, gradient: Any) -> Any:
-    """The gradient, 0 where x is infinite (a decay of exp(-inf)): there f(0) takes no share, and nothing leaves."""
-    if not isinstance(gradient, Tensor) or gradient.shape != x.shape or not x.isinf().any():
+    """The gradient, 0 where x is infinite (a decay of exp(-inf)) or stands for it (the sigmoid of a masked score): there
+    f(0) takes no share, and nothing leaves."""
+    if not isinstance(gradient, Tensor) or gradient.shape != x.shape:
         return gradient.double() if isinstance(gradient, Tensor) else gradient
-    return gradient.double().masked_fill(x.isinf(), 0)
+    return gradient.double().masked_fill(x.isinf() | (x <= _no_number(x.dtype)), 0)
 
 
 def _rounded_away(call: Call, gradient: Any) -> Tensor:

@@ -14,6 +14,7 @@ from lxt_fx.errors import NoRuleError
 from lxt_fx.nodes import arguments, module_path, value
 from lxt_fx.ops import activations, explicit, norms, products
 from lxt_fx.ops.explicit_contributions import PARTS
+from lxt_fx.passes.find_cancelling import find_cancelling
 from lxt_fx.passes.mark_flow import Flow, differentiable_operands
 from lxt_fx.passes.op_kinds import ACTIVATIONS, MOVES
 from lxt_fx.rule import Keep, Rule
@@ -81,6 +82,7 @@ class _Lowering:
 
     def __init__(self, gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> None:
         self.graph, self.rules, self.epsilon = gm.graph, rules, epsilon
+        self.inner = find_cancelling(gm, flow).nothing  # terms of a sum, since eq. 8 of their own would divide by 0
         self.carrying = set(flow.carrying)
         self.made: dict[Node, Node] = {}
 
@@ -152,7 +154,10 @@ class _Lowering:
             node.target, share = torch.ops.aten.einsum.default, 1.0 / len(arguments(node)["tensors"])
         for operand in dict.fromkeys(carrying):
             settings = () if share == 1.0 else (share,)
-            node.replace_input_with(operand, self._insert(node, explicit.enter, operand, *settings))
+            if operand not in self.inner:
+                node.replace_input_with(operand, self._insert(node, explicit.enter, operand, *settings))
+        if node in self.inner:
+            return
         with self.graph.inserting_after(node):
             left = self.graph.create_node("call_function", explicit.leave, (node, self._epsilon(node)), name="leave")
         self._stands_for(left, node)

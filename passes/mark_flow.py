@@ -30,10 +30,8 @@ SHAPE_READERS = frozenset(
         aten.new_empty.default,
     }
 )
-NO_GRADIENT = SHAPE_READERS | frozenset(
+STEPS = frozenset(
     {
-        aten.detach.default,
-        products.hold,
         aten.sign.default,
         aten.floor.default,
         aten.ceil.default,
@@ -45,6 +43,9 @@ NO_GRADIENT = SHAPE_READERS | frozenset(
         aten.heaviside.default,
     }
 )
+"""Ops of numbers that are flat between jumps. torch gives them a gradient of zeros."""
+
+NO_GRADIENT = SHAPE_READERS | STEPS | {aten.detach.default, products.hold}
 SHAPE_ONLY: dict[Any, str] = {
     aten.type_as.default: "other",
     aten.expand_as.default: "other",
