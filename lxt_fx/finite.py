@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from lxt_fx.errors import NonFiniteError
 from lxt_fx.explained import Explained
 from lxt_fx.nodes import module_path, operands, source
-from lxt_fx.passes.op_kinds import MOVES, SELECTIONS, SUMS
+from lxt_fx.ops.aten_kinds import MOVES, SELECTIONS, SUMS
 from lxt_fx.show import dtype_name, op_name
 
 _MAY_ADD_INFINITY = MOVES | SELECTIONS | SUMS

@@ -16,41 +16,21 @@ from torch.utils import _pytree as pytree
 
 from lxt_fx.contribution_shares import map_call, taken
 from lxt_fx.ops import activations, products
+from lxt_fx.ops.activations import FROM_ZERO
+from lxt_fx.ops.aten_kinds import LIMITS, MEETING, MOVES, SELECTIONS, SUMS, WEIGHTED
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
-from lxt_fx.passes.op_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
 from lxt_fx.rule import Keep, Rule
 from lxt_fx.show import op_name
 
 aten = torch.ops.aten
 
 NATURALLY: Mapping[Any, Keep] = {
-    **dict.fromkeys((*MOVES, *SUMS, *CONVOLUTIONS, *GROUPED_MATMULS), Keep.ALL_BUT_CONSTANTS),
+    **dict.fromkeys(MOVES | SUMS | WEIGHTED, Keep.ALL_BUT_CONSTANTS),
     **dict.fromkeys(SELECTIONS, Keep.SELECTED),
-    aten.linear.default: Keep.ALL_BUT_CONSTANTS,
-    aten.addmm.default: Keep.ALL_BUT_CONSTANTS,
     products.linear: Keep.ALL_BUT_CONSTANTS,
     aten.softmax.int: Keep.ALL_BUT_OFFSET,
 }
 """Ops whose native gradient keeps so much: what is known of them also where a row claims nothing."""
-
-LIMITS = frozenset(
-    {
-        aten.clamp.default, aten.clamp.Tensor, aten.clamp_min.default, aten.clamp_min.Tensor, aten.clamp_max.default,
-        aten.clamp_max.Tensor, aten.maximum.default, aten.minimum.default, aten.max.other, aten.min.other,
-    }
-)  # fmt: skip
-"""Selections that put a bound in the place of a value."""
-
-MEETING = frozenset({aten.maximum.default, aten.minimum.default, aten.max.other, aten.min.other})
-"""Limits that halve the gradient where a value meets its bound; a clamp passes all of it to the value."""
-
-FROM_ZERO = frozenset(
-    {
-        activations.sigmoid, activations.exp, activations.hardsigmoid, activations.softplus, activations.log_sigmoid,
-        activations.acos,
-    }
-)  # fmt: skip
-"""Activations whose value at 0 takes its share."""
 
 CHUNK = 1 << 20
 """Numbers that are held in float64 at once."""

@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 from lxt_fx.explained import Explained
 from lxt_fx.nodes import TensorType, module_path, module_stack, operands, value
 from lxt_fx.ops import products
+from lxt_fx.ops.aten_kinds import MOVES
 from lxt_fx.passes.mark_flow import NO_GRADIENT
-from lxt_fx.passes.op_kinds import MOVES
 from lxt_fx.rule import Rule
 from lxt_fx.shares import Call, Cause, inner, shares
 

@@ -20,7 +20,7 @@ from lxt_fx.audit import Inputs
 from lxt_fx.errors import ForwardMismatchError, InputError, NonFiniteError
 from lxt_fx.explained import Explained
 from lxt_fx.grad_mode import gradients_on
-from lxt_fx.passes.op_kinds import CONVOLUTIONS
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 from lxt_fx.perturbation import PerturbationCurves, Removal, check_counts
 from lxt_fx.pipeline import captured_from, compiled_by

@@ -8,8 +8,8 @@ import torch
 from torch.fx import GraphModule, Node
 
 from lxt_fx.nodes import arguments
+from lxt_fx.ops.aten_kinds import GATES, MOVES, POINTWISE, PRODUCTS, SELECTIONS
 from lxt_fx.passes.mark_flow import Flow
-from lxt_fx.passes.op_kinds import GATES, MOVES, POINTWISE, PRODUCTS, SELECTIONS
 
 aten = torch.ops.aten
 

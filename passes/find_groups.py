@@ -11,11 +11,11 @@ import torch
 from torch.fx import GraphModule, Node
 
 from lxt_fx.nodes import shape
+from lxt_fx.ops.aten_kinds import CURVED, MOVES, POINTWISE, POINTWISE_LINEAR, PRODUCTS, REDUCTIONS
 from lxt_fx.passes.find_gates import find_gates
 from lxt_fx.passes.find_recurrences import find_recurrences
 from lxt_fx.passes.find_roles import find_roles
 from lxt_fx.passes.mark_flow import Flow
-from lxt_fx.passes.op_kinds import CURVED, MOVES, POINTWISE, POINTWISE_LINEAR, PRODUCTS, REDUCTIONS
 from lxt_fx.passes.region_at_zero import region_at_zero
 from lxt_fx.rule import GroupKind, Role
 

@@ -17,8 +17,8 @@ from torch.fx.experimental.symbolic_shapes import optimization_hint
 from lxt_fx.checkpoint import Segments
 from lxt_fx.nodes import is_float, module_path, module_stack, value
 from lxt_fx.ops import explicit, products
+from lxt_fx.ops.aten_kinds import MOVES, aten
 from lxt_fx.passes.mark_flow import Flow
-from lxt_fx.passes.op_kinds import MOVES, aten
 
 _NUMBERED = re.compile(r"(?:(.*)\.)?(\d+)")
 _ATTENTIONS = frozenset(

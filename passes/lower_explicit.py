@@ -13,28 +13,24 @@ from torch.fx import GraphModule, Node
 from lxt_fx.errors import NoRuleError
 from lxt_fx.nodes import arguments, module_path, value
 from lxt_fx.ops import activations, explicit, norms, products
+from lxt_fx.ops.activations import POINTWISE_OPS
+from lxt_fx.ops.aten_kinds import GROUPED_MATMULS, MOVES
 from lxt_fx.ops.explicit_contributions import PARTS
 from lxt_fx.passes.find_cancelling import find_cancelling
 from lxt_fx.passes.mark_flow import Flow, differentiable_operands
-from lxt_fx.passes.op_kinds import ACTIVATIONS, MOVES
 from lxt_fx.rule import Keep, Rule
 
-PASSES = frozenset({norms.rms_norm, norms.rms_norm_fused, norms.normalize_mul, norms.normalize_div})
+PASSES = frozenset(norm.op for norm in norms.NORMS if norm.equation is None)
 """Norms that hold their factor: an identity in relevance."""
 
-CURVED = ACTIVATIONS - {activations.identity}
-HALVED = frozenset({products.mul, products.div})
+CURVED = POINTWISE_OPS - {activations.identity}
 STEPS: dict[Any, OpOverload] = {
-    norms.layer_norm: explicit.layer_norm_linear,
-    norms.group_norm: explicit.group_norm_linear,
-    products.sdpa: explicit.sdpa_steps,
-    products.sdpa_held: explicit.sdpa_held_steps,
+    **{norm.op: norm.equation for norm in norms.NORMS if norm.equation is not None},
+    **{op: explicit.EQUATIONS[op] for op in products.ATTENTIONS},
     **PARTS,
 }
-
-
-LINEAR_MAPS = frozenset({products.linear, products.matmul, products.matmul_held, products.einsum})
-SPECIAL = PASSES | CURVED | HALVED | frozenset(STEPS) | {products.softmax, activations.identity}
+SPECIAL = PASSES | POINTWISE_OPS | products.HALVED | frozenset(STEPS) | frozenset(explicit.EQUATIONS)
+_KNOWN = SPECIAL | products.LINEAR_MAPS | MOVES | GROUPED_MATMULS
 
 
 def is_linear_map(node: Node) -> bool:
@@ -52,7 +48,7 @@ def is_linear_map(node: Node) -> bool:
 def _require_known(node: Node) -> None:
     op = node.target
     assert isinstance(op, OpOverload)
-    if op.namespace == "lxt_fx" and op not in SPECIAL | LINEAR_MAPS | MOVES:
+    if op.namespace == "lxt_fx" and op not in _KNOWN:
         raise NoRuleError(
             f"no equation for %{node.name} = {op}   ({module_path(node) or 'the model'}): how relevance passes this op of "
             "lxt_fx's is not known, and it is not taken for a linear map\n  to go on: give the rule that put it there its "
@@ -95,8 +91,8 @@ class _Lowering:
         elif node.target in MOVES:
             return  # relevance follows its element, as a gradient does
         elif node.target is products.softmax:
-            node.target = explicit.softmax_taylor
-        elif node.target in HALVED:
+            node.target = explicit.EQUATIONS[products.softmax]
+        elif node.target in products.HALVED:
             operands = list(node.args)
             self._replace(node, lambda held: (explicit.share_out, (operands, held), {}))
         elif node.target in PASSES | CURVED:
@@ -140,7 +136,7 @@ class _Lowering:
 
     def _by_steps(self, node: Node) -> None:
         step, operands, kwargs = STEPS[node.target], tuple(node.args), dict(node.kwargs)
-        name = "value_of" if node.target in (products.sdpa, products.sdpa_held) else "value"
+        name = "value_of" if node.target in products.ATTENTIONS else "value"
         own = {"epsilon": self._epsilon(node)}
         self._replace(node, lambda held: (step, operands, {**kwargs, name: held, **own}))
 

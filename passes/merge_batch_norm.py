@@ -8,10 +8,10 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.nodes import arguments, module_path, shape, value
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.passes.assign_rules import Assignment, Plan
 from lxt_fx.passes.drop_dead import drop_dead
-from lxt_fx.passes.op_kinds import CONVOLUTIONS
 from lxt_fx.rule import Keep
 
 aten = torch.ops.aten

@@ -10,8 +10,9 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from lxt_fx.nodes import arguments, operands, shape
+from lxt_fx.ops import norms
+from lxt_fx.ops.aten_kinds import POINTWISE
 from lxt_fx.passes.move_through_layout import move_through_layout
-from lxt_fx.passes.op_kinds import POINTWISE
 from lxt_fx.passes.token_axis import Axis, Move, Selection, is_one, item_shape, same
 
 aten = torch.ops.aten
@@ -172,7 +173,7 @@ _RULES: dict[Any, _Rule] = {
     aten.matmul.default: _matmul,
     aten.einsum.default: _einsum,
     aten.scaled_dot_product_attention.default: _attention,
-    **dict.fromkeys((aten.layer_norm.default, aten.rms_norm.default), _normalised),
+    **dict.fromkeys((op for op, norm in norms.OF.items() if norm.last_dims), _normalised),
     **dict.fromkeys(
         (
             aten.softmax.int, aten.log_softmax.int, aten.cumsum.default, aten.cumprod.default, aten.topk.default,

@@ -9,8 +9,8 @@ import torch
 from torch.fx import Node
 
 from lxt_fx.nodes import arguments, operands, shape
+from lxt_fx.ops.aten_kinds import GROUPED_MATMULS
 from lxt_fx.passes.move_through import move_through
-from lxt_fx.passes.op_kinds import GROUPED_MATMULS
 from lxt_fx.passes.token_axis import Axis, Move, Selection, expression, quotient, same
 
 aten = torch.ops.aten

@@ -15,10 +15,11 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.nodes import Operand, arguments, operands
 from lxt_fx.ops import products
+from lxt_fx.ops.aten_kinds import STEPS
 from lxt_fx.passes.assign_rules import Assignment, Plan
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.find_groups import Group, Groups
-from lxt_fx.passes.mark_flow import STEPS, Flow, differentiable_operands
+from lxt_fx.passes.mark_flow import Flow, differentiable_operands
 from lxt_fx.rule import GroupKind, Match, Rule
 
 

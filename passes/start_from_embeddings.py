@@ -15,9 +15,9 @@ from torch.utils import _pytree as pytree
 
 from lxt_fx.inputs import Example, token_embedding
 from lxt_fx.nodes import module_path
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS, MOVES, SUMS
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.mark_flow import differentiable_graph, mark_flow
-from lxt_fx.passes.op_kinds import CONVOLUTIONS, MOVES, SUMS
 
 aten = torch.ops.aten
 

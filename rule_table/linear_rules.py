@@ -17,8 +17,8 @@ from torch import Tensor
 from lxt_fx.errors import InputError
 from lxt_fx.nodes import shape, value
 from lxt_fx.ops import contributions, products
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.ops.contributions import RuleOps
-from lxt_fx.passes.op_kinds import CONVOLUTIONS
 from lxt_fx.rule import Condition, Keep, Refusal, Rule, Site
 from lxt_fx.rule_table import conditions as on
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from lxt_fx.passes.op_kinds import CONVOLUTIONS
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.rule import Role, Rule, RuleTable
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table import linear_rules, rows

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import lxt_fx
-from lxt_fx.passes.op_kinds import GATES
+from lxt_fx.ops.aten_kinds import GATES
 from lxt_fx.rule import GroupKind
 from lxt_fx.rule_table import linear_rules, rows
 

@@ -1,0 +1,127 @@
+"""What is true of ATen's ops, whatever the table: which move elements, add up, select, multiply, are pointwise. Each op is
+named here and nowhere else by its kind; the rules and analyses read these sets. Facts about an activation stand in
+`activations.py`. A name that this torch does not have is left out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import operator
+
+import torch
+
+from lxt_fx.ops import norms, selection
+from lxt_fx.ops.activations import ACTIVATIONS
+from lxt_fx.ops.library import aten_ops
+
+aten = torch.ops.aten
+
+MOVES = aten_ops(
+    """
+    view reshape reshape_as view_as transpose.int permute expand expand_as slice.Tensor select.int squeeze squeeze.dim
+    squeeze.dims unsqueeze flatten.using_ints unflatten.int movedim.int movedim.intlist moveaxis.int cat stack
+    split.Tensor split.sizes split_with_sizes chunk tensor_split.sections unbind.int clone contiguous to.dtype to.device
+    repeat repeat_interleave.self_int repeat_interleave.self_Tensor tile broadcast_to broadcast_tensors index.Tensor
+    index_select gather take_along_dim narrow flip roll pad constant_pad_nd unfold im2col pixel_shuffle pixel_unshuffle
+    masked_select tril triu diagonal masked_scatter slice_scatter select_scatter view_as_real view_as_complex
+    channel_shuffle as_strided narrow.Tensor
+    """
+) | {operator.getitem, selection.positions}
+"""Each output element is a copy of one input element, or a constant."""
+
+SUMS = aten_ops(
+    """
+    add.Tensor sub.Tensor neg sum sum.dim_IntList mean mean.dim cumsum index_add index_put scatter_add lerp.Scalar
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d.vec
+    upsample_nearest2d.vec upsample_bilinear2d.vec upsample_bicubic2d.vec upsample_linear1d.vec upsample_trilinear3d.vec
+    fft_fftn real col2im
+    """
+)
+"""Linear in all carrying operands together."""
+
+MEETING = aten_ops("maximum minimum max.other min.other")
+"""Bounds that halve the gradient where a value meets them; a clamp passes all of it to the value."""
+
+LIMITS = MEETING | aten_ops("clamp clamp.Tensor clamp_min clamp_min.Tensor clamp_max clamp_max.Tensor")
+"""Selections that put a bound in the place of a value."""
+
+MASKS = aten_ops("masked_fill.Scalar where.self where.ScalarOther where.ScalarSelf")
+
+SELECTIONS = LIMITS | MASKS | aten_ops(
+    """
+    masked_fill.Tensor scatter.value scatter.src max
+    max.dim min min.dim amax amin topk sort sort.stable max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d nan_to_num abs
+    """
+)
+"""Piecewise linear: each output element is one of the input elements (up to its sign), or a constant."""
+
+CONVOLUTIONS = aten_ops(
+    """
+    conv1d conv1d.padding conv2d conv2d.padding conv3d conv3d.padding conv_transpose1d conv_transpose2d.input
+    conv_transpose3d.input convolution
+    """
+)
+
+
+def _grouped_matmuls() -> frozenset[object]:
+    """Expert matmuls: torch's own, and the one that transformers registers for dtypes that torch's lacks."""
+    ops = {aten._grouped_mm.default}
+    if importlib.util.find_spec("transformers.integrations.moe") is not None:
+        importlib.import_module("transformers.integrations.moe")
+        fallback = getattr(torch.ops.transformers, "grouped_mm_fallback", None)
+        ops |= {fallback.default} if fallback is not None else set()
+    return frozenset(ops)
+
+
+GROUPED_MATMULS = _grouped_matmuls()
+
+WEIGHTED = CONVOLUTIONS | GROUPED_MATMULS | aten_ops("linear addmm")
+"""Products with weights, and a bias where there is one."""
+
+CONTRACTIONS = aten_ops("matmul einsum")
+LINEAR_MAPS = WEIGHTED | CONTRACTIONS
+"""Linear in each operand, of which two may carry."""
+
+POINTWISE_LINEAR = aten_ops("add.Tensor sub.Tensor neg to.dtype")
+PRODUCTS = aten_ops("mul.Tensor div.Tensor")
+COMPARISONS = aten_ops("gt.Scalar lt.Scalar ge.Scalar le.Scalar logical_not")
+POWERS = aten_ops("rsqrt reciprocal") | {a.aten for a in ACTIVATIONS if not a.gate}
+"""Products of a value with itself, and their inverses."""
+
+POINTWISE_NONLINEAR = (
+    frozenset(a.aten for a in ACTIVATIONS) | POWERS | COMPARISONS | MASKS
+    | aten_ops("abs clamp clamp_min clamp_max minimum maximum cos prelu relu6 sign")
+)  # fmt: skip
+POINTWISE = POINTWISE_LINEAR | PRODUCTS | POINTWISE_NONLINEAR
+
+CURVED = POINTWISE_NONLINEAR - POWERS
+GATES = (CURVED - SELECTIONS) | aten_ops("softmax.int")
+"""Ops whose output gates what it is multiplied with: softmax, and every function of one value but a power. A power is the
+value times itself, and nothing in it opens or closes."""
+
+REDUCTIONS = aten_ops(
+    """
+    sum sum.dim_IntList mean mean.dim cumsum var.dim var.correction std.dim std.correction linalg_vector_norm
+    linalg_norm norm.ScalarOpt_dim norm.Scalar amax
+    """
+)
+"""Ops that a statistic is made of."""
+
+NORMS = frozenset(norms.OF)
+"""Norms over dims, in one op."""
+
+SHAPE_READERS = aten_ops(
+    """
+    zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty
+    """
+)
+"""Ops that read the shape and dtype of an operand only."""
+
+STEPS = aten_ops(
+    """
+    sign floor ceil round trunc bernoulli div.Tensor_mode floor_divide heaviside
+    """
+)
+"""Ops of numbers that are flat between jumps. torch gives them a gradient of zeros."""
