@@ -33,6 +33,11 @@ SPECIAL = PASSES | POINTWISE_OPS | products.HALVED | frozenset(STEPS) | frozense
 _KNOWN = SPECIAL | products.LINEAR_MAPS | MOVES | GROUPED_MATMULS
 
 
+def is_known(op: OpOverload) -> bool:
+    """Whether it is known how relevance passes an op; of torch's and of users' a rule says it."""
+    return op.namespace != "lxt_fx" or op in _KNOWN
+
+
 def is_linear_map(node: Node) -> bool:
     """Whether eq. 8 divides by the op's output: a linear map, a norm that subtracts a mean or adds a bias, or a product of
     carrying operands with a share each.
@@ -48,7 +53,7 @@ def is_linear_map(node: Node) -> bool:
 def _require_known(node: Node) -> None:
     op = node.target
     assert isinstance(op, OpOverload)
-    if op.namespace == "lxt_fx" and op not in _KNOWN:
+    if not is_known(op):
         raise NoRuleError(
             f"no equation for %{node.name} = {op}   ({module_path(node) or 'the model'}): how relevance passes this op of "
             "lxt_fx's is not known, and it is not taken for a linear map\n  to go on: give the rule that put it there its "

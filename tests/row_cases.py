@@ -223,7 +223,6 @@ def _share_of_zero(curve: Curve) -> Leak:
 
 ACTIVATIONS = (
     *_by_curve(rows.IDENTITY),
-    *_by_curve(rows.IDENTITY_FROM_ZERO),
     activation(rows.IDENTITY, aten.log.default, values=POSITIVE),
     Case(
         rows.IDENTITY_PIECEWISE, aten.prelu.default, lambda net, a: F.prelu(a, net.weight), constants={"weight": (3,)},
@@ -235,6 +234,7 @@ ACTIVATIONS = (
     activation(rows.IDENTITY_POWER, aten.pow.Tensor_Scalar, 3.0, name="cube"),
     activation(rows.IDENTITY_CLAMP, aten.hardtanh.default),
     Case(rows.IDENTITY_CLAMP, aten.hardtanh.default, lambda net, a: F.relu6(a), name="relu6"),
+    *_by_curve(rows.IDENTITY_FROM_ZERO),
     activation(rows.IDENTITY_SOFTPLUS, aten.softplus.default, leak=number(LOG2)),
     Case(rows.IDENTITY_REGION, GroupKind.ELEMENTWISE, lambda net, a: a * torch.sigmoid(1.702 * a)),
     Case(

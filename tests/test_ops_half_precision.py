@@ -119,7 +119,8 @@ FILLS: dict[str, Callable[[torch.dtype], float]] = {
 }
 
 OVERFLOWS_WHEN_LARGE = {
-    *(curve.name for curve in CURVES if curve.overflows or curve.where == BELOW_ONE), "linear", "linear_without_bias", "head", "matmul", "matmul_held",
+    *(curve.name for curve in CURVES if curve.overflows or curve.where == BELOW_ONE),
+    "linear", "linear_without_bias", "head", "matmul", "matmul_held",
     "einsum", "einsum_of_three", "mul", "normalize_div", "layer_norm", "layer_norm_over_two_dims", "group_norm",
     "group_norm_without_weight", "sdpa", "sdpa_causal", "sdpa_masked", "sdpa_biased", "sdpa_of_carrying_mask",
     "sdpa_of_groups", "sdpa_held", "gated_by_silu", "gated_by_gelu", "gated_by_gelu_tanh", "rotate",
