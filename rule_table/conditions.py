@@ -8,6 +8,7 @@ import torch
 from torch.fx import Node
 
 from lxt_fx.nodes import shape
+from lxt_fx.ops.aten_kinds import PRODUCTS
 from lxt_fx.rule import Condition, Refusal, Role, Site, statement
 
 aten = torch.ops.aten
@@ -125,7 +126,7 @@ def soft_cap(site: Site) -> Refusal:
 
 
 def _by_number(node: Node) -> bool:
-    return node.target in (aten.div.Tensor, aten.mul.Tensor) and isinstance(node.args[1], (int, float))
+    return node.target in PRODUCTS and isinstance(node.args[1], (int, float))
 
 
 def gate(site: Site) -> tuple[str, ...]:

@@ -57,11 +57,9 @@ SELECTIONS = LIMITS | MASKS | aten_ops(
 )
 """Piecewise linear: each output element is one of the input elements (up to its sign), or a constant."""
 
-CONVOLUTIONS = aten_ops(
-    """
-    conv1d conv1d.padding conv2d conv2d.padding conv3d conv3d.padding conv_transpose1d conv_transpose2d.input
-    conv_transpose3d.input convolution
-    """
+TRANSPOSED = aten_ops("conv_transpose1d conv_transpose2d.input conv_transpose3d.input")
+CONVOLUTIONS = TRANSPOSED | aten_ops(
+    "conv1d conv1d.padding conv2d conv2d.padding conv3d conv3d.padding convolution"
 )
 
 
@@ -108,6 +106,14 @@ REDUCTIONS = aten_ops(
     """
 )
 """Ops that a statistic is made of."""
+
+REDUCED = REDUCTIONS - aten_ops("sum mean cumsum linalg_norm norm.Scalar") | aten_ops(
+    "amin max.dim min.dim argmax argmin any.dim all.dim prod.dim_int logsumexp"
+)
+"""Over the dims that their argument `dim` names, which are gone then or of size 1; those of other dims stay apart."""
+
+ALONG = aten_ops("softmax.int log_softmax.int cumsum cumprod topk sort sort.stable argsort")
+"""Along the dim that their argument `dim` names, which stays; those of other dims stay apart."""
 
 NORMS = frozenset(norms.OF)
 """Norms over dims, in one op."""
