@@ -8,28 +8,10 @@ import torch
 from torch.fx import Node
 
 from lxt_fx.base.nodes import shape
-from lxt_fx.ops.aten_kinds import MOVES, POINTWISE_LINEAR
+from lxt_fx.ops.aten_kinds import PRODUCTS
 from lxt_fx.rule_table.rule import Condition, Refusal, Role, Site, statement
 
 aten = torch.ops.aten
-
-GATES = frozenset(
-    {
-        aten.silu.default,
-        aten.gelu.default,
-        aten.relu.default,
-        aten.sigmoid.default,
-        aten.tanh.default,
-        aten.softmax.int,
-        aten.topk.default,
-        aten.hardswish.default,
-        aten.mish.default,
-        aten.elu.default,
-        aten.softplus.default,
-    }
-)
-"""Ops whose output gates what it is multiplied with."""
-
 
 def all_of(*conditions: Condition) -> Condition:
     """Refuses with the first reason."""
@@ -144,13 +126,12 @@ def soft_cap(site: Site) -> Refusal:
 
 
 def _by_number(node: Node) -> bool:
-    return node.target in (aten.div.Tensor, aten.mul.Tensor) and isinstance(node.args[1], (int, float))
+    return node.target in PRODUCTS and isinstance(node.args[1], (int, float))
 
 
 def gate(site: Site) -> tuple[str, ...]:
     """The operand of a product that gates the other: it comes out of an activation, a softmax or a selection of one."""
-    names = [name for name in ("self", "other") if _is_gate(site.arguments.get(name))]
-    return (names[0],) if len(names) == 1 else ()
+    return site.gates if len(site.gates) == 1 else ()
 
 
 def parameters(site: Site) -> tuple[str, ...]:
@@ -168,19 +149,6 @@ def one_gate(site: Site) -> Refusal:
     if len(site.carrying) != 2:
         return "only one operand carries"
     return None if gate(site) else "which operand gates the other is not clear"
-
-
-def _is_gate(value: Any) -> bool:
-    """Looks back through casts, views and constant scales for the op that made the value."""
-    for _ in range(16):
-        if not isinstance(value, Node) or value.op != "call_function":
-            return False
-        if value.target in GATES:
-            return True
-        if value.target not in MOVES | POINTWISE_LINEAR | {aten.mul.Tensor, aten.div.Tensor}:
-            return False
-        value = value.args[0]
-    return False
 
 
 def same_shape(site: Site) -> Refusal:

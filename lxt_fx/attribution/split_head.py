@@ -20,7 +20,8 @@ from torch.utils import _pytree as pytree
 from lxt_fx.base.nodes import shape
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops import explicit, fused, products
-from lxt_fx.ops.aten_kinds import ACTIVATIONS, POINTWISE
+from lxt_fx.ops.activations import POINTWISE_OPS
+from lxt_fx.ops.aten_kinds import POINTWISE
 from lxt_fx.ops.head import head
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.segments.recompute import checkpointed_forward
@@ -30,7 +31,7 @@ aten = torch.ops.aten
 _LINEAR = frozenset({head, products.linear, aten.linear.default})
 _ROW_BY_ROW = (
     POINTWISE
-    | ACTIVATIONS
+    | POINTWISE_OPS
     | {fused.share, products.epsilon, products.hold, explicit.enter, explicit.leave, explicit.pass_on, aten.to.dtype}
 )
 

@@ -9,6 +9,7 @@ alias annotations does not compile).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,19 @@ def define(schema: str) -> Callable[[Kernel], OpOverload]:
         return overload
 
     return register
+
+
+def aten_op(name: str) -> OpOverload | None:
+    """The overload of that name, `add.Tensor` or `silu` for `silu.default`; None where this torch does not have it."""
+    packet, _, overload = name.partition(".")
+    ops = getattr(torch.ops.aten, packet, None) if packet else None
+    found: OpOverload | None = getattr(ops, overload or "default", None)
+    return found
+
+
+def aten_ops(names: str) -> frozenset[Any]:
+    """The overloads of these names, without those that this torch does not have."""
+    return frozenset(op for name in names.split() if (op := aten_op(name)) is not None)
 
 
 def is_batched(gradient: Tensor) -> bool:
