@@ -70,7 +70,8 @@ class Site:
 
     `arguments` are those of the op by schema name; for a group those that its lxt_fx op takes. `carrying` names the
     arguments that carry relevance, once per operand. `members` are the nodes that a row on this site consumes.
-    `parameters` names the operand of a product that is a parameter of a recurrence.
+    `parameters` names the operand of a product that is a parameter of a recurrence, `gates` those that come out of an
+    activation.
     """
 
     node: Node
@@ -80,6 +81,7 @@ class Site:
     members: frozenset[Node]
     roles: frozenset[Role] = frozenset()
     parameters: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
 
     def carries(self, *names: str) -> bool:
         """Whether exactly these arguments carry relevance."""

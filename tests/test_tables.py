@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import lxt_fx
+from lxt_fx.ops.aten_kinds import GATES
 from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table import linear_rules
+from lxt_fx.rule_table.rule import GroupKind
 
 aten = torch.ops.aten
 
@@ -146,6 +148,8 @@ class Written(nn.Module):
                 return torch.relu(x) ** 2
             case "soft cap":
                 return torch.tanh(x / 3) * 3
+            case "two gates":
+                return torch.tanh(x) * torch.sigmoid(x.flip(-1))
         raise AssertionError(self.formula)
 
 
@@ -198,6 +202,90 @@ def test_a_gate_gives_half_to_each_side_and_cp_lrp_holds_the_activation() -> Non
         for leaf, gradient, share in zip((a, b), found, shares, strict=True):
             relevance = 0.0 if gradient is None else float((leaf * gradient).sum())
             assert abs(relevance - share * float(out)) <= 1e-9
+
+
+class Product(nn.Module):
+    """factor(W a) * V b."""
+
+    def __init__(self, factor: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.factor = factor
+        self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.factor(self.first(a)) * self.second(b)
+
+
+def cp_share_of(factor: Callable[[Tensor], Tensor]) -> float:
+    """The part of a product's relevance that `cp_lrp` gives to its second factor."""
+    torch.manual_seed(0)
+    net = Product(factor).double().eval()
+    a, b = (torch.randn(2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    out = lxt_fx.transform(net, (a.detach(), b.detach()), rules="cp_lrp")(a, b).sum()
+    (found,) = torch.autograd.grad(out, (b,))
+    return float((b * found).sum() / out)
+
+
+IN_WEIGHTS = torch.tensor([0.5, 1.0, 1.5, 2.0], dtype=torch.float64)
+SPELLINGS_OF_GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu of GPT-2 and T5": lambda x: 0.5 * x * (1 + torch.tanh(0.7978845608 * (x + 0.044715 * x**3))),
+    "quick gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu by erf": lambda x: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
+    "silu by division": lambda x: x / (1 + torch.exp(-x)),
+    "squared relu": lambda x: torch.relu(x) ** 2,
+    "relu by clamp": lambda x: x.clamp(min=0),
+    "relu6": nn.functional.relu6,
+    "relu6 by clamp": lambda x: x.clamp(0, 6),
+    "leaky relu": nn.functional.leaky_relu,
+    "leaky relu by where": lambda x: torch.where(x > 0, x, 0.01 * x),
+    "softsign": nn.functional.softsign,
+    "hardsigmoid": nn.functional.hardsigmoid,
+    "hardswish by hand": lambda x: x * nn.functional.relu6(x + 3) / 6,
+    "softplus": nn.functional.softplus,
+    "softplus by hand": lambda x: torch.log1p(torch.exp(x)),
+    "exp": torch.exp,
+    "a multiple": lambda x: 2 * nn.functional.silu(x),
+    "a multiple by a weight on the left": lambda x: IN_WEIGHTS * nn.functional.silu(x),
+    "one less a gate": lambda x: 1 - torch.sigmoid(x),
+    "a product of gates": lambda x: torch.sigmoid(x) * torch.tanh(x.flip(-1)),
+    "a gate over its sum": lambda x: nn.functional.normalize(x.softmax(-1), p=1, dim=-1),
+    "the largest of a softmax": lambda x: x.softmax(-1).topk(4).values,
+    "a joined pair": lambda x: torch.cat([torch.sigmoid(x[:, :2]), torch.tanh(x[:, 2:])], -1),
+}
+NO_GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "a square": lambda x: x * x,
+    "a cube": lambda x: x**3,
+    "a polynomial": lambda x: x * x + 0.5 * x,
+    "a root": lambda x: (x * x).sqrt(),
+    "a gate and another value": lambda x: torch.sigmoid(x) + x.flip(-1),
+    "a value gated before": lambda x: torch.sigmoid(x) * x.flip(-1),
+    "a bounded value": lambda x: x.clamp(-7, 7),
+    "a linear value": lambda x: 2 * x,
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS_OF_GATES)
+def test_cp_lrp_holds_a_gate_in_every_spelling(spelling: str) -> None:
+    assert abs(cp_share_of(SPELLINGS_OF_GATES[spelling]) - 1) <= 1e-9
+
+
+@pytest.mark.parametrize("what", NO_GATES)
+def test_cp_lrp_gives_half_to_a_factor_that_is_no_gate(what: str) -> None:
+    assert abs(cp_share_of(NO_GATES[what]) - 0.5) <= 1e-9
+
+
+def test_cp_lrp_gives_half_to_each_of_two_gates() -> None:
+    """Which one gates the other is not clear."""
+    net = Written("two gates").double().eval()
+    explained = lxt_fx.transform(net, (torch.randn(2, 8, dtype=torch.float64),), rules="cp_lrp")
+    assert rows_in(explained, "lxt_fx.mul.default") == ["uniform"]
+
+
+def test_every_op_of_an_identity_rule_is_a_gate_but_powers() -> None:
+    """The gates are derived, so that an activation that gets a rule cannot be forgotten among them."""
+    listed = {op for rule in lxt_fx.TABLES["attnlrp"].rows if rule.name.startswith("identity") for op in rule.ops}
+    powers = {aten.pow.Tensor_Scalar, aten.sqrt.default}
+    assert {op for op in listed if not isinstance(op, GroupKind)} - GATES == powers
 
 
 def test_a_plain_pytorch_net_needs_no_rule_of_its_own() -> None:

@@ -226,3 +226,14 @@ def sdpa_held(
         query.detach(), key.detach(), value, mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
     return seen_rows(attended, mask)
+
+
+LINEAR_MAPS = frozenset({linear, matmul, matmul_held, einsum})
+"""By eq. 8, where several operands carry with a share each."""
+
+HALVED = frozenset({mul, div})
+"""Half of the relevance to each of two operands."""
+
+ATTENTIONS = frozenset({sdpa, sdpa_held})
+HOLDS = {linear: frozenset({"weight", "bias"})}
+"""The arguments of an op that get no gradient."""
