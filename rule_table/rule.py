@@ -134,8 +134,8 @@ class Rule:
     them, so relevance flow is marked again once all such rows are chosen. A row with empty `ops` matches any single node.
     `epsilon` is added, with the sign of z, to what eq. 8 of AttnLRP divides by; None takes that of `transform`. `explicit`
     gives ops of this row their equation: an op with the same arguments and value whose backward takes the relevance of its
-    output to that of its inputs. It stands in the explicit form, and neither form puts an epsilon behind the op. An op of a
-    user's without one has its own backward between `enter` and `leave` there: x times what it makes of R / z.
+    output to that of its inputs. It stands in the explicit form, and neither form puts an epsilon behind the op. A user's
+    op without one uses its own vjp there, R_in = x * vjp(R / z), which the certificate lists as not proven.
     """
 
     name: str
