@@ -90,6 +90,17 @@ def test_a_tanh_that_is_no_soft_cap_is_told_why(case: str) -> None:
     assert dict(match.refusals).get("native soft cap") == expected
 
 
+@pytest.mark.parametrize(("before", "behind"), [(1, 3.0), (3.0, 1)])
+def test_a_tanh_that_is_scaled_on_one_side_is_no_soft_cap(before: float, behind: float) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.tanh(x if before == 1 else x / before)
+            return y if behind == 1 else y * behind
+
+    explained = lxt_fx.transform(Scaled().eval(), (torch.randn(2, 6),), rules="lxt")
+    assert rows_in(explained, "lxt_fx.tanh.default") == ["identity"]
+
+
 @one_worker("gemma3cap-attn")
 def test_the_soft_cap_only_rescales_relevance() -> None:
     """Identity through c tanh(x / c) multiplies all relevance by one number: the cap is the last op."""
