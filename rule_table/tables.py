@@ -10,7 +10,8 @@ from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table import linear_rules
-from lxt_fx.rule_table.rule import Role, Rule, RuleTable
+from lxt_fx.rule_table.rule import Role, Rule
+from lxt_fx.rule_table.table import RuleTable
 
 _LINEAR_LAYERS = frozenset({aten.linear.default, aten.matmul.default})
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 import lxt_fx
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.rule import Keep, Rule, kind_text
 

@@ -18,7 +18,7 @@ from op_cases import BY_RULE, LINEAR_RULES, Case, leaves
 from torch import Tensor, nn
 
 import lxt_fx
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.ops import contributions
 from lxt_fx.ops.explicit_contributions import PARTS
 from lxt_fx.rule_table import basic_rules as rows

@@ -15,7 +15,7 @@ from golden_cases import relative
 from torch import Tensor, nn
 
 import lxt_fx
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.passes.verify import MERGED_TOLERANCES, check_forward, forward_difference
 from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table import linear_rules as rules

@@ -21,7 +21,7 @@ from lxt_fx.base.errors import InputError, NonFiniteError, OtherWayError
 from lxt_fx.compiler import pipeline
 from lxt_fx.faithfulness.scores import Score, chance_of
 from lxt_fx.faithfulness.tuned_table import TunedTable
-from lxt_fx.rule_table.rule import RuleTable
+from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.rule_table.tables import TABLES, attnlrp_gamma, cp_lrp_gamma
 
 GRID = {"conv": [0.0, 0.25], "linear": [0.0, 0.05, 0.25]}

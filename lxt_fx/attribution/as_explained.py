@@ -14,7 +14,8 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules, table_named
 from lxt_fx.compiler.pipeline import transform
 from lxt_fx.ops.forms import Form
-from lxt_fx.rule_table.rule import Rule, RuleTable
+from lxt_fx.rule_table.rule import Rule
+from lxt_fx.rule_table.table import RuleTable
 
 
 def as_explained(

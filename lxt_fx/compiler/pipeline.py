@@ -49,7 +49,8 @@ from lxt_fx.passes.rewrite.rewrite import Rewritten, rewrite
 from lxt_fx.passes.segments.find_segments import find_segments
 from lxt_fx.passes.segments.recompute import Checkpoint, Segments, check_checkpoint
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES, check_forward, forward_difference
-from lxt_fx.rule_table.rule import Match, RuleTable
+from lxt_fx.rule_table.rule import Match
+from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.version import __version__
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")

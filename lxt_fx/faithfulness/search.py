@@ -31,7 +31,7 @@ from lxt_fx.faithfulness.scores import Score
 from lxt_fx.faithfulness.tuned_table import TunedTable
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.passes.verify import forward_difference, tolerance_of
-from lxt_fx.rule_table.rule import RuleTable
+from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.rule_table.tables import attnlrp_gamma
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError, LedgerError
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.taps import Edge
 
 K = TypeVar("K", bound=Hashable)

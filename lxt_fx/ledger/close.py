@@ -14,7 +14,7 @@ from lxt_fx.base.nodes import TensorType, module_path, source, value
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.books import Entry, Place, Source
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.taps import K, Meter, layer_of
 from lxt_fx.rule_table.rule import Keep, Rule

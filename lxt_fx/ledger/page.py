@@ -11,7 +11,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lxt_fx.ledger.books import Books
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.views.terminal import plain
 
 TOKENS, LEAKS, NAMES = 10, 8, 6

@@ -14,7 +14,9 @@ from torch.fx import Graph, Node
 from lxt_fx.base.nodes import TensorType, operands, value
 from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.ledger.claimed import Call, Cause, inner, shares
+from lxt_fx.ledger.call import Call, inner
+from lxt_fx.ledger.causes import Cause
+from lxt_fx.ledger.claimed import shares
 from lxt_fx.ops import products
 from lxt_fx.ops.aten_kinds import MOVES
 from lxt_fx.passes.analysis.mark_flow import NO_GRADIENT

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.ledger.books import Books
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.page import shown_causes
 from lxt_fx.views.heatmap import BLACK, EDGE, MUTED, NARROWEST, save
 

@@ -14,18 +14,9 @@ from lxt_fx.base.errors import InputError, NoRuleError
 from lxt_fx.base.nodes import arguments, module_path, module_stack, source
 from lxt_fx.passes.analysis.find_groups import Groups
 from lxt_fx.passes.analysis.mark_flow import Edge, Flow, mark_flow
-from lxt_fx.rule_table.rule import (
-    NOT_LISTED,
-    GroupKind,
-    Match,
-    Rule,
-    RuleTable,
-    Selector,
-    Site,
-    kind_text,
-    selector_text,
-    selects,
-)
+from lxt_fx.rule_table.rule import NOT_LISTED, GroupKind, Match, Rule, Site, kind_text
+from lxt_fx.rule_table.selectors import Selector, selector_text, selects
+from lxt_fx.rule_table.table import RuleTable
 
 
 @dataclass(frozen=True, slots=True)

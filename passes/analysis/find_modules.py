@@ -11,7 +11,9 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.nodes import module_stack, shape
 from lxt_fx.passes.analysis.find_groups import Group, Groups
 from lxt_fx.passes.analysis.mark_flow import Flow
-from lxt_fx.rule_table.rule import GroupKind, RuleTable, selects
+from lxt_fx.rule_table.rule import GroupKind
+from lxt_fx.rule_table.selectors import selects
+from lxt_fx.rule_table.table import RuleTable
 
 
 def with_modules(gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable) -> Groups:
