@@ -20,7 +20,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.ledger.close import settle_accounts
+from lxt_fx.ledger.close_books import close_books
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.taps import Meter, Taps
 
@@ -68,7 +68,7 @@ def audit(
 
             raise_non_finite(explained, bound, again, f"audit: {goals[0].said}, or its relevance,")
         read = texts_by_example(given, bound, tokenizer) if "inputs_embeds" in explained.record.inputs else []
-    return settle_accounts(explained, goals, relevance, meter, [text.tokens for text in read])
+    return close_books(explained, goals, relevance, meter, [text.tokens for text in read])
 
 
 def _given(inputs: Inputs) -> tuple[dict[str, Any], tuple[Any, ...]]:

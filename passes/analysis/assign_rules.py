@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.errors import InputError, NoRuleError
 from lxt_fx.base.nodes import arguments, module_path, module_stack, source
 from lxt_fx.passes.analysis.find_groups import Groups
-from lxt_fx.passes.analysis.mark_flow import Edge, Flow, mark_flow
+from lxt_fx.passes.analysis.mark_flow import Flow, HeldOperand, mark_flow
 from lxt_fx.rule_table.rule import (
     NOT_LISTED,
     GroupKind,
@@ -62,9 +62,9 @@ def assign_rules(gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable) 
     """
     first, _ = _choose(gm, flow, groups, table, {})
     holding = {node: a for node, a in first.items() if a.rule.holds(a.site) or isinstance(a.site.kind, GroupKind)}
-    held: set[Edge] = set(flow.held)
+    held: set[HeldOperand] = set(flow.held)
     for node, assignment in holding.items():
-        held |= _held_edges(node, assignment, groups)
+        held |= _held_operands(node, assignment, groups)
     flow = mark_flow(gm, flow.leaves, frozenset(held))
     settled = {node: a for node, a in holding.items() if node in flow.carrying}
     cuts = {node: a for node, a in holding.items() if node not in flow.carrying and a.rule.holds(a.site)}
@@ -131,7 +131,7 @@ def _no_use_text(rule: Rule, reasons: Mapping[Node, str]) -> str:
     return "\n".join(lines)
 
 
-def _held_edges(node: Node, assignment: Assignment, groups: Groups) -> set[Edge]:
+def _held_operands(node: Node, assignment: Assignment, groups: Groups) -> set[HeldOperand]:
     """Edges into the site along which no relevance flows: operands that the row holds; for a norm, the statistic."""
     edges = {(node, name) for name in assignment.rule.holds(assignment.site)}
     group = groups.by_root.get(node)

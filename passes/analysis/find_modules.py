@@ -14,7 +14,7 @@ from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.rule_table.rule import GroupKind, RuleTable, selects
 
 
-def with_modules(gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable) -> Groups:
+def find_modules(gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable) -> Groups:
     """Analysis: the groups, and with them each module at a place of a row for whole modules that takes one carrying value
     to one of the same shape."""
     wanted = [rule.where for rule in table.rows if GroupKind.MODULE in rule.ops and rule.where is not None]

@@ -24,7 +24,7 @@ SHAPE_ONLY: dict[Any, str] = {
     aten.to.other: "other",
 }
 
-Edge = tuple[Node, str]
+HeldOperand = tuple[Node, str]
 """A consumer and the schema name of one of its arguments."""
 
 
@@ -33,7 +33,7 @@ class Flow:
     """Values that depend on a leaf AND reach the output by a differentiable path, and the edges held constant."""
 
     carrying: frozenset[Node]
-    held: frozenset[Edge]
+    held: frozenset[HeldOperand]
     leaves: tuple[Node, ...]
     _operands: dict[Node, list[Operand]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -57,7 +57,7 @@ def differentiable_operands(node: Node) -> list[Operand]:
     return [operand for operand in operands(node) if operand.name != shape_only and is_float(operand.node)]
 
 
-def differentiable_graph(gm: GraphModule, held: frozenset[Edge] = frozenset()) -> nx.DiGraph:
+def differentiable_graph(gm: GraphModule, held: frozenset[HeldOperand] = frozenset()) -> nx.DiGraph:
     """The edges producer -> consumer along which a gradient flows."""
     graph: nx.DiGraph = nx.DiGraph()
     for node in gm.graph.nodes:
@@ -68,7 +68,7 @@ def differentiable_graph(gm: GraphModule, held: frozenset[Edge] = frozenset()) -
     return graph
 
 
-def mark_flow(gm: GraphModule, leaves: Iterable[Node], held: frozenset[Edge] = frozenset()) -> Flow:
+def mark_flow(gm: GraphModule, leaves: Iterable[Node], held: frozenset[HeldOperand] = frozenset()) -> Flow:
     """Analysis: the values between the leaves and the output, by reachability along differentiable edges not held: one
     sweep forward and one back, since a graph lists every node behind its operands."""
     leaves = tuple(leaves)

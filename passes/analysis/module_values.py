@@ -32,7 +32,7 @@ class ModuleCall:
 class GraphValues:
     """The values of a lowered graph, as the model has them.
 
-    `lower_explicit` and `add_epsilon` put nodes before and behind an op that have the value of one of the model's nodes:
+    `to_explicit_form` and `add_epsilon` put nodes before and behind an op that have the value of one of the model's nodes:
     `enter` and `hold` where it is read, `leave`, `pass_on` and others in its place. In between flows no relevance. So the
     value of a node is always looked up at the node that everyone reads (`at`), which gets back what each reader passes, and
     that is relevance. `lxt_fx::positions` reads a part of a value: a reader inside the graph, never a module's output.

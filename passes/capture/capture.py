@@ -45,7 +45,7 @@ _SIGNALS = ("input_features", "input_values", "pixel_values")
 
 
 @contextmanager
-def torch_state_kept() -> Iterator[None]:
+def torch_state_restored() -> Iterator[None]:
     """Gradient enabled inside; grad mode and the random state are put back, also when capture fails halfway (an exception
     inside a traced no_grad region leaves gradients off for the whole process). The fast path of torch's own attention
     modules is off: it is for inference, no gradient passes it, and it answers 0 for padded tokens where the others do
@@ -80,7 +80,7 @@ def capture(model: nn.Module, example: Example, *, dynamic: bool = True) -> Capt
     said = []
     for name, way in ways:
         try:
-            with torch_state_kept(), traceable_experts(model), traceable_scans(model):
+            with torch_state_restored(), traceable_experts(model), traceable_scans(model):
                 return way()
         except UnsupportedVersionError:
             raise  # the next way would work without what is missing, and say nothing of it

@@ -77,7 +77,7 @@ class Example:
         return replace(self, kwargs=twice)
 
     def call(self, model: Callable[..., Any], without: tuple[str, ...] = ()) -> Any:
-        """The output of the model on this example, from a fixed random state (call it inside `torch_state_kept`)."""
+        """The output of the model on this example, from a fixed random state (call it inside `torch_state_restored`)."""
         torch.manual_seed(SEED)
         return model(**{k: v for k, v in (self.kwargs | self.constants).items() if k not in without})
 

@@ -12,13 +12,13 @@ from torch.fx import Node
 from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import pytree
-from lxt_fx.passes.capture.capture import Captured, capture, torch_state_kept
+from lxt_fx.passes.capture.capture import Captured, capture, torch_state_restored
 from lxt_fx.passes.capture.example import Example
-from lxt_fx.passes.capture.optional_inputs import answer_or_error
+from lxt_fx.passes.capture.refused_inputs import answer_or_error
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 
 
-def proven_capture(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
+def capture_and_try_sizes(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
     """The model's graph with free sizes, tried at other ones: every size that the graph calls free is changed. Where it
     differs from the model there (a model that reads `len(x)`, or loops over its tokens, may bake a size in without a word),
     with a free batch only, tried again, or with all sizes fixed to the example's.
@@ -89,7 +89,7 @@ def _capture_free(model: nn.Module, example: Example) -> Captured:
 
 def _holds_at(model: nn.Module, captured: Captured, other: Example) -> bool:
     """Whether graph and model agree on inputs of other sizes; so does a model that refuses them itself."""
-    with torch_state_kept(), torch.no_grad():
+    with torch_state_restored(), torch.no_grad():
         expected = answer_or_error(model, other)
         if isinstance(expected, Exception):
             return True

@@ -12,9 +12,9 @@ from lxt_fx.passes.fuse.attention import fuse_attention
 from lxt_fx.passes.fuse.gates import fuse_gates
 from lxt_fx.passes.fuse.head import fuse_head
 from lxt_fx.passes.fuse.linears import fuse_linears
+from lxt_fx.passes.fuse.merge_shares import merge_shares
 from lxt_fx.passes.fuse.norms import fuse_norms
 from lxt_fx.passes.fuse.rotary import fuse_rotary
-from lxt_fx.passes.fuse.shares import merge_shares
 
 
 def fuse(gm: GraphModule) -> Graph:

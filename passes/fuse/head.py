@@ -18,7 +18,7 @@ a position)."""
 
 def fuse_head(graph: Graph, carrying: Set[Node]) -> int:
     """Transform: each `lxt_fx.linear` between which and an output stand only elementwise ops and moves becomes
-    `lxt_fx.attribution.split_head`."""
+    `lxt_fx.head`."""
     todo, seen = [node for node in graph.output_node().all_input_nodes if node in carrying], set[Node]()
     while todo:
         node = todo.pop()

@@ -14,9 +14,9 @@ from lxt_fx.base.nodes import arguments, operands, shape, value
 from lxt_fx.base.torch_internals import OpOverload, aten, pytree, schema_of
 from lxt_fx.ops import selection as selection_ops
 from lxt_fx.passes.drop_dead import drop_dead
-from lxt_fx.passes.positions.asked import answer_index, checked, outputs
+from lxt_fx.passes.positions.asked_positions import answer_index, checked, outputs
 from lxt_fx.passes.positions.through_experts import move_through_experts
-from lxt_fx.passes.positions.through_ops import move_through
+from lxt_fx.passes.positions.through_ops import move_through_ops
 from lxt_fx.passes.positions.token_axis import Axis, Move, Selection, expression, item_shape
 
 
@@ -24,7 +24,7 @@ def select_positions(gm: GraphModule, positions: tuple[int, ...]) -> int:
     """Transform: the logits [batch, tokens, vocab] become those at `positions`, [batch, len(positions), vocab], and so does
     every value before them that is read for nothing else. An op is asked for fewer tokens where each token of its output
     depends on the same token of its operands, or on all of an operand that stays whole: the keys and values of an
-    attention. Elsewhere the selection is put in, `lxt_fx.passes.positions.asked`.
+    attention. Elsewhere the selection is put in, `lxt_fx.positions`.
 
     Without logits it is the only output of three dims. Raises InputError where there is none.
     """
@@ -74,7 +74,7 @@ class _Moving:
     def _possible(self, node: Node, axis: Axis) -> Move | None:
         if self.selection.tokens == 1:
             return None  # one token is no axis that could be told from others
-        move = move_through(node, axis, self.selection)
+        move = move_through_ops(node, axis, self.selection)
         named = {operand.name: operand.node for operand in operands(node)}
         if move is None or ("is_causal" in move.arguments and not self.knows_size):
             return None

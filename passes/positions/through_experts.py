@@ -10,7 +10,7 @@ from torch.fx import Node
 from lxt_fx.base.nodes import arguments, operands, shape
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import GROUPED_MATMULS
-from lxt_fx.passes.positions.through_ops import move_through
+from lxt_fx.passes.positions.through_ops import move_through_ops
 from lxt_fx.passes.positions.token_axis import Axis, Move, Selection, expression, quotient, same
 
 _KEPT = frozenset({aten.to.dtype, aten.cumsum.default, aten.detach.default})
@@ -81,7 +81,7 @@ class _Region:
             return self._takes_in_order(node, index)
         if node.target is operator.getitem and node.args[0].target in _SORTS:  # type: ignore[union-attr]
             return axis == self.axis and self._comes_from_sort(node)
-        move = move_through(node, axis, self.selection)
+        move = move_through_ops(node, axis, self.selection)
         named = {operand.name: operand.node for operand in operands(node)}
         if move is None or not all(self.is_sorted(named[name], found) for name, found in move.operands.items()):
             return False

@@ -16,7 +16,7 @@ from lxt_fx.passes.positions.through_layout import move_through_layout
 from lxt_fx.passes.positions.token_axis import Axis, Move, Selection, is_one, item_shape, same
 
 
-def move_through(node: Node, axis: Axis, selection: Selection) -> Move | None:
+def move_through_ops(node: Node, axis: Axis, selection: Selection) -> Move | None:
     """Analysis: what the op must be asked for, so that it gives its output at the selected positions of `axis`: a linear
     map its input there, an attention its queries there and all keys and values. None where the op mixes tokens, or nothing
     is known of it."""

@@ -48,7 +48,7 @@ def check_checkpoint(asked: object) -> None:
         )
 
 
-def checkpointed_forward(graph: Graph, segments: Segments) -> Callable[..., Any]:
+def recomputing_forward(graph: Graph, segments: Segments) -> Callable[..., Any]:
     """The forward of a GraphModule of this graph that recomputes its segments in the backward.
 
     It takes every parameter from the module that it is called on, so it holds none. Before the segments stands what comes

@@ -18,7 +18,7 @@ _HOLDS_WEIGHTS: dict[Any, frozenset[str]] = {
 }  # fmt: skip
 
 
-def lower(gm: GraphModule, flow: Flow) -> int:
+def freeze_constants(gm: GraphModule, flow: Flow) -> int:
     """Transform: freezes what relevance does not flow through. Parameters and float inputs that relevance is not read at
     (masks) ask no gradient (a `hold` where an op would differentiate them), and holds on values that carry nothing are
     dropped. `flow` is that of the graph as captured."""

@@ -20,7 +20,7 @@ from lxt_fx.ledger.taps import K, Meter, layer_of
 from lxt_fx.rule_table.rule import Keep, Rule
 
 
-def settle_accounts(
+def close_books(
     explained: Explained,
     goals: Sequence[Choice],
     relevance: Mapping[str, list[Tensor]],
