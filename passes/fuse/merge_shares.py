@@ -99,7 +99,6 @@ class _Merging:
                     node.update_arg(list(_shared(node)).index(name), _put_before(self.graph, node, operand, share))
 
 
-
 def own_share(node: Node, name: str) -> float:
     """The factor by which the node's op multiplies the native gradient of an operand."""
     if node.target in (products.sdpa, fused.grouped_sdpa):
