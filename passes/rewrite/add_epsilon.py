@@ -20,12 +20,12 @@ def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon:
     """Transform: inserts `lxt_fx.epsilon` after each linear map and product whose rule has an epsilon. It multiplies the
     gradient by z / (z + epsilon sign(z)), without a second matmul.
 
-    A fused attention has epsilon at its output and not at its scores. An op that divides by sums of its own takes epsilon as
-    an argument. An op whose rule gives its own explicit op gets none. `epsilon` is the default for rules without one.
+    A fused attention has epsilon at its output and not at its scores. An op that divides by sums of its own takes epsilon
+    as an argument. An op whose rule gives its own explicit op gets none. `epsilon` is the default for rules without one.
 
-    A sum that subtracts a held copy of one of its terms gets the op even if epsilon is 0. Where such a sum is 0, it receives
-    no relevance by eq. 8, but from its gradient its terms, which are not 0, would get relevance of both signs. A sum of such
-    terms alone (`soft - soft.detach()`) is treated as part of the sum that reads it.
+    A sum that subtracts a held copy of one of its terms gets the op even if epsilon is 0. Where such a sum is 0, it
+    receives no relevance by eq. 8, but from its gradient its terms, which are not 0, would get relevance of both signs. A
+    sum of such terms alone (`soft - soft.detach()`) is treated as part of the sum that reads it.
 
     Returns the names of the new nodes, each with the name of the node before it.
     """
