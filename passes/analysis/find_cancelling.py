@@ -33,8 +33,8 @@ class Cancelling:
 
 
 def find_cancelling(gm: GraphModule, flow: Flow) -> Cancelling:
-    """Analysis: sums like `hard + soft - soft.detach()` (the straight-through estimator), which have the value of `hard` and
-    the gradient of `soft`, in any order of terms. Such a sum can be 0 while its terms are not."""
+    """Analysis: sums like `hard + soft - soft.detach()` (the straight-through estimator), which have the value of `hard`
+    and the gradient of `soft`, in any order of terms. Such a sum can be 0 while its terms are not."""
     sums = [node for node in gm.graph.nodes if node in flow.carrying and node.target in _SUMS and not node.kwargs]
     if not any(_is_held(operand) for node in sums for operand in node.all_input_nodes):
         return Cancelling(frozenset(), frozenset())
