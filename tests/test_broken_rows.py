@@ -161,7 +161,7 @@ def test_a_broken_row_is_found_at_its_node(broken: Break, dtype: torch.dtype) ->
     faults = ledger.faults()
     assert faults[0].place.node == node
     assert {fault.place.node for fault in faults} == {node}
-    with pytest.raises(lxt_fx.LedgerError, match=rf"^ledger: %{node} = .*its row 'broken' does not account for"):
+    with pytest.raises(lxt_fx.LedgerError, match=rf"^ledger: %{node} = .*its rule 'broken' claims to conserve"):
         ledger.check()
     assert (ledger.residual.abs() <= (1e-9 if dtype is torch.float64 else 1e-4) * ledger.scale()).all()
 

@@ -179,7 +179,7 @@ def test_audit_fails_where_a_rule_keeps_more_than_it_says(
     assert run("audit", language_model, TEXT, "--rules", "broken") == 2
     shown = capsys.readouterr()
     assert "NOT ACCOUNTED FOR" in shown.out
-    assert "LedgerError: ledger: %mul" in shown.err and "'uniform' does not account for" in shown.err
+    assert "LedgerError: ledger: %mul" in shown.err and "rule 'uniform' claims to conserve" in shown.err
 
 
 def test_a_classifier_is_audited_too(classifier: str, capsys: pytest.CaptureFixture[str]) -> None:

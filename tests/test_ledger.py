@@ -1,4 +1,4 @@
-"""The ledger closes: sources and leaks add up to the explained value, each leak accounted for by its row."""
+"""The ledger closes: sources and leaks add up to the explained value, each leak accounted for by its rule."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def amount(ledger: lxt_fx.Ledger, cause: lxt_fx.Cause) -> Tensor:
 
 
 def check_closed(ledger: lxt_fx.Ledger, tolerance: float) -> None:
-    """Sources + leaks = value; what no row accounts for is rounding (of float32 where the model casts to it)."""
+    """Sources + leaks = value; what no rule accounts for is rounding (of float32 where the model casts to it)."""
     assert bool((ledger.residual.abs() <= tolerance * ledger.value.abs()).all())
     own = [entry for entry in ledger.entries if entry.place.dtype in ("", ledger.dtype)]
     unaccounted = sum(e.amount.abs().sum() for e in own if e.cause is lxt_fx.Cause.UNACCOUNTED)
@@ -330,10 +330,10 @@ def test_the_waterfall_ends_where_the_sources_end(tmp_path: Path) -> None:
     ledger.to_png(tmp_path / "waterfall.png")
     assert (tmp_path / "waterfall.png").read_bytes()[:4] == b"\x89PNG"
     two = lxt_fx.audit(module, {"input_ids": IDS})
-    with pytest.raises(lxt_fx.InputError, match="shows one row"):
+    with pytest.raises(lxt_fx.InputError, match="shows one example"):
         two.to_png(tmp_path / "two.png")
     two.row(1).to_png(tmp_path / "two.png")
-    with pytest.raises(lxt_fx.InputError, match="no row 2"):
+    with pytest.raises(lxt_fx.InputError, match="no example 2"):
         two.row(2)
 
 

@@ -46,7 +46,7 @@ STANDS_FOR: dict[Any, str] = {
     explicit.sdpa_held_steps: "value_of",
     **{op: "value" for fast, op in STEPS.items() if fast not in products.ATTENTIONS},
 }
-"""Ops that `lower_explicit` puts behind a node, with the argument that holds the node's value. They give the same value,
+"""Ops that `to_explicit_form` puts behind a node, with the argument that holds the node's value. They give the same value,
 everyone who read the node reads it there, and what comes back to them is relevance; the node itself may get a gradient."""
 
 
@@ -79,7 +79,7 @@ def own_equation(node: Node, rules: Mapping[str, Rule]) -> OpOverload | None:
     return rule.explicit.get(node.target) if rule is not None and isinstance(node.target, OpOverload) else None
 
 
-def lower_explicit(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
+def to_explicit_form(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
     """Transform: each op on the relevance path becomes the equation of its row; returns for each new node the one that it
     stands for, by name. `epsilon` is that of rows without one of their own. Forward values stay as they are; `flow` is that
     of this graph, `rules` are by node name."""
