@@ -48,7 +48,7 @@ def test_every_node_that_relevance_passes_has_an_entry_and_nothing_is_open(name:
     assert found.proven and found.not_proven == () and found.not_followed == ()
     assert found.carrying == len(found.entries) <= found.nodes
     assert sum(found.counts.values()) == len(found.entries) + len(found.cuts)
-    assert all(entry.line and entry.block and entry.why and entry.row.formula for entry in found.entries)
+    assert all(entry.line and entry.block and entry.why and entry.rule.formula for entry in found.entries)
 
 
 def nodes_with_gradient(module: lxt_fx.Explained, inputs: Mapping[str, Tensor]) -> list[str]:
@@ -77,12 +77,12 @@ def nodes_with_gradient(module: lxt_fx.Explained, inputs: Mapping[str, Tensor]) 
 def test_an_entry_says_what_matched_and_why_earlier_rows_refused() -> None:
     entries = {entry.node: entry for entry in lxt_fx.certificate(explained("llama")).entries}
     sdpa, silu, scale = entries["sdpa"], entries["silu"], entries["mul_4"]
-    assert (sdpa.op, sdpa.original, sdpa.row.name) == ("lxt_fx.sdpa", "aten.scaled_dot_product_attention", "attention")
+    assert (sdpa.op, sdpa.original, sdpa.rule.name) == ("lxt_fx.sdpa", "aten.scaled_dot_product_attention", "attention")
     assert sdpa.carrying == ("query", "key", "value")
     assert sdpa.refusals == (("attention of a constant", "key, query carries too"),)
     assert sdpa.module == "model.layers.0.self_attn" and sdpa.line.startswith("modeling_llama.py:")
     assert silu.why == "Lists aten.silu.default." and silu.module == "model.layers.0.mlp.act_fn"
-    assert silu.row.keeps is lxt_fx.Keep.ALL and silu.row.source.startswith("AttnLRP")
+    assert silu.rule.keeps is lxt_fx.Keep.ALL and silu.rule.source.startswith("AttnLRP")
     assert scale.why == "Lists aten.mul.Tensor. Only one operand carries."
     assert scale.refusals == (
         ("parameter held", "not a step of a recurrence"), ("uniform", "only one operand carries"),
@@ -99,7 +99,7 @@ def test_rows_of_cp_lrp_are_listed_where_they_refused() -> None:
     model = load_golden("qwen3_moe-attn", torch.float32).model
     table = lxt_fx.TABLES["attnlrp"].with_rows("weights only", rows.ATTENTION_WEIGHTS_HELD, summary="for this test")
     router = lxt_fx.certificate(lxt_fx.transform(model, rules=table))
-    softmax = [entry for entry in router.entries if entry.row.name == "softmax"]
+    softmax = [entry for entry in router.entries if entry.rule.name == "softmax"]
     assert {entry.refusals for entry in softmax} == {(("weights held", "not attention weights"),)}
 
 
@@ -111,9 +111,9 @@ def test_attention_weights_and_gates_are_held_under_cp_lrp(attention: str) -> No
     assert ends["weights held"] == (fused if attention == "sdpa" else {("lxt_fx.softmax", "self")})
     assert ends["gate held"] == {("aten.mul.Tensor", "self")}
     assert ends["norm statistic"] == {("lxt_fx.rms_norm", "statistic")}
-    assert [entry.row.name for entry in found.cuts] == ([] if attention == "sdpa" else ["weights held"] * 2)
+    assert [entry.rule.name for entry in found.cuts] == ([] if attention == "sdpa" else ["weights held"] * 2)
     assert {item.by for item in lxt_fx.certificate(explained("llama")).held} == {"norm statistic"}
-    gates = [entry for entry in found.entries if entry.row.name == "gate held"]
+    gates = [entry for entry in found.entries if entry.rule.name == "gate held"]
     assert {(entry.held, entry.carrying) for entry in gates} == {(("self",), ("other",))}
 
 

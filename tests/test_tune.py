@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import lxt_fx
 from lxt_fx import Removal
-from lxt_fx.base.errors import InputError, NonFiniteError, OtherWayError
+from lxt_fx.base.errors import InputError, NonFiniteError, TracedBranchError
 from lxt_fx.compiler import pipeline
 from lxt_fx.faithfulness.scores import Score
 from lxt_fx.faithfulness.tuned_table import TunedTable, chance_of
@@ -339,7 +339,7 @@ def test_a_traced_graph_must_hold_for_all_rows() -> None:
             return out
 
     rows = torch.tensor([[2.0, 2.0, 1.0], [-2.0, 2.0, 1.0]])
-    with pytest.raises(OtherWayError, match=r"test_tune\.py:\d+ read the value 2 .*these inputs give -2"):
+    with pytest.raises(TracedBranchError, match=r"test_tune\.py:\d+ read the value 2 .*these inputs give -2"):
         lxt_fx.tune(Choosing(), rows, 0, grid={"linear": [0.0]}, removal=Removal(batch=1), progress=False)
     lxt_fx.tune(Choosing(), rows.abs(), 0, grid={"linear": [0.0]}, removal=Removal(batch=1), progress=False)
 
