@@ -155,14 +155,14 @@ def test_a_router_does_not_follow_the_indices_that_it_selects() -> None:
     assert [item.op for item in found.not_followed] == ["aten.topk[1]"] * 2
     assert "2 x into aten.topk[1], which has no gradient, in model.layers.0-1.mlp.gate" in found.summary()
     native = lxt_fx.certificate(lxt_fx.transform(model, rules="lxt")).not_proven
-    assert [item.why for item in native] == ["row native router (nothing is claimed: native gradient)"] * 2
+    assert [item.why for item in native] == ["rule native router (nothing is claimed: native gradient)"] * 2
 
 
 def test_of_the_plain_gradient_nothing_is_proven() -> None:
     found = lxt_fx.certificate(explained("llama", "gradient"))
     assert [item.node for item in found.not_proven] == [entry.node for entry in found.entries] and not found.proven
-    assert {item.why for item in found.not_proven} == {"row native (nothing is claimed: native gradient)"}
-    assert f"{found.carrying} x row native (nothing is claimed" in found.summary()
+    assert {item.why for item in found.not_proven} == {"rule native (nothing is claimed: native gradient)"}
+    assert f"{found.carrying} x rule native (nothing is claimed" in found.summary()
 
 
 def test_a_node_without_a_row_is_not_proven() -> None:
@@ -172,7 +172,7 @@ def test_a_node_without_a_row_is_not_proven() -> None:
 
     found = lxt_fx.certificate(lxt_fx.transform(Net().eval(), (torch.randn(2, 6),), strict=False))
     (item,) = found.not_proven
-    assert item.op == "aten.lgamma" and "no row matched" in item.why and item.line.startswith("test_certificate.py:")
+    assert item.op == "aten.lgamma" and "no rule matched" in item.why and item.line.startswith("test_certificate.py:")
     assert found.carrying == len(found.entries) + 1
 
 

@@ -38,7 +38,7 @@ def raise_non_finite(
     leaves = {name: t for name, t in bound.items() if isinstance(t, Tensor) and t.requires_grad}
     broken = [f"{name} {_range(leaf)}" for name, leaf in leaves.items() if not is_finite([leaf.detach()])]
     if broken:
-        raise NonFiniteError(f"{what} is not finite: the input itself is not, {'; '.join(broken)}; mend the input")
+        raise NonFiniteError(f"{what} is not finite: the input itself is not, {'; '.join(broken)}; correct the input")
     finder = _Finder(explained)
     value = value_of(explained._run_by(finder, bound))
     if not finder.found:

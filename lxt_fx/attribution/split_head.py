@@ -53,10 +53,10 @@ def split_model(explained: Explained) -> SplitModel | None:
     if linear is None:
         return None
     hidden = linear.args[0]
-    behind = region[region.index(linear) :]
-    if not isinstance(hidden, Node) or len(shape(hidden) or ()) != 3 or not _reads_only(behind, linear, by_inputs):
+    tail = region[region.index(linear) :]
+    if not isinstance(hidden, Node) or len(shape(hidden) or ()) != 3 or not _reads_only(tail, linear, by_inputs):
         return None
-    return SplitModel(_body(explained, hidden), _head(explained, hidden, flat[index], needed, set(behind)))
+    return SplitModel(_body(explained, hidden), _head(explained, hidden, flat[index], needed, set(tail)))
 
 
 def logits_index(explained: Explained) -> int | None:
@@ -87,13 +87,13 @@ def _by_inputs(nodes: list[Node]) -> set[Node]:
     return found
 
 
-def _reads_only(behind: list[Node], linear: Node, by_inputs: set[Node]) -> bool:
+def _reads_only(tail: list[Node], linear: Node, by_inputs: set[Node]) -> bool:
     """Whether the nodes between the linear map and the logits are elementwise, and none of them, nor the linear map itself,
     reads another value that depends on the inputs."""
-    inside = set(behind)
+    inside = set(tail)
     if any(operand in by_inputs for operand in linear.all_input_nodes if operand is not linear.args[0]):
         return False
-    others = [node for node in behind if node is not linear]
+    others = [node for node in tail if node is not linear]
     return all(
         node.target in _ELEMENTWISE and all(n in inside for n in node.all_input_nodes if n in by_inputs) for node in others
     )
@@ -113,10 +113,10 @@ def _body(explained: Explained, hidden: Node) -> GraphModule:
     return body
 
 
-def _head(explained: Explained, hidden: Node, logits: Node, needed: list[Node], behind: set[Node]) -> GraphModule:
+def _head(explained: Explained, hidden: Node, logits: Node, needed: list[Node], tail: set[Node]) -> GraphModule:
     graph = Graph()
     copies = {hidden: graph.placeholder("hidden")}
-    wanted = behind | {n for node in behind for n in _needed_constants(node, behind | {hidden})}
+    wanted = tail | {n for node in tail for n in _needed_constants(node, tail | {hidden})}
     for node in needed:
         if node in wanted:
             copies[node] = graph.node_copy(node, lambda operand: copies[operand])

@@ -145,7 +145,7 @@ class TokenNames:
         ids = self.tokenizer.encode(name, add_special_tokens=False)
         pieces = " ".join(f"'{token}'" for token in readable_tokens(self.tokenizer, ids))
         several = len(ids) > 1 and self._known(ids, name)
-        said = f"{len(ids)} tokens: {pieces}" if len(ids) > 1 else f"not in its vocabulary, but {pieces or 'nothing'}"
+        said = f"{len(ids)} tokens: {pieces}" if len(ids) > 1 else f"read as {pieces or 'nothing'}"
         one = f"{self.function}: {name!r} is not one token of the tokenizer; it is {said}. A logit belongs to one token: "
         if several and contrast:
             return one + "in a contrast give one of the pieces, or explain both names, each alone, and compare"

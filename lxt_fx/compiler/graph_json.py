@@ -49,7 +49,7 @@ def decode_graph(saved: dict[str, Any], ops: Iterable[OpOverload] = ()) -> Graph
     nodes: dict[str, Node] = {}
     for item in saved["nodes"]:
         if item["op"] not in ("placeholder", "get_attr", "call_function", "output"):
-            raise InputError(f"load: the file holds a node of kind {item['op']}, which lxt_fx never writes")
+            raise InputError(f"load: the file has a node of kind {item['op']}, which lxt_fx never writes")
         target = _target(item["target"], known) if item["op"] == "call_function" else item["target"]
         kwargs = {name: _decoded(argument, nodes) for name, argument in item["kwargs"].items()}
         node = graph.create_node(item["op"], target, _decoded(item["args"], nodes), kwargs, name=item["name"])

@@ -92,7 +92,7 @@ class Units:
             )
         values = relevance.detach().double().cpu()
         if not bool(values.isfinite().all()):
-            raise InputError(f"{self.function}: relevance holds NaN or infinity, which have no order; mend it first")
+            raise InputError(f"{self.function}: relevance has NaN or infinity, which cannot be ordered; fix that first")
         if isinstance(self.unit, int):
             pixels = values.sum(1) if shape == full else values
             return nn.functional.avg_pool2d(pixels[:, None], self.unit, divisor_override=1).flatten(1)

@@ -131,9 +131,10 @@ def _paragraph(entries: Sequence[PathEntry], *, names: bool) -> list[str]:
     nodes = _some([f"%{entry.node}" for entry in entries]) if names else str(len(entries))
     to = ", ".join(dict.fromkeys(first.carrying)) or "none"
     held = f", holds {', '.join(first.held)}" if first.held else ""
+    claim = "claims nothing" if first.rule.keeps is Keep.NATIVE else f"conserves {conserves_text(first.rule.keeps)}"
     lines = [
         f"  {first.op}{was}: {nodes}   {_lines(entries)}".rstrip(),
-        f"    {first.rule.name}, to {to}{held}, conserves {conserves_text(first.rule.keeps)}. {first.why}",
+        f"    {first.rule.name}, to {to}{held}, {claim}. {first.why}",
     ]
     return lines + [f"    not {rule}: {reason}" for rule, reason in first.refusals]
 
