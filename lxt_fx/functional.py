@@ -11,7 +11,6 @@ Functions raise InputError for a form that does not exist or an epsilon below 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lxt_fx.ops import activations, explicit, norms, products
+from lxt_fx.ops.activations import BY_NAME
 from lxt_fx.ops.forms import Form, epsilon_of
 
 Dims = int | tuple[int, ...] | list[int]
@@ -191,57 +191,57 @@ def identity(function: Callable[[Tensor], Tensor], x: Tensor, *, form: Form = "g
 
 def silu(x: Tensor, *, form: Form = "gradient") -> Tensor:
     """SiLU by the identity rule, in closed form (AttnLRP eq. 9)."""
-    return _activation("silu", activations.silu, x, form)
+    return _activation("silu", x, form)
 
 
 def gelu(x: Tensor, approximate: str = "none", *, form: Form = "gradient") -> Tensor:
     """GELU by the identity rule, in closed form (AttnLRP eq. 9)."""
-    return _activation("gelu", lambda a: activations.gelu(a, approximate=approximate), x, form)
+    return _activation("gelu", x, form, approximate=approximate)
 
 
 def relu(x: Tensor, *, form: Form = "gradient") -> Tensor:
     """ReLU by the identity rule, which is its own gradient (AttnLRP eq. 9)."""
-    return _activation("relu", activations.relu, x, form)
+    return _activation("relu", x, form)
 
 
 def tanh(x: Tensor, *, form: Form = "gradient") -> Tensor:
     """tanh by the identity rule, in closed form (AttnLRP eq. 9)."""
-    return _activation("tanh", activations.tanh, x, form)
+    return _activation("tanh", x, form)
 
 
 def sigmoid(x: Tensor, *, form: Form = "gradient") -> Tensor:
     """sigmoid: R_in = R_out less what f(0) = 1/2 takes (AttnLRP eq. 9 with f(0) as a bias)."""
-    return _activation("sigmoid", activations.sigmoid, x, form, 0.5)
+    return _activation("sigmoid", x, form)
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01, *, form: Form = "gradient") -> Tensor:
     """Leaky ReLU by the identity rule, which is its own gradient (AttnLRP eq. 9)."""
-    return _activation("leaky_relu", lambda a: activations.leaky_relu(a, negative_slope), x, form)
+    return _activation("leaky_relu", x, form, negative_slope=negative_slope)
 
 
 def elu(x: Tensor, alpha: float = 1.0, *, form: Form = "gradient") -> Tensor:
     """ELU by the identity rule, in closed form (AttnLRP eq. 9)."""
-    return _activation("elu", lambda a: activations.elu(a, alpha), x, form)
+    return _activation("elu", x, form, alpha=alpha)
 
 
 def mish(x: Tensor, *, form: Form = "gradient") -> Tensor:
     """Mish by the identity rule, in closed form (AttnLRP eq. 9)."""
-    return _activation("mish", activations.mish, x, form)
+    return _activation("mish", x, form)
 
 
 def hardswish(x: Tensor, *, form: Form = "gradient") -> Tensor:
     """Hardswish by the identity rule, in closed form (AttnLRP eq. 9)."""
-    return _activation("hardswish", activations.hardswish, x, form)
+    return _activation("hardswish", x, form)
 
 
 def relu6(x: Tensor, *, form: Form = "gradient") -> Tensor:
     """ReLU6 by the identity rule (AttnLRP eq. 9)."""
-    return _activation("relu6", lambda a: activations.hardtanh(a, 0.0, 6.0), x, form)
+    return _activation("hardtanh", x, form, caller="relu6", min_val=0.0, max_val=6.0)
 
 
 def softplus(x: Tensor, *, form: Form = "gradient") -> Tensor:
     """softplus: R_in = R_out less what f(0) = log 2 takes (AttnLRP eq. 9 with f(0) as a bias)."""
-    return _activation("softplus", activations.softplus, x, form, math.log(2))
+    return _activation("softplus", x, form)
 
 
 def linear_map(
@@ -298,9 +298,13 @@ def _product(
     return _run(explicit.pass_on, only.expand(value.shape), value)
 
 
-def _activation(caller: str, rule: Callable[..., Any], x: Tensor, form: str, at_zero: float = 0.0) -> Tensor:
-    epsilon_of(form, None, caller)
-    return _run(rule, x) if form == "gradient" else _run(explicit.pass_on, x, rule(x.detach()), at_zero)
+def _activation(name: str, x: Tensor, form: str, *, caller: str = "", **settings: Any) -> Tensor:
+    """A function of `ops/activations.py`, where f(0) stands."""
+    epsilon_of(form, None, caller or name)
+    activation = BY_NAME[name]
+    if form == "gradient":
+        return _run(activation.op, x, **settings)
+    return _run(explicit.pass_on, x, activation.value(x.detach(), **settings), activation.at_zero)
 
 
 def _run(op: Callable[..., Any], *arguments: Any, **settings: Any) -> Tensor:

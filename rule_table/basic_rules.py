@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import activations, norms, products
+from lxt_fx.ops.activations import ACTIVATIONS
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table.rule import GroupKind, Keep, Role, Rule
@@ -18,12 +19,7 @@ CP_LRP = "CP-LRP (Ali et al. 2022)"
 
 NORM = Rule(
     name="norm",
-    ops={
-        GroupKind.RMS_NORM: norms.rms_norm,
-        aten.rms_norm.default: norms.rms_norm_fused,
-        aten.layer_norm.default: norms.layer_norm,
-        aten.group_norm.default: norms.group_norm,
-    },
+    ops={GroupKind.RMS_NORM: norms.rms_norm, **{op: norm.op for op, norm in norms.OF.items()}},
     when=on.one_carries,
     formula="y = (x - mean) s, s held constant: R_in = R_out",
     source=f"{ATTNLRP} prop. 3.4",
@@ -84,24 +80,7 @@ LOG_SOFTMAX = Rule(
 )
 IDENTITY = Rule(
     name="identity",
-    ops={
-        aten.silu.default: activations.silu,
-        aten.gelu.default: activations.gelu,
-        aten.relu.default: activations.relu,
-        aten.leaky_relu.default: activations.leaky_relu,
-        aten.tanh.default: activations.tanh,
-        aten.elu.default: activations.elu,
-        aten.mish.default: activations.mish,
-        aten.hardswish.default: activations.hardswish,
-        aten.sin.default: activations.sin,
-        aten.erf.default: activations.erf,
-        aten.asinh.default: activations.asinh,
-        aten.log1p.default: activations.log1p,
-        aten.sqrt.default: activations.sqrt,
-        aten.log.default: activations.log,
-        aten.expm1.default: activations.expm1,
-        aten.atan.default: activations.atan,
-    },
+    ops={f.aten: f.op for f in ACTIVATIONS if f.at_zero == 0 and not f.some},
     formula="R_in = R_out: g_in = g_out y / x",
     source=f"{ATTNLRP} eq. 9",
     keeps=Keep.ALL,
@@ -132,13 +111,7 @@ IDENTITY_PIECEWISE = Rule(
 )
 IDENTITY_FROM_ZERO = Rule(
     name="identity from f(0)",
-    ops={
-        aten.sigmoid.default: activations.sigmoid,
-        aten.exp.default: activations.exp,
-        aten.hardsigmoid.default: activations.hardsigmoid,
-        aten.log_sigmoid.default: activations.log_sigmoid,
-        aten.acos.default: activations.acos,
-    },
+    ops={f.aten: f.op for f in ACTIVATIONS if f.at_zero != 0 and not f.some},
     formula="R_in = R_out (y - f(0)) / y: f(0) absorbs its share",
     source=f"{ATTNLRP} eq. 9, with f(0) as a bias",
     keeps=Keep.ALL_BUT_CONSTANTS,
@@ -193,7 +166,7 @@ MATMUL_LINEAR = Rule(
 )
 LINEAR_NATIVE = Rule(
     name="linear",
-    ops=dict.fromkeys((aten.einsum.default, aten.addmm.default, *GROUPED_MATMULS)),
+    ops=dict.fromkeys((aten.einsum.default, aten.addmm.default, *sorted(GROUPED_MATMULS, key=str))),
     when=on.one_carries,
     formula="R_i = sum_j x_i W_ji R_j / z_j",
     source=f"{ATTNLRP} eq. 8",

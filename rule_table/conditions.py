@@ -4,33 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.fx import Node
-
 from lxt_fx.base.nodes import shape
 from lxt_fx.base.pattern import Mismatch, Op, Part, any_of, match, number
 from lxt_fx.base.torch_internals import aten
-from lxt_fx.ops.aten_kinds import MOVES, POINTWISE_LINEAR
 from lxt_fx.rule_table.rule import Condition, Refusal, Role, Site, statement
 
 _tanh = Op(aten.tanh.default)
-
-GATES = frozenset(
-    {
-        aten.silu.default,
-        aten.gelu.default,
-        aten.relu.default,
-        aten.sigmoid.default,
-        aten.tanh.default,
-        aten.softmax.int,
-        aten.topk.default,
-        aten.hardswish.default,
-        aten.mish.default,
-        aten.elu.default,
-        aten.softplus.default,
-    }
-)
-"""Ops whose output gates what it is multiplied with."""
-
 
 def all_of(*conditions: Condition) -> Condition:
     """Refuses with the first reason."""
@@ -150,8 +129,7 @@ def _capped(x: Part, below: Part, above: Part) -> Part:
 
 def gate(site: Site) -> tuple[str, ...]:
     """The operand of a product that gates the other: it comes out of an activation, a softmax or a selection of one."""
-    names = [name for name in ("self", "other") if _is_gate(site.arguments.get(name))]
-    return (names[0],) if len(names) == 1 else ()
+    return site.gates if len(site.gates) == 1 else ()
 
 
 def parameters(site: Site) -> tuple[str, ...]:
@@ -169,19 +147,6 @@ def one_gate(site: Site) -> Refusal:
     if len(site.carrying) != 2:
         return "only one operand carries"
     return None if gate(site) else "which operand gates the other is not clear"
-
-
-def _is_gate(value: Any) -> bool:
-    """Looks back through casts, views and constant scales for the op that made the value."""
-    for _ in range(16):
-        if not isinstance(value, Node) or value.op != "call_function":
-            return False
-        if value.target in GATES:
-            return True
-        if value.target not in MOVES | POINTWISE_LINEAR | {aten.mul.Tensor, aten.div.Tensor}:
-            return False
-        value = value.args[0]
-    return False
 
 
 def same_shape(site: Site) -> Refusal:

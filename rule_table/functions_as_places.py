@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from lxt_fx.base.torch_internals import aten
+from lxt_fx.ops import norms
+from lxt_fx.ops.activations import ACTIVATIONS
 
 _ADD, _SUB, _MUL = (aten.add.Tensor,), (aten.sub.Tensor,), (aten.mul.Tensor,)
 _DIV, _MATMUL = (aten.div.Tensor,), (aten.matmul.default,)
@@ -32,19 +34,12 @@ FUNCTIONS: Mapping[Callable[..., Any], tuple[Any, ...]] = {
     torch.sum: (aten.sum.default, aten.sum.dim_IntList),
     torch.mean: (aten.mean.default, aten.mean.dim),
     torch.cat: (aten.cat.default,),
-    torch.tanh: (aten.tanh.default,),
-    torch.sigmoid: (aten.sigmoid.default,),
-    torch.exp: (aten.exp.default,),
     F.linear: (aten.linear.default,),
-    F.silu: (aten.silu.default,),
-    F.gelu: (aten.gelu.default,),
-    F.relu: (aten.relu.default,),
-    torch.relu: (aten.relu.default,),
-    F.layer_norm: (aten.layer_norm.default,),
-    F.group_norm: (aten.group_norm.default,),
     F.batch_norm: (aten.batch_norm.default,),
     F.conv1d: (aten.conv1d.default, aten.conv1d.padding),
     F.conv2d: (aten.conv2d.default, aten.conv2d.padding),
     F.conv3d: (aten.conv3d.default, aten.conv3d.padding),
     F.scaled_dot_product_attention: (aten.scaled_dot_product_attention.default,),
+    **{function: (activation.aten,) for activation in ACTIVATIONS for function in activation.functions},
+    **{function: (op,) for op, norm in norms.OF.items() for function in norm.functions},
 }

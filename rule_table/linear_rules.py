@@ -18,7 +18,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import shape, value
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import contributions, products
-from lxt_fx.ops.aten_kinds import CONVOLUTIONS
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS, TRANSPOSED
 from lxt_fx.ops.contributions import RuleOps
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table.rule import Condition, Keep, Refusal, Rule, Site
@@ -231,7 +231,7 @@ def _map_settings(site: Site) -> Mapping[str, Any]:
     """What the general op of the map takes and the ATen op does not, or takes in other words."""
     if site.kind is aten.matmul.default:
         return {"held": _held(site)}
-    if site.kind in (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input):
+    if site.kind in TRANSPOSED:
         return {"transposed": True}
     padding = site.arguments.get("padding")
     return {"padding": _padding(site, padding)} if isinstance(padding, str) else {}

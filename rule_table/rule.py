@@ -70,7 +70,8 @@ class Site:
 
     `arguments` are those of the op by schema name; for a group those that its lxt_fx op takes. `carrying` names the
     arguments that carry relevance, once per operand. `members` are the nodes that a row on this site consumes.
-    `parameters` names the operand of a product that is a parameter of a recurrence.
+    `parameters` names the operand of a product that is a parameter of a recurrence, `gates` those that come out of an
+    activation.
     """
 
     node: Node
@@ -80,6 +81,7 @@ class Site:
     members: frozenset[Node]
     roles: frozenset[Role] = frozenset()
     parameters: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
 
     def carries(self, *names: str) -> bool:
         """Whether exactly these arguments carry relevance."""
@@ -132,8 +134,8 @@ class Rule:
     them, so relevance flow is marked again once all such rows are chosen. A row with empty `ops` matches any single node.
     `epsilon` is added, with the sign of z, to what eq. 8 of AttnLRP divides by; None takes that of `transform`. `explicit`
     gives ops of this row their equation: an op with the same arguments and value whose backward takes the relevance of its
-    output to that of its inputs. It stands in the explicit form, and neither form puts an epsilon behind the op. An op of a
-    user's without one has its own backward between `enter` and `leave` there: x times what it makes of R / z.
+    output to that of its inputs. It stands in the explicit form, and neither form puts an epsilon behind the op. A user's
+    op without one uses its own vjp there, R_in = x * vjp(R / z), which the certificate lists as not proven.
     """
 
     name: str

@@ -59,10 +59,11 @@ ATTNLRP = _OF_THE_PAPER.with_rows(
     rows.RECURRENCE_HELD,
     summary=f"{_OF_THE_PAPER.summary} Recurrences, of which the paper says nothing, by MambaLRP.",
 )
-CP_LRP = ATTNLRP.with_rows(
+CP_LRP = _OF_THE_PAPER.with_rows(
     "cp_lrp",
     rows.ATTENTION_HELD,
     rows.ATTENTION_WEIGHTS_HELD,
+    rows.RECURRENCE_HELD,  # before gates: what is written to a state may come out of an activation, and is no gate
     rows.GATE_HELD,
     summary="Attention weights, gates and norm factors are held constant, so that the rest is linear and conserves.",
     paper="Ali et al., XAI for Transformers: Better Explanations through Conservative Propagation, ICML 2022",

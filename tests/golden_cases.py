@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torchvision_vit import VisionTransformer
 from transformers import AutoConfig
 
 FOLDER = Path(__file__).parent / "golden"
@@ -75,6 +76,16 @@ def by_expert(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if not path:
             found[key] = value
     return found
+
+
+def load_golden_vit(dtype: torch.dtype) -> Golden:
+    """The case of torchvision's vision transformer; its `image` is in `dtype` too."""
+    with safe_open(FOLDER / "vit-cp.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        model = VisionTransformer(json.loads(file.metadata()["config"]))
+    model.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+    case = {key.removeprefix("case."): value for key, value in tensors.items() if key.startswith("case.")}
+    return Golden(model.to(dtype).eval(), case | {"image": case["image"].to(dtype)})
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:

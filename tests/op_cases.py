@@ -3,13 +3,13 @@ keeps for the backward and what it leaks. Tensors that carry relevance require a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from activation_cases import BELOW_ONE, CURVES, NOT_NEGATIVE, Curve
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
@@ -107,56 +107,28 @@ def leaves(arguments: Arguments) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.requires_grad]
 
 
-def _pointwise(
-    op: OpOverload, plain: Callable[..., Tensor], *settings: float, name: str = "", at_zero: float = 0.0,
-    make: Callable[..., Tensor] = carrying, kept: str = "self", leak: Leak | None = None, **keywords: Any,
-) -> Case:  # fmt: skip
-    return Case(
-        name or str(op).split(".")[1],
-        op,
-        plain,
-        lambda dtype: (make(0, 2, 3, 4, dtype=dtype), *settings),
-        kept=(kept,),
-        leak=leak or (constant(at_zero) if at_zero else nothing),
-        keywords=keywords,
-    )
-
-
 def open_gates(arguments: Arguments, value: Tensor, gradient: Tensor) -> Tensor:
     """f(0) = 1/2 takes its share where the gate is not closed."""
     return 0.5 * gradient[value != 0].sum()
 
 
-POINTWISE = (
-    _pointwise(activations.silu, F.silu),
-    _pointwise(activations.gelu, F.gelu),
-    _pointwise(activations.gelu, F.gelu, name="gelu_tanh", approximate="tanh"),
-    _pointwise(activations.relu, torch.relu, kept="output"),
-    _pointwise(activations.leaky_relu, F.leaky_relu, 0.2),
-    _pointwise(activations.tanh, torch.tanh),
-    _pointwise(activations.sigmoid, torch.sigmoid, at_zero=0.5),
-    _pointwise(activations.exp, torch.exp, at_zero=1.0),
-    _pointwise(activations.softplus, F.softplus, at_zero=math.log(2)),
-    _pointwise(activations.pow, torch.pow, 2, name="square"),
-    _pointwise(activations.pow, torch.pow, 3.0, name="cube"),
-    _pointwise(activations.elu, F.elu, 0.7),
-    _pointwise(activations.elu, lambda x, *_: F.selu(x), 1.6732632423543772, 1.0507009873554805, name="selu"),
-    _pointwise(activations.elu, lambda x, *_: F.celu(x, 0.5), 0.5, 1.0, 2.0, name="celu"),
-    _pointwise(activations.mish, F.mish),
-    _pointwise(activations.hardswish, F.hardswish),
-    _pointwise(activations.hardsigmoid, F.hardsigmoid, leak=open_gates),
-    _pointwise(activations.hardtanh, F.hardtanh),
-    _pointwise(activations.hardtanh, lambda x, *_: F.relu6(x), 0.0, 6.0, name="relu6"),
-    _pointwise(activations.sin, torch.sin),
-    _pointwise(activations.erf, torch.erf),
-    _pointwise(activations.asinh, torch.asinh),
-    _pointwise(activations.log1p, torch.log1p, make=positive),
-    _pointwise(activations.sqrt, torch.sqrt, make=positive),
-    _pointwise(activations.expm1, torch.expm1),
-    _pointwise(activations.atan, torch.atan),
-    _pointwise(activations.acos, torch.acos, make=below_one, at_zero=math.pi / 2),
-    _pointwise(activations.log_sigmoid, F.logsigmoid, at_zero=-math.log(2)),
-)
+DRAWN = {NOT_NEGATIVE: positive, BELOW_ONE: below_one}
+
+
+def _pointwise(curve: Curve) -> Case:
+    leak = constant(curve.at_zero) if curve.at_zero else nothing
+    return Case(
+        curve.name,
+        curve.of,
+        curve.plain,
+        lambda dtype: (DRAWN.get(curve.where, carrying)(0, 2, 3, 4, dtype=dtype), *curve.settings),
+        kept=("output",) if curve.name == "relu" else ("self",),
+        leak=open_gates if curve.name == "hardsigmoid" else leak,
+        keywords=curve.named,
+    )
+
+
+POINTWISE = tuple(map(_pointwise, CURVES))
 """Ops of one tensor, f(x) of each element."""
 
 
@@ -199,7 +171,7 @@ sdpa = F.scaled_dot_product_attention
 SHARES = {"query_share": 0.5, "key_share": 0.5, "value_share": 0.5, "mask_share": 1.0}
 
 OTHERS = (
-    _pointwise(activations.log, torch.log, make=positive),
+    Case("log", activations.log, torch.log, lambda d: (positive(0, 2, 3, 4, dtype=d),)),
     Case(
         "epsilon", products.epsilon, lambda x, epsilon: x, lambda d: (carrying(0, 3, 4, dtype=d), 0.5),
         leak=lambda arguments, value, gradient: (value * gradient * 0.5 / (value.abs() + 0.5)).sum(),

@@ -112,47 +112,6 @@ def norm_value(x: Vector, weights: Vector, bias: Vector, eps: float) -> Vector:
     return [(xi - mean) / std * w + b for xi, w, b in zip(x, weights, bias, strict=True)]
 
 
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
-
-
-def _softplus(x: float) -> float:
-    return math.log(1 + math.exp(x))
-
-
-FUNCTIONS: dict[str, Callable[[float], float]] = {
-    "silu": lambda x: x * _sigmoid(x),
-    "gelu": lambda x: x * 0.5 * math.erfc(-x / math.sqrt(2)),
-    "gelu_tanh": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    "relu": lambda x: max(x, 0.0),
-    "leaky_relu": lambda x: x if x > 0 else 0.2 * x,
-    "tanh": math.tanh,
-    "sigmoid": _sigmoid,
-    "exp": math.exp,
-    "softplus": _softplus,
-    "square": lambda x: x * x,
-    "cube": lambda x: x * x * x,
-    "elu": lambda x: x if x > 0 else 0.7 * math.expm1(x),
-    "selu": lambda x: 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * math.expm1(x)),
-    "celu": lambda x: x if x > 0 else 0.5 * math.expm1(x / 0.5),
-    "mish": lambda x: x * math.tanh(_softplus(x)),
-    "hardswish": lambda x: x * min(max(x + 3, 0.0), 6.0) / 6,
-    "hardsigmoid": lambda x: min(max(x + 3, 0.0), 6.0) / 6,
-    "hardtanh": lambda x: min(max(x, -1.0), 1.0),
-    "relu6": lambda x: min(max(x, 0.0), 6.0),
-    "sin": math.sin,
-    "erf": math.erf,
-    "asinh": math.asinh,
-    "log1p": math.log1p,
-    "sqrt": math.sqrt,
-    "expm1": math.expm1,
-    "atan": math.atan,
-    "acos": math.acos,
-    "log_sigmoid": lambda x: -_softplus(-x),
-}
-"""y = f(x) of each pointwise case."""
-
-
 def identity(function: Callable[[float], float], x: float, gradient: float) -> float:
     """R_in = R_out (eq. 9), less the share that the constant f(0) takes of y (eq. 8). R_out is y times the gradient."""
     y, at_zero = function(x), function(0.0)

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from activation_cases import BY_NAME as CURVE
+from activation_cases import Curve
 from row_nets import (
     ANY,
-    BELOW_ONE,
-    NOT_NEGATIVE,
     POSITIVE,
     SMALL,
     Case,
@@ -204,12 +204,25 @@ PRODUCTS = (
 )  # fmt: skip
 
 LOG2 = math.log(2)
-OF_POSITIVE = (aten.log1p.default, aten.sqrt.default, aten.log.default)
+
+
+def _by_curve(rule: Rule) -> tuple[Case, ...]:
+    """Each op of an identity rule as `activation_cases` has it; log, whose f(0) is infinite and takes nothing, apart."""
+    curves = [(op, CURVE[str(op).split(".")[1]]) for op in rule.ops if op is not aten.log.default]
+    return tuple(
+        activation(rule, op, values=curve.where, leak=_share_of_zero(curve) if curve.at_zero else None)
+        for op, curve in curves
+    )
+
+
+def _share_of_zero(curve: Curve) -> Leak:
+    if curve.name == "hardsigmoid":  # a closed gate has nothing to share
+        return lambda net, x, c: c * curve.at_zero * (x[0] > -3)
+    return number(curve.at_zero)
+
 
 ACTIVATIONS = (
-    *(activation(rows.IDENTITY, op) for op in rows.IDENTITY.ops if op not in (*OF_POSITIVE, aten.expm1.default)),
-    activation(rows.IDENTITY, aten.expm1.default, values=SMALL),
-    *(activation(rows.IDENTITY, op, values=NOT_NEGATIVE) for op in OF_POSITIVE[:2]),
+    *_by_curve(rows.IDENTITY),
     activation(rows.IDENTITY, aten.log.default, values=POSITIVE),
     Case(
         rows.IDENTITY_PIECEWISE, aten.prelu.default, lambda net, a: F.prelu(a, net.weight), constants={"weight": (3,)},
@@ -221,11 +234,7 @@ ACTIVATIONS = (
     activation(rows.IDENTITY_POWER, aten.pow.Tensor_Scalar, 3.0, name="cube"),
     activation(rows.IDENTITY_CLAMP, aten.hardtanh.default),
     Case(rows.IDENTITY_CLAMP, aten.hardtanh.default, lambda net, a: F.relu6(a), name="relu6"),
-    activation(rows.IDENTITY_FROM_ZERO, aten.sigmoid.default, leak=number(0.5)),
-    activation(rows.IDENTITY_FROM_ZERO, aten.exp.default, leak=number(1.0), values=SMALL),
-    activation(rows.IDENTITY_FROM_ZERO, aten.hardsigmoid.default, leak=lambda net, x, c: c * 0.5 * (x[0] > -3)),
-    activation(rows.IDENTITY_FROM_ZERO, aten.log_sigmoid.default, leak=number(-LOG2)),
-    activation(rows.IDENTITY_FROM_ZERO, aten.acos.default, leak=number(math.pi / 2), values=BELOW_ONE),
+    *_by_curve(rows.IDENTITY_FROM_ZERO),
     activation(rows.IDENTITY_SOFTPLUS, aten.softplus.default, leak=number(LOG2)),
     Case(rows.IDENTITY_REGION, GroupKind.ELEMENTWISE, lambda net, a: a * torch.sigmoid(1.702 * a)),
     Case(

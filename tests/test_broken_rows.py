@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from tiny import MODELS
+from shared_captures import explained, one_worker
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.library import Library
@@ -149,20 +148,16 @@ BREAKS = (
 every_dtype = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
 
-@cache
-def model(name: str, attention: str, dtype: torch.dtype) -> torch.nn.Module:
-    """A tiny model in that dtype."""
-    return MODELS[name](attention).to(dtype)
-
-
 @every_dtype
-@pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.name)
+@pytest.mark.parametrize(
+    "broken", [pytest.param(broken, id=broken.name, marks=one_worker(broken.model)) for broken in BREAKS]
+)
 def test_a_broken_row_is_found_at_its_node(broken: Break, dtype: torch.dtype) -> None:
     """All other nodes keep what they say, and the books still close: the leak is booked where it is."""
     table = lxt_fx.TABLES["attnlrp"].override(broken.where, broken.rule)
-    explained = lxt_fx.transform(model(broken.model, broken.attention, dtype), rules=table)
-    (node,) = (name for name, rule in explained.record.stages["lowered"].rules.items() if rule.name == "broken")
-    ledger = lxt_fx.audit(explained, {"input_ids": IDS})
+    module = explained(broken.model, dtype, broken.attention, rules=table)
+    (node,) = (name for name, rule in module.record.stages["lowered"].rules.items() if rule.name == "broken")
+    ledger = lxt_fx.audit(module, {"input_ids": IDS})
     faults = ledger.faults()
     assert faults[0].place.node == node
     assert {fault.place.node for fault in faults} == {node}
@@ -172,8 +167,11 @@ def test_a_broken_row_is_found_at_its_node(broken: Break, dtype: torch.dtype) ->
 
 
 @every_dtype
-@pytest.mark.parametrize(("name", "attention"), sorted({(broken.model, broken.attention) for broken in BREAKS}))
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [pytest.param(*pair, marks=one_worker(pair[0])) for pair in sorted({(b.model, b.attention) for b in BREAKS})],
+)
 def test_the_same_model_unbroken_has_no_fault(name: str, attention: str, dtype: torch.dtype) -> None:
-    ledger = lxt_fx.audit(lxt_fx.transform(model(name, attention, dtype)), {"input_ids": IDS})
+    ledger = lxt_fx.audit(explained(name, dtype, attention), {"input_ids": IDS})
     assert ledger.faults() == ()
     ledger.check()

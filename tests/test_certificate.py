@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_cases import load_golden
+from shared_captures import each_model, one_worker
+from shared_captures import explained as compiled
 from tiny import MODELS, Mlp
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -28,7 +29,7 @@ aten = torch.ops.aten
 
 @functools.cache
 def explained(name: str, rules: str = "attnlrp", attention: str = "sdpa") -> lxt_fx.Explained:
-    return lxt_fx.transform(MODELS[name](attention), rules=rules)
+    return compiled(name, attention=attention, rules=rules)
 
 
 def with_record(module: lxt_fx.Explained, **changes: object) -> lxt_fx.Explained:
@@ -39,7 +40,7 @@ def with_record(module: lxt_fx.Explained, **changes: object) -> lxt_fx.Explained
 
 
 @pytest.mark.parametrize("rules", ["attnlrp", "cp_lrp"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", each_model(MODELS))
 def test_every_node_that_relevance_passes_has_an_entry_and_nothing_is_open(name: str, rules: str) -> None:
     """The path is that of autograd, which knows nothing of flows and rows."""
     module = explained(name, rules)
@@ -74,6 +75,7 @@ def nodes_with_gradient(module: lxt_fx.Explained, inputs: Mapping[str, Tensor]) 
     return [node.name for node in alive if node in reaching]
 
 
+@one_worker("llama")
 def test_an_entry_says_what_matched_and_why_earlier_rows_refused() -> None:
     entries = {entry.node: entry for entry in lxt_fx.certificate(explained("llama")).entries}
     sdpa, silu, scale = entries["sdpa"], entries["silu"], entries["mul_4"]
@@ -91,18 +93,19 @@ def test_an_entry_says_what_matched_and_why_earlier_rows_refused() -> None:
     assert norm.original == "group rms_norm" and norm.why.startswith("Lists group rms_norm.")
 
 
+@one_worker("qwen3_moe-attn")
 def test_rows_of_cp_lrp_are_listed_where_they_refused() -> None:
     found = lxt_fx.certificate(explained("gemma3", "cp_lrp", "eager"))
     refused = {(entry.original, *refusal) for entry in found.entries for refusal in entry.refusals}
     assert ("aten.mul.Tensor", "gate held", "only one operand carries") in refused
     assert ("group rms_norm", "gate held", "which operand gates the other is not clear") in refused
-    model = load_golden("qwen3_moe-attn", torch.float32).model
     table = lxt_fx.TABLES["attnlrp"].with_rows("weights only", rows.ATTENTION_WEIGHTS_HELD, summary="for this test")
-    router = lxt_fx.certificate(lxt_fx.transform(model, rules=table))
+    router = lxt_fx.certificate(compiled("qwen3_moe-attn", rules=table))
     softmax = [entry for entry in router.entries if entry.rule.name == "softmax"]
     assert {entry.refusals for entry in softmax} == {(("weights held", "not attention weights"),)}
 
 
+@one_worker("llama")
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attention_weights_and_gates_are_held_under_cp_lrp(attention: str) -> None:
     found = lxt_fx.certificate(explained("llama", "cp_lrp", attention))
@@ -117,7 +120,7 @@ def test_attention_weights_and_gates_are_held_under_cp_lrp(attention: str) -> No
     assert {(entry.held, entry.carrying) for entry in gates} == {(("self",), ("other",))}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", each_model(MODELS))
 def test_every_hold_on_the_path_is_accounted_for(name: str) -> None:
     module = explained(name, "cp_lrp")
     found = lxt_fx.certificate(module)
@@ -149,15 +152,16 @@ def test_detach_no_grad_and_ops_without_a_gradient_are_listed() -> None:
     assert {item.value for item in found.not_followed} == {"linear"} and found.proven
 
 
+@one_worker("qwen3_moe-attn")
 def test_a_router_does_not_follow_the_indices_that_it_selects() -> None:
-    model = load_golden("qwen3_moe-attn", torch.float32).model
-    found = lxt_fx.certificate(lxt_fx.transform(model))
+    found = lxt_fx.certificate(compiled("qwen3_moe-attn"))
     assert [item.op for item in found.not_followed] == ["aten.topk[1]"] * 2
     assert "2 x into aten.topk[1], which has no gradient, in model.layers.0-1.mlp.gate" in found.summary()
-    native = lxt_fx.certificate(lxt_fx.transform(model, rules="lxt")).not_proven
+    native = lxt_fx.certificate(compiled("qwen3_moe-attn", rules="lxt")).not_proven
     assert [item.why for item in native] == ["rule native router (nothing is claimed: native gradient)"] * 2
 
 
+@one_worker("llama")
 def test_of_the_plain_gradient_nothing_is_proven() -> None:
     found = lxt_fx.certificate(explained("llama", "gradient"))
     assert [item.node for item in found.not_proven] == [entry.node for entry in found.entries] and not found.proven
@@ -176,6 +180,7 @@ def test_a_node_without_a_row_is_not_proven() -> None:
     assert found.carrying == len(found.entries) + 1
 
 
+@one_worker("llama")
 def test_a_node_that_the_record_forgot_is_found() -> None:
     module = explained("llama")
     stage = module.record.stages["lowered"]
@@ -188,6 +193,7 @@ def test_a_node_that_the_record_forgot_is_found() -> None:
     assert item.node == "sdpa"
 
 
+@one_worker("llama")
 @pytest.mark.parametrize("loaded", [False, True])
 def test_a_graph_that_was_changed_afterwards_is_not_proven(loaded: bool, tmp_path: Path) -> None:
     module = copy.deepcopy(explained("llama"))
@@ -200,6 +206,7 @@ def test_a_graph_that_was_changed_afterwards_is_not_proven(loaded: bool, tmp_pat
     assert item.why == "the graph was changed after transform at %silu"
 
 
+@one_worker("llama")
 def test_a_forward_that_differs_and_a_traced_example_are_not_proven() -> None:
     far = lxt_fx.certificate(with_record(explained("llama"), forward_difference=1e-3))
     assert [item.why for item in far.not_proven] == ["the forward differs from the model's by 0.001 of its largest value"]
@@ -209,13 +216,20 @@ def test_a_forward_that_differs_and_a_traced_example_are_not_proven() -> None:
     assert [item.why.split(":")[0] for item in traced.not_proven] == ["captured by make_fx"]
 
 
-@pytest.mark.parametrize(("name", "rules", "attention"), [("llama", "cp_lrp", "eager"), ("vit", "attnlrp", "sdpa")])
+@pytest.mark.parametrize(
+    ("name", "rules", "attention"),
+    [
+        pytest.param("llama", "cp_lrp", "eager", marks=one_worker("llama")),
+        pytest.param("vit", "attnlrp", "sdpa", marks=one_worker("vit")),
+    ],
+)
 def test_reasons_survive_save_and_load(name: str, rules: str, attention: str, tmp_path: Path) -> None:
     before = lxt_fx.certificate(explained(name, rules, attention))
     lxt_fx.save(explained(name, rules, attention), tmp_path / "module.safetensors")
     assert lxt_fx.certificate(lxt_fx.load(tmp_path / "module.safetensors")) == before
 
 
+@one_worker("llama")
 def test_a_certificate_goes_to_json_and_back(tmp_path: Path) -> None:
     found = lxt_fx.certificate(explained("llama", "cp_lrp", "eager"))
     found.to_json(tmp_path / "certificate.json")
@@ -227,6 +241,7 @@ def test_a_certificate_goes_to_json_and_back(tmp_path: Path) -> None:
     assert read["entries"][0]["refusals"] == [list(pair) for pair in found.entries[0].refusals]
 
 
+@one_worker("llama")
 def test_the_summary_fits_an_appendix_and_equal_layers_stand_once() -> None:
     found = lxt_fx.certificate(explained("llama"))
     summary, text = found.summary(), str(found)
@@ -236,9 +251,10 @@ def test_the_summary_fits_an_appendix_and_equal_layers_stand_once() -> None:
     assert "model.layers.0-1.mlp (LlamaMLP)   2 x 5 nodes" in text and "model.layers.1" not in text
 
 
+@one_worker("llama")
 def test_layers_that_differ_stand_apart() -> None:
     table = lxt_fx.TABLES["attnlrp"].override("model.layers.1.mlp.act_fn", rows.NATIVE)
-    found = lxt_fx.certificate(lxt_fx.transform(MODELS["llama"](), rules=table))
+    found = lxt_fx.certificate(compiled("llama", rules=table))
     text = str(found)
     assert "model.layers.0.mlp (LlamaMLP)" in text and "model.layers.1.mlp (LlamaMLP)" in text
     assert "model.layers.0-1.self_attn" in text

@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import MODELS
+from shared_captures import each_model, explained
 from torch import Tensor
-
-import lxt_fx
 
 
 def relevance(call: Any, leaf_name: str, leaf: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,23 +21,24 @@ def relevance(call: Any, leaf_name: str, leaf: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_compiled(name: str, backend: str, shapes: list[tuple[int, ...]]) -> None:
     torch._dynamo.reset()
-    explained = lxt_fx.transform(MODELS[name]())
-    compiled = torch.compile(explained, fullgraph=True, dynamic=True, backend=backend)
-    leaf_name = explained.record.leaves[0]
+    module = explained(name)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=backend)
+    leaf_name = module.record.leaves[0]
     for index, shape in enumerate(shapes):
         torch.manual_seed(index)
         leaf = torch.randn(shape)
         logits, found = relevance(compiled, leaf_name, leaf)
-        plain_logits, expected = relevance(explained, leaf_name, leaf)
+        plain_logits, expected = relevance(module, leaf_name, leaf)
         torch.testing.assert_close(logits, plain_logits, rtol=1e-4, atol=1e-4 * float(plain_logits.abs().max()))
         assert expected.abs().max() > 0
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_one_graph_serves_every_length() -> None:
+@pytest.mark.parametrize("name", each_model(["llama", "bert"]))
+def test_one_graph_serves_every_length(name: str) -> None:
     """`aot_eager` traces forward and backward as inductor does, and runs the traces; the second length compiles nothing."""
     with torch._dynamo.config.patch(error_on_recompile=True):
-        check_compiled("llama", "aot_eager", [(2, 5, 32), (3, 9, 32)])
+        check_compiled(name, "aot_eager", [(2, 5, 32), (3, 9, 32)])
 
 
 @pytest.mark.slow

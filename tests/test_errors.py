@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from shared_captures import explained as compiled
 from tiny import Mlp, bert, llama, vit
 from torch import Tensor, nn
 
@@ -138,13 +139,13 @@ def test_a_refusing_row_is_named_with_its_reason() -> None:
     ],
 )
 def test_a_call_with_inputs_that_were_not_captured_says_so(call: dict[str, Tensor], message: str) -> None:
-    explained = lxt_fx.transform(llama())
+    explained = compiled("llama")
     with pytest.raises(CallError, match=message):
         explained(**call)
 
 
 def test_switches_that_match_the_capture_are_accepted() -> None:
-    explained = lxt_fx.transform(llama())
+    explained = compiled("llama")
     embeds = torch.randn(1, 3, 32)
     expected = explained(inputs_embeds=embeds).logits
     assert torch.equal(explained(inputs_embeds=embeds, use_cache=False, return_dict=True, labels=None).logits, expected)

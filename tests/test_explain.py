@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from rounding import assert_same
 from tiny_text import bert, byte_tokenizer, llama, vit, word_tokenizer
 from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -96,7 +97,8 @@ def test_a_string_its_ids_and_the_tokenizers_output_are_one_text(explained: Expl
     encoded = tokenizer(TEXT, return_tensors="pt")
     texts = (TEXT, encoded, dict(encoded), encoded["input_ids"], encoded["input_ids"][0], encoded["input_ids"][0].tolist())
     relevances = [explain(explained, tokenizer, text).relevance for text in texts]
-    assert all(torch.equal(relevances[0], relevance) for relevance in relevances)
+    for relevance in relevances:
+        assert_same(relevance, relevances[0])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_an_input_that_says_nothing_is_dropped_and_one_that_says_something_refus
 ) -> None:
     encoded = dict(tokenizer(TEXT, return_tensors="pt"))
     silent = encoded | {"token_type_ids": torch.zeros_like(encoded["input_ids"])}
-    assert torch.equal(explain(explained, tokenizer, silent).relevance, explain(explained, tokenizer, TEXT).relevance)
+    assert_same(explain(explained, tokenizer, silent).relevance, explain(explained, tokenizer, TEXT).relevance)
     with pytest.raises(InputError, match="token_type_ids, which LlamaForCausalLM does not take"):
         explain(explained, tokenizer, encoded | {"token_type_ids": torch.ones_like(encoded["input_ids"])})
 
@@ -171,7 +173,7 @@ def test_it_works_inside_inference_mode(explained: Explained, tokenizer: Any) ->
         text = tokenizer(TEXT, return_tensors="pt")
         inside = explain(explained, tokenizer, text).relevance
         assert torch.is_inference_mode_enabled()
-    assert torch.equal(inside, outside)
+    assert_same(inside, outside)
 
 
 def test_grad_mode_is_put_back_after_an_error(explained: Explained, tokenizer: Any) -> None:

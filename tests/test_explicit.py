@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import tiny_text
 import torch
-from golden_cases import TEXT_CASES, Golden, load_golden, relative
+from golden_cases import TEXT_CASES, Golden, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import MODELS, Mlp
+from rounding import ROUNDINGS
+from shared_captures import each_model, explained, one_worker, shared_golden
+from tiny import Mlp
 from torch import Tensor, nn
 from torch._ops import OpOverload
 
@@ -21,12 +23,12 @@ from lxt_fx.ops import explicit, products
 IDS = torch.tensor([[5, 9, 17, 23, 11]])
 
 
-def relevance_in(explained: lxt_fx.Explained, golden: Golden) -> Tensor:
+def relevance_in(module: lxt_fx.Explained, golden: Golden) -> Tensor:
     """Relevance at the input, read as each form wants it."""
     embeds = golden.case["inputs_embeds"].to(next(golden.model.parameters()).dtype).requires_grad_()
-    logits = explained(inputs_embeds=embeds).logits
+    logits = module(inputs_embeds=embeds).logits
     value = golden.explained_value(logits, golden.case["target"])
-    if explained.record.form == "gradient":
+    if module.record.form == "gradient":
         (gradient,) = torch.autograd.grad(value, embeds)
         return (embeds * gradient).detach()
     (seed,) = torch.autograd.grad(value, logits, retain_graph=True)
@@ -35,26 +37,26 @@ def relevance_in(explained: lxt_fx.Explained, golden: Golden) -> Tensor:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", TEXT_CASES)
+@pytest.mark.parametrize("name", each_model(TEXT_CASES))
 def test_the_fast_form_equals_the_equations(name: str, attention: str) -> None:
     """Measured: 2.8e-7 where the model casts its norms to float32, else 2e-15."""
     if attention == "eager" and name.split("-")[0] not in ("llama", "bertcls", "gpt2", "gemma3cap"):
         pytest.skip("one attention is enough for these")
-    golden = load_golden(name, torch.float64, attention)
+    golden = shared_golden(name, torch.float64, attention)
     table = "cp_lrp" if name.endswith("-cp") else "attnlrp"
-    given = {"kwargs": {"inputs_embeds": golden.case["inputs_embeds"].double()}, "rules": table, "dynamic": False}
-    fast = relevance_in(lxt_fx.transform(golden.model, **given), golden)
-    by_equation = relevance_in(lxt_fx.transform(golden.model, **given, form="explicit", epsilon=0.0), golden)
+    fast = relevance_in(explained(name, torch.float64, attention, rules=table), golden)
+    slow = explained(name, torch.float64, attention, rules=table, form="explicit", epsilon=0.0)
+    by_equation = relevance_in(slow, golden)
     assert relative(by_equation, fast) <= 1e-6
 
 
-@pytest.mark.parametrize("name", ["bertcls-attn", "llamabias-cp"])
+@pytest.mark.parametrize("name", each_model(["bertcls-attn", "llamabias-cp"]))
 def test_epsilon_in_the_fast_form_equals_that_of_the_equations(name: str) -> None:
     """With attention written out: inside a fused one the fast form has no epsilon."""
-    golden = load_golden(name, torch.float64, "eager")
+    golden = shared_golden(name, torch.float64, "eager")
     table = "cp_lrp" if name.endswith("-cp") else "attnlrp"
     found = [
-        relevance_in(lxt_fx.transform(golden.model, rules=table, form=form, epsilon=epsilon), golden)
+        relevance_in(explained(name, torch.float64, "eager", rules=table, form=form, epsilon=epsilon), golden)
         for form, epsilon in (("gradient", 1e-3), ("explicit", 1e-3), ("gradient", 0.0))
     ]
     assert relative(found[0], found[1]) <= 1e-6
@@ -168,28 +170,29 @@ def test_explain_and_watch_give_the_same_in_both_forms() -> None:
     assert relative(found[1], found[0]) <= 1e-4
 
 
+@one_worker("bert")
 def test_the_explicit_form_is_saved_printed_and_certified(tmp_path: Path) -> None:
-    explained = lxt_fx.transform(MODELS["bert"]().double(), form="explicit")
-    assert lxt_fx.certificate(explained).proven
-    assert "lxt_fx.sdpa_steps" in lxt_fx.show(explained, "lowered")
-    lxt_fx.save(explained, tmp_path / "explicit.safetensors")
+    module = explained("bert", torch.float64, form="explicit")
+    assert lxt_fx.certificate(module).proven
+    assert "lxt_fx.sdpa_steps" in lxt_fx.show(module, "lowered")
+    lxt_fx.save(module, tmp_path / "explicit.safetensors")
     loaded = lxt_fx.load(tmp_path / "explicit.safetensors")
     assert loaded.record.form == "explicit"
     embeds = torch.randn(1, 5, 32, dtype=torch.float64)
-    torch.testing.assert_close(explained(inputs_embeds=embeds).logits, loaded(inputs_embeds=embeds).logits)
+    torch.testing.assert_close(module(inputs_embeds=embeds).logits, loaded(inputs_embeds=embeds).logits)
 
 
-def test_the_explicit_form_has_the_forward_of_the_model() -> None:
-    for name in ("llama", "bert", "vit"):
-        explained = lxt_fx.transform(MODELS[name](), form="explicit")
-        assert explained.record.forward_difference == 0.0
+@pytest.mark.parametrize("name", each_model(["llama", "bert", "vit"]))
+def test_the_explicit_form_has_the_forward_of_the_model(name: str) -> None:
+    assert explained(name, form="explicit").record.forward_difference <= ROUNDINGS  # measured: 0.0
 
 
+@one_worker("llama")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_explicit_form_is_finite_in_half_precision(dtype: torch.dtype) -> None:
-    explained = lxt_fx.transform(MODELS["llama"]().to(dtype), form="explicit")
-    embeds = lxt_fx.embed(explained, IDS)
-    logit = explained(inputs_embeds=embeds).logits[0, -1, 3]
+    module = explained("llama", dtype, form="explicit")
+    embeds = lxt_fx.embed(module, IDS)
+    logit = module(inputs_embeds=embeds).logits[0, -1, 3]
     logit.backward(logit.detach())
     assert embeds.grad is not None and bool(embeds.grad.isfinite().all()) and bool(embeds.grad.any())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import networkx as nx
 import pytest
 import torch
-from tiny import MODELS
+from shared_captures import each_model, explained, one_worker
 
 import lxt_fx
 from lxt_fx.ledger import flow_graph as flow
@@ -19,8 +19,7 @@ IDS = torch.tensor([[5, 9, 17, 23, 11]])
 
 @cache
 def ledger_of(name: str, attention: str = "sdpa", table: str = "attnlrp") -> lxt_fx.Ledger:
-    explained = lxt_fx.transform(MODELS[name](attention).double(), rules=table)
-    return lxt_fx.audit(explained, {"input_ids": IDS})
+    return lxt_fx.audit(explained(name, torch.float64, attention, rules=table), {"input_ids": IDS})
 
 
 def balance(graph: nx.DiGraph, node: str) -> float:
@@ -29,7 +28,7 @@ def balance(graph: nx.DiGraph, node: str) -> float:
     return float(facts["relevance"] - facts["leak"] - sum(r for _, _, r in graph.in_edges(node, data="relevance")))
 
 
-@pytest.mark.parametrize("name", ["llama", "bert"])
+@pytest.mark.parametrize("name", each_model(["llama", "bert"]))
 def test_every_node_passes_on_what_it_does_not_keep(name: str) -> None:
     ledger = ledger_of(name)
     graph = ledger.flow_graph()
@@ -46,6 +45,7 @@ def test_every_node_passes_on_what_it_does_not_keep(name: str) -> None:
     assert {"op", "rule", "module", "layer", "line"} <= graph.nodes["sdpa"].keys()
 
 
+@one_worker("llama")
 @pytest.mark.parametrize("modules", [(), ("model.layers.*.mlp", "model.layers.*.self_attn")])
 def test_a_graph_of_modules_keeps_all_crossing_edges(modules: tuple[str, ...]) -> None:
     ledger = ledger_of("llama")
@@ -60,6 +60,7 @@ def test_a_graph_of_modules_keeps_all_crossing_edges(modules: tuple[str, ...]) -
             assert abs(balance(merged, node)) <= 1e-6, node
 
 
+@one_worker("llama")
 def test_a_graph_of_layers_is_a_chain() -> None:
     merged = flow.by_layer(ledger_of("llama").flow_graph())
     order = list(nx.topological_sort(merged))
@@ -67,6 +68,7 @@ def test_a_graph_of_layers_is_a_chain() -> None:
     assert order[0] == "inputs_embeds" and order[-1] == "target"
 
 
+@one_worker("llama")
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("table", ["attnlrp", "cp_lrp"])
 def test_heads_split_an_attention_without_remainder(attention: str, table: str) -> None:
@@ -85,6 +87,7 @@ def test_heads_split_an_attention_without_remainder(attention: str, table: str) 
         assert abs(edges - graph.nodes[node]["relevance"]) <= 1e-9
 
 
+@one_worker("llama")
 def test_pruning_keeps_strong_edges_that_lead_to_the_target() -> None:
     graph = ledger_of("llama").flow_graph()
     least = 0.2 * graph.nodes["target"]["relevance"]
@@ -97,6 +100,7 @@ def test_pruning_keeps_strong_edges_that_lead_to_the_target() -> None:
         flow.prune(graph, 20)
 
 
+@one_worker("llama")
 def test_graphs_are_written_as_graphml_and_json(tmp_path: Path) -> None:
     graph = ledger_of("llama").flow_graph()
     flow.write_graph(graph, tmp_path / "flow.graphml")
@@ -113,6 +117,7 @@ def test_graphs_are_written_as_graphml_and_json(tmp_path: Path) -> None:
         flow.write_graph(graph, tmp_path / "flow.png")
 
 
+@one_worker("llama")
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_landing_adds_up_to_what_attention_gave(attention: str) -> None:
     ledger = ledger_of("llama", attention)
@@ -136,12 +141,13 @@ def test_the_landing_adds_up_to_what_attention_gave(attention: str) -> None:
         ledger.landing(5)
 
 
+@one_worker("vit")
 def test_the_landing_of_an_image_has_layers_and_no_input() -> None:
-    explained = lxt_fx.transform(MODELS["vit"]())
-    shown = str(lxt_fx.audit(explained, torch.randn(1, 1, 8, 8)).landing(0))
+    shown = str(lxt_fx.audit(explained("vit"), torch.randn(1, 1, 8, 8)).landing(0))
     assert "vit.layers.1" in shown and "nan" not in shown and "input" not in shown
 
 
+@one_worker("llama")
 def test_the_landing_of_fused_and_written_out_attention_is_the_same() -> None:
     for position in range(5):
         fused, written = (ledger_of("llama", attention).landing(position) for attention in ("sdpa", "eager"))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden_cases import TEXT_CASES, load_golden, relative
+from golden_cases import TEXT_CASES, Golden, relative
+from shared_captures import each_model, explained, one_worker, shared_golden
 
 import lxt_fx
 
@@ -23,44 +24,42 @@ def table_of(name: str) -> str:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-@pytest.mark.parametrize("name", TEXT_CASES)
+@pytest.mark.parametrize("name", each_model(TEXT_CASES))
 def test_relevance_equals_that_of_lxt(name: str, dtype: torch.dtype, attention: str) -> None:
-    golden = load_golden(name, dtype, attention)
-    explained = lxt_fx.transform(golden.model, rules=table_of(name))
+    golden, module = shared_golden(name, dtype, attention), explained(name, dtype, attention, rules=table_of(name))
     embeds = golden.case["inputs_embeds"].to(dtype).requires_grad_()
-    logits = explained(inputs_embeds=embeds).logits
+    logits = module(inputs_embeds=embeds).logits
     golden.explained_value(logits, golden.case["target"]).backward()
     assert embeds.grad is not None
     assert relative(embeds * embeds.grad, golden.case["rel_f64strict"]) <= TOLERANCES[dtype]
     if dtype is torch.bfloat16:
         return
     for side in ("rpad", "lpad"):
-        _check_padded(golden, explained, side, dtype)
+        _check_padded(golden, module, side, dtype)
 
 
-def _check_padded(golden, explained, side: str, dtype: torch.dtype) -> None:  # type: ignore[no-untyped-def]
+def _check_padded(golden: Golden, module: lxt_fx.Explained, side: str, dtype: torch.dtype) -> None:
     case = golden.case
     if f"{side}_rel_f64strict" not in case:
         return
-    embeds = lxt_fx.embed(explained, case[f"{side}_input_ids"])
+    embeds = lxt_fx.embed(module, case[f"{side}_input_ids"])
     inputs = {"attention_mask": case[f"{side}_attention_mask"]}
     if f"{side}_position_ids" in case:
         inputs["position_ids"] = case[f"{side}_position_ids"]
-    logits = explained(inputs_embeds=embeds, **inputs).logits
+    logits = module(inputs_embeds=embeds, **inputs).logits
     golden.explained_value(logits, case[f"{side}_target"]).backward()
     relevance = embeds * embeds.grad
     assert relative(relevance, case[f"{side}_rel_f64strict"]) <= TOLERANCES[dtype]
     assert relevance[inputs["attention_mask"] == 0].abs().max() == 0
 
 
-@pytest.mark.parametrize("name", TEXT_CASES)
+@pytest.mark.parametrize("name", each_model(TEXT_CASES))
 def test_relevance_at_every_layer_equals_that_of_lxt(name: str) -> None:
-    golden = load_golden(name, torch.float64)
-    explained = lxt_fx.transform(golden.model, rules=table_of(name))
+    golden, module = shared_golden(name, torch.float64), explained(name, torch.float64, rules=table_of(name))
     architecture = name.split("-")[0]
     embeds = golden.case["inputs_embeds"].double()
-    with lxt_fx.watch(explained, LAYERS.get(architecture, "model.layers.*")) as layers:
-        logits = explained(inputs_embeds=embeds.requires_grad_()).logits
+    with lxt_fx.watch(module, LAYERS.get(architecture, "model.layers.*")) as layers:
+        logits = module(inputs_embeds=embeds.requires_grad_()).logits
         golden.explained_value(logits, golden.case["target"]).backward()
     references = sorted(key for key in golden.case if key.startswith("rel_layer"))
     assert len(layers) == len(references) >= 2
@@ -68,21 +67,24 @@ def test_relevance_at_every_layer_equals_that_of_lxt(name: str) -> None:
         assert relative(layers[layer].relevance, golden.case[key]) <= 1e-6
 
 
-@pytest.mark.parametrize("name", ["llama-attn", "qwen2-attn", "qwen3-attn", "gemma3-attn", "gpt2-attn", "bertmlm-attn"])
+SAME = [f"{name}-attn" for name in ("llama", "qwen2", "qwen3", "gemma3", "gpt2", "bertmlm")]
+
+
+@pytest.mark.parametrize("name", each_model(SAME))
 def test_attnlrp_is_lxt_where_no_choice_differs(name: str) -> None:
-    golden = load_golden(name, torch.float64)
-    explained = lxt_fx.transform(golden.model, rules="attnlrp")
+    golden, module = shared_golden(name, torch.float64), explained(name, torch.float64)
     embeds = golden.case["inputs_embeds"].double().requires_grad_()
-    golden.explained_value(explained(inputs_embeds=embeds).logits, golden.case["target"]).backward()
+    golden.explained_value(module(inputs_embeds=embeds).logits, golden.case["target"]).backward()
     assert embeds.grad is not None
     assert relative(embeds * embeds.grad, golden.case["rel_f64strict"]) <= 1e-6
 
 
+@one_worker("llama-attn")
 def test_plain_gradient_is_far_from_lxt() -> None:
     """The references tell rules apart: without any rule the difference is of the order of the values."""
-    golden = load_golden("llama-attn", torch.float64)
-    explained = lxt_fx.transform(golden.model, rules="gradient")
+    golden = shared_golden("llama-attn", torch.float64)
+    module = explained("llama-attn", torch.float64, rules="gradient")
     embeds = golden.case["inputs_embeds"].double().requires_grad_()
-    golden.explained_value(explained(inputs_embeds=embeds).logits, golden.case["target"]).backward()
+    golden.explained_value(module(inputs_embeds=embeds).logits, golden.case["target"]).backward()
     assert embeds.grad is not None
     assert relative(embeds * embeds.grad, golden.case["rel_f64strict"]) > 0.5

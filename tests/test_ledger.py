@@ -12,17 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from golden_cases import FOLDER, TEXT_CASES, Golden, load_golden
-from safetensors import safe_open
-from tiny import MODELS, TEXT, Mlp
+from golden_cases import Golden, load_golden_vit
+from rounding import assert_same
+from shared_captures import GOLDEN, each_model, explained, one_worker, shared_golden, shared_model
+from tiny import TEXT, Mlp
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torchvision_vit import VisionTransformer
 
 import lxt_fx
 from lxt_fx.ledger.taps import Taps
 
-ARCHITECTURES = {name.split("-")[0]: name for name in TEXT_CASES}
 PRECISIONS = {torch.float64: (1e-9, "sdpa"), torch.float32: (1e-4, "eager")}
 IDS = torch.tensor([[5, 9, 17, 23, 11], [3, 4, 7, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
@@ -44,26 +43,18 @@ def check_closed(ledger: lxt_fx.Ledger, tolerance: float) -> None:
 
 @pytest.mark.parametrize("table", ["attnlrp", "cp_lrp", "gradient", "lxt", "lxt_cp"])
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_ledger_of_every_golden_model_closes(architecture: str, dtype: torch.dtype, table: str) -> None:
+@pytest.mark.parametrize("name", each_model(GOLDEN.values()))
+def test_the_ledger_of_every_golden_model_closes(name: str, dtype: torch.dtype, table: str) -> None:
     """Measured over all of them: residual 1.3e-15 of the explained value in float64, 7.5e-8 in float32."""
     tolerance, attention = PRECISIONS[dtype]
-    golden = load_golden(ARCHITECTURES[architecture], dtype, attention)
-    inputs = {"inputs_embeds": golden.case["inputs_embeds"].to(dtype)}
-    free = table == "attnlrp"  # a capture of fixed sizes is faster
-    explained = lxt_fx.transform(golden.model, kwargs=None if free else inputs, rules=table, dynamic=free)
-    target = golden.case["target"]
-    ledger = lxt_fx.audit(
-        explained,
-        inputs,
-        lambda output: golden.explained_value(output.logits, target),
-    )
-    check_closed(ledger, tolerance)
+    golden, module = shared_golden(name, dtype, attention), explained(name, dtype, attention, rules=table)
+    inputs, target = {"inputs_embeds": golden.case["inputs_embeds"].to(dtype)}, golden.case["target"]
+    check_closed(lxt_fx.audit(module, inputs, lambda o: golden.explained_value(o.logits, target)), tolerance)
     if table == "attnlrp":
-        _check_padded(golden, explained, tolerance)
+        _check_padded(golden, module, tolerance)
 
 
-def _check_padded(golden: Golden, explained: lxt_fx.Explained, tolerance: float) -> None:
+def _check_padded(golden: Golden, module: lxt_fx.Explained, tolerance: float) -> None:
     """Each row of a padded batch has a ledger of its own, and padding gets nothing."""
     case = golden.case
     for side in ("rpad", "lpad"):
@@ -74,7 +65,7 @@ def _check_padded(golden: Golden, explained: lxt_fx.Explained, tolerance: float)
             inputs["position_ids"] = case[f"{side}_position_ids"]
         targets = case[f"{side}_target"].tolist()
         ledger = lxt_fx.audit(
-            explained, inputs, lambda output, t=targets: torch.stack([output.logits[r][p] for r, p in enumerate(places(t))])
+            module, inputs, lambda output, t=targets: torch.stack([output.logits[r][p] for r, p in enumerate(places(t))])
         )
         assert ledger.rows == len(targets)
         check_closed(ledger, tolerance)
@@ -85,47 +76,44 @@ def places(targets: list[list[int]]) -> list[Any]:
     return [token if position < 0 else (position, token) for position, token in targets]
 
 
+@one_worker("vit-cp")
 @pytest.mark.parametrize("table", lxt_fx.TABLES)
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 def test_the_ledger_of_the_golden_vision_transformer_closes(dtype: torch.dtype, table: str) -> None:
-    with safe_open(FOLDER / "vit-cp.safetensors", "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        model = VisionTransformer(json.loads(file.metadata()["config"]))
-    model.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
-    image = tensors["case.image"].to(dtype)
-    explained = lxt_fx.transform(model.to(dtype).eval(), (image,), rules=table)
-    check_closed(lxt_fx.audit(explained, image, int(tensors["case.target"][0])), PRECISIONS[dtype][0])
+    case = load_golden_vit(dtype).case
+    ledger = lxt_fx.audit(explained("vit-cp", dtype, rules=table), case["image"], int(case["target"][0]))
+    check_closed(ledger, PRECISIONS[dtype][0])
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3"])
+@pytest.mark.parametrize("name", each_model(["llama-cp", "qwen3-cp", "gemma3-cp"]))
 def test_cp_lrp_on_a_bias_free_net_leaks_nothing(name: str) -> None:
-    golden = load_golden(f"{name}-cp", torch.float64)
-    explained = lxt_fx.transform(golden.model, rules="cp_lrp")
+    golden, module = shared_golden(name, torch.float64), explained(name, torch.float64, rules="cp_lrp")
     target = golden.case["target"]
     embeds = golden.case["inputs_embeds"].double()
-    ledger = lxt_fx.audit(explained, {"inputs_embeds": embeds}, lambda o: golden.explained_value(o.logits, target))
+    ledger = lxt_fx.audit(module, {"inputs_embeds": embeds}, lambda o: golden.explained_value(o.logits, target))
     named = [cause for cause in NATIVE_OR_NAMED if bool(amount(ledger, cause).abs() > 1e-15)]
     assert named == []
     assert abs(float(ledger.relevance / ledger.value) - 1) <= 1e-6
 
 
+@one_worker("llamabias-cp")
 def test_cp_lrp_with_biases_leaks_to_the_biases_alone() -> None:
-    golden = load_golden("llamabias-cp", torch.float64)
-    explained = lxt_fx.transform(golden.model, rules="cp_lrp")
+    golden = shared_golden("llamabias-cp", torch.float64)
     target = golden.case["target"]
     embeds = golden.case["inputs_embeds"].double()
-    ledger = lxt_fx.audit(explained, {"inputs_embeds": embeds}, lambda o: golden.explained_value(o.logits, target))
+    module = explained("llamabias-cp", torch.float64, rules="cp_lrp")
+    ledger = lxt_fx.audit(module, {"inputs_embeds": embeds}, lambda o: golden.explained_value(o.logits, target))
     assert {cause for cause in NATIVE_OR_NAMED if bool(amount(ledger, cause).abs() > 1e-15)} == {lxt_fx.Cause.BIAS}
     assert abs(float((ledger.relevance + amount(ledger, lxt_fx.Cause.BIAS)) / ledger.value) - 1) <= 1e-6
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize("name", each_model(TEXT))
 def test_the_relevance_of_an_audit_is_that_of_the_explanation(name: str, attention: str) -> None:
-    explained = lxt_fx.transform(MODELS[name](attention).double())
-    ledger = lxt_fx.audit(explained, {"input_ids": IDS, "attention_mask": MASK}, [1, 0])
-    embeds = lxt_fx.embed(explained, IDS)
-    logits = explained(inputs_embeds=embeds, attention_mask=MASK).logits
+    module = explained(name, torch.float64, attention)
+    ledger = lxt_fx.audit(module, {"input_ids": IDS, "attention_mask": MASK}, [1, 0])
+    embeds = lxt_fx.embed(module, IDS)
+    logits = module(inputs_embeds=embeds, attention_mask=MASK).logits
     values = (logits[0, 4, 1], logits[1, 2, 0]) if logits.dim() == 3 else (logits[0, 1], logits[1, 0])
     torch.stack(values).sum().backward()
     assert embeds.grad is not None
@@ -134,11 +122,12 @@ def test_the_relevance_of_an_audit_is_that_of_the_explanation(name: str, attenti
     assert not ledger.sources[0].elsewhere.any()
 
 
+@one_worker("gpt2")
 def test_a_row_of_a_batch_has_the_ledger_that_it_has_alone() -> None:
-    explained = lxt_fx.transform(MODELS["gpt2"]().double())
-    both = lxt_fx.audit(explained, {"input_ids": IDS[:, :3]})
+    module = explained("gpt2", torch.float64)
+    both = lxt_fx.audit(module, {"input_ids": IDS[:, :3]})
     for row in range(2):
-        alone, part = lxt_fx.audit(explained, {"input_ids": IDS[row : row + 1, :3]}), both.row(row)
+        alone, part = lxt_fx.audit(module, {"input_ids": IDS[row : row + 1, :3]}), both.row(row)
         assert part.explained == alone.explained
         for cause in NATIVE_OR_NAMED:
             torch.testing.assert_close(amount(part, cause), amount(alone, cause), rtol=1e-9, atol=1e-9)
@@ -153,10 +142,9 @@ CONSTANTS = {
 }
 
 
-@pytest.mark.parametrize("name", CONSTANTS)
+@pytest.mark.parametrize("name", each_model(CONSTANTS))
 def test_positions_token_types_and_cls_get_their_share_by_name(name: str) -> None:
-    explained = lxt_fx.transform(MODELS[name]().double())
-    ledger = lxt_fx.audit(explained, inputs_of(name), last_value)
+    ledger = lxt_fx.audit(explained(name, torch.float64), inputs_of(name), last_value)
     added = {entry.name for entry in ledger.entries if entry.cause is lxt_fx.Cause.CONSTANT}
     assert added == CONSTANTS[name]
     biases = {entry.name for entry in ledger.entries if entry.cause is lxt_fx.Cause.BIAS}
@@ -177,90 +165,93 @@ def last_value(output: Any) -> Tensor:
     return output.logits.flatten(1)[:, -1]
 
 
+@one_worker("gpt2")
 def test_the_position_share_is_position_times_gradient() -> None:
-    model = MODELS["gpt2"]().double()
-    explained = lxt_fx.transform(model)
-    ledger = lxt_fx.audit(explained, {"input_ids": IDS[:1]}, last_value)
-    embeds = lxt_fx.embed(explained, IDS[:1])
-    last_value(explained(inputs_embeds=embeds)).sum().backward()
+    model, module = shared_model("gpt2", torch.float64), explained("gpt2", torch.float64)
+    ledger = lxt_fx.audit(module, {"input_ids": IDS[:1]}, last_value)
+    embeds = lxt_fx.embed(module, IDS[:1])
+    last_value(module(inputs_embeds=embeds)).sum().backward()
     assert embeds.grad is not None
     share = (model.transformer.wpe.weight[:5] * embeds.grad[0]).sum()
     torch.testing.assert_close(ledger.constants()["transformer.wpe.weight"], share.detach()[None], rtol=1e-9, atol=1e-9)
 
 
-def test_rotary_positions_get_no_share_and_the_page_says_so() -> None:
-    for name, said in (("llama", True), ("gpt2", False)):
-        explained = lxt_fx.transform(MODELS[name]())
-        assert ("Positions enter by rotation" in str(lxt_fx.audit(explained, inputs_of(name)))) == said
+@pytest.mark.parametrize("name", each_model(["llama", "gpt2"]))
+def test_rotary_positions_get_no_share_and_the_page_says_so(name: str) -> None:
+    page = str(lxt_fx.audit(explained(name), inputs_of(name)))
+    assert ("Positions enter by rotation" in page) == (name == "llama")
 
 
+@one_worker("llama")
 def test_a_missed_edge_shows_in_the_residual(monkeypatch: pytest.MonkeyPatch) -> None:
     tap = Taps._tap
 
     def careless(self: Taps, tensor: Tensor, edge: Any, reader: Any) -> Tensor:
         return tensor if (edge.consumer, edge.argument) == ("sdpa", "value") else tap(self, tensor, edge, reader)
 
-    explained = lxt_fx.transform(MODELS["llama"]().double())
-    lxt_fx.audit(explained, inputs_of("llama")).check()
+    module = explained("llama", torch.float64)
+    lxt_fx.audit(module, inputs_of("llama")).check()
     monkeypatch.setattr(Taps, "_tap", careless)
-    ledger = lxt_fx.audit(explained, inputs_of("llama"))
+    ledger = lxt_fx.audit(module, inputs_of("llama"))
     assert bool((ledger.residual.abs() > 1e-3 * ledger.value.abs()).all())
     with pytest.raises(lxt_fx.LedgerError):
         ledger.check()
 
 
+@one_worker("llama")
 def test_an_audit_leaves_everything_as_it_was() -> None:
-    model = MODELS["llama"]()
-    explained = lxt_fx.transform(model)
+    model, module = shared_model("llama"), explained("llama")
     embeds = model.get_input_embeddings()(IDS).detach().requires_grad_()
-    graph = str(explained.graph)
+    graph = str(module.graph)
     with torch.no_grad():
-        lxt_fx.audit(explained, {"inputs_embeds": embeds, "attention_mask": MASK})
+        lxt_fx.audit(module, {"inputs_embeds": embeds, "attention_mask": MASK})
         assert not torch.is_grad_enabled()
-    assert embeds.grad is None and "forward" not in vars(explained) and str(explained.graph) == graph
+    assert embeds.grad is None and "forward" not in vars(module) and str(module.graph) == graph
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert torch.equal(explained(inputs_embeds=embeds).logits, model(inputs_embeds=embeds).logits)
+    assert_same(module(inputs_embeds=embeds).logits, model(inputs_embeds=embeds).logits)
 
 
+@one_worker("llama")
 def test_an_audit_frees_what_it_held() -> None:
-    explained = lxt_fx.transform(MODELS["llama"]())
+    module = explained("llama")
     held: list[weakref.ref[Tensor]] = []
 
     def target(output: Any) -> Tensor:
         held.append(weakref.ref(output.logits))
         return last_value(output)
 
-    ledger = lxt_fx.audit(explained, inputs_of("llama"), target)
+    ledger = lxt_fx.audit(module, inputs_of("llama"), target)
     gc.collect()
     assert held[0]() is None and ledger.rows == 1
 
 
+@one_worker("bert")
 def test_a_loaded_module_is_audited_like_the_one_that_was_saved(tmp_path: Path) -> None:
-    explained = lxt_fx.transform(MODELS["bert"]().double())
-    lxt_fx.save(explained, tmp_path / "bert.safetensors")
+    module = explained("bert", torch.float64)
+    lxt_fx.save(module, tmp_path / "bert.safetensors")
     loaded = lxt_fx.load(tmp_path / "bert.safetensors")
-    first, second = (lxt_fx.audit(module, inputs_of("bert")) for module in (explained, loaded))
+    first, second = (lxt_fx.audit(audited, inputs_of("bert")) for audited in (module, loaded))
     second.check()
     for name, share in first.constants().items():
         torch.testing.assert_close(second.constants()[name], share, rtol=1e-9, atol=1e-12)
 
 
+@one_worker("llama")
 def test_a_target_that_is_not_linear_in_the_output_leaks_at_the_target() -> None:
-    explained = lxt_fx.transform(MODELS["llama"]().double())
-    ledger = lxt_fx.audit(explained, inputs_of("llama"), lambda output: output.logits[:, -1].log_softmax(-1)[:, 3])
+    module = explained("llama", torch.float64)
+    ledger = lxt_fx.audit(module, inputs_of("llama"), lambda output: output.logits[:, -1].log_softmax(-1)[:, 3])
     check_closed(ledger, 1e-9)
     assert bool((amount(ledger, lxt_fx.Cause.TARGET).abs() > 1e-3 * ledger.value.abs()).all())
-    linear = lxt_fx.audit(explained, inputs_of("llama"), lambda output: output.logits[:, -1, 3] - output.logits[:, -1, 4])
+    linear = lxt_fx.audit(module, inputs_of("llama"), lambda output: output.logits[:, -1, 3] - output.logits[:, -1, 4])
     assert bool((amount(linear, lxt_fx.Cause.TARGET).abs() <= 1e-12).all())
 
 
+@one_worker("llama")
 def test_epsilon_takes_its_share_by_name() -> None:
-    model = MODELS["llama"]().double()
-    explained = lxt_fx.transform(model, epsilon=0.05)
-    ledger = lxt_fx.audit(explained, inputs_of("llama"))
+    ledger = lxt_fx.audit(explained("llama", torch.float64, epsilon=0.05), inputs_of("llama"))
     check_closed(ledger, 1e-9)
     assert bool((amount(ledger, lxt_fx.Cause.EPSILON).abs() > 1e-3 * ledger.value.abs()).all())
-    without = lxt_fx.audit(lxt_fx.transform(model), inputs_of("llama"))
+    without = lxt_fx.audit(explained("llama", torch.float64), inputs_of("llama"))
     assert lxt_fx.Cause.EPSILON not in without.by_cause()
 
 
@@ -287,7 +278,7 @@ def test_what_the_model_detaches_is_a_held_operand() -> None:
 
 
 EXPLAINED: dict[str, Callable[[], lxt_fx.Explained]] = {
-    "llama": lambda: lxt_fx.transform(MODELS["llama"]()),
+    "llama": lambda: explained("llama"),
     "mlp": lambda: lxt_fx.transform(Mlp().eval(), (torch.randn(2, 6),)),
 }
 BAD: dict[str, tuple[str, Any, Any, str]] = {
@@ -301,6 +292,7 @@ BAD: dict[str, tuple[str, Any, Any, str]] = {
 }
 
 
+@one_worker("llama")
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_refused_with_a_reason(case: str) -> None:
     kind, inputs, target, message = BAD[case]
@@ -308,15 +300,16 @@ def test_bad_input_is_refused_with_a_reason(case: str) -> None:
         lxt_fx.audit(EXPLAINED[kind](), inputs, target)
 
 
+@one_worker("llama")
 def test_missing_inputs_are_refused_by_name() -> None:
     with pytest.raises(lxt_fx.CallError, match="lacks inputs_embeds"):
         lxt_fx.audit(EXPLAINED["llama"](), {"attention_mask": MASK})
 
 
+@one_worker("bert")
 def test_the_exports_add_up(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
-    explained = lxt_fx.transform(MODELS["bert"]().double())
-    ledger = lxt_fx.audit(explained, {"input_ids": IDS, "attention_mask": MASK})
+    ledger = lxt_fx.audit(explained("bert", torch.float64), {"input_ids": IDS, "attention_mask": MASK})
     frame = ledger.to_dataframe()
     assert isinstance(frame, pandas.DataFrame)
     sums = torch.tensor(frame.groupby("row")["amount"].sum().to_numpy())
@@ -330,12 +323,13 @@ def test_the_exports_add_up(tmp_path: Path) -> None:
         torch.testing.assert_close(sum(grouped.values(), torch.zeros(2).double()), ledger.leaks)
 
 
+@one_worker("bert")
 def test_the_waterfall_ends_where_the_sources_end(tmp_path: Path) -> None:
-    explained = lxt_fx.transform(MODELS["bert"]())
-    ledger = lxt_fx.audit(explained, inputs_of("bert"))
+    module = explained("bert")
+    ledger = lxt_fx.audit(module, inputs_of("bert"))
     ledger.to_png(tmp_path / "waterfall.png")
     assert (tmp_path / "waterfall.png").read_bytes()[:4] == b"\x89PNG"
-    two = lxt_fx.audit(explained, {"input_ids": IDS})
+    two = lxt_fx.audit(module, {"input_ids": IDS})
     with pytest.raises(lxt_fx.InputError, match="shows one row"):
         two.to_png(tmp_path / "two.png")
     two.row(1).to_png(tmp_path / "two.png")
@@ -343,9 +337,9 @@ def test_the_waterfall_ends_where_the_sources_end(tmp_path: Path) -> None:
         two.row(2)
 
 
+@one_worker("bert")
 def test_the_page_shows_every_sum_of_the_ledger() -> None:
-    explained = lxt_fx.transform(MODELS["bert"]())
-    ledger = lxt_fx.audit(explained, inputs_of("bert"))
+    ledger = lxt_fx.audit(explained("bert"), inputs_of("bert"))
     page = str(ledger)
     for words in ("inputs_embeds", "bias", "added constant", "softmax offset", "residual", "explained value",
                   "position_embeddings", "bert.encoder.layer.1", "The ledger closes"):  # fmt: skip

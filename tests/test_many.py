@@ -10,6 +10,8 @@ import pytest
 import tiny
 import torch
 from saved import saved_bytes
+from shared_captures import each_model
+from shared_captures import explained as compiled
 from torch import Tensor
 
 import lxt_fx
@@ -25,8 +27,7 @@ CLASSES = [1, 0, 1]
 
 @functools.cache
 def explained(name: str, form: str = "gradient", attention: str = "sdpa") -> lxt_fx.Explained:
-    model = tiny.MODELS[name](attention).double()
-    return lxt_fx.transform(model, form=form, epsilon=0.0)
+    return compiled(name, torch.float64, attention, form=form, epsilon=0.0)
 
 
 def leaf_of(module: lxt_fx.Explained) -> Tensor:
@@ -61,7 +62,7 @@ IN_FLOAT32 = 1e-7
 
 
 @pytest.mark.parametrize("form", ["gradient", "explicit"])
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "bert", "vit"])
+@pytest.mark.parametrize("name", each_model(["llama", "gemma3", "gpt2", "bert", "vit"]))
 def test_every_target_gets_what_a_call_of_its_own_gives_it(name: str, form: str) -> None:
     module = explained(name, form)
     x = leaf_of(module)
@@ -78,7 +79,7 @@ def test_eager_attention_gives_the_same_as_one_by_one() -> None:
     assert_same(many.relevance_of(module, x, PAIRS, reduce="none"), one_by_one(module, x, PAIRS), IN_FLOAT32)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("name", each_model(["llama", "gemma3", "gpt2"]))
 def test_the_head_of_a_language_model_is_cut_off(name: str) -> None:
     module = explained(name)
     cut = split_model(module)
@@ -92,8 +93,8 @@ def test_the_head_of_a_language_model_is_cut_off(name: str) -> None:
 def test_a_module_that_recomputes_its_layers_does_so_for_many_targets() -> None:
     module = explained("llama")
     x = leaf_of(module)
-    lean = lxt_fx.transform(tiny.MODELS["llama"]().double(), checkpoint="layers")
-    assert torch.equal(many.relevance_of(lean, x, PAIRS, chunk=2), many.relevance_of(module, x, PAIRS, chunk=2))
+    lean = compiled("llama", torch.float64, checkpoint="layers")
+    assert_same(many.relevance_of(lean, x, PAIRS, chunk=2), many.relevance_of(module, x, PAIRS, chunk=2), IN_FLOAT32)
     saved = {
         name: saved_bytes(split_model(found).body, found._bind((x,), {}))
         for name, found in (("whole", module), ("lean", lean))

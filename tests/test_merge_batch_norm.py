@@ -311,7 +311,7 @@ def test_a_batch_norm_stays_where_it_does_not_belong_to_one_layer(name: str) -> 
 def test_a_batch_norm_stays_where_no_row_needs_it_elsewhere(table: Any) -> None:
     net, x = layer_and_norm("conv2d")
     explained = explained_by(net, x, table)
-    assert explained.record.merged == () and explained.record.forward_difference == 0.0
+    assert explained.record.merged == () and explained.record.forward_difference <= 1e-15  # the same ops, in float64
     assert any(node.target is aten.batch_norm.default for node in explained.graph.nodes)
 
 
@@ -422,7 +422,7 @@ def test_certificate_and_saved_file_know_what_was_merged(tmp_path: Any) -> None:
     lxt_fx.save(explained, tmp_path / "net.safetensors")
     loaded = lxt_fx.load(tmp_path / "net.safetensors")
     r = net(x).detach()
-    torch.testing.assert_close(relevance_of(loaded, x, r), relevance_of(explained, x, r), rtol=0, atol=0)
+    torch.testing.assert_close(relevance_of(loaded, x, r), relevance_of(explained, x, r), rtol=1e-12, atol=1e-12)
     for found in (explained, loaded):
         certificate = lxt_fx.certificate(found)
         assert certificate.proven and certificate.merged == MERGED

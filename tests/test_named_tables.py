@@ -10,6 +10,9 @@ import tiny
 import torch
 import torch.nn.functional as F
 from golden_cases import relative
+from rounding import assert_same
+from shared_captures import each_model, one_worker
+from shared_captures import explained as compiled
 from torch import Tensor, nn
 from transformers import MambaConfig, MambaForCausalLM
 
@@ -36,9 +39,10 @@ def relevance(explained: lxt_fx.Explained, name: str, leaf: Tensor, weights: Ten
     return leaf.detach() * gradient
 
 
+@one_worker("vit")
 @pytest.mark.parametrize(("name", "attention"), [("attnlrp_gamma", "sdpa"), ("cp_lrp_gamma", "eager")])
 def test_gamma_tables_keep_epsilon_beside_attentions_and_at_the_end(name: str, attention: str) -> None:
-    explained = lxt_fx.transform(tiny.vit(attention), rules=name)
+    explained = compiled("vit", attention=attention, rules=name)
     found = rows_by_module(explained, "linear")
     beside = {"attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"}
     held = {"attention.q_proj", "attention.k_proj"} if name == "cp_lrp_gamma" else set()
@@ -54,10 +58,10 @@ def test_gamma_tables_keep_epsilon_beside_attentions_and_at_the_end(name: str, a
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("model", ["llama", "gemma3", "gpt2", "bert"])
+@pytest.mark.parametrize("model", each_model(["llama", "gemma3", "gpt2", "bert"]))
 def test_projections_are_found_through_rotary_embeddings_and_norms(model: str, attention: str) -> None:
     table = tables.attnlrp_gamma(linear=0.1)
-    found = rows_by_module(lxt_fx.transform(tiny.MODELS[model](attention), rules=table), "linear")
+    found = rows_by_module(compiled(model, attention=attention, rules=table), "linear")
     projections = {m for m, row in found.items() if row == "epsilon (attention projection)"}
     wanted = {
         "llama": {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"},
@@ -225,20 +229,19 @@ def test_a_table_that_needs_bounds_says_so_and_serves_the_first_layer() -> None:
     assert list(rows_by_module(flat, "convolution").values()) == ["flat (first linear map)", "z-plus"]
 
 
+@one_worker("vit")
 def test_tables_switch_by_layer() -> None:
     """The rows of another table at a place: as if the whole model had it, there."""
-    model = tiny.vit()
     mixed = lxt_fx.TABLES["attnlrp"].override("*.layers.0", lxt_fx.TABLES["cp_lrp"])
-    rows = rows_by_module(lxt_fx.transform(model, rules=mixed), "sdpa")
     assert mixed.overrides == ("*.layers.0",)
-    stage = lxt_fx.transform(model, rules=mixed).record.stages["rules"]
+    stage = compiled("vit", rules=mixed).record.stages["rules"]
     found = [stage.rules[n.name].name for n in stage.graph.nodes if "sdpa" in str(n.target)]
-    assert found == ["weights held", "attention"] and rows
+    assert found == ["weights held", "attention"]
     pixels, weights = torch.randn(2, 1, 8, 8), torch.randn(2, 5)
     everywhere = {"vit": lxt_fx.TABLES["cp_lrp"]}
-    by_place = relevance(lxt_fx.transform(model, rules=everywhere), "pixel_values", pixels, weights)
-    by_name = relevance(lxt_fx.transform(model, rules="cp_lrp"), "pixel_values", pixels, weights)
-    assert torch.equal(by_place, by_name)
+    by_place = relevance(compiled("vit", rules=everywhere), "pixel_values", pixels, weights)
+    by_name = relevance(compiled("vit", rules="cp_lrp"), "pixel_values", pixels, weights)
+    assert_same(by_place, by_name)
 
 
 def test_a_table_prints_itself(capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,22 +257,20 @@ def test_every_table_has_a_summary_and_a_paper() -> None:
 
 
 @pytest.mark.parametrize("form", ["gradient", "explicit"])
-@pytest.mark.parametrize("name", ["llama", "gemma3", "bert"])
+@pytest.mark.parametrize("name", each_model(["llama", "gemma3", "bert"]))
 def test_an_explained_module_is_put_under_another_table_without_a_capture(
     name: str, form: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tiny.MODELS[name]("sdpa").double()
     weights = torch.randn(2, 5, 1, dtype=torch.float64) if name != "bert" else torch.randn(2, 1, dtype=torch.float64)
-    direct = lxt_fx.transform(model, rules="cp_lrp", form=form)
-    explained = lxt_fx.transform(model)
+    direct, explained = compiled(name, torch.float64, rules="cp_lrp", form=form), compiled(name, torch.float64)
     monkeypatch.setattr(lxt_fx.compiler.pipeline, "proven_capture", lambda *_, **__: pytest.fail("captured again"))
     switched = lxt_fx.transform(explained, kwargs={"inputs_embeds": EMBEDS}, rules="cp_lrp", form=form)
     assert switched.record.table_name == "cp_lrp" and explained.record.table_name == "attnlrp"
-    assert switched.record.model_class == direct.record.model_class == type(model).__name__
+    assert switched.record.model_class == direct.record.model_class == type(tiny.MODELS[name]()).__name__
     assert (switched.record.inputs, switched.record.leaves) == (direct.record.inputs, direct.record.leaves)
     assert switched.record.method == direct.record.method and switched.record.sizes == direct.record.sizes
     same, other = (relevance(module, "inputs_embeds", EMBEDS, weights) for module in (switched, direct))
-    assert torch.equal(same, other)
+    assert_same(same, other)
     assert relative(relevance(explained, "inputs_embeds", EMBEDS, weights), same) > 1e-3
     ids = torch.tensor([[3, 1, 2]])
     assert torch.equal(lxt_fx.embed(switched, ids), lxt_fx.embed(explained, ids))

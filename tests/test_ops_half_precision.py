@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from activation_cases import BELOW_ONE, BY_NAME, CURVES, NOT_NEGATIVE
 from op_cases import CASES, LINEAR_RULES, POINTWISE, Case, leaves
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -16,18 +17,6 @@ from lxt_fx.ops import activations, norms, products
 
 HALF = [torch.float16, torch.bfloat16]
 TYPES = [*HALF, torch.float32, torch.float64]
-
-AT_ZERO = {
-    "silu": 0.5, "gelu": 0.5, "gelu_tanh": 0.5, "relu": 0.0, "leaky_relu": 0.2, "tanh": 1.0, "sigmoid": 0.25,
-    "exp": 1.0, "softplus": 0.5, "square": 0.0, "cube": 0.0, "elu": 0.7, "selu": 1.7580993408473766, "celu": 1.0,
-    "mish": 0.6, "hardswish": 0.5, "hardsigmoid": 1 / 6, "hardtanh": 1.0, "relu6": 0.0, "sin": 1.0,
-    "erf": 2 / math.sqrt(math.pi), "asinh": 1.0, "log1p": 1.0, "sqrt": 0.0,
-    "expm1": 1.0, "atan": 1.0, "acos": -1.0, "log_sigmoid": 0.5,
-}  # fmt: skip
-"""(f(x) - f(0)) / x as x goes to 0, and where f has a kink there, its native gradient."""
-
-NOT_FLAT = {"relu", "leaky_relu", "elu", "selu", "relu6", "sqrt", "square", "cube"}
-"""Where the limit stands for 0 alone, and not for what is near it."""
 
 every_pointwise = pytest.mark.parametrize("case", POINTWISE, ids=lambda case: case.name)
 
@@ -53,8 +42,9 @@ def expected_ratio(case: Case, x: Tensor) -> Tensor:
     at_zero = case.run_plain(torch.zeros_like(x), *case.make(torch.float64)[1:])
     if case.name == "hardsigmoid":  # a closed gate passes nothing
         at_zero = torch.where(x > -3, at_zero, y)
-    near = x == 0 if case.name in NOT_FLAT else x.abs() < 1e-6
-    return torch.where(near, AT_ZERO[case.name], (y - at_zero) / x)
+    curve = BY_NAME[case.name]
+    near = x == 0 if curve.kink else x.abs() < 1e-6  # at a kink the limit stands for 0 alone
+    return torch.where(near, curve.limit, (y - at_zero) / x)
 
 
 @every_pointwise
@@ -62,7 +52,8 @@ def expected_ratio(case: Case, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("zero", [0.0, -0.0])
 def test_factor_at_zero_is_the_limit(case: Case, dtype: torch.dtype, zero: float) -> None:
     _, factor = ratio_of(case, torch.full((8,), zero, dtype=dtype))
-    torch.testing.assert_close(factor, torch.full_like(factor, AT_ZERO[case.name]), rtol=torch.finfo(dtype).eps, atol=0)
+    limit = torch.full_like(factor, BY_NAME[case.name].limit)
+    torch.testing.assert_close(factor, limit, rtol=torch.finfo(dtype).eps, atol=0)
 
 
 @every_pointwise
@@ -128,10 +119,11 @@ FILLS: dict[str, Callable[[torch.dtype], float]] = {
 }
 
 OVERFLOWS_WHEN_LARGE = {
-    "exp", "square", "cube", "gelu", "hardswish", "linear", "linear_without_bias", "head", "matmul", "matmul_held",
+    *(curve.name for curve in CURVES if curve.overflows or curve.where == BELOW_ONE),
+    "linear", "linear_without_bias", "head", "matmul", "matmul_held",
     "einsum", "einsum_of_three", "mul", "normalize_div", "layer_norm", "layer_norm_over_two_dims", "group_norm",
     "group_norm_without_weight", "sdpa", "sdpa_causal", "sdpa_masked", "sdpa_biased", "sdpa_of_carrying_mask",
-    "sdpa_of_groups", "sdpa_held", "expm1", "acos", "gated_by_silu", "gated_by_gelu", "gated_by_gelu_tanh", "rotate",
+    "sdpa_of_groups", "sdpa_held", "gated_by_silu", "gated_by_gelu", "gated_by_gelu_tanh", "rotate",
     "linears", "grouped_sdpa",
 }  # fmt: skip
 """Cases whose plain op overflows in one of the types, so that nothing is asked of the gradient."""
@@ -156,7 +148,7 @@ def test_gradient_is_finite_where_the_value_is(name: str, fill: str, dtype: torc
     with torch.no_grad():
         for leaf in leaves(arguments):
             leaf.fill_(FILLS[fill](dtype))
-            leaf.view(-1)[::2] *= 1 if name in ("sqrt", "log1p", "log") else -1
+            leaf.view(-1)[::2] *= 1 if name == "log" or (name in BY_NAME and BY_NAME[name].where == NOT_NEGATIVE) else -1
     value = case.run(*arguments)
     if not value.isfinite().all():
         assert fill == "large"

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.library import Library
 
 import lxt_fx
+from lxt_fx.ops import products
+from lxt_fx.ops.head import head
 
 aten = torch.ops.aten
 OPS = torch.ops.lxt_fx_own
@@ -123,3 +125,25 @@ def test_the_ops_of_the_page_are_registered_well_and_their_cells_run_twice() -> 
         torch.testing.assert_close(tuple(found[4] for found in each), one)
         compiled = torch.compile(lambda a, b, op=op: op(a, b).sum(), fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(torch.autograd.grad(compiled(a, b), (a, b)), torch.autograd.grad(op(a, b).sum(), (a, b)))
+
+
+def test_an_op_without_an_equation_is_not_proven_in_the_explicit_form(tmp_path: Path) -> None:
+    """There it is x times its own backward: the fast form once more, which agrees with itself whatever it does."""
+    path = tmp_path / "own.safetensors"
+    lxt_fx.save(transformed(PLAIN, "explicit"), path)
+    for explained in (transformed(PLAIN, "explicit"), lxt_fx.load(path, ops=(OPS.unequal.default,))):
+        (found,) = lxt_fx.certificate(explained).not_proven
+        assert found.op == "lxt_fx_own.unequal" and "no equation (explicit=)" in found.why
+    for rule, form in ((WITH_EQUATION, "explicit"), (PLAIN, "gradient")):
+        assert lxt_fx.certificate(transformed(rule, form)).proven
+
+
+@pytest.mark.parametrize("form", ["gradient", "explicit"])
+def test_an_op_of_lxt_fx_that_has_no_equation_is_never_taken_for_a_linear_map(form: str) -> None:
+    """`head` is what the graph that runs calls; how relevance passes it stands nowhere."""
+    rule = replace(PLAIN, ops={aten.linear.default: head})
+    given = {"rules": {aten.linear.default: rule}, "form": form}
+    with pytest.raises(lxt_fx.NoRuleError, match=r"no equation for %head = lxt_fx.attribution.split_head.default"):
+        lxt_fx.transform(nn.Linear(7, 2).double(), (A[None],), **given)  # type: ignore[arg-type]
+    given["rules"] = {aten.linear.default: replace(rule, explicit={head: products.linear})}
+    lxt_fx.transform(nn.Linear(7, 2).double(), (A[None],), **given)  # type: ignore[arg-type]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -192,6 +194,79 @@ class DecomposedSoftmax(nn.Module):
         return (shifted / shifted.sum(-1, keepdim=True)).log() + torch.logsumexp(scores, -1, keepdim=True)
 
 
+class OtherAttention(nn.Module):
+    """Causal attention with other weights than a softmax of q k: those of x-transformers, each in its few lines."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH, bias=False), nn.Linear(WIDTH, WIDTH)
+        self.places = nn.Parameter(draw(WIDTH, 8, seed=1) * 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
+        scores = (q @ k.mT / 4).masked_fill(later, -torch.finfo(x.dtype).max)
+        found: Tensor = x + self.out(self.weights(q, k, scores, later) @ v)
+        return found
+
+    def weights(self, q: Tensor, k: Tensor, scores: Tensor, later: Tensor) -> Tensor:
+        match self.kind:
+            case "sigmoid":
+                return scores.sigmoid()
+            case "signed":
+                sizes = scores.abs().masked_fill(later, -torch.finfo(scores.dtype).max)
+                return scores.sign() * sizes.softmax(-1)
+            case "hard":
+                soft = scores.softmax(-1)
+                return F.one_hot(scores.argmax(-1), scores.shape[-1]).to(soft) + soft - soft.detach()
+            case "contextual places":
+                counts = scores.sigmoid().masked_fill(later, 0.0).flip(-1).cumsum(-1).flip(-1).clamp(max=7)
+                low, high, logits = counts.floor(), counts.ceil(), q @ self.places
+                part = counts - low
+                between = logits.gather(-1, high.long()) * part + logits.gather(-1, low.long()) * (1 - part)
+                return (scores + between).softmax(-1)
+            case "distance":
+                return (-torch.cdist(q, k)).masked_fill(later, -torch.finfo(q.dtype).max).softmax(-1)
+        raise AssertionError(self.kind)
+
+
+class Quantised(nn.Module):
+    """Whole numbers whose gradient is that of what was rounded, in three spellings; many of them are 0."""
+
+    def __init__(self, spelling: int) -> None:
+        super().__init__()
+        self.spelling = spelling
+        self.first, self.second = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        spellings = (x + (x.round() - x).detach(), (x.round() - x).detach() + x, x.round() - (x.detach() - x))
+        found: Tensor = self.second(spellings[self.spelling])
+        return found
+
+
+class Mixed(nn.Module):
+    """A value and its successor, mixed or gated, or solved for."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.linear, self.gru = nn.Linear(WIDTH, WIDTH), nn.GRUCell(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.linear(x)
+        match self.kind:
+            case "lerp":
+                return torch.lerp(x, hidden, torch.sigmoid(self.linear.bias))
+            case "gru_cell":
+                return self.gru(hidden.flatten(0, 1), x.flatten(0, 1))
+            case "linalg_solve_triangular":
+                lower = (hidden @ hidden.mT).tril(-1)
+                return torch.linalg.solve_triangular(lower, x, upper=False, unitriangular=True)
+        raise AssertionError(self.kind)
+
+
 def encoder(**settings: Any) -> nn.Module:
     """Two layers of torch's own encoder."""
     return nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDTH, HEADS, 32, batch_first=True, **settings), 2)
@@ -227,6 +302,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...]]] = {
         lambda: nn.Sequential(nn.LayerNorm(WIDTH), Int8Linear(nn.Linear(WIDTH, 4).double()), nn.Tanh()), (TOKENS,),
     ),
     "decomposed softmax": (DecomposedSoftmax, (TOKENS,)),
+    **{
+        f"attention, {kind}": (partial(OtherAttention, kind), (TOKENS,))
+        for kind in ("sigmoid", "signed", "hard", "contextual places")
+    },
+    **{f"straight through, spelling {spelling}": (partial(Quantised, spelling), (TOKENS,)) for spelling in range(3)},
 }  # fmt: skip
 
 
@@ -271,6 +351,36 @@ def test_a_recurrent_layer_is_refused_by_name() -> None:
     net = nn.LSTM(WIDTH, 8, batch_first=True).double().eval()
     with pytest.raises(lxt_fx.NoRuleError, match=r"no rule for %lstm = aten\.lstm\.input"):
         lxt_fx.transform(net, (TOKENS,))
+
+
+@pytest.mark.parametrize(
+    ("net", "op"),
+    [
+        (OtherAttention("distance"), "cdist"),
+        *((Mixed(op), op) for op in ("lerp", "gru_cell", "linalg_solve_triangular")),
+    ],
+)
+def test_an_op_that_has_no_rule_is_refused_by_name(net: nn.Module, op: str) -> None:
+    with pytest.raises(lxt_fx.NoRuleError, match=rf"no rule for %{op}\w* = aten\.{op}\."):
+        lxt_fx.transform(net.double().eval(), (TOKENS,))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_a_value_that_is_passed_straight_through_is_explained_alike_in_every_spelling(epsilon: float) -> None:
+    found = []
+    for spelling, form in product(range(3), ("gradient", "explicit")):
+        torch.manual_seed(0)
+        net = Quantised(spelling).double().eval()
+        found.append(carried(lxt_fx.transform(net, (TOKENS,), form=form, epsilon=epsilon), {"x": TOKENS}))
+    assert all(relative(relevance, found[0]) < 1e-9 for relevance in found) and found[0].abs().max() > 1e-3
+
+
+def test_a_step_is_no_way_for_relevance() -> None:
+    """torch gives sign, floor and round a gradient of zeros, which is no operand that relevance leaves by."""
+    explained = lxt_fx.transform(OtherAttention("signed").double().eval(), (TOKENS,))
+    (sign,) = (node for node in explained.graph.nodes if node.target is torch.ops.aten.sign.default)
+    assert sign.args[0].target is torch.ops.lxt_fx.hold.default
+    assert lxt_fx.certificate(explained).not_followed[0].op == "aten.sign"
 
 
 def test_a_model_with_int8_weights_of_torchao_is_explained() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import MODELS, Mlp
+from shared_captures import each_model, one_worker
+from shared_captures import explained as compiled
+from tiny import Mlp
 
 import lxt_fx
 
@@ -34,9 +36,9 @@ def check_golden(name: str, text: str) -> None:
     assert text == path.read_text()
 
 
-@pytest.mark.parametrize("name", ["llama", "bert", "vit"])
+@pytest.mark.parametrize("name", each_model(["llama", "bert", "vit"]))
 def test_printed_block_is_the_golden_text(name: str) -> None:
-    explained = lxt_fx.transform(MODELS[name]())
+    explained = compiled(name)
     check_golden(name, without_lines(lxt_fx.show(explained, module=block_of(explained, name))))
 
 
@@ -47,27 +49,31 @@ def block_of(explained: lxt_fx.Explained, name: str) -> str:
     return wanted if wanted in paths else next(p for p in sorted(paths) if re.fullmatch(r".*layers?\.0", p))
 
 
+@one_worker("llama")
 def test_printed_block_that_runs_is_the_golden_text() -> None:
-    explained = lxt_fx.transform(MODELS["llama"]())
+    explained = compiled("llama")
     check_golden("llama_fused", without_lines(lxt_fx.show(explained, "fused", module="model.layers.0")))
 
 
+@one_worker("llama")
 def test_diff_of_two_stages_is_the_golden_text() -> None:
-    explained = lxt_fx.transform(MODELS["llama"]())
+    explained = compiled("llama")
     check_golden("llama_diff", without_lines(lxt_fx.diff(explained, "canonical", "rules", module="model.layers.0")))
 
 
+@one_worker("llama")
 def test_cp_lrp_prints_what_is_held() -> None:
-    explained = lxt_fx.transform(MODELS["llama"]("eager"), rules="cp_lrp")
+    explained = compiled("llama", attention="eager", rules="cp_lrp")
     text = lxt_fx.show(explained, module="model.layers.0")
     assert re.search(r"%softmax.* = lxt_fx.softmax\(.*\| weights held", text)
     assert re.search(r"%mul_\d+: f32\[b,s,48\]\* = mul\(%hold\w*, %linear_5\) +\| gate held", text)
     assert re.search(r"%hold\w*: f32\[b,s,32\]\+ = lxt_fx.hold\(%\w+\)", text)
 
 
+@one_worker("llama")
 @pytest.mark.parametrize("stage", ["capture", "canonical", "groups", "rules", "lowered", "fused"])
 def test_every_stage_prints(stage: str) -> None:
-    explained = lxt_fx.transform(MODELS["llama"]())
+    explained = compiled("llama")
     text = lxt_fx.show(explained, stage)
     assert f"stage {stage}" in text and "%inputs_embeds: f32[b,s,32]*" in text
     assert ("lxt_fx.sdpa" in text) == (stage in ("rules", "lowered"))

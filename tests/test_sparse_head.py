@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import MODELS
+from shared_captures import each_model
+from shared_captures import explained as compiled
 from torch import Tensor
 
-import lxt_fx
 from lxt_fx.ops.head import head, sparse_product
 
 ROWS, ENTRIES, HIDDEN = 6, 40, 5
@@ -73,10 +73,10 @@ def test_has_a_second_derivative() -> None:
     torch.testing.assert_close(second, (2 * weight().T @ weight()).sum(0).expand_as(x))
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("name", each_model(["llama", "gemma3", "gpt2"]))
 def test_every_question_to_a_model_gets_the_answer_of_the_whole_product(name: str) -> None:
     """One logit, several, all of one position, all: as the lowered graph, whose head multiplies everything."""
-    explained = lxt_fx.transform(MODELS[name]().double())
+    explained = compiled(name, torch.float64)
     assert [node.target for node in explained.fused.nodes].count(head) == 1
     whole = torch.fx.GraphModule(explained, explained.graph)
     bound = explained._bind((torch.randn(2, 5, 32, dtype=torch.float64),), {})

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from rounding import assert_same
 from tiny_text import bert, byte_tokenizer, llama, word_tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -103,7 +104,7 @@ def test_target_at_a_position_explains_there(explained: Explained, tokenizer: An
     # a causal model reads nothing to the right of position 1
     assert torch.equal(explanation.relevance[2:], torch.zeros(3))
     from_the_end = explain(explained, tokenizer, TEXT, Target.at(-4, " of"))
-    assert torch.equal(explanation.relevance, from_the_end.relevance)
+    assert_same(explanation.relevance, from_the_end.relevance)
     assert explanation.explained == from_the_end.explained
 
 
@@ -121,7 +122,7 @@ def test_a_function_of_the_output_is_explained(explained: Explained, tokenizer: 
     explanation = explain(explained, tokenizer, TEXT, largest_two)
     assert explanation.explained == "a function of the output, largest_two"
     by_lambda = explain(explained, tokenizer, TEXT, lambda out: out.logits[0, -1].topk(2).values.sum())
-    assert torch.equal(explanation.relevance, by_lambda.relevance)
+    assert_same(explanation.relevance, by_lambda.relevance)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_a_classifier_is_explained_by_label_and_by_index(classifier: Explained, 
     labels = ("bad", "fair", "good")
     named, numbered = (explain(classifier, words, "play playing", target, labels=labels) for target in ("good", 2))
     assert named.explained.startswith("logit of 'good' (class 2, rank ")
-    assert torch.equal(named.relevance, numbered.relevance)
+    assert_same(named.relevance, numbered.relevance)
     assert "rank 1)" in explain(classifier, words, "play playing", labels=labels).explained
 
 

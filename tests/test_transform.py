@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from golden_cases import relative
+from rounding import assert_same
+from shared_captures import GOLDEN, each_model, explained, one_worker, shared_model
 from tiny import MODELS, TEXT, Mlp
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import lxt_fx
 
@@ -39,41 +43,37 @@ def gradients(module: Callable[..., object], inputs: dict[str, Tensor]) -> dict[
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", each_model(MODELS))
 def test_forward_equals_the_model_at_every_batch_and_length(name: str, dtype: torch.dtype) -> None:
-    model = MODELS[name]().to(dtype)
-    explained = lxt_fx.transform(model)
-    assert explained.record.method == "torch.export" and explained.record.specialised == ()
+    model, module = shared_model(name, dtype), explained(name, dtype)
+    assert module.record.method == "torch.export" and module.record.specialised == ()
     for batch, length in [(1, 1), (1, 6), (2, 7), (3, 1), (5, 11)]:
         inputs = inputs_of(model, batch, length)
-        expected, actual = model(**inputs).logits, explained(**inputs).logits
+        expected, actual = model(**inputs).logits, module(**inputs).logits
         assert expected.shape == actual.shape
         assert (expected - actual).abs().max() <= TOLERANCES[dtype] * expected.abs().max()
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", each_model(MODELS))
 def test_table_gradient_gives_the_plain_gradient_of_the_model(name: str, attention: str) -> None:
     """With every row native the plumbing must add nothing."""
-    model = MODELS[name](attention).double()
-    explained = lxt_fx.transform(model, rules="gradient")
+    model, module = MODELS[name](attention).double(), explained(name, torch.float64, attention, rules="gradient")
     inputs = inputs_of(model, 2, 9)
-    expected, actual = gradients(model, inputs), gradients(explained, inputs)
-    assert expected.keys() == actual.keys() == set(explained.record.leaves)
+    expected, actual = gradients(model, inputs), gradients(module, inputs)
+    assert expected.keys() == actual.keys() == set(module.record.leaves)
     for leaf, gradient in expected.items():
         assert (gradient - actual[leaf]).abs().max() <= 1e-9 * gradient.abs().max()
 
 
 @pytest.mark.parametrize("rules", ["attnlrp", "cp_lrp"])
-def test_parameters_are_shared_and_get_no_gradient(rules: str) -> None:
-    for name in ("llama", "bert", "vit"):
-        model = MODELS[name]()
-        explained = lxt_fx.transform(model, rules=rules)
-        own = dict(model.named_parameters())
-        shared = dict(explained.named_parameters())
-        assert shared and all(own[path] is parameter for path, parameter in shared.items())
-        gradients(explained, inputs_of(model, 2, 5))
-        assert all(parameter.grad is None for parameter in model.parameters())
+@pytest.mark.parametrize("name", each_model(["llama", "bert", "vit"]))
+def test_parameters_are_shared_and_get_no_gradient(name: str, rules: str) -> None:
+    model, module = shared_model(name), explained(name, rules=rules)
+    own, shared = dict(model.named_parameters()), dict(module.named_parameters())
+    assert shared and all(own[path] is parameter for path, parameter in shared.items())
+    gradients(module, inputs_of(model, 2, 5))
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def state_of(model: nn.Module) -> dict[str, object]:
@@ -91,6 +91,7 @@ def state_of(model: nn.Module) -> dict[str, object]:
         "grad mode": torch.is_grad_enabled(),
         "random": torch.get_rng_state().clone(),
         "dtype": torch.get_default_dtype(),
+        "attention": {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS},
     }
 
 
@@ -108,23 +109,17 @@ def assert_same_state(before: dict[str, object], after: dict[str, object]) -> No
             assert was == now, name
 
 
-@pytest.mark.parametrize("name", ["llama", "bert", "vit", "whisper"])
-def test_the_model_and_torch_are_left_as_they_were(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "rules"), [("llama", "cp_lrp"), ("bert", "attnlrp"), ("vit", "cp_lrp"), ("whisper", "attnlrp")]
+)
+def test_the_model_and_torch_are_left_as_they_were(name: str, rules: str) -> None:
     model = MODELS[name]()
     model.requires_grad_(True)
     next(model.parameters()).requires_grad_(False)
     inputs = inputs_of(model, 2, 5)
     before = state_of(model)
-    gradients(lxt_fx.transform(model), inputs)
+    gradients(lxt_fx.transform(model, rules=rules), inputs)
     assert_same_state(before, state_of(model))
-
-
-def test_the_attention_registry_of_transformers_is_left_as_it_was() -> None:
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    before = {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS}
-    lxt_fx.transform(MODELS["llama"](), rules="cp_lrp")
-    assert before == {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS}
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -144,42 +139,39 @@ def test_a_second_model_of_the_process_keeps_exact_gradients() -> None:
     first, second = MODELS["llama"](), MODELS["llama"]()
     inputs = inputs_of(second, 2, 6)
     before = gradients(second, inputs)["inputs_embeds"]
-    for rules in ("attnlrp", "cp_lrp"):
-        gradients(lxt_fx.transform(first, rules=rules), inputs)
+    gradients(lxt_fx.transform(first, rules="cp_lrp"), inputs)
     second.zero_grad()
-    assert torch.equal(gradients(second, inputs)["inputs_embeds"], before)
+    assert_same(gradients(second, inputs)["inputs_embeds"], before)
 
 
+@one_worker("llama")
 def test_two_tables_of_one_model_live_side_by_side() -> None:
-    model = MODELS["llama"]()
-    inputs = inputs_of(model, 2, 6)
-    alone = {
-        rules: gradients(lxt_fx.transform(model, rules=rules), inputs)["inputs_embeds"] for rules in ("attnlrp", "cp_lrp")
-    }
-    both = {rules: lxt_fx.transform(model, rules=rules) for rules in ("attnlrp", "cp_lrp")}
-    for rules in ("cp_lrp", "attnlrp", "cp_lrp"):
-        assert torch.equal(gradients(both[rules], inputs)["inputs_embeds"], alone[rules])
+    inputs = inputs_of(shared_model("llama"), 2, 6)
+    tables = ("attnlrp", "cp_lrp")
+    alone = {rules: gradients(explained("llama", rules=rules), inputs)["inputs_embeds"] for rules in tables}
+    both = {rules: explained("llama", rules=rules) for rules in tables}
+    for rules in ("cp_lrp", "attnlrp", "cp_lrp"):  # the same parameters in the same memory
+        assert_same(gradients(both[rules], inputs)["inputs_embeds"], alone[rules])
     assert not torch.allclose(alone["attnlrp"], alone["cp_lrp"])
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize("name", each_model(TEXT))
 def test_a_padded_row_has_the_relevance_of_that_row_alone(name: str, attention: str) -> None:
-    model = MODELS[name](attention)
-    explained = lxt_fx.transform(model)
+    module = explained(name, attention=attention)
     torch.manual_seed(1)
     rows = [torch.randn(1, length, 32) for length in (7, 4)]
     sides = ("right",) if name == "bert" else ("right", "left")
     for side in sides:
         embeds, mask, positions = padded(rows, side)
         embeds.requires_grad_()
-        logits = explained(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
+        logits = module(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
         last = [logits[row].max() if logits.dim() == 2 else logits[row][mask[row] == 1][-1].max() for row in range(2)]
         torch.stack(last).sum().backward()
         assert embeds.grad is not None
         for row, alone in enumerate(rows):
             alone = alone.clone().requires_grad_()
-            out = explained(inputs_embeds=alone).logits
+            out = module(inputs_embeds=alone).logits
             (out[0].max() if out.dim() == 2 else out[0, -1].max()).backward()
             assert alone.grad is not None
             expected = (alone * alone.grad)[0]
@@ -200,59 +192,59 @@ def padded(rows: list[Tensor], side: str) -> tuple[Tensor, Tensor, Tensor]:
     return embeds, mask, positions
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", TEXT)
-def test_half_precision_gives_no_nan(name: str, attention: str, dtype: torch.dtype) -> None:
-    model = MODELS[name](attention).to(dtype)
-    explained = lxt_fx.transform(model)
-    for embeds, mask in hard_inputs(dtype):
+@pytest.mark.parametrize("name", each_model([*TEXT, *GOLDEN.values()]))
+def test_half_precision_gives_no_nan(name: str, attention: str) -> None:
+    """float16 on the tiny models, bfloat16 on those of the golden cases, whose relevance test_golden.py compares."""
+    dtype = torch.float16 if name in TEXT else torch.bfloat16
+    module = explained(name, dtype, attention)
+    for embeds, mask in hard_inputs(dtype, module.record.sizes["inputs_embeds"][-1]):
         embeds.requires_grad_()
-        logits = explained(inputs_embeds=embeds, attention_mask=mask).logits
+        logits = module(inputs_embeds=embeds, attention_mask=mask).logits
         chosen = logits[:, 0] if logits.dim() == 2 else logits[:, -1, 0]
         chosen.sum().backward()
         assert embeds.grad is not None and torch.isfinite(logits).all()
         assert torch.isfinite(embeds.grad).all() and torch.isfinite(embeds * embeds.grad).all()
 
 
-def hard_inputs(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+def hard_inputs(dtype: torch.dtype, hidden: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Zeros, a row whose first positions are masked (so that causal rows see nothing), and one token."""
     torch.manual_seed(0)
-    yield torch.zeros(2, 5, 32, dtype=dtype), torch.ones(2, 5, dtype=torch.long)
-    embeds = torch.randn(2, 5, 32).to(dtype)
+    yield torch.zeros(2, 5, hidden, dtype=dtype), torch.ones(2, 5, dtype=torch.long)
+    embeds = torch.randn(2, 5, hidden).to(dtype)
     embeds[0, 2] = 0
     yield embeds, torch.tensor([[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]])
-    yield torch.randn(2, 1, 32).to(dtype), torch.ones(2, 1, dtype=torch.long)
+    yield torch.randn(2, 1, hidden).to(dtype), torch.ones(2, 1, dtype=torch.long)
 
 
+@one_worker("llama")
 def test_deepcopy_is_a_module_of_its_own() -> None:
-    model = MODELS["llama"]()
-    explained = lxt_fx.transform(model)
-    twin = copy.deepcopy(explained)
+    model, module = shared_model("llama"), explained("llama")
+    twin = copy.deepcopy(module)
     inputs = inputs_of(model, 2, 6)
-    assert torch.equal(gradients(twin, inputs)["inputs_embeds"], gradients(explained, inputs)["inputs_embeds"])
-    assert {id(p) for p in twin.parameters()}.isdisjoint({id(p) for p in explained.parameters()})
+    # Weights elsewhere in memory may take another kernel.
+    assert_same(gradients(twin, inputs)["inputs_embeds"], gradients(module, inputs)["inputs_embeds"])
+    assert {id(p) for p in twin.parameters()}.isdisjoint({id(p) for p in module.parameters()})
     ids = torch.tensor([[3, 4, 5]])
-    assert torch.equal(lxt_fx.embed(twin, ids), lxt_fx.embed(explained, ids))
+    assert torch.equal(lxt_fx.embed(twin, ids), lxt_fx.embed(module, ids))
     with torch.no_grad():
         next(twin.parameters()).mul_(2)
-    assert not torch.equal(twin(**inputs).logits, explained(**inputs).logits)
-    assert torch.equal(model(**inputs).logits, explained(**inputs).logits)
+    assert relative(twin(**inputs).logits, module(**inputs).logits) > 1e-2
+    assert_same(model(**inputs).logits, module(**inputs).logits)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "bert", "vit"])
+@pytest.mark.parametrize("name", each_model(["llama", "gemma3", "bert", "vit"]))
 def test_a_saved_module_loads_with_the_same_relevance(name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    model = MODELS[name]()
-    explained = lxt_fx.transform(model)
-    lxt_fx.save(explained, tmp_path / "explained.safetensors")
+    module = explained(name)
+    lxt_fx.save(module, tmp_path / "explained.safetensors")
     loaded = lxt_fx.load(tmp_path / "explained.safetensors")
-    inputs = inputs_of(model, 3, 6)
-    for leaf, gradient in gradients(explained, inputs).items():
-        torch.testing.assert_close(gradients(loaded, inputs)[leaf], gradient, rtol=1e-5, atol=1e-6)
-    assert loaded.record.leaves == explained.record.leaves and "lxt_fx.linear" in lxt_fx.show(loaded, "lowered")
+    inputs = inputs_of(shared_model(name), 3, 6)
+    for leaf, gradient in gradients(module, inputs).items():
+        assert_same(gradients(loaded, inputs)[leaf], gradient)
+    assert loaded.record.leaves == module.record.leaves and "lxt_fx.linear" in lxt_fx.show(loaded, "lowered")
     if name != "vit":
         ids = torch.tensor([[3, 4, 5]])
-        assert torch.equal(lxt_fx.embed(loaded, ids), lxt_fx.embed(explained, ids))
+        assert torch.equal(lxt_fx.embed(loaded, ids), lxt_fx.embed(module, ids))
 
 
 def test_a_saved_file_cannot_name_code(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -271,31 +263,19 @@ def test_a_saved_file_cannot_name_code(tmp_path) -> None:  # type: ignore[no-unt
         decode_graph(saved)
 
 
-def test_compiled_module_gives_the_same_relevance() -> None:
-    for name in ("llama", "bert"):
-        model = MODELS[name]()
-        explained = lxt_fx.transform(model)
-        compiled = torch.compile(explained, fullgraph=True, backend="aot_eager")
-        for length in (6, 9):
-            inputs = inputs_of(model, 2, length)
-            expected = gradients(explained, inputs)["inputs_embeds"]
-            actual = gradients(compiled, inputs)["inputs_embeds"]
-            assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
-
-
+@one_worker("llama")
 def test_many_targets_come_from_one_forward() -> None:
-    model = MODELS["llama"]()
-    explained = lxt_fx.transform(model)
     embeds = torch.randn(1, 5, 32, requires_grad=True)
-    logits = explained(inputs_embeds=embeds).logits[0, -1, :4]
+    logits = explained("llama")(inputs_embeds=embeds).logits[0, -1, :4]
     (batched,) = torch.autograd.grad(logits, embeds, torch.eye(4), is_grads_batched=True, retain_graph=True)
     for index in range(4):
         (alone,) = torch.autograd.grad(logits[index], embeds, retain_graph=True)
         torch.testing.assert_close(batched[index], alone)
 
 
+@one_worker("llama")
 def test_readable_code_of_torch_fx_keeps_working() -> None:
-    text = lxt_fx.transform(MODELS["llama"]()).print_readable(print_output=False)
+    text = explained("llama").print_readable(print_output=False)
     assert "torch.ops.lxt_fx.rms_norm" in text and "torch.ops.lxt_fx.sdpa" in text
 
 
@@ -317,7 +297,7 @@ def test_a_size_that_the_code_reads_as_a_number_is_fixed_and_said() -> None:
     explained = lxt_fx.transform(CountsRows(), (torch.randn(3, 4),))
     assert explained.record.specialised
     x = torch.randn(3, 4)
-    assert torch.equal(explained(x), CountsRows()(x))
+    assert_same(explained(x), CountsRows()(x))
     with pytest.raises(lxt_fx.CallError, match=r"was captured for \[3, 'any'\]"):
         explained(torch.randn(2, 4))
 
@@ -339,7 +319,7 @@ def test_a_model_that_export_refuses_is_traced_and_says_so() -> None:
     explained = lxt_fx.transform(net, (x,))
     assert explained.record.method == "make_fx"
     assert "x [2, 4]" in explained.record.specialised[0] and "fixed: all sizes" in lxt_fx.show(explained)
-    assert torch.equal(explained(x), net(x))
+    assert_same(explained(x), net(x))
     assert dict(explained.named_parameters())["linear.weight"] is net.linear.weight
     leaf = x.clone().requires_grad_()
     explained(leaf).sum().backward()

@@ -19,8 +19,8 @@ import lxt_fx
 from lxt_fx import Removal
 from lxt_fx.base.errors import InputError, NonFiniteError, TracedBranchError
 from lxt_fx.compiler import pipeline
-from lxt_fx.faithfulness.scores import Score
-from lxt_fx.faithfulness.tuned_table import TunedTable, chance_of
+from lxt_fx.faithfulness.scores import Score, chance_of
+from lxt_fx.faithfulness.tuned_table import TunedTable
 from lxt_fx.rule_table.rule import RuleTable
 from lxt_fx.rule_table.tables import TABLES, attnlrp_gamma, cp_lrp_gamma
 

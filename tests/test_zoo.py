@@ -16,7 +16,7 @@ from zoo_table import MARKS
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("entry", SAMPLE)
+@pytest.mark.parametrize("entry", [pytest.param(e, id=e, marks=pytest.mark.xdist_group(e)) for e in SAMPLE])
 def test_an_architecture_is_captured_explained_and_proven(entry: str) -> None:
     """Strict rules, forward equal, table `gradient` equal to the plain gradient, a closed ledger, two forms that agree.
     Sizes are fixed here, for speed; the command frees them."""

@@ -85,8 +85,8 @@ def relevance_of(
         explained = as_explained(explained, positional, given, "relevance_of")
         bound, name = _bound(explained, given, positional, leaf)
         explained = explained._fitting(bound)
-        texts = texts_of_logits(given, bound, tokenizer)
-        asked = BatchTargets(Reading.of("relevance_of", explained, labels), wanted, texts)
+        reading = Reading.of("relevance_of", explained, labels)
+        asked = BatchTargets(reading, wanted, texts_of_logits(given, bound, tokenizer))
         return _finite(explained, bound, name, asked, chunk, reduce)[0]
 
 

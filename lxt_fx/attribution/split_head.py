@@ -18,7 +18,8 @@ from lxt_fx.base.nodes import shape
 from lxt_fx.base.torch_internals import aten, io_of, pytree, set_forward, set_io
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops import explicit, fused, products
-from lxt_fx.ops.aten_kinds import ACTIVATIONS, POINTWISE
+from lxt_fx.ops.activations import POINTWISE_OPS
+from lxt_fx.ops.aten_kinds import POINTWISE
 from lxt_fx.ops.head import head
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.segments.recompute import checkpointed_forward
@@ -26,7 +27,7 @@ from lxt_fx.passes.segments.recompute import checkpointed_forward
 _LINEAR = frozenset({head, products.linear, aten.linear.default})
 _ELEMENTWISE = (
     POINTWISE
-    | ACTIVATIONS
+    | POINTWISE_OPS
     | {fused.share, products.epsilon, products.hold, explicit.enter, explicit.leave, explicit.pass_on, aten.to.dtype}
 )
 

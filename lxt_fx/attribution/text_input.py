@@ -106,7 +106,7 @@ def read_text(tokenizer: Tokenizer, text: Text, device: torch.device, function: 
     tensors = {name: _one_example(name, value, function).to(device) for name, value in fields.items()}
     ids = tensors["input_ids"]
     if ids.shape[1] == 0:
-        raise InputError(f"{function}: the text has no tokens, so nothing can be explained; give a text that is not empty")
+        raise InputError(f"{function}: the text has no tokens, so there is nothing to explain; give one that has some")
     extras = {name: value for name, value in tensors.items() if name not in NOT_FOR_THE_MODEL}
     return TextInput(tokenizer, ids, extras)
 

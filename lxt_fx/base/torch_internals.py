@@ -99,6 +99,18 @@ class _Aten:
 aten = _Aten()
 
 
+def aten_op(name: str) -> Any:
+    """The overload of that name, `add.Tensor`, or `silu` for `silu.default`; None where this torch does not have it."""
+    packet, _, overload = name.partition(".")
+    op = getattr(getattr(aten, packet), overload or "default")
+    return None if isinstance(op, MissingOp) else op
+
+
+def aten_ops(names: str) -> frozenset[Any]:
+    """The overloads of these names, without those that this torch does not have."""
+    return frozenset(op for name in names.split() if (op := aten_op(name)) is not None)
+
+
 def schema_of(op: Any) -> Any:
     """The schema of an op: names, defaults and types of its arguments, which of them it writes, what its results alias.
     Every analysis needs it."""

@@ -17,38 +17,18 @@ from lxt_fx.base.node_text import op_name
 from lxt_fx.base.torch_internals import aten, pytree, schema_of
 from lxt_fx.ledger.claimed_by_contribution import map_call, taken
 from lxt_fx.ops import activations, products
-from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
+from lxt_fx.ops.activations import FROM_ZERO
+from lxt_fx.ops.aten_kinds import LIMITS, MEETING, MOVES, SELECTIONS, SUMS, WEIGHTED
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.rule_table.rule import Keep, Rule
 
 NATURALLY: Mapping[Any, Keep] = {
-    **dict.fromkeys((*MOVES, *SUMS, *CONVOLUTIONS, *GROUPED_MATMULS), Keep.ALL_BUT_CONSTANTS),
+    **dict.fromkeys(MOVES | SUMS | WEIGHTED, Keep.ALL_BUT_CONSTANTS),
     **dict.fromkeys(SELECTIONS, Keep.SELECTED),
-    aten.linear.default: Keep.ALL_BUT_CONSTANTS,
-    aten.addmm.default: Keep.ALL_BUT_CONSTANTS,
     products.linear: Keep.ALL_BUT_CONSTANTS,
     aten.softmax.int: Keep.ALL_BUT_OFFSET,
 }
 """Ops whose native gradient keeps so much: what is known of them also where a row claims nothing."""
-
-LIMITS = frozenset(
-    {
-        aten.clamp.default, aten.clamp.Tensor, aten.clamp_min.default, aten.clamp_min.Tensor, aten.clamp_max.default,
-        aten.clamp_max.Tensor, aten.maximum.default, aten.minimum.default, aten.max.other, aten.min.other,
-    }
-)  # fmt: skip
-"""Selections that put a bound in the place of a value."""
-
-MEETING = frozenset({aten.maximum.default, aten.minimum.default, aten.max.other, aten.min.other})
-"""Limits that halve the gradient where a value meets its bound; a clamp passes all of it to the value."""
-
-FROM_ZERO = frozenset(
-    {
-        activations.sigmoid, activations.exp, activations.hardsigmoid, activations.softplus, activations.log_sigmoid,
-        activations.acos,
-    }
-)  # fmt: skip
-"""Activations whose value at 0 takes its share."""
 
 CHUNK = 1 << 20
 """Numbers that are held in float64 at once."""
@@ -203,9 +183,10 @@ def shares(call: Call, gradient: Any) -> list[Share]:
 
 
 def _epsilon(call: Call, gradient: Tensor) -> list[Share]:
-    """R epsilon / (|z| + epsilon), summed."""
+    """R epsilon / (|z| + epsilon), summed; nothing where both are 0."""
     z, epsilon = call.output.double(), call.argument("epsilon")
-    return _nonzero(Cause.EPSILON, "epsilon", (z * gradient.double() * epsilon / (z.abs() + epsilon)).sum())
+    taken = z * gradient.double() * epsilon / (z.abs() + epsilon)
+    return _nonzero(Cause.EPSILON, "epsilon", torch.where(z == 0, 0, taken).sum())
 
 
 def _by_contribution(call: Call, gradient: Tensor) -> list[Share]:
@@ -251,10 +232,11 @@ def _constants(call: Call, gradient: Any) -> list[Share]:
 
 
 def _finite(x: Tensor, gradient: Any) -> Any:
-    """The gradient, 0 where x is infinite (a decay of exp(-inf)): there f(0) takes no share, and nothing leaves."""
-    if not isinstance(gradient, Tensor) or gradient.shape != x.shape or not x.isinf().any():
+    """The gradient, 0 where x is infinite (a decay of exp(-inf)) or stands for it (the sigmoid of a masked score): there
+    f(0) takes no share, and nothing leaves."""
+    if not isinstance(gradient, Tensor) or gradient.shape != x.shape:
         return gradient.double() if isinstance(gradient, Tensor) else gradient
-    return gradient.double().masked_fill(x.isinf(), 0)
+    return gradient.double().masked_fill(x.isinf() | (x <= _no_number(x.dtype)), 0)
 
 
 def _rounded_away(call: Call, gradient: Any) -> Tensor:

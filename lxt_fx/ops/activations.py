@@ -1,41 +1,96 @@
 """Elementwise nonlinearities y = f(x) in gradient form: R_in = R_out, so the backward is g * y / x (AttnLRP eq. 9).
 
-Each ratio y/x is a closed form with its limit at 0, finite in float16 and bfloat16. Where f(0) is not 0 (sigmoid, exp,
-softplus) the constant f(0) absorbs its share like a bias, and the ratio is (f(x) - f(0)) / x: bounded, where f(x)/x is not.
-An op keeps x and nothing else.
+`ACTIVATIONS` says what is true of each, one line a function: the op `lxt_fx::<name>`, its rule and equation, whether it is
+a gate, and the names that mean it follow. Each ratio y/x is a closed form with its limit at 0, finite in half precision.
+Where f(0) is not 0 (sigmoid, exp, softplus) the constant f(0) absorbs its share like a bias, and the ratio is
+(f(x) - f(0)) / x: bounded, where f(x)/x is not. An op saves x and nothing else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lxt_fx.base.torch_internals import OpOverload, aten_op, aten_ops
 from lxt_fx.ops.library import define
 
 Pointwise = Callable[[Tensor], Tensor]
+Function = Callable[..., Any]
 
 
-class Activation(torch.autograd.Function):
-    """y = value(x); the backward is g * ratio(x)."""
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What is true of a function y = f(x) of each element, whatever the table.
+
+    `name` is that of the op, of ATen's and ours (`aten` where ATen's has an overload), `value` is f. `ratio` is
+    (f(x) - f(0)) / x in closed form; where only the `slope` at 0 is given it is that quotient, and where neither is, the
+    native gradient. `at_zero` is f(0). `settings` are the arguments after x, as a schema. A gate says how far what it is
+    multiplied with gets through; a `rate` is a step size or decay where a recurrence has it, a `decay` one of the latter.
+    `some` marks functions that have their rule for some settings only (`rule_table/basic_rules.py` says which). `aliases`
+    are other names of the op in ATen, `functions` what means it in Python.
+    """
+
+    name: str
+    value: Function
+    ratio: Function | None = None
+    slope: float | None = None
+    at_zero: float = 0.0
+    settings: str = ""
+    gate: bool = True
+    rate: bool = False
+    decay: bool = False
+    some: bool = False
+    aten_name: str = ""
+    aliases: str = ""
+    functions: tuple[Function, ...] = ()
+
+    @property
+    def op(self) -> OpOverload:
+        """The op of ours."""
+        found: OpOverload = getattr(torch.ops.lxt_fx, self.name).default
+        return found
+
+    @property
+    def aten(self) -> Any:
+        """The op of ATen; None where this torch does not have it."""
+        return aten_op(self.aten_name or self.name)
+
+    @property
+    def other_names(self) -> frozenset[Any]:
+        """The ops of ATen that are this one."""
+        return aten_ops(self.aliases)
+
+    def factor(self, x: Tensor, *settings: Any, **named: Any) -> Tensor:
+        """What the gradient is multiplied by."""
+        if self.ratio is not None:
+            factor: Tensor = self.ratio(x, *settings, **named)
+            return factor
+        assert self.slope is not None and self.at_zero == 0  # the quotient of a difference has no digits near 0
+        return _over(self.value(x, *settings, **named), x, self.slope)
+
+
+class Curve(torch.autograd.Function):
+    """y = value(x); the backward is g * factor(x)."""
 
     @staticmethod
-    def forward(x: Tensor, value: Pointwise, ratio: Pointwise) -> Tensor:
+    def forward(x: Tensor, value: Pointwise, factor: Pointwise) -> Tensor:
         return value(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
-        ctx.ratio = inputs[2]
+        ctx.factor = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return gradients[0] * ctx.ratio(x), None, None
+        return gradients[0] * ctx.factor(x), None, None
 
 
 class Identity(torch.autograd.Function):
@@ -69,11 +124,6 @@ def _over(numerator: Tensor, x: Tensor, limit: float, radius: float | None = Non
     return torch.where(small, torch.full_like(x, limit), numerator / torch.where(small, torch.ones_like(x), x))
 
 
-def _activation(x: Tensor, value: Pointwise, ratio: Pointwise) -> Tensor:
-    y: Tensor = Activation.apply(x, value, ratio)  # type: ignore[no-untyped-call]
-    return y
-
-
 def _in_float32(x: Tensor) -> Tensor:
     """float16 and bfloat16 are too coarse for a function that multiplies the rounding error of its argument."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -90,7 +140,7 @@ def _gelu_ratio(x: Tensor) -> Tensor:
     return 0.5 * torch.erfc(_in_float32(x) * -math.sqrt(0.5))
 
 
-def gelu_ratio(x: Tensor, approximate: str) -> Tensor:
+def gelu_ratio(x: Tensor, approximate: str = "none") -> Tensor:
     """GELU(x) / x."""
     return _gelu_tanh_ratio(x) if approximate == "tanh" else _gelu_ratio(x)
 
@@ -113,10 +163,31 @@ def _log_ratio(x: Tensor) -> Tensor:
     return torch.where(positive, torch.log(x) / torch.where(positive, x, 1.0), 0.0).clamp(min=torch.finfo(x.dtype).min)
 
 
-def _clamp_ratio(x: Tensor, low: float, high: float) -> Tensor:
+def _clamp_ratio(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
     """clamp(x) / x where 0 lies in [low, high]: at most 1; at 0 its native gradient, which is 0 where a bound is 0."""
     zero = x == 0
     return torch.where(zero, float(low < 0 < high), torch.clamp(x, low, high) / torch.where(zero, 1.0, x))
+
+
+def _elu_ratio(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
+    """scale for x > 0, else scale * alpha * expm1(input_scale * x) / x: of ELU, SELU and CELU."""
+    negative = _over(torch.expm1(x.clamp(max=0) * input_scale) * (alpha * scale), x, alpha * scale * input_scale)
+    return torch.where(x > 0, torch.full_like(x, scale), negative)
+
+
+def _elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
+    y: Tensor = torch.ops.aten.elu.default(x, alpha, scale, input_scale)
+    return y
+
+
+def _sqrt_ratio(x: Tensor) -> Tensor:
+    """1 / sqrt(x), taken as 0 at 0, where y is 0 too."""
+    return torch.where(x > 0, torch.rsqrt(x), torch.zeros_like(x))
+
+
+def _hardsigmoid_ratio(x: Tensor) -> Tensor:
+    """1 / (2 max(3, |x|)), and 0 where a closed gate gives 0 (x <= -3): no relevance comes in there, so none goes out."""
+    return torch.where(x > -3, 0.5 / x.abs().clamp(min=3.0), 0.0)
 
 
 @define("identity(Tensor self, Tensor value, float intercept, float slope) -> Tensor")
@@ -127,155 +198,88 @@ def identity(self: Tensor, value: Tensor, intercept: float, slope: float) -> Ten
     return y
 
 
-@define("silu(Tensor self) -> Tensor")
-def silu(self: Tensor) -> Tensor:
-    """SiLU; y/x = sigmoid(x) (AttnLRP eq. 9)."""
-    return _activation(self, F.silu, torch.sigmoid)
+_ALL = (
+    Activation("silu", F.silu, torch.sigmoid, functions=(F.silu,)),
+    Activation("gelu", F.gelu, gelu_ratio, settings="*, str approximate='none'", functions=(F.gelu,)),
+    Activation("relu", torch.relu, functions=(F.relu, torch.relu)),
+    Activation("leaky_relu", F.leaky_relu, settings="float negative_slope=0.01", functions=(F.leaky_relu,)),
+    Activation("tanh", torch.tanh, slope=1.0, functions=(torch.tanh, F.tanh)),
+    Activation(
+        "elu", _elu, _elu_ratio, settings="float alpha=1.0, float scale=1.0, float input_scale=1.0", functions=(F.elu,)
+    ),
+    Activation("mish", F.mish, lambda x: torch.tanh(F.softplus(x)), functions=(F.mish,)),
+    Activation("hardswish", F.hardswish, F.hardsigmoid, functions=(F.hardswish,)),
+    Activation("sin", torch.sin, slope=1.0, functions=(torch.sin,)),
+    Activation("erf", torch.erf, _erf_ratio, aliases="special_erf", functions=(torch.erf,)),
+    Activation("erfinv", torch.erfinv, slope=math.sqrt(math.pi) / 2, aliases="special_erfinv", functions=(torch.erfinv,)),
+    Activation("asinh", torch.asinh, slope=1.0, functions=(torch.asinh,)),
+    Activation("log1p", torch.log1p, slope=1.0, functions=(torch.log1p,)),
+    Activation("sqrt", torch.sqrt, _sqrt_ratio, gate=False, functions=(torch.sqrt,)),
+    Activation("log", torch.log, _log_ratio, functions=(torch.log,)),  # f(0) is infinite and takes no share
+    Activation("expm1", torch.expm1, slope=1.0, rate=True, decay=True, functions=(torch.expm1,)),
+    Activation("atan", torch.atan, slope=1.0, functions=(torch.atan,)),
+    Activation(
+        "sigmoid", torch.sigmoid, lambda x: _over(torch.tanh(x / 2), x, 0.5) / 2, at_zero=0.5, rate=True,
+        aliases="special_expit", functions=(torch.sigmoid, F.sigmoid),
+    ),
+    Activation(
+        "exp", torch.exp, lambda x: _over(torch.expm1(x), x, 1.0), at_zero=1.0, rate=True, decay=True,
+        functions=(torch.exp,),
+    ),
+    Activation(
+        "hardsigmoid", F.hardsigmoid, _hardsigmoid_ratio, at_zero=0.5, rate=True, functions=(F.hardsigmoid,)
+    ),
+    Activation(
+        "log_sigmoid", F.logsigmoid, lambda x: _softplus_ratio(-x), at_zero=-math.log(2), rate=True,
+        functions=(F.logsigmoid,),
+    ),
+    Activation(
+        "acos", torch.acos, lambda x: -_over(torch.asin(x), x, 1.0), at_zero=math.pi / 2, functions=(torch.acos,)
+    ),
+    Activation(
+        "softplus", F.softplus, _softplus_ratio, at_zero=math.log(2), rate=True, some=True, functions=(F.softplus,)
+    ),
+    Activation(  # the native gradient would give n times as much
+        "pow", torch.pow, lambda x, exponent: x.pow(exponent - 1), settings="Scalar exponent", gate=False, some=True,
+        aten_name="pow.Tensor_Scalar", functions=(torch.pow,),
+    ),
+    Activation(
+        "hardtanh", F.hardtanh, _clamp_ratio, settings="float min_val=-1.0, float max_val=1.0", some=True,
+        functions=(F.hardtanh, F.relu6),
+    ),
+)  # fmt: skip
+
+ACTIVATIONS: tuple[Activation, ...] = tuple(activation for activation in _ALL if activation.aten is not None)
+BY_NAME: Mapping[str, Activation] = {activation.name: activation for activation in ACTIVATIONS}
 
 
-@define("gelu(Tensor self, *, str approximate='none') -> Tensor")
-def gelu(self: Tensor, *, approximate: str = "none") -> Tensor:
-    """GELU; y/x = Phi(x), or its tanh approximation (AttnLRP eq. 9)."""
-    return _activation(self, lambda x: F.gelu(x, approximate=approximate), lambda x: gelu_ratio(x, approximate))
+def _define(activation: Activation) -> OpOverload:
+    arguments = ", ".join(filter(None, ("Tensor self", activation.settings)))
+
+    @define(f"{activation.name}({arguments}) -> Tensor")
+    def kernel(self: Tensor, *settings: Any, **named: Any) -> Tensor:
+        if activation.ratio is None and activation.slope is None:
+            native: Tensor = activation.value(self, *settings, **named)
+            return native
+        y: Tensor = Curve.apply(  # type: ignore[no-untyped-call]
+            self, lambda x: activation.value(x, *settings, **named), lambda x: activation.factor(x, *settings, **named)
+        )
+        return y
+
+    return kernel
 
 
-@define("relu(Tensor self) -> Tensor")
-def relu(self: Tensor) -> Tensor:
-    """ReLU; y/x is the step function, which is its native gradient."""
-    return torch.relu(self)
+OPS: Mapping[str, OpOverload] = {activation.name: _define(activation) for activation in ACTIVATIONS}
+"""The ops, by name: `activations.silu` is one of them."""
+
+POINTWISE_OPS = frozenset({*OPS.values(), identity})
+"""The ops of this file."""
+
+FROM_ZERO = frozenset(activation.op for activation in ACTIVATIONS if activation.at_zero)
+"""Those whose value at 0 takes its share."""
 
 
-@define("leaky_relu(Tensor self, float negative_slope=0.01) -> Tensor")
-def leaky_relu(self: Tensor, negative_slope: float = 0.01) -> Tensor:
-    """Leaky ReLU; y/x is its native gradient."""
-    return F.leaky_relu(self, negative_slope)
-
-
-@define("tanh(Tensor self) -> Tensor")
-def tanh(self: Tensor) -> Tensor:
-    """tanh; y/x = tanh(x)/x, 1 at 0 (AttnLRP eq. 9)."""
-    return _activation(self, torch.tanh, lambda x: _over(torch.tanh(x), x, 1.0))
-
-
-@define("sigmoid(Tensor self) -> Tensor")
-def sigmoid(self: Tensor) -> Tensor:
-    """sigmoid; f(0) = 1/2 absorbs like a bias: ratio tanh(x/2) / (2x), 1/4 at 0."""
-    return _activation(self, torch.sigmoid, lambda x: _over(torch.tanh(x / 2), x, 0.5) / 2)
-
-
-@define("exp(Tensor self) -> Tensor")
-def exp(self: Tensor) -> Tensor:
-    """exp; f(0) = 1 absorbs like a bias: ratio expm1(x) / x, 1 at 0."""
-    return _activation(self, torch.exp, lambda x: _over(torch.expm1(x), x, 1.0))
-
-
-@define("softplus(Tensor self) -> Tensor")
-def softplus(self: Tensor) -> Tensor:
-    """softplus; f(0) = log 2 absorbs like a bias: ratio (log(1 + e^x) - log 2) / x, 1/2 at 0."""
-    return _activation(self, F.softplus, _softplus_ratio)
-
-
-@define("pow(Tensor self, Scalar exponent) -> Tensor")
-def pow(self: Tensor, exponent: float) -> Tensor:
-    """x^n for an integer n > 0; y/x = x^(n-1) (AttnLRP eq. 9), where the native gradient would give n times as much."""
-    return _activation(self, lambda x: x.pow(exponent), lambda x: x.pow(exponent - 1))
-
-
-@define("sqrt(Tensor self) -> Tensor")
-def sqrt(self: Tensor) -> Tensor:
-    """sqrt; y/x = 1/sqrt(x), taken as 0 at 0, where y is 0 too."""
-    return _activation(self, torch.sqrt, lambda x: torch.where(x > 0, torch.rsqrt(x), torch.zeros_like(x)))
-
-
-@define("elu(Tensor self, float alpha=1.0, float scale=1.0, float input_scale=1.0) -> Tensor")
-def elu(self: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
-    """ELU, SELU, CELU; y/x = scale for x > 0, else scale * alpha * expm1(input_scale * x) / x."""
-
-    def ratio(x: Tensor) -> Tensor:
-        negative = _over(torch.expm1(x.clamp(max=0) * input_scale) * (alpha * scale), x, alpha * scale * input_scale)
-        return torch.where(x > 0, torch.full_like(x, scale), negative)
-
-    return _activation(self, lambda x: torch.ops.aten.elu.default(x, alpha, scale, input_scale), ratio)
-
-
-@define("mish(Tensor self) -> Tensor")
-def mish(self: Tensor) -> Tensor:
-    """mish; y/x = tanh(softplus(x))."""
-    return _activation(self, F.mish, lambda x: torch.tanh(F.softplus(x)))
-
-
-@define("hardswish(Tensor self) -> Tensor")
-def hardswish(self: Tensor) -> Tensor:
-    """hardswish; y/x = hardsigmoid(x)."""
-    return _activation(self, F.hardswish, F.hardsigmoid)
-
-
-@define("hardsigmoid(Tensor self) -> Tensor")
-def hardsigmoid(self: Tensor) -> Tensor:
-    """hardsigmoid; f(0) = 1/2 absorbs like a bias: ratio 1 / (2 max(3, |x|)), and 0 where a closed gate gives 0 (x <= -3):
-    no relevance comes in there, so none goes out."""
-    return _activation(self, F.hardsigmoid, lambda x: torch.where(x > -3, 0.5 / x.abs().clamp(min=3.0), 0.0))
-
-
-@define("hardtanh(Tensor self, float min_val=-1.0, float max_val=1.0) -> Tensor")
-def hardtanh(self: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
-    """hardtanh and relu6, with 0 in [min_val, max_val]; y/x = clamp(x)/x."""
-    return _activation(self, lambda x: F.hardtanh(x, min_val, max_val), lambda x: _clamp_ratio(x, min_val, max_val))
-
-
-@define("sin(Tensor self) -> Tensor")
-def sin(self: Tensor) -> Tensor:
-    """sin; y/x = sin(x)/x, 1 at 0."""
-    return _activation(self, torch.sin, lambda x: _over(torch.sin(x), x, 1.0))
-
-
-@define("erf(Tensor self) -> Tensor")
-def erf(self: Tensor) -> Tensor:
-    """erf; y/x, 2/sqrt(pi) at 0."""
-    return _activation(self, torch.erf, _erf_ratio)
-
-
-@define("asinh(Tensor self) -> Tensor")
-def asinh(self: Tensor) -> Tensor:
-    """asinh; y/x, 1 at 0."""
-    return _activation(self, torch.asinh, lambda x: _over(torch.asinh(x), x, 1.0))
-
-
-@define("log1p(Tensor self) -> Tensor")
-def log1p(self: Tensor) -> Tensor:
-    """log(1 + x); y/x, 1 at 0."""
-    return _activation(self, torch.log1p, lambda x: _over(torch.log1p(x), x, 1.0))
-
-
-@define("log(Tensor self) -> Tensor")
-def log(self: Tensor) -> Tensor:
-    """log; y/x, 0 where x is 0 or below and y is no number. f(0) is no bias, as it is infinite. Near 0 the ratio
-    saturates in half precision."""
-    return _activation(self, torch.log, _log_ratio)
-
-
-@define("expm1(Tensor self) -> Tensor")
-def expm1(self: Tensor) -> Tensor:
-    """exp(x) - 1; y/x, 1 at 0."""
-    return _activation(self, torch.expm1, lambda x: _over(torch.expm1(x), x, 1.0))
-
-
-
-
-@define("atan(Tensor self) -> Tensor")
-def atan(self: Tensor) -> Tensor:
-    """atan; y/x, 1 at 0."""
-    return _activation(self, torch.atan, lambda x: _over(torch.atan(x), x, 1.0))
-
-
-@define("acos(Tensor self) -> Tensor")
-def acos(self: Tensor) -> Tensor:
-    """acos; f(0) = pi/2 absorbs like a bias: ratio -asin(x) / x, -1 at 0."""
-    return _activation(self, torch.acos, lambda x: -_over(torch.asin(x), x, 1.0))
-
-
-
-@define("log_sigmoid(Tensor self) -> Tensor")
-def log_sigmoid(self: Tensor) -> Tensor:
-    """log(sigmoid(x)) = -softplus(-x); f(0) = -log 2 absorbs like a bias: the ratio of softplus at -x, 1/2 at 0."""
-    return _activation(self, F.logsigmoid, lambda x: _softplus_ratio(-x))
+def __getattr__(name: str) -> OpOverload:
+    if name in OPS:
+        return OPS[name]
+    raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -1,246 +1,118 @@
-"""What ATen ops do to elements, for the analyses: which are pointwise, linear, reductions, or only move elements."""
+"""What is true of ATen's ops, whatever the table: which move elements, add up, select, multiply, are pointwise. Each op is
+named here and nowhere else by its kind; the rules and analyses read these sets. Facts about an activation stand in
+`activations.py`. A name that this torch does not have is left out.
+"""
 
 from __future__ import annotations
 
 import operator
 
-from lxt_fx.base.torch_internals import OpOverload, aten
-from lxt_fx.ops import activations, experts, selection
+from lxt_fx.base.torch_internals import aten, aten_ops
+from lxt_fx.ops import experts, norms, selection
+from lxt_fx.ops.activations import ACTIVATIONS
 
-MOVES = frozenset(
-    {
-        aten.view.default,
-        aten.reshape.default,
-        aten.reshape_as.default,
-        aten.view_as.default,
-        aten.transpose.int,
-        aten.permute.default,
-        aten.expand.default,
-        aten.expand_as.default,
-        aten.slice.Tensor,
-        aten.select.int,
-        aten.squeeze.default,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.unsqueeze.default,
-        aten.flatten.using_ints,
-        aten.unflatten.int,
-        aten.movedim.int,
-        aten.movedim.intlist,
-        aten.moveaxis.int,
-        aten.cat.default,
-        aten.stack.default,
-        aten.split.Tensor,
-        aten.split.sizes,
-        aten.split_with_sizes.default,
-        aten.chunk.default,
-        aten.tensor_split.sections,
-        aten.unbind.int,
-        operator.getitem,
-        aten.clone.default,
-        aten.contiguous.default,
-        aten.to.dtype,
-        aten.to.device,
-        aten.repeat.default,
-        aten.repeat_interleave.self_int,
-        aten.repeat_interleave.self_Tensor,
-        aten.tile.default,
-        aten.broadcast_to.default,
-        aten.broadcast_tensors.default,
-        aten.index.Tensor,
-        aten.index_select.default,
-        aten.gather.default,
-        aten.take_along_dim.default,
-        aten.narrow.default,
-        aten.flip.default,
-        aten.roll.default,
-        aten.pad.default,
-        aten.constant_pad_nd.default,
-        aten.unfold.default,
-        aten.im2col.default,
-        aten.pixel_shuffle.default,
-        aten.pixel_unshuffle.default,
-        aten.masked_select.default,
-        aten.tril.default,
-        aten.triu.default,
-        aten.diagonal.default,
-        aten.masked_scatter.default,
-        aten.slice_scatter.default,
-        aten.select_scatter.default,
-        aten.view_as_real.default,
-        aten.view_as_complex.default,
-        aten.channel_shuffle.default,
-        aten.as_strided.default,
-        aten.narrow.Tensor,
-        selection.positions,
-    }
-)
+MOVES = aten_ops(
+    """
+    view reshape reshape_as view_as transpose.int permute expand expand_as slice.Tensor select.int squeeze squeeze.dim
+    squeeze.dims unsqueeze flatten.using_ints unflatten.int movedim.int movedim.intlist moveaxis.int cat stack
+    split.Tensor split.sizes split_with_sizes chunk tensor_split.sections unbind.int clone contiguous to.dtype to.device
+    repeat repeat_interleave.self_int repeat_interleave.self_Tensor tile broadcast_to broadcast_tensors index.Tensor
+    index_select gather take_along_dim narrow flip roll pad constant_pad_nd unfold im2col pixel_shuffle pixel_unshuffle
+    masked_select tril triu diagonal masked_scatter slice_scatter select_scatter view_as_real view_as_complex
+    channel_shuffle as_strided narrow.Tensor
+    """
+) | {operator.getitem, selection.positions}
 """Each output element is a copy of one input element, or a constant."""
 
-SUMS = frozenset(
-    {
-        aten.add.Tensor,
-        aten.sub.Tensor,
-        aten.neg.default,
-        aten.sum.default,
-        aten.sum.dim_IntList,
-        aten.mean.default,
-        aten.mean.dim,
-        aten.cumsum.default,
-        aten.index_add.default,
-        aten.index_put.default,
-        aten.scatter_add.default,
-        aten.lerp.Scalar,
-        aten.avg_pool1d.default,
-        aten.avg_pool2d.default,
-        aten.avg_pool3d.default,
-        aten.adaptive_avg_pool1d.default,
-        aten.adaptive_avg_pool2d.default,
-        aten.adaptive_avg_pool3d.default,
-        aten.upsample_nearest1d.vec,
-        aten.upsample_nearest2d.vec,
-        aten.upsample_bilinear2d.vec,
-        aten.upsample_bicubic2d.vec,
-        aten.upsample_linear1d.vec,
-        aten.upsample_trilinear3d.vec,
-        aten.fft_fftn.default,
-        aten.real.default,
-        aten.col2im.default,
-    }
+SUMS = aten_ops(
+    """
+    add.Tensor sub.Tensor neg sum sum.dim_IntList mean mean.dim cumsum index_add index_put scatter_add lerp.Scalar
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d.vec
+    upsample_nearest2d.vec upsample_bilinear2d.vec upsample_bicubic2d.vec upsample_linear1d.vec upsample_trilinear3d.vec
+    fft_fftn real col2im
+    """
 )
 """Linear in all carrying operands together."""
 
-SELECTIONS = frozenset(
-    {
-        aten.where.self,
-        aten.where.ScalarOther,
-        aten.where.ScalarSelf,
-        aten.masked_fill.Scalar,
-        aten.masked_fill.Tensor,
-        aten.scatter.value,
-        aten.scatter.src,
-        aten.maximum.default,
-        aten.minimum.default,
-        aten.max.default,
-        aten.max.dim,
-        aten.max.other,
-        aten.min.default,
-        aten.min.dim,
-        aten.min.other,
-        aten.amax.default,
-        aten.amin.default,
-        aten.topk.default,
-        aten.sort.default,
-        aten.sort.stable,
-        aten.clamp.default,
-        aten.clamp.Tensor,
-        aten.clamp_min.default,
-        aten.clamp_min.Tensor,
-        aten.clamp_max.default,
-        aten.clamp_max.Tensor,
-        aten.max_pool1d.default,
-        aten.max_pool2d.default,
-        aten.max_pool3d.default,
-        aten.adaptive_max_pool1d.default,
-        aten.adaptive_max_pool2d.default,
-        aten.nan_to_num.default,
-        aten.abs.default,
-    }
+MEETING = aten_ops("maximum minimum max.other min.other")
+"""Bounds that halve the gradient where a value meets them; a clamp passes all of it to the value."""
+
+LIMITS = MEETING | aten_ops("clamp clamp.Tensor clamp_min clamp_min.Tensor clamp_max clamp_max.Tensor")
+"""Selections that put a bound in the place of a value."""
+
+MASKS = aten_ops("masked_fill.Scalar where.self where.ScalarOther where.ScalarSelf")
+
+SELECTIONS = LIMITS | MASKS | aten_ops(
+    """
+    masked_fill.Tensor scatter.value scatter.src max
+    max.dim min min.dim amax amin topk sort sort.stable max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d nan_to_num abs
+    """
 )
 """Piecewise linear: each output element is one of the input elements (up to its sign), or a constant."""
 
-CONVOLUTIONS = frozenset(
-    {
-        aten.conv1d.default,
-        aten.conv1d.padding,
-        aten.conv2d.default,
-        aten.conv2d.padding,
-        aten.conv3d.default,
-        aten.conv3d.padding,
-        aten.conv_transpose1d.default,
-        aten.conv_transpose2d.input,
-        aten.conv_transpose3d.input,
-        aten.convolution.default,
-    }
+TRANSPOSED = aten_ops("conv_transpose1d conv_transpose2d.input conv_transpose3d.input")
+CONVOLUTIONS = TRANSPOSED | aten_ops(
+    "conv1d conv1d.padding conv2d conv2d.padding conv3d conv3d.padding convolution"
 )
 
 
 GROUPED_MATMULS = frozenset({aten._grouped_mm.default, experts.grouped_matmul})
 """Expert matmuls: torch's own, and that of transformers for dtypes that torch's lacks."""
 
-POINTWISE_LINEAR = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.neg.default, aten.to.dtype})
-PRODUCTS = frozenset({aten.mul.Tensor, aten.div.Tensor})
+WEIGHTED = CONVOLUTIONS | GROUPED_MATMULS | aten_ops("linear addmm")
+"""Products with weights, and a bias where there is one."""
 
-POINTWISE_NONLINEAR = frozenset(
-    {
-        aten.silu.default,
-        aten.gelu.default,
-        aten.relu.default,
-        aten.relu6.default,
-        aten.leaky_relu.default,
-        aten.tanh.default,
-        aten.sigmoid.default,
-        aten.exp.default,
-        aten.expm1.default,
-        aten.log.default,
-        aten.log1p.default,
-        aten.softplus.default,
-        aten.elu.default,
-        aten.mish.default,
-        aten.hardswish.default,
-        aten.hardsigmoid.default,
-        aten.hardtanh.default,
-        aten.log_sigmoid.default,
-        aten.logical_not.default,
-        aten.pow.Tensor_Scalar,
-        aten.sqrt.default,
-        aten.rsqrt.default,
-        aten.reciprocal.default,
-        aten.erf.default,
-        aten.sin.default,
-        aten.cos.default,
-        aten.asinh.default,
-        aten.acos.default,
-        aten.atan.default,
-        aten.prelu.default,
-        aten.abs.default,
-        aten.clamp.default,
-        aten.clamp_min.default,
-        aten.clamp_max.default,
-        aten.where.self,
-        aten.where.ScalarOther,
-        aten.where.ScalarSelf,
-        aten.masked_fill.Scalar,
-        aten.minimum.default,
-        aten.maximum.default,
-        aten.gt.Scalar,
-        aten.lt.Scalar,
-        aten.ge.Scalar,
-        aten.le.Scalar,
-        aten.sign.default,
-    }
-)
+CONTRACTIONS = aten_ops("matmul einsum")
+LINEAR_MAPS = WEIGHTED | CONTRACTIONS
+"""Linear in each operand, of which two may carry."""
+
+POINTWISE_LINEAR = aten_ops("add.Tensor sub.Tensor neg to.dtype")
+PRODUCTS = aten_ops("mul.Tensor div.Tensor")
+COMPARISONS = aten_ops("gt.Scalar lt.Scalar ge.Scalar le.Scalar logical_not")
+POWERS = aten_ops("rsqrt reciprocal") | {a.aten for a in ACTIVATIONS if not a.gate}
+"""Products of a value with itself, and their inverses."""
+
+POINTWISE_NONLINEAR = (
+    frozenset(a.aten for a in ACTIVATIONS) | POWERS | COMPARISONS | MASKS
+    | aten_ops("abs clamp clamp_min clamp_max minimum maximum cos prelu relu6 sign")
+)  # fmt: skip
 POINTWISE = POINTWISE_LINEAR | PRODUCTS | POINTWISE_NONLINEAR
 
-ACTIVATIONS = frozenset(op for op in vars(activations).values() if isinstance(op, OpOverload))
-"""The `lxt_fx` ops of one operand that are pointwise."""
+CURVED = POINTWISE_NONLINEAR - POWERS
+GATES = (CURVED - SELECTIONS) | aten_ops("softmax.int")
+"""Ops whose output gates what it is multiplied with: softmax, and every function of one value but a power. A power is the
+value times itself, and nothing in it opens or closes."""
 
-REDUCTIONS = frozenset(
-    {
-        aten.sum.default,
-        aten.sum.dim_IntList,
-        aten.mean.default,
-        aten.mean.dim,
-        aten.cumsum.default,
-        aten.var.dim,
-        aten.var.correction,
-        aten.std.dim,
-        aten.std.correction,
-        aten.linalg_vector_norm.default,
-        aten.linalg_norm.default,
-        aten.norm.ScalarOpt_dim,
-        aten.norm.Scalar,
-        aten.amax.default,
-    }
+REDUCTIONS = aten_ops(
+    """
+    sum sum.dim_IntList mean mean.dim cumsum var.dim var.correction std.dim std.correction linalg_vector_norm
+    linalg_norm norm.ScalarOpt_dim norm.Scalar amax
+    """
 )
 """Ops that a statistic is made of."""
+
+REDUCED = REDUCTIONS - aten_ops("sum mean cumsum linalg_norm norm.Scalar") | aten_ops(
+    "amin max.dim min.dim argmax argmin any.dim all.dim prod.dim_int logsumexp"
+)
+"""Over the dims that their argument `dim` names, which are gone then or of size 1; those of other dims stay apart."""
+
+ALONG = aten_ops("softmax.int log_softmax.int cumsum cumprod topk sort sort.stable argsort")
+"""Along the dim that their argument `dim` names, which stays; those of other dims stay apart."""
+
+NORMS = frozenset(norms.OF)
+"""Norms over dims, in one op."""
+
+SHAPE_READERS = aten_ops(
+    """
+    zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty
+    """
+)
+"""Ops that read the shape and dtype of an operand only."""
+
+STEPS = aten_ops(
+    """
+    sign floor ceil round trunc bernoulli div.Tensor_mode floor_divide heaviside
+    """
+)
+"""Ops of numbers that are flat between jumps. torch gives them a gradient of zeros."""

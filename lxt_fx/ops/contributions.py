@@ -360,3 +360,6 @@ FLAT = rule_ops("flat", "float epsilon=0.0", lambda epsilon=0.0: _by(Flat(epsilo
 RULES = (GAMMA, Z_PLUS, EXCITATION, ALPHA_BETA, Z_BOX, W_SQUARE, FLAT)
 BY_CONTRIBUTION = frozenset(op for ops in RULES for op in (ops.linear, ops.convolution, ops.matmul))
 """All ops of this file."""
+
+HOLDS = dict.fromkeys(BY_CONTRIBUTION, frozenset({"weight", "bias", "self", "other", "low", "high"}))
+"""The arguments of an op that get no gradient, where they are not its input."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lxt_fx.ops import products
 from lxt_fx.ops.library import define
 from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, mask_limit, seen_rows
 
@@ -298,3 +299,11 @@ def sdpa_held_steps(
     held, entered = (query.detach(), key.detach()), _enter(value, 1.0)
     z = F.scaled_dot_product_attention(*held, entered, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
     return seen_rows(_pass(_leave(z, epsilon), value_of, 0.0, 0.0), attn_mask)
+
+
+EQUATIONS = {
+    products.softmax: softmax_taylor,
+    products.sdpa: sdpa_steps,
+    products.sdpa_held: sdpa_held_steps,
+}
+"""The op of the explicit form of each op in products.py that is no linear map and no product of two factors."""

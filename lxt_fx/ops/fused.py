@@ -1,5 +1,5 @@
-"""Several ops in one, for the graph that runs: the same forward values, bit for bit, and the same relevance, in fewer
-passes over memory and with less kept for the backward.
+"""Several ops in one, for the graph that runs: the same forward values, by the same kernels, and the same relevance, in
+fewer passes over memory and with less kept for the backward.
 
 A `share` multiplies the gradient, as in `products.py`; `merge_shares` moves shares to where they cost nothing. A plain
 backward overwrites its own temporaries; one that is compiled, batched (`is_grads_batched`) or itself differentiated does

@@ -8,11 +8,16 @@ on and passes none: its factor 1/sqrt(eps) would only overflow from layer to lay
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from lxt_fx.base.torch_internals import OpOverload, aten_op
+from lxt_fx.ops import explicit
 from lxt_fx.ops.library import define
 
 
@@ -183,3 +188,37 @@ def normalize_mul(self: Tensor, statistic: Tensor) -> Tensor:
 def normalize_div(self: Tensor, statistic: Tensor) -> Tensor:
     """x / s, the statistic s of x held constant: R_in = R_out (AttnLRP prop. 3.4). Keeps s."""
     return torch.div(self, statistic.detach())
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """What is true of the op of a norm, whatever the table.
+
+    `of` is the op of ATen that it stands for. `equation` is its op in the explicit form; without one all relevance passes.
+    `holds` are the arguments that get no gradient. `inside` says that the op computes its statistic, `last_dims` that it
+    normalises these, so that what lies in the dims before stays apart. `functions` are what means it in Python.
+    """
+
+    op: OpOverload
+    of: str = ""
+    equation: OpOverload | None = None
+    holds: frozenset[str] = frozenset()
+    inside: bool = True
+    last_dims: bool = False
+    functions: tuple[Callable[..., Any], ...] = ()
+
+
+_WEIGHT, _WEIGHT_AND_BIAS = frozenset({"weight"}), frozenset({"weight", "bias"})
+
+NORMS = (
+    Norm(rms_norm),
+    Norm(rms_norm_fused, "rms_norm", None, _WEIGHT, last_dims=True, functions=(F.rms_norm,)),
+    Norm(
+        layer_norm, "layer_norm", explicit.layer_norm_linear, _WEIGHT_AND_BIAS, last_dims=True, functions=(F.layer_norm,)
+    ),
+    Norm(group_norm, "group_norm", explicit.group_norm_linear, _WEIGHT_AND_BIAS, functions=(F.group_norm,)),
+    Norm(normalize_mul, inside=False),
+    Norm(normalize_div, inside=False),
+)  # fmt: skip
+OF: Mapping[Any, Norm] = {op: norm for norm in NORMS if (op := aten_op(norm.of)) is not None}
+"""The norms that are one op of ATen's, by that op."""

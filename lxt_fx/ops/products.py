@@ -29,6 +29,13 @@ def mask_limit(dtype: torch.dtype) -> float:
     return -6e4 if dtype is torch.float16 else -1e9
 
 
+def has_scores(scores: Tensor, dim: int) -> Tensor:
+    """Whether any of the scores along `dim` (which stays, with size 1) is more than a mask."""
+    if scores.shape[dim] == 0:  # no key at all, and no largest score
+        return scores.sum(dim, keepdim=True) != 0
+    return scores.amax(dim, keepdim=True) > mask_limit(scores.dtype)
+
+
 class Softmax(torch.autograd.Function):
     """s = softmax(x); the native gradient, and nothing for a row whose scores are masked altogether: what the model makes
     of it (equal weights, or NaN) does not depend on them. Which rows those are is kept only where there are some; on a GPU
@@ -38,9 +45,7 @@ class Softmax(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, dim: int, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
-        if x.shape[dim] == 0:  # no key at all: there is no largest score
-            return torch.softmax(x, dim, dtype), x.sum(dim, keepdim=True, dtype=x.dtype) > 0
-        return torch.softmax(x, dim, dtype), x.amax(dim, keepdim=True) > mask_limit(x.dtype)
+        return torch.softmax(x, dim, dtype), has_scores(x, dim)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int, torch.dtype | None], output: tuple[Tensor, Tensor]) -> None:
@@ -204,7 +209,7 @@ def seen_rows(attended: Tensor, mask: Tensor | None) -> Tensor:
     torch's fused attention on CPU would multiply their gradient by the number of keys (2.13)."""
     if mask is None or not mask.is_floating_point():
         return attended  # a row that a boolean mask hides is 0, and has no gradient
-    seen = mask.detach().amax(-1, keepdim=True) > mask_limit(mask.dtype)
+    seen = has_scores(mask.detach(), -1)
     return torch.where(seen, attended, attended.detach())
 
 
@@ -226,3 +231,14 @@ def sdpa_held(
         query.detach(), key.detach(), value, mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
     return seen_rows(attended, mask)
+
+
+LINEAR_MAPS = frozenset({linear, matmul, matmul_held, einsum})
+"""By eq. 8, where several operands carry with a share each."""
+
+HALVED = frozenset({mul, div})
+"""Half of the relevance to each of two operands."""
+
+ATTENTIONS = frozenset({sdpa, sdpa_held})
+HOLDS = {linear: frozenset({"weight", "bias"})}
+"""The arguments of an op that get no gradient."""

@@ -11,18 +11,19 @@ from torch.fx import Node
 
 from lxt_fx.base.nodes import module_path, module_stack, operands, shape, source_line, value
 from lxt_fx.base.on_meta import NOT_COMPARED
-from lxt_fx.base.torch_internals import aten
+from lxt_fx.base.torch_internals import OpOverload, aten
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.record import Record
-from lxt_fx.ops import norms, products
-from lxt_fx.passes.analysis.mark_flow import SHAPE_ONLY, SHAPE_READERS, Flow, differentiable_operands, mark_flow
+from lxt_fx.ops import explicit, norms, products
+from lxt_fx.ops.aten_kinds import SHAPE_READERS
+from lxt_fx.passes.analysis.mark_flow import SHAPE_ONLY, Flow, differentiable_operands, mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES
 from lxt_fx.report.printed_graph import PLAIN_LAYERS
 from lxt_fx.rule_table.rule import GroupKind, Keep, kind_text
 
 _STOPS = (aten.detach.default, products.hold)
-_STATISTIC_INSIDE = (norms.rms_norm, norms.rms_norm_fused, norms.layer_norm, norms.group_norm)
+_STATISTIC_INSIDE = frozenset(norm.op for norm in norms.NORMS if norm.inside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,7 @@ def unproven(explained: Explained, flow: Flow, entries: list[PathEntry]) -> list
     listed = {entry.node: entry for entry in entries}
     found = [NotProven("", "", "", "", why) for why in _unproven_of_the_graph(explained)]
     for node in _path(explained, flow):
-        why = _unproven_of(node.name, listed.get(node.name), record)
+        why = _unproven_of(node.name, listed.get(node.name), record) or _without_equation(node, record)
         if why:
             found.append(NotProven(node.name, op_text(node), module_path(node), str(source_line(node) or ""), why))
     return found
@@ -266,6 +267,17 @@ def _unproven_of(name: str, entry: PathEntry | None, record: Record) -> str:
     if name in record.unknown:
         return "no rule matched: native gradient (strict=False)"
     return "it has no rule on record, which is a bug of lxt_fx; please report it"
+
+
+def _without_equation(node: Node, record: Record) -> str:
+    """Why a user's own op in an explicit form is not proven: its rule gives no equation (`explicit=`). Else empty."""
+    theirs = isinstance(node.target, OpOverload) and node.target.namespace not in ("aten", "lxt_fx")
+    match = record.matches.get(node.name)
+    replaced = match is not None and match.kind != kind_text(node.target)  # type: ignore[arg-type]
+    entered = any(operand.node.target is explicit.enter for operand in operands(node))
+    if not (theirs and replaced and entered):
+        return ""
+    return "its rule gives no equation (explicit=), so x times the op's own vjp is used, which proves nothing"
 
 
 def _unproven_of_the_graph(explained: Explained) -> Iterator[str]:

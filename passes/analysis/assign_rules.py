@@ -182,8 +182,8 @@ def _sites(node: Node, flow: Flow, groups: Groups) -> Iterator[Site]:
         yield Site(node, group.kind, group.arguments, ("self",), group.members, roles)
     carrying = tuple(operand.name for operand in flow.carrying_operands(node))
     kind = node.target
-    parameters = groups.parameters.get(node, ())
-    yield Site(node, kind, arguments(node), carrying, frozenset({node}), roles, parameters)  # type: ignore[arg-type]
+    parameters, gates = groups.parameters.get(node, ()), groups.gates.get(node, ())
+    yield Site(node, kind, arguments(node), carrying, frozenset({node}), roles, parameters, gates)  # type: ignore[arg-type]
 
 
 def _no_rule_text(node: Node, flow: Flow, groups: Groups, table: RuleTable) -> str:

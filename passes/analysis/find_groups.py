@@ -12,7 +12,8 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.nodes import shape
 from lxt_fx.base.pattern import Found, Op, Part, exactly, match, number
 from lxt_fx.base.torch_internals import aten
-from lxt_fx.ops.aten_kinds import MOVES, POINTWISE, POINTWISE_LINEAR, PRODUCTS, REDUCTIONS
+from lxt_fx.ops.aten_kinds import CURVED, MOVES, POINTWISE, POINTWISE_LINEAR, PRODUCTS, REDUCTIONS
+from lxt_fx.passes.analysis.find_gates import find_gates
 from lxt_fx.passes.analysis.find_recurrences import find_recurrences
 from lxt_fx.passes.analysis.find_roles import find_roles
 from lxt_fx.passes.analysis.mark_flow import Flow
@@ -45,11 +46,13 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Groups by root, the parts that nodes play by node, and by product the operand that is a parameter of a recurrence."""
+    """Groups by root, the parts that nodes play by node, and by product the operand that is a parameter of a recurrence and
+    the operands that come out of an activation."""
 
     by_root: Mapping[Node, Group]
     roles: Mapping[Node, frozenset[Role]]
     parameters: Mapping[Node, tuple[str, ...]]
+    gates: Mapping[Node, tuple[str, ...]]
 
 
 def find_groups(gm: GraphModule, flow: Flow) -> Groups:
@@ -70,7 +73,10 @@ def find_groups(gm: GraphModule, flow: Flow) -> Groups:
     routers = {node for node, group in by_root.items() if _divides_by_sum(group)}
     inside = frozenset().union(*(group.members for group in by_root.values()))
     recurrences = find_recurrences(gm, flow, inside)
-    return Groups(by_root, find_roles(gm, flow, routers, recurrences.recurrent), recurrences.parameters)
+    roles = find_roles(gm, flow, routers, recurrences.recurrent)
+    written_out = {root for root, group in by_root.items() if _is_activation(group)}
+    scaled = {root: group.arguments["self"] for root, group in by_root.items()}
+    return Groups(by_root, roles, recurrences.parameters, find_gates(gm, flow, written_out, scaled))
 
 
 def _carrying_graph(gm: GraphModule, flow: Flow) -> tuple[nx.DiGraph, object]:
@@ -111,6 +117,11 @@ def _elementwise(gm: GraphModule, flow: Flow, node: Node, origin: Node) -> Group
         return None
     arguments = {"self": origin, "value": node, "intercept": at_zero[0], "slope": at_zero[1]}
     return Group(GroupKind.ELEMENTWISE, node, origin, members, arguments)
+
+
+def _is_activation(group: Group) -> bool:
+    """Whether the region is more than sums, products and powers of its value."""
+    return group.kind is GroupKind.ELEMENTWISE and any(m.target in CURVED for m in group.members)
 
 
 def _norm(flow: Flow, node: Node, origin: Node) -> Group | None:

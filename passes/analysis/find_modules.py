@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch.fx import GraphModule, Node
 
@@ -25,7 +26,7 @@ def with_modules(gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable) 
             for path, _ in module_stack(node):
                 inside[path].append(node)
     found = {group.root: group for path, nodes in inside.items() for group in _group(flow, nodes)}
-    return Groups({**groups.by_root, **found}, groups.roles, groups.parameters)
+    return replace(groups, by_root={**groups.by_root, **found})
 
 
 def _group(flow: Flow, nodes: list[Node]) -> Iterator[Group]:

@@ -17,17 +17,12 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import Operand, module_path
 from lxt_fx.base.torch_internals import aten
-from lxt_fx.ops.aten_kinds import MOVES, POINTWISE, POINTWISE_LINEAR
+from lxt_fx.ops.activations import ACTIVATIONS
+from lxt_fx.ops.aten_kinds import CONTRACTIONS, MASKS, MOVES, POINTWISE, POINTWISE_LINEAR, PRODUCTS
 from lxt_fx.passes.analysis.mark_flow import Flow
 
-_RATES = frozenset(
-    {aten.exp.default, aten.expm1.default, aten.softplus.default, aten.sigmoid.default, aten.hardsigmoid.default}
-    | {aten.log_sigmoid.default}
-)
-_DECAYS = frozenset({aten.exp.default, aten.expm1.default})
-_ELEMENTWISE_PRODUCTS = frozenset({aten.mul.Tensor, aten.div.Tensor})
-_CONTRACTIONS = frozenset({aten.matmul.default, aten.einsum.default})
-_MASKS = frozenset({aten.masked_fill.Scalar, aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf})
+_RATES = frozenset(activation.aten for activation in ACTIVATIONS if activation.rate)
+_DECAYS = frozenset(activation.aten for activation in ACTIVATIONS if activation.decay)
 _SUMS = frozenset({aten.sum.dim_IntList, aten.sum.default, aten.cumsum.default})
 
 
@@ -72,7 +67,7 @@ def find_recurrences(gm: GraphModule, flow: Flow, inside: frozenset[Node]) -> Re
         of = [parts.get(operand.node, _Part.NONE) for operand in operands]
         if node.target in _RATES:
             parts[node] = _Part.RATE | (_Part.DECAY if node.target in _DECAYS else _Part.NONE)
-        elif node.target in _ELEMENTWISE_PRODUCTS | _CONTRACTIONS and len(of) == 2:
+        elif node.target in PRODUCTS | CONTRACTIONS and len(of) == 2:
             parameter = _parameter(flow, node, operands, of, order)
             found |= {} if parameter is None else {node: (parameter,)}
             decaying |= {node} if _Part.DECAY in reduce(or_, of) else set()
@@ -114,14 +109,14 @@ def _parameter(
 
 def _contracts(node: Node) -> bool:
     """Whether a product is summed up right away."""
-    return node.target in _CONTRACTIONS or all(user.target in _SUMS for user in node.users)
+    return node.target in CONTRACTIONS or all(user.target in _SUMS for user in node.users)
 
 
 def _of_product(node: Node, of: list[_Part], held: bool) -> _Part:
     a, b = of
     if _Part.RATE in a and _Part.RATE in b:
         return (a | b) & (_Part.RATE | _Part.DECAY)
-    contraction = node.target in _CONTRACTIONS
+    contraction = node.target in CONTRACTIONS
     if _Part.RATE in a | b:
         value, rate = (b, a) if _Part.RATE in a else (a, b)
         return _Part.STATE if contraction else value | _Part.RATED | (rate & _Part.DECAY)
@@ -145,9 +140,9 @@ def _of_others(node: Node, of: list[_Part]) -> _Part:
         if (_Part.RATED | _Part.STATE) & some:
             return _Part.STATE
         return _Part.SCORE if _Part.PRODUCT in some else _Part.NONE
-    if node.target in MOVES | POINTWISE_LINEAR | _ELEMENTWISE_PRODUCTS | _MASKS:
+    if node.target in MOVES | POINTWISE_LINEAR | PRODUCTS | MASKS:
         return (some & ~_Part.RATE) | (every & _Part.RATE)
-    if _Part.RATE in every and node.target in POINTWISE | _CONTRACTIONS:
+    if _Part.RATE in every and node.target in POINTWISE | CONTRACTIONS:
         return _Part.RATE | (some & _Part.DECAY)
     return _Part.NONE
 

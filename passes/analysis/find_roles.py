@@ -9,25 +9,30 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.torch_internals import aten
-from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, POINTWISE_LINEAR, PRODUCTS, REDUCTIONS
+from lxt_fx.ops.aten_kinds import (
+    CONTRACTIONS,
+    LINEAR_MAPS,
+    MASKS,
+    MOVES,
+    NORMS,
+    POINTWISE_LINEAR,
+    POWERS,
+    PRODUCTS,
+    REDUCTIONS,
+)
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.rule_table.rule import Role
 
 _FUSED = aten.scaled_dot_product_attention.default
-_CONTRACTIONS = frozenset({aten.matmul.default, aten.einsum.default})
-_LINEAR = _CONTRACTIONS | CONVOLUTIONS | GROUPED_MATMULS | {aten.linear.default, aten.addmm.default}
-
 _BETWEEN_SCORES_AND_SOFTMAX = (
     MOVES
     | POINTWISE_LINEAR
     | PRODUCTS
-    | {aten.tanh.default, aten.masked_fill.Scalar, aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf}
-    | {aten.amax.default, aten.max.dim}
+    | MASKS
+    | {aten.tanh.default, aten.amax.default, aten.max.dim}
 )
-_NORMS = frozenset({aten.layer_norm.default, aten.rms_norm.default, aten.group_norm.default})
-_BEHIND_OUTPUT = MOVES | PRODUCTS | _NORMS | {aten.to.dtype}
-_POWERS = frozenset({aten.pow.Tensor_Scalar, aten.rsqrt.default, aten.sqrt.default})
-_BEFORE_SCORES = _BEHIND_OUTPUT | POINTWISE_LINEAR | REDUCTIONS | _POWERS
+_BEHIND_OUTPUT = MOVES | PRODUCTS | NORMS
+_BEFORE_SCORES = _BEHIND_OUTPUT | POINTWISE_LINEAR | REDUCTIONS | POWERS
 
 Roles = dict[Node, set[Role]]
 Near = Callable[[Node], list[Node]]
@@ -53,11 +58,11 @@ def _carries(flow: Flow, node: Node) -> int:
 
 
 def _is_linear_map(flow: Flow, node: Node) -> bool:
-    return node.target in _LINEAR and _carries(flow, node) == 1
+    return node.target in LINEAR_MAPS and _carries(flow, node) == 1
 
 
 def _is_product(flow: Flow, node: Node) -> bool:
-    return node.target is _FUSED or (node.target in _CONTRACTIONS and _carries(flow, node) > 1)
+    return node.target is _FUSED or (node.target in CONTRACTIONS and _carries(flow, node) > 1)
 
 
 def _attentions(gm: GraphModule, flow: Flow, roles: Roles) -> None:
@@ -98,7 +103,7 @@ def _ends(gm: GraphModule, flow: Flow, roles: Roles) -> None:
     ):
         past: set[Node] = set()
         for node in nodes:
-            if any(other in past or other.target in _LINEAR | {_FUSED} for other in near(node)):
+            if any(other in past or other.target in LINEAR_MAPS | {_FUSED} for other in near(node)):
                 past.add(node)
             elif _is_linear_map(flow, node):
                 roles[node].add(role)

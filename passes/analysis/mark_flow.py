@@ -12,37 +12,11 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.nodes import Operand, is_float, operands
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import products
+from lxt_fx.ops.aten_kinds import SHAPE_READERS, STEPS
 
-# Ops and operands that are read for shape or dtype only, and ops whose float output has no gradient to any operand.
-SHAPE_READERS = frozenset(
-    {
-        aten.zeros_like.default,
-        aten.ones_like.default,
-        aten.full_like.default,
-        aten.empty_like.default,
-        aten.rand_like.default,
-        aten.randn_like.default,
-        aten.new_zeros.default,
-        aten.new_ones.default,
-        aten.new_full.default,
-        aten.new_empty.default,
-    }
-)
-NO_GRADIENT = SHAPE_READERS | frozenset(
-    {
-        aten.detach.default,
-        products.hold,
-        aten.sign.default,
-        aten.floor.default,
-        aten.ceil.default,
-        aten.round.default,
-        aten.trunc.default,
-        aten.bernoulli.default,
-        aten.div.Tensor_mode,
-        aten.floor_divide.default,
-        aten.heaviside.default,
-    }
-)
+NO_GRADIENT = SHAPE_READERS | STEPS | {aten.detach.default, products.hold}
+"""Ops whose float output has no gradient to any operand."""
+
 SHAPE_ONLY: dict[Any, str] = {
     aten.type_as.default: "other",
     aten.expand_as.default: "other",

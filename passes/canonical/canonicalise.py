@@ -14,6 +14,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import arguments, is_float, module_path, shape, value
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import experts
+from lxt_fx.ops.activations import ACTIVATIONS
 from lxt_fx.passes.drop_dead import drop_dead
 
 END = 2**63 - 1
@@ -49,8 +50,7 @@ RENAMES = {
     aten.concat.default: aten.cat.default,
     aten.concatenate.default: aten.cat.default,
     aten.swapaxes.default: aten.transpose.int,
-    aten.special_expit.default: aten.sigmoid.default,
-    aten.special_erf.default: aten.erf.default,
+    **{other: activation.aten for activation in ACTIVATIONS for other in activation.other_names},
 }
 CASTS = frozenset(
     {aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten.type_as.default, aten._to_copy.default}

@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.nodes import module_path
 from lxt_fx.base.torch_internals import GraphIO, aten, io_of, pytree, set_io
-from lxt_fx.ops.aten_kinds import CONVOLUTIONS, MOVES, SUMS
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS, MOVES, PRODUCTS, SUMS
 from lxt_fx.passes.analysis.mark_flow import differentiable_graph, mark_flow
 from lxt_fx.passes.capture.example import Example, token_embedding
 from lxt_fx.passes.drop_dead import drop_dead
@@ -22,7 +22,7 @@ _AS_THEY_COME = frozenset(
     {aten.view.default, aten.reshape.default, aten.to.dtype, aten.contiguous.default, aten.clone.default}
     | {aten.unsqueeze.default, aten.squeeze.dim, aten.flatten.using_ints}
 )
-_JOINS = MOVES | SUMS | CONVOLUTIONS | {aten.mul.Tensor, aten.div.Tensor, aten.linear.default}
+_JOINS = MOVES | SUMS | CONVOLUTIONS | PRODUCTS | {aten.linear.default}
 """What puts several lookups together to one embedding: all linear."""
 
 

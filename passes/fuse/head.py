@@ -7,10 +7,11 @@ from collections.abc import Set
 from torch.fx import Graph, Node
 
 from lxt_fx.ops import products
-from lxt_fx.ops.aten_kinds import ACTIVATIONS, MOVES, POINTWISE
+from lxt_fx.ops.activations import POINTWISE_OPS
+from lxt_fx.ops.aten_kinds import MOVES, POINTWISE
 from lxt_fx.ops.head import head
 
-_THROUGH = POINTWISE | MOVES | ACTIVATIONS
+_THROUGH = POINTWISE | MOVES | POINTWISE_OPS
 """Where no gradient comes out of these, none goes in: a gradient of few elements stays one (soft caps, casts, the choice of
 a position)."""
 

@@ -9,8 +9,9 @@ import torch
 from torch.fx import Node
 
 from lxt_fx.base.nodes import arguments, operands, shape
-from lxt_fx.base.torch_internals import OpOverload, aten, schema_of
-from lxt_fx.ops.aten_kinds import POINTWISE
+from lxt_fx.base.torch_internals import OpOverload, aten, aten_ops, schema_of
+from lxt_fx.ops import norms
+from lxt_fx.ops.aten_kinds import ALONG, POINTWISE, REDUCED
 from lxt_fx.passes.positions.through_layout import move_through_layout
 from lxt_fx.passes.positions.token_axis import Axis, Move, Selection, is_one, item_shape, same
 
@@ -30,12 +31,13 @@ def move_through(node: Node, axis: Axis, selection: Selection) -> Move | None:
     return move_through_layout(node, axis, selection)
 
 
-_POINTWISE = (POINTWISE - {aten.prelu.default}) | {
-    aten.__and__.Tensor, aten.__or__.Tensor, aten.__xor__.Tensor, aten.detach.default, aten.contiguous.default,
-    aten.to.device, aten.floor_divide.default, aten.expand_as.default, aten.zeros_like.default, aten.ones_like.default,
-    aten.full_like.default, aten.empty_like.default, aten.log_sigmoid.default, aten.polar.default, aten.complex.default,
-    aten.real.default, aten.max.other, aten.min.other,
-}  # fmt: skip
+_POINTWISE = (POINTWISE - {aten.prelu.default}) | aten_ops(
+    """
+    __and__.Tensor __or__.Tensor __xor__.Tensor max.other min.other detach contiguous to.device floor_divide expand_as
+    polar complex real zeros_like ones_like full_like empty_like
+    """
+)
+"""Those that torch has not tagged as pointwise among them."""
 
 
 def _is_pointwise(op: Any) -> bool:
@@ -170,21 +172,7 @@ _RULES: dict[Any, _Rule] = {
     aten.matmul.default: _matmul,
     aten.einsum.default: _einsum,
     aten.scaled_dot_product_attention.default: _attention,
-    **dict.fromkeys((aten.layer_norm.default, aten.rms_norm.default), _normalised),
-    **dict.fromkeys(
-        (
-            aten.softmax.int, aten.log_softmax.int, aten.cumsum.default, aten.cumprod.default, aten.topk.default,
-            aten.sort.default, aten.sort.stable, aten.argsort.default,
-        ),
-        _along_another,
-    ),
-    **dict.fromkeys(
-        (
-            aten.sum.dim_IntList, aten.mean.dim, aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim,
-            aten.argmax.default, aten.argmin.default, aten.any.dim, aten.all.dim, aten.prod.dim_int, aten.logsumexp.default,
-            aten.var.dim, aten.var.correction, aten.std.dim, aten.std.correction, aten.linalg_vector_norm.default,
-            aten.norm.ScalarOpt_dim,
-        ),
-        _reduced,
-    ),
-}  # fmt: skip
+    **dict.fromkeys((op for op, norm in norms.OF.items() if norm.last_dims), _normalised),
+    **dict.fromkeys(ALONG, _along_another),
+    **dict.fromkeys(REDUCED, _reduced),
+}

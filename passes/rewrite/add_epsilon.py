@@ -10,9 +10,10 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.nodes import value
 from lxt_fx.ops import products
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
+from lxt_fx.passes.analysis.find_cancelling import find_cancelling
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.rewrite.explicit_form import is_linear_map, own_equation
-from lxt_fx.rule_table.rule import Rule
+from lxt_fx.rule_table.rule import Keep, Rule
 
 
 def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
@@ -20,19 +21,24 @@ def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon:
     g z / (z + epsilon sign(z)); no second matmul. A fused attention has it at its output and not at its scores; an op that
     divides by sums of its own takes it as an argument, and one whose row gives its equation has none.
 
+    A sum that subtracts a held copy of one of its terms has it also where epsilon is 0. Where such a sum is 0 nothing
+    reaches it, by eq. 8, and its terms, which are not 0, would get relevance of both signs from its gradient. A sum of such
+    terms alone (`soft - soft.detach()`) is one with the sum that reads it.
+
     Returns for each new node the one that it stands behind, by name. `epsilon` is that of rows without one of their own.
     """
     made: dict[str, str] = {}
+    cancelling = find_cancelling(gm, flow)
     for node in list(gm.graph.nodes):
-        if node not in flow.carrying or not isinstance(value(node), Tensor) or not is_linear_map(node):
+        if node not in flow.carrying or not isinstance(value(node), Tensor):
             continue
-        if own_equation(node, rules) is not None:
+        if node in cancelling.nothing or own_equation(node, rules) is not None or not is_linear_map(node):
             continue
         rule = rules.get(node.name)
         own = epsilon if rule is None or rule.epsilon is None else rule.epsilon
         if own > 0 and node.target in BY_CONTRIBUTION:
             node.update_kwarg("epsilon", own)
-        elif own > 0:
+        elif own > 0 or (node in cancelling.sums and rule is not None and rule.keeps is not Keep.NATIVE):
             made[_insert(gm, node, own).name] = node.name
     return made
 

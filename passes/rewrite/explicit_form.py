@@ -9,26 +9,33 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from lxt_fx.base.nodes import arguments, value
+from lxt_fx.base.errors import NoRuleError
+from lxt_fx.base.nodes import arguments, module_path, value
 from lxt_fx.base.torch_internals import OpOverload, aten, base_name
 from lxt_fx.ops import activations, explicit, norms, products
-from lxt_fx.ops.aten_kinds import ACTIVATIONS, MOVES
+from lxt_fx.ops.activations import POINTWISE_OPS
+from lxt_fx.ops.aten_kinds import GROUPED_MATMULS, MOVES
 from lxt_fx.ops.explicit_contributions import PARTS
+from lxt_fx.passes.analysis.find_cancelling import find_cancelling
 from lxt_fx.passes.analysis.mark_flow import Flow, differentiable_operands
 from lxt_fx.rule_table.rule import Keep, Rule
 
-PASSES = frozenset({norms.rms_norm, norms.rms_norm_fused, norms.normalize_mul, norms.normalize_div})
+PASSES = frozenset(norm.op for norm in norms.NORMS if norm.equation is None)
 """Norms that hold their factor: an identity in relevance."""
 
-CURVED = ACTIVATIONS - {activations.identity}
-HALVED = frozenset({products.mul, products.div})
+CURVED = POINTWISE_OPS - {activations.identity}
 STEPS: dict[Any, OpOverload] = {
-    norms.layer_norm: explicit.layer_norm_linear,
-    norms.group_norm: explicit.group_norm_linear,
-    products.sdpa: explicit.sdpa_steps,
-    products.sdpa_held: explicit.sdpa_held_steps,
+    **{norm.op: norm.equation for norm in norms.NORMS if norm.equation is not None},
+    **{op: explicit.EQUATIONS[op] for op in products.ATTENTIONS},
     **PARTS,
 }
+SPECIAL = PASSES | POINTWISE_OPS | products.HALVED | frozenset(STEPS) | frozenset(explicit.EQUATIONS)
+_KNOWN = SPECIAL | products.LINEAR_MAPS | MOVES | GROUPED_MATMULS
+
+
+def is_known(op: OpOverload) -> bool:
+    """Whether it is known how relevance passes an op; of torch's and of users' a rule says it."""
+    return op.namespace != "lxt_fx" or op in _KNOWN
 
 
 STANDS_FOR: dict[Any, str] = {
@@ -37,18 +44,33 @@ STANDS_FOR: dict[Any, str] = {
     explicit.share_out: "value",
     explicit.sdpa_steps: "value_of",
     explicit.sdpa_held_steps: "value_of",
-    **{op: "value" for fast, op in STEPS.items() if fast not in (products.sdpa, products.sdpa_held)},
+    **{op: "value" for fast, op in STEPS.items() if fast not in products.ATTENTIONS},
 }
 """Ops that `lower_explicit` puts behind a node, with the argument that holds the node's value. They give the same value,
 everyone who read the node reads it there, and what comes back to them is relevance; the node itself may get a gradient."""
 
-SPECIAL = PASSES | CURVED | HALVED | frozenset(STEPS) | {products.softmax, activations.identity}
-
 
 def is_linear_map(node: Node) -> bool:
     """Whether eq. 8 divides by the op's output: a linear map, a norm that subtracts a mean or adds a bias, or a product of
-    carrying operands with a share each."""
-    return isinstance(node.target, OpOverload) and node.target not in (SPECIAL | MOVES) - frozenset(STEPS)
+    carrying operands with a share each.
+
+    Raises NoRuleError for an op of lxt_fx of which nothing is known here; ops of torch's and of users' count as linear.
+    """
+    if not isinstance(node.target, OpOverload):
+        return False
+    _require_known(node)
+    return node.target not in (SPECIAL | MOVES) - frozenset(STEPS)
+
+
+def _require_known(node: Node) -> None:
+    op = node.target
+    assert isinstance(op, OpOverload)
+    if not is_known(op):
+        raise NoRuleError(
+            f"no equation for %{node.name} = {op}   ({module_path(node) or 'the model'}): how relevance passes this op of "
+            "lxt_fx's is not known, and it is not taken for a linear map\n  to go on: give the rule that put it there its "
+            f"equation, explicit={{torch.ops.{op}: ...}} (docs/adding_a_rule.md)"
+        )
 
 
 def own_equation(node: Node, rules: Mapping[str, Rule]) -> OpOverload | None:
@@ -73,6 +95,7 @@ class _Lowering:
 
     def __init__(self, gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> None:
         self.graph, self.rules, self.epsilon = gm.graph, rules, epsilon
+        self.inner = find_cancelling(gm, flow).nothing  # terms of a sum, since eq. 8 of their own would divide by 0
         self.carrying = set(flow.carrying)
         self.made: dict[Node, Node] = {}
 
@@ -85,8 +108,8 @@ class _Lowering:
         elif node.target in MOVES:
             return  # relevance follows its element, as a gradient does
         elif node.target is products.softmax:
-            node.target = explicit.softmax_taylor
-        elif node.target in HALVED:
+            node.target = explicit.EQUATIONS[products.softmax]
+        elif node.target in products.HALVED:
             operands = list(node.args)
             self._replace(node, lambda held: (explicit.share_out, (operands, held), {}))
         elif node.target in PASSES | CURVED:
@@ -99,6 +122,7 @@ class _Lowering:
         elif node.target in STEPS:
             self._by_steps(node)
         else:
+            _require_known(node)
             self._linear(node)
 
     def _epsilon(self, node: Node) -> float:
@@ -142,7 +166,10 @@ class _Lowering:
             node.target, share = aten.einsum.default, 1.0 / len(arguments(node)["tensors"])
         for operand in dict.fromkeys(carrying):
             settings = () if share == 1.0 else (share,)
-            node.replace_input_with(operand, self._insert(node, explicit.enter, operand, *settings))
+            if operand not in self.inner:
+                node.replace_input_with(operand, self._insert(node, explicit.enter, operand, *settings))
+        if node in self.inner:
+            return
         with self.graph.inserting_after(node):
             left = self.graph.create_node("call_function", explicit.leave, (node, self._epsilon(node)), name="leave")
         self._stands_for(left, node)

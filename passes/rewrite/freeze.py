@@ -8,19 +8,14 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import is_float, operands
 from lxt_fx.base.torch_internals import aten
-from lxt_fx.ops import norms, products
-from lxt_fx.ops.contributions import BY_CONTRIBUTION
+from lxt_fx.ops import contributions, norms, products
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.drop_dead import drop_dead
 
 # Ops that give no gradient to their weights, so these need no hold.
 _HOLDS_WEIGHTS: dict[Any, frozenset[str]] = {
-    **dict.fromkeys(BY_CONTRIBUTION, frozenset({"weight", "bias", "self", "other", "low", "high"})),
-    products.linear: frozenset({"weight", "bias"}),
-    norms.rms_norm_fused: frozenset({"weight"}),
-    norms.layer_norm: frozenset({"weight", "bias"}),
-    norms.group_norm: frozenset({"weight", "bias"}),
-}
+    **contributions.HOLDS, **products.HOLDS, **{norm.op: norm.holds for norm in norms.NORMS}
+}  # fmt: skip
 
 
 def lower(gm: GraphModule, flow: Flow) -> int:

@@ -9,14 +9,13 @@ from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.nodes import arguments, module_path, shape, value
 from lxt_fx.base.torch_internals import aten, base_name, rename
-from lxt_fx.ops.aten_kinds import CONVOLUTIONS
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS, TRANSPOSED
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.passes.analysis.assign_rules import Assignment, Plan
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.rule_table.rule import Keep
 
 _LAYERS = CONVOLUTIONS | {aten.linear.default}
-_TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input})
 
 
 def merge_batch_norm(gm: GraphModule, plan: Plan) -> tuple[str, ...]:
@@ -105,7 +104,7 @@ class _Parameters:
         """s for W [out, in / groups, ...], or [in, out / groups, ...] of a transposed convolution."""
         weight: Any = shape(self.of_layer["weight"])
         ones, groups = [1] * (len(weight) - 2), self.of_layer.get("groups", 1)
-        if self.layer.target not in _TRANSPOSED and not self.of_layer.get("transposed"):
+        if self.layer.target not in TRANSPOSED and not self.of_layer.get("transposed"):
             return self._call(aten.view.default, scale, [-1, 1, *ones])
         by_group = self._call(aten.view.default, scale, [groups, -1])
         by_input = self._call(aten.repeat_interleave.self_int, by_group, weight[0] // groups, 0)

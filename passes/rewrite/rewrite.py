@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.nodes import Operand, arguments, operands
 from lxt_fx.base.torch_internals import OpOverload, base_name, schema_of
 from lxt_fx.ops import products
+from lxt_fx.ops.aten_kinds import STEPS
 from lxt_fx.passes.analysis.assign_rules import Assignment, Plan
 from lxt_fx.passes.analysis.find_groups import Group, Groups
 from lxt_fx.passes.analysis.mark_flow import Flow, differentiable_operands
@@ -115,14 +116,14 @@ class _Rewriter:
 
     def hold_frontier(self, flow: Flow) -> None:
         """Holds what rows hold, and every carrying value where it enters a node that does not carry, so that nothing in
-        there is differentiated at all."""
+        there is differentiated at all. A step has a gradient for torch, of zeros, and counts as one that does not carry."""
         inside = {self._now(node) for node in flow.carrying}
         inside |= {part for node in inside for part in node.users if part.target is operator.getitem}  # of a tuple
         held = {(self._now(node), name) for node, name in flow.held}
         for node in list(self.graph.nodes):
             if node.op != "call_function" or node in self.inserted:
                 continue
-            for operand in differentiable_operands(node):
+            for operand in operands(node) if node.target in STEPS else differentiable_operands(node):
                 enters = operand.node in inside and node not in inside
                 if enters or ((node, operand.name) in held and operand.node.op != "get_attr"):
                     self._read_held(node, operand)

@@ -1,0 +1,88 @@
+"""Analysis: which sums subtract a held copy of one of their own terms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.fx import GraphModule, Node
+
+from lxt_fx.base.nodes import arguments
+from lxt_fx.base.torch_internals import aten
+from lxt_fx.ops import products
+from lxt_fx.passes.analysis.mark_flow import Flow
+
+_HELD = frozenset({aten.detach.default, products.hold})
+_SUMS = frozenset({aten.add.Tensor, aten.sub.Tensor})
+_SAME_VALUE = frozenset({aten.to.dtype, aten.clone.default, aten.contiguous.default})
+_SIGNS: dict[Any, tuple[int, ...]] = {aten.add.Tensor: (1, 1), aten.sub.Tensor: (1, -1), aten.neg.default: (-1,)}
+
+Terms = Counter[tuple[Node, bool]]
+"""How often a value is added (below 0: subtracted), as it is and held constant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelling:
+    """`sums` in which a term meets its own held copy with the other sign; `nothing` are those of them that are 0 whatever
+    their terms are, and are read by sums alone."""
+
+    sums: frozenset[Node]
+    nothing: frozenset[Node]
+
+
+def find_cancelling(gm: GraphModule, flow: Flow) -> Cancelling:
+    """Analysis: the sums of `hard + soft - soft.detach()`, which has the value of `hard` and the gradient of `soft`
+    (straight through), in whatever order it is written. Where such a sum is 0 its terms are not."""
+    sums = [node for node in gm.graph.nodes if node in flow.carrying and node.target in _SUMS and not node.kwargs]
+    if not any(_is_held(operand) for node in sums for operand in node.all_input_nodes):
+        return Cancelling(frozenset(), frozenset())
+    terms: dict[Node, Terms] = {}
+    for node in gm.graph.nodes:
+        terms[node] = _terms(node, terms)
+    nothing = {node for node in sums if _is_nothing(terms[node])}
+    found = {node for node in sums if node not in nothing and _meet(node, terms, nothing)}
+    carrying_readers = {node: [user for user in node.users if user in flow.carrying] for node in nothing}
+    read_by_sums = {node for node, readers in carrying_readers.items() if readers and found.issuperset(readers)}
+    return Cancelling(frozenset(found), frozenset(read_by_sums))
+
+
+def _is_held(node: Node) -> bool:
+    """Whether the value is held, behind casts and a change of sign."""
+    while node.target in _SAME_VALUE or node.target is aten.neg.default:
+        node = node.all_input_nodes[0]
+    return node.target in _HELD
+
+
+def _is_nothing(terms: Terms) -> bool:
+    return all(terms[value, True] == -terms[value, False] for value, _ in terms)
+
+
+def _meet(node: Node, terms: Mapping[Node, Terms], nothing: set[Node]) -> bool:
+    """Whether a term of one operand is subtracted, held, with the other operand; or the operand is both already."""
+    if not nothing.isdisjoint(node.all_input_nodes):
+        return True
+    if len(node.all_input_nodes) < 2:
+        return False
+    first, second = (terms[operand] for operand in node.all_input_nodes)
+    sign = _SIGNS[node.target][1]
+    return any(count * sign * first.get((value, not held), 0) < 0 for (value, held), count in second.items())
+
+
+def _terms(node: Node, known: Mapping[Node, Terms]) -> Terms:
+    """What the node adds up; itself where it is no sum."""
+    if node.target in _HELD:
+        held: Terms = Counter()
+        for (value, _), count in known[node.all_input_nodes[0]].items():
+            held[value, True] += count
+        return held
+    if node.target in _SAME_VALUE:
+        return known[node.all_input_nodes[0]]
+    if node.target not in _SIGNS or arguments(node).get("alpha", 1) != 1:
+        return Counter({(node, False): 1})
+    total: Terms = Counter()
+    for operand, sign in zip(node.args, _SIGNS[node.target], strict=False):
+        for term, count in known[operand].items() if isinstance(operand, Node) else ():
+            total[term] += sign * count
+    return total

@@ -1,0 +1,54 @@
+"""What shared_captures.py makes is what `lxt_fx.transform` makes, and it says when a test changed a shared model."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from golden_cases import relative
+from shared_captures import each_model, explained, one_worker, shared_model
+from tiny import MODELS
+from torch import Tensor
+
+import lxt_fx
+from lxt_fx.compiler.pipeline import STAGES
+from lxt_fx.passes.capture.example import made_example
+
+
+def gradient(module: lxt_fx.Explained, inputs: dict[str, Any]) -> Tensor:
+    """That of a sum of logits at the first leaf."""
+    leaf = inputs[module.record.leaves[0]].clone().requires_grad_()
+    value = module(**inputs | {module.record.leaves[0]: leaf}).logits
+    (found,) = torch.autograd.grad((value * torch.linspace(-1, 1, value.shape[-1])).sum(), leaf)
+    return found
+
+
+@pytest.mark.parametrize("name", each_model(MODELS))
+def test_it_is_the_module_that_transform_makes(name: str) -> None:
+    """Every stage, every fact of the record, the same parameters. The second of two: the first left the graph as it was."""
+    model = shared_model(name)
+    explained(name, rules="cp_lrp", form="explicit")
+    public, shared = lxt_fx.transform(model), explained(name)
+    for field in fields(public.record):
+        if field.name in ("seconds", "stages", "matches"):
+            continue
+        assert getattr(shared.record, field.name) == getattr(public.record, field.name), field.name
+    for stage in STAGES:
+        assert lxt_fx.show(shared, stage) == lxt_fx.show(public, stage), stage
+    assert shared.code == public.code and str(lxt_fx.certificate(shared)) == str(lxt_fx.certificate(public))
+    assert [id(p) for p in shared.parameters()] == [id(p) for p in public.parameters()]
+    inputs = {name: value for name, value in made_example(model).kwargs.items() if name in public.record.inputs}
+    assert relative(gradient(shared, inputs), gradient(public, inputs)) <= 1e-6
+
+
+@one_worker("llama")
+def test_a_test_that_changes_a_shared_model_fails_the_next() -> None:
+    model = shared_model("llama")
+    parameter = next(model.parameters())
+    parameter.grad = torch.zeros_like(parameter)
+    with pytest.raises(AssertionError, match="changed the shared model llama"):
+        explained("llama")
+    parameter.grad = None
+    explained("llama")
