@@ -187,7 +187,7 @@ def test_a_node_that_the_record_forgot_is_found() -> None:
     rules = {name: rule for name, rule in stage.rules.items() if name != "silu_1"}
     stages = {**module.record.stages, "lowered": replace(stage, rules=rules)}
     (item,) = lxt_fx.certificate(with_record(module, stages=stages)).not_proven
-    assert item.node == "silu_1" and "fault of lxt_fx" in item.why
+    assert item.node == "silu_1" and "bug of lxt_fx" in item.why
     matches = {name: match for name, match in module.record.matches.items() if name != "sdpa"}
     (item,) = lxt_fx.certificate(with_record(module, matches=matches)).not_proven
     assert item.node == "sdpa"
