@@ -23,7 +23,7 @@ from lxt_fx.base.errors import (
     LxtFxError,
     NonFiniteError,
     NoRuleError,
-    OtherWayError,
+    TracedBranchError,
     UnknownNameError,
     UnsupportedVersionError,
 )
@@ -81,7 +81,7 @@ __all__ = [
     "Keep",
     "LxtFxError",
     "NoRuleError",
-    "OtherWayError",
+    "TracedBranchError",
     "PerturbationCurves",
     "Record",
     "Removal",

@@ -130,8 +130,9 @@ def audit_command(
     png: Annotated[Path | None, typer.Option(help="Write a waterfall from the answer to the tokens.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write every leak as numbers.")] = None,
 ) -> None:
-    """Show where all relevance went: what tokens, biases and positions got, what each layer kept and why. The sums must
-    meet; where a rule keeps more than it says, the command fails and names the operation (exit code 2).
+    """Show where all relevance went: what tokens, biases and positions received, what each layer absorbed and why. The sums
+    must agree: if a rule absorbs relevance that it claims to conserve, the command names the operation and fails (exit code
+    2).
 
     **Examples**
 
@@ -154,10 +155,10 @@ def audit_command(
 def certificate_command(
     model: ModelName,
     rules: RulesName = "attnlrp",
-    full: Annotated[bool, typer.Option("--full", help="List every operation with the reasons for its row.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="List every operation with the reasons for its rule.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write all of it as data.")] = None,
 ) -> None:
-    """Show that no operation was missed: how many follow which rule, what is held constant, what is not proven.
+    """Show that no operation was missed: how many follow which rule, what is detached, what is not proven.
 
     **Examples**
 
@@ -183,7 +184,7 @@ def inspect_command(
     ] = False,
     rules: RulesName = "attnlrp",
     lenient: Annotated[
-        bool, typer.Option("--lenient", help="Go on where no row of the table accepts an operation, and mark it.")
+        bool, typer.Option("--lenient", help="Go on if no rule of the table accepts an operation, and mark it.")
     ] = False,
 ) -> None:
     """Print the graph of a model: every operation, its shape, whether it carries relevance, and the rule that it
@@ -207,9 +208,9 @@ def inspect_command(
 
 @app.command("tables")
 def tables_command(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print the rows of this table.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print the rules of this table.")] = None,
 ) -> None:
-    """List the rule tables, or print the rows of one: which operations, which formula, where it is written.
+    """List the rule tables, or print the rules of one: which operations, which formula, which source.
 
     **Examples**
 

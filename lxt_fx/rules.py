@@ -1,8 +1,11 @@
 """Rules by name for a composite: `transform(net, (x,), rules={nn.Linear: Gamma(0.05), "norm": Identity()})`.
 
-Each is a row for the nodes at its place. `Epsilon`, `Gamma`, `ZPlus`, `Excitation`, `AlphaBeta`, `ZBox`, `WSquare` and
-`Flat` serve linear layers, convolutions and matmuls with a constant (`rule_table.linear_rules`), `Uniform` products and
-quotients of two carrying values; `Identity` and `Stop` take a module as a whole.
+Each is a rule for the nodes at its place. `Epsilon`, `Gamma`, `ZPlus`, `Excitation`, `AlphaBeta`, `ZBox`, `WSquare` and
+`Flat` are for linear layers, convolutions and matmuls with a constant (`rule_table.linear_rules`). `Uniform` is for
+products and quotients of two values that carry relevance. `Identity` and `Stop` are for whole modules.
+
+`Epsilon`, `Uniform`, `Identity` and `Stop` also exist in `lxt_fx.nn`. Those are modules that wrap a module of a model
+written by hand; these are rules that `transform` applies to a graph.
 """
 
 from __future__ import annotations
@@ -23,13 +26,15 @@ Flat = linear_rules.flat
 
 
 def Uniform() -> Rule:
-    """Half of the relevance to each of two carrying factors (AttnLRP prop. 3.2)."""
+    """Half of the relevance to each of two factors that carry it (AttnLRP prop. 3.2). A rule for `transform`; the wrapper
+    `lxt_fx.nn.Uniform` is for models written by hand."""
     return rows.UNIFORM
 
 
 def Identity() -> Rule:
-    """R_in = R_out over a whole module that takes one carrying value to one of the same shape (AttnLRP eq. 9). What falls
-    on inputs that are 0 is lost in gradient form, where value * gradient cannot carry it."""
+    """R_in = R_out over a whole module that maps one value that carries relevance to one of the same shape (AttnLRP eq. 9).
+    In gradient form relevance of inputs that are 0 is lost, because value * gradient is 0 there. A rule for `transform`;
+    the wrapper `lxt_fx.nn.Identity` is for models written by hand."""
     return Rule(
         name="identity",
         ops={GroupKind.MODULE: activations.identity},
@@ -40,7 +45,8 @@ def Identity() -> Rule:
 
 
 def Stop() -> Rule:
-    """No relevance passes through a module: what it computes is a constant."""
+    """No relevance passes through a module: its output is detached. A rule for `transform`; the wrapper `lxt_fx.nn.Stop` is
+    for models written by hand."""
     return Rule(
         name="stop",
         ops={},

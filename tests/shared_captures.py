@@ -27,7 +27,7 @@ from tiny import MODELS
 from torch import nn
 
 import lxt_fx
-from lxt_fx.compiler.captured_model import Source, copied
+from lxt_fx.compiler.captured_model import CapturedModel, copied
 from lxt_fx.compiler.options import Options, Rules, table_named
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
 from lxt_fx.ops.forms import Form, epsilon_of
@@ -82,14 +82,14 @@ def _key(name: str) -> str:
     return f"golden-{architecture}"
 
 
-def _captured(key: str, dtype: torch.dtype, attention: str) -> Source:
+def _captured(key: str, dtype: torch.dtype, attention: str) -> CapturedModel:
     source, state = _store(key, dtype, attention)
     assert _state(source.model) == state, f"a test changed the shared model {key}, which other tests read"
     return source
 
 
 @lru_cache(maxsize=24)
-def _store(key: str, dtype: torch.dtype, attention: str) -> tuple[Source, list[Any]]:
+def _store(key: str, dtype: torch.dtype, attention: str) -> tuple[CapturedModel, list[Any]]:
     if key in MODELS:
         model, inputs = MODELS[key](attention).to(dtype), ()
     elif key == "golden-vit":

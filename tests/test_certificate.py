@@ -49,7 +49,7 @@ def test_every_node_that_relevance_passes_has_an_entry_and_nothing_is_open(name:
     assert found.proven and found.not_proven == () and found.not_followed == ()
     assert found.carrying == len(found.entries) <= found.nodes
     assert sum(found.counts.values()) == len(found.entries) + len(found.cuts)
-    assert all(entry.line and entry.block and entry.why and entry.row.formula for entry in found.entries)
+    assert all(entry.line and entry.block and entry.why and entry.rule.formula for entry in found.entries)
 
 
 def nodes_with_gradient(module: lxt_fx.Explained, inputs: Mapping[str, Tensor]) -> list[str]:
@@ -79,12 +79,12 @@ def nodes_with_gradient(module: lxt_fx.Explained, inputs: Mapping[str, Tensor]) 
 def test_an_entry_says_what_matched_and_why_earlier_rows_refused() -> None:
     entries = {entry.node: entry for entry in lxt_fx.certificate(explained("llama")).entries}
     sdpa, silu, scale = entries["sdpa"], entries["silu"], entries["mul_4"]
-    assert (sdpa.op, sdpa.original, sdpa.row.name) == ("lxt_fx.sdpa", "aten.scaled_dot_product_attention", "attention")
+    assert (sdpa.op, sdpa.original, sdpa.rule.name) == ("lxt_fx.sdpa", "aten.scaled_dot_product_attention", "attention")
     assert sdpa.carrying == ("query", "key", "value")
     assert sdpa.refusals == (("attention of a constant", "key, query carries too"),)
     assert sdpa.module == "model.layers.0.self_attn" and sdpa.line.startswith("modeling_llama.py:")
     assert silu.why == "Lists aten.silu.default." and silu.module == "model.layers.0.mlp.act_fn"
-    assert silu.row.keeps is lxt_fx.Keep.ALL and silu.row.source.startswith("AttnLRP")
+    assert silu.rule.keeps is lxt_fx.Keep.ALL and silu.rule.source.startswith("AttnLRP")
     assert scale.why == "Lists aten.mul.Tensor. Only one operand carries."
     assert scale.refusals == (
         ("parameter held", "not a step of a recurrence"), ("uniform", "only one operand carries"),
@@ -101,7 +101,7 @@ def test_rows_of_cp_lrp_are_listed_where_they_refused() -> None:
     assert ("group rms_norm", "gate held", "which operand gates the other is not clear") in refused
     table = lxt_fx.TABLES["attnlrp"].with_rows("weights only", rows.ATTENTION_WEIGHTS_HELD, summary="for this test")
     router = lxt_fx.certificate(compiled("qwen3_moe-attn", rules=table))
-    softmax = [entry for entry in router.entries if entry.row.name == "softmax"]
+    softmax = [entry for entry in router.entries if entry.rule.name == "softmax"]
     assert {entry.refusals for entry in softmax} == {(("weights held", "not attention weights"),)}
 
 
@@ -114,9 +114,9 @@ def test_attention_weights_and_gates_are_held_under_cp_lrp(attention: str) -> No
     assert ends["weights held"] == (fused if attention == "sdpa" else {("lxt_fx.softmax", "self")})
     assert ends["gate held"] == {("aten.mul.Tensor", "self")}
     assert ends["norm statistic"] == {("lxt_fx.rms_norm", "statistic")}
-    assert [entry.row.name for entry in found.cuts] == ([] if attention == "sdpa" else ["weights held"] * 2)
+    assert [entry.rule.name for entry in found.cuts] == ([] if attention == "sdpa" else ["weights held"] * 2)
     assert {item.by for item in lxt_fx.certificate(explained("llama")).held} == {"norm statistic"}
-    gates = [entry for entry in found.entries if entry.row.name == "gate held"]
+    gates = [entry for entry in found.entries if entry.rule.name == "gate held"]
     assert {(entry.held, entry.carrying) for entry in gates} == {(("self",), ("other",))}
 
 
@@ -158,15 +158,15 @@ def test_a_router_does_not_follow_the_indices_that_it_selects() -> None:
     assert [item.op for item in found.not_followed] == ["aten.topk[1]"] * 2
     assert "2 x into aten.topk[1], which has no gradient, in model.layers.0-1.mlp.gate" in found.summary()
     native = lxt_fx.certificate(compiled("qwen3_moe-attn", rules="lxt")).not_proven
-    assert [item.why for item in native] == ["row native router (nothing is claimed: native gradient)"] * 2
+    assert [item.why for item in native] == ["rule native router (nothing is claimed: native gradient)"] * 2
 
 
 @one_worker("llama")
 def test_of_the_plain_gradient_nothing_is_proven() -> None:
     found = lxt_fx.certificate(explained("llama", "gradient"))
     assert [item.node for item in found.not_proven] == [entry.node for entry in found.entries] and not found.proven
-    assert {item.why for item in found.not_proven} == {"row native (nothing is claimed: native gradient)"}
-    assert f"{found.carrying} x row native (nothing is claimed" in found.summary()
+    assert {item.why for item in found.not_proven} == {"rule native (nothing is claimed: native gradient)"}
+    assert f"{found.carrying} x rule native (nothing is claimed" in found.summary()
 
 
 def test_a_node_without_a_row_is_not_proven() -> None:
@@ -176,7 +176,7 @@ def test_a_node_without_a_row_is_not_proven() -> None:
 
     found = lxt_fx.certificate(lxt_fx.transform(Net().eval(), (torch.randn(2, 6),), strict=False))
     (item,) = found.not_proven
-    assert item.op == "aten.lgamma" and "no row matched" in item.why and item.line.startswith("test_certificate.py:")
+    assert item.op == "aten.lgamma" and "no rule matched" in item.why and item.line.startswith("test_certificate.py:")
     assert found.carrying == len(found.entries) + 1
 
 
@@ -187,7 +187,7 @@ def test_a_node_that_the_record_forgot_is_found() -> None:
     rules = {name: rule for name, rule in stage.rules.items() if name != "silu_1"}
     stages = {**module.record.stages, "lowered": replace(stage, rules=rules)}
     (item,) = lxt_fx.certificate(with_record(module, stages=stages)).not_proven
-    assert item.node == "silu_1" and "fault of lxt_fx" in item.why
+    assert item.node == "silu_1" and "bug of lxt_fx" in item.why
     matches = {name: match for name, match in module.record.matches.items() if name != "sdpa"}
     (item,) = lxt_fx.certificate(with_record(module, matches=matches)).not_proven
     assert item.node == "sdpa"

@@ -20,7 +20,7 @@ def test_a_model_must_be_a_module() -> None:
 
 
 def test_a_plain_module_needs_an_example() -> None:
-    with pytest.raises(InputError, match=r"Mlp is no transformers model.*transform\(net, \(x,\)\)"):
+    with pytest.raises(InputError, match=r"Mlp is not a transformers model.*transform\(net, \(x,\)\)"):
         lxt_fx.transform(Mlp().eval())
 
 
@@ -74,7 +74,7 @@ def test_an_unknown_table_is_answered_with_the_nearest() -> None:
 
 
 def test_rules_of_another_type_are_refused() -> None:
-    with pytest.raises(InputError, match="rules must be a name, a RuleTable, or a dict of places and rows, got int"):
+    with pytest.raises(InputError, match="rules must be a name, a RuleTable, or a dict of places and rules, got int"):
         lxt_fx.transform(llama(), rules=3)  # type: ignore[arg-type]
 
 
@@ -130,11 +130,11 @@ def test_a_refusing_row_is_named_with_its_reason() -> None:
             {"inputs_embeds": torch.randn(1, 3, 32), "past": torch.randn(1)},
             r"input past was not captured \(captured: inputs",
         ),
-        ({"attention_mask": torch.ones(1, 3)}, r"the call lacks inputs_embeds"),
+        ({"attention_mask": torch.ones(1, 3)}, r"the call has no inputs_embeds"),
         ({"inputs_embeds": torch.randn(1, 3, 16)}, r"shape \[1, 3, 16\], the graph was captured for \['any', 'any', 32\]"),
         (
             {"inputs_embeds": torch.randn(2, 3, 32), "attention_mask": torch.ones(2, 4).long()},
-            r"the graph holds only where",
+            r"the graph is valid only if",
         ),
     ],
 )

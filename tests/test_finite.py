@@ -47,7 +47,7 @@ def test_a_nan_weight_is_named() -> None:
     explained = lxt_fx.transform(model)
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 3] = float("nan")
-    with pytest.raises(lxt_fx.NonFiniteError, match=r"model\.layers\.1\.mlp\.up_proj.*row 'linear'.*1 NaN"):
+    with pytest.raises(lxt_fx.NonFiniteError, match=r"model\.layers\.1\.mlp\.up_proj.*rule 'linear'.*1 NaN"):
         lxt_fx.audit(explained, {"input_ids": torch.tensor([[5, 9, 17]])})
 
 
@@ -84,7 +84,7 @@ def test_a_rule_that_divides_by_zero_is_named_in_the_backward() -> None:
         lxt_fx.audit(explained, x, lambda output: output)
     message = str(caught.value)
     reached = "the gradient that reached it is f32[1, 3] from 1 to 1"
-    for words in ("lxt_fx_infinite.broken_square", "row 'broken'", reached, "1 NaN"):
+    for words in ("lxt_fx_infinite.broken_square", "rule 'broken'", reached, "1 NaN"):
         assert words in message, message
 
 

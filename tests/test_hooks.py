@@ -130,7 +130,7 @@ def test_what_a_hook_cannot_do_here_is_refused_in_the_call() -> None:
         (lambda: first.register_forward_pre_hook(lambda m, i: i), "a hook on first returned a value .tuple."),
         (lambda: first.register_full_backward_hook(lambda *g: None), r"first has a backward.*watch\(explained, \"first\""),
         (lambda: first.register_full_backward_pre_hook(lambda *g: None), "first has a backward hook"),
-        (lambda: _also_watched(explained), "the module has hooks of its own"),
+        (lambda: _also_watched(explained), "the module itself has hooks"),
     ):
         handle = register()
         fails(explained, x, said)
@@ -229,7 +229,7 @@ def test_a_compiled_module_has_no_hooks_and_says_so() -> None:
     compiled = torch.compile(explained, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), explained(x))
     handle = explained.get_submodule("first").register_forward_hook(lambda *given: None)
-    with pytest.raises(Exception, match="first has a hook; hooks run node by node"):
+    with pytest.raises(Exception, match="first has a hook, which needs a call node by node"):
         compiled(x)
     handle.remove()
     torch.testing.assert_close(compiled(x), explained(x))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import lxt_fx
 from lxt_fx.attribution import many_targets as many
-from lxt_fx.attribution.split_head import cut_head
+from lxt_fx.attribution.split_head import split_model
 from lxt_fx.views.terminal import plain
 
 TOKENS = 6
@@ -82,7 +82,7 @@ def test_eager_attention_gives_the_same_as_one_by_one() -> None:
 @pytest.mark.parametrize("name", each_model(["llama", "gemma3", "gpt2"]))
 def test_the_head_of_a_language_model_is_cut_off(name: str) -> None:
     module = explained(name)
-    cut = cut_head(module)
+    cut = split_model(module)
     assert cut is not None
     x = leaf_of(module)
     rows = cut.body(inputs_embeds=x, **{k: v for k, v in module._bind((x,), {}).items() if k != "inputs_embeds"})
@@ -96,7 +96,7 @@ def test_a_module_that_recomputes_its_layers_does_so_for_many_targets() -> None:
     lean = compiled("llama", torch.float64, checkpoint="layers")
     assert_same(many.relevance_of(lean, x, PAIRS, chunk=2), many.relevance_of(module, x, PAIRS, chunk=2), IN_FLOAT32)
     saved = {
-        name: saved_bytes(cut_head(found).body, found._bind((x,), {}))
+        name: saved_bytes(split_model(found).body, found._bind((x,), {}))
         for name, found in (("whole", module), ("lean", lean))
     }
     assert 0 < saved["lean"] < 0.3 * saved["whole"]
@@ -114,7 +114,7 @@ def test_nothing_is_cut_off_behind_what_mixes_positions() -> None:
 
     torch.manual_seed(0)
     module = lxt_fx.transform(MixedBehind(), (torch.randn(2, 3, 4),))
-    assert cut_head(module) is None
+    assert split_model(module) is None
     x = torch.randn(2, 3, 4)
     leaf = x.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(module(leaf)[:, 1, 2].sum(), leaf)

@@ -150,7 +150,7 @@ def test_padding_and_spared_tokens_stay(llama: nn.Module) -> None:
 def test_the_printed_curves_say_what_was_removed_and_explained(vit: nn.Module) -> None:
     pixels = random(3, 1, 8, 8)
     text = str(lxt_fx.perturbation_curves(vit, pixels, pixels, 3, removal=Removal(steps=2)))
-    assert text.splitlines()[0].startswith("3 rows, 4 x 4 patches removed; logit of class 3 (rank")
+    assert text.splitlines()[0].startswith("3 examples, 4 x 4 patches removed; logit of class 3 (rank")
     assert [line.split()[0] for line in text.splitlines() if "%" in line] == ["0", "50", "100"]
     assert "area between the curves" in text and "±" in text
     assert "±" not in str(lxt_fx.perturbation_curves(vit, pixels[:1], pixels[:1], 3, removal=Removal(steps=2)))
@@ -203,12 +203,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"removal": Removal(unit=3)}, "patches of 3 x 3 pixels divide"),
     ({"removal": Removal(unit="pixel")}, "unit must be 'token', 'feature' or the side of a patch, got 'pixel'"),
     ({"relevance": torch.ones(2, 8)}, r"relevance has shape \[2, 8\], but the leaf has \[2, 1, 8, 8\]"),
-    ({"relevance": torch.full((2, 1, 8, 8), math.nan)}, "relevance holds NaN or infinity"),
+    ({"relevance": torch.full((2, 1, 8, 8), math.nan)}, "relevance has NaN or infinity"),
     ({"relevance": [1.0]}, "relevance is a list"),
     ({"removal": Removal(baseline=torch.zeros(3, 1, 1))}, r"baseline \[3, 1, 1\] must be finite and broadcast"),
     ({"removal": Removal(baseline=math.inf)}, "must be finite"),
     ({"removal": Removal(spared=torch.ones(4))}, r"spared must be .* bools, .* \[2, 4\] or \[4\]; got torch.float32"),
-    ({"removal": Removal(spared=torch.ones(4, dtype=torch.bool))}, "no unit of row 0 may be removed"),
+    ({"removal": Removal(spared=torch.ones(4, dtype=torch.bool))}, "no unit of example 0 may be removed"),
     ({"inputs": torch.ones(2, 1, 8, 8, dtype=torch.long)}, "floating-point"),
     ({"leaf": "bool_masked_pos"}, "leaf='bool_masked_pos' is none of the floating-point inputs: pixel_values"),
     ({"target": [1]}, "1 targets for 2 examples"),
@@ -276,5 +276,5 @@ def test_an_answer_that_is_not_finite_is_refused() -> None:
             return 1 / (x.sum(1, keepdim=True) - 1)
 
     x = torch.tensor([[3.0, 3.0], [1.0, 1.0]])
-    with pytest.raises(NonFiniteError, match="row 1 is inf with 1 of 2 features set to the baseline"):
+    with pytest.raises(NonFiniteError, match="example 1 is inf with 1 of 2 features set to the baseline"):
         lxt_fx.perturbation_curves(Inverse(), x, x, 0, removal=Removal(steps=2, batch=1))

@@ -76,7 +76,7 @@ def test_values_that_python_read_are_expected_again(way: str) -> None:
     if explained.record.method == "torch.export":  # the graph holds the values themselves
         torch.testing.assert_close(explained(x, other), net(x, other))
         return
-    with pytest.raises(lxt_fx.OtherWayError, match=r"at test_recapture\.py:\d+ read the (value|sizes)"):
+    with pytest.raises(lxt_fx.TracedBranchError, match=r"at test_recapture\.py:\d+ read the (value|sizes)"):
         explained(x, other)
 
 
@@ -85,10 +85,11 @@ def test_another_way_through_the_experts_is_refused_with_its_line() -> None:
     explained = lxt_fx.transform(net, (x, ROUTE))
     assert explained.record.method == "make_fx"
     assert any("read" in text for text in explained.record.specialised)
-    with pytest.raises(lxt_fx.OtherWayError, match=r"test_recapture\.py:\d+ .*these inputs give.*dynamic=\"recapture\""):
+    said = r"test_recapture\.py:\d+ .*these inputs give.*dynamic=\"recapture\""
+    with pytest.raises(lxt_fx.TracedBranchError, match=said):
         explained(x, torch.tensor([0, 1, 2]))
     loud = x * (-1 if explained(x, ROUTE).sum() > 0 else 1) * 5
-    with pytest.raises(lxt_fx.OtherWayError):
+    with pytest.raises(lxt_fx.TracedBranchError):
         explained(loud, torch.tensor([0, 0, 0]))
 
 

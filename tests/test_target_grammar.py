@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import lxt_fx
 from lxt_fx import InputError, Removal, Target
-from lxt_fx.attribution.split_head import cut_head
+from lxt_fx.attribution.split_head import split_model
 
 TEXT = "The capital of France is"
 LENGTHS = (5, 3)
@@ -176,13 +176,13 @@ def test_the_head_runs_on_the_rows_of_the_targets_alone(monkeypatch: pytest.Monk
     heads = []
 
     def spied(module: lxt_fx.Explained) -> Any:
-        cut = cut_head(module)
+        cut = split_model(module)
         assert cut is not None
         forward = cut.head.forward
         cut.head.forward = lambda rows: heads.append(rows.shape) or forward(rows)
         return cut
 
-    monkeypatch.setattr("lxt_fx.attribution.many_targets.cut_head", spied)
+    monkeypatch.setattr("lxt_fx.attribution.many_targets.split_model", spied)
     targets = [Target.at(1, 7), (" Paris", " London"), "Paris", 7]
     lxt_fx.relevance_of(explained(), inputs(), targets, tokenizer=tokenizer())
     assert heads == [(2, 4, 32)]
@@ -280,7 +280,7 @@ def test_a_masked_model_needs_its_ids_or_a_position() -> None:
     at_mask = lxt_fx.relevance_of(masked, ids, "paris", tokenizer=words)
     assert torch.equal(at_mask, lxt_fx.relevance_of(masked, ids, Target.at(4, "paris"), tokenizer=words))
     embeds = {"inputs_embeds": lxt_fx.embed(masked, ids["input_ids"])}
-    with pytest.raises(InputError, match="relevance_of: the ids of the tokens are not known"):
+    with pytest.raises(InputError, match="relevance_of: the token ids are not known"):
         lxt_fx.relevance_of(masked, embeds, "paris", tokenizer=words)
     assert torch.equal(at_mask, lxt_fx.relevance_of(masked, embeds, Target.at(4, "paris"), tokenizer=words))
 
@@ -303,16 +303,16 @@ def everywhere(target: Any) -> dict[str, Callable[[], object]]:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "a truth value": (True, r"True is a truth value, no target; give an index \(1 for True\)"),
-    "a truth value of numpy": (numpy.bool_(True), "is a truth value, no target"),
-    "a truth value of torch": (torch.tensor(False), "is a truth value, no target"),
+    "a truth value": (True, r"True is a bool, not a target; give an index \(1 for True\)"),
+    "a truth value of numpy": (numpy.bool_(True), "is a bool, not a target"),
+    "a truth value of torch": (torch.tensor(False), "is a bool, not a target"),
     "the empty string": ("", "the empty string names no token and no class; give a name or an index"),
-    "a float": (3.0, r"3\.0 is a value, and not the index of one; give the index, such as logits\.argmax\(\)"),
-    "a value of torch": (torch.tensor(3.0), "is a value, and not the index of one"),
+    "a float": (3.0, r"3\.0 is a value, not an index; give the index, such as logits\.argmax\(\)"),
+    "a value of torch": (torch.tensor(3.0), "is a value, not an index"),
     "an object": (object(), "a target must be an index, a name, two of them for a contrast, a lxt_fx.Target or a function"),
-    "a side of a contrast": (("Paris", True), "True is a truth value"),
+    "a side of a contrast": (("Paris", True), "True is a bool"),
     "a part of a Target": (Target(7, minus=""), "the empty string names no token"),
-    "a position": (Target.at(True, 7), "True is a truth value, no position"),
+    "a position": (Target.at(True, 7), "True is a bool, not a position"),
     "a position by name": (Target.at("last", 7), "a target must be an index"),
 }
 
@@ -350,7 +350,7 @@ def test_a_pair_of_indices_in_relevance_of_names_both_readings(targets: Any) -> 
         lxt_fx.relevance_of(explained(), inputs(), targets)
     for reading in (
         "relevance_of: the pair (3, 7)", "Target.at(3, 7) for entry 7 at position 3", "until 0.2",
-        "Target(3, minus=7) for logit 3 less logit 7", "from 0.3 on", "Two targets are a list: [3, 7]",
+        "Target(3, minus=7) for logit 3 minus logit 7", "from 0.3 on", "Two targets are a list: [3, 7]",
     ):  # fmt: skip
         assert reading in str(refusal.value)
 

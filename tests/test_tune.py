@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import lxt_fx
 from lxt_fx import Removal
-from lxt_fx.base.errors import InputError, NonFiniteError, OtherWayError
+from lxt_fx.base.errors import InputError, NonFiniteError, TracedBranchError
 from lxt_fx.compiler import pipeline
 from lxt_fx.faithfulness.scores import Score, chance_of
 from lxt_fx.faithfulness.tuned_table import TunedTable
@@ -226,12 +226,12 @@ def test_among_many_points_of_noise_a_lead_is_seldom_called_more() -> None:
 
 def tuned_with(*values: list[float]) -> TunedTable:
     scores = tuple(Score({"gamma": float(i)}, torch.tensor(row).double()) for i, row in enumerate(values))
-    return TunedTable("made", (), scores=scores, measured="rows")
+    return TunedTable("made", (), scores=scores, measured="examples")
 
 
 def test_the_verdict_says_what_the_scores_say() -> None:
     assert "Nothing leads gamma=0" in str(tuned_with([2.0, 2.0], [1.0, 2.0]))
-    assert "on the only row, which says nothing about noise" in str(tuned_with([1.0], [2.0], [0.0]))
+    assert "on the only example, which says nothing about noise" in str(tuned_with([1.0], [2.0], [0.0]))
     steady = " ".join(str(tuned_with([1.0] * 8, [2.0, 2.1, 2.0, 2.2, 2.0, 2.1, 2.0, 2.1], [0.0] * 8)).split())
     assert "gamma=1 leads gamma=0 by +1.062 ± 0.026 (paired): more than noise (chance 0.0078" in steady
     assert "NOT more than noise" in str(tuned_with([1.0, 1.0, 1.0], [2.0, 0.5, 1.5], [0.0, 0.0, 0.0]))
@@ -296,9 +296,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"table": "attnlrp_gamma"}, "table must be a function"),
     ({"table": not_a_table}, r"table\(linear=0\) must give a RuleTable, got float"),
     ({"table": not_a_table, "grid": None}, "no default grid for a table with the parameters linear; give one"),
-    ({"metric": lambda curves: curves.area * math.nan}, "metric gives nan for row 0 at linear=0"),
-    ({"metric": lambda curves: curves.area / 0}, "metric gives (-?inf|nan) for row"),
-    ({"metric": lambda curves: curves.area.mean()}, r"one number for each row, \[8\], .* got a tensor of shape \[\]"),
+    ({"metric": lambda curves: curves.area * math.nan}, "metric gives nan for example 0 at linear=0"),
+    ({"metric": lambda curves: curves.area / 0}, "metric gives (-?inf|nan) for example"),
+    ({"metric": lambda curves: curves.area.mean()}, r"one number for each example, \[8\], .* got a tensor of shape \[\]"),
     ({"metric": lambda curves: 3.0}, "got float"),
     ({"target": lambda out: out[:, 0].detach()}, "does not depend on x by a differentiable path"),
 ]
@@ -339,7 +339,7 @@ def test_a_traced_graph_must_hold_for_all_rows() -> None:
             return out
 
     rows = torch.tensor([[2.0, 2.0, 1.0], [-2.0, 2.0, 1.0]])
-    with pytest.raises(OtherWayError, match=r"test_tune\.py:\d+ read the value 2 .*these inputs give -2"):
+    with pytest.raises(TracedBranchError, match=r"test_tune\.py:\d+ read the value 2 .*these inputs give -2"):
         lxt_fx.tune(Choosing(), rows, 0, grid={"linear": [0.0]}, removal=Removal(batch=1), progress=False)
     lxt_fx.tune(Choosing(), rows.abs(), 0, grid={"linear": [0.0]}, removal=Removal(batch=1), progress=False)
 

@@ -25,7 +25,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.views.colour import DARK, LIGHT, Scale, _oklab, contrast, ink
 from lxt_fx.views.heatmap import BODY, MUTED, token_figure
 from lxt_fx.views.panels import panels
-from lxt_fx.views.typeset import drawable, flow
+from lxt_fx.views.typeset import drawable, in_lines
 from lxt_fx.views.view import cells, number, shares, summed
 
 TOKENS = ("The", " cap", "ital", "↵", "  ", "<script>alert(1)</script>", " $x_1^2$ & $\\frac{$", " 漢字", "🦙", " مرحبا")
@@ -187,11 +187,11 @@ def test_pyplot_and_its_global_state_are_never_used() -> None:
 
 def test_lines_fit_and_break_between_words() -> None:
     tokens = (*(f" word{i}" for i in range(60)), "x" * 200)
-    placed = flow(cells(tokens, torch.ones(len(tokens))), 200.0, BODY)
+    placed = in_lines(cells(tokens, torch.ones(len(tokens))), 200.0, BODY)
     assert max(p.x + p.width for p in placed) <= 200.0
     assert [p.line for p in placed] == sorted(p.line for p in placed)
     assert placed[-1].type.size < BODY.size  # the one that no line holds
-    pieces = flow(cells((" aaaaaaaaaa", " bbbb", "cccc", "dddd"), torch.ones(4)), 120.0, BODY)
+    pieces = in_lines(cells((" aaaaaaaaaa", " bbbb", "cccc", "dddd"), torch.ones(4)), 120.0, BODY)
     assert [p.line for p in pieces] == [0, 1, 1, 1]
 
 

@@ -1,5 +1,5 @@
-"""The relevance matrix of a whole generated answer: which token of the prompt and of the answer so far speaks for each
-answer token, from one forward."""
+"""The relevance matrix of a generated answer: how much every earlier token speaks for each answer token, from one
+forward."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ Answer = str | SupportsIndex | Sequence[SupportsIndex]
 class AnswerRelevance:
     """How much each token spoke for each token of an answer.
 
-    `relevance` [answer, prompt + answer]: row i is that of the logit of answer token i, which the model gave one position
-    earlier. It can only come from tokens before: all others are exactly 0. `prompt` counts the tokens of the prompt,
-    `tokens` are those of both, as a person reads them, and `logits` [answer] are the explained numbers.
+    `relevance` is a matrix [answer, prompt + answer]. Its row i explains the logit of answer token i, which the model gives
+    one position earlier. Only earlier tokens can have relevance: all other entries are exactly 0. `prompt` is the number of
+    tokens of the prompt, `tokens` are the readable tokens of prompt and answer, `logits` [answer] are the explained
+    numbers.
     """
 
     relevance: Tensor
@@ -70,8 +71,8 @@ class AnswerRelevance:
         write_json(self.to_dict(), path)
 
     def to_png(self, path: str | Path) -> None:
-        """Writes the matrix as a picture: one row for each answer token, each in shares of its own largest relevance.
-        Raises InputError where it has too many tokens for one picture."""
+        """Writes the matrix as a picture. Each of its rows is one answer token and has its own colour scale, up to its
+        largest relevance. Raises InputError for too many tokens for one picture."""
         from lxt_fx.views.heatmap import save
         from lxt_fx.views.matrix import matrix_figure
 
@@ -105,14 +106,14 @@ def answer_relevance(
 ) -> AnswerRelevance:
     """The relevance of every token of an answer from every token before it, from one forward over prompt and answer.
 
-    `model` is a causal language model of transformers, or what `transform` made from one; give that to explain many
-    answers. `prompt` is a string, its token ids, or what the tokenizer returns; `answer` a string, which is tokenised
-    without special tokens, or ids, as `generate` gave them behind the prompt; one id alone, such as `logits.argmax()`, will
-    do. With ids only, the tokenizer may be None, and tokens are then numbers. `rules` are those of `explain`, `chunk` is
-    that of `relevance_of`.
+    `model` is a causal language model of transformers, or what `transform` made from one; transform once to explain many
+    answers. `prompt` is a string, its token ids, or what the tokenizer returns. `answer` is a string, which is tokenised
+    without special tokens, or the ids that `generate` gave after the prompt; a single id such as `logits.argmax()` is
+    accepted too. If both are ids, the tokenizer may be None, and tokens are shown as numbers. `rules` is as in `explain`,
+    `chunk` as in `relevance_of`.
 
-    Raises InputError for a model that is not causal (an answer token got relevance from itself or a later one), for an
-    empty answer, and what `transform` and `relevance_of` raise.
+    Raises InputError for an empty answer and for a model that is not causal (an answer token got relevance from itself or a
+    later token), and what `transform` and `relevance_of` raise.
     """
     check_module(model, "answer_relevance")
     start = time.perf_counter()

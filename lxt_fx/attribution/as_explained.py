@@ -1,4 +1,4 @@
-"""A model where an explained module is needed, and the other way round: both do."""
+"""Functions that need an explained module also accept a model, which is transformed on the way."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from lxt_fx.rule_table.table import RuleTable
 def as_explained(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], function: str, rules: Rules | None = None
 ) -> Explained:
-    """The explained module itself, or what `transform` makes of the model on these very inputs, whose sizes are then fixed;
-    token ids are embedded. `rules` None means the table that a module has, for a model `attnlrp`; a module that has another
-    table is put under these rules.
+    """The explained module itself, or the model transformed on these inputs with all sizes fixed; token ids are embedded.
 
-    Raises InputError where `model` is no module, or its graph is not known any more, and what `transform` raises.
+    With `rules=None` an explained module stays under its own table and a model gets `attnlrp`. An explained module that has
+    another table is transformed to these rules. `function` is the name of the caller, for error messages.
+
+    Raises InputError if `model` is no module or was loaded from a file and needs other rules, and what `transform` raises.
     """
     check_module(model, function)
     if isinstance(model, Explained):
@@ -36,7 +37,7 @@ def as_explained(
 
 
 def check_module(model: object, function: str) -> None:
-    """Raises InputError unless this is a module; it names the `function`."""
+    """Raises InputError, in the name of `function`, unless this is a module."""
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{function}: expected a torch.nn.Module, or what lxt_fx.transform made of one, got {type(model).__name__}"
@@ -44,9 +45,10 @@ def check_module(model: object, function: str) -> None:
 
 
 def with_table(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any], rules: Rules) -> Explained:
-    """The module where it already has this table; else its graph under this table, in the same form, tried on these inputs.
+    """The module itself if it already has this table; otherwise its graph under this table, in the same form, verified on
+    these inputs.
 
-    Raises what `transform` raises, InputError for a module that was loaded from a file.
+    Raises InputError for a module that was loaded from a file, and what `transform` raises.
     """
     table, record = table_named(rules), explained.record
     if _is_made_by(explained, table):
@@ -56,7 +58,8 @@ def with_table(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str,
 
 
 def _is_made_by(explained: Explained, table: RuleTable) -> bool:
-    """Whether all rules of the module are of this table, not only its name: gammas have one name for all their values."""
+    """Whether all rules of the module come from this table. The name alone does not tell: a gamma table has the same name
+    for every gamma."""
     record = explained.record
     if (record.table_name, record.overrides) != (table.name, table.overrides):
         return False
@@ -65,5 +68,5 @@ def _is_made_by(explained: Explained, table: RuleTable) -> bool:
 
 
 def _facts(rule: Rule) -> tuple[str, str, str]:
-    """A loaded module's rules have no conditions any more."""
+    """What two rules are compared by; a module loaded from a file knows no more of its rules."""
     return rule.name, rule.formula, rule.source

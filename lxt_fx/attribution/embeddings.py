@@ -1,4 +1,4 @@
-"""Token ids become the float leaf that relevance is read at."""
+"""Token ids become embeddings: the floating-point leaf at which relevance is read."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import token_embedding
 
 Inputs = Mapping[str, Any] | Tensor | tuple[Any, ...]
-"""Inputs of an explained module: by name, the first of them, or in order."""
+"""Inputs of an explained module: by name, the first input alone, or all in order."""
 
 
 def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor:
-    """The embeddings [batch, tokens, hidden] of `input_ids` [batch, tokens], as a leaf that asks for a gradient; of a model
-    that quantises its input, what it makes of the codes of that input. Where that takes several inputs (ids and images,
-    say), give all inputs by name.
+    """The embeddings [batch, tokens, hidden] of `input_ids` [batch, tokens], as a leaf that requires a gradient.
 
-    `model` is a transformers model or a module that `transform` made from one. Raises InputError where it has no token
-    embedding, or where `input_ids` is no tensor of whole numbers.
+    `model` is a transformers model or a module that `transform` made from one. For a model that quantises its input, give
+    that input in place of ids; the result is the embeddings of its codes. If embeddings are computed from several inputs
+    (ids and images, for example), give all inputs by name. Raises InputError if the model has no token embedding, or if
+    `input_ids` is no tensor of whole numbers.
     """
     if isinstance(model, Explained):
         embedding: Any = model._embedding[0] if model._embedding else None
@@ -48,12 +48,13 @@ def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor:
 
 
 def with_embeddings(model: nn.Module, given: Mapping[str, Any], taken: Sequence[str]) -> dict[str, Any]:
-    """Inputs by name with `input_ids` as `inputs_embeds`, where the model takes these, less what else a tokenizer gives
-    and a model that takes `taken` has no use for. Raises InputError as `embed` does."""
+    """Inputs by name, with `input_ids` replaced by `inputs_embeds` if the model accepts these. Other outputs of a tokenizer
+    that are not among the model's inputs `taken` are dropped if the model computes the same without them. Raises InputError
+    as `embed` does."""
     ids = given.get("input_ids")
     if not isinstance(ids, Tensor) or "inputs_embeds" not in taken or "inputs_embeds" in given:
         return dict(given)
-    kept = {name: value for name, value in given.items() if name in taken or name not in NOT_FOR_THE_MODEL}
-    kept = {name: value for name, value in kept.items() if name in taken or not says_nothing(name, value)}
+    used = {name: value for name, value in given.items() if name in taken or name not in NOT_FOR_THE_MODEL}
+    used = {name: value for name, value in used.items() if name in taken or not says_nothing(name, value)}
     joined = isinstance(model, Explained) and any(isinstance(made, GraphModule) for made in model._embedding)
-    return kept | {"inputs_embeds": embed(model, given if joined else ids)}
+    return used | {"inputs_embeds": embed(model, given if joined else ids)}

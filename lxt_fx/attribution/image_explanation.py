@@ -57,7 +57,7 @@ class ImageExplanation:
         Path(path).write_text(json.dumps(self.to_dict(), ensure_ascii=False) + "\n", encoding="utf-8")
 
     def to_html(self, path: str | Path, *, patch: int = 1) -> None:
-        """Writes a page that stands alone: no scripts, no other files, a light and a dark theme. `patch` is as for
+        """Writes a self-contained page (no scripts, no other files) with a light and a dark theme. `patch` is as for
         `to_png`."""
         from lxt_fx.views.page import image_page
 
@@ -65,8 +65,8 @@ class ImageExplanation:
         Path(path).write_text(image_page(shown._panels(patch), shown.facts()), encoding="utf-8")
 
     def to_png(self, path: str | Path, *, width: float = 6.5, patch: int = 1) -> None:
-        """Writes a figure `width` inches wide, with relevance summed over squares of `patch` pixels. At a vision
-        transformer's own patch size the heatmap is calmer: within a patch, single pixels say little."""
+        """Writes a figure `width` inches wide, with relevance summed over squares of `patch` x `patch` pixels. For a vision
+        transformer, use its patch size: single pixels within a patch are noisy."""
         from lxt_fx.views.heatmap import image_figure, save
 
         shown = self._in_patches(patch)

@@ -26,10 +26,10 @@ class Watched:
 
     @property
     def relevance(self) -> Tensor:
-        """value * gradient (in explicit form what came back), in the value's own shape ([batch, tokens, hidden] at a
-        layer's output).
+        """value * gradient, or in explicit form the gradient, which is the relevance. It has the shape of the value, such
+        as [batch, tokens, hidden] for a layer's output.
 
-        Raises InputError before `backward()` was called.
+        Raises InputError if `backward()` was not called yet.
         """
         if self.value.grad is None:
             raise InputError(f"watch: {self.name} has no gradient yet; call backward() on what is to be explained first")
@@ -38,8 +38,8 @@ class Watched:
 
 @dataclass(slots=True)
 class Watch(Mapping[str, Watched]):
-    """What is watched, by module path or `%node`. Filled by each call of the module. `nodes` names for each the node of the
-    graph whose value it is, the same one in both forms."""
+    """The watched values by module path or `%node`; each call of the module fills it. `nodes` gives for each of them the
+    name of the graph's node that computes it, which is the same in both forms."""
 
     nodes: Mapping[str, str]
     found: dict[str, Watched] = field(default_factory=dict)
@@ -60,21 +60,22 @@ class Watch(Mapping[str, Watched]):
 
 @contextmanager
 def watch(explained: Explained, *places: str) -> Iterator[Watch]:
-    """Saves values inside the model, with their relevance, while the `with` block runs.
+    """Records values inside the model, and their relevance, while the `with` block runs.
 
-    A place is a module path with `*` for one segment (`model.layers.*`: the output of each layer) or a `%node` as printed
-    by `show(explained, "lowered")`. Calls inside the block run node by node (slower than outside).
+    A place is a module path, where `*` stands for one segment (`model.layers.*` is the output of each layer), or a `%node`
+    as `show(explained, "lowered")` prints it. Calls inside the block run node by node, which is slower.
 
         with lxt_fx.watch(explained, "model.layers.*") as layers:
             explained(inputs_embeds=e).logits[0, -1, 42].backward()
         layers["model.layers.0"].relevance.sum(-1)
 
-    Both forms give the same (start the explicit one with `logit.backward(logit)`). With `transform(positions=...)` a value
-    that nothing needs at other positions is there at the asked ones only; its relevance is 0 at the others.
+    Both forms give the same relevance (in explicit form start with `logit.backward(logit)`). With
+    `transform(positions=...)`, a value that is not needed at the other positions is computed at the chosen ones only; its
+    relevance at the others is 0.
 
-    Raises UnknownNameError where a place selects nothing that carries relevance, and InputError where a module has several
-    outputs that do, or is called several times (its relevance is not that of one value), and for a model that was not
-    transformed: its calls carry no relevance.
+    Raises UnknownNameError if a place selects nothing that carries relevance. Raises InputError if a module is called
+    several times or has several outputs that carry relevance (its relevance is then not that of one value), and for a model
+    that was not transformed.
     """
     check_explained(explained, "watch")
     seen = Watch({name: node.name for name, node in _nodes_at(explained, places).items()})
@@ -83,7 +84,7 @@ def watch(explained: Explained, *places: str) -> Iterator[Watch]:
 
 
 def _nodes_at(explained: Explained, places: tuple[str, ...]) -> dict[str, Node]:
-    """The nodes of this graph that are watched, by module path or `%node`."""
+    """The watched nodes of this graph, by module path or `%node`."""
     values, nodes = explained._values(), dict[str, Node]()
     for place in places:
         chosen = _named(values, place[1:]) if place.startswith("%") else _outputs(values, place)
@@ -97,7 +98,7 @@ def _nodes_at(explained: Explained, places: tuple[str, ...]) -> dict[str, Node]:
 
 
 class _Saver:
-    """Saves the watched values as they are computed, and has autograd save their gradients."""
+    """Records the watched values as they are computed, and makes autograd retain their gradients."""
 
     def __init__(self, explained: Explained, places: tuple[str, ...], seen: Watch) -> None:
         values = explained._values()
@@ -107,10 +108,10 @@ class _Saver:
         self.seen, self.form = seen, explained.record.form
 
     def before(self, node: Node) -> None:
-        """Nothing is to be done before a node runs."""
+        """Does nothing."""
 
     def after(self, node: Node, result: Any) -> None:
-        """Saves what the node gave."""
+        """Records the value of a watched node."""
         for name in self.names.get(node, ()):
             if result.requires_grad and not result.is_leaf:
                 result.retain_grad()
@@ -118,20 +119,20 @@ class _Saver:
 
 
 def _named(values: GraphValues, pattern: str) -> dict[str, Node]:
-    """The nodes of these names that get relevance back. Raises UnknownNameError where there are only others."""
+    """The nodes whose names match and whose gradient is relevance. Raises UnknownNameError if only other nodes match."""
     named = [node for node in values.graph.nodes if fnmatch.fnmatchcase(node.name, pattern)]
     chosen = {f"%{node.name}": node for node in named if values.carries(node)}
     others = [node for node in named if values.carries(values.of(node))]
     if others and not chosen:
         raise UnknownNameError(
-            f"watch: %{others[0].name} stands before an op of the explicit form, and what comes back to it is a gradient "
-            f"and no relevance; its value is that of %{values.of(others[0]).name}: watch that"
+            f"watch: %{others[0].name} belongs to an op of the explicit form, and its gradient is not a relevance; watch "
+            f"%{values.of(others[0]).name}, which has the same value"
         )
     return chosen
 
 
 def _outputs(values: GraphValues, place: str) -> dict[str, Node]:
-    """The output of each module that the place names and that has one which carries relevance."""
+    """The output of each module that the place names, if it carries relevance."""
     chosen: dict[str, Node] = {}
     for path, calls in values.calls.items():
         fits = len(path.split(".")) == len(place.split(".")) and fnmatch.fnmatchcase(path, place)
@@ -145,7 +146,7 @@ def _output(values: GraphValues, path: str, calls: list[ModuleCall]) -> Node | N
     if len(found) > 1:
         what = f"is called {len(calls)} times" if len(calls) > 1 else f"gives {len(found)} values that carry relevance"
         raise InputError(
-            f"watch: {path or 'the model'} {what}, so there is no one output: it gives "
-            f"{', '.join(f'%{node.name}' for node in found)}; watch these by name"
+            f"watch: {path or 'the model'} {what}, so it has no single output: it gives "
+            f"{', '.join(f'%{node.name}' for node in found)}; watch these nodes by name"
         )
     return found[0] if found else None

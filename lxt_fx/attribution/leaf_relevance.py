@@ -1,4 +1,4 @@
-"""From an explained number to the relevance of a leaf, in either form of the graph."""
+"""The relevance of a leaf for an explained number, in either form of the graph."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lxt_fx.compiler.explained import Explained
 
 
 def leaf_relevance(explained: Explained, output: Any, value: Tensor, leaf: Tensor) -> Tensor | None:
-    """The relevance of `leaf`, in its shape and at least float32, for the scalar `value` computed from the `output`;
-    None where the value does not depend on the leaf.
+    """The relevance of `leaf` for the scalar `value`, which was computed from the `output`. It has the leaf's shape and at
+    least float32; None if the value does not depend on the leaf.
 
-    In gradient form that is leaf * gradient. In explicit form each output starts with output * d value / d output, which
-    is the value itself for a logit, and shares a difference of logits out to both.
+    In gradient form it is leaf * gradient. In explicit form the backward of each output starts with output * d value / d
+    output: for a logit that is the logit itself; for a difference of logits each of them gets its own signed value.
     """
     wide = torch.promote_types(leaf.dtype, torch.float32)
     if explained.record.form == "gradient":

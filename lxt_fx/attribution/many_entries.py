@@ -1,4 +1,4 @@
-"""Many targets in the output of one forward: where each lies for each example, and their numbers."""
+"""Many targets in the output of one forward: the entry of each target for each example, and its value."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lxt_fx.base.errors import InputError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entries:
-    """An entry of logits [batch, targets, entries] for each example and target, less another where `second` is not -1;
-    both [batch, targets], `second` None where no target is a difference."""
+    """For each example and target an entry of the logits [batch, targets, entries]: `first`, minus `second` for a contrast.
+    Both are [batch, targets]. `second` is -1 for a target that is no contrast, and None if none is."""
 
     first: Tensor
     second: Tensor | None
@@ -29,14 +29,15 @@ class Entries:
         return _at(logits, self.first) if less is None else _at(logits, self.first) - less
 
     def ends(self, logits: Tensor, form: str) -> tuple[list[Tensor], list[Tensor]]:
-        """What a backward begins at, and with: 1 and -1 in gradient form, in explicit form the logit and its opposite."""
+        """The tensors at which a backward starts, and what it starts with: 1 and -1 in gradient form, the logit and minus
+        the second logit in explicit form."""
         less = self._less(logits)
         ends = [_at(logits, self.first), *([] if less is None else [less])]
         sizes = [torch.ones_like(end) if form == "gradient" else end.detach() for end in ends]
         return ends, [sizes[0], *(-size for size in sizes[1:])]
 
     def _less(self, logits: Tensor) -> Tensor | None:
-        """0 where there is no second entry."""
+        """What is subtracted; 0 for a target without a second entry."""
         if self.second is None:
             return None
         found = _at(logits, self.second.clamp(min=0))
@@ -49,7 +50,8 @@ def _at(logits: Tensor, entries: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchTargets:
-    """The targets of every example, which reads one of the texts if there are any; or one function that gives them all."""
+    """The targets that every example is explained for: a list, or one function that returns all numbers. `texts` has one
+    text for each example, or is empty."""
 
     reading: Reading
     targets: TargetFunction | Sequence[Wanted | TargetFunction]
@@ -57,7 +59,7 @@ class BatchTargets:
 
     @property
     def wanted(self) -> list[Wanted]:
-        """The targets that are entries of the logits."""
+        """The targets that are entries of the logits, not functions."""
         return [] if callable(self.targets) else [target for target in self.targets if isinstance(target, Wanted)]
 
     @property
@@ -66,21 +68,22 @@ class BatchTargets:
         return not callable(self.targets) and len(self.wanted) == len(self.targets)
 
     def places(self, count: int, batch: int) -> Tensor:
-        """Which of `count` rows of logits each entry is of, [batch, targets].
+        """The position of each entry among the `count` positions of the logits, [batch, targets].
 
-        Raises InputError for one that is not there.
+        Raises InputError for a position that the logits do not have.
         """
         return torch.tensor([self._places(count, self._text(example)) for example in range(batch)])
 
     def _places(self, count: int, text: TextInput | None) -> list[int]:
-        known: dict[int | None, int] = {}  # the default position is looked up once, and not for each target
+        known: dict[int | None, int] = {}  # the default position is looked up once, not once for each target
         for target in self.wanted:
             if target.position not in known:
                 known[target.position] = place_of(self.reading, target, count, text)
         return [known[target.position] for target in self.wanted]
 
     def entries(self, logits: Tensor) -> Entries:
-        """Which entries of logits [batch, targets, entries] (or [batch, classes], the same for all targets) are meant."""
+        """The entries that the targets mean in logits [batch, targets, entries], or in logits [batch, classes], which all
+        targets share."""
         found = [self._indices(each, self._text(example)) for example, each in enumerate(logits)]
         first = torch.tensor([[indices[0] for indices in each] for each in found], device=logits.device)
         if all(len(indices) == 1 for each in found for indices in each):
@@ -89,14 +92,15 @@ class BatchTargets:
         return Entries(first, torch.tensor(second, device=logits.device))
 
     def _indices(self, logits: Tensor, text: TextInput | None) -> list[tuple[int, ...]]:
-        """For logits [targets, entries] of one example, or [classes]."""
+        """The entries of each target in the logits of one example, [targets, entries] or [classes]."""
         names = self.reading.names(text if logits.dim() == 2 else None)
-        rows = logits if logits.dim() == 2 else logits.expand(len(self.wanted), -1)
-        return [indices_of(target, row, names) for target, row in zip(self.wanted, rows, strict=True)]
+        by_target = logits if logits.dim() == 2 else logits.expand(len(self.wanted), -1)
+        return [indices_of(target, own, names) for target, own in zip(self.wanted, by_target, strict=True)]
 
     def totals(self, output: Any) -> tuple[Tensor, Tensor]:
-        """The numbers summed over examples [targets], with their graph, and the numbers: [targets, batch] where all are
-        entries of the logits, else [targets]. Raises InputError for targets that do not fit the output."""
+        """The explained numbers summed over examples, [targets], with their autograd graph; and the numbers themselves:
+        [targets, batch] if all targets are entries of the logits, else the sums again. Raises InputError for targets that
+        do not fit the output."""
         if callable(self.targets):
             values = _vector(self.reading, self.targets, output)
             return values, values
@@ -112,7 +116,7 @@ class BatchTargets:
         return totals, totals
 
     def _picked(self, logits: Tensor) -> Tensor:
-        """[batch, targets]"""
+        """The value of each entry, [batch, targets]."""
         count = check_shape(self.reading, self.wanted, logits)
         if count is None:
             entries = self.entries(logits)

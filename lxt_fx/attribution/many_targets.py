@@ -1,4 +1,4 @@
-"""The relevance of many explained numbers from one forward: the backward passes a batch of gradients."""
+"""The relevance of many explained numbers from one forward: one backward takes a batch of gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lxt_fx.attribution.embeddings import with_embeddings
 from lxt_fx.attribution.many_entries import BatchTargets
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
-from lxt_fx.attribution.split_head import Cut, cut_head
+from lxt_fx.attribution.split_head import SplitModel, split_model
 from lxt_fx.attribution.target import TargetsLike, Wanted, several_targets
 from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.attribution.text_input import texts_of_logits
@@ -27,12 +27,13 @@ from lxt_fx.compiler.explained import Explained
 Reduce = Literal["hidden", "channels", "none"]
 
 MEMORY, ALIVE, LARGEST_CHUNK = 2**30, 8, 32
-"""A chunk is as many targets as have `ALIVE` gradients of the size of the largest value that the forward saved within
-`MEMORY` bytes, and at most `LARGEST_CHUNK`: beyond that, nothing is gained."""
+"""Chunk size: the number of targets for which about `ALIVE` gradients, each as large as the largest value that the forward
+saved, fit into `MEMORY` bytes; at most `LARGEST_CHUNK`, as more gain nothing."""
 
 IN_CACHE, LEAST_IN_CACHE = 2**23, 4
-"""On a CPU one such gradient has at most so many bytes, unless these are fewer targets than that: larger ones leave the
-caches and are new pages each time (32 targets of 128 tokens of SmolLM2: 6 % faster in chunks of 8 than of 32)."""
+"""On a CPU such a gradient of a whole chunk has at most `IN_CACHE` bytes, but a chunk has at least `LEAST_IN_CACHE`
+targets. Larger gradients leave the caches and are allocated anew each time (32 targets of 128 tokens of SmolLM2: 6 % faster
+in chunks of 8 than of 32)."""
 
 
 def relevance_of(
@@ -48,30 +49,31 @@ def relevance_of(
 ) -> Tensor:
     """The relevance of every target, from one forward: [targets, batch, tokens], at least float32, on the leaf's device.
 
-    `explained` is what `transform` made; a model is transformed on these inputs, under `attnlrp`. `inputs` are those of the
-    module by name (`input_ids` will do for `inputs_embeds`), or the first of them. `targets` is a list of what `explain`
+    `explained` is what `transform` made; a model is transformed on these inputs, under `attnlrp`. `inputs` are the inputs
+    by name (`input_ids` may stand for `inputs_embeds`), or the first input alone. `targets` is a list of what `explain`
     takes as one target:
 
-    - indices and names, `[7, " Paris"]`: entries of the logits, of a text at the position that `explain` states. Names of
-      tokens need the `tokenizer`, names of classes the model's config or `labels`;
+    - indices and names, `[7, " Paris"]`: entries of the logits, for a text at the default position that `explain` states.
+      Names of tokens need the `tokenizer`, names of classes the model's config or `labels`;
     - `Target.at(position, entry)`: at another position; a negative one counts from the end;
-    - `Target(3, minus=7)`, `("Paris", "London")`: the first logit less the second. A pair of two indices is refused until
-      0.3, as it meant (position, entry) here until 0.2;
-    - functions of the module's output that return a number, or one for each example [batch].
+    - `Target(3, minus=7)`, `("Paris", "London")`: the first logit minus the second. A pair of two indices is refused until
+      0.3, because it meant (position, entry) here until 0.2;
+    - functions of the module's output that return a number, or one number for each example [batch].
 
-    One target alone, or a tensor [targets] of indices, will do; so will one function of the output that returns all numbers
-    as a vector [targets]. Each example of a batch is explained for every target; a function may sum over examples, which do
-    not depend on one another. `leaf` is the input that relevance is read at, by default the first of `record.leaves`.
+    `targets` may also be a single target, a tensor [targets] of indices, or one function of the output that returns all
+    numbers as a vector [targets]. Each example of a batch is explained for every target. A function may sum over the
+    examples, because they do not depend on one another. `leaf` names the input at which relevance is read, by default the
+    first of `record.leaves`.
 
     `reduce` says what is summed: "hidden" the last dimension of the leaf, "channels" dimension 1 (of images [batch,
     channels, height, width]), "none" nothing: [targets, *leaf.shape].
 
-    In gradient form relevance is value * gradient; in explicit form each output starts with its own value as relevance
-    (for a difference or a function, output * d number / d output). `chunk` targets go backward at once and need memory for
-    as many gradients; None chooses it so that about 1 GiB is enough (`MEMORY` of this module). The head of a language model
-    is run on the target positions alone, so no logits [batch, tokens, vocabulary] are made, but for functions.
+    In gradient form relevance is value * gradient. In explicit form the backward of each output starts with its own value
+    (for a contrast or a function with output * d number / d output). `chunk` targets run backward at once and need memory
+    for as many gradients; None chooses it so that about 1 GiB is enough (`MEMORY` of this module). The head of a language
+    model runs at the target positions only, so no logits [batch, tokens, vocabulary] are made, except for functions.
 
-    Raises InputError for targets that do not fit, and NonFiniteError where a number or its relevance is not finite.
+    Raises InputError for targets that do not fit, and NonFiniteError if a number or its relevance is not finite.
     """
     with gradients_on():
         if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
@@ -91,7 +93,7 @@ def relevance_of(
 def values_and_relevance(
     explained: Explained, inputs: Mapping[str, Any], targets: Sequence[Wanted], chunk: int | None, function: str
 ) -> tuple[Tensor, Tensor]:
-    """The logits [targets, batch] of entries by index, and their relevance [targets, batch, tokens]; errors name the
+    """The logits [targets, batch] of these targets and their relevance [targets, batch, tokens]. Error messages name the
     `function`."""
     with gradients_on():
         bound, name = _bound(explained, inputs, (), None)
@@ -102,8 +104,8 @@ def values_and_relevance(
 
 
 def _given(model: nn.Module, inputs: Tensor | Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Any, ...]]:
-    """The inputs by name, and those in order. A tensor is the first input, where that is token ids their embeddings, unless
-    it holds whole numbers."""
+    """The inputs by name, and the positional ones. A tensor is the first input of the model. If that input is a text, a
+    floating-point tensor is its embeddings and one of whole numbers its token ids."""
     if not isinstance(inputs, Tensor):
         return dict(inputs), ()
     if isinstance(model, Explained):
@@ -118,11 +120,11 @@ def _given(model: nn.Module, inputs: Tensor | Mapping[str, Any]) -> tuple[dict[s
 def _bound(
     explained: Explained, given: Mapping[str, Any], positional: tuple[Any, ...], leaf: str | None
 ) -> tuple[dict[str, Any], str]:
-    """The inputs by name, with the leaf as a leaf of autograd, and the name of the leaf."""
+    """The inputs by name, among them the leaf as a leaf of autograd, and its name."""
     record = explained.record
     name = record.leaves[0] if leaf is None else leaf
     if name not in record.leaves:
-        raise InputError(f"relevance_of: relevance is read at {', '.join(record.leaves)}, and not at {leaf!r}")
+        raise InputError(f"relevance_of: relevance can be read at {', '.join(record.leaves)}, not at {leaf!r}")
     bound = explained._bind(positional, with_embeddings(explained, given, record.inputs))
     bound = {key: value.detach() if isinstance(value, Tensor) else value for key, value in bound.items()}
     return bound | {name: bound[name].clone().requires_grad_(True)}, name
@@ -131,7 +133,7 @@ def _bound(
 def _finite(
     explained: Explained, bound: Mapping[str, Any], name: str, asked: BatchTargets, chunk: int | None, reduce: Reduce
 ) -> tuple[Tensor, Tensor]:
-    """Relevance and values; raises NonFiniteError where one is not finite."""
+    """Relevance and values of the targets. Raises NonFiniteError if any of them is not finite."""
     relevance, values = _relevance(explained, bound, name, asked, chunk, reduce)
     if not is_finite([values, relevance]):
         said = f"{asked.reading.function}: a target, or its relevance,"
@@ -144,10 +146,10 @@ def _relevance(
 ) -> tuple[Tensor, Tensor]:
     leaf: Tensor = bound[name]
     saved = _Saved(explained)
-    cut = cut_head(explained) if asked.entries_only else None
+    split = split_model(explained) if asked.entries_only else None
     with saved_tensors_hooks(saved.pack, lambda tensor: tensor):
         ends, seeds, values = (
-            _from_output(explained, bound, asked) if cut is None else _from_rows(explained, cut, bound, asked)
+            _from_output(explained, bound, asked) if split is None else _from_hidden(explained, split, bound, asked)
         )
     size = chunk or saved.chunk(leaf.device)
     wide = torch.promote_types(leaf.dtype, torch.float32)
@@ -161,37 +163,39 @@ def _relevance(
 
 
 Seeds = Callable[[int, int], Tensor]
-"""What the backward of targets `start` to `stop` begins with at one tensor: [stop - start, *tensor.shape]."""
+"""The gradient at one tensor with which the backward of targets `start` to `stop` starts: [stop - start, *tensor.shape]."""
 
 
-def _from_rows(
-    explained: Explained, cut: Cut, bound: Mapping[str, Any], asked: BatchTargets
+def _from_hidden(
+    explained: Explained, split: SplitModel, bound: Mapping[str, Any], asked: BatchTargets
 ) -> tuple[list[Tensor], list[Seeds], Tensor]:
-    """The rows that the head reads, and what reaches them from each target: its own row, and 0 at all others. Each target
-    is computed from a row of its own, so one backward through the head gives them all."""
-    rows = cut.body(**bound)
-    places = asked.places(rows.shape[1], len(rows)).to(rows.device)  # [batch, targets]
-    batch = torch.arange(len(rows), device=rows.device)
-    chosen = rows.detach()[batch[:, None], places].requires_grad_(True)
-    logits = cut.head(chosen)
+    """The hidden states that the head reads, the gradient of each target at them, and the targets' values. A target depends
+    on the hidden state of one position, so its gradient is 0 at all others. The head reads a copy of that hidden state for
+    each target, so one backward through the head gives the gradients of all targets."""
+    hidden = split.body(**bound)
+    places = asked.places(hidden.shape[1], len(hidden)).to(hidden.device)  # [batch, targets]
+    batch = torch.arange(len(hidden), device=hidden.device)
+    chosen = hidden.detach()[batch[:, None], places].requires_grad_(True)
+    logits = split.head(chosen)
     entries = asked.entries(logits)
     values = entries.of(logits)
     ends, seeds = entries.ends(logits, explained.record.form)
     (reaching,) = torch.autograd.grad(ends, chosen, seeds)
 
     def made(start: int, stop: int) -> Tensor:
-        found: Tensor = rows.new_zeros(stop - start, *rows.shape)
-        targets = torch.arange(stop - start, device=rows.device)
+        found: Tensor = hidden.new_zeros(stop - start, *hidden.shape)
+        targets = torch.arange(stop - start, device=hidden.device)
         found[targets[:, None], batch, places.T[start:stop]] = reaching.transpose(0, 1)[start:stop]
         return found
 
-    return [rows], [made], values.detach().T
+    return [hidden], [made], values.detach().T
 
 
 def _from_output(
     explained: Explained, bound: Mapping[str, Any], asked: BatchTargets
 ) -> tuple[list[Tensor], list[Seeds], Tensor]:
-    """The outputs that the targets are computed from, and each target's gradient at them, or its share of their values."""
+    """The tensors at which the backward starts, what it starts with for each target, and the targets' values. In gradient
+    form it starts at the targets themselves, in explicit form at the outputs with output * d target / d output."""
     output = explained(**bound)
     totals, values = asked.totals(output)
     leaves = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
@@ -217,14 +221,14 @@ def _from_output(
 
 
 def _one_each(totals: Tensor, start: int, stop: int) -> Tensor:
-    """Rows `start` to `stop` of the identity matrix."""
+    """A one for each of the targets `start` to `stop`: these rows of the identity matrix."""
     made = totals.new_zeros(stop - start, len(totals))
     made[torch.arange(stop - start), torch.arange(start, stop)] = 1
     return made
 
 
 def _backward(ends: list[Tensor], leaf: Tensor, seeds: list[Tensor], last: bool) -> Tensor:
-    """The gradient [targets, *leaf.shape] for seeds [targets, ...]; one target alone needs no batch."""
+    """The gradient [targets, *leaf.shape] for seeds [targets, ...]. A single target runs without a batch of gradients."""
     if len(seeds[0]) == 1:
         (one,) = torch.autograd.grad(ends, leaf, [seed[0] for seed in seeds], retain_graph=not last, allow_unused=True)
         found = None if one is None else one[None]
@@ -238,14 +242,14 @@ def _backward(ends: list[Tensor], leaf: Tensor, seeds: list[Tensor], last: bool)
 
 
 def _reduced(relevance: Tensor, reduce: Reduce) -> Tensor:
-    """[targets, *leaf.shape], summed over the leaf's last dimension or its dimension 1."""
+    """Relevance [targets, *leaf.shape] summed over the leaf's last dimension or over its dimension 1."""
     if reduce == "none" or relevance.dim() < 3:
         return relevance
     return relevance.sum(-1 if reduce == "hidden" else 2)
 
 
 class _Saved:
-    """The largest value that a forward keeps for its backward, weights left out."""
+    """The largest value that a forward saves for its backward, in bytes, weights not counted."""
 
     def __init__(self, explained: Explained) -> None:
         self.weights = set(_pointers(explained.parameters())) | set(_pointers(explained.buffers()))

@@ -1,4 +1,4 @@
-"""The guard against NaN and infinity: which node made it, from which values, under which rule."""
+"""Where a NaN or infinity came from: the first node that gave one, the values it read, its rule."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.fx import Node
 
 from lxt_fx.base.errors import NonFiniteError
 from lxt_fx.base.node_text import dtype_name, op_name
-from lxt_fx.base.nodes import module_path, operands, source
+from lxt_fx.base.nodes import module_path, operands, source_line
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops.aten_kinds import MOVES, SELECTIONS, SUMS
 
 _MAY_ADD_INFINITY = MOVES | SELECTIONS | SUMS
-"""Ops that masks are written with: -inf from one of these is meant."""
+"""Ops that masks are written with: an infinity from one of these is intended."""
 
 
 def is_finite(tensors: Sequence[Tensor]) -> bool:
@@ -28,16 +28,17 @@ def is_finite(tensors: Sequence[Tensor]) -> bool:
 def raise_non_finite(
     explained: Explained, bound: Mapping[str, Any], value_of: Callable[[Any], Tensor], what: str
 ) -> NoReturn:
-    """Runs forward and backward again, node by node, and raises NonFiniteError with the first node that gave a value or
-    passed a gradient that is not finite, from finite ones: its op, place and row, and the ranges of what it read.
+    """Runs forward and backward again, node by node, and raises NonFiniteError. The message names the first node that
+    turned finite values or gradients into one that is not: its op, its place in the model, its rule, and the ranges of what
+    it read.
 
-    `bound` are the inputs of the module by name, the leaves asking for a gradient; `value_of` takes the model's output to
-    the explained number; `what` says in the message which that is.
+    `bound` are the inputs of the module by name; its leaves require a gradient. `value_of` computes the explained number
+    from the model's output, and `what` is what the message calls that number.
     """
     leaves = {name: t for name, t in bound.items() if isinstance(t, Tensor) and t.requires_grad}
     broken = [f"{name} {_range(leaf)}" for name, leaf in leaves.items() if not is_finite([leaf.detach()])]
     if broken:
-        raise NonFiniteError(f"{what} is not finite: the input itself is not, {'; '.join(broken)}; mend the input")
+        raise NonFiniteError(f"{what} is not finite: the input itself is not, {'; '.join(broken)}; correct the input")
     finder = _Finder(explained)
     value = value_of(explained._run_by(finder, bound))
     if not finder.found:
@@ -49,7 +50,7 @@ def raise_non_finite(
 
 
 class _Finder(torch.fx.Interpreter):
-    """Runs the graph node by node, with a tap on every operand, and writes down the first node that breaks."""
+    """Runs the graph node by node with a hook on the gradient of every operand, and records the first node that breaks."""
 
     def __init__(self, explained: Explained) -> None:
         super().__init__(explained)
@@ -71,7 +72,7 @@ class _Finder(torch.fx.Interpreter):
         result = super().call_function(n.target, args, kwargs)
         if isinstance(result, Tensor) and result.requires_grad:
             if self._breaks(n, result.detach(), [t.detach() for t in read.values() if isinstance(t, Tensor)]):
-                self.found.append(f"the first is {self._said(n, read)}: its value is {_range(result.detach())}")
+                self.found.append(f"the first is {self._described(n, read)}: its value is {_range(result.detach())}")
             result.register_hook(lambda gradient: self.reached.update({n: gradient}) if gradient is not None else None)  # type: ignore[no-untyped-call]
         return result
 
@@ -88,14 +89,14 @@ class _Finder(torch.fx.Interpreter):
                 return
             reached = f"the gradient that reached it is {_range(self.reached[reader])}, " if reader in self.reached else ""
             passed = f"{reached}the one it passed to %{node.name} {_range(gradient)}"
-            self.found.append(f"the first is {self._said(reader, read)}: in the backward {passed}")
+            self.found.append(f"the first is {self._described(reader, read)}: in the backward {passed}")
 
         tap = tensor.view_as(tensor)
         tap.register_hook(check)  # type: ignore[no-untyped-call]
         return tap
 
     def _breaks(self, node: Node, value: Tensor, read: list[Tensor]) -> bool:
-        """NaN, or an infinity that was in nothing the node read and is no mask."""
+        """Whether the value has a NaN, or an infinity that is neither in the node's operands nor part of a mask."""
         if not value.is_floating_point() or is_finite([value]):
             return False
         if bool(value.isnan().any()):
@@ -103,12 +104,12 @@ class _Finder(torch.fx.Interpreter):
         known = any(bool(t.isinf().any()) for t in read if t.is_floating_point())
         return node.target not in _MAY_ADD_INFINITY and not known
 
-    def _said(self, node: Node, read: Mapping[Node, Any]) -> str:
-        place = ", ".join(str(part) for part in (module_path(node), source(node)) if part)
+    def _described(self, node: Node, read: Mapping[Node, Any]) -> str:
+        place = ", ".join(str(part) for part in (module_path(node), source_line(node)) if part)
         rule = self.rules.get(node.name)
-        row = f"row {rule.name!r}" if rule else "no row"
+        under = f"rule {rule.name!r}" if rule else "no rule"
         values = [f"%{key.name} {_range(value)}" for key, value in read.items() if isinstance(value, Tensor)]
-        return f"%{node.name} = {op_name(node)} ({place}; {row}), which reads {'; '.join(values)}"
+        return f"%{node.name} = {op_name(node)} ({place}; {under}), which reads {'; '.join(values)}"
 
 
 def _range(value: Tensor) -> str:

@@ -45,23 +45,23 @@ def explain(
     is a string, its token ids, or what the tokenizer returns for one text. `target` chooses the number that is
     explained:
 
-    - None: the largest logit, of a language model after the last token, of a masked one at the first mask, of a
-      classifier the top class, of a token classifier at the last token that is not special;
-    - an index (a number of Python, numpy or torch) or a name (`" Paris"`, `"positive"`): that logit. Without a space
-      in front a token is read with and without one, and the likelier reading is meant;
-    - two of them, `("Paris", "London")`: the first logit less the second;
+    - None: the largest logit. A language model is asked after the last token, a masked one at the first mask, a token
+      classifier at the last token that is not special;
+    - an index (a number of Python, numpy or torch) or a name (`" Paris"`, `"positive"`): that logit. A name without a
+      leading space is tried with and without one, and the likelier token is taken;
+    - two of them, `("Paris", "London")`: the first logit minus the second;
     - `Target.at(position, ...)`: the same at another position;
-    - a name of several tokens, `" San Francisco"`, of a causal language model: the sum of their log-probabilities, each
-      given those before. The tokens but the last are read behind the text; they have relevance too, and are the last
-      `explanation.answer_tokens` of `explanation.tokens`;
+    - a name of several tokens, `" San Francisco"`, for a causal language model: the sum of their log-probabilities, each
+      given the tokens before it. All of them but the last are appended to the text. They have relevance too, and are the
+      last `explanation.answer_tokens` of `explanation.tokens`;
     - a function of the model's output that returns a scalar tensor.
 
-    `explanation.explained` says which number it became. `labels` names the classes where the model's config does not.
-    `rules` is a name in `lxt_fx.TABLES` or a RuleTable; None means `attnlrp`, or the table that an explained module
-    has, whose graph is put under these rules where it has others.
+    `explanation.explained` says which number was explained. `labels` names the classes if the model's config does not.
+    `rules` is a name in `lxt_fx.TABLES` or a RuleTable. None means `attnlrp` for a model and its own table for an explained
+    module; an explained module under another table is transformed to the given rules.
 
-    Raises InputError for a text or target that does not fit the model, and what `transform` raises. The model is left
-    as it is: no gradient reaches its parameters.
+    Raises InputError for a text or target that does not fit the model, and what `transform` raises. The model does not
+    change: no gradient reaches its parameters.
     """
     check_module(model, "explain")
     with gradients_on():
@@ -104,9 +104,9 @@ def explain_image(
     """How much each pixel of an image speaks for or against a class.
 
     `model` is a transformers image classifier, or what `transform` made from one. `pixel_values` [channels, height,
-    width] or [1, channels, height, width] are normalised as the model wants them. `target` is a class by index or
-    label, two of them for the difference of their logits, a `Target`, a function of the output, or None for the top class.
-    `labels` and `rules` are those of `explain`. Raises what `explain` raises.
+    width] or [1, channels, height, width] are normalised as the model expects. `target` is a class by index or label, two
+    of them for the difference of their logits, a `Target`, a function of the output, or None for the top class. `labels`
+    and `rules` are as in `explain`. Raises what `explain` raises.
     """
     check_module(model, "explain_image")
     with gradients_on():
@@ -133,8 +133,9 @@ def explain_image(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Found:
-    """Leaf times gradient, on the CPU and at least float32; what was explained, its value, and the time it took."""
+class _Attributed:
+    """The relevance of each element of the leaf, on the CPU and at least float32; which number was explained, its value,
+    and the seconds it took."""
 
     attribution: Tensor
     said: str
@@ -144,7 +145,7 @@ class _Found:
 
 def _attribute(
     explained: Explained, inputs: Mapping[str, Tensor], leaf: Tensor, choice: Callable[[Any], Choice], function: str
-) -> _Found:
+) -> _Attributed:
     start = time.perf_counter()
     explained = explained._fitting(explained._bind((), dict(inputs)))
     output = explained(**inputs)
@@ -162,13 +163,13 @@ def _attribute(
     if not is_finite([chosen.value.detach(), attribution]):
         bound, said = explained._bind((), dict(inputs)), f"{function}: {chosen.said}, or its relevance,"
         raise_non_finite(explained, bound, lambda output: choice(output).value, said)
-    return _Found(attribution, chosen.said, value, seconds)
+    return _Attributed(attribution, chosen.said, value, seconds)
 
 
 def _forced(
     model: nn.Module, wanted: Wanted | TargetFunction, read: TextInput, labels: Sequence[str] | None
 ) -> ForcedName | None:
-    """The name of several tokens that the target is, if it is one."""
+    """The target as a name of several tokens; None if it is none."""
     if not isinstance(wanted, Wanted):
         return None
 
@@ -186,8 +187,7 @@ def _explained(
     text: TextInput,
     target: Wanted | TargetFunction | ForcedName,
 ) -> Explained:
-    """The model as it is if already explained, else transformed on these very inputs, to answer at the position of the
-    target only."""
+    """An explained module as it is; a model transformed on these inputs, with logits at the target's position only."""
     if isinstance(model, Explained):
         return as_explained(model, (), inputs, "explain", rules)
     table = table_named("attnlrp" if rules is None else rules)
@@ -201,7 +201,7 @@ def _explained(
 def _narrowed(
     reading: Reading, text: TextInput, target: Wanted | TargetFunction | ForcedName
 ) -> tuple[int, ...] | None:
-    """The positions of the text that the target is about; None for a function, which may read all of them."""
+    """The positions of the logits that the target reads; None for a function, which may read all of them."""
     if isinstance(target, ForcedName):
         return target.positions
     if not isinstance(target, Wanted):
@@ -215,8 +215,8 @@ def _text_inputs(model: nn.Module, text: TextInput) -> dict[str, Tensor]:
     accepted = _accepted(model)
     if "decoder_inputs_embeds" in accepted and getattr(getattr(model, "config", None), "is_encoder_decoder", True):
         raise InputError(
-            f"explain: {_name(model)} has an encoder and a decoder, and a text alone does not say what the decoder "
-            "read; transform it and call it with inputs_embeds and decoder_inputs_embeds: relevance is leaf * leaf.grad"
+            f"explain: {_name(model)} has an encoder and a decoder, and one text does not give the decoder's input; "
+            "transform it and call it with inputs_embeds and decoder_inputs_embeds: relevance is leaf * leaf.grad"
         )
     if "inputs_embeds" not in accepted:
         raise InputError(_wrong_input(model, "explain", "inputs_embeds", "explain_image is for images"))

@@ -10,15 +10,15 @@ from lxt_fx.base.transformers_internals import exact_text
 
 BROKEN = "\ufffd"
 LONGEST_CHARACTER = 4
-"""Bytes of the longest UTF-8 character: so many tokens can at most share one."""
+"""Bytes of the longest UTF-8 character: the most tokens that can share one character."""
 
 MARKS = {"\n": "↵", "\t": "⇥"}
 JOINERS = "\u200c\u200d"
-"""Zero-width characters that shape their neighbours (emoji families, Persian); they are noise only when alone."""
+"""Zero-width characters that shape their neighbours (emoji families, Persian). Only a token of nothing else is marked."""
 
 
 class Tokenizer(Protocol):
-    """What is used of a transformers tokenizer."""
+    """The part of a transformers tokenizer that lxt_fx uses."""
 
     def __call__(self, text: str, *, return_tensors: str) -> Mapping[str, Any]: ...
 
@@ -56,7 +56,7 @@ def _parts(shown: str, count: int) -> list[str]:
 
 
 def visible(text: str) -> str:
-    """The text with line breaks, tabs and other characters that draw nothing made visible."""
+    """The text with visible signs for line breaks, tabs and other characters that draw nothing."""
     if len(text.strip(JOINERS)) == 0:
         return "".join(_code_point(c) for c in text)
     return "".join(_visible(c) for c in text)
@@ -75,7 +75,7 @@ def _code_point(character: str) -> str:
 
 
 def _decode_whole(tokenizer: Tokenizer, ids: list[int], start: int) -> tuple[str, int]:
-    """The text that the fewest tokens from `start` spell without a broken character, and how many tokens that takes."""
+    """The text of the fewest tokens from `start` on that spell whole characters, and how many tokens these are."""
     for count in range(1, LONGEST_CHARACTER + 1):
         text = _decode_after(tokenizer, ids, start, start + count)
         if BROKEN not in text:
@@ -84,7 +84,8 @@ def _decode_whole(tokenizer: Tokenizer, ids: list[int], start: int) -> tuple[str
 
 
 def _decode_after(tokenizer: Tokenizer, ids: list[int], start: int, stop: int) -> str:
-    """What the tokens add to the one before them: alone, a SentencePiece token would lose its leading space."""
+    """What the tokens add to the text of the token before them. Decoded alone, a SentencePiece token loses its leading
+    space."""
     before, own = ids[max(0, start - 1) : start], ids[start:stop]
     prefix = exact_text(tokenizer, before)
     both = exact_text(tokenizer, before + own)

@@ -1,9 +1,10 @@
-"""An explained model in two: its body, and the linear head that makes the logits of each position from one row of it.
+"""An explained model in two parts: its body, and the linear head that computes the logits of a position from its hidden
+state.
 
-Every path from the logits back to the inputs goes through the rows that the head reads, so backward through the head and
-backward through the body, one after the other, are the backward through both. The logits of a few positions are then a
-matter of a few rows, where the whole head would make [batch, positions, vocabulary] numbers and as many gradients. Both
-are parts of the fused graph, which a plain call runs, and the body is cut into the same segments.
+Every path from the logits to the inputs goes through these hidden states. So a backward through the head, followed by one
+through the body, is the backward through the model. The logits of a few positions then need only a few hidden states, while
+the whole head would compute [batch, positions, vocabulary] numbers and as many gradients. Both parts come from the fused
+graph, which a plain call runs, and the body has the same segments for recomputation.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.segments.recompute import recomputing_forward
 
 _LINEAR = frozenset({head, products.linear, aten.linear.default})
-_ROW_BY_ROW = (
+_ELEMENTWISE = (
     POINTWISE
     | POINTWISE_OPS
     | {fused.share, products.epsilon, products.hold, explicit.enter, explicit.leave, explicit.pass_on, aten.to.dtype}
@@ -32,17 +33,17 @@ _ROW_BY_ROW = (
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """`body` takes the inputs by name and gives rows [batch, positions, hidden]; `head` takes such rows, of as many
-    positions as wanted, to their logits [batch, positions, entries]."""
+class SplitModel:
+    """`body` maps the inputs by name to hidden states [batch, positions, hidden]. `head` maps hidden states of any number
+    of positions to their logits [batch, positions, entries]."""
 
     body: GraphModule
     head: GraphModule
 
 
-def cut_head(explained: Explained) -> Cut | None:
-    """The module in two parts, which share its parameters; None where what makes the logits is no linear map of each
-    position's row, with nothing but elementwise ops behind it (soft caps, casts)."""
+def split_model(explained: Explained) -> SplitModel | None:
+    """The module in two parts, which share its parameters. None unless the logits are a linear map of each position's
+    hidden state, followed by elementwise ops only (soft caps, casts)."""
     index, flat = logits_index(explained), pytree.tree_leaves(explained.fused.output_node().args[0])
     if index is None or not isinstance(flat[index], Node) or len(shape(flat[index]) or ()) != 3:
         return None
@@ -52,15 +53,15 @@ def cut_head(explained: Explained) -> Cut | None:
     linear = next((node for node in reversed(region) if node.target in _LINEAR), None)
     if linear is None:
         return None
-    rows = linear.args[0]
-    behind = region[region.index(linear) :]
-    if not isinstance(rows, Node) or len(shape(rows) or ()) != 3 or not _reads_only(behind, linear, by_inputs):
+    hidden = linear.args[0]
+    tail = region[region.index(linear) :]
+    if not isinstance(hidden, Node) or len(shape(hidden) or ()) != 3 or not _reads_only(tail, linear, by_inputs):
         return None
-    return Cut(_body(explained, rows), _head(explained, rows, flat[index], needed, set(behind)))
+    return SplitModel(_body(explained, hidden), _head(explained, hidden, flat[index], needed, set(tail)))
 
 
 def logits_index(explained: Explained) -> int | None:
-    """Which of the flat outputs is `logits`, or the only output; None where there is no such."""
+    """The index of `logits`, or of the only output, among the flat outputs; None if there is neither."""
     spec = io_of(explained.graph).out_spec
     output = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
@@ -79,7 +80,7 @@ def _needed(node: Node) -> list[Node]:
 
 
 def _by_inputs(nodes: list[Node]) -> set[Node]:
-    """Those that depend on an input of the module; the others compute weights."""
+    """The nodes that depend on an input of the module; the others compute weights."""
     found: set[Node] = set()
     for node in nodes:
         if node.op == "placeholder" or not found.isdisjoint(node.all_input_nodes):
@@ -87,22 +88,23 @@ def _by_inputs(nodes: list[Node]) -> set[Node]:
     return found
 
 
-def _reads_only(behind: list[Node], linear: Node, by_inputs: set[Node]) -> bool:
-    """Whether the nodes from the linear map to the logits are elementwise and read nothing else that inputs decide."""
-    inside = set(behind)
+def _reads_only(tail: list[Node], linear: Node, by_inputs: set[Node]) -> bool:
+    """Whether the nodes between the linear map and the logits are elementwise, and none of them, nor the linear map itself,
+    reads another value that depends on the inputs."""
+    inside = set(tail)
     if any(operand in by_inputs for operand in linear.all_input_nodes if operand is not linear.args[0]):
         return False
-    others = [node for node in behind if node is not linear]
+    others = [node for node in tail if node is not linear]
     return all(
-        node.target in _ROW_BY_ROW and all(n in inside for n in node.all_input_nodes if n in by_inputs) for node in others
+        node.target in _ELEMENTWISE and all(n in inside for n in node.all_input_nodes if n in by_inputs) for node in others
     )
 
 
-def _body(explained: Explained, rows: Node) -> GraphModule:
+def _body(explained: Explained, hidden: Node) -> GraphModule:
     graph = Graph()
     copies: dict[Node, Node] = {}
     graph.graph_copy(explained.fused, copies)
-    graph.output((copies[rows],))
+    graph.output((copies[hidden],))
     set_io(graph, replace(io_of(explained.graph), out_spec=pytree.tree_structure(0)))
     body = GraphModule(explained, graph)
     drop_dead(body)
@@ -112,10 +114,10 @@ def _body(explained: Explained, rows: Node) -> GraphModule:
     return body
 
 
-def _head(explained: Explained, rows: Node, logits: Node, needed: list[Node], behind: set[Node]) -> GraphModule:
+def _head(explained: Explained, hidden: Node, logits: Node, needed: list[Node], tail: set[Node]) -> GraphModule:
     graph = Graph()
-    copies = {rows: graph.placeholder("rows")}
-    wanted = behind | {n for node in behind for n in _needed_constants(node, behind | {rows})}
+    copies = {hidden: graph.placeholder("hidden")}
+    wanted = tail | {n for node in tail for n in _needed_constants(node, tail | {hidden})}
     for node in needed:
         if node in wanted:
             copies[node] = graph.node_copy(node, lambda operand: copies[operand])

@@ -1,4 +1,4 @@
-"""What is to be explained, as the user says it: one grammar, read in one place, for every function that takes a target."""
+"""Targets: how a user says which number is to be explained. Every function that takes a target reads it here."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Name = SupportsIndex | str
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The logit of `token` at `position`, less the logit of `minus` if there is one.
+    """The logit of `token` at `position`, minus the logit of `minus` if that is given.
 
-    `token` is an index or a name: a token of the vocabulary, or a class. None means the one with the largest logit,
-    and for the position the default that `explain` states.
+    `token` is an index or a name: a token of the vocabulary, or a class. None means the token with the largest logit, and
+    for the position the default that `explain` states.
     """
 
     token: Name | None = None
@@ -34,7 +34,7 @@ class Target:
 
 
 TargetFunction = Callable[[Any], Tensor]
-"""From the model's output to the number to explain."""
+"""A function of the model's output that returns the number to explain."""
 
 TargetLike = Target | Name | tuple[Name, Name] | TargetFunction | None
 """One target."""
@@ -45,7 +45,7 @@ TargetsLike = TargetLike | Sequence[TargetLike]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A target as it was understood, in plain numbers and names."""
+    """A checked target that is an entry of the logits, in plain ints and strings."""
 
     token: int | str | None = None
     minus: int | str | None = None
@@ -53,9 +53,9 @@ class Wanted:
 
 
 def one_target(given: TargetsLike, function: str) -> Wanted | TargetFunction:
-    """The target of a `function` that explains one number; errors name that function.
+    """The target of a function that explains one number. Error messages name the `function`.
 
-    Raises InputError for a list, and for what is no target.
+    Raises InputError for a list, and for anything that is no target.
     """
     if is_list(given):
         raise InputError(
@@ -66,9 +66,9 @@ def one_target(given: TargetsLike, function: str) -> Wanted | TargetFunction:
 
 
 def target_by_example(given: TargetsLike, examples: int, function: str) -> list[Wanted | TargetFunction]:
-    """The target of each example of a batch: the same for all, or the items of a list.
+    """The target of each example of a batch: one target for all, or a list with one for each.
 
-    Raises InputError for a list of another length, and for what is no target.
+    Raises InputError for a list of another length, and for anything that is no target.
     """
     if not is_list(given):
         return [_parsed(given, function)] * examples
@@ -80,10 +80,10 @@ def target_by_example(given: TargetsLike, examples: int, function: str) -> list[
 
 
 def several_targets(given: TargetsLike, function: str) -> TargetFunction | list[Wanted | TargetFunction]:
-    """The targets that each example is explained for: a list (one target alone is a list of one), or one function that
-    gives all numbers.
+    """The targets that each example is explained for: a list (a single target makes a list of one), or one function that
+    returns all numbers.
 
-    Raises InputError for an empty list, a bare pair of indices, which has two readings, and for what is no target.
+    Raises InputError for an empty list, for a bare pair of indices, which is ambiguous, and for anything that is no target.
     """
     if not is_list(given) and callable(given):
         return given
@@ -96,12 +96,12 @@ def several_targets(given: TargetsLike, function: str) -> TargetFunction | list[
 
 
 def is_list(given: object) -> TypeGuard[Sequence[Any]]:
-    """Whether this is a list of targets: a list, or a tensor or array of at least one dim."""
+    """Whether this is a list of targets: a list, or a tensor or array with at least one dimension."""
     return isinstance(given, list) or getattr(given, "ndim", 0) > 0
 
 
 def _items(given: Sequence[Any]) -> Sequence[Any]:
-    """As plain numbers where it is a tensor or an array."""
+    """The items of the list; those of a tensor or an array as plain numbers."""
     plain: Sequence[Any] = given if isinstance(given, list) else getattr(given, "tolist", lambda: given)()
     return plain
 
@@ -122,7 +122,7 @@ def _wanted(target: Target, function: str) -> Wanted:
 
 
 def _name(part: object, given: object, function: str) -> int | str | None:
-    """A token or class, or None; `given` is the target that it is a part of."""
+    """An index or name, or None; `given` is the target that it is part of, for error messages."""
     if part is None:
         return None
     if isinstance(part, str):
@@ -135,7 +135,7 @@ def _name(part: object, given: object, function: str) -> int | str | None:
 def _index(part: object, given: object, function: str, what: str) -> int:
     kind = str(getattr(part, "dtype", type(part).__name__))
     if "bool" in kind:
-        raise InputError(f"{function}: {part!r} is a truth value, no {what}; give an index (1 for True)")
+        raise InputError(f"{function}: {part!r} is a bool, not a {what}; give an index (1 for True)")
     try:
         return operator.index(part)  # type: ignore[arg-type]
     except TypeError:
@@ -144,7 +144,7 @@ def _index(part: object, given: object, function: str, what: str) -> int:
 
 def _no_target(part: object, given: object, function: str, kind: str) -> NoReturn:
     if "float" in kind:
-        why = f"{part!r} is a value, and not the index of one; give the index, such as logits.argmax() for logits.max()"
+        why = f"{part!r} is a value, not an index; give the index, such as logits.argmax() for logits.max()"
     elif isinstance(part, tuple):
         why = f"got {given!r}; a tuple is a contrast of two, and several targets are a list: {list(part)!r}"
     else:
@@ -156,7 +156,8 @@ def _no_target(part: object, given: object, function: str, kind: str) -> NoRetur
 
 
 def _refuse_bare_pair(given: object, function: str) -> None:
-    """Until 0.3: a pair of indices meant (position, entry) in `relevance_of` and a contrast everywhere else."""
+    """Raises InputError for a pair of indices, until 0.3: in `relevance_of` it meant (position, entry) until 0.2, in every
+    other function it is a contrast."""
     if not isinstance(given, (tuple, list)) or len(given) != 2:
         return
     if not all(isinstance(part, SupportsIndex) for part in given):
@@ -164,6 +165,6 @@ def _refuse_bare_pair(given: object, function: str) -> None:
     a, b = given
     raise InputError(
         f"{function}: the pair ({a}, {b}) can be read in two ways; write Target.at({a}, {b}) for entry {b} at position "
-        f"{a}, which it meant here until 0.2, or Target({a}, minus={b}) for logit {a} less logit {b}, which a pair means "
+        f"{a}, which it meant here until 0.2, or Target({a}, minus={b}) for logit {a} minus logit {b}, which a pair means "
         f"everywhere else and will mean here from 0.3 on. Two targets are a list: [{a}, {b}]"
     )

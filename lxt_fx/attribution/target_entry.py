@@ -1,4 +1,4 @@
-"""Where a target lies in a model's output: which entry of the logits, at which position of which text."""
+"""Where a target lies in a model's output: which entry of the logits, at which position."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lxt_fx.compiler.explained import Explained
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What targets are read by: the function that the user called, which errors name, the class of the model, the names of
-    its classes, and the positions that its logits are of (None: all)."""
+    """What one must know to find a target in an output: the function that the user called (for error messages), the class
+    of the model, the names of its classes, and the positions of its logits (None: all)."""
 
     function: str
     model_class: str
@@ -27,7 +27,7 @@ class Reading:
 
     @classmethod
     def of(cls, function: str, model: nn.Module, labels: Sequence[str] | None) -> Reading:
-        """For the output of this model, or of what `transform` made of one."""
+        """The reading of outputs of this model or explained module."""
         names = class_labels(model, labels)
         if isinstance(model, Explained):
             return cls(function, model.record.model_class, names, model.record.positions)
@@ -35,16 +35,16 @@ class Reading:
 
     @property
     def tags(self) -> bool:
-        """Whether each token has a class."""
+        """Whether the model is a token classifier."""
         return self.model_class.endswith("ForTokenClassification")
 
     @property
     def predicts_next(self) -> bool:
-        """Whether the logits of a token are about the one behind it."""
+        """Whether the logits at a token predict the next one."""
         return "Masked" not in self.model_class and not self.tags
 
     def names(self, text: TextInput | None) -> Names:
-        """What the entries of logits [positions, entries] of a text are called, or of logits [entries] without one."""
+        """The names of the entries: tokens for logits [positions, entries] of a text, else classes."""
         if text is None or self.tags:
             return ClassNames(self.labels, self.function)
         return TokenNames(text.tokenizer, self.function)
@@ -52,31 +52,32 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """The number to explain, as a scalar tensor with its graph, and a sentence that says which it is."""
+    """The number to explain, as a scalar tensor with its autograd graph, and a phrase that says which number it is."""
 
     value: Tensor
     said: str
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """Where a target lies: an entry of the logits, less another if there are two, at a place of the logits' second dim, or
-    in the only row of logits ([batch, classes])."""
+class LogitEntry:
+    """Where a target lies: an entry of the logits, minus a second one for a contrast. `place` is the index of the position
+    in logits [batch, positions, entries], None for logits [batch, classes]."""
 
     indices: tuple[int, ...]
     place: int | None
     said: str
 
     def of(self, logits: Tensor) -> Tensor:
-        """The number in the logits of one input, [positions, entries] or [entries]."""
-        row = logits if self.place is None else logits[self.place]
-        return row[self.indices[0]] if len(self.indices) == 1 else row[self.indices[0]] - row[self.indices[1]]
+        """The number in the logits of one example, [positions, entries] or [entries]."""
+        own = logits if self.place is None else logits[self.place]
+        return own[self.indices[0]] if len(self.indices) == 1 else own[self.indices[0]] - own[self.indices[1]]
 
 
 def choose(
     reading: Reading, target: Wanted | TargetFunction, output: Any, text: TextInput | None, example: int = 0
 ) -> Choice:
-    """The number of a model's output that a target means, for this example of the batch, which reads this text if any.
+    """The number that a target means in a model's output, for this example of the batch. `text` is what the example reads,
+    None if it reads no text.
 
     Raises InputError if the output has no logits, or the target does not fit them.
     """
@@ -86,27 +87,28 @@ def choose(
     return Choice(entry.of(logits_of(reading, output)[example]), entry.said)
 
 
-def entry_of(reading: Reading, target: Wanted, output: Any, text: TextInput | None, example: int = 0) -> Entry:
-    """Which entry of the logits a target means for this example of the batch, to find it again in another output.
+def entry_of(reading: Reading, target: Wanted, output: Any, text: TextInput | None, example: int = 0) -> LogitEntry:
+    """The entry of the logits that a target means for this example of the batch. The same entry can then be read in other
+    outputs.
 
     Raises InputError as `choose` does.
     """
     logits = logits_of(reading, output)
     count = check_shape(reading, [target], logits)
     if count is None:
-        row, place, where, text = logits[example], None, "", None
+        own, place, where, text = logits[example], None, "", None
     else:
         place = place_of(reading, target, count, text)
-        row, where = logits[example, place], _where(reading, place, count, text)
+        own, where = logits[example, place], _where(reading, place, count, text)
     names = reading.names(text)
-    indices = indices_of(target, row, names)
-    return Entry(indices, place, " minus ".join(f"logit of {names.show(i, _rank(row, i))}" for i in indices) + where)
+    indices = indices_of(target, own, names)
+    return LogitEntry(indices, place, " minus ".join(f"logit of {names.show(i, _rank(own, i))}" for i in indices) + where)
 
 
 def check_shape(reading: Reading, targets: Sequence[Wanted], logits: Tensor) -> int | None:
-    """How many positions logits [batch, positions, entries] have; None for [batch, classes].
+    """The number of positions of logits [batch, positions, entries]; None for logits [batch, classes].
 
-    Raises InputError for other logits, and for a target at a position where there are none.
+    Raises InputError for logits of another shape, and for a target with a position if the logits have none.
     """
     if logits.dim() == 3:
         return logits.shape[1]
@@ -120,10 +122,10 @@ def check_shape(reading: Reading, targets: Sequence[Wanted], logits: Tensor) -> 
     )
 
 
-def indices_of(target: Wanted, row: Tensor, names: Names) -> tuple[int, ...]:
-    """The entry of a row of logits [entries] that a target means, and the one that it is compared with, if any."""
-    token = int(row.argmax()) if target.token is None else target.token
-    return names.find((token,) if target.minus is None else (token, target.minus), row.detach())
+def indices_of(target: Wanted, logits: Tensor, names: Names) -> tuple[int, ...]:
+    """The index that a target means in logits [entries]; for a contrast, also that of the logit that is subtracted."""
+    token = int(logits.argmax()) if target.token is None else target.token
+    return names.find((token,) if target.minus is None else (token, target.minus), logits.detach())
 
 
 def logits_of(reading: Reading, output: Any) -> Tensor:
@@ -149,9 +151,9 @@ def logits_of(reading: Reading, output: Any) -> Tensor:
 
 
 def place_of(reading: Reading, target: Wanted, count: int, text: TextInput | None) -> int:
-    """The place among `count` rows of logits that a target is about.
+    """The index of the target's position among the `count` positions of the logits.
 
-    Raises InputError where the logits are not there, or it is not clear which position is meant.
+    Raises InputError if the logits do not have that position, or it is not clear which one is meant.
     """
     asked = None if reading.positions is None else len(reading.positions)
     if text is None:
@@ -189,14 +191,14 @@ def _place_without_text(reading: Reading, target: Wanted, count: int) -> int:
 def _not_answered(reading: Reading, position: int, answered: Sequence[int]) -> str:
     return (
         f"{reading.function}: the target is at position {position}, and this module was made to answer at "
-        f"{', '.join(map(str, answered))} only; transform the model with that position, or without positions"
+        f"{', '.join(map(str, answered))} only; transform the model with this position, or without positions=..."
     )
 
 
 def position_of(reading: Reading, target: Wanted, text: TextInput) -> int:
-    """The position of the text that a target is about, counted from 0.
+    """The position of the text at which a target is read, counted from 0.
 
-    Raises InputError for one that the text does not have.
+    Raises InputError for a position that the text does not have.
     """
     position = _default_position(reading, text) if target.position is None else target.position
     if -text.count <= position < text.count:
@@ -212,8 +214,8 @@ def _default_position(reading: Reading, text: TextInput) -> int:
         return text.last_position()
     if not text.ids_known:
         raise InputError(
-            f"{reading.function}: the ids of the tokens are not known, so it is not clear at which one "
-            f"{reading.model_class} is to be explained; give Target.at(position, ...), or input_ids"
+            f"{reading.function}: the token ids are not known, so there is no default position at which "
+            f"{reading.model_class} can be explained; give Target.at(position, ...), or input_ids"
         )
     ids = text.id_list()
     if reading.tags:
@@ -236,8 +238,8 @@ def _where(reading: Reading, place: int, count: int, text: TextInput | None) -> 
     return f" at position {position}, {'after' if reading.predicts_next else 'for'} '{text.tokens[position]}'"
 
 
-def _rank(row: Tensor, index: int) -> int:
-    return 1 + int((row > row[index]).sum())
+def _rank(logits: Tensor, index: int) -> int:
+    return 1 + int((logits > logits[index]).sum())
 
 
 def _by_function(reading: Reading, function: TargetFunction, output: Any) -> Choice:
@@ -251,7 +253,7 @@ def _by_function(reading: Reading, function: TargetFunction, output: Any) -> Cho
 
 
 def name_of(function: TargetFunction) -> str:
-    """The name of a function; of another callable that of its class."""
+    """The name of a function, or of the class of another callable."""
     return str(getattr(function, "__name__", type(function).__name__))
 
 

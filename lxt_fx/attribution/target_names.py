@@ -1,4 +1,4 @@
-"""What the entries of a row of logits are called: the labels of a classifier, the vocabulary of a tokenizer."""
+"""The names of the entries of logits: the labels of a classifier, the vocabulary of a tokenizer."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PlainName = int | str
 
 
 class Names(Protocol):
-    """What the entries of a row of logits are called."""
+    """The names of the entries of logits [entries]."""
 
-    def find(self, wanted: Sequence[PlainName], row: Tensor) -> tuple[int, ...]:
-        """The indices that are meant; raises InputError for one that does not exist."""
+    def find(self, wanted: Sequence[PlainName], logits: Tensor) -> tuple[int, ...]:
+        """The indices of these entries. Raises InputError for an entry that does not exist."""
         ...
 
     def show(self, index: int, rank: int) -> str:
-        """The entry and its rank as they are written in a sentence."""
+        """The entry and its rank as a phrase."""
         ...
 
 
@@ -36,22 +36,25 @@ def class_labels(model: nn.Module, labels: Sequence[str] | None) -> tuple[str, .
     return tuple(known[index] for index in sorted(known))
 
 
-def _in_range(index: int, row: Tensor, kind: str, function: str) -> int:
-    if 0 <= index < len(row):
+def _in_range(index: int, logits: Tensor, kind: str, function: str) -> int:
+    if 0 <= index < len(logits):
         return index
-    raise InputError(f"{function}: there is no {kind} {index}; the model has {len(row)} (0 to {len(row) - 1})")
+    raise InputError(f"{function}: there is no {kind} {index}; the model has {len(logits)} (0 to {len(logits) - 1})")
 
 
 @dataclass(frozen=True, slots=True)
 class ClassNames:
-    """The labels of a classifier; () where none are known. `function` is the one that errors name."""
+    """The labels of a classifier; () if none are known. Error messages name the `function`."""
 
     labels: Sequence[str]
     function: str
 
-    def find(self, wanted: Sequence[PlainName], row: Tensor) -> tuple[int, ...]:
-        """The classes of these indices and labels."""
-        return tuple(_in_range(w, row, "class", self.function) if isinstance(w, int) else self._index(w) for w in wanted)
+    def find(self, wanted: Sequence[PlainName], logits: Tensor) -> tuple[int, ...]:
+        """The classes with these indices and labels."""
+        return tuple(
+            _in_range(name, logits, "class", self.function) if isinstance(name, int) else self._index(name)
+            for name in wanted
+        )
 
     def _index(self, label: str) -> int:
         if label in self.labels:
@@ -60,42 +63,42 @@ class ClassNames:
         raise InputError(f"{self.function}: the model has no class {label!r}; its classes are {known}")
 
     def show(self, index: int, rank: int) -> str:
-        """`'cat' (class 3, rank 1)`, or only the number where the label says no more."""
+        """`'cat' (class 3, rank 1)`, or the number alone if the class has no label of its own."""
         named = index < len(self.labels) and self.labels[index] != f"LABEL_{index}"
         return f"'{self.labels[index]}' (class {index}, rank {rank})" if named else f"class {index} (rank {rank})"
 
 
 @dataclass(frozen=True, slots=True)
 class TokenNames:
-    """The vocabulary of a tokenizer. `function` is the one that errors name."""
+    """The vocabulary of a tokenizer. Error messages name the `function`."""
 
     tokenizer: Tokenizer
     function: str
 
-    def find(self, wanted: Sequence[PlainName], row: Tensor) -> tuple[int, ...]:
-        """The tokens of these ids and strings.
+    def find(self, wanted: Sequence[PlainName], logits: Tensor) -> tuple[int, ...]:
+        """The tokens with these ids and strings.
 
-        A string without a space in front is read with and without one (` Paris`, `Paris`: most tokenizers have both),
-        the same way on both sides of a contrast, and the likelier reading is meant; one with a space is taken as it
-        is.
+        A string without a leading space is tried with and without one (most tokenizers have both ` Paris` and `Paris`), and
+        the likelier token is taken. Both sides of a contrast are read in the same way. A string with a leading space is
+        taken as it is.
         """
         if all(isinstance(name, int) for name in wanted):
-            return tuple(self._readings(name, row, False)[0] or 0 for name in wanted)
-        readings = [self._readings(name, row, len(wanted) > 1) for name in wanted]
+            return tuple(self._readings(name, logits, False)[0] or 0 for name in wanted)
+        readings = [self._readings(name, logits, len(wanted) > 1) for name in wanted]
         joint = [pair for pair in zip(*readings, strict=True) if None not in pair]
         if joint:
-            return max(joint, key=lambda pair: float(row[list(pair)].sum()))
+            return max(joint, key=lambda pair: float(logits[list(pair)].sum()))
         return tuple(next(i for i in reading if i is not None) for reading in readings)
 
     def single(self, name: str) -> tuple[int | None, int | None]:
-        """The token without and with a space in front; None where that is not one token."""
+        """The token without and with a leading space; None for a spelling that is not one token."""
         if self.tokenizer is NO_TOKENIZER:
             raise InputError(f"{self.function}: {name!r} {NO_NAMES}")
         bare = self._single(name)
         return bare, bare if name[:1].isspace() else self._single(f" {name}")
 
     def several(self, name: str, before: int) -> list[tuple[int, ...]]:
-        """The tokens that spell a name behind the token `before`, without and with a space in front.
+        """The tokens that spell a name after the token `before`, without and with a leading space.
 
         Raises InputError for a name that the vocabulary cannot spell.
         """
@@ -106,7 +109,8 @@ class TokenNames:
         return list(dict.fromkeys(found))
 
     def _spelled(self, spelling: str, before: int) -> tuple[int, ...]:
-        """(Tokenizers with `▁` for a space may put one in front by themselves.)"""
+        """The tokens that add exactly this text after `before`; () if there are none. The text is also tried without its
+        leading space, because tokenizers that write a space as `▁` may add one themselves."""
         start = self._decoded([before])
         for written in (spelling, spelling.lstrip(" ")):
             ids = self.tokenizer.encode(written, add_special_tokens=False)
@@ -117,9 +121,9 @@ class TokenNames:
     def _decoded(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False).replace(BROKEN, "")
 
-    def _readings(self, name: PlainName, row: Tensor, contrast: bool) -> tuple[int | None, int | None]:
+    def _readings(self, name: PlainName, logits: Tensor, contrast: bool) -> tuple[int | None, int | None]:
         if isinstance(name, int):
-            index = _in_range(name, row, "token id", self.function)
+            index = _in_range(name, logits, "token id", self.function)
             return index, index
         readings = self.single(name)
         if readings == (None, None):
@@ -141,7 +145,7 @@ class TokenNames:
         ids = self.tokenizer.encode(name, add_special_tokens=False)
         pieces = " ".join(f"'{token}'" for token in readable_tokens(self.tokenizer, ids))
         several = len(ids) > 1 and self._known(ids, name)
-        said = f"{len(ids)} tokens: {pieces}" if len(ids) > 1 else f"no token of its vocabulary but {pieces or 'nothing'}"
+        said = f"{len(ids)} tokens: {pieces}" if len(ids) > 1 else f"read as {pieces or 'nothing'}"
         one = f"{self.function}: {name!r} is not one token of the tokenizer; it is {said}. A logit belongs to one token: "
         if several and contrast:
             return one + "in a contrast give one of the pieces, or explain both names, each alone, and compare"

@@ -16,12 +16,13 @@ from lxt_fx.attribution.text_input import TextInput
 from lxt_fx.base.errors import InputError
 
 AHEAD = 1e-6
-"""Of the largest gradient at the text: so much at a later token is rounding (of models that mix by transforms)."""
+"""A gradient at a later token below this share of the largest gradient is rounding (of models that mix tokens by Fourier
+transforms, for example)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForcedName:
-    """`text` is the user's with the tokens of the name but the last behind it, `ids` are those of the whole name, and
+    """`text` is the user's text followed by all tokens of the name but the last. `ids` are the tokens of the whole name.
     `position` is where the first of them is predicted."""
 
     text: TextInput
@@ -30,23 +31,23 @@ class ForcedName:
 
     @property
     def appended(self) -> int:
-        """How many tokens of the text belong to the name."""
+        """How many tokens of the name were appended to the text."""
         return len(self.ids) - 1
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """Where the tokens are predicted, counted from the end."""
+        """The positions at which the tokens of the name are predicted, counted from the end."""
         return tuple(range(-len(self.ids), 0))
 
     def choose(self, reading: Reading, output: Any) -> Choice:
         """log p(name | text) = sum over t of log p(token t | text, tokens before t), in at least float32.
 
-        Raises InputError where the logits are not those of the next token.
+        Raises InputError if the logits do not predict the next token.
         """
         return Choice(self._by_token(reading, output).sum(), self._said())
 
     def _by_token(self, reading: Reading, output: Any) -> Tensor:
-        """[tokens of the name]"""
+        """The log-probability of each token of the name, [tokens of the name]."""
         logits = logits_of(reading, output)
         if logits.dim() != 3:
             reading.names(None).find((self._name(),), logits[0])
@@ -55,27 +56,26 @@ class ForcedName:
             place_of(reading, Wanted(position=self.position + step), logits.shape[1], self.text)
             for step in range(len(self.ids))
         ]
-        rows = logits[0, places]
-        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        wide = logits[0, places].to(torch.promote_types(logits.dtype, torch.float32))
         return wide.log_softmax(-1)[torch.arange(len(self.ids)), list(self.ids)]
 
     def _name(self) -> str:
         return self.text.tokenizer.decode(list(self.ids), clean_up_tokenization_spaces=False)
 
     def _said(self) -> str:
-        """A token is written as it reads behind those before it."""
+        """The explained number as a phrase, with each token as it reads after those before it."""
         whole = replace(self.text, ids=torch.tensor([[*self.text.id_list(), self.ids[-1]]])).tokens
         pieces = " + ".join(f"'{token}'" for token in whole[self.position + 1 :])
         where = f"at position {self.position}, after '{whole[self.position]}'"
         return f"log-probability of {pieces}, each given those before, {where}"
 
     def check_causal(self, reading: Reading, run: Callable[..., Any], inputs: Mapping[str, Tensor], leaf: Tensor) -> None:
-        """Raises InputError where the logits of the first token of the name depend on those behind it."""
+        """Raises InputError if the prediction of the first token of the name depends on the tokens after it."""
         first = self._by_token(reading, run(**inputs))[0]
         (gradient,) = torch.autograd.grad(first, leaf, allow_unused=True)
         if gradient is None or float(gradient[:, self.position + 1 :].abs().max()) > AHEAD * float(gradient.abs().max()):
             raise InputError(
-                f"{reading.function}: {reading.model_class} looks ahead, so it gives no probability of a token from those "
+                f"{reading.function}: {reading.model_class} looks ahead, so it gives no probability of a token given those "
                 "before it, and a name of several tokens has none; give a name of one token, or a function of the output"
             )
 
@@ -83,10 +83,10 @@ class ForcedName:
 def forced_name(
     reading: Reading, target: Wanted, text: TextInput, run: Callable[[TextInput], Any]
 ) -> ForcedName | None:
-    """The name of several tokens that a target is, behind this text; None where it is none. Of its spellings without and
-    with a space in front the likelier is meant; `run` gives the model's output for a text.
+    """The target as a name of several tokens after this text; None if it is none. The name is tried with and without a
+    leading space, and the likelier spelling is taken. `run` computes the model's output for a text.
 
-    Raises InputError where it is not clear what the name stands behind.
+    Raises InputError if the target's position is not the end of the text.
     """
     name = target.token
     if not isinstance(name, str) or target.minus is not None or not reading.predicts_next:
@@ -97,8 +97,8 @@ def forced_name(
     position = position_of(reading, target, text)
     if position != text.count - 1:
         raise InputError(
-            f"{reading.function}: {name!r} is several tokens, which are explained behind the last token of the text, and "
-            f"position {position} is not the last of {text.count}; give the text up to that position, without padding"
+            f"{reading.function}: {name!r} is several tokens, explained only after the last token of the text, "
+            f"and position {position} is not the last of {text.count}; give the text up to that position, without padding"
         )
     spelled = names.several(name, text.id_list()[-1])
     found = [ForcedName(_followed(reading, text, ids[:-1]), ids, position) for ids in spelled]
@@ -108,7 +108,7 @@ def forced_name(
 
 
 def _followed(reading: Reading, text: TextInput, more: tuple[int, ...]) -> TextInput:
-    """The text with these tokens behind it."""
+    """The text followed by these tokens."""
     added = torch.tensor([more], device=text.ids.device, dtype=text.ids.dtype)
     extras = {}
     for name, value in text.extras.items():
@@ -118,8 +118,8 @@ def _followed(reading: Reading, text: TextInput, more: tuple[int, ...]) -> TextI
             rest = value[:, -1:].expand(-1, len(more))
         else:
             raise InputError(
-                f"{reading.function}: a name of several tokens is read behind the text, and it is not known how {name} "
-                f"goes on there; leave {name} out of the text, or append the tokens and give a function of the output"
+                f"{reading.function}: a name of several tokens is appended to the text, and it is not known how {name} "
+                f"continues; leave {name} out of the text, or append the tokens yourself and give a function of the output"
             )
         extras[name] = torch.cat([value, rest], dim=1)
     return replace(text, ids=torch.cat([text.ids, added], dim=1), extras=extras)

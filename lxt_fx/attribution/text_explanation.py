@@ -32,8 +32,9 @@ class Explanation:
     as a person reads them, with a leading space where a word starts. `explained` says which number `value` is.
     `seconds` is the time of the forward and backward pass, without capture.
 
-    Where a name of several tokens is explained, the last `answer_tokens` belong to it: the model read them behind the text
-    to say the next. Their relevance counts in the sum; pictures mark the first of them by `▸`.
+    If a name of several tokens is explained, the last `answer_tokens` belong to it: they were appended to the text, so that
+    the model predicts the next token of the name. Their relevance counts in the sum. Pictures mark the first of them by
+    `▸`.
     """
 
     tokens: tuple[str, ...]
@@ -60,7 +61,7 @@ class Explanation:
         return Facts(self.explained, self.value, total, largest, self.table_name, self.model_class, self.seconds)
 
     def _marked(self) -> tuple[str, ...]:
-        """The tokens as they are drawn."""
+        """The tokens as they are drawn, with `▸` before the first answer token."""
         first = len(self.tokens) - self.answer_tokens
         if not self.answer_tokens:
             return self.tokens
@@ -88,7 +89,7 @@ class Explanation:
         write_json(self.to_dict(), path)
 
     def to_html(self, path: str | Path) -> None:
-        """Writes a page that stands alone: no scripts, no other files, a light and a dark theme."""
+        """Writes a self-contained page (no scripts, no other files) with a light and a dark theme."""
         from lxt_fx.views.page import token_page
 
         page = token_page(cells(self._marked(), self.relevance), self.facts(), self.top(8))
@@ -97,8 +98,8 @@ class Explanation:
     def to_png(self, path: str | Path, *, width: float = 6.5) -> None:
         """Writes a figure `width` inches wide (3.25 fits a column of a paper).
 
-        Tokens of a right-to-left script are drawn from left to right; the page orders them rightly. Raises InputError for
-        a text too long for one picture, or a width too small.
+        Tokens of a right-to-left script are drawn from left to right; `to_html` orders them correctly. Raises InputError
+        for a text too long for one picture, or a width too small.
         """
         from lxt_fx.views.heatmap import save, token_figure
 

@@ -1,4 +1,4 @@
-"""A text as a model takes it: from a string, from token ids, or from what a tokenizer returned."""
+"""A text as a model reads it: from a string, from token ids, or from what a tokenizer returned."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NOT_FOR_THE_MODEL = ("input_ids", "offset_mapping", "special_tokens_mask", "leng
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextInput:
-    """One text: ids [1, tokens] and the other tensors that came with them. Where only embeddings were given, `ids_known` is
-    False and the ids number the tokens."""
+    """One text: ids [1, tokens] and the other tensors that came with them. If only embeddings were given, `ids_known` is
+    False and the ids are 0, 1, 2, ..."""
 
     tokenizer: Tokenizer
     ids: Tensor
@@ -50,9 +50,9 @@ class TextInput:
         return int(mask[0].nonzero().max())
 
     def extras_for(self, accepted: Sequence[str], model_class: str) -> dict[str, Tensor]:
-        """The other tensors that the model takes.
+        """The other tensors that the model accepts.
 
-        Raises InputError for one that it does not take and whose values say something.
+        Raises InputError for a tensor that it does not accept and that would change the result.
         """
         for name, value in self.extras.items():
             if name not in accepted and not says_nothing(name, value):
@@ -64,7 +64,7 @@ class TextInput:
 
 
 class _NoTokenizer:
-    """Stands for a tokenizer where none is given: a token is called by its id."""
+    """Used if no tokenizer is given: a token is shown as its id."""
 
     all_special_ids: list[int] = []
 
@@ -96,14 +96,14 @@ def says_nothing(name: str, value: Tensor) -> bool:
 
 
 def read_text(tokenizer: Tokenizer, text: Text, device: torch.device, function: str) -> TextInput:
-    """The text as ids and tokens, on the model's device; errors name the `function` that was called.
+    """The text as ids on the model's device. Error messages name the `function` that was called.
 
     Raises InputError if it is empty, holds more than one text, or is of another type.
     """
     fields = _fields(tokenizer, text, function)
     if "input_ids" not in fields:
         raise InputError(f"{function}: the text is a mapping without input_ids; it has {', '.join(map(str, fields))}")
-    tensors = {name: _one_row(name, value, function).to(device) for name, value in fields.items()}
+    tensors = {name: _one_example(name, value, function).to(device) for name, value in fields.items()}
     ids = tensors["input_ids"]
     if ids.shape[1] == 0:
         raise InputError(f"{function}: the text has no tokens, so there is nothing to explain; give one that has some")
@@ -112,7 +112,7 @@ def read_text(tokenizer: Tokenizer, text: Text, device: torch.device, function: 
 
 
 def texts_of_logits(given: Mapping[str, Any], bound: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[TextInput]:
-    """The texts that the logits of a batch are of: those that the decoder reads, where there is one. Arguments as for
+    """The texts whose positions the logits of a batch have: those of the decoder if there is one. Arguments are as for
     `texts_by_example`."""
     decodes = "decoder_inputs_embeds" in bound or "decoder_input_ids" in bound
     return texts_by_example(given, bound, tokenizer, "decoder_" if decodes else "")
@@ -121,10 +121,10 @@ def texts_of_logits(given: Mapping[str, Any], bound: Mapping[str, Any], tokenize
 def texts_by_example(
     given: Mapping[str, Any], bound: Mapping[str, Any], tokenizer: Tokenizer | None, start: str = ""
 ) -> list[TextInput]:
-    """One text for each example of a batch; none where no input is a text.
+    """One text for each example of a batch; an empty list if no input is a text.
 
-    `given` are the inputs as the user gave them, with `input_ids` where these are known, `bound` those of the model. Names
-    of inputs begin with `start`. Without ids, tokens are numbers.
+    `given` are the inputs as the user gave them, with `input_ids` if these are known; `bound` are the inputs of the model.
+    `start` is the prefix of the names of the inputs. Without ids, tokens are shown as numbers.
     """
     ids, embeds = given.get(f"{start}input_ids"), bound.get(f"{start}inputs_embeds")
     ids = bound.get(f"{start}input_ids") if ids is None else ids
@@ -139,11 +139,11 @@ def texts_by_example(
     return [
         TextInput(
             tokenizer or NO_TOKENIZER,
-            shown[row : row + 1],
-            {} if own is None else {"attention_mask": own[row : row + 1]},
+            shown[example : example + 1],
+            {} if own is None else {"attention_mask": own[example : example + 1]},
             known,
         )
-        for row in range(examples)
+        for example in range(examples)
     ]
 
 
@@ -166,7 +166,7 @@ def _described(text: object) -> str:
     return type(text).__name__
 
 
-def _one_row(name: str, value: Any, function: str) -> Tensor:
+def _one_example(name: str, value: Any, function: str) -> Tensor:
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -177,6 +177,6 @@ def _one_row(name: str, value: Any, function: str) -> Tensor:
     if tensor.dim() < 2 or tensor.shape[0] != 1:
         raise InputError(
             f"{function}: {name} has shape {list(tensor.shape)}, but one text at a time is explained, as [1, tokens]; "
-            "loop over the rows of a batch"
+            "loop over the examples of a batch"
         )
     return tensor.detach().clone()

@@ -1,1 +1,1 @@
-"""What stands under everything and knows nothing of rules: errors, nodes of a graph, torch's private API."""
+"""What everything else uses and what knows nothing of rules: errors, nodes of a graph, torch's private API."""

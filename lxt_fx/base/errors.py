@@ -8,7 +8,7 @@ class LxtFxError(Exception):
 
 
 class InputError(LxtFxError):
-    """An argument of the public door cannot be used: wrong type, missing examples, a training-mode model."""
+    """An argument of a public function cannot be used: wrong type, missing example inputs, a model in training mode."""
 
 
 class CaptureError(LxtFxError):
@@ -19,16 +19,16 @@ class CallError(LxtFxError):
     """An explained module was called with inputs that it was not captured for."""
 
 
-class OtherWayError(CallError):
-    """The model's Python code would take another way on these inputs than on those that its graph was traced with."""
+class TracedBranchError(CallError):
+    """A data-dependent branch of the model might go another way on these inputs than on the example of its traced graph."""
 
 
 class NoRuleError(LxtFxError):
-    """Under `strict=True` a node on the relevance path has no row in the rule table."""
+    """With `strict=True`, no rule of the table accepts a node on the relevance path."""
 
 
 class UnknownNameError(LxtFxError):
-    """A rule table, stage or module pattern of that name does not exist."""
+    """There is no rule table, stage, module or node with this name."""
 
 
 class ForwardMismatchError(LxtFxError):
@@ -36,11 +36,11 @@ class ForwardMismatchError(LxtFxError):
 
 
 class LedgerError(LxtFxError):
-    """A node kept relevance that its rule does not account for, or a ledger does not close."""
+    """A node absorbed relevance that its rule claims to conserve, or a ledger does not close."""
 
 
 class NonFiniteError(LxtFxError):
-    """A value or a relevance is NaN or infinite; the message names the first node where it happened."""
+    """A value or a relevance is NaN or infinite. The message names the first node where that happened."""
 
 
 class UnsupportedVersionError(LxtFxError):

@@ -1,4 +1,4 @@
-"""Gradients on for the length of a block, whatever the caller had."""
+"""Gradients on inside a block, whatever the grad mode of the caller."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ import torch
 
 @contextmanager
 def gradients_on() -> Iterator[None]:
-    """Gradients on, also inside the caller's `no_grad` or `inference_mode`, which is as before afterwards."""
+    """Gradients are on inside the block, also under the caller's `no_grad` or `inference_mode`, which is restored."""
     with torch.inference_mode(False), torch.enable_grad():
         yield

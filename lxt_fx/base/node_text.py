@@ -20,7 +20,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def op_name(node: Node) -> str:
-    """`add` for aten.add.Tensor, `lxt_fx.sdpa` for an op of ours."""
+    """`add` for aten.add.Tensor, `lxt_fx.sdpa` for an op of lxt_fx."""
     if not isinstance(node.target, OpOverload):
         return getattr(node.target, "__name__", str(node.target))
     name = base_name(node.target)

@@ -1,4 +1,5 @@
-"""Questions one asks of a torch.fx node: its operands by name, its value's dtype, the module and line it came from."""
+"""Facts about a torch.fx node: its operands by name, dtype and shape of its value, the module and source line it came
+from."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ _SOURCE = re.compile(r'File "([^"]+)", line (\d+), in')
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor that a node reads, under the name its op's schema gives that argument; `tensors[1]` is an item of a list."""
+    """A node that another node reads, and the name of that argument in the op's schema; `tensors[1]` is an item of a
+    list."""
 
     name: str
     node: Node
@@ -26,7 +28,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """What a loaded module knows of a value: its dtype and its shape, symbolic sizes as text."""
+    """All that a loaded module knows of a value: dtype and shape, with symbolic sizes as text."""
 
     dtype: torch.dtype
     shape: tuple[Any, ...]
@@ -41,8 +43,8 @@ class TensorType:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """The line of the model that made a node."""
+class SourceLine:
+    """The line of the model's code that made a node."""
 
     path: str
     line: int
@@ -52,7 +54,7 @@ class Source:
 
 
 def nodes_in(value: Any) -> Iterator[Node]:
-    """Every node inside an argument, lists and tuples looked through."""
+    """Every node inside an argument, also inside lists, tuples and dicts."""
     if isinstance(value, Node):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -74,7 +76,7 @@ def arguments(node: Node) -> dict[str, Any]:
 
 @cache
 def _schema_names(op: OpOverload) -> tuple[str, ...]:
-    """Kept by op: every analysis asks for them at every node, and torch makes new objects each time."""
+    """Cached by op: every analysis needs the names at every node, and torch makes new objects each time."""
     return tuple(argument.name for argument in schema_of(op).arguments)
 
 
@@ -112,24 +114,24 @@ def _is_float(found: Any) -> bool:
 
 
 def shape(node: Node) -> tuple[Any, ...] | None:
-    """The value's shape (symbolic sizes included), or None where it is no single tensor."""
+    """The value's shape, which may have symbolic sizes; None if the value is no single tensor."""
     found = value(node)
     return tuple(found.shape) if isinstance(found, (torch.Tensor, TensorType)) else None
 
 
 def written_shape(node: Node) -> tuple[str, ...] | None:
-    """The shape as text: symbolic sizes are compared without a guard on them, also where they are known as text only."""
+    """The shape as text. So symbolic sizes can be compared without a new guard, also in a loaded module."""
     found = shape(node)
     return None if found is None else tuple(map(str, found))
 
 
 def dtype(node: Node) -> torch.dtype | None:
-    """The value's dtype, or None where it is no single tensor."""
+    """The value's dtype; None if the value is no single tensor."""
     return getattr(value(node), "dtype", None)
 
 
 def fixed_size(size: Any) -> int | None:
-    """The number that a size is, also where capture found it out later than it gave it a symbol; None for a free one."""
+    """The size as a number, also if capture gave it a symbol and fixed that later; None for a free size."""
     if isinstance(size, int):
         return size
     expr = size.node.expr if isinstance(size, torch.SymInt) else None
@@ -145,14 +147,14 @@ def module_stack(node: Node) -> list[tuple[str, str]]:
 
 
 def module_path(node: Node) -> str:
-    """Path of the innermost module that made the node, `model.layers.0.mlp`; empty at the root."""
+    """Path of the innermost module that the node belongs to, such as `model.layers.0.mlp`; empty at the root."""
     stack = module_stack(node)
     return stack[-1][0] if stack else ""
 
 
-def source(node: Node) -> Source | None:
-    """The innermost line of the model's code on the node's stack trace, torch's own files left out where possible."""
-    frames = [Source(path, int(line)) for path, line in _SOURCE.findall(node.meta.get("stack_trace") or "")]
+def source_line(node: Node) -> SourceLine | None:
+    """The innermost line of the node's stack trace outside of torch.nn, if there is one; else the innermost line."""
+    frames = [SourceLine(path, int(line)) for path, line in _SOURCE.findall(node.meta.get("stack_trace") or "")]
     own = [frame for frame in frames if "/torch/nn/" not in frame.path]
     chosen = own or frames
     return chosen[-1] if chosen else None

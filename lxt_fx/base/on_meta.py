@@ -1,4 +1,4 @@
-"""Models on the `meta` device: shapes without values, so nothing can be run and compared."""
+"""Models on the `meta` device have shapes and no values, so their forward cannot be compared."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ NOT_COMPARED = "not compared: meta device"
 
 
 def on_meta(model: nn.Module, inputs: Any = ()) -> bool:
-    """Whether a parameter, a buffer or an input has a shape and no values."""
+    """Whether a parameter, a buffer or an input is on the meta device."""
     tensors = (*model.parameters(), *model.buffers(), *pytree.tree_leaves(inputs))
     return any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors)

@@ -1,4 +1,4 @@
-"""Several nodes as one pattern, written as a model writes them: a function of its variables.
+"""Patterns of several nodes, written like the model's code as a function of variables.
 
     rsqrt, mean = Op(aten.rsqrt.default), Op(aten.mean.dim)
 
@@ -9,9 +9,9 @@
 
 or a Mismatch, which prints as `%mul_3 other: expected aten.rsqrt.default, found %sqrt = aten.sqrt.default`.
 
-A variable stands for one node, literal or list, wherever it is written. Operands of `+` and `*` match in either order. An
-argument that the pattern leaves out must have its default. Where an op leaves the number of dims as it is, they count from
-the end: -1 is also 2 of three.
+A variable stands for the same node, literal or list wherever it is written. Operands of `+` and `*` match in either order.
+An argument that the pattern leaves out must have its default. If an op does not change the number of dims, dims are
+compared from the end: of three dims, -1 and 2 are the same.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from lxt_fx.base.nodes import arguments, value
 from lxt_fx.base.torch_internals import OpOverload, aten, schema_of
 
 Check = Callable[[Any], str | None]
-"""What a variable would have to be, or None where it is that."""
+"""Checks the value of a variable: returns what it would have to be, or None if it fits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What each variable stands for, and the nodes that the pattern spells, its root first."""
+    """The value of each variable, and the nodes that the pattern matched, its root first."""
 
     values: Mapping[str, Any]
     nodes: tuple[Node, ...]
@@ -43,8 +43,8 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """An argument of a node and what stands there; the node itself where the argument is empty."""
+class NodeArgument:
+    """An argument of a node and its value; the node itself if `argument` is empty."""
 
     node: Node
     argument: str
@@ -53,9 +53,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Where the way to read the node that came furthest failed, and what could have been there."""
+    """Where the attempt that matched most of the pattern failed, and what was expected there."""
 
-    place: Place
+    place: NodeArgument
     expected: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -64,16 +64,16 @@ class Mismatch:
 
 
 def match(pattern: Callable[..., Part], node: Node, **checks: Check) -> Found | Mismatch:
-    """The pattern at this node, its variables as the checks want them."""
+    """Matches the pattern with this node as its root; `checks` are conditions on its variables."""
     search = _Search(checks)
     return next(search.readings(pattern, node), None) or search.mismatch()
 
 
 def match_alone(pattern: Callable[..., Part], node: Node, **checks: Check) -> Found | Mismatch:
-    """The same, where nothing outside of the pattern reads the nodes that lead to this one."""
+    """As `match`, but no node outside of the pattern may read the matched nodes, except for the root."""
     search = _Search(checks)
     for found in search.readings(pattern, node):
-        outside = [Place(n, "reader", user) for n in found.nodes[1:] for user in n.users if user not in found.nodes]
+        outside = [NodeArgument(n, "reader", user) for n in found.nodes[1:] for user in n.users if user not in found.nodes]
         if not outside:
             return found
         search.refuse(found, outside[0], "none outside of the pattern")
@@ -81,12 +81,12 @@ def match_alone(pattern: Callable[..., Part], node: Node, **checks: Check) -> Fo
 
 
 def number(found: Any) -> str | None:
-    """A literal number."""
+    """A check that the value is a literal number."""
     return None if isinstance(found, (int, float)) else "a number"
 
 
 def exactly(wanted: Any) -> Check:
-    """This node or literal."""
+    """A check that the value is this node or literal."""
     return lambda found: None if found == wanted else _text(wanted)
 
 
@@ -114,7 +114,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """An op, called with parts and literals. Where it commutes, its first two operands match in either order."""
+    """An op that a pattern calls with parts and literals. If it commutes, its first two operands match in either order."""
 
     target: Any
     commutes: bool = False
@@ -123,11 +123,11 @@ class Op:
         defaults = _defaults(self.target)
         names = list(defaults) or [f"arg{index}" for index in range(len(args))]
         assert len(args) <= len(names) and kwargs.keys() <= set(names), f"{self.target} has the arguments {names}"
-        return _Call(self.target, self.commutes, {**defaults, **dict(zip(names, args, strict=False)), **kwargs})
+        return _OpPart(self.target, self.commutes, {**defaults, **dict(zip(names, args, strict=False)), **kwargs})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Call(Part):
+class _OpPart(Part):
     target: Any
     commutes: bool
     arguments: Mapping[str, Any]
@@ -161,23 +161,23 @@ def any_of(*alternatives: Any) -> Part:
 
 
 def through(ops: Collection[Any], part: Any) -> Part:
-    """The part itself, or what some of these ops, whose first argument it is, make of it one after the other."""
+    """The part itself, or the part with some of these ops applied to it, each as its first argument."""
     return _Through(ops, part)
 
 
 class _Search:
-    """Tries the ways to read a node as a pattern one after the other; remembers where each of them failed."""
+    """Tries all ways to match a pattern and records where each of them failed."""
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self.checks = checks
-        self.refused: list[tuple[int, Place, str]] = []
+        self.refused: list[tuple[int, NodeArgument, str]] = []
 
     def readings(self, pattern: Callable[..., Part], node: Node) -> Iterator[Found]:
         names, part = _written(pattern)
         assert self.checks.keys() <= names, f"{pattern.__name__} has the variables {names}"
-        return self._read(part, Place(node, "", node), Found({}, ()))
+        return self._read(part, NodeArgument(node, "", node), Found({}, ()))
 
-    def refuse(self, so_far: Found, place: Place, expected: str) -> None:
+    def refuse(self, so_far: Found, place: NodeArgument, expected: str) -> None:
         self.refused.append((len(so_far.nodes) + len(so_far.values), place, expected))
 
     def mismatch(self) -> Mismatch:
@@ -185,7 +185,7 @@ class _Search:
         expected = [text for progress, where, text in self.refused if (progress, where) == (furthest, place)]
         return Mismatch(place, tuple(dict.fromkeys(expected)))
 
-    def _read(self, part: Any, place: Place, so_far: Found) -> Iterator[Found]:
+    def _read(self, part: Any, place: NodeArgument, so_far: Found) -> Iterator[Found]:
         got = place.value
         match part:
             case _Variable(name):
@@ -197,18 +197,19 @@ class _Search:
                 yield from self._read(inner, place, so_far)
                 if isinstance(got, Node) and got.target in ops:
                     name, operand = next(iter(arguments(got).items()))
-                    yield from self._read(part, Place(got, name, operand), Found(so_far.values, (*so_far.nodes, got)))
-            case _Call(target) if isinstance(got, Node) and got.target is target:
+                    inside = Found(so_far.values, (*so_far.nodes, got))
+                    yield from self._read(part, NodeArgument(got, name, operand), inside)
+            case _OpPart(target) if isinstance(got, Node) and got.target is target:
                 yield from self._call(part, got, Found(so_far.values, (*so_far.nodes, got)))
             case list() if isinstance(got, list) and len(got) == len(part):
-                places = [Place(place.node, f"{place.argument}[{index}]", item) for index, item in enumerate(got)]
+                places = [NodeArgument(place.node, f"{place.argument}[{index}]", item) for index, item in enumerate(got)]
                 yield from self._read_all(part, places, so_far)
             case _ if part == got:
                 yield so_far
             case _:
                 self.refuse(so_far, place, _text(part))
 
-    def _bind(self, name: str, place: Place, so_far: Found) -> Iterator[Found]:
+    def _bind(self, name: str, place: NodeArgument, so_far: Found) -> Iterator[Found]:
         check = exactly(so_far.values[name]) if name in so_far.values else self.checks.get(name)
         wanted = check(place.value) if check else None
         if wanted is None:
@@ -216,15 +217,15 @@ class _Search:
         else:
             self.refuse(so_far, place, f"{wanted} for {name}")
 
-    def _call(self, call: _Call, node: Node, so_far: Found) -> Iterator[Found]:
+    def _call(self, call: _OpPart, node: Node, so_far: Found) -> Iterator[Found]:
         expected, given = _from_the_end(node, call.arguments), _from_the_end(node, _defaults(node.target) | arguments(node))
         names = list(expected | given)
         swapped = [*names[1::-1], *names[2:]]
         for order in [names, swapped] if call.commutes else [names]:
-            places = [Place(node, name, given.get(name)) for name in order]
+            places = [NodeArgument(node, name, given.get(name)) for name in order]
             yield from self._read_all([expected.get(name) for name in names], places, so_far)
 
-    def _read_all(self, parts: list[Any], places: list[Place], so_far: Found) -> Iterator[Found]:
+    def _read_all(self, parts: list[Any], places: list[NodeArgument], so_far: Found) -> Iterator[Found]:
         if not parts:
             yield so_far
             return
@@ -234,20 +235,20 @@ class _Search:
 
 @cache
 def _written(pattern: Callable[..., Part]) -> tuple[frozenset[str], Part]:
-    """The variables of a pattern, and what it makes of them."""
+    """The names of the pattern's variables, and the pattern as a tree of parts."""
     names = inspect.signature(pattern).parameters
     return frozenset(names), pattern(*map(_Variable, names))
 
 
 @cache
 def _defaults(target: Any) -> dict[str, Any]:
-    """The arguments of an op with their defaults, None where there is none; nothing for a function without a schema."""
+    """The arguments of an op with their defaults, or None without a default; empty for a function without a schema."""
     schema = schema_of(target).arguments if isinstance(target, OpOverload) else ()
     return {argument.name: argument.default_value for argument in schema}
 
 
 def _from_the_end(node: Node, named: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with dims counted from the end, where the node and its first operand have as many."""
+    """The arguments, with dims counted from the end if the node and its first operand have the same number of dims."""
     values = (value(read) for read in (node, *node.all_input_nodes[:1]))
     ranks = {len(getattr(found[0] if isinstance(found, (list, tuple)) else found, "shape", ())) for found in values}
 

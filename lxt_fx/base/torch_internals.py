@@ -1,7 +1,7 @@
-"""All that lxt_fx uses of torch's private API: one small function for each use, and nothing private of torch elsewhere.
+"""All uses of torch's private API in lxt_fx: one small function for each use.
 
-A private name may go with any release of torch. Each function says what it is for and what would happen without a check
-once its name is gone; with the check, a missing name is an UnsupportedVersionError where it is first needed.
+Any release of torch may remove a private name. Each function says what the name is for, and what would happen if it were
+missing without a check. With the check, a missing name raises UnsupportedVersionError where it is first needed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ except ImportError as error:
 
 
 __all__ = ["BatchNormNd", "ConvNd", "OpOverload", "pytree"]
-"""Names of torch that are used as they are: the type of an op in a graph, nested containers (both as they were in torch
-2.0), and the bases of convolutions and of batch norms, of which those in `lxt_fx.nn` are made."""
+"""Names of torch that are used as they are: the type of an op in a graph, nested containers (both unchanged since torch
+2.0), and the base classes of convolutions and batch norms, which those in `lxt_fx.nn` derive from."""
 
 BatchNormNd = _BatchNorm
 ConvNd = _ConvNd
@@ -50,7 +50,7 @@ def unsupported(missing: str, purpose: str) -> NoReturn:
 
 
 def found(owner: Any, name: str, purpose: str) -> Any:
-    """`owner.name`, or the error that says what for it is needed."""
+    """`owner.name`; if it is missing, raises UnsupportedVersionError with its purpose."""
     try:
         return getattr(owner, name)
     except AttributeError:
@@ -63,8 +63,8 @@ def found(owner: Any, name: str, purpose: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class MissingOp:
-    """An ATen op that this torch does not have. It may stand in a list or in a rule: no graph holds it, so it never
-    matches. Calling it raises UnsupportedVersionError."""
+    """An ATen op that this torch does not have. Lists and rules may name it: no graph has it, so it never matches. Calling
+    it raises UnsupportedVersionError."""
 
     name: str
 
@@ -88,8 +88,8 @@ class _Overloads:
 
 
 class _Aten:
-    """`aten.silu.default` as under `torch.ops.aten`, but a name that a torch release has dropped, or does not have yet,
-    is a `MissingOp` and no AttributeError: lists and rules name what some torch has, and the package can be imported."""
+    """`aten.silu.default` as in `torch.ops.aten`. But an op that this torch does not have is a `MissingOp` and no
+    AttributeError, so that lists and rules can name ops of any torch release and the package can still be imported."""
 
     def __getattr__(self, name: str) -> Any:
         vars(self)[name] = _Overloads(name)
@@ -112,8 +112,8 @@ def aten_ops(names: str) -> frozenset[Any]:
 
 
 def schema_of(op: Any) -> Any:
-    """The schema of an op: names, defaults and kinds of its arguments, whether it writes, what its results alias. Every
-    analysis rests on it; without it nothing is known of any op."""
+    """The schema of an op: names, defaults and types of its arguments, which of them it writes, what its results alias.
+    Every analysis needs it."""
     return found(op, "_schema", "to know the arguments of an op")
 
 
@@ -124,14 +124,14 @@ def base_name(op: Any) -> str:
 
 
 def overload_name(op: Any) -> str:
-    """The name of an op's overload: `Tensor` of `aten.add_.Tensor`. With it the functional form of an in-place op is
-    found; without it every in-place op would be refused."""
+    """The name of an op's overload: `Tensor` of `aten.add_.Tensor`. It is needed to find the functional form of an in-place
+    op; without it every in-place op would be refused."""
     return str(found(op, "_overloadname", "to find the functional form of an in-place op"))
 
 
 def softmax_backward(gradient: Tensor, weights: Tensor, dim: int) -> Tensor:
-    """The gradient of softmax from its weights, in one kernel: s (g - sum g s). Without the private op it would be three
-    kernels with other roundings."""
+    """The gradient of softmax from its weights, in one kernel: s (g - sum g s). Without the private op it would take three
+    kernels, which round differently."""
     op = aten._softmax_backward_data.default
     if isinstance(op, MissingOp):
         unsupported(op.name, "for the backward of softmax")
@@ -140,9 +140,9 @@ def softmax_backward(gradient: Tensor, weights: Tensor, dim: int) -> Tensor:
 
 
 def is_global_switch(target: Any) -> bool:
-    """Whether a function in a graph acts on the state of torch and not on its arguments: grad mode, the levels of a traced
-    `vmap`. They live in private modules; were they moved, dead-code elimination would remove them, and the forward check
-    of `transform` would fail."""
+    """Whether a function in a graph changes the state of torch: grad mode, the levels of a traced `vmap`. Such functions
+    are in private modules. If they moved, dead-code elimination would remove them and the forward check of `transform`
+    would fail."""
     return getattr(target, "__module__", "").startswith(("torch._C", "torch._functorch"))
 
 
@@ -151,7 +151,8 @@ def is_global_switch(target: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class GraphIO:
-    """How a graph module is called: the names of its inputs, the structure of (args, kwargs), that of its output."""
+    """How a graph module is called: the names of its inputs, the structure of (args, kwargs), the structure of its
+    output."""
 
     names: tuple[str, ...]
     in_spec: pytree.TreeSpec
@@ -162,19 +163,19 @@ _IO = "to know how a graph packs its inputs and outputs"
 
 
 def io_of(graph: Graph) -> GraphIO:
-    """How the graph is called. torch.fx stores it in the code generator of the graph and nowhere else."""
+    """How the graph is called. torch.fx stores this only in the code generator of the graph."""
     info = found(found(graph, "_codegen", _IO), "pytree_info", _IO)
     return GraphIO(tuple(info.orig_args), info.in_spec, info.out_spec)
 
 
 def set_io(graph: Graph, io: GraphIO) -> None:
-    """The graph is called so from now on. Without it a forward would take and give flat lists."""
+    """Sets how the graph is called. Without it a forward would take and return flat lists."""
     generator = found(torch.fx.graph, "_PyTreeCodeGen", _IO)
     graph.set_codegen(generator(found(torch.fx.graph, "_PyTreeInfo", _IO)(list(io.names), io.in_spec, io.out_spec)))
 
 
 def copy_io(source: Graph, target: Graph) -> None:
-    """The target is called as the source is, also where the source takes and gives plain values."""
+    """Makes the target be called as the source is, also if the source takes and returns plain values."""
     generator: CodeGen = found(source, "_codegen", _IO)
     target.set_codegen(generator)
 
@@ -183,10 +184,10 @@ def copy_io(source: Graph, target: Graph) -> None:
 
 
 def recompile_as(gm: GraphModule, graph: Graph) -> PythonCode:
-    """Compiles the forward of the module from another graph than `gm.graph`, which stays. `Graph` and forward are tied by
-    the private `_graph`; an assignment to `gm.graph` would make the other graph the module's own. `_lineno_map` belongs to
-    the compiled code: left in place, torch.compile would look its lines up in `gm.graph`."""
-    purpose = "to run a fused graph in the place of the one that is shown"
+    """Compiles the forward of the module from another graph; `gm.graph` does not change. torch.fx compiles the private
+    `_graph`, and an assignment to `gm.graph` would make the other graph the module's own. `_lineno_map` belongs to the
+    compiled code: if it stayed, torch.compile would look up its lines in `gm.graph`."""
+    purpose = "to run a fused graph instead of the one that is shown"
     own = found(gm, "_graph", purpose)
     gm._graph = graph
     try:
@@ -199,15 +200,16 @@ def recompile_as(gm: GraphModule, graph: Graph) -> PythonCode:
 
 
 def set_forward(gm: GraphModule, forward: Callable[..., Any]) -> None:
-    """The module runs this function. torch.fx makes a class for each graph module and puts the forward there; were classes
-    shared, this would change every module, so that is an error."""
+    """Makes the module run this function. torch.fx makes a class for each graph module and puts the forward there. If
+    modules shared a class, this would change all of them, so that is an error."""
     if "<locals>" not in type(gm).__qualname__:
         unsupported("class of its own for each GraphModule", "to give a module a forward that recomputes its segments")
     type(gm).forward = forward
 
 
 def rename(node: Node, name: str) -> None:
-    """The node is called so, or `name_1` where that is taken. Setting `node.name` alone could give two nodes one name."""
+    """Renames the node, to `name_1` if the name is taken. An assignment to `node.name` could give two nodes the same
+    name."""
     found(node, "_rename", "to name nodes")(name)
 
 
@@ -215,8 +217,9 @@ def rename(node: Node, name: str) -> None:
 
 
 def unlifted(exported: ExportedProgram) -> GraphModule:
-    """The exported program as a module without its own checks of guards, which refuse a size of 1 that the graph holds
-    for. Releases before the checks have no such switch; where a later one loses it, the checks would refuse more calls."""
+    """The exported program as a module that does not check guards itself: these checks refuse a size of 1, for which the
+    graph is valid. Older releases of torch have neither checks nor switch. If a later one dropped the switch, more calls
+    would be refused."""
     switch = {"check_guards": False} if "check_guards" in signature(exported.module).parameters else {}
     module = exported.module(**switch)
     if not isinstance(module, GraphModule):
@@ -225,16 +228,15 @@ def unlifted(exported: ExportedProgram) -> GraphModule:
 
 
 def guards_of(exported: ExportedProgram) -> tuple[str, ...]:
-    """The conditions on input shapes under which an exported graph is the model, as Python expressions over `L`. Read as
-    "no guards" when the name is gone, they would vanish without a word, and calls that break them would give wrong
-    numbers."""
-    return tuple(found(exported, "_guards_code", "to refuse inputs that an exported graph does not hold for") or ())
+    """The conditions on input shapes under which an exported graph computes what the model does, as Python expressions over
+    `L`. If a missing name were read as "no guards", calls that break them would silently give wrong numbers."""
+    return tuple(found(exported, "_guards_code", "to refuse inputs that an exported graph is not valid for") or ())
 
 
 def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
-    """make_fx on real tensors: `function(*tensors)` runs once and every ATen op becomes a node, above the autograd ops
-    that it is made of. Values that Python reads are no error, tensors from outside are constants, nodes know their lines.
-    Two of the arguments are private; without them, models that read values could not be traced."""
+    """make_fx on real tensors: `function(*tensors)` runs once, and every ATen op that it calls becomes a node with its
+    source line. Ops are recorded before autograd decomposes them. Python may read values, and tensors from outside become
+    constants. Two of the arguments are private; without them, models that read values could not be traced."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     private = {"_error_on_data_dependent_ops": False, "_allow_non_fake_inputs": True}
@@ -250,19 +252,19 @@ def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
 
 
 def grad_mode_region() -> Any:
-    """What torch.export writes for a stretch of code with gradients off or on. Were it not known, what runs without
-    gradient in the model would be an op without a rule."""
+    """The op that torch.export writes for code with gradients off or on. If it were not recognised, code without gradients
+    would be an op without a rule."""
     return found(torch.ops.higher_order, "wrap_with_set_grad_enabled", "to inline regions without gradient")
 
 
 def autocast_region() -> Any:
-    """What torch.export writes for a stretch of code under autocast."""
+    """The op that torch.export writes for code under autocast."""
     return found(torch.ops.higher_order, "wrap_with_autocast", "to inline or refuse regions under autocast")
 
 
 def grad_mode_switch() -> Any:
-    """What make_fx writes where gradients go off or on. Were it not known, relevance would pass through what the model
-    computes without gradient."""
+    """The function that make_fx writes where gradients are switched off or on. If it were not recognised, relevance would
+    pass through what the model computes without gradients."""
     return found(torch._C, "_set_grad_enabled", "to find regions without gradient")
 
 
@@ -270,20 +272,20 @@ _LEVELS = "to know whether it runs in a vmap"
 
 
 def in_functorch() -> bool:
-    """Whether this runs inside `torch.func.vmap`, `grad` or the like, where Python may not read values."""
+    """Whether this code runs inside `torch.func.vmap`, `grad` or the like, where Python cannot read values."""
     levels = found(torch._C, "_functorch", _LEVELS)
     return found(levels, "maybe_current_level", _LEVELS)() is not None
 
 
 def is_legacy_batched(tensor: Tensor) -> bool:
-    """Whether this is the batch of gradients of `is_grads_batched`, which is a vmap of another kind. Taken for a plain
-    gradient it would be differentiated one by one, or fail."""
+    """Whether this is a batch of gradients of `is_grads_batched`, which is another kind of vmap. Treated as a plain
+    gradient it would run gradient by gradient, or fail."""
     levels = found(torch._C, "_functorch", _LEVELS)
     return bool(found(levels, "is_legacy_batchedtensor", _LEVELS)(tensor))
 
 
 def in_dispatch_mode() -> bool:
-    """Whether ops are recorded (make_fx) or run on fake tensors, where Python may not read values."""
+    """Whether ops are recorded (make_fx) or run on fake tensors, where Python cannot read values."""
     module = torch.utils._python_dispatch
     return found(module, "_get_current_dispatch_mode", "to know whether ops are traced")() is not None
 
@@ -292,7 +294,7 @@ def in_dispatch_mode() -> bool:
 
 
 def size_on_example(size: Any) -> int:
-    """A size as a number: of a symbol what it was in the example, 1 where values decide it. Only estimates of memory use
+    """A size as a number: for a symbol its size in the example, 1 if it is data-dependent. Only estimates of memory use
     it."""
     if isinstance(size, int):
         return size
@@ -302,11 +304,11 @@ def size_on_example(size: Any) -> int:
 
 
 def is_contiguous(tensor: Tensor) -> bool:
-    """Whether a reshape of the (fake) tensor is a view. Where that depends on values, it is taken for a copy, and the
-    check of the forward would tell."""
+    """Whether a reshape of the (fake) tensor is a view. If that is data-dependent the answer is False, and the check of the
+    forward would find a mistake."""
     from torch.fx.experimental import symbolic_shapes  # imports sympy
 
-    undecided = found(symbolic_shapes, "GuardOnDataDependentSymNode", "to treat sizes that values decide")
+    undecided = found(symbolic_shapes, "GuardOnDataDependentSymNode", "to treat data-dependent sizes")
     try:
         return tensor.is_contiguous()
     except undecided:
@@ -317,22 +319,22 @@ def is_contiguous(tensor: Tensor) -> bool:
 
 
 def check_convolution_hook() -> None:
-    """Raises UnsupportedVersionError where convolutions do not compute by `_conv_forward(input, weight, bias)`, which those
-    of `lxt_fx.nn` replace by their rule: were it not called, they would be plain convolutions without a word."""
+    """Raises UnsupportedVersionError unless convolutions call `_conv_forward(input, weight, bias)`, which those of
+    `lxt_fx.nn` override with their rule. If it were not called, they would silently be plain convolutions."""
     for convolution in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
         if "_conv_forward" not in convolution.forward.__code__.co_names:
             unsupported(f"{convolution.__name__}.forward that calls _conv_forward", "to give convolutions a rule")
 
 
 def check_input_dim(module: nn.Module, x: Tensor) -> None:
-    """The check of a batch norm that its input has the number of dims that its class says."""
+    """The batch norm's own check that its input has the right number of dims."""
     found(module, "_check_input_dim", "to check the input of a batch norm")(x)
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """The hooks of a module, in the order in which torch runs them. Of `forward_pre` and `forward` the flag says that the
-    hook was registered with `with_kwargs=True`."""
+    """The hooks of a module, in the order in which torch runs them. The flag in `forward_pre` and `forward` says whether
+    the hook was registered with `with_kwargs=True`."""
 
     forward_pre: tuple[tuple[Callable[..., Any], bool], ...]
     forward: tuple[tuple[Callable[..., Any], bool], ...]
@@ -343,8 +345,8 @@ class Hooks:
 
 
 def hooks_of(module: nn.Module) -> Hooks:
-    """The hooks that a call of the module would run. torch has no public list of them; without one, hooks on the submodules
-    of an explained module could neither run nor be refused."""
+    """The hooks that a call of the module would run. torch has no public list of them, and without one, hooks on the
+    submodules of an explained module could neither be run nor refused."""
     forward_pre, forward, backward_pre, backward = (
         found(module, f"_{kind}_hooks", "to find the hooks of a module")
         for kind in ("forward_pre", "forward", "backward_pre", "backward")

@@ -1,5 +1,5 @@
-"""All that lxt_fx uses of the private or unstable API of transformers: one small function for each use. No function here
-imports transformers unless a model or a tokenizer of its is wanted."""
+"""All uses of the private or unstable API of transformers in lxt_fx: one small function for each use. No function here
+imports transformers unless one of its models or tokenizers is needed."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ def _unsupported(missing: str, purpose: str) -> NoReturn:
 
 @contextmanager
 def traceable_experts(model: nn.Module) -> Iterator[None]:
-    """The `eager` experts of transformers loop over the experts that were hit, which no graph can hold. Inside, models set
-    to `eager` use `batched_mm`, the same sums as one product; the setting is put back.
+    """Inside the block, models whose experts are set to `eager` use `batched_mm`, which computes the same sums as one
+    product. Afterwards the setting is restored. `eager` loops over the experts that were hit, which is data-dependent.
 
-    The public setter would write into the configs of sub-models too, so the private field is written. Were it gone without
-    this check, expert models would be traced on the experts of one example. transformers 4 has one way only, and no field.
+    The private field is written because the public setter would also write into the configs of sub-models. If the field
+    were gone without this check, expert models would be traced on the experts of one example. transformers 4 has one
+    implementation only, and no field.
     """
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values()
     for config in configs:
@@ -60,12 +61,12 @@ def _is_new_config(config: Any) -> bool:
 @cache
 def register_ops() -> None:
     """Makes sure that `torch.ops.transformers` has the expert matmul, which transformers registers when one of its private
-    modules is imported. A graph that calls it may be loaded from a file before."""
+    modules is imported. A graph loaded from a file may need it before."""
     try:
         importlib.import_module("transformers.integrations.moe")
     except ModuleNotFoundError as error:
         raise UnsupportedVersionError(
-            f"this graph calls the expert matmul of transformers, which is not there ({error}); install transformers "
+            f"this graph calls the expert matmul of transformers, which is not installed ({error}); install transformers "
             f"{TESTED['transformers']}"
         ) from error
     if not hasattr(torch.ops.transformers, "grouped_mm_fallback"):
@@ -82,8 +83,8 @@ _AUTO_CLASSES = {
 
 
 def auto_classes() -> tuple[tuple[frozenset[str], Any], ...]:
-    """The names of the architectures that an auto class loads, and that class, for each kind of model with an answer to
-    explain. transformers has a public mapping from configs to classes, but imports every class to read it."""
+    """For each kind of model that can be explained, the names of its architectures and the auto class that loads them. The
+    public mapping of transformers imports every model class when it is read."""
     import transformers
     from transformers.models.auto import modeling_auto
 
@@ -105,6 +106,6 @@ class _Decodes(Protocol):
 
 
 def exact_text(tokenizer: _Decodes, ids: Sequence[int]) -> str:
-    """The text of the tokens with every space of theirs. By default some tokenizers "clean up" the spaces before full
-    stops and commas, so that tokens would not add up to the text."""
+    """The text of the tokens with all of its spaces. By default some tokenizers "clean up" the spaces before full stops and
+    commas, so that the tokens would not add up to the text."""
     return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)

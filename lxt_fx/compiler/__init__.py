@@ -1,1 +1,1 @@
-"""From a model to the explained module: the steps in order, the module, its record, its file."""
+"""From a model to the explained module: the steps of `transform`, the module, its record, its file."""

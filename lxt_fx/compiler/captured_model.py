@@ -1,4 +1,5 @@
-"""A captured model, before any rule: its graph, copies of it for other tables, and that of an explained module."""
+"""A captured model: its graph before any rule, copies of that for several tables, and how to get it from an explained
+module."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from lxt_fx.passes.capture.example import SEED, Example, token_embedding
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A model that was captured, what it answers on the example of its capture, and how long that took."""
+class CapturedModel:
+    """A model, its captured graph, the model's output on the example of the capture, and the seconds that took by step."""
 
     model: nn.Module
     captured: Captured
@@ -28,46 +29,46 @@ class Source:
 
     @property
     def model_class(self) -> str:
-        """The class of the user's model, also where `model` is what `transform` made of it."""
+        """The class of the user's model, also if `model` is an explained module."""
         return self.model.record.model_class if isinstance(self.model, Explained) else type(self.model).__name__
 
     @property
     def embedding(self) -> nn.Module | None:
-        """The model's token embedding, where it has one."""
+        """The model's token embedding, if it has one."""
         if isinstance(self.model, Explained):
             return next(iter(self.model._embedding), None)
         embedding = token_embedding(self.model)
         return embedding if isinstance(embedding, nn.Embedding) else None
 
 
-def copied(source: Source) -> Source:
-    """The same with a graph of its own, which `compiled_by` may use up. Parameters are shared."""
+def copied(source: CapturedModel) -> CapturedModel:
+    """The captured model with a copy of its graph, because `compiled_by` edits the graph. Parameters are shared."""
     gm = source.captured.gm
     return replace(source, captured=replace(source.captured, gm=_module(gm, gm.graph, gm.graph)))
 
 
-def source_of(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Source:
-    """What the module was captured as, in one spelling and before its rules, with these inputs for the example.
+def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CapturedModel:
+    """The canonical graph of the module, before its rules, with these inputs as the example.
 
-    Raises InputError for a module that holds no such graph.
+    Raises InputError for a module that does not have this graph any more.
     """
     record = explained.record
     if "canonical" not in record.stages:
         raise InputError(
-            "this module was loaded from a file, which does not hold the graph as it was before its rules; give the model "
-            "that it was made from"
+            "this module was loaded from a file, which does not have the graph before its rules; give the model that it "
+            "was made from"
         )
     if record.merged:
         raise InputError(
-            f"this module's table merged batch norms into the layers before them ({', '.join(record.merged[:2])}, ...), so "
-            "another table cannot have them back; give the model that it was made from"
+            f"this module's table merged batch norms into the layers before them ({', '.join(record.merged[:2])}, ...), "
+            "and that cannot be undone for another table; give the model that it was made from"
         )
     gm = _module(explained, record.stages["canonical"].graph, explained.graph)
     example = Example(explained._bind(args, dict(kwargs)), dict(record.constants), record.optional)
     with torch_state_restored(), torch.no_grad():
-        torch.manual_seed(SEED)  # a forward that draws random numbers draws those that its check will draw
+        torch.manual_seed(SEED)  # a forward that draws random numbers must draw those of its check
         expected = explained.forward(**example.kwargs)
-    return Source(explained, Captured(gm, example, record.method, record.specialised, record.guards), expected, {})
+    return CapturedModel(explained, Captured(gm, example, record.method, record.specialised, record.guards), expected, {})
 
 
 def _module(owner: nn.Module, graph: Graph, called_as: Graph) -> GraphModule:

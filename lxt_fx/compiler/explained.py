@@ -15,7 +15,7 @@ from torch.fx.graph import PythonCode
 
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import hooks_of, io_of, pytree, recompile_as, set_forward
-from lxt_fx.compiler.hooks import HookRunner, Told, hooked_places, made_places
+from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_modules, make_hookable
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard, reads_a_one
 from lxt_fx.ops.expectations import EXPECTATIONS
@@ -30,21 +30,21 @@ SWITCHES: dict[str, Any] = {
     "output_attentions": False,
     "output_hidden_states": False,
 }
-"""What a transformers model is captured with; a call may repeat it."""
+"""The settings that a transformers model is captured with. A call may repeat them."""
 
 
 class Observer(Protocol):
-    """Looks on while a graph runs node by node."""
+    """Sees every node while a graph runs node by node."""
 
     def before(self, node: Node) -> None:
         """Called before the node runs."""
 
     def after(self, node: Node, result: Any) -> None:
-        """Called with what the node gave."""
+        """Called with the value of the node."""
 
 
 class _Observed(Interpreter):
-    """Runs a graph node by node for those who look on."""
+    """Runs a graph node by node and shows every node to the observers."""
 
     def __init__(self, explained: Explained, observers: list[Observer]) -> None:
         super().__init__(explained)
@@ -60,12 +60,12 @@ class _Observed(Interpreter):
 
 
 class Explained(GraphModule):
-    """A rewritten model. Call it like the model; `logit.backward()`, then `leaf * leaf.grad` is the relevance. In explicit
-    form it is `logit.backward(logit)`, then `leaf.grad`.
+    """A rewritten model, which is called like the model. After `logit.backward()`, relevance is `leaf * leaf.grad`. In
+    explicit form, relevance is `leaf.grad` after `logit.backward(logit)`.
 
-    It shares the model's parameters (the same objects) and asks no gradient for them. `record` says how it was made,
-    `segments` where it is cut into parts that the backward recomputes (`graph` and `code` are those of the whole), `fused`
-    is the graph that a plain call runs, as of the last `recompile`.
+    It shares the model's parameters (the same objects) and computes no gradient for them. `record` says how it was made.
+    `graph` is the graph that the rules were checked on. `fused` is the graph that a plain call runs, made by `recompile`.
+    `segments` are the parts of it that the backward recomputes, None if there are none.
     """
 
     record: Record
@@ -78,19 +78,19 @@ class Explained(GraphModule):
         self._guards: list[tuple[str, CodeType]] = []
         self._embedding: tuple[nn.Module, ...] = ()
         self._observers: tuple[Observing, ...] = ()
-        self._told = Told()
-        made_places(self, self._told)
+        self._hook_flag = HookFlag()
+        make_hookable(self, self._hook_flag)
 
     def _attach(self, record: Record, embedding: nn.Module | None, config: Any = None) -> None:
         self.record = record
         self.config = config  # the model's own, for the names of its classes; None after load
         self._guards = [(guard, code) for guard in record.guards if (code := compiled_guard(guard)) is not None]
-        # in a tuple, so that it is no submodule: the graph does not use it, `embed` does
+        # in a tuple, so that it does not become a submodule: only `embed` uses it, not the graph
         self._embedding = () if embedding is None else (embedding,)
 
     def recompile(self) -> PythonCode:
-        """The code that runs is that of the fused graph, by its segments where it is cut; `graph` stays the one that the
-        rules were proven on, and that the audit, `watch` and the certificate read."""
+        """Makes the fused graph and compiles the forward from it, segment by segment if there are segments. `graph` does
+        not change: the audit, `watch` and the certificate read it."""
         self.fused = fuse(self)
         code = recompile_as(self, self.fused)
         if self.segments is not None:
@@ -98,37 +98,42 @@ class Explained(GraphModule):
         return code
 
     def _cut(self, segments: Segments | None) -> None:
-        """From now on the backward recomputes these parts of the graph."""
+        """Sets the segments that the backward recomputes."""
         self.segments = segments
         self.recompile()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self._bind(args, kwargs)
         fitting = self._fitting(bound)
-        if self._observers or self._told.any:
+        if self._observers or self._hook_flag.is_set:
             observers = self._observers_of(fitting)
             if observers:
                 return fitting._run_by(_Observed(fitting, observers), bound)
         return super().__call__(**bound) if fitting is self else fitting(**bound)
 
     def _observers_of(self, fitting: Explained) -> list[Observer]:
-        """Who looks on in this call: `watch`, and the hooks on submodules. Raises CallError where hooks cannot be run."""
+        """The observers of this call: those of `watch`, and the hooks on submodules. Raises CallError if a hook cannot
+        run."""
         observers = [observing(fitting) for observing in self._observers]
-        if places := hooked_places(self):
+        if places := hooked_modules(self):
             if torch.compiler.is_compiling():
-                raise CallError(f"{next(iter(places))} has a hook; hooks run node by node: remove it, or do not compile")
+                raise CallError(
+                    f"{next(iter(places))} has a hook, which needs a call node by node, and a compiled module has none; "
+                    "remove the hook, or do not compile"
+                )
             observers.append(HookRunner(fitting._values(), places))
-        self._told.any = bool(places)
+        self._hook_flag.is_set = bool(places)
         if observers and hooks_of(self):
             raise CallError(
-                f"{self.record.model_class}: the module has hooks of its own, and `watch` and hooks on submodules need a "
-                "call node by node, where torch does not run them; remove them, and do the same around the call"
+                f"{self.record.model_class}: the module itself has hooks, which torch does not run when the module runs "
+                "node by node for `watch` or for hooks on submodules; remove the module's own hooks, and do their work "
+                "before and after the call"
             )
         return observers
 
     @contextmanager
     def _observed_by(self, observing: Observing) -> Iterator[None]:
-        """Calls inside run node by node, and this looks on."""
+        """Calls inside the `with` block run node by node, with this observer."""
         outer = self._observers
         self._observers = (*outer, observing)
         try:
@@ -137,27 +142,27 @@ class Explained(GraphModule):
             self._observers = outer
 
     def _values(self) -> GraphValues:
-        """The values of the graph that the rules were proven on."""
+        """The values of `graph`, by module."""
         lowered = self.record.stages["lowered"]
         return GraphValues(self.graph, lowered.inserted, lowered.carrying)
 
     def _fitting(self, bound: Mapping[str, Any]) -> Explained:
-        """This module; or, with `transform(dynamic="recapture")`, the one whose graph holds for inputs like these."""
+        """The module whose graph is valid for these inputs: this one, or one that `transform(dynamic="recapture")` adds."""
         return self if self._recaptures is None else self._recaptures.fitting(self, bound)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Explained:
         record, embedding = self.record, self._embedding
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
-        twin._observers, twin._told = (), copy.deepcopy(self._told, memo)  # the copied places have the same
+        twin._observers, twin._hook_flag = (), copy.deepcopy(self._hook_flag, memo)  # shared by the copied submodules
         twin._attach(record, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
         if self.segments is not None:
             twin._cut(self.segments)
         return twin
 
     def _run_by(self, interpreter: Interpreter, bound: Mapping[str, Any]) -> Any:
-        """The output for inputs by name, computed node by node by an interpreter of this graph, which is emptied: what it
-        holds of the graph might hold its own hooks, and never be freed."""
+        """The output for inputs by name, computed node by node by an interpreter of this graph. The interpreter's values
+        are cleared afterwards: they may refer to hooks that refer to the interpreter, and would never be freed."""
         try:
             flat = interpreter.run(*pytree.tree_leaves(dict(bound)), enable_io_processing=False)
         finally:
@@ -165,9 +170,10 @@ class Explained(GraphModule):
         return pytree.tree_unflatten(flat, io_of(self.graph).out_spec)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The inputs by name: positional ones named, missing optional ones filled, baked constants checked and dropped.
+        """The inputs by name. Positional inputs get their names and missing optional ones their default values; constants
+        of the graph are checked and dropped.
 
-        Raises CallError for what was not captured.
+        Raises CallError for inputs that were not captured, or do not fit the graph.
         """
         record = self.record
         if len(args) > len(record.inputs):
@@ -187,7 +193,7 @@ class Explained(GraphModule):
         missing = [name for name in record.inputs if name not in bound and name not in record.optional]
         if missing:
             raise CallError(
-                f"{record.model_class}: the call lacks {', '.join(missing)}; the module was captured with "
+                f"{record.model_class}: the call has no {', '.join(missing)}; the module was captured with "
                 f"{', '.join(record.inputs)}"
             )
         if self._recaptures is None:
@@ -207,8 +213,8 @@ class Explained(GraphModule):
             )
         if name == "input_ids" and "inputs_embeds" in record.inputs:
             return (
-                f"{record.model_class}: token ids carry no gradient, so this module starts from embeddings: call "
-                "it with inputs_embeds=lxt_fx.embed(explained, input_ids)"
+                f"{record.model_class}: token ids have no gradient, so this module starts from embeddings: call it with "
+                "inputs_embeds=lxt_fx.embed(explained, input_ids)"
             )
         if name == "labels":
             return f"{record.model_class}: labels were not captured; choose a logit of the output and call backward on it"
@@ -234,13 +240,13 @@ class Explained(GraphModule):
             holds = eval(code, {"__builtins__": {}, "max": max, "min": min}, {"L": bound})
             if not holds and not reads_a_one(guard, bound):
                 raise CallError(
-                    f"{self.record.model_class}: the graph holds only where {guard}, and these inputs break it; transform "
-                    "the model again with an example of these shapes, or once with dynamic=\"recapture\""
+                    f"{self.record.model_class}: the graph is valid only if {guard}, which is false for these inputs; "
+                    "transform the model again with an example of these shapes, or once with dynamic=\"recapture\""
                 )
 
 
 def check_explained(module: object, function: str) -> None:
-    """Raises InputError unless the module is what `lxt_fx.transform` or `lxt_fx.load` made; it names the `function`."""
+    """Raises InputError, in the name of `function`, unless `lxt_fx.transform` or `lxt_fx.load` made the module."""
     if not isinstance(module, Explained):
         raise InputError(
             f"{function}: {type(module).__name__} was not made by lxt_fx.transform or lxt_fx.load, and has no graph of its "
@@ -249,17 +255,17 @@ def check_explained(module: object, function: str) -> None:
 
 
 Observing = Callable[[Explained], Observer]
-"""Makes an observer of the graph that a call runs."""
+"""Makes the observer for the graph that a call runs."""
 
 MOST_GRAPHS = 16
-"""How many recaptured graphs a module has at once; the one that was needed longest ago goes first."""
+"""The most recaptured graphs that a module has at once; the least recently used one is dropped."""
 
 
 class Recaptures:
-    """Graphs of one model for inputs that its first graph does not hold for, each captured when it is first needed.
+    """Further graphs of one model, for inputs that its first graph is not valid for, each captured when it is first needed.
 
-    `again` captures the model on inputs by name. A graph holds for inputs whose sizes it was captured for and on which the
-    values that the model's Python code reads are those of its example.
+    `again` captures the model on inputs by name. A graph is valid for inputs of the sizes that it was captured for, if the
+    model's Python code reads the same values from them as from the example.
     """
 
     def __init__(self, again: Callable[[Mapping[str, Any]], Explained]) -> None:
@@ -267,15 +273,16 @@ class Recaptures:
         self.graphs: list[Explained] = []
 
     def fitting(self, first: Explained, bound: Mapping[str, Any]) -> Explained:
-        """The graph for these inputs, captured now if there is none. Raises what `transform` raises."""
-        if _holds(first, bound):
+        """The module whose graph is valid for these inputs, captured now if there is none. Raises what `transform`
+        raises."""
+        if _is_valid(first, bound):
             return first
-        found = next((module for module in self.graphs if _holds(module, bound)), None) or self.again(bound)
+        found = next((module for module in self.graphs if _is_valid(module, bound)), None) or self.again(bound)
         self.graphs = [found, *(module for module in self.graphs if module is not found)][:MOST_GRAPHS]
         return found
 
 
-def _holds(module: Explained, bound: Mapping[str, Any]) -> bool:
+def _is_valid(module: Explained, bound: Mapping[str, Any]) -> bool:
     try:
         module._check_sizes(dict(bound))
         if any(node.target in EXPECTATIONS for node in module.graph.nodes):

@@ -1,4 +1,4 @@
-"""A torch.fx graph as JSON, and back. Ops are written by name and looked up among torch's; nothing in the text is run."""
+"""A torch.fx graph as JSON, and back. Ops are written by name and looked up in torch; no code in the text is run."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ _FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
 
 
 def encode_graph(graph: Graph) -> dict[str, Any]:
-    """The nodes of a graph and the structure of its inputs and outputs, as what `json.dumps` takes.
+    """The nodes of a graph and the structure of its inputs and outputs, as plain values for `json.dumps`.
 
-    Raises InputError where the graph calls something that cannot be named.
+    Raises InputError if the graph calls a function that cannot be looked up by name.
     """
     return {"nodes": [_node(node) for node in graph.nodes], "specs": _specs(graph)}
 
 
 def decode_graph(saved: dict[str, Any], ops: Iterable[OpOverload] = ()) -> Graph:
-    """The graph that `encode_graph` wrote. Values are known by dtype and shape (`TensorType`). `ops` are those that it may
-    call beside torch's and ours.
+    """The graph that `encode_graph` wrote. Of its values only dtype and shape are known (`TensorType`). `ops` are further
+    ops that it may call, besides those of torch and lxt_fx.
 
-    Raises InputError for a node of a kind or an op that lxt_fx never writes, or that this torch does not have.
+    Raises InputError for a kind of node or an op that lxt_fx never writes, or that this torch does not have.
     """
     known = {str(op): op for op in ops}
     graph = Graph()
     nodes: dict[str, Node] = {}
     for item in saved["nodes"]:
         if item["op"] not in ("placeholder", "get_attr", "call_function", "output"):
-            raise InputError(f"load: the file holds a node of kind {item['op']}, which lxt_fx never writes")
+            raise InputError(f"load: the file has a node of kind {item['op']}, which lxt_fx never writes")
         target = _target(item["target"], known) if item["op"] == "call_function" else item["target"]
         kwargs = {name: _decoded(argument, nodes) for name, argument in item["kwargs"].items()}
         node = graph.create_node(item["op"], target, _decoded(item["args"], nodes), kwargs, name=item["name"])
@@ -174,6 +174,6 @@ def _specs(graph: Graph) -> dict[str, Any]:
 
 
 def _output_modules(spec: Any) -> set[str]:
-    """Modules that define the output classes, so that a fresh process can load them."""
+    """The Python modules that define the output classes; loading in a new process imports them."""
     own = {spec.type.__module__} if isinstance(spec.type, type) else set()
     return own.union(*(_output_modules(child) for child in spec.children()))

@@ -1,4 +1,4 @@
-"""What a call of `transform` asks for: the model's example inputs, the table of rules, the other options."""
+"""The arguments of `transform`: the example inputs, the rule table, the other options."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.rule_table.tables import TABLES, WITH_ARGUMENTS
 
 Rules = str | RuleTable | Mapping[Selector, Rule]
-"""A table by name, a table, or rows by place."""
+"""The name of a table, a table, or rules by place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the relevance graph is lowered, and which positions it answers at (None: all)."""
+    """How the relevance graph is lowered, and the positions of its logits (None: all)."""
 
     form: str = "gradient"
     epsilon: float = 0.0
@@ -33,9 +33,9 @@ class Options:
 
 
 def table_named(rules: Rules) -> RuleTable:
-    """The table of that name, the table itself, or `attnlrp` with the rules of a composite put first.
+    """The table with this name, the table itself, or `attnlrp` with the rules of a composite before its own.
 
-    Raises UnknownNameError with the nearest name.
+    Raises UnknownNameError, with the nearest name, for an unknown name and InputError for anything else.
     """
     if isinstance(rules, RuleTable):
         return rules
@@ -43,7 +43,7 @@ def table_named(rules: Rules) -> RuleTable:
         return TABLES["attnlrp"].composite(rules)
     if not isinstance(rules, str):
         raise InputError(
-            f"transform: rules must be a name, a RuleTable, or a dict of places and rows, got {type(rules).__name__}"
+            f"transform: rules must be a name, a RuleTable, or a dict of places and rules, got {type(rules).__name__}"
         )
     if rules in WITH_ARGUMENTS:
         raise InputError(f"transform: table {rules!r} needs arguments: {WITH_ARGUMENTS[rules]}")
@@ -56,14 +56,15 @@ def table_named(rules: Rules) -> RuleTable:
 
 
 def example_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Example:
-    """The inputs that the model is captured on: those given, or made for a transformers model. Raises InputError."""
+    """The inputs that the model is captured on: those given, else inputs made for a transformers model. Raises InputError
+    for what is no module, and for a module of another kind without inputs."""
     if not isinstance(model, nn.Module):
         raise InputError(f"transform: model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(args, tuple) or args or kwargs:
         return given_example(model, args, dict(kwargs or {}))
     if not is_transformers(model):
         raise InputError(
-            f"transform: {type(model).__name__} is no transformers model, so its inputs are not known; give an example: "
+            f"transform: {type(model).__name__} is not a transformers model, so its inputs are unknown; give an example: "
             "transform(net, (x,))"
         )
     return made_example(model)

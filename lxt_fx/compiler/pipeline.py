@@ -1,4 +1,5 @@
-"""The stages in order, as plain calls: model -> graph -> canonical -> flow -> groups -> rows -> rewritten -> lowered."""
+"""The steps of `transform` as plain calls: model -> graph -> canonical -> flow -> groups -> rules -> rewritten ->
+lowered."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import pytree
-from lxt_fx.compiler.captured_model import Source, source_of
+from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
 from lxt_fx.compiler.explained import Explained, Recaptures
-from lxt_fx.compiler.hooks import hooks_said
+from lxt_fx.compiler.hooks import hooks_sentence
 from lxt_fx.compiler.options import Options, Rules, example_of, table_named
 from lxt_fx.compiler.record import Record, Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
@@ -70,37 +71,38 @@ def transform(
 ) -> Explained:
     """A GraphModule that computes what `model` computes and whose backward passes relevance.
 
-    A transformers model needs no example; it is captured on `inputs_embeds` ([batch, tokens, hidden]), `pixel_values`,
-    `input_features` or `input_values` in the model's dtype, with dynamic batch and, for text, dynamic length. Any other
-    module takes example inputs: `transform(net, (x,))`. The model itself is not changed; its parameters are shared.
+    A transformers model needs no example: it is captured on `inputs_embeds` ([batch, tokens, hidden]), `pixel_values`,
+    `input_features` or `input_values` in the model's dtype, with dynamic batch size and, for text, dynamic length. Any
+    other module needs example inputs: `transform(net, (x,))`. The model does not change; its parameters are shared.
 
-    Hooks on the model run while it is captured, and what they return becomes part of the graph; calls of the explained
-    module run the hooks that were put on its own submodules (docs/guide.md).
+    Hooks on the model run while it is captured, and what they return becomes part of the graph. Calls of the explained
+    module run the hooks that are put on its own submodules (docs/guide.md).
 
-    After `logit.backward()`, `leaf * leaf.grad` is the relevance of each element of the leaf, summed over the hidden
-    dimension that of each token (AttnLRP, Achtibat et al. 2024, for `rules="attnlrp"`).
+    After `logit.backward()`, `leaf * leaf.grad` is the relevance of each element of the leaf. Summed over the hidden
+    dimension it is the relevance of each token (AttnLRP, Achtibat et al. 2024, for `rules="attnlrp"`).
 
-    `form="explicit"` carries relevance itself through the backward, by the equations of the papers: start it with
-    `logit.backward(logit)` and read `leaf.grad`. It is slower and gives the same; it is there to prove the fast form.
-    `epsilon` is added, with the sign of z, to the denominators of rows that have none of their own: None means 0 in the
-    fast form and 1e-6 in the explicit one.
+    With `form="explicit"` the backward passes relevance itself, by the equations of the papers: start it with
+    `logit.backward(logit)` and read `leaf.grad`. It gives the same relevance and is slower; the fast form is tested against
+    it. `epsilon` is added, with the sign of z, to the denominators of rules that have no epsilon of their own. None means 0
+    in the fast form and 1e-6 in the explicit one.
 
-    `rules` is a name in `lxt_fx.TABLES`, a RuleTable, or a composite: a dict of places (module classes, paths with `*`,
-    ops, `%node`s) and rows, put before those of `attnlrp`. `strict=False` lets nodes that no row accepts keep their native
-    gradient and lists them in `explained.record.unknown`. `dynamic=False` fixes all sizes to the example's;
-    `dynamic="recapture"` frees what can be freed, and captures the model again where a call brings inputs that the graph
-    does not hold for (another length of a Mamba, another way through an expert loop), instead of an error.
+    `rules` is a name in `lxt_fx.TABLES`, a RuleTable, or a composite: a dict from places (module classes, paths with `*`,
+    ops, `%node`s) to rules, which are tried before those of `attnlrp`. With `strict=False` a node that no rule accepts uses
+    its native gradient and is listed in `explained.record.unknown`. `dynamic=False` fixes all sizes to the example's.
+    `dynamic="recapture"` leaves every size dynamic that can be. It captures the model again, instead of raising an error,
+    if the graph is not valid for the inputs of a call (another length of a Mamba, another branch of an expert loop).
 
-    `positions="last"` (or a position, or several; negative ones count from the end) gives logits
-    [batch, len(positions), vocab] of these tokens only, and leaves out all work for the others that no key or value needs.
-    Relevance is that of the whole module. "last" is the last column: right where a batch is padded on the left. For padding
-    on the right, give the position, or select in the whole output.
+    `positions="last"` (or a position, or several; negative ones count from the end) gives logits [batch, len(positions),
+    vocab] of these tokens only. What the other tokens need for keys and values is computed, all else is left out. Relevance
+    is the same as without `positions`. "last" is the last column, which is right for a batch padded on the left. For
+    padding on the right, give the position, or select from the whole output.
 
-    `checkpoint` saves memory: "layers" cuts the graph into its layers, "sqrt" into segments of about sqrt(n) of n layers, a
-    number k into segments of k layers. The backward computes the values inside a segment again instead of keeping them;
-    relevance stays the same (docs/memory.md).
+    `checkpoint` saves memory: "layers" cuts the graph into its layers, "sqrt" cuts n layers into segments of about sqrt(n),
+    a number k into segments of k layers. The values inside a segment are not saved but computed again in the backward.
+    Relevance is the same (docs/memory.md).
 
-    `model` may be what `transform` made: given example inputs, its graph is put under another table without a new capture.
+    `model` may be an explained module: with example inputs, its graph is transformed under another table without a new
+    capture.
 
     Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict), and
     ForwardMismatchError (the graph differs from the model).
@@ -130,12 +132,14 @@ def _detached(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def captured_from(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None, *, dynamic: bool) -> Source:
-    """The part of `transform` that no table changes. Raises InputError and CaptureError as it does."""
+def captured_from(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None, *, dynamic: bool
+) -> CapturedModel:
+    """The first part of `transform`, which is the same for all tables. Raises InputError and CaptureError as it does."""
     return _captured(model, example_of(model, args, kwargs), dynamic=dynamic)
 
 
-def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> Source:
+def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
     seconds: dict[str, float] = {}
     with _timed(seconds, "example"), torch_state_restored(), torch.no_grad():
         example, expected = without_refused_inputs(model, example)
@@ -144,11 +148,11 @@ def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> Source:
     if captured.example is not example:
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
-    return Source(model, captured, expected, seconds)
+    return CapturedModel(model, captured, expected, seconds)
 
 
-def compiled_by(source: Source, table: RuleTable, options: Options) -> Explained:
-    """The part of `transform` that a table decides; it edits the captured graph. Raises NoRuleError and
+def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
+    """The second part of `transform`, which depends on the table. It edits the captured graph. Raises NoRuleError and
     ForwardMismatchError as `transform` does."""
     seconds = dict(source.seconds)
     compiled = _compile(source, table, options, seconds)
@@ -156,7 +160,7 @@ def compiled_by(source: Source, table: RuleTable, options: Options) -> Explained
     example, started = compiled.begun.example, compiled.begun.started
     if not on_meta(source.model, example.kwargs):
         with _timed(seconds, "verify"), torch_state_restored(), torch.no_grad():
-            torch.manual_seed(SEED)  # a forward that draws random numbers draws the same ones
+            torch.manual_seed(SEED)  # so that a forward that draws random numbers draws the same ones
             expected = source.expected if compiled.narrowing is None else compiled.narrowing.of(source.expected)
             difference = forward_difference(expected, compiled.module.forward(**example.kwargs))
             check_forward(difference, expected, source.model_class, compiled.chosen.merged, compiled.module)
@@ -167,20 +171,20 @@ def compiled_by(source: Source, table: RuleTable, options: Options) -> Explained
     return compiled.module
 
 
-def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Source:
+def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> CapturedModel:
     if not args and not kwargs:
         inputs = ", ".join(f"{name!r}: ..." for name in explained.record.inputs if name not in explained.record.optional)
         raise InputError(
-            "transform: this module is already explained; another table takes its graph over without a new capture, and "
-            f"proves the forward on inputs: transform(explained, kwargs={{{inputs}}}, rules=...)"
+            "transform: this module is already explained; to put its graph under another table, give inputs on which the "
+            f"forward is verified: transform(explained, kwargs={{{inputs}}}, rules=...)"
         )
-    return source_of(explained, args, kwargs or {})
+    return captured_model_of(explained, args, kwargs or {})
 
 
 @dataclass(frozen=True, slots=True)
 class _Canonical:
-    """What the canonical graph is run with. `started` says which embeddings became its inputs, where the model takes token
-    ids only; `check` compares with the forward that it had."""
+    """What is known of the canonical graph. `example` are its inputs. `started` says which embeddings became its inputs if
+    the model takes token ids only. `check` compares a forward with the forward of this graph."""
 
     example: Example
     started: Started | None
@@ -190,7 +194,7 @@ class _Canonical:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """The row of each node. `merged` names the batch norms that are gone."""
+    """The rule of each node. `merged` names the batch norms that became part of the layer before them."""
 
     flow: Flow
     groups: Groups
@@ -201,7 +205,7 @@ class _Chosen:
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """The rewritten module, and what the stages found out on the way."""
+    """The rewritten module, and what the steps found out on the way."""
 
     module: Explained
     begun: _Canonical
@@ -212,7 +216,7 @@ class _Compiled:
     narrowing: Narrowing | None
 
 
-def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[str, float]) -> _Compiled:
+def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds: dict[str, float]) -> _Compiled:
     gm = source.captured.gm
     at_capture = plain_stage("capture", gm, mark_flow(gm, relevance_leaves(gm.graph)))
     begun = _made_canonical(source, seconds)
@@ -221,7 +225,7 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
         with _timed(seconds, "positions"):
             narrowing = Narrowing(answer_index(gm), options.positions)
             begun = _narrowed(gm, begun, narrowing)
-    chosen = _with_rows(gm, begun, table, seconds)
+    chosen = _with_rules(gm, begun, table, seconds)
     if options.strict:
         check_complete(chosen.plan)
     canonical = plain_stage("canonical", gm, chosen.flow)
@@ -230,10 +234,10 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
         chosen.check("rewrite")
     relevance = rule_stage("rules", gm, chosen.flow, rewritten)
     with _timed(seconds, "form"):
-        put_in = _equations(gm, chosen.flow, rewritten, options)
+        inserted = _equations(gm, chosen.flow, rewritten, options)
         freeze_constants(gm, chosen.flow)
         chosen.check("freeze_constants")
-    rewritten = rewritten.with_nodes(put_in)
+    rewritten = rewritten.with_nodes(inserted)
     lowered = rule_stage("lowered", gm, chosen.flow, rewritten)
     module = _module(gm, options, seconds)
     grouped, fused = group_stage(canonical, chosen.groups), fused_stage(module.fused, lowered)
@@ -241,8 +245,8 @@ def _compile(source: Source, table: RuleTable, options: Options, seconds: dict[s
     return _Compiled(module, begun, chosen, stages, rewritten.matches, sizes, narrowing)
 
 
-def _made_canonical(source: Source, seconds: dict[str, float]) -> _Canonical:
-    """The captured graph in canonical form. Raises InputError where no float input reaches the output."""
+def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> _Canonical:
+    """The captured graph in canonical form. Raises InputError if no float input reaches the output."""
     gm, example = source.captured.gm, source.captured.example
     check = step_check(gm, example)
     with _timed(seconds, "canonicalise"):
@@ -260,14 +264,14 @@ def _made_canonical(source: Source, seconds: dict[str, float]) -> _Canonical:
 
 
 def _narrowed(gm: GraphModule, begun: _Canonical, narrowing: Narrowing) -> _Canonical:
-    """The graph from here on answers at some positions only."""
+    """Restricts the logits to the positions asked for."""
     select_positions(gm, narrowing.positions)
-    begun.check("select_positions", TOLERANCES, narrowing)  # fewer tokens take other kernels
+    begun.check("select_positions", TOLERANCES, narrowing)  # torch uses other kernels for fewer tokens
     return replace(begun, flow=mark_flow(gm, begun.flow.leaves), check=step_check(gm, begun.example))
 
 
-def _with_rows(gm: GraphModule, begun: _Canonical, table: RuleTable, seconds: dict[str, float]) -> _Chosen:
-    """A row for each node. Batch norms are merged where a row weighs contributions; then rows are chosen again."""
+def _with_rules(gm: GraphModule, begun: _Canonical, table: RuleTable, seconds: dict[str, float]) -> _Chosen:
+    """A rule for each node. If a rule weighs contributions, batch norms are merged and rules are chosen again."""
     flow, check = begun.flow, begun.check
     groups, plan = _chosen(gm, flow, table, seconds)
     check_overrides(gm, flow, plan, groups, table)
@@ -289,7 +293,7 @@ def _module(gm: GraphModule, options: Options, seconds: dict[str, float]) -> Exp
 
 
 def segments_of(module: Explained, checkpoint: Literal["layers", "sqrt"] | int) -> Segments:
-    """Where the graph that a plain call of the module runs is cut."""
+    """The segments of the graph that a plain call of the module runs."""
     gm = GraphModule(module, module.fused)
     return find_segments(gm, mark_flow(gm, relevance_leaves(gm.graph)), checkpoint)
 
@@ -302,7 +306,7 @@ def _chosen(gm: GraphModule, flow: Flow, table: RuleTable, seconds: dict[str, fl
 
 
 def _equations(gm: GraphModule, flow: Flow, rewritten: Rewritten, options: Options) -> dict[str, str]:
-    """The ops of the form that was asked for: new nodes, with the node that each stands for, by name."""
+    """Inserts the ops of the chosen form. Returns the name of each new node with that of the node it stands for."""
     now = mark_flow(gm, flow.leaves)
     if options.form == "explicit":
         return to_explicit_form(gm, now, rewritten.rules, options.epsilon)
@@ -310,7 +314,7 @@ def _equations(gm: GraphModule, flow: Flow, rewritten: Rewritten, options: Optio
 
 
 def _record(
-    source: Source,
+    source: CapturedModel,
     table: RuleTable,
     options: Options,
     compiled: _Compiled,
@@ -330,7 +334,7 @@ def _record(
         optional=begun.example.optional,
         constants=begun.example.constants,
         method=captured.method,
-        specialised=captured.specialised + (() if isinstance(source.model, Explained) else hooks_said(source.model)),
+        specialised=captured.specialised + (() if isinstance(source.model, Explained) else hooks_sentence(source.model)),
         guards=begun.started.guards(captured.guards) if begun.started else captured.guards,
         sizes=compiled.sizes,
         forward_difference=difference,
@@ -344,7 +348,7 @@ def _record(
 
 
 def _sizes(gm: GraphModule) -> dict[str, tuple[int | None, ...]]:
-    """The shape that each tensor input must have, None where any size will do."""
+    """The shape that each tensor input must have, with None for a free size."""
     return {
         str(node.target): tuple(fixed_size(size) for size in node.meta["val"].shape)
         for node in gm.graph.nodes

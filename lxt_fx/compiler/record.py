@@ -1,4 +1,4 @@
-"""What `transform` knows of the module that it made."""
+"""The record of an explained module: how `transform` made it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lxt_fx.rule_table.rule import Match, Rule
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The graph as it stood after a stage, and what was known of its nodes, by node name."""
+    """The graph after a step of `transform`, and what was known of its nodes, by node name."""
 
     name: str
     graph: Graph
@@ -25,15 +25,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What transform knows of the module it made.
+    """How `transform` made a module.
 
-    `inputs` may be given in a call, `optional` among them left out; `leaves` are the float inputs that relevance is read
-    at. `specialised` says what is fixed to the example. `forward_difference` is the largest difference to the model's own
-    output on the example, relative to its largest value; 0.0 means bit-equal, NaN not compared (meta device). `unknown`
-    names nodes that kept their native gradient because no row matched (always empty under strict=True). `matches` says why
-    the row of a node matched, by name of the node in the rewritten graph. `form` is `gradient` or `explicit`.
-    `overrides` are the places where the table was overridden, `merged` the batch norms that became part of the layer before
-    them. `positions` are those that the module answers at, None where it answers at all of them.
+    `inputs` are the names of the inputs of a call; those in `optional` may be left out. `leaves` are the float inputs at
+    which relevance is read. `specialised` says what is fixed to the example. `forward_difference` is the largest difference
+    to the model's own output on the example, relative to its largest value: 0.0 means bit-equal, NaN not compared (meta
+    device). `unknown` names nodes with their native gradient, because no rule accepted them (always empty under
+    strict=True). `matches` says why the rule of a node matched, by name of the node in the rewritten graph. `form` is
+    `gradient` or `explicit`. `overrides` are the places where the table was overridden. `merged` names the batch norms that
+    became part of the layer before them. `positions` are the positions of the logits, None for all of them.
     """
 
     model_class: str

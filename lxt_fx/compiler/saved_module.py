@@ -1,6 +1,6 @@
-"""Saving an explained module as data: one safetensors file that holds the weights, and the graph as JSON in its header.
+"""Saving an explained module as data: one safetensors file with the weights, and the graph as JSON in its header.
 
-Loading runs no code from the file: ops are looked up by name among torch's, shape guards are parsed, not trusted.
+Loading runs no code from the file: ops are looked up by name in torch, and shape guards are parsed and checked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT = 2
 def save(explained: Explained, path: str | Path) -> None:
     """Writes the module to one `.safetensors` file: weights, graph, rules, and the token embedding if it has one.
 
-    Raises InputError for what is no explained module, or whose graph calls something that cannot be named in a file.
+    Raises InputError for anything but an explained module, and for a graph with a call that cannot be looked up by name.
     """
     from safetensors.torch import save_file
 
@@ -54,10 +54,10 @@ def save(explained: Explained, path: str | Path) -> None:
 
 
 def load(path: str | Path, ops: Sequence[OpOverload] = ()) -> Explained:
-    """The module that `save` wrote, on the CPU. Its printed graph has the stage `lowered` only. `ops` are ops of your own
-    that the file may call: those that rows of yours put into the graph.
+    """The module that `save` wrote, on the CPU. Only its stage `lowered` can be printed. `ops` are your own ops that the
+    file may call, because rules of yours use them.
 
-    Raises InputError where the file is no such file, or names an op that this torch does not have and `ops` does not hold.
+    Raises InputError if `save` did not write the file, or if it names an op that is neither in this torch nor in `ops`.
     """
     from safetensors import safe_open
 
@@ -80,7 +80,7 @@ def load(path: str | Path, ops: Sequence[OpOverload] = ()) -> Explained:
 
 
 def _tensors(explained: Explained) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each storage once, and for every name in the graph the key of its tensor."""
+    """Each tensor once, by key, and the key of its tensor for every name in the graph."""
     tensors: dict[str, Tensor] = {}
     keys: dict[str, str] = {}
     by_identity: dict[int, str] = {}
@@ -96,7 +96,7 @@ def _tensors(explained: Explained) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _embedding(explained: Explained, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
-    """The token embedding as weight and scale; None where the model's embedding does more than that."""
+    """The token embedding as weight and scale; None if the model's embedding does more than look up and scale."""
     if not explained._embedding:
         return None
     module: Any = explained._embedding[0]
@@ -181,7 +181,7 @@ def _record(record: Record) -> dict[str, Any]:
 
 
 def _matches(record: Record) -> dict[str, Any]:
-    """Each match once, and its index by node: layers repeat."""
+    """Each match once, and its index by node: the layers of a model have the same matches."""
     indices: dict[Match, int] = {}
     by_node = {node: indices.setdefault(match, len(indices)) for node, match in record.matches.items()}
     return {"matches": [[m.kind, m.carrying, m.held, m.why, m.refusals] for m in indices], "nodes": by_node}
@@ -189,7 +189,7 @@ def _matches(record: Record) -> dict[str, Any]:
 
 def _loaded_matches(saved: dict[str, Any]) -> dict[str, Match]:
     matches = [
-        Match(kind, tuple(carrying), tuple(held), why, tuple((row, reason) for row, reason in refusals))
+        Match(kind, tuple(carrying), tuple(held), why, tuple((rule, reason) for rule, reason in refusals))
         for kind, carrying, held, why, refusals in saved["matches"]
     ]
     return {node: matches[index] for node, index in saved["nodes"].items()}
@@ -199,18 +199,18 @@ def _rules(record: Record) -> dict[str, Any]:
     stage = record.stages["lowered"]
     indices: dict[Rule, int] = {}
     by_node = {node: indices.setdefault(rule, len(indices)) for node, rule in stage.rules.items()}
-    rows = [[rule.name, rule.formula, rule.source, rule.keeps.name] for rule in indices]
-    return {"rows": rows, "nodes": by_node, "carrying": sorted(stage.carrying), "inserted": sorted(stage.inserted)}
+    written = [[rule.name, rule.formula, rule.source, rule.keeps.name] for rule in indices]
+    return {"rows": written, "nodes": by_node, "carrying": sorted(stage.carrying), "inserted": sorted(stage.inserted)}
 
 
 def _loaded_record(header: dict[str, Any], graph: Graph) -> Record:
-    saved, rules = header["record"], header["rules"]
-    rows = [
+    saved, section = header["record"], header["rules"]
+    rules = [
         Rule(name=name, ops={}, formula=formula, source=source, keeps=Keep[keeps])
-        for name, formula, source, keeps in rules["rows"]
+        for name, formula, source, keeps in section["rows"]
     ]
-    by_node = {node: rows[index] for node, index in rules["nodes"].items()}
-    stage = Stage("lowered", graph, frozenset(rules["carrying"]), by_node, inserted=frozenset(rules["inserted"]))
+    by_node = {node: rules[index] for node, index in section["nodes"].items()}
+    stage = Stage("lowered", graph, frozenset(section["carrying"]), by_node, inserted=frozenset(section["inserted"]))
     return Record(
         model_class=saved["model_class"],
         table_name=saved["table_name"],

@@ -1,4 +1,4 @@
-"""Whether a graph holds for the sizes of an input: the guards of its capture."""
+"""Whether a graph is valid for the sizes of its inputs: the guards of its capture."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _GUARD_NODES = (
 
 
 def compiled_guard(guard: str) -> CodeType | None:
-    """The code of a shape guard, which may hold arithmetic on `L[...].size()[i]`, max and min and nothing else (a saved
-    module's guards come from a file)."""
+    """The code of a shape guard. None unless it is only arithmetic on `L[...].size()[i]` with max and min: the guards of a
+    saved module come from a file."""
     tree = ast.parse(guard, mode="eval")
     for node in ast.walk(tree):
         fine = isinstance(node, _GUARD_NODES)
@@ -33,5 +33,6 @@ _SIZE = re.compile(r"L\['(\w+)'\]\.size\(\)\[(\d+)\]")
 
 
 def reads_a_one(guard: str, bound: Mapping[str, Any]) -> bool:
-    """torch.export assumes that dynamic sizes are not 0 or 1; graphs run exactly at 1 all the same."""
+    """Whether a size in the guard is 1. torch.export assumes that dynamic sizes are not 0 or 1, but graphs are exact at
+    1."""
     return any(bound[name].shape[int(dim)] == 1 for name, dim in _SIZE.findall(guard) if isinstance(bound[name], Tensor))

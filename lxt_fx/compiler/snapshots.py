@@ -1,4 +1,4 @@
-"""What is kept of each stage for the printed graph."""
+"""A snapshot of the graph after each step, for the printed graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lxt_fx.passes.rewrite.rewrite import Rewritten
 
 
 def plain_stage(name: str, gm: GraphModule, flow: Flow) -> Stage:
-    """The graph as it stands, with who carries relevance."""
+    """A copy of the graph, and which nodes carry relevance."""
     return Stage(name, _copied(gm), _names(flow.carrying))
 
 
@@ -22,17 +22,18 @@ def group_stage(before: Stage, groups: Groups) -> Stage:
 
 
 def rule_stage(name: str, gm: GraphModule, flow: Flow, rewritten: Rewritten) -> Stage:
-    """The rewritten graph with the row of each node."""
+    """A copy of the rewritten graph, with the rule of each node."""
     now = mark_flow(gm, flow.leaves)
     return Stage(name, _copied(gm), _names(now.carrying), rewritten.rules, inserted=rewritten.inserted)
 
 
 def fused_stage(graph: Graph, lowered: Stage) -> Stage:
-    """The graph that a plain call runs. A node of several in one has the name, and the row, of the last of them."""
-    put_in = {node.name for node in graph.nodes if node.target in (fused.linears, fused.share)}
+    """The graph that a plain call runs. A fused node has the name and the rule of the last of the nodes that it
+    replaces."""
+    new = {node.name for node in graph.nodes if node.target in (fused.linears, fused.share)}
     names = {node.name for node in graph.nodes}
-    carrying = (lowered.carrying & names) | put_in
-    return Stage("fused", graph, carrying, lowered.rules, inserted=(lowered.inserted & names) | put_in)
+    carrying = (lowered.carrying & names) | new
+    return Stage("fused", graph, carrying, lowered.rules, inserted=(lowered.inserted & names) | new)
 
 
 def _group_labels(groups: Groups) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""What is checked between the steps of `transform`: always the graph's lint, in tests also its values and gradients."""
+"""Checks between the steps of `transform`: the graph is always linted; in tests its values and gradients are compared
+too."""
 
 from __future__ import annotations
 
@@ -22,11 +23,12 @@ from lxt_fx.passes.verify import forward_difference, tolerance_of
 EXACT = {torch.float64: 1e-12} | {
     dtype: 8 * torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat16, torch.float16)
 }
-"""What a step that keeps every value may change the forward by."""
+"""The largest change of the forward, relative to its largest value, by a step that should change no value."""
 
 
 def step_check(gm: GraphModule, example: Example) -> Callable[..., None]:
-    """Between steps the graph is linted; with LXT_FX_CHECK=1 (always in tests) its forward is compared too."""
+    """A check to call after each step. It lints the graph; with LXT_FX_CHECK=1 (always in tests) it also compares the
+    forward with that of the graph as it is now."""
     if os.environ.get("LXT_FX_CHECK") != "1" or on_meta(gm, example.kwargs):
         return lambda step, by_dtype=None, narrowing=None: gm.graph.lint()
     before = _run(gm, example)
@@ -43,8 +45,8 @@ def step_check(gm: GraphModule, example: Example) -> Callable[..., None]:
 
 
 def check_fused(module: Explained, example: Example) -> None:
-    """With LXT_FX_CHECK=1 (always in tests): the fused graph, which a plain call runs, passes the gradients that the
-    lowered graph passes, which the audit reads."""
+    """With LXT_FX_CHECK=1 (always in tests): the fused graph, which a plain call runs, must pass the same gradients as the
+    lowered graph, which the audit reads."""
     if os.environ.get("LXT_FX_CHECK") != "1":
         return
     found = [_gradients(module, example, fused=fused) for fused in (True, False)]
@@ -57,7 +59,7 @@ def check_fused(module: Explained, example: Example) -> None:
 
 
 def _gradients(module: Explained, example: Example, *, fused: bool) -> list[Tensor]:
-    """The gradients of a fixed sum of the outputs at every input that relevance is read at."""
+    """The gradients of a fixed weighted sum of the outputs at every input at which relevance is read."""
     read_at = relevance_leaves(module.graph)
     asks = [node in read_at for node in module.graph.nodes if node.op == "placeholder"]
     with torch.enable_grad():

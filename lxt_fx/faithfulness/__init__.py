@@ -1,1 +1,1 @@
-"""Whether an explanation is faithful: removal curves, and the search for rules by them."""
+"""Whether an explanation is faithful: removal curves, and a search for the rules with the best ones."""

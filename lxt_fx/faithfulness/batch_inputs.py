@@ -1,4 +1,4 @@
-"""Inputs of several rows, and what is asked of each row, so that any choice of rows can be run again."""
+"""Inputs of several examples and the number explained in each, so that any choice of examples can be run again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lxt_fx.attribution.embeddings import Inputs, with_embeddings
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetFunction, TargetsLike, Wanted, is_list, target_by_example
-from lxt_fx.attribution.target_entry import Entry, Reading, entry_of, logits_of
+from lxt_fx.attribution.target_entry import LogitEntry, Reading, entry_of, logits_of
 from lxt_fx.attribution.text_input import TextInput, texts_of_logits
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import pytree
@@ -23,10 +23,10 @@ from lxt_fx.passes.capture.example import given_example
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RowInputs:
-    """Inputs of `model` by name. Tensors [rows, ...] belong to the rows, everything else to all of them. `leaf` names the
-    one that relevance is read at, `texts` are those that the logits are of. `fixed` is the batch that a graph holds for
-    alone, `function` the one that the user called, which errors name."""
+class BatchInputs:
+    """Inputs of `model` by name. Tensors [examples, ...] have a part for each example, all other inputs are shared. `leaf`
+    names the input at which relevance is read. `texts` are the texts whose positions the logits have. `fixed` is the only
+    batch size that the graph accepts, None if it accepts any. Error messages name the `function` that the user called."""
 
     model: nn.Module
     named: Mapping[str, Any]
@@ -36,46 +36,46 @@ class RowInputs:
     function: str
 
     @property
-    def rows(self) -> int:
-        """How many rows there are."""
+    def examples(self) -> int:
+        """The number of examples."""
         return len(self.values)
 
     @property
     def values(self) -> Tensor:
-        """The leaf, [rows, ...]."""
+        """The leaf, [examples, ...]."""
         leaf: Tensor = self.named[self.leaf]
         return leaf
 
     @property
     def model_class(self) -> str:
-        """The class of the model, also where it is explained."""
+        """The class of the user's model, also if `model` is an explained module."""
         return self.model.record.model_class if isinstance(self.model, Explained) else type(self.model).__name__
 
-    def of(self, rows: Sequence[int], leaf: Tensor) -> dict[str, Any]:
-        """The inputs of these rows, in this order, with another leaf [len(rows), ...]."""
-        index = torch.tensor(rows, device=leaf.device)
+    def of(self, chosen: Sequence[int], leaf: Tensor) -> dict[str, Any]:
+        """The inputs of the chosen examples, in this order, with another leaf [len(chosen), ...]."""
+        index = torch.tensor(chosen, device=leaf.device)
 
         def taken(value: Any) -> Any:
-            own = isinstance(value, Tensor) and value.dim() > 0 and len(value) == self.rows
+            own = isinstance(value, Tensor) and value.dim() > 0 and len(value) == self.examples
             return value[index.to(value.device)] if own else value
 
         return {name: leaf if name == self.leaf else pytree.tree_map(taken, value) for name, value in self.named.items()}
 
     def batches(self, count: int, most: int) -> Iterator[tuple[list[int], int]]:
-        """Numbers below `count` in batches of at most `most`, each with how many of them count: a fixed batch is filled
-        up."""
+        """The indices 0 to `count` - 1 in batches of at most `most`, each with the number of its indices that count. If the
+        batch size is fixed, the last batch is filled up with copies of its last index."""
         size = self.fixed or most
         for start in range(0, count, size):
             batch = list(range(start, min(start + size, count)))
             yield batch + batch[-1:] * ((self.fixed or 0) - len(batch)), len(batch)
 
 
-def row_inputs(
+def batch_inputs(
     model: nn.Module, inputs: Inputs, leaf: str | None, tokenizer: Tokenizer | None, function: str
-) -> RowInputs:
-    """The inputs by name, on the way embedded where they are token ids.
+) -> BatchInputs:
+    """The inputs by name, with token ids replaced by their embeddings.
 
-    Raises InputError where they do not fit the model or the leaf is not clear.
+    Raises InputError if they do not fit the model, or it is not clear which of them is the leaf.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
@@ -94,11 +94,13 @@ def row_inputs(
         candidates = tuple(named)
     found = _leaf(named, candidates, leaf, function)
     if named[found].dim() < 2 or not len(named[found]):
-        raise InputError(f"{function}: {found} has shape {list(named[found].shape)}; give a batch of inputs, [rows, ...]")
+        raise InputError(
+            f"{function}: {found} has shape {list(named[found].shape)}; give a batch of inputs, [examples, ...]"
+        )
     named = {name: pytree.tree_map_only(Tensor, Tensor.detach, value) for name, value in named.items()}
     texts = tuple(texts_of_logits(given, named, tokenizer))
     sizes = model.record.sizes.get(found, (None,)) if isinstance(model, Explained) else (None,)
-    return RowInputs(model, named, found, texts, sizes[0], function)
+    return BatchInputs(model, named, found, texts, sizes[0], function)
 
 
 def _leaf(named: Mapping[str, Any], candidates: Sequence[str], wanted: str | None, function: str) -> str:
@@ -113,62 +115,62 @@ def _leaf(named: Mapping[str, Any], candidates: Sequence[str], wanted: str | Non
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
-    """The number that is explained in each row: an entry of its logits, or what a function of the output gives."""
+class ExplainedNumber:
+    """The number that is explained in each example: an entry of its logits, or what a function of the output returns."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[LogitEntry, ...]
     function: TargetFunction | None
     reading: Reading
 
     @property
     def said(self) -> tuple[str, ...]:
-        """What it is, in words, for each row; one sentence for a function."""
+        """The number as a phrase, for each example; one phrase for a function."""
         return tuple(entry.said for entry in self.entries) or ("a function of the output",)
 
-    def values(self, output: Any, rows: Sequence[int]) -> Tensor:
-        """The numbers [len(rows)] in the output for a batch of these rows.
+    def values(self, output: Any, chosen: Sequence[int]) -> Tensor:
+        """The numbers [len(chosen)] in the output for a batch of the chosen examples.
 
-        Raises InputError for a function that does not give one number for each row of the batch.
+        Raises InputError for a function that does not return one number for each example of the batch.
         """
         if self.function is None:
             logits = logits_of(self.reading, output)
-            return torch.stack([self.entries[row].of(logits[place]) for place, row in enumerate(rows)])
+            return torch.stack([self.entries[example].of(logits[place]) for place, example in enumerate(chosen)])
         value = self.function(output)
-        if isinstance(value, Tensor) and list(value.shape) == [len(rows)]:
+        if isinstance(value, Tensor) and list(value.shape) == [len(chosen)]:
             return value
         got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise InputError(
             f"{self.reading.function}: examples run in batches, so a target function must return one number for each "
-            f"example of the output that it gets, here [{len(rows)}]; got {got}. Select one element of each, such as "
+            f"example of the output that it gets, here [{len(chosen)}]; got {got}. Select one element of each, such as "
             "out.logits[:, -1, 17]"
         )
 
 
-def ask(inputs: RowInputs, target: TargetsLike, labels: Sequence[str] | None, batch: int) -> Asked:
-    """What a target means in each row, decided once, on the inputs as they are.
+def explained_number(inputs: BatchInputs, target: TargetsLike, labels: Sequence[str] | None, batch: int) -> ExplainedNumber:
+    """The number that a target means in each example, decided once, on the whole inputs.
 
-    Raises InputError as `explain` does, and for a list of another length than there are rows.
+    Raises InputError as `explain` does, and for a list whose length is not the number of examples.
     """
     reading = Reading.of(inputs.function, inputs.model, labels)
     if not is_list(target) and callable(target):
-        return Asked((), target, reading)
-    given = target_by_example(target, inputs.rows, inputs.function)
+        return ExplainedNumber((), target, reading)
+    given = target_by_example(target, inputs.examples, inputs.function)
     targets = [each for each in given if isinstance(each, Wanted)]
-    if len(targets) != inputs.rows:
+    if len(targets) != inputs.examples:
         raise InputError(f"{inputs.function}: a target function is for all examples; give it alone, not in a list")
-    entries: list[Entry] = []
+    entries: list[LogitEntry] = []
     with evaluating(inputs.model):
-        for rows, count in inputs.batches(inputs.rows, batch):
-            output = inputs.model(**inputs.of(rows, inputs.values[rows]))
-            for place, row in enumerate(rows[:count]):
-                text = inputs.texts[row] if inputs.texts else None
-                entries.append(entry_of(reading, targets[row], output, text, place))
-    return Asked(tuple(entries), None, reading)
+        for chosen, count in inputs.batches(inputs.examples, batch):
+            output = inputs.model(**inputs.of(chosen, inputs.values[chosen]))
+            for place, example in enumerate(chosen[:count]):
+                text = inputs.texts[example] if inputs.texts else None
+                entries.append(entry_of(reading, targets[example], output, text, place))
+    return ExplainedNumber(tuple(entries), None, reading)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """No gradients, and every module in evaluation mode; both are as before afterwards."""
+    """No gradients, and every module in evaluation mode, inside the block; both are restored afterwards."""
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:

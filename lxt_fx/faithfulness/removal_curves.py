@@ -1,4 +1,4 @@
-"""Removal curves: what the explained number becomes when the most, or the least, relevant parts of an input go first."""
+"""Removal curves: the explained number as the most, or the least, relevant parts of an input are removed first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lxt_fx.attribution.embeddings import Inputs
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.errors import NonFiniteError
-from lxt_fx.faithfulness.batch_inputs import Asked, RowInputs, ask, evaluating, row_inputs
+from lxt_fx.faithfulness.batch_inputs import BatchInputs, ExplainedNumber, batch_inputs, evaluating, explained_number
 from lxt_fx.faithfulness.removed_units import Removal, Units, check_removal, units_of
 
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ DEFAULT = Removal()
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PerturbationCurves:
-    """The explained number of each row while its units are removed, in float64 on the CPU.
+    """The explained number of each example while its units are removed, in float64 on the CPU.
 
-    `morf` and `lerf` [rows, steps + 1]: most relevant first, least relevant first, from nothing removed to everything.
-    `removed` [rows, steps + 1]: how many units are gone. `explained` says what the number is, for each row or for all.
+    `morf` and `lerf` [examples, steps + 1]: most relevant units first, least relevant first, from nothing removed to all.
+    `removed` [examples, steps + 1]: the number of removed units. `explained` says which number is explained, for each
+    example or once for all.
     """
 
     morf: Tensor
@@ -39,8 +40,8 @@ class PerturbationCurves:
 
     @property
     def area(self) -> Tensor:
-        """[rows]: the mean height of `lerf` over `morf` (trapezoids), in units of the explained number. Larger is more
-        faithful; 0 is what a random order gives."""
+        """[examples]: the mean height of `lerf` above `morf` (trapezoidal rule), in units of the explained number. Larger
+        is more faithful; a random order gives 0."""
         return torch.trapezoid(self.lerf - self.morf, dim=1) / (self.morf.shape[1] - 1)
 
     def __rich__(self) -> RenderableType:
@@ -48,7 +49,7 @@ class PerturbationCurves:
         from rich.console import Group
         from rich.table import Table
 
-        rows, steps = self.morf.shape[0], self.morf.shape[1] - 1
+        examples, steps = self.morf.shape[0], self.morf.shape[1] - 1
         table = Table(box=box.SIMPLE_HEAD, show_edge=False)
         for heading in ("removed", "most relevant first", "least relevant first"):
             table.add_column(heading, justify="right")
@@ -56,7 +57,7 @@ class PerturbationCurves:
             table.add_row(f"{100 * step / steps:.0f} %", written(self.morf[:, step]), written(self.lerf[:, step]))
         said = list(dict.fromkeys(self.explained))
         more = f" and {len(said) - 1} more" if len(said) > 1 else ""
-        many = f"{rows} row{'s' if rows > 1 else ''}, {self.units} removed; {said[0]}{more}"
+        many = f"{examples} example{'s' if examples > 1 else ''}, {self.units} removed; {said[0]}{more}"
         return Group(many, "", table, "", f"area between the curves: {written(self.area)}")
 
     def __str__(self) -> str:
@@ -65,11 +66,11 @@ class PerturbationCurves:
         return plain(self.__rich__())
 
     def __repr__(self) -> str:
-        return f"PerturbationCurves({len(self.morf)} rows, {self.units}, area {written(self.area)})"
+        return f"PerturbationCurves({len(self.morf)} examples, {self.units}, area {written(self.area)})"
 
 
 def written(numbers: Tensor) -> str:
-    """The mean of `numbers` [rows] and its standard error, to two digits of that: `5.83 ± 0.71`."""
+    """The mean of `numbers` [examples] and its standard error, to two digits of the error: `5.83 ± 0.71`."""
     mean, error = float(numbers.mean()), standard_error(numbers)
     if not error > 0:
         return f"{mean:.4g}" if math.isnan(error) else f"{mean:.4g} ± 0"
@@ -78,7 +79,7 @@ def written(numbers: Tensor) -> str:
 
 
 def standard_error(numbers: Tensor) -> float:
-    """The standard error of the mean of `numbers` [rows]; NaN for one row."""
+    """The standard error of the mean of `numbers` [examples]; NaN for one example."""
     return float(numbers.std() / len(numbers) ** 0.5) if len(numbers) > 1 else math.nan
 
 
@@ -94,80 +95,82 @@ def perturbation_curves(
     labels: Sequence[str] | None = None,
     **moved: Never,
 ) -> PerturbationCurves:
-    """How the explained number of each example falls when its units are removed in the order of their relevance.
+    """The explained number of each example as its units are removed in the order of their relevance.
 
-    A faithful relevance loses the number fast when the most relevant units go first (MoRF) and keeps it long when the
-    least relevant go first (LeRF): `.area` is the mean distance of the two curves (AttnLRP, Achtibat et al. 2024, sec. 4;
-    Samek et al. 2017). `removal` says what a unit is, what takes its place, and in how many steps all are gone.
+    If relevance is faithful, the number falls fast when the most relevant units are removed first (MoRF) and late when the
+    least relevant are removed first (LeRF). `.area` is the mean distance of the two curves (AttnLRP, Achtibat et al. 2024,
+    sec. 4; Samek et al. 2017). `removal` says what a unit is, what replaces it, and in how many steps all are removed.
 
-    `model` is a module or what `transform` made from one; `inputs` [examples, ...] are those of the model, by name or in
-    order; token ids are embedded. `relevance` has the shape of the leaf, or lacks the dimension that a unit sums over:
-    [examples, tokens] for embeddings, [examples, height, width] for images. `target` is what `audit` takes: it is decided
-    once for each example, on the whole input; a function gets the output of a batch of any examples and returns [batch].
+    `model` is a module or what `transform` made from one. `inputs` [examples, ...] are the inputs of the model, by name or
+    in order; token ids are embedded. `relevance` has the shape of the leaf, or the same without the dimension that a unit
+    sums over: [examples, tokens] for embeddings, [examples, height, width] for images. `target` is as in `audit`. It is
+    decided once for each example, on the whole input; a function gets the output of any batch of examples and returns
+    [batch].
 
-    `leaf` names the input whose units are removed, where several are floating-point. Examples must not meet in the model.
-    Gradients are off; grad mode and the modules' modes are as before afterwards.
+    `leaf` names the input whose units are removed, if there are several floating-point inputs. Examples of a batch must be
+    independent (no batch statistics). Gradients are off and modules in evaluation mode; both are restored afterwards.
 
-    Raises InputError for arguments that do not fit, NonFiniteError where the model's answer is NaN or infinite.
+    Raises InputError for arguments that do not fit, and NonFiniteError if the model's output is NaN or infinite.
     """
     check_removal(removal, moved, "perturbation_curves")
-    given = row_inputs(model, inputs, leaf, tokenizer, "perturbation_curves")
+    given = batch_inputs(model, inputs, leaf, tokenizer, "perturbation_curves")
     units = units_of(given, removal)
     scores = units.scores(relevance, given.values)
-    asked = ask(given, target, labels, removal.batch)
+    asked = explained_number(given, target, labels, removal.batch)
     return AnswersWithout(given, asked, units, removal.steps, removal.batch).curves(scores)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswersWithout:
-    """The model on its inputs without some of their units. What was computed once is kept, for the next relevance."""
+    """The model's outputs for inputs without some of their units. `known` caches them for the next relevance."""
 
-    inputs: RowInputs
-    asked: Asked
+    inputs: BatchInputs
+    asked: ExplainedNumber
     units: Units
     steps: int
     batch: int
     known: dict[tuple[int, bytes], float] = field(default_factory=dict)
 
     def curves(self, scores: Tensor) -> PerturbationCurves:
-        """The curves for relevance by unit [rows, units]."""
-        removed, kept = self._orders(scores)
-        masks = kept.flatten(0, 2)
-        per_row = len(masks) // self.inputs.rows
-        keys = [(place // per_row, mask.numpy().tobytes()) for place, mask in enumerate(masks)]
+        """The curves for relevance by unit [examples, units]."""
+        removed, present = self._orders(scores)
+        masks = present.flatten(0, 2)
+        per_example = len(masks) // self.inputs.examples
+        keys = [(place // per_example, mask.numpy().tobytes()) for place, mask in enumerate(masks)]
         missing = {key: place for place, key in enumerate(keys) if key not in self.known}
         self._answer(list(missing), masks[list(missing.values())])
-        morf, lerf = torch.tensor([self.known[key] for key in keys], dtype=torch.float64).view(kept.shape[:3]).unbind(1)
+        morf, lerf = torch.tensor([self.known[key] for key in keys], dtype=torch.float64).view(present.shape[:3]).unbind(1)
         return PerturbationCurves(morf, lerf, removed, self.units.said, self.asked.said)
 
     def _orders(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """How many units are gone [rows, steps + 1], and what is kept [rows, 2, steps + 1, units]: MoRF, then LeRF."""
+        """The number of removed units [examples, steps + 1], and which units are still present [examples, 2, steps + 1,
+        units], first for MoRF, then for LeRF."""
         removable = self.units.removable
         count = removable.sum(1, keepdim=True)
         removed = (torch.arange(self.steps + 1) * count / self.steps).round().long()
         ordered = scores.masked_fill(~removable, -math.inf).argsort(dim=1, descending=True, stable=True)
-        rank = ordered.argsort(dim=1)[:, None]  # 0 is the most relevant, spared ones stand last
+        rank = ordered.argsort(dim=1)[:, None]  # 0 is the most relevant, spared units come last
         gone = removed[..., None]
         morf, lerf = rank >= gone, (rank < count[..., None] - gone) | (rank >= count[..., None])
         return removed, torch.stack([morf, lerf], dim=1)
 
-    def _answer(self, keys: Sequence[tuple[int, bytes]], kept: Tensor) -> None:
+    def _answer(self, keys: Sequence[tuple[int, bytes]], present: Tensor) -> None:
         leaf = self.inputs.values
         with evaluating(self.inputs.model):
             for places, count in self.inputs.batches(len(keys), self.batch):
-                rows = [keys[place][0] for place in places]
-                perturbed = self.units.without(kept[places], leaf[rows])
-                output = self.inputs.model(**self.inputs.of(rows, perturbed))
-                values = self.asked.values(output, rows).double().cpu()
-                self._check(values, rows, kept[places])
+                chosen = [keys[place][0] for place in places]
+                perturbed = self.units.without_absent(leaf[chosen], present[places])
+                output = self.inputs.model(**self.inputs.of(chosen, perturbed))
+                values = self.asked.values(output, chosen).double().cpu()
+                self._check(values, chosen, present[places])
                 self.known.update(zip((keys[place] for place in places[:count]), values.tolist(), strict=False))
 
-    def _check(self, values: Tensor, rows: Sequence[int], kept: Tensor) -> None:
+    def _check(self, values: Tensor, chosen: Sequence[int], present: Tensor) -> None:
         if bool(values.isfinite().all()):
             return
         worst = int((~values.isfinite()).nonzero()[0])
-        gone = int((~kept[worst]).sum())
+        gone = int((~present[worst]).sum())
         raise NonFiniteError(
-            f"{self.inputs.function}: the model's answer for row {rows[worst]} is {float(values[worst])} with {gone} of "
-            f"{kept.shape[1]} {self.units.said} set to the baseline; give another baseline, or a wider dtype"
+            f"{self.inputs.function}: the model's answer for example {chosen[worst]} is {float(values[worst])} with {gone} "
+            f"of {present.shape[1]} {self.units.said} set to the baseline; give another baseline, or a wider dtype"
         )

@@ -1,4 +1,4 @@
-"""The units that removal takes away at once: tokens, patches of an image, or single elements of the leaf."""
+"""The units that are removed at once: tokens, patches of an image, or single elements of the leaf."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.faithfulness.batch_inputs import RowInputs
+from lxt_fx.faithfulness.batch_inputs import BatchInputs
 
 Unit = Literal["token", "feature"] | int
-"""What is removed at once: a token [hidden], one element, or a square patch of an image with so many pixels a side."""
+"""What is removed at once: a token [hidden], one element, or a square patch of an image, given by its side in pixels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Removal:
     """How parts of an input are removed, for `perturbation_curves` and `tune`.
 
-    `unit` is what is removed at once: `"token"`, `"feature"` (a single element), or the side of a square patch of pixels;
-    None takes tokens for [examples, tokens, hidden], the model's `patch_size` for [examples, channels, height, width], else
-    features. `spared` [examples, units] or [units] marks what is never removed (`<bos>`, the mask that is filled); padding
-    by `attention_mask` is always spared. A removed unit is set to `baseline` (a number, or a tensor that broadcasts to one
-    example of the leaf), its position stays. Units go in `steps` equal steps, to the nearest whole unit. The model runs on
-    `batch` examples at once.
+    `unit` is what is removed at once: `"token"`, `"feature"` (a single element), or the side of a square patch of pixels.
+    None means tokens for [examples, tokens, hidden], the model's `patch_size` for [examples, channels, height, width], else
+    features. `spared` [examples, units] or [units] marks units that are never removed (`<bos>`, a mask to be filled);
+    padding by `attention_mask` is always spared. A removed unit is set to `baseline` (a number, or a tensor that broadcasts
+    to one example of the leaf); no position is deleted. Units are removed in `steps` equal steps, rounded to whole units.
+    The model runs on `batch` examples at once.
 
-    Raises InputError where `steps` or `batch` is no whole number of at least 1.
+    Raises InputError if `steps` or `batch` is no whole number of at least 1.
     """
 
     unit: Unit | None = None
@@ -43,8 +43,8 @@ class Removal:
 
 
 def check_removal(removal: Removal, moved: Mapping[str, object], function: str) -> None:
-    """Raises InputError for an argument that is a field of `Removal` now (until 0.3), and for another `removal`; TypeError
-    for an argument that never was."""
+    """Raises InputError for an argument that became a field of `Removal` (until 0.3) and for a `removal` of another type,
+    and TypeError for an argument that never existed."""
     fields = [name for name in Removal.__dataclass_fields__ if name in moved]
     if fields:
         given = ", ".join(f"{name}=..." for name in fields)
@@ -61,8 +61,8 @@ def check_removal(removal: Removal, moved: Mapping[str, object], function: str) 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Units:
-    """How the elements of one row of the leaf, `shape`, make up units; `removable` [rows, units]; the removed value; the
-    function that errors name."""
+    """How the elements of one example of the leaf, which has this `shape`, form units. `removable` [examples, units] marks
+    the units that may be removed, `baseline` replaces a removed one. Error messages name the `function`."""
 
     unit: Unit
     shape: torch.Size
@@ -76,9 +76,9 @@ class Units:
         return f"{self.unit} x {self.unit} patches" if isinstance(self.unit, int) else f"{self.unit}s"
 
     def scores(self, relevance: Tensor, leaf: Tensor) -> Tensor:
-        """Relevance by unit [rows, units], in float64 on the CPU.
+        """Relevance by unit [examples, units], in float64 on the CPU.
 
-        Raises InputError for relevance of another shape, or that is not finite.
+        Raises InputError for relevance of another shape, and for relevance that is not finite.
         """
         full = list(leaf.shape)
         summed = {"token": full[:2], "feature": full}.get(str(self.unit), [full[0], *full[2:]])
@@ -92,28 +92,28 @@ class Units:
             )
         values = relevance.detach().double().cpu()
         if not bool(values.isfinite().all()):
-            raise InputError(f"{self.function}: relevance holds NaN or infinity, which have no order; mend it first")
+            raise InputError(f"{self.function}: relevance has NaN or infinity, which cannot be ordered; fix that first")
         if isinstance(self.unit, int):
             pixels = values.sum(1) if shape == full else values
             return nn.functional.avg_pool2d(pixels[:, None], self.unit, divisor_override=1).flatten(1)
         return values.flatten(2).sum(2) if self.unit == "token" and values.dim() > 2 else values.flatten(1)
 
-    def without(self, kept: Tensor, leaf: Tensor) -> Tensor:
-        """The leaf [n, ...] with the baseline in every unit that `kept` [n, units] does not keep."""
+    def without_absent(self, leaf: Tensor, present: Tensor) -> Tensor:
+        """The leaf [n, ...] with the baseline in every unit where `present` [n, units] is False."""
         if isinstance(self.unit, int):
-            rows = kept.view(len(kept), 1, self.shape[1] // self.unit, self.shape[2] // self.unit)
-            mask = rows.repeat_interleave(self.unit, 2).repeat_interleave(self.unit, 3)
+            patches = present.view(len(present), 1, self.shape[1] // self.unit, self.shape[2] // self.unit)
+            mask = patches.repeat_interleave(self.unit, 2).repeat_interleave(self.unit, 3)
         elif self.unit == "token":
-            mask = kept.view(len(kept), -1, *[1] * (len(self.shape) - 1))
+            mask = present.view(len(present), -1, *[1] * (len(self.shape) - 1))
         else:
-            mask = kept.view(len(kept), *self.shape)
+            mask = present.view(len(present), *self.shape)
         return torch.where(mask.to(leaf.device), leaf, self.baseline)
 
 
-def units_of(inputs: RowInputs, removal: Removal) -> Units:
+def units_of(inputs: BatchInputs, removal: Removal) -> Units:
     """The units of the leaf.
 
-    Raises InputError where they do not divide it, or `spared` or `baseline` do not fit.
+    Raises InputError if they do not divide it, or if `spared` or `baseline` does not fit.
     """
     leaf = inputs.values
     shape = leaf.shape[1:]
@@ -124,7 +124,7 @@ def units_of(inputs: RowInputs, removal: Removal) -> Units:
     )
     if not fits or not bool(value.isfinite().all()):
         raise InputError(
-            f"{inputs.function}: baseline {list(value.shape)} must be finite and broadcast to one row of the leaf, "
+            f"{inputs.function}: baseline {list(value.shape)} must be finite and broadcast to one example of the leaf, "
             f"{list(shape)}; an image's channels are [channels, 1, 1]"
         )
     if isinstance(chosen, int):
@@ -134,14 +134,14 @@ def units_of(inputs: RowInputs, removal: Removal) -> Units:
     return Units(chosen, shape, _removable(inputs, count, removal.spared, chosen), value, inputs.function)
 
 
-def _unit(inputs: RowInputs, unit: Unit | None) -> Unit:
+def _unit(inputs: BatchInputs, unit: Unit | None) -> Unit:
     shape, name = inputs.values.shape, inputs.leaf
     if unit is None:
         unit = _default_unit(inputs)
     if isinstance(unit, int) and not isinstance(unit, bool):
         if len(shape) != 4 or unit < 1 or shape[2] % unit or shape[3] % unit:
             raise InputError(
-                f"{inputs.function}: {name} {list(shape)} is no batch of images [rows, channels, height, width] that "
+                f"{inputs.function}: {name} {list(shape)} is no batch of images [examples, channels, height, width] that "
                 f"patches of {unit} x {unit} pixels divide; give a side that divides height and width"
             )
     elif unit not in ("token", "feature"):
@@ -149,7 +149,7 @@ def _unit(inputs: RowInputs, unit: Unit | None) -> Unit:
     return unit
 
 
-def _default_unit(inputs: RowInputs) -> Unit:
+def _default_unit(inputs: BatchInputs) -> Unit:
     shape = inputs.values.shape
     if len(shape) != 4:
         return "token" if len(shape) == 3 else "feature"
@@ -162,20 +162,20 @@ def _default_unit(inputs: RowInputs) -> Unit:
     )
 
 
-def _removable(inputs: RowInputs, count: int, spared: Tensor | None, unit: Unit) -> Tensor:
-    removable = torch.ones(inputs.rows, count, dtype=torch.bool)
+def _removable(inputs: BatchInputs, count: int, spared: Tensor | None, unit: Unit) -> Tensor:
+    removable = torch.ones(inputs.examples, count, dtype=torch.bool)
     padding = inputs.named.get("attention_mask")
-    if unit == "token" and isinstance(padding, Tensor) and list(padding.shape) == [inputs.rows, count]:
+    if unit == "token" and isinstance(padding, Tensor) and list(padding.shape) == [inputs.examples, count]:
         removable &= padding.cpu() != 0
     if spared is not None:
         known = f"{spared.dtype} {list(spared.shape)}" if isinstance(spared, Tensor) else type(spared).__name__
-        if known not in (f"torch.bool [{count}]", f"torch.bool [{inputs.rows}, {count}]"):
+        if known not in (f"torch.bool [{count}]", f"torch.bool [{inputs.examples}, {count}]"):
             raise InputError(
-                f"{inputs.function}: spared must be a tensor of bools, one for each unit, [{inputs.rows}, {count}] or "
+                f"{inputs.function}: spared must be a tensor of bools, one for each unit, [{inputs.examples}, {count}] or "
                 f"[{count}]; got {known}"
             )
         removable &= ~spared.cpu()
     if not bool(removable.any(1).all()):
-        row = int((~removable.any(1)).nonzero()[0])
-        raise InputError(f"{inputs.function}: no unit of row {row} may be removed; spare fewer")
+        example = int((~removable.any(1)).nonzero()[0])
+        raise InputError(f"{inputs.function}: no unit of example {example} may be removed; spare fewer")
     return removable

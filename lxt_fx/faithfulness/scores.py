@@ -1,4 +1,4 @@
-"""The scores of every point of a grid of rule tables, and what chance would have found."""
+"""The score of every point of a grid of rule tables, and whether the best of them is more than chance."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from lxt_fx.faithfulness.removal_curves import standard_error
 from lxt_fx.rule_table.table import RuleTable
 
 LEVEL = 0.05
-"""A lead that chance alone gives more rarely than this is more than noise."""
+"""A lead is more than noise if chance alone gives such a lead less often than this."""
 
 ALL_FLIPS, SOME_FLIPS = 12, 4096
-"""Up to so many rows all sign flips are tried; with more rows, so many of them, drawn from a fixed seed."""
+"""With at most `ALL_FLIPS` examples all sign flips are tried; with more, `SOME_FLIPS` of them, drawn from a fixed seed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Score:
-    """One point of the grid: its parameters, and the metric of each row, [rows] in float64."""
+    """One point of the grid: its parameters, and the metric of each example, [examples] in float64."""
 
     parameters: Mapping[str, float]
     values: Tensor
 
     @property
     def mean(self) -> float:
-        """The mean over rows."""
+        """The mean over the examples."""
         return float(self.values.mean())
 
     @property
     def error(self) -> float:
-        """The standard error of the mean over rows; NaN for one row."""
+        """The standard error of the mean over the examples; NaN for one example."""
         return standard_error(self.values)
 
     @property
@@ -44,8 +44,8 @@ class Score:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ScoredTable(RuleTable):
-    """The table of the best point of a grid. `scores` holds every point, in the order of its parameters; `measured` says on
-    what, `metric` which number."""
+    """The table of the best point of a grid. `scores` are all points, ordered by their parameters; `measured` says on which
+    examples, `metric` names the score."""
 
     scores: tuple[Score, ...] = ()
     measured: str = ""
@@ -53,21 +53,22 @@ class ScoredTable(RuleTable):
 
     @property
     def best(self) -> Score:
-        """The point with the largest mean, of equals the one with the smallest parameters: that of this table."""
+        """The point of this table: the one with the largest mean; if several are equal, the one with the smallest
+        parameters."""
         return max(self.scores, key=lambda score: score.mean)
 
     @property
     def plain(self) -> Score:
-        """The point with the smallest parameters, which others are compared with: gamma 0 in the default grid."""
+        """The point with the smallest parameters, with which the others are compared: gamma 0 in the default grid."""
         return self.scores[0]
 
     def lead(self, score: Score) -> Tensor:
-        """[rows]: by how much a point is better than the plain one, row by row."""
+        """[examples]: by how much a point is better than the plain one, example by example."""
         return score.values - self.plain.values
 
     @property
     def chance(self) -> float:
-        """How often some point would lead the plain one as clearly as the best does, were all leads noise."""
+        """The probability that some point leads the plain one as clearly as the best does, if all leads are noise."""
         return chance_of([self.lead(score) for score in self.scores], self.scores.index(self.best))
 
     @property
@@ -77,13 +78,13 @@ class ScoredTable(RuleTable):
 
 
 def chance_of(leads: Sequence[Tensor], chosen: int) -> float:
-    """How often the largest t value of all `leads` [rows] would reach that of the chosen ones if the signs of rows were
-    random: the single-step max-t test of Westfall and Young (1993) by sign flips, so that the choice among many points is
-    counted. (Flips keep sums of squares, so the sum over their root ranks as t does.)
+    """The probability that the largest t value of all `leads` [examples] reaches that of the chosen lead if the sign of
+    each example is random: the single-step max-t test of Westfall and Young (1993) by sign flips, which corrects for the
+    choice among many points. (A flip does not change the sum of squares, so the sum divided by its root ranks as t does.)
 
-    1.0 where the chosen ones do not lead.
+    1.0 if the mean of the chosen lead is not positive.
     """
-    found = torch.stack(list(leads), dim=1)  # [rows, points]
+    found = torch.stack(list(leads), dim=1)  # [examples, points]
     scaled = found / found.norm(dim=0).clamp(min=torch.finfo(found.dtype).tiny)
     reached = scaled[:, chosen].sum()
     if not reached > 0:
@@ -91,9 +92,9 @@ def chance_of(leads: Sequence[Tensor], chosen: int) -> float:
     return float(((_signs(len(found)) @ scaled).amax(1) >= reached - 1e-9).double().mean())
 
 
-def _signs(rows: int) -> Tensor:
-    """[flips, rows] of 1 and -1; the first row is the leads as they are."""
-    if rows <= ALL_FLIPS:
-        return torch.tensor(list(itertools.product((1.0, -1.0), repeat=rows)), dtype=torch.float64)
-    random = torch.randint(0, 2, (SOME_FLIPS, rows), generator=torch.Generator().manual_seed(0)).double() * 2 - 1
-    return torch.cat([torch.ones(1, rows, dtype=torch.float64), random])
+def _signs(examples: int) -> Tensor:
+    """[flips, examples] of 1 and -1; the first flip changes no sign."""
+    if examples <= ALL_FLIPS:
+        return torch.tensor(list(itertools.product((1.0, -1.0), repeat=examples)), dtype=torch.float64)
+    random = torch.randint(0, 2, (SOME_FLIPS, examples), generator=torch.Generator().manual_seed(0)).double() * 2 - 1
+    return torch.cat([torch.ones(1, examples, dtype=torch.float64), random])

@@ -1,4 +1,4 @@
-"""Tuning: the parameters of a rule table by a search for the most faithful relevance."""
+"""Tuning: a search for the parameters of a rule table that give the most faithful relevance."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.errors import ForwardMismatchError, InputError, NonFiniteError
 from lxt_fx.base.grad_mode import gradients_on
-from lxt_fx.compiler.captured_model import Source, copied, source_of
+from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of, copied
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
-from lxt_fx.faithfulness.batch_inputs import RowInputs, ask, evaluating, row_inputs
+from lxt_fx.faithfulness.batch_inputs import BatchInputs, batch_inputs, evaluating, explained_number
 from lxt_fx.faithfulness.removal_curves import DEFAULT, AnswersWithout, PerturbationCurves
 from lxt_fx.faithfulness.removed_units import Removal, check_removal, units_of
 from lxt_fx.faithfulness.scores import Score
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 GAMMAS = (0.0, 0.01, 0.05, 0.25, 1.0)
-"""What the default grid tries for each gamma."""
+"""The values that the default grid tries for each gamma."""
 
 Metric = Callable[[PerturbationCurves], Tensor]
 Point = dict[str, float]
@@ -63,27 +63,27 @@ def tune(
     """The table `table(**parameters)` whose relevance is the most faithful on these inputs: `transform(model,
     rules=lxt_fx.tune(model, inputs))`.
 
-    Every point of the `grid` (values by parameter of `table`; None tries 0, 0.01, 0.05, 0.25 and 1 for the gammas of
-    convolutions and linear layers, 0 alone for convolutions where there are none) is scored on all `inputs` [examples, ...]
-    by the area between the removal curves (`perturbation_curves`, whose arguments the others are), or by `metric`: a
-    function of the curves that gives one number for each example, [examples], higher is better. The largest mean wins; of
-    equals, the smallest parameters. Take as many examples as you would trust, 16 or more: print the result for means,
-    standard errors, and whether the best leads the smallest point (gamma 0) by more than noise.
+    `grid` has the values to try for each parameter of `table`. None tries 0, 0.01, 0.05, 0.25 and 1 for the gammas of
+    convolutions and of linear layers (only 0 for convolutions if the model has none). Every point of the grid is scored on
+    all `inputs` [examples, ...] by the area between the removal curves, or by `metric`: a function of the curves that gives
+    one number for each example, [examples], higher is better. The largest mean wins; if several are equal, the smallest
+    parameters. The other arguments are those of `perturbation_curves`. Use 16 examples or more, and print the result: it
+    shows means, standard errors, and whether the best point leads the smallest one (gamma 0) by more than noise.
 
-    The model is captured once. `model` may be what `transform` made: it need not be captured at all, and nodes that have no
-    rule may keep their native gradient if they did there. `picture` is a file (.png, .pdf) for `TunedTable.figure()`;
-    `progress=False` shows no bar.
+    The model is captured once. An explained module is not captured at all, and if it was made with `strict=False`, nodes
+    without a rule may use their native gradient here too. `picture` is a file (.png, .pdf) for `TunedTable.figure()`;
+    `progress=False` shows no progress bar.
 
     Raises InputError for a grid or metric that does not fit, what `perturbation_curves` and `transform` raise,
-    NonFiniteError for relevance that is NaN or infinite, and ForwardMismatchError where the captured graph does not hold
-    for all rows.
+    NonFiniteError for relevance that is NaN or infinite, and ForwardMismatchError if the captured graph is not valid for
+    all examples.
     """
     from lxt_fx.views.heatmap import save
 
     check_removal(removal, moved, "tune")
     with gradients_on():
-        given = row_inputs(model, inputs, leaf, tokenizer, "tune")
-        asked, units = ask(given, target, labels, removal.batch), units_of(given, removal)
+        given = batch_inputs(model, inputs, leaf, tokenizer, "tune")
+        asked, units = explained_number(given, target, labels, removal.batch), units_of(given, removal)
         answers = AnswersWithout(given, asked, units, removal.steps, removal.batch)
         search = _Search(_captured(given, removal.batch), answers, table, metric)
         points = _points(table, grid, search.source)
@@ -97,15 +97,15 @@ def tune(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
-    """What is the same for all points: the captured model, its answers without units, how tables are made and scored."""
+    """What all points share: the captured model, its outputs without units, and how tables are made and scored."""
 
-    source: Source
+    source: CapturedModel
     answers: AnswersWithout
     table: Callable[..., RuleTable]
     metric: Metric | None
 
     def score(self, point: Point) -> Score:
-        """The metric of each row for the relevance of one table."""
+        """The metric of each example for the relevance under one table."""
         explained = compiled_by(copied(self.source), _table_at(self.table, point), self._options())
         curves = self.answers.curves(self._relevance(explained, point))
         if self.metric is None:
@@ -117,16 +117,16 @@ class _Search:
         return Options("gradient", 0.0, strict=not (isinstance(model, Explained) and model.record.unknown))
 
     def _relevance(self, explained: Explained, point: Point) -> Tensor:
-        """Relevance by unit, [rows, units]."""
+        """Relevance by unit, [examples, units]."""
         inputs, batch = self.answers.inputs, self.answers.batch
         fixed = explained.record.sizes.get(inputs.leaf, (None,))[0]
         of_graph = replace(inputs, model=explained, fixed=fixed)
         found = []
-        for rows, count in of_graph.batches(inputs.rows, batch):
-            leaf = inputs.values[rows].clone().requires_grad_(True)
-            output = explained(**of_graph.of(rows, leaf))
-            _check_graph(explained, inputs, rows, output)
-            value = self.answers.asked.values(output, rows)[:count].sum()
+        for chosen, count in of_graph.batches(inputs.examples, batch):
+            leaf = inputs.values[chosen].clone().requires_grad_(True)
+            output = explained(**of_graph.of(chosen, leaf))
+            _check_graph(explained, inputs, chosen, output)
+            value = self.answers.asked.values(output, chosen)[:count].sum()
             relevance = leaf_relevance(explained, output, value, leaf) if value.requires_grad else None
             if relevance is None:
                 raise InputError(
@@ -143,30 +143,33 @@ class _Search:
         return self.answers.units.scores(relevance, inputs.values)
 
 
-def _captured(given: RowInputs, batch: int) -> Source:
-    """The model as a graph for the first batch of rows, or the graph that it was explained from."""
-    rows, _ = next(given.batches(given.rows, batch))
-    kwargs = given.of(rows, given.values[rows])
+def _captured(given: BatchInputs, batch: int) -> CapturedModel:
+    """The model captured on the first batch of examples; for an explained module the graph that it was made from."""
+    chosen, _ = next(given.batches(given.examples, batch))
+    kwargs = given.of(chosen, given.values[chosen])
     if isinstance(given.model, Explained):
-        return source_of(given.model, (), kwargs)
+        return captured_model_of(given.model, (), kwargs)
     return captured_from(given.model, (), kwargs, dynamic=False)
 
 
-def _check_graph(explained: Explained, inputs: RowInputs, rows: Sequence[int], output: Any) -> None:
-    """A graph that was traced on real tensors holds for rows on which the model's code chooses as on the first."""
+def _check_graph(explained: Explained, inputs: BatchInputs, chosen: Sequence[int], output: Any) -> None:
+    """Raises ForwardMismatchError if a graph that was traced on real tensors does not compute what the model does on these
+    examples: they may take another data-dependent branch than the examples of the trace."""
     if explained.record.method == "torch.export":
         return
     with evaluating(inputs.model):
-        expected = inputs.model(**inputs.of(rows, inputs.values[rows]))
+        expected = inputs.model(**inputs.of(chosen, inputs.values[chosen]))
     if not forward_difference(expected, output) <= tolerance_of(expected):
         raise ForwardMismatchError(
-            f"tune: rows {rows[0]} to {rows[-1]} take another way through {inputs.model_class} than the rows that it was "
-            "captured on, so one graph does not serve all; tune on rows that take the same way, such as one"
+            f"tune: examples {chosen[0]} to {chosen[-1]} take another data-dependent branch of {inputs.model_class} than "
+            "those that it was captured on, so one graph is not valid for all; tune on examples that take the same branch"
         )
 
 
-def _points(table: Callable[..., RuleTable], grid: Mapping[str, Sequence[float]] | None, source: Source) -> list[Point]:
-    """The points of the grid, ordered by their parameters, whatever the order in which these were given."""
+def _points(
+    table: Callable[..., RuleTable], grid: Mapping[str, Sequence[float]] | None, source: CapturedModel
+) -> list[Point]:
+    """The points of the grid, ordered by their parameters, in whatever order the user gave these."""
     known = _parameters(table)
     if grid is None:
         if not {"conv", "linear"} <= set(known):
@@ -208,24 +211,27 @@ def _table_at(table: Callable[..., RuleTable], point: Point) -> RuleTable:
 
 
 def _checked_numbers(metric: Metric, curves: PerturbationCurves, point: Point) -> Tensor:
-    numbers, rows = metric(curves), len(curves.morf)
-    if not isinstance(numbers, Tensor) or list(numbers.shape) != [rows]:
+    numbers, examples = metric(curves), len(curves.morf)
+    if not isinstance(numbers, Tensor) or list(numbers.shape) != [examples]:
         got = f"a tensor of shape {list(numbers.shape)}" if isinstance(numbers, Tensor) else type(numbers).__name__
-        raise InputError(f"tune: the metric must give one number for each row, [{rows}], higher is better; got {got}")
+        raise InputError(
+            f"tune: the metric must give one number for each example, [{examples}], higher is better; got {got}"
+        )
     values = numbers.detach().double().cpu()
     if not bool(values.isfinite().all()):
-        row = int((~values.isfinite()).nonzero()[0])
+        worst = int((~values.isfinite()).nonzero()[0])
         raise InputError(
-            f"tune: the metric gives {float(values[row])} for row {row} at {_said(point)}, which cannot be compared; let "
-            "it give a finite number for each row"
+            f"tune: the metric gives {float(values[worst])} for example {worst} at {_said(point)}, which cannot be "
+            "compared; let it give a finite number for each example"
         )
     return values
 
 
 def _tuned(table: Callable[..., RuleTable], scores: tuple[Score, ...], answers: AnswersWithout, metric: str) -> TunedTable:
-    rows, said = answers.inputs.rows, list(dict.fromkeys(answers.asked.said))
+    examples, said = answers.inputs.examples, list(dict.fromkeys(answers.asked.said))
     what = said[0] + (f" and {len(said) - 1} more" if len(said) > 1 else "")
-    measured = f"{rows} row{'s' if rows > 1 else ''}, {answers.units.said} removed in {answers.steps} steps, {what}"
+    many = f"{examples} example{'s' if examples > 1 else ''}"
+    measured = f"{many}, {answers.units.said} removed in {answers.steps} steps, {what}"
     unnamed = TunedTable("", (), scores=scores, measured=measured, metric=metric)
     best = _table_at(table, dict(unnamed.best.parameters))
     return replace(unnamed, name=best.name, rows=best.rows, summary=best.summary, paper=best.paper)
@@ -237,7 +243,7 @@ def _said(point: Point) -> str:
 
 @contextmanager
 def _bar(shown: bool) -> Iterator[Progress]:
-    """A bar on standard error that goes when it is done."""
+    """A progress bar on standard error, which disappears at the end."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 

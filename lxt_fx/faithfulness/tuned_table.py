@@ -1,4 +1,4 @@
-"""The rule table that `tune` found, which prints and draws the grid that it was found on."""
+"""The rule table that `tune` found; it prints and draws the grid that was searched."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 class TunedTable(ScoredTable):
     """The table of the best point, ready for `transform(rules=...)`.
 
-    `scores` holds every point, in the order of its parameters; `measured` says on what, `metric` which number. Printed, it
-    is the grid; `show()` prints the rows, as of every table.
+    `scores` are all points of the grid, ordered by their parameters; `measured` says on which examples, `metric` names the
+    score. `print` shows the grid; `show()` prints the rules, as for every table.
     """
 
     def figure(self, *, width: float = 6.5) -> Figure:
-        """The grid as a heatmap, `width` inches wide: means and standard errors, white where a point is as good as the
-        plain one, red where better, blue where worse, the best framed.
+        """The grid as a heatmap, `width` inches wide, with means and standard errors. A point as good as the plain one is
+        white, a better one red, a worse one blue; the best has a frame.
 
-        Raises InputError for a grid where more than two parameters have several values, or a width too small.
+        Raises InputError if more than two parameters have several values, or the width is too small.
         """
         from lxt_fx.faithfulness.tuning_view import tuning_figure
 
         return tuning_figure(self, width)
 
     def show(self) -> None:
-        """Print the rows: what is tried first stands first."""
+        """Prints the rules, in the order in which they are tried."""
         print(RuleTable.__str__(self))
 
     def __rich__(self) -> RenderableType:

@@ -1,4 +1,4 @@
-"""The views of a tuned table: its grid as lines of text, and as a heatmap."""
+"""The views of a tuned table: its grid as text, and as a heatmap."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from lxt_fx.views.heatmap import BLACK, EDGE, MUTED, NARROWEST
 from lxt_fx.views.typeset import POINTS, Type, sentence
 
 CELL, LINE, MARGIN, LABELS = 0.42, 0.14, 0.8, 0.6
-"""Inches: the height of a cell, of a line of the heading, of what stands below; the width of what stands at the left."""
+"""In inches: the height of a cell, of a line of the heading, of the space below the grid; the width of the space on its
+left."""
 
 HEADING = Type(8.0)
 
 
 def tuning_view(tuned: ScoredTable) -> RenderableType:
-    """One line for each point of the grid, and what to think of the best."""
+    """A line for each point of the grid, and whether the best is more than noise."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for heading in ("", *tuned.plain.parameters, tuned.metric, "lead"):
         table.add_column(heading, justify="right")
@@ -49,11 +50,11 @@ def verdict(tuned: ScoredTable) -> list[str]:
         said = [f"Nothing leads {plain.said}, the point that the others are compared with."]
     elif len(best.values) == 1:
         said = [
-            f"{best.said} leads {plain.said} by {_signed(tuned, best)} on the only row, which says nothing about noise."
+            f"{best.said} leads {plain.said} by {_signed(tuned, best)} on the only example, which says nothing about noise."
         ]
     else:
         noise = "more than noise" if tuned.is_better else "NOT more than noise"
-        counted = f"chance {tuned.chance:.2g} that one of {others} leads so clearly, by sign flips over rows"
+        counted = f"chance {tuned.chance:.2g} that one of {others} leads so clearly, by sign flips over examples"
         said = [f"{best.said} leads {plain.said} by {_signed(tuned, best)} (paired): {noise} ({counted})."]
     for name, values in _varying(tuned).items():
         if best.parameters[name] == values[-1]:
@@ -62,9 +63,9 @@ def verdict(tuned: ScoredTable) -> list[str]:
 
 
 def tuning_figure(tuned: ScoredTable, width: float) -> Figure:
-    """The heatmap: rows for the first parameter, columns for the second.
+    """The heatmap: the first parameter downwards, the second to the right.
 
-    Raises InputError where more than two parameters vary, or the width is too small.
+    Raises InputError if more than two parameters vary, or the width is too small.
     """
     varying = _varying(tuned)
     if len(varying) > 2:
@@ -99,7 +100,7 @@ def tuning_figure(tuned: ScoredTable, width: float) -> Figure:
 
 
 def _draw_cells(axes: Axes, tuned: ScoredTable, places: Mapping[tuple[int, int], Score], shares: Tensor) -> None:
-    """Colours and numbers; `shares` [rows, columns] gets each lead as a share of the largest."""
+    """Draws colours and numbers. Writes each lead, as a share of the largest, into the matrix `shares` [rows, columns]."""
     largest = max(abs(score.mean - tuned.plain.mean) for score in tuned.scores) or 1.0
     for (row, column), score in places.items():
         shares[row, column] = share = (score.mean - tuned.plain.mean) / largest
@@ -111,7 +112,7 @@ def _draw_cells(axes: Axes, tuned: ScoredTable, places: Mapping[tuple[int, int],
 
 
 def _varying(tuned: ScoredTable) -> dict[str, list[float]]:
-    """The parameters with several values, and these, the smallest first."""
+    """The parameters that have several values, with these values in ascending order."""
     values = {name: sorted({s.parameters[name] for s in tuned.scores}) for name in tuned.plain.parameters}
     return {name: found for name, found in values.items() if len(found) > 1}
 

@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from lxt_fx.attribution.target_entry import Choice
 from lxt_fx.base.node_text import op_name
-from lxt_fx.base.nodes import TensorType, module_path, source, value
+from lxt_fx.base.nodes import TensorType, module_path, source_line, value
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.books import Entry, Place, Source
@@ -103,7 +103,7 @@ def _place(node: Node, rules: Mapping[str, Rule]) -> Place:
     path = module_path(node)
     rule = rules.get(node.name)
     op = op_name(node) if node.op == "call_function" else node.op
-    line = str(source(node) or "")
+    line = str(source_line(node) or "")
     return Place(node.name, op, rule.name if rule else "", path, layer_of(path), line, _narrowest(node))
 
 

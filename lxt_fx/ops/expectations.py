@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lxt_fx.base.errors import OtherWayError
+from lxt_fx.base.errors import TracedBranchError
 from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.ops.library import LIBRARY
 
@@ -36,20 +36,20 @@ def expectation(schema: str) -> Callable[[Callable[..., None]], OpOverload]:
 
 @expectation("expect_values(Tensor self, float[] values, str where) -> ()")
 def expect_values(self: Tensor, values: list[float], where: str) -> None:
-    """Raises OtherWayError unless the tensor, read row by row, holds these values."""
+    """Raises TracedBranchError unless the tensor, read row by row, holds these values."""
     found = self.detach().reshape(-1).to("cpu", torch.float64)
     wanted = torch.tensor(values, dtype=torch.float64)
     rounding = CLOSE if self.is_floating_point() else 0.0
     if found.shape == wanted.shape and torch.allclose(found, wanted, rtol=rounding, atol=0.0, equal_nan=True):
         return
-    raise OtherWayError(_said(where, "value", _short(wanted.tolist()), _short(found.tolist())))
+    raise TracedBranchError(_said(where, "value", _short(wanted.tolist()), _short(found.tolist())))
 
 
 @expectation("expect_sizes(Tensor self, int[] sizes, str where) -> ()")
 def expect_sizes(self: Tensor, sizes: list[int], where: str) -> None:
-    """Raises OtherWayError unless the tensor has these sizes."""
+    """Raises TracedBranchError unless the tensor has these sizes."""
     if list(self.shape) != list(sizes):
-        raise OtherWayError(_said(where, "sizes", str(list(sizes)), str(list(self.shape))))
+        raise TracedBranchError(_said(where, "sizes", str(list(sizes)), str(list(self.shape))))
 
 
 def _said(where: str, what: str, wanted: str, found: str) -> str:

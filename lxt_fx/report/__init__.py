@@ -1,1 +1,1 @@
-"""Text about a graph: the printed graph, the certificate, the table of modules."""
+"""Reports about an explained module: the printed graph, the certificate, the table of modules and rules."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from lxt_fx.report.relevance_path import Entry, Held, NotFollowed, NotProven, Row
+from lxt_fx.report.relevance_path import Held, ListedRule, NotFollowed, NotProven, PathEntry
 from lxt_fx.rule_table.rule import Keep
 
 _CITATION = re.compile(r"^(.*?) \(.*?\d{4}\)")
@@ -14,39 +14,40 @@ _NAMES = 4
 
 
 def labelled(label: str, lines: Sequence[str]) -> list[str]:
-    """The lines, the first behind its label."""
+    """The lines, the first of them after its label."""
     return [f"{label if index == 0 else '':<14}{line}" for index, line in enumerate(lines)]
 
 
 def merged_text(batch_norms: Sequence[str]) -> list[str]:
-    """How many batch norms became part of the layers before them, and where; nothing where none did."""
+    """How many batch norms became part of the layers before them, and where; no line if none did."""
     return [f"{len(batch_norms)} x batch norm into the layer before it{_places(batch_norms)}"] if batch_norms else []
 
 
-def rows_text(counts: Mapping[Row, int]) -> list[str]:
-    """One line a row: count, name, what it keeps, source, formula. Citations stand in full once, below."""
+def rules_text(counts: Mapping[ListedRule, int]) -> list[str]:
+    """A line for each rule: count, name, what it conserves, source, formula. Citations are short; `citations` has them in
+    full."""
     cells = [
-        (f"{count:>5} x", row.name, keeps_text(row.keeps), _CITATION.sub(r"\1", row.source), row.formula)
-        for row, count in sorted(counts.items(), key=lambda item: -item[1])
+        (f"{count:>5} x", rule.name, conserves_text(rule.keeps), _CITATION.sub(r"\1", rule.source), rule.formula)
+        for rule, count in sorted(counts.items(), key=lambda item: -item[1])
     ]
-    columns = [("  count", "row", "keeps", "source", "formula"), *cells]
-    widths = [max(len(cell[index]) for cell in columns) for index in range(4)]
-    padded = [[f"{text:<{width}}" for text, width in zip(cell[:4], widths, strict=True)] for cell in columns]
-    return ["  ".join([*cells, cell[4]]) for cells, cell in zip(padded, columns, strict=True)]
+    lines = [("  count", "rule", "conserves", "source", "formula"), *cells]
+    widths = [max(len(line[index]) for line in lines) for index in range(4)]
+    padded = [[f"{text:<{width}}" for text, width in zip(line[:4], widths, strict=True)] for line in lines]
+    return ["  ".join([*first, line[4]]) for first, line in zip(padded, lines, strict=True)]
 
 
-def citations(rows: Iterable[Row]) -> list[str]:
-    """The papers that the rows cite, each once."""
-    return list(dict.fromkeys(found.group() for row in rows if (found := _CITATION.match(row.source))))
+def citations(rules: Iterable[ListedRule]) -> list[str]:
+    """The papers that the rules cite, each once."""
+    return list(dict.fromkeys(found.group() for rule in rules if (found := _CITATION.match(rule.source))))
 
 
-def keeps_text(keeps: Keep) -> str:
-    """What a row keeps, in few words: `all but constants`."""
+def conserves_text(keeps: Keep) -> str:
+    """What a rule conserves, in few words: `all but constants`."""
     return "nothing claimed" if keeps is Keep.NATIVE else keeps.name.lower().replace("_", " ")
 
 
 def held_text(held: Iterable[Held]) -> list[str]:
-    """One line for each cause: how many values, and where."""
+    """A line for each cause: how many values it detaches, and where these are read."""
     groups: dict[str, list[Held]] = {}
     for item in held:
         groups.setdefault(item.by, []).append(item)
@@ -54,7 +55,7 @@ def held_text(held: Iterable[Held]) -> list[str]:
 
 
 def _where(held: Iterable[Held]) -> str:
-    """The operands where held values are read on the relevance path: `query, key of lxt_fx.sdpa in model.layers.0-29`."""
+    """The operands that read held values on the relevance path: `query, key of lxt_fx.sdpa in model.layers.0-29`."""
     ends = [end for item in held for end in item.ends]
     operands: dict[str, list[str]] = {}
     for end in ends:
@@ -64,7 +65,7 @@ def _where(held: Iterable[Held]) -> str:
 
 
 def _places(modules: Iterable[str]) -> str:
-    """In which modules, numbers joined."""
+    """The modules, with layer numbers joined into ranges."""
     found: dict[str, list[str]] = {}
     for module in dict.fromkeys(modules):
         found.setdefault(_LAYER.sub("#", module, count=1), []).append(module)
@@ -73,7 +74,7 @@ def _places(modules: Iterable[str]) -> str:
 
 
 def not_followed_text(items: Iterable[NotFollowed]) -> list[str]:
-    """One line for each op."""
+    """A line for each op."""
     groups: dict[str, list[NotFollowed]] = {}
     for item in items:
         groups.setdefault(item.op, []).append(item)
@@ -84,7 +85,7 @@ def not_followed_text(items: Iterable[NotFollowed]) -> list[str]:
 
 
 def not_proven_text(items: Iterable[NotProven]) -> list[str]:
-    """One line for each reason, with the first nodes that it concerns."""
+    """A line for each reason, with the first nodes that it concerns."""
     groups: dict[str, list[NotProven]] = {}
     for item in items:
         groups.setdefault(item.why, []).append(item)
@@ -97,10 +98,10 @@ def _reason(why: str, items: Sequence[NotProven]) -> str:
     return f"{len(items)} x {why}, at {_some([f'%{item.node}' for item in items], _NAMES - 1)}"
 
 
-def entries_text(entries: Iterable[Entry]) -> list[str]:
-    """Every node by module. Modules that differ in their number only (`model.layers.0-29.mlp`) stand once, nodes of a
-    module that share op, row and reasons too."""
-    blocks: dict[str, list[Entry]] = {}
+def entries_text(entries: Iterable[PathEntry]) -> list[str]:
+    """Every node by module. Modules that differ only in their layer number are listed once (`model.layers.0-29.mlp`), and
+    so are the nodes of a module that have the same op, rule and reasons."""
+    blocks: dict[str, list[PathEntry]] = {}
     for entry in entries:
         blocks.setdefault(entry.block, []).append(entry)
     equal: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -115,29 +116,30 @@ def entries_text(entries: Iterable[Entry]) -> list[str]:
     return lines
 
 
-def _described(entries: Iterable[Entry], *, names: bool) -> list[str]:
-    """Nodes that share everything but their names, in lines."""
-    kinds: dict[tuple[object, ...], list[Entry]] = {}
+def _described(entries: Iterable[PathEntry], *, names: bool) -> list[str]:
+    """The lines for these nodes. Nodes that differ only in their names share a paragraph."""
+    kinds: dict[tuple[object, ...], list[PathEntry]] = {}
     for entry in entries:
-        key = (entry.op, entry.original, entry.row, entry.carrying, entry.held, entry.why, entry.refusals)
+        key = (entry.op, entry.original, entry.rule, entry.carrying, entry.held, entry.why, entry.refusals)
         kinds.setdefault(key, []).append(entry)
     return [line for found in kinds.values() for line in _paragraph(found, names=names)]
 
 
-def _paragraph(entries: Sequence[Entry], *, names: bool) -> list[str]:
+def _paragraph(entries: Sequence[PathEntry], *, names: bool) -> list[str]:
     first = entries[0]
     was = f" for {first.original}" if first.original not in (first.op, first.op.split("[")[0], "getitem") else ""
     nodes = _some([f"%{entry.node}" for entry in entries]) if names else str(len(entries))
     to = ", ".join(dict.fromkeys(first.carrying)) or "none"
     held = f", holds {', '.join(first.held)}" if first.held else ""
+    claim = "claims nothing" if first.rule.keeps is Keep.NATIVE else f"conserves {conserves_text(first.rule.keeps)}"
     lines = [
         f"  {first.op}{was}: {nodes}   {_lines(entries)}".rstrip(),
-        f"    {first.row.name}, to {to}{held}, keeps {keeps_text(first.row.keeps)}. {first.why}",
+        f"    {first.rule.name}, to {to}{held}, {claim}. {first.why}",
     ]
-    return lines + [f"    not {row}: {reason}" for row, reason in first.refusals]
+    return lines + [f"    not {rule}: {reason}" for rule, reason in first.refusals]
 
 
-def _lines(entries: Iterable[Entry]) -> str:
+def _lines(entries: Iterable[PathEntry]) -> str:
     """`modeling_llama.py:243, 244`."""
     numbers: dict[str, list[str]] = {}
     for line in dict.fromkeys(entry.line for entry in entries if entry.line):

@@ -1,4 +1,5 @@
-"""The certificate of an explained module: the row of each node on the relevance path, why it matched, what is open."""
+"""The certificate of an explained module: the rule of each node on the relevance path, why it matched, what is not
+proven."""
 
 from __future__ import annotations
 
@@ -24,14 +25,14 @@ from lxt_fx.report.certificate_text import (
     merged_text,
     not_followed_text,
     not_proven_text,
-    rows_text,
+    rules_text,
 )
 from lxt_fx.report.relevance_path import (
-    Entry,
     Held,
+    ListedRule,
     NotFollowed,
     NotProven,
-    Row,
+    PathEntry,
     flow_that_runs,
     held_values,
     path_cuts,
@@ -43,13 +44,13 @@ from lxt_fx.report.relevance_path import (
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What `certificate` found. `print` gives all of it as text, `summary()` the part for a paper.
+    """The result of `certificate`. `print` gives all of it as text, `summary()` the part for a paper.
 
-    `entries` has one item for each node on the relevance path, in graph order; `cuts` the nodes just off it whose row holds
-    what would lead there (attention weights in CP-LRP); `held` every value that relevance is kept out of on purpose;
-    `not_followed` where the path meets an op without a gradient; `not_proven` what nothing here vouches for. `nodes` and
-    `carrying` count the ops of the graph that runs and those on the path. `merged` names the batch norms that became part
-    of the layer before them.
+    `entries` are the nodes on the relevance path, in graph order. `cuts` are the nodes at which the path stops because
+    their rule detaches every operand that it could go on to (attention weights in CP-LRP). `held` are all values that are
+    detached on purpose. `not_followed` are the places where the path meets an op without a gradient. `not_proven` lists
+    what the certificate cannot prove. `nodes` and `carrying` are the numbers of ops in the graph and on the path. `merged`
+    names the batch norms that became part of the layer before them.
     """
 
     model_class: str
@@ -65,27 +66,27 @@ class Certificate:
     versions: Mapping[str, str]
     nodes: int
     carrying: int
-    entries: tuple[Entry, ...]
-    cuts: tuple[Entry, ...]
+    entries: tuple[PathEntry, ...]
+    cuts: tuple[PathEntry, ...]
     held: tuple[Held, ...]
     not_followed: tuple[NotFollowed, ...]
     not_proven: tuple[NotProven, ...]
 
     @property
     def proven(self) -> bool:
-        """Whether `not_proven` is empty: each node on the relevance path has a row that claims something."""
+        """Whether `not_proven` is empty, so that each node on the relevance path has a rule that says what it conserves."""
         return not self.not_proven
 
     @property
-    def counts(self) -> dict[Row, int]:
-        """How many nodes each row is on, cuts included."""
-        counts: dict[Row, int] = {}
+    def counts(self) -> dict[ListedRule, int]:
+        """The number of nodes of each rule, cuts included."""
+        counts: dict[ListedRule, int] = {}
         for entry in (*self.entries, *self.cuts):
-            counts[entry.row] = counts.get(entry.row, 0) + 1
+            counts[entry.rule] = counts.get(entry.rule, 0) + 1
         return counts
 
     def summary(self) -> str:
-        """About twenty lines: how the module was made, the rows with counts and sources, and what is open."""
+        """About twenty lines: how the module was made, its rules with counts and sources, and what is not proven."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         overridden = f", overridden at {', '.join(self.overrides)}" if self.overrides else ""
         difference = f"within {self.forward_difference:.1e} of the model's largest output"
@@ -103,7 +104,7 @@ class Certificate:
             *labelled("fixed", [*(self.specialised or ["nothing"])]),
             *labelled("checked", [f"{self.guards} conditions on input sizes in every call"]),
             "",
-            *rows_text(self.counts),
+            *rules_text(self.counts),
             "",
             *labelled("sources", citations(self.counts) or ["none"]),
             *labelled("held", held_text(self.held)),
@@ -113,16 +114,16 @@ class Certificate:
         return "\n".join(line.rstrip() for line in lines) + "\n"
 
     def __str__(self) -> str:
-        """The summary, then every node by module; equal layers stand once, under the names of the first."""
+        """The summary, then every node by module; equal layers are listed once, with the names of the first."""
         return "\n".join([self.summary().rstrip(), *entries_text([*self.entries, *self.cuts])]) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as what `json.dumps` takes."""
+        """All of it as plain values for `json.dumps`."""
         found = asdict(self) | {"versions": dict(self.versions), "proven": self.proven}
         found |= {"entries": [_flat(entry) for entry in self.entries], "cuts": [_flat(entry) for entry in self.cuts]}
         if math.isnan(self.forward_difference):  # JSON has no NaN
             found["forward_difference"] = None
-        found["counts"] = [_written(row) | {"count": count} for row, count in self.counts.items()]
+        found["counts"] = [_written(rule) | {"count": count} for rule, count in self.counts.items()]
         return found
 
     def to_json(self, path: str | Path) -> None:
@@ -131,11 +132,12 @@ class Certificate:
 
 
 def certificate(explained: nn.Module) -> Certificate:
-    """The row of every node that relevance passes, why it matched and why earlier rows refused, where relevance is stopped,
-    and what is not proven. It reads the graph that runs, so it also finds what the record does not know of.
+    """The certificate of an explained module: the rule of every node that relevance passes, why it matched and why earlier
+    rules did not, where relevance stops, and what is not proven. It is read from the graph that runs, not only from the
+    record.
 
     `explained` is what `lxt_fx.transform` or `lxt_fx.load` made; a transformers model is transformed under `attnlrp`.
-    Raises InputError for any other module, as the inputs that it needs for that are not known.
+    Raises InputError for any other module, because the example inputs that `transform` needs are unknown.
     """
     if not isinstance(explained, Explained):
         if not isinstance(explained, nn.Module) or not is_transformers(explained):
@@ -170,11 +172,9 @@ def certificate(explained: nn.Module) -> Certificate:
     )
 
 
-def _written(row: Row) -> dict[str, str]:
-    return {"rule": row.name, "formula": row.formula, "source": row.source, "keeps": row.keeps.value}
+def _written(rule: ListedRule) -> dict[str, str]:
+    return {"rule": rule.name, "formula": rule.formula, "source": rule.source, "keeps": rule.keeps.value}
 
 
-def _flat(entry: Entry) -> dict[str, Any]:
-    written = asdict(entry)
-    del written["row"]
-    return written | _written(entry.row)
+def _flat(entry: PathEntry) -> dict[str, Any]:
+    return asdict(entry) | _written(entry.rule)

@@ -1,4 +1,4 @@
-"""The table of modules and rules: one line for each module and row, layers that are alike on one line."""
+"""The table of modules and rules: a line for each module and rule; equal layers share a line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from lxt_fx.rule_table.rule import Rule
 from lxt_fx.rule_table.selectors import selector_text
 
 Line = tuple[str, str, str, str]
-"""Class, ops, row, where the row comes from."""
+"""Class, op, rule, where the rule comes from."""
 
 
 def modules_table(explained: Explained) -> str:
-    """Modules in the order of the graph, the ops of each that carry relevance, their rows, and where these come from."""
+    """The modules in the order of the graph, with the ops of each that carry relevance, the rules of these ops, and the
+    table or place that each rule comes from."""
     record = explained.record
     by_module: dict[str, Counter[Line]] = defaultdict(Counter)
     stage = record.stages["rules"]
@@ -32,12 +33,12 @@ def modules_table(explained: Explained) -> str:
             rule = stage.rules[node.name]
             by_module[path][name.rsplit(".", 1)[-1], op, rule.name, _origin(rule, record.table_name)] += 1
     table = Table(title=f"{record.model_class}: modules and rules", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("module", "class", "ops", "row", "from"):
+    for column in ("module", "class", "ops", "rule", "from"):
         table.add_column(column, overflow="fold")
     for paths, lines in _alike(by_module):
-        for number, ((kind, op, row, origin), count) in enumerate(lines):
+        for number, ((kind, op, rule_name, origin), count) in enumerate(lines):
             ops = op if count == 1 else f"{count} x {op}"
-            table.add_row(*((paths, kind) if number == 0 else ("", "")), ops, row, origin)
+            table.add_row(*((paths, kind) if number == 0 else ("", "")), ops, rule_name, origin)
     console = Console(width=140, record=True, file=StringIO(), color_system=None)
     console.print(table, markup=False)
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
@@ -48,7 +49,8 @@ def _origin(rule: Rule, table: str) -> str:
 
 
 def _alike(by_module: dict[str, Counter[Line]]) -> list[tuple[str, list[tuple[Line, int]]]]:
-    """Modules whose paths differ in numbers only and whose lines are equal stand together, as `layers.*.mlp (x 30)`."""
+    """The lines by module. Modules whose paths differ only in numbers and whose lines are equal become one entry, such as
+    `layers.*.mlp (x 30)`."""
     found: dict[tuple[str, tuple[tuple[Line, int], ...]], list[str]] = defaultdict(list)
     for path, lines in by_module.items():
         found[re.sub(r"\b\d+\b", "*", path), tuple(lines.items())].append(path)

@@ -1,4 +1,4 @@
-"""The printed graph: what a person reads first, by module, with the model's source lines and the rule of each node."""
+"""The printed graph: nodes by module, with the model's source lines and the rule of each node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from lxt_fx.base.errors import UnknownNameError
 from lxt_fx.base.node_text import dtype_name, op_name
-from lxt_fx.base.nodes import TensorType, module_stack, source, value
+from lxt_fx.base.nodes import TensorType, module_stack, source_line, value
 from lxt_fx.compiler.explained import Explained, check_explained
 from lxt_fx.compiler.record import Stage
 from lxt_fx.ops import products
@@ -22,19 +22,19 @@ from lxt_fx.rule_table.rule import Rule
 
 _COLUMN = 88
 PLAIN_LAYERS = ("torch.nn.", "transformers.activations.")
-"""Modules that are no block of their own in a printed graph: their one line names them anyway."""
+"""Classes of modules that get no heading of their own: the line of their single op says what they are."""
 _SYMBOL = re.compile(r"\b[su]\d+\b")
 _LETTERS = "bsthwuvxyz"
-LEGEND = "* carries relevance   + inserted   @ weight   | row of the rule table"
+LEGEND = "* carries relevance   + inserted   @ weight   | rule"
 
 
 def show(explained: Explained, stage: str = "rules", *, module: str | None = None, full: bool = False) -> str:
-    """The graph after a stage (`capture`, `canonical`, `groups`, `rules`, `lowered`, `fused`) as text; `modules` is the
-    table of modules and rules.
+    """The graph after a stage (`capture`, `canonical`, `groups`, `rules`, `lowered`, `fused`) as text; `modules` prints a
+    table of modules and rules instead.
 
-    `module` shows one module and what is inside it (`model.layers.0`). Values that carry no relevance (masks, rotary
-    tables) are counted, not listed, unless `full`. Raises UnknownNameError for a stage or module that does not exist, and
-    InputError for a model that was not transformed: it has no graph.
+    `module` restricts it to one module and what is inside it (`model.layers.0`). Values that carry no relevance (masks,
+    rotary tables) are only counted, unless `full` is set. Raises UnknownNameError for a stage or module that does not
+    exist, and InputError for a model that was not transformed, which has no graph.
     """
     from lxt_fx.report.modules_table import modules_table
 
@@ -57,7 +57,7 @@ def show(explained: Explained, stage: str = "rules", *, module: str | None = Non
 
 
 def diff(explained: Explained, before: str, after: str, *, module: str | None = None, full: bool = False) -> str:
-    """What changed between two stages, as a unified diff of their printed graphs. Raises what `show` raises."""
+    """The changes between two stages, as a unified diff of their printed graphs. Raises what `show` raises."""
     check_explained(explained, "diff")
     old, new = (_plain_lines(_blocks(_stage(explained, name), module, full)) for name in (before, after))
     return "\n".join(difflib.unified_diff(old, new, before, after, lineterm="", n=2)) + "\n"
@@ -65,7 +65,7 @@ def diff(explained: Explained, before: str, after: str, *, module: str | None = 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Consecutive nodes of one module: (line, row) pairs."""
+    """Consecutive nodes of one module: `lines` are pairs (node as text, name of its rule)."""
 
     heading: str
     lines: list[tuple[str, str]]
@@ -83,7 +83,7 @@ def _stage(explained: Explained, name: str) -> Stage:
         raise UnknownNameError(
             f"show: there is no stage {name!r}; did you mean {near[0]!r}? Stages: {', '.join(stages)}"
             if near
-            else f"show: this module holds no stages to print (asked for {name!r})"
+            else f"show: this module has no stages to print (asked for {name!r})"
         )
     return stages[name]
 
@@ -122,7 +122,7 @@ def _inside(node: Node, module: str | None) -> bool:
 
 
 def _place(node: Node) -> tuple[str, str]:
-    """(path, class) of the innermost module that is no plain torch.nn layer, which its one line names anyway."""
+    """(path, class) of the innermost module that is none of the `PLAIN_LAYERS`."""
     stack = [(path, name) for path, name in module_stack(node) if not name.startswith(PLAIN_LAYERS)]
     return (stack[-1][0], stack[-1][1].rsplit(".", 1)[-1]) if stack else ("", "")
 
@@ -131,24 +131,24 @@ def _heading(place: tuple[str, str], node: Node) -> str:
     path, name = place
     if not name:
         return "inputs" if node.op == "placeholder" else "output" if node.op == "output" else "graph"
-    line = source(node)
+    line = source_line(node)
     return f"{path or 'model'} ({name})" + (f"  {line}" if line else "")
 
 
 def _padded(line: tuple[str, str]) -> str:
-    text, row = line
-    return f"{text:<{_COLUMN}} | {row}" if row else text
+    text, rule_name = line
+    return f"{text:<{_COLUMN}} | {rule_name}" if rule_name else text
 
 
 class _Printer:
-    """Prints nodes of one stage, with short names for symbolic sizes."""
+    """Prints the nodes of one stage, with short names for symbolic sizes."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.symbols = _symbol_names(stage)
 
     def is_shown(self, node: Node) -> bool:
-        """Sizes are printed where they are read; checks say nothing of relevance."""
+        """Whether the node gets a line. A size is printed where it is read, and checks are irrelevant to relevance."""
         return not (_is_size(node) or "_assert" in str(node.target))
 
     def is_relevant(self, node: Node) -> bool:
@@ -161,16 +161,16 @@ class _Printer:
         )
 
     def line(self, node: Node) -> tuple[str, str]:
-        row = self.stage.labels.get(node.name, "")
+        label = self.stage.labels.get(node.name, "")
         if node.name in self.stage.rules:
-            row = self.stage.rules[node.name].name
+            label = self.stage.rules[node.name].name
         if node.op == "output":
             return f"  return {self._argument(node.args[0])}", ""
         mark = ("*" if node.name in self.stage.carrying else "") + ("+" if node.name in self.stage.inserted else "")
         left = f"  %{node.name}: {self.type(value(node))}{mark}"
         if node.op == "placeholder":
-            return left, row
-        return f"{left} = {op_name(node)}({self._arguments(node)})", row
+            return left, label
+        return f"{left} = {op_name(node)}({self._arguments(node)})", label
 
     def type(self, fake: Any) -> str:
         if isinstance(fake, (list, tuple)):
@@ -209,7 +209,8 @@ def _is_size(node: Node) -> bool:
 
 
 def _symbol_names(stage: Stage) -> Mapping[str, str]:
-    """b and s for the batch and length of the first float input, other letters for what comes after."""
+    """Letters for the symbolic sizes: b and s for batch and length of the first input that carries relevance, then
+    others."""
     found: dict[str, str] = {}
     letters = iter(_LETTERS)
     placeholders = [
@@ -224,13 +225,13 @@ def _symbol_names(stage: Stage) -> Mapping[str, str]:
 
 
 def _relative(path: str, reader: Node | None) -> str:
-    """A weight's name as seen from the module that reads it: `q_proj.weight`."""
+    """A weight's name relative to the module that reads it: `q_proj.weight`."""
     inner = _place(reader)[0] if reader is not None else ""
     return path.removeprefix(f"{inner}.") if inner else path
 
 
 def _formulas(found: Iterable[list[Rule]]) -> list[str]:
-    """Each row once, with its count, formula and source."""
+    """Each rule once, with its count, formula and source."""
     counts: dict[Rule, int] = {}
     for rules in found:
         for rule in rules:
@@ -239,6 +240,6 @@ def _formulas(found: Iterable[list[Rule]]) -> list[str]:
         return []
     names = max(len(rule.name) for rule in counts)
     formulas = max(len(rule.formula) for rule in counts)
-    return ["rows"] + [
+    return ["rules"] + [
         f"  {count:>5} x {rule.name:<{names}}  {rule.formula:<{formulas}}  {rule.source}" for rule, count in counts.items()
     ]

@@ -1,5 +1,5 @@
-"""What a certificate lists, read off the graph that runs: every node that relevance passes, where it is stopped on purpose,
-where it cannot follow, and what stays unproven."""
+"""What a certificate lists, as found in the graph that runs: the nodes that relevance passes, where it is stopped on
+purpose, where it meets an op without a gradient, and what is not proven."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from lxt_fx.base.nodes import module_path, module_stack, operands, shape, source, value
+from lxt_fx.base.nodes import module_path, module_stack, operands, shape, source_line, value
 from lxt_fx.base.on_meta import NOT_COMPARED
 from lxt_fx.base.torch_internals import OpOverload, aten
 from lxt_fx.compiler.explained import Explained
@@ -27,8 +27,8 @@ _STATISTIC_INSIDE = frozenset(norm.op for norm in norms.NORMS if norm.inside)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What a row of the rule table says."""
+class ListedRule:
+    """A rule as a certificate lists it."""
 
     name: str
     formula: str
@@ -37,9 +37,10 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One node and its row. `op` runs, `original` is the op or group that the row took. `block` is the innermost module
-    that is no plain layer, with its class. Relevance leaves by the operands `carrying`; the row holds `held` constant."""
+class PathEntry:
+    """A node and its rule. `op` is the op that runs, `original` the op or group of the model that the rule matched. `block`
+    is the innermost module that is no plain layer, with its class. Relevance goes to the operands `carrying`; the rule
+    detaches the operands `held`. `why` says why the rule matched, `refusals` why earlier rules did not."""
 
     node: str
     op: str
@@ -47,7 +48,7 @@ class Entry:
     module: str
     block: str
     line: str
-    row: Row
+    rule: ListedRule
     carrying: tuple[str, ...]
     held: tuple[str, ...]
     why: str
@@ -56,7 +57,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """An operand of a node with a row: where a held value, or what is computed from it, is read on the relevance path."""
+    """An operand of a node on the relevance path that reads a detached value, or what was computed from it."""
 
     node: str
     op: str
@@ -66,8 +67,9 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A value that carries relevance and is read as a constant by `readers`, so that none flows back that way. `by` says
-    whose doing that is, `ends` where the constant enters the relevance path again."""
+    """A value that carries relevance but is detached for `readers`, so that no relevance comes back from them. `by` names
+    the rule, or the model's own code, that detaches it. `ends` are the operands at which it enters the relevance path
+    again."""
 
     value: str
     module: str
@@ -79,8 +81,8 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class NotFollowed:
-    """A value that carries relevance and reaches an op without a gradient (a comparison, the indices of a topk): what the
-    model does with that op's result gets no relevance."""
+    """A value that carries relevance and is read by an op without a gradient (a comparison, the indices of a topk). What
+    the model computes from that op's result gets no relevance."""
 
     value: str
     reader: str
@@ -91,7 +93,7 @@ class NotFollowed:
 
 @dataclass(frozen=True, slots=True)
 class NotProven:
-    """What a certificate cannot vouch for. `node` is empty where it concerns the whole graph."""
+    """Something that a certificate cannot prove. `node` is empty if it concerns the whole graph."""
 
     node: str
     op: str
@@ -101,12 +103,12 @@ class NotProven:
 
 
 def flow_that_runs(explained: Explained) -> Flow:
-    """Analysis: who carries relevance in the graph that runs, from its inputs, and not as recorded."""
+    """Analysis: which nodes carry relevance in the graph that runs. It is computed anew, not read from the record."""
     return mark_flow(explained, relevance_leaves(explained.graph))
 
 
-def path_entries(explained: Explained, flow: Flow) -> list[Entry]:
-    """Every node on the relevance path that has a row, in graph order."""
+def path_entries(explained: Explained, flow: Flow) -> list[PathEntry]:
+    """Every node on the relevance path that has a rule, in graph order."""
     stage, matches = explained.record.stages["lowered"], explained.record.matches
     return [
         _entry(node, explained.record)
@@ -115,8 +117,8 @@ def path_entries(explained: Explained, flow: Flow) -> list[Entry]:
     ]
 
 
-def path_cuts(explained: Explained, flow: Flow) -> list[Entry]:
-    """Every node off the path whose row holds the operand that the path would go on to, in graph order."""
+def path_cuts(explained: Explained, flow: Flow) -> list[PathEntry]:
+    """Every node that has a rule but is not on the path, because the rule detaches its operands; in graph order."""
     stage, matches = explained.record.stages["lowered"], explained.record.matches
     return [
         _entry(node, explained.record)
@@ -129,19 +131,20 @@ def _path(explained: Explained, flow: Flow) -> Iterator[Node]:
     return (node for node in explained.graph.nodes if node.op == "call_function" and node in flow.carrying)
 
 
-def _entry(node: Node, record: Record) -> Entry:
+def _entry(node: Node, record: Record) -> PathEntry:
     rule, match = record.stages["lowered"].rules[node.name], record.matches[node.name]
-    row = Row(rule.name, rule.formula, rule.source, rule.keeps)
+    listed = ListedRule(rule.name, rule.formula, rule.source, rule.keeps)
     original = match.kind.removesuffix(".default")
-    line = str(source(node) or "")
-    return Entry(
-        node.name, op_text(node), original, module_path(node), _block(node), line, row,
+    line = str(source_line(node) or "")
+    return PathEntry(
+        node.name, op_text(node), original, module_path(node), _block(node), line, listed,
         match.carrying, match.held, match.why, match.refusals,
     )  # fmt: skip
 
 
 def op_text(node: Node) -> str:
-    """The op as a certificate prints it: `lxt_fx.sdpa`, `aten.add.Tensor`; an item of a tuple with the op that gave it."""
+    """The op as a certificate prints it: `lxt_fx.sdpa`, `aten.add.Tensor`; for an item of a tuple the op that returned
+    it."""
     parent = node.args[0] if node.args else None
     if kind_text(node.target) == "getitem" and isinstance(parent, Node):  # type: ignore[arg-type]
         return f"{op_text(parent)}[{node.args[1]}]"
@@ -157,14 +160,14 @@ def _block(node: Node) -> str:
 
 
 def held_values(explained: Explained, flow: Flow) -> list[Held]:
-    """Every hold and detach of a carrying value, and the statistics that the ops of norms hold inside."""
+    """Every detached value that carries relevance, and the statistics that the ops of norms detach inside."""
     found: list[Held] = []
     for node in explained.graph.nodes:
         if node.target in _STOPS and node.args[0] in flow.carrying:
-            rows, lost = _ends(node, explained, flow)
-            if rows or not lost:  # the rest ends in ops without a gradient
+            ends, lost = _ends(node, explained, flow)
+            if ends or not lost:  # the rest ends in ops without a gradient
                 readers = tuple(op_text(user) for user in node.users)
-                found.append(_held(node.args[0], readers, _whose(node, rows, explained.record), rows))
+                found.append(_held(node.args[0], readers, _whose(node, ends, explained.record), ends))
         elif node.target in _STATISTIC_INSIDE and node in flow.carrying:
             found.append(_held(node.args[0], (op_text(node),), "norm statistic", [(node, "statistic")]))
     return found
@@ -172,31 +175,31 @@ def held_values(explained: Explained, flow: Flow) -> list[Held]:
 
 def _held(value: Node, readers: tuple[str, ...], by: str, ends: list[tuple[Node, str]]) -> Held:
     places = tuple(End(node.name, op_text(node), name, module_path(node)) for node, name in dict.fromkeys(ends))
-    return Held(value.name, module_path(value), str(source(value) or ""), tuple(dict.fromkeys(readers)), by, places)
+    return Held(value.name, module_path(value), str(source_line(value) or ""), tuple(dict.fromkeys(readers)), by, places)
 
 
 def _whose(hold: Node, ends: list[tuple[Node, str]], record: Record) -> str:
     if hold.target is not products.hold or hold.name not in record.stages["lowered"].inserted:
         return "the model's own detach or no_grad"
-    return " and ".join(dict.fromkeys(_reading(node, name, record) for node, name in ends)) or "nothing: no row reads it"
+    return " and ".join(dict.fromkeys(_reading(node, name, record) for node, name in ends)) or "nothing: no rule reads it"
 
 
 def _reading(node: Node, name: str, record: Record) -> str:
     """Why a node reads this operand as a constant."""
     match, rule = record.matches.get(node.name), record.stages["lowered"].rules.get(node.name)
     if match is None or rule is None:
-        return f"%{node.name}, which has no row"
+        return f"%{node.name}, which has no rule"
     if name in match.held:
         return rule.name
     if name == "statistic":
         return "norm statistic"
     if match.kind == str(GroupKind.ELEMENTWISE):
-        return "value of an activation, for its own row"
+        return "value of an activation, for its own rule"
     return f"constant {name} of {rule.name}"
 
 
 def values_not_followed(explained: Explained, flow: Flow) -> list[NotFollowed]:
-    """Every carrying value that an op without a gradient reads, itself or by what is computed from it as a constant."""
+    """Every value that carries relevance and that an op without a gradient reads, directly or after it was detached."""
     found: list[NotFollowed] = []
     for node in explained.graph.nodes:
         if node not in flow.carrying:
@@ -206,22 +209,22 @@ def values_not_followed(explained: Explained, flow: Flow) -> list[NotFollowed]:
             lost += _ends(hold, explained, flow)[1] if hold.target in _STOPS else []
         for reader in dict.fromkeys(lost):
             found.append(
-                NotFollowed(node.name, reader.name, op_text(reader), module_path(reader), str(source(reader) or ""))
+                NotFollowed(node.name, reader.name, op_text(reader), module_path(reader), str(source_line(reader) or ""))
             )
     return found
 
 
 def _ends(start: Node, explained: Explained, flow: Flow) -> tuple[list[tuple[Node, str]], list[Node]]:
-    """Where what is computed from a held value ends: operands of nodes that have a row or carry, and ops without a
-    gradient."""
+    """Where a detached value and all that is computed from it are read: operands of nodes that have a rule or carry
+    relevance, and ops without a gradient."""
     rules = explained.record.stages["lowered"].rules
-    rows: list[tuple[Node, str]] = []
+    ends: list[tuple[Node, str]] = []
     lost: list[Node] = []
     todo, seen = [start], {start}
     for node in todo:
         for reader in node.users:
             if reader in flow.carrying or reader.name in rules or reader.op == "output":
-                rows += [(reader, operand.name) for operand in operands(reader) if operand.node is node]
+                ends += [(reader, operand.name) for operand in operands(reader) if operand.node is node]
             elif reader in seen or _reads_shape(reader, node):
                 continue
             elif reader.target not in _STOPS and _ends_gradient(reader, node):
@@ -229,51 +232,52 @@ def _ends(start: Node, explained: Explained, flow: Flow) -> tuple[list[tuple[Nod
             else:
                 seen.add(reader)
                 todo.append(reader)
-    return rows, lost
+    return ends, lost
 
 
 def _ends_gradient(reader: Node, node: Node) -> bool:
-    """Whether the reader computes with the node's value and has no gradient to any operand."""
+    """Whether the reader computes with the node's value and has no gradient for any operand."""
     return reader.op == "call_function" and not _reads_shape(reader, node) and not differentiable_operands(reader)
 
 
 def _reads_shape(reader: Node, node: Node) -> bool:
-    """Sizes, checks, and ops that make a tensor like this one compute nothing with its value."""
+    """Whether the reader does not compute with the node's value: a size, a check, an op that makes a tensor like this
+    one."""
     if reader.target in SHAPE_READERS or "sym_" in str(reader.target) or "_assert" in str(reader.target):
         return True
     return [SHAPE_ONLY.get(reader.target)] == [operand.name for operand in operands(reader) if operand.node is node]
 
 
-def unproven(explained: Explained, flow: Flow, entries: list[Entry]) -> list[NotProven]:
-    """Nodes without a row (strict=False), nodes without an entry (a fault of lxt_fx), rows that claim nothing, a graph that
-    is not the recorded one, a forward that differs, choices fixed to the example."""
+def unproven(explained: Explained, flow: Flow, entries: list[PathEntry]) -> list[NotProven]:
+    """What is not proven: nodes without a rule (strict=False) or without an entry (a bug of lxt_fx), rules that claim
+    nothing, a graph that is not the recorded one, a forward that differs, branches fixed to the example."""
     record = explained.record
     listed = {entry.node: entry for entry in entries}
     found = [NotProven("", "", "", "", why) for why in _unproven_of_the_graph(explained)]
     for node in _path(explained, flow):
         why = _unproven_of(node.name, listed.get(node.name), record) or _without_equation(node, record)
         if why:
-            found.append(NotProven(node.name, op_text(node), module_path(node), str(source(node) or ""), why))
+            found.append(NotProven(node.name, op_text(node), module_path(node), str(source_line(node) or ""), why))
     return found
 
 
-def _unproven_of(name: str, entry: Entry | None, record: Record) -> str:
+def _unproven_of(name: str, entry: PathEntry | None, record: Record) -> str:
     if entry is not None:
-        return f"row {entry.row.name} ({entry.row.keeps.value})" if entry.row.keeps is Keep.NATIVE else ""
+        return f"rule {entry.rule.name} ({entry.rule.keeps.value})" if entry.rule.keeps is Keep.NATIVE else ""
     if name in record.unknown:
-        return "no row matched: native gradient (strict=False)"
-    return "it has no row on record, which is a fault of lxt_fx; please report it"
+        return "no rule matched: native gradient (strict=False)"
+    return "it has no rule on record, which is a bug of lxt_fx; please report it"
 
 
 def _without_equation(node: Node, record: Record) -> str:
-    """Of an op that a row of the user's put into an explicit form."""
+    """Why a user's own op in an explicit form is not proven: its rule gives no equation (`explicit=`). Else empty."""
     theirs = isinstance(node.target, OpOverload) and node.target.namespace not in ("aten", "lxt_fx")
     match = record.matches.get(node.name)
     replaced = match is not None and match.kind != kind_text(node.target)  # type: ignore[arg-type]
     entered = any(operand.node.target is explicit.enter for operand in operands(node))
     if not (theirs and replaced and entered):
         return ""
-    return "its rule gives it no equation (explicit=): x times its own backward stands for one, which proves nothing"
+    return "its rule gives no equation (explicit=), so x times the op's own vjp is used, which proves nothing"
 
 
 def _unproven_of_the_graph(explained: Explained) -> Iterator[str]:
@@ -283,7 +287,7 @@ def _unproven_of_the_graph(explained: Explained) -> Iterator[str]:
     elif not record.forward_difference <= _tolerance(explained):
         yield f"the forward differs from the model's by {record.forward_difference:.2g} of its largest value"
     if record.method != "torch.export":
-        yield f"captured by {record.method}: choices that the model's code makes from values are fixed to the example"
+        yield f"captured by {record.method}: data-dependent branches of the model's code are fixed to the example"
     now, then = (_written(nodes) for nodes in (explained.graph.nodes, record.stages["lowered"].graph.nodes))
     changed = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
     if changed:

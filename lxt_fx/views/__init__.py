@@ -1,1 +1,1 @@
-"""How an explanation looks: HTML page, PNG, terminal."""
+"""The views of an explanation: HTML page, PNG and PDF figure, terminal."""

@@ -1,7 +1,7 @@
 """The colours of a heatmap: blue for negative, white (or the dark page) for zero, red for positive relevance.
 
-A colour is mixed in OKLab (Ottosson 2020), where equal steps look equally large, so twice the relevance looks twice as
-strong. Both ends have the same lightness: neither sign looks louder than the other.
+Colours are mixed in OKLab (Ottosson 2020), where equal steps look equally large, so twice the relevance looks twice as
+strong. Both ends have the same lightness, so that neither sign looks stronger than the other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The heatmap as a figure, drawn by matplotlib without pyplot, so that no global state changes."""
+"""The heatmap as a matplotlib figure. It does not use pyplot, so no global state changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from lxt_fx.base.errors import InputError
 from lxt_fx.views.colour import LIGHT, ink
 from lxt_fx.views.panels import Panel
-from lxt_fx.views.typeset import POINTS, Align, Placed, Type, flow, sentence, write
+from lxt_fx.views.typeset import POINTS, Align, Placed, Type, in_lines, sentence, write
 from lxt_fx.views.view import Cell, Facts
 
 MARGIN, GAP, LEGEND, BAR = 8.0, 10.0, 36.0, 110.0
@@ -26,7 +26,8 @@ LINE, HEADING_LINE, SMALL_LINE = 18.0, 14.0, 10.0
 
 HEADING, BODY, SMALL = Type(9.5, bold=True), Type(10.0), Type(7.5)
 NARROWEST, TALLEST = 2.0, 200.0
-"""Inches: what holds the colour bar, and what a viewer opens (Agg draws at most 65536 pixels)."""
+"""In inches: the narrowest figure that fits the colour bar, and the tallest that can be opened (Agg draws at most 65536
+pixels)."""
 
 BLACK, MUTED, EDGE = "#000000", "#5c6470", "#c9ced6"
 DOTS = 200
@@ -34,11 +35,11 @@ DOTS = 200
 
 
 def token_figure(cells: Sequence[Cell], facts: Facts, width: float) -> Figure:
-    """The tokens as flowing text in coloured boxes, `width` inches wide, with what was explained and a colour bar.
+    """The tokens as text in coloured boxes, `width` inches wide, with the explained number and a colour bar.
 
     Raises InputError for a text too long for one picture, or a width too small.
     """
-    body = flow(cells, width * POINTS - 2 * MARGIN, BODY)
+    body = in_lines(cells, width * POINTS - 2 * MARGIN, BODY)
     figure, top = _sheet(width, facts, (1 + body[-1].line) * LINE)
     for placed in body:
         _box(figure, placed, top - (1 + placed.line) * LINE)
@@ -47,7 +48,7 @@ def token_figure(cells: Sequence[Cell], facts: Facts, width: float) -> Figure:
 
 
 def image_figure(panels: Sequence[Panel], facts: Facts, width: float) -> Figure:
-    """The pictures side by side, `width` inches wide, with what was explained and a colour bar."""
+    """The pictures side by side, `width` inches wide, with the explained number and a colour bar."""
     across = (width * POINTS - 2 * MARGIN - GAP * (len(panels) - 1)) / len(panels)
     rows, columns, _ = panels[0].pixels.shape
     down = across * rows / columns
@@ -71,8 +72,8 @@ def save(figure: Figure, path: str | Path, kind: Literal["png", "pdf"]) -> None:
 
 
 def _sheet(width: float, facts: Facts, down: float) -> tuple[Figure, float]:
-    """A figure with what was explained at its top, `down` points of room below that, and the height where these
-    start."""
+    """A figure with the explained number at its top and `down` points of space below that, and the height at which the
+    space starts."""
     if width < NARROWEST:
         raise InputError(f"the figure is {width:.3g} inches wide, which is too narrow; give at least {NARROWEST:.0f}")
     lines = sentence(f"{facts.explained} = {facts.written_value()}", width * POINTS - 2 * MARGIN, HEADING)
@@ -100,7 +101,7 @@ def _box(figure: Figure, placed: Placed, y: float) -> None:
 
 
 def _lines_below(width: float, facts: Facts) -> tuple[str, ...]:
-    """The footnote in lines below the colour bar, where it does not fit beside it."""
+    """The lines of the footnote below the colour bar; none if it fits beside the bar."""
     inside = width * POINTS - 2 * MARGIN
     if SMALL.width(facts.footnote()) <= inside - BAR - 2 * GAP:
         return ()
@@ -125,6 +126,6 @@ def _legend(figure: Figure, facts: Facts) -> None:
 
 
 def _place(figure: Figure, x: float, y: float, across: float, down: float) -> tuple[float, float, float, float]:
-    """A rectangle in points as fractions of the figure."""
+    """A rectangle given in points, as fractions of the figure."""
     width, height = (float(side) * POINTS for side in figure.get_size_inches())
     return x / width, y / height, across / width, down / height

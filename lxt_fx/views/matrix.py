@@ -1,4 +1,4 @@
-"""A relevance matrix of an answer, in the terminal and as a figure: a row for each answer token, each on its own scale."""
+"""The relevance matrix of an answer, in the terminal and as a figure. Each answer token has its own colour scale."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STRONGEST, COLUMNS = 4, 60
-"""How many tokens are named beside a row, and how many columns of colour a terminal shows."""
+"""How many tokens are named for an answer token, and how many columns of colour a terminal shows at most."""
 
 CELL, LABELS, LARGEST = 0.17, 1.3, 200
-"""Inches of a cell and of the labels; the most tokens of one figure."""
+"""In inches: a cell and the labels; the most tokens of one figure."""
 
 
 def row_shares(relevance: Tensor) -> Tensor:
-    """Each row in shares of its largest absolute value, from -1 to 1."""
+    """Each row of the matrix divided by its largest absolute value, so from -1 to 1."""
     return relevance / relevance.abs().amax(1, keepdim=True).clamp(min=torch.finfo(relevance.dtype).tiny)
 
 
 def matrix_view(relevance: Tensor, logits: Tensor, tokens: Sequence[str], prompt: int, said: str) -> RenderableType:
-    """A line for each answer token: its logit, a strip of colours for the tokens before it, and the strongest of them."""
+    """A line for each answer token: its logit, a strip of colours for the earlier tokens, and the strongest of these."""
     shares = row_shares(relevance)
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column("answer", no_wrap=True)
@@ -94,6 +94,6 @@ def _shown(token: str) -> str:
 
 
 def _plain(token: str) -> str:
-    """A label without what matplotlib would take for mathematics, or what it has no glyph for."""
+    """A short label in which matplotlib sees no mathematics."""
     shown = _shown(token).replace("$", r"\$")
     return shown if len(shown) <= 14 else shown[:13] + "…"

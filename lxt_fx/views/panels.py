@@ -23,16 +23,17 @@ class Panel:
     def png(self) -> bytes:
         """The picture as a PNG file."""
         height, width, _ = self.pixels.shape
-        rows = b"".join(b"\x00" + bytes(row.flatten().tolist()) for row in self.pixels)
+        lines = b"".join(b"\x00" + bytes(line.flatten().tolist()) for line in self.pixels)
         header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines, 9)), (b"IEND", b""))
         return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
 
 
 def panels(pixel_values: Tensor, relevance: Tensor, patch: int) -> tuple[Panel, ...]:
-    """The three pictures of pixel values [channels, height, width] and the relevance of its squares of `patch` pixels.
+    """The three pictures, for pixel values [channels, height, width] and the relevance of squares of `patch` x `patch`
+    pixels.
 
-    A model's pixel values are normalised, so the image is drawn from its darkest to its brightest value.
+    Pixel values are normalised for the model, so the image is drawn from its smallest to its largest value.
     """
     image = _displayed(pixel_values)
     height, width, _ = image.shape

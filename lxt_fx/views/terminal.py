@@ -29,7 +29,7 @@ def as_text(view: ConsoleRenderable | RichCast) -> str:
 
 
 def plain(view: RenderableType, width: int = PAGE) -> str:
-    """The view as plain text of this width, the same everywhere."""
+    """The view as plain text of this width, whatever the terminal."""
     console = Console(width=width, file=StringIO(), color_system=None, force_jupyter=False, highlight=False)
     with console.capture() as captured:
         console.print(view)
@@ -37,7 +37,7 @@ def plain(view: RenderableType, width: int = PAGE) -> str:
 
 
 def token_view(cells: Sequence[Cell], facts: Facts, top: Sequence[tuple[int, str, float]]) -> RenderableType:
-    """The text with coloured tokens between what was explained and the strongest tokens."""
+    """The explained number, the text with coloured tokens, and the strongest tokens."""
     text = Text()
     for cell in cells:
         text.append(" " if cell.gap else "")
@@ -55,8 +55,8 @@ def token_view(cells: Sequence[Cell], facts: Facts, top: Sequence[tuple[int, str
 
 
 def image_view(relevance: Tensor, facts: Facts) -> RenderableType:
-    """The relevance [height, width] of an image, two squares to a character, each summed over as many pixels as it
-    takes to fit the terminal."""
+    """The relevance [height, width] of an image. A character shows two squares, one above the other; a square sums as many
+    pixels as needed for the image to fit the terminal."""
     side = math.ceil(relevance.shape[1] / IMAGE)
     squares = summed(relevance, side, side)
     colours = LIGHT.image(shares(squares)).tolist()

@@ -1,6 +1,6 @@
-"""Text in a matplotlib figure, measured and placed in points, each character in a font that has it.
+"""Text in a matplotlib figure, measured and placed in points. Each character is drawn in a font that has it.
 
-Mathtext and LaTeX stay off, so `$x_1$` is written as it stands.
+Mathtext and LaTeX are off, so `$x_1$` is drawn literally.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ POINTS = 72.0
 """Points in an inch."""
 
 FAMILY = "DejaVu Sans"
-"""Comes with matplotlib, so a figure looks the same everywhere."""
+"""This font comes with matplotlib, so a figure looks the same everywhere."""
 
 UNREAL = ("Last Resort", "Noto Color Emoji", "Apple Color Emoji", "Segoe UI Emoji")
-"""Fonts without outlines that matplotlib could draw."""
+"""Fonts that matplotlib cannot draw, because they have no outlines."""
 
 PAD, THIN = 1.8, 0.3
-"""In points: inside a box beside its token, where a word starts or ends and where it goes on."""
+"""In points: the space between a token and the edge of its box, at the start or end of a word and inside a word."""
 
 
 Align = Literal["left", "center", "right"]
@@ -41,7 +41,7 @@ class Type:
     bold: bool = False
 
     def properties(self, text: str) -> FontProperties:
-        """The fonts that draw the text: the own family first, then those that have what it lacks."""
+        """The fonts that draw the text: `FAMILY` first, then fonts with the characters that it lacks."""
         families = dict.fromkeys([FAMILY, *(f for f in map(font_with, text) if f is not None)])
         return FontProperties(family=list(families), size=self.size, weight="bold" if self.bold else "normal")
 
@@ -56,7 +56,7 @@ class Type:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A cell, its text as it can be drawn, the left end and width of its box in points, its type, and its line from
+    """A cell with its drawable text, the left end and width of its box in points, its type, and its line, counted from
     0."""
 
     cell: Cell
@@ -71,9 +71,9 @@ class Placed:
         return self.x + (PAD if self.cell.starts else THIN)
 
 
-def flow(cells: Sequence[Cell], inside: float, style: Type) -> tuple[Placed, ...]:
-    """The cells in lines at most `inside` points long, broken between words, and inside a word only where it fills more
-    than a line. A box too long for a line gets smaller type."""
+def in_lines(cells: Sequence[Cell], inside: float, style: Type) -> tuple[Placed, ...]:
+    """The cells placed in lines of at most `inside` points. Lines break between words; a word breaks only if it is longer
+    than a line. A single box longer than a line gets smaller type."""
     texts = [drawable(cell.text) for cell in cells]
     widths = [style.width(t) + _padding(cell) for t, cell in zip(texts, cells, strict=True)]
     space = style.width(" ") - PAD
@@ -125,13 +125,13 @@ def write(figure: Figure, x: float, y: float, text: str, style: Type, colour: st
 
 
 def drawable(text: str) -> str:
-    """The text with a character that no installed font can draw written as its code point."""
+    """The text, with the code point instead of each character that no installed font can draw."""
     return "".join(c if c == "\u200d" or _has(FAMILY, c) or font_with(c) else f"⟨U+{ord(c):04X}⟩" for c in text)
 
 
 @lru_cache(maxsize=4096)
 def font_with(character: str) -> str | None:
-    """A font family for a character that the own family lacks; None where it has it, or no font does."""
+    """A font family for a character that `FAMILY` lacks; None if `FAMILY` has it, or no font does."""
     if _has(FAMILY, character):
         return None
     families = sorted({entry.name for entry in fontManager.ttflist}, key=lambda name: ("Sans" not in name, name))
@@ -144,7 +144,7 @@ def _has(family: str, character: str) -> bool:
 
 @lru_cache(maxsize=512)
 def _characters(family: str) -> frozenset[int]:
-    """The code points that the upright font of a family draws; none if it has only other faces."""
+    """The code points that the regular upright font of a family draws; none if the family has no such font."""
     faces = (f for f in fontManager.ttflist if f.name == family and f.style == "normal" and f.weight in (400, "normal"))
     face = next(faces, None)
     return frozenset() if face is None else frozenset(get_font(face.fname).get_charmap())

@@ -1,4 +1,4 @@
-"""What every view of an explanation shows (terminal, page, figure): its facts in words, and its tokens as cells."""
+"""What every view of an explanation shows (terminal, page, figure): facts as text, and tokens as cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was explained and how, as every view states it. `largest` is the relevance of the strongest colour."""
+    """What was explained and how. `total` is the sum of relevance, `largest` the relevance of the strongest colour."""
 
     explained: str
     value: float
@@ -26,7 +26,7 @@ class Facts:
         return f"{self.value:.4g}".replace("-", "−")
 
     def ticks(self) -> tuple[str, str, str]:
-        """The labels of a colour bar: left end, middle, right end."""
+        """The labels of the colour bar: left end, middle, right end."""
         if self.largest == 0:
             return "", "0", ""
         return number(-self.largest), "0", number(self.largest)
@@ -61,8 +61,8 @@ def number(value: float) -> str:
 
 
 def summed(relevance: Tensor, across: int, down: int) -> Tensor:
-    """Relevance [height, width] summed over rectangles of `across` x `down` pixels; what is left at the far edges makes
-    smaller ones, so the total stays."""
+    """Relevance [height, width] summed over rectangles of `across` x `down` pixels. Those at the right and lower edges may
+    be smaller, so the total is the same."""
     height, width = relevance.shape
     padded = torch.nn.functional.pad(relevance, (0, -width % across, 0, -height % down))
     rows, columns = padded.shape
@@ -76,7 +76,7 @@ def shares(relevance: Tensor) -> Tensor:
 
 
 def cells(tokens: Sequence[str], relevance: Tensor) -> tuple[Cell, ...]:
-    """The tokens as boxes that follow each other: a word's leading space is outside its box, a `↵` ends the line."""
+    """The tokens as a sequence of boxes. A word's leading space is outside its box, and a `↵` ends the line."""
     boxes = [
         (position, line, gap and index == 0)
         for position, token in enumerate(tokens)

@@ -11,21 +11,10 @@ from itertools import groupby
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.errors import InputError, NoRuleError
-from lxt_fx.base.nodes import arguments, module_path, module_stack, source
+from lxt_fx.base.nodes import arguments, module_path, module_stack, source_line
 from lxt_fx.passes.analysis.find_groups import Groups
 from lxt_fx.passes.analysis.mark_flow import Flow, HeldOperand, mark_flow
-from lxt_fx.rule_table.rule import (
-    NOT_LISTED,
-    GroupKind,
-    Match,
-    Rule,
-    RuleTable,
-    Selector,
-    Site,
-    kind_text,
-    selector_text,
-    selects,
-)
+from lxt_fx.rule_table.rule import NOT_LISTED, GroupKind, Match, Rule, Site, kind_text
 from lxt_fx.rule_table.selectors import Selector, selector_text, selects
 from lxt_fx.rule_table.table import RuleTable
 
@@ -128,7 +117,7 @@ def _refusals(node: Node, rule: Rule, flows: tuple[Flow, ...], groups: Groups) -
 def _no_use_text(rule: Rule, reasons: Mapping[Node, str]) -> str:
     lines = [f"override: rule {rule.name} fits no node at {selector_text(rule.where)}"]
     for node, reason in list(reasons.items())[:5]:
-        place = ", ".join(str(part) for part in (module_path(node), source(node)) if part)
+        place = ", ".join(str(part) for part in (module_path(node), source_line(node)) if part)
         lines.append(f"  %{node.name} = {kind_text(node.target)}   ({place}): {reason}")  # type: ignore[arg-type]
     if len(reasons) > 5:
         lines.append(f"  and {len(reasons) - 5} more nodes")
@@ -193,7 +182,7 @@ def _sites(node: Node, flow: Flow, groups: Groups) -> Iterator[Site]:
 
 def _no_rule_text(node: Node, flow: Flow, groups: Groups, table: RuleTable) -> str:
     sites = list(_sites(node, flow, groups))
-    place = ", ".join(str(part) for part in (module_path(node), source(node)) if part)
+    place = ", ".join(str(part) for part in (module_path(node), source_line(node)) if part)
     lines = [f"no rule for %{node.name} = {node.target}   ({place})"]
     for site in sites:
         for rule in table.rows:

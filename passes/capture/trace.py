@@ -20,7 +20,7 @@ from torch.fx import traceback as fx_traceback
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from lxt_fx.base.nodes import module_path, source
+from lxt_fx.base.nodes import module_path, source_line
 from lxt_fx.base.torch_internals import aten, pytree, real_tracer, rename
 from lxt_fx.ops import expectations
 from lxt_fx.passes.capture.example import Example
@@ -107,7 +107,7 @@ def _expect_again(gm: GraphModule) -> None:
                 gm.graph.erase_node(node)
             continue
         depends.add(node)
-        where = str(source(node) or module_path(node))
+        where = str(source_line(node) or module_path(node))
         if node.target is expectations.expect_values:
             node.update_arg(2, where)
         elif node.target in _READS:
