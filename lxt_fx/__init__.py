@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from lxt_fx.ledger.run_audit import audit
     from lxt_fx.report.certificates import Certificate, certificate
     from lxt_fx.report.printed_graph import diff, show
-    from lxt_fx.rule_table.rule import Keep, Rule
+    from lxt_fx.rule_table.rule import Conserves, Rule
     from lxt_fx.rule_table.table import RuleTable
     from lxt_fx.rule_table.tables import TABLES
 
@@ -78,7 +78,7 @@ __all__ = [
     "ForwardMismatchError",
     "ImageExplanation",
     "InputError",
-    "Keep",
+    "Conserves",
     "LxtFxError",
     "NoRuleError",
     "TracedBranchError",
@@ -130,7 +130,7 @@ _NAMES = {
     "lxt_fx.ledger.run_audit": "audit",
     "lxt_fx.report.certificates": "Certificate certificate",
     "lxt_fx.report.printed_graph": "diff show",
-    "lxt_fx.rule_table.rule": "Keep Rule",
+    "lxt_fx.rule_table.rule": "Conserves Rule",
     "lxt_fx.rule_table.table": "RuleTable",
     "lxt_fx.rule_table.tables": "TABLES",
 }

@@ -14,7 +14,7 @@ from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.rule_table.selectors import Selector, selector_text, selects
 
 
-class Keep(Enum):
+class Conserves(Enum):
     """What a row keeps of the relevance that reaches its op."""
 
     ALL = "all"
@@ -136,7 +136,7 @@ class Rule:
     ops: Mapping[Any, OpOverload | None]
     formula: str
     source: str
-    keeps: Keep
+    conserves: Conserves
     when: Condition = always
     holds: Callable[[Site], tuple[str, ...]] = holds_nothing
     settings: Callable[[Site], Mapping[str, Any]] = no_settings

@@ -15,16 +15,16 @@ from lxt_fx.rule_table.selectors import Selector, selector_text
 
 @dataclass(frozen=True, slots=True)
 class RuleTable:
-    """Rows tried in order on every carrying node; the first that does not refuse wins. `summary` is one sentence, `paper`
+    """Rules tried in order on every carrying node; the first that does not refuse wins. `summary` is one sentence, `paper`
     what to cite."""
 
     name: str
-    rows: tuple[Rule, ...]
+    rules: tuple[Rule, ...]
     summary: str = ""
     paper: str = ""
 
     def override(self, where: Selector, rule: Rule | RuleTable) -> RuleTable:
-        """A new table that tries `rule`, or the rows of another table, first on the nodes that `where` selects: a module
+        """A new table that tries `rule`, or the rules of another table, first on the nodes that `where` selects: a module
         path (`model.layers.*.mlp`, which selects all inside it), a module class, a function (torch.softmax), an ATen op, or
         a node (`%mul_3`).
 
@@ -41,10 +41,10 @@ class RuleTable:
                 f"RuleTable.override: where must be a module path, a module class, an op or a %node, got {where!r}"
             )
         if isinstance(rule, RuleTable):
-            return replace(self, rows=(*(replace(row, where=where) for row in rule.rows), *self.rows))
+            return replace(self, rules=(*(replace(each, where=where) for each in rule.rules), *self.rules))
         if not isinstance(rule, Rule):
             raise InputError(f"RuleTable.override: rule must be a lxt_fx.Rule or RuleTable, got {type(rule).__name__}")
-        return replace(self, rows=(replace(rule, where=where), *self.rows))
+        return replace(self, rules=(replace(rule, where=where), *self.rules))
 
     def composite(self, rules: Mapping[Selector, Rule | RuleTable]) -> RuleTable:
         """A new table with `override` for each item; where two select a node, the earlier one counts.
@@ -58,29 +58,29 @@ class RuleTable:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """Where rows were put first by `override`, the latest first."""
-        return tuple(dict.fromkeys(selector_text(rule.where) for rule in self.rows if rule.where is not None))
+        """Where rules were put first by `override`, the latest first."""
+        return tuple(dict.fromkeys(selector_text(rule.where) for rule in self.rules if rule.where is not None))
 
-    def with_rows(self, name: str, *rows: Rule, summary: str, paper: str = "") -> RuleTable:
-        """A new table under another name that tries these rows before the rows of this one."""
-        return RuleTable(name, (*rows, *self.rows), summary, paper or self.paper)
+    def with_rules(self, name: str, *rules: Rule, summary: str, paper: str = "") -> RuleTable:
+        """A new table under another name that tries these rules before those of this one."""
+        return RuleTable(name, (*rules, *self.rules), summary, paper or self.paper)
 
     def show(self) -> None:
-        """Print the rows: what is tried first stands first."""
+        """Print the rules: what is tried first stands first."""
         print(self)
 
     def __str__(self) -> str:
-        """The rows as a text table: what is tried first stands first."""
+        """The rules as a text table: what is tried first stands first."""
         from rich import box
         from rich.console import Console
         from rich.table import Table
 
         table = Table(title=f"{self.name}: {self.summary}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-        for column in ("row", "ops", "formula", "source", "keeps"):
-            table.add_column(column, no_wrap=column == "row")
-        for rule in self.rows:
+        for column in ("rule", "ops", "formula", "source", "conserves"):
+            table.add_column(column, no_wrap=column == "rule")
+        for rule in self.rules:
             label = rule.name if rule.where is None else f"{rule.name} at {selector_text(rule.where)}"
-            table.add_row(label, _ops_text(rule), rule.formula, rule.source, rule.keeps.value)
+            table.add_row(label, _ops_text(rule), rule.formula, rule.source, rule.conserves.value)
         console = Console(width=160, record=True, file=StringIO(), color_system=None)
         console.print(table, markup=False)
         return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"

@@ -167,7 +167,7 @@ def drawn(shape: tuple[int, ...], generator: torch.Generator, values: str = "") 
 
 def transformed(net: nn.Module, inputs: Inputs, rule: Rule, form: str) -> lxt_fx.Explained:
     """The net with `attnlrp` and this row before it, at epsilon 0."""
-    table = lxt_fx.TABLES["attnlrp"].with_rows("one row first", rule, summary="")
+    table = lxt_fx.TABLES["attnlrp"].with_rules("one row first", rule, summary="")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch: padding "same" may need a copy
         return lxt_fx.transform(net, inputs, rules=table, form=form, epsilon=0.0, dynamic=False)  # type: ignore[arg-type]

@@ -174,7 +174,7 @@ def test_audit_fails_where_a_rule_keeps_more_than_it_says(
 ) -> None:
     native = replace(rows.UNIFORM, ops=dict.fromkeys(rows.UNIFORM.ops))
     right = TABLES["attnlrp"]
-    broken = replace(right, name="broken", rows=tuple(native if row is rows.UNIFORM else row for row in right.rows))
+    broken = replace(right, name="broken", rules=tuple(native if rule is rows.UNIFORM else rule for rule in right.rules))
     monkeypatch.setitem(TABLES, "broken", broken)
     assert run("audit", language_model, TEXT, "--rules", "broken") == 2
     shown = capsys.readouterr()

@@ -64,7 +64,7 @@ def test_the_gamma_that_brings_back_a_saturated_branch_is_found(order: tuple[flo
     assert list(means) == [0.0, 0.05, 0.25, 1.0]
     assert means[0.0] == means[0.05] < means[0.25] == means[1.0]
     assert tuned.is_better and tuned.chance == pytest.approx(1 / 2**8)
-    assert tuned.rows[3].formula == attnlrp_gamma(linear=0.25).rows[3].formula
+    assert tuned.rules[3].formula == attnlrp_gamma(linear=0.25).rules[3].formula
 
 
 def by_hand(model: nn.Module, pixels: Tensor, table: RuleTable, metric: Callable[[Any], Tensor]) -> Tensor:
@@ -156,7 +156,7 @@ def test_the_result_is_a_table_like_any_other(capsys: pytest.CaptureFixture[str]
     assert lxt_fx.show(explained) == lxt_fx.show(lxt_fx.transform(model, (pixels,), rules=wanted, dynamic=False))
     tuned.show()
     assert capsys.readouterr().out == f"{wanted}\n"
-    first = tuned.override("vit.layers.0", TABLES["epsilon"].rows[0])
+    first = tuned.override("vit.layers.0", TABLES["epsilon"].rules[0])
     assert lxt_fx.transform(model, (pixels,), rules=first, dynamic=False).record.overrides == ("vit.layers.0",)
 
 

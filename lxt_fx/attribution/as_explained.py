@@ -63,7 +63,7 @@ def _is_made_by(explained: Explained, table: RuleTable) -> bool:
     record = explained.record
     if (record.table_name, record.overrides) != (table.name, table.overrides):
         return False
-    known = {_facts(rule) for rule in table.rows}
+    known = {_facts(rule) for rule in table.rules}
     return all(_facts(rule) in known for rule in record.stages["lowered"].rules.values())
 
 

@@ -234,7 +234,7 @@ def _tuned(table: Callable[..., RuleTable], scores: tuple[Score, ...], answers: 
     measured = f"{many}, {answers.units.said} removed in {answers.steps} steps, {what}"
     unnamed = TunedTable("", (), scores=scores, measured=measured, metric=metric)
     best = _table_at(table, dict(unnamed.best.parameters))
-    return replace(unnamed, name=best.name, rows=best.rows, summary=best.summary, paper=best.paper)
+    return replace(unnamed, name=best.name, rules=best.rules, summary=best.summary, paper=best.paper)
 
 
 def _said(point: Point) -> str:

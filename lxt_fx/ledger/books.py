@@ -64,7 +64,7 @@ class Source:
         """All that the input received, [examples]."""
         return self.relevance.reshape(len(self.relevance), -1).sum(1) + self.elsewhere
 
-    def row(self, one: slice) -> Source:
+    def example(self, one: slice) -> Source:
         """The part of one example."""
         return replace(self, relevance=self.relevance[one], elsewhere=self.elsewhere[one], tokens=self.tokens[one])
 
@@ -105,7 +105,7 @@ class Books:
     rotates: bool
 
     @property
-    def rows(self) -> int:
+    def examples(self) -> int:
         """How many numbers were explained."""
         return len(self.value)
 
@@ -158,20 +158,21 @@ class Books:
         order = sorted(self.entries, key=lambda entry: -float(entry.amount.abs().sum()))
         return tuple(order[:k])
 
-    def row(self, index: int) -> Self:
+    def example(self, index: int) -> Self:
         """The ledger of one example.
 
         Raises InputError for an example that does not exist.
         """
-        if not -self.rows <= index < self.rows:
-            raise InputError(f"ledger: there is no example {index}; the ledger has {self.rows} (0 to {self.rows - 1})")
-        index %= self.rows
+        if not -self.examples <= index < self.examples:
+            last = self.examples - 1
+            raise InputError(f"ledger: there is no example {index}; the ledger has {self.examples} (0 to {last})")
+        index %= self.examples
         one = slice(index, index + 1)
         return replace(
             self,
             explained=self.explained[one],
             value=self.value[one],
-            sources=tuple(source.row(one) for source in self.sources),
+            sources=tuple(source.example(one) for source in self.sources),
             entries=tuple(replace(entry, amount=entry.amount[one]) for entry in self.entries),
             reaching=_of_examples(self.reaching, one),
             passing=_of_examples(self.passing, one),
@@ -208,7 +209,7 @@ class Books:
             raise LedgerError(
                 f"ledger: %{place.node} = {place.op} ({place.module}, {place.line}) absorbed {_numbers(worst.amount)} of "
                 f"the {_numbers(self.reaching[place.node])} that it received, but its rule {place.rule!r} claims to "
-                f"conserve it ({len(faults)} such nodes); fix the op of the rule, or let the rule claim less (`keeps`)"
+                f"conserve it ({len(faults)} such nodes); fix the op of the rule, or let the rule claim less (`conserves`)"
             )
         limit = self.scale() * (_tolerance(self.dtype) if tolerance is None else tolerance)
         if bool((self.residual.abs() > limit).any()):

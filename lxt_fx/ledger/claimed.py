@@ -20,21 +20,21 @@ from lxt_fx.ops import activations, products
 from lxt_fx.ops.activations import FROM_ZERO
 from lxt_fx.ops.aten_kinds import LIMITS, MEETING, MOVES, SELECTIONS, SUMS, WEIGHTED
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
-from lxt_fx.rule_table.rule import Keep, Rule
+from lxt_fx.rule_table.rule import Conserves, Rule
 
-NATURALLY: Mapping[Any, Keep] = {
-    **dict.fromkeys(MOVES | SUMS | WEIGHTED, Keep.ALL_BUT_CONSTANTS),
-    **dict.fromkeys(SELECTIONS, Keep.SELECTED),
-    products.linear: Keep.ALL_BUT_CONSTANTS,
-    aten.softmax.int: Keep.ALL_BUT_OFFSET,
+NATURALLY: Mapping[Any, Conserves] = {
+    **dict.fromkeys(MOVES | SUMS | WEIGHTED, Conserves.ALL_BUT_CONSTANTS),
+    **dict.fromkeys(SELECTIONS, Conserves.SELECTED),
+    products.linear: Conserves.ALL_BUT_CONSTANTS,
+    aten.softmax.int: Conserves.ALL_BUT_OFFSET,
 }
 """Ops whose native gradient keeps so much: what is known of them also where a row claims nothing."""
 
-def kept_by(rule: Rule | None, node: Node) -> Keep:
+def kept_by(rule: Rule | None, node: Node) -> Conserves:
     """What is claimed of a node: by its row, or, where that claims nothing, by the nature of the op."""
-    if rule is not None and rule.keeps is not Keep.NATIVE:
-        return rule.keeps
-    return NATURALLY.get(node.target, Keep.NATIVE)
+    if rule is not None and rule.conserves is not Conserves.NATIVE:
+        return rule.conserves
+    return NATURALLY.get(node.target, Conserves.NATIVE)
 
 
 def shares(call: Call, gradient: Any) -> list[Share]:
@@ -45,17 +45,17 @@ def shares(call: Call, gradient: Any) -> list[Share]:
         return _by_contribution(call, gradient)
     if call.node.target is products.sdpa_held:
         return _hidden_rows(call, gradient)
-    if call.node.target is activations.identity and kept_by(call.rule, call.node) is Keep.ALL_BUT_ZEROS:
+    if call.node.target is activations.identity and kept_by(call.rule, call.node) is Conserves.ALL_BUT_ZEROS:
         x = call.argument("self")
         return _nonzero(Cause.ZERO, "elements that are 0", inner(call.output.masked_fill(x != 0, 0), gradient))
     match kept_by(call.rule, call.node):
-        case Keep.ALL_BUT_CONSTANTS:
+        case Conserves.ALL_BUT_CONSTANTS:
             return _constants(call, gradient)
-        case Keep.ALL_BUT_OFFSET if call.node.target in (aten.log_softmax.int, aten.logsumexp.default):
+        case Conserves.ALL_BUT_OFFSET if call.node.target in (aten.log_softmax.int, aten.logsumexp.default):
             return _log_softmax(call, gradient)
-        case Keep.ALL_BUT_OFFSET:
+        case Conserves.ALL_BUT_OFFSET:
             return _attention(call, gradient) if call.argument("query") is not None else _softmax(call, gradient)
-        case Keep.SELECTED:
+        case Conserves.SELECTED:
             return _selected(call, gradient)
         case _:
             return []

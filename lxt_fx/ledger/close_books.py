@@ -17,7 +17,7 @@ from lxt_fx.ledger.books import Entry, Place, Source
 from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.taps import K, Meter, layer_of
-from lxt_fx.rule_table.rule import Keep, Rule
+from lxt_fx.rule_table.rule import Conserves, Rule
 
 
 def close_books(
@@ -96,7 +96,7 @@ def _split(place: Place, left: Tensor, taken: Mapping[tuple[Cause, str], Tensor]
     if rule is None:
         yield Entry(place, Cause.NO_RULE, "", left)
     else:
-        yield Entry(place, Cause.NATIVE if rule.keeps is Keep.NATIVE else Cause.UNACCOUNTED, "", left)
+        yield Entry(place, Cause.NATIVE if rule.conserves is Conserves.NATIVE else Cause.UNACCOUNTED, "", left)
 
 
 def _place(node: Node, rules: Mapping[str, Rule]) -> Place:

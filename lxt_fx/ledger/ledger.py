@@ -51,12 +51,12 @@ class Ledger(Books):
         lines = [
             {"row": example, "kind": "source", "name": source.name, "amount": float(source.amount[example])}
             for source in self.sources
-            for example in range(self.rows)
+            for example in range(self.examples)
         ]
         lines += [
             {"row": example, "kind": "leak", **entry_dict(entry), "amount": float(entry.amount[example])}
             for entry in self.entries
-            for example in range(self.rows)
+            for example in range(self.examples)
         ]
         columns = ["row", "kind", "cause", "name", "node", "op", "rule", "layer", "module", "line", "amount"]
         return pandas.DataFrame(lines, columns=columns).fillna("")
@@ -64,7 +64,7 @@ class Ledger(Books):
     def to_png(self, path: str | Path, *, width: float = 6.5) -> None:
         """Writes a waterfall from the explained value through the layers to the sources, `width` inches wide.
 
-        Raises InputError for a ledger of several examples: take `ledger.row(0)`.
+        Raises InputError for a ledger of several examples: take `ledger.example(0)`.
         """
         from lxt_fx.ledger.waterfall import waterfall
 
@@ -81,4 +81,4 @@ class Ledger(Books):
         return ledger_text(self)
 
     def __repr__(self) -> str:
-        return f"Ledger({self.model_class}, rules {self.table_name}, {self.rows} examples, {len(self.entries)} entries)"
+        return f"Ledger({self.model_class}, rules {self.table_name}, {self.examples} examples, {len(self.entries)} entries)"

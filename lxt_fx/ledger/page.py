@@ -31,18 +31,19 @@ def ledger_text(ledger: Books) -> str:
 def ledger_view(ledger: Books) -> RenderableType:
     """One example in full; of several examples only the sums, side by side."""
     heading = Text(f"Ledger of {ledger.model_class}, rules {ledger.table_name}, {ledger.dtype}", style="bold")
-    said = [f"{'' if ledger.rows == 1 else f'example {number}: '}{text}" for number, text in enumerate(ledger.explained)]
+    alone = ledger.examples == 1
+    said = [f"{'' if alone else f'example {number}: '}{text}" for number, text in enumerate(ledger.explained)]
     head: list[RenderableType] = [heading, *dict.fromkeys(said), ""]
-    if ledger.rows > 1:
-        return Group(*head, _balance(ledger), "ledger.row(0) prints one example in full")
+    if ledger.examples > 1:
+        return Group(*head, _balance(ledger), "ledger.example(0) prints one example in full")
     notes = [*_meanings(ledger), _verdict(ledger)] + ([ROTATION] if ledger.rotates else [])
     return Group(*head, _balance(ledger), *_tokens(ledger), *_layers(ledger), *_leaks(ledger), "", *notes)
 
 
 def _balance(ledger: Books) -> Table:
     """Sources + constants + leaks + residual = explained value."""
-    several = [f"example {number}" for number in range(ledger.rows)]
-    table = _table("", *(["amount", "share"] if ledger.rows == 1 else several))
+    several = [f"example {number}" for number in range(ledger.examples)]
+    table = _table("", *(["amount", "share"] if ledger.examples == 1 else several))
     for source in ledger.sources:
         _line(table, ledger, source.name, source.amount)
     causes = ledger.by_cause()
@@ -80,7 +81,7 @@ def _names(table: Table, ledger: Books, cause: Cause) -> None:
 
 def _line(table: Table, ledger: Books, name: str, amount: Tensor, style: str = "") -> None:
     numbers = [_number(float(a), float(v)) for a, v in zip(amount, ledger.value, strict=True)]
-    if ledger.rows == 1:
+    if ledger.examples == 1:
         value = float(ledger.value)
         numbers.append(f"{float(amount) / value:.1%}" if value and abs(float(amount) / value) >= 5e-5 else "")
     table.add_row(name, *numbers, style=style)

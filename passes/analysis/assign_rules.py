@@ -84,7 +84,7 @@ def check_overrides(gm: GraphModule, flow: Flow, plan: Plan, groups: Groups, tab
     warning.
     """
     carrying = [node for node in gm.graph.nodes if node in flow.carrying and node.op == "call_function"]
-    for where, rules in groupby(table.rows, key=lambda rule: rule.where):
+    for where, rules in groupby(table.rules, key=lambda rule: rule.where):
         if where is None:
             continue
         if not any(selects(where, node) for node in gm.graph.nodes):
@@ -158,7 +158,7 @@ def _choose(
 
 def _first_rule(sites: list[Site], table: RuleTable) -> Assignment | None:
     refusals: dict[tuple[str, str], None] = {}
-    for rule in table.rows:
+    for rule in table.rules:
         for site in sites:
             reason = rule.refuses(site)
             if reason is None:
@@ -185,7 +185,7 @@ def _no_rule_text(node: Node, flow: Flow, groups: Groups, table: RuleTable) -> s
     place = ", ".join(str(part) for part in (module_path(node), source_line(node)) if part)
     lines = [f"no rule for %{node.name} = {node.target}   ({place})"]
     for site in sites:
-        for rule in table.rows:
+        for rule in table.rules:
             reason = rule.refuses(site)
             if reason is not None and reason not in NOT_LISTED:
                 lines.append(f"  closest rule: {rule.name}: {reason}")

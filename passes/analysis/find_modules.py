@@ -19,7 +19,7 @@ from lxt_fx.rule_table.table import RuleTable
 def find_modules(gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable) -> Groups:
     """Analysis: `groups`, and a further group for each module that a rule for whole modules names, where the module maps
     one carrying value to one of the same shape."""
-    wanted = [rule.where for rule in table.rows if GroupKind.MODULE in rule.ops and rule.where is not None]
+    wanted = [rule.where for rule in table.rules if GroupKind.MODULE in rule.ops and rule.where is not None]
     if not wanted:
         return groups
     inside: dict[str, list[Node]] = defaultdict(list)

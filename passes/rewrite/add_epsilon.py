@@ -13,7 +13,7 @@ from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.passes.analysis.find_cancelling import find_cancelling
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.rewrite.explicit_form import is_linear_map, own_equation
-from lxt_fx.rule_table.rule import Keep, Rule
+from lxt_fx.rule_table.rule import Conserves, Rule
 
 
 def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
@@ -40,7 +40,7 @@ def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon:
         own = epsilon if rule is None or rule.epsilon is None else rule.epsilon
         if own > 0 and node.target in BY_CONTRIBUTION:
             node.update_kwarg("epsilon", own)
-        elif own > 0 or (node in cancelling.sums and rule is not None and rule.keeps is not Keep.NATIVE):
+        elif own > 0 or (node in cancelling.sums and rule is not None and rule.conserves is not Conserves.NATIVE):
             made[_insert(gm, node, own).name] = node.name
     return made
 

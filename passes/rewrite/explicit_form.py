@@ -18,7 +18,7 @@ from lxt_fx.ops.aten_kinds import GROUPED_MATMULS, MOVES
 from lxt_fx.ops.explicit_contributions import PARTS
 from lxt_fx.passes.analysis.find_cancelling import find_cancelling
 from lxt_fx.passes.analysis.mark_flow import Flow, differentiable_operands
-from lxt_fx.rule_table.rule import Keep, Rule
+from lxt_fx.rule_table.rule import Conserves, Rule
 
 PASSES = frozenset(norm.op for norm in norms.NORMS if norm.equation is None)
 """Norms that hold their factor: an identity in relevance."""
@@ -135,7 +135,7 @@ class _Lowering:
     def _intercept(self, node: Node) -> float:
         """f(0) where the row says that it takes a share."""
         rule = self.rules.get(node.name)
-        if node.target in PASSES or rule is None or rule.keeps is not Keep.ALL_BUT_CONSTANTS:
+        if node.target in PASSES or rule is None or rule.conserves is not Conserves.ALL_BUT_CONSTANTS:
             return 0.0
         op: Any = node.target
         return float(op(torch.zeros((), dtype=torch.float64), *node.args[1:], **node.kwargs))

@@ -14,7 +14,7 @@ from lxt_fx.ops.aten_kinds import CONVOLUTIONS, TRANSPOSED
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.passes.analysis.assign_rules import Assignment, Plan
 from lxt_fx.passes.drop_dead import drop_dead
-from lxt_fx.rule_table.rule import Keep
+from lxt_fx.rule_table.rule import Conserves
 
 _LAYERS = CONVOLUTIONS | {aten.linear.default}
 
@@ -50,7 +50,7 @@ def _behind(layer: Node, plan: Plan) -> Node | None:
     found = plan.assignments.get(reader)
     if len(layer.users) > 1 or found is None or found.site.kind is not aten.batch_norm.default:
         return None
-    linear = found.rule.op(found.site) is None and found.rule.keeps is Keep.ALL_BUT_CONSTANTS
+    linear = found.rule.op(found.site) is None and found.rule.conserves is Conserves.ALL_BUT_CONSTANTS
     by_output = len(shape(layer) or ()) == len(shape(arguments(layer)["weight"]) or ())
     return reader if linear and by_output and found.site.carries("input") else None
 
