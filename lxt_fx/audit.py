@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from lxt_fx.bookkeeping import settle_accounts
 from lxt_fx.embed import with_embeddings
@@ -20,6 +19,7 @@ from lxt_fx.readable import Tokenizer
 from lxt_fx.taps import Meter, Taps
 from lxt_fx.target import Choice, TargetLike, choose, class_labels
 from lxt_fx.text_input import TextInput, texts_by_row
+from lxt_fx.torch_internals import pytree
 
 Inputs = Mapping[str, Any] | Tensor | tuple[Any, ...]
 

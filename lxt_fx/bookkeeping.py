@@ -16,8 +16,7 @@ from lxt_fx.shares import Cause
 from lxt_fx.show import op_name
 from lxt_fx.taps import K, Meter, layer_of
 from lxt_fx.target import Choice
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import aten
 
 
 def settle_accounts(

@@ -8,13 +8,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import NonFiniteError
 from lxt_fx.explained import Explained
 from lxt_fx.nodes import module_path, operands, source
 from lxt_fx.passes.op_kinds import MOVES, SELECTIONS, SUMS
 from lxt_fx.show import dtype_name, op_name
+from lxt_fx.torch_internals import pytree
 
 _MAY_ADD_INFINITY = MOVES | SELECTIONS | SUMS
 """Ops that masks are written with: -inf from one of these is meant."""

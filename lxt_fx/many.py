@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils import _pytree as pytree
 
 from lxt_fx.embed import with_embeddings
 from lxt_fx.errors import InputError
@@ -17,6 +16,7 @@ from lxt_fx.finite import is_finite, raise_non_finite
 from lxt_fx.grad_mode import gradients_on
 from lxt_fx.head import Cut, cut_head
 from lxt_fx.target import logits_of
+from lxt_fx.torch_internals import pytree
 
 Targets = Sequence[int] | Sequence[tuple[int, int]] | Tensor | Callable[[Any], Tensor]
 """Entries of the logits, or a function of the model's output that returns a vector of numbers [targets]."""

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.checkpoint import Checkpoint, Segments, check_checkpoint
 from lxt_fx.errors import InputError
@@ -46,6 +45,7 @@ from lxt_fx.settle import proven_capture, settled
 from lxt_fx.source import Source, source_of
 from lxt_fx.stages import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.step_checks import check_fused, step_check
+from lxt_fx.torch_internals import pytree
 from lxt_fx.version import __version__
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from lxt_fx.explained import Explained
+from lxt_fx.torch_internals import pytree
 
 
 def leaf_relevance(explained: Explained, output: Any, value: Tensor, leaf: Tensor) -> Tensor | None:

@@ -13,10 +13,11 @@ from lxt_fx.explained import Explained, Record
 from lxt_fx.nodes import is_float, module_path, module_stack, operands, shape, source, value
 from lxt_fx.on_meta import NOT_COMPARED
 from lxt_fx.ops import norms, products
-from lxt_fx.passes.mark_flow import SHAPE_ONLY, SHAPE_READERS, Flow, aten, differentiable_operands, mark_flow
+from lxt_fx.passes.mark_flow import SHAPE_ONLY, SHAPE_READERS, Flow, differentiable_operands, mark_flow
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES
 from lxt_fx.rule import GroupKind, Keep, kind_text
 from lxt_fx.show import PLAIN_LAYERS
+from lxt_fx.torch_internals import aten
 
 _STOPS = (aten.detach.default, products.hold)
 _STATISTIC_INSIDE = (norms.rms_norm, norms.rms_norm_fused, norms.layer_norm, norms.group_norm)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from lxt_fx.audit import Inputs
 from lxt_fx.embed import with_embeddings
@@ -20,6 +19,7 @@ from lxt_fx.inputs import given_example
 from lxt_fx.readable import Tokenizer
 from lxt_fx.target import Entry, TargetLike, class_labels, entry_of, logits_of
 from lxt_fx.text_input import TextInput, texts_by_row
+from lxt_fx.torch_internals import pytree
 
 
 @dataclass(frozen=True, slots=True, eq=False)

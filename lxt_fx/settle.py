@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.errors import CaptureError, InputError
 from lxt_fx.inputs import Example
 from lxt_fx.on_meta import on_meta
 from lxt_fx.passes.capture import Captured, capture, torch_state_kept
 from lxt_fx.passes.verify import forward_difference, tolerance_of
+from lxt_fx.torch_internals import pytree
 
 SAME = 1e-4
 """Two outputs are the same up to the rounding of another kernel."""

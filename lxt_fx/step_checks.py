@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter
-from torch.utils import _pytree as pytree
 
 from lxt_fx.explained import Explained
 from lxt_fx.inputs import SEED, Example
@@ -18,6 +17,7 @@ from lxt_fx.on_meta import on_meta
 from lxt_fx.passes.capture import torch_state_kept
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 from lxt_fx.positions import Narrowing
+from lxt_fx.torch_internals import pytree
 
 EXACT = {torch.float64: 1e-12} | {
     dtype: 8 * torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat16, torch.float16)

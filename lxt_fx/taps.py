@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.explained import Explained
 from lxt_fx.nodes import TensorType, module_path, module_stack, operands, value
@@ -19,8 +18,7 @@ from lxt_fx.passes.mark_flow import NO_GRADIENT
 from lxt_fx.passes.op_kinds import MOVES
 from lxt_fx.rule import Rule
 from lxt_fx.shares import Call, Cause, inner, shares
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import aten, pytree
 
 FUSED_ATTENTION = frozenset({products.sdpa, products.sdpa_held, aten.scaled_dot_product_attention.default})
 _MATMULS = frozenset({products.matmul, products.matmul_held, aten.matmul.default})

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import networkx as nx
-import torch
 from torch.fx import GraphModule, Node
 
 from lxt_fx.nodes import shape
@@ -17,8 +16,7 @@ from lxt_fx.passes.mark_flow import Flow
 from lxt_fx.passes.op_kinds import MOVES, POINTWISE, POINTWISE_LINEAR, PRODUCTS, REDUCTIONS
 from lxt_fx.passes.region_at_zero import region_at_zero
 from lxt_fx.rule import GroupKind, Role
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import aten
 
 _RESHAPES_IN_STATISTIC = frozenset({aten.expand.default, aten.expand_as.default, aten.unsqueeze.default, aten.view.default})
 _LINEAR = POINTWISE_LINEAR | PRODUCTS | MOVES | {aten.mean.dim, aten.sum.dim_IntList, aten.cumsum.default}

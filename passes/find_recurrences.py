@@ -13,14 +13,12 @@ from functools import reduce
 from operator import and_, or_
 
 import networkx as nx
-import torch
 from torch.fx import GraphModule, Node
 
 from lxt_fx.nodes import Operand, module_path
 from lxt_fx.passes.mark_flow import Flow
 from lxt_fx.passes.op_kinds import MOVES, POINTWISE, POINTWISE_LINEAR
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import aten
 
 _RATES = frozenset(
     {aten.exp.default, aten.expm1.default, aten.softplus.default, aten.sigmoid.default, aten.hardsigmoid.default}

@@ -14,6 +14,7 @@ from lxt_fx.passes.fuse_norms import fuse_norms
 from lxt_fx.passes.fuse_rotary import fuse_rotary
 from lxt_fx.passes.mark_flow import mark_flow
 from lxt_fx.passes.merge_shares import merge_shares
+from lxt_fx.torch_internals import copy_io
 
 
 def fuse(gm: GraphModule) -> Graph:
@@ -26,7 +27,7 @@ def fuse(gm: GraphModule) -> Graph:
     graph = Graph()
     copies: dict[Node, Node] = {}
     graph.output(graph.graph_copy(gm.graph, copies))
-    graph._codegen = gm.graph._codegen
+    copy_io(gm.graph, graph)
     carrying = {copies[node] for node in flow.carrying if node in copies}
     for step in (fuse_norms, fuse_rotary, fuse_gates, fuse_attention):
         step(graph, carrying)

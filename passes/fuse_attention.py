@@ -11,8 +11,7 @@ from torch.fx import Graph, Node
 
 from lxt_fx.nodes import arguments, dtype, shape, written_shape
 from lxt_fx.ops import fused, products
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import aten
 
 
 def fuse_attention(graph: Graph, carrying: Set[Node]) -> int:

@@ -10,8 +10,7 @@ from torch.fx import Graph, Node
 
 from lxt_fx.nodes import arguments, shape, value, written_shape
 from lxt_fx.ops import fused, norms, products
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import aten
 
 
 def fuse_norms(graph: Graph, carrying: Set[Node]) -> int:

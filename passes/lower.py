@@ -11,7 +11,7 @@ from lxt_fx.ops import norms, products
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.mark_flow import Flow
-from lxt_fx.passes.op_kinds import aten
+from lxt_fx.torch_internals import aten
 
 # Ops that give no gradient to their weights, so these need no hold.
 _HOLDS_WEIGHTS: dict[Any, frozenset[str]] = {

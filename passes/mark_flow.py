@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
-import torch
 from torch.fx import GraphModule, Node
 
 from lxt_fx.nodes import Operand, is_float, operands
 from lxt_fx.ops import products
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import aten
 
 # Ops and operands that are read for shape or dtype only, and ops whose float output has no gradient to any operand.
 SHAPE_READERS = frozenset(

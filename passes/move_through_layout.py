@@ -11,8 +11,7 @@ from torch.fx import Node
 
 from lxt_fx.nodes import arguments, operands, shape, value
 from lxt_fx.passes.token_axis import Axis, Move, Selection, expression, is_one, item_shape, product, quotient, same
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import aten
 
 
 def move_through_layout(node: Node, axis: Axis, selection: Selection) -> Move | None:

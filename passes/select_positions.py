@@ -8,9 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.nodes import arguments, operands, shape, value
 from lxt_fx.ops import selection as selection_ops
@@ -19,8 +17,7 @@ from lxt_fx.passes.move_through import move_through
 from lxt_fx.passes.move_through_experts import move_through_experts
 from lxt_fx.passes.token_axis import Axis, Move, Selection, expression, item_shape
 from lxt_fx.positions import answer_index, checked, outputs
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import OpOverload, aten, pytree, schema_of
 
 
 def select_positions(gm: GraphModule, positions: tuple[int, ...]) -> int:
@@ -233,7 +230,7 @@ def _split(op: Any, named: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str
         return tuple(named.values()), {}
     given = dict(named)
     args = []
-    for argument in op._schema.arguments:
+    for argument in schema_of(op).arguments:
         if argument.kwarg_only or argument.name not in given:
             break
         args.append(given.pop(argument.name))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch.fx import Node
 
 from lxt_fx.nodes import shape
 from lxt_fx.passes.op_kinds import MOVES, POINTWISE_LINEAR
 from lxt_fx.rule import Condition, Refusal, Role, Site, statement
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import aten
 
 GATES = frozenset(
     {

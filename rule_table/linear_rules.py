@@ -21,8 +21,7 @@ from lxt_fx.ops.contributions import RuleOps
 from lxt_fx.passes.op_kinds import CONVOLUTIONS
 from lxt_fx.rule import Condition, Keep, Refusal, Rule, Site
 from lxt_fx.rule_table import conditions as on
-
-aten = torch.ops.aten
+from lxt_fx.torch_internals import aten
 
 Bound = float | Tensor
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-import torch
-
 from lxt_fx.passes.op_kinds import CONVOLUTIONS
 from lxt_fx.rule import Role, Rule, RuleTable
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table import linear_rules, rows
+from lxt_fx.torch_internals import aten
 
-_LINEAR_LAYERS = frozenset({torch.ops.aten.linear.default, torch.ops.aten.matmul.default})
+_LINEAR_LAYERS = frozenset({aten.linear.default, aten.matmul.default})
 
 _LINEAR_ROWS = (
     rows.LINEAR,

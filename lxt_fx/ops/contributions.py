@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._ops import OpOverload
 
 from lxt_fx.ops.library import define
+from lxt_fx.torch_internals import OpOverload
 
 
 class LinearMap(Protocol):

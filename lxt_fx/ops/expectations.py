@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from lxt_fx.errors import OtherWayError
 from lxt_fx.ops.library import LIBRARY
+from lxt_fx.torch_internals import OpOverload
 
 CLOSE = 1e-4
 """Values read from floats may differ by rounding: relative to the larger one."""
