@@ -216,7 +216,33 @@ def guards_of(exported: ExportedProgram) -> tuple[str, ...]:
     """The conditions on input shapes under which an exported graph is the model, as Python expressions over `L`. Read as
     "no guards" when the name is gone, they would vanish without a word, and calls that break them would give wrong
     numbers."""
-    return tuple(found(exported, "_guards_code", "to refuse inputs that an exported graph does not hold for") or ())
+    if hasattr(exported, "_guards_code"):
+        return tuple(exported._guards_code or ())
+    return _guards_of_shapes(exported.graph_module.graph)
+
+
+def _guards_of_shapes(graph: Graph) -> tuple[str, ...]:
+    """Those conditions where a release (before 2.9) does not write them down: every condition on a symbol that tracing
+    met, with the size of an input in the place of each symbol, and that inputs with one symbol have one size. A condition
+    on a symbol that is no size of an input is one on values, which an op in the graph checks."""
+    purpose = "to refuse inputs that an exported graph does not hold for"
+    from torch.fx.experimental import symbolic_shapes  # imports sympy
+
+    sizes: dict[Any, list[str]] = {}
+    environment: Any = None
+    for node in graph.nodes:
+        value = node.meta.get("val") if node.op == "placeholder" else None
+        for dim, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
+            if isinstance(size, torch.SymInt):
+                environment = size.node.shape_env
+                sizes.setdefault(size.node.expr, []).append(f"L['{node.name}'].size()[{dim}]")
+    if environment is None:
+        return ()
+    printer = found(symbolic_shapes, "ShapeGuardPythonPrinter", purpose)(sizes, str, sizes)
+    conditions = [guard.expr for guard in found(environment, "guards", purpose)]
+    said = [printer.doprint(condition) for condition in conditions if condition.free_symbols <= sizes.keys()]
+    same = [f"{first} == {other}" for first, *others in sizes.values() for other in others]
+    return tuple(dict.fromkeys([*said, *same]))
 
 
 def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
@@ -240,11 +266,15 @@ def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
 def grad_mode_region() -> Any:
     """What torch.export writes for a stretch of code with gradients off or on. Were it not known, what runs without
     gradient in the model would be an op without a rule."""
+    import torch._higher_order_ops.wrap  # noqa: F401 - registers it
+
     return found(torch.ops.higher_order, "wrap_with_set_grad_enabled", "to inline regions without gradient")
 
 
 def autocast_region() -> Any:
     """What torch.export writes for a stretch of code under autocast."""
+    import torch._higher_order_ops.wrap  # noqa: F401 - registers it
+
     return found(torch.ops.higher_order, "wrap_with_autocast", "to inline or refuse regions under autocast")
 
 
