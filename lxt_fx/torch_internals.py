@@ -216,15 +216,15 @@ def guards_of(exported: ExportedProgram) -> tuple[str, ...]:
     """The conditions on input shapes under which an exported graph is the model, as Python expressions over `L`. Read as
     "no guards" when the name is gone, they would vanish without a word, and calls that break them would give wrong
     numbers."""
-    if hasattr(exported, "_guards_code"):
-        return tuple(exported._guards_code or ())
-    return _guards_of_shapes(exported.graph_module.graph)
+    if "check_guards" not in signature(ExportedProgram.module).parameters:
+        return _guards_of_shapes(exported.graph_module.graph)
+    return tuple(found(exported, "_guards_code", "to refuse inputs that an exported graph does not hold for") or ())
 
 
 def _guards_of_shapes(graph: Graph) -> tuple[str, ...]:
-    """Those conditions where a release (before 2.9) does not write them down: every condition on a symbol that tracing
-    met, with the size of an input in the place of each symbol, and that inputs with one symbol have one size. A condition
-    on a symbol that is no size of an input is one on values, which an op in the graph checks."""
+    """Those conditions where a release (such as 2.6) neither checks them itself nor writes them down: every condition on a
+    symbol that tracing met, with the size of an input in the place of each symbol, and that inputs with one symbol have one
+    size. A condition on a symbol that is no size of an input is one on values, which an op in the graph checks."""
     purpose = "to refuse inputs that an exported graph does not hold for"
     from torch.fx.experimental import symbolic_shapes  # imports sympy
 
@@ -254,8 +254,10 @@ def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
     private = {"_error_on_data_dependent_ops": False, "_allow_non_fake_inputs": True}
     if missing := private.keys() - signature(make_fx).parameters.keys():
         unsupported(f"argument {sorted(missing)[0]} of make_fx", "to trace models that read values")
+    # torch 2.6 has no such argument: there, nodes of a real trace know their modules and not their lines
+    lines = {"record_stack_traces": True} if "record_stack_traces" in signature(make_fx).parameters else {}
     traced: Callable[..., GraphModule] = make_fx(
-        function, tracing_mode="real", pre_dispatch=True, record_stack_traces=True, **private,  # type: ignore[arg-type]
+        function, tracing_mode="real", pre_dispatch=True, **lines, **private,  # type: ignore[arg-type]
     )
     return traced
 

@@ -89,7 +89,7 @@ class Guarded(nn.Module):
 
 
 def test_guards_of_an_older_torch_allow_the_sizes_that_those_of_this_one_allow() -> None:
-    """This torch writes its guards down; without that they come out of the shape environment, as before torch 2.9."""
+    """This torch writes its guards down; without that they come out of the shape environment, as with torch 2.6."""
     sizes = dict.fromkeys(range(2), torch.export.Dim.AUTO)
     inputs = {"x": torch.randn(3, 6), "y": torch.randn(3, 6)}
     exported = torch.export.export(Guarded(), (), inputs, dynamic_shapes={"x": sizes, "y": sizes}, strict=False)
