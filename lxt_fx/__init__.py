@@ -2,17 +2,20 @@
 
 `transform(model)` gives a torch.fx GraphModule that computes what the model computes and whose `backward()` passes
 relevance (AttnLRP, Achtibat et al. 2024). `explain` is the short way from a text to a heatmap, `show` prints the graph.
+
+Everything but the errors and the `lxt_fx::` ops is imported when it is first named, so `import lxt_fx` costs little more
+than torch.
 """
 
-from lxt_fx import functional, nn
-from lxt_fx.attribution.answer_relevance import AnswerRelevance, answer_relevance
-from lxt_fx.attribution.embeddings import embed
-from lxt_fx.attribution.image_explanation import ImageExplanation
-from lxt_fx.attribution.inside import watch
-from lxt_fx.attribution.many_targets import relevance_of
-from lxt_fx.attribution.one_input import explain, explain_image
-from lxt_fx.attribution.target import Target
-from lxt_fx.attribution.text_explanation import Explanation
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from lxt_fx import ops as ops  # registers the ops that a saved graph may call
 from lxt_fx.base.errors import (
     CallError,
     CaptureError,
@@ -24,23 +27,35 @@ from lxt_fx.base.errors import (
     NoRuleError,
     OtherWayError,
     UnknownNameError,
+    UnsupportedVersionError,
 )
-from lxt_fx.compiler.explained import Explained, Record
-from lxt_fx.compiler.pipeline import transform
-from lxt_fx.compiler.saved_module import load, save
-from lxt_fx.faithfulness.removal_curves import PerturbationCurves, perturbation_curves
-from lxt_fx.faithfulness.search import tune
-from lxt_fx.faithfulness.tuned_table import TunedTable
-from lxt_fx.ledger import flow_graph as flow
-from lxt_fx.ledger.arrivals import Landing
-from lxt_fx.ledger.claimed import Cause
-from lxt_fx.ledger.ledger import Ledger
-from lxt_fx.ledger.run_audit import audit
-from lxt_fx.report.certificates import Certificate, certificate
-from lxt_fx.report.printed_graph import diff, show
-from lxt_fx.rule_table.rule import Keep, Rule, RuleTable
-from lxt_fx.rule_table.tables import TABLES
 from lxt_fx.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from lxt_fx import functional, nn
+    from lxt_fx.attribution.answer_relevance import AnswerRelevance, answer_relevance
+    from lxt_fx.attribution.embeddings import embed
+    from lxt_fx.attribution.image_explanation import ImageExplanation
+    from lxt_fx.attribution.inside import watch
+    from lxt_fx.attribution.many_targets import relevance_of
+    from lxt_fx.attribution.one_input import explain, explain_image
+    from lxt_fx.attribution.target import Target
+    from lxt_fx.attribution.text_explanation import Explanation
+    from lxt_fx.compiler.explained import Explained, Record
+    from lxt_fx.compiler.pipeline import transform
+    from lxt_fx.compiler.saved_module import load, save
+    from lxt_fx.faithfulness.removal_curves import PerturbationCurves, perturbation_curves
+    from lxt_fx.faithfulness.search import tune
+    from lxt_fx.faithfulness.tuned_table import TunedTable
+    from lxt_fx.ledger import flow_graph as flow
+    from lxt_fx.ledger.arrivals import Landing
+    from lxt_fx.ledger.claimed import Cause
+    from lxt_fx.ledger.ledger import Ledger
+    from lxt_fx.ledger.run_audit import audit
+    from lxt_fx.report.certificates import Certificate, certificate
+    from lxt_fx.report.printed_graph import diff, show
+    from lxt_fx.rule_table.rule import Keep, Rule, RuleTable
+    from lxt_fx.rule_table.tables import TABLES
 
 __all__ = [
     "flow",
@@ -73,6 +88,7 @@ __all__ = [
     "Target",
     "TunedTable",
     "UnknownNameError",
+    "UnsupportedVersionError",
     "certificate",
     "diff",
     "embed",
@@ -88,3 +104,57 @@ __all__ = [
     "tune",
     "watch",
 ]
+
+_NAMES = {
+    "lxt_fx.attribution.answer_relevance": "AnswerRelevance answer_relevance",
+    "lxt_fx.audit": "audit",
+    "lxt_fx.certificate": "Certificate certificate",
+    "lxt_fx.embed": "embed",
+    "lxt_fx.explain": "explain explain_image",
+    "lxt_fx.compiler.explained": "Explained Record",
+    "lxt_fx.attribution.text_explanation": "Explanation",
+    "lxt_fx.attribution.image_explanation": "ImageExplanation",
+    "lxt_fx.ledger.arrivals": "Landing",
+    "lxt_fx.ledger.ledger": "Ledger",
+    "lxt_fx.attribution.many_targets": "relevance_of",
+    "lxt_fx.faithfulness.removal_curves": "PerturbationCurves perturbation_curves",
+    "lxt_fx.compiler.pipeline": "transform",
+    "lxt_fx.rule_table.rule": "Keep Rule RuleTable",
+    "lxt_fx.rule_table.tables": "TABLES",
+    "lxt_fx.save": "load save",
+    "lxt_fx.ledger.claimed": "Cause",
+    "lxt_fx.show": "diff show",
+    "lxt_fx.attribution.target": "Target",
+    "lxt_fx.tune": "tune",
+    "lxt_fx.faithfulness.tuned_table": "TunedTable",
+    "lxt_fx.watch": "watch",
+}
+"""The public names of each module, as under TYPE_CHECKING above, where a type checker reads them."""
+
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a module of the package, imported now."""
+    if name in _MODULE_OF:
+        found = getattr(importlib.import_module(_MODULE_OF[name]), name)
+        globals()[name] = found
+        return found
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
+class _Package(ModuleType):
+    """Python sets a submodule as an attribute of its package when it is imported; a function of the same name wins."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        hides = isinstance(value, ModuleType) and _MODULE_OF.get(name) == value.__name__
+        super().__setattr__(name, getattr(value, name) if hides else value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import transformers
 import typer
-from rich.console import Console
 from torch import nn
 
 from lxt_fx import __version__
 from lxt_fx.attribution.one_input import explain
 from lxt_fx.attribution.target import Name, Target
 from lxt_fx.base.errors import InputError, LxtFxError, UnknownNameError
+from lxt_fx.base.transformers_internals import auto_classes
 from lxt_fx.compiler.options import table_named
 from lxt_fx.compiler.pipeline import STAGES, transform
 from lxt_fx.ledger.run_audit import audit
@@ -104,6 +103,8 @@ def explain_command(
     - `lxt-fx explain ./my-model "The capital of France is" --contrast Paris London --png paris.png`
     - `lxt-fx explain ./my-classifier "What a lovely film" --target positive --html film.html`
     """
+    from rich.console import Console
+
     table_named(rules)
     chosen = _target(target, contrast, position)
     loaded, tokenizer = _load(model), _load_tokenizer(model)
@@ -137,6 +138,8 @@ def audit_command(
     - `lxt-fx audit ./my-model "The capital of France is"`
     - `lxt-fx audit ./my-model "The capital of France is" --rules cp_lrp --png waterfall.png`
     """
+    from rich.console import Console
+
     table_named(rules)
     chosen = _target(target, contrast, position)
     loaded, tokenizer = _load(model), _load_tokenizer(model)
@@ -238,6 +241,8 @@ def _name(written: str | None) -> Name | None:
 
 def _load(name: str) -> nn.Module:
     """The model in float32 and eval mode, by the class that its config names."""
+    import transformers
+
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise InputError(f"there is no folder {name}; give a folder that save_pretrained wrote, or a name on the hub")
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -246,7 +251,7 @@ def _load(name: str) -> nn.Module:
     except (OSError, ValueError) as error:
         raise InputError(_not_loaded(name, "config", error)) from error
     architectures = list(config.architectures or ())
-    loader = next((auto for names, auto in _kinds() if architectures and architectures[0] in _flat(names)), None)
+    loader = next((auto for names, auto in auto_classes() if architectures and architectures[0] in names), None)
     if loader is None:
         raise InputError(
             f"{name} is a {' or '.join(architectures) or 'model without architectures in its config'}, and this "
@@ -260,24 +265,9 @@ def _load(name: str) -> nn.Module:
     return model.eval()
 
 
-def _kinds() -> tuple[tuple[Mapping[str, Any], Any], ...]:
-    """The architectures that are loaded, and the auto class that loads each. (Named here and not at the top, since
-    transformers imports them when they are first named, and `--help` should not wait for that.)"""
-    names = transformers.models.auto.modeling_auto
-    return (
-        (names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, transformers.AutoModelForCausalLM),
-        (names.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, transformers.AutoModelForSequenceClassification),
-        (names.MODEL_FOR_MASKED_LM_MAPPING_NAMES, transformers.AutoModelForMaskedLM),
-        (names.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, transformers.AutoModelForTokenClassification),
-        (names.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, transformers.AutoModelForImageClassification),
-    )
-
-
-def _flat(names: Mapping[str, Any]) -> set[str]:
-    return {each for value in names.values() for each in ([value] if isinstance(value, str) else value)}
-
-
 def _load_tokenizer(name: str) -> Any:
+    import transformers
+
     try:
         return transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:

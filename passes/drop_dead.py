@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 
+from lxt_fx.base.torch_internals import OpOverload, is_global_switch, schema_of
 from lxt_fx.ops.expectations import EXPECTATIONS
 
 
@@ -28,5 +28,5 @@ def _acts(node: Node) -> bool:
     if node.op != "call_function":
         return False
     if isinstance(node.target, OpOverload):
-        return node.target._schema.is_mutable or node.target in EXPECTATIONS
-    return getattr(node.target, "__module__", "").startswith(("torch._C", "torch._functorch"))
+        return schema_of(node.target).is_mutable or node.target in EXPECTATIONS
+    return is_global_switch(node.target)

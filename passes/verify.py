@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.errors import ForwardMismatchError
+from lxt_fx.base.torch_internals import aten, pytree
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Largest difference allowed, relative to the largest value, by dtype."""
@@ -55,7 +55,7 @@ def tolerance_of(output: Any, by_dtype: Mapping[torch.dtype, float] = TOLERANCES
 
 def computes_in_float32(gm: GraphModule) -> bool:
     """Analysis: whether the graph casts to float32, as models do around norms and softmax whatever their own dtype."""
-    return any(node.target is torch.ops.aten.to.dtype and node.args[1] is torch.float32 for node in gm.graph.nodes)
+    return any(node.target is aten.to.dtype and node.args[1] is torch.float32 for node in gm.graph.nodes)
 
 
 def check_forward(

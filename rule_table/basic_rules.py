@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import activations, norms, products
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table.rule import GroupKind, Keep, Role, Rule
-
-aten = torch.ops.aten
 
 ATTNLRP = "AttnLRP (Achtibat et al. 2024)"
 CP_LRP = "CP-LRP (Ali et al. 2022)"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch.fx import Node
 
 from lxt_fx.base.nodes import shape
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import MOVES, POINTWISE_LINEAR
 from lxt_fx.rule_table.rule import Condition, Refusal, Role, Site, statement
-
-aten = torch.ops.aten
 
 GATES = frozenset(
     {

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-aten = torch.ops.aten
+from lxt_fx.base.torch_internals import aten
 
 _ADD, _SUB, _MUL = (aten.add.Tensor,), (aten.sub.Tensor,), (aten.mul.Tensor,)
 _DIV, _MATMUL = (aten.div.Tensor,), (aten.matmul.default,)

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import shape, value
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import contributions, products
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.ops.contributions import RuleOps
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table.rule import Condition, Keep, Refusal, Rule, Site
-
-aten = torch.ops.aten
 
 Bound = float | Tensor
 

@@ -10,15 +10,12 @@ from enum import Enum
 from io import StringIO
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import nn
-from torch._ops import OpOverload
 from torch.fx import Node
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import module_stack
+from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.rule_table.functions_as_places import FUNCTIONS
 
 
@@ -268,6 +265,10 @@ class RuleTable:
 
     def __str__(self) -> str:
         """The rows as a text table: what is tried first stands first."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
         table = Table(title=f"{self.name}: {self.summary}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
         for column in ("row", "ops", "formula", "source", "keeps"):
             table.add_column(column, no_wrap=column == "row")

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-import torch
-
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.rule import Role, Rule, RuleTable
 
-_LINEAR_LAYERS = frozenset({torch.ops.aten.linear.default, torch.ops.aten.matmul.default})
+_LINEAR_LAYERS = frozenset({aten.linear.default, aten.matmul.default})
 
 _LINEAR_ROWS = (
     rows.LINEAR,

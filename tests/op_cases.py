@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-from lxt_fx.ops import activations, contributions, fused, norms, products, selection
+from lxt_fx.ops import activations, contributions, experts, fused, norms, products, selection
 from lxt_fx.ops.head import head
 
 Arguments = tuple[Any, ...]
@@ -222,6 +222,11 @@ OTHERS = (
     Case(
         "linear_without_bias", products.linear, F.linear,
         lambda d: (carrying(0, 2, 4, dtype=d), weight(1, 5, 4, dtype=d)), kept=("weight",),
+    ),
+    Case(
+        "grouped_matmul", experts.grouped_matmul, lambda x, w, ends: torch.cat([x[:3] @ w[0], x[3:] @ w[1]]),
+        lambda d: (carrying(0, 8, 4, dtype=d), weight(1, 2, 4, 5, dtype=d), torch.tensor([3, 8], dtype=torch.int32)),
+        kept=("input", "weight"),
     ),
     Case(
         "matmul", products.matmul, torch.matmul,

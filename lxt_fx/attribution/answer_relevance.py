@@ -7,10 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import RenderableType
 from torch import Tensor, nn
 
 from lxt_fx.attribution.embeddings import embed
@@ -23,9 +22,9 @@ from lxt_fx.base.json_file import write_json
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
 from lxt_fx.compiler.pipeline import transform
-from lxt_fx.views.heatmap import save
-from lxt_fx.views.matrix import matrix_figure, matrix_view
-from lxt_fx.views.terminal import as_text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -70,15 +69,22 @@ class AnswerRelevance:
     def to_png(self, path: str | Path) -> None:
         """Writes the matrix as a picture: one row for each answer token, each in shares of its own largest relevance.
         Raises InputError where it has too many tokens for one picture."""
+        from lxt_fx.views.heatmap import save
+        from lxt_fx.views.matrix import matrix_figure
+
         save(matrix_figure(self.relevance, self.tokens, self.prompt, self._said()), path, "png")
 
     def _said(self) -> str:
         return f"{self.model_class}, {self.table_name}: relevance of each answer token (rows) from the tokens before it"
 
     def __rich__(self) -> RenderableType:
+        from lxt_fx.views.matrix import matrix_view
+
         return matrix_view(self.relevance, self.logits, self.tokens, self.prompt, self._said())
 
     def __str__(self) -> str:
+        from lxt_fx.views.terminal import as_text
+
         return as_text(self)
 
     def __repr__(self) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import RenderableType
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.views.heatmap import image_figure, save
-from lxt_fx.views.page import image_fragment, image_page
 from lxt_fx.views.panels import Panel, panels
-from lxt_fx.views.terminal import as_text, image_view
 from lxt_fx.views.view import Facts, summed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -60,17 +59,23 @@ class ImageExplanation:
     def to_html(self, path: str | Path, *, patch: int = 1) -> None:
         """Writes a page that stands alone: no scripts, no other files, a light and a dark theme. `patch` is as for
         `to_png`."""
+        from lxt_fx.views.page import image_page
+
         shown = self._in_patches(patch)
         Path(path).write_text(image_page(shown._panels(patch), shown.facts()), encoding="utf-8")
 
     def to_png(self, path: str | Path, *, width: float = 6.5, patch: int = 1) -> None:
         """Writes a figure `width` inches wide, with relevance summed over squares of `patch` pixels. At a vision
         transformer's own patch size the heatmap is calmer: within a patch, single pixels say little."""
+        from lxt_fx.views.heatmap import image_figure, save
+
         shown = self._in_patches(patch)
         save(image_figure(shown._panels(patch), shown.facts(), width), path, "png")
 
     def to_pdf(self, path: str | Path, *, width: float = 6.5, patch: int = 1) -> None:
         """Writes the figure of `to_png` for a paper."""
+        from lxt_fx.views.heatmap import image_figure, save
+
         shown = self._in_patches(patch)
         save(image_figure(shown._panels(patch), shown.facts(), width), path, "pdf")
 
@@ -83,9 +88,13 @@ class ImageExplanation:
         return panels(self.pixel_values, self.relevance, patch)
 
     def __rich__(self) -> RenderableType:
+        from lxt_fx.views.terminal import image_view
+
         return image_view(self.relevance, self.facts())
 
     def __str__(self) -> str:
+        from lxt_fx.views.terminal import as_text
+
         return as_text(self)
 
     def __repr__(self) -> str:
@@ -93,4 +102,6 @@ class ImageExplanation:
         return f"ImageExplanation({self.explained} = {self.value:.4g}, {height} x {width}, rules {self.table_name})"
 
     def _repr_html_(self) -> str:
+        from lxt_fx.views.page import image_fragment
+
         return image_fragment(self._panels(1), self.facts())

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 
 

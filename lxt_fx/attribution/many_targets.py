@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils import _pytree as pytree
 
 from lxt_fx.attribution.embeddings import with_embeddings
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
@@ -16,6 +15,7 @@ from lxt_fx.attribution.split_head import Cut, cut_head
 from lxt_fx.attribution.target import logits_of
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 
 Targets = Sequence[int] | Sequence[tuple[int, int]] | Tensor | Callable[[Any], Tensor]

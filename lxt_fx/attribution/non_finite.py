@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.errors import NonFiniteError
 from lxt_fx.base.nodes import module_path, operands, source
+from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops.aten_kinds import MOVES, SELECTIONS, SUMS
 from lxt_fx.report.printed_graph import dtype_name, op_name

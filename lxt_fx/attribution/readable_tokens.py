@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from lxt_fx.base.transformers_internals import exact_text
+
 BROKEN = "\ufffd"
 LONGEST_CHARACTER = 4
 """Bytes of the longest UTF-8 character: so many tokens can at most share one."""
@@ -84,8 +86,8 @@ def _decode_whole(tokenizer: Tokenizer, ids: list[int], start: int) -> tuple[str
 def _decode_after(tokenizer: Tokenizer, ids: list[int], start: int, stop: int) -> str:
     """What the tokens add to the one before them: alone, a SentencePiece token would lose its leading space."""
     before, own = ids[max(0, start - 1) : start], ids[start:stop]
-    prefix = tokenizer.decode(before, clean_up_tokenization_spaces=False)
-    both = tokenizer.decode(before + own, clean_up_tokenization_spaces=False)
+    prefix = exact_text(tokenizer, before)
+    both = exact_text(tokenizer, before + own)
     if both.startswith(prefix) and BROKEN not in prefix:
         return both[len(prefix) :]
-    return tokenizer.decode(own, clean_up_tokenization_spaces=False)
+    return exact_text(tokenizer, own)

@@ -9,23 +9,18 @@ are parts of the fused graph, which a plain call runs, and the body is cut into 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-import torch
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.nodes import shape
+from lxt_fx.base.torch_internals import aten, io_of, pytree, set_forward, set_io
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops import explicit, fused, products
 from lxt_fx.ops.aten_kinds import ACTIVATIONS, POINTWISE
 from lxt_fx.ops.head import head
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.segments.recompute import checkpointed_forward
-
-aten = torch.ops.aten
 
 _LINEAR = frozenset({head, products.linear, aten.linear.default})
 _ROW_BY_ROW = (
@@ -65,8 +60,7 @@ def cut_head(explained: Explained) -> Cut | None:
 
 def logits_index(explained: Explained) -> int | None:
     """Which of the flat outputs is `logits`, or the only output; None where there is no such."""
-    codegen: Any = explained.graph._codegen
-    spec = codegen.pytree_info.out_spec
+    spec = io_of(explained.graph).out_spec
     output = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     return next((index for index in (output, found) if isinstance(index, int)), None)
@@ -108,13 +102,12 @@ def _body(explained: Explained, rows: Node) -> GraphModule:
     copies: dict[Node, Node] = {}
     graph.graph_copy(explained.fused, copies)
     graph.output((copies[rows],))
-    info = explained.graph._codegen.pytree_info  # type: ignore[attr-defined]
-    graph._codegen = _PyTreeCodeGen(_PyTreeInfo(info.orig_args, info.in_spec, pytree.tree_structure(0)))
+    set_io(graph, replace(io_of(explained.graph), out_spec=pytree.tree_structure(0)))
     body = GraphModule(explained, graph)
     drop_dead(body)
     body.recompile()
     if explained.segments is not None:
-        type(body).forward = checkpointed_forward(body.graph, explained.segments)  # each GraphModule has its own class
+        set_forward(body, checkpointed_forward(body.graph, explained.segments))
     return body
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.console import RenderableType
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.json_file import write_json
-from lxt_fx.views.heatmap import save, token_figure
-from lxt_fx.views.page import token_fragment, token_page
-from lxt_fx.views.terminal import as_text, token_view
 from lxt_fx.views.view import Facts, cells
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 class TokenRelevance(NamedTuple):
@@ -76,6 +75,8 @@ class Explanation:
 
     def to_html(self, path: str | Path) -> None:
         """Writes a page that stands alone: no scripts, no other files, a light and a dark theme."""
+        from lxt_fx.views.page import token_page
+
         page = token_page(cells(self.tokens, self.relevance), self.facts(), self.top(8))
         Path(path).write_text(page, encoding="utf-8")
 
@@ -85,20 +86,30 @@ class Explanation:
         Tokens of a right-to-left script are drawn from left to right; the page orders them rightly. Raises InputError for
         a text too long for one picture, or a width too small.
         """
+        from lxt_fx.views.heatmap import save, token_figure
+
         save(token_figure(cells(self.tokens, self.relevance), self.facts(), width), path, "png")
 
     def to_pdf(self, path: str | Path, *, width: float = 6.5) -> None:
         """Writes the figure of `to_png` as vectors, for a paper."""
+        from lxt_fx.views.heatmap import save, token_figure
+
         save(token_figure(cells(self.tokens, self.relevance), self.facts(), width), path, "pdf")
 
     def __rich__(self) -> RenderableType:
+        from lxt_fx.views.terminal import token_view
+
         return token_view(cells(self.tokens, self.relevance), self.facts(), self.top(5))
 
     def __str__(self) -> str:
+        from lxt_fx.views.terminal import as_text
+
         return as_text(self)
 
     def __repr__(self) -> str:
         return f"Explanation({self.explained} = {self.value:.4g}, {len(self.tokens)} tokens, rules {self.table_name})"
 
     def _repr_html_(self) -> str:
+        from lxt_fx.views.page import token_fragment
+
         return token_fragment(cells(self.tokens, self.relevance), self.facts(), self.top(8))

@@ -41,3 +41,7 @@ class LedgerError(LxtFxError):
 
 class NonFiniteError(LxtFxError):
     """A value or a relevance is NaN or infinite; the message names the first node where it happened."""
+
+
+class UnsupportedVersionError(LxtFxError):
+    """The installed torch or transformers lacks a private name that lxt_fx needs, or gives it another meaning."""

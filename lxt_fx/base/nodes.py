@@ -9,8 +9,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
 from torch.fx import Node
+
+from lxt_fx.base.torch_internals import OpOverload, schema_of
 
 _SOURCE = re.compile(r'File "([^"]+)", line (\d+), in')
 
@@ -74,7 +75,7 @@ def arguments(node: Node) -> dict[str, Any]:
 @cache
 def _schema_names(op: OpOverload) -> tuple[str, ...]:
     """Kept by op: every analysis asks for them at every node, and torch makes new objects each time."""
-    return tuple(argument.name for argument in op._schema.arguments)
+    return tuple(argument.name for argument in schema_of(op).arguments)
 
 
 def operands(node: Node) -> list[Operand]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+
+from lxt_fx.base.torch_internals import pytree
 
 NOT_COMPARED = "not compared: meta device"
 

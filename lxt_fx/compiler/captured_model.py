@@ -11,6 +11,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.torch_internals import copy_io
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.capture import Captured, torch_state_kept
 from lxt_fx.passes.capture.example import SEED, Example, token_embedding
@@ -42,7 +43,7 @@ class Source:
 def copied(source: Source) -> Source:
     """The same with a graph of its own, which `compiled_by` may use up. Parameters are shared."""
     gm = source.captured.gm
-    return replace(source, captured=replace(source.captured, gm=_module(gm, gm.graph, gm.graph._codegen)))
+    return replace(source, captured=replace(source.captured, gm=_module(gm, gm.graph, gm.graph)))
 
 
 def source_of(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Source:
@@ -61,7 +62,7 @@ def source_of(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, 
             f"this module's table merged batch norms into the layers before them ({', '.join(record.merged[:2])}, ...), so "
             "another table cannot have them back; give the model that it was made from"
         )
-    gm = _module(explained, record.stages["canonical"].graph, explained.graph._codegen)
+    gm = _module(explained, record.stages["canonical"].graph, explained.graph)
     example = Example(explained._bind(args, dict(kwargs)), dict(record.constants), record.optional)
     with torch_state_kept(), torch.no_grad():
         torch.manual_seed(SEED)  # a forward that draws random numbers draws those that its check will draw
@@ -69,8 +70,8 @@ def source_of(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, 
     return Source(explained, Captured(gm, example, record.method, record.specialised, record.guards), expected, {})
 
 
-def _module(owner: nn.Module, graph: Graph, codegen: Any) -> GraphModule:
+def _module(owner: nn.Module, graph: Graph, called_as: Graph) -> GraphModule:
     copy = Graph()
     copy.output(copy.graph_copy(graph, {}))
-    copy._codegen = codegen
+    copy_io(called_as, copy)
     return GraphModule(owner, copy)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter
 from torch.fx.graph import PythonCode
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.errors import CallError
+from lxt_fx.base.torch_internals import io_of, pytree, recompile_as, set_forward
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.example import FILLS
 from lxt_fx.passes.fuse.fuse import fuse
@@ -110,15 +110,10 @@ class Explained(GraphModule):
     def recompile(self) -> PythonCode:
         """The code that runs is that of the fused graph, by its segments where it is cut; `graph` stays the one that the
         rules were proven on, and that the audit, `watch` and the certificate read."""
-        lowered = self._graph
-        self._graph = self.fused = fuse(self)
-        try:
-            code = super().recompile()
-        finally:
-            self._graph = lowered
-        self._lineno_map = None  # of the fused code; torch.compile would look its lines up in the lowered graph
+        self.fused = fuse(self)
+        code = recompile_as(self, self.fused)
         if self.segments is not None:
-            type(self).forward = checkpointed_forward(self.fused, self.segments)  # each GraphModule has its own class
+            set_forward(self, checkpointed_forward(self.fused, self.segments))
         return code
 
     def _cut(self, segments: Segments | None) -> None:
@@ -153,8 +148,7 @@ class Explained(GraphModule):
             flat = interpreter.run(*pytree.tree_leaves(dict(bound)), enable_io_processing=False)
         finally:
             interpreter.env.clear()
-        codegen: Any = self.graph._codegen
-        return pytree.tree_unflatten(flat, codegen.pytree_info.out_spec)
+        return pytree.tree_unflatten(flat, io_of(self.graph).out_spec)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The inputs by name: positional ones named, missing optional ones filled, baked constants checked and dropped.

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import Graph, Node
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import TensorType, value
+from lxt_fx.base.torch_internals import GraphIO, OpOverload, io_of, pytree, set_io
+from lxt_fx.base.transformers_internals import register_ops
 
 _NAMESPACES = ("aten", "lxt_fx", "transformers", "prims")
 _FUNCTIONS = {
@@ -67,7 +66,7 @@ def decode_graph(saved: dict[str, Any], ops: Iterable[OpOverload] = ()) -> Graph
             raise InputError(f"load: the file asks for module {module}; only output classes of transformers are imported")
         importlib.import_module(module)
     in_spec, out_spec = pytree.treespec_loads(specs["in"]), pytree.treespec_loads(specs["out"])
-    graph._codegen = _PyTreeCodeGen(_PyTreeInfo(specs["names"], in_spec, out_spec))
+    set_io(graph, GraphIO(tuple(specs["names"]), in_spec, out_spec))
     return graph
 
 
@@ -119,7 +118,7 @@ def _target(name: str, known: Mapping[str, OpOverload]) -> Any:
             f"load: the file calls {name}, which is no op of torch; if it is yours, load(path, ops=(torch.ops.{name},))"
         )
     if namespace == "transformers":
-        importlib.import_module("transformers.integrations.moe")
+        register_ops()
     op, _, overload = rest.partition(".")
     found = getattr(getattr(torch.ops, namespace), op, None)
     if found is None or not hasattr(found, overload or "default"):
@@ -164,13 +163,12 @@ def _decoded(saved: Any, nodes: dict[str, Node]) -> Any:
 
 
 def _specs(graph: Graph) -> dict[str, Any]:
-    codegen: Any = graph._codegen
-    info = codegen.pytree_info
-    modules = sorted({m for m in _output_modules(info.out_spec) if m.startswith("transformers.")})
+    io = io_of(graph)
+    modules = sorted({m for m in _output_modules(io.out_spec) if m.startswith("transformers.")})
     return {
-        "names": list(info.orig_args),
-        "in": pytree.treespec_dumps(info.in_spec),
-        "out": pytree.treespec_dumps(info.out_spec),
+        "names": list(io.names),
+        "in": pytree.treespec_dumps(io.in_spec),
+        "out": pytree.treespec_dumps(io.out_spec),
         "modules": modules,
     }
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size, is_float
 from lxt_fx.base.on_meta import on_meta
+from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.captured_model import Source, source_of
 from lxt_fx.compiler.explained import Explained, Recaptures, Record, Stage
 from lxt_fx.compiler.options import Options, Rules, example_of, table_named

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.fx import Graph
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.compiler.explained import Explained, Record, Stage
 from lxt_fx.compiler.graph_json import decode_graph, encode_graph
 from lxt_fx.passes.segments.recompute import Segments
@@ -33,6 +31,8 @@ def save(explained: Explained, path: str | Path) -> None:
 
     Raises InputError for what is no explained module, or whose graph calls something that cannot be named in a file.
     """
+    from safetensors.torch import save_file
+
     if not isinstance(explained, Explained):
         raise InputError(f"save: expected a module made by lxt_fx.transform, got {type(explained).__name__}")
     tensors, keys = _tensors(explained)
@@ -58,6 +58,8 @@ def load(path: str | Path, ops: Sequence[OpOverload] = ()) -> Explained:
 
     Raises InputError where the file is no such file, or names an op that this torch does not have and `ops` does not hold.
     """
+    from safetensors import safe_open
+
     with safe_open(str(path), "pt") as file:
         metadata = file.metadata() or {}
         if "lxt_fx" not in metadata:
@@ -141,9 +143,9 @@ def _root(header: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
         *modules, last = path.split(".")
         owner = root
         for name in modules:
-            if name not in owner._modules:
+            if name not in dict(owner.named_children()):
                 owner.add_module(name, nn.Module())
-            owner = owner._modules[name]  # type: ignore[assignment]
+            owner = getattr(owner, name)
         if path in parameters:
             shared.setdefault(key, nn.Parameter(tensors[key], requires_grad=tensors[key].is_floating_point()))
             owner.register_parameter(last, shared[key])

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.on_meta import on_meta
+from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.capture import torch_state_kept
 from lxt_fx.passes.capture.example import SEED, Example

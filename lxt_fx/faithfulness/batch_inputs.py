@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from lxt_fx.attribution.embeddings import with_embeddings
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import Entry, TargetLike, class_labels, entry_of, logits_of
 from lxt_fx.attribution.text_input import TextInput, texts_by_row
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.run_audit import Inputs
 from lxt_fx.passes.capture.example import given_example

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
 from torch import Tensor, nn
 
 from lxt_fx.attribution.readable_tokens import Tokenizer
@@ -18,7 +16,9 @@ from lxt_fx.base.errors import InputError, NonFiniteError
 from lxt_fx.faithfulness.batch_inputs import Asked, RowInputs, ask, evaluating, row_inputs
 from lxt_fx.faithfulness.removed_units import Unit, Units, units_of
 from lxt_fx.ledger.run_audit import Inputs
-from lxt_fx.views.terminal import plain
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -42,6 +42,10 @@ class PerturbationCurves:
         return torch.trapezoid(self.lerf - self.morf, dim=1) / (self.morf.shape[1] - 1)
 
     def __rich__(self) -> RenderableType:
+        from rich import box
+        from rich.console import Group
+        from rich.table import Table
+
         rows, steps = self.morf.shape[0], self.morf.shape[1] - 1
         table = Table(box=box.SIMPLE_HEAD, show_edge=False)
         for heading in ("removed", "most relevant first", "least relevant first"):
@@ -54,6 +58,8 @@ class PerturbationCurves:
         return Group(many, "", table, "", f"area between the curves: {written(self.area)}")
 
     def __str__(self) -> str:
+        from lxt_fx.views.terminal import plain
+
         return plain(self.__rich__())
 
     def __repr__(self) -> str:

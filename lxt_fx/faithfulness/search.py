@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from torch import Tensor, nn
 
 from lxt_fx.attribution.leaf_relevance import leaf_relevance
@@ -34,7 +32,9 @@ from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 from lxt_fx.rule_table.rule import RuleTable
 from lxt_fx.rule_table.tables import attnlrp_gamma
-from lxt_fx.views.heatmap import save
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 GAMMAS = (0.0, 0.01, 0.05, 0.25, 1.0)
 """What the default grid tries for each gamma."""
@@ -80,6 +80,8 @@ def tune(
     NonFiniteError for relevance that is NaN or infinite, and ForwardMismatchError where the captured graph does not hold
     for all rows.
     """
+    from lxt_fx.views.heatmap import save
+
     check_counts(steps, batch)
     with gradients_on():
         given = row_inputs(model, inputs, leaf, tokenizer)
@@ -238,6 +240,9 @@ def _said(point: Point) -> str:
 @contextmanager
 def _bar(shown: bool) -> Iterator[Progress]:
     """A bar on standard error that goes when it is done."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
         yield bar

@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
-from rich.console import RenderableType
 from torch import Tensor
 
 from lxt_fx.faithfulness.removal_curves import standard_error
-from lxt_fx.faithfulness.tuning_view import tuning_figure, tuning_view
 from lxt_fx.rule_table.rule import RuleTable
-from lxt_fx.views.terminal import plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
 
 LEVEL = 0.05
 """A lead that chance alone gives more rarely than this is more than noise."""
@@ -88,6 +89,8 @@ class TunedTable(RuleTable):
 
         Raises InputError for a grid where more than two parameters have several values, or a width too small.
         """
+        from lxt_fx.faithfulness.tuning_view import tuning_figure
+
         return tuning_figure(self, width)
 
     def show(self) -> None:
@@ -95,9 +98,14 @@ class TunedTable(RuleTable):
         print(RuleTable.__str__(self))
 
     def __rich__(self) -> RenderableType:
+        from lxt_fx.faithfulness.tuning_view import tuning_view
+
         return tuning_view(self)
 
     def __str__(self) -> str:
+        from lxt_fx.faithfulness.tuning_view import tuning_view
+        from lxt_fx.views.terminal import plain
+
         return plain(tuning_view(self))
 
     def __repr__(self) -> str:

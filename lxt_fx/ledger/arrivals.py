@@ -6,11 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
 from lxt_fx.base.errors import InputError
-from lxt_fx.views.terminal import plain
 
 if TYPE_CHECKING:
     from lxt_fx.ledger.ledger import Ledger
@@ -51,6 +47,11 @@ class Landing:
 
     def __str__(self) -> str:
         """A table with one line for each layer, from the output down to the input."""
+        from rich import box
+        from rich.table import Table
+
+        from lxt_fx.views.terminal import plain
+
         table = Table(box=box.SIMPLE_HEAD, show_edge=False)
         for column in ("layer", "at its output", "of all tokens", "to its value", "to its key", "to its query"):
             table.add_column(column, justify="left" if column == "layer" else "right")

@@ -12,16 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
+from lxt_fx.base.torch_internals import aten, pytree, schema_of
 from lxt_fx.ledger.claimed_by_contribution import map_call, taken
 from lxt_fx.ops import activations, products
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.report.printed_graph import op_name
 from lxt_fx.rule_table.rule import Keep, Rule
-
-aten = torch.ops.aten
 
 NATURALLY: Mapping[Any, Keep] = {
     **dict.fromkeys((*MOVES, *SUMS, *CONVOLUTIONS, *GROUPED_MATMULS), Keep.ALL_BUT_CONSTANTS),
@@ -134,8 +132,7 @@ class Call:
         return self._by_name().get(name) in self.carrying
 
     def _by_name(self) -> dict[str, Any]:
-        schema: Any = self.node.target
-        names = [argument.name for argument in schema._schema.arguments]
+        names = [argument.name for argument in schema_of(self.node.target).arguments]
         return dict(zip(names, self.node.args, strict=False)) | dict(self.node.kwargs)
 
     def run(self, kept: Callable[[Node], bool]) -> Any:

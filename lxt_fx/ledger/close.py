@@ -10,14 +10,13 @@ from torch.fx import Node
 
 from lxt_fx.attribution.target import Choice
 from lxt_fx.base.nodes import TensorType, module_path, source, value
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.claimed import Cause
 from lxt_fx.ledger.ledger import Entry, Ledger, Place, Source
 from lxt_fx.ledger.taps import K, Meter, layer_of
 from lxt_fx.report.printed_graph import op_name
 from lxt_fx.rule_table.rule import Keep, Rule
-
-aten = torch.ops.aten
 
 
 def settle_accounts(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import networkx as nx
 import torch
-from rich.console import RenderableType
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError, LedgerError
@@ -17,12 +16,11 @@ from lxt_fx.base.json_file import write_json
 from lxt_fx.ledger.arrivals import Landing, landing
 from lxt_fx.ledger.claimed import Cause
 from lxt_fx.ledger.flow_graph import flow_graph
-from lxt_fx.ledger.page import ledger_text, ledger_view
 from lxt_fx.ledger.taps import Edge
-from lxt_fx.ledger.waterfall import waterfall
 
 if TYPE_CHECKING:
     import pandas
+    from rich.console import RenderableType
 
 K = TypeVar("K", bound=Hashable)
 
@@ -282,12 +280,18 @@ class Ledger:
 
         Raises InputError for a ledger of several rows: take `ledger.row(0)`.
         """
+        from lxt_fx.ledger.waterfall import waterfall
+
         waterfall(self, path, width)
 
     def __rich__(self) -> RenderableType:
+        from lxt_fx.ledger.page import ledger_view
+
         return ledger_view(self)
 
     def __str__(self) -> str:
+        from lxt_fx.ledger.page import ledger_text
+
         return ledger_text(self)
 
     def __repr__(self) -> str:

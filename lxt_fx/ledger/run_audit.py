@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from lxt_fx.attribution.embeddings import with_embeddings
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
@@ -16,6 +15,7 @@ from lxt_fx.attribution.target import Choice, TargetLike, choose, class_labels
 from lxt_fx.attribution.text_input import TextInput, texts_by_row
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.close import settle_accounts
 from lxt_fx.ledger.ledger import Ledger

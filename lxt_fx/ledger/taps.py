@@ -10,17 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.nodes import TensorType, module_path, module_stack, operands, value
+from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.claimed import Call, Cause, inner, shares
 from lxt_fx.ops import products
 from lxt_fx.ops.aten_kinds import MOVES
 from lxt_fx.passes.analysis.mark_flow import NO_GRADIENT
 from lxt_fx.rule_table.rule import Rule
-
-aten = torch.ops.aten
 
 FUSED_ATTENTION = frozenset({products.sdpa, products.sdpa_held, aten.scaled_dot_product_attention.default})
 _MATMULS = frozenset({products.matmul, products.matmul_held, aten.matmul.default})

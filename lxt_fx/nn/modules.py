@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import lxt_fx.functional as F
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.torch_internals import BatchNormNd, ConvNd, check_convolution_hook, check_input_dim
 from lxt_fx.ops.forms import Form, epsilon_of
 
 
@@ -152,7 +153,10 @@ class Softplus(RuleModule, nn.Softplus):
         return F.softplus(input, form=self.form)
 
 
-class _Convolution(RuleModule, nn.modules.conv._ConvNd):
+check_convolution_hook()
+
+
+class _Convolution(RuleModule, ConvNd):
     """A convolution by eq. 8."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -172,14 +176,14 @@ class Conv3d(_Convolution, nn.Conv3d):
     """torch.nn.Conv3d by AttnLRP eq. 8."""
 
 
-class _InEvaluation(RuleModule, nn.modules.batchnorm._BatchNorm):
+class _InEvaluation(RuleModule, BatchNormNd):
     """Batch norm with fixed statistics, a linear map (AttnLRP prop. 3.4). Raises InputError where it would use those of
     the batch."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training or self.running_mean is None:
             raise InputError(f"{type(self).__name__}: it uses batch statistics, which have no rule; call eval()")
-        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        check_input_dim(self, input)
         weight, bias = (None if given is None else given.detach() for given in (self.weight, self.bias))
 
         def plain(x: Tensor) -> Tensor:

@@ -1,5 +1,32 @@
-"""The ops that a rewritten graph calls, as `torch.ops.lxt_fx.*`. Each name here is the op's overload."""
+"""The ops that a rewritten graph calls, as `torch.ops.lxt_fx.*`. Each name in these modules is the op's overload.
 
-from lxt_fx.ops import activations, norms, products
+Importing this registers all of them, so that a graph that holds them can be loaded.
+"""
 
-__all__ = ["activations", "norms", "products"]
+from lxt_fx.ops import (
+    activations,
+    contributions,
+    expectations,
+    experts,
+    explicit,
+    explicit_contributions,
+    fused,
+    head,
+    norms,
+    products,
+    selection,
+)
+
+__all__ = [
+    "activations",
+    "contributions",
+    "expectations",
+    "experts",
+    "explicit",
+    "explicit_contributions",
+    "fused",
+    "head",
+    "norms",
+    "products",
+    "selection",
+]

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import operator
 
-import torch
-from torch._ops import OpOverload
-
-from lxt_fx.ops import activations, selection
-
-aten = torch.ops.aten
+from lxt_fx.base.torch_internals import OpOverload, aten
+from lxt_fx.ops import activations, experts, selection
 
 MOVES = frozenset(
     {
@@ -171,17 +165,8 @@ CONVOLUTIONS = frozenset(
 )
 
 
-def _grouped_matmuls() -> frozenset[object]:
-    """Expert matmuls: torch's own, and the one that transformers registers for dtypes that torch's lacks."""
-    ops = {aten._grouped_mm.default}
-    if importlib.util.find_spec("transformers.integrations.moe") is not None:
-        importlib.import_module("transformers.integrations.moe")
-        fallback = getattr(torch.ops.transformers, "grouped_mm_fallback", None)
-        ops |= {fallback.default} if fallback is not None else set()
-    return frozenset(ops)
-
-
-GROUPED_MATMULS = _grouped_matmuls()
+GROUPED_MATMULS = frozenset({aten._grouped_mm.default, experts.grouped_matmul})
+"""Expert matmuls: torch's own, and that of transformers for dtypes that torch's lacks."""
 
 POINTWISE_LINEAR = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.neg.default, aten.to.dtype})
 PRODUCTS = frozenset({aten.mul.Tensor, aten.div.Tensor})

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._ops import OpOverload
 
+from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.ops.library import define
 
 

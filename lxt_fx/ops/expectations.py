@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from lxt_fx.base.errors import OtherWayError
+from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.ops.library import LIBRARY
 
 CLOSE = 1e-4

@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.library import Library
+
+from lxt_fx.base.torch_internals import OpOverload, in_dispatch_mode, in_functorch, is_legacy_batched
 
 LIBRARY = Library("lxt_fx", "DEF")  # type: ignore[no-untyped-call]
 
@@ -38,16 +39,13 @@ def is_batched(gradient: Tensor) -> bool:
     it has no rule for (`addmm`, `mean`, in-place ops) gradient by gradient; a backward then takes other ops."""
     if torch.compiler.is_compiling():
         return False
-    functorch = torch._C._functorch
-    return functorch.is_legacy_batchedtensor(gradient) or functorch.maybe_current_level() is not None
+    return is_legacy_batched(gradient) or in_functorch()
 
 
 def has_values(tensor: Tensor) -> bool:
     """Whether Python may read the tensor: not while tracing or compiling, in a vmap, or in the capture of a CUDA graph."""
     if torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta:
         return False
-    if torch._C._functorch.maybe_current_level() is not None:
-        return False
-    if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+    if in_functorch() or in_dispatch_mode():
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lxt_fx.base.torch_internals import softmax_backward
 from lxt_fx.ops.library import define, has_values, is_batched
 
 SDPA_SCHEMA = (
@@ -61,7 +62,7 @@ class Softmax(torch.autograd.Function):
             s = s if ctx.every_row else torch.where(seen, s, 0)
             offset = (gradients[0] * s).sum(ctx.dim, keepdim=True)
             return (s * (gradients[0] - offset)).to(ctx.dtype), None, None
-        native = torch.ops.aten._softmax_backward_data.default(gradients[0], s, ctx.dim, s.dtype)
+        native = softmax_backward(gradients[0], s, ctx.dim)
         return (native if ctx.every_row else torch.where(seen, native, 0)).to(ctx.dtype), None, None
 
 

@@ -13,10 +13,10 @@ from torch.fx import Node
 
 from lxt_fx.base.errors import UnknownNameError
 from lxt_fx.base.nodes import TensorType, module_stack, source, value
+from lxt_fx.base.torch_internals import OpOverload, base_name
 from lxt_fx.compiler.explained import Explained, Stage
 from lxt_fx.ops import products
 from lxt_fx.passes.positions.asked import said
-from lxt_fx.report.modules_table import modules_table
 from lxt_fx.rule_table.rule import Rule
 
 _DTYPES = {
@@ -39,6 +39,8 @@ def show(explained: Explained, stage: str = "rules", *, module: str | None = Non
     `module` shows one module and what is inside it (`model.layers.0`). Values that carry no relevance (masks, rotary
     tables) are counted, not listed, unless `full`. Raises UnknownNameError for a stage or module that does not exist.
     """
+    from lxt_fx.report.modules_table import modules_table
+
     if stage == "modules" and "rules" in explained.record.stages:
         return modules_table(explained)
     chosen = _stage(explained, stage)
@@ -229,11 +231,10 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def op_name(node: Node) -> str:
     """`add` for aten.add.Tensor, `lxt_fx.sdpa` for an op of ours."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
+    if not isinstance(node.target, OpOverload):
         return getattr(node.target, "__name__", str(node.target))
-    namespace, name = schema.name.split("::")
-    return str(name if namespace == "aten" else f"{namespace}.{name}")
+    name = base_name(node.target)
+    return name if node.target.namespace == "aten" else f"{node.target.namespace}.{name}"
 
 
 def _relative(path: str, reader: Node | None) -> str:

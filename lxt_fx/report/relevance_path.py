@@ -11,9 +11,10 @@ from torch.fx import Node
 
 from lxt_fx.base.nodes import is_float, module_path, module_stack, operands, shape, source, value
 from lxt_fx.base.on_meta import NOT_COMPARED
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.compiler.explained import Explained, Record
 from lxt_fx.ops import norms, products
-from lxt_fx.passes.analysis.mark_flow import SHAPE_ONLY, SHAPE_READERS, Flow, aten, differentiable_operands, mark_flow
+from lxt_fx.passes.analysis.mark_flow import SHAPE_ONLY, SHAPE_READERS, Flow, differentiable_operands, mark_flow
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES
 from lxt_fx.report.printed_graph import PLAIN_LAYERS
 from lxt_fx.rule_table.rule import GroupKind, Keep, kind_text

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +14,9 @@ from torch import Tensor
 from lxt_fx.base.errors import InputError
 from lxt_fx.views.colour import LIGHT, ink
 from lxt_fx.views.view import number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STRONGEST, COLUMNS = 4, 60
 """How many tokens are named beside a row, and how many columns of colour a terminal shows."""
@@ -46,6 +48,9 @@ def matrix_view(relevance: Tensor, logits: Tensor, tokens: Sequence[str], prompt
 
 def matrix_figure(relevance: Tensor, tokens: Sequence[str], prompt: int, said: str) -> Figure:
     """The matrix as coloured cells with a line between prompt and answer. Raises InputError for too many tokens."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
     rows, columns = relevance.shape
     if columns > LARGEST:
         raise InputError(f"the picture would have {columns} columns, and at most {LARGEST} can be read; use to_json")

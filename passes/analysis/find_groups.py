@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import networkx as nx
-import torch
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import shape
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import MOVES, POINTWISE, POINTWISE_LINEAR, PRODUCTS, REDUCTIONS
 from lxt_fx.passes.analysis.find_recurrences import find_recurrences
 from lxt_fx.passes.analysis.find_roles import find_roles
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.analysis.region_at_zero import region_at_zero
 from lxt_fx.rule_table.rule import GroupKind, Role
-
-aten = torch.ops.aten
 
 _RESHAPES_IN_STATISTIC = frozenset({aten.expand.default, aten.expand_as.default, aten.unsqueeze.default, aten.view.default})
 _LINEAR = POINTWISE_LINEAR | PRODUCTS | MOVES | {aten.mean.dim, aten.sum.dim_IntList, aten.cumsum.default}

@@ -13,14 +13,12 @@ from functools import reduce
 from operator import and_, or_
 
 import networkx as nx
-import torch
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import Operand, module_path
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import MOVES, POINTWISE, POINTWISE_LINEAR
 from lxt_fx.passes.analysis.mark_flow import Flow
-
-aten = torch.ops.aten
 
 _RATES = frozenset(
     {aten.exp.default, aten.expm1.default, aten.softplus.default, aten.sigmoid.default, aten.hardsigmoid.default}

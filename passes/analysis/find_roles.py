@@ -6,14 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch.fx import GraphModule, Node
 
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, POINTWISE_LINEAR, PRODUCTS, REDUCTIONS
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.rule_table.rule import Role
-
-aten = torch.ops.aten
 
 _FUSED = aten.scaled_dot_product_attention.default
 _CONTRACTIONS = frozenset({aten.matmul.default, aten.einsum.default})

@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
-import torch
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import Operand, is_float, operands
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import products
-
-aten = torch.ops.aten
 
 # Ops and operands that are read for shape or dtype only, and ops whose float output has no gradient to any operand.
 SHAPE_READERS = frozenset(

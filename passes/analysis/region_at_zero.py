@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from lxt_fx.base.torch_internals import aten
+
 
 def region_at_zero(gm: GraphModule, root: Node, origin: Node, members: frozenset[Node]) -> tuple[float, float] | str:
     """Analysis: f(0) and f'(0) of the region between `origin` and `root`, measured by running it on 0 in float64; or, as a
@@ -40,7 +42,7 @@ def _run(gm: GraphModule, node: Node, members: frozenset[Node], values: dict[Nod
         values[node] = _one_number(gm, node)
     elif node in members or node.op == "call_function":
         args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda n: _run(gm, n, members, values))
-        is_cast = node.target is torch.ops.aten.to.dtype
+        is_cast = node.target is aten.to.dtype
         values[node] = args[0] if is_cast else node.target(*args, **kwargs)  # type: ignore[operator]
     else:
         raise _NotOneFunction(f"%{node.name} is an input")

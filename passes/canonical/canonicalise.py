@@ -12,9 +12,9 @@ from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import arguments, is_float, module_path, shape, value
+from lxt_fx.base.torch_internals import aten
+from lxt_fx.ops import experts
 from lxt_fx.passes.drop_dead import drop_dead
-
-aten = torch.ops.aten
 
 END = 2**63 - 1
 
@@ -107,6 +107,9 @@ def _drop_or_respell(gm: GraphModule, node: Node) -> int:
         return 1
     if target in RENAMES:
         node.target = RENAMES[target]
+        return 1
+    if str(target) == experts.OTHER_NAME:
+        node.target = experts.grouped_matmul
         return 1
     if _changes_nothing(node):
         node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import arguments, shape, value
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.products import mask_limit
 from lxt_fx.passes.drop_dead import drop_dead
-
-aten = torch.ops.aten
 
 _SAME_VALUE = frozenset({aten.expand.default, aten.expand_as.default, aten.detach.default, aten.contiguous.default})
 

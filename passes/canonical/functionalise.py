@@ -6,15 +6,12 @@ import operator
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.nodes import value
+from lxt_fx.base.torch_internals import MissingOp, OpOverload, aten, base_name, is_contiguous, overload_name, schema_of
 from lxt_fx.passes.drop_dead import drop_dead
-
-aten = torch.ops.aten
 
 # Views whose write-back is the value in the shape of what was viewed.
 _RESHAPES = {
@@ -41,7 +38,7 @@ _TUPLE_VIEWS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.def
 
 def mutates(node: Node) -> bool:
     """Whether the node writes into its first operand."""
-    return node.op == "call_function" and isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+    return node.op == "call_function" and isinstance(node.target, OpOverload) and schema_of(node.target).is_mutable
 
 
 def functionalise(gm: GraphModule) -> int:
@@ -151,21 +148,12 @@ def _is_view(node: Node) -> bool:
         return True
     if not isinstance(node.target, OpOverload) or not node.args or not isinstance(node.args[0], Node):
         return False
-    if not any(r.alias_info is not None for r in node.target._schema.returns):
+    if not any(r.alias_info is not None for r in schema_of(node.target).returns):
         return False
     before, after = value(node.args[0]), value(node)
     if node.target in _CASTS:
         return bool(before.dtype == after.dtype and before.device == after.device)
-    return node.target not in _MAY_COPY or _is_contiguous(before)
-
-
-def _is_contiguous(tensor: torch.Tensor) -> bool:
-    """Whether a reshape of it is a view. Where sizes depend on values, it is taken for a copy; the check of the forward
-    would tell."""
-    try:
-        return tensor.is_contiguous()
-    except GuardOnDataDependentSymNode:
-        return False
+    return node.target not in _MAY_COPY or is_contiguous(before)
 
 
 def _functional(graph: torch.fx.Graph, node: Node) -> Node:
@@ -173,7 +161,7 @@ def _functional(graph: torch.fx.Graph, node: Node) -> Node:
     assert isinstance(target, OpOverload)
     written = node.args[0]
     assert isinstance(written, Node)
-    name = target._schema.name.split("::")[1]
+    name = base_name(target)
     before = value(written)
     if name == "copy_" or target is aten.fill_.Tensor:
         new = graph.call_function(aten.expand_as.default, (node.args[1], written))
@@ -182,10 +170,10 @@ def _functional(graph: torch.fx.Graph, node: Node) -> Node:
     elif name == "fill_":
         new = graph.call_function(aten.full_like.default, (written, *node.args[1:]))
     else:
-        packet = getattr(aten, _OPERATORS.get(name, name.removesuffix("_")), None)
-        if packet is None or target._overloadname not in packet.overloads():
+        functional = getattr(getattr(aten, _OPERATORS.get(name, name.removesuffix("_"))), overload_name(target))
+        if isinstance(functional, MissingOp):
             raise CaptureError(f"transform: in-place op %{node.name} = {target} has no functional form")
-        new = graph.call_function(getattr(packet, target._overloadname), node.args, dict(node.kwargs))
+        new = graph.call_function(functional, node.args, dict(node.kwargs))
     new.meta = dict(node.meta)
     promoted = _value_of(new)
     if promoted.dtype != before.dtype:  # an in-place op casts its result to the written tensor's dtype

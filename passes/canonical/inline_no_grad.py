@@ -10,12 +10,12 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.nodes import is_float
+from lxt_fx.base.torch_internals import aten, autocast_region, grad_mode_region, grad_mode_switch
 from lxt_fx.passes.drop_dead import drop_dead
 
-_SET_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
-_AUTOCAST = torch.ops.higher_order.wrap_with_autocast
-_REGIONS = (_SET_GRAD, _AUTOCAST)
-_SWITCH = torch._C._set_grad_enabled
+_SET_GRAD = grad_mode_region()
+_REGIONS = (_SET_GRAD, autocast_region())
+_SWITCH = grad_mode_switch()
 
 
 def inline_no_grad(gm: GraphModule) -> int:
@@ -88,7 +88,7 @@ def _adopt(gm: GraphModule, body: GraphModule, name: str) -> str:
 def _detached(gm: GraphModule, value: Any) -> Any:
     if not isinstance(value, Node) or not is_float(value) or value.op == "get_attr":
         return value
-    node = gm.graph.call_function(torch.ops.aten.detach.default, (value,))
+    node = gm.graph.call_function(aten.detach.default, (value,))
     node.meta = dict(value.meta)
     return node
 

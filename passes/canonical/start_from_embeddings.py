@@ -10,16 +10,13 @@ import networkx as nx
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.nodes import module_path
+from lxt_fx.base.torch_internals import GraphIO, aten, io_of, pytree, set_io
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, MOVES, SUMS
 from lxt_fx.passes.analysis.mark_flow import differentiable_graph, mark_flow
 from lxt_fx.passes.capture.example import Example, token_embedding
 from lxt_fx.passes.drop_dead import drop_dead
-
-aten = torch.ops.aten
 
 _AS_THEY_COME = frozenset(
     {aten.view.default, aten.reshape.default, aten.to.dtype, aten.contiguous.default, aten.clone.default}
@@ -78,8 +75,7 @@ def _started(
 ) -> Started:
     _drop_idle(gm, values, set(instead.values()))
     spec = pytree.tree_structure(((), values))
-    codegen: Any = gm.graph._codegen
-    gm.graph._codegen = _PyTreeCodeGen(_PyTreeInfo(list(values), spec, codegen.pytree_info.out_spec))
+    set_io(gm.graph, GraphIO(tuple(values), spec, io_of(gm.graph).out_spec))
     gm.recompile()
     return Started(replace(example, kwargs=values), embedding, instead)
 

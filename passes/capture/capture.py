@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from inspect import signature
 from io import StringIO
 from typing import Any
 
@@ -14,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx import GraphModule
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
-from torch.utils import _pytree as pytree
 
-from lxt_fx.base.errors import CaptureError
+from lxt_fx.base.errors import CaptureError, UnsupportedVersionError
 from lxt_fx.base.nodes import fixed_size
+from lxt_fx.base.torch_internals import GraphIO, guards_of, io_of, pytree, set_io, unlifted
+from lxt_fx.base.transformers_internals import traceable_experts
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.example import Example
-from lxt_fx.passes.capture.trace import trace
+from lxt_fx.passes.capture.trace import leaf_names, trace
 from lxt_fx.passes.drop_dead import drop_dead
 
 
@@ -66,21 +67,6 @@ def torch_state_kept() -> Iterator[None]:
         torch.set_grad_enabled(enabled)
 
 
-@contextmanager
-def traceable_experts(model: nn.Module) -> Iterator[None]:
-    """The `eager` experts of transformers loop over the experts that were hit, which no graph can hold. Inside, models set
-    to `eager` use `batched_mm`, the same sums as one product; the setting is put back."""
-    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values()
-    eager = [c for c in configs if getattr(c, "_experts_implementation_internal", None) == "eager"]
-    try:
-        for config in eager:
-            config._experts_implementation_internal = "batched_mm"
-        yield
-    finally:
-        for config in eager:
-            config._experts_implementation_internal = "eager"
-
-
 def capture(model: nn.Module, example: Example, *, dynamic: bool = True) -> Captured:
     """The model as a graph: by `torch.export` with symbolic sizes, else with fixed ones, else by real-tensor `make_fx`.
 
@@ -97,6 +83,8 @@ def capture(model: nn.Module, example: Example, *, dynamic: bool = True) -> Capt
         try:
             with torch_state_kept(), traceable_experts(model), traceable_scans(model):
                 return way()
+        except UnsupportedVersionError:
+            raise  # the next way would work without what is missing, and say nothing of it
         except Exception as error:  # torch.export raises errors of a dozen unrelated types
             said.append(f"  {name}: {type(error).__name__}: {_first_line(error)}")
     raise CaptureError(
@@ -112,17 +100,21 @@ def _first_line(error: Exception) -> str:
 
 
 def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
-    inputs = example.kwargs | example.constants
+    inputs = _in_order_of(model, example.kwargs | example.constants)
     shapes = {name: _dynamic_shape(value, example) for name, value in inputs.items()} if dynamic else None
     with redirect_stderr(StringIO()):  # a failed export prints its whole graph; another way is tried, and errors are raised
         exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
-    gm = exported.module(check_guards=False)
-    assert isinstance(gm, GraphModule)
-    codegen: Any = gm.graph._codegen
+    gm = unlifted(exported)
     _drop_constant_inputs(gm, example)
-    named = _with_names(gm, example, codegen.pytree_info.out_spec)
-    guards = tuple(getattr(exported, "_guards_code", ()) or ())
-    return Captured(named, example, "torch.export", _fixed_sizes(named, example, dynamic), guards)
+    _order_inputs(gm, example)
+    named = _with_names(gm, example, io_of(gm.graph).out_spec)
+    return Captured(named, example, "torch.export", _fixed_sizes(named, example, dynamic), guards_of(exported))
+
+
+def _in_order_of(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs as the model's signature lists them: torch 2.6 names them in that order, whatever theirs is."""
+    listed = [name for name in signature(model.forward).parameters if name in inputs]
+    return {name: inputs[name] for name in [*listed, *(name for name in inputs if name not in listed)]}
 
 
 def _dynamic_shape(value: Any, example: Example) -> Any:
@@ -141,10 +133,21 @@ def _drop_constant_inputs(gm: GraphModule, example: Example) -> None:
             gm.graph.erase_node(node)
 
 
+def _order_inputs(gm: GraphModule, example: Example) -> None:
+    """The inputs of the graph in the order of the example."""
+    placeholders = {str(node.target): node for node in gm.graph.nodes if node.op == "placeholder"}
+    names = leaf_names(example)
+    if list(placeholders) == names or set(placeholders) != set(names):
+        return
+    behind = next(node for node in gm.graph.nodes if node.op != "placeholder")
+    for name in names:
+        behind.prepend(placeholders[name])
+
+
 def _with_names(gm: GraphModule, example: Example, out_spec: pytree.TreeSpec) -> GraphModule:
     """The graph with a forward whose parameters are the example's tensor inputs, taken by name or position."""
     in_spec = pytree.tree_structure(((), dict(example.kwargs)))
-    gm.graph._codegen = _PyTreeCodeGen(_PyTreeInfo(list(example.kwargs), in_spec, out_spec))
+    set_io(gm.graph, GraphIO(tuple(example.kwargs), in_spec, out_spec))
     drop_dead(gm)
     named = GraphModule(gm, gm.graph)
     named.meta = {}

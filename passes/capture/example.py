@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.torch_internals import pytree
 
 BATCH, TOKENS = 2, 7
 SEED = 0

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.errors import CaptureError, InputError
 from lxt_fx.base.on_meta import on_meta
+from lxt_fx.base.torch_internals import pytree
 from lxt_fx.passes.capture.capture import Captured, capture, torch_state_kept
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.verify import forward_difference, tolerance_of

@@ -16,16 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx import traceback as fx_traceback
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.nodes import module_path, source
+from lxt_fx.base.torch_internals import aten, pytree, real_tracer, rename
 from lxt_fx.ops import expectations
 from lxt_fx.passes.capture.example import Example
-
-aten = torch.ops.aten
 
 _READS = frozenset({aten.item.default, aten._local_scalar_dense.default})
 _READS_WHOLE = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})
@@ -42,19 +39,12 @@ def trace(model: nn.Module, example: Example) -> tuple[GraphModule, pytree.TreeS
         out_specs.append(spec)
         return flat_out
 
-    # make_fx turns every non-tensor leaf into a constant of the graph
-    tracer = make_fx(
-        forward,
-        tracing_mode="real",
-        pre_dispatch=True,
-        _error_on_data_dependent_ops=False,
-        _allow_non_fake_inputs=True,
-        record_stack_traces=True,
-    )
+    tracer = real_tracer(forward)  # it turns every non-tensor leaf into a constant of the graph
     with _module_stacks(model), _WholeReads():
         gm = tracer(*flat)
-    for node, name in zip(_placeholders(gm), _leaf_names(example), strict=True):
-        _rename(gm, node, name)
+    for node, name in zip(_placeholders(gm), leaf_names(example), strict=True):
+        node.target = name
+        rename(node, name)
     _name_parameters(gm, model)
     _record_values(gm, flat)
     _expect_again(gm)
@@ -147,15 +137,10 @@ def _placeholders(gm: GraphModule) -> list[Node]:
     return [node for node in gm.graph.nodes if node.op == "placeholder"]
 
 
-def _leaf_names(example: Example) -> list[str]:
+def leaf_names(example: Example) -> list[str]:
     """One identifier for each leaf of the inputs: `pixel_values`, or `images_0` inside a list."""
     paths = pytree.tree_flatten_with_path(dict(example.kwargs))[0]
     return ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in paths]
-
-
-def _rename(gm: GraphModule, node: Node, name: str) -> None:
-    node.target = name
-    node.name = gm.graph._graph_namespace.create_name(name, None)
 
 
 def _name_parameters(gm: GraphModule, model: nn.Module) -> None:
@@ -169,8 +154,9 @@ def _name_parameters(gm: GraphModule, model: nn.Module) -> None:
             continue
         _place(gm, name, getattr(gm, node.target))
         node.target = name
-        node.name = gm.graph._graph_namespace.create_name(name.replace(".", "_"), None)
-    for name in [n for n in vars(gm).get("_parameters", {}) if n.startswith("_param_constant")]:
+        rename(node, name.replace(".", "_"))
+    read = {node.target for node in gm.graph.nodes if node.op == "get_attr"}
+    for name in [name for name, _ in gm.named_parameters(recurse=False, remove_duplicate=False) if name not in read]:
         delattr(gm, name)
 
 
@@ -178,7 +164,7 @@ def _place(gm: GraphModule, path: str, tensor: Tensor) -> None:
     *modules, last = path.split(".")
     owner: nn.Module = gm
     for name in modules:
-        if name not in owner._modules:
+        if name not in dict(owner.named_children()):
             owner.add_module(name, nn.Module())
         owner = getattr(owner, name)
     if isinstance(tensor, nn.Parameter):

@@ -10,9 +10,8 @@ import torch
 from torch.fx import Graph, Node
 
 from lxt_fx.base.nodes import arguments, dtype, shape, written_shape
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import fused, products
-
-aten = torch.ops.aten
 
 
 def fuse_attention(graph: Graph, carrying: Set[Node]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.nodes import is_float
+from lxt_fx.base.torch_internals import copy_io
 from lxt_fx.passes.analysis.mark_flow import mark_flow
 from lxt_fx.passes.drop_dead import drop_dead_nodes
 from lxt_fx.passes.fuse.attention import fuse_attention
@@ -26,7 +27,7 @@ def fuse(gm: GraphModule) -> Graph:
     graph = Graph()
     copies: dict[Node, Node] = {}
     graph.output(graph.graph_copy(gm.graph, copies))
-    graph._codegen = gm.graph._codegen
+    copy_io(gm.graph, graph)
     carrying = {copies[node] for node in flow.carrying if node in copies}
     for step in (fuse_norms, fuse_rotary, fuse_gates, fuse_attention):
         step(graph, carrying)

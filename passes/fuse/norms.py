@@ -9,9 +9,8 @@ import torch
 from torch.fx import Graph, Node
 
 from lxt_fx.base.nodes import arguments, shape, value, written_shape
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import fused, norms, products
-
-aten = torch.ops.aten
 
 
 def fuse_norms(graph: Graph, carrying: Set[Node]) -> int:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from typing import Any
 
-import torch
 from torch.fx import Graph, Node
 
 from lxt_fx.base.nodes import arguments, dtype, shape, written_shape
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import fused
-
-aten = torch.ops.aten
 
 
 def fuse_rotary(graph: Graph, carrying: Set[Node]) -> int:

@@ -7,15 +7,12 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
 from lxt_fx.base.nodes import arguments
+from lxt_fx.base.torch_internals import OpOverload, aten
 from lxt_fx.ops import fused, products
 from lxt_fx.passes.analysis.mark_flow import differentiable_operands
-
-aten = torch.ops.aten
 
 _SDPA = {"query": "query_share", "key": "key_share", "value": "value_share", "attn_mask": "mask_share"}
 _NATIVE: dict[Any, Any] = {products.matmul: products.matmul_held, products.mul: aten.mul.Tensor, fused.gated: fused.gated}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import is_float, shape
+from lxt_fx.base.torch_internals import io_of, pytree
 from lxt_fx.ops import selection
 
 Positions = Literal["last"] | int | Sequence[int]
@@ -96,8 +96,7 @@ def answers_by_token(gm: GraphModule, tokens: int) -> bool:
 
 def _answers(gm: GraphModule) -> list[int]:
     found = outputs(gm)
-    codegen: Any = gm.graph._codegen
-    names = pytree.tree_unflatten(list(range(len(found))), codegen.pytree_info.out_spec)
+    names = pytree.tree_unflatten(list(range(len(found))), io_of(gm.graph).out_spec)
     logits = names.get("logits") if isinstance(names, Mapping) else getattr(names, "logits", None)
     floats = [n for n, node in enumerate(found) if isinstance(node, Node) and is_float(node)]
     return [n for n in floats if len(shape(found[n]) or ()) == 3 and (not isinstance(logits, int) or n == logits)]

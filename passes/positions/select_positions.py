@@ -8,19 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from lxt_fx.base.nodes import arguments, operands, shape, value
+from lxt_fx.base.torch_internals import OpOverload, aten, pytree, schema_of
 from lxt_fx.ops import selection as selection_ops
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.passes.positions.asked import answer_index, checked, outputs
 from lxt_fx.passes.positions.through_experts import move_through_experts
 from lxt_fx.passes.positions.through_ops import move_through
 from lxt_fx.passes.positions.token_axis import Axis, Move, Selection, expression, item_shape
-
-aten = torch.ops.aten
 
 
 def select_positions(gm: GraphModule, positions: tuple[int, ...]) -> int:
@@ -233,7 +230,7 @@ def _split(op: Any, named: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str
         return tuple(named.values()), {}
     given = dict(named)
     args = []
-    for argument in op._schema.arguments:
+    for argument in schema_of(op).arguments:
         if argument.kwarg_only or argument.name not in given:
             break
         args.append(given.pop(argument.name))

@@ -5,15 +5,13 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import torch
 from torch.fx import Node
 
 from lxt_fx.base.nodes import arguments, operands, shape
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import GROUPED_MATMULS
 from lxt_fx.passes.positions.through_ops import move_through
 from lxt_fx.passes.positions.token_axis import Axis, Move, Selection, expression, quotient, same
-
-aten = torch.ops.aten
 
 _KEPT = frozenset({aten.to.dtype, aten.cumsum.default, aten.detach.default})
 _COUNTS = frozenset({aten.histc.default, aten.bincount.default})
@@ -81,7 +79,7 @@ class _Region:
             return self._multiplies_groups(node, axis)
         if node.target is aten.index.Tensor and axis.dim == 0 and (index := _only_index(node)) is not None:
             return self._takes_in_order(node, index)
-        if node.target is operator.getitem and node.args[0].target in _SORTS:  # type: ignore[union-attr, operator]
+        if node.target is operator.getitem and node.args[0].target in _SORTS:  # type: ignore[union-attr]
             return axis == self.axis and self._comes_from_sort(node)
         move = move_through(node, axis, self.selection)
         named = {operand.name: operand.node for operand in operands(node)}

@@ -10,6 +10,7 @@ import torch
 from torch.fx import Node
 
 from lxt_fx.base.nodes import arguments, operands, shape, value
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.passes.positions.token_axis import (
     Axis,
     Move,
@@ -21,8 +22,6 @@ from lxt_fx.passes.positions.token_axis import (
     quotient,
     same,
 )
-
-aten = torch.ops.aten
 
 
 def move_through_layout(node: Node, axis: Axis, selection: Selection) -> Move | None:

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
 from torch.fx import Node
 
 from lxt_fx.base.nodes import arguments, operands, shape
+from lxt_fx.base.torch_internals import OpOverload, aten, schema_of
 from lxt_fx.ops.aten_kinds import POINTWISE
 from lxt_fx.passes.positions.through_layout import move_through_layout
 from lxt_fx.passes.positions.token_axis import Axis, Move, Selection, is_one, item_shape, same
-
-aten = torch.ops.aten
 
 
 def move_through(node: Node, axis: Axis, selection: Selection) -> Move | None:
@@ -22,7 +20,7 @@ def move_through(node: Node, axis: Axis, selection: Selection) -> Move | None:
     map its input there, an attention its queries there and all keys and values. None where the op mixes tokens, or nothing
     is known of it."""
     op: Any = node.target
-    if node.op != "call_function" or (isinstance(op, OpOverload) and op._schema.is_mutable):
+    if node.op != "call_function" or (isinstance(op, OpOverload) and schema_of(op).is_mutable):
         return None
     rule = _RULES.get(op)
     if rule is not None:
@@ -137,7 +135,7 @@ def _argument(node: Node, name: str) -> Any:
     named, op = arguments(node), node.target
     if name in named or not isinstance(op, OpOverload):
         return named.get(name)
-    return next((a.default_value for a in op._schema.arguments if a.name == name and a.has_default_value()), None)
+    return next((a.default_value for a in schema_of(op).arguments if a.name == name and a.has_default_value()), None)
 
 
 def _normalised(node: Node, axis: Axis, selection: Selection) -> Move | None:

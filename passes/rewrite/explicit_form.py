@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import arguments, value
+from lxt_fx.base.torch_internals import OpOverload, aten, base_name
 from lxt_fx.ops import activations, explicit, norms, products
 from lxt_fx.ops.aten_kinds import ACTIVATIONS, MOVES
 from lxt_fx.ops.explicit_contributions import PARTS
@@ -109,7 +109,7 @@ class _Lowering:
         """The node's value is computed from held operands; a second op passes relevance on from it."""
         with self.graph.inserting_after(node):
             op, args, kwargs = call(node)
-            passing = self.graph.create_node("call_function", op, args, kwargs, name=op._schema.name.split("::")[1])
+            passing = self.graph.create_node("call_function", op, args, kwargs, name=base_name(op))
         self._stands_for(passing, node)
         node.replace_all_uses_with(passing, delete_user_cb=lambda user: user is not passing)
         for operand in node.all_input_nodes:
@@ -127,9 +127,9 @@ class _Lowering:
         carrying = [operand.node for operand in differentiable_operands(node) if operand.node in self.carrying]
         share = 1.0
         if node.target is products.matmul:
-            node.target, share = torch.ops.aten.matmul.default, 0.5
+            node.target, share = aten.matmul.default, 0.5
         elif node.target is products.einsum:
-            node.target, share = torch.ops.aten.einsum.default, 1.0 / len(arguments(node)["tensors"])
+            node.target, share = aten.einsum.default, 1.0 / len(arguments(node)["tensors"])
         for operand in dict.fromkeys(carrying):
             settings = () if share == 1.0 else (share,)
             node.replace_input_with(operand, self._insert(node, explicit.enter, operand, *settings))
@@ -140,7 +140,7 @@ class _Lowering:
 
     def _insert(self, before: Node, op: OpOverload, operand: Node, *settings: float) -> Node:
         with self.graph.inserting_before(before):
-            name = op._schema.name.split("::")[1]
+            name = base_name(op)
             inserted = self.graph.create_node("call_function", op, (operand, *settings), name=name)
         inserted.meta = dict(operand.meta)
         self.made[inserted] = before

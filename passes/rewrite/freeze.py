@@ -7,8 +7,8 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import is_float, operands
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import norms, products
-from lxt_fx.ops.aten_kinds import aten
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.drop_dead import drop_dead

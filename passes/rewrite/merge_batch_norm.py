@@ -8,13 +8,12 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.nodes import arguments, module_path, shape, value
+from lxt_fx.base.torch_internals import aten, base_name, rename
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.passes.analysis.assign_rules import Assignment, Plan
 from lxt_fx.passes.drop_dead import drop_dead
 from lxt_fx.rule_table.rule import Keep
-
-aten = torch.ops.aten
 
 _LAYERS = CONVOLUTIONS | {aten.linear.default}
 _TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input})
@@ -120,11 +119,11 @@ class _Parameters:
 
     def _named(self, name: str, tensor: Node) -> Node:
         found = self._cast(tensor, self.dtype)
-        found._rename(name)
+        rename(found, name)
         return found
 
     def _call(self, target: Any, *args: Any) -> Node:
-        node = self.graph.create_node("call_function", target, args, name=target._schema.name.split("::")[1])
+        node = self.graph.create_node("call_function", target, args, name=base_name(target))
         with torch.no_grad():
             node.meta = {**self.layer.meta, "val": target(*torch.fx.map_arg(args, value))}
         return node

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import Operand, arguments, operands
+from lxt_fx.base.torch_internals import OpOverload, base_name, schema_of
 from lxt_fx.ops import products
 from lxt_fx.passes.analysis.assign_rules import Assignment, Plan
 from lxt_fx.passes.analysis.find_groups import Group, Groups
@@ -93,7 +93,7 @@ class _Rewriter:
         if not isinstance(found, Tensor):
             return found
         if id(found) not in self.constants:
-            path = f"{_base_name(op)}_{name}_{len(self.constants)}"
+            path = f"{base_name(op)}_{name}_{len(self.constants)}"
             self.gm.register_buffer(path, found)
             self.constants[id(found)] = path
         with self.graph.inserting_before(before):
@@ -110,7 +110,7 @@ class _Rewriter:
         for node in reversed(self.replaced):
             self.graph.erase_node(node)
         for node, new in self.replaced.items():
-            if re.fullmatch(rf"{_base_name(new.target)}(_\d+)?", node.name):
+            if re.fullmatch(rf"{base_name(new.target)}(_\d+)?", node.name):
                 new.name = node.name
 
     def hold_frontier(self, flow: Flow) -> None:
@@ -149,7 +149,7 @@ class _Rewriter:
     def _replace(self, node: Node, op: OpOverload, values: Mapping[str, Any]) -> Node:
         args, kwargs = _call_arguments(op, values)
         with self.graph.inserting_before(node):
-            new = self.graph.create_node("call_function", op, args, kwargs, name=_base_name(op))
+            new = self.graph.create_node("call_function", op, args, kwargs, name=base_name(op))
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
         self.replaced[node] = new
@@ -184,18 +184,13 @@ class _Rewriter:
 
 def _unusual(op: OpOverload, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that differ from the op's defaults."""
-    defaults = {argument.name: argument.default_value for argument in op._schema.arguments}
+    defaults = {argument.name: argument.default_value for argument in schema_of(op).arguments}
     return {name: value for name, value in settings.items() if defaults[name] != value}
-
-
-def _base_name(op: Any) -> str:
-    name: str = op._schema.name.split("::")[1]
-    return name
 
 
 def _set_argument(node: Node, name: str, value: Node) -> None:
     assert isinstance(node.target, OpOverload)
-    names = [argument.name for argument in node.target._schema.arguments]
+    names = [argument.name for argument in schema_of(node.target).arguments]
     if name.endswith("]"):  # an item of a list
         name, index = name[:-1].split("[")
         items = list(arguments(node)[name])
@@ -209,7 +204,7 @@ def _set_argument(node: Node, name: str, value: Node) -> None:
 
 def _call_arguments(op: OpOverload, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional arguments up to the last one given, keyword-only ones by name; what the op does not take is left out."""
-    schema = op._schema.arguments
+    schema = schema_of(op).arguments
     kwargs = {a.name: values[a.name] for a in schema if a.kwarg_only and a.name in values}
     positional = [a for a in schema if not a.kwarg_only]
     while positional and positional[-1].name not in values:

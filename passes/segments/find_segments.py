@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.symbolic_shapes import optimization_hint
 
 from lxt_fx.base.nodes import is_float, module_path, module_stack, value
+from lxt_fx.base.torch_internals import aten, size_on_example
 from lxt_fx.ops import explicit, products
-from lxt_fx.ops.aten_kinds import MOVES, aten
+from lxt_fx.ops.aten_kinds import MOVES
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.segments.recompute import Segments
 
@@ -200,4 +200,4 @@ def _bytes(node: Node) -> int:
     found = value(node)
     items = found if isinstance(found, (list, tuple)) else [found]
     tensors = [item for item in items if isinstance(item, Tensor)]
-    return sum(tensor.dtype.itemsize * math.prod(optimization_hint(s, 1) for s in tensor.shape) for tensor in tensors)
+    return sum(tensor.dtype.itemsize * math.prod(map(size_on_example, tensor.shape)) for tensor in tensors)

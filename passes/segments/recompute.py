@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import is_float, shape
+from lxt_fx.base.torch_internals import OpOverload, copy_io, schema_of
 
 Checkpoint = Literal["layers", "sqrt"] | int | None
 """How many layers a segment has: one, about the square root of their number, so many; None cuts nothing."""
@@ -61,7 +61,7 @@ def checkpointed_forward(graph: Graph, segments: Segments) -> Callable[..., Any]
     for node, index in segment_of.items():
         members.setdefault(index, []).append(node)
     outer = Graph()
-    outer._codegen = graph._codegen  # the same inputs and outputs
+    copy_io(graph, outer)
     outer_of: dict[Node, Node] = {}
     for node in nodes:
         if node not in segment_of:
@@ -103,7 +103,7 @@ def _known_early(nodes: list[Node]) -> set[Node]:
 
 def _is_pure(node: Node) -> bool:
     if isinstance(node.target, OpOverload):
-        return not node.target._schema.is_mutable and not _draws(node)
+        return not schema_of(node.target).is_mutable and not _draws(node)
     return getattr(node.target, "__module__", "") in ("_operator", "torch")
 
 

@@ -1,0 +1,110 @@
+"""All that lxt_fx uses of the private or unstable API of transformers: one small function for each use. No function here
+imports transformers unless a model or a tokenizer of its is wanted."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NoReturn, Protocol
+
+import torch
+from torch import nn
+
+from lxt_fx.base.errors import UnsupportedVersionError
+from lxt_fx.version import TESTED
+
+_EXPERTS = "_experts_implementation_internal"
+
+
+def _unsupported(missing: str, purpose: str) -> NoReturn:
+    version = sys.modules["transformers"].__version__
+    raise UnsupportedVersionError(
+        f"transformers {version} has no {missing}, which lxt_fx needs {purpose}; install transformers "
+        f"{TESTED['transformers']} (those were tested) or a newer lxt_fx"
+    )
+
+
+@contextmanager
+def traceable_experts(model: nn.Module) -> Iterator[None]:
+    """The `eager` experts of transformers loop over the experts that were hit, which no graph can hold. Inside, models set
+    to `eager` use `batched_mm`, the same sums as one product; the setting is put back.
+
+    The public setter would write into the configs of sub-models too, so the private field is written. Were it gone without
+    this check, expert models would be traced on the experts of one example. transformers 4 has one way only, and no field.
+    """
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values()
+    for config in configs:
+        if _is_new_config(config) and not hasattr(config, _EXPERTS):
+            _unsupported(f"{type(config).__name__}.{_EXPERTS}", "to trace the experts of a model as one product")
+    eager = [config for config in configs if getattr(config, _EXPERTS, None) == "eager"]
+    try:
+        for config in eager:
+            setattr(config, _EXPERTS, "batched_mm")
+        yield
+    finally:
+        for config in eager:
+            setattr(config, _EXPERTS, "eager")
+
+
+def _is_new_config(config: Any) -> bool:
+    """Whether this is a config of transformers 5 or later."""
+    transformers: Any = sys.modules.get("transformers")
+    if transformers is None or int(transformers.__version__.split(".")[0]) < 5:
+        return False
+    return isinstance(config, transformers.PreTrainedConfig)
+
+
+@cache
+def register_ops() -> None:
+    """Makes sure that `torch.ops.transformers` has the expert matmul, which transformers registers when one of its private
+    modules is imported. A graph that calls it may be loaded from a file before."""
+    try:
+        importlib.import_module("transformers.integrations.moe")
+    except ModuleNotFoundError as error:
+        raise UnsupportedVersionError(
+            f"this graph calls the expert matmul of transformers, which is not there ({error}); install transformers "
+            f"{TESTED['transformers']}"
+        ) from error
+    if not hasattr(torch.ops.transformers, "grouped_mm_fallback"):
+        _unsupported("op grouped_mm_fallback", "for expert matmuls in a dtype that torch's own lacks")
+
+
+_AUTO_CLASSES = {
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "AutoModelForCausalLM",
+    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": "AutoModelForSequenceClassification",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "AutoModelForMaskedLM",
+    "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES": "AutoModelForTokenClassification",
+    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES": "AutoModelForImageClassification",
+}
+
+
+def auto_classes() -> tuple[tuple[frozenset[str], Any], ...]:
+    """The names of the architectures that an auto class loads, and that class, for each kind of model with an answer to
+    explain. transformers has a public mapping from configs to classes, but imports every class to read it."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    found = []
+    for mapping, auto in _AUTO_CLASSES.items():
+        names = getattr(modeling_auto, mapping, None)
+        if names is None:
+            _unsupported(mapping, "to find the class that loads a model")
+        found.append((_flat(names), getattr(transformers, auto)))
+    return tuple(found)
+
+
+def _flat(names: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(each for value in names.values() for each in ([value] if isinstance(value, str) else value))
+
+
+class _Decodes(Protocol):
+    def decode(self, token_ids: list[int], *, clean_up_tokenization_spaces: bool) -> str: ...
+
+
+def exact_text(tokenizer: _Decodes, ids: Sequence[int]) -> str:
+    """The text of the tokens with every space of theirs. By default some tokenizers "clean up" the spaces before full
+    stops and commas, so that tokens would not add up to the text."""
+    return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)

@@ -1,0 +1,164 @@
+"""What `import lxt_fx` loads: torch, the ops and the errors; every other part when it is first named."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import lxt_fx
+
+ROOT = Path(__file__).parents[1]
+DRAWING = ("transformers", "matplotlib", "typer", "rich", "jinja2", "pandas", "PIL", "safetensors")
+GRAPHS = ("networkx", "sympy")
+"""What the analyses of a graph load."""
+
+EVERY_MODULE = """
+import importlib, pkgutil
+for module in pkgutil.walk_packages(lxt_fx.__path__, "lxt_fx."):
+    if module.name != "lxt_fx.__main__":
+        importlib.import_module(module.name)
+"""
+SAME_NAME = ("audit", "certificate", "embed", "explain", "save", "show", "tune", "watch")
+"""Functions whose module has their name."""
+
+
+def in_fresh_process(code: str, answer: str) -> Any:
+    """The value of the expression `answer` behind the code, as JSON, in a Python that has imported nothing."""
+    written = f"{code}\nimport json, sys\nprint(json.dumps({answer}))"
+    done = subprocess.run([sys.executable, "-c", written], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, Any]:
+    """What a fresh process finds behind `import lxt_fx`, then behind a star import, then behind every module."""
+    code = f"""
+import sys
+import lxt_fx, torch
+found = dict(loaded=sorted(sys.modules), ops=sorted(torch.ops.lxt_fx), listed=dir(lxt_fx))
+names = {{}}
+exec("from lxt_fx import *", names)
+found |= dict(loaded_by_star=sorted(sys.modules), starred=sorted(names), rules=lxt_fx.rules.__name__)
+{EVERY_MODULE}
+found |= dict(all_ops=sorted(torch.ops.lxt_fx), kinds=[type(getattr(lxt_fx, name)).__name__ for name in {SAME_NAME}])"""
+    facts: dict[str, Any] = in_fresh_process(code, "found")
+    return facts
+
+
+def test_import_loads_no_package_but_torch(imported: dict[str, Any]) -> None:
+    loaded = set(imported["loaded"])
+    assert "torch" in loaded
+    assert not {*DRAWING, *GRAPHS} & loaded
+    assert not {"lxt_fx.compiler.pipeline", "lxt_fx.rule_table.rule", "lxt_fx.passes"} & loaded
+
+
+def test_naming_everything_loads_no_package_that_draws_or_loads_models(imported: dict[str, Any]) -> None:
+    loaded = set(imported["loaded_by_star"])
+    assert "lxt_fx.compiler.pipeline" in loaded and not set(DRAWING) & loaded
+
+
+def test_import_registers_every_op(imported: dict[str, Any]) -> None:
+    assert imported["ops"] == imported["all_ops"] and len(imported["ops"]) > 50
+
+
+def test_every_public_name_is_listed_before_it_is_loaded(imported: dict[str, Any]) -> None:
+    assert {*lxt_fx.__all__, "__version__"} <= set(imported["listed"])
+    assert set(lxt_fx.__all__) <= set(imported["starred"])
+
+
+def test_a_module_of_the_package_is_an_attribute_and_another_name_is_none(imported: dict[str, Any]) -> None:
+    assert imported["rules"] == "lxt_fx.rules"
+    with pytest.raises(AttributeError, match="module 'lxt_fx' has no attribute 'no_such_name'"):
+        lxt_fx.no_such_name  # noqa: B018
+
+
+def test_a_module_does_not_hide_the_function_of_its_name(imported: dict[str, Any]) -> None:
+    """Whether functions were named first or modules were imported first."""
+    code = "\n".join(f"import lxt_fx.{name}" for name in SAME_NAME)
+    modules_first = in_fresh_process(code, f"[type(getattr(lxt_fx, name)).__name__ for name in {SAME_NAME}]")
+    assert modules_first == imported["kinds"] == ["function"] * len(SAME_NAME)
+
+
+def test_help_of_the_command_waits_for_no_transformers() -> None:
+    code = """
+from lxt_fx.cli import main
+for command in (["--help"], ["explain", "--help"], ["tables"]):
+    try:
+        main(command)
+    except SystemExit:
+        pass
+print()"""
+    assert not {"transformers", "matplotlib", "jinja2"} & set(in_fresh_process(code, "sorted(sys.modules)"))
+
+
+def test_an_exported_program_of_an_explained_module_loads_behind_import_lxt_fx(tmp_path: Path) -> None:
+    x = torch.randn(2, 4)
+    explained = lxt_fx.transform(nn.Sequential(nn.Linear(4, 3), nn.SiLU(), nn.Linear(3, 2)).eval(), (x,))
+    torch.export.save(torch.export.export(explained, (x,)), tmp_path / "saved.pt2")
+    torch.save(x, tmp_path / "x.pt")
+    code = f"""
+import lxt_fx, torch
+program = torch.export.load({str(tmp_path / 'saved.pt2')!r})
+found = program.module()(torch.load({str(tmp_path / 'x.pt')!r}))
+ops = [str(node.target) for node in program.graph.nodes]"""
+    found, ops, loaded = in_fresh_process(code, "[found.tolist(), ops, 'lxt_fx.compiler.pipeline' in sys.modules]")
+    torch.testing.assert_close(torch.tensor(found), explained(x))
+    assert "lxt_fx.silu.default" in ops and not loaded
+
+
+def test_type_checkers_see_the_names_that_are_there() -> None:
+    """The block under TYPE_CHECKING, `__all__` and the table of modules name the same things."""
+    tree = ast.parse((ROOT / "lxt_fx" / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        f"{node.module}.{alias.name}": alias.name
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    table = {f"{module}.{name}": name for module, names in lxt_fx._NAMES.items() for name in names.split()}
+    modules = {f"lxt_fx.{name}": name for name in ("flow", "functional", "nn")}
+    errors = {name for name in lxt_fx.__all__ if isinstance(getattr(lxt_fx, name), type) and name.endswith("Error")}
+    assert seen == table | modules
+    assert sorted(lxt_fx.__all__) == sorted({*seen.values(), *errors})
+
+
+def test_an_op_that_torch_drops_is_skipped() -> None:
+    """Those are in lists and rules; the package is imported and explains models that do not hold them."""
+    code = f"""
+import torch, torch._ops, torch.export
+from torch import nn
+dropped = {{"aten::mish", "aten::asinh", "aten::pixel_unshuffle", "aten::special_expit"}}
+packet, namespace = torch._ops.OpOverloadPacket.__getattr__, torch._ops._OpNamespace.__getattr__
+def no_packet(self, name):
+    if f"{{self.name}}::{{name}}" in dropped:
+        raise AttributeError(name)
+    return namespace(self, name)
+def no_overload(self, name):
+    if (self._qualified_op_name, name) == ("aten::scatter", "value"):
+        raise AttributeError(name)
+    return packet(self, name)
+for name in dropped:
+    vars(torch.ops.aten).pop(name.split("::")[1], None)
+vars(torch.ops.aten.scatter).pop("value", None)
+torch._ops._OpNamespace.__getattr__, torch._ops.OpOverloadPacket.__getattr__ = no_packet, no_overload
+import lxt_fx
+{EVERY_MODULE}
+torch._ops._OpNamespace.__getattr__, torch._ops.OpOverloadPacket.__getattr__ = namespace, packet  # torch needs them itself
+from lxt_fx.rule_table import rows
+from lxt_fx.torch_internals import MissingOp
+x = torch.randn(2, 4)
+explained = lxt_fx.transform(nn.Sequential(nn.Linear(4, 3), nn.SiLU(), nn.Linear(3, 2)).eval(), (x,))
+missing = [str(op) for rule in (rows.IDENTITY, rows.SELECT) for op in rule.ops if isinstance(op, MissingOp)]
+"""
+    missing, difference = in_fresh_process(code, "[sorted(missing), explained.record.forward_difference]")
+    assert missing == ["aten.asinh.default", "aten.mish.default", "aten.scatter.value"] and difference == 0
