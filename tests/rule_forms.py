@@ -2,8 +2,8 @@
 
     python tests/rule_forms.py      # writes docs/rule_forms.md, in half a minute
 
-Each net of tests/row_cases.py and row_cases_linear.py (at least one for every op that a rule of any table lists) gets random
-inputs, weights and relevance; a loop over Python floats copied from the paper says what every input must get.
+Each net of tests/row_cases.py and row_cases_linear.py (at least one for every op that a rule of any table lists) gets
+random inputs, weights and relevance; a loop over Python floats copied from the paper says what every input must get.
 """
 
 from __future__ import annotations
