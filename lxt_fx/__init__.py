@@ -49,12 +49,13 @@ if TYPE_CHECKING:
     from lxt_fx.faithfulness.tuned_table import TunedTable
     from lxt_fx.ledger import flow_graph as flow
     from lxt_fx.ledger.arrivals import Landing
-    from lxt_fx.ledger.claimed import Cause
+    from lxt_fx.ledger.causes import Cause
     from lxt_fx.ledger.ledger import Ledger
     from lxt_fx.ledger.run_audit import audit
     from lxt_fx.report.certificates import Certificate, certificate
     from lxt_fx.report.printed_graph import diff, show
-    from lxt_fx.rule_table.rule import Keep, Rule, RuleTable
+    from lxt_fx.rule_table.rule import Conserves, Rule
+    from lxt_fx.rule_table.table import RuleTable
     from lxt_fx.rule_table.tables import TABLES
 
 __all__ = [
@@ -77,7 +78,7 @@ __all__ = [
     "ForwardMismatchError",
     "ImageExplanation",
     "InputError",
-    "Keep",
+    "Conserves",
     "LxtFxError",
     "NoRuleError",
     "TracedBranchError",
@@ -124,12 +125,13 @@ _NAMES = {
     "lxt_fx.faithfulness.search": "tune",
     "lxt_fx.faithfulness.tuned_table": "TunedTable",
     "lxt_fx.ledger.arrivals": "Landing",
-    "lxt_fx.ledger.claimed": "Cause",
+    "lxt_fx.ledger.causes": "Cause",
     "lxt_fx.ledger.ledger": "Ledger",
     "lxt_fx.ledger.run_audit": "audit",
     "lxt_fx.report.certificates": "Certificate certificate",
     "lxt_fx.report.printed_graph": "diff show",
-    "lxt_fx.rule_table.rule": "Keep Rule RuleTable",
+    "lxt_fx.rule_table.rule": "Conserves Rule",
+    "lxt_fx.rule_table.table": "RuleTable",
     "lxt_fx.rule_table.tables": "TABLES",
 }
 """The public names of each module, as under TYPE_CHECKING above, where a type checker reads them."""

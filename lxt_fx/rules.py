@@ -11,9 +11,8 @@ written by hand; these are rules that `transform` applies to a graph.
 from __future__ import annotations
 
 from lxt_fx.ops import activations
-from lxt_fx.rule_table import basic_rules as rows
-from lxt_fx.rule_table import linear_rules
-from lxt_fx.rule_table.rule import GroupKind, Keep, Rule
+from lxt_fx.rule_table import basic_rules, linear_rules
+from lxt_fx.rule_table.rule import Conserves, GroupKind, Rule
 
 Epsilon = linear_rules.epsilon
 Gamma = linear_rules.gamma
@@ -28,7 +27,7 @@ Flat = linear_rules.flat
 def Uniform() -> Rule:
     """Half of the relevance to each of two factors that carry it (AttnLRP prop. 3.2). A rule for `transform`; the wrapper
     `lxt_fx.nn.Uniform` is for models written by hand."""
-    return rows.UNIFORM
+    return basic_rules.UNIFORM
 
 
 def Identity() -> Rule:
@@ -40,7 +39,7 @@ def Identity() -> Rule:
         ops={GroupKind.MODULE: activations.identity},
         formula="R_in = R_out over the module: g_in = g_out y / x",
         source="AttnLRP (Achtibat et al. 2024) eq. 9",
-        keeps=Keep.ALL_BUT_ZEROS,
+        conserves=Conserves.ALL_BUT_ZEROS,
     )
 
 
@@ -53,7 +52,7 @@ def Stop() -> Rule:
         holds=lambda site: site.carrying,
         formula="y a constant: R_in = 0",
         source="a linearisation of one's own",
-        keeps=Keep.ALL,
+        conserves=Conserves.ALL,
     )
 
 

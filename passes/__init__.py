@@ -1,1 +1,2 @@
-"""One pass a file: an analysis returns a value, a transform edits the graph; `lxt_fx.compiler.pipeline` calls them."""
+"""One pass in each file. An analysis returns a value, a transform edits the graph; `lxt_fx.compiler.pipeline` calls
+them."""

@@ -9,14 +9,14 @@ from lxt_fx.ops.expectations import EXPECTATIONS
 
 
 def drop_dead(gm: GraphModule) -> int:
-    """Transform: removes nodes without readers, ops that may draw random numbers (attention) included. What acts on
-    something other than its result stays: in-place ops, grad-mode switches, the brackets of a traced `vmap`, and what the
-    graph expects of its inputs."""
+    """Transform: removes nodes that nothing reads, also ops that may draw random numbers (attention). Nodes with a side
+    effect stay: in-place ops, grad-mode switches, the start and end of a traced `vmap`, and guards on the inputs
+    (`lxt_fx::expect_*`)."""
     return drop_dead_nodes(gm.graph)
 
 
 def drop_dead_nodes(graph: Graph) -> int:
-    """The same for a graph that no module has yet."""
+    """The same for a graph that belongs to no module yet."""
     before = len(graph.nodes)
     graph.eliminate_dead_code(_acts)
     return before - len(graph.nodes)

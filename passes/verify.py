@@ -16,15 +16,16 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, t
 """Largest difference allowed, relative to the largest value, by dtype."""
 
 MERGED_TOLERANCES = {**TOLERANCES, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
-"""Where batch norms were merged: other weights are rounded, and layer by layer that grows as the model's own rounding does.
-Measured on random ResNets, MobileNet and EfficientNet with 20 to 53 merged: up to 6e-14 in float64, 2.5e-5 in float32,
-3.1e-2 in bfloat16, 3.7e-3 in float16. On a ResNet-50 whose own rounding costs 0.26 in bfloat16 and 0.05 in float16, as
-much; such a model is refused."""
+"""The same for a graph with merged batch norms. A merged layer rounds other weights than the model does, and this
+difference grows from layer to layer as the model's own rounding error does. Measured on random ResNets, MobileNet and
+EfficientNet with 20 to 53 merged batch norms: up to 6e-14 in float64, 2.5e-5 in float32, 3.1e-2 in bfloat16, 3.7e-3 in
+float16. On a ResNet-50 whose own rounding error is 0.26 in bfloat16 and 0.05 in float16 the difference is as large, and
+such a model is refused."""
 
 
 def forward_difference(expected: Any, actual: Any) -> float:
     """Analysis: the largest difference of two outputs (any nesting of tensors), relative to the largest finite value.
-    0.0 means bit-equal; outputs of other structure or shape, or other positions of inf and nan, give inf."""
+    0.0 means bit-equal. The result is inf where structure, shape or dtype differ, or inf and NaN stand at other places."""
     wanted = [t for t in pytree.tree_leaves(expected) if isinstance(t, Tensor)]
     found = [t for t in pytree.tree_leaves(actual) if isinstance(t, Tensor)]
     if [t.shape for t in wanted] != [t.shape for t in found]:
@@ -48,22 +49,25 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 
 def tolerance_of(output: Any, by_dtype: Mapping[torch.dtype, float] = TOLERANCES) -> float:
-    """The largest difference allowed for an output, by its widest tolerance."""
+    """The largest difference allowed for an output: that of its least precise dtype."""
     dtypes = {t.dtype for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()}
     return max((by_dtype.get(dtype, 0.0) for dtype in dtypes), default=0.0)
 
 
 def computes_in_float32(gm: GraphModule) -> bool:
-    """Analysis: whether the graph casts to float32, as models do around norms and softmax whatever their own dtype."""
+    """Analysis: whether the graph casts to float32, as many models do around norms and softmax, whatever their own
+    dtype."""
     return any(node.target is aten.to.dtype and node.args[1] is torch.float32 for node in gm.graph.nodes)
 
 
 def check_forward(
     difference: float, expected: Any, name: str, merged: Sequence[str] = (), gm: GraphModule | None = None
 ) -> None:
-    """Raises ForwardMismatchError where the difference is above the tolerance of the output's dtype. `merged` are the batch
-    norms that became part of a layer. The graph `gm` of a float64 model that casts to float32 rounds as float32 does, where
-    capture takes the sums in another order than the model (as in a scan by chunks)."""
+    """Raises ForwardMismatchError where the difference exceeds the tolerance of the output's dtype.
+
+    `merged` names the batch norms that were merged into a layer. A float64 model that casts to float32 gets the tolerance
+    of float32: capture may add in another order than the model does (as in a scan by chunks).
+    """
     by_dtype = MERGED_TOLERANCES if merged else TOLERANCES
     allowed = tolerance_of(expected, by_dtype)
     if gm is not None and computes_in_float32(gm):
@@ -73,9 +77,9 @@ def check_forward(
     why = "This is a fault of lxt_fx or of torch.export for this model; please report it"
     if merged:
         why = (
-            f"{len(merged)} batch norms became part of the layers before them, as the rows of these ask for; that rounds "
-            "other weights, and a deep model multiplies it. In half precision, transform the model in float32; in "
-            "float32 or float64 this is a fault of lxt_fx, please report it"
+            f"{len(merged)} batch norms were merged into the layers before them, as the rules of these layers require; the "
+            "merged weights round differently, and a deep model amplifies that. In half precision, transform the model in "
+            "float32; in float32 or float64 this is a fault of lxt_fx, please report it"
         )
     raise ForwardMismatchError(
         f"transform: the graph of {name} differs from the model by {difference:.2g} of the largest output (allowed: "

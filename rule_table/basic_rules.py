@@ -12,7 +12,7 @@ from lxt_fx.ops import activations, norms, products
 from lxt_fx.ops.activations import ACTIVATIONS
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
 from lxt_fx.rule_table import conditions as on
-from lxt_fx.rule_table.rule import GroupKind, Keep, Role, Rule
+from lxt_fx.rule_table.rule import Conserves, GroupKind, Role, Rule
 
 ATTNLRP = "AttnLRP (Achtibat et al. 2024)"
 CP_LRP = "CP-LRP (Ali et al. 2022)"
@@ -23,14 +23,14 @@ NORM = Rule(
     when=on.one_carries,
     formula="y = (x - mean) s, s held constant: R_in = R_out",
     source=f"{ATTNLRP} prop. 3.4",
-    keeps=Keep.ALL_BUT_CONSTANTS,
+    conserves=Conserves.ALL_BUT_CONSTANTS,
 )
 NORMALIZE = Rule(
     name="normalize",
     ops={GroupKind.NORMALIZE: norms.normalize_mul, GroupKind.NORMALIZE_QUOTIENT: norms.normalize_div},
     formula="y = x s(x), s held constant: R_in = R_out",
     source=f"{ATTNLRP} prop. 3.4",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 ATTENTION = Rule(
     name="attention",
@@ -38,7 +38,7 @@ ATTENTION = Rule(
     settings=on.attention_shares,
     formula="1/2 to v, 1/4 to q and to k; softmax between as R_i = x_i (R_i - s_i sum R)",
     source=f"{ATTNLRP} prop. 3.1 + 3.3",
-    keeps=Keep.ALL_BUT_OFFSET,
+    conserves=Conserves.ALL_BUT_OFFSET,
 )
 ATTENTION_LINEAR = Rule(
     name="attention of a constant",
@@ -46,7 +46,7 @@ ATTENTION_LINEAR = Rule(
     when=on.only("value"),
     formula="R_v = v_i P_ji R_j / z_j",
     source=f"{ATTNLRP} eq. 8",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 MATMUL = Rule(
     name="matmul",
@@ -54,7 +54,7 @@ MATMUL = Rule(
     when=on.two_carry,
     formula="half to each operand, then R_i = sum_j x_i W_ji R_j / z_j",
     source=f"{ATTNLRP} prop. 3.3",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 EINSUM = Rule(
     name="einsum",
@@ -62,28 +62,28 @@ EINSUM = Rule(
     when=on.all_operands_carry,
     formula="an equal share to each operand, then R_i = sum_j x_i W_ji R_j / z_j",
     source=f"{ATTNLRP} prop. 3.3",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 SOFTMAX = Rule(
     name="softmax",
     ops={aten.softmax.int: products.softmax},
     formula="R_i = x_i (R_i - s_i sum_j R_j)",
     source=f"{ATTNLRP} prop. 3.1",
-    keeps=Keep.ALL_BUT_OFFSET,
+    conserves=Conserves.ALL_BUT_OFFSET,
 )
 LOG_SOFTMAX = Rule(
     name="log softmax",
     ops={aten.log_softmax.int: None, aten.logsumexp.default: None},
     formula="R_i = x_i (g_i - s_i sum_j g_j), of logsumexp x_i s_i g: native",
     source=f"the Taylor expansion of {ATTNLRP} prop. 3.1",
-    keeps=Keep.ALL_BUT_OFFSET,
+    conserves=Conserves.ALL_BUT_OFFSET,
 )
 IDENTITY = Rule(
     name="identity",
     ops={f.aten: f.op for f in ACTIVATIONS if f.at_zero == 0 and not f.some},
     formula="R_in = R_out: g_in = g_out y / x",
     source=f"{ATTNLRP} eq. 9",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 IDENTITY_POWER = Rule(
     name="identity",
@@ -91,7 +91,7 @@ IDENTITY_POWER = Rule(
     when=on.whole_exponent,
     formula="R_in = R_out: g_in = g_out x^(n-1)",
     source=f"{ATTNLRP} eq. 9",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 IDENTITY_CLAMP = Rule(
     name="identity",
@@ -99,7 +99,7 @@ IDENTITY_CLAMP = Rule(
     when=on.range_holds_zero,
     formula="R_in = R_out: g_in = g_out y / x",
     source=f"{ATTNLRP} eq. 9",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 IDENTITY_PIECEWISE = Rule(
     name="identity",
@@ -107,14 +107,14 @@ IDENTITY_PIECEWISE = Rule(
     when=on.only("self"),
     formula="R_in = R_out: g_in = g_out y / x, the native gradient",
     source=f"{ATTNLRP} eq. 9",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 IDENTITY_FROM_ZERO = Rule(
     name="identity from f(0)",
     ops={f.aten: f.op for f in ACTIVATIONS if f.at_zero != 0 and not f.some},
     formula="R_in = R_out (y - f(0)) / y: f(0) absorbs its share",
     source=f"{ATTNLRP} eq. 9, with f(0) as a bias",
-    keeps=Keep.ALL_BUT_CONSTANTS,
+    conserves=Conserves.ALL_BUT_CONSTANTS,
 )
 IDENTITY_SOFTPLUS = Rule(
     name="identity from f(0)",
@@ -122,7 +122,7 @@ IDENTITY_SOFTPLUS = Rule(
     when=on.default_softplus,
     formula="R_in = R_out (y - f(0)) / y: f(0) absorbs its share",
     source=f"{ATTNLRP} eq. 9, with f(0) as a bias",
-    keeps=Keep.ALL_BUT_CONSTANTS,
+    conserves=Conserves.ALL_BUT_CONSTANTS,
 )
 IDENTITY_REGION = Rule(
     name="identity",
@@ -130,7 +130,7 @@ IDENTITY_REGION = Rule(
     when=on.same_shape,
     formula="R_in = R_out: g_in = g_out y / x",
     source=f"{ATTNLRP} eq. 9",
-    keeps=Keep.ALL_BUT_CONSTANTS,
+    conserves=Conserves.ALL_BUT_CONSTANTS,
 )
 UNIFORM = Rule(
     name="uniform",
@@ -138,7 +138,7 @@ UNIFORM = Rule(
     when=on.two_carry,
     formula="R_a = R_b = R_out / 2",
     source=f"{ATTNLRP} prop. 3.2, eq. 7",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 LINEAR = Rule(
     name="linear",
@@ -146,7 +146,7 @@ LINEAR = Rule(
     when=on.only("input"),
     formula="R_i = sum_j x_i W_ji R_j / z_j",
     source=f"{ATTNLRP} eq. 8",
-    keeps=Keep.ALL_BUT_CONSTANTS,
+    conserves=Conserves.ALL_BUT_CONSTANTS,
 )
 CONVOLUTION = Rule(
     name="linear",
@@ -154,7 +154,7 @@ CONVOLUTION = Rule(
     when=on.only("input"),
     formula="R_i = sum_j x_i W_ji R_j / z_j",
     source=f"{ATTNLRP} eq. 8",
-    keeps=Keep.ALL_BUT_CONSTANTS,
+    conserves=Conserves.ALL_BUT_CONSTANTS,
 )
 MATMUL_LINEAR = Rule(
     name="linear",
@@ -162,7 +162,7 @@ MATMUL_LINEAR = Rule(
     when=on.one_carries,
     formula="R_i = sum_j x_i W_ji R_j / z_j",
     source=f"{ATTNLRP} eq. 8",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 LINEAR_NATIVE = Rule(
     name="linear",
@@ -170,7 +170,7 @@ LINEAR_NATIVE = Rule(
     when=on.one_carries,
     formula="R_i = sum_j x_i W_ji R_j / z_j",
     source=f"{ATTNLRP} eq. 8",
-    keeps=Keep.ALL_BUT_CONSTANTS,
+    conserves=Conserves.ALL_BUT_CONSTANTS,
 )
 SCALE = Rule(
     name="scale",
@@ -178,7 +178,7 @@ SCALE = Rule(
     when=on.one_carries,
     formula="y = c x: R_in = R_out",
     source=f"{ATTNLRP} eq. 8",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 SCALE_DIV = Rule(
     name="scale",
@@ -186,7 +186,7 @@ SCALE_DIV = Rule(
     when=on.numerator_carries,
     formula="y = x / c: R_in = R_out",
     source=f"{ATTNLRP} eq. 8",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 BATCH_NORM = Rule(
     name="linear",
@@ -194,28 +194,28 @@ BATCH_NORM = Rule(
     when=on.all_of(on.in_evaluation, on.only("input")),
     formula="fixed statistics: y = a x + c, R_in = R_out less what c takes",
     source=f"{ATTNLRP} prop. 3.4",
-    keeps=Keep.ALL_BUT_CONSTANTS,
+    conserves=Conserves.ALL_BUT_CONSTANTS,
 )
 SUM = Rule(
     name="sum",
     ops=dict.fromkeys(sorted(SUMS, key=str)),
     formula="R_i = a_i / (a_1 + ... + a_n) R_out; a constant term takes its share",
     source=f"{ATTNLRP} eq. 8",
-    keeps=Keep.ALL_BUT_CONSTANTS,
+    conserves=Conserves.ALL_BUT_CONSTANTS,
 )
 MOVE = Rule(
     name="move",
     ops=dict.fromkeys(sorted(MOVES, key=str)),
     formula="R follows its element; constants (CLS, padding) keep what reaches them",
     source="each output element is a copy",
-    keeps=Keep.ALL_BUT_CONSTANTS,
+    conserves=Conserves.ALL_BUT_CONSTANTS,
 )
 SELECT = Rule(
     name="select",
     ops=dict.fromkeys(sorted(SELECTIONS, key=str)),
     formula="R goes to the selected element",
     source="piecewise linear, native gradient",
-    keeps=Keep.SELECTED,
+    conserves=Conserves.SELECTED,
     epsilon=0.0,
 )
 SUM_BY_INDEX = Rule(
@@ -224,7 +224,7 @@ SUM_BY_INDEX = Rule(
     when=on.reduces_by("sum", "mean"),
     formula="R_i = a_i / (a_1 + ... + a_n) R_out; a constant term takes its share",
     source=f"{ATTNLRP} eq. 8",
-    keeps=Keep.ALL_BUT_CONSTANTS,
+    conserves=Conserves.ALL_BUT_CONSTANTS,
 )
 SELECT_BY_INDEX = Rule(
     name="select",
@@ -232,7 +232,7 @@ SELECT_BY_INDEX = Rule(
     when=on.reduces_by("amax", "amin"),
     formula="R goes to the selected element",
     source="piecewise linear, native gradient",
-    keeps=Keep.SELECTED,
+    conserves=Conserves.SELECTED,
     epsilon=0.0,
 )
 SAMPLE = Rule(
@@ -241,7 +241,7 @@ SAMPLE = Rule(
     holds=lambda site: ("grid",),
     formula="interpolation between input elements; where to look is constant",
     source=f"{ATTNLRP} eq. 8",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 ATTENTION_WEIGHTS_HELD = Rule(
     name="weights held",
@@ -250,7 +250,7 @@ ATTENTION_WEIGHTS_HELD = Rule(
     holds=lambda site: ("self",),
     formula="attention weights constant: all relevance to v",
     source=CP_LRP,
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 ATTENTION_HELD = Rule(
     name="weights held",
@@ -258,7 +258,7 @@ ATTENTION_HELD = Rule(
     holds=lambda site: ("query", "key", "attn_mask"),
     formula="attention weights constant: all relevance to v",
     source=CP_LRP,
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 GATE_HELD = Rule(
     name="gate held",
@@ -267,7 +267,7 @@ GATE_HELD = Rule(
     holds=on.gate,
     formula="y = a x with the gate a constant: R_x = R_out",
     source=CP_LRP,
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 PARAMETER_HELD = Rule(
     name="parameter held",
@@ -281,7 +281,7 @@ PARAMETER_HELD = Rule(
     holds=on.parameters,
     formula="h = a h + B x, y = C h with a, B, C and gates constant: all relevance to x and h",
     source="MambaLRP (Rezaei Jafari et al. 2024) sec. 4",
-    keeps=Keep.ALL,
+    conserves=Conserves.ALL,
 )
 RECURRENCE_HELD = replace(PARAMETER_HELD, when=on.all_of(on.role_is(Role.RECURRENCE), on.one_parameter))
 SOFT_CAP_NATIVE = Rule(
@@ -290,7 +290,7 @@ SOFT_CAP_NATIVE = Rule(
     when=on.soft_cap,
     formula="g_in = g_out (1 - tanh(x)^2)",
     source="what LXT does",
-    keeps=Keep.NATIVE,
+    conserves=Conserves.NATIVE,
 )
 ROUTER_NATIVE = Rule(
     name="native router",
@@ -298,12 +298,12 @@ ROUTER_NATIVE = Rule(
     when=on.all_of(on.role_is(Role.ROUTER), on.two_carry),
     formula="native gradient of w / sum(w), which nets to nothing",
     source="what LXT does",
-    keeps=Keep.NATIVE,
+    conserves=Conserves.NATIVE,
 )
 NATIVE = Rule(
     name="native",
     ops={},
     formula="g_in = native gradient",
     source="input * gradient",
-    keeps=Keep.NATIVE,
+    conserves=Conserves.NATIVE,
 )

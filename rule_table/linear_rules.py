@@ -1,6 +1,6 @@
 """Rules for linear maps with constant weights, by parameter: linear, convolutions, a matmul with one constant operand.
 
-Each function returns a row for `RuleTable.override` or `with_rows`; no table holds them of its own. c_ij = x_i w_ij is a
+Each function returns a rule for `RuleTable.override` or `with_rules`; no table holds them of its own. c_ij = x_i w_ij is a
 contribution, c+ and c- its part above and below 0; the bias of output j is one contribution more. `epsilon` is added, with
 its sign, to what the rule divides by; None takes that of `transform`.
 """
@@ -21,7 +21,7 @@ from lxt_fx.ops import contributions, products
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, TRANSPOSED
 from lxt_fx.ops.contributions import RuleOps
 from lxt_fx.rule_table import conditions as on
-from lxt_fx.rule_table.rule import Condition, Keep, Refusal, Rule, Site
+from lxt_fx.rule_table.rule import Condition, Conserves, Refusal, Rule, Site
 
 Bound = float | Tensor
 
@@ -42,7 +42,7 @@ def epsilon(epsilon: float = 1e-6) -> Rule:
         when=constant_weights,
         formula=f"R_i = sum_j c_ij R_j / (z_j + {epsilon:g} sign z_j)",
         source="LRP-epsilon (Bach et al. 2015, eq. 58)",
-        keeps=Keep.ALL_BUT_CONSTANTS,
+        conserves=Conserves.ALL_BUT_CONSTANTS,
         epsilon=float(epsilon),
     )
 
@@ -59,7 +59,7 @@ def gamma(gamma: float = 0.25, *, epsilon: float | None = None) -> Rule:
         {"gamma": float(gamma)},
         f"R_i = sum_j (c + {gamma:g} c+)_ij R_j / sum_i (c + {gamma:g} c+)_ij, with c- where z_j < 0",
         "LRP-gamma (Montavon et al. 2019, sec. 10.2.1), both signs (Andeol et al. 2021)",
-        Keep.ALL_BUT_CONSTANTS,
+        Conserves.ALL_BUT_CONSTANTS,
         epsilon,
     )
 
@@ -73,7 +73,7 @@ def z_plus(*, epsilon: float | None = None) -> Rule:
         {},
         "R_i = sum_j c+_ij R_j / sum_i c+_ij",
         "z+ rule of deep Taylor decomposition (Montavon et al. 2017)",
-        Keep.ALL_BUT_ONE_SIDED,
+        Conserves.ALL_BUT_ONE_SIDED,
         epsilon,
     )
 
@@ -87,7 +87,7 @@ def excitation(*, epsilon: float | None = None) -> Rule:
         {},
         "R_i = sum_j c+_ij R_j / sum_i c+_ij, the bias not among the c",
         "excitation backprop (Zhang et al. 2016)",
-        Keep.ALL_BUT_ONE_SIDED,
+        Conserves.ALL_BUT_ONE_SIDED,
         epsilon,
     )
 
@@ -111,7 +111,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, *, epsilon: float | None =
         {"alpha": float(alpha), "beta": float(beta)},
         f"R_i = sum_j ({alpha:g} c+_ij / sum_i c+_ij - {beta:g} c-_ij / sum_i c-_ij) R_j",
         "LRP-alpha-beta (Bach et al. 2015, eq. 60)",
-        Keep.ALL_BUT_ONE_SIDED,
+        Conserves.ALL_BUT_ONE_SIDED,
         epsilon,
     )
 
@@ -135,7 +135,7 @@ def z_box(low: Bound | None = None, high: Bound | None = None, *, epsilon: float
         {"low": lowest, "high": highest},
         "R_i = sum_j d_ij R_j / sum_i d_ij, d_ij = x_i w_ij - low_i w+_ij - high_i w-_ij",
         "zB rule of deep Taylor decomposition (Montavon et al. 2017)",
-        Keep.ALL_BUT_ZEROS,
+        Conserves.ALL_BUT_ZEROS,
         epsilon,
         when=on.all_of(constant_weights, _bounded_by(lowest, highest)),
     )
@@ -149,7 +149,7 @@ def w_square(*, epsilon: float | None = None) -> Rule:
         {},
         "R_i = sum_j w_ij^2 R_j / (sum_i w_ij^2 + b_j^2)",
         "w2 rule of deep Taylor decomposition (Montavon et al. 2017)",
-        Keep.ALL_BUT_ZEROS,
+        Conserves.ALL_BUT_ZEROS,
         epsilon,
     )
 
@@ -162,7 +162,7 @@ def flat(*, epsilon: float | None = None) -> Rule:
         {},
         "R_i = sum_j R_j / n_j, n_j the number of inputs that z_j reads",
         "Unmasking Clever Hans (Lapuschkin et al. 2019)",
-        Keep.ALL_BUT_ZEROS,
+        Conserves.ALL_BUT_ZEROS,
         epsilon,
     )
 
@@ -205,7 +205,7 @@ def _rule(
     settings: Mapping[str, Any],
     formula: str,
     source: str,
-    keeps: Keep,
+    conserves: Conserves,
     epsilon: float | None,
     when: Condition = constant_weights,
 ) -> Rule:
@@ -222,7 +222,7 @@ def _rule(
         settings=lambda site: {**_map_settings(site), **settings},
         formula=formula,
         source=source,
-        keeps=keeps,
+        conserves=conserves,
         epsilon=epsilon,
     )
 

@@ -1,25 +1,20 @@
-"""What a rule is: one row of data. What a rule table is: a tuple of rows, tried in order."""
+"""What a rule is: which ops, when, what each becomes, and what it conserves, as one piece of data."""
 
 from __future__ import annotations
 
-import fnmatch
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
-from io import StringIO
 from typing import Any
 
-from torch import nn
 from torch.fx import Node
 
-from lxt_fx.base.errors import InputError
-from lxt_fx.base.nodes import module_stack
 from lxt_fx.base.torch_internals import OpOverload
-from lxt_fx.rule_table.functions_as_places import FUNCTIONS
+from lxt_fx.rule_table.selectors import Selector, selector_text, selects
 
 
-class Keep(Enum):
+class Conserves(Enum):
     """What a row keeps of the relevance that reaches its op."""
 
     ALL = "all"
@@ -90,7 +85,6 @@ class Site:
 
 Refusal = str | None
 Condition = Callable[[Site], Refusal]
-Selector = str | type[nn.Module] | OpOverload | Callable[..., Any]
 
 
 NOT_LISTED = ("op is not listed", "op is a group")
@@ -142,7 +136,7 @@ class Rule:
     ops: Mapping[Any, OpOverload | None]
     formula: str
     source: str
-    keeps: Keep
+    conserves: Conserves
     when: Condition = always
     holds: Callable[[Site], tuple[str, ...]] = holds_nothing
     settings: Callable[[Site], Mapping[str, Any]] = no_settings
@@ -189,106 +183,3 @@ def statement(condition: Condition) -> str:
     return " ".join(inspect.cleandoc(condition.__doc__).split("\n\n")[0].split())
 
 
-def selects(selector: Selector, node: Node) -> bool:
-    """Whether a selector means this node: a module path with `*` for one segment (a module selects all inside it), a
-    `%node` as printed, a module class, or an op."""
-    if isinstance(selector, OpOverload):
-        return node.target == selector
-    if not isinstance(selector, (str, type)):
-        return node.target in FUNCTIONS[selector]
-    if isinstance(selector, type):
-        wanted = f"{selector.__module__}.{selector.__qualname__}"
-        return any(name == wanted for _, name in module_stack(node))
-    if selector.startswith("%"):
-        return fnmatch.fnmatchcase(node.name, selector[1:])
-    pattern = selector.split(".")
-    return any(_same_path(pattern, path.split(".")) for path, _ in module_stack(node))
-
-
-def _same_path(pattern: list[str], path: list[str]) -> bool:
-    return len(pattern) == len(path) and all(map(fnmatch.fnmatchcase, path, pattern))
-
-
-@dataclass(frozen=True, slots=True)
-class RuleTable:
-    """Rows tried in order on every carrying node; the first that does not refuse wins. `summary` is one sentence, `paper`
-    what to cite."""
-
-    name: str
-    rows: tuple[Rule, ...]
-    summary: str = ""
-    paper: str = ""
-
-    def override(self, where: Selector, rule: Rule | RuleTable) -> RuleTable:
-        """A new table that tries `rule`, or the rows of another table, first on the nodes that `where` selects: a module
-        path (`model.layers.*.mlp`, which selects all inside it), a module class, a function (torch.softmax), an ATen op, or
-        a node (`%mul_3`).
-
-        Raises InputError if `where` or `rule` is of another type.
-        """
-        if callable(where) and not isinstance(where, (type, OpOverload)) and where not in FUNCTIONS:
-            known = ", ".join(sorted({function.__name__ for function in FUNCTIONS}))
-            raise InputError(
-                f"RuleTable.override: function {selector_text(where)!r} is no place that lxt_fx knows; it knows {known}; "
-                "or name the ATen op, such as torch.ops.aten.tanh.default"
-            )
-        if not isinstance(where, (str, type, OpOverload)) and not callable(where):
-            raise InputError(
-                f"RuleTable.override: where must be a module path, a module class, an op or a %node, got {where!r}"
-            )
-        if isinstance(rule, RuleTable):
-            return replace(self, rows=(*(replace(row, where=where) for row in rule.rows), *self.rows))
-        if not isinstance(rule, Rule):
-            raise InputError(f"RuleTable.override: rule must be a lxt_fx.Rule or RuleTable, got {type(rule).__name__}")
-        return replace(self, rows=(replace(rule, where=where), *self.rows))
-
-    def composite(self, rules: Mapping[Selector, Rule | RuleTable]) -> RuleTable:
-        """A new table with `override` for each item; where two select a node, the earlier one counts.
-
-        Raises InputError as `override` does.
-        """
-        table = self
-        for where, rule in reversed(list(rules.items())):
-            table = table.override(where, rule)
-        return table
-
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """Where rows were put first by `override`, the latest first."""
-        return tuple(dict.fromkeys(selector_text(rule.where) for rule in self.rows if rule.where is not None))
-
-    def with_rows(self, name: str, *rows: Rule, summary: str, paper: str = "") -> RuleTable:
-        """A new table under another name that tries these rows before the rows of this one."""
-        return RuleTable(name, (*rows, *self.rows), summary, paper or self.paper)
-
-    def show(self) -> None:
-        """Print the rows: what is tried first stands first."""
-        print(self)
-
-    def __str__(self) -> str:
-        """The rows as a text table: what is tried first stands first."""
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=f"{self.name}: {self.summary}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-        for column in ("row", "ops", "formula", "source", "keeps"):
-            table.add_column(column, no_wrap=column == "row")
-        for rule in self.rows:
-            label = rule.name if rule.where is None else f"{rule.name} at {selector_text(rule.where)}"
-            table.add_row(label, _ops_text(rule), rule.formula, rule.source, rule.keeps.value)
-        console = Console(width=160, record=True, file=StringIO(), color_system=None)
-        console.print(table, markup=False)
-        return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
-
-
-def _ops_text(rule: Rule) -> str:
-    if not rule.ops:
-        return "any"
-    names = [str(op).removeprefix("aten.").removesuffix(".default") for op in rule.ops]
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
-def selector_text(selector: Selector | None) -> str:
-    """A selector as it is printed."""
-    return selector if isinstance(selector, str) else getattr(selector, "__name__", str(selector))

@@ -1,4 +1,4 @@
-"""The named rule tables. A table is a tuple of rows; the first that does not refuse wins."""
+"""The named rule tables. A table is a tuple of rules; the first that does not refuse wins."""
 
 from __future__ import annotations
 
@@ -7,116 +7,117 @@ from dataclasses import replace
 
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table import linear_rules
-from lxt_fx.rule_table.rule import Role, Rule, RuleTable
+from lxt_fx.rule_table.rule import Role, Rule
+from lxt_fx.rule_table.table import RuleTable
 
 _LINEAR_LAYERS = frozenset({aten.linear.default, aten.matmul.default})
 
-_LINEAR_ROWS = (
-    rows.LINEAR,
-    rows.CONVOLUTION,
-    rows.MATMUL_LINEAR,
-    rows.LINEAR_NATIVE,
-    rows.BATCH_NORM,
-    rows.SCALE,
-    rows.SCALE_DIV,
-    rows.SUM,
-    rows.SUM_BY_INDEX,
-    rows.SAMPLE,
-    rows.MOVE,
-    rows.SELECT,
-    rows.SELECT_BY_INDEX,
+_LINEAR = (
+    basic.LINEAR,
+    basic.CONVOLUTION,
+    basic.MATMUL_LINEAR,
+    basic.LINEAR_NATIVE,
+    basic.BATCH_NORM,
+    basic.SCALE,
+    basic.SCALE_DIV,
+    basic.SUM,
+    basic.SUM_BY_INDEX,
+    basic.SAMPLE,
+    basic.MOVE,
+    basic.SELECT,
+    basic.SELECT_BY_INDEX,
 )
 
 _OF_THE_PAPER = RuleTable(
     name="attnlrp",
-    rows=(
-        rows.NORM,
-        rows.NORMALIZE,
-        rows.ATTENTION_LINEAR,
-        rows.ATTENTION,
-        rows.MATMUL,
-        rows.EINSUM,
-        rows.SOFTMAX,
-        rows.LOG_SOFTMAX,
-        rows.IDENTITY_REGION,
-        rows.IDENTITY,
-        rows.IDENTITY_POWER,
-        rows.IDENTITY_CLAMP,
-        rows.IDENTITY_PIECEWISE,
-        rows.IDENTITY_FROM_ZERO,
-        rows.IDENTITY_SOFTPLUS,
-        rows.UNIFORM,
-        *_LINEAR_ROWS,
+    rules=(
+        basic.NORM,
+        basic.NORMALIZE,
+        basic.ATTENTION_LINEAR,
+        basic.ATTENTION,
+        basic.MATMUL,
+        basic.EINSUM,
+        basic.SOFTMAX,
+        basic.LOG_SOFTMAX,
+        basic.IDENTITY_REGION,
+        basic.IDENTITY,
+        basic.IDENTITY_POWER,
+        basic.IDENTITY_CLAMP,
+        basic.IDENTITY_PIECEWISE,
+        basic.IDENTITY_FROM_ZERO,
+        basic.IDENTITY_SOFTPLUS,
+        basic.UNIFORM,
+        *_LINEAR,
     ),
     summary="The AttnLRP paper: softmax by Taylor, half to each factor of a product, identity through activations.",
     paper="Achtibat et al., AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers, ICML 2024",
 )
-ATTNLRP = _OF_THE_PAPER.with_rows(
+ATTNLRP = _OF_THE_PAPER.with_rules(
     "attnlrp",
-    rows.RECURRENCE_HELD,
+    basic.RECURRENCE_HELD,
     summary=f"{_OF_THE_PAPER.summary} Recurrences, of which the paper says nothing, by MambaLRP.",
 )
-CP_LRP = _OF_THE_PAPER.with_rows(
+CP_LRP = _OF_THE_PAPER.with_rules(
     "cp_lrp",
-    rows.ATTENTION_HELD,
-    rows.ATTENTION_WEIGHTS_HELD,
-    rows.RECURRENCE_HELD,  # before gates: what is written to a state may come out of an activation, and is no gate
-    rows.GATE_HELD,
+    basic.ATTENTION_HELD,
+    basic.ATTENTION_WEIGHTS_HELD,
+    basic.RECURRENCE_HELD,  # before gates: what is written to a state may come out of an activation, and is no gate
+    basic.GATE_HELD,
     summary="Attention weights, gates and norm factors are held constant, so that the rest is linear and conserves.",
     paper="Ali et al., XAI for Transformers: Better Explanations through Conservative Propagation, ICML 2022",
 )
 GRADIENT = RuleTable(
     name="gradient",
-    rows=(rows.NATIVE,),
+    rules=(basic.NATIVE,),
     summary="No rule at all: plain input * gradient.",
     paper="Shrikumar et al., Not Just a Black Box, 2016",
 )
-LXT = _OF_THE_PAPER.with_rows(
+LXT = _OF_THE_PAPER.with_rules(
     "lxt",
-    rows.SOFT_CAP_NATIVE,
-    rows.ROUTER_NATIVE,
+    basic.SOFT_CAP_NATIVE,
+    basic.ROUTER_NATIVE,
     summary="attnlrp with LXT's choices where ours differ: a soft cap and the router's division keep their plain gradient.",
 )
-LXT_CP = _OF_THE_PAPER.with_rows(
+LXT_CP = _OF_THE_PAPER.with_rules(
     "lxt_cp",
-    rows.SOFT_CAP_NATIVE,
-    rows.ROUTER_NATIVE,
-    rows.ATTENTION_HELD,
-    rows.ATTENTION_WEIGHTS_HELD,
-    rows.GATE_HELD,
+    basic.SOFT_CAP_NATIVE,
+    basic.ROUTER_NATIVE,
+    basic.ATTENTION_HELD,
+    basic.ATTENTION_WEIGHTS_HELD,
+    basic.GATE_HELD,
     summary="cp_lrp with LXT's choices where ours differ: a soft cap and the router's division keep their plain gradient.",
     paper=CP_LRP.paper,
 )
 
-RELP = ATTNLRP.with_rows(
+RELP = ATTNLRP.with_rules(
     "relp",
-    rows.ATTENTION_HELD,
-    rows.ATTENTION_WEIGHTS_HELD,
+    basic.ATTENTION_HELD,
+    basic.ATTENTION_WEIGHTS_HELD,
     summary="Attention weights and norm factors are held; identity through activations, half to each factor of a gate.",
     paper="Rezaei Jafari et al., RelP: Faithful and Efficient Circuit Discovery via Relevance Patching, 2025",
 )
 LIBRAGRAD = replace(
     RELP,
     name="libragrad",
-    summary="LibraGrad's pruned and scaled gradients, times the input: the same rows as relp, found from completeness.",
+    summary="LibraGrad's pruned and scaled gradients, times the input: the same rules as relp, found from completeness.",
     paper="Mehri et al., LibraGrad: Balancing Gradient Flow for Better Vision Transformer Attributions, CVPR 2025",
 )
-MAMBA_LRP = ATTNLRP.with_rows(
+MAMBA_LRP = ATTNLRP.with_rules(
     "mamba_lrp",
-    rows.PARAMETER_HELD,
+    basic.PARAMETER_HELD,
     summary="attnlrp, with whatever looks like a parameter of a recurrence held, sigmoid gates elsewhere too.",
     paper="Rezaei Jafari et al., MambaLRP: Explaining Selective State Space Sequence Models, NeurIPS 2024",
 )
 FROZEN_ATTENTION = RuleTable(
     name="frozen_attention",
-    rows=(rows.ATTENTION_HELD, rows.ATTENTION_WEIGHTS_HELD, rows.NORM, rows.NORMALIZE, *_LINEAR_ROWS, rows.NATIVE),
+    rules=(basic.ATTENTION_HELD, basic.ATTENTION_WEIGHTS_HELD, basic.NORM, basic.NORMALIZE, *_LINEAR, basic.NATIVE),
     summary="Attention weights and norm factors are held, all else has its own gradient, as in circuit tracing.",
     paper="Ameisen et al., Circuit Tracing: Revealing Computational Graphs in Language Models, 2025",
 )
-EPSILON = ATTNLRP.with_rows(
+EPSILON = ATTNLRP.with_rules(
     "epsilon",
     linear_rules.epsilon(1e-6),
     summary="attnlrp, with LRP-epsilon for linear layers and convolutions.",
@@ -164,7 +165,7 @@ def epsilon_gamma_box(
 
 
 def _with_gamma(table: RuleTable, conv: float, linear: float) -> RuleTable:
-    return table.with_rows(
+    return table.with_rules(
         f"{table.name}_gamma",
         _at(Role.PROJECTION, linear_rules.epsilon(1e-6)),
         _at(Role.LAST, linear_rules.epsilon(1e-6)),
@@ -177,19 +178,19 @@ def _with_gamma(table: RuleTable, conv: float, linear: float) -> RuleTable:
 
 def _for_convolutions(name: str, rule: Rule, first: Rule | None, text: str) -> RuleTable:
     found = (_lists(rule, CONVOLUTIONS), linear_rules.epsilon(1e-6))
-    first_rows = () if first is None else (_at(Role.FIRST, first),)
+    first_rules = () if first is None else (_at(Role.FIRST, first),)
     first_text = "" if first is None else f", {first.name} in the first layers"
     summary = f"{text} in convolutions, epsilon in linear layers{first_text}; attnlrp for the rest."
-    return ATTNLRP.with_rows(name, *first_rows, *found, summary=summary, paper=_VISION)
+    return ATTNLRP.with_rules(name, *first_rules, *found, summary=summary, paper=_VISION)
 
 
 def _lists(rule: Rule, ops: Collection[object]) -> Rule:
-    """The row for some of its ops only."""
+    """The rule for some of its ops only."""
     return replace(rule, ops={op: new for op, new in rule.ops.items() if op in ops})
 
 
 def _at(role: Role, rule: Rule) -> Rule:
-    """The row for nodes that play a part."""
+    """The rule for nodes that play a part."""
     return replace(rule, name=f"{rule.name} ({role.value})", when=on.all_of(on.role_is(role), rule.when))
 
 

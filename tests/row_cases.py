@@ -25,7 +25,7 @@ from row_nets import (
 )  # fmt: skip
 from torch import Tensor
 
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.ops.aten_kinds import GROUPED_MATMULS
 from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table.rule import GroupKind, Rule

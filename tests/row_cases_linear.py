@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from row_nets import EIGHTHS, Case, Inputs
 from torch import Tensor, nn
 
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.ops.selection import positions
 from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table.rule import Rule

@@ -2,8 +2,8 @@
 
     python tests/rule_forms.py      # writes docs/rule_forms.md, in half a minute
 
-Each net of tests/row_cases.py and row_cases_linear.py (at least one for every op that a row of any table lists) gets random
-inputs, weights and relevance; a loop over Python floats copied from the paper says what every input must get.
+Each net of tests/row_cases.py and row_cases_linear.py (at least one for every op that a rule of any table lists) gets
+random inputs, weights and relevance; a loop over Python floats copied from the paper says what every input must get.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def drawn(shape: tuple[int, ...], generator: torch.Generator, values: str = "") 
 
 def transformed(net: nn.Module, inputs: Inputs, rule: Rule, form: str) -> lxt_fx.Explained:
     """The net with `attnlrp` and this row before it, at epsilon 0."""
-    table = lxt_fx.TABLES["attnlrp"].with_rows("one row first", rule, summary="")
+    table = lxt_fx.TABLES["attnlrp"].with_rules("one row first", rule, summary="")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch: padding "same" may need a copy
         return lxt_fx.transform(net, inputs, rules=table, form=form, epsilon=0.0, dynamic=False)  # type: ignore[arg-type]
@@ -264,7 +264,7 @@ Written by `python tests/rule_forms.py`. Each line is a rule; each figure is the
 over Python floats that is copied from the paper, at any element of any input, relative to the largest value. The loops
 (`tests/paper_loops.py`, `tests/rule_loops.py`) share no code with lxt_fx; where a rule is AttnLRP eq. 8 they read the
 weights off the plain net, one input element after the other. The {count} cases are random float64 numbers of a fixed seed,
-at epsilon 0 where a rule has none of its own. They hold every op that a row of any table in `lxt_fx.TABLES` lists, and
+at epsilon 0 where a rule has none of its own. They hold every op that a rule of any table in `lxt_fx.TABLES` lists, and
 every function of `lxt_fx.rule_table.linear_rules`; `tests/test_rule_forms.py` checks that, and repeats the measurement.
 
 - *fast form*: `transform(net)`, value * gradient. *explicit form*: `transform(net, form="explicit")`, by the equations.

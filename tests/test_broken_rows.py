@@ -16,7 +16,7 @@ from torch.library import Library
 import lxt_fx
 from lxt_fx.ops import products
 from lxt_fx.rule_table import conditions as on
-from lxt_fx.rule_table.rule import GroupKind, Keep, Role, Rule
+from lxt_fx.rule_table.rule import Conserves, GroupKind, Role, Rule
 
 aten = torch.ops.aten
 
@@ -85,9 +85,9 @@ def rms_norm_not_held(self: Tensor, dims: list[int], eps: float) -> Tensor:
     return self * torch.rsqrt(self.pow(2).mean(dims, keepdim=True) + eps)
 
 
-def row(ops: dict[Any, OpOverload | None], keeps: Keep, **settings: Any) -> Rule:
+def row(ops: dict[Any, OpOverload | None], conserves: Conserves, **settings: Any) -> Rule:
     """A row that is not what it says."""
-    return Rule("broken", ops, "wrong", "nowhere", keeps, **settings)
+    return Rule("broken", ops, "wrong", "nowhere", conserves, **settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,43 +105,46 @@ SDPA = aten.scaled_dot_product_attention.default
 MLP, ATTENTION = "model.layers.1.mlp", "model.layers.0.self_attn"
 
 BREAKS = (
-    Break("a_product_that_gives_a_quarter_to_each", "llama", "sdpa", MLP, row({aten.mul.Tensor: quarter_each}, Keep.ALL)),
-    Break("a_gate_that_was_missed", "llama", "sdpa", MLP, row({aten.mul.Tensor: None}, Keep.ALL, when=on.two_carry)),
+    Break(
+        "a_product_that_gives_a_quarter_to_each", "llama", "sdpa", MLP,
+        row({aten.mul.Tensor: quarter_each}, Conserves.ALL),
+    ),
+    Break("a_gate_that_was_missed", "llama", "sdpa", MLP, row({aten.mul.Tensor: None}, Conserves.ALL, when=on.two_carry)),
     Break(
         "a_softmax_along_the_wrong_axis", "llama", "eager", ATTENTION,
-        row({aten.softmax.int: softmax_across_queries}, Keep.ALL_BUT_OFFSET),
+        row({aten.softmax.int: softmax_across_queries}, Conserves.ALL_BUT_OFFSET),
     ),
     Break(
         "a_matmul_that_gives_half_to_one_operand_only", "llama", "eager", ATTENTION,
-        row({aten.matmul.default: matmul_half_to_one}, Keep.ALL, when=on.role_is(Role.OUTPUT)),
+        row({aten.matmul.default: matmul_half_to_one}, Conserves.ALL, when=on.role_is(Role.OUTPUT)),
     ),
     Break(
         "a_matmul_that_halves_one_operand_only", "llama", "eager", ATTENTION,
-        row({aten.matmul.default: matmul_half_and_all}, Keep.ALL, when=on.role_is(Role.SCORES)),
+        row({aten.matmul.default: matmul_half_and_all}, Conserves.ALL, when=on.role_is(Role.SCORES)),
     ),
     Break(
         "a_layer_norm_that_is_not_held", "bert", "sdpa", "bert.encoder.layer.0.output.LayerNorm",
-        row({aten.layer_norm.default: None}, Keep.ALL_BUT_CONSTANTS),
+        row({aten.layer_norm.default: None}, Conserves.ALL_BUT_CONSTANTS),
     ),
     Break(
         "an_rms_norm_that_is_not_held", "llama", "sdpa", "model.layers.1.input_layernorm",
-        row({GroupKind.RMS_NORM: rms_norm_not_held}, Keep.ALL_BUT_CONSTANTS),
+        row({GroupKind.RMS_NORM: rms_norm_not_held}, Conserves.ALL_BUT_CONSTANTS),
     ),
     Break(
         "a_silu_with_its_own_gradient", "llama", "sdpa", "model.layers.0.mlp.act_fn",
-        row({aten.silu.default: None}, Keep.ALL),
+        row({aten.silu.default: None}, Conserves.ALL),
     ),
     Break(
         "a_gelu_with_its_own_gradient", "bert", "sdpa", "bert.encoder.layer.1.intermediate",
-        row({aten.gelu.default: None}, Keep.ALL),
+        row({aten.gelu.default: None}, Conserves.ALL),
     ),
     Break(
         "an_attention_that_gives_half_to_queries_and_half_to_keys", "llama", "sdpa", ATTENTION,
-        row({SDPA: products.sdpa}, Keep.ALL_BUT_OFFSET, settings=lambda site: {"query_share": 0.5, "key_share": 0.5}),
+        row({SDPA: products.sdpa}, Conserves.ALL_BUT_OFFSET, settings=lambda site: {"query_share": 0.5, "key_share": 0.5}),
     ),
     Break(
         "an_attention_that_gives_all_to_values", "bert", "sdpa", "bert.encoder.layer.0.attention.self",
-        row({SDPA: products.sdpa}, Keep.ALL_BUT_OFFSET, settings=lambda site: {"value_share": 1.0}),
+        row({SDPA: products.sdpa}, Conserves.ALL_BUT_OFFSET, settings=lambda site: {"value_share": 1.0}),
     ),
 )  # fmt: skip
 
@@ -161,7 +164,7 @@ def test_a_broken_row_is_found_at_its_node(broken: Break, dtype: torch.dtype) ->
     faults = ledger.faults()
     assert faults[0].place.node == node
     assert {fault.place.node for fault in faults} == {node}
-    with pytest.raises(lxt_fx.LedgerError, match=rf"^ledger: %{node} = .*its row 'broken' does not account for"):
+    with pytest.raises(lxt_fx.LedgerError, match=rf"^ledger: %{node} = .*its rule 'broken' claims to conserve"):
         ledger.check()
     assert (ledger.residual.abs() <= (1e-9 if dtype is torch.float64 else 1e-4) * ledger.scale()).all()
 

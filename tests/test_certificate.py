@@ -84,7 +84,7 @@ def test_an_entry_says_what_matched_and_why_earlier_rows_refused() -> None:
     assert sdpa.refusals == (("attention of a constant", "key, query carries too"),)
     assert sdpa.module == "model.layers.0.self_attn" and sdpa.line.startswith("modeling_llama.py:")
     assert silu.why == "Lists aten.silu.default." and silu.module == "model.layers.0.mlp.act_fn"
-    assert silu.rule.keeps is lxt_fx.Keep.ALL and silu.rule.source.startswith("AttnLRP")
+    assert silu.rule.conserves is lxt_fx.Conserves.ALL and silu.rule.source.startswith("AttnLRP")
     assert scale.why == "Lists aten.mul.Tensor. Only one operand carries."
     assert scale.refusals == (
         ("parameter held", "not a step of a recurrence"), ("uniform", "only one operand carries"),
@@ -99,7 +99,7 @@ def test_rows_of_cp_lrp_are_listed_where_they_refused() -> None:
     refused = {(entry.original, *refusal) for entry in found.entries for refusal in entry.refusals}
     assert ("aten.mul.Tensor", "gate held", "only one operand carries") in refused
     assert ("group rms_norm", "gate held", "which operand gates the other is not clear") in refused
-    table = lxt_fx.TABLES["attnlrp"].with_rows("weights only", rows.ATTENTION_WEIGHTS_HELD, summary="for this test")
+    table = lxt_fx.TABLES["attnlrp"].with_rules("weights only", rows.ATTENTION_WEIGHTS_HELD, summary="for this test")
     router = lxt_fx.certificate(compiled("qwen3_moe-attn", rules=table))
     softmax = [entry for entry in router.entries if entry.rule.name == "softmax"]
     assert {entry.refusals for entry in softmax} == {(("weights held", "not attention weights"),)}
@@ -282,7 +282,7 @@ def test_a_condition_says_what_it_ensures() -> None:
     assert statement(bare) == "Its condition bare holds."
     assert statement(lambda site: None) == "Its condition lambda holds."
     assert statement(functools.partial(bare)) == "Its condition holds."
-    conditions = {rule.when for table in lxt_fx.TABLES.values() for rule in table.rows}
+    conditions = {rule.when for table in lxt_fx.TABLES.values() for rule in table.rules}
     assert all("condition" not in statement(condition) for condition in conditions)
 
 

@@ -174,12 +174,12 @@ def test_audit_fails_where_a_rule_keeps_more_than_it_says(
 ) -> None:
     native = replace(rows.UNIFORM, ops=dict.fromkeys(rows.UNIFORM.ops))
     right = TABLES["attnlrp"]
-    broken = replace(right, name="broken", rows=tuple(native if row is rows.UNIFORM else row for row in right.rows))
+    broken = replace(right, name="broken", rules=tuple(native if rule is rows.UNIFORM else rule for rule in right.rules))
     monkeypatch.setitem(TABLES, "broken", broken)
     assert run("audit", language_model, TEXT, "--rules", "broken") == 2
     shown = capsys.readouterr()
     assert "NOT ACCOUNTED FOR" in shown.out
-    assert "LedgerError: ledger: %mul" in shown.err and "'uniform' does not account for" in shown.err
+    assert "LedgerError: ledger: %mul" in shown.err and "rule 'uniform' claims to conserve" in shown.err
 
 
 def test_a_classifier_is_audited_too(classifier: str, capsys: pytest.CaptureFixture[str]) -> None:

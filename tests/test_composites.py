@@ -74,9 +74,9 @@ def test_a_whole_module_has_one_row_and_a_closed_ledger() -> None:
 
 def test_rules_that_can_serve_no_node_are_refused() -> None:
     net = Net().double().eval()
-    with pytest.raises(lxt_fx.InputError, match="row identity can serve no node at last"):
+    with pytest.raises(lxt_fx.InputError, match="rule identity fits no node at last"):
         lxt_fx.transform(net, (X,), rules={"last": Identity()})
-    with pytest.raises(lxt_fx.InputError, match="row uniform can serve no node at first"):
+    with pytest.raises(lxt_fx.InputError, match="rule uniform fits no node at first"):
         lxt_fx.transform(net, (X,), rules={"first": Uniform()})
 
 

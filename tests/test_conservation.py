@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 import lxt_fx
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.rule_table import linear_rules
-from lxt_fx.rule_table.rule import Keep, Rule, kind_text
+from lxt_fx.rule_table.rule import Conserves, Rule, kind_text
 
 aten = torch.ops.aten
 
@@ -33,11 +33,11 @@ NOT_REACHED = {
 
 CONSTANTS = {Cause.BIAS, Cause.CONSTANT, Cause.INTERCEPT}
 ALLOWED = {
-    Keep.ALL: set[Cause](),
-    Keep.ALL_BUT_CONSTANTS: CONSTANTS,
-    Keep.ALL_BUT_OFFSET: {Cause.OFFSET, Cause.CONSTANT},
-    Keep.SELECTED: {Cause.SELECTION},
-    Keep.NATIVE: {Cause.NATIVE, Cause.OFFSET, *CONSTANTS},
+    Conserves.ALL: set[Cause](),
+    Conserves.ALL_BUT_CONSTANTS: CONSTANTS,
+    Conserves.ALL_BUT_OFFSET: {Cause.OFFSET, Cause.CONSTANT},
+    Conserves.SELECTED: {Cause.SELECTION},
+    Conserves.NATIVE: {Cause.NATIVE, Cause.OFFSET, *CONSTANTS},
 }
 """The causes of a leak that a row may have."""
 
@@ -47,7 +47,7 @@ every_case = pytest.mark.parametrize("title", ALL_CASES)
 
 def table_of(rule: Rule) -> lxt_fx.RuleTable:
     """The first table that holds the row."""
-    return next(table for table in lxt_fx.TABLES.values() if any(rule is row for row in table.rows))
+    return next(table for table in lxt_fx.TABLES.values() if any(rule is row for row in table.rules))
 
 
 @cache
@@ -134,13 +134,13 @@ def said_leak(case: Case, net: Net, inputs: Inputs, gradients: list[Tensor]) -> 
     """[rows]: what the op keeps, if the row keeps what it says. None where it says nothing."""
     if case.leak is not None:
         return by_row([case.leak(net, tuple(x.double() for x in inputs), gradients[0])])
-    if case.rule.keeps is Keep.NATIVE:
+    if case.rule.conserves is Conserves.NATIVE:
         return None
-    if case.rule.keeps is Keep.ALL_BUT_CONSTANTS:
+    if case.rule.conserves is Conserves.ALL_BUT_CONSTANTS:
         constants = floats(net(*(torch.zeros_like(x) for x in inputs)))
         return by_row([value * c for value, c in zip(constants, gradients, strict=True)])
     outputs = floats(net(*inputs))
-    if case.rule.keeps is Keep.SELECTED:
+    if case.rule.conserves is Conserves.SELECTED:
         return by_row([o * same * c for o, same, c in zip(outputs, constant(net, inputs, outputs), gradients, strict=True)])
     return by_row([0 * o * c for o, c in zip(outputs, gradients, strict=True)])
 
@@ -169,11 +169,11 @@ def of_linear_rules(row: Rule) -> bool:
 
 def equation(row: Rule) -> tuple[Any, ...]:
     """What a row does; rows that differ in where they stand only are one."""
-    return row.name, row.formula, row.source, row.keeps, tuple(row.ops.items())
+    return row.name, row.formula, row.source, row.conserves, tuple(row.ops.items())
 
 
 def test_every_row_and_every_op_that_it_lists_has_a_case() -> None:
-    every = {id(row): row for table in lxt_fx.TABLES.values() for row in table.rows if not of_linear_rules(row)}
+    every = {id(row): row for table in lxt_fx.TABLES.values() for row in table.rules if not of_linear_rules(row)}
     tried = {(equation(case.rule), case.op) for case in ALL_CASES.values()}
     missing = [f"{row.name}: {op}" for row in every.values() for op in row.ops if (equation(row), op) not in tried]
     assert sorted(missing) == sorted(f"move: {op}" for op in NOT_REACHED)
@@ -219,7 +219,7 @@ def test_the_row_keeps_what_it_says(title: str, data: st.DataObject) -> None:
 
     entries = [entry for entry in ledger.entries if entry.place.node in nodes]
     causes = {entry.cause for entry in entries if bool((entry.amount.abs() > limit).any())}
-    assert causes <= ALLOWED[case.rule.keeps]
+    assert causes <= ALLOWED[case.rule.conserves]
     if said is not None:
         assert ((kept_at(ledger, nodes) - said).abs() <= limit).all(), (kept_at(ledger, nodes), said)
     if said is not None and case.kept is not None:

@@ -34,6 +34,29 @@ def test_links_to_files_of_the_repository_lead_somewhere(page: str) -> None:
             assert (ROOT / page).parent.joinpath(link).exists(), link
 
 
+def files_named(text: str) -> set[str]:
+    """Python files that a text names in backticks; a bare name lies in the folder of the last path of its line."""
+    found, folder = set(), ""
+    for line in text.splitlines():
+        for name in re.findall(r"`([\w./]+\.py)`", line):
+            folder, _, file = name.rpartition("/") if "/" in name else (folder, "", name)
+            found.add(f"{folder}/{file}")
+    return found
+
+
+@pytest.mark.parametrize("page", ["docs/how_it_works.md", "CONTRIBUTING.md"])
+def test_files_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text().split("**Groups are found")[0]  # the prose names files of the table again
+    assert files_named(text)
+    assert not {name for name in files_named(text) if not (ROOT / name).exists()}
+
+
+def test_the_table_of_steps_names_every_pass() -> None:
+    table = files_named((ROOT / "docs/how_it_works.md").read_text())
+    passes = {path.relative_to(ROOT).as_posix() for path in (ROOT / "passes").rglob("*.py") if path.name != "__init__.py"}
+    assert passes - table == {"passes/positions/token_axis.py"}, "which holds what these passes share"
+
+
 CODE = sorted(path for folder in ("lxt_fx", "passes", "rule_table") for path in (ROOT / folder).rglob("*.py"))
 MENTION = re.compile(r"(?<![\w./%:-])lxt_fx((?:\.[A-Za-z_]\w*)+)")
 

@@ -116,7 +116,7 @@ def test_a_refusing_row_is_named_with_its_reason() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.nn.functional.linear(x, x)
 
-    with pytest.raises(NoRuleError, match=r"closest row: linear: weight carries too"):
+    with pytest.raises(NoRuleError, match=r"closest rule: linear: weight carries too"):
         lxt_fx.transform(Bilinear(), (torch.randn(3, 3),))
 
 

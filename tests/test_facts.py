@@ -49,16 +49,16 @@ def test_every_name_of_an_op_is_one_of_this_torch() -> None:
 
 
 def test_every_op_that_a_table_puts_into_a_graph_has_an_equation() -> None:
-    put = {op for table in lxt_fx.TABLES.values() for rule in table.rows for op in rule.ops.values() if op is not None}
+    put = {op for table in lxt_fx.TABLES.values() for rule in table.rules for op in rule.ops.values() if op is not None}
     assert len(put) > 40 and all(is_known(op) for op in put)
     assert not is_known(torch.ops.lxt_fx.head.default)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda activation: activation.name)
 def test_from_one_line_follow_the_rule_and_the_value_at_zero(activation: activations.Activation) -> None:
-    taking = [rule for rule in lxt_fx.TABLES["attnlrp"].rows if rule.ops.get(activation.aten) is activation.op]
+    taking = [rule for rule in lxt_fx.TABLES["attnlrp"].rules if rule.ops.get(activation.aten) is activation.op]
     assert len(taking) == 1 and activation.aten in POINTWISE_NONLINEAR
-    assert (taking[0].keeps is lxt_fx.Keep.ALL) == (activation.at_zero == 0)
+    assert (taking[0].conserves is lxt_fx.Conserves.ALL) == (activation.at_zero == 0)
     assert (activation.op in activations.FROM_ZERO) == (activation.at_zero != 0)
     if activation.name in CURVE:  # stated there anew
         assert activation.at_zero == CURVE[activation.name].at_zero
@@ -113,5 +113,5 @@ def test_no_op_is_of_two_natures() -> None:
     """Where a rule claims nothing, the nature of its op says what it conserves: two of them would hide one another."""
     kinds = (MOVES, SUMS, WEIGHTED, SELECTIONS, PRODUCTS, CONTRACTIONS, NORMS, STEPS)
     assert len(frozenset().union(*kinds)) == sum(map(len, kinds))
-    assert NATURALLY[aten.add.Tensor] is NATURALLY[products.linear] is lxt_fx.Keep.ALL_BUT_CONSTANTS
-    assert NATURALLY[aten.topk.default] is lxt_fx.Keep.SELECTED
+    assert NATURALLY[aten.add.Tensor] is NATURALLY[products.linear] is lxt_fx.Conserves.ALL_BUT_CONSTANTS
+    assert NATURALLY[aten.topk.default] is lxt_fx.Conserves.SELECTED

@@ -76,7 +76,7 @@ class Square(nn.Module):
 
 def test_a_rule_that_divides_by_zero_is_named_in_the_backward() -> None:
     ops = {aten.pow.Tensor_Scalar: torch.ops.lxt_fx_infinite.broken_square.default}
-    broken = lxt_fx.Rule(name="broken", ops=ops, formula="0 / 0", source="a test", keeps=lxt_fx.Keep.ALL)
+    broken = lxt_fx.Rule(name="broken", ops=ops, formula="0 / 0", source="a test", conserves=lxt_fx.Conserves.ALL)
     table = lxt_fx.TABLES["attnlrp"].override(aten.pow.Tensor_Scalar, broken)
     x = torch.tensor([[1.0, 0.0, 2.0]])
     explained = lxt_fx.transform(Square().eval(), (x,), rules=table)

@@ -1,4 +1,4 @@
-"""The ledger closes: sources and leaks add up to the explained value, each leak accounted for by its row."""
+"""The ledger closes: sources and leaks add up to the explained value, each leak accounted for by its rule."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ NATIVE_OR_NAMED = {cause for cause in lxt_fx.Cause if cause is not lxt_fx.Cause.
 
 
 def amount(ledger: lxt_fx.Ledger, cause: lxt_fx.Cause) -> Tensor:
-    return ledger.by_cause().get(cause, torch.zeros(ledger.rows, dtype=torch.float64))
+    return ledger.by_cause().get(cause, torch.zeros(ledger.examples, dtype=torch.float64))
 
 
 def check_closed(ledger: lxt_fx.Ledger, tolerance: float) -> None:
-    """Sources + leaks = value; what no row accounts for is rounding (of float32 where the model casts to it)."""
+    """Sources + leaks = value; what no rule accounts for is rounding (of float32 where the model casts to it)."""
     assert bool((ledger.residual.abs() <= tolerance * ledger.value.abs()).all())
     own = [entry for entry in ledger.entries if entry.place.dtype in ("", ledger.dtype)]
     unaccounted = sum(e.amount.abs().sum() for e in own if e.cause is lxt_fx.Cause.UNACCOUNTED)
@@ -67,7 +67,7 @@ def _check_padded(golden: Golden, module: lxt_fx.Explained, tolerance: float) ->
         ledger = lxt_fx.audit(
             module, inputs, lambda output, t=targets: torch.stack([output.logits[r][p] for r, p in enumerate(places(t))])
         )
-        assert ledger.rows == len(targets)
+        assert ledger.examples == len(targets)
         check_closed(ledger, tolerance)
         assert bool((ledger.sources[0].by_token()[inputs["attention_mask"] == 0] == 0).all())
 
@@ -127,7 +127,7 @@ def test_a_row_of_a_batch_has_the_ledger_that_it_has_alone() -> None:
     module = explained("gpt2", torch.float64)
     both = lxt_fx.audit(module, {"input_ids": IDS[:, :3]})
     for row in range(2):
-        alone, part = lxt_fx.audit(module, {"input_ids": IDS[row : row + 1, :3]}), both.row(row)
+        alone, part = lxt_fx.audit(module, {"input_ids": IDS[row : row + 1, :3]}), both.example(row)
         assert part.explained == alone.explained
         for cause in NATIVE_OR_NAMED:
             torch.testing.assert_close(amount(part, cause), amount(alone, cause), rtol=1e-9, atol=1e-9)
@@ -222,7 +222,7 @@ def test_an_audit_frees_what_it_held() -> None:
 
     ledger = lxt_fx.audit(module, inputs_of("llama"), target)
     gc.collect()
-    assert held[0]() is None and ledger.rows == 1
+    assert held[0]() is None and ledger.examples == 1
 
 
 @one_worker("bert")
@@ -330,11 +330,11 @@ def test_the_waterfall_ends_where_the_sources_end(tmp_path: Path) -> None:
     ledger.to_png(tmp_path / "waterfall.png")
     assert (tmp_path / "waterfall.png").read_bytes()[:4] == b"\x89PNG"
     two = lxt_fx.audit(module, {"input_ids": IDS})
-    with pytest.raises(lxt_fx.InputError, match="shows one row"):
+    with pytest.raises(lxt_fx.InputError, match="shows one example"):
         two.to_png(tmp_path / "two.png")
-    two.row(1).to_png(tmp_path / "two.png")
-    with pytest.raises(lxt_fx.InputError, match="no row 2"):
-        two.row(2)
+    two.example(1).to_png(tmp_path / "two.png")
+    with pytest.raises(lxt_fx.InputError, match="no example 2"):
+        two.example(2)
 
 
 @one_worker("bert")

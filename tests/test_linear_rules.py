@@ -18,7 +18,7 @@ from op_cases import BY_RULE, LINEAR_RULES, Case, leaves
 from torch import Tensor, nn
 
 import lxt_fx
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.ops import contributions
 from lxt_fx.ops.explicit_contributions import PARTS
 from lxt_fx.rule_table import basic_rules as rows
@@ -412,8 +412,8 @@ class Pair(nn.Module):
 def test_a_row_that_can_serve_no_node_of_its_place_is_refused() -> None:
     net, x = Pair().eval(), torch.randn(2, 4, 4)
     for where, message in (
-        ("act", r"row gamma can serve no node at act\n  %gelu = aten.gelu.default .*: op is not listed\n  the row lists"),
-        (nn.GELU, "row gamma can serve no node at GELU"),
+        ("act", r"rule gamma fits no node at act\n  %gelu = aten.gelu.default .*: op is not listed\n  the rule lists"),
+        (nn.GELU, "rule gamma fits no node at GELU"),
         (torch.ops.aten.matmul.default, "%matmul = aten.matmul.default .*: other, self carries too"),
         ("%matmul_1", "%matmul_1 = .*its constant operand is no matrix"),
     ):

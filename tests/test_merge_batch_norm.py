@@ -15,7 +15,7 @@ from golden_cases import relative
 from torch import Tensor, nn
 
 import lxt_fx
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.passes.verify import MERGED_TOLERANCES, check_forward, forward_difference
 from lxt_fx.rule_table import basic_rules as rows
 from lxt_fx.rule_table import linear_rules as rules
@@ -340,7 +340,7 @@ def test_an_override_of_a_node_holds_after_its_batch_norm_was_merged() -> None:
 
 def test_a_row_that_cannot_serve_a_batch_norm_is_refused_as_before() -> None:
     net, x = layer_and_norm("conv2d")
-    with pytest.raises(lxt_fx.InputError, match="row z-plus can serve no node at 1"):
+    with pytest.raises(lxt_fx.InputError, match="rule z-plus fits no node at 1"):
         explained_by(net, x, {"0": rules.gamma(0.25), "1": rules.z_plus()})
 
 

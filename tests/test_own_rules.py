@@ -49,7 +49,7 @@ def scaled(x: Tensor, factor: float) -> Tensor:
 LIBRARY.impl("unequal", lambda a, b: scaled(a, 2 / 3) * scaled(b, 1 / 3), "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
 LIBRARY.impl("equation", lambda a, b: Equation.apply(a, b), "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
 
-PLAIN = lxt_fx.Rule("unequal", {aten.mul.Tensor: OPS.unequal.default}, "R_a = 2 R / 3", "nowhere", lxt_fx.Keep.ALL)
+PLAIN = lxt_fx.Rule("unequal", {aten.mul.Tensor: OPS.unequal.default}, "R_a = 2 R / 3", "nowhere", lxt_fx.Conserves.ALL)
 WITH_EQUATION = replace(PLAIN, explicit={OPS.unequal.default: OPS.equation.default})
 
 

@@ -347,7 +347,7 @@ def test_the_record_and_the_printed_graph_say_which_positions(tmp_path: Path) ->
     assert narrow.record.positions == (-1,)
     text = lxt_fx.show(narrow)
     assert "   positions last" in text.splitlines()[0]
-    assert "lxt_fx.passes.positions.asked(%add_8, 1, [-1])" in text
+    assert "lxt_fx.positions(%add_8, 1, [-1])" in text
     lxt_fx.save(narrow, tmp_path / "narrow.safetensors")
     loaded = lxt_fx.load(tmp_path / "narrow.safetensors")
     x = torch.randn(2, 5, 32)

@@ -44,7 +44,7 @@ def test_an_override_applies_where_it_says(where: object, count: int) -> None:
 def test_an_override_leaves_the_table_it_came_from_alone() -> None:
     table = lxt_fx.TABLES["attnlrp"]
     other = table.override("model.layers.0", rows.NATIVE)
-    assert len(other.rows) == len(table.rows) + 1 and other.rows[1:] == table.rows
+    assert len(other.rules) == len(table.rules) + 1 and other.rules[1:] == table.rules
     assert "native at model.layers.0" in str(other) and "native at" not in str(table)
 
 
@@ -294,7 +294,7 @@ def test_cp_lrp_gives_half_to_each_of_two_gates() -> None:
 
 def test_every_op_of_an_identity_rule_is_a_gate_but_powers() -> None:
     """The gates are derived, so that an activation that gets a rule cannot be forgotten among them."""
-    listed = {op for rule in lxt_fx.TABLES["attnlrp"].rows if rule.name.startswith("identity") for op in rule.ops}
+    listed = {op for rule in lxt_fx.TABLES["attnlrp"].rules if rule.name.startswith("identity") for op in rule.ops}
     powers = {aten.pow.Tensor_Scalar, aten.sqrt.default}
     assert {op for op in listed if not isinstance(op, GroupKind)} - GATES == powers
 

@@ -21,7 +21,7 @@ from lxt_fx.base.errors import InputError, NonFiniteError, TracedBranchError
 from lxt_fx.compiler import pipeline
 from lxt_fx.faithfulness.scores import Score, chance_of
 from lxt_fx.faithfulness.tuned_table import TunedTable
-from lxt_fx.rule_table.rule import RuleTable
+from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.rule_table.tables import TABLES, attnlrp_gamma, cp_lrp_gamma
 
 GRID = {"conv": [0.0, 0.25], "linear": [0.0, 0.05, 0.25]}
@@ -64,7 +64,7 @@ def test_the_gamma_that_brings_back_a_saturated_branch_is_found(order: tuple[flo
     assert list(means) == [0.0, 0.05, 0.25, 1.0]
     assert means[0.0] == means[0.05] < means[0.25] == means[1.0]
     assert tuned.is_better and tuned.chance == pytest.approx(1 / 2**8)
-    assert tuned.rows[3].formula == attnlrp_gamma(linear=0.25).rows[3].formula
+    assert tuned.rules[3].formula == attnlrp_gamma(linear=0.25).rules[3].formula
 
 
 def by_hand(model: nn.Module, pixels: Tensor, table: RuleTable, metric: Callable[[Any], Tensor]) -> Tensor:
@@ -133,8 +133,8 @@ def test_the_model_is_captured_once_and_an_explained_one_not_at_all(monkeypatch:
         captures.append(args)
         return capture(*args, **kwargs)
 
-    capture = pipeline.proven_capture
-    monkeypatch.setattr(pipeline, "proven_capture", counted)
+    capture = pipeline.capture_and_try_sizes
+    monkeypatch.setattr(pipeline, "capture_and_try_sizes", counted)
     model, pixels = tiny.vit(), random(3, 1, 8, 8)
     of_model = lxt_fx.tune(model, pixels, 3, grid=GRID, removal=Removal(steps=4), progress=False)
     assert len(captures) == 1
@@ -156,7 +156,7 @@ def test_the_result_is_a_table_like_any_other(capsys: pytest.CaptureFixture[str]
     assert lxt_fx.show(explained) == lxt_fx.show(lxt_fx.transform(model, (pixels,), rules=wanted, dynamic=False))
     tuned.show()
     assert capsys.readouterr().out == f"{wanted}\n"
-    first = tuned.override("vit.layers.0", TABLES["epsilon"].rows[0])
+    first = tuned.override("vit.layers.0", TABLES["epsilon"].rules[0])
     assert lxt_fx.transform(model, (pixels,), rules=first, dynamic=False).record.overrides == ("vit.layers.0",)
 
 

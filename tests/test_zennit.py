@@ -18,7 +18,7 @@ from test_linear_rules import LAYERS
 from torch import Tensor, nn
 
 import lxt_fx
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.rule_table import linear_rules, tables
 
 ATTNLRP = lxt_fx.TABLES["attnlrp"]

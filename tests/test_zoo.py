@@ -35,8 +35,8 @@ def test_a_wrong_rule_fails_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     table = lxt_fx.TABLES["attnlrp"]
     broken = replace(rows.IDENTITY, ops={**rows.IDENTITY.ops, torch.ops.aten.gelu.default: None})
-    chosen = tuple(broken if row is rows.IDENTITY else row for row in table.rows)
-    monkeypatch.setitem(lxt_fx.TABLES, "attnlrp", replace(table, rows=chosen))
+    chosen = tuple(broken if row is rows.IDENTITY else row for row in table.rules)
+    monkeypatch.setitem(lxt_fx.TABLES, "attnlrp", replace(table, rules=chosen))
     entry = next(e for e in zoo_models.cases() if e.startswith("bert/"))
     passes = zoo_check.check(entry, dynamic=False).passes
     assert passes["gradient"] and not passes["residual"]

@@ -14,7 +14,8 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules, table_named
 from lxt_fx.compiler.pipeline import transform
 from lxt_fx.ops.forms import Form
-from lxt_fx.rule_table.rule import Rule, RuleTable
+from lxt_fx.rule_table.rule import Rule
+from lxt_fx.rule_table.table import RuleTable
 
 
 def as_explained(
@@ -62,7 +63,7 @@ def _is_made_by(explained: Explained, table: RuleTable) -> bool:
     record = explained.record
     if (record.table_name, record.overrides) != (table.name, table.overrides):
         return False
-    known = {_facts(rule) for rule in table.rows}
+    known = {_facts(rule) for rule in table.rules}
     return all(_facts(rule) in known for rule in record.stages["lowered"].rules.values())
 
 

@@ -27,7 +27,7 @@ from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, Rules, table_named
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
-from lxt_fx.passes.positions.asked import answers_by_token
+from lxt_fx.passes.positions.asked_positions import answers_by_token
 
 
 def explain(

@@ -22,7 +22,7 @@ from lxt_fx.ops.activations import POINTWISE_OPS
 from lxt_fx.ops.aten_kinds import POINTWISE
 from lxt_fx.ops.head import head
 from lxt_fx.passes.drop_dead import drop_dead
-from lxt_fx.passes.segments.recompute import checkpointed_forward
+from lxt_fx.passes.segments.recompute import recomputing_forward
 
 _LINEAR = frozenset({head, products.linear, aten.linear.default})
 _ELEMENTWISE = (
@@ -110,7 +110,7 @@ def _body(explained: Explained, hidden: Node) -> GraphModule:
     drop_dead(body)
     body.recompile()
     if explained.segments is not None:
-        set_forward(body, checkpointed_forward(body.graph, explained.segments))
+        set_forward(body, recomputing_forward(body.graph, explained.segments))
     return body
 
 

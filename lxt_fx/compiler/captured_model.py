@@ -14,7 +14,7 @@ from torch.fx import Graph, GraphModule
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import copy_io
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.passes.capture.capture import Captured, torch_state_kept
+from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example, token_embedding
 
 
@@ -65,7 +65,7 @@ def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mappi
         )
     gm = _module(explained, record.stages["canonical"].graph, explained.graph)
     example = Example(explained._bind(args, dict(kwargs)), dict(record.constants), record.optional)
-    with torch_state_kept(), torch.no_grad():
+    with torch_state_restored(), torch.no_grad():
         torch.manual_seed(SEED)  # a forward that draws random numbers must draw those of its check
         expected = explained.forward(**example.kwargs)
     return CapturedModel(explained, Captured(gm, example, record.method, record.specialised, record.guards), expected, {})

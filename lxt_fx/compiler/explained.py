@@ -22,7 +22,7 @@ from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.analysis.module_values import GraphValues
 from lxt_fx.passes.capture.example import FILLS
 from lxt_fx.passes.fuse.fuse import fuse
-from lxt_fx.passes.segments.recompute import Segments, checkpointed_forward
+from lxt_fx.passes.segments.recompute import Segments, recomputing_forward
 
 SWITCHES: dict[str, Any] = {
     "use_cache": False,
@@ -94,7 +94,7 @@ class Explained(GraphModule):
         self.fused = fuse(self)
         code = recompile_as(self, self.fused)
         if self.segments is not None:
-            set_forward(self, checkpointed_forward(self.fused, self.segments))
+            set_forward(self, recomputing_forward(self.fused, self.segments))
         return code
 
     def _cut(self, segments: Segments | None) -> None:

@@ -12,7 +12,9 @@ from torch import nn
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.passes.capture.example import Example, given_example, is_transformers, made_example
 from lxt_fx.passes.segments.recompute import Checkpoint
-from lxt_fx.rule_table.rule import Rule, RuleTable, Selector
+from lxt_fx.rule_table.rule import Rule
+from lxt_fx.rule_table.selectors import Selector
+from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.rule_table.tables import TABLES, WITH_ARGUMENTS
 
 Rules = str | RuleTable | Mapping[Selector, Rule]

@@ -28,7 +28,7 @@ from lxt_fx.compiler.step_checks import check_fused, step_check
 from lxt_fx.ops.forms import Form, epsilon_of
 from lxt_fx.passes.analysis.assign_rules import Plan, assign_rules, check_complete, check_overrides
 from lxt_fx.passes.analysis.find_groups import Groups, find_groups
-from lxt_fx.passes.analysis.find_modules import with_modules
+from lxt_fx.passes.analysis.find_modules import find_modules
 from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.canonical.canonicalise import canonicalise
@@ -36,21 +36,22 @@ from lxt_fx.passes.canonical.fold_softmax import fold_softmax
 from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.start_from_embeddings import Started, start_from_embeddings
-from lxt_fx.passes.capture.capture import torch_state_kept
+from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
-from lxt_fx.passes.capture.optional_inputs import without_refused_inputs
-from lxt_fx.passes.capture.try_sizes import proven_capture
-from lxt_fx.passes.positions.asked import Narrowing, Positions, answer_index, positions_of, positions_to_select
+from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
+from lxt_fx.passes.capture.try_sizes import capture_and_try_sizes
+from lxt_fx.passes.positions.asked_positions import Narrowing, Positions, answer_index, positions_of, positions_to_select
 from lxt_fx.passes.positions.select_positions import select_positions
 from lxt_fx.passes.rewrite.add_epsilon import add_epsilon
-from lxt_fx.passes.rewrite.explicit_form import lower_explicit
-from lxt_fx.passes.rewrite.freeze import lower
+from lxt_fx.passes.rewrite.explicit_form import to_explicit_form
+from lxt_fx.passes.rewrite.freeze_constants import freeze_constants
 from lxt_fx.passes.rewrite.merge_batch_norm import merge_batch_norm
 from lxt_fx.passes.rewrite.rewrite import Rewritten, rewrite
 from lxt_fx.passes.segments.find_segments import find_segments
 from lxt_fx.passes.segments.recompute import Checkpoint, Segments, check_checkpoint
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES, check_forward, forward_difference
-from lxt_fx.rule_table.rule import Match, RuleTable
+from lxt_fx.rule_table.rule import Match
+from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.version import __version__
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
@@ -140,12 +141,12 @@ def captured_from(
 
 def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
     seconds: dict[str, float] = {}
-    with _timed(seconds, "example"), torch_state_kept(), torch.no_grad():
+    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad():
         example, expected = without_refused_inputs(model, example)
     with _timed(seconds, "capture"):
-        captured = proven_capture(model, example, dynamic=dynamic)
+        captured = capture_and_try_sizes(model, example, dynamic=dynamic)
     if captured.example is not example:
-        with torch_state_kept(), torch.no_grad():
+        with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
     return CapturedModel(model, captured, expected, seconds)
 
@@ -158,7 +159,7 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
     difference = math.nan  # on the meta device there is nothing to compare
     example, started = compiled.begun.example, compiled.begun.started
     if not on_meta(source.model, example.kwargs):
-        with _timed(seconds, "verify"), torch_state_kept(), torch.no_grad():
+        with _timed(seconds, "verify"), torch_state_restored(), torch.no_grad():
             torch.manual_seed(SEED)  # so that a forward that draws random numbers draws the same ones
             expected = source.expected if compiled.narrowing is None else compiled.narrowing.of(source.expected)
             difference = forward_difference(expected, compiled.module.forward(**example.kwargs))
@@ -232,10 +233,10 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
         rewritten = rewrite(gm, chosen.plan, chosen.groups)
         chosen.check("rewrite")
     relevance = rule_stage("rules", gm, chosen.flow, rewritten)
-    with _timed(seconds, "lower"):
+    with _timed(seconds, "form"):
         inserted = _equations(gm, chosen.flow, rewritten, options)
-        lower(gm, chosen.flow)
-        chosen.check("lower")
+        freeze_constants(gm, chosen.flow)
+        chosen.check("freeze_constants")
     rewritten = rewritten.with_nodes(inserted)
     lowered = rule_stage("lowered", gm, chosen.flow, rewritten)
     module = _module(gm, options, seconds)
@@ -299,7 +300,7 @@ def segments_of(module: Explained, checkpoint: Literal["layers", "sqrt"] | int) 
 
 def _chosen(gm: GraphModule, flow: Flow, table: RuleTable, seconds: dict[str, float]) -> tuple[Groups, Plan]:
     with _timed(seconds, "groups"):
-        groups = with_modules(gm, flow, find_groups(gm, flow), table)
+        groups = find_modules(gm, flow, find_groups(gm, flow), table)
     with _timed(seconds, "assign"):
         return groups, assign_rules(gm, flow, groups, table)
 
@@ -308,7 +309,7 @@ def _equations(gm: GraphModule, flow: Flow, rewritten: Rewritten, options: Optio
     """Inserts the ops of the chosen form. Returns the name of each new node with that of the node it stands for."""
     now = mark_flow(gm, flow.leaves)
     if options.form == "explicit":
-        return lower_explicit(gm, now, rewritten.rules, options.epsilon)
+        return to_explicit_form(gm, now, rewritten.rules, options.epsilon)
     return add_epsilon(gm, now, rewritten.rules, options.epsilon)
 
 

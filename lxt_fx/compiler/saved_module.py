@@ -22,7 +22,7 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.graph_json import decode_graph, encode_graph
 from lxt_fx.compiler.record import Record, Stage
 from lxt_fx.passes.segments.recompute import Segments
-from lxt_fx.rule_table.rule import Keep, Match, Rule
+from lxt_fx.rule_table.rule import Conserves, Match, Rule
 
 FORMAT = 2
 
@@ -199,15 +199,15 @@ def _rules(record: Record) -> dict[str, Any]:
     stage = record.stages["lowered"]
     indices: dict[Rule, int] = {}
     by_node = {node: indices.setdefault(rule, len(indices)) for node, rule in stage.rules.items()}
-    written = [[rule.name, rule.formula, rule.source, rule.keeps.name] for rule in indices]
+    written = [[rule.name, rule.formula, rule.source, rule.conserves.name] for rule in indices]
     return {"rows": written, "nodes": by_node, "carrying": sorted(stage.carrying), "inserted": sorted(stage.inserted)}
 
 
 def _loaded_record(header: dict[str, Any], graph: Graph) -> Record:
     saved, section = header["record"], header["rules"]
     rules = [
-        Rule(name=name, ops={}, formula=formula, source=source, keeps=Keep[keeps])
-        for name, formula, source, keeps in section["rows"]
+        Rule(name=name, ops={}, formula=formula, source=source, conserves=Conserves[conserves])
+        for name, formula, source, conserves in section["rows"]
     ]
     by_node = {node: rules[index] for node, index in section["nodes"].items()}
     stage = Stage("lowered", graph, frozenset(section["carrying"]), by_node, inserted=frozenset(section["inserted"]))

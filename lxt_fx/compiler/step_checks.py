@@ -15,9 +15,9 @@ from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
-from lxt_fx.passes.capture.capture import torch_state_kept
+from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
-from lxt_fx.passes.positions.asked import Narrowing
+from lxt_fx.passes.positions.asked_positions import Narrowing
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 
 EXACT = {torch.float64: 1e-12} | {
@@ -75,6 +75,6 @@ def _gradients(module: Explained, example: Example, *, fused: bool) -> list[Tens
 
 
 def _run(gm: GraphModule, example: Example) -> Any:
-    with torch_state_kept(), torch.no_grad():
+    with torch_state_restored(), torch.no_grad():
         gm.recompile()
         return gm.forward(**example.kwargs)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lxt_fx.faithfulness.removal_curves import standard_error
-from lxt_fx.rule_table.rule import RuleTable
+from lxt_fx.rule_table.table import RuleTable
 
 LEVEL = 0.05
 """A lead is more than noise if chance alone gives such a lead less often than this."""

@@ -31,7 +31,7 @@ from lxt_fx.faithfulness.scores import Score
 from lxt_fx.faithfulness.tuned_table import TunedTable
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.passes.verify import forward_difference, tolerance_of
-from lxt_fx.rule_table.rule import RuleTable
+from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.rule_table.tables import attnlrp_gamma
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _tuned(table: Callable[..., RuleTable], scores: tuple[Score, ...], answers: 
     measured = f"{many}, {answers.units.said} removed in {answers.steps} steps, {what}"
     unnamed = TunedTable("", (), scores=scores, measured=measured, metric=metric)
     best = _table_at(table, dict(unnamed.best.parameters))
-    return replace(unnamed, name=best.name, rows=best.rows, summary=best.summary, paper=best.paper)
+    return replace(unnamed, name=best.name, rules=best.rules, summary=best.summary, paper=best.paper)
 
 
 def _said(point: Point) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxt_fx.faithfulness.scores import ScoredTable
-from lxt_fx.rule_table.rule import RuleTable
+from lxt_fx.rule_table.table import RuleTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

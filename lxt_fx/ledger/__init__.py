@@ -1,1 +1,2 @@
-"""Where all of an explained value went: taps on every edge, what each rule claims to absorb, the books, the flow graph."""
+"""The ledger: where all of an explained value went. Taps on every edge, what each rule absorbs by its formula, the flow
+graph."""

@@ -1,4 +1,5 @@
-"""How relevance came to one token: by the value path of which attention, by its softmax, or along the residual stream."""
+"""How relevance reached one token: through the values of an attention, through its softmax, or along the residual
+stream."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ PARTS = ("value", "key", "query")
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One layer: the relevance of the token and of all tokens at the layer's output, and what its attention gave to the
-    token's value, key (through the softmax) and query, from all tokens, itself included. NaN where the layer's output is no
-    [batch, tokens, hidden]."""
+    """One layer: the relevance of the token and of all tokens at the layer's output, and the relevance that attention gave
+    to the token's value, key (through the softmax) and query, from all tokens, the token included. NaN where the layer's
+    output is not [batch, tokens, hidden]."""
 
     layer: str
     of_token: float
@@ -27,8 +28,8 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Landing:
-    """Relevance at one token, summed over rows: layer by layer, the one nearest to the output first, then at the input.
-    `at_input` and `of_inputs` (the sum of all tokens' absolute relevance) are NaN where the input is not tokens."""
+    """Relevance at one token, summed over examples: for each layer, starting at the output, and at the input. `of_inputs`
+    is the sum of the absolute relevance of all tokens. It and `at_input` are NaN where the input is not tokens."""
 
     position: int
     token: str
@@ -38,7 +39,7 @@ class Landing:
 
     @property
     def share(self) -> float:
-        """The token's part of the absolute relevance of all tokens at the input, 0 to 1."""
+        """The token's share of the absolute relevance of all tokens at the input, 0 to 1."""
         return abs(self.at_input) / self.of_inputs if self.of_inputs else 0.0
 
     def __str__(self) -> str:
@@ -62,7 +63,7 @@ class Landing:
 
 
 def landing(ledger: Books, position: int) -> Landing:
-    """What attention gave to the token at `position` and what stood there, layer by layer.
+    """The relevance at the token at `position`, layer by layer, and what attention gave to it.
 
     Raises InputError where no layer has tokens, or the position is not in the text.
     """

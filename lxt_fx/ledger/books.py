@@ -1,4 +1,5 @@
-"""The books of one explanation: what each source got, what each node absorbed and why, which add up to its value."""
+"""The books of one explanation: what each source received and what each node absorbed, and why. They add up to its
+value."""
 
 from __future__ import annotations
 
@@ -10,22 +11,22 @@ import torch
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError, LedgerError
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.taps import Edge
 
 K = TypeVar("K", bound=Hashable)
 
 TOLERANCES = {"float64": 1e-9, "complex128": 1e-9, "float32": 1e-4, "complex64": 1e-4}
-"""What rounding may leave of the largest relevance that reached any node; of other dtypes 0.1."""
+"""Allowed rounding error by dtype, relative to the largest relevance that reached any node; 0.1 for other dtypes."""
 
 CONSTANTS = (Cause.BIAS, Cause.CONSTANT, Cause.INTERCEPT)
-"""Causes that are shares of constants: of parameters and numbers of the model."""
+"""Causes that are shares of constants: parameters and numbers of the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a node stands: its name and op as printed, its row, the module that made it, its layer, the model's line, and
-    the narrowest dtype among its value and operands."""
+    """Where a node stands: its name and op as printed, its rule, the module that made it, its layer, the line of the
+    model's code, and the least precise dtype among its value and operands."""
 
     node: str
     op: str
@@ -38,7 +39,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """What one node kept for one cause, `amount` [rows] in float64. `name` says which constant it was."""
+    """What one node absorbed for one cause, `amount` [examples] in float64. `name` says which constant it was."""
 
     place: Place
     cause: Cause
@@ -48,9 +49,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """The relevance of one input. `relevance` [rows, ...] is leaf * gradient in float64 (embeddings [rows, tokens, hidden],
-    pixels [rows, channels, height, width]); `elsewhere` [rows] what the target of a row gave to other rows (0 in a model
-    whose rows do not meet). `tokens` name the positions of each row, where they are known."""
+    """The relevance of one input. `relevance` [examples, ...] is leaf * gradient in float64 (embeddings [examples, tokens,
+    hidden], pixels [examples, channels, height, width]). `elsewhere` [examples] is the relevance that the target of an
+    example gave to other examples: 0 where the examples of a batch are independent. `tokens` are the tokens of each
+    example, where they are known."""
 
     name: str
     relevance: Tensor
@@ -59,32 +61,32 @@ class Source:
 
     @property
     def amount(self) -> Tensor:
-        """All that the input got, [rows]."""
+        """All that the input received, [examples]."""
         return self.relevance.reshape(len(self.relevance), -1).sum(1) + self.elsewhere
 
-    def row(self, one: slice) -> Source:
-        """The part of one row."""
+    def example(self, one: slice) -> Source:
+        """The part of one example."""
         return replace(self, relevance=self.relevance[one], elsewhere=self.elsewhere[one], tokens=self.tokens[one])
 
     def by_token(self) -> Tensor:
-        """[rows, tokens], summed over the hidden dimension. Raises InputError for an input that is no embeddings."""
+        """[examples, tokens], summed over the hidden dimension. Raises InputError for an input that is not embeddings."""
         if not self.is_tokens:
-            raise InputError(f"ledger: {self.name} {list(self.relevance.shape[1:])} is no sequence of token embeddings")
+            raise InputError(f"ledger: {self.name} {list(self.relevance.shape[1:])} is not a sequence of token embeddings")
         return self.relevance.sum(-1)
 
     @property
     def is_tokens(self) -> bool:
-        """Whether it holds embeddings [rows, tokens, hidden]."""
+        """Whether it holds embeddings [examples, tokens, hidden]."""
         return self.relevance.dim() == 3 and self.name.endswith("embeds")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Books:
-    """Double-entry bookkeeping of one audit; every amount is [rows] in float64, one for each explained number.
+    """Double-entry bookkeeping of one audit. Every amount is [examples] in float64: one for each explained number.
 
-    `value` = sum of `sources` + sum of `entries` + `residual`. `reaching` is <output, gradient> of each node, `passing`
-    <operand, gradient> of each edge; `heads` splits attentions by head, `positions` their query, key and value by token,
-    `profile` the output of each layer by token.
+    `value` = sum of `sources` + sum of `entries` + `residual`. `reaching` is <output, gradient> of each node, `passing` is
+    <operand, gradient> of each edge. `heads` splits attentions by head, `positions` splits their query, key and value by
+    token, `profile` splits the output of each layer by token.
     """
 
     explained: tuple[str, ...]
@@ -103,23 +105,23 @@ class Books:
     rotates: bool
 
     @property
-    def rows(self) -> int:
+    def examples(self) -> int:
         """How many numbers were explained."""
         return len(self.value)
 
     @property
     def residual(self) -> Tensor:
-        """[rows]: the explained value less all sources and leaks. Rounding, unless an edge was missed."""
+        """[examples]: the explained value less all sources and leaks. Rounding, unless an edge was missed."""
         return self.value - self.relevance - self.leaks
 
     @property
     def relevance(self) -> Tensor:
-        """[rows]: what all sources got."""
+        """[examples]: what all sources received."""
         return self._sum(source.amount for source in self.sources)
 
     @property
     def leaks(self) -> Tensor:
-        """[rows]: what all nodes kept."""
+        """[examples]: what all nodes absorbed."""
         return self._sum(entry.amount for entry in self.entries)
 
     def _sum(self, amounts: Any) -> Tensor:
@@ -132,58 +134,59 @@ class Books:
         return found
 
     def by_cause(self) -> dict[Cause, Tensor]:
-        """Leaks [rows] by cause."""
+        """Leaks [examples] by cause."""
         return self._by(lambda entry: entry.cause)
 
     def by_rule(self) -> dict[str, Tensor]:
-        """Leaks [rows] by the row of the table."""
+        """Leaks [examples] by rule."""
         return self._by(lambda entry: entry.place.rule)
 
     def by_module(self) -> dict[str, Tensor]:
-        """Leaks [rows] by the innermost module that made the node."""
+        """Leaks [examples] by the innermost module that made the node."""
         return self._by(lambda entry: entry.place.module)
 
     def by_layer(self) -> dict[str, Tensor]:
-        """Leaks [rows] by layer (`model.layers.3`), the one nearest to the output first."""
+        """Leaks [examples] by layer (`model.layers.3`), starting at the output."""
         return self._by(lambda entry: entry.place.layer)
 
     def constants(self) -> dict[str, Tensor]:
-        """What biases, position and token-type embeddings, CLS and other constants received, [rows] by their names."""
+        """What biases, position and token-type embeddings, CLS and other constants received, [examples] by their names."""
         return self._by(lambda entry: entry.name, [entry for entry in self.entries if entry.cause in CONSTANTS])
 
     def largest(self, k: int = 10) -> tuple[Entry, ...]:
-        """The k largest leaks by absolute amount, summed over rows."""
+        """The k largest leaks by absolute amount, summed over examples."""
         order = sorted(self.entries, key=lambda entry: -float(entry.amount.abs().sum()))
         return tuple(order[:k])
 
-    def row(self, index: int) -> Self:
-        """The ledger of one row.
+    def example(self, index: int) -> Self:
+        """The ledger of one example.
 
-        Raises InputError for a row that does not exist.
+        Raises InputError for an example that does not exist.
         """
-        if not -self.rows <= index < self.rows:
-            raise InputError(f"ledger: there is no row {index}; it has {self.rows} (0 to {self.rows - 1})")
-        index %= self.rows
+        if not -self.examples <= index < self.examples:
+            last = self.examples - 1
+            raise InputError(f"ledger: there is no example {index}; the ledger has {self.examples} (0 to {last})")
+        index %= self.examples
         one = slice(index, index + 1)
         return replace(
             self,
             explained=self.explained[one],
             value=self.value[one],
-            sources=tuple(source.row(one) for source in self.sources),
+            sources=tuple(source.example(one) for source in self.sources),
             entries=tuple(replace(entry, amount=entry.amount[one]) for entry in self.entries),
-            reaching=_rows(self.reaching, one),
-            passing=_rows(self.passing, one),
-            heads=_rows(self.heads, one),
-            positions=_rows(self.positions, one),
-            profile=_rows(self.profile, one),
+            reaching=_of_examples(self.reaching, one),
+            passing=_of_examples(self.passing, one),
+            heads=_of_examples(self.heads, one),
+            positions=_of_examples(self.positions, one),
+            profile=_of_examples(self.profile, one),
         )
 
     def scale(self) -> Tensor:
-        """[rows]: the largest relevance that reached any node, in absolute value; what rounding is relative to."""
+        """[examples]: the largest absolute relevance that reached any node. Rounding is measured against it."""
         return torch.stack([self.value.abs(), *(amount.abs() for amount in self.reaching.values())]).amax(0)
 
     def faults(self, tolerance: float | None = None) -> tuple[Entry, ...]:
-        """Leaks that no rule accounts for beyond rounding, largest first. `tolerance` is relative to `scale()`; None takes
+        """Leaks beyond rounding that no rule accounts for, largest first. `tolerance` is relative to `scale()`; None takes
         1e-9 where the node computes in float64, 1e-4 in float32, 0.1 in half precision."""
         scale = self.scale()
 
@@ -194,29 +197,29 @@ class Books:
         return tuple(sorted(filter(is_fault, self.entries), key=lambda entry: -float(entry.amount.abs().sum())))
 
     def is_rounding(self, amount: Tensor) -> bool:
-        """Whether an amount [rows] is too small to say anything: a hundredth of what `faults` lets pass."""
+        """Whether an amount [examples] is mere rounding: at most a hundredth of what `faults` tolerates."""
         return bool((amount.abs() <= 0.01 * _tolerance(self.dtype) * self.scale()).all())
 
     def check(self, tolerance: float | None = None) -> None:
-        """Raises LedgerError where a node kept what its row does not account for, or the ledger does not close.
+        """Raises LedgerError where a node absorbed what its rule claims to conserve, or the ledger does not close.
         `tolerance` as for `faults`."""
         faults = self.faults(tolerance)
         if faults:
             worst, place = faults[0], faults[0].place
             raise LedgerError(
-                f"ledger: %{place.node} = {place.op} ({place.module}, {place.line}) kept {_numbers(worst.amount)} of the "
-                f"{_numbers(self.reaching[place.node])} that reached it, and its row {place.rule!r} does not account for "
-                f"that ({len(faults)} such nodes); mend the row's op, or let the row claim less (keeps)"
+                f"ledger: %{place.node} = {place.op} ({place.module}, {place.line}) absorbed {_numbers(worst.amount)} of "
+                f"the {_numbers(self.reaching[place.node])} that it received, but its rule {place.rule!r} claims to "
+                f"conserve it ({len(faults)} such nodes); fix the op of the rule, or let the rule claim less (`conserves`)"
             )
         limit = self.scale() * (_tolerance(self.dtype) if tolerance is None else tolerance)
         if bool((self.residual.abs() > limit).any()):
             raise LedgerError(
                 f"ledger: {_numbers(self.residual)} of {_numbers(self.value)} is found neither at a source nor in a leak, "
-                "so relevance took a way that was not tapped; this is a bug of lxt_fx, please report the model"
+                "so relevance took a path without a tap; this is a bug of lxt_fx, please report the model"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; amounts are lists with one number for each row. Leaks of 0 are left out."""
+        """Plain values for JSON; amounts are lists with one number for each example. Leaks of 0 are left out."""
         entries = [entry for entry in self.entries if bool(entry.amount.any())]
         return {
             "model_class": self.model_class,
@@ -232,8 +235,9 @@ class Books:
             "leaks": [entry_dict(entry) | {"amount": entry.amount.tolist()} for entry in entries],
         }
 
-def _rows(amounts: Mapping[K, Tensor], rows: slice) -> dict[K, Tensor]:
-    return {key: amount[rows] for key, amount in amounts.items()}
+
+def _of_examples(amounts: Mapping[K, Tensor], examples: slice) -> dict[K, Tensor]:
+    return {key: amount[examples] for key, amount in amounts.items()}
 
 
 def _tolerance(dtype: str) -> float:

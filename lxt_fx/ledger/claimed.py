@@ -4,9 +4,7 @@ the values and the formula and not from the backward of the op, so that the two 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,148 +12,29 @@ from torch import Tensor
 from torch.fx import Node
 
 from lxt_fx.base.node_text import op_name
-from lxt_fx.base.torch_internals import aten, pytree, schema_of
+from lxt_fx.base.torch_internals import aten
+from lxt_fx.ledger.call import CHUNK, Call, inner, no_number
+from lxt_fx.ledger.causes import Cause, Share
 from lxt_fx.ledger.claimed_by_contribution import map_call, taken
 from lxt_fx.ops import activations, products
 from lxt_fx.ops.activations import FROM_ZERO
 from lxt_fx.ops.aten_kinds import LIMITS, MEETING, MOVES, SELECTIONS, SUMS, WEIGHTED
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
-from lxt_fx.rule_table.rule import Keep, Rule
+from lxt_fx.rule_table.rule import Conserves, Rule
 
-NATURALLY: Mapping[Any, Keep] = {
-    **dict.fromkeys(MOVES | SUMS | WEIGHTED, Keep.ALL_BUT_CONSTANTS),
-    **dict.fromkeys(SELECTIONS, Keep.SELECTED),
-    products.linear: Keep.ALL_BUT_CONSTANTS,
-    aten.softmax.int: Keep.ALL_BUT_OFFSET,
+NATURALLY: Mapping[Any, Conserves] = {
+    **dict.fromkeys(MOVES | SUMS | WEIGHTED, Conserves.ALL_BUT_CONSTANTS),
+    **dict.fromkeys(SELECTIONS, Conserves.SELECTED),
+    products.linear: Conserves.ALL_BUT_CONSTANTS,
+    aten.softmax.int: Conserves.ALL_BUT_OFFSET,
 }
 """Ops whose native gradient keeps so much: what is known of them also where a row claims nothing."""
 
-CHUNK = 1 << 20
-"""Numbers that are held in float64 at once."""
-
-
-class Cause(Enum):
-    """Why relevance that reached a node did not leave it through a carrying operand."""
-
-    BIAS = "bias"
-    CONSTANT = "added constant"
-    INTERCEPT = "activation at 0"
-    OFFSET = "softmax offset"
-    EPSILON = "epsilon"
-    ONE_SIDED = "contributions of one sign"
-    ZERO = "inputs of 0"
-    SELECTION = "selection"
-    HELD = "held operand"
-    NATIVE = "native gradient"
-    NO_RULE = "no rule"
-    TARGET = "target"
-    UNACCOUNTED = "not accounted for"
-
-    @property
-    def meaning(self) -> str:
-        """One line for the reader of a ledger."""
-        return _MEANINGS[self]
-
-
-_MEANINGS = {
-    Cause.BIAS: "the share of a bias in a sum",
-    Cause.CONSTANT: "the share of another constant in a sum: position, token type, CLS, mask",
-    Cause.INTERCEPT: "f(0) of an activation, which acts like a bias",
-    Cause.OFFSET: "the constant term of the softmax's Taylor expansion",
-    Cause.EPSILON: "the share of the epsilon that keeps a division stable",
-    Cause.ONE_SIDED: "a rule splits by the sign of contributions, and there were none of that sign",
-    Cause.ZERO: "elements that are 0: value * gradient cannot carry what their rule gives them",
-    Cause.SELECTION: "a constant was selected in the place of a value",
-    Cause.HELD: "the share of a summand that a row or the model holds constant",
-    Cause.NATIVE: "a row that claims nothing: native gradient",
-    Cause.NO_RULE: "a node without a row (strict=False): native gradient",
-    Cause.TARGET: "the explained number less output * gradient: the target is not linear in the output",
-    Cause.UNACCOUNTED: "no rule claims it: rounding, or a rule that does not keep what it says",
-}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Share:
-    """What one constant takes of the relevance that reaches a node. `name` says which constant; amount is a scalar."""
-
-    cause: Cause
-    name: str
-    amount: Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Call:
-    """One call of a node: its arguments as values, where they come from, and its output.
-
-    `values` has a tensor for each node that is read; `carrying` the nodes through which relevance leaves; `origin` says
-    where the value of another node comes from.
-    """
-
-    node: Node
-    rule: Rule | None
-    values: Mapping[Node, Any]
-    carrying: frozenset[Node]
-    output: Any
-    origin: Callable[[Node], tuple[Cause, str]]
-
-    def argument(self, name: str, default: Any = None) -> Any:
-        """The value of an argument by its schema name."""
-        found = self._by_name().get(name, default)
-        return self.values.get(found, found) if isinstance(found, Node) else found
-
-    def arguments(self) -> dict[str, Any]:
-        """The values of all arguments by their schema names."""
-        return {name: torch.fx.map_arg(found, lambda node: self.values[node]) for name, found in self._by_name().items()}
-
-    def carries(self, name: str) -> bool:
-        """Whether the node in that argument carries relevance."""
-        return self._by_name().get(name) in self.carrying
-
-    def _by_name(self) -> dict[str, Any]:
-        names = [argument.name for argument in schema_of(self.node.target).arguments]
-        return dict(zip(names, self.node.args, strict=False)) | dict(self.node.kwargs)
-
-    def run(self, kept: Callable[[Node], bool]) -> Any:
-        """The op's value where only the tensors of nodes in `kept` are there, the other floats being zero."""
-
-        def zero(tensor: Tensor) -> Tensor:
-            return torch.zeros_like(tensor) if tensor.is_floating_point() or tensor.is_complex() else tensor
-
-        def value(node: Node) -> Any:
-            found = self.values.get(node)
-            return found if kept(node) else pytree.tree_map_only(Tensor, zero, found)
-
-        op: Any = self.node.target
-        with torch.no_grad():
-            return op(*torch.fx.map_arg(self.node.args, value), **torch.fx.map_arg(self.node.kwargs, value))
-
-
-def inner(value: Tensor, gradient: Tensor) -> Tensor:
-    """<value, gradient> in float64; a mask's number counts as 0. Complex: as pairs of reals."""
-    if value.is_complex():
-        value, gradient = torch.view_as_real(value), torch.view_as_real(gradient.resolve_conj())
-    limit = _no_number(value.dtype)
-    parts = zip(torch.split(value.reshape(-1), CHUNK), torch.split(gradient.reshape(-1), CHUNK), strict=True)
-    return torch.stack([_dot(a.double(), g.double(), limit) for a, g in parts]).sum()
-
-
-def _dot(value: Tensor, gradient: Tensor, limit: float) -> Tensor:
-    if value.numel() and value.min() <= limit:
-        value = value.masked_fill(value <= limit, 0)
-    total = torch.dot(value, gradient)
-    return total if total.isfinite() else torch.where(gradient == 0, 0, value * gradient).sum()
-
-
-def _no_number(dtype: torch.dtype) -> float:
-    """What is not above this is -inf or stands for it, wherever it is found; of scores more is known (`mask_limit`)."""
-    return -6e4 if dtype is torch.float16 else -1e30
-
-
-def kept_by(rule: Rule | None, node: Node) -> Keep:
+def kept_by(rule: Rule | None, node: Node) -> Conserves:
     """What is claimed of a node: by its row, or, where that claims nothing, by the nature of the op."""
-    if rule is not None and rule.keeps is not Keep.NATIVE:
-        return rule.keeps
-    return NATURALLY.get(node.target, Keep.NATIVE)
+    if rule is not None and rule.conserves is not Conserves.NATIVE:
+        return rule.conserves
+    return NATURALLY.get(node.target, Conserves.NATIVE)
 
 
 def shares(call: Call, gradient: Any) -> list[Share]:
@@ -166,17 +45,17 @@ def shares(call: Call, gradient: Any) -> list[Share]:
         return _by_contribution(call, gradient)
     if call.node.target is products.sdpa_held:
         return _hidden_rows(call, gradient)
-    if call.node.target is activations.identity and kept_by(call.rule, call.node) is Keep.ALL_BUT_ZEROS:
+    if call.node.target is activations.identity and kept_by(call.rule, call.node) is Conserves.ALL_BUT_ZEROS:
         x = call.argument("self")
         return _nonzero(Cause.ZERO, "elements that are 0", inner(call.output.masked_fill(x != 0, 0), gradient))
     match kept_by(call.rule, call.node):
-        case Keep.ALL_BUT_CONSTANTS:
+        case Conserves.ALL_BUT_CONSTANTS:
             return _constants(call, gradient)
-        case Keep.ALL_BUT_OFFSET if call.node.target in (aten.log_softmax.int, aten.logsumexp.default):
+        case Conserves.ALL_BUT_OFFSET if call.node.target in (aten.log_softmax.int, aten.logsumexp.default):
             return _log_softmax(call, gradient)
-        case Keep.ALL_BUT_OFFSET:
+        case Conserves.ALL_BUT_OFFSET:
             return _attention(call, gradient) if call.argument("query") is not None else _softmax(call, gradient)
-        case Keep.SELECTED:
+        case Conserves.SELECTED:
             return _selected(call, gradient)
         case _:
             return []
@@ -236,7 +115,7 @@ def _finite(x: Tensor, gradient: Any) -> Any:
     f(0) takes no share, and nothing leaves."""
     if not isinstance(gradient, Tensor) or gradient.shape != x.shape:
         return gradient.double() if isinstance(gradient, Tensor) else gradient
-    return gradient.double().masked_fill(x.isinf() | (x <= _no_number(x.dtype)), 0)
+    return gradient.double().masked_fill(x.isinf() | (x <= no_number(x.dtype)), 0)
 
 
 def _rounded_away(call: Call, gradient: Any) -> Tensor:
@@ -245,7 +124,7 @@ def _rounded_away(call: Call, gradient: Any) -> Tensor:
     nothing = torch.zeros((), dtype=torch.float64)
     if call.node.target is not aten.add.Tensor or not _float_constants(call):
         return nothing
-    masked = output <= _no_number(output.dtype)
+    masked = output <= no_number(output.dtype)
     if not masked.any():
         return nothing
     own = [call.values[node].expand(output.shape) for node in call.carrying if node in call.node.all_input_nodes]

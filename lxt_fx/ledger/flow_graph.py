@@ -17,11 +17,12 @@ TARGET = "target"
 
 
 def flow_graph(ledger: Books) -> nx.DiGraph:
-    """The graph of what carried relevance, edges from what is read to what reads it, all amounts summed over rows.
+    """The graph of the nodes that carried relevance, with edges from operands to readers. All amounts are summed over
+    examples.
 
-    A node has `relevance` (what reached it), `leak` (what it kept), `op`, `rule`, `module`, `layer`, `line`, and for an
-    attention `heads`, the relevance of each. An edge has the `relevance` that went back along it. At each node relevance -
-    leak is the sum over the edges into it, and relevance the sum over the edges out of it. `target` is the explained
+    A node has `relevance` (what reached it), `leak` (what it absorbed), `op`, `rule`, `module`, `layer` and `line`; an
+    attention also has `heads`, the relevance of each head. An edge has the `relevance` that flowed back along it. The edges
+    out of a node sum to its relevance, and the edges into it to relevance - leak. The node `target` is the explained
     number; inputs have op `placeholder`.
     """
     graph = nx.DiGraph()
@@ -63,18 +64,18 @@ def prune(graph: nx.DiGraph, share: float) -> nx.DiGraph:
         raise InputError(f"prune: share must lie between 0 and 1, got {share}")
     least = share * abs(graph.nodes[TARGET]["relevance"])
     strong = [(start, end) for start, end, relevance in graph.edges(data="relevance") if abs(relevance) >= least]
-    kept = graph.edge_subgraph(strong)
-    if TARGET not in kept:
+    pruned = graph.edge_subgraph(strong)
+    if TARGET not in pruned:
         return nx.DiGraph(graph.subgraph({TARGET}))
-    return nx.DiGraph(kept.subgraph(nx.ancestors(kept, TARGET) | {TARGET}))
+    return nx.DiGraph(pruned.subgraph(nx.ancestors(pruned, TARGET) | {TARGET}))
 
 
 def by_module(graph: nx.DiGraph, *modules: str) -> nx.DiGraph:
-    """The graph with one node for each module: what lies between modules keeps only its crossing edges.
+    """The graph with one node for each module, and the edges between modules.
 
-    `modules` are module paths with `*` for one segment (`model.layers.*.mlp`); a node belongs to the longest that it lies
-    in, what lies in none to its layer. Without `modules` every node belongs to its innermost module. A node's `relevance`
-    is what reached it from outside, `leak` what it kept in all.
+    `modules` are module paths with `*` for one segment (`model.layers.*.mlp`). A node belongs to the longest path that it
+    lies in, else to its layer. Without `modules` every node belongs to its innermost module. `relevance` is what reached
+    the module from outside, `leak` all that its nodes absorbed.
     """
 
     def name(node: str) -> str:
@@ -90,12 +91,12 @@ def by_module(graph: nx.DiGraph, *modules: str) -> nx.DiGraph:
 
 
 def by_layer(graph: nx.DiGraph) -> nx.DiGraph:
-    """The graph with one node for each layer (`model.layers.3`) and for what stands before and behind them."""
+    """The graph with one node for each layer (`model.layers.3`), and for the parts before and after the layers."""
     return by_module(graph, "")
 
 
 def by_head(graph: nx.DiGraph) -> nx.DiGraph:
-    """The graph with each attention node as one node for each head (`%sdpa[3]`), each with its own edges.
+    """The graph with each attention split into one node per head (`%sdpa[3]`), each with its own edges.
 
     The heads of fused attentions and of `softmax @ v` are split; `relevance` is what the head's output received.
     """
@@ -117,7 +118,7 @@ def by_head(graph: nx.DiGraph) -> nx.DiGraph:
 
 
 def _head_edges(graph: nx.DiGraph, start: str, end: str, facts: dict[str, object]) -> Iterable[tuple[str, str, float]]:
-    """The edge, once for each head at the end that has heads. What a head's output received comes through one reader."""
+    """The edge, once for each head at the end that has heads. The output of a head has relevance from one reader."""
     heads = graph.nodes[start].get("heads")
     if heads and graph.out_degree(start) == 1:
         return [(f"{start}[{head}]", end, relevance) for head, relevance in enumerate(heads)]
@@ -167,7 +168,7 @@ def write_graph(graph: nx.DiGraph, path: str | Path) -> None:
 
 
 def _flat(graph: nx.DiGraph) -> nx.DiGraph:
-    """GraphML holds no lists: heads are written as one text."""
+    """GraphML has no lists, so heads are written as one string."""
     flat = nx.DiGraph()
     for node, facts in graph.nodes(data=True):
         flat.add_node(node, **_plain(facts))

@@ -1,4 +1,4 @@
-"""The ledger that `audit` gives: the books, and what is made of them: flow graph, arrivals, page, picture, data frame."""
+"""The ledger that `audit` returns: the books, with flow graph, arrivals, printed page, picture and data frame."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Ledger(Books):
-    """Double-entry bookkeeping of one audit; every amount is [rows] in float64, one for each explained number.
+    """Double-entry bookkeeping of one audit. Every amount is [examples] in float64: one for each explained number.
 
     `value` = sum of `sources` + sum of `entries` + `residual`. Printed, it is a page; see `Books` for what it holds.
     """
@@ -31,7 +31,7 @@ class Ledger(Books):
         return flow_graph(self)
 
     def landing(self, position: int = 0) -> Landing:
-        """How relevance came to the token at `position`, layer by layer; 0 is the attention sink of most decoders."""
+        """How relevance reached the token at `position`, layer by layer; 0 is the attention sink of most decoders."""
         return landing(self, position)
 
     def to_json(self, path: str | Path) -> None:
@@ -39,7 +39,8 @@ class Ledger(Books):
         write_json(self.to_dict(), path)
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One line for each row, source and leak; the column `amount` adds up to the explained values less the residual.
+        """One line for each source and leak of each example. The column `amount` adds up to the explained values less the
+        residual.
 
         Raises InputError where pandas is not installed.
         """
@@ -48,14 +49,14 @@ class Ledger(Books):
         except ImportError as error:
             raise InputError("to_dataframe needs pandas: pip install lxt_fx[frames]; to_dict() needs nothing") from error
         lines = [
-            {"row": row, "kind": "source", "name": source.name, "amount": float(source.amount[row])}
+            {"row": example, "kind": "source", "name": source.name, "amount": float(source.amount[example])}
             for source in self.sources
-            for row in range(self.rows)
+            for example in range(self.examples)
         ]
         lines += [
-            {"row": row, "kind": "leak", **entry_dict(entry), "amount": float(entry.amount[row])}
+            {"row": example, "kind": "leak", **entry_dict(entry), "amount": float(entry.amount[example])}
             for entry in self.entries
-            for row in range(self.rows)
+            for example in range(self.examples)
         ]
         columns = ["row", "kind", "cause", "name", "node", "op", "rule", "layer", "module", "line", "amount"]
         return pandas.DataFrame(lines, columns=columns).fillna("")
@@ -63,7 +64,7 @@ class Ledger(Books):
     def to_png(self, path: str | Path, *, width: float = 6.5) -> None:
         """Writes a waterfall from the explained value through the layers to the sources, `width` inches wide.
 
-        Raises InputError for a ledger of several rows: take `ledger.row(0)`.
+        Raises InputError for a ledger of several examples: take `ledger.example(0)`.
         """
         from lxt_fx.ledger.waterfall import waterfall
 
@@ -80,4 +81,4 @@ class Ledger(Books):
         return ledger_text(self)
 
     def __repr__(self) -> str:
-        return f"Ledger({self.model_class}, rules {self.table_name}, {self.rows} rows, {len(self.entries)} entries)"
+        return f"Ledger({self.model_class}, rules {self.table_name}, {self.examples} examples, {len(self.entries)} entries)"

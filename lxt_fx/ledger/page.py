@@ -11,7 +11,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lxt_fx.ledger.books import Books
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.views.terminal import plain
 
 TOKENS, LEAKS, NAMES = 10, 8, 6
@@ -19,7 +19,7 @@ TOKENS, LEAKS, NAMES = 10, 8, 6
 
 ROTATION = (
     "Positions enter by rotation (RoPE): queries and keys are multiplied by constant tables. A product with a constant "
-    "keeps nothing, so there is no share of the position to report; it acts through which keys a query meets."
+    "absorbs nothing, so the position has no share to report; it acts through which keys a query attends to."
 )
 
 
@@ -29,19 +29,21 @@ def ledger_text(ledger: Books) -> str:
 
 
 def ledger_view(ledger: Books) -> RenderableType:
-    """One row in full; of several rows only the sums, side by side."""
+    """One example in full; of several examples only the sums, side by side."""
     heading = Text(f"Ledger of {ledger.model_class}, rules {ledger.table_name}, {ledger.dtype}", style="bold")
-    said = [f"{'' if ledger.rows == 1 else f'row {row}: '}{text}" for row, text in enumerate(ledger.explained)]
+    alone = ledger.examples == 1
+    said = [f"{'' if alone else f'example {number}: '}{text}" for number, text in enumerate(ledger.explained)]
     head: list[RenderableType] = [heading, *dict.fromkeys(said), ""]
-    if ledger.rows > 1:
-        return Group(*head, _balance(ledger), "ledger.row(0) prints one row in full")
+    if ledger.examples > 1:
+        return Group(*head, _balance(ledger), "ledger.example(0) prints one example in full")
     notes = [*_meanings(ledger), _verdict(ledger)] + ([ROTATION] if ledger.rotates else [])
     return Group(*head, _balance(ledger), *_tokens(ledger), *_layers(ledger), *_leaks(ledger), "", *notes)
 
 
 def _balance(ledger: Books) -> Table:
     """Sources + constants + leaks + residual = explained value."""
-    table = _table("", *(["amount", "share"] if ledger.rows == 1 else [f"row {row}" for row in range(ledger.rows)]))
+    several = [f"example {number}" for number in range(ledger.examples)]
+    table = _table("", *(["amount", "share"] if ledger.examples == 1 else several))
     for source in ledger.sources:
         _line(table, ledger, source.name, source.amount)
     causes = ledger.by_cause()
@@ -79,7 +81,7 @@ def _names(table: Table, ledger: Books, cause: Cause) -> None:
 
 def _line(table: Table, ledger: Books, name: str, amount: Tensor, style: str = "") -> None:
     numbers = [_number(float(a), float(v)) for a, v in zip(amount, ledger.value, strict=True)]
-    if ledger.rows == 1:
+    if ledger.examples == 1:
         value = float(ledger.value)
         numbers.append(f"{float(amount) / value:.1%}" if value and abs(float(amount) / value) >= 5e-5 else "")
     table.add_row(name, *numbers, style=style)
@@ -103,23 +105,23 @@ def _tokens(ledger: Books) -> list[RenderableType]:
 
 
 def _layers(ledger: Books) -> list[RenderableType]:
-    """From the output down: what reaches each layer, what it keeps by cause, what goes on below it."""
+    """From the output down: what reaches each layer, what it absorbs by cause, what goes on below it."""
     causes = shown_causes(ledger)
     table = _table("from the output down", "reaches it", *(cause.value for cause in causes), "goes on")
     left, value = float(ledger.value), float(ledger.value)
     for layer in dict.fromkeys(entry.place.layer for entry in ledger.entries):
         own = [entry for entry in ledger.entries if entry.place.layer == layer]
-        kept = [sum(float(entry.amount) for entry in own if entry.cause is cause) for cause in causes]
+        absorbed = [sum(float(entry.amount) for entry in own if entry.cause is cause) for cause in causes]
         after = left - sum(float(entry.amount) for entry in own)
-        if any(kept):
-            numbers = [_number(amount, value) if amount else "" for amount in kept]
+        if any(absorbed):
+            numbers = [_number(amount, value) if amount else "" for amount in absorbed]
             table.add_row(layer or "(model)", _number(left, value), *numbers, _number(after, value))
         left = after
     return ["", table] if table.row_count else []
 
 
 def _leaks(ledger: Books) -> list[RenderableType]:
-    table = _table("largest leaks", "amount", "cause", "row", "module", "line", left=("cause", "row", "module", "line"))
+    table = _table("largest leaks", "amount", "cause", "rule", "module", "line", left=("cause", "rule", "module", "line"))
     faults = ledger.faults()
     ordered = [entry for entry in ledger.largest(len(ledger.entries)) if not ledger.is_rounding(entry.amount)]
     for entry in [entry for entry in ordered if entry.cause is not Cause.UNACCOUNTED or entry in faults][:LEAKS]:
@@ -135,7 +137,7 @@ def _meanings(ledger: Books) -> list[str]:
 
 
 def shown_causes(ledger: Books) -> list[Cause]:
-    """The causes that took more than rounding, at some node."""
+    """The causes with more than rounding at some node."""
     found = {e.cause for e in ledger.entries if e.cause is not Cause.UNACCOUNTED and not ledger.is_rounding(e.amount)}
     return [cause for cause in Cause if cause in found]
 
@@ -144,9 +146,9 @@ def _verdict(ledger: Books) -> str:
     faults = ledger.faults()
     relative = float((ledger.residual / ledger.scale()).abs().max())
     if not faults:
-        return f"The ledger closes: residual {relative:.1g} of the largest relevance, each leak accounted for by its row."
+        return f"The ledger closes: residual {relative:.1g} of the largest relevance, each leak accounted for by its rule."
     places = ", ".join(f"%{fault.place.node} ({fault.place.rule})" for fault in faults[:3])
-    return f"NOT ACCOUNTED FOR: {len(faults)} nodes keep what their row does not claim, first {places}."
+    return f"NOT ACCOUNTED FOR: {len(faults)} nodes absorb what their rule claims to conserve, first {places}."
 
 
 def _table(title: str, *columns: str, left: Sequence[str] = ()) -> Table:
@@ -158,7 +160,7 @@ def _table(title: str, *columns: str, left: Sequence[str] = ()) -> Table:
 
 
 def _number(amount: float, value: float) -> str:
-    """Four digits of the explained value; what is below them in scientific notation."""
+    """Four digits after the point; smaller amounts in scientific notation."""
     if abs(amount) <= 1e-14 * abs(value):
         return "0"
     return f"{amount:.4f}" if abs(amount) >= 5e-4 * min(1.0, abs(value) or 1.0) else f"{amount:.1e}"

@@ -1,4 +1,4 @@
-"""The audit: one run with a tap on every edge, one backward for each explained row, and a ledger that must close."""
+"""The audit: one run with a tap on every edge, one backward for each explained number, and a ledger that must close."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.ledger.close import settle_accounts
+from lxt_fx.ledger.close_books import close_books
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.taps import Meter, Taps
 
@@ -33,17 +33,18 @@ def audit(
     tokenizer: Tokenizer | None = None,
     labels: Sequence[str] | None = None,
 ) -> Ledger:
-    """Where all relevance went: what each source got, and what each node kept, adding up to the explained number.
+    """Where all relevance went: what each source received and what each node absorbed, adding up to the explained number.
 
     For a node with output o and carrying operands a_i, leak = <o, g_o> - sum_i <a_i, g_i>, where g_i is the gradient that
-    the node passes to a_i. Summed over all nodes, relevance at the sources plus the leaks is the explained value; the
-    ledger says for each leak its cause, as the row's formula has it, and what no formula accounts for.
+    the node passes to a_i. The relevance of the sources plus the leaks of all nodes is the explained value. For each leak
+    the ledger states the cause, computed by the rule's formula, and the part that no formula accounts for.
 
-    `explained` is what `transform` made; a model is transformed on these inputs, under `attnlrp`. `inputs` are those of the
-    module by name, `[batch, ...]`, or in order; token ids are embedded (`input_ids`). `target` is what `explain` takes, for
-    each example of the batch; or a list (or a tensor of indices) with one for each example; or a function of the output
-    that returns one number for each example ([batch]), or a scalar for all of them. `tokenizer` gives names to tokens,
-    `labels` to classes. The forward runs once, node by node; the backward once for each example. All sums are in float64.
+    `explained` is a transformed module, or a model, which is transformed on these inputs under `attnlrp`. `inputs` are
+    those of the module by name, `[batch, ...]`, or in order; token ids are embedded (`input_ids`). `target` is what
+    `explain` takes, for each example of the batch; or a list (or a tensor of indices) with one for each example; or a
+    function of the output that returns one number for each example ([batch]), or a scalar for all of them. `tokenizer`
+    gives names to tokens, `labels` to classes. The forward runs once, node by node; the backward once for each example. All
+    sums are in float64.
 
     Raises InputError where no input carries relevance, or the target is not one number an example; CallError for inputs
     that were not captured; NonFiniteError where relevance is NaN or infinite.
@@ -68,7 +69,7 @@ def audit(
 
             raise_non_finite(explained, bound, again, f"audit: {goals[0].said}, or its relevance,")
         read = texts_by_example(given, bound, tokenizer) if "inputs_embeds" in explained.record.inputs else []
-    return settle_accounts(explained, goals, relevance, meter, [text.tokens for text in read])
+    return close_books(explained, goals, relevance, meter, [text.tokens for text in read])
 
 
 def _given(inputs: Inputs) -> tuple[dict[str, Any], tuple[Any, ...]]:
@@ -79,7 +80,7 @@ def _given(inputs: Inputs) -> tuple[dict[str, Any], tuple[Any, ...]]:
 
 
 def _bound(explained: Explained, given: Mapping[str, Any], positional: tuple[Any, ...]) -> dict[str, Any]:
-    """The inputs by name with every leaf a fresh tensor that asks for a gradient."""
+    """The inputs by name, with every leaf as a new tensor that requires a gradient."""
     bound = explained._bind(positional, with_embeddings(explained, given, explained.record.inputs))
     for name in explained.record.leaves:
         if isinstance(bound.get(name), Tensor) and bound[name].is_floating_point():
@@ -101,7 +102,8 @@ def _leaves(explained: Explained, bound: Mapping[str, Any]) -> dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """What is explained in each example, which reads one of the texts if there are any."""
+    """What is explained in each example; the target of an example is read with the text of that example, if there is
+    one."""
 
     reading: Reading
     target: TargetsLike
@@ -146,12 +148,12 @@ def _checked(goal: Choice) -> Choice:
 
 
 def _backward(goals: list[Choice], leaves: Mapping[str, Tensor], meter: Meter) -> dict[str, list[Tensor]]:
-    """leaf * gradient of each leaf for each row, in float64, and what the meter reads on the way."""
+    """leaf * gradient of each leaf for each example, in float64. The taps write to `meter` on the way."""
     relevance: dict[str, list[Tensor]] = {name: [] for name in leaves}
-    for row, goal in enumerate(goals):
-        meter.row = row
+    for example, goal in enumerate(goals):
+        meter.example = example
         found = torch.autograd.grad(
-            goal.value, list(leaves.values()), retain_graph=row + 1 < len(goals), allow_unused=True
+            goal.value, list(leaves.values()), retain_graph=example + 1 < len(goals), allow_unused=True
         )
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
             value = leaf.detach().double()

@@ -1,4 +1,4 @@
-"""Measures relevance on every edge of the graph: an identity tap on each operand that carries, and one backward."""
+"""Measures relevance on every edge of the graph: an identity tap on each carrying operand, read in the backward."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from torch.fx import Graph, Node
 from lxt_fx.base.nodes import TensorType, operands, value
 from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.ledger.claimed import Call, Cause, inner, shares
+from lxt_fx.ledger.call import Call, inner
+from lxt_fx.ledger.causes import Cause
+from lxt_fx.ledger.claimed import shares
 from lxt_fx.ops import products
 from lxt_fx.ops.aten_kinds import MOVES
 from lxt_fx.passes.analysis.mark_flow import NO_GRADIENT
@@ -34,7 +36,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Edge(NamedTuple):
-    """An operand of a node: what is read, by whom, under which argument name, and as which operand in order."""
+    """An edge of the graph: the node that is read, its reader, the argument name, and the number of the operand."""
 
     producer: str
     consumer: str
@@ -42,14 +44,14 @@ class Edge(NamedTuple):
     order: int
 
 
-
 @dataclass(slots=True)
 class Meter:
-    """What the taps read. `reaching` is <output, gradient> of each node, `passing` <operand, gradient> of each edge,
-    `taken` the share of each (node, cause, name). `heads` splits the edges and outputs of attentions by head, `positions`
-    (node, query | key | value) by token, `profile` the output of each layer by its dimension 1 (tokens)."""
+    """What the taps read. `reaching` is <output, gradient> of each node, `passing` is <operand, gradient> of each edge, and
+    `taken` is the share of each (node, cause, name). `heads` splits the edges and outputs of attentions by head,
+    `positions` splits (node, query | key | value) by token, `profile` splits the output of each layer by dimension 1
+    (tokens)."""
 
-    row: int = 0
+    example: int = 0
     reaching: dict[str, list[Tensor]] = field(default_factory=dict)
     passing: dict[Edge, list[Tensor]] = field(default_factory=dict)
     taken: dict[tuple[str, Cause, str], list[Tensor]] = field(default_factory=dict)
@@ -58,10 +60,10 @@ class Meter:
     profile: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def add(self, amounts: dict[K, list[Tensor]], key: K, amount: Tensor) -> None:
-        """Adds to the amount of the row that is being explained."""
+        """Adds to the amount of the example that is being explained."""
         found = amounts.setdefault(key, [])
-        found += [torch.zeros_like(amount)] * (self.row + 1 - len(found))
-        found[self.row] = found[self.row] + amount
+        found += [torch.zeros_like(amount)] * (self.example + 1 - len(found))
+        found[self.example] = found[self.example] + amount
 
 
 class Taps(torch.fx.Interpreter):
@@ -102,7 +104,7 @@ class Taps(torch.fx.Interpreter):
         return result
 
     def _value(self, reader: Node, node: Node) -> Any:
-        """The operand's value; keys and values of grouped queries are written out, so that each head has its own."""
+        """The operand's value. Keys and values of grouped queries are repeated, so that each head has its own."""
         found = self.env[node]
         if reader.target not in FUSED_ATTENTION or not reader.kwargs.get("enable_gqa"):
             return found
@@ -128,7 +130,7 @@ class Taps(torch.fx.Interpreter):
         return tap
 
     def _split(self, edge: Edge, found: Tensor, gradient: Tensor, part: tuple[str, int] | None) -> None:
-        """[batch, heads, tokens, width] by head, and by token where the operand is query, key or value."""
+        """Splits [batch, heads, tokens, width] by head, and by token where the operand is query, key or value."""
         product = torch.where(gradient == 0, 0, found.double() * gradient.double())
         self.meter.add(self.meter.heads, edge, product.sum((0, 2, 3)))
         if part is not None:
@@ -136,7 +138,7 @@ class Taps(torch.fx.Interpreter):
             self.meter.add(self.meter.positions, (edge.consumer, name), product.sum([0, 1, 5 - tokens]))
 
     def _meet(self, result: Any, call: Call) -> None:
-        """Hooks that read what reaches the node, once its gradient is complete."""
+        """Hooks that read the relevance that reaches the node, once its gradient is complete."""
         items = result if isinstance(result, (tuple, list)) else [result]
         for index, item in enumerate(items):
             if isinstance(item, Tensor) and item.requires_grad:
@@ -198,7 +200,7 @@ def layer_of(path: str) -> str:
 
 
 def layer_outputs(explained: Explained) -> dict[str, str]:
-    """Name of the node that gets back all relevance of each layer's output: the last value made inside and read outside."""
+    """For each layer, the node that receives all relevance of its output: the last value made inside and read outside."""
     values = explained._values()
     last = {path: call.leaving[-1] for path, calls in values.calls.items() for call in calls if call.leaving}
     layers = [path for path in last if _LAYER.match(path) and layer_of(path) == path and values.carries(last[path])]
@@ -206,7 +208,7 @@ def layer_outputs(explained: Explained) -> dict[str, str]:
 
 
 class Origins:
-    """Says where a value that carries nothing comes from: a parameter, an input, or a carrying value that was held."""
+    """The origin of a value that carries nothing: a parameter, an input, or a carrying value that was held."""
 
     def __init__(self, carrying: frozenset[str]) -> None:
         self.carrying = carrying
@@ -233,7 +235,7 @@ class Origins:
         while todo:
             current = todo.pop()
             if current in seen or not isinstance(value(current), (Tensor, TensorType)):
-                continue  # a size says nothing of where the numbers come from
+                continue  # a size is no origin of numbers
             seen.add(current)
             if current.op == "get_attr":
                 parameters[str(current.target)] = None

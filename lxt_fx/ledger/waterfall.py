@@ -1,4 +1,4 @@
-"""The waterfall of a ledger: from the explained value, through what each layer keeps, to the inputs."""
+"""The waterfall of a ledger: from the explained value, through what each layer absorbs, to the inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.ledger.books import Books
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.page import shown_causes
 from lxt_fx.views.heatmap import BLACK, EDGE, MUTED, NARROWEST, save
 
@@ -23,8 +23,8 @@ COLOURS = {
 """After Okabe and Ito: told apart by colour-blind readers too."""
 
 VALUE, SOURCE = "#33373e", "#2a6f4e"
-ROW, MARGIN = 0.19, 1.15
-"""Inches: one bar, and what stands above and below all of them."""
+BAR, MARGIN = 0.19, 1.15
+"""Inches: the height of one bar, and of the space above and below all bars."""
 
 
 class Bar(NamedTuple):
@@ -37,14 +37,14 @@ class Bar(NamedTuple):
 def waterfall(ledger: Books, path: str | Path, width: float) -> None:
     """Writes the figure as PNG, `width` inches wide.
 
-    Raises InputError for a ledger of several rows, or a width too small.
+    Raises InputError for a ledger of several examples, or a width too small.
     """
-    if ledger.rows != 1:
-        raise InputError(f"to_png: a waterfall shows one row and this ledger has {ledger.rows}; draw ledger.row(0)")
+    if ledger.examples != 1:
+        raise InputError(f"to_png: a waterfall shows one example, not {ledger.examples}: draw ledger.example(0), say")
     if width < 2 * NARROWEST:
         raise InputError(f"to_png: width must be at least {2 * NARROWEST} inches, got {width}")
     found = bars(ledger)
-    height = MARGIN + ROW * len(found)
+    height = MARGIN + BAR * len(found)
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     _draw(axes, found)
@@ -53,7 +53,7 @@ def waterfall(ledger: Books, path: str | Path, width: float) -> None:
 
 
 def bars(ledger: Books) -> list[Bar]:
-    """From the explained value down to the inputs; layers that keep nothing are left out."""
+    """From the explained value down to the inputs; layers that absorb nothing are left out."""
     left, shown = float(ledger.value), shown_causes(ledger) + ([Cause.UNACCOUNTED] if ledger.faults() else [])
     found = [Bar("explained value", (("explained value", VALUE, 0.0, left),))]
     for layer in dict.fromkeys(entry.place.layer for entry in ledger.entries):
@@ -74,14 +74,14 @@ def bars(ledger: Books) -> list[Bar]:
 
 def _draw(axes: Axes, found: list[Bar]) -> None:
     named: dict[str, str] = {}
-    for row, bar in enumerate(found):
+    for line, bar in enumerate(found):
         lane = 0.8 / len(bar.segments)
         for index, (label, colour, start, end) in enumerate(bar.segments):
             named.setdefault(label, colour)
-            axes.barh(row - 0.4 + lane * (index + 0.5), end - start, lane, left=start, color=colour, linewidth=0)
-        if row + 1 < len(found):
-            end = bar.segments[-1][3] if row else bar.segments[0][3]
-            axes.plot([end, end], [row, row + 1], color=EDGE, linewidth=0.6, zorder=0)
+            axes.barh(line - 0.4 + lane * (index + 0.5), end - start, lane, left=start, color=colour, linewidth=0)
+        if line + 1 < len(found):
+            end = bar.segments[-1][3] if line else bar.segments[0][3]
+            axes.plot([end, end], [line, line + 1], color=EDGE, linewidth=0.6, zorder=0)
     axes.axvline(0, color=MUTED, linewidth=0.6, zorder=0)
     axes.set_yticks(range(len(found)), [bar.name for bar in found], fontsize=7, color=BLACK)
     axes.set_ylim(len(found) - 0.4, -0.6)
@@ -92,4 +92,4 @@ def _draw(axes: Axes, found: list[Bar]) -> None:
     axes.spines["bottom"].set_color(EDGE)
     handles = [axes.barh(0, 0, color=colour, label=label) for label, colour in named.items()]
     axes.legend(handles=handles, fontsize=7, frameon=False, ncols=min(4, len(handles)), loc="upper center",
-                bbox_to_anchor=(0.5, -0.45 / max(1.0, ROW * len(found))))  # fmt: skip
+                bbox_to_anchor=(0.5, -0.45 / max(1.0, BAR * len(found))))  # fmt: skip

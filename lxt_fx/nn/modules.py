@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -73,84 +75,89 @@ class GroupNorm(RuleModule, nn.GroupNorm):
         return F.group_norm(input, *given, epsilon=self.epsilon, form=self.form)
 
 
-class SiLU(RuleModule, nn.SiLU):
+class _Activation(RuleModule, nn.Module):
+    """A function of `lxt_fx.functional`, with those attributes of the module that are its settings."""
+
+    function: Callable[..., Tensor]
+    settings: tuple[str, ...] = ()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.function(input, form=self.form, **{name: getattr(self, name) for name in self.settings})
+
+
+class SiLU(_Activation, nn.SiLU):
     """torch.nn.SiLU by the identity rule (AttnLRP eq. 9); never in place."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.silu(input, form=self.form)
+    function = staticmethod(F.silu)
 
 
-class GELU(RuleModule, nn.GELU):
+class GELU(_Activation, nn.GELU):
     """torch.nn.GELU by the identity rule (AttnLRP eq. 9)."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.gelu(input, self.approximate, form=self.form)
+    function = staticmethod(F.gelu)
+    settings = ("approximate",)
 
 
-class ReLU(RuleModule, nn.ReLU):
+class ReLU(_Activation, nn.ReLU):
     """torch.nn.ReLU by the identity rule (AttnLRP eq. 9); never in place."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.relu(input, form=self.form)
+    function = staticmethod(F.relu)
 
 
-class Tanh(RuleModule, nn.Tanh):
+class Tanh(_Activation, nn.Tanh):
     """torch.nn.Tanh by the identity rule (AttnLRP eq. 9)."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.tanh(input, form=self.form)
+    function = staticmethod(F.tanh)
 
 
-class Sigmoid(RuleModule, nn.Sigmoid):
+class Sigmoid(_Activation, nn.Sigmoid):
     """torch.nn.Sigmoid: R_in = R_out less what f(0) = 1/2 takes (AttnLRP eq. 9)."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.sigmoid(input, form=self.form)
+    function = staticmethod(F.sigmoid)
 
 
-class LeakyReLU(RuleModule, nn.LeakyReLU):
+class LeakyReLU(_Activation, nn.LeakyReLU):
     """torch.nn.LeakyReLU by the identity rule (AttnLRP eq. 9); never in place."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.leaky_relu(input, self.negative_slope, form=self.form)
+    function = staticmethod(F.leaky_relu)
+    settings = ("negative_slope",)
 
 
-class ELU(RuleModule, nn.ELU):
+class ELU(_Activation, nn.ELU):
     """torch.nn.ELU by the identity rule (AttnLRP eq. 9); never in place."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.elu(input, self.alpha, form=self.form)
+    function = staticmethod(F.elu)
+    settings = ("alpha",)
 
 
-class Mish(RuleModule, nn.Mish):
+class Mish(_Activation, nn.Mish):
     """torch.nn.Mish by the identity rule (AttnLRP eq. 9); never in place."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.mish(input, form=self.form)
+    function = staticmethod(F.mish)
 
 
-class Hardswish(RuleModule, nn.Hardswish):
+class Hardswish(_Activation, nn.Hardswish):
     """torch.nn.Hardswish by the identity rule (AttnLRP eq. 9); never in place."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.hardswish(input, form=self.form)
+    function = staticmethod(F.hardswish)
 
 
-class ReLU6(RuleModule, nn.ReLU6):
+class ReLU6(_Activation, nn.ReLU6):
     """torch.nn.ReLU6 by the identity rule (AttnLRP eq. 9); never in place."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.relu6(input, form=self.form)
+    function = staticmethod(F.relu6)
 
 
-class Softplus(RuleModule, nn.Softplus):
+class Softplus(_Activation, nn.Softplus):
     """torch.nn.Softplus: R_in = R_out less what f(0) takes (AttnLRP eq. 9). Raises InputError for another `beta` or
     `threshold` than torch's own."""
+
+    function = staticmethod(F.softplus)
 
     def forward(self, input: Tensor) -> Tensor:
         if (self.beta, self.threshold) != (1, 20):
             raise InputError(f"Softplus: beta {self.beta} and threshold {self.threshold} have no rule; take 1 and 20")
-        return F.softplus(input, form=self.form)
+        return super().forward(input)
 
 
 check_convolution_hook()

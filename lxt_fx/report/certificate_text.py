@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from lxt_fx.report.relevance_path import Held, ListedRule, NotFollowed, NotProven, PathEntry
-from lxt_fx.rule_table.rule import Keep
+from lxt_fx.rule_table.rule import Conserves
 
 _CITATION = re.compile(r"^(.*?) \(.*?\d{4}\)")
 _LAYER = re.compile(r"(?<=\.)\d+(?=[. ]|$)")
@@ -27,7 +27,7 @@ def rules_text(counts: Mapping[ListedRule, int]) -> list[str]:
     """A line for each rule: count, name, what it conserves, source, formula. Citations are short; `citations` has them in
     full."""
     cells = [
-        (f"{count:>5} x", rule.name, conserves_text(rule.keeps), _CITATION.sub(r"\1", rule.source), rule.formula)
+        (f"{count:>5} x", rule.name, conserves_text(rule.conserves), _CITATION.sub(r"\1", rule.source), rule.formula)
         for rule, count in sorted(counts.items(), key=lambda item: -item[1])
     ]
     lines = [("  count", "rule", "conserves", "source", "formula"), *cells]
@@ -41,9 +41,9 @@ def citations(rules: Iterable[ListedRule]) -> list[str]:
     return list(dict.fromkeys(found.group() for rule in rules if (found := _CITATION.match(rule.source))))
 
 
-def conserves_text(keeps: Keep) -> str:
+def conserves_text(conserves: Conserves) -> str:
     """What a rule conserves, in few words: `all but constants`."""
-    return "nothing claimed" if keeps is Keep.NATIVE else keeps.name.lower().replace("_", " ")
+    return "nothing claimed" if conserves is Conserves.NATIVE else conserves.name.lower().replace("_", " ")
 
 
 def held_text(held: Iterable[Held]) -> list[str]:
@@ -131,7 +131,8 @@ def _paragraph(entries: Sequence[PathEntry], *, names: bool) -> list[str]:
     nodes = _some([f"%{entry.node}" for entry in entries]) if names else str(len(entries))
     to = ", ".join(dict.fromkeys(first.carrying)) or "none"
     held = f", holds {', '.join(first.held)}" if first.held else ""
-    claim = "claims nothing" if first.rule.keeps is Keep.NATIVE else f"conserves {conserves_text(first.rule.keeps)}"
+    conserves = first.rule.conserves
+    claim = "claims nothing" if conserves is Conserves.NATIVE else f"conserves {conserves_text(conserves)}"
     lines = [
         f"  {first.op}{was}: {nodes}   {_lines(entries)}".rstrip(),
         f"    {first.rule.name}, to {to}{held}, {claim}. {first.why}",

@@ -173,7 +173,7 @@ def certificate(explained: nn.Module) -> Certificate:
 
 
 def _written(rule: ListedRule) -> dict[str, str]:
-    return {"rule": rule.name, "formula": rule.formula, "source": rule.source, "keeps": rule.keeps.value}
+    return {"rule": rule.name, "formula": rule.formula, "source": rule.source, "conserves": rule.conserves.value}
 
 
 def _flat(entry: PathEntry) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from lxt_fx.base.nodes import module_stack
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.rule_table.rule import Rule, selector_text
+from lxt_fx.rule_table.rule import Rule
+from lxt_fx.rule_table.selectors import selector_text
 
 Line = tuple[str, str, str, str]
 """Class, op, rule, where the rule comes from."""

@@ -17,7 +17,7 @@ from lxt_fx.base.nodes import TensorType, module_stack, source_line, value
 from lxt_fx.compiler.explained import Explained, check_explained
 from lxt_fx.compiler.record import Stage
 from lxt_fx.ops import products
-from lxt_fx.passes.positions.asked import said
+from lxt_fx.passes.positions.asked_positions import said
 from lxt_fx.rule_table.rule import Rule
 
 _COLUMN = 88

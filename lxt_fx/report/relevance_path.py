@@ -20,7 +20,7 @@ from lxt_fx.passes.analysis.mark_flow import SHAPE_ONLY, Flow, differentiable_op
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES
 from lxt_fx.report.printed_graph import PLAIN_LAYERS
-from lxt_fx.rule_table.rule import GroupKind, Keep, kind_text
+from lxt_fx.rule_table.rule import Conserves, GroupKind, kind_text
 
 _STOPS = (aten.detach.default, products.hold)
 _STATISTIC_INSIDE = frozenset(norm.op for norm in norms.NORMS if norm.inside)
@@ -33,7 +33,7 @@ class ListedRule:
     name: str
     formula: str
     source: str
-    keeps: Keep
+    conserves: Conserves
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def _path(explained: Explained, flow: Flow) -> Iterator[Node]:
 
 def _entry(node: Node, record: Record) -> PathEntry:
     rule, match = record.stages["lowered"].rules[node.name], record.matches[node.name]
-    listed = ListedRule(rule.name, rule.formula, rule.source, rule.keeps)
+    listed = ListedRule(rule.name, rule.formula, rule.source, rule.conserves)
     original = match.kind.removesuffix(".default")
     line = str(source_line(node) or "")
     return PathEntry(
@@ -263,7 +263,7 @@ def unproven(explained: Explained, flow: Flow, entries: list[PathEntry]) -> list
 
 def _unproven_of(name: str, entry: PathEntry | None, record: Record) -> str:
     if entry is not None:
-        return f"rule {entry.rule.name} ({entry.rule.keeps.value})" if entry.rule.keeps is Keep.NATIVE else ""
+        return f"rule {entry.rule.name} ({entry.rule.conserves.value})" if entry.rule.conserves is Conserves.NATIVE else ""
     if name in record.unknown:
         return "no rule matched: native gradient (strict=False)"
     return "it has no rule on record, which is a bug of lxt_fx; please report it"

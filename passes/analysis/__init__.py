@@ -1,1 +1,1 @@
-"""What is true of a graph: who carries relevance, groups, roles, the rule of each node."""
+"""Analyses of the graph: which values carry relevance, groups of nodes, their roles, the rule of each node."""

@@ -1,4 +1,4 @@
-"""Analysis: which row of the rule table each carrying node gets."""
+"""Analysis: which rule of the table each carrying node gets."""
 
 from __future__ import annotations
 
@@ -13,31 +13,22 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.errors import InputError, NoRuleError
 from lxt_fx.base.nodes import arguments, module_path, module_stack, source_line
 from lxt_fx.passes.analysis.find_groups import Groups
-from lxt_fx.passes.analysis.mark_flow import Edge, Flow, mark_flow
-from lxt_fx.rule_table.rule import (
-    NOT_LISTED,
-    GroupKind,
-    Match,
-    Rule,
-    RuleTable,
-    Selector,
-    Site,
-    kind_text,
-    selector_text,
-    selects,
-)
+from lxt_fx.passes.analysis.mark_flow import Flow, HeldOperand, mark_flow
+from lxt_fx.rule_table.rule import NOT_LISTED, GroupKind, Match, Rule, Site, kind_text
+from lxt_fx.rule_table.selectors import Selector, selector_text, selects
+from lxt_fx.rule_table.table import RuleTable
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A row on a site, and (row, reason) of each row before it that lists the op and refused."""
+    """The rule of a site, and (rule, reason) of each earlier rule that lists the op and refused it."""
 
     site: Site
     rule: Rule
     refusals: tuple[tuple[str, str], ...] = ()
 
     def match(self) -> Match:
-        """The same in words, which outlive the graph."""
+        """The same as text, which can be saved without the graph."""
         held = self.rule.holds(self.site)
         leaving = tuple(name for name in self.site.carrying if name not in held)
         return Match(kind_text(self.site.kind), leaving, held, self.rule.why(self.site), self.refusals)
@@ -45,8 +36,8 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Rows by node, in graph order; the flow they were chosen on; rows that cut the flow, on nodes that no longer carry;
-    carrying nodes without a row, each with the reasons."""
+    """The rule of each node, in graph order, and the flow that they were chosen on. `cuts` are rules that stop relevance,
+    at nodes that therefore carry none; `unknown` are carrying nodes that no rule accepts, each with the reasons."""
 
     assignments: Mapping[Node, Assignment]
     flow: Flow
@@ -55,16 +46,16 @@ class Plan:
 
 
 def assign_rules(gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable) -> Plan:
-    """Analysis: the first row of the table that does not refuse, for every carrying node.
+    """Analysis: for every carrying node, the first rule of the table that does not refuse it.
 
-    Rows that hold an operand constant are chosen first, on the flow as given; relevance flow is then marked again without
-    the held edges, and all other nodes get their rows on that. (A product with held attention weights is linear.)
+    Rules that hold an operand constant are chosen first, on the flow as given. The flow is then marked again without the
+    held operands, and all other nodes get their rules on the new flow: a product with held attention weights is linear.
     """
     first, _ = _choose(gm, flow, groups, table, {})
     holding = {node: a for node, a in first.items() if a.rule.holds(a.site) or isinstance(a.site.kind, GroupKind)}
-    held: set[Edge] = set(flow.held)
+    held: set[HeldOperand] = set(flow.held)
     for node, assignment in holding.items():
-        held |= _held_edges(node, assignment, groups)
+        held |= _held_operands(node, assignment, groups)
     flow = mark_flow(gm, flow.leaves, frozenset(held))
     settled = {node: a for node, a in holding.items() if node in flow.carrying}
     cuts = {node: a for node, a in holding.items() if node not in flow.carrying and a.rule.holds(a.site)}
@@ -75,22 +66,25 @@ def assign_rules(gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable) 
 
 
 def check_complete(plan: Plan) -> None:
-    """Raises NoRuleError that names every kind of node without a row, with the rows that came closest."""
+    """Raises NoRuleError that names every kind of node without a rule, with the rules that came closest."""
     if not plan.unknown:
         return
     shown = "\n".join(list(dict.fromkeys(plan.unknown.values()))[:5])
     more = f"\n  and {len(plan.unknown) - 5} more nodes" if len(plan.unknown) > 5 else ""
     raise NoRuleError(
-        f"{shown}{more}\n  to go on: add a row (docs/adding_a_rule.md), or transform(..., strict=False) to keep its native "
-        "gradient"
+        f"{shown}{more}\n  to go on: add a rule (docs/adding_a_rule.md), or leave the op its native gradient: "
+        "transform(..., strict=False)"
     )
 
 
 def check_overrides(gm: GraphModule, flow: Flow, plan: Plan, groups: Groups, table: RuleTable) -> None:
-    """Raises InputError for rows put first at a place where they can serve none of the nodes that carry relevance.
-    A place without such nodes is no error, since one table serves several models; one that no node is at is warned of."""
+    """Raises InputError for rules that an override puts at a place where none of them fits any node that carries relevance.
+
+    A place without carrying nodes is no error, since one table serves several models. A place without any node gives a
+    warning.
+    """
     carrying = [node for node in gm.graph.nodes if node in flow.carrying and node.op == "call_function"]
-    for where, rules in groupby(table.rows, key=lambda rule: rule.where):
+    for where, rules in groupby(table.rules, key=lambda rule: rule.where):
         if where is None:
             continue
         if not any(selects(where, node) for node in gm.graph.nodes):
@@ -115,24 +109,24 @@ def _nowhere_text(gm: GraphModule, where: Selector) -> str:
 
 
 def _refusals(node: Node, rule: Rule, flows: tuple[Flow, ...], groups: Groups) -> str:
-    """Why the row refuses the node, alone and as a group; empty where it takes it."""
+    """Why the rule refuses the node, alone and as a group; empty where it accepts it."""
     reasons = [rule.refuses(site) for flow in flows for site in _sites(node, flow, groups)]
     return "" if None in reasons else "; ".join(dict.fromkeys(str(reason) for reason in reversed(reasons)))
 
 
 def _no_use_text(rule: Rule, reasons: Mapping[Node, str]) -> str:
-    lines = [f"override: row {rule.name} can serve no node at {selector_text(rule.where)}"]
+    lines = [f"override: rule {rule.name} fits no node at {selector_text(rule.where)}"]
     for node, reason in list(reasons.items())[:5]:
         place = ", ".join(str(part) for part in (module_path(node), source_line(node)) if part)
         lines.append(f"  %{node.name} = {kind_text(node.target)}   ({place}): {reason}")  # type: ignore[arg-type]
     if len(reasons) > 5:
         lines.append(f"  and {len(reasons) - 5} more nodes")
-    lines.append(f"  the row lists {', '.join(map(kind_text, rule.ops))}; override a place that has one of these")
+    lines.append(f"  the rule lists {', '.join(map(kind_text, rule.ops))}; override a place that has one of these")
     return "\n".join(lines)
 
 
-def _held_edges(node: Node, assignment: Assignment, groups: Groups) -> set[Edge]:
-    """Edges into the site along which no relevance flows: operands that the row holds; for a norm, the statistic."""
+def _held_operands(node: Node, assignment: Assignment, groups: Groups) -> set[HeldOperand]:
+    """Operands through which no relevance flows: those that the rule holds and, for a norm, its statistic."""
     edges = {(node, name) for name in assignment.rule.holds(assignment.site)}
     group = groups.by_root.get(node)
     if group is None or assignment.site.kind is not group.kind:
@@ -153,7 +147,7 @@ def _choose(
             continue
         if node in inside and all(user in inside or user not in flow.carrying for user in node.users):
             continue
-        assignment = settled.get(node) or _first_row(list(_sites(node, flow, groups)), table)
+        assignment = settled.get(node) or _first_rule(list(_sites(node, flow, groups)), table)
         if assignment is None:
             unknown[node] = _no_rule_text(node, flow, groups, table)
             continue
@@ -162,9 +156,9 @@ def _choose(
     return chosen, unknown
 
 
-def _first_row(sites: list[Site], table: RuleTable) -> Assignment | None:
+def _first_rule(sites: list[Site], table: RuleTable) -> Assignment | None:
     refusals: dict[tuple[str, str], None] = {}
-    for rule in table.rows:
+    for rule in table.rules:
         for site in sites:
             reason = rule.refuses(site)
             if reason is None:
@@ -175,7 +169,7 @@ def _first_row(sites: list[Site], table: RuleTable) -> Assignment | None:
 
 
 def _sites(node: Node, flow: Flow, groups: Groups) -> Iterator[Site]:
-    """The group that the node is the root of, then the node alone."""
+    """The group whose root is the node, then the node alone."""
     roles = groups.roles.get(node, frozenset())
     group = groups.by_root.get(node)
     if group is not None:
@@ -191,12 +185,12 @@ def _no_rule_text(node: Node, flow: Flow, groups: Groups, table: RuleTable) -> s
     place = ", ".join(str(part) for part in (module_path(node), source_line(node)) if part)
     lines = [f"no rule for %{node.name} = {node.target}   ({place})"]
     for site in sites:
-        for rule in table.rows:
+        for rule in table.rules:
             reason = rule.refuses(site)
             if reason is not None and reason not in NOT_LISTED:
-                lines.append(f"  closest row: {rule.name}: {reason}")
+                lines.append(f"  closest rule: {rule.name}: {reason}")
     if str(node.target).startswith("quantized"):
         lines.append("  quantised kernels have no gradient: load the model unquantised, or dequantise its weights first")
     elif len(lines) == 1:
-        lines.append(f"  closest rows: none of table {table.name} lists this op")
+        lines.append(f"  closest rules: none of table {table.name} lists this op")
     return "\n".join(lines)

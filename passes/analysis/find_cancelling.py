@@ -20,21 +20,21 @@ _SAME_VALUE = frozenset({aten.to.dtype, aten.clone.default, aten.contiguous.defa
 _SIGNS: dict[Any, tuple[int, ...]] = {aten.add.Tensor: (1, 1), aten.sub.Tensor: (1, -1), aten.neg.default: (-1,)}
 
 Terms = Counter[tuple[Node, bool]]
-"""How often a value is added (below 0: subtracted), as it is and held constant."""
+"""How often each (value, whether it is held) is added; a negative number if it is subtracted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelling:
-    """`sums` in which a term meets its own held copy with the other sign; `nothing` are those of them that are 0 whatever
-    their terms are, and are read by sums alone."""
+    """`sums` contain a term and its own held copy with the other sign. `nothing` are such sums that are always 0
+    (`soft - soft.detach()`) and that only `sums` read."""
 
     sums: frozenset[Node]
     nothing: frozenset[Node]
 
 
 def find_cancelling(gm: GraphModule, flow: Flow) -> Cancelling:
-    """Analysis: the sums of `hard + soft - soft.detach()`, which has the value of `hard` and the gradient of `soft`
-    (straight through), in whatever order it is written. Where such a sum is 0 its terms are not."""
+    """Analysis: sums like `hard + soft - soft.detach()` (the straight-through estimator), which have the value of `hard`
+    and the gradient of `soft`, in any order of terms. Such a sum can be 0 while its terms are not."""
     sums = [node for node in gm.graph.nodes if node in flow.carrying and node.target in _SUMS and not node.kwargs]
     if not any(_is_held(operand) for node in sums for operand in node.all_input_nodes):
         return Cancelling(frozenset(), frozenset())
@@ -49,7 +49,7 @@ def find_cancelling(gm: GraphModule, flow: Flow) -> Cancelling:
 
 
 def _is_held(node: Node) -> bool:
-    """Whether the value is held, behind casts and a change of sign."""
+    """Whether the value is held, before casts and changes of sign."""
     while node.target in _SAME_VALUE or node.target is aten.neg.default:
         node = node.all_input_nodes[0]
     return node.target in _HELD
@@ -60,7 +60,7 @@ def _is_nothing(terms: Terms) -> bool:
 
 
 def _meet(node: Node, terms: Mapping[Node, Terms], nothing: set[Node]) -> bool:
-    """Whether a term of one operand is subtracted, held, with the other operand; or the operand is both already."""
+    """Whether the held copy of a term of one operand is subtracted with the other operand, or an operand is always 0."""
     if not nothing.isdisjoint(node.all_input_nodes):
         return True
     if len(node.all_input_nodes) < 2:
@@ -71,7 +71,7 @@ def _meet(node: Node, terms: Mapping[Node, Terms], nothing: set[Node]) -> bool:
 
 
 def _terms(node: Node, known: Mapping[Node, Terms]) -> Terms:
-    """What the node adds up; itself where it is no sum."""
+    """The terms that the node adds; the node itself where it is not a sum."""
     if node.target in _HELD:
         held: Terms = Counter()
         for (value, _), count in known[node.all_input_nodes[0]].items():

@@ -1,4 +1,4 @@
-"""Analysis: regions of several nodes that a rule treats as one."""
+"""Analysis: groups of nodes that a rule treats as one op (norms, activations written out in several ops)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _LINEAR = POINTWISE_LINEAR | PRODUCTS | MOVES | {aten.mean.dim, aten.sum.dim_Int
 
 
 def _rms_norm(x: Part, dims: Part, eps: Part) -> Part:
-    """To the letter: the fused op then computes the same bits."""
+    """Matched exactly as written: only then does the fused op compute the same bits."""
     return x * _rsqrt(_mean(x**2, dims, keepdim=True) + eps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """`root` gives the value of the region, `origin` is the one value that all of it is computed from, `members` are the
-    nodes between them, root included. For a norm, `statistic` is the operand of the root that is held constant."""
+    """Nodes that compute `root` from the one value `origin`. `members` are the nodes between them, with the root. For a
+    norm, `statistic` is the operand of the root that is held constant."""
 
     kind: GroupKind
     root: Node
@@ -46,8 +46,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Groups by root, the parts that nodes play by node, and by product the operand that is a parameter of a recurrence and
-    the operands that come out of an activation."""
+    """Groups by root, the roles of each node, and for each product the operand that is a parameter of a recurrence and the
+    operands that are gates."""
 
     by_root: Mapping[Node, Group]
     roles: Mapping[Node, frozenset[Role]]
@@ -56,8 +56,8 @@ class Groups:
 
 
 def find_groups(gm: GraphModule, flow: Flow) -> Groups:
-    """Analysis: norms and elementwise regions, both by immediate dominators in the graph of carrying values, and the parts
-    that nodes play in attentions, routers and the network."""
+    """Analysis: norms and elementwise regions, found by immediate dominators in the graph of carrying values, and the roles
+    of nodes in attentions, routers and the network."""
     graph, root = _carrying_graph(gm, flow)
     dominators = nx.immediate_dominators(graph, root)
     by_root: dict[Node, Group] = {}
@@ -91,7 +91,7 @@ def _carrying_graph(gm: GraphModule, flow: Flow) -> tuple[nx.DiGraph, object]:
 
 
 def _between(flow: Flow, node: Node, origin: Node, allowed: frozenset[Any]) -> frozenset[Node] | None:
-    """Carrying nodes from `origin` (left out) to `node` (included), or None if one of them is not an allowed op."""
+    """Carrying nodes between `origin` (excluded) and `node` (included), or None if one of them is not an allowed op."""
     found: set[Node] = set()
     todo = [node]
     while todo:
@@ -106,7 +106,7 @@ def _between(flow: Flow, node: Node, origin: Node, allowed: frozenset[Any]) -> f
 
 
 def _elementwise(gm: GraphModule, flow: Flow, node: Node, origin: Node) -> Group | None:
-    """y = f(x) for one value x, written in several pointwise ops: 0.5 x (1 + tanh(...)), x sigmoid(1.702 x)."""
+    """y = f(x) of one value x, written in several pointwise ops: 0.5 x (1 + tanh(...)), x sigmoid(1.702 x)."""
     members = _between(flow, node, origin, POINTWISE)
     if members is None or shape(node) != shape(origin):
         return None
@@ -120,12 +120,12 @@ def _elementwise(gm: GraphModule, flow: Flow, node: Node, origin: Node) -> Group
 
 
 def _is_activation(group: Group) -> bool:
-    """Whether the region is more than sums, products and powers of its value."""
+    """Whether the group is more than sums, products and powers of its value."""
     return group.kind is GroupKind.ELEMENTWISE and any(m.target in CURVED for m in group.members)
 
 
 def _norm(flow: Flow, node: Node, origin: Node) -> Group | None:
-    """x * s or x / s where s is computed from x through a reduction (mean, sum, norm) and x itself arrives linearly."""
+    """x * s or x / s, where s is computed from x by a reduction (mean, sum, norm) and x reaches the product linearly."""
     if node.target not in PRODUCTS:
         return None
     carrying = [operand.node for operand in flow.carrying_operands(node)]
@@ -154,7 +154,7 @@ def _norm_group(flow: Flow, node: Node, origin: Node, scaled: Node, statistic: N
 
 
 def _divides_by_sum(group: Group) -> bool:
-    """w / sum(w), which normalises routing weights and has degree 0."""
+    """w / sum(w), which normalises routing weights; scaling w does not change it."""
     sums = {aten.sum.dim_IntList, aten.sum.default, aten.add.Tensor, aten.clamp_min.default, *_RESHAPES_IN_STATISTIC}
     region = group.members - {group.root}
     return group.kind is GroupKind.NORMALIZE_QUOTIENT and all(member.target in sums for member in region)

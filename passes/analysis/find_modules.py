@@ -1,4 +1,4 @@
-"""Analysis: modules that a row takes as a whole."""
+"""Analysis: modules that a rule treats as a whole (`Identity`, `Stop`)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.nodes import module_stack, shape
 from lxt_fx.passes.analysis.find_groups import Group, Groups
 from lxt_fx.passes.analysis.mark_flow import Flow
-from lxt_fx.rule_table.rule import GroupKind, RuleTable, selects
+from lxt_fx.rule_table.rule import GroupKind
+from lxt_fx.rule_table.selectors import selects
+from lxt_fx.rule_table.table import RuleTable
 
 
-def with_modules(gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable) -> Groups:
-    """Analysis: the groups, and with them each module at a place of a row for whole modules that takes one carrying value
-    to one of the same shape."""
-    wanted = [rule.where for rule in table.rows if GroupKind.MODULE in rule.ops and rule.where is not None]
+def find_modules(gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable) -> Groups:
+    """Analysis: `groups`, and a further group for each module that a rule for whole modules names, where the module maps
+    one carrying value to one of the same shape."""
+    wanted = [rule.where for rule in table.rules if GroupKind.MODULE in rule.ops and rule.where is not None]
     if not wanted:
         return groups
     inside: dict[str, list[Node]] = defaultdict(list)

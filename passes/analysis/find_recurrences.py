@@ -1,4 +1,4 @@
-"""Analysis: the parameters of linear recurrences: step sizes, decays and gates, and what writes to and reads a state.
+"""Analysis: the parameters of linear recurrences: step sizes, decays, gates, and the factors that write and read the state.
 
 h_t = a_t h_{t-1} + B_t x_t, y_t = C_t h_t with a, B, C computed from x, one step at a time, in chunks, or as a sum over all
 earlier steps: MambaLRP (Rezaei Jafari et al. 2024) holds a, B and C, so that the map from x to y is linear.
@@ -27,7 +27,7 @@ _SUMS = frozenset({aten.sum.dim_IntList, aten.sum.default, aten.cumsum.default})
 
 
 class _Part(Flag):
-    """What a value is to a recurrence."""
+    """The part that a value plays in a recurrence."""
 
     NONE = 0
     RATE = auto()  # made of exp, softplus and sigmoid and nothing else: a step size, a decay, a gate
@@ -40,21 +40,21 @@ class _Part(Flag):
 
 @dataclass(frozen=True, slots=True)
 class Recurrences:
-    """For each product with an operand that may be a parameter of a recurrence, that operand's name; and those of these
-    products that do stand in one."""
+    """`parameters`: for each product, the name of the operand that may be a parameter of a recurrence. `recurrent`: those
+    of these products that are part of a recurrence."""
 
     parameters: Mapping[Node, tuple[str, ...]]
     recurrent: frozenset[Node]
 
 
 def find_recurrences(gm: GraphModule, flow: Flow, inside: frozenset[Node]) -> Recurrences:
-    """Analysis: for each product of two carrying values of which one is a parameter of a recurrence, that operand's name.
+    """Analysis: for each product of two carrying values where one is a parameter of a recurrence, the name of that operand.
 
-    Parameters are: a rate beside another value (a step size, a decay, a gate); what a state is multiplied by (C); scores
-    with decays beside the values that they weigh; a value with a decay beside one without, and a value beside the one that
-    it was computed from (B beside x). Nodes `inside` a norm or an activation are left alone. Such a product stands in a
-    recurrence where decays of its module multiply one state after another, or are summed up along the sequence first; a
-    sigmoid gate elsewhere looks alike.
+    These operands are parameters: a rate (a step size, a decay, a gate) that multiplies another value; the factor of a
+    state (C); scores with decays that weigh values; a value with a decay that multiplies one without; and a value that
+    multiplies the one that it was computed from (B x). Nodes `inside` a norm or an activation are not looked at. A sigmoid
+    gate outside of a recurrence looks the same, so a product counts as recurrent only where decays of its module multiply
+    one state after another, or are first summed along the sequence.
     """
     parts: dict[Node, _Part] = {}
     found: dict[Node, tuple[str, ...]] = {}
@@ -108,7 +108,7 @@ def _parameter(
 
 
 def _contracts(node: Node) -> bool:
-    """Whether a product is summed up right away."""
+    """Whether a product is summed in the next op."""
     return node.target in CONTRACTIONS or all(user.target in _SUMS for user in node.users)
 
 
@@ -148,7 +148,7 @@ def _of_others(node: Node, of: list[_Part]) -> _Part:
 
 
 def _unmoved(node: Node) -> Node:
-    """The value behind views and casts."""
+    """The value before views and casts."""
     while node.target in MOVES and node.args and isinstance(node.args[0], Node):
         node = node.args[0]
     return node

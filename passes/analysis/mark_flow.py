@@ -24,22 +24,23 @@ SHAPE_ONLY: dict[Any, str] = {
     aten.to.other: "other",
 }
 
-Edge = tuple[Node, str]
-"""A consumer and the schema name of one of its arguments."""
+HeldOperand = tuple[Node, str]
+"""A node and the schema name of an operand that it holds constant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Values that depend on a leaf AND reach the output by a differentiable path, and the edges held constant."""
+    """`carrying`: values that depend on a leaf and reach the output, both by a differentiable path. `held`: operands that
+    are held constant, so that no path goes through them."""
 
     carrying: frozenset[Node]
-    held: frozenset[Edge]
+    held: frozenset[HeldOperand]
     leaves: tuple[Node, ...]
     _operands: dict[Node, list[Operand]] = field(default_factory=dict, compare=False, repr=False)
 
     def carrying_operands(self, node: Node) -> list[Operand]:
-        """The operands through which relevance leaves the node, in order. Each node is read once: a flow is that of a graph
-        as it stands, and edits call for a new one."""
+        """The operands that receive relevance from the node, in order. The answer is cached: after an edit of the graph,
+        mark the flow again."""
         if node not in self._operands:
             self._operands[node] = [
                 operand
@@ -50,14 +51,14 @@ class Flow:
 
 
 def differentiable_operands(node: Node) -> list[Operand]:
-    """The operands that a gradient of the node's value can reach."""
+    """The operands that can receive a gradient from the node."""
     if node.op == "call_function" and (node.target in NO_GRADIENT or not is_float(node)):
         return []
     shape_only = SHAPE_ONLY.get(node.target)
     return [operand for operand in operands(node) if operand.name != shape_only and is_float(operand.node)]
 
 
-def differentiable_graph(gm: GraphModule, held: frozenset[Edge] = frozenset()) -> nx.DiGraph:
+def differentiable_graph(gm: GraphModule, held: frozenset[HeldOperand] = frozenset()) -> nx.DiGraph:
     """The edges producer -> consumer along which a gradient flows."""
     graph: nx.DiGraph = nx.DiGraph()
     for node in gm.graph.nodes:
@@ -68,9 +69,9 @@ def differentiable_graph(gm: GraphModule, held: frozenset[Edge] = frozenset()) -
     return graph
 
 
-def mark_flow(gm: GraphModule, leaves: Iterable[Node], held: frozenset[Edge] = frozenset()) -> Flow:
-    """Analysis: the values between the leaves and the output, by reachability along differentiable edges not held: one
-    sweep forward and one back, since a graph lists every node behind its operands."""
+def mark_flow(gm: GraphModule, leaves: Iterable[Node], held: frozenset[HeldOperand] = frozenset()) -> Flow:
+    """Analysis: the values between the leaves and the output, along differentiable edges that are not held. One sweep
+    forward and one backward suffice, since a graph lists every node after its operands."""
     leaves = tuple(leaves)
     reached: dict[Node, list[Node]] = {leaf: [] for leaf in leaves}
     for node in gm.graph.nodes:

@@ -1,4 +1,4 @@
-"""Analysis: which values of a graph go into a module and come out of it, and at which node their relevance flows back."""
+"""Analysis: which values enter and leave each module, and at which node of the graph the relevance of a value is read."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SAME = {**_BEHIND, **_BEFORE}
 
 @dataclass(frozen=True, slots=True)
 class ModuleCall:
-    """One call of a module of the model. `entering` are the values that it reads, `leaving` those made inside that are read
-    outside, both without parameters; those that carry relevance, or all where none does. `first` is the node that reads
-    the first of them, or is made first."""
+    """One call of a module of the model. `entering` are the values that it reads, `leaving` those made inside and read
+    outside; parameters do not count. Both hold the values that carry relevance, or all values where none does. `first` is
+    the node that reads the first entering value, or the first node made inside."""
 
     path: str
     first: Node
@@ -30,21 +30,21 @@ class ModuleCall:
 
 
 class GraphValues:
-    """The values of a lowered graph, as the model has them.
+    """The model's own values, found in the graph in its final form.
 
-    `lower_explicit` and `add_epsilon` put nodes before and behind an op that have the value of one of the model's nodes:
-    `enter` and `hold` where it is read, `leave`, `pass_on` and others in its place. In between flows no relevance. So the
-    value of a node is always looked up at the node that everyone reads (`at`), which gets back what each reader passes, and
-    that is relevance. `lxt_fx::positions` reads a part of a value: a reader inside the graph, never a module's output.
+    `to_explicit_form` and `add_epsilon` insert nodes that repeat the value of one of the model's nodes: `enter` and `hold`
+    before an op, `leave`, `pass_on` and others after it. What flows back between them is not relevance. So a value is
+    always looked up at the node that all its readers read (`at`): what flows back there is relevance. `lxt_fx::positions`
+    reads a part of a value; it counts as a reader and never as a module's output.
 
-    `inserted` and `carrying` are names of nodes: those put into the graph, and those on the relevance path.
+    `inserted` and `carrying` are names of nodes: those that were inserted, and those on the relevance path.
     """
 
     def __init__(self, graph: Graph, inserted: Set[str], carrying: Set[str]) -> None:
         self.graph, self.inserted, self.carrying = graph, inserted, carrying
 
     def _same(self, node: Node) -> Node | None:
-        """The node whose value an inserted node has, or has a part of."""
+        """The node whose value, or a part of it, an inserted node repeats."""
         if node.target is selection.positions:
             return node.all_input_nodes[0]
         frozen = node.target is products.hold and node.all_input_nodes[0].op in ("get_attr", "placeholder")
@@ -54,30 +54,30 @@ class GraphValues:
         return found
 
     def of(self, node: Node) -> Node:
-        """The model's node that the value of `node` comes from."""
+        """The node of the model whose value `node` has."""
         while (found := self._same(node)) is not None:
             node = found
         return node
 
     def at(self, node: Node) -> Node:
-        """The node that has the value of `node` and that all who read it read: its gradient is complete, and in explicit
-        form it is relevance."""
+        """The node with the value of `node` that all readers read. Its gradient is complete, and in explicit form it is
+        relevance."""
         behind = [user for user in node.users if user.target in _BEHIND and self._same(user) is node]
         return self.at(behind[0]) if behind else node
 
     def carries(self, node: Node) -> bool:
-        """Whether what comes back to the value is relevance, and it has a shape (a tuple has none). What comes back to an
-        `enter` is a gradient."""
+        """Whether relevance flows back to the value, and it has a shape (a tuple has none). To an `enter` flows a
+        gradient."""
         before = node.name in self.inserted and node.target in _BEFORE
         return self.at(node).name in self.carrying and shape(node) is not None and not before
 
     def is_models(self, node: Node) -> bool:
-        """Whether the node is an op of the model or an input, and not one that was put in."""
+        """Whether the node is an input or an op of the model, and was not inserted."""
         made = node.op == "call_function" and node.name not in self.inserted and node.target is not selection.positions
         return node.op == "placeholder" or (made and self._same(node) is None)
 
     def readers(self, node: Node) -> Iterator[Node]:
-        """Who reads the value, itself or through inserted nodes that have the same, or a part of it."""
+        """The nodes that read the value, directly or through inserted nodes that repeat it or a part of it."""
         for user in node.users:
             if self._same(user) is node:
                 yield from self.readers(user)
@@ -86,7 +86,7 @@ class GraphValues:
 
     @cached_property
     def calls(self) -> dict[str, list[ModuleCall]]:
-        """The calls of each module that makes a value, by module path."""
+        """The calls of each module that computes something, by module path."""
         made: dict[tuple[str, str], list[Node]] = {}
         for node in self.graph.nodes:
             if node.op == "call_function" and self.is_models(node):
@@ -115,6 +115,6 @@ class GraphValues:
 
 
 def _calls(node: Node) -> dict[str, str]:
-    """The module calls that the node was made in, with the module's path; a second call has another key."""
+    """The module calls that made the node: keys with the module's path. A second call of a module has another key."""
     stack = node.meta.get("nn_module_stack") or {}
     return {str(key): str(path).split("@")[0] for key, (path, _) in stack.items()}

@@ -1,4 +1,4 @@
-"""Analysis: the value and slope at 0 of a function that is written in several pointwise nodes."""
+"""Analysis: value and slope at 0 of a function that is written out in several pointwise nodes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lxt_fx.base.torch_internals import aten
 
 
 def region_at_zero(gm: GraphModule, root: Node, origin: Node, members: frozenset[Node]) -> tuple[float, float] | str:
-    """Analysis: f(0) and f'(0) of the region between `origin` and `root`, measured by running it on 0 in float64; or, as a
-    string, why it is not one smooth function of each element."""
+    """Analysis: f(0) and f'(0) of the function that computes `root` from `origin`, measured by running it at 0 in float64.
+    Where it is not one smooth function of each element, the result is a string that says why."""
     x = torch.zeros((), dtype=torch.float64, device="cpu", requires_grad=True)  # also where "meta" is the default
     values: dict[Node, Any] = {origin: x}
     try:

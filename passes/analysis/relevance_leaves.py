@@ -1,4 +1,4 @@
-"""Analysis: the inputs of a graph that relevance is read at."""
+"""Analysis: the inputs of a graph at which relevance is read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lxt_fx.base.nodes import is_float
 
 
 def relevance_leaves(graph: Graph) -> list[Node]:
-    """Analysis: the float inputs, but for masks that are given as floats beside others. Everything that asks who carries
-    relevance starts here: `transform`, the fused graph, checkpoints, the certificate and the checks.
+    """Analysis: the float inputs without masks. Every question of who carries relevance starts here: in `transform`, the
+    fused graph, checkpoints, the certificate and the checks.
 
-    That an input is a mask is a guess by its name: it holds "mask", and another float input does not. So the features of a
-    net `forward(x, soft_mask)` that come as `soft_mask` get no relevance; name that input otherwise and they do.
+    A float input counts as a mask if its name holds "mask" and there is a float input whose name does not. This is a guess
+    by name: in `forward(x, soft_mask)` the input `soft_mask` gets no relevance, and under another name it does.
     """
     floats = [node for node in graph.nodes if node.op == "placeholder" and is_float(node)]
     return [node for node in floats if "mask" not in str(node.target)] or floats

@@ -1,1 +1,1 @@
-"""One spelling for each op, and a float leaf that relevance is read at."""
+"""The graph in canonical form: one spelling for each op, and a float input at which relevance is read."""

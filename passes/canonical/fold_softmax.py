@@ -1,4 +1,4 @@
-"""Transform: a softmax that a model writes out in exponentials and their sum becomes one op."""
+"""Transform: a softmax written out as exponentials divided by their sum becomes one op."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def _softmax_itself(x: Part, dim: Part, dtype: Part) -> Part:
 
 
 def fold_softmax(gm: GraphModule) -> int:
-    """Transform: exp(x) / sum(exp(x), dim) is softmax(x, dim), and so is softmax(x - largest x, dim): the subtraction,
-    which would be done twice, goes. (It also leaves an exact 0, from which no relevance could return.) Values change by
-    rounding. A sum to which something is added (an epsilon, a one) or that is held constant is left as it is."""
+    """Transform: exp(x) / sum(exp(x), dim) becomes softmax(x, dim), and so does softmax(x - largest x, dim). The
+    subtraction goes, as softmax does it too; besides, it leaves an exact 0, through which relevance (value * gradient)
+    cannot flow. Values change by rounding. A sum that is held constant, or to which something is added (an epsilon, a one),
+    stays as it is."""
     edits = 0
     for node in list(gm.graph.nodes):
         edits += _drop_shift(node)

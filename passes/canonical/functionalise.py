@@ -42,10 +42,10 @@ def mutates(node: Node) -> bool:
 
 
 def functionalise(gm: GraphModule) -> int:
-    """Transform: replaces every in-place op by its functional form, and every later reader of the written tensor, or of a
-    view of the same memory, by the new value.
+    """Transform: replaces every in-place op by its functional form. Later readers of the written tensor, or of a view of
+    the same memory, read the new value.
 
-    Raises CaptureError for a write through a view that has no write-back, with the node.
+    Raises CaptureError, with the node, for a write through a view that cannot be written back.
     """
     if not any(mutates(node) for node in gm.graph.nodes):
         return 0
@@ -71,7 +71,7 @@ def functionalise(gm: GraphModule) -> int:
 
 
 class _Memory:
-    """Which nodes are views of the same memory, and which of them still show its latest state."""
+    """Which nodes are views of the same memory, and which of them are up to date."""
 
     def __init__(self, gm: GraphModule) -> None:
         self.graph = gm.graph
@@ -97,7 +97,7 @@ class _Memory:
         self.seen_at[node] = self.version.get(self.base(origin), 0)
 
     def _origin(self, node: Node) -> Node:
-        """The node of the original graph that a replayed or written value stands for."""
+        """The node of the original graph that a recomputed view or a written value stands for."""
         for table in (self.replayed, self.current):
             for original, now in table.items():
                 if now is node:
@@ -105,7 +105,7 @@ class _Memory:
         return node
 
     def fresh(self, node: Node, before: Node) -> Node:
-        """The node that shows the present state of the memory that `node` views."""
+        """A node with the present content of the memory that `node` views."""
         if node in self.written:
             node = self.written[node]
         base = self.base(node)
@@ -122,7 +122,8 @@ class _Memory:
         return copy
 
     def write(self, node: Node) -> None:
-        """Puts the functional form of the in-place op before it and carries the value through the views to the base."""
+        """Inserts the functional form of the in-place op before it, and writes the value back through the views to the
+        base."""
         target = node.args[0]
         assert isinstance(target, Node)
         target = self._origin(target)

@@ -1,4 +1,4 @@
-"""Transform: no_grad regions become plain nodes on detached inputs."""
+"""Transform: no_grad regions become plain nodes that read detached inputs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SWITCH = grad_mode_switch()
 
 
 def inline_no_grad(gm: GraphModule) -> int:
-    """Transform: inlines each `wrap_with_set_grad_enabled` region (torch.export) and each stretch between bare grad-mode
-    switches (make_fx). What enters a region without gradient is detached, so no relevance passes and nothing is saved.
+    """Transform: inlines each `wrap_with_set_grad_enabled` region (torch.export) and each stretch between two grad-mode
+    switches (make_fx). The inputs of a region without gradient are detached, so it passes no relevance and saves nothing.
 
-    A region that switches autocast off is inlined as it is. Raises CaptureError for one that switches it on, whose casts a
-    graph cannot hold.
+    A region that turns autocast off is inlined unchanged. Raises CaptureError for one that turns it on, since the graph
+    cannot express its casts.
     """
     edits = 0
     while regions := [node for node in gm.graph.nodes if node.op == "call_function" and node.target in _REGIONS]:
@@ -59,7 +59,7 @@ def _inline_region(gm: GraphModule, region: Node) -> None:
 
 
 def _region_parts(region: Node) -> tuple[Any, ...]:
-    """(whether gradient is on inside, the body, its inputs...)."""
+    """(whether gradients are on inside, the body, its inputs...)."""
     if region.target is _SET_GRAD:
         return region.args
     _, _, autocast, _, *rest = region.args
@@ -72,7 +72,7 @@ def _region_parts(region: Node) -> tuple[Any, ...]:
 
 
 def _adopt(gm: GraphModule, body: GraphModule, name: str) -> str:
-    """A constant or a nested region of the body becomes the graph module's own, under a name that is free there."""
+    """Gives a constant or nested region of the body to the graph module, under an unused name."""
     attribute: Any = body
     for part in name.split("."):
         attribute = getattr(attribute, part)

@@ -1,4 +1,4 @@
-"""Transform: a model that takes token ids, or quantises what it takes, starts from its embeddings."""
+"""Transform: a model that takes token ids, or turns its input into codes, gets its embeddings as input."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _AS_THEY_COME = frozenset(
     | {aten.unsqueeze.default, aten.squeeze.dim, aten.flatten.using_ints}
 )
 _JOINS = MOVES | SUMS | CONVOLUTIONS | PRODUCTS | {aten.linear.default}
-"""What puts several lookups together to one embedding: all linear."""
+"""Linear ops that join several lookups to one embedding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The example with embeddings among its inputs, what makes them, for each the ids in whose place it is, and which of
-    them join several lookups."""
+    """The new inputs. `example` contains them, `embedding` is the module that makes them, `instead` names for each the ids
+    that it replaces, and `joins` those that join several lookups."""
 
     example: Example
     embedding: nn.Module
@@ -37,22 +37,22 @@ class Started:
     joins: frozenset[str] = frozenset()
 
     def guards(self, guards: Iterable[str]) -> tuple[str, ...]:
-        """The conditions on sizes, read off the embeddings, which share batch and length with their ids; conditions on the
-        sizes of what a join was made of are left out, as its own sizes say as much."""
+        """The guards on sizes, with embeddings in the place of their ids, which have the same batch and length. Guards on
+        the inputs of a join are dropped, since the sizes of the join say as much."""
         gone = [f"L['{ids}']" for name, ids in self.instead.items() if name in self.joins]
-        kept = [guard for guard in guards if not any(given in guard for given in gone)]
+        left = [guard for guard in guards if not any(given in guard for given in gone)]
         for name, ids in self.instead.items():
-            kept = [guard.replace(f"L['{ids}']", f"L['{name}']") for guard in kept]
-        return tuple(kept)
+            left = [guard.replace(f"L['{ids}']", f"L['{name}']") for guard in left]
+        return tuple(left)
 
 
 def start_from_embeddings(gm: GraphModule, example: Example, model: nn.Module) -> Started | None:
-    """Transform: what the token embedding gives for `input_ids` becomes an input of its own, `inputs_embeds`; ids that
-    nothing else reads are no input any more (and `decoder_input_ids` likewise).
+    """Transform: the output of the token embedding for `input_ids` becomes the input `inputs_embeds`. Ids that nothing else
+    reads are no input any more. The same goes for `decoder_input_ids`.
 
-    Where ids are not looked up as they come (CANINE hashes them) or the model makes codes of its input (Mimi), it is the
-    first value that is computed from lookups of one input by linear joins: `inputs_embeds` of ids, else `embeddings`.
-    Returns None where the graph has no lookups at all.
+    Some models do not look their ids up directly (CANINE hashes them) or turn their input into codes (Mimi). There the new
+    input is the first value that linear ops compute from lookups of one input: `inputs_embeds` for ids, else `embeddings`.
+    Returns None where the graph has no lookups.
     """
     found = [lookup for lookup in _lookups(gm, example, model) if "input_ids" in lookup[0]]
     if not found:
@@ -103,7 +103,7 @@ def _start_from_join(gm: GraphModule, example: Example) -> Started | None:
 
 
 def _inputs_read(gm: GraphModule) -> dict[Node, set[Node]]:
-    """By node, the inputs that its value depends on; sizes do not count."""
+    """For each node the inputs that its value depends on; sizes do not count."""
     read: dict[Node, set[Node]] = {}
     for node in gm.graph.nodes:
         is_size = node.target is aten.sym_size.int
@@ -113,7 +113,7 @@ def _inputs_read(gm: GraphModule) -> dict[Node, set[Node]]:
 
 
 def _join(gm: GraphModule, lookups: list[Node], carrying: frozenset[Node]) -> Node | None:
-    """The first node behind all of these lookups, where only linear joins are between."""
+    """The first node that depends on all of these lookups, with only linear joins in between."""
     if len(lookups) == 1:
         return lookups[0]
     graph = differentiable_graph(gm).subgraph(carrying).copy()
@@ -145,8 +145,8 @@ def _part(gm: GraphModule, join: Node) -> GraphModule:
 
 
 def _lookups(gm: GraphModule, example: Example, model: nn.Module) -> Iterator[tuple[str, Node, nn.Module]]:
-    """(name of the ids, the node of the embeddings, the module) of each lookup of ids as they come, those in the model's
-    own token embedding first."""
+    """(name of the ids, node of the embeddings, module) of each direct lookup of ids; lookups in the model's own token
+    embedding come first."""
     own = token_embedding(model)
     embeddings = {id(module.weight): module for module in model.modules() if isinstance(module, nn.Embedding)}
     found: list[tuple[str, Node, nn.Module]] = []
@@ -170,7 +170,7 @@ def _attribute(gm: GraphModule, path: str) -> Any:
 
 
 def _end(node: Node) -> Node:
-    """The last node of the embedding module, which may scale what it looks up."""
+    """The last node of the embedding module, which may scale the embeddings."""
     path = module_path(node)
     while path and len(node.users) == 1 and module_path(user := next(iter(node.users))) == path:
         node = user
@@ -191,7 +191,7 @@ def _replace(gm: GraphModule, output: Node, ids: str, name: str) -> None:
 
 
 def _drop_idle(gm: GraphModule, values: dict[str, Any], replaced: set[str]) -> None:
-    """Ids that nothing reads any more."""
+    """Drops ids that nothing reads any more."""
     for node in list(gm.graph.nodes):
         is_given = str(node.target).endswith("input_ids") or node.target in replaced
         if node.op == "placeholder" and not node.users and is_given:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from inspect import signature
 from io import StringIO
 from typing import Any
 
@@ -21,14 +22,15 @@ from lxt_fx.base.torch_internals import GraphIO, guards_of, io_of, pytree, set_i
 from lxt_fx.base.transformers_internals import traceable_experts
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.example import Example
-from lxt_fx.passes.capture.trace import trace
+from lxt_fx.passes.capture.trace import leaf_names, trace
 from lxt_fx.passes.drop_dead import drop_dead
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A graph called like the model. `specialised` says in sentences what is fixed to the example, `guards` are the
-    conditions on input shapes (Python expressions over `L`, the inputs by name) under which the graph is the model."""
+    """A graph that is called like the model. `specialised` says in sentences what is fixed to the example. `guards` are the
+    conditions on input shapes under which the graph computes what the model does: Python expressions over `L`, the inputs
+    by name."""
 
     gm: GraphModule
     example: Example
@@ -38,18 +40,18 @@ class Captured:
 
 
 _LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
-"""What says at length why a way of capture failed, while another one is tried."""
+"""Loggers that report a failed way of capture at length, although another way is tried next."""
 
 
 _SIGNALS = ("input_features", "input_values", "pixel_values")
 
 
 @contextmanager
-def torch_state_kept() -> Iterator[None]:
-    """Gradient enabled inside; grad mode and the random state are put back, also when capture fails halfway (an exception
-    inside a traced no_grad region leaves gradients off for the whole process). The fast path of torch's own attention
-    modules is off: it is for inference, no gradient passes it, and it answers 0 for padded tokens where the others do
-    not."""
+def torch_state_restored() -> Iterator[None]:
+    """Enables gradients inside, and restores grad mode and random state at the end, also when capture fails halfway: an
+    exception inside a traced no_grad region would leave gradients off for the whole process. Inside, the fast path of
+    torch's own attention modules is off: it is made for inference, no gradient passes through it, and its output for padded
+    tokens is 0, unlike that of the other paths."""
     enabled, fast = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -67,9 +69,9 @@ def torch_state_kept() -> Iterator[None]:
 
 
 def capture(model: nn.Module, example: Example, *, dynamic: bool = True) -> Captured:
-    """The model as a graph: by `torch.export` with symbolic sizes, else with fixed ones, else by real-tensor `make_fx`.
+    """The model as a graph: by `torch.export` with symbolic sizes, else with fixed sizes, else by real-tensor `make_fx`.
 
-    Raises CaptureError with what each way said.
+    Raises CaptureError with the error of each way.
     """
     ways: list[tuple[str, Callable[[], Captured]]] = [
         ("torch.export", lambda: _export(model, example, dynamic=False)),
@@ -80,10 +82,10 @@ def capture(model: nn.Module, example: Example, *, dynamic: bool = True) -> Capt
     said = []
     for name, way in ways:
         try:
-            with torch_state_kept(), traceable_experts(model), traceable_scans(model):
+            with torch_state_restored(), traceable_experts(model), traceable_scans(model):
                 return way()
         except UnsupportedVersionError:
-            raise  # the next way would work without what is missing, and say nothing of it
+            raise  # the next way does not use what is missing, and would hide that
         except Exception as error:  # torch.export raises errors of a dozen unrelated types
             said.append(f"  {name}: {type(error).__name__}: {_first_line(error)}")
     raise CaptureError(
@@ -99,14 +101,21 @@ def _first_line(error: Exception) -> str:
 
 
 def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
-    inputs = example.kwargs | example.constants
+    inputs = _in_order_of(model, example.kwargs | example.constants)
     shapes = {name: _dynamic_shape(value, example) for name, value in inputs.items()} if dynamic else None
-    with redirect_stderr(StringIO()):  # a failed export prints its whole graph; another way is tried, and errors are raised
+    with redirect_stderr(StringIO()):  # a failed export prints its whole graph; its error is raised in any case
         exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
     gm = unlifted(exported)
     _drop_constant_inputs(gm, example)
+    _order_inputs(gm, example)
     named = _with_names(gm, example, io_of(gm.graph).out_spec)
     return Captured(named, example, "torch.export", _fixed_sizes(named, example, dynamic), guards_of(exported))
+
+
+def _in_order_of(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs as the model's signature lists them: torch 2.6 names them in that order, whatever theirs is."""
+    listed = [name for name in signature(model.forward).parameters if name in inputs]
+    return {name: inputs[name] for name in [*listed, *(name for name in inputs if name not in listed)]}
 
 
 def _dynamic_shape(value: Any, example: Example) -> Any:
@@ -125,8 +134,19 @@ def _drop_constant_inputs(gm: GraphModule, example: Example) -> None:
             gm.graph.erase_node(node)
 
 
+def _order_inputs(gm: GraphModule, example: Example) -> None:
+    """The inputs of the graph in the order of the example."""
+    placeholders = {str(node.target): node for node in gm.graph.nodes if node.op == "placeholder"}
+    names = leaf_names(example)
+    if list(placeholders) == names or set(placeholders) != set(names):
+        return
+    behind = next(node for node in gm.graph.nodes if node.op != "placeholder")
+    for name in names:
+        behind.prepend(placeholders[name])
+
+
 def _with_names(gm: GraphModule, example: Example, out_spec: pytree.TreeSpec) -> GraphModule:
-    """The graph with a forward whose parameters are the example's tensor inputs, taken by name or position."""
+    """The graph with a forward that takes the example's tensor inputs by name or position."""
     in_spec = pytree.tree_structure(((), dict(example.kwargs)))
     set_io(gm.graph, GraphIO(tuple(example.kwargs), in_spec, out_spec))
     drop_dead(gm)
@@ -136,7 +156,8 @@ def _with_names(gm: GraphModule, example: Example, out_spec: pytree.TreeSpec) ->
 
 
 def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str, ...]:
-    """Sentences for sizes that a call may not change although one would expect it: batch always, more if asked for."""
+    """Sentences for sizes that are fixed although a user expects to change them: the batch, and others that were to be
+    free."""
     sentences = []
     for node in gm.graph.nodes:
         if node.op != "placeholder" or not isinstance(node.meta.get("val"), Tensor):
@@ -145,7 +166,7 @@ def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str,
         free = example.free_dims(node.meta["val"])
         expected = free - 1 if example.dynamic_dims is None and free == len(sizes) else free
         for dim, found in enumerate(sizes[: max(expected, 1)]):
-            late = dim > 0 and str(node.target) in _SIGNALS  # the width of features: nobody would change it
+            late = dim > 0 and str(node.target) in _SIGNALS  # the width of features, which no user changes
             if (size := found if isinstance(found, int) else None if late else fixed_size(found)) is not None:
                 why = "the model's code depends on it" if dynamic else "captured without dynamic sizes"
                 sentences.append(f"dim {dim} of {node.target} is fixed to {size} ({why})")
@@ -154,8 +175,8 @@ def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str,
 
 @contextmanager
 def traceable_scans(model: nn.Module) -> Iterator[None]:
-    """Some releases of transformers 5 write the recurrence of a Mamba as `associative_scan` while it is exported; what a
-    step reads and hands on is then hidden in calls of torch's own. Inside, it is the loop that it is in any other call."""
+    """Some releases of transformers 5 export the recurrence of a Mamba as torch's `associative_scan`, which hides what each
+    step reads and returns. Inside this context the recurrence is the loop that it is in every other call."""
     scans: list[Any] = [module for module in model.modules() if getattr(module, "use_associative_scan", False)]
     try:
         for module in scans:
@@ -167,14 +188,14 @@ def traceable_scans(model: nn.Module) -> Iterator[None]:
 
 
 _MASKS_BY_VMAP = ("_vmap_for_bhqkv", "_vmap_expansion_sdpa")
-"""Of transformers.masking_utils in releases 4.53 to 4.57, and in 5."""
+"""Functions of transformers.masking_utils in releases 4.53 to 4.57, and in 5."""
 
 
 @contextmanager
 def traceable_masks() -> Iterator[None]:
-    """transformers 4 (and 5, for masks of a model's own) makes an attention mask by `vmap` of a function of four indices:
-    batch, head, query, key. A real trace cannot look into it. Inside, that function is called once, on indices that
-    broadcast, as transformers 5 does it elsewhere; the graph's forward is compared with the model's like any other."""
+    """transformers 4 (and 5, for a model's custom masks) makes an attention mask by `vmap` of a function of four indices:
+    batch, head, query, key. A real trace cannot look into `vmap`. Inside this context the function is called once, on
+    indices that broadcast, as transformers 5 does elsewhere. The forward is compared with the model's as always."""
     masking: Any = sys.modules.get("transformers.masking_utils")
     replaced = {name: getattr(masking, name) for name in _MASKS_BY_VMAP if hasattr(masking, name)}
     try:
@@ -189,7 +210,7 @@ def traceable_masks() -> Iterator[None]:
 def _mask_by_broadcast(mask_function: Callable[..., Tensor], bh_indices: bool = True) -> Callable[..., Tensor]:
     def mask(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         query, key = query[:, None], key[None, :]
-        if not bh_indices:  # the function uses neither, and they are None
+        if not bh_indices:  # batch and head are None, and the function does not use them
             return mask_function(batch, head, query, key).expand(len(query), key.shape[1])
         sizes = len(batch), len(head), len(query), key.shape[1]
         return mask_function(batch[:, None, None, None], head[:, None, None], query, key).expand(sizes)
@@ -198,7 +219,7 @@ def _mask_by_broadcast(mask_function: Callable[..., Tensor], bh_indices: bool = 
 
 
 def _trace(model: nn.Module, example: Example) -> Captured:
-    """Real-tensor tracing: any Python in the model runs once, on the example; what it decided is fixed, and expected."""
+    """Real-tensor tracing: the model's Python code runs once, on the example. Its decisions are fixed, and guarded."""
     with traceable_masks():
         gm, out_spec = trace(model, example)
     named = _with_names(gm, example, out_spec)
@@ -206,7 +227,7 @@ def _trace(model: nn.Module, example: Example) -> Captured:
     fixed = [f"all sizes are those of the example: {sizes}"]
     if reads := [node for node in named.graph.nodes if node.target in EXPECTATIONS]:
         fixed.append(
-            f"the model's Python code read {len(reads)} values or sizes that values decide: inputs for which one of them "
-            "is another than for the example are refused"
+            f"the model's Python code read {len(reads)} values or data-dependent sizes: inputs for which one of them "
+            "differs from the example are refused"
         )
     return Captured(named, example, "make_fx", tuple(fixed), ())

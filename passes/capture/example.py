@@ -1,8 +1,8 @@
-"""Example inputs that capture runs on: made from a transformers model's config and forward signature, or given by the user.
+"""Example inputs for capture: made from a transformers model's config and forward signature, or given by the user.
 
-A transformers text model is captured on `inputs_embeds`, the float leaf that relevance is read from. Inputs that the model
-fills in when they are missing (attention mask, positions, token types) are captured as inputs too, so that padded batches
-work; a call that leaves them out gets the value the model would have used.
+A transformers text model is captured on `inputs_embeds`, the float input at which relevance is read. Inputs that the model
+fills in when they are missing (attention mask, positions, token types) become inputs of the graph too, so that padded
+batches work. A call without them gets the values that the model would have used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH, TOKENS = 2, 7
 SEED = 0
 
 Fill = Callable[[Tensor], Tensor]
-"""Makes an optional input from the leaf [batch, tokens, ...] that it belongs to."""
+"""Makes an optional input from the input [batch, tokens, ...] that it belongs to."""
 
 
 def _ones(leaf: Tensor) -> Tensor:
@@ -43,13 +43,14 @@ FILLS: dict[str, tuple[str, Fill]] = {
     "token_type_ids": ("inputs_embeds", _zeros),
     "decoder_attention_mask": ("decoder_inputs_embeds", _ones),
 }
-"""Optional inputs: the leaf whose shape they follow, and the value of a missing one."""
+"""Optional inputs: the input whose shape they follow, and what makes the value of a missing one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What capture runs on: `kwargs` by forward's parameter names, the optional ones among them, non-tensor `constants`
-    baked into the graph, and how many leading dims a call may change (`None`: all of them, of images the batch)."""
+    """The inputs that capture runs on. `kwargs` are tensor inputs by the names of forward's parameters, `optional` names
+    those that a call may leave out, and `constants` are other arguments, fixed in the graph. `dynamic_dims` says how many
+    leading dims a call may change (`None`: all of them, of images the batch)."""
 
     kwargs: dict[str, Any]
     constants: dict[str, Any]
@@ -57,19 +58,19 @@ class Example:
     dynamic_dims: int | None = None
 
     def free_dims(self, tensor: Tensor) -> int:
-        """How many leading dims of this input a call may change. The sides of images are fixed: models compute windows,
-        grids and position tables from them, and torch.export then takes minutes for a Swin."""
+        """How many leading dims of this input a call may change. Height and width of images are fixed: models compute
+        windows, grids and position tables from them, and with free ones torch.export takes minutes for a Swin."""
         if self.dynamic_dims is not None:
             return min(self.dynamic_dims, tensor.dim())
         return 1 if tensor.dim() > 3 and tensor.is_floating_point() else tensor.dim()
 
     def without(self, names: tuple[str, ...]) -> Example:
-        """The same example with these inputs left out."""
-        kept = {name: value for name, value in self.kwargs.items() if name not in names}
-        return replace(self, kwargs=kept, optional=tuple(name for name in self.optional if name not in names))
+        """The same example without these inputs."""
+        others = {name: value for name, value in self.kwargs.items() if name not in names}
+        return replace(self, kwargs=others, optional=tuple(name for name in self.optional if name not in names))
 
     def doubled(self) -> Example | None:
-        """The example with batch 2 where every input has batch 1: a size of 1 would be baked into the graph."""
+        """The example with batch 2 if every input has batch 1, else None: a size of 1 would be fixed in the graph."""
         tensors = [t for t in pytree.tree_leaves(self.kwargs) if isinstance(t, Tensor)]
         if any(t.dim() == 0 or t.shape[0] != 1 for t in tensors):
             return None
@@ -77,7 +78,7 @@ class Example:
         return replace(self, kwargs=twice)
 
     def call(self, model: Callable[..., Any], without: tuple[str, ...] = ()) -> Any:
-        """The output of the model on this example, from a fixed random state (call it inside `torch_state_kept`)."""
+        """The model's output on this example, from a fixed random state. To be called inside `torch_state_restored`."""
         torch.manual_seed(SEED)
         return model(**{k: v for k, v in (self.kwargs | self.constants).items() if k not in without})
 
@@ -88,9 +89,9 @@ def is_transformers(model: nn.Module) -> bool:
 
 
 def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
-    """The example that the user gave, bound to forward's parameter names.
+    """The user's example, bound to the names of forward's parameters.
 
-    Raises InputError where the arguments do not fit the signature or hold no floating-point tensor.
+    Raises InputError where the arguments do not fit the signature or contain neither a float tensor nor input_ids.
     """
     if not isinstance(args, tuple):
         raise InputError(
@@ -131,7 +132,7 @@ def _is_tensor(value: Any) -> bool:
 def made_example(model: nn.Module) -> Example:
     """Example inputs of a transformers model, from its config and forward signature.
 
-    Raises InputError where the model takes something that cannot be made up.
+    Raises InputError where the model needs an input that cannot be made from its config.
     """
     parameters = inspect.signature(model.forward).parameters
     main = str(model.main_input_name)
@@ -157,7 +158,7 @@ def made_example(model: nn.Module) -> Example:
 
 
 def _switches(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
-    """`use_cache` off and `return_dict` on, where forward has such switches and the user has not set them."""
+    """`use_cache=False` and `return_dict=True`, where forward has these parameters and the user has not set them."""
     if not is_transformers(model):
         return {}
     parameters = inspect.signature(model.forward).parameters

@@ -1,9 +1,9 @@
 """Capture by real tensors: the model runs once on the example, and every ATen op that it calls becomes a node.
 
-Python code that reads values (`.item()`, `.tolist()`, a branch on a tensor, a loop over the experts that were hit) runs on
-those of the example, and the graph holds its outcome. Each value that was read so, and each size that values decided, is
-expected again in every call of the graph (`lxt_fx::expect_values`, `lxt_fx::expect_sizes`): an input that would have taken
-the model another way is an error and never a wrong answer.
+Data-dependent Python code (`.item()`, `.tolist()`, a branch on a tensor, a loop over the experts that were hit) runs on the
+values of the example, and the graph holds its result. Every call of the graph checks each value that Python read, and each
+data-dependent size, against the example (`lxt_fx::expect_values`, `lxt_fx::expect_sizes`). An input for which the model
+would take another branch is an error, never a wrong answer.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def trace(model: nn.Module, example: Example) -> tuple[GraphModule, pytree.TreeS
         out_specs.append(spec)
         return flat_out
 
-    tracer = real_tracer(forward)  # it turns every non-tensor leaf into a constant of the graph
+    tracer = real_tracer(forward)  # which turns every non-tensor leaf into a constant of the graph
     with _module_stacks(model), _WholeReads():
         gm = tracer(*flat)
-    for node, name in zip(_placeholders(gm), _leaf_names(example), strict=True):
+    for node, name in zip(_placeholders(gm), leaf_names(example), strict=True):
         node.target = name
         rename(node, name)
     _name_parameters(gm, model)
@@ -54,8 +54,8 @@ def trace(model: nn.Module, example: Example) -> tuple[GraphModule, pytree.TreeS
 
 @contextmanager
 def _module_stacks(model: nn.Module) -> Iterator[None]:
-    """Every node made inside knows the modules that it was made in, as `torch.export` has it (`nn_module_stack`): a second
-    call of a module is `path@1`."""
+    """Nodes made inside record their module stack as `torch.export` does (`nn_module_stack`); the second call of a module
+    is `path@1`."""
     paths = {id(module): path for path, module in model.named_modules()}
     calls: Counter[str] = Counter()
     stacks: list[dict[str, tuple[str, str]]] = [{}]
@@ -84,7 +84,7 @@ def _module_stacks(model: nn.Module) -> Iterator[None]:
 
 
 class _WholeReads(TorchFunctionMode):
-    """Puts an expectation into the graph where Python reads a whole tensor, which no ATen op shows."""
+    """Inserts a guard where Python reads a whole tensor, since no ATen op shows that."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -98,7 +98,8 @@ class _WholeReads(TorchFunctionMode):
 
 
 def _expect_again(gm: GraphModule) -> None:
-    """An expectation behind every op whose value Python read, or whose sizes depend on values, of the inputs."""
+    """Inserts a guard after each op whose value Python read or whose output shape is data-dependent. What depends on no
+    input needs none."""
     depends = set(_placeholders(gm))
     for node in list(gm.graph.nodes):
         if depends.isdisjoint(node.all_input_nodes):
@@ -132,7 +133,7 @@ def _sized_by_values(node: Node) -> bool:
 
 
 def _tensors(gm: GraphModule, node: Node) -> list[tuple[Node, Tensor]]:
-    """The node and its value, or those of the items that are read of a tuple."""
+    """The node and its value; for a tuple, its items that are read, with their values."""
     if isinstance(node.meta["val"], Tensor):
         return [(node, node.meta["val"])]
     return [(user, user.meta["val"]) for user in node.users if isinstance(user.meta.get("val"), Tensor)]
@@ -142,14 +143,14 @@ def _placeholders(gm: GraphModule) -> list[Node]:
     return [node for node in gm.graph.nodes if node.op == "placeholder"]
 
 
-def _leaf_names(example: Example) -> list[str]:
+def leaf_names(example: Example) -> list[str]:
     """One identifier for each leaf of the inputs: `pixel_values`, or `images_0` inside a list."""
     paths = pytree.tree_flatten_with_path(dict(example.kwargs))[0]
     return ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in paths]
 
 
 def _name_parameters(gm: GraphModule, model: nn.Module) -> None:
-    """make_fx calls parameters `_param_constant3`; put them back under the names they have in the model."""
+    """make_fx calls parameters `_param_constant3`; this gives them the names that they have in the model."""
     owned = {id(t): name for name, t in (*model.named_buffers(), *model.named_parameters())}
     for node in gm.graph.nodes:
         if node.op != "get_attr":
@@ -179,7 +180,7 @@ def _place(gm: GraphModule, path: str, tensor: Tensor) -> None:
 
 
 def _record_values(gm: GraphModule, flat: list[Any]) -> None:
-    """Run the traced graph once and keep each value's shape and dtype (on `meta`, not the value) for the analyses."""
+    """Runs the traced graph once and records shape and dtype of each value (as a `meta` tensor) for the analyses."""
 
     class Recorder(torch.fx.Interpreter):
         def run_node(self, n: Node) -> Any:

@@ -1,4 +1,4 @@
-"""Which sizes a captured graph holds for, found by changing every size that it calls free."""
+"""Capture, and a test of the sizes that the graph calls free: graph and model must agree after each of them is changed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from torch.fx import Node
 from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import pytree
-from lxt_fx.passes.capture.capture import Captured, capture, torch_state_kept
+from lxt_fx.passes.capture.capture import Captured, capture, torch_state_restored
 from lxt_fx.passes.capture.example import Example
-from lxt_fx.passes.capture.optional_inputs import answer_or_error
+from lxt_fx.passes.capture.refused_inputs import answer_or_error
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 
 
-def proven_capture(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
-    """The model's graph with free sizes, tried at other ones: every size that the graph calls free is changed. Where it
-    differs from the model there (a model that reads `len(x)`, or loops over its tokens, may bake a size in without a word),
-    with a free batch only, tried again, or with all sizes fixed to the example's.
+def capture_and_try_sizes(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
+    """The model's graph with free sizes, compared with the model after every free size was changed.
 
-    Raises CaptureError where no graph can be had.
+    A model that reads `len(x)`, or loops over its tokens, may fix a size in the graph silently. Where graph and model
+    differ, the model is captured again with a free batch only and compared again, and else with all sizes fixed to the
+    example's.
+
+    Raises CaptureError where no way of capture succeeds.
     """
     if not dynamic:
         return capture(model, example, dynamic=False)
@@ -45,8 +47,8 @@ def _is_proven(model: nn.Module, captured: Captured) -> bool:
 
 
 def _resized(captured: Captured) -> Example | None:
-    """The example with every free size changed: a batch becomes 1, another size 2 less, as far as it can. None where no
-    size is free."""
+    """The example with every free size changed: the batch becomes 1, every other size shrinks by 2, but not below 2. None
+    where no size is free."""
     leaves, spec = pytree.tree_flatten(captured.example.kwargs)
     placeholders = [node for node in captured.gm.graph.nodes if node.op == "placeholder"]
     free = [_free_dims(leaf, node) for leaf, node in zip(leaves, placeholders, strict=True)]
@@ -65,7 +67,7 @@ def _resized(captured: Captured) -> Example | None:
 
 
 def _free_dims(leaf: Any, node: Node) -> list[tuple[int, str]]:
-    """The dims of an input that are free, each with the symbol of its size."""
+    """The free dims of an input, each with the symbol of its size."""
     found = node.meta.get("val")
     if not isinstance(leaf, Tensor) or not isinstance(found, Tensor):
         return []
@@ -75,7 +77,7 @@ def _free_dims(leaf: Any, node: Node) -> list[tuple[int, str]]:
 
 
 def _capture_free(model: nn.Module, example: Example) -> Captured:
-    """Captured on batch 2 where the example has batch 1: a size of 1 would be baked in."""
+    """Captured on batch 2 where the example has batch 1: a size of 1 would be fixed in the graph."""
     twice = example.doubled()
     if twice is not None:
         try:
@@ -88,8 +90,9 @@ def _capture_free(model: nn.Module, example: Example) -> Captured:
 
 
 def _holds_at(model: nn.Module, captured: Captured, other: Example) -> bool:
-    """Whether graph and model agree on inputs of other sizes; so does a model that refuses them itself."""
-    with torch_state_kept(), torch.no_grad():
+    """Whether graph and model agree on inputs of other sizes. Where the model itself refuses them there is nothing to
+    compare."""
+    with torch_state_restored(), torch.no_grad():
         expected = answer_or_error(model, other)
         if isinstance(expected, Exception):
             return True

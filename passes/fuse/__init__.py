@@ -1,1 +1,1 @@
-"""Several ops in one with the same values and gradients: the graph that a plain call runs."""
+"""The graph that a plain call runs: several ops fused into one, with the same values and gradients."""

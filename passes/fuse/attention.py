@@ -1,4 +1,4 @@
-"""Transform: fused attention takes grouped keys and values as they are, and the simplest mask that hides the same."""
+"""Transform: fused attention reads grouped keys and values without copies, and the simplest mask that hides the same."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lxt_fx.ops import fused, products
 
 
 def fuse_attention(graph: Graph, carrying: Set[Node]) -> int:
-    """Transform: keys and values that are repeated for each query of a group, and read by `lxt_fx.sdpa` alone, are read
-    before that; a boolean mask is looked at once a call, for all attentions that read it."""
+    """Transform: where keys and values are repeated for the queries of a group, and only `lxt_fx.sdpa` reads them, it reads
+    them before they are repeated. A boolean mask is inspected once per call for all attentions that read it."""
     edits = 0
     for node in list(graph.nodes):
         if node.target is products.sdpa and node in carrying:

@@ -1,4 +1,4 @@
-"""Transform: the graph that a plain call runs, with several ops in one and shares where they cost nothing."""
+"""Transform: the graph that a plain call runs: several ops fused into one, and shares applied where they cost nothing."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lxt_fx.passes.fuse.attention import fuse_attention
 from lxt_fx.passes.fuse.gates import fuse_gates
 from lxt_fx.passes.fuse.head import fuse_head
 from lxt_fx.passes.fuse.linears import fuse_linears
+from lxt_fx.passes.fuse.merge_shares import merge_shares
 from lxt_fx.passes.fuse.norms import fuse_norms
 from lxt_fx.passes.fuse.rotary import fuse_rotary
-from lxt_fx.passes.fuse.shares import merge_shares
 
 
 def fuse(gm: GraphModule) -> Graph:
-    """Transform: a copy of the graph with the same values and the same relevance, in fewer passes over memory and with less
-    kept for the backward. Nodes keep their names, so each is found again in the graph that it was made from.
+    """Transform: a copy of the graph with the same values and the same relevance, which reads memory less often and saves
+    less for the backward. Nodes have the same names as in the graph of `gm`.
 
-    The graph of `gm` stays as it is: the audit, `watch` and the certificate read that one.
+    The graph of `gm` itself does not change: the audit, `watch` and the certificate read it.
     """
     flow = mark_flow(gm, relevance_leaves(gm.graph))
     graph = Graph()

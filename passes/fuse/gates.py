@@ -1,4 +1,4 @@
-"""Transform: an activation times what it gates becomes one op."""
+"""Transform: the product of an activation and the value that it gates becomes one op."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _gated(gate: Part, up: Part, approximate: Part) -> Part:
 
 
 def fuse_gates(graph: Graph, carrying: Set[Node]) -> int:
-    """Transform: `silu(a) * b` and `gelu(a) * b`, both carrying, become `lxt_fx.gated`, where nothing else reads the
+    """Transform: `silu(a) * b` and `gelu(a) * b` of carrying a and b become `lxt_fx.gated` where nothing else reads the
     activation."""
     edits = 0
     for node in list(graph.nodes):

@@ -1,4 +1,4 @@
-"""Transform: the linear map behind an output skips, in its backward, what nobody asked for."""
+"""Transform: the linear map that computes an output skips, in its backward, entries whose gradient is 0."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lxt_fx.ops.aten_kinds import MOVES, POINTWISE
 from lxt_fx.ops.head import head
 
 _THROUGH = POINTWISE | MOVES | POINTWISE_OPS
-"""Where no gradient comes out of these, none goes in: a gradient of few elements stays one (soft caps, casts, the choice of
-a position)."""
+"""Ops that preserve zeros of the gradient (soft caps, casts, the choice of a position): a gradient with few entries that
+are not 0 stays one."""
 
 
 def fuse_head(graph: Graph, carrying: Set[Node]) -> int:
-    """Transform: each `lxt_fx.linear` between which and an output stand only elementwise ops and moves becomes
-    `lxt_fx.attribution.split_head`."""
+    """Transform: each `lxt_fx.linear` that reaches an output through elementwise ops and moves only becomes
+    `lxt_fx.head`."""
     todo, seen = [node for node in graph.output_node().all_input_nodes if node in carrying], set[Node]()
     while todo:
         node = todo.pop()

@@ -17,7 +17,7 @@ _rms_norm, _to = Op(norms.rms_norm), Op(aten.to.dtype)
 
 
 def _weighted_norm(x: Part, weight: Part, dims: Part, eps: Part, inner: Part, middle: Part, outer: Part) -> Part:
-    """`weight * norm(x.to(inner)).to(middle)`, cast to `outer`; any of the casts may be missing."""
+    """`weight * norm(x.to(inner)).to(middle)`, cast to `outer`; each cast is optional."""
     norm = _rms_norm(_cast(x, inner), dims, eps)
     return _cast(_cast(norm, middle) * weight, outer)
 
@@ -27,8 +27,8 @@ def _cast(part: Part, dtype: Part) -> Part:
 
 
 def fuse_norms(graph: Graph, carrying: Set[Node]) -> int:
-    """Transform: `weight * x.to(wide) rsqrt(...)`, cast before and after, becomes `lxt_fx.weighted_rms_norm`, where nothing
-    else reads what lies between."""
+    """Transform: `weight * x.to(wide) rsqrt(...)`, with casts before and after, becomes `lxt_fx.weighted_rms_norm` where
+    nothing else reads the values in between."""
 
     def constant(found: Any) -> str | None:
         return None if isinstance(found, Node) and found not in carrying and shape(found) else "a constant with dims"

@@ -22,8 +22,8 @@ def _rotary(x: Part, cos: Part, sin: Part, half: Part, end: Part) -> Part:
 
 
 def fuse_rotary(graph: Graph, carrying: Set[Node]) -> int:
-    """Transform: `x * cos + cat(-x[half:], x[:half]) * sin` becomes `lxt_fx.rotate`, where nothing else reads what lies
-    between and cos and sin carry nothing."""
+    """Transform: `x * cos + cat(-x[half:], x[:half]) * sin` becomes `lxt_fx.rotate` where nothing else reads the values in
+    between, and cos and sin carry no relevance."""
 
     def carries(found: Any) -> str | None:
         return None if found in carrying else "a value that carries relevance"

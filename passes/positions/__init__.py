@@ -1,1 +1,1 @@
-"""The selection of positions moves from the logits up the graph."""
+"""Computing some positions only: the selection moves from the logits towards the inputs."""

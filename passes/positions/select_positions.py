@@ -1,4 +1,4 @@
-"""Transform: the module answers at some positions only, and computes nothing for the others that nobody reads."""
+"""Transform: the module computes its logits at some positions only, and for the other tokens only what these need."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from lxt_fx.base.nodes import arguments, operands, shape, value
 from lxt_fx.base.torch_internals import OpOverload, aten, pytree, schema_of
 from lxt_fx.ops import selection as selection_ops
 from lxt_fx.passes.drop_dead import drop_dead
-from lxt_fx.passes.positions.asked import answer_index, checked, outputs
+from lxt_fx.passes.positions.asked_positions import answer_index, checked, outputs
 from lxt_fx.passes.positions.through_experts import move_through_experts
-from lxt_fx.passes.positions.through_ops import move_through
+from lxt_fx.passes.positions.through_ops import move_through_ops
 from lxt_fx.passes.positions.token_axis import Axis, Move, Selection, expression, item_shape
 
 
 def select_positions(gm: GraphModule, positions: tuple[int, ...]) -> int:
-    """Transform: the logits [batch, tokens, vocab] become those at `positions`, [batch, len(positions), vocab], and so does
-    every value before them that is read for nothing else. An op is asked for fewer tokens where each token of its output
-    depends on the same token of its operands, or on all of an operand that stays whole: the keys and values of an
-    attention. Elsewhere the selection is put in, `lxt_fx.passes.positions.asked`.
+    """Transform: the logits [batch, tokens, vocab] become those at `positions`, [batch, len(positions), vocab].
 
-    Without logits it is the only output of three dims. Raises InputError where there is none.
+    The selection moves from the logits towards the inputs as long as nothing else reads the value. It passes an op where
+    each token of the output depends only on the same token of an operand, or on the whole of an operand (the keys and
+    values of an attention). Where it stops, `lxt_fx.positions` is inserted.
+
+    Without logits, the only output of three dims is cut. Raises InputError where there is none.
     """
     drop_dead(gm)
     answer = outputs(gm)[answer_index(gm)]
@@ -36,7 +37,7 @@ def select_positions(gm: GraphModule, positions: tuple[int, ...]) -> int:
 
 
 class _Moving:
-    """Which nodes give fewer tokens, found from the output backwards; then the graph under edit."""
+    """Finds which nodes can compute fewer tokens, from the output backwards, and then edits the graph."""
 
     def __init__(self, gm: GraphModule, answer: Node, tokens: int | torch.SymInt, positions: tuple[int, ...]) -> None:
         self.graph, self.answer, self.tokens, self.positions = gm.graph, answer, tokens, positions
@@ -52,7 +53,8 @@ class _Moving:
         self._find()
 
     def _find(self) -> None:
-        """A node gives fewer tokens if all its readers ask for the same ones, and its op can. Readers come first."""
+        """A node computes fewer tokens if all its readers need only these and the selection passes its op. Readers come
+        first."""
         asked: dict[Node, set[Axis | None]] = {}
         for node in reversed(self.graph.nodes):
             if node.op == "output":
@@ -73,8 +75,8 @@ class _Moving:
 
     def _possible(self, node: Node, axis: Axis) -> Move | None:
         if self.selection.tokens == 1:
-            return None  # one token is no axis that could be told from others
-        move = move_through(node, axis, self.selection)
+            return None  # the dim of a single token cannot be told from other dims of size 1
+        move = move_through_ops(node, axis, self.selection)
         named = {operand.name: operand.node for operand in operands(node)}
         if move is None or ("is_causal" in move.arguments and not self.knows_size):
             return None
@@ -82,7 +84,7 @@ class _Moving:
         return move if possible else None
 
     def _experts_behind(self, node: Node, axis: Axis) -> dict[Node, tuple[Axis | None, Move]]:
-        """The region of sorted experts that the node ends, if what goes into it can be selected from."""
+        """The region of sorted experts that ends at the node, if tokens can be selected from the values that enter it."""
         region = move_through_experts(node, axis, self.selection) or {}
         enters = [
             (operand.node, move.operands[operand.name])
@@ -93,7 +95,7 @@ class _Moving:
         return region if all(self._can_be_selected(*entering) for entering in enters) else {}
 
     def _can_be_selected(self, node: Node, axis: Axis) -> bool:
-        """Whether the sizes that take the dim apart, where it must be, are known in the graph."""
+        """Whether tokens can be selected in this dim: it holds nothing else, or the graph knows the sizes that split it."""
         return self._is_plain(node, axis) or (axis.inner.is_Integer and self.knows_size)
 
     def _is_plain(self, node: Node, axis: Axis) -> bool:
@@ -102,13 +104,13 @@ class _Moving:
         return sizes is not None and expression(sizes[axis.dim]) == self.selection.tokens
 
     def _stays_whole(self, node: Node) -> None:
-        """A tuple cannot be selected from, so its items are, one by one."""
+        """Tokens cannot be selected from a tuple, so they are selected from each item."""
         if isinstance(value(node), (list, tuple)):
             for item in node.users:
                 self.moves.pop(item, None)
 
     def apply(self) -> int:
-        """Puts the selections in and asks ops for fewer tokens; returns how many nodes it touched."""
+        """Edits the graph: ops compute fewer tokens, selections are inserted. Returns the number of edited nodes."""
         for node, move in reversed(self.moves.items()):
             self._narrow(node, move)
         if self.answer not in self.moves:
@@ -130,11 +132,11 @@ class _Moving:
         if (axis := self.axes[node]) is not None:
             node.meta["val"] = self._fewer(node, axis)
 
-    def _size_of(self, rows: Node, reader: Node) -> Node:
-        """The number of rows of a value, for a node that must then stand behind it."""
-        with self.graph.inserting_after(rows):
-            size = self.graph.call_function(aten.sym_size.int, (rows, 0))
-        size.meta = dict(rows.meta) | {"val": (shape(rows) or ())[0]}
+    def _size_of(self, measured: Node, reader: Node) -> Node:
+        """A node with the length of a value along dim 0; `reader` moves behind it."""
+        with self.graph.inserting_after(measured):
+            size = self.graph.call_function(aten.sym_size.int, (measured, 0))
+        size.meta = dict(measured.meta) | {"val": (shape(measured) or ())[0]}
         next(iter(reader.users)).prepend(reader)
         return size
 
@@ -155,7 +157,7 @@ class _Moving:
         return found
 
     def _behind(self, node: Node) -> Node:
-        """What the node's readers may stand behind: all inputs come first."""
+        """The node after which readers can be inserted: after an input, they come behind all inputs."""
         return (self.sized or self._last_input()) if node.op == "placeholder" else node
 
     def _last_input(self) -> Node:
@@ -163,7 +165,7 @@ class _Moving:
         return inputs[-1]
 
     def _fewer(self, node: Node, axis: Axis) -> Any:
-        """The node's value as capture recorded it, with fewer tokens."""
+        """The recorded (fake) value of the node, with fewer tokens."""
         plain = self._is_plain(node, axis)
 
         def fewer(tensor: Any) -> Any:
@@ -186,7 +188,7 @@ class _Moving:
         return self.sized
 
     def _causal_mask(self, node: Node) -> Node:
-        """Which keys each selected query sees, [queries, keys]: those up to its own place."""
+        """The causal mask [queries, keys] of the selected queries: each sees the keys up to its own position."""
         if self.causal is None:
             one = value(node).new_empty([], dtype=torch.long)
             keys, queries = one.expand(self.tokens), one.expand(len(self.positions))
@@ -206,7 +208,7 @@ class _Moving:
 
 
 def _measured(gm: GraphModule, tokens: Any) -> tuple[Node, int] | None:
-    """An input and its dim whose size is the number of tokens."""
+    """An input, and which of its dims has the number of tokens as size."""
     for node in gm.graph.nodes:
         if node.op == "placeholder":
             for dim, size in enumerate(shape(node) or ()):
@@ -216,7 +218,7 @@ def _measured(gm: GraphModule, tokens: Any) -> tuple[Node, int] | None:
 
 
 def _with_operands(name: str, argument: Any, change: Callable[[str, Node], Node]) -> Any:
-    """The argument with each of its nodes changed; nodes are named as `operands` names them."""
+    """The argument with `change` applied to each node in it; nodes are named as `operands` names them."""
     if isinstance(argument, Node):
         return change(name, argument)
     if isinstance(argument, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Analysis: how a selection of positions passes expert layers that sort their tokens by expert."""
+"""Analysis: how a selection of positions moves through expert layers that sort their tokens by expert."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from torch.fx import Node
 from lxt_fx.base.nodes import arguments, operands, shape
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import GROUPED_MATMULS
-from lxt_fx.passes.positions.through_ops import move_through
+from lxt_fx.passes.positions.through_ops import move_through_ops
 from lxt_fx.passes.positions.token_axis import Axis, Move, Selection, expression, quotient, same
 
-_KEPT = frozenset({aten.to.dtype, aten.cumsum.default, aten.detach.default})
+_OF_COUNTS = frozenset({aten.to.dtype, aten.cumsum.default, aten.detach.default})
 _COUNTS = frozenset({aten.histc.default, aten.bincount.default})
 _SORTS = frozenset({aten.sort.default, aten.sort.stable})
 _EMPTY = frozenset({aten.empty_like.default, aten.zeros_like.default})
 
 
 def move_through_experts(node: Node, axis: Axis, selection: Selection) -> dict[Node, tuple[Axis | None, Move]] | None:
-    """Analysis: the whole region behind `y[inverse]`, where rows were sorted by expert (`ids.sort()`), multiplied by the
-    weights of their expert, group by group, and are put back: with fewer ids all of it does the same for fewer rows. By
-    node, the axis of its rows (None for counts of them) and how it moves. None where the node ends no such region, or where
-    something else reads inside it.
+    """Analysis: the region that ends at `y[inverse]`. Token vectors are sorted by expert (`ids.sort()`), multiplied with
+    the weights of their expert, and put back in order; with fewer ids, all of this works on fewer vectors.
+
+    Returns for each node of the region the axis of its vectors (None for counts of them) and how the selection moves
+    through it. None where no such region ends at the node, or where a node outside reads a value inside.
     """
     if node.target is not aten.index.Tensor or axis.dim != 0:
         return None
@@ -45,7 +46,7 @@ def _only_index(node: Node) -> Node | None:
 
 
 class _Region:
-    """The nodes whose rows are in the order of one sort, or belong to it."""
+    """The nodes of one sort, and those whose vectors are in its order."""
 
     def __init__(self, axis: Axis, selection: Selection) -> None:
         self.axis, self.selection = axis, selection
@@ -70,7 +71,7 @@ class _Region:
         return True
 
     def is_sorted(self, node: Any, axis: Axis) -> bool:
-        """Whether the rows of the value are in the order of the sort."""
+        """Whether the vectors of the value are in the order of the sort."""
         if not isinstance(node, Node):
             return False
         if node in self.members:
@@ -81,7 +82,7 @@ class _Region:
             return self._takes_in_order(node, index)
         if node.target is operator.getitem and node.args[0].target in _SORTS:  # type: ignore[union-attr]
             return axis == self.axis and self._comes_from_sort(node)
-        move = move_through(node, axis, self.selection)
+        move = move_through_ops(node, axis, self.selection)
         named = {operand.name: operand.node for operand in operands(node)}
         if move is None or not all(self.is_sorted(named[name], found) for name, found in move.operands.items()):
             return False
@@ -89,14 +90,14 @@ class _Region:
         return True
 
     def _multiplies_groups(self, node: Node, axis: Axis) -> bool:
-        rows, offsets = node.args[0], node.args[2] if len(node.args) > 2 else node.kwargs.get("offs")
-        if axis.dim != 0 or len(node.args) > 3 or not self.is_sorted(rows, axis) or not self._counts(offsets):
+        vectors, offsets = node.args[0], node.args[2] if len(node.args) > 2 else node.kwargs.get("offs")
+        if axis.dim != 0 or len(node.args) > 3 or not self.is_sorted(vectors, axis) or not self._counts(offsets):
             return False
         self.members[node] = (axis, Move({operands(node)[0].name: axis}))
         return True
 
     def _takes_in_order(self, node: Node, index: Node) -> bool:
-        """x[order], x[order // k] for k experts a token; or a row of a table for each sorted id."""
+        """x[order], or x[order // k] with k experts per token; or a lookup of each sorted id."""
         step = 1
         order = index
         if index.target is aten.floor_divide.default and isinstance(index.args[1], int):
@@ -128,8 +129,8 @@ class _Region:
         return True
 
     def _counts(self, node: Any) -> bool:
-        """How many rows each expert has, or the running sum of that."""
-        if not isinstance(node, Node) or node.target not in _KEPT | _COUNTS:
+        """How many vectors each expert gets, or the running sum of these numbers."""
+        if not isinstance(node, Node) or node.target not in _OF_COUNTS | _COUNTS:
             return False
         found = self.is_sorted(node.args[0], self.axis) if node.target in _COUNTS else self._counts(node.args[0])
         if found:

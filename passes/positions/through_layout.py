@@ -1,4 +1,4 @@
-"""Analysis: how a selection of positions passes an op that only moves elements."""
+"""Analysis: how a selection of positions moves through an op that only rearranges elements."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from lxt_fx.passes.positions.token_axis import (
 
 
 def move_through_layout(node: Node, axis: Axis, selection: Selection) -> Move | None:
-    """Analysis: what the op must be asked for, so that it gives its output at the selected positions of `axis`; None where
-    it mixes tokens, or nothing is known of it."""
+    """Analysis: what the op needs in order to compute its output at the selected positions of `axis` only. None where it
+    mixes tokens or is unknown."""
     rule = _RULES.get(node.target)
     return None if rule is None else rule(node, axis, selection)
 
@@ -43,7 +43,7 @@ def _number(node: Node, name: str, default: Any = None) -> Any:
 
 
 def _reshaped(node: Node, axis: Axis, selection: Selection) -> Move | None:
-    """Elements keep their order, so the tokens are found by how many elements lie between one and the next."""
+    """A reshape does not reorder elements, so the tokens are found by the number of elements from one to the next."""
     before, after = _operand(node), shape(node)
     if before is None or after is None:
         return None
@@ -223,7 +223,7 @@ def _complex(node: Node, axis: Axis, selection: Selection) -> Move | None:
 
 
 def _looked_up(node: Node, axis: Axis, selection: Selection) -> Move | None:
-    """A row of the table for each id."""
+    """An embedding: one vector for each id."""
     after = shape(node) or ()
     return None if axis.dim == len(after) - 1 else Move({"indices": axis})
 
@@ -253,8 +253,8 @@ def _index(node: Node, axis: Axis, selection: Selection) -> Move | None:
                 return None
             asked[f"indices[{n}]"] = Axis(dim, axis.inner)
         return Move(asked) if asked else None
-    kept = [dim for dim in range(len(shape(named["self"]) or ())) if dim not in places]
-    return Move({"self": Axis(kept[axis.dim if axis.dim < first else axis.dim - block], axis.inner)})
+    left = [dim for dim in range(len(shape(named["self"]) or ())) if dim not in places]
+    return Move({"self": Axis(left[axis.dim if axis.dim < first else axis.dim - block], axis.inner)})
 
 
 def _along(node: Node, axis: Axis, selection: Selection) -> Move | None:

@@ -1,4 +1,4 @@
-"""Analysis: how a selection of positions passes an op."""
+"""Analysis: how a selection of positions moves through an op."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lxt_fx.passes.positions.through_layout import move_through_layout
 from lxt_fx.passes.positions.token_axis import Axis, Move, Selection, is_one, item_shape, same
 
 
-def move_through(node: Node, axis: Axis, selection: Selection) -> Move | None:
-    """Analysis: what the op must be asked for, so that it gives its output at the selected positions of `axis`: a linear
-    map its input there, an attention its queries there and all keys and values. None where the op mixes tokens, or nothing
-    is known of it."""
+def move_through_ops(node: Node, axis: Axis, selection: Selection) -> Move | None:
+    """Analysis: what the op needs in order to compute its output at the selected positions of `axis` only. A linear map
+    needs its input there; an attention needs its queries there, and all keys and values. None where the op mixes tokens or
+    is unknown."""
     op: Any = node.target
     if node.op != "call_function" or (isinstance(op, OpOverload) and schema_of(op).is_mutable):
         return None
@@ -50,8 +50,8 @@ def _pointwise(node: Node, axis: Axis, selection: Selection) -> Move | None:
 
 
 def _aligned(node: Node, axis: Axis, names: list[str], behind: int = 0) -> Move | None:
-    """Operands that are broadcast against each other: each one that has the tokens is asked for fewer. `behind` dims of
-    the output are no part of that."""
+    """Operands that are broadcast against each other: the selection goes to each one that has the tokens. The last
+    `behind` dims of the output do not take part in broadcasting."""
     after = shape(node)
     if after is None or axis.dim >= len(after) - behind:
         return None
@@ -114,21 +114,21 @@ def _attention(node: Node, axis: Axis, selection: Selection) -> Move | None:
 
 
 def _along_another(node: Node, axis: Axis, selection: Selection) -> Move | None:
-    """softmax, cumsum, sort, topk along another dim, which the output keeps."""
+    """softmax, cumsum, sort and topk along another dim; the output has the dims of the input."""
     rank = len(item_shape(node) or (1,))
     dim = _argument(node, "dim")
     return None if not isinstance(dim, int) or dim % rank == axis.dim else Move({"self": axis})
 
 
 def _reduced(node: Node, axis: Axis, selection: Selection) -> Move | None:
-    """Sums, means and the largest along other dims, which the output keeps or not."""
+    """Sum, mean and maximum along other dims, with or without `keepdim`."""
     before = shape(node.args[0]) if isinstance(node.args[0], Node) else None
     dims = _argument(node, "dim")
     if before is None or dims is None or dims == []:
         return None
     gone = {dim % len(before) for dim in ([dims] if isinstance(dims, int) else dims)}
-    kept = [dim for dim in range(len(before)) if _argument(node, "keepdim") or dim not in gone]
-    found = kept[axis.dim]
+    left = [dim for dim in range(len(before)) if _argument(node, "keepdim") or dim not in gone]
+    found = left[axis.dim]
     return None if found in gone else Move({operands(node)[0].name: Axis(found, axis.inner)})
 
 

@@ -1,4 +1,4 @@
-"""Where the tokens lie in a value, and what a selection of some of them asks of the operands of an op."""
+"""Which dimension of a value holds the tokens, and which operands of an op a selection of tokens applies to."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lxt_fx.base.nodes import shape, value
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The dim that holds the tokens. A step from one token to the next is `inner` entries: 1, but k where each token has k
-    experts in that dim. Before the tokens there may be other things (the rows of a batch): [outer * tokens * inner]."""
+    """The dim that holds the tokens. From one token to the next there are `inner` entries: 1, or k where each token has k
+    experts in that dim. The tokens may be flattened together with the batch: [outer * tokens * inner]."""
 
     dim: int
     inner: Any = sympy.Integer(1)
@@ -24,9 +24,9 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """How an op gives its output at some positions only: the operands (by name, `tensors[1]` in a list) that are asked for
-    at these positions only and the axis of each, arguments that must be others (`size` of a view), and the op in its place
-    where it must be another. Operands that are not named are read in full."""
+    """How an op computes its output at some positions only. `operands` are needed at these positions only, by name
+    (`tensors[1]` in a list) with the axis of each; other operands are read in full. `arguments` are arguments that change
+    (`size` of a view), `op` is the op that replaces it, if any."""
 
     operands: Mapping[str, Axis]
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -35,14 +35,14 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """How many tokens a row has (as an expression of sizes), and how many of them are selected."""
+    """How many tokens a text has (an expression of sizes), and how many of them are selected."""
 
     tokens: Any
     count: int
 
 
 def expression(size: Any) -> Any:
-    """A size (a number, or a symbolic one) as a sympy expression, which can be compared without a guard on it."""
+    """A number or symbolic size as a sympy expression, which can be compared without adding a guard."""
     return size.node.expr if isinstance(size, torch.SymInt) else sympy.sympify(size)
 
 
@@ -57,7 +57,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def quotient(a: Any, b: Any) -> Any:
-    """a / b, or None where that is no whole number for every input."""
+    """a / b, or None where that is not a whole number for every input."""
     if b == 0:
         return None
     found = sympy.cancel(a / b)

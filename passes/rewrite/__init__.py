@@ -1,1 +1,1 @@
-"""Each rule's op takes its node's place, in the gradient form or the explicit form."""
+"""The op of each rule replaces its node, in gradient form or explicit form."""

@@ -1,4 +1,4 @@
-"""Transform: epsilon in the fast form."""
+"""Transform: epsilon in gradient form."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.passes.analysis.find_cancelling import find_cancelling
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.rewrite.explicit_form import is_linear_map, own_equation
-from lxt_fx.rule_table.rule import Keep, Rule
+from lxt_fx.rule_table.rule import Conserves, Rule
 
 
 def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
-    """Transform: behind each linear map and product whose row has an epsilon, `lxt_fx.epsilon` takes the gradient g to
-    g z / (z + epsilon sign(z)); no second matmul. A fused attention has it at its output and not at its scores; an op that
-    divides by sums of its own takes it as an argument, and one whose row gives its equation has none.
+    """Transform: inserts `lxt_fx.epsilon` after each linear map and product whose rule has an epsilon. It multiplies the
+    gradient by z / (z + epsilon sign(z)), without a second matmul.
 
-    A sum that subtracts a held copy of one of its terms has it also where epsilon is 0. Where such a sum is 0 nothing
-    reaches it, by eq. 8, and its terms, which are not 0, would get relevance of both signs from its gradient. A sum of such
-    terms alone (`soft - soft.detach()`) is one with the sum that reads it.
+    A fused attention has epsilon at its output and not at its scores. An op that divides by sums of its own takes epsilon
+    as an argument. An op whose rule gives its own explicit op gets none. `epsilon` is the default for rules without one.
 
-    Returns for each new node the one that it stands behind, by name. `epsilon` is that of rows without one of their own.
+    A sum that subtracts a held copy of one of its terms gets the op even if epsilon is 0. Where such a sum is 0, it
+    receives no relevance by eq. 8, but from its gradient its terms, which are not 0, would get relevance of both signs. A
+    sum of such terms alone (`soft - soft.detach()`) is treated as part of the sum that reads it.
+
+    Returns the names of the new nodes, each with the name of the node before it.
     """
     made: dict[str, str] = {}
     cancelling = find_cancelling(gm, flow)
@@ -38,7 +40,7 @@ def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon:
         own = epsilon if rule is None or rule.epsilon is None else rule.epsilon
         if own > 0 and node.target in BY_CONTRIBUTION:
             node.update_kwarg("epsilon", own)
-        elif own > 0 or (node in cancelling.sums and rule is not None and rule.keeps is not Keep.NATIVE):
+        elif own > 0 or (node in cancelling.sums and rule is not None and rule.conserves is not Conserves.NATIVE):
             made[_insert(gm, node, own).name] = node.name
     return made
 

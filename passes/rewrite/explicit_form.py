@@ -18,7 +18,7 @@ from lxt_fx.ops.aten_kinds import GROUPED_MATMULS, MOVES
 from lxt_fx.ops.explicit_contributions import PARTS
 from lxt_fx.passes.analysis.find_cancelling import find_cancelling
 from lxt_fx.passes.analysis.mark_flow import Flow, differentiable_operands
-from lxt_fx.rule_table.rule import Keep, Rule
+from lxt_fx.rule_table.rule import Conserves, Rule
 
 PASSES = frozenset(norm.op for norm in norms.NORMS if norm.equation is None)
 """Norms that hold their factor: an identity in relevance."""
@@ -46,7 +46,7 @@ STANDS_FOR: dict[Any, str] = {
     explicit.sdpa_held_steps: "value_of",
     **{op: "value" for fast, op in STEPS.items() if fast not in products.ATTENTIONS},
 }
-"""Ops that `lower_explicit` puts behind a node, with the argument that holds the node's value. They give the same value,
+"""Ops that `to_explicit_form` puts behind a node, with the argument that holds the node's value. They give the same value,
 everyone who read the node reads it there, and what comes back to them is relevance; the node itself may get a gradient."""
 
 
@@ -79,7 +79,7 @@ def own_equation(node: Node, rules: Mapping[str, Rule]) -> OpOverload | None:
     return rule.explicit.get(node.target) if rule is not None and isinstance(node.target, OpOverload) else None
 
 
-def lower_explicit(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
+def to_explicit_form(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
     """Transform: each op on the relevance path becomes the equation of its row; returns for each new node the one that it
     stands for, by name. `epsilon` is that of rows without one of their own. Forward values stay as they are; `flow` is that
     of this graph, `rules` are by node name."""
@@ -135,7 +135,7 @@ class _Lowering:
     def _intercept(self, node: Node) -> float:
         """f(0) where the row says that it takes a share."""
         rule = self.rules.get(node.name)
-        if node.target in PASSES or rule is None or rule.keeps is not Keep.ALL_BUT_CONSTANTS:
+        if node.target in PASSES or rule is None or rule.conserves is not Conserves.ALL_BUT_CONSTANTS:
             return 0.0
         op: Any = node.target
         return float(op(torch.zeros((), dtype=torch.float64), *node.args[1:], **node.kwargs))

@@ -1,4 +1,5 @@
-"""Transform: a batch norm becomes part of the linear layer or convolution before it, where a rule needs that."""
+"""Transform: a batch norm is merged into the linear layer or convolution before it, where the rule of that layer needs
+it."""
 
 from __future__ import annotations
 
@@ -13,19 +14,19 @@ from lxt_fx.ops.aten_kinds import CONVOLUTIONS, TRANSPOSED
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.passes.analysis.assign_rules import Assignment, Plan
 from lxt_fx.passes.drop_dead import drop_dead
-from lxt_fx.rule_table.rule import Keep
+from lxt_fx.rule_table.rule import Conserves
 
 _LAYERS = CONVOLUTIONS | {aten.linear.default}
 
 
 def merge_batch_norm(gm: GraphModule, plan: Plan) -> tuple[str, ...]:
     """Transform: (W x + b - mean) s + c becomes (s W) x + (b - mean) s + c, with s = weight / sqrt(variance + eps) and c
-    the bias of the batch norm, where the row of W x weighs its contributions or has an epsilon: such a row passes other
-    relevance through the two one after the other.
+    the bias of the batch norm.
 
-    Only where the batch norm alone reads W x, and its own row takes it for the linear map that it is. s W and the new bias
-    are computed in the graph, from the model's parameters. Returns the module of each batch norm that was merged; where
-    there is one, rows must be assigned again.
+    This happens where the rule of W x weighs contributions or has an epsilon, since such a rule gives another relevance to
+    two maps in sequence than to the merged one. The batch norm must be the only reader of W x, and its own rule must treat
+    it as a linear map. s W and the new bias are computed in the graph from the model's parameters. Returns the module of
+    each merged batch norm; if there are any, rules must be assigned again.
     """
     merged: list[str] = []
     for node, assignment in plan.assignments.items():
@@ -37,25 +38,25 @@ def merge_batch_norm(gm: GraphModule, plan: Plan) -> tuple[str, ...]:
 
 
 def _needs_it(assignment: Assignment) -> bool:
-    """Under eq. 8 of AttnLRP without an epsilon, a map of a map passes what the two pass one after the other."""
+    """Without epsilon, eq. 8 of AttnLRP gives the merged map the same relevance as the two maps in sequence."""
     rule, site = assignment.rule, assignment.site
     return site.kind in _LAYERS and (rule.op(site) in BY_CONTRIBUTION or bool(rule.epsilon))
 
 
 def _behind(layer: Node, plan: Plan) -> Node | None:
-    """The batch norm that alone reads the layer, channel for output: not without a batch, nor with tokens before features,
-    where its channels are another dimension."""
+    """The batch norm that is the only reader of the layer and normalises its output channels. Without a batch dimension, or
+    with tokens before features, it normalises another dimension."""
     reader = next(iter(layer.users))
     found = plan.assignments.get(reader)
     if len(layer.users) > 1 or found is None or found.site.kind is not aten.batch_norm.default:
         return None
-    linear = found.rule.op(found.site) is None and found.rule.keeps is Keep.ALL_BUT_CONSTANTS
+    linear = found.rule.op(found.site) is None and found.rule.conserves is Conserves.ALL_BUT_CONSTANTS
     by_output = len(shape(layer) or ()) == len(shape(arguments(layer)["weight"]) or ())
     return reader if linear and by_output and found.site.carries("input") else None
 
 
 def _merge(graph: Graph, layer: Node, batch_norm: Node) -> Node:
-    """The layer with the batch norm in it, in the place of both and under the layer's name."""
+    """The merged layer, which replaces both nodes and has the name of the layer."""
     with graph.inserting_before(batch_norm):
         weight, bias = _Parameters(graph, layer, batch_norm).merged()
         args = (arguments(layer)["input"], weight, bias, *layer.args[3:])

@@ -1,4 +1,5 @@
-"""Transform: each node with a row becomes the row's `lxt_fx::` op; what a row holds constant is held."""
+"""Transform: each node with a rule becomes the `lxt_fx::` op of that rule, and operands that a rule holds go through
+`hold`."""
 
 from __future__ import annotations
 
@@ -25,8 +26,7 @@ from lxt_fx.rule_table.rule import GroupKind, Match, Rule
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """The row of each node of the rewritten graph by node name and why it matched, and the names of nodes that the rewrite
-    put in."""
+    """What the rewrite did, by node name: the rule of each node, why it matched, and the nodes that were inserted."""
 
     edits: int
     rules: Mapping[str, Rule]
@@ -34,7 +34,7 @@ class Rewritten:
     inserted: frozenset[str]
 
     def with_nodes(self, made: Mapping[str, str]) -> Rewritten:
-        """The same with new nodes, each under the row of the node that it stands for."""
+        """The same with new nodes, each under the rule of the node that it stands for."""
         rules = {new: self.rules[old] for new, old in made.items() if old in self.rules}
         matches = {new: self.matches[old] for new, old in made.items() if old in self.matches}
         return replace(
@@ -46,9 +46,9 @@ class Rewritten:
 
 
 def rewrite(gm: GraphModule, plan: Plan, groups: Groups) -> Rewritten:
-    """Transform: puts the op of each assigned row in the place of its node or group, and inserts `lxt_fx.hold` where a
-    carrying value enters what does not carry (attention weights in CP-LRP, the statistic of a norm): nothing in there is
-    differentiated or saved. Forward values stay as they are."""
+    """Transform: replaces each node or group by the op of its rule. Where a carrying value enters nodes that carry nothing
+    (attention weights in CP-LRP, the statistic of a norm), it inserts `lxt_fx.hold`, so that autograd neither
+    differentiates these nodes nor saves tensors for them. Forward values do not change."""
     rewriter = _Rewriter(gm)
     for node, assignment in (*plan.cuts.items(), *plan.assignments.items()):
         rewriter.apply(node, assignment, groups.by_root.get(node))
@@ -63,7 +63,7 @@ def rewrite(gm: GraphModule, plan: Plan, groups: Groups) -> Rewritten:
 
 
 class _Rewriter:
-    """The graph under edit: which node took whose place, which values are held, what was inserted."""
+    """The graph while it is edited: which node replaced which, which values are held, what was inserted."""
 
     def __init__(self, gm: GraphModule) -> None:
         self.gm, self.graph = gm, gm.graph
@@ -90,7 +90,7 @@ class _Rewriter:
         self.edits += 1
 
     def _setting(self, before: Node, op: OpOverload, name: str, found: Any) -> Any:
-        """A setting of a row; a tensor becomes a constant of the module."""
+        """A setting of a rule, as an argument of its op; a tensor becomes a buffer of the module."""
         if not isinstance(found, Tensor):
             return found
         if id(found) not in self.constants:
@@ -103,11 +103,11 @@ class _Rewriter:
         return constant
 
     def _now(self, node: Node) -> Node:
-        """The node that stands in a node's place by now."""
+        """The node that has replaced a node, or the node itself."""
         return self.replaced.get(node, node)
 
     def take_names(self) -> None:
-        """Erases the nodes that were replaced; an op of the same name takes over the name (`%linear_3`)."""
+        """Erases the replaced nodes. A new node takes over the old name where both ops have the same name (`%linear_3`)."""
         for node in reversed(self.replaced):
             self.graph.erase_node(node)
         for node, new in self.replaced.items():
@@ -115,8 +115,8 @@ class _Rewriter:
                 new.name = node.name
 
     def hold_frontier(self, flow: Flow) -> None:
-        """Holds what rows hold, and every carrying value where it enters a node that does not carry, so that nothing in
-        there is differentiated at all. A step has a gradient for torch, of zeros, and counts as one that does not carry."""
+        """Holds the operands that rules hold, and every carrying value where it enters a node that carries nothing. A step
+        function counts as such a node, although torch gives it a gradient (of zeros)."""
         inside = {self._now(node) for node in flow.carrying}
         inside |= {part for node in inside for part in node.users if part.target is operator.getitem}  # of a tuple
         held = {(self._now(node), name) for node, name in flow.held}
@@ -131,12 +131,12 @@ class _Rewriter:
     def _read_held(self, node: Node, operand: Operand) -> None:
         if [o.node for o in operands(node)].count(operand.node) == 1:
             node.replace_input_with(operand.node, self._hold(operand.node))
-        else:  # one value under two names, as in x * x: only this one is held
+        else:  # one value as two operands, as in x * x: only this operand is held
             _set_argument(node, operand.name, self._hold(operand.node))
         self.edits += 1
 
     def _hold(self, value: Node) -> Node:
-        """One hold for each value, right behind it, so that every reader can use it."""
+        """The hold of a value. There is one for all its readers, directly after the value."""
         if value.target is products.hold:
             return value
         if value not in self.held:
@@ -157,7 +157,7 @@ class _Rewriter:
         return new
 
     def _group_arguments(self, group: Group) -> dict[str, Any]:
-        """Arguments of a group's op. The value of an elementwise region is computed from the held origin."""
+        """Arguments of a group's op. The value of an elementwise group is computed from the held origin."""
         values = dict(torch.fx.map_arg(dict(group.arguments), self._now))
         if group.kind in (GroupKind.ELEMENTWISE, GroupKind.MODULE):
             values["value"] = self._held_copy(group, group.root)
@@ -204,7 +204,8 @@ def _set_argument(node: Node, name: str, value: Node) -> None:
 
 
 def _call_arguments(op: OpOverload, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional arguments up to the last one given, keyword-only ones by name; what the op does not take is left out."""
+    """Positional arguments up to the last one given, and keyword-only ones; arguments that the op does not have are
+    dropped."""
     schema = schema_of(op).arguments
     kwargs = {a.name: values[a.name] for a in schema if a.kwarg_only and a.name in values}
     positional = [a for a in schema if not a.kwarg_only]

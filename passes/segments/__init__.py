@@ -1,1 +1,1 @@
-"""The graph is cut at its layers, and the backward recomputes the parts."""
+"""Activation checkpointing: the graph is cut into segments of layers, and the backward recomputes each segment."""

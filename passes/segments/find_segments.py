@@ -28,7 +28,7 @@ _ATTENTIONS = frozenset(
     }
 )
 _FOR_READERS = frozenset({explicit.enter, products.hold})
-"""Put in for the nodes that read them, under the module of what they read."""
+"""Inserted for the nodes that read them, but recorded under the module of the value that they read."""
 
 Layer = tuple[str, str]
 """A module `prefix.number` as its prefix and number."""
@@ -37,10 +37,11 @@ Layer = tuple[str, str]
 def find_segments(gm: GraphModule, flow: Flow, checkpoint: str | int) -> Segments:
     """Analysis: segments of one layer (`checkpoint="layers"`), of about sqrt(n) of n layers (`"sqrt"`), of k layers (k).
 
-    Layers are the longest run of sibling modules `prefix.0, prefix.1, ...`, each with modules of its own and reading what
-    the one before it made, and further such runs beside it (an encoder's and a decoder's). What comes before the first and
-    after the last layer is in no segment; what stands between two belongs to the first of them. A graph without such a run
-    is cut in as many equal pieces, by bytes of what its nodes make, as it has attentions, or else weights.
+    Layers are sibling modules `prefix.0, prefix.1, ...` that have submodules and read the output of the sibling before. The
+    longest such run counts, and others beside it (those of an encoder and a decoder). Nodes before the first and after the
+    last layer are in no segment; nodes between two layers belong to the first of them. A graph without such a run is cut
+    into pieces of equal size in bytes; the number of its attentions, or else of its weights, stands for the number of
+    layers.
     """
     nodes = [node for node in gm.graph.nodes if node.op == "call_function"]
     carrying = [node for node in nodes if node in flow.carrying]
@@ -54,7 +55,7 @@ def find_segments(gm: GraphModule, flow: Flow, checkpoint: str | int) -> Segment
 
 
 def _grouped(layers: list[Any], checkpoint: str | int) -> list[list[Any]]:
-    """The layers by segment; by the square root in groups as equal as can be."""
+    """The layers of each segment; for "sqrt", in groups of nearly equal size."""
     if isinstance(checkpoint, int):
         return [layers[i : i + checkpoint] for i in range(0, len(layers), checkpoint)]
     if checkpoint == "layers":
@@ -128,7 +129,7 @@ def _layer_of(runs: list[_Run]) -> dict[str, Layer]:
 
 
 def _runs(carrying: Iterable[Node]) -> list[_Run]:
-    """Runs of two or more modules that have modules of their own (the steps of an `nn.Sequential` are no layers)."""
+    """Runs of two or more modules that have submodules (the steps of an `nn.Sequential` are not layers)."""
     runs: dict[str, _Run] = {}
     composite: set[Layer] = set()
     for node in carrying:
@@ -145,7 +146,7 @@ def _runs(carrying: Iterable[Node]) -> list[_Run]:
 
 
 def _chosen(runs: list[_Run]) -> list[_Run]:
-    """The longest run that is a chain, then the next longest that is beside those chosen, neither inside nor around."""
+    """The longest run that is a chain, then each next longest one that is neither inside nor around a chosen run."""
     chosen: list[_Run] = []
     for run in sorted(runs, key=lambda run: (-len(run.members), len(run.prefix))):
         if any(other.holds(run.prefix) or run.holds(other.prefix) for other in chosen):
@@ -170,8 +171,8 @@ def _is_weight(node: Node) -> bool:
 
 
 def _even_cuts(carrying: list[Node], count: int) -> list[Node]:
-    """The nodes before which the graph is cut in `count` pieces: within half a piece of the equal share, where the fewest
-    bytes pass from one piece to the next."""
+    """The nodes before which the graph is cut into `count` pieces. Each cut lies within half a piece of the equal share,
+    where the fewest bytes pass from one piece to the next."""
     made = list(accumulate(0 if node.target in MOVES else _bytes(node) for node in carrying))
     passing = _passing(carrying)
     piece = made[-1] / count if carrying else 0
@@ -185,7 +186,7 @@ def _even_cuts(carrying: list[Node], count: int) -> list[Node]:
 
 
 def _passing(carrying: list[Node]) -> list[int]:
-    """For each carrying node the bytes of what carries, was made before it and is read by it or later."""
+    """For each carrying node the bytes of carrying values that were made before it and are read by it or later."""
     position = {node: index for index, node in enumerate(carrying)}
     change = [0] * (len(carrying) + 1)
     for index, node in enumerate(carrying):
@@ -196,7 +197,7 @@ def _passing(carrying: list[Node]) -> list[int]:
 
 
 def _bytes(node: Node) -> int:
-    """Bytes of the values of the node on the example, views as if they were copies."""
+    """Bytes of the node's values on the example; views count as copies."""
     found = value(node)
     items = found if isinstance(found, (list, tuple)) else [found]
     tensors = [item for item in items if isinstance(item, Tensor)]

@@ -1,8 +1,8 @@
-"""Recomputes parts of a graph in the backward instead of keeping their values: memory for the price of a second forward.
+"""Recomputes segments of a graph in the backward instead of saving their values: less memory for a second forward.
 
-The graph is cut into segments of consecutive nodes. A segment keeps what enters it; its inner values are computed again
-when the backward reaches it (Chen et al. 2016, "Training deep nets with sublinear memory cost": with about sqrt(n) layers a
-segment, memory grows as sqrt(n)).
+The graph is cut into segments of consecutive nodes. Only the inputs of a segment are saved; its inner values are computed
+again when the backward reaches it. With about sqrt(n) layers per segment, memory grows as sqrt(n) (Chen et al. 2016,
+"Training deep nets with sublinear memory cost").
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from lxt_fx.base.torch_internals import OpOverload, copy_io, schema_of
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 
 Checkpoint = Literal["layers", "sqrt"] | int | None
-"""How many layers a segment has: one, about the square root of their number, so many; None cuts nothing."""
+"""How many layers a segment has: one ("layers"), about sqrt(n) of n ("sqrt"), or this number. None cuts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Where a graph is cut: the name of the first node of each segment, and of the first node after the last one. `places`
-    says for each what it holds."""
+    """Where a graph is cut: the name of the first node of each segment, and of the first node after the last segment.
+    `places` names the layers of each segment."""
 
     starts: tuple[str, ...]
     end: str
@@ -38,7 +38,7 @@ class Segments:
 
 
 def check_checkpoint(asked: object) -> None:
-    """Raises InputError for what is no `Checkpoint`."""
+    """Raises InputError if `asked` is not a `Checkpoint`."""
     if asked is None or (isinstance(asked, str) and asked in ("layers", "sqrt")):
         return
     if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
@@ -48,11 +48,11 @@ def check_checkpoint(asked: object) -> None:
         )
 
 
-def checkpointed_forward(graph: Graph, segments: Segments) -> Callable[..., Any]:
+def recomputing_forward(graph: Graph, segments: Segments) -> Callable[..., Any]:
     """The forward of a GraphModule of this graph that recomputes its segments in the backward.
 
-    It takes every parameter from the module that it is called on, so it holds none. Before the segments stands what comes
-    before them in the graph, and what is computed from sizes and constants alone and read by several of them.
+    It reads every parameter from the module that it is called on and holds none itself. Nodes before the first segment are
+    outside of all segments, and so are values that depend on sizes and constants only and are read by several segments.
     """
     nodes = list(graph.nodes)
     missing = {*segments.starts} - {node.name for node in nodes}
@@ -85,12 +85,12 @@ def _segment_of(nodes: list[Node], segments: Segments) -> dict[Node, int]:
     known = _known_early(nodes)
     for node in reversed(nodes):
         if node in known and node in found and any(found.get(user) != found[node] for user in node.users):
-            del found[node]  # once for all its readers
+            del found[node]  # computed once for all its readers
     return found
 
 
 def _known_early(nodes: list[Node]) -> set[Node]:
-    """What is computed from sizes, parameters and inputs that carry no relevance: masks, rotary tables, position biases."""
+    """Nodes that depend on sizes, parameters and inputs without relevance only: masks, rotary tables, position biases."""
     known: set[Node] = set()
     leaves = set(relevance_leaves(nodes[0].graph))
     for node in nodes:
@@ -98,7 +98,7 @@ def _known_early(nodes: list[Node]) -> set[Node]:
             known.add(node)
         elif node.op == "call_function" and _is_pure(node) and known.issuperset(node.all_input_nodes):
             reads_leaf = not leaves.isdisjoint(node.all_input_nodes)
-            if not reads_leaf or shape(node) is None:  # the size of a leaf is known early, its values are not
+            if not reads_leaf or shape(node) is None:  # the size of a leaf may be read, its values may not
                 known.add(node)
     return known
 
@@ -115,7 +115,7 @@ def _draws(node: Node) -> bool:
 
 
 def _call(outer: Graph, outer_of: dict[Node, Node], index: int, members: list[Node]) -> Iterator[tuple[Node, Node]]:
-    """Puts a call of the segment into the outer graph; gives what others read of it, and where that is now."""
+    """Inserts a call of the segment into the outer graph. Yields each node that others read, with its new node."""
     inside = set(members)
     read = dict.fromkeys(node for member in members for node in member.all_input_nodes if node not in inside)
     given = [member for member in members if any(user not in inside for user in member.users)]

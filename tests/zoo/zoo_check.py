@@ -19,7 +19,7 @@ from lxt_fx.compiler.captured_model import copied
 from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
 from lxt_fx.passes.analysis.mark_flow import mark_flow
-from lxt_fx.passes.capture.capture import torch_state_kept
+from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.verify import forward_difference
 
 FORWARD = 1e-4
@@ -88,7 +88,7 @@ def _single(case: models.Case, result: Result, dynamic: bool) -> None:
     result.seconds = time.perf_counter() - start
     result.captured, result.nodes = explained.record.method, len(explained.graph.nodes)
     result.batch, result.length = _free_sizes(explained)
-    with torch_state_kept(), torch.no_grad():
+    with torch_state_restored(), torch.no_grad():
         torch.manual_seed(0)
         expected = models.main_outputs(model(**inputs))
         torch.manual_seed(0)
@@ -162,7 +162,7 @@ def _precise(case: models.Case, result: Result) -> tuple[Any, dict[str, Any]]:
         if not padded:
             inputs = {k: torch.ones_like(v) if k.endswith("attention_mask") else v for k, v in inputs.items()}
         try:
-            with torch_state_kept(), torch.no_grad():
+            with torch_state_restored(), torch.no_grad():
                 found = models.main_outputs(model(**inputs))
             why = "the model gives NaN"
         except Exception as error:

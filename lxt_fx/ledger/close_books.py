@@ -1,4 +1,4 @@
-"""From what the taps read to the entries of a ledger: each node's leak, split into what its rule says and what is left."""
+"""Makes the ledger from what the taps read: the leak of each node, split into what its formula says and the rest."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from lxt_fx.base.nodes import TensorType, module_path, source_line, value
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.books import Entry, Place, Source
-from lxt_fx.ledger.claimed import Cause
+from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.taps import K, Meter, layer_of
-from lxt_fx.rule_table.rule import Keep, Rule
+from lxt_fx.rule_table.rule import Conserves, Rule
 
 
-def settle_accounts(
+def close_books(
     explained: Explained,
     goals: Sequence[Choice],
     relevance: Mapping[str, list[Tensor]],
     meter: Meter,
     tokens: Sequence[tuple[str, ...]],
 ) -> Ledger:
-    """The ledger of one run: `goals` are the explained numbers by row, `relevance` that of each leaf by row.
+    """The ledger of one run. `goals` are the explained numbers and `relevance` is that of each leaf, both by example.
 
-    The residual shows an edge that was not tapped: the gradient that reached a node against those that its readers passed
-    on. Where the model casts to a narrower dtype than its own, that difference is rounding, and is booked at the node.
+    The relevance that reaches a node should equal the sum of what its readers passed to it. A difference is an edge without
+    a tap, and shows in the residual. Where the model casts to a less precise dtype than its own, the difference is rounding
+    and becomes an entry of the node.
     """
-    rows, dtype = len(goals), str(goals[0].value.dtype).removeprefix("torch.")
-    explained_value = _by_row([goal.value for goal in goals], rows)
-    reaching, passing = _all_by_row(meter.reaching, rows), _all_by_row(meter.passing, rows)
+    examples, dtype = len(goals), str(goals[0].value.dtype).removeprefix("torch.")
+    explained_value = _by_example([goal.value for goal in goals], examples)
+    reaching, passing = _all_by_example(meter.reaching, examples), _all_by_example(meter.passing, examples)
     places = {node.name: _place(node, explained.record.stages["lowered"].rules) for node in explained.graph.nodes}
     taken: dict[str, dict[tuple[Cause, str], Tensor]] = {}
     for (name, cause, what), amounts in meter.taken.items():
-        taken.setdefault(name, {})[cause, what] = _by_row(amounts, rows)
+        taken.setdefault(name, {})[cause, what] = _by_example(amounts, examples)
     nothing = torch.zeros_like(explained_value)
     received: dict[str, Tensor] = {}
     given: dict[str, Tensor] = {}
@@ -62,9 +63,9 @@ def settle_accounts(
         places=places,
         reaching=reaching,
         passing=passing,
-        heads=_all_by_row(meter.heads, rows),
-        positions=_all_by_row(meter.positions, rows),
-        profile=_all_by_row(meter.profile, rows),
+        heads=_all_by_example(meter.heads, examples),
+        positions=_all_by_example(meter.positions, examples),
+        profile=_all_by_example(meter.profile, examples),
         model_class=explained.record.model_class,
         table_name=explained.record.table_name,
         dtype=dtype,
@@ -77,25 +78,25 @@ def is_narrower(dtype: str, than: str) -> bool:
     return bool(dtype) and torch.finfo(getattr(torch, dtype)).eps > torch.finfo(getattr(torch, than)).eps
 
 
-def _by_row(amounts: list[Tensor], rows: int) -> Tensor:
-    """[rows, ...] on the CPU in float64; rows without a reading are 0."""
+def _by_example(amounts: list[Tensor], examples: int) -> Tensor:
+    """[examples, ...] on the CPU in float64; 0 for examples without a reading."""
     stacked = torch.stack([amount.detach().double().cpu() for amount in amounts])
-    return torch.cat([stacked, stacked.new_zeros(rows - len(stacked), *stacked.shape[1:])])
+    return torch.cat([stacked, stacked.new_zeros(examples - len(stacked), *stacked.shape[1:])])
 
 
-def _all_by_row(amounts: Mapping[K, list[Tensor]], rows: int) -> dict[K, Tensor]:
-    return {key: _by_row(found, rows) for key, found in amounts.items()}
+def _all_by_example(amounts: Mapping[K, list[Tensor]], examples: int) -> dict[K, Tensor]:
+    return {key: _by_example(found, examples) for key, found in amounts.items()}
 
 
 def _split(place: Place, left: Tensor, taken: Mapping[tuple[Cause, str], Tensor], rule: Rule | None) -> Iterator[Entry]:
-    """The entries of one node: the shares that its formula gives, and the rest under the cause that its row allows."""
+    """The entries of one node: the shares that its formula gives, and the rest under the cause that its rule allows."""
     for (cause, name), amount in taken.items():
         yield Entry(place, cause, name, amount)
         left = left - amount
     if rule is None:
         yield Entry(place, Cause.NO_RULE, "", left)
     else:
-        yield Entry(place, Cause.NATIVE if rule.keeps is Keep.NATIVE else Cause.UNACCOUNTED, "", left)
+        yield Entry(place, Cause.NATIVE if rule.conserves is Conserves.NATIVE else Cause.UNACCOUNTED, "", left)
 
 
 def _place(node: Node, rules: Mapping[str, Rule]) -> Place:
@@ -107,7 +108,7 @@ def _place(node: Node, rules: Mapping[str, Rule]) -> Place:
 
 
 def _narrowest(node: Node) -> str:
-    """The floating-point dtype of fewest digits among a node's value and what it reads; empty where there is none."""
+    """The least precise floating-point dtype among a node's value and its operands; empty where there is none."""
     known = [value(n) for n in (node, *node.all_input_nodes)]
     dtypes = {found.dtype for found in known if isinstance(found, (Tensor, TensorType))}
     floats = [dtype for dtype in dtypes if dtype.is_floating_point or dtype.is_complex]
@@ -115,18 +116,18 @@ def _narrowest(node: Node) -> str:
 
 
 def _source(name: str, relevance: list[Tensor], tokens: Sequence[tuple[str, ...]]) -> Source:
-    """A leaf whose first dimension counts the rows gives each row its own part; what other parts got is kept apart."""
+    """Splits batched relevance by example; relevance at other examples than the explained one goes to `elsewhere`."""
     whole = torch.stack(relevance).cpu()
-    rows = len(relevance)
-    if rows > 1 and whole.shape[1] == rows:
-        own = torch.stack([whole[row, row] for row in range(rows)])
-        return Source(name, own, whole.reshape(rows, -1).sum(1) - own.reshape(rows, -1).sum(1), tuple(tokens))
+    examples = len(relevance)
+    if examples > 1 and whole.shape[1] == examples:
+        own = torch.stack([whole[example, example] for example in range(examples)])
+        return Source(name, own, whole.reshape(examples, -1).sum(1) - own.reshape(examples, -1).sum(1), tuple(tokens))
     own = whole[:, 0] if whole.dim() > 2 and whole.shape[1] == 1 else whole
-    return Source(name, own, torch.zeros(rows, dtype=torch.float64), tuple(tokens))
+    return Source(name, own, torch.zeros(examples, dtype=torch.float64), tuple(tokens))
 
 
 def _rotates(explained: Explained) -> bool:
-    """Whether positions enter by rotation: a carrying value times a table of cosines."""
+    """Whether positions enter by rotation: a carrying value is multiplied by a table of cosines."""
     carrying = explained.record.stages["lowered"].carrying
     todo = [node for node in explained.graph.nodes if node.target in (aten.cos.default, aten.polar.default)]
     seen = set(todo)
@@ -138,6 +139,3 @@ def _rotates(explained: Explained) -> bool:
                 seen.add(user)
                 todo.append(user)
     return False
-
-
-

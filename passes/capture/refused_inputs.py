@@ -1,4 +1,4 @@
-"""Which optional inputs a model takes, found by asking the model."""
+"""Which optional inputs a model refuses, found by running the model with and without them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.verify import forward_difference
 
 SAME = 1e-4
-"""Two outputs are the same up to the rounding of another kernel."""
+"""Two outputs within this difference are the same, up to the rounding of another kernel."""
 
 
 def without_refused_inputs(model: nn.Module, example: Example) -> tuple[Example, Any]:
-    """The example without optional inputs that the model would not fill in the same way, and the model's own output.
+    """The example without the optional inputs that the model itself fills in differently, and the model's output.
 
-    Such inputs are dropped, and the model computes them itself (RoBERTa counts positions from its padding index, for
-    example). A model on the meta device gives no values, so it is not asked: the example stays as it is, and there is no
-    output.
+    Such inputs are dropped, and the model computes them itself: RoBERTa, for example, counts positions from its padding
+    index. A model on the meta device computes no values, so nothing is dropped there and the output is None.
     """
     if on_meta(model, example.kwargs):
         return example, None

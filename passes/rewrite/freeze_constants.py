@@ -1,4 +1,4 @@
-"""Transform: the relevance graph in gradient form, ready to run."""
+"""Transform: parameters and masks ask for no gradient, and holds that hold nothing back are dropped."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lxt_fx.ops import contributions, norms, products
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.drop_dead import drop_dead
 
-# Ops that give no gradient to their weights, so these need no hold.
+# Ops that give no gradient to these arguments, so they need no hold.
 _HOLDS_WEIGHTS: dict[Any, frozenset[str]] = {
     **contributions.HOLDS, **products.HOLDS, **{norm.op: norm.holds for norm in norms.NORMS}
 }  # fmt: skip
 
 
-def lower(gm: GraphModule, flow: Flow) -> int:
-    """Transform: freezes what relevance does not flow through. Parameters and float inputs that relevance is not read at
-    (masks) ask no gradient (a `hold` where an op would differentiate them), and holds on values that carry nothing are
-    dropped. `flow` is that of the graph as captured."""
+def freeze_constants(gm: GraphModule, flow: Flow) -> int:
+    """Transform: freezes what carries no relevance. Parameters, and float inputs at which no relevance is read (masks), go
+    through a `hold` where an op would differentiate them. Holds of values that no gradient reaches are dropped. `flow` is
+    that of the captured graph."""
     edits = _drop_idle_holds(gm, flow)
     last_input = [node for node in gm.graph.nodes if node.op == "placeholder"][-1]
     for node in list(gm.graph.nodes):
@@ -33,7 +33,7 @@ def lower(gm: GraphModule, flow: Flow) -> int:
 
 
 def _drop_idle_holds(gm: GraphModule, flow: Flow) -> int:
-    """A hold of a value that no gradient would reach only clutters the graph."""
+    """Removes holds of values that no gradient would reach anyway."""
     reached = set(flow.leaves)
     edits = 0
     for node in list(gm.graph.nodes):

@@ -1,4 +1,4 @@
-"""Transform: shares of products are moved towards the input and merged, to where a matrix product takes them free."""
+"""Transform: constant gradient factors (the shares of products) move towards the inputs and are merged."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _NATIVE: dict[Any, Any] = {products.matmul: products.matmul_held, products.mul: 
 
 
 def merge_shares(graph: Graph, carrying: Set[Node]) -> Mapping[Node, float]:
-    """Transform: every backward is linear in the gradient, so a constant that it is multiplied by may be multiplied later.
-    From the output towards the inputs, each value owes its gradient a share; where all readers of a value owe the same, it
-    owes that, and where they differ, each pays. Returns what the linear maps (`lxt_fx.linear`) are to pay."""
+    """Transform: constant gradient factors move towards the inputs, which is exact because every backward is linear in the
+    gradient. Where all readers of a value have the same factor, it moves on to the value; where they differ, each edge
+    applies its own. Returns the factors of linear maps (`lxt_fx.linear`), whose matrix product applies them at no cost."""
     merging = _Merging(graph, carrying)
     for node in reversed(list(graph.nodes)):
         if node in carrying and node.op in ("call_function", "placeholder"):
-            merging.settle(node)
+            merging.decide(node)
     for node in list(graph.nodes):
         if node.target in _NATIVE or node.target in (products.sdpa, fused.grouped_sdpa):
             merging.rewrite(node)
@@ -34,16 +34,17 @@ def merge_shares(graph: Graph, carrying: Set[Node]) -> Mapping[Node, float]:
 
 @dataclass(slots=True)
 class _Merging:
-    """`owed` is by value; `paid` by reader and operand, where it is not 1; `linear` what linear maps pay."""
+    """`pending` is the factor that the gradient of a value still lacks, `applied` the factor that an edge applies (by
+    reader and operand), `linear` the factor that a linear map applies."""
 
     graph: Graph
     carrying: Set[Node]
-    owed: dict[Node, float] = field(default_factory=dict)
-    paid: dict[tuple[Node, str], float] = field(default_factory=dict)
+    pending: dict[Node, float] = field(default_factory=dict)
+    applied: dict[tuple[Node, str], float] = field(default_factory=dict)
     linear: dict[Node, float] = field(default_factory=dict)
 
-    def settle(self, node: Node) -> None:
-        """Decides what the node owes, once its readers did."""
+    def decide(self, node: Node) -> None:
+        """Decides the pending factor of the node; its readers come first."""
         edges = [
             (reader, operand.name)
             for reader in node.users
@@ -52,25 +53,25 @@ class _Merging:
             if operand.node is node
         ]
         shares = [self._share(reader, name) for reader, name in edges]
-        if len(set(shares)) == 1 and _may_owe(node):
-            self.owed[node] = shares[0]
+        if len(set(shares)) == 1 and _may_pass(node):
+            self.pending[node] = shares[0]
         else:
-            self.owed[node] = 1.0
+            self.pending[node] = 1.0
             for edge, share in zip(edges, shares, strict=True):
-                self._pay(node, edge, share)
-        if node.target is products.linear and self.owed[node] != 1.0:
-            self.linear[node] = self.owed[node]
+                self._apply(node, edge, share)
+        if node.target is products.linear and self.pending[node] != 1.0:
+            self.linear[node] = self.pending[node]
 
     def _share(self, reader: Node, name: str) -> float:
-        """What is multiplied to the gradient that the reader passes to this operand."""
+        """The factor of the gradient that the reader passes to this operand."""
         if reader.op == "output" or reader.target is products.linear:
             return 1.0
-        return own_share(reader, name) * self.owed.get(reader, 1.0)
+        return own_share(reader, name) * self.pending.get(reader, 1.0)
 
-    def _pay(self, node: Node, edge: tuple[Node, str], share: float) -> None:
+    def _apply(self, node: Node, edge: tuple[Node, str], share: float) -> None:
         reader, name = edge
         if reader.target in _NATIVE or reader.target in (products.sdpa, fused.grouped_sdpa):
-            self.paid[edge] = share
+            self.applied[edge] = share
         elif share != 1.0 and reader.target is operator.getitem:
             _put_after(self.graph, reader, share)
         elif share != 1.0:
@@ -80,24 +81,26 @@ class _Merging:
         return operand in self.carrying or (isinstance(operand, Node) and operand.target is fused.share)
 
     def rewrite(self, node: Node) -> None:
-        """The op without its own shares, or with those that are paid here."""
-        paid = {name: self.paid.get((node, name), 1.0) for name in _shared(node) if self._carries(_operand(node, name))}
+        """Replaces the op by one without shares of its own, or with those that its edges apply."""
+        applied = {
+            name: self.applied.get((node, name), 1.0) for name in _shared(node) if self._carries(_operand(node, name))
+        }
         if node.target in (products.sdpa, fused.grouped_sdpa):
             kwargs = dict(node.kwargs)
-            node.kwargs = kwargs | {_SDPA[name]: share for name, share in paid.items()}
-        elif node.target is fused.gated and len(set(paid.values())) == 1:
-            node.args = (*node.args[:3], next(iter(paid.values())))
-        elif set(paid.values()) != {0.5} or node.target is fused.gated:
+            node.kwargs = kwargs | {_SDPA[name]: share for name, share in applied.items()}
+        elif node.target is fused.gated and len(set(applied.values())) == 1:
+            node.args = (*node.args[:3], next(iter(applied.values())))
+        elif set(applied.values()) != {0.5} or node.target is fused.gated:
             node.args = (*node.args[:3], 1.0) if node.target is fused.gated else node.args
             node.target = _NATIVE[node.target]
-            for name, share in paid.items():
+            for name, share in applied.items():
                 operand = _operand(node, name)
                 if share != 1.0:
                     node.update_arg(list(_shared(node)).index(name), _put_before(self.graph, node, operand, share))
 
 
 def own_share(node: Node, name: str) -> float:
-    """The share of relevance that the node's op gives to an operand on top of its native gradient."""
+    """The factor by which the node's op multiplies the native gradient of an operand."""
     if node.target in (products.sdpa, fused.grouped_sdpa):
         default = 0.25 if name in ("query", "key") else 0.5
         return float(node.kwargs.get(_SDPA[name], default)) if name in _SDPA else 1.0  # type: ignore[arg-type]
@@ -115,8 +118,8 @@ def _operand(node: Node, name: str) -> Node:
     return found  # type: ignore[return-value]
 
 
-def _may_owe(node: Node) -> bool:
-    """Ops whose backward is known to be linear: torch's and ours."""
+def _may_pass(node: Node) -> bool:
+    """Whether a factor may move past the op: its backward is known to be linear, as of torch's ops and ours."""
     if node.target is operator.getitem:
         return True
     return isinstance(node.target, OpOverload) and node.target.namespace in ("aten", "lxt_fx")

@@ -1,4 +1,4 @@
-"""Which positions an explained module answers at: as the caller says it, and which output that is about."""
+"""The positions that a caller asks for, checked, and the output of the model that they select from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lxt_fx.base.torch_internals import io_of, pytree
 from lxt_fx.ops import selection
 
 Positions = Literal["last"] | int | Sequence[int]
-"""The last token of each row, a position, or several; negative ones count from the end."""
+"""The last token of each example, a position, or several; negative ones count from the end."""
 
 
 def positions_of(given: Positions | None) -> tuple[int, ...] | None:
@@ -28,53 +28,55 @@ def positions_of(given: Positions | None) -> tuple[int, ...] | None:
     if not whole or not several:
         raise InputError(
             f'transform: positions must be "last", a position or several of them, such as (-1, 5), got {given!r}; '
-            "positions that differ from row to row, as padding on the right asks for, are chosen in the output of the "
-            "whole module"
+            "positions that differ between examples, as with padding on the right, are selected in the output of the whole "
+            "module"
         )
     return tuple(several)
 
 
 def positions_to_select(have: tuple[int, ...] | None, asked: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """What is left to select in a module that answers at `have` only. Raises InputError for other positions."""
+    """The positions that are left to select in a module that computes only `have`. Raises InputError for other
+    positions."""
     if have is None:
         return asked
     if asked in (None, have):
         return None
     raise InputError(
-        f"transform: this module answers at positions {said(have)} only, so it cannot answer at {said(asked or ())}; "
+        f"transform: this module computes positions {said(have)} only, and not {said(asked or ())}; "
         "transform the model that it was made from"
     )
 
 
 def said(positions: tuple[int, ...]) -> str:
-    """`last`, or the positions one by one."""
+    """The positions as text: `last`, or a list."""
     return "last" if positions == (-1,) else ", ".join(map(str, positions))
 
 
 @dataclass(frozen=True, slots=True)
 class Narrowing:
-    """The selection as it is seen from outside: which of the flat outputs has fewer tokens, and which are left."""
+    """The selection as the caller sees it: the index of the flat output that has fewer tokens, and their positions."""
 
     index: int
     positions: tuple[int, ...]
 
     def of(self, output: Any) -> list[Any]:
-        """The flat output of the whole model, as the narrowed module gives it."""
+        """The flat output of the whole model, cut to these positions."""
         leaves = pytree.tree_leaves(output)
         leaves[self.index] = selection.positions(leaves[self.index], 1, list(self.positions))
         return leaves
 
 
 def outputs(gm: GraphModule) -> list[Any]:
-    """The nodes of the flat outputs, and None where there is none."""
+    """The flat outputs of the graph: nodes, or None."""
     last = next(node for node in reversed(gm.graph.nodes) if node.op == "output")
     return pytree.tree_leaves(last.args[0])
 
 
 def answer_index(gm: GraphModule) -> int:
-    """Which of the flat outputs holds the logits [batch, tokens, vocab]; without logits, the only output of three dims.
+    """The index of the flat output with the logits [batch, tokens, vocab]; without logits, of the only output with three
+    dims.
 
-    Raises InputError where none has one answer for each token.
+    Raises InputError where no output, or more than one, can be the logits.
     """
     found = _answers(gm)
     if len(found) == 1:
@@ -89,7 +91,7 @@ def answer_index(gm: GraphModule) -> int:
 
 
 def answers_by_token(gm: GraphModule, tokens: int) -> bool:
-    """Whether the graph gives one row of logits for each of these tokens."""
+    """Whether the graph has logits for each of these tokens."""
     found = _answers(gm)
     return len(found) == 1 and (shape(outputs(gm)[found[0]]) or ())[1] == tokens
 
@@ -103,11 +105,12 @@ def _answers(gm: GraphModule) -> list[int]:
 
 
 def checked(positions: tuple[int, ...], tokens: Any) -> None:
-    """Raises InputError for a position that a row of this many tokens does not have; a symbolic number has them all."""
+    """Raises InputError for a position that a text of this many tokens does not have. A symbolic number has every
+    position."""
     wrong = [p for p in positions if isinstance(tokens, int) and not -tokens <= p < tokens]
     if wrong:
         raise InputError(
-            f"transform: there is no position {wrong[0]}: the graph answers for {tokens} tokens (0 to {tokens - 1}, or "
+            f"transform: there is no position {wrong[0]}: the graph has logits for {tokens} tokens (0 to {tokens - 1}, or "
             f"-{tokens} to -1)"
         )
 

@@ -1,0 +1,93 @@
+"""A rule table: rules tried in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from io import StringIO
+
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.torch_internals import OpOverload
+from lxt_fx.rule_table.functions_as_places import FUNCTIONS
+from lxt_fx.rule_table.rule import Rule
+from lxt_fx.rule_table.selectors import Selector, selector_text
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTable:
+    """Rules tried in order on every carrying node; the first that does not refuse wins. `summary` is one sentence, `paper`
+    what to cite."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    summary: str = ""
+    paper: str = ""
+
+    def override(self, where: Selector, rule: Rule | RuleTable) -> RuleTable:
+        """A new table that tries `rule`, or the rules of another table, first on the nodes that `where` selects: a module
+        path (`model.layers.*.mlp`, which selects all inside it), a module class, a function (torch.softmax), an ATen op, or
+        a node (`%mul_3`).
+
+        Raises InputError if `where` or `rule` is of another type.
+        """
+        if callable(where) and not isinstance(where, (type, OpOverload)) and where not in FUNCTIONS:
+            known = ", ".join(sorted({function.__name__ for function in FUNCTIONS}))
+            raise InputError(
+                f"RuleTable.override: function {selector_text(where)!r} is no place that lxt_fx knows; it knows {known}; "
+                "or name the ATen op, such as torch.ops.aten.tanh.default"
+            )
+        if not isinstance(where, (str, type, OpOverload)) and not callable(where):
+            raise InputError(
+                f"RuleTable.override: where must be a module path, a module class, an op or a %node, got {where!r}"
+            )
+        if isinstance(rule, RuleTable):
+            return replace(self, rules=(*(replace(each, where=where) for each in rule.rules), *self.rules))
+        if not isinstance(rule, Rule):
+            raise InputError(f"RuleTable.override: rule must be a lxt_fx.Rule or RuleTable, got {type(rule).__name__}")
+        return replace(self, rules=(replace(rule, where=where), *self.rules))
+
+    def composite(self, rules: Mapping[Selector, Rule | RuleTable]) -> RuleTable:
+        """A new table with `override` for each item; where two select a node, the earlier one counts.
+
+        Raises InputError as `override` does.
+        """
+        table = self
+        for where, rule in reversed(list(rules.items())):
+            table = table.override(where, rule)
+        return table
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Where rules were put first by `override`, the latest first."""
+        return tuple(dict.fromkeys(selector_text(rule.where) for rule in self.rules if rule.where is not None))
+
+    def with_rules(self, name: str, *rules: Rule, summary: str, paper: str = "") -> RuleTable:
+        """A new table under another name that tries these rules before those of this one."""
+        return RuleTable(name, (*rules, *self.rules), summary, paper or self.paper)
+
+    def show(self) -> None:
+        """Print the rules: what is tried first stands first."""
+        print(self)
+
+    def __str__(self) -> str:
+        """The rules as a text table: what is tried first stands first."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=f"{self.name}: {self.summary}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+        for column in ("rule", "ops", "formula", "source", "conserves"):
+            table.add_column(column, no_wrap=column == "rule")
+        for rule in self.rules:
+            label = rule.name if rule.where is None else f"{rule.name} at {selector_text(rule.where)}"
+            table.add_row(label, _ops_text(rule), rule.formula, rule.source, rule.conserves.value)
+        console = Console(width=160, record=True, file=StringIO(), color_system=None)
+        console.print(table, markup=False)
+        return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
+
+
+def _ops_text(rule: Rule) -> str:
+    if not rule.ops:
+        return "any"
+    names = [str(op).removeprefix("aten.").removesuffix(".default") for op in rule.ops]
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
