@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def test_the_value_and_the_plain_gradient_are_those_of_a_forward_for_each_token(
 
 def test_the_graph_answers_at_the_positions_of_the_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    module = importlib.import_module("lxt_fx.attribution.one_input")
+    module = sys.modules["lxt_fx.attribution.one_input"]
     compiled_by = module.compiled_by
     monkeypatch.setattr(module, "compiled_by", lambda *args: asked.append(args[2].positions) or compiled_by(*args))
     found = lxt_fx.explain(model(), tokenizer(), TEXT, " Parisian")
@@ -159,7 +159,7 @@ def test_other_functions_point_to_those_that_take_such_a_name(function: str) -> 
 
 
 def test_the_name_stands_behind_the_last_token() -> None:
-    with pytest.raises(InputError, match="is several tokens, explained only after the last token .* position 1 is not"):
+    with pytest.raises(InputError, match="is several tokens, which are explained behind the last .* position 1 is not"):
         lxt_fx.explain(model(), tokenizer(), TEXT, Target.at(1, " Parisian"))
     same = [lxt_fx.explain(model(), tokenizer(), TEXT, Target.at(at, " Parisian")) for at in (4, -1)]
     assert same[0].value == same[1].value

@@ -39,11 +39,11 @@ _MEANINGS = {
     Cause.ONE_SIDED: "a rule splits by the sign of contributions, and there were none of that sign",
     Cause.ZERO: "elements that are 0: value * gradient cannot carry what their rule gives them",
     Cause.SELECTION: "a constant was selected in the place of a value",
-    Cause.HELD: "the share of a summand that a row or the model holds constant",
-    Cause.NATIVE: "a row that claims nothing: native gradient",
-    Cause.NO_RULE: "a node without a row (strict=False): native gradient",
+    Cause.HELD: "the share of a summand that a rule or the model holds constant",
+    Cause.NATIVE: "a rule that claims nothing: native gradient",
+    Cause.NO_RULE: "a node without a rule (strict=False): native gradient",
     Cause.TARGET: "the explained number less output * gradient: the target is not linear in the output",
-    Cause.UNACCOUNTED: "no rule claims it: rounding, or a rule that does not keep what it says",
+    Cause.UNACCOUNTED: "no rule claims it: rounding, or a rule that does not conserve what it claims",
 }
 
 
