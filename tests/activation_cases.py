@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ANYWHERE, NOT_NEGATIVE, SMALL, BELOW_ONE = "any", "not negative", "small", "below 1"
-"""Where a function is tried, as in `row_nets`."""
+"""Where a function is tried, as in `rule_nets`."""
 
 
 @dataclass(frozen=True, slots=True)

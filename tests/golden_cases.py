@@ -27,10 +27,10 @@ class Golden:
     case: dict[str, Tensor]
 
     def explained_value(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The sum of the explained logits, one a row; position -1 means a classifier's logit."""
-        rows = [logits[row, token] if position < 0 else logits[row, position, token]
-                for row, (position, token) in enumerate(targets.tolist())]  # fmt: skip
-        return torch.stack(rows).sum()
+        """The sum of the explained logits, one for each example; position -1 means a classifier's logit."""
+        explained = [logits[example, token] if position < 0 else logits[example, position, token]
+                     for example, (position, token) in enumerate(targets.tolist())]  # fmt: skip
+        return torch.stack(explained).sum()
 
 
 def load_golden(name: str, dtype: torch.dtype, attention: str = "sdpa") -> Golden:

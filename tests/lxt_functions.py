@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from slow_references import Reference
 from torch import Tensor, nn
 
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table.rule import Rule
 
 TENSORS = load_file(FOLDER / "functional.safetensors")
@@ -99,31 +99,31 @@ def _layer_norm(name: str) -> Call:
 
 
 CALLS: Mapping[Rule | str, tuple[Call, ...]] = {
-    rows.SOFTMAX: (
+    basic.SOFTMAX: (
         _same("softmax", lambda x: x.softmax(-1), slow.softmax(-1)),
         _same("softmax_temp", lambda x: (x / 1.7).softmax(-1), slow.softmax(-1, lambda net, x: x / 1.7)),
         _same("softmax_causal_-inf", lambda x: x.softmax(-1), slow.softmax(-1)),
         _same("softmax_dtype32", lambda x: x.softmax(-1), slow.softmax(-1)),
     ),
     "epsilon": tuple(map(_linear, (name for name in CASES if name.startswith("linear_epsilon")))),
-    rows.MATMUL: (
+    basic.MATMUL: (
         _contraction("matmul_3d", "bij,bjk->bik", times=2),
         _contraction("matmul_4d", "abij,abjk->abik", times=2),
         _contraction("matmul_3d_eps1e-2", "bij,bjk->bik", times=2),
     ),
-    rows.SUM: (
+    basic.SUM: (
         *(_contribution(name, torch.add) for name in ("add2", "add2_eps1e-2", "add2_broadcast")),
         _contribution("mean_keepdim", lambda x: x.mean(-1, keepdim=True), times=8),
         _contribution("mean_nokeepdim", lambda x: x.mean(-1), times=8),
     ),
-    rows.UNIFORM: (_same("mul2", torch.mul, slow.uniform),),
-    rows.SCALE: (_same("mul2_const", lambda a: a * TENSORS["mul2_const/const/b"], slow.by_weights()),),
-    rows.NORM: (
+    basic.UNIFORM: (_same("mul2", torch.mul, slow.uniform),),
+    basic.SCALE: (_same("mul2_const", lambda a: a * TENSORS["mul2_const/const/b"], slow.by_weights()),),
+    basic.NORM: (
         _same("rms_norm_identity", nn.Identity(), slow.same),
         *map(_layer_norm, ("layer_norm", "layer_norm_slower", "layer_norm_nobias")),
     ),
-    rows.NORMALIZE: (_same("normalize", nn.Identity(), slow.same),),
-    rows.IDENTITY: (_same("rule_identity_silu", F.silu, slow.identity),),
+    basic.NORMALIZE: (_same("normalize", nn.Identity(), slow.same),),
+    basic.IDENTITY: (_same("rule_identity_silu", F.silu, slow.identity),),
     "nn.Epsilon": (
         _linear("rule_epsilon_linear"),
         _contribution("rule_epsilon_tanh", torch.tanh, slow.STEP),
@@ -134,7 +134,7 @@ CALLS: Mapping[Rule | str, tuple[Call, ...]] = {
     "nn.Identity": (_same("rule_identity_silu", F.silu, slow.identity),),
     "nn.Stop": (_same("rule_stop", F.silu, slow.nothing),),
 }
-"""The calls that belong to a row, by the row; to a function of linear_rules or to a wrapper of lxt_fx.nn, by its name."""
+"""LXT's calls by our rule, or by the name of a function of linear_rules or of a wrapper of lxt_fx.nn."""
 
 WRONG = _same("softmax_dim1", lambda x: x.softmax(1), slow.softmax(1))
 """LXT sums the relevance over the last dim, whatever dim the softmax is along."""

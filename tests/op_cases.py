@@ -1,5 +1,5 @@
 """One case or more for every `torch.ops.lxt_fx.*` op: its arguments, the plain torch function whose value it has, what it
-keeps for the backward and what it leaks. Tensors that carry relevance require a gradient, weights do not."""
+saves for the backward and what it leaks. Tensors that carry relevance require a gradient, weights do not."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def softmax_offset(arguments: Arguments, value: Tensor, gradient: Tensor) -> Ten
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An op on some arguments. `kept` names what the backward keeps: arguments by schema name, `output`, or shapes;
+    """An op on some arguments. `saved` names what it saves for the backward: arguments by schema name, `output`, or shapes;
     None where it depends on the kernel. `leak` is sum R_out - sum R_in, or None where another test states it."""
 
     name: str
     op: OpOverload
     plain: Callable[..., Tensor]
     make: Callable[[torch.dtype], Arguments]
-    kept: tuple[str, ...] | None = ("self",)
+    saved: tuple[str, ...] | None = ("self",)
     leak: Leak | None = nothing
     keywords: Mapping[str, Any] = field(default_factory=dict)
     differs: frozenset[str] = frozenset()
@@ -122,7 +122,7 @@ def _pointwise(curve: Curve) -> Case:
         curve.of,
         curve.plain,
         lambda dtype: (DRAWN.get(curve.where, carrying)(0, 2, 3, 4, dtype=dtype), *curve.settings),
-        kept=("output",) if curve.name == "relu" else ("self",),
+        saved=("output",) if curve.name == "relu" else ("self",),
         leak=open_gates if curve.name == "hardsigmoid" else leak,
         keywords=curve.named,
     )
@@ -161,7 +161,7 @@ def _held_attention(dtype: torch.dtype) -> Arguments:
     return query.detach(), key.detach(), value
 
 
-def _with_a_hidden_row(dtype: torch.dtype) -> Tensor:
+def _with_a_masked_vector(dtype: torch.dtype) -> Tensor:
     scores = weight(0, 2, 3, 4, dtype=dtype)
     scores[:, 2] = torch.finfo(dtype).min
     return scores.requires_grad_()
@@ -178,65 +178,65 @@ OTHERS = (
     ),
     Case(
         "positions", selection.positions, lambda x, dim, positions: x[:, positions],
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, [-1, 0]), kept=(),
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, [-1, 0]), saved=(),
     ),
-    Case("hold", products.hold, lambda x: x, lambda d: (carrying(0, 3, 4, dtype=d),), kept=(), leak=everything),
-    Case("identity", activations.identity, lambda x, value, *_: value, _of_value(F.silu, 0.0, 0.5), kept=("[2, 3, 4]",)),
+    Case("hold", products.hold, lambda x: x, lambda d: (carrying(0, 3, 4, dtype=d),), saved=(), leak=everything),
+    Case("identity", activations.identity, lambda x, value, *_: value, _of_value(F.silu, 0.0, 0.5), saved=("[2, 3, 4]",)),
     Case(
         "identity_with_intercept", activations.identity, lambda x, value, *_: value, _of_value(torch.exp, 1.0, 1.0),
-        kept=("[2, 3, 4]",), leak=constant(1.0),
+        saved=("[2, 3, 4]",), leak=constant(1.0),
     ),
     Case(
         "linear", products.linear, F.linear,
         lambda d: (carrying(0, 2, 3, 4, dtype=d), weight(1, 5, 4, dtype=d), weight(2, 5, dtype=d)),
-        kept=("weight",), leak=bias(2),
+        saved=("weight",), leak=bias(2),
     ),
     Case(
         "linear_without_bias", products.linear, F.linear,
-        lambda d: (carrying(0, 2, 4, dtype=d), weight(1, 5, 4, dtype=d)), kept=("weight",),
+        lambda d: (carrying(0, 2, 4, dtype=d), weight(1, 5, 4, dtype=d)), saved=("weight",),
     ),
     Case(
         "grouped_matmul", experts.grouped_matmul, lambda x, w, ends: torch.cat([x[:3] @ w[0], x[3:] @ w[1]]),
         lambda d: (carrying(0, 8, 4, dtype=d), weight(1, 2, 4, 5, dtype=d), torch.tensor([3, 8], dtype=torch.int32)),
-        kept=("input", "weight"),
+        saved=("input", "weight"),
     ),
     Case(
         "matmul", products.matmul, torch.matmul,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), carrying(1, 2, 4, 5, dtype=d)), kept=("other", "self"),
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), carrying(1, 2, 4, 5, dtype=d)), saved=("other", "self"),
     ),
     Case(
         "matmul_held", products.matmul_held, torch.matmul,
-        lambda d: (weight(0, 2, 3, 4, dtype=d), carrying(1, 2, 4, 5, dtype=d)), kept=("self",),
+        lambda d: (weight(0, 2, 3, 4, dtype=d), carrying(1, 2, 4, 5, dtype=d)), saved=("self",),
     ),
     Case(
         "einsum", products.einsum, torch.einsum,
         lambda d: ("bij,bjk->bik", [carrying(0, 2, 3, 4, dtype=d), carrying(1, 2, 4, 5, dtype=d)]),
-        kept=("tensors[0]", "tensors[1]"),
+        saved=("tensors[0]", "tensors[1]"),
     ),
     Case(
         "einsum_of_three", products.einsum, torch.einsum,
-        lambda d: ("i,ij,j->i", [carrying(0, 3, dtype=d), carrying(1, 3, 4, dtype=d), carrying(2, 4, dtype=d)]), kept=None,
+        lambda d: ("i,ij,j->i", [carrying(0, 3, dtype=d), carrying(1, 3, 4, dtype=d), carrying(2, 4, dtype=d)]), saved=None,
     ),
     Case(
         "mul", products.mul, torch.mul,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), carrying(1, 3, 1, dtype=d)), kept=("other", "self"),
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), carrying(1, 3, 1, dtype=d)), saved=("other", "self"),
     ),
     Case(
         "div", products.div, torch.div,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), positive(1, 3, 1, dtype=d)), kept=("other", "self"),
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), positive(1, 3, 1, dtype=d)), saved=("other", "self"),
     ),
     Case(
         "softmax", products.softmax, torch.softmax,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), -1), kept=("output",), leak=softmax_offset,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), -1), saved=("output",), leak=softmax_offset,
     ),
     Case(
         "softmax_over_tokens", products.softmax, torch.softmax,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, torch.float64), kept=("output",), leak=softmax_offset,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, torch.float64), saved=("output",), leak=softmax_offset,
     ),
     Case(
-        "softmax_of_a_hidden_row", products.softmax, torch.softmax,
-        lambda d: (_with_a_hidden_row(d), -1),
-        kept=("output", "[2, 3, 1]"), leak=None,
+        "softmax_of_a_masked_vector", products.softmax, torch.softmax,
+        lambda d: (_with_a_masked_vector(d), -1),
+        saved=("output", "[2, 3, 1]"), leak=None,
     ),
     Case("sdpa", products.sdpa, sdpa, _attention(), None, None),
     Case("sdpa_causal", products.sdpa, sdpa, _attention(), None, None, {"is_causal": True, "scale": 0.3}),
@@ -247,7 +247,7 @@ OTHERS = (
         None, None, SHARES, frozenset(SHARES),
     ),
     Case("sdpa_of_groups", products.sdpa, sdpa, _attention(groups=1), None, None, {"enable_gqa": True}),
-    Case("sdpa_held", products.sdpa_held, sdpa, _held_attention, kept=None),
+    Case("sdpa_held", products.sdpa_held, sdpa, _held_attention, saved=None),
     Case("rms_norm", norms.rms_norm, _rms_norm, lambda d: (carrying(0, 2, 3, 4, dtype=d), [-1], 1e-6), ("[2, 3, 1]",)),
     Case(
         "rms_norm_over_image", norms.rms_norm, _rms_norm,
@@ -255,33 +255,33 @@ OTHERS = (
     ),
     Case(
         "rms_norm_fused", norms.rms_norm_fused, F.rms_norm,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), [3, 4], weight(1, 3, 4, dtype=d)), kept=("[2, 1, 1]", "weight"),
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), [3, 4], weight(1, 3, 4, dtype=d)), saved=("[2, 1, 1]", "weight"),
     ),
     Case(
         "layer_norm", norms.layer_norm, F.layer_norm,
         lambda d: (carrying(0, 2, 3, 4, dtype=d), [4], weight(1, 4, dtype=d), weight(2, 4, dtype=d)),
-        kept=("[2, 3, 1]", "weight"), leak=bias(3),
+        saved=("[2, 3, 1]", "weight"), leak=bias(3),
     ),
     Case(
         "layer_norm_over_two_dims", norms.layer_norm, F.layer_norm,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), [3, 4]), kept=("[2, 1, 1]",),
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), [3, 4]), saved=("[2, 1, 1]",),
     ),
     Case(
         "group_norm", norms.group_norm, F.group_norm,
         lambda d: (carrying(0, 2, 4, 3, 2, dtype=d), 2, weight(1, 4, dtype=d), weight(2, 4, dtype=d)),
-        kept=("[2, 2]", "weight"), leak=bias(3),
+        saved=("[2, 2]", "weight"), leak=bias(3),
     ),
     Case(
         "group_norm_without_weight", norms.group_norm, F.group_norm,
-        lambda d: (carrying(0, 2, 6, 3, dtype=d), 3), kept=("[2, 3]",),
+        lambda d: (carrying(0, 2, 6, 3, dtype=d), 3), saved=("[2, 3]",),
     ),
     Case(
         "normalize_mul", norms.normalize_mul, torch.mul,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), weight(1, 2, 3, 1, dtype=d)), kept=("statistic",),
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), weight(1, 2, 3, 1, dtype=d)), saved=("statistic",),
     ),
     Case(
         "normalize_div", norms.normalize_div, torch.div,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), positive(1, 2, 3, 1, dtype=d).detach()), kept=("statistic",),
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), positive(1, 2, 3, 1, dtype=d).detach()), saved=("statistic",),
     ),
 )  # fmt: skip
 
@@ -314,7 +314,7 @@ def _two_linears(x: Tensor, weights: list[Tensor], biases: list[Tensor | None], 
 def _gate(activation: Callable[[Tensor], Tensor], kind: str) -> Case:
     return Case(
         f"gated_by_{kind}", fused.gated, lambda a, b, *_: activation(a) * b,
-        lambda d: (carrying(0, 2, 3, 4, dtype=d), carrying(1, 2, 3, 4, dtype=d), kind), kept=("gate", "up"),
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), carrying(1, 2, 3, 4, dtype=d), kind), saved=("gate", "up"),
     )  # fmt: skip
 
 
@@ -336,22 +336,22 @@ FUSED = (
     Case(
         "rotate", fused.rotate, _rotated,
         lambda d: (carrying(0, 2, 3, 5, 4, dtype=d), weight(1, 5, 4, dtype=d), weight(2, 5, 4, dtype=d)),
-        kept=("cos", "sin"),
+        saved=("cos", "sin"),
     ),
     Several(
         "linears", fused.linears, _two_linears,
         lambda d: (
             carrying(0, 2, 3, 4, dtype=d), [weight(1, 5, 4, dtype=d), weight(2, 2, 4, dtype=d)], [None, None], [1.0, 1.0]
-        ), kept=("weights[0]", "weights[1]"),
+        ), saved=("weights[0]", "weights[1]"),
     ),
     Case(
         "head", head, F.linear,
         lambda d: (carrying(0, 2, 3, 4, dtype=d), weight(1, 5, 4, dtype=d), weight(2, 5, dtype=d)),
-        kept=("weight",), leak=bias(2),
+        saved=("weight",), leak=bias(2),
     ),
     Case(
         "share", fused.share, lambda x, share: x, lambda d: (carrying(0, 3, 4, dtype=d), 0.25),
-        kept=(), leak=lambda arguments, value, gradient: 0.75 * (value * gradient).sum(),
+        saved=(), leak=lambda arguments, value, gradient: 0.75 * (value * gradient).sum(),
     ),
     Case(
         "grouped_sdpa", fused.grouped_sdpa, lambda *args, **keywords: sdpa(*args, enable_gqa=True, **keywords),

@@ -2,8 +2,8 @@
 
     python tests/rule_forms.py      # writes docs/rule_forms.md, in half a minute
 
-Each net of tests/row_cases.py and row_cases_linear.py (at least one for every op that a rule of any table lists) gets
-random inputs, weights and relevance; a loop over Python floats copied from the paper says what every input must get.
+Each net of tests/rule_cases.py and rule_cases_linear.py (at least one for every op that a rule of any table lists) gets
+random inputs, weights and relevance. A loop over Python floats, copied from the paper, says what every input must get.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ import rule_loops
 import torch
 import zennit_rules
 from lxt_functions import difference
-from row_cases import CASES
-from row_cases_linear import CONVOLUTIONS
-from row_nets import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net
+from rule_cases import CASES
+from rule_cases_linear import CONVOLUTIONS
+from rule_nets import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net
 from slow_references import REFERENCES, Reference, by_weights, floats
 from torch import Tensor, nn
 from wrapper_cases import WRAPPERS, Wrapper
 
 import lxt_fx
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.rule import Rule, kind_text
 
@@ -64,7 +64,7 @@ LINEAR_RULES: Mapping[str, LinearRule] = {
     "w_square": (linear_rules.w_square(), rule_loops.w_square, lambda z: z.WSquare(stabilizer=0.0)),
     "flat": (linear_rules.flat(), rule_loops.flat, lambda z: z.Flat(stabilizer=0.0)),
 }  # fmt: skip
-"""By the name of the function in `lxt_fx.rule_table.linear_rules`: its row, the loop, zennit's rule."""
+"""By the name of the function in `lxt_fx.rule_table.linear_rules`: its rule, the loop, zennit's rule."""
 
 ZENNIT: Mapping[str, tuple[Callable[[], nn.Module], Callable[[Any], Any]]] = {
     "linear-linear": (lambda: nn.Linear(4, 5), lambda z: z.Epsilon(epsilon=0.0)),
@@ -72,12 +72,12 @@ ZENNIT: Mapping[str, tuple[Callable[[], nn.Module], Callable[[Any], Any]]] = {
     "identity-silu": (nn.SiLU, lambda z: z.Pass()),
     "sum-avg_pool2d": (lambda: nn.AvgPool2d(2), lambda z: z.Norm(stabilizer=0.0)),
 }
-"""Nets that are one layer: that layer, and zennit's rule for it where the row is no linear rule."""
+"""Nets that are one layer: that layer, and zennit's rule for it where ours is not in `linear_rules`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What the table counts as one rule: rows of one name, formula and source."""
+    """A line of the page: all rules of one name, formula and source."""
 
     name: str
     formula: str
@@ -86,7 +86,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """How far each side is from the slow loop in one case, None where it has no such rule. `kind` is the op; `single` says
+    """How far each side is from the slow loop in one case; None where it has no such rule. `kind` is the op. `single` says
     that something in the case is float32."""
 
     line: Line
@@ -99,15 +99,15 @@ class Measured:
 
 
 def line_of(rule: Rule) -> Line:
-    """The line that a row counts for; a row for one part of a network counts for the row that it was made of."""
+    """The line of a rule. A rule for one part of a network is on the line of the rule that it was made of."""
     return Line(rule.name.split(" (")[0], rule.formula, rule.source)
 
 
 def cases() -> Iterator[tuple[Case, Rule, Reference]]:
-    """Every net with its row and loop, then one for each linear map with each function of `linear_rules`."""
+    """Every net with its rule and loop, then one for each linear map with each function of `linear_rules`."""
     for case, reference in REFERENCES.values():
         yield case, case.rule, reference
-    linear = [case for case in CASES if case.rule in (rows.LINEAR, rows.MATMUL_LINEAR)]
+    linear = [case for case in CASES if case.rule in (basic.LINEAR, basic.MATMUL_LINEAR)]
     one_each: dict[Any, Case] = {}
     for case in (*linear, *CONVOLUTIONS):
         one_each.setdefault(case.op, case)
@@ -117,8 +117,9 @@ def cases() -> Iterator[tuple[Case, Rule, Reference]]:
 
 
 def measure(case: Case, rule: Rule, reference: Reference) -> Measured:
-    """The net of the case with this row first in the table. Raises RuntimeError where the row does not take the op, or
-    where no input has relevance."""
+    """The case measured with this rule first in the table.
+
+    Raises RuntimeError where the rule does not take the op, or where no input has relevance."""
     generator = torch.Generator().manual_seed(0)
     net = Net(case).eval()
     for parameter in net.parameters():
@@ -135,7 +136,7 @@ def measure(case: Case, rule: Rule, reference: Reference) -> Measured:
     for form in FORMS:
         explained = transformed(net, inputs, rule, form)
         if (rule.name, kind_text(case.op)) not in _taken(explained):
-            raise RuntimeError(f"rule_forms: row {rule.name} did not take {case.op} in {case.title}")
+            raise RuntimeError(f"rule_forms: rule {rule.name} did not take {case.op} in {case.title}")
         found.append(difference(relevance(explained, inputs, gradients, form), expected, r))
     theirs = _by_zennit(case, rule, net, inputs, r)
     zennit = None if theirs is None else difference(theirs, expected, r)
@@ -166,8 +167,8 @@ def drawn(shape: tuple[int, ...], generator: torch.Generator, values: str = "") 
 
 
 def transformed(net: nn.Module, inputs: Inputs, rule: Rule, form: str) -> lxt_fx.Explained:
-    """The net with `attnlrp` and this row before it, at epsilon 0."""
-    table = lxt_fx.TABLES["attnlrp"].with_rules("one row first", rule, summary="")
+    """The net with `attnlrp` and this rule before it, at epsilon 0."""
+    table = lxt_fx.TABLES["attnlrp"].with_rules("one rule first", rule, summary="")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch: padding "same" may need a copy
         return lxt_fx.transform(net, inputs, rules=table, form=form, epsilon=0.0, dynamic=False)  # type: ignore[arg-type]
@@ -195,7 +196,7 @@ def _by_zennit(case: Case, rule: Rule, net: Net, inputs: Inputs, r: list[Tensor]
     if case.title not in ZENNIT or zennit_rules.SPEC is None:
         return None
     make, own = ZENNIT[case.title]
-    theirs = next((found for row, _, found in LINEAR_RULES.values() if row is rule), own)
+    theirs = next((found for ours, _, found in LINEAR_RULES.values() if ours is rule), own)
     layer = make().double()
     layer.load_state_dict(dict(net.named_parameters()))
     return [zennit_rules.relevance(theirs(zennit_rules.rules()), layer, inputs[0], r[0])]
@@ -226,7 +227,7 @@ def page(found: list[Measured]) -> str:
     for one in found:
         by_line.setdefault(one.line, []).append(one)
     calls = lxt_calls()
-    lines = [_row(line, these, calls.get(line, ())) for line, these in by_line.items()]
+    lines = [_line_text(line, these, calls.get(line, ())) for line, these in by_line.items()]
     every = [call for these in calls.values() for call in these]
     unsigned = worst(call.differences()[1] for call in every if call.epsilon and call.has_exact_loop)
     single = worst(x for one in found if one.single for x in (one.gradient, one.explicit))
@@ -241,7 +242,7 @@ def page(found: list[Measured]) -> str:
     )
 
 
-def _row(line: Line, these: list[Measured], calls: tuple[lxt.Call, ...]) -> str:
+def _line_text(line: Line, these: list[Measured], calls: tuple[lxt.Call, ...]) -> str:
     kinds = list(dict.fromkeys(one.kind.replace("aten.", "").removesuffix(".default") for one in these if one.kind))
     ops = ", ".join(kinds[:3]) + (f" and {len(kinds) - 3} more" if len(kinds) > 3 else "")
     exact = [one for one in these if not one.single]

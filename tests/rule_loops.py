@@ -62,9 +62,9 @@ def gamma(x: Vector, reads: Reads, r: Vector, gamma: float) -> Vector:
 
     def parts() -> Iterator[tuple[dict[int, float], float, float]]:
         for (b, weights), z, relevance in zip(reads, value(x, reads), r, strict=True):
-            kept = (lambda c: max(c, 0.0)) if z > 0 else (lambda c: min(c, 0.0))
-            part = {i: w * x[i] + gamma * kept(w * x[i]) for i, w in weights.items()}
-            yield part, b + gamma * kept(b) + sum(part.values()), relevance if z else 0.0
+            of_sign = (lambda c: max(c, 0.0)) if z > 0 else (lambda c: min(c, 0.0))
+            part = {i: w * x[i] + gamma * of_sign(w * x[i]) for i, w in weights.items()}
+            yield part, b + gamma * of_sign(b) + sum(part.values()), relevance if z else 0.0
 
     return _spread(x, parts())
 
@@ -75,9 +75,9 @@ def alpha_beta(x: Vector, reads: Reads, r: Vector, alpha: float, beta: float) ->
     def parts() -> Iterator[tuple[dict[int, float], float, float]]:
         signs: list[tuple[float, Callable[[float, float], float]]] = [(alpha, max), (-beta, min)]
         for (b, weights), relevance in zip(reads, r, strict=True):
-            for factor, kept in signs:
-                part = {i: kept(w * x[i], 0.0) for i, w in weights.items()}
-                yield part, kept(b, 0.0) + sum(part.values()), factor * relevance
+            for factor, of_sign in signs:
+                part = {i: of_sign(w * x[i], 0.0) for i, w in weights.items()}
+                yield part, of_sign(b, 0.0) + sum(part.values()), factor * relevance
 
     return _spread(x, parts())
 

@@ -1,4 +1,4 @@
-"""The slow loop of every row, for the nets of row_cases: relevance of each input, given that of the outputs.
+"""The slow loop of every rule, for the nets of rule_cases: relevance of each input, given that of the outputs.
 
 A reference takes a net as it is (a plain module or function of tensors), its inputs and the relevance of its outputs.
 Where a rule is eq. 8 of AttnLRP the weights are read off the net, one input element after the other.
@@ -15,13 +15,13 @@ from typing import Any
 
 import paper_loops as paper
 import torch
-from row_cases import CASES as OWN_CASES
-from row_cases_linear import CASES as LINEAR_CASES
-from row_nets import Case, Inputs
+from rule_cases import CASES as OWN_CASES
+from rule_cases_linear import CASES as LINEAR_CASES
+from rule_nets import Case, Inputs
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table.rule import Rule
 
 Function = Callable[..., Any]
@@ -214,29 +214,29 @@ identity = Reference("paper_loops.ratio", _identity)
 attention = Reference("paper_loops.attention", _attention)
 uniform = Reference("paper_loops.uniform", _uniform)
 
-BY_ROW: dict[Rule, Reference] = {
-    rows.NORM: same,
-    rows.NORMALIZE: same,
-    rows.ATTENTION: attention,
-    rows.ATTENTION_LINEAR: by_weights(0),
-    rows.ATTENTION_HELD: by_weights(2),
-    rows.ATTENTION_WEIGHTS_HELD: by_weights(2),
-    rows.SOFTMAX: softmax(-1),
-    **dict.fromkeys((rows.IDENTITY, rows.IDENTITY_POWER, rows.IDENTITY_CLAMP, rows.IDENTITY_FROM_ZERO), identity),
-    **dict.fromkeys((rows.IDENTITY_SOFTPLUS, rows.IDENTITY_REGION), identity),
-    rows.IDENTITY_PIECEWISE: by_weights(0, step=STEP),
-    rows.LOG_SOFTMAX: Reference("paper_loops.log_softmax", _log_softmax),
-    rows.SUM_BY_INDEX: by_weights(),
-    rows.SAMPLE: by_weights(0),
-    rows.SELECT_BY_INDEX: by_gradient,
-    rows.UNIFORM: uniform,
-    rows.GATE_HELD: by_weights(1),
-    rows.PARAMETER_HELD: by_weights(0),
-    **dict.fromkeys((rows.LINEAR, rows.CONVOLUTION, rows.MATMUL_LINEAR, rows.LINEAR_NATIVE), by_weights()),
-    **dict.fromkeys((rows.SCALE, rows.SCALE_DIV, rows.BATCH_NORM, rows.SUM, rows.MOVE), by_weights()),
-    **dict.fromkeys((rows.SELECT, rows.SOFT_CAP_NATIVE, rows.ROUTER_NATIVE, rows.NATIVE), by_gradient),
+BY_RULE: dict[Rule, Reference] = {
+    basic.NORM: same,
+    basic.NORMALIZE: same,
+    basic.ATTENTION: attention,
+    basic.ATTENTION_LINEAR: by_weights(0),
+    basic.ATTENTION_HELD: by_weights(2),
+    basic.ATTENTION_WEIGHTS_HELD: by_weights(2),
+    basic.SOFTMAX: softmax(-1),
+    **dict.fromkeys((basic.IDENTITY, basic.IDENTITY_POWER, basic.IDENTITY_CLAMP, basic.IDENTITY_FROM_ZERO), identity),
+    **dict.fromkeys((basic.IDENTITY_SOFTPLUS, basic.IDENTITY_REGION), identity),
+    basic.IDENTITY_PIECEWISE: by_weights(0, step=STEP),
+    basic.LOG_SOFTMAX: Reference("paper_loops.log_softmax", _log_softmax),
+    basic.SUM_BY_INDEX: by_weights(),
+    basic.SAMPLE: by_weights(0),
+    basic.SELECT_BY_INDEX: by_gradient,
+    basic.UNIFORM: uniform,
+    basic.GATE_HELD: by_weights(1),
+    basic.PARAMETER_HELD: by_weights(0),
+    **dict.fromkeys((basic.LINEAR, basic.CONVOLUTION, basic.MATMUL_LINEAR, basic.LINEAR_NATIVE), by_weights()),
+    **dict.fromkeys((basic.SCALE, basic.SCALE_DIV, basic.BATCH_NORM, basic.SUM, basic.MOVE), by_weights()),
+    **dict.fromkeys((basic.SELECT, basic.SOFT_CAP_NATIVE, basic.ROUTER_NATIVE, basic.NATIVE), by_gradient),
 }
-"""What a row's cases follow, but for those named below."""
+"""What the cases of a rule follow, but for those named below."""
 
 BY_TITLE: dict[str, Reference] = {
     "norm-layer_norm": held_norm(4),
@@ -265,8 +265,8 @@ LEFT_OUT = frozenset(
 """Attention with an operand that carries nothing: the papers do not say who gets its share."""
 
 REFERENCES: dict[str, tuple[Case, Reference]] = {
-    case.title: (case, BY_TITLE.get(case.title) or BY_ROW[case.rule])
+    case.title: (case, BY_TITLE.get(case.title) or BY_RULE[case.rule])
     for case in (*OWN_CASES, *LINEAR_CASES)
-    if case.title not in LEFT_OUT and (case.title in BY_TITLE or case.rule in BY_ROW)
+    if case.title not in LEFT_OUT and (case.title in BY_TITLE or case.rule in BY_RULE)
 }
-"""Each net of row_cases that has a slow loop."""
+"""Each net of rule_cases that has a slow loop."""

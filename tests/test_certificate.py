@@ -1,4 +1,4 @@
-"""A certificate lists every node that relevance passes with the reason for its row, and what nothing vouches for."""
+"""A certificate lists every node that relevance passes with the reason for its rule, and what nothing vouches for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 import lxt_fx
 from lxt_fx.ops import products
 from lxt_fx.passes.capture.example import made_example
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table.rule import statement
 
@@ -42,7 +42,7 @@ def with_record(module: lxt_fx.Explained, **changes: object) -> lxt_fx.Explained
 @pytest.mark.parametrize("rules", ["attnlrp", "cp_lrp"])
 @pytest.mark.parametrize("name", each_model(MODELS))
 def test_every_node_that_relevance_passes_has_an_entry_and_nothing_is_open(name: str, rules: str) -> None:
-    """The path is that of autograd, which knows nothing of flows and rows."""
+    """The path is that of autograd, which knows nothing of flows and rules."""
     module = explained(name, rules)
     found = lxt_fx.certificate(module)
     assert [entry.node for entry in found.entries] == nodes_with_gradient(module, made_example(MODELS[name]()).kwargs)
@@ -76,7 +76,7 @@ def nodes_with_gradient(module: lxt_fx.Explained, inputs: Mapping[str, Tensor]) 
 
 
 @one_worker("llama")
-def test_an_entry_says_what_matched_and_why_earlier_rows_refused() -> None:
+def test_an_entry_says_what_matched_and_why_earlier_rules_refused() -> None:
     entries = {entry.node: entry for entry in lxt_fx.certificate(explained("llama")).entries}
     sdpa, silu, scale = entries["sdpa"], entries["silu"], entries["mul_4"]
     assert (sdpa.op, sdpa.original, sdpa.rule.name) == ("lxt_fx.sdpa", "aten.scaled_dot_product_attention", "attention")
@@ -94,12 +94,12 @@ def test_an_entry_says_what_matched_and_why_earlier_rows_refused() -> None:
 
 
 @one_worker("qwen3_moe-attn")
-def test_rows_of_cp_lrp_are_listed_where_they_refused() -> None:
+def test_rules_of_cp_lrp_are_listed_where_they_refused() -> None:
     found = lxt_fx.certificate(explained("gemma3", "cp_lrp", "eager"))
     refused = {(entry.original, *refusal) for entry in found.entries for refusal in entry.refusals}
     assert ("aten.mul.Tensor", "gate held", "only one operand carries") in refused
     assert ("group rms_norm", "gate held", "which operand gates the other is not clear") in refused
-    table = lxt_fx.TABLES["attnlrp"].with_rules("weights only", rows.ATTENTION_WEIGHTS_HELD, summary="for this test")
+    table = lxt_fx.TABLES["attnlrp"].with_rules("weights only", basic.ATTENTION_WEIGHTS_HELD, summary="for this test")
     router = lxt_fx.certificate(compiled("qwen3_moe-attn", rules=table))
     softmax = [entry for entry in router.entries if entry.rule.name == "softmax"]
     assert {entry.refusals for entry in softmax} == {(("weights held", "not attention weights"),)}
@@ -169,7 +169,7 @@ def test_of_the_plain_gradient_nothing_is_proven() -> None:
     assert f"{found.carrying} x rule native (nothing is claimed" in found.summary()
 
 
-def test_a_node_without_a_row_is_not_proven() -> None:
+def test_a_node_without_a_rule_is_not_proven() -> None:
     class Net(Mlp):
         def forward(self, x: Tensor) -> Tensor:
             return torch.lgamma(super().forward(x) + 3)
@@ -253,7 +253,7 @@ def test_the_summary_fits_an_appendix_and_equal_layers_stand_once() -> None:
 
 @one_worker("llama")
 def test_layers_that_differ_stand_apart() -> None:
-    table = lxt_fx.TABLES["attnlrp"].override("model.layers.1.mlp.act_fn", rows.NATIVE)
+    table = lxt_fx.TABLES["attnlrp"].override("model.layers.1.mlp.act_fn", basic.NATIVE)
     found = lxt_fx.certificate(compiled("llama", rules=table))
     text = str(found)
     assert "model.layers.0.mlp (LlamaMLP)" in text and "model.layers.1.mlp (LlamaMLP)" in text

@@ -168,7 +168,7 @@ def test_segments_have_the_layers_that_were_asked_for(checkpoint: Any, sizes: li
     assert str(found).startswith(f"{len(sizes)} segments: model.layers.0")
 
 
-def test_fewer_segments_keep_less_for_the_backward() -> None:
+def test_fewer_segments_save_less_for_the_backward() -> None:
     explained, inputs = deep_llama(), {"inputs_embeds": torch.randn(1, 48, 32)}
     plain, one, three, all_of_them = (saved_bytes(recut(explained, c), inputs) for c in (None, 1, 3, 9))
     # Measured: 345, 59, 24 and 12 KB.
@@ -280,7 +280,7 @@ def test_compiled_with_one_graph() -> None:
     assert_same([leaves[0].grad], [leaves[1].grad])
 
 
-def test_without_gradient_nothing_is_kept() -> None:
+def test_without_gradient_nothing_is_saved() -> None:
     explained, inputs = family("bert")
     cut = again(explained, inputs, checkpoint="layers")
     with torch.no_grad():
@@ -490,7 +490,7 @@ def test_benchmark_of_memory_runs(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/cost/memory.py", "--quick", "--out", str(tmp_path)]
     subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
     results = json.loads(Path(tmp_path, "memory.json").read_text())["results"]
-    # Measured: 0.05 and 0.92 of what the plain gradient keeps.
+    # Measured: 0.05 and 0.92 of what the plain gradient saves.
     assert results["ours, sqrt"]["4"]["saved"] < 0.1 * results["plain"]["4"]["saved"]
     assert results["ours"]["4"]["saved"] < results["plain"]["4"]["saved"]
     assert results["ours, sqrt"]["4"]["difference"] == 0

@@ -11,7 +11,7 @@ from tiny_text import bert, byte_tokenizer, llama, vit, word_tokenizer
 from transformers import T5Config, T5ForConditionalGeneration
 
 from lxt_fx.cli import main
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table.tables import TABLES
 
 TEXT = "The capital of France is"
@@ -169,12 +169,12 @@ def test_audit_prints_a_ledger_that_closes_and_writes_what_is_asked(
     assert f"{found['value'][0]:.4f}" in shown and png.read_bytes().startswith(b"\x89PNG")
 
 
-def test_audit_fails_where_a_rule_keeps_more_than_it_says(
+def test_audit_fails_where_a_rule_absorbs_more_than_it_says(
     language_model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    native = replace(rows.UNIFORM, ops=dict.fromkeys(rows.UNIFORM.ops))
+    native = replace(basic.UNIFORM, ops=dict.fromkeys(basic.UNIFORM.ops))
     right = TABLES["attnlrp"]
-    broken = replace(right, name="broken", rules=tuple(native if rule is rows.UNIFORM else rule for rule in right.rules))
+    broken = replace(right, name="broken", rules=tuple(native if rule is basic.UNIFORM else rule for rule in right.rules))
     monkeypatch.setitem(TABLES, "broken", broken)
     assert run("audit", language_model, TEXT, "--rules", "broken") == 2
     shown = capsys.readouterr()
@@ -187,7 +187,7 @@ def test_a_classifier_is_audited_too(classifier: str, capsys: pytest.CaptureFixt
     assert "position_embeddings.weight" in capsys.readouterr().out
 
 
-def test_certificate_prints_the_rows_and_what_is_not_proven(
+def test_certificate_prints_the_rules_and_what_is_not_proven(
     language_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "certificate.json"

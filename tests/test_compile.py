@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def relevance(call: Any, leaf_name: str, leaf: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits, and the relevance of the leaf for one of them in each row."""
+    """The logits, and the relevance of the leaf for one of them in each example."""
     leaf = leaf.clone().requires_grad_()
     logits = call(**{leaf_name: leaf}).logits
     value = logits if logits.dim() == 2 else logits[:, -1]

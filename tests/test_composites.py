@@ -59,7 +59,7 @@ def test_a_module_as_a_whole_passes_relevance_element_by_element_or_not_at_all(f
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_a_whole_module_has_one_row_and_a_closed_ledger() -> None:
+def test_a_whole_module_has_one_rule_and_a_closed_ledger() -> None:
     net = Net().double().eval()
     explained = lxt_fx.transform(net, (X,), rules={Cube: Identity(), nn.Linear: Gamma(0.1)})
     text = lxt_fx.show(explained)

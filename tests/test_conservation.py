@@ -1,4 +1,4 @@
-"""Every row of every table keeps what its `keeps` claims, for every op that it lists, and every ledger closes."""
+"""Every rule of every table conserves what it claims to, for every op that it lists, and every ledger closes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from row_cases import CASES
-from row_cases_linear import CASES as LINEAR_CASES
-from row_nets import ANY, BELOW_ONE, EIGHTHS, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net
+from rule_cases import CASES
+from rule_cases_linear import CASES as LINEAR_CASES
+from rule_nets import ANY, BELOW_ONE, EIGHTHS, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -29,7 +29,7 @@ LINEAR_RULES = [linear_rules.epsilon(), linear_rules.gamma(), linear_rules.z_plu
 NOT_REACHED = {
     aten.to.device: "a move to another device, where one CPU is; a move to the same one is dropped",
 }
-"""Ops that rows list and no net on one CPU has."""
+"""Ops that rules list and no net on one CPU has."""
 
 CONSTANTS = {Cause.BIAS, Cause.CONSTANT, Cause.INTERCEPT}
 ALLOWED = {
@@ -39,20 +39,20 @@ ALLOWED = {
     Conserves.SELECTED: {Cause.SELECTION},
     Conserves.NATIVE: {Cause.NATIVE, Cause.OFFSET, *CONSTANTS},
 }
-"""The causes of a leak that a row may have."""
+"""The causes of a leak that a rule may have."""
 
 few_examples = settings(max_examples=10, derandomize=True, deadline=None, database=None, phases=[Phase.generate])
 every_case = pytest.mark.parametrize("title", ALL_CASES)
 
 
 def table_of(rule: Rule) -> lxt_fx.RuleTable:
-    """The first table that holds the row."""
-    return next(table for table in lxt_fx.TABLES.values() if any(rule is row for row in table.rules))
+    """The first table that holds the rule."""
+    return next(table for table in lxt_fx.TABLES.values() if any(rule is other for other in table.rules))
 
 
 @cache
 def explained_net(title: str) -> tuple[Net, lxt_fx.Explained, tuple[str, ...]]:
-    """The net of a case, as it is and transformed, and the names of the nodes where its row took its op."""
+    """The net of a case, as it is and transformed, and the names of the nodes where its rule took its op."""
     case = ALL_CASES[title]
     net = Net(case).eval()
     generator = torch.Generator().manual_seed(1)
@@ -114,7 +114,7 @@ def floats(outputs: Any) -> list[Tensor]:
     return [output for output in tree_leaves(outputs) if output.is_floating_point()]
 
 
-def by_row(terms: list[Tensor]) -> Tensor:
+def by_example(terms: list[Tensor]) -> Tensor:
     """Sums for each index of the first dim, where all have the same one; else their sum."""
     alike = all(term.dim() > 0 for term in terms) and len({term.shape[:1] for term in terms}) == 1
     return sum(term.flatten(1).sum(1) if term.dim() > 1 else term for term in terms) if alike else sum_of(terms)  # type: ignore[return-value]
@@ -126,23 +126,24 @@ def sum_of(terms: list[Tensor]) -> Tensor:
 
 
 def functional(gradients: list[Tensor]) -> Callable[[Any], Tensor]:
-    """<output, c> for each row."""
-    return lambda outputs: by_row([o.double() * c for o, c in zip(floats(outputs), gradients, strict=True)])
+    """<output, c> for each example."""
+    return lambda outputs: by_example([o.double() * c for o, c in zip(floats(outputs), gradients, strict=True)])
 
 
 def said_leak(case: Case, net: Net, inputs: Inputs, gradients: list[Tensor]) -> Tensor | None:
-    """[rows]: what the op keeps, if the row keeps what it says. None where it says nothing."""
+    """[batch]: what the op absorbs if its rule conserves what it claims. None where it claims nothing."""
     if case.leak is not None:
-        return by_row([case.leak(net, tuple(x.double() for x in inputs), gradients[0])])
+        return by_example([case.leak(net, tuple(x.double() for x in inputs), gradients[0])])
     if case.rule.conserves is Conserves.NATIVE:
         return None
     if case.rule.conserves is Conserves.ALL_BUT_CONSTANTS:
         constants = floats(net(*(torch.zeros_like(x) for x in inputs)))
-        return by_row([value * c for value, c in zip(constants, gradients, strict=True)])
+        return by_example([value * c for value, c in zip(constants, gradients, strict=True)])
     outputs = floats(net(*inputs))
     if case.rule.conserves is Conserves.SELECTED:
-        return by_row([o * same * c for o, same, c in zip(outputs, constant(net, inputs, outputs), gradients, strict=True)])
-    return by_row([0 * o * c for o, c in zip(outputs, gradients, strict=True)])
+        constants = constant(net, inputs, outputs)
+        return by_example([o * same * c for o, same, c in zip(outputs, constants, gradients, strict=True)])
+    return by_example([0 * o * c for o, c in zip(outputs, gradients, strict=True)])
 
 
 def constant(net: Net, inputs: Inputs, outputs: list[Tensor]) -> list[Tensor]:
@@ -155,42 +156,42 @@ def constant(net: Net, inputs: Inputs, outputs: list[Tensor]) -> list[Tensor]:
     return stays
 
 
-def kept_at(ledger: lxt_fx.Ledger, nodes: tuple[str, ...]) -> Tensor:
-    """[rows]: what reached the nodes less what they passed on."""
+def absorbed_at(ledger: lxt_fx.Ledger, nodes: tuple[str, ...]) -> Tensor:
+    """[batch]: what reached the nodes less what they passed on."""
     nothing = torch.zeros_like(ledger.value)
     reached = sum((ledger.reaching.get(name, nothing) for name in nodes), nothing)
     return reached - sum((amount for edge, amount in ledger.passing.items() if edge.consumer in nodes), nothing)
 
 
-def of_linear_rules(row: Rule) -> bool:
-    """Whether a row, or one that lists more, is tested in test_linear_rules.py: every constructor, both forms, every op."""
-    return any(row.ops.items() <= whole.ops.items() and row.source == whole.source for whole in LINEAR_RULES)
+def of_linear_rules(rule: Rule) -> bool:
+    """Whether test_linear_rules.py tests this rule, or one that lists more: every constructor, both forms, every op."""
+    return any(rule.ops.items() <= whole.ops.items() and rule.source == whole.source for whole in LINEAR_RULES)
 
 
-def equation(row: Rule) -> tuple[Any, ...]:
-    """What a row does; rows that differ in where they stand only are one."""
-    return row.name, row.formula, row.source, row.conserves, tuple(row.ops.items())
+def equation(rule: Rule) -> tuple[Any, ...]:
+    """What a rule does; rules that differ only in where they stand are one."""
+    return rule.name, rule.formula, rule.source, rule.conserves, tuple(rule.ops.items())
 
 
-def test_every_row_and_every_op_that_it_lists_has_a_case() -> None:
-    every = {id(row): row for table in lxt_fx.TABLES.values() for row in table.rules if not of_linear_rules(row)}
+def test_every_rule_and_every_op_that_it_lists_has_a_case() -> None:
+    every = {id(rule): rule for table in lxt_fx.TABLES.values() for rule in table.rules if not of_linear_rules(rule)}
     tried = {(equation(case.rule), case.op) for case in ALL_CASES.values()}
-    missing = [f"{row.name}: {op}" for row in every.values() for op in row.ops if (equation(row), op) not in tried]
+    missing = [f"{rule.name}: {op}" for rule in every.values() for op in rule.ops if (equation(rule), op) not in tried]
     assert sorted(missing) == sorted(f"move: {op}" for op in NOT_REACHED)
-    assert {row.name for row in every.values()} == {case.rule.name for case in ALL_CASES.values()}
-    assert {equation(case.rule) for case in ALL_CASES.values()} == {equation(row) for row in every.values()}
+    assert {rule.name for rule in every.values()} == {case.rule.name for case in ALL_CASES.values()}
+    assert {equation(case.rule) for case in ALL_CASES.values()} == {equation(rule) for rule in every.values()}
     assert len(ALL_CASES) == len(CASES) + len(LINEAR_CASES)  # no title twice
 
 
 @every_case
-def test_the_row_takes_the_op(title: str) -> None:
+def test_the_rule_takes_the_op(title: str) -> None:
     assert explained_net(title)[2]
 
 
 @every_case
 @few_examples
 @given(data=st.data())
-def test_the_row_keeps_what_it_says(title: str, data: st.DataObject) -> None:
+def test_the_rule_conserves_what_it_says(title: str, data: st.DataObject) -> None:
     """What reaches the op less what leaves it, element for element drawn, against the share that the paper's formula or the
     plain net gives to constants; and the ledger puts it down to that cause and closes."""
     case = ALL_CASES[title]
@@ -205,7 +206,7 @@ def test_the_row_keeps_what_it_says(title: str, data: st.DataObject) -> None:
     ledger = lxt_fx.audit(explained, inputs, functional(gradients))
 
     scale = ledger.scale()
-    terms = by_row([(o * c).abs() for o, c in zip(outputs, gradients, strict=True)])
+    terms = by_example([(o * c).abs() for o, c in zip(outputs, gradients, strict=True)])
     terms = torch.stack([terms, *(source.relevance.abs().flatten(1).sum(1) for source in ledger.sources)]).amax(0)
     assume(bool((scale >= 1e-4 * terms).all()))  # where everything cancels only rounding is left
     limit = case.tolerance * scale
@@ -221,9 +222,9 @@ def test_the_row_keeps_what_it_says(title: str, data: st.DataObject) -> None:
     causes = {entry.cause for entry in entries if bool((entry.amount.abs() > limit).any())}
     assert causes <= ALLOWED[case.rule.conserves]
     if said is not None:
-        assert ((kept_at(ledger, nodes) - said).abs() <= limit).all(), (kept_at(ledger, nodes), said)
-    if said is not None and case.kept is not None:
-        cause, name = case.kept
+        assert ((absorbed_at(ledger, nodes) - said).abs() <= limit).all(), (absorbed_at(ledger, nodes), said)
+    if said is not None and case.cause is not None:
+        cause, name = case.cause
         named = sum((e.amount for e in entries if e.cause is cause and e.name.endswith(name)), torch.zeros_like(said))
         assert ((named - said).abs() <= limit).all(), (named, said)
 
@@ -247,7 +248,7 @@ def test_the_lines_of_the_dataframe_add_up_to_the_explained_values(title: str) -
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_leaf_of_one_dimension_has_a_source(size: int) -> None:
-    """[1], or as many numbers as there are rows."""
+    """[1], or as many numbers as there are examples."""
     a, b = torch.ones(3, size, dtype=torch.float64), torch.ones(size, dtype=torch.float64)
     explained = lxt_fx.transform(Net(ALL_CASES["matmul-matmul-vector"]).eval(), (a, b))
     ledger = lxt_fx.audit(explained, (a, b), lambda output: output)

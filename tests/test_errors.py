@@ -93,7 +93,7 @@ class Lgamma(nn.Module):
         return torch.lgamma(self.linear(x) + 3)
 
 
-def test_an_op_without_a_row_is_an_error_that_names_it() -> None:
+def test_an_op_without_a_rule_is_an_error_that_names_it() -> None:
     with pytest.raises(NoRuleError) as raised:
         lxt_fx.transform(Lgamma().eval(), (torch.randn(2, 4),))
     text = str(raised.value)
@@ -111,7 +111,7 @@ def test_without_strict_the_op_keeps_its_gradient_and_is_listed() -> None:
     torch.testing.assert_close(ours, native)
 
 
-def test_a_refusing_row_is_named_with_its_reason() -> None:
+def test_a_refusing_rule_is_named_with_its_reason() -> None:
     class Bilinear(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.nn.functional.linear(x, x)

@@ -30,7 +30,7 @@ from lxt_fx.ops.aten_kinds import (
     WEIGHTED,
 )
 from lxt_fx.passes.rewrite.explicit_form import is_known
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table.functions_as_places import FUNCTIONS
 
 aten = torch.ops.aten
@@ -103,7 +103,7 @@ def test_another_name_of_an_activation_gets_its_rule() -> None:
 
 def test_from_one_line_follow_the_places_of_a_norm() -> None:
     for op, norm in norms.OF.items():
-        assert rows.NORM.ops[op] is norm.op and all(FUNCTIONS[function] == (op,) for function in norm.functions)
+        assert basic.NORM.ops[op] is norm.op and all(FUNCTIONS[function] == (op,) for function in norm.functions)
         arguments = {argument.name for argument in norm.op._schema.arguments}
         assert norm.holds <= arguments and norm.holds == {"weight", "bias"} & arguments
     assert {norm.op for norm in norms.NORMS} == {op for op in vars(norms).values() if isinstance(op, OpOverload)}

@@ -31,7 +31,7 @@ class Overflow(nn.Module):
         return self.second(hidden * hidden)
 
 
-def test_an_overflow_in_half_precision_is_named_with_ranges_and_row() -> None:
+def test_an_overflow_in_half_precision_is_named_with_ranges_and_rule() -> None:
     x = torch.full((1, 4), 2.0)
     lxt_fx.audit(lxt_fx.transform(Overflow().eval(), (x,)), x, 0)
     explained = lxt_fx.transform(Overflow().half().eval(), (torch.full((1, 4), 0.01).half(),))

@@ -1,4 +1,4 @@
-"""The relevance flow graph balances at every node, and merging, splitting and pruning it keeps what it must."""
+"""The relevance flow graph balances at every node, and merging, splitting and pruning leave what they must."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def ledger_of(name: str, attention: str = "sdpa", table: str = "attnlrp") -> lxt
 
 
 def balance(graph: nx.DiGraph, node: str) -> float:
-    """What reached the node, less what it kept and what it passed on."""
+    """What reached the node, less what it absorbed and what it passed on."""
     facts = graph.nodes[node]
     return float(facts["relevance"] - facts["leak"] - sum(r for _, _, r in graph.in_edges(node, data="relevance")))
 
 
 @pytest.mark.parametrize("name", each_model(["llama", "bert"]))
-def test_every_node_passes_on_what_it_does_not_keep(name: str) -> None:
+def test_every_node_passes_on_what_it_does_not_absorb(name: str) -> None:
     ledger = ledger_of(name)
     graph = ledger.flow_graph()
     leaf = graph.nodes["inputs_embeds"]
@@ -47,7 +47,7 @@ def test_every_node_passes_on_what_it_does_not_keep(name: str) -> None:
 
 @one_worker("llama")
 @pytest.mark.parametrize("modules", [(), ("model.layers.*.mlp", "model.layers.*.self_attn")])
-def test_a_graph_of_modules_keeps_all_crossing_edges(modules: tuple[str, ...]) -> None:
+def test_a_graph_of_modules_has_all_crossing_edges(modules: tuple[str, ...]) -> None:
     ledger = ledger_of("llama")
     merged = flow.by_module(ledger.flow_graph(), *modules)
     if modules:
@@ -88,7 +88,7 @@ def test_heads_split_an_attention_without_remainder(attention: str, table: str) 
 
 
 @one_worker("llama")
-def test_pruning_keeps_strong_edges_that_lead_to_the_target() -> None:
+def test_pruning_leaves_strong_edges_that_lead_to_the_target() -> None:
     graph = ledger_of("llama").flow_graph()
     least = 0.2 * graph.nodes["target"]["relevance"]
     pruned = flow.prune(graph, 0.2)

@@ -144,10 +144,10 @@ torch._ops._OpNamespace.__getattr__, torch._ops.OpOverloadPacket.__getattr__ = n
 import lxt_fx
 {EVERY_MODULE}
 torch._ops._OpNamespace.__getattr__, torch._ops.OpOverloadPacket.__getattr__ = namespace, packet  # torch needs them itself
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 x = torch.randn(2, 4)
 explained = lxt_fx.transform(nn.Sequential(nn.Linear(4, 3), nn.SiLU(), nn.Linear(3, 2)).eval(), (x,))
-named = [str(op) for rule in (rows.IDENTITY, rows.SELECT) for op in rule.ops]
+named = [str(op) for rule in (basic.IDENTITY, basic.SELECT) for op in rule.ops]
 """
     named, difference = in_fresh_process(code, "[named, explained.record.forward_difference]")
     assert {"aten.silu.default", "aten.atan.default", "aten.scatter.src"} <= set(named)

@@ -55,7 +55,7 @@ def test_the_ledger_of_every_golden_model_closes(name: str, dtype: torch.dtype, 
 
 
 def _check_padded(golden: Golden, module: lxt_fx.Explained, tolerance: float) -> None:
-    """Each row of a padded batch has a ledger of its own, and padding gets nothing."""
+    """Each example of a padded batch has a ledger of its own, and padding gets nothing."""
     case = golden.case
     for side in ("rpad", "lpad"):
         if f"{side}_input_ids" not in case:
@@ -123,7 +123,7 @@ def test_the_relevance_of_an_audit_is_that_of_the_explanation(name: str, attenti
 
 
 @one_worker("gpt2")
-def test_a_row_of_a_batch_has_the_ledger_that_it_has_alone() -> None:
+def test_an_example_of_a_batch_has_the_ledger_that_it_has_alone() -> None:
     module = explained("gpt2", torch.float64)
     both = lxt_fx.audit(module, {"input_ids": IDS[:, :3]})
     for row in range(2):
@@ -255,7 +255,7 @@ def test_epsilon_takes_its_share_by_name() -> None:
     assert lxt_fx.Cause.EPSILON not in without.by_cause()
 
 
-def test_nodes_without_a_row_are_named_as_the_cause() -> None:
+def test_nodes_without_a_rule_are_named_as_the_cause() -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.lgamma(x).sum(-1)
@@ -282,7 +282,7 @@ EXPLAINED: dict[str, Callable[[], lxt_fx.Explained]] = {
     "mlp": lambda: lxt_fx.transform(Mlp().eval(), (torch.randn(2, 6),)),
 }
 BAD: dict[str, tuple[str, Any, Any, str]] = {
-    "a matrix a row": ("llama", {"input_ids": IDS}, lambda o: o.logits[:, -1], r"one number for each of.*\[2, 64\]"),
+    "a vector each": ("llama", {"input_ids": IDS}, lambda o: o.logits[:, -1], r"one number for each of.*\[2, 64\]"),
     "a number, not a tensor": ("llama", {"input_ids": IDS}, lambda o: 3.0, "got float"),
     "a detached target": ("llama", {"input_ids": IDS}, lambda o: o.logits[:, -1, 0].detach(), "does not depend on the"),
     "too few targets": ("llama", {"input_ids": IDS}, [3], "1 targets for 2 examples"),
@@ -349,7 +349,7 @@ def test_the_page_shows_every_sum_of_the_ledger() -> None:
 
 
 def test_grouped_heads_of_keys_and_values_are_measured_one_by_one() -> None:
-    """SDPA with enable_gqa keeps fewer heads of keys and values than of queries."""
+    """SDPA with enable_gqa has fewer heads of keys and values than of queries."""
 
     class Grouped(nn.Module):
         def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

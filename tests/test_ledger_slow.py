@@ -1,4 +1,4 @@
-"""The ledgers of trained models close: nothing is lost but what a row accounts for."""
+"""The ledgers of trained models close: nothing is lost but what a rule accounts for."""
 
 from __future__ import annotations
 

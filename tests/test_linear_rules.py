@@ -1,5 +1,5 @@
 """Rules for linear maps with constant weights: against loops copied from the papers, against zennit, in both forms; what
-they keep, what is printed, what is refused."""
+they conserve, what is printed, what is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import lxt_fx
 from lxt_fx.ledger.causes import Cause
 from lxt_fx.ops import contributions
 from lxt_fx.ops.explicit_contributions import PARTS
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table import linear_rules as rules
 from lxt_fx.rule_table.rule import Rule
 
@@ -41,7 +41,7 @@ LOOPS: dict[str, tuple[Callable[..., loops.Vector], dict[str, float], dict[str, 
 }
 """The loop, its settings, those of the op."""
 
-ROWS: dict[str, Callable[[], Rule]] = {
+RULES: dict[str, Callable[[], Rule]] = {
     "gamma": lambda: rules.gamma(0.25),
     "z_plus": rules.z_plus,
     "excitation": rules.excitation,
@@ -50,7 +50,7 @@ ROWS: dict[str, Callable[[], Rule]] = {
     "w_square": rules.w_square,
     "flat": rules.flat,
 }
-every_rule = pytest.mark.parametrize("rule", ROWS)
+every_rule = pytest.mark.parametrize("rule", RULES)
 every_loop = pytest.mark.parametrize("rule", LOOPS)
 HALF = {torch.float16: 4e-3, torch.bfloat16: 2e-2}
 NUMBERS = st.integers(-12, 12).map(lambda i: i / 4)
@@ -231,7 +231,7 @@ def zennit_rule(rule: str, epsilon: float) -> Any:
 
 
 def transformed(rule: Rule, layer: nn.Module, x: Tensor, form: str, epsilon: float) -> lxt_fx.Explained:
-    """A model of that layer with the row on it."""
+    """A model of that layer with the rule on it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch: padding "same" may need a copy
         table = ATTNLRP.override("0", rule)
@@ -255,7 +255,7 @@ def test_rules_equal_zennit_in_both_forms(rule: str, name: str) -> None:
     layer, shape = LAYERS[name]
     x = torch.randn(shape, dtype=torch.float64).clamp(LOW, HIGH)
     for form, epsilon in (("gradient", 1e-6), ("explicit", 0.1)):
-        explained = transformed(ROWS[rule](), layer, x, form, epsilon)
+        explained = transformed(RULES[rule](), layer, x, form, epsilon)
         r = torch.randn(explained(x).shape, dtype=torch.float64)
         theirs = zennit_rules.relevance(zennit_rule(rule, epsilon), layer, x, r)
         assert relative(relevance_of(explained, x, r), theirs) <= 1e-8
@@ -287,7 +287,7 @@ def net_and_image() -> tuple[Net, Tensor]:
 
 
 def overridden(rule: Rule) -> lxt_fx.RuleTable:
-    """The row wherever it can be; z-box at the input, where bounds are known, and gamma elsewhere."""
+    """The rule wherever it can be; z-box at the input, where bounds are known, and gamma elsewhere."""
     everywhere = rules.gamma(0.1) if rule.name == "z-box" else rule
     return ATTNLRP.override("*", everywhere).override("first", rule)
 
@@ -296,7 +296,7 @@ def overridden(rule: Rule) -> lxt_fx.RuleTable:
 @pytest.mark.parametrize("epsilon", [0.0, 0.05])
 def test_ledgers_close_and_have_no_faults(rule: str, epsilon: float) -> None:
     net, x = net_and_image()
-    explained = lxt_fx.transform(net, (x,), rules=overridden(ROWS[rule]()), epsilon=epsilon)
+    explained = lxt_fx.transform(net, (x,), rules=overridden(RULES[rule]()), epsilon=epsilon)
     ledger = lxt_fx.audit(explained, x, lambda output: output[:, 1])
     ledger.check(1e-11)
     causes = {cause for cause, amount in ledger.by_cause().items() if bool((amount.abs() > 1e-9).any())}
@@ -311,8 +311,8 @@ def test_the_fast_form_loses_what_falls_on_inputs_of_zero_and_the_ledger_says_so
     torch.manual_seed(0)
     layer, x = nn.Linear(6, 3, bias=False).double(), torch.randn(2, 6, dtype=torch.float64).clamp(LOW, HIGH)
     x[:, 2:4] = 0
-    fast = transformed(ROWS[rule](), layer, x, "gradient", 0.0)
-    explicit = transformed(ROWS[rule](), layer, x, "explicit", 0.0)
+    fast = transformed(RULES[rule](), layer, x, "gradient", 0.0)
+    explicit = transformed(RULES[rule](), layer, x, "explicit", 0.0)
     r = layer(x).detach()
     found, exact = relevance_of(fast, x, r), relevance_of(explicit, x, r)
     torch.testing.assert_close(exact.sum(), r.sum())
@@ -322,7 +322,7 @@ def test_the_fast_form_loses_what_falls_on_inputs_of_zero_and_the_ledger_says_so
     assert bool((lost.abs() > 1e-3).all())
 
 
-def test_an_output_without_positive_contributions_keeps_its_relevance_under_z_plus() -> None:
+def test_an_output_without_positive_contributions_absorbs_its_relevance_under_z_plus() -> None:
     layer = nn.Linear(3, 2, bias=False).double()
     nn.init.constant_(layer.weight, -1.0)
     x = torch.ones(1, 3, dtype=torch.float64)
@@ -338,7 +338,7 @@ def test_a_net_gives_the_same_in_both_forms(rule: str) -> None:
     net, x = net_and_image()
     x = torch.where(x == 0, 0.1, x)
     first_only = rule in ("w_square", "flat")
-    table = ATTNLRP.override("first", ROWS[rule]()) if first_only else overridden(ROWS[rule]())
+    table = ATTNLRP.override("first", RULES[rule]()) if first_only else overridden(RULES[rule]())
     found = []
     for form in ("gradient", "explicit"):
         explained = lxt_fx.transform(net, (x,), rules=table, form=form, epsilon=0.0)
@@ -409,7 +409,7 @@ class Pair(nn.Module):
         return self.act(x @ x.mT) @ self.vector
 
 
-def test_a_row_that_can_serve_no_node_of_its_place_is_refused() -> None:
+def test_a_rule_that_can_serve_no_node_of_its_place_is_refused() -> None:
     net, x = Pair().eval(), torch.randn(2, 4, 4)
     for where, message in (
         ("act", r"rule gamma fits no node at act\n  %gelu = aten.gelu.default .*: op is not listed\n  the rule lists"),
@@ -433,12 +433,12 @@ def test_an_override_of_a_place_that_the_model_does_not_have_is_a_warning() -> N
     with pytest.warns(UserWarning, match="no node of the model is at 'Conv2d'"):
         explained = lxt_fx.transform(net, (x,), rules=table)
     assert "gamma=0.05" in lxt_fx.show(explained, "lowered")
-    hidden = ATTNLRP.override("0", rules.gamma()).override("0", rows.NATIVE)
+    hidden = ATTNLRP.override("0", rules.gamma()).override("0", basic.NATIVE)
     assert "native" in lxt_fx.show(lxt_fx.transform(net, (x,), rules=hidden), "lowered")
 
 
 def test_a_part_of_a_place_is_enough() -> None:
-    """The row takes what it can serve; other nodes of the module keep theirs."""
+    """The rule takes what it can serve; other nodes of the module have their own."""
     net, x = net_and_image()
     text = lxt_fx.show(lxt_fx.transform(net, (x,), rules=ATTNLRP.override("*", rules.z_plus())), "lowered")
     assert text.count("| z-plus") == 6 and "| identity" in text

@@ -213,7 +213,7 @@ PROMPT, ANSWER = [5, 9, 11, 30], [12, 44, 7]
 
 @pytest.mark.parametrize("form", ["gradient", "explicit"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_row_of_an_answer_is_the_relevance_of_its_token_one_position_earlier(form: str, attention: str) -> None:
+def test_each_token_of_an_answer_has_the_relevance_of_its_logit_one_position_earlier(form: str, attention: str) -> None:
     module = explained("llama", form, attention)
     answer = lxt_fx.answer_relevance(module, None, PROMPT, ANSWER)
     assert answer.relevance.shape == (3, 7) and answer.of_prompt().shape == (3, 4)

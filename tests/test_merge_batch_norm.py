@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import lxt_fx
 from lxt_fx.ledger.causes import Cause
 from lxt_fx.passes.verify import MERGED_TOLERANCES, check_forward, forward_difference
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table import linear_rules as rules
 from lxt_fx.rule_table.rule import Rule
 
@@ -32,7 +32,7 @@ RULES: dict[str, tuple[Callable[[float], Rule], Callable[[float], Any]]] = {
     "w_square": (lambda e: rules.w_square(epsilon=e), lambda e: zennit_rules.rules().WSquare(e)),
     "epsilon": (rules.epsilon, lambda e: zennit_rules.rules().Epsilon(e)),
 }
-"""Our row and zennit's rule for an epsilon."""
+"""Our rule and zennit's for an epsilon."""
 every_rule = pytest.mark.parametrize("rule", RULES)
 needs_zennit = pytest.mark.skipif(zennit_rules.SPEC is None, reason="zennit is not installed")
 
@@ -82,8 +82,8 @@ def merged_by_hand(net: nn.Sequential) -> nn.Sequential:
         for channel, factor in enumerate(scale.tolist()):
             if "Transpose" in type(layer).__name__:
                 group, own = divmod(channel, layer.weight.shape[1])
-                rows_of_group = layer.weight.shape[0] // layer.groups
-                layer.weight[group * rows_of_group : (group + 1) * rows_of_group, own] *= factor
+                size = layer.weight.shape[0] // layer.groups
+                layer.weight[group * size : (group + 1) * size, own] *= factor
             else:
                 layer.weight[channel] *= factor
         layer.bias = nn.Parameter((bias - norm.running_mean) * scale + (norm.bias if norm.affine else 0.0))
@@ -149,14 +149,14 @@ def test_a_layer_with_its_batch_norm_equals_one_layer_merged_by_hand(name: str, 
 def test_apart_a_layer_and_its_batch_norm_pass_other_relevance() -> None:
     """Why all this is done: gamma weighs contributions by the sign of the layer's own output."""
     net, x = layer_and_norm("conv2d")
-    tables = ({"0": rules.gamma(0.25), "1": norm} for norm in (rows.BATCH_NORM, rows.NATIVE))
+    tables = ({"0": rules.gamma(0.25), "1": norm} for norm in (basic.BATCH_NORM, basic.NATIVE))
     merged, apart = (explained_by(net, x, table) for table in tables)
     assert merged.record.merged == ("1",) and apart.record.merged == ()
     r = net(x).detach()
     assert relative(relevance_of(merged, x, r), relevance_of(apart, x, r)) > 0.05
 
 
-def test_without_an_epsilon_linear_rows_pass_the_same_through_the_two_apart() -> None:
+def test_without_an_epsilon_linear_rules_pass_the_same_through_the_two_apart() -> None:
     """Which is why batch norms stay where only eq. 8 of AttnLRP is at work."""
     net, x = layer_and_norm("conv2d")
     r = net(x).detach()
@@ -194,7 +194,7 @@ def net_and_image(dtype: torch.dtype = torch.float64) -> tuple[Net, Tensor]:
     return net.to(dtype).eval(), torch.randn(3, 2, 6, 5).to(dtype)
 
 
-def test_a_net_gives_the_same_in_both_forms_and_keeps_its_forward() -> None:
+def test_a_net_gives_the_same_in_both_forms_and_the_same_forward() -> None:
     """Measured: 3.6e-16 and 5.4e-16."""
     net, x = net_and_image()
     fast, explicit = forms(net, x, GAMMA)
@@ -206,7 +206,7 @@ def test_a_net_gives_the_same_in_both_forms_and_keeps_its_forward() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_forward_is_kept_in_lower_precision(dtype: torch.dtype) -> None:
+def test_the_forward_stays_the_same_in_lower_precision(dtype: torch.dtype) -> None:
     """Measured: 9.5e-8, 6.3e-3, 7.8e-4. The model itself is 7.8e-8, 4.8e-3, 4.8e-4 from float64, the merged one 1.1e-7,
     3.8e-3, 6.7e-4."""
     net, x = net_and_image(dtype)
@@ -218,12 +218,12 @@ def test_the_forward_is_kept_in_lower_precision(dtype: torch.dtype) -> None:
 
 
 class Parameters(torch.fx.Interpreter):
-    """Runs a graph and keeps its merged parameters."""
+    """Runs a graph and collects its merged parameters."""
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
         if n.name in ("merged_weight", "merged_bias"):
-            self.kept = [*getattr(self, "kept", []), result]
+            self.merged = [*getattr(self, "merged", []), result]
         return result
 
 
@@ -234,7 +234,7 @@ def test_merged_parameters_are_rounded_once(dtype: torch.dtype) -> None:
     runner = Parameters(explained_by(net, x, GAMMA))
     runner.run(x, enable_io_processing=False)
     exact = merged_by_hand(copy.deepcopy(net).double())[0]
-    for found, expected in zip(runner.kept, (exact.weight, exact.bias), strict=True):
+    for found, expected in zip(runner.merged, (exact.weight, exact.bias), strict=True):
         assert found.dtype is dtype
         torch.testing.assert_close(found.double(), expected, rtol=0.51 * torch.finfo(dtype).eps, atol=1e-7)
 
@@ -305,10 +305,13 @@ def test_a_batch_norm_stays_where_it_does_not_belong_to_one_layer(name: str) -> 
 
 @pytest.mark.parametrize(
     "table",
-    ["attnlrp", "gradient", {"*": rules.epsilon(0.0)}, {"0": rules.gamma(0.25), "1": rows.NATIVE}, {"0": rows.CONVOLUTION}],
-    ids=["attnlrp", "gradient", "epsilon_0", "a_row_of_its_own", "linear_row"],
+    [
+        "attnlrp", "gradient", {"*": rules.epsilon(0.0)}, {"0": rules.gamma(0.25), "1": basic.NATIVE},
+        {"0": basic.CONVOLUTION},
+    ],
+    ids=["attnlrp", "gradient", "epsilon_0", "a_rule_of_its_own", "linear_rule"],
 )
-def test_a_batch_norm_stays_where_no_row_needs_it_elsewhere(table: Any) -> None:
+def test_a_batch_norm_stays_where_no_rule_needs_it_elsewhere(table: Any) -> None:
     net, x = layer_and_norm("conv2d")
     explained = explained_by(net, x, table)
     assert explained.record.merged == () and explained.record.forward_difference <= 1e-15  # the same ops, in float64
@@ -316,7 +319,7 @@ def test_a_batch_norm_stays_where_no_row_needs_it_elsewhere(table: Any) -> None:
 
 
 def test_every_call_of_a_layer_takes_the_batch_norm_behind_it() -> None:
-    """A layer called twice, a batch norm called twice, and two in a row; by the graph, not by the modules."""
+    """A layer called twice, a batch norm called twice, and two one after the other; by the graph, not by the modules."""
     net = Readers(lambda net, x: net.norm(net.other(net.layer(torch.relu(net.norm(net.layer(x)))))), 1).double().eval()
     x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
     explained = explained_by(net, x, GAMMA)
@@ -338,7 +341,7 @@ def test_an_override_of_a_node_holds_after_its_batch_norm_was_merged() -> None:
     assert explained.record.merged == ("norm_second",) and lxt_fx.show(explained).count("| z-plus") == 1
 
 
-def test_a_row_that_cannot_serve_a_batch_norm_is_refused_as_before() -> None:
+def test_a_rule_that_cannot_serve_a_batch_norm_is_refused_as_before() -> None:
     net, x = layer_and_norm("conv2d")
     with pytest.raises(lxt_fx.InputError, match="rule z-plus fits no node at 1"):
         explained_by(net, x, {"0": rules.gamma(0.25), "1": rules.z_plus()})
@@ -373,8 +376,8 @@ def test_the_model_is_unchanged_and_its_parameters_are_shared() -> None:
 @every_rule
 def test_the_ledger_closes_and_names_the_biases(rule: str) -> None:
     net, x = net_and_image()
-    row = RULES[rule][0](0.05)
-    explained = explained_by(net, x, {nn.Conv2d: row, nn.Linear: row})
+    ours = RULES[rule][0](0.05)
+    explained = explained_by(net, x, {nn.Conv2d: ours, nn.Linear: ours})
     ledger = lxt_fx.audit(explained, x, lambda output: output.sum(1))
     ledger.check(1e-11)
     biases = {entry.place.node: entry.name for entry in ledger.entries if entry.cause is Cause.BIAS}

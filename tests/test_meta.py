@@ -39,7 +39,7 @@ class GeluByHand(nn.Module):
         return self.second(0.5 * h * (1 + torch.tanh(0.79788456 * (h + 0.044715 * h**3))))
 
 
-def rows(explained: lxt_fx.Explained) -> list[str]:
+def rules_of(explained: lxt_fx.Explained) -> list[str]:
     return [rule.name for rule in explained.record.stages["lowered"].rules.values() if rule.name != "move"]
 
 
@@ -56,7 +56,7 @@ def test_a_model_on_meta_goes_through_every_stage(make: object) -> None:
     assert not certificate.proven
     assert json.loads(json.dumps(certificate.to_dict(), allow_nan=False))["forward_difference"] is None
     assert "lxt_fx.linear" in lxt_fx.show(explained)
-    assert rows(explained) == rows(lxt_fx.transform(make()))
+    assert rules_of(explained) == rules_of(lxt_fx.transform(make()))
     assert all(parameter.is_meta for parameter in explained.parameters())
     assert explained(inputs_embeds=torch.zeros(1, 5, 32, device="meta")).logits.shape == (1, 5, 64)
 
@@ -72,8 +72,8 @@ def test_another_table_takes_a_graph_on_meta_over() -> None:
 def test_regions_of_many_ops_are_measured_at_zero_without_the_models_values() -> None:
     with torch.device("meta"):
         explained = lxt_fx.transform(GeluByHand(), (torch.zeros(2, 4),))
-    assert "identity" in rows(explained)
-    assert rows(explained) == rows(lxt_fx.transform(GeluByHand().eval(), (torch.zeros(2, 4),)))
+    assert "identity" in rules_of(explained)
+    assert rules_of(explained) == rules_of(lxt_fx.transform(GeluByHand().eval(), (torch.zeros(2, 4),)))
 
 
 def test_a_constant_without_a_value_makes_no_region() -> None:

@@ -1,4 +1,4 @@
-"""The named tables: which row serves which layer, and relevance equal to that of the papers' own gradient tricks."""
+"""The named tables: which rule serves which layer, and relevance equal to that of the papers' own gradient tricks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from lxt_fx.rule_table import linear_rules, tables
 EMBEDS = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def rows_by_module(explained: lxt_fx.Explained, op: str) -> dict[str, str]:
-    """The row of each node whose op has that name, by its module's path inside the layer."""
+def rules_by_module(explained: lxt_fx.Explained, op: str) -> dict[str, str]:
+    """The rule of each node whose op has that name, by its module's path inside the layer."""
     stage = explained.record.stages["rules"]
     nodes = [n for n in stage.graph.nodes if n.name in stage.rules and op in str(n.target)]
     return {re.sub(r"^.*\.\d+\.", "", module_path(n)): stage.rules[n.name].name for n in nodes}
@@ -41,17 +41,17 @@ def relevance(explained: lxt_fx.Explained, name: str, leaf: Tensor, weights: Ten
 
 @one_worker("vit")
 @pytest.mark.parametrize(("name", "attention"), [("attnlrp_gamma", "sdpa"), ("cp_lrp_gamma", "eager")])
-def test_gamma_tables_keep_epsilon_beside_attentions_and_at_the_end(name: str, attention: str) -> None:
+def test_gamma_tables_use_epsilon_beside_attentions_and_at_the_end(name: str, attention: str) -> None:
     explained = compiled("vit", attention=attention, rules=name)
-    found = rows_by_module(explained, "linear")
+    found = rules_by_module(explained, "linear")
     beside = {"attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"}
     held = {"attention.q_proj", "attention.k_proj"} if name == "cp_lrp_gamma" else set()
-    assert {m: row for m, row in found.items() if m in beside} == dict.fromkeys(
+    assert {m: rule for m, rule in found.items() if m in beside} == dict.fromkeys(
         beside - held, "epsilon (attention projection)"
     )
-    assert {row for m, row in found.items() if "fc" in m} == {"gamma"} and len([m for m in found if "fc" in m]) == 2
+    assert {rule for m, rule in found.items() if "fc" in m} == {"gamma"} and len([m for m in found if "fc" in m]) == 2
     assert found["classifier"] == "epsilon (last linear map)"
-    convolutions = rows_by_module(explained, "conv")
+    convolutions = rules_by_module(explained, "conv")
     assert set(convolutions.values()) == {"gamma"}
     assert "gamma=0.25" in lxt_fx.show(explained) and "gamma=0.05" in lxt_fx.show(explained)
     lxt_fx.audit(explained, torch.randn(2, 1, 8, 8), 1).check()
@@ -61,8 +61,8 @@ def test_gamma_tables_keep_epsilon_beside_attentions_and_at_the_end(name: str, a
 @pytest.mark.parametrize("model", each_model(["llama", "gemma3", "gpt2", "bert"]))
 def test_projections_are_found_through_rotary_embeddings_and_norms(model: str, attention: str) -> None:
     table = tables.attnlrp_gamma(linear=0.1)
-    found = rows_by_module(compiled(model, attention=attention, rules=table), "linear")
-    projections = {m for m, row in found.items() if row == "epsilon (attention projection)"}
+    found = rules_by_module(compiled(model, attention=attention, rules=table), "linear")
+    projections = {m for m, rule in found.items() if rule == "epsilon (attention projection)"}
     wanted = {
         "llama": {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"},
         "gemma3": {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"},
@@ -70,8 +70,8 @@ def test_projections_are_found_through_rotary_embeddings_and_norms(model: str, a
         "bert": {"attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"},
     }[model]
     assert projections == wanted
-    assert {row for m, row in found.items() if "mlp" in m or m in ("intermediate.dense", "output.dense")} == {"gamma"}
-    assert {row for m, row in found.items() if m in ("lm_head", "classifier")} == {"epsilon (last linear map)"}
+    assert {rule for m, rule in found.items() if "mlp" in m or m in ("intermediate.dense", "output.dense")} == {"gamma"}
+    assert {rule for m, rule in found.items() if m in ("lm_head", "classifier")} == {"epsilon (last linear map)"}
 
 
 def held(x: Tensor) -> Tensor:
@@ -223,15 +223,15 @@ def test_a_table_that_needs_bounds_says_so_and_serves_the_first_layer() -> None:
     with pytest.raises(lxt_fx.InputError, match="gamma must be a number of at least 0"):
         tables.attnlrp_gamma(conv=-1.0)
     explained = lxt_fx.transform(net, (pixels,), rules=tables.epsilon_gamma_box(0.0, 1.0))
-    found = list(rows_by_module(explained, "convolution").values()), list(rows_by_module(explained, "linear").values())
+    found = list(rules_by_module(explained, "convolution").values()), list(rules_by_module(explained, "linear").values())
     assert found == (["z-box (first linear map)", "gamma"], ["epsilon"])
     flat = lxt_fx.transform(net, (pixels,), rules=tables.epsilon_plus(first=linear_rules.flat()))
-    assert list(rows_by_module(flat, "convolution").values()) == ["flat (first linear map)", "z-plus"]
+    assert list(rules_by_module(flat, "convolution").values()) == ["flat (first linear map)", "z-plus"]
 
 
 @one_worker("vit")
 def test_tables_switch_by_layer() -> None:
-    """The rows of another table at a place: as if the whole model had it, there."""
+    """The rules of another table at a place: as if the whole model had it, there."""
     mixed = lxt_fx.TABLES["attnlrp"].override("*.layers.0", lxt_fx.TABLES["cp_lrp"])
     assert mixed.overrides == ("*.layers.0",)
     stage = compiled("vit", rules=mixed).record.stages["rules"]

@@ -1,5 +1,5 @@
-"""What every `torch.ops.lxt_fx.*` op promises whatever its rule: it registers well, keeps the forward value, compiles, is
-exported as one node, takes batched gradients, copies nothing and keeps what its backward needs and no more."""
+"""What every `torch.ops.lxt_fx.*` op promises whatever its rule: it registers well, has the forward value, compiles, is
+exported as one node, takes batched gradients, copies nothing and saves what its backward needs and no more."""
 
 from __future__ import annotations
 
@@ -180,10 +180,10 @@ def test_op_that_returns_its_argument_makes_no_copy(name: str, returned: int) ->
     assert CASES[name].run(*arguments).data_ptr() == arguments[returned].data_ptr()
 
 
-def kept_by(case: Case, arguments: Sequence[Any]) -> list[tuple[str, Tensor]]:
-    """What the op keeps for its backward: arguments by schema name, `output`, and by its shape what is neither."""
-    kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+def saved_by(case: Case, arguments: Sequence[Any]) -> list[tuple[str, Tensor]]:
+    """What the op saves for its backward: arguments by schema name, `output`, and by its shape what is neither."""
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
         value = case.run(*arguments)
     names = {value.untyped_storage().data_ptr(): "output"}
     for schema, argument in zip(case.op._schema.arguments, arguments, strict=False):
@@ -191,18 +191,18 @@ def kept_by(case: Case, arguments: Sequence[Any]) -> list[tuple[str, Tensor]]:
             if isinstance(leaf, Tensor):
                 name = f"{schema.name}[{position}]" if isinstance(argument, list) else schema.name
                 names[leaf.untyped_storage().data_ptr()] = name
-    return [(names.get(tensor.untyped_storage().data_ptr(), str(list(tensor.shape))), tensor) for tensor in kept]
+    return [(names.get(tensor.untyped_storage().data_ptr(), str(list(tensor.shape))), tensor) for tensor in saved]
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, id=n) for n, c in CASES.items() if c.kept is not None])
-def test_op_keeps_what_its_backward_needs_and_no_more(case: Case) -> None:
-    assert case.kept is not None
-    assert sorted(name for name, _ in kept_by(case, case.make(torch.float64))) == sorted(case.kept)
+@pytest.mark.parametrize("case", [pytest.param(c, id=n) for n, c in CASES.items() if c.saved is not None])
+def test_op_saves_what_its_backward_needs_and_no_more(case: Case) -> None:
+    assert case.saved is not None
+    assert sorted(name for name, _ in saved_by(case, case.make(torch.float64))) == sorted(case.saved)
 
 
 @pytest.mark.parametrize("name", ["sdpa", "sdpa_causal", "sdpa_biased", "sdpa_held"])
-def test_attention_does_not_keep_its_weights(name: str) -> None:
-    """What else it keeps is up to the kernel. Its weights are 3 x 3 for each of 2 heads of 2 sentences."""
-    kept = kept_by(CASES[name], CASES[name].make(torch.float64))
-    assert len(kept) > 0
-    assert 2 * 2 * 3 * 3 not in [tensor.numel() for _, tensor in kept]
+def test_attention_does_not_save_its_weights(name: str) -> None:
+    """What else it saves is up to the kernel. Its weights are 3 x 3 for each of 2 heads of 2 sentences."""
+    saved = saved_by(CASES[name], CASES[name].make(torch.float64))
+    assert len(saved) > 0
+    assert 2 * 2 * 3 * 3 not in [tensor.numel() for _, tensor in saved]

@@ -1,5 +1,5 @@
 """float16 and bfloat16: wherever the forward value is finite the gradient is too, and right to the last digits that the
-type has, also at 0, at subnormal and at large numbers, in masked rows and in sequences of length 1."""
+type has, also at 0, at subnormal and at large numbers, where all scores are masked and in sequences of length 1."""
 
 from __future__ import annotations
 
@@ -178,10 +178,10 @@ BACKENDS = pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH
 @pytest.mark.parametrize("tokens", [1, 5, 40])
 @pytest.mark.parametrize("mask", ["none of True", "-inf", "smallest number"])
 @pytest.mark.parametrize("name", ["sdpa", "sdpa_held"])
-def test_attention_with_a_fully_masked_row_is_finite(
+def test_attention_with_a_fully_masked_query_is_finite(
     name: str, mask: str, tokens: int, dtype: torch.dtype, backend: SDPBackend
 ) -> None:
-    """The row is one of padding; a row of False or -inf reads nothing and gets nothing."""
+    """The query is one of padding; a query that is masked by False or -inf everywhere reads nothing and gets nothing."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 2, tokens, 8, generator=generator).to(dtype).requires_grad_() for _ in range(3))
     allowed = torch.ones(tokens, tokens, dtype=torch.bool).tril()
@@ -199,9 +199,9 @@ def test_attention_with_a_fully_masked_row_is_finite(
 
 
 @BACKENDS
-def test_masked_padding_row_that_nothing_reads_adds_nothing(backend: SDPBackend) -> None:
-    """Torch's flash kernel gives a row of smallest numbers as many times its gradient as it has keys. No gradient reaches
-    the rows of padding tokens, so relevance stays right."""
+def test_masked_padding_query_that_nothing_reads_adds_nothing(backend: SDPBackend) -> None:
+    """Torch's flash kernel multiplies the gradient of a query whose mask is the smallest number everywhere by the number of
+    keys. No gradient reaches the queries of padding tokens, so relevance stays right."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 1, 4, 8, generator=generator).requires_grad_() for _ in range(3))
     mask = torch.zeros(4, 4)
@@ -214,8 +214,8 @@ def test_masked_padding_row_that_nothing_reads_adds_nothing(backend: SDPBackend)
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-def test_softmax_of_masked_rows_is_finite(dtype: torch.dtype) -> None:
-    """One row masked but for one key, one masked by the smallest number throughout, one of length 1."""
+def test_softmax_of_masked_scores_is_finite(dtype: torch.dtype) -> None:
+    """One query masked but for one key, one masked by the smallest number throughout, one of length 1."""
     scores = torch.zeros(2, 4, dtype=dtype)
     scores[0, 1:] = -math.inf
     scores[1] = torch.finfo(dtype).min
@@ -229,8 +229,8 @@ def test_softmax_of_masked_rows_is_finite(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
-def test_softmax_in_a_smaller_type_takes_a_row_of_smallest_numbers(dtype: torch.dtype) -> None:
-    """The lowest float64 would be -inf in float32, and the row NaN."""
+def test_softmax_in_a_smaller_type_takes_scores_that_are_all_the_smallest_number(dtype: torch.dtype) -> None:
+    """The lowest float64 would be -inf in float32, and the weights NaN."""
     x = torch.full((2, 4), torch.finfo(torch.float64).min, dtype=torch.float64)
     x[0, 0] = 1
     value = products.softmax(x.requires_grad_(), -1, dtype)
@@ -251,7 +251,7 @@ def test_norm_of_a_single_element_passes_nothing_through_its_mean(dtype: torch.d
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_norm_of_small_numbers_passes_relevance_and_of_zeros_none(dtype: torch.dtype) -> None:
-    """The squares of the first row are 0 in float16, its norm is not. A row of zeros has no relevance to pass on."""
+    """The squares of the first vector are 0 in float16, its norm is not. A vector of zeros has no relevance to pass on."""
     x = torch.tensor([[1e-4, -1e-4], [0.0, 0.0]], dtype=dtype, requires_grad=True)
     value = norms.rms_norm(x, [-1], 1e-6)
     (gradient,) = torch.autograd.grad(value.sum(), x)

@@ -297,7 +297,7 @@ def test_hold_passes_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["sdpa", "sdpa_causal", "sdpa_masked", "sdpa_biased", "sdpa_of_groups"])
 def test_attention_gives_half_to_values_and_as_much_to_queries_as_to_keys(name: str) -> None:
-    """What the weights keep of their half is what the softmax keeps; queries and keys share it alike."""
+    """The softmax absorbs a part of the half of the weights; queries and keys share the rest alike."""
     arguments = CASES[name].make(torch.float64)
     value = CASES[name].run(*arguments)
     g = torch.linspace(-1, 2, value.numel(), dtype=torch.float64).reshape(value.shape)

@@ -1,4 +1,4 @@
-"""Rows with an op of the user's: both forms, an epsilon, saved and loaded, in a notebook cell that runs twice."""
+"""Rules with an op of the user's: both forms, an epsilon, saved and loaded, in a notebook cell that runs twice."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_an_op_of_the_users_passes_relevance_in_both_forms(rule: lxt_fx.Rule, fo
     assert_third(relevance(transformed(rule, form)), R)
 
 
-def test_the_equation_of_a_row_is_what_runs_in_the_explicit_form_only() -> None:
+def test_the_equation_of_a_rule_is_what_runs_in_the_explicit_form_only() -> None:
     """One that disagrees with the op is seen, which is what it is for: here a gradient where relevance is asked for."""
     assert "lxt_fx_own.equation(%a, %b)" in lxt_fx.show(transformed(WITH_EQUATION, "explicit"), "lowered")
     assert "lxt_fx_own.unequal(%a, %b)" in lxt_fx.show(transformed(WITH_EQUATION, "gradient"), "lowered")

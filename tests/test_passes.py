@@ -232,7 +232,7 @@ def test_attention_is_found_through_scale_soft_cap_mask_and_sink() -> None:
     torch.testing.assert_close((x * x.grad).sum(), net(x).sum())
 
 
-def test_a_softmax_that_is_no_attention_keeps_its_row_in_cp_lrp() -> None:
+def test_a_softmax_that_is_no_attention_has_its_own_rule_in_cp_lrp() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1), nn.Linear(4, 2)).eval()
     explained = lxt_fx.transform(net, (torch.randn(3, 4),), rules="cp_lrp")
     stage = explained.record.stages["rules"]
@@ -348,7 +348,7 @@ def test_what_only_looks_like_a_softmax_or_a_norm_is_computed_as_the_model_does(
         ("with an epsilon", False), ("of two values", False),
     ],
 )  # fmt: skip
-def test_a_softmax_that_is_written_out_gets_the_row_of_softmax(spelling: str, is_softmax: bool) -> None:
+def test_a_softmax_that_is_written_out_gets_the_rule_of_softmax(spelling: str, is_softmax: bool) -> None:
     """Prop. 3.1, which has the native gradient, as for the op. An epsilon in the sum makes another function of it."""
     x = torch.randn(2, 5, 4, dtype=torch.float64)
     net = WrittenOut(spelling).eval()

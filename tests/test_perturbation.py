@@ -21,7 +21,7 @@ STEPS = 4
 def slow_curve(
     answer: Callable[[Tensor], float], row: Tensor, units: list[Any], order: list[int], baseline: Any
 ) -> list[float]:
-    """One row at a time, one step at a time; `units` are indices into the row, removed in this order."""
+    """One example at a time, one step at a time; `units` are indices into the example, removed in this order."""
     curve = []
     for step in range(STEPS + 1):
         perturbed = row.clone()
@@ -39,7 +39,7 @@ def check_against_slow_loop(
     relevance: Tensor,
     baseline: Any = 0.0,
 ) -> None:
-    """`relevance` is [rows, units]."""
+    """`relevance` is [batch, units]."""
     for row, answer in enumerate(answers):
         least_first = sorted(range(len(units)), key=relevance[row].tolist().__getitem__)
         with torch.no_grad():

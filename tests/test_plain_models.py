@@ -273,7 +273,7 @@ def encoder(**settings: Any) -> nn.Module:
 
 
 def first(output: Any) -> Tensor:
-    """A weighted sum of the first output, [rows]."""
+    """A weighted sum of the first output, [batch]."""
     tensor: Tensor = tree_leaves(output)[0].flatten(1)
     return (tensor * draw(*tensor.shape, seed=9)).sum(1)
 

@@ -57,7 +57,7 @@ def selections(explained: Explained) -> list[str]:
 
 
 def relevance(explained: Explained, mask: Tensor, at: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The logits, and the relevance of one logit of each row at each of these places, summed."""
+    """The logits, and the relevance of one logit of each example at each of these places, summed."""
     ids = torch.randint(3, 60, mask.shape, generator=torch.Generator().manual_seed(1))
     leaf = lxt_fx.embed(explained, ids)
     logits = explained(inputs_embeds=leaf, attention_mask=mask).logits
@@ -127,7 +127,7 @@ def test_experts_that_sort_their_tokens_sort_the_selected_ones() -> None:
 
 
 class Sorting(nn.Module):
-    """Rows sorted by expert and put back; `fault` lets something look at all of them in between."""
+    """Tokens sorted by expert and put back; `fault` lets something look at all of them in between."""
 
     def __init__(self, fault: bool) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ def test_any_positions_in_their_order(positions: tuple[int, ...]) -> None:
 
 
 class Decoder(nn.Module):
-    """A decoder as people write it: joined projections, `is_causal`, rows flattened for the MLP, an answer by token."""
+    """A decoder as people write it: joined projections, `is_causal`, an MLP on [batch * tokens], an answer by token."""
 
     def __init__(self, written_out: bool) -> None:
         super().__init__()
@@ -428,7 +428,7 @@ def test_a_target_elsewhere_is_refused_by_a_narrowed_module() -> None:
 
 
 def test_the_op_takes_joined_dims_apart() -> None:
-    x = torch.randn(2 * 5 * 3, 4, requires_grad=True)  # two rows of five tokens with three experts each
+    x = torch.randn(2 * 5 * 3, 4, requires_grad=True)  # two texts of five tokens with three experts each
     for at in ([-1], [0, 1, -2], [4, 2], [-2, -1, 0]):
         expected = x.view(2, 5, 3, 4)[:, at].reshape(-1, 4)
         assert torch.equal(positions_op(x, 0, at, 5, 3), expected)

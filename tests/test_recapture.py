@@ -13,7 +13,7 @@ from lxt_fx.rule_table.linear_rules import gamma
 
 
 class Experts(nn.Module):
-    """Rows go to the experts that `route` names, in a loop over those that were hit; a branch on a sum of activations."""
+    """Inputs go to the experts that `route` names, in a loop over those that were hit; a branch on a sum of activations."""
 
     def __init__(self) -> None:
         super().__init__()

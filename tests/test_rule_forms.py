@@ -15,7 +15,7 @@ from torch.library import Library
 from wrapper_cases import WRAPPERS
 
 import lxt_fx
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.rule import Rule, kind_text
 
@@ -31,26 +31,26 @@ def covered() -> set[tuple[forms.Line, str]]:
 
 
 def missing(rules: tuple[Rule, ...]) -> list[str]:
-    """Ops that a row lists and no case has, as `row: op`."""
+    """Ops that a rule lists and no case has, as `rule: op`."""
     listed = [(rule, kind_text(op)) for rule in rules for op in rule.ops or (aten.silu.default,)]
     return sorted({f"{rule.name}: {op}" for rule, op in listed if not is_covered(rule, op)})
 
 
 def is_covered(rule: Rule, op: str) -> bool:
-    """Whether a case has a row of that name and source on the op; settings of a row are part of its formula."""
+    """Whether a case has a rule of that name and source on the op; settings of a rule are part of its formula."""
     line = forms.line_of(rule)
     return any(found == op and (known.name, known.source) == (line.name, line.source) for known, found in covered())
 
 
-def test_every_row_of_every_table_has_a_slow_loop_for_every_op_that_it_lists() -> None:
+def test_every_rule_of_every_table_has_a_slow_loop_for_every_op_that_it_lists() -> None:
     every = tuple(rule for table in lxt_fx.TABLES.values() for rule in table.rules)
     assert missing(every) == sorted(NOT_REACHED)
 
 
-def test_a_row_or_an_op_without_a_slow_loop_is_missed() -> None:
-    odd = replace(rows.IDENTITY, name="odd")
+def test_a_rule_or_an_op_without_a_slow_loop_is_missed() -> None:
+    odd = replace(basic.IDENTITY, name="odd")
     assert missing((odd,)) == sorted(f"odd: {op}" for op in odd.ops)
-    wider = replace(rows.IDENTITY, ops={**rows.IDENTITY.ops, aten.lgamma.default: None})
+    wider = replace(basic.IDENTITY, ops={**basic.IDENTITY.ops, aten.lgamma.default: None})
     assert missing((wider,)) == ["identity: aten.lgamma.default"]
 
 
@@ -118,9 +118,9 @@ third = torch.ops.lxt_fx_test_rule_forms.third.default
 @pytest.mark.parametrize(
     ("title", "rule", "reference"),
     [
-        ("uniform-mul.Tensor", replace(rows.UNIFORM, ops={aten.mul.Tensor: third}), uniform),
-        ("identity-silu", replace(rows.IDENTITY, ops={aten.silu.default: None}), identity),
-        ("uniform-mul.Tensor", replace(rows.UNIFORM, ops={aten.mul.Tensor: None}), uniform),
+        ("uniform-mul.Tensor", replace(basic.UNIFORM, ops={aten.mul.Tensor: third}), uniform),
+        ("identity-silu", replace(basic.IDENTITY, ops={aten.silu.default: None}), identity),
+        ("uniform-mul.Tensor", replace(basic.UNIFORM, ops={aten.mul.Tensor: None}), uniform),
     ],
 )  # fmt: skip
 def test_an_op_that_does_not_follow_its_formula_is_seen(title: str, rule: Rule, reference: Reference) -> None:
@@ -138,7 +138,7 @@ def test_the_page_is_what_the_command_writes() -> None:
     wanted = [forms.line_of(rule) for _, rule, _ in CASES.values()]
     wanted += [forms.Line(name, these[0].formula, these[0].source) for name, these in WRAPPERS.items()]
     assert found == list(dict.fromkeys(wanted)), "the page is not of these rules: python tests/rule_forms.py"
-    figures = [figure for row in cells for figure in row[5:8] if figure != "-"]
+    figures = [figure for line in cells for figure in line[5:8] if figure != "-"]
     assert len(figures) > 60 and all(float(figure) <= forms.BOUND for figure in figures)
     assert f"The {len(CASES) + sum(map(len, WRAPPERS.values()))} cases" in text
-    assert not any("nan" in cell for row in cells for cell in row[5:])
+    assert not any("nan" in cell for line in cells for cell in line[5:])

@@ -86,7 +86,7 @@ def test_symbolic_sizes_print_as_batch_and_sequence() -> None:
     assert "%x: f32[b,6]*" in lxt_fx.show(explained)
 
 
-def test_rule_tables_print_their_rows_in_order() -> None:
+def test_rule_tables_print_their_rules_in_order() -> None:
     text = str(lxt_fx.TABLES["attnlrp"])
     assert text.index("norm") < text.index("attention") < text.index("uniform") < text.index(" move")
     assert "AttnLRP (Achtibat et al. 2024)" in text and "R_a = R_b = R_out / 2" in text

@@ -1,4 +1,4 @@
-"""Rule tables compose, and rows match where they say."""
+"""Rule tables compose, and rules match where they say."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 import lxt_fx
 from lxt_fx.ops.aten_kinds import GATES
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.rule import GroupKind
 
 aten = torch.ops.aten
 
 
-def rows_in(explained: lxt_fx.Explained, op: str) -> list[str]:
-    """Names of the rows on nodes whose op prints as `op`."""
+def rules_in(explained: lxt_fx.Explained, op: str) -> list[str]:
+    """Names of the rules on nodes whose op prints as `op`."""
     stage = explained.record.stages["rules"]
     return [stage.rules[n.name].name for n in stage.graph.nodes if str(n.target) == op and n.name in stage.rules]
 
@@ -35,30 +35,30 @@ def rows_in(explained: lxt_fx.Explained, op: str) -> list[str]:
     ids=str,
 )
 def test_an_override_applies_where_it_says(where: object, count: int) -> None:
-    table = lxt_fx.TABLES["attnlrp"].override(where, rows.NATIVE)  # type: ignore[arg-type]
+    table = lxt_fx.TABLES["attnlrp"].override(where, basic.NATIVE)  # type: ignore[arg-type]
     explained = compiled("llama", rules=table)
-    assert len(rows_in(explained, "aten.silu.default")) == count
-    assert len(rows_in(explained, "lxt_fx.silu.default")) == 2 - count
+    assert len(rules_in(explained, "aten.silu.default")) == count
+    assert len(rules_in(explained, "lxt_fx.silu.default")) == 2 - count
 
 
 def test_an_override_leaves_the_table_it_came_from_alone() -> None:
     table = lxt_fx.TABLES["attnlrp"]
-    other = table.override("model.layers.0", rows.NATIVE)
+    other = table.override("model.layers.0", basic.NATIVE)
     assert len(other.rules) == len(table.rules) + 1 and other.rules[1:] == table.rules
     assert "native at model.layers.0" in str(other) and "native at" not in str(table)
 
 
 def test_an_override_of_another_type_is_refused() -> None:
     with pytest.raises(lxt_fx.InputError, match="where must be a module path"):
-        lxt_fx.TABLES["attnlrp"].override(3, rows.NATIVE)  # type: ignore[arg-type]
+        lxt_fx.TABLES["attnlrp"].override(3, basic.NATIVE)  # type: ignore[arg-type]
     with pytest.raises(lxt_fx.InputError, match=r"rule must be a lxt_fx.Rule or RuleTable, got str"):
         lxt_fx.TABLES["attnlrp"].override("model", "native")  # type: ignore[arg-type]
 
 
 @one_worker("gemma3")
 def test_a_soft_cap_is_identity_in_ours_and_native_in_lxt() -> None:
-    assert rows_in(compiled("gemma3"), "lxt_fx.tanh.default") == ["identity"]
-    assert rows_in(compiled("gemma3", rules="lxt"), "aten.tanh.default") == ["native soft cap"]
+    assert rules_in(compiled("gemma3"), "lxt_fx.tanh.default") == ["identity"]
+    assert rules_in(compiled("gemma3", rules="lxt"), "aten.tanh.default") == ["native soft cap"]
 
 
 class Squeezed(nn.Module):
@@ -98,7 +98,7 @@ def test_a_tanh_that_is_scaled_on_one_side_is_no_soft_cap(before: float, behind:
             return y if behind == 1 else y * behind
 
     explained = lxt_fx.transform(Scaled().eval(), (torch.randn(2, 6),), rules="lxt")
-    assert rows_in(explained, "lxt_fx.tanh.default") == ["identity"]
+    assert rules_in(explained, "lxt_fx.tanh.default") == ["identity"]
 
 
 @one_worker("gemma3cap-attn")
@@ -121,8 +121,8 @@ def test_the_soft_cap_only_rescales_relevance() -> None:
 @one_worker("qwen3_moe-attn")
 def test_the_normalised_router_is_held_in_ours_and_native_in_lxt() -> None:
     ours, theirs = (compiled("qwen3_moe-attn", rules=rules) for rules in ("attnlrp", "lxt"))
-    assert rows_in(ours, "lxt_fx.normalize_div.default") == ["normalize", "normalize"]
-    assert rows_in(theirs, "aten.div.Tensor") == ["native router", "native router"]
+    assert rules_in(ours, "lxt_fx.normalize_div.default") == ["normalize", "normalize"]
+    assert rules_in(theirs, "aten.div.Tensor") == ["native router", "native router"]
 
 
 class Written(nn.Module):
@@ -171,8 +171,8 @@ CONSERVING = [
 
 
 @pytest.mark.parametrize("formula", CONSERVING)
-def test_norms_and_activations_keep_all_relevance_in_every_spelling(formula: str) -> None:
-    """R_in = R_out, element by element for an activation, in sum for a norm; the plain gradient keeps nothing like it."""
+def test_norms_and_activations_conserve_relevance_in_every_spelling(formula: str) -> None:
+    """R_in = R_out, element by element for an activation, in sum for a norm; the plain gradient does not."""
     net = Written(formula).double().eval()
     x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
     explained = lxt_fx.transform(net, (x.detach(),))
@@ -289,7 +289,7 @@ def test_cp_lrp_gives_half_to_each_of_two_gates() -> None:
     """Which one gates the other is not clear."""
     net = Written("two gates").double().eval()
     explained = lxt_fx.transform(net, (torch.randn(2, 8, dtype=torch.float64),), rules="cp_lrp")
-    assert rows_in(explained, "lxt_fx.mul.default") == ["uniform"]
+    assert rules_in(explained, "lxt_fx.mul.default") == ["uniform"]
 
 
 def test_every_op_of_an_identity_rule_is_a_gate_but_powers() -> None:
@@ -301,10 +301,10 @@ def test_every_op_of_an_identity_rule_is_a_gate_but_powers() -> None:
 
 def test_a_plain_pytorch_net_needs_no_rule_of_its_own() -> None:
     explained = lxt_fx.transform(Mlp().eval(), (torch.randn(2, 6),))
-    assert rows_in(explained, "lxt_fx.gelu.default") == ["identity"] and explained.record.unknown == {}
+    assert rules_in(explained, "lxt_fx.gelu.default") == ["identity"] and explained.record.unknown == {}
 
 
-def test_a_composite_is_a_dict_of_places_and_rows() -> None:
+def test_a_composite_is_a_dict_of_places_and_rules() -> None:
     net, x = Mlp().double().eval(), torch.randn(2, 6, dtype=torch.float64)
     composite = {"second": linear_rules.gamma(0.25), nn.Linear: linear_rules.epsilon(1e-3)}
     explained = lxt_fx.transform(net, (x,), rules=composite)
@@ -324,7 +324,7 @@ def test_a_composite_is_a_dict_of_places_and_rows() -> None:
         lxt_fx.transform(net, (x,), rules={nn.Linear: 0.5})  # type: ignore[dict-item]
 
 
-def test_the_epsilon_row_is_the_epsilon_of_transform_for_linear_maps_and_convolutions() -> None:
+def test_the_epsilon_rule_is_the_epsilon_of_transform_for_linear_maps_and_convolutions() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).double().eval()
     x = torch.randn(2, 2, 6, dtype=torch.float64)

@@ -172,7 +172,7 @@ def test_in_explicit_form_a_difference_gives_each_logit_its_own_value() -> None:
     same(lxt_fx.relevance_of(module, inputs(), Target.at(1, 7, minus=9), reduce="none"), by_function, IN_FLOAT32)
 
 
-def test_the_head_runs_on_the_rows_of_the_targets_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_runs_on_the_positions_of_the_targets_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     heads = []
 
     def spied(module: lxt_fx.Explained) -> Any:

@@ -57,7 +57,7 @@ def test_forward_equals_the_model_at_every_batch_and_length(name: str, dtype: to
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", each_model(MODELS))
 def test_table_gradient_gives_the_plain_gradient_of_the_model(name: str, attention: str) -> None:
-    """With every row native the plumbing must add nothing."""
+    """With every rule native the plumbing must add nothing."""
     model, module = MODELS[name](attention).double(), explained(name, torch.float64, attention, rules="gradient")
     inputs = inputs_of(model, 2, 9)
     expected, actual = gradients(model, inputs), gradients(module, inputs)
@@ -157,7 +157,7 @@ def test_two_tables_of_one_model_live_side_by_side() -> None:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", each_model(TEXT))
-def test_a_padded_row_has_the_relevance_of_that_row_alone(name: str, attention: str) -> None:
+def test_a_padded_example_has_the_relevance_of_that_example_alone(name: str, attention: str) -> None:
     module = explained(name, attention=attention)
     torch.manual_seed(1)
     rows = [torch.randn(1, length, 32) for length in (7, 4)]
@@ -181,7 +181,7 @@ def test_a_padded_row_has_the_relevance_of_that_row_alone(name: str, attention: 
 
 
 def padded(rows: list[Tensor], side: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings, mask and positions of a batch padded to its longest row."""
+    """Embeddings, mask and positions of a batch padded to its longest example."""
     length = max(row.shape[1] for row in rows)
     embeds, mask = torch.randn(len(rows), length, 32), torch.zeros(len(rows), length, dtype=torch.long)
     positions = torch.zeros_like(mask)
@@ -208,7 +208,7 @@ def test_half_precision_gives_no_nan(name: str, attention: str) -> None:
 
 
 def hard_inputs(dtype: torch.dtype, hidden: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Zeros, a row whose first positions are masked (so that causal rows see nothing), and one token."""
+    """Zeros, a text whose first positions are masked (so that causal queries see nothing), and one token."""
     torch.manual_seed(0)
     yield torch.zeros(2, 5, hidden, dtype=dtype), torch.ones(2, 5, dtype=torch.long)
     embeds = torch.randn(2, 5, hidden).to(dtype)

@@ -50,7 +50,7 @@ class Saturating(nn.Module):
         return out
 
 
-def saturated_rows() -> Tensor:
+def saturated() -> Tensor:
     """a and b from 1.9 to 2.1, d = 1: at gamma 0.25 a gets 0.12, at 0.05 0.03, and d always 0.05."""
     return torch.tensor([[2.0 + 0.01 * row, 2.0 - 0.01 * row, 1.0] for row in range(8)])
 
@@ -58,7 +58,7 @@ def saturated_rows() -> Tensor:
 @pytest.mark.parametrize("order", [(0.0, 0.05, 0.25, 1.0), (1.0, 0.25, 0.0, 0.05, 0.25)])
 def test_the_gamma_that_brings_back_a_saturated_branch_is_found(order: tuple[float, ...]) -> None:
     """From 0.25 on the ranking is right, and of equals the smallest is taken."""
-    tuned = lxt_fx.tune(Saturating(), saturated_rows(), 0, grid={"linear": order}, removal=Removal(steps=3), progress=False)
+    tuned = lxt_fx.tune(Saturating(), saturated(), 0, grid={"linear": order}, removal=Removal(steps=3), progress=False)
     assert tuned.best.parameters == {"linear": 0.25}
     means = {score.parameters["linear"]: score.mean for score in tuned.scores}
     assert list(means) == [0.0, 0.05, 0.25, 1.0]
@@ -162,7 +162,7 @@ def test_the_result_is_a_table_like_any_other(capsys: pytest.CaptureFixture[str]
 
 def test_only_the_bar_is_written_and_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     for progress in (True, False):
-        lxt_fx.tune(Saturating(), saturated_rows(), 0, grid={"linear": [0, 1]}, progress=progress)
+        lxt_fx.tune(Saturating(), saturated(), 0, grid={"linear": [0, 1]}, progress=progress)
         assert capsys.readouterr().out == ""
 
 
@@ -308,15 +308,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"target": 0, "grid": {"linear": [0, 0.25]}, "progress": False} | change
     with pytest.raises(InputError, match=message):
-        lxt_fx.tune(Saturating(), saturated_rows(), **given)
+        lxt_fx.tune(Saturating(), saturated(), **given)
 
 
 def test_a_loaded_module_cannot_be_tuned(tmp_path: Path) -> None:
-    explained = lxt_fx.transform(Saturating(), (saturated_rows(),))
+    explained = lxt_fx.transform(Saturating(), (saturated(),))
     lxt_fx.save(explained, tmp_path / "net.safetensors")
     loaded = lxt_fx.load(tmp_path / "net.safetensors")
     with pytest.raises(InputError, match="was loaded from a file.*; give the model that it was made from"):
-        lxt_fx.tune(loaded, saturated_rows(), 0, progress=False)
+        lxt_fx.tune(loaded, saturated(), 0, progress=False)
 
 
 def test_relevance_that_is_not_finite_is_refused() -> None:
@@ -332,7 +332,7 @@ def test_relevance_that_is_not_finite_is_refused() -> None:
         lxt_fx.tune(Root(), torch.zeros(2, 3), 0, table=native, grid={"gamma": [0.0]}, progress=False)
 
 
-def test_a_traced_graph_must_hold_for_all_rows() -> None:
+def test_a_traced_graph_must_hold_for_all_examples() -> None:
     class Choosing(Saturating):
         def forward(self, x: Tensor) -> Tensor:
             out: Tensor = super().forward(x) if float(x[0, 0]) > 0 else super().forward(-2 * x)
@@ -350,7 +350,7 @@ def test_an_explained_module_with_native_gradients_stays_lenient() -> None:
             return super().forward(x) + torch.linalg.det(x[:, :, None] * x[:, None, :])[:, None]
 
     with pytest.raises(lxt_fx.NoRuleError):
-        lxt_fx.tune(Odd(), saturated_rows(), 0, grid={"linear": [0.0]}, progress=False)
-    explained = lxt_fx.transform(Odd(), (saturated_rows(),), strict=False)
+        lxt_fx.tune(Odd(), saturated(), 0, grid={"linear": [0.0]}, progress=False)
+    explained = lxt_fx.transform(Odd(), (saturated(),), strict=False)
     assert explained.record.unknown
-    assert len(lxt_fx.tune(explained, saturated_rows(), 0, grid={"linear": [0.0]}, progress=False).scores) == 1
+    assert len(lxt_fx.tune(explained, saturated(), 0, grid={"linear": [0.0]}, progress=False).scores) == 1

@@ -223,7 +223,7 @@ def test_a_text_too_long_for_a_picture_is_refused(tmp_path: Path) -> None:
         make(tokens, torch.ones(900)).to_png(tmp_path / "out.png")
 
 
-def test_summing_squares_keeps_the_total() -> None:
+def test_summing_squares_preserves_the_total() -> None:
     relevance = torch.randn(9, 13, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     squares = summed(relevance, 4, 2)
     assert squares.shape == (5, 4)

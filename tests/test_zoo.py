@@ -31,11 +31,11 @@ def test_a_wrong_rule_fails_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     import lxt_fx
-    from lxt_fx.rule_table import basic_rules as rows
+    from lxt_fx.rule_table import basic_rules as basic
 
     table = lxt_fx.TABLES["attnlrp"]
-    broken = replace(rows.IDENTITY, ops={**rows.IDENTITY.ops, torch.ops.aten.gelu.default: None})
-    chosen = tuple(broken if row is rows.IDENTITY else row for row in table.rules)
+    broken = replace(basic.IDENTITY, ops={**basic.IDENTITY.ops, torch.ops.aten.gelu.default: None})
+    chosen = tuple(broken if rule is basic.IDENTITY else rule for rule in table.rules)
     monkeypatch.setitem(lxt_fx.TABLES, "attnlrp", replace(table, rules=chosen))
     entry = next(e for e in zoo_models.cases() if e.startswith("bert/"))
     passes = zoo_check.check(entry, dynamic=False).passes

@@ -35,7 +35,7 @@ from rich.table import Table
 from torch import Tensor
 
 import lxt_fx
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 import models  # noqa: E402
@@ -115,7 +115,7 @@ def given_to_itself(explained: lxt_fx.Explained, ledger: lxt_fx.Ledger, ids: Ten
     own = {}
     for node in nodes:
         place, reached = ledger.places[node], float(inside[f"%{node}"].relevance[:, :, 0].double().sum())
-        own[place.layer] = reached / 2 if place.rule == rows.ATTENTION.name else reached
+        own[place.layer] = reached / 2 if place.rule == basic.ATTENTION.name else reached
     return own
 
 
@@ -123,7 +123,7 @@ def last_key(explained: lxt_fx.Explained, text: Text) -> dict[str, float]:
     """Why the first token's key in the last layer gets what it gets from the last token. By attnlrp's row it gets
     x (R - s sum_j R_j) / 4 of each head, where x is its score, s its attention weight, and R_j = s_j <g, v_j>. Given are
     the whole, the part -x s sum_j R_j / 4, the mean of s, where x is positive, and the first token's share of all |R_j|."""
-    node = [node for node in explained.graph.nodes if node.target in rows.ATTENTION.ops.values()][-1]
+    node = [node for node in explained.graph.nodes if node.target in basic.ATTENTION.ops.values()][-1]
     query, key, value = (f"%{operand.name}" for operand in node.args[:3])
     with lxt_fx.watch(explained, query, key, value, f"%{node.name}") as inside:
         output = explained(inputs_embeds=lxt_fx.embed(explained, text.ids))
@@ -212,7 +212,7 @@ def remedy_tables(layers: int) -> dict[str, lxt_fx.RuleTable]:
     def held(last: int) -> lxt_fx.RuleTable:
         table = lxt_fx.TABLES["attnlrp"]
         for layer in range(layers - last, layers):
-            table = table.override(f"model.layers.{layer}.self_attn", rows.ATTENTION_HELD)
+            table = table.override(f"model.layers.{layer}.self_attn", basic.ATTENTION_HELD)
         return table
 
     return {

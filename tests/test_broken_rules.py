@@ -1,4 +1,4 @@
-"""A row whose op does not keep what the row says is found, at the one node of a model where it stands."""
+"""A rule whose op does not conserve what the rule claims is found, at the one node of a model where it stands."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def rms_norm_not_held(self: Tensor, dims: list[int], eps: float) -> Tensor:
     return self * torch.rsqrt(self.pow(2).mean(dims, keepdim=True) + eps)
 
 
-def row(ops: dict[Any, OpOverload | None], conserves: Conserves, **settings: Any) -> Rule:
-    """A row that is not what it says."""
+def broken_rule(ops: dict[Any, OpOverload | None], conserves: Conserves, **settings: Any) -> Rule:
+    """A rule that is not what it says."""
     return Rule("broken", ops, "wrong", "nowhere", conserves, **settings)
 
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """A broken row in one module of a tiny model."""
+    """A broken rule in one module of a tiny model."""
 
     name: str
     model: str
@@ -107,44 +107,49 @@ MLP, ATTENTION = "model.layers.1.mlp", "model.layers.0.self_attn"
 BREAKS = (
     Break(
         "a_product_that_gives_a_quarter_to_each", "llama", "sdpa", MLP,
-        row({aten.mul.Tensor: quarter_each}, Conserves.ALL),
+        broken_rule({aten.mul.Tensor: quarter_each}, Conserves.ALL),
     ),
-    Break("a_gate_that_was_missed", "llama", "sdpa", MLP, row({aten.mul.Tensor: None}, Conserves.ALL, when=on.two_carry)),
+    Break(
+        "a_gate_that_was_missed", "llama", "sdpa", MLP,
+        broken_rule({aten.mul.Tensor: None}, Conserves.ALL, when=on.two_carry),
+    ),
     Break(
         "a_softmax_along_the_wrong_axis", "llama", "eager", ATTENTION,
-        row({aten.softmax.int: softmax_across_queries}, Conserves.ALL_BUT_OFFSET),
+        broken_rule({aten.softmax.int: softmax_across_queries}, Conserves.ALL_BUT_OFFSET),
     ),
     Break(
         "a_matmul_that_gives_half_to_one_operand_only", "llama", "eager", ATTENTION,
-        row({aten.matmul.default: matmul_half_to_one}, Conserves.ALL, when=on.role_is(Role.OUTPUT)),
+        broken_rule({aten.matmul.default: matmul_half_to_one}, Conserves.ALL, when=on.role_is(Role.OUTPUT)),
     ),
     Break(
         "a_matmul_that_halves_one_operand_only", "llama", "eager", ATTENTION,
-        row({aten.matmul.default: matmul_half_and_all}, Conserves.ALL, when=on.role_is(Role.SCORES)),
+        broken_rule({aten.matmul.default: matmul_half_and_all}, Conserves.ALL, when=on.role_is(Role.SCORES)),
     ),
     Break(
         "a_layer_norm_that_is_not_held", "bert", "sdpa", "bert.encoder.layer.0.output.LayerNorm",
-        row({aten.layer_norm.default: None}, Conserves.ALL_BUT_CONSTANTS),
+        broken_rule({aten.layer_norm.default: None}, Conserves.ALL_BUT_CONSTANTS),
     ),
     Break(
         "an_rms_norm_that_is_not_held", "llama", "sdpa", "model.layers.1.input_layernorm",
-        row({GroupKind.RMS_NORM: rms_norm_not_held}, Conserves.ALL_BUT_CONSTANTS),
+        broken_rule({GroupKind.RMS_NORM: rms_norm_not_held}, Conserves.ALL_BUT_CONSTANTS),
     ),
     Break(
         "a_silu_with_its_own_gradient", "llama", "sdpa", "model.layers.0.mlp.act_fn",
-        row({aten.silu.default: None}, Conserves.ALL),
+        broken_rule({aten.silu.default: None}, Conserves.ALL),
     ),
     Break(
         "a_gelu_with_its_own_gradient", "bert", "sdpa", "bert.encoder.layer.1.intermediate",
-        row({aten.gelu.default: None}, Conserves.ALL),
+        broken_rule({aten.gelu.default: None}, Conserves.ALL),
     ),
     Break(
         "an_attention_that_gives_half_to_queries_and_half_to_keys", "llama", "sdpa", ATTENTION,
-        row({SDPA: products.sdpa}, Conserves.ALL_BUT_OFFSET, settings=lambda site: {"query_share": 0.5, "key_share": 0.5}),
+        broken_rule(
+            {SDPA: products.sdpa}, Conserves.ALL_BUT_OFFSET, settings=lambda site: {"query_share": 0.5, "key_share": 0.5}
+        ),
     ),
     Break(
         "an_attention_that_gives_all_to_values", "bert", "sdpa", "bert.encoder.layer.0.attention.self",
-        row({SDPA: products.sdpa}, Conserves.ALL_BUT_OFFSET, settings=lambda site: {"value_share": 1.0}),
+        broken_rule({SDPA: products.sdpa}, Conserves.ALL_BUT_OFFSET, settings=lambda site: {"value_share": 1.0}),
     ),
 )  # fmt: skip
 
@@ -155,8 +160,8 @@ every_dtype = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], i
 @pytest.mark.parametrize(
     "broken", [pytest.param(broken, id=broken.name, marks=one_worker(broken.model)) for broken in BREAKS]
 )
-def test_a_broken_row_is_found_at_its_node(broken: Break, dtype: torch.dtype) -> None:
-    """All other nodes keep what they say, and the books still close: the leak is booked where it is."""
+def test_a_broken_rule_is_found_at_its_node(broken: Break, dtype: torch.dtype) -> None:
+    """All other nodes conserve what they claim, and the books still close: the leak is booked where it is."""
     table = lxt_fx.TABLES["attnlrp"].override(broken.where, broken.rule)
     module = explained(broken.model, dtype, broken.attention, rules=table)
     (node,) = (name for name, rule in module.record.stages["lowered"].rules.items() if rule.name == "broken")

@@ -1,5 +1,5 @@
-"""What a case for a row is: a tiny net with one call of an op, and what that call keeps, stated anew from the paper and not
-by `lxt_fx.ledger.claimed`."""
+"""What a case for a rule is: a tiny net with one call of an op, and the relevance that this call absorbs, stated anew from
+the paper and not by `lxt_fx.ledger.claimed`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lxt_fx.rule_table.rule import Rule, kind_text
 
 Inputs = tuple[Tensor, ...]
 Leak = Callable[[nn.Module, Inputs, Tensor], Tensor]
-"""What the op under test keeps, from the net, its inputs and the gradient c of its output: element by element, so that
-what belongs to one element of the output stands at that element (or [batch])."""
+"""The relevance that the op under test absorbs, from the net, its inputs and the gradient c of its output: in the shape of
+the output, so that each element stands where it is absorbed, or [batch]."""
 
 ANY, NOT_NEGATIVE, POSITIVE, SMALL, EIGHTHS, BELOW_ONE = "any", "not negative", "positive", "small", "eighths", "below 1"
 """Where the values of the inputs come from: up to 4 in size, zeros and millionths among them, all times 1e-3, 1 or 1e3;
@@ -26,10 +26,12 @@ small ones are not multiplied by 1e3, eighths (which meet the constants, and are
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A net with one call of `op` under `rule`: `forward` takes the net, which holds the constants, and inputs of these
-    shapes. A constant given as a shape is drawn with each example, one given as a tensor stays. `leak` is None where the
-    row's `keeps` says it. `kept` is the cause of that leak in the ledger and
-    how its name there ends. A net that resizes is tried on other sizes too, where it takes them."""
+    """A net with one call of `op` under `rule`.
+
+    `forward` takes the net, which holds the constants, and inputs of these shapes. A constant given as a shape is drawn for
+    each example; one given as a tensor stays. `leak` is None where the rule's `conserves` says it. `cause` is that of the
+    leak in the ledger, and how its name there ends. A net that resizes is tried on other sizes too, where it takes them.
+    """
 
     rule: Rule
     op: Any
@@ -39,14 +41,14 @@ class Case:
     values: str = ANY
     name: str = ""
     leak: Leak | None = None
-    kept: tuple[Cause, str] | None = None
+    cause: tuple[Cause, str] | None = None
     dtype: torch.dtype = torch.float64
     tolerance: float = 1e-9
     resizes: bool = True
 
     @property
     def title(self) -> str:
-        """Row, op and what is special, as the name of a test."""
+        """Rule, op and what is special, as the name of a test."""
         op = kind_text(self.op).replace("aten.", "").replace(".default", "")
         return "-".join(part for part in (self.rule.name, op, self.name) if part).replace(" ", "_")
 
@@ -100,16 +102,16 @@ def softmax_offset(dim: int = -1) -> Leak:
         vectors = zip(
             x.movedim(dim, -1).reshape(-1, x.shape[dim]), c.movedim(dim, -1).reshape(-1, x.shape[dim]), strict=True
         )
-        kept = torch.stack([_offset(v.tolist(), g.tolist(), v.tolist()) for v, g in vectors])
+        absorbed = torch.stack([_offset(v.tolist(), g.tolist(), v.tolist()) for v, g in vectors])
         first = c.movedim(dim, -1).shape[:-1]
-        return kept.reshape(first)
+        return absorbed.reshape(first)
 
     return leak
 
 
 def _offset(scores: list[float], gradient: list[float], passing: list[float]) -> Tensor:
-    """What one softmax keeps: of its relevance r_j = s_j g_j, all but what `passing`, the part of the scores that carries,
-    takes away."""
+    """What one softmax absorbs: its relevance r_j = s_j g_j less what it gives to `passing`, the part of the scores that
+    carries relevance."""
     highest = max(scores)
     powers = [math.exp(score - highest) for score in scores]
     s = [power / sum(powers) for power in powers]
@@ -121,21 +123,21 @@ def _offset(scores: list[float], gradient: list[float], passing: list[float]) ->
 def log_softmax_offset(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
     """sum_j y_j g_j - sum_i x_i (g_i - s_i sum_j g_j), each vector in a slow loop."""
     x = inputs[0]
-    kept = []
+    absorbed = []
     for v, g in zip(x.reshape(-1, x.shape[-1]).tolist(), c.reshape(-1, x.shape[-1]).tolist(), strict=True):
         total = math.log(sum(math.exp(vi) for vi in v))
         y = sum((vi - total) * gi for vi, gi in zip(v, g, strict=True))
-        kept.append(y - sum(vi * (gi - math.exp(vi - total) * sum(g)) for vi, gi in zip(v, g, strict=True)))
-    return torch.tensor(kept, dtype=torch.float64).reshape(x.shape[:-1])
+        absorbed.append(y - sum(vi * (gi - math.exp(vi - total) * sum(g)) for vi, gi in zip(v, g, strict=True)))
+    return torch.tensor(absorbed, dtype=torch.float64).reshape(x.shape[:-1])
 
 
 def logsumexp_offset(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
     """g (y - sum_i s_i x_i), each vector in a slow loop."""
-    x, kept = inputs[0], []
+    x, absorbed = inputs[0], []
     for v, g in zip(x.reshape(-1, x.shape[-1]).tolist(), c.reshape(-1).tolist(), strict=True):
         total = math.log(sum(math.exp(vi) for vi in v))
-        kept.append(g * (total - sum(math.exp(vi - total) * vi for vi in v)))
-    return torch.tensor(kept, dtype=torch.float64).reshape(x.shape[:-1])
+        absorbed.append(g * (total - sum(math.exp(vi - total) * vi for vi in v)))
+    return torch.tensor(absorbed, dtype=torch.float64).reshape(x.shape[:-1])
 
 
 def attention_offset(weights: float, *, bias_carries: bool = False) -> Leak:
@@ -152,13 +154,13 @@ def attention_offset(weights: float, *, bias_carries: bool = False) -> Leak:
             added = added.expand_as(products)
         if getattr(net, "causal", None) is not None:
             added = added.masked_fill(~torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(), -math.inf)
-        kept = torch.zeros(q.shape[:3], dtype=torch.float64)
+        absorbed = torch.zeros(q.shape[:3], dtype=torch.float64)
         gradient = c @ v.mT
         for b, h, t in torch.cartesian_prod(*map(torch.arange, q.shape[:3])).tolist():
             scores = products[b, h, t] + added[b, h, t]
             passing = scores if mask is None or mask.dtype is torch.bool or bias_carries else products[b, h, t]
-            kept[b, h, t] = weights * _offset(scores.tolist(), gradient[b, h, t].tolist(), passing.tolist())
-        return kept
+            absorbed[b, h, t] = weights * _offset(scores.tolist(), gradient[b, h, t].tolist(), passing.tolist())
+        return absorbed
 
     return leak
 

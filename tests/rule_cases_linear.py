@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from row_nets import EIGHTHS, Case, Inputs
+from rule_nets import EIGHTHS, Case, Inputs
 from torch import Tensor, nn
 
 from lxt_fx.ledger.causes import Cause
 from lxt_fx.ops.selection import positions
-from lxt_fx.rule_table import basic_rules as rows
+from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table.rule import Rule
 
 aten = torch.ops.aten
@@ -22,17 +22,17 @@ Shape = tuple[int, ...]
 
 
 def of(rule: Rule) -> Callable[..., Case]:
-    """Cases of that row: the op, the function of the inputs, their shapes, the constants by name."""
+    """Cases of that rule: the op, the function of the inputs, their shapes, the constants by name."""
 
     def made(op: Any, function: Callable[..., Any], *shapes: Shape, name: str = "", **constants: Any) -> Case:
-        settings = {key: constants.pop(key) for key in ("values", "leak", "kept", "dtype", "resizes") if key in constants}
+        settings = {key: constants.pop(key) for key in ("values", "leak", "cause", "dtype", "resizes") if key in constants}
         return Case(rule, op, function, shapes or ((2, 3, 4),), constants, name=name, **settings)
 
     return made
 
 
-total_by, select_by, sample = of(rows.SUM_BY_INDEX), of(rows.SELECT_BY_INDEX), of(rows.SAMPLE)
-move, total, select, convolve = of(rows.MOVE), of(rows.SUM), of(rows.SELECT), of(rows.CONVOLUTION)
+total_by, select_by, sample = of(basic.SUM_BY_INDEX), of(basic.SELECT_BY_INDEX), of(basic.SAMPLE)
+move, total, select, convolve = of(basic.MOVE), of(basic.SUM), of(basic.SELECT), of(basic.CONVOLUTION)
 
 INDEX = torch.tensor([2, 0, 0])
 PLACES = torch.tensor([[[0, 2, 1, 1], [1, 1, 2, 0], [2, 0, 0, 2]]] * 2)
@@ -84,12 +84,12 @@ MOVES = (
     move(aten.cat.default, lambda n, a, b: torch.cat([a, b], 1), (2, 3, 4), (2, 2, 4)),
     move(
         aten.cat.default, lambda n, a: torch.cat([n.cls.expand(a.shape[0], -1, -1), a], 1), name="cls", cls=(1, 1, 4),
-        leak=cls, kept=(Cause.CONSTANT, "cls"),
+        leak=cls, cause=(Cause.CONSTANT, "cls"),
     ),
     move(aten.stack.default, lambda n, a, b: torch.stack([a, b], 1), (2, 3), (2, 3)),
     move(
         aten.stack.default, lambda n, a: torch.stack([a, n.row.expand(a.shape[0], 3)], 1), (2, 3), name="constant",
-        row=(3,), kept=(Cause.CONSTANT, "row"),
+        row=(3,), cause=(Cause.CONSTANT, "row"),
     ),
     move(aten.split.Tensor, lambda n, a: a.split(3, -1)[1]),
     move(aten.split.sizes, lambda n, a: aten.split.sizes(a, [1, 3], -1)[1]),
@@ -124,11 +124,11 @@ MOVES = (
     move(aten.pad.default, lambda n, a: F.pad(a, (1, 0), "reflect"), name="reflect"),
     move(
         aten.pad.default, lambda n, a: F.pad(a, (0, 2), value=-1.5), name="value", leak=padding(-1.5),
-        kept=(Cause.CONSTANT, "the number -1.5"),
+        cause=(Cause.CONSTANT, "the number -1.5"),
     ),
     move(
         aten.constant_pad_nd.default, lambda n, a: aten.constant_pad_nd.default(a, [0, 2], 2.5), leak=padding(2.5),
-        kept=(Cause.CONSTANT, "the number 2.5"),
+        cause=(Cause.CONSTANT, "the number 2.5"),
     ),
     move(aten.constant_pad_nd.default, lambda n, a: aten.constant_pad_nd.default(a, [-1, 1, 1, 0]), name="cut_and_zeros"),
     move(aten.unfold.default, lambda n, a: a.unfold(1, 2, 1)),
@@ -142,17 +142,17 @@ MOVES = (
     move(aten.masked_scatter.default, lambda n, a, b: a.masked_scatter(n.mask, b), (2, 3, 4), (2, 3, 4), mask=SOME),
     move(
         aten.masked_scatter.default, lambda n, a: a.masked_scatter(n.mask, n.source), name="constant", mask=SOME,
-        source=(2, 3, 4), kept=(Cause.CONSTANT, "source"),
+        source=(2, 3, 4), cause=(Cause.CONSTANT, "source"),
     ),
     move(aten.slice_scatter.default, lambda n, a, b: a.slice_scatter(b, 1, 1), (2, 3, 4), (2, 2, 4)),
     move(
         aten.slice_scatter.default, lambda n, a: n.base.slice_scatter(a, 1, 1), (2, 2, 4), name="into_constant",
-        base=(2, 3, 4), kept=(Cause.CONSTANT, "base"),
+        base=(2, 3, 4), cause=(Cause.CONSTANT, "base"),
     ),
     move(aten.select_scatter.default, lambda n, a, b: a.select_scatter(b, 1, 1), (2, 3, 4), (2, 4)),
     move(
         aten.select_scatter.default, lambda n, a: a.select_scatter(n.row, 1, 1), name="constant", row=(2, 4),
-        kept=(Cause.CONSTANT, "row"),
+        cause=(Cause.CONSTANT, "row"),
     ),
     move(aten.view_as_complex.default, lambda n, a: torch.view_as_real(torch.view_as_complex(a)), (2, 3, 2)),
     move(aten.view_as_real.default, lambda n, a: torch.view_as_real(torch.view_as_complex(a).flip(1)), (2, 3, 2)),
@@ -166,16 +166,16 @@ SUMS = (
     total(aten.add.Tensor, lambda n, a: a + a.mT, (2, 3, 3), name="itself"),
     total(
         aten.add.Tensor, lambda n, a: a + n.position, position=(3, 4), name="position",
-        leak=lambda net, x, c: c * net.position, kept=(Cause.CONSTANT, "position"),
+        leak=lambda net, x, c: c * net.position, cause=(Cause.CONSTANT, "position"),
     ),
     total(
         aten.add.Tensor, lambda n, a: torch.add(a, 1.5, alpha=2), name="number", leak=lambda net, x, c: c * 3,
-        kept=(Cause.CONSTANT, "the number 1.5"),
+        cause=(Cause.CONSTANT, "the number 1.5"),
     ),
     total(aten.sub.Tensor, lambda n, a, b: torch.sub(a, b, alpha=0.5), (2, 3, 4), (2, 1, 4)),
     total(
         aten.sub.Tensor, lambda n, a: n.position - a, position=(3, 4), name="from_constant",
-        kept=(Cause.CONSTANT, "position"),
+        cause=(Cause.CONSTANT, "position"),
     ),
     total(aten.neg.default, lambda n, a: -a),
     total(aten.sum.default, lambda n, a: a.sum()),
@@ -186,7 +186,7 @@ SUMS = (
     total(aten.index_add.default, lambda n, a, b: a.index_add(1, n.index, b), (2, 3, 4), (2, 3, 4), index=INDEX),
     total(
         aten.index_add.default, lambda n, a: a.index_add(1, n.index, n.source), name="constant", index=INDEX,
-        source=(2, 3, 4), kept=(Cause.CONSTANT, "source"),
+        source=(2, 3, 4), cause=(Cause.CONSTANT, "source"),
     ),
     total(aten.index_put.default, lambda n, a, b: a.index_put((n.index,), b, accumulate=True), (3, 4), (3, 4), index=INDEX),
     total(
@@ -195,7 +195,7 @@ SUMS = (
     ),
     total(
         aten.index_put.default, lambda n, a: a.index_put((n.index,), n.row), (3, 4), name="constant", index=INDEX, row=(4,),
-        kept=(Cause.CONSTANT, "row"),
+        cause=(Cause.CONSTANT, "row"),
     ),
     total(
         aten.scatter_add.default, lambda n, a, b: a.scatter_add(1, n.places, b), (2, 3, 4), (2, 3, 4), places=PLACES,
@@ -203,12 +203,12 @@ SUMS = (
     ),
     total(
         aten.scatter_add.default, lambda n, a: n.base.scatter_add(1, n.places, a), name="onto_constant", places=PLACES,
-        resizes=False, base=(2, 3, 4), kept=(Cause.CONSTANT, "base"),
+        resizes=False, base=(2, 3, 4), cause=(Cause.CONSTANT, "base"),
     ),
     total(aten.lerp.Scalar, lambda n, a, b: torch.lerp(a, b, 0.3), (2, 3, 4), (3, 4)),
     total(
         aten.lerp.Scalar, lambda n, a: torch.lerp(a, n.end, 0.25), name="constant", end=(3, 4),
-        leak=lambda net, x, c: c * net.end / 4, kept=(Cause.CONSTANT, "end"),
+        leak=lambda net, x, c: c * net.end / 4, cause=(Cause.CONSTANT, "end"),
     ),
     total(aten.avg_pool1d.default, lambda n, a: F.avg_pool1d(a, 2, 1, 1)),
     total(aten.avg_pool2d.default, lambda n, a: F.avg_pool2d(a, 2), IMAGE),
@@ -239,8 +239,8 @@ SUMS = (
 )  # fmt: skip
 
 FILL = {"mask": SOME}
-SELECTED = {"kept": (Cause.SELECTION, "a constant")}
-BOUND = {"kept": (Cause.SELECTION, "a bound"), "values": EIGHTHS}
+SELECTED = {"cause": (Cause.SELECTION, "a constant")}
+BOUND = {"cause": (Cause.SELECTION, "a bound"), "values": EIGHTHS}
 
 SELECTIONS = (
     select(aten.where.self, lambda n, a, b: torch.where(n.mask, a, b), (2, 3, 4), (1, 4), **FILL),
@@ -301,7 +301,7 @@ SELECTIONS = (
 
 def _bias_of_channels(dims: int) -> dict[str, Any]:
     shape = (-1, *[1] * dims)
-    return {"leak": lambda net, inputs, c: c * net.bias.reshape(shape), "kept": (Cause.BIAS, "bias")}
+    return {"leak": lambda net, inputs, c: c * net.bias.reshape(shape), "cause": (Cause.BIAS, "bias")}
 
 
 def convolution(op: Any, dims: int, *settings: Any, name: str = "") -> Case:
