@@ -335,7 +335,7 @@ def test_a_model_without_tokens_in_its_answer_is_refused() -> None:
 
 def test_a_position_that_a_text_does_not_have_is_refused() -> None:
     net, x = Decoder(written_out=False).eval(), torch.randn(2, 7, 8)
-    with pytest.raises(lxt_fx.InputError, match=r"there is no position 7: the graph has logits for 7 tokens"):
+    with pytest.raises(lxt_fx.InputError, match=r"no position 7: the graph has logits for 7 tokens \(0 to 6, or -7"):
         lxt_fx.transform(net, (x,), positions=7, dynamic=False)
     narrow = lxt_fx.transform(net, (x,), positions=(5, -1))
     with pytest.raises(lxt_fx.CallError, match="answers at positions 5, -1, and these inputs have 4 tokens"):
