@@ -1,9 +1,9 @@
-"""Rules as functions, for models written by hand: each computes what torch's function of that name computes, and its
-backward follows a rule.
+"""Rules as functions, for models written by hand. Each computes what torch's function of that name computes; its backward
+follows a rule.
 
 Two forms. In `form="gradient"` (fast) start with `logit.backward()`; relevance is `leaf * leaf.grad`. In `form="explicit"`
-start with `logit.backward(logit)`; relevance is `leaf.grad`. A whole model keeps to one form. An operand carries relevance
-where it requires a gradient; weights and biases are constants in any case. `epsilon` is added, with the sign of z, to what
+start with `logit.backward(logit)`; relevance is `leaf.grad`. A model uses one form throughout. An operand carries relevance
+where it requires a gradient; weights and biases are always constants. `epsilon` is added, with the sign of z, to what
 AttnLRP eq. 8 divides by: None means 0 in gradient form and 1e-6 in explicit form.
 
 Functions raise InputError for a form that does not exist or an epsilon below 0.
@@ -52,7 +52,8 @@ def mean(x: Tensor, dim: Dims, keepdim: bool = False, *, epsilon: float | None =
 
 
 def matmul(a: Tensor, b: Tensor, *, epsilon: float | None = None, form: Form = "gradient") -> Tensor:
-    """a @ b: half of the relevance to each where both carry, then eq. 8 (AttnLRP prop. 3.3); all to the one that does."""
+    """a @ b: half of the relevance to each where both carry, all to one that carries alone; then eq. 8 (AttnLRP prop.
+    3.3)."""
     share = 0.5 if a.requires_grad and b.requires_grad else 1.0
     return _linear_map("matmul", torch.matmul, (a, b), share, epsilon, form)
 
@@ -64,12 +65,12 @@ def bmm(a: Tensor, b: Tensor, *, epsilon: float | None = None, form: Form = "gra
 
 
 def mul(a: Tensor, b: Tensor, *, form: Form = "gradient") -> Tensor:
-    """a * b, broadcast: R / 2 to each where both carry (uniform rule, AttnLRP prop. 3.2), all to the one that does."""
+    """a * b, broadcast: R / 2 to each where both carry (uniform rule, AttnLRP prop. 3.2), all to one that carries alone."""
     return _product("mul", products.mul, torch.mul, a, b, form)
 
 
 def div(a: Tensor, b: Tensor, *, form: Form = "gradient") -> Tensor:
-    """a / b, broadcast: R / 2 to each where both carry, as to a and 1/b; all to a where b is a constant."""
+    """a / b, broadcast: R / 2 to each where both carry, as in a product of a and 1/b; all to a where b is a constant."""
     return _product("div", products.div, torch.div, a, b, form)
 
 
@@ -98,7 +99,7 @@ def sdpa(
     form: Form = "gradient",
 ) -> Tensor:
     """softmax(scale q k^T + mask) v of [..., heads, tokens, width]: half to v, a quarter to q and to k (AttnLRP prop. 3.3
-    twice, prop. 3.1 between); where q and k carry nothing all to v, where v carries nothing half to q and to k."""
+    twice, prop. 3.1 between); all to v where q and k do not carry, half to q and to k where v does not."""
     own = epsilon_of(form, epsilon, "sdpa")
     given = (query, key, value, attn_mask, 0.0, is_causal)
     settings = {"scale": scale, "enable_gqa": enable_gqa}
@@ -176,7 +177,7 @@ def normalize(x: Tensor, p: float = 2.0, dim: Dims = -1, eps: float = 1e-12, *, 
 
 
 def identity(function: Callable[[Tensor], Tensor], x: Tensor, *, form: Form = "gradient") -> Tensor:
-    """Any elementwise function: R_in = R_out (AttnLRP eq. 9), less what f(0) takes where that is not 0. At x = 0 the fast
+    """Any elementwise function: R_in = R_out (AttnLRP eq. 9), less what f(0) absorbs where that is not 0. At x = 0 the fast
     form uses the function's own slope."""
     epsilon_of(form, None, "identity")
     with torch.enable_grad():
@@ -210,7 +211,7 @@ def tanh(x: Tensor, *, form: Form = "gradient") -> Tensor:
 
 
 def sigmoid(x: Tensor, *, form: Form = "gradient") -> Tensor:
-    """sigmoid: R_in = R_out less what f(0) = 1/2 takes (AttnLRP eq. 9 with f(0) as a bias)."""
+    """sigmoid: R_in = R_out less what f(0) = 1/2 absorbs (AttnLRP eq. 9 with f(0) as a bias)."""
     return _activation("sigmoid", x, form)
 
 
@@ -240,7 +241,7 @@ def relu6(x: Tensor, *, form: Form = "gradient") -> Tensor:
 
 
 def softplus(x: Tensor, *, form: Form = "gradient") -> Tensor:
-    """softplus: R_in = R_out less what f(0) = log 2 takes (AttnLRP eq. 9 with f(0) as a bias)."""
+    """softplus: R_in = R_out less what f(0) = log 2 absorbs (AttnLRP eq. 9 with f(0) as a bias)."""
     return _activation("softplus", x, form)
 
 
@@ -248,7 +249,7 @@ def linear_map(
     function: Callable[[Tensor], Tensor], x: Tensor, *, epsilon: float | None = None, form: Form = "gradient"
 ) -> Tensor:
     """A function that is linear in x up to a constant (a convolution, batch norm in eval): R_i = x_i J^T (R / (z +
-    epsilon sign(z))) with its Jacobian J (AttnLRP eq. 8). Weights that it uses should be detached."""
+    epsilon sign(z))) with its Jacobian J (AttnLRP eq. 8). Detach the weights that it uses."""
     return _linear_map("linear_map", function, (x,), 1.0, epsilon, form)
 
 
@@ -271,7 +272,8 @@ def _linear_map(
     epsilon: float | None,
     form: str,
 ) -> Tensor:
-    """Eq. 8 for a function that is linear in its carrying operands together, or a product of which each gets a share."""
+    """Eq. 8 for a function that is linear in its carrying operands jointly, or for a product, whose operands get a share
+    each."""
     own = epsilon_of(form, epsilon, caller)
     if form == "explicit":
         entered = [explicit.enter(operand, share) if operand.requires_grad else operand for operand in operands]
@@ -280,7 +282,7 @@ def _linear_map(
 
 
 def stable(z: Tensor, epsilon: float) -> Tensor:
-    """z; in gradient form what reaches it is multiplied by z / (z + epsilon sign(z)), as behind a linear map."""
+    """z; its gradient is multiplied by z / (z + epsilon sign(z)): the epsilon of a linear map in gradient form."""
     return _run(products.epsilon, z, epsilon) if epsilon > 0 else z
 
 
@@ -299,7 +301,7 @@ def _product(
 
 
 def _activation(name: str, x: Tensor, form: str, *, caller: str = "", **settings: Any) -> Tensor:
-    """A function of `ops/activations.py`, where f(0) stands."""
+    """A function of `ops/activations.py`, which has f(0) too."""
     epsilon_of(form, None, caller or name)
     activation = BY_NAME[name]
     if form == "gradient":

@@ -1,1 +1,1 @@
-"""The rules as rows of data, and the named tables made of them."""
+"""The rules as data, and the named tables made of them."""

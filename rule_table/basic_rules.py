@@ -1,4 +1,4 @@
-"""All rows. Each reads like the paper: which ops and what each becomes, when, the formula, its source, what it keeps.
+"""All rules. Each reads like the paper: which ops and what each becomes, when, the formula, its source, what it conserves.
 
 g is the gradient that the rewritten graph passes; relevance is value * g.
 """
@@ -206,7 +206,7 @@ SUM = Rule(
 MOVE = Rule(
     name="move",
     ops=dict.fromkeys(sorted(MOVES, key=str)),
-    formula="R follows its element; constants (CLS, padding) keep what reaches them",
+    formula="R follows its element; constants (CLS, padding) absorb what reaches them",
     source="each output element is a copy",
     conserves=Conserves.ALL_BUT_CONSTANTS,
 )

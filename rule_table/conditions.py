@@ -1,4 +1,5 @@
-"""The conditions that rows use: each gives why not, or None. Its docstring says what holds then; certificates print it."""
+"""The conditions of rules. Each returns why a rule does not apply, or None. Its docstring says what holds where the rule
+applies; certificates print it."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from lxt_fx.rule_table.rule import Condition, Refusal, Role, Site, statement
 _tanh = Op(aten.tanh.default)
 
 def all_of(*conditions: Condition) -> Condition:
-    """Refuses with the first reason."""
+    """All of these conditions hold; the first that refuses gives the reason."""
 
     def refuses(site: Site) -> Refusal:
         return next((reason for reason in (c(site) for c in conditions) if reason is not None), None)
@@ -150,7 +151,7 @@ def one_gate(site: Site) -> Refusal:
 
 
 def same_shape(site: Site) -> Refusal:
-    """The elementwise region keeps the shape of its input."""
+    """The elementwise region has the shape of its input."""
     value: Any = site.arguments["value"]
     origin: Any = site.arguments["self"]
     return None if shape(value) == shape(origin) else "the region broadcasts its input"

@@ -1,4 +1,4 @@
-"""Functions as places of a composite: the ATen ops that each is in a canonical graph."""
+"""Functions as places of a composite: for each, the ATen ops that it becomes in a canonical graph."""
 
 from __future__ import annotations
 

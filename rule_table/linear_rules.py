@@ -1,8 +1,8 @@
 """Rules for linear maps with constant weights, by parameter: linear, convolutions, a matmul with one constant operand.
 
-Each function returns a rule for `RuleTable.override` or `with_rules`; no table holds them of its own. c_ij = x_i w_ij is a
-contribution, c+ and c- its part above and below 0; the bias of output j is one contribution more. `epsilon` is added, with
-its sign, to what the rule divides by; None takes that of `transform`.
+Each function returns a rule for `RuleTable.override` or `with_rules`. c_ij = x_i w_ij is a contribution, c+ and c- its
+parts above and below 0; the bias of output j is one more contribution. `epsilon` is added, with the sign of the sum, to
+what the rule divides by; None takes that of `transform`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def epsilon(epsilon: float = 1e-6) -> Rule:
 
 
 def gamma(gamma: float = 0.25, *, epsilon: float | None = None) -> Rule:
-    """Contributions of the sign of the output count 1 + gamma times; for inputs and weights of both signs.
+    """Contributions that have the sign of the output count 1 + gamma times. For inputs and weights of both signs.
 
     Raises InputError for a gamma below 0.
     """
@@ -65,8 +65,8 @@ def gamma(gamma: float = 0.25, *, epsilon: float | None = None) -> Rule:
 
 
 def z_plus(*, epsilon: float | None = None) -> Rule:
-    """Relevance goes to positive contributions only: alpha-beta with alpha 1 and beta 0. An output without any passes
-    nothing."""
+    """Relevance goes to positive contributions only: alpha-beta with alpha 1 and beta 0. An output without positive
+    contributions passes nothing on."""
     return _rule(
         "z-plus",
         contributions.Z_PLUS,
@@ -79,8 +79,8 @@ def z_plus(*, epsilon: float | None = None) -> Rule:
 
 
 def excitation(*, epsilon: float | None = None) -> Rule:
-    """z_plus with a bias that takes nothing: excitation backprop. An output without a positive contribution passes
-    nothing."""
+    """z_plus with a bias that absorbs nothing: excitation backprop. An output without positive contributions passes nothing
+    on."""
     return _rule(
         "excitation",
         contributions.EXCITATION,
@@ -93,9 +93,9 @@ def excitation(*, epsilon: float | None = None) -> Rule:
 
 
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0, *, epsilon: float | None = None) -> Rule:
-    """alpha times the relevance to positive contributions, -beta times to negative ones.
+    """alpha times the relevance goes to positive contributions, -beta times to negative ones.
 
-    An output without negative ones passes alpha times its relevance, one without positive ones -beta times.
+    An output without negative contributions passes on alpha times its relevance, one without positive ones -beta times.
 
     Raises InputError unless alpha - beta is 1 and beta at least 0.
     """
@@ -118,7 +118,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, *, epsilon: float | None =
 
 def z_box(low: Bound | None = None, high: Bound | None = None, *, epsilon: float | None = None) -> Rule:
     """For inputs with low <= x <= high: pixels, also normalised ones. Bounds are numbers, or tensors that broadcast to x
-    ([channels, 1, 1] for an image). That inputs keep to them is not checked.
+    ([channels, 1, 1] for an image). Inputs are not checked against them.
 
     Raises InputError where a bound is missing or NaN, or low is above high.
     """
@@ -142,7 +142,7 @@ def z_box(low: Bound | None = None, high: Bound | None = None, *, epsilon: float
 
 
 def w_square(*, epsilon: float | None = None) -> Rule:
-    """Relevance by the squares of the weights, whatever the inputs are; b^2 takes its share."""
+    """Relevance in proportion to the squared weights, whatever the inputs are; b^2 absorbs its share."""
     return _rule(
         "w-square",
         contributions.W_SQUARE,
@@ -228,7 +228,7 @@ def _rule(
 
 
 def _map_settings(site: Site) -> Mapping[str, Any]:
-    """What the general op of the map takes and the ATen op does not, or takes in other words."""
+    """Arguments of our op for the map that the ATen op does not have, or has in another form."""
     if site.kind is aten.matmul.default:
         return {"held": _held(site)}
     if site.kind in TRANSPOSED:
@@ -238,7 +238,7 @@ def _map_settings(site: Site) -> Mapping[str, Any]:
 
 
 def _padding(site: Site, word: str) -> list[int]:
-    """ "same" and "valid" in numbers; two for each dim where "same" is uneven, which is more behind."""
+    """The paddings "same" and "valid" as numbers; (before, after) for each dim where "same" is uneven."""
     kernel = (shape(site.arguments["weight"]) or ())[2:]
     dilation = site.arguments.get("dilation", [1] * len(kernel))
     if word == "valid":

@@ -15,7 +15,7 @@ from lxt_fx.rule_table.selectors import Selector, selector_text, selects
 
 
 class Conserves(Enum):
-    """What a row keeps of the relevance that reaches its op."""
+    """How much of the relevance that reaches its op a rule passes on; the op absorbs the rest."""
 
     ALL = "all"
     ALL_BUT_CONSTANTS = "all but the share of constants (bias, mask, f(0))"
@@ -27,7 +27,7 @@ class Conserves(Enum):
 
 
 class GroupKind(Enum):
-    """A region of several nodes that rows match as one."""
+    """What a group of several nodes computes that a rule takes as one op."""
 
     RMS_NORM = "rms_norm"
     NORMALIZE = "x * statistic"
@@ -40,10 +40,10 @@ class GroupKind(Enum):
 
 
 class Role(Enum):
-    """A part that a node plays: in an attention written as matmul, softmax, matmul, in a router, or in the network.
+    """The part that a node plays: in an attention written as matmul, softmax, matmul; in a router; or in the network.
 
     A projection is a linear map right before an attention (queries, keys, values) or right behind it. The first linear maps
-    have none before them, the last ones have no linear map and no attention behind them.
+    have no linear map before them; the last ones have no linear map and no attention behind them.
     """
 
     SCORES = "attention scores"
@@ -61,12 +61,12 @@ Op = OpOverload | GroupKind
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Site:
-    """A place where a row may match: one node, or a group of nodes that gives the value of `node`.
+    """A place where a rule may match: one node, or a group of nodes that computes the value of `node`.
 
-    `arguments` are those of the op by schema name; for a group those that its lxt_fx op takes. `carrying` names the
-    arguments that carry relevance, once per operand. `members` are the nodes that a row on this site consumes.
-    `parameters` names the operand of a product that is a parameter of a recurrence, `gates` those that come out of an
-    activation.
+    `arguments` are those of the op by schema name; for a group, those that its lxt_fx op takes. `carrying` names the
+    arguments that carry relevance, once per operand. `members` are the nodes that a rule at this site replaces.
+    `parameters` names the operand of a product that is a parameter of a recurrence, `gates` the operands that come out of
+    an activation.
     """
 
     node: Node
@@ -88,14 +88,17 @@ Condition = Callable[[Site], Refusal]
 
 
 NOT_LISTED = ("op is not listed", "op is a group")
-"""Refusals of the rows that have nothing to do with a site, which are most of them."""
+"""The refusals of rules that have nothing to do with a site: most of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Why a row is on a node: the op or group that it took (`aten.silu.default`, `group rms_norm`), the operands that
-    relevance leaves by, those that the row holds constant, why it matched, and (row, reason) of each row before it that
-    lists the op and refused."""
+    """Why a node has its rule.
+
+    `kind` is the op or group that the rule took (`aten.silu.default`, `group rms_norm`). Relevance leaves by the operands
+    `carrying`; the rule holds `held` constant. `why` says why it matched. `refusals` has (rule, reason) for each earlier
+    rule that lists the op and refused.
+    """
 
     kind: str
     carrying: tuple[str, ...]
@@ -121,15 +124,18 @@ def holds_nothing(site: Site) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """One row: which ops and what each becomes (None keeps the ATen op), when, the formula, its source, what it keeps.
+    """One rule: which ops and what each becomes, when, the formula, its source, what it conserves.
 
-    `when` returns why not, or None; its docstring says what holds where it does not refuse. `settings` gives arguments of
-    the op that the site does not have. `holds` names the operands that the row holds constant; no relevance flows into
-    them, so relevance flow is marked again once all such rows are chosen. A row with empty `ops` matches any single node.
-    `epsilon` is added, with the sign of z, to what eq. 8 of AttnLRP divides by; None takes that of `transform`. `explicit`
-    gives ops of this row their equation: an op with the same arguments and value whose backward takes the relevance of its
-    output to that of its inputs. It stands in the explicit form, and neither form puts an epsilon behind the op. A user's
-    op without one uses its own vjp there, R_in = x * vjp(R / z), which the certificate lists as not proven.
+    `ops` maps each ATen op or group to the lxt_fx op that replaces it; None leaves the ATen op with its native gradient. A
+    rule with empty `ops` matches any single node. `when` returns why the rule does not apply, or None; its docstring says
+    what holds where it applies. `settings` gives arguments of the op that the site does not have. `holds` names the
+    operands that the rule holds constant; no relevance flows into them, so the flow of relevance is marked again once all
+    such rules are chosen. `where` is the place that `RuleTable.override` puts the rule at. `epsilon` is added, with the
+    sign of z, to what AttnLRP eq. 8 divides by; None takes that of `transform`.
+
+    `explicit` gives ops of this rule their equation for the explicit form: an op with the same arguments and value, whose
+    backward takes the relevance of its output to that of its inputs. Neither form then puts an epsilon behind the op. A
+    user's op without an equation uses its own vjp there, R_in = x * vjp(R / z); the certificate lists it as not proven.
     """
 
     name: str
@@ -145,8 +151,8 @@ class Rule:
     explicit: Mapping[OpOverload, OpOverload] = field(default_factory=dict)
 
     def refuses(self, site: Site) -> Refusal:
-        """Why this row does not apply to the site, or None if it does. An op that the row does not list gives a reason
-        that starts with `op`."""
+        """Why this rule does not apply to the site, or None if it does. Where the rule does not list the op, the reason
+        starts with `op`."""
         if self.ops and site.kind not in self.ops:
             return NOT_LISTED[0]
         if not self.ops and isinstance(site.kind, GroupKind):
@@ -156,7 +162,7 @@ class Rule:
         return self.when(site)
 
     def why(self, site: Site) -> str:
-        """Why this row takes a site that it does not refuse, in sentences."""
+        """Why this rule takes a site that it does not refuse, in sentences."""
         place = "" if self.where is None else f"Put first at {selector_text(self.where)}. "
         listed = f"Lists {kind_text(site.kind)}." if self.ops else "Takes any op."
         return f"{place}{listed} {statement(self.when)}".rstrip()

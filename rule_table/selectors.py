@@ -1,4 +1,4 @@
-"""Which nodes a place of an override means."""
+"""Which nodes the place of an override selects."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ LXT = _OF_THE_PAPER.with_rules(
     "lxt",
     basic.SOFT_CAP_NATIVE,
     basic.ROUTER_NATIVE,
-    summary="attnlrp with LXT's choices where ours differ: a soft cap and the router's division keep their plain gradient.",
+    summary="attnlrp with LXT's choices where ours differ: a soft cap and the router's division use the plain gradient.",
 )
 LXT_CP = _OF_THE_PAPER.with_rules(
     "lxt_cp",
@@ -88,7 +88,7 @@ LXT_CP = _OF_THE_PAPER.with_rules(
     basic.ATTENTION_HELD,
     basic.ATTENTION_WEIGHTS_HELD,
     basic.GATE_HELD,
-    summary="cp_lrp with LXT's choices where ours differ: a soft cap and the router's division keep their plain gradient.",
+    summary="cp_lrp with LXT's choices where ours differ: a soft cap and the router's division use the plain gradient.",
     paper=CP_LRP.paper,
 )
 
@@ -185,12 +185,12 @@ def _for_convolutions(name: str, rule: Rule, first: Rule | None, text: str) -> R
 
 
 def _lists(rule: Rule, ops: Collection[object]) -> Rule:
-    """The rule for some of its ops only."""
+    """The rule, for these of its ops only."""
     return replace(rule, ops={op: new for op, new in rule.ops.items() if op in ops})
 
 
 def _at(role: Role, rule: Rule) -> Rule:
-    """The rule for nodes that play a part."""
+    """The rule, for nodes that play this part only."""
     return replace(rule, name=f"{rule.name} ({role.value})", when=on.all_of(on.role_is(role), rule.when))
 
 
@@ -218,4 +218,4 @@ TABLES: dict[str, RuleTable] = {
 WITH_ARGUMENTS: dict[str, str] = {
     "epsilon_gamma_box": "lxt_fx.rule_table.tables.epsilon_gamma_box(low, high), least and greatest value of a pixel"
 }
-"""Tables that cannot be had by name alone, and how they are had."""
+"""Tables that need arguments, and so have no name for `transform`: how to make each."""

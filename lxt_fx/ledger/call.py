@@ -15,14 +15,14 @@ from lxt_fx.ledger.causes import Cause
 from lxt_fx.rule_table.rule import Rule
 
 CHUNK = 1 << 20
-"""Numbers that are held in float64 at once."""
+"""How many numbers are converted to float64 at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """One call of a node: its arguments as values, where they come from, and its output.
 
-    `values` has a tensor for each node that is read; `carrying` the nodes through which relevance leaves; `origin` says
+    `values` has the value of each node that is read; `carrying` the nodes through which relevance leaves; `origin` says
     where the value of another node comes from.
     """
 
@@ -50,15 +50,15 @@ class Call:
         names = [argument.name for argument in schema_of(self.node.target).arguments]
         return dict(zip(names, self.node.args, strict=False)) | dict(self.node.kwargs)
 
-    def run(self, kept: Callable[[Node], bool]) -> Any:
-        """The op's value where only the tensors of nodes in `kept` are there, the other floats being zero."""
+    def run(self, present: Callable[[Node], bool]) -> Any:
+        """The op's value with the float tensors of all other nodes than `present` set to zero."""
 
         def zero(tensor: Tensor) -> Tensor:
             return torch.zeros_like(tensor) if tensor.is_floating_point() or tensor.is_complex() else tensor
 
         def value(node: Node) -> Any:
             found = self.values.get(node)
-            return found if kept(node) else pytree.tree_map_only(Tensor, zero, found)
+            return found if present(node) else pytree.tree_map_only(Tensor, zero, found)
 
         op: Any = self.node.target
         with torch.no_grad():
@@ -82,5 +82,5 @@ def _dot(value: Tensor, gradient: Tensor, limit: float) -> Tensor:
 
 
 def no_number(dtype: torch.dtype) -> float:
-    """What is not above this is -inf or stands for it, wherever it is found; of scores more is known (`mask_limit`)."""
+    """A value up to this stands for -inf in any tensor; for scores the limit is higher (`mask_limit`)."""
     return -6e4 if dtype is torch.float16 else -1e30

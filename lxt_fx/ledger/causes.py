@@ -1,4 +1,4 @@
-"""Why relevance that reached a node did not leave it, and how much each constant took."""
+"""Why relevance that reached a node did not leave it, and how much each constant absorbed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MEANINGS = {
     Cause.CONSTANT: "the share of another constant in a sum: position, token type, CLS, mask",
     Cause.INTERCEPT: "f(0) of an activation, which acts like a bias",
     Cause.OFFSET: "the constant term of the softmax's Taylor expansion",
-    Cause.EPSILON: "the share of the epsilon that keeps a division stable",
+    Cause.EPSILON: "the share of the epsilon that stabilises a division",
     Cause.ONE_SIDED: "a rule splits by the sign of contributions, and there were none of that sign",
     Cause.ZERO: "elements that are 0: value * gradient cannot carry what their rule gives them",
     Cause.SELECTION: "a constant was selected in the place of a value",
@@ -49,7 +49,7 @@ _MEANINGS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Share:
-    """What one constant takes of the relevance that reaches a node. `name` says which constant; amount is a scalar."""
+    """What one constant absorbs of the relevance that reaches a node. `name` says which constant; amount is a scalar."""
 
     cause: Cause
     name: str

@@ -1,5 +1,5 @@
-"""What a node's rule says it keeps from its operands: the shares of biases, constants and the softmax offset, computed from
-the values and the formula and not from the backward of the op, so that the two can be compared."""
+"""What the rule of a node claims to absorb: the shares of biases, constants and the softmax offset. They are computed from
+the values and the formula, not from the backward of the op, so that the two can be compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lxt_fx.base.node_text import op_name
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ledger.call import CHUNK, Call, inner, no_number
 from lxt_fx.ledger.causes import Cause, Share
-from lxt_fx.ledger.claimed_by_contribution import map_call, taken
+from lxt_fx.ledger.claimed_by_contribution import absorbed, map_call
 from lxt_fx.ops import activations, products
 from lxt_fx.ops.activations import FROM_ZERO
 from lxt_fx.ops.aten_kinds import LIMITS, MEETING, MOVES, SELECTIONS, SUMS, WEIGHTED
@@ -28,27 +28,28 @@ NATURALLY: Mapping[Any, Conserves] = {
     products.linear: Conserves.ALL_BUT_CONSTANTS,
     aten.softmax.int: Conserves.ALL_BUT_OFFSET,
 }
-"""Ops whose native gradient keeps so much: what is known of them also where a row claims nothing."""
+"""What the native gradient of these ops conserves; it holds also where their rule claims nothing."""
 
-def kept_by(rule: Rule | None, node: Node) -> Conserves:
-    """What is claimed of a node: by its row, or, where that claims nothing, by the nature of the op."""
+def claim_of(rule: Rule | None, node: Node) -> Conserves:
+    """What is claimed of a node: by its rule, or, where that claims nothing, by what its op is known to conserve."""
     if rule is not None and rule.conserves is not Conserves.NATIVE:
         return rule.conserves
     return NATURALLY.get(node.target, Conserves.NATIVE)
 
 
 def shares(call: Call, gradient: Any) -> list[Share]:
-    """What the constants of a call take of the relevance <output, gradient> that reaches it, by the formula of its row."""
+    """What the constants of a call absorb of the relevance <output, gradient> that reaches it, by the formula of its
+    rule."""
     if call.node.target is products.epsilon:
         return _epsilon(call, gradient)
     if call.node.target in BY_CONTRIBUTION:
         return _by_contribution(call, gradient)
     if call.node.target is products.sdpa_held:
-        return _hidden_rows(call, gradient)
-    if call.node.target is activations.identity and kept_by(call.rule, call.node) is Conserves.ALL_BUT_ZEROS:
+        return _masked_queries(call, gradient)
+    if call.node.target is activations.identity and claim_of(call.rule, call.node) is Conserves.ALL_BUT_ZEROS:
         x = call.argument("self")
         return _nonzero(Cause.ZERO, "elements that are 0", inner(call.output.masked_fill(x != 0, 0), gradient))
-    match kept_by(call.rule, call.node):
+    match claim_of(call.rule, call.node):
         case Conserves.ALL_BUT_CONSTANTS:
             return _constants(call, gradient)
         case Conserves.ALL_BUT_OFFSET if call.node.target in (aten.log_softmax.int, aten.logsumexp.default):
@@ -62,16 +63,16 @@ def shares(call: Call, gradient: Any) -> list[Share]:
 
 
 def _epsilon(call: Call, gradient: Tensor) -> list[Share]:
-    """R epsilon / (|z| + epsilon), summed; nothing where both are 0."""
+    """sum R epsilon / (|z| + epsilon); 0 where both are 0."""
     z, epsilon = call.output.double(), call.argument("epsilon")
     taken = z * gradient.double() * epsilon / (z.abs() + epsilon)
     return _nonzero(Cause.EPSILON, "epsilon", torch.where(z == 0, 0, taken).sum())
 
 
 def _by_contribution(call: Call, gradient: Tensor) -> list[Share]:
-    """Of a rule that weighs the contributions of a linear map: the shares of its sums."""
+    """For a rule that weighs the contributions of a linear map: the shares in its sums."""
     names = call._by_name()
-    found = taken(call.node.target, map_call(call.node.target, call.arguments(), call.output, gradient))
+    found = absorbed(call.node.target, map_call(call.node.target, call.arguments(), call.output, gradient))
     bias = _nonzero(*_named(call, names["bias"]), found.bias) if isinstance(names.get("bias"), Node) else []
     return [
         *bias,
@@ -82,7 +83,7 @@ def _by_contribution(call: Call, gradient: Tensor) -> list[Share]:
 
 
 def _constants(call: Call, gradient: Any) -> list[Share]:
-    """Of an op that is affine in its carrying operands: <op(0, constants), gradient>, split by constant."""
+    """For an op that is affine in its carrying operands: <op(0, constants), gradient>, split by constant."""
     if call.node.target in (products.linear, aten.linear.default):
         return _linear_bias(call, gradient)
     if call.node.target is activations.identity:
@@ -98,12 +99,12 @@ def _constants(call: Call, gradient: Any) -> list[Share]:
             gradient = gradient.masked_fill(call.output == 0, 0)
     total = _against(call.run(lambda node: node in constants), gradient)
     if not total.isfinite():
-        return []  # an op that is not defined at 0, as a row of a user's may have: no share is known
+        return []  # the op is not defined at 0, as a user's may be: no share is known
     if not constants:
         return _nonzero(*_number(call), total)
     if len(constants) == 1:
         return _nonzero(*_named(call, constants[0]), total)
-    each = [_against(call.run(lambda node, kept=constant: node is kept), gradient) for constant in constants]  # type: ignore[misc]
+    each = [_against(call.run(lambda node, own=constant: node is own), gradient) for constant in constants]  # type: ignore[misc]
     if torch.isclose(sum(each, torch.zeros_like(total)), total, rtol=1e-6, atol=1e-12):
         return [share for c, amount in zip(constants, each, strict=True) for share in _nonzero(*_named(call, c), amount)]
     added = next((c for c in constants if c is call._by_name().get("bias")), constants[-1])
@@ -112,14 +113,15 @@ def _constants(call: Call, gradient: Any) -> list[Share]:
 
 def _finite(x: Tensor, gradient: Any) -> Any:
     """The gradient, 0 where x is infinite (a decay of exp(-inf)) or stands for it (the sigmoid of a masked score): there
-    f(0) takes no share, and nothing leaves."""
+    f(0) absorbs no share, and nothing leaves."""
     if not isinstance(gradient, Tensor) or gradient.shape != x.shape:
         return gradient.double() if isinstance(gradient, Tensor) else gradient
     return gradient.double().masked_fill(x.isinf() | (x <= no_number(x.dtype)), 0)
 
 
 def _rounded_away(call: Call, gradient: Any) -> Tensor:
-    """Of scores plus a mask's number: minus what the scores get there, since the sum counts as 0."""
+    """For scores plus a large negative mask, which round to the mask alone: the sum counts as 0, so the mask absorbs minus
+    what the scores get there."""
     output = call.output
     nothing = torch.zeros((), dtype=torch.float64)
     if call.node.target is not aten.add.Tensor or not _float_constants(call):
@@ -161,7 +163,7 @@ def _named(call: Call, constant: Node) -> tuple[Cause, str]:
 
 
 def _against(output: Any, gradient: Any) -> Tensor:
-    """<output, gradient>, over the items where the op gives several."""
+    """<output, gradient>, summed over the outputs where the op gives several."""
     if isinstance(output, Tensor):
         return inner(output, gradient)
     pairs = [(o, g) for o, g in zip(output, gradient, strict=True) if isinstance(g, Tensor)]
@@ -173,7 +175,7 @@ def _nonzero(cause: Cause, name: str, amount: Tensor) -> list[Share]:
 
 
 def _selected(call: Call, gradient: Any) -> list[Share]:
-    """Of a selection: the elements where a constant was chosen."""
+    """For a selection: the elements where a constant was chosen."""
     if call.node.target in LIMITS:
         output: Tensor = call.output
         own = torch.zeros_like(output, dtype=torch.bool)
@@ -212,15 +214,15 @@ def _softmax(call: Call, gradient: Tensor) -> list[Share]:
 
 
 def _attention(call: Call, gradient: Tensor) -> list[Share]:
-    """The softmax offset of a fused attention, and what a constant additive mask takes."""
+    """The softmax offset of a fused attention, and what a constant additive mask absorbs."""
     query, key, value = (call.argument(name).detach() for name in ("query", "key", "value"))
     mask, scale = call.argument("attn_mask"), call.argument("scale")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     output = call.output.detach().double()
     offset, masked, unseen = (torch.zeros((), dtype=torch.float64, device=query.device) for _ in range(3))
-    rows = max(1, CHUNK // max(1, query[..., 0, 0].numel() * key.shape[-2]))
-    for start in range(0, query.shape[-2], rows):
-        part = slice(start, start + rows)
+    count = max(1, CHUNK // max(1, query[..., 0, 0].numel() * key.shape[-2]))
+    for start in range(0, query.shape[-2], count):
+        part = slice(start, start + count)
         bias = _additive(mask, part, query.shape[-2], key.shape[-2], bool(call.argument("is_causal", False)), query.device)
         scores = query[..., part, :].double() @ key.double().mT * scale
         weights = torch.softmax(scores + bias, -1).nan_to_num(0.0)
@@ -232,19 +234,19 @@ def _attention(call: Call, gradient: Tensor) -> list[Share]:
         offset += relevance.sum() - added - torch.where(passed == 0, 0, scores * passed).sum()
         masked += added
     share = float(call.argument("mask_share", 0.5))
-    found = _nonzero(Cause.OFFSET, "softmax", offset * share) + _nonzero(Cause.HELD, "rows masked altogether", unseen)
+    found = _nonzero(Cause.OFFSET, "softmax", offset * share) + _nonzero(Cause.HELD, "fully masked queries", unseen)
     if isinstance(mask, Tensor) and not call.carries("attn_mask"):
         found += _nonzero(*call.origin(call._by_name()["attn_mask"]), masked * share)
     return found
 
 
-def _hidden_rows(call: Call, gradient: Tensor) -> list[Share]:
-    """What reaches the rows of queries that an additive mask hides from every key: nothing passes there."""
+def _masked_queries(call: Call, gradient: Tensor) -> list[Share]:
+    """What reaches the queries whose additive mask hides every key: nothing passes there."""
     mask = call.argument("attn_mask")
     if not isinstance(mask, Tensor) or not mask.is_floating_point():
         return []
     seen = mask.detach().amax(-1, keepdim=True) > products.mask_limit(mask.dtype)
-    return _nonzero(Cause.HELD, "rows masked altogether", inner(call.output.masked_fill(seen, 0), gradient))
+    return _nonzero(Cause.HELD, "fully masked queries", inner(call.output.masked_fill(seen, 0), gradient))
 
 
 def _additive(mask: Tensor | None, part: slice, queries: int, keys: int, causal: bool, device: torch.device) -> Tensor:

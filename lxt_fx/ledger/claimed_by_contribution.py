@@ -1,5 +1,5 @@
-"""What biases, epsilon, missing contributions and inputs of 0 take under the rules of ops/contributions.py: by formula, in
-float64, from the parts above and below 0 of x, w and b. Nothing of the ops' backward is used."""
+"""What biases, epsilon, missing contributions and inputs of 0 absorb under the rules of ops/contributions.py: by formula,
+in float64, from the parts of x, w and b above and below 0. The backward of the ops is not used."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lxt_fx.ops.contributions import BY_CONTRIBUTION, RuleOps
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """Scalars: what each cause takes of sum R."""
+class Absorbed:
+    """What each cause absorbs of sum R; scalars."""
 
     bias: Tensor
     epsilon: Tensor
@@ -49,7 +49,8 @@ class MapCall:
 
 @dataclass(frozen=True, slots=True)
 class _Sum:
-    """One sum that a rule divides by: the relevance that is divided, and the parts of the sum that are lost."""
+    """One sum that a rule divides by: `relevance` is divided among its terms; `bias` and `zero` are the terms that absorb
+    theirs."""
 
     relevance: Tensor
     whole: Tensor
@@ -57,15 +58,15 @@ class _Sum:
     zero: Tensor
 
 
-def taken(op: Any, call: MapCall) -> Taken:
+def absorbed(op: Any, call: MapCall) -> Absorbed:
     """The shares of one call of an op of ops/contributions.py."""
     epsilon = call.setting("epsilon")
-    total = Taken(*(torch.zeros((), dtype=torch.float64, device=call.z.device) for _ in range(4)))
+    total = Absorbed(*(torch.zeros((), dtype=torch.float64, device=call.z.device) for _ in range(4)))
     for part in _SUMS[op](call):
         added = epsilon * torch.where(part.whole < 0, -1.0, 1.0).to(part.whole)
         none = part.whole + added == 0
         each = torch.where(none, 0, part.relevance / torch.where(none, 1, part.whole + added))
-        total = Taken(
+        total = Absorbed(
             total.bias + (each * part.bias).sum(),
             total.epsilon + (each * added).sum(),
             total.one_sided + torch.where(none, part.relevance, 0).sum(),

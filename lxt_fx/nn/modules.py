@@ -1,4 +1,4 @@
-"""Layers by the names of torch's own, with their arguments and state dicts, that follow rules."""
+"""Layers that follow rules, with the names, arguments and state dicts of torch's own."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Tanh(_Activation, nn.Tanh):
 
 
 class Sigmoid(_Activation, nn.Sigmoid):
-    """torch.nn.Sigmoid: R_in = R_out less what f(0) = 1/2 takes (AttnLRP eq. 9)."""
+    """torch.nn.Sigmoid: R_in = R_out less what f(0) = 1/2 absorbs (AttnLRP eq. 9)."""
 
     function = staticmethod(F.sigmoid)
 
@@ -149,7 +149,7 @@ class ReLU6(_Activation, nn.ReLU6):
 
 
 class Softplus(_Activation, nn.Softplus):
-    """torch.nn.Softplus: R_in = R_out less what f(0) takes (AttnLRP eq. 9). Raises InputError for another `beta` or
+    """torch.nn.Softplus: R_in = R_out less what f(0) absorbs (AttnLRP eq. 9). Raises InputError for another `beta` or
     `threshold` than torch's own."""
 
     function = staticmethod(F.softplus)

@@ -1,4 +1,4 @@
-"""A rule around any module or function: by its Jacobian, by equal parts, element by element, by its expansion."""
+"""Rules around any module or function: by its Jacobian, in equal parts, element by element, by its Taylor expansion."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RuleWrapper(RuleModule, nn.Module):
 
 
 class Epsilon(RuleWrapper):
-    """R_i = x_i J^T (R / (z + epsilon sign(z))) with the module's own Jacobian J; each tensor input gets the whole."""
+    """R_i = x_i J^T (R / (z + epsilon sign(z))) with the module's own Jacobian J; each tensor input gets all of R."""
 
     def __init__(self, module: Wrapped, epsilon: float | None = None) -> None:
         super().__init__(module)
@@ -74,7 +74,7 @@ class UniformEpsilon(Epsilon):
     """`Epsilon` with 1/n of the relevance to each of n inputs: products of carrying operands (AttnLRP prop. 3.3)."""
 
     def forward(self, *inputs: Any, **given: Any) -> Tensor:
-        """The module's value; inputs that require no gradient are constants and do not count."""
+        """The module's value; inputs that require no gradient are constants and do not count towards n."""
         return self._by_jacobian(max(1, len([x for x in inputs if _carries(x)])), inputs, given)
 
 
@@ -102,7 +102,7 @@ class Identity(RuleWrapper):
         epsilon_of(self.form, None, "Identity")
         value = self.run(x.detach(), *others, **given)
         if value.shape != x.shape:
-            raise InputError(f"Identity: the module takes {list(x.shape)} to {list(value.shape)}; it must keep the shape")
+            raise InputError(f"Identity: the module takes {list(x.shape)} to {list(value.shape)}; shapes must be equal")
         op: Any = explicit.pass_on if self.form == "explicit" else activations.identity
         passed: Tensor = op(x, value) if self.form == "explicit" else op(x, value, 0.0, 0.0)
         return passed
@@ -118,8 +118,8 @@ class Stop(RuleWrapper):
 
 class Taylor(RuleWrapper):
     """First-order Taylor decomposition at a reference point x0 (Montavon et al. 2017): with J the Jacobian at x0,
-    R_i = (x - x0)_i J^T (R / z). With `bias`, z is f(x), so that f(x0) and the remainder keep their share; without, z is
-    J (x - x0), and nothing is kept. In gradient form an input that is 0 gets nothing."""
+    R_i = (x - x0)_i J^T (R / z). With `bias`, z is f(x), so that f(x0) and the remainder absorb their share; without, z
+    is J (x - x0), and all relevance is passed on. In gradient form an input that is 0 gets nothing."""
 
     def __init__(
         self, module: Wrapped, reference: Tensor | float = 0.0, *, bias: bool = True, epsilon: float | None = None

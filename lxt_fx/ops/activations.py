@@ -1,8 +1,8 @@
 """Elementwise nonlinearities y = f(x) in gradient form: R_in = R_out, so the backward is g * y / x (AttnLRP eq. 9).
 
-`ACTIVATIONS` says what is true of each, one line a function: the op `lxt_fx::<name>`, its rule and equation, whether it is
-a gate, and the names that mean it follow. Each ratio y/x is a closed form with its limit at 0, finite in half precision.
-Where f(0) is not 0 (sigmoid, exp, softplus) the constant f(0) absorbs its share like a bias, and the ratio is
+`ACTIVATIONS` states the facts about each function in one entry; its op `lxt_fx::<name>`, its rule and equation, whether it
+is a gate, and other names for it follow from that. Each ratio y/x is a closed form with its limit at 0, finite in half
+precision. Where f(0) is not 0 (sigmoid, exp, softplus) the constant f(0) absorbs its share like a bias, and the ratio is
 (f(x) - f(0)) / x: bounded, where f(x)/x is not. An op saves x and nothing else.
 """
 
@@ -26,14 +26,14 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """What is true of a function y = f(x) of each element, whatever the table.
+    """The facts about an elementwise function y = f(x), whatever the table.
 
-    `name` is that of the op, of ATen's and ours (`aten` where ATen's has an overload), `value` is f. `ratio` is
-    (f(x) - f(0)) / x in closed form; where only the `slope` at 0 is given it is that quotient, and where neither is, the
-    native gradient. `at_zero` is f(0). `settings` are the arguments after x, as a schema. A gate says how far what it is
-    multiplied with gets through; a `rate` is a step size or decay where a recurrence has it, a `decay` one of the latter.
-    `some` marks functions that have their rule for some settings only (`rule_table/basic_rules.py` says which). `aliases`
-    are other names of the op in ATen, `functions` what means it in Python.
+    `name` is the name of ATen's op and of ours (`aten_name` where ATen's has an overload). `value` is f. `ratio` is
+    (f(x) - f(0)) / x in closed form. Where only the `slope` at 0 is given, the ratio is computed as that quotient; where
+    neither is given, the gradient is the native one. `at_zero` is f(0). `settings` are the arguments after x, as a schema.
+    A `gate` scales what it is multiplied with. In a recurrence a `rate` is a step size or a decay, and a `decay` a decay.
+    `some` marks functions that have a rule for some settings only (`rule_table/basic_rules.py` says which). `aliases` are
+    other names of the op in ATen, `functions` the Python functions that call it.
     """
 
     name: str
@@ -52,22 +52,22 @@ class Activation:
 
     @property
     def op(self) -> OpOverload:
-        """The op of ours."""
+        """Our op."""
         found: OpOverload = getattr(torch.ops.lxt_fx, self.name).default
         return found
 
     @property
     def aten(self) -> Any:
-        """The op of ATen; None where this torch does not have it."""
+        """ATen's op; None where this torch does not have it."""
         return aten_op(self.aten_name or self.name)
 
     @property
     def other_names(self) -> frozenset[Any]:
-        """The ops of ATen that are this one."""
+        """Other ATen ops that are the same function."""
         return aten_ops(self.aliases)
 
     def factor(self, x: Tensor, *settings: Any, **named: Any) -> Tensor:
-        """What the gradient is multiplied by."""
+        """What the gradient is multiplied by: the ratio."""
         if self.ratio is not None:
             factor: Tensor = self.ratio(x, *settings, **named)
             return factor
@@ -114,7 +114,7 @@ class Identity(torch.autograd.Function):
 
 
 def _near_zero(x: Tensor, y: Tensor) -> float:
-    """Below this |x| the difference y - intercept has lost its digits, and the slope at 0 is nearer."""
+    """Below this |x| the difference y - intercept is mostly rounding error, and the slope at 0 is more exact."""
     return math.sqrt(max(torch.finfo(x.dtype).eps, torch.finfo(y.dtype).eps))
 
 
@@ -193,7 +193,7 @@ def _hardsigmoid_ratio(x: Tensor) -> Tensor:
 @define("identity(Tensor self, Tensor value, float intercept, float slope) -> Tensor")
 def identity(self: Tensor, value: Tensor, intercept: float, slope: float) -> Tensor:
     """y = f(x), given as a tensor computed from x by any elementwise subgraph; `intercept` is f(0), `slope` f'(0).
-    R_in = R_out less what f(0) takes (AttnLRP eq. 9). Keeps the ratio."""
+    R_in = R_out less what f(0) absorbs (AttnLRP eq. 9). Saves the ratio."""
     y: Tensor = Identity.apply(self, value.detach(), intercept, slope)[0]  # type: ignore[no-untyped-call]
     return y
 
@@ -215,7 +215,7 @@ _ALL = (
     Activation("asinh", torch.asinh, slope=1.0, functions=(torch.asinh,)),
     Activation("log1p", torch.log1p, slope=1.0, functions=(torch.log1p,)),
     Activation("sqrt", torch.sqrt, _sqrt_ratio, gate=False, functions=(torch.sqrt,)),
-    Activation("log", torch.log, _log_ratio, functions=(torch.log,)),  # f(0) is infinite and takes no share
+    Activation("log", torch.log, _log_ratio, functions=(torch.log,)),  # f(0) is infinite and absorbs no share
     Activation("expm1", torch.expm1, slope=1.0, rate=True, decay=True, functions=(torch.expm1,)),
     Activation("atan", torch.atan, slope=1.0, functions=(torch.atan,)),
     Activation(
@@ -276,7 +276,7 @@ POINTWISE_OPS = frozenset({*OPS.values(), identity})
 """The ops of this file."""
 
 FROM_ZERO = frozenset(activation.op for activation in ACTIVATIONS if activation.at_zero)
-"""Those whose value at 0 takes its share."""
+"""The ops with f(0) other than 0, which absorbs its share."""
 
 
 def __getattr__(name: str) -> OpOverload:

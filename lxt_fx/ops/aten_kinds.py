@@ -1,5 +1,5 @@
-"""What is true of ATen's ops, whatever the table: which move elements, add up, select, multiply, are pointwise. Each op is
-named here and nowhere else by its kind; the rules and analyses read these sets. Facts about an activation stand in
+"""Facts about ATen's ops, whatever the table: which ops move elements, add up, select, multiply, or are pointwise. This is
+the only place that sorts ops into kinds; rules and analyses read these sets. Facts about activations stand in
 `activations.py`. A name that this torch does not have is left out.
 """
 
@@ -35,10 +35,10 @@ SUMS = aten_ops(
 """Linear in all carrying operands together."""
 
 MEETING = aten_ops("maximum minimum max.other min.other")
-"""Bounds that halve the gradient where a value meets them; a clamp passes all of it to the value."""
+"""Ops that halve the gradient where the value equals the bound; a clamp passes all of it to the value."""
 
 LIMITS = MEETING | aten_ops("clamp clamp.Tensor clamp_min clamp_min.Tensor clamp_max clamp_max.Tensor")
-"""Selections that put a bound in the place of a value."""
+"""Selections that may replace a value by a bound."""
 
 MASKS = aten_ops("masked_fill.Scalar where.self where.ScalarOther where.ScalarSelf")
 
@@ -58,14 +58,14 @@ CONVOLUTIONS = TRANSPOSED | aten_ops(
 
 
 GROUPED_MATMULS = frozenset({aten._grouped_mm.default, experts.grouped_matmul})
-"""Expert matmuls: torch's own, and that of transformers for dtypes that torch's lacks."""
+"""Expert matmuls: torch's own, and that of transformers for dtypes that torch's does not take."""
 
 WEIGHTED = CONVOLUTIONS | GROUPED_MATMULS | aten_ops("linear addmm")
-"""Products with weights, and a bias where there is one."""
+"""Linear maps by weights, with a bias where there is one."""
 
 CONTRACTIONS = aten_ops("matmul einsum")
 LINEAR_MAPS = WEIGHTED | CONTRACTIONS
-"""Linear in each operand, of which two may carry."""
+"""Linear in each operand; two operands may carry."""
 
 POINTWISE_LINEAR = aten_ops("add.Tensor sub.Tensor neg to.dtype")
 PRODUCTS = aten_ops("mul.Tensor div.Tensor")
@@ -81,8 +81,8 @@ POINTWISE = POINTWISE_LINEAR | PRODUCTS | POINTWISE_NONLINEAR
 
 CURVED = POINTWISE_NONLINEAR - POWERS
 GATES = (CURVED - SELECTIONS) | aten_ops("softmax.int")
-"""Ops whose output gates what it is multiplied with: softmax, and every function of one value but a power. A power is the
-value times itself, and nothing in it opens or closes."""
+"""Ops whose output gates what it is multiplied with: softmax, and every function of one value but a power, which is only
+the value times itself."""
 
 REDUCTIONS = aten_ops(
     """
@@ -90,29 +90,29 @@ REDUCTIONS = aten_ops(
     linalg_norm norm.ScalarOpt_dim norm.Scalar amax
     """
 )
-"""Ops that a statistic is made of."""
+"""The reductions that statistics are computed with."""
 
 REDUCED = REDUCTIONS - aten_ops("sum mean cumsum linalg_norm norm.Scalar") | aten_ops(
     "amin max.dim min.dim argmax argmin any.dim all.dim prod.dim_int logsumexp"
 )
-"""Over the dims that their argument `dim` names, which are gone then or of size 1; those of other dims stay apart."""
+"""Reduce over the dims in their argument `dim`, which vanish or get size 1; positions along other dims do not mix."""
 
 ALONG = aten_ops("softmax.int log_softmax.int cumsum cumprod topk sort sort.stable argsort")
-"""Along the dim that their argument `dim` names, which stays; those of other dims stay apart."""
+"""Work along their argument `dim`, whose size stays; positions along other dims do not mix."""
 
 NORMS = frozenset(norms.OF)
-"""Norms over dims, in one op."""
+"""Norms that are one op."""
 
 SHAPE_READERS = aten_ops(
     """
     zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty
     """
 )
-"""Ops that read the shape and dtype of an operand only."""
+"""Ops that read only the shape and dtype of an operand."""
 
 STEPS = aten_ops(
     """
     sign floor ceil round trunc bernoulli div.Tensor_mode floor_divide heaviside
     """
 )
-"""Ops of numbers that are flat between jumps. torch gives them a gradient of zeros."""
+"""Step functions: constant between jumps. torch gives them a gradient of zeros."""

@@ -2,10 +2,10 @@
 
 z = map(x, w, b) = sum_i c_ij + b_j is the native value. Backward, R = z g reaches it, a rule divides R among the c_ij, and
 x gets R_i / x_i, written without that division where there is a closed form. c+ and c- are the parts above and below 0; the
-bias is one more contribution. Zennit's rules of the same names are equal, also in what biases take.
+bias is one more contribution. Zennit's rules of the same names are equal, also in what biases absorb.
 
-An op keeps its operands and its value, and computes the rule's sums in the backward. A sum of no contributions is 0 and
-passes nothing on.
+An op saves its operands and its value, and computes the sums of the rule in the backward. A sum without contributions is 0
+and passes nothing on.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Matmul:
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """A convolution of x [batch, channels, ...] as `aten.convolution` takes it. `uneven` is what F.pad adds first: of a
-    padding "same" what is more behind than before. Padded places are no inputs."""
+    """A convolution of x [batch, channels, ...] as `aten.convolution` takes it. `uneven` is what F.pad adds first: what
+    a padding "same" has more behind than before. Padded places are no inputs."""
 
     uneven: Sequence[int]
     stride: Sequence[int]
@@ -109,7 +109,7 @@ class ContributionRule(Protocol):
 
 
 def ratio(part: Tensor, whole: Tensor, epsilon: float) -> Tensor:
-    """part / (whole + epsilon sign(whole)), and 0 where the whole is 0: none of its contributions has anything to get."""
+    """part / (whole + epsilon sign(whole)), and 0 where the whole is 0: then no contribution gets anything."""
     stable = whole if epsilon == 0 else torch.add(whole, whole.sign(), alpha=epsilon)
     return torch.where(whole == 0, 0, part / stable)
 
@@ -154,7 +154,7 @@ class ZPlus:
 
 @dataclass(frozen=True, slots=True)
 class Excitation:
-    """Z-plus with a bias that takes nothing: R_i = sum_j c+_ij R_j / p_j with p_j without b_j."""
+    """Z-plus with a bias that absorbs nothing: R_i = sum_j c+_ij R_j / p_j with p_j without b_j."""
 
     epsilon: float
 
@@ -186,7 +186,7 @@ class AlphaBeta:
 class ZBox:
     """R_i = sum_j d_ij R_j / sum_i d_ij with d_ij = x_i w_ij - low_i w+_ij - high_i w-_ij, which is not below 0.
 
-    Nothing cancels: d = (x - low) w+ + (x - high) w-. The bias takes nothing.
+    Nothing cancels: d = (x - low) w+ + (x - high) w-. The bias absorbs nothing.
     """
 
     epsilon: float
@@ -214,7 +214,7 @@ class WSquare:
 
 @dataclass(frozen=True, slots=True)
 class Flat:
-    """R_i = sum_j R_j / n_j, where n_j counts the inputs that z_j reads. The bias takes nothing."""
+    """R_i = sum_j R_j / n_j, where n_j counts the inputs that z_j reads. The bias absorbs nothing."""
 
     epsilon: float
 
@@ -235,7 +235,7 @@ def _part(part: Tensor, sizes: Tensor) -> Tensor:
 
 
 class ByContribution(torch.autograd.Function):
-    """z = map(x, w, b); the backward is that of a rule. Keeps the operands and z."""
+    """z = map(x, w, b); the backward is that of a rule. Saves the operands and z."""
 
     @staticmethod
     def forward(

@@ -1,7 +1,8 @@
-"""What a graph that was traced on an example relies on: values that Python code read, sizes that values decided.
+"""Guards of a traced graph: it holds for the values that the model's Python code read, and the data-dependent sizes, on the
+example that it was traced with.
 
-An expectation returns nothing and changes nothing. It raises CallError where the inputs of a call are such that the model
-would have gone another way than on the example.
+An expectation returns nothing and changes nothing. It raises TracedBranchError where the inputs of a call give other values
+or sizes, since the model may take another branch then.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.ops.library import LIBRARY
 
 CLOSE = 1e-4
-"""Values read from floats may differ by rounding: relative to the larger one."""
+"""Values read from floats may differ by rounding; relative to the example's."""
 
 
 def expectation(schema: str) -> Callable[[Callable[..., None]], OpOverload]:
-    """Decorator: registers the check for real tensors and as nothing for those without values (meta, fake)."""
+    """Decorator: registers the check for real tensors; for tensors without values (meta, fake) it does nothing."""
 
     def register(kernel: Callable[..., None]) -> OpOverload:
         name = schema.split("(", 1)[0]
@@ -36,7 +37,7 @@ def expectation(schema: str) -> Callable[[Callable[..., None]], OpOverload]:
 
 @expectation("expect_values(Tensor self, float[] values, str where) -> ()")
 def expect_values(self: Tensor, values: list[float], where: str) -> None:
-    """Raises TracedBranchError unless the tensor, read row by row, holds these values."""
+    """Raises TracedBranchError unless the flattened tensor holds these values."""
     found = self.detach().reshape(-1).to("cpu", torch.float64)
     wanted = torch.tensor(values, dtype=torch.float64)
     rounding = CLOSE if self.is_floating_point() else 0.0

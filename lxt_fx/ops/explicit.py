@@ -2,7 +2,8 @@
 
 A linear map is put between `enter` and `leave`, so that its own transpose gives eq. 8 of AttnLRP: leave divides what comes
 back by z + epsilon sign(z), the op's gradient applies the transpose, enter multiplies by the input and by the operand's
-share. What is no linear map has an op of its own. Start with `logit.backward(logit)`; `leaf.grad` is the relevance.
+share. An op that is no linear map has an explicit op of its own. Start with `logit.backward(logit)`; `leaf.grad` is the
+relevance.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from lxt_fx.ops import products
 from lxt_fx.ops.library import define
-from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, mask_limit, seen_rows
+from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, hold_masked_queries, mask_limit
 
 
 class Enter(torch.autograd.Function):
@@ -125,7 +126,7 @@ class Softmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None, None]:
         x, s = ctx.saved_tensors
-        s = s.nan_to_num(0.0)  # a row that is masked altogether
+        s = s.nan_to_num(0.0)  # NaN where all scores are masked
         left = relevance[0] - s * relevance[0].sum(ctx.dim, keepdim=True)
         return torch.where((x <= mask_limit(x.dtype)) | (left == 0), 0, x * left).to(x.dtype), None, None
 
@@ -228,7 +229,7 @@ def group_norm_linear(
 
 
 def _held_rstd(x: Tensor, dims: list[int], eps: float) -> Tensor:
-    """1 / sqrt(variance + eps) as a constant; 0 where the row is flat, since it has no relevance to pass on."""
+    """1 / sqrt(variance + eps) as a constant; 0 where all elements are equal, since there is no relevance to pass on."""
     variance = x.detach().var(dims, correction=0, keepdim=True)
     flat = variance <= 16 * torch.finfo(x.dtype).eps * eps
     return torch.where(flat, 0, torch.rsqrt(variance + eps))
@@ -269,7 +270,7 @@ def sdpa_steps(
     weights: Tensor = Softmax.apply(scores, -1, None)  # type: ignore[no-untyped-call]
     weights = weights.nan_to_num(0.0)
     z = _leave(_enter(weights, weights_share) @ _enter(value, value_share), epsilon)
-    return seen_rows(_pass(z, value_of, 0.0, 0.0), attn_mask)
+    return hold_masked_queries(_pass(z, value_of, 0.0, 0.0), attn_mask)
 
 
 def _mask(mask: Tensor | None, is_causal: bool, scores: Tensor) -> Tensor | None:
@@ -298,7 +299,7 @@ def sdpa_held_steps(
     """Attention with its weights held constant: a linear map of the values, by eq. 8 (CP-LRP)."""
     held, entered = (query.detach(), key.detach()), _enter(value, 1.0)
     z = F.scaled_dot_product_attention(*held, entered, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
-    return seen_rows(_pass(_leave(z, epsilon), value_of, 0.0, 0.0), attn_mask)
+    return hold_masked_queries(_pass(_leave(z, epsilon), value_of, 0.0, 0.0), attn_mask)
 
 
 EQUATIONS = {

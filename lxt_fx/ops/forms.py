@@ -9,7 +9,7 @@ from lxt_fx.base.errors import InputError
 Form = Literal["gradient", "explicit"]
 
 EPSILONS = {"gradient": 0.0, "explicit": 1e-6}
-"""The forms, with the epsilon of each where none is given."""
+"""The default epsilon of each form."""
 
 
 def epsilon_of(form: str, epsilon: float | None, caller: str) -> float:

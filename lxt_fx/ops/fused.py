@@ -1,12 +1,12 @@
 """Several ops in one, for the graph that runs: the same forward values, by the same kernels, and the same relevance, in
-fewer passes over memory and with less kept for the backward.
+fewer passes over memory and with less saved for the backward.
 
 A `share` multiplies the gradient, as in `products.py`; `merge_shares` moves shares to where they cost nothing. A plain
 backward overwrites its own temporaries; one that is compiled, batched (`is_grads_batched`) or itself differentiated does
 not. A batched one multiplies what does not depend on the gradient first, once for the whole batch, and uses no op that
 torch would run gradient by gradient (in-place ops, `addmm`).
 
-The functions save what they keep in `forward`: a `setup_context` costs 15 microseconds a call (torch 2.13 binds the
+The functions save their tensors in `forward`: a `setup_context` costs 15 microseconds a call (torch 2.13 binds the
 arguments with `inspect` for it), and would serve `torch.func`, which lxt_fx ops do not.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lxt_fx.ops.activations import gelu_ratio
 from lxt_fx.ops.library import define, has_values, is_batched
-from lxt_fx.ops.norms import flat_rows
+from lxt_fx.ops.norms import all_zero
 from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, sdpa
 from lxt_fx.ops.products import share as times_share
 
@@ -37,7 +37,7 @@ def _times(fresh: Tensor, other: Tensor | float) -> Tensor:
 
 
 class WeightedRmsNorm(torch.autograd.Function):
-    """cast(cast(x * factor) * weight), as models write it; the backward keeps factor and weight."""
+    """cast(cast(x * factor) * weight), as models write it. Saves factor and weight."""
 
     @staticmethod
     def forward(
@@ -48,7 +48,7 @@ class WeightedRmsNorm(torch.autograd.Function):
         factor = torch.rsqrt(wide.pow(2).mean(dims, keepdim=True) + eps)
         normed = (wide * factor).to(middle)
         product = torch.promote_types(middle, weight.dtype)
-        ctx.save_for_backward(torch.where(flat_rows(wide, dims), 0.0, factor), weight)
+        ctx.save_for_backward(torch.where(all_zero(wide, dims), 0.0, factor), weight)
         ctx.dtypes = (product, middle, inner, x.dtype)
         return (normed.mul_(weight) if product == middle else normed * weight).to(outer)
 
@@ -77,7 +77,7 @@ def weighted_rms_norm(
     outer: torch.dtype | None = None,
 ) -> Tensor:
     """weight * x * rsqrt(mean(x^2, dims) + eps) with factor and weight held constant: R_in = R_out (AttnLRP prop. 3.4, eq.
-    8). The norm is computed in dtype `inner`, cast to `middle`, and the product to `outer`. Keeps the factor."""
+    8). The norm is computed in dtype `inner`, cast to `middle`, and the product to `outer`. Saves the factor."""
     inner = inner or self.dtype
     middle = middle or inner
     outer = outer or torch.promote_types(middle, weight.dtype)
@@ -103,7 +103,7 @@ _GATES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], T
 
 
 class Gated(torch.autograd.Function):
-    """y = f(a) * b; with h = share * g * f(a)/a, the backward is h * b to a and h * a to b. It keeps a and b."""
+    """y = f(a) * b; with h = share * g * f(a)/a, the backward is h * b to a and h * a to b. Saves a and b."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, kind: str, share: float) -> Tensor:
@@ -127,7 +127,7 @@ class Gated(torch.autograd.Function):
 @define("gated(Tensor gate, Tensor up, str kind, float share=0.5) -> Tensor")
 def gated(gate: Tensor, up: Tensor, kind: str, share: float = 0.5) -> Tensor:
     """f(gate) * up for f one of silu, gelu, gelu_tanh, both carrying: half to each factor, and R_in = R_out through f
-    (AttnLRP prop. 3.2, eq. 9). Keeps gate and up."""
+    (AttnLRP prop. 3.2, eq. 9). Saves gate and up."""
     y: Tensor = Gated.apply(gate, up, kind, share)  # type: ignore[no-untyped-call]
     return y
 
@@ -160,7 +160,7 @@ class Rotate(torch.autograd.Function):
 
 @define("rotate(Tensor self, Tensor cos, Tensor sin) -> Tensor")
 def rotate(self: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x cos + cat(-x2, x1) sin, the rotary position embedding of x = cat(x1, x2): linear in x (AttnLRP eq. 8). Keeps cos
+    """x cos + cat(-x2, x1) sin, the rotary position embedding of x = cat(x1, x2): linear in x (AttnLRP eq. 8). Saves cos
     and sin, which all layers share, and makes no rotated copy of x."""
     y: Tensor = Rotate.apply(self, cos.detach(), sin.detach())  # type: ignore[no-untyped-call]
     return y
@@ -246,13 +246,13 @@ def simplest_mask(mask: Tensor) -> tuple[Tensor | None, bool]:
     """(mask, is_causal) for `sdpa`: no mask where a boolean mask hides nothing, and (None, True) where it is the causal
     one, as transformers does for inputs without padding; torch's fused attention then skips what is hidden.
 
-    Read from the values, so only in a plain call: what is traced or compiled keeps its mask.
+    Read from the values, so only in a plain call: a traced or compiled call uses the mask as it is.
     """
     if mask.dtype is not torch.bool or not has_values(mask):
         return mask, False
-    rows, columns = mask.shape[-2:]
+    queries, keys = mask.shape[-2:]
     if bool(mask.all()):
         return None, False
     first = mask[(0,) * (mask.dim() - 2)]
-    causal = rows == columns and torch.equal(mask, torch.ones_like(first).tril().expand_as(mask))
+    causal = queries == keys and torch.equal(mask, torch.ones_like(first).tril().expand_as(mask))
     return (None, True) if causal else (mask, False)

@@ -35,8 +35,9 @@ def define(schema: str) -> Callable[[Kernel], OpOverload]:
 
 
 def is_batched(gradient: Tensor) -> bool:
-    """Whether this is a batch of gradients seen as one, of `is_grads_batched` or of `torch.func.vmap`. The former runs what
-    it has no rule for (`addmm`, `mean`, in-place ops) gradient by gradient; a backward then takes other ops."""
+    """Whether this is a batch of gradients that looks like one, from `is_grads_batched` or `torch.func.vmap`. The former
+    runs ops without a batching rule (`addmm`, `mean`, in-place ops) gradient by gradient, so a backward then avoids
+    these."""
     if torch.compiler.is_compiling():
         return False
     return is_legacy_batched(gradient) or in_functorch()

@@ -1,8 +1,8 @@
 """Normalisations in gradient form: the statistic is held constant, mean subtraction stays linear (AttnLRP prop. 3.4).
 
-y = (x - mean(x)) * s with s held, so R_in = R_out up to what the bias absorbs. Each op keeps s (and the weight) for the
-backward and never x. A row without any variation (all zero, or all equal under mean subtraction) has no relevance to pass
-on and passes none: its factor 1/sqrt(eps) would only overflow from layer to layer.
+y = (x - mean(x)) * s with s held, so R_in = R_out up to what the bias absorbs. Each op saves s (and the weight) for the
+backward and never x. A vector without variation (all zero, or all equal under mean subtraction) has no relevance to pass
+on, and its factor is set to 0: 1/sqrt(eps) would overflow from layer to layer.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from lxt_fx.ops import explicit
 from lxt_fx.ops.library import define
 
 
-def flat_rows(x: Tensor, dims: list[int]) -> Tensor:
-    """Whether every element is 0, over the dims. Not that the mean square is 0: in float16 the square of 1e-4 is 0 too. By
-    the extremes, which torch finds ten times as fast as it compares each element (CPU, 2.13)."""
+def all_zero(x: Tensor, dims: list[int]) -> Tensor:
+    """Whether every element along the dims is 0; `dims` stay with size 1. Not by the mean square: in float16 the square of
+    1e-4 is 0 too. By the extremes, which torch finds ten times as fast as it compares each element (CPU, 2.13)."""
     return torch.logical_or(x.amax(dims, keepdim=True), x.amin(dims, keepdim=True)).logical_not()
 
 
 class RmsNorm(torch.autograd.Function):
-    """x * rsqrt(mean(x^2, dims) + eps); the backward is g times the held factor, which it keeps."""
+    """x * rsqrt(mean(x^2, dims) + eps); the backward is g times the held factor. Saves the factor."""
 
     @staticmethod
     def forward(x: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor]:
         factor = torch.rsqrt(x.pow(2).mean(dims, keepdim=True) + eps)
-        return x * factor, torch.where(flat_rows(x, dims), torch.zeros_like(factor), factor)
+        return x * factor, torch.where(all_zero(x, dims), torch.zeros_like(factor), factor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -56,7 +56,7 @@ class FusedRmsNorm(torch.autograd.Function):
         dims, wide = list(range(-len(shape), 0)), torch.promote_types(x.dtype, torch.float32)
         small = torch.finfo(x.dtype).eps if eps is None else eps
         factor = torch.rsqrt(x.to(wide).pow(2).mean(dims, keepdim=True) + small).to(x.dtype)
-        return out, torch.where(flat_rows(x, dims), torch.zeros_like(factor), factor)
+        return out, torch.where(all_zero(x, dims), torch.zeros_like(factor), factor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -136,7 +136,7 @@ def _unless_flat(rstd: Tensor, eps: float) -> Tensor:
 
 @define("rms_norm(Tensor self, int[] dims, float eps) -> Tensor")
 def rms_norm(self: Tensor, dims: list[int], eps: float) -> Tensor:
-    """x * rsqrt(mean(x^2, dims) + eps), the factor held constant: R_in = R_out (AttnLRP prop. 3.4). Keeps the factor."""
+    """x * rsqrt(mean(x^2, dims) + eps), the factor held constant: R_in = R_out (AttnLRP prop. 3.4). Saves the factor."""
     out: Tensor = RmsNorm.apply(self, dims, eps)[0]  # type: ignore[no-untyped-call]
     return out
 
@@ -145,7 +145,7 @@ def rms_norm(self: Tensor, dims: list[int], eps: float) -> Tensor:
 def rms_norm_fused(
     input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
-    """torch.rms_norm with the root mean square held constant: R_in = R_out (AttnLRP prop. 3.4). Keeps factor and weight."""
+    """torch.rms_norm with the root mean square held constant: R_in = R_out (AttnLRP prop. 3.4). Saves factor and weight."""
     out: Tensor = FusedRmsNorm.apply(input, normalized_shape, weight, eps)[0]  # type: ignore[no-untyped-call]
     return out
 
@@ -160,7 +160,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Layer norm with the standard deviation held constant (AttnLRP prop. 3.4): R_in = R_out less what the bias takes."""
+    """Layer norm with the standard deviation held constant (AttnLRP prop. 3.4): R_in = R_out less what the bias absorbs."""
     out: Tensor = LayerNorm.apply(input, normalized_shape, weight, bias, eps)[0]  # type: ignore[no-untyped-call]
     return out
 
@@ -180,23 +180,23 @@ def group_norm(
 
 @define("normalize_mul(Tensor self, Tensor statistic) -> Tensor")
 def normalize_mul(self: Tensor, statistic: Tensor) -> Tensor:
-    """x * s, the statistic s of x held constant: R_in = R_out (AttnLRP prop. 3.4). Keeps s."""
+    """x * s, the statistic s of x held constant: R_in = R_out (AttnLRP prop. 3.4). Saves s."""
     return torch.mul(self, statistic.detach())
 
 
 @define("normalize_div(Tensor self, Tensor statistic) -> Tensor")
 def normalize_div(self: Tensor, statistic: Tensor) -> Tensor:
-    """x / s, the statistic s of x held constant: R_in = R_out (AttnLRP prop. 3.4). Keeps s."""
+    """x / s, the statistic s of x held constant: R_in = R_out (AttnLRP prop. 3.4). Saves s."""
     return torch.div(self, statistic.detach())
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """What is true of the op of a norm, whatever the table.
+    """The facts about the op of a norm, whatever the table.
 
-    `of` is the op of ATen that it stands for. `equation` is its op in the explicit form; without one all relevance passes.
-    `holds` are the arguments that get no gradient. `inside` says that the op computes its statistic, `last_dims` that it
-    normalises these, so that what lies in the dims before stays apart. `functions` are what means it in Python.
+    `of` is the ATen op that it replaces. `equation` is its op in the explicit form; without one, R_in = R_out. `holds` are
+    the arguments that get no gradient. `inside` says that the op computes its statistic, `last_dims` that it normalises
+    over the last dims, so that positions in earlier dims do not mix. `functions` are the Python functions that call it.
     """
 
     op: OpOverload
@@ -221,4 +221,4 @@ NORMS = (
     Norm(normalize_div, inside=False),
 )  # fmt: skip
 OF: Mapping[Any, Norm] = {op: norm for norm in NORMS if (op := aten_op(norm.of)) is not None}
-"""The norms that are one op of ATen's, by that op."""
+"""The norms that are one ATen op, by that op."""

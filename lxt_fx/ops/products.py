@@ -1,6 +1,6 @@
 """Linear maps, products of two relevance-carrying operands, softmax and attention, in gradient form.
 
-Gradient form: the backward of each op passes a modified gradient g, and relevance is value * g. A linear map keeps its
+Gradient form: the backward of each op passes a modified gradient g, and relevance is value * g. A linear map has its
 native gradient (AttnLRP eq. 8 at epsilon 0); a product of two carrying operands gives half to each (prop. 3.3 and 3.2).
 """
 
@@ -24,22 +24,22 @@ SHARES = ", float query_share=0.25, float key_share=0.25, float value_share=0.5,
 
 
 def mask_limit(dtype: torch.dtype) -> float:
-    """A score that is not above this is no number but a mask: -inf, or the large negative number that models put instead
-    (the least of the dtype, -1e10, -1e9)."""
+    """A score up to this is a mask: -inf, or the large negative number that models use instead (the lowest of the dtype,
+    -1e10, -1e9)."""
     return -6e4 if dtype is torch.float16 else -1e9
 
 
 def has_scores(scores: Tensor, dim: int) -> Tensor:
-    """Whether any of the scores along `dim` (which stays, with size 1) is more than a mask."""
-    if scores.shape[dim] == 0:  # no key at all, and no largest score
+    """Whether any score along `dim` (which stays, with size 1) is not masked."""
+    if scores.shape[dim] == 0:  # no key at all: there is no largest score
         return scores.sum(dim, keepdim=True) != 0
     return scores.amax(dim, keepdim=True) > mask_limit(scores.dtype)
 
 
 class Softmax(torch.autograd.Function):
-    """s = softmax(x); the native gradient, and nothing for a row whose scores are masked altogether: what the model makes
-    of it (equal weights, or NaN) does not depend on them. Which rows those are is kept only where there are some; on a GPU
-    that would have to be waited for, and is kept always."""
+    """s = softmax(x); the native gradient, but 0 where all scores along `dim` are masked: the weights there (equal ones, or
+    NaN) do not depend on the scores. Saves s, and where all scores are masked if that happens at all; on a GPU it saves
+    that always, since asking would wait for the device."""
 
     generate_vmap_rule = True
 
@@ -51,19 +51,19 @@ class Softmax(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, int, torch.dtype | None], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
         weights, seen = output
-        ctx.every_row = has_values(seen) and not seen.is_cuda and bool(seen.all())
-        ctx.save_for_backward(weights, None if ctx.every_row else seen)
+        ctx.all_seen = has_values(seen) and not seen.is_cuda and bool(seen.all())
+        ctx.save_for_backward(weights, None if ctx.all_seen else seen)
         ctx.dim, ctx.dtype = inputs[1], inputs[0].dtype
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         s, seen = ctx.saved_tensors
         if is_batched(gradients[0]):
-            s = s if ctx.every_row else torch.where(seen, s, 0)
+            s = s if ctx.all_seen else torch.where(seen, s, 0)
             offset = (gradients[0] * s).sum(ctx.dim, keepdim=True)
             return (s * (gradients[0] - offset)).to(ctx.dtype), None, None
         native = softmax_backward(gradients[0], s, ctx.dim)
-        return (native if ctx.every_row else torch.where(seen, native, 0)).to(ctx.dtype), None, None
+        return (native if ctx.all_seen else torch.where(seen, native, 0)).to(ctx.dtype), None, None
 
 
 class ScaleGradient(torch.autograd.Function):
@@ -161,10 +161,10 @@ def div(self: Tensor, other: Tensor) -> Tensor:
 
 @define("softmax(Tensor self, int dim, ScalarType? dtype=None) -> Tensor")
 def softmax(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP prop. 3.1), which is x times the native gradient. Nothing
-    passes where a row is masked altogether: R_i = 0, as at every masked score.
+    """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP prop. 3.1), which is x times the native gradient. R_i = 0
+    at a masked score, so nothing passes where all scores are masked.
 
-    A mask of float64's lowest value would become -inf in float32, and a fully masked row NaN: it is clamped first.
+    The lowest float64 as a mask would become -inf in float32, and NaN where all scores are masked: it is clamped first.
     """
     if self.dtype is torch.float64 and dtype is not None and dtype is not self.dtype:
         self = self.clamp(min=torch.finfo(dtype).min)
@@ -201,14 +201,14 @@ def sdpa(
         scale=scale,
         enable_gqa=enable_gqa,
     )
-    return seen_rows(attended, attn_mask)
+    return hold_masked_queries(attended, attn_mask)
 
 
-def seen_rows(attended: Tensor, mask: Tensor | None) -> Tensor:
-    """The same; nothing passes through the rows of queries whose additive mask hides every key: they attend to nothing, and
-    torch's fused attention on CPU would multiply their gradient by the number of keys (2.13)."""
+def hold_masked_queries(attended: Tensor, mask: Tensor | None) -> Tensor:
+    """`attended`, held constant at queries whose additive mask hides every key, so that nothing passes: they attend to
+    nothing, and torch's fused attention on CPU would multiply their gradient by the number of keys (2.13)."""
     if mask is None or not mask.is_floating_point():
-        return attended  # a row that a boolean mask hides is 0, and has no gradient
+        return attended  # under a boolean mask such a query gives 0, without a gradient
     seen = has_scores(mask.detach(), -1)
     return torch.where(seen, attended, attended.detach())
 
@@ -230,14 +230,14 @@ def sdpa_held(
     attended = F.scaled_dot_product_attention(
         query.detach(), key.detach(), value, mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
-    return seen_rows(attended, mask)
+    return hold_masked_queries(attended, mask)
 
 
 LINEAR_MAPS = frozenset({linear, matmul, matmul_held, einsum})
-"""By eq. 8, where several operands carry with a share each."""
+"""Ops by eq. 8; where several operands carry, each gets a share."""
 
 HALVED = frozenset({mul, div})
-"""Half of the relevance to each of two operands."""
+"""Ops that give half of the relevance to each of two operands."""
 
 ATTENTIONS = frozenset({sdpa, sdpa_held})
 HOLDS = {linear: frozenset({"weight", "bias"})}

@@ -1,4 +1,4 @@
-"""The op that takes some positions of every row: what `transform(positions=...)` puts into a graph."""
+"""The op that takes some positions of every example: what `transform(positions=...)` puts into a graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lxt_fx.ops.library import define
 def positions(self: Tensor, dim: int, positions: list[int], tokens: int = -1, inner: int = 1) -> Tensor:
     """The entries of `self` at these positions along `dim`, in this order; negative ones count from the end.
 
-    [batch, tokens, hidden] becomes [batch, len(positions), hidden]. Where `dim` holds tokens among other things (rows of a
+    [batch, tokens, hidden] becomes [batch, len(positions), hidden]. Where `dim` holds more than tokens (the examples of a
     batch one after another, k experts of each token), `tokens` and `inner` take it apart: [outer * tokens * inner].
 
     Raises CallError for a position that the input does not have.
