@@ -1,6 +1,11 @@
-"""Checks between the stages of transform are always on in tests; tiny models run fastest on one thread."""
+"""Checks between the stages of transform are always on in tests; tiny models run fastest on one thread. And which tests one
+worker runs (`pytest -n 2 --dist loadgroup`)."""
 
+import json
 import os
+import tempfile
+from pathlib import Path
+from typing import Any
 
 os.environ["LXT_FX_CHECK"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -11,13 +16,48 @@ import torch
 torch.set_num_threads(1)
 
 
+def group_of(item: pytest.Item) -> str:
+    """The group that shared_captures.py marks the test with; else its file."""
+    mark = item.get_closest_marker("xdist_group")
+    return item.path.stem if mark is None else str(mark.args[0])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one group stand one behind the other and run on one worker, so that what they share is made once and may be
-    forgotten. Groups are named in shared_captures.py; the tests of a file without one are a group."""
-    groups: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-        group = " ".join(sorted({mark.args[0] for mark in item.iter_markers("xdist_group")}))
-        groups.setdefault(group, []).append(item)
-    items[:] = [item for group in groups.values() for item in group]
+    """Tests of one group stand one behind the other, so that what they share is made once and may be forgotten."""
+    order: dict[str, int] = {}
+    items.sort(key=lambda item: order.setdefault(group_of(item), len(order)))
+
+
+@pytest.hookimpl(tryfirst=True)  # before the worker says that it is ready
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A worker writes down the groups: pytest-xdist 3.8 puts them into the ids of tests, where pytest 9.2 loses them."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is not None:
+        own = groups_file(worker["testrunuid"]).with_suffix(f".{worker['workerid']}")
+        own.write_text(json.dumps({item.nodeid: group_of(item) for item in session.items}))
+        own.replace(groups_file(worker["testrunuid"]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives out whole groups, the largest first."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        groups: dict[str, str] = {}
+
+        def _split_scope(self, nodeid: str) -> str:
+            if not self.groups:
+                file = groups_file(self.nodes[0].workerinput["testrunuid"])
+                self.groups.update(json.loads(file.read_text()))
+                file.unlink()
+            return self.groups[nodeid]
+
+    return ByGroup(config, log)
+
+
+def groups_file(run: str) -> Path:
+    """Where the group of each test stands, by its id, for one run."""
+    return Path(tempfile.gettempdir()) / f"lxt_fx-groups-{run}.json"

@@ -242,7 +242,7 @@ def test_the_lines_of_the_dataframe_add_up_to_the_explained_values(title: str) -
     ledger = lxt_fx.audit(explained, inputs, functional(gradients))
     frame = ledger.to_dataframe()
     assert set(frame["kind"]) == {"source", "leak"} and set(nodes) <= set(frame["node"])
-    by_value = frame.groupby("row")["amount"].sum()
+    by_value = frame.groupby("example")["amount"].sum()
     assert by_value.tolist() == pytest.approx(ledger.value.tolist(), rel=1e-9)
 
 

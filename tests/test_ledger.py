@@ -312,7 +312,7 @@ def test_the_exports_add_up(tmp_path: Path) -> None:
     ledger = lxt_fx.audit(explained("bert", torch.float64), {"input_ids": IDS, "attention_mask": MASK})
     frame = ledger.to_dataframe()
     assert isinstance(frame, pandas.DataFrame)
-    sums = torch.tensor(frame.groupby("row")["amount"].sum().to_numpy())
+    sums = torch.tensor(frame.groupby("example")["amount"].sum().to_numpy())
     torch.testing.assert_close(sums, ledger.value - ledger.residual)
     ledger.to_json(tmp_path / "ledger.json")
     found = json.loads((tmp_path / "ledger.json").read_text())

@@ -335,7 +335,7 @@ def test_a_model_without_tokens_in_its_answer_is_refused() -> None:
 
 def test_a_position_that_a_text_does_not_have_is_refused() -> None:
     net, x = Decoder(written_out=False).eval(), torch.randn(2, 7, 8)
-    with pytest.raises(lxt_fx.InputError, match=r"there is no position 7: the graph answers for 7 tokens \(0 to 6, or -7"):
+    with pytest.raises(lxt_fx.InputError, match=r"no position 7: the graph has logits for 7 tokens \(0 to 6, or -7"):
         lxt_fx.transform(net, (x,), positions=7, dynamic=False)
     narrow = lxt_fx.transform(net, (x,), positions=(5, -1))
     with pytest.raises(lxt_fx.CallError, match="answers at positions 5, -1, and these inputs have 4 tokens"):
@@ -367,7 +367,7 @@ def test_another_table_keeps_the_positions() -> None:
         module(inputs_embeds=leaf).logits[:, 0, 3].sum().backward()
         grads.append(leaf.grad)
     assert late.record.positions == (-1,) and relative(grads[1], grads[0]) < EXACT
-    with pytest.raises(lxt_fx.InputError, match="answers at positions last only, so it cannot answer at 0"):
+    with pytest.raises(lxt_fx.InputError, match="computes positions last only, and not 0"):
         lxt_fx.transform(narrow, kwargs=kwargs, positions=0)
 
 
@@ -408,7 +408,7 @@ def test_explain_asks_for_the_position_of_its_target_only(monkeypatch: pytest.Mo
         asked.append(options.positions)
         return compiled_by(source, table, options)
 
-    monkeypatch.setattr(sys.modules["lxt_fx.explain"], "compiled_by", compiled)
+    monkeypatch.setattr(sys.modules["lxt_fx.attribution.one_input"], "compiled_by", compiled)
     text, whole = "The capital of France is", lxt_fx.transform(model)
     targets: list[Any] = [None, lxt_fx.Target.at(1), (" Paris", " London"), lambda out: out.logits[0, -1, 5]]
     for target in targets:

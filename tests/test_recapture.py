@@ -114,7 +114,7 @@ def test_a_recapturing_module_answers_as_the_model_does() -> None:
         expected.sum().backward()
         torch.testing.assert_close(mine.grad, own.grad)
     recaptures = explained._recaptures
-    assert recaptures is not None and len(recaptures.kept) == 3  # the last call found its graph
+    assert recaptures is not None and len(recaptures.graphs) == 3  # the last call found its graph
 
 
 def test_a_mamba_is_captured_again_for_another_length() -> None:

@@ -60,7 +60,7 @@ def test_the_value_and_the_plain_gradient_are_those_of_a_forward_for_each_token(
 
 def test_the_graph_answers_at_the_positions_of_the_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    module = sys.modules["lxt_fx.explain"]
+    module = sys.modules["lxt_fx.attribution.one_input"]
     compiled_by = module.compiled_by
     monkeypatch.setattr(module, "compiled_by", lambda *args: asked.append(args[2].positions) or compiled_by(*args))
     found = lxt_fx.explain(model(), tokenizer(), TEXT, " Parisian")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from inspect import signature
+
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import masking_utils
+from transformers import LlamaConfig, LlamaForCausalLM, masking_utils
 
 import lxt_fx
+from lxt_fx.base import torch_internals
 
 
 class MaskOfItsOwn(nn.Module):
@@ -68,3 +72,44 @@ def test_softmax_over_no_keys_is_empty_and_passes_nothing(form: str) -> None:
     leaves = [x.clone().requires_grad_() for x in inputs]
     explained(*leaves).sum().backward()
     assert [leaf.grad.shape for leaf in leaves] == [x.shape for x in inputs]  # type: ignore[union-attr]
+
+
+class Guarded(nn.Module):
+    """Two inputs of one size, which must be even and at most 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = x + y
+        if h.shape[1] > 8:
+            return h
+        return (h * self.table[: h.shape[1]]).reshape(-1, 2)
+
+
+def test_guards_of_an_older_torch_allow_the_sizes_that_those_of_this_one_allow() -> None:
+    """This torch writes its guards down; without that they come out of the shape environment, as with torch 2.6."""
+    sizes = dict.fromkeys(range(2), torch.export.Dim.AUTO)
+    inputs = {"x": torch.randn(3, 6), "y": torch.randn(3, 6)}
+    exported = torch.export.export(Guarded(), (), inputs, dynamic_shapes={"x": sizes, "y": sizes}, strict=False)
+    older, now = torch_internals._guards_of_shapes(exported.graph_module.graph), torch_internals.guards_of(exported)
+    answers = []
+    for shapes in itertools.product([(2, 4), (2, 5), (3, 4), (3, 8), (3, 10), (3, 12)], repeat=2):
+        called = dict(zip(inputs, map(torch.empty, shapes), strict=True))
+        allowed = [all(eval(guard, {"L": called}) for guard in guards) for guards in (older, now)]
+        assert allowed[0] == allowed[1], (shapes, older, now)
+        answers.append(allowed[0])
+    assert any(answers) and not all(answers)
+
+
+def test_inputs_are_captured_by_name_in_another_order_than_that_of_the_signature() -> None:
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    ).eval()
+    explained = lxt_fx.transform(model)
+    names = [str(node.target) for node in explained.graph.nodes if node.op == "placeholder"]
+    assert names == list(explained.record.inputs)
+    assert names != [name for name in signature(model.forward).parameters if name in names]
+    embeds = torch.randn(2, 5, 8)
+    torch.testing.assert_close(explained(embeds).logits, model(inputs_embeds=embeds).logits)

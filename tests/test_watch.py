@@ -229,7 +229,7 @@ class Both(nn.Module):
 def test_a_module_without_one_output_is_refused_with_the_names_of_its_values() -> None:
     x = torch.randn(3, 4)
     explained = lxt_fx.transform(Twice().eval(), (x,))
-    with pytest.raises(lxt_fx.InputError, match="shared is called 2 times.*%linear, %linear_1; watch these by name"):
+    with pytest.raises(lxt_fx.InputError, match="shared is called 2 times.*%linear, %linear_1; watch these nodes by name"):
         lxt_fx.watch(explained, "shared").__enter__()
     with pytest.raises(lxt_fx.InputError, match="both gives 2 values that carry relevance.*%linear_2, %linear_3"):
         lxt_fx.watch(explained, "both").__enter__()

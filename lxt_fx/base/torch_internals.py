@@ -230,7 +230,33 @@ def unlifted(exported: ExportedProgram) -> GraphModule:
 def guards_of(exported: ExportedProgram) -> tuple[str, ...]:
     """The conditions on input shapes under which an exported graph computes what the model does, as Python expressions over
     `L`. If a missing name were read as "no guards", calls that break them would silently give wrong numbers."""
+    if "check_guards" not in signature(ExportedProgram.module).parameters:
+        return _guards_of_shapes(exported.graph_module.graph)
     return tuple(found(exported, "_guards_code", "to refuse inputs that an exported graph is not valid for") or ())
+
+
+def _guards_of_shapes(graph: Graph) -> tuple[str, ...]:
+    """The same conditions for releases (such as 2.6) that neither check them nor write them down: every condition on a
+    symbol that tracing met, with the size of an input in place of the symbol, and equal sizes where inputs share a symbol.
+    A condition on a symbol that is no size of an input concerns values, which an op in the graph checks."""
+    purpose = "to refuse inputs that an exported graph is not valid for"
+    from torch.fx.experimental import symbolic_shapes  # imports sympy
+
+    sizes: dict[Any, list[str]] = {}
+    environment: Any = None
+    for node in graph.nodes:
+        value = node.meta.get("val") if node.op == "placeholder" else None
+        for dim, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
+            if isinstance(size, torch.SymInt):
+                environment = size.node.shape_env
+                sizes.setdefault(size.node.expr, []).append(f"L['{node.name}'].size()[{dim}]")
+    if environment is None:
+        return ()
+    printer = found(symbolic_shapes, "ShapeGuardPythonPrinter", purpose)(sizes, str, sizes)
+    conditions = [guard.expr for guard in found(environment, "guards", purpose)]
+    said = [printer.doprint(condition) for condition in conditions if condition.free_symbols <= sizes.keys()]
+    same = [f"{first} == {other}" for first, *others in sizes.values() for other in others]
+    return tuple(dict.fromkeys([*said, *same]))
 
 
 def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
@@ -242,8 +268,10 @@ def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
     private = {"_error_on_data_dependent_ops": False, "_allow_non_fake_inputs": True}
     if missing := private.keys() - signature(make_fx).parameters.keys():
         unsupported(f"argument {sorted(missing)[0]} of make_fx", "to trace models that read values")
+    # torch 2.6 has no such argument: there, nodes of a real trace know their modules and not their lines
+    lines = {"record_stack_traces": True} if "record_stack_traces" in signature(make_fx).parameters else {}
     traced: Callable[..., GraphModule] = make_fx(
-        function, tracing_mode="real", pre_dispatch=True, record_stack_traces=True, **private,  # type: ignore[arg-type]
+        function, tracing_mode="real", pre_dispatch=True, **lines, **private,  # type: ignore[arg-type]
     )
     return traced
 
@@ -254,11 +282,15 @@ def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
 def grad_mode_region() -> Any:
     """The op that torch.export writes for code with gradients off or on. If it were not recognised, code without gradients
     would be an op without a rule."""
+    import torch._higher_order_ops.wrap  # noqa: F401 - registers it
+
     return found(torch.ops.higher_order, "wrap_with_set_grad_enabled", "to inline regions without gradient")
 
 
 def autocast_region() -> Any:
     """The op that torch.export writes for code under autocast."""
+    import torch._higher_order_ops.wrap  # noqa: F401 - registers it
+
     return found(torch.ops.higher_order, "wrap_with_autocast", "to inline or refuse regions under autocast")
 
 

@@ -49,16 +49,16 @@ class Ledger(Books):
         except ImportError as error:
             raise InputError("to_dataframe needs pandas: pip install lxt_fx[frames]; to_dict() needs nothing") from error
         lines = [
-            {"row": example, "kind": "source", "name": source.name, "amount": float(source.amount[example])}
+            {"example": example, "kind": "source", "name": source.name, "amount": float(source.amount[example])}
             for source in self.sources
             for example in range(self.examples)
         ]
         lines += [
-            {"row": example, "kind": "leak", **entry_dict(entry), "amount": float(entry.amount[example])}
+            {"example": example, "kind": "leak", **entry_dict(entry), "amount": float(entry.amount[example])}
             for entry in self.entries
             for example in range(self.examples)
         ]
-        columns = ["row", "kind", "cause", "name", "node", "op", "rule", "layer", "module", "line", "amount"]
+        columns = ["example", "kind", "cause", "name", "node", "op", "rule", "layer", "module", "line", "amount"]
         return pandas.DataFrame(lines, columns=columns).fillna("")
 
     def to_png(self, path: str | Path, *, width: float = 6.5) -> None:

@@ -40,7 +40,7 @@ def waterfall(ledger: Books, path: str | Path, width: float) -> None:
     Raises InputError for a ledger of several examples, or a width too small.
     """
     if ledger.examples != 1:
-        raise InputError(f"to_png: a waterfall shows one example of {ledger.examples}; take one: ledger.example(0).to_png(...)")
+        raise InputError(f"to_png: a waterfall shows one example, not {ledger.examples}: draw ledger.example(0), say")
     if width < 2 * NARROWEST:
         raise InputError(f"to_png: width must be at least {2 * NARROWEST} inches, got {width}")
     found = bars(ledger)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from inspect import signature
 from io import StringIO
 from typing import Any
 
@@ -21,7 +22,7 @@ from lxt_fx.base.torch_internals import GraphIO, guards_of, io_of, pytree, set_i
 from lxt_fx.base.transformers_internals import traceable_experts
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.example import Example
-from lxt_fx.passes.capture.trace import trace
+from lxt_fx.passes.capture.trace import leaf_names, trace
 from lxt_fx.passes.drop_dead import drop_dead
 
 
@@ -100,14 +101,21 @@ def _first_line(error: Exception) -> str:
 
 
 def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
-    inputs = example.kwargs | example.constants
+    inputs = _in_order_of(model, example.kwargs | example.constants)
     shapes = {name: _dynamic_shape(value, example) for name, value in inputs.items()} if dynamic else None
     with redirect_stderr(StringIO()):  # a failed export prints its whole graph; its error is raised in any case
         exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
     gm = unlifted(exported)
     _drop_constant_inputs(gm, example)
+    _order_inputs(gm, example)
     named = _with_names(gm, example, io_of(gm.graph).out_spec)
     return Captured(named, example, "torch.export", _fixed_sizes(named, example, dynamic), guards_of(exported))
+
+
+def _in_order_of(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs as the model's signature lists them: torch 2.6 names them in that order, whatever theirs is."""
+    listed = [name for name in signature(model.forward).parameters if name in inputs]
+    return {name: inputs[name] for name in [*listed, *(name for name in inputs if name not in listed)]}
 
 
 def _dynamic_shape(value: Any, example: Example) -> Any:
@@ -124,6 +132,17 @@ def _drop_constant_inputs(gm: GraphModule, example: Example) -> None:
         if node.op == "placeholder" and node.target in example.constants:
             node.replace_all_uses_with(example.constants[node.target])
             gm.graph.erase_node(node)
+
+
+def _order_inputs(gm: GraphModule, example: Example) -> None:
+    """The inputs of the graph in the order of the example."""
+    placeholders = {str(node.target): node for node in gm.graph.nodes if node.op == "placeholder"}
+    names = leaf_names(example)
+    if list(placeholders) == names or set(placeholders) != set(names):
+        return
+    behind = next(node for node in gm.graph.nodes if node.op != "placeholder")
+    for name in names:
+        behind.prepend(placeholders[name])
 
 
 def _with_names(gm: GraphModule, example: Example, out_spec: pytree.TreeSpec) -> GraphModule:

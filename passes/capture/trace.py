@@ -43,7 +43,7 @@ def trace(model: nn.Module, example: Example) -> tuple[GraphModule, pytree.TreeS
     tracer = real_tracer(forward)  # which turns every non-tensor leaf into a constant of the graph
     with _module_stacks(model), _WholeReads():
         gm = tracer(*flat)
-    for node, name in zip(_placeholders(gm), _leaf_names(example), strict=True):
+    for node, name in zip(_placeholders(gm), leaf_names(example), strict=True):
         node.target = name
         rename(node, name)
     _name_parameters(gm, model)
@@ -143,7 +143,7 @@ def _placeholders(gm: GraphModule) -> list[Node]:
     return [node for node in gm.graph.nodes if node.op == "placeholder"]
 
 
-def _leaf_names(example: Example) -> list[str]:
+def leaf_names(example: Example) -> list[str]:
     """One identifier for each leaf of the inputs: `pixel_values`, or `images_0` inside a list."""
     paths = pytree.tree_flatten_with_path(dict(example.kwargs))[0]
     return ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in paths]
