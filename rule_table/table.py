@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -9,8 +11,11 @@ from io import StringIO
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.rule_table.functions_as_places import FUNCTIONS
-from lxt_fx.rule_table.rule import Rule
+from lxt_fx.rule_table.rule import Rule, kind_text
 from lxt_fx.rule_table.selectors import Selector, selector_text
+
+WIDEST, WIDE = 160, 120
+"""Columns of a printed table where there is no terminal, and the fewest that its five columns need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +75,44 @@ class RuleTable:
         print(self)
 
     def __str__(self) -> str:
-        """The rules as a text table: what is tried first stands first."""
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
+        """The rules as text, in the order in which they are tried: a table, or a list where the terminal is narrow."""
+        width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
+        return _as_table(self, width) if width >= WIDE else _as_list(self, width)
 
-        table = Table(title=f"{self.name}: {self.summary}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-        for column in ("rule", "ops", "formula", "source", "conserves"):
-            table.add_column(column, no_wrap=column == "rule")
-        for rule in self.rules:
-            label = rule.name if rule.where is None else f"{rule.name} at {selector_text(rule.where)}"
-            table.add_row(label, _ops_text(rule), rule.formula, rule.source, rule.conserves.value)
-        console = Console(width=160, record=True, file=StringIO(), color_system=None)
-        console.print(table, markup=False)
-        return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
+
+def _as_table(table: RuleTable, width: int) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=f"{table.name}: {table.summary}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    for column in ("rule", "ops", "formula", "source", "conserves"):
+        drawn.add_column(column, no_wrap=column == "rule")
+    for rule in table.rules:
+        drawn.add_row(_label(rule), _ops_text(rule), rule.formula, rule.source, rule.conserves.value)
+    console = Console(width=width, record=True, file=StringIO(), color_system=None)
+    console.print(drawn, markup=False)
+    return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
+
+
+def _as_list(table: RuleTable, width: int) -> str:
+    lines = [*textwrap.wrap(f"{table.name}: {table.summary}", width), ""]
+    for rule in table.rules:
+        facts = (_ops_text(rule), rule.formula, f"{rule.source}; conserves: {rule.conserves.value}")
+        lines += [_label(rule), *(line for fact in facts for line in _indented(fact, width)), ""]
+    return "\n".join(lines)
+
+
+def _indented(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
+
+
+def _label(rule: Rule) -> str:
+    return rule.name if rule.where is None else f"{rule.name} at {selector_text(rule.where)}"
 
 
 def _ops_text(rule: Rule) -> str:
     if not rule.ops:
         return "any"
-    names = [str(op).removeprefix("aten.").removesuffix(".default") for op in rule.ops]
+    names = [kind_text(op).removeprefix("aten.").removesuffix(".default") for op in rule.ops]
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

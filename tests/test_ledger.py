@@ -126,8 +126,8 @@ def test_the_relevance_of_an_audit_is_that_of_the_explanation(name: str, attenti
 def test_an_example_of_a_batch_has_the_ledger_that_it_has_alone() -> None:
     module = explained("gpt2", torch.float64)
     both = lxt_fx.audit(module, {"input_ids": IDS[:, :3]})
-    for row in range(2):
-        alone, part = lxt_fx.audit(module, {"input_ids": IDS[row : row + 1, :3]}), both.example(row)
+    for index in range(2):
+        alone, part = lxt_fx.audit(module, {"input_ids": IDS[index : index + 1, :3]}), both.example(index)
         assert part.explained == alone.explained
         for cause in NATIVE_OR_NAMED:
             torch.testing.assert_close(amount(part, cause), amount(alone, cause), rtol=1e-9, atol=1e-9)
@@ -302,7 +302,7 @@ def test_bad_input_is_refused_with_a_reason(case: str) -> None:
 
 @one_worker("llama")
 def test_missing_inputs_are_refused_by_name() -> None:
-    with pytest.raises(lxt_fx.CallError, match="lacks inputs_embeds"):
+    with pytest.raises(lxt_fx.CallError, match="has no inputs_embeds"):
         lxt_fx.audit(EXPLAINED["llama"](), {"attention_mask": MASK})
 
 
@@ -316,9 +316,9 @@ def test_the_exports_add_up(tmp_path: Path) -> None:
     torch.testing.assert_close(sums, ledger.value - ledger.residual)
     ledger.to_json(tmp_path / "ledger.json")
     found = json.loads((tmp_path / "ledger.json").read_text())
-    for row in range(2):
-        amounts = [part["amount"][row] for part in (*found["sources"], *found["leaks"])]
-        assert math.isclose(sum(amounts), found["value"][row], rel_tol=1e-9, abs_tol=1e-12)
+    for index in range(2):
+        amounts = [part["amount"][index] for part in (*found["sources"], *found["leaks"])]
+        assert math.isclose(sum(amounts), found["value"][index], rel_tol=1e-9, abs_tol=1e-12)
     for grouped in (ledger.by_cause(), ledger.by_rule(), ledger.by_module(), ledger.by_layer()):
         torch.testing.assert_close(sum(grouped.values(), torch.zeros(2).double()), ledger.leaks)
 

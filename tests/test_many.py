@@ -85,9 +85,9 @@ def test_the_head_of_a_language_model_is_cut_off(name: str) -> None:
     cut = split_model(module)
     assert cut is not None
     x = leaf_of(module)
-    rows = cut.body(inputs_embeds=x, **{k: v for k, v in module._bind((x,), {}).items() if k != "inputs_embeds"})
-    assert rows.shape == (2, TOKENS, 32)
-    assert_same(cut.head(rows), module(x).logits)
+    states = cut.body(inputs_embeds=x, **{k: v for k, v in module._bind((x,), {}).items() if k != "inputs_embeds"})
+    assert states.shape == (2, TOKENS, 32)
+    assert_same(cut.head(states), module(x).logits)
 
 
 def test_a_module_that_recomputes_its_layers_does_so_for_many_targets() -> None:
@@ -170,7 +170,7 @@ def test_a_chunk_shrinks_with_what_the_forward_saves(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(many, "_backward", lambda *args: sizes.append(len(args[2][0])) or backward(*args))
     many.relevance_of(module, x, PAIRS)
     assert sizes == [5]
-    largest = 2 * TOKENS * 64 * 8  # the widest values are the MLP's 48 and the attention's 32 wide rows: below 64
+    largest = 2 * TOKENS * 64 * 8  # the widest values are the MLP's 48 and the attention's 32 columns: below 64
     monkeypatch.setattr(many, "MEMORY", 2 * many.ALIVE * largest)
     sizes.clear()
     many.relevance_of(module, x, PAIRS)
@@ -217,16 +217,16 @@ def test_each_token_of_an_answer_has_the_relevance_of_its_logit_one_position_ear
     module = explained("llama", form, attention)
     answer = lxt_fx.answer_relevance(module, None, PROMPT, ANSWER)
     assert answer.relevance.shape == (3, 7) and answer.of_prompt().shape == (3, 4)
-    for row, token in enumerate(ANSWER):
-        ids = torch.tensor([PROMPT + ANSWER[:row]])  # what the model had read when it said the token, and no more
+    for index, token in enumerate(ANSWER):
+        ids = torch.tensor([PROMPT + ANSWER[:index]])  # what the model had read when it said the token, and no more
         leaf = lxt_fx.embed(module, ids)
         logit = module(leaf).logits[0, -1, token]
         seed = torch.ones_like(logit) if form == "gradient" else logit.detach()
         (found,) = torch.autograd.grad(logit, leaf, seed)
         expected = (found * leaf.detach() if form == "gradient" else found).sum(-1)[0]
-        assert_same(answer.relevance[row, : len(expected)], expected, IN_FLOAT32 if attention == "eager" else 1e-9)
-        assert float(answer.logits[row]) == pytest.approx(float(logit), rel=1e-9)
-        assert bool((answer.relevance[row, len(expected) :] == 0).all())
+        assert_same(answer.relevance[index, : len(expected)], expected, IN_FLOAT32 if attention == "eager" else 1e-9)
+        assert float(answer.logits[index]) == pytest.approx(float(logit), rel=1e-9)
+        assert bool((answer.relevance[index, len(expected) :] == 0).all())
 
 
 def test_an_answer_of_the_model_itself_is_explained_like_that_of_the_module() -> None:

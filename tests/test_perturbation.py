@@ -19,12 +19,12 @@ STEPS = 4
 
 
 def slow_curve(
-    answer: Callable[[Tensor], float], row: Tensor, units: list[Any], order: list[int], baseline: Any
+    answer: Callable[[Tensor], float], example: Tensor, units: list[Any], order: list[int], baseline: Any
 ) -> list[float]:
     """One example at a time, one step at a time; `units` are indices into the example, removed in this order."""
     curve = []
     for step in range(STEPS + 1):
-        perturbed = row.clone()
+        perturbed = example.clone()
         for unit in order[: round(step * len(units) / STEPS)]:
             perturbed[units[unit]] = baseline
         curve.append(answer(perturbed[None]))
@@ -40,15 +40,15 @@ def check_against_slow_loop(
     baseline: Any = 0.0,
 ) -> None:
     """`relevance` is [batch, units]."""
-    for row, answer in enumerate(answers):
-        least_first = sorted(range(len(units)), key=relevance[row].tolist().__getitem__)
+    for example, answer in enumerate(answers):
+        least_first = sorted(range(len(units)), key=relevance[example].tolist().__getitem__)
         with torch.no_grad():
-            found = [slow_curve(answer, leaf[row], units, o, baseline) for o in (least_first[::-1], least_first)]
-        torch.testing.assert_close(curves.morf[row], torch.tensor(found[0]).double(), atol=2e-5, rtol=0)
-        torch.testing.assert_close(curves.lerf[row], torch.tensor(found[1]).double(), atol=2e-5, rtol=0)
+            found = [slow_curve(answer, leaf[example], units, o, baseline) for o in (least_first[::-1], least_first)]
+        torch.testing.assert_close(curves.morf[example], torch.tensor(found[0]).double(), atol=2e-5, rtol=0)
+        torch.testing.assert_close(curves.lerf[example], torch.tensor(found[1]).double(), atol=2e-5, rtol=0)
         heights = [low - high for high, low in zip(*found, strict=True)]
         area = sum((a + b) / 2 for a, b in zip(heights, heights[1:], strict=False)) / STEPS
-        assert float(curves.area[row]) == pytest.approx(area, abs=5e-5)
+        assert float(curves.area[example]) == pytest.approx(area, abs=5e-5)
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,20 @@ def test_symbolic_sizes_print_as_batch_and_sequence() -> None:
     assert "%x: f32[b,6]*" in lxt_fx.show(explained)
 
 
-def test_rule_tables_print_their_rules_in_order() -> None:
+@pytest.mark.parametrize("columns", [80, 160])
+def test_rule_tables_print_in_the_width_of_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for table in lxt_fx.TABLES.values():
+        assert max(map(len, str(table).splitlines())) <= columns
+    text = str(lxt_fx.TABLES["attnlrp"])
+    assert "getitem" in text and "built-in" not in text and "silu, gelu, relu," in text
+    if columns == 80:
+        flat = " ".join(text.split())
+        assert all(rule.formula in flat and rule.source in flat for rule in lxt_fx.TABLES["attnlrp"].rules)
+
+
+def test_rule_tables_print_their_rules_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     text = str(lxt_fx.TABLES["attnlrp"])
     assert text.index("norm") < text.index("attention") < text.index("uniform") < text.index(" move")
     assert "AttnLRP (Achtibat et al. 2024)" in text and "R_a = R_b = R_out / 2" in text

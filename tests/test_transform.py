@@ -160,35 +160,35 @@ def test_two_tables_of_one_model_live_side_by_side() -> None:
 def test_a_padded_example_has_the_relevance_of_that_example_alone(name: str, attention: str) -> None:
     module = explained(name, attention=attention)
     torch.manual_seed(1)
-    rows = [torch.randn(1, length, 32) for length in (7, 4)]
+    examples = [torch.randn(1, length, 32) for length in (7, 4)]
     sides = ("right",) if name == "bert" else ("right", "left")
     for side in sides:
-        embeds, mask, positions = padded(rows, side)
+        embeds, mask, positions = padded(examples, side)
         embeds.requires_grad_()
         logits = module(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
-        last = [logits[row].max() if logits.dim() == 2 else logits[row][mask[row] == 1][-1].max() for row in range(2)]
+        last = [y.max() if y.dim() == 1 else y[m == 1][-1].max() for y, m in zip(logits, mask, strict=True)]
         torch.stack(last).sum().backward()
         assert embeds.grad is not None
-        for row, alone in enumerate(rows):
+        for example, alone in enumerate(examples):
             alone = alone.clone().requires_grad_()
             out = module(inputs_embeds=alone).logits
             (out[0].max() if out.dim() == 2 else out[0, -1].max()).backward()
             assert alone.grad is not None
             expected = (alone * alone.grad)[0]
-            found = (embeds * embeds.grad)[row][mask[row] == 1]
+            found = (embeds * embeds.grad)[example][mask[example] == 1]
             assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
         assert ((embeds * embeds.grad)[mask == 0] == 0).all()
 
 
-def padded(rows: list[Tensor], side: str) -> tuple[Tensor, Tensor, Tensor]:
+def padded(examples: list[Tensor], side: str) -> tuple[Tensor, Tensor, Tensor]:
     """Embeddings, mask and positions of a batch padded to its longest example."""
-    length = max(row.shape[1] for row in rows)
-    embeds, mask = torch.randn(len(rows), length, 32), torch.zeros(len(rows), length, dtype=torch.long)
+    length = max(example.shape[1] for example in examples)
+    embeds, mask = torch.randn(len(examples), length, 32), torch.zeros(len(examples), length, dtype=torch.long)
     positions = torch.zeros_like(mask)
-    for index, row in enumerate(rows):
-        count = row.shape[1]
+    for index, example in enumerate(examples):
+        count = example.shape[1]
         where = slice(0, count) if side == "right" else slice(length - count, length)
-        embeds[index, where], mask[index, where], positions[index, where] = row[0], 1, torch.arange(count)
+        embeds[index, where], mask[index, where], positions[index, where] = example[0], 1, torch.arange(count)
     return embeds, mask, positions
 
 
