@@ -30,7 +30,7 @@ from lxt_fx.base.errors import (
 from lxt_fx.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from lxt_fx import functional, nn
+    from lxt_fx import flow, functional, nn
     from lxt_fx.attribution.answer_relevance import AnswerRelevance, answer_relevance
     from lxt_fx.attribution.embeddings import embed
     from lxt_fx.attribution.image_explanation import ImageExplanation
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from lxt_fx.faithfulness.removed_units import Removal
     from lxt_fx.faithfulness.search import tune
     from lxt_fx.faithfulness.tuned_table import TunedTable
-    from lxt_fx.ledger import flow_graph as flow
     from lxt_fx.ledger.arrivals import Landing
     from lxt_fx.ledger.causes import Cause
     from lxt_fx.ledger.ledger import Ledger
@@ -137,8 +136,6 @@ _NAMES = {
 """The public names of each module, as under TYPE_CHECKING above, where a type checker reads them."""
 
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
-_MODULES = {"flow": "lxt_fx.ledger.flow_graph"}
-"""Public modules that stand elsewhere than their name says."""
 
 
 def __getattr__(name: str) -> Any:
@@ -146,9 +143,8 @@ def __getattr__(name: str) -> Any:
     if name in _MODULE_OF:
         globals()[name] = found = getattr(importlib.import_module(_MODULE_OF[name]), name)
         return found
-    module = _MODULES.get(name, f"{__name__}.{name}")
-    if not name.startswith("_") and importlib.util.find_spec(module) is not None:
-        return importlib.import_module(module)
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

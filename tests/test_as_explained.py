@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 import lxt_fx
 from lxt_fx import InputError
+from lxt_fx.rule_table import basic_rules as basic
+from lxt_fx.rule_table.linear_rules import gamma, z_box
 from lxt_fx.rule_table.tables import attnlrp_gamma
 
 TEXT = "The capital of France is"
@@ -160,18 +163,48 @@ def test_tables_of_one_name_are_told_apart() -> None:
     same(plain.relevance, lxt_fx.explain(text_model(), tokenizer(), TEXT, 7).relevance)
 
 
-def test_a_module_that_has_the_rules_is_not_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lxt_fx.save(text_explained(), tmp_path / "llama.safetensors")
-    loaded = lxt_fx.load(tmp_path / "llama.safetensors")
-    with pytest.raises(InputError, match="was loaded from a file"):
-        lxt_fx.explain(loaded, tokenizer(), TEXT, rules="cp_lrp")
-
+def test_a_module_that_has_the_rules_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def not_again(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("transformed again")
 
     monkeypatch.setattr("lxt_fx.attribution.as_explained.transform", not_again)
-    for module in (text_explained(), loaded):
-        assert lxt_fx.explain(module, tokenizer(), TEXT, rules="attnlrp").table_name == "attnlrp"
+    for rules in ("attnlrp", lxt_fx.TABLES["attnlrp"]):
+        assert lxt_fx.explain(text_explained(), tokenizer(), TEXT, rules=rules).table_name == "attnlrp"
+
+
+def test_a_file_holds_no_table_to_compare_rules_with(tmp_path: Path) -> None:
+    lxt_fx.save(text_explained(), tmp_path / "llama.safetensors")
+    loaded = lxt_fx.load(tmp_path / "llama.safetensors")
+    for rules in ("cp_lrp", "attnlrp"):
+        with pytest.raises(InputError, match=f"rules='{rules}': this module was loaded from a file"):
+            lxt_fx.explain(loaded, tokenizer(), TEXT, rules=rules)
+    assert lxt_fx.explain(loaded, tokenizer(), TEXT).table_name == "attnlrp"
+
+
+LINEAR = torch.nn.Linear
+ALIKE: dict[str, tuple[Any, Any]] = {
+    "another epsilon": ({LINEAR: gamma(0.25, epsilon=1e-9)}, {LINEAR: gamma(0.25, epsilon=0.5)}),
+    "other bounds": ({LINEAR: z_box(-1.0, 1.0)}, {LINEAR: z_box(-9.0, 1.0)}),
+    "a rule tried before": (
+        lxt_fx.TABLES["attnlrp"], lxt_fx.TABLES["attnlrp"].with_rules("attnlrp", basic.GATE_HELD, summary="")
+    ),
+    "an epsilon put in": (
+        lxt_fx.TABLES["epsilon"],
+        replace(lxt_fx.TABLES["epsilon"], rules=tuple(replace(r, epsilon=0.5) for r in lxt_fx.TABLES["epsilon"].rules)),
+    ),
+}  # fmt: skip
+"""Tables of one name whose rules have the same names and formulas."""
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_tables_that_look_alike_are_told_apart(case: str) -> None:
+    first, second = ALIKE[case]
+    module = lxt_fx.transform(text_model(), rules=first)
+    found = lxt_fx.explain(module, tokenizer(), TEXT, 7, rules=second).relevance
+    expected = lxt_fx.explain(lxt_fx.transform(text_model(), rules=second), tokenizer(), TEXT, 7).relevance
+    torch.testing.assert_close(found, expected)
+    own = lxt_fx.explain(module, tokenizer(), TEXT, 7).relevance
+    assert (own - expected).abs().max() > 1e-3 * expected.abs().max()  # the case can fail
 
 
 def test_the_form_of_an_explained_module_stays_under_other_rules() -> None:

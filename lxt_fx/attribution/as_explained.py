@@ -14,7 +14,6 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules, table_named
 from lxt_fx.compiler.pipeline import transform
 from lxt_fx.ops.forms import Form
-from lxt_fx.rule_table.rule import Rule
 from lxt_fx.rule_table.table import RuleTable
 
 
@@ -51,22 +50,19 @@ def with_table(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str,
     Raises InputError for a module that was loaded from a file, and what `transform` raises.
     """
     table, record = table_named(rules), explained.record
-    if _is_made_by(explained, table):
+    if record.table is None:
+        raise InputError(
+            f"rules={table.name!r}: this module was loaded from a file, which holds the name of its table "
+            f"({record.table_name!r}) and not the table; leave rules out to use the module as it is, or give the model"
+        )
+    if _is_same(record.table, table):
         return explained
     form = cast(Form, record.form)
     return transform(explained, args, dict(kwargs), rules=table, form=form, strict=not record.unknown)
 
 
-def _is_made_by(explained: Explained, table: RuleTable) -> bool:
-    """Whether all rules of the module come from this table. The name alone does not tell: a gamma table has the same name
-    for every gamma."""
-    record = explained.record
-    if (record.table_name, record.overrides) != (table.name, table.overrides):
-        return False
-    known = {_facts(rule) for rule in table.rules}
-    return all(_facts(rule) in known for rule in record.stages["lowered"].rules.values())
-
-
-def _facts(rule: Rule) -> tuple[str, str, str]:
-    """What two rules are compared by; a module loaded from a file knows no more of its rules."""
-    return rule.name, rule.formula, rule.source
+def _is_same(one: RuleTable, other: RuleTable) -> bool:
+    """Whether both tables have the same rules in the same order. Two rules that were made apart count as different, even
+    with equal names and formulas: a bound, an epsilon or a condition may differ. Then the graph is compiled again, which
+    gives the same relevance if they are equal after all."""
+    return len(one.rules) == len(other.rules) and all(a is b for a, b in zip(one.rules, other.rules, strict=True))

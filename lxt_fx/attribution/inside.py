@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.compiler.explained import Explained, check_explained
-from lxt_fx.passes.analysis.module_values import GraphValues, ModuleCall
+from lxt_fx.compiler.module_values import GraphValues, ModuleCall
 
 
 @dataclass(slots=True)

@@ -383,7 +383,9 @@ def hooks_of(module: nn.Module) -> Hooks:
         found(module, f"_{kind}_hooks", "to find the hooks of a module")
         for kind in ("forward_pre", "forward", "backward_pre", "backward")
     )
-    named, named_pre = module._forward_hooks_with_kwargs, module._forward_pre_hooks_with_kwargs
+    named, named_pre = (
+        found(module, f"_{kind}_hooks_with_kwargs", "to call the hooks of a module") for kind in ("forward", "forward_pre")
+    )
     return Hooks(
         tuple((hook, key in named_pre) for key, hook in forward_pre.items()),
         tuple((hook, key in named) for key, hook in forward.items()),

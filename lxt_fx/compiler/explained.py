@@ -16,10 +16,10 @@ from torch.fx.graph import PythonCode
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import hooks_of, io_of, pytree, recompile_as, set_forward
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_modules, make_hookable
+from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard, reads_a_one
 from lxt_fx.ops.expectations import EXPECTATIONS
-from lxt_fx.passes.analysis.module_values import GraphValues
 from lxt_fx.passes.capture.example import FILLS
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.recompute import Segments, recomputing_forward

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lxt_fx.base.errors import CallError
 from lxt_fx.base.torch_internals import hooks_of
-from lxt_fx.passes.analysis.module_values import GraphValues, ModuleCall
+from lxt_fx.compiler.module_values import GraphValues, ModuleCall
 
 
 class HookFlag:

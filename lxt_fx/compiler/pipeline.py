@@ -324,6 +324,7 @@ def _record(
     captured, chosen, begun = source.captured, compiled.chosen, compiled.begun
     return Record(
         model_class=source.model_class,
+        table=table,
         table_name=table.name,
         form=options.form,
         paper=table.paper,

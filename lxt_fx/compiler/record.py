@@ -9,6 +9,7 @@ from typing import Any
 from torch.fx import Graph
 
 from lxt_fx.rule_table.rule import Match, Rule
+from lxt_fx.rule_table.table import RuleTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Record:
     device). `unknown` names nodes with their native gradient, because no rule accepted them (always empty under
     strict=True). `matches` says why the rule of a node matched, by name of the node in the rewritten graph. `form` is
     `gradient` or `explicit`. `overrides` are the places where the table was overridden. `merged` names the batch norms that
-    became part of the layer before them. `positions` are the positions of the logits, None for all of them.
+    became part of the layer before them. `positions` are the positions of the logits, None for all of them. `table` is the
+    rule table itself, None for a module that was loaded from a file, which holds its name only.
     """
 
     model_class: str
@@ -57,3 +59,4 @@ class Record:
     matches: Mapping[str, Match]
     versions: Mapping[str, str]
     positions: tuple[int, ...] | None = None
+    table: RuleTable | None = None

@@ -20,16 +20,16 @@ from lxt_fx.passes.analysis.find_cancelling import find_cancelling
 from lxt_fx.passes.analysis.mark_flow import Flow, differentiable_operands
 from lxt_fx.rule_table.rule import Conserves, Rule
 
-PASSES = frozenset(norm.op for norm in norms.NORMS if norm.equation is None)
+FACTOR_HELD = frozenset(norm.op for norm in norms.NORMS if norm.equation is None)
 """Norms that hold their factor: an identity in relevance."""
 
-CURVED = POINTWISE_OPS - {activations.identity}
-STEPS: dict[Any, OpOverload] = {
+PASS_ON = POINTWISE_OPS - {activations.identity}
+BY_EQUATION: dict[Any, OpOverload] = {
     **{norm.op: norm.equation for norm in norms.NORMS if norm.equation is not None},
     **{op: explicit.EQUATIONS[op] for op in products.ATTENTIONS},
     **PARTS,
 }
-SPECIAL = PASSES | POINTWISE_OPS | products.HALVED | frozenset(STEPS) | frozenset(explicit.EQUATIONS)
+SPECIAL = FACTOR_HELD | POINTWISE_OPS | products.HALVED | frozenset(BY_EQUATION) | frozenset(explicit.EQUATIONS)
 _KNOWN = SPECIAL | products.LINEAR_MAPS | MOVES | GROUPED_MATMULS
 
 
@@ -44,7 +44,7 @@ STANDS_FOR: dict[Any, str] = {
     explicit.share_out: "value",
     explicit.sdpa_steps: "value_of",
     explicit.sdpa_held_steps: "value_of",
-    **{op: "value" for fast, op in STEPS.items() if fast not in products.ATTENTIONS},
+    **{op: "value" for fast, op in BY_EQUATION.items() if fast not in products.ATTENTIONS},
 }
 """Ops that `to_explicit_form` puts behind a node, with the argument that holds the node's value. They give the same value,
 everyone who read the node reads it there, and what comes back to them is relevance; the node itself may get a gradient."""
@@ -59,7 +59,7 @@ def is_linear_map(node: Node) -> bool:
     if not isinstance(node.target, OpOverload):
         return False
     _require_known(node)
-    return node.target not in (SPECIAL | MOVES) - frozenset(STEPS)
+    return node.target not in (SPECIAL | MOVES) - frozenset(BY_EQUATION)
 
 
 def _require_known(node: Node) -> None:
@@ -112,14 +112,14 @@ class _Lowering:
         elif node.target in products.HALVED:
             operands = list(node.args)
             self._replace(node, lambda held: (explicit.share_out, (operands, held), {}))
-        elif node.target in PASSES | CURVED:
+        elif node.target in FACTOR_HELD | PASS_ON:
             operand, intercept = node.args[0], self._intercept(node)
             self._replace(node, lambda held: (explicit.pass_on, (operand, held, *self._constant(node, intercept)), {}))
         elif node.target is activations.identity:
             operand, written, at_zero, _ = node.args
             assert isinstance(at_zero, float)
             node.target, node.args = explicit.pass_on, (operand, written, *self._constant(node, at_zero))
-        elif node.target in STEPS:
+        elif node.target in BY_EQUATION:
             self._by_steps(node)
         else:
             _require_known(node)
@@ -135,7 +135,7 @@ class _Lowering:
     def _intercept(self, node: Node) -> float:
         """f(0) where the row says that it takes a share."""
         rule = self.rules.get(node.name)
-        if node.target in PASSES or rule is None or rule.conserves is not Conserves.ALL_BUT_CONSTANTS:
+        if node.target in FACTOR_HELD or rule is None or rule.conserves is not Conserves.ALL_BUT_CONSTANTS:
             return 0.0
         op: Any = node.target
         return float(op(torch.zeros((), dtype=torch.float64), *node.args[1:], **node.kwargs))
@@ -152,7 +152,7 @@ class _Lowering:
                 node.replace_input_with(operand, self._insert(node, products.hold, operand))
 
     def _by_steps(self, node: Node) -> None:
-        step, operands, kwargs = STEPS[node.target], tuple(node.args), dict(node.kwargs)
+        step, operands, kwargs = BY_EQUATION[node.target], tuple(node.args), dict(node.kwargs)
         own = {"epsilon": self._epsilon(node)}
         self._replace(node, lambda held: (step, operands, {**kwargs, STANDS_FOR[step]: held, **own}))
 
