@@ -209,7 +209,8 @@ def test_the_rule_conserves_what_it_says(title: str, data: st.DataObject) -> Non
     terms = by_example([(o * c).abs() for o, c in zip(outputs, gradients, strict=True)])
     terms = torch.stack([terms, *(source.relevance.abs().flatten(1).sum(1) for source in ledger.sources)]).amax(0)
     assume(bool((scale >= 1e-4 * terms).all()))  # where everything cancels only rounding is left
-    limit = case.tolerance * scale
+    # numbers that cancel to 0 leave a rounding of what they are made of
+    limit = case.tolerance * scale + 1e-15 * by_example([c.abs() for c in gradients])
 
     torch.testing.assert_close(ledger.value, value, rtol=case.tolerance, atol=1e-12 * float(terms.max()))
     found = sum(source.amount for source in ledger.sources) + sum(entry.amount for entry in ledger.entries)

@@ -124,7 +124,7 @@ OVERFLOWS_WHEN_LARGE = {
     "einsum", "einsum_of_three", "mul", "normalize_div", "layer_norm", "layer_norm_over_two_dims", "group_norm",
     "group_norm_without_weight", "sdpa", "sdpa_causal", "sdpa_masked", "sdpa_biased", "sdpa_of_carrying_mask",
     "sdpa_of_groups", "sdpa_held", "gated_by_silu", "gated_by_gelu", "gated_by_gelu_tanh", "rotate",
-    "linears", "grouped_sdpa",
+    "linears", "grouped_sdpa", "grouped_matmul",
 }  # fmt: skip
 """Cases whose plain op overflows in one of the types, so that nothing is asked of the gradient."""
 
