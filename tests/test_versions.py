@@ -103,6 +103,23 @@ def test_guards_of_an_older_torch_allow_the_sizes_that_those_of_this_one_allow()
     assert any(answers) and not all(answers)
 
 
+class Doubled(nn.Module):
+    """Its second input is twice as long as the first."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([x, x], 1) * y
+
+
+def test_a_size_that_another_one_gives_is_a_guard_of_an_older_torch_too() -> None:
+    sizes = dict.fromkeys(range(2), torch.export.Dim.AUTO)
+    inputs = {"x": torch.randn(3, 6), "y": torch.randn(3, 12)}
+    exported = torch.export.export(Doubled(), (), inputs, dynamic_shapes={"x": sizes, "y": sizes}, strict=False)
+    guards = torch_internals._guards_of_shapes(exported.graph_module.graph)
+    for length, allowed in ((10, True), (8, False), (5, False)):
+        called = {"x": torch.empty(2, 5), "y": torch.empty(2, length)}
+        assert all(eval(guard, {"L": called}) for guard in guards) is allowed, (length, guards)
+
+
 def test_inputs_are_captured_by_name_in_another_order_than_that_of_the_signature() -> None:
     model = LlamaForCausalLM(
         LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)

@@ -243,20 +243,26 @@ def _guards_of_shapes(graph: Graph) -> tuple[str, ...]:
     from torch.fx.experimental import symbolic_shapes  # imports sympy
 
     sizes: dict[Any, list[str]] = {}
+    derived: list[tuple[str, Any]] = []  # sizes that tracing found to be computed from others
     environment: Any = None
     for node in graph.nodes:
         value = node.meta.get("val") if node.op == "placeholder" else None
         for dim, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
             if isinstance(size, torch.SymInt):
-                environment = size.node.shape_env
-                sizes.setdefault(size.node.expr, []).append(f"L['{node.name}'].size()[{dim}]")
+                environment, expr = size.node.shape_env, size.node.expr
+                written = f"L['{node.name}'].size()[{dim}]"
+                if expr.is_symbol:
+                    sizes.setdefault(expr, []).append(written)
+                else:
+                    derived.append((written, expr))
     if environment is None:
         return ()
     printer = found(symbolic_shapes, "ShapeGuardPythonPrinter", purpose)(sizes, str, sizes)
     conditions = [guard.expr for guard in found(environment, "guards", purpose)]
     said = [printer.doprint(condition) for condition in conditions if condition.free_symbols <= sizes.keys()]
     same = [f"{first} == {other}" for first, *others in sizes.values() for other in others]
-    return tuple(dict.fromkeys([*said, *same]))
+    computed = [f"{written} == {printer.doprint(expr)}" for written, expr in derived]
+    return tuple(dict.fromkeys([*said, *same, *computed]))
 
 
 def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
