@@ -33,7 +33,8 @@ class Activation:
     neither is given, the gradient is the native one. `at_zero` is f(0). `settings` are the arguments after x, as a schema.
     A `gate` scales what it is multiplied with. In a recurrence a `rate` is a step size or a decay, and a `decay` a decay.
     `some` marks functions that have a rule for some settings only (`rule_table/basic_rules.py` says which). `aliases` are
-    other names of the op in ATen, `functions` the Python functions that call it.
+    other names of the op in ATen (`torch.special` has those that start with `special_`), `functions` the Python functions
+    that call it.
     """
 
     name: str
@@ -65,6 +66,12 @@ class Activation:
     def other_names(self) -> frozenset[Any]:
         """Other ATen ops that are the same function."""
         return aten_ops(self.aliases)
+
+    @property
+    def callers(self) -> tuple[Function, ...]:
+        """The Python functions that call the op by any of its names."""
+        special = (name.removeprefix("special_") for name in self.aliases.split() if name.startswith("special_"))
+        return (*self.functions, *(getattr(torch.special, name) for name in special if hasattr(torch.special, name)))
 
     def factor(self, x: Tensor, *settings: Any, **named: Any) -> Tensor:
         """What the gradient is multiplied by: the ratio."""
@@ -205,7 +212,8 @@ _ALL = (
     Activation("leaky_relu", F.leaky_relu, settings="float negative_slope=0.01", functions=(F.leaky_relu,)),
     Activation("tanh", torch.tanh, slope=1.0, functions=(torch.tanh, F.tanh)),
     Activation(
-        "elu", _elu, _elu_ratio, settings="float alpha=1.0, float scale=1.0, float input_scale=1.0", functions=(F.elu,)
+        "elu", _elu, _elu_ratio, settings="float alpha=1.0, float scale=1.0, float input_scale=1.0",
+        functions=(F.elu, F.selu, F.celu),
     ),
     Activation("mish", F.mish, lambda x: torch.tanh(F.softplus(x)), functions=(F.mish,)),
     Activation("hardswish", F.hardswish, F.hardsigmoid, functions=(F.hardswish,)),
