@@ -65,6 +65,15 @@ def test_from_one_line_follow_the_rule_and_the_value_at_zero(activation: activat
         assert activation.at_zero == CURVE[activation.name].at_zero
 
 
+@pytest.mark.parametrize("name", sorted(a.name for a in ACTIVATIONS if a.at_zero))
+def test_a_function_that_closes_lets_nothing_out_where_it_is_0(name: str) -> None:
+    activation = activations.BY_NAME[name]
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64) * (1 if name == "acos" else 8)
+    closed = activation.value(x) == 0
+    assert activation.closes == bool(closed.any() and not activation.factor(x)[closed].any())
+    assert (activation.op in activations.CLOSING) == activation.closes
+
+
 def test_powers_are_no_gates_and_exponentials_are_rates() -> None:
     assert {activation.name for activation in ACTIVATIONS if activation.aten not in GATES} == {"pow", "sqrt"}
     assert {activation.name for activation in ACTIVATIONS if activation.decay} == {"exp", "expm1"}

@@ -81,8 +81,8 @@ def own_equation(node: Node, rules: Mapping[str, Rule]) -> OpOverload | None:
 
 def to_explicit_form(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
     """Transform: each op on the relevance path becomes the equation of its rule; returns for each new node the one that it
-    stands for, by name. `epsilon` is that of rules without one of their own. Forward values stay as they are; `flow` is that
-    of this graph, `rules` are by node name."""
+    stands for, by name. `epsilon` is that of rules without one of their own. Forward values stay as they are; `flow` is
+    that of this graph, `rules` are by node name."""
     lowering = _Lowering(gm, flow, rules, epsilon)
     for node in list(gm.graph.nodes):
         if node.op == "call_function" and node in flow.carrying:
