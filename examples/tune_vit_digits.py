@@ -24,7 +24,7 @@ IMAGES, STEPS = 256, 16
 
 
 def area(model: nn.Module, pixels: Tensor, rules: lxt_fx.RuleTable) -> Tensor:
-    """The area between the removal curves of each image under a table, [rows]."""
+    """The area between the removal curves of each image under a table, [examples]."""
     leaf = pixels.clone().requires_grad_()
     logits = lxt_fx.transform(model, rules=rules)(pixel_values=leaf).logits
     (gradient,) = torch.autograd.grad(logits.amax(dim=-1).sum(), leaf)

@@ -6,19 +6,23 @@ start with `logit.backward(logit)`; relevance is `leaf.grad`. A model uses one f
 where it requires a gradient; weights and biases are always constants. `epsilon` is added, with the sign of z, to what
 AttnLRP eq. 8 divides by: None means 0 in gradient form and 1e-6 in explicit form.
 
-Functions raise InputError for a form that does not exist or an epsilon below 0.
+Every activation of `ops/activations.py` is a function here: `silu`, `sigmoid`, `erf`, ... (`DOORS` lists those without
+settings).
+
+Functions raise InputError for a form that does not exist, an epsilon below 0, or settings without a rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from lxt_fx.base.errors import InputError
 from lxt_fx.ops import activations, explicit, norms, products
-from lxt_fx.ops.activations import BY_NAME
+from lxt_fx.ops.activations import ACTIVATIONS, BY_NAME, Activation
 from lxt_fx.ops.forms import Form, epsilon_of
 
 Dims = int | tuple[int, ...] | list[int]
@@ -190,29 +194,9 @@ def identity(function: Callable[[Tensor], Tensor], x: Tensor, *, form: Form = "g
     return _run(activations.identity, x, value, float(at_zero.detach()), float(slope))
 
 
-def silu(x: Tensor, *, form: Form = "gradient") -> Tensor:
-    """SiLU by the identity rule, in closed form (AttnLRP eq. 9)."""
-    return _activation("silu", x, form)
-
-
 def gelu(x: Tensor, approximate: str = "none", *, form: Form = "gradient") -> Tensor:
     """GELU by the identity rule, in closed form (AttnLRP eq. 9)."""
     return _activation("gelu", x, form, approximate=approximate)
-
-
-def relu(x: Tensor, *, form: Form = "gradient") -> Tensor:
-    """ReLU by the identity rule, which is its own gradient (AttnLRP eq. 9)."""
-    return _activation("relu", x, form)
-
-
-def tanh(x: Tensor, *, form: Form = "gradient") -> Tensor:
-    """tanh by the identity rule, in closed form (AttnLRP eq. 9)."""
-    return _activation("tanh", x, form)
-
-
-def sigmoid(x: Tensor, *, form: Form = "gradient") -> Tensor:
-    """sigmoid: R_in = R_out less what f(0) = 1/2 absorbs (AttnLRP eq. 9 with f(0) as a bias)."""
-    return _activation("sigmoid", x, form)
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01, *, form: Form = "gradient") -> Tensor:
@@ -225,24 +209,23 @@ def elu(x: Tensor, alpha: float = 1.0, *, form: Form = "gradient") -> Tensor:
     return _activation("elu", x, form, alpha=alpha)
 
 
-def mish(x: Tensor, *, form: Form = "gradient") -> Tensor:
-    """Mish by the identity rule, in closed form (AttnLRP eq. 9)."""
-    return _activation("mish", x, form)
+def pow(x: Tensor, exponent: float, *, form: Form = "gradient") -> Tensor:
+    """x**n for a whole n above 0 by the identity rule, in closed form (AttnLRP eq. 9)."""
+    if exponent < 1 or not float(exponent).is_integer():
+        raise InputError(f"pow: exponent must be a whole number above 0, got {exponent!r}; other powers have no rule")
+    return _activation("pow", x, form, exponent=exponent)
 
 
-def hardswish(x: Tensor, *, form: Form = "gradient") -> Tensor:
-    """Hardswish by the identity rule, in closed form (AttnLRP eq. 9)."""
-    return _activation("hardswish", x, form)
+def hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, *, form: Form = "gradient") -> Tensor:
+    """A clamp to a range that holds 0, by the identity rule (AttnLRP eq. 9)."""
+    if not min_val <= 0 <= max_val:
+        raise InputError(f"hardtanh: 0 must be in the range [{min_val}, {max_val}], so that it is 0 at 0")
+    return _activation("hardtanh", x, form, min_val=min_val, max_val=max_val)
 
 
 def relu6(x: Tensor, *, form: Form = "gradient") -> Tensor:
     """ReLU6 by the identity rule (AttnLRP eq. 9)."""
     return _activation("hardtanh", x, form, caller="relu6", min_val=0.0, max_val=6.0)
-
-
-def softplus(x: Tensor, *, form: Form = "gradient") -> Tensor:
-    """softplus: R_in = R_out less what f(0) = log 2 absorbs (AttnLRP eq. 9 with f(0) as a bias)."""
-    return _activation("softplus", x, form)
 
 
 def linear_map(
@@ -307,6 +290,34 @@ def _activation(name: str, x: Tensor, form: str, *, caller: str = "", **settings
     if form == "gradient":
         return _run(activation.op, x, **settings)
     return _run(explicit.pass_on, x, activation.value(x.detach(), **settings), activation.at_zero)
+
+
+class Door(Protocol):
+    """A function of one tensor in both forms."""
+
+    def __call__(self, x: Tensor, *, form: Form = "gradient") -> Tensor: ...
+
+
+def _door(activation: Activation) -> Door:
+    def door(x: Tensor, *, form: Form = "gradient") -> Tensor:
+        return _activation(activation.name, x, form)
+
+    absorbed = f" less what f(0) = {activation.at_zero:.4g} absorbs" if activation.at_zero else ""
+    door.__name__ = door.__qualname__ = activation.name
+    door.__doc__ = f"{activation.name} of each element by the identity rule: R_in = R_out{absorbed} (AttnLRP eq. 9)."
+    return door
+
+
+DOORS: Mapping[str, Door] = {a.name: _door(a) for a in ACTIVATIONS if not a.settings}
+"""A function for each activation without settings, under its name in `ops/activations.py`: `silu(x, form=...)`. Those with
+settings are written above."""
+
+globals().update(DOORS)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Door:
+        """What `DOORS` holds."""
 
 
 def _run(op: Callable[..., Any], *arguments: Any, **settings: Any) -> Tensor:

@@ -40,6 +40,6 @@ FUNCTIONS: Mapping[Callable[..., Any], tuple[Any, ...]] = {
     F.conv2d: (aten.conv2d.default, aten.conv2d.padding),
     F.conv3d: (aten.conv3d.default, aten.conv3d.padding),
     F.scaled_dot_product_attention: (aten.scaled_dot_product_attention.default,),
-    **{function: (activation.aten,) for activation in ACTIVATIONS for function in activation.functions},
+    **{function: (activation.aten,) for activation in ACTIVATIONS for function in activation.callers},
     **{function: (op,) for op, norm in norms.OF.items() for function in norm.functions},
 }

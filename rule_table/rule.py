@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -57,6 +58,9 @@ class Role(Enum):
 
 
 Op = OpOverload | GroupKind
+
+WIDTH = 80
+"""Columns of a printed rule."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,6 +154,20 @@ class Rule:
     epsilon: float | None = None
     explicit: Mapping[OpOverload, OpOverload] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """The rule as text: its facts, one a line, then every op with what it becomes."""
+        facts = (
+            ("formula", self.formula),
+            ("source", self.source),
+            ("conserves", self.conserves.value),
+            ("when", statement(self.when) or "Always."),
+            ("epsilon", "" if self.epsilon is None else f"{self.epsilon:g}"),
+        )
+        title = self.name if self.where is None else f"{self.name} at {selector_text(self.where)}"
+        lines = [line for name, text in facts if text for line in _hanging(f"{name:<11}{text}", " " * 11)]
+        ops = [_becomes(op, new) for op, new in self.ops.items()] or ["any op stays"]
+        return "\n".join((title, *lines, *(line for op in ops for line in _hanging(op, " " * 4))))
+
     def refuses(self, site: Site) -> Refusal:
         """Why this rule does not apply to the site, or None if it does. Where the rule does not list the op, the reason
         starts with `op`."""
@@ -170,6 +188,16 @@ class Rule:
     def op(self, site: Site) -> OpOverload | None:
         """The lxt_fx op that takes the site's place, or None where the ATen op stays."""
         return self.ops.get(site.kind) if self.ops else None
+
+
+def _hanging(text: str, indent: str) -> list[str]:
+    """The text in lines that a terminal of 80 columns can show, all but the first indented."""
+    return textwrap.wrap(f"  {text}", WIDTH, subsequent_indent=f"  {indent}", break_on_hyphens=False)
+
+
+def _becomes(op: Op | Callable[..., Any], new: OpOverload | None) -> str:
+    old = kind_text(op).removeprefix("aten.").removesuffix(".default")
+    return f"{old} stays" if new is None else f"{old} -> {str(new).removesuffix('.default')}"
 
 
 def kind_text(kind: Op | Callable[..., Any]) -> str:

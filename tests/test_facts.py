@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from activation_cases import BY_NAME as CURVE
 from torch import Tensor, nn
 from torch._ops import OpOverload
@@ -66,6 +67,15 @@ def test_from_one_line_follow_the_rule_and_the_value_at_zero(activation: activat
         assert activation.at_zero == CURVE[activation.name].at_zero
 
 
+@pytest.mark.parametrize("name", sorted(a.name for a in ACTIVATIONS if a.at_zero))
+def test_a_function_that_closes_lets_nothing_out_where_it_is_0(name: str) -> None:
+    activation = activations.BY_NAME[name]
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64) * (1 if name == "acos" else 8)
+    closed = activation.value(x) == 0
+    assert activation.closes == bool(closed.any() and not activation.factor(x)[closed].any())
+    assert (activation.op in activations.CLOSING) == activation.closes
+
+
 def test_powers_are_no_gates_and_exponentials_are_rates() -> None:
     assert {activation.name for activation in ACTIVATIONS if activation.aten not in GATES} == {"pow", "sqrt"}
     assert {activation.name for activation in ACTIVATIONS if activation.decay} == {"exp", "expm1"}
@@ -92,7 +102,8 @@ def called(functions: list[Any], stage: str) -> list[Any]:
 
 
 def test_a_function_is_the_op_that_it_is_said_to_be() -> None:
-    given = {f: a for a in ACTIVATIONS for f in a.functions if a.name != "pow"}
+    given = {f: a for a in ACTIVATIONS for f in a.callers if a.name != "pow"}
+    assert {F.selu, F.celu, torch.special.erf, torch.special.erfinv, torch.special.expit} <= set(given)
     assert called(list(given), "canonical") == [activation.aten for activation in given.values()]
     assert all(FUNCTIONS[function] == (activation.aten,) for function, activation in given.items())
 

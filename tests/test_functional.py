@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import lxt_fx
 import lxt_fx.functional as F
+from lxt_fx.ops.activations import BY_NAME
 
 TENSORS = load_file(FOLDER / "functional.safetensors")
 CASES: dict[str, dict[str, Any]] = json.loads((FOLDER / "functional.meta.json").read_text())["cases"]
@@ -150,6 +151,36 @@ def test_a_model_written_with_our_functions_equals_the_transformed_one(form: str
         assert leaf.grad is not None
         found.append(leaf.grad)
     assert relative(found[1], found[0]) <= (1e-6 if form == "explicit" else 1e-9)  # the graph has an epsilon in its scales
+
+
+NEEDED = {"pow": {"exponent": 3}}
+
+
+@pytest.mark.parametrize("form", ["gradient", "explicit"])
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_every_activation_has_a_door(name: str, form: str) -> None:
+    """Of its own name, with the value and the relevance of its op; the explicit form has an epsilon where f(0) is not 0."""
+    activation, given = BY_NAME[name], NEEDED.get(name, {})
+    assert name in dir(F) and (getattr(F, name).__doc__ or "").endswith("(AttnLRP eq. 9).")
+    assert getattr(F, name).__name__ == name
+    x = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)
+    leaf, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    output, expected = getattr(F, name)(leaf, form=form, **given), activation.op(other, **given)
+    assert torch.equal(output, expected) and torch.equal(output, activation.aten(x, *given.values()))
+    output.sum().backward() if form == "gradient" else output.backward(output.detach())
+    expected.sum().backward()
+    assert leaf.grad is not None and other.grad is not None and other.grad.any()
+    relevance = x * leaf.grad if form == "gradient" else leaf.grad
+    torch.testing.assert_close(relevance, x * other.grad, rtol=1e-4 if activation.at_zero else 1e-12, atol=0)
+
+
+def test_settings_without_a_rule_are_refused() -> None:
+    x = torch.randn(2, 4, requires_grad=True)
+    for exponent in (0, -1, 0.5):
+        with pytest.raises(lxt_fx.InputError, match="pow: exponent must be a whole number above 0"):
+            F.pow(x, exponent)
+    with pytest.raises(lxt_fx.InputError, match=r"hardtanh: 0 must be in the range \[0.5, 1.0\]"):
+        F.hardtanh(x, 0.5)
 
 
 def test_what_does_not_exist_is_refused() -> None:

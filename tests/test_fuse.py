@@ -317,6 +317,46 @@ def test_linear_maps_of_different_layers_stay_apart() -> None:
 
 
 @one_worker("llama")
+class Grouped(nn.Module):
+    """Attention of four queries in two groups."""
+
+    def __init__(self, repeat: Callable[[Tensor], Tensor], read_again: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.repeat, self.read_again = repeat, read_again
+        self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.query(x).unflatten(-1, (4, 2)).transpose(1, 2)
+        key, value = (self.repeat(f(x).unflatten(-1, (2, 2)).transpose(1, 2)) for f in (self.key, self.value))
+        y = F.scaled_dot_product_attention(query, key, value)
+        return y + key if self.read_again else y
+
+
+def _unsqueezed(k: Tensor) -> Tensor:
+    return k[:, :, None].expand(k.shape[0], 2, 2, k.shape[2], 2).reshape(k.shape[0], 4, k.shape[2], 2)
+
+
+@pytest.mark.parametrize(
+    ("repeat", "read_again", "op"),
+    [
+        (_unsqueezed, False, fused.grouped_sdpa),
+        (lambda k: k.repeat_interleave(2, 1), False, fused.grouped_sdpa),
+        (_unsqueezed, True, products.sdpa),
+        (lambda k: k.repeat_interleave(2, 1), True, products.sdpa),
+        (lambda k: k.repeat(1, 2, 1, 1), False, products.sdpa),
+        (lambda k: k[:, None].expand(-1, 2, -1, -1, -1).flatten(1, 2), False, products.sdpa),
+    ],
+)
+def test_repeated_keys_and_values_are_read_before_they_are_repeated(
+    repeat: Callable[[Tensor], Tensor], read_again: bool, op: Any
+) -> None:
+    """In both spellings, where nothing else reads them and each group is repeated in place."""
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    module = lxt_fx.transform(Grouped(repeat, read_again).double().eval(), (x,))
+    assert [found for found in ops(module) if found in (fused.grouped_sdpa, products.sdpa)] == [op]
+
+
 def test_mask_is_looked_at_once_and_dropped_where_it_is_causal_or_hides_nothing() -> None:
     causal = torch.ones(5, 5, dtype=torch.bool).tril().expand(2, 1, 5, 5)
     assert simplest_mask(causal) == (None, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from lxt_fx.ops.aten_kinds import GATES
 from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.rule import GroupKind
+from lxt_fx.rules import Stop
 
 aten = torch.ops.aten
 
@@ -297,6 +299,22 @@ def test_every_op_of_an_identity_rule_is_a_gate_but_powers() -> None:
     listed = {op for rule in lxt_fx.TABLES["attnlrp"].rules if rule.name.startswith("identity") for op in rule.ops}
     powers = {aten.pow.Tensor_Scalar, aten.sqrt.default}
     assert {op for op in listed if not isinstance(op, GroupKind)} - GATES == powers
+
+
+def test_a_rule_prints_every_op_that_it_takes() -> None:
+    lines = str(basic.IDENTITY).splitlines()
+    assert lines[:3] == ["identity", f"  formula    {basic.IDENTITY.formula}", f"  source     {basic.IDENTITY.source}"]
+    assert lines[3:5] == ["  conserves  all", "  when       Always."]
+    assert len(lines[5:]) == len(basic.IDENTITY.ops) > 16
+    assert {"  silu -> lxt_fx.silu", "  atan -> lxt_fx.atan"} <= set(lines)
+    assert str(basic.UNIFORM).endswith(
+        "  when       Both operands of a product carry.\n  mul.Tensor -> lxt_fx.mul\n  div.Tensor -> lxt_fx.div"
+    )
+    assert "  logsumexp stays" in str(basic.LOG_SOFTMAX) and str(Stop()).endswith("\n  any op stays")
+    rules = [rule for table in lxt_fx.TABLES.values() for rule in table.rules]
+    assert max(len(line) for rule in rules for line in str(rule).splitlines()) <= 80
+    placed = lxt_fx.TABLES["attnlrp"].override("model.*.mlp", replace(basic.UNIFORM, epsilon=0.5)).rules[0]
+    assert str(placed).startswith("uniform at model.*.mlp\n") and "\n  epsilon    0.5\n" in str(placed)
 
 
 def test_a_plain_pytorch_net_needs_no_rule_of_its_own() -> None:

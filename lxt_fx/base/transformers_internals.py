@@ -61,7 +61,7 @@ def _is_new_config(config: Any) -> bool:
 @cache
 def register_ops() -> None:
     """Makes sure that `torch.ops.transformers` has the expert matmul, which transformers registers when one of its private
-    modules is imported. A graph loaded from a file may need it before."""
+    modules is imported. A model loaded from a file may run before that."""
     try:
         importlib.import_module("transformers.integrations.moe")
     except ModuleNotFoundError as error:

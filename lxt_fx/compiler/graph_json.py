@@ -15,9 +15,8 @@ from torch.fx import Graph, Node
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import TensorType, value
 from lxt_fx.base.torch_internals import GraphIO, OpOverload, io_of, pytree, set_io
-from lxt_fx.base.transformers_internals import register_ops
 
-_NAMESPACES = ("aten", "lxt_fx", "transformers", "prims")
+_NAMESPACES = ("aten", "lxt_fx", "prims")
 _FUNCTIONS = {
     f"{module.__name__}.{name}": getattr(module, name)
     for module, names in (
@@ -117,8 +116,6 @@ def _target(name: str, known: Mapping[str, OpOverload]) -> Any:
         raise InputError(
             f"load: the file calls {name}, which is no op of torch; if it is yours, load(path, ops=(torch.ops.{name},))"
         )
-    if namespace == "transformers":
-        register_ops()
     op, _, overload = rest.partition(".")
     found = getattr(getattr(torch.ops, namespace), op, None)
     if found is None or not hasattr(found, overload or "default"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,83 +78,76 @@ class GroupNorm(RuleModule, nn.GroupNorm):
 
 
 class _Activation(RuleModule, nn.Module):
-    """A function of `lxt_fx.functional`, with those attributes of the module that are its settings."""
+    """The function of `lxt_fx.functional` that the class names, with those attributes of the module that are its settings;
+    never in place."""
 
     function: Callable[..., Tensor]
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...]
+
+    def __init_subclass__(cls, function: Callable[..., Tensor], **given: Any) -> None:
+        super().__init_subclass__(**given)
+        cls.function = staticmethod(function)
+        cls.settings = tuple(name for name in inspect.signature(function).parameters if name not in ("x", "form"))
 
     def forward(self, input: Tensor) -> Tensor:
         return self.function(input, form=self.form, **{name: getattr(self, name) for name in self.settings})
 
 
-class SiLU(_Activation, nn.SiLU):
-    """torch.nn.SiLU by the identity rule (AttnLRP eq. 9); never in place."""
-
-    function = staticmethod(F.silu)
+class SiLU(_Activation, nn.SiLU, function=F.silu):
+    """torch.nn.SiLU by the identity rule (AttnLRP eq. 9)."""
 
 
-class GELU(_Activation, nn.GELU):
+class GELU(_Activation, nn.GELU, function=F.gelu):
     """torch.nn.GELU by the identity rule (AttnLRP eq. 9)."""
 
-    function = staticmethod(F.gelu)
-    settings = ("approximate",)
+
+class ReLU(_Activation, nn.ReLU, function=F.relu):
+    """torch.nn.ReLU by the identity rule (AttnLRP eq. 9)."""
 
 
-class ReLU(_Activation, nn.ReLU):
-    """torch.nn.ReLU by the identity rule (AttnLRP eq. 9); never in place."""
-
-    function = staticmethod(F.relu)
-
-
-class Tanh(_Activation, nn.Tanh):
+class Tanh(_Activation, nn.Tanh, function=F.tanh):
     """torch.nn.Tanh by the identity rule (AttnLRP eq. 9)."""
 
-    function = staticmethod(F.tanh)
+
+class Sigmoid(_Activation, nn.Sigmoid, function=F.sigmoid):
+    """torch.nn.Sigmoid by the identity rule, less what f(0) absorbs (AttnLRP eq. 9)."""
 
 
-class Sigmoid(_Activation, nn.Sigmoid):
-    """torch.nn.Sigmoid: R_in = R_out less what f(0) = 1/2 absorbs (AttnLRP eq. 9)."""
-
-    function = staticmethod(F.sigmoid)
+class LeakyReLU(_Activation, nn.LeakyReLU, function=F.leaky_relu):
+    """torch.nn.LeakyReLU by the identity rule (AttnLRP eq. 9)."""
 
 
-class LeakyReLU(_Activation, nn.LeakyReLU):
-    """torch.nn.LeakyReLU by the identity rule (AttnLRP eq. 9); never in place."""
-
-    function = staticmethod(F.leaky_relu)
-    settings = ("negative_slope",)
+class ELU(_Activation, nn.ELU, function=F.elu):
+    """torch.nn.ELU by the identity rule (AttnLRP eq. 9)."""
 
 
-class ELU(_Activation, nn.ELU):
-    """torch.nn.ELU by the identity rule (AttnLRP eq. 9); never in place."""
-
-    function = staticmethod(F.elu)
-    settings = ("alpha",)
+class Mish(_Activation, nn.Mish, function=F.mish):
+    """torch.nn.Mish by the identity rule (AttnLRP eq. 9)."""
 
 
-class Mish(_Activation, nn.Mish):
-    """torch.nn.Mish by the identity rule (AttnLRP eq. 9); never in place."""
-
-    function = staticmethod(F.mish)
+class Hardswish(_Activation, nn.Hardswish, function=F.hardswish):
+    """torch.nn.Hardswish by the identity rule (AttnLRP eq. 9)."""
 
 
-class Hardswish(_Activation, nn.Hardswish):
-    """torch.nn.Hardswish by the identity rule (AttnLRP eq. 9); never in place."""
-
-    function = staticmethod(F.hardswish)
+class Hardsigmoid(_Activation, nn.Hardsigmoid, function=F.hardsigmoid):
+    """torch.nn.Hardsigmoid by the identity rule, less what f(0) absorbs (AttnLRP eq. 9)."""
 
 
-class ReLU6(_Activation, nn.ReLU6):
-    """torch.nn.ReLU6 by the identity rule (AttnLRP eq. 9); never in place."""
-
-    function = staticmethod(F.relu6)
+class LogSigmoid(_Activation, nn.LogSigmoid, function=F.log_sigmoid):
+    """torch.nn.LogSigmoid by the identity rule, less what f(0) absorbs (AttnLRP eq. 9)."""
 
 
-class Softplus(_Activation, nn.Softplus):
+class Hardtanh(_Activation, nn.Hardtanh, function=F.hardtanh):
+    """torch.nn.Hardtanh by the identity rule (AttnLRP eq. 9)."""
+
+
+class ReLU6(_Activation, nn.ReLU6, function=F.relu6):
+    """torch.nn.ReLU6 by the identity rule (AttnLRP eq. 9)."""
+
+
+class Softplus(_Activation, nn.Softplus, function=F.softplus):
     """torch.nn.Softplus: R_in = R_out less what f(0) absorbs (AttnLRP eq. 9). Raises InputError for another `beta` or
     `threshold` than torch's own."""
-
-    function = staticmethod(F.softplus)
 
     def forward(self, input: Tensor) -> Tensor:
         if (self.beta, self.threshold) != (1, 20):

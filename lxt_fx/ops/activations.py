@@ -30,10 +30,12 @@ class Activation:
 
     `name` is the name of ATen's op and of ours (`aten_name` where ATen's has an overload). `value` is f. `ratio` is
     (f(x) - f(0)) / x in closed form. Where only the `slope` at 0 is given, the ratio is computed as that quotient; where
-    neither is given, the gradient is the native one. `at_zero` is f(0). `settings` are the arguments after x, as a schema.
+    neither is given, the gradient is the native one. `at_zero` is f(0); f(0) absorbs nothing where a function that `closes`
+    is 0. `settings` are the arguments after x, as a schema.
     A `gate` scales what it is multiplied with. In a recurrence a `rate` is a step size or a decay, and a `decay` a decay.
     `some` marks functions that have a rule for some settings only (`rule_table/basic_rules.py` says which). `aliases` are
-    other names of the op in ATen, `functions` the Python functions that call it.
+    other names of the op in ATen (`torch.special` has those that start with `special_`), `functions` the Python functions
+    that call it.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Activation:
     ratio: Function | None = None
     slope: float | None = None
     at_zero: float = 0.0
+    closes: bool = False
     settings: str = ""
     gate: bool = True
     rate: bool = False
@@ -65,6 +68,12 @@ class Activation:
     def other_names(self) -> frozenset[Any]:
         """Other ATen ops that are the same function."""
         return aten_ops(self.aliases)
+
+    @property
+    def callers(self) -> tuple[Function, ...]:
+        """The Python functions that call the op by any of its names."""
+        special = (name.removeprefix("special_") for name in self.aliases.split() if name.startswith("special_"))
+        return (*self.functions, *(getattr(torch.special, name) for name in special if hasattr(torch.special, name)))
 
     def factor(self, x: Tensor, *settings: Any, **named: Any) -> Tensor:
         """What the gradient is multiplied by: the ratio."""
@@ -140,7 +149,7 @@ def _gelu_ratio(x: Tensor) -> Tensor:
     return 0.5 * torch.erfc(_in_float32(x) * -math.sqrt(0.5))
 
 
-def gelu_ratio(x: Tensor, approximate: str = "none") -> Tensor:
+def _gelu_either_ratio(x: Tensor, approximate: str = "none") -> Tensor:
     """GELU(x) / x."""
     return _gelu_tanh_ratio(x) if approximate == "tanh" else _gelu_ratio(x)
 
@@ -200,12 +209,13 @@ def identity(self: Tensor, value: Tensor, intercept: float, slope: float) -> Ten
 
 _ALL = (
     Activation("silu", F.silu, torch.sigmoid, functions=(F.silu,)),
-    Activation("gelu", F.gelu, gelu_ratio, settings="*, str approximate='none'", functions=(F.gelu,)),
+    Activation("gelu", F.gelu, _gelu_either_ratio, settings="*, str approximate='none'", functions=(F.gelu,)),
     Activation("relu", torch.relu, functions=(F.relu, torch.relu)),
     Activation("leaky_relu", F.leaky_relu, settings="float negative_slope=0.01", functions=(F.leaky_relu,)),
     Activation("tanh", torch.tanh, slope=1.0, functions=(torch.tanh, F.tanh)),
     Activation(
-        "elu", _elu, _elu_ratio, settings="float alpha=1.0, float scale=1.0, float input_scale=1.0", functions=(F.elu,)
+        "elu", _elu, _elu_ratio, settings="float alpha=1.0, float scale=1.0, float input_scale=1.0",
+        functions=(F.elu, F.selu, F.celu),
     ),
     Activation("mish", F.mish, lambda x: torch.tanh(F.softplus(x)), functions=(F.mish,)),
     Activation("hardswish", F.hardswish, F.hardsigmoid, functions=(F.hardswish,)),
@@ -227,7 +237,8 @@ _ALL = (
         functions=(torch.exp,),
     ),
     Activation(
-        "hardsigmoid", F.hardsigmoid, _hardsigmoid_ratio, at_zero=0.5, rate=True, functions=(F.hardsigmoid,)
+        "hardsigmoid", F.hardsigmoid, _hardsigmoid_ratio, at_zero=0.5, closes=True, rate=True,
+        functions=(F.hardsigmoid,),
     ),
     Activation(
         "log_sigmoid", F.logsigmoid, lambda x: _softplus_ratio(-x), at_zero=-math.log(2), rate=True,
@@ -277,6 +288,9 @@ POINTWISE_OPS = frozenset({*OPS.values(), identity})
 
 FROM_ZERO = frozenset(activation.op for activation in ACTIVATIONS if activation.at_zero)
 """The ops with f(0) other than 0, which absorbs its share."""
+
+CLOSING = frozenset(activation.op for activation in ACTIVATIONS if activation.closes)
+"""Those of them whose f(0) absorbs nothing where the value is 0, so that no relevance comes in."""
 
 
 def __getattr__(name: str) -> OpOverload:

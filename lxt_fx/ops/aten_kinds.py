@@ -75,7 +75,7 @@ POWERS = aten_ops("rsqrt reciprocal") | {a.aten for a in ACTIVATIONS if not a.ga
 
 POINTWISE_NONLINEAR = (
     frozenset(a.aten for a in ACTIVATIONS) | POWERS | COMPARISONS | MASKS
-    | aten_ops("abs clamp clamp_min clamp_max minimum maximum cos prelu relu6 sign")
+    | aten_ops("abs clamp clamp_min clamp_max minimum maximum cos prelu sign")
 )  # fmt: skip
 POINTWISE = POINTWISE_LINEAR | PRODUCTS | POINTWISE_NONLINEAR
 

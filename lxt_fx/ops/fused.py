@@ -13,13 +13,14 @@ arguments with `inspect` for it), and would serve `torch.func`, which lxt_fx ops
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lxt_fx.ops.activations import gelu_ratio
+from lxt_fx.ops.activations import BY_NAME
 from lxt_fx.ops.library import define, has_values, is_batched
 from lxt_fx.ops.norms import all_zero
 from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, sdpa
@@ -91,15 +92,29 @@ def _silu_ratio_times(g: Tensor, a: Tensor) -> Tensor:
     return through
 
 
-def _gelu_ratio_times(approximate: str) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda g, a: g * gelu_ratio(a, approximate)
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """An activation that `gated` computes: its value, and g times its ratio, in one pass where torch has a kernel for it.
+    `approximate` is that of GELU."""
+
+    value: Callable[[Tensor], Tensor]
+    ratio_times: Callable[[Tensor, Tensor], Tensor]
+    approximate: str | None = None
 
 
-_GATES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "silu": (F.silu, _silu_ratio_times),
-    "gelu": (F.gelu, _gelu_ratio_times("none")),
-    "gelu_tanh": (lambda a: F.gelu(a, approximate="tanh"), _gelu_ratio_times("tanh")),
+def _gelu(approximate: str) -> Gate:
+    gelu = BY_NAME["gelu"]
+    return Gate(
+        lambda a: gelu.value(a, approximate=approximate), lambda g, a: g * gelu.factor(a, approximate), approximate
+    )
+
+
+GATES = {
+    "silu": Gate(BY_NAME["silu"].value, _silu_ratio_times),
+    "gelu": _gelu("none"),
+    "gelu_tanh": _gelu("tanh"),
 }
+"""The kinds of `gated`."""
 
 
 class Gated(torch.autograd.Function):
@@ -109,15 +124,15 @@ class Gated(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, kind: str, share: float) -> Tensor:
         ctx.save_for_backward(a, b)
         ctx.kind, ctx.share = kind, share
-        return _GATES[kind][0](a).mul_(b)
+        return GATES[kind].value(a).mul_(b)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         a, b = ctx.saved_tensors
         if is_batched(gradients[0]):
-            ratio = _GATES[ctx.kind][1](torch.full_like(a, ctx.share), a)
+            ratio = GATES[ctx.kind].ratio_times(torch.full_like(a, ctx.share), a)
             return gradients[0] * (ratio * b), gradients[0] * (ratio * a), None, None
-        through = _GATES[ctx.kind][1](gradients[0], a)
+        through = GATES[ctx.kind].ratio_times(gradients[0], a)
         if ctx.share != 1.0:
             through = _times(through, ctx.share)
         to_a = through * b

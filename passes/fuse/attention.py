@@ -10,8 +10,18 @@ import torch
 from torch.fx import Graph, Node
 
 from lxt_fx.base.nodes import arguments, dtype, shape, written_shape
+from lxt_fx.base.pattern import Found, Op, Part, any_of, match_alone
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import fused, products
+
+_reshape, _view, _expand = Op(aten.reshape.default), Op(aten.view.default), Op(aten.expand.default)
+_unsqueeze, _interleave = Op(aten.unsqueeze.default), Op(aten.repeat_interleave.self_int)
+
+
+def _repeated(narrow: Part, wide: Part, whole: Part, times: Part, size: Part) -> Part:
+    """`reshape(expand(unsqueeze(k, 2)))`, as transformers repeats keys and values, or `repeat_interleave(k, n, 1)`."""
+    column = _expand(_unsqueeze(narrow, 2), wide)
+    return any_of(_reshape(column, whole), _view(column, whole), _interleave(narrow, times, 1, output_size=size))
 
 
 def fuse_attention(graph: Graph, carrying: Set[Node]) -> int:
@@ -41,29 +51,22 @@ def _group(attention: Node) -> int:
 
 
 def _unrepeated(repeated: Any) -> Node | None:
-    """k [batch, groups, tokens, width] of reshape(expand(unsqueeze(k, 2))), or of repeat_interleave(k, n, 1)."""
-    if not isinstance(repeated, Node) or repeated.op != "call_function" or len(repeated.users) != 1:
+    """The keys or values [batch, groups, tokens, width] before they are repeated for the queries of each group; None where
+    more than one node reads what comes of it."""
+    if not isinstance(repeated, Node) or len(repeated.users) != 1:
         return None
-    if repeated.target is aten.repeat_interleave.self_int:
-        given = arguments(repeated)
-        return given["self"] if given.get("dim") == 1 and len(shape(repeated) or ()) == 4 else None
-    expanded: Any = repeated.args[0]
-    if repeated.target not in (aten.reshape.default, aten.view.default) or not _is_read_once(expanded, aten.expand.default):
+    found = match_alone(_repeated, repeated)
+    if not isinstance(found, Found):
         return None
-    column: Any = expanded.args[0]
-    if not _is_read_once(column, aten.unsqueeze.default) or column.args[1] != 2:
-        return None
-    narrow: Node = column.args[0]
-    size, wide, whole = (written_shape(node) or () for node in (narrow, expanded, repeated))
+    narrow: Node = found["narrow"]
+    if "wide" not in found.values:
+        return narrow if len(shape(repeated) or ()) == 4 else None
+    size, wide, whole = (written_shape(node) or () for node in (narrow, found.nodes[1], repeated))
     if (len(size), len(wide), len(whole)) != (4, 5, 4) or not (wide[1].isdigit() and wide[2].isdigit()):
         return None
     heads = str(int(wide[1]) * int(wide[2]))
     fits = (*wide[:2], *wide[3:]) == size and whole == (size[0], heads, *size[2:])
     return narrow if fits else None
-
-
-def _is_read_once(node: Any, op: Any) -> bool:
-    return isinstance(node, Node) and node.target is op and len(node.users) == 1
 
 
 def _simplify(graph: Graph, attention: Node, masks: dict[Node, tuple[Node, Node]]) -> int:

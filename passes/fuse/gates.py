@@ -11,7 +11,7 @@ from lxt_fx.base.pattern import Found, Op, Part, any_of, match_alone
 from lxt_fx.ops import activations, fused, products
 
 _mul, _silu, _gelu = Op(products.mul, commutes=True), Op(activations.silu), Op(activations.gelu)
-_KINDS = {None: "silu", "none": "gelu", "tanh": "gelu_tanh"}
+_KINDS = {gate.approximate: kind for kind, gate in fused.GATES.items()}
 
 
 def _gated(gate: Part, up: Part, approximate: Part) -> Part:

@@ -74,15 +74,15 @@ def _require_known(node: Node) -> None:
 
 
 def own_equation(node: Node, rules: Mapping[str, Rule]) -> OpOverload | None:
-    """The op that the node's row gives for its explicit form; None where it gives none. `rules` are by node name."""
+    """The op that the node's rule gives for its explicit form; None where it gives none. `rules` are by node name."""
     rule = rules.get(node.name)
     return rule.explicit.get(node.target) if rule is not None and isinstance(node.target, OpOverload) else None
 
 
 def to_explicit_form(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
-    """Transform: each op on the relevance path becomes the equation of its row; returns for each new node the one that it
-    stands for, by name. `epsilon` is that of rows without one of their own. Forward values stay as they are; `flow` is that
-    of this graph, `rules` are by node name."""
+    """Transform: each op on the relevance path becomes the equation of its rule; returns for each new node the one that it
+    stands for, by name. `epsilon` is that of rules without one of their own. Forward values stay as they are; `flow` is
+    that of this graph, `rules` are by node name."""
     lowering = _Lowering(gm, flow, rules, epsilon)
     for node in list(gm.graph.nodes):
         if node.op == "call_function" and node in flow.carrying:
@@ -133,7 +133,7 @@ class _Lowering:
         return (intercept, self._epsilon(node)) if intercept else ()
 
     def _intercept(self, node: Node) -> float:
-        """f(0) where the row says that it takes a share."""
+        """f(0) where the rule says that it takes a share."""
         rule = self.rules.get(node.name)
         if node.target in FACTOR_HELD or rule is None or rule.conserves is not Conserves.ALL_BUT_CONSTANTS:
             return 0.0
