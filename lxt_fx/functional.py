@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.errors import InputError, UnsupportedVersionError
 from lxt_fx.ops import activations, explicit, norms, products
-from lxt_fx.ops.activations import ACTIVATIONS, BY_NAME, Activation
+from lxt_fx.ops.activations import BY_NAME, STATED, Activation
 from lxt_fx.ops.forms import Form, epsilon_of
 
 Dims = int | tuple[int, ...] | list[int]
@@ -286,6 +286,9 @@ def _product(
 def _activation(name: str, x: Tensor, form: str, *, caller: str = "", **settings: Any) -> Tensor:
     """A function of `ops/activations.py`, which has f(0) too."""
     epsilon_of(form, None, caller or name)
+    if name not in BY_NAME:
+        version = torch.__version__
+        raise UnsupportedVersionError(f"{caller or name}: torch {version} has no op aten.{name}; install one that has it")
     activation = BY_NAME[name]
     if form == "gradient":
         return _run(activation.op, x, **settings)
@@ -308,7 +311,7 @@ def _door(activation: Activation) -> Door:
     return door
 
 
-DOORS: Mapping[str, Door] = {a.name: _door(a) for a in ACTIVATIONS if not a.settings}
+DOORS: Mapping[str, Door] = {a.name: _door(a) for a in STATED if not a.settings}
 """A function for each activation without settings, under its name in `ops/activations.py`: `silu(x, form=...)`. Those with
 settings are written above."""
 

@@ -148,7 +148,12 @@ from lxt_fx.rule_table import basic_rules as basic
 x = torch.randn(2, 4)
 explained = lxt_fx.transform(nn.Sequential(nn.Linear(4, 3), nn.SiLU(), nn.Linear(3, 2)).eval(), (x,))
 named = [str(op) for rule in (basic.IDENTITY, basic.SELECT) for op in rule.ops]
+try:
+    lxt_fx.nn.Mish()(x)
+except lxt_fx.UnsupportedVersionError as error:
+    message = str(error)
 """
-    named, difference = in_fresh_process(code, "[named, explained.record.forward_difference]")
+    named, difference, message = in_fresh_process(code, "[named, explained.record.forward_difference, message]")
+    assert message.startswith("mish: torch ") and "has no op aten.mish" in message
     assert {"aten.silu.default", "aten.atan.default", "aten.scatter.src"} <= set(named)
     assert not {"aten.asinh.default", "aten.mish.default", "aten.scatter.value"} & set(named) and difference == 0

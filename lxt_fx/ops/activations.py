@@ -207,7 +207,7 @@ def identity(self: Tensor, value: Tensor, intercept: float, slope: float) -> Ten
     return y
 
 
-_ALL = (
+STATED = (
     Activation("silu", F.silu, torch.sigmoid, functions=(F.silu,)),
     Activation("gelu", F.gelu, _gelu_either_ratio, settings="*, str approximate='none'", functions=(F.gelu,)),
     Activation("relu", torch.relu, functions=(F.relu, torch.relu)),
@@ -259,8 +259,9 @@ _ALL = (
         functions=(F.hardtanh, F.relu6),
     ),
 )  # fmt: skip
+"""All of them, those too whose op this torch does not have."""
 
-ACTIVATIONS: tuple[Activation, ...] = tuple(activation for activation in _ALL if activation.aten is not None)
+ACTIVATIONS: tuple[Activation, ...] = tuple(activation for activation in STATED if activation.aten is not None)
 BY_NAME: Mapping[str, Activation] = {activation.name: activation for activation in ACTIVATIONS}
 
 
