@@ -143,7 +143,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULE_OF:
         globals()[name] = found = getattr(importlib.import_module(_MODULE_OF[name]), name)
         return found
-    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+    if name.isidentifier() and not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

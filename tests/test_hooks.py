@@ -174,6 +174,43 @@ class Net(nn.Module):
         return torch.nn.functional.gelu(a) + b
 
 
+CHANGES = {
+    "no_grad": lambda module, inputs, output: _without_gradients(output.zero_),
+    "scaled": lambda module, inputs, output: _nothing(output.mul_(0.5)),
+    "the input": lambda module, inputs, output: _without_gradients(inputs[0].zero_),
+}
+
+
+def _without_gradients(change: Any) -> None:
+    with torch.no_grad():
+        change()
+
+
+def _nothing(changed: Tensor) -> None:
+    """What a hook that is written for torch returns."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_hook_that_changes_a_value_in_place_is_refused(gpt2s: dict[str, Explained], change: str) -> None:
+    explained = gpt2s["gradient"]
+    handle = explained.get_submodule("transformer.h.0.mlp").register_forward_hook(CHANGES[change])
+    with pytest.raises(lxt_fx.CallError, match="a hook on transformer.h.0.mlp changed a value in place"):
+        explained(inputs_embeds=embeds())
+    handle.remove()
+    explained(inputs_embeds=embeds())
+
+
+def test_what_does_not_call_the_module_refuses_hooks(gpt2s: dict[str, Explained]) -> None:
+    explained = gpt2s["gradient"]
+    handle = explained.get_submodule("transformer.h.1").register_forward_hook(lambda *given: None)
+    inputs = {"inputs_embeds": embeds().detach()}
+    for function in (lxt_fx.relevance_of, lxt_fx.audit):
+        with pytest.raises(lxt_fx.CallError, match=f"{function.__name__}: transformer.h.1 has a hook"):
+            function(explained, inputs, lxt_fx.Target.at(1, 3))
+    handle.remove()
+    assert lxt_fx.relevance_of(explained, inputs, lxt_fx.Target.at(1, 3)).shape == (1, 2, 5)
+
+
 def test_a_module_with_two_outputs_is_refused_and_one_that_is_called_twice_fires_twice() -> None:
     x = torch.randn(3, 4)
     explained = lxt_fx.transform(Net().eval(), (x,))

@@ -244,6 +244,8 @@ SPELLINGS_OF_GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu of GPT-2 and T5": lambda x: 0.5 * x * (1 + torch.tanh(0.7978845608 * (x + 0.044715 * x**3))),
     "quick gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "gelu by erf": lambda x: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
+    "silu of a move that is written twice": lambda x: x.flip(-1) * torch.sigmoid(x.flip(-1)),
+    "gated, clamped twice": lambda x: x.clamp(max=7.0) * torch.sigmoid(1.702 * x.clamp(max=7.0)),
     "silu by division": lambda x: x / (1 + torch.exp(-x)),
     "squared relu": lambda x: torch.relu(x) ** 2,
     "relu by clamp": lambda x: x.clamp(min=0),

@@ -159,7 +159,7 @@ def test_other_functions_point_to_those_that_take_such_a_name(function: str) -> 
 
 
 def test_the_name_stands_behind_the_last_token() -> None:
-    with pytest.raises(InputError, match="is several tokens, which are explained behind the last .* position 1 is not"):
+    with pytest.raises(InputError, match="is several tokens, explained only after the last .* position 1 is not"):
         lxt_fx.explain(model(), tokenizer(), TEXT, Target.at(1, " Parisian"))
     same = [lxt_fx.explain(model(), tokenizer(), TEXT, Target.at(at, " Parisian")) for at in (4, -1)]
     assert same[0].value == same[1].value

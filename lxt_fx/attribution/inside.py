@@ -48,7 +48,7 @@ class Watch(Mapping[str, Watched]):
         if name not in self.nodes:
             raise UnknownNameError(f"watch: {name!r} is not watched; watched: {', '.join(self.nodes)}")
         if name not in self.found:
-            raise InputError(f"watch: {name} has no value yet; call the module inside the with block")
+            raise InputError(f"watch: {name} has no value yet; call the explained module itself inside the with block")
         return self.found[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -87,6 +87,8 @@ def _nodes_at(explained: Explained, places: tuple[str, ...]) -> dict[str, Node]:
     """The watched nodes of this graph, by module path or `%node`."""
     values, nodes = explained._values(), dict[str, Node]()
     for place in places:
+        if not isinstance(place, str):
+            raise InputError(f"watch: a place is a module path or a %node as text, got {place!r}")
         chosen = _named(values, place[1:]) if place.startswith("%") else _outputs(values, place)
         if not chosen:
             raise UnknownNameError(

@@ -23,6 +23,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.hooks import refuse_hooks
 
 Reduce = Literal["hidden", "channels", "none"]
 
@@ -107,6 +108,8 @@ def _given(model: nn.Module, inputs: Tensor | Mapping[str, Any]) -> tuple[dict[s
     """The inputs by name, and the positional ones. A tensor is the first input of the model. If that input is a text, a
     floating-point tensor is its embeddings and one of whole numbers its token ids."""
     if not isinstance(inputs, Tensor):
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"relevance_of: inputs must be a tensor or inputs by name, got {type(inputs).__name__}")
         return dict(inputs), ()
     if isinstance(model, Explained):
         first = model.record.inputs[0]
@@ -121,6 +124,7 @@ def _bound(
     explained: Explained, given: Mapping[str, Any], positional: tuple[Any, ...], leaf: str | None
 ) -> tuple[dict[str, Any], str]:
     """The inputs by name, among them the leaf as a leaf of autograd, and its name."""
+    refuse_hooks(explained, "relevance_of")
     record = explained.record
     name = record.leaves[0] if leaf is None else leaf
     if name not in record.leaves:

@@ -149,6 +149,8 @@ def texts_by_example(
 
 def _fields(tokenizer: Tokenizer, text: Text, function: str) -> Mapping[str, Any]:
     if isinstance(text, str):
+        if not callable(tokenizer):
+            raise InputError(f"{function}: a text needs a tokenizer, got {type(tokenizer).__name__}; or give token ids")
         return tokenizer(text, return_tensors="pt")
     if isinstance(text, Mapping):
         return text

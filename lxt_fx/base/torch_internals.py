@@ -369,6 +369,11 @@ def check_input_dim(module: nn.Module, x: Tensor) -> None:
     found(module, "_check_input_dim", "to check the input of a batch norm")(x)
 
 
+def version_of(tensor: Tensor) -> int:
+    """How often the tensor was written to. Without it, a hook that changes a value in place would pass unseen."""
+    return int(found(tensor, "_version", "to see what a hook changes in place"))
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """The hooks of a module, in the order in which torch runs them. The flag in `forward_pre` and `forward` says whether

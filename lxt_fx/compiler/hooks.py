@@ -6,7 +6,7 @@ explained module runs the hooks itself, with the values that the graph has for t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.fx import Node
 from torch.utils.hooks import RemovableHandle
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.torch_internals import hooks_of
+from lxt_fx.base.torch_internals import hooks_of, version_of
 from lxt_fx.compiler.module_values import GraphValues, ModuleCall
 
 
@@ -69,6 +69,15 @@ def make_hookable(module: nn.Module, hook_flag: HookFlag) -> None:
 def hooked_modules(module: nn.Module) -> dict[str, Hookable]:
     """The submodules that have hooks now, by path."""
     return {path: part for path, part in module.named_modules() if isinstance(part, Hookable) and hooks_of(part)}
+
+
+def refuse_hooks(module: nn.Module, function: str) -> None:
+    """Raises CallError, in the name of a function that runs the graph in its own way, if submodules have hooks."""
+    if hooked := hooked_modules(module):
+        raise CallError(
+            f"{function}: {next(iter(hooked))} has a hook, and {function} does not call the module, so no hook would run; "
+            "remove the hook, or call the explained module itself"
+        )
 
 
 def hooks_sentence(model: nn.Module) -> tuple[str, ...]:
@@ -127,14 +136,23 @@ class _RunningCall:
 
     def begin(self) -> None:
         for hook, takes_named in hooks_of(self.place).forward_pre:
-            self._check_none(hook(self.place, self._given(), *([{}] if takes_named else [])))
+            self._run(hook, self._given(), takes_named, ())
 
     def end(self, output: Tensor) -> None:
         for hook, takes_named in hooks_of(self.place).forward:
-            self._check_none(hook(self.place, self._given(), *([{}] if takes_named else []), output))
+            self._run(hook, self._given(), takes_named, (output,))
         self.values.clear()
 
-    def _check_none(self, returned: Any) -> None:
+    def _run(
+        self, hook: Callable[..., Any], given: tuple[Tensor, ...], takes_named: bool, output: tuple[Tensor, ...]
+    ) -> None:
+        before = [version_of(tensor) for tensor in (*given, *output)]
+        returned = hook(self.place, given, *([{}] if takes_named else []), *output)
+        if [version_of(tensor) for tensor in (*given, *output)] != before:
+            raise CallError(
+                f"a hook on {self.path} changed a value in place; what a hook computes has no rule, so relevance would be "
+                "wrong from there on: only read the values, or change the model before transform"
+            )
         if returned is not None:
             raise CallError(
                 f"a hook on {self.path} returned a value ({type(returned).__name__}); what a hook computes has no rule, so "

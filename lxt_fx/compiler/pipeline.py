@@ -35,6 +35,7 @@ from lxt_fx.passes.canonical.canonicalise import canonicalise
 from lxt_fx.passes.canonical.fold_softmax import fold_softmax
 from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
+from lxt_fx.passes.canonical.merge_twins import merge_twins
 from lxt_fx.passes.canonical.start_from_embeddings import Started, start_from_embeddings
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
@@ -250,7 +251,7 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> _Canoni
     gm, example = source.captured.gm, source.captured.example
     check = step_check(gm, example)
     with _timed(seconds, "canonicalise"):
-        for step in (inline_no_grad, functionalise, canonicalise, fold_softmax):
+        for step in (inline_no_grad, functionalise, canonicalise, fold_softmax, merge_twins):
             step(gm)
             check(step.__name__)
     with _timed(seconds, "flow"):
