@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 import lxt_fx
 from lxt_fx import InputError, Target
+from lxt_fx.attribution import one_input
 from lxt_fx.attribution.target_names import TokenNames
 
 TEXT = "The capital of France is"
@@ -60,9 +60,8 @@ def test_the_value_and_the_plain_gradient_are_those_of_a_forward_for_each_token(
 
 def test_the_graph_answers_at_the_positions_of_the_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    module = sys.modules["lxt_fx.attribution.one_input"]
-    compiled_by = module.compiled_by
-    monkeypatch.setattr(module, "compiled_by", lambda *args: asked.append(args[2].positions) or compiled_by(*args))
+    compiled_by = one_input.compiled_by
+    monkeypatch.setattr(one_input, "compiled_by", lambda *args: asked.append(args[2].positions) or compiled_by(*args))
     found = lxt_fx.explain(model(), tokenizer(), TEXT, " Parisian")
     assert asked == [(-3, -2, -1)] and found.answer_tokens == 2
     whole = lxt_fx.explain(lxt_fx.transform(model()), tokenizer(), TEXT, " Parisian")
