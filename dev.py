@@ -92,9 +92,9 @@ def make_environment() -> None:
     if STAMP.is_file() and STAMP.read_text() == wanted:
         return
     create_environment(ENVIRONMENT)
-    pip = ("-m", "pip", *QUIET, "install")
-    run(*pip, "--no-compile", pinned_torch())  # Python compiles what is imported, which is little of it
-    run(*pip, "--no-compile", "--no-deps", "--requirement", str(REQUIREMENTS))  # the list is complete; zennit would bring torchvision
+    pip = ("-m", "pip", *QUIET, "install", "--no-compile")  # Python compiles what is imported, which is little of it
+    run(*pip, pinned_torch())
+    run(*pip, "--no-deps", "--requirement", str(REQUIREMENTS))  # the list is complete; zennit would bring torchvision
     run(*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     STAMP.write_text(wanted)
 
