@@ -23,7 +23,6 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.hooks import refuse_hooks
 
 Reduce = Literal["hidden", "channels", "none"]
 
@@ -84,7 +83,7 @@ def relevance_of(
         wanted = several_targets(targets, "relevance_of")
         given, positional = _given(explained, inputs)
         explained = as_explained(explained, positional, given, "relevance_of")
-        bound, name = _bound(explained, given, positional, leaf)
+        bound, name = _bound(explained, given, positional, leaf, "relevance_of")
         explained = explained._fitting(bound)
         reading = Reading.of("relevance_of", explained, labels)
         asked = BatchTargets(reading, wanted, texts_of_logits(given, bound, tokenizer))
@@ -97,7 +96,7 @@ def values_and_relevance(
     """The logits [targets, batch] of these targets and their relevance [targets, batch, tokens]. Error messages name the
     `function`."""
     with gradients_on():
-        bound, name = _bound(explained, inputs, (), None)
+        bound, name = _bound(explained, inputs, (), None, function)
         explained = explained._fitting(bound)
         asked = BatchTargets(Reading.of(function, explained, ()), list(targets), texts_of_logits(inputs, bound, None))
         relevance, values = _finite(explained, bound, name, asked, chunk, "hidden")
@@ -121,14 +120,14 @@ def _given(model: nn.Module, inputs: Tensor | Mapping[str, Any]) -> tuple[dict[s
 
 
 def _bound(
-    explained: Explained, given: Mapping[str, Any], positional: tuple[Any, ...], leaf: str | None
+    explained: Explained, given: Mapping[str, Any], positional: tuple[Any, ...], leaf: str | None, function: str
 ) -> tuple[dict[str, Any], str]:
-    """The inputs by name, among them the leaf as a leaf of autograd, and its name."""
-    refuse_hooks(explained, "relevance_of")
+    """The inputs by name, among them the leaf as a leaf of autograd, and its name. Error messages name the `function`."""
+    explained._refuse_hooks(function)
     record = explained.record
     name = record.leaves[0] if leaf is None else leaf
     if name not in record.leaves:
-        raise InputError(f"relevance_of: relevance can be read at {', '.join(record.leaves)}, not at {leaf!r}")
+        raise InputError(f"{function}: relevance can be read at {', '.join(record.leaves)}, not at {leaf!r}")
     bound = explained._bind(positional, with_embeddings(explained, given, record.inputs))
     bound = {key: value.detach() if isinstance(value, Tensor) else value for key, value in bound.items()}
     return bound | {name: bound[name].clone().requires_grad_(True)}, name

@@ -131,6 +131,14 @@ class Explained(GraphModule):
             )
         return observers
 
+    def _refuse_hooks(self, function: str) -> None:
+        """Raises CallError, in the name of a function that runs the graph in its own way, if submodules have hooks."""
+        if self._hook_flag.is_set and (places := hooked_modules(self)):
+            raise CallError(
+                f"{function}: {next(iter(places))} has a hook, and {function} does not call the module, so no hook would "
+                "run; remove the hook, or call the explained module itself"
+            )
+
     @contextmanager
     def _observed_by(self, observing: Observing) -> Iterator[None]:
         """Calls inside the `with` block run node by node, with this observer."""

@@ -71,15 +71,6 @@ def hooked_modules(module: nn.Module) -> dict[str, Hookable]:
     return {path: part for path, part in module.named_modules() if isinstance(part, Hookable) and hooks_of(part)}
 
 
-def refuse_hooks(module: nn.Module, function: str) -> None:
-    """Raises CallError, in the name of a function that runs the graph in its own way, if submodules have hooks."""
-    if hooked := hooked_modules(module):
-        raise CallError(
-            f"{function}: {next(iter(hooked))} has a hook, and {function} does not call the module, so no hook would run; "
-            "remove the hook, or call the explained module itself"
-        )
-
-
 def hooks_sentence(model: nn.Module) -> tuple[str, ...]:
     """A sentence about the hooks of a model that is transformed, if it has any: they run during capture only."""
     hooked = [path or "the model" for path, part in model.named_modules() if hooks_of(part)]
@@ -96,7 +87,7 @@ class HookRunner:
     """Runs the hooks of these submodules in one call of a graph.
 
     Raises CallError for backward hooks, for a submodule that does not have exactly one output in the graph, and for a hook
-    that returns a value.
+    that returns a value or changes one in place.
     """
 
     def __init__(self, values: GraphValues, places: Mapping[str, Hookable]) -> None:

@@ -20,7 +20,6 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.hooks import refuse_hooks
 from lxt_fx.ledger.close_books import close_books
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.taps import Meter, Taps
@@ -53,7 +52,7 @@ def audit(
     with gradients_on():
         given, positional = _given(inputs)
         explained = as_explained(explained, positional, given, "audit")
-        refuse_hooks(explained, "audit")
+        explained._refuse_hooks("audit")
         if explained.record.form != "gradient":
             raise InputError(
                 "audit: it reads the fast form; transform the model without form='explicit', which gives the same"
