@@ -61,11 +61,16 @@ def computes_in_float32(gm: GraphModule) -> bool:
 
 
 def check_forward(
-    difference: float, expected: Any, name: str, merged: Sequence[str] = (), gm: GraphModule | None = None
+    difference: float,
+    expected: Any,
+    name: str,
+    merged: Sequence[str] = (),
+    gm: GraphModule | None = None,
+    inputs: str = "its example",
 ) -> None:
     """Raises ForwardMismatchError where the difference exceeds the tolerance of the output's dtype.
 
-    `merged` names the batch norms that were merged into a layer. A float64 model that casts to float32 gets the tolerance
+    `inputs` says on which inputs. `merged` names the batch norms that were merged into a layer. A float64 model that casts to float32 gets the tolerance
     of float32: capture may add in another order than the model does (as in a scan by chunks).
     """
     by_dtype = MERGED_TOLERANCES if merged else TOLERANCES
@@ -82,6 +87,6 @@ def check_forward(
             "float32; in float32 or float64 this is a fault of lxt_fx, please report it"
         )
     raise ForwardMismatchError(
-        f"transform: the graph of {name} differs from the model by {difference:.2g} of the largest output (allowed: "
-        f"{allowed:.0e}). {why}"
+        f"transform: the graph of {name} differs from the model by {difference:.2g} of the largest output on {inputs} "
+        f"(allowed: {allowed:.0e}). {why}"
     )

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.as_explained import as_explained, check_module
-from lxt_fx.attribution.embeddings import embed
 from lxt_fx.attribution.many_targets import values_and_relevance
 from lxt_fx.attribution.readable_tokens import Tokenizer, readable_tokens
 from lxt_fx.attribution.target import Target, Wanted
@@ -123,11 +122,10 @@ def answer_relevance(
     ids = torch.cat([asked, _answer_ids(names, answer, device)], dim=1)
     count, total = asked.shape[1], ids.shape[1]
     with gradients_on():
-        embeds = embed(model, ids)
-        explained = as_explained(model, (), {"inputs_embeds": embeds.detach()}, "answer_relevance", rules)
+        explained = as_explained(model, (), {"input_ids": ids}, "answer_relevance", rules)
     # the logit of a token is at the position before it
     tokens = [Wanted(int(ids[0, position]), position=position - 1) for position in range(count, total)]
-    logits, relevance = values_and_relevance(explained, {"inputs_embeds": embeds}, tokens, chunk, "answer_relevance")
+    logits, relevance = values_and_relevance(explained, {"input_ids": ids}, tokens, chunk, "answer_relevance")
     matrix = relevance[:, 0].cpu()
     _check_causal(matrix, count, explained.record.model_class)
     return AnswerRelevance(

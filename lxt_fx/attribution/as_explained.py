@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
-from lxt_fx.attribution.embeddings import with_embeddings
+from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules, table_named
@@ -20,7 +20,7 @@ from lxt_fx.rule_table.table import RuleTable
 def as_explained(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], function: str, rules: Rules | None = None
 ) -> Explained:
-    """The explained module itself, or the model transformed on these inputs with all sizes fixed; token ids are embedded.
+    """The explained module itself, or the model transformed on these inputs with all sizes fixed.
 
     With `rules=None` an explained module stays under its own table and a model gets `attnlrp`. An explained module that has
     another table is transformed to these rules. `function` is the name of the caller, for error messages.
@@ -30,9 +30,16 @@ def as_explained(
     check_module(model, function)
     if isinstance(model, Explained):
         return model if rules is None else with_table(model, args, kwargs, rules)
-    taken = tuple(name for name in inspect.signature(model.forward).parameters if name != "input_ids")
-    given = with_embeddings(model, kwargs, taken)
+    given = as_called(model, kwargs)
+    first = args[0] if args else None
+    if isinstance(first, Tensor) and first.is_floating_point() and _takes_ids_first(model):
+        args, given = (), {"inputs_embeds": first, **given}
     return transform(model, args, given, rules="attnlrp" if rules is None else rules, dynamic=False)
+
+
+def _takes_ids_first(model: nn.Module) -> bool:
+    parameters = inspect.signature(model.forward).parameters
+    return next(iter(parameters), "") == "input_ids" and "inputs_embeds" in parameters
 
 
 def check_module(model: object, function: str) -> None:

@@ -1,13 +1,13 @@
-"""Token ids become embeddings: the floating-point leaf at which relevance is read."""
+"""Token ids become embeddings, the leaves at which relevance is read; and the inputs of a call as a tokenizer gives them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import inspect
+from collections.abc import Mapping
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from lxt_fx.attribution.text_input import NOT_FOR_THE_MODEL, says_nothing
 from lxt_fx.base.errors import InputError
@@ -15,30 +15,37 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import token_embedding
 
 Inputs = Mapping[str, Any] | Tensor | tuple[Any, ...]
-"""Inputs of an explained module: by name, the first input alone, or all in order."""
+"""Inputs of a module: by name, the first input alone, or all in order."""
 
 
-def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor:
-    """The embeddings [batch, tokens, hidden] of `input_ids` [batch, tokens], as a leaf that requires a gradient.
+@overload
+def embed(model: nn.Module, input_ids: Tensor) -> Tensor: ...
+@overload
+def embed(model: nn.Module, input_ids: Mapping[str, Any]) -> dict[str, Tensor]: ...
+def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor | dict[str, Tensor]:
+    """What token ids are looked up as, as leaves that require a gradient.
 
-    `model` is a transformers model or a module that `transform` made from one. For a model that quantises its input, give
-    that input in place of ids; the result is the embeddings of its codes. If embeddings are computed from several inputs
-    (ids and images, for example), give all inputs by name. Raises InputError if the model has no token embedding, or if
-    `input_ids` is no tensor of whole numbers.
+    For `input_ids` [batch, tokens] it is one tensor, [batch, tokens, hidden]. `model` is a transformers model or a module
+    that `transform` made from one. For a model that quantises its input, give that input in place of ids; the result is the
+    embeddings of its codes.
+
+    For all inputs of an explained module by name it is a dict with each leaf of a call with these inputs, as
+    `explained.with_leaves` returns them. `explained(**inputs | leaves)` is then that call.
+
+    Raises InputError if the model has no token embedding, or looks the ids up several times and `input_ids` is no dict; or
+    if `input_ids` is no tensor of whole numbers.
     """
-    if isinstance(model, Explained):
-        embedding: Any = model._embedding[0] if model._embedding else None
-    else:
-        embedding = token_embedding(model)
-    if isinstance(input_ids, Mapping) and isinstance(embedding, GraphModule):
-        taken = [str(node.target) for node in embedding.graph.nodes if node.op == "placeholder"]
-        if missing := [name for name in taken if name not in input_ids]:
-            raise InputError(f"embed: {', '.join(missing)} missing; the embeddings are made of {', '.join(taken)}")
-        with torch.no_grad():
-            made: Tensor = embedding(*(input_ids[name] for name in taken))
-        return made.detach().clone().requires_grad_(True)
-    quantised = isinstance(model, Explained) and "embeddings" in model.record.leaves
-    if not isinstance(input_ids, Tensor) or (input_ids.is_floating_point() and not quantised):
+    if isinstance(input_ids, Mapping):
+        if not isinstance(model, Explained):
+            raise InputError("embed: inputs by name are for an explained module; give the token ids alone, [batch, tokens]")
+        module, bound = model._prepared((), as_called(model, input_ids))
+        return module._new_leaves(bound)
+    if not isinstance(input_ids, Tensor):
+        raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
+    if isinstance(model, Explained) and model._fronts:
+        return _looked_up(model, input_ids)
+    embedding = next(iter(model._embedding), None) if isinstance(model, Explained) else token_embedding(model)
+    if input_ids.is_floating_point():
         raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
     if embedding is None:
         raise InputError(f"embed: {type(model).__name__} has no token embedding")
@@ -47,14 +54,31 @@ def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor:
     return embedded.detach().clone().requires_grad_(True)
 
 
-def with_embeddings(model: nn.Module, given: Mapping[str, Any], taken: Sequence[str]) -> dict[str, Any]:
-    """Inputs by name, with `input_ids` replaced by `inputs_embeds` if the model accepts these. Other outputs of a tokenizer
-    that are not among the model's inputs `taken` are dropped if the model computes the same without them. Raises InputError
-    as `embed` does."""
-    ids = given.get("input_ids")
-    if not isinstance(ids, Tensor) or "inputs_embeds" not in taken or "inputs_embeds" in given:
-        return dict(given)
+def _looked_up(model: Explained, ids: Tensor) -> Tensor:
+    reads = model._fronts[0].reads
+    leaves = [front for front in model._fronts if front.reads[0] == reads[0]]
+    if len(leaves) > 1 or len(reads) > 1:
+        made = ", ".join(front.leaf for front in leaves)
+        raise InputError(
+            f"embed: {model.record.model_class} makes {made} of {', '.join(reads)}, so one tensor does not say all; give "
+            "all inputs by name, or call explained.with_leaves"
+        )
+    takes_floats = model.record.sizes.get(reads[0]) is None and "_ids" not in reads[0]
+    if ids.is_floating_point() and not takes_floats:
+        raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
+    return leaves[0]({reads[0]: ids}).clone().requires_grad_(True)
+
+
+def as_called(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs as the model is called with them: without what a tokenizer returns for people (`offset_mapping`), and
+    without inputs that the model does not take if they say nothing (a mask of ones)."""
+    if isinstance(model, Explained):
+        taken = {*model.record.called_with, *model.record.inputs}
+    else:
+        parameters = inspect.signature(model.forward).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            taken = set(given)
+        else:
+            taken = set(parameters)
     used = {name: value for name, value in given.items() if name in taken or name not in NOT_FOR_THE_MODEL}
-    used = {name: value for name, value in used.items() if name in taken or not says_nothing(name, value)}
-    joined = isinstance(model, Explained) and any(isinstance(made, GraphModule) for made in model._embedding)
-    return used | {"inputs_embeds": embed(model, given if joined else ids)}
+    return {name: value for name, value in used.items() if name in taken or not says_nothing(name, value)}

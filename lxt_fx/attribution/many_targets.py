@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from lxt_fx.attribution.as_explained import as_explained
-from lxt_fx.attribution.embeddings import with_embeddings
+from lxt_fx.attribution.embeddings import as_called
+from lxt_fx.attribution.leaf_call import LeafCall, leaf_call
 from lxt_fx.attribution.many_entries import BatchTargets
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
@@ -50,7 +50,7 @@ def relevance_of(
     """The relevance of every target, from one forward: [targets, batch, tokens], at least float32, on the leaf's device.
 
     `explained` is what `transform` made; a model is transformed on these inputs, under `attnlrp`. `inputs` are the inputs
-    by name (`input_ids` may stand for `inputs_embeds`), or the first input alone. `targets` is a list of what `explain`
+    by name, as the model is called with them, or the first input alone. `targets` is a list of what `explain`
     takes as one target:
 
     - indices and names, `[7, " Paris"]`: entries of the logits, for a text at the default position that `explain` states.
@@ -62,11 +62,11 @@ def relevance_of(
 
     `targets` may also be a single target, a tensor [targets] of indices, or one function of the output that returns all
     numbers as a vector [targets]. Each example of a batch is explained for every target. A function may sum over the
-    examples, because they do not depend on one another. `leaf` names the input at which relevance is read, by default the
-    first of `record.leaves`.
+    examples, because they do not depend on one another. `leaf` names the leaf at which relevance is read, or the tokens
+    that leaves are looked up by; by default the first of `record.leaves`, with all others of the same tokens.
 
-    `reduce` says what is summed: "hidden" the last dimension of the leaf, "channels" dimension 1 (of images [batch,
-    channels, height, width]), "none" nothing: [targets, *leaf.shape].
+    `reduce` says what is summed: "hidden" all that a token is looked up as, or the last dimension of another leaf;
+    "channels" dimension 1 (of images [batch, channels, height, width]); "none" nothing: [targets, *leaf.shape].
 
     In gradient form relevance is value * gradient. In explicit form the backward of each output starts with its own value
     (for a contrast or a function with output * d number / d output). `chunk` targets run backward at once and need memory
@@ -81,13 +81,17 @@ def relevance_of(
         if reduce not in ("hidden", "channels", "none"):
             raise InputError(f'relevance_of: reduce must be "hidden", "channels" or "none", got {reduce!r}')
         wanted = several_targets(targets, "relevance_of")
-        given, positional = _given(explained, inputs)
+        given, positional = _given(inputs)
         explained = as_explained(explained, positional, given, "relevance_of")
-        bound, name = _bound(explained, given, positional, leaf, "relevance_of")
-        explained = explained._fitting(bound)
-        reading = Reading.of("relevance_of", explained, labels)
-        asked = BatchTargets(reading, wanted, texts_of_logits(given, bound, tokenizer))
-        return _finite(explained, bound, name, asked, chunk, reduce)[0]
+        call = leaf_call(explained, positional, as_called(explained, given), leaf, "relevance_of")
+        if len(call.leaves) > 1 and reduce != "hidden":
+            raise InputError(
+                f"relevance_of: the tokens are looked up as {', '.join(call.leaves)}, whose shapes differ, so only "
+                f'reduce="hidden" adds them up; choose one by leaf=... for reduce={reduce!r}'
+            )
+        reading = Reading.of("relevance_of", call.module, labels)
+        asked = BatchTargets(reading, wanted, texts_of_logits(call.named, call.bound, tokenizer))
+        return _finite(call, asked, chunk, reduce)[0]
 
 
 def values_and_relevance(
@@ -96,72 +100,49 @@ def values_and_relevance(
     """The logits [targets, batch] of these targets and their relevance [targets, batch, tokens]. Error messages name the
     `function`."""
     with gradients_on():
-        bound, name = _bound(explained, inputs, (), None, function)
-        explained = explained._fitting(bound)
-        asked = BatchTargets(Reading.of(function, explained, ()), list(targets), texts_of_logits(inputs, bound, None))
-        relevance, values = _finite(explained, bound, name, asked, chunk, "hidden")
+        call = leaf_call(explained, (), as_called(explained, inputs), None, function)
+        texts = texts_of_logits(call.named, call.bound, None)
+        relevance, values = _finite(call, BatchTargets(Reading.of(function, call.module, ()), list(targets), texts), chunk)
         return values, relevance
 
 
-def _given(model: nn.Module, inputs: Tensor | Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Any, ...]]:
-    """The inputs by name, and the positional ones. A tensor is the first input of the model. If that input is a text, a
-    floating-point tensor is its embeddings and one of whole numbers its token ids."""
-    if not isinstance(inputs, Tensor):
-        if not isinstance(inputs, Mapping):
-            raise InputError(f"relevance_of: inputs must be a tensor or inputs by name, got {type(inputs).__name__}")
-        return dict(inputs), ()
-    if isinstance(model, Explained):
-        first = model.record.inputs[0]
-    else:
-        first = next(iter(inspect.signature(model.forward).parameters), "") if isinstance(model, nn.Module) else ""
-    if first == "input_ids" or (first == "inputs_embeds" and not inputs.is_floating_point()):
-        return {"inputs_embeds" if inputs.is_floating_point() else "input_ids": inputs}, ()
-    return {}, (inputs,)
-
-
-def _bound(
-    explained: Explained, given: Mapping[str, Any], positional: tuple[Any, ...], leaf: str | None, function: str
-) -> tuple[dict[str, Any], str]:
-    """The inputs by name, among them the leaf as a leaf of autograd, and its name. Error messages name the `function`."""
-    explained._refuse_hooks(function)
-    record = explained.record
-    name = record.leaves[0] if leaf is None else leaf
-    if name not in record.leaves:
-        raise InputError(f"{function}: relevance can be read at {', '.join(record.leaves)}, not at {leaf!r}")
-    bound = explained._bind(positional, with_embeddings(explained, given, record.inputs))
-    bound = {key: value.detach() if isinstance(value, Tensor) else value for key, value in bound.items()}
-    return bound | {name: bound[name].clone().requires_grad_(True)}, name
+def _given(inputs: Tensor | Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """The inputs by name, and the positional ones."""
+    if isinstance(inputs, Tensor):
+        return {}, (inputs,)
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"relevance_of: inputs must be a tensor or inputs by name, got {type(inputs).__name__}")
+    return dict(inputs), ()
 
 
 def _finite(
-    explained: Explained, bound: Mapping[str, Any], name: str, asked: BatchTargets, chunk: int | None, reduce: Reduce
+    call: LeafCall, asked: BatchTargets, chunk: int | None, reduce: Reduce = "hidden"
 ) -> tuple[Tensor, Tensor]:
     """Relevance and values of the targets. Raises NonFiniteError if any of them is not finite."""
-    relevance, values = _relevance(explained, bound, name, asked, chunk, reduce)
+    relevance, values = _relevance(call, asked, chunk, reduce)
     if not is_finite([values, relevance]):
         said = f"{asked.reading.function}: a target, or its relevance,"
-        raise_non_finite(explained, bound, lambda output: asked.totals(output)[0].sum(), said)
+        raise_non_finite(call.module, call.bound, lambda output: asked.totals(output)[0].sum(), said)
     return relevance, values
 
 
-def _relevance(
-    explained: Explained, bound: Mapping[str, Any], name: str, asked: BatchTargets, chunk: int | None, reduce: Reduce
-) -> tuple[Tensor, Tensor]:
-    leaf: Tensor = bound[name]
+def _relevance(call: LeafCall, asked: BatchTargets, chunk: int | None, reduce: Reduce) -> tuple[Tensor, Tensor]:
+    leaves, explained = list(call.leaves.values()), call.module
     saved = _Saved(explained)
     split = split_model(explained) if asked.entries_only else None
     with saved_tensors_hooks(saved.pack, lambda tensor: tensor):
         ends, seeds, values = (
-            _from_output(explained, bound, asked) if split is None else _from_hidden(explained, split, bound, asked)
+            _from_output(call, asked) if split is None else _from_hidden(explained, split, call.bound, asked)
         )
-    size = chunk or saved.chunk(leaf.device)
-    wide = torch.promote_types(leaf.dtype, torch.float32)
-    times = leaf.detach().to(wide) if explained.record.form == "gradient" else leaf.new_ones((), dtype=wide)
+    size = chunk or saved.chunk(leaves[0].device)
+    by_gradient = explained.record.form == "gradient"
     parts = []
     for start in range(0, len(values), size):
         stop = min(start + size, len(values))
-        found = _backward(ends, leaf, [seed(start, stop) for seed in seeds], stop == len(values))
-        parts.append(_reduced(found.to(wide) * times, reduce))
+        found = _backward(ends, leaves, [seed(start, stop) for seed in seeds], stop == len(values))
+        wide = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in found]
+        relevance = [leaf.detach() * each if by_gradient else each for leaf, each in zip(leaves, wide, strict=True)]
+        parts.append(call.by_token(relevance) if reduce == "hidden" else _reduced(relevance[0], reduce))
     return torch.cat(parts), values
 
 
@@ -194,19 +175,17 @@ def _from_hidden(
     return [hidden], [made], values.detach().T
 
 
-def _from_output(
-    explained: Explained, bound: Mapping[str, Any], asked: BatchTargets
-) -> tuple[list[Tensor], list[Seeds], Tensor]:
+def _from_output(call: LeafCall, asked: BatchTargets) -> tuple[list[Tensor], list[Seeds], Tensor]:
     """The tensors at which the backward starts, what it starts with for each target, and the targets' values. In gradient
     form it starts at the targets themselves, in explicit form at the outputs with output * d target / d output."""
-    output = explained(**bound)
+    output = call.module._called(call.module, call.bound)
     totals, values = asked.totals(output)
     leaves = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
     if not totals.requires_grad:
         raise InputError(
             f"{asked.reading.function}: the targets do not depend on the input by a differentiable path"
         )
-    if explained.record.form == "gradient":
+    if call.module.record.form == "gradient":
         return [totals], [lambda start, stop: _one_each(totals, start, stop)], values.detach()
 
     def shares(tensor: Tensor) -> Seeds:
@@ -230,25 +209,25 @@ def _one_each(totals: Tensor, start: int, stop: int) -> Tensor:
     return made
 
 
-def _backward(ends: list[Tensor], leaf: Tensor, seeds: list[Tensor], last: bool) -> Tensor:
-    """The gradient [targets, *leaf.shape] for seeds [targets, ...]. A single target runs without a batch of gradients."""
-    if len(seeds[0]) == 1:
-        (one,) = torch.autograd.grad(ends, leaf, [seed[0] for seed in seeds], retain_graph=not last, allow_unused=True)
-        found = None if one is None else one[None]
-    else:
-        (found,) = torch.autograd.grad(
-            ends, leaf, seeds, retain_graph=not last, allow_unused=True, is_grads_batched=True
-        )
-    if found is None:
+def _backward(ends: list[Tensor], leaves: list[Tensor], seeds: list[Tensor], last: bool) -> list[Tensor]:
+    """The gradient [targets, *leaf.shape] of each leaf for seeds [targets, ...]. A single target runs without a batch of
+    gradients."""
+    one, count = len(seeds[0]) == 1, len(seeds[0])
+    given = [seed[0] for seed in seeds] if one else seeds
+    found = torch.autograd.grad(
+        ends, leaves, given, retain_graph=not last, allow_unused=True, is_grads_batched=not one
+    )
+    if all(gradient is None for gradient in found):
         raise InputError("relevance_of: the targets do not depend on the leaf; choose other numbers or another leaf")
-    return found
+    return [
+        leaf.new_zeros(count, *leaf.shape) if gradient is None else gradient[None] if one else gradient
+        for leaf, gradient in zip(leaves, found, strict=True)
+    ]
 
 
 def _reduced(relevance: Tensor, reduce: Reduce) -> Tensor:
-    """Relevance [targets, *leaf.shape] summed over the leaf's last dimension or over its dimension 1."""
-    if reduce == "none" or relevance.dim() < 3:
-        return relevance
-    return relevance.sum(-1 if reduce == "hidden" else 2)
+    """Relevance [targets, *leaf.shape], whole or summed over dimension 1 of the leaf."""
+    return relevance.sum(2) if reduce == "channels" and relevance.dim() >= 3 else relevance
 
 
 class _Saved:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.as_explained import as_explained, check_module
-from lxt_fx.attribution.embeddings import embed
 from lxt_fx.attribution.image_explanation import ImageExplanation
+from lxt_fx.attribution.leaf_call import LeafCall, leaf_call
 from lxt_fx.attribution.leaf_relevance import leaf_relevance
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
@@ -70,15 +70,15 @@ def explain(
         read = read if forced is None else forced.text
         inputs = _text_inputs(model, read)
         explained = _explained(model, inputs, rules, read, wanted if forced is None else forced)
-        leaf, reading = inputs["inputs_embeds"], Reading.of("explain", explained, labels)
+        call, reading = leaf_call(explained, (), inputs, "input_ids", "explain"), Reading.of("explain", explained, labels)
 
         def choice(output: Any) -> Choice:
             return choose(reading, wanted, output, read) if forced is None else forced.choose(reading, output)
 
-        found = _attribute(explained, inputs, leaf, choice, "explain")
+        found = _attribute(call, choice, "explain")
         if forced is not None:
-            forced.check_causal(reading, explained, inputs, leaf)
-    attribution = found.attribution[0]
+            forced.check_causal(reading, call)
+    attribution = torch.cat([part[0].flatten(1) for part in found.attributions], dim=-1)
     return Explanation(
         tokens=read.tokens,
         input_ids=tuple(read.id_list()),
@@ -116,10 +116,9 @@ def explain_image(
         if "pixel_values" not in explained.record.inputs:
             raise InputError(_wrong_input(explained, "explain_image", "pixel_values", "explain is for text"))
         reading = Reading.of("explain_image", explained, labels)
-        found = _attribute(
-            explained, inputs, leaf, lambda output: choose(reading, wanted, output, None), "explain_image"
-        )
-    attribution = found.attribution[0]
+        call = leaf_call(explained, (), inputs, "pixel_values", "explain_image")
+        found = _attribute(call, lambda output: choose(reading, wanted, output, None), "explain_image")
+    attribution = found.attributions[0][0]
     return ImageExplanation(
         pixel_values=leaf.detach()[0].cpu(),
         relevance=attribution.sum(dim=0),
@@ -134,36 +133,33 @@ def explain_image(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Attributed:
-    """The relevance of each element of the leaf, on the CPU and at least float32; which number was explained, its value,
+    """The relevance of each element of each leaf, on the CPU and at least float32; which number was explained, its value,
     and the seconds it took."""
 
-    attribution: Tensor
+    attributions: list[Tensor]
     said: str
     value: float
     seconds: float
 
 
-def _attribute(
-    explained: Explained, inputs: Mapping[str, Tensor], leaf: Tensor, choice: Callable[[Any], Choice], function: str
-) -> _Attributed:
+def _attribute(call: LeafCall, choice: Callable[[Any], Choice], function: str) -> _Attributed:
     start = time.perf_counter()
-    explained = explained._fitting(explained._bind((), dict(inputs)))
-    output = explained(**inputs)
+    output = call.output()
     chosen = choice(output)
     if not chosen.value.requires_grad:
         raise InputError(
             f"{function}: {chosen.said} does not depend on the input by a differentiable path, so nothing can be "
             "explained; return a number computed from the output, without detach, item or argmax"
         )
-    relevance = leaf_relevance(explained, output, chosen.value, leaf)
+    relevance = leaf_relevance(call.module, output, chosen.value, list(call.leaves.values()))
     if relevance is None:
         raise InputError(f"{function}: {chosen.said} does not depend on the input; choose another number of the output")
-    attribution = relevance.cpu()
+    attributions = [part.cpu() for part in relevance]
     value, seconds = float(chosen.value.detach()), time.perf_counter() - start
-    if not is_finite([chosen.value.detach(), attribution]):
-        bound, said = explained._bind((), dict(inputs)), f"{function}: {chosen.said}, or its relevance,"
-        raise_non_finite(explained, bound, lambda output: choice(output).value, said)
-    return _Attributed(attribution, chosen.said, value, seconds)
+    if not is_finite([chosen.value.detach(), *attributions]):
+        said = f"{function}: {chosen.said}, or its relevance,"
+        raise_non_finite(call.module, call.bound, lambda output: choice(output).value, said)
+    return _Attributed(attributions, chosen.said, value, seconds)
 
 
 def _forced(
@@ -211,21 +207,23 @@ def _narrowed(
 
 
 def _text_inputs(model: nn.Module, text: TextInput) -> dict[str, Tensor]:
-    """The embeddings of the text and the other inputs that came with it."""
+    """The ids of the text and the other inputs that came with them."""
     accepted = _accepted(model)
-    if "decoder_inputs_embeds" in accepted and getattr(getattr(model, "config", None), "is_encoder_decoder", True):
+    decodes = "decoder_input_ids" in accepted or "decoder_inputs_embeds" in accepted
+    if decodes and getattr(getattr(model, "config", None), "is_encoder_decoder", True):
         raise InputError(
             f"explain: {_name(model)} has an encoder and a decoder, and one text does not give the decoder's input; "
-            "transform it and call it with inputs_embeds and decoder_inputs_embeds: relevance is leaf * leaf.grad"
+            "transform it and call explained.with_leaves(input_ids=..., decoder_input_ids=...): relevance is leaf * "
+            "leaf.grad"
         )
-    if "inputs_embeds" not in accepted:
-        raise InputError(_wrong_input(model, "explain", "inputs_embeds", "explain_image is for images"))
-    return {"inputs_embeds": embed(model, text.ids), **text.extras_for(accepted, _name(model))}
+    if "input_ids" not in accepted and "inputs_embeds" not in accepted:
+        raise InputError(_wrong_input(model, "explain", "input_ids", "explain_image is for images"))
+    return {"input_ids": text.ids, **text.extras_for(accepted, _name(model))}
 
 
 def _accepted(model: nn.Module) -> tuple[str, ...]:
     if isinstance(model, Explained):
-        return model.record.inputs
+        return tuple(dict.fromkeys((*model.record.called_with, *model.record.inputs)))
     return tuple(inspect.signature(model.forward).parameters)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lxt_fx.attribution.leaf_call import LeafCall
 from lxt_fx.attribution.target import Wanted
 from lxt_fx.attribution.target_entry import Choice, Reading, logits_of, place_of, position_of
 from lxt_fx.attribution.target_names import TokenNames
@@ -69,11 +70,13 @@ class ForcedName:
         where = f"at position {self.position}, after '{whole[self.position]}'"
         return f"log-probability of {pieces}, each given those before, {where}"
 
-    def check_causal(self, reading: Reading, run: Callable[..., Any], inputs: Mapping[str, Tensor], leaf: Tensor) -> None:
+    def check_causal(self, reading: Reading, call: LeafCall) -> None:
         """Raises InputError if the prediction of the first token of the name depends on the tokens after it."""
-        first = self._by_token(reading, run(**inputs))[0]
-        (gradient,) = torch.autograd.grad(first, leaf, allow_unused=True)
-        if gradient is None or float(gradient[:, self.position + 1 :].abs().max()) > AHEAD * float(gradient.abs().max()):
+        first = self._by_token(reading, call.output())[0]
+        gradients = torch.autograd.grad(first, list(call.leaves.values()), allow_unused=True)
+        reached = [gradient.abs() for gradient in gradients if gradient is not None]
+        largest = max((float(each.max()) for each in reached), default=0.0)
+        if not reached or any(float(each[:, self.position + 1 :].max()) > AHEAD * largest for each in reached):
             raise InputError(
                 f"{reading.function}: {reading.model_class} looks ahead, so it gives no probability of a token given those "
                 "before it, and a name of several tokens has none; give a name of one token, or a function of the output"

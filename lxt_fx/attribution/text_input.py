@@ -14,7 +14,7 @@ from lxt_fx.base.errors import InputError
 
 Text = str | Tensor | Sequence[int] | Mapping[str, Any]
 
-NOT_FOR_THE_MODEL = ("input_ids", "offset_mapping", "special_tokens_mask", "length")
+NOT_FOR_THE_MODEL = ("offset_mapping", "special_tokens_mask", "length")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,8 +88,10 @@ NO_NAMES = "needs its tokenizer to be read as tokens: give tokenizer=..., or tok
 NO_TOKENIZER = _NoTokenizer()
 
 
-def says_nothing(name: str, value: Tensor) -> bool:
+def says_nothing(name: str, value: Any) -> bool:
     """Whether a model that does not take this input computes the same without it."""
+    if not isinstance(value, Tensor):
+        return False
     if name == "attention_mask":
         return bool((value == 1).all())
     return name == "token_type_ids" and not value.any()
@@ -107,7 +109,7 @@ def read_text(tokenizer: Tokenizer, text: Text, device: torch.device, function: 
     ids = tensors["input_ids"]
     if ids.shape[1] == 0:
         raise InputError(f"{function}: the text has no tokens, so there is nothing to explain; give one that has some")
-    extras = {name: value for name, value in tensors.items() if name not in NOT_FOR_THE_MODEL}
+    extras = {name: value for name, value in tensors.items() if name not in ("input_ids", *NOT_FOR_THE_MODEL)}
     return TextInput(tokenizer, ids, extras)
 
 

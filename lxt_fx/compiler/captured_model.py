@@ -33,6 +33,11 @@ class CapturedModel:
         return self.model.record.model_class if isinstance(self.model, Explained) else type(self.model).__name__
 
     @property
+    def called_with(self) -> tuple[str, ...]:
+        """The names of the inputs that the user's model was captured with."""
+        return self.model.record.called_with if isinstance(self.model, Explained) else tuple(self.captured.example.kwargs)
+
+    @property
     def embedding(self) -> nn.Module | None:
         """The model's token embedding, if it has one."""
         if isinstance(self.model, Explained):
@@ -63,8 +68,10 @@ def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mappi
             f"this module's table merged batch norms into the layers before them ({', '.join(record.merged[:2])}, ...), "
             "and that cannot be undone for another table; give the model that it was made from"
         )
+    explained, bound = explained._prepared(args, kwargs)
+    record = explained.record
     gm = _module(explained, record.stages["canonical"].graph, explained.graph)
-    example = Example(explained._bind(args, dict(kwargs)), dict(record.constants), record.optional)
+    example = Example(bound, dict(record.constants), record.optional)
     with torch_state_restored(), torch.no_grad():
         torch.manual_seed(SEED)  # a forward that draws random numbers must draw those of its check
         expected = explained.forward(**example.kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from types import CodeType
 from typing import Any, Protocol
 
@@ -20,7 +21,9 @@ from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard, reads_a_one
 from lxt_fx.ops.expectations import EXPECTATIONS
-from lxt_fx.passes.capture.example import FILLS
+from lxt_fx.passes.canonical.cut_at_lookups import Front
+from lxt_fx.passes.capture.example import with_fills
+from lxt_fx.passes.capture.trace import leaf_names
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.recompute import Segments, recomputing_forward
 
@@ -72,17 +75,21 @@ class Explained(GraphModule):
     fused: Graph
     segments: Segments | None = None
     _recaptures: Recaptures | None = None
+    _other_calls: OtherCalls | None = None
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
         super().__init__(root, graph, class_name)
         self._guards: list[tuple[str, CodeType]] = []
+        self._fronts: tuple[Front, ...] = ()
         self._embedding: tuple[nn.Module, ...] = ()
         self._observers: tuple[Observing, ...] = ()
         self._hook_flag = HookFlag()
         make_hookable(self, self._hook_flag)
 
-    def _attach(self, record: Record, embedding: nn.Module | None, config: Any = None) -> None:
-        self.record = record
+    def _attach(
+        self, record: Record, fronts: tuple[Front, ...], embedding: nn.Module | None = None, config: Any = None
+    ) -> None:
+        self.record, self._fronts = record, fronts
         self.config = config  # the model's own, for the names of its classes; None after load
         self._guards = [(guard, code) for guard in record.guards if (code := compiled_guard(guard)) is not None]
         # in a tuple, so that it does not become a submodule: only `embed` uses it, not the graph
@@ -103,13 +110,37 @@ class Explained(GraphModule):
         self.recompile()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        bound = self._bind(args, kwargs)
-        fitting = self._fitting(bound)
+        fitting, bound = self._prepared(args, kwargs)
+        return self._called(fitting, bound)
+
+    def with_leaves(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """The output of a call, and the leaves of this call by name, at which relevance is read after `backward()`.
+
+            output, leaves = explained.with_leaves(input_ids=ids, attention_mask=mask)
+            output.logits[0, -1, 42].backward()
+            relevance = (leaves["inputs_embeds"] * leaves["inputs_embeds"].grad).sum(-1)  # [batch, tokens]
+
+        The leaves are those of `record.leaves` that this call has: the values that tokens are looked up as, such as
+        `inputs_embeds` [batch, tokens, hidden] for `input_ids`, and the float inputs. Each is a new tensor. If the tokens
+        of one input are looked up several times, their relevance is the sum over these leaves. Raises what a call raises.
+        """
+        fitting, bound = self._prepared(args, kwargs)
+        leaves = fitting._new_leaves(bound)
+        return self._called(fitting, bound | leaves), leaves
+
+    def _new_leaves(self, bound: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The float inputs at which relevance is read, each as a new tensor that requires a gradient."""
+        found = {name: bound[name] for name in self.record.leaves if isinstance(bound.get(name), Tensor)}
+        floats = {name: value for name, value in found.items() if value.is_floating_point() or value.is_complex()}
+        return {name: value.detach().clone().requires_grad_(True) for name, value in floats.items()}
+
+    def _called(self, fitting: Explained, bound: Mapping[str, Any]) -> Any:
+        """The output of the graph that fits, with what observes a call of this module."""
         if self._observers or self._hook_flag.is_set:
             observers = self._observers_of(fitting)
             if observers:
                 return fitting._run_by(_Observed(fitting, observers), bound)
-        return super().__call__(**bound) if fitting is self else fitting(**bound)
+        return super().__call__(**bound) if fitting is self else fitting._called(fitting, bound)
 
     def _observers_of(self, fitting: Explained) -> list[Observer]:
         """The observers of this call: those of `watch`, and the hooks on submodules. Raises CallError if a hook cannot
@@ -154,16 +185,13 @@ class Explained(GraphModule):
         lowered = self.record.stages["lowered"]
         return GraphValues(self.graph, lowered.inserted, lowered.carrying)
 
-    def _fitting(self, bound: Mapping[str, Any]) -> Explained:
-        """The module whose graph is valid for these inputs: this one, or one that `transform(dynamic="recapture")` adds."""
-        return self if self._recaptures is None else self._recaptures.fitting(self, bound)
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Explained:
         record, embedding = self.record, self._embedding
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
         twin._observers, twin._hook_flag = (), copy.deepcopy(self._hook_flag, memo)  # shared by the copied submodules
-        twin._attach(record, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
+        fronts = tuple(replace(front, module=copy.deepcopy(front.module, memo)) for front in self._fronts)
+        twin._attach(record, fronts, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
         if self.segments is not None:
             twin._cut(self.segments)
         return twin
@@ -177,40 +205,96 @@ class Explained(GraphModule):
             interpreter.env.clear()
         return pytree.tree_unflatten(flat, io_of(self.graph).out_spec)
 
-    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The inputs by name. Positional inputs get their names and missing optional ones their default values; constants
-        of the graph are checked and dropped.
+    def _prepared(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
+        """The module whose graph is valid for these inputs, and the inputs of that graph by name: this module, one that
+        `dynamic="recapture"` adds, or one for calls with other inputs.
 
-        Raises CallError for inputs that were not captured, or do not fit the graph.
+        Raises CallError for inputs that do not fit the graph.
         """
-        record = self.record
-        if len(args) > len(record.inputs):
-            raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(record.inputs)}")
-        given = dict(zip(record.inputs, args, strict=False)) | kwargs
-        bound = {}
-        for name, value in given.items():
-            if name in record.inputs:
-                if value is not None:
-                    bound[name] = value
-            elif not self._is_baked(name, value):
-                raise CallError(self._not_captured(name))
-        for name in record.optional:
-            leaf, fill = FILLS[name]
-            if name not in bound and leaf in bound:
-                bound[name] = fill(bound[leaf])
-        missing = [name for name in record.inputs if name not in bound and name not in record.optional]
-        if missing:
-            raise CallError(
-                f"{record.model_class}: the call has no {', '.join(missing)}; the module was captured with "
-                f"{', '.join(record.inputs)}"
-            )
+        named = self._named(args, kwargs)
+        why = self._why_not(named)
+        if why is not None:
+            other = None if self._other_calls is None else self._other_calls.fitting(self, named)
+            if other is None:
+                raise CallError(why)
+            return other._prepared((), named)
+        filled = with_fills(named, self.record.optional)
         if self._recaptures is None:
+            bound = self._bound(filled)
             self._check_sizes(bound)
-        return {name: bound[name] for name in record.inputs}
+            return self, bound
+        fitting = self._recaptures.fitting(self, filled)
+        return fitting, fitting._bound(filled)
+
+    def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs by name, without those that are None or constants of the graph. Those inside lists and dicts are named
+        as the inputs of the graph are, if these are cut apart."""
+        record = self.record
+        if len(args) > len(record.called_with):
+            raise CallError(
+                f"{record.model_class}: called with {len(args)} inputs, captured with {len(record.called_with)}"
+            )
+        positional = {self._for_position(*pair): pair[1] for pair in zip(record.called_with, args, strict=False)}
+        given = positional | dict(kwargs)
+        named = {name: value for name, value in given.items() if not self._is_baked(name, value)}
+        if any(name not in record.called_with and name not in record.inputs for name in self._reads):
+            for name, value in list(named.items()):
+                if not isinstance(value, Tensor) and name not in record.inputs:
+                    named |= dict(zip(leaf_names({name: value}), pytree.tree_leaves(value), strict=True))
+        return named
+
+    def _for_position(self, name: str, value: Any) -> str:
+        """The name of a positional input. If a text is expected there, a floating-point tensor is its embeddings, and a
+        tensor of whole numbers its tokens."""
+        if not isinstance(value, Tensor):
+            return name
+        if not value.is_floating_point():
+            return name.replace("inputs_embeds", "input_ids")
+        leaves = [front.leaf for front in self._fronts if front.reads == (name,)]
+        return leaves[0] if len(leaves) == 1 and name not in self.record.leaves else name
+
+    @property
+    def _reads(self) -> set[str]:
+        return {read for front in self._fronts for read in front.reads}
+
+    def _why_not(self, named: Mapping[str, Any]) -> str | None:
+        """Why the graph is not made for inputs of these names; None if it is."""
+        record, alone = self.record, self.record.given_alone
+        reads = self._reads
+        for name in named:
+            if name not in record.called_with and name not in record.inputs and name not in reads:
+                return self._not_captured(name)
+        made = {front.leaf: front for front in self._fronts}
+        missing = []
+        for name in record.inputs:
+            if name in named or name in record.optional:
+                continue
+            front = made.get(name)
+            if front is None or not all(read in named for read in front.reads):
+                missing.append(name if front is None else front.reads[0])
+        if missing:
+            return (
+                f"{record.model_class}: the call has no {', '.join(dict.fromkeys(missing))}; the module was captured with "
+                f"{', '.join(record.called_with)}"
+            )
+        for name, front in made.items():
+            if name in named and name not in alone and not all(read in named for read in front.reads):
+                return (
+                    f"{record.model_class} answers to {name} alone differently than to {', '.join(front.reads)}, which it "
+                    f"was captured with; give both, as explained.with_leaves({front.reads[0]}=...) does"
+                )
+        return None
+
+    def _bound(self, filled: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of the graph by name; leaves that are not given are computed from their tokens."""
+        made = {front.leaf: front for front in self._fronts}
+        return {name: filled[name] if name in filled else made[name](filled) for name in self.record.inputs}
 
     def _is_baked(self, name: str, value: Any) -> bool:
         baked = SWITCHES | dict(self.record.constants)
-        return value is None or (name in baked and bool(baked[name] == value))
+        if name in self.record.called_with:
+            return value is None
+        return value is None or (name in baked and not isinstance(value, Tensor) and bool(baked[name] == value))
 
     def _not_captured(self, name: str) -> str:
         record = self.record
@@ -221,14 +305,14 @@ class Explained(GraphModule):
             )
         if name == "input_ids" and "inputs_embeds" in record.inputs:
             return (
-                f"{record.model_class}: token ids have no gradient, so this module starts from embeddings: call it with "
-                "inputs_embeds=lxt_fx.embed(explained, input_ids)"
+                f"{record.model_class}: this module was captured by inputs_embeds, and the model that it was made from is "
+                "not there to capture it by ids: call it with inputs_embeds=lxt_fx.embed(explained, input_ids)"
             )
         if name == "labels":
             return f"{record.model_class}: labels were not captured; choose a logit of the output and call backward on it"
         return (
-            f"{record.model_class}: input {name} was not captured (captured: {', '.join(record.inputs)}); transform the "
-            f"model again with {name} among the example inputs: transform(model, kwargs={{'{name}': ..., ...}})"
+            f"{record.model_class}: input {name} was not captured (captured: {', '.join(record.called_with)}); transform "
+            f"the model again with {name} among the example inputs: transform(model, kwargs={{'{name}': ..., ...}})"
         )
 
     def _check_sizes(self, bound: dict[str, Any]) -> None:
@@ -280,22 +364,58 @@ class Recaptures:
         self.again = again
         self.graphs: list[Explained] = []
 
-    def fitting(self, first: Explained, bound: Mapping[str, Any]) -> Explained:
+    def fitting(self, first: Explained, given: Mapping[str, Any]) -> Explained:
         """The module whose graph is valid for these inputs, captured now if there is none. Raises what `transform`
         raises."""
-        if _is_valid(first, bound):
+        if _is_valid(first, given):
             return first
-        found = next((module for module in self.graphs if _is_valid(module, bound)), None) or self.again(bound)
+        found = next((module for module in self.graphs if _is_valid(module, given)), None)
+        if found is None:
+            found = self.again(_as_called(first, given))
         self.graphs = [found, *(module for module in self.graphs if module is not found)][:MOST_GRAPHS]
         return found
 
 
-def _is_valid(module: Explained, bound: Mapping[str, Any]) -> bool:
+def _as_called(first: Explained, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that the model itself takes: tokens, and no leaves that are made of them."""
+    leaves = {front.leaf for front in first._fronts if all(read in given for read in front.reads)}
+    return {name: value for name, value in given.items() if name not in leaves}
+
+
+def _is_valid(module: Explained, given: Mapping[str, Any]) -> bool:
     try:
-        module._check_sizes(dict(bound))
+        bound = module._bound(given)
+        module._check_sizes(bound)
         if any(node.target in EXPECTATIONS for node in module.graph.nodes):
             with torch.no_grad():
                 module.forward(**bound)
     except CallError:
         return False
     return True
+
+
+class OtherCalls:
+    """Further graphs of one model, for calls with other inputs than it was captured with: with `position_ids`, or by
+    `inputs_embeds` where the model then answers differently. Each is captured when it is first needed.
+
+    `again` transforms the model on inputs by name.
+    """
+
+    def __init__(self, again: Callable[[Mapping[str, Any]], Explained]) -> None:
+        self.again = again
+        self.by_names: dict[frozenset[str], Explained] = {}
+
+    def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
+        """The module for a call with these inputs, captured now if there is none; None for a call with labels, of which no
+        relevance can be read. Raises what `transform` raises."""
+        names = frozenset(named)
+        if "labels" in names:
+            return None
+        if names not in self.by_names:
+            if torch.compiler.is_compiling():
+                raise CallError(
+                    f"{first._why_not(named)}. A compiled module cannot capture the model for such calls; make one call "
+                    "with these inputs before you compile"
+                )
+            self.by_names[names] = self.again(named)
+        return self.by_names[names]

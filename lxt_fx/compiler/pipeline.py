@@ -3,9 +3,10 @@ lowered."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,9 +20,10 @@ from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
-from lxt_fx.compiler.explained import Explained, Recaptures
+from lxt_fx.compiler.explained import Explained, OtherCalls, Recaptures
 from lxt_fx.compiler.hooks import hooks_sentence
 from lxt_fx.compiler.options import Options, Rules, example_of, table_named
+from lxt_fx.compiler.padded_check import answers_to_padding
 from lxt_fx.compiler.record import Record, Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import check_fused, step_check
@@ -31,15 +33,16 @@ from lxt_fx.passes.analysis.find_groups import Groups, find_groups
 from lxt_fx.passes.analysis.find_modules import find_modules
 from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
+from lxt_fx.passes.analysis.token_lookups import Lookup, other_lookups, token_lookups
 from lxt_fx.passes.canonical.canonicalise import canonicalise
+from lxt_fx.passes.canonical.cut_at_lookups import Front, cut_at_lookups
 from lxt_fx.passes.canonical.fold_softmax import fold_softmax
 from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
-from lxt_fx.passes.canonical.start_from_embeddings import Started, start_from_embeddings
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
-from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
+from lxt_fx.passes.capture.refused_inputs import SAME, answer_or_error, without_refused_inputs
 from lxt_fx.passes.capture.try_sizes import capture_and_try_sizes
 from lxt_fx.passes.positions.asked_positions import Narrowing, Positions, answer_index, positions_of, positions_to_select
 from lxt_fx.passes.positions.select_positions import select_positions
@@ -72,15 +75,17 @@ def transform(
 ) -> Explained:
     """A GraphModule that computes what `model` computes and whose backward passes relevance.
 
-    A transformers model needs no example: it is captured on `inputs_embeds` ([batch, tokens, hidden]), `pixel_values`,
-    `input_features` or `input_values` in the model's dtype, with dynamic batch size and, for text, dynamic length. Any
-    other module needs example inputs: `transform(net, (x,))`. The model does not change; its parameters are shared.
+    A transformers model needs no example: it is captured on `input_ids` ([batch, tokens]), `pixel_values`, `input_features`
+    or `input_values` in the model's dtype, with dynamic batch size and, for text, dynamic length. Any other module needs
+    example inputs, as it is called: `transform(net, (x,))`. The model does not change; its parameters are shared.
 
     Hooks on the model run while it is captured, and what they return becomes part of the graph. Calls of the explained
     module run the hooks that are put on its own submodules (docs/guide.md).
 
-    After `logit.backward()`, `leaf * leaf.grad` is the relevance of each element of the leaf. Summed over the hidden
-    dimension it is the relevance of each token (AttnLRP, Achtibat et al. 2024, for `rules="attnlrp"`).
+    The module is called as the model is, and gives what the model gives. Relevance is read at its leaves: float inputs, and
+    the values that tokens are looked up as. `output, leaves = explained.with_leaves(input_ids=ids)` returns them. After
+    `output.logits[0, -1, 42].backward()`, `leaf * leaf.grad` is the relevance of each element of the leaf. Summed over the
+    hidden dimension it is the relevance of each token (AttnLRP, Achtibat et al. 2024, for `rules="attnlrp"`).
 
     With `form="explicit"` the backward passes relevance itself, by the equations of the papers: start it with
     `logit.backward(logit)` and read `leaf.grad`. It gives the same relevance and is slower; the fast form is tested against
@@ -115,11 +120,19 @@ def transform(
         raise InputError(f'transform: dynamic must be True, False or "recapture", got {dynamic!r}')
     if isinstance(model, Explained):
         options = replace(options, positions=positions_to_select(model.record.positions, options.positions))
-        return compiled_by(_captured_again(model, args, kwargs), table, options)
+        return _under_table(model, args, kwargs, table, options)
     source = captured_from(model, args, kwargs, dynamic=dynamic is not False)
     example = source.captured.example
     explained = compiled_by(source, table, options)
-    if dynamic == "recapture" and set(explained.record.inputs) == set(example.kwargs):
+
+    def of_another_call(inputs: Mapping[str, Any]) -> Explained:
+        return transform(
+            model, (), dict(inputs), rules=table, form=form, epsilon=epsilon, strict=strict, dynamic=dynamic,
+            positions=positions, checkpoint=checkpoint,
+        )  # fmt: skip
+
+    explained._other_calls = OtherCalls(of_another_call)
+    if dynamic == "recapture":
 
         def again(inputs: Mapping[str, Any]) -> Explained:
             other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)))
@@ -158,7 +171,7 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
     seconds = dict(source.seconds)
     compiled = _compile(source, table, options, seconds)
     difference = math.nan  # on the meta device there is nothing to compare
-    example, started = compiled.begun.example, compiled.begun.started
+    example = compiled.begun.example
     if not on_meta(source.model, example.kwargs):
         with _timed(seconds, "verify"), torch_state_restored(), torch.no_grad():
             torch.manual_seed(SEED)  # so that a forward that draws random numbers draws the same ones
@@ -167,12 +180,25 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
             check_forward(difference, expected, source.model_class, compiled.chosen.merged, compiled.module)
             check_fused(compiled.module, example)
     record = _record(source, table, options, compiled, seconds, difference)
-    embedding = started.embedding if started else source.embedding
-    compiled.module._attach(record, embedding, getattr(source.model, "config", None))
+    compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
+    with _timed(seconds, "verify"), torch_state_restored(), torch.no_grad():
+        for expected, found in answers_to_padding(source.model, source.captured.example, compiled.module):
+            wanted = expected if compiled.narrowing is None else compiled.narrowing.of(expected)
+            difference = forward_difference(wanted, found)
+            check_forward(difference, wanted, source.model_class, compiled.chosen.merged, compiled.module, "padded texts")
     return compiled.module
 
 
-def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> CapturedModel:
+def _under_table(
+    explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, table: RuleTable, options: Options
+) -> Explained:
+    found = compiled_by(_captured_again(explained, args, kwargs), table, options)
+    if explained._other_calls is not None:
+        found._other_calls = OtherCalls(lambda inputs: _under_table(explained, (), inputs, table, options))
+    return found
+
+
+def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> CapturedModel:
     if not args and not kwargs:
         inputs = ", ".join(f"{name!r}: ..." for name in explained.record.inputs if name not in explained.record.optional)
         raise InputError(
@@ -184,11 +210,11 @@ def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: dict[st
 
 @dataclass(frozen=True, slots=True)
 class _Canonical:
-    """What is known of the canonical graph. `example` are its inputs. `started` says which embeddings became its inputs if
-    the model takes token ids only. `check` compares a forward with the forward of this graph."""
+    """What is known of the canonical graph. `example` are its inputs, and `fronts` compute those of them that are looked up
+    by tokens. `check` compares a forward with the forward of this graph."""
 
     example: Example
-    started: Started | None
+    fronts: tuple[Front, ...]
     flow: Flow
     check: Callable[..., None]
 
@@ -254,14 +280,20 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> _Canoni
         for step in (inline_no_grad, functionalise, canonicalise, fold_softmax, merge_twins):
             step(gm)
             check(step.__name__)
+    fronts = source.model._fronts if isinstance(source.model, Explained) else ()
     with _timed(seconds, "flow"):
-        flow, started = mark_flow(gm, relevance_leaves(gm.graph)), None
-    if not _has_leaf(flow) and (started := start_from_embeddings(gm, example, source.model)):
-        example = started.example
-        check = step_check(gm, example)
+        if not isinstance(source.model, Explained) and (lookups := _lookups(gm)):
+            example, fronts = cut_at_lookups(gm, example, lookups)
+            check = step_check(gm, example)
         flow = mark_flow(gm, relevance_leaves(gm.graph))
     _require_leaf(source.model_class, flow)
-    return _Canonical(example, started, flow, check)
+    return _Canonical(example, fronts, flow, check)
+
+
+def _lookups(gm: GraphModule) -> list[Lookup]:
+    """The lookups that become inputs. Where there are no tokens, a graph needs others only if it has no other leaf."""
+    found = token_lookups(gm)
+    return found or ([] if _has_leaf(mark_flow(gm, relevance_leaves(gm.graph))) else other_lookups(gm))
 
 
 def _narrowed(gm: GraphModule, begun: _Canonical, narrowing: Narrowing) -> _Canonical:
@@ -331,13 +363,15 @@ def _record(
         paper=table.paper,
         overrides=table.overrides,
         merged=chosen.merged,
+        called_with=source.called_with,
         inputs=tuple(begun.example.kwargs),
+        given_alone=_given_alone(source, begun.fronts, begun.example),
         leaves=tuple(str(leaf.target) for leaf in chosen.flow.leaves if leaf in chosen.flow.carrying),
         optional=begun.example.optional,
         constants=begun.example.constants,
         method=captured.method,
         specialised=captured.specialised + (() if isinstance(source.model, Explained) else hooks_sentence(source.model)),
-        guards=begun.started.guards(captured.guards) if begun.started else captured.guards,
+        guards=_guards(captured.guards, begun.fronts),
         sizes=compiled.sizes,
         forward_difference=difference,
         seconds=seconds,
@@ -347,6 +381,32 @@ def _record(
         versions={"lxt_fx": __version__, "torch": torch.__version__},
         positions=options.positions or (source.model.record.positions if isinstance(source.model, Explained) else None),
     )
+
+
+def _given_alone(source: CapturedModel, fronts: Sequence[Front], example: Example) -> tuple[str, ...]:
+    """The leaves that may be given without their tokens. The graph must not read these tokens elsewhere. If the model itself
+    takes an input of that name, it must answer to it as it does to the tokens: some scale only what they look up."""
+    if isinstance(source.model, Explained):
+        return source.model.record.given_alone
+    leaves = {front.leaf: front for front in fronts if not any(read in example.kwargs for read in front.reads)}
+    own = [name for name in leaves if name in inspect.signature(source.model.forward).parameters]
+    ours = tuple(name for name in leaves if name not in own)
+    if not own or source.expected is None:
+        return ours
+    read = {name for leaf in own for name in leaves[leaf].reads}
+    called = source.captured.example.kwargs
+    given = {name: value for name, value in called.items() if name not in read} | {n: example.kwargs[n] for n in own}
+    with torch_state_restored(), torch.no_grad():
+        found = answer_or_error(source.model, replace(source.captured.example, kwargs=given))
+    same = not isinstance(found, Exception) and forward_difference(source.expected, found) <= SAME
+    return ours + tuple(own) if same else ours
+
+
+def _guards(guards: tuple[str, ...], fronts: Iterable[Front]) -> tuple[str, ...]:
+    """The guards on the inputs of the cut graph."""
+    for front in fronts:
+        guards = front.guards(guards)
+    return guards
 
 
 def _sizes(gm: GraphModule) -> dict[str, tuple[int | None, ...]]:

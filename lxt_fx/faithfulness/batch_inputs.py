@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.attribution.embeddings import Inputs, with_embeddings
+from lxt_fx.attribution.as_explained import as_explained
+from lxt_fx.attribution.embeddings import Inputs, as_called
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetFunction, TargetsLike, Wanted, is_list, target_by_example
 from lxt_fx.attribution.target_entry import LogitEntry, Reading, entry_of, logits_of
@@ -61,6 +61,11 @@ class BatchInputs:
 
         return {name: leaf if name == self.leaf else pytree.tree_map(taken, value) for name, value in self.named.items()}
 
+    def output(self, chosen: Sequence[int], leaf: Tensor, model: nn.Module | None = None) -> Any:
+        """The output for these examples with another leaf, of the model or of another module with the same inputs."""
+        model, named = model or self.model, self.of(chosen, leaf)
+        return model._called(model, named) if isinstance(model, Explained) else model(**named)
+
     def batches(self, count: int, most: int) -> Iterator[tuple[list[int], int]]:
         """The indices 0 to `count` - 1 in batches of at most `most`, each with the number of its indices that count. If the
         batch size is fixed, the last batch is filled up with copies of its last index."""
@@ -73,7 +78,8 @@ class BatchInputs:
 def batch_inputs(
     model: nn.Module, inputs: Inputs, leaf: str | None, tokenizer: Tokenizer | None, function: str
 ) -> BatchInputs:
-    """The inputs by name, with token ids replaced by their embeddings.
+    """The inputs of the graph by name, with what tokens are looked up as in their place. A model without a float input is
+    transformed, to have such a graph.
 
     Raises InputError if they do not fit the model, or it is not clear which of them is the leaf.
     """
@@ -81,26 +87,31 @@ def batch_inputs(
         raise InputError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
     given = dict(inputs) if isinstance(inputs, Mapping) else {}
     positional = () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else (inputs,)
-    if isinstance(model, Explained):
-        accepted = model.record.inputs
-        if len(positional) > len(accepted):
-            raise InputError(f"{function}: {len(positional)} inputs, but the module takes {', '.join(accepted)}")
-        named = dict(zip(accepted, positional, strict=False)) | with_embeddings(model, given, accepted)
-        candidates: Sequence[str] = model.record.leaves
-    else:
-        taken = tuple(name for name in inspect.signature(model.forward).parameters if name != "input_ids")
-        example = given_example(model, positional, with_embeddings(model, given, taken))
+    given = as_called(model, given)
+    if not isinstance(model, Explained):
+        example = given_example(model, positional, given)
         named = example.kwargs | example.constants
-        candidates = tuple(named)
-    found = _leaf(named, candidates, leaf, function)
-    if named[found].dim() < 2 or not len(named[found]):
+        if any(isinstance(t, Tensor) and t.is_floating_point() for t in named.values()):
+            texts = tuple(texts_of_logits(named, named, tokenizer))
+            return _checked(BatchInputs(model, named, _leaf(named, tuple(named), leaf, function), texts, None, function))
+        model = as_explained(model, positional, given, function, "gradient")  # which starts from what is looked up
+    named = model._named(positional, given)
+    module, bound = model._prepared((), named)
+    found = _leaf(bound, module.record.leaves, leaf, function)
+    bound = {name: pytree.tree_map_only(Tensor, Tensor.detach, value) for name, value in bound.items()}
+    sizes = module.record.sizes.get(found, (None,))
+    texts = tuple(texts_of_logits(named, bound, tokenizer))
+    return _checked(BatchInputs(module, bound, found, texts, sizes[0], function))
+
+
+def _checked(inputs: BatchInputs) -> BatchInputs:
+    if inputs.values.dim() < 2 or not len(inputs.values):
         raise InputError(
-            f"{function}: {found} has shape {list(named[found].shape)}; give a batch of inputs, [examples, ...]"
+            f"{inputs.function}: {inputs.leaf} has shape {list(inputs.values.shape)}; give a batch of inputs, "
+            "[examples, ...]"
         )
-    named = {name: pytree.tree_map_only(Tensor, Tensor.detach, value) for name, value in named.items()}
-    texts = tuple(texts_of_logits(given, named, tokenizer))
-    sizes = model.record.sizes.get(found, (None,)) if isinstance(model, Explained) else (None,)
-    return BatchInputs(model, named, found, texts, sizes[0], function)
+    detached = {name: pytree.tree_map_only(Tensor, Tensor.detach, value) for name, value in inputs.named.items()}
+    return replace(inputs, named=detached)
 
 
 def _leaf(named: Mapping[str, Any], candidates: Sequence[str], wanted: str | None, function: str) -> str:
@@ -161,7 +172,7 @@ def explained_number(inputs: BatchInputs, target: TargetsLike, labels: Sequence[
     entries: list[LogitEntry] = []
     with evaluating(inputs.model):
         for chosen, count in inputs.batches(inputs.examples, batch):
-            output = inputs.model(**inputs.of(chosen, inputs.values[chosen]))
+            output = inputs.output(chosen, inputs.values[chosen])
             for place, example in enumerate(chosen[:count]):
                 text = inputs.texts[example] if inputs.texts else None
                 entries.append(entry_of(reading, targets[example], output, text, place))

@@ -124,16 +124,16 @@ class _Search:
         found = []
         for chosen, count in of_graph.batches(inputs.examples, batch):
             leaf = inputs.values[chosen].clone().requires_grad_(True)
-            output = explained(**of_graph.of(chosen, leaf))
+            output = of_graph.output(chosen, leaf)
             _check_graph(explained, inputs, chosen, output)
             value = self.answers.asked.values(output, chosen)[:count].sum()
-            relevance = leaf_relevance(explained, output, value, leaf) if value.requires_grad else None
-            if relevance is None:
+            by_leaf = leaf_relevance(explained, output, value, [leaf]) if value.requires_grad else None
+            if by_leaf is None:
                 raise InputError(
                     f"tune: {self.answers.asked.said[0]} does not depend on {inputs.leaf} by a differentiable path, so "
                     "there is no relevance to tune; choose another number of the output"
                 )
-            found.append(relevance[:count])
+            found.append(by_leaf[0][:count])
         relevance = torch.cat(found)
         if not bool(relevance.isfinite().all()):
             raise NonFiniteError(
@@ -158,7 +158,7 @@ def _check_graph(explained: Explained, inputs: BatchInputs, chosen: Sequence[int
     if explained.record.method == "torch.export":
         return
     with evaluating(inputs.model):
-        expected = inputs.model(**inputs.of(chosen, inputs.values[chosen]))
+        expected = inputs.output(chosen, inputs.values[chosen])
     if not forward_difference(expected, output) <= tolerance_of(expected):
         raise ForwardMismatchError(
             f"tune: examples {chosen[0]} to {chosen[-1]} take another data-dependent branch of {inputs.model_class} than "

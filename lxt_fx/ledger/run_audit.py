@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.as_explained import as_explained
-from lxt_fx.attribution.embeddings import Inputs, with_embeddings
+from lxt_fx.attribution.embeddings import Inputs, as_called
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetFunction, TargetsLike, is_list, target_by_example
@@ -19,7 +19,6 @@ from lxt_fx.attribution.text_input import TextInput, texts_by_example, texts_of_
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
-from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.close_books import close_books
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.taps import Meter, Taps
@@ -40,7 +39,7 @@ def audit(
     the ledger states the cause, computed by the rule's formula, and the part that no formula accounts for.
 
     `explained` is a transformed module, or a model, which is transformed on these inputs under `attnlrp`. `inputs` are
-    those of the module by name, `[batch, ...]`, or in order; token ids are embedded (`input_ids`). `target` is what
+    those of a call by name, `[batch, ...]`, or in order. `target` is what
     `explain` takes, for each example of the batch; or a list (or a tensor of indices) with one for each example; or a
     function of the output that returns one number for each example ([batch]), or a scalar for all of them. `tokenizer`
     gives names to tokens, `labels` to classes. The forward runs once, node by node; the backward once for each example. All
@@ -51,16 +50,22 @@ def audit(
     """
     with gradients_on():
         given, positional = _given(inputs)
-        explained = as_explained(explained, positional, given, "audit")
-        explained._refuse_hooks("audit")
-        if explained.record.form != "gradient":
+        called = as_explained(explained, positional, given, "audit")
+        called._refuse_hooks("audit")
+        if called.record.form != "gradient":
             raise InputError(
                 "audit: it reads the fast form; transform the model without form='explicit', which gives the same"
             )
-        bound = _bound(explained, given, positional)
-        explained = explained._fitting(bound)
-        asked = _Asked(Reading.of("audit", explained, labels), target, texts_of_logits(given, bound, tokenizer))
-        leaves, meter = _leaves(explained, bound), Meter()
+        named = called._named(positional, as_called(called, given))
+        explained, bound = called._prepared((), named)
+        leaves, meter = explained._new_leaves(bound), Meter()
+        if not leaves:
+            raise InputError(
+                f"audit: none of the inputs carries relevance; {explained.record.model_class} carries it from "
+                f"{', '.join(explained.record.leaves)}, which must be given as floating-point tensors"
+            )
+        bound |= leaves
+        asked = _Asked(Reading.of("audit", explained, labels), target, texts_of_logits(named, bound, tokenizer))
         goals = asked.goals(explained._run_by(Taps(explained, meter), bound))
         relevance = _backward(goals, leaves, meter)
         if not is_finite([goal.value for goal in goals] + [r for found in relevance.values() for r in found]):
@@ -69,7 +74,7 @@ def audit(
                 return torch.stack([goal.value for goal in asked.goals(output)]).sum()
 
             raise_non_finite(explained, bound, again, f"audit: {goals[0].said}, or its relevance,")
-        read = texts_by_example(given, bound, tokenizer) if "inputs_embeds" in explained.record.inputs else []
+        read = texts_by_example(named, bound, tokenizer) if "inputs_embeds" in explained.record.inputs else []
     return close_books(explained, goals, relevance, meter, [text.tokens for text in read])
 
 
@@ -78,27 +83,6 @@ def _given(inputs: Inputs) -> tuple[dict[str, Any], tuple[Any, ...]]:
     if isinstance(inputs, Mapping):
         return dict(inputs), ()
     return {}, inputs if isinstance(inputs, tuple) else (inputs,)
-
-
-def _bound(explained: Explained, given: Mapping[str, Any], positional: tuple[Any, ...]) -> dict[str, Any]:
-    """The inputs by name, with every leaf as a new tensor that requires a gradient."""
-    bound = explained._bind(positional, with_embeddings(explained, given, explained.record.inputs))
-    for name in explained.record.leaves:
-        if isinstance(bound.get(name), Tensor) and bound[name].is_floating_point():
-            bound[name] = bound[name].detach().clone().requires_grad_(True)
-    return bound
-
-
-def _leaves(explained: Explained, bound: Mapping[str, Any]) -> dict[str, Tensor]:
-    leaves = {name: bound[name] for name in explained.record.leaves if isinstance(bound.get(name), Tensor)}
-    leaves = {name: value for name, value in leaves.items() if value.requires_grad}
-    if not leaves:
-        wanted = ", ".join(explained.record.leaves)
-        raise InputError(
-            f"audit: none of the inputs carries relevance; {explained.record.model_class} carries it from {wanted}, which "
-            "must be given as floating-point tensors"
-        )
-    return leaves
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -137,7 +137,7 @@ def _drop_constant_inputs(gm: GraphModule, example: Example) -> None:
 def _order_inputs(gm: GraphModule, example: Example) -> None:
     """The inputs of the graph in the order of the example."""
     placeholders = {str(node.target): node for node in gm.graph.nodes if node.op == "placeholder"}
-    names = leaf_names(example)
+    names = leaf_names(example.kwargs)
     if list(placeholders) == names or set(placeholders) != set(names):
         return
     behind = next(node for node in gm.graph.nodes if node.op != "placeholder")

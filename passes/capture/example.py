@@ -1,14 +1,14 @@
 """Example inputs for capture: made from a transformers model's config and forward signature, or given by the user.
 
-A transformers text model is captured on `inputs_embeds`, the float input at which relevance is read. Inputs that the model
-fills in when they are missing (attention mask, positions, token types) become inputs of the graph too, so that padded
-batches work. A call without them gets the values that the model would have used.
+A transformers text model is captured on `input_ids`, as it is called. Inputs that the model fills in when they are missing
+(attention mask, positions, token types) become inputs of the graph too, so that padded batches work. A call without them
+gets the values that the model would have used.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,25 +25,36 @@ Fill = Callable[[Tensor], Tensor]
 """Makes an optional input from the input [batch, tokens, ...] that it belongs to."""
 
 
-def _ones(leaf: Tensor) -> Tensor:
-    return torch.ones(leaf.shape[:2], dtype=torch.long, device=leaf.device)
+def _ones(text: Tensor) -> Tensor:
+    return torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
 
 
-def _zeros(leaf: Tensor) -> Tensor:
-    return torch.zeros(leaf.shape[:2], dtype=torch.long, device=leaf.device)
+def _zeros(text: Tensor) -> Tensor:
+    return torch.zeros(text.shape[:2], dtype=torch.long, device=text.device)
 
 
-def _positions(leaf: Tensor) -> Tensor:
-    return torch.arange(leaf.shape[1], device=leaf.device).expand(leaf.shape[0], -1)
+def _positions(text: Tensor) -> Tensor:
+    return torch.arange(text.shape[1], device=text.device).expand(text.shape[0], -1)
 
 
 FILLS: dict[str, tuple[str, Fill]] = {
-    "attention_mask": ("inputs_embeds", _ones),
-    "position_ids": ("inputs_embeds", _positions),
-    "token_type_ids": ("inputs_embeds", _zeros),
-    "decoder_attention_mask": ("decoder_inputs_embeds", _ones),
+    "attention_mask": ("", _ones),
+    "position_ids": ("", _positions),
+    "token_type_ids": ("", _zeros),
+    "decoder_attention_mask": ("decoder_", _ones),
 }
-"""Optional inputs: the input whose shape they follow, and what makes the value of a missing one."""
+"""Optional inputs: the prefix of the text whose shape they follow, and what makes the value of a missing one."""
+
+
+def with_fills(given: Mapping[str, Any], optional: Iterable[str]) -> dict[str, Any]:
+    """The inputs, with a value for each missing optional one whose text is there, as ids or as embeddings."""
+    filled = dict(given)
+    for name in optional:
+        prefix, fill = FILLS[name]
+        text = given.get(f"{prefix}input_ids", given.get(f"{prefix}inputs_embeds"))
+        if name not in given and isinstance(text, Tensor):
+            filled[name] = fill(text)
+    return filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +149,9 @@ def made_example(model: nn.Module) -> Example:
     main = str(model.main_input_name)
     generator = torch.Generator().manual_seed(SEED)
     kwargs = dict(_main_inputs(model, main, set(parameters), generator))
-    optional = []
-    for name, (leaf, fill) in FILLS.items():
-        if name in parameters and leaf in kwargs:
-            kwargs[name] = fill(kwargs[leaf]).clone()
-            optional.append(name)
+    filled = with_fills(kwargs, [name for name in FILLS if name in parameters])
+    optional = [name for name in filled if name not in kwargs]
+    kwargs = {name: value.clone() for name, value in filled.items()}
     missing = [
         p.name
         for p in parameters.values()
@@ -153,7 +162,7 @@ def made_example(model: nn.Module) -> Example:
             f"transform: {type(model).__name__} also needs {', '.join(missing)}, which cannot be made from its config; "
             "give an example: transform(model, kwargs={...})"
         )
-    is_text = any(name.endswith("inputs_embeds") for name in kwargs)
+    is_text = any(name.endswith(("input_ids", "inputs_embeds")) for name in kwargs)
     return Example(kwargs, _switches(model, kwargs), tuple(optional), 2 if is_text else 1)
 
 
@@ -182,36 +191,60 @@ def _main_inputs(
         )
     shape = {"pixel_values": _image_shape, "input_features": _feature_shape, "input_values": _wave_shape}[main](config)
     yield main, torch.randn(shape, generator=generator).to(device, dtype)
-    if "decoder_inputs_embeds" in parameters:
-        yield "decoder_inputs_embeds", _embeddings(model, TOKENS - 2, generator)
+    yield from _text(model, "decoder_", TOKENS - 2, parameters, generator)
 
 
 def _text_inputs(model: nn.Module, parameters: set[str], generator: torch.Generator) -> Iterator[tuple[str, Any]]:
-    if "inputs_embeds" not in parameters:
-        raise InputError(
-            f"transform: {type(model).__name__}.forward takes no inputs_embeds, so there is no float input to read "
-            "relevance at; wrap its layers in a module that starts from embeddings and give that with an example"
-        )
-    yield "inputs_embeds", _embeddings(model, TOKENS, generator)
+    yield from _text(model, "", TOKENS, parameters, generator)
     config: Any = model.config
-    if getattr(config, "is_encoder_decoder", False) and "decoder_inputs_embeds" in parameters:
-        yield "decoder_inputs_embeds", _embeddings(model, TOKENS - 2, generator)
+    if getattr(config, "is_encoder_decoder", False):
+        yield from _text(model, "decoder_", TOKENS - 2, parameters, generator)
 
 
-def _embeddings(model: nn.Module, tokens: int, generator: torch.Generator) -> Tensor:
-    """Embeddings [BATCH, tokens, hidden] of random tokens, so that values have the scale that the model expects."""
+def _text(
+    model: nn.Module, prefix: str, tokens: int, parameters: set[str], generator: torch.Generator
+) -> Iterator[tuple[str, Tensor]]:
+    """The ids [BATCH, tokens] of random tokens that are not special, with the end of text as the last one, by which some
+    models pool; or their embeddings, where the model takes no ids."""
+    ids_name, embeds_name = f"{prefix}input_ids", f"{prefix}inputs_embeds"
+    if not {ids_name, embeds_name} & parameters:
+        return
     embedding: Any = token_embedding(model)
-    if embedding is None or not hasattr(embedding, "num_embeddings"):
+    vocabulary = getattr(embedding, "num_embeddings", None) or getattr(text_config(model), "vocab_size", None)
+    if not isinstance(vocabulary, int):
         raise InputError(
-            f"transform: {type(model).__name__} has no token embedding to make inputs_embeds from; give an example: "
-            "transform(model, kwargs={'inputs_embeds': ...})"
+            f"transform: {type(model).__name__} has no token embedding and no vocab_size to make {ids_name} from; give an "
+            f"example: transform(model, kwargs={{'{ids_name}': ...}})"
         )
-    ids = torch.randint(
-        min(3, embedding.num_embeddings - 1), embedding.num_embeddings, (BATCH, tokens), generator=generator
-    )
+    usual = torch.ones(vocabulary, dtype=torch.bool)
+    usual[[token for token in special_tokens(model) | {0, 1, 2} if 0 <= token < vocabulary]] = False
+    choices = usual.nonzero()[:, 0] if usual.any() else torch.arange(vocabulary)
+    ids = choices[torch.randint(len(choices), (BATCH, tokens), generator=generator)]
+    end = getattr(text_config(model), "eos_token_id", None)
+    if isinstance(end, int) and 0 <= end < vocabulary:
+        ids[:, -1] = end
+    ids = ids.to(next((p.device for p in model.parameters()), torch.device("cpu")))
+    if ids_name in parameters:
+        yield ids_name, ids
+        return
     with torch.no_grad():
-        embedded: Tensor = embedding(ids.to(embedding.weight.device))
-    return embedded.detach().clone()
+        yield embeds_name, embedding(ids).detach().clone()
+
+
+def text_config(model: nn.Module) -> Any:
+    """The part of the model's config that is about text; the config itself if it has no parts."""
+    config: Any = getattr(model, "config", None)
+    return getattr(config, "text_config", None) or config
+
+
+def special_tokens(model: nn.Module) -> set[int]:
+    """The ids of tokens that mean something to the model's code: every number of the config that is called so."""
+    found = set[Any]()
+    for config in (getattr(model, "config", None), text_config(model)):
+        for name, token in vars(config).items() if config is not None else ():
+            if name.endswith(("token_id", "token_index")):
+                found.update(token if isinstance(token, (list, tuple)) else [token])
+    return {token for token in found if isinstance(token, int)}
 
 
 def token_embedding(model: nn.Module) -> nn.Module | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.padded import padded, with_masks_of_ones
 from lxt_fx.passes.verify import forward_difference
 
 SAME = 1e-4
@@ -19,10 +21,52 @@ def without_refused_inputs(model: nn.Module, example: Example) -> tuple[Example,
     """The example without the optional inputs that the model itself fills in differently, and the model's output.
 
     Such inputs are dropped, and the model computes them itself: RoBERTa, for example, counts positions from its padding
-    index. A model on the meta device computes no values, so nothing is dropped there and the output is None.
+    index. Padded texts are tried too: OPT counts positions from the mask. A model that finds its padding by itself if it
+    gets no mask needs one in each call. A model on the meta device computes no values, so nothing is dropped there and the
+    output is None.
     """
     if on_meta(model, example.kwargs):
         return example, None
+    example, expected = _without_refused(model, example)
+    counted = _counted_from_padding(model, example)
+    if counted:
+        example = example.without(counted)
+        expected = example.call(model)
+    if _finds_its_padding(model, example):
+        example = replace(example, optional=tuple(name for name in example.optional if not _is_mask(name)))
+    return example, expected
+
+
+def _is_mask(name: str) -> bool:
+    return name.endswith("attention_mask")
+
+
+def _counted_from_padding(model: nn.Module, example: Example) -> tuple[str, ...]:
+    """The optional inputs that the model computes from the mask or the padding, if they are missing."""
+    texts, others = padded(model, example), tuple(name for name in example.optional if not _is_mask(name))
+    if texts is None or not others:
+        return ()
+    full = answer_or_error(model, texts)
+    if isinstance(full, Exception) or _same(full, answer_or_error(model, texts, others)):
+        return ()
+    counted = tuple(name for name in others if not _same(full, answer_or_error(model, texts, (name,))))
+    return counted or others
+
+
+def _finds_its_padding(model: nn.Module, example: Example) -> bool:
+    """Whether the model answers differently to padded texts without a mask than to a mask of ones."""
+    texts, masks = padded(model, example), tuple(name for name in example.optional if _is_mask(name))
+    if texts is None or not masks:
+        return False
+    full = answer_or_error(model, with_masks_of_ones(texts))
+    return not isinstance(full, Exception) and not _same(full, answer_or_error(model, texts, example.optional))
+
+
+def _same(full: Any, found: Any) -> bool:
+    return not isinstance(found, Exception) and forward_difference(full, found) <= SAME
+
+
+def _without_refused(model: nn.Module, example: Example) -> tuple[Example, Any]:
     for _ in range(len(example.optional) + 1):
         expected = answer_or_error(model, example, example.optional)
         full = answer_or_error(model, example)

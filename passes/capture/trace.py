@@ -9,7 +9,7 @@ would take another branch is an error, never a wrong answer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,7 +43,7 @@ def trace(model: nn.Module, example: Example) -> tuple[GraphModule, pytree.TreeS
     tracer = real_tracer(forward)  # which turns every non-tensor leaf into a constant of the graph
     with _module_stacks(model), _WholeReads():
         gm = tracer(*flat)
-    for node, name in zip(_placeholders(gm), leaf_names(example), strict=True):
+    for node, name in zip(_placeholders(gm), leaf_names(example.kwargs), strict=True):
         node.target = name
         rename(node, name)
     _name_parameters(gm, model)
@@ -143,9 +143,9 @@ def _placeholders(gm: GraphModule) -> list[Node]:
     return [node for node in gm.graph.nodes if node.op == "placeholder"]
 
 
-def leaf_names(example: Example) -> list[str]:
-    """One identifier for each leaf of the inputs: `pixel_values`, or `images_0` inside a list."""
-    paths = pytree.tree_flatten_with_path(dict(example.kwargs))[0]
+def leaf_names(inputs: Mapping[str, Any]) -> list[str]:
+    """One identifier for each leaf of the inputs by name: `pixel_values`, or `images_0` inside a list."""
+    paths = pytree.tree_flatten_with_path(dict(inputs))[0]
     return ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in paths]
 
 

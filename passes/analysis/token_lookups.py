@@ -1,0 +1,190 @@
+"""Analysis: where a graph looks up tokens in a table."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import networkx as nx
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from lxt_fx.base.nodes import TensorType, is_float, module_path, operands, shape, value, written_shape
+from lxt_fx.base.torch_internals import aten, aten_ops
+from lxt_fx.ops.aten_kinds import CONTRACTIONS, CONVOLUTIONS, MOVES, PRODUCTS, SHAPE_READERS, SUMS
+from lxt_fx.passes.analysis.mark_flow import differentiable_graph, mark_flow
+
+_FORGET = SHAPE_READERS | aten_ops(
+    """
+    argmax argmin max.dim min.dim sum sum.dim_IntList cumsum count_nonzero sort sort.stable argsort topk nonzero
+    searchsorted.Tensor bucketize.Tensor unique_consecutive
+    """
+)
+"""Ops on token ids that give counts and places, and not tokens. Comparisons give no whole numbers in any case."""
+
+_LOOK_UP = aten_ops("embedding index.Tensor index_select gather take take_along_dim")
+_BAGS = aten_ops("embedding_bag embedding_bag.padding_idx")
+_ONE_HOT = aten_ops("one_hot scatter.value")
+_TIMES_TABLE = CONTRACTIONS | aten_ops("linear mm bmm")
+_JOINS = MOVES | SUMS | CONVOLUTIONS | PRODUCTS | {aten.linear.default}
+"""Linear ops that join several lookups to one value."""
+_VIEWS = aten_ops("view reshape unflatten.int")
+_FACTORS = aten_ops("mul.Tensor div.Tensor")
+
+_NO_TOKENS = re.compile(
+    "position|pos_ids|type|segment|mask|label|bbox|boxes|lang|grid|thw|size|length|cache|speaker|task|row|column", re.I
+)
+"""Names of whole-number inputs that say where a token stands or of which kind it is, and not which token it is."""
+
+_Reads = dict[Node, frozenset[Node]]
+"""For each node the inputs that it depends on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A value that is looked up by tokens: the node that gives it, and the inputs that it is computed from. The node stands
+    behind a constant factor, if there is one, and has the dims of its tokens first where that is possible."""
+
+    node: Node
+    inputs: tuple[Node, ...]
+
+
+def token_lookups(gm: GraphModule) -> list[Lookup]:
+    """Analysis: every lookup of tokens whose value reaches the output by a differentiable path, whichever op looks up: an
+    embedding, an index into a table, a product of one-hot vectors with a table.
+
+    An input holds tokens if it has whole numbers and its name does not say that they are positions, types or languages. A
+    table is any value that depends on no input. Several lookups of one input are one if only linear ops stand between them
+    and the first value that all of them reach (CANINE joins eight hashes of each token); else each is a lookup of its own
+    (Gemma3n has one for each layer).
+    """
+    whole = [node for node in gm.graph.nodes if node.op == "placeholder" and _is_whole(value(node))]
+    return _joined(gm, _tokens(gm, [node for node in whole if not _NO_TOKENS.search(str(node.target))]))
+
+
+def other_lookups(gm: GraphModule) -> list[Lookup]:
+    """Analysis: the lookups that relevance can start at in a graph without tokens and without a float input that reaches
+    the output: by the codes of a quantised sound, or by positions."""
+    return _joined(gm, {node: read for node, read in _inputs_read(gm).items() if read and _is_whole(value(node))})
+
+
+def _is_whole(found: object) -> bool:
+    """Whether this is a tensor of whole numbers, or a tuple that has one."""
+    if isinstance(found, (list, tuple)):
+        return any(_is_whole(item) for item in found)
+    if not isinstance(found, (Tensor, TensorType)):
+        return False
+    return not found.is_floating_point() and not found.is_complex() and found.dtype != torch.bool
+
+
+def _tokens(gm: GraphModule, inputs: Iterable[Node]) -> _Reads:
+    """The nodes that hold tokens, with the inputs whose tokens these are. One-hot vectors of tokens hold tokens too."""
+    held: _Reads = {node: frozenset({node}) for node in inputs}
+    one_hot: set[Node] = set()
+    for node in gm.graph.nodes:
+        read = [operand for operand in node.all_input_nodes if operand in held]
+        if node.op != "call_function" or not read or node.target in _FORGET or node.target is aten.sym_size.int:
+            continue
+        vectors = any(operand in one_hot for operand in read) and (node.target in MOVES)
+        if vectors or node.target in _ONE_HOT or _compares_with_all(node, held):
+            one_hot.add(node)
+        elif not _is_whole(value(node)):
+            continue
+        held[node] = _union(held, read)
+    return held
+
+
+def _compares_with_all(node: Node, held: _Reads) -> bool:
+    """Whether the node is `tokens[..., None] == arange(vocabulary)`."""
+    if node.target is not aten.eq.Tensor:
+        return False
+    sizes = [written_shape(operand) for operand in node.all_input_nodes if operand in held]
+    return len(sizes) == 1 and written_shape(node) != sizes[0]
+
+
+def _joined(gm: GraphModule, held: _Reads) -> list[Lookup]:
+    read = _inputs_read(gm)
+    found = [node for node in gm.graph.nodes if _looks_up(node, held, read)]
+    carrying = mark_flow(gm, found).carrying
+    groups: dict[frozenset[Node], list[Node]] = {}
+    for node in found:
+        if node in carrying:
+            groups.setdefault(read[node], []).append(node)
+    lookups = []
+    for inputs, nodes in groups.items():
+        join = _join(gm, nodes, carrying)
+        given = tuple(node for node in gm.graph.nodes if node in inputs)
+        lookups += [Lookup(_scaled(node, given[0], read), given) for node in ([join] if join else nodes)]
+    return lookups
+
+
+def _inputs_read(gm: GraphModule) -> _Reads:
+    """For each node the inputs that its value depends on; sizes do not count."""
+    read: _Reads = {}
+    for node in gm.graph.nodes:
+        if node.op == "placeholder":
+            read[node] = frozenset({node})
+        elif node.target is aten.sym_size.int:
+            read[node] = frozenset()
+        else:
+            read[node] = _union(read, node.all_input_nodes)
+    return read
+
+
+def _union(found: _Reads, nodes: Iterable[Node]) -> frozenset[Node]:
+    return frozenset(chain.from_iterable(found[node] for node in nodes))
+
+
+def _looks_up(node: Node, held: _Reads, read: _Reads) -> bool:
+    """Whether the node looks tokens up: it reads tokens, or one-hot vectors of them, and a table, which is a float value
+    that depends on no input."""
+    if node.op != "call_function" or node in held or not is_float(node) or shape(node) is None:
+        return False
+    bag = node.args[0] if node.target is operator.getitem and node.args[1] == 0 else None
+    looking = bag if isinstance(bag, Node) and bag.target in _BAGS else node
+    operated = [operand.node for operand in operands(looking)]
+    tables = [operand for operand in operated if is_float(operand) and operand not in held]
+    if not tables or any(read[table] for table in tables):
+        return False
+    vectors = [is_float(operand) for operand in operated if operand in held]
+    return bool(vectors) and looking.target in (_TIMES_TABLE if any(vectors) else _LOOK_UP | _BAGS)
+
+
+def _join(gm: GraphModule, lookups: Sequence[Node], carrying: frozenset[Node]) -> Node | None:
+    """The first node that depends on all of these lookups, with only linear joins in between."""
+    if len(lookups) == 1:
+        return lookups[0]
+    graph = differentiable_graph(gm).subgraph(carrying).copy()
+    between = [node for node in graph if node in lookups or node.target in _JOINS]
+    behind = set.intersection(*(nx.descendants(graph.subgraph(between), node) for node in lookups))
+    joins: list[Node] = [node for node in gm.graph.nodes if node in behind]
+    for node in joins:
+        before = nx.ancestors(graph, node) | {node}
+        if all(user in before for lookup in lookups for user in graph.successors(lookup)):
+            return node
+    return None
+
+
+def _scaled(node: Node, tokens: Node, read: _Reads) -> Node:
+    """The last node that only multiplies the lookup by constants or gives it the dims of the tokens: a model that takes
+    embeddings takes them there, as a rule."""
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        others = [operand for operand in user.all_input_nodes if operand is not node]
+        scales = user.target in _FACTORS and user.args[0] is node and not any(read[other] for other in others)
+        casts = user.target is aten.to.dtype and is_float(user) and module_path(user) == module_path(node)
+        fits = user.target in _VIEWS and not _starts_with(node, tokens) and _starts_with(user, tokens)
+        if not (fits or ((scales or casts) and written_shape(user) == written_shape(node))):
+            return node
+        node = user
+    return node
+
+
+def _starts_with(node: Node, tokens: Node) -> bool:
+    """Whether the first dims of the node are those of the tokens."""
+    wanted = written_shape(tokens) or ()
+    return (written_shape(node) or ())[: len(wanted)] == wanted

@@ -1,0 +1,152 @@
+"""Transform: the values that a model looks up by tokens become inputs of its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from lxt_fx.base.errors import CallError
+from lxt_fx.base.nodes import module_path, value, written_shape
+from lxt_fx.base.torch_internals import GraphIO, aten, io_of, pytree, set_io
+from lxt_fx.passes.analysis.token_lookups import Lookup
+from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.trace import leaf_names
+from lxt_fx.passes.drop_dead import drop_dead
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The part of a model before a leaf: `module` computes the value of the leaf from the inputs `reads`, in this order.
+    `tokens` is how many dims of the leaf are those of its tokens, [batch, tokens]."""
+
+    leaf: str
+    reads: tuple[str, ...]
+    module: GraphModule
+    tokens: int
+
+    def __call__(self, given: Mapping[str, Any]) -> Tensor:
+        """The value of the leaf, without a gradient. Raises CallError for a token that the table does not have."""
+        tokens = [given[read] for read in self.reads]
+        with torch.no_grad():
+            try:
+                made: Tensor = self.module(*tokens)
+            except IndexError as error:
+                raise CallError(
+                    f"{', '.join(self.reads)}: a token is not in the table that it is looked up in ({_spans(tokens)}): "
+                    f"{error}"
+                ) from error
+        return made.detach()
+
+    def guards(self, guards: Iterable[str]) -> tuple[str, ...]:
+        """The guards on sizes, with the leaf in the place of the input that it starts with. Guards on the other inputs of a
+        leaf, or on an input whose dims it does not have, are dropped: the sizes of the leaf say as much."""
+        given = [f"L['{name}']" for name in self.reads]
+        if len(given) == 1 and self.tokens:
+            return tuple(guard.replace(given[0], f"L['{self.leaf}']") for guard in guards)
+        return tuple(guard for guard in guards if not any(name in guard for name in given))
+
+
+def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup]) -> tuple[Example, tuple[Front, ...]]:
+    """Transform: each lookup becomes a float input of the graph. Inputs that nothing else reads are no inputs any more, and
+    those inside lists and dicts become inputs of their own (`features_input_ids`).
+
+    The new input is called as the input of its tokens, with `inputs_embeds` for `input_ids` and `x_embeds` for `x`; further
+    lookups of the same tokens add the name of their module. Returns the example of the cut graph, and what computes each
+    new input.
+    """
+    values: dict[str, Any] = dict(zip(leaf_names(example.kwargs), pytree.tree_leaves(dict(example.kwargs)), strict=True))
+    fronts = list[Front]()
+    for lookup in lookups:
+        part = _part(gm, lookup)
+        reads, name, tokens = _reads(part), _name(lookup, values), _token_dims(lookup)
+        with torch.no_grad():
+            values[name] = part(*(values[read] for read in reads)).detach().clone()
+        fronts.append(Front(name, reads, part, tokens))
+    for lookup, front in zip(lookups, fronts, strict=True):  # after all parts are copied: a cut takes its lookup away
+        _replace(gm, lookup, front.leaf, front.tokens)
+    _drop_idle(gm, {read for front in fronts for read in front.reads})
+    names = [str(node.target) for node in gm.graph.nodes if node.op == "placeholder"]
+    values = {name: values[name] for name in names}
+    set_io(gm.graph, GraphIO(tuple(names), pytree.tree_structure(((), values)), io_of(gm.graph).out_spec))
+    gm.recompile()
+    return replace(example, kwargs=values), tuple(fronts)
+
+
+def _spans(tokens: Sequence[Any]) -> str:
+    return ", ".join(f"from {int(t.min())} to {int(t.max())}" for t in tokens if isinstance(t, Tensor) and t.numel())
+
+
+def _part(gm: GraphModule, lookup: Lookup) -> GraphModule:
+    """The part of the graph that computes the lookup, as a module of its own that takes inputs in their order. A size of
+    another input that the tokens have too is read from the tokens."""
+    sizes = _sizes_of(lookup.inputs[0])
+    needed, todo = {lookup.node}, [lookup.node]
+    while todo:
+        node = todo.pop()
+        of_tokens = node.target is aten.sym_size.int and str(value(node)) in sizes
+        for operand in [lookup.inputs[0]] if of_tokens else node.all_input_nodes:
+            if operand not in needed:
+                needed.add(operand)
+                todo.append(operand)
+    graph, copies = Graph(), dict[Node, Node]()
+    for node in gm.graph.nodes:
+        if node not in needed:
+            continue
+        copies[node] = graph.node_copy(node, lambda operand: copies.get(operand, operand))
+        if node.target is aten.sym_size.int and (dim := sizes.get(str(value(node)))) is not None:
+            copies[node].args = (copies[lookup.inputs[0]], dim)
+    graph.output(copies[lookup.node])
+    return GraphModule(gm, graph, "Front")
+
+
+def _sizes_of(tokens: Node) -> dict[str, int]:
+    """The dim of the tokens that has each symbolic size."""
+    found = value(tokens)
+    sizes = list(found.shape) if isinstance(found, Tensor) else []
+    return {str(size): dim for dim, size in enumerate(sizes) if isinstance(size, torch.SymInt)}
+
+
+def _reads(part: GraphModule) -> tuple[str, ...]:
+    return tuple(str(node.target) for node in part.graph.nodes if node.op == "placeholder")
+
+
+def _name(lookup: Lookup, taken: Container[str]) -> str:
+    """The name of the new input, which no other input has."""
+    tokens = str(lookup.inputs[0].target)
+    name = tokens.replace("input_ids", "inputs_embeds") if "input_ids" in tokens else f"{tokens}_embeds"
+    if name in taken and (place := module_path(lookup.node)):
+        name = f"{name}_{place.rsplit('.', 1)[-1]}"
+    names = (name if number == 1 else f"{name}_{number}" for number in count(1))
+    return next(name for name in names if name not in taken)
+
+
+def _token_dims(lookup: Lookup) -> int:
+    """How many dims of the lookup are those of its tokens; 0 if it does not start with them."""
+    wanted = written_shape(lookup.inputs[0]) or ()
+    return len(wanted) if (written_shape(lookup.node) or ())[: len(wanted)] == wanted else 0
+
+
+def _replace(gm: GraphModule, lookup: Lookup, name: str, tokens: int) -> None:
+    """The new input in the place of the lookup. It comes after the input of its tokens; sizes of these are read from it."""
+    ids, output = lookup.inputs[0], lookup.node
+    with gm.graph.inserting_after(ids):
+        leaf = gm.graph.placeholder(name)
+    leaf.meta["val"] = output.meta["val"]
+    output.replace_all_uses_with(leaf)
+    for user in list(ids.users):
+        if tokens and user.target is aten.sym_size.int:
+            user.replace_input_with(ids, leaf)
+    drop_dead(gm)
+
+
+def _drop_idle(gm: GraphModule, replaced: Container[str]) -> None:
+    """Drops the inputs of lookups that nothing reads any more."""
+    for node in list(gm.graph.nodes):
+        if node.op == "placeholder" and not node.users and node.target in replaced:
+            gm.graph.erase_node(node)
