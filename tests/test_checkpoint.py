@@ -477,7 +477,7 @@ def test_graph_that_is_captured_again_is_cut_again() -> None:
     inputs = {"x": torch.randn(3, 8), "n": torch.tensor([2])}
     cut = lxt_fx.transform(Reading().eval(), kwargs=inputs, dynamic="recapture", checkpoint="layers")
     other = inputs | {"n": torch.tensor([1])}
-    found = cut._fitting(other)
+    found, _ = cut._prepared((), other)
     assert found is not cut
     assert found.segments is not None
     plain = lxt_fx.transform(Reading().eval(), kwargs=other)

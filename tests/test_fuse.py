@@ -40,7 +40,7 @@ def inputs_of(module: lxt_fx.Explained, dtype: torch.dtype = torch.float64) -> d
 def both(module: lxt_fx.Explained, **inputs: Any) -> tuple[list[Tensor], list[Tensor]]:
     """(value, gradient of the first input) by the fused graph, and by the lowered one."""
     leaf = next(iter(inputs.values()))
-    bound = module._bind((), inputs)
+    bound = module._prepared((), inputs)[1]
     found = []
     for output in (module(**inputs), module._run_by(Interpreter(module), bound)):
         value = next(item for item in pytree.tree_leaves(output) if isinstance(item, Tensor))

@@ -85,7 +85,7 @@ def test_the_head_of_a_language_model_is_cut_off(name: str) -> None:
     cut = split_model(module)
     assert cut is not None
     x = leaf_of(module)
-    states = cut.body(inputs_embeds=x, **{k: v for k, v in module._bind((x,), {}).items() if k != "inputs_embeds"})
+    states = cut.body(inputs_embeds=x, **{k: v for k, v in module._prepared((x,), {})[1].items() if k != "inputs_embeds"})
     assert states.shape == (2, TOKENS, 32)
     assert_same(cut.head(states), module(x).logits)
 
@@ -96,7 +96,7 @@ def test_a_module_that_recomputes_its_layers_does_so_for_many_targets() -> None:
     lean = compiled("llama", torch.float64, checkpoint="layers")
     assert_same(many.relevance_of(lean, x, PAIRS, chunk=2), many.relevance_of(module, x, PAIRS, chunk=2), IN_FLOAT32)
     saved = {
-        name: saved_bytes(split_model(found).body, found._bind((x,), {}))
+        name: saved_bytes(split_model(found).body, found._prepared((x,), {})[1])
         for name, found in (("whole", module), ("lean", lean))
     }
     assert 0 < saved["lean"] < 0.3 * saved["whole"]

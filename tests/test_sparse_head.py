@@ -79,7 +79,7 @@ def test_every_question_to_a_model_gets_the_answer_of_the_whole_product(name: st
     explained = compiled(name, torch.float64)
     assert [node.target for node in explained.fused.nodes].count(head) == 1
     whole = torch.fx.GraphModule(explained, explained.graph)
-    bound = explained._bind((torch.randn(2, 5, 32, dtype=torch.float64),), {})
+    bound = explained._prepared((torch.randn(2, 5, 32, dtype=torch.float64),), {})[1]
     for ask in (
         lambda logits: logits[0, -1, 3],
         lambda logits: logits[:, -1, 3] @ logits[:, 2, 9],

@@ -61,12 +61,13 @@ def with_fills(given: Mapping[str, Any], optional: Iterable[str]) -> dict[str, A
 class Example:
     """The inputs that capture runs on. `kwargs` are tensor inputs by the names of forward's parameters, `optional` names
     those that a call may leave out, and `constants` are other arguments, fixed in the graph. `dynamic_dims` says how many
-    leading dims a call may change (`None`: all of them, of images the batch)."""
+    leading dims a call may change (`None`: all of them, of images the batch). `made` says that no user gave it."""
 
     kwargs: dict[str, Any]
     constants: dict[str, Any]
     optional: tuple[str, ...] = ()
     dynamic_dims: int | None = None
+    made: bool = False
 
     def free_dims(self, tensor: Tensor) -> int:
         """How many leading dims of this input a call may change. Height and width of images are fixed: models compute
@@ -151,7 +152,7 @@ def made_example(model: nn.Module) -> Example:
     kwargs = dict(_main_inputs(model, main, set(parameters), generator))
     filled = with_fills(kwargs, [name for name in FILLS if name in parameters])
     optional = [name for name in filled if name not in kwargs]
-    kwargs = {name: value.clone() for name, value in filled.items()}
+    kwargs = {name: filled[name].clone() for name in parameters if name in filled}  # in the order of a call
     missing = [
         p.name
         for p in parameters.values()
@@ -163,7 +164,7 @@ def made_example(model: nn.Module) -> Example:
             "give an example: transform(model, kwargs={...})"
         )
     is_text = any(name.endswith(("input_ids", "inputs_embeds")) for name in kwargs)
-    return Example(kwargs, _switches(model, kwargs), tuple(optional), 2 if is_text else 1)
+    return Example(kwargs, _switches(model, kwargs), tuple(optional), 2 if is_text else 1, made=True)
 
 
 def _switches(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
