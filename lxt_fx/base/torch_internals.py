@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from inspect import signature
 from types import ModuleType
 from typing import Any, NoReturn
@@ -115,6 +116,32 @@ def schema_of(op: Any) -> Any:
     """The schema of an op: names, defaults and types of its arguments, which of them it writes, what its results alias.
     Every analysis needs it."""
     return found(op, "_schema", "to know the arguments of an op")
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentType:
+    """What a schema says of an argument: its type as text (`Optional[List[int]]`), whether a call must give it, whether
+    only by name, and whether one value may stand for a list of equal ones."""
+
+    type: str
+    required: bool
+    by_name_only: bool
+    repeats: bool
+
+
+@cache
+def argument_types(op: OpOverload) -> dict[str, ArgumentType]:
+    """What the schema of an op says of each argument. Without it, what a file gives to an op could not be checked."""
+    purpose = "to check what a file gives to an op"
+    return {
+        argument.name: ArgumentType(
+            str(found(argument, "real_type", purpose)),
+            not found(argument, "has_default_value", purpose)(),
+            bool(found(argument, "kwarg_only", purpose)),
+            found(argument, "N", purpose) is not None,
+        )
+        for argument in schema_of(op).arguments
+    }
 
 
 def base_name(op: Any) -> str:

@@ -58,9 +58,9 @@ def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mappi
     Raises InputError for a module that does not have this graph any more.
     """
     record = explained.record
-    if "canonical" not in record.stages:
+    if record.table is None:
         raise InputError(
-            "this module was loaded from a file, which does not have the graph before its rules; give the model that it "
+            "this module was loaded from a file, which has the graph before its rules as text only; give the model that it "
             "was made from"
         )
     if record.merged:

@@ -19,7 +19,7 @@ from lxt_fx.base.torch_internals import hooks_of, io_of, pytree, recompile_as, s
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_modules, make_hookable
 from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.record import Record
-from lxt_fx.compiler.size_guards import compiled_guard, reads_a_one
+from lxt_fx.compiler.size_guards import compiled_guard, holds, reads_a_one
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.capture.example import with_fills
@@ -90,8 +90,8 @@ class Explained(GraphModule):
         self, record: Record, fronts: tuple[Front, ...], embedding: nn.Module | None = None, config: Any = None
     ) -> None:
         self.record, self._fronts = record, fronts
-        self.config = config  # the model's own, for the names of its classes; None after load
-        self._guards = [(guard, code) for guard in record.guards if (code := compiled_guard(guard)) is not None]
+        self.config = config  # the model's own, for the names of its classes; a few of its facts after load
+        self._guards = [(guard, compiled_guard(guard)) for guard in record.guards]
         # in a tuple, so that it does not become a submodule: only `embed` uses it, not the graph
         self._embedding = () if embedding is None else (embedding,)
 
@@ -195,6 +195,12 @@ class Explained(GraphModule):
         if self.segments is not None:
             twin._cut(self.segments)
         return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise InputError(
+            f"pickle: an explained module cannot be pickled ({self.record.model_class}); write it to a file as data with "
+            "lxt_fx.save(explained, path) and read it with lxt_fx.load(path)"
+        )
 
     def _run_by(self, interpreter: Interpreter, bound: Mapping[str, Any]) -> Any:
         """The output for inputs by name, computed node by node by an interpreter of this graph. The interpreter's values
@@ -329,8 +335,7 @@ class Explained(GraphModule):
                     "transform the model again with an example of this shape, or once with dynamic=\"recapture\""
                 )
         for guard, code in self._guards:
-            holds = eval(code, {"__builtins__": {}, "max": max, "min": min}, {"L": bound})
-            if not holds and not reads_a_one(guard, bound):
+            if not holds(code, bound) and not reads_a_one(guard, bound):
                 raise CallError(
                     f"{self.record.model_class}: the graph is valid only if {guard}, which is false for these inputs; "
                     "transform the model again with an example of these shapes, or once with dynamic=\"recapture\""

@@ -1,118 +1,214 @@
-"""Saving an explained module as data: one safetensors file with the weights, and the graph as JSON in its header.
+"""Saving an explained module as data: one safetensors file with the weights, and the rest as JSON in its header.
 
-Loading runs no code from the file: ops are looked up by name in torch, and shape guards are parsed and checked.
+Loading runs nothing that the file says: every value in it is checked before there is a graph (`graph_json.py`).
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph
+from torch.fx import Graph, GraphModule
 
-from lxt_fx.base.errors import InputError
-from lxt_fx.base.torch_internals import OpOverload
+from lxt_fx.base.errors import InputError, LxtFxError
+from lxt_fx.base.saved_json import Saved, read_json
+from lxt_fx.base.torch_internals import OpOverload, copy_io, io_of
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.graph_json import decode_graph, encode_graph
-from lxt_fx.compiler.record import Record, Stage
+from lxt_fx.compiler.graph_json import (
+    Known,
+    decode_graph,
+    decode_printed,
+    encode_graph,
+    encode_printed,
+    known_names,
+)
+from lxt_fx.compiler.record import Record
+from lxt_fx.compiler.saved_record import MOST_DIMS, decoded_record, decoded_stages, encoded_record, encoded_stages
+from lxt_fx.compiler.saved_tensors import Tensors, read_names, root_of, write_tensors
+from lxt_fx.compiler.snapshots import fused_stage
+from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.segments.recompute import Segments
-from lxt_fx.rule_table.rule import Conserves, Match, Rule
 
-FORMAT = 2
+FORMAT = 3
+MOST_FRONTS = 100
+_PRINTED = ("capture", "canonical", "rules")
+"""Stages whose graphs are written to be printed. `groups` has the graph of `canonical`; `lowered` is the module's own, and
+`fused` follows from it."""
+_RESERVED = frozenset(dir(Explained)) | {"config", "fused", "record", "segments"}
 
 
 def save(explained: Explained, path: str | Path) -> None:
-    """Writes the module to one `.safetensors` file: weights, graph, rules, and the token embedding if it has one.
+    """Writes the module to one `.safetensors` file: weights, graphs, rules, and the token embedding if it has one. Each
+    tensor is written once, also if several names share it.
 
-    Raises InputError for anything but an explained module, and for a graph with a call that cannot be looked up by name.
+    Raises InputError for anything but an explained module, and for what a file cannot hold: a call that cannot be looked up
+    by name, tensors without values, an output that is no plain container or registered class.
     """
     from safetensors.torch import save_file
 
     if not isinstance(explained, Explained):
         raise InputError(f"save: expected a module made by lxt_fx.transform, got {type(explained).__name__}")
-    tensors, keys = _tensors(explained)
-    header = {
-        "format": FORMAT,
-        "graph": encode_graph(explained.graph),
-        "tensors": keys,
-        "parameters": sorted(name for name, _ in explained.named_parameters(remove_duplicate=False)),
-        "record": _record(explained.record),
-        "rules": _rules(explained.record),
-    }
-    embedding = _embedding(explained, tensors)
-    if embedding is not None:
-        header["embedding"] = embedding
-    if explained.segments is not None:
-        header["segments"] = asdict(explained.segments)
-    save_file(tensors, str(path), metadata={"lxt_fx": json.dumps(header)})
+    tensors = Tensors()
+    text = json.dumps(_header(explained, tensors))
+    save_file(tensors.written, str(path), metadata={"lxt_fx": text})
 
 
-def load(path: str | Path, ops: Sequence[OpOverload] = ()) -> Explained:
-    """The module that `save` wrote, on the CPU. Only its stage `lowered` can be printed. `ops` are your own ops that the
-    file may call, because rules of yours use them.
+def load(path: str | Path, ops: Sequence[OpOverload] = (), outputs: Sequence[type] = ()) -> Explained:
+    """The module that `save` wrote, on the CPU. It has the stages that it was saved with, and no model: it cannot be
+    captured again or put under another table. `ops` are your own ops that the file may call, because rules of yours use
+    them, and `outputs` your own classes that its output may have, registered with pytree.
 
-    Raises InputError if `save` did not write the file, or if it names an op that is neither in this torch nor in `ops`.
+    The file is data, whoever wrote it: nothing that it says is run, and it may call no op but those that only compute. What
+    it computes, and how much, is its writer's choice, as with any model.
+
+    Raises InputError if `save` did not write the file, or for anything in it that `save` does not write.
     """
-    from safetensors import safe_open
+    source = f"load: {path}"
+    text, tensors = _read(path, source)
+    header = read_json(text, source)
+    if header.item("format").value != FORMAT:
+        raise InputError(
+            f"load: {path} has format {_said(header.item('format').value)}, this version reads {FORMAT}; transform and "
+            "save again"
+        )
+    return _module(header, tensors, ops, outputs)
 
-    with safe_open(str(path), "pt") as file:
-        metadata = file.metadata() or {}
-        if "lxt_fx" not in metadata:
-            raise InputError(f"load: {path} was not written by lxt_fx.save")
-        header = json.loads(metadata["lxt_fx"])
-        if header.get("format") != FORMAT:
-            raise InputError(
-                f"load: {path} has format {header.get('format')}, this version reads {FORMAT}; transform and save again"
-            )
-        tensors = {key: file.get_tensor(key) for key in list(file.keys())}
-    root = _root(header, tensors)
-    graph = decode_graph(header["graph"], ops)
-    explained = Explained(root, graph)
-    explained._attach(_loaded_record(header, decode_graph(header["graph"], ops)), _loaded_embedding(header, tensors))
-    explained._cut(_loaded_segments(header))
+
+def _said(value: object) -> str:
+    return str(value)[:20] if isinstance(value, int) and abs(value) < 10**6 else "of another kind"
+
+
+def _read(path: str | Path, source: str) -> tuple[str, dict[str, Tensor]]:
+    """The header's text and the tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            if "lxt_fx" not in metadata:
+                raise InputError(f"{source} was not written by lxt_fx.save")
+            return metadata["lxt_fx"], {key: file.get_tensor(key) for key in list(file.keys())}
+    except FileNotFoundError:
+        raise InputError(f"{source}: there is no such file") from None
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{source} is no file of lxt_fx.save, or not all of one ({error})") from error
+
+
+def _header(explained: Explained, tensors: Tensors) -> dict[str, Any]:
+    record = explained.record
+    modules = [explained, *(front.module for front in explained._fronts)]
+    keys = {name: key for module in modules for name, key in write_tensors(module, tensors).items()}
+    parameters = {name for module in modules for name, _ in module.named_parameters(remove_duplicate=False)}
+    graphs = {name: record.stages[name].graph for name in _PRINTED if name in record.stages}
+    stages = {name: stage for name, stage in record.stages.items() if name != "fused"}
+    return {
+        "format": FORMAT,
+        "tensors": keys,
+        "parameters": sorted(parameters),
+        "graph": encode_graph(explained.graph),
+        "printed": {name: encode_printed(graph) for name, graph in graphs.items()},
+        "record": encoded_record(record),
+        "rules": encoded_stages(stages),
+        "fronts": [_front(front) for front in explained._fronts],
+        "embedding": _embedding(explained, tensors),
+        "segments": explained.segments and asdict(explained.segments),
+        "config": _config(explained.config),
+    }
+
+
+def _module(header: Saved, tensors: Mapping[str, Tensor], ops: Iterable[OpOverload], outputs: Iterable[type]) -> Explained:
+    """The module that a header describes. All of the header is checked before anything is made of it."""
+    keys = read_names(header.item("tensors"), tensors, _RESERVED)
+    known = known_names(keys, ops, outputs)
+    parameters = header.item("parameters").texts()
+    if unknown := sorted(set(parameters) - keys.keys()):
+        header.item("parameters").fail(f"holds {unknown[0][:200]!r}, which is no tensor of the file")
+    graph = decode_graph(header.item("graph"), known)
+    stages = decoded_stages(header.item("rules"), _graphs(header, graph, known))
+    names = header.item("graph").item("names").names()
+    record = decoded_record(header.item("record"), names, stages)
+    fronts = _front_graphs(header.item("fronts"), record, known)
+    embedding = _loaded_embedding(header, tensors)
+    segments = _loaded_segments(header)
+    config = _loaded_config(header)
+    root = root_of(keys, parameters, tensors)
+    explained = _built(header, root, graph)
+    explained._attach(record, tuple(_loaded_front(front, root) for front in fronts), embedding, config)
+    if segments is not None:
+        _cut(header.item("segments"), explained, segments)
+    stages["fused"] = fused_stage(explained.fused, stages["lowered"])
     return explained
 
 
-def _tensors(explained: Explained) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor once, by key, and the key of its tensor for every name in the graph."""
-    tensors: dict[str, Tensor] = {}
-    keys: dict[str, str] = {}
-    by_identity: dict[int, str] = {}
-    named = (
-        *explained.named_parameters(remove_duplicate=False),
-        *explained.named_buffers(remove_duplicate=False),
-    )
-    for name, tensor in named:
-        key = by_identity.setdefault(id(tensor), name)
-        tensors[key] = tensor.detach().contiguous().clone()
-        keys[name] = key
-    return tensors, keys
+def _built(header: Saved, root: nn.Module, graph: Graph) -> Explained:
+    """The module of a checked graph. The passes that fuse it expect a graph as lxt_fx writes it."""
+    try:
+        return Explained(root, graph)
+    except LxtFxError:
+        raise
+    except Exception as error:
+        header.item("graph").fail(f"is no graph that lxt_fx writes ({type(error).__name__}: {error})")
 
 
-def _embedding(explained: Explained, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
-    """The token embedding as weight and scale; None if the model's embedding does more than look up and scale."""
+def _graphs(header: Saved, graph: Graph, known: Known) -> dict[str, Graph]:
+    """The graph of each stage, in the order in which `transform` makes them."""
+    printed = header.item("printed")
+    found = {name: decode_printed(saved, known) for name in _PRINTED if (saved := printed.maybe(name)) is not None}
+    own = Graph()
+    own.output(own.graph_copy(graph, {}))
+    copy_io(graph, own)
+    groups = {"groups": found["canonical"]} if "canonical" in found else {}
+    every = found | groups | {"lowered": own}
+    return {name: every[name] for name in ("capture", "canonical", "groups", "rules", "lowered") if name in every}
+
+
+def _front(front: Front) -> dict[str, Any]:
+    return {"leaf": front.leaf, "tokens": front.tokens, "graph": encode_graph(front.module.graph)}
+
+
+def _front_graphs(saved: Saved, record: Record, known: Known) -> list[tuple[str, int, Graph]]:
+    """The leaf of each front, how many of its dims are those of tokens, and the graph that computes it."""
+    found = []
+    for part in saved.parts(MOST_FRONTS):
+        leaf = part.item("leaf").name()
+        if leaf not in record.inputs or leaf in record.called_with:
+            part.item("leaf").fail(f"is {leaf!r}, which is no input that the graph looks up by tokens")
+        graph = decode_graph(part.item("graph"), known)
+        if not set(io_of(graph).names) <= set(record.called_with) | set(record.inputs):
+            part.item("graph").fail("reads other inputs than a call has")
+        found.append((leaf, part.item("tokens").whole(0, MOST_DIMS), graph))
+    if len({leaf for leaf, _, _ in found}) < len(found):
+        saved.fail("holds a leaf twice")
+    return found
+
+
+def _loaded_front(front: tuple[str, int, Graph], root: nn.Module) -> Front:
+    leaf, tokens, graph = front
+    return Front(leaf, io_of(graph).names, GraphModule(root, graph, "Front"), tokens)
+
+
+def _embedding(explained: Explained, tensors: Tensors) -> dict[str, Any] | None:
+    """The token embedding as the key of its weight and a scale; None if the model's embedding does more than look up and
+    scale."""
     if not explained._embedding:
         return None
     module: Any = explained._embedding[0]
+    if not isinstance(getattr(module, "weight", None), Tensor) or module.weight.is_meta:
+        return None
     ids = torch.arange(min(8, module.num_embeddings), device=module.weight.device)
     with torch.no_grad():
         plain, actual = module.weight[ids], module(ids)
-    scale = 1.0 if torch.equal(plain, actual) else float(getattr(module, "embed_scale", math.nan))
+    scale = 1.0 if torch.equal(plain, actual) else float(getattr(module, "embed_scale", "nan"))
     if not torch.allclose(plain * scale, actual):
         return None
-    tensors["embedding"] = module.weight.detach().contiguous().clone()
-    return {"scale": scale, "exact": torch.equal(plain, actual), "padding_idx": module.padding_idx}
-
-
-def _loaded_segments(header: dict[str, Any]) -> Segments | None:
-    saved = header.get("segments")
-    return saved and Segments(tuple(saved["starts"]), saved["end"], tuple(saved["places"]))
+    key = tensors.key("embedding", module.weight)
+    return {"weight": key, "scale": scale, "exact": torch.equal(plain, actual), "padding_idx": module.padding_idx}
 
 
 class _ScaledEmbedding(nn.Embedding):
@@ -124,113 +220,60 @@ class _ScaledEmbedding(nn.Embedding):
         return super().forward(input) * self.scale.to(self.weight.dtype)
 
 
-def _loaded_embedding(header: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module | None:
-    saved = header.get("embedding")
+def _loaded_embedding(header: Saved, tensors: Mapping[str, Tensor]) -> nn.Module | None:
+    saved = header.maybe("embedding")
     if saved is None:
         return None
-    weight = tensors["embedding"]
-    kind = nn.Embedding if saved["exact"] else _ScaledEmbedding
+    weight = saved.item("weight").one_of(tensors)
+    if weight.dim() != 2 or not weight.is_floating_point():
+        saved.item("weight").fail("must be a matrix of floats")
+    scale, exact = saved.item("scale").number(), saved.item("exact").flag()
     vocabulary, hidden = weight.shape
-    embedding = kind(vocabulary, hidden, padding_idx=saved["padding_idx"], _weight=weight, _freeze=True)
-    embedding.register_buffer("scale", torch.tensor(saved["scale"]), persistent=False)
+    padding = saved.maybe("padding_idx")
+    index = None if padding is None else padding.whole(-vocabulary, vocabulary - 1)
+    kind = nn.Embedding if exact else _ScaledEmbedding
+    embedding = kind(vocabulary, hidden, padding_idx=index, _weight=weight, _freeze=True)
+    embedding.register_buffer("scale", torch.tensor(scale), persistent=False)
     return embedding
 
 
-def _root(header: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
-    root = nn.Module()
-    parameters = set(header["parameters"])
-    shared: dict[str, Any] = {}
-    for path, key in header["tensors"].items():
-        *modules, last = path.split(".")
-        owner = root
-        for name in modules:
-            if name not in dict(owner.named_children()):
-                owner.add_module(name, nn.Module())
-            owner = getattr(owner, name)
-        if path in parameters:
-            shared.setdefault(key, nn.Parameter(tensors[key], requires_grad=tensors[key].is_floating_point()))
-            owner.register_parameter(last, shared[key])
-        else:
-            owner.register_buffer(last, tensors[key])
-    return root
+def _loaded_segments(header: Saved) -> Segments | None:
+    saved = header.maybe("segments")
+    if saved is None:
+        return None
+    return Segments(saved.item("starts").names(), saved.item("end").name(), saved.item("places").texts())
 
 
-def _record(record: Record) -> dict[str, Any]:
-    constants = {k: v for k, v in record.constants.items() if v is None or isinstance(v, (bool, int, float, str))}
-    return {
-        "model_class": record.model_class,
-        "table_name": record.table_name,
-        "form": record.form,
-        "paper": record.paper,
-        "overrides": record.overrides,
-        "merged": record.merged,
-        "inputs": record.inputs,
-        "leaves": record.leaves,
-        "optional": record.optional,
-        "constants": constants,
-        "method": record.method,
-        "specialised": record.specialised,
-        "guards": record.guards,
-        "sizes": dict(record.sizes),
-        "forward_difference": record.forward_difference,
-        "unknown": dict(record.unknown),
-        "versions": dict(record.versions),
-        "positions": record.positions,
-        "matches": _matches(record),
-    }
+def _cut(saved: Saved, explained: Explained, segments: Segments) -> None:
+    """Cuts the module's fused graph at these nodes, which it must have, in this order."""
+    names = [node.name for node in explained.fused.nodes]
+    asked = [name for name in names if name in (*segments.starts, segments.end)]
+    if asked != [*segments.starts, segments.end]:
+        saved.fail("names nodes that the graph does not have, or not in this order")
+    explained._cut(segments)
 
 
-def _matches(record: Record) -> dict[str, Any]:
-    """Each match once, and its index by node: the layers of a model have the same matches."""
-    indices: dict[Match, int] = {}
-    by_node = {node: indices.setdefault(match, len(indices)) for node, match in record.matches.items()}
-    return {"matches": [[m.kind, m.carrying, m.held, m.why, m.refusals] for m in indices], "nodes": by_node}
+def _config(config: Any) -> dict[str, Any] | None:
+    """What is read of a model's config after `transform`: the names of its classes, the side of its patches, whether it has
+    an encoder and a decoder."""
+    if config is None:
+        return None
+    labels = getattr(config, "id2label", None) or {}
+    found = {name: getattr(config, name, None) for name in ("patch_size", "is_encoder_decoder")}
+    plain = {name: value for name, value in found.items() if isinstance(value, (bool, int))}
+    return plain | {"labels": [[index, str(name)] for index, name in labels.items() if isinstance(index, int)]}
 
 
-def _loaded_matches(saved: dict[str, Any]) -> dict[str, Match]:
-    matches = [
-        Match(kind, tuple(carrying), tuple(held), why, tuple((rule, reason) for rule, reason in refusals))
-        for kind, carrying, held, why, refusals in saved["matches"]
-    ]
-    return {node: matches[index] for node, index in saved["nodes"].items()}
-
-
-def _rules(record: Record) -> dict[str, Any]:
-    stage = record.stages["lowered"]
-    indices: dict[Rule, int] = {}
-    by_node = {node: indices.setdefault(rule, len(indices)) for node, rule in stage.rules.items()}
-    written = [[rule.name, rule.formula, rule.source, rule.conserves.name] for rule in indices]
-    return {"rows": written, "nodes": by_node, "carrying": sorted(stage.carrying), "inserted": sorted(stage.inserted)}
-
-
-def _loaded_record(header: dict[str, Any], graph: Graph) -> Record:
-    saved, section = header["record"], header["rules"]
-    rules = [
-        Rule(name=name, ops={}, formula=formula, source=source, conserves=Conserves[conserves])
-        for name, formula, source, conserves in section["rows"]
-    ]
-    by_node = {node: rules[index] for node, index in section["nodes"].items()}
-    stage = Stage("lowered", graph, frozenset(section["carrying"]), by_node, inserted=frozenset(section["inserted"]))
-    return Record(
-        model_class=saved["model_class"],
-        table_name=saved["table_name"],
-        form=saved["form"],
-        paper=saved["paper"],
-        overrides=tuple(saved["overrides"]),
-        merged=tuple(saved.get("merged", ())),
-        inputs=tuple(saved["inputs"]),
-        leaves=tuple(saved["leaves"]),
-        optional=tuple(saved["optional"]),
-        constants=saved["constants"],
-        method=saved["method"],
-        specialised=tuple(saved["specialised"]),
-        guards=tuple(saved["guards"]),
-        sizes={name: tuple(size) for name, size in saved["sizes"].items()},
-        forward_difference=saved["forward_difference"],
-        seconds={},
-        stages={"lowered": stage},
-        unknown=saved["unknown"],
-        matches=_loaded_matches(saved["matches"]),
-        versions=saved["versions"],
-        positions=None if saved.get("positions") is None else tuple(saved["positions"]),
-    )
+def _loaded_config(header: Saved) -> Any:
+    saved = header.maybe("config")
+    if saved is None:
+        return None
+    pairs = [part.parts(2) for part in saved.item("labels").parts()]
+    if any(len(pair) != 2 for pair in pairs):
+        saved.item("labels").fail("must hold pairs of a number and a name")
+    found: dict[str, Any] = {"id2label": {index.whole(0): name.text(1000) for index, name in pairs}}
+    if (side := saved.maybe("patch_size")) is not None:
+        found["patch_size"] = side.whole(1, 2**16)
+    if (both := saved.maybe("is_encoder_decoder")) is not None:
+        found["is_encoder_decoder"] = both.flag()
+    return SimpleNamespace(**found)

@@ -32,10 +32,10 @@ class Front:
 
     def __call__(self, given: Mapping[str, Any]) -> Tensor:
         """The value of the leaf, without a gradient. Raises CallError for a token that the table does not have."""
-        tokens = [given[read] for read in self.reads]
+        tokens = {read: given[read] for read in self.reads}
         with torch.no_grad():
             try:
-                made: Tensor = self.module(*tokens)
+                made: Tensor = self.module(**tokens)
             except IndexError as error:
                 raise CallError(
                     f"{', '.join(self.reads)}: a token is not in the table that it is looked up in ({_spans(tokens)}): "
@@ -64,10 +64,9 @@ def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup])
     fronts = list[Front]()
     for lookup in lookups:
         part = _part(gm, lookup)
-        reads, name, tokens = _reads(part), _name(lookup, values), _token_dims(lookup)
-        with torch.no_grad():
-            values[name] = part(*(values[read] for read in reads)).detach().clone()
-        fronts.append(Front(name, reads, part, tokens))
+        front = Front(_name(lookup, values), io_of(part.graph).names, part, _token_dims(lookup))
+        values[front.leaf] = front(values).clone()
+        fronts.append(front)
     for lookup, front in zip(lookups, fronts, strict=True):  # after all parts are copied: a cut takes its lookup away
         _replace(gm, lookup, front.leaf, front.tokens)
     _drop_idle(gm, {read for front in fronts for read in front.reads})
@@ -78,8 +77,9 @@ def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup])
     return replace(example, kwargs=values), tuple(fronts)
 
 
-def _spans(tokens: Sequence[Any]) -> str:
-    return ", ".join(f"from {int(t.min())} to {int(t.max())}" for t in tokens if isinstance(t, Tensor) and t.numel())
+def _spans(tokens: Mapping[str, Any]) -> str:
+    given = [tensor for tensor in tokens.values() if isinstance(tensor, Tensor) and tensor.numel()]
+    return ", ".join(f"from {int(tensor.min())} to {int(tensor.max())}" for tensor in given)
 
 
 def _part(gm: GraphModule, lookup: Lookup) -> GraphModule:
@@ -101,7 +101,10 @@ def _part(gm: GraphModule, lookup: Lookup) -> GraphModule:
         copies[node] = graph.node_copy(node, lambda operand: copies.get(operand, operand))
         if node.target is aten.sym_size.int and (dim := sizes.get(str(value(node)))) is not None:
             copies[node].args = (copies[lookup.inputs[0]], dim)
-    graph.output(copies[lookup.node])
+    graph.output((copies[lookup.node],))
+    names = tuple(str(node.target) for node in graph.nodes if node.op == "placeholder")
+    spec = pytree.tree_structure(((), dict.fromkeys(names, 0)))
+    set_io(graph, GraphIO(names, spec, pytree.tree_structure(0)))
     return GraphModule(gm, graph, "Front")
 
 
@@ -110,10 +113,6 @@ def _sizes_of(tokens: Node) -> dict[str, int]:
     found = value(tokens)
     sizes = list(found.shape) if isinstance(found, Tensor) else []
     return {str(size): dim for dim, size in enumerate(sizes) if isinstance(size, torch.SymInt)}
-
-
-def _reads(part: GraphModule) -> tuple[str, ...]:
-    return tuple(str(node.target) for node in part.graph.nodes if node.op == "placeholder")
 
 
 def _name(lookup: Lookup, taken: Container[str]) -> str:
