@@ -70,8 +70,8 @@ def check_forward(
 ) -> None:
     """Raises ForwardMismatchError where the difference exceeds the tolerance of the output's dtype.
 
-    `inputs` says on which inputs. `merged` names the batch norms that were merged into a layer. A float64 model that casts to float32 gets the tolerance
-    of float32: capture may add in another order than the model does (as in a scan by chunks).
+    `inputs` says on which inputs. `merged` names the batch norms that were merged into a layer. A float64 model that casts
+    to float32 gets the tolerance of float32: capture may add in another order than the model does (as in a scan by chunks).
     """
     by_dtype = MERGED_TOLERANCES if merged else TOLERANCES
     allowed = tolerance_of(expected, by_dtype)

@@ -1,4 +1,4 @@
-"""Token ids become embeddings, the leaves at which relevance is read; and the inputs of a call as a tokenizer gives them."""
+"""What token ids are looked up as, at which relevance is read; and the inputs of a call, from what a tokenizer gives."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ def as_called(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
         taken = {*model.record.called_with, *model.record.inputs}
     else:
         parameters = inspect.signature(model.forward).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            taken = set(given)
-        else:
-            taken = set(parameters)
+        any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        taken = set(given) if any_name else set(parameters)
     used = {name: value for name, value in given.items() if name in taken or name not in NOT_FOR_THE_MODEL}
     return {name: value for name, value in used.items() if name in taken or not says_nothing(name, value)}

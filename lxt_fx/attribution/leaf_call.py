@@ -30,7 +30,7 @@ class LeafCall:
         return self.called._called(self.module, self.bound)
 
     def by_token(self, relevance: Sequence[Tensor]) -> Tensor:
-        """The relevance of each token, from that of each leaf [..., *leaf.shape]: summed over what is behind the dims of the
+        """The relevance of each token, from that of each leaf [..., *leaf.shape]: summed over the dims behind those of the
         tokens, over the last dim of a leaf that is not looked up by tokens, and over the leaves."""
         dims = {front.leaf: front.tokens for front in self.module._fronts}
         found = []

@@ -41,4 +41,5 @@ def _together(explained: Explained) -> list[Sequence[Padding]]:
     fixed = [sizes[0] for sizes in explained.record.sizes.values() if sizes and sizes[0] is not None]
     if not fixed:
         return [PADDINGS]
-    return [("none",) * (fixed[0] - 1) + (padding,) for padding in PADDINGS[1:]]
+    full: list[Padding] = ["none"] * (fixed[0] - 1)
+    return [[*full, padding] for padding in PADDINGS[1:]]

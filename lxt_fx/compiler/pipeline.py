@@ -384,8 +384,8 @@ def _record(
 
 
 def _given_alone(source: CapturedModel, fronts: Sequence[Front], example: Example) -> tuple[str, ...]:
-    """The leaves that may be given without their tokens. The graph must not read these tokens elsewhere. If the model itself
-    takes an input of that name, it must answer to it as it does to the tokens: some scale only what they look up."""
+    """The leaves that may be given without their tokens. The graph must not read these tokens elsewhere. If the model takes
+    an input of that name itself, it must answer to it as it does to the tokens: some scale only what they look up."""
     if isinstance(source.model, Explained):
         return source.model.record.given_alone
     leaves = {front.leaf: front for front in fronts if not any(read in example.kwargs for read in front.reads)}

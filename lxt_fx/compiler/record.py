@@ -30,14 +30,15 @@ class Record:
 
     `called_with` are the inputs that the model was captured with; a call may leave out those in `optional`. `inputs` are
     those of the graph. They differ where the model reads tokens: `inputs_embeds` is looked up by `input_ids`, and is an
-    input of the graph in its place. A call may also give such a value: beside its tokens, or instead of them if it is in
-    `given_alone`. `leaves` are the float inputs of the graph at which relevance is read. `specialised` says what is fixed to
-    the example. `forward_difference` is the largest difference to the model's own output on the example, relative to its
-    largest value: 0.0 means bit-equal, NaN not compared (meta device). `unknown` names nodes with their native gradient, because no rule accepted them (always empty under
-    strict=True). `matches` says why the rule of a node matched, by name of the node in the rewritten graph. `form` is
-    `gradient` or `explicit`. `overrides` are the places where the table was overridden. `merged` names the batch norms that
-    became part of the layer before them. `positions` are the positions of the logits, None for all of them. `table` is the
-    rule table itself, None for a module that was loaded from a file, which holds its name only.
+    input of the graph in its place. A call may give such a value too: beside its tokens, or instead of them if it is in
+    `given_alone`. `leaves` are the float inputs of the graph at which relevance is read. `specialised` says what is fixed
+    to the example. `forward_difference` is the largest difference to the model's own output on the example, relative to
+    its largest value: 0.0 means bit-equal, NaN not compared (meta device). `unknown` names nodes with their native
+    gradient, because no rule accepted them (always empty under strict=True). `matches` says why the rule of a node matched,
+    by name of the node in the rewritten graph. `form` is `gradient` or `explicit`. `overrides` are the places where the
+    table was overridden. `merged` names the batch norms that became part of the layer before them. `positions` are the
+    positions of the logits, None for all of them. `table` is the rule table itself, None for a module that was loaded from
+    a file, which holds its name only.
     """
 
     model_class: str

@@ -20,10 +20,10 @@ MOST_PADDED = 2
 def padded(model: nn.Module, example: Example, paddings: Sequence[Padding] = PADDINGS) -> Example | None:
     """An example with one text for each of these paddings, made of the texts of the example; the mask is 0 at padding. None
     if the example has inputs that are not texts, or texts of one token."""
-    texts = {prefix: ids for prefix in ("", "decoder_") if _is_text(ids := example.kwargs.get(f"{prefix}input_ids"))}
+    texts = [prefix for prefix in ("", "decoder_") if _is_text(example.kwargs.get(f"{prefix}input_ids"))]
     if not texts:
         return None
-    examples = len(next(iter(texts.values())))
+    examples = len(example.kwargs[f"{texts[0]}input_ids"])
     if any(not _has_examples(value, examples) for value in example.kwargs.values()):
         return None
     chosen = torch.arange(len(paddings)) % examples
