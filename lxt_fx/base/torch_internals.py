@@ -374,6 +374,14 @@ def version_of(tensor: Tensor) -> int:
     return int(found(tensor, "_version", "to see what a hook changes in place"))
 
 
+def contents_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The dicts in which a module has its parameters, buffers and submodules. The public lists of these are new at each
+    call, so whether something was replaced could be seen only by making all of them again, which is slow."""
+    purpose = "to see whether a parameter, buffer or submodule was replaced"
+    parameters, buffers, modules = (found(module, f"_{kind}", purpose) for kind in ("parameters", "buffers", "modules"))
+    return parameters, buffers, modules
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """The hooks of a module, in the order in which torch runs them. The flag in `forward_pre` and `forward` says whether

@@ -16,6 +16,7 @@ from torch.fx.graph import PythonCode
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import hooks_of, io_of, pytree, recompile_as, set_forward
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_modules, make_hookable
+from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard, reads_a_one
@@ -72,6 +73,7 @@ class Explained(GraphModule):
     fused: Graph
     segments: Segments | None = None
     _recaptures: Recaptures | None = None
+    _model_state: ModelState | None = None
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
         super().__init__(root, graph, class_name)
@@ -184,6 +186,7 @@ class Explained(GraphModule):
         Raises CallError for inputs that were not captured, or do not fit the graph.
         """
         record = self.record
+        self._check_model()
         if len(args) > len(record.inputs):
             raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(record.inputs)}")
         given = dict(zip(record.inputs, args, strict=False)) | kwargs
@@ -207,6 +210,11 @@ class Explained(GraphModule):
         if self._recaptures is None:
             self._check_sizes(bound)
         return {name: bound[name] for name in record.inputs}
+
+    def _check_model(self) -> None:
+        """Raises ModelChangedError if the model was changed in a way that the graph cannot follow."""
+        if not torch.compiler.is_compiling() and self._model_state is not None:
+            self._model_state.check(self.record.model_class)
 
     def _is_baked(self, name: str, value: Any) -> bool:
         baked = SWITCHES | dict(self.record.constants)

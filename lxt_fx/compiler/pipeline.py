@@ -21,6 +21,8 @@ from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
 from lxt_fx.compiler.explained import Explained, Recaptures
 from lxt_fx.compiler.hooks import hooks_sentence
+from lxt_fx.compiler.model_changes import ModelState
+from lxt_fx.compiler.model_settings import settings_of
 from lxt_fx.compiler.options import Options, Rules, example_of, table_named
 from lxt_fx.compiler.record import Record, Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
@@ -141,7 +143,7 @@ def captured_from(
 
 
 def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
-    seconds: dict[str, float] = {}
+    seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
     with _timed(seconds, "example"), torch_state_restored(), torch.no_grad():
         example, expected = without_refused_inputs(model, example)
     with _timed(seconds, "capture"):
@@ -149,7 +151,7 @@ def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedM
     if captured.example is not example:
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
-    return CapturedModel(model, captured, expected, seconds)
+    return CapturedModel(model, captured, expected, seconds, ModelState(model, captured.gm, before))
 
 
 def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
@@ -169,6 +171,7 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
     record = _record(source, table, options, compiled, seconds, difference)
     embedding = started.embedding if started else source.embedding
     compiled.module._attach(record, embedding, getattr(source.model, "config", None))
+    compiled.module._model_state = source.state
     return compiled.module
 
 
