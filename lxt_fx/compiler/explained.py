@@ -14,7 +14,8 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import PythonCode
 
 from lxt_fx.base.errors import CallError, InputError
-from lxt_fx.base.torch_internals import hooks_of, io_of, pytree, recompile_as, set_forward
+from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
+from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, new_device
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_modules, make_hookable
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
@@ -103,6 +104,20 @@ class Explained(GraphModule):
         """Sets the segments that the backward recomputes."""
         self.segments = segments
         self.recompile()
+
+    def _apply(self, fn: Convert, recurse: bool = True) -> Explained:
+        """What torch's `to`, `half`, `cuda` and the like call. Raises InputError, unless it changes nothing or moves a
+        module that was loaded from a file."""
+        device = new_device(self, fn) if self.record.table is None else None
+        if device is None:
+            check_conversion(self, fn, self.record.model_class)
+            return self
+        convert_all(self, fn)
+        for embedding in self._embedding:
+            convert_all(embedding, fn)
+        move_graph(self.graph, device)
+        self.recompile()
+        return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self._bind(args, kwargs)
