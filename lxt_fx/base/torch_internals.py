@@ -391,6 +391,20 @@ def check_convolution_hook() -> None:
             unsupported(f"{convolution.__name__}.forward that calls _conv_forward", "to give convolutions a rule")
 
 
+def check_conversion_hook() -> None:
+    """Raises UnsupportedVersionError unless `to`, `half`, `cuda` and the like call `_apply(fn)`, which explained modules
+    override. If it were not called, a conversion of an explained module would silently convert the user's model."""
+    for method in (nn.Module.to, nn.Module.half, nn.Module.cuda, nn.Module.to_empty):
+        if "_apply" not in method.__code__.co_names:
+            unsupported(f"Module.{method.__name__} that calls _apply", "to leave the model as it is")
+
+
+def convert_all(module: nn.Module, convert: Callable[[Tensor], Tensor]) -> None:
+    """Converts all parameters and buffers of the module, as torch's own `to` does."""
+    for part in module.modules():
+        nn.Module._apply(part, convert, False)  # type: ignore[no-untyped-call]
+
+
 def check_input_dim(module: nn.Module, x: Tensor) -> None:
     """The batch norm's own check that its input has the right number of dims."""
     found(module, "_check_input_dim", "to check the input of a batch norm")(x)
@@ -399,6 +413,14 @@ def check_input_dim(module: nn.Module, x: Tensor) -> None:
 def version_of(tensor: Tensor) -> int:
     """How often the tensor was written to. Without it, a hook that changes a value in place would pass unseen."""
     return int(found(tensor, "_version", "to see what a hook changes in place"))
+
+
+def contents_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The dicts in which a module has its parameters, buffers and submodules. The public lists of these are new at each
+    call, so whether something was replaced could be seen only by making all of them again, which is slow."""
+    purpose = "to see whether a parameter, buffer or submodule was replaced"
+    parameters, buffers, modules = (found(module, f"_{kind}", purpose) for kind in ("parameters", "buffers", "modules"))
+    return parameters, buffers, modules
 
 
 @dataclass(frozen=True, slots=True)

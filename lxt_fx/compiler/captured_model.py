@@ -14,18 +14,21 @@ from torch.fx import Graph, GraphModule
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import copy_io
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example, token_embedding
 
 
 @dataclass(frozen=True, slots=True)
 class CapturedModel:
-    """A model, its captured graph, the model's output on the example of the capture, and the seconds that took by step."""
+    """A model, its captured graph, the model's output on the example of the capture, and the seconds that took by step.
+    `state` is what the model was when it was captured, None for a module that was loaded or copied."""
 
     model: nn.Module
     captured: Captured
     expected: Any
     seconds: Mapping[str, float]
+    state: ModelState | None = None
 
     @property
     def model_class(self) -> str:
@@ -75,7 +78,8 @@ def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mappi
     with torch_state_restored(), torch.no_grad():
         torch.manual_seed(SEED)  # a forward that draws random numbers must draw those of its check
         expected = explained.forward(**example.kwargs)
-    return CapturedModel(explained, Captured(gm, example, record.method, record.specialised, record.guards), expected, {})
+    captured = Captured(gm, example, record.method, record.specialised, record.guards)
+    return CapturedModel(explained, captured, expected, {}, explained._model_state)
 
 
 def _module(owner: nn.Module, graph: Graph, called_as: Graph) -> GraphModule:

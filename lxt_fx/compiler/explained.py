@@ -15,8 +15,10 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import PythonCode
 
 from lxt_fx.base.errors import CallError, InputError
-from lxt_fx.base.torch_internals import hooks_of, io_of, pytree, recompile_as, set_forward
+from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
+from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, new_device
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_modules, make_hookable
+from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard, holds, reads_a_one
@@ -76,6 +78,7 @@ class Explained(GraphModule):
     segments: Segments | None = None
     _recaptures: Recaptures | None = None
     _other_calls: OtherCalls | None = None
+    _model_state: ModelState | None = None
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
         super().__init__(root, graph, class_name)
@@ -108,6 +111,24 @@ class Explained(GraphModule):
         """Sets the segments that the backward recomputes."""
         self.segments = segments
         self.recompile()
+
+    def _apply(self, fn: Convert, recurse: bool = True) -> Explained:
+        """What torch's `to`, `half`, `cuda` and the like call. Raises InputError, unless it changes nothing or moves a
+        module that was loaded from a file."""
+        device = new_device(self, fn) if self.record.table is None else None
+        if device is None:
+            check_conversion(self, fn, self.record.model_class)
+            return self
+        convert_all(self, fn)
+        for embedding in self._embedding:
+            convert_all(embedding, fn)
+        for front in self._fronts:
+            convert_all(front.module, fn)
+            move_graph(front.module.graph, device)
+            front.module.recompile()
+        move_graph(self.graph, device)
+        self.recompile()
+        return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         fitting, bound = self._prepared(args, kwargs)
@@ -217,6 +238,7 @@ class Explained(GraphModule):
 
         Raises CallError for inputs that do not fit the graph.
         """
+        self._check_model()
         named = self._named(args, kwargs)
         why = self._why_not(named)
         if why is not None:
@@ -295,6 +317,11 @@ class Explained(GraphModule):
         """The inputs of the graph by name; leaves that are not given are computed from their tokens."""
         made = {front.leaf: front for front in self._fronts}
         return {name: filled[name] if name in filled else made[name](filled) for name in self.record.inputs}
+
+    def _check_model(self) -> None:
+        """Raises ModelChangedError if the model was changed in a way that the graph cannot follow."""
+        if not torch.compiler.is_compiling() and self._model_state is not None:
+            self._model_state.check(self.record.model_class)
 
     def _is_baked(self, name: str, value: Any) -> bool:
         baked = SWITCHES | dict(self.record.constants)

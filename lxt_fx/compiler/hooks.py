@@ -14,7 +14,8 @@ from torch.fx import Node
 from torch.utils.hooks import RemovableHandle
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.torch_internals import hooks_of, version_of
+from lxt_fx.base.torch_internals import check_conversion_hook, hooks_of, version_of
+from lxt_fx.compiler.conversions import Convert, check_conversion
 from lxt_fx.compiler.module_values import GraphValues, ModuleCall
 
 
@@ -29,6 +30,11 @@ class Hookable(nn.Module):
     """A submodule of an explained module, which has parameters and hooks."""
 
     hook_flag: HookFlag
+
+    def _apply(self, fn: Convert, recurse: bool = True) -> Hookable:
+        """What torch's `to`, `half`, `cuda` and the like call. Raises InputError, unless it changes nothing."""
+        check_conversion(self, fn, "a submodule")
+        return self
 
     def register_forward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
         """As for any module. In a call the hook gets (module, inputs, output): the values that carry relevance and enter or
@@ -60,6 +66,7 @@ class Hookable(nn.Module):
 
 def make_hookable(module: nn.Module, hook_flag: HookFlag) -> None:
     """Turns the empty modules that torch.fx makes for parameters into `Hookable` ones."""
+    check_conversion_hook()
     for part in module.modules():
         if type(part) is nn.Module:
             part.__class__ = Hookable

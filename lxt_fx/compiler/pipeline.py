@@ -22,6 +22,8 @@ from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
 from lxt_fx.compiler.explained import Explained, OtherCalls, Recaptures
 from lxt_fx.compiler.hooks import hooks_sentence
+from lxt_fx.compiler.model_changes import ModelState
+from lxt_fx.compiler.model_settings import settings_of
 from lxt_fx.compiler.options import Options, Rules, example_of, table_named
 from lxt_fx.compiler.padded_check import answers_to_padding
 from lxt_fx.compiler.record import Record, Stage
@@ -154,7 +156,7 @@ def captured_from(
 
 
 def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
-    seconds: dict[str, float] = {}
+    seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
     with _timed(seconds, "example"), torch_state_restored(), torch.no_grad():
         example, expected = without_refused_inputs(model, example)
     with _timed(seconds, "capture"):
@@ -162,7 +164,7 @@ def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedM
     if captured.example is not example:
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
-    return CapturedModel(model, captured, expected, seconds)
+    return CapturedModel(model, captured, expected, seconds, ModelState(model, captured.gm, before))
 
 
 def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
@@ -181,6 +183,7 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
             check_fused(compiled.module, example)
     record = _record(source, table, options, compiled, seconds, difference)
     compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
+    compiled.module._model_state = source.state
     with _timed(seconds, "verify"), torch_state_restored(), torch.no_grad():
         for expected, found in answers_to_padding(source.model, source.captured.example, compiled.module):
             wanted = expected if compiled.narrowing is None else compiled.narrowing.of(expected)
