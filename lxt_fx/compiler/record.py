@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,9 @@ class Record:
     `inputs` are the names of the inputs of a call; those in `optional` may be left out. `leaves` are the float inputs at
     which relevance is read. `specialised` says what is fixed to the example. `forward_difference` is the largest difference
     to the model's own output on the example, relative to its largest value: 0.0 means bit-equal, NaN not compared (meta
-    device). `unknown` names nodes with their native gradient, because no rule accepted them (always empty under
+    device). `gradient_difference` is the largest difference of the graph's gradient, before any rule, to the model's own on
+    the example, relative to the norm of the model's: NaN means not compared, and `gradient_note` says why, or where a
+    backward was lost. `unknown` names nodes with their native gradient, because no rule accepted them (always empty under
     strict=True). `matches` says why the rule of a node matched, by name of the node in the rewritten graph. `form` is
     `gradient` or `explicit`. `overrides` are the places where the table was overridden. `merged` names the batch norms that
     became part of the layer before them. `positions` are the positions of the logits, None for all of them. `table` is the
@@ -60,3 +63,5 @@ class Record:
     versions: Mapping[str, str]
     positions: tuple[int, ...] | None = None
     table: RuleTable | None = None
+    gradient_difference: float = math.nan
+    gradient_note: str = ""
