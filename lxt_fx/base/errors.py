@@ -40,6 +40,10 @@ class ForwardMismatchError(LxtFxError):
     """The rewritten graph does not compute what the model computes."""
 
 
+class GradientMismatchError(LxtFxError):
+    """The graph, before any rule, does not pass the gradient that the model passes."""
+
+
 class LedgerError(LxtFxError):
     """A node absorbed relevance that its rule claims to conserve, or a ledger does not close."""
 

@@ -56,6 +56,7 @@ from lxt_fx.passes.rewrite.rewrite import Rewritten, rewrite
 from lxt_fx.passes.segments.find_segments import find_segments
 from lxt_fx.passes.segments.recompute import Checkpoint, Segments, check_checkpoint
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES, check_forward, forward_difference
+from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof, check_gradient, verify_gradient
 from lxt_fx.rule_table.rule import Match
 from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.version import __version__
@@ -112,8 +113,8 @@ def transform(
     `model` may be an explained module: with example inputs, its graph is transformed under another table without a new
     capture.
 
-    Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict), and
-    ForwardMismatchError (the graph differs from the model).
+    Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict),
+    ForwardMismatchError (the graph differs from the model) and GradientMismatchError (strict: capture lost a backward).
     """
     table = table_named(rules)
     check_checkpoint(checkpoint)
@@ -168,8 +169,8 @@ def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedM
 
 
 def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
-    """The second part of `transform`, which depends on the table. It edits the captured graph. Raises NoRuleError and
-    ForwardMismatchError as `transform` does."""
+    """The second part of `transform`, which depends on the table. It edits the captured graph. Raises NoRuleError,
+    ForwardMismatchError and GradientMismatchError as `transform` does."""
     seconds = dict(source.seconds)
     compiled = _compile(source, table, options, seconds)
     difference = math.nan  # on the meta device there is nothing to compare
@@ -239,6 +240,7 @@ class _Compiled:
 
     module: Explained
     begun: _Canonical
+    proof: GradientProof
     chosen: _Chosen
     stages: Mapping[str, Stage]
     matches: Mapping[str, Match]
@@ -250,6 +252,10 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
     gm = source.captured.gm
     at_capture = plain_stage("capture", gm, mark_flow(gm, relevance_leaves(gm.graph)))
     begun = _made_canonical(source, seconds)
+    with _timed(seconds, "verify"):
+        proof = _gradient_proof(source, begun)
+        check_gradient(proof, source.model_class, strict=options.strict)
+    _require_leaf(source.model_class, begun.flow)
     sizes, narrowing = _sizes(gm), None
     if options.positions is not None:
         with _timed(seconds, "positions"):
@@ -272,11 +278,11 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
     module = _module(gm, options, seconds)
     grouped, fused = group_stage(canonical, chosen.groups), fused_stage(module.fused, lowered)
     stages = {stage.name: stage for stage in (at_capture, canonical, grouped, relevance, lowered, fused)}
-    return _Compiled(module, begun, chosen, stages, rewritten.matches, sizes, narrowing)
+    return _Compiled(module, begun, proof, chosen, stages, rewritten.matches, sizes, narrowing)
 
 
 def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> _Canonical:
-    """The captured graph in canonical form. Raises InputError if no float input reaches the output."""
+    """The captured graph in canonical form."""
     gm, example = source.captured.gm, source.captured.example
     check = step_check(gm, example)
     with _timed(seconds, "canonicalise"):
@@ -289,7 +295,6 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> _Canoni
             example, fronts = cut_at_lookups(gm, example, lookups)
             check = step_check(gm, example)
         flow = mark_flow(gm, relevance_leaves(gm.graph))
-    _require_leaf(source.model_class, flow)
     return _Canonical(example, fronts, flow, check)
 
 
@@ -297,6 +302,16 @@ def _lookups(gm: GraphModule) -> list[Lookup]:
     """The lookups that become inputs. Where there are no tokens, a graph needs others only if it has no other leaf."""
     found = token_lookups(gm)
     return found or ([] if _has_leaf(mark_flow(gm, relevance_leaves(gm.graph))) else other_lookups(gm))
+
+
+def _gradient_proof(source: CapturedModel, begun: _Canonical) -> GradientProof:
+    """The comparison of the graph's gradient with the model's; a graph taken from an explained module has that of the
+    first."""
+    if not source.proofs:
+        gm, example = source.captured.gm, source.captured.example
+        leaves = begun.flow.leaves
+        source.proofs.append(verify_gradient(gm, begun.example.kwargs, leaves, source.model, example, source.expected))
+    return source.proofs[0]
 
 
 def _narrowed(gm: GraphModule, begun: _Canonical, narrowing: Narrowing) -> _Canonical:
@@ -377,6 +392,8 @@ def _record(
         guards=_guards(captured.guards, begun.fronts),
         sizes=compiled.sizes,
         forward_difference=difference,
+        gradient_difference=compiled.proof.difference,
+        gradient_note=compiled.proof.said,
         seconds=seconds,
         stages=compiled.stages,
         unknown={node.name: text for node, text in chosen.plan.unknown.items()},

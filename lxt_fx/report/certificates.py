@@ -20,6 +20,7 @@ from lxt_fx.passes.capture.example import is_transformers
 from lxt_fx.report.certificate_text import (
     citations,
     entries_text,
+    gradient_text,
     held_text,
     labelled,
     merged_text,
@@ -61,6 +62,7 @@ class Certificate:
     method: str
     leaves: tuple[str, ...]
     forward_difference: float
+    gradient_difference: float
     specialised: tuple[str, ...]
     guards: int
     versions: Mapping[str, str]
@@ -101,6 +103,7 @@ class Certificate:
             *labelled("merged", merged_text(self.merged)),
             *labelled("path", [f"{self.carrying} ops carry relevance from the output to {', '.join(self.leaves)}{cuts}"]),
             *labelled("forward", [forward]),
+            *labelled("gradient", [gradient_text(self.gradient_difference)]),
             *labelled("fixed", [*(self.specialised or ["nothing"])]),
             *labelled("checked", [f"{self.guards} conditions on input sizes in every call"]),
             "",
@@ -123,6 +126,8 @@ class Certificate:
         found |= {"entries": [_flat(entry) for entry in self.entries], "cuts": [_flat(entry) for entry in self.cuts]}
         if math.isnan(self.forward_difference):  # JSON has no NaN
             found["forward_difference"] = None
+        if math.isnan(self.gradient_difference):
+            found["gradient_difference"] = None
         found["counts"] = [_written(rule) | {"count": count} for rule, count in self.counts.items()]
         return found
 
@@ -159,6 +164,7 @@ def certificate(explained: nn.Module) -> Certificate:
         method=record.method,
         leaves=record.leaves,
         forward_difference=record.forward_difference,
+        gradient_difference=record.gradient_difference,
         specialised=record.specialised,
         guards=len(record.guards),
         versions=record.versions,
