@@ -306,6 +306,13 @@ def grad_mode_switch() -> Any:
     return found(torch._C, "_set_grad_enabled", "to find regions without gradient")
 
 
+def any_autocast() -> bool:
+    """Whether autocast is on for any device. The public function wants a device, and costs more than a backward without
+    autocast should. If it were missing, a backward under autocast would compute in another dtype than its forward."""
+    on: bool = found(torch._C, "_is_any_autocast_enabled", "to run a backward in the dtype of its forward")()
+    return on
+
+
 _LEVELS = "to know whether it runs in a vmap"
 
 
