@@ -139,11 +139,14 @@ def softmax_backward(gradient: Tensor, weights: Tensor, dim: int) -> Tensor:
     return result
 
 
+_SWITCHES = ("torch._C", "torch._functorch", "torch.amp.autocast_mode")
+
+
 def is_global_switch(target: Any) -> bool:
-    """Whether a function in a graph changes the state of torch: grad mode, the levels of a traced `vmap`. Such functions
-    are in private modules. If they moved, dead-code elimination would remove them and the forward check of `transform`
+    """Whether a function in a graph changes the state of torch: grad mode, autocast, the levels of a traced `vmap`. Such
+    functions are in private modules. If they moved, dead-code elimination would remove them and the forward check of `transform`
     would fail."""
-    return getattr(target, "__module__", "").startswith(("torch._C", "torch._functorch"))
+    return getattr(target, "__module__", "").startswith(_SWITCHES)
 
 
 # --- what a graph takes and gives -----------------------------------------------------------------------------------------
@@ -297,7 +300,14 @@ def autocast_region() -> Any:
     """The op that torch.export writes for code under autocast."""
     import torch._higher_order_ops.wrap  # noqa: F401 - registers it
 
-    return found(torch.ops.higher_order, "wrap_with_autocast", "to inline or refuse regions under autocast")
+    return found(torch.ops.higher_order, "wrap_with_autocast", "to inline regions under autocast")
+
+
+def autocast_switches() -> tuple[Any, Any]:
+    """The functions that make_fx writes where autocast is entered and left. If they were not recognised, the casts in
+    between would be lost, or those of the caller would get in."""
+    module, purpose = torch.amp.autocast_mode, "to find blocks under autocast"
+    return found(module, "_enter_autocast", purpose), found(module, "_exit_autocast", purpose)
 
 
 def grad_mode_switch() -> Any:

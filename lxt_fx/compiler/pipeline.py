@@ -37,6 +37,7 @@ from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
 from lxt_fx.passes.canonical.start_from_embeddings import Started, start_from_embeddings
+from lxt_fx.passes.canonical.write_casts import write_casts
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
@@ -251,7 +252,7 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> _Canoni
     gm, example = source.captured.gm, source.captured.example
     check = step_check(gm, example)
     with _timed(seconds, "canonicalise"):
-        for step in (inline_no_grad, functionalise, canonicalise, fold_softmax, merge_twins):
+        for step in (write_casts, inline_no_grad, functionalise, canonicalise, fold_softmax, merge_twins):
             step(gm)
             check(step.__name__)
     with _timed(seconds, "flow"):
