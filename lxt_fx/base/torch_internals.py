@@ -166,11 +166,14 @@ def softmax_backward(gradient: Tensor, weights: Tensor, dim: int) -> Tensor:
     return result
 
 
+_SWITCHES = ("torch._C", "torch._functorch", "torch.amp.autocast_mode")
+
+
 def is_global_switch(target: Any) -> bool:
-    """Whether a function in a graph changes the state of torch: grad mode, the levels of a traced `vmap`. Such functions
-    are in private modules. If they moved, dead-code elimination would remove them and the forward check of `transform`
+    """Whether a function in a graph changes the state of torch: grad mode, autocast, the levels of a traced `vmap`. Such
+    functions are in private modules. If they moved, dead-code elimination would remove them and the forward check of `transform`
     would fail."""
-    return getattr(target, "__module__", "").startswith(("torch._C", "torch._functorch"))
+    return getattr(target, "__module__", "").startswith(_SWITCHES)
 
 
 # --- what a graph takes and gives -----------------------------------------------------------------------------------------
@@ -324,13 +327,27 @@ def autocast_region() -> Any:
     """The op that torch.export writes for code under autocast."""
     import torch._higher_order_ops.wrap  # noqa: F401 - registers it
 
-    return found(torch.ops.higher_order, "wrap_with_autocast", "to inline or refuse regions under autocast")
+    return found(torch.ops.higher_order, "wrap_with_autocast", "to inline regions under autocast")
+
+
+def autocast_switches() -> tuple[Any, Any]:
+    """The functions that make_fx writes where autocast is entered and left. If they were not recognised, the casts in
+    between would be lost, or those of the caller would get in."""
+    module, purpose = torch.amp.autocast_mode, "to find blocks under autocast"
+    return found(module, "_enter_autocast", purpose), found(module, "_exit_autocast", purpose)
 
 
 def grad_mode_switch() -> Any:
     """The function that make_fx writes where gradients are switched off or on. If it were not recognised, relevance would
     pass through what the model computes without gradients."""
     return found(torch._C, "_set_grad_enabled", "to find regions without gradient")
+
+
+def any_autocast() -> bool:
+    """Whether autocast is on for any device. The public function wants a device, and costs more than a backward without
+    autocast should. If it were missing, a backward under autocast would compute in another dtype than its forward."""
+    on: bool = found(torch._C, "_is_any_autocast_enabled", "to run a backward in the dtype of its forward")()
+    return on
 
 
 _LEVELS = "to know whether it runs in a vmap"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any, NoReturn, Protocol
 
@@ -56,6 +56,31 @@ def _is_new_config(config: Any) -> bool:
     if transformers is None or int(transformers.__version__.split(".")[0]) < 5:
         return False
     return isinstance(config, transformers.PreTrainedConfig)
+
+
+_MAYBE_AUTOCAST = "maybe_autocast"
+
+
+@contextmanager
+def visible_autocast() -> Iterator[None]:
+    """Inside the block, the places where models of transformers 5 switch autocast off (the angles of rotary embeddings, some
+    routers) do so even where no autocast is on. Otherwise the graph would not know of them, and a call under the caller's
+    autocast would compute them in half precision, in which the position 257 is 256. transformers 4 always does so."""
+    named = [module for name, module in list(sys.modules.items()) if name.startswith("transformers.") and module is not None]
+    own = [(vars(module), vars(module)[_MAYBE_AUTOCAST]) for module in named if _MAYBE_AUTOCAST in vars(module)]
+
+    def always(device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, **settings: Any) -> Any:
+        if device_type == "meta":
+            return nullcontext()
+        return torch.autocast(device_type, dtype=dtype, enabled=enabled, **settings)
+
+    try:
+        for names, _ in own:
+            names[_MAYBE_AUTOCAST] = always
+        yield
+    finally:
+        for names, original in own:
+            names[_MAYBE_AUTOCAST] = original
 
 
 @cache

@@ -42,6 +42,7 @@ from lxt_fx.passes.canonical.fold_softmax import fold_softmax
 from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
+from lxt_fx.passes.canonical.write_casts import write_casts
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.capture.refused_inputs import SAME, answer_or_error, without_refused_inputs
@@ -286,7 +287,7 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> _Canoni
     gm, example = source.captured.gm, source.captured.example
     check = step_check(gm, example)
     with _timed(seconds, "canonicalise"):
-        for step in (inline_no_grad, functionalise, canonicalise, fold_softmax, merge_twins):
+        for step in (write_casts, inline_no_grad, functionalise, canonicalise, fold_softmax, merge_twins):
             step(gm)
             check(step.__name__)
     fronts = source.model._fronts if isinstance(source.model, Explained) else ()

@@ -6,6 +6,7 @@ Importing this registers all of them, so that a graph that holds them can be loa
 from lxt_fx.ops import (
     activations,
     contributions,
+    exempt,
     expectations,
     experts,
     explicit,
@@ -20,6 +21,7 @@ from lxt_fx.ops import (
 __all__ = [
     "activations",
     "contributions",
+    "exempt",
     "expectations",
     "experts",
     "explicit",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 
 from lxt_fx.base.torch_internals import aten, aten_ops
-from lxt_fx.ops import experts, norms, selection
+from lxt_fx.ops import exempt, experts, norms, selection
 from lxt_fx.ops.activations import ACTIVATIONS
 
 MOVES = aten_ops(
@@ -21,7 +21,7 @@ MOVES = aten_ops(
     masked_select tril triu diagonal masked_scatter slice_scatter select_scatter view_as_real view_as_complex
     channel_shuffle as_strided narrow.Tensor
     """
-) | {operator.getitem, selection.positions}
+) | {operator.getitem, selection.positions, exempt.exempt}
 """Each output element is a copy of one input element, or a constant."""
 
 SUMS = aten_ops(

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx import GraphModule
 
+from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import CaptureError, UnsupportedVersionError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.torch_internals import GraphIO, guards_of, io_of, pytree, set_io, unlifted
-from lxt_fx.base.transformers_internals import traceable_experts
+from lxt_fx.base.transformers_internals import traceable_experts, visible_autocast
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.lost_no_grad import RefuseLostNoGrad
 from lxt_fx.passes.capture.trace import leaf_names, trace
 from lxt_fx.passes.drop_dead import drop_dead
 
@@ -48,15 +50,16 @@ _SIGNALS = ("input_features", "input_values", "pixel_values")
 
 @contextmanager
 def torch_state_restored() -> Iterator[None]:
-    """Enables gradients inside, and restores grad mode and random state at the end, also when capture fails halfway: an
-    exception inside a traced no_grad region would leave gradients off for the whole process. Inside, the fast path of
+    """Enables gradients and switches autocast off inside, and restores grad mode, autocast and random state at the end, also
+    when capture fails halfway: an exception inside a traced no_grad region would leave gradients off for the whole process.
+    A graph is that of the model without the caller's autocast, which acts on every call anew. Inside, the fast path of
     torch's own attention modules is off: it is made for inference, no gradient passes through it, and its output for padded
     tokens is 0, unlike that of the other paths."""
     enabled, fast = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     try:
-        with torch.random.fork_rng(), torch.enable_grad():
+        with torch.random.fork_rng(), torch.enable_grad(), autocast_off():
             for logger in loggers:
                 logger.setLevel(logging.CRITICAL)
             torch.backends.mha.set_fastpath_enabled(False)
@@ -82,7 +85,7 @@ def capture(model: nn.Module, example: Example, *, dynamic: bool = True) -> Capt
     said = []
     for name, way in ways:
         try:
-            with torch_state_restored(), traceable_experts(model), traceable_scans(model):
+            with torch_state_restored(), traceable_experts(model), traceable_scans(model), visible_autocast():
                 return way()
         except UnsupportedVersionError:
             raise  # the next way does not use what is missing, and would hide that
@@ -103,7 +106,7 @@ def _first_line(error: Exception) -> str:
 def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
     inputs = _in_order_of(model, example.kwargs | example.constants)
     shapes = {name: _dynamic_shape(value, example) for name, value in inputs.items()} if dynamic else None
-    with redirect_stderr(StringIO()):  # a failed export prints its whole graph; its error is raised in any case
+    with RefuseLostNoGrad(), redirect_stderr(StringIO()):  # a failed export prints its whole graph; its error is raised in any case
         exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
     gm = unlifted(exported)
     _drop_constant_inputs(gm, example)
