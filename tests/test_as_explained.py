@@ -101,7 +101,7 @@ def test_a_model_has_no_graph_to_show_or_watch() -> None:
     ],
 )
 def test_what_is_no_module_is_refused(function: str, more: list[Any]) -> None:
-    with pytest.raises(InputError, match=f"^{function}: expected a torch.nn.Module, .* got str"):
+    with pytest.raises(InputError, match=f"^{function}: model must be a torch.nn.Module, got str"):
         getattr(lxt_fx, function)("model", *more)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -23,6 +22,8 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.passes.capture.opened_model import opened
+from lxt_fx.passes.capture.signature import named_signature
 
 Reduce = Literal["hidden", "channels", "none"]
 
@@ -80,7 +81,7 @@ def relevance_of(
             raise InputError(f"relevance_of: chunk must be a whole number of at least 1, or None, got {chunk!r}")
         if reduce not in ("hidden", "channels", "none"):
             raise InputError(f'relevance_of: reduce must be "hidden", "channels" or "none", got {reduce!r}')
-        wanted = several_targets(targets, "relevance_of")
+        wanted, explained = several_targets(targets, "relevance_of"), opened(explained, "relevance_of")
         given, positional = _given(explained, inputs)
         explained = as_explained(explained, positional, given, "relevance_of")
         bound, name = _bound(explained, given, positional, leaf, "relevance_of")
@@ -110,10 +111,8 @@ def _given(model: nn.Module, inputs: Tensor | Mapping[str, Any]) -> tuple[dict[s
         if not isinstance(inputs, Mapping):
             raise InputError(f"relevance_of: inputs must be a tensor or inputs by name, got {type(inputs).__name__}")
         return dict(inputs), ()
-    if isinstance(model, Explained):
-        first = model.record.inputs[0]
-    else:
-        first = next(iter(inspect.signature(model.forward).parameters), "") if isinstance(model, nn.Module) else ""
+    names = model.record.inputs if isinstance(model, Explained) else tuple(named_signature(model).parameters)
+    first = next(iter(names), "")
     if first == "input_ids" or (first == "inputs_embeds" and not inputs.is_floating_point()):
         return {"inputs_embeds" if inputs.is_floating_point() else "input_ids": inputs}, ()
     return {}, (inputs,)

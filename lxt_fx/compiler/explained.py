@@ -15,8 +15,10 @@ from torch.fx.graph import PythonCode
 
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import hooks_of, io_of, pytree, recompile_as, set_forward
+from lxt_fx.base.user_objects import with_given_objects
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_modules, make_hookable
 from lxt_fx.compiler.module_values import GraphValues
+from lxt_fx.compiler.nested_inputs import checked_leaves
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard, reads_a_one
 from lxt_fx.ops.expectations import EXPECTATIONS
@@ -191,7 +193,7 @@ class Explained(GraphModule):
         for name, value in given.items():
             if name in record.inputs:
                 if value is not None:
-                    bound[name] = value
+                    bound[name] = value if isinstance(value, Tensor) else with_given_objects(value)
             elif not self._is_baked(name, value):
                 raise CallError(self._not_captured(name))
         for name in record.optional:
@@ -234,8 +236,10 @@ class Explained(GraphModule):
     def _check_sizes(self, bound: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
             return
+        ordered = {name: bound[name] for name in self.record.inputs}
+        leaves = checked_leaves(ordered, io_of(self.graph).in_spec, self.record.constants, self.record.model_class)
         for name, sizes in self.record.sizes.items():
-            value = bound.get(name)
+            value = leaves.get(name)
             if not isinstance(value, Tensor):
                 continue
             if value.dim() != len(sizes) or any(s not in (None, n) for s, n in zip(sizes, value.shape, strict=True)):
@@ -245,8 +249,8 @@ class Explained(GraphModule):
                     "transform the model again with an example of this shape, or once with dynamic=\"recapture\""
                 )
         for guard, code in self._guards:
-            holds = eval(code, {"__builtins__": {}, "max": max, "min": min}, {"L": bound})
-            if not holds and not reads_a_one(guard, bound):
+            holds = eval(code, {"__builtins__": {}, "max": max, "min": min}, {"L": leaves})
+            if not holds and not reads_a_one(guard, leaves):
                 raise CallError(
                     f"{self.record.model_class}: the graph is valid only if {guard}, which is false for these inputs; "
                     "transform the model again with an example of these shapes, or once with dynamic=\"recapture\""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +18,17 @@ from lxt_fx.attribution.text_input import TextInput, texts_of_logits
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.passes.capture.example import given_example
+from lxt_fx.passes.capture.example import Example, given_example
+from lxt_fx.passes.capture.opened_model import opened
+from lxt_fx.passes.capture.signature import named_signature
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchInputs:
     """Inputs of `model` by name. Tensors [examples, ...] have a part for each example, all other inputs are shared. `leaf`
     names the input at which relevance is read. `texts` are the texts whose positions the logits have. `fixed` is the only
-    batch size that the graph accepts, None if it accepts any. Error messages name the `function` that the user called."""
+    batch size that the graph accepts, None if it accepts any. Error messages name the `function` that the user called.
+    `by_position` names the inputs that the model takes by position only."""
 
     model: nn.Module
     named: Mapping[str, Any]
@@ -34,6 +36,7 @@ class BatchInputs:
     texts: tuple[TextInput, ...]
     fixed: int | None
     function: str
+    by_position: tuple[str, ...] = ()
 
     @property
     def examples(self) -> int:
@@ -61,6 +64,11 @@ class BatchInputs:
 
         return {name: leaf if name == self.leaf else pytree.tree_map(taken, value) for name, value in self.named.items()}
 
+    def output(self, chosen: Sequence[int], leaf: Tensor) -> Any:
+        """The model's output for the chosen examples with another leaf."""
+        args, kwargs = Example(self.of(chosen, leaf), {}, positional=self.by_position).arguments()
+        return self.model(*args, **kwargs)
+
     def batches(self, count: int, most: int) -> Iterator[tuple[list[int], int]]:
         """The indices 0 to `count` - 1 in batches of at most `most`, each with the number of its indices that count. If the
         batch size is fixed, the last batch is filled up with copies of its last index."""
@@ -77,8 +85,8 @@ def batch_inputs(
 
     Raises InputError if they do not fit the model, or it is not clear which of them is the leaf.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
+    model = opened(model, function)
+    by_position: tuple[str, ...] = ()
     given = dict(inputs) if isinstance(inputs, Mapping) else {}
     positional = () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else (inputs,)
     if isinstance(model, Explained):
@@ -88,9 +96,9 @@ def batch_inputs(
         named = dict(zip(accepted, positional, strict=False)) | with_embeddings(model, given, accepted)
         candidates: Sequence[str] = model.record.leaves
     else:
-        taken = tuple(name for name in inspect.signature(model.forward).parameters if name != "input_ids")
+        taken = tuple(name for name in named_signature(model).parameters if name != "input_ids")
         example = given_example(model, positional, with_embeddings(model, given, taken))
-        named = example.kwargs | example.constants
+        named, by_position = example.kwargs | example.constants, example.positional
         candidates = tuple(named)
     found = _leaf(named, candidates, leaf, function)
     if named[found].dim() < 2 or not len(named[found]):
@@ -100,7 +108,7 @@ def batch_inputs(
     named = {name: pytree.tree_map_only(Tensor, Tensor.detach, value) for name, value in named.items()}
     texts = tuple(texts_of_logits(given, named, tokenizer))
     sizes = model.record.sizes.get(found, (None,)) if isinstance(model, Explained) else (None,)
-    return BatchInputs(model, named, found, texts, sizes[0], function)
+    return BatchInputs(model, named, found, texts, sizes[0], function, by_position)
 
 
 def _leaf(named: Mapping[str, Any], candidates: Sequence[str], wanted: str | None, function: str) -> str:
@@ -161,7 +169,7 @@ def explained_number(inputs: BatchInputs, target: TargetsLike, labels: Sequence[
     entries: list[LogitEntry] = []
     with evaluating(inputs.model):
         for chosen, count in inputs.batches(inputs.examples, batch):
-            output = inputs.model(**inputs.of(chosen, inputs.values[chosen]))
+            output = inputs.output(chosen, inputs.values[chosen])
             for place, example in enumerate(chosen[:count]):
                 text = inputs.texts[example] if inputs.texts else None
                 entries.append(entry_of(reading, targets[example], output, text, place))

@@ -160,7 +160,7 @@ class AnswersWithout:
             for places, count in self.inputs.batches(len(keys), self.batch):
                 chosen = [keys[place][0] for place in places]
                 perturbed = self.units.without_absent(leaf[chosen], present[places])
-                output = self.inputs.model(**self.inputs.of(chosen, perturbed))
+                output = self.inputs.output(chosen, perturbed)
                 values = self.asked.values(output, chosen).double().cpu()
                 self._check(values, chosen, present[places])
                 self.known.update(zip((keys[place] for place in places[:count]), values.tolist(), strict=False))

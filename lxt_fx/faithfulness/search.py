@@ -158,7 +158,7 @@ def _check_graph(explained: Explained, inputs: BatchInputs, chosen: Sequence[int
     if explained.record.method == "torch.export":
         return
     with evaluating(inputs.model):
-        expected = inputs.model(**inputs.of(chosen, inputs.values[chosen]))
+        expected = inputs.output(chosen, inputs.values[chosen])
     if not forward_difference(expected, output) <= tolerance_of(expected):
         raise ForwardMismatchError(
             f"tune: examples {chosen[0]} to {chosen[-1]} take another data-dependent branch of {inputs.model_class} than "

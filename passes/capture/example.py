@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.transformers_internals import without_cache
+from lxt_fx.base.user_objects import as_given, holds_tensors, with_given_objects, with_made_objects
+from lxt_fx.passes.capture.signature import bound_inputs, named_signature
 
 BATCH, TOKENS = 2, 7
 SEED = 0
@@ -50,12 +54,14 @@ FILLS: dict[str, tuple[str, Fill]] = {
 class Example:
     """The inputs that capture runs on. `kwargs` are tensor inputs by the names of forward's parameters, `optional` names
     those that a call may leave out, and `constants` are other arguments, fixed in the graph. `dynamic_dims` says how many
-    leading dims a call may change (`None`: all of them, of images the batch)."""
+    leading dims a call may change (`None`: all of them, of images the batch). `positional` names the inputs that the model
+    takes by position only."""
 
     kwargs: dict[str, Any]
     constants: dict[str, Any]
     optional: tuple[str, ...] = ()
     dynamic_dims: int | None = None
+    positional: tuple[str, ...] = ()
 
     def free_dims(self, tensor: Tensor) -> int:
         """How many leading dims of this input a call may change. Height and width of images are fixed: models compute
@@ -77,10 +83,43 @@ class Example:
         twice = pytree.tree_map(lambda t: torch.cat([t, t]) if isinstance(t, Tensor) else t, self.kwargs)
         return replace(self, kwargs=twice)
 
-    def call(self, model: Callable[..., Any], without: tuple[str, ...] = ()) -> Any:
-        """The model's output on this example, from a fixed random state. To be called inside `torch_state_restored`."""
+    def arguments(self, without: tuple[str, ...] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the model is called with: positional arguments and others, in the classes that the user gave."""
+        given = {name: as_given(value) for name, value in (self.kwargs | self.constants).items() if name not in without}
+        return tuple(given.pop(name) for name in self.positional), given
+
+    def call(self, model: nn.Module, without: tuple[str, ...] = ()) -> Any:
+        """The model's output on this example, from a fixed random state, without caches. To be called inside
+        `torch_state_restored`."""
+        args, kwargs = self.arguments(without)
         torch.manual_seed(SEED)
-        return model(**{k: v for k, v in (self.kwargs | self.constants).items() if k not in without})
+        with without_cache(model), uncompiled(model):
+            return with_made_objects(model(*args, **kwargs))
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Inside the block, submodules that `torch.compile` or `compile()` compiled are the plain ones, which can be traced."""
+    in_place: list[tuple[Any, Any]] = [
+        (module, compiled) for module in model.modules() if (compiled := getattr(module, "_compiled_call_impl", None))
+    ]
+    wrapped = [
+        (module, name, child)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if isinstance(getattr(child, "_orig_mod", None), nn.Module)
+    ]
+    try:
+        for module, _ in in_place:
+            module._compiled_call_impl = None
+        for module, name, child in wrapped:
+            module._modules[name] = child._orig_mod  # type: ignore[assignment]
+        yield
+    finally:
+        for module, name, child in wrapped:
+            module._modules[name] = child
+        for module, compiled in in_place:
+            module._compiled_call_impl = compiled
 
 
 def is_transformers(model: nn.Module) -> bool:
@@ -91,42 +130,30 @@ def is_transformers(model: nn.Module) -> bool:
 def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
     """The user's example, bound to the names of forward's parameters.
 
-    Raises InputError where the arguments do not fit the signature or contain neither a float tensor nor input_ids.
+    Raises InputError where the arguments do not fit the signature or contain no tensor.
     """
     if not isinstance(args, tuple):
         raise InputError(
             f"transform: args must be a tuple of example inputs, got {type(args).__name__}; write transform(model, (x,))"
         )
-    signature = inspect.signature(model.forward)
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise InputError(
-            f"transform: the example inputs do not fit {type(model).__name__}.forward{signature}: {error}"
-        ) from error
-    named: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        kind = signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            raise InputError(
-                f"transform: {type(model).__name__}.forward takes *{name}; wrap the model in a module whose forward names "
-                "its inputs, so that relevance can be read at one of them"
-            )
-        named.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
-    tensors = {name: value for name, value in named.items() if any(map(_is_tensor, pytree.tree_leaves(value)))}
+    named, positional = bound_inputs(model, args, _without_idle_switch(model, kwargs))
+    tensors = {name: with_given_objects(value) for name, value in named.items() if holds_tensors(value)}
     constants = {name: value for name, value in named.items() if name not in tensors}
-    floats = any(t.is_floating_point() for t in pytree.tree_leaves(tensors) if _is_tensor(t))
-    if not floats and "input_ids" not in tensors:
+    if not tensors:
         raise InputError(
-            f"transform: none of the example inputs {sorted(tensors)} of {type(model).__name__} is a floating-point tensor "
-            "or input_ids, and relevance is read there. Give the embeddings, pixels or features that the model starts from"
+            f"transform: none of the example inputs {sorted(named)} of {type(model).__name__} is a tensor, and relevance "
+            "is read at one of them. Give the token ids, embeddings, pixels or features that the model starts from"
         )
-    tensors = pytree.tree_map(lambda t: t.detach().clone() if _is_tensor(t) else t, tensors)
-    return Example(tensors, constants | _switches(model, named))
+    tensors = pytree.tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, tensors)
+    return Example(tensors, constants | _switches(model, named), positional=positional)
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
+def _without_idle_switch(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs without a `use_cache=False` that forward does not take: caches are off in any case."""
+    parameters = inspect.signature(model.forward).parameters
+    takes = "use_cache" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    idle = not takes and kwargs.get("use_cache") is False
+    return {name: value for name, value in kwargs.items() if not (idle and name == "use_cache")}
 
 
 def made_example(model: nn.Module) -> Example:
@@ -134,7 +161,7 @@ def made_example(model: nn.Module) -> Example:
 
     Raises InputError where the model needs an input that cannot be made from its config.
     """
-    parameters = inspect.signature(model.forward).parameters
+    parameters = named_signature(model).parameters
     main = str(model.main_input_name)
     generator = torch.Generator().manual_seed(SEED)
     kwargs = dict(_main_inputs(model, main, set(parameters), generator))
@@ -161,7 +188,7 @@ def _switches(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
     """`use_cache=False` and `return_dict=True`, where forward has these parameters and the user has not set them."""
     if not is_transformers(model):
         return {}
-    parameters = inspect.signature(model.forward).parameters
+    parameters = named_signature(model).parameters
     switches: dict[str, Any] = {"use_cache": False, "return_dict": True}
     return {name: value for name, value in switches.items() if name in parameters and name not in given}
 
