@@ -75,7 +75,7 @@ def test_a_transformers_model_has_a_certificate_and_another_needs_its_module() -
     assert lxt_fx.certificate(model).counts == lxt_fx.certificate(lxt_fx.transform(model)).counts
     with pytest.raises(InputError, match=r"^certificate: Mlp was not made by .* lxt_fx.transform\(model, \(x,\)\) returns"):
         lxt_fx.certificate(tiny.Mlp())
-    with pytest.raises(InputError, match="^certificate: str was not made by"):
+    with pytest.raises(InputError, match="^certificate: model must be a torch.nn.Module, got str"):
         lxt_fx.certificate("model")  # type: ignore[arg-type]
 
 

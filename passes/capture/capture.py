@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -17,11 +18,11 @@ from torch.fx import GraphModule
 
 from lxt_fx.base.errors import CaptureError, UnsupportedVersionError
 from lxt_fx.base.nodes import fixed_size
-from lxt_fx.base.torch_internals import GraphIO, guards_of, io_of, pytree, set_io, unlifted
+from lxt_fx.base.torch_internals import GraphIO, guards_of, io_of, pytree, set_io, uncompiled, unlifted
 from lxt_fx.base.transformers_internals import traceable_experts, without_cache
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.called_by_leaf import called_by_leaf, leaf_names, tensor_leaves
-from lxt_fx.passes.capture.example import Example, uncompiled
+from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.capture.trace import trace
 from lxt_fx.passes.drop_dead import drop_dead
 
@@ -99,12 +100,10 @@ _QUANTISED = (torch.int8, torch.uint8)
 
 def _hint(model: nn.Module, last: str) -> str:
     """What to do about the error of the last way, which runs the model's own code on real tensors."""
-    packed = [name for name, weight in (*model.named_parameters(), *model.named_buffers()) if weight.dtype in _QUANTISED]
-    if packed:
-        return (
-            f"load the model unquantised, if its quantised weights are the cause ({packed[0]} holds integers): custom code "
-            "that unpacks weights cannot be traced"
-        )
+    packed = [name for name, weight in model.named_parameters() if weight.dtype in _QUANTISED]
+    if packed or re.search("quant|packed|[48]bit|int[48]", last):
+        which = f" (such as {packed[0]})" if packed else ""
+        return f"load the model unquantised: quantised weights{which} that are unpacked by custom code cannot be traced"
     if "argument of type" in last or "not a known type" in last:
         return "let forward return tensors, or lists, dicts and dataclasses of them; wrap the model in a module that does"
     if "FX to symbolically trace" in last:

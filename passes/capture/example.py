@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.torch_internals import pytree, uncompiled
 from lxt_fx.base.transformers_internals import without_cache
 from lxt_fx.base.user_objects import as_given, holds_tensors, with_given_objects, with_made_objects
 from lxt_fx.passes.capture.signature import bound_inputs, named_signature
@@ -95,31 +94,6 @@ class Example:
         torch.manual_seed(SEED)
         with without_cache(model), uncompiled(model):
             return with_made_objects(model(*args, **kwargs))
-
-
-@contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Inside the block, submodules that `torch.compile` or `compile()` compiled are the plain ones, which can be traced."""
-    in_place: list[tuple[Any, Any]] = [
-        (module, compiled) for module in model.modules() if (compiled := getattr(module, "_compiled_call_impl", None))
-    ]
-    wrapped = [
-        (module, name, child)
-        for module in model.modules()
-        for name, child in module.named_children()
-        if isinstance(getattr(child, "_orig_mod", None), nn.Module)
-    ]
-    try:
-        for module, _ in in_place:
-            module._compiled_call_impl = None
-        for module, name, child in wrapped:
-            module._modules[name] = child._orig_mod  # type: ignore[assignment]
-        yield
-    finally:
-        for module, name, child in wrapped:
-            module._modules[name] = child
-        for module, compiled in in_place:
-            module._compiled_call_impl = compiled
 
 
 def is_transformers(model: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.torch_internals import compiled_from
 from lxt_fx.passes.capture.offloaded import with_weights_loaded
 
 
@@ -31,8 +32,8 @@ def _inside(model: nn.Module) -> nn.Module | None:
     inner: Any = None
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         inner = model.module
-    elif type(model).__name__ == "OptimizedModule":
-        inner = getattr(model, "_orig_mod", None)
+    elif (compiled := compiled_from(model)) is not None:
+        inner = compiled
     elif _class_from(model, "peft", "PeftModel") or _class_from(model, "peft", "PeftMixedModel"):
         inner = _base_model(model)
     return inner if isinstance(inner, nn.Module) else None
