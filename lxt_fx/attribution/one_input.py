@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.attribution.as_explained import as_explained, check_module
+from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.image_explanation import ImageExplanation
 from lxt_fx.attribution.leaf_call import LeafCall, leaf_call
 from lxt_fx.attribution.leaf_relevance import leaf_relevance
@@ -27,6 +26,8 @@ from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, Rules, table_named
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.passes.capture.opened_model import opened
+from lxt_fx.passes.capture.signature import named_signature
 from lxt_fx.passes.positions.asked_positions import answers_by_token
 
 
@@ -63,7 +64,7 @@ def explain(
     Raises InputError for a text or target that does not fit the model, and what `transform` raises. The model does not
     change: no gradient reaches its parameters.
     """
-    check_module(model, "explain")
+    model = opened(model, "explain")
     with gradients_on():
         read, wanted = read_text(tokenizer, text, _device(model), "explain"), one_target(target, "explain")
         forced = _forced(model, wanted, read, labels)
@@ -108,7 +109,7 @@ def explain_image(
     of them for the difference of their logits, a `Target`, a function of the output, or None for the top class. `labels`
     and `rules` are as in `explain`. Raises what `explain` raises.
     """
-    check_module(model, "explain_image")
+    model = opened(model, "explain_image")
     with gradients_on():
         wanted, leaf = one_target(target, "explain_image"), _pixels(model, pixel_values)
         inputs = {"pixel_values": leaf}
@@ -224,7 +225,7 @@ def _text_inputs(model: nn.Module, text: TextInput) -> dict[str, Tensor]:
 def _accepted(model: nn.Module) -> tuple[str, ...]:
     if isinstance(model, Explained):
         return tuple(dict.fromkeys((*model.record.called_with, *model.record.inputs)))
-    return tuple(inspect.signature(model.forward).parameters)
+    return tuple(named_signature(model).parameters)
 
 
 def _wrong_input(model: nn.Module, function: str, wanted: str, other: str) -> str:

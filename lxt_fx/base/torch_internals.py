@@ -6,7 +6,8 @@ missing without a check. With the check, a missing name raises UnsupportedVersio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
@@ -310,6 +311,39 @@ def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
         function, tracing_mode="real", pre_dispatch=True, **lines, **private,  # type: ignore[arg-type]
     )
     return traced
+
+
+_COMPILED = "to explain the model that torch.compile was given"
+
+
+def compiled_from(module: nn.Module) -> nn.Module | None:
+    """The module that `torch.compile` was given, if this is what it returned. That class is private, so it is known by its
+    name. Taken for a model of its own, it would have no inputs by name, and its submodules other paths."""
+    if type(module).__name__ != "OptimizedModule":
+        return None
+    inner: nn.Module = found(module, "_orig_mod", _COMPILED)
+    return inner
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Inside the block, submodules that `torch.compile` or `compile()` compiled are the plain ones. make_fx refuses a
+    compiled function, and torch.export loses the paths of the modules in it."""
+    in_place = [(part, call) for part in model.modules() if (call := getattr(part, "_compiled_call_impl", None))]
+    wrapped = [
+        (part, name, child) for part in model.modules() for name, child in part.named_children() if compiled_from(child)
+    ]
+    try:
+        for part, _ in in_place:
+            part._compiled_call_impl = None
+        for part, name, child in wrapped:
+            part.add_module(name, compiled_from(child))
+        yield
+    finally:
+        for part, name, child in wrapped:
+            part.add_module(name, child)
+        for part, call in in_place:
+            part._compiled_call_impl = call
 
 
 # --- regions and modes ----------------------------------------------------------------------------------------------------

@@ -50,6 +50,26 @@ def traceable_experts(model: nn.Module) -> Iterator[None]:
             setattr(config, _EXPERTS, "eager")
 
 
+@contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """Inside the block, no config of the model or of its parts asks for a cache. Many forwards name no `use_cache` and read
+    it from the config; a graph cannot return a cache. Afterwards the settings are restored."""
+    todo = [config for module in model.modules() if (config := getattr(module, "config", None)) is not None]
+    configs: dict[int, Any] = {}
+    while todo:
+        if id(config := todo.pop()) not in configs:
+            configs[id(config)] = config
+            todo += [part for part in getattr(config, "__dict__", {}).values() if hasattr(part, "model_type")]
+    cached = [config for config in configs.values() if getattr(config, "use_cache", None) is True]
+    try:
+        for config in cached:
+            config.use_cache = False
+        yield
+    finally:
+        for config in cached:
+            config.use_cache = True
+
+
 def _is_new_config(config: Any) -> bool:
     """Whether this is a config of transformers 5 or later."""
     transformers: Any = sys.modules.get("transformers")

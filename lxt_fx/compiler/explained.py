@@ -16,16 +16,18 @@ from torch.fx.graph import PythonCode
 
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
+from lxt_fx.base.user_objects import with_given_objects
 from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, new_device
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_modules, make_hookable
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
+from lxt_fx.compiler.nested_inputs import checked_leaves
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard, holds, reads_a_one
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.canonical.cut_at_lookups import Front
+from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.example import with_fills
-from lxt_fx.passes.capture.trace import leaf_names
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.recompute import Segments, recomputing_forward
 
@@ -264,11 +266,15 @@ class Explained(GraphModule):
             )
         positional = {self._for_position(*pair): pair[1] for pair in zip(record.called_with, args, strict=False)}
         given = positional | dict(kwargs)
-        named = {name: value for name, value in given.items() if not self._is_baked(name, value)}
+        named = {
+            name: value if isinstance(value, Tensor) else with_given_objects(value)
+            for name, value in given.items()
+            if not self._is_baked(name, value)
+        }
         if any(name not in record.called_with and name not in record.inputs for name in self._reads):
             for name, value in list(named.items()):
                 if not isinstance(value, Tensor) and name not in record.inputs:
-                    named |= dict(zip(leaf_names({name: value}), pytree.tree_leaves(value), strict=True))
+                    named |= leaf_values({name: value})
         return named
 
     def _for_position(self, name: str, value: Any) -> str:
@@ -351,8 +357,10 @@ class Explained(GraphModule):
     def _check_sizes(self, bound: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
             return
+        ordered = {name: bound[name] for name in self.record.inputs}
+        leaves = checked_leaves(ordered, io_of(self.graph).in_spec, self.record.constants, self.record.model_class)
         for name, sizes in self.record.sizes.items():
-            value = bound.get(name)
+            value = leaves.get(name)
             if not isinstance(value, Tensor):
                 continue
             if value.dim() != len(sizes) or any(s not in (None, n) for s, n in zip(sizes, value.shape, strict=True)):
@@ -362,7 +370,7 @@ class Explained(GraphModule):
                     "transform the model again with an example of this shape, or once with dynamic=\"recapture\""
                 )
         for guard, code in self._guards:
-            if not holds(code, bound) and not reads_a_one(guard, bound):
+            if not holds(code, leaves) and not reads_a_one(guard, leaves):
                 raise CallError(
                     f"{self.record.model_class}: the graph is valid only if {guard}, which is false for these inputs; "
                     "transform the model again with an example of these shapes, or once with dynamic=\"recapture\""

@@ -43,8 +43,10 @@ from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
 from lxt_fx.passes.canonical.write_casts import write_casts
+from lxt_fx.passes.capture.called_by_leaf import plain_leaves
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
+from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.capture.refused_inputs import SAME, answer_or_error, without_refused_inputs
 from lxt_fx.passes.capture.try_sizes import capture_and_try_sizes
 from lxt_fx.passes.positions.asked_positions import Narrowing, Positions, answer_index, positions_of, positions_to_select
@@ -111,6 +113,9 @@ def transform(
     a number k into segments of k layers. The values inside a segment are not saved but computed again in the backward.
     Relevance is the same (docs/memory.md).
 
+    Wrappers are opened: what `torch.compile`, DataParallel, DistributedDataParallel and PEFT (adapters) made of a model is
+    explained as the model inside, and its modules have the names that they have there.
+
     `model` may be an explained module: with example inputs, its graph is transformed under another table without a new
     capture.
 
@@ -122,6 +127,7 @@ def transform(
     options = Options(form, epsilon_of(form, epsilon, "transform"), strict, positions_of(positions), checkpoint)
     if dynamic not in (True, False, "recapture"):
         raise InputError(f'transform: dynamic must be True, False or "recapture", got {dynamic!r}')
+    model = opened(model, "transform")
     if isinstance(model, Explained):
         options = replace(options, positions=positions_to_select(model.record.positions, options.positions))
         return _under_table(model, args, kwargs, table, options)
@@ -153,7 +159,8 @@ def _detached(value: Any) -> Any:
 def captured_from(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None, *, dynamic: bool
 ) -> CapturedModel:
-    """The first part of `transform`, which is the same for all tables. Raises InputError and CaptureError as it does."""
+    """The first part of `transform`, which is the same for all tables, for a model that is opened. Raises InputError and
+    CaptureError as `transform` does."""
     return _captured(model, example_of(model, args, kwargs), dynamic=dynamic)
 
 
@@ -387,7 +394,7 @@ def _record(
         given_alone=_given_alone(source, begun.fronts, begun.example),
         leaves=tuple(str(leaf.target) for leaf in chosen.flow.leaves if leaf in chosen.flow.carrying),
         optional=begun.example.optional,
-        constants=begun.example.constants,
+        constants=begun.example.constants | plain_leaves(begun.example.kwargs),
         method=captured.method,
         specialised=captured.specialised + (() if isinstance(source.model, Explained) else hooks_sentence(source.model)),
         guards=_guards(captured.guards, begun.fronts),

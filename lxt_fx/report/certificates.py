@@ -17,6 +17,7 @@ from lxt_fx.base.on_meta import NOT_COMPARED
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.pipeline import transform
 from lxt_fx.passes.capture.example import is_transformers
+from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.report.certificate_text import (
     citations,
     entries_text,
@@ -144,8 +145,9 @@ def certificate(explained: nn.Module) -> Certificate:
     `explained` is what `lxt_fx.transform` or `lxt_fx.load` made; a transformers model is transformed under `attnlrp`.
     Raises InputError for any other module, because the example inputs that `transform` needs are unknown.
     """
+    explained = opened(explained, "certificate")
     if not isinstance(explained, Explained):
-        if not isinstance(explained, nn.Module) or not is_transformers(explained):
+        if not is_transformers(explained):
             raise InputError(
                 f"certificate: {type(explained).__name__} was not made by lxt_fx.transform or lxt_fx.load, so nothing is "
                 "known of its rules; give it what lxt_fx.transform(model, (x,)) returns for an example x"

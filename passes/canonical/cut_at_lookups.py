@@ -15,8 +15,8 @@ from lxt_fx.base.errors import CallError
 from lxt_fx.base.nodes import module_path, value, written_shape
 from lxt_fx.base.torch_internals import GraphIO, aten, io_of, pytree, set_io
 from lxt_fx.passes.analysis.token_lookups import Lookup
+from lxt_fx.passes.capture.called_by_leaf import leaf_names
 from lxt_fx.passes.capture.example import Example
-from lxt_fx.passes.capture.trace import leaf_names
 from lxt_fx.passes.drop_dead import drop_dead
 
 

@@ -15,9 +15,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
+from lxt_fx.passes.capture.called_by_leaf import leaf_names
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
-from lxt_fx.passes.capture.trace import leaf_names
 from lxt_fx.passes.verify import TOLERANCES, forward_difference, tolerance_of
 
 _SAME_VALUE = 8

@@ -20,8 +20,8 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.errors import GradientMismatchError
 from lxt_fx.base.on_meta import NOT_COMPARED, on_meta
 from lxt_fx.base.torch_internals import pytree
+from lxt_fx.passes.capture.called_by_leaf import leaf_names
 from lxt_fx.passes.capture.example import Example
-from lxt_fx.passes.capture.trace import leaf_names
 from lxt_fx.passes.verify_gradient.both_gradients import (
     NotComparable,
     cotangents,
