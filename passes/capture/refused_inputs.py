@@ -67,6 +67,7 @@ def _same(full: Any, found: Any) -> bool:
 
 
 def _without_refused(model: nn.Module, example: Example) -> tuple[Example, Any]:
+    whole = example
     for _ in range(len(example.optional) + 1):
         expected = answer_or_error(model, example, example.optional)
         full = answer_or_error(model, example)
@@ -78,9 +79,9 @@ def _without_refused(model: nn.Module, example: Example) -> tuple[Example, Any]:
         example = example.without((worst,))
     error = answer_or_error(model, example)
     assert isinstance(error, Exception)
-    decoder = tuple(name for name in example.kwargs if name.startswith("decoder_"))
+    decoder = tuple(name for name in whole.kwargs if name.startswith("decoder_"))
     if example.made and decoder:  # some models make the decoder's input of the encoder's
-        return _without_refused(model, example.without(decoder))
+        return _without_refused(model, whole.without(decoder))
     raise InputError(
         f"transform: {type(model).__name__} itself fails on the example inputs ({', '.join(example.kwargs)}): "
         f"{type(error).__name__}: {error}"
