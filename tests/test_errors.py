@@ -125,14 +125,13 @@ def test_a_refusing_rule_is_named_with_its_reason() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"input_ids": torch.tensor([[3, 4]])}, r"inputs_embeds=lxt_fx.embed\(explained, input_ids\)"),
         ({"inputs_embeds": torch.randn(1, 3, 32), "use_cache": True}, r"use_cache=False is baked into the graph"),
         ({"inputs_embeds": torch.randn(1, 3, 32), "labels": torch.tensor([[1]])}, r"labels were not captured"),
         (
             {"inputs_embeds": torch.randn(1, 3, 32), "past": torch.randn(1)},
-            r"input past was not captured \(captured: inputs",
+            r"input past was not captured \(captured: input_ids",
         ),
-        ({"attention_mask": torch.ones(1, 3)}, r"the call has no inputs_embeds"),
+        ({"attention_mask": torch.ones(1, 3)}, r"the call has no input_ids"),
         ({"inputs_embeds": torch.randn(1, 3, 16)}, r"shape \[1, 3, 16\], the graph was captured for \['any', 'any', 32\]"),
         (
             {"inputs_embeds": torch.randn(2, 3, 32), "attention_mask": torch.ones(2, 4).long()},

@@ -438,18 +438,18 @@ class OtherCalls:
     """Further graphs of one model, for calls with other inputs than it was captured with: with `position_ids`, or by
     `inputs_embeds` where the model then answers differently. Each is captured when it is first needed.
 
-    `again` transforms the model on inputs by name.
+    `again` transforms the model on inputs by name. `takes` are the names that the model's forward has for its inputs.
     """
 
-    def __init__(self, again: Callable[[Mapping[str, Any]], Explained]) -> None:
-        self.again = again
+    def __init__(self, again: Callable[[Mapping[str, Any]], Explained], takes: frozenset[str]) -> None:
+        self.again, self.takes = again, takes
         self.by_names: dict[frozenset[str], Explained] = {}
 
     def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
         """The module for a call with these inputs, captured now if there is none; None for a call with labels, of which no
-        relevance can be read. Raises what `transform` raises."""
+        relevance can be read, and with inputs that the model does not name. Raises what `transform` raises."""
         names = frozenset(named)
-        if "labels" in names:
+        if "labels" in names or not names <= self.takes:
             return None
         if names not in self.by_names:
             if torch.compiler.is_compiling():

@@ -25,7 +25,7 @@ from lxt_fx.compiler.hooks import hooks_sentence
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.model_settings import settings_of
 from lxt_fx.compiler.options import Options, Rules, example_of, table_named
-from lxt_fx.compiler.padded_check import answers_to_padding
+from lxt_fx.compiler.padded_check import answers_to_padding, where_finite
 from lxt_fx.compiler.record import Record, Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import check_fused, step_check
@@ -48,6 +48,7 @@ from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.capture.refused_inputs import SAME, answer_or_error, without_refused_inputs
+from lxt_fx.passes.capture.signature import named_signature
 from lxt_fx.passes.capture.try_sizes import capture_and_try_sizes
 from lxt_fx.passes.positions.asked_positions import Narrowing, Positions, answer_index, positions_of, positions_to_select
 from lxt_fx.passes.positions.select_positions import select_positions
@@ -141,7 +142,7 @@ def transform(
             positions=positions, checkpoint=checkpoint,
         )  # fmt: skip
 
-    explained._other_calls = OtherCalls(of_another_call)
+    explained._other_calls = OtherCalls(of_another_call, frozenset(named_signature(model).parameters))
     if dynamic == "recapture":
 
         def again(inputs: Mapping[str, Any]) -> Explained:
@@ -196,7 +197,7 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
     with _timed(seconds, "verify"), torch_state_restored(), torch.no_grad():
         for expected, found in answers_to_padding(source.model, source.captured.example, compiled.module):
             wanted = expected if compiled.narrowing is None else compiled.narrowing.of(expected)
-            difference = forward_difference(wanted, found)
+            difference = forward_difference(wanted, where_finite(wanted, found))
             check_forward(difference, wanted, source.model_class, compiled.chosen.merged, compiled.module, "padded texts")
     return compiled.module
 
@@ -206,7 +207,8 @@ def _under_table(
 ) -> Explained:
     found = compiled_by(_captured_again(explained, args, kwargs), table, options)
     if explained._other_calls is not None:
-        found._other_calls = OtherCalls(lambda inputs: _under_table(explained, (), inputs, table, options))
+        takes = explained._other_calls.takes
+        found._other_calls = OtherCalls(lambda inputs: _under_table(explained, (), inputs, table, options), takes)
     return found
 
 
