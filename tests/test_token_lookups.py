@@ -118,7 +118,7 @@ def test_lookups_of_what_is_made_of_an_input_are_joined_to_one_leaf(name: str) -
     waves = torch.rand(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 9
     given = waves if name == "coded" else IDS
     explained = lxt_fx.transform(model, (given,), rules="gradient")
-    leaf = "embeddings" if name == "coded" else "inputs_embeds"
+    leaf = "waves_embeds" if name == "coded" else "inputs_embeds"
     assert explained.record.leaves == (leaf,)
     assert explained.record.inputs == (("input_ids", leaf) if name == "hashed" else (leaf,))
     embeds = lxt_fx.embed(explained, given)
