@@ -46,6 +46,12 @@ def _shortened(written: Any) -> Any:
     return {"type": written["type"], "keys": keys, "parts": parts}
 
 
+def container_classes(spec: Any) -> set[type]:
+    """The classes of all containers in a structure."""
+    own = {spec.type} if isinstance(spec.type, type) else set()
+    return own.union(*map(container_classes, spec.children()))
+
+
 def decoded_structure(saved: Saved, classes: Mapping[str, type]) -> Any:
     """The structure that `encoded_structure` wrote. `classes` are further output classes, by their names in pytree.
 
