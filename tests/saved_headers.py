@@ -2,8 +2,8 @@
 
     python tests/saved_headers.py 600        # fuzzes for ten minutes and prints what load said how often
 
-A header is edited at random (`edited`); `load` must then give a module or an InputError, and nothing that stands in the header
-may run.
+A header is edited at random (`edited`); `load` must then give a module or an InputError, and nothing that stands in the
+header may run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,13 @@ def odd_values(effect: Path) -> list[Any]:
     """Values of every JSON type that a place in a header does not expect."""
     numbers = [0, 1, -1, 7, 2**31, 2**63, -(2**63) - 1, 10**40, 0.5, 1e308, float("nan"), float("inf")]
     texts = ["", "a", "self", "torch", "forward", "a.b", "__class__", "lambda", "s0", "x" * 3000, "\x00", "\ud800"]
-    names = ["aten.from_file.default", "aten.add_.Tensor", "aten.save", "operator.pow", "os.system", "collections.defaultdict"]
+    names = ["aten.from_file.default", "aten.add_.Tensor", "aten.save", "operator.pow", "os.system"]
     guards = ["9**9**9**9", "().__class__", "L['x'].size()[0] % 0 == 1", "(" * 300 + "1" + ")" * 300, "-" * 5000 + "1"]
     enum = {"__enum__": True, "fqn": "os:system", "name": "x"}
     nested: Any = []
     for _ in range(300):
         nested = [nested]
-    tagged = [{"node": "a"}, {"tuple": []}, {"list": [{"list": []}]}, {"torch": "load"}, {"device": "x"}, {"slice": [1]}, {"a": 1}]
+    tagged = [{"node": "a"}, {"tuple": []}, {"list": [{"list": []}]}, {"torch": "load"}, {"device": "x"}, {"slice": [1]}]
     return [None, True, False, [], {}, [[]], nested, enum, *numbers, *texts, *names, *guards, *tagged, *code(effect)]
 
 
@@ -87,18 +87,19 @@ def edited(header: Header, choice: random.Random, values: list[Any]) -> Header:
             return found
         owner, key = places[-1] if choice.random() < 0.6 else choice.choice(places)
         other, place = choice.choice(places)
-        edits: tuple[Callable[[], Any], ...] = (
-            lambda: owner.__setitem__(key, copy.deepcopy(choice.choice(values))),
-            lambda: owner.__setitem__(key, copy.deepcopy(choice.choice(values))),
-            lambda: owner.__setitem__(key, copy.deepcopy(other[place])),
-            lambda: owner.pop(key),
-            lambda: _again(owner, key, choice, values),
-        )
-        choice.choice(edits)()
+        match choice.randrange(5):
+            case 0 | 1:
+                owner[key] = copy.deepcopy(choice.choice(values))
+            case 2:
+                owner[key] = copy.deepcopy(other[place])
+            case 3:
+                del owner[key]
+            case _:
+                _repeat(owner, key, choice, values)
     return found
 
 
-def _again(owner: Any, key: Any, choice: random.Random, values: list[Any]) -> None:
+def _repeat(owner: Any, key: Any, choice: random.Random, values: list[Any]) -> None:
     """A value twice in a list, or under another key."""
     if isinstance(owner, list):
         owner.insert(choice.randrange(len(owner) + 1), copy.deepcopy(owner[key]))
@@ -116,7 +117,8 @@ def _places(value: Any, choice: random.Random) -> Iterator[tuple[Any, Any]]:
 
 
 def fuzzed(seconds: float, bases: list[tuple[Header, dict[str, Tensor]]], effect: Path, seed: int = 0) -> Counter[str]:
-    """Edits headers for so long. Returns what load said, without the place, by how often. Raises any error but InputError."""
+    """Edits headers for so long. Returns what load said, without the place, by how often. Raises any error but
+    InputError."""
     choice, values, said = random.Random(seed), odd_values(effect), Counter[str]()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -124,7 +126,8 @@ def fuzzed(seconds: float, bases: list[tuple[Header, dict[str, Tensor]]], effect
         text = json.dumps(edited(header, choice, values))
         if choice.random() < 0.05:  # cut or damaged text
             at = choice.randrange(len(text))
-            text = text[:at] + choice.choice(["", "}", "\\", '"', "[" * 50]) + text[at + choice.randrange(3) :] * choice.randrange(2)
+            rest = text[at + choice.randrange(3) :] if choice.random() < 0.5 else ""
+            text = text[:at] + choice.choice(["", "}", "\\", '"', "[" * 50]) + rest
         found = load_text(text, tensors)
         what = re.sub(r"load: it: |\S*\.\S* |'.*'|\d+", "", found)[:60] if isinstance(found, str) else "loaded"
         said[what] += 1

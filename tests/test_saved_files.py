@@ -35,7 +35,7 @@ class Answer:
 
 
 class Net(nn.Module):
-    """One of each kind of argument: sizes, dtypes, slices, a buffer, a batch norm, an input that is named like a builtin."""
+    """One of each kind of argument: sizes, dtypes, slices, a buffer, a batch norm, an input with the name of a builtin."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,8 +92,8 @@ def chain_of_squares(header: Header) -> None:
     at = nodes.index(node(header, "lxt_fx.gelu"))
     last = {"name": "square_0", "args": {"tuple": [2**40, 2**40]}}
     for count in range(8):
-        same = {"op": "call_function", "target": "operator.mul", "kwargs": {}, "type": "s0", "many": False, "stack": 0, "trace": 0}
-        nodes.insert(at + count, same | last)
+        same = {"op": "call_function", "target": "operator.mul", "kwargs": {}, "type": "s0", "many": False}
+        nodes.insert(at + count, same | last | {"stack": 0, "trace": 0})
         last = {"name": f"square_{count + 1}", "args": {"tuple": [{"node": last["name"]}] * 2}}
 
 
@@ -128,7 +128,7 @@ CRAFTED: dict[str, tuple[Callable[[Header], None], str]] = {
     "a keyword as a node": (lambda h: node(h, "aten.cat").update(name="lambda"), "no name of a variable"),
     "a name of the code": (lambda h: node(h, "aten.cat").update(name="torch"), "code of a graph uses itself"),
     "self as an input": (lambda h: node(h, "placeholder").update(target="self"), "code of a graph uses itself"),
-    "one name twice": (lambda h: node(h, "aten.cat").update(name=node(h, "lxt_fx.gelu")["name"]), "no earlier node|another"),
+    "one name twice": (lambda h: node(h, "aten.cat").update(name=node(h, "lxt_fx.linear")["name"]), "another node"),
     "a builtin as a node": (lambda h: h["graph"]["nodes"][-1].update(name="open"), "torch.fx does not take"),
     "a circle": (circle, "no earlier node has this name"),
     "two outputs": (two_outputs, "comes after the output"),
@@ -138,7 +138,7 @@ CRAFTED: dict[str, tuple[Callable[[Header], None], str]] = {
     "a tensor that is a record": (renamed_tensor("record"), "a name that a module uses itself"),
     "a tensor in a tensor": (renamed_tensor("first.weight.x"), "as a tensor and as a module"),
     "a path of no tensor": (lambda h: node(h, "get_attr").update(target="first"), "the file has no tensor of this name"),
-    "a file as a tensor": (call("aten.from_file.default", "/etc/hostname", False, 4), "not on the list of ops that only compute"),
+    "a file as a tensor": (call("aten.from_file.default", "/etc/hostname", False, 4), "not on the list of ops"),
     "a tensor into a file": (call("aten.save.default", ..., "/tmp/x"), "not on the list|has no such op"),
     "an op in place": (call("aten.add_.Tensor", ..., 1), "not on the list of ops that only compute"),
     "an op with a hidden write": (run_statistics, "write into its running statistics"),
@@ -205,7 +205,8 @@ PLACES: dict[str, Callable[[Header, str], None]] = {
     "path of a tensor": lambda h, text: node(h, "get_attr").update(target=text),
     "name of a tensor": lambda h, text: h["tensors"].update({text: h["tensors"].pop("table")}),
     "path and name of a tensor": lambda h, text: (
-        h["tensors"].update({text: "table"}), next(n for n in h["graph"]["nodes"] if n["target"] == "table").update(target=text),
+        h["tensors"].update({text: "table"}),
+        next(n for n in h["graph"]["nodes"] if n["target"] == "table").update(target=text),
     ),
     "name of an argument": lambda h, text: node(h, "lxt_fx.gelu").update(kwargs={text: "none"}),
     "op": lambda h, text: node(h, "lxt_fx.gelu").update(target=text),
@@ -236,7 +237,7 @@ def test_code_in_a_file_is_refused_wherever_it_stands(place: str, base: Parts, t
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "cannot be read"), ("[1, 2]", "must be an object"), ("null", "must be an object"), ("[" * 100_000, "too deeply"),
+        ("", "cannot be read"), ("[1, 2]", "must be an object"), ("null", "must be an object"), ("[" * 10**5, "too deeply"),
         ('{"format": 3, "format": 3}', "names a key twice"), ('{"format": ' + "9" * 5000 + "}", "cannot be read"),
         ('{"format": ' + "9" * 4000 + "}", "has format of another kind"),
     ],
@@ -279,7 +280,8 @@ def test_any_edit_of_a_header_gives_a_module_or_an_input_error(base: Parts, choi
 def test_ten_minutes_of_edits_give_modules_or_input_errors(tmp_path: Path) -> None:
     bases = [parts_of(lxt_fx.transform(Net().eval(), (torch.randn(3, 6),)), tmp_path)]
     for name in ("llama", "vit", "bert"):
-        bases += [parts_of(explained(name, checkpoint="layers"), tmp_path), parts_of(explained(name, form="explicit"), tmp_path)]
+        bases.append(parts_of(explained(name, checkpoint="layers"), tmp_path))
+        bases.append(parts_of(explained(name, form="explicit"), tmp_path))
     said = fuzzed(600, bases, tmp_path / "effect")
     assert said.total() > 1000 and said["loaded"] < said.total()
 
@@ -335,14 +337,14 @@ def test_audit_watch_and_targets_work_on_a_loaded_module(tmp_path: Path) -> None
     for one in (module, loaded):
         lxt_fx.audit(one, given).check()
     torch.testing.assert_close(lxt_fx.audit(loaded, given).value, lxt_fx.audit(module, given).value)
-    relevances = [lxt_fx.relevance_of(one, given, [1, 5]).relevance for one in (module, loaded)]
+    relevances = [lxt_fx.relevance_of(one, given, [1, 5]) for one in (module, loaded)]
     torch.testing.assert_close(*relevances)
     watched = []
     for one in (module, loaded):
         leaf = given["inputs_embeds"].clone().requires_grad_(True)
         with lxt_fx.watch(one, "model.layers.0.mlp") as seen:
             one(inputs_embeds=leaf).logits[0, -1, 3].backward()
-        watched.append(seen.relevance("model.layers.0.mlp"))
+        watched.append(seen["model.layers.0.mlp"].relevance)
     torch.testing.assert_close(*watched)
 
 
@@ -357,7 +359,7 @@ def test_tensors_of_one_storage_are_written_once(tmp_path: Path) -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.up, self.down, self.part = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False), nn.Linear(8, 4, bias=False)
+            self.up, self.down, self.part = (nn.Linear(8, size, bias=False) for size in (8, 8, 4))
             self.down.weight = nn.Parameter(self.up.weight.data)  # another object, the same storage
             self.part.weight = nn.Parameter(self.up.weight.data[:4])  # a part of it, which is another tensor
 
@@ -410,9 +412,9 @@ SIZE = "L['x'].size()[0]"
 @pytest.mark.parametrize(
     ("guard", "true", "false"),
     [
-        (f"{SIZE} % 4 == 0", 8, 6), (f"({SIZE} + 3) // 4 != 2", 9, 8), (f"max(1, {SIZE} - 2) <= 3", 5, 6), (f"{SIZE}**2 < 50", 7, 8),
-        (f"not ({SIZE} == 3 or {SIZE} > 5)", 4, 3), (f"math.ceil({SIZE} / 2) == 2", 3, 5), (f"(1 if {SIZE} > 2 else 0) == 1", 3, 2),
-        (f"7 % ({SIZE} - 3) == 0", 4, 3),
+        (f"{SIZE} % 4 == 0", 8, 6), (f"({SIZE} + 3) // 4 != 2", 9, 8), (f"max(1, {SIZE} - 2) <= 3", 5, 6),
+        (f"{SIZE}**2 < 50", 7, 8), (f"not ({SIZE} == 3 or {SIZE} > 5)", 4, 3), (f"math.ceil({SIZE} / 2) == 2", 3, 5),
+        (f"(1 if {SIZE} > 2 else 0) == 1", 3, 2), (f"7 % ({SIZE} - 3) == 0", 4, 3),
     ],
 )  # fmt: skip
 def test_a_guard_is_computed(guard: str, true: int, false: int) -> None:
@@ -433,9 +435,10 @@ def test_no_pure_op_writes_or_opens() -> None:
     pure = [op for op in ops if is_pure(op)]
     assert 400 < len(pure) < 1200
     for op in pure:
-        assert op._schema.returns and not op._schema.is_mutable and not op._schema.name.endswith("_"), op
+        assert op._schema.returns and not op._schema.is_mutable, op
+        assert not op._schema.name.endswith("_") or op._schema.name.endswith("__"), op
         assert not any(str(argument.real_type) in ("Storage", "Stream") for argument in op._schema.arguments), op
-        assert not any(word in op._schema.name for word in ("file", "save", "load", "print", "set_", "resize", "pin")), op
+        assert not any(word in op._schema.name for word in ("file", "save", "load", "print", "set_", "resize", "pin_")), op
 
 
 def _found(name: str) -> Any:

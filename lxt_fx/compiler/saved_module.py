@@ -154,7 +154,9 @@ def _described(
     )  # fmt: skip
 
 
-def module_of(header: Saved, tensors: Mapping[str, Tensor], ops: Iterable[OpOverload], outputs: Iterable[type]) -> Explained:
+def module_of(
+    header: Saved, tensors: Mapping[str, Tensor], ops: Iterable[OpOverload], outputs: Iterable[type]
+) -> Explained:
     """The module that a header describes. All of the header is checked before anything is made of it."""
     found = _described(header, tensors, ops, outputs)
     explained = _built(header, root_of(found.keys, found.parameters, tensors), found.graph)

@@ -57,7 +57,7 @@ OTHERS = aten_ops(
     where.Scalar where.ScalarOther where.ScalarSelf where.self zeros zeros_like
     """
 )
-"""Ops without one of these tags: most stand for several of those that have it. The zoo's graphs call some eighty of them."""
+"""Ops without one of these tags: most stand for several of those that have it. The zoo's graphs call 80 of them."""
 
 RANDOM = aten_ops(
     """
