@@ -22,7 +22,7 @@ from lxt_fx.base.saved_json import Saved
 from lxt_fx.base.torch_internals import GraphIO, OpOverload, io_of, set_io
 from lxt_fx.compiler.argument_json import DTYPES, Sizes, check_call, decoded, encoded, encoded_or_text
 from lxt_fx.compiler.saved_tensors import is_path
-from lxt_fx.compiler.structure_json import decoded_structure, encoded_structure
+from lxt_fx.compiler.structure_json import container_classes, decoded_structure, encoded_structure
 from lxt_fx.ops.pure_ops import FUNCTIONS, NAMESPACES, is_pure
 
 MOST_NODES = 200_000
@@ -52,6 +52,12 @@ def known_names(paths: Iterable[str], ops: Iterable[OpOverload], classes: Iterab
     """What a graph may name, from what the user of `load` gives. A class goes by its module and name, as pytree has it."""
     named = {f"{found.__module__}.{found.__name__}": found for found in classes}
     return Known(frozenset(paths), {str(op): op for op in ops}, named)
+
+
+def classes_in(graph: Graph) -> set[type]:
+    """The classes of all containers of a graph's inputs and outputs."""
+    io = io_of(graph)
+    return container_classes(io.in_spec) | container_classes(io.out_spec)
 
 
 @dataclass(frozen=True, slots=True)

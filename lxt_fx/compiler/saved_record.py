@@ -77,7 +77,7 @@ def decoded_record(saved: Saved, names: tuple[str, ...], stages: Mapping[str, St
         called_with=saved.item("called_with").names(),
         inputs=inputs,
         given_alone=saved.item("given_alone").names(),
-        leaves=saved.item("leaves").names(),
+        leaves=_leaves(saved.item("leaves"), inputs),
         optional=_optional(saved.item("optional"), inputs),
         constants={name: value.plain() for name, value in saved.item("constants").entries().items()},
         method=saved.item("method").text(1000),
@@ -94,6 +94,13 @@ def decoded_record(saved: Saved, names: tuple[str, ...], stages: Mapping[str, St
         versions={name: text.text(1000) for name, text in saved.item("versions").entries().items()},
         positions=None if positions is None else tuple(part.whole() for part in positions.parts()),
     )
+
+
+def _leaves(saved: Saved, inputs: tuple[str, ...]) -> tuple[str, ...]:
+    found = saved.names()
+    if unknown := [name for name in found if name not in inputs]:
+        saved.fail(f"holds {unknown[0]!r:.200}, which is no input")
+    return found
 
 
 def _optional(saved: Saved, inputs: tuple[str, ...]) -> tuple[str, ...]:
