@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 from lxt_fx.attribution.text_input import NOT_FOR_THE_MODEL, says_nothing
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.one_capture import one_capture
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import token_embedding
 
@@ -34,7 +35,7 @@ def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor:
         taken = [str(node.target) for node in embedding.graph.nodes if node.op == "placeholder"]
         if missing := [name for name in taken if name not in input_ids]:
             raise InputError(f"embed: {', '.join(missing)} missing; the embeddings are made of {', '.join(taken)}")
-        with torch.no_grad():
+        with one_capture(), torch.no_grad():
             made: Tensor = embedding(*(input_ids[name] for name in taken))
         return made.detach().clone().requires_grad_(True)
     quantised = isinstance(model, Explained) and "embeddings" in model.record.leaves
@@ -42,7 +43,7 @@ def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor:
         raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
     if embedding is None:
         raise InputError(f"embed: {type(model).__name__} has no token embedding")
-    with torch.no_grad():
+    with one_capture(), torch.no_grad():  # while another thread captures the model, its parameters are placeholders
         embedded: Tensor = embedding(input_ids)
     return embedded.detach().clone().requires_grad_(True)
 

@@ -19,7 +19,7 @@ Convert = Callable[[Tensor], Tensor]
 
 
 def check_conversion(module: nn.Module, convert: Convert, name: str) -> None:
-    """Raises InputError, in the name of the model's class, if the conversion would give the module other tensors than it has."""
+    """Raises InputError, in the name of the model's class, if the conversion would give the module other tensors."""
     probes = [torch.empty(0, dtype=dtype, device=device) for dtype, device in _kinds(module)]
     for tensor in chain(probes, _tensors(module)):  # a probe says at once, without converting a whole weight
         converted = convert(tensor)
@@ -27,8 +27,8 @@ def check_conversion(module: nn.Module, convert: Convert, name: str) -> None:
             before, after = _shown(tensor), _shown(converted)
             change = f"converted from {before} to {after}" if after != before else "given other tensors"
             raise InputError(
-                f"{name}: an explained module cannot be {change}: its parameters are those of the model, and their dtype and "
-                "device are written into its graph; convert the model and transform it again"
+                f"{name}: an explained module cannot be {change}: its parameters are those of the model, and their dtype "
+                "and device are written into its graph; convert the model and transform it again"
             )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from lxt_fx.base.errors import ModelChangedError
+from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import contents_of
 from lxt_fx.compiler.model_settings import SAY_NOTHING, Setting, Values, joined, names_read, settings_of
 
@@ -50,6 +51,10 @@ class ModelState:
         seen, model = self._seen, self._model()
         if seen is None or model is None or seen.is_same():
             return
+        with one_capture():  # while another thread captures the model, its parameters are placeholders
+            self._compare(seen, model, model_class)
+
+    def _compare(self, seen: _Seen, model: nn.Module, model_class: str) -> None:
         if changes := list(seen.changes(model)):
             more = f", and {len(changes) - 1} more changes" if len(changes) > 1 else ""
             raise ModelChangedError(
