@@ -191,11 +191,11 @@ class _Seen:
 
     def changes(self, model: nn.Module) -> Iterator[str]:
         """What is another now and counts for the graph, in sentences."""
-        for each in self.held:
-            yield from each.changes()
         for (name, tensor), dtype, place in zip(self.tensors, self.dtypes, self.places, strict=True):
             if tensor.dtype != dtype or tensor.device != place:
                 yield f"{name} is {_kind(tensor.dtype)} on {tensor.device} (it was {_kind(dtype)} on {place})"
+        for each in self.held:
+            yield from each.changes()
         yield from (setting.said() for setting in self.settings if setting.differs())
         for (path, module), was, keys in zip((("", model), *self.modules), self.modes, self.keys, strict=True):
             for key in vars(module).keys() - keys:
