@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lxt_fx.attribution.text_input import NOT_FOR_THE_MODEL, says_nothing
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.one_capture import one_capture
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import token_embedding
 from lxt_fx.passes.capture.signature import named_signature
@@ -49,7 +50,7 @@ def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor | d
         raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
     if embedding is None:
         raise InputError(f"embed: {type(model).__name__} has no token embedding")
-    with torch.no_grad():
+    with one_capture(), torch.no_grad():  # while another thread captures the model, its parameters are placeholders
         embedded: Tensor = embedding(input_ids)
     return embedded.detach().clone().requires_grad_(True)
 

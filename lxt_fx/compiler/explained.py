@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from types import CodeType
 from typing import Any, Protocol
@@ -15,10 +17,11 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import PythonCode
 
 from lxt_fx.base.errors import CallError, InputError
+from lxt_fx.base.one_capture import is_compiling, one_capture
 from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
 from lxt_fx.base.user_objects import with_given_objects
 from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, new_device
-from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_modules, make_hookable
+from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookable
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.nested_inputs import checked_leaves
@@ -87,7 +90,7 @@ class Explained(GraphModule):
         self._guards: list[tuple[str, CodeType]] = []
         self._fronts: tuple[Front, ...] = ()
         self._embedding: tuple[nn.Module, ...] = ()
-        self._observers: tuple[Observing, ...] = ()
+        self._watches: dict[object, None] = {}  # open blocks of `watch`, in any thread
         self._hook_flag = HookFlag()
         make_hookable(self, self._hook_flag)
 
@@ -159,7 +162,7 @@ class Explained(GraphModule):
 
     def _called(self, fitting: Explained, bound: Mapping[str, Any]) -> Any:
         """The output of the graph that fits, with what observes a call of this module."""
-        if self._observers or self._hook_flag.is_set:
+        if (self._watches and not is_compiling()) or self._hook_flag.is_set:
             observers = self._observers_of(fitting)
             if observers:
                 return fitting._run_by(_Observed(fitting, observers), bound)
@@ -168,15 +171,15 @@ class Explained(GraphModule):
     def _observers_of(self, fitting: Explained) -> list[Observer]:
         """The observers of this call: those of `watch`, and the hooks on submodules. Raises CallError if a hook cannot
         run."""
-        observers = [observing(fitting) for observing in self._observers]
-        if places := hooked_modules(self):
-            if torch.compiler.is_compiling():
+        watches = () if is_compiling() else _OBSERVING.get()
+        observers = [observing(fitting) for module, observing in watches if module is self]
+        if places := hooked_now(self, self._hook_flag):
+            if is_compiling():
                 raise CallError(
                     f"{next(iter(places))} has a hook, which needs a call node by node, and a compiled module has none; "
                     "remove the hook, or do not compile"
                 )
             observers.append(HookRunner(fitting._values(), places))
-        self._hook_flag.is_set = bool(places)
         if observers and hooks_of(self):
             raise CallError(
                 f"{self.record.model_class}: the module itself has hooks, which torch does not run when the module runs "
@@ -187,7 +190,7 @@ class Explained(GraphModule):
 
     def _refuse_hooks(self, function: str) -> None:
         """Raises CallError, in the name of a function that runs the graph in its own way, if submodules have hooks."""
-        if self._hook_flag.is_set and (places := hooked_modules(self)):
+        if places := hooked_now(self, self._hook_flag):
             raise CallError(
                 f"{function}: {next(iter(places))} has a hook, and {function} does not call the module, so no hook would "
                 "run; remove the hook, or call the explained module itself"
@@ -195,13 +198,15 @@ class Explained(GraphModule):
 
     @contextmanager
     def _observed_by(self, observing: Observing) -> Iterator[None]:
-        """Calls inside the `with` block run node by node, with this observer."""
-        outer = self._observers
-        self._observers = (*outer, observing)
+        """Calls of this thread inside the `with` block run node by node, with this observer."""
+        block, outer = object(), _OBSERVING.get()
+        self._watches[block] = None
+        _OBSERVING.set((*outer, (self, observing)))
         try:
             yield
         finally:
-            self._observers = outer
+            _OBSERVING.set(tuple(each for each in _OBSERVING.get() if each[1] is not observing))
+            del self._watches[block]
 
     def _values(self) -> GraphValues:
         """The values of `graph`, by module."""
@@ -212,7 +217,7 @@ class Explained(GraphModule):
         record, embedding = self.record, self._embedding
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
-        twin._observers, twin._hook_flag = (), copy.deepcopy(self._hook_flag, memo)  # shared by the copied submodules
+        twin._watches, twin._hook_flag = {}, copy.deepcopy(self._hook_flag, memo)  # shared by the copied submodules
         fronts = tuple(replace(front, module=copy.deepcopy(front.module, memo)) for front in self._fronts)
         twin._attach(record, fronts, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
         if self.segments is not None:
@@ -326,7 +331,7 @@ class Explained(GraphModule):
 
     def _check_model(self) -> None:
         """Raises ModelChangedError if the model was changed in a way that the graph cannot follow."""
-        if not torch.compiler.is_compiling() and self._model_state is not None:
+        if not is_compiling() and self._model_state is not None:
             self._model_state.check(self.record.model_class)
 
     def _is_baked(self, name: str, value: Any) -> bool:
@@ -355,7 +360,7 @@ class Explained(GraphModule):
         )
 
     def _check_sizes(self, bound: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return
         ordered = {name: bound[name] for name in self.record.inputs}
         leaves = checked_leaves(ordered, io_of(self.graph).in_spec, self.record.constants, self.record.model_class)
@@ -389,6 +394,9 @@ def check_explained(module: object, function: str) -> None:
 Observing = Callable[[Explained], Observer]
 """Makes the observer for the graph that a call runs."""
 
+_OBSERVING: ContextVar[tuple[tuple[Explained, Observing], ...]] = ContextVar("_OBSERVING", default=())
+"""The modules that this thread (or coroutine) watches, each with the one that sees its calls."""
+
 MOST_GRAPHS = 16
 """The most recaptured graphs that a module has at once; the least recently used one is dropped."""
 
@@ -402,18 +410,30 @@ class Recaptures:
 
     def __init__(self, again: Callable[[Mapping[str, Any]], Explained]) -> None:
         self.again = again
-        self.graphs: list[Explained] = []
+        self._used: dict[Explained, int] = {}  # by when it was used last
+        self._clock = itertools.count()
+
+    @property
+    def graphs(self) -> list[Explained]:
+        """The graphs that were added, the one that was used last first."""
+        return [module for module, _ in sorted(self._used.items(), key=lambda item: -item[1])]
 
     def fitting(self, first: Explained, given: Mapping[str, Any]) -> Explained:
         """The module whose graph is valid for these inputs, captured now if there is none. Raises what `transform`
         raises."""
         if _is_valid(first, given):
             return first
-        found = next((module for module in self.graphs if _is_valid(module, given)), None)
+        found = self._known(given)
         if found is None:
-            found = self.again(_as_called(first, given))
-        self.graphs = [found, *(module for module in self.graphs if module is not found)][:MOST_GRAPHS]
+            with one_capture():
+                found = self._known(given) or self.again(_as_called(first, given))  # another thread may have captured it
+                for module in self.graphs[MOST_GRAPHS - 1 :]:
+                    del self._used[module]
+        self._used[found] = next(self._clock)
         return found
+
+    def _known(self, given: Mapping[str, Any]) -> Explained | None:
+        return next((module for module in self.graphs if _is_valid(module, given)), None)
 
 
 def _as_called(first: Explained, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -452,10 +472,12 @@ class OtherCalls:
         if "labels" in names or not names <= self.takes:
             return None
         if names not in self.by_names:
-            if torch.compiler.is_compiling():
+            if is_compiling():
                 raise CallError(
                     f"{first._why_not(named)}. A compiled module cannot capture the model for such calls; make one call "
                     "with these inputs before you compile"
                 )
-            self.by_names[names] = self.again(named)
+            with one_capture():
+                if names not in self.by_names:  # another thread may have captured it
+                    self.by_names[names] = self.again(named)
         return self.by_names[names]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from lxt_fx.base.errors import ModelChangedError
+from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import contents_of
 from lxt_fx.compiler.model_settings import SAY_NOTHING, Setting, Values, joined, names_read, settings_of
 
@@ -50,6 +51,10 @@ class ModelState:
         seen, model = self._seen, self._model()
         if seen is None or model is None or seen.is_same():
             return
+        with one_capture():  # while another thread captures the model, its parameters are placeholders
+            self._compare(seen, model, model_class)
+
+    def _compare(self, seen: _Seen, model: nn.Module, model_class: str) -> None:
         if changes := list(seen.changes(model)):
             more = f", and {len(changes) - 1} more changes" if len(changes) > 1 else ""
             raise ModelChangedError(
@@ -186,11 +191,11 @@ class _Seen:
 
     def changes(self, model: nn.Module) -> Iterator[str]:
         """What is another now and counts for the graph, in sentences."""
-        for each in self.held:
-            yield from each.changes()
         for (name, tensor), dtype, place in zip(self.tensors, self.dtypes, self.places, strict=True):
             if tensor.dtype != dtype or tensor.device != place:
                 yield f"{name} is {_kind(tensor.dtype)} on {tensor.device} (it was {_kind(dtype)} on {place})"
+        for each in self.held:
+            yield from each.changes()
         yield from (setting.said() for setting in self.settings if setting.differs())
         for (path, module), was, keys in zip((("", model), *self.modules), self.modes, self.keys, strict=True):
             for key in vars(module).keys() - keys:

@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
+from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
 from lxt_fx.compiler.explained import Explained, OtherCalls, Recaptures
@@ -165,6 +166,7 @@ def captured_from(
     return _captured(model, example_of(model, args, kwargs), dynamic=dynamic)
 
 
+@one_capture()
 def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
     seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
     with _timed(seconds, "example"), torch_state_restored(), torch.no_grad():
@@ -177,6 +179,7 @@ def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedM
     return CapturedModel(model, captured, expected, seconds, ModelState(model, captured.gm, before))
 
 
+@one_capture()
 def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
     """The second part of `transform`, which depends on the table. It edits the captured graph. Raises NoRuleError,
     ForwardMismatchError and GradientMismatchError as `transform` does."""

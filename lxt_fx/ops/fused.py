@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.ops.activations import BY_NAME
 from lxt_fx.ops.library import RuleFunction, define, has_values, in_float32, is_batched, narrowed, widest
 from lxt_fx.ops.norms import all_zero
@@ -29,7 +30,7 @@ from lxt_fx.ops.products import share as times_share
 
 def _overwrites(gradient: Tensor) -> bool:
     """Whether a plain backward runs."""
-    return not (torch.compiler.is_compiling() or torch.is_grad_enabled() or is_batched(gradient))
+    return not (is_compiling() or torch.is_grad_enabled() or is_batched(gradient))
 
 
 def _times(fresh: Tensor, other: Tensor | float) -> Tensor:

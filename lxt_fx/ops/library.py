@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.library import Library
 
 from lxt_fx.base.autocast import DEVICES, autocast_off
+from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.base.torch_internals import (
     OpOverload,
     any_autocast,
@@ -121,14 +122,14 @@ def is_batched(gradient: Tensor) -> bool:
     """Whether this is a batch of gradients that looks like one, from `is_grads_batched` or `torch.func.vmap`. The former
     runs ops without a batching rule (`addmm`, `mean`, in-place ops) gradient by gradient, so a backward then avoids
     these."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return False
     return is_legacy_batched(gradient) or in_functorch()
 
 
 def has_values(tensor: Tensor) -> bool:
     """Whether Python may read the tensor: not while tracing or compiling, in a vmap, or in the capture of a CUDA graph."""
-    if torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta:
+    if is_compiling() or type(tensor) is not Tensor or tensor.is_meta:
         return False
     if in_functorch() or in_dispatch_mode():
         return False

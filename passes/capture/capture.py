@@ -19,6 +19,7 @@ from torch.fx import GraphModule
 from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import CaptureError, UnsupportedVersionError
 from lxt_fx.base.nodes import fixed_size
+from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import GraphIO, guards_of, io_of, pytree, set_io, uncompiled, unlifted
 from lxt_fx.base.transformers_internals import traceable_experts, visible_autocast, without_cache
 from lxt_fx.ops.expectations import EXPECTATIONS
@@ -56,6 +57,11 @@ def torch_state_restored() -> Iterator[None]:
     A graph is that of the model without the caller's autocast, which acts on every call anew. Inside, the fast path of
     torch's own attention modules is off: it is made for inference, no gradient passes through it, and its output for padded
     tokens is 0, unlike that of the other paths."""
+    with one_capture():
+        yield from _restored()
+
+
+def _restored() -> Iterator[None]:
     enabled, fast = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]

@@ -8,6 +8,7 @@ would take another branch is an error, never a wrong answer.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,9 +61,12 @@ def _module_stacks(model: nn.Module) -> Iterator[None]:
     is `path@1`."""
     paths = {id(module): path for path, module in model.named_modules()}
     calls: Counter[str] = Counter()
+    thread = threading.get_ident()
     stacks: list[dict[str, tuple[str, str]]] = [{}]
 
     def enter(module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != thread:
+            return  # hooks on all modules run in all threads
         stack = stacks[-1]
         if (path := paths.get(id(module))) is not None:
             call = f"{path}@{calls[path]}" if calls[path] else path
@@ -72,8 +76,9 @@ def _module_stacks(model: nn.Module) -> Iterator[None]:
         fx_traceback.get_current_meta()["nn_module_stack"] = stack
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
-        stacks.pop()
-        fx_traceback.get_current_meta()["nn_module_stack"] = stacks[-1]
+        if threading.get_ident() == thread:
+            stacks.pop()
+            fx_traceback.get_current_meta()["nn_module_stack"] = stacks[-1]
 
     hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
     try:
