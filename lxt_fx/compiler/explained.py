@@ -21,6 +21,7 @@ from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard, reads_a_one
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.example import FILLS
+from lxt_fx.passes.fuse.dtypes import DtypesMatched
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.recompute import Segments, recomputing_forward
 
@@ -43,7 +44,7 @@ class Observer(Protocol):
         """Called with the value of the node."""
 
 
-class _Observed(Interpreter):
+class _Observed(DtypesMatched):
     """Runs a graph node by node and shows every node to the observers."""
 
     def __init__(self, explained: Explained, observers: list[Observer]) -> None:

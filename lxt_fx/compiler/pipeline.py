@@ -58,6 +58,7 @@ from lxt_fx.version import __version__
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
 
+@torch.inference_mode(False)  # tensors made in inference mode could not be saved for a backward
 def transform(
     model: nn.Module,
     args: tuple[Any, ...] = (),
@@ -122,6 +123,7 @@ def transform(
     explained = compiled_by(source, table, options)
     if dynamic == "recapture" and set(explained.record.inputs) == set(example.kwargs):
 
+        @torch.inference_mode(False)
         def again(inputs: Mapping[str, Any]) -> Explained:
             other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)))
             return compiled_by(_captured(model, other, dynamic=True), table, options)
@@ -153,6 +155,7 @@ def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedM
     return CapturedModel(model, captured, expected, seconds)
 
 
+@torch.inference_mode(False)
 def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
     """The second part of `transform`, which depends on the table. It edits the captured graph. Raises NoRuleError and
     ForwardMismatchError as `transform` does."""
