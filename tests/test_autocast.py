@@ -26,7 +26,7 @@ from transformers import (
 )
 
 import lxt_fx
-from lxt_fx.ops import library
+from lxt_fx.ops import contributions, fused, library
 from lxt_fx.passes.capture import capture as capturing
 
 IDS = torch.tensor([[5, 9, 17, 23, 11, 7], [3, 4, 8, 60, 1, 2]])
@@ -132,6 +132,22 @@ def test_relevance_under_autocast_is_that_without_in_either_place_of_the_backwar
         _, inside = called(module, inputs, dtype, inside=True)
         assert off(found, without) < allowed
         assert torch.equal(found, inside)  # our backward runs in the dtypes of its forward
+
+
+@pytest.mark.parametrize("rules", ["attnlrp", "epsilon_plus"])
+def test_a_backward_under_autocast_of_a_forward_without_it_stays_in_float32(rules: str) -> None:
+    """Ops of ours do not compute in another dtype than their forward; those of torch do."""
+    module = explained("llama", rules=rules)
+    leaf = inputs_of("llama", shared_model("llama"))["inputs_embeds"].requires_grad_()
+    picked = module(inputs_embeds=leaf).logits[0, -1, 7]
+    (expected,) = torch.autograd.grad(picked, leaf, retain_graph=True)
+    (found,) = under(torch.bfloat16, lambda: torch.autograd.grad(picked, leaf))
+    assert off(found, expected) < 5e-2
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    y = contributions.GAMMA.linear(x, torch.rand(3, 4), gamma=0.5).sum()
+    y = y + fused.linears(x, [torch.rand(3, 4)] * 2, [None] * 2, [0.5, 0.25])[1].sum()
+    (alone,) = torch.autograd.grad(y, x, retain_graph=True)
+    assert torch.equal(under(torch.bfloat16, lambda: torch.autograd.grad(y, x))[0], alone)
 
 
 @pytest.mark.parametrize("name", each_model(["llama", "vit"]))
