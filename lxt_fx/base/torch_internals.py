@@ -172,8 +172,8 @@ _SWITCHES = ("torch._C", "torch._functorch", "torch.amp.autocast_mode")
 
 def is_global_switch(target: Any) -> bool:
     """Whether a function in a graph changes the state of torch: grad mode, autocast, the levels of a traced `vmap`. Such
-    functions are in private modules. If they moved, dead-code elimination would remove them and the forward check of `transform`
-    would fail."""
+    functions are in private modules. If they moved, dead-code elimination would remove them and the forward check of
+    `transform` would fail."""
     return getattr(target, "__module__", "").startswith(_SWITCHES)
 
 

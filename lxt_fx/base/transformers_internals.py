@@ -83,10 +83,10 @@ _MAYBE_AUTOCAST = "maybe_autocast"
 
 @contextmanager
 def visible_autocast() -> Iterator[None]:
-    """Inside the block, the places where models of transformers 5 switch autocast off (the angles of rotary embeddings, some
-    routers) do so even where no autocast is on. Otherwise the graph would not know of them, and a call under the caller's
-    autocast would compute them in half precision, in which the position 257 is 256. transformers 4 always does so."""
-    named = [module for name, module in list(sys.modules.items()) if name.startswith("transformers.") and module is not None]
+    """Inside the block, the places where models of transformers 5 switch autocast off (routers, some attentions) do so
+    even where no autocast is on. Otherwise the graph would not know of them, and a call under the caller's autocast would
+    compute them in half precision. transformers 4 always does so."""
+    named = [module for name, module in list(sys.modules.items()) if name.startswith("transformers.") and module]
     own = [(vars(module), vars(module)[_MAYBE_AUTOCAST]) for module in named if _MAYBE_AUTOCAST in vars(module)]
 
     def always(device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, **settings: Any) -> Any:

@@ -31,6 +31,7 @@ from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.example import with_fills
+from lxt_fx.passes.fuse.dtypes import DtypesMatched
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.recompute import Segments, recomputing_forward
 
@@ -53,7 +54,7 @@ class Observer(Protocol):
         """Called with the value of the node."""
 
 
-class _Observed(Interpreter):
+class _Observed(DtypesMatched):
     """Runs a graph node by node and shows every node to the observers."""
 
     def __init__(self, explained: Explained, observers: list[Observer]) -> None:

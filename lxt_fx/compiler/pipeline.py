@@ -68,6 +68,7 @@ from lxt_fx.version import __version__
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
 
+@torch.inference_mode(False)  # tensors made in inference mode could not be saved for a backward
 def transform(
     model: nn.Module,
     args: tuple[Any, ...] = (),
@@ -146,6 +147,7 @@ def transform(
     explained._other_calls = OtherCalls(of_another_call, frozenset(named_signature(model).parameters))
     if dynamic == "recapture":
 
+        @torch.inference_mode(False)
         def again(inputs: Mapping[str, Any]) -> Explained:
             other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)))
             return compiled_by(_captured(model, other, dynamic=True), table, options)
@@ -180,6 +182,7 @@ def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedM
 
 
 @one_capture()
+@torch.inference_mode(False)
 def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
     """The second part of `transform`, which depends on the table. It edits the captured graph. Raises NoRuleError,
     ForwardMismatchError and GradientMismatchError as `transform` does."""

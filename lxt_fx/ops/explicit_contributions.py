@@ -140,7 +140,9 @@ def _passed(sums: Tensor, value: Tensor, epsilon: float) -> Tensor:
 GAMMA = rule_ops("gamma_parts", "float gamma, Tensor value, float epsilon=0.0", _gamma, in_float32)
 Z_PLUS = rule_ops("z_plus_parts", "Tensor value, float epsilon=0.0", _z_plus, in_float32)
 EXCITATION = rule_ops("excitation_parts", "Tensor value, float epsilon=0.0", _excitation, in_float32)
-ALPHA_BETA = rule_ops("alpha_beta_parts", "float alpha, float beta, Tensor value, float epsilon=0.0", _alpha_beta, in_float32)
+ALPHA_BETA = rule_ops(
+    "alpha_beta_parts", "float alpha, float beta, Tensor value, float epsilon=0.0", _alpha_beta, in_float32
+)
 Z_BOX = rule_ops("z_box_parts", "Tensor low, Tensor high, Tensor value, float epsilon=0.0", _z_box, in_float32)
 W_SQUARE = rule_ops("w_square_parts", "Tensor value, float epsilon=0.0", _w_square, in_float32)
 FLAT = rule_ops("flat_parts", "Tensor value, float epsilon=0.0", _flat, in_float32)

@@ -36,10 +36,10 @@ class _Block:
 
 
 def write_casts(gm: GraphModule) -> int:
-    """Transform: inside a `torch.autocast` block, the operands that autocast casts are cast by nodes. In a block that
-    switches autocast off, the ops that autocast would touch read their operands through `lxt_fx.exempt`, so that a call under
-    the caller's autocast computes them as the model does; the angles of a rotary embedding, which are products of matrices
-    with one inner entry, become elementwise products, which autocast does not touch.
+    """Transform: inside a `torch.autocast` block, the operands that autocast casts are cast by nodes. The ops of a block
+    that another autocast would touch read their operands through `lxt_fx.exempt`, so that a call under the caller's
+    autocast computes them as the model does; in bfloat16, the position 257 is 256. The angles of a rotary embedding are
+    products of matrices with one inner entry; they become elementwise products, which autocast does not touch.
 
     Which casts these are is not written down here: torch computes the dtype of each node with and without autocast.
     """
@@ -59,12 +59,18 @@ def _written(gm: GraphModule, outer: _Block | None) -> int:
             gm.graph.erase_node(entered)
         elif node.target is _REGION:
             device, _, enabled, _, body, *_ = node.args
-            edits += _written(gm.get_submodule(body.target), _Block(str(device), bool(enabled)))
+            edits += _written(_body(gm, body), _Block(str(device), bool(enabled)))
         elif node.target is _GRAD_REGION:
-            edits += _written(gm.get_submodule(node.args[1].target), blocks[-1])
+            edits += _written(_body(gm, node.args[1]), blocks[-1])
         elif (block := blocks[-1]) is not None and isinstance(node.target, OpOverload):
-            edits += _cast(node) if block.enabled else _exempted(node, block.device)
+            edits += (_cast(node) if block.enabled else 0) + _exempted(node, block.device)
     return edits
+
+
+def _body(gm: GraphModule, region: Any) -> GraphModule:
+    body = gm.get_submodule(str(region.target))
+    assert isinstance(body, GraphModule)
+    return body
 
 
 def _cast(node: Node) -> int:

@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 
 from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import CaptureError, UnsupportedVersionError
+from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import GraphIO, guards_of, io_of, pytree, set_io, uncompiled, unlifted
@@ -52,8 +53,8 @@ _SIGNALS = ("input_features", "input_values", "pixel_values")
 
 @contextmanager
 def torch_state_restored() -> Iterator[None]:
-    """Enables gradients and switches autocast off inside, and restores grad mode, autocast and random state at the end, also
-    when capture fails halfway: an exception inside a traced no_grad region would leave gradients off for the whole process.
+    """Enables gradients and switches autocast off inside, and restores grad mode, autocast and random state at the end,
+    also when capture fails halfway: an exception inside a traced no_grad region would leave gradients off for the process.
     A graph is that of the model without the caller's autocast, which acts on every call anew. Inside, the fast path of
     torch's own attention modules is off: it is made for inference, no gradient passes through it, and its output for padded
     tokens is 0, unlike that of the other paths."""
@@ -66,7 +67,7 @@ def _restored() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     try:
-        with torch.random.fork_rng(), torch.enable_grad(), autocast_off():
+        with torch.random.fork_rng(), gradients_on(), autocast_off():
             for logger in loggers:
                 logger.setLevel(logging.CRITICAL)
             torch.backends.mha.set_fastpath_enabled(False)
