@@ -15,6 +15,7 @@ from torch.fx import Graph, Node
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import TensorType, value
 from lxt_fx.base.torch_internals import GraphIO, OpOverload, io_of, pytree, set_io
+from lxt_fx.base.user_objects import user_classes
 
 _NAMESPACES = ("aten", "lxt_fx", "prims")
 _FUNCTIONS = {
@@ -161,6 +162,11 @@ def _decoded(saved: Any, nodes: dict[str, Node]) -> Any:
 
 def _specs(graph: Graph) -> dict[str, Any]:
     io = io_of(graph)
+    if own := [*user_classes(io.in_spec), *user_classes(io.out_spec)]:
+        raise InputError(
+            f"save: the module takes or returns an object of class {own[0]}, which a file cannot hold; wrap the model in a "
+            "module that takes and returns tensors, lists and dicts, and transform that"
+        )
     modules = sorted({m for m in _output_modules(io.out_spec) if m.startswith("transformers.")})
     return {
         "names": list(io.names),
