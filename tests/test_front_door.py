@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -210,7 +211,10 @@ def test_inputs_of_a_starred_forward_are_given_by_position() -> None:
     x, y = seeded(3, 4), seeded(3, 4) + 1
     explained = lxt_fx.transform(Starred(), (x, y, 2.0))
     assert explained.record.inputs == ("x", "rest_0") and explained.record.specialised == ()
-    assert same(explained, Starred()(x[:2], y[:2], 2.0), x[:2], y[:2])
+    for rest in ((), (2.0,)):
+        assert same(explained, Starred()(x[:2], y[:2], 2.0), x[:2], y[:2], *rest)
+    with pytest.raises(CallError, match="rest_1=2.0 is baked into the graph"):
+        explained(x, y, 3.0)
     with pytest.raises(InputError, match="x of Starred is given by position and by name|multiple values"):
         lxt_fx.transform(Starred(), (x, y), {"x": x})
     area = lxt_fx.perturbation_curves(Starred(), (x, y, 2.0), x, lambda out: out.sum(-1), leaf="x").area
@@ -231,6 +235,38 @@ def test_inputs_that_go_into_kwargs_have_free_sizes() -> None:
     explained = lxt_fx.transform(model, (x,), {"scale": scale})
     assert explained.record.sizes == {"x": (None, None, 4), "scale": (None, None, 1)} and not explained.record.specialised
     assert same(explained, model(x[:1, :3], scale=scale[:1, :3]), x[:1, :3], scale=scale[:1, :3])
+
+
+class Ordered(nn.Module):
+    def forward(self, x: Tensor, factor: float = 1.0, y: Tensor | None = None) -> Tensor:
+        return x.relu() * factor + (0 if y is None else y)
+
+
+def test_positional_inputs_of_a_call_have_the_order_of_the_example(tmp_path: Any) -> None:
+    x, y = seeded(2, 3), seeded(2, 3) + 1
+    explained = lxt_fx.transform(Ordered(), (x, 2.0, y))
+    lxt_fx.save(explained, tmp_path / "ordered")
+    again = lxt_fx.transform(explained, (x, 2.0, y), rules="gradient")
+    for module in (explained, lxt_fx.load(tmp_path / "ordered"), again):
+        assert same(module, Ordered()(y, 2.0, x), y, 2.0, x)
+        with pytest.raises(CallError, match="factor=2.0 is baked into the graph"):
+            module(y, 3.0, x)
+
+
+def test_another_thread_calls_the_model_as_before_while_it_is_captured() -> None:
+    outputs: list[Tensor] = []
+
+    class Waits(nn.Module):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            if y is not None and "forward" in vars(self) and not outputs:  # while it is captured
+                thread = threading.Thread(target=lambda: outputs.append(self(x=torch.ones(1))))
+                thread.start()
+                thread.join()
+            return x.relu() if y is None else x.relu() + y
+
+    model = Waits()
+    explained = lxt_fx.transform(model, (seeded(2, 3), seeded(2, 3)))
+    assert torch.equal(outputs[0], torch.ones(1)) and explained.record.method.startswith("torch.export")
 
 
 # Nested inputs

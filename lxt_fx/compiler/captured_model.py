@@ -64,7 +64,7 @@ def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mappi
             "and that cannot be undone for another table; give the model that it was made from"
         )
     gm = _module(explained, record.stages["canonical"].graph, explained.graph)
-    example = Example(explained._bind(args, dict(kwargs)), dict(record.constants), record.optional)
+    example = Example(explained._bind(args, dict(kwargs)), dict(record.constants), record.optional, order=record.order)
     with torch_state_restored(), torch.no_grad():
         torch.manual_seed(SEED)  # a forward that draws random numbers must draw those of its check
         expected = explained.forward(**example.kwargs)

@@ -186,9 +186,10 @@ class Explained(GraphModule):
         Raises CallError for inputs that were not captured, or do not fit the graph.
         """
         record = self.record
-        if len(args) > len(record.inputs):
-            raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(record.inputs)}")
-        given = dict(zip(record.inputs, args, strict=False)) | kwargs
+        order = record.order or record.inputs
+        if len(args) > len(order):
+            raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(order)}")
+        given = dict(zip(order, args, strict=False)) | kwargs
         bound = {}
         for name, value in given.items():
             if name in record.inputs:

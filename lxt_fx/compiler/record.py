@@ -35,7 +35,8 @@ class Record:
     strict=True). `matches` says why the rule of a node matched, by name of the node in the rewritten graph. `form` is
     `gradient` or `explicit`. `overrides` are the places where the table was overridden. `merged` names the batch norms that
     became part of the layer before them. `positions` are the positions of the logits, None for all of them. `table` is the
-    rule table itself, None for a module that was loaded from a file, which holds its name only.
+    rule table itself, None for a module that was loaded from a file, which holds its name only. `order` are the names of
+    positional inputs of a call, constants included; if it is empty, those of `inputs`.
     """
 
     model_class: str
@@ -60,3 +61,4 @@ class Record:
     versions: Mapping[str, str]
     positions: tuple[int, ...] | None = None
     table: RuleTable | None = None
+    order: tuple[str, ...] = ()

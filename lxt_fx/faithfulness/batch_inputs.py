@@ -90,10 +90,10 @@ def batch_inputs(
     given = dict(inputs) if isinstance(inputs, Mapping) else {}
     positional = () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else (inputs,)
     if isinstance(model, Explained):
-        accepted = model.record.inputs
-        if len(positional) > len(accepted):
-            raise InputError(f"{function}: {len(positional)} inputs, but the module takes {', '.join(accepted)}")
-        named = dict(zip(accepted, positional, strict=False)) | with_embeddings(model, given, accepted)
+        accepted, order = model.record.inputs, model.record.order or model.record.inputs
+        if len(positional) > len(order):
+            raise InputError(f"{function}: {len(positional)} inputs, but the module takes {', '.join(order)}")
+        named = dict(zip(order, positional, strict=False)) | with_embeddings(model, given, accepted)
         candidates: Sequence[str] = model.record.leaves
     else:
         taken = tuple(name for name in named_signature(model).parameters if name != "input_ids")

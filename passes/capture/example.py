@@ -54,13 +54,15 @@ class Example:
     """The inputs that capture runs on. `kwargs` are tensor inputs by the names of forward's parameters, `optional` names
     those that a call may leave out, and `constants` are other arguments, fixed in the graph. `dynamic_dims` says how many
     leading dims a call may change (`None`: all of them, of images the batch). `positional` names the inputs that the model
-    takes by position only."""
+    takes by position only. `order` are the names in the order of forward's signature, constants included; empty for made
+    inputs."""
 
     kwargs: dict[str, Any]
     constants: dict[str, Any]
     optional: tuple[str, ...] = ()
     dynamic_dims: int | None = None
     positional: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
 
     def free_dims(self, tensor: Tensor) -> int:
         """How many leading dims of this input a call may change. Height and width of images are fixed: models compute
@@ -119,7 +121,7 @@ def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
             "is read at one of them. Give the token ids, embeddings, pixels or features that the model starts from"
         )
     tensors = pytree.tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, tensors)
-    return Example(tensors, constants | _switches(model, named), positional=positional)
+    return Example(tensors, constants | _switches(model, named), positional=positional, order=tuple(named))
 
 
 def _without_idle_switch(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
