@@ -26,6 +26,7 @@ from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, Rules, table_named
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.passes.capture.example import is_transformers
 from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.capture.signature import named_signature
 from lxt_fx.passes.positions.asked_positions import answers_by_token
@@ -104,18 +105,19 @@ def explain_image(
 ) -> ImageExplanation:
     """How much each pixel of an image speaks for or against a class.
 
-    `model` is a transformers image classifier, or what `transform` made from one. `pixel_values` [channels, height,
-    width] or [1, channels, height, width] are normalised as the model expects. `target` is a class by index or label, two
-    of them for the difference of their logits, a `Target`, a function of the output, or None for the top class. `labels`
-    and `rules` are as in `explain`. Raises what `explain` raises.
+    `model` is an image classifier, or what `transform` made from one. The image is its `pixel_values` if it has an input of
+    that name, else its first input (of an explained module the first image that relevance is read at). `pixel_values`
+    [channels, height, width] or [1, channels, height, width] are normalised as the model expects. `target` is a class by
+    index or label, two of them for the difference of their logits, a `Target`, a function of the output, or None for the
+    top class. `labels` and `rules` are as in `explain`. Raises what `explain` raises.
     """
     model = opened(model, "explain_image")
     with gradients_on():
         wanted, leaf = one_target(target, "explain_image"), _pixels(model, pixel_values)
-        inputs = {"pixel_values": leaf}
-        explained = as_explained(model, (), inputs, "explain_image", rules)
-        if "pixel_values" not in explained.record.inputs:
-            raise InputError(_wrong_input(explained, "explain_image", "pixel_values", "explain is for text"))
+        name = _image_input(model)
+        args, kwargs = ((leaf,), {}) if name is None else ((), {name: leaf})
+        explained = as_explained(model, args, kwargs, "explain_image", rules)
+        inputs = {name or explained.record.inputs[0]: leaf}
         reading = Reading.of("explain_image", explained, labels)
         call = leaf_call(explained, (), inputs, "pixel_values", "explain_image")
         found = _attribute(call, lambda output: choose(reading, wanted, output, None), "explain_image")
@@ -233,6 +235,22 @@ def _wrong_input(model: nn.Module, function: str, wanted: str, other: str) -> st
         f"{function}: {_name(model)} takes no {wanted}, it takes {', '.join(_accepted(model))}; {other}, and for anything "
         "else call the transformed model yourself: relevance is leaf * leaf.grad"
     )
+
+
+def _image_input(model: nn.Module) -> str | None:
+    """The name of the input that takes the image; None for the first one, whatever its name. Raises InputError for a
+    transformers model, and for an explained module, without an input for images."""
+    accepted = _accepted(model)
+    if "pixel_values" in accepted:
+        return "pixel_values"
+    if isinstance(model, Explained):
+        sizes = model.record.sizes
+        name = next((leaf for leaf in model.record.leaves if len(sizes.get(leaf, ())) == 4), None)
+    else:
+        name = None
+    if name is None and (isinstance(model, Explained) or is_transformers(model)):
+        raise InputError(_wrong_input(model, "explain_image", "pixel_values", "explain is for text"))
+    return name
 
 
 def _pixels(model: nn.Module, pixel_values: Tensor) -> Tensor:

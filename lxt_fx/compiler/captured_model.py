@@ -77,7 +77,7 @@ def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mappi
     explained, bound = explained._prepared(args, kwargs)
     record = explained.record
     gm = _module(explained, record.stages["canonical"].graph, explained.graph)
-    example = Example(bound, dict(record.constants), record.optional)
+    example = Example(bound, dict(record.constants), record.optional, order=record.order)
     with torch_state_restored(), torch.no_grad():
         torch.manual_seed(SEED)  # a forward that draws random numbers must draw those of its check
         expected = explained.forward(**example.kwargs)

@@ -266,11 +266,10 @@ class Explained(GraphModule):
         """The inputs by name, without those that are None or constants of the graph. Those inside lists and dicts are named
         as the inputs of the graph are, if these are cut apart."""
         record = self.record
-        if len(args) > len(record.called_with):
-            raise CallError(
-                f"{record.model_class}: called with {len(args)} inputs, captured with {len(record.called_with)}"
-            )
-        positional = {self._for_position(*pair): pair[1] for pair in zip(record.called_with, args, strict=False)}
+        order = record.order or record.called_with
+        if len(args) > len(order):
+            raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(order)}")
+        positional = {self._for_position(*pair): pair[1] for pair in zip(order, args, strict=False)}
         given = positional | dict(kwargs)
         named = {
             name: value if isinstance(value, Tensor) else with_given_objects(value)

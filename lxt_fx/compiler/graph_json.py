@@ -77,9 +77,15 @@ def encode_graph(graph: Graph) -> dict[str, Any]:
     """A graph that can be called: its nodes, the names of its inputs, the structure of its inputs and outputs, as plain
     values for `json.dumps`.
 
-    Raises InputError if the graph calls a function that cannot be looked up by name.
+    Raises InputError if the graph calls a function that cannot be looked up by name, or takes or returns objects of the
+    user's classes.
     """
     io = io_of(graph)
+    if own := [*user_classes(io.in_spec), *user_classes(io.out_spec)]:
+        raise InputError(
+            f"save: the module takes or returns an object of class {own[0]}, which a file cannot hold; wrap the model in a "
+            "module that takes and returns tensors, lists and dicts, and transform that"
+        )
     structures = {"in": encoded_structure(io.in_spec), "out": encoded_structure(io.out_spec)}
     return _nodes(graph, _node) | {"names": list(io.names)} | structures
 

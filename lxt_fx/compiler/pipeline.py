@@ -415,6 +415,7 @@ def _record(
         unknown={node.name: text for node, text in chosen.plan.unknown.items()},
         matches=compiled.matches,
         versions={"lxt_fx": __version__, "torch": torch.__version__},
+        order=captured.example.order,
         positions=options.positions or (source.model.record.positions if isinstance(source.model, Explained) else None),
     )
 

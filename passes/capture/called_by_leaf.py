@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from inspect import Parameter, Signature
+from threading import RLock, get_ident
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.base.user_objects import with_made_objects
 from lxt_fx.passes.capture.example import Example
+
+_ONE_AT_A_TIME = RLock()
+"""Only one thread at a time changes how models are called."""
 
 
 @dataclass(slots=True)
@@ -61,32 +65,43 @@ def called_by_leaf(model: nn.Module, example: Example) -> Iterator[Called]:
     through `*args`, `**kwargs`, lists, dicts or objects. Objects of its output are taken apart.
 
     The model's own hooks run in between, on the arguments and the output that they know. Afterwards the model is as before.
+    Other threads may call it meanwhile, and get what they always got.
     """
-    called, names = Called(), leaf_names(example.kwargs)
+    called, names, thread = Called(), leaf_names(example.kwargs), get_ident()
     flat, spec = pytree.tree_flatten(dict(example.kwargs))
 
     def with_own_arguments(module: nn.Module, args: Any, leaves: dict[str, Any]) -> Any:
-        values = [leaves.get(name, value) for name, value in zip(names, flat, strict=True)]
+        if get_ident() != thread:  # where the model is called as it always was
+            return None
+        values = [leaves[name] if isinstance(value, Tensor) else value for name, value in zip(names, flat, strict=True)]
         return replace(example, kwargs=pytree.tree_unflatten(values, spec)).arguments()
 
     def taken_apart(module: nn.Module, args: Any, output: Any) -> Any:
-        return with_made_objects(output, called.left_out.add)
+        return with_made_objects(output, called.left_out.add) if get_ident() == thread else None
 
+    with _ONE_AT_A_TIME, _with_parameters(model, list(tensor_leaves(example.kwargs))):
+        before = model.register_forward_pre_hook(with_own_arguments, prepend=True, with_kwargs=True)
+        behind = model.register_forward_hook(taken_apart)
+        try:
+            yield called
+        finally:
+            before.remove()
+            behind.remove()
+
+
+@contextmanager
+def _with_parameters(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Inside the block the signature of the model's forward has these parameters. torch.export reads it."""
     own, was_set = model.forward, "forward" in vars(model)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return own(*args, **kwargs)
 
-    parameters = [Parameter(name, Parameter.KEYWORD_ONLY) for name in tensor_leaves(example.kwargs)]
-    forward.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # what torch.export reads
-    before = model.register_forward_pre_hook(with_own_arguments, prepend=True, with_kwargs=True)
-    behind = model.register_forward_hook(taken_apart)
+    forward.__signature__ = Signature([Parameter(name, Parameter.KEYWORD_ONLY) for name in names])  # type: ignore[attr-defined]
+    model.forward = forward
     try:
-        model.forward = forward
-        yield called
+        yield
     finally:
-        before.remove()
-        behind.remove()
         if was_set:
             model.forward = own
         else:

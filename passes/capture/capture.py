@@ -149,11 +149,11 @@ def _dynamic_shape(tensor: Tensor, example: Example) -> dict[int, Any]:
 def _add_plain_inputs(gm: GraphModule, example: Example) -> None:
     """An input without readers for each leaf of the inputs that is no tensor, so that all leaves are inputs, in order."""
     found = {str(node.target): node for node in gm.graph.nodes if node.op == "placeholder"}
-    first = next(iter(gm.graph.nodes))
+    behind = next(node for node in gm.graph.nodes if node.op != "placeholder")
     for name in leaf_names(example.kwargs):
-        with gm.graph.inserting_before(first):
+        with gm.graph.inserting_before(behind):
             node = found.get(name) or gm.graph.placeholder(name)
-        first.prepend(node)
+        behind.prepend(node)
 
 
 def _with_names(gm: GraphModule, example: Example, out_spec: pytree.TreeSpec) -> GraphModule:

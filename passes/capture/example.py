@@ -65,7 +65,8 @@ class Example:
     """The inputs that capture runs on. `kwargs` are tensor inputs by the names of forward's parameters, `optional` names
     those that a call may leave out, and `constants` are other arguments, fixed in the graph. `dynamic_dims` says how many
     leading dims a call may change (`None`: all of them, of images the batch). `made` says that no user gave it.
-    `positional` names the inputs that the model takes by position only."""
+    `positional` names the inputs that the model takes by position only. `order` are the names in the order of forward's
+    signature, constants included."""
 
     kwargs: dict[str, Any]
     constants: dict[str, Any]
@@ -73,6 +74,7 @@ class Example:
     dynamic_dims: int | None = None
     made: bool = False
     positional: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
 
     def free_dims(self, tensor: Tensor) -> int:
         """How many leading dims of this input a call may change. Height and width of images are fixed: models compute
@@ -131,7 +133,7 @@ def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
             "is read at one of them. Give the token ids, embeddings, pixels or features that the model starts from"
         )
     tensors = pytree.tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, tensors)
-    return Example(tensors, constants | _switches(model, named), positional=positional)
+    return Example(tensors, constants | _switches(model, named), positional=positional, order=tuple(named))
 
 
 def _without_idle_switch(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +167,8 @@ def made_example(model: nn.Module) -> Example:
             "give an example: transform(model, kwargs={...})"
         )
     is_text = any(name.endswith(("input_ids", "inputs_embeds")) for name in kwargs)
-    return Example(kwargs, _switches(model, kwargs), tuple(optional), 2 if is_text else 1, made=True)
+    dims, order = 2 if is_text else 1, tuple(parameters)
+    return Example(kwargs, _switches(model, kwargs), tuple(optional), dims, made=True, order=order)
 
 
 def _switches(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.errors import CaptureError, InputError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.capture.padded import padded, with_masks_of_ones
@@ -100,6 +100,8 @@ def answer_or_error(model: nn.Module, example: Example, without: tuple[str, ...]
     """What the model answers to the example without some of its inputs, or the exception that it raises."""
     try:
         return example.call(model, without)
+    except CaptureError:
+        raise
     except Exception as error:  # whatever the model raises is reported by the caller
         return error
 
