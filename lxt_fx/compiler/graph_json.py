@@ -15,6 +15,7 @@ from torch.fx import Graph, Node
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import TensorType, value
 from lxt_fx.base.torch_internals import GraphIO, OpOverload, io_of, pytree, set_io
+from lxt_fx.ops.own_backward import OWN_BACKWARD
 
 _NAMESPACES = ("aten", "lxt_fx", "prims")
 _FUNCTIONS = {
@@ -99,6 +100,12 @@ def _loaded_type(saved: Any) -> Any:
 
 def _target_name(node: Node) -> str:
     target: Any = node.target
+    if target in OWN_BACKWARD:
+        raise InputError(
+            f"save: %{node.name} calls {node.args[1]}, an autograd.Function of yours with a backward of its own, and a "
+            "file holds no code; save the model and transform it where you load it, or make the Function an op "
+            "(torch.library.custom_op with register_autograd) and give that to load(path, ops=...)"
+        )
     if isinstance(target, OpOverload):
         return str(target)
     if target in _FUNCTION_NAMES:
@@ -107,6 +114,8 @@ def _target_name(node: Node) -> str:
 
 
 def _target(name: str, known: Mapping[str, OpOverload]) -> Any:
+    if name in map(str, OWN_BACKWARD):
+        raise InputError(f"load: the file calls {name}, which runs code that a file does not hold; save never writes it")
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
     if name in known:

@@ -37,6 +37,7 @@ from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
 from lxt_fx.passes.canonical.start_from_embeddings import Started, start_from_embeddings
+from lxt_fx.passes.capture.autograd_functions import own_backwards_as_ops, own_backwards_found
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
@@ -143,9 +144,9 @@ def captured_from(
 
 def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
     seconds: dict[str, float] = {}
-    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad():
+    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as own:
         example, expected = without_refused_inputs(model, example)
-    with _timed(seconds, "capture"):
+    with _timed(seconds, "capture"), own_backwards_as_ops(own):
         captured = capture_and_try_sizes(model, example, dynamic=dynamic)
     if captured.example is not example:
         with torch_state_restored(), torch.no_grad():

@@ -13,6 +13,7 @@ from lxt_fx.ops import (
     fused,
     head,
     norms,
+    own_backward,
     products,
     selection,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "fused",
     "head",
     "norms",
+    "own_backward",
     "products",
     "selection",
 ]
