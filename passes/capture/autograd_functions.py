@@ -76,8 +76,8 @@ def own_backwards_as_ops(functions: Mapping[Function, bool]) -> Iterator[None]:
 
 
 def _is_traced(argument: Any) -> bool:
-    """Whether the argument is a tensor that graphs know. A tensor of a class of others (packed weights of a quantised layer,
-    with more data as attributes) goes to the Function as it is, like any object."""
+    """Whether the argument is a tensor that graphs know. A tensor of a class of others (packed weights of a quantised
+    layer, with more data as attributes) goes to the Function as it is, like any object."""
     return isinstance(argument, Tensor) and type(argument).__module__.split(".")[0] == "torch"
 
 
