@@ -20,7 +20,7 @@ from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import function_base, pytree, version_of
 from lxt_fx.ops.own_backward import HOLE, is_running, named_call, own_backward, own_backward_of_several
 from lxt_fx.passes.capture.example import SEED
-from lxt_fx.passes.verify_gradient.both_gradients import gradient_difference
+from lxt_fx.passes.verify import gradient_difference
 
 Function = type[torch.autograd.Function]
 Apply = Callable[..., Any]
