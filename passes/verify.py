@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,22 @@ def _difference(a: Tensor, b: Tensor) -> float:
         return float("inf")
     a, b = a[finite].double(), b[finite].double()
     return float((a - b).abs().max() / a.abs().max().clamp(min=1e-30)) if a.numel() else 0.0
+
+
+def gradient_difference(models: Tensor, graphs: Tensor) -> float:
+    """Analysis: the norm of the difference of two gradients relative to the norm of the model's, where that is finite. NaN
+    if it is finite nowhere; inf if only the graph's is not finite, or only the model's is 0."""
+    finite = torch.isfinite(models)
+    if models.numel() and not finite.any():
+        return math.nan
+    precise = torch.complex128 if models.is_complex() else torch.float64
+    a, b = models[finite].to(precise), graphs[finite].to(precise)
+    if not torch.isfinite(b).all():
+        return math.inf
+    apart, norm = float((a - b).abs().square().sum().sqrt()), float(a.abs().square().sum().sqrt())
+    if apart == 0:
+        return 0.0
+    return apart / norm if norm else math.inf
 
 
 def tolerance_of(output: Any, by_dtype: Mapping[torch.dtype, float] = TOLERANCES) -> float:

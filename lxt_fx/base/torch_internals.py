@@ -406,6 +406,12 @@ def in_dispatch_mode() -> bool:
     return found(module, "_get_current_dispatch_mode", "to know whether ops are traced")() is not None
 
 
+def function_base() -> Any:
+    """The class through which every call of an `autograd.Function` goes, also one whose `apply` was stored before. Without
+    it, capture would trace into forwards and lose the backwards that their authors wrote."""
+    return found(torch.autograd.function, "_SingleLevelFunction", "to see calls of autograd.Functions")
+
+
 # --- sizes that may be symbols --------------------------------------------------------------------------------------------
 
 

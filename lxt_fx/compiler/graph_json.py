@@ -20,9 +20,11 @@ from lxt_fx.base.node_text import op_name
 from lxt_fx.base.nodes import TensorType, value
 from lxt_fx.base.saved_json import Saved
 from lxt_fx.base.torch_internals import GraphIO, OpOverload, io_of, set_io
+from lxt_fx.base.user_objects import user_classes
 from lxt_fx.compiler.argument_json import DTYPES, Sizes, check_call, decoded, encoded, encoded_or_text
 from lxt_fx.compiler.saved_tensors import is_path
 from lxt_fx.compiler.structure_json import container_classes, decoded_structure, encoded_structure
+from lxt_fx.ops.own_backward import OWN_BACKWARD
 from lxt_fx.ops.pure_ops import FUNCTIONS, NAMESPACES, is_pure
 
 MOST_NODES = 200_000
@@ -253,6 +255,8 @@ def _check_function(item: Saved, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 def _op(saved: Saved, further: Mapping[str, OpOverload]) -> Any:
     """The op or function of this name. Raises InputError unless it is pure, or the user named it."""
     name = saved.text(1000)
+    if name in map(str, OWN_BACKWARD):
+        saved.fail(f"calls {name}, which runs code that a file does not hold; save never writes it")
     if name in FUNCTIONS:
         return FUNCTIONS[name][0]
     if name in further:
@@ -330,6 +334,12 @@ def _printed_node(node: Node) -> dict[str, Any]:
 
 def _target_name(node: Node) -> str:
     target: Any = node.target
+    if target in OWN_BACKWARD:
+        raise InputError(
+            f"save: %{node.name} calls {node.args[1]}, an autograd.Function of yours with a backward of its own, and a "
+            "file holds no code; save the model and transform it where you load it, or make the Function an op "
+            "(torch.library.custom_op with register_autograd) and give that to load(path, ops=...)"
+        )
     if isinstance(target, OpOverload):
         return str(target)
     if target in _FUNCTION_NAMES:

@@ -44,6 +44,7 @@ from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
 from lxt_fx.passes.canonical.write_casts import write_casts
+from lxt_fx.passes.capture.autograd_functions import own_backwards_as_ops, own_backwards_found
 from lxt_fx.passes.capture.called_by_leaf import plain_leaves
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
@@ -171,9 +172,9 @@ def captured_from(
 @one_capture()
 def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
     seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
-    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad():
+    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as own:
         example, expected = without_refused_inputs(model, example)
-    with _timed(seconds, "capture"):
+    with _timed(seconds, "capture"), own_backwards_as_ops(own):
         captured = capture_and_try_sizes(model, example, dynamic=dynamic)
     if captured.example is not example:
         with torch_state_restored(), torch.no_grad():

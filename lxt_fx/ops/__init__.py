@@ -14,6 +14,7 @@ from lxt_fx.ops import (
     fused,
     head,
     norms,
+    own_backward,
     products,
     selection,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "fused",
     "head",
     "norms",
+    "own_backward",
     "products",
     "selection",
 ]

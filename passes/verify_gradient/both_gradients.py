@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,22 +26,6 @@ _SAME_VALUE = 8
 class NotComparable(Exception):
     """There is no gradient of the model to compare with. The message is a sentence for the certificate; it is caught
     here."""
-
-
-def gradient_difference(models: Tensor, graphs: Tensor) -> float:
-    """The norm of the difference relative to the norm of the model's gradient, where that is finite. NaN if it is finite
-    nowhere; inf if only the graph's is not finite, or only the model's is 0."""
-    finite = torch.isfinite(models)
-    if models.numel() and not finite.any():
-        return math.nan
-    precise = torch.complex128 if models.is_complex() else torch.float64
-    a, b = models[finite].to(precise), graphs[finite].to(precise)
-    if not torch.isfinite(b).all():
-        return math.inf
-    apart, norm = float((a - b).abs().square().sum().sqrt()), float(a.abs().square().sum().sqrt())
-    if apart == 0:
-        return 0.0
-    return apart / norm if norm else math.inf
 
 
 def cotangents(expected: Any) -> list[Tensor | None]:

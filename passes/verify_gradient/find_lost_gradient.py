@@ -17,10 +17,9 @@ from lxt_fx.base.nodes import module_stack, source_line
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
-from lxt_fx.passes.verify import TOLERANCES, forward_difference
+from lxt_fx.passes.verify import TOLERANCES, forward_difference, gradient_difference
 from lxt_fx.passes.verify_gradient.both_gradients import (
     asking_for_gradient,
-    gradient_difference,
     gradients_at,
     run_from,
     run_model_from,

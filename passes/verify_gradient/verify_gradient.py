@@ -22,10 +22,10 @@ from lxt_fx.base.on_meta import NOT_COMPARED, on_meta
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.passes.capture.called_by_leaf import leaf_names
 from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.verify import gradient_difference
 from lxt_fx.passes.verify_gradient.both_gradients import (
     NotComparable,
     cotangents,
-    gradient_difference,
     gradients_of_graph,
     gradients_of_model,
     rounded_otherwise,
