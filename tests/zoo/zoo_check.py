@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 import zoo_models as models
 from torch import Tensor
 from torch.fx import GraphModule
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 import lxt_fx
 from lxt_fx.base.nodes import is_float
@@ -20,6 +23,7 @@ from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
 from lxt_fx.passes.analysis.mark_flow import mark_flow
 from lxt_fx.passes.capture.capture import torch_state_restored
+from lxt_fx.passes.capture.trace import leaf_names
 from lxt_fx.passes.verify import forward_difference
 
 FORWARD = 1e-4
@@ -92,7 +96,7 @@ def _single(case: models.Case, result: Result, dynamic: bool) -> None:
         torch.manual_seed(0)
         expected = models.main_outputs(model(**inputs))
         torch.manual_seed(0)
-        found = models.main_outputs(explained(**_with_leaves(explained, inputs)))
+        found = models.main_outputs(explained(**inputs))
     result.forward = forward_difference(expected, found)
 
 
@@ -139,12 +143,8 @@ def _double(case: models.Case, result: Result, dynamic: bool) -> None:
         raise lxt_fx.InputError("the main output depends on the input by indices (codes) only, which pass no gradient")
     fast = _relevances(explained, inputs)
     result.forms = _largest(fast, _relevances(compiled("attnlrp", "explicit"), inputs))
-    plain = _relevances(compiled("gradient"), inputs)
-    if explained._embedding and isinstance(explained._embedding[0], GraphModule):
-        result.gradient = _largest(*_table_gradients(model, compiled("gradient"), inputs))
-    else:
-        result.gradient = _largest(_plain(model, explained, inputs, result), plain)
-    ledger = lxt_fx.audit(explained, _with_leaves(explained, inputs), models.projection)
+    result.gradient = _gradient_difference(model, compiled("gradient"), inputs, result)
+    ledger = lxt_fx.audit(explained, explained._prepared((), inputs)[1], models.projection)
     scale = float(ledger.scale().max())
     unaccounted = sum(float(entry.amount.abs().sum()) for entry in ledger.faults())
     result.residual = (float(ledger.residual.abs().max()) + unaccounted) / scale if scale else 0.0
@@ -193,27 +193,10 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _with_leaves(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs that the module takes, embeddings made where it starts from them."""
-    given = {name: value for name, value in inputs.items() if name in explained.record.inputs}
-    for leaf in explained.record.leaves:
-        if leaf not in given:
-            given[leaf] = lxt_fx.embed(explained, _embedded(next(iter(explained._embedding), None), leaf, inputs)).detach()
-    return given
-
-
-def _embedded(made: Any, leaf: str, inputs: dict[str, Any]) -> Any:
-    """What the leaf is made of."""
-    if isinstance(made, GraphModule):
-        return inputs
-    name = leaf.replace("inputs_embeds", "input_ids")
-    return inputs[name]
-
-
 def _leafy(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs, the leaves asking for a gradient."""
-    given = _with_leaves(explained, inputs)
-    return given | {name: given[name].detach().clone().requires_grad_(True) for name in explained.record.leaves}
+    """The inputs of the graph by name, the leaves asking for a gradient."""
+    _, bound = explained._prepared((), inputs)
+    return bound | explained._new_leaves(bound)
 
 
 def _carrying_ops(gm: GraphModule) -> set[str]:
@@ -237,37 +220,80 @@ def _relevances(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> list[Ten
     return found if explicit else [x.detach() * g for x, g in zip(leaves, found, strict=True)]
 
 
-def _plain(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any], result: Result) -> list[Tensor]:
-    """Input * gradient of the model itself."""
-    leaves, names = [], explained.record.leaves
-    given = dict(inputs)
-    hook = None
-    if all(name in given for name in names):
-        leaves = [given[name].detach().clone().requires_grad_(True) for name in names]
-        given |= dict(zip(names, leaves, strict=True))
-    else:  # the leaf is what the token embedding gives, each time that it is read
-        (embedding,) = explained._embedding
-        own = next(m for m in model.modules() if getattr(m, "weight", None) is embedding.weight)  # type: ignore[union-attr]
-        ids = [inputs[name.replace("inputs_embeds", "input_ids")] for name in names]
+def _gradient_difference(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any], result: Result) -> float:
+    """The plain gradient of the explained module against the model's own: input * gradient of the float inputs, and for
+    leaves that are looked up the gradient of their tables."""
+    fronts = [front for front in explained._fronts if front.leaf in explained.record.leaves]
+    floats = [name for name in explained.record.leaves if name not in {front.leaf for front in fronts}]
+    given = _leafy(explained, inputs)
+    torch.manual_seed(0)
+    value = models.projection(explained(**given))
+    found = _gradients(value, [given[name] for name in explained.record.leaves])
+    arrived = dict(zip(explained.record.leaves, found, strict=True))
 
-        def keep(module: Any, args: Any, output: Tensor) -> Tensor | None:
-            if not any(args[0].shape == i.shape and torch.equal(args[0], i) for i in ids):
-                return None
-            leaves.append(output.detach().requires_grad_(True))
-            return leaves[-1].clone()  # which the model may change in place
-
-        hook = own.register_forward_hook(keep)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            value = models.projection(model(**given))
-    finally:
-        if hook is not None:
-            hook.remove()
+    own = {name: inputs[name].detach().clone().requires_grad_(True) for name in floats if name in inputs}
+    tables = Tables([p for front in fronts for p in front.module.parameters()])
+    with torch.random.fork_rng(), tables:
+        torch.manual_seed(0)
+        value = models.projection(model(**inputs | own))
     if own_backwards := _own_backwards(value):
         result.why.append(f"the model has backwards of its own, which no graph holds: {', '.join(own_backwards)}")
+    expected = _gradients(value, [*own.values(), *tables.leaves.values()])
+    by_floats = [x.detach() * g for x, g in zip(own.values(), expected, strict=False)]
+    differences = [0.0]
+    if own:
+        differences.append(_largest(by_floats, [own[name].detach() * arrived[name] for name in own]))
+    if fronts and not tables.leaves:
+        raise lxt_fx.InputError("nothing is looked up in the tables of the leaves")
+    if fronts:
+        differences.append(_largest(expected[len(own) :], _table_gradients(tables, fronts, inputs, arrived)))
+    return max(differences)
+
+
+class Tables(TorchFunctionMode):
+    """Inside, what is looked up in one of these tables is looked up in a copy of it, whose gradient is that of the lookups
+    alone: a head may have the same weight."""
+
+    def __init__(self, tables: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.tables = {id(table): table for table in tables}
+        self.leaves: dict[int, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in LOOKUPS:
+            args = [self._leaf(arg) if id(arg) in self.tables else arg for arg in args]
+        return func(*args, **(kwargs or {}))
+
+    def _leaf(self, table: Tensor) -> Tensor:
+        if id(table) not in self.leaves:
+            self.leaves[id(table)] = table.detach().clone().requires_grad_(True)
+        return self.leaves[id(table)]
+
+
+LOOKUPS = {
+    torch.nn.functional.embedding, torch.embedding, Tensor.__getitem__, torch.index_select, Tensor.index_select,
+    torch.gather, Tensor.gather, torch.nn.functional.embedding_bag,
+}  # fmt: skip
+
+
+def _table_gradients(tables: Tables, fronts: Any, inputs: dict[str, Any], arrived: dict[str, Tensor]) -> list[Tensor]:
+    """The gradient of each table that the model looks up in, by the gradients that arrived at the leaves."""
+    found = [torch.zeros_like(table) for table in tables.leaves.values()]
+    names = dict(zip(leaf_names(inputs), pytree.tree_leaves(inputs), strict=True))
+    for front in fronts:
+        own = front.module.named_parameters(remove_duplicate=False)
+        copies = {name: tables.leaves[id(table)] for name, table in own if id(table) in tables.leaves}
+        made = torch.func.functional_call(front.module, copies, tuple(names[name] for name in front.reads))
+        gradients = torch.autograd.grad(
+            made, list(tables.leaves.values()), arrived[front.leaf], allow_unused=True, materialize_grads=True
+        )
+        found = [a + b for a, b in zip(found, gradients, strict=True)]
+    return found
+
+
+def _gradients(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     found = torch.autograd.grad(value, leaves, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else x.detach() * g for x, g in zip(leaves, found, strict=True)]
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
 
 
 def _own_backwards(value: Tensor) -> list[str]:
@@ -282,25 +308,6 @@ def _own_backwards(value: Tensor) -> list[str]:
             found.add(type(node).__name__.removesuffix("Backward"))
         todo.extend(before for before, _ in node.next_functions)
     return sorted(found)
-
-
-def _taken(made: GraphModule, inputs: dict[str, Any]) -> list[Any]:
-    return [inputs[str(node.target)] for node in made.graph.nodes if node.op == "placeholder"]
-
-
-def _table_gradients(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-    """The gradient of the tables that the leaf is looked up in: by the model's own backward, and by that of the leaf."""
-    (leaf,) = explained.record.leaves
-    made: Any = explained._embedding[0]
-    tables = [parameter.requires_grad_(True) for parameter in made.parameters()]
-    given = _with_leaves(explained, inputs)
-    given[leaf] = given[leaf].requires_grad_(True)
-    (gradient,) = torch.autograd.grad(models.projection(explained(**given)), given[leaf])
-    found = torch.autograd.grad(made(*_taken(made, inputs)), tables, gradient, materialize_grads=True)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        expected = torch.autograd.grad(models.projection(model(**inputs)), tables, materialize_grads=True)
-    return list(expected), list(found)
 
 
 def _largest(expected: list[Tensor], actual: list[Tensor]) -> float:
