@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,8 +12,8 @@ import torch
 import zoo_models as models
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from zoo_lookups import Tables
 
 import lxt_fx
 from lxt_fx.base.nodes import is_float
@@ -144,7 +143,7 @@ def _double(case: models.Case, result: Result, dynamic: bool) -> None:
     fast = _relevances(explained, inputs)
     result.forms = _largest(fast, _relevances(compiled("attnlrp", "explicit"), inputs))
     result.gradient = _gradient_difference(model, compiled("gradient"), inputs, result)
-    ledger = lxt_fx.audit(explained, explained._prepared((), inputs)[1], models.projection)
+    ledger = lxt_fx.audit(explained, inputs, models.projection)
     scale = float(ledger.scale().max())
     unaccounted = sum(float(entry.amount.abs().sum()) for entry in ledger.faults())
     result.residual = (float(ledger.residual.abs().max()) + unaccounted) / scale if scale else 0.0
@@ -194,9 +193,9 @@ def _is_float(value: Any) -> bool:
 
 
 def _leafy(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs of the graph by name, the leaves asking for a gradient."""
+    """The inputs with the leaves, which ask for a gradient."""
     _, bound = explained._prepared((), inputs)
-    return bound | explained._new_leaves(bound)
+    return inputs | explained._new_leaves(bound)
 
 
 def _carrying_ops(gm: GraphModule) -> set[str]:
@@ -232,7 +231,9 @@ def _gradient_difference(model: Any, explained: lxt_fx.Explained, inputs: dict[s
     arrived = dict(zip(explained.record.leaves, found, strict=True))
 
     own = {name: inputs[name].detach().clone().requires_grad_(True) for name in floats if name in inputs}
-    tables = Tables([p for front in fronts for p in front.module.parameters()])
+    read = {name for front in fronts for name in front.reads}
+    others = [x for name, x in inputs.items() if name not in read and isinstance(x, Tensor) and not _is_float(x)]
+    tables = Tables([p for front in fronts for p in front.module.parameters()], others)
     with torch.random.fork_rng(), tables:
         torch.manual_seed(0)
         value = models.projection(model(**inputs | own))
@@ -248,32 +249,6 @@ def _gradient_difference(model: Any, explained: lxt_fx.Explained, inputs: dict[s
     if fronts:
         differences.append(_largest(expected[len(own) :], _table_gradients(tables, fronts, inputs, arrived)))
     return max(differences)
-
-
-class Tables(TorchFunctionMode):
-    """Inside, what is looked up in one of these tables is looked up in a copy of it, whose gradient is that of the lookups
-    alone: a head may have the same weight."""
-
-    def __init__(self, tables: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.tables = {id(table): table for table in tables}
-        self.leaves: dict[int, Tensor] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in LOOKUPS:
-            args = [self._leaf(arg) if id(arg) in self.tables else arg for arg in args]
-        return func(*args, **(kwargs or {}))
-
-    def _leaf(self, table: Tensor) -> Tensor:
-        if id(table) not in self.leaves:
-            self.leaves[id(table)] = table.detach().clone().requires_grad_(True)
-        return self.leaves[id(table)]
-
-
-LOOKUPS = {
-    torch.nn.functional.embedding, torch.embedding, Tensor.__getitem__, torch.index_select, Tensor.index_select,
-    torch.gather, Tensor.gather, torch.nn.functional.embedding_bag,
-}  # fmt: skip
 
 
 def _table_gradients(tables: Tables, fronts: Any, inputs: dict[str, Any], arrived: dict[str, Tensor]) -> list[Tensor]:
