@@ -13,6 +13,7 @@ import zoo_models as models
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
+from zoo_ids import ByIds, tried_by_ids
 from zoo_lookups import Tables
 
 import lxt_fx
@@ -55,6 +56,7 @@ class Result:
     ops: tuple[str, ...] = ()
     precision: str = "float64"
     why: list[str] = field(default_factory=list)
+    ids: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -65,10 +67,16 @@ class Result:
         """By check, whether it was passed."""
         limits = {"forward": FORWARD} | LIMITS[self.precision]
         found = {name: (value := getattr(self, name)) is not None and value <= limit for name, limit in limits.items()}
-        return {"captured": bool(self.captured), "strict": self.seconds is not None and not self.unknown, **found}
+        by_ids = {} if self.by_ids is None else {"by ids": self.by_ids.passes}
+        return {"captured": bool(self.captured), "strict": self.seconds is not None and not self.unknown, **found, **by_ids}
+
+    @property
+    def by_ids(self) -> ByIds | None:
+        """What was measured of calls by ids; None for a model that takes none."""
+        return ByIds(**self.ids) if self.ids and self.ids["example"] else None
 
 
-def check(entry: str, *, dynamic: bool = True) -> Result:
+def check(entry: str, *, dynamic: bool = True, by_ids: bool = True) -> Result:
     """Everything about one case; what fails is said in `why` and does not stop the rest."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
@@ -80,6 +88,8 @@ def check(entry: str, *, dynamic: bool = True) -> Result:
             part(case, result, dynamic)
         except Exception as error:  # the table must have a line for every model, whatever it raises
             result.why.append(f"{type(error).__name__}: {error}"[:600])
+    if by_ids:
+        result.ids = tried_by_ids(case, dynamic=dynamic).to_dict()
     return result
 
 

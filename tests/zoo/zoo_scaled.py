@@ -51,7 +51,8 @@ MORE: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "minicpm3": (
         "minicpm3", "MiniCPM3ForCausalLM", "MiniCPM3Config",
         {key: value for key, value in _DECODER.items() if key != "head_dim"} | {
-            "num_key_value_heads": 4, "scale_emb": 12.0, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+            "num_key_value_heads": 4, "scale_emb": 12.0,
+            "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
             "v_head_dim": 8,
         },
     ),
