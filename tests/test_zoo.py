@@ -9,8 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "zoo"))
 import zoo_check
+import zoo_ids
 import zoo_models
-from zoo_sample import SAMPLE
+from zoo_sample import BY_IDS, SAMPLE
+from zoo_scaled import scaled_cases
 from zoo_table import MARKS
 
 ROOT = Path(__file__).parents[1]
@@ -20,8 +22,17 @@ ROOT = Path(__file__).parents[1]
 def test_an_architecture_is_captured_explained_and_proven(entry: str) -> None:
     """Strict rules, forward equal, table `gradient` equal to the plain gradient, a closed ledger, two forms that agree.
     Sizes are fixed here, for speed; the command frees them."""
-    result = zoo_check.check(entry, dynamic=False)
+    result = zoo_check.check(entry, dynamic=False, by_ids=False)
     assert all(result.passes.values()), (result.passes, result.unknown, result.why)
+
+
+@pytest.mark.parametrize("entry", [pytest.param(e, id=e, marks=pytest.mark.xdist_group(e)) for e in BY_IDS])
+def test_an_architecture_called_by_ids_answers_as_the_model(entry: str) -> None:
+    """On full and on padded texts; padding that the model ignores has no relevance, and a text alone has the same as in a
+    batch. The list has models that read their ids more than once, or scale what they look up."""
+    result = zoo_ids.check_by_ids((zoo_models.cases() | scaled_cases())[entry])
+    assert result.passes, result
+    assert result.padding == 0 and result.alone is not None and result.notes == [] or "scaled" not in entry, result.notes
 
 
 def test_a_wrong_rule_fails_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +49,7 @@ def test_a_wrong_rule_fails_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = tuple(broken if rule is basic.IDENTITY else rule for rule in table.rules)
     monkeypatch.setitem(lxt_fx.TABLES, "attnlrp", replace(table, rules=chosen))
     entry = next(e for e in zoo_models.cases() if e.startswith("bert/"))
-    passes = zoo_check.check(entry, dynamic=False).passes
+    passes = zoo_check.check(entry, dynamic=False, by_ids=False).passes
     assert passes["gradient"] and not passes["residual"]
 
 

@@ -12,6 +12,9 @@ import torch
 import zoo_models as models
 from torch import Tensor
 from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+from zoo_ids import ByIds, tried_by_ids
+from zoo_lookups import Tables
 
 import lxt_fx
 from lxt_fx.base.nodes import is_float
@@ -20,6 +23,7 @@ from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
 from lxt_fx.passes.analysis.mark_flow import mark_flow
 from lxt_fx.passes.capture.capture import torch_state_restored
+from lxt_fx.passes.capture.trace import leaf_names
 from lxt_fx.passes.verify import forward_difference
 
 FORWARD = 1e-4
@@ -52,6 +56,7 @@ class Result:
     ops: tuple[str, ...] = ()
     precision: str = "float64"
     why: list[str] = field(default_factory=list)
+    ids: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -62,10 +67,16 @@ class Result:
         """By check, whether it was passed."""
         limits = {"forward": FORWARD} | LIMITS[self.precision]
         found = {name: (value := getattr(self, name)) is not None and value <= limit for name, limit in limits.items()}
-        return {"captured": bool(self.captured), "strict": self.seconds is not None and not self.unknown, **found}
+        by_ids = {} if self.by_ids is None else {"by ids": self.by_ids.passes}
+        return {"captured": bool(self.captured), "strict": self.seconds is not None and not self.unknown, **found, **by_ids}
+
+    @property
+    def by_ids(self) -> ByIds | None:
+        """What was measured of calls by ids; None for a model that takes none."""
+        return ByIds(**self.ids) if self.ids and self.ids["example"] else None
 
 
-def check(entry: str, *, dynamic: bool = True) -> Result:
+def check(entry: str, *, dynamic: bool = True, by_ids: bool = True) -> Result:
     """Everything about one case; what fails is said in `why` and does not stop the rest."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
@@ -77,6 +88,8 @@ def check(entry: str, *, dynamic: bool = True) -> Result:
             part(case, result, dynamic)
         except Exception as error:  # the table must have a line for every model, whatever it raises
             result.why.append(f"{type(error).__name__}: {error}"[:600])
+    if by_ids:
+        result.ids = tried_by_ids(case, dynamic=dynamic).to_dict()
     return result
 
 
@@ -92,7 +105,7 @@ def _single(case: models.Case, result: Result, dynamic: bool) -> None:
         torch.manual_seed(0)
         expected = models.main_outputs(model(**inputs))
         torch.manual_seed(0)
-        found = models.main_outputs(explained(**_with_leaves(explained, inputs)))
+        found = models.main_outputs(explained(**inputs))
     result.forward = forward_difference(expected, found)
 
 
@@ -139,12 +152,8 @@ def _double(case: models.Case, result: Result, dynamic: bool) -> None:
         raise lxt_fx.InputError("the main output depends on the input by indices (codes) only, which pass no gradient")
     fast = _relevances(explained, inputs)
     result.forms = _largest(fast, _relevances(compiled("attnlrp", "explicit"), inputs))
-    plain = _relevances(compiled("gradient"), inputs)
-    if explained._embedding and isinstance(explained._embedding[0], GraphModule):
-        result.gradient = _largest(*_table_gradients(model, compiled("gradient"), inputs))
-    else:
-        result.gradient = _largest(_plain(model, explained, inputs, result), plain)
-    ledger = lxt_fx.audit(explained, _with_leaves(explained, inputs), models.projection)
+    result.gradient = _gradient_difference(model, compiled("gradient"), inputs, result)
+    ledger = lxt_fx.audit(explained, inputs, models.projection)
     scale = float(ledger.scale().max())
     unaccounted = sum(float(entry.amount.abs().sum()) for entry in ledger.faults())
     result.residual = (float(ledger.residual.abs().max()) + unaccounted) / scale if scale else 0.0
@@ -193,27 +202,10 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _with_leaves(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs that the module takes, embeddings made where it starts from them."""
-    given = {name: value for name, value in inputs.items() if name in explained.record.inputs}
-    for leaf in explained.record.leaves:
-        if leaf not in given:
-            given[leaf] = lxt_fx.embed(explained, _embedded(next(iter(explained._embedding), None), leaf, inputs)).detach()
-    return given
-
-
-def _embedded(made: Any, leaf: str, inputs: dict[str, Any]) -> Any:
-    """What the leaf is made of."""
-    if isinstance(made, GraphModule):
-        return inputs
-    name = leaf.replace("inputs_embeds", "input_ids")
-    return inputs[name]
-
-
 def _leafy(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs, the leaves asking for a gradient."""
-    given = _with_leaves(explained, inputs)
-    return given | {name: given[name].detach().clone().requires_grad_(True) for name in explained.record.leaves}
+    """The inputs with the leaves, which ask for a gradient."""
+    _, bound = explained._prepared((), inputs)
+    return inputs | explained._new_leaves(bound)
 
 
 def _carrying_ops(gm: GraphModule) -> set[str]:
@@ -237,37 +229,56 @@ def _relevances(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> list[Ten
     return found if explicit else [x.detach() * g for x, g in zip(leaves, found, strict=True)]
 
 
-def _plain(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any], result: Result) -> list[Tensor]:
-    """Input * gradient of the model itself."""
-    leaves, names = [], explained.record.leaves
-    given = dict(inputs)
-    hook = None
-    if all(name in given for name in names):
-        leaves = [given[name].detach().clone().requires_grad_(True) for name in names]
-        given |= dict(zip(names, leaves, strict=True))
-    else:  # the leaf is what the token embedding gives, each time that it is read
-        (embedding,) = explained._embedding
-        own = next(m for m in model.modules() if getattr(m, "weight", None) is embedding.weight)  # type: ignore[union-attr]
-        ids = [inputs[name.replace("inputs_embeds", "input_ids")] for name in names]
+def _gradient_difference(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any], result: Result) -> float:
+    """The plain gradient of the explained module against the model's own: input * gradient of the float inputs, and for
+    leaves that are looked up the gradient of their tables."""
+    fronts = [front for front in explained._fronts if front.leaf in explained.record.leaves]
+    floats = [name for name in explained.record.leaves if name not in {front.leaf for front in fronts}]
+    given = _leafy(explained, inputs)
+    torch.manual_seed(0)
+    value = models.projection(explained(**given))
+    found = _gradients(value, [given[name] for name in explained.record.leaves])
+    arrived = dict(zip(explained.record.leaves, found, strict=True))
 
-        def keep(module: Any, args: Any, output: Tensor) -> Tensor | None:
-            if not any(args[0].shape == i.shape and torch.equal(args[0], i) for i in ids):
-                return None
-            leaves.append(output.detach().requires_grad_(True))
-            return leaves[-1].clone()  # which the model may change in place
-
-        hook = own.register_forward_hook(keep)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            value = models.projection(model(**given))
-    finally:
-        if hook is not None:
-            hook.remove()
+    own = {name: inputs[name].detach().clone().requires_grad_(True) for name in floats if name in inputs}
+    read = {name for front in fronts for name in front.reads}
+    others = [x for name, x in inputs.items() if name not in read and isinstance(x, Tensor) and not _is_float(x)]
+    tables = Tables([p for front in fronts for p in front.module.parameters()], others)
+    with torch.random.fork_rng(), tables:
+        torch.manual_seed(0)
+        value = models.projection(model(**inputs | own))
     if own_backwards := _own_backwards(value):
         result.why.append(f"the model has backwards of its own, which no graph holds: {', '.join(own_backwards)}")
+    expected = _gradients(value, [*own.values(), *tables.leaves.values()])
+    by_floats = [x.detach() * g for x, g in zip(own.values(), expected, strict=False)]
+    differences = [0.0]
+    if own:
+        differences.append(_largest(by_floats, [own[name].detach() * arrived[name] for name in own]))
+    if fronts and not tables.leaves:
+        raise lxt_fx.InputError("nothing is looked up in the tables of the leaves")
+    if fronts:
+        differences.append(_largest(expected[len(own) :], _table_gradients(tables, fronts, inputs, arrived)))
+    return max(differences)
+
+
+def _table_gradients(tables: Tables, fronts: Any, inputs: dict[str, Any], arrived: dict[str, Tensor]) -> list[Tensor]:
+    """The gradient of each table that the model looks up in, by the gradients that arrived at the leaves."""
+    found = [torch.zeros_like(table) for table in tables.leaves.values()]
+    names = dict(zip(leaf_names(inputs), pytree.tree_leaves(inputs), strict=True))
+    for front in fronts:
+        own = front.module.named_parameters(remove_duplicate=False)
+        copies = {name: tables.leaves[id(table)] for name, table in own if id(table) in tables.leaves}
+        made = torch.func.functional_call(front.module, copies, tuple(names[name] for name in front.reads))
+        gradients = torch.autograd.grad(
+            made, list(tables.leaves.values()), arrived[front.leaf], allow_unused=True, materialize_grads=True
+        )
+        found = [a + b for a, b in zip(found, gradients, strict=True)]
+    return found
+
+
+def _gradients(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     found = torch.autograd.grad(value, leaves, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else x.detach() * g for x, g in zip(leaves, found, strict=True)]
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
 
 
 def _own_backwards(value: Tensor) -> list[str]:
@@ -282,25 +293,6 @@ def _own_backwards(value: Tensor) -> list[str]:
             found.add(type(node).__name__.removesuffix("Backward"))
         todo.extend(before for before, _ in node.next_functions)
     return sorted(found)
-
-
-def _taken(made: GraphModule, inputs: dict[str, Any]) -> list[Any]:
-    return [inputs[str(node.target)] for node in made.graph.nodes if node.op == "placeholder"]
-
-
-def _table_gradients(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-    """The gradient of the tables that the leaf is looked up in: by the model's own backward, and by that of the leaf."""
-    (leaf,) = explained.record.leaves
-    made: Any = explained._embedding[0]
-    tables = [parameter.requires_grad_(True) for parameter in made.parameters()]
-    given = _with_leaves(explained, inputs)
-    given[leaf] = given[leaf].requires_grad_(True)
-    (gradient,) = torch.autograd.grad(models.projection(explained(**given)), given[leaf])
-    found = torch.autograd.grad(made(*_taken(made, inputs)), tables, gradient, materialize_grads=True)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        expected = torch.autograd.grad(models.projection(model(**inputs)), tables, materialize_grads=True)
-    return list(expected), list(found)
 
 
 def _largest(expected: list[Tensor], actual: list[Tensor]) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 import transformers
+import zoo_ids
 from zoo_check import FORWARD, LIMITS, Result
 
 WIDE = LIMITS["float64"]
@@ -18,6 +19,8 @@ CHECKS = {
     "gradient": f"table `gradient` equal to the model's input * gradient (float64, {WIDE['gradient']:g})",
     "residual": f"ledger closed (float64, {WIDE['residual']:g})",
     "forms": f"gradient form equal to explicit form (float64, {WIDE['forms']:g})",
+    "by ids": f"called by ids, padded on either side: the model's output (float32, {zoo_ids.FORWARD:g}), no relevance at "
+    "padding that the model ignores, the same relevance alone and in a batch",
 }
 
 
@@ -25,7 +28,8 @@ def summary(results: Sequence[Result]) -> str:
     """How many pass each check, as a markdown table."""
     lines = ["| check | models | of |", "|---|---|---|"]
     for name, text in CHECKS.items():
-        tried = [r for r in results if name in ("captured", "strict") or r.seconds is not None]
+        tried = [r for r in results if name in ("captured", "strict", "by ids") or r.seconds is not None]
+        tried = [r for r in tried if name in r.passes]
         passed = sum(r.passes[name] for r in tried)
         lines.append(f"| {text} | {passed} ({passed / max(1, len(tried)):.1%}) | {len(tried)} |")
     times = [r.seconds for r in results if r.seconds is not None]
@@ -59,11 +63,35 @@ def page(results: Sequence[Result]) -> str:
         "A star: float64 fails in the model itself, so gradient, ledger and forms are in float32 (limits "
         f"{', '.join(f'{limit:g}' for limit in LIMITS['float32'].values())}). `batch`, `length`: free after one capture "
         "(`-`: there is none). Differences are relative to the largest value; `0` means bit-equal. `s` is the time of "
-        "`transform` on one thread.",
+        "`transform` on one thread. `by ids`: the largest difference of the outputs of model and module, called by ids "
+        "alone and with masks and positions, on full and padded texts / the largest relevance of a padding token / the "
+        "largest difference of the relevance of a text alone and in a padded batch (`-`: does not apply, see below).",
     ]
     for family, members in sorted(families.items()):
         parts.append(f"## {family}\n\n{_table(members)}")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, _not_applied(results)]) + "\n"
+
+
+def _not_applied(results: Sequence[Result]) -> str:
+    """Why calls by ids have no number for padding or for a text alone."""
+    reasons = defaultdict[str, list[str]](list)
+    for result in results:
+        found = result.by_ids
+        if found is not None and None in (found.padding, found.alone):
+            for reason in dict.fromkeys(_reason(note) for note in found.notes if note.startswith(("right", "left"))):
+                reasons[reason].append(result.entry.split("/")[0])
+    lines = ["## By ids: what does not apply, and why", "", "| reason | models |", "|---|---|"]
+    lines += [f"| {reason} | {', '.join(dict.fromkeys(entries))} |" for reason, entries in sorted(reasons.items())]
+    return "\n".join(lines)
+
+
+def _reason(note: str) -> str:
+    """A note without the batch that it is about, and without the message of an error."""
+    parts = [part for part in note.split(": ") if part.split(",")[0] not in ("right", "left")]
+    alone = parts[0] == "alone"
+    said = parts[1] if alone else parts[0]
+    said = "the model refuses the batch" if said.startswith("the model raises") else said
+    return f"a text alone: {said}" if alone else said
 
 
 def _failures(results: Sequence[Result]) -> str:
@@ -82,7 +110,7 @@ def _worst(result: Result) -> str:
 
 
 def _table(results: Sequence[Result]) -> str:
-    columns = "model | class | captured by | batch | length | forward | gradient | ledger | forms | nodes | s"
+    columns = "model | class | captured by | batch | length | forward | gradient | ledger | forms | by ids | nodes | s"
     lines = [f"| {columns} |", "|" + "---|" * (columns.count("|") + 1)]
     for r in results:
         cells = [
@@ -91,11 +119,18 @@ def _table(results: Sequence[Result]) -> str:
             r.captured or "-",
             *map(_free, (r.batch, r.length)),
             *map(_number, (r.forward, r.gradient, r.residual, r.forms)),
+            _by_ids(r),
             str(r.nodes or "-"),
             _number(r.seconds),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _by_ids(result: Result) -> str:
+    if (found := result.by_ids) is None:
+        return "-"
+    return " / ".join(_number(value) for value in (max(found.forward.values(), default=None), found.padding, found.alone))
 
 
 def _free(value: bool | None) -> str:
