@@ -113,7 +113,9 @@ def test_padding_has_no_relevance_and_a_text_alone_has_that_of_the_batch(name: s
     assert relative(by_token[0], relevance[1, :3]) <= 1e-9
 
 
-@pytest.mark.parametrize("name", ["llama classifier", "marian", "bart classifier", "gemma3n", "text and numbers", "sentences"])
+@pytest.mark.parametrize(
+    "name", ["llama classifier", "marian", "bart classifier", "gemma3n", "text and numbers", "sentences"]
+)
 def test_the_same_from_a_file_and_recomputed_and_in_four_threads(name: str, tmp_path: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -152,7 +154,8 @@ def test_by_embeddings_it_answers_as_the_model_does_by_embeddings(name: str) -> 
     model, inputs = called(name)
     module, embedding = explained(name), model.get_input_embeddings()  # type: ignore[operator]
     by_embeds = {k: v for k, v in inputs.items() if not k.endswith("input_ids")}
-    by_embeds |= {k.replace("input_ids", "inputs_embeds"): embedding(v) for k, v in inputs.items() if k.endswith("input_ids")}
+    ids = {name: value for name, value in inputs.items() if name.endswith("input_ids")}
+    by_embeds |= {name.replace("input_ids", "inputs_embeds"): embedding(value) for name, value in ids.items()}
     expected = answers(model(**by_embeds))
     torch.testing.assert_close(answers(module(**by_embeds)), expected, rtol=1e-9, atol=1e-11)
     differs = relative(answers(model(**inputs)), expected) > 1e-6

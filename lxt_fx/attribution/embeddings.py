@@ -64,8 +64,7 @@ def _looked_up(model: Explained, ids: Tensor) -> Tensor:
             f"embed: {model.record.model_class} makes {made} of {', '.join(reads)}, so one tensor does not say all; give "
             "all inputs by name, or call explained.with_leaves"
         )
-    takes_floats = model.record.sizes.get(reads[0]) is None and "_ids" not in reads[0]
-    if ids.is_floating_point() and not takes_floats:
+    if ids.is_floating_point() and not leaves[0].reads_floats:
         raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
     return leaves[0]({reads[0]: ids}).clone().requires_grad_(True)
 

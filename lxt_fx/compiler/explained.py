@@ -248,13 +248,22 @@ class Explained(GraphModule):
         """
         self._check_model()
         named = self._named(args, kwargs)
+        module = self._for_names_of(named)
+        return module._fitting(with_fills(named, module.record.optional))
+
+    def _for_names_of(self, named: Mapping[str, Any]) -> Explained:
+        """The module whose graph is made for inputs of these names. Raises CallError if there is none."""
         why = self._why_not(named)
-        if why is not None:
-            other = None if self._other_calls is None else self._other_calls.fitting(self, named)
-            if other is None:
-                raise CallError(why)
-            return other._prepared((), named)
-        filled = with_fills(named, self.record.optional)
+        if why is None:
+            return self
+        other = None if self._other_calls is None else self._other_calls.fitting(self, named)
+        if other is None:
+            raise CallError(why)
+        return other._for_names_of(named)
+
+    def _fitting(self, filled: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
+        """The module whose graph is valid for the sizes and values of these inputs, none of which is missing, and the inputs
+        of that graph."""
         if self._recaptures is None:
             bound = self._bound(filled)
             self._check_sizes(bound)

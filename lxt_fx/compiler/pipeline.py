@@ -267,7 +267,8 @@ class _Compiled:
 
 def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds: dict[str, float]) -> _Compiled:
     gm = source.captured.gm
-    at_capture = plain_stage("capture", gm, mark_flow(gm, relevance_leaves(gm.graph)))
+    looked_up = () if isinstance(source.model, Explained) else (lookup.node for lookup in token_lookups(gm))
+    at_capture = plain_stage("capture", gm, mark_flow(gm, [*relevance_leaves(gm.graph), *looked_up]))
     begun = _made_canonical(source, seconds)
     with _timed(seconds, "verify"):
         proof = _gradient_proof(source, begun)

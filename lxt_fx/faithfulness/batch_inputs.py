@@ -19,7 +19,7 @@ from lxt_fx.attribution.text_input import TextInput, texts_of_logits
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.passes.capture.example import Example, given_example
+from lxt_fx.passes.capture.example import Example, given_example, with_fills
 from lxt_fx.passes.capture.opened_model import opened
 
 
@@ -68,7 +68,7 @@ class BatchInputs:
         """The output for these examples with another leaf, of the model or of another module with the same inputs."""
         model, named = model or self.model, self.of(chosen, leaf)
         if isinstance(model, Explained):
-            return model._called(model, named)
+            return model._called(*model._fitting(named))
         args, kwargs = Example(named, {}, positional=self.by_position).arguments()
         return model(*args, **kwargs)
 
@@ -102,7 +102,8 @@ def batch_inputs(
             return _checked(BatchInputs(model, named, found, texts, None, function, example.positional))
         model = as_explained(model, positional, given, function, "gradient")  # which starts from what is looked up
     named = model._named(positional, given)
-    module, bound = model._prepared((), named)
+    module = model._for_names_of(named)
+    bound = module._bound(with_fills(named, module.record.optional))
     found = _leaf(bound, module.record.leaves, leaf, function)
     bound = {name: pytree.tree_map_only(Tensor, Tensor.detach, value) for name, value in bound.items()}
     sizes = module.record.sizes.get(found, (None,))

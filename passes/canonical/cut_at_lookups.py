@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.nodes import module_path, value, written_shape
+from lxt_fx.base.nodes import is_float, module_path, value, written_shape
 from lxt_fx.base.torch_internals import GraphIO, aten, io_of, pytree, set_io
 from lxt_fx.passes.analysis.token_lookups import Lookup
 from lxt_fx.passes.capture.called_by_leaf import leaf_names
@@ -42,6 +42,11 @@ class Front:
                     f"{error}"
                 ) from error
         return made.detach()
+
+    @property
+    def reads_floats(self) -> bool:
+        """Whether the leaf is made of floats: a sound that is quantised, for example."""
+        return any(is_float(node) for node in self.module.graph.nodes if node.op == "placeholder")
 
     def guards(self, guards: Iterable[str]) -> tuple[str, ...]:
         """The guards on sizes, with the leaf in the place of the input that it starts with. Guards on the other inputs of a
