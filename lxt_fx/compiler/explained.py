@@ -452,6 +452,8 @@ def _as_called(first: Explained, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_valid(module: Explained, given: Mapping[str, Any]) -> bool:
+    if module._why_not(given) is not None:  # captured for a call by embeddings, and this one is by ids
+        return False
     try:
         bound = module._bound(given)
         module._check_sizes(bound)

@@ -59,8 +59,8 @@ def token_lookups(gm: GraphModule) -> list[Lookup]:
 
     An input holds tokens if it has whole numbers and its name does not say that they are positions, types or languages. A
     table is any value that depends on no input. Several lookups of one input are one if only linear ops stand between them
-    and the first value that all of them reach (CANINE joins eight hashes of each token); else each is a lookup of its own
-    (Gemma3n has one for each layer).
+    and the first value that all of them reach, and this has the dims of the tokens first (CANINE joins eight hashes of each
+    token); else each is a lookup of its own (Gemma3n has one for each layer).
     """
     whole = [node for node in gm.graph.nodes if node.op == "placeholder" and _is_whole(value(node))]
     return _joined(gm, _tokens(gm, [node for node in whole if not _NO_TOKENS.search(str(node.target))]))
@@ -116,9 +116,10 @@ def _joined(gm: GraphModule, held: _Reads) -> list[Lookup]:
             groups.setdefault(read[node], []).append(node)
     lookups = []
     for inputs, nodes in groups.items():
-        join = _join(gm, nodes, carrying)
         given = tuple(node for node in gm.graph.nodes if node in inputs)
-        lookups += [Lookup(_scaled(node, given[0], read), given) for node in ([join] if join else nodes)]
+        join = _join(gm, nodes, carrying)
+        joined = join is not None and (len(nodes) == 1 or _starts_with(join, given[0]))
+        lookups += [Lookup(_scaled(node, given[0], read), given) for node in ([join] if join and joined else nodes)]
     return lookups
 
 
