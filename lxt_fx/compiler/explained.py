@@ -246,13 +246,14 @@ class Explained(GraphModule):
 
         Raises CallError for inputs that do not fit the graph.
         """
-        self._check_model()
         named = self._named(args, kwargs)
         module = self._for_names_of(named)
         return module._fitting(with_fills(named, module.record.optional))
 
     def _for_names_of(self, named: Mapping[str, Any]) -> Explained:
-        """The module whose graph is made for inputs of these names. Raises CallError if there is none."""
+        """The module whose graph is made for inputs of these names. Raises CallError if there is none, and if the model
+        changed."""
+        self._check_model()
         why = self._why_not(named)
         if why is None:
             return self
@@ -262,8 +263,8 @@ class Explained(GraphModule):
         return other._for_names_of(named)
 
     def _fitting(self, filled: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
-        """The module whose graph is valid for the sizes and values of these inputs, none of which is missing, and the inputs
-        of that graph."""
+        """The module whose graph is valid for the sizes and values of these inputs, none of which is missing, and the
+        inputs of that graph."""
         if self._recaptures is None:
             bound = self._bound(filled)
             self._check_sizes(bound)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 
@@ -156,18 +156,27 @@ def _looks_up(node: Node, held: _Reads, read: _Reads) -> bool:
 
 
 def _join(gm: GraphModule, lookups: Sequence[Node], carrying: frozenset[Node]) -> Node | None:
-    """The first node that depends on all of these lookups, with only linear joins in between."""
+    """The first node that all of these lookups reach, if they reach everything else through it, and only linear ops stand
+    in between."""
     if len(lookups) == 1:
         return lookups[0]
-    graph = differentiable_graph(gm).subgraph(carrying).copy()
-    between = [node for node in graph if node in lookups or node.target in _JOINS]
-    behind = set.intersection(*(nx.descendants(graph.subgraph(between), node) for node in lookups))
-    joins: list[Node] = [node for node in gm.graph.nodes if node in behind]
-    for node in joins:
-        before = nx.ancestors(graph, node) | {node}
-        if all(user in before for lookup in lookups for user in graph.successors(lookup)):
-            return node
-    return None
+    graph = differentiable_graph(gm).subgraph(carrying)
+    behind = [nx.descendants(graph, node) for node in lookups]
+    reached = set.union(*behind) | set(lookups)
+    join = next((node for node in gm.graph.nodes if all(node in found for found in behind)), None)
+    if join is None:
+        return None
+    between = (nx.ancestors(graph, join) | {join}) & reached
+    past = (user for node in between - {join} for user in graph.successors(node) if user not in between)
+    linear = all(_is_linear(node, reached) for node in between - set(lookups))
+    return join if linear and next(past, None) is None else None
+
+
+def _is_linear(node: Node, reached: Set[Node]) -> bool:
+    """Whether the node is linear in all that it reads of what the lookups reach."""
+    if node.target in PRODUCTS or node.target is aten.linear.default:
+        return sum(operand.node in reached for operand in operands(node)) == 1
+    return node.target in _JOINS
 
 
 def _scaled(node: Node, tokens: Node, read: _Reads) -> Node:
