@@ -46,7 +46,7 @@ def test_conversions_of_an_explained_module_are_refused_or_change_nothing() -> N
     twin = copy.deepcopy(explained)
     for name, convert in CONVERSIONS.items():
         for module, said in ((explained, "LlamaForCausalLM"), (twin, "LlamaForCausalLM"), (layer, "a submodule")):
-            with pytest.raises(lxt_fx.InputError, match=f"{said}: an explained module cannot be .* convert the m") as raised:
+            with pytest.raises(lxt_fx.InputError, match=f"{said}: an explained module cannot be .* convert") as raised:
                 convert(module)
             assert ("float32 on cpu to " in str(raised.value)) is (name != "to_empty")
     for convert in WITHOUT_EFFECT.values():

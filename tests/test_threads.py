@@ -94,7 +94,8 @@ def test_watch_sees_the_calls_of_its_own_thread_and_module() -> None:
     explained, other = explained_of("llama"), explained_of("llama", rules="cp_lrp")
     with lxt_fx.watch(explained, "model.layers.0") as inside:
         in_threads(lambda: by_call(explained, 0))
-        by_call(other, 0)
+        with lxt_fx.watch(other, "model.layers.1"):
+            by_call(other, 0)
         with pytest.raises(lxt_fx.InputError, match="has no value yet"):
             inside["model.layers.0"]
         by_call(explained, 1)
@@ -153,6 +154,13 @@ def test_models_are_captured_in_several_threads_while_others_call(monkeypatch: p
     torch.testing.assert_close(made[0](inputs_embeds=lxt_fx.embed(made[0], ids)).logits, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(made[1](wide), net(wide))
     assert torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def test_code_compiles_in_the_thread_that_captures_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert one_capture.is_compiling()
+    with one_capture.one_capture():
+        assert one_capture.is_compiling() and in_threads(one_capture.is_compiling) == [False]
 
 
 def test_graphs_that_threads_capture_again_are_all_there() -> None:
