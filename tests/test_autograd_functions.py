@@ -149,6 +149,7 @@ class Net(nn.Module):
             "parameter": lambda: h + Rounded.apply(h, self.scale),
             "of the input": lambda: Rounded.apply(h, h.abs().amax(-1, keepdim=True) / 3),
             "stored": lambda: h + 3 * stored(h),
+            "no grad": lambda: h + self.without_gradient(h) * h,
             "new style": lambda: NewStyle.apply(h, h.shape[-1]),
             "batch": lambda: NewStyle.apply(h, h.shape[0]),
             "several": lambda: self.joined(*Several.apply(h)),
@@ -160,11 +161,17 @@ class Net(nn.Module):
         result: Tensor = found
         return result
 
+    def without_gradient(self, h: Tensor) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = stored(h)
+        return found
+
     def joined(self, values: Tensor, indices: Tensor, off: Tensor) -> Tensor:
         return values + off * indices[:, None]
 
 
-OWN = ["number", "buffer", "parameter", "of the input", "stored", "new style", "batch", "several", "numpy", "nested"]
+OWN = ["number", "buffer", "parameter", "of the input", "stored", "no grad", "new style", "batch", "several", "numpy"]
+OWN += ["nested"]
 FREE = set(OWN) - {"batch", "numpy"}
 
 

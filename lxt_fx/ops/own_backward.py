@@ -110,14 +110,14 @@ def _run(tensors: list[Tensor], function: str) -> Any:
 def own_backward(tensors: list[Tensor], function: str) -> Tensor:
     """The value of the Function with its own backward. Relevance is x times the gradient that its backward gives."""
     found: Tensor = _run(tensors, function)
-    return found.view_as(found) if any(found is tensor for tensor in tensors) else found
+    return found
 
 
 @define("own_backward_of_several(Tensor[] tensors, str function) -> Tensor[]")
 def own_backward_of_several(tensors: list[Tensor], function: str) -> list[Tensor]:
     """The same for a Function that returns several tensors."""
     found: list[Tensor] = list(_run(tensors, function))
-    return [x.view_as(x) if any(x is tensor for tensor in tensors) else x for x in found]
+    return found
 
 
 OWN_BACKWARD = frozenset({own_backward, own_backward_of_several})

@@ -264,24 +264,8 @@ def _plain(model: Any, explained: lxt_fx.Explained, inputs: dict[str, Any], resu
     finally:
         if hook is not None:
             hook.remove()
-    if own_backwards := _own_backwards(value):
-        result.why.append(f"the model has backwards of its own, which no graph holds: {', '.join(own_backwards)}")
     found = torch.autograd.grad(value, leaves, allow_unused=True)
     return [torch.zeros_like(x) if g is None else x.detach() * g for x, g in zip(leaves, found, strict=True)]
-
-
-def _own_backwards(value: Tensor) -> list[str]:
-    """The names of the `autograd.Function`s that the value was computed by."""
-    found, seen, todo = set(), set(), [value.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            found.add(type(node).__name__.removesuffix("Backward"))
-        todo.extend(before for before, _ in node.next_functions)
-    return sorted(found)
 
 
 def _taken(made: GraphModule, inputs: dict[str, Any]) -> list[Any]:
