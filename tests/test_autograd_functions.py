@@ -144,10 +144,12 @@ class Net(nn.Module):
     def between(self, h: Tensor) -> Tensor:
         found: Any = {
             "number": lambda: Rounded.apply(h, 0.05),
+            "zeros": lambda: Rounded.apply(h, 0.5),
             "buffer": lambda: Rounded.apply(h, self.fixed),
             "parameter": lambda: h + Rounded.apply(h, self.scale),
             "of the input": lambda: Rounded.apply(h, h.abs().amax(-1, keepdim=True) / 3),
             "stored": lambda: h + 3 * stored(h),
+            "no grad": lambda: h + self.without_gradient(h) * h,
             "new style": lambda: NewStyle.apply(h, h.shape[-1]),
             "batch": lambda: NewStyle.apply(h, h.shape[0]),
             "several": lambda: self.joined(*Several.apply(h)),
@@ -159,11 +161,17 @@ class Net(nn.Module):
         result: Tensor = found
         return result
 
+    def without_gradient(self, h: Tensor) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = stored(h)
+        return found
+
     def joined(self, values: Tensor, indices: Tensor, off: Tensor) -> Tensor:
         return values + off * indices[:, None]
 
 
-OWN = ["number", "buffer", "parameter", "of the input", "stored", "new style", "batch", "several", "numpy", "nested"]
+OWN = ["number", "buffer", "parameter", "of the input", "stored", "no grad", "new style", "batch", "several", "numpy"]
+OWN += ["nested"]
 FREE = set(OWN) - {"batch", "numpy"}
 
 
@@ -258,9 +266,20 @@ def test_the_backward_is_there_with_positions_and_checkpoints(options: dict[str,
     torch.testing.assert_close(found, own)
 
 
+def test_explicit_form_gives_the_same_where_no_output_is_0() -> None:
+    x = torch.full((1, 4), 0.9, dtype=torch.float64)
+    net = Net("stored").double()
+    fast = lxt_fx.transform(net, (x,))
+    slow = lxt_fx.transform(net, (x,), form="explicit", epsilon=0.0)
+    leaf = x.clone().requires_grad_()
+    output = slow(leaf)
+    (found,) = torch.autograd.grad(output[:, 1].sum(), leaf, output[0, 1].detach())
+    torch.testing.assert_close(found, x * gradient(fast, x)[1])
+
+
 def test_explicit_form_and_files_refuse_by_name(tmp_path: Any) -> None:
-    with pytest.raises(lxt_fx.NoRuleError, match=r"no equation for %own_backward = Rounded\(_, 0.05\).*\n.*gradient"):
-        lxt_fx.transform(Net("number"), (example(),), form="explicit")
+    with pytest.raises(lxt_fx.CallError, match=r"Rounded\(_, 0.5\) in the model: .* gives a 0 .* form=\"gradient\""):
+        lxt_fx.transform(Net("zeros"), (example(),), form="explicit")
     with pytest.raises(lxt_fx.NoRuleError, match="own_backward_of_several"):
         lxt_fx.transform(Net("several"), (example(),), form="explicit")
     explained = lxt_fx.transform(Net("number"), (example(),))

@@ -226,6 +226,12 @@ def test_a_value_that_the_model_never_computes_cannot_be_compared() -> None:
         gradients_of_model(net, Example({"input_ids": IDS}, {}), {"other": torch.ones(2, 3, 4)}, cotangents(net(IDS)))
 
 
+def test_a_value_of_zeros_cannot_be_told_from_others() -> None:
+    net = Lookups(WAYS["embedding"])
+    with pytest.raises(NotComparable, match="the value of looked_up is 0 everywhere"):
+        gradients_of_model(net, Example({"input_ids": IDS}, {}), {"looked_up": torch.zeros(2, 3, 4)}, cotangents(net(IDS)))
+
+
 def test_a_gradient_that_is_nothing_but_rounding_proves_nothing() -> None:
     class Sums(nn.Module):
         def __init__(self, scale: float) -> None:

@@ -53,8 +53,13 @@ class OwnFunction:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
     return value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device))
 
+
+_LONGEST = 40
+"""Characters of an argument in the name of a call."""
 
 _CALLS: dict[str, OwnFunction] = {}
 """By name, which a graph holds as an argument. Only the process that captured a model knows them: a file holds no code."""
@@ -66,7 +71,7 @@ _THREAD = threading.local()
 def named_call(function: type[torch.autograd.Function], arguments: tuple[Any, ...]) -> str:
     """The name under which the ops below find this call: `RoundSTE(_, 0.05)`. Another class or other arguments that read
     the same get a number behind it."""
-    written = ", ".join(repr(a) if a is HOLE or _is_plain(a) else type(a).__name__ for a in arguments)
+    written = ", ".join(map(_written, arguments))
     name = first = f"{function.__qualname__.rsplit('.', 1)[-1]}({written})"
     with _LOCK:
         number = 1
@@ -75,6 +80,11 @@ def named_call(function: type[torch.autograd.Function], arguments: tuple[Any, ..
             name = f"{first} #{number}"
         _CALLS.setdefault(name, OwnFunction(function, arguments))
     return name
+
+
+def _written(argument: Any) -> str:
+    text = repr(argument) if argument is HOLE or _is_plain(argument) else type(argument).__name__
+    return text if len(text) <= _LONGEST else type(argument).__name__
 
 
 def is_running() -> bool:
@@ -100,14 +110,14 @@ def _run(tensors: list[Tensor], function: str) -> Any:
 def own_backward(tensors: list[Tensor], function: str) -> Tensor:
     """The value of the Function with its own backward. Relevance is x times the gradient that its backward gives."""
     found: Tensor = _run(tensors, function)
-    return found.view_as(found) if any(found is tensor for tensor in tensors) else found
+    return found
 
 
 @define("own_backward_of_several(Tensor[] tensors, str function) -> Tensor[]")
 def own_backward_of_several(tensors: list[Tensor], function: str) -> list[Tensor]:
     """The same for a Function that returns several tensors."""
     found: list[Tensor] = list(_run(tensors, function))
-    return [x.view_as(x) if any(x is tensor for tensor in tensors) else x for x in found]
+    return found
 
 
 OWN_BACKWARD = frozenset({own_backward, own_backward_of_several})

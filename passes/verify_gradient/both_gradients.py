@@ -109,6 +109,8 @@ def run_model_from(model: nn.Module, example: Example, leaves: Mapping[str, Tens
     computed = {name: leaf for name, leaf in leaves.items() if name not in names}
     if not computed:
         return called.call(model)
+    if zeros := [name for name, leaf in computed.items() if not leaf.any()]:
+        raise NotComparable(f"the value of {zeros[0]} is 0 everywhere on the example, so it cannot be told from others")
     with _StartsFrom(computed) as starts:
         output = called.call(model)
     if starts.pending:
