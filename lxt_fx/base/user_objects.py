@@ -25,6 +25,9 @@ _PLAIN = (
 )  # fmt: skip
 """Values that are not taken apart."""
 
+_VALUES = (Tensor, type(None), int, float, complex, str)
+"""Values that a graph takes and returns."""
+
 LeftOut = Callable[[str], None]
 """Gets the class of each cache that is left out of an output."""
 
@@ -51,9 +54,9 @@ class _Object:
 
     def built(self) -> Any:
         """The object of the user's class."""
-        made = copy.copy(self.shape.rest)
+        made = _copied(self.shape.rest)
         for name, part in zip(self.shape.names, self.parts, strict=True):
-            _set(made, name, as_given(part))
+            _set(made, name, part if isinstance(part, Tensor) else as_given(part))
         return made
 
 
@@ -92,6 +95,8 @@ pytree.register_pytree_node(
 def with_given_objects(inputs: Any) -> Any:
     """The same nesting with every object that holds tensors as a GivenObject, so that pytree sees its tensors. Raises
     CaptureError for an object that refers to itself."""
+    if all(isinstance(leaf, _VALUES) for leaf in pytree.tree_leaves(inputs)):  # torch.compile traces no more than this
+        return inputs
     return _mapped(inputs, lambda leaf: _Parted(GivenObject).of(leaf) if holds_tensors(leaf) else leaf)
 
 
@@ -170,7 +175,7 @@ class _Parted:
 
     def of(self, found: Any) -> Any:
         """A tensor or a plain value as it is, None for a cache in an output, else the object as its parts."""
-        if isinstance(found, (Tensor, _Object, int, float, complex, str)) or found is None:
+        if isinstance(found, (*_VALUES, _Object)):
             return found
         if self.kind is MadeObject and is_cache(found):
             self.left_out(type(found).__name__)
@@ -198,6 +203,16 @@ def _attributes(found: Any) -> list[tuple[str, Any]]:
     slots = [name for cls in type(found).__mro__ for name in _listed(vars(cls).get("__slots__", ()))]
     named = [(name, getattr(found, name)) for name in slots if not name.startswith("__") and hasattr(found, name)]
     return named + list(getattr(found, "__dict__", {}).items())
+
+
+def _copied(found: Any) -> Any:
+    """A shallow copy; of an object with a `__dict__` alone, written so that torch.compile can trace it."""
+    if not hasattr(found, "__dict__") or isinstance(found, (dict, UserDict, tuple, list)) or hasattr(found, "__slots__"):
+        return copy.copy(found)
+    made = object.__new__(type(found))
+    for name, value in found.__dict__.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 def _listed(slots: Any) -> list[str]:
