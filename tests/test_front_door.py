@@ -291,6 +291,19 @@ def test_a_dict_among_the_inputs_may_hold_none_and_numbers(extra: dict[str, Any]
     assert explained.record.sizes["x"] == (None, 3) and same(explained, model(x, extra), x, extra=extra)
 
 
+def test_the_keys_of_a_dict_may_come_in_any_order() -> None:
+    class Differs(nn.Module):
+        def forward(self, parts: list[dict[str, Tensor]]) -> Tensor:
+            return parts[0]["a"].relu() - parts[0]["b"]
+
+    a, b = seeded(2, 3), seeded(2, 3) + 1
+    explained = lxt_fx.transform(Differs(), ([{"a": a, "b": b}],))
+    for parts in ([{"a": b, "b": a}], [{"b": a, "a": b}]):
+        assert same(explained, Differs()(parts), parts)
+        bound = explained._bind((parts,), {})
+        assert torch.equal(explained._run_by(torch.fx.Interpreter(explained), bound), Differs()(parts))
+
+
 def test_other_numbers_sizes_and_parts_of_a_nested_input_are_refused(tmp_path: Any) -> None:
     model, x, b = Nested().eval(), seeded(2, 3), torch.ones(2, 3)
     explained = lxt_fx.transform(model, (x, {"b": b, "c": 2, "n": None}))

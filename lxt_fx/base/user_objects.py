@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import CaptureError
-from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.torch_internals import children_of, pytree
 
 _PLAIN = (
     type(None), int, float, complex, str, bytes, type, enum.Enum, nn.Module, types.FunctionType, types.MethodType,
@@ -139,7 +139,7 @@ def user_classes(spec: Any) -> Iterator[str]:
     """The names of the user's classes in the structure of inputs or outputs."""
     if spec.type in (GivenObject, MadeObject):
         yield type(spec.context.rest).__qualname__
-    for child in spec.children():
+    for child in children_of(spec):
         yield from user_classes(child)
 
 
@@ -151,7 +151,7 @@ def same_but_for_tensors(one: Any, other: Any) -> bool:
 def _shapes(spec: Any) -> Iterator[_Shape]:
     if spec.type is GivenObject:
         yield spec.context
-    for child in spec.children():
+    for child in children_of(spec):
         yield from _shapes(child)
 
 

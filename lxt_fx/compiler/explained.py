@@ -18,7 +18,7 @@ from lxt_fx.base.torch_internals import hooks_of, io_of, pytree, recompile_as, s
 from lxt_fx.base.user_objects import with_given_objects
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_modules, make_hookable
 from lxt_fx.compiler.module_values import GraphValues
-from lxt_fx.compiler.nested_inputs import checked_leaves
+from lxt_fx.compiler.nested_inputs import checked_leaves, in_captured_order
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard, reads_a_one
 from lxt_fx.ops.expectations import EXPECTATIONS
@@ -207,9 +207,12 @@ class Explained(GraphModule):
                 f"{record.model_class}: the call has no {', '.join(missing)}; the module was captured with "
                 f"{', '.join(record.inputs)}"
             )
+        bound = {name: bound[name] for name in record.inputs}
+        if not (torch.compiler.is_compiling() or all(isinstance(value, Tensor) for value in bound.values())):
+            bound = in_captured_order(bound, io_of(self.graph).in_spec)
         if self._recaptures is None:
             self._check_sizes(bound)
-        return {name: bound[name] for name in record.inputs}
+        return bound
 
     def _is_baked(self, name: str, value: Any) -> bool:
         baked = SWITCHES | dict(self.record.constants)

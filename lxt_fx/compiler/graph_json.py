@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import TensorType, value
-from lxt_fx.base.torch_internals import GraphIO, OpOverload, io_of, pytree, set_io
+from lxt_fx.base.torch_internals import GraphIO, OpOverload, children_of, io_of, pytree, set_io
 from lxt_fx.base.user_objects import user_classes
 
 _NAMESPACES = ("aten", "lxt_fx", "prims")
@@ -179,4 +179,4 @@ def _specs(graph: Graph) -> dict[str, Any]:
 def _output_modules(spec: Any) -> set[str]:
     """The Python modules that define the output classes; loading in a new process imports them."""
     own = {spec.type.__module__} if isinstance(spec.type, type) else set()
-    return own.union(*(_output_modules(child) for child in spec.children()))
+    return own.union(*(_output_modules(child) for child in children_of(spec)))
