@@ -80,14 +80,14 @@ pytree.register_pytree_node(
     GivenObject,
     _flatten,
     lambda parts, shape: GivenObject(shape, list(parts)),
-    serialized_type_name="lxt_fx.GivenObject",
+    serialized_type_name=f"{__name__}.GivenObject",
     flatten_with_keys_fn=_flatten_with_keys,
 )
 pytree.register_pytree_node(
     MadeObject,
     _flatten,
     lambda parts, shape: MadeObject(shape, list(parts)).built(),
-    serialized_type_name="lxt_fx.MadeObject",
+    serialized_type_name=f"{__name__}.MadeObject",
     flatten_with_keys_fn=_flatten_with_keys,
 )
 
