@@ -204,7 +204,7 @@ def test_relevance_of_adds_up_all_that_a_token_is_looked_up_as() -> None:
 
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [(torch.tensor([[5, 64]]), r"input_ids: a token is not in the table .*from 5 to 64"), (torch.tensor([[-1, 4]]), "table")],
+    [(torch.tensor([[5, 64]]), r"a token is not in the table .*from 5 to 64"), (torch.tensor([[-1, 4]]), "from -1 to 4")],
 )
 def test_a_token_that_the_table_does_not_have_is_named(ids: Tensor, message: str) -> None:
     with pytest.raises(lxt_fx.CallError, match=message):

@@ -291,6 +291,19 @@ def test_a_dict_among_the_inputs_may_hold_none_and_numbers(extra: dict[str, Any]
     assert explained.record.sizes["x"] == (None, 3) and same(explained, model(x, extra), x, extra=extra)
 
 
+def test_the_keys_of_a_dict_may_come_in_any_order() -> None:
+    class Differs(nn.Module):
+        def forward(self, parts: list[dict[str, Tensor]]) -> Tensor:
+            return parts[0]["a"].relu() - parts[0]["b"]
+
+    a, b = seeded(2, 3), seeded(2, 3) + 1
+    explained = lxt_fx.transform(Differs(), ([{"a": a, "b": b}],))
+    for parts in ([{"a": b, "b": a}], [{"b": a, "a": b}]):
+        assert same(explained, Differs()(parts), parts)
+        bound = explained._bind((parts,), {})
+        assert torch.equal(explained._run_by(torch.fx.Interpreter(explained), bound), Differs()(parts))
+
+
 def test_other_numbers_sizes_and_parts_of_a_nested_input_are_refused(tmp_path: Any) -> None:
     model, x, b = Nested().eval(), seeded(2, 3), torch.ones(2, 3)
     explained = lxt_fx.transform(model, (x, {"b": b, "c": 2, "n": None}))
@@ -386,6 +399,17 @@ def test_the_output_has_the_class_that_the_model_gives_it(
         read(found).sum().backward()
         assert leaf.grad is not None and bool(leaf.grad.abs().sum() > 0)
     assert getattr(found, "name", "plain") == "plain"
+
+
+def test_nested_inputs_and_an_output_of_ones_own_class_compile_as_one_graph() -> None:
+    class Both(nn.Module):
+        def forward(self, x: Tensor, extra: dict[str, Any]) -> Pair:
+            return Pair(x.relu() * extra["c"], extra["b"])
+
+    x, extra = seeded(2, 3), {"b": seeded(2, 3), "c": 2, "n": None}
+    explained = lxt_fx.transform(Both(), (x, extra))
+    found = torch.compile(explained, fullgraph=True, backend="eager")(x, extra)
+    assert type(found) is Pair and torch.equal(found.left, Both()(x, extra).left)
 
 
 def test_a_class_of_ones_own_cannot_be_saved_and_the_error_names_it(tmp_path: Any) -> None:
@@ -489,13 +513,17 @@ def test_a_length_of_ids_that_is_fixed_is_said() -> None:
 
 
 def test_the_models_own_hooks_see_its_own_arguments_and_output() -> None:
-    model, x = Gives(Plain).eval(), seeded(3, 4)
+    class Both(nn.Module):
+        def forward(self, x: Tensor, extra: dict[str, Tensor]) -> Plain:
+            return Plain(x.relu() + extra["b"])
+
+    model, x = Both(), seeded(3, 4)
     seen: list[Any] = []
     model.register_forward_pre_hook(lambda module, args, kwargs: seen.append((args, sorted(kwargs))), with_kwargs=True)
     model.register_forward_hook(lambda module, args, output: seen.append(type(output)))
     before = dict(vars(model)), list(model._forward_hooks), list(model._forward_pre_hooks)
-    lxt_fx.transform(model, (x,))
-    assert set(map(str, seen)) == {str(((), ["x"])), str(Plain)}
+    lxt_fx.transform(model, (x, {"b": x + 1}))
+    assert set(map(str, seen)) == {str(((), ["extra", "x"])), str(Plain)}
     assert (dict(vars(model)), list(model._forward_hooks), list(model._forward_pre_hooks)) == before
 
 

@@ -205,6 +205,11 @@ def set_io(graph: Graph, io: GraphIO) -> None:
     graph.set_codegen(generator(found(torch.fx.graph, "_PyTreeInfo", _IO)(list(io.names), io.in_spec, io.out_spec)))
 
 
+def children_of(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
+    """The structures of the parts of a container. Older releases of torch have them as an attribute."""
+    return list(spec.children()) if hasattr(spec, "children") else list(spec.children_specs)
+
+
 def copy_io(source: Graph, target: Graph) -> None:
     """Makes the target be called as the source is, also if the source takes and returns plain values."""
     generator: CodeGen = found(source, "_codegen", _IO)

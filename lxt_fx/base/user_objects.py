@@ -17,13 +17,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import CaptureError
-from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.torch_internals import children_of, pytree
 
 _PLAIN = (
     type(None), int, float, complex, str, bytes, type, enum.Enum, nn.Module, types.FunctionType, types.MethodType,
     types.BuiltinFunctionType, types.ModuleType,
 )  # fmt: skip
 """Values that are not taken apart."""
+
+_VALUES = (Tensor, type(None), int, float, complex, str)
+"""Values that a graph takes and returns."""
 
 LeftOut = Callable[[str], None]
 """Gets the class of each cache that is left out of an output."""
@@ -51,9 +54,9 @@ class _Object:
 
     def built(self) -> Any:
         """The object of the user's class."""
-        made = copy.copy(self.shape.rest)
+        made = _copied(self.shape.rest)
         for name, part in zip(self.shape.names, self.parts, strict=True):
-            _set(made, name, as_given(part))
+            _set(made, name, part if isinstance(part, Tensor) else as_given(part))
         return made
 
 
@@ -77,14 +80,14 @@ pytree.register_pytree_node(
     GivenObject,
     _flatten,
     lambda parts, shape: GivenObject(shape, list(parts)),
-    serialized_type_name="lxt_fx.GivenObject",
+    serialized_type_name=f"{__name__}.GivenObject",
     flatten_with_keys_fn=_flatten_with_keys,
 )
 pytree.register_pytree_node(
     MadeObject,
     _flatten,
     lambda parts, shape: MadeObject(shape, list(parts)).built(),
-    serialized_type_name="lxt_fx.MadeObject",
+    serialized_type_name=f"{__name__}.MadeObject",
     flatten_with_keys_fn=_flatten_with_keys,
 )
 
@@ -92,6 +95,8 @@ pytree.register_pytree_node(
 def with_given_objects(inputs: Any) -> Any:
     """The same nesting with every object that holds tensors as a GivenObject, so that pytree sees its tensors. Raises
     CaptureError for an object that refers to itself."""
+    if all(isinstance(leaf, _VALUES) for leaf in pytree.tree_leaves(inputs)):  # torch.compile traces no more than this
+        return inputs
     return _mapped(inputs, lambda leaf: _Parted(GivenObject).of(leaf) if holds_tensors(leaf) else leaf)
 
 
@@ -134,7 +139,7 @@ def user_classes(spec: Any) -> Iterator[str]:
     """The names of the user's classes in the structure of inputs or outputs."""
     if spec.type in (GivenObject, MadeObject):
         yield type(spec.context.rest).__qualname__
-    for child in spec.children():
+    for child in children_of(spec):
         yield from user_classes(child)
 
 
@@ -146,7 +151,7 @@ def same_but_for_tensors(one: Any, other: Any) -> bool:
 def _shapes(spec: Any) -> Iterator[_Shape]:
     if spec.type is GivenObject:
         yield spec.context
-    for child in spec.children():
+    for child in children_of(spec):
         yield from _shapes(child)
 
 
@@ -170,7 +175,7 @@ class _Parted:
 
     def of(self, found: Any) -> Any:
         """A tensor or a plain value as it is, None for a cache in an output, else the object as its parts."""
-        if isinstance(found, (Tensor, _Object, int, float, complex, str)) or found is None:
+        if isinstance(found, (*_VALUES, _Object)):
             return found
         if self.kind is MadeObject and is_cache(found):
             self.left_out(type(found).__name__)
@@ -198,6 +203,16 @@ def _attributes(found: Any) -> list[tuple[str, Any]]:
     slots = [name for cls in type(found).__mro__ for name in _listed(vars(cls).get("__slots__", ()))]
     named = [(name, getattr(found, name)) for name in slots if not name.startswith("__") and hasattr(found, name)]
     return named + list(getattr(found, "__dict__", {}).items())
+
+
+def _copied(found: Any) -> Any:
+    """A shallow copy; of an object with a `__dict__` alone, written so that torch.compile can trace it."""
+    if not hasattr(found, "__dict__") or isinstance(found, (dict, UserDict, tuple, list)) or hasattr(found, "__slots__"):
+        return copy.copy(found)
+    made = object.__new__(type(found))
+    for name, value in found.__dict__.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 def _listed(slots: Any) -> list[str]:

@@ -24,7 +24,7 @@ from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, n
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookable
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
-from lxt_fx.compiler.nested_inputs import checked_leaves
+from lxt_fx.compiler.nested_inputs import checked_leaves, in_captured_order
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard, holds, reads_a_one
 from lxt_fx.ops.expectations import EXPECTATIONS
@@ -337,7 +337,10 @@ class Explained(GraphModule):
     def _bound(self, filled: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of the graph by name; leaves that are not given are computed from their tokens."""
         made = {front.leaf: front for front in self._fronts}
-        return {name: filled[name] if name in filled else made[name](filled) for name in self.record.inputs}
+        bound = {name: filled[name] if name in filled else made[name](filled) for name in self.record.inputs}
+        if is_compiling() or all(isinstance(value, Tensor) for value in bound.values()):
+            return bound
+        return in_captured_order(bound, io_of(self.graph).in_spec)
 
     def _check_model(self) -> None:
         """Raises ModelChangedError if the model was changed in a way that the graph cannot follow."""

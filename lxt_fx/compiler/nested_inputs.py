@@ -8,9 +8,26 @@ from typing import Any
 from torch import Tensor
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.torch_internals import children_of, pytree
 from lxt_fx.base.user_objects import same_but_for_tensors
 from lxt_fx.passes.capture.called_by_leaf import leaf_values
+
+
+def in_captured_order(bound: Mapping[str, Any], captured: pytree.TreeSpec) -> dict[str, Any]:
+    """The inputs of a call with the keys of every dict in the order of the example's, in which the graph takes them."""
+    _, spec = children_of(captured)
+    return {name: _ordered(bound[name], part) for name, part in zip(spec.context, children_of(spec), strict=True)}
+
+
+def _ordered(value: Any, spec: pytree.TreeSpec) -> Any:
+    parts = children_of(spec)
+    if isinstance(value, Tensor) or type(value) is not spec.type:
+        return value
+    if isinstance(value, dict) and value.keys() == set(spec.context):
+        return {name: _ordered(value[name], part) for name, part in zip(spec.context, parts, strict=True)}
+    if type(value) in (list, tuple) and len(value) == len(parts):
+        return type(value)(_ordered(item, part) for item, part in zip(value, parts, strict=True))
+    return value
 
 
 def checked_leaves(
