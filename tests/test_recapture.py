@@ -138,6 +138,8 @@ def test_a_mamba_is_captured_again_for_another_length() -> None:
     for length in (7, 5, 10):
         other = embeds[:, :length].detach()
         torch.testing.assert_close(explained(inputs_embeds=other).logits, model(inputs_embeds=other).logits)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1, 0, 0, 0]])  # which a missing mask does not say
+    torch.testing.assert_close(explained(ids[:, :9], attention_mask=mask).logits, model(ids[:, :9], attention_mask=mask).logits)
     fixed = lxt_fx.transform(model)
     assert fixed.record.sizes["inputs_embeds"] == (None, 7, 16)
     with pytest.raises(lxt_fx.CallError, match='dynamic="recapture"'):
