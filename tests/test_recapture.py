@@ -55,7 +55,14 @@ class Reading(nn.Module):
                 return x[torch.nonzero(n > 1)[:, 0]]
             case "mask":
                 return x[n > 1]
+            case "tuple":
+                return self._branched(x)[torch.nonzero(n > 1, as_tuple=True)[0]]
+            case "repeat":
+                return self._branched(x).repeat_interleave(n, 0)
         raise AssertionError(self.way)
+
+    def _branched(self, x: Tensor) -> Tensor:
+        return x if x.sum() < 1e9 else 2 * x  # torch.export fails at this branch
 
 
 ROUTE = torch.tensor([0, 2, 2])
@@ -66,7 +73,7 @@ def experts() -> tuple[Experts, Tensor]:
     return Experts().double().eval(), torch.randn(3, 4, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("way", ["item", "tolist", "numpy", "bool", "index", "slice", "nonzero", "mask"])
+@pytest.mark.parametrize("way", ["item", "tolist", "numpy", "bool", "index", "slice", "nonzero", "mask", "tuple", "repeat"])
 def test_values_that_python_read_are_expected_again(way: str) -> None:
     torch.manual_seed(0)
     net, x = Reading(way).eval(), torch.randn(3, 4)
@@ -142,6 +149,16 @@ def test_a_mamba_is_captured_again_for_another_length() -> None:
     assert fixed.record.sizes["inputs_embeds"] == (None, 7, 16)
     with pytest.raises(lxt_fx.CallError, match='dynamic="recapture"'):
         fixed(inputs_embeds=embeds)
+
+
+def test_a_padded_text_is_captured_again_with_its_mask() -> None:
+    """A mask that is not all ones says what a missing one does not."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 32, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 1, "intermediate_size": 32}
+    model = MambaForCausalLM(MambaConfig(**sizes)).double().eval()
+    explained = lxt_fx.transform(model, dynamic="recapture")
+    ids, mask = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5]]), torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 1]])
+    torch.testing.assert_close(explained(ids, attention_mask=mask).logits, model(ids, attention_mask=mask).logits)
 
 
 def test_dynamic_takes_three_words() -> None:

@@ -150,7 +150,8 @@ def transform(
 
         @torch.inference_mode(False)
         def again(inputs: Mapping[str, Any]) -> Explained:
-            other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)))
+            # no input is optional here: a mask with padding says what a missing one does not
+            other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)), optional=())
             return compiled_by(_captured(model, other, dynamic=True), table, options)
 
         explained._recaptures = Recaptures(again)

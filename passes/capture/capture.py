@@ -79,16 +79,16 @@ def _restored() -> Iterator[None]:
         torch.set_grad_enabled(enabled)
 
 
-def capture(model: nn.Module, example: Example, *, dynamic: bool = True) -> Captured:
+def capture(model: nn.Module, example: Example, *, dynamic: bool = True, export: bool = True) -> Captured:
     """The model as a graph: by `torch.export` with symbolic sizes, else with fixed sizes, else by real-tensor `make_fx`.
+    With `export=False`, by `make_fx`.
 
     Raises CaptureError with the error of each way.
     """
-    ways: list[tuple[str, Callable[[], Captured]]] = [
-        ("torch.export", lambda: _export(model, example, dynamic=False)),
-        ("make_fx", lambda: _trace(model, example)),
-    ]
-    if dynamic:
+    ways: list[tuple[str, Callable[[], Captured]]] = [("make_fx", lambda: _trace(model, example))]
+    if export:
+        ways.insert(0, ("torch.export", lambda: _export(model, example, dynamic=False)))
+    if export and dynamic:
         ways.insert(0, ("torch.export, dynamic", lambda: _export(model, example, dynamic=True)))
     said = []
     for name, way in ways:

@@ -270,10 +270,11 @@ def _image_shape(config: Any) -> tuple[int, ...]:
 
 
 def _feature_shape(config: Any) -> tuple[int, ...]:
-    if hasattr(config, "max_source_positions"):
+    if hasattr(config, "max_source_positions") and hasattr(config, "num_mel_bins"):
         return BATCH, config.num_mel_bins, 2 * config.max_source_positions
     frames = getattr(config, "max_length", 128)
-    return BATCH, frames, getattr(config, "num_mel_bins", getattr(config, "feature_size", 80))
+    names = ("num_mel_bins", "feature_size", "input_feat_per_channel")
+    return BATCH, frames, next((getattr(config, name) for name in names if hasattr(config, name)), 80)
 
 
 def _wave_shape(config: Any) -> tuple[int, ...]:

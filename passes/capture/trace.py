@@ -22,12 +22,16 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from lxt_fx.base.nodes import module_path, source_line
-from lxt_fx.base.torch_internals import aten, pytree, real_tracer, rename
+from lxt_fx.base.torch_internals import aten, aten_ops, pytree, real_tracer, rename
 from lxt_fx.ops import expectations
 from lxt_fx.passes.capture.called_by_leaf import leaf_names
 from lxt_fx.passes.capture.example import Example
 
 _READS = frozenset({aten.item.default, aten._local_scalar_dense.default})
+_SIZED_BY_VALUES = aten_ops(
+    "nonzero_numpy where repeat_interleave.self_Tensor tensor_split.tensor_indices_or_sections"
+)
+"""Composed ops with a data-dependent shape: torch tags only the ops that they are made of."""
 _READS_WHOLE = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})
 
 
@@ -131,6 +135,8 @@ def _insert(gm: GraphModule, after: Node, op: Any, args: tuple[Any, ...]) -> Non
 
 
 def _sized_by_values(node: Node) -> bool:
+    if node.target in _SIZED_BY_VALUES:
+        return True
     if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
         return False
     if node.target is not aten.index.Tensor:

@@ -24,7 +24,7 @@ def capture_and_try_sizes(model: nn.Module, example: Example, *, dynamic: bool) 
 
     A model that reads `len(x)`, or loops over its tokens, may fix a size in the graph silently. Where graph and model
     differ, the model is captured again with a free batch only and compared again, and else with all sizes fixed to the
-    example's.
+    example's. A model whose code takes another way while it is exported is traced.
 
     Raises CaptureError where no way of capture succeeds.
     """
@@ -39,6 +39,9 @@ def capture_and_try_sizes(model: nn.Module, example: Example, *, dynamic: bool) 
         if batch_only.method == "torch.export" and _is_proven(model, batch_only):
             return replace(batch_only, specialised=(why, *batch_only.specialised))
     fixed = capture(model, example, dynamic=False)
+    if fixed.method == "torch.export" and not _holds_at(model, fixed, fixed.example):
+        why = "what torch.export calls differs from the model: its code asks whether it is exported"
+        fixed = capture(model, example, dynamic=False, export=False)
     return replace(fixed, specialised=(why, *fixed.specialised))
 
 
