@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -157,8 +158,9 @@ def test_by_embeddings_it_answers_as_the_model_does_by_embeddings(name: str) -> 
     ids = {name: value for name, value in inputs.items() if name.endswith("input_ids")}
     by_embeds |= {name.replace("input_ids", "inputs_embeds"): embedding(value) for name, value in ids.items()}
     expected = answers(model(**by_embeds))
-    torch.testing.assert_close(answers(module(**by_embeds)), expected, rtol=1e-9, atol=1e-11)
     differs = relative(answers(model(**inputs)), expected) > 1e-6
+    with pytest.warns(UserWarning, match="may answer differently then") if differs else nullcontext():
+        torch.testing.assert_close(answers(module(**by_embeds)), expected, rtol=1e-9, atol=1e-11)
     assert differs is (name != "opt") and (module.record.given_alone == ()) is differs
 
 
@@ -181,8 +183,9 @@ def test_embed_gives_the_leaves_of_a_call() -> None:
     leaves = lxt_fx.embed(module, inputs)
     assert tuple(leaves) == module.record.leaves and all(leaf.requires_grad for leaf in leaves.values())
     torch.testing.assert_close(answers(module(**inputs, **leaves)), answers(module(**inputs)))
-    with pytest.raises(lxt_fx.InputError, match="makes inputs_embeds, inputs_embeds_embed_tokens_per_layer of input_ids"):
-        lxt_fx.embed(module, inputs["input_ids"])
+    with pytest.warns(UserWarning, match="up as inputs_embeds and as inputs_embeds_embed_tokens_per_layer, and"):
+        first = lxt_fx.embed(module, inputs["input_ids"])
+    torch.testing.assert_close(answers(module(**inputs, inputs_embeds=first)), answers(module(**inputs)))
 
 
 def test_relevance_of_adds_up_all_that_a_token_is_looked_up_as() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, overload
 
@@ -26,15 +27,15 @@ def embed(model: nn.Module, input_ids: Mapping[str, Any]) -> dict[str, Tensor]: 
 def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor | dict[str, Tensor]:
     """What token ids are looked up as, as leaves that require a gradient.
 
-    For `input_ids` [batch, tokens] it is one tensor, [batch, tokens, hidden]. `model` is a transformers model or a module
+    For `input_ids` [batch, tokens] it is one tensor, [batch, tokens, hidden]: the first leaf, if the model looks its ids up
+    several times (there is a warning, since the others get relevance too). `model` is a transformers model or a module
     that `transform` made from one. For a model that quantises its input, give that input in place of ids; the result is the
     embeddings of its codes.
 
     For all inputs of an explained module by name it is a dict with each leaf of a call with these inputs, as
     `explained.with_leaves` returns them. `explained(**inputs | leaves)` is then that call.
 
-    Raises InputError if the model has no token embedding, or looks the ids up several times and `input_ids` is no dict; or
-    if `input_ids` is no tensor of whole numbers.
+    Raises InputError if the model has no token embedding, or if `input_ids` is no tensor of whole numbers.
     """
     if isinstance(input_ids, Mapping):
         if not isinstance(model, Explained):
@@ -58,14 +59,20 @@ def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor | d
 def _looked_up(model: Explained, ids: Tensor) -> Tensor:
     reads = model._fronts[0].reads
     leaves = [front for front in model._fronts if front.reads[0] == reads[0]]
-    if len(leaves) > 1 or len(reads) > 1:
-        made = ", ".join(front.leaf for front in leaves)
+    if len(reads) > 1:
         raise InputError(
-            f"embed: {model.record.model_class} makes {made} of {', '.join(reads)}, so one tensor does not say all; give "
-            "all inputs by name, or call explained.with_leaves"
+            f"embed: {model.record.model_class} makes {leaves[0].leaf} of {', '.join(reads)}; give all inputs by name, or "
+            "call explained.with_leaves"
         )
     if ids.is_floating_point() and not leaves[0].reads_floats:
         raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
+    if len(leaves) > 1:
+        first, *others = (front.leaf for front in leaves)
+        warnings.warn(
+            f"embed: {model.record.model_class} looks {reads[0]} up as {first} and as {', '.join(others)}, and this is "
+            f"{first}, with a part of each token's relevance; explained.with_leaves({reads[0]}=...) returns all of them",
+            stacklevel=3,
+        )
     return leaves[0]({reads[0]: ids}).clone().requires_grad_(True)
 
 

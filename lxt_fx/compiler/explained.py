@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -262,6 +263,18 @@ class Explained(GraphModule):
             raise CallError(why)
         return other._for_names_of(named)
 
+    def _say_by_embeddings(self, named: Mapping[str, Any]) -> None:
+        """Warns that a call by leaves without their tokens is answered as the model answers to that."""
+        for front in self._fronts:
+            if front.leaf in named and front.reads[0] not in named:
+                warnings.warn(
+                    f"{self.record.model_class} is called by {front.leaf} without {front.reads[0]}, and may answer "
+                    f"differently then; a graph for such calls is captured now, once. For the answer to the tokens give both, "
+                    f"as explained.with_leaves({front.reads[0]}=...) does",
+                    stacklevel=2,
+                )
+                return
+
     def _fitting(self, filled: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
         """The module whose graph is valid for the sizes and values of these inputs, none of which is missing, and the
         inputs of that graph."""
@@ -492,6 +505,7 @@ class OtherCalls:
                     f"{first._why_not(named)}. A compiled module cannot capture the model for such calls; make one call "
                     "with these inputs before you compile"
                 )
+            first._say_by_embeddings(named)
             with one_capture():
                 if names not in self.by_names:  # another thread may have captured it
                     self.by_names[names] = self.again(named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -76,7 +77,7 @@ def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup])
     for lookup, front in zip(lookups, fronts, strict=True):  # after all parts are copied: a cut takes its lookup away
         ids = lookup.inputs[0]
         behind[ids] = _replace(gm, lookup, behind.get(ids, ids), front)
-    _drop_idle(gm, {read for front in fronts for read in front.reads})
+    _drop_idle(gm, Counter(read for front in fronts for read in front.reads))
     names = [str(node.target) for node in gm.graph.nodes if node.op == "placeholder"]
     values = {name: values[name] for name in names}
     set_io(gm.graph, GraphIO(tuple(names), pytree.tree_structure(((), values)), io_of(gm.graph).out_spec))
@@ -152,8 +153,9 @@ def _replace(gm: GraphModule, lookup: Lookup, behind: Node, front: Front) -> Nod
     return leaf
 
 
-def _drop_idle(gm: GraphModule, replaced: Container[str]) -> None:
-    """Drops the inputs of lookups that nothing reads any more."""
+def _drop_idle(gm: GraphModule, leaves: Mapping[str, int]) -> None:
+    """Drops the inputs of lookups that nothing reads any more. If several leaves are made of an input it stays: a call that
+    gives one of these leaves needs it for the others."""
     for node in list(gm.graph.nodes):
-        if node.op == "placeholder" and not node.users and node.target in replaced:
+        if node.op == "placeholder" and not node.users and leaves.get(str(node.target)) == 1:
             gm.graph.erase_node(node)
