@@ -269,8 +269,8 @@ class Explained(GraphModule):
             if front.leaf in named and front.reads[0] not in named:
                 warnings.warn(
                     f"{self.record.model_class} is called by {front.leaf} without {front.reads[0]}, and may answer "
-                    f"differently then; a graph for such calls is captured now, once. For the answer to the tokens give both, "
-                    f"as explained.with_leaves({front.reads[0]}=...) does",
+                    "differently then; a graph for such calls is captured now, once. For the answer to the tokens give "
+                    f"both, as explained.with_leaves({front.reads[0]}=...) does",
                     stacklevel=2,
                 )
                 return
