@@ -108,6 +108,8 @@ class Indexed(nn.Module):
             return self.table[tokens, :]
         if self.by == "index_select":
             return self.table.index_select(0, tokens.view(-1)).view(*tokens.shape, 8)
+        if self.by == "padded":  # to blocks of 4
+            return nn.functional.embedding(nn.functional.pad(tokens, (0, -tokens.shape[-1] % 4)), self.table)
         if self.by == "one_hot":
             return nn.functional.one_hot(tokens, 31).to(self.table) @ self.table
         if self.by == "equal":
@@ -116,7 +118,7 @@ class Indexed(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         places = self.places(torch.arange(tokens.shape[-1], device=tokens.device))
-        hidden = torch.tanh(self.looked_up(tokens) + places)
+        hidden = torch.tanh(self.looked_up(tokens)[:, : tokens.shape[-1]] + places)
         return self.head((hidden * (tokens != 0)[..., None]).mean(-2))
 
 
@@ -160,7 +162,7 @@ MODELS: dict[str, Callable[[], Called]] = {
     "llama classifier": llama_classifier, "gpt2 classifier": gpt2_classifier, "roberta": roberta, "opt": opt,
     "marian": marian, "bart classifier": bart_classifier, "t5": t5, "gemma3n": gemma3n, "clip": clip,
     "text and numbers": text_and_numbers, "sentences": sentences,
-    **{by: _indexed(by) for by in ("index", "index_select", "one_hot", "equal", "scaled")},
+    **{by: _indexed(by) for by in ("index", "index_select", "one_hot", "equal", "scaled", "padded")},
 }  # fmt: skip
 
 LEAVES = {
@@ -171,6 +173,6 @@ LEAVES = {
     "clip": ("inputs_embeds", "pixel_values"),
     "text and numbers": ("inputs_embeds", "features", "category_embeds"),
     "sentences": ("features_ids_embeds", "features_present"),
-    **dict.fromkeys(("index", "index_select", "one_hot", "equal", "scaled"), ("tokens_embeds",)),
+    **dict.fromkeys(("index", "index_select", "one_hot", "equal", "scaled", "padded"), ("tokens_embeds",)),
 }
 """The leaves of each model; `inputs_embeds` alone for the others."""

@@ -205,6 +205,17 @@ def test_relevance_of_adds_up_all_that_a_token_is_looked_up_as() -> None:
     assert {source.name for source in ledger.sources} >= set(module.record.leaves)
 
 
+def test_what_a_model_pads_to_its_tokens_is_none_of_them() -> None:
+    _, inputs = called("padded")
+    module = explained("padded")
+    output, leaves = module.with_leaves(**inputs)
+    output[:, 1].sum().backward()
+    leaf = leaves["tokens_embeds"]
+    assert leaf.grad is not None and leaf.shape == (3, 8, 8)
+    target = lxt_fx.relevance_of(module, inputs, [lambda out: out[:, 1]])
+    assert target.shape == (1, 3, 6) and relative(target[0], (leaf * leaf.grad).sum(-1)[:, :6]) <= 1e-9
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [(torch.tensor([[5, 64]]), r"a token is not in the table .*from 5 to 64"), (torch.tensor([[-1, 4]]), "from -1 to 4")],

@@ -50,6 +50,11 @@ def test_word_pieces_join_and_words_have_a_space_in_front(words: Any) -> None:
     assert "".join(tokens) == "[CLS] playing, parises [MASK] [SEP]"
 
 
+def test_an_id_that_the_tokenizer_does_not_know_is_its_number(words: Any) -> None:
+    unknown = len(words) + 7
+    assert readable_tokens(words, [words("playing")["input_ids"][1], unknown])[1] in (str(unknown), f" {unknown}")
+
+
 def test_sentence_pieces_and_their_byte_tokens_read_as_text() -> None:
     tokenizer = sentence_tokenizer()
     tokens = readable_tokens(tokenizer, tokenizer("Paris é\n")["input_ids"])

@@ -34,10 +34,22 @@ class LeafCall:
         tokens, over the last dim of a leaf that is not looked up by tokens, and over the leaves."""
         dims = {front.leaf: front.tokens for front in self.module._fronts}
         found = []
-        for (name, leaf), part in zip(self.leaves.items(), relevance, strict=True):
+        for (name, leaf), part in zip(self.leaves.items(), self.of_tokens(relevance), strict=True):
             behind = leaf.dim() - (dims.get(name) or leaf.dim() - 1)
             found.append(part if leaf.dim() < 2 or not behind else part.flatten(part.dim() - behind).sum(-1))
         return torch.stack(found).sum(0) if len(found) > 1 else found[0]
+
+    def of_tokens(self, relevance: Sequence[Tensor]) -> list[Tensor]:
+        """The relevance of each leaf [..., *leaf.shape] without what the model pads to the tokens."""
+        fronts = {front.leaf: front for front in self.module._fronts}
+        found = []
+        for (name, leaf), part in zip(self.leaves.items(), relevance, strict=True):
+            front = fronts.get(name)
+            tokens = self.named.get(front.reads[0]) if front is not None and front.pads else None
+            if front is not None and isinstance(tokens, Tensor):
+                part = part.narrow(part.dim() - leaf.dim() + front.tokens - 1, 0, tokens.shape[-1])
+            found.append(part)
+        return found
 
 
 def leaf_call(

@@ -80,7 +80,7 @@ def explain(
         found = _attribute(call, choice, "explain")
         if forced is not None:
             forced.check_causal(reading, call)
-    attribution = torch.cat([part[0].flatten(1) for part in found.attributions], dim=-1)
+    attribution = torch.cat([part[0].flatten(1) for part in call.of_tokens(found.attributions)], dim=-1)
     return Explanation(
         tokens=read.tokens,
         input_ids=tuple(read.id_list()),

@@ -37,10 +37,12 @@ class Tokenizer(Protocol):
 def readable_tokens(tokenizer: Tokenizer, input_ids: Sequence[int]) -> tuple[str, ...]:
     """One string for each id, with a leading space where a word starts.
 
-    A character that several tokens share is written on each of them with its part: `🦙(1/2)`, `🦙(2/2)`.
+    A character that several tokens share is written on each of them with its part: `🦙(1/2)`, `🦙(2/2)`. An id that the
+    tokenizer does not know is its number.
     """
     ids = list(input_ids)
-    pieces = tokenizer.convert_ids_to_tokens(ids)
+    known = tokenizer.convert_ids_to_tokens(ids)
+    pieces = [str(token) if piece is None else piece for token, piece in zip(ids, known, strict=True)]
     tokens: list[str] = []
     while len(tokens) < len(ids):
         start = len(tokens)

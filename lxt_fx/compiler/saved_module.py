@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +134,7 @@ class _Described:
     graph: Graph
     record: Record
     stages: dict[str, Stage]
-    fronts: list[tuple[str, int, Graph]]
+    fronts: list[_Front]
     embedding: nn.Module | None
     segments: Segments | None
     config: Any
@@ -198,26 +198,35 @@ def _graphs(header: Saved, graph: Graph, known: Known) -> dict[str, Graph]:
 
 
 def _front(front: Front) -> dict[str, Any]:
-    return {"leaf": front.leaf, "tokens": front.tokens, "graph": encode_graph(front.module.graph)}
+    graph = encode_graph(front.module.graph)
+    return {"leaf": front.leaf, "tokens": front.tokens, "pads": front.pads, "graph": graph}
 
 
-def _front_graphs(saved: Saved, record: Record, known: Known) -> list[tuple[str, int, Graph]]:
-    """The leaf of each front, how many of its dims are those of tokens, and the graph that computes it."""
+class _Front(NamedTuple):
+    """What a header says of a front."""
+
+    leaf: str
+    tokens: int
+    pads: bool
+    graph: Graph
+
+
+def _front_graphs(saved: Saved, record: Record, known: Known) -> list[_Front]:
     found = []
     for part in saved.parts(MOST_FRONTS):
         leaf = part.item("leaf").name()
         if leaf not in record.inputs or leaf in record.called_with:
             part.item("leaf").fail(f"is {leaf!r}, which is no input that the graph looks up by tokens")
         graph = decode_graph(part.item("graph"), known)
-        found.append((leaf, part.item("tokens").whole(0, MOST_DIMS), graph))
-    if len({leaf for leaf, _, _ in found}) < len(found):
+        found.append(_Front(leaf, part.item("tokens").whole(0, MOST_DIMS), part.item("pads").flag(), graph))
+    if len({front.leaf for front in found}) < len(found):
         saved.fail("holds a leaf twice")
     return found
 
 
-def _loaded_front(front: tuple[str, int, Graph], root: nn.Module) -> Front:
-    leaf, tokens, graph = front
-    return Front(leaf, io_of(graph).names, GraphModule(root, graph, "Front"), tokens)
+def _loaded_front(front: _Front, root: nn.Module) -> Front:
+    module = GraphModule(root, front.graph, "Front")
+    return Front(front.leaf, io_of(front.graph).names, module, front.tokens, front.pads)
 
 
 def _embedding(explained: Explained, tensors: Tensors) -> dict[str, Any] | None:

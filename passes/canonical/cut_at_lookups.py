@@ -13,23 +13,27 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.nodes import is_float, module_path, value, written_shape
-from lxt_fx.base.torch_internals import GraphIO, aten, io_of, pytree, set_io
+from lxt_fx.base.nodes import arguments, is_float, module_path, value, written_shape
+from lxt_fx.base.torch_internals import GraphIO, aten, aten_ops, io_of, pytree, set_io
 from lxt_fx.passes.analysis.token_lookups import Lookup
 from lxt_fx.passes.capture.called_by_leaf import leaf_names
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.drop_dead import drop_dead
 
+_PADS = aten_ops("pad constant_pad_nd")
+
 
 @dataclass(frozen=True, slots=True)
 class Front:
     """The part of a model before a leaf: `module` computes the value of the leaf from the inputs `reads`, in this order.
-    `tokens` is how many dims of the leaf are those of its tokens, [batch, tokens]."""
+    `tokens` is how many dims of the leaf are those of its tokens, [batch, tokens]. If the model `pads` its tokens on the
+    right before it looks them up (Longformer does, to whole windows), the last of these dims may be longer."""
 
     leaf: str
     reads: tuple[str, ...]
     module: GraphModule
     tokens: int
+    pads: bool = False
 
     def __call__(self, given: Mapping[str, Any]) -> Tensor:
         """The value of the leaf, without a gradient. Raises CallError for a token that the table does not have."""
@@ -45,6 +49,11 @@ class Front:
         return made.detach()
 
     @property
+    def has_sizes(self) -> bool:
+        """Whether the sizes of the tokens are those of the leaf."""
+        return self.tokens > 0 and not self.pads
+
+    @property
     def reads_floats(self) -> bool:
         """Whether the leaf is made of floats: a sound that is quantised, for example."""
         return any(is_float(node) for node in self.module.graph.nodes if node.op == "placeholder")
@@ -53,7 +62,7 @@ class Front:
         """The guards on sizes, with the leaf in the place of the input that it starts with. Guards on the other inputs of a
         leaf, or on an input whose dims it does not have, are dropped: the sizes of the leaf say as much."""
         given = [f"L['{name}']" for name in self.reads]
-        if len(given) == 1 and self.tokens:
+        if len(given) == 1 and self.has_sizes:
             return tuple(guard.replace(given[0], f"L['{self.leaf}']") for guard in guards)
         return tuple(guard for guard in guards if not any(name in guard for name in given))
 
@@ -70,7 +79,7 @@ def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup])
     fronts = list[Front]()
     for lookup in lookups:
         part = _part(gm, lookup)
-        front = Front(_name(lookup, values), io_of(part.graph).names, part, _token_dims(lookup))
+        front = Front(_name(lookup, values), io_of(part.graph).names, part, _token_dims(lookup), _pads(part))
         values[front.leaf] = front(values).clone()
         fronts.append(front)
     behind: dict[Node, Node] = {}  # the last leaf of each input of tokens
@@ -136,7 +145,29 @@ def _name(lookup: Lookup, taken: Container[str]) -> str:
 def _token_dims(lookup: Lookup) -> int:
     """How many dims of the lookup are those of its tokens; 0 if it does not start with them."""
     wanted = written_shape(lookup.inputs[0]) or ()
-    return len(wanted) if (written_shape(lookup.node) or ())[: len(wanted)] == wanted else 0
+    same = len(wanted) - 1 if _pads_the_end(lookup.node) else len(wanted)
+    return len(wanted) if (written_shape(lookup.node) or ())[:same] == wanted[:same] else 0
+
+
+def _pads(part: GraphModule) -> bool:
+    return _pads_the_end(part.graph.output_node())
+
+
+def _pads_the_end(node: Node) -> bool:
+    """Whether the only op between tokens and this node that changes sizes is a padding of their last dim on the right."""
+    pads, todo, seen = [], [node], {node}
+    while todo:
+        for operand in todo.pop().all_input_nodes:
+            if operand not in seen:
+                seen.add(operand)
+                todo.append(operand)
+                pads += [operand] if operand.target in _PADS else []
+    return len(pads) == 1 and _pads_right(pads[0])
+
+
+def _pads_right(node: Node) -> bool:
+    sizes = arguments(node).get("pad")
+    return isinstance(sizes, (list, tuple)) and len(sizes) == 2 and sizes[0] == 0
 
 
 def _replace(gm: GraphModule, lookup: Lookup, behind: Node, front: Front) -> Node:
@@ -147,7 +178,7 @@ def _replace(gm: GraphModule, lookup: Lookup, behind: Node, front: Front) -> Nod
     leaf.meta["val"] = output.meta["val"]
     output.replace_all_uses_with(leaf)
     for user in list(ids.users):
-        if front.tokens and user.target is aten.sym_size.int:
+        if front.has_sizes and user.target is aten.sym_size.int:
             user.replace_input_with(ids, leaf)
     drop_dead(gm)
     return leaf
