@@ -43,13 +43,14 @@ class Front:
                 ) from error
         return made.detach()
 
-    def guards(self, guards: Iterable[str]) -> tuple[str, ...]:
-        """The guards on sizes, with the leaf in the place of the input that it starts with. Guards on the other inputs of a
-        leaf, or on an input whose dims it does not have, are dropped: the sizes of the leaf say as much."""
-        given = [f"L['{name}']" for name in self.reads]
-        if len(given) == 1 and self.tokens:
-            return tuple(guard.replace(given[0], f"L['{self.leaf}']") for guard in guards)
-        return tuple(guard for guard in guards if not any(name in guard for name in given))
+    def guards(self, guards: Iterable[str], inputs: Container[str]) -> tuple[str, ...]:
+        """The guards on sizes, with the leaf in the place of the input that it starts with. Guards on what is no input of
+        the graph any more are dropped: the sizes of the leaf say as much."""
+        first = f"L['{self.reads[0]}']"
+        if self.tokens:
+            guards = [guard.replace(first, f"L['{self.leaf}']") for guard in guards]
+        gone = [f"L['{name}']" for name in self.reads if name not in inputs]
+        return tuple(guard for guard in guards if not any(name in guard for name in gone))
 
 
 def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup]) -> tuple[Example, tuple[Front, ...]]:

@@ -127,8 +127,9 @@ def _texts(model: Any, inputs: Inputs) -> list[_Text]:
         whole = {name: x for name, x in inputs.items() if isinstance(x, Tensor) and not x.is_floating_point()}
         of_tokens = [name for name, x in whole.items() if x.shape[:2] == named[ids].shape and name not in (*named, mask)]
         others = tuple(name for name in of_tokens if _prefix_of(name, named) == prefix and name.startswith(prefix))
-        fits = mask in takes and (mask not in inputs or inputs[mask].shape == named[ids].shape)
-        found.append(_Text(ids, mask if fits else None, others))
+        if mask in inputs and inputs[mask].shape != named[ids].shape:
+            continue  # the tokens of several codebooks: this text stays as it is
+        found.append(_Text(ids, mask if mask in takes else None, others))
     return found
 
 
