@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from lxt_fx.base.errors import ForwardMismatchError
-from lxt_fx.base.torch_internals import aten, pytree
+from lxt_fx.base.torch_internals import aten
+from lxt_fx.base.user_objects import tensors_of
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Largest difference allowed, relative to the largest value, by dtype."""
@@ -26,8 +28,7 @@ such a model is refused."""
 def forward_difference(expected: Any, actual: Any) -> float:
     """Analysis: the largest difference of two outputs (any nesting of tensors), relative to the largest finite value.
     0.0 means bit-equal. The result is inf where structure, shape or dtype differ, or inf and NaN stand at other places."""
-    wanted = [t for t in pytree.tree_leaves(expected) if isinstance(t, Tensor)]
-    found = [t for t in pytree.tree_leaves(actual) if isinstance(t, Tensor)]
+    wanted, found = tensors_of(expected), tensors_of(actual)
     if [t.shape for t in wanted] != [t.shape for t in found]:
         return float("inf")
     return max((_difference(a, b) for a, b in zip(wanted, found, strict=True)), default=0.0)
@@ -48,9 +49,25 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / a.abs().max().clamp(min=1e-30)) if a.numel() else 0.0
 
 
+def gradient_difference(models: Tensor, graphs: Tensor) -> float:
+    """Analysis: the norm of the difference of two gradients relative to the norm of the model's, where that is finite. NaN
+    if it is finite nowhere; inf if only the graph's is not finite, or only the model's is 0."""
+    finite = torch.isfinite(models)
+    if models.numel() and not finite.any():
+        return math.nan
+    precise = torch.complex128 if models.is_complex() else torch.float64
+    a, b = models[finite].to(precise), graphs[finite].to(precise)
+    if not torch.isfinite(b).all():
+        return math.inf
+    apart, norm = float((a - b).abs().square().sum().sqrt()), float(a.abs().square().sum().sqrt())
+    if apart == 0:
+        return 0.0
+    return apart / norm if norm else math.inf
+
+
 def tolerance_of(output: Any, by_dtype: Mapping[torch.dtype, float] = TOLERANCES) -> float:
     """The largest difference allowed for an output: that of its least precise dtype."""
-    dtypes = {t.dtype for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()}
+    dtypes = {t.dtype for t in tensors_of(output) if t.is_floating_point()}
     return max((by_dtype.get(dtype, 0.0) for dtype in dtypes), default=0.0)
 
 

@@ -11,6 +11,7 @@ from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import activations, norms, products
 from lxt_fx.ops.activations import ACTIVATIONS
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
+from lxt_fx.ops.own_backward import OWN_BACKWARD as OWN_BACKWARD_OPS
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table.rule import Conserves, GroupKind, Role, Rule
 
@@ -298,6 +299,13 @@ ROUTER_NATIVE = Rule(
     when=on.all_of(on.role_is(Role.ROUTER), on.two_carry),
     formula="native gradient of w / sum(w), which nets to nothing",
     source="what LXT does",
+    conserves=Conserves.NATIVE,
+)
+OWN_BACKWARD = Rule(
+    name="own backward",
+    ops=dict.fromkeys(sorted(OWN_BACKWARD_OPS, key=str)),
+    formula="g_in = what the Function's own backward makes of g",
+    source="the model's own autograd.Function",
     conserves=Conserves.NATIVE,
 )
 NATIVE = Rule(

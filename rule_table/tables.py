@@ -29,6 +29,7 @@ _LINEAR = (
     basic.MOVE,
     basic.SELECT,
     basic.SELECT_BY_INDEX,
+    basic.OWN_BACKWARD,
 )
 
 _OF_THE_PAPER = RuleTable(

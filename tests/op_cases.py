@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-from lxt_fx.ops import activations, contributions, experts, fused, norms, products, selection
+from lxt_fx.ops import activations, contributions, exempt, experts, fused, norms, products, selection
 from lxt_fx.ops.head import head
 
 Arguments = tuple[Any, ...]
@@ -180,6 +180,7 @@ OTHERS = (
         "positions", selection.positions, lambda x, dim, positions: x[:, positions],
         lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, [-1, 0]), saved=(),
     ),
+    Case("exempt", exempt.exempt, lambda x: x, lambda d: (carrying(0, 3, 4, dtype=d),), saved=()),
     Case("hold", products.hold, lambda x: x, lambda d: (carrying(0, 3, 4, dtype=d),), saved=(), leak=everything),
     Case("identity", activations.identity, lambda x, value, *_: value, _of_value(F.silu, 0.0, 0.5), saved=("[2, 3, 4]",)),
     Case(

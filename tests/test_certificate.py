@@ -45,7 +45,8 @@ def test_every_node_that_relevance_passes_has_an_entry_and_nothing_is_open(name:
     """The path is that of autograd, which knows nothing of flows and rules."""
     module = explained(name, rules)
     found = lxt_fx.certificate(module)
-    assert [entry.node for entry in found.entries] == nodes_with_gradient(module, made_example(MODELS[name]()).kwargs)
+    _, inputs = module._prepared((), made_example(MODELS[name]()).kwargs)
+    assert [entry.node for entry in found.entries] == nodes_with_gradient(module, inputs)
     assert found.proven and found.not_proven == () and found.not_followed == ()
     assert found.carrying == len(found.entries) <= found.nodes
     assert sum(found.counts.values()) == len(found.entries) + len(found.cuts)

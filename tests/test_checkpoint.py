@@ -41,8 +41,7 @@ FAMILIES = ("llama", "gpt2", "bert", "vit", "whisper")
 def family(name: str) -> tuple[Explained, dict[str, Tensor]]:
     """A tiny model without checkpoints, and its inputs."""
     explained = compiled(name)
-    inputs = made_example(shared_model(name)).kwargs
-    return explained, {name: value for name, value in inputs.items() if name in explained.record.inputs}
+    return explained, explained._prepared((), made_example(shared_model(name)).kwargs)[1]
 
 
 @cache

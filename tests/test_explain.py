@@ -192,7 +192,7 @@ def test_an_encoder_decoder_is_refused(tokenizer: Any) -> None:
 
 
 def test_a_module_without_embeddings_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="Linear takes no inputs_embeds, it takes input; explain_image is for images"):
+    with pytest.raises(InputError, match="Linear takes no input_ids, it takes input; explain_image is for images"):
         explain(nn.Linear(2, 2), tokenizer, TEXT)
 
 

@@ -134,15 +134,6 @@ def test_a_region_that_switches_autocast_off_inside_no_grad_is_inlined() -> None
     torch.testing.assert_close(gradient, x.detach().sum(-1, keepdim=True).expand(2, 3))
 
 
-def test_a_region_under_autocast_is_refused() -> None:
-    def function(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return torch.mm(x, x)
-
-    with pytest.raises(lxt_fx.CaptureError, match="runs under autocast"):
-        lxt_fx.transform(Function(function), (torch.randn(3, 3),))
-
-
 SPELLINGS = [
     lambda x: torch.multiply(x, 2.0).square(),
     lambda x: torch.mm(x, torch.ones(4, 4)),

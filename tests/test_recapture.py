@@ -129,7 +129,7 @@ def test_a_mamba_is_captured_again_for_another_length() -> None:
     sizes = {"vocab_size": 32, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 1, "intermediate_size": 32}
     model = MambaForCausalLM(MambaConfig(**sizes)).double().eval()
     explained = lxt_fx.transform(model, dynamic="recapture")
-    assert any("dim 1 of inputs_embeds is fixed" in text for text in explained.record.specialised)
+    assert any("dim 1 of input_ids is fixed" in text for text in explained.record.specialised)
     ids = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]])
     embeds = lxt_fx.embed(explained, ids)
     with lxt_fx.watch(explained, "backbone.layers.0") as inside:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.attribution.as_explained import as_explained, check_module
+from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.many_targets import values_and_relevance
 from lxt_fx.attribution.readable_tokens import Tokenizer, readable_tokens
 from lxt_fx.attribution.target import Target, Wanted
@@ -21,6 +21,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.json_file import write_json
 from lxt_fx.compiler.options import Rules
+from lxt_fx.passes.capture.opened_model import opened
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -114,7 +115,7 @@ def answer_relevance(
     Raises InputError for an empty answer and for a model that is not causal (an answer token got relevance from itself or a
     later token), and what `transform` and `relevance_of` raise.
     """
-    check_module(model, "answer_relevance")
+    model = opened(model, "answer_relevance")
     start = time.perf_counter()
     names = tokenizer or NO_TOKENIZER
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -14,6 +13,8 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules, table_named
 from lxt_fx.compiler.pipeline import transform
 from lxt_fx.ops.forms import Form
+from lxt_fx.passes.capture.opened_model import opened
+from lxt_fx.passes.capture.signature import named_signature
 from lxt_fx.rule_table.table import RuleTable
 
 
@@ -27,7 +28,7 @@ def as_explained(
 
     Raises InputError if `model` is no module or was loaded from a file and needs other rules, and what `transform` raises.
     """
-    check_module(model, function)
+    model = opened(model, function)
     if isinstance(model, Explained):
         return model if rules is None else with_table(model, args, kwargs, rules)
     given = as_called(model, kwargs)
@@ -38,16 +39,8 @@ def as_explained(
 
 
 def _takes_ids_first(model: nn.Module) -> bool:
-    parameters = inspect.signature(model.forward).parameters
+    parameters = named_signature(model).parameters
     return next(iter(parameters), "") == "input_ids" and "inputs_embeds" in parameters
-
-
-def check_module(model: object, function: str) -> None:
-    """Raises InputError, in the name of `function`, unless this is a module."""
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"{function}: expected a torch.nn.Module, or what lxt_fx.transform made of one, got {type(model).__name__}"
-        )
 
 
 def with_table(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any], rules: Rules) -> Explained:

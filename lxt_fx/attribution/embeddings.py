@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, overload
 
@@ -11,8 +10,10 @@ from torch import Tensor, nn
 
 from lxt_fx.attribution.text_input import NOT_FOR_THE_MODEL, says_nothing
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.one_capture import one_capture
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import token_embedding
+from lxt_fx.passes.capture.signature import named_signature
 
 Inputs = Mapping[str, Any] | Tensor | tuple[Any, ...]
 """Inputs of a module: by name, the first input alone, or all in order."""
@@ -49,7 +50,7 @@ def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor | d
         raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
     if embedding is None:
         raise InputError(f"embed: {type(model).__name__} has no token embedding")
-    with torch.no_grad():
+    with one_capture(), torch.no_grad():  # while another thread captures the model, its parameters are placeholders
         embedded: Tensor = embedding(input_ids)
     return embedded.detach().clone().requires_grad_(True)
 
@@ -63,20 +64,27 @@ def _looked_up(model: Explained, ids: Tensor) -> Tensor:
             f"embed: {model.record.model_class} makes {made} of {', '.join(reads)}, so one tensor does not say all; give "
             "all inputs by name, or call explained.with_leaves"
         )
-    takes_floats = model.record.sizes.get(reads[0]) is None and "_ids" not in reads[0]
-    if ids.is_floating_point() and not takes_floats:
+    if ids.is_floating_point() and not leaves[0].reads_floats:
         raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
     return leaves[0]({reads[0]: ids}).clone().requires_grad_(True)
 
 
 def as_called(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs as the model is called with them: without what a tokenizer returns for people (`offset_mapping`), and
-    without inputs that the model does not take if they say nothing (a mask of ones)."""
-    if isinstance(model, Explained):
-        taken = {*model.record.called_with, *model.record.inputs}
-    else:
-        parameters = inspect.signature(model.forward).parameters
-        any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        taken = set(given) if any_name else set(parameters)
+    without inputs that the model does not take if they say nothing (a mask of ones). Token ids become embeddings only for a
+    model that takes no ids."""
+    taken = _names_taken(model)
     used = {name: value for name, value in given.items() if name in taken or name not in NOT_FOR_THE_MODEL}
-    return {name: value for name, value in used.items() if name in taken or not says_nothing(name, value)}
+    used = {name: value for name, value in used.items() if name in taken or not says_nothing(name, value)}
+    ids = used.get("input_ids")
+    if isinstance(ids, Tensor) and "input_ids" not in taken and "inputs_embeds" in taken and "inputs_embeds" not in used:
+        del used["input_ids"]
+        used["inputs_embeds"] = embed(model, ids)
+    return used
+
+
+def _names_taken(model: nn.Module) -> frozenset[str]:
+    if not isinstance(model, Explained):
+        return frozenset(named_signature(model).parameters)
+    own = frozenset((*model.record.called_with, *model.record.inputs))
+    return own if model._other_calls is None else own | model._other_calls.takes

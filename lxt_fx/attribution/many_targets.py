@@ -23,6 +23,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.passes.capture.opened_model import opened
 
 Reduce = Literal["hidden", "channels", "none"]
 
@@ -80,7 +81,7 @@ def relevance_of(
             raise InputError(f"relevance_of: chunk must be a whole number of at least 1, or None, got {chunk!r}")
         if reduce not in ("hidden", "channels", "none"):
             raise InputError(f'relevance_of: reduce must be "hidden", "channels" or "none", got {reduce!r}')
-        wanted = several_targets(targets, "relevance_of")
+        wanted, explained = several_targets(targets, "relevance_of"), opened(explained, "relevance_of")
         given, positional = _given(inputs)
         explained = as_explained(explained, positional, given, "relevance_of")
         call = leaf_call(explained, positional, as_called(explained, given), leaf, "relevance_of")

@@ -15,6 +15,7 @@ from lxt_fx.base.nodes import module_path, operands, source_line
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops.aten_kinds import MOVES, SELECTIONS, SUMS
+from lxt_fx.passes.fuse.dtypes import DtypesMatched
 
 _MAY_ADD_INFINITY = MOVES | SELECTIONS | SUMS
 """Ops that masks are written with: an infinity from one of these is intended."""
@@ -49,7 +50,7 @@ def raise_non_finite(
     raise NonFiniteError(f"{what} is not finite, so nothing can be read from it; {where}{advice}")
 
 
-class _Finder(torch.fx.Interpreter):
+class _Finder(DtypesMatched):
     """Runs the graph node by node with a hook on the gradient of every operand, and records the first node that breaks."""
 
     def __init__(self, explained: Explained) -> None:

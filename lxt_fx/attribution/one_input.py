@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.attribution.as_explained import as_explained, check_module
+from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.image_explanation import ImageExplanation
 from lxt_fx.attribution.leaf_call import LeafCall, leaf_call
 from lxt_fx.attribution.leaf_relevance import leaf_relevance
@@ -27,6 +26,9 @@ from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, Rules, table_named
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.passes.capture.example import is_transformers
+from lxt_fx.passes.capture.opened_model import opened
+from lxt_fx.passes.capture.signature import named_signature
 from lxt_fx.passes.positions.asked_positions import answers_by_token
 
 
@@ -63,7 +65,7 @@ def explain(
     Raises InputError for a text or target that does not fit the model, and what `transform` raises. The model does not
     change: no gradient reaches its parameters.
     """
-    check_module(model, "explain")
+    model = opened(model, "explain")
     with gradients_on():
         read, wanted = read_text(tokenizer, text, _device(model), "explain"), one_target(target, "explain")
         forced = _forced(model, wanted, read, labels)
@@ -103,18 +105,19 @@ def explain_image(
 ) -> ImageExplanation:
     """How much each pixel of an image speaks for or against a class.
 
-    `model` is a transformers image classifier, or what `transform` made from one. `pixel_values` [channels, height,
-    width] or [1, channels, height, width] are normalised as the model expects. `target` is a class by index or label, two
-    of them for the difference of their logits, a `Target`, a function of the output, or None for the top class. `labels`
-    and `rules` are as in `explain`. Raises what `explain` raises.
+    `model` is an image classifier, or what `transform` made from one. The image is its `pixel_values` if it has an input of
+    that name, else its first input (of an explained module the first image that relevance is read at). `pixel_values`
+    [channels, height, width] or [1, channels, height, width] are normalised as the model expects. `target` is a class by
+    index or label, two of them for the difference of their logits, a `Target`, a function of the output, or None for the
+    top class. `labels` and `rules` are as in `explain`. Raises what `explain` raises.
     """
-    check_module(model, "explain_image")
+    model = opened(model, "explain_image")
     with gradients_on():
         wanted, leaf = one_target(target, "explain_image"), _pixels(model, pixel_values)
-        inputs = {"pixel_values": leaf}
-        explained = as_explained(model, (), inputs, "explain_image", rules)
-        if "pixel_values" not in explained.record.inputs:
-            raise InputError(_wrong_input(explained, "explain_image", "pixel_values", "explain is for text"))
+        name = _image_input(model)
+        args, kwargs = ((leaf,), {}) if name is None else ((), {name: leaf})
+        explained = as_explained(model, args, kwargs, "explain_image", rules)
+        inputs = {name or explained.record.inputs[0]: leaf}
         reading = Reading.of("explain_image", explained, labels)
         call = leaf_call(explained, (), inputs, "pixel_values", "explain_image")
         found = _attribute(call, lambda output: choose(reading, wanted, output, None), "explain_image")
@@ -224,7 +227,7 @@ def _text_inputs(model: nn.Module, text: TextInput) -> dict[str, Tensor]:
 def _accepted(model: nn.Module) -> tuple[str, ...]:
     if isinstance(model, Explained):
         return tuple(dict.fromkeys((*model.record.called_with, *model.record.inputs)))
-    return tuple(inspect.signature(model.forward).parameters)
+    return tuple(named_signature(model).parameters)
 
 
 def _wrong_input(model: nn.Module, function: str, wanted: str, other: str) -> str:
@@ -232,6 +235,22 @@ def _wrong_input(model: nn.Module, function: str, wanted: str, other: str) -> st
         f"{function}: {_name(model)} takes no {wanted}, it takes {', '.join(_accepted(model))}; {other}, and for anything "
         "else call the transformed model yourself: relevance is leaf * leaf.grad"
     )
+
+
+def _image_input(model: nn.Module) -> str | None:
+    """The name of the input that takes the image; None for the first one, whatever its name. Raises InputError for a
+    transformers model, and for an explained module, without an input for images."""
+    accepted = _accepted(model)
+    if "pixel_values" in accepted:
+        return "pixel_values"
+    if isinstance(model, Explained):
+        sizes = model.record.sizes
+        name = next((leaf for leaf in model.record.leaves if len(sizes.get(leaf, ())) == 4), None)
+    else:
+        name = None
+    if name is None and (isinstance(model, Explained) or is_transformers(model)):
+        raise InputError(_wrong_input(model, "explain_image", "pixel_values", "explain is for text"))
+    return name
 
 
 def _pixels(model: nn.Module, pixel_values: Tensor) -> Tensor:

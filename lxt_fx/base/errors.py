@@ -23,6 +23,11 @@ class TracedBranchError(CallError):
     """A data-dependent branch of the model might go another way on these inputs than on the example of its traced graph."""
 
 
+class ModelChangedError(CallError):
+    """An explained module was called after its model changed in a way that the graph cannot follow: other tensors, modules
+    or settings than those that it was captured from."""
+
+
 class NoRuleError(LxtFxError):
     """With `strict=True`, no rule of the table accepts a node on the relevance path."""
 
@@ -33,6 +38,10 @@ class UnknownNameError(LxtFxError):
 
 class ForwardMismatchError(LxtFxError):
     """The rewritten graph does not compute what the model computes."""
+
+
+class GradientMismatchError(LxtFxError):
+    """The graph, before any rule, does not pass the gradient that the model passes."""
 
 
 class LedgerError(LxtFxError):

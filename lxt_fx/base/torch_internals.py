@@ -6,7 +6,8 @@ missing without a check. With the check, a missing name raises UnsupportedVersio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
@@ -166,11 +167,14 @@ def softmax_backward(gradient: Tensor, weights: Tensor, dim: int) -> Tensor:
     return result
 
 
+_SWITCHES = ("torch._C", "torch._functorch", "torch.amp.autocast_mode")
+
+
 def is_global_switch(target: Any) -> bool:
-    """Whether a function in a graph changes the state of torch: grad mode, the levels of a traced `vmap`. Such functions
-    are in private modules. If they moved, dead-code elimination would remove them and the forward check of `transform`
-    would fail."""
-    return getattr(target, "__module__", "").startswith(("torch._C", "torch._functorch"))
+    """Whether a function in a graph changes the state of torch: grad mode, autocast, the levels of a traced `vmap`. Such
+    functions are in private modules. If they moved, dead-code elimination would remove them and the forward check of
+    `transform` would fail."""
+    return getattr(target, "__module__", "").startswith(_SWITCHES)
 
 
 # --- what a graph takes and gives -----------------------------------------------------------------------------------------
@@ -199,6 +203,11 @@ def set_io(graph: Graph, io: GraphIO) -> None:
     """Sets how the graph is called. Without it a forward would take and return flat lists."""
     generator = found(torch.fx.graph, "_PyTreeCodeGen", _IO)
     graph.set_codegen(generator(found(torch.fx.graph, "_PyTreeInfo", _IO)(list(io.names), io.in_spec, io.out_spec)))
+
+
+def children_of(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
+    """The structures of the parts of a container. Older releases of torch have them as an attribute."""
+    return list(spec.children()) if hasattr(spec, "children") else list(spec.children_specs)
 
 
 def copy_io(source: Graph, target: Graph) -> None:
@@ -309,6 +318,39 @@ def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
     return traced
 
 
+_COMPILED = "to explain the model that torch.compile was given"
+
+
+def compiled_from(module: nn.Module) -> nn.Module | None:
+    """The module that `torch.compile` was given, if this is what it returned. That class is private, so it is known by its
+    name. Taken for a model of its own, it would have no inputs by name, and its submodules other paths."""
+    if type(module).__name__ != "OptimizedModule":
+        return None
+    inner: nn.Module = found(module, "_orig_mod", _COMPILED)
+    return inner
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Inside the block, submodules that `torch.compile` or `compile()` compiled are the plain ones. make_fx refuses a
+    compiled function, and torch.export loses the paths of the modules in it."""
+    in_place = [(part, call) for part in model.modules() if (call := getattr(part, "_compiled_call_impl", None))]
+    wrapped = [
+        (part, name, child) for part in model.modules() for name, child in part.named_children() if compiled_from(child)
+    ]
+    try:
+        for part, _ in in_place:
+            part._compiled_call_impl = None
+        for part, name, child in wrapped:
+            part.add_module(name, compiled_from(child))
+        yield
+    finally:
+        for part, name, child in wrapped:
+            part.add_module(name, child)
+        for part, call in in_place:
+            part._compiled_call_impl = call
+
+
 # --- regions and modes ----------------------------------------------------------------------------------------------------
 
 
@@ -324,13 +366,27 @@ def autocast_region() -> Any:
     """The op that torch.export writes for code under autocast."""
     import torch._higher_order_ops.wrap  # noqa: F401 - registers it
 
-    return found(torch.ops.higher_order, "wrap_with_autocast", "to inline or refuse regions under autocast")
+    return found(torch.ops.higher_order, "wrap_with_autocast", "to inline regions under autocast")
+
+
+def autocast_switches() -> tuple[Any, Any]:
+    """The functions that make_fx writes where autocast is entered and left. If they were not recognised, the casts in
+    between would be lost, or those of the caller would get in."""
+    module, purpose = torch.amp.autocast_mode, "to find blocks under autocast"
+    return found(module, "_enter_autocast", purpose), found(module, "_exit_autocast", purpose)
 
 
 def grad_mode_switch() -> Any:
     """The function that make_fx writes where gradients are switched off or on. If it were not recognised, relevance would
     pass through what the model computes without gradients."""
     return found(torch._C, "_set_grad_enabled", "to find regions without gradient")
+
+
+def any_autocast() -> bool:
+    """Whether autocast is on for any device. The public function wants a device, and costs more than a backward without
+    autocast should. If it were missing, a backward under autocast would compute in another dtype than its forward."""
+    on: bool = found(torch._C, "_is_any_autocast_enabled", "to run a backward in the dtype of its forward")()
+    return on
 
 
 _LEVELS = "to know whether it runs in a vmap"
@@ -353,6 +409,12 @@ def in_dispatch_mode() -> bool:
     """Whether ops are recorded (make_fx) or run on fake tensors, where Python cannot read values."""
     module = torch.utils._python_dispatch
     return found(module, "_get_current_dispatch_mode", "to know whether ops are traced")() is not None
+
+
+def function_base() -> Any:
+    """The class through which every call of an `autograd.Function` goes, also one whose `apply` was stored before. Without
+    it, capture would trace into forwards and lose the backwards that their authors wrote."""
+    return found(torch.autograd.function, "_SingleLevelFunction", "to see calls of autograd.Functions")
 
 
 # --- sizes that may be symbols --------------------------------------------------------------------------------------------
@@ -391,6 +453,20 @@ def check_convolution_hook() -> None:
             unsupported(f"{convolution.__name__}.forward that calls _conv_forward", "to give convolutions a rule")
 
 
+def check_conversion_hook() -> None:
+    """Raises UnsupportedVersionError unless `to`, `half`, `cuda` and the like call `_apply(fn)`, which explained modules
+    override. If it were not called, a conversion of an explained module would silently convert the user's model."""
+    for method in (nn.Module.to, nn.Module.half, nn.Module.cuda, nn.Module.to_empty):
+        if "_apply" not in method.__code__.co_names:
+            unsupported(f"Module.{method.__name__} that calls _apply", "to leave the model as it is")
+
+
+def convert_all(module: nn.Module, convert: Callable[[Tensor], Tensor]) -> None:
+    """Converts all parameters and buffers of the module, as torch's own `to` does."""
+    for part in module.modules():
+        nn.Module._apply(part, convert, False)  # type: ignore[no-untyped-call]
+
+
 def check_input_dim(module: nn.Module, x: Tensor) -> None:
     """The batch norm's own check that its input has the right number of dims."""
     found(module, "_check_input_dim", "to check the input of a batch norm")(x)
@@ -399,6 +475,14 @@ def check_input_dim(module: nn.Module, x: Tensor) -> None:
 def version_of(tensor: Tensor) -> int:
     """How often the tensor was written to. Without it, a hook that changes a value in place would pass unseen."""
     return int(found(tensor, "_version", "to see what a hook changes in place"))
+
+
+def contents_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The dicts in which a module has its parameters, buffers and submodules. The public lists of these are new at each
+    call, so whether something was replaced could be seen only by making all of them again, which is slow."""
+    purpose = "to see whether a parameter, buffer or submodule was replaced"
+    parameters, buffers, modules = (found(module, f"_{kind}", purpose) for kind in ("parameters", "buffers", "modules"))
+    return parameters, buffers, modules
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any, NoReturn, Protocol
 
@@ -50,12 +50,57 @@ def traceable_experts(model: nn.Module) -> Iterator[None]:
             setattr(config, _EXPERTS, "eager")
 
 
+@contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """Inside the block, no config of the model or of its parts asks for a cache. Many forwards name no `use_cache` and read
+    it from the config; a graph cannot return a cache. Afterwards the settings are restored."""
+    todo = [config for module in model.modules() if (config := getattr(module, "config", None)) is not None]
+    configs: dict[int, Any] = {}
+    while todo:
+        if id(config := todo.pop()) not in configs:
+            configs[id(config)] = config
+            todo += [part for part in getattr(config, "__dict__", {}).values() if hasattr(part, "model_type")]
+    cached = [config for config in configs.values() if getattr(config, "use_cache", None) is True]
+    try:
+        for config in cached:
+            config.use_cache = False
+        yield
+    finally:
+        for config in cached:
+            config.use_cache = True
+
+
 def _is_new_config(config: Any) -> bool:
     """Whether this is a config of transformers 5 or later."""
     transformers: Any = sys.modules.get("transformers")
     if transformers is None or int(transformers.__version__.split(".")[0]) < 5:
         return False
     return isinstance(config, transformers.PreTrainedConfig)
+
+
+_MAYBE_AUTOCAST = "maybe_autocast"
+
+
+@contextmanager
+def visible_autocast() -> Iterator[None]:
+    """Inside the block, the places where models of transformers 5 switch autocast off (routers, some attentions) do so
+    even where no autocast is on. Otherwise the graph would not know of them, and a call under the caller's autocast would
+    compute them in half precision. transformers 4 always does so."""
+    named = [module for name, module in list(sys.modules.items()) if name.startswith("transformers.") and module]
+    own = [(vars(module), vars(module)[_MAYBE_AUTOCAST]) for module in named if _MAYBE_AUTOCAST in vars(module)]
+
+    def always(device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, **settings: Any) -> Any:
+        if device_type == "meta":
+            return nullcontext()
+        return torch.autocast(device_type, dtype=dtype, enabled=enabled, **settings)
+
+    try:
+        for names, _ in own:
+            names[_MAYBE_AUTOCAST] = always
+        yield
+    finally:
+        for names, original in own:
+            names[_MAYBE_AUTOCAST] = original
 
 
 @cache

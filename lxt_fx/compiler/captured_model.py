@@ -4,7 +4,7 @@ module."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,18 +14,24 @@ from torch.fx import Graph, GraphModule
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import copy_io
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example, token_embedding
+from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
 
 
 @dataclass(frozen=True, slots=True)
 class CapturedModel:
-    """A model, its captured graph, the model's output on the example of the capture, and the seconds that took by step."""
+    """A model, its captured graph, the model's output on the example of the capture, and the seconds that took by step.
+    `state` is what the model was when it was captured, None for a module that was loaded or copied. `proofs` gets the
+    comparison of the gradients, which is made once for all copies."""
 
     model: nn.Module
     captured: Captured
     expected: Any
     seconds: Mapping[str, float]
+    state: ModelState | None = None
+    proofs: list[GradientProof] = field(default_factory=list)
 
     @property
     def model_class(self) -> str:
@@ -71,11 +77,13 @@ def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mappi
     explained, bound = explained._prepared(args, kwargs)
     record = explained.record
     gm = _module(explained, record.stages["canonical"].graph, explained.graph)
-    example = Example(bound, dict(record.constants), record.optional)
+    example = Example(bound, dict(record.constants), record.optional, order=record.order)
     with torch_state_restored(), torch.no_grad():
         torch.manual_seed(SEED)  # a forward that draws random numbers must draw those of its check
         expected = explained.forward(**example.kwargs)
-    return CapturedModel(explained, Captured(gm, example, record.method, record.specialised, record.guards), expected, {})
+    proof = GradientProof(record.gradient_difference, note=record.gradient_note)
+    captured = Captured(gm, example, record.method, record.specialised, record.guards)
+    return CapturedModel(explained, captured, expected, {}, explained._model_state, [proof])
 
 
 def _module(owner: nn.Module, graph: Graph, called_as: Graph) -> GraphModule:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from types import CodeType
 from typing import Any, Protocol
@@ -15,15 +17,21 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import PythonCode
 
 from lxt_fx.base.errors import CallError, InputError
-from lxt_fx.base.torch_internals import hooks_of, io_of, pytree, recompile_as, set_forward
-from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_modules, make_hookable
+from lxt_fx.base.one_capture import is_compiling, one_capture
+from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
+from lxt_fx.base.user_objects import with_given_objects
+from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, new_device
+from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookable
+from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
+from lxt_fx.compiler.nested_inputs import checked_leaves, in_captured_order
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard, holds, reads_a_one
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.canonical.cut_at_lookups import Front
+from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.example import with_fills
-from lxt_fx.passes.capture.trace import leaf_names
+from lxt_fx.passes.fuse.dtypes import DtypesMatched
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.recompute import Segments, recomputing_forward
 
@@ -46,7 +54,7 @@ class Observer(Protocol):
         """Called with the value of the node."""
 
 
-class _Observed(Interpreter):
+class _Observed(DtypesMatched):
     """Runs a graph node by node and shows every node to the observers."""
 
     def __init__(self, explained: Explained, observers: list[Observer]) -> None:
@@ -76,13 +84,14 @@ class Explained(GraphModule):
     segments: Segments | None = None
     _recaptures: Recaptures | None = None
     _other_calls: OtherCalls | None = None
+    _model_state: ModelState | None = None
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
         super().__init__(root, graph, class_name)
         self._guards: list[tuple[str, CodeType]] = []
         self._fronts: tuple[Front, ...] = ()
         self._embedding: tuple[nn.Module, ...] = ()
-        self._observers: tuple[Observing, ...] = ()
+        self._watches: dict[object, None] = {}  # open blocks of `watch`, in any thread
         self._hook_flag = HookFlag()
         make_hookable(self, self._hook_flag)
 
@@ -108,6 +117,24 @@ class Explained(GraphModule):
         """Sets the segments that the backward recomputes."""
         self.segments = segments
         self.recompile()
+
+    def _apply(self, fn: Convert, recurse: bool = True) -> Explained:
+        """What torch's `to`, `half`, `cuda` and the like call. Raises InputError, unless it changes nothing or moves a
+        module that was loaded from a file."""
+        device = new_device(self, fn) if self.record.table is None else None
+        if device is None:
+            check_conversion(self, fn, self.record.model_class)
+            return self
+        convert_all(self, fn)
+        for embedding in self._embedding:
+            convert_all(embedding, fn)
+        for front in self._fronts:
+            convert_all(front.module, fn)
+            move_graph(front.module.graph, device)
+            front.module.recompile()
+        move_graph(self.graph, device)
+        self.recompile()
+        return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         fitting, bound = self._prepared(args, kwargs)
@@ -136,7 +163,7 @@ class Explained(GraphModule):
 
     def _called(self, fitting: Explained, bound: Mapping[str, Any]) -> Any:
         """The output of the graph that fits, with what observes a call of this module."""
-        if self._observers or self._hook_flag.is_set:
+        if (self._watches and not is_compiling()) or self._hook_flag.is_set:
             observers = self._observers_of(fitting)
             if observers:
                 return fitting._run_by(_Observed(fitting, observers), bound)
@@ -145,15 +172,15 @@ class Explained(GraphModule):
     def _observers_of(self, fitting: Explained) -> list[Observer]:
         """The observers of this call: those of `watch`, and the hooks on submodules. Raises CallError if a hook cannot
         run."""
-        observers = [observing(fitting) for observing in self._observers]
-        if places := hooked_modules(self):
-            if torch.compiler.is_compiling():
+        watches = () if is_compiling() else _OBSERVING.get()
+        observers = [observing(fitting) for module, observing in watches if module is self]
+        if places := hooked_now(self, self._hook_flag):
+            if is_compiling():
                 raise CallError(
                     f"{next(iter(places))} has a hook, which needs a call node by node, and a compiled module has none; "
                     "remove the hook, or do not compile"
                 )
             observers.append(HookRunner(fitting._values(), places))
-        self._hook_flag.is_set = bool(places)
         if observers and hooks_of(self):
             raise CallError(
                 f"{self.record.model_class}: the module itself has hooks, which torch does not run when the module runs "
@@ -164,7 +191,7 @@ class Explained(GraphModule):
 
     def _refuse_hooks(self, function: str) -> None:
         """Raises CallError, in the name of a function that runs the graph in its own way, if submodules have hooks."""
-        if self._hook_flag.is_set and (places := hooked_modules(self)):
+        if places := hooked_now(self, self._hook_flag):
             raise CallError(
                 f"{function}: {next(iter(places))} has a hook, and {function} does not call the module, so no hook would "
                 "run; remove the hook, or call the explained module itself"
@@ -172,13 +199,15 @@ class Explained(GraphModule):
 
     @contextmanager
     def _observed_by(self, observing: Observing) -> Iterator[None]:
-        """Calls inside the `with` block run node by node, with this observer."""
-        outer = self._observers
-        self._observers = (*outer, observing)
+        """Calls of this thread inside the `with` block run node by node, with this observer."""
+        block, outer = object(), _OBSERVING.get()
+        self._watches[block] = None
+        _OBSERVING.set((*outer, (self, observing)))
         try:
             yield
         finally:
-            self._observers = outer
+            _OBSERVING.set(tuple(each for each in _OBSERVING.get() if each[1] is not observing))
+            del self._watches[block]
 
     def _values(self) -> GraphValues:
         """The values of `graph`, by module."""
@@ -189,7 +218,7 @@ class Explained(GraphModule):
         record, embedding = self.record, self._embedding
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
-        twin._observers, twin._hook_flag = (), copy.deepcopy(self._hook_flag, memo)  # shared by the copied submodules
+        twin._watches, twin._hook_flag = {}, copy.deepcopy(self._hook_flag, memo)  # shared by the copied submodules
         fronts = tuple(replace(front, module=copy.deepcopy(front.module, memo)) for front in self._fronts)
         twin._attach(record, fronts, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
         if self.segments is not None:
@@ -218,13 +247,24 @@ class Explained(GraphModule):
         Raises CallError for inputs that do not fit the graph.
         """
         named = self._named(args, kwargs)
+        module = self._for_names_of(named)
+        return module._fitting(with_fills(named, module.record.optional))
+
+    def _for_names_of(self, named: Mapping[str, Any]) -> Explained:
+        """The module whose graph is made for inputs of these names. Raises CallError if there is none, and if the model
+        changed."""
+        self._check_model()
         why = self._why_not(named)
-        if why is not None:
-            other = None if self._other_calls is None else self._other_calls.fitting(self, named)
-            if other is None:
-                raise CallError(why)
-            return other._prepared((), named)
-        filled = with_fills(named, self.record.optional)
+        if why is None:
+            return self
+        other = None if self._other_calls is None else self._other_calls.fitting(self, named)
+        if other is None:
+            raise CallError(why)
+        return other._for_names_of(named)
+
+    def _fitting(self, filled: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
+        """The module whose graph is valid for the sizes and values of these inputs, none of which is missing, and the
+        inputs of that graph."""
         if self._recaptures is None:
             bound = self._bound(filled)
             self._check_sizes(bound)
@@ -236,17 +276,20 @@ class Explained(GraphModule):
         """The inputs by name, without those that are None or constants of the graph. Those inside lists and dicts are named
         as the inputs of the graph are, if these are cut apart."""
         record = self.record
-        if len(args) > len(record.called_with):
-            raise CallError(
-                f"{record.model_class}: called with {len(args)} inputs, captured with {len(record.called_with)}"
-            )
-        positional = {self._for_position(*pair): pair[1] for pair in zip(record.called_with, args, strict=False)}
+        order = record.order or record.called_with
+        if len(args) > len(order):
+            raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(order)}")
+        positional = {self._for_position(*pair): pair[1] for pair in zip(order, args, strict=False)}
         given = positional | dict(kwargs)
-        named = {name: value for name, value in given.items() if not self._is_baked(name, value)}
+        named = {
+            name: value if isinstance(value, Tensor) else with_given_objects(value)
+            for name, value in given.items()
+            if not self._is_baked(name, value)
+        }
         if any(name not in record.called_with and name not in record.inputs for name in self._reads):
             for name, value in list(named.items()):
                 if not isinstance(value, Tensor) and name not in record.inputs:
-                    named |= dict(zip(leaf_names({name: value}), pytree.tree_leaves(value), strict=True))
+                    named |= leaf_values({name: value})
         return named
 
     def _for_position(self, name: str, value: Any) -> str:
@@ -294,7 +337,15 @@ class Explained(GraphModule):
     def _bound(self, filled: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of the graph by name; leaves that are not given are computed from their tokens."""
         made = {front.leaf: front for front in self._fronts}
-        return {name: filled[name] if name in filled else made[name](filled) for name in self.record.inputs}
+        bound = {name: filled[name] if name in filled else made[name](filled) for name in self.record.inputs}
+        if is_compiling() or all(isinstance(value, Tensor) for value in bound.values()):
+            return bound
+        return in_captured_order(bound, io_of(self.graph).in_spec)
+
+    def _check_model(self) -> None:
+        """Raises ModelChangedError if the model was changed in a way that the graph cannot follow."""
+        if not is_compiling() and self._model_state is not None:
+            self._model_state.check(self.record.model_class)
 
     def _is_baked(self, name: str, value: Any) -> bool:
         baked = SWITCHES | dict(self.record.constants)
@@ -322,10 +373,12 @@ class Explained(GraphModule):
         )
 
     def _check_sizes(self, bound: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return
+        ordered = {name: bound[name] for name in self.record.inputs}
+        leaves = checked_leaves(ordered, io_of(self.graph).in_spec, self.record.constants, self.record.model_class)
         for name, sizes in self.record.sizes.items():
-            value = bound.get(name)
+            value = leaves.get(name)
             if not isinstance(value, Tensor):
                 continue
             if value.dim() != len(sizes) or any(s not in (None, n) for s, n in zip(sizes, value.shape, strict=True)):
@@ -335,7 +388,7 @@ class Explained(GraphModule):
                     "transform the model again with an example of this shape, or once with dynamic=\"recapture\""
                 )
         for guard, code in self._guards:
-            if not holds(code, bound) and not reads_a_one(guard, bound):
+            if not holds(code, leaves) and not reads_a_one(guard, leaves):
                 raise CallError(
                     f"{self.record.model_class}: the graph is valid only if {guard}, which is false for these inputs; "
                     "transform the model again with an example of these shapes, or once with dynamic=\"recapture\""
@@ -354,6 +407,9 @@ def check_explained(module: object, function: str) -> None:
 Observing = Callable[[Explained], Observer]
 """Makes the observer for the graph that a call runs."""
 
+_OBSERVING: ContextVar[tuple[tuple[Explained, Observing], ...]] = ContextVar("_OBSERVING", default=())
+"""The modules that this thread (or coroutine) watches, each with the one that sees its calls."""
+
 MOST_GRAPHS = 16
 """The most recaptured graphs that a module has at once; the least recently used one is dropped."""
 
@@ -367,18 +423,30 @@ class Recaptures:
 
     def __init__(self, again: Callable[[Mapping[str, Any]], Explained]) -> None:
         self.again = again
-        self.graphs: list[Explained] = []
+        self._used: dict[Explained, int] = {}  # by when it was used last
+        self._clock = itertools.count()
+
+    @property
+    def graphs(self) -> list[Explained]:
+        """The graphs that were added, the one that was used last first."""
+        return [module for module, _ in sorted(self._used.items(), key=lambda item: -item[1])]
 
     def fitting(self, first: Explained, given: Mapping[str, Any]) -> Explained:
         """The module whose graph is valid for these inputs, captured now if there is none. Raises what `transform`
         raises."""
         if _is_valid(first, given):
             return first
-        found = next((module for module in self.graphs if _is_valid(module, given)), None)
+        found = self._known(given)
         if found is None:
-            found = self.again(_as_called(first, given))
-        self.graphs = [found, *(module for module in self.graphs if module is not found)][:MOST_GRAPHS]
+            with one_capture():
+                found = self._known(given) or self.again(_as_called(first, given))  # another thread may have captured it
+                for module in self.graphs[MOST_GRAPHS - 1 :]:
+                    del self._used[module]
+        self._used[found] = next(self._clock)
         return found
+
+    def _known(self, given: Mapping[str, Any]) -> Explained | None:
+        return next((module for module in self.graphs if _is_valid(module, given)), None)
 
 
 def _as_called(first: Explained, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -388,6 +456,8 @@ def _as_called(first: Explained, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_valid(module: Explained, given: Mapping[str, Any]) -> bool:
+    if module._why_not(given) is not None:  # captured for a call by embeddings, and this one is by ids
+        return False
     try:
         bound = module._bound(given)
         module._check_sizes(bound)
@@ -403,24 +473,26 @@ class OtherCalls:
     """Further graphs of one model, for calls with other inputs than it was captured with: with `position_ids`, or by
     `inputs_embeds` where the model then answers differently. Each is captured when it is first needed.
 
-    `again` transforms the model on inputs by name.
+    `again` transforms the model on inputs by name. `takes` are the names that the model's forward has for its inputs.
     """
 
-    def __init__(self, again: Callable[[Mapping[str, Any]], Explained]) -> None:
-        self.again = again
+    def __init__(self, again: Callable[[Mapping[str, Any]], Explained], takes: frozenset[str]) -> None:
+        self.again, self.takes = again, takes
         self.by_names: dict[frozenset[str], Explained] = {}
 
     def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
         """The module for a call with these inputs, captured now if there is none; None for a call with labels, of which no
-        relevance can be read. Raises what `transform` raises."""
+        relevance can be read, and with inputs that the model does not name. Raises what `transform` raises."""
         names = frozenset(named)
-        if "labels" in names:
+        if "labels" in names or not names <= self.takes:
             return None
         if names not in self.by_names:
-            if torch.compiler.is_compiling():
+            if is_compiling():
                 raise CallError(
                     f"{first._why_not(named)}. A compiled module cannot capture the model for such calls; make one call "
                     "with these inputs before you compile"
                 )
-            self.by_names[names] = self.again(named)
+            with one_capture():
+                if names not in self.by_names:  # another thread may have captured it
+                    self.by_names[names] = self.again(named)
         return self.by_names[names]

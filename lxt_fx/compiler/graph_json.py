@@ -20,9 +20,11 @@ from lxt_fx.base.node_text import op_name
 from lxt_fx.base.nodes import TensorType, value
 from lxt_fx.base.saved_json import Saved
 from lxt_fx.base.torch_internals import GraphIO, OpOverload, io_of, set_io
+from lxt_fx.base.user_objects import user_classes
 from lxt_fx.compiler.argument_json import DTYPES, Sizes, check_call, decoded, encoded, encoded_or_text
 from lxt_fx.compiler.saved_tensors import is_path
-from lxt_fx.compiler.structure_json import decoded_structure, encoded_structure
+from lxt_fx.compiler.structure_json import container_classes, decoded_structure, encoded_structure
+from lxt_fx.ops.own_backward import OWN_BACKWARD
 from lxt_fx.ops.pure_ops import FUNCTIONS, NAMESPACES, is_pure
 
 MOST_NODES = 200_000
@@ -54,6 +56,12 @@ def known_names(paths: Iterable[str], ops: Iterable[OpOverload], classes: Iterab
     return Known(frozenset(paths), {str(op): op for op in ops}, named)
 
 
+def classes_in(graph: Graph) -> set[type]:
+    """The classes of all containers of a graph's inputs and outputs."""
+    io = io_of(graph)
+    return container_classes(io.in_spec) | container_classes(io.out_spec)
+
+
 @dataclass(frozen=True, slots=True)
 class Printed:
     """An op of a graph that is only printed. It has a name and cannot be called."""
@@ -71,9 +79,15 @@ def encode_graph(graph: Graph) -> dict[str, Any]:
     """A graph that can be called: its nodes, the names of its inputs, the structure of its inputs and outputs, as plain
     values for `json.dumps`.
 
-    Raises InputError if the graph calls a function that cannot be looked up by name.
+    Raises InputError if the graph calls a function that cannot be looked up by name, or takes or returns objects of the
+    user's classes.
     """
     io = io_of(graph)
+    if own := [*user_classes(io.in_spec), *user_classes(io.out_spec)]:
+        raise InputError(
+            f"save: the module takes or returns an object of class {own[0]}, which a file cannot hold; wrap the model in a "
+            "module that takes and returns tensors, lists and dicts, and transform that"
+        )
     structures = {"in": encoded_structure(io.in_spec), "out": encoded_structure(io.out_spec)}
     return _nodes(graph, _node) | {"names": list(io.names)} | structures
 
@@ -241,6 +255,8 @@ def _check_function(item: Saved, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 def _op(saved: Saved, further: Mapping[str, OpOverload]) -> Any:
     """The op or function of this name. Raises InputError unless it is pure, or the user named it."""
     name = saved.text(1000)
+    if name in map(str, OWN_BACKWARD):
+        saved.fail(f"calls {name}, which runs code that a file does not hold; save never writes it")
     if name in FUNCTIONS:
         return FUNCTIONS[name][0]
     if name in further:
@@ -318,6 +334,12 @@ def _printed_node(node: Node) -> dict[str, Any]:
 
 def _target_name(node: Node) -> str:
     target: Any = node.target
+    if target in OWN_BACKWARD:
+        raise InputError(
+            f"save: %{node.name} calls {node.args[1]}, an autograd.Function of yours with a backward of its own, and a "
+            "file holds no code; save the model and transform it where you load it, or make the Function an op "
+            "(torch.library.custom_op with register_autograd) and give that to load(path, ops=...)"
+        )
     if isinstance(target, OpOverload):
         return str(target)
     if target in _FUNCTION_NAMES:

@@ -14,15 +14,41 @@ from torch.fx import Node
 from torch.utils.hooks import RemovableHandle
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.torch_internals import hooks_of, version_of
+from lxt_fx.base.torch_internals import check_conversion_hook, hooks_of, version_of
+from lxt_fx.compiler.conversions import Convert, check_conversion
 from lxt_fx.compiler.module_values import GraphValues, ModuleCall
 
 
 class HookFlag:
-    """Whether a hook was ever put on a submodule. Each call reads this flag; to search all submodules would be slow."""
+    """Whether submodules may have hooks. Each call reads this flag; to search all submodules would be slow.
+
+    A call that finds no hook takes the flag down as it was before the search: a hook that another thread registers
+    meanwhile raises it again.
+    """
 
     def __init__(self) -> None:
-        self.is_set = False
+        self.raised: object | None = None
+        self.found_none: object | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a hook was registered since none was found."""
+        return self.raised is not self.found_none
+
+    def set(self) -> None:
+        """To be called when a hook is registered, after that."""
+        self.raised = object()
+
+
+def hooked_now(module: nn.Module, hook_flag: HookFlag) -> dict[str, Hookable]:
+    """The submodules that have hooks now, by path; none where the flag is down, and if there are none it goes down."""
+    if not hook_flag.is_set:
+        return {}
+    raised = hook_flag.raised
+    places = hooked_modules(module)
+    if not places:
+        hook_flag.found_none = raised
+    return places
 
 
 class Hookable(nn.Module):
@@ -30,36 +56,47 @@ class Hookable(nn.Module):
 
     hook_flag: HookFlag
 
+    def _apply(self, fn: Convert, recurse: bool = True) -> Hookable:
+        """What torch's `to`, `half`, `cuda` and the like call. Raises InputError, unless it changes nothing."""
+        check_conversion(self, fn, "a submodule")
+        return self
+
     def register_forward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
         """As for any module. In a call the hook gets (module, inputs, output): the values that carry relevance and enter or
         leave the module in the graph, as plain tensors without the model's own tuples or output classes. It may read and
         save them, call `retain_grad` and `register_hook`, and must return None."""
-        self.hook_flag.is_set = True
-        return super().register_forward_hook(*args, **kwargs)
+        handle = super().register_forward_hook(*args, **kwargs)
+        self.hook_flag.set()
+        return handle
 
     def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
         """As `register_forward_hook`, with (module, inputs)."""
-        self.hook_flag.is_set = True
-        return super().register_forward_pre_hook(*args, **kwargs)
+        handle = super().register_forward_pre_hook(*args, **kwargs)
+        self.hook_flag.set()
+        return handle
 
     def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
         """Registered as on any module, but a call raises CallError: no module is called whose gradients could be hooked."""
-        self.hook_flag.is_set = True
-        return super().register_full_backward_hook(*args, **kwargs)
+        handle = super().register_full_backward_hook(*args, **kwargs)
+        self.hook_flag.set()
+        return handle
 
     def register_full_backward_pre_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
         """Registered as on any module, but a call raises CallError: no module is called whose gradients could be hooked."""
-        self.hook_flag.is_set = True
-        return super().register_full_backward_pre_hook(*args, **kwargs)
+        handle = super().register_full_backward_pre_hook(*args, **kwargs)
+        self.hook_flag.set()
+        return handle
 
     def register_backward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
         """Registered as on any module, but a call raises CallError: no module is called whose gradients could be hooked."""
-        self.hook_flag.is_set = True
-        return super().register_backward_hook(*args, **kwargs)
+        handle = super().register_backward_hook(*args, **kwargs)
+        self.hook_flag.set()
+        return handle
 
 
 def make_hookable(module: nn.Module, hook_flag: HookFlag) -> None:
     """Turns the empty modules that torch.fx makes for parameters into `Hookable` ones."""
+    check_conversion_hook()
     for part in module.modules():
         if type(part) is nn.Module:
             part.__class__ = Hookable

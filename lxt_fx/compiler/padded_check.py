@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lxt_fx.base.errors import CallError
 from lxt_fx.base.on_meta import on_meta
+from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.capture.padded import PADDINGS, Padding, padded
@@ -34,6 +35,22 @@ def answers_to_padding(model: nn.Module, example: Example, explained: Explained)
         except CallError:
             continue
         yield expected, found
+
+
+def where_finite(expected: Any, found: Any) -> Any:
+    """What was found, with the model's own value where that is NaN or infinite: some models give NaN at padding in float64,
+    whose least number is -inf in their float32 softmax."""
+    wanted, actual = pytree.tree_leaves(expected), pytree.tree_leaves(found)
+    if len(wanted) != len(actual):
+        return found
+    return [_with_non_finite(one, other) for one, other in zip(wanted, actual, strict=True)]
+
+
+def _with_non_finite(expected: Any, found: Any) -> Any:
+    same = isinstance(found, Tensor) and isinstance(expected, Tensor) and expected.shape == found.shape
+    if not same or expected.dtype != found.dtype or not found.is_floating_point():
+        return found
+    return torch.where(expected.isfinite(), found, expected)
 
 
 def _together(explained: Explained) -> list[Sequence[Padding]]:

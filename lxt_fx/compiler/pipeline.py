@@ -18,12 +18,15 @@ from torch.fx import GraphModule
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
+from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
 from lxt_fx.compiler.explained import Explained, OtherCalls, Recaptures
 from lxt_fx.compiler.hooks import hooks_sentence
+from lxt_fx.compiler.model_changes import ModelState
+from lxt_fx.compiler.model_settings import settings_of
 from lxt_fx.compiler.options import Options, Rules, example_of, table_named
-from lxt_fx.compiler.padded_check import answers_to_padding
+from lxt_fx.compiler.padded_check import answers_to_padding, where_finite
 from lxt_fx.compiler.record import Record, Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import check_fused, step_check
@@ -40,9 +43,14 @@ from lxt_fx.passes.canonical.fold_softmax import fold_softmax
 from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
+from lxt_fx.passes.canonical.write_casts import write_casts
+from lxt_fx.passes.capture.autograd_functions import own_backwards_as_ops, own_backwards_found
+from lxt_fx.passes.capture.called_by_leaf import plain_leaves
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
+from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.capture.refused_inputs import SAME, answer_or_error, without_refused_inputs
+from lxt_fx.passes.capture.signature import named_signature
 from lxt_fx.passes.capture.try_sizes import capture_and_try_sizes
 from lxt_fx.passes.positions.asked_positions import Narrowing, Positions, answer_index, positions_of, positions_to_select
 from lxt_fx.passes.positions.select_positions import select_positions
@@ -54,12 +62,14 @@ from lxt_fx.passes.rewrite.rewrite import Rewritten, rewrite
 from lxt_fx.passes.segments.find_segments import find_segments
 from lxt_fx.passes.segments.recompute import Checkpoint, Segments, check_checkpoint
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES, check_forward, forward_difference
+from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof, check_gradient, verify_gradient
 from lxt_fx.rule_table.rule import Match
 from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.version import __version__
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
 
+@torch.inference_mode(False)  # tensors made in inference mode could not be saved for a backward
 def transform(
     model: nn.Module,
     args: tuple[Any, ...] = (),
@@ -107,17 +117,21 @@ def transform(
     a number k into segments of k layers. The values inside a segment are not saved but computed again in the backward.
     Relevance is the same (docs/memory.md).
 
+    Wrappers are opened: what `torch.compile`, DataParallel, DistributedDataParallel and PEFT (adapters) made of a model is
+    explained as the model inside, and its modules have the names that they have there.
+
     `model` may be an explained module: with example inputs, its graph is transformed under another table without a new
     capture.
 
-    Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict), and
-    ForwardMismatchError (the graph differs from the model).
+    Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict),
+    ForwardMismatchError (the graph differs from the model) and GradientMismatchError (strict: capture lost a backward).
     """
     table = table_named(rules)
     check_checkpoint(checkpoint)
     options = Options(form, epsilon_of(form, epsilon, "transform"), strict, positions_of(positions), checkpoint)
     if dynamic not in (True, False, "recapture"):
         raise InputError(f'transform: dynamic must be True, False or "recapture", got {dynamic!r}')
+    model = opened(model, "transform")
     if isinstance(model, Explained):
         options = replace(options, positions=positions_to_select(model.record.positions, options.positions))
         return _under_table(model, args, kwargs, table, options)
@@ -131,9 +145,10 @@ def transform(
             positions=positions, checkpoint=checkpoint,
         )  # fmt: skip
 
-    explained._other_calls = OtherCalls(of_another_call)
+    explained._other_calls = OtherCalls(of_another_call, frozenset(named_signature(model).parameters))
     if dynamic == "recapture":
 
+        @torch.inference_mode(False)
         def again(inputs: Mapping[str, Any]) -> Explained:
             # no input is optional here: a mask with padding says what a missing one does not
             other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)), optional=())
@@ -150,25 +165,29 @@ def _detached(value: Any) -> Any:
 def captured_from(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None, *, dynamic: bool
 ) -> CapturedModel:
-    """The first part of `transform`, which is the same for all tables. Raises InputError and CaptureError as it does."""
+    """The first part of `transform`, which is the same for all tables, for a model that is opened. Raises InputError and
+    CaptureError as `transform` does."""
     return _captured(model, example_of(model, args, kwargs), dynamic=dynamic)
 
 
+@one_capture()
 def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad():
+    seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
+    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as own:
         example, expected = without_refused_inputs(model, example)
-    with _timed(seconds, "capture"):
+    with _timed(seconds, "capture"), own_backwards_as_ops(own):
         captured = capture_and_try_sizes(model, example, dynamic=dynamic)
     if captured.example is not example:
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
-    return CapturedModel(model, captured, expected, seconds)
+    return CapturedModel(model, captured, expected, seconds, ModelState(model, captured.gm, before))
 
 
+@one_capture()
+@torch.inference_mode(False)
 def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
-    """The second part of `transform`, which depends on the table. It edits the captured graph. Raises NoRuleError and
-    ForwardMismatchError as `transform` does."""
+    """The second part of `transform`, which depends on the table. It edits the captured graph. Raises NoRuleError,
+    ForwardMismatchError and GradientMismatchError as `transform` does."""
     seconds = dict(source.seconds)
     compiled = _compile(source, table, options, seconds)
     difference = math.nan  # on the meta device there is nothing to compare
@@ -182,10 +201,11 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
             check_fused(compiled.module, example)
     record = _record(source, table, options, compiled, seconds, difference)
     compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
+    compiled.module._model_state = source.state
     with _timed(seconds, "verify"), torch_state_restored(), torch.no_grad():
         for expected, found in answers_to_padding(source.model, source.captured.example, compiled.module):
             wanted = expected if compiled.narrowing is None else compiled.narrowing.of(expected)
-            difference = forward_difference(wanted, found)
+            difference = forward_difference(wanted, where_finite(wanted, found))
             check_forward(difference, wanted, source.model_class, compiled.chosen.merged, compiled.module, "padded texts")
     return compiled.module
 
@@ -195,7 +215,8 @@ def _under_table(
 ) -> Explained:
     found = compiled_by(_captured_again(explained, args, kwargs), table, options)
     if explained._other_calls is not None:
-        found._other_calls = OtherCalls(lambda inputs: _under_table(explained, (), inputs, table, options))
+        takes = explained._other_calls.takes
+        found._other_calls = OtherCalls(lambda inputs: _under_table(explained, (), inputs, table, options), takes)
     return found
 
 
@@ -237,6 +258,7 @@ class _Compiled:
 
     module: Explained
     begun: _Canonical
+    proof: GradientProof
     chosen: _Chosen
     stages: Mapping[str, Stage]
     matches: Mapping[str, Match]
@@ -246,8 +268,13 @@ class _Compiled:
 
 def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds: dict[str, float]) -> _Compiled:
     gm = source.captured.gm
-    at_capture = plain_stage("capture", gm, mark_flow(gm, relevance_leaves(gm.graph)))
+    looked_up = () if isinstance(source.model, Explained) else (lookup.node for lookup in token_lookups(gm))
+    at_capture = plain_stage("capture", gm, mark_flow(gm, [*relevance_leaves(gm.graph), *looked_up]))
     begun = _made_canonical(source, seconds)
+    with _timed(seconds, "verify"):
+        proof = _gradient_proof(source, begun)
+        check_gradient(proof, source.model_class, strict=options.strict)
+    _require_leaf(source.model_class, begun.flow)
     sizes, narrowing = _sizes(gm), None
     if options.positions is not None:
         with _timed(seconds, "positions"):
@@ -270,15 +297,15 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
     module = _module(gm, options, seconds)
     grouped, fused = group_stage(canonical, chosen.groups), fused_stage(module.fused, lowered)
     stages = {stage.name: stage for stage in (at_capture, canonical, grouped, relevance, lowered, fused)}
-    return _Compiled(module, begun, chosen, stages, rewritten.matches, sizes, narrowing)
+    return _Compiled(module, begun, proof, chosen, stages, rewritten.matches, sizes, narrowing)
 
 
 def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> _Canonical:
-    """The captured graph in canonical form. Raises InputError if no float input reaches the output."""
+    """The captured graph in canonical form."""
     gm, example = source.captured.gm, source.captured.example
     check = step_check(gm, example)
     with _timed(seconds, "canonicalise"):
-        for step in (inline_no_grad, functionalise, canonicalise, fold_softmax, merge_twins):
+        for step in (write_casts, inline_no_grad, functionalise, canonicalise, fold_softmax, merge_twins):
             step(gm)
             check(step.__name__)
     fronts = source.model._fronts if isinstance(source.model, Explained) else ()
@@ -287,7 +314,6 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> _Canoni
             example, fronts = cut_at_lookups(gm, example, lookups)
             check = step_check(gm, example)
         flow = mark_flow(gm, relevance_leaves(gm.graph))
-    _require_leaf(source.model_class, flow)
     return _Canonical(example, fronts, flow, check)
 
 
@@ -295,6 +321,16 @@ def _lookups(gm: GraphModule) -> list[Lookup]:
     """The lookups that become inputs. Where there are no tokens, a graph needs others only if it has no other leaf."""
     found = token_lookups(gm)
     return found or ([] if _has_leaf(mark_flow(gm, relevance_leaves(gm.graph))) else other_lookups(gm))
+
+
+def _gradient_proof(source: CapturedModel, begun: _Canonical) -> GradientProof:
+    """The comparison of the graph's gradient with the model's; a graph taken from an explained module has that of the
+    first."""
+    if not source.proofs:
+        gm, example = source.captured.gm, source.captured.example
+        leaves = begun.flow.leaves
+        source.proofs.append(verify_gradient(gm, begun.example.kwargs, leaves, source.model, example, source.expected))
+    return source.proofs[0]
 
 
 def _narrowed(gm: GraphModule, begun: _Canonical, narrowing: Narrowing) -> _Canonical:
@@ -369,17 +405,20 @@ def _record(
         given_alone=_given_alone(source, begun.fronts, begun.example),
         leaves=tuple(str(leaf.target) for leaf in chosen.flow.leaves if leaf in chosen.flow.carrying),
         optional=begun.example.optional,
-        constants=begun.example.constants,
+        constants=begun.example.constants | plain_leaves(begun.example.kwargs),
         method=captured.method,
         specialised=captured.specialised + (() if isinstance(source.model, Explained) else hooks_sentence(source.model)),
         guards=_guards(captured.guards, begun),
         sizes=compiled.sizes,
         forward_difference=difference,
+        gradient_difference=compiled.proof.difference,
+        gradient_note=compiled.proof.said,
         seconds=seconds,
         stages=compiled.stages,
         unknown={node.name: text for node, text in chosen.plan.unknown.items()},
         matches=compiled.matches,
         versions={"lxt_fx": __version__, "torch": torch.__version__},
+        order=captured.example.order,
         positions=options.positions or (source.model.record.positions if isinstance(source.model, Explained) else None),
     )
 

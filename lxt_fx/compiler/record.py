@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,12 +34,15 @@ class Record:
     input of the graph in its place. A call may give such a value too: beside its tokens, or instead of them if it is in
     `given_alone`. `leaves` are the float inputs of the graph at which relevance is read. `specialised` says what is fixed
     to the example. `forward_difference` is the largest difference to the model's own output on the example, relative to
-    its largest value: 0.0 means bit-equal, NaN not compared (meta device). `unknown` names nodes with their native
+    its largest value: 0.0 means bit-equal, NaN not compared (meta device). `gradient_difference` is the largest difference
+    of the graph's gradient, before any rule, to the model's own on the example, relative to the norm of the model's: NaN
+    means not compared, and `gradient_note` says why, or where a backward was lost. `unknown` names nodes with their native
     gradient, because no rule accepted them (always empty under strict=True). `matches` says why the rule of a node matched,
     by name of the node in the rewritten graph. `form` is `gradient` or `explicit`. `overrides` are the places where the
     table was overridden. `merged` names the batch norms that became part of the layer before them. `positions` are the
     positions of the logits, None for all of them. `table` is the rule table itself, None for a module that was loaded from
-    a file, which holds its name only.
+    a file, which holds its name only. `order` are the names of positional inputs of a call, constants included; if it is
+    empty, those of `called_with`.
     """
 
     model_class: str
@@ -65,3 +69,6 @@ class Record:
     versions: Mapping[str, str]
     positions: tuple[int, ...] | None = None
     table: RuleTable | None = None
+    gradient_difference: float = math.nan
+    gradient_note: str = ""
+    order: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +22,14 @@ from lxt_fx.base.torch_internals import OpOverload, copy_io, io_of
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.graph_json import (
     Known,
+    classes_in,
     decode_graph,
     decode_printed,
     encode_graph,
     encode_printed,
     known_names,
 )
-from lxt_fx.compiler.record import Record
+from lxt_fx.compiler.record import Record, Stage
 from lxt_fx.compiler.saved_record import MOST_DIMS, decoded_record, decoded_stages, encoded_record, encoded_stages
 from lxt_fx.compiler.saved_tensors import Tensors, read_names, root_of, write_tensors
 from lxt_fx.compiler.snapshots import fused_stage
@@ -56,6 +57,8 @@ def save(explained: Explained, path: str | Path) -> None:
         raise InputError(f"save: expected a module made by lxt_fx.transform, got {type(explained).__name__}")
     tensors = Tensors()
     text = json.dumps(_header(explained, tensors))
+    ops = {node.target for node in explained.graph.nodes if isinstance(node.target, OpOverload)}
+    _described(read_json(text, f"save: {path}"), tensors.written, ops, classes_in(explained.graph))
     save_file(tensors.written, str(path), metadata={"lxt_fx": text})
 
 
@@ -77,7 +80,7 @@ def load(path: str | Path, ops: Sequence[OpOverload] = (), outputs: Sequence[typ
             f"load: {path} has format {_said(header.item('format').value)}, this version reads {FORMAT}; transform and "
             "save again"
         )
-    return _module(header, tensors, ops, outputs)
+    return module_of(header, tensors, ops, outputs)
 
 
 def _said(value: object) -> str:
@@ -122,8 +125,26 @@ def _header(explained: Explained, tensors: Tensors) -> dict[str, Any]:
     }
 
 
-def _module(header: Saved, tensors: Mapping[str, Tensor], ops: Iterable[OpOverload], outputs: Iterable[type]) -> Explained:
-    """The module that a header describes. All of the header is checked before anything is made of it."""
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """All that a header says, checked."""
+
+    keys: dict[str, str]
+    parameters: tuple[str, ...]
+    graph: Graph
+    record: Record
+    stages: dict[str, Stage]
+    fronts: list[tuple[str, int, Graph]]
+    embedding: nn.Module | None
+    segments: Segments | None
+    config: Any
+
+
+def _described(
+    header: Saved, tensors: Mapping[str, Tensor], ops: Iterable[OpOverload], outputs: Iterable[type]
+) -> _Described:
+    """What a header says. Raises InputError for anything that `save` does not write. `save` itself reads its header once,
+    so that no file is written that cannot be loaded."""
     keys = read_names(header.item("tensors"), tensors, _RESERVED)
     known = known_names(keys, ops, outputs)
     parameters = header.item("parameters").texts()
@@ -133,16 +154,24 @@ def _module(header: Saved, tensors: Mapping[str, Tensor], ops: Iterable[OpOverlo
     stages = decoded_stages(header.item("rules"), _graphs(header, graph, known))
     names = header.item("graph").item("names").names()
     record = decoded_record(header.item("record"), names, stages)
-    fronts = _front_graphs(header.item("fronts"), record, known)
-    embedding = _loaded_embedding(header, tensors)
-    segments = _loaded_segments(header)
-    config = _loaded_config(header)
-    root = root_of(keys, parameters, tensors)
-    explained = _built(header, root, graph)
-    explained._attach(record, tuple(_loaded_front(front, root) for front in fronts), embedding, config)
-    if segments is not None:
-        _cut(header.item("segments"), explained, segments)
-    stages["fused"] = fused_stage(explained.fused, stages["lowered"])
+    return _Described(
+        keys, parameters, graph, record, stages, _front_graphs(header.item("fronts"), record, known),
+        _loaded_embedding(header, tensors), _loaded_segments(header), _loaded_config(header),
+    )  # fmt: skip
+
+
+def module_of(
+    header: Saved, tensors: Mapping[str, Tensor], ops: Iterable[OpOverload], outputs: Iterable[type]
+) -> Explained:
+    """The module that a header describes. All of the header is checked before anything is made of it."""
+    found = _described(header, tensors, ops, outputs)
+    root = root_of(found.keys, found.parameters, tensors)
+    explained = _built(header, root, found.graph)
+    fronts = tuple(_loaded_front(front, root) for front in found.fronts)
+    explained._attach(found.record, fronts, found.embedding, found.config)
+    if found.segments is not None:
+        _cut(header.item("segments"), explained, found.segments)
+    found.stages["fused"] = fused_stage(explained.fused, found.stages["lowered"])
     return explained
 
 
@@ -180,8 +209,6 @@ def _front_graphs(saved: Saved, record: Record, known: Known) -> list[tuple[str,
         if leaf not in record.inputs or leaf in record.called_with:
             part.item("leaf").fail(f"is {leaf!r}, which is no input that the graph looks up by tokens")
         graph = decode_graph(part.item("graph"), known)
-        if not set(io_of(graph).names) <= set(record.called_with) | set(record.inputs):
-            part.item("graph").fail("reads other inputs than a call has")
         found.append((leaf, part.item("tokens").whole(0, MOST_DIMS), graph))
     if len({leaf for leaf, _, _ in found}) < len(found):
         saved.fail("holds a leaf twice")

@@ -40,11 +40,14 @@ def encoded_record(record: Record) -> dict[str, Any]:
         "leaves": record.leaves,
         "optional": record.optional,
         "constants": constants,
+        "order": record.order,
         "method": record.method,
         "specialised": record.specialised,
         "guards": record.guards,
         "sizes": dict(record.sizes),
         "forward_difference": record.forward_difference,
+        "gradient_difference": record.gradient_difference,
+        "gradient_note": record.gradient_note,
         "unknown": dict(record.unknown),
         "versions": dict(record.versions),
         "positions": record.positions,
@@ -75,14 +78,17 @@ def decoded_record(saved: Saved, names: tuple[str, ...], stages: Mapping[str, St
         called_with=saved.item("called_with").names(),
         inputs=inputs,
         given_alone=saved.item("given_alone").names(),
-        leaves=saved.item("leaves").names(),
+        leaves=_leaves(saved.item("leaves"), inputs),
         optional=_optional(saved.item("optional"), inputs),
         constants={name: value.plain() for name, value in saved.item("constants").entries().items()},
+        order=saved.item("order").names(),
         method=saved.item("method").text(1000),
         specialised=saved.item("specialised").texts(),
         guards=tuple(_guard(part, inputs) for part in saved.item("guards").parts()),
         sizes=_sizes(saved.item("sizes")),
         forward_difference=saved.item("forward_difference").number(),
+        gradient_difference=saved.item("gradient_difference").number(),
+        gradient_note=saved.item("gradient_note").text(),
         seconds={},
         stages=stages,
         unknown={name: text.text() for name, text in saved.item("unknown").entries().items()},
@@ -90,6 +96,13 @@ def decoded_record(saved: Saved, names: tuple[str, ...], stages: Mapping[str, St
         versions={name: text.text(1000) for name, text in saved.item("versions").entries().items()},
         positions=None if positions is None else tuple(part.whole() for part in positions.parts()),
     )
+
+
+def _leaves(saved: Saved, inputs: tuple[str, ...]) -> tuple[str, ...]:
+    found = saved.names()
+    if unknown := [name for name in found if name not in inputs]:
+        saved.fail(f"holds {unknown[0]!r:.200}, which is no input")
+    return found
 
 
 def _optional(saved: Saved, inputs: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch.fx import Graph, GraphModule, Node
 
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.compiler.record import Stage
 from lxt_fx.ops import fused
 from lxt_fx.passes.analysis.find_groups import Groups
@@ -30,7 +31,7 @@ def rule_stage(name: str, gm: GraphModule, flow: Flow, rewritten: Rewritten) -> 
 def fused_stage(graph: Graph, lowered: Stage) -> Stage:
     """The graph that a plain call runs. A fused node has the name and the rule of the last of the nodes that it
     replaces."""
-    new = {node.name for node in graph.nodes if node.target in (fused.linears, fused.share)}
+    new = {node.name for node in graph.nodes if node.target in (fused.linears, fused.share, aten.type_as.default)}
     names = {node.name for node in graph.nodes}
     carrying = (lowered.carrying & names) | new
     return Stage("fused", graph, carrying, lowered.rules, inserted=(lowered.inserted & names) | new)

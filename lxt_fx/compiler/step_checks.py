@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter
 
+from lxt_fx.base.autocast import autocast_off
+from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
@@ -62,7 +64,7 @@ def _gradients(module: Explained, example: Example, *, fused: bool) -> list[Tens
     """The gradients of a fixed weighted sum of the outputs at every input at which relevance is read."""
     read_at = relevance_leaves(module.graph)
     asks = [node in read_at for node in module.graph.nodes if node.op == "placeholder"]
-    with torch.enable_grad():
+    with autocast_off(), gradients_on():
         torch.manual_seed(SEED)
         flat, spec = pytree.tree_flatten(dict(example.kwargs))
         flat = [x.clone().requires_grad_(ask) if isinstance(x, Tensor) else x for x, ask in zip(flat, asks, strict=True)]

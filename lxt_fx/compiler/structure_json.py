@@ -46,6 +46,12 @@ def _shortened(written: Any) -> Any:
     return {"type": written["type"], "keys": keys, "parts": parts}
 
 
+def container_classes(spec: Any) -> set[type]:
+    """The classes of all containers in a structure."""
+    own = {spec.type} if isinstance(spec.type, type) else set()
+    return own.union(*map(container_classes, spec.children()))
+
+
 def decoded_structure(saved: Saved, classes: Mapping[str, type]) -> Any:
     """The structure that `encoded_structure` wrote. `classes` are further output classes, by their names in pytree.
 
@@ -80,13 +86,12 @@ def _context(saved: Saved, kind: str, count: int, classes: Mapping[str, type]) -
         return None
     if kind in classes:
         return _plain(keys, 4)
+    allowed = None if kind in _DICTS else _fields(saved.item("type"), kind)
     read = [part.plain() for part in keys.parts()]
     if len(read) != count or len(set(read)) != count or not all(isinstance(key, (str, int)) for key in read):
         keys.fail(f"must be {count} different texts or whole numbers")
-    if kind not in _DICTS:
-        allowed = _fields(saved.item("type"), kind)
-        if unknown := [key for key in read if key not in allowed]:
-            keys.fail(f"holds {unknown[0]!r}, which is no field of {kind}")
+    if allowed is not None and (unknown := [key for key in read if key not in allowed]):
+        keys.fail(f"holds {unknown[0]!r:.200}, which is no field of {kind}")
     return read
 
 

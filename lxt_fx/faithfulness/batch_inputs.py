@@ -19,14 +19,16 @@ from lxt_fx.attribution.text_input import TextInput, texts_of_logits
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.passes.capture.example import given_example
+from lxt_fx.passes.capture.example import Example, given_example, with_fills
+from lxt_fx.passes.capture.opened_model import opened
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchInputs:
     """Inputs of `model` by name. Tensors [examples, ...] have a part for each example, all other inputs are shared. `leaf`
     names the input at which relevance is read. `texts` are the texts whose positions the logits have. `fixed` is the only
-    batch size that the graph accepts, None if it accepts any. Error messages name the `function` that the user called."""
+    batch size that the graph accepts, None if it accepts any. Error messages name the `function` that the user called.
+    `by_position` names the inputs that the model takes by position only."""
 
     model: nn.Module
     named: Mapping[str, Any]
@@ -34,6 +36,7 @@ class BatchInputs:
     texts: tuple[TextInput, ...]
     fixed: int | None
     function: str
+    by_position: tuple[str, ...] = ()
 
     @property
     def examples(self) -> int:
@@ -64,7 +67,10 @@ class BatchInputs:
     def output(self, chosen: Sequence[int], leaf: Tensor, model: nn.Module | None = None) -> Any:
         """The output for these examples with another leaf, of the model or of another module with the same inputs."""
         model, named = model or self.model, self.of(chosen, leaf)
-        return model._called(model, named) if isinstance(model, Explained) else model(**named)
+        if isinstance(model, Explained):
+            return model._called(*model._fitting(named))
+        args, kwargs = Example(named, {}, positional=self.by_position).arguments()
+        return model(*args, **kwargs)
 
     def batches(self, count: int, most: int) -> Iterator[tuple[list[int], int]]:
         """The indices 0 to `count` - 1 in batches of at most `most`, each with the number of its indices that count. If the
@@ -83,8 +89,7 @@ def batch_inputs(
 
     Raises InputError if they do not fit the model, or it is not clear which of them is the leaf.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
+    model = opened(model, function)
     given = dict(inputs) if isinstance(inputs, Mapping) else {}
     positional = () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else (inputs,)
     given = as_called(model, given)
@@ -93,10 +98,12 @@ def batch_inputs(
         named = example.kwargs | example.constants
         if any(isinstance(t, Tensor) and t.is_floating_point() for t in named.values()):
             texts = tuple(texts_of_logits(named, named, tokenizer))
-            return _checked(BatchInputs(model, named, _leaf(named, tuple(named), leaf, function), texts, None, function))
+            found = _leaf(named, tuple(named), leaf, function)
+            return _checked(BatchInputs(model, named, found, texts, None, function, example.positional))
         model = as_explained(model, positional, given, function, "gradient")  # which starts from what is looked up
     named = model._named(positional, given)
-    module, bound = model._prepared((), named)
+    module = model._for_names_of(named)
+    bound = module._bound(with_fills(named, module.record.optional))
     found = _leaf(bound, module.record.leaves, leaf, function)
     bound = {name: pytree.tree_map_only(Tensor, Tensor.detach, value) for name, value in bound.items()}
     sizes = module.record.sizes.get(found, (None,))

@@ -21,6 +21,7 @@ class Cause(Enum):
     SELECTION = "selection"
     HELD = "held operand"
     NATIVE = "native gradient"
+    OWN_BACKWARD = "own backward"
     NO_RULE = "no rule"
     TARGET = "target"
     UNACCOUNTED = "not accounted for"
@@ -41,6 +42,7 @@ _MEANINGS = {
     Cause.SELECTION: "a constant was selected in the place of a value",
     Cause.HELD: "the share of a summand that a rule or the model holds constant",
     Cause.NATIVE: "a rule that claims nothing: native gradient",
+    Cause.OWN_BACKWARD: "an autograd.Function whose own backward is not the gradient of its forward",
     Cause.NO_RULE: "a node without a rule (strict=False): native gradient",
     Cause.TARGET: "the explained number less output * gradient: the target is not linear in the output",
     Cause.UNACCOUNTED: "no rule claims it: rounding, or a rule that does not conserve what it claims",

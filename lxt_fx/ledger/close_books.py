@@ -17,7 +17,10 @@ from lxt_fx.ledger.books import Entry, Place, Source
 from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.taps import K, Meter, layer_of
+from lxt_fx.ops.own_backward import OWN_BACKWARD
 from lxt_fx.rule_table.rule import Conserves, Rule
+
+_OWN_BACKWARD = {str(op).removesuffix(".default") for op in OWN_BACKWARD}
 
 
 def close_books(
@@ -93,10 +96,15 @@ def _split(place: Place, left: Tensor, taken: Mapping[tuple[Cause, str], Tensor]
     for (cause, name), amount in taken.items():
         yield Entry(place, cause, name, amount)
         left = left - amount
+    yield Entry(place, _rest(place, rule), "", left)
+
+
+def _rest(place: Place, rule: Rule | None) -> Cause:
     if rule is None:
-        yield Entry(place, Cause.NO_RULE, "", left)
-    else:
-        yield Entry(place, Cause.NATIVE if rule.conserves is Conserves.NATIVE else Cause.UNACCOUNTED, "", left)
+        return Cause.NO_RULE
+    if rule.conserves is not Conserves.NATIVE:
+        return Cause.UNACCOUNTED
+    return Cause.OWN_BACKWARD if place.op in _OWN_BACKWARD else Cause.NATIVE
 
 
 def _place(node: Node, rules: Mapping[str, Rule]) -> Place:

@@ -16,6 +16,7 @@ from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetFunction, TargetsLike, is_list, target_by_example
 from lxt_fx.attribution.target_entry import Choice, Reading, choose, name_of, said_of
 from lxt_fx.attribution.text_input import TextInput, texts_by_example, texts_of_logits
+from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
@@ -45,10 +46,12 @@ def audit(
     gives names to tokens, `labels` to classes. The forward runs once, node by node; the backward once for each example. All
     sums are in float64.
 
+    The audit proves the graph in the dtype of its weights, so it runs without the caller's `torch.autocast`.
+
     Raises InputError where no input carries relevance, or the target is not one number an example; CallError for inputs
     that were not captured; NonFiniteError where relevance is NaN or infinite.
     """
-    with gradients_on():
+    with gradients_on(), autocast_off():
         given, positional = _given(inputs)
         called = as_explained(explained, positional, given, "audit")
         called._refuse_hooks("audit")

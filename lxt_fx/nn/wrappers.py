@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 import lxt_fx.functional as F
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.torch_internals import any_autocast
 from lxt_fx.nn.modules import RuleModule
 from lxt_fx.ops import activations, explicit, products
 from lxt_fx.ops.forms import epsilon_of
+from lxt_fx.ops.library import RuleFunction
 
 Wrapped = nn.Module | Callable[..., Tensor]
 
@@ -133,6 +135,8 @@ class Taylor(RuleWrapper):
         """The module's value for one input. Raises InputError where `reference` does not broadcast to the input."""
         epsilon_of(self.form, None, "Taylor")
         x = self._from_relevance(x)
+        if any_autocast():  # the backward runs the module without it, in the dtype of its parameters
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
         reference = torch.as_tensor(self.reference, dtype=x.dtype, device=x.device)
         if not _broadcasts(reference, x):
             raise InputError(f"Taylor: the reference {list(reference.shape)} does not broadcast to {list(x.shape)}")
@@ -142,7 +146,7 @@ class Taylor(RuleWrapper):
         return self._to_relevance(_Expansion.apply(x, at, value, self))  # type: ignore[no-untyped-call]
 
 
-class _Expansion(torch.autograd.Function):
+class _Expansion(RuleFunction):
     """y = f(x); the backward is that of f at the reference point, between enter and leave."""
 
     @staticmethod
@@ -163,7 +167,8 @@ class _Expansion(torch.autograd.Function):
             point = at.detach().clone().requires_grad_()
             z = value if rule.bias else linear
             seed = explicit.divided(relevance[0], z, epsilon_of("explicit", rule.epsilon, "Taylor"))
-            (gradient,) = torch.autograd.grad(rule.run(point), point, seed)
+            again = rule.run(point)
+            (gradient,) = torch.autograd.grad(again, point, seed.to(again.dtype))
         return (x - at) * gradient, None, None, None
 
 

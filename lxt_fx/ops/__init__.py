@@ -6,6 +6,7 @@ Importing this registers all of them, so that a graph that holds them can be loa
 from lxt_fx.ops import (
     activations,
     contributions,
+    exempt,
     expectations,
     experts,
     explicit,
@@ -13,6 +14,7 @@ from lxt_fx.ops import (
     fused,
     head,
     norms,
+    own_backward,
     products,
     selection,
 )
@@ -20,6 +22,7 @@ from lxt_fx.ops import (
 __all__ = [
     "activations",
     "contributions",
+    "exempt",
     "expectations",
     "experts",
     "explicit",
@@ -27,6 +30,7 @@ __all__ = [
     "fused",
     "head",
     "norms",
+    "own_backward",
     "products",
     "selection",
 ]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.base.torch_internals import OpOverload, aten_op, aten_ops
-from lxt_fx.ops.library import define
+from lxt_fx.ops.library import RuleFunction, define
 
 Pointwise = Callable[[Tensor], Tensor]
 Function = Callable[..., Any]
@@ -84,7 +84,7 @@ class Activation:
         return _over(self.value(x, *settings, **named), x, self.slope)
 
 
-class Curve(torch.autograd.Function):
+class Curve(RuleFunction):
     """y = value(x); the backward is g * factor(x)."""
 
     @staticmethod
@@ -102,7 +102,7 @@ class Curve(torch.autograd.Function):
         return gradients[0] * ctx.factor(x), None, None
 
 
-class Identity(torch.autograd.Function):
+class Identity(RuleFunction):
     """y computed elsewhere from x; the backward of x is g * (y - intercept) / x, and g * slope at x = 0."""
 
     @staticmethod

@@ -6,9 +6,11 @@ the only place that sorts ops into kinds; rules and analyses read these sets. Fa
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
+from typing import Any
 
 from lxt_fx.base.torch_internals import aten, aten_ops
-from lxt_fx.ops import experts, norms, selection
+from lxt_fx.ops import exempt, experts, norms, selection
 from lxt_fx.ops.activations import ACTIVATIONS
 
 MOVES = aten_ops(
@@ -21,7 +23,7 @@ MOVES = aten_ops(
     masked_select tril triu diagonal masked_scatter slice_scatter select_scatter view_as_real view_as_complex
     channel_shuffle as_strided narrow.Tensor
     """
-) | {operator.getitem, selection.positions}
+) | {operator.getitem, selection.positions, exempt.exempt}
 """Each output element is a copy of one input element, or a constant."""
 
 SUMS = aten_ops(
@@ -109,6 +111,18 @@ SHAPE_READERS = aten_ops(
     """
 )
 """Ops that read only the shape and dtype of an operand."""
+
+ONE_DTYPE: Mapping[Any, str] = {
+    op: name
+    for name, ops in {
+        "source": "index_add masked_scatter index_copy",
+        "src": "scatter.src scatter_add",
+        "values": "index_put",
+        "end": "lerp.Scalar lerp.Tensor",
+    }.items()
+    for op in aten_ops(ops)
+}
+"""Ops that refuse operands of different dtypes, with the argument that must have the dtype of `self`."""
 
 STEPS = aten_ops(
     """

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.base.torch_internals import OpOverload
-from lxt_fx.ops.library import define
+from lxt_fx.ops.library import Casts, RuleFunction, define, narrowed
 
 
 class LinearMap(Protocol):
@@ -234,7 +234,7 @@ def _part(part: Tensor, sizes: Tensor) -> Tensor:
     return torch.where(part > 2 * torch.finfo(sizes.dtype).eps * sizes, part, 0)
 
 
-class ByContribution(torch.autograd.Function):
+class ByContribution(RuleFunction):
     """z = map(x, w, b); the backward is that of a rule. Saves the operands and z."""
 
     @staticmethod
@@ -278,15 +278,15 @@ class RuleOps:
     matmul: OpOverload
 
 
-def rule_ops(name: str, settings: str, run: Callable[..., Run]) -> RuleOps:
+def rule_ops(name: str, settings: str, run: Callable[..., Run], casts: Casts = narrowed) -> RuleOps:
     """Defines `linear_<name>`, `convolution_<name>` and `matmul_<name>`. `settings` are the rule's own arguments as a
-    schema; `run` takes them by name."""
+    schema; `run` takes them by name. `casts` is what autocast does to the operands."""
 
-    @define(f"linear_{name}(Tensor input, Tensor weight, Tensor? bias=None, *, {settings}) -> Tensor")
+    @define(f"linear_{name}(Tensor input, Tensor weight, Tensor? bias=None, *, {settings}) -> Tensor", casts=casts)
     def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, **own: Any) -> Tensor:
         return run(**own)(Linear(), input, weight.detach(), None if bias is None else bias.detach())
 
-    @define(f"convolution_{name}({CONVOLUTION}, {settings}) -> Tensor")
+    @define(f"convolution_{name}({CONVOLUTION}, {settings}) -> Tensor", casts=casts)
     def convolution(
         input: Tensor,
         weight: Tensor,
@@ -309,7 +309,7 @@ def rule_ops(name: str, settings: str, run: Callable[..., Run]) -> RuleOps:
         z = run(**own)(of, x, weight.detach(), None if bias is None else bias.detach())
         return z if batched else z.squeeze(0)
 
-    @define(f"matmul_{name}(Tensor self, Tensor other, *, str held='other', {settings}) -> Tensor")
+    @define(f"matmul_{name}(Tensor self, Tensor other, *, str held='other', {settings}) -> Tensor", casts=casts)
     def matmul(self: Tensor, other: Tensor, *, held: str = "other", **own: Any) -> Tensor:
         x, weight = (other, self) if held == "self" else (self, other)
         return run(**own)(Matmul(held == "self"), x, weight.detach(), None)

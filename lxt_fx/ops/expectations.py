@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lxt_fx.base.errors import TracedBranchError
+from lxt_fx.base.errors import CallError, TracedBranchError
 from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.ops.library import LIBRARY
 
@@ -53,6 +53,16 @@ def expect_sizes(self: Tensor, sizes: list[int], where: str) -> None:
         raise TracedBranchError(_said(where, "sizes", str(list(sizes)), str(list(self.shape))))
 
 
+@expectation("expect_nonzero(Tensor self, str where) -> ()")
+def expect_nonzero(self: Tensor, where: str) -> None:
+    """Raises CallError if an element is 0."""
+    if bool((self.detach() == 0).any()):
+        raise CallError(
+            f"{where}: this autograd.Function with a backward of its own gives a 0 for these inputs, and in explicit form "
+            "R / z does not say which gradient it gets there (rounding gives many zeros); transform with form=\"gradient\""
+        )
+
+
 def _said(where: str, what: str, wanted: str, found: str) -> str:
     place = f" at {where}" if where else ""
     return (
@@ -67,4 +77,4 @@ def _short(values: list[Any]) -> str:
     return shown if len(values) == 1 else f"[{shown}{', ...' if len(values) > 6 else ''}]"
 
 
-EXPECTATIONS = frozenset({expect_values, expect_sizes})
+EXPECTATIONS = frozenset({expect_values, expect_sizes, expect_nonzero})

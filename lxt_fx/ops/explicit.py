@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.ops import products
-from lxt_fx.ops.library import define
+from lxt_fx.ops.library import RuleFunction, define, in_float32
 from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, hold_masked_queries, mask_limit
 
 
-class Enter(torch.autograd.Function):
+class Enter(RuleFunction):
     """y = x; the backward takes the gradient g of a linear map to the relevance share * x * g."""
 
     @staticmethod
@@ -41,7 +41,7 @@ class Enter(torch.autograd.Function):
         return torch.where(gradients[0] == 0, 0, x * gradients[0]) * ctx.share, None
 
 
-class Leave(torch.autograd.Function):
+class Leave(RuleFunction):
     """y = z; the backward takes the relevance R to the gradient R / (z + epsilon sign(z)), and to 0 where both are 0."""
 
     @staticmethod
@@ -71,7 +71,7 @@ def divided(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
     return torch.where(zero, 0, relevance / torch.where(zero, 1, stable)).clamp(-largest, largest)
 
 
-class Pass(torch.autograd.Function):
+class Pass(RuleFunction):
     """y = value; the backward gives the operand factor * R: identity rule, or what is left once f(0) has its share."""
 
     @staticmethod
@@ -94,7 +94,7 @@ class Pass(torch.autograd.Function):
         return passed.to(ctx.dtype), None, None, None
 
 
-class Uniform(torch.autograd.Function):
+class Uniform(RuleFunction):
     """y = value, computed from n carrying operands; the backward gives 1/n of the relevance to each."""
 
     @staticmethod
@@ -111,7 +111,7 @@ class Uniform(torch.autograd.Function):
         return None, *(each.sum_to_size(shape) for shape in ctx.shapes)
 
 
-class Softmax(torch.autograd.Function):
+class Softmax(RuleFunction):
     """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j), 0 at a masked score."""
 
     @staticmethod
@@ -182,7 +182,8 @@ def softmax_taylor(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> 
 
 @define(
     "layer_norm_linear(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-05, "
-    "*, Tensor value, float epsilon=0.0) -> Tensor"
+    "*, Tensor value, float epsilon=0.0) -> Tensor",
+    casts=in_float32,
 )
 def layer_norm_linear(
     input: Tensor,
@@ -205,7 +206,8 @@ def layer_norm_linear(
 
 @define(
     "group_norm_linear(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1e-05, *, "
-    "Tensor value, float epsilon=0.0) -> Tensor"
+    "Tensor value, float epsilon=0.0) -> Tensor",
+    casts=in_float32,
 )
 def group_norm_linear(
     input: Tensor,
@@ -235,7 +237,10 @@ def _held_rstd(x: Tensor, dims: list[int], eps: float) -> Tensor:
     return torch.where(flat, 0, torch.rsqrt(variance + eps))
 
 
-@define("sdpa_steps" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ", Tensor value_of, float epsilon=0.0) -> Tensor"))
+@define(
+    "sdpa_steps" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ", Tensor value_of, float epsilon=0.0) -> Tensor"),
+    casts=in_float32,
+)
 def sdpa_steps(
     query: Tensor,
     key: Tensor,
@@ -282,7 +287,10 @@ def _mask(mask: Tensor | None, is_causal: bool, scores: Tensor) -> Tensor | None
     return torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill(~mask, -math.inf)
 
 
-@define("sdpa_held_steps" + SDPA_SCHEMA.replace(") -> Tensor", ", Tensor value_of, float epsilon=0.0) -> Tensor"))
+@define(
+    "sdpa_held_steps" + SDPA_SCHEMA.replace(") -> Tensor", ", Tensor value_of, float epsilon=0.0) -> Tensor"),
+    casts=in_float32,
+)
 def sdpa_held_steps(
     query: Tensor,
     key: Tensor,

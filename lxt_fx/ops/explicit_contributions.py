@@ -10,9 +10,10 @@ from torch import Tensor
 
 from lxt_fx.ops import contributions, explicit
 from lxt_fx.ops.contributions import LinearMap, RuleOps, Run, rule_ops
+from lxt_fx.ops.library import RuleFunction, in_float32
 
 
-class Divide(torch.autograd.Function):
+class Divide(RuleFunction):
     """y = value; the backward gives the first sum the one share of R and the second the other."""
 
     @staticmethod
@@ -29,7 +30,7 @@ class Divide(torch.autograd.Function):
         return relevance[0] * share, relevance[0] * other_share, None, None, None
 
 
-class Bound(torch.autograd.Function):
+class Bound(RuleFunction):
     """y = bound, in the shape of x; the backward takes the gradient g of a linear map to the relevance bound * g of x."""
 
     @staticmethod
@@ -136,13 +137,15 @@ def _passed(sums: Tensor, value: Tensor, epsilon: float) -> Tensor:
     return passed
 
 
-GAMMA = rule_ops("gamma_parts", "float gamma, Tensor value, float epsilon=0.0", _gamma)
-Z_PLUS = rule_ops("z_plus_parts", "Tensor value, float epsilon=0.0", _z_plus)
-EXCITATION = rule_ops("excitation_parts", "Tensor value, float epsilon=0.0", _excitation)
-ALPHA_BETA = rule_ops("alpha_beta_parts", "float alpha, float beta, Tensor value, float epsilon=0.0", _alpha_beta)
-Z_BOX = rule_ops("z_box_parts", "Tensor low, Tensor high, Tensor value, float epsilon=0.0", _z_box)
-W_SQUARE = rule_ops("w_square_parts", "Tensor value, float epsilon=0.0", _w_square)
-FLAT = rule_ops("flat_parts", "Tensor value, float epsilon=0.0", _flat)
+GAMMA = rule_ops("gamma_parts", "float gamma, Tensor value, float epsilon=0.0", _gamma, in_float32)
+Z_PLUS = rule_ops("z_plus_parts", "Tensor value, float epsilon=0.0", _z_plus, in_float32)
+EXCITATION = rule_ops("excitation_parts", "Tensor value, float epsilon=0.0", _excitation, in_float32)
+ALPHA_BETA = rule_ops(
+    "alpha_beta_parts", "float alpha, float beta, Tensor value, float epsilon=0.0", _alpha_beta, in_float32
+)
+Z_BOX = rule_ops("z_box_parts", "Tensor low, Tensor high, Tensor value, float epsilon=0.0", _z_box, in_float32)
+W_SQUARE = rule_ops("w_square_parts", "Tensor value, float epsilon=0.0", _w_square, in_float32)
+FLAT = rule_ops("flat_parts", "Tensor value, float epsilon=0.0", _flat, in_float32)
 
 RULES: tuple[RuleOps, ...] = (GAMMA, Z_PLUS, EXCITATION, ALPHA_BETA, Z_BOX, W_SQUARE, FLAT)
 PARTS = {

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.ops.activations import BY_NAME
-from lxt_fx.ops.library import define, has_values, is_batched
+from lxt_fx.ops.library import RuleFunction, define, has_values, in_float32, is_batched, narrowed, widest
 from lxt_fx.ops.norms import all_zero
 from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, sdpa
 from lxt_fx.ops.products import share as times_share
@@ -29,7 +30,7 @@ from lxt_fx.ops.products import share as times_share
 
 def _overwrites(gradient: Tensor) -> bool:
     """Whether a plain backward runs."""
-    return not (torch.compiler.is_compiling() or torch.is_grad_enabled() or is_batched(gradient))
+    return not (is_compiling() or torch.is_grad_enabled() or is_batched(gradient))
 
 
 def _times(fresh: Tensor, other: Tensor | float) -> Tensor:
@@ -37,7 +38,7 @@ def _times(fresh: Tensor, other: Tensor | float) -> Tensor:
     return fresh.mul_(other) if _overwrites(fresh) else fresh * other
 
 
-class WeightedRmsNorm(torch.autograd.Function):
+class WeightedRmsNorm(RuleFunction):
     """cast(cast(x * factor) * weight), as models write it. Saves factor and weight."""
 
     @staticmethod
@@ -65,7 +66,8 @@ class WeightedRmsNorm(torch.autograd.Function):
 
 @define(
     "weighted_rms_norm(Tensor self, Tensor weight, int[] dims, float eps, *, ScalarType? inner=None, "
-    "ScalarType? middle=None, ScalarType? outer=None) -> Tensor"
+    "ScalarType? middle=None, ScalarType? outer=None) -> Tensor",
+    casts=in_float32,
 )
 def weighted_rms_norm(
     self: Tensor,
@@ -117,7 +119,7 @@ GATES = {
 """The kinds of `gated`."""
 
 
-class Gated(torch.autograd.Function):
+class Gated(RuleFunction):
     """y = f(a) * b; with h = share * g * f(a)/a, the backward is h * b to a and h * a to b. Saves a and b."""
 
     @staticmethod
@@ -139,7 +141,7 @@ class Gated(torch.autograd.Function):
         return to_a, _times(through, a), None, None
 
 
-@define("gated(Tensor gate, Tensor up, str kind, float share=0.5) -> Tensor")
+@define("gated(Tensor gate, Tensor up, str kind, float share=0.5) -> Tensor", casts=widest)
 def gated(gate: Tensor, up: Tensor, kind: str, share: float = 0.5) -> Tensor:
     """f(gate) * up for f one of silu, gelu, gelu_tanh, both carrying: half to each factor, and R_in = R_out through f
     (AttnLRP prop. 3.2, eq. 9). Saves gate and up."""
@@ -147,7 +149,7 @@ def gated(gate: Tensor, up: Tensor, kind: str, share: float = 0.5) -> Tensor:
     return y
 
 
-class Rotate(torch.autograd.Function):
+class Rotate(RuleFunction):
     """(x1, x2) -> (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2): linear, with its transpose for the backward."""
 
     @staticmethod
@@ -173,7 +175,7 @@ class Rotate(torch.autograd.Function):
         return out, None, None
 
 
-@define("rotate(Tensor self, Tensor cos, Tensor sin) -> Tensor")
+@define("rotate(Tensor self, Tensor cos, Tensor sin) -> Tensor", casts=widest)
 def rotate(self: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x cos + cat(-x2, x1) sin, the rotary position embedding of x = cat(x1, x2): linear in x (AttnLRP eq. 8). Saves cos
     and sin, which all layers share, and makes no rotated copy of x."""
@@ -181,7 +183,7 @@ def rotate(self: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return y
 
 
-class Linears(torch.autograd.Function):
+class Linears(RuleFunction):
     """Linear maps of one input; the matrix products of the backward add up, each times its share."""
 
     @staticmethod
@@ -214,7 +216,7 @@ def _plus_product(total: Tensor | None, g: Tensor, weight: Tensor, share: float)
     return torch.addmm(g.new_zeros(()), g, weight, beta=0, alpha=share)
 
 
-@define("linears(Tensor input, Tensor[] weights, Tensor?[] biases, float[] shares) -> Tensor[]")
+@define("linears(Tensor input, Tensor[] weights, Tensor?[] biases, float[] shares) -> Tensor[]", casts=narrowed)
 def linears(
     input: Tensor, weights: list[Tensor], biases: list[Tensor | None], shares: list[float]
 ) -> list[Tensor]:
@@ -229,7 +231,7 @@ def share(self: Tensor, share: float) -> Tensor:
     return times_share(self, share)
 
 
-@define("grouped_sdpa" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ") -> Tensor"))
+@define("grouped_sdpa" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ") -> Tensor"), casts=narrowed)
 def grouped_sdpa(
     query: Tensor,
     key: Tensor,

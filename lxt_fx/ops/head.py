@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lxt_fx.ops.library import LIBRARY, define
+from lxt_fx.ops.library import LIBRARY, RuleFunction, define, narrowed
 from lxt_fx.ops.norms import all_zero
 
 SPARSE = 8
@@ -56,7 +56,7 @@ def _shape_of_product(gradient: Tensor, weight: Tensor) -> Tensor:
 torch.library.register_fake("lxt_fx::sparse_product", _shape_of_product, lib=LIBRARY)
 
 
-class Head(torch.autograd.Function):
+class Head(RuleFunction):
     """x W^T + b; the native gradient. Saves the weight alone."""
 
     @staticmethod
@@ -71,7 +71,7 @@ class Head(torch.autograd.Function):
         return (gradients[0] @ weight if recorded else sparse_product(gradients[0], weight)), None, None
 
 
-@define("head(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor")
+@define("head(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor", casts=narrowed)
 def head(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x W^T + b with constant W, b; R_i = sum_j x_i W_ji R_j / z_j (AttnLRP eq. 8). Its backward skips the
     positions and entries of y that nothing reaches."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lxt_fx.base.torch_internals import OpOverload, aten_op
 from lxt_fx.ops import explicit
-from lxt_fx.ops.library import define
+from lxt_fx.ops.library import RuleFunction, define, in_float32, in_float32_off_cpu
 
 
 def all_zero(x: Tensor, dims: list[int]) -> Tensor:
@@ -27,7 +27,7 @@ def all_zero(x: Tensor, dims: list[int]) -> Tensor:
     return torch.logical_or(x.amax(dims, keepdim=True), x.amin(dims, keepdim=True)).logical_not()
 
 
-class RmsNorm(torch.autograd.Function):
+class RmsNorm(RuleFunction):
     """x * rsqrt(mean(x^2, dims) + eps); the backward is g times the held factor. Saves the factor."""
 
     @staticmethod
@@ -47,7 +47,7 @@ class RmsNorm(torch.autograd.Function):
         return gradients[0] * factor, None, None
 
 
-class FusedRmsNorm(torch.autograd.Function):
+class FusedRmsNorm(RuleFunction):
     """torch's own RMS norm over the last dims, with its weight; the backward is g * w times the held factor."""
 
     @staticmethod
@@ -70,7 +70,7 @@ class FusedRmsNorm(torch.autograd.Function):
         return (gradients[0] if weight is None else gradients[0] * weight) * factor, None, None, None
 
 
-class LayerNorm(torch.autograd.Function):
+class LayerNorm(RuleFunction):
     """(x - mean) * rstd * w + b over the last dims; the backward holds rstd: t - mean(t) with t = g * w * rstd."""
 
     @staticmethod
@@ -94,7 +94,7 @@ class LayerNorm(torch.autograd.Function):
         return (_centred(g, ctx.dims) * rstd).to(gradients[0].dtype), None, None, None, None
 
 
-class GroupNorm(torch.autograd.Function):
+class GroupNorm(RuleFunction):
     """Group norm of [batch, channels, *]; the backward holds rstd of each group."""
 
     @staticmethod
@@ -134,7 +134,7 @@ def _unless_flat(rstd: Tensor, eps: float) -> Tensor:
     return torch.where(flat, torch.zeros_like(rstd), rstd)
 
 
-@define("rms_norm(Tensor self, int[] dims, float eps) -> Tensor")
+@define("rms_norm(Tensor self, int[] dims, float eps) -> Tensor", casts=in_float32)
 def rms_norm(self: Tensor, dims: list[int], eps: float) -> Tensor:
     """x * rsqrt(mean(x^2, dims) + eps), the factor held constant: R_in = R_out (AttnLRP prop. 3.4). Saves the factor."""
     out: Tensor = RmsNorm.apply(self, dims, eps)[0]  # type: ignore[no-untyped-call]
@@ -165,7 +165,10 @@ def layer_norm(
     return out
 
 
-@define("group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1e-05) -> Tensor")
+@define(
+    "group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1e-05) -> Tensor",
+    casts=in_float32_off_cpu,
+)
 def group_norm(
     input: Tensor,
     num_groups: int,

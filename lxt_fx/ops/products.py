@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.base.torch_internals import softmax_backward
-from lxt_fx.ops.library import define, has_values, is_batched
+from lxt_fx.ops.library import RuleFunction, define, has_values, is_batched, narrowed
 
 SDPA_SCHEMA = (
     "(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, bool is_causal=False, *, "
@@ -36,7 +36,7 @@ def has_scores(scores: Tensor, dim: int) -> Tensor:
     return scores.amax(dim, keepdim=True) > mask_limit(scores.dtype)
 
 
-class Softmax(torch.autograd.Function):
+class Softmax(RuleFunction):
     """s = softmax(x); the native gradient, but 0 where all scores along `dim` are masked: the weights there (equal ones, or
     NaN) do not depend on the scores. Saves s, and where all scores are masked if that happens at all; on a GPU it saves
     that always, since asking would wait for the device."""
@@ -66,7 +66,7 @@ class Softmax(torch.autograd.Function):
         return (native if ctx.all_seen else torch.where(seen, native, 0)).to(ctx.dtype), None, None
 
 
-class ScaleGradient(torch.autograd.Function):
+class ScaleGradient(RuleFunction):
     """y = x; the gradient is multiplied by a constant."""
 
     @staticmethod
@@ -90,7 +90,7 @@ def share(x: Tensor, factor: float) -> Tensor:
     return shared
 
 
-class ScaleByEpsilon(torch.autograd.Function):
+class ScaleByEpsilon(RuleFunction):
     """y = z; the gradient is multiplied by z / (z + epsilon sign(z)) = |z| / (|z| + epsilon)."""
 
     @staticmethod
@@ -122,25 +122,25 @@ def hold(self: Tensor) -> Tensor:
     return self.detach()
 
 
-@define("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor")
+@define("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor", casts=narrowed)
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x W^T + b with constant W, b; R_i = sum_j x_i W_ji R_j / z_j (AttnLRP eq. 8); the bias absorbs its share."""
     return F.linear(input, weight.detach(), None if bias is None else bias.detach())
 
 
-@define("matmul(Tensor self, Tensor other) -> Tensor")
+@define("matmul(Tensor self, Tensor other) -> Tensor", casts=narrowed)
 def matmul(self: Tensor, other: Tensor) -> Tensor:
     """y = a @ b, both operands carry; half of the relevance to each (AttnLRP prop. 3.3)."""
     return torch.matmul(share(self, 0.5), share(other, 0.5))
 
 
-@define("matmul_held(Tensor self, Tensor other) -> Tensor")
+@define("matmul_held(Tensor self, Tensor other) -> Tensor", casts=narrowed)
 def matmul_held(self: Tensor, other: Tensor) -> Tensor:
     """y = a @ b where one operand is a constant: a linear map of the other (AttnLRP eq. 8)."""
     return torch.matmul(self, other)
 
 
-@define("einsum(str equation, Tensor[] tensors) -> Tensor")
+@define("einsum(str equation, Tensor[] tensors) -> Tensor", casts=narrowed)
 def einsum(equation: str, tensors: list[Tensor]) -> Tensor:
     """A contraction of n carrying operands; each gets 1/n of the relevance (AttnLRP prop. 3.3 for n = 2)."""
     return torch.einsum(equation, *(share(tensor, 1.0 / len(tensors)) for tensor in tensors))
@@ -172,7 +172,7 @@ def softmax(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     return weights
 
 
-@define("sdpa" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ") -> Tensor"))
+@define("sdpa" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ") -> Tensor"), casts=narrowed)
 def sdpa(
     query: Tensor,
     key: Tensor,
@@ -213,7 +213,7 @@ def hold_masked_queries(attended: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(seen, attended, attended.detach())
 
 
-@define("sdpa_held" + SDPA_SCHEMA)
+@define("sdpa_held" + SDPA_SCHEMA, casts=narrowed)
 def sdpa_held(
     query: Tensor,
     key: Tensor,

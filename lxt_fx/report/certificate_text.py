@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -21,6 +22,15 @@ def labelled(label: str, lines: Sequence[str]) -> list[str]:
 def merged_text(batch_norms: Sequence[str]) -> list[str]:
     """How many batch norms became part of the layers before them, and where; no line if none did."""
     return [f"{len(batch_norms)} x batch norm into the layer before it{_places(batch_norms)}"] if batch_norms else []
+
+
+def gradient_text(difference: float) -> str:
+    """How near the graph's gradient, before any rule, is to the model's own."""
+    if math.isnan(difference):
+        return "not compared; see below"
+    if difference == 0:
+        return "bit-equal to the model's own, before any rule, on the example"
+    return f"within {difference:.1e} of the model's own, before any rule, on the example (relative L2)"
 
 
 def rules_text(counts: Mapping[ListedRule, int]) -> list[str]:

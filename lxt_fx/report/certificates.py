@@ -17,9 +17,11 @@ from lxt_fx.base.on_meta import NOT_COMPARED
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.pipeline import transform
 from lxt_fx.passes.capture.example import is_transformers
+from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.report.certificate_text import (
     citations,
     entries_text,
+    gradient_text,
     held_text,
     labelled,
     merged_text,
@@ -61,6 +63,7 @@ class Certificate:
     method: str
     leaves: tuple[str, ...]
     forward_difference: float
+    gradient_difference: float
     specialised: tuple[str, ...]
     guards: int
     versions: Mapping[str, str]
@@ -101,6 +104,7 @@ class Certificate:
             *labelled("merged", merged_text(self.merged)),
             *labelled("path", [f"{self.carrying} ops carry relevance from the output to {', '.join(self.leaves)}{cuts}"]),
             *labelled("forward", [forward]),
+            *labelled("gradient", [gradient_text(self.gradient_difference)]),
             *labelled("fixed", [*(self.specialised or ["nothing"])]),
             *labelled("checked", [f"{self.guards} conditions on input sizes in every call"]),
             "",
@@ -123,6 +127,8 @@ class Certificate:
         found |= {"entries": [_flat(entry) for entry in self.entries], "cuts": [_flat(entry) for entry in self.cuts]}
         if math.isnan(self.forward_difference):  # JSON has no NaN
             found["forward_difference"] = None
+        if math.isnan(self.gradient_difference):
+            found["gradient_difference"] = None
         found["counts"] = [_written(rule) | {"count": count} for rule, count in self.counts.items()]
         return found
 
@@ -139,8 +145,9 @@ def certificate(explained: nn.Module) -> Certificate:
     `explained` is what `lxt_fx.transform` or `lxt_fx.load` made; a transformers model is transformed under `attnlrp`.
     Raises InputError for any other module, because the example inputs that `transform` needs are unknown.
     """
+    explained = opened(explained, "certificate")
     if not isinstance(explained, Explained):
-        if not isinstance(explained, nn.Module) or not is_transformers(explained):
+        if not is_transformers(explained):
             raise InputError(
                 f"certificate: {type(explained).__name__} was not made by lxt_fx.transform or lxt_fx.load, so nothing is "
                 "known of its rules; give it what lxt_fx.transform(model, (x,)) returns for an example x"
@@ -159,6 +166,7 @@ def certificate(explained: nn.Module) -> Certificate:
         method=record.method,
         leaves=record.leaves,
         forward_difference=record.forward_difference,
+        gradient_difference=record.gradient_difference,
         specialised=record.specialised,
         guards=len(record.guards),
         versions=record.versions,

@@ -286,6 +286,10 @@ def _unproven_of_the_graph(explained: Explained) -> Iterator[str]:
         yield f"the forward was {NOT_COMPARED}"
     elif not record.forward_difference <= _tolerance(explained):
         yield f"the forward differs from the model's by {record.forward_difference:.2g} of its largest value"
+    if record.gradient_note.startswith("capture lost"):
+        yield f"the gradient before any rule is off by {record.gradient_difference:.0%}: {record.gradient_note}"
+    elif record.gradient_note or math.isnan(record.gradient_difference):
+        yield f"the gradient before any rule was {record.gradient_note or NOT_COMPARED}"
     if record.method != "torch.export":
         yield f"captured by {record.method}: data-dependent branches of the model's code are fixed to the example"
     now, then = (_written(nodes) for nodes in (explained.graph.nodes, record.stages["lowered"].graph.nodes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 
@@ -59,8 +59,8 @@ def token_lookups(gm: GraphModule) -> list[Lookup]:
 
     An input holds tokens if it has whole numbers and its name does not say that they are positions, types or languages. A
     table is any value that depends on no input. Several lookups of one input are one if only linear ops stand between them
-    and the first value that all of them reach (CANINE joins eight hashes of each token); else each is a lookup of its own
-    (Gemma3n has one for each layer).
+    and the first value that all of them reach, and this has the dims of the tokens first (CANINE joins eight hashes of each
+    token); else each is a lookup of its own (Gemma3n has one for each layer).
     """
     whole = [node for node in gm.graph.nodes if node.op == "placeholder" and _is_whole(value(node))]
     return _joined(gm, _tokens(gm, [node for node in whole if not _NO_TOKENS.search(str(node.target))]))
@@ -116,9 +116,10 @@ def _joined(gm: GraphModule, held: _Reads) -> list[Lookup]:
             groups.setdefault(read[node], []).append(node)
     lookups = []
     for inputs, nodes in groups.items():
-        join = _join(gm, nodes, carrying)
         given = tuple(node for node in gm.graph.nodes if node in inputs)
-        lookups += [Lookup(_scaled(node, given[0], read), given) for node in ([join] if join else nodes)]
+        join = _join(gm, nodes, carrying)
+        joined = join is not None and (len(nodes) == 1 or _starts_with(join, given[0]))
+        lookups += [Lookup(_scaled(node, given[0], read), given) for node in ([join] if join and joined else nodes)]
     return lookups
 
 
@@ -155,18 +156,27 @@ def _looks_up(node: Node, held: _Reads, read: _Reads) -> bool:
 
 
 def _join(gm: GraphModule, lookups: Sequence[Node], carrying: frozenset[Node]) -> Node | None:
-    """The first node that depends on all of these lookups, with only linear joins in between."""
+    """The first node that all of these lookups reach, if they reach everything else through it, and only linear ops stand
+    in between."""
     if len(lookups) == 1:
         return lookups[0]
-    graph = differentiable_graph(gm).subgraph(carrying).copy()
-    between = [node for node in graph if node in lookups or node.target in _JOINS]
-    behind = set.intersection(*(nx.descendants(graph.subgraph(between), node) for node in lookups))
-    joins: list[Node] = [node for node in gm.graph.nodes if node in behind]
-    for node in joins:
-        before = nx.ancestors(graph, node) | {node}
-        if all(user in before for lookup in lookups for user in graph.successors(lookup)):
-            return node
-    return None
+    graph = differentiable_graph(gm).subgraph(carrying)
+    behind = [nx.descendants(graph, node) for node in lookups]
+    reached = set.union(*behind) | set(lookups)
+    join = next((node for node in gm.graph.nodes if all(node in found for found in behind)), None)
+    if join is None:
+        return None
+    between = (nx.ancestors(graph, join) | {join}) & reached
+    past = (user for node in between - {join} for user in graph.successors(node) if user not in between)
+    linear = all(_is_linear(node, reached) for node in between - set(lookups))
+    return join if linear and next(past, None) is None else None
+
+
+def _is_linear(node: Node, reached: Set[Node]) -> bool:
+    """Whether the node is linear in all that it reads of what the lookups reach."""
+    if node.target in PRODUCTS or node.target is aten.linear.default:
+        return sum(operand.node in reached for operand in operands(node)) == 1
+    return node.target in _JOINS
 
 
 def _scaled(node: Node, tokens: Node, read: _Reads) -> Node:

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.nodes import module_path, value, written_shape
+from lxt_fx.base.nodes import is_float, module_path, value, written_shape
 from lxt_fx.base.torch_internals import GraphIO, aten, io_of, pytree, set_io
 from lxt_fx.passes.analysis.token_lookups import Lookup
+from lxt_fx.passes.capture.called_by_leaf import leaf_names
 from lxt_fx.passes.capture.example import Example
-from lxt_fx.passes.capture.trace import leaf_names
 from lxt_fx.passes.drop_dead import drop_dead
 
 
@@ -43,6 +43,11 @@ class Front:
                 ) from error
         return made.detach()
 
+    @property
+    def reads_floats(self) -> bool:
+        """Whether the leaf is made of floats: a sound that is quantised, for example."""
+        return any(is_float(node) for node in self.module.graph.nodes if node.op == "placeholder")
+
     def guards(self, guards: Iterable[str], inputs: Container[str]) -> tuple[str, ...]:
         """The guards on sizes, with the leaf in the place of the input that it starts with. Guards on what is no input of
         the graph any more are dropped: the sizes of the leaf say as much."""
@@ -68,8 +73,10 @@ def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup])
         front = Front(_name(lookup, values), io_of(part.graph).names, part, _token_dims(lookup))
         values[front.leaf] = front(values).clone()
         fronts.append(front)
+    behind: dict[Node, Node] = {}  # the last leaf of each input of tokens
     for lookup, front in zip(lookups, fronts, strict=True):  # after all parts are copied: a cut takes its lookup away
-        _replace(gm, lookup, front.leaf, front.tokens)
+        ids = lookup.inputs[0]
+        behind[ids] = _replace(gm, lookup, behind.get(ids, ids), front)
     _drop_idle(gm, {read for front in fronts for read in front.reads})
     names = [str(node.target) for node in gm.graph.nodes if node.op == "placeholder"]
     values = {name: values[name] for name in names}
@@ -132,17 +139,18 @@ def _token_dims(lookup: Lookup) -> int:
     return len(wanted) if (written_shape(lookup.node) or ())[: len(wanted)] == wanted else 0
 
 
-def _replace(gm: GraphModule, lookup: Lookup, name: str, tokens: int) -> None:
-    """The new input in the place of the lookup. It comes after the input of its tokens; sizes of these are read from it."""
+def _replace(gm: GraphModule, lookup: Lookup, behind: Node, front: Front) -> Node:
+    """The new input in the place of the lookup, behind another input. Sizes of the tokens are read from it."""
     ids, output = lookup.inputs[0], lookup.node
-    with gm.graph.inserting_after(ids):
-        leaf = gm.graph.placeholder(name)
+    with gm.graph.inserting_after(behind):
+        leaf = gm.graph.placeholder(front.leaf)
     leaf.meta["val"] = output.meta["val"]
     output.replace_all_uses_with(leaf)
     for user in list(ids.users):
-        if tokens and user.target is aten.sym_size.int:
+        if front.tokens and user.target is aten.sym_size.int:
             user.replace_input_with(ids, leaf)
     drop_dead(gm)
+    return leaf
 
 
 def _drop_idle(gm: GraphModule, replaced: Container[str]) -> None:

@@ -1,4 +1,4 @@
-"""Transform: no_grad regions become plain nodes that read detached inputs."""
+"""Transform: no_grad regions become plain nodes that read detached inputs, and autocast regions plain nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.nodes import is_float
 from lxt_fx.base.torch_internals import aten, autocast_region, grad_mode_region, grad_mode_switch
 from lxt_fx.passes.drop_dead import drop_dead
@@ -22,8 +21,7 @@ def inline_no_grad(gm: GraphModule) -> int:
     """Transform: inlines each `wrap_with_set_grad_enabled` region (torch.export) and each stretch between two grad-mode
     switches (make_fx). The inputs of a region without gradient are detached, so it passes no relevance and saves nothing.
 
-    A region that turns autocast off is inlined unchanged. Raises CaptureError for one that turns it on, since the graph
-    cannot express its casts.
+    A region under autocast is inlined unchanged: `write_casts` wrote what autocast does there into it.
     """
     edits = 0
     while regions := [node for node in gm.graph.nodes if node.op == "call_function" and node.target in _REGIONS]:
@@ -62,12 +60,7 @@ def _region_parts(region: Node) -> tuple[Any, ...]:
     """(whether gradients are on inside, the body, its inputs...)."""
     if region.target is _SET_GRAD:
         return region.args
-    _, _, autocast, _, *rest = region.args
-    if autocast:
-        raise CaptureError(
-            f"transform: %{region.name} runs under autocast, which would be lost in the graph; convert the model to the "
-            "dtype with model.to(dtype) and remove the autocast"
-        )
+    _, _, _, _, *rest = region.args
     return True, *rest
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from inspect import signature
 from io import StringIO
 from typing import Any
 
@@ -16,13 +16,18 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx import GraphModule
 
+from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import CaptureError, UnsupportedVersionError
+from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.nodes import fixed_size
-from lxt_fx.base.torch_internals import GraphIO, guards_of, io_of, pytree, set_io, unlifted
-from lxt_fx.base.transformers_internals import traceable_experts
+from lxt_fx.base.one_capture import one_capture
+from lxt_fx.base.torch_internals import GraphIO, guards_of, io_of, pytree, set_io, uncompiled, unlifted
+from lxt_fx.base.transformers_internals import traceable_experts, visible_autocast, without_cache
 from lxt_fx.ops.expectations import EXPECTATIONS
+from lxt_fx.passes.capture.called_by_leaf import called_by_leaf, leaf_names, tensor_leaves
 from lxt_fx.passes.capture.example import Example
-from lxt_fx.passes.capture.trace import leaf_names, trace
+from lxt_fx.passes.capture.lost_no_grad import RefuseLostNoGrad
+from lxt_fx.passes.capture.trace import trace
 from lxt_fx.passes.drop_dead import drop_dead
 
 
@@ -48,15 +53,21 @@ _SIGNALS = ("input_features", "input_values", "pixel_values")
 
 @contextmanager
 def torch_state_restored() -> Iterator[None]:
-    """Enables gradients inside, and restores grad mode and random state at the end, also when capture fails halfway: an
-    exception inside a traced no_grad region would leave gradients off for the whole process. Inside, the fast path of
+    """Enables gradients and switches autocast off inside, and restores grad mode, autocast and random state at the end,
+    also when capture fails halfway: an exception inside a traced no_grad region would leave gradients off for the process.
+    A graph is that of the model without the caller's autocast, which acts on every call anew. Inside, the fast path of
     torch's own attention modules is off: it is made for inference, no gradient passes through it, and its output for padded
     tokens is 0, unlike that of the other paths."""
+    with one_capture():
+        yield from _restored()
+
+
+def _restored() -> Iterator[None]:
     enabled, fast = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     try:
-        with torch.random.fork_rng(), torch.enable_grad():
+        with torch.random.fork_rng(), gradients_on(), autocast_off():
             for logger in loggers:
                 logger.setLevel(logging.CRITICAL)
             torch.backends.mha.set_fastpath_enabled(False)
@@ -82,16 +93,34 @@ def capture(model: nn.Module, example: Example, *, dynamic: bool = True, export:
     said = []
     for name, way in ways:
         try:
-            with torch_state_restored(), traceable_experts(model), traceable_scans(model):
+            with torch_state_restored(), _traceable(model), visible_autocast():
                 return way()
         except UnsupportedVersionError:
             raise  # the next way does not use what is missing, and would hide that
         except Exception as error:  # torch.export raises errors of a dozen unrelated types
             said.append(f"  {name}: {type(error).__name__}: {_first_line(error)}")
     raise CaptureError(
-        f"transform: {type(model).__name__} could not be captured as a graph.\n" + "\n".join(said) + "\n  to go on: give "
-        "other example inputs, or a model whose forward does not change its own weights (quantised weights that are "
-        "unpacked by custom code cannot be traced: load the model unquantised)"
+        f"transform: {type(model).__name__} could not be captured as a graph.\n" + "\n".join(said) + f"\n  to go on: "
+        f"{_hint(model, said[-1])}"
+    )
+
+
+_QUANTISED = (torch.int8, torch.uint8)
+
+
+def _hint(model: nn.Module, last: str) -> str:
+    """What to do about the error of the last way, which runs the model's own code on real tensors."""
+    packed = [name for name, weight in model.named_parameters() if weight.dtype in _QUANTISED]
+    if packed or re.search("quant|packed|[48]bit|int[48]", last):
+        which = f" (such as {packed[0]})" if packed else ""
+        return f"load the model unquantised: quantised weights{which} that are unpacked by custom code cannot be traced"
+    if "argument of type" in last or "not a known type" in last:
+        return "let forward return tensors, or lists, dicts and dataclasses of them; wrap the model in a module that does"
+    if "FX to symbolically trace" in last:
+        return "give the model without torch.compile inside of it: a compiled function cannot be traced"
+    return (
+        "the last line is the error of the model's own code, run on real tensors of the example: give other example inputs "
+        "if they are at fault, or wrap in a module of its own the part that can be captured"
     )
 
 
@@ -101,48 +130,30 @@ def _first_line(error: Exception) -> str:
 
 
 def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
-    inputs = _in_order_of(model, example.kwargs | example.constants)
+    inputs = tensor_leaves(example.kwargs)
     shapes = {name: _dynamic_shape(value, example) for name, value in inputs.items()} if dynamic else None
-    with redirect_stderr(StringIO()):  # a failed export prints its whole graph; its error is raised in any case
+    quiet = redirect_stderr(StringIO())  # a failed export prints its whole graph; its error is raised in any case
+    with called_by_leaf(model, example) as called, RefuseLostNoGrad(), quiet:
         exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
     gm = unlifted(exported)
-    _drop_constant_inputs(gm, example)
-    _order_inputs(gm, example)
+    _add_plain_inputs(gm, example)
     named = _with_names(gm, example, io_of(gm.graph).out_spec)
-    return Captured(named, example, "torch.export", _fixed_sizes(named, example, dynamic), guards_of(exported))
+    fixed = _fixed_sizes(named, example, dynamic) + called.sentences()
+    return Captured(named, example, "torch.export", fixed, guards_of(exported))
 
 
-def _in_order_of(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs as the model's signature lists them: torch 2.6 names them in that order, whatever theirs is."""
-    listed = [name for name in signature(model.forward).parameters if name in inputs]
-    return {name: inputs[name] for name in [*listed, *(name for name in inputs if name not in listed)]}
+def _dynamic_shape(tensor: Tensor, example: Example) -> dict[int, Any]:
+    return {index: Dim.AUTO for index in range(example.free_dims(tensor)) if tensor.shape[index] > 1}
 
 
-def _dynamic_shape(value: Any, example: Example) -> Any:
-    def shape(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return None
-        return {index: Dim.AUTO for index in range(example.free_dims(leaf)) if leaf.shape[index] > 1}
-
-    return pytree.tree_map(shape, value)
-
-
-def _drop_constant_inputs(gm: GraphModule, example: Example) -> None:
-    for node in list(gm.graph.nodes):
-        if node.op == "placeholder" and node.target in example.constants:
-            node.replace_all_uses_with(example.constants[node.target])
-            gm.graph.erase_node(node)
-
-
-def _order_inputs(gm: GraphModule, example: Example) -> None:
-    """The inputs of the graph in the order of the example."""
-    placeholders = {str(node.target): node for node in gm.graph.nodes if node.op == "placeholder"}
-    names = leaf_names(example.kwargs)
-    if list(placeholders) == names or set(placeholders) != set(names):
-        return
+def _add_plain_inputs(gm: GraphModule, example: Example) -> None:
+    """An input without readers for each leaf of the inputs that is no tensor, so that all leaves are inputs, in order."""
+    found = {str(node.target): node for node in gm.graph.nodes if node.op == "placeholder"}
     behind = next(node for node in gm.graph.nodes if node.op != "placeholder")
-    for name in names:
-        behind.prepend(placeholders[name])
+    for name in leaf_names(example.kwargs):
+        with gm.graph.inserting_before(behind):
+            node = found.get(name) or gm.graph.placeholder(name)
+        behind.prepend(node)
 
 
 def _with_names(gm: GraphModule, example: Example, out_spec: pytree.TreeSpec) -> GraphModule:
@@ -157,18 +168,20 @@ def _with_names(gm: GraphModule, example: Example, out_spec: pytree.TreeSpec) ->
 
 def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str, ...]:
     """Sentences for sizes that are fixed although a user expects to change them: the batch, and others that were to be
-    free."""
+    free. The last dim of a float input has its features, which nobody expects to change."""
     sentences = []
     for node in gm.graph.nodes:
         if node.op != "placeholder" or not isinstance(node.meta.get("val"), Tensor):
             continue
-        sizes = node.meta["val"].shape
-        free = example.free_dims(node.meta["val"])
-        expected = free - 1 if example.dynamic_dims is None and free == len(sizes) else free
+        value, sizes = node.meta["val"], node.meta["val"].shape
+        free = example.free_dims(value)
+        has_features = value.is_floating_point() and example.dynamic_dims is None and free == len(sizes)
+        expected = free - 1 if has_features else free
         for dim, found in enumerate(sizes[: max(expected, 1)]):
             late = dim > 0 and str(node.target) in _SIGNALS  # the width of features, which no user changes
             if (size := found if isinstance(found, int) else None if late else fixed_size(found)) is not None:
                 why = "the model's code depends on it" if dynamic else "captured without dynamic sizes"
+                why = "a size of 1 is fixed by the example" if dynamic and size == 1 else why
                 sentences.append(f"dim {dim} of {node.target} is fixed to {size} ({why})")
     return tuple(sentences)
 
@@ -185,6 +198,12 @@ def traceable_scans(model: nn.Module) -> Iterator[None]:
     finally:
         for module in scans:
             module.use_associative_scan = True
+
+
+@contextmanager
+def _traceable(model: nn.Module) -> Iterator[None]:
+    with traceable_experts(model), traceable_scans(model), without_cache(model), uncompiled(model):
+        yield
 
 
 _MASKS_BY_VMAP = ("_vmap_for_bhqkv", "_vmap_expansion_sdpa")
@@ -220,14 +239,14 @@ def _mask_by_broadcast(mask_function: Callable[..., Tensor], bh_indices: bool = 
 
 def _trace(model: nn.Module, example: Example) -> Captured:
     """Real-tensor tracing: the model's Python code runs once, on the example. Its decisions are fixed, and guarded."""
-    with traceable_masks():
+    with traceable_masks(), called_by_leaf(model, example) as called:
         gm, out_spec = trace(model, example)
     named = _with_names(gm, example, out_spec)
-    sizes = ", ".join(f"{n} {list(v.shape)}" for n, v in example.kwargs.items() if isinstance(v, Tensor))
+    sizes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensor_leaves(example.kwargs).items())
     fixed = [f"all sizes are those of the example: {sizes}"]
     if reads := [node for node in named.graph.nodes if node.target in EXPECTATIONS]:
         fixed.append(
             f"the model's Python code read {len(reads)} values or data-dependent sizes: inputs for which one of them "
             "differs from the example are refused"
         )
-    return Captured(named, example, "make_fx", tuple(fixed), ())
+    return Captured(named, example, "make_fx", (*fixed, *called.sentences()), ())

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.torch_internals import pytree, uncompiled
+from lxt_fx.base.transformers_internals import without_cache
+from lxt_fx.base.user_objects import as_given, holds_tensors, with_given_objects, with_made_objects
+from lxt_fx.passes.capture.signature import bound_inputs, named_signature
 
 BATCH, TOKENS = 2, 7
 SEED = 0
@@ -61,13 +64,17 @@ def with_fills(given: Mapping[str, Any], optional: Iterable[str]) -> dict[str, A
 class Example:
     """The inputs that capture runs on. `kwargs` are tensor inputs by the names of forward's parameters, `optional` names
     those that a call may leave out, and `constants` are other arguments, fixed in the graph. `dynamic_dims` says how many
-    leading dims a call may change (`None`: all of them, of images the batch). `made` says that no user gave it."""
+    leading dims a call may change (`None`: all of them, of images the batch). `made` says that no user gave it.
+    `positional` names the inputs that the model takes by position only. `order` are the names in the order of forward's
+    signature, constants included."""
 
     kwargs: dict[str, Any]
     constants: dict[str, Any]
     optional: tuple[str, ...] = ()
     dynamic_dims: int | None = None
     made: bool = False
+    positional: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
 
     def free_dims(self, tensor: Tensor) -> int:
         """How many leading dims of this input a call may change. Height and width of images are fixed: models compute
@@ -89,10 +96,18 @@ class Example:
         twice = pytree.tree_map(lambda t: torch.cat([t, t]) if isinstance(t, Tensor) else t, self.kwargs)
         return replace(self, kwargs=twice)
 
-    def call(self, model: Callable[..., Any], without: tuple[str, ...] = ()) -> Any:
-        """The model's output on this example, from a fixed random state. To be called inside `torch_state_restored`."""
+    def arguments(self, without: tuple[str, ...] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the model is called with: positional arguments and others, in the classes that the user gave."""
+        given = {name: as_given(value) for name, value in (self.kwargs | self.constants).items() if name not in without}
+        return tuple(given.pop(name) for name in self.positional), given
+
+    def call(self, model: nn.Module, without: tuple[str, ...] = ()) -> Any:
+        """The model's output on this example, from a fixed random state, without caches. To be called inside
+        `torch_state_restored`."""
+        args, kwargs = self.arguments(without)
         torch.manual_seed(SEED)
-        return model(**{k: v for k, v in (self.kwargs | self.constants).items() if k not in without})
+        with without_cache(model), uncompiled(model):
+            return with_made_objects(model(*args, **kwargs))
 
 
 def is_transformers(model: nn.Module) -> bool:
@@ -103,42 +118,30 @@ def is_transformers(model: nn.Module) -> bool:
 def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
     """The user's example, bound to the names of forward's parameters.
 
-    Raises InputError where the arguments do not fit the signature or contain neither a float tensor nor input_ids.
+    Raises InputError where the arguments do not fit the signature or contain no tensor.
     """
     if not isinstance(args, tuple):
         raise InputError(
             f"transform: args must be a tuple of example inputs, got {type(args).__name__}; write transform(model, (x,))"
         )
-    signature = inspect.signature(model.forward)
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise InputError(
-            f"transform: the example inputs do not fit {type(model).__name__}.forward{signature}: {error}"
-        ) from error
-    named: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        kind = signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            raise InputError(
-                f"transform: {type(model).__name__}.forward takes *{name}; wrap the model in a module whose forward names "
-                "its inputs, so that relevance can be read at one of them"
-            )
-        named.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
-    tensors = {name: value for name, value in named.items() if any(map(_is_tensor, pytree.tree_leaves(value)))}
+    named, positional = bound_inputs(model, args, _without_idle_switch(model, kwargs))
+    tensors = {name: with_given_objects(value) for name, value in named.items() if holds_tensors(value)}
     constants = {name: value for name, value in named.items() if name not in tensors}
-    floats = any(t.is_floating_point() for t in pytree.tree_leaves(tensors) if _is_tensor(t))
-    if not floats and "input_ids" not in tensors:
+    if not tensors:
         raise InputError(
-            f"transform: none of the example inputs {sorted(tensors)} of {type(model).__name__} is a floating-point tensor "
-            "or input_ids, and relevance is read there. Give the embeddings, pixels or features that the model starts from"
+            f"transform: none of the example inputs {sorted(named)} of {type(model).__name__} is a tensor, and relevance "
+            "is read at one of them. Give the token ids, embeddings, pixels or features that the model starts from"
         )
-    tensors = pytree.tree_map(lambda t: t.detach().clone() if _is_tensor(t) else t, tensors)
-    return Example(tensors, constants | _switches(model, named))
+    tensors = pytree.tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, tensors)
+    return Example(tensors, constants | _switches(model, named), positional=positional, order=tuple(named))
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
+def _without_idle_switch(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs without a `use_cache=False` that forward does not take: caches are off in any case."""
+    parameters = inspect.signature(model.forward).parameters
+    takes = "use_cache" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    idle = not takes and kwargs.get("use_cache") is False
+    return {name: value for name, value in kwargs.items() if not (idle and name == "use_cache")}
 
 
 def made_example(model: nn.Module) -> Example:
@@ -146,7 +149,7 @@ def made_example(model: nn.Module) -> Example:
 
     Raises InputError where the model needs an input that cannot be made from its config.
     """
-    parameters = inspect.signature(model.forward).parameters
+    parameters = named_signature(model).parameters
     main = str(model.main_input_name)
     generator = torch.Generator().manual_seed(SEED)
     kwargs = dict(_main_inputs(model, main, set(parameters), generator))
@@ -164,14 +167,15 @@ def made_example(model: nn.Module) -> Example:
             "give an example: transform(model, kwargs={...})"
         )
     is_text = any(name.endswith(("input_ids", "inputs_embeds")) for name in kwargs)
-    return Example(kwargs, _switches(model, kwargs), tuple(optional), 2 if is_text else 1, made=True)
+    dims, order = 2 if is_text else 1, tuple(parameters)
+    return Example(kwargs, _switches(model, kwargs), tuple(optional), dims, made=True, order=order)
 
 
 def _switches(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
     """`use_cache=False` and `return_dict=True`, where forward has these parameters and the user has not set them."""
     if not is_transformers(model):
         return {}
-    parameters = inspect.signature(model.forward).parameters
+    parameters = named_signature(model).parameters
     switches: dict[str, Any] = {"use_cache": False, "return_dict": True}
     return {name: value for name, value in switches.items() if name in parameters and name not in given}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.errors import CaptureError, InputError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.capture.padded import padded, with_masks_of_ones
@@ -67,6 +67,7 @@ def _same(full: Any, found: Any) -> bool:
 
 
 def _without_refused(model: nn.Module, example: Example) -> tuple[Example, Any]:
+    whole = example
     for _ in range(len(example.optional) + 1):
         expected = answer_or_error(model, example, example.optional)
         full = answer_or_error(model, example)
@@ -78,9 +79,9 @@ def _without_refused(model: nn.Module, example: Example) -> tuple[Example, Any]:
         example = example.without((worst,))
     error = answer_or_error(model, example)
     assert isinstance(error, Exception)
-    decoder = tuple(name for name in example.kwargs if name.startswith("decoder_"))
+    decoder = tuple(name for name in whole.kwargs if name.startswith("decoder_"))
     if example.made and decoder:  # some models make the decoder's input of the encoder's
-        return _without_refused(model, example.without(decoder))
+        return _without_refused(model, whole.without(decoder))
     raise InputError(
         f"transform: {type(model).__name__} itself fails on the example inputs ({', '.join(example.kwargs)}): "
         f"{type(error).__name__}: {error}"
@@ -99,6 +100,8 @@ def answer_or_error(model: nn.Module, example: Example, without: tuple[str, ...]
     """What the model answers to the example without some of its inputs, or the exception that it raises."""
     try:
         return example.call(model, without)
+    except CaptureError:
+        raise
     except Exception as error:  # whatever the model raises is reported by the caller
         return error
 

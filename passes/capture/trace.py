@@ -8,8 +8,9 @@ would take another branch is an error, never a wrong answer.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from lxt_fx.base.nodes import module_path, source_line
 from lxt_fx.base.torch_internals import aten, aten_ops, pytree, real_tracer, rename
 from lxt_fx.ops import expectations
+from lxt_fx.passes.capture.called_by_leaf import leaf_names
 from lxt_fx.passes.capture.example import Example
 
 _READS = frozenset({aten.item.default, aten._local_scalar_dense.default})
@@ -34,20 +36,21 @@ _READS_WHOLE = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})
 
 
 def trace(model: nn.Module, example: Example) -> tuple[GraphModule, pytree.TreeSpec]:
-    """The graph of the model on the example, and the structure of its output. Raises what tracing raises."""
-    flat, in_spec = pytree.tree_flatten(((), dict(example.kwargs)))
+    """The graph of the model on the example, and the structure of its output. The model is called by leaf
+    (`called_by_leaf`). Raises what tracing raises."""
+    flat, names = pytree.tree_leaves(dict(example.kwargs)), leaf_names(example.kwargs)
     out_specs = []
 
     def forward(*leaves: Any) -> list[Any]:
-        _, kwargs = pytree.tree_unflatten(leaves, in_spec)
-        flat_out, spec = pytree.tree_flatten(model(**kwargs, **example.constants))
+        tensors = {name: leaf for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, Tensor)}
+        flat_out, spec = pytree.tree_flatten(model(**tensors))
         out_specs.append(spec)
         return flat_out
 
     tracer = real_tracer(forward)  # which turns every non-tensor leaf into a constant of the graph
     with _module_stacks(model), _WholeReads():
         gm = tracer(*flat)
-    for node, name in zip(_placeholders(gm), leaf_names(example.kwargs), strict=True):
+    for node, name in zip(_placeholders(gm), names, strict=True):
         node.target = name
         rename(node, name)
     _name_parameters(gm, model)
@@ -62,9 +65,12 @@ def _module_stacks(model: nn.Module) -> Iterator[None]:
     is `path@1`."""
     paths = {id(module): path for path, module in model.named_modules()}
     calls: Counter[str] = Counter()
+    thread = threading.get_ident()
     stacks: list[dict[str, tuple[str, str]]] = [{}]
 
     def enter(module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != thread:
+            return  # hooks on all modules run in all threads
         stack = stacks[-1]
         if (path := paths.get(id(module))) is not None:
             call = f"{path}@{calls[path]}" if calls[path] else path
@@ -74,8 +80,9 @@ def _module_stacks(model: nn.Module) -> Iterator[None]:
         fx_traceback.get_current_meta()["nn_module_stack"] = stack
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
-        stacks.pop()
-        fx_traceback.get_current_meta()["nn_module_stack"] = stacks[-1]
+        if threading.get_ident() == thread:
+            stacks.pop()
+            fx_traceback.get_current_meta()["nn_module_stack"] = stacks[-1]
 
     hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
     try:
@@ -147,12 +154,6 @@ def _tensors(gm: GraphModule, node: Node) -> list[tuple[Node, Tensor]]:
 
 def _placeholders(gm: GraphModule) -> list[Node]:
     return [node for node in gm.graph.nodes if node.op == "placeholder"]
-
-
-def leaf_names(inputs: Mapping[str, Any]) -> list[str]:
-    """One identifier for each leaf of the inputs by name: `pixel_values`, or `images_0` inside a list."""
-    paths = pytree.tree_flatten_with_path(dict(inputs))[0]
-    return ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in paths]
 
 
 def _name_parameters(gm: GraphModule, model: nn.Module) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from lxt_fx.base.errors import CaptureError
+from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.passes.capture.capture import Captured, capture, torch_state_restored
-from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.capture.refused_inputs import answer_or_error
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 
@@ -80,16 +81,30 @@ def _free_dims(leaf: Any, node: Node) -> list[tuple[int, str]]:
 
 
 def _capture_free(model: nn.Module, example: Example) -> Captured:
-    """Captured on batch 2 where the example has batch 1: a size of 1 would be fixed in the graph."""
+    """Captured on batch 2 where the example has batch 1: a size of 1 would be fixed in the graph. If the batch of an input
+    is fixed all the same, its code depends on it, and the graph must have the example's own."""
     twice = example.doubled()
     if twice is not None:
         try:
             captured = capture(model, twice, dynamic=True)
-            if captured.method == "torch.export":
+            if captured.method == "torch.export" and _has_free_batch(captured):
                 return captured
         except CaptureError:
             pass  # the example's own batch is tried next, and its error is the one to report
     return capture(model, example, dynamic=True)
+
+
+def _has_free_batch(captured: Captured) -> bool:
+    values = [node.meta.get("val") for node in captured.gm.graph.nodes if node.op == "placeholder"]
+    return all(fixed_size(value.shape[0]) is None for value in values if isinstance(value, Tensor))
+
+
+def _run_or_error(gm: GraphModule, example: Example) -> Any:
+    torch.manual_seed(SEED)
+    try:
+        return gm(**example.kwargs)
+    except Exception as error:  # a graph that cannot run at these sizes is not valid for them
+        return error
 
 
 def _holds_at(model: nn.Module, captured: Captured, other: Example) -> bool:
@@ -99,5 +114,5 @@ def _holds_at(model: nn.Module, captured: Captured, other: Example) -> bool:
         expected = answer_or_error(model, other)
         if isinstance(expected, Exception):
             return True
-        found = answer_or_error(captured.gm, replace(other, constants={}))
+        found = _run_or_error(captured.gm, other)
         return not isinstance(found, Exception) and forward_difference(expected, found) <= tolerance_of(expected)

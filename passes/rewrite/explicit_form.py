@@ -12,10 +12,11 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.errors import NoRuleError
 from lxt_fx.base.nodes import arguments, module_path, value
 from lxt_fx.base.torch_internals import OpOverload, aten, base_name
-from lxt_fx.ops import activations, explicit, norms, products
+from lxt_fx.ops import activations, expectations, explicit, norms, products
 from lxt_fx.ops.activations import POINTWISE_OPS
 from lxt_fx.ops.aten_kinds import GROUPED_MATMULS, MOVES
 from lxt_fx.ops.explicit_contributions import PARTS
+from lxt_fx.ops.own_backward import own_backward, own_backward_of_several
 from lxt_fx.passes.analysis.find_cancelling import find_cancelling
 from lxt_fx.passes.analysis.mark_flow import Flow, differentiable_operands
 from lxt_fx.rule_table.rule import Conserves, Rule
@@ -30,7 +31,7 @@ BY_EQUATION: dict[Any, OpOverload] = {
     **PARTS,
 }
 SPECIAL = FACTOR_HELD | POINTWISE_OPS | products.HALVED | frozenset(BY_EQUATION) | frozenset(explicit.EQUATIONS)
-_KNOWN = SPECIAL | products.LINEAR_MAPS | MOVES | GROUPED_MATMULS
+_KNOWN = SPECIAL | products.LINEAR_MAPS | MOVES | GROUPED_MATMULS | {own_backward}
 
 
 def is_known(op: OpOverload) -> bool:
@@ -56,7 +57,7 @@ def is_linear_map(node: Node) -> bool:
 
     Raises NoRuleError for an op of lxt_fx of which nothing is known here; ops of torch's and of users' count as linear.
     """
-    if not isinstance(node.target, OpOverload):
+    if not isinstance(node.target, OpOverload) or node.target is own_backward_of_several:
         return False
     _require_known(node)
     return node.target not in (SPECIAL | MOVES) - frozenset(BY_EQUATION)
@@ -82,7 +83,8 @@ def own_equation(node: Node, rules: Mapping[str, Rule]) -> OpOverload | None:
 def to_explicit_form(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
     """Transform: each op on the relevance path becomes the equation of its rule; returns for each new node the one that it
     stands for, by name. `epsilon` is that of rules without one of their own. Forward values stay as they are; `flow` is
-    that of this graph, `rules` are by node name."""
+    that of this graph, `rules` are by node name. Raises NoRuleError for a Function with its own backward and several
+    outputs."""
     lowering = _Lowering(gm, flow, rules, epsilon)
     for node in list(gm.graph.nodes):
         if node.op == "call_function" and node in flow.carrying:
@@ -100,6 +102,11 @@ class _Lowering:
         self.made: dict[Node, Node] = {}
 
     def apply(self, node: Node) -> None:
+        if node.target is own_backward_of_several:
+            raise NoRuleError(
+                f"no equation for %{node.name} = {node.args[1]}   ({module_path(node) or 'the model'}): the backward of "
+                'this autograd.Function takes several gradients\n  to go on: form="gradient"'
+            )
         if not isinstance(node.target, OpOverload) or not isinstance(value(node), Tensor):
             return
         own = own_equation(node, self.rules)
@@ -124,6 +131,14 @@ class _Lowering:
         else:
             _require_known(node)
             self._linear(node)
+            if node.target is own_backward:
+                self._expect_nonzero(node)
+
+    def _expect_nonzero(self, node: Node) -> None:
+        """A call is refused where the output holds a 0: R / z does not say which gradient the Function's backward gets."""
+        with self.graph.inserting_after(node):
+            said = f"{node.args[1]} in {module_path(node) or 'the model'}"
+            self.graph.create_node("call_function", expectations.expect_nonzero, (node, said), name="expect_nonzero")
 
     def _epsilon(self, node: Node) -> float:
         rule = self.rules.get(node.name)

@@ -247,8 +247,6 @@ def _gradient_difference(model: Any, explained: lxt_fx.Explained, inputs: dict[s
     with torch.random.fork_rng(), tables:
         torch.manual_seed(0)
         value = models.projection(model(**inputs | own))
-    if own_backwards := _own_backwards(value):
-        result.why.append(f"the model has backwards of its own, which no graph holds: {', '.join(own_backwards)}")
     expected = _gradients(value, [*own.values(), *tables.leaves.values()])
     by_floats = [x.detach() * g for x, g in zip(own.values(), expected, strict=False)]
     differences = [0.0]
@@ -281,18 +279,6 @@ def _gradients(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
 
 
-def _own_backwards(value: Tensor) -> list[str]:
-    """The names of the `autograd.Function`s that the value was computed by."""
-    found, seen, todo = set(), set(), [value.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            found.add(type(node).__name__.removesuffix("Backward"))
-        todo.extend(before for before, _ in node.next_functions)
-    return sorted(found)
 
 
 def _largest(expected: list[Tensor], actual: list[Tensor]) -> float:

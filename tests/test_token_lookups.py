@@ -118,7 +118,7 @@ def test_lookups_of_what_is_made_of_an_input_are_joined_to_one_leaf(name: str) -
     waves = torch.rand(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 9
     given = waves if name == "coded" else IDS
     explained = lxt_fx.transform(model, (given,), rules="gradient")
-    leaf = "embeddings" if name == "coded" else "inputs_embeds"
+    leaf = "waves_embeds" if name == "coded" else "inputs_embeds"
     assert explained.record.leaves == (leaf,)
     assert explained.record.inputs == (("input_ids", leaf) if name == "hashed" else (leaf,))
     embeds = lxt_fx.embed(explained, given)
@@ -127,7 +127,8 @@ def test_lookups_of_what_is_made_of_an_input_are_joined_to_one_leaf(name: str) -
     (gradient,) = torch.autograd.grad(output[:, 0].sum(), embeds)
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m is not getattr(model, "places", None)]
     expected = torch.autograd.grad(model(given)[:, 0].sum(), tables)
-    found = torch.autograd.grad(explained._embedding[0](given), tables, gradient)
+    (front,) = explained._fronts
+    found = torch.autograd.grad(front.module(**{front.reads[0]: given}), tables, gradient)
     torch.testing.assert_close(found, expected)
     inputs = {leaf: embeds} | ({"input_ids": given} if name == "hashed" else {})
     lxt_fx.audit(lxt_fx.transform(model, (given,)), inputs, 0).check()

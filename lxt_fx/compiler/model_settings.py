@@ -1,0 +1,149 @@
+"""What a model's Python code reads from attributes and configs: numbers, flags, names, functions, and lists of these.
+
+Adapters say by such attributes which of them are active, merged or scaled by how much; a graph has their values written
+into it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import is_
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_SEVERAL = (list, tuple, set, frozenset, dict)
+
+_OF_TORCH = frozenset(vars(nn.Module()))
+SAY_NOTHING = frozenset(
+    {"gradient_checkpointing", "name_or_path", "warnings_issued", "use_cache", "return_dict", "use_return_dict"}
+    | {"output_attentions", "output_hidden_states", "problem_type", "_is_hf_initialized", "_compiled_call_impl"}
+    | {"_attn_implementation", "_attn_implementation_internal", "_experts_implementation_internal"}
+)
+"""Attributes that change how an output is computed or packed, or what happens in training, and not the numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One attribute of a module or a config, as it was: `owner` is the dict of the object's attributes."""
+
+    path: str
+    owner: Mapping[str, Any]
+    key: str
+    was: Any
+
+    def differs(self) -> bool:
+        """Whether the attribute has another value. New keys of a dict are no difference: they say something of adapters
+        that were added, and another attribute says which of them are active."""
+        now = self.owner.get(self.key, nn)  # a module of Python stands for "nothing"
+        if now is self.was:
+            return False
+        if not _is_plain(now) or isinstance(now, _SEVERAL) is not isinstance(self.was, _SEVERAL):
+            return True
+        if isinstance(now, dict) and isinstance(self.was, dict):
+            return any(key not in now or now[key] != value for key, value in self.was.items())
+        return bool(now != self.was)
+
+    def said(self) -> str:
+        """What is another now, as a sentence."""
+        now = repr(self.owner[self.key]) if self.key in self.owner else "gone"
+        return f"{self.path} is {now[:80]} (it was {repr(self.was)[:80]})"
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Settings side by side, to be compared at the speed of C: single values by identity, several by what they hold."""
+
+    owners: tuple[Mapping[str, Any], ...]
+    keys: tuple[str, ...]
+    objects: tuple[Any, ...]
+    owners_of_several: tuple[Mapping[str, Any], ...]
+    keys_of_several: tuple[str, ...]
+    several: list[Any]
+
+    @staticmethod
+    def of(settings: Iterable[Setting]) -> Values:
+        """These settings as they are now."""
+        settings = list(settings)
+        single = [s for s in settings if not isinstance(s.was, _SEVERAL)]
+        many = [s for s in settings if isinstance(s.was, _SEVERAL)]
+        return Values(
+            tuple(s.owner for s in single), tuple(s.key for s in single), tuple(s.was for s in single),
+            tuple(s.owner for s in many), tuple(s.key for s in many), [s.was for s in many],
+        )  # fmt: skip
+
+    def are_same(self) -> bool:
+        """Whether every setting is the same object, or holds the same. May raise what `==` of foreign objects raises."""
+        several = list(map(dict.get, self.owners_of_several, self.keys_of_several))  # type: ignore[arg-type]
+        return several == self.several and all(map(is_, map(dict.get, self.owners, self.keys), self.objects))  # type: ignore[arg-type]
+
+
+def settings_of(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Setting]:
+    """The settings of these modules by path, and those of their configs that the code of their classes names."""
+    named: dict[type, frozenset[str]] = {}
+    seen: set[tuple[int, str]] = set()
+    for path, module in modules:
+        if type(module) is nn.Linear:
+            continue  # its forward reads its parameters only
+        yield from _of(path, vars(module), (key for key in vars(module) if key not in _OF_TORCH))
+        config = getattr(module, "config", None)
+        if not hasattr(config, "__dict__"):
+            continue
+        names = named.setdefault(type(module), names_read(type(module)))
+        for setting in _of(joined(path, "config"), vars(config), names & vars(config).keys() if "config" in names else ()):
+            if (id(setting.owner), setting.key) not in seen:
+                seen.add((id(setting.owner), setting.key))
+                yield setting
+
+
+def _of(path: str, owner: Mapping[str, Any], keys: Iterable[str]) -> Iterator[Setting]:
+    for key in keys:
+        if key not in SAY_NOTHING and "cache" not in key and _is_plain(owner[key]):
+            yield Setting(joined(path, key), owner, key, _copied(owner[key]))
+
+
+def joined(path: str, key: str) -> str:
+    """The path of what stands under `key` in the module at `path`."""
+    return f"{path}.{key}" if path else key
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, _SEVERAL):
+        return all(map(_is_plain, value))
+    return isinstance(value, (*_PLAIN, type)) or inspect.isroutine(value)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, set) else value
+
+
+def names_read(kind: type[nn.Module]) -> frozenset[str]:
+    """The names that the functions of a module class read or call, without those of torch's and transformers' own base
+    classes."""
+    names: set[str] = set()
+    for each in kind.__mro__:
+        if each is nn.Module or each.__name__ == "PreTrainedModel":
+            break
+        for name, found in vars(each).items():
+            function = found.fget if isinstance(found, property) else found
+            if name not in ("__init__", "_init_weights") and callable(function) and not isinstance(function, type):
+                names |= _names_in(inspect.unwrap(function))
+    return frozenset(names)
+
+
+def _names_in(function: Callable[..., Any]) -> set[str]:
+    names, todo = set[str](), [function.__code__] if isinstance(function, FunctionType) else list[CodeType]()
+    while todo:
+        code = todo.pop()
+        names |= set(code.co_names)
+        todo += [each for each in code.co_consts if isinstance(each, CodeType)]
+    return names

@@ -1,0 +1,1 @@
+"""Whether a graph passes the gradient that its model passes."""
