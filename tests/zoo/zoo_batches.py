@@ -47,6 +47,7 @@ def batches(model: Any, inputs: Inputs, longer: bool, answers: Callable[[Inputs]
     """Full and padded batches of the texts of the inputs, without masks too, and with positions where the model takes them;
     a sentence in the place of one that there is not. `longer` says that the texts may get longer; `answers` whether the
     model answers at all."""
+    yield Batch("as given", inputs, {})
     given = {name: value for name, value in inputs.items() if name != "position_ids"}
     texts = _texts(model, given)
     silent = {text.mask for text in texts} | {name for text in texts for name in text.others if "token_type" in name}
@@ -136,7 +137,7 @@ def _texts(model: Any, inputs: Inputs) -> list[_Text]:
 def _stand_for_others(model: Any) -> set[int]:
     """The tokens in whose place something else comes: an image, a sound."""
     parts = [model.config, *(value for value in vars(model.config).values() if hasattr(value, "to_dict"))]
-    words = {getattr(part, name, None) for part in parts for name in ("pad_token_id", "eos_token_id", "bos_token_id")}
+    words = [getattr(part, name, None) for part in parts for name in ("pad_token_id", "eos_token_id", "bos_token_id")]
     return special_tokens(model) - {token for token in words if isinstance(token, int)}
 
 
