@@ -220,8 +220,23 @@ def _ignores_padding(model: Any, explained: lxt_fx.Explained, batch: Batch, expe
     """Whether the model answers the same at its words if the padding is other words, or looked up as something else."""
     if _same_at_words(expected, _answer(model, other_words_at_padding(model, batch)), batch):
         return True
-    with _other_padding(model, explained):  # for models that read the ids again, to find the last word
-        return _same_at_words(expected, _answer(model, batch.inputs), batch)
+    with _other_padding(model, explained) as tables:  # for models that read the ids again, to find the last word
+        same = _same_at_words(expected, _answer(model, batch.inputs), batch)
+    return same and _are_other(tables, explained, batch)
+
+
+def _are_other(tables: Tables, explained: lxt_fx.Explained, batch: Batch) -> bool:
+    """Whether every padding token is looked up as something else in these tables; hashes of it may be other rows."""
+    for front in explained._fronts:
+        real = batch.real.get(front.reads[0])
+        if real is None or front.tokens != 2 or not all(name in batch.inputs for name in front.reads):
+            continue
+        own = front.module.named_parameters(remove_duplicate=False)
+        copies = {name: tables.leaves[id(table)] for name, table in own if id(table) in tables.leaves}
+        made = torch.func.functional_call(front.module, copies, tuple(batch.inputs[name] for name in front.reads))
+        if bool((made == front(batch.inputs)).flatten(2).all(-1)[~real].any()):
+            return False
+    return True
 
 
 def _other_padding(model: Any, explained: lxt_fx.Explained) -> Tables:
