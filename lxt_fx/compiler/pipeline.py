@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -408,7 +408,7 @@ def _record(
         constants=begun.example.constants | plain_leaves(begun.example.kwargs),
         method=captured.method,
         specialised=captured.specialised + (() if isinstance(source.model, Explained) else hooks_sentence(source.model)),
-        guards=_guards(captured.guards, begun.fronts),
+        guards=_guards(captured.guards, begun),
         sizes=compiled.sizes,
         forward_difference=difference,
         gradient_difference=compiled.proof.difference,
@@ -442,10 +442,10 @@ def _given_alone(source: CapturedModel, fronts: Sequence[Front], example: Exampl
     return ours + tuple(own) if same else ours
 
 
-def _guards(guards: tuple[str, ...], fronts: Iterable[Front]) -> tuple[str, ...]:
+def _guards(guards: tuple[str, ...], begun: _Canonical) -> tuple[str, ...]:
     """The guards on the inputs of the cut graph."""
-    for front in fronts:
-        guards = front.guards(guards)
+    for front in begun.fronts:
+        guards = front.guards(guards, begun.example.kwargs)
     return guards
 
 

@@ -58,13 +58,14 @@ class Front:
         """Whether the leaf is made of floats: a sound that is quantised, for example."""
         return any(is_float(node) for node in self.module.graph.nodes if node.op == "placeholder")
 
-    def guards(self, guards: Iterable[str]) -> tuple[str, ...]:
-        """The guards on sizes, with the leaf in the place of the input that it starts with. Guards on the other inputs of a
-        leaf, or on an input whose dims it does not have, are dropped: the sizes of the leaf say as much."""
-        given = [f"L['{name}']" for name in self.reads]
-        if len(given) == 1 and self.has_sizes:
-            return tuple(guard.replace(given[0], f"L['{self.leaf}']") for guard in guards)
-        return tuple(guard for guard in guards if not any(name in guard for name in given))
+    def guards(self, guards: Iterable[str], inputs: Container[str]) -> tuple[str, ...]:
+        """The guards on sizes, with the leaf in the place of the input that it starts with. Guards on what is no input of
+        the graph any more are dropped: the sizes of the leaf say as much."""
+        first = f"L['{self.reads[0]}']"
+        if self.has_sizes:
+            guards = [guard.replace(first, f"L['{self.leaf}']") for guard in guards]
+        gone = [f"L['{name}']" for name in self.reads if name not in inputs]
+        return tuple(guard for guard in guards if not any(name in guard for name in gone))
 
 
 def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup]) -> tuple[Example, tuple[Front, ...]]:

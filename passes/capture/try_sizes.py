@@ -51,33 +51,39 @@ def _is_proven(model: nn.Module, captured: Captured) -> bool:
 
 
 def _resized(captured: Captured) -> Example | None:
-    """The example with every free size changed: the batch becomes 1, every other size shrinks by 2, but not below 2. None
-    where no size is free."""
+    """The example with every free size changed: the batch becomes 1, every other size shrinks by 2, but not below 2. Sizes
+    that are computed from others follow them; what would have to grow for that stays as it is. None where no size is
+    free."""
     leaves, spec = pytree.tree_flatten(captured.example.kwargs)
     placeholders = [node for node in captured.gm.graph.nodes if node.op == "placeholder"]
     free = [_free_dims(leaf, node) for leaf, node in zip(leaves, placeholders, strict=True)]
-    wanted: dict[str, int] = {}
-    for leaf, dims in zip(leaves, free, strict=True):
-        for dim, name in dims:
-            wanted.setdefault(name, 1 if dim == 0 else max(leaf.shape[dim] - 2, min(leaf.shape[dim], 2)))
+    dims = [(leaf, dim, expr) for leaf, found in zip(leaves, free, strict=True) for dim, expr in found]
+    wanted: dict[Any, int] = {}
+    for leaf, dim, expr in dims:
+        if expr.is_symbol:
+            wanted.setdefault(expr, 1 if dim == 0 else max(leaf.shape[dim] - 2, min(leaf.shape[dim], 2)))
+    sizes = {expr: leaf.shape[dim] for leaf, dim, expr in dims if expr.is_symbol}
+    for leaf, dim, expr in dims:
+        if not expr.is_symbol and not 1 <= int(expr.subs(sizes | wanted)) <= leaf.shape[dim]:
+            wanted = {symbol: size for symbol, size in wanted.items() if symbol not in expr.free_symbols}
     if not wanted:
         return None
     cut = []
-    for leaf, dims in zip(leaves, free, strict=True):
-        for dim, name in dims:
-            leaf = leaf.narrow(dim, 0, wanted[name])
+    for leaf, found in zip(leaves, free, strict=True):
+        for dim, expr in found:
+            leaf = leaf.narrow(dim, 0, int(expr.subs(sizes | wanted)))
         cut.append(leaf.clone() if isinstance(leaf, Tensor) else leaf)
     return replace(captured.example, kwargs=pytree.tree_unflatten(cut, spec))
 
 
-def _free_dims(leaf: Any, node: Node) -> list[tuple[int, str]]:
-    """The free dims of an input, each with the symbol of its size."""
+def _free_dims(leaf: Any, node: Node) -> list[tuple[int, Any]]:
+    """The free dims of an input, each with its size: a symbol, or an expression of symbols."""
     found = node.meta.get("val")
     if not isinstance(leaf, Tensor) or not isinstance(found, Tensor):
         return []
-    symbols: list[Any] = list(found.shape)
-    named = [(dim, size.node.expr) for dim, size in enumerate(symbols) if isinstance(size, torch.SymInt)]
-    return [(dim, str(expr)) for dim, expr in named if expr.is_symbol]
+    sizes: list[Any] = list(found.shape)
+    exprs = [(dim, size.node.expr) for dim, size in enumerate(sizes) if isinstance(size, torch.SymInt)]
+    return [(dim, expr) for dim, expr in exprs if expr.free_symbols]
 
 
 def _capture_free(model: nn.Module, example: Example) -> Captured:

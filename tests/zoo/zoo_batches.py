@@ -47,6 +47,7 @@ def batches(model: Any, inputs: Inputs, longer: bool, answers: Callable[[Inputs]
     """Full and padded batches of the texts of the inputs, without masks too, and with positions where the model takes them;
     a sentence in the place of one that there is not. `longer` says that the texts may get longer; `answers` whether the
     model answers at all."""
+    yield Batch("as given", inputs, {})
     given = {name: value for name, value in inputs.items() if name != "position_ids"}
     texts = _texts(model, given)
     silent = {text.mask for text in texts} | {name for text in texts for name in text.others if "token_type" in name}
@@ -127,15 +128,16 @@ def _texts(model: Any, inputs: Inputs) -> list[_Text]:
         whole = {name: x for name, x in inputs.items() if isinstance(x, Tensor) and not x.is_floating_point()}
         of_tokens = [name for name, x in whole.items() if x.shape[:2] == named[ids].shape and name not in (*named, mask)]
         others = tuple(name for name in of_tokens if _prefix_of(name, named) == prefix and name.startswith(prefix))
-        fits = mask in takes and (mask not in inputs or inputs[mask].shape == named[ids].shape)
-        found.append(_Text(ids, mask if fits else None, others))
+        if mask in inputs and inputs[mask].shape != named[ids].shape:
+            continue  # the tokens of several codebooks: this text stays as it is
+        found.append(_Text(ids, mask if mask in takes else None, others))
     return found
 
 
 def _stand_for_others(model: Any) -> set[int]:
     """The tokens in whose place something else comes: an image, a sound."""
     parts = [model.config, *(value for value in vars(model.config).values() if hasattr(value, "to_dict"))]
-    words = {getattr(part, name, None) for part in parts for name in ("pad_token_id", "eos_token_id", "bos_token_id")}
+    words = [getattr(part, name, None) for part in parts for name in ("pad_token_id", "eos_token_id", "bos_token_id")]
     return special_tokens(model) - {token for token in words if isinstance(token, int)}
 
 

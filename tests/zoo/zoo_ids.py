@@ -65,7 +65,6 @@ def tried_by_ids(case: models.Case, *, dynamic: bool = True) -> ByIds:
 def check_by_ids(case: models.Case, *, dynamic: bool = True) -> ByIds:
     """Everything about one case; what does not apply is said in the notes."""
     model, given = models.build(case)
-    model.requires_grad_(False)
     result = ByIds()
     if not any(name.endswith("input_ids") for name in inspect.signature(model.forward).parameters):
         return result
@@ -124,6 +123,8 @@ def _by_ids(case: models.Case, model: Any, given: Inputs) -> Inputs:
         size = getattr(model.get_input_embeddings(), "num_embeddings", None) or model.config.vocab_size
         drawn = torch.randint(min(3, size - 1), size, shape, generator=torch.Generator().manual_seed(case["seed"]))
         inputs[ids] = models._input(spec["embed"], model) if "embed" in spec else drawn
+        if "embed" not in spec and isinstance(_answer(model, inputs), Exception) and hasattr(model.config, "num_codebooks"):
+            inputs[ids] = drawn[..., None].expand(*shape, model.config.num_codebooks + 1).clone()
     return inputs
 
 
@@ -170,8 +171,7 @@ def _relevance(model: Any, explained: lxt_fx.Explained, batch: Batch, expected: 
     if not _ignores_padding(model, explained, batch, expected):
         result.notes.append(f"{batch.name}: the model's answer depends on the padding")
         return
-    seeds = _seeds(expected, batch)
-    found = _by_token(explained, batch, seeds)
+    found, seeds = _by_token(explained, batch)
     if not found:
         result.notes.append(f"{batch.name}: no relevance at tokens")
         return
@@ -185,7 +185,7 @@ def _relevance(model: Any, explained: lxt_fx.Explained, batch: Batch, expected: 
     if reason or (reason := _differs_alone(batch, expected, answer)):
         result.notes.append(f"{batch.name}: alone: {reason}")
     elif _forward(explained, one, answer, result):
-        alone = _by_token(explained, one, [last_of(seed, batch) for seed in seeds])
+        alone, _ = _by_token(explained, one, [last_of(seed, batch) for seed in seeds])
         for ids, relevance in alone.items():
             in_batch = found[ids][-1][batch.real[ids][-1]]
             scale = max(float(in_batch.abs().max()), 1e-30)
@@ -220,8 +220,23 @@ def _ignores_padding(model: Any, explained: lxt_fx.Explained, batch: Batch, expe
     """Whether the model answers the same at its words if the padding is other words, or looked up as something else."""
     if _same_at_words(expected, _answer(model, other_words_at_padding(model, batch)), batch):
         return True
-    with _other_padding(model, explained):  # for models that read the ids again, to find the last word
-        return _same_at_words(expected, _answer(model, batch.inputs), batch)
+    with _other_padding(model, explained) as tables:  # for models that read the ids again, to find the last word
+        same = _same_at_words(expected, _answer(model, batch.inputs), batch)
+    return same and _are_other(tables, explained, batch)
+
+
+def _are_other(tables: Tables, explained: lxt_fx.Explained, batch: Batch) -> bool:
+    """Whether every padding token is looked up as something else in these tables; hashes of it may be other rows."""
+    for front in explained._fronts:
+        real = batch.real.get(front.reads[0])
+        if real is None or front.tokens != 2 or not all(name in batch.inputs for name in front.reads):
+            continue
+        own = front.module.named_parameters(remove_duplicate=False)
+        copies = {name: tables.leaves[id(table)] for name, table in own if id(table) in tables.leaves}
+        made = torch.func.functional_call(front.module, copies, tuple(batch.inputs[name] for name in front.reads))
+        if bool((made == front(batch.inputs)).flatten(2).all(-1)[~real].any()):
+            return False
+    return True
 
 
 def _other_padding(model: Any, explained: lxt_fx.Explained) -> Tables:
@@ -248,20 +263,24 @@ def _same_at_words(expected: Any, found: Any, batch: Batch) -> bool:
     return forward_difference(chosen(expected), chosen(found)) <= SAME
 
 
-def _seeds(expected: Any, batch: Batch) -> list[Tensor]:
+def _seeds(found: Any, batch: Batch) -> list[Tensor]:
     """Fixed random weights of the main outputs, 0 at padding and at what is masked."""
     seeds = []
-    for output, weight in models.weights(expected):
+    for output, weight in models.weights(found):
         real = words_of(output, batch)
         shape = () if real is None else (*real.shape, *[1] * (weight.dim() - 2))
         seeds.append(weight if real is None else torch.where(real.reshape(shape), weight, 0))
     return seeds
 
 
-def _by_token(explained: lxt_fx.Explained, batch: Batch, seeds: list[Tensor]) -> Mapping[str, Tensor]:
-    """The relevance of each token [batch, tokens] by the name of its ids."""
+def _by_token(
+    explained: lxt_fx.Explained, batch: Batch, seeds: list[Tensor] | None = None
+) -> tuple[Mapping[str, Tensor], list[Tensor]]:
+    """The relevance of each token [batch, tokens] by the name of its ids, and the weights of the outputs, drawn if they are
+    not given."""
     torch.manual_seed(0)
     output, leaves = explained.with_leaves(**batch.inputs)
+    seeds = _seeds(output, batch) if seeds is None else seeds
     pairs = [(x, w) for x, w in zip(models.main_outputs(output), seeds, strict=True) if x.requires_grad]
     torch.autograd.backward([x for x, _ in pairs], [w for _, w in pairs])
     fitting, _ = explained._prepared((), batch.inputs)
@@ -272,7 +291,7 @@ def _by_token(explained: lxt_fx.Explained, batch: Batch, seeds: list[Tensor]) ->
             leaf = leaves[front.leaf]
             relevance = torch.zeros_like(leaf) if leaf.grad is None else leaf.detach() * leaf.grad
             found[ids] = found.get(ids, torch.zeros(())) + relevance.flatten(2).sum(-1)
-    return found
+    return found, seeds
 
 
 def _said(error: Exception) -> str:
