@@ -41,7 +41,9 @@ FAMILIES = ("llama", "gpt2", "bert", "vit", "whisper")
 def family(name: str) -> tuple[Explained, dict[str, Tensor]]:
     """A tiny model without checkpoints, and its inputs."""
     explained = compiled(name)
-    return explained, explained._prepared((), made_example(shared_model(name)).kwargs)[1]
+    made = made_example(shared_model(name)).kwargs
+    given = {name: value for name, value in made.items() if name in explained.record.called_with}
+    return explained, explained._prepared((), given)[1]
 
 
 @cache

@@ -300,7 +300,7 @@ def test_the_keys_of_a_dict_may_come_in_any_order() -> None:
     explained = lxt_fx.transform(Differs(), ([{"a": a, "b": b}],))
     for parts in ([{"a": b, "b": a}], [{"b": a, "a": b}]):
         assert same(explained, Differs()(parts), parts)
-        bound = explained._bind((parts,), {})
+        bound = explained._prepared((parts,), {})[1]
         assert torch.equal(explained._run_by(torch.fx.Interpreter(explained), bound), Differs()(parts))
 
 

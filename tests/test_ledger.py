@@ -302,7 +302,7 @@ def test_bad_input_is_refused_with_a_reason(case: str) -> None:
 
 @one_worker("llama")
 def test_missing_inputs_are_refused_by_name() -> None:
-    with pytest.raises(lxt_fx.CallError, match="has no inputs_embeds"):
+    with pytest.raises(lxt_fx.CallError, match="has no input_ids"):
         lxt_fx.audit(EXPLAINED["llama"](), {"attention_mask": MASK})
 
 

@@ -14,7 +14,9 @@ import lxt_fx
 from lxt_fx.base.nodes import is_float
 from lxt_fx.passes.analysis.find_groups import find_groups
 from lxt_fx.passes.analysis.mark_flow import mark_flow
+from lxt_fx.passes.analysis.token_lookups import token_lookups
 from lxt_fx.passes.canonical.canonicalise import canonicalise
+from lxt_fx.passes.canonical.cut_at_lookups import cut_at_lookups
 from lxt_fx.passes.canonical.functionalise import functionalise, mutates
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.capture.capture import capture
@@ -161,10 +163,10 @@ def test_relevance_flow_is_what_autograd_says(name: str) -> None:
     gm = capture(model, made_example(model), dynamic=False).gm
     for step in (inline_no_grad, functionalise, canonicalise):
         step(gm)
-    gm.recompile()
+    example, _ = cut_at_lookups(gm, made_example(model), token_lookups(gm))
     leaves = [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)]
     flow = mark_flow(gm, leaves)
-    reached = nodes_with_gradient(gm, made_example(model).kwargs)
+    reached = nodes_with_gradient(gm, example.kwargs)
     wanted = {node.name for node in flow.carrying if node.op == "call_function" and isinstance(node.meta["val"], Tensor)}
     assert wanted == reached
 
@@ -235,7 +237,7 @@ def test_groups_are_found_by_structure() -> None:
     gm = capture(model, made_example(model), dynamic=False).gm
     for step in (inline_no_grad, functionalise, canonicalise):
         step(gm)
-    flow = mark_flow(gm, [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)])
+    flow = mark_flow(gm, [lookup.node for lookup in token_lookups(gm)])
     groups = find_groups(gm, flow)
     gelus = [group for group in groups.by_root.values() if group.kind.value == "elementwise"]
     assert len(gelus) >= 2 and all(group.arguments["intercept"] == 0 for group in gelus)

@@ -19,9 +19,9 @@ from lxt_fx.passes.capture.example import made_example
 
 def gradient(module: lxt_fx.Explained, inputs: dict[str, Any]) -> Tensor:
     """That of a sum of logits at the first leaf."""
-    leaf = inputs[module.record.leaves[0]].clone().requires_grad_()
-    value = module(**inputs | {module.record.leaves[0]: leaf}).logits
-    (found,) = torch.autograd.grad((value * torch.linspace(-1, 1, value.shape[-1])).sum(), leaf)
+    output, leaves = module.with_leaves(**inputs)
+    weighted = output.logits * torch.linspace(-1, 1, output.logits.shape[-1])
+    (found,) = torch.autograd.grad(weighted.sum(), leaves[module.record.leaves[0]])
     return found
 
 
@@ -40,7 +40,7 @@ def test_it_is_the_module_that_transform_makes(name: str) -> None:
         assert lxt_fx.show(shared, stage) == lxt_fx.show(public, stage), stage
     assert shared.code == public.code and lxt_fx.certificate(shared).entries == lxt_fx.certificate(public).entries
     assert [id(p) for p in shared.parameters()] == [id(p) for p in public.parameters()]
-    inputs = {name: value for name, value in made_example(model).kwargs.items() if name in public.record.inputs}
+    inputs = {name: value for name, value in made_example(model).kwargs.items() if name in public.record.called_with}
     assert_same(gradient(shared, inputs), gradient(public, inputs))
 
 

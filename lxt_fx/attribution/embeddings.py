@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, overload
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from lxt_fx.attribution.text_input import NOT_FOR_THE_MODEL, says_nothing
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.one_capture import one_capture
+from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import token_embedding
 from lxt_fx.passes.capture.signature import named_signature
@@ -68,10 +68,9 @@ def _looked_up(model: Explained, ids: Tensor) -> Tensor:
         raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
     if len(leaves) > 1:
         first, *others = (front.leaf for front in leaves)
-        warnings.warn(
+        warn_user(
             f"embed: {model.record.model_class} looks {reads[0]} up as {first} and as {', '.join(others)}, and this is "
-            f"{first}, with a part of each token's relevance; explained.with_leaves({reads[0]}=...) returns all of them",
-            stacklevel=3,
+            f"{first}, with a part of each token's relevance; explained.with_leaves({reads[0]}=...) returns all of them"
         )
     return leaves[0]({reads[0]: ids}).clone().requires_grad_(True)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.as_explained import as_explained
+from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.attribution.image_explanation import ImageExplanation
 from lxt_fx.attribution.leaf_call import LeafCall, leaf_call
 from lxt_fx.attribution.leaf_relevance import leaf_relevance
@@ -72,7 +73,8 @@ def explain(
         read = read if forced is None else forced.text
         inputs = _text_inputs(model, read)
         explained = _explained(model, inputs, rules, read, wanted if forced is None else forced)
-        call, reading = leaf_call(explained, (), inputs, "input_ids", "explain"), Reading.of("explain", explained, labels)
+        leaf, reading = "input_ids" if "input_ids" in inputs else "inputs_embeds", Reading.of("explain", explained, labels)
+        call = leaf_call(explained, (), inputs, leaf, "explain")
 
         def choice(output: Any) -> Choice:
             return choose(reading, wanted, output, read) if forced is None else forced.choose(reading, output)
@@ -119,7 +121,7 @@ def explain_image(
         explained = as_explained(model, args, kwargs, "explain_image", rules)
         inputs = {name or explained.record.inputs[0]: leaf}
         reading = Reading.of("explain_image", explained, labels)
-        call = leaf_call(explained, (), inputs, "pixel_values", "explain_image")
+        call = leaf_call(explained, (), inputs, next(iter(inputs)), "explain_image")
         found = _attribute(call, lambda output: choose(reading, wanted, output, None), "explain_image")
     attribution = found.attributions[0][0]
     return ImageExplanation(
@@ -221,7 +223,7 @@ def _text_inputs(model: nn.Module, text: TextInput) -> dict[str, Tensor]:
         )
     if "input_ids" not in accepted and "inputs_embeds" not in accepted:
         raise InputError(_wrong_input(model, "explain", "input_ids", "explain_image is for images"))
-    return {"input_ids": text.ids, **text.extras_for(accepted, _name(model))}
+    return as_called(model, {"input_ids": text.ids, **text.extras_for(accepted, _name(model))})
 
 
 def _accepted(model: nn.Module) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.one_capture import is_compiling, one_capture
 from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
 from lxt_fx.base.user_objects import with_given_objects
+from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, new_device
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookable
 from lxt_fx.compiler.model_changes import ModelState
@@ -258,7 +258,8 @@ class Explained(GraphModule):
         why = self._why_not(named)
         if why is None:
             return self
-        other = None if self._other_calls is None else self._other_calls.fitting(self, named)
+        fixed = any(name in self.record.constants for name in named)
+        other = None if self._other_calls is None or fixed else self._other_calls.fitting(self, named)
         if other is None:
             raise CallError(why)
         return other._for_names_of(named)
@@ -267,11 +268,10 @@ class Explained(GraphModule):
         """Warns that a call by leaves without their tokens is answered as the model answers to that."""
         for front in self._fronts:
             if front.leaf in named and front.reads[0] not in named:
-                warnings.warn(
+                warn_user(
                     f"{self.record.model_class} is called by {front.leaf} without {front.reads[0]}, and may answer "
                     "differently then; a graph for such calls is captured now, once. For the answer to the tokens give "
-                    f"both, as explained.with_leaves({front.reads[0]}=...) does",
-                    stacklevel=2,
+                    f"both, as explained.with_leaves({front.reads[0]}=...) does"
                 )
                 return
 

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import chain
-from operator import is_, itemgetter
+from operator import is_, methodcaller
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from lxt_fx.compiler.model_settings import SAY_NOTHING, Setting, Values, joined,
 
 _END = object()
 _ITERATE = frozenset({"children", "named_children", "modules", "named_modules"})
-_MODE = itemgetter("training")
+_MODE = methodcaller("get", "training")  # which a wrapper of torch.compile has not
 
 
 class ModelState:

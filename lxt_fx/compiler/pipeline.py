@@ -177,7 +177,7 @@ def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedM
         example, expected = without_refused_inputs(model, example)
     with _timed(seconds, "capture"), own_backwards_as_ops(own):
         captured = capture_and_try_sizes(model, example, dynamic=dynamic)
-    if captured.example is not example:
+    if captured.example is not example and not on_meta(model, captured.example.kwargs):
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
     return CapturedModel(model, captured, expected, seconds, ModelState(model, captured.gm, before))

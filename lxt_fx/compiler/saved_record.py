@@ -99,8 +99,10 @@ def decoded_record(saved: Saved, names: tuple[str, ...], stages: Mapping[str, St
 
 
 def _leaves(saved: Saved, inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Float inputs, or parts of one that is nested."""
     found = saved.names()
-    if unknown := [name for name in found if name not in inputs]:
+    nested = tuple(f"{name}_" for name in inputs)
+    if unknown := [name for name in found if name not in inputs and not name.startswith(nested)]:
         saved.fail(f"holds {unknown[0]!r:.200}, which is no input")
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.errors import InputError, NoRuleError
 from lxt_fx.base.nodes import arguments, module_path, module_stack, source_line
+from lxt_fx.base.warn_user import warn_user
 from lxt_fx.passes.analysis.find_groups import Groups
 from lxt_fx.passes.analysis.mark_flow import Flow, HeldOperand, mark_flow
 from lxt_fx.rule_table.rule import NOT_LISTED, GroupKind, Match, Rule, Site, kind_text
@@ -88,7 +88,7 @@ def check_overrides(gm: GraphModule, flow: Flow, plan: Plan, groups: Groups, tab
         if where is None:
             continue
         if not any(selects(where, node) for node in gm.graph.nodes):
-            warnings.warn(_nowhere_text(gm, where), stacklevel=4)
+            warn_user(_nowhere_text(gm, where))
         chosen = [node for node in carrying if selects(where, node)]
         useless = {}
         for rule in rules:

@@ -8,7 +8,6 @@ and their gradients are compared at every float input of the graph.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +19,7 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.errors import GradientMismatchError
 from lxt_fx.base.on_meta import NOT_COMPARED, on_meta
 from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.warn_user import warn_user
 from lxt_fx.passes.capture.called_by_leaf import leaf_names
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.verify import gradient_difference
@@ -148,4 +148,4 @@ def check_gradient(proof: GradientProof, name: str, *, strict: bool) -> None:
             f"{text}. To go on: write that module so that its forward has the gradient, or transform(..., strict=False) to "
             "explain the graph with the gradient of its forward; the certificate will say so"
         )
-    warnings.warn(text, stacklevel=5)
+    warn_user(text)

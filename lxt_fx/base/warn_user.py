@@ -1,0 +1,17 @@
+"""Warnings that point to the line of the user's code."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+_BETWEEN = ("lxt_fx", "passes", "rule_table", "contextlib", "torch")
+"""Packages whose frames stand between the user's line and a warning: ours, and what decorators add."""
+
+
+def warn_user(text: str) -> None:
+    """Warns in the name of the first caller outside of this package."""
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
