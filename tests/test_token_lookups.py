@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 import lxt_fx
+from lxt_fx.compiler.pipeline import captured_from
+from lxt_fx.passes.analysis.token_lookups import token_lookups
 
 IDS = torch.tensor([[5, 9, 17, 23, 1], [3, 4, 7, 30, 2]])
 
@@ -132,3 +134,20 @@ def test_lookups_of_what_is_made_of_an_input_are_joined_to_one_leaf(name: str) -
     torch.testing.assert_close(found, expected)
     inputs = {leaf: embeds} | ({"input_ids": given} if name == "hashed" else {})
     lxt_fx.audit(lxt_fx.transform(model, (given,)), inputs, 0).check()
+
+
+class TwoTexts(nn.Module):
+    """Looks up the words of a task, and the number of a task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.tasks = nn.Embedding(9, 4), nn.Embedding(3, 4)
+
+    def forward(self, tasks_input_ids: Tensor, task_ids: Tensor) -> Tensor:
+        return self.words(tasks_input_ids).mean(1) * self.tasks(task_ids)
+
+
+def test_input_ids_are_tokens_whatever_they_tell_of() -> None:
+    ids, tasks = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([0, 1])
+    gm = captured_from(TwoTexts(), (), {"tasks_input_ids": ids, "task_ids": tasks}, dynamic=False).captured.gm
+    assert [[node.name for node in lookup.inputs] for lookup in token_lookups(gm)] == [["tasks_input_ids"]]

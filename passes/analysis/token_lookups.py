@@ -63,7 +63,12 @@ def token_lookups(gm: GraphModule) -> list[Lookup]:
     token); else each is a lookup of its own (Gemma3n has one for each layer).
     """
     whole = [node for node in gm.graph.nodes if node.op == "placeholder" and _is_whole(value(node))]
-    return _joined(gm, _tokens(gm, [node for node in whole if not _NO_TOKENS.search(str(node.target))]))
+    return _joined(gm, _tokens(gm, [node for node in whole if _holds_tokens(str(node.target))]))
+
+
+def _holds_tokens(name: str) -> bool:
+    """Whether an input of this name holds tokens: `tasks_input_ids` does, and `task_ids` does not."""
+    return name.endswith("input_ids") or not _NO_TOKENS.search(name)
 
 
 def other_lookups(gm: GraphModule) -> list[Lookup]:

@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 from zoo_ids import ByIds, tried_by_ids
 from zoo_lookups import Tables
+from zoo_scaled import scaled_cases
 
 import lxt_fx
 from lxt_fx.base.nodes import is_float
@@ -77,10 +78,14 @@ class Result:
 
 
 def check(entry: str, *, dynamic: bool = True, by_ids: bool = True) -> Result:
-    """Everything about one case; what fails is said in `why` and does not stop the rest."""
+    """Everything about one case; what fails is said in `why` and does not stop the rest. Of a case with scaled embeddings,
+    calls by ids."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if entry in scaled_cases():
+        case = scaled_cases()[entry]
+        return Result(entry, case["model_class"], case["family"], ids=tried_by_ids(case, dynamic=dynamic).to_dict())
     case = models.cases()[entry]
     result = Result(entry, case["model_class"], case["family"])
     for part in (_single, _double):

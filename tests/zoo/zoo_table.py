@@ -48,8 +48,19 @@ def with_summary(text: str, table: str) -> str:
     return f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}"
 
 
-def page(results: Sequence[Result]) -> str:
+def is_scaled(result: Result) -> bool:
+    """Whether this is a case with scaled embeddings, which has calls by ids only."""
+    return result.entry.endswith(", scaled")
+
+
+def unscaled(results: Sequence[Result]) -> list[Result]:
+    """The results of the zoo itself."""
+    return [result for result in results if not is_scaled(result)]
+
+
+def page(every: Sequence[Result]) -> str:
     """The whole page: summary, what failed and why, one line for each model by family."""
+    results = unscaled(every)
     families = defaultdict(list)
     for result in results:
         families[result.family].append(result)
@@ -69,7 +80,17 @@ def page(results: Sequence[Result]) -> str:
     ]
     for family, members in sorted(families.items()):
         parts.append(f"## {family}\n\n{_table(members)}")
-    return "\n\n".join([*parts, _not_applied(results)]) + "\n"
+    return "\n\n".join([*parts, _scaled([r for r in every if is_scaled(r)]), _not_applied(every)]) + "\n"
+
+
+def _scaled(results: Sequence[Result]) -> str:
+    head = "| model | class | batch | length | by ids |"
+    lines = ["## By ids, with scaled embeddings", "", head, "|---|---|---|---|---|"]
+    for result in results:
+        if (found := result.by_ids) is not None:
+            free = " | ".join(map(_free, (found.batch, found.length)))
+            lines.append(f"| {result.entry} | {result.model_class} | {free} | {_by_ids(result)} |")
+    return "\n".join(lines)
 
 
 def _not_applied(results: Sequence[Result]) -> str:
@@ -99,7 +120,8 @@ def _failures(results: Sequence[Result]) -> str:
     for result in results:
         failed = [name for name, passed in result.passes.items() if not passed]
         if failed:
-            reason = " ".join(" ".join(result.why).split()).replace("|", "/")[:300] or ", ".join(result.unknown)
+            notes = result.by_ids.notes if "by ids" in failed and result.by_ids else []
+            reason = " ".join(" ".join([*result.why, *notes]).split()).replace("|", "/")[:300] or ", ".join(result.unknown)
             lines.append(f"| {result.entry} | {', '.join(failed)} | {reason or _worst(result)} |")
     return "\n".join(lines)
 
