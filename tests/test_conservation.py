@@ -182,8 +182,10 @@ def test_every_rule_and_every_op_that_it_lists_has_a_case() -> None:
     tried = {(equation(case.rule), case.op) for case in ALL_CASES.values()}
     missing = [f"{rule.name}: {op}" for rule in every.values() for op in rule.ops if (equation(rule), op) not in tried]
     assert sorted(missing) == sorted(NOT_REACHED)
-    assert {rule.name for rule in every.values()} == {case.rule.name for case in ALL_CASES.values()}
-    assert {equation(case.rule) for case in ALL_CASES.values()} == {equation(rule) for rule in every.values()}
+    no_case = [rule for rule in every.values() if rule.ops and all(f"{rule.name}: {op}" in NOT_REACHED for op in rule.ops)]
+    reached = [rule for rule in every.values() if rule not in no_case]
+    assert {rule.name for rule in reached} == {case.rule.name for case in ALL_CASES.values()}
+    assert {equation(case.rule) for case in ALL_CASES.values()} == {equation(rule) for rule in reached}
     assert len(ALL_CASES) == len(CASES) + len(LINEAR_CASES)  # no title twice
 
 

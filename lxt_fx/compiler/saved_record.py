@@ -99,10 +99,8 @@ def decoded_record(saved: Saved, names: tuple[str, ...], stages: Mapping[str, St
 
 
 def _leaves(saved: Saved, inputs: tuple[str, ...]) -> tuple[str, ...]:
-    """Float inputs, or parts of one that is nested."""
     found = saved.names()
-    nested = tuple(f"{name}_" for name in inputs)
-    if unknown := [name for name in found if name not in inputs and not name.startswith(nested)]:
+    if unknown := [name for name in found if not _is_part(name, inputs)]:
         saved.fail(f"holds {unknown[0]!r:.200}, which is no input")
     return found
 
@@ -122,9 +120,14 @@ def _guard(saved: Saved, inputs: tuple[str, ...]) -> str:
         compiled_guard(guard)
     except InputError as error:
         saved.fail(f"cannot be used: {error}")
-    if unknown := inputs_read(guard) - set(inputs):
-        saved.fail(f"reads {sorted(unknown)[0][:200]!r}, which is no input")
+    if unknown := sorted(name for name in inputs_read(guard) if not _is_part(name, inputs)):
+        saved.fail(f"reads {unknown[0][:200]!r}, which is no input")
     return guard
+
+
+def _is_part(name: str, inputs: tuple[str, ...]) -> bool:
+    """Whether this is an input, or a part of a nested one (`images_0`)."""
+    return name in inputs or name.startswith(tuple(f"{outer}_" for outer in inputs))
 
 
 def _sizes(saved: Saved) -> dict[str, tuple[int | None, ...]]:
