@@ -107,9 +107,9 @@ def answer_relevance(
     """The relevance of every token of an answer from every token before it, from one forward over prompt and answer.
 
     `model` is a causal language model of transformers, or what `transform` made from one; transform once to explain many
-    answers. `prompt` is a string, its token ids, or what the tokenizer returns. `answer` is a string, which is tokenised
-    without special tokens, or the ids that `generate` gave after the prompt; a single id such as `logits.argmax()` is
-    accepted too. If both are ids, the tokenizer may be None, and tokens are shown as numbers. `rules` is as in `explain`,
+    answers. `prompt` is a string, its token ids, or what the tokenizer returns, with its mask. `answer` is a string, which is
+    tokenised without special tokens, or the ids that `generate` gave after the prompt; a single id such as
+    `logits.argmax()` is accepted too. If both are ids, the tokenizer may be None, and tokens are shown as numbers. `rules` is as in `explain`,
     `chunk` as in `relevance_of`.
 
     Raises InputError for an empty answer and for a model that is not causal (an answer token got relevance from itself or a
@@ -119,14 +119,15 @@ def answer_relevance(
     start = time.perf_counter()
     names = tokenizer or NO_TOKENIZER
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    asked = read_text(names, prompt, device, "answer_relevance").ids
-    ids = torch.cat([asked, _answer_ids(names, answer, device)], dim=1)
-    count, total = asked.shape[1], ids.shape[1]
+    asked = read_text(names, prompt, device, "answer_relevance")
+    whole = asked.followed_by(_answer_ids(names, answer, device)[0].tolist(), "answer_relevance")
+    ids, count, total = whole.ids, asked.count, whole.count
+    inputs = {"input_ids": ids, **whole.extras}
     with gradients_on():
-        explained = as_explained(model, (), {"input_ids": ids}, "answer_relevance", rules)
+        explained = as_explained(model, (), inputs, "answer_relevance", rules)
     # the logit of a token is at the position before it
     tokens = [Wanted(int(ids[0, position]), position=position - 1) for position in range(count, total)]
-    logits, relevance = values_and_relevance(explained, {"input_ids": ids}, tokens, chunk, "answer_relevance")
+    logits, relevance = values_and_relevance(explained, inputs, tokens, chunk, "answer_relevance")
     matrix = relevance[:, 0].cpu()
     _check_causal(matrix, count, explained.record.model_class)
     return AnswerRelevance(

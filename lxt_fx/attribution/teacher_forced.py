@@ -104,25 +104,7 @@ def forced_name(
             f"and position {position} is not the last of {text.count}; give the text up to that position, without padding"
         )
     spelled = names.several(name, text.id_list()[-1])
-    found = [ForcedName(_followed(reading, text, ids[:-1]), ids, position) for ids in spelled]
+    found = [ForcedName(text.followed_by(ids[:-1], reading.function), ids, position) for ids in spelled]
     if len(found) == 1:
         return found[0]
     return max(found, key=lambda forced: float(forced.choose(reading, run(forced.text)).value))
-
-
-def _followed(reading: Reading, text: TextInput, more: tuple[int, ...]) -> TextInput:
-    """The text followed by these tokens."""
-    added = torch.tensor([more], device=text.ids.device, dtype=text.ids.dtype)
-    extras = {}
-    for name, value in text.extras.items():
-        if name == "position_ids":
-            rest = value[:, -1:] + torch.arange(1, len(more) + 1, device=value.device)
-        elif name in ("attention_mask", "token_type_ids") and value.dim() == 2:
-            rest = value[:, -1:].expand(-1, len(more))
-        else:
-            raise InputError(
-                f"{reading.function}: a name of several tokens is appended to the text, and it is not known how {name} "
-                f"continues; leave {name} out of the text, or append the tokens yourself and give a function of the output"
-            )
-        extras[name] = torch.cat([value, rest], dim=1)
-    return replace(text, ids=torch.cat([text.ids, added], dim=1), extras=extras)

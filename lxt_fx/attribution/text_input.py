@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -61,6 +61,27 @@ class TextInput:
                     f"{', '.join(accepted)}. Leave {name} out of the text, or transform the model on an example with it"
                 )
         return {name: value for name, value in self.extras.items() if name in accepted}
+
+
+    def followed_by(self, more: Sequence[int], function: str) -> TextInput:
+        """The text followed by these tokens. Masks and token types go on as at the last token, positions count on.
+
+        Raises InputError, in the name of `function`, if it is not known how another input goes on.
+        """
+        added = torch.tensor([list(more)], device=self.ids.device, dtype=self.ids.dtype)
+        extras = {}
+        for name, value in self.extras.items():
+            if name == "position_ids":
+                rest = value[:, -1:] + torch.arange(1, len(more) + 1, device=value.device)
+            elif name in ("attention_mask", "token_type_ids") and value.dim() == 2:
+                rest = value[:, -1:].expand(-1, len(more))
+            else:
+                raise InputError(
+                    f"{function}: tokens are appended to the text, and it is not known how {name} goes on; leave {name} out "
+                    "of the text, or append the tokens yourself and give a function of the output"
+                )
+            extras[name] = torch.cat([value, rest], dim=1)
+        return replace(self, ids=torch.cat([self.ids, added], dim=1), extras=extras)
 
 
 class _NoTokenizer:
