@@ -107,10 +107,10 @@ def answer_relevance(
     """The relevance of every token of an answer from every token before it, from one forward over prompt and answer.
 
     `model` is a causal language model of transformers, or what `transform` made from one; transform once to explain many
-    answers. `prompt` is a string, its token ids, or what the tokenizer returns, with its mask. `answer` is a string, which is
-    tokenised without special tokens, or the ids that `generate` gave after the prompt; a single id such as
-    `logits.argmax()` is accepted too. If both are ids, the tokenizer may be None, and tokens are shown as numbers. `rules` is as in `explain`,
-    `chunk` as in `relevance_of`.
+    answers. `prompt` is a string, its token ids, or what the tokenizer returns, with its mask. `answer` is a string, which
+    is tokenised without special tokens, or the ids that `generate` gave after the prompt; a single id such as
+    `logits.argmax()` is accepted too. If both are ids, the tokenizer may be None, and tokens are shown as numbers. `rules`
+    is as in `explain`, `chunk` as in `relevance_of`.
 
     Raises InputError for an empty answer and for a model that is not causal (an answer token got relevance from itself or a
     later token), and what `transform` and `relevance_of` raise.

@@ -77,8 +77,8 @@ class TextInput:
                 rest = value[:, -1:].expand(-1, len(more))
             else:
                 raise InputError(
-                    f"{function}: tokens are appended to the text, and it is not known how {name} goes on; leave {name} out "
-                    "of the text, or append the tokens yourself and give a function of the output"
+                    f"{function}: tokens are appended to the text, and it is not known how {name} goes on; leave {name} "
+                    "out of the text, or append the tokens yourself and give a function of the output"
                 )
             extras[name] = torch.cat([value, rest], dim=1)
         return replace(self, ids=torch.cat([self.ids, added], dim=1), extras=extras)
