@@ -21,7 +21,8 @@ from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
-from lxt_fx.compiler.explained import Explained, OtherCalls, Recaptures
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.further_graphs import OtherCalls, Recaptures
 from lxt_fx.compiler.hooks import hooks_sentence
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.model_settings import settings_of
