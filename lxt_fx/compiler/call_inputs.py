@@ -10,10 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.base.user_objects import with_given_objects
-from lxt_fx.compiler.nested_inputs import checked_leaves, in_captured_order
+from lxt_fx.compiler.nested_inputs import checked_leaves
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import holds, reads_a_one
 from lxt_fx.passes.canonical.cut_at_lookups import Front
@@ -93,16 +92,10 @@ def why_not(record: Record, fronts: Fronts, named: Mapping[str, Any]) -> str | N
     return None
 
 
-def graph_inputs(
-    record: Record, fronts: Fronts, captured: pytree.TreeSpec, filled: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The inputs of the graph by name; leaves that are not given are computed from their tokens. `captured` is how the
-    graph takes its inputs."""
+def graph_inputs(record: Record, fronts: Fronts, filled: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of the graph by name; leaves that are not given are computed from their tokens."""
     made = {front.leaf: front for front in fronts}
-    bound = {name: filled[name] if name in filled else made[name](filled) for name in record.inputs}
-    if is_compiling() or all(isinstance(value, Tensor) for value in bound.values()):
-        return bound
-    return in_captured_order(bound, captured)
+    return {name: filled[name] if name in filled else made[name](filled) for name in record.inputs}
 
 
 def _is_baked(record: Record, name: str, value: Any) -> bool:

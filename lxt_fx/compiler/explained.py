@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
@@ -22,6 +22,7 @@ from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, n
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookable
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
+from lxt_fx.compiler.nested_inputs import in_captured_order
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard
 from lxt_fx.passes.canonical.cut_at_lookups import Front
@@ -30,8 +31,6 @@ from lxt_fx.passes.fuse.dtypes import DtypesMatched
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.recompute import Segments, recomputing_forward
 
-if TYPE_CHECKING:
-    from lxt_fx.compiler.further_graphs import OtherCalls, Recaptures
 
 class Observer(Protocol):
     """Sees every node while a graph runs node by node."""
@@ -59,6 +58,28 @@ class _Observed(DtypesMatched):
         return result
 
 
+class GraphsBySize(Protocol):
+    """Further graphs of a model, for inputs that its first graph is not valid for (`Recaptures`)."""
+
+    @property
+    def graphs(self) -> list[Explained]:
+        """Those that there are."""
+
+    def fitting(self, first: Explained, given: Mapping[str, Any]) -> Explained:
+        """The module whose graph is valid for these inputs."""
+
+
+class GraphsByNames(Protocol):
+    """Further graphs of a model, for calls with other inputs than its first graph has (`OtherCalls`)."""
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """The names that the model has for its inputs."""
+
+    def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
+        """The module whose graph has these inputs, if there can be one."""
+
+
 class Explained(GraphModule):
     """A rewritten model, which is called like the model. After `logit.backward()`, relevance is `leaf * leaf.grad`. In
     explicit form, relevance is `leaf.grad` after `logit.backward(logit)`.
@@ -71,8 +92,8 @@ class Explained(GraphModule):
     record: Record
     fused: Graph
     segments: Segments | None = None
-    _recaptures: Recaptures | None = None
-    _other_calls: OtherCalls | None = None
+    _recaptures: GraphsBySize | None = None
+    _other_calls: GraphsByNames | None = None
     _model_state: ModelState | None = None
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
@@ -272,7 +293,10 @@ class Explained(GraphModule):
 
     def _bound(self, filled: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of the graph by name; leaves that are not given are computed from their tokens."""
-        return graph_inputs(self.record, self._fronts, io_of(self.graph).in_spec, filled)
+        bound = graph_inputs(self.record, self._fronts, filled)
+        if is_compiling() or all(isinstance(value, Tensor) for value in bound.values()):
+            return bound
+        return in_captured_order(bound, io_of(self.graph).in_spec)
 
     def _check_sizes(self, bound: Mapping[str, Any]) -> None:
         """Raises CallError for sizes and values that the graph is not valid for."""
