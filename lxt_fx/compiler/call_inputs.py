@@ -31,11 +31,14 @@ SWITCHES: dict[str, Any] = {
 
 def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs by name, without those that are None or constants of the graph. Those inside lists and dicts are named as
-    the inputs of the graph are, if these are cut apart. Raises CallError for more inputs than the module takes."""
+    the inputs of the graph are, if these are cut apart. Raises CallError for more inputs than the module takes, and for one
+    that is given twice."""
     order = record.order or record.called_with
     if len(args) > len(order):
         raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(order)}")
     positional = {_for_position(record, fronts, *pair): pair[1] for pair in zip(order, args, strict=False)}
+    if twice := [name for name in positional if name in kwargs]:
+        raise CallError(f"{record.model_class}: {twice[0]} is given by position and by name; give it once")
     given = positional | dict(kwargs)
     named = {
         name: value if isinstance(value, Tensor) else with_given_objects(value)

@@ -10,6 +10,7 @@ import torch
 
 from lxt_fx.base.errors import CallError
 from lxt_fx.base.one_capture import is_compiling, one_capture
+from lxt_fx.base.user_objects import holds_tensors
 from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops.expectations import EXPECTATIONS
@@ -86,9 +87,10 @@ class OtherCalls:
 
     def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
         """The module for a call with these inputs, captured now if there is none; None for a call with labels, of which no
-        relevance can be read, and with inputs that the model does not name. Raises what `transform` raises."""
+        relevance can be read, with inputs that the model does not name, and with settings, which each graph has as
+        constants. Raises what `transform` raises."""
         names = frozenset(named)
-        if "labels" in names or not names <= self.takes:
+        if "labels" in names or not names <= self.takes or not all(map(holds_tensors, named.values())):
             return None
         if names not in self.by_names:
             if is_compiling():

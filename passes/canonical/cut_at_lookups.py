@@ -16,7 +16,7 @@ from lxt_fx.base.errors import CallError
 from lxt_fx.base.nodes import arguments, is_float, module_path, value, written_shape
 from lxt_fx.base.torch_internals import GraphIO, aten, aten_ops, io_of, pytree, set_io
 from lxt_fx.passes.analysis.token_lookups import Lookup
-from lxt_fx.passes.capture.called_by_leaf import leaf_names
+from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.drop_dead import drop_dead
 
@@ -78,7 +78,7 @@ def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup])
     looks up [tokens, batch] (XLNet). Returns the example of the cut graph, and what computes each new input.
     """
     lookups = [_with_tokens_first(gm, lookup) for lookup in lookups]
-    values: dict[str, Any] = dict(zip(leaf_names(example.kwargs), pytree.tree_leaves(dict(example.kwargs)), strict=True))
+    values = leaf_values(example.kwargs)
     fronts = list[Front]()
     for lookup in lookups:
         part = _part(gm, lookup)
