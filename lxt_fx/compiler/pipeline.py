@@ -18,7 +18,7 @@ from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import pytree
-from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
+from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.further_graphs import OtherCalls, Recaptures
@@ -171,12 +171,14 @@ def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedM
     seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
     with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as own:
         example, expected = without_refused_inputs(model, example)
+        embedding = embedding_of(model, example)
     with _timed(seconds, "capture"), own_backwards_as_ops(own):
         captured = capture_and_try_sizes(model, example, dynamic=dynamic)
     if captured.example is not example and not on_meta(model, captured.example.kwargs):
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
-    return CapturedModel(model, captured, expected, seconds, ModelState(model, captured.gm, before))
+    state = ModelState(model, captured.gm, before)
+    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding)
 
 
 @one_capture()
