@@ -150,6 +150,23 @@ def test_the_last_position_by_ids(name: str) -> None:
     torch.testing.assert_close(answers(module(**inputs)), answers(model(**inputs))[:, -1:], rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("name", ["marian", "t5"])
+def test_a_module_of_embeddings_looks_ids_up_only_if_that_is_what_the_model_does(name: str, tmp_path: Any) -> None:
+    model, inputs = called(name)
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    given = {key: inputs[key][:1] for key in ("input_ids", "decoder_input_ids")}
+    by_embeds = {key.replace("input_ids", "inputs_embeds"): embedding(ids).detach() for key, ids in given.items()}
+    module = lxt_fx.transform(model, kwargs=by_embeds)
+    lxt_fx.save(module, tmp_path / "file")
+    for one in (module, lxt_fx.load(tmp_path / "file")):
+        if name == "marian":  # which scales what it looks up
+            with pytest.raises(lxt_fx.InputError, match="answers to ids in another way"):
+                lxt_fx.embed(one, given["input_ids"])
+        else:
+            found = {key.replace("input_ids", "inputs_embeds"): lxt_fx.embed(one, ids) for key, ids in given.items()}
+            torch.testing.assert_close(answers(one(**found)), answers(model(**given)), rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("name", ["llama classifier", "marian", "roberta", "opt"])
 def test_by_embeddings_it_answers_as_the_model_does_by_embeddings(name: str) -> None:
     model, inputs = called(name)

@@ -152,6 +152,28 @@ def test_switches_that_match_the_capture_are_accepted() -> None:
     assert torch.equal(explained(inputs_embeds=embeds, use_cache=False, return_dict=True, labels=None).logits, expected)
 
 
+class Scaled(torch.nn.Module):
+    """Takes a setting and two inputs."""
+
+    def forward(self, x: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
+        return torch.tanh(x) * y * scale
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((torch.ones(2, 3), torch.ones(2, 3)), {"y": torch.zeros(2, 3)}, "y is given by position and by name"),
+        ((torch.ones(2, 3), torch.ones(2, 3)), {"scale": 2.0}, "input scale was not captured"),
+    ],
+)
+def test_a_call_that_would_be_answered_in_part_is_refused(
+    args: tuple[Tensor, ...], kwargs: dict[str, object], message: str
+) -> None:
+    explained = lxt_fx.transform(Scaled(), (torch.randn(2, 3), torch.randn(2, 3)))
+    with pytest.raises(lxt_fx.CallError, match=message):
+        explained(*args, **kwargs)
+
+
 def test_quantised_weights_that_have_no_gradient_are_named() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

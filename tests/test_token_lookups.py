@@ -136,6 +136,34 @@ def test_lookups_of_what_is_made_of_an_input_are_joined_to_one_leaf(name: str) -
     lxt_fx.audit(lxt_fx.transform(model, (given,)), inputs, 0).check()
 
 
+class TokensFirst(nn.Module):
+    """Looks up [tokens, batch], as XLNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.head = nn.Embedding(32, 8), nn.Linear(8, 2)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.tokens(input_ids.T)).cumsum(0)[-1])
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize("ids", [IDS, IDS[:, :2]], ids=["two of five", "two of two"])
+def test_a_leaf_has_the_batch_first_also_where_the_model_has_tokens_first(ids: Tensor, dynamic: bool) -> None:
+    model = TokensFirst().double().eval()
+    explained = lxt_fx.transform(model, (ids,), dynamic=dynamic)
+    assert explained.record.gradient_difference == 0.0
+    output, leaves = explained.with_leaves(ids)
+    leaf = leaves["inputs_embeds"]
+    assert torch.equal(leaf, model.tokens(ids)) and torch.equal(output, model(ids))
+    assert torch.equal(explained(inputs_embeds=leaf), output)
+    (gradient,) = torch.autograd.grad(output[1, 0], leaf)
+    assert (gradient[0] == 0).all() and (gradient[1] != 0).all()  # the relevance of the second text
+    relevance = lxt_fx.relevance_of(explained, ids, [lambda out: out[:, 0]])
+    torch.testing.assert_close(relevance[0, 1], (leaf * gradient).sum(-1)[1].detach())
+
+
 class TwoTexts(nn.Module):
     """Looks up the words of a task, and the number of a task."""
 

@@ -35,7 +35,8 @@ def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor | d
     For all inputs of an explained module by name it is a dict with each leaf of a call with these inputs, as
     `explained.with_leaves` returns them. `explained(**inputs | leaves)` is then that call.
 
-    Raises InputError if the model has no token embedding, or if `input_ids` is no tensor of whole numbers.
+    Raises InputError if the model has no token embedding (a module that was captured by embeddings also where the model
+    scales what it looks up outside of that), or if `input_ids` is no tensor of whole numbers.
     """
     if isinstance(input_ids, Mapping):
         if not isinstance(model, Explained):
@@ -44,11 +45,17 @@ def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor | d
         return module._new_leaves(bound)
     if not isinstance(input_ids, Tensor):
         raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
-    if isinstance(model, Explained) and model._fronts:
+    if isinstance(model, Explained) and model._fronts and "inputs_embeds" not in model.record.called_with:
         return _looked_up(model, input_ids)
     embedding = next(iter(model._embedding), None) if isinstance(model, Explained) else token_embedding(model)
     if input_ids.is_floating_point():
         raise InputError("embed: input_ids must be a tensor of whole numbers [batch, tokens], as a tokenizer gives them")
+    if embedding is None and isinstance(model, Explained):
+        raise InputError(
+            f"embed: {model.record.model_class} was captured by {', '.join(model.record.called_with)}, and has no token "
+            "embedding, or answers to ids in another way than to what that looks up; transform the model by its ids and "
+            "call explained.with_leaves(input_ids=...)"
+        )
     if embedding is None:
         raise InputError(f"embed: {type(model).__name__} has no token embedding")
     with one_capture(), torch.no_grad():  # while another thread captures the model, its parameters are placeholders

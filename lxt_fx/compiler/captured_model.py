@@ -8,15 +8,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import copy_io
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
-from lxt_fx.passes.capture.example import SEED, Example, token_embedding
+from lxt_fx.passes.capture.example import SEED, Example, token_embedding, usual_tokens
+from lxt_fx.passes.capture.refused_inputs import SAME, answer_or_error
+from lxt_fx.passes.capture.signature import named_signature
+from lxt_fx.passes.verify import forward_difference
 from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
 
 
@@ -24,7 +28,8 @@ from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
 class CapturedModel:
     """A model, its captured graph, the model's output on the example of the capture, and the seconds that took by step.
     `state` is what the model was when it was captured, None for a module that was loaded or copied. `proofs` gets the
-    comparison of the gradients, which is made once for all copies."""
+    comparison of the gradients, which is made once for all copies. `embedding` is what `embed` looks tokens up in, for a
+    module that is called by embeddings."""
 
     model: nn.Module
     captured: Captured
@@ -32,6 +37,7 @@ class CapturedModel:
     seconds: Mapping[str, float]
     state: ModelState | None = None
     proofs: list[GradientProof] = field(default_factory=list)
+    embedding: nn.Module | None = None
 
     @property
     def model_class(self) -> str:
@@ -43,13 +49,24 @@ class CapturedModel:
         """The names of the inputs that the user's model was captured with."""
         return self.model.record.called_with if isinstance(self.model, Explained) else tuple(self.captured.example.kwargs)
 
-    @property
-    def embedding(self) -> nn.Module | None:
-        """The model's token embedding, if it has one."""
-        if isinstance(self.model, Explained):
-            return next(iter(self.model._embedding), None)
-        embedding = token_embedding(self.model)
-        return embedding if isinstance(embedding, nn.Embedding) else None
+
+def embedding_of(model: nn.Module, example: Example) -> nn.Embedding | None:
+    """The model's token embedding for an example by `inputs_embeds`, if the model answers to ids as to what it looks up for
+    them. Some models scale that outside of the embedding (Marian), or read the ids for more. To be called inside
+    `torch_state_restored`."""
+    embeds, embedding = example.kwargs.get("inputs_embeds"), token_embedding(model)
+    if not isinstance(embeds, Tensor) or embeds.dim() != 3 or not isinstance(embedding, nn.Embedding):
+        return None
+    if "input_ids" not in named_signature(model).parameters or on_meta(model, example.kwargs):
+        return embedding
+    size, generator = (embeds.shape[0], embeds.shape[1]), torch.Generator().manual_seed(SEED)
+    ids = usual_tokens(model, embedding.num_embeddings, size, generator).to(embeds.device)
+    by_embeddings = answer_or_error(model, replace(example, kwargs={**example.kwargs, "inputs_embeds": embedding(ids)}))
+    others = example.without(("inputs_embeds",))
+    by_ids = answer_or_error(model, replace(others, kwargs={"input_ids": ids, **others.kwargs}))
+    if isinstance(by_embeddings, Exception) or isinstance(by_ids, Exception):
+        return None
+    return embedding if forward_difference(by_ids, by_embeddings) <= SAME else None
 
 
 def copied(source: CapturedModel) -> CapturedModel:
@@ -82,8 +99,9 @@ def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mappi
         torch.manual_seed(SEED)  # a forward that draws random numbers must draw those of its check
         expected = explained.forward(**example.kwargs)
     proof = GradientProof(record.gradient_difference, note=record.gradient_note)
+    embedding = next(iter(explained._embedding), None)
     captured = Captured(gm, example, record.method, record.specialised, record.guards)
-    return CapturedModel(explained, captured, expected, {}, explained._model_state, [proof])
+    return CapturedModel(explained, captured, expected, {}, explained._model_state, [proof], embedding)
 
 
 def _module(owner: nn.Module, graph: Graph, called_as: Graph) -> GraphModule:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,38 +10,26 @@ from dataclasses import replace
 from types import CodeType
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import PythonCode
 
 from lxt_fx.base.errors import CallError, InputError
-from lxt_fx.base.one_capture import is_compiling, one_capture
+from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
-from lxt_fx.base.user_objects import with_given_objects
-from lxt_fx.base.warn_user import warn_user
+from lxt_fx.compiler.call_inputs import check_valid, graph_inputs, named_inputs, why_not
 from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, new_device
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookable
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
-from lxt_fx.compiler.nested_inputs import checked_leaves, in_captured_order
+from lxt_fx.compiler.nested_inputs import in_captured_order
 from lxt_fx.compiler.record import Record
-from lxt_fx.compiler.size_guards import compiled_guard, holds, reads_a_one
-from lxt_fx.ops.expectations import EXPECTATIONS
+from lxt_fx.compiler.size_guards import compiled_guard
 from lxt_fx.passes.canonical.cut_at_lookups import Front
-from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.example import with_fills
 from lxt_fx.passes.fuse.dtypes import DtypesMatched
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.recompute import Segments, recomputing_forward
-
-SWITCHES: dict[str, Any] = {
-    "use_cache": False,
-    "return_dict": True,
-    "output_attentions": False,
-    "output_hidden_states": False,
-}
-"""The settings that a transformers model is captured with. A call may repeat them."""
 
 
 class Observer(Protocol):
@@ -71,6 +58,28 @@ class _Observed(DtypesMatched):
         return result
 
 
+class GraphsBySize(Protocol):
+    """Further graphs of a model, for inputs that its first graph is not valid for (`Recaptures`)."""
+
+    @property
+    def graphs(self) -> list[Explained]:
+        """Those that there are."""
+
+    def fitting(self, first: Explained, given: Mapping[str, Any]) -> Explained:
+        """The module whose graph is valid for these inputs."""
+
+
+class GraphsByNames(Protocol):
+    """Further graphs of a model, for calls with other inputs than its first graph has (`OtherCalls`)."""
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """The names that the model has for its inputs."""
+
+    def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
+        """The module whose graph has these inputs, if there can be one."""
+
+
 class Explained(GraphModule):
     """A rewritten model, which is called like the model. After `logit.backward()`, relevance is `leaf * leaf.grad`. In
     explicit form, relevance is `leaf.grad` after `logit.backward(logit)`.
@@ -83,8 +92,8 @@ class Explained(GraphModule):
     record: Record
     fused: Graph
     segments: Segments | None = None
-    _recaptures: Recaptures | None = None
-    _other_calls: OtherCalls | None = None
+    _recaptures: GraphsBySize | None = None
+    _other_calls: GraphsByNames | None = None
     _model_state: ModelState | None = None
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
@@ -264,17 +273,6 @@ class Explained(GraphModule):
             raise CallError(why)
         return other._for_names_of(named)
 
-    def _say_by_embeddings(self, named: Mapping[str, Any]) -> None:
-        """Warns that a call by leaves without their tokens is answered as the model answers to that."""
-        for front in self._fronts:
-            if front.leaf in named and front.reads[0] not in named:
-                warn_user(
-                    f"{self.record.model_class} is called by {front.leaf} without {front.reads[0]}, and may answer "
-                    "differently then; a graph for such calls is captured now, once. For the answer to the tokens give "
-                    f"both, as explained.with_leaves({front.reads[0]}=...) does"
-                )
-                return
-
     def _fitting(self, filled: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
         """The module whose graph is valid for the sizes and values of these inputs, none of which is missing, and the
         inputs of that graph."""
@@ -286,127 +284,29 @@ class Explained(GraphModule):
         return fitting, fitting._bound(filled)
 
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs by name, without those that are None or constants of the graph. Those inside lists and dicts are named
-        as the inputs of the graph are, if these are cut apart."""
-        record = self.record
-        order = record.order or record.called_with
-        if len(args) > len(order):
-            raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(order)}")
-        positional = {self._for_position(*pair): pair[1] for pair in zip(order, args, strict=False)}
-        given = positional | dict(kwargs)
-        named = {
-            name: value if isinstance(value, Tensor) else with_given_objects(value)
-            for name, value in given.items()
-            if not self._is_baked(name, value)
-        }
-        if any(name not in record.called_with and name not in record.inputs for name in self._reads):
-            for name, value in list(named.items()):
-                if not isinstance(value, Tensor) and name not in record.inputs:
-                    named |= leaf_values({name: value})
-        return named
-
-    def _for_position(self, name: str, value: Any) -> str:
-        """The name of a positional input. If a text is expected there, a floating-point tensor is its embeddings, and a
-        tensor of whole numbers its tokens."""
-        if not isinstance(value, Tensor):
-            return name
-        if not value.is_floating_point():
-            return name.replace("inputs_embeds", "input_ids")
-        leaves = [front.leaf for front in self._fronts if front.reads == (name,)]
-        return leaves[0] if len(leaves) == 1 and name not in self.record.leaves else name
-
-    @property
-    def _reads(self) -> set[str]:
-        return {read for front in self._fronts for read in front.reads}
+        """The inputs by name, without those that are None or constants of the graph."""
+        return named_inputs(self.record, self._fronts, args, kwargs)
 
     def _why_not(self, named: Mapping[str, Any]) -> str | None:
         """Why the graph is not made for inputs of these names; None if it is."""
-        record, alone = self.record, self.record.given_alone
-        reads = self._reads
-        for name in named:
-            if name not in record.called_with and name not in record.inputs and name not in reads:
-                return self._not_captured(name)
-        made = {front.leaf: front for front in self._fronts}
-        missing = []
-        for name in record.inputs:
-            if name in named or name in record.optional:
-                continue
-            front = made.get(name)
-            if front is None or not all(read in named for read in front.reads):
-                missing.append(name if front is None else front.reads[0])
-        if missing:
-            return (
-                f"{record.model_class}: the call has no {', '.join(dict.fromkeys(missing))}; the module was captured with "
-                f"{', '.join(record.called_with)}"
-            )
-        for name, front in made.items():
-            if name in named and name not in alone and not all(read in named for read in front.reads):
-                return (
-                    f"{record.model_class} answers to {name} alone differently than to {', '.join(front.reads)}, which it "
-                    f"was captured with; give both, as explained.with_leaves({front.reads[0]}=...) does"
-                )
-        return None
+        return why_not(self.record, self._fronts, named)
 
     def _bound(self, filled: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of the graph by name; leaves that are not given are computed from their tokens."""
-        made = {front.leaf: front for front in self._fronts}
-        bound = {name: filled[name] if name in filled else made[name](filled) for name in self.record.inputs}
+        bound = graph_inputs(self.record, self._fronts, filled)
         if is_compiling() or all(isinstance(value, Tensor) for value in bound.values()):
             return bound
         return in_captured_order(bound, io_of(self.graph).in_spec)
+
+    def _check_sizes(self, bound: Mapping[str, Any]) -> None:
+        """Raises CallError for sizes and values that the graph is not valid for."""
+        if not is_compiling():
+            check_valid(self.record, self._guards, io_of(self.graph).in_spec, bound)
 
     def _check_model(self) -> None:
         """Raises ModelChangedError if the model was changed in a way that the graph cannot follow."""
         if not is_compiling() and self._model_state is not None:
             self._model_state.check(self.record.model_class)
-
-    def _is_baked(self, name: str, value: Any) -> bool:
-        baked = SWITCHES | dict(self.record.constants)
-        if name in self.record.called_with:
-            return value is None
-        return value is None or (name in baked and not isinstance(value, Tensor) and bool(baked[name] == value))
-
-    def _not_captured(self, name: str) -> str:
-        record = self.record
-        if name in record.constants:
-            return (
-                f"{record.model_class}: {name}={record.constants[name]!r} is baked into the graph; transform the model "
-                f"again with {name} among the example inputs"
-            )
-        if name == "input_ids" and "inputs_embeds" in record.inputs:
-            return (
-                f"{record.model_class}: this module was captured by inputs_embeds, and the model that it was made from is "
-                "not there to capture it by ids: call it with inputs_embeds=lxt_fx.embed(explained, input_ids)"
-            )
-        if name == "labels":
-            return f"{record.model_class}: labels were not captured; choose a logit of the output and call backward on it"
-        return (
-            f"{record.model_class}: input {name} was not captured (captured: {', '.join(record.called_with)}); transform "
-            f"the model again with {name} among the example inputs: transform(model, kwargs={{'{name}': ..., ...}})"
-        )
-
-    def _check_sizes(self, bound: dict[str, Any]) -> None:
-        if is_compiling():
-            return
-        ordered = {name: bound[name] for name in self.record.inputs}
-        leaves = checked_leaves(ordered, io_of(self.graph).in_spec, self.record.constants, self.record.model_class)
-        for name, sizes in self.record.sizes.items():
-            value = leaves.get(name)
-            if not isinstance(value, Tensor):
-                continue
-            if value.dim() != len(sizes) or any(s not in (None, n) for s, n in zip(sizes, value.shape, strict=True)):
-                shown = [("any" if size is None else size) for size in sizes]
-                raise CallError(
-                    f"{self.record.model_class}: {name} has shape {list(value.shape)}, the graph was captured for {shown}; "
-                    "transform the model again with an example of this shape, or once with dynamic=\"recapture\""
-                )
-        for guard, code in self._guards:
-            if not holds(code, leaves) and not reads_a_one(guard, leaves):
-                raise CallError(
-                    f"{self.record.model_class}: the graph is valid only if {guard}, which is false for these inputs; "
-                    "transform the model again with an example of these shapes, or once with dynamic=\"recapture\""
-                )
-
 
 def check_explained(module: object, function: str) -> None:
     """Raises InputError, in the name of `function`, unless `lxt_fx.transform` or `lxt_fx.load` made the module."""
@@ -422,91 +322,3 @@ Observing = Callable[[Explained], Observer]
 
 _OBSERVING: ContextVar[tuple[tuple[Explained, Observing], ...]] = ContextVar("_OBSERVING", default=())
 """The modules that this thread (or coroutine) watches, each with the one that sees its calls."""
-
-MOST_GRAPHS = 16
-"""The most recaptured graphs that a module has at once; the least recently used one is dropped."""
-
-
-class Recaptures:
-    """Further graphs of one model, for inputs that its first graph is not valid for, each captured when it is first needed.
-
-    `again` captures the model on inputs by name. A graph is valid for inputs of the sizes that it was captured for, if the
-    model's Python code reads the same values from them as from the example.
-    """
-
-    def __init__(self, again: Callable[[Mapping[str, Any]], Explained]) -> None:
-        self.again = again
-        self._used: dict[Explained, int] = {}  # by when it was used last
-        self._clock = itertools.count()
-
-    @property
-    def graphs(self) -> list[Explained]:
-        """The graphs that were added, the one that was used last first."""
-        return [module for module, _ in sorted(self._used.items(), key=lambda item: -item[1])]
-
-    def fitting(self, first: Explained, given: Mapping[str, Any]) -> Explained:
-        """The module whose graph is valid for these inputs, captured now if there is none. Raises what `transform`
-        raises."""
-        if _is_valid(first, given):
-            return first
-        found = self._known(given)
-        if found is None:
-            with one_capture():
-                found = self._known(given) or self.again(_as_called(first, given))  # another thread may have captured it
-                for module in self.graphs[MOST_GRAPHS - 1 :]:
-                    del self._used[module]
-        self._used[found] = next(self._clock)
-        return found
-
-    def _known(self, given: Mapping[str, Any]) -> Explained | None:
-        return next((module for module in self.graphs if _is_valid(module, given)), None)
-
-
-def _as_called(first: Explained, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs that the model itself takes: tokens, and no leaves that are made of them."""
-    leaves = {front.leaf for front in first._fronts if all(read in given for read in front.reads)}
-    return {name: value for name, value in given.items() if name not in leaves}
-
-
-def _is_valid(module: Explained, given: Mapping[str, Any]) -> bool:
-    if module._why_not(given) is not None:  # captured for a call by embeddings, and this one is by ids
-        return False
-    try:
-        bound = module._bound(given)
-        module._check_sizes(bound)
-        if any(node.target in EXPECTATIONS for node in module.graph.nodes):
-            with torch.no_grad():
-                module.forward(**bound)
-    except CallError:
-        return False
-    return True
-
-
-class OtherCalls:
-    """Further graphs of one model, for calls with other inputs than it was captured with: with `position_ids`, or by
-    `inputs_embeds` where the model then answers differently. Each is captured when it is first needed.
-
-    `again` transforms the model on inputs by name. `takes` are the names that the model's forward has for its inputs.
-    """
-
-    def __init__(self, again: Callable[[Mapping[str, Any]], Explained], takes: frozenset[str]) -> None:
-        self.again, self.takes = again, takes
-        self.by_names: dict[frozenset[str], Explained] = {}
-
-    def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
-        """The module for a call with these inputs, captured now if there is none; None for a call with labels, of which no
-        relevance can be read, and with inputs that the model does not name. Raises what `transform` raises."""
-        names = frozenset(named)
-        if "labels" in names or not names <= self.takes:
-            return None
-        if names not in self.by_names:
-            if is_compiling():
-                raise CallError(
-                    f"{first._why_not(named)}. A compiled module cannot capture the model for such calls; make one call "
-                    "with these inputs before you compile"
-                )
-            first._say_by_embeddings(named)
-            with one_capture():
-                if names not in self.by_names:  # another thread may have captured it
-                    self.by_names[names] = self.again(named)
-        return self.by_names[names]

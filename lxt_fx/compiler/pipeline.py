@@ -3,12 +3,10 @@ lowered."""
 
 from __future__ import annotations
 
-import inspect
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,16 +18,17 @@ from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import pytree
-from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
-from lxt_fx.compiler.explained import Explained, OtherCalls, Recaptures
-from lxt_fx.compiler.hooks import hooks_sentence
+from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of, embedding_of
+from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.further_graphs import OtherCalls, Recaptures
+from lxt_fx.compiler.last_checks import check_on_padded_texts, checked_on_example
+from lxt_fx.compiler.make_record import made_record
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.model_settings import settings_of
 from lxt_fx.compiler.options import Options, Rules, example_of, table_named
-from lxt_fx.compiler.padded_check import answers_to_padding, where_finite
-from lxt_fx.compiler.record import Record, Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
-from lxt_fx.compiler.step_checks import check_fused, step_check
+from lxt_fx.compiler.step_checks import step_check
 from lxt_fx.ops.forms import Form, epsilon_of
 from lxt_fx.passes.analysis.assign_rules import Plan, assign_rules, check_complete, check_overrides
 from lxt_fx.passes.analysis.find_groups import Groups, find_groups
@@ -38,18 +37,17 @@ from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.analysis.token_lookups import Lookup, other_lookups, token_lookups
 from lxt_fx.passes.canonical.canonicalise import canonicalise
-from lxt_fx.passes.canonical.cut_at_lookups import Front, cut_at_lookups
+from lxt_fx.passes.canonical.cut_at_lookups import cut_at_lookups
 from lxt_fx.passes.canonical.fold_softmax import fold_softmax
 from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
 from lxt_fx.passes.canonical.write_casts import write_casts
 from lxt_fx.passes.capture.autograd_functions import own_backwards_as_ops, own_backwards_found
-from lxt_fx.passes.capture.called_by_leaf import plain_leaves
 from lxt_fx.passes.capture.capture import torch_state_restored
-from lxt_fx.passes.capture.example import SEED, Example
+from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.capture.opened_model import opened
-from lxt_fx.passes.capture.refused_inputs import SAME, answer_or_error, without_refused_inputs
+from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
 from lxt_fx.passes.capture.signature import named_signature
 from lxt_fx.passes.capture.try_sizes import capture_and_try_sizes
 from lxt_fx.passes.positions.asked_positions import Narrowing, Positions, answer_index, positions_of, positions_to_select
@@ -61,11 +59,9 @@ from lxt_fx.passes.rewrite.merge_batch_norm import merge_batch_norm
 from lxt_fx.passes.rewrite.rewrite import Rewritten, rewrite
 from lxt_fx.passes.segments.find_segments import find_segments
 from lxt_fx.passes.segments.recompute import Checkpoint, Segments, check_checkpoint
-from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES, check_forward, forward_difference
+from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES
 from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof, check_gradient, verify_gradient
-from lxt_fx.rule_table.rule import Match
 from lxt_fx.rule_table.table import RuleTable
-from lxt_fx.version import __version__
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
 
@@ -175,12 +171,14 @@ def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedM
     seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
     with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as own:
         example, expected = without_refused_inputs(model, example)
+        embedding = embedding_of(model, example)
     with _timed(seconds, "capture"), own_backwards_as_ops(own):
         captured = capture_and_try_sizes(model, example, dynamic=dynamic)
     if captured.example is not example and not on_meta(model, captured.example.kwargs):
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
-    return CapturedModel(model, captured, expected, seconds, ModelState(model, captured.gm, before))
+    state = ModelState(model, captured.gm, before)
+    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding)
 
 
 @one_capture()
@@ -190,23 +188,13 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
     ForwardMismatchError and GradientMismatchError as `transform` does."""
     seconds = dict(source.seconds)
     compiled = _compile(source, table, options, seconds)
-    difference = math.nan  # on the meta device there is nothing to compare
-    example = compiled.begun.example
-    if not on_meta(source.model, example.kwargs):
-        with _timed(seconds, "verify"), torch_state_restored(), torch.no_grad():
-            torch.manual_seed(SEED)  # so that a forward that draws random numbers draws the same ones
-            expected = source.expected if compiled.narrowing is None else compiled.narrowing.of(source.expected)
-            difference = forward_difference(expected, compiled.module.forward(**example.kwargs))
-            check_forward(difference, expected, source.model_class, compiled.chosen.merged, compiled.module)
-            check_fused(compiled.module, example)
-    record = _record(source, table, options, compiled, seconds, difference)
+    with _timed(seconds, "verify"):
+        difference = checked_on_example(source, compiled)
+    record = made_record(source, table, options, compiled, seconds, difference)
     compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
     compiled.module._model_state = source.state
-    with _timed(seconds, "verify"), torch_state_restored(), torch.no_grad():
-        for expected, found in answers_to_padding(source.model, source.captured.example, compiled.module):
-            wanted = expected if compiled.narrowing is None else compiled.narrowing.of(expected)
-            difference = forward_difference(wanted, where_finite(wanted, found))
-            check_forward(difference, wanted, source.model_class, compiled.chosen.merged, compiled.module, "padded texts")
+    with _timed(seconds, "verify"):
+        check_on_padded_texts(source, compiled)
     return compiled.module
 
 
@@ -230,43 +218,7 @@ def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: Mapping
     return captured_model_of(explained, args, kwargs or {})
 
 
-@dataclass(frozen=True, slots=True)
-class _Canonical:
-    """What is known of the canonical graph. `example` are its inputs, and `fronts` compute those of them that are looked up
-    by tokens. `check` compares a forward with the forward of this graph."""
-
-    example: Example
-    fronts: tuple[Front, ...]
-    flow: Flow
-    check: Callable[..., None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """The rule of each node. `merged` names the batch norms that became part of the layer before them."""
-
-    flow: Flow
-    groups: Groups
-    plan: Plan
-    merged: tuple[str, ...]
-    check: Callable[..., None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Compiled:
-    """The rewritten module, and what the steps found out on the way."""
-
-    module: Explained
-    begun: _Canonical
-    proof: GradientProof
-    chosen: _Chosen
-    stages: Mapping[str, Stage]
-    matches: Mapping[str, Match]
-    sizes: Mapping[str, tuple[int | None, ...]]
-    narrowing: Narrowing | None
-
-
-def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds: dict[str, float]) -> _Compiled:
+def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds: dict[str, float]) -> Compiled:
     gm = source.captured.gm
     looked_up = () if isinstance(source.model, Explained) else (lookup.node for lookup in token_lookups(gm))
     at_capture = plain_stage("capture", gm, mark_flow(gm, [*relevance_leaves(gm.graph), *looked_up]))
@@ -297,10 +249,10 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
     module = _module(gm, options, seconds)
     grouped, fused = group_stage(canonical, chosen.groups), fused_stage(module.fused, lowered)
     stages = {stage.name: stage for stage in (at_capture, canonical, grouped, relevance, lowered, fused)}
-    return _Compiled(module, begun, proof, chosen, stages, rewritten.matches, sizes, narrowing)
+    return Compiled(module, begun, proof, chosen, stages, rewritten.matches, sizes, narrowing)
 
 
-def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> _Canonical:
+def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> Canonical:
     """The captured graph in canonical form."""
     gm, example = source.captured.gm, source.captured.example
     check = step_check(gm, example)
@@ -314,7 +266,7 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> _Canoni
             example, fronts = cut_at_lookups(gm, example, lookups)
             check = step_check(gm, example)
         flow = mark_flow(gm, relevance_leaves(gm.graph))
-    return _Canonical(example, fronts, flow, check)
+    return Canonical(example, fronts, flow, check)
 
 
 def _lookups(gm: GraphModule) -> list[Lookup]:
@@ -323,7 +275,7 @@ def _lookups(gm: GraphModule) -> list[Lookup]:
     return found or ([] if _has_leaf(mark_flow(gm, relevance_leaves(gm.graph))) else other_lookups(gm))
 
 
-def _gradient_proof(source: CapturedModel, begun: _Canonical) -> GradientProof:
+def _gradient_proof(source: CapturedModel, begun: Canonical) -> GradientProof:
     """The comparison of the graph's gradient with the model's; a graph taken from an explained module has that of the
     first."""
     if not source.proofs:
@@ -333,14 +285,14 @@ def _gradient_proof(source: CapturedModel, begun: _Canonical) -> GradientProof:
     return source.proofs[0]
 
 
-def _narrowed(gm: GraphModule, begun: _Canonical, narrowing: Narrowing) -> _Canonical:
+def _narrowed(gm: GraphModule, begun: Canonical, narrowing: Narrowing) -> Canonical:
     """Restricts the logits to the positions asked for."""
     select_positions(gm, narrowing.positions)
     begun.check("select_positions", TOLERANCES, narrowing)  # torch uses other kernels for fewer tokens
     return replace(begun, flow=mark_flow(gm, begun.flow.leaves), check=step_check(gm, begun.example))
 
 
-def _with_rules(gm: GraphModule, begun: _Canonical, table: RuleTable, seconds: dict[str, float]) -> _Chosen:
+def _with_rules(gm: GraphModule, begun: Canonical, table: RuleTable, seconds: dict[str, float]) -> Chosen:
     """A rule for each node. If a rule weighs contributions, batch norms are merged and rules are chosen again."""
     flow, check = begun.flow, begun.check
     groups, plan = _chosen(gm, flow, table, seconds)
@@ -350,7 +302,7 @@ def _with_rules(gm: GraphModule, begun: _Canonical, table: RuleTable, seconds: d
         check("merge_batch_norm", MERGED_TOLERANCES)
         flow, check = mark_flow(gm, flow.leaves), step_check(gm, begun.example)
         groups, plan = _chosen(gm, flow, table, seconds)
-    return _Chosen(flow, groups, plan, merged, check)
+    return Chosen(flow, groups, plan, merged, check)
 
 
 def _module(gm: GraphModule, options: Options, seconds: dict[str, float]) -> Explained:
@@ -381,72 +333,6 @@ def _equations(gm: GraphModule, flow: Flow, rewritten: Rewritten, options: Optio
     if options.form == "explicit":
         return to_explicit_form(gm, now, rewritten.rules, options.epsilon)
     return add_epsilon(gm, now, rewritten.rules, options.epsilon)
-
-
-def _record(
-    source: CapturedModel,
-    table: RuleTable,
-    options: Options,
-    compiled: _Compiled,
-    seconds: Mapping[str, float],
-    difference: float,
-) -> Record:
-    captured, chosen, begun = source.captured, compiled.chosen, compiled.begun
-    return Record(
-        model_class=source.model_class,
-        table=table,
-        table_name=table.name,
-        form=options.form,
-        paper=table.paper,
-        overrides=table.overrides,
-        merged=chosen.merged,
-        called_with=source.called_with,
-        inputs=tuple(begun.example.kwargs),
-        given_alone=_given_alone(source, begun.fronts, begun.example),
-        leaves=tuple(str(leaf.target) for leaf in chosen.flow.leaves if leaf in chosen.flow.carrying),
-        optional=begun.example.optional,
-        constants=begun.example.constants | plain_leaves(begun.example.kwargs),
-        method=captured.method,
-        specialised=captured.specialised + (() if isinstance(source.model, Explained) else hooks_sentence(source.model)),
-        guards=_guards(captured.guards, begun),
-        sizes=compiled.sizes,
-        forward_difference=difference,
-        gradient_difference=compiled.proof.difference,
-        gradient_note=compiled.proof.said,
-        seconds=seconds,
-        stages=compiled.stages,
-        unknown={node.name: text for node, text in chosen.plan.unknown.items()},
-        matches=compiled.matches,
-        versions={"lxt_fx": __version__, "torch": torch.__version__},
-        order=captured.example.order,
-        positions=options.positions or (source.model.record.positions if isinstance(source.model, Explained) else None),
-    )
-
-
-def _given_alone(source: CapturedModel, fronts: Sequence[Front], example: Example) -> tuple[str, ...]:
-    """The leaves that may be given without their tokens. The graph must not read these tokens elsewhere. If the model takes
-    an input of that name itself, it must answer to it as it does to the tokens: some scale only what they look up."""
-    if isinstance(source.model, Explained):
-        return source.model.record.given_alone
-    leaves = {front.leaf: front for front in fronts if not any(read in example.kwargs for read in front.reads)}
-    own = [name for name in leaves if name in inspect.signature(source.model.forward).parameters]
-    ours = tuple(name for name in leaves if name not in own)
-    if not own or source.expected is None:
-        return ours
-    read = {name for leaf in own for name in leaves[leaf].reads}
-    called = source.captured.example.kwargs
-    given = {name: value for name, value in called.items() if name not in read} | {n: example.kwargs[n] for n in own}
-    with torch_state_restored(), torch.no_grad():
-        found = answer_or_error(source.model, replace(source.captured.example, kwargs=given))
-    same = not isinstance(found, Exception) and forward_difference(source.expected, found) <= SAME
-    return ours + tuple(own) if same else ours
-
-
-def _guards(guards: tuple[str, ...], begun: _Canonical) -> tuple[str, ...]:
-    """The guards on the inputs of the cut graph."""
-    for front in begun.fronts:
-        guards = front.guards(guards, begun.example.kwargs)
-    return guards
 
 
 def _sizes(gm: GraphModule) -> dict[str, tuple[int | None, ...]]:

@@ -16,11 +16,12 @@ from lxt_fx.base.errors import CallError
 from lxt_fx.base.nodes import arguments, is_float, module_path, value, written_shape
 from lxt_fx.base.torch_internals import GraphIO, aten, aten_ops, io_of, pytree, set_io
 from lxt_fx.passes.analysis.token_lookups import Lookup
-from lxt_fx.passes.capture.called_by_leaf import leaf_names
+from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.drop_dead import drop_dead
 
 _PADS = aten_ops("pad constant_pad_nd")
+_TURNS = aten_ops("transpose.int permute t numpy_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,11 @@ def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup])
     those inside lists and dicts become inputs of their own (`features_input_ids`).
 
     The new input is called as the input of its tokens, with `inputs_embeds` for `input_ids` and `x_embeds` for `x`; further
-    lookups of the same tokens add the name of their module. Returns the example of the cut graph, and what computes each
-    new input.
+    lookups of the same tokens add the name of their module. Its first dims are those of the tokens, also in a model that
+    looks up [tokens, batch] (XLNet). Returns the example of the cut graph, and what computes each new input.
     """
-    values: dict[str, Any] = dict(zip(leaf_names(example.kwargs), pytree.tree_leaves(dict(example.kwargs)), strict=True))
+    lookups = [_with_tokens_first(gm, lookup) for lookup in lookups]
+    values = leaf_values(example.kwargs)
     fronts = list[Front]()
     for lookup in lookups:
         part = _part(gm, lookup)
@@ -93,6 +95,35 @@ def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup])
     set_io(gm.graph, GraphIO(tuple(names), pytree.tree_structure(((), values)), io_of(gm.graph).out_spec))
     gm.recompile()
     return replace(example, kwargs=values), tuple(fronts)
+
+
+def _with_tokens_first(gm: GraphModule, lookup: Lookup) -> Lookup:
+    """The lookup [batch, tokens, ...], with a node that turns it back for its readers, where the graph has it as [tokens,
+    batch, ...] of ids [batch, tokens]."""
+    if not _is_turned(lookup):
+        return lookup
+    node, found = lookup.node, value(lookup.node)
+    with gm.graph.inserting_after(node):
+        first = gm.graph.call_function(aten.transpose.int, (node, 0, 1))
+    with gm.graph.inserting_after(first):
+        back = gm.graph.call_function(aten.transpose.int, (first, 0, 1))
+    first.meta, back.meta = {**node.meta, "val": found.transpose(0, 1)}, dict(node.meta)
+    node.replace_all_uses_with(back, delete_user_cb=lambda user: user is not first)
+    return replace(lookup, node=first)
+
+
+def _is_turned(lookup: Lookup) -> bool:
+    wanted, found = written_shape(lookup.inputs[0]) or (), (written_shape(lookup.node) or ())
+    if len(wanted) != 2 or len(found) < 3 or found[:2] != wanted[::-1]:
+        return False
+    if wanted[0] != wanted[1]:
+        return True
+    turned = {lookup.inputs[0]: False}  # equal sizes do not say which is which; the ops between do
+    for node in lookup.node.graph.nodes:
+        read = [turned[operand] for operand in node.all_input_nodes if operand in turned]
+        if read:
+            turned[node] = read[0] ^ (node.target in _TURNS and len(written_shape(node) or ()) == 2)
+    return turned[lookup.node]
 
 
 def _spans(tokens: Mapping[str, Any]) -> str:

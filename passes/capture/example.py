@@ -221,10 +221,7 @@ def _text(
             f"transform: {type(model).__name__} has no token embedding and no vocab_size to make {ids_name} from; give an "
             f"example: transform(model, kwargs={{'{ids_name}': ...}})"
         )
-    usual = torch.ones(vocabulary, dtype=torch.bool, device="cpu")  # also where new tensors are made on another device
-    usual[[token for token in special_tokens(model) | {0, 1, 2} if 0 <= token < vocabulary]] = False
-    choices = usual.nonzero()[:, 0] if usual.any() else torch.arange(vocabulary, device="cpu")
-    ids = choices[torch.randint(len(choices), (BATCH, tokens), generator=generator, device="cpu")]
+    ids = usual_tokens(model, vocabulary, (BATCH, tokens), generator)
     end = getattr(text_config(model), "eos_token_id", None)
     if isinstance(end, int) and 0 <= end < vocabulary:
         ids[:, -1] = end
@@ -234,6 +231,14 @@ def _text(
         return
     with torch.no_grad():
         yield embeds_name, embedding(ids).detach().clone()
+
+
+def usual_tokens(model: nn.Module, vocabulary: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Random tokens [*size], on the CPU, none of which is special."""
+    usual = torch.ones(vocabulary, dtype=torch.bool, device="cpu")  # also where new tensors are made on another device
+    usual[[token for token in special_tokens(model) | {0, 1, 2} if 0 <= token < vocabulary]] = False
+    choices = usual.nonzero()[:, 0] if usual.any() else torch.arange(vocabulary, device="cpu")
+    return choices[torch.randint(len(choices), size, generator=generator, device="cpu")]
 
 
 def text_config(model: nn.Module) -> Any:

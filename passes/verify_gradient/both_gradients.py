@@ -123,7 +123,8 @@ def run_model_from(model: nn.Module, example: Example, leaves: Mapping[str, Tens
 
 class _StartsFrom(TorchFunctionMode):
     """Puts each leaf in the place of the first value of the model that equals it, and of equal values that are computed
-    anew. A value that was computed from a leaf is never replaced: `x.detach()` equals x and has another gradient."""
+    anew. A leaf [batch, tokens, ...] also equals the same value as [tokens, batch, ...]. A value that was computed from a
+    leaf is never replaced: `x.detach()` equals x and has another gradient."""
 
     def __init__(self, leaves: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -147,10 +148,11 @@ class _StartsFrom(TorchFunctionMode):
 
     def _leaf(self, result: Tensor) -> Tensor | None:
         for name, leaf in (*self.pending.items(), *self.used.items()):
-            if _equal(leaf, result):
-                self.pending.pop(name, None)
-                self.used[name] = leaf
-                return leaf
+            for value in (leaf, leaf.transpose(0, 1)) if leaf.dim() > 2 else (leaf,):
+                if _equal(value, result):
+                    self.pending.pop(name, None)
+                    self.used[name] = leaf
+                    return value
         return None
 
 

@@ -20,7 +20,7 @@ from lxt_fx.base.errors import GradientMismatchError
 from lxt_fx.base.on_meta import NOT_COMPARED, on_meta
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.base.warn_user import warn_user
-from lxt_fx.passes.capture.called_by_leaf import leaf_names
+from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.verify import gradient_difference
 from lxt_fx.passes.verify_gradient.both_gradients import (
@@ -77,7 +77,7 @@ def verify_gradient(
     if on_meta(model, (inputs, example.kwargs)):
         return GradientProof(math.nan, note=NOT_COMPARED)
     names = [str(leaf.target) for leaf in leaves]
-    named = dict(zip(leaf_names(inputs), pytree.tree_leaves(dict(inputs)), strict=True))
+    named = leaf_values(inputs)
     values = {name: named[name] for name in names}
     seeds = cotangents(expected)
 

@@ -1,7 +1,8 @@
-"""What model and explained module answer to padded texts."""
+"""The last checks of `transform`: module and model answer alike, on the example and on padded texts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,13 +12,49 @@ from torch import Tensor, nn
 from lxt_fx.base.errors import CallError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import pytree
+from lxt_fx.compiler.captured_model import CapturedModel
+from lxt_fx.compiler.compiled import Compiled
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.step_checks import check_fused
+from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.capture.padded import PADDINGS, Padding, padded
 from lxt_fx.passes.capture.refused_inputs import answer_or_error
+from lxt_fx.passes.verify import check_forward, forward_difference
 
 
-def answers_to_padding(model: nn.Module, example: Example, explained: Explained) -> Iterator[tuple[Any, Any]]:
+def checked_on_example(source: CapturedModel, compiled: Compiled) -> float:
+    """The difference of the module's output on the example to the model's; NaN on the meta device, where there is nothing
+    to compare. Raises ForwardMismatchError where it is too large, or the fused graph gives another output."""
+    example = compiled.begun.example
+    if on_meta(source.model, example.kwargs):
+        return math.nan
+    with torch_state_restored(), torch.no_grad():
+        torch.manual_seed(SEED)  # so that a forward that draws random numbers draws the same ones
+        expected = _narrowed(source.expected, compiled)
+        difference = forward_difference(expected, compiled.module.forward(**example.kwargs))
+        check_forward(difference, expected, source.model_class, compiled.chosen.merged, compiled.module)
+        check_fused(compiled.module, example)
+    return difference
+
+
+def check_on_padded_texts(source: CapturedModel, compiled: Compiled) -> None:
+    """Raises ForwardMismatchError where the module answers to padded texts in another way than the model."""
+    with torch_state_restored(), torch.no_grad():
+        for answer, found in _answers_to_padding(source.model, source.captured.example, compiled.module):
+            expected = _narrowed(answer, compiled)
+            difference = forward_difference(expected, _where_finite(expected, found))
+            check_forward(
+                difference, expected, source.model_class, compiled.chosen.merged, compiled.module, "padded texts"
+            )
+
+
+def _narrowed(expected: Any, compiled: Compiled) -> Any:
+    """The model's output at the positions that the module gives."""
+    return expected if compiled.narrowing is None else compiled.narrowing.of(expected)
+
+
+def _answers_to_padding(model: nn.Module, example: Example, explained: Explained) -> Iterator[tuple[Any, Any]]:
     """The outputs of the model and of the module for texts that are padded right and left, beside a full one. None where
     the model refuses such texts, or the graph says that it is not valid for them. To be run inside
     `torch_state_restored`."""
@@ -37,7 +74,7 @@ def answers_to_padding(model: nn.Module, example: Example, explained: Explained)
         yield expected, found
 
 
-def where_finite(expected: Any, found: Any) -> Any:
+def _where_finite(expected: Any, found: Any) -> Any:
     """What was found, with the model's own value where that is NaN or infinite: some models give NaN at padding in float64,
     whose least number is -inf in their float32 softmax."""
     wanted, actual = pytree.tree_leaves(expected), pytree.tree_leaves(found)

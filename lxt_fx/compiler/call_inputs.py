@@ -1,0 +1,152 @@
+"""From the inputs of a call to those of the graph: their names, what is missing or was not captured, the leaves that are
+looked up by tokens, and whether the graph is valid for their sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import CodeType
+from typing import Any
+
+from torch import Tensor
+
+from lxt_fx.base.errors import CallError
+from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.user_objects import with_given_objects
+from lxt_fx.compiler.nested_inputs import checked_leaves
+from lxt_fx.compiler.record import Record
+from lxt_fx.compiler.size_guards import holds, reads_a_one
+from lxt_fx.passes.canonical.cut_at_lookups import Front
+from lxt_fx.passes.capture.called_by_leaf import leaf_values
+
+Fronts = tuple[Front, ...]
+
+SWITCHES: dict[str, Any] = {
+    "use_cache": False,
+    "return_dict": True,
+    "output_attentions": False,
+    "output_hidden_states": False,
+}
+"""The settings that a transformers model is captured with. A call may repeat them."""
+
+
+def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs by name, without those that are None or constants of the graph. Those inside lists and dicts are named as
+    the inputs of the graph are, if these are cut apart. Raises CallError for more inputs than the module takes, and for one
+    that is given twice."""
+    order = record.order or record.called_with
+    if len(args) > len(order):
+        raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(order)}")
+    positional = {_for_position(record, fronts, *pair): pair[1] for pair in zip(order, args, strict=False)}
+    if twice := [name for name in positional if name in kwargs]:
+        raise CallError(f"{record.model_class}: {twice[0]} is given by position and by name; give it once")
+    given = positional | dict(kwargs)
+    named = {
+        name: value if isinstance(value, Tensor) else with_given_objects(value)
+        for name, value in given.items()
+        if not _is_baked(record, name, value)
+    }
+    if any(name not in record.called_with and name not in record.inputs for name in _reads(fronts)):
+        for name, value in list(named.items()):
+            if not isinstance(value, Tensor) and name not in record.inputs:
+                named |= leaf_values({name: value})
+    return named
+
+
+def _for_position(record: Record, fronts: Fronts, name: str, value: Any) -> str:
+    """The name of a positional input. If a text is expected there, a floating-point tensor is its embeddings, and a
+    tensor of whole numbers its tokens."""
+    if not isinstance(value, Tensor):
+        return name
+    if not value.is_floating_point():
+        return name.replace("inputs_embeds", "input_ids")
+    leaves = [front.leaf for front in fronts if front.reads == (name,)]
+    return leaves[0] if len(leaves) == 1 and name not in record.leaves else name
+
+
+def _reads(fronts: Fronts) -> set[str]:
+    return {read for front in fronts for read in front.reads}
+
+
+def why_not(record: Record, fronts: Fronts, named: Mapping[str, Any]) -> str | None:
+    """Why the graph is not made for inputs of these names; None if it is."""
+    reads = _reads(fronts)
+    for name in named:
+        if name not in record.called_with and name not in record.inputs and name not in reads:
+            return _not_captured(record, name)
+    made = {front.leaf: front for front in fronts}
+    missing = []
+    for name in record.inputs:
+        if name in named or name in record.optional:
+            continue
+        front = made.get(name)
+        if front is None or not all(read in named for read in front.reads):
+            missing.append(name if front is None else front.reads[0])
+    if missing:
+        return (
+            f"{record.model_class}: the call has no {', '.join(dict.fromkeys(missing))}; the module was captured with "
+            f"{', '.join(record.called_with)}"
+        )
+    for name, front in made.items():
+        if name in named and name not in record.given_alone and not all(read in named for read in front.reads):
+            return (
+                f"{record.model_class} answers to {name} alone differently than to {', '.join(front.reads)}, which it "
+                f"was captured with; give both, as explained.with_leaves({front.reads[0]}=...) does"
+            )
+    return None
+
+
+def graph_inputs(record: Record, fronts: Fronts, filled: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of the graph by name; leaves that are not given are computed from their tokens."""
+    made = {front.leaf: front for front in fronts}
+    return {name: filled[name] if name in filled else made[name](filled) for name in record.inputs}
+
+
+def _is_baked(record: Record, name: str, value: Any) -> bool:
+    baked = SWITCHES | dict(record.constants)
+    if name in record.called_with:
+        return value is None
+    return value is None or (name in baked and not isinstance(value, Tensor) and bool(baked[name] == value))
+
+
+def _not_captured(record: Record, name: str) -> str:
+    if name in record.constants:
+        return (
+            f"{record.model_class}: {name}={record.constants[name]!r} is baked into the graph; transform the model "
+            f"again with {name} among the example inputs"
+        )
+    if name == "input_ids" and "inputs_embeds" in record.inputs:
+        return (
+            f"{record.model_class}: this module was captured by inputs_embeds, and the model that it was made from is "
+            "not there to capture it by ids: call it with inputs_embeds=lxt_fx.embed(explained, input_ids)"
+        )
+    if name == "labels":
+        return f"{record.model_class}: labels were not captured; choose a logit of the output and call backward on it"
+    return (
+        f"{record.model_class}: input {name} was not captured (captured: {', '.join(record.called_with)}); transform "
+        f"the model again with {name} among the example inputs: transform(model, kwargs={{'{name}': ..., ...}})"
+    )
+
+
+def check_valid(
+    record: Record, guards: Sequence[tuple[str, CodeType]], captured: pytree.TreeSpec, bound: Mapping[str, Any]
+) -> None:
+    """Raises CallError for inputs whose nesting, sizes or constants the graph was not captured for, and where a guard does
+    not hold."""
+    ordered = {name: bound[name] for name in record.inputs}
+    leaves = checked_leaves(ordered, captured, record.constants, record.model_class)
+    for name, sizes in record.sizes.items():
+        value = leaves.get(name)
+        if not isinstance(value, Tensor):
+            continue
+        if value.dim() != len(sizes) or any(s not in (None, n) for s, n in zip(sizes, value.shape, strict=True)):
+            shown = [("any" if size is None else size) for size in sizes]
+            raise CallError(
+                f"{record.model_class}: {name} has shape {list(value.shape)}, the graph was captured for {shown}; "
+                "transform the model again with an example of this shape, or once with dynamic=\"recapture\""
+            )
+    for guard, code in guards:
+        if not holds(code, leaves) and not reads_a_one(guard, leaves):
+            raise CallError(
+                f"{record.model_class}: the graph is valid only if {guard}, which is false for these inputs; "
+                "transform the model again with an example of these shapes, or once with dynamic=\"recapture\""
+            )
