@@ -45,6 +45,10 @@ SWITCHES: dict[str, Any] = {
 """The settings that a transformers model is captured with. A call may repeat them."""
 
 
+WITH_A_TEXT = frozenset({"attention_mask", "token_type_ids", "position_ids"})
+"""What people give beside token ids whether the model's forward names it or not."""
+
+
 class Observer(Protocol):
     """Sees every node while a graph runs node by node."""
 
@@ -308,7 +312,7 @@ class Explained(GraphModule):
     def _for_position(self, name: str, value: Any) -> str:
         """The name of a positional input. If a text is expected there, a floating-point tensor is its embeddings, and a
         tensor of whole numbers its tokens."""
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or any(front.reads[0] == name and front.reads_floats for front in self._fronts):
             return name
         if not value.is_floating_point():
             return name.replace("inputs_embeds", "input_ids")
@@ -486,18 +490,22 @@ class OtherCalls:
     """Further graphs of one model, for calls with other inputs than it was captured with: with `position_ids`, or by
     `inputs_embeds` where the model then answers differently. Each is captured when it is first needed.
 
-    `again` transforms the model on inputs by name. `takes` are the names that the model's forward has for its inputs.
+    `again` transforms the model on inputs by name. `takes` are the names that the model's forward has for its inputs. If it
+    has `**kwargs` too, it also takes what comes with a text (`passes_on`), and may ignore it; another name is an error.
     """
 
-    def __init__(self, again: Callable[[Mapping[str, Any]], Explained], takes: frozenset[str]) -> None:
-        self.again, self.takes = again, takes
+    def __init__(
+        self, again: Callable[[Mapping[str, Any]], Explained], takes: frozenset[str], passes_on: bool = False
+    ) -> None:
+        self.again, self.takes, self.passes_on = again, takes, passes_on
         self.by_names: dict[frozenset[str], Explained] = {}
 
     def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
         """The module for a call with these inputs, captured now if there is none; None for a call with labels, of which no
         relevance can be read, and with inputs that the model does not name. Raises what `transform` raises."""
         names = frozenset(named)
-        if "labels" in names or not names <= self.takes:
+        taken = self.takes | WITH_A_TEXT if self.passes_on else self.takes
+        if "labels" in names or not names <= taken:
             return None
         if names not in self.by_names:
             if is_compiling():
