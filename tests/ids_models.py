@@ -95,7 +95,8 @@ def clip() -> Called:
 
 
 class Indexed(nn.Module):
-    """Tokens looked up by any op: an index, `index_select`, one-hot vectors times the table, a scaled embedding."""
+    """Tokens looked up by any op: an index, `index_select`, one-hot vectors times the table, a scaled embedding; in a table
+    whose rows are shortened first, or under no_grad."""
 
     def __init__(self, by: str) -> None:
         super().__init__()
@@ -110,6 +111,11 @@ class Indexed(nn.Module):
             return self.table.index_select(0, tokens.view(-1)).view(*tokens.shape, 8)
         if self.by == "padded":  # to blocks of 4
             return nn.functional.embedding(nn.functional.pad(tokens, (0, -tokens.shape[-1] % 4)), self.table)
+        if self.by == "max_norm":
+            return nn.functional.embedding(tokens, self.table, max_norm=1.0)
+        if self.by == "frozen":
+            with torch.no_grad():
+                return nn.functional.embedding(tokens, self.table)
         if self.by == "one_hot":
             return nn.functional.one_hot(tokens, 31).to(self.table) @ self.table
         if self.by == "equal":
@@ -158,11 +164,13 @@ def _indexed(by: str) -> Callable[[], Called]:
     return lambda: (Indexed(by).eval(), {"tokens": IDS})
 
 
+OPS = ("index", "index_select", "one_hot", "equal", "scaled", "padded", "max_norm", "frozen")
+
 MODELS: dict[str, Callable[[], Called]] = {
     "llama classifier": llama_classifier, "gpt2 classifier": gpt2_classifier, "roberta": roberta, "opt": opt,
     "marian": marian, "bart classifier": bart_classifier, "t5": t5, "gemma3n": gemma3n, "clip": clip,
     "text and numbers": text_and_numbers, "sentences": sentences,
-    **{by: _indexed(by) for by in ("index", "index_select", "one_hot", "equal", "scaled", "padded")},
+    **{by: _indexed(by) for by in OPS},
 }  # fmt: skip
 
 LEAVES = {
@@ -173,6 +181,6 @@ LEAVES = {
     "clip": ("inputs_embeds", "pixel_values"),
     "text and numbers": ("inputs_embeds", "features", "category_embeds"),
     "sentences": ("features_ids_embeds", "features_present"),
-    **dict.fromkeys(("index", "index_select", "one_hot", "equal", "scaled", "padded"), ("tokens_embeds",)),
+    **dict.fromkeys(OPS, ("tokens_embeds",)),
 }
 """The leaves of each model; `inputs_embeds` alone for the others."""

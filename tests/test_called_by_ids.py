@@ -60,7 +60,8 @@ class Recorded(TorchFunctionMode):
             same = isinstance(result, Tensor) and result.dtype == value.dtype and result.shape == value.shape
             if place not in self.leaves and same and torch.equal(result, value):
                 self.leaves[place] = result.detach().clone().requires_grad_(True)
-                return self.leaves[place].clone()
+                with torch.enable_grad():
+                    return self.leaves[place].clone()
         return result
 
 
@@ -231,6 +232,50 @@ def test_what_a_model_pads_to_its_tokens_is_none_of_them() -> None:
     assert leaf.grad is not None and leaf.shape == (3, 8, 8)
     target = lxt_fx.relevance_of(module, inputs, [lambda out: out[:, 1]])
     assert target.shape == (1, 3, 6) and relative(target[0], (leaf * leaf.grad).sum(-1)[:, :6]) <= 1e-9
+
+
+def test_tokens_may_come_as_floats() -> None:
+    """Tabular code casts its floats to indices: `forward(x)` may read tokens of a float tensor."""
+
+    class Columns(ids_models.Indexed):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.long())
+
+    model = Columns("index").eval()
+    module = lxt_fx.transform(model, (IDS.float(),))
+    assert module.record.leaves == ("x_embeds",)
+    torch.testing.assert_close(module(IDS.float()), model(IDS.float()))
+    output, leaves = module.with_leaves(IDS.float())
+    torch.testing.assert_close(module(x=IDS.float(), x_embeds=leaves["x_embeds"]), output)
+
+
+def test_a_model_that_writes_into_its_inputs_leaves_the_example_alone() -> None:
+    """It runs several times on the way: each run gets a copy."""
+
+    class InPlace(ids_models.Indexed):
+        def forward(self, hidden: Tensor, traced: bool = False) -> Tensor:  # type: ignore[override]
+            hidden *= 2.0
+            hidden += 1.0 if traced and float(hidden.detach().sum()) > 0 else 3.0
+            return self.head(torch.tanh(hidden).mean(1))
+
+    model, given = InPlace("index").eval(), torch.ones(2, 3, 8)
+    for traced in (False, True):
+        module = lxt_fx.transform(model, kwargs={"hidden": given, "traced": traced}, rules="gradient")
+        assert bool((given == 1).all())
+        torch.testing.assert_close(module(hidden=given), model(given.clone(), traced))
+
+
+def test_what_comes_with_a_text_is_passed_on_to_a_model_that_takes_any_input() -> None:
+    """Older Llama tokenizers return token types, which the model's forward swallows."""
+    model, inputs = called("llama classifier")
+    types = torch.ones_like(inputs["input_ids"])
+    expected = answers(model(**inputs, token_type_ids=types))
+    module = explained("llama classifier")
+    torch.testing.assert_close(answers(module(**inputs, token_type_ids=types)), expected, rtol=1e-9, atol=1e-11)
+    again = answers(explained("llama classifier", "gradient")(**inputs, token_type_ids=types))
+    torch.testing.assert_close(again, expected, rtol=1e-9, atol=1e-11)
+    with pytest.raises(lxt_fx.CallError, match="input token_types was not captured"):
+        module(**inputs, token_types=types)
 
 
 @pytest.mark.parametrize(

@@ -257,3 +257,22 @@ def test_a_call_looks_at_no_module_of_a_model_that_did_not_change(monkeypatch: p
         monkeypatch.setattr(nn.Module, name, lambda *given, **named: looked.append(1))
     explained(X)
     assert not looked
+
+
+def test_what_the_forward_writes_for_the_first_time_is_no_setting() -> None:
+    """Funnel saves the length of its last call, in an attribute that it does not have before."""
+
+    class SavesLength(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.length = x.shape[1]
+            return self.linear(x).sum(1)
+
+    model = SavesLength().eval()
+    explained = lxt_fx.transform(model, (torch.randn(2, 3, 4),))
+    expected = model(other := torch.randn(1, 7, 4))
+    torch.testing.assert_close(explained(other), expected)
+    torch.testing.assert_close(explained(other[:, :2]), model(other[:, :2]))

@@ -55,7 +55,7 @@ def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: 
 def _for_position(record: Record, fronts: Fronts, name: str, value: Any) -> str:
     """The name of a positional input. If a text is expected there, a floating-point tensor is its embeddings, and a
     tensor of whole numbers its tokens."""
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or any(front.reads[0] == name and front.reads_floats for front in fronts):
         return name
     if not value.is_floating_point():
         return name.replace("inputs_embeds", "input_ids")

@@ -74,15 +74,22 @@ def _is_valid(module: Explained, given: Mapping[str, Any]) -> bool:
     return True
 
 
+WITH_A_TEXT = frozenset({"attention_mask", "token_type_ids", "position_ids"})
+"""What people give beside token ids whether the model's forward names it or not."""
+
+
 class OtherCalls:
     """Further graphs of one model, for calls with other inputs than it was captured with: with `position_ids`, or by
     `inputs_embeds` where the model then answers differently. Each is captured when it is first needed.
 
-    `again` transforms the model on inputs by name. `takes` are the names that the model's forward has for its inputs.
+    `again` transforms the model on inputs by name. `takes` are the names that the model's forward has for its inputs. If it
+    has `**kwargs` too, it also takes what comes with a text (`passes_on`), and may ignore it; another name is an error.
     """
 
-    def __init__(self, again: Callable[[Mapping[str, Any]], Explained], takes: frozenset[str]) -> None:
-        self.again, self.takes = again, takes
+    def __init__(
+        self, again: Callable[[Mapping[str, Any]], Explained], takes: frozenset[str], passes_on: bool = False
+    ) -> None:
+        self.again, self.takes, self.passes_on = again, takes, passes_on
         self.by_names: dict[frozenset[str], Explained] = {}
 
     def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
@@ -90,7 +97,8 @@ class OtherCalls:
         relevance can be read, with inputs that the model does not name, and with settings, which each graph has as
         constants. Raises what `transform` raises."""
         names = frozenset(named)
-        if "labels" in names or not names <= self.takes or not all(map(holds_tensors, named.values())):
+        taken = self.takes | WITH_A_TEXT if self.passes_on else self.takes
+        if "labels" in names or not names <= taken or not all(map(holds_tensors, named.values())):
             return None
         if names not in self.by_names:
             if is_compiling():

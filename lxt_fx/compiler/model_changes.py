@@ -36,10 +36,12 @@ class ModelState:
     """
 
     def __init__(self, model: nn.Module, gm: GraphModule, before: Iterable[Setting]) -> None:
-        """`gm` is the captured graph. `before` are the settings before the capture: what has changed since then is
-        something that the forward itself writes, such as a counter, and no setting."""
+        """`gm` is the captured graph. `before` are the settings before the capture: what is new or has changed since then
+        is something that the forward itself writes, such as a counter or a length, and no setting."""
         self._reads = _Reads.of(model, gm)
-        self._written = {(id(setting.owner), setting.key) for setting in before if setting.differs()}
+        earlier = {setting.place: setting for setting in before}
+        now = settings_of(model.named_modules())
+        self._written = {s.place for s in now if s.place not in earlier or earlier[s.place].differs()}
         self._model = weakref.ref(model, _forgetting(weakref.ref(self)))
         self._seen: _Seen | None = _Seen.of(model, self._reads, self._written)
 
@@ -153,7 +155,7 @@ class _Seen:
         used = [(path, module) for path, module in modules if path in graph.paths]
         adapters = {joined(path, name) for path, module in used for name in getattr(module, "adapter_layer_names", ())}
         held = tuple(chain.from_iterable(_held(path, module, graph, path in adapters) for path, module in used))
-        settings = [s for s in chain(settings_of(used), _constants(used, graph)) if (id(s.owner), s.key) not in written]
+        settings = [s for s in chain(settings_of(used), _constants(used, graph)) if s.place not in written]
         names = {id(tensor): name for name, tensor in chain(model.named_buffers(), model.named_parameters())}
         alone = tuple(graph.tensors.values())
         attributes = tuple(vars(module) for _, module in modules)

@@ -37,6 +37,11 @@ class Setting:
     key: str
     was: Any
 
+    @property
+    def place(self) -> tuple[int, str]:
+        """Where the attribute stands: two settings of one place are of the same attribute of the same object."""
+        return id(self.owner), self.key
+
     def differs(self) -> bool:
         """Whether the attribute has another value. New keys of a dict are no difference: they say something of adapters
         that were added, and another attribute says which of them are active."""
@@ -96,8 +101,8 @@ def settings_of(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Setting]:
             continue
         names = named.setdefault(type(module), names_read(type(module)))
         for setting in _of(joined(path, "config"), vars(config), names & vars(config).keys() if "config" in names else ()):
-            if (id(setting.owner), setting.key) not in seen:
-                seen.add((id(setting.owner), setting.key))
+            if setting.place not in seen:
+                seen.add(setting.place)
                 yield setting
 
 

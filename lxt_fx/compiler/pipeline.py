@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -141,7 +142,9 @@ def transform(
             positions=positions, checkpoint=checkpoint,
         )  # fmt: skip
 
-    explained._other_calls = OtherCalls(of_another_call, frozenset(named_signature(model).parameters))
+    parameters = named_signature(model).parameters
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    explained._other_calls = OtherCalls(of_another_call, frozenset(parameters), passes_on)
     if dynamic == "recapture":
 
         @torch.inference_mode(False)
@@ -203,8 +206,8 @@ def _under_table(
 ) -> Explained:
     found = compiled_by(_captured_again(explained, args, kwargs), table, options)
     if explained._other_calls is not None:
-        takes = explained._other_calls.takes
-        found._other_calls = OtherCalls(lambda inputs: _under_table(explained, (), inputs, table, options), takes)
+        again, other = partial(_under_table, explained, (), table=table, options=options), explained._other_calls
+        found._other_calls = OtherCalls(again, other.takes, other.passes_on)
     return found
 
 

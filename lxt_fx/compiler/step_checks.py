@@ -79,4 +79,4 @@ def _gradients(module: Explained, example: Example, *, fused: bool) -> list[Tens
 def _run(gm: GraphModule, example: Example) -> Any:
     with torch_state_restored(), torch.no_grad():
         gm.recompile()
-        return gm.forward(**example.kwargs)
+        return gm.forward(**example.copied().kwargs)

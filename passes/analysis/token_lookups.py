@@ -34,6 +34,7 @@ _JOINS = MOVES | SUMS | CONVOLUTIONS | PRODUCTS | {aten.linear.default}
 """Linear ops that join several lookups to one value."""
 _VIEWS = aten_ops("view reshape unflatten.int")
 _FACTORS = aten_ops("mul.Tensor div.Tensor")
+_RENORM = aten_ops("embedding_renorm")
 
 _NO_TOKENS = re.compile(
     "position|pos_ids|type|segment|mask|label|bbox|boxes|lang|grid|thw|size|length|cache|speaker|task|row|column", re.I
@@ -129,13 +130,16 @@ def _joined(gm: GraphModule, held: _Reads) -> list[Lookup]:
 
 
 def _inputs_read(gm: GraphModule) -> _Reads:
-    """For each node the inputs that its value depends on; sizes do not count."""
+    """For each node the inputs that its value depends on; sizes do not count, and of a table whose rows are shortened to
+    `max_norm` only those of the table."""
     read: _Reads = {}
     for node in gm.graph.nodes:
         if node.op == "placeholder":
             read[node] = frozenset({node})
         elif node.target is aten.sym_size.int:
             read[node] = frozenset()
+        elif node.target in _RENORM:
+            read[node] = read[node.args[0]]
         else:
             read[node] = _union(read, node.all_input_nodes)
     return read

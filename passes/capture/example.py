@@ -101,10 +101,15 @@ class Example:
         given = {name: as_given(value) for name, value in (self.kwargs | self.constants).items() if name not in without}
         return tuple(given.pop(name) for name in self.positional), given
 
+    def copied(self) -> Example:
+        """The example with copies of its tensors, for a run that may write into them: CTRL scales its embeddings in
+        place."""
+        return replace(self, kwargs=pytree.tree_map_only(Tensor, Tensor.clone, dict(self.kwargs)))
+
     def call(self, model: nn.Module, without: tuple[str, ...] = ()) -> Any:
         """The model's output on this example, from a fixed random state, without caches. To be called inside
         `torch_state_restored`."""
-        args, kwargs = self.arguments(without)
+        args, kwargs = self.copied().arguments(without)
         torch.manual_seed(SEED)
         with without_cache(model), uncompiled(model):
             return with_made_objects(model(*args, **kwargs))

@@ -38,8 +38,7 @@ _READS_WHOLE = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})
 def trace(model: nn.Module, example: Example) -> tuple[GraphModule, pytree.TreeSpec]:
     """The graph of the model on the example, and the structure of its output. The model is called by leaf
     (`called_by_leaf`). Raises what tracing raises."""
-    flat, names = pytree.tree_leaves(dict(example.kwargs)), leaf_names(example.kwargs)
-    out_specs = []
+    names, out_specs = leaf_names(example.kwargs), []
 
     def forward(*leaves: Any) -> list[Any]:
         tensors = {name: leaf for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, Tensor)}
@@ -49,12 +48,12 @@ def trace(model: nn.Module, example: Example) -> tuple[GraphModule, pytree.TreeS
 
     tracer = real_tracer(forward)  # which turns every non-tensor leaf into a constant of the graph
     with _module_stacks(model), _WholeReads():
-        gm = tracer(*flat)
+        gm = tracer(*pytree.tree_leaves(dict(example.copied().kwargs)))
     for node, name in zip(_placeholders(gm), names, strict=True):
         node.target = name
         rename(node, name)
     _name_parameters(gm, model)
-    _record_values(gm, flat)
+    _record_values(gm, pytree.tree_leaves(dict(example.copied().kwargs)))
     _expect_again(gm)
     return gm, out_specs[-1]
 

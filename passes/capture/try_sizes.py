@@ -108,7 +108,7 @@ def _has_free_batch(captured: Captured) -> bool:
 def _run_or_error(gm: GraphModule, example: Example) -> Any:
     torch.manual_seed(SEED)
     try:
-        return gm(**example.kwargs)
+        return gm(**example.copied().kwargs)
     except Exception as error:  # a graph that cannot run at these sizes is not valid for them
         return error
 

@@ -138,7 +138,8 @@ class _StartsFrom(TorchFunctionMode):
         if self.used and any(tensor in self.derived for tensor in _tensors((args, kwargs))):
             self._mark(result)
         elif isinstance(result, Tensor) and (leaf := self._leaf(result)) is not None:
-            result = leaf.clone()
+            with torch.enable_grad():  # a frozen table may be read under no_grad; what reads the leaf is behind that
+                result = leaf.clone()
             self._mark(result)
         return result
 
