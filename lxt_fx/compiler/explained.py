@@ -76,6 +76,10 @@ class GraphsByNames(Protocol):
     def takes(self) -> frozenset[str]:
         """The names that the model has for its inputs."""
 
+    @property
+    def passes_on(self) -> bool:
+        """Whether the model takes what comes with a text also where it does not name it."""
+
     def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
         """The module whose graph has these inputs, if there can be one."""
 
