@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 import lxt_fx
+from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.compiler.pipeline import captured_from
 from lxt_fx.passes.analysis.token_lookups import token_lookups
 
@@ -162,6 +163,25 @@ def test_a_leaf_has_the_batch_first_also_where_the_model_has_tokens_first(ids: T
     assert (gradient[0] == 0).all() and (gradient[1] != 0).all()  # the relevance of the second text
     relevance = lxt_fx.relevance_of(explained, ids, [lambda out: out[:, 0]])
     torch.testing.assert_close(relevance[0, 1], (leaf * gradient).sum(-1)[1].detach())
+
+
+class Packed(nn.Module):
+    """Looks the tokens of all texts up as one list, and joins neighbours before there are texts again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.head = nn.Embedding(32, 8), nn.Linear(8, 2)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        looked_up = torch.tanh(self.tokens(input_ids.flatten()))
+        return self.head(looked_up + looked_up.roll(1, 0)).view(*input_ids.shape, 2).mean(1)
+
+
+def test_explain_refuses_a_leaf_without_a_place_for_each_token() -> None:
+    """One token of [tokens, hidden] was taken for the text."""
+    with pytest.raises(lxt_fx.InputError, match="looks 5 tokens up as .5, 8.*with_leaves"):
+        lxt_fx.explain(Packed().eval(), NO_TOKENIZER, IDS[:1], 1)
 
 
 class TwoTexts(nn.Module):

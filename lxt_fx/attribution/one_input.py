@@ -82,7 +82,7 @@ def explain(
         found = _attribute(call, choice, "explain")
         if forced is not None:
             forced.check_causal(reading, call)
-    attribution = torch.cat([part[0].flatten(1) for part in call.of_tokens(found.attributions)], dim=-1)
+    attribution = torch.cat([_by_token(part, read, explained) for part in call.of_tokens(found.attributions)], dim=-1)
     return Explanation(
         tokens=read.tokens,
         input_ids=tuple(read.id_list()),
@@ -95,6 +95,16 @@ def explain(
         seconds=found.seconds,
         answer_tokens=0 if forced is None else forced.appended,
     )
+
+
+def _by_token(part: Tensor, text: TextInput, explained: Explained) -> Tensor:
+    """The relevance of a leaf of one text, [tokens, values]. Raises InputError where a leaf has no place for each token."""
+    if list(part.shape[:2]) != [1, text.count]:
+        raise InputError(
+            f"explain: {explained.record.model_class} looks {text.count} tokens up as {list(part.shape)}, which does not "
+            "say where each token is; call explained.with_leaves(input_ids=...): relevance is leaf * leaf.grad"
+        )
+    return part[0].flatten(1)
 
 
 def explain_image(
