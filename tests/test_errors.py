@@ -125,13 +125,17 @@ def test_a_refusing_rule_is_named_with_its_reason() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"inputs_embeds": torch.randn(1, 3, 32), "use_cache": True}, r"use_cache=False is baked into the graph"),
+        ({"inputs_embeds": torch.randn(1, 3, 32), "use_cache": True}, r"an explained module has no cache \(use_cache=False\); leave use_cache out"),
         ({"inputs_embeds": torch.randn(1, 3, 32), "labels": torch.tensor([[1]])}, r"labels were not captured"),
         (
             {"inputs_embeds": torch.randn(1, 3, 32), "past": torch.randn(1)},
             r"input past was not captured \(captured: input_ids",
         ),
         ({"attention_mask": torch.ones(1, 3)}, r"the call has no input_ids"),
+        ({}, r"the call has no input_ids; the module was captured with input_ids"),
+        ({"input_ids": "the cat"}, r"input_ids must be a tensor of token ids, got str; a tokenizer makes one"),
+        ({"input_ids": [[5, 9]]}, r"input_ids must be a tensor of token ids, got list"),
+        ({"input_ids": torch.tensor([5, 9])}, r"input_ids must be \[batch, tokens\], got \[2\]; one text is a batch of 1"),
         ({"inputs_embeds": torch.randn(1, 3, 16)}, r"shape \[1, 3, 16\], the graph was captured for \['any', 'any', 32\]"),
         (
             {"inputs_embeds": torch.randn(2, 3, 32), "attention_mask": torch.ones(2, 4).long()},

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from difflib import get_close_matches
 from types import CodeType
 from typing import Any, Protocol
 
@@ -262,7 +263,10 @@ class Explained(GraphModule):
         other = None if self._other_calls is None or fixed else self._other_calls.fitting(self, named)
         if other is None:
             raise CallError(why)
-        return other._for_names_of(named)
+        other._check_model()
+        if (why_not_either := other._why_not(named)) is not None:
+            raise CallError(why_not_either)
+        return other
 
     def _say_by_embeddings(self, named: Mapping[str, Any]) -> None:
         """Warns that a call by leaves without their tokens is answered as the model answers to that."""
@@ -290,6 +294,12 @@ class Explained(GraphModule):
         as the inputs of the graph are, if these are cut apart."""
         record = self.record
         order = record.order or record.called_with
+        for value in args:
+            if isinstance(value, Mapping) and set(value) <= {*order, *record.inputs} and "input_ids" in value:
+                raise CallError(
+                    f"{record.model_class}: a {type(value).__name__} with {', '.join(value)} was given as one input; give "
+                    "what is in it by name, as the model takes it: explained(**inputs)"
+                )
         if len(args) > len(order):
             raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(order)}")
         positional = {self._for_position(*pair): pair[1] for pair in zip(order, args, strict=False)}
@@ -299,6 +309,12 @@ class Explained(GraphModule):
             for name, value in given.items()
             if not self._is_baked(name, value)
         }
+        for name in self._reads & given.keys():
+            if not isinstance(given[name], Tensor) and given[name] is not None:
+                raise CallError(
+                    f"{record.model_class}: {name} must be a tensor of token ids, got {type(given[name]).__name__}; a "
+                    'tokenizer makes one of a text: explained(**tokenizer(text, return_tensors="pt"))'
+                )
         if any(name not in record.called_with and name not in record.inputs for name in self._reads):
             for name, value in list(named.items()):
                 if not isinstance(value, Tensor) and name not in record.inputs:
@@ -368,6 +384,8 @@ class Explained(GraphModule):
 
     def _not_captured(self, name: str) -> str:
         record = self.record
+        if name == "use_cache" and not record.constants.get(name):
+            return f"{record.model_class}: an explained module has no cache (use_cache=False); leave use_cache out of the call"
         if name in record.constants:
             return (
                 f"{record.model_class}: {name}={record.constants[name]!r} is baked into the graph; transform the model "
@@ -380,6 +398,11 @@ class Explained(GraphModule):
             )
         if name == "labels":
             return f"{record.model_class}: labels were not captured; choose a logit of the output and call backward on it"
+        if self._other_calls is not None and name not in self._other_calls.takes:
+            known = get_close_matches(name, [*record.called_with, *record.inputs, *self._other_calls.takes], n=1)
+            meant = f"; did you mean {known[0]}?" if known else ""
+            taken = ", ".join(dict.fromkeys([*record.called_with, *record.inputs]))
+            return f"{record.model_class}: the model has no input {name}; this module takes {taken}{meant}"
         return (
             f"{record.model_class}: input {name} was not captured (captured: {', '.join(record.called_with)}); transform "
             f"the model again with {name} among the example inputs: transform(model, kwargs={{'{name}': ..., ...}})"
@@ -494,10 +517,11 @@ class OtherCalls:
         self.by_names: dict[frozenset[str], Explained] = {}
 
     def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
-        """The module for a call with these inputs, captured now if there is none; None for a call with labels, of which no
-        relevance can be read, and with inputs that the model does not name. Raises what `transform` raises."""
+        """The module for a call with these inputs, captured now if there is none; None for a call without inputs, with
+        labels, of which no relevance can be read, and with inputs that the model does not name. Raises what `transform`
+        raises."""
         names = frozenset(named)
-        if "labels" in names or not names <= self.takes:
+        if not names or "labels" in names or not names <= self.takes:
             return None
         if names not in self.by_names:
             if is_compiling():
@@ -508,5 +532,12 @@ class OtherCalls:
             first._say_by_embeddings(named)
             with one_capture():
                 if names not in self.by_names:  # another thread may have captured it
-                    self.by_names[names] = self.again(named)
+                    self.by_names[names] = self._captured(first, named)
         return self.by_names[names]
+
+    def _captured(self, first: Explained, named: Mapping[str, Any]) -> Explained:
+        """A new graph for these inputs. Raises CallError if the inputs are such that the model fails on them, too."""
+        try:
+            return self.again(named)
+        except InputError as error:
+            raise CallError(f"{first._why_not(named)}; and it cannot be captured for this call: {error}") from error

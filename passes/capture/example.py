@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import pytree, uncompiled
 from lxt_fx.base.transformers_internals import without_cache
 from lxt_fx.base.user_objects import as_given, holds_tensors, with_given_objects, with_made_objects
@@ -55,6 +55,10 @@ def with_fills(given: Mapping[str, Any], optional: Iterable[str]) -> dict[str, A
     for name in optional:
         prefix, fill = FILLS[name]
         text = given.get(f"{prefix}input_ids", given.get(f"{prefix}inputs_embeds"))
+        if isinstance(text, Tensor) and text.dim() < 2:
+            raise CallError(
+                f"{prefix}input_ids must be [batch, tokens], got {list(text.shape)}; one text is a batch of 1: input_ids[None]"
+            )
         if name not in given and isinstance(text, Tensor):
             filled[name] = fill(text)
     return filled
