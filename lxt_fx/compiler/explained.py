@@ -315,7 +315,7 @@ class Explained(GraphModule):
                     f"{record.model_class}: {name} must be a tensor of token ids, got {type(given[name]).__name__}; a "
                     'tokenizer makes one of a text: explained(**tokenizer(text, return_tensors="pt"))'
                 )
-        if any(name not in record.called_with and name not in record.inputs for name in self._reads):
+        if any(name not in record.called_with for name in self._reads):
             for name, value in list(named.items()):
                 if not isinstance(value, Tensor) and name not in record.inputs:
                     named |= leaf_values({name: value})
@@ -385,7 +385,7 @@ class Explained(GraphModule):
     def _not_captured(self, name: str) -> str:
         record = self.record
         if name == "use_cache" and not record.constants.get(name):
-            return f"{record.model_class}: an explained module has no cache (use_cache=False); leave use_cache out of the call"
+            return f"{record.model_class}: an explained module has no cache (use_cache=False); leave use_cache out"
         if name in record.constants:
             return (
                 f"{record.model_class}: {name}={record.constants[name]!r} is baked into the graph; transform the model "
@@ -398,9 +398,16 @@ class Explained(GraphModule):
             )
         if name == "labels":
             return f"{record.model_class}: labels were not captured; choose a logit of the output and call backward on it"
+        known = {*record.inputs, *self._reads}
+        within = next((outer for outer in record.called_with if f"{outer}_{name}" in known), None)
+        if within is not None:
+            return (
+                f"{record.model_class}: {name} is inside the input {within}; give that input whole, as the model takes it: "
+                f"explained({within}={{'{name}': ...}}), or {{'{within}': {{'{name}': ..., ...}}}} where inputs are named"
+            )
         if self._other_calls is not None and name not in self._other_calls.takes:
-            known = get_close_matches(name, [*record.called_with, *record.inputs, *self._other_calls.takes], n=1)
-            meant = f"; did you mean {known[0]}?" if known else ""
+            close = get_close_matches(name, [*record.called_with, *record.inputs, *self._other_calls.takes], n=1)
+            meant = f"; did you mean {close[0]}?" if close else ""
             taken = ", ".join(dict.fromkeys([*record.called_with, *record.inputs]))
             return f"{record.model_class}: the model has no input {name}; this module takes {taken}{meant}"
         return (

@@ -224,8 +224,8 @@ def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: Mapping
     if not args and not kwargs:
         if explained.record.table is None:
             raise InputError(
-                "transform: this module was loaded from a file, which does not hold its model, and cannot be put under another "
-                "table; transform the model under that table and save it too"
+                "transform: this module was loaded from a file, which does not hold its model, and cannot be put under "
+                "another table; transform the model under that table and save it too"
             )
         record = explained.record
         inputs = ", ".join(f"{name!r}: ..." for name in record.called_with if name not in record.optional)

@@ -57,7 +57,8 @@ def with_fills(given: Mapping[str, Any], optional: Iterable[str]) -> dict[str, A
         text = given.get(f"{prefix}input_ids", given.get(f"{prefix}inputs_embeds"))
         if isinstance(text, Tensor) and text.dim() < 2:
             raise CallError(
-                f"{prefix}input_ids must be [batch, tokens], got {list(text.shape)}; one text is a batch of 1: input_ids[None]"
+                f"{prefix}input_ids must be [batch, tokens], got {list(text.shape)}; one text is a batch of 1: "
+                "input_ids[None]"
             )
         if name not in given and isinstance(text, Tensor):
             filled[name] = fill(text)
@@ -125,8 +126,10 @@ def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     Raises InputError where the arguments do not fit the signature or contain no tensor.
     """
     if not isinstance(args, tuple):
+        written = "kwargs=inputs" if isinstance(args, Mapping) else "(x,)"
         raise InputError(
-            f"transform: args must be a tuple of example inputs, got {type(args).__name__}; write transform(model, (x,))"
+            f"transform: args must be a tuple of example inputs, got {type(args).__name__}; write "
+            f"transform(model, {written})"
         )
     named, positional = bound_inputs(model, args, _without_idle_switch(model, kwargs))
     tensors = {name: with_given_objects(value) for name, value in named.items() if holds_tensors(value)}
