@@ -9,6 +9,7 @@ import torch
 from shared_captures import explained as compiled
 from tiny import Mlp, bert, llama, vit
 from torch import Tensor, nn
+from transformers import BatchEncoding
 
 import lxt_fx
 from lxt_fx import CallError, CaptureError, InputError, NoRuleError, UnknownNameError
@@ -27,6 +28,11 @@ def test_a_plain_module_needs_an_example() -> None:
 def test_a_bare_tensor_as_args_is_answered_with_the_tuple() -> None:
     with pytest.raises(InputError, match=r"args must be a tuple.*transform\(model, \(x,\)\)"):
         lxt_fx.transform(Mlp().eval(), torch.randn(2, 6))  # type: ignore[arg-type]
+
+
+def test_a_dict_as_args_is_answered_with_kwargs() -> None:
+    with pytest.raises(InputError, match=r"args must be a tuple.*got dict; write transform\(model, kwargs=inputs\)"):
+        lxt_fx.transform(Mlp().eval(), {"x": torch.randn(2, 6)})  # type: ignore[arg-type]
 
 
 def test_examples_that_do_not_fit_the_signature_are_named() -> None:
@@ -125,13 +131,17 @@ def test_a_refusing_rule_is_named_with_its_reason() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"inputs_embeds": torch.randn(1, 3, 32), "use_cache": True}, r"use_cache=False is baked into the graph"),
+        ({"inputs_embeds": torch.randn(1, 3, 32), "use_cache": True}, r"has no cache .*; leave use_cache out"),
         ({"inputs_embeds": torch.randn(1, 3, 32), "labels": torch.tensor([[1]])}, r"labels were not captured"),
         (
             {"inputs_embeds": torch.randn(1, 3, 32), "past": torch.randn(1)},
             r"input past was not captured \(captured: input_ids",
         ),
         ({"attention_mask": torch.ones(1, 3)}, r"the call has no input_ids"),
+        ({}, r"the call has no input_ids; the module was captured with input_ids"),
+        ({"input_ids": "the cat"}, r"input_ids must be a tensor of token ids, got str; a tokenizer makes one"),
+        ({"input_ids": [[5, 9]]}, r"input_ids must be a tensor of token ids, got list"),
+        ({"input_ids": torch.tensor([5, 9])}, r"input_ids must be \[batch, tokens\], got \[2\]; one text is a batch of 1"),
         ({"inputs_embeds": torch.randn(1, 3, 16)}, r"shape \[1, 3, 16\], the graph was captured for \['any', 'any', 32\]"),
         (
             {"inputs_embeds": torch.randn(2, 3, 32), "attention_mask": torch.ones(2, 4).long()},
@@ -143,6 +153,43 @@ def test_a_call_with_inputs_that_were_not_captured_says_so(call: dict[str, Tenso
     explained = compiled("llama")
     with pytest.raises(CallError, match=message):
         explained(**call)
+
+
+def test_the_inputs_of_a_call_given_as_one_dict_are_answered_with_two_stars() -> None:
+    with pytest.raises(CallError, match=r"a dict with input_ids was given as one input; .*explained\(\*\*inputs\)"):
+        compiled("llama")({"input_ids": torch.tensor([[5, 9]])})
+
+
+def test_a_misspelt_input_is_answered_with_the_name_of_the_model() -> None:
+    explained = lxt_fx.transform(llama())
+    with pytest.raises(CallError, match=r"the model has no input inputs_ids; .*did you mean input_ids\?"):
+        explained(inputs_ids=torch.tensor([[5, 9]]))
+    with pytest.raises(CallError, match=r"the call has no input_ids"):  # and captures nothing for it
+        explained()
+    with pytest.raises(CallError, match=r"cannot be captured for this call: transform: LlamaForCausalLM itself fails"):
+        explained(attention_mask=torch.ones(1, 3))
+    assert len(repr(explained.record)) < 4000  # the stages are not printed
+
+
+class IdsInside(nn.Module):
+    """Takes one dict of ids and a mask, and reads the ids a second time, as a SentenceTransformer does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(10, 4), nn.Linear(4, 3)
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        x = self.table(features["input_ids"]) * features["attention_mask"][..., None]
+        return {"input_ids": features["input_ids"] * 1, "out": self.head(x).sum(1)}
+
+
+def test_ids_inside_an_object_that_are_read_again_are_found() -> None:
+    net = IdsInside().eval()
+    inputs = BatchEncoding({"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.ones(1, 3).long()})
+    explained = lxt_fx.transform(net, (inputs,))
+    torch.testing.assert_close(explained(inputs)["out"], net(inputs)["out"])
+    with pytest.raises(CallError, match=r"input_ids is inside the input features; give that input whole"):
+        explained(**inputs)
 
 
 def test_switches_that_match_the_capture_are_accepted() -> None:

@@ -194,6 +194,15 @@ def test_a_language_model_that_is_resized_untied_or_half_is_refused_and_settings
         explained(inputs_embeds=embeds)
 
 
+def test_a_changed_model_is_not_saved_under_the_old_graph(tmp_path: Path) -> None:
+    model = tiny.llama()
+    explained = lxt_fx.transform(model)
+    model.half()
+    with pytest.raises(lxt_fx.ModelChangedError, match="is float16 on cpu"):
+        lxt_fx.save(explained, tmp_path / "changed.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_config_value_that_the_forward_reads_counts() -> None:
     class Config:
         def __init__(self) -> None:

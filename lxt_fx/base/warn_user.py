@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 import warnings
 
 _BETWEEN = ("lxt_fx", "passes", "rule_table", "contextlib", "torch")
@@ -11,7 +11,7 @@ _BETWEEN = ("lxt_fx", "passes", "rule_table", "contextlib", "torch")
 
 def warn_user(text: str) -> None:
     """Warns in the name of the first caller outside of this package."""
-    level, frame = 1, sys._getframe(0)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
         level, frame = level + 1, frame.f_back
     warnings.warn(text, stacklevel=level)

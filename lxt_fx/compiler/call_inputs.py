@@ -4,6 +4,7 @@ looked up by tokens, and whether the graph is valid for their sizes."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from types import CodeType
 from typing import Any
 
@@ -31,9 +32,15 @@ SWITCHES: dict[str, Any] = {
 
 def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs by name, without those that are None or constants of the graph. Those inside lists and dicts are named as
-    the inputs of the graph are, if these are cut apart. Raises CallError for more inputs than the module takes, and for one
-    that is given twice."""
+    the inputs of the graph are, if these are cut apart. Raises CallError for more inputs than the module takes, for one that
+    is given twice, and for token ids that are no tensor."""
     order = record.order or record.called_with
+    for value in args:
+        if isinstance(value, Mapping) and set(value) <= {*order, *record.inputs} and "input_ids" in value:
+            raise CallError(
+                f"{record.model_class}: a {type(value).__name__} with {', '.join(value)} was given as one input; give what is "
+                "in it by name, as the model takes it: explained(**inputs)"
+            )
     if len(args) > len(order):
         raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(order)}")
     positional = {_for_position(record, fronts, *pair): pair[1] for pair in zip(order, args, strict=False)}
@@ -45,7 +52,13 @@ def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: 
         for name, value in given.items()
         if not _is_baked(record, name, value)
     }
-    if any(name not in record.called_with and name not in record.inputs for name in _reads(fronts)):
+    for name in _reads(fronts) & given.keys():
+        if not isinstance(given[name], Tensor) and given[name] is not None:
+            raise CallError(
+                f"{record.model_class}: {name} must be a tensor of token ids, got {type(given[name]).__name__}; a tokenizer "
+                'makes one of a text: explained(**tokenizer(text, return_tensors="pt"))'
+            )
+    if any(name not in record.called_with for name in _reads(fronts)):
         for name, value in list(named.items()):
             if not isinstance(value, Tensor) and name not in record.inputs:
                 named |= leaf_values({name: value})
@@ -67,12 +80,13 @@ def _reads(fronts: Fronts) -> set[str]:
     return {read for front in fronts for read in front.reads}
 
 
-def why_not(record: Record, fronts: Fronts, named: Mapping[str, Any]) -> str | None:
-    """Why the graph is not made for inputs of these names; None if it is."""
+def why_not(record: Record, fronts: Fronts, named: Mapping[str, Any], takes: frozenset[str] | None) -> str | None:
+    """Why the graph is not made for inputs of these names; None if it is. `takes` are the names that the model has, if that
+    is known."""
     reads = _reads(fronts)
     for name in named:
         if name not in record.called_with and name not in record.inputs and name not in reads:
-            return _not_captured(record, name)
+            return _not_captured(record, fronts, name, takes)
     made = {front.leaf: front for front in fronts}
     missing = []
     for name in record.inputs:
@@ -108,7 +122,9 @@ def _is_baked(record: Record, name: str, value: Any) -> bool:
     return value is None or (name in baked and not isinstance(value, Tensor) and bool(baked[name] == value))
 
 
-def _not_captured(record: Record, name: str) -> str:
+def _not_captured(record: Record, fronts: Fronts, name: str, takes: frozenset[str] | None) -> str:
+    if name == "use_cache" and not record.constants.get(name):
+        return f"{record.model_class}: an explained module has no cache (use_cache=False); leave use_cache out"
     if name in record.constants:
         return (
             f"{record.model_class}: {name}={record.constants[name]!r} is baked into the graph; transform the model "
@@ -121,6 +137,17 @@ def _not_captured(record: Record, name: str) -> str:
         )
     if name == "labels":
         return f"{record.model_class}: labels were not captured; choose a logit of the output and call backward on it"
+    known = {*record.inputs, *_reads(fronts)}
+    if (within := next((outer for outer in record.called_with if f"{outer}_{name}" in known), None)) is not None:
+        return (
+            f"{record.model_class}: {name} is inside the input {within}; give that input whole, as the model takes it: "
+            f"explained({within}={{'{name}': ...}}), or {{'{within}': {{'{name}': ..., ...}}}} where inputs are named"
+        )
+    if takes is not None and name not in takes:
+        close = get_close_matches(name, [*record.called_with, *record.inputs, *takes], n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        taken = ", ".join(dict.fromkeys([*record.called_with, *record.inputs]))
+        return f"{record.model_class}: the model has no input {name}; this module takes {taken}{meant}"
     return (
         f"{record.model_class}: input {name} was not captured (captured: {', '.join(record.called_with)}); transform "
         f"the model again with {name} among the example inputs: transform(model, kwargs={{'{name}': ..., ...}})"

@@ -275,7 +275,10 @@ class Explained(GraphModule):
         other = None if self._other_calls is None or fixed else self._other_calls.fitting(self, named)
         if other is None:
             raise CallError(why)
-        return other._for_names_of(named)
+        other._check_model()
+        if (why_not_either := other._why_not(named)) is not None:
+            raise CallError(why_not_either)
+        return other
 
     def _fitting(self, filled: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
         """The module whose graph is valid for the sizes and values of these inputs, none of which is missing, and the
@@ -293,7 +296,8 @@ class Explained(GraphModule):
 
     def _why_not(self, named: Mapping[str, Any]) -> str | None:
         """Why the graph is not made for inputs of these names; None if it is."""
-        return why_not(self.record, self._fronts, named)
+        takes = None if self._other_calls is None else self._other_calls.takes
+        return why_not(self.record, self._fronts, named, takes)
 
     def _bound(self, filled: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of the graph by name; leaves that are not given are computed from their tokens."""

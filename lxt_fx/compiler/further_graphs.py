@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lxt_fx.base.errors import CallError
+from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.one_capture import is_compiling, one_capture
 from lxt_fx.base.user_objects import holds_tensors
 from lxt_fx.base.warn_user import warn_user
@@ -93,12 +93,12 @@ class OtherCalls:
         self.by_names: dict[frozenset[str], Explained] = {}
 
     def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
-        """The module for a call with these inputs, captured now if there is none; None for a call with labels, of which no
-        relevance can be read, with inputs that the model does not name, and with settings, which each graph has as
+        """The module for a call with these inputs, captured now if there is none; None for a call without inputs, with labels,
+        of which no relevance can be read, with inputs that the model does not name, and with settings, which each graph has as
         constants. Raises what `transform` raises."""
         names = frozenset(named)
         taken = self.takes | WITH_A_TEXT if self.passes_on else self.takes
-        if "labels" in names or not names <= taken or not all(map(holds_tensors, named.values())):
+        if not names or "labels" in names or not names <= taken or not all(map(holds_tensors, named.values())):
             return None
         if names not in self.by_names:
             if is_compiling():
@@ -109,8 +109,15 @@ class OtherCalls:
             _say_by_embeddings(first, named)
             with one_capture():
                 if names not in self.by_names:  # another thread may have captured it
-                    self.by_names[names] = self.again(named)
+                    self.by_names[names] = self._captured(first, named)
         return self.by_names[names]
+
+    def _captured(self, first: Explained, named: Mapping[str, Any]) -> Explained:
+        """A new graph for these inputs. Raises CallError if the inputs are such that the model fails on them, too."""
+        try:
+            return self.again(named)
+        except InputError as error:
+            raise CallError(f"{first._why_not(named)}; and it cannot be captured for this call: {error}") from error
 
 
 def _say_by_embeddings(first: Explained, named: Mapping[str, Any]) -> None:

@@ -213,7 +213,13 @@ def _under_table(
 
 def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> CapturedModel:
     if not args and not kwargs:
-        inputs = ", ".join(f"{name!r}: ..." for name in explained.record.inputs if name not in explained.record.optional)
+        if explained.record.table is None:
+            raise InputError(
+                "transform: this module was loaded from a file, which does not hold its model, and cannot be put under "
+                "another table; transform the model under that table and save it too"
+            )
+        record = explained.record
+        inputs = ", ".join(f"{name!r}: ..." for name in record.called_with if name not in record.optional)
         raise InputError(
             "transform: this module is already explained; to put its graph under another table, give inputs on which the "
             f"forward is verified: transform(explained, kwargs={{{inputs}}}, rules=...)"

@@ -63,12 +63,12 @@ class Record:
     sizes: Mapping[str, tuple[int | None, ...]]
     forward_difference: float
     seconds: Mapping[str, float]
-    stages: Mapping[str, Stage]
+    stages: Mapping[str, Stage] = field(repr=False)
     unknown: Mapping[str, str]
-    matches: Mapping[str, Match]
+    matches: Mapping[str, Match] = field(repr=False)
     versions: Mapping[str, str]
     positions: tuple[int, ...] | None = None
-    table: RuleTable | None = None
+    table: RuleTable | None = field(default=None, repr=False)
     gradient_difference: float = math.nan
     gradient_note: str = ""
     order: tuple[str, ...] = ()

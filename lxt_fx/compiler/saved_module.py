@@ -49,12 +49,14 @@ def save(explained: Explained, path: str | Path) -> None:
     tensor is written once, also if several names share it.
 
     Raises InputError for anything but an explained module, and for what a file cannot hold: a call that cannot be looked up
-    by name, tensors without values, an output that is no plain container or registered class.
+    by name, tensors without values, an output that is no plain container or registered class. Raises ModelChangedError if
+    the model changed since, because its graph would not fit its weights.
     """
     from safetensors.torch import save_file
 
     if not isinstance(explained, Explained):
         raise InputError(f"save: expected a module made by lxt_fx.transform, got {type(explained).__name__}")
+    explained._check_model()
     tensors = Tensors()
     text = json.dumps(_header(explained, tensors))
     ops = {node.target for node in explained.graph.nodes if isinstance(node.target, OpOverload)}

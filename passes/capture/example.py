@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import pytree, uncompiled
 from lxt_fx.base.transformers_internals import without_cache
 from lxt_fx.base.user_objects import as_given, holds_tensors, with_given_objects, with_made_objects
@@ -55,6 +55,11 @@ def with_fills(given: Mapping[str, Any], optional: Iterable[str]) -> dict[str, A
     for name in optional:
         prefix, fill = FILLS[name]
         text = given.get(f"{prefix}input_ids", given.get(f"{prefix}inputs_embeds"))
+        if isinstance(text, Tensor) and text.dim() < 2:
+            raise CallError(
+                f"{prefix}input_ids must be [batch, tokens], got {list(text.shape)}; one text is a batch of 1: "
+                "input_ids[None]"
+            )
         if name not in given and isinstance(text, Tensor):
             filled[name] = fill(text)
     return filled
@@ -126,8 +131,10 @@ def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     Raises InputError where the arguments do not fit the signature or contain no tensor.
     """
     if not isinstance(args, tuple):
+        written = "kwargs=inputs" if isinstance(args, Mapping) else "(x,)"
         raise InputError(
-            f"transform: args must be a tuple of example inputs, got {type(args).__name__}; write transform(model, (x,))"
+            f"transform: args must be a tuple of example inputs, got {type(args).__name__}; write "
+            f"transform(model, {written})"
         )
     named, positional = bound_inputs(model, args, _without_idle_switch(model, kwargs))
     tensors = {name: with_given_objects(value) for name, value in named.items() if holds_tensors(value)}

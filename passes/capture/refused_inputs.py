@@ -82,9 +82,10 @@ def _without_refused(model: nn.Module, example: Example) -> tuple[Example, Any]:
     decoder = tuple(name for name in whole.kwargs if name.startswith("decoder_"))
     if example.made and decoder:  # some models make the decoder's input of the encoder's
         return _without_refused(model, whole.without(decoder))
+    advice = "\n  lxt_fx made these inputs; give those of a call: transform(model, kwargs={...})" if example.made else ""
     raise InputError(
         f"transform: {type(model).__name__} itself fails on the example inputs ({', '.join(example.kwargs)}): "
-        f"{type(error).__name__}: {error}"
+        f"{type(error).__name__}: {error}{advice}"
     ) from error
 
 
