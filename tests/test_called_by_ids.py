@@ -274,7 +274,7 @@ def test_what_comes_with_a_text_is_passed_on_to_a_model_that_takes_any_input() -
     torch.testing.assert_close(answers(module(**inputs, token_type_ids=types)), expected, rtol=1e-9, atol=1e-11)
     again = answers(explained("llama classifier", "gradient")(**inputs, token_type_ids=types))
     torch.testing.assert_close(again, expected, rtol=1e-9, atol=1e-11)
-    with pytest.raises(lxt_fx.CallError, match="input token_types was not captured"):
+    with pytest.raises(lxt_fx.CallError, match="the model has no input token_types"):
         module(**inputs, token_types=types)
 
 
@@ -285,6 +285,18 @@ def test_what_comes_with_a_text_is_passed_on_to_a_model_that_takes_any_input() -
 def test_a_token_that_the_table_does_not_have_is_named(ids: Tensor, message: str) -> None:
     with pytest.raises(lxt_fx.CallError, match=message):
         explained("llama classifier")(input_ids=ids)
+
+
+def test_texts_that_are_empty_or_too_long_are_named() -> None:
+    with pytest.raises(lxt_fx.CallError, match="input_ids: there are no tokens"):
+        explained("gpt2 classifier")(input_ids=torch.zeros(1, 0, dtype=torch.long))
+    with pytest.raises(lxt_fx.CallError, match=r"longer than the model has positions.*inputs_embeds \[1, 70, 32\]"):
+        explained("gpt2 classifier")(input_ids=torch.full((1, 70), 5))
+
+
+def test_leaves_without_gradients_are_refused() -> None:
+    with torch.no_grad(), pytest.raises(lxt_fx.CallError, match="gradients are off"):
+        explained("llama classifier").with_leaves(input_ids=IDS)
 
 
 def test_positions_and_types_are_no_tokens() -> None:

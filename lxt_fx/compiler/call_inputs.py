@@ -32,14 +32,14 @@ SWITCHES: dict[str, Any] = {
 
 def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs by name, without those that are None or constants of the graph. Those inside lists and dicts are named as
-    the inputs of the graph are, if these are cut apart. Raises CallError for more inputs than the module takes, for one that
-    is given twice, and for token ids that are no tensor."""
+    the inputs of the graph are, if these are cut apart. Raises CallError for more inputs than the module takes, for one
+    that is given twice, and for token ids that are no tensor."""
     order = record.order or record.called_with
     for value in args:
         if isinstance(value, Mapping) and set(value) <= {*order, *record.inputs} and "input_ids" in value:
             raise CallError(
-                f"{record.model_class}: a {type(value).__name__} with {', '.join(value)} was given as one input; give what is "
-                "in it by name, as the model takes it: explained(**inputs)"
+                f"{record.model_class}: a {type(value).__name__} with {', '.join(value)} was given as one input; give what "
+                "is in it by name, as the model takes it: explained(**inputs)"
             )
     if len(args) > len(order):
         raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(order)}")
@@ -55,8 +55,8 @@ def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: 
     for name in _reads(fronts) & given.keys():
         if not isinstance(given[name], Tensor) and given[name] is not None:
             raise CallError(
-                f"{record.model_class}: {name} must be a tensor of token ids, got {type(given[name]).__name__}; a tokenizer "
-                'makes one of a text: explained(**tokenizer(text, return_tensors="pt"))'
+                f"{record.model_class}: {name} must be a tensor of token ids, got {type(given[name]).__name__}; a "
+                'tokenizer makes one of a text: explained(**tokenizer(text, return_tensors="pt"))'
             )
     if any(name not in record.called_with for name in _reads(fronts)):
         for name, value in list(named.items()):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import CodeType
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import PythonCode
@@ -163,8 +164,15 @@ class Explained(GraphModule):
 
         The leaves are those of `record.leaves` that this call has: the values that tokens are looked up as, such as
         `inputs_embeds` [batch, tokens, hidden] for `input_ids`, and the float inputs. Each is a new tensor. If the tokens
-        of one input are looked up several times, their relevance is the sum over these leaves. Raises what a call raises.
+        of one input are looked up several times, their relevance is the sum over these leaves.
+
+        Raises what a call raises, and CallError where gradients are off: nothing could be read from the leaves.
         """
+        if not torch.is_grad_enabled():
+            raise CallError(
+                f"{self.record.model_class}: gradients are off (torch.no_grad or inference_mode), so no relevance can "
+                "reach the leaves; call with_leaves with gradients on, or the module itself for its output"
+            )
         fitting, bound = self._prepared(args, kwargs)
         leaves = fitting._new_leaves(bound)
         return self._called(fitting, bound | leaves), leaves
@@ -176,12 +184,22 @@ class Explained(GraphModule):
         return {name: value.detach().clone().requires_grad_(True) for name, value in floats.items()}
 
     def _called(self, fitting: Explained, bound: Mapping[str, Any]) -> Any:
-        """The output of the graph that fits, with what observes a call of this module."""
+        """The output of the graph that fits, with what observes a call of this module. Raises CallError where a text is
+        longer than the model has positions, or another index is outside of its table."""
         if (self._watches and not is_compiling()) or self._hook_flag.is_set:
             observers = self._observers_of(fitting)
             if observers:
                 return fitting._run_by(_Observed(fitting, observers), bound)
-        return super().__call__(**bound) if fitting is self else fitting._called(fitting, bound)
+        if fitting is not self:
+            return fitting._called(fitting, bound)
+        try:
+            return super().__call__(**bound)
+        except IndexError as error:
+            shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in bound.items() if isinstance(x, Tensor))
+            raise CallError(
+                f"{self.record.model_class}: an index is outside of its table ({error}); is a text longer than the model "
+                f"has positions, or a position or type not one of its own? The inputs: {shapes}"
+            ) from error
 
     def _observers_of(self, fitting: Explained) -> list[Observer]:
         """The observers of this call: those of `watch`, and the hooks on submodules. Raises CallError if a hook cannot

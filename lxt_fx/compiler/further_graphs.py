@@ -93,9 +93,9 @@ class OtherCalls:
         self.by_names: dict[frozenset[str], Explained] = {}
 
     def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
-        """The module for a call with these inputs, captured now if there is none; None for a call without inputs, with labels,
-        of which no relevance can be read, with inputs that the model does not name, and with settings, which each graph has as
-        constants. Raises what `transform` raises."""
+        """The module for a call with these inputs, captured now if there is none; None for a call without inputs, with
+        labels, of which no relevance can be read, with inputs that the model does not name, and with settings, which each
+        graph has as constants. Raises what `transform` raises."""
         names = frozenset(named)
         taken = self.takes | WITH_A_TEXT if self.passes_on else self.takes
         if not names or "labels" in names or not names <= taken or not all(map(holds_tensors, named.values())):

@@ -37,8 +37,11 @@ class Front:
     pads: bool = False
 
     def __call__(self, given: Mapping[str, Any]) -> Tensor:
-        """The value of the leaf, without a gradient. Raises CallError for a token that the table does not have."""
+        """The value of the leaf, without a gradient. Raises CallError for a token that the table does not have, and where
+        there are no tokens."""
         tokens = {read: given[read] for read in self.reads}
+        if any(isinstance(value, Tensor) and 0 in value.shape for value in tokens.values()):
+            raise CallError(f"{', '.join(self.reads)}: there are no tokens, so there is nothing to look up; give some")
         with torch.no_grad():
             try:
                 made: Tensor = self.module(**tokens)
