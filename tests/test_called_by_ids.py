@@ -251,6 +251,13 @@ def test_a_model_that_writes_into_its_inputs_leaves_the_example_alone() -> None:
         torch.testing.assert_close(module(hidden=given), model(given.clone(), traced))
 
 
+@pytest.mark.parametrize("name", ["llama classifier", "gpt2 classifier"])
+def test_positions_may_be_given_once_for_the_whole_batch(name: str) -> None:
+    model, inputs = called(name)
+    given = {"input_ids": inputs["input_ids"], "position_ids": torch.arange(6)[None] + 1}
+    torch.testing.assert_close(answers(explained(name)(**given)), answers(model(**given)), rtol=1e-9, atol=1e-11)
+
+
 def test_what_comes_with_a_text_is_passed_on_to_a_model_that_takes_any_input() -> None:
     """Older Llama tokenizers return token types, which the model's forward swallows."""
     model, inputs = called("llama classifier")
