@@ -116,6 +116,8 @@ class Indexed(nn.Module):
         if self.by == "frozen":
             with torch.no_grad():
                 return nn.functional.embedding(tokens, self.table)
+        if self.by == "bag":
+            return nn.functional.embedding_bag(tokens, self.table, mode="sum", padding_idx=0)[:, None]
         if self.by == "one_hot":
             return nn.functional.one_hot(tokens, 31).to(self.table) @ self.table
         if self.by == "equal":
@@ -164,7 +166,7 @@ def _indexed(by: str) -> Callable[[], Called]:
     return lambda: (Indexed(by).eval(), {"tokens": IDS})
 
 
-OPS = ("index", "index_select", "one_hot", "equal", "scaled", "padded", "max_norm", "frozen")
+OPS = ("index", "index_select", "one_hot", "equal", "scaled", "padded", "max_norm", "frozen", "bag")
 
 MODELS: dict[str, Callable[[], Called]] = {
     "llama classifier": llama_classifier, "gpt2 classifier": gpt2_classifier, "roberta": roberta, "opt": opt,

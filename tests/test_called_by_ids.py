@@ -116,7 +116,7 @@ def test_padding_has_no_relevance_and_a_text_alone_has_that_of_the_batch(name: s
 
 
 @pytest.mark.parametrize(
-    "name", ["llama classifier", "marian", "bart classifier", "gemma3n", "text and numbers", "sentences"]
+    "name", ["llama classifier", "marian", "bart classifier", "gemma3n", "text and numbers", "sentences", "bag", "max_norm"]
 )
 def test_the_same_from_a_file_and_recomputed_and_in_four_threads(name: str, tmp_path: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
@@ -141,7 +141,10 @@ def test_the_same_from_a_file_and_recomputed_and_in_four_threads(name: str, tmp_
 def test_compiled_with_one_graph_it_answers_by_ids() -> None:
     model, inputs = called("llama classifier")
     compiled = torch.compile(explained("llama classifier"), fullgraph=True, backend="eager")
-    torch.testing.assert_close(answers(compiled(**inputs)), answers(model(**inputs)), rtol=1e-9, atol=1e-11)
+    expected = answers(model(**inputs))
+    torch.testing.assert_close(answers(compiled(**inputs)), expected, rtol=1e-9, atol=1e-11)
+    in_order = inputs["input_ids"], inputs["attention_mask"]
+    torch.testing.assert_close(answers(compiled(*in_order)), expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", ["opt", "marian"])
@@ -263,6 +266,13 @@ def test_a_model_that_writes_into_its_inputs_leaves_the_example_alone() -> None:
         module = lxt_fx.transform(model, kwargs={"hidden": given, "traced": traced}, rules="gradient")
         assert bool((given == 1).all())
         torch.testing.assert_close(module(hidden=given), model(given.clone(), traced))
+
+
+@pytest.mark.parametrize("name", ["llama classifier", "gpt2 classifier"])
+def test_positions_may_be_given_once_for_the_whole_batch(name: str) -> None:
+    model, inputs = called(name)
+    given = {"input_ids": inputs["input_ids"], "position_ids": torch.arange(6)[None] + 1}
+    torch.testing.assert_close(answers(explained(name)(**given)), answers(model(**given)), rtol=1e-9, atol=1e-11)
 
 
 def test_what_comes_with_a_text_is_passed_on_to_a_model_that_takes_any_input() -> None:

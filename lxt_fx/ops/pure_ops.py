@@ -32,7 +32,7 @@ OTHERS = aten_ops(
     bilinear bincount block_diag bmm broadcast_to bucketize.Scalar bucketize.Tensor cartesian_prod cdist celu
     channel_shuffle clamp column_stack combinations complex concat concatenate conj cosine_similarity cov cross cummax
     cummin cumprod cumsum det detach diag diag_embed diff dot dropout dsplit.int dstack einsum embedding
-    embedding_renorm
+    embedding_bag embedding_bag.padding_idx embedding_renorm
     empty.memory_format empty_like expand_copy eye eye.m fft_fft fft_fft2 fft_fftfreq fft_fftn fft_fftshift fft_hfft
     fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_ihfft fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2 fft_rfftfreq
     fft_rfftn feature_dropout fliplr flipud full full_like glu greater.Scalar greater.Tensor greater_equal.Scalar

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -28,13 +28,19 @@ _TURNS = aten_ops("transpose.int permute t numpy_T")
 class Front:
     """The part of a model before a leaf: `module` computes the value of the leaf from the inputs `reads`, in this order.
     `tokens` is how many dims of the leaf are those of its tokens, [batch, tokens]. If the model `pads` its tokens on the
-    right before it looks them up (Longformer does, to whole windows), the last of these dims may be longer."""
+    right before it looks them up (Longformer does, to whole windows), the last of these dims may be longer. `reads_floats`
+    says whether the leaf is made of floats: a sound that is quantised, or ids that are cast."""
 
     leaf: str
     reads: tuple[str, ...]
     module: GraphModule
     tokens: int
     pads: bool = False
+    reads_floats: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        inputs = (node for node in self.module.graph.nodes if node.op == "placeholder")
+        object.__setattr__(self, "reads_floats", any(map(is_float, inputs)))
 
     def __call__(self, given: Mapping[str, Any]) -> Tensor:
         """The value of the leaf, without a gradient. Raises CallError for a token that the table does not have, and where
@@ -56,11 +62,6 @@ class Front:
     def has_sizes(self) -> bool:
         """Whether the sizes of the tokens are those of the leaf."""
         return self.tokens > 0 and not self.pads
-
-    @property
-    def reads_floats(self) -> bool:
-        """Whether the leaf is made of floats: a sound that is quantised, for example."""
-        return any(is_float(node) for node in self.module.graph.nodes if node.op == "placeholder")
 
     def guards(self, guards: Iterable[str], inputs: Container[str]) -> tuple[str, ...]:
         """The guards on sizes, with the leaf in the place of the input that it starts with. Guards on what is no input of

@@ -50,18 +50,23 @@ FILLS: dict[str, tuple[str, Fill]] = {
 
 
 def with_fills(given: Mapping[str, Any], optional: Iterable[str]) -> dict[str, Any]:
-    """The inputs, with a value for each missing optional one whose text is there, as ids or as embeddings."""
+    """The inputs, with a value for each missing optional one whose text is there, as ids or as embeddings. One that is
+    given once for the whole batch (`position_ids` [1, tokens]) is given to each text."""
     filled = dict(given)
     for name in optional:
         prefix, fill = FILLS[name]
         text = given.get(f"{prefix}input_ids", given.get(f"{prefix}inputs_embeds"))
-        if isinstance(text, Tensor) and text.dim() < 2:
+        if not isinstance(text, Tensor):
+            continue
+        if text.dim() < 2:
             raise CallError(
                 f"{prefix}input_ids must be [batch, tokens], got {list(text.shape)}; one text is a batch of 1: "
                 "input_ids[None]"
             )
-        if name not in given and isinstance(text, Tensor):
+        if name not in given:
             filled[name] = fill(text)
+        elif isinstance(value := given[name], Tensor) and value.dim() == 2 and len(value) == 1:
+            filled[name] = value.expand(text.shape[0], -1)
     return filled
 
 
