@@ -332,3 +332,30 @@ def test_a_capture_changes_neither_the_models_gradient_nor_the_random_state() ->
     torch.testing.assert_close(gradient(net, example()), before, rtol=0, atol=0)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+class MaskedSoftmax(torch.autograd.Function):
+    """A softmax that sets masked weights to 0 in place, as SEW-D's does; its backward is that of its forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
+        weights = torch.softmax(x.masked_fill(~mask, torch.finfo(x.dtype).min), -1)
+        weights.masked_fill_(~mask, 0)
+        ctx.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (weights,) = ctx.saved_tensors
+        return weights * (gradient - (gradient * weights).sum(-1, keepdim=True)), None
+
+
+def test_a_forward_that_writes_into_what_its_backward_needs_is_traced() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return MaskedSoftmax.apply(x, torch.arange(5) < 3)
+
+    x = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    graph = lxt_fx.transform(Net(), (x,), rules="gradient").graph
+    assert not any("own_backward" in str(node.target) for node in graph.nodes)
+    assert any("softmax" in str(node.target) for node in graph.nodes)

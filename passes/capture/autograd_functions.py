@@ -105,10 +105,23 @@ def has_own_backward(function: Function, args: tuple[Any, ...], apply: Apply) ->
         except Exception:  # the user's code may raise anything: the model's own call then does too, or needs no gradient
             return False
         try:
-            traced, asking_too = _vjp(lambda *given: _forward(function, given), args)
+            traced, asking_too = _traced_vjp(function, args)
         except Exception:  # a forward that autograd cannot follow
             return True
     return not asking_too <= asking or any(not _same(a, b) for a, b in zip(own, traced, strict=True))
+
+
+def _traced_vjp(function: Function, args: tuple[Any, ...]) -> tuple[list[Tensor], frozenset[int]]:
+    """The same by the ops of the forward. One that writes into a value that its backward needs (a softmax whose masked
+    weights are then set to 0) runs without in-place ops, as it will in the graph."""
+
+    def forward(*given: Any) -> Any:
+        return _forward(function, given)
+
+    try:
+        return _vjp(forward, args)
+    except RuntimeError:
+        return _vjp(torch.func.functionalize(forward), args)
 
 
 def _same(own: Tensor, traced: Tensor) -> bool:
