@@ -265,3 +265,12 @@ CLAIMING_NOTHING = (
 
 CASES = (*NORMS, *ATTENTIONS, *PRODUCTS, *ACTIVATIONS, *CLAIMING_NOTHING)
 """For the rules with a formula of their own, and for those that claim nothing."""
+
+_OWN = "a Function of the user, whose formula is its own; tests/test_autograd_functions.py"
+NOT_REACHED = {
+    "move: aten.to.device": "a move to another device, where one CPU is; a move to the same one is dropped",
+    "move: lxt_fx.exempt.default": "x itself, but under autocast; tests/test_autocast.py",
+    "own backward: lxt_fx.own_backward.default": _OWN,
+    "own backward: lxt_fx.own_backward_of_several.default": _OWN,
+}
+"""Ops that rules list and no net on one CPU has."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from rule_cases import CASES
+from rule_cases import CASES, NOT_REACHED
 from rule_cases_linear import CASES as LINEAR_CASES
 from rule_nets import ANY, BELOW_ONE, EIGHTHS, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net
 from torch import Tensor
@@ -26,14 +26,6 @@ aten = torch.ops.aten
 ALL_CASES = {case.title: case for case in (*CASES, *LINEAR_CASES)}
 
 LINEAR_RULES = [linear_rules.epsilon(), linear_rules.gamma(), linear_rules.z_plus(), linear_rules.alpha_beta()]
-OWN = "a Function of the user, whose formula is its own; tests/test_autograd_functions.py"
-NOT_REACHED = {
-    "move: aten.to.device": "a move to another device, where one CPU is; a move to the same one is dropped",
-    "move: lxt_fx.exempt.default": "x itself, but under autocast; tests/test_autocast.py",
-    "own backward: lxt_fx.own_backward.default": OWN,
-    "own backward: lxt_fx.own_backward_of_several.default": OWN,
-}
-"""Ops that rules list and no net on one CPU has."""
 
 CONSTANTS = {Cause.BIAS, Cause.CONSTANT, Cause.INTERCEPT}
 ALLOWED = {

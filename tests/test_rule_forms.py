@@ -10,6 +10,7 @@ import pytest
 import rule_forms as forms
 import torch
 import zennit_rules
+from rule_cases import NOT_REACHED
 from slow_references import REFERENCES, Reference, identity, uniform
 from torch.library import Library
 from wrapper_cases import WRAPPERS
@@ -22,13 +23,6 @@ from lxt_fx.rule_table.rule import Rule, kind_text
 aten = torch.ops.aten
 
 CASES = {f"{rule.name}: {case.title}": (case, rule, reference) for case, rule, reference in forms.cases()}
-OWN = "a Function of the user, whose formula is its own; tests/test_autograd_functions.py"
-NOT_REACHED = {
-    "move: aten.to.device": "a move to another device, where one CPU is; a move to the same one is dropped",
-    "move: lxt_fx.exempt.default": "x itself, but under autocast; tests/test_autocast.py",
-    "own backward: lxt_fx.own_backward.default": OWN,
-    "own backward: lxt_fx.own_backward_of_several.default": OWN,
-}
 
 
 def covered() -> set[tuple[forms.Line, str]]:

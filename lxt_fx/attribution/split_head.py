@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch.fx import Graph, GraphModule, Node
 
-from lxt_fx.base.nodes import shape
+from lxt_fx.base.nodes import computed_from, shape
 from lxt_fx.base.torch_internals import aten, io_of, pytree, set_forward, set_io
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops import explicit, fused, products
@@ -70,13 +70,8 @@ def logits_index(explained: Explained) -> int | None:
 
 def _needed(node: Node) -> list[Node]:
     """The node and all that it is computed from, in graph order."""
-    seen, todo = {node}, [node]
-    while todo:
-        for operand in todo.pop().all_input_nodes:
-            if operand not in seen:
-                seen.add(operand)
-                todo.append(operand)
-    return [each for each in node.graph.nodes if each in seen]
+    needed = computed_from(node)
+    return [each for each in node.graph.nodes if each in needed]
 
 
 def _by_inputs(nodes: list[Node]) -> set[Node]:

@@ -96,6 +96,16 @@ def _operands(name: str, value: Any) -> Iterator[Operand]:
             yield from _operands(name, item)
 
 
+def computed_from(node: Node) -> set[Node]:
+    """The node and all that it is computed from."""
+    seen, todo = {node}, [node]
+    while todo:
+        new = [operand for operand in todo.pop().all_input_nodes if operand not in seen]
+        seen.update(new)
+        todo += new
+    return seen
+
+
 def value(node: Node) -> Any:
     """The fake tensor (or tuple, or number) that capture recorded for the node, or None."""
     return node.meta.get("val")

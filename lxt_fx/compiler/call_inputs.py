@@ -18,16 +18,12 @@ from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import holds, reads_a_one
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.capture.called_by_leaf import leaf_values
+from lxt_fx.passes.capture.example import SWITCHES
 
 Fronts = tuple[Front, ...]
 
-SWITCHES: dict[str, Any] = {
-    "use_cache": False,
-    "return_dict": True,
-    "output_attentions": False,
-    "output_hidden_states": False,
-}
-"""The settings that a transformers model is captured with. A call may repeat them."""
+_MAY_BE_REPEATED: dict[str, Any] = {**SWITCHES, "output_attentions": False, "output_hidden_states": False}
+"""Settings that a call may repeat, as every graph of a transformers model has them."""
 
 
 def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,19 +42,19 @@ def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: 
     positional = {_for_position(record, fronts, *pair): pair[1] for pair in zip(order, args, strict=False)}
     if twice := [name for name in positional if name in kwargs]:
         raise CallError(f"{record.model_class}: {twice[0]} is given by position and by name; give it once")
-    given = positional | dict(kwargs)
+    given, baked, reads = positional | dict(kwargs), _MAY_BE_REPEATED | dict(record.constants), _reads(fronts)
     named = {
         name: value if isinstance(value, Tensor) else with_given_objects(value)
         for name, value in given.items()
-        if not _is_baked(record, name, value)
+        if value is not None and (name in record.called_with or not _is_baked(baked, name, value))
     }
-    for name in _reads(fronts) & given.keys():
+    for name in reads & given.keys():
         if not isinstance(given[name], Tensor) and given[name] is not None:
             raise CallError(
                 f"{record.model_class}: {name} must be a tensor of token ids, got {type(given[name]).__name__}; a "
                 'tokenizer makes one of a text: explained(**tokenizer(text, return_tensors="pt"))'
             )
-    if any(name not in record.called_with for name in _reads(fronts)):
+    if any(name not in record.called_with for name in reads):
         for name, value in list(named.items()):
             if not isinstance(value, Tensor) and name not in record.inputs:
                 named |= leaf_values({name: value})
@@ -115,11 +111,8 @@ def graph_inputs(record: Record, fronts: Fronts, filled: Mapping[str, Any]) -> d
     return {name: filled[name] if name in filled else made[name](filled) for name in record.inputs}
 
 
-def _is_baked(record: Record, name: str, value: Any) -> bool:
-    baked = SWITCHES | dict(record.constants)
-    if name in record.called_with:
-        return value is None
-    return value is None or (name in baked and not isinstance(value, Tensor) and bool(baked[name] == value))
+def _is_baked(baked: Mapping[str, Any], name: str, value: Any) -> bool:
+    return name in baked and not isinstance(value, Tensor) and bool(baked[name] == value)
 
 
 def _not_captured(record: Record, fronts: Fronts, name: str, takes: frozenset[str] | None) -> str:

@@ -14,6 +14,7 @@ from lxt_fx.base.user_objects import holds_tensors
 from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops.expectations import EXPECTATIONS
+from lxt_fx.passes.capture.example import WITH_A_TEXT
 
 MOST_GRAPHS = 16
 """The most recaptured graphs that a module has at once; the least recently used one is dropped."""
@@ -72,10 +73,6 @@ def _is_valid(module: Explained, given: Mapping[str, Any]) -> bool:
     except CallError:
         return False
     return True
-
-
-WITH_A_TEXT = frozenset({"attention_mask", "token_type_ids", "position_ids"})
-"""What people give beside token ids whether the model's forward names it or not."""
 
 
 class OtherCalls:

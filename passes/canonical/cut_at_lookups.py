@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.nodes import arguments, is_float, module_path, value, written_shape
+from lxt_fx.base.nodes import arguments, computed_from, is_float, module_path, value, written_shape
 from lxt_fx.base.torch_internals import GraphIO, aten, aten_ops, io_of, pytree, set_io
 from lxt_fx.passes.analysis.token_lookups import Lookup
 from lxt_fx.passes.capture.called_by_leaf import leaf_values
@@ -86,7 +86,8 @@ def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup])
     fronts = list[Front]()
     for lookup in lookups:
         part = _part(gm, lookup)
-        front = Front(_name(lookup, values), io_of(part.graph).names, part, _token_dims(lookup), _pads(part))
+        pads = _pads_the_end(lookup.node)
+        front = Front(_name(lookup, values), io_of(part.graph).names, part, _token_dims(lookup, pads), pads)
         values[front.leaf] = front(values).clone()
         fronts.append(front)
     behind: dict[Node, Node] = {}  # the last leaf of each input of tokens
@@ -178,26 +179,16 @@ def _name(lookup: Lookup, taken: Container[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _token_dims(lookup: Lookup) -> int:
+def _token_dims(lookup: Lookup, pads: bool) -> int:
     """How many dims of the lookup are those of its tokens; 0 if it does not start with them."""
     wanted = written_shape(lookup.inputs[0]) or ()
-    same = len(wanted) - 1 if _pads_the_end(lookup.node) else len(wanted)
+    same = len(wanted) - 1 if pads else len(wanted)
     return len(wanted) if (written_shape(lookup.node) or ())[:same] == wanted[:same] else 0
-
-
-def _pads(part: GraphModule) -> bool:
-    return _pads_the_end(part.graph.output_node())
 
 
 def _pads_the_end(node: Node) -> bool:
     """Whether the only op between tokens and this node that changes sizes is a padding of their last dim on the right."""
-    pads, todo, seen = [], [node], {node}
-    while todo:
-        for operand in todo.pop().all_input_nodes:
-            if operand not in seen:
-                seen.add(operand)
-                todo.append(operand)
-                pads += [operand] if operand.target in _PADS else []
+    pads = [each for each in computed_from(node) if each.target in _PADS]
     return len(pads) == 1 and _pads_right(pads[0])
 
 

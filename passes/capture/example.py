@@ -49,6 +49,13 @@ FILLS: dict[str, tuple[str, Fill]] = {
 """Optional inputs: the prefix of the text whose shape they follow, and what makes the value of a missing one."""
 
 
+WITH_A_TEXT = frozenset(name for name, (prefix, _) in FILLS.items() if not prefix)
+"""What people give beside token ids whether the model's forward names it or not."""
+
+SWITCHES: dict[str, Any] = {"use_cache": False, "return_dict": True}
+"""The settings that a transformers model is captured with."""
+
+
 def with_fills(given: Mapping[str, Any], optional: Iterable[str]) -> dict[str, Any]:
     """The inputs, with a value for each missing optional one whose text is there, as ids or as embeddings. One that is
     given once for the whole batch (`position_ids` [1, tokens]) is given to each text."""
@@ -193,8 +200,7 @@ def _switches(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
     if not is_transformers(model):
         return {}
     parameters = named_signature(model).parameters
-    switches: dict[str, Any] = {"use_cache": False, "return_dict": True}
-    return {name: value for name, value in switches.items() if name in parameters and name not in given}
+    return {name: value for name, value in SWITCHES.items() if name in parameters and name not in given}
 
 
 def _main_inputs(

@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.nn.modules.module import register_module_forward_hook
 
 from lxt_fx.base.grad_mode import gradients_on
-from lxt_fx.base.nodes import module_stack, source_line
+from lxt_fx.base.nodes import computed_from, module_stack, source_line
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
@@ -55,7 +55,7 @@ def find_lost_gradient(
         start = differing[-1]
         lost = (end for end in ends if _differ_between(matched[start], matched[end], graphs[start], graphs[end]))
         if (end := next(lost, None)) is not None:
-            before = _before(end)
+            before = computed_from(end)
             between = [node for node in between if node in before]
     return _said(between, model)
 
@@ -147,15 +147,6 @@ def _behind(start: Node, agrees: Mapping[Node, bool]) -> list[Node]:
                 if not agrees.get(reader):
                     todo.append(reader)
     return sorted(found)
-
-
-def _before(end: Node) -> set[Node]:
-    found, todo = {end}, [end]
-    while todo:
-        new = [node for node in todo.pop().all_input_nodes if node not in found]
-        found.update(new)
-        todo += new
-    return found
 
 
 def _differ_between(model_start: _Value, model_end: _Value, start: _Value, end: _Value) -> bool:
