@@ -195,7 +195,7 @@ def test_a_call_with_inputs_that_the_example_had_not_is_captured_once() -> None:
     for _ in range(2):
         torch.testing.assert_close(answers(module(**inputs, position_ids=places)), expected, rtol=1e-9, atol=1e-11)
     assert module._other_calls is not None
-    assert len([names for names in module._other_calls.by_names if "position_ids" in names]) == 1
+    assert len([names for names, _ in module._other_calls.graphs if "position_ids" in names]) == 1
 
 
 def test_embed_gives_the_leaves_of_a_call() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import lxt_fx
 from lxt_fx import CallError, CaptureError, Explained, InputError
+from lxt_fx.base.torch_internals import pytree
 from lxt_fx.passes.capture.opened_model import opened
 from tests import tiny
 
@@ -251,6 +252,83 @@ def test_positional_inputs_of_a_call_have_the_order_of_the_example(tmp_path: Any
         assert same(module, Ordered()(y, 2.0, x), y, 2.0, x)
         with pytest.raises(CallError, match="factor=2.0 is baked into the graph"):
             module(y, 3.0, x)
+
+
+def test_an_input_by_position_is_what_the_model_takes_there_also_if_the_example_has_it_not() -> None:
+    """A mask that was taken for the positions of the example gave another answer without a word."""
+    model, ids = tiny.llama(), torch.tensor([[0, 5, 9, 17], [5, 9, 17, 23]])
+    mask, places = (ids != 0).long(), torch.arange(4).expand(2, -1)
+    for example in ({"input_ids": ids, "position_ids": places}, {"input_ids": ids}):
+        explained = lxt_fx.transform(model, kwargs=example)
+        assert same(explained, model(ids, mask).logits, ids, mask)
+    assert not torch.allclose(model(ids, mask).logits, model(ids, position_ids=mask).logits, atol=1e-3)
+    with pytest.raises(CallError, match=r"with 12 inputs by position, and it takes \d+ \(input_ids, attention_mask"):
+        explained(*[ids] * 12)
+
+
+def test_a_setting_that_the_example_had_not_is_captured_when_a_call_has_it() -> None:
+    model, ids = tiny.llama(), torch.tensor([[5, 9, 17, 23]])
+    explained = lxt_fx.transform(model)
+    for settings in ({"output_hidden_states": True}, {"return_dict": False}, {"logits_to_keep": 2}, {"logits_to_keep": 3}):
+        want, got = model(ids, use_cache=False, **settings), explained(ids, **settings)
+        assert type(got) is type(want)
+        found, expected = (pytree.tree_leaves(each if isinstance(each, tuple) else dict(each)) for each in (got, want))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert explained(ids).hidden_states is None and same(explained, model(ids).logits, ids)
+    with pytest.raises(CallError, match="no input output_hidden_state;"):
+        explained(ids, output_hidden_state=True)
+
+
+TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+TEXT = TOWER | {"vocab_size": 64, "max_position_embeddings": 16}
+IMAGE = TOWER | {"image_size": 16, "patch_size": 8}
+
+
+def _clip() -> nn.Module:
+    return transformers.CLIPModel(transformers.CLIPConfig(text_config=TEXT, vision_config=IMAGE, projection_dim=8))
+
+
+def _vqa() -> nn.Module:
+    return transformers.ViltForQuestionAnswering(transformers.ViltConfig(**TEXT, image_size=16, patch_size=8))
+
+
+def _caption() -> nn.Module:
+    text = TEXT | {"bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 2, "is_decoder": True}
+    return transformers.BlipForConditionalGeneration(transformers.BlipConfig(text_config=text, vision_config=IMAGE))
+
+
+def _retrieval() -> nn.Module:  # its forward requires pixel_values
+    config = transformers.BlipConfig(text_config=TEXT | {"sep_token_id": 2}, vision_config=IMAGE)
+    return transformers.BlipForImageTextRetrieval(config)
+
+
+def _choices() -> nn.Module:
+    return transformers.BertForMultipleChoice(transformers.BertConfig(**TEXT))
+
+
+@pytest.mark.parametrize("made", [_clip, _vqa, _caption, _retrieval, _choices])
+def test_a_model_that_needs_more_than_its_main_input_is_captured_without_an_example(made: Callable[[], nn.Module]) -> None:
+    model = made().eval()
+    explained = lxt_fx.transform(model)
+    ids = torch.tensor([[5, 9, 17], [5, 23, 9], [7, 5, 9]])
+    inputs = {"input_ids": ids, "pixel_values": seeded(3, 3, 16, 16)}
+    if made is _choices:
+        inputs = {"input_ids": torch.stack([ids, ids.flip(1)])}
+    if made is _vqa:  # its code counts the patches of each image, so a graph has the sizes of its example
+        inputs = {name: value[:2].repeat(1, 3)[:, :7] if value.dim() == 2 else value[:2] for name, value in inputs.items()}
+    output, leaves = explained.with_leaves(**inputs)
+    torch.testing.assert_close(output[0], model(**inputs)[0], rtol=1e-4, atol=1e-5)
+    assert leaves.keys() == {"inputs_embeds", *inputs} - {"input_ids"}
+
+
+def test_a_number_is_part_of_what_a_graph_is_captured_for_and_graphs_of_numbers_are_bounded() -> None:
+    x = seeded(2, 3)
+    explained = lxt_fx.transform(Ordered(), (x,))
+    for factor in (2.0, 2, *range(3, 20)):
+        assert same(explained, Ordered()(x, factor), x, factor)
+    assert len(explained._other_calls.graphs) == 16  # type: ignore[union-attr]
+    compiled = torch.compile(explained, fullgraph=True, backend="eager")
+    assert same(compiled, Ordered()(x, 19), x, 19)  # type: ignore[arg-type]
 
 
 def test_another_thread_calls_the_model_as_before_while_it_is_captured() -> None:

@@ -38,7 +38,8 @@ def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: 
                 "is in it by name, as the model takes it: explained(**inputs)"
             )
     if len(args) > len(order):
-        raise CallError(f"{record.model_class}: called with {len(args)} inputs, captured with {len(order)}")
+        taken = f"{len(order)} ({', '.join(order)})" if order else "none"
+        raise CallError(f"{record.model_class}: called with {len(args)} inputs by position, and it takes {taken}")
     positional = {_for_position(record, fronts, *pair): pair[1] for pair in zip(order, args, strict=False)}
     if twice := [name for name in positional if name in kwargs]:
         raise CallError(f"{record.model_class}: {twice[0]} is given by position and by name; give it once")

@@ -27,7 +27,7 @@ from lxt_fx.compiler.nested_inputs import in_captured_order
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard
 from lxt_fx.passes.canonical.cut_at_lookups import Front
-from lxt_fx.passes.capture.example import with_fills
+from lxt_fx.passes.capture.example import SWITCHES, with_fills
 from lxt_fx.passes.fuse.dtypes import DtypesMatched
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.recompute import Segments, recomputing_forward
@@ -280,7 +280,11 @@ class Explained(GraphModule):
         """
         named = self._named(args, kwargs)
         module = self._for_names_of(named)
-        return module._fitting(with_fills(named, module.record.optional))
+        return module._fitting(with_fills(module._without_constants(named), module.record.optional))
+
+    def _without_constants(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs without the settings that this graph was captured for."""
+        return {name: value for name, value in named.items() if name not in self.record.constants}
 
     def _for_names_of(self, named: Mapping[str, Any]) -> Explained:
         """The module whose graph is made for inputs of these names. Raises CallError if there is none, and if the model
@@ -289,12 +293,12 @@ class Explained(GraphModule):
         why = self._why_not(named)
         if why is None:
             return self
-        fixed = any(name in self.record.constants for name in named)
+        fixed = any(name in self.record.constants and name not in SWITCHES for name in named)
         other = None if self._other_calls is None or fixed else self._other_calls.fitting(self, named)
         if other is None:
             raise CallError(why)
         other._check_model()
-        if (why_not_either := other._why_not(named)) is not None:
+        if (why_not_either := other._why_not(other._without_constants(named))) is not None:
             raise CallError(why_not_either)
         return other
 

@@ -14,10 +14,17 @@ from lxt_fx.base.user_objects import holds_tensors
 from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops.expectations import EXPECTATIONS
-from lxt_fx.passes.capture.example import WITH_A_TEXT
+from lxt_fx.passes.capture.example import OUTPUT_SETTINGS, WITH_A_TEXT
 
 MOST_GRAPHS = 16
 """The most recaptured graphs that a module has at once; the least recently used one is dropped."""
+
+
+Setting = bool | int | float | str
+"""What a graph can have as a constant."""
+
+CallKind = tuple[frozenset[str], frozenset[tuple[str, str, Setting]]]
+"""What a graph is captured for: the names of the inputs, and the settings among them, each with its type and value."""
 
 
 class Recaptures:
@@ -76,28 +83,34 @@ def _is_valid(module: Explained, given: Mapping[str, Any]) -> bool:
 
 
 class OtherCalls:
-    """Further graphs of one model, for calls with other inputs than it was captured with: with `position_ids`, or by
-    `inputs_embeds` where the model then answers differently. Each is captured when it is first needed.
+    """Further graphs of one model, for calls with other inputs than it was captured with: with `position_ids`, with
+    `output_hidden_states=True`, or by `inputs_embeds` where the model then answers differently. Each is captured when it is
+    first needed.
 
     `again` transforms the model on inputs by name. `takes` are the names that the model's forward has for its inputs. If it
-    has `**kwargs` too, it also takes what comes with a text (`passes_on`), and may ignore it; another name is an error.
+    has `**kwargs` too, it also takes what comes with a text and what is asked of the output (`passes_on`), and may ignore
+    it; another name is an error.
     """
 
     def __init__(
         self, again: Callable[[Mapping[str, Any]], Explained], takes: frozenset[str], passes_on: bool = False
     ) -> None:
         self.again, self.takes, self.passes_on = again, takes, passes_on
-        self.by_names: dict[frozenset[str], Explained] = {}
+        self.graphs: dict[CallKind, Explained] = {}
 
     def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
         """The module for a call with these inputs, captured now if there is none; None for a call without inputs, with
-        labels, of which no relevance can be read, with inputs that the model does not name, and with settings, which each
-        graph has as constants. Raises what `transform` raises."""
-        names = frozenset(named)
-        taken = self.takes | WITH_A_TEXT if self.passes_on else self.takes
-        if not names or "labels" in names or not names <= taken or not all(map(holds_tensors, named.values())):
+        labels, of which no relevance can be read, with a cache, and with inputs that the model does not name. Raises what
+        `transform` raises."""
+        settings = {name: value for name, value in named.items() if isinstance(value, Setting)}
+        taken = self.takes | WITH_A_TEXT | OUTPUT_SETTINGS if self.passes_on else self.takes
+        inputs = [value for name, value in named.items() if name not in settings]
+        if not inputs or not named.keys() <= taken - {"labels"} or settings.get("use_cache"):
             return None
-        if names not in self.by_names:
+        if not all(map(holds_tensors, inputs)):
+            return None
+        kind = frozenset(named), frozenset((name, type(value).__name__, value) for name, value in settings.items())
+        if kind not in self.graphs:
             if is_compiling():
                 raise CallError(
                     f"{first._why_not(named)}. A compiled module cannot capture the model for such calls; make one call "
@@ -105,9 +118,16 @@ class OtherCalls:
                 )
             _say_by_embeddings(first, named)
             with one_capture():
-                if names not in self.by_names:  # another thread may have captured it
-                    self.by_names[names] = self._captured(first, named)
-        return self.by_names[names]
+                if kind not in self.graphs:  # another thread may have captured it
+                    self._add(kind, self._captured(first, named))
+        return self.graphs[kind]
+
+    def _add(self, kind: CallKind, module: Explained) -> None:
+        """A call with a number may come with any number, so the oldest graph of such calls is dropped."""
+        with_settings = [each for each in self.graphs if each[1]]
+        if kind[1] and len(with_settings) >= MOST_GRAPHS:
+            del self.graphs[with_settings[0]]
+        self.graphs[kind] = module
 
     def _captured(self, first: Explained, named: Mapping[str, Any]) -> Explained:
         """A new graph for these inputs. Raises CallError if the inputs are such that the model fails on them, too."""

@@ -41,7 +41,7 @@ class Record:
     by name of the node in the rewritten graph. `form` is `gradient` or `explicit`. `overrides` are the places where the
     table was overridden. `merged` names the batch norms that became part of the layer before them. `positions` are the
     positions of the logits, None for all of them. `table` is the rule table itself, None for a module that was loaded from
-    a file, which holds its name only. `order` are the names of positional inputs of a call, constants included; if it is
+    a file, which holds its name only. `order` are the names of positional inputs of a call, as the model has them; if it is
     empty, those of `called_with`.
     """
 

@@ -25,7 +25,7 @@ from lxt_fx.base.torch_internals import GraphIO, guards_of, io_of, pytree, set_i
 from lxt_fx.base.transformers_internals import traceable_experts, visible_autocast, without_cache
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.called_by_leaf import called_by_leaf, leaf_names, tensor_leaves
-from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.example import SIGNALS, Example
 from lxt_fx.passes.capture.lost_no_grad import RefuseLostNoGrad
 from lxt_fx.passes.capture.trace import trace
 from lxt_fx.passes.drop_dead import drop_dead
@@ -46,9 +46,6 @@ class Captured:
 
 _LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 """Loggers that report a failed way of capture at length, although another way is tried next."""
-
-
-_SIGNALS = ("input_features", "input_values", "pixel_values")
 
 
 @contextmanager
@@ -178,7 +175,7 @@ def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str,
         has_features = value.is_floating_point() and example.dynamic_dims is None and free == len(sizes)
         expected = free - 1 if has_features else free
         for dim, found in enumerate(sizes[: max(expected, 1)]):
-            late = dim > 0 and str(node.target) in _SIGNALS  # the width of features, which no user changes
+            late = dim > 0 and str(node.target) in SIGNALS  # the width of features, which no user changes
             if (size := found if isinstance(found, int) else None if late else fixed_size(found)) is not None:
                 why = "the model's code depends on it" if dynamic else "captured without dynamic sizes"
                 why = "a size of 1 is fixed by the example" if dynamic and size == 1 else why

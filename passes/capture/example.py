@@ -19,7 +19,7 @@ from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import pytree, uncompiled
 from lxt_fx.base.transformers_internals import without_cache
 from lxt_fx.base.user_objects import as_given, holds_tensors, with_given_objects, with_made_objects
-from lxt_fx.passes.capture.signature import bound_inputs, named_signature
+from lxt_fx.passes.capture.signature import bound_inputs, named_signature, order_by_position
 
 BATCH, TOKENS = 2, 7
 SEED = 0
@@ -55,6 +55,9 @@ WITH_A_TEXT = frozenset(name for name, (prefix, _) in FILLS.items() if not prefi
 SWITCHES: dict[str, Any] = {"use_cache": False, "return_dict": True}
 """The settings that a transformers model is captured with."""
 
+OUTPUT_SETTINGS = frozenset({"output_attentions", "output_hidden_states", "output_router_logits", "return_dict"})
+"""What a call may ask of a transformers model whether its forward names it or not."""
+
 
 def with_fills(given: Mapping[str, Any], optional: Iterable[str]) -> dict[str, Any]:
     """The inputs, with a value for each missing optional one whose text is there, as ids or as embeddings. One that is
@@ -82,8 +85,9 @@ class Example:
     """The inputs that capture runs on. `kwargs` are tensor inputs by the names of forward's parameters, `optional` names
     those that a call may leave out, and `constants` are other arguments, fixed in the graph. `dynamic_dims` says how many
     leading dims a call may change (`None`: all of them, of images the batch). `made` says that no user gave it.
-    `positional` names the inputs that the model takes by position only. `order` are the names in the order of forward's
-    signature, constants included."""
+    `positional` names the inputs that the model takes by position only. `order` are the names in the order in which the
+    model takes them by position, also those that are not in the example. `instead` are made examples, which are tried in
+    turn if the model fails on this one."""
 
     kwargs: dict[str, Any]
     constants: dict[str, Any]
@@ -92,6 +96,7 @@ class Example:
     made: bool = False
     positional: tuple[str, ...] = ()
     order: tuple[str, ...] = ()
+    instead: tuple[Example, ...] = ()
 
     def free_dims(self, tensor: Tensor) -> int:
         """How many leading dims of this input a call may change. Height and width of images are fixed: models compute
@@ -157,7 +162,8 @@ def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
             "is read at one of them. Give the token ids, embeddings, pixels or features that the model starts from"
         )
     tensors = pytree.tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, tensors)
-    return Example(tensors, constants | _switches(model, named), positional=positional, order=tuple(named))
+    constants |= _switches(model, named)
+    return Example(tensors, constants, positional=positional, order=order_by_position(model, named))
 
 
 def _without_idle_switch(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -169,30 +175,58 @@ def _without_idle_switch(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, 
 
 
 def made_example(model: nn.Module) -> Example:
-    """Example inputs of a transformers model, from its config and forward signature.
+    """Example inputs of a transformers model, from its config and forward signature: its main input and what it requires.
+    `instead` has further ways to call it: with text, image and sound together (CLIP), and with several texts for each
+    question (multiple choice).
 
     Raises InputError where the model needs an input that cannot be made from its config.
     """
     parameters = named_signature(model).parameters
-    main = str(model.main_input_name)
-    generator = torch.Generator().manual_seed(SEED)
-    kwargs = dict(_main_inputs(model, main, set(parameters), generator))
-    filled = with_fills(kwargs, [name for name in FILLS if name in parameters])
-    optional = [name for name in filled if name not in kwargs]
-    kwargs = {name: filled[name].clone() for name in parameters if name in filled}  # in the order of a call
-    missing = [
-        p.name
-        for p in parameters.values()
-        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in kwargs and p.name != "input_ids"
-    ]
+    needed = {p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    main = dict(_main_inputs(model, str(model.main_input_name), set(parameters)))
+    others = {} if needed <= main.keys() | {"input_ids"} else _of_every_kind(model, set(parameters))
+    inputs = {name: value for name, value in others.items() if name in needed} | main
+    example = _example_of(model, inputs)
+    missing = [name for name in parameters if name in needed and name not in example.kwargs and name != "input_ids"]
     if missing:
         raise InputError(
             f"transform: {type(model).__name__} also needs {', '.join(missing)}, which cannot be made from its config; "
             "give an example: transform(model, kwargs={...})"
         )
-    is_text = any(name.endswith(("input_ids", "inputs_embeds")) for name in kwargs)
-    dims, order = 2 if is_text else 1, tuple(parameters)
-    return Example(kwargs, _switches(model, kwargs), tuple(optional), dims, made=True, order=order)
+    return replace(example, instead=tuple(_other_ways(model, set(parameters), example)))
+
+
+def _example_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Example:
+    """A made example of these inputs and of those that the model fills in itself, in the order of forward's signature."""
+    parameters = named_signature(model).parameters
+    filled = with_fills(inputs, [name for name in FILLS if name in parameters])
+    optional = tuple(name for name in filled if name not in inputs)
+    kwargs = {name: filled[name].clone() for name in parameters if name in filled}
+    dims = 2 if any(name.endswith(("input_ids", "inputs_embeds")) for name in inputs) else 1
+    return Example(kwargs, _switches(model, kwargs), optional, dims, made=True, order=order_by_position(model, kwargs))
+
+
+def _other_ways(model: nn.Module, parameters: set[str], first: Example) -> Iterator[Example]:
+    """Further ways to call a model that fails on its main input alone."""
+    whole = _of_every_kind(model, parameters)
+    if not whole.keys() <= first.kwargs.keys():
+        yield _example_of(model, whole)
+    ids = first.kwargs.get("input_ids")
+    if isinstance(ids, Tensor) and not whole.keys() - {"input_ids"}:
+        choices = {"input_ids": torch.stack([ids, ids.flip(0)], 1)}  # [batch, choices, tokens]
+        yield replace(first, kwargs=choices, optional=(), constants=_switches(model, choices), dynamic_dims=None)
+
+
+def _of_every_kind(model: nn.Module, parameters: set[str]) -> dict[str, Tensor]:
+    """A text, an image and a sound, as far as the model takes them."""
+    generator = torch.Generator().manual_seed(SEED)
+    made = dict[str, Tensor]()
+    if {"input_ids", "inputs_embeds"} & parameters:
+        made |= dict(_text_inputs(model, parameters, generator))
+    for name in SIGNALS:
+        if name in parameters:
+            made[name] = _signal(model, name, generator)
+    return made
 
 
 def _switches(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
@@ -203,23 +237,25 @@ def _switches(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in SWITCHES.items() if name in parameters and name not in given}
 
 
-def _main_inputs(
-    model: nn.Module, main: str, parameters: set[str], generator: torch.Generator
-) -> Iterator[tuple[str, Any]]:
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    config: Any = model.config
+def _main_inputs(model: nn.Module, main: str, parameters: set[str]) -> Iterator[tuple[str, Tensor]]:
+    generator = torch.Generator().manual_seed(SEED)
     if main == "input_ids":
         yield from _text_inputs(model, parameters, generator)
         return
-    if main not in ("pixel_values", "input_features", "input_values"):
+    if main not in SIGNALS:
         raise InputError(
             f"transform: the main input of {type(model).__name__} is {main}, which cannot be made from its config; give "
             "an example: transform(model, kwargs={...})"
         )
-    shape = {"pixel_values": _image_shape, "input_features": _feature_shape, "input_values": _wave_shape}[main](config)
-    yield main, torch.randn(shape, generator=generator).to(device, dtype)
+    yield main, _signal(model, main, generator)
     yield from _text(model, "decoder_", TOKENS - 2, parameters, generator)
+
+
+def _signal(model: nn.Module, name: str, generator: torch.Generator) -> Tensor:
+    """A random image or sound of the size that the model's config says."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return torch.randn(SIGNALS[name](model.config), generator=generator).to(device, dtype)
 
 
 def _text_inputs(model: nn.Module, parameters: set[str], generator: torch.Generator) -> Iterator[tuple[str, Any]]:
@@ -309,3 +345,11 @@ def _wave_shape(config: Any) -> tuple[int, ...]:
     if hasattr(config, "num_mel_bins") and hasattr(config, "max_length"):
         return BATCH, config.max_length, config.num_mel_bins
     return BATCH, 16000
+
+
+SIGNALS: dict[str, Callable[[Any], tuple[int, ...]]] = {
+    "pixel_values": _image_shape,
+    "input_features": _feature_shape,
+    "input_values": _wave_shape,
+}
+"""The inputs that are images or sounds, each with the shape that a config gives it."""

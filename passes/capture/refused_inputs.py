@@ -27,7 +27,7 @@ def without_refused_inputs(model: nn.Module, example: Example) -> tuple[Example,
     """
     if on_meta(model, example.kwargs):
         return example, None
-    example, expected = _without_refused(model, example)
+    example, expected = _in_one_way(model, example)
     counted = _counted_from_padding(model, example)
     if counted:
         example = example.without(counted)
@@ -64,6 +64,17 @@ def _finds_its_padding(model: nn.Module, example: Example) -> bool:
 
 def _same(full: Any, found: Any) -> bool:
     return not isinstance(found, Exception) and forward_difference(full, found) <= SAME
+
+
+def _in_one_way(model: nn.Module, example: Example) -> tuple[Example, Any]:
+    """The first way to call a model on which it does not fail. Raises the error of the first one if there is none."""
+    errors = list[InputError]()
+    for way in (example, *example.instead):
+        try:
+            return _without_refused(model, way)
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _without_refused(model: nn.Module, example: Example) -> tuple[Example, Any]:

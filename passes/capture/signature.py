@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -51,6 +52,14 @@ def bound_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         return dict(zip(names, args, strict=True)) | kwargs, names
     rest = bound.arguments.pop(_of_kind(own, Parameter.VAR_KEYWORD) or "", {})
     return bound.arguments | rest, ()
+
+
+def order_by_position(model: nn.Module, given: Iterable[str]) -> tuple[str, ...]:
+    """What the model takes inputs by position as, whether an example has them or not: `model(ids, mask)` means the mask
+    also where the example was ids and positions. Inputs that are `given` by names that it does not list come last."""
+    listed = _positional(named_signature(model))
+    starred = _of_kind(named_signature(model), Parameter.VAR_POSITIONAL) is not None
+    return tuple(given) if starred else (*listed, *(name for name in given if name not in listed))
 
 
 def _positional_names(model: nn.Module, own: Signature, count: int) -> tuple[str, ...]:
