@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 import lxt_fx
 from lxt_fx.base.torch_internals import pytree
+from lxt_fx.compiler.further_graphs import OtherCalls
 
 NAMES = list(ids_models.MODELS)
 
@@ -194,8 +195,8 @@ def test_a_call_with_inputs_that_the_example_had_not_is_captured_once() -> None:
     expected = answers(model(**inputs, position_ids=places))
     for _ in range(2):
         torch.testing.assert_close(answers(module(**inputs, position_ids=places)), expected, rtol=1e-9, atol=1e-11)
-    assert module._other_calls is not None
-    assert len([names for names in module._other_calls.by_names if "position_ids" in names]) == 1
+    assert isinstance(module._other_calls, OtherCalls)
+    assert len([graph for graph in module._other_calls.graphs if "position_ids" in graph.names]) == 1
 
 
 def test_embed_gives_the_leaves_of_a_call() -> None:

@@ -19,6 +19,7 @@ from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import pytree, uncompiled
 from lxt_fx.base.transformers_internals import without_cache
 from lxt_fx.base.user_objects import as_given, holds_tensors, with_given_objects, with_made_objects
+from lxt_fx.passes.capture.settings import SWITCHES, is_transformers
 from lxt_fx.passes.capture.signature import bound_inputs, named_signature
 
 BATCH, TOKENS = 2, 7
@@ -51,9 +52,6 @@ FILLS: dict[str, tuple[str, Fill]] = {
 
 WITH_A_TEXT = frozenset(name for name, (prefix, _) in FILLS.items() if not prefix)
 """What people give beside token ids whether the model's forward names it or not."""
-
-SWITCHES: dict[str, Any] = {"use_cache": False, "return_dict": True}
-"""The settings that a transformers model is captured with."""
 
 
 def with_fills(given: Mapping[str, Any], optional: Iterable[str]) -> dict[str, Any]:
@@ -132,11 +130,6 @@ class Example:
             return with_made_objects(model(*args, **kwargs))
 
 
-def is_transformers(model: nn.Module) -> bool:
-    """Whether the model describes its own inputs: a `transformers` model with a config."""
-    return hasattr(model, "config") and hasattr(model, "main_input_name")
-
-
 def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
     """The user's example, bound to the names of forward's parameters.
 
@@ -150,7 +143,7 @@ def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         )
     named, positional = bound_inputs(model, args, _without_idle_switch(model, kwargs))
     tensors = {name: with_given_objects(value) for name, value in named.items() if holds_tensors(value)}
-    constants = {name: value for name, value in named.items() if name not in tensors}
+    constants = {name: _own(value) for name, value in named.items() if name not in tensors}
     if not tensors:
         raise InputError(
             f"transform: none of the example inputs {sorted(named)} of {type(model).__name__} is a tensor, and relevance "
@@ -158,6 +151,11 @@ def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         )
     tensors = pytree.tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, tensors)
     return Example(tensors, constants | _switches(model, named), positional=positional, order=tuple(named))
+
+
+def _own(value: Any) -> Any:
+    """A setting with lists and dicts of its own, which the caller may change afterwards."""
+    return pytree.tree_map(lambda leaf: leaf, value)
 
 
 def _without_idle_switch(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
