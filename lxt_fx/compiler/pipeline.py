@@ -45,13 +45,13 @@ from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
 from lxt_fx.passes.canonical.write_casts import write_casts
-from lxt_fx.passes.capture.autograd_functions import own_backwards_as_ops, own_backwards_found
+from lxt_fx.passes.capture.autograd_functions import own_backwards_found
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
 from lxt_fx.passes.capture.signature import named_signature
-from lxt_fx.passes.capture.try_sizes import capture_and_try_sizes
+from lxt_fx.passes.capture.with_backwards import captured_with_backwards
 from lxt_fx.passes.positions.asked_positions import Narrowing, Positions, answer_index, positions_of, positions_to_select
 from lxt_fx.passes.positions.select_positions import select_positions
 from lxt_fx.passes.rewrite.add_epsilon import add_epsilon
@@ -183,11 +183,11 @@ def captured_from(
 @one_capture()
 def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
     seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
-    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as own:
+    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as functions:
         example, expected = without_refused_inputs(model, example)
         embedding = embedding_of(model, example)
-    with _timed(seconds, "capture"), own_backwards_as_ops(own):
-        captured = capture_and_try_sizes(model, example, dynamic=dynamic)
+    with _timed(seconds, "capture"):
+        captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
     if captured.example is not example and not on_meta(model, captured.example.kwargs):
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)

@@ -19,6 +19,7 @@ from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import pytree, uncompiled
 from lxt_fx.base.transformers_internals import without_cache
 from lxt_fx.base.user_objects import as_given, holds_tensors, with_given_objects, with_made_objects
+from lxt_fx.passes.capture.as_in_a_call import as_in_a_call
 from lxt_fx.passes.capture.settings import SWITCHES, is_transformers
 from lxt_fx.passes.capture.signature import bound_inputs, named_signature
 
@@ -122,11 +123,11 @@ class Example:
         return replace(self, kwargs=pytree.tree_map_only(Tensor, Tensor.clone, dict(self.kwargs)))
 
     def call(self, model: nn.Module, without: tuple[str, ...] = ()) -> Any:
-        """The model's output on this example, from a fixed random state, without caches. To be called inside
-        `torch_state_restored`."""
+        """The model's output on this example, from a fixed random state, without caches, as in a call whose inputs ask for
+        a gradient. To be called inside `torch_state_restored`."""
         args, kwargs = self.copied().arguments(without)
         torch.manual_seed(SEED)
-        with without_cache(model), uncompiled(model):
+        with without_cache(model), uncompiled(model), as_in_a_call(model):
             return with_made_objects(model(*args, **kwargs))
 
 
