@@ -26,7 +26,7 @@ from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.nested_inputs import in_captured_order
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard
-from lxt_fx.passes.canonical.cut_at_lookups import Front
+from lxt_fx.passes.canonical.cut_at_lookups import Front, unlike_captured
 from lxt_fx.passes.capture.example import with_fills
 from lxt_fx.passes.fuse.dtypes import DtypesMatched
 from lxt_fx.passes.fuse.fuse import fuse
@@ -196,6 +196,10 @@ class Explained(GraphModule):
                 f"{self.record.model_class}: an index is outside of its table ({error}); is a text longer than the model "
                 f"has positions, or a position or type not one of its own? The inputs: {shapes}"
             ) from error
+        except RuntimeError as error:
+            if is_compiling() or (why := unlike_captured(self.graph, bound)) is None:
+                raise
+            raise CallError(f"{self.record.model_class}: {why} ({error})") from error
 
     def _observers_of(self, fitting: Explained) -> list[Observer]:
         """The observers of this call: those of `watch`, and the hooks on submodules. Raises CallError if a hook cannot
