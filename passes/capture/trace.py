@@ -47,12 +47,12 @@ def trace(model: nn.Module, example: Example) -> tuple[GraphModule, pytree.TreeS
         return flat_out
 
     tracer = real_tracer(forward)  # which turns every non-tensor leaf into a constant of the graph
-    with _module_stacks(model), _PlainParameters() as plain, _WholeReads():
+    with _module_stacks(model), _WholeReads():
         gm = tracer(*pytree.tree_leaves(dict(example.copied().kwargs)))
     for node, name in zip(_placeholders(gm), names, strict=True):
         node.target = name
         rename(node, name)
-    _name_parameters(gm, model, plain)
+    _name_parameters(gm, model)
     _record_values(gm, pytree.tree_leaves(dict(example.copied().kwargs)))
     _expect_again(gm)
     return gm, out_specs[-1]
@@ -107,34 +107,6 @@ class _WholeReads(TorchFunctionMode):
         return result
 
 
-class _PlainParameters(TorchFunctionMode):
-    """Gives torch the data of parameters of a class of others (packed weights of bitsandbytes) that has no dispatch of its
-    own. A trace refuses to look at that class, and does not need to: its ops are those of any tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.data: dict[int, tuple[nn.Parameter, Tensor]] = {}
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        found = [x for x in (*args, *(kwargs or {}).values()) if _is_of_others(x)]
-        if not found or getattr(func, "__name__", "") == "__get__":
-            return func(*args, **(kwargs or {}))
-        for parameter in found:
-            self.data.setdefault(id(parameter), (parameter, parameter.data))
-        given, named = pytree.tree_map(self._plain, (args, kwargs or {}))
-        return func(*given, **named)
-
-    def _plain(self, value: Any) -> Any:
-        return self.data[id(value)][1] if id(value) in self.data else value
-
-
-def _is_of_others(value: Any) -> bool:
-    plain = type(value).__torch_dispatch__ is Tensor.__torch_dispatch__ if isinstance(value, Tensor) else False
-    return plain and isinstance(value, nn.Parameter) and type(value) not in (Tensor, nn.Parameter)
-
-
 def _expect_again(gm: GraphModule) -> None:
     """Inserts a guard after each op whose value Python read or whose output shape is data-dependent. What depends on no
     input needs none."""
@@ -183,19 +155,16 @@ def _placeholders(gm: GraphModule) -> list[Node]:
     return [node for node in gm.graph.nodes if node.op == "placeholder"]
 
 
-def _name_parameters(gm: GraphModule, model: nn.Module, plain: _PlainParameters) -> None:
+def _name_parameters(gm: GraphModule, model: nn.Module) -> None:
     """make_fx calls parameters `_param_constant3`; this gives them the names that they have in the model."""
     owned = {id(t): name for name, t in (*model.named_buffers(), *model.named_parameters())}
-    whole = {id(data): parameter for parameter, data in plain.data.values()}
-    owned |= {key: owned[id(parameter)] for key, parameter in whole.items() if id(parameter) in owned}
     for node in gm.graph.nodes:
         if node.op != "get_attr":
             continue
         name = owned.get(id(getattr(gm, node.target, None)))
         if name is None:
             continue
-        found = getattr(gm, node.target)
-        _place(gm, name, whole.get(id(found), found))
+        _place(gm, name, getattr(gm, node.target))
         node.target = name
         rename(node, name.replace(".", "_"))
     read = {node.target for node in gm.graph.nodes if node.op == "get_attr"}
