@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lxt_fx
 from lxt_fx.base.torch_internals import function_base
 from lxt_fx.ops.own_backward import own_backward, own_backward_of_several
-from lxt_fx.passes.capture.autograd_functions import own_backwards_as_ops
+from lxt_fx.passes.capture.autograd_functions import Functions, own_backwards_as_ops
 
 
 class Rounded(torch.autograd.Function):
@@ -312,7 +312,7 @@ def test_two_functions_that_read_alike_are_told_apart() -> None:
 
 def test_functions_are_as_before_afterwards_and_in_other_threads() -> None:
     seen: list[Any] = []
-    with own_backwards_as_ops({Rounded: False}):
+    with own_backwards_as_ops(Functions({Rounded: False})):
         thread = threading.Thread(target=lambda: seen.append(stored(example().requires_grad_()).grad_fn))
         thread.start()
         thread.join()
@@ -320,7 +320,7 @@ def test_functions_are_as_before_afterwards_and_in_other_threads() -> None:
         assert type(inside).__name__ == "RoundedBackward"
     assert type(seen[0]).__name__ == "ReversedBackward"
     assert "apply" not in vars(function_base())
-    with pytest.raises(ValueError, match="halfway"), own_backwards_as_ops({Rounded: False}):
+    with pytest.raises(ValueError, match="halfway"), own_backwards_as_ops(Functions({Rounded: False})):
         raise ValueError("halfway")
     assert "apply" not in vars(function_base())
 
@@ -359,3 +359,66 @@ def test_a_forward_that_writes_into_what_its_backward_needs_is_traced() -> None:
     graph = lxt_fx.transform(Net(), (x,), rules="gradient").graph
     assert not any("own_backward" in str(node.target) for node in graph.nodes)
     assert any("softmax" in str(node.target) for node in graph.nodes)
+
+
+class Packed(nn.Module):
+    """As the 4-bit layer of bitsandbytes: a kernel with a backward, if its input asks for a gradient, and else one that has
+    none, for which it writes its weight anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randint(-8, 8, (4, 4), dtype=torch.int8), requires_grad=False)
+        self.is_packed = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.requires_grad:
+            self.is_packed = True
+        if self.is_packed or not torch.is_grad_enabled():
+            return Unpacked.forward(None, x.detach(), self.weight)
+        found: Tensor = Unpacked.apply(x, self.weight)
+        return found
+
+
+class Unpacked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        if ctx is not None:
+            ctx.save_for_backward(weight)
+        return x.detach() @ weight.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient @ ctx.saved_tensors[0].to(gradient.dtype).T, None
+
+
+class Packs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.norm = nn.Embedding(9, 4), nn.LayerNorm(4)
+        self.first, self.second = Packed(), Packed()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if x.is_floating_point() else self.embedding(x)
+        out: Tensor = self.second(torch.tanh(self.norm(self.first(x))))
+        return out
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("by_ids", [True, False])
+def test_a_layer_that_asks_for_requires_grad_takes_its_kernel_with_a_backward(by_ids: bool, frozen: bool) -> None:
+    torch.manual_seed(0)
+    net = Packs().eval().requires_grad_(False)
+    net.embedding.requires_grad_(not frozen)
+    net.norm.requires_grad_(not frozen)
+    x = torch.tensor([[1, 2, 3]]) if by_ids else torch.randn(2, 3, 4)
+    explained = lxt_fx.transform(net, (x,), rules="gradient")
+    assert not net.first.is_packed and not net.second.is_packed and explained.record.gradient_difference < 1e-5
+    output, leaves = explained.with_leaves(x)
+    (leaf,) = leaves.values()
+    own = leaf.detach().clone().requires_grad_()
+    expected = net(own)
+    torch.testing.assert_close(output, expected)
+    output.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(leaf.grad, own.grad)
+    assert leaf.grad is not None and leaf.grad.abs().max() > 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import ids_models
 import pytest
+import tiny
 import torch
 from golden_cases import relative
 from ids_models import IDS, TEXT
@@ -16,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 import lxt_fx
 from lxt_fx.base.torch_internals import pytree
+from lxt_fx.compiler.further_graphs import OtherCalls
 
 NAMES = list(ids_models.MODELS)
 
@@ -194,8 +196,8 @@ def test_a_call_with_inputs_that_the_example_had_not_is_captured_once() -> None:
     expected = answers(model(**inputs, position_ids=places))
     for _ in range(2):
         torch.testing.assert_close(answers(module(**inputs, position_ids=places)), expected, rtol=1e-9, atol=1e-11)
-    assert module._other_calls is not None
-    assert len([names for names, _ in module._other_calls.graphs if "position_ids" in names]) == 1
+    assert isinstance(module._other_calls, OtherCalls)
+    assert len([graph for graph in module._other_calls.graphs if "position_ids" in graph.names]) == 1
 
 
 def test_embed_gives_the_leaves_of_a_call() -> None:
@@ -343,3 +345,29 @@ def test_texts_that_a_helper_gets_are_not_changed() -> None:
     output.logits[0, 0].backward()
     leaf = leaves["inputs_embeds"]
     assert leaf.grad is not None and relative(relevance[0, 0], (leaf * leaf.grad).sum(-1)[0]) <= 1e-9
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"input_ids": torch.tensor([[True, False, True]])}, "input_ids holds numbers of bool, .* give input_ids.to"),
+        ({"input_ids": torch.tensor([[5, 9, 3]], dtype=torch.int16)}, "input_ids holds numbers of int16"),
+        ({"inputs_embeds": torch.zeros(0, 3, 32)}, r"inputs_embeds has shape \[0, 3, 32\]: there is no example"),
+        ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, "there are no tokens"),
+    ],
+)
+def test_inputs_that_the_model_refuses_are_named(given: dict[str, Tensor], message: str) -> None:
+    model = tiny.llama()
+    with pytest.raises(RuntimeError):
+        model(**given)
+    with pytest.raises(lxt_fx.CallError, match=message):
+        lxt_fx.transform(model)(**given)
+
+
+def test_other_kinds_of_numbers_that_the_model_takes_are_taken() -> None:
+    model, ids = tiny.llama(), torch.tensor([[5, 9, 3]])
+    module = lxt_fx.transform(model)
+    for mask in (torch.tensor([[True, True, False]]), torch.tensor([[1.0, 1.0, 0.0]])):
+        found, expected = module(ids, attention_mask=mask), model(ids, attention_mask=mask)
+        torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(module(ids.int()).logits, model(ids.int()).logits)

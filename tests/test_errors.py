@@ -210,7 +210,8 @@ class Scaled(torch.nn.Module):
     ("args", "kwargs", "message"),
     [
         ((torch.ones(2, 3), torch.ones(2, 3)), {"y": torch.zeros(2, 3)}, "y is given by position and by name"),
-        ((torch.ones(2, 3), torch.ones(2, 3)), {"factor": 2.0}, "the model has no input factor"),
+        ((torch.ones(2, 3), torch.ones(2, 3)), {"factor": 2.0}, "no input factor"),
+        ((torch.ones(2, 3), torch.ones(2, 3)), {"scail": 2.0}, "no input scail; .* did you mean scale"),
     ],
 )
 def test_a_call_that_would_be_answered_in_part_is_refused(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import threading
+
 import pytest
 import torch
 from golden_cases import relative
@@ -159,6 +162,41 @@ def test_a_padded_text_is_captured_again_with_its_mask() -> None:
     explained = lxt_fx.transform(model, dynamic="recapture")
     ids, mask = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5]]), torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 1]])
     torch.testing.assert_close(explained(ids, attention_mask=mask).logits, model(ids, attention_mask=mask).logits)
+
+
+@pytest.mark.parametrize("how", ["another table", "a copy", "a copy of that"])
+def test_another_table_and_a_copy_recapture_too(how: str) -> None:
+    net, x = experts()
+    explained = lxt_fx.transform(net, (x, ROUTE), dynamic="recapture")
+    if how != "a copy":
+        explained = lxt_fx.transform(explained, (x, ROUTE), rules="gradient")
+    module = explained if how == "another table" else copy.deepcopy(explained)
+    if how == "a copy":  # its further graphs have its own parameters
+        with torch.no_grad():
+            module.get_parameter("first.weight").mul_(2)
+            net = copy.deepcopy(net)
+            net.first.weight.mul_(2)
+    assert explained.record.table_name == module.record.table_name
+    for route in ([1, 1, 0], [2, 1, 0]):
+        torch.testing.assert_close(module(x, torch.tensor(route)), net(x, torch.tensor(route)))
+
+
+def test_a_copy_of_a_module_whose_model_changed_is_refused_as_a_call_is() -> None:
+    net, x = experts()
+    explained = lxt_fx.transform(net, (x, ROUTE))
+    net.half()
+    with pytest.raises(lxt_fx.ModelChangedError, match="float16"):
+        copy.deepcopy(explained)
+
+
+def test_a_copy_of_what_cannot_be_copied_has_its_first_graph_and_says_so() -> None:
+    net, x = experts()
+    explained = lxt_fx.transform(net, (x, ROUTE), dynamic="recapture")
+    net.lock = threading.Lock()
+    twin = copy.deepcopy(explained)
+    torch.testing.assert_close(twin(x, ROUTE), net(x, ROUTE))
+    with pytest.raises(lxt_fx.CallError, match="no model to capture it from, since copy.deepcopy of the model failed"):
+        twin(x, torch.tensor([1, 1, 0]))
 
 
 def test_dynamic_takes_three_words() -> None:

@@ -27,8 +27,8 @@ from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, Rules, table_named
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
-from lxt_fx.passes.capture.example import is_transformers
 from lxt_fx.passes.capture.opened_model import opened
+from lxt_fx.passes.capture.settings import is_transformers
 from lxt_fx.passes.capture.signature import named_signature
 from lxt_fx.passes.positions.asked_positions import answers_by_token
 

@@ -124,6 +124,8 @@ def is_cache(found: object) -> bool:
 
 def holds_tensors(found: Any) -> bool:
     """Whether this is a container or an object with tensors inside, or a tensor."""
+    if isinstance(found, (*_VALUES, enum.Enum)):  # torch.compile traces no more than this
+        return isinstance(found, Tensor)
     todo, seen = [found], {id(found)}
     while todo:
         for leaf in pytree.tree_leaves(todo.pop(), is_leaf=is_cache):

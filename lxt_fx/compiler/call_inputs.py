@@ -12,24 +12,22 @@ from torch import Tensor
 
 from lxt_fx.base.errors import CallError
 from lxt_fx.base.torch_internals import pytree
-from lxt_fx.base.user_objects import with_given_objects
+from lxt_fx.base.user_objects import holds_tensors, with_given_objects
 from lxt_fx.compiler.nested_inputs import checked_leaves
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import holds, reads_a_one
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.capture.called_by_leaf import leaf_values
-from lxt_fx.passes.capture.example import SWITCHES
+from lxt_fx.passes.capture.settings import MAY_BE_REPEATED, OMITTED, SWITCHES, same_setting
 
 Fronts = tuple[Front, ...]
 
-_MAY_BE_REPEATED: dict[str, Any] = {**SWITCHES, "output_attentions": False, "output_hidden_states": False}
-"""Settings that a call may repeat, as every graph of a transformers model has them."""
-
 
 def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs by name, without those that are None or constants of the graph. Those inside lists and dicts are named as
-    the inputs of the graph are, if these are cut apart. Raises CallError for more inputs than the module takes, for one
-    that is given twice, and for token ids that are no tensor."""
+    """The inputs by name, without those that are None or constants of the graph. Settings that every call of the graph must
+    repeat are there in any case, as OMITTED if they are left out. Inputs inside lists and dicts are named as the inputs of
+    the graph are, if these are cut apart. Raises CallError for more inputs than the module takes, for one that is given
+    twice, and for token ids that are no tensor."""
     order = record.order or record.called_with
     for value in args:
         if isinstance(value, Mapping) and set(value) <= {*order, *record.inputs} and "input_ids" in value:
@@ -43,12 +41,13 @@ def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: 
     positional = {_for_position(record, fronts, *pair): pair[1] for pair in zip(order, args, strict=False)}
     if twice := [name for name in positional if name in kwargs]:
         raise CallError(f"{record.model_class}: {twice[0]} is given by position and by name; give it once")
-    given, baked, reads = positional | dict(kwargs), _MAY_BE_REPEATED | dict(record.constants), _reads(fronts)
+    given, reads = positional | dict(kwargs), _reads(fronts)
     named = {
         name: value if isinstance(value, Tensor) else with_given_objects(value)
         for name, value in given.items()
-        if value is not None and (name in record.called_with or not _is_baked(baked, name, value))
+        if isinstance(value, Tensor) or not _says_nothing(record, name, value)
     }
+    named |= {name: OMITTED for name in record.to_repeat if name not in given}
     for name in reads & given.keys():
         if not isinstance(given[name], Tensor) and given[name] is not None:
             raise CallError(
@@ -56,8 +55,9 @@ def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: 
                 'tokenizer makes one of a text: explained(**tokenizer(text, return_tensors="pt"))'
             )
     if any(name not in record.called_with for name in reads):
+        settings = settings_in(record, fronts, named)
         for name, value in list(named.items()):
-            if not isinstance(value, Tensor) and name not in record.inputs:
+            if not isinstance(value, Tensor) and name not in record.inputs and name not in settings:
                 named |= leaf_values({name: value})
     return named
 
@@ -81,9 +81,10 @@ def why_not(record: Record, fronts: Fronts, named: Mapping[str, Any], takes: fro
     """Why the graph is not made for inputs of these names; None if it is. `takes` are the names that the model has, if that
     is known."""
     reads = _reads(fronts)
-    for name in named:
-        if name not in record.called_with and name not in record.inputs and name not in reads:
-            return _not_captured(record, fronts, name, takes)
+    for name, value in named.items():
+        if name in record.called_with or name in record.inputs or name in reads or _is_baked(record, name, value):
+            continue
+        return _not_captured(record, fronts, name, takes) if value is not OMITTED else _left_out(record, name)
     made = {front.leaf: front for front in fronts}
     missing = []
     for name in record.inputs:
@@ -112,8 +113,37 @@ def graph_inputs(record: Record, fronts: Fronts, filled: Mapping[str, Any]) -> d
     return {name: filled[name] if name in filled else made[name](filled) for name in record.inputs}
 
 
-def _is_baked(baked: Mapping[str, Any], name: str, value: Any) -> bool:
-    return name in baked and not isinstance(value, Tensor) and bool(baked[name] == value)
+def settings_in(record: Record, fronts: Fronts, named: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that are settings of the model: they hold no tensor, and a graph has them as constants."""
+    known = {*record.called_with, *record.inputs, *_reads(fronts)}
+    return {name: value for name, value in named.items() if name not in known and not holds_tensors(value)}
+
+
+def _is_baked(record: Record, name: str, value: Any) -> bool:
+    return name in record.constants and same_setting(record.constants[name], value)
+
+
+def _says_nothing(record: Record, name: str, value: Any) -> bool:
+    """Whether a call with this value is one without it: one that the graph has as a constant, or a None."""
+    if name in record.to_repeat:
+        return False
+    if value is None:
+        return name in SWITCHES or record.constants.get(name) is None
+    if name in record.called_with:
+        return False
+    return _is_baked(record, name, value) or name not in record.constants and _is_repeated(name, value)
+
+
+def _is_repeated(name: str, value: Any) -> bool:
+    return name in MAY_BE_REPEATED and same_setting(MAY_BE_REPEATED[name], value)
+
+
+def _left_out(record: Record, name: str) -> str:
+    had = f" ({record.constants[name]!r})" if name in record.constants else ""
+    return (
+        f"{record.model_class}: the call leaves out {name}, for which the model then takes another value than the example "
+        f"had{had}, which is baked into the graph; give the value of the example, or transform the model without {name}"
+    )
 
 
 def _not_captured(record: Record, fronts: Fronts, name: str, takes: frozenset[str] | None) -> str:

@@ -18,7 +18,7 @@ from torch.fx.graph import PythonCode
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
-from lxt_fx.compiler.call_inputs import check_valid, graph_inputs, named_inputs, why_not
+from lxt_fx.compiler.call_inputs import check_valid, graph_inputs, named_inputs, settings_in, why_not
 from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, new_device
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookable
 from lxt_fx.compiler.model_changes import ModelState
@@ -26,8 +26,8 @@ from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.nested_inputs import in_captured_order
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard
-from lxt_fx.passes.canonical.cut_at_lookups import Front
-from lxt_fx.passes.capture.example import SWITCHES, with_fills
+from lxt_fx.passes.canonical.cut_at_lookups import Front, unlike_captured
+from lxt_fx.passes.capture.example import with_fills
 from lxt_fx.passes.fuse.dtypes import DtypesMatched
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.recompute import Segments, recomputing_forward
@@ -71,18 +71,14 @@ class GraphsBySize(Protocol):
 
 
 class GraphsByNames(Protocol):
-    """Further graphs of a model, for calls with other inputs than its first graph has (`OtherCalls`)."""
+    """Further graphs of a model, for calls with other inputs or settings than its first graph has (`OtherCalls`)."""
 
     @property
     def takes(self) -> frozenset[str]:
         """The names that the model has for its inputs."""
 
-    @property
-    def passes_on(self) -> bool:
-        """Whether the model takes what comes with a text also where it does not name it."""
-
-    def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
-        """The module whose graph has these inputs, if there can be one."""
+    def fitting(self, first: Explained, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> Explained | None:
+        """The module whose graph has these inputs and settings, if there can be one."""
 
 
 class Explained(GraphModule):
@@ -200,6 +196,10 @@ class Explained(GraphModule):
                 f"{self.record.model_class}: an index is outside of its table ({error}); is a text longer than the model "
                 f"has positions, or a position or type not one of its own? The inputs: {shapes}"
             ) from error
+        except RuntimeError as error:
+            if is_compiling() or (why := unlike_captured(self.graph, bound)) is None:
+                raise
+            raise CallError(f"{self.record.model_class}: {why} ({error})") from error
 
     def _observers_of(self, fitting: Explained) -> list[Observer]:
         """The observers of this call: those of `watch`, and the hooks on submodules. Raises CallError if a hook cannot
@@ -247,12 +247,14 @@ class Explained(GraphModule):
         return GraphValues(self.graph, lowered.inserted, lowered.carrying)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Explained:
+        self._check_model()  # also so that the copy's further graphs are of the model that its first graph is of
         record, embedding = self.record, self._embedding
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
         twin._watches, twin._hook_flag = {}, copy.deepcopy(self._hook_flag, memo)  # shared by the copied submodules
         fronts = tuple(replace(front, module=copy.deepcopy(front.module, memo)) for front in self._fronts)
         twin._attach(record, fronts, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
+        twin._recaptures, twin._other_calls = copy.deepcopy((self._recaptures, self._other_calls), memo)
         if self.segments is not None:
             twin._cut(self.segments)
         return twin
@@ -278,29 +280,28 @@ class Explained(GraphModule):
 
         Raises CallError for inputs that do not fit the graph.
         """
-        named = self._named(args, kwargs)
-        module = self._for_names_of(named)
-        return module._fitting(with_fills(module._without_constants(named), module.record.optional))
+        module, inputs = self._for_names_of(self._named(args, kwargs))
+        return module._fitting(with_fills(inputs, module.record.optional))
 
-    def _without_constants(self, named: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs without the settings that this graph was captured for."""
-        return {name: value for name, value in named.items() if name not in self.record.constants}
-
-    def _for_names_of(self, named: Mapping[str, Any]) -> Explained:
-        """The module whose graph is made for inputs of these names. Raises CallError if there is none, and if the model
-        changed."""
+    def _for_names_of(self, named: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
+        """The module whose graph is made for inputs of these names and for these settings, and the inputs without the
+        settings. Raises CallError if there is none, and if the model changed."""
         self._check_model()
+        settings = self._settings_in(named)
+        inputs = {name: value for name, value in named.items() if name not in settings}
         why = self._why_not(named)
         if why is None:
-            return self
-        fixed = any(name in self.record.constants and name not in SWITCHES for name in named)
-        other = None if self._other_calls is None or fixed else self._other_calls.fitting(self, named)
+            return self, inputs
+        other = None if self._other_calls is None else self._other_calls.fitting(self, inputs, settings)
         if other is None:
             raise CallError(why)
         other._check_model()
-        if (why_not_either := other._why_not(other._without_constants(named))) is not None:
+        if (why_not_either := other._why_not(inputs)) is not None:
             raise CallError(why_not_either)
-        return other
+        return other, inputs
+
+    def _settings_in(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        return settings_in(self.record, self._fronts, named)
 
     def _fitting(self, filled: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
         """The module whose graph is valid for the sizes and values of these inputs, none of which is missing, and the

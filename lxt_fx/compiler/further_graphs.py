@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.one_capture import is_compiling, one_capture
@@ -14,10 +17,44 @@ from lxt_fx.base.user_objects import holds_tensors
 from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops.expectations import EXPECTATIONS
-from lxt_fx.passes.capture.example import OUTPUT_SETTINGS, WITH_A_TEXT
+from lxt_fx.passes.capture.example import WITH_A_TEXT
+from lxt_fx.passes.capture.settings import MAY_BE_REPEATED, OMITTED, same_setting
 
 MOST_GRAPHS = 16
-"""The most recaptured graphs that a module has at once; the least recently used one is dropped."""
+"""The most graphs of each kind that a module has at once. The recaptured one that was not used for the longest time is
+dropped, and of those for other calls the oldest."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """What further graphs are captured from: a model, or an explained module whose graphs get another table. `again`
+    captures it on inputs by name. A copy has a copy of the model, with the parameters of the explained module that is
+    copied with it."""
+
+    model: nn.Module
+    again: Callable[[Any, Mapping[str, Any]], Explained]
+
+    def __call__(self, inputs: Mapping[str, Any]) -> Explained:
+        return self.again(self.model, inputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Source:
+        tried = dict(memo)
+        try:
+            model = copy.deepcopy(self.model, tried)
+        except Exception as error:  # whatever an object of the user raises; such a copy has its first graph only
+            return Source(nn.Module(), _no_model(type(self.model).__name__, error))
+        memo.update(tried)
+        return Source(model, self.again)
+
+
+def _no_model(name: str, why: Exception) -> Callable[[Any, Mapping[str, Any]], Explained]:
+    def refuse(model: Any, inputs: Mapping[str, Any]) -> Explained:
+        raise CallError(
+            f"{name}: this call needs another graph, and this copy of an explained module has no model to capture it from, "
+            f"since copy.deepcopy of the model failed ({type(why).__name__}: {why}); call the module that was copied"
+        )
+
+    return refuse
 
 
 Setting = bool | int | float | str
@@ -34,10 +71,13 @@ class Recaptures:
     model's Python code reads the same values from them as from the example.
     """
 
-    def __init__(self, again: Callable[[Mapping[str, Any]], Explained]) -> None:
+    def __init__(self, again: Source) -> None:
         self.again = again
         self._used: dict[Explained, int] = {}  # by when it was used last
         self._clock = itertools.count()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recaptures:
+        return Recaptures(copy.deepcopy(self.again, memo))
 
     @property
     def graphs(self) -> list[Explained]:
@@ -83,58 +123,80 @@ def _is_valid(module: Explained, given: Mapping[str, Any]) -> bool:
 
 
 class OtherCalls:
-    """Further graphs of one model, for calls with other inputs than it was captured with: with `position_ids`, with
-    `output_hidden_states=True`, or by `inputs_embeds` where the model then answers differently. Each is captured when it is
+    """Further graphs of one model, for calls with other inputs than it was captured with: with `position_ids`, or by
+    `inputs_embeds` where the model then answers differently; and for calls with other settings. Each is captured when it is
     first needed.
 
     `again` transforms the model on inputs by name. `takes` are the names that the model's forward has for its inputs. If it
-    has `**kwargs` too, it also takes what comes with a text and what is asked of the output (`passes_on`), and may ignore
-    it; another name is an error.
+    has `**kwargs` too (`passes_on`), it also takes what comes with a text and what each model of transformers takes, and
+    may ignore it; another name is an error.
     """
 
-    def __init__(
-        self, again: Callable[[Mapping[str, Any]], Explained], takes: frozenset[str], passes_on: bool = False
-    ) -> None:
+    def __init__(self, again: Source, takes: frozenset[str], passes_on: bool = False) -> None:
         self.again, self.takes, self.passes_on = again, takes, passes_on
-        self.graphs: dict[CallKind, Explained] = {}
+        self.graphs: tuple[_Graph, ...] = ()
 
-    def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
-        """The module for a call with these inputs, captured now if there is none; None for a call without inputs, with
-        labels, of which no relevance can be read, with a cache, and with inputs that the model does not name. Raises what
-        `transform` raises."""
-        settings = {name: value for name, value in named.items() if isinstance(value, Setting)}
-        taken = self.takes | WITH_A_TEXT | OUTPUT_SETTINGS if self.passes_on else self.takes
-        inputs = [value for name, value in named.items() if name not in settings]
-        if not inputs or not named.keys() <= taken - {"labels"} or settings.get("use_cache"):
+    def __deepcopy__(self, memo: dict[int, Any]) -> OtherCalls:
+        return OtherCalls(copy.deepcopy(self.again, memo), self.takes, self.passes_on)
+
+    def fitting(self, first: Explained, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> Explained | None:
+        """The module for a call with these inputs and settings, captured now if there is none; None for a call without
+        inputs, with labels, of which no relevance can be read, with a cache, and with inputs that the model does not name.
+        Raises what `transform` raises."""
+        names = inputs.keys() | settings.keys()
+        record, passed_on = first.record, WITH_A_TEXT | MAY_BE_REPEATED.keys() if self.passes_on else ()
+        known = {*self.takes, *passed_on, *record.constants, *record.to_repeat, *record.called_with}
+        if not inputs or names & {"labels", "use_cache"} or not names <= known:
             return None
-        if not all(map(holds_tensors, inputs)):
+        if not all(map(holds_tensors, inputs.values())):
             return None
-        kind = frozenset(named), frozenset((name, type(value).__name__, value) for name, value in settings.items())
-        if kind not in self.graphs:
+        found = self._known(inputs, settings)
+        if found is None:
+            why = first._why_not({**inputs, **settings})
             if is_compiling():
                 raise CallError(
-                    f"{first._why_not(named)}. A compiled module cannot capture the model for such calls; make one call "
-                    "with these inputs before you compile"
+                    f"{why}. A compiled module cannot capture the model for such calls; make one call with these inputs "
+                    "before you compile"
                 )
-            _say_by_embeddings(first, named)
+            _say_by_embeddings(first, inputs)
+            _say_settings(first, settings)
             with one_capture():
-                if kind not in self.graphs:  # another thread may have captured it
-                    self._add(kind, self._captured(first, named))
-        return self.graphs[kind]
+                found = self._known(inputs, settings)  # another thread may have captured it
+                if found is None:
+                    found = self._captured({**inputs, **settings}, str(why))
+                    self.graphs = (*self.graphs[-MOST_GRAPHS + 1 :], _Graph(frozenset(inputs), dict(settings), found))
+        return found
 
-    def _add(self, kind: CallKind, module: Explained) -> None:
-        """A call with a number may come with any number, so the oldest graph of such calls is dropped."""
-        with_settings = [each for each in self.graphs if each[1]]
-        if kind[1] and len(with_settings) >= MOST_GRAPHS:
-            del self.graphs[with_settings[0]]
-        self.graphs[kind] = module
+    def _known(self, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> Explained | None:
+        return next((graph.module for graph in self.graphs if graph.is_for(inputs, settings)), None)
 
-    def _captured(self, first: Explained, named: Mapping[str, Any]) -> Explained:
+    def _captured(self, given: Mapping[str, Any], why: str) -> Explained:
         """A new graph for these inputs. Raises CallError if the inputs are such that the model fails on them, too."""
         try:
-            return self.again(named)
+            return self.again(given)
         except InputError as error:
-            raise CallError(f"{first._why_not(named)}; and it cannot be captured for this call: {error}") from error
+            raise CallError(f"{why}; and it cannot be captured for this call: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Graph:
+    """A graph for calls with inputs of these names and with these settings."""
+
+    names: frozenset[str]
+    settings: Mapping[str, Any]
+    module: Explained
+
+    def is_for(self, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+        return (
+            self.names == inputs.keys()
+            and self.settings.keys() == settings.keys()
+            and all(same_setting(value, settings[name]) for name, value in self.settings.items())
+        )
+
+
+def without_omitted(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a call as the model gets them."""
+    return {name: value for name, value in given.items() if value is not OMITTED}
 
 
 def _say_by_embeddings(first: Explained, named: Mapping[str, Any]) -> None:
@@ -147,3 +209,17 @@ def _say_by_embeddings(first: Explained, named: Mapping[str, Any]) -> None:
                 f"both, as explained.with_leaves({front.reads[0]}=...) does"
             )
             return
+
+
+def _say_settings(first: Explained, settings: Mapping[str, Any]) -> None:
+    """Warns that a call has other settings than the example, so that no one waits for a capture without knowing why."""
+    own = first.record.constants
+    others = {name: value for name, value in settings.items() if name not in own or not same_setting(own[name], value)}
+    if not others:
+        return
+    called = [f"without {name}" if value is OMITTED else f"with {name}={value!r}" for name, value in others.items()]
+    had = [f"{name}={own[name]!r}" if name in own else f"no {name}" for name in others]
+    warn_user(
+        f"{first.record.model_class} is called {' and '.join(called)}, and was captured with {', '.join(had)}; a graph for "
+        "such calls is captured now, once"
+    )

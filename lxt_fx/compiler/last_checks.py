@@ -66,7 +66,7 @@ def _answers_to_padding(model: nn.Module, example: Example, explained: Explained
         if texts is None or isinstance(expected, Exception):
             continue
         try:
-            fitting, bound = explained._prepared((), texts.kwargs)
+            fitting, bound = explained._prepared((), texts.kwargs | texts.constants)
             torch.manual_seed(SEED)
             found = fitting.forward(**bound)
         except CallError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from lxt_fx.passes.capture.called_by_leaf import plain_leaves
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.capture.refused_inputs import SAME, answer_or_error
+from lxt_fx.passes.capture.settings import defaults_of, settings_to_repeat
 from lxt_fx.passes.verify import forward_difference
 from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.version import __version__
@@ -47,7 +49,7 @@ def made_record(
         given_alone=_given_alone(source, begun.fronts, begun.example),
         leaves=tuple(str(leaf.target) for leaf in chosen.flow.leaves if leaf in chosen.flow.carrying),
         optional=begun.example.optional,
-        constants=begun.example.constants | plain_leaves(begun.example.kwargs),
+        constants=_constants(source, begun.example),
         method=captured.method,
         specialised=captured.specialised + (() if isinstance(source.model, Explained) else hooks_sentence(source.model)),
         guards=_guards(captured.guards, begun),
@@ -61,8 +63,22 @@ def made_record(
         matches=compiled.matches,
         versions={"lxt_fx": __version__, "torch": torch.__version__},
         order=captured.example.order,
+        to_repeat=_to_repeat(source, begun.example),
         positions=options.positions or (source.model.record.positions if isinstance(source.model, Explained) else None),
     )
+
+
+def _constants(source: CapturedModel, example: Example) -> dict[str, Any]:
+    """The settings that are fixed in the graph by name, and the numbers inside of nested inputs."""
+    inputs = source.captured.example.kwargs.keys() | example.kwargs.keys()
+    defaults = {} if isinstance(source.model, Explained) else defaults_of(source.model, inputs)
+    return defaults | example.constants | plain_leaves(example.kwargs)
+
+
+def _to_repeat(source: CapturedModel, example: Example) -> tuple[str, ...]:
+    if isinstance(source.model, Explained):
+        return source.model.record.to_repeat
+    return settings_to_repeat(source.model, example.constants)
 
 
 def _given_alone(source: CapturedModel, fronts: Sequence[Front], example: Example) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from lxt_fx.base.errors import InputError, UnknownNameError
-from lxt_fx.passes.capture.example import Example, given_example, is_transformers, made_example
+from lxt_fx.passes.capture.example import Example, given_example, made_example
+from lxt_fx.passes.capture.settings import is_transformers
 from lxt_fx.passes.segments.recompute import Checkpoint
 from lxt_fx.rule_table.rule import Rule
 from lxt_fx.rule_table.selectors import Selector

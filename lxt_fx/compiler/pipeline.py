@@ -3,11 +3,11 @@ lowered."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,10 +19,11 @@ from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.user_objects import as_given
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.further_graphs import OtherCalls, Recaptures
+from lxt_fx.compiler.further_graphs import OtherCalls, Recaptures, Source, without_omitted
 from lxt_fx.compiler.last_checks import check_on_padded_texts, checked_on_example
 from lxt_fx.compiler.make_record import made_record
 from lxt_fx.compiler.model_changes import ModelState
@@ -44,13 +45,13 @@ from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
 from lxt_fx.passes.canonical.write_casts import write_casts
-from lxt_fx.passes.capture.autograd_functions import own_backwards_as_ops, own_backwards_found
+from lxt_fx.passes.capture.autograd_functions import own_backwards_found
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
 from lxt_fx.passes.capture.signature import named_signature
-from lxt_fx.passes.capture.try_sizes import capture_and_try_sizes
+from lxt_fx.passes.capture.with_backwards import captured_with_backwards
 from lxt_fx.passes.positions.asked_positions import Narrowing, Positions, answer_index, positions_of, positions_to_select
 from lxt_fx.passes.positions.select_positions import select_positions
 from lxt_fx.passes.rewrite.add_epsilon import add_epsilon
@@ -136,25 +137,35 @@ def transform(
     example = source.captured.example
     explained = compiled_by(source, table, options)
 
-    def of_another_call(inputs: Mapping[str, Any]) -> Explained:
+    def of_another_call(model: nn.Module, inputs: Mapping[str, Any]) -> Explained:
+        args, kwargs = _arguments(example, inputs)
         return transform(
-            model, (), dict(inputs), rules=table, form=form, epsilon=epsilon, strict=strict, dynamic=dynamic,
+            model, args, kwargs, rules=table, form=form, epsilon=epsilon, strict=strict, dynamic=dynamic,
             positions=positions, checkpoint=checkpoint,
         )  # fmt: skip
 
     parameters = named_signature(model).parameters
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    explained._other_calls = OtherCalls(of_another_call, frozenset(parameters), passes_on)
+    explained._other_calls = OtherCalls(Source(model, of_another_call), frozenset(parameters), passes_on)
     if dynamic == "recapture":
 
         @torch.inference_mode(False)
-        def again(inputs: Mapping[str, Any]) -> Explained:
+        def again(model: nn.Module, inputs: Mapping[str, Any]) -> Explained:
             # no input is optional here: a mask with padding says what a missing one does not
             other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)), optional=())
             return compiled_by(_captured(model, other, dynamic=True), table, options)
 
-        explained._recaptures = Recaptures(again)
+        explained._recaptures = Recaptures(Source(model, again))
     return explained
+
+
+def _arguments(example: Example, inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of the model in a call with these inputs, and with the settings of the example that these say nothing
+    about: those by position, and the others."""
+    given = without_omitted({**example.constants, **inputs})
+    given = {name: as_given(value) for name, value in given.items()}
+    positional = list(itertools.takewhile(given.__contains__, example.positional))
+    return tuple(given.pop(name) for name in positional), given
 
 
 def _detached(value: Any) -> Any:
@@ -172,11 +183,11 @@ def captured_from(
 @one_capture()
 def _captured(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
     seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
-    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as own:
+    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as functions:
         example, expected = without_refused_inputs(model, example)
         embedding = embedding_of(model, example)
-    with _timed(seconds, "capture"), own_backwards_as_ops(own):
-        captured = capture_and_try_sizes(model, example, dynamic=dynamic)
+    with _timed(seconds, "capture"):
+        captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
     if captured.example is not example and not on_meta(model, captured.example.kwargs):
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
@@ -205,9 +216,17 @@ def _under_table(
     explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, table: RuleTable, options: Options
 ) -> Explained:
     found = compiled_by(_captured_again(explained, args, kwargs), table, options)
-    if explained._other_calls is not None:
-        again, other = partial(_under_table, explained, (), table=table, options=options), explained._other_calls
-        found._other_calls = OtherCalls(again, other.takes, other.passes_on)
+    settings = {name: explained.record.constants[name] for name in explained.record.to_repeat}
+
+    def again(explained: Explained, inputs: Mapping[str, Any]) -> Explained:
+        given = without_omitted({**settings, **inputs})
+        return _under_table(explained, (), given, table, options)
+
+    if isinstance(explained._other_calls, OtherCalls):
+        other = explained._other_calls
+        found._other_calls = OtherCalls(Source(explained, again), other.takes, other.passes_on)
+    if explained._recaptures is not None:
+        found._recaptures = Recaptures(Source(explained, again))
     return found
 
 

@@ -42,7 +42,9 @@ class Record:
     table was overridden. `merged` names the batch norms that became part of the layer before them. `positions` are the
     positions of the logits, None for all of them. `table` is the rule table itself, None for a module that was loaded from
     a file, which holds its name only. `order` are the names of positional inputs of a call, as the model has them; if it is
-    empty, those of `called_with`.
+    empty, those of `called_with`. `constants` are the settings of the model that the graph has fixed, those that the
+    example gave and the defaults of the model's signature. `to_repeat` names those that a call must give to get this
+    graph, because the model takes another value for them if they are left out.
     """
 
     model_class: str
@@ -72,3 +74,4 @@ class Record:
     gradient_difference: float = math.nan
     gradient_note: str = ""
     order: tuple[str, ...] = ()
+    to_repeat: tuple[str, ...] = ()

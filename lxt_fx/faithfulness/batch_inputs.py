@@ -102,8 +102,8 @@ def batch_inputs(
             return _checked(BatchInputs(model, named, found, texts, None, function, example.positional))
         model = as_explained(model, positional, given, function, "gradient")  # which starts from what is looked up
     named = model._named(positional, given)
-    module = model._for_names_of(named)
-    bound = module._bound(with_fills(named, module.record.optional))
+    module, own = model._for_names_of(named)
+    bound = module._bound(with_fills(own, module.record.optional))
     found = _leaf(bound, module.record.leaves, leaf, function)
     bound = {name: pytree.tree_map_only(Tensor, Tensor.detach, value) for name, value in bound.items()}
     sizes = module.record.sizes.get(found, (None,))

@@ -56,6 +56,10 @@ class Front:
                     f"{', '.join(self.reads)}: a token is not in the table that it is looked up in ({_spans(tokens)}): "
                     f"{error}"
                 ) from error
+            except RuntimeError as error:
+                if (why := unlike_captured(self.module.graph, tokens)) is not None:
+                    raise CallError(f"{why} ({error})") from error
+                raise
         return made.detach()
 
     @property
@@ -71,6 +75,22 @@ class Front:
             guards = [guard.replace(first, f"L['{self.leaf}']") for guard in guards]
         gone = [f"L['{name}']" for name in self.reads if name not in inputs]
         return tuple(guard for guard in guards if not any(name in guard for name in gone))
+
+
+def unlike_captured(graph: Graph, given: Mapping[str, Any]) -> str | None:
+    """What it is about these inputs that an op of the graph may fail on: there are none, or they have another kind of
+    numbers than those of the capture. None if there is nothing."""
+    captured = {str(node.target): value(node) for node in graph.nodes if node.op == "placeholder"}
+    for name, tensor in leaf_values(given).items():
+        if not isinstance(tensor, Tensor):
+            continue
+        if tensor.numel() == 0:
+            return f"{name} has shape {list(tensor.shape)}: there is no example, or nothing in it; give at least one"
+        was = captured.get(name)
+        if isinstance(was, Tensor) and was.dtype != tensor.dtype:
+            had, has = (str(dtype).removeprefix("torch.") for dtype in (was.dtype, tensor.dtype))
+            return f"{name} holds numbers of {has}, and the graph was captured for {had}; give {name}.to(torch.{had})"
+    return None
 
 
 def cut_at_lookups(gm: GraphModule, example: Example, lookups: Sequence[Lookup]) -> tuple[Example, tuple[Front, ...]]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import function_base, pytree, version_of
 from lxt_fx.ops.own_backward import HOLE, is_running, named_call, own_backward, own_backward_of_several
+from lxt_fx.passes.capture.as_in_a_call import mark_result
 from lxt_fx.passes.capture.example import SEED
 from lxt_fx.passes.verify import gradient_difference
 
@@ -36,41 +38,52 @@ _LOCK = threading.Lock()
 _INSIDE: list[object] = []
 
 
+@dataclass(slots=True)
+class Functions:
+    """The Functions with a backward of their own that models called, and whether they return several tensors. `asked` are
+    all whose backward was measured, `unknown` those that were met in a capture before that."""
+
+    own: dict[Function, bool] = field(default_factory=dict)
+    asked: set[Function] = field(default_factory=set)
+    unknown: set[Function] = field(default_factory=set)
+
+
 @contextmanager
-def own_backwards_found() -> Iterator[dict[Function, bool]]:
-    """Yields a dict that fills while models run inside: the Functions with a backward of their own, and whether they return
-    several tensors."""
-    found: dict[Function, bool] = {}
+def own_backwards_found(functions: Functions | None = None) -> Iterator[Functions]:
+    """Yields what fills while models run inside."""
+    found = Functions() if functions is None else functions
 
     def look(function: Function, args: tuple[Any, ...], apply: Apply) -> Any:
-        if function not in found and has_own_backward(function, args, apply):
-            result = apply(*args)
-            if (several := _returns_several(result)) is not None:
-                found[function] = several
-            return result
-        return apply(*args)
+        if function in found.own:
+            return apply(*args)
+        found.asked.add(function)
+        own = has_own_backward(function, args, apply)
+        result = apply(*args)
+        if own and (several := _returns_several(result)) is not None:
+            found.own[function] = several
+        return result
 
     with _each_apply(look):
         yield found
 
 
 @contextmanager
-def own_backwards_as_ops(functions: Mapping[Function, bool]) -> Iterator[None]:
+def own_backwards_as_ops(functions: Functions) -> Iterator[None]:
     """Inside, a call of one of these Functions is one op, `lxt_fx::own_backward`, which capture does not look into."""
 
     def as_op(function: Function, args: tuple[Any, ...], apply: Apply) -> Any:
+        if function not in functions.asked and not is_running():
+            functions.unknown.add(function)
         others = [a for a in args if not isinstance(a, Tensor)]
-        if function not in functions or is_running() or any(isinstance(x, Tensor) for x in pytree.tree_leaves(others)):
+        known = function in functions.own and not is_running()
+        if not known or any(isinstance(x, Tensor) for x in pytree.tree_leaves(others)):
             return apply(*args)
         tensors = [a for a in args if _is_traced(a)]
         name = named_call(function, tuple(HOLE if _is_traced(a) else _number(a) for a in args))
-        if functions[function]:
+        if functions.own[function]:
             return tuple(own_backward_of_several(tensors, name))
         return own_backward(tensors, name)
 
-    if not functions:
-        yield
-        return
     with _each_apply(as_op):
         yield
 
@@ -200,8 +213,11 @@ def _each_apply(handler: Callable[[Function, tuple[Any, ...], Apply], Any]) -> I
         own: Apply = super(base, cls).apply
         current = getattr(_THREAD, "handler", None)
         if current is None or kwargs or cls.__module__.split(".")[0] in _OURS:
-            return own(*args, **kwargs)
-        return current(cls, args, own)
+            result = own(*args, **kwargs)
+        else:
+            result = current(cls, args, own)
+        mark_result(args, result)
+        return result
 
     outer = getattr(_THREAD, "handler", None)
     token = object()

@@ -19,6 +19,8 @@ from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import pytree, uncompiled
 from lxt_fx.base.transformers_internals import without_cache
 from lxt_fx.base.user_objects import as_given, holds_tensors, with_given_objects, with_made_objects
+from lxt_fx.passes.capture.as_in_a_call import as_in_a_call
+from lxt_fx.passes.capture.settings import SWITCHES, is_transformers
 from lxt_fx.passes.capture.signature import bound_inputs, named_signature, order_by_position
 
 BATCH, TOKENS = 2, 7
@@ -51,12 +53,6 @@ FILLS: dict[str, tuple[str, Fill]] = {
 
 WITH_A_TEXT = frozenset(name for name, (prefix, _) in FILLS.items() if not prefix)
 """What people give beside token ids whether the model's forward names it or not."""
-
-SWITCHES: dict[str, Any] = {"use_cache": False, "return_dict": True}
-"""The settings that a transformers model is captured with."""
-
-OUTPUT_SETTINGS = frozenset({"output_attentions", "output_hidden_states", "output_router_logits", "return_dict"})
-"""What a call may ask of a transformers model whether its forward names it or not."""
 
 
 def with_fills(given: Mapping[str, Any], optional: Iterable[str]) -> dict[str, Any]:
@@ -129,17 +125,12 @@ class Example:
         return replace(self, kwargs=pytree.tree_map_only(Tensor, Tensor.clone, dict(self.kwargs)))
 
     def call(self, model: nn.Module, without: tuple[str, ...] = ()) -> Any:
-        """The model's output on this example, from a fixed random state, without caches. To be called inside
-        `torch_state_restored`."""
+        """The model's output on this example, from a fixed random state, without caches, as in a call whose inputs ask for
+        a gradient. To be called inside `torch_state_restored`."""
         args, kwargs = self.copied().arguments(without)
         torch.manual_seed(SEED)
-        with without_cache(model), uncompiled(model):
+        with without_cache(model), uncompiled(model), as_in_a_call(model):
             return with_made_objects(model(*args, **kwargs))
-
-
-def is_transformers(model: nn.Module) -> bool:
-    """Whether the model describes its own inputs: a `transformers` model with a config."""
-    return hasattr(model, "config") and hasattr(model, "main_input_name")
 
 
 def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
@@ -155,7 +146,7 @@ def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         )
     named, positional = bound_inputs(model, args, _without_idle_switch(model, kwargs))
     tensors = {name: with_given_objects(value) for name, value in named.items() if holds_tensors(value)}
-    constants = {name: value for name, value in named.items() if name not in tensors}
+    constants = {name: _own(value) for name, value in named.items() if name not in tensors}
     if not tensors:
         raise InputError(
             f"transform: none of the example inputs {sorted(named)} of {type(model).__name__} is a tensor, and relevance "
@@ -164,6 +155,11 @@ def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     tensors = pytree.tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, tensors)
     constants |= _switches(model, named)
     return Example(tensors, constants, positional=positional, order=order_by_position(model, named))
+
+
+def _own(value: Any) -> Any:
+    """A setting with lists and dicts of its own, which the caller may change afterwards."""
+    return pytree.tree_map(lambda leaf: leaf, value)
 
 
 def _without_idle_switch(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:

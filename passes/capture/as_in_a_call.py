@@ -1,0 +1,95 @@
+"""While `transform` runs or captures a model, its code is told what it is told in a call that relevance is read from: the
+values that come from float inputs and from token lookups ask for a gradient.
+
+Code asks: bitsandbytes' 4-bit layers take a kernel with a backward only if `x.requires_grad`, and else, on some processors,
+write their weights anew in a form that has none. The inputs of a capture ask for no gradient (a model that writes into its
+inputs could not run on leaves that do), and the tables of a frozen model do not either.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lxt_fx.base.torch_internals import pytree
+
+_READS_FLAG = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+_CUTS = (Tensor.detach, torch.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
+
+
+class _Answers(TorchFunctionMode):
+    """Answers `x.requires_grad` for values that would ask for a gradient in a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asking = WeakTensorKeyDictionary()
+        self.off = not torch.is_grad_enabled()  # for the whole run, and not only in a part of the model
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a call has gradients on here."""
+        return self.off or torch.is_grad_enabled()
+
+    def mark(self, made: Any) -> None:
+        """These float tensors ask for a gradient, unless the model has switched gradients off."""
+        if self.is_on:
+            for tensor in _floats(made):
+                self.asking[tensor] = True
+
+    def asks(self, given: Any) -> bool:
+        """Whether one of these tensors does, as the parameters of a model that is not frozen do."""
+        return any(tensor in self.asking or isinstance(tensor, nn.Parameter) for tensor in _floats(given))
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func == _READS_FLAG:
+            return result or args[0] in self.asking
+        if self.is_on and func not in _CUTS and self.asks((args, kwargs)):
+            self.mark(args[0] if func is Tensor.__setitem__ else result)
+        return result
+
+
+def _floats(values: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(values) if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
+
+
+class _Current(threading.local):
+    answers: _Answers | None = None
+
+
+_CURRENT = _Current()
+
+
+@contextmanager
+def as_in_a_call(model: nn.Module) -> Iterator[None]:
+    """Inside the block, in this thread, `x.requires_grad` is what it is in a call whose inputs ask for a gradient."""
+    answers, outer, thread = _Answers(), _CURRENT.answers, threading.get_ident()
+
+    def mark_inputs(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() == thread:
+            answers.mark((args, {name: value for name, value in kwargs.items() if "mask" not in name}))
+
+    hook = model.register_forward_pre_hook(mark_inputs, with_kwargs=True)
+    _CURRENT.answers = answers
+    try:
+        with answers:
+            yield
+    finally:
+        _CURRENT.answers = outer
+        hook.remove()
+
+
+def mark_result(given: Any, made: Any) -> None:
+    """What an `autograd.Function` makes of values that ask for a gradient asks for one: its forward runs with gradients
+    off."""
+    if (answers := _CURRENT.answers) is not None and answers.asks(given):
+        answers.mark(made)
