@@ -95,8 +95,8 @@ def _input(spec: Case, model: nn.Module) -> Any:
 
 @torch.no_grad()
 def _fill(model: nn.Module, seed: int, gain: float) -> None:
-    """Matrices are drawn with a spread that keeps signals alive, vectors and constants get noise beside their value, and
-    batch norms other statistics than 0 and 1."""
+    """Matrices are drawn with a spread that keeps signals alive, vectors and constants get noise beside their value,
+    batch norms other statistics than 0 and 1, and codebooks that are buffers (of Mimi) other entries than 0."""
     generator = torch.Generator().manual_seed(seed)
     kernels = {
         id(p)
@@ -120,6 +120,8 @@ def _fill(model: nn.Module, seed: int, gain: float) -> None:
             buffer.add_(0.1 * torch.randn(buffer.shape, generator=generator).to(buffer))
         elif name.endswith("running_var"):
             buffer.mul_(1 + 0.1 * torch.rand(buffer.shape, generator=generator).to(buffer))
+        elif name.endswith("codebook.embed_sum"):
+            buffer.add_(0.3 * torch.randn(buffer.shape, generator=generator).to(buffer))
 
 
 def to_double(inputs: Mapping[str, Any]) -> dict[str, Any]:
