@@ -216,6 +216,13 @@ def pow(x: Tensor, exponent: float, *, form: Form = "gradient") -> Tensor:
     return _activation("pow", x, form, exponent=exponent)
 
 
+def exp_base(x: Tensor, base: float, *, form: Form = "gradient") -> Tensor:
+    """base**x for a base above 0 by the identity rule: R_in = R_out less what base**0 = 1 absorbs (AttnLRP eq. 9)."""
+    if base <= 0:
+        raise InputError(f"exp_base: base must be above 0, got {base!r}; other bases have no rule")
+    return _activation("exp_base", x, form, base)
+
+
 def hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, *, form: Form = "gradient") -> Tensor:
     """A clamp to a range that holds 0, by the identity rule (AttnLRP eq. 9)."""
     if not min_val <= 0 <= max_val:
@@ -283,7 +290,7 @@ def _product(
     return _run(explicit.pass_on, only.expand(value.shape), value)
 
 
-def _activation(name: str, x: Tensor, form: str, *, caller: str = "", **settings: Any) -> Tensor:
+def _activation(name: str, x: Tensor, form: str, *given: float, caller: str = "", **settings: Any) -> Tensor:
     """A function of `ops/activations.py`, which has f(0) too."""
     epsilon_of(form, None, caller or name)
     if name not in BY_NAME:
@@ -291,8 +298,8 @@ def _activation(name: str, x: Tensor, form: str, *, caller: str = "", **settings
         raise UnsupportedVersionError(f"{caller or name}: torch {version} has no op aten.{name}; install one that has it")
     activation = BY_NAME[name]
     if form == "gradient":
-        return _run(activation.op, x, **settings)
-    return _run(explicit.pass_on, x, activation.value(x.detach(), **settings), activation.at_zero)
+        return _run(activation.op, x, *given, **settings)
+    return _run(explicit.pass_on, x, activation.value(x.detach(), *given, **settings), activation.at_zero)
 
 
 class Door(Protocol):

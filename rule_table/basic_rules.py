@@ -117,6 +117,14 @@ IDENTITY_FROM_ZERO = Rule(
     source=f"{ATTNLRP} eq. 9, with f(0) as a bias",
     conserves=Conserves.ALL_BUT_CONSTANTS,
 )
+IDENTITY_BASE = Rule(
+    name="identity from f(0)",
+    ops={aten.pow.Scalar: activations.exp_base},
+    when=on.positive_base,
+    formula="R_in = R_out (y - 1) / y: b^0 absorbs its share",
+    source=f"{ATTNLRP} eq. 9, with f(0) as a bias",
+    conserves=Conserves.ALL_BUT_CONSTANTS,
+)
 IDENTITY_SOFTPLUS = Rule(
     name="identity from f(0)",
     ops={aten.softplus.default: activations.softplus},

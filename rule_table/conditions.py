@@ -88,6 +88,12 @@ def whole_exponent(site: Site) -> Refusal:
     return None if whole else f"exponent {exponent} is not a positive whole number"
 
 
+def positive_base(site: Site) -> Refusal:
+    """The base is a number above 0, so b^x is exp(x log b)."""
+    base = site.arguments["self"]
+    return None if isinstance(base, (int, float)) and base > 0 else f"base {base} is not above 0"
+
+
 def range_holds_zero(site: Site) -> Refusal:
     """The range of the clamp holds 0, so it is 0 at 0."""
     low, high = site.arguments.get("min_val", -1), site.arguments.get("max_val", 1)

@@ -49,6 +49,7 @@ _OF_THE_PAPER = RuleTable(
         basic.IDENTITY_CLAMP,
         basic.IDENTITY_PIECEWISE,
         basic.IDENTITY_FROM_ZERO,
+        basic.IDENTITY_BASE,
         basic.IDENTITY_SOFTPLUS,
         basic.UNIFORM,
         *_LINEAR,

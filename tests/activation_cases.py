@@ -66,6 +66,10 @@ CURVES = (
     Curve("tanh", torch.tanh, math.tanh, 1.0),
     Curve("sigmoid", torch.sigmoid, _sigmoid, 0.25, at_zero=0.5),
     Curve("exp", torch.exp, math.exp, 1.0, at_zero=1.0, where=SMALL, overflows=True),
+    Curve(
+        "exp_base", lambda x, base: torch.pow(base, x), lambda x: 0.5**x, math.log(0.5), at_zero=1.0, where=SMALL,
+        settings=(0.5,), overflows=True,
+    ),
     Curve("softplus", F.softplus, _softplus, 0.5, at_zero=math.log(2)),
     Curve("square", torch.pow, lambda x: x * x, 0.0, settings=(2,), kink=True, overflows=True, op="pow"),
     Curve("cube", torch.pow, lambda x: x * x * x, 0.0, settings=(3.0,), kink=True, overflows=True, op="pow"),

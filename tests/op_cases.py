@@ -122,7 +122,7 @@ def _pointwise(curve: Curve) -> Case:
         curve.of,
         curve.plain,
         lambda dtype: (DRAWN.get(curve.where, carrying)(0, 2, 3, 4, dtype=dtype), *curve.settings),
-        saved=("output",) if curve.name == "relu" else ("self",),
+        saved=("output",) if curve.name == "relu" else (curve.of._schema.arguments[0].name,),
         leak=open_gates if curve.name == "hardsigmoid" else leak,
         keywords=curve.named,
     )
@@ -172,6 +172,7 @@ SHARES = {"query_share": 0.5, "key_share": 0.5, "value_share": 0.5, "mask_share"
 
 OTHERS = (
     Case("log", activations.log, torch.log, lambda d: (positive(0, 2, 3, 4, dtype=d),)),
+    Case("reciprocal", activations.reciprocal, torch.reciprocal, lambda d: (positive(0, 2, 3, 4, dtype=d),)),
     Case(
         "epsilon", products.epsilon, lambda x, epsilon: x, lambda d: (carrying(0, 3, 4, dtype=d), 0.5),
         leak=lambda arguments, value, gradient: (value * gradient * 0.5 / (value.abs() + 0.5)).sum(),

@@ -212,8 +212,9 @@ LOG2 = math.log(2)
 
 
 def _by_curve(rule: Rule) -> tuple[Case, ...]:
-    """Each op of an identity rule as `activation_cases` has it; log, whose f(0) is infinite and takes nothing, apart."""
-    curves = [(op, CURVE[str(op).split(".")[1]]) for op in rule.ops if op is not aten.log.default]
+    """Each op of an identity rule as `activation_cases` has it; those whose f(0) is infinite and takes nothing apart."""
+    infinite = (aten.log.default, aten.reciprocal.default)
+    curves = [(op, CURVE[str(op).split(".")[1]]) for op in rule.ops if op not in infinite]
     return tuple(
         activation(rule, op, values=curve.where, leak=_share_of_zero(curve) if curve.at_zero else None)
         for op, curve in curves
@@ -229,6 +230,7 @@ def _share_of_zero(curve: Curve) -> Leak:
 ACTIVATIONS = (
     *_by_curve(basic.IDENTITY),
     activation(basic.IDENTITY, aten.log.default, values=POSITIVE),
+    activation(basic.IDENTITY, aten.reciprocal.default, values=POSITIVE),
     Case(
         basic.IDENTITY_PIECEWISE, aten.prelu.default, lambda net, a: F.prelu(a, net.weight), constants={"weight": (3,)},
     ),
@@ -240,6 +242,14 @@ ACTIVATIONS = (
     activation(basic.IDENTITY_CLAMP, aten.hardtanh.default),
     Case(basic.IDENTITY_CLAMP, aten.hardtanh.default, lambda net, a: F.relu6(a), name="relu6"),
     *_by_curve(basic.IDENTITY_FROM_ZERO),
+    Case(
+        basic.IDENTITY_BASE, aten.pow.Scalar, lambda net, a: 2**a, values=SMALL, leak=number(1.0),
+        cause=(Cause.INTERCEPT, "exp_base at 0"),
+    ),
+    Case(
+        basic.IDENTITY_BASE, aten.pow.Scalar, lambda net, a: 0.3**a, values=SMALL, leak=number(1.0), name="below_1",
+        cause=(Cause.INTERCEPT, "exp_base at 0"),
+    ),
     activation(basic.IDENTITY_SOFTPLUS, aten.softplus.default, leak=number(LOG2)),
     Case(basic.IDENTITY_REGION, GroupKind.ELEMENTWISE, lambda net, a: a * torch.sigmoid(1.702 * a)),
     Case(

@@ -113,6 +113,7 @@ def test_every_op_of_the_explicit_form_is_registered_well() -> None:
     calls: dict[Any, tuple[tuple[Any, ...], dict[str, Any]]] = {
         explicit.enter: ((x, 0.5), {}),
         explicit.leave: ((x, 1e-3), {}),
+        explicit.as_gradient: ((x,), {}),
         explicit.pass_on: ((x, torch.sigmoid(x), 0.5, 1e-3), {}),
         explicit.share_out: (([x, x + 1], x * (x + 1)), {}),
         explicit.softmax_taylor: ((x, 0), {}),

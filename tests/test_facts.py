@@ -71,15 +71,16 @@ def test_from_one_line_follow_the_rule_and_the_value_at_zero(activation: activat
 def test_a_function_that_closes_lets_nothing_out_where_it_is_0(name: str) -> None:
     activation = activations.BY_NAME[name]
     x = torch.linspace(-1, 1, 9, dtype=torch.float64) * (1 if name == "acos" else 8)
-    closed = activation.value(x) == 0
-    assert activation.closes == bool(closed.any() and not activation.factor(x)[closed].any())
+    given = CURVE[name].settings
+    closed = activation.value(x, *given) == 0
+    assert activation.closes == bool(closed.any() and not activation.factor(x, *given)[closed].any())
     assert (activation.op in activations.CLOSING) == activation.closes
 
 
 def test_powers_are_no_gates_and_exponentials_are_rates() -> None:
-    assert {activation.name for activation in ACTIVATIONS if activation.aten not in GATES} == {"pow", "sqrt"}
-    assert {activation.name for activation in ACTIVATIONS if activation.decay} == {"exp", "expm1"}
-    rates = {"exp", "expm1", "softplus", "sigmoid", "hardsigmoid", "log_sigmoid"}
+    assert {activation.name for activation in ACTIVATIONS if activation.aten not in GATES} == {"pow", "reciprocal", "sqrt"}
+    assert {activation.name for activation in ACTIVATIONS if activation.decay} == {"exp", "exp_base", "expm1"}
+    rates = {"exp", "exp_base", "expm1", "softplus", "sigmoid", "hardsigmoid", "log_sigmoid"}
     assert {activation.name for activation in ACTIVATIONS if activation.rate} == rates
 
 

@@ -153,7 +153,7 @@ def test_a_model_written_with_our_functions_equals_the_transformed_one(form: str
     assert relative(found[1], found[0]) <= (1e-6 if form == "explicit" else 1e-9)  # the graph has an epsilon in its scales
 
 
-NEEDED = {"pow": {"exponent": 3}}
+NEEDED = {"pow": {"exponent": 3}, "exp_base": {"base": 0.3}}
 
 
 @pytest.mark.parametrize("form", ["gradient", "explicit"])
@@ -165,8 +165,9 @@ def test_every_activation_has_a_door(name: str, form: str) -> None:
     assert getattr(F, name).__name__ == name
     x = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)
     leaf, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-    output, expected = getattr(F, name)(leaf, form=form, **given), activation.op(other, **given)
-    assert torch.equal(output, expected) and torch.equal(output, activation.aten(x, *given.values()))
+    output, expected = getattr(F, name)(leaf, form=form, **given), activation.op(other, *given.values())
+    plain = activation.aten(x, *given.values()) if activation.operand == "self" else activation.aten(*given.values(), x)
+    assert torch.equal(output, expected) and torch.equal(output, plain)
     output.sum().backward() if form == "gradient" else output.backward(output.detach())
     expected.sum().backward()
     assert leaf.grad is not None and other.grad is not None and other.grad.any()
@@ -179,6 +180,8 @@ def test_settings_without_a_rule_are_refused() -> None:
     for exponent in (0, -1, 0.5):
         with pytest.raises(lxt_fx.InputError, match="pow: exponent must be a whole number above 0"):
             F.pow(x, exponent)
+    with pytest.raises(lxt_fx.InputError, match="exp_base: base must be above 0"):
+        F.exp_base(x, -2.0)
     with pytest.raises(lxt_fx.InputError, match=r"hardtanh: 0 must be in the range \[0.5, 1.0\]"):
         F.hardtanh(x, 0.5)
 

@@ -128,7 +128,9 @@ OVERFLOWS_WHEN_LARGE = {
 }  # fmt: skip
 """Cases whose plain op overflows in one of the types, so that nothing is asked of the gradient."""
 
-DIVISIONS_BY_NEXT_TO_NOTHING = {("div", "zero"), ("div", "subnormal"), ("log", "zero")}
+DIVISIONS_BY_NEXT_TO_NOTHING = {
+    ("div", "zero"), ("div", "subnormal"), ("log", "zero"), ("reciprocal", "zero"), ("reciprocal", "subnormal"),
+}  # fmt: skip
 """The gradient of a / b is 1 / b, which is no number of these types, though a / b and its relevance are."""
 
 

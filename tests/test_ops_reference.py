@@ -82,13 +82,14 @@ def test_pointwise_op_passes_the_relevance_of_its_output(case: Case, data: st.Da
     assert_same(relevance(value, g, x)[0], expected)
 
 
+@pytest.mark.parametrize("name", ["log", "reciprocal"])
 @same_examples_each_time
 @given(data=st.data())
-def test_log_passes_the_relevance_of_its_output(data: st.DataObject) -> None:
-    """Its value at 0 is infinite and takes no share."""
+def test_log_and_reciprocal_pass_the_relevance_of_their_output(name: str, data: st.DataObject) -> None:
+    """Their value at 0 is infinite and takes no share."""
     x = leaf(data.draw(vectors(6, st.floats(1e-3, 1e3))))
     g = seed(data.draw(vectors(6)))
-    value = activations.log(x)
+    value = activations.OPS[name](x)
     assert_same(relevance(value, g, x)[0], [yi * gi for yi, gi in zip(value.tolist(), g.tolist(), strict=True)])
 
 

@@ -199,3 +199,40 @@ def test_input_ids_are_tokens_whatever_they_tell_of() -> None:
     ids, tasks = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([0, 1])
     gm = captured_from(TwoTexts(), (), {"tasks_input_ids": ids, "task_ids": tasks}, dynamic=False).captured.gm
     assert [[node.name for node in lookup.inputs] for lookup in token_lookups(gm)] == [["tasks_input_ids"]]
+
+
+class Drawn(nn.Module):
+    """Looks up a text and the codes of an image in one table, as Emu3 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.kinds, self.codebook, self.head = (
+            nn.Embedding(9, 4), nn.Embedding(9, 4), nn.Parameter(torch.randn(5, 3)), nn.Linear(4, 2),
+        )  # fmt: skip
+
+    def forward(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+        codes = torch.cdist(pixel_values, self.codebook).argmin(-1)
+        hidden = torch.cat((self.table(codes + 4), self.table(input_ids) + self.kinds(codes[:, :1])), 1)
+        return self.head(torch.tanh(hidden)).mean(1)
+
+
+def test_codes_that_are_looked_up_in_the_table_of_the_text_are_tokens_too() -> None:
+    """The image got no relevance at all, and the gradient at the table was that of the text alone."""
+    torch.manual_seed(1)
+    inputs = {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 6]]), "pixel_values": torch.randn(2, 4, 3)}
+    model = Drawn().eval()
+    model.requires_grad_(False).table.requires_grad_(True)
+    explained = lxt_fx.transform(model, kwargs=inputs, rules="gradient")
+    assert explained.record.leaves == ("inputs_embeds", "pixel_values_embeds")
+    output, leaves = explained.with_leaves(**inputs)
+    assert torch.equal(output, model(**inputs))
+    output[:, 1].sum().backward()
+    (expected,) = torch.autograd.grad(model(**inputs)[:, 1].sum(), model.table.weight)
+    codes = torch.cdist(inputs["pixel_values"], model.codebook).argmin(-1) + 4
+    found = torch.zeros_like(expected)
+    for ids, leaf in ((inputs["input_ids"], leaves["inputs_embeds"]), (codes, leaves["pixel_values_embeds"])):
+        assert leaf.grad is not None
+        found.index_put_((ids,), leaf.grad, accumulate=True)
+    torch.testing.assert_close(found, expected)
+    lxt_fx.audit(lxt_fx.transform(model, kwargs=inputs), inputs, 1).check()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
+
+import lxt_fx
 
 sys.path.insert(0, str(Path(__file__).parent / "zoo"))
 import zoo_check
@@ -64,9 +69,6 @@ def test_a_wrong_rule_fails_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """An activation that gets its plain gradient under the name of identity: ledger and forms both see it."""
     from dataclasses import replace
 
-    import torch
-
-    import lxt_fx
     from lxt_fx.rule_table import basic_rules as basic
 
     table = lxt_fx.TABLES["attnlrp"]
@@ -76,6 +78,32 @@ def test_a_wrong_rule_fails_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = next(e for e in zoo_models.cases() if e.startswith("bert/"))
     passes = zoo_check.check(entry, dynamic=False, by_ids=False).passes
     assert passes["gradient"] and not passes["residual"]
+
+
+class Codec(nn.Module):
+    """Looks up the codes of a sound in a codebook that is a buffer, as Mimi does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codebook = nn.Buffer(torch.randn(5, 3))
+        self.decoder = nn.Linear(3, 2)
+
+    def forward(self, input_values: Tensor) -> Tensor:
+        codes = torch.cdist(input_values, self.codebook).argmin(-1)
+        return self.decoder(torch.nn.functional.embedding(codes, self.codebook))
+
+
+@pytest.mark.parametrize("factor", (1.0, 1.1))
+def test_the_gradient_is_compared_at_a_codebook_that_is_a_buffer(factor: float) -> None:
+    """The check found no table; and it sees a gradient that is another."""
+    torch.manual_seed(0)
+    model, inputs = Codec().eval().requires_grad_(False), {"input_values": torch.randn(2, 4, 3)}
+    other = copy.deepcopy(model)
+    other.codebook = model.codebook
+    other.decoder.weight *= factor
+    explained = lxt_fx.transform(other, kwargs=inputs, rules="gradient")
+    found = zoo_check._gradient_difference(model, explained, inputs, zoo_check.Result("codec", "Codec", ""))
+    assert found == pytest.approx(factor - 1, abs=1e-6)
 
 
 def test_every_case_of_the_zoo_is_whole() -> None:

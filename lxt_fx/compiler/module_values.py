@@ -66,9 +66,11 @@ class GraphValues:
         return self.at(behind[0]) if behind else node
 
     def carries(self, node: Node) -> bool:
-        """Whether relevance flows back to the value, and it has a shape (a tuple has none). To an `enter` flows a
-        gradient."""
+        """Whether relevance flows back to the value, and it has a shape (a tuple has none). To an `enter` and to what
+        `as_gradient` repeats flows a gradient."""
         before = node.name in self.inserted and node.target in _BEFORE
+        if any(user.target is explicit.as_gradient for user in self.of(node).users):
+            return False
         return self.at(node).name in self.carrying and shape(node) is not None and not before
 
     def is_models(self, node: Node) -> bool:

@@ -17,7 +17,7 @@ from lxt_fx.ledger.call import CHUNK, Call, inner, no_number
 from lxt_fx.ledger.causes import Cause, Share
 from lxt_fx.ledger.claimed_by_contribution import absorbed, map_call
 from lxt_fx.ops import activations, products
-from lxt_fx.ops.activations import CLOSING, FROM_ZERO
+from lxt_fx.ops.activations import CLOSING, FROM_ZERO, X_OF
 from lxt_fx.ops.aten_kinds import LIMITS, MEETING, MOVES, SELECTIONS, SUMS, WEIGHTED
 from lxt_fx.ops.contributions import BY_CONTRIBUTION
 from lxt_fx.rule_table.rule import Conserves, Rule
@@ -94,7 +94,7 @@ def _constants(call: Call, gradient: Any) -> list[Share]:
     if masked != 0:
         return _nonzero(*_named(call, constants[-1]), masked)
     if call.node.target in FROM_ZERO:
-        gradient = _finite(call.argument("self"), gradient)
+        gradient = _finite(call.argument(X_OF[call.node.target]), gradient)
         if call.node.target in CLOSING:
             gradient = gradient.masked_fill(call.output == 0, 0)
     total = _against(call.run(lambda node: node in constants), gradient)

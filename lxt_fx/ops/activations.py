@@ -31,7 +31,7 @@ class Activation:
     `name` is the name of ATen's op and of ours (`aten_name` where ATen's has an overload). `value` is f. `ratio` is
     (f(x) - f(0)) / x in closed form. Where only the `slope` at 0 is given, the ratio is computed as that quotient; where
     neither is given, the gradient is the native one. `at_zero` is f(0); f(0) absorbs nothing where a function that `closes`
-    is 0. `settings` are the arguments after x, as a schema.
+    is 0. `settings` are the arguments after x, as a schema; x is called `operand`, as in ATen's op.
     A `gate` scales what it is multiplied with. In a recurrence a `rate` is a step size or a decay, and a `decay` a decay.
     `some` marks functions that have a rule for some settings only (`rule_table/basic_rules.py` says which). `aliases` are
     other names of the op in ATen (`torch.special` has those that start with `special_`), `functions` the Python functions
@@ -45,6 +45,7 @@ class Activation:
     at_zero: float = 0.0
     closes: bool = False
     settings: str = ""
+    operand: str = "self"
     gate: bool = True
     rate: bool = False
     decay: bool = False
@@ -172,6 +173,20 @@ def _log_ratio(x: Tensor) -> Tensor:
     return torch.where(positive, torch.log(x) / torch.where(positive, x, 1.0), 0.0).clamp(min=torch.finfo(x.dtype).min)
 
 
+def _reciprocal_ratio(x: Tensor) -> Tensor:
+    """1 / x^2, taken as 0 at 0; it stops at the largest number of the type."""
+    y = torch.reciprocal(x)
+    return torch.where(x == 0, 0.0, y * y).clamp(max=torch.finfo(x.dtype).max)
+
+
+def _exp_base_ratio(x: Tensor, base: float) -> Tensor:
+    """(base^x - 1) / x. The difference is exact to rounding where base^x is not near 1."""
+    rate, wide = math.log(base), _in_float32(x)
+    exponent = wide * rate
+    difference = torch.where(exponent.abs() < 1, torch.expm1(exponent), torch.pow(base, wide) - 1)
+    return _over(difference, wide, rate)
+
+
 def _clamp_ratio(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
     """clamp(x) / x where 0 lies in [low, high]: at most 1; at 0 its native gradient, which is 0 where a bound is 0."""
     zero = x == 0
@@ -226,6 +241,9 @@ STATED = (
     Activation("log1p", torch.log1p, slope=1.0, functions=(torch.log1p,)),
     Activation("sqrt", torch.sqrt, _sqrt_ratio, gate=False, functions=(torch.sqrt,)),
     Activation("log", torch.log, _log_ratio, functions=(torch.log,)),  # f(0) is infinite and absorbs no share
+    Activation(  # as log
+        "reciprocal", torch.reciprocal, _reciprocal_ratio, gate=False, functions=(torch.reciprocal,)
+    ),
     Activation("expm1", torch.expm1, slope=1.0, rate=True, decay=True, functions=(torch.expm1,)),
     Activation("atan", torch.atan, slope=1.0, functions=(torch.atan,)),
     Activation(
@@ -235,6 +253,10 @@ STATED = (
     Activation(
         "exp", torch.exp, lambda x: _over(torch.expm1(x), x, 1.0), at_zero=1.0, rate=True, decay=True,
         functions=(torch.exp,),
+    ),
+    Activation(
+        "exp_base", lambda x, base: torch.pow(base, x), _exp_base_ratio, at_zero=1.0, settings="Scalar self",
+        operand="exponent", rate=True, decay=True, some=True, aten_name="pow.Scalar",
     ),
     Activation(
         "hardsigmoid", F.hardsigmoid, _hardsigmoid_ratio, at_zero=0.5, closes=True, rate=True,
@@ -266,15 +288,15 @@ BY_NAME: Mapping[str, Activation] = {activation.name: activation for activation 
 
 
 def _define(activation: Activation) -> OpOverload:
-    arguments = ", ".join(filter(None, ("Tensor self", activation.settings)))
+    arguments = ", ".join(filter(None, (f"Tensor {activation.operand}", activation.settings)))
 
     @define(f"{activation.name}({arguments}) -> Tensor")
-    def kernel(self: Tensor, *settings: Any, **named: Any) -> Tensor:
+    def kernel(x: Tensor, /, *settings: Any, **named: Any) -> Tensor:
         if activation.ratio is None and activation.slope is None:
-            native: Tensor = activation.value(self, *settings, **named)
+            native: Tensor = activation.value(x, *settings, **named)
             return native
         y: Tensor = Curve.apply(  # type: ignore[no-untyped-call]
-            self, lambda x: activation.value(x, *settings, **named), lambda x: activation.factor(x, *settings, **named)
+            x, lambda x: activation.value(x, *settings, **named), lambda x: activation.factor(x, *settings, **named)
         )
         return y
 
@@ -289,6 +311,9 @@ POINTWISE_OPS = frozenset({*OPS.values(), identity})
 
 FROM_ZERO = frozenset(activation.op for activation in ACTIVATIONS if activation.at_zero)
 """The ops with f(0) other than 0, which absorbs its share."""
+
+X_OF: Mapping[Any, str] = {activation.op: activation.operand for activation in ACTIVATIONS}
+"""By op, the name of its argument x."""
 
 CLOSING = frozenset(activation.op for activation in ACTIVATIONS if activation.closes)
 """Those of them whose f(0) absorbs nothing where the value is 0, so that no relevance comes in."""

@@ -72,7 +72,7 @@ LINEAR_MAPS = WEIGHTED | CONTRACTIONS
 POINTWISE_LINEAR = aten_ops("add.Tensor sub.Tensor neg to.dtype")
 PRODUCTS = aten_ops("mul.Tensor div.Tensor")
 COMPARISONS = aten_ops("gt.Scalar lt.Scalar ge.Scalar le.Scalar logical_not")
-POWERS = aten_ops("rsqrt reciprocal") | {a.aten for a in ACTIVATIONS if not a.gate}
+POWERS = aten_ops("rsqrt") | {a.aten for a in ACTIVATIONS if not a.gate}
 """Products of a value with itself, and their inverses."""
 
 POINTWISE_NONLINEAR = (

@@ -58,8 +58,8 @@ def expect_nonzero(self: Tensor, where: str) -> None:
     """Raises CallError if an element is 0."""
     if bool((self.detach() == 0).any()):
         raise CallError(
-            f"{where}: this autograd.Function with a backward of its own gives a 0 for these inputs, and in explicit form "
-            "R / z does not say which gradient it gets there (rounding gives many zeros); transform with form=\"gradient\""
+            f"{where} is computed from an autograd.Function with a backward of its own, and is 0 somewhere for these "
+            "inputs: in explicit form R / z does not say which gradient it gets there; transform with form=\"gradient\""
         )
 
 

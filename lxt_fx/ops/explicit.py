@@ -158,6 +158,13 @@ def leave(self: Tensor, epsilon: float) -> Tensor:
     return _leave(self, epsilon)
 
 
+@define("as_gradient(Tensor self) -> Tensor")
+def as_gradient(self: Tensor) -> Tensor:
+    """y = x; what flows back here is a gradient and not relevance: the value may be 0 where its gradient is not (a
+    rounding), and R = 0 does not say which gradient that is."""
+    return self.view_as(self)
+
+
 @define("pass_on(Tensor self, Tensor value, float intercept=0.0, float epsilon=0.0) -> Tensor")
 def pass_on(self: Tensor, value: Tensor, intercept: float = 0.0, epsilon: float = 0.0) -> Tensor:
     """y = f(x), given as a tensor; R_in = R_out (AttnLRP eq. 9), or R_out (y - f(0)) / y where f(0) is not 0."""

@@ -59,12 +59,32 @@ def token_lookups(gm: GraphModule) -> list[Lookup]:
     embedding, an index into a table, a product of one-hot vectors with a table.
 
     An input holds tokens if it has whole numbers and its name does not say that they are positions, types or languages. A
-    table is any value that depends on no input. Several lookups of one input are one if only linear ops stand between them
-    and the first value that all of them reach, and this has the dims of the tokens first (CANINE joins eight hashes of each
-    token); else each is a lookup of its own (Gemma3n has one for each layer).
+    table is any value that depends on no input. Codes that are computed from floats (of an image that is quantised) are
+    tokens where they are looked up in a table of tokens (Emu3): to the floats themselves no gradient goes. Several lookups
+    of one input are one if only linear ops stand between them and the first value that all of them reach, and this has the
+    dims of the tokens first (CANINE joins eight hashes of each token); else each is a lookup of its own (Gemma3n has one
+    for each layer).
     """
     whole = [node for node in gm.graph.nodes if node.op == "placeholder" and _is_whole(value(node))]
-    return _joined(gm, _tokens(gm, [node for node in whole if _holds_tokens(str(node.target))]))
+    held = _tokens(gm, [node for node in whole if _holds_tokens(str(node.target))])
+    return _joined(gm, held | _codes(gm, held))
+
+
+def _codes(gm: GraphModule, held: _Reads) -> _Reads:
+    """The whole numbers that are computed from float inputs and looked up in a table that tokens are looked up in."""
+    read = _inputs_read(gm)
+    computed = {n: i for n, i in read.items() if n not in held and n.op != "placeholder" and _is_whole(value(n))}
+    codes = {node: inputs for node, inputs in computed.items() if any(map(is_float, inputs))}
+    if not codes:
+        return {}
+    tables = {table for node in gm.graph.nodes if _looks_up(node, held, read) for table in _tables(node, held)}
+    looked_up = [n for n in gm.graph.nodes if _looks_up(n, codes, read) and not tables.isdisjoint(_tables(n, codes))]
+    return {code: codes[code] for node in looked_up for code in node.all_input_nodes if code in codes}
+
+
+def _tables(node: Node, held: _Reads) -> set[object]:
+    """What a lookup reads beside tokens: the paths of parameters and buffers, else nodes."""
+    return {x.target if x.op == "get_attr" else x for x in node.all_input_nodes if x not in held}
 
 
 def _holds_tokens(name: str) -> bool:

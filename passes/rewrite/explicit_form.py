@@ -14,9 +14,9 @@ from lxt_fx.base.nodes import arguments, module_path, value
 from lxt_fx.base.torch_internals import OpOverload, aten, base_name
 from lxt_fx.ops import activations, expectations, explicit, norms, products
 from lxt_fx.ops.activations import POINTWISE_OPS
-from lxt_fx.ops.aten_kinds import GROUPED_MATMULS, MOVES
+from lxt_fx.ops.aten_kinds import GROUPED_MATMULS, MOVES, WEIGHTED
 from lxt_fx.ops.explicit_contributions import PARTS
-from lxt_fx.ops.own_backward import own_backward, own_backward_of_several
+from lxt_fx.ops.own_backward import OWN_BACKWARD, own_backward, own_backward_of_several
 from lxt_fx.passes.analysis.find_cancelling import find_cancelling
 from lxt_fx.passes.analysis.mark_flow import Flow, differentiable_operands
 from lxt_fx.rule_table.rule import Conserves, Rule
@@ -31,6 +31,8 @@ BY_EQUATION: dict[Any, OpOverload] = {
     **PARTS,
 }
 SPECIAL = FACTOR_HELD | POINTWISE_OPS | products.HALVED | frozenset(BY_EQUATION) | frozenset(explicit.EQUATIONS)
+_BY_WEIGHTS = WEIGHTED | {products.linear}
+"""Sums of many terms, which are 0 by chance only; a matmul of two rounded values may well be 0."""
 _KNOWN = SPECIAL | products.LINEAR_MAPS | MOVES | GROUPED_MATMULS | {own_backward}
 
 
@@ -41,6 +43,7 @@ def is_known(op: OpOverload) -> bool:
 
 STANDS_FOR: dict[Any, str] = {
     explicit.leave: "self",
+    explicit.as_gradient: "self",
     explicit.pass_on: "value",
     explicit.share_out: "value",
     explicit.sdpa_steps: "value_of",
@@ -48,7 +51,8 @@ STANDS_FOR: dict[Any, str] = {
     **{op: "value" for fast, op in BY_EQUATION.items() if fast not in products.ATTENTIONS},
 }
 """Ops that `to_explicit_form` puts behind a node, with the argument that holds the node's value. They give the same value,
-everyone who read the node reads it there, and what comes back to them is relevance; the node itself may get a gradient."""
+everyone who read the node reads it there, and what comes back to them is relevance, but for `as_gradient`; the node itself
+may get a gradient."""
 
 
 def is_linear_map(node: Node) -> bool:
@@ -83,13 +87,30 @@ def own_equation(node: Node, rules: Mapping[str, Rule]) -> OpOverload | None:
 def to_explicit_form(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon: float) -> dict[str, str]:
     """Transform: each op on the relevance path becomes the equation of its rule; returns for each new node the one that it
     stands for, by name. `epsilon` is that of rules without one of their own. Forward values stay as they are; `flow` is
-    that of this graph, `rules` are by node name. Raises NoRuleError for a Function with its own backward and several
-    outputs."""
+    that of this graph, `rules` are by node name.
+
+    A Function with a backward of its own may give 0 where its gradient is not 0 (rounding does), and R = 0 does not say
+    which gradient that is. So from it to the next linear layers gradients flow, by the ops of the fast form; a call is
+    refused where the value of such a layer, or an output, is 0."""
     lowering = _Lowering(gm, flow, rules, epsilon)
     for node in list(gm.graph.nodes):
         if node.op == "call_function" and node in flow.carrying:
             lowering.apply(node)
     return {new.name: old.name for new, old in lowering.made.items()}
+
+
+def _with_gradients(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule]) -> set[Node]:
+    """The nodes to whose values gradients flow back: Functions with a backward of their own, and what is computed from them
+    up to linear layers."""
+    found: set[Node] = set()
+    for node in gm.graph.nodes:
+        if node.op != "call_function" or node not in flow.carrying:
+            continue
+        reads = any(operand.node in found for operand in differentiable_operands(node))
+        ends = node.target in _BY_WEIGHTS and own_equation(node, rules) is None
+        if node.target in OWN_BACKWARD or (reads and not ends):
+            found.add(node)
+    return found
 
 
 class _Lowering:
@@ -99,14 +120,12 @@ class _Lowering:
         self.graph, self.rules, self.epsilon = gm.graph, rules, epsilon
         self.inner = find_cancelling(gm, flow).nothing  # terms of a sum, since eq. 8 of their own would divide by 0
         self.carrying = set(flow.carrying)
+        self.gradients = _with_gradients(gm, flow, rules)
         self.made: dict[Node, Node] = {}
 
     def apply(self, node: Node) -> None:
-        if node.target is own_backward_of_several:
-            raise NoRuleError(
-                f"no equation for %{node.name} = {node.args[1]}   ({module_path(node) or 'the model'}): the backward of "
-                'this autograd.Function takes several gradients\n  to go on: form="gradient"'
-            )
+        if node in self.gradients:
+            return self._by_gradients(node)
         if not isinstance(node.target, OpOverload) or not isinstance(value(node), Tensor):
             return
         own = own_equation(node, self.rules)
@@ -131,13 +150,40 @@ class _Lowering:
         else:
             _require_known(node)
             self._linear(node)
-            if node.target is own_backward:
-                self._expect_nonzero(node)
+
+    def _by_gradients(self, node: Node) -> None:
+        """The op of the fast form: its operands get their relevance from the gradient, and an output of the graph gives it
+        one."""
+        self._enter(node, 1.0)
+        if not isinstance(value(node), Tensor):
+            return
+        with self.graph.inserting_after(node):
+            passing = self.graph.create_node("call_function", explicit.as_gradient, (node,), name="as_gradient")
+        self._stands_for(passing, node)
+        self.gradients.add(passing)
+        node.replace_all_uses_with(passing, delete_user_cb=lambda user: user is not passing)
+        if any(user.op == "output" for user in passing.users):
+            self._leave(passing, lambda user: user.op == "output")
+            self._expect_nonzero(node)
+
+    def _enter(self, node: Node, share: float) -> None:
+        """Before each carrying operand to which relevance flows back."""
+        settings = () if share == 1.0 else (share,)
+        for operand in dict.fromkeys(operand.node for operand in differentiable_operands(node)):
+            if operand in self.carrying and operand not in self.inner | self.gradients:
+                node.replace_input_with(operand, self._insert(node, explicit.enter, operand, *settings))
+
+    def _leave(self, node: Node, reads: Callable[[Node], bool]) -> None:
+        """Behind the node, for these of its readers."""
+        with self.graph.inserting_after(node):
+            left = self.graph.create_node("call_function", explicit.leave, (node, self._epsilon(node)), name="leave")
+        self._stands_for(left, node)
+        node.replace_all_uses_with(left, delete_user_cb=lambda user: user is not left and reads(user))
 
     def _expect_nonzero(self, node: Node) -> None:
-        """A call is refused where the output holds a 0: R / z does not say which gradient the Function's backward gets."""
+        """A call is refused where the value is 0: R / z does not say which gradient the Function before it gets."""
         with self.graph.inserting_after(node):
-            said = f"{node.args[1]} in {module_path(node) or 'the model'}"
+            said = f"%{node.name} in {module_path(node) or 'the model'}"
             self.graph.create_node("call_function", expectations.expect_nonzero, (node, said), name="expect_nonzero")
 
     def _epsilon(self, node: Node) -> float:
@@ -173,22 +219,16 @@ class _Lowering:
 
     def _linear(self, node: Node) -> None:
         """enter, the op, leave; a product of carrying operands gives a share to each."""
-        carrying = [operand.node for operand in differentiable_operands(node) if operand.node in self.carrying]
+        if any(operand.node in self.gradients for operand in differentiable_operands(node)):
+            self._expect_nonzero(node)
         share = 1.0
         if node.target is products.matmul:
             node.target, share = aten.matmul.default, 0.5
         elif node.target is products.einsum:
             node.target, share = aten.einsum.default, 1.0 / len(arguments(node)["tensors"])
-        for operand in dict.fromkeys(carrying):
-            settings = () if share == 1.0 else (share,)
-            if operand not in self.inner:
-                node.replace_input_with(operand, self._insert(node, explicit.enter, operand, *settings))
-        if node in self.inner:
-            return
-        with self.graph.inserting_after(node):
-            left = self.graph.create_node("call_function", explicit.leave, (node, self._epsilon(node)), name="leave")
-        self._stands_for(left, node)
-        node.replace_all_uses_with(left, delete_user_cb=lambda user: user is not left)
+        self._enter(node, share)
+        if node not in self.inner:
+            self._leave(node, lambda user: user.target is not expectations.expect_nonzero)
 
     def _insert(self, before: Node, op: OpOverload, operand: Node, *settings: float) -> Node:
         with self.graph.inserting_before(before):

@@ -79,8 +79,8 @@ def check_by_ids(case: models.Case, *, dynamic: bool = True) -> ByIds:
         if isinstance(expected, Exception):
             result.notes.append(f"{batch.name}: the model raises {_said(expected)}")
             continue
+        settings = {} if result.example == "made" else {"kwargs": inputs}
         if _why_recapture(explained, batch, result):
-            settings = {} if result.example == "made" else {"kwargs": inputs}
             explained = lxt_fx.transform(model, **settings, dynamic="recapture")
         if _forward(explained, batch, expected, result) > FORWARD:
             uncached = _answer(model, batch.inputs | {"use_cache": False})
@@ -88,7 +88,7 @@ def check_by_ids(case: models.Case, *, dynamic: bool = True) -> ByIds:
                 result.notes.append(f"{batch.name}: the model itself answers differently without its cache")
                 expected = uncached
         if _forward(explained, batch, expected, result) <= FORWARD and batch.is_padded:
-            _relevance(model, explained, batch, expected, result)
+            _relevance(model, explained, batch, expected, result, settings)
     return result
 
 
@@ -175,7 +175,9 @@ def _forward(explained: lxt_fx.Explained, batch: Batch, expected: Any, result: B
     return difference
 
 
-def _relevance(model: Any, explained: lxt_fx.Explained, batch: Batch, expected: Any, result: ByIds) -> None:
+def _relevance(
+    model: Any, explained: lxt_fx.Explained, batch: Batch, expected: Any, result: ByIds, settings: Inputs
+) -> None:
     """The relevance of padding where the model ignores it, and of a text alone where the model says the same of it."""
     if not _ignores_padding(model, explained, batch, expected):
         result.notes.append(f"{batch.name}: the model's answer depends on the padding")
@@ -187,6 +189,9 @@ def _relevance(model: Any, explained: lxt_fx.Explained, batch: Batch, expected: 
     largest = max(float(relevance.abs().max()) for relevance in found.values())
     for ids, relevance in found.items():
         at_padding = float(relevance[~batch.real[ids]].abs().sum())
+        if at_padding > 0 and _own_gradient_reaches(model, batch, ids, settings):
+            result.notes.append(f"{batch.name}: the model's own gradient reaches the padding of {ids}")
+            continue
         result.padding = _worse(result.padding, at_padding / largest if largest else at_padding)
     reason = _why_not_alone(batch, result)
     one = last_alone(batch)
@@ -199,6 +204,13 @@ def _relevance(model: Any, explained: lxt_fx.Explained, batch: Batch, expected: 
             in_batch = found[ids][-1][batch.real[ids][-1]]
             scale = max(float(in_batch.abs().max()), 1e-30)
             result.alone = _worse(result.alone, float((relevance[0] - in_batch).abs().max()) / scale)
+
+
+def _own_gradient_reaches(model: Any, batch: Batch, ids: str, settings: Inputs) -> bool:
+    """Whether the model's own gradient at the padding is not 0, although its answer ignores it: a straight-through rounding
+    passes the gradient of masked weights on (I-BERT)."""
+    plain = lxt_fx.transform(model, **settings, rules="gradient", dynamic="recapture")
+    return bool(_by_token(plain, batch)[0][ids][~batch.real[ids]].any())
 
 
 def _worse(before: float | None, found: float) -> float:

@@ -21,7 +21,8 @@ class Tables(TorchFunctionMode):
 
     def __init__(self, tables: Iterable[Tensor], others: Iterable[Tensor] = ()) -> None:
         super().__init__()
-        self.tables = {id(table): table for table in tables}
+        self.given = list(tables)
+        self.tables = {id(table): table for table in self.given}
         self.others = list(others)
         self.leaves: dict[int, Tensor] = {}
 

@@ -53,6 +53,7 @@ def build(case: Case) -> tuple[nn.Module, dict[str, Any]]:
     model = model.eval().float()
     _fill(model, case["seed"] + 1, case["gain"])
     inputs = {name: _input(spec, model) for name, spec in case["inputs"].items()}
+    _calibrate(model, inputs | case["const"], case["seed"] + 3)
     torch.manual_seed(case["seed"] + 2)
     return model, inputs | case["const"]
 
@@ -95,8 +96,8 @@ def _input(spec: Case, model: nn.Module) -> Any:
 
 @torch.no_grad()
 def _fill(model: nn.Module, seed: int, gain: float) -> None:
-    """Matrices are drawn with a spread that keeps signals alive, vectors and constants get noise beside their value, and
-    batch norms other statistics than 0 and 1."""
+    """Matrices are drawn with a spread that keeps signals alive, vectors and constants get noise beside their value,
+    batch norms other statistics than 0 and 1, and codebooks that are buffers (of Mimi) other entries than 0."""
     generator = torch.Generator().manual_seed(seed)
     kernels = {
         id(p)
@@ -120,6 +121,19 @@ def _fill(model: nn.Module, seed: int, gain: float) -> None:
             buffer.add_(0.1 * torch.randn(buffer.shape, generator=generator).to(buffer))
         elif name.endswith("running_var"):
             buffer.mul_(1 + 0.1 * torch.rand(buffer.shape, generator=generator).to(buffer))
+        elif name.endswith("codebook.embed_sum"):
+            buffer.add_(0.3 * torch.randn(buffer.shape, generator=generator).to(buffer))
+
+
+@torch.no_grad()
+def _calibrate(model: nn.Module, inputs: Mapping[str, Any], seed: int) -> None:
+    """Activations that are quantised (I-BERT) get the ranges that they have on these inputs: outside of its range one is a
+    constant, and the model's own gradient was NaN. The model finds them while it trains."""
+    if any(name.endswith("x_max") for name, _ in model.named_buffers()):
+        torch.manual_seed(seed)
+        for _ in range(3):
+            model.train()(**inputs)
+        model.eval()
 
 
 def to_double(inputs: Mapping[str, Any]) -> dict[str, Any]:
