@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import PythonCode
 
-from lxt_fx.base.errors import CallError, InputError
+from lxt_fx.base.errors import CallError, InputError, SizeGuardError
 from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
 from lxt_fx.compiler.call_inputs import check_valid, graph_inputs, named_inputs, why_not
@@ -98,6 +98,7 @@ class Explained(GraphModule):
     fused: Graph
     segments: Segments | None = None
     _recaptures: GraphsBySize | None = None
+    _beyond_guards: GraphsBySize | None = None
     _other_calls: GraphsByNames | None = None
     _model_state: ModelState | None = None
 
@@ -303,9 +304,14 @@ class Explained(GraphModule):
         inputs of that graph."""
         if self._recaptures is None:
             bound = self._bound(filled)
-            self._check_sizes(bound)
-            return self, bound
-        fitting = self._recaptures.fitting(self, filled)
+            try:
+                self._check_sizes(bound)
+                return self, bound
+            except SizeGuardError:
+                if self._beyond_guards is None:
+                    raise
+        further = self._beyond_guards if self._recaptures is None else self._recaptures
+        fitting = further.fitting(self, filled)
         return fitting, fitting._bound(filled)
 
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,14 +45,37 @@ class Recaptures:
         found = self._known(given)
         if found is None:
             with one_capture():
-                found = self._known(given) or self.again(_as_called(first, given))  # another thread may have captured it
+                found = self._known(given) or self._captured(first, given)  # another thread may have captured it
                 for module in self.graphs[MOST_GRAPHS - 1 :]:
                     del self._used[module]
         self._used[found] = next(self._clock)
         return found
 
+    def _captured(self, first: Explained, given: Mapping[str, Any]) -> Explained:
+        return self.again(_as_called(first, given))
+
     def _known(self, given: Mapping[str, Any]) -> Explained | None:
         return next((module for module in self.graphs if _is_valid(module, given)), None)
+
+
+class BeyondGuards(Recaptures):
+    """Further graphs for sizes that are free in the first graph but that one of its guards refuses: a text of more than one
+    chunk in a Mamba2. The user did not ask for further captures, so each is announced by a warning."""
+
+    def _captured(self, first: Explained, given: Mapping[str, Any]) -> Explained:
+        """A new graph for these inputs. Raises CallError if the model fails on them, too."""
+        try:
+            first._check_sizes(first._bound(given))
+        except CallError as why:
+            said = str(why).partition("; transform the model again")[0]
+        warn_user(
+            f"{said}; a graph for such inputs is captured now, once (transform(..., dynamic=\"recapture\") does so without "
+            "this warning)"
+        )
+        try:
+            return super()._captured(first, given)
+        except InputError as error:
+            raise CallError(f"{said}; and it cannot be captured for this call: {error}") from error
 
 
 def _as_called(first: Explained, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.further_graphs import OtherCalls, Recaptures
+from lxt_fx.compiler.further_graphs import BeyondGuards, OtherCalls, Recaptures
 from lxt_fx.compiler.last_checks import check_on_padded_texts, checked_on_example
 from lxt_fx.compiler.make_record import made_record
 from lxt_fx.compiler.model_changes import ModelState
@@ -145,15 +145,17 @@ def transform(
     parameters = named_signature(model).parameters
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     explained._other_calls = OtherCalls(of_another_call, frozenset(parameters), passes_on)
+
+    @torch.inference_mode(False)
+    def again(inputs: Mapping[str, Any]) -> Explained:
+        # no input is optional here: a mask with padding says what a missing one does not
+        other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)), optional=())
+        return compiled_by(_captured(model, other, dynamic=True), table, options)
+
     if dynamic == "recapture":
-
-        @torch.inference_mode(False)
-        def again(inputs: Mapping[str, Any]) -> Explained:
-            # no input is optional here: a mask with padding says what a missing one does not
-            other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)), optional=())
-            return compiled_by(_captured(model, other, dynamic=True), table, options)
-
         explained._recaptures = Recaptures(again)
+    else:
+        explained._beyond_guards = BeyondGuards(again)
     return explained
 
 
