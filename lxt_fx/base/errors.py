@@ -20,7 +20,7 @@ class CallError(LxtFxError):
 
 
 class SizeGuardError(CallError):
-    """The sizes of the inputs are free in the graph, but a condition on them, under which it was captured, does not hold."""
+    """The sizes of the inputs are free in the graph, but a condition on them under which it was captured does not hold."""
 
 
 class TracedBranchError(CallError):

@@ -302,15 +302,15 @@ class Explained(GraphModule):
     def _fitting(self, filled: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
         """The module whose graph is valid for the sizes and values of these inputs, none of which is missing, and the
         inputs of that graph."""
-        if self._recaptures is None:
+        further = self._recaptures
+        if further is None:
             bound = self._bound(filled)
             try:
                 self._check_sizes(bound)
                 return self, bound
             except SizeGuardError:
-                if self._beyond_guards is None:
+                if (further := self._beyond_guards) is None:
                     raise
-        further = self._beyond_guards if self._recaptures is None else self._recaptures
         fitting = further.fitting(self, filled)
         return fitting, fitting._bound(filled)
 

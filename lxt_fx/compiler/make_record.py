@@ -61,6 +61,7 @@ def made_record(
         matches=compiled.matches,
         versions={"lxt_fx": __version__, "torch": torch.__version__},
         order=captured.example.order,
+        no_tokens=begun.no_tokens,
         positions=options.positions or (source.model.record.positions if isinstance(source.model, Explained) else None),
     )
 

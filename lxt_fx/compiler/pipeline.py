@@ -36,7 +36,7 @@ from lxt_fx.passes.analysis.find_groups import Groups, find_groups
 from lxt_fx.passes.analysis.find_modules import find_modules
 from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
-from lxt_fx.passes.analysis.token_lookups import Lookup, other_lookups, token_lookups
+from lxt_fx.passes.analysis.token_lookups import Lookup, no_tokens, other_lookups, token_lookups
 from lxt_fx.passes.canonical.canonicalise import canonicalise
 from lxt_fx.passes.canonical.cut_at_lookups import cut_at_lookups
 from lxt_fx.passes.canonical.fold_softmax import fold_softmax
@@ -199,7 +199,8 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
     compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
     compiled.module._model_state = source.state
     with _timed(seconds, "verify"):
-        check_on_padded_texts(source, compiled)
+        note = check_on_padded_texts(source, compiled)
+    compiled.module.record = replace(record, padded_note=note)
     return compiled.module
 
 
@@ -273,11 +274,14 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> Canonic
             check(step.__name__)
     fronts = source.model._fronts if isinstance(source.model, Explained) else ()
     with _timed(seconds, "flow"):
+        by_name = source.model.record.no_tokens if isinstance(source.model, Explained) else no_tokens(gm)
         if not isinstance(source.model, Explained) and (lookups := _lookups(gm)):
             example, fronts = cut_at_lookups(gm, example, lookups)
             check = step_check(gm, example)
+            looked_up = {read for front in fronts for read in front.reads}
+            by_name = tuple(name for name in by_name if name not in looked_up)
         flow = mark_flow(gm, relevance_leaves(gm.graph))
-    return Canonical(example, fronts, flow, check)
+    return Canonical(example, fronts, flow, check, by_name)
 
 
 def _lookups(gm: GraphModule) -> list[Lookup]:
@@ -291,8 +295,10 @@ def _gradient_proof(source: CapturedModel, begun: Canonical) -> GradientProof:
     first."""
     if not source.proofs:
         gm, example = source.captured.gm, source.captured.example
-        leaves = begun.flow.leaves
-        source.proofs.append(verify_gradient(gm, begun.example.kwargs, leaves, source.model, example, source.expected))
+        leaves, reads = begun.flow.leaves, {front.leaf: front.reads for front in begun.fronts}
+        source.proofs.append(
+            verify_gradient(gm, begun.example.kwargs, leaves, source.model, example, source.expected, reads)
+        )
     return source.proofs[0]
 
 

@@ -41,8 +41,10 @@ class Record:
     by name of the node in the rewritten graph. `form` is `gradient` or `explicit`. `overrides` are the places where the
     table was overridden. `merged` names the batch norms that became part of the layer before them. `positions` are the
     positions of the logits, None for all of them. `table` is the rule table itself, None for a module that was loaded from
-    a file, which holds its name only. `order` are the names of positional inputs of a call, constants included; if it is
-    empty, those of `called_with`.
+    a file, which holds its name only. `no_tokens` are inputs of whole numbers that look up a table and were taken, by their
+    name, for positions, types or the like, so that what they look up is a constant. `padded_note` says why texts that are
+    padded were not compared with the model's; empty if they were, or if there are no texts. `order` are the names of
+    positional inputs of a call, constants included; if it is empty, those of `called_with`.
     """
 
     model_class: str
@@ -72,3 +74,5 @@ class Record:
     gradient_difference: float = math.nan
     gradient_note: str = ""
     order: tuple[str, ...] = ()
+    no_tokens: tuple[str, ...] = ()
+    padded_note: str = ""

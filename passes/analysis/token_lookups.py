@@ -67,6 +67,14 @@ def token_lookups(gm: GraphModule) -> list[Lookup]:
     return _joined(gm, _tokens(gm, [node for node in whole if _holds_tokens(str(node.target))]))
 
 
+def no_tokens(gm: GraphModule) -> tuple[str, ...]:
+    """Analysis: the inputs of whole numbers that look up a table as tokens do, and whose names say that they are none."""
+    whole = [node for node in gm.graph.nodes if node.op == "placeholder" and _is_whole(value(node))]
+    others = [node for node in whole if not _holds_tokens(str(node.target))]
+    found = {node for lookup in _joined(gm, _tokens(gm, others)) for node in lookup.inputs}
+    return tuple(str(node.target) for node in others if node in found)
+
+
 def _holds_tokens(name: str) -> bool:
     """Whether an input of this name holds tokens: `tasks_input_ids` does, and `task_ids` does not."""
     return name.endswith("input_ids") or not _NO_TOKENS.search(name)
