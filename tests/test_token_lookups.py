@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 import lxt_fx
 from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.compiler.pipeline import captured_from
-from lxt_fx.passes.analysis.token_lookups import token_lookups
+from lxt_fx.passes.analysis.token_lookups import _holds_tokens, token_lookups
 
 IDS = torch.tensor([[5, 9, 17, 23, 1], [3, 4, 7, 30, 2]])
 
@@ -199,3 +199,31 @@ def test_input_ids_are_tokens_whatever_they_tell_of() -> None:
     ids, tasks = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([0, 1])
     gm = captured_from(TwoTexts(), (), {"tasks_input_ids": ids, "task_ids": tasks}, dynamic=False).captured.gm
     assert [[node.name for node in lookup.inputs] for lookup in token_lookups(gm)] == [["tasks_input_ids"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"),
+    [
+        ("browser", True), ("unmasked_ids", True), ("masked_ids", True), ("genotypes", True), ("slang", True),
+        ("row_ids", False), ("rows", False), ("attn_mask", False), ("masks_0", False), ("tokentype_ids", False),
+        ("langs", False), ("task_ids", False), ("cache_position", False), ("token_type_input_ids", True),
+    ],
+)  # fmt: skip
+def test_the_name_of_an_input_says_whether_it_holds_tokens(name: str, holds: bool) -> None:
+    assert _holds_tokens(name) is holds
+
+
+def test_what_masked_tokens_are_looked_up_as_is_no_mask() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.last = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+        def forward(self, words: Tensor, masked_words: Tensor, soft_mask: Tensor, unmasked_values: Tensor) -> Tensor:
+            looked_up = self.table(words) + self.table(masked_words) * soft_mask + unmasked_values
+            out: Tensor = self.last(torch.tanh(looked_up))
+            return out
+
+    ids = torch.tensor([[1, 2, 5], [8, 2, 1]])
+    explained = lxt_fx.transform(Net().eval(), (ids, ids + 0, torch.rand(2, 3, 1), torch.rand(2, 3, 4)))
+    assert explained.record.leaves == ("words_embeds", "masked_words_embeds", "unmasked_values")

@@ -37,9 +37,12 @@ _FACTORS = aten_ops("mul.Tensor div.Tensor")
 _RENORM = aten_ops("embedding_renorm")
 
 _NO_TOKENS = re.compile(
-    "position|pos_ids|type|segment|mask|label|bbox|boxes|lang|grid|thw|size|length|cache|speaker|task|row|column", re.I
+    "position|pos_ids|(?<!geno)(?<!haplo)(?<!proto)type|segment|masks?(?![a-z])|label|bbox|boxes|grid|thw|size|length|cache|"
+    "speaker|(?<![a-z])lang|(?<![a-z])(task|row|column)s?(?![a-z])",
+    re.I,
 )
-"""Names of whole-number inputs that say where a token stands or of which kind it is, and not which token it is."""
+"""Names of whole-number inputs that say where a token stands or of which kind it is, and not which token it is. Short ones
+count as whole words only: a `browser` is no row."""
 
 _Reads = dict[Node, frozenset[Node]]
 """For each node the inputs that it depends on."""

@@ -157,7 +157,15 @@ def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
             "is read at one of them. Give the token ids, embeddings, pixels or features that the model starts from"
         )
     tensors = pytree.tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, tensors)
-    return Example(tensors, constants | _switches(model, named), positional=positional, order=tuple(named))
+    return Example(tensors, constants | _switches(model, named), positional=positional, order=_order(model, named))
+
+
+def _order(model: nn.Module, named: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of positional inputs of a call. Those that the example leaves out have their place among them."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return tuple(named)
+    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
 
 
 def _without_idle_switch(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
