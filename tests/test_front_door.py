@@ -622,3 +622,34 @@ def test_a_scripted_part_is_traced_and_a_scripted_model_is_refused() -> None:
     assert torch.allclose(explained(seeded(2, 4) + 1), net(seeded(2, 4) + 1))
     with pytest.raises(InputError, match="is a TorchScript module"):
         lxt_fx.transform(part, (seeded(2, 4),))
+
+
+class Branches(nn.Module):
+    """Numbers inside a list and a dict, and further named inputs beside those through `**unused`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, xs: Any, scale: Tensor | None = None, **unused: Any) -> Tensor:
+        out: Tensor = self.last(torch.tanh(xs[0]) + torch.tanh(xs[1]["more"]) ** 2)
+        return out if scale is None else out * scale
+
+
+def test_numbers_inside_a_nested_input_are_leaves_of_a_call() -> None:
+    net = Branches().eval()
+    first, second, unused = seeded(3, 4), seeded(3, 4) + 1, seeded(3)
+    explained = lxt_fx.transform(net, ([first, {"more": second}],), {"other": unused}, rules="gradient")
+    output, leaves = explained.with_leaves([first, {"more": second}], other=unused)
+    output.sum().backward()
+    own = [x.clone().requires_grad_() for x in (first, second)]
+    net([own[0], {"more": own[1]}]).sum().backward()
+    assert list(leaves) == ["xs_0", "xs_1_more"]
+    for leaf, mine in zip(leaves.values(), own, strict=True):
+        assert leaf.grad is not None and mine.grad is not None and torch.allclose(leaf.grad, mine.grad, atol=1e-6)
+    read = lxt_fx.audit(explained, {"xs": [first, {"more": second}], "other": unused}, 0)
+    assert [source.name for source in read.sources] == ["xs_0", "xs_1_more"]
+    scale = torch.tensor([[2.0], [0.5], [1.0]])  # a further input, beside one that goes through **unused
+    given = {"xs": [first, {"more": second}], "scale": scale, "other": unused}
+    assert torch.allclose(explained(**given), net(**given))

@@ -23,7 +23,7 @@ from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, n
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookable
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
-from lxt_fx.compiler.nested_inputs import in_captured_order
+from lxt_fx.compiler.nested_inputs import by_leaf, in_captured_order, with_leaves_in
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard
 from lxt_fx.passes.canonical.cut_at_lookups import Front
@@ -176,11 +176,12 @@ class Explained(GraphModule):
             )
         fitting, bound = self._prepared(args, kwargs)
         leaves = fitting._new_leaves(bound)
-        return self._called(fitting, bound | leaves), leaves
+        return self._called(fitting, with_leaves_in(bound, leaves)), leaves
 
     def _new_leaves(self, bound: Mapping[str, Any]) -> dict[str, Tensor]:
         """The float inputs at which relevance is read, each as a new tensor that requires a gradient."""
-        found = {name: bound[name] for name in self.record.leaves if isinstance(bound.get(name), Tensor)}
+        given = by_leaf(bound)
+        found = {name: given[name] for name in self.record.leaves if isinstance(given.get(name), Tensor)}
         floats = {name: value for name, value in found.items() if value.is_floating_point() or value.is_complex()}
         return {name: value.detach().clone().requires_grad_(True) for name, value in floats.items()}
 

@@ -117,7 +117,7 @@ class OtherCalls:
         labels, of which no relevance can be read, with inputs that the model does not name, and with settings, which each
         graph has as constants. Raises what `transform` raises."""
         names = frozenset(named)
-        taken = self.takes | WITH_A_TEXT if self.passes_on else self.takes
+        taken = self.takes.union(first.record.called_with, WITH_A_TEXT if self.passes_on else ())
         if not names or "labels" in names or not names <= taken or not all(map(holds_tensors, named.values())):
             return None
         if names not in self.by_names:
