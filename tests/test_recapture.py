@@ -125,6 +125,8 @@ def test_a_recapturing_module_answers_as_the_model_does() -> None:
         torch.testing.assert_close(mine.grad, own.grad)
     recaptures = explained._recaptures
     assert recaptures is not None and len(recaptures.graphs) == 3  # the last call found its graph
+    other = lxt_fx.transform(explained, (x, ROUTE), rules="attnlrp")  # and under another table it recaptures, too
+    torch.testing.assert_close(other(-x, torch.tensor([2, 1, 0])), net(-x, torch.tensor([2, 1, 0])))
 
 
 def test_a_mamba_is_captured_again_for_another_length() -> None:
@@ -202,6 +204,9 @@ def test_a_length_beyond_a_guard_is_captured_with_a_warning_and_answers_as_the_m
         torch.testing.assert_close(explained(ids), net(ids))
     found = explained._beyond_guards
     assert found is not None and len(found.graphs) == 1
+    other = lxt_fx.transform(explained, (ids,), rules="gradient")
+    with pytest.warns(UserWarning, match="is captured now"):
+        torch.testing.assert_close(other(longer), net(longer))
     output, leaves = explained.with_leaves(longer)
     output[0, 0].backward()
     assert leaves["ids_embeds"].grad is not None and leaves["ids_embeds"].shape == (2, 6, 4)

@@ -154,7 +154,7 @@ def transform(
 
     if dynamic == "recapture":
         explained._recaptures = Recaptures(again)
-    else:
+    elif explained.record.guards:
         explained._beyond_guards = BeyondGuards(again)
     return explained
 
@@ -208,9 +208,13 @@ def _under_table(
     explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, table: RuleTable, options: Options
 ) -> Explained:
     found = compiled_by(_captured_again(explained, args, kwargs), table, options)
-    if explained._other_calls is not None:
-        again, other = partial(_under_table, explained, (), table=table, options=options), explained._other_calls
+    again = partial(_under_table, explained, (), table=table, options=options)
+    if (other := explained._other_calls) is not None:
         found._other_calls = OtherCalls(again, other.takes, other.passes_on)
+    if explained._recaptures is not None:
+        found._recaptures = Recaptures(again)
+    if explained._beyond_guards is not None:
+        found._beyond_guards = BeyondGuards(again)
     return found
 
 
