@@ -218,6 +218,36 @@ def test_a_forward_that_differs_and_a_traced_example_are_not_proven() -> None:
     assert [item.why.split(":")[0] for item in traced.not_proven] == ["captured by make_fx"]
 
 
+class Typed(nn.Module):
+    """Looks up tokens and types; refuses texts with a token 0."""
+
+    def __init__(self, refuses: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.types, self.last = nn.Embedding(9, 4), nn.Embedding(3, 4), nn.Linear(4, 2)
+        self.refuses = refuses
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        if self.refuses and not torch.compiler.is_compiling() and bool((input_ids == 0).any()):
+            raise ValueError("no padding, please")
+        out: Tensor = self.last(torch.tanh(self.tokens(input_ids) + self.types(token_type_ids)))
+        return out
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_inputs_taken_for_no_tokens_and_padding_that_was_not_compared_are_named(refuses: bool, tmp_path: Path) -> None:
+    ids = torch.tensor([[1, 2, 5], [8, 2, 1]])
+    module = lxt_fx.transform(Typed(refuses).eval(), kwargs={"input_ids": ids, "token_type_ids": ids % 3})
+    lxt_fx.save(module, tmp_path / "saved")
+    again = lxt_fx.transform(module, kwargs={"input_ids": ids, "token_type_ids": ids % 3}, rules="cp_lrp")
+    for each in (module, again, lxt_fx.load(tmp_path / "saved")):
+        found = lxt_fx.certificate(each)
+        assert found.no_tokens == ("token_type_ids",) and found.to_dict()["no_tokens"] == ("token_type_ids",)
+        assert "no tokens     token_type_ids: by its name no token, so what it looks up is a constant" in found.summary()
+        why = "padded texts were not compared with the model's answers to them: the model refuses them: ValueError"
+        assert [item.why.startswith(why) for item in found.not_proven] == [True] * refuses
+
+
 @pytest.mark.parametrize(
     ("name", "rules", "attention"),
     [

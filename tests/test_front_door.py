@@ -644,3 +644,95 @@ def test_a_model_without_images_is_named() -> None:
             lxt_fx.explain_image(model, seeded(3, 8, 8))
 
 
+
+
+# Names, places and states of plain models
+
+
+class Two(nn.Module):
+    """Takes inputs whose names differ only by case, and an optional one between two others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.last = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+    def forward(self, X: Tensor, x: Tensor, temperature: Any = None, Ids: Tensor | None = None) -> Tensor:
+        y = torch.tanh(X - 2 * x)
+        y = y if Ids is None else y + self.table(Ids)
+        out: Tensor = self.last(y)
+        return out if temperature is None else out / temperature
+
+
+def test_inputs_may_be_called_alike_but_for_case() -> None:
+    net, ids = Two().eval(), torch.tensor([1, 2, 3])
+    explained = lxt_fx.transform(net, (seeded(3, 4), seeded(3, 4) + 1), {"Ids": ids})
+    assert explained.record.leaves == ("X", "x", "Ids_embeds") and explained.record.specialised == ()
+    called = {"X": seeded(2, 4), "x": seeded(2, 4) - 1, "Ids": ids[:2]}
+    assert torch.allclose(explained(**called), net(**called))
+
+
+def test_an_input_given_by_position_is_that_of_forward_also_where_the_example_left_some_out() -> None:
+    net, ids, half = Two().eval(), torch.tensor([1, 2, 3]), torch.tensor(0.5)
+    first, second = seeded(3, 4), seeded(3, 4) + 1
+    explained = lxt_fx.transform(net, (first, second), {"Ids": ids})
+    assert torch.allclose(explained(first, second, half, ids), net(first, second, half, ids))
+    assert torch.allclose(explained(first, second, None, ids), net(first, second, None, ids))
+    with pytest.raises(lxt_fx.CallError, match="temperature was not captured"):
+        explained(first, second, 0.5, ids)
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.calls = nn.Linear(4, 2), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        out: Tensor = self.linear(x) * self.calls
+        return out
+
+
+def test_a_model_that_counts_its_calls_is_refused_with_a_reason() -> None:
+    with pytest.raises(InputError, match="Counting answers differently when it is called again with the same inputs"):
+        lxt_fx.transform(Counting().eval(), (seeded(2, 4),))
+
+
+def test_a_scripted_part_is_traced_and_a_scripted_model_is_refused() -> None:
+    part: Any = torch.jit.trace(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), seeded(2, 4))  # type: ignore[no-untyped-call]
+    net = nn.Sequential(part, nn.Linear(4, 2)).eval()
+    explained = lxt_fx.transform(net, (seeded(2, 4),))
+    assert torch.allclose(explained(seeded(2, 4) + 1), net(seeded(2, 4) + 1))
+    with pytest.raises(InputError, match="is a TorchScript module"):
+        lxt_fx.transform(part, (seeded(2, 4),))
+
+
+class Branches(nn.Module):
+    """Numbers inside a list and a dict, and further named inputs beside those through `**unused`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, xs: Any, scale: Tensor | None = None, **unused: Any) -> Tensor:
+        out: Tensor = self.last(torch.tanh(xs[0]) + torch.tanh(xs[1]["more"]) ** 2)
+        return out if scale is None else out * scale
+
+
+def test_numbers_inside_a_nested_input_are_leaves_of_a_call() -> None:
+    net = Branches().eval()
+    first, second, unused = seeded(3, 4), seeded(3, 4) + 1, seeded(3)
+    explained = lxt_fx.transform(net, ([first, {"more": second}],), {"other": unused}, rules="gradient")
+    output, leaves = explained.with_leaves([first, {"more": second}], other=unused)
+    output.sum().backward()
+    own = [x.clone().requires_grad_() for x in (first, second)]
+    net([own[0], {"more": own[1]}]).sum().backward()
+    assert list(leaves) == ["xs_0", "xs_1_more"]
+    for leaf, mine in zip(leaves.values(), own, strict=True):
+        assert leaf.grad is not None and mine.grad is not None and torch.allclose(leaf.grad, mine.grad, atol=1e-6)
+    read = lxt_fx.audit(explained, {"xs": [first, {"more": second}], "other": unused}, 0)
+    assert [source.name for source in read.sources] == ["xs_0", "xs_1_more"]
+    scale = torch.tensor([[2.0], [0.5], [1.0]])  # a further input, beside one that goes through **unused
+    given = {"xs": [first, {"more": second}], "scale": scale, "other": unused}
+    assert torch.allclose(explained(**given), net(**given))

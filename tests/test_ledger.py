@@ -342,7 +342,8 @@ def test_the_page_shows_every_sum_of_the_ledger() -> None:
     ledger = lxt_fx.audit(explained("bert"), inputs_of("bert"))
     page = str(ledger)
     for words in ("inputs_embeds", "bias", "added constant", "softmax offset", "residual", "explained value",
-                  "position_embeddings", "bert.encoder.layer.1", "The ledger closes"):  # fmt: skip
+                  "position_embeddings", "bert.encoder.layer.1", "The ledger closes",
+                  "inputs_embeds: what input_ids is looked up as."):  # fmt: skip
         assert words in page
     assert f"{float(ledger.value):.4f}" in page and f"{float(ledger.relevance):.4f}" in page
     assert all(len(line) <= 124 for line in page.splitlines())

@@ -250,7 +250,8 @@ def test_every_function_asks_and_modules_without_a_model_do_not(tmp_path: Path) 
 
 def test_the_model_is_held_for_other_calls_only() -> None:
     net, explained = made()
-    explained._other_calls = None  # which would capture the model for a call with other inputs
+    # these would capture the model for a call with other inputs, or of sizes beyond a guard
+    explained._other_calls = explained._beyond_guards = None
     root, unused = weakref.ref(net), weakref.ref(net.unused)
     expected = explained(X)
     del net

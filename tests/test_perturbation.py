@@ -278,3 +278,22 @@ def test_an_answer_that_is_not_finite_is_refused() -> None:
     x = torch.tensor([[3.0, 3.0], [1.0, 1.0]])
     with pytest.raises(NonFiniteError, match="example 1 is inf with 1 of 2 features set to the baseline"):
         lxt_fx.perturbation_curves(Inverse(), x, x, 0, removal=Removal(steps=2, batch=1))
+
+
+def test_tokens_of_several_sentences_are_no_images() -> None:
+    class Sentences(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.last = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            out: Tensor = self.last(self.table(ids).tanh().mean((1, 2)))
+            return out
+
+    ids = torch.tensor([[[1, 2, 5], [8, 2, 1]]])
+    explained = lxt_fx.transform(Sentences().eval(), (ids,))
+    relevance = torch.rand(1, 2, 3, 4)
+    with pytest.raises(InputError, match="looked up by tokens of more dims .* unit='token' removes all along dim 1"):
+        lxt_fx.perturbation_curves(explained, {"ids": ids}, relevance, 0)
+    curves = lxt_fx.perturbation_curves(explained, {"ids": ids}, relevance, 0, removal=Removal(unit="token"))
+    assert curves.morf.shape[0] == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,6 +127,8 @@ def test_a_recapturing_module_answers_as_the_model_does() -> None:
         torch.testing.assert_close(mine.grad, own.grad)
     recaptures = explained._recaptures
     assert recaptures is not None and len(recaptures.graphs) == 3  # the last call found its graph
+    other = lxt_fx.transform(explained, (x, ROUTE), rules="attnlrp")  # and under another table it recaptures, too
+    torch.testing.assert_close(other(-x, torch.tensor([2, 1, 0])), net(-x, torch.tensor([2, 1, 0])))
 
 
 def test_a_mamba_is_captured_again_for_another_length() -> None:
@@ -203,3 +207,52 @@ def test_dynamic_takes_three_words() -> None:
     net, x = experts()
     with pytest.raises(lxt_fx.InputError, match="dynamic must be True, False or"):
         lxt_fx.transform(net, (x, ROUTE), dynamic="always")  # type: ignore[arg-type]
+
+
+class Chunked(nn.Module):
+    """Adds up chunks of four tokens in a loop, as many as the text has; fails beyond eight tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.last = nn.Embedding(10, 4), nn.Linear(4, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if ids.shape[1] > 8:
+            raise ValueError("more than eight tokens")
+        x = self.table(ids)
+        state = torch.zeros_like(x[:, 0])
+        for start in range(0, 8 if x.shape[1] > 4 else 4, 4):
+            state = torch.tanh(state + x[:, start : start + 4].sum(1))
+        out: Tensor = self.last(state)
+        return out
+
+
+def test_a_length_beyond_a_guard_is_captured_with_a_warning_and_answers_as_the_model_does() -> None:
+    net, ids = Chunked().eval(), torch.tensor([[3, 1, 4], [1, 5, 9]])
+    explained = lxt_fx.transform(net, (ids,))
+    assert explained.record.specialised == ()  # the length counts as free
+    longer = torch.cat([ids, ids], 1)
+    with pytest.warns(UserWarning, match=r"valid only if .*; a graph for such inputs is captured now, once"):
+        torch.testing.assert_close(explained(longer), net(longer))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(explained(longer[:1]), net(longer[:1]))  # the second graph is known
+        torch.testing.assert_close(explained(ids), net(ids))
+    found = explained._beyond_guards
+    assert found is not None and len(found.graphs) == 1
+    other = lxt_fx.transform(explained, (ids,), rules="gradient")
+    with pytest.warns(UserWarning, match="is captured now"):
+        torch.testing.assert_close(other(longer), net(longer))
+    output, leaves = explained.with_leaves(longer)
+    output[0, 0].backward()
+    assert leaves["ids_embeds"].grad is not None and leaves["ids_embeds"].shape == (2, 6, 4)
+    with pytest.warns(UserWarning), pytest.raises(lxt_fx.CallError, match="cannot be captured for this call.*eight tokens"):
+        explained(torch.cat([longer, longer], 1))
+
+
+def test_a_loaded_module_refuses_a_length_beyond_a_guard(tmp_path: Path) -> None:
+    net, ids = Chunked().eval(), torch.tensor([[3, 1, 4], [1, 5, 9]])
+    lxt_fx.save(lxt_fx.transform(net, (ids,)), tmp_path / "saved")
+    with pytest.raises(lxt_fx.CallError, match="the graph is valid only if"):
+        lxt_fx.load(tmp_path / "saved")(torch.cat([ids, ids], 1))

@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 import lxt_fx
 from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.compiler.pipeline import captured_from
-from lxt_fx.passes.analysis.token_lookups import token_lookups
+from lxt_fx.passes.analysis.token_lookups import _holds_tokens, token_lookups
 
 IDS = torch.tensor([[5, 9, 17, 23, 1], [3, 4, 7, 30, 2]])
 
@@ -236,3 +236,72 @@ def test_codes_that_are_looked_up_in_the_table_of_the_text_are_tokens_too() -> N
         found.index_put_((ids,), leaf.grad, accumulate=True)
     torch.testing.assert_close(found, expected)
     lxt_fx.audit(lxt_fx.transform(model, kwargs=inputs), inputs, 1).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"),
+    [
+        ("browser", True), ("unmasked_ids", True), ("masked_ids", True), ("genotypes", True), ("slang", True),
+        ("row_ids", False), ("rows", False), ("attn_mask", False), ("masks_0", False), ("tokentype_ids", False),
+        ("langs", False), ("task_ids", False), ("cache_position", False), ("token_type_input_ids", True),
+    ],
+)  # fmt: skip
+def test_the_name_of_an_input_says_whether_it_holds_tokens(name: str, holds: bool) -> None:
+    assert _holds_tokens(name) is holds
+
+
+def test_what_masked_tokens_are_looked_up_as_is_no_mask() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.last = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+        def forward(self, words: Tensor, masked_words: Tensor, soft_mask: Tensor, unmasked_values: Tensor) -> Tensor:
+            looked_up = self.table(words) + self.table(masked_words) * soft_mask + unmasked_values
+            out: Tensor = self.last(torch.tanh(looked_up))
+            return out
+
+    ids = torch.tensor([[1, 2, 5], [8, 2, 1]])
+    explained = lxt_fx.transform(Net().eval(), (ids, ids + 0, torch.rand(2, 3, 1), torch.rand(2, 3, 4)))
+    assert explained.record.leaves == ("words_embeds", "masked_words_embeds", "unmasked_values")
+
+
+class Columns(nn.Module):
+    """A table of numbers whose first two columns are categories, looked up one by one or all at once."""
+
+    def __init__(self, together: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.together, self.table = together, nn.Embedding(12, 4)
+        self.numbers, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, X: Tensor) -> Tensor:
+        if self.together:
+            looked_up = self.table(X[:, :2].long() + torch.tensor([0, 5]))
+        else:
+            looked_up = torch.stack([self.table(X[:, 0].long()), self.table(X[:, 1].long() + 5)], 1)
+        joined = torch.cat([looked_up, self.numbers(X[:, 2:])[:, None]], 1)
+        out: Tensor = self.last(torch.tanh(joined).mean(1))
+        return out
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_columns_of_numbers_that_are_cast_to_categories_are_leaves(together: bool) -> None:
+    net = Columns(together).eval()
+    X = torch.cat([torch.tensor([[1.0, 2.0], [4.0, 0.0], [3.0, 6.0]]), torch.rand(3, 3)], 1)
+    explained = lxt_fx.transform(net, (X,), rules="gradient")
+    assert explained.record.leaves == (("X", "X_embeds") if together else ("X", "X_embeds", "X_embeds_table"))
+    output, leaves = explained.with_leaves(X[:2])
+    output[:, 0].sum().backward()
+    net(X[:2])[:, 0].sum().backward()
+    columns = X[:2, :2].long() + torch.tensor([0, 5])
+    found = torch.zeros(12, 4)
+    for column, name in ((columns, "X_embeds"),) if together else zip(columns.T, list(leaves)[1:], strict=True):
+        found.index_add_(0, column.reshape(-1), leaves[name].grad.reshape(-1, 4))  # type: ignore[union-attr]
+    assert net.table.weight.grad is not None and torch.allclose(found, net.table.weight.grad, atol=1e-6)
+
+
+def test_tokens_of_a_dtype_that_no_table_takes_are_refused_by_name() -> None:
+    explained = lxt_fx.transform(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)).eval(), (torch.tensor([[1, 2, 3]]),))
+    with pytest.raises(lxt_fx.CallError, match=r"input int16 \[1, 3\]: the model cannot look these up"):
+        explained(torch.tensor([[1, 2, 3]], dtype=torch.int16))

@@ -280,3 +280,19 @@ def test_complex_and_integer_outputs() -> None:
     given = Example({"x": example()}, {})
     found = gradients_of_model(Mixed(), given, {"x": example()}, drawn, expected)["x"]
     assert found.dtype == torch.float32 and found.abs().sum() > 0
+
+
+def test_types_looked_up_in_the_table_of_the_tokens_are_not_taken_for_them() -> None:
+    class Typed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.table, self.last = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+        def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+            out: Tensor = self.last(torch.tanh(self.table(input_ids) + self.table(token_type_ids.view(-1, 3)).square()))
+            return out
+
+    explained = lxt_fx.transform(Typed().eval(), kwargs={"input_ids": IDS, "token_type_ids": IDS})
+    assert explained.record.leaves == ("inputs_embeds",)
+    assert explained.record.gradient_difference <= 1e-6 and explained.record.gradient_note == ""

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.nested_inputs import with_leaves_in
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,11 +66,11 @@ def leaf_call(
     named = explained._named(positional, given)
     module, bound = explained._prepared((), named)
     names = _read_at(module, leaf, function)
-    bound = {name: value.detach() if isinstance(value, Tensor) else value for name, value in bound.items()}
+    bound = pytree.tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, dict(bound))
     leaves = {name: value for name, value in module._new_leaves(bound).items() if name in names}
     if not leaves:
         raise InputError(f"{function}: {', '.join(names)} must be a floating-point tensor for relevance to be read there")
-    return LeafCall(explained, module, named, bound | leaves, leaves)
+    return LeafCall(explained, module, named, with_leaves_in(bound, leaves), leaves)
 
 
 def _read_at(module: Explained, leaf: str | None, function: str) -> tuple[str, ...]:

@@ -19,6 +19,10 @@ class CallError(LxtFxError):
     """An explained module was called with inputs that it was not captured for."""
 
 
+class SizeGuardError(CallError):
+    """The sizes of the inputs are free in the graph, but a condition on them under which it was captured does not hold."""
+
+
 class TracedBranchError(CallError):
     """A data-dependent branch of the model might go another way on these inputs than on the example of its traced graph."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lxt_fx.base.errors import CallError
+from lxt_fx.base.errors import CallError, SizeGuardError
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.base.user_objects import holds_tensors, with_given_objects
 from lxt_fx.compiler.nested_inputs import checked_leaves
@@ -182,7 +182,7 @@ def check_valid(
     record: Record, guards: Sequence[tuple[str, CodeType]], captured: pytree.TreeSpec, bound: Mapping[str, Any]
 ) -> None:
     """Raises CallError for inputs whose nesting, sizes or constants the graph was not captured for, and where a guard does
-    not hold."""
+    not hold (SizeGuardError)."""
     ordered = {name: bound[name] for name in record.inputs}
     leaves = checked_leaves(ordered, captured, record.constants, record.model_class)
     for name, sizes in record.sizes.items():
@@ -197,7 +197,12 @@ def check_valid(
             )
     for guard, code in guards:
         if not holds(code, leaves) and not reads_a_one(guard, leaves):
-            raise CallError(
-                f"{record.model_class}: the graph is valid only if {guard}, which is false for these inputs; "
+            raise SizeGuardError(
+                f"{record.model_class}: the graph is valid only if {_short(guard)}, which is false for these inputs; "
                 "transform the model again with an example of these shapes, or once with dynamic=\"recapture\""
             )
+
+
+def _short(guard: str) -> str:
+    """The guard, cut short: some are thousands of characters long."""
+    return guard if len(guard) <= 200 else f"{guard[:200]}..."

@@ -20,12 +20,14 @@ from lxt_fx.rule_table.rule import Match
 @dataclass(frozen=True, slots=True)
 class Canonical:
     """What is known of the canonical graph. `example` are its inputs, and `fronts` compute those of them that are looked up
-    by tokens. `check` compares a forward with the forward of this graph."""
+    by tokens. `check` compares a forward with the forward of this graph. `no_tokens` are inputs that look up a table and
+    are no tokens, by their name."""
 
     example: Example
     fronts: tuple[Front, ...]
     flow: Flow
     check: Callable[..., None]
+    no_tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

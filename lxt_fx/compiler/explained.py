@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import PythonCode
 
-from lxt_fx.base.errors import CallError, InputError
+from lxt_fx.base.errors import CallError, InputError, SizeGuardError
 from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
 from lxt_fx.compiler.call_inputs import check_valid, graph_inputs, named_inputs, settings_in, why_not
@@ -23,7 +23,7 @@ from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, n
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookable
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
-from lxt_fx.compiler.nested_inputs import in_captured_order
+from lxt_fx.compiler.nested_inputs import by_leaf, in_captured_order, with_leaves_in
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard
 from lxt_fx.passes.canonical.cut_at_lookups import Front, unlike_captured
@@ -94,6 +94,7 @@ class Explained(GraphModule):
     fused: Graph
     segments: Segments | None = None
     _recaptures: GraphsBySize | None = None
+    _beyond_guards: GraphsBySize | None = None
     _other_calls: GraphsByNames | None = None
     _model_state: ModelState | None = None
 
@@ -171,11 +172,12 @@ class Explained(GraphModule):
             )
         fitting, bound = self._prepared(args, kwargs)
         leaves = fitting._new_leaves(bound)
-        return self._called(fitting, bound | leaves), leaves
+        return self._called(fitting, with_leaves_in(bound, leaves)), leaves
 
     def _new_leaves(self, bound: Mapping[str, Any]) -> dict[str, Tensor]:
         """The float inputs at which relevance is read, each as a new tensor that requires a gradient."""
-        found = {name: bound[name] for name in self.record.leaves if isinstance(bound.get(name), Tensor)}
+        given = by_leaf(bound)
+        found = {name: given[name] for name in self.record.leaves if isinstance(given.get(name), Tensor)}
         floats = {name: value for name, value in found.items() if value.is_floating_point() or value.is_complex()}
         return {name: value.detach().clone().requires_grad_(True) for name, value in floats.items()}
 
@@ -254,7 +256,8 @@ class Explained(GraphModule):
         twin._watches, twin._hook_flag = {}, copy.deepcopy(self._hook_flag, memo)  # shared by the copied submodules
         fronts = tuple(replace(front, module=copy.deepcopy(front.module, memo)) for front in self._fronts)
         twin._attach(record, fronts, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
-        twin._recaptures, twin._other_calls = copy.deepcopy((self._recaptures, self._other_calls), memo)
+        further = self._recaptures, self._beyond_guards, self._other_calls
+        twin._recaptures, twin._beyond_guards, twin._other_calls = copy.deepcopy(further, memo)
         if self.segments is not None:
             twin._cut(self.segments)
         return twin
@@ -306,11 +309,16 @@ class Explained(GraphModule):
     def _fitting(self, filled: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
         """The module whose graph is valid for the sizes and values of these inputs, none of which is missing, and the
         inputs of that graph."""
-        if self._recaptures is None:
+        further = self._recaptures
+        if further is None:
             bound = self._bound(filled)
-            self._check_sizes(bound)
-            return self, bound
-        fitting = self._recaptures.fitting(self, filled)
+            try:
+                self._check_sizes(bound)
+                return self, bound
+            except SizeGuardError:
+                if (further := self._beyond_guards) is None:
+                    raise
+        fitting = further.fitting(self, filled)
         return fitting, fitting._bound(filled)
 
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,13 +57,6 @@ def _no_model(name: str, why: Exception) -> Callable[[Any, Mapping[str, Any]], E
     return refuse
 
 
-Setting = bool | int | float | str
-"""What a graph can have as a constant."""
-
-CallKind = tuple[frozenset[str], frozenset[tuple[str, str, Setting]]]
-"""What a graph is captured for: the names of the inputs, and the settings among them, each with its type and value."""
-
-
 class Recaptures:
     """Further graphs of one model, for inputs that its first graph is not valid for, each captured when it is first needed.
 
@@ -77,7 +70,7 @@ class Recaptures:
         self._clock = itertools.count()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recaptures:
-        return Recaptures(copy.deepcopy(self.again, memo))
+        return type(self)(copy.deepcopy(self.again, memo))
 
     @property
     def graphs(self) -> list[Explained]:
@@ -92,14 +85,37 @@ class Recaptures:
         found = self._known(given)
         if found is None:
             with one_capture():
-                found = self._known(given) or self.again(_as_called(first, given))  # another thread may have captured it
+                found = self._known(given) or self._captured(first, given)  # another thread may have captured it
                 for module in self.graphs[MOST_GRAPHS - 1 :]:
                     del self._used[module]
         self._used[found] = next(self._clock)
         return found
 
+    def _captured(self, first: Explained, given: Mapping[str, Any]) -> Explained:
+        return self.again(_as_called(first, given))
+
     def _known(self, given: Mapping[str, Any]) -> Explained | None:
         return next((module for module in self.graphs if _is_valid(module, given)), None)
+
+
+class BeyondGuards(Recaptures):
+    """Further graphs for sizes that are free in the first graph but that one of its guards refuses: a text of more than one
+    chunk in a Mamba2. The user did not ask for further captures, so each is announced by a warning."""
+
+    def _captured(self, first: Explained, given: Mapping[str, Any]) -> Explained:
+        """A new graph for these inputs. Raises CallError if the model fails on them, too."""
+        try:
+            first._check_sizes(first._bound(given))
+        except CallError as why:
+            said = str(why).partition("; transform the model again")[0]
+        warn_user(
+            f"{said}; a graph for such inputs is captured now, once (transform(..., dynamic=\"recapture\") does so without "
+            "this warning)"
+        )
+        try:
+            return super()._captured(first, given)
+        except InputError as error:
+            raise CallError(f"{said}; and it cannot be captured for this call: {error}") from error
 
 
 def _as_called(first: Explained, given: Mapping[str, Any]) -> dict[str, Any]:

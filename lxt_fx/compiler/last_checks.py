@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.step_checks import check_fused
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
-from lxt_fx.passes.capture.padded import PADDINGS, Padding, padded
+from lxt_fx.passes.capture.padded import PADDINGS, Padding, has_texts, padded
 from lxt_fx.passes.capture.refused_inputs import answer_or_error
 from lxt_fx.passes.verify import check_forward, forward_difference
 
@@ -38,15 +38,33 @@ def checked_on_example(source: CapturedModel, compiled: Compiled) -> float:
     return difference
 
 
-def check_on_padded_texts(source: CapturedModel, compiled: Compiled) -> None:
-    """Raises ForwardMismatchError where the module answers to padded texts in another way than the model."""
+def check_on_padded_texts(source: CapturedModel, compiled: Compiled) -> str:
+    """Raises ForwardMismatchError where the module answers to padded texts in another way than the model. Returns a
+    sentence for the certificate where they could not be compared; it is empty where they were, or where there are no
+    texts."""
+    model, example = source.model, source.captured.example
+    if isinstance(model, Explained):
+        return model.record.padded_note
+    if on_meta(model, example.kwargs) or not has_texts(example):
+        return ""
+    notes = []
     with torch_state_restored(), torch.no_grad():
-        for answer, found in _answers_to_padding(source.model, source.captured.example, compiled.module):
+        for paddings in _together(compiled.module):
+            try:
+                answer, found = _answers_to_padding(model, example, compiled.module, paddings)
+            except _NotCompared as why:
+                notes.append(str(why))
+                continue
             expected = _narrowed(answer, compiled)
             difference = forward_difference(expected, _where_finite(expected, found))
             check_forward(
                 difference, expected, source.model_class, compiled.chosen.merged, compiled.module, "padded texts"
             )
+    return notes[0] if notes else ""
+
+
+class _NotCompared(Exception):
+    """Padded texts cannot be compared. The message is a sentence for the certificate; it is caught here."""
 
 
 def _narrowed(expected: Any, compiled: Compiled) -> Any:
@@ -54,24 +72,29 @@ def _narrowed(expected: Any, compiled: Compiled) -> Any:
     return expected if compiled.narrowing is None else compiled.narrowing.of(expected)
 
 
-def _answers_to_padding(model: nn.Module, example: Example, explained: Explained) -> Iterator[tuple[Any, Any]]:
-    """The outputs of the model and of the module for texts that are padded right and left, beside a full one. None where
-    the model refuses such texts, or the graph says that it is not valid for them. To be run inside
+def _answers_to_padding(
+    model: nn.Module, example: Example, explained: Explained, paddings: Sequence[Padding]
+) -> tuple[Any, Any]:
+    """The outputs of the model and of the module for texts that are padded right and left, beside a full one. Raises
+    _NotCompared where the model refuses such texts, or the graph says that it is not valid for them. To be run inside
     `torch_state_restored`."""
-    if isinstance(model, Explained) or on_meta(model, example.kwargs):
-        return
-    for paddings in _together(explained):
-        texts = padded(model, example, paddings)
-        expected = None if texts is None else answer_or_error(model, texts)
-        if texts is None or isinstance(expected, Exception):
-            continue
-        try:
-            fitting, bound = explained._prepared((), texts.kwargs | texts.constants)
-            torch.manual_seed(SEED)
-            found = fitting.forward(**bound)
-        except CallError:
-            continue
-        yield expected, found
+    texts = padded(model, example, paddings)
+    if texts is None:
+        raise _NotCompared("an input of the example is not one for each text, so it cannot be made for other texts")
+    expected = answer_or_error(model, texts)
+    if isinstance(expected, Exception):
+        raise _NotCompared(f"the model refuses them: {_said(expected)}")
+    try:
+        fitting, bound = explained._prepared((), texts.kwargs | texts.constants)
+        torch.manual_seed(SEED)
+        return expected, fitting.forward(**bound)
+    except CallError as error:
+        raise _NotCompared(f"the graph is not valid for them: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def _where_finite(expected: Any, found: Any) -> Any:

@@ -64,6 +64,7 @@ def made_record(
         versions={"lxt_fx": __version__, "torch": torch.__version__},
         order=captured.example.order,
         to_repeat=_to_repeat(source, begun.example),
+        no_tokens=begun.no_tokens,
         positions=options.positions or (source.model.record.positions if isinstance(source.model, Explained) else None),
     )
 

@@ -117,14 +117,14 @@ class _Held:
     def changes(self) -> Iterator[str]:
         """What is another now, in sentences."""
         for key, was in self.was.items():
-            now = self.owner.get(key, _END)
+            now = self.owner[key] if key in self.owner else _END  # noqa: SIM401 - scripted modules have no `get`
             if now is not was and key in self.reads:
                 shown, before = _shown(now), _shown(was)
                 said = f"{shown} (it was {before})" if shown != before else f"another {shown}"
                 yield f"{joined(self.path, key)} is {said}"
-        for key in self.owner:
-            if self.is_open and key not in self.was:
-                yield f"{joined(self.path, key)} is new ({type(self.owner[key]).__name__})"
+        new = [key for key in dict(self.owner) if key not in self.was] if self.is_open else []
+        for key in new:
+            yield f"{joined(self.path, key)} is new ({type(self.owner[key]).__name__})"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

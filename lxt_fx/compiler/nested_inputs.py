@@ -10,13 +10,28 @@ from torch import Tensor
 from lxt_fx.base.errors import CallError
 from lxt_fx.base.torch_internals import children_of, pytree
 from lxt_fx.base.user_objects import same_but_for_tensors
-from lxt_fx.passes.capture.called_by_leaf import leaf_values
+from lxt_fx.passes.capture.called_by_leaf import leaf_names, leaf_values
 
 
 def in_captured_order(bound: Mapping[str, Any], captured: pytree.TreeSpec) -> dict[str, Any]:
     """The inputs of a call with the keys of every dict in the order of the example's, in which the graph takes them."""
     _, spec = children_of(captured)
     return {name: _ordered(bound[name], part) for name, part in zip(spec.context, children_of(spec), strict=True)}
+
+
+def by_leaf(bound: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The inputs by the name of each leaf: those inside of lists and dicts, too."""
+    return bound if all(isinstance(value, Tensor) for value in bound.values()) else leaf_values(bound)
+
+
+def with_leaves_in(bound: Mapping[str, Any], leaves: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The inputs with these leaves in their places, inside of lists and dicts, too."""
+    if all(name in bound for name in leaves):
+        return {**bound, **leaves}
+    flat, spec = pytree.tree_flatten(dict(bound))
+    placed = [leaves.get(name, value) for name, value in zip(leaf_names(bound), flat, strict=True)]
+    found: dict[str, Any] = pytree.tree_unflatten(placed, spec)
+    return found
 
 
 def _ordered(value: Any, spec: pytree.TreeSpec) -> Any:

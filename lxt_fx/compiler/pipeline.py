@@ -23,7 +23,7 @@ from lxt_fx.base.user_objects import as_given
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.further_graphs import OtherCalls, Recaptures, Source, without_omitted
+from lxt_fx.compiler.further_graphs import BeyondGuards, OtherCalls, Recaptures, Source, without_omitted
 from lxt_fx.compiler.last_checks import check_on_padded_texts, checked_on_example
 from lxt_fx.compiler.make_record import made_record
 from lxt_fx.compiler.model_changes import ModelState
@@ -37,7 +37,7 @@ from lxt_fx.passes.analysis.find_groups import Groups, find_groups
 from lxt_fx.passes.analysis.find_modules import find_modules
 from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
-from lxt_fx.passes.analysis.token_lookups import Lookup, other_lookups, token_lookups
+from lxt_fx.passes.analysis.token_lookups import Lookup, no_tokens, other_lookups, token_lookups
 from lxt_fx.passes.canonical.canonicalise import canonicalise
 from lxt_fx.passes.canonical.cut_at_lookups import cut_at_lookups
 from lxt_fx.passes.canonical.fold_softmax import fold_softmax
@@ -147,15 +147,17 @@ def transform(
     parameters = named_signature(model).parameters
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     explained._other_calls = OtherCalls(Source(model, of_another_call), frozenset(parameters), passes_on)
+
+    @torch.inference_mode(False)
+    def again(model: nn.Module, inputs: Mapping[str, Any]) -> Explained:
+        # no input is optional here: a mask with padding says what a missing one does not
+        other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)), optional=())
+        return compiled_by(_captured(model, other, dynamic=True), table, options)
+
     if dynamic == "recapture":
-
-        @torch.inference_mode(False)
-        def again(model: nn.Module, inputs: Mapping[str, Any]) -> Explained:
-            # no input is optional here: a mask with padding says what a missing one does not
-            other = replace(example, kwargs=pytree.tree_map(_detached, dict(inputs)), optional=())
-            return compiled_by(_captured(model, other, dynamic=True), table, options)
-
         explained._recaptures = Recaptures(Source(model, again))
+    elif explained.record.guards:
+        explained._beyond_guards = BeyondGuards(Source(model, again))
     return explained
 
 
@@ -208,7 +210,8 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
     compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
     compiled.module._model_state = source.state
     with _timed(seconds, "verify"):
-        check_on_padded_texts(source, compiled)
+        note = check_on_padded_texts(source, compiled)
+    compiled.module.record = replace(record, padded_note=note)
     return compiled.module
 
 
@@ -227,6 +230,8 @@ def _under_table(
         found._other_calls = OtherCalls(Source(explained, again), other.takes, other.passes_on)
     if explained._recaptures is not None:
         found._recaptures = Recaptures(Source(explained, again))
+    if explained._beyond_guards is not None:
+        found._beyond_guards = BeyondGuards(Source(explained, again))
     return found
 
 
@@ -290,11 +295,14 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> Canonic
             check(step.__name__)
     fronts = source.model._fronts if isinstance(source.model, Explained) else ()
     with _timed(seconds, "flow"):
+        by_name = source.model.record.no_tokens if isinstance(source.model, Explained) else no_tokens(gm)
         if not isinstance(source.model, Explained) and (lookups := _lookups(gm)):
             example, fronts = cut_at_lookups(gm, example, lookups)
             check = step_check(gm, example)
+            looked_up = {read for front in fronts for read in front.reads}
+            by_name = tuple(name for name in by_name if name not in looked_up)
         flow = mark_flow(gm, relevance_leaves(gm.graph))
-    return Canonical(example, fronts, flow, check)
+    return Canonical(example, fronts, flow, check, by_name)
 
 
 def _lookups(gm: GraphModule) -> list[Lookup]:
@@ -308,8 +316,10 @@ def _gradient_proof(source: CapturedModel, begun: Canonical) -> GradientProof:
     first."""
     if not source.proofs:
         gm, example = source.captured.gm, source.captured.example
-        leaves = begun.flow.leaves
-        source.proofs.append(verify_gradient(gm, begun.example.kwargs, leaves, source.model, example, source.expected))
+        leaves, reads = begun.flow.leaves, {front.leaf: front.reads for front in begun.fronts}
+        source.proofs.append(
+            verify_gradient(gm, begun.example.kwargs, leaves, source.model, example, source.expected, reads)
+        )
     return source.proofs[0]
 
 

@@ -44,7 +44,10 @@ class Record:
     a file, which holds its name only. `order` are the names of positional inputs of a call, as the model has them; if it is
     empty, those of `called_with`. `constants` are the settings of the model that the graph has fixed, those that the
     example gave and the defaults of the model's signature. `to_repeat` names those that a call must give to get this
-    graph, because the model takes another value for them if they are left out.
+    graph, because the model takes another value for them if they are left out. `no_tokens` are inputs of whole numbers
+    that look up a table and were taken, by their name, for positions, types or the like, so that what they look up is a
+    constant. `padded_note` says why texts that are padded were not compared with the model's; empty if they were, or if
+    there are no texts.
     """
 
     model_class: str
@@ -75,3 +78,5 @@ class Record:
     gradient_note: str = ""
     order: tuple[str, ...] = ()
     to_repeat: tuple[str, ...] = ()
+    no_tokens: tuple[str, ...] = ()
+    padded_note: str = ""

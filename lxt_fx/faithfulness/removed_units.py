@@ -156,6 +156,12 @@ def _default_unit(inputs: BatchInputs) -> Unit:
     side = getattr(getattr(inputs.model, "config", None), "patch_size", None)
     if isinstance(side, int):
         return side
+    if inputs.leaf.endswith("embeds"):
+        raise InputError(
+            f"{inputs.function}: {inputs.leaf} {list(shape)} is looked up by tokens of more dims than [examples, tokens]; "
+            "say what to remove: unit='token' removes all along dim 1 (whole sentences of [examples, sentences, tokens]), "
+            "unit='feature' single elements"
+        )
     raise InputError(
         f"{inputs.function}: {inputs.leaf} {list(shape)} is a batch of images and the model's config has no patch_size; "
         "say how large a removed patch is: unit=8, the pixels of its side"

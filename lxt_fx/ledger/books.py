@@ -52,12 +52,14 @@ class Source:
     """The relevance of one input. `relevance` [examples, ...] is leaf * gradient in float64 (embeddings [examples, tokens,
     hidden], pixels [examples, channels, height, width]). `elsewhere` [examples] is the relevance that the target of an
     example gave to other examples: 0 where the examples of a batch are independent. `tokens` are the tokens of each
-    example, where they are known."""
+    example, where they are known. `looked_up_by` are the inputs of the model that a leaf is computed from (`input_ids` of
+    `inputs_embeds`), where the module has it as a lookup."""
 
     name: str
     relevance: Tensor
     elsewhere: Tensor
     tokens: tuple[tuple[str, ...], ...]
+    looked_up_by: tuple[str, ...] = ()
 
     @property
     def amount(self) -> Tensor:
@@ -250,6 +252,8 @@ def _numbers(amount: Tensor) -> str:
 
 def _source_dict(source: Source) -> dict[str, Any]:
     found: dict[str, Any] = {"name": source.name, "amount": source.amount.tolist()}
+    if source.looked_up_by:
+        found["looked_up_by"] = list(source.looked_up_by)
     if source.tokens:
         found["tokens"] = [list(tokens) for tokens in source.tokens]
         found["relevance"] = source.by_token().tolist()

@@ -58,10 +58,11 @@ def close_books(
             entries.append(Entry(places[name], Cause.UNACCOUNTED, "sum of its readers", summed))
     order = {name: index for index, name in enumerate(places)}
     entries.sort(key=lambda entry: -order[entry.place.node])
+    reads = {front.leaf: front.reads for front in explained._fronts}
     return Ledger(
         explained=tuple(goal.said for goal in goals),
         value=explained_value,
-        sources=tuple(_source(name, found, tokens) for name, found in relevance.items()),
+        sources=tuple(_source(name, found, tokens, reads.get(name, ())) for name, found in relevance.items()),
         entries=tuple(entries),
         places=places,
         reaching=reaching,
@@ -123,15 +124,18 @@ def _narrowest(node: Node) -> str:
     return str(max(floats, key=lambda dtype: torch.finfo(dtype).eps)).removeprefix("torch.") if floats else ""
 
 
-def _source(name: str, relevance: list[Tensor], tokens: Sequence[tuple[str, ...]]) -> Source:
+def _source(
+    name: str, relevance: list[Tensor], tokens: Sequence[tuple[str, ...]], looked_up_by: tuple[str, ...]
+) -> Source:
     """Splits batched relevance by example; relevance at other examples than the explained one goes to `elsewhere`."""
     whole = torch.stack(relevance).cpu()
     examples = len(relevance)
     if examples > 1 and whole.shape[1] == examples:
         own = torch.stack([whole[example, example] for example in range(examples)])
-        return Source(name, own, whole.reshape(examples, -1).sum(1) - own.reshape(examples, -1).sum(1), tuple(tokens))
+        elsewhere = whole.reshape(examples, -1).sum(1) - own.reshape(examples, -1).sum(1)
+        return Source(name, own, elsewhere, tuple(tokens), looked_up_by)
     own = whole[:, 0] if whole.dim() > 2 and whole.shape[1] == 1 else whole
-    return Source(name, own, torch.zeros(examples, dtype=torch.float64), tuple(tokens))
+    return Source(name, own, torch.zeros(examples, dtype=torch.float64), tuple(tokens), looked_up_by)
 
 
 def _rotates(explained: Explained) -> bool:

@@ -132,8 +132,9 @@ def _leaks(ledger: Books) -> list[RenderableType]:
 
 
 def _meanings(ledger: Books) -> list[str]:
-    """What the causes on this page mean."""
-    return [f"{cause.value}: {cause.meaning}." for cause in shown_causes(ledger)]
+    """What the leaves and the causes on this page mean."""
+    leaves = [f"{x.name}: what {', '.join(x.looked_up_by)} is looked up as." for x in ledger.sources if x.looked_up_by]
+    return leaves + [f"{cause.value}: {cause.meaning}." for cause in shown_causes(ledger)]
 
 
 def shown_causes(ledger: Books) -> list[Cause]:

@@ -20,6 +20,7 @@ from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
+from lxt_fx.compiler.nested_inputs import with_leaves_in
 from lxt_fx.ledger.close_books import close_books
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.taps import Meter, Taps
@@ -67,7 +68,7 @@ def audit(
                 f"audit: none of the inputs carries relevance; {explained.record.model_class} carries it from "
                 f"{', '.join(explained.record.leaves)}, which must be given as floating-point tensors"
             )
-        bound |= leaves
+        bound = with_leaves_in(bound, leaves)
         asked = _Asked(Reading.of("audit", explained, labels), target, texts_of_logits(named, bound, tokenizer))
         goals = asked.goals(explained._run_by(Taps(explained, meter), bound))
         relevance = _backward(goals, leaves, meter)

@@ -24,6 +24,11 @@ def merged_text(batch_norms: Sequence[str]) -> list[str]:
     return [f"{len(batch_norms)} x batch norm into the layer before it{_places(batch_norms)}"] if batch_norms else []
 
 
+def no_tokens_text(names: Sequence[str]) -> list[str]:
+    """Which inputs of whole numbers look up constants; no line if none does."""
+    return [f"{', '.join(names)}: by its name no token, so what it looks up is a constant"] if names else []
+
+
 def gradient_text(difference: float) -> str:
     """How near the graph's gradient, before any rule, is to the model's own."""
     if math.isnan(difference):

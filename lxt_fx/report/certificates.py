@@ -25,6 +25,7 @@ from lxt_fx.report.certificate_text import (
     held_text,
     labelled,
     merged_text,
+    no_tokens_text,
     not_followed_text,
     not_proven_text,
     rules_text,
@@ -52,7 +53,8 @@ class Certificate:
     their rule detaches every operand that it could go on to (attention weights in CP-LRP). `held` are all values that are
     detached on purpose. `not_followed` are the places where the path meets an op without a gradient. `not_proven` lists
     what the certificate cannot prove. `nodes` and `carrying` are the numbers of ops in the graph and on the path. `merged`
-    names the batch norms that became part of the layer before them.
+    names the batch norms that became part of the layer before them. `no_tokens` are inputs of whole numbers whose lookups
+    are constants, because their names say that they are positions, types or the like.
     """
 
     model_class: str
@@ -74,6 +76,7 @@ class Certificate:
     held: tuple[Held, ...]
     not_followed: tuple[NotFollowed, ...]
     not_proven: tuple[NotProven, ...]
+    no_tokens: tuple[str, ...] = ()
 
     @property
     def proven(self) -> bool:
@@ -103,6 +106,7 @@ class Certificate:
             *labelled("graph", [f"captured by {self.method}, {self.nodes} ops"]),
             *labelled("merged", merged_text(self.merged)),
             *labelled("path", [f"{self.carrying} ops carry relevance from the output to {', '.join(self.leaves)}{cuts}"]),
+            *labelled("no tokens", no_tokens_text(self.no_tokens)),
             *labelled("forward", [forward]),
             *labelled("gradient", [gradient_text(self.gradient_difference)]),
             *labelled("fixed", [*(self.specialised or ["nothing"])]),
@@ -177,6 +181,7 @@ def certificate(explained: nn.Module) -> Certificate:
         held=tuple(held_values(explained, flow)),
         not_followed=tuple(values_not_followed(explained, flow)),
         not_proven=tuple(unproven(explained, flow, entries)),
+        no_tokens=record.no_tokens,
     )
 
 

@@ -290,6 +290,8 @@ def _unproven_of_the_graph(explained: Explained) -> Iterator[str]:
         yield f"the gradient before any rule is off by {record.gradient_difference:.0%}: {record.gradient_note}"
     elif record.gradient_note or math.isnan(record.gradient_difference):
         yield f"the gradient before any rule was {record.gradient_note or NOT_COMPARED}"
+    if record.padded_note:
+        yield f"padded texts were not compared with the model's answers to them: {record.padded_note}"
     if record.method != "torch.export":
         yield f"captured by {record.method}: data-dependent branches of the model's code are fixed to the example"
     now, then = (_written(nodes) for nodes in (explained.graph.nodes, record.stages["lowered"].graph.nodes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 
@@ -36,10 +36,18 @@ _VIEWS = aten_ops("view reshape unflatten.int")
 _FACTORS = aten_ops("mul.Tensor div.Tensor")
 _RENORM = aten_ops("embedding_renorm")
 
+_CUTS = aten_ops("slice.Tensor select.int narrow squeeze.dim unsqueeze unbind.int to.dtype clone contiguous") | {
+    operator.getitem
+}
+"""Ops that cut columns out of an input."""
+
 _NO_TOKENS = re.compile(
-    "position|pos_ids|type|segment|mask|label|bbox|boxes|lang|grid|thw|size|length|cache|speaker|task|row|column", re.I
+    "position|pos_ids|(?<!geno)(?<!haplo)(?<!proto)type|segment|masks?(?![a-z])|label|bbox|boxes|grid|thw|size|length|cache|"
+    "speaker|(?<![a-z])lang|(?<![a-z])(task|row|column)s?(?![a-z])",
+    re.I,
 )
-"""Names of whole-number inputs that say where a token stands or of which kind it is, and not which token it is."""
+"""Names of whole-number inputs that say where a token stands or of which kind it is, and not which token it is. Short ones
+count as whole words only: a `browser` is no row."""
 
 _Reads = dict[Node, frozenset[Node]]
 """For each node the inputs that it depends on."""
@@ -58,15 +66,16 @@ def token_lookups(gm: GraphModule) -> list[Lookup]:
     """Analysis: every lookup of tokens whose value reaches the output by a differentiable path, whichever op looks up: an
     embedding, an index into a table, a product of one-hot vectors with a table.
 
-    An input holds tokens if it has whole numbers and its name does not say that they are positions, types or languages. A
-    table is any value that depends on no input. Codes that are computed from floats (of an image that is quantised) are
-    tokens where they are looked up in a table of tokens (Emu3): to the floats themselves no gradient goes. Several lookups
-    of one input are one if only linear ops stand between them and the first value that all of them reach, and this has the
-    dims of the tokens first (CANINE joins eight hashes of each token); else each is a lookup of its own (Gemma3n has one
-    for each layer).
+    An input holds tokens if it has whole numbers, or columns that are cast to whole numbers, and its name does not say that
+    they are positions, types or languages. A table is any value that depends on no input. Codes that are computed from
+    floats (of an image that is quantised) are tokens where they are looked up in a table of tokens (Emu3): to the floats
+    themselves no gradient goes. Several lookups of one input are one if only linear ops stand between them and the first
+    value that all of them reach, and this has the dims of the tokens first (CANINE joins eight hashes of each token); else
+    each is a lookup of its own (Gemma3n has one for each layer).
     """
     whole = [node for node in gm.graph.nodes if node.op == "placeholder" and _is_whole(value(node))]
-    held = _tokens(gm, [node for node in whole if _holds_tokens(str(node.target))])
+    named = {node: frozenset({node}) for node in whole if _holds_tokens(str(node.target))}
+    held = _tokens(gm, named | _cast_to_tokens(gm))
     return _joined(gm, held | _codes(gm, held))
 
 
@@ -85,6 +94,29 @@ def _codes(gm: GraphModule, held: _Reads) -> _Reads:
 def _tables(node: Node, held: _Reads) -> set[object]:
     """What a lookup reads beside tokens: the paths of parameters and buffers, else nodes."""
     return {x.target if x.op == "get_attr" else x for x in node.all_input_nodes if x not in held}
+
+
+def _cast_to_tokens(gm: GraphModule) -> _Reads:
+    """Parts of float inputs that are cast to whole numbers: the columns of a table that hold categories."""
+    inputs = [node for node in gm.graph.nodes if node.op == "placeholder" and is_float(node)]
+    copied = {node: node for node in inputs if _holds_tokens(str(node.target))}
+    found: _Reads = {}
+    for node in gm.graph.nodes:
+        source = copied.get(node.args[0]) if node.target in _CUTS and isinstance(node.args[0], Node) else None
+        if source is not None and is_float(node):
+            copied[node] = source
+        elif source is not None and _is_whole(value(node)):
+            found[node] = frozenset({source})
+    return found
+
+
+def no_tokens(gm: GraphModule) -> tuple[str, ...]:
+    """Analysis: the inputs of whole numbers that look up a table as tokens do, and whose names say that they are none."""
+    whole = [node for node in gm.graph.nodes if node.op == "placeholder" and _is_whole(value(node))]
+    others = [node for node in whole if not _holds_tokens(str(node.target))]
+    reads = {node: frozenset({node}) for node in others}
+    found = {node for lookup in _joined(gm, _tokens(gm, reads)) for node in lookup.inputs}
+    return tuple(str(node.target) for node in others if node in found)
 
 
 def _holds_tokens(name: str) -> bool:
@@ -107,13 +139,15 @@ def _is_whole(found: object) -> bool:
     return not found.is_floating_point() and not found.is_complex() and found.dtype != torch.bool
 
 
-def _tokens(gm: GraphModule, inputs: Iterable[Node]) -> _Reads:
+def _tokens(gm: GraphModule, given: Mapping[Node, frozenset[Node]]) -> _Reads:
     """The nodes that hold tokens, with the inputs whose tokens these are. One-hot vectors of tokens hold tokens too."""
-    held: _Reads = {node: frozenset({node}) for node in inputs}
+    held: _Reads = dict(given)
     one_hot: set[Node] = set()
     for node in gm.graph.nodes:
         read = [operand for operand in node.all_input_nodes if operand in held]
-        if node.op != "call_function" or not read or node.target in _FORGET or node.target is aten.sym_size.int:
+        if node in given or node.op != "call_function" or not read or node.target in _FORGET:
+            continue
+        if node.target is aten.sym_size.int:
             continue
         vectors = any(operand in one_hot for operand in read) and (node.target in MOVES)
         if vectors or node.target in _ONE_HOT or _compares_with_all(node, held):

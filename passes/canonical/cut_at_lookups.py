@@ -43,8 +43,8 @@ class Front:
         object.__setattr__(self, "reads_floats", any(map(is_float, inputs)))
 
     def __call__(self, given: Mapping[str, Any]) -> Tensor:
-        """The value of the leaf, without a gradient. Raises CallError for a token that the table does not have, and where
-        there are no tokens."""
+        """The value of the leaf, without a gradient. Raises CallError for a token that the table does not have, for
+        tokens of a dtype that no table takes, and where there are no tokens."""
         tokens = {read: given[read] for read in self.reads}
         if any(isinstance(value, Tensor) and 0 in value.shape for value in tokens.values()):
             raise CallError(f"{', '.join(self.reads)}: there are no tokens, so there is nothing to look up; give some")
@@ -59,7 +59,7 @@ class Front:
             except RuntimeError as error:
                 if (why := unlike_captured(self.module.graph, tokens)) is not None:
                     raise CallError(f"{why} ({error})") from error
-                raise
+                raise CallError(f"{_kinds(tokens)}: the model cannot look these up: {error}") from error
         return made.detach()
 
     @property
@@ -154,6 +154,11 @@ def _is_turned(lookup: Lookup) -> bool:
 def _spans(tokens: Mapping[str, Any]) -> str:
     given = [tensor for tensor in tokens.values() if isinstance(tensor, Tensor) and tensor.numel()]
     return ", ".join(f"from {int(tensor.min())} to {int(tensor.max())}" for tensor in given)
+
+
+def _kinds(tokens: Mapping[str, Any]) -> str:
+    given = [(name, tensor) for name, tensor in tokens.items() if isinstance(tensor, Tensor)]
+    return ", ".join(f"{name} {str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in given)
 
 
 def _part(gm: GraphModule, lookup: Lookup) -> GraphModule:

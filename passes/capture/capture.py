@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -133,6 +133,7 @@ def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
     with called_by_leaf(model, example) as called, RefuseLostNoGrad(), quiet:
         exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
     gm = unlifted(exported)
+    _name_as_given(gm, list(inputs))
     _add_plain_inputs(gm, example)
     named = _with_names(gm, example, io_of(gm.graph).out_spec)
     fixed = _fixed_sizes(named, example, dynamic) + called.sentences()
@@ -141,6 +142,19 @@ def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
 
 def _dynamic_shape(tensor: Tensor, example: Example) -> dict[int, Any]:
     return {index: Dim.AUTO for index in range(example.free_dims(tensor)) if tensor.shape[index] > 1}
+
+
+def _name_as_given(gm: GraphModule, names: Sequence[str]) -> None:
+    """Gives the inputs of an exported graph, which are in the order of the call, the names of the call: torch.export writes
+    them in lower case. Each is a new node, so that no node is called as another input."""
+    for node, name in zip(gm.graph.find_nodes(op="placeholder"), names, strict=True):
+        if node.target == name:
+            continue
+        with gm.graph.inserting_before(node):
+            renamed = gm.graph.placeholder(name)
+        renamed.meta = node.meta
+        node.replace_all_uses_with(renamed)
+        gm.graph.erase_node(node)
 
 
 def _add_plain_inputs(gm: GraphModule, example: Example) -> None:

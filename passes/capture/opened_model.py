@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from lxt_fx.base.errors import InputError
@@ -17,13 +18,19 @@ def opened(model: object, function: str) -> nn.Module:
     accelerate has offloaded are in place. A module without a wrapper is returned as it is.
 
     A PEFT model that adds virtual tokens or computes more around its base model is no mere wrapper, and stays as it is.
-    Raises InputError, in the name of `function`, for what is no module.
+    Raises InputError, in the name of `function`, for what is no module, or a TorchScript module.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
     found = model
     while (inner := _inside(found)) is not None:
         found = inner
+    if isinstance(found, torch.jit.ScriptModule):
+        raise InputError(
+            f"{function}: {type(found).__name__} is a TorchScript module, whose forward is no Python code any more; give "
+            "the model that it was made from, or call it in the forward of an nn.Module of your own and give that (its "
+            "graph then has the sizes of the example)"
+        )
     return with_weights_loaded(found)
 
 

@@ -20,7 +20,7 @@ MOST_PADDED = 2
 def padded(model: nn.Module, example: Example, paddings: Sequence[Padding] = PADDINGS) -> Example | None:
     """An example with one text for each of these paddings, made of the texts of the example; the mask is 0 at padding. None
     if the example has inputs that are not texts, or texts of one token."""
-    texts = [prefix for prefix in ("", "decoder_") if _is_text(example.kwargs.get(f"{prefix}input_ids"))]
+    texts = _texts(example)
     if not texts:
         return None
     examples = len(example.kwargs[f"{texts[0]}input_ids"])
@@ -43,6 +43,15 @@ def padded(model: nn.Module, example: Example, paddings: Sequence[Padding] = PAD
     return replace(example, kwargs=values)
 
 
+def has_texts(example: Example) -> bool:
+    """Whether the example has token ids [texts, tokens] of more than one token."""
+    return bool(_texts(example))
+
+
+def _texts(example: Example) -> list[str]:
+    return [prefix for prefix in ("", "decoder_") if _is_text(example.kwargs.get(f"{prefix}input_ids"))]
+
+
 def with_masks_of_ones(example: Example) -> Example:
     """The example with no token masked."""
     ones = {name: torch.ones_like(value) for name, value in example.kwargs.items() if name.endswith("attention_mask")}
@@ -63,9 +72,11 @@ def _has_examples(value: Any, examples: int) -> bool:
 
 
 def _pad_token(model: nn.Module) -> int:
-    """The model's padding token; else its end of text, which is what most tokenizers then pad with."""
+    """The model's padding token; else its end of text, which is what most tokenizers then pad with; 0 if there is none in
+    the vocabulary."""
+    vocabulary = getattr(text_config(model), "vocab_size", None)
     for name in ("pad_token_id", "eos_token_id"):
         token = getattr(text_config(model), name, None)
-        if isinstance(token, int) and token >= 0:
+        if isinstance(token, int) and 0 <= token < (vocabulary if isinstance(vocabulary, int) else token + 1):
             return token
     return 0

@@ -89,7 +89,12 @@ def _without_refused(model: nn.Module, example: Example) -> tuple[Example, Any]:
         worst = next((n for n in example.optional if not _same_without(model, example, n)), example.optional[-1])
         example = example.without((worst,))
     error = answer_or_error(model, example)
-    assert isinstance(error, Exception)
+    if not isinstance(error, Exception):
+        raise InputError(
+            f"transform: {type(model).__name__} answers differently when it is called again with the same inputs "
+            f"({', '.join(example.kwargs)}): its forward changes something that the next call reads (a counter, a buffer, "
+            "an attribute), which no graph can follow; give a model whose answer depends on its inputs only"
+        )
     decoder = tuple(name for name in whole.kwargs if name.startswith("decoder_"))
     if example.made and decoder:  # some models make the decoder's input of the encoder's
         return _without_refused(model, whole.without(decoder))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,11 @@ from lxt_fx.passes.verify import TOLERANCES, forward_difference, tolerance_of
 
 _SAME_VALUE = 8
 """Roundings within which a value of the model counts as that of a leaf."""
+
+
+Reads = Mapping[str, tuple[str, ...]]
+"""The inputs that a leaf is computed from, by the name of the leaf."""
+NO_READS: Reads = {}
 
 
 class NotComparable(Exception):
@@ -82,14 +87,20 @@ def run_from(interpreter: Interpreter, inputs: Mapping[str, Any], leaves: Mappin
 
 
 def gradients_of_model(
-    model: nn.Module, example: Example, leaves: Mapping[str, Tensor], seeds: Sequence[Tensor | None], expected: Any = None
+    model: nn.Module,
+    example: Example,
+    leaves: Mapping[str, Tensor],
+    seeds: Sequence[Tensor | None],
+    expected: Any = None,
+    reads: Reads = NO_READS,
 ) -> dict[str, Tensor]:
     """The model's own gradient at leaves given by name and value: inputs of the example, or values that the model computes,
-    such as embeddings. Raises NotComparable if the model cannot be started from them or has no backward of its own."""
+    such as embeddings; `reads` are the inputs that these are computed from, where that is known.
+    Raises NotComparable if the model cannot be started from them or has no backward of its own."""
     with torch_state_restored(), gradients_on():
         asking = asking_for_gradient(leaves)
         try:
-            output = run_model_from(model, example, asking)
+            output = run_model_from(model, example, asking, reads)
             if expected is not None:
                 _require_same(output, expected, "with inputs that ask for a gradient the model gives another output")
             return gradients_at(output, asking, seeds)
@@ -99,7 +110,7 @@ def gradients_of_model(
             raise NotComparable(f"the model's own gradient cannot be computed: {_said(error)}") from error
 
 
-def run_model_from(model: nn.Module, example: Example, leaves: Mapping[str, Tensor]) -> Any:
+def run_model_from(model: nn.Module, example: Example, leaves: Mapping[str, Tensor], reads: Reads = NO_READS) -> Any:
     """The model's output on the example with the leaves in the place of the inputs, or of the values, that they stand for.
     Raises NotComparable if a value never occurs."""
     flat, spec = pytree.tree_flatten(dict(example.kwargs))
@@ -111,7 +122,8 @@ def run_model_from(model: nn.Module, example: Example, leaves: Mapping[str, Tens
         return called.call(model)
     if zeros := [name for name, leaf in computed.items() if not leaf.any()]:
         raise NotComparable(f"the value of {zeros[0]} is 0 everywhere on the example, so it cannot be told from others")
-    with _StartsFrom(computed) as starts:
+    inputs = {name: x for name, x in zip(names, given, strict=True) if isinstance(x, Tensor)}
+    with _StartsFrom(computed, inputs, reads) as starts:
         output = called.call(model)
     if starts.pending:
         raise NotComparable(
@@ -124,31 +136,42 @@ def run_model_from(model: nn.Module, example: Example, leaves: Mapping[str, Tens
 class _StartsFrom(TorchFunctionMode):
     """Puts each leaf in the place of the first value of the model that equals it, and of equal values that are computed
     anew. A leaf [batch, tokens, ...] also equals the same value as [tokens, batch, ...]. A value that was computed from a
-    leaf is never replaced: `x.detach()` equals x and has another gradient."""
+    leaf is never replaced: `x.detach()` equals x and has another gradient. Nor is a value that is computed from other
+    inputs only than those that the leaf `reads`: types of tokens may be looked up in the table of the tokens."""
 
-    def __init__(self, leaves: Mapping[str, Tensor]) -> None:
+    def __init__(self, leaves: Mapping[str, Tensor], inputs: Mapping[str, Tensor], reads: Reads) -> None:
         super().__init__()
-        self.pending, self.used = dict(leaves), dict[str, Tensor]()
+        self.pending, self.used, self.reads = dict(leaves), dict[str, Tensor](), reads
         self.derived = WeakTensorKeyDictionary()
+        self.made_of = WeakTensorKeyDictionary()  # whole numbers, by the names of the inputs that they are computed from
+        for name, value in inputs.items():
+            self.made_of[value] = {name}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if self.used and any(tensor in self.derived for tensor in _tensors((args, kwargs))):
+        given = _tensors((args, kwargs))
+        made_of = set[str]().union(*(self.made_of[tensor] for tensor in given if tensor in self.made_of))
+        if self.used and any(tensor in self.derived for tensor in given):
             self._mark(result)
-        elif isinstance(result, Tensor) and (leaf := self._leaf(result)) is not None:
+        elif isinstance(result, Tensor) and (leaf := self._leaf(result, made_of)) is not None:
             with torch.enable_grad():  # a frozen table may be read under no_grad; what reads the leaf is behind that
                 result = leaf.clone()
             self._mark(result)
+        for tensor in _tensors(result) if made_of else ():
+            if not tensor.is_floating_point():
+                self.made_of[tensor] = made_of
         return result
 
     def _mark(self, result: Any) -> None:
         for tensor in _tensors(result):
             self.derived[tensor] = True
 
-    def _leaf(self, result: Tensor) -> Tensor | None:
+    def _leaf(self, result: Tensor, made_of: Set[str]) -> Tensor | None:
         for name, leaf in (*self.pending.items(), *self.used.items()):
+            if name in self.reads and made_of and made_of.isdisjoint(self.reads[name]):
+                continue
             for value in (leaf, leaf.transpose(0, 1)) if leaf.dim() > 2 else (leaf,):
                 if _equal(value, result):
                     self.pending.pop(name, None)

@@ -19,6 +19,8 @@ from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.verify import TOLERANCES, forward_difference, gradient_difference
 from lxt_fx.passes.verify_gradient.both_gradients import (
+    NO_READS,
+    Reads,
     asking_for_gradient,
     gradients_at,
     run_from,
@@ -36,6 +38,7 @@ def find_lost_gradient(
     model: nn.Module,
     example: Example,
     seeds: Sequence[Tensor | None],
+    reads: Reads = NO_READS,
 ) -> str:
     """Analysis: names the innermost module that holds all ops between two values, and these ops. Graph and model have
     different gradients at the first value, which is the last one of that kind, and the same at the second.
@@ -43,7 +46,7 @@ def find_lost_gradient(
     Values are compared where a module of the model returns them, and at the leaves.
     """
     with torch_state_restored(), gradients_on():
-        models = _of_model(model, example, leaves, seeds)
+        models = _of_model(model, example, leaves, seeds, reads)
         graphs = _of_graph(gm, inputs, leaves, seeds)
         matched = {node: found for found in models if (node := _node_of(found, graphs)) is not None}
         agrees = {node: gradient_difference(matched[node].gradient, graphs[node].gradient) <= _AGREE for node in matched}
@@ -78,13 +81,13 @@ class _Value:
 
 
 def _of_model(
-    model: nn.Module, example: Example, leaves: Mapping[str, Tensor], seeds: Sequence[Tensor | None]
+    model: nn.Module, example: Example, leaves: Mapping[str, Tensor], seeds: Sequence[Tensor | None], reads: Reads
 ) -> list[_Value]:
     """The leaves, and what each module of the model returns."""
     asking = asking_for_gradient(leaves)
     returned: list[tuple[str, Tensor]] = [("", leaf) for leaf in asking.values()]
     with _outputs_into(returned, model):
-        output = run_model_from(model, example, asking)
+        output = run_model_from(model, example, asking, reads)
     found = gradients_at(output, {str(index): value for index, (_, value) in enumerate(returned)}, seeds, again=True)
     return [_Value(value, found[str(index)], path) for index, (path, value) in enumerate(returned)]
 

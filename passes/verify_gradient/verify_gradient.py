@@ -24,7 +24,9 @@ from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.verify import gradient_difference
 from lxt_fx.passes.verify_gradient.both_gradients import (
+    NO_READS,
     NotComparable,
+    Reads,
     cotangents,
     gradients_of_graph,
     gradients_of_model,
@@ -68,11 +70,18 @@ class GradientProof:
 
 
 def verify_gradient(
-    gm: GraphModule, inputs: Mapping[str, Any], leaves: Sequence[Node], model: nn.Module, example: Example, expected: Any
+    gm: GraphModule,
+    inputs: Mapping[str, Any],
+    leaves: Sequence[Node],
+    model: nn.Module,
+    example: Example,
+    expected: Any,
+    reads: Reads = NO_READS,
 ) -> GradientProof:
     """Analysis: compares the gradients of a graph, called by `inputs`, and of its model, called by `example`, at the
     leaves. A leaf that is no input of the model is a value that the model computes (embeddings of ids): there the model's
-    run starts anew from the leaf. `expected` is the model's output. The model, the `grad` of its parameters and torch's
+    run starts anew from the leaf. `expected` is the model's output, and `reads` are
+    the inputs of the model that such a leaf is computed from. The model, the `grad` of its parameters and torch's
     state do not change."""
     if on_meta(model, (inputs, example.kwargs)):
         return GradientProof(math.nan, note=NOT_COMPARED)
@@ -83,19 +92,19 @@ def verify_gradient(
 
     def again() -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         other = rounded_otherwise(values)
-        return gradients_of_model(model, example, other, seeds), gradients_of_graph(gm, inputs, other, seeds)
+        return gradients_of_model(model, example, other, seeds, reads=reads), gradients_of_graph(gm, inputs, other, seeds)
 
     try:
         if not values or all(seed is None for seed in seeds):
             raise NotComparable("no floating-point tensor goes in, or none comes out")
-        models = gradients_of_model(model, example, values, seeds, expected)
+        models = gradients_of_model(model, example, values, seeds, expected, reads)
         graphs = gradients_of_graph(gm, inputs, values, seeds, expected)
         proof = _compared(models, graphs, _limit(gm), again)
     except NotComparable as why:
         return GradientProof(math.nan, note=f"not compared: {why}")
     if proof.holds:
         return proof
-    return replace(proof, lost_in=find_lost_gradient(gm, inputs, values, model, example, seeds))
+    return replace(proof, lost_in=find_lost_gradient(gm, inputs, values, model, example, seeds, reads))
 
 
 def _limit(gm: GraphModule) -> float:
