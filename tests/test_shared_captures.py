@@ -23,8 +23,9 @@ from lxt_fx.passes.capture.example import made_example
 
 def renumbered(text: str) -> str:
     """The text with the names of nodes numbered in the order in which they come: a capture without the cache makes other
-    products of sizes, which no node reads, and each took a number."""
+    products of sizes, which no node reads, and each took a number. The column of rules stands after one space."""
     numbers: dict[str, str] = {}
+    text = re.sub(r" +\|", " |", text)
     return re.sub(r"\b[a-z]\w*_\d+\b", lambda found: numbers.setdefault(found[0], f"name_{len(numbers)}"), text)
 
 
