@@ -127,7 +127,7 @@ def test_an_explained_module_serves_as_it_is() -> None:
         (lambda m: lxt_fx.embed(m, IDS).detach(), text_model()),
         (lambda m: lxt_fx.audit(m, {"input_ids": IDS}, 7).value, text_model()),
     )
-    modules = {model: lxt_fx.transform(model) for _, model in pairs}
+    modules = {model: lxt_fx.transform(model) for model in (text_model(), classifier, images)}
     for call, model in pairs:
         same(call(modules[model]), call(model))
 
