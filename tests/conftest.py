@@ -1,6 +1,7 @@
-"""Checks between the stages of transform are always on in tests; tiny models run fastest on one thread. And which tests one
-worker runs (`pytest -n 2 --dist loadgroup`)."""
+"""Checks between the stages of transform are always on in tests; tiny models run fastest on one thread. What else is set
+saves a fifth of the CPU time of all tests. And which tests one worker runs (`pytest -n 2 --dist loadgroup`)."""
 
+import gc
 import json
 import os
 import tempfile
@@ -9,11 +10,15 @@ from typing import Any
 
 os.environ["LXT_FX_CHECK"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# torch.export remembers what it found for an op of these shapes. That is worth it in deep models; one of two layers is
+# captured a quarter faster without. test_shared_captures.py proves that the graphs are the same.
+os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+gc.disable()  # until all tests are imported: hardly any of that is garbage
 
 
 def group_of(item: pytest.Item) -> str:
@@ -30,7 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before the worker says that it is ready
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """A worker writes down the groups: pytest-xdist 3.8 puts them into the ids of tests, where pytest 9.2 loses them."""
+    """What is imported by now is not searched for garbage again, and the rest less often: a search took seconds, between
+    tests of a tenth of one. A worker writes down the groups: pytest-xdist 3.8 puts them into the ids of tests, where pytest
+    9.2 loses them."""
+    gc.freeze()
+    gc.set_threshold(20_000, 5, 5)
+    gc.enable()
     worker = getattr(session.config, "workerinput", None)
     if worker is not None:
         own = groups_file(worker["testrunuid"]).with_suffix(f".{worker['workerid']}")

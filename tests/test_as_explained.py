@@ -38,6 +38,11 @@ def text_explained(rules: str = "attnlrp") -> lxt_fx.Explained:
     return lxt_fx.transform(text_model(), rules=rules)
 
 
+def text_under(rules: Any) -> lxt_fx.Explained:
+    """The module under other rules, without a capture of its own."""
+    return lxt_fx.transform(text_explained(), kwargs={"input_ids": IDS}, rules=rules)
+
+
 def same(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
@@ -58,9 +63,10 @@ def test_a_language_model_is_audited_and_explained_for_many_targets_as_its_modul
 
 def test_ids_embeddings_and_plain_inputs_are_taken_in_order_too() -> None:
     model = tiny.llama()
-    expected = lxt_fx.relevance_of(lxt_fx.transform(model), {"input_ids": IDS}, 7)
+    explained = lxt_fx.transform(model)
+    expected = lxt_fx.relevance_of(explained, {"input_ids": IDS}, 7)
     same(lxt_fx.relevance_of(model, IDS, 7), expected)
-    same(lxt_fx.relevance_of(lxt_fx.transform(model), IDS, 7), expected)
+    same(lxt_fx.relevance_of(explained, IDS, 7), expected)
     same(lxt_fx.relevance_of(model, lxt_fx.embed(model, IDS), 7), expected)
     net, x = tiny.Mlp(), torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
     module = lxt_fx.transform(net, (x,))
@@ -121,8 +127,9 @@ def test_an_explained_module_serves_as_it_is() -> None:
         (lambda m: lxt_fx.embed(m, IDS).detach(), text_model()),
         (lambda m: lxt_fx.audit(m, {"input_ids": IDS}, 7).value, text_model()),
     )
+    modules = {model: lxt_fx.transform(model) for model in (text_model(), classifier, images)}
     for call, model in pairs:
-        same(call(lxt_fx.transform(model)), call(model))
+        same(call(modules[model]), call(model))
 
 
 def calls(rules: Any) -> dict[str, Any]:
@@ -151,14 +158,14 @@ def test_an_image_is_explained_under_other_rules_by_an_explained_module() -> Non
 
 def test_tables_of_one_name_are_told_apart() -> None:
     """Gammas have one name for all their values: the name alone would leave the module as it was, silently."""
-    module = lxt_fx.transform(text_model(), rules=attnlrp_gamma(linear=0.0))
+    module = text_under(attnlrp_gamma(linear=0.0))
     other = attnlrp_gamma(linear=1.0)
     found = lxt_fx.explain(module, tokenizer(), TEXT, 7, rules=other)
     expected = lxt_fx.explain(text_model(), tokenizer(), TEXT, 7, rules=other)
     same(found.relevance, expected.relevance)
     before = lxt_fx.explain(module, tokenizer(), TEXT, 7).relevance
     assert float((found.relevance - before).abs().max()) > 3e-4 * float(before.abs().max())
-    overridden = lxt_fx.transform(text_model(), rules={"model.layers.0.mlp": lxt_fx.rules.Stop()})
+    overridden = text_under({"model.layers.0.mlp": lxt_fx.rules.Stop()})
     plain = lxt_fx.explain(overridden, tokenizer(), TEXT, 7, rules="attnlrp")
     same(plain.relevance, lxt_fx.explain(text_model(), tokenizer(), TEXT, 7).relevance)
 
@@ -199,9 +206,9 @@ ALIKE: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("case", ALIKE)
 def test_tables_that_look_alike_are_told_apart(case: str) -> None:
     first, second = ALIKE[case]
-    module = lxt_fx.transform(text_model(), rules=first)
+    module = text_under(first)
     found = lxt_fx.explain(module, tokenizer(), TEXT, 7, rules=second).relevance
-    expected = lxt_fx.explain(lxt_fx.transform(text_model(), rules=second), tokenizer(), TEXT, 7).relevance
+    expected = lxt_fx.explain(text_under(second), tokenizer(), TEXT, 7).relevance
     torch.testing.assert_close(found, expected)
     own = lxt_fx.explain(module, tokenizer(), TEXT, 7).relevance
     assert (own - expected).abs().max() > 1e-3 * expected.abs().max()  # the case can fail

@@ -95,12 +95,16 @@ def test_an_entry_says_what_matched_and_why_earlier_rules_refused() -> None:
     assert norm.original == "group rms_norm" and norm.why.startswith("Lists group rms_norm.")
 
 
-@one_worker("qwen3_moe-attn")
+@one_worker("gemma3")
 def test_rules_of_cp_lrp_are_listed_where_they_refused() -> None:
     found = lxt_fx.certificate(explained("gemma3", "cp_lrp", "eager"))
     refused = {(entry.original, *refusal) for entry in found.entries for refusal in entry.refusals}
     assert ("aten.mul.Tensor", "gate held", "only one operand carries") in refused
     assert ("group rms_norm", "gate held", "which operand gates the other is not clear") in refused
+
+
+@one_worker("qwen3_moe-attn")
+def test_a_rule_of_attention_weights_is_listed_at_a_router_where_it_refused() -> None:
     table = lxt_fx.TABLES["attnlrp"].with_rules("weights only", basic.ATTENTION_WEIGHTS_HELD, summary="for this test")
     router = lxt_fx.certificate(compiled("qwen3_moe-attn", rules=table))
     softmax = [entry for entry in router.entries if entry.rule.name == "softmax"]
