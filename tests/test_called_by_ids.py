@@ -267,7 +267,7 @@ def test_a_model_that_writes_into_its_inputs_leaves_the_example_alone() -> None:
     for traced in (False, True):
         module = lxt_fx.transform(model, kwargs={"hidden": given, "traced": traced}, rules="gradient")
         assert bool((given == 1).all())
-        torch.testing.assert_close(module(hidden=given), model(given.clone(), traced))
+        torch.testing.assert_close(module(hidden=given, traced=traced), model(given.clone(), traced))
 
 
 @pytest.mark.parametrize("name", ["llama classifier", "gpt2 classifier"])

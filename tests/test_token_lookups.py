@@ -303,5 +303,5 @@ def test_columns_of_numbers_that_are_cast_to_categories_are_leaves(together: boo
 
 def test_tokens_of_a_dtype_that_no_table_takes_are_refused_by_name() -> None:
     explained = lxt_fx.transform(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)).eval(), (torch.tensor([[1, 2, 3]]),))
-    with pytest.raises(lxt_fx.CallError, match=r"input int16 \[1, 3\]: the model cannot look these up"):
+    with pytest.raises(lxt_fx.CallError, match="input holds numbers of int16, and the graph was captured for int64"):
         explained(torch.tensor([[1, 2, 3]], dtype=torch.int16))
