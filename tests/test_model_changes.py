@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import warnings
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -286,3 +287,21 @@ def test_what_the_forward_writes_for_the_first_time_is_no_setting() -> None:
     expected = model(other := torch.randn(1, 7, 4))
     torch.testing.assert_close(explained(other), expected)
     torch.testing.assert_close(explained(other[:, :2]), model(other[:, :2]))
+
+
+def test_a_hook_that_is_put_on_the_model_later_is_named_once() -> None:
+    """A hook that changes what a module gives was not seen, silently; one that only reads changes nothing."""
+    model, inputs = nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval(), torch.randn(2, 4)
+    explained = lxt_fx.transform(model, (inputs,))
+    handle = model[0].register_forward_hook(lambda module, args, output: output * 0)
+    with pytest.warns(UserWarning, match="a forward hook was put on 0 after"):
+        explained(inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        explained(inputs)
+        handle.remove()
+        assert torch.allclose(explained(inputs), model(inputs))
+    again = lxt_fx.transform(model, (inputs,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again(inputs)

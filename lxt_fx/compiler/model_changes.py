@@ -8,7 +8,7 @@ device, which modules are called, and what the model's Python code reads from at
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set, Sized
 from dataclasses import dataclass
 from itertools import chain
 from operator import is_, methodcaller
@@ -21,10 +21,12 @@ from torch.fx import GraphModule
 from lxt_fx.base.errors import ModelChangedError
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import contents_of
+from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.model_settings import SAY_NOTHING, Setting, Values, joined, names_read, settings_of
 
 _END = object()
 _ITERATE = frozenset({"children", "named_children", "modules", "named_modules"})
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _MODE = methodcaller("get", "training")  # which a wrapper of torch.compile has not
 
 
@@ -62,6 +64,11 @@ class ModelState:
             raise ModelChangedError(
                 f"{model_class}: the model changed after transform: {changes[0]}{more}. The explained module has the graph "
                 "of the model as it was; transform the model again, or undo the change"
+            )
+        if hooked := seen.hooked():
+            warn_user(
+                f"{model_class}: a forward hook was put on {', '.join(hooked)} after transform, and the explained module "
+                "does not run it. If it changes what it sees, transform the model again; if it only reads, nothing is lost"
             )
         self._seen = _Seen.of(model, self._reads, self._written)
 
@@ -147,6 +154,8 @@ class _Seen:
     counts: list[int]
     modes: list[bool]
     keys: tuple[Set[str], ...]
+    hooks: tuple[tuple[str, Sized], ...]
+    hook_counts: list[int]
 
     @staticmethod
     def of(model: nn.Module, graph: _Reads, written: Set[tuple[int, str]]) -> _Seen:
@@ -159,6 +168,7 @@ class _Seen:
         names = {id(tensor): name for name, tensor in chain(model.named_buffers(), model.named_parameters())}
         alone = tuple(graph.tensors.values())
         attributes = tuple(vars(module) for _, module in modules)
+        hooks = tuple((path, vars(module)[kind]) for path, module in used for kind in _HOOKS if kind in vars(module))
         return _Seen(
             held=held,
             settings=tuple(settings),
@@ -175,6 +185,8 @@ class _Seen:
             counts=list(map(len, attributes)),
             modes=list(map(_MODE, attributes)),
             keys=tuple(map(frozenset, attributes)),
+            hooks=hooks,
+            hook_counts=[len(each) for _, each in hooks],
         )
 
     def is_same(self) -> bool:
@@ -186,10 +198,16 @@ class _Seen:
                 and all(map(is_, chain(chain.from_iterable(map(dict.values, self.dicts)), (_END,)), self.objects))
                 and list(map(_MODE, self.attributes)) == self.modes
                 and list(map(len, self.attributes)) == self.counts
+                and [len(each) for _, each in self.hooks] == self.hook_counts
                 and self.values.are_same()
             )
         except Exception:  # another thread changes a dict, or objects that cannot be compared
             return False
+
+    def hooked(self) -> list[str]:
+        """The modules that have more forward hooks than before."""
+        grown = [path for (path, now), was in zip(self.hooks, self.hook_counts, strict=True) if len(now) > was]
+        return [path or "the model" for path in dict.fromkeys(grown)]
 
     def changes(self, model: nn.Module) -> Iterator[str]:
         """What is another now and counts for the graph, in sentences."""
