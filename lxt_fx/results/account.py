@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 NAMED, SMALL, ROUNDING = 4, 0.01, 0.001
-"""How many causes are named at most, the share of the value below which a cause is counted with the rest, and the share from
-which rounding is named."""
+"""How many causes are named at most, the share of the value below which a cause is counted with the rest, and the share
+from which rounding is named."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class PlaceOutOfRange(InputError, IndexError):
     """There is no place or explained number with this index. An IndexError too, as indexing raises elsewhere."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)  # with slots, setting a property is a TypeError of dataclasses
 class Explanation:
     """How much each place of the inputs of one example moved the explained numbers up (positive) or down (negative).
 
@@ -423,8 +423,6 @@ class ImageExplanation(Explanation, metaclass=_ByFirstPart):
     """An explanation whose first part is a picture. A name for `isinstance` and for types; nothing is made of this
     class."""
 
-    __slots__ = ()
-
     @staticmethod
     def is_one(found: Explanation) -> bool:
         """Whether an explanation is about a picture."""
@@ -434,8 +432,6 @@ class ImageExplanation(Explanation, metaclass=_ByFirstPart):
 class AnswerRelevance(Explanation, metaclass=_ByFirstPart):
     """An explanation of the tokens of an answer: `relevance` [answer, prompt + answer], whose row i explains the logit of
     answer token i. A name for `isinstance` and for types; nothing is made of this class."""
-
-    __slots__ = ()
 
     @staticmethod
     def is_one(found: Explanation) -> bool:

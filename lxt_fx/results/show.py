@@ -18,6 +18,7 @@ from lxt_fx.views.panels import pictures
 from lxt_fx.views.sheet import Bars, Matrix, Pictures, Section, Sheet, Tokens, Track, strongest_names
 from lxt_fx.views.view import Facts, cells
 
+IMAGE = "image"
 TOP, NUMBERS = 8, 40
 """How many of the strongest places are listed, and how many numbers are drawn as bars."""
 
@@ -96,6 +97,7 @@ def _section(part: Part, scale: float, title: str) -> Section:
     if isinstance(reading, TextReading):
         return Tokens(title, cells(marked(reading), values, scale))
     if isinstance(reading, ImageReading):
+        title = "" if title == IMAGE else title  # the panels say it
         return Pictures(title, pictures(reading.shown, values, reading.side, scale), values, scale)
     if isinstance(reading, SoundReading) and values.dim() == 1:
         return Track(title, values, scale, reading.step, reading.start, _loudness(reading, len(values)))
@@ -140,8 +142,10 @@ def _facts(parts: Sequence[Part], numbers: Sequence[ExplainedNumber], origin: Or
 
 
 def _top(parts: Sequence[Part]) -> tuple[tuple[float, str, str], ...]:
+    texts = {part.name for part in parts if part.kind == "text"}
+
     def where(place: PlaceRelevance) -> str:
-        position = f"position {place.position}" if isinstance(place.position, int) else ""
+        position = f"position {place.position}" if place.part in texts else ""
         return ", ".join(filter(None, [place.part if len(parts) > 1 else "", position]))
 
     return tuple((place.relevance, place.token, where(place)) for place in top_places(parts, TOP))

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.views.colour import LIGHT, ink
-from lxt_fx.views.matrix import LABELS, draw_matrix, matrix_size
+from lxt_fx.views.matrix_figure import draw_matrix, label_room, matrix_size
 from lxt_fx.views.sheet import Bars, Heading, Matrix, Pictures, Section, Sheet, Tokens, Track, binned
 from lxt_fx.views.typeset import POINTS, Align, Placed, Type, drawable, in_lines, sentence, write
 from lxt_fx.views.view import number, shares
@@ -47,7 +47,7 @@ def sheet_figure(sheet: Sheet, width: float) -> Figure:
     Raises InputError for what is too long for one picture, or a width too small.
     """
     matrices = [section for section in sheet.sections if isinstance(section, Matrix)]
-    across = max([width, *(matrix_size(section)[0] + 2 * MARGIN / POINTS for section in matrices)])
+    across = max([width, *((matrix_size(section)[0] + 2 * MARGIN) / POINTS for section in matrices)])
     blocks = [_block(section, across * POINTS - 2 * MARGIN) for section in sheet.sections]
     figure, top = _sheet(across, sheet, sum(block.high for block in blocks))
     for block in blocks:
@@ -116,7 +116,7 @@ def _pictures(section: Pictures, inside: float) -> tuple[float, Callable[[Figure
             axes.spines[:].set(color=EDGE, linewidth=0.6)
             write(figure, x, y + down + 4, panel.title, SMALL, MUTED)
 
-    return down + LINE, draw
+    return down + LINE + GAP / 2, draw
 
 
 def _track(figure: Figure, track: Track, top: float, inside: float) -> None:
@@ -143,7 +143,7 @@ def _track(figure: Figure, track: Track, top: float, inside: float) -> None:
 
 def _bars(figure: Figure, section: Bars, top: float, inside: float) -> None:
     """Each number with its name, its relevance, and a bar to the left or right of the middle."""
-    left, middle, half = MARGIN + inside * 0.3, MARGIN + inside * 0.65, inside * 0.34
+    left, middle, half = MARGIN + inside * 0.42, MARGIN + inside * 0.72, inside * 0.28
     for at, (name, relevance) in enumerate(section.bars):
         y = top - 8 - at * SMALL_LINE
         share = relevance / section.largest if section.largest else 0.0
@@ -160,11 +160,10 @@ def _bars(figure: Figure, section: Bars, top: float, inside: float) -> None:
 
 
 def _matrix(section: Matrix) -> tuple[float, Callable[[Figure, float], None]]:
-    across, down = (side * POINTS for side in matrix_size(section))
-    labels = LABELS * POINTS
+    (across, down), (left, above) = matrix_size(section), label_room(section)
 
     def draw(figure: Figure, top: float) -> None:
-        inner = _place(figure, MARGIN + labels, top - down, across - labels, down - labels)
+        inner = _place(figure, MARGIN + left, top - down, across - left, down - above)
         draw_matrix(figure.add_axes(inner), section)
 
     return down + GAP, draw

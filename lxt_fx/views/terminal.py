@@ -17,8 +17,8 @@ from lxt_fx.views.matrix import matrix_table
 from lxt_fx.views.sheet import Bars, Heading, Matrix, Pictures, Section, Sheet, Tokens, Track, binned, seconds_of
 from lxt_fx.views.view import Cell, Facts, number, shares, summed
 
-BAR, IMAGE, TRACK, PAGE = 32, 48, 72, 124
-"""Widths in characters."""
+BAR, IMAGE, SMALL, TRACK, PAGE = 32, 48, 24, 72, 124
+"""Widths in characters; a picture of few squares is made about `SMALL` wide."""
 
 STRONGEST = 5
 """How many of the strongest places are listed."""
@@ -84,7 +84,9 @@ def _picture(relevance: Tensor, largest: float) -> Text:
     terminal, and then the strongest square has the strongest colour."""
     side = math.ceil(relevance.shape[1] / IMAGE)
     squares = summed(relevance, side, side)
-    colours = LIGHT.image(shares(squares.float(), largest if side == 1 else None)).tolist()
+    wide = max(1, SMALL // squares.shape[1])
+    share = shares(squares.float(), largest if side == 1 else None).repeat_interleave(wide, 0).repeat_interleave(wide, 1)
+    colours = LIGHT.image(share).tolist()
     lines = []
     for upper, lower in zip_longest(colours[::2], colours[1::2]):
         line = Text()
