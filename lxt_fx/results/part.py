@@ -86,7 +86,7 @@ class Part:
         size = " x ".join(
             f"{n} {axis}s" if n != 1 else f"1 {axis}" for n, axis in zip(self.values.shape, self.axes, strict=True)
         )
-        return f"Part({self.name!r}, {size})"
+        return f"Part({self.name[:60]!r}, {size})"
 
 
 KINDS: dict[type, str] = {TextReading: "text", ImageReading: "image", SoundReading: "sound", NumbersReading: "numbers"}

@@ -21,6 +21,10 @@ class PlaceRelevance:
     relevance: float
     part: str
 
+    def __repr__(self) -> str:
+        token = self.token if len(self.token) <= 60 else f"{self.token[:59]}…"
+        return f"PlaceRelevance({self.part[:40]} {self.position}, {token!r}, {self.relevance:+.4g})"
+
     def __iter__(self) -> Iterator[int | tuple[int, ...] | str | float]:
         return iter((self.position, self.token, self.relevance))
 
