@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.one_line import one_line
 from lxt_fx.results.arithmetic import mismatch
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.show import in_patches, largest, sections_of
@@ -79,9 +80,7 @@ class Comparison:
         return as_text(self)
 
     def __repr__(self) -> str:
-        names = ", ".join(self.names)
-        shown = names if len(names) <= 100 else f"{len(self.names)} explanations"
-        return f"Comparison({shown}, {len(self.differences)} differences)"
+        return f"Comparison({one_line(', '.join(self.names), 100)}, {len(self.differences)} differences)"
 
     def _repr_html_(self) -> str:
         from lxt_fx.views.page import fragment

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.json_file import write_json
+from lxt_fx.base.one_line import one_line
 from lxt_fx.base.saved_json import Saved, read_json
 from lxt_fx.results.account import Account as Account
 from lxt_fx.results.account import combined
@@ -402,9 +403,9 @@ class Explanation:
     def __repr__(self) -> str:
         numbers = f"{len(self.numbers)} numbers"
         if not self.parts[0].several:
-            numbers = f"{_short(self.explained, 80)} = {self.value:.4g}"
+            numbers = f"{one_line(self.explained, 80)} = {self.value:.4g}"
         sizes = ", ".join(_size(part) for part in self.parts[:3]) + (", ..." if len(self.parts) > 3 else "")
-        return f"Explanation({numbers}, {sizes}, rules {_short(self.table_name, 24)})"
+        return f"Explanation({numbers}, {sizes}, rules {one_line(self.table_name, 24)})"
 
     def _repr_html_(self) -> str:
         from lxt_fx.views.page import fragment
@@ -476,8 +477,3 @@ def _size(part: Part) -> str:
     places = " x ".join(map(str, part.place_shape))
     unit = {"text": " tokens", "sound": " steps", "numbers": " numbers"}.get(part.kind, "")
     return f"{places}{unit}"
-
-
-def _short(text: str, most: int) -> str:
-    shown = " ".join(text.split())
-    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
