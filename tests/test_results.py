@@ -39,7 +39,8 @@ WAVE = torch.sin(torch.arange(800) / 5.0)
 
 def reading(tokens: tuple[str, ...], answer: int = 0, **facts: Any) -> TextReading:
     special = tuple(token.startswith("<") for token in tokens)
-    return TextReading(tokens, tuple(range(len(tokens))), special, (0,) * len(tokens), answer, **facts)
+    segments = tuple(int(at > 13) for at in range(len(tokens)))
+    return TextReading(tokens, tuple(range(len(tokens))), special, segments, answer, **facts)
 
 
 def values(*shape: int, seed: int = 0) -> Tensor:
@@ -363,7 +364,8 @@ def texts(draw: st.DrawFn) -> Explanation:
     relevance = torch.tensor(draw(st.lists(NUMBER, min_size=count, max_size=count)), dtype=dtype)
     special = tuple(draw(st.lists(st.booleans(), min_size=count, max_size=count)))
     given_text = draw(st.one_of(st.none(), st.text(st.characters(codec="utf-8"))))
-    made = TextReading(tokens, None, special, (0,) * count, draw(st.integers(0, count)), given_text)
+    segments = tuple(draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)))
+    made = TextReading(tokens, None, special, segments, draw(st.integers(0, count)), given_text)
     said = ExplainedNumber(draw(TOKEN), draw(st.floats(allow_nan=False)), draw(TOKEN))
     account = draw(st.sampled_from([None, ACCOUNT]))
     return Explanation((Part("text", ("position",), relevance, made),), (said,), ORIGIN, account)
@@ -561,6 +563,8 @@ def test_an_account_says_what_took_the_rest() -> None:
     assert str(Account(2.0, {"text": 2.0}, {}, 1e-9)) == "of 2, 2 (100 %) reached the text; nothing was taken on the way"
     assert str(Account(0.0, {"text": 1.0}, {"bias": -1.0}, 0.0)) == "of 0, 1 reached the text; bias took −1"
     assert "the image" in str(ACCOUNT) and "smaller" not in str(ACCOUNT)
+    one_small = str(Account(10.0, {"text": 8.99}, {"bias": 1.0, "epsilon": 0.01}, 0.0))
+    assert one_small.endswith("bias took 1 (10 %) and epsilon 0.01 (0.1 %)")
 
 
 # one line for each object
