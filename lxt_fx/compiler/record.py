@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.fx import Graph
 
+from lxt_fx.base.one_line import one_line
 from lxt_fx.rule_table.rule import Match, Rule
 from lxt_fx.rule_table.table import RuleTable
 
@@ -23,6 +24,9 @@ class Stage:
     rules: Mapping[str, Rule] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     inserted: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        return f"Stage({self.name}, {len(self.graph.nodes)} nodes)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +84,7 @@ class Record:
     to_repeat: tuple[str, ...] = ()
     no_tokens: tuple[str, ...] = ()
     padded_note: str = ""
+
+    def __repr__(self) -> str:
+        made = f"{self.form} form, captured by {self.method}, {len(self.matches)} rules matched"
+        return f"Record({one_line(self.model_class, 60)}, rules {one_line(self.table_name, 40)}, {made})"

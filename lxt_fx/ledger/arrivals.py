@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.one_line import one_line
 from lxt_fx.ledger.books import Books
 
 PARTS = ("value", "key", "query")
@@ -41,6 +42,10 @@ class Landing:
     def share(self) -> float:
         """The token's share of the absolute relevance of all tokens at the input, 0 to 1."""
         return abs(self.at_input) / self.of_inputs if self.of_inputs else 0.0
+
+    def __repr__(self) -> str:
+        received = f"{self.at_input:.4g} at the input"
+        return f"Landing(position {self.position} {one_line(self.token, 40)!r}, {len(self.arrivals)} layers, {received})"
 
     def __str__(self) -> str:
         """A table with one line for each layer, from the output down to the input."""
