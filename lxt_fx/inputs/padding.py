@@ -27,6 +27,10 @@ HALF = 16
 BY_TOKEN = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "position_ids")
 
 
+class PaddingShows(InputError):
+    """The model computes something else for a padded text than for the text alone."""
+
+
 def padded(rows: Sequence[Sequence[Any]], value: Any, side: str) -> Tensor:
     """The rows [batch, tokens] with `value` before (`left`) or behind them (`right`), each as long as the longest."""
     longest = max(map(len, rows))
@@ -42,7 +46,7 @@ def with_own_positions(
     for that text alone. `own` are the columns of each text's own tokens; `more` are inputs that it must have beside a text
     (a decoder's first token), [1, ...].
 
-    Raises InputError if the model computes something else for a padded text whatever it is given.
+    Raises PaddingShows if the model computes something else for a padded text whatever it is given.
     """
     whole = dict(inputs)
     leaf = "input_ids" if "input_ids" in whole else "inputs_embeds"
@@ -63,7 +67,7 @@ def with_own_positions(
         if difference <= same and difference <= max(4 * best, same / 8):
             return {**whole, "position_ids": _counted(whole[leaf], own)} if counted else whole
     side = "on the left " if own[index][0] else ""
-    raise InputError(
+    raise PaddingShows(
         f"{facts.function}: padding {side}changes what {facts.model_class} computes for a text (by {best:.1g} of its largest "
         "value on a few tokens), so a padded text would not be explained as the model reads it alone; give the texts one at "
         "a time, or pad them on the other side"
@@ -83,14 +87,17 @@ def _difference(
 ) -> float:
     """How far the outputs for a few tokens in their padding are from those for the same tokens alone. `counted` says
     whether the padded ones get positions of their own."""
-    window, inside = _window(own, inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"].shape[1])
-    among = {name: value[index : index + 1, window] for name, value in inputs.items()}
+    leaf = inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"]
+    window, inside = _window(own, leaf.shape[1])
+    twice = [index] * min(2, len(leaf))  # some models refuse a batch of padded texts
+    among = {name: value[twice, window] for name, value in inputs.items()}
+    more = {name: value.expand(len(twice), *value.shape[1:]) for name, value in more.items()}
     alone = {name: value[:, inside] for name, value in among.items() if name != "position_ids"}
     if counted:
-        among["position_ids"] = _counted(next(iter(among.values())), [inside])
+        among["position_ids"] = _counted(next(iter(among.values())), [inside] * len(twice))
     with torch.no_grad():
         try:
-            together, single = (tensors_of(facts.model(**given, **more)) for given in (among, alone))
+            together, single = (_compared(facts.model(**given, **more)) for given in (among, alone))
         except Exception as error:
             raise InputError(
                 f"{facts.function}: the texts must be padded, and {facts.model_class} could not be asked what it computes for "
@@ -99,8 +106,6 @@ def _difference(
     found = 0.0
     compared = False
     for padded_value, value in zip(together, single, strict=False):
-        if not value.is_floating_point():
-            continue
         if value.dim() > 1 and value.shape[1] == len(inside) and padded_value.shape[1] == window.stop - window.start:
             padded_value = padded_value[:, inside]
         if padded_value.shape == value.shape and value.numel():
@@ -108,6 +113,12 @@ def _difference(
             scale = float(value.abs().max()) or 1.0
             found = max(found, float((padded_value - value).abs().max()) / scale)
     return found if compared else float("inf")
+
+
+def _compared(output: Any) -> list[Tensor]:
+    """The logits of an output; all of its numbers if it has none. States of a recurrence go on behind the text."""
+    logits = output.get("logits") if isinstance(output, Mapping) else None
+    return [logits] if isinstance(logits, Tensor) else [each for each in tensors_of(output) if each.is_floating_point()]
 
 
 def _window(own: Sequence[int], count: int) -> tuple[slice, list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,6 @@ def _by_placeholders(
 
 def _numbered(example: list[Any], places: list[Any]) -> None:
     """Adds pictures to an example: `image`, or `image 1`, `image 2`, ... if it has several."""
-    from dataclasses import replace
 
     several = len({str(place.within) for place in places}) > 1
     numbers = {key: str(index) for index, key in enumerate(dict.fromkeys(str(place.within) for place in places), 1)}

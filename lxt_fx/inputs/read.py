@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs import pictures
 from lxt_fx.inputs.decoders import decoder_rows
-from lxt_fx.inputs.facts import SOUNDS, Facts, check_finite, facts_of
+from lxt_fx.inputs.facts import Facts, check_finite, facts_of
 from lxt_fx.inputs.given import Example, Given
 from lxt_fx.inputs.kinds import PERSON_KEYS, is_chat, is_message, kind_in_list, kind_of
+from lxt_fx.inputs.padding import PaddingShows
 from lxt_fx.inputs.processor_output import from_mapping
 from lxt_fx.inputs.sounds import extracted, read_sound, sound_places
 from lxt_fx.inputs.text_rows import Row, row_of_chat, row_of_text
-from lxt_fx.inputs.texts import batch_of_rows, by_token, fields_of_ids, text_call, text_places
+from lxt_fx.inputs.texts import batch_of_rows, by_token, padding_of, text_call, text_places
 from lxt_fx.inputs.tools import Tools, tools_of, unpacked
 from lxt_fx.inputs.with_pictures import from_text_and_pictures
 
@@ -129,15 +131,9 @@ def _of_texts(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, batc
         return _of_rows(facts, tools, [row_of_text(facts, tools.tokenizer, *pair) for pair in what], answer, batched)
     rows = [row_of_text(facts, tools.tokenizer, text) for pair in what for text in pair]
     whole = _of_rows(facts, tools, rows, answer, batched)
-    places = [example.places[0] for example in whole.examples]
-    named = [_renamed(place, f"text {'ab'[at % 2]}") for at, place in enumerate(places)]
+    places: list[Any] = [example.places[0] for example in whole.examples]
+    named = [replace(place, name=f"text {'ab'[at % 2]}") for at, place in enumerate(places)]
     return Given(whole.inputs, tuple(Example(tuple(named[at : at + 2])) for at in range(0, len(named), 2)), batched)
-
-
-def _renamed(place: Any, name: str) -> Any:
-    from dataclasses import replace
-
-    return replace(place, name=name)
 
 
 def _has_pictures(chat: Sequence[Mapping[str, Any]]) -> bool:
@@ -146,9 +142,14 @@ def _has_pictures(chat: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _of_rows(facts: Facts, tools: Tools, rows: Sequence[Row], answer: Any, batched: bool) -> Given:
-    """The batch of texts, with the decoder's own texts where there is a decoder."""
-    inputs, own = batch_of_rows(facts, tools.tokenizer, rows)
-    return _of_fields(facts, tools, inputs, own, rows, answer, batched)
+    """The batch of texts, with the decoder's own texts where there is a decoder. They are padded on the side on which the
+    tokenizer pads, on the other one if the model would see the padding there."""
+    side, _ = padding_of(facts, tools.tokenizer)
+    try:
+        return _of_fields(facts, tools, *batch_of_rows(facts, tools.tokenizer, rows, side), rows, answer, batched)
+    except PaddingShows:
+        other = batch_of_rows(facts, tools.tokenizer, rows, "right" if side == "left" else "left")
+        return _of_fields(facts, tools, *other, rows, answer, batched)
 
 
 def _of_fields(
@@ -169,7 +170,7 @@ def with_decoder(
     """The inputs with the decoder's texts, whose places go behind the others; and the answers that they predict."""
     if decoder is None:
         return called, [()] * len(places)
-    made, own = batch_of_rows(facts, _PadsRight(facts, tools.tokenizer), decoder, "decoder_")
+    made, own = batch_of_rows(facts, tools.tokenizer, decoder, "right", "decoder_")  # what is said depends on what is before
     if all(len(row.ids) == made["decoder_input_ids"].shape[1] for row in decoder):
         made.pop("decoder_attention_mask", None)
     made = {name: facts.on_device(value) for name, value in made.items()}
@@ -180,20 +181,15 @@ def with_decoder(
     return {**called, **made}, [row.answer for row in decoder]
 
 
-class _PadsRight:
-    """A decoder's texts are padded on the right: what it says depends on what comes before only."""
-
-    padding_side = "right"
-
-    def __init__(self, facts: Facts, tokenizer: Any) -> None:
-        self.pad_token_id = getattr(tokenizer, "pad_token_id", None)
-        self.eos_token_id = getattr(tokenizer, "eos_token_id", None)
-
-
 def _of_ids(facts: Facts, tools: Tools, ids: Any, answer: Any, batched: bool) -> Given:
-    inputs, own = fields_of_ids(facts, tools.tokenizer, ids)
-    if "attention_mask" not in inputs and facts.takes("attention_mask"):
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    """Token ids [tokens] or [batch, tokens], or lists of them of different lengths."""
+    if isinstance(ids, list) and len({len(row) for row in ids}) > 1:
+        return _of_rows(facts, tools, [Row({"input_ids": [int(t) for t in row]}) for row in ids], answer, batched)
+    tensor = by_token(facts, "input_ids", ids)
+    inputs = {"input_ids": tensor}
+    if facts.takes("attention_mask"):
+        inputs["attention_mask"] = torch.ones_like(tensor)
+    own = [list(range(tensor.shape[1])) for _ in tensor]
     return _of_fields(facts, tools, inputs, own, [None] * len(own), answer, batched)
 
 
@@ -235,11 +231,8 @@ def _of_pictures(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, b
             f"{facts.function}: {facts.model_class} reads a text with its pictures; give "
             '{"text": ..., "images": ...}, or what its processor returns for both'
         )
-    ready = [pictures.is_ready(facts, one) for one in what]
-    if all(ready):
-        made = pictures.prepared(facts, Tools(), what)
-    else:
-        made = pictures.prepared(facts, tools, what)
+    ready = all(pictures.is_ready(facts, one) for one in what)
+    made = pictures.prepared(facts, Tools() if ready else tools, what)
     return from_mapping(facts, tools, made, answer, _decoder_of(facts, tools), batched)
 
 
@@ -330,5 +323,3 @@ def _no_use(facts: Facts, what: Any) -> str:
         "text, a chat, token ids, a picture, a sound, what a processor returned, or a list of one of these"
     )
 
-
-__all__ = ["by_token", "read_inputs", "SOUNDS"]

@@ -15,16 +15,18 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.facts import Facts
 from lxt_fx.inputs.padding import padded, with_own_positions
 from lxt_fx.inputs.places import TextPlace
-from lxt_fx.inputs.text_rows import Row, check_tokenizer, running
+from lxt_fx.inputs.text_rows import Row, running
 from lxt_fx.results.readings import TextReading
 
 Own = list[list[int]]
 """For each row of a batch the columns of its own tokens: all without padding."""
 
 
-def batch_of_rows(facts: Facts, tokenizer: Any, rows: Sequence[Row], prefix: str = "") -> tuple[dict[str, Any], Own]:
-    """The rows as inputs by name [batch, tokens], padded on the side on which the tokenizer pads; nothing of it changes."""
-    side, pad = padding_of(facts, tokenizer)
+def batch_of_rows(
+    facts: Facts, tokenizer: Any, rows: Sequence[Row], side: str, prefix: str = ""
+) -> tuple[dict[str, Any], Own]:
+    """The rows as inputs by name [batch, tokens], padded on this side. Nothing of the tokenizer changes."""
+    _, pad = padding_of(facts, tokenizer)
     longest = max(len(row.ids) for row in rows)
     names = dict.fromkeys(name for row in rows for name in row.fields)
     inputs: dict[str, Any] = {}
@@ -48,19 +50,6 @@ def padding_of(facts: Facts, tokenizer: Any) -> tuple[str, int]:
         getattr(tokenizer, "eos_token_id", None), 0,
     )  # fmt: skip
     return str(side), next(token for token in found if isinstance(token, int) and token >= 0)
-
-
-def fields_of_ids(facts: Facts, tokenizer: Any, ids: Any) -> tuple[dict[str, Any], Own]:
-    """Token ids [tokens], [batch, tokens] or a list of lists, as the inputs of a call."""
-    if isinstance(ids, Sequence) and ids and not isinstance(ids[0], int) and len({len(row) for row in ids}) > 1:
-        rows = [Row({"input_ids": [int(token) for token in row]}) for row in ids]
-        return batch_of_rows(facts, tokenizer, rows)
-    tensor = by_token(facts, "input_ids", torch.stack(list(ids)) if _are_tensors(ids) else ids)
-    return {"input_ids": tensor}, [list(range(tensor.shape[1])) for _ in tensor]
-
-
-def _are_tensors(ids: Any) -> bool:
-    return isinstance(ids, (list, tuple)) and len(ids) > 0 and isinstance(ids[0], Tensor) and ids[0].dim() > 0
 
 
 def by_token(facts: Facts, name: str, value: Any) -> Tensor:
@@ -226,8 +215,3 @@ def rows_of_mapping(given: Any, inputs: Mapping[str, Any], own: Own) -> list[Row
         found.append(Row({"input_ids": [int(ids[index, column]) for column in columns]}, segments))
     return found
 
-
-__all__ = [
-    "accepted", "batch_of_rows", "by_token", "check_ids", "check_tokenizer", "fields_of_ids", "own_columns", "rows_of_mapping",
-    "text_call", "text_places",
-]  # fmt: skip
