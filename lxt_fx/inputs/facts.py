@@ -65,6 +65,11 @@ class Facts:
         return own and bool(getattr(self.config, "is_encoder_decoder", True))
 
     @property
+    def in_training(self) -> bool:
+        """Whether the model is in training mode, in which `transform` refuses it."""
+        return self.model.training and not isinstance(self.model, Explained)
+
+    @property
     def text_config(self) -> Any:
         """The part of the config that is about the text."""
         get = getattr(self.config, "get_text_config", None)
@@ -95,7 +100,14 @@ class Facts:
 
     def placeholders(self) -> frozenset[int]:
         """The ids of the tokens in whose place pictures, videos and sounds are put."""
-        kinds = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "audio_token_id", "audio_token_index")
+        kinds = (
+            "image_token_id",
+            "image_token_index",
+            "video_token_id",
+            "video_token_index",
+            "audio_token_id",
+            "audio_token_index",
+        )
         found = (getattr(self.config, kind, None) for kind in kinds)
         return frozenset(token for token in found if isinstance(token, int))
 
@@ -130,6 +142,7 @@ def check_finite(inputs: Mapping[str, Any], function: str) -> None:
             if bool(bad.any()):
                 where = [int(index) for index in bad.nonzero()[0]]
                 raise InputError(
-                    f"{function}: {name} is {float(value[tuple(where)])} at {where} and at {int(bad.sum()) - 1} more places; "
+                    f"{function}: {name} is {float(value[tuple(where)])} at {where} and at {int(bad.sum()) - 1} more "
+                    "places; "
                     "relevance of it would be no number. Look at what made it"
                 )

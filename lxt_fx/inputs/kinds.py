@@ -77,7 +77,8 @@ def kind_in_list(what: Sequence[Any], function: str) -> str:
     if len(inner) > 1 and not set(inner) <= {"image", "array", "path"}:
         first = next(index for index, one in enumerate(what) if kind_of(one) != inner[0])
         raise InputError(
-            f"{function}: a list must hold one kind of input, got {_said(inner[0])} first and {_said(inner[1])} at {first}; "
+            f"{function}: a list must hold one kind of input, got {_said(inner[0])} first and {_said(inner[1])} at "
+            f"{first}; "
             "explain each kind by itself"
         )
     if isinstance(what, tuple) and inner == ["text"]:

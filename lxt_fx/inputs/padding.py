@@ -52,7 +52,7 @@ def with_own_positions(
     leaf = "input_ids" if "input_ids" in whole else "inputs_embeds"
     count = whole[leaf].shape[1]
     index = min(range(len(own)), key=lambda row: (own[row][0] == 0, len(own[row])))
-    if all(len(columns) == count for columns in own) or facts.model.training or whole[leaf].device.type == "meta":
+    if all(len(columns) == count for columns in own) or facts.in_training or whole[leaf].device.type == "meta":
         return whole
     shifted = any(list(columns) != list(range(len(columns))) for columns in own)
     needs = shifted and "position_ids" not in whole and facts.takes("position_ids")
@@ -68,8 +68,10 @@ def with_own_positions(
             return {**whole, "position_ids": _counted(whole[leaf], own)} if counted else whole
     side = "on the left " if own[index][0] else ""
     raise PaddingShows(
-        f"{facts.function}: padding {side}changes what {facts.model_class} computes for a text (by {best:.1g} of its largest "
-        "value on a few tokens), so a padded text would not be explained as the model reads it alone; give the texts one at "
+        f"{facts.function}: padding {side}changes what {facts.model_class} computes for a text (by {best:.1g} of its "
+        "largest "
+        "value on a few tokens), so a padded text would not be explained as the model reads it alone; give the texts one "
+        "at "
         "a time, or pad them on the other side"
     )
 
@@ -100,7 +102,8 @@ def _difference(
             together, single = (_compared(facts.model(**given, **more)) for given in (among, alone))
         except Exception as error:
             raise InputError(
-                f"{facts.function}: the texts must be padded, and {facts.model_class} could not be asked what it computes for "
+                f"{facts.function}: the texts must be padded, and {facts.model_class} could not be asked what it "
+                "computes for "
                 f"a padded text ({type(error).__name__}: {str(error)[:200]}); give the texts one at a time"
             ) from error
     found = 0.0
@@ -111,7 +114,8 @@ def _difference(
         if padded_value.shape == value.shape and value.numel():
             compared = True
             scale = float(value.abs().max()) or 1.0
-            found = max(found, float((padded_value - value).abs().max()) / scale)
+            difference = float((padded_value - value).abs().max()) / scale
+            found = max(found, difference if difference == difference else float("inf"))  # NaN where all is masked
     return found if compared else float("inf")
 
 

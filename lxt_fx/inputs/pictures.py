@@ -1,4 +1,4 @@
-"""Pictures as the inputs of a call: PIL images, arrays, tensors and paths, through the processor; and as the model saw them."""
+"""Pictures as the inputs of a call (PIL images, arrays, tensors, paths), and as the model saw them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def is_ready(facts: Facts, what: Any) -> bool:
     if known is not None and channels != known or known is None and channels > 4:
         return False
     size = config_size(facts) if own_size(facts) is None else own_size(facts)
-    return size is None or (height, width) == size or isinstance(what, Tensor) and not facts.takes("interpolate_pos_encoding")
+    return (
+        size is None or (height, width) == size or isinstance(what, Tensor) and not facts.takes("interpolate_pos_encoding")
+    )
 
 
 def prepared(facts: Facts, tools: Tools, pictures: Sequence[Any]) -> dict[str, Any]:
@@ -91,12 +93,16 @@ def prepared(facts: Facts, tools: Tools, pictures: Sequence[Any]) -> dict[str, A
     if processor is None and function is None:
         ready = [picture for picture in pictures if is_ready(facts, picture)]
         if len(ready) != len(pictures):
-            raise InputError(_without_processor(facts, pictures[0] if not ready else next(p for p in pictures if not is_ready(facts, p))))
+            raise InputError(
+                _without_processor(facts, pictures[0] if not ready else next(p for p in pictures if not is_ready(facts, p)))
+            )
         return {str(facts.picture): torch.cat([_batched(torch.as_tensor(picture)) for picture in pictures])}
     if processor is None and function is not None:
         made = [function(raw_picture(facts, picture)) for picture in pictures]
         if not all(isinstance(one, Tensor) for one in made):
-            raise InputError(f"{facts.function}: {type(function).__name__} made no tensor of a picture; give an image processor")
+            raise InputError(
+                f"{facts.function}: {type(function).__name__} made no tensor of a picture; give an image processor"
+            )
         return {str(facts.picture): torch.stack([one[0] if one.dim() == 4 else one for one in made])}
     raw = [raw_picture(facts, picture) for picture in pictures]
     return {name: value for name, value in processor(images=raw, return_tensors="pt").items() if isinstance(value, Tensor)}
@@ -113,8 +119,10 @@ def _without_processor(facts: Facts, picture: Any) -> str:
     what = type(picture).__name__
     shape = getattr(picture, "shape", None)
     return (
-        f"{facts.function}: a picture ({what}{'' if shape is None else f' {list(shape)}'}) must be resized and normalised for "
-        f"{facts.model_class}, and no image processor was given; give AutoImageProcessor.from_pretrained(...) as the second "
+        f"{facts.function}: a picture ({what}{'' if shape is None else f' {list(shape)}'}) must be resized and "
+        "normalised for "
+        f"{facts.model_class}, and no image processor was given; give AutoImageProcessor.from_pretrained(...) as the "
+        "second "
         "argument, or a float tensor [channels, height, width] that is normalised already"
     )
 
@@ -174,14 +182,22 @@ def _eight_bits(facts: Facts, picture: Any) -> Any:
     if array.ndim == 4 and len(array) == 1:
         array = array[0]
     if array.ndim not in (2, 3) or array.dtype == object:
-        raise InputError(f"{facts.function}: a picture is [height, width, channels] or [channels, height, width], got {list(array.shape)}")
+        raise InputError(
+            f"{facts.function}: a picture is [height, width, channels] or [channels, height, width], got "
+            f"{list(array.shape)}"
+        )
     if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):
         if array.shape[0] not in (1, 3, 4):
             raise InputError(
                 f"{facts.function}: a picture has 1, 3 or 4 channels, first or last, got an array of {list(array.shape)}"
             )
         array = np.moveaxis(array, 0, -1)
-    elif array.ndim == 3 and isinstance(picture, Tensor) and array.shape[0] in (1, 3, 4) and array.shape[-1] != array.shape[0]:
+    elif (
+        array.ndim == 3
+        and isinstance(picture, Tensor)
+        and array.shape[0] in (1, 3, 4)
+        and array.shape[-1] != array.shape[0]
+    ):
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]

@@ -79,11 +79,9 @@ class PatchGrid:
 
     def picture(self, patches: Tensor) -> Tensor:
         """[..., patches, values] as [..., channels, frames, height, width]."""
-        lead, merge, side = patches.shape[:-2], self.merge, self.side
-        blocks = patches.reshape(
-            -1, self.times, self.rows // merge, self.columns // merge, merge, merge, patches.shape[-1] // (self.depth * side**2),
-            self.depth, side, side,
-        )  # fmt: skip
+        lead, merge, depth, side = patches.shape[:-2], self.merge, self.depth, self.side
+        channels, across = patches.shape[-1] // (depth * side**2), (self.rows // merge, self.columns // merge)
+        blocks = patches.reshape(-1, self.times, *across, merge, merge, channels, depth, side, side)
         laid = blocks.permute(0, 6, 1, 7, 2, 4, 8, 3, 5, 9)
         return laid.reshape(*lead, laid.shape[1], self.times * self.depth, self.rows * side, self.columns * side)
 

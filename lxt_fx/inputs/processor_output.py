@@ -27,12 +27,20 @@ VIDEOS = ("pixel_values_videos",)
 
 
 def from_mapping(
-    facts: Facts, tools: Tools, what: Mapping[str, Any], answer: Any, decoder: AddDecoder | None, batched: bool | None = None
+    facts: Facts,
+    tools: Tools,
+    what: Mapping[str, Any],
+    answer: Any,
+    decoder: AddDecoder | None,
+    batched: bool | None = None,
 ) -> Given:
-    """The inputs of a call by name. Tensors without a batch get one. Raises InputError for what the model does not take, and
-    where there is no input at which relevance can be read."""
+    """The inputs of a call by name. Tensors without a batch get one.
+
+    Raises InputError for what the model does not take, and where there is no input at which relevance can be read."""
     if not what:
-        raise InputError(f"{facts.function}: the dict of inputs is empty; {facts.model_class} takes {', '.join(facts.names)}")
+        raise InputError(
+            f"{facts.function}: the dict of inputs is empty; {facts.model_class} takes {', '.join(facts.names)}"
+        )
     inputs = {str(name): _tensor(facts, str(name), value) for name, value in what.items()}
     _with_batch(facts, inputs)
     leaf = "input_ids" if "input_ids" in inputs else "inputs_embeds" if "inputs_embeds" in inputs else None
@@ -44,7 +52,8 @@ def from_mapping(
         called = {key: facts.on_device(value) for key, value in accepted(facts, inputs, "the dict").items()}
         if not called:
             raise InputError(
-                f"{facts.function}: {facts.model_class} takes none of {', '.join(inputs)}; it takes {', '.join(facts.names)}"
+                f"{facts.function}: {facts.model_class} takes none of {', '.join(inputs)}; it takes "
+                f"{', '.join(facts.names)}"
             )
     _add_pictures(facts, tools, called, by_kind)
     if facts.sound in called:
@@ -56,7 +65,10 @@ def from_mapping(
         called, answers = decoder(called, by_kind, answer)
     elif facts.decodes and any(name.startswith("decoder_in") for name in called):
         own = own_columns(facts, called, "decoder_")
-        _add(by_kind, [[p] for p in text_places(facts, tools.tokenizer, called, own, [None] * len(own), "answer", "decoder_")])
+        _add(
+            by_kind,
+            [[p] for p in text_places(facts, tools.tokenizer, called, own, [None] * len(own), "answer", "decoder_")],
+        )
     examples = tuple(Example(tuple(places), said) for places, said in zip(by_kind, answers, strict=True))
     return Given(called, examples, len(examples) > 1 if batched is None else batched)
 
@@ -71,6 +83,8 @@ def _texts(
     if facts.decodes:
         first = [[0]] if not isinstance(start, Tensor) else start[:1, :1].tolist()
         more = {"decoder_input_ids": torch.tensor(first, device=facts.device)}
+    if isinstance(pixels := inputs.get("pixel_values"), Tensor) and pixels.dim() == 4 and not _in_text(facts, inputs):
+        more["pixel_values"] = facts.on_device(pixels[:1])
     rows = rows_of_mapping(what, inputs, own)
     called = text_call(facts, inputs, own, more)
     beside = any(name in called for name in (*PICTURES, *VIDEOS, *SOUNDS))
@@ -97,7 +111,8 @@ def _add_pictures(facts: Facts, tools: Tools, called: dict[str, Any], by_kind: l
             by_kind[:] = [[*by_kind[0], *each] for each in places]
         else:
             raise InputError(
-                f"{facts.function}: there are {len(by_kind)} texts and {len(places)} pictures; give as many of both, or one text"
+                f"{facts.function}: there are {len(by_kind)} texts and {len(places)} pictures; give as many of both, or "
+                "one text"
                 " or one picture"
             )
 
@@ -133,7 +148,8 @@ def _by_placeholders(
             at += 1
         if count != 0:
             raise InputError(
-                f"{facts.function}: the tokens that stand for pictures do not fit the {len(places)} pictures; give both as one "
+                f"{facts.function}: the tokens that stand for pictures do not fit the {len(places)} pictures; give both "
+                "as one "
                 "call of the processor returns them"
             )
         _numbered(example, own)
@@ -188,7 +204,13 @@ def _tensor(facts: Facts, name: str, value: Any) -> Any:
         return by_token(facts, name, value)
     if isinstance(value, np.ndarray):
         return torch.as_tensor(value)
-    if isinstance(value, (list, tuple)) and name in ("attention_mask", "token_type_ids", "position_ids", *PICTURES, *SOUNDS):
+    if isinstance(value, (list, tuple)) and name in (
+        "attention_mask",
+        "token_type_ids",
+        "position_ids",
+        *PICTURES,
+        *SOUNDS,
+    ):
         if value and all(isinstance(one, Tensor) for one in value):
             return torch.stack(list(value)) if len({one.shape for one in value}) == 1 else value
         return by_token(facts, name, value)

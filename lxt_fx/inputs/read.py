@@ -124,7 +124,8 @@ def _of_texts(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, batc
         return _of_rows(facts, tools, [row_of_text(facts, tools.tokenizer, one) for one in what], answer, batched)
     if facts.decodes or any(part in facts.model_class for part in WRITES):
         raise InputError(
-            f"{facts.function}: a tuple of two texts is a pair, and {facts.model_class} does not read pairs; join the texts "
+            f"{facts.function}: a tuple of two texts is a pair, and {facts.model_class} does not read pairs; join the "
+            "texts "
             "to one, or give a list for a batch of two"
         )
     if any(part in facts.model_class for part in IN_ONE_ROW):
@@ -170,7 +171,9 @@ def with_decoder(
     """The inputs with the decoder's texts, whose places go behind the others; and the answers that they predict."""
     if decoder is None:
         return called, [()] * len(places)
-    made, own = batch_of_rows(facts, tools.tokenizer, decoder, "right", "decoder_")  # what is said depends on what is before
+    made, own = batch_of_rows(
+        facts, tools.tokenizer, decoder, "right", "decoder_"
+    )  # what is said depends on what is before
     if all(len(row.ids) == made["decoder_input_ids"].shape[1] for row in decoder):
         made.pop("decoder_attention_mask", None)
     made = {name: facts.on_device(value) for name, value in made.items()}
@@ -195,7 +198,9 @@ def _of_ids(facts: Facts, tools: Tools, ids: Any, answer: Any, batched: bool) ->
 
 def _of_numbers(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | None) -> Given:
     """An array or tensor, or numbers in a list: ids, a picture, a sound, embeddings, or anything else."""
-    tensor = torch.as_tensor(what if isinstance(what, (Tensor, np.ndarray)) else [what] if kind_of(what) == "id" else list(what))
+    tensor = torch.as_tensor(
+        what if isinstance(what, (Tensor, np.ndarray)) else [what] if kind_of(what) == "id" else list(what)
+    )
     floats, dims = tensor.is_floating_point(), tensor.dim()
     if facts.sound is not None and dims < 2:
         return _of_sounds(facts, tools, [(what, rate)], answer, batched=False)
@@ -211,7 +216,8 @@ def _of_numbers(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | 
         return _of_pictures(facts, tools, [what], answer, batched=False)
     if facts.reads_text:
         raise InputError(
-            f"{facts.function}: {facts.model_class} reads text, and {list(tensor.shape)} numbers of {tensor.dtype} are no text; "
+            f"{facts.function}: {facts.model_class} reads text, and {list(tensor.shape)} numbers of {tensor.dtype} are "
+            "no text; "
             "give a text, or token ids (whole numbers) as [tokens] or [batch, tokens]"
         )
     if not facts.names:
@@ -236,9 +242,7 @@ def _of_pictures(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, b
     return from_mapping(facts, tools, made, answer, _decoder_of(facts, tools), batched)
 
 
-def _of_sounds(
-    facts: Facts, tools: Tools, what: Sequence[tuple[Any, int | None]], answer: Any, batched: bool
-) -> Given:
+def _of_sounds(facts: Facts, tools: Tools, what: Sequence[tuple[Any, int | None]], answer: Any, batched: bool) -> Given:
     name = facts.sound
     if name is None:
         raise InputError(
@@ -261,9 +265,7 @@ def _decoder_of(facts: Facts, tools: Tools) -> Any:
     return add
 
 
-def _of_file(
-    facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, rate: int | None, *, batched: bool
-) -> Given:
+def _of_file(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, rate: int | None, *, batched: bool) -> Given:
     """Paths of pictures or sounds, for a model that takes them."""
     if facts.picture is not None and facts.sound is not None:
         picture = pictures.is_picture(what[0])
@@ -274,7 +276,8 @@ def _of_file(
     if facts.sound is not None:
         return _of_sounds(facts, tools, [(one, rate) for one in what], answer, batched)
     raise InputError(
-        f"{facts.function}: {facts.model_class} takes no text and no file, it takes {', '.join(facts.names)}; give one of these"
+        f"{facts.function}: {facts.model_class} takes no text and no file, it takes {', '.join(facts.names)}; give one "
+        "of these"
     )
 
 
@@ -291,7 +294,8 @@ def _of_person_mappings(
     for one in what:
         if unknown := [str(key) for key in one if key not in PERSON_KEYS]:
             raise InputError(
-                f"{facts.function}: a list holds dicts with {', '.join(unknown)}; one dict of batched inputs is called at once, "
+                f"{facts.function}: a list holds dicts with {', '.join(unknown)}; one dict of batched inputs is called "
+                "at once, "
                 "and of what a person has it takes text, images, audio and sampling_rate"
             )
     answers = [one.get("answer") for one in what]
@@ -319,7 +323,7 @@ def _sound(what: Mapping[str, Any], rate: int | None) -> tuple[Any, int | None]:
 
 def _no_use(facts: Facts, what: Any) -> str:
     return (
-        f"{facts.function}: a {type(what).__name__} is no input; {facts.model_class} takes {', '.join(facts.names)}. Give a "
+        f"{facts.function}: a {type(what).__name__} is no input; {facts.model_class} takes {', '.join(facts.names)}. "
+        "Give a "
         "text, a chat, token ids, a picture, a sound, what a processor returned, or a list of one of these"
     )
-

@@ -102,7 +102,8 @@ def extracted(facts: Facts, tools: Tools, sounds: Sequence[tuple[Any, int | None
         settings["padding"] = True
         if facts.takes("attention_mask") and getattr(extractor, "return_attention_mask", False) is False:
             raise InputError(
-                f"{facts.function}: sounds of different lengths must be padded, and {type(extractor).__name__} makes no mask "
+                f"{facts.function}: sounds of different lengths must be padded, and {type(extractor).__name__} makes no "
+                "mask "
                 "for it, so that the padding would be heard; give the sounds one at a time"
             )
     made = extractor(waves, sampling_rate=own, return_tensors="pt", **settings)

@@ -144,9 +144,7 @@ def running(parts: Sequence[int | None]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _marks(
-    text: str, chat: Sequence[Message], spans: tuple[tuple[int, int], ...] | None
-) -> tuple[bool, ...] | None:
+def _marks(text: str, chat: Sequence[Message], spans: tuple[tuple[int, int], ...] | None) -> tuple[bool, ...] | None:
     """Which tokens the template wrote: those that no message has. None if that is not known."""
     if spans is None:
         return None

@@ -31,7 +31,9 @@ def batch_of_rows(
     names = dict.fromkeys(name for row in rows for name in row.fields)
     inputs: dict[str, Any] = {}
     for name in names:
-        value = pad if name == "input_ids" else getattr(tokenizer, "pad_token_type_id", 0) if name == "token_type_ids" else 0
+        value = (
+            pad if name == "input_ids" else getattr(tokenizer, "pad_token_type_id", 0) if name == "token_type_ids" else 0
+        )
         inputs[prefix + name] = padded([row.fields[name] for row in rows], value, side)
     starts = [longest - len(row.ids) if side == "left" else 0 for row in rows]
     own = [list(range(start, start + len(row.ids))) for start, row in zip(starts, rows, strict=True)]
@@ -83,21 +85,26 @@ def own_columns(facts: Facts, inputs: Mapping[str, Any], prefix: str = "") -> Ow
     if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape != leaf.shape[:2]:
         if isinstance(mask, Tensor) and mask.dim() == 2:
             raise InputError(
-                f"{facts.function}: {prefix}attention_mask is {list(mask.shape)}, but there are {list(leaf.shape[:2])} tokens; "
+                f"{facts.function}: {prefix}attention_mask is {list(mask.shape)}, but there are {list(leaf.shape[:2])} "
+                "tokens; "
                 "give one number for each token"
             )
         return [list(range(leaf.shape[1])) for _ in range(leaf.shape[0])]
     own = [row.nonzero()[:, 0].tolist() for row in mask]
     for index, columns in enumerate(own):
         if not columns:
-            raise InputError(f"{facts.function}: text {index} is all padding by its mask; leave it out, or correct the mask")
+            raise InputError(
+                f"{facts.function}: text {index} is all padding by its mask; leave it out, or correct the mask"
+            )
     return own
 
 
 def check_ids(facts: Facts, ids: Tensor, own: Own) -> None:
     """Raises InputError for no tokens, for more than the model has positions for, and for an id that it does not have."""
     if ids.shape[0] == 0 or ids.shape[1] == 0:
-        raise InputError(f"{facts.function}: the text has no tokens, so there is nothing to explain; give one that has some")
+        raise InputError(
+            f"{facts.function}: the text has no tokens, so there is nothing to explain; give one that has some"
+        )
     longest, most = facts.longest(), max(map(len, own))
     if longest is not None and most > longest:
         raise InputError(
@@ -111,7 +118,8 @@ def check_ids(facts: Facts, ids: Tensor, own: Own) -> None:
             if size is not None and not 0 <= token < size:
                 raise InputError(
                     f"{facts.function}: token id {token} at position {column} is outside the vocabulary of "
-                    f"{facts.model_class}, which has {size} tokens (0 to {size - 1}); do model and tokenizer belong together?"
+                    f"{facts.model_class}, which has {size} tokens (0 to {size - 1}); do model and tokenizer belong "
+                    "together?"
                 )
 
 
@@ -141,9 +149,16 @@ def text_call(
 
 
 def text_places(
-    facts: Facts, tokenizer: Any, inputs: Mapping[str, Any], own: Own, rows: Sequence[Row | None], name: str, prefix: str = "",
-    answers: Sequence[int] | None = None, hidden: frozenset[int] = frozenset(),
-) -> list[TextPlace]:  # fmt: skip
+    facts: Facts,
+    tokenizer: Any,
+    inputs: Mapping[str, Any],
+    own: Own,
+    rows: Sequence[Row | None],
+    name: str,
+    prefix: str = "",
+    answers: Sequence[int] | None = None,
+    hidden: frozenset[int] = frozenset(),
+) -> list[TextPlace]:
     """One place for each row of a batch. `rows` are the texts before padding, None where only ids are known; `answers` is
     how many of the last tokens of each belong to an answer; `hidden` are tokens that stand for a picture."""
     ids, embeds = inputs.get(f"{prefix}input_ids"), inputs.get(f"{prefix}inputs_embeds")
@@ -214,4 +229,3 @@ def rows_of_mapping(given: Any, inputs: Mapping[str, Any], own: Own) -> list[Row
             segments = tuple(int(types[index, column]) for column in columns)
         found.append(Row({"input_ids": [int(ids[index, column]) for column in columns]}, segments))
     return found
-

@@ -40,7 +40,9 @@ def unpacked(model: Any, processor: Any, function: str) -> tuple[nn.Module, Any]
             f"the model ({type(processor).__name__}) second: swap the two"
         )
     if isinstance(model, str):
-        raise InputError(f"{function}: model must be a loaded model, got the string {model!r}; load it with from_pretrained")
+        raise InputError(
+            f"{function}: model must be a loaded model, got the string {model!r}; load it with from_pretrained"
+        )
     if isinstance(processor, nn.Module):
         raise InputError(
             f"{function}: the second argument must be the model's tokenizer or processor, got a model "

@@ -1,4 +1,4 @@
-"""A text with pictures, through the processor of both: one example at a time, then a batch, so that nothing of it changes."""
+"""A text with pictures, through the processor of both: one example at a time, then a batch of them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from lxt_fx.inputs.texts import padding_of
 from lxt_fx.inputs.tools import Tools
 
 
-def from_text_and_pictures(
-    facts: Facts, tools: Tools, what: Sequence[Any], batched: bool
-) -> Given:
+def from_text_and_pictures(facts: Facts, tools: Tools, what: Sequence[Any], batched: bool) -> Given:
     """The inputs for texts with pictures: dicts with `text` and `images`, or chats with pictures in them. If the model
     compares texts with pictures (CLIP), one dict may hold several of either: each is an example.
 
@@ -63,7 +61,9 @@ def _pairs(facts: Facts, tools: Tools, one: Any) -> list[tuple[str, list[Any]]]:
         return [(text, images)] if single else [(text, [image]) for image in images]
     if isinstance(text, (list, tuple)) and text and all(isinstance(part, str) for part in text):
         if len(images) not in (1, len(text)):
-            raise InputError(f"{facts.function}: there are {len(text)} texts and {len(images)} pictures; give as many of both")
+            raise InputError(
+                f"{facts.function}: there are {len(text)} texts and {len(images)} pictures; give as many of both"
+            )
         return [(part, [images[0] if len(images) == 1 else images[at]]) for at, part in enumerate(text)]
     raise InputError(
         f"{facts.function}: text beside pictures must be a string, a list of strings or a chat, got {type(text).__name__}"
@@ -122,7 +122,8 @@ def _together(facts: Facts, tools: Tools, made: Sequence[Mapping[str, Tensor]]) 
             values = [_padded(value, longest, pad if name == "input_ids" else 0, side) for value in values]
         if len({value.shape[1:] for value in values}) > 1:
             raise InputError(
-                f"{facts.function}: the pictures become {name} of different shapes, which are no batch; explain them one at a time"
+                f"{facts.function}: the pictures become {name} of different shapes, which are no batch; explain them one "
+                "at a time"
             )
         whole[name] = torch.cat(values)
     return whole
