@@ -1,4 +1,4 @@
-"""A padded text is read as if it were alone, whatever a model counts its positions by; where it cannot be, it is refused."""
+"""A padded text is read as if alone, whatever a model counts its positions by; where it cannot be, it is refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=400, **GPT)),
     "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**HEADED)),
     "opt": opt,
-    "bloom": lambda: transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=400, hidden_size=32, n_layer=2, n_head=4)),
+    "bloom": lambda: transformers.BloomForCausalLM(
+        transformers.BloomConfig(vocab_size=400, hidden_size=32, n_layer=2, n_head=4)
+    ),
     "bloom float64": lambda: MODELS["bloom"](),
     "roberta": lambda: transformers.RobertaForMaskedLM(transformers.RobertaConfig(max_position_embeddings=64, **HEADED)),
     "bert": lambda: transformers.BertForTokenClassification(transformers.BertConfig(**HEADED)),
@@ -49,12 +51,14 @@ MODELS: dict[str, Callable[[], Any]] = {
         transformers.MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4)
     ),
     "t5": lambda: transformers.T5ForConditionalGeneration(
-        transformers.T5Config(vocab_size=400, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
+        transformers.T5Config(
+            vocab_size=400, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
+        )
     ),
     "bart": lambda: transformers.BartModel(
         transformers.BartConfig(
-            vocab_size=400, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
-            encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64,
+            vocab_size=400, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+            decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64,
         )
     ),
 }  # fmt: skip

@@ -66,12 +66,12 @@ def _wave_file(facts: Facts, path: Path) -> tuple[Any, int]:
     except (wave.Error, EOFError) as error:
         raise InputError(
             f"{facts.function}: {str(path)!r} is not a plain .wav file ({error}); other kinds need soundfile: pip install "
-            "soundfile"
+            "lxt_fx[sounds]"
         ) from error
     if width != 2:
         raise InputError(
             f"{facts.function}: {str(path)!r} has samples of {8 * width} bits; only 16 are read without soundfile: pip "
-            "install soundfile"
+            "install lxt_fx[sounds]"
         )
     samples = np.frombuffer(content, dtype="<i2").reshape(-1, channels).mean(axis=1) / 32768
     return samples.astype(np.float32), rate

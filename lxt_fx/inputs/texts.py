@@ -127,7 +127,7 @@ def accepted(facts: Facts, inputs: Mapping[str, Any], giver: str) -> dict[str, A
     """The inputs that the model takes. Raises InputError for one that it does not take and that would change the result."""
     found = {}
     for name, value in inputs.items():
-        if facts.takes(name) or name in ("input_ids", "inputs_embeds"):
+        if facts.takes(name) or name == "input_ids" and facts.takes("inputs_embeds"):  # the ids are looked up then
             found[name] = value
         elif name not in NOT_FOR_THE_MODEL and not says_nothing(name, value):
             raise InputError(
