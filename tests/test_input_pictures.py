@@ -310,7 +310,7 @@ def clip(clip_images: Any) -> tuple[Any, Any]:
     [
         ("a cat", PIXELS, [(0, 0)]),
         (["a cat", "the dog"], PIXELS, [(0, 0), (1, 1)]),
-        (["a cat", "the dog"], [PIXELS, TALL], [(0, 0), (1, 1)]),
+        (["a cat", "the dog is"], [PIXELS, TALL], [(0, 0), (1, 1)]),
         ("a cat", [PIXELS, TALL], [(0, 0), (1, 1)]),
     ],
 )

@@ -69,6 +69,11 @@ def read_inputs(
 
 
 def _read(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | None) -> Given:
+    if answer is not None and not facts.decodes:
+        raise InputError(
+            f"{facts.function}: {facts.model_class} has no decoder of its own to give the answer to; append it to the "
+            "text, or ask lxt_fx.answer_relevance"
+        )
     kind = kind_of(what)
     if kind == "nothing":
         raise InputError(_no_use(facts, what))
@@ -116,7 +121,7 @@ def _of_texts(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, batc
         )
     chats = [[one] if is_message(one) else list(one) for one in what if is_chat(one) or is_message(one)]
     if chats and any(_has_pictures(chat) for chat in chats):
-        return from_text_and_pictures(facts, tools, chats, batched)
+        return from_text_and_pictures(facts, tools, chats, batched, answer, _decoder_of(facts, tools))
     if chats:
         rows = [row_of_chat(facts, tools.tokenizer or tools.processor, chat) for chat in chats]
         return _of_rows(facts, tools, rows, answer, batched)
@@ -223,7 +228,7 @@ def _of_numbers(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | 
     if not facts.names:
         raise InputError(f"{facts.function}: {facts.model_class} has no inputs by name; give the inputs as a dict")
     first = next((name for name in facts.names if name not in ("self", "args", "kwargs")), facts.names[0])
-    return from_mapping(facts, tools, {first: tensor if dims > 1 else tensor[None]}, answer, None)
+    return from_mapping(facts, tools, {first: tensor if dims > 1 else tensor[None]}, answer, _decoder_of(facts, tools))
 
 
 def _of_pictures(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, batched: bool) -> Given:
@@ -302,7 +307,7 @@ def _of_person_mappings(
     if answer is None and any(one is not None for one in answers):
         answer = answers
     if any(key in what[0] for key in ("images", "image")):
-        return from_text_and_pictures(facts, tools, what, batched)
+        return from_text_and_pictures(facts, tools, what, batched, answer, _decoder_of(facts, tools))
     if any(key in what[0] for key in ("audio", "sound", "array", "raw", "path")):
         return _of_sounds(facts, tools, [_sound(one, rate) for one in what], answer, batched)
     texts = [one.get("text", one.get("messages")) for one in what]
