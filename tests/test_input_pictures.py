@@ -318,6 +318,9 @@ def test_texts_and_pictures_that_are_compared_are_pairs(clip: Any, text: Any, im
     given = read(*clip, {"text": text, "images": images})
     assert [tuple(place.within for place in example.places) for example in given.examples] == withins
     assert given.batched == (len(withins) > 1)
+    pictures = [images] * len(withins) if not isinstance(images, list) else images
+    for index, picture in enumerate(pictures):
+        torch.testing.assert_close(given.inputs["pixel_values"][index], expected(clip[1].image_processor, picture)[0])
 
 
 def test_one_picture_for_several_texts_is_that_of_each(clip: Any) -> None:

@@ -124,6 +124,13 @@ def test_left_padded_prompts_are_read_as_generate_reads_them() -> None:
     assert (by_mask_only - made_by.logits[0][0]).abs().max() > 0.01
 
 
+def test_positions_are_given_in_half_precision_too() -> None:
+    given = {"input_ids": LEFT, "attention_mask": MASKS["left"]}
+    for name, gets in (("gpt2", True), ("roberta", False)):
+        read = read_inputs(made(name).to(torch.bfloat16), None, given, "explain")
+        assert ("position_ids" in read.inputs) == gets
+
+
 def test_positions_that_are_given_are_taken() -> None:
     given = {
         "input_ids": LEFT,
