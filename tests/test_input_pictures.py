@@ -68,6 +68,13 @@ def test_a_picture_of_any_kind_goes_through_the_processor(model: Any, processor:
         read(model, None, KINDS[kind])
 
 
+def test_a_narrow_tensor_has_its_channels_first_and_a_flat_array_last(model: Any, processor: Any) -> None:
+    narrow = PIXELS[:, :4]
+    given = read(model, processor, torch.tensor(narrow).permute(2, 0, 1))
+    torch.testing.assert_close(given.inputs["pixel_values"], expected(processor, narrow))
+    torch.testing.assert_close(read(model, processor, PIXELS[:3]).inputs["pixel_values"], expected(processor, PIXELS[:3]))
+
+
 @pytest.mark.parametrize("form", [str, Path])
 def test_the_path_of_a_picture_is_read(model: Any, processor: Any, tmp_path: Path, form: type) -> None:
     path = tmp_path / "picture.png"
