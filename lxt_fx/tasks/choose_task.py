@@ -61,10 +61,10 @@ def choose_task(dims: Mapping[str, int], context: Context, *, pairs: bool = Fals
         return _by_position(context)
     if logits == 2:
         return Classifying()
+    has = ", ".join(f"{name or 'a tensor'} of {count} dims" for name, count in dims.items()) or "no tensors by name"
     raise InputError(
-        f"{context.reading.function}: it is not known what {context.reading.model_class} is for (its output has "
-        f"{', '.join(f'{name or "a tensor"} with {count} dimensions' for name, count in dims.items()) or 'no tensors'}); say what "
-        "to explain by a function of the output that returns one number, such as target=lambda out: out[0].sum()"
+        f"{context.reading.function}: it is not known what {context.reading.model_class} is for (its output has {has}); say "
+        "what to explain by a function of the output that returns one number, such as target=lambda out: out[0].sum()"
     )
 
 
