@@ -116,7 +116,8 @@ def by_hand(case: Case, index: int) -> tuple[float, dict[str, Tensor]]:
     leaves = floats | dict(zip(case.lookups, made, strict=True))
     gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
     pairs = zip(leaves.items(), gradients, strict=True)
-    return float(value.detach()), {name: (leaf * gradient).detach() for (name, leaf), gradient in pairs if gradient is not None}
+    found = {name: (leaf * gradient).detach() for (name, leaf), gradient in pairs if gradient is not None}
+    return float(value.detach()), found
 
 
 @contextmanager
@@ -139,9 +140,11 @@ def looked_up(embeddings: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 def padded(tokenizer: Any, texts: Sequence[Sequence[int]], side: str, pad: int = 0, prefix: str = "") -> dict[str, Tensor]:
     """The ids and the mask of texts padded on this side."""
     width = max(map(len, texts))
-    ids = [[*[pad] * (width - len(t)), *t] if side == "left" else [*t, *[pad] * (width - len(t))] for t in texts]
-    mask = [[*[0] * (width - len(t)), *[1] * len(t)] if side == "left" else [*[1] * len(t), *[0] * (width - len(t))] for t in texts]
-    return {f"{prefix}input_ids": torch.tensor(ids), f"{prefix}attention_mask": torch.tensor(mask)}
+    ids, mask = torch.full((len(texts), width), pad), torch.zeros(len(texts), width, dtype=torch.long)
+    for row, text in enumerate(texts):
+        own = list(columns(text, width, side))
+        ids[row, own], mask[row, own] = torch.tensor(text), 1
+    return {f"{prefix}input_ids": ids, f"{prefix}attention_mask": mask}
 
 
 def columns(text: Sequence[int], width: int, side: str) -> tuple[int, ...]:
@@ -235,15 +238,16 @@ def encoder_decoder() -> Case:
     model, tokenizer = ids_models.t5()[0], byte_tokenizer()
     sources, targets = [[5, 9, 17, 23, 11, 3], [6, 7, 8]], [[0, 7, 8, 9], [0, 4]]
     inputs = padded(tokenizer, sources, "right") | padded(tokenizer, targets, "right", prefix="decoder_")
-    places = texts_at(tokenizer, sources, "right"), texts_at(tokenizer, targets, "right", leaf="decoder_input_ids", name="answer")
+    answers = texts_at(tokenizer, targets, "right", leaf="decoder_input_ids", name="answer")
+    places = texts_at(tokenizer, sources, "right"), answers
     alone: list[Called] = [
         ({"input_ids": torch.tensor([s]), "decoder_input_ids": torch.tensor([t])}, lambda out: out.logits[0, -1].max())
         for s, t in zip(sources, targets, strict=True)
     ]
-    tables = {id(stack.embed_tokens): stack.embed_tokens for stack in (model.encoder, model.decoder)}  # type: ignore[union-attr]
+    tables = {id(stack.embed_tokens): stack.embed_tokens for stack in (model.encoder, model.decoder)}
     return Case(
         model, tokenizer, in_batch(inputs, *places), alone, lookups=("input_ids", "decoder_input_ids"),
-        made_by=lambda model: list(tables.values()),
+        made_by=lambda _: list(tables.values()),
     )  # fmt: skip
 
 
@@ -317,9 +321,8 @@ def whisper() -> Case:
         for f, t in zip(features, texts, strict=True)
     ]
     given = in_batch(inputs, sounds, texts_at(tokenizer, texts, "right", leaf="decoder_input_ids", name="answer"))
-    return Case(
-        model, tokenizer, given, alone, lookups=("decoder_input_ids",), made_by=lambda model: [model.model.decoder.embed_tokens]
-    )
+    made_by = [model.model.decoder.embed_tokens]
+    return Case(model, tokenizer, given, alone, lookups=("decoder_input_ids",), made_by=lambda _: made_by)
 
 
 def vision_language() -> Case:
@@ -405,7 +408,7 @@ def case_of(name: str) -> Case:
 
 
 def inputs_of(case: Case) -> dict[str, Any]:
-    return {name: value for name, value in case.given.inputs.items()}
+    return dict(case.given.inputs)
 
 
 @functools.cache

@@ -12,6 +12,8 @@ import lxt_fx
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.tasks.explain import explain
 
+pytestmark = pytest.mark.xdist_group("tasks")  # they share the captures of task_cases.py
+
 
 def found_of(name: str, **options: Any) -> tuple[Explanation, ...]:
     case = case_of(name)

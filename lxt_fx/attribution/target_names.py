@@ -141,7 +141,14 @@ class TokenNames:
         readings = self.single(name)
         if readings == (None, None):
             raise InputError(self._not_one(name, contrast))
-        return readings
+        known = tuple(index if index is not None and index < len(logits) else None for index in readings)
+        if known == (None, None):
+            outside = next(index for index in readings if index is not None)
+            raise InputError(
+                f"{self.function}: {name!r} is token {outside} of the tokenizer, and the model has {len(logits)} (0 to "
+                f"{len(logits) - 1}); is it the tokenizer of this model?"
+            )
+        return known[0], known[1]
 
     def _single(self, name: str) -> int | None:
         ids = self.tokenizer.encode(name, add_special_tokens=False)

@@ -51,5 +51,6 @@ class Given:
 
 
 def part_of(place: Place, relevance: Tensor) -> Part:
-    """The part of a place, from the relevance of its whole leaf [targets, *leaf] ([targets, batch, tokens, units] of ids)."""
+    """The part of a place, from the relevance of its whole leaf [targets, *leaf] ([targets, batch, tokens, units] of "
+    "ids)."""
     return place.part(relevance[:, place.within])

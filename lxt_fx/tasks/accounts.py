@@ -16,8 +16,8 @@ from lxt_fx.tasks.rows import of_input
 
 
 def account_of(call: ExplainedCall, made_of: Mapping[str, str], index: int, target: int) -> Account:
-    """The account of one number: target `target` of example `index`. `made_of` names the input that each leaf is made of. It
-    runs the module once more, node by node."""
+    """The account of one number: target `target` of example `index`. `made_of` names the input that each leaf is made of.
+    It runs the module once more, node by node."""
 
     def number(output: Any) -> Tensor:
         call.numbers.totals(output)

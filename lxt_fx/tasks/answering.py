@@ -33,7 +33,7 @@ class Answering:
         row = row_of(example, index, "input_ids")
         text = own_text(context.inputs, context.tokenizer, row)
         if text is None or not text.text.ids_known:
-            raise InputError(f"{context.reading.function}: the token ids are not known, so no answer can be found; give input_ids")
+            raise InputError(f"{context.function}: the token ids are not known, so no answer can be found; give input_ids")
         scores = _Scores(output["start_logits"][row], output["end_logits"][row], text, context)
         if asked.spot is not None:
             return scores.one(asked)
@@ -75,26 +75,26 @@ class _Scores:
         """The first and the last token of the answer with these words."""
         if isinstance(name, int):
             raise InputError(
-                f"{self.context.reading.function}: an answer is named by its words, got {name}; or give "
+                f"{self.context.function}: an answer is named by its words, got {name}; or give "
                 f"Target.at({name}, \"start\") or Target.at({name}, \"end\") for one of the two logits at a position"
             )
         allowed = self._context()
         found = stretch_of(name, self.text.text.tokens, first=allowed[0], stop=allowed[-1] + 1)
         if found is None:
             raise InputError(
-                f"{self.context.reading.function}: the text has no answer {name!r} that starts and ends with a whole token; "
+                f"{self.context.function}: the text has no answer {name!r} that starts and ends with a whole token; "
                 f"the text is {''.join(self.text.text.tokens[i] for i in allowed).strip()!r}"
             )
         return found.start, found.stop - 1
 
     def one(self, asked: Asked) -> Number:
         """The start or the end logit at one position."""
-        wanted, count, function = asked.at_position(self.context.reading.function), len(self.text.columns), self.context.reading.function
+        wanted, count, function = asked.at_position(self.context.function), len(self.text.columns), self.context.function
         position = wanted.position or 0
         if wanted.token not in ("start", "end") or wanted.minus is not None:
             raise InputError(
-                f'{function}: at a position of a question answering model there are "start" and "end", got {wanted.token!r}; '
-                f'give Target.at({position}, "start")'
+                f'{function}: at a position of a question answering model there are "start" and "end", got '
+                f'{wanted.token!r}; give Target.at({position}, "start")'
             )
         if not -count <= position < count:
             raise InputError(
@@ -122,5 +122,5 @@ class _Scores:
             later = [True] * len(ids)
         found = [position for position, each in enumerate(ids) if later[position] and each not in special]
         if not found:
-            raise InputError(f"{self.context.reading.function}: there is no text behind the question, so there is no answer in it")
+            raise InputError(f"{self.context.function}: there is no text behind the question, so there is no answer in it")
         return found

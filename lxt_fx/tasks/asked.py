@@ -52,8 +52,8 @@ def asked_of(given: Any, examples: int, batched: bool, function: str) -> tuple[l
         return [[_one(item, function) for item in items]], True
     if len(items) != examples:
         raise InputError(
-            f"{function}: {len(items)} targets for {examples} inputs; give one target for all, a list with one for each, or "
-            f"for several targets of every input a list of lists: [[...]] * {examples}"
+            f"{function}: {len(items)} targets for {examples} inputs; give one target for all, a list with one for each, "
+            f"or for several targets of every input a list of lists: [[...]] * {examples}"
         )
     several = any(is_list(item) for item in items)
     found = [[_one(each, function) for each in (item if is_list(item) else [item])] for item in items]

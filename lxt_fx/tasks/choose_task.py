@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch.fx import GraphModule, Node
 
@@ -63,8 +62,8 @@ def choose_task(dims: Mapping[str, int], context: Context, *, pairs: bool = Fals
         return Classifying()
     has = ", ".join(f"{name or 'a tensor'} of {count} dims" for name, count in dims.items()) or "no tensors by name"
     raise InputError(
-        f"{context.reading.function}: it is not known what {context.reading.model_class} is for (its output has {has}); say "
-        "what to explain by a function of the output that returns one number, such as target=lambda out: out[0].sum()"
+        f"{context.reading.function}: it is not known what {context.reading.model_class} is for (its output has {has}); "
+        "say what to explain by a function of the output that returns one number, such as target=lambda out: out[0].sum()"
     )
 
 
@@ -75,8 +74,9 @@ def _by_position(context: Context) -> Task:
     if context.has(*_SOUNDS) and not context.has("input_ids", "inputs_embeds"):
         if context.reading.model_class.endswith("ForAudioFrameClassification"):
             raise InputError(
-                f"{context.reading.function}: {context.reading.model_class} gives classes for each frame of a sound; say which number "
-                "to explain by a function of the output, such as target=lambda out: out.logits[0, frame, class]"
+                f"{context.reading.function}: {context.reading.model_class} gives classes for each frame of a sound; say "
+                "which number to explain by a function of the output, such as target=lambda out: out.logits[0, frame, "
+                "class]"
             )
         return Transcribing()
     if context.reading.tags:

@@ -25,7 +25,7 @@ class Classifying:
     def number(self, asked: Asked, output: Any, index: int, example: Example, context: Context) -> Number:
         """An entry of logits [batch, classes], or the difference of two."""
         logits = logits_of(context.reading, output)[index]
-        asked.refuse_spot(context.reading.function, f"the logits of {context.reading.model_class} have none")
+        asked.refuse_spot(context.function, f"the logits of {context.model_class} have none")
         return class_number(asked, logits, context)
 
 

@@ -36,7 +36,8 @@ class Decoding(TokenLogits):
         row = row_of(example, index, f"{DECODER}input_ids")
         value = _log_probability(logits_of(context.reading, output)[row], text, ids, stretch, context)
         which = f", the first of {stretch.times}" if stretch.times > 1 else ""
-        span = f"position {stretch.start}" if len(stretch.positions) == 1 else f"positions {stretch.start} to {stretch.stop - 1}"
+        several = len(stretch.positions) > 1
+        span = f"positions {stretch.start} to {stretch.stop - 1}" if several else f"position {stretch.start}"
         said = f"log-probability of '{stretch.shown}' as written at {span}{which}, each token given those before"
         return Number(value, said, stretch.shown)
 
@@ -67,7 +68,7 @@ def _log_probability(
 ) -> Tensor:
     if len(logits) != text.width:
         raise InputError(
-            f"{context.reading.function}: {context.reading.model_class} gives logits for {len(logits)} positions of a text of "
+            f"{context.function}: {context.model_class} gives logits for {len(logits)} positions of a text of "
             f"{text.width} tokens; transform the model without positions=..., or give a function of the output"
         )
     places = [text.columns[position - 1] for position in stretch.positions]

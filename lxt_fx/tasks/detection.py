@@ -18,8 +18,8 @@ from lxt_fx.tasks.task import Context, Number
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """The logit of a class for a box. By default the box and the class that the model is most certain of; an index is a box,
-    with its own class; a name is a class, with the box that shows it best; `Target.at(box, class)` is both."""
+    """The logit of a class for a box. By default the box and the class that the model is most certain of; an index is a
+    box, with its own class; a name is a class, with the box that shows it best; `Target.at(box, class)` is both."""
 
     name: str = "detection"
 
@@ -34,7 +34,8 @@ class Detection:
 
 
 def has_no_object(logits: Tensor, context: Context) -> bool:
-    """Whether the last of the classes means that there is no object: where the logits have one class more than the model."""
+    """Whether the last of the classes means that there is no object: where the logits have one class more than the
+    model."""
     known = getattr(context.config, "num_labels", None)
     return isinstance(known, int) and logits.shape[-1] == known + 1
 
@@ -63,7 +64,7 @@ def _checked(box: Any, count: int, context: Context) -> int:
     if isinstance(box, int) and -count <= box < count:
         return box % count
     raise InputError(
-        f"{context.reading.function}: {context.reading.model_class} gives {count} boxes (0 to {count - 1}), and there is no box "
+        f"{context.function}: {context.model_class} gives {count} boxes (0 to {count - 1}), and there is no box "
         f"{box if isinstance(box, (int, tuple)) else 'given by a mask'}; give an index, or a class by its name"
     )
 
@@ -71,4 +72,5 @@ def _checked(box: Any, count: int, context: Context) -> int:
 def _corners(box: Tensor) -> str:
     """The box as parts of the picture, left, top, right and bottom in percent."""
     x, y, width, height = (100 * float(each) for each in box.detach())
-    return f"left {x - width / 2:.0f} %, top {y - height / 2:.0f} %, right {x + width / 2:.0f} %, bottom {y + height / 2:.0f} %"
+    left, top = x - width / 2, y - height / 2
+    return f"left {left:.0f} %, top {top:.0f} %, right {left + width:.0f} %, bottom {top + height:.0f} %"

@@ -9,7 +9,7 @@ from torch import Tensor
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.target import Wanted
 from lxt_fx.attribution.target_entry import indices_of
-from lxt_fx.attribution.target_names import ClassNames, Names, TokenNames
+from lxt_fx.attribution.target_names import ClassNames, TokenNames
 from lxt_fx.tasks.asked import Asked
 from lxt_fx.tasks.task import Context, Number
 
@@ -26,6 +26,9 @@ class NamedEntry:
         """The number in logits [entries]."""
         value = logits[self.indices[0]]
         return Number(value if len(self.indices) == 1 else value - logits[self.indices[1]], self.said, self.label)
+
+
+Names = ClassNames | TokenNames
 
 
 def entry_in(asked: Asked, logits: Tensor, names: Names, where: str = "", kind: str = "logit of ") -> NamedEntry:
@@ -45,10 +48,9 @@ def label_of(names: Names, index: int) -> str:
     """A token or class in as few characters as possible."""
     if isinstance(names, TokenNames):
         return readable_tokens(names.tokenizer, [index])[0]
-    labels = names.labels if isinstance(names, ClassNames) else ()
-    return labels[index] if index < len(labels) else f"class {index}"
+    return names.labels[index] if index < len(names.labels) else f"class {index}"
 
 
 def classes(context: Context) -> ClassNames:
     """The names of the model's classes."""
-    return ClassNames(context.labels, context.reading.function)
+    return ClassNames(context.labels, context.function)

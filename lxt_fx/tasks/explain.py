@@ -14,7 +14,7 @@ from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.options import Rules
-from lxt_fx.inputs.given import Example, Given
+from lxt_fx.inputs.given import Example
 from lxt_fx.results.account import Account
 from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
 from lxt_fx.results.part import Part
@@ -44,19 +44,20 @@ def explain(
 ) -> Explanation | Sequence[Explanation]:
     """How much each token, pixel or moment of `inputs` speaks for or against what the model says.
 
-    `model` is a model of transformers, what `transform` made from one (to explain many inputs, transform once), or a pipeline.
-    `processor` is its tokenizer or processor. `inputs` is what a person has: a text, a chat, a pair of texts, token ids, a
-    picture, a sound, what the processor returned; or a list of these, and then there is one explanation for each.
+    `model` is a model of transformers, what `transform` made from one (to explain many inputs, transform once), or a
+    pipeline. `processor` is its tokenizer or processor. `inputs` is what a person has: a text, a chat, a pair of texts,
+    token ids, a picture, a sound, what the processor returned; or a list of these, and then there is one explanation for
+    each.
 
     `target` chooses the number that is explained, by what the model is for:
 
     - None: what the model is most certain of. A language model is asked after the last token, a masked one at the first
-      mask, a tagger at the last token that is not special; of a question answering model it is the score of the best answer,
-      of a detector the surest box, of a segmentation the mean logit over the largest region, of speech recognition by frames
-      the transcript, of an encoder without a head the cosine of two texts, of CLIP the score of image and text; of an
-      encoder-decoder the next token, or all of the `answer` if one is given;
-    - an index (a number of Python, numpy or torch) or a name (`" Paris"`, `"positive"`, a word of the answer or transcript);
-      capital letters of a class do not matter;
+      mask, a tagger at the last token that is not special; of a question answering model it is the score of the best
+      answer, of a detector the surest box, of a segmentation the mean logit over the largest region, of speech recognition
+      by frames the transcript, of an encoder without a head the cosine of two texts, of CLIP the score of image and text;
+      of an encoder-decoder the next token, or all of the `answer` if one is given;
+    - an index (a number of Python, numpy or torch) or a name (`" Paris"`, `"positive"`, a word of the answer or
+      transcript); capital letters of a class do not matter;
     - two of them, `("Paris", "London")`: the first minus the second;
     - `Target.at(position, ...)`: at a position of the input's own text, which padding does not move; a box, a pixel `(row,
       column)`, a mask of pixels, a frame;
@@ -65,14 +66,13 @@ def explain(
     - a function of the model's output that returns one number, for a list of inputs one for each of them, [inputs];
     - a list: several numbers of one input; for a list of inputs the target of each, which may be a list again.
 
-    `answer` is what an encoder-decoder has said. `labels` names the classes if the model's config does not. `rules` is a name
-    in `lxt_fx.TABLES` or a RuleTable; None means `attnlrp` for a model and its own table for an explained module. With
+    `answer` is what an encoder-decoder has said. `labels` names the classes if the model's config does not. `rules` is a
+    name in `lxt_fx.TABLES` or a RuleTable; None means `attnlrp` for a model and its own table for an explained module. With
     `account=True` each explanation says what reached the inputs and what took the rest, which takes one more run for each.
     `chunk` numbers run backward at once.
 
-    Raises InputError for inputs or a target that do not fit the model, NonFiniteError where relevance is not finite, and what
-    `transform` raises. The model does not change.
-    """
+    Raises InputError for inputs or a target that do not fit the model, NonFiniteError where relevance is not finite, and
+    what `transform` raises. The model does not change. """
     module, processor = opened_with(model, processor, FUNCTION)
     with gradients_on():
         given, tokenizer = read(module, processor, inputs, FUNCTION, answer=answer, sampling_rate=sampling_rate)
@@ -96,7 +96,7 @@ def _by_example(found: Attributed, call: ExplainedCall, targets: int) -> list[Ma
         relevance = call.numbers.check_causal(relevance)
     if call.apart:
         return [relevance] * count
-    by_example = {name: each.unflatten(0, (targets, count)) for name, each in relevance.items()}
+    by_example = {name: each.reshape(targets, count, *each.shape[1:]) for name, each in relevance.items()}
     return [{name: each[:, index] for name, each in by_example.items()} for index in range(count)]
 
 

@@ -63,9 +63,8 @@ def explained_call(
 
     Raises InputError for targets that do not fit the model, and what `transform` raises.
     """
-    context = Context(
-        Reading.of(function, model, labels), getattr(model, "config", None), flat_inputs(given.inputs), tokenizer or NO_TOKENIZER
-    )
+    reading, config = Reading.of(function, model, labels), getattr(model, "config", None)
+    context = Context(reading, config, flat_inputs(given.inputs), tokenizer or NO_TOKENIZER)
     answer = _answer(model, given, asked, context)
     given = given if answer is None else answer.given
     context = replace(context, inputs=flat_inputs(given.inputs))
@@ -80,8 +79,7 @@ def explained_call(
         numbers = _numbers(task, answer, asked, given, context)
         positions = _positions(numbers, source.captured.gm)
         explained = compiled_by(source, table, Options(positions=positions))
-    reading = replace(context.reading, positions=explained.record.positions)
-    context = replace(context, reading=reading)
+    context = replace(context, reading=replace(reading, positions=explained.record.positions))
     numbers.context = context
     return ExplainedCall(explained, given, inputs, numbers, context, are_apart(given.examples))
 
@@ -102,7 +100,7 @@ def _answer(
 
 def _writes(model: nn.Module, context: Context) -> bool:
     """Whether the model predicts tokens, each after those before it: asked of its class, as no graph of it is there yet."""
-    kind = context.reading.model_class
+    kind = context.model_class
     heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq", "ForImageTextToText", "MTModel")
     written = any(name in kind for name in heads) or context.has("decoder_input_ids")
     return context.reading.predicts_next and written and "Classification" not in kind and "QuestionAnswering" not in kind

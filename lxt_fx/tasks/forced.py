@@ -56,10 +56,9 @@ class Followed:
     def part(self, relevance: Tensor) -> Part:
         """The part of the text, with the appended tokens behind it as its answer."""
         start, stop = self.last + 1, self.last + 1 + len(self.ids)
-        part = self.place.part(torch.cat([relevance[:, :start], relevance[:, stop:]], 1))
+        part: Part = self.place.part(torch.cat([relevance[:, :start], relevance[:, stop:]], 1))
         reading, own = part.reading, relevance[:, start:stop]
-        if not isinstance(reading, TextReading):
-            raise AssertionError(f"{self.name} is no text")
+        assert isinstance(reading, TextReading), f"{self.name} is given as ids, and is no text"
         units = None if part.units is None else torch.cat([part.units, own], 1)
         return replace(part, values=torch.cat([part.values, own.sum(-1)], 1), units=units, reading=self._read(reading))
 
@@ -110,7 +109,7 @@ def answered(asked: Sequence[Sequence[Any]], given: Given, context: Context, run
         return None
     if len(asked[0]) > 1:
         raise InputError(
-            f"{context.reading.function}: a name of several tokens is explained alone, because its tokens are appended to the "
+            f"{context.function}: a name of several tokens is explained alone, because its tokens are appended to the "
             "text; explain each target in a call of its own"
         )
     texts = [_text(index, example, context) for index, example in enumerate(given.examples)]
@@ -129,7 +128,7 @@ def answered(asked: Sequence[Sequence[Any]], given: Given, context: Context, run
 def _is_several(target: Any, context: Context) -> bool:
     if not isinstance(target, Asked) or not isinstance(target.entry, str) or target.minus is not None:
         return False
-    return TokenNames(context.tokenizer, context.reading.function).single(target.entry) == (None, None)
+    return TokenNames(context.tokenizer, context.function).single(target.entry) == (None, None)
 
 
 def _text(index: int, example: Example, context: Context) -> OwnText:
@@ -138,26 +137,41 @@ def _text(index: int, example: Example, context: Context) -> OwnText:
     found = own_text(context.inputs, context.tokenizer, row, prefix)
     if found is None or f"{prefix}input_ids" not in context.inputs:
         raise InputError(
-            f"{context.reading.function}: a name of several tokens is appended to the text, and the call has no "
+            f"{context.function}: a name of several tokens is appended to the text, and the call has no "
             f"{prefix}input_ids; give the text as ids, or a name of one token"
         )
     return found
 
 
 def _spelled(target: Any, text: OwnText, context: Context) -> list[tuple[int, ...]]:
-    function = context.reading.function
+    function = context.function
     if not isinstance(target, Asked) or not isinstance(target.entry, str) or target.minus is not None:
         raise InputError(
-            f"{function}: one target of the batch is a name of several tokens, which is explained by its log-probability, and "
-            f"another is {target!r}; explain them in calls of their own"
+            f"{function}: one target of the batch is a name of several tokens, which is explained by its log-probability, "
+            f"and another is {target!r}; explain them in calls of their own"
         )
     position = position_of(context.reading, target.at_position(function), text.text)
     if position != text.text.count - 1:
         raise InputError(
-            f"{function}: {target.entry!r} is several tokens, explained only after the last token of the text, and position "
-            f"{position} is not the last of {text.text.count}; give the text up to that position"
+            f"{function}: {target.entry!r} is several tokens, explained only after the last token of the text, and "
+            f"position {position} is not the last of {text.text.count}; give the text up to that position"
         )
-    return TokenNames(context.tokenizer, function).several(target.entry, text.text.id_list()[-1])
+    spelled = TokenNames(context.tokenizer, function).several(target.entry, text.text.id_list()[-1])
+    count = _vocabulary(context.config)
+    known = [ids for ids in spelled if count is None or max(ids) < count]
+    if not known:
+        raise InputError(
+            f"{function}: {target.entry!r} has tokens {list(spelled[0])} of the tokenizer, and {context.model_class} has "
+            f"{count} (0 to {(count or 0) - 1}); is it the tokenizer of this model?"
+        )
+    return known
+
+
+def _vocabulary(config: Any) -> int | None:
+    """How many tokens the model has; None if its config does not say."""
+    get = getattr(config, "get_text_config", None)
+    found = getattr(get() if callable(get) else config, "vocab_size", None)
+    return found if isinstance(found, int) else None
 
 
 def _followed(given: Given, names: Sequence[tuple[int, ...]], texts: Sequence[OwnText], context: Context) -> Given:
@@ -208,7 +222,7 @@ def _fill(name: str, context: Context) -> Fill:
     known["mm_token_type_ids"] = lambda row, last, more, longest: _inserted(row, last, row.new_zeros(len(more)), longest, 0)
     if name not in known:
         raise InputError(
-            f"{context.reading.function}: tokens are appended to the text, and it is not known how {name} goes on; leave {name} "
+            f"{context.function}: tokens are appended to the text, and it is not known how {name} goes on; leave {name} "
             "out, or append the tokens yourself and give a function of the output"
         )
     return known[name]
@@ -293,8 +307,8 @@ class ForcedNumbers:
         Raises InputError if the prediction of the first token of a name depends on the tokens after it.
         """
         prefix = prefix_of(self.context.inputs)
-        name = of_input(relevance, f"{prefix}input_ids")
-        found = None if name is None else relevance[name]
+        ids = of_input(relevance, f"{prefix}input_ids")
+        found = None if ids is None else relevance[ids]
         if found is not None:
             for index, (text, name) in enumerate(zip(self.answer.texts, self.answer.names, strict=True)):
                 start = text.columns[-1] + 1
@@ -302,9 +316,9 @@ class ForcedNumbers:
                 own = found[1, row].abs()
                 if bool((own[start : start + len(name) - 1] > AHEAD * own.max()).any()):
                     raise InputError(
-                        f"{self.context.reading.function}: {self.context.reading.model_class} looks ahead, so it gives no "
-                        "probability of a token given those before it, and a name of several tokens has none; give a name of "
-                        "one token, or a function of the output"
+                        f"{self.context.function}: {self.context.model_class} looks ahead, so it gives no "
+                        "probability of a token given those before it, and a name of several tokens has none; give a name "
+                        "of one token, or a function of the output"
                     )
         return {name: each[:1] for name, each in relevance.items()}
 

@@ -16,7 +16,7 @@ from lxt_fx.tasks.asked import Asked
 from lxt_fx.tasks.own_text import own_text
 from lxt_fx.tasks.task import Context, Number
 
-LONGEST = 30
+LONGEST = 40
 """A text is quoted with at most so many characters."""
 
 
@@ -30,18 +30,18 @@ class Likeness:
 
     def number(self, asked: Asked, output: Any, index: int, example: Example, context: Context) -> Number:
         """A cosine, between -1 and 1."""
-        function = context.reading.function
+        function = context.function
         rows = [place.within for place in example.places]
         if len(rows) != 2 or rows[0] == rows[1]:
             raise InputError(
-                f"{function}: {context.reading.model_class} has no logits, so there is no default target: give two texts as a "
+                f"{function}: {context.model_class} has no logits, so there is no default target: give two texts as a "
                 "pair, whose likeness is explained, or say what to explain by a function that returns one number, such as "
                 "target=lambda out: out.last_hidden_state[0, 0].norm()"
             )
         if asked.entry is not None or asked.minus is not None or asked.spot is not None:
             raise InputError(
-                f"{function}: {context.reading.model_class} embeds texts, and has no classes or tokens to name; leave target out for "
-                "the likeness of the two texts, or give a function of the output"
+                f"{function}: {context.model_class} embeds texts, and has no classes or tokens to name; leave target out "
+                "for the likeness of the two texts, or give a function of the output"
             )
         one, other = (self.embedding(output, row, context) for row in rows)
         shown = [quoted(plain_text(context, row)) for row in rows]
@@ -57,16 +57,18 @@ class Likeness:
         if ready is None and isinstance(output, Tensor) and output.dim() == 2:
             ready = output
         if ready is not None:
-            return ready[row]
+            own: Tensor = ready[row]
+            return own
         hidden = output if isinstance(output, Tensor) else _given(output, "last_hidden_state")
         if hidden is None or hidden.dim() != 3:
             raise InputError(
-                f"{context.reading.function}: the output of {context.reading.model_class} has no embedding of a text; give a function "
+                f"{context.function}: the output of {context.model_class} has no embedding of a text; give a function "
                 "of the output that returns one number"
             )
         text = own_text(context.inputs, context.tokenizer, row)
         columns = list(range(hidden.shape[1])) if text is None else list(text.columns)
-        return hidden[row, columns[0]] if self.pooling == "cls" else hidden[row, columns].mean(0)
+        pooled: Tensor = hidden[row, columns[0]] if self.pooling == "cls" else hidden[row, columns].mean(0)
+        return pooled
 
 
 _SAID = {
@@ -85,12 +87,13 @@ def pooling_of(config: Any) -> str:
     written = Path(folder) / "1_Pooling" / "config.json"
     if not folder or not written.is_file():
         return "mean"
-    asked = [mode for mode, on in json.loads(written.read_text(encoding="utf-8")).items() if mode.startswith("pooling_mode") and on]
+    modes = json.loads(written.read_text(encoding="utf-8"))
+    asked = [mode for mode, on in modes.items() if mode.startswith("pooling_mode") and on is True]
     if len(asked) == 1 and asked[0] in _MODES:
         return _MODES[asked[0]]
     raise InputError(
-        f"explain: {folder} makes embeddings by {', '.join(asked) or 'a way of its own'}, which is not known here; load it as a "
-        "SentenceTransformer, whose output has the embedding, or give a function of the output"
+        f"explain: {folder} makes embeddings by {', '.join(asked) or 'a way of its own'}, which is not known here; load it "
+        "as a SentenceTransformer, whose output has the embedding, or give a function of the output"
     )
 
 

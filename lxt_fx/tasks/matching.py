@@ -15,14 +15,14 @@ from lxt_fx.tasks.task import Context, Number
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """The score of an image and a text. With one text for the image that is their score; with several it is that of the best
-    text by default, of a text by its index or its words, or the difference of two."""
+    """The score of an image and a text. With one text for the image that is their score; with several it is that of the
+    best text by default, of a text by its index or its words, or the difference of two."""
 
     name: str = "matching"
 
     def number(self, asked: Asked, output: Any, index: int, example: Example, context: Context) -> Number:
         """An entry of `logits_per_image`, or the difference of two."""
-        asked.refuse_spot(context.reading.function, "a score of an image and a text has none")
+        asked.refuse_spot(context.function, "a score of an image and a text has none")
         scores = output["logits_per_image"]
         images = [place.within for place in of_leaf(example, "pixel_values")]
         texts = [place.within for place in of_leaf(example, "input_ids")]
@@ -39,7 +39,7 @@ class Matching:
         return Number(value, said, " minus ".join(each[1:-1] for each in shown))
 
     def _text(self, wanted: int | str, rows: list[int], context: Context) -> int:
-        function = context.reading.function
+        function = context.function
         if isinstance(wanted, int):
             if -len(rows) <= wanted < len(rows):
                 return wanted % len(rows)
@@ -47,4 +47,6 @@ class Matching:
         shown = [plain_text(context, row).casefold() for row in rows]
         if wanted.strip().casefold() in shown:
             return shown.index(wanted.strip().casefold())
-        raise InputError(f"{function}: there is no text {wanted!r} beside the image; there are {', '.join(map(repr, shown))}")
+        raise InputError(
+            f"{function}: there is no text {wanted!r} beside the image; there are {', '.join(map(repr, shown))}"
+        )

@@ -13,7 +13,8 @@ def of_leaf(example: Example, leaf: str) -> list[Place]:
 
 
 def row_of(example: Example, index: int, *leaves: str) -> int:
-    """The entry of the batch that the first of these inputs of example `index` stands in; `index` if it has none of them."""
+    """The entry of the batch that the first of these inputs of example `index` stands in; `index` if it has none of
+    them."""
     within = next((place.within for leaf in leaves for place in of_leaf(example, leaf)), index)
     return within if isinstance(within, int) else index
 

@@ -20,39 +20,47 @@ from lxt_fx.tasks.task import Context, Number
 @dataclass(frozen=True, slots=True)
 class Segmentation:
     """The mean logit of a class over the region of the picture that the model gives to it; by default the class with the
-    largest region. `Target.at((row, column), class)` is the logit at one pixel of the logits' own grid, and `Target.at(mask,
-    class)` the mean over a mask [rows, columns] of any size."""
+    largest region. `Target.at((row, column), class)` is the logit at one pixel of the logits' own grid, and
+    `Target.at(mask, class)` the mean over a mask [rows, columns] of any size."""
 
     name: str = "segmentation"
 
     def number(self, asked: Asked, output: Any, index: int, example: Example, context: Context) -> Number:
         """A mean of logits, or the difference of two."""
-        logits = logits_of(context.reading, output)[index]
+        logits, names = logits_of(context.reading, output)[index], classes(context)
         given = logits.detach().argmax(0)  # [rows, columns]
-        if asked.spot is not None:
+        if asked.spot is None:
+            chosen = _with_pixels(asked, given, len(logits), context)
+            asked, region = Asked(chosen, asked.minus), given == chosen
+            where = f" over its region ({100 * float(region.float().mean()):.0f} % of the picture)"
+        else:
             region, where = region_of(asked.spot, given.shape, context)
-            entry = entry_in(Asked(asked.entry, asked.minus), logits.detach()[:, region].mean(1), classes(context), where, _kind(region))
-            return entry.of(logits[:, region].mean(1))
-        counts = torch.bincount(given.flatten(), minlength=len(logits))
-        chosen = int(counts.argmax()) if asked.entry is None else indices_of(Wanted(asked.entry), counts, classes(context))[0]
-        if not counts[chosen]:
-            largest = ", ".join(repr(label_of(classes(context), i)) for i in counts.argsort(descending=True)[:5].tolist() if counts[i])
-            raise InputError(
-                f"{context.reading.function}: no pixel is given to {label_of(classes(context), chosen)!r}; the largest regions are "
-                f"those of {largest}. For another class give a pixel or a region: Target.at((row, column), class) or "
-                "Target.at(mask, class)"
-            )
-        region = given == chosen
-        share = f" over its region ({100 * float(counts[chosen]) / given.numel():.0f} % of the picture)"
-        entry = entry_in(Asked(chosen, asked.minus), logits.detach()[:, region].mean(1), classes(context), share, "mean logit of ")
-        return entry.of(logits[:, region].mean(1))
+        means = logits[:, region.to(logits.device)].mean(1)
+        kind = "logit of " if int(region.sum()) == 1 else "mean logit of "
+        return entry_in(asked, means.detach(), names, where, kind).of(means)
+
+
+def _with_pixels(asked: Asked, given: Tensor, count: int, context: Context) -> int:
+    """The class that a target means, else the one with the largest region. Raises InputError for one without a pixel."""
+    names, pixels = classes(context), torch.bincount(given.flatten(), minlength=count)
+    if asked.entry is None:
+        return int(pixels.argmax())
+    (chosen,) = indices_of(Wanted(asked.entry), pixels, names)
+    if pixels[chosen]:
+        return chosen
+    largest = [index for index in pixels.argsort(descending=True)[:5].tolist() if pixels[index]]
+    raise InputError(
+        f"{context.function}: no pixel is given to {label_of(names, chosen)!r}; the largest regions are those of "
+        f"{', '.join(repr(label_of(names, index)) for index in largest)}. For another class give a pixel or a region: "
+        "Target.at((row, column), class) or Target.at(mask, class)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class MaskSegmentation:
     """The class logit of a mask, of models that give masks with a class each (`masks_queries_logits` and
-    `class_queries_logits`). By default the mask and the class that the model is most certain of; an index is a mask, a name a
-    class, and `Target.at((row, column))` means the mask that is strongest at a pixel of the masks' own grid."""
+    `class_queries_logits`). By default the mask and the class that the model is most certain of; an index is a mask, a name
+    a class, and `Target.at((row, column))` means the mask that is strongest at a pixel of the masks' own grid."""
 
     name: str = "segmentation by masks"
 
@@ -76,7 +84,7 @@ class MaskSegmentation:
         if isinstance(wanted, int):
             if not -len(masks) <= wanted < len(masks):
                 raise InputError(
-                    f"{context.reading.function}: {context.reading.model_class} gives {len(masks)} masks (0 to {len(masks) - 1}), "
+                    f"{context.function}: {context.model_class} gives {len(masks)} masks (0 to {len(masks) - 1}), "
                     f"and there is no mask {wanted}"
                 )
             return wanted % len(masks), Asked(asked.entry if asked.spot is not None else None, asked.minus)
@@ -92,7 +100,7 @@ def region_of(spot: Any, shape: Any, context: Context) -> tuple[Tensor, str]:
     grid. Raises InputError for a pixel outside, and for a mask without pixels."""
     rows, columns = shape
     found = torch.zeros(rows, columns, dtype=torch.bool)
-    function = context.reading.function
+    function = context.function
     if isinstance(spot, tuple):
         row, column = spot
         if not (-rows <= row < rows and -columns <= column < columns):
@@ -106,10 +114,7 @@ def region_of(spot: Any, shape: Any, context: Context) -> tuple[Tensor, str]:
         )
     drawn = nn.functional.interpolate(spot[None, None].float(), (rows, columns), mode="area")[0, 0] > 0.5
     if not bool(drawn.any()):
-        raise InputError(f"{function}: the mask has no pixel on the logits' grid of {rows} x {columns}; give a larger region")
+        raise InputError(
+            f"{function}: the mask has no pixel on the logits' grid of {rows} x {columns}; give a larger region"
+        )
     return drawn, f" over the given mask ({int(drawn.sum())} of {rows} x {columns} pixels)"
-
-
-def _kind(region: Tensor) -> str:
-    return "logit of " if int(region.sum()) == 1 else "mean logit of "
-

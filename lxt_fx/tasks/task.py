@@ -35,6 +35,16 @@ class Context:
     tokenizer: Tokenizer
 
     @property
+    def function(self) -> str:
+        """The function that was called, for error messages."""
+        return self.reading.function
+
+    @property
+    def model_class(self) -> str:
+        """The class of the model."""
+        return self.reading.model_class
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The names of the classes; () if they are not known."""
         return tuple(self.reading.labels)

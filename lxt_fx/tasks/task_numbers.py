@@ -20,9 +20,9 @@ from lxt_fx.tasks.task import Context, Number, Task
 
 @dataclass(eq=False)
 class TaskNumbers:
-    """What is asked of each example, [examples][targets], in any output. With `apart` the numbers of all examples are summed
-    for one backward, because each depends on its own example only. `numbers` [examples][targets] are what was found, once
-    the forward has run."""
+    """What is asked of each example, [examples][targets], in any output. With `apart` the numbers of all examples are
+    summed for one backward, because each depends on its own example only. `numbers` [examples][targets] are what was found,
+    once the forward has run."""
 
     task: Task | None
     asked: Sequence[Sequence[Asked | TargetFunction]]
@@ -57,8 +57,7 @@ class TaskNumbers:
         """The number that one target means for one example. Raises InputError for what the output does not have."""
         if not isinstance(ask, Asked):
             return _by_function(ask, output, index, len(self.examples), self.context)
-        if self.task is None:
-            raise AssertionError("a target that is no function needs a task")
+        assert self.task is not None, "a target that is no function needs a task"
         return self.task.number(ask, output, index, self.examples[index], self.context)
 
 
@@ -68,4 +67,4 @@ def _by_function(function: TargetFunction, output: Any, index: int, examples: in
         return Number(value.reshape(-1)[index], said_of(function), name_of(function).strip("<>"))
     got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     each = "one number as a tensor" if examples == 1 else f"one number for each of the {examples} inputs, [{examples}]"
-    raise InputError(f"{context.reading.function}: the target function {name_of(function)} must return {each}, got {got}")
+    raise InputError(f"{context.function}: the target function {name_of(function)} must return {each}, got {got}")

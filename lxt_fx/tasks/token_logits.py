@@ -23,8 +23,8 @@ from lxt_fx.tasks.task import Context, Number
 @dataclass(frozen=True, slots=True)
 class TokenLogits:
     """A token or a tag by index or name, at a position of the example's own text: 0 is its first token and -1 its last,
-    whatever the padding. By default the largest logit after the last token; of a masked model at the first mask; of a tagger
-    at the last token that is not special."""
+    whatever the padding. By default the largest logit after the last token; of a masked model at the first mask; of a
+    tagger at the last token that is not special."""
 
     name: str
 
@@ -41,10 +41,10 @@ class TokenLogits:
         text = own_text(context.inputs, context.tokenizer, row, prefix)
         if text is None:
             raise InputError(
-                f"{context.reading.function}: {context.reading.model_class} has logits for each position, and no input is a "
+                f"{context.function}: {context.model_class} has logits for each position, and no input is a "
                 "text whose positions these are; give a function of the output"
             )
-        return TextSpot(row, text, position_of(context.reading, asked.at_position(context.reading.function), text.text))
+        return TextSpot(row, text, position_of(context.reading, asked.at_position(context.function), text.text))
 
     def entry(self, asked: Asked, logits: Tensor, spot: TextSpot, context: Context) -> NamedEntry:
         """The entry in the logits of one position, [entries]."""
@@ -76,8 +76,8 @@ class TextSpot:
         answered = list(range(width)) if reading.positions is None else [each % width for each in reading.positions]
         if count != len(answered):
             raise InputError(
-                f"{reading.function}: {reading.model_class} gives logits for {count} positions of a text of {width} tokens; "
-                "give a function of the output"
+                f"{reading.function}: {reading.model_class} gives logits for {count} positions of a text of {width} "
+                "tokens; give a function of the output"
             )
         if self.column not in answered:
             raise InputError(

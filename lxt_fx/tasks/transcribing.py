@@ -47,7 +47,7 @@ class Transcribing:
         path = spelled(logits[: _frames(len(logits), row, context)].detach(), context)
         if not path:
             raise InputError(
-                f"{context.reading.function}: {context.reading.model_class} hears nothing in this sound (every frame is blank); give "
+                f"{context.function}: {context.model_class} hears nothing in this sound (every frame is blank); give "
                 "Target.at(frame, token)"
             )
         chosen, times = (path, 1) if asked.entry is None else _chosen(asked.entry, path, context)
@@ -59,11 +59,11 @@ class Transcribing:
         return Number(value, f"summed logits of {what} at frames {frames[0][0]} to {frames[-1][0]}{which}", shown)
 
     def _at_frame(self, asked: Asked, logits: Tensor, context: Context) -> Number:
-        frame, function = asked.at_position(context.reading.function).position, context.reading.function
+        frame, function = asked.at_position(context.function).position, context.function
         if frame is None or not -len(logits) <= frame < len(logits):
             raise InputError(
-                f"{function}: a contrast of two tokens is read at one of the {len(logits)} frames (0 to {len(logits) - 1}), got "
-                f"{frame}; write Target.at(frame, token, minus)"
+                f"{function}: a contrast of two tokens is read at one of the {len(logits)} frames (0 to "
+                f"{len(logits) - 1}), got {frame}; write Target.at(frame, token, minus)"
             )
         names = TokenNames(context.tokenizer, function)
         own = logits[frame % len(logits)]
@@ -100,15 +100,15 @@ def _chosen(wanted: int | str, path: Sequence[Spelled], context: Context) -> tup
     token = wanted
     if isinstance(wanted, str):
         transcript = "".join(part.shown for part in path).strip()
-        if TokenNames(context.tokenizer, context.reading.function).single(wanted) == (None, None):
-            raise InputError(f"{context.reading.function}: {wanted!r} is no word of the transcript, which is {transcript!r}")
-        (token,) = indices_of(Wanted(wanted), _counts(path, context), TokenNames(context.tokenizer, context.reading.function))
+        if TokenNames(context.tokenizer, context.function).single(wanted) == (None, None):
+            raise InputError(f"{context.function}: {wanted!r} is no word of the transcript, which is {transcript!r}")
+        (token,) = indices_of(Wanted(wanted), _counts(path, context), TokenNames(context.tokenizer, context.function))
     own = [part for part in path if part.token == token]
     if not own:
         transcript = "".join(part.shown for part in path).strip()
         raise InputError(
-            f"{context.reading.function}: {wanted!r} is not in the transcript, which is {transcript!r}; for what was not heard give "
-            "a frame: Target.at(frame, token)"
+            f"{context.function}: {wanted!r} is not in the transcript, which is {transcript!r}; for what was not heard "
+            "give a frame: Target.at(frame, token)"
         )
     return own[:1], len(own)
 
@@ -121,7 +121,8 @@ def _counts(path: Sequence[Spelled], context: Context) -> Tensor:
 
 
 def _frames(count: int, row: int, context: Context) -> int:
-    """How many of the frames are sound, not padding. The mask has an entry for each sample, or for each frame of features."""
+    """How many of the frames are sound, not padding. The mask has an entry for each sample, or for each frame of
+    features."""
     mask = context.inputs.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.dim() != 2 or not bool(mask[row].any()):
         return count

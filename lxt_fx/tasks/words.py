@@ -23,11 +23,12 @@ class Stretch:
 
 
 def stretch_of(wanted: str, tokens: Sequence[str], first: int = 0, stop: int | None = None) -> Stretch | None:
-    """The first tokens that spell `wanted` whole, with capital letters or without, from token `first` to `stop` - 1; None if
-    there are none. The stretch starts and ends with whole tokens and whole words, and spaces at its ends do not count."""
+    """The first tokens that spell `wanted` whole, with capital letters or without, from token `first` to `stop` - 1; None
+    if there are none. The stretch starts and ends with whole tokens and whole words, and spaces at its ends do not
+    count."""
     end, found = len(tokens) if stop is None else stop, []
     sought = wanted.strip().casefold()
-    for start in range(first, end):
+    for start in (start for start in range(first, end) if tokens[start].strip()):
         spelled = ""
         for after in range(start, end):
             spelled += tokens[after]
