@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.attribution.leaf_call import LeafCall, leaf_call
-from lxt_fx.attribution.many_entries import BatchTargets
+from lxt_fx.attribution.many_entries import BatchTargets, Entries
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.split_head import SplitModel, split_model
@@ -128,23 +128,54 @@ def _finite(
 
 
 def _relevance(call: LeafCall, asked: BatchTargets, chunk: int | None, reduce: Reduce) -> tuple[Tensor, Tensor]:
+    chunks, values = relevance_by_leaf(call, asked, chunk)
+    parts = [call.by_token(found) if reduce == "hidden" else _reduced(found[0], reduce) for found in chunks]
+    return torch.cat(parts), values
+
+
+class Numbers(Protocol):
+    """The numbers that one forward is explained for."""
+
+    @property
+    def entries_only(self) -> bool:
+        """Whether each number is an entry of the logits [batch, positions, entries], or a difference of two. Only then
+        `places` and `entries` are called, and only if the head of the model can run alone."""
+
+    def places(self, count: int, batch: int) -> Tensor:
+        """The position of each entry among the `count` positions of the logits, [batch, targets]."""
+
+    def entries(self, logits: Tensor) -> Entries:
+        """The entries in logits [batch, targets, entries]."""
+
+    def totals(self, output: Any) -> tuple[Tensor, Tensor]:
+        """What the backward starts at, with its graph: [targets], each summed over the examples that it may be summed over.
+        And the values, [targets, ...]. Raises InputError for a target that the output does not have."""
+
+
+def relevance_by_leaf(
+    call: LeafCall, asked: Numbers, chunk: int | None, function: str = "relevance_of"
+) -> tuple[Iterator[list[Tensor]], Tensor]:
+    """The relevance of each leaf of the call, [targets, *leaf.shape] and at least float32, for one chunk of targets after
+    another; and the values of all targets, [targets, batch] for entries. The forward has run when this returns, and the
+    backward of a chunk runs when it is asked for. Error messages name the `function`."""
     leaves, explained = list(call.leaves.values()), call.module
     saved = _Saved(explained)
     split = split_model(explained) if asked.entries_only else None
     with saved_tensors_hooks(saved.pack, lambda tensor: tensor):
         ends, seeds, values = (
-            _from_output(call, asked) if split is None else _from_hidden(explained, split, call.bound, asked)
+            _from_output(call, asked, function) if split is None else _from_hidden(explained, split, call.bound, asked)
         )
-    size = chunk or saved.chunk(leaves[0].device)
+    targets, size = len(values), chunk or saved.chunk(leaves[0].device)
     by_gradient = explained.record.form == "gradient"
-    parts = []
-    for start in range(0, len(values), size):
-        stop = min(start + size, len(values))
-        found = _backward(ends, leaves, [seed(start, stop) for seed in seeds], stop == len(values))
-        wide = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in found]
-        relevance = [leaf.detach() * each if by_gradient else each for leaf, each in zip(leaves, wide, strict=True)]
-        parts.append(call.by_token(relevance) if reduce == "hidden" else _reduced(relevance[0], reduce))
-    return torch.cat(parts), values
+
+    def chunks() -> Iterator[list[Tensor]]:
+        for start in range(0, targets, size):
+            stop = min(start + size, targets)
+            found = _backward(ends, leaves, [seed(start, stop) for seed in seeds], stop == targets, function)
+            wide = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in found]
+            yield [leaf.detach() * each if by_gradient else each for leaf, each in zip(leaves, wide, strict=True)]
+
+    return chunks(), values
 
 
 Seeds = Callable[[int, int], Tensor]
@@ -152,7 +183,7 @@ Seeds = Callable[[int, int], Tensor]
 
 
 def _from_hidden(
-    explained: Explained, split: SplitModel, bound: Mapping[str, Any], asked: BatchTargets
+    explained: Explained, split: SplitModel, bound: Mapping[str, Any], asked: Numbers
 ) -> tuple[list[Tensor], list[Seeds], Tensor]:
     """The hidden states that the head reads, the gradient of each target at them, and the targets' values. A target depends
     on the hidden state of one position, so its gradient is 0 at all others. The head reads a copy of that hidden state for
@@ -176,7 +207,7 @@ def _from_hidden(
     return [hidden], [made], values.detach().T
 
 
-def _from_output(call: LeafCall, asked: BatchTargets) -> tuple[list[Tensor], list[Seeds], Tensor]:
+def _from_output(call: LeafCall, asked: Numbers, function: str) -> tuple[list[Tensor], list[Seeds], Tensor]:
     """The tensors at which the backward starts, what it starts with for each target, and the targets' values. In gradient
     form it starts at the targets themselves, in explicit form at the outputs with output * d target / d output."""
     output = call.module._called(call.module, call.bound)
@@ -184,7 +215,8 @@ def _from_output(call: LeafCall, asked: BatchTargets) -> tuple[list[Tensor], lis
     leaves = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
     if not totals.requires_grad:
         raise InputError(
-            f"{asked.reading.function}: the targets do not depend on the input by a differentiable path"
+            f"{function}: the targets do not depend on the input by a differentiable path, so nothing can be explained; "
+            "give numbers computed from the output, without detach, item or argmax"
         )
     if call.module.record.form == "gradient":
         return [totals], [lambda start, stop: _one_each(totals, start, stop)], values.detach()
@@ -210,7 +242,9 @@ def _one_each(totals: Tensor, start: int, stop: int) -> Tensor:
     return made
 
 
-def _backward(ends: list[Tensor], leaves: list[Tensor], seeds: list[Tensor], last: bool) -> list[Tensor]:
+def _backward(
+    ends: list[Tensor], leaves: list[Tensor], seeds: list[Tensor], last: bool, function: str
+) -> list[Tensor]:
     """The gradient [targets, *leaf.shape] of each leaf for seeds [targets, ...]. A single target runs without a batch of
     gradients."""
     one, count = len(seeds[0]) == 1, len(seeds[0])
@@ -219,7 +253,7 @@ def _backward(ends: list[Tensor], leaves: list[Tensor], seeds: list[Tensor], las
         ends, leaves, given, retain_graph=not last, allow_unused=True, is_grads_batched=not one
     )
     if all(gradient is None for gradient in found):
-        raise InputError("relevance_of: the targets do not depend on the leaf; choose other numbers or another leaf")
+        raise InputError(f"{function}: the targets do not depend on the leaf; choose other numbers or another leaf")
     return [
         leaf.new_zeros(count, *leaf.shape) if gradient is None else gradient[None] if one else gradient
         for leaf, gradient in zip(leaves, found, strict=True)

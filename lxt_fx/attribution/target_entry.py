@@ -43,7 +43,7 @@ class Reading:
         """Whether the logits at a token predict the next one."""
         return "Masked" not in self.model_class and not self.tags
 
-    def names(self, text: TextInput | None) -> Names:
+    def names(self, text: TextInput | None) -> ClassNames | TokenNames:
         """The names of the entries: tokens for logits [positions, entries] of a text, else classes."""
         if text is None or self.tags:
             return ClassNames(self.labels, self.function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -59,8 +60,20 @@ class ClassNames:
     def _index(self, label: str) -> int:
         if label in self.labels:
             return list(self.labels).index(label)
-        known = ", ".join(repr(known) for known in self.labels[:20]) or "none; give an index"
-        raise InputError(f"{self.function}: the model has no class {label!r}; its classes are {known}")
+        alike = [index for index, known in enumerate(self.labels) if known.casefold() == label.strip().casefold()]
+        if len(alike) == 1:
+            return alike[0]
+        raise InputError(f"{self.function}: the model has no class {label!r}; {self._known(label)}")
+
+    def _known(self, label: str) -> str:
+        """The classes in a sentence: all of them if they are few, else the nearest to the label."""
+        if not self.labels:
+            return "its classes are none; give an index"
+        if len(self.labels) <= 20:
+            return f"its classes are {', '.join(map(repr, self.labels))}"
+        by_small = {known.casefold(): known for known in self.labels}
+        near = difflib.get_close_matches(label.casefold(), by_small, n=5, cutoff=0.3) or list(by_small)[:5]
+        return f"the nearest of its {len(self.labels)} classes are {', '.join(repr(by_small[each]) for each in near)}"
 
     def show(self, index: int, rank: int) -> str:
         """`'cat' (class 3, rank 1)`, or the number alone if the class has no label of its own."""
@@ -128,7 +141,14 @@ class TokenNames:
         readings = self.single(name)
         if readings == (None, None):
             raise InputError(self._not_one(name, contrast))
-        return readings
+        known = tuple(index if index is not None and index < len(logits) else None for index in readings)
+        if known == (None, None):
+            outside = next(index for index in readings if index is not None)
+            raise InputError(
+                f"{self.function}: {name!r} is token {outside} of the tokenizer, and the model has {len(logits)} (0 to "
+                f"{len(logits) - 1}); is it the tokenizer of this model?"
+            )
+        return known[0], known[1]
 
     def _single(self, name: str) -> int | None:
         ids = self.tokenizer.encode(name, add_special_tokens=False)

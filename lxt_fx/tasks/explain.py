@@ -1,0 +1,150 @@
+"""Explain what a model says of what a person gives it, whatever the model is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lxt_fx.attribution.attributed import Attributed, attributed, call_at_all_leaves, leaf_inputs
+from lxt_fx.attribution.target import TargetsLike
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.compiler.options import Rules
+from lxt_fx.inputs.given import Example
+from lxt_fx.results.account import Account
+from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
+from lxt_fx.results.part import Part
+from lxt_fx.tasks.accounts import account_of
+from lxt_fx.tasks.asked import asked_of
+from lxt_fx.tasks.explained_call import ExplainedCall, explained_call
+from lxt_fx.tasks.forced import ForcedNumbers
+from lxt_fx.tasks.reading import opened_with, read
+from lxt_fx.tasks.rows import of_input
+from lxt_fx.version import __version__
+
+FUNCTION = "explain"
+
+
+def explain(
+    model: nn.Module | Any,
+    processor: Any,
+    inputs: Any,
+    target: TargetsLike | Sequence[TargetsLike] = None,
+    *,
+    answer: Any = None,
+    labels: Sequence[str] | None = None,
+    rules: Rules | None = None,
+    account: bool = False,
+    chunk: int | None = None,
+    sampling_rate: int | None = None,
+) -> Explanation | Sequence[Explanation]:
+    """How much each token, pixel or moment of `inputs` speaks for or against what the model says.
+
+    `model` is a model of transformers, what `transform` made from one (to explain many inputs, transform once), or a
+    pipeline. `processor` is its tokenizer or processor. `inputs` is what a person has: a text, a chat, a pair of texts,
+    token ids, a picture, a sound, what the processor returned; or a list of these, and then there is one explanation for
+    each.
+
+    `target` chooses the number that is explained, by what the model is for:
+
+    - None: what the model is most certain of. A language model is asked after the last token, a masked one at the first
+      mask, a tagger at the last token that is not special; of a question answering model it is the score of the best
+      answer, of a detector the surest box, of a segmentation the mean logit over the largest region, of speech recognition
+      by frames the transcript, of an encoder without a head the cosine of two texts, of CLIP the score of image and text;
+      of an encoder-decoder the next token, or all of the `answer` if one is given;
+    - an index (a number of Python, numpy or torch) or a name (`" Paris"`, `"positive"`, a word of the answer or
+      transcript); capital letters of a class do not matter;
+    - two of them, `("Paris", "London")`: the first minus the second;
+    - `Target.at(position, ...)`: at a position of the input's own text, which padding does not move; a box, a pixel `(row,
+      column)`, a mask of pixels, a frame;
+    - a name of several tokens, for a model that predicts the next token: the sum of their log-probabilities, each given the
+      tokens before it. All of them but the last are appended to the text;
+    - a function of the model's output that returns one number, for a list of inputs one for each of them, [inputs];
+    - a list: several numbers of one input; for a list of inputs the target of each, which may be a list again.
+
+    `answer` is what an encoder-decoder has said. `labels` names the classes if the model's config does not. `rules` is a
+    name in `lxt_fx.TABLES` or a RuleTable; None means `attnlrp` for a model and its own table for an explained module. With
+    `account=True` each explanation says what reached the inputs and what took the rest, which takes one more run for each.
+    `chunk` numbers run backward at once.
+
+    Raises InputError for inputs or a target that do not fit the model, NonFiniteError where relevance is not finite, and
+    what `transform` raises. The model does not change. """
+    module, processor = opened_with(model, processor, FUNCTION)
+    with gradients_on():
+        given, tokenizer = read(module, processor, inputs, FUNCTION, answer=answer, sampling_rate=sampling_rate)
+        asked, several = asked_of(target, len(given.examples), given.batched, FUNCTION)
+        if account and len(asked[0]) > 1:
+            raise InputError(f"{FUNCTION}: account=True is for one number, got {len(asked[0])} targets; explain each alone")
+        call = explained_call(module, tokenizer, given, asked, labels, rules, FUNCTION)
+        leaves = call_at_all_leaves(call.explained, call.inputs, FUNCTION)
+        found = attributed(leaves, call.numbers, FUNCTION, chunk=chunk)
+        relevance = _by_example(found, call, len(asked[0]))
+        made_of = {leaf: name for leaf, (name, _) in leaf_inputs(leaves).items()}
+        explanations = []
+        for index, example in enumerate(call.given.examples):
+            own = account_of(call, made_of, index, 0) if account else None
+            explanations.append(_explanation(call, found, relevance, index, example, several, own))
+    return tuple(explanations) if call.given.batched else explanations[0]
+
+
+def _by_example(found: Attributed, call: ExplainedCall, targets: int) -> list[Mapping[str, Tensor]]:
+    """The relevance of the numbers of each example, [targets, batch, ...] of each input."""
+    count, relevance = len(call.given.examples), found.relevance
+    if isinstance(call.numbers, ForcedNumbers):
+        relevance = call.numbers.check_causal(relevance)
+    if call.apart:
+        return [relevance] * count
+    by_example = {name: each.reshape(targets, count, *each.shape[1:]) for name, each in relevance.items()}
+    return [{name: each[:, index] for name, each in by_example.items()} for index in range(count)]
+
+
+def _explanation(
+    call: ExplainedCall,
+    found: Attributed,
+    relevance: Sequence[Mapping[str, Tensor]],
+    index: int,
+    example: Example,
+    several: bool,
+    account: Account | None,
+) -> Explanation:
+    own, numbers = relevance[index], call.numbers.numbers[index]
+    parts = []
+    for place in example.places:
+        name = of_input(own, place.leaf)
+        if name is not None:
+            part = place.part(own[name][:, place.within])
+            parts.append(part if several else _of_the_first(part))
+    if not parts:
+        raise InputError(
+            f"{FUNCTION}: no relevance reaches {', '.join(place.name for place in example.places) or 'the inputs'}; "
+            f"{call.explained.record.model_class} carries it from {', '.join(own)}"
+        )
+    explained = tuple(ExplainedNumber(each.said, float(each.value.detach()), each.label) for each in numbers)
+    return Explanation(tuple(parts), explained, _origin(call, found.seconds), account)
+
+
+def _of_the_first(part: Part) -> Part:
+    """The part without the axis of targets, of which there is one."""
+    units = None if part.units is None else part.units[0]
+    return replace(part, axes=part.axes[1:], values=part.values[0], units=units)
+
+
+def _origin(call: ExplainedCall, seconds: float) -> Origin:
+    record = call.explained.record
+    checkpoint = str(getattr(call.context.config, "_name_or_path", "") or "")
+    versions = {"lxt_fx": __version__, "torch": torch.__version__, **transformers_version()}
+    return Origin(record.table_name, record.model_class, checkpoint, versions, seconds)
+
+
+def transformers_version() -> dict[str, str]:
+    """The version of transformers, if it is loaded."""
+    import sys
+
+    loaded = sys.modules.get("transformers")
+    return {} if loaded is None else {"transformers": str(getattr(loaded, "__version__", ""))}
+
+

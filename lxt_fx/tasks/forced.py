@@ -1,0 +1,332 @@
+"""A name of several tokens after the text: the sum of their log-probabilities, each given those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lxt_fx.attribution.many_entries import Entries
+from lxt_fx.attribution.readable_tokens import readable_tokens
+from lxt_fx.attribution.target_entry import logits_of, position_of
+from lxt_fx.attribution.target_names import TokenNames
+from lxt_fx.attribution.teacher_forced import AHEAD
+from lxt_fx.attribution.text_input import NO_TOKENIZER
+from lxt_fx.base.errors import InputError
+from lxt_fx.inputs.given import Example, Given
+from lxt_fx.results.part import Part
+from lxt_fx.results.readings import TextReading
+from lxt_fx.tasks.asked import Asked
+from lxt_fx.tasks.own_text import OwnText, own_text, prefix_of
+from lxt_fx.tasks.rows import of_input, row_of
+from lxt_fx.tasks.task import Context, Number
+
+Run = Callable[[Mapping[str, Any]], Any]
+"""The output of the model for inputs by name, without gradients."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Followed:
+    """A text that the first tokens of an answer were appended to: `place` is the text itself, whose last token stands in
+    column `last` of the batch, and `tokens` and `ids` what was appended."""
+
+    place: Any
+    last: int
+    tokens: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    @property
+    def leaf(self) -> str:
+        """That of the text."""
+        return str(self.place.leaf)
+
+    @property
+    def name(self) -> str:
+        """That of the text."""
+        return str(self.place.name)
+
+    @property
+    def within(self) -> int | slice:
+        """That of the text."""
+        found: int | slice = self.place.within
+        return found
+
+    def part(self, relevance: Tensor) -> Part:
+        """The part of the text, with the appended tokens behind it as its answer."""
+        start, stop = self.last + 1, self.last + 1 + len(self.ids)
+        part: Part = self.place.part(torch.cat([relevance[:, :start], relevance[:, stop:]], 1))
+        reading, own = part.reading, relevance[:, start:stop]
+        assert isinstance(reading, TextReading), f"{self.name} is given as ids, and is no text"
+        units = None if part.units is None else torch.cat([part.units, own], 1)
+        return replace(part, values=torch.cat([part.values, own.sum(-1)], 1), units=units, reading=self._read(reading))
+
+    def _read(self, reading: TextReading) -> TextReading:
+        count = len(self.ids)
+        return replace(
+            reading,
+            tokens=(*reading.tokens, *self.tokens),
+            ids=None if reading.ids is None else (*reading.ids, *self.ids),
+            special=(*reading.special, *[False] * count),
+            segments=(*reading.segments, *[reading.segments[-1]] * count),
+            answer=reading.answer + count,
+            text=None,
+            spans=None,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """The inputs with the tokens of each example's name appended, all but its last; `names` are the tokens of the names and
+    `texts` the texts without them, by example."""
+
+    given: Given
+    names: tuple[tuple[int, ...], ...]
+    texts: tuple[OwnText, ...]
+
+    @property
+    def width(self) -> int:
+        """How many columns the texts have with the names."""
+        return self.texts[0].width + max(map(len, self.names)) - 1
+
+    @property
+    def columns(self) -> set[int]:
+        """The columns of the batch at which the tokens of the names are predicted."""
+        starts = [text.columns[-1] for text in self.texts]
+        return {start + step for start, name in zip(starts, self.names, strict=True) for step in range(len(name))}
+
+
+def asks_for_several(asked: Sequence[Sequence[Any]], context: Context) -> bool:
+    """Whether a target is a name of several tokens of the tokenizer, if there is one."""
+    return any(_is_several(target, context) for targets in asked for target in targets)
+
+
+def answered(asked: Sequence[Sequence[Any]], given: Given, context: Context, run: Run) -> Answered:
+    """The inputs with the names that are asked for appended. A name is tried with and without a leading space, and the
+    likelier spelling is taken.
+
+    Raises InputError where such a name is one of several targets, or its position is not the end of the text.
+    """
+    if len(asked[0]) > 1:
+        raise InputError(
+            f"{context.function}: a name of several tokens is explained alone, because its tokens are appended to the "
+            "text; explain each target in a call of its own"
+        )
+    texts = [_text(index, example, context) for index, example in enumerate(given.examples)]
+    spelled = [_spelled(targets[0], text, context) for targets, text in zip(asked, texts, strict=True)]
+    tried = []
+    for spelling in range(max(map(len, spelled))):
+        names = [found[min(spelling, len(found) - 1)] for found in spelled]
+        tried.append(Answered(_followed(given, names, texts, context), tuple(names), tuple(texts)))
+    if len(tried) == 1:
+        return tried[0]
+    likely = torch.stack([_log_probabilities(run(each.given.inputs), each, given, context) for each in tried])
+    names = [tried[best].names[index] for index, best in enumerate(likely.argmax(0).tolist())]
+    return Answered(_followed(given, names, texts, context), tuple(names), tuple(texts))
+
+
+def _is_several(target: Any, context: Context) -> bool:
+    if not isinstance(target, Asked) or not isinstance(target.entry, str) or target.minus is not None:
+        return False
+    if context.tokenizer is NO_TOKENIZER or target.entry in context.labels:
+        return False
+    return TokenNames(context.tokenizer, context.function).single(target.entry) == (None, None)
+
+
+def _text(index: int, example: Example, context: Context) -> OwnText:
+    prefix = prefix_of(context.inputs)
+    row = row_of(example, index, f"{prefix}input_ids")
+    found = own_text(context.inputs, context.tokenizer, row, prefix)
+    if found is None or f"{prefix}input_ids" not in context.inputs:
+        raise InputError(
+            f"{context.function}: a name of several tokens is appended to the text, and the call has no "
+            f"{prefix}input_ids; give the text as ids, or a name of one token"
+        )
+    return found
+
+
+def _spelled(target: Any, text: OwnText, context: Context) -> list[tuple[int, ...]]:
+    function = context.function
+    if not isinstance(target, Asked) or not isinstance(target.entry, str) or target.minus is not None:
+        raise InputError(
+            f"{function}: one target of the batch is a name of several tokens, which is explained by its log-probability, "
+            f"and another is {target!r}; explain them in calls of their own"
+        )
+    position = position_of(context.reading, target.at_position(function), text.text)
+    if position != text.text.count - 1:
+        raise InputError(
+            f"{function}: {target.entry!r} is several tokens, explained only after the last token of the text, and "
+            f"position {position} is not the last of {text.text.count}; give the text up to that position"
+        )
+    spelled = TokenNames(context.tokenizer, function).several(target.entry, text.text.id_list()[-1])
+    count = _vocabulary(context.config)
+    known = [ids for ids in spelled if count is None or max(ids) < count]
+    if not known:
+        raise InputError(
+            f"{function}: {target.entry!r} has tokens {list(spelled[0])} of the tokenizer, and {context.model_class} has "
+            f"{count} (0 to {(count or 0) - 1}); is it the tokenizer of this model?"
+        )
+    return known
+
+
+def _vocabulary(config: Any) -> int | None:
+    """How many tokens the model has; None if its config does not say."""
+    get = getattr(config, "get_text_config", None)
+    found = getattr(get() if callable(get) else config, "vocab_size", None)
+    return found if isinstance(found, int) else None
+
+
+def _followed(given: Given, names: Sequence[tuple[int, ...]], texts: Sequence[OwnText], context: Context) -> Given:
+    """The inputs with each name but its last token appended. Every text is as long as before plus the longest name."""
+    prefix = prefix_of(context.inputs)
+    longest, inputs = max(len(name) - 1 for name in names), dict(given.inputs)
+    lasts = [text.columns[-1] for text in texts]
+    uneven = any(len(name) - 1 < longest for name in names)
+    ids = inputs[f"{prefix}input_ids"]
+    if uneven and f"{prefix}attention_mask" not in inputs:
+        inputs[f"{prefix}attention_mask"] = torch.ones_like(ids)
+    for key, value in inputs.items():
+        if not isinstance(value, Tensor) or list(value.shape) != list(ids.shape) or not key.startswith(prefix):
+            continue
+        fill = _fill(key.removeprefix(prefix), context)
+        made = [
+            fill(value[row], last, name[:-1], longest)
+            for row, (last, name) in enumerate(zip(lasts, names, strict=True))
+        ]
+        inputs[key] = torch.stack(made)
+    examples = tuple(
+        replace(example, places=tuple(_place(place, f"{prefix}input_ids", name[:-1], last, text, context)
+                                      for place in example.places))
+        for example, name, last, text in zip(given.examples, names, lasts, texts, strict=True)
+    )  # fmt: skip
+    return replace(given, inputs=inputs, examples=examples)
+
+
+Fill = Callable[[Tensor, int, Sequence[int], int], Tensor]
+"""One text's values of an input [columns], longer by so many columns: its last token's column, the ids to append."""
+
+
+def _fill(name: str, context: Context) -> Fill:
+    def ids(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
+        padding = getattr(context.tokenizer, "pad_token_id", None) or 0
+        return _inserted(row, last, row.new_tensor(list(more)), longest, padding)
+
+    def mask(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
+        return _inserted(row, last, row.new_ones(len(more)), longest, 0)
+
+    def positions(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
+        return _inserted(row, last, row[last] + torch.arange(1, len(more) + 1, device=row.device), longest, 1)
+
+    def same(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
+        return _inserted(row, last, row[last].expand(len(more)), longest, 0)
+
+    known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "token_type_ids": same}
+    known["mm_token_type_ids"] = lambda row, last, more, longest: _inserted(row, last, row.new_zeros(len(more)), longest, 0)
+    if name not in known:
+        raise InputError(
+            f"{context.function}: tokens are appended to the text, and it is not known how {name} goes on; leave {name} "
+            "out, or append the tokens yourself and give a function of the output"
+        )
+    return known[name]
+
+
+def _inserted(row: Tensor, last: int, more: Tensor, longest: int, filler: int) -> Tensor:
+    rest = row.new_full((longest - len(more),), filler)
+    return torch.cat([row[: last + 1], more, row[last + 1 :], rest])
+
+
+def _place(
+    place: Any, leaf: str, more: Sequence[int], last: int, text: OwnText, context: Context
+) -> Any:
+    if place.leaf != leaf:
+        return place
+    whole = readable_tokens(context.tokenizer, [*text.text.id_list(), *more])
+    return Followed(place, last, whole[text.text.count :], tuple(more))
+
+
+def _log_probabilities(output: Any, answer: Answered, given: Given, context: Context) -> Tensor:
+    """log p(name | text) of each example, [examples]."""
+    return torch.stack([by_token(output, answer, index, example, context).sum()
+                        for index, example in enumerate(given.examples)])  # fmt: skip
+
+
+def by_token(output: Any, answer: Answered, index: int, example: Example, context: Context) -> Tensor:
+    """The log-probability of each token of the name of example `index`, in at least float32."""
+    logits, reading, name = logits_of(context.reading, output), context.reading, answer.names[index]
+    row = row_of(example, index, f"{prefix_of(context.inputs)}input_ids")
+    width = answer.width
+    answers = range(width) if reading.positions is None else [each % width for each in reading.positions]
+    start = answer.texts[index].columns[-1]
+    places = [answers.index(start + step) for step in range(len(name))]
+    wide = logits[row, places].to(torch.promote_types(logits.dtype, torch.float32))
+    return wide.log_softmax(-1)[torch.arange(len(name)), list(name)]
+
+
+@dataclass(eq=False)
+class ForcedNumbers:
+    """The log-probability of each example's name, and behind it that of its first token alone, whose relevance shows
+    whether the model looks ahead. `numbers` [examples][1] are what was found, once the forward has run."""
+
+    answer: Answered
+    context: Context
+    numbers: list[list[Number]] = field(default_factory=list)
+
+    @property
+    def entries_only(self) -> bool:
+        """False."""
+        return False
+
+    def places(self, count: int, batch: int) -> Tensor:
+        """Not asked for."""
+        raise NotImplementedError
+
+    def entries(self, logits: Tensor) -> Entries:
+        """Not asked for."""
+        raise NotImplementedError
+
+    def totals(self, output: Any) -> tuple[Tensor, Tensor]:
+        """[2] and [2, batch]: the whole name, its first token."""
+        found = [
+            by_token(output, self.answer, index, example, self.context)
+            for index, example in enumerate(self.answer.given.examples)
+        ]
+        self.numbers = [[self.number(index, each.sum())] for index, each in enumerate(found)]
+        values = torch.stack([torch.stack([each.sum() for each in found]), torch.stack([each[0] for each in found])])
+        return values.sum(1), values
+
+    def number(self, index: int, value: Tensor) -> Number:
+        """The number of one example, with each token as it reads after those before it."""
+        text, name = self.answer.texts[index].text, self.answer.names[index]
+        whole = readable_tokens(self.context.tokenizer, [*text.id_list(), *name])
+        pieces = whole[text.count :]
+        where = f"at position {text.count - 1}, after '{whole[text.count - 1]}'"
+        said = f"log-probability of {' + '.join(repr_of(piece) for piece in pieces)}, each given those before, {where}"
+        return Number(value, said, "".join(pieces))
+
+    def check_causal(self, relevance: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The relevance [1, batch, ...] of the names, without that of their first tokens alone.
+
+        Raises InputError if the prediction of the first token of a name depends on the tokens after it.
+        """
+        prefix = prefix_of(self.context.inputs)
+        ids = of_input(relevance, f"{prefix}input_ids")
+        found = None if ids is None else relevance[ids]
+        if found is not None:
+            for index, (text, name) in enumerate(zip(self.answer.texts, self.answer.names, strict=True)):
+                start = text.columns[-1] + 1
+                row = row_of(self.answer.given.examples[index], index, f"{prefix}input_ids")
+                own = found[1, row].abs()
+                if bool((own[start : start + len(name) - 1] > AHEAD * own.max()).any()):
+                    raise InputError(
+                        f"{self.context.function}: {self.context.model_class} looks ahead, so it gives no "
+                        "probability of a token given those before it, and a name of several tokens has none; give a name "
+                        "of one token, or a function of the output"
+                    )
+        return {name: each[:1] for name, each in relevance.items()}
+
+
+def repr_of(piece: str) -> str:
+    """A token between quotes, as it is."""
+    return f"'{piece}'"
