@@ -51,6 +51,5 @@ class Given:
 
 
 def part_of(place: Place, relevance: Tensor) -> Part:
-    """The part of a place, from the relevance of its whole leaf [targets, *leaf] ([targets, batch, tokens, units] of "
-    "ids)."""
+    """A place's part, from the relevance of its whole leaf [targets, *leaf], of ids [targets, batch, tokens, units]."""
     return place.part(relevance[:, place.within])
