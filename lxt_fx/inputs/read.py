@@ -1,0 +1,329 @@
+"""From what a person has to the inputs of a call: the one way in for all helpers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lxt_fx.base.errors import InputError
+from lxt_fx.inputs import pictures
+from lxt_fx.inputs.decoders import decoder_rows
+from lxt_fx.inputs.facts import Facts, check_finite, facts_of
+from lxt_fx.inputs.given import Example, Given
+from lxt_fx.inputs.kinds import PERSON_KEYS, is_chat, is_message, kind_in_list, kind_of
+from lxt_fx.inputs.padding import PaddingShows
+from lxt_fx.inputs.processor_output import from_mapping
+from lxt_fx.inputs.sounds import extracted, read_sound, sound_places
+from lxt_fx.inputs.text_rows import Row, row_of_chat, row_of_text
+from lxt_fx.inputs.texts import batch_of_rows, by_token, padding_of, text_call, text_places
+from lxt_fx.inputs.tools import Tools, tools_of, unpacked
+from lxt_fx.inputs.with_pictures import from_text_and_pictures
+
+IN_ONE_ROW = ("Classification", "QuestionAnswering", "MultipleChoice", "NextSentence", "MaskedLM", "PreTraining")
+"""Parts of the names of classes that read two texts in one row."""
+
+WRITES = ("CausalLM", "LMHead", "ConditionalGeneration", "DoubleHeads")
+"""Parts of the names of classes that go on with a text, for which two texts are no pair."""
+
+
+def read_inputs(
+    model: nn.Module | Any,
+    processor: Any,
+    what: Any,
+    function: str,
+    *,
+    answer: Any = None,
+    sampling_rate: int | None = None,
+) -> Given:
+    """The inputs by name that the model is called with, and for each example the places of its relevance.
+
+    `model` is a model, what `transform` made from one, or a pipeline of transformers. `processor` is its tokenizer, image
+    processor, feature extractor, the processor that holds them, or a transform of timm; None where nothing needs one.
+    `what` is
+
+    - a text, a chat (a list of messages), a pair of texts (a tuple of two), token ids [tokens] or [batch, tokens];
+    - a picture: a PIL image, an array or tensor, the path of a file; a float tensor of the model's own size is normalised
+      already;
+    - a sound: its samples, the path of a file, or a dict with `array` (or `audio`) and `sampling_rate`;
+    - a text with pictures: {"text": ..., "images": ...}, or a chat with pictures in it;
+    - what a tokenizer or processor returned, or any inputs of the model by name; for a model that is not of transformers a
+      tensor;
+    - a list of one of these: a batch.
+
+    `answer` is what an encoder-decoder has said, a text or what `generate` returned; a list of them for a batch. Without it
+    its decoder is at its start. `sampling_rate` is that of sounds that do not say theirs: if None, the extractor's.
+
+    A padded text is explained as if it were alone: `position_ids` are given where the model needs them for that. Nothing of
+    the model, the processor or the inputs changes. Raises InputError, in the name of `function`, for what cannot be used.
+    """
+    module, processor = unpacked(model, processor, function)
+    tools, facts = tools_of(processor, what, function), facts_of(module, function)
+    given = _read(facts, tools, what, answer, sampling_rate)
+    check_finite(given.inputs, function)
+    return given
+
+
+def _read(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | None) -> Given:
+    kind = kind_of(what)
+    if kind == "nothing":
+        raise InputError(_no_use(facts, what))
+    if kind == "mapping":
+        return _of_mapping(facts, tools, what, answer, rate)
+    if kind == "list":
+        return _of_list(facts, tools, what, answer, rate)
+    if kind in ("text", "path") and not (kind == "text" and facts.reads_text):
+        return _of_file(facts, tools, [what], answer, rate, batched=False)
+    if kind in ("text", "pair", "chat"):
+        return _of_texts(facts, tools, [what], answer, batched=False)
+    if kind == "image":
+        return _of_pictures(facts, tools, [what], answer, batched=False)
+    return _of_numbers(facts, tools, what, answer, rate)
+
+
+def _of_list(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, rate: int | None) -> Given:
+    kind = kind_in_list(what, facts.function)
+    if kind == "nothing":
+        raise InputError(_no_use(facts, what[0]))
+    if kind == "mapping":
+        return _of_person_mappings(facts, tools, what, answer, rate, batched=True)
+    if kind in ("text", "path") and not (kind == "text" and facts.reads_text):
+        return _of_file(facts, tools, what, answer, rate, batched=True)
+    if kind in ("text", "pair", "chat"):
+        return _of_texts(facts, tools, what, answer, batched=True)
+    if kind == "ids" and facts.reads_text:
+        return _of_ids(facts, tools, what, answer, batched=True)
+    if facts.reads_text and kind == "array" and all(len(one.shape) == 1 for one in what) and facts.sound is None:
+        return _of_ids(facts, tools, [[int(token) for token in one] for one in what], answer, batched=True)
+    if facts.sound is not None and facts.picture is None:
+        return _of_sounds(facts, tools, [(one, rate) for one in what], answer, batched=True)
+    if facts.picture is not None:
+        return _of_pictures(facts, tools, what, answer, batched=True)
+    if kind in ("list", "numbers", "array"):
+        return _of_numbers(facts, tools, torch.stack([torch.as_tensor(one) for one in what]), answer, rate)
+    raise InputError(_no_use(facts, what[0]))
+
+
+def _of_texts(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, batched: bool) -> Given:
+    """Texts, pairs or chats."""
+    if not facts.reads_text:
+        raise InputError(
+            f"{facts.function}: {facts.model_class} takes no text, it takes {', '.join(facts.names)}; give one of these"
+        )
+    chats = [[one] if is_message(one) else list(one) for one in what if is_chat(one) or is_message(one)]
+    if chats and any(_has_pictures(chat) for chat in chats):
+        return from_text_and_pictures(facts, tools, chats, batched)
+    if chats:
+        rows = [row_of_chat(facts, tools.tokenizer or tools.processor, chat) for chat in chats]
+        return _of_rows(facts, tools, rows, answer, batched)
+    if not isinstance(what[0], tuple):
+        return _of_rows(facts, tools, [row_of_text(facts, tools.tokenizer, one) for one in what], answer, batched)
+    if facts.decodes or any(part in facts.model_class for part in WRITES):
+        raise InputError(
+            f"{facts.function}: a tuple of two texts is a pair, and {facts.model_class} does not read pairs; join the "
+            "texts "
+            "to one, or give a list for a batch of two"
+        )
+    if any(part in facts.model_class for part in IN_ONE_ROW):
+        return _of_rows(facts, tools, [row_of_text(facts, tools.tokenizer, *pair) for pair in what], answer, batched)
+    rows = [row_of_text(facts, tools.tokenizer, text) for pair in what for text in pair]
+    whole = _of_rows(facts, tools, rows, answer, batched)
+    places: list[Any] = [example.places[0] for example in whole.examples]
+    named = [replace(place, name=f"text {'ab'[at % 2]}") for at, place in enumerate(places)]
+    return Given(whole.inputs, tuple(Example(tuple(named[at : at + 2])) for at in range(0, len(named), 2)), batched)
+
+
+def _has_pictures(chat: Sequence[Mapping[str, Any]]) -> bool:
+    parts = [part for message in chat if isinstance(message["content"], (list, tuple)) for part in message["content"]]
+    return any(isinstance(part, Mapping) and part.get("type") == "image" for part in parts)
+
+
+def _of_rows(facts: Facts, tools: Tools, rows: Sequence[Row], answer: Any, batched: bool) -> Given:
+    """The batch of texts, with the decoder's own texts where there is a decoder. They are padded on the side on which the
+    tokenizer pads, on the other one if the model would see the padding there."""
+    side, _ = padding_of(facts, tools.tokenizer)
+    try:
+        return _of_fields(facts, tools, *batch_of_rows(facts, tools.tokenizer, rows, side), rows, answer, batched)
+    except PaddingShows:
+        other = batch_of_rows(facts, tools.tokenizer, rows, "right" if side == "left" else "left")
+        return _of_fields(facts, tools, *other, rows, answer, batched)
+
+
+def _of_fields(
+    facts: Facts, tools: Tools, inputs: dict[str, Any], own: list[list[int]], rows: Sequence[Row | None], answer: Any,
+    batched: bool,
+) -> Given:  # fmt: skip
+    decoder = decoder_rows(facts, tools.tokenizer, answer, len(own)) if facts.decodes else None
+    more = {} if decoder is None else {"decoder_input_ids": torch.tensor([decoder[0].ids[:1]], device=facts.device)}
+    called = text_call(facts, inputs, own, more)
+    places = [[place] for place in text_places(facts, tools.tokenizer, called, own, rows, "text")]
+    called, answers = with_decoder(facts, tools, called, places, decoder)
+    return Given(called, tuple(Example(tuple(p), a) for p, a in zip(places, answers, strict=True)), batched)
+
+
+def with_decoder(
+    facts: Facts, tools: Tools, called: dict[str, Any], places: list[list[Any]], decoder: Sequence[Row] | None
+) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
+    """The inputs with the decoder's texts, whose places go behind the others; and the answers that they predict."""
+    if decoder is None:
+        return called, [()] * len(places)
+    made, own = batch_of_rows(
+        facts, tools.tokenizer, decoder, "right", "decoder_"
+    )  # what is said depends on what is before
+    if all(len(row.ids) == made["decoder_input_ids"].shape[1] for row in decoder):
+        made.pop("decoder_attention_mask", None)
+    made = {name: facts.on_device(value) for name, value in made.items()}
+    counts = [max(0, len(row.answer) - 1) for row in decoder]
+    texts = text_places(facts, tools.tokenizer, made, own, [None] * len(own), "answer", "decoder_", counts)
+    for each, text in zip(places, texts, strict=True):
+        each.append(text)
+    return {**called, **made}, [row.answer for row in decoder]
+
+
+def _of_ids(facts: Facts, tools: Tools, ids: Any, answer: Any, batched: bool) -> Given:
+    """Token ids [tokens] or [batch, tokens], or lists of them of different lengths."""
+    if isinstance(ids, list) and len({len(row) for row in ids}) > 1:
+        return _of_rows(facts, tools, [Row({"input_ids": [int(t) for t in row]}) for row in ids], answer, batched)
+    tensor = by_token(facts, "input_ids", ids)
+    inputs = {"input_ids": tensor}
+    if facts.takes("attention_mask"):
+        inputs["attention_mask"] = torch.ones_like(tensor)
+    own = [list(range(tensor.shape[1])) for _ in tensor]
+    return _of_fields(facts, tools, inputs, own, [None] * len(own), answer, batched)
+
+
+def _of_numbers(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | None) -> Given:
+    """An array or tensor, or numbers in a list: ids, a picture, a sound, embeddings, or anything else."""
+    tensor = torch.as_tensor(
+        what if isinstance(what, (Tensor, np.ndarray)) else [what] if kind_of(what) == "id" else list(what)
+    )
+    floats, dims = tensor.is_floating_point(), tensor.dim()
+    if facts.sound is not None and dims < 2:
+        return _of_sounds(facts, tools, [(what, rate)], answer, batched=False)
+    if facts.sound is not None and not (facts.picture and dims > 2):
+        return from_mapping(facts, tools, {facts.sound: tensor}, answer, _decoder_of(facts, tools))
+    if facts.reads_text and not floats and dims < 3 and (dims < 2 or facts.picture is None or tensor.dtype == torch.int64):
+        return _of_ids(facts, tools, tensor, answer, batched=dims == 2 and len(tensor) > 1)
+    if facts.reads_text and floats and dims == 3 and tensor.shape[-1] == getattr(facts.text_config, "hidden_size", None):
+        return from_mapping(facts, tools, {"inputs_embeds": tensor}, answer, _decoder_of(facts, tools))
+    if facts.picture is not None and dims == 4:
+        return _of_pictures(facts, tools, list(what), answer, batched=len(tensor) > 1)
+    if facts.picture is not None:
+        return _of_pictures(facts, tools, [what], answer, batched=False)
+    if facts.reads_text:
+        raise InputError(
+            f"{facts.function}: {facts.model_class} reads text, and {list(tensor.shape)} numbers of {tensor.dtype} are "
+            "no text; "
+            "give a text, or token ids (whole numbers) as [tokens] or [batch, tokens]"
+        )
+    if not facts.names:
+        raise InputError(f"{facts.function}: {facts.model_class} has no inputs by name; give the inputs as a dict")
+    first = next((name for name in facts.names if name not in ("self", "args", "kwargs")), facts.names[0])
+    return from_mapping(facts, tools, {first: tensor if dims > 1 else tensor[None]}, answer, None)
+
+
+def _of_pictures(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, batched: bool) -> Given:
+    name = facts.picture
+    if name is None:
+        raise InputError(
+            f"{facts.function}: {facts.model_class} takes no pictures, it takes {', '.join(facts.names)}; give one of these"
+        )
+    if facts.reads_text and not facts.decodes:
+        raise InputError(
+            f"{facts.function}: {facts.model_class} reads a text with its pictures; give "
+            '{"text": ..., "images": ...}, or what its processor returns for both'
+        )
+    ready = all(pictures.is_ready(facts, one) for one in what)
+    made = pictures.prepared(facts, Tools() if ready else tools, what)
+    return from_mapping(facts, tools, made, answer, _decoder_of(facts, tools), batched)
+
+
+def _of_sounds(facts: Facts, tools: Tools, what: Sequence[tuple[Any, int | None]], answer: Any, batched: bool) -> Given:
+    name = facts.sound
+    if name is None:
+        raise InputError(
+            f"{facts.function}: {facts.model_class} takes no sounds, it takes {', '.join(facts.names)}; give one of these"
+        )
+    read = [read_sound(facts, sound, rate) for sound, rate in what]
+    made = {key: value for key, value in extracted(facts, tools, read).items() if facts.takes(key)}
+    called = {key: facts.on_device(value) for key, value in made.items()}
+    places: list[list[Any]] = [[place] for place in sound_places(facts, tools, called, name, [wave for wave, _ in read])]
+    decoder = decoder_rows(facts, tools.tokenizer, answer, len(places)) if facts.decodes else None
+    called, answers = with_decoder(facts, tools, called, places, decoder)
+    return Given(called, tuple(Example(tuple(p), a) for p, a in zip(places, answers, strict=True)), batched)
+
+
+def _decoder_of(facts: Facts, tools: Tools) -> Any:
+    def add(called: dict[str, Any], places: list[list[Any]], answer: Any) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
+        rows = decoder_rows(facts, tools.tokenizer, answer, len(places))
+        return with_decoder(facts, tools, called, places, rows)
+
+    return add
+
+
+def _of_file(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, rate: int | None, *, batched: bool) -> Given:
+    """Paths of pictures or sounds, for a model that takes them."""
+    if facts.picture is not None and facts.sound is not None:
+        picture = pictures.is_picture(what[0])
+    else:
+        picture = facts.picture is not None
+    if picture:
+        return _of_pictures(facts, tools, what, answer, batched)
+    if facts.sound is not None:
+        return _of_sounds(facts, tools, [(one, rate) for one in what], answer, batched)
+    raise InputError(
+        f"{facts.function}: {facts.model_class} takes no text and no file, it takes {', '.join(facts.names)}; give one "
+        "of these"
+    )
+
+
+def _of_mapping(facts: Facts, tools: Tools, what: Mapping[str, Any], answer: Any, rate: int | None) -> Given:
+    if what and set(what) <= PERSON_KEYS and not set(what) <= set(facts.names):
+        return _of_person_mappings(facts, tools, [what], answer, rate, batched=False)
+    return from_mapping(facts, tools, what, answer, _decoder_of(facts, tools))
+
+
+def _of_person_mappings(
+    facts: Facts, tools: Tools, what: Sequence[Mapping[str, Any]], answer: Any, rate: int | None, *, batched: bool
+) -> Given:
+    """Dicts that a person wrote, each one example: of a text with pictures, or of a sound."""
+    for one in what:
+        if unknown := [str(key) for key in one if key not in PERSON_KEYS]:
+            raise InputError(
+                f"{facts.function}: a list holds dicts with {', '.join(unknown)}; one dict of batched inputs is called "
+                "at once, "
+                "and of what a person has it takes text, images, audio and sampling_rate"
+            )
+    answers = [one.get("answer") for one in what]
+    if answer is None and any(one is not None for one in answers):
+        answer = answers
+    if any(key in what[0] for key in ("images", "image")):
+        return from_text_and_pictures(facts, tools, what, batched)
+    if any(key in what[0] for key in ("audio", "sound", "array", "raw", "path")):
+        return _of_sounds(facts, tools, [_sound(one, rate) for one in what], answer, batched)
+    texts = [one.get("text", one.get("messages")) for one in what]
+    if len(texts) == 1:
+        return _read(facts, tools, texts[0], answer, rate)
+    return _of_list(facts, tools, texts, answer, rate)
+
+
+def _sound(what: Mapping[str, Any], rate: int | None) -> tuple[Any, int | None]:
+    inner = what.get("audio", what.get("sound"))
+    if isinstance(inner, Mapping):
+        return _sound(inner, rate)
+    keys = ("array", "raw", "path")
+    found = inner if inner is not None else next(what[key] for key in keys if what.get(key) is not None)
+    own = what.get("sampling_rate", rate)
+    return found, None if own is None else int(own)
+
+
+def _no_use(facts: Facts, what: Any) -> str:
+    return (
+        f"{facts.function}: a {type(what).__name__} is no input; {facts.model_class} takes {', '.join(facts.names)}. "
+        "Give a "
+        "text, a chat, token ids, a picture, a sound, what a processor returned, or a list of one of these"
+    )
