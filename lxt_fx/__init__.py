@@ -33,14 +33,12 @@ from lxt_fx.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lxt_fx import flow, functional, nn
-    from lxt_fx.attribution.answer_relevance import AnswerRelevance, answer_relevance
+    from lxt_fx.attribution.answer_relevance import answer_relevance
     from lxt_fx.attribution.embeddings import embed
-    from lxt_fx.attribution.image_explanation import ImageExplanation
     from lxt_fx.attribution.inside import watch
     from lxt_fx.attribution.many_targets import relevance_of
     from lxt_fx.attribution.one_input import explain, explain_image
     from lxt_fx.attribution.target import Target
-    from lxt_fx.attribution.text_explanation import Explanation
     from lxt_fx.compiler.explained import Explained
     from lxt_fx.compiler.pipeline import transform
     from lxt_fx.compiler.record import Record
@@ -55,6 +53,10 @@ if TYPE_CHECKING:
     from lxt_fx.ledger.run_audit import audit
     from lxt_fx.report.certificates import Certificate, certificate
     from lxt_fx.report.printed_graph import diff, show
+    from lxt_fx.results.account import Account
+    from lxt_fx.results.comparison import Comparison, compare
+    from lxt_fx.results.explanation import AnswerRelevance, Explanation, ImageExplanation
+    from lxt_fx.results.explanations import Explanations
     from lxt_fx.rule_table.rule import Conserves, Rule
     from lxt_fx.rule_table.table import RuleTable
     from lxt_fx.rule_table.tables import TABLES
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 __all__ = [
     "flow",
     "functional",
+    "Account",
     "AnswerRelevance",
     "answer_relevance",
     "audit",
@@ -74,8 +77,10 @@ __all__ = [
     "CallError",
     "CaptureError",
     "Certificate",
+    "Comparison",
     "Explained",
     "Explanation",
+    "Explanations",
     "ForwardMismatchError",
     "GradientMismatchError",
     "ImageExplanation",
@@ -95,6 +100,7 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedVersionError",
     "certificate",
+    "compare",
     "diff",
     "embed",
     "explain",
@@ -111,14 +117,12 @@ __all__ = [
 ]
 
 _NAMES = {
-    "lxt_fx.attribution.answer_relevance": "AnswerRelevance answer_relevance",
+    "lxt_fx.attribution.answer_relevance": "answer_relevance",
     "lxt_fx.attribution.embeddings": "embed",
-    "lxt_fx.attribution.image_explanation": "ImageExplanation",
     "lxt_fx.attribution.inside": "watch",
     "lxt_fx.attribution.many_targets": "relevance_of",
     "lxt_fx.attribution.one_input": "explain explain_image",
     "lxt_fx.attribution.target": "Target",
-    "lxt_fx.attribution.text_explanation": "Explanation",
     "lxt_fx.compiler.explained": "Explained",
     "lxt_fx.compiler.pipeline": "transform",
     "lxt_fx.compiler.record": "Record",
@@ -133,6 +137,10 @@ _NAMES = {
     "lxt_fx.ledger.run_audit": "audit",
     "lxt_fx.report.certificates": "Certificate certificate",
     "lxt_fx.report.printed_graph": "diff show",
+    "lxt_fx.results.account": "Account",
+    "lxt_fx.results.comparison": "Comparison compare",
+    "lxt_fx.results.explanation": "AnswerRelevance Explanation ImageExplanation",
+    "lxt_fx.results.explanations": "Explanations",
     "lxt_fx.rule_table.rule": "Conserves Rule",
     "lxt_fx.rule_table.table": "RuleTable",
     "lxt_fx.rule_table.tables": "TABLES",

@@ -154,6 +154,10 @@ class Rule:
     epsilon: float | None = None
     explicit: Mapping[OpOverload, OpOverload] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        place = "" if self.where is None else f" at {selector_text(self.where)[:60]}"
+        return f"Rule({self.name[:60]}{place}, {self.formula[:40]}, {len(self.ops) or 'any'} ops)".replace("\n", " ")
+
     def __str__(self) -> str:
         """The rule as text: its facts, one a line, then every op with what it becomes."""
         facts = (

@@ -28,6 +28,9 @@ class RuleTable:
     summary: str = ""
     paper: str = ""
 
+    def __repr__(self) -> str:
+        return f"RuleTable({self.name[:80]}, {len(self.rules)} rules)"
+
     def override(self, where: Selector, rule: Rule | RuleTable) -> RuleTable:
         """A new table that tries `rule`, or the rules of another table, first on the nodes that `where` selects: a module
         path (`model.layers.*.mlp`, which selects all inside it), a module class, a function (torch.softmax), an ATen op, or

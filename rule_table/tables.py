@@ -195,8 +195,15 @@ def _at(role: Role, rule: Rule) -> Rule:
     return replace(rule, name=f"{rule.name} ({role.value})", when=on.all_of(on.role_is(role), rule.when))
 
 
-TABLES: dict[str, RuleTable] = {
-    table.name: table
+class Tables(dict[str, RuleTable]):
+    """Rule tables by name."""
+
+    def __repr__(self) -> str:
+        return f"TABLES({', '.join(self)})"
+
+
+TABLES = Tables(
+    (table.name, table)
     for table in (
         ATTNLRP,
         CP_LRP,
@@ -213,7 +220,7 @@ TABLES: dict[str, RuleTable] = {
         LXT,
         LXT_CP,
     )
-}
+)
 """The tables that `transform(rules=...)` knows by name."""
 
 WITH_ARGUMENTS: dict[str, str] = {

@@ -272,11 +272,12 @@ def test_an_empty_answer_is_refused() -> None:
 def test_an_answer_can_be_printed_drawn_and_written(tmp_path: object) -> None:
     answer = lxt_fx.answer_relevance(explained("llama"), None, PROMPT, ANSWER)
     lines = plain(answer.__rich__()).splitlines()
-    assert "attnlrp" in lines[0]
+    assert "each answer token (rows)" in lines[0] and "rules attnlrp" in lines[-1]
     strongest = int(answer.relevance[2].abs().argmax())
-    assert lines[-1].split()[0] == "7" and f"({strongest})" in lines[-1]
+    assert [line for line in lines if line.split()[:1] == ["7"] and f"({strongest})" in line]
     answer.to_png(tmp_path / "answer.png")
     assert (tmp_path / "answer.png").read_bytes()[:4] == b"\x89PNG"
     answer.to_json(tmp_path / "answer.json")
     assert json.loads((tmp_path / "answer.json").read_text())["relevance"] == answer.relevance.tolist()
-    assert repr(answer) == "AnswerRelevance(3 answer tokens, 4 of the prompt, rules attnlrp)"
+    assert repr(answer) == "Explanation(3 numbers, 7 tokens, rules attnlrp)"
+    assert isinstance(answer, lxt_fx.AnswerRelevance) and answer.prompt == 4

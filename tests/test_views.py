@@ -19,12 +19,13 @@ from matplotlib.text import Text
 from rich.console import Console
 
 import lxt_fx
-from lxt_fx.attribution.image_explanation import ImageExplanation
-from lxt_fx.attribution.text_explanation import Explanation
 from lxt_fx.base.errors import InputError
+from lxt_fx.results.explanation import ExplainedNumber, Explanation, ImageExplanation, Origin
+from lxt_fx.results.part import Part
+from lxt_fx.results.readings import ImageReading, TextReading
 from lxt_fx.views.colour import DARK, LIGHT, Scale, _oklab, contrast, ink
-from lxt_fx.views.heatmap import BODY, MUTED, token_figure
-from lxt_fx.views.panels import panels
+from lxt_fx.views.heatmap import BODY, MUTED, sheet_figure
+from lxt_fx.views.panels import displayed, panels
 from lxt_fx.views.typeset import drawable, in_lines
 from lxt_fx.views.view import cells, number, shares, summed
 
@@ -46,18 +47,21 @@ def explanation() -> Explanation:
 
 def make(tokens: tuple[str, ...], relevance: torch.Tensor) -> Explanation:
     attribution = torch.stack([relevance / 2, relevance / 2], dim=1)
-    ids = tuple(range(len(tokens)))
-    said = "logit of '<b>' (rank 1) at position 9"
-    return Explanation(tokens, ids, relevance, attribution, said, 1.25, "attnlrp", "LlamaForCausalLM", 0.5)
+    count = len(tokens)
+    reading = TextReading(tokens, tuple(range(count)), (False,) * count, (0,) * count)
+    number = ExplainedNumber("logit of '<b>' (rank 1) at position 9", 1.25, "<b>")
+    origin = Origin("attnlrp", "LlamaForCausalLM", "", {}, 0.5)
+    return Explanation((Part("text", ("position",), relevance, reading, attribution),), (number,), origin)
 
 
 @pytest.fixture
-def image() -> ImageExplanation:
+def image() -> Explanation:
     generator = torch.Generator().manual_seed(0)
     pixels, attribution = (torch.randn(3, 9, 13, generator=generator) for _ in range(2))
-    return ImageExplanation(
-        pixels, attribution.sum(0), attribution, "logit of class 3 (rank 1)", 1.25, "attnlrp", "ViT", 0.5
-    )
+    reading = ImageReading(displayed(pixels), pixel_values=pixels)
+    part = Part("image", ("row", "column"), attribution.sum(0), reading, attribution.movedim(0, -1))
+    number = ExplainedNumber("logit of class 3 (rank 1)", 1.25, "3")
+    return Explanation((part,), (number,), Origin("attnlrp", "ViT", "", {}, 0.5))
 
 
 def test_top_is_sorted_by_absolute_relevance(explanation: Explanation) -> None:
@@ -142,7 +146,7 @@ def test_the_page_says_what_was_explained_and_every_value(explanation: Explanati
     assert "prefers-color-scheme: dark" in page
 
 
-def test_the_notebook_view_is_a_fragment(explanation: Explanation, image: ImageExplanation) -> None:
+def test_the_notebook_view_is_a_fragment(explanation: Explanation, image: Explanation) -> None:
     for shown in (explanation._repr_html_(), image._repr_html_()):
         assert "<html" not in shown and "<body" not in shown and '<div class="lxt-fx">' in shown
 
@@ -158,9 +162,10 @@ def test_a_terminal_is_coloured_and_a_pipe_is_plain(explanation: Explanation) ->
     assert "The capital↵\n" in plain and "sum of relevance +0.06" in plain and "+0.5" in plain
 
 
-def test_repr_is_one_line(explanation: Explanation, image: ImageExplanation) -> None:
+def test_repr_is_one_line(explanation: Explanation, image: Explanation) -> None:
     assert repr(explanation) == "Explanation(logit of '<b>' (rank 1) at position 9 = 1.25, 10 tokens, rules attnlrp)"
-    assert repr(image) == "ImageExplanation(logit of class 3 (rank 1) = 1.25, 9 x 13, rules attnlrp)"
+    assert repr(image) == "Explanation(logit of class 3 (rank 1) = 1.25, 9 x 13, rules attnlrp)"
+    assert isinstance(image, ImageExplanation) and not isinstance(explanation, ImageExplanation)
 
 
 def test_the_picture_draws_math_signs_and_any_script_as_they_stand(explanation: Explanation, tmp_path: Path) -> None:
@@ -202,7 +207,7 @@ def test_a_character_without_a_font_is_written_as_its_code_point() -> None:
 
 @pytest.mark.parametrize("width", [2.0, 3.25, 6.5])
 def test_the_footnote_stands_beside_the_colour_bar_or_below_it(explanation: Explanation, width: float) -> None:
-    figure = token_figure(cells(TOKENS, RELEVANCE), explanation.facts(), width)
+    figure = sheet_figure(explanation.sheet(), width)
     drawn = [text for text in figure.get_children() if isinstance(text, Text) and text.get_text()]
     renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [text.get_window_extent(renderer) for text in drawn]
@@ -232,7 +237,7 @@ def test_summing_squares_preserves_the_total() -> None:
     assert float(squares.sum()) == pytest.approx(float(relevance.sum()))
 
 
-def test_panels_are_the_image_its_heatmap_and_both(image: ImageExplanation) -> None:
+def test_panels_are_the_image_its_heatmap_and_both(image: Explanation) -> None:
     shown = panels(image.pixel_values, image.relevance, 1)
     assert [panel.title for panel in shown] == ["image", "relevance", "both"]
     assert all(panel.pixels.shape == (9, 13, 3) and panel.pixels.dtype == torch.uint8 for panel in shown)
@@ -242,7 +247,7 @@ def test_panels_are_the_image_its_heatmap_and_both(image: ImageExplanation) -> N
     assert ends == [[23, 98, 182], [102, 102, 102], [183, 24, 36]]
 
 
-def test_a_panel_is_a_png_of_its_pixels(image: ImageExplanation, tmp_path: Path) -> None:
+def test_a_panel_is_a_png_of_its_pixels(image: Explanation, tmp_path: Path) -> None:
     panel = panels(image.pixel_values, image.relevance, 1)[2]
     (tmp_path / "panel.png").write_bytes(panel.png())
     read = torch.from_numpy((imread(tmp_path / "panel.png") * 255).round().astype("uint8"))
@@ -255,7 +260,7 @@ def test_a_grey_image_is_shown_grey() -> None:
 
 
 @pytest.mark.parametrize("patch", [1, 4])
-def test_an_image_is_written_as_page_picture_and_json(image: ImageExplanation, tmp_path: Path, patch: int) -> None:
+def test_an_image_is_written_as_page_picture_and_json(image: Explanation, tmp_path: Path, patch: int) -> None:
     image.to_html(tmp_path / "out.html", patch=patch)
     image.to_png(tmp_path / "out.png", patch=patch)
     image.to_pdf(tmp_path / "out.pdf", patch=patch)
@@ -267,12 +272,12 @@ def test_an_image_is_written_as_page_picture_and_json(image: ImageExplanation, t
     assert json.loads((tmp_path / "out.json").read_text())["relevance"] == image.relevance.tolist()
 
 
-def test_a_patch_of_no_pixels_is_refused(image: ImageExplanation, tmp_path: Path) -> None:
+def test_a_patch_of_no_pixels_is_refused(image: Explanation, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="patch must be at least 1 pixel, got 0"):
         image.to_png(tmp_path / "out.png", patch=0)
 
 
-def test_the_terminal_shows_an_image_in_half_blocks(image: ImageExplanation) -> None:
+def test_the_terminal_shows_an_image_in_half_blocks(image: Explanation) -> None:
     plain = str(image).splitlines()
     assert plain[0] == "logit of class 3 (rank 1) = 1.25"
     assert plain[2:7] == ["▀" * 13] * 5

@@ -5,94 +5,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.as_explained import as_explained
+from lxt_fx.attribution.made_results import of_answer, origin_of
 from lxt_fx.attribution.many_targets import values_and_relevance
-from lxt_fx.attribution.readable_tokens import Tokenizer, readable_tokens
+from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import Target, Wanted
 from lxt_fx.attribution.text_input import NO_TOKENIZER, Text, read_text
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
-from lxt_fx.base.json_file import write_json
 from lxt_fx.compiler.options import Rules
 from lxt_fx.passes.capture.opened_model import opened
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from lxt_fx.results.explanation import Explanation
 
 Answer = str | SupportsIndex | Sequence[SupportsIndex]
 """A text, or token ids in a list, a tensor or an array."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class AnswerRelevance:
-    """How much each token spoke for each token of an answer.
-
-    `relevance` is a matrix [answer, prompt + answer]. Its row i explains the logit of answer token i, which the model gives
-    one position earlier. Only earlier tokens can have relevance: all other entries are exactly 0. `prompt` is the number of
-    tokens of the prompt, `tokens` are the readable tokens of prompt and answer, `logits` [answer] are the explained
-    numbers.
-    """
-
-    relevance: Tensor
-    logits: Tensor
-    tokens: tuple[str, ...]
-    input_ids: tuple[int, ...]
-    prompt: int
-    table_name: str
-    model_class: str
-    seconds: float
-
-    def of_prompt(self) -> Tensor:
-        """The columns of the prompt alone: [answer, prompt]."""
-        return self.relevance[:, : self.prompt]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "tokens": list(self.tokens),
-            "input_ids": list(self.input_ids),
-            "prompt": self.prompt,
-            "logits": self.logits.tolist(),
-            "relevance": self.relevance.tolist(),
-            "rules": self.table_name,
-            "model_class": self.model_class,
-            "seconds": self.seconds,
-        }
-
-    def to_json(self, path: str | Path) -> None:
-        """Writes `to_dict()` as UTF-8 JSON."""
-        write_json(self.to_dict(), path)
-
-    def to_png(self, path: str | Path) -> None:
-        """Writes the matrix as a picture. Each of its rows is one answer token and has its own colour scale, up to its
-        largest relevance. Raises InputError for too many tokens for one picture."""
-        from lxt_fx.views.heatmap import save
-        from lxt_fx.views.matrix import matrix_figure
-
-        save(matrix_figure(self.relevance, self.tokens, self.prompt, self._said()), path, "png")
-
-    def _said(self) -> str:
-        return f"{self.model_class}, {self.table_name}: relevance of each answer token (rows) from the tokens before it"
-
-    def __rich__(self) -> RenderableType:
-        from lxt_fx.views.matrix import matrix_view
-
-        return matrix_view(self.relevance, self.logits, self.tokens, self.prompt, self._said())
-
-    def __str__(self) -> str:
-        from lxt_fx.views.terminal import as_text
-
-        return as_text(self)
-
-    def __repr__(self) -> str:
-        return f"AnswerRelevance({len(self.logits)} answer tokens, {self.prompt} of the prompt, rules {self.table_name})"
 
 
 def answer_relevance(
@@ -103,8 +34,12 @@ def answer_relevance(
     *,
     rules: Rules | None = None,
     chunk: int | None = None,
-) -> AnswerRelevance:
+) -> Explanation:
     """The relevance of every token of an answer from every token before it, from one forward over prompt and answer.
+
+    The result has one explained number for each token of the answer (`logits`), and `relevance` [answer, prompt + answer]:
+    its row i explains the logit of answer token i, which the model gives one position earlier. Only earlier tokens can have
+    relevance: all other entries are exactly 0. `prompt` is the number of tokens of the prompt.
 
     `model` is a causal language model of transformers, or what `transform` made from one; transform once to explain many
     answers. `prompt` is a string, its token ids, or what the tokenizer returns, with its mask. `answer` is a string, which
@@ -130,16 +65,8 @@ def answer_relevance(
     logits, relevance = values_and_relevance(explained, inputs, tokens, chunk, "answer_relevance")
     matrix = relevance[:, 0].cpu()
     _check_causal(matrix, count, explained.record.model_class)
-    return AnswerRelevance(
-        relevance=matrix,
-        logits=logits[:, 0].cpu(),
-        tokens=readable_tokens(names, ids[0].tolist()),
-        input_ids=tuple(ids[0].tolist()),
-        prompt=count,
-        table_name=explained.record.table_name,
-        model_class=explained.record.model_class,
-        seconds=time.perf_counter() - start,
-    )
+    origin = origin_of(explained.record, time.perf_counter() - start)
+    return of_answer(whole, matrix, logits[:, 0].tolist(), origin)
 
 
 def _answer_ids(tokenizer: Tokenizer, answer: Answer, device: torch.device) -> Tensor:

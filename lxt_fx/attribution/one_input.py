@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.embeddings import as_called
-from lxt_fx.attribution.image_explanation import ImageExplanation
 from lxt_fx.attribution.leaf_call import LeafCall, leaf_call
 from lxt_fx.attribution.leaf_relevance import leaf_relevance
+from lxt_fx.attribution.made_results import of_image, of_text, origin_of
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetFunction, TargetLike, Wanted, one_target
 from lxt_fx.attribution.target_entry import Choice, Reading, choose, position_of
 from lxt_fx.attribution.teacher_forced import ForcedName, forced_name
-from lxt_fx.attribution.text_explanation import Explanation
 from lxt_fx.attribution.text_input import Text, TextInput, read_text
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
@@ -31,6 +30,8 @@ from lxt_fx.passes.capture.example import is_transformers
 from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.capture.signature import named_signature
 from lxt_fx.passes.positions.asked_positions import answers_by_token
+from lxt_fx.results.explanation import Explanation
+from lxt_fx.results.origin import ExplainedNumber
 
 
 def explain(
@@ -83,18 +84,8 @@ def explain(
         if forced is not None:
             forced.check_causal(reading, call)
     attribution = torch.cat([_by_token(part, read, explained) for part in call.of_tokens(found.attributions)], dim=-1)
-    return Explanation(
-        tokens=read.tokens,
-        input_ids=tuple(read.id_list()),
-        relevance=attribution.sum(dim=-1),
-        attribution=attribution,
-        explained=found.said,
-        value=found.value,
-        table_name=explained.record.table_name,
-        model_class=explained.record.model_class,
-        seconds=found.seconds,
-        answer_tokens=0 if forced is None else forced.appended,
-    )
+    number, origin = ExplainedNumber(found.said, found.value, found.said), origin_of(explained.record, found.seconds)
+    return of_text(read, attribution, number, origin, 0 if forced is None else forced.appended)
 
 
 def _by_token(part: Tensor, text: TextInput, explained: Explained) -> Tensor:
@@ -114,7 +105,7 @@ def explain_image(
     *,
     labels: Sequence[str] | None = None,
     rules: Rules | None = None,
-) -> ImageExplanation:
+) -> Explanation:
     """How much each pixel of an image speaks for or against a class.
 
     `model` is an image classifier, or what `transform` made from one. The image is its `pixel_values` if it has an input of
@@ -133,17 +124,8 @@ def explain_image(
         reading = Reading.of("explain_image", explained, labels)
         call = leaf_call(explained, (), inputs, next(iter(inputs)), "explain_image")
         found = _attribute(call, lambda output: choose(reading, wanted, output, None), "explain_image")
-    attribution = found.attributions[0][0]
-    return ImageExplanation(
-        pixel_values=leaf.detach()[0].cpu(),
-        relevance=attribution.sum(dim=0),
-        attribution=attribution,
-        explained=found.said,
-        value=found.value,
-        table_name=explained.record.table_name,
-        model_class=explained.record.model_class,
-        seconds=found.seconds,
-    )
+    number, origin = ExplainedNumber(found.said, found.value, found.said), origin_of(explained.record, found.seconds)
+    return of_image(leaf.detach()[0].cpu(), found.attributions[0][0], number, origin)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -94,6 +94,14 @@ class Saved:
             self.fail(f"has {len(self.value)} characters; {most} is the most")
         return _shown(self, self.value)
 
+    def exact_text(self, most: int = LARGEST) -> str:
+        """A text as it stands, control characters too: for what is never printed as it is."""
+        if not isinstance(self.value, str):
+            self.fail(f"must be a text, not {_kind(self.value)}")
+        if len(self.value) > most:
+            self.fail(f"has {len(self.value)} characters; {most} is the most")
+        return self.value
+
     def texts(self) -> tuple[str, ...]:
         """A list of texts."""
         return tuple(part.text() for part in self.parts())

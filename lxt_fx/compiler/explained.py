@@ -110,6 +110,12 @@ class Explained(GraphModule):
         self._hook_flag = HookFlag()
         make_hookable(self, self._hook_flag)
 
+    def __repr__(self) -> str:
+        if "record" not in self.__dict__:  # while it is made
+            return f"{type(self).__name__}()"
+        record = self.record
+        return f"Explained({record.model_class[:60]}, rules {record.table_name[:40]}, {len(self.graph.nodes)} nodes)"
+
     def _attach(
         self, record: Record, fronts: tuple[Front, ...], embedding: nn.Module | None = None, config: Any = None
     ) -> None:

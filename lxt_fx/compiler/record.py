@@ -24,6 +24,9 @@ class Stage:
     labels: Mapping[str, str] = field(default_factory=dict)
     inserted: frozenset[str] = frozenset()
 
+    def __repr__(self) -> str:
+        return f"Stage({self.name}, {len(self.graph.nodes)} nodes)"
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -72,3 +75,7 @@ class Record:
     gradient_difference: float = math.nan
     gradient_note: str = ""
     order: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        made = f"{self.form} form, captured by {self.method}, {len(self.matches)} rules matched"
+        return f"Record({self.model_class[:60]}, rules {self.table_name[:40]}, {made})"

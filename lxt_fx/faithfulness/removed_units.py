@@ -36,6 +36,13 @@ class Removal:
     steps: int = 8
     batch: int = 32
 
+    def __repr__(self) -> str:
+        def said(value: object) -> str:
+            return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+        facts = (f"{name}={said(getattr(self, name))}" for name in ("unit", "spared", "baseline", "steps", "batch"))
+        return f"Removal({', '.join(facts)})"
+
     def __post_init__(self) -> None:
         for name, count in (("steps", self.steps), ("batch", self.batch)):
             if not isinstance(count, int) or isinstance(count, bool) or count < 1:

@@ -42,6 +42,10 @@ class Landing:
         """The token's share of the absolute relevance of all tokens at the input, 0 to 1."""
         return abs(self.at_input) / self.of_inputs if self.of_inputs else 0.0
 
+    def __repr__(self) -> str:
+        received = f"{self.at_input:.4g} at the input"
+        return f"Landing(position {self.position} {self.token[:40]!r}, {len(self.arrivals)} layers, {received})"
+
     def __str__(self) -> str:
         """A table with one line for each layer, from the output down to the input."""
         from rich import box

@@ -75,6 +75,10 @@ class Certificate:
     not_followed: tuple[NotFollowed, ...]
     not_proven: tuple[NotProven, ...]
 
+    def __repr__(self) -> str:
+        proven = "proven" if self.proven else f"{len(self.not_proven)} points not proven"
+        return f"Certificate({self.model_class[:60]}, rules {self.table[:40]}, {self.carrying} nodes on the path, {proven})"
+
     @property
     def proven(self) -> bool:
         """Whether `not_proven` is empty, so that each node on the relevance path has a rule that says what it conserves."""

@@ -2,44 +2,482 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, overload
 
-from lxt_fx.results.account import Account
-from lxt_fx.results.part import Part
+import torch
+from torch import Tensor
+
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.json_file import write_json
+from lxt_fx.base.saved_json import Saved, read_json
+from lxt_fx.results.account import Account as Account
+from lxt_fx.results.account import combined
+from lxt_fx.results.arithmetic import combined_numbers, combined_parts
+from lxt_fx.results.merging import Merge, merged_parts, need
+from lxt_fx.results.origin import ExplainedNumber as ExplainedNumber
+from lxt_fx.results.origin import Origin as Origin
+from lxt_fx.results.origin import joined
+from lxt_fx.results.part import TARGET, Part, named_part
+from lxt_fx.results.place import PlaceRelevance, place_relevance
+from lxt_fx.results.plain import from_plain, packed, to_plain
+from lxt_fx.results.readings import ImageReading, TextReading
+from lxt_fx.results.selecting import of_number, of_places
+from lxt_fx.results.show import sheet_of, top_places
+from lxt_fx.results.words import Span
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.console import RenderableType
+
+    from lxt_fx.views.sheet import Sheet
+
+Index = SupportsIndex | slice
+
+LONGEST_FILE = 2**31
+"""The most bytes of a JSON file that is read."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExplainedNumber:
-    """One explained number: `said` is the phrase that says which (`logit of ' Paris' (rank 1) at position 4, after ' is'`),
-    `value` the number, `label` a short name for the axis of a picture (` Paris`)."""
-
-    said: str
-    value: float
-    label: str
+class NotInThisExplanation(InputError, AttributeError):
+    """This explanation has no such value: it has several explained numbers, or an input of another kind. An AttributeError
+    too, so that `hasattr` is False."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where an explanation comes from: rule table, class of the model, its checkpoint ("" if it has none), versions of
-    lxt_fx, torch and transformers, and the seconds of the forward and backward pass, without capture."""
-
-    table_name: str
-    model_class: str
-    checkpoint: str
-    versions: Mapping[str, str]
-    seconds: float
+class PlaceOutOfRange(InputError, IndexError):
+    """There is no place or explained number with this index. An IndexError too, as indexing raises elsewhere."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)  # with slots, setting a property is a TypeError of dataclasses
 class Explanation:
     """How much each place of the inputs of one example moved the explained numbers up (positive) or down (negative).
 
-    `parts` are the inputs, the one that a person asks about first. `numbers` are the explained numbers: one, unless several
-    targets were asked for; then `axes` of every part starts with "target". `account` is None until it was computed.
+    `parts` are the inputs, the one that a person asks about first. `numbers` are the explained numbers: one, unless a list
+    of targets was asked for; then `axes` of every part starts with "target". `account` is None until it was computed.
+
+    As with an array, `len`, iteration and indexing go along the first axis of the first part. Of several explained numbers,
+    each is an Explanation of that number, for all parts. Else `explanation[3]` is a `PlaceRelevance` (a token with its
+    relevance), `explanation[3:7]` an Explanation of these places of the first part, and of a picture `explanation[2, 5]` is
+    one place, `explanation[2:4, 0:3]` a piece.
     """
 
     parts: tuple[Part, ...]
     numbers: tuple[ExplainedNumber, ...]
     origin: Origin
     account: Account | None = None
+
+    def __post_init__(self) -> None:
+        names = [part.name for part in self.parts]
+        if not names or len(set(names)) < len(names):
+            raise InputError(f"an explanation needs parts of different names, got {names}")
+        counts = {len(part.values) if part.several else None for part in self.parts}
+        if counts not in ({None}, {len(self.numbers)}) or counts == {None} and len(self.numbers) != 1:
+            shapes = {part.name: part.axes for part in self.parts}
+            raise InputError(
+                f"an explanation of {len(self.numbers)} numbers has the axes {shapes}; the first axis of each part is "
+                f"{TARGET!r}, as long as there are numbers, or there is one number and no such axis"
+            )
+
+    # the explained numbers
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the axes of the first part."""
+        return self.parts[0].axes
+
+    @property
+    def explained(self) -> str:
+        """Which number was explained."""
+        return self._number("explained").said
+
+    @property
+    def value(self) -> float:
+        """The explained number."""
+        return self._number("value").value
+
+    @property
+    def values(self) -> Tensor:
+        """[numbers]: the explained numbers, in float64."""
+        return torch.tensor([number.value for number in self.numbers], dtype=torch.float64)
+
+    @property
+    def logits(self) -> Tensor:
+        """[numbers]: the explained numbers in the dtype of the relevance."""
+        return self.values.to(self.relevance.dtype)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A short name for each explained number."""
+        return tuple(number.label for number in self.numbers)
+
+    def _number(self, name: str) -> ExplainedNumber:
+        if self.parts[0].several:
+            raise NotInThisExplanation(
+                f"Explanation.{name}: {len(self.numbers)} numbers were explained; take explanation[i].{name}, or "
+                "explanation.numbers"
+            )
+        return self.numbers[0]
+
+    # where it comes from
+
+    @property
+    def table_name(self) -> str:
+        """The name of the rule table."""
+        return self.origin.table_name
+
+    @property
+    def model_class(self) -> str:
+        """The class of the model."""
+        return self.origin.model_class
+
+    @property
+    def seconds(self) -> float:
+        """The time of the forward and backward pass, without capture."""
+        return self.origin.seconds
+
+    # the inputs
+
+    def part(self, name: str) -> Part:
+        """The part with this name. Raises InputError that lists the names."""
+        return named_part(self.parts, name)
+
+    def has(self, kind: str) -> bool:
+        """Whether a part is of this kind: `text`, `image`, `sound`, `numbers`."""
+        return any(part.kind == kind for part in self.parts)
+
+    @property
+    def relevance(self) -> Tensor:
+        """The relevance of the first part, with `axes`."""
+        return self.parts[0].values
+
+    @property
+    def attribution(self) -> Tensor:
+        """The relevance of the first part before it was summed over what stands at a place: [tokens, hidden]; of a picture
+        [channels, height, width]."""
+        main = self.parts[0]
+        if main.units is None:
+            raise NotInThisExplanation(f"Explanation.attribution: the units of {main.name!r} were not saved")
+        return main.units.movedim(-1, -3) if isinstance(main.reading, ImageReading) else main.units
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens of the first part, with a leading space where a word starts."""
+        return self._text("tokens").tokens
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """The token ids of the first part."""
+        ids = self._text("input_ids").ids
+        if ids is None:
+            raise NotInThisExplanation("Explanation.input_ids: the model was given embeddings, or tokens were merged")
+        return ids
+
+    @property
+    def answer_tokens(self) -> int:
+        """How many tokens at the end were appended, so that the model predicts what is explained. Their relevance counts in
+        the sum. Views mark the first of them by `▸`."""
+        return self._text("answer_tokens").answer
+
+    @property
+    def prompt(self) -> int:
+        """How many tokens stand before the answer."""
+        reading = self._text("prompt")
+        return len(reading.tokens) - reading.answer
+
+    def of_prompt(self) -> Tensor:
+        """The relevance of the tokens before the answer: [tokens], of several numbers [numbers, tokens]."""
+        return self.relevance[..., : self.prompt]
+
+    @property
+    def shown(self) -> Tensor:
+        """[height, width, 3] in uint8: the picture as the model saw it."""
+        return self._image("shown").shown
+
+    @property
+    def pixel_values(self) -> Tensor:
+        """[channels, height, width]: what the model was given."""
+        pixels = self._image("pixel_values").pixel_values
+        if pixels is None:
+            raise NotInThisExplanation(
+                "Explanation.pixel_values: the pixels that the model was given were not saved; take shown"
+            )
+        return pixels
+
+    def _text(self, name: str) -> TextReading:
+        reading = self.parts[0].reading
+        return reading if isinstance(reading, TextReading) else self._no(name, "text")
+
+    def _image(self, name: str) -> ImageReading:
+        reading = self.parts[0].reading
+        return reading if isinstance(reading, ImageReading) else self._no(name, "image")
+
+    def _no(self, name: str, kind: str) -> NoReturn:
+        other = next((part.name for part in self.parts if part.kind == kind), None)
+        hint = f"explanation.part({other!r}).reading has one" if other else f"the parts are {self._part_names()}"
+        raise NotInThisExplanation(f"Explanation.{name}: the first part is {self.parts[0].kind}, not {kind}; {hint}")
+
+    def _part_names(self) -> str:
+        return ", ".join(repr(part.name) for part in self.parts)
+
+    # along the first axis
+
+    def __len__(self) -> int:
+        return len(self.parts[0].values)
+
+    def __iter__(self) -> Iterator[Explanation | PlaceRelevance]:
+        return (self[at] for at in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: slice) -> Explanation: ...
+
+    @overload
+    def __getitem__(self, index: SupportsIndex | tuple[Index, ...]) -> Explanation | PlaceRelevance: ...
+
+    def __getitem__(self, index: Index | tuple[Index, ...]) -> Explanation | PlaceRelevance:
+        keys = index if isinstance(index, tuple) else (index,)
+        main = self.parts[0]
+        if len(keys) > len(main.axes):
+            raise PlaceOutOfRange(f"explanation[...]: {len(keys)} indices for the axes {list(main.axes)}")
+        checked = [_checked(key, size, axis) for key, size, axis in zip(keys, main.values.shape, main.axes, strict=False)]
+        if not main.several:
+            return self._places(checked)
+        found = self._of_number(checked[0])
+        return found if len(checked) == 1 else found._places(checked[1:])
+
+    def _of_number(self, key: int | slice) -> Explanation:
+        numbers = self.numbers[key] if isinstance(key, slice) else (self.numbers[key],)
+        if not numbers or isinstance(key, slice) and (key.step or 1) < 1:
+            raise PlaceOutOfRange(
+                f"explanation[...]: {key} holds none of the {len(self)} explained numbers, or goes backwards"
+            )
+        return replace(self, parts=tuple(of_number(part, key) for part in self.parts), numbers=numbers, account=None)
+
+    def _places(self, keys: Sequence[int | slice]) -> Explanation | PlaceRelevance:
+        main = self.parts[0]
+        places = [key for key in keys if not isinstance(key, slice)]
+        if len(places) == len(main.place_shape) and not main.several:
+            flat = 0
+            for at, size in zip(places, main.place_shape, strict=True):
+                flat = flat * size + at
+            return place_relevance(main, flat)
+        if all(key == slice(None) for key in keys):
+            return self
+        slices = [key if isinstance(key, slice) else slice(key, key + 1) for key in keys]
+        return replace(self, parts=(of_places(main, slices, "explanation[...]"),), account=None)
+
+    def top(self, k: int = 10) -> tuple[PlaceRelevance, ...]:
+        """The k places of largest absolute relevance of all parts, strongest first. Each unpacks as position, token,
+        relevance."""
+        if k < 1:
+            raise InputError(f"Explanation.top: k must be at least 1, got {k}")
+        self._number("top(k)")
+        return top_places(self.parts, k)
+
+    # sums
+
+    def merge(
+        self,
+        what: Merge | Sequence[Span] | None = None,
+        *,
+        patch: int | None = None,
+        seconds: float | None = None,
+        part: str | None = None,
+    ) -> Explanation:
+        """The relevance of larger places, each the sum of what it holds; the total stays the same.
+
+        `what` is for texts: "words" (by whitespace and punctuation; scripts without spaces by character), "sentences",
+        "segments" (the texts of a pair), or spans: ranges of tokens (start, end) of one text, and strings, each merged
+        wherever it stands. Tokens in no span, and special tokens, stay alone. "patches" are the model's own, for pictures.
+        `patch` sums squares of so many pixels, `seconds` the steps of a sound. `part` names the one part that is merged;
+        without it, each that the question fits.
+
+        Raises InputError where no part fits, and for spans that are not in the text or share a token.
+        """
+        return replace(self, parts=merged_parts(self.parts, what, patch, seconds, part))
+
+    def __neg__(self) -> Explanation:
+        numbers = tuple(ExplainedNumber(f"minus ({n.said})", -n.value, f"−({n.label})") for n in self.numbers)
+        account = None if self.account is None else combined(Account(0.0, {}, {}, 0.0), self.account, -1)
+        return replace(self, parts=tuple(map(_negative, self.parts)), numbers=numbers, account=account)
+
+    def __abs__(self) -> Explanation:
+        """The absolute relevance of each place, for the same numbers."""
+        numbers = tuple(replace(number, said=f"{number.said}, absolute relevance") for number in self.numbers)
+        return replace(self, parts=tuple(map(_absolute, self.parts)), numbers=numbers, account=None)
+
+    def __add__(self, other: Explanation) -> Explanation:
+        return self._combined(other, 1) if isinstance(other, Explanation) else NotImplemented
+
+    def __sub__(self, other: Explanation) -> Explanation:
+        """The difference place by place, for the explained number "A minus B". Raises InputError where places differ."""
+        return self._combined(other, -1) if isinstance(other, Explanation) else NotImplemented
+
+    def _combined(self, other: Explanation, sign: int) -> Explanation:
+        parts = combined_parts(self.parts, other.parts, sign)
+        numbers = combined_numbers(self.numbers, other.numbers, sign)
+        both = None
+        if self.account is not None and other.account is not None:
+            both = combined(self.account, other.account, sign)
+        return Explanation(parts, numbers, joined(self.origin, other.origin), both)
+
+    # files
+
+    def to_dict(self, *, units: bool = False) -> dict[str, Any]:
+        """Plain values for JSON. The first part and the explained number stand at the top level (`tokens`, `relevance`,
+        `explained`, `value`, lists for several numbers), further parts in `further_parts`. Pictures and sounds are packed,
+        and `units`, which are large, are written if asked for."""
+        return to_plain(self.parts, self.numbers, self.origin, self.account, packed, units=units)
+
+    def to_json(self, path: str | Path, *, units: bool = False) -> None:
+        """Writes `to_dict()` as UTF-8 JSON, with every float exact."""
+        write_json(self.to_dict(units=units), path)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Explanation:
+        """What `to_json` wrote. Raises InputError that names the place of a value that cannot be used."""
+        return cls.read(json_of(path, "Explanation.from_json"))
+
+    @classmethod
+    def read(cls, saved: Saved) -> Explanation:
+        """The explanation of checked plain values."""
+        parts, numbers, origin, account = from_plain(saved)
+        try:
+            return Explanation(parts, numbers, origin, account)
+        except InputError as error:
+            saved.fail(f"cannot be used: {error}")
+
+    def to_dataframe(self) -> DataFrame:
+        """A pandas data frame with a line for each place and explained number: `target`, `part`, the axes (`position`,
+        `row`, `column`, `time`), `token`, `start`, `end`, `relevance`, `explained`, `value`. Raises InputError without
+        pandas."""
+        from lxt_fx.results.frame import data_frame
+
+        return data_frame([(self.parts, self.numbers)], number_examples=False)
+
+    # views
+
+    def sheet(self, *, patch: int | None = None) -> Sheet:
+        """What every view shows, with pictures in squares of `patch` pixels (None: the model's patches)."""
+        if patch is not None:
+            need(self.parts, "image", "views of an explanation")
+        return sheet_of(self.parts, self.numbers, self.origin, self.account, patch)
+
+    def to_html(self, path: str | Path, *, patch: int | None = None) -> None:
+        """Writes a self-contained page (no scripts, no other files) with a light and a dark theme. `patch` is as for
+        `to_png`."""
+        from lxt_fx.views.page import page
+
+        Path(path).write_text(page([self.sheet(patch=patch)]), encoding="utf-8")
+
+    def to_png(self, path: str | Path, *, width: float = 6.5, patch: int | None = None) -> None:
+        """Writes a figure `width` inches wide (3.25 fits a column of a paper), wider where several numbers are explained
+        for a long text. Relevance of a picture is summed over squares of `patch` x `patch` pixels, by default the model's
+        patches: single pixels within a patch are noisy.
+
+        Tokens of a right-to-left script are drawn from left to right; `to_html` orders them correctly. Raises InputError
+        for a text too long for one picture, or a width too small.
+        """
+        from lxt_fx.views.heatmap import save, sheet_figure
+
+        save(sheet_figure(self.sheet(patch=patch), width), path, "png")
+
+    def to_pdf(self, path: str | Path, *, width: float = 6.5, patch: int | None = None) -> None:
+        """Writes the figure of `to_png` as vectors, for a paper."""
+        from lxt_fx.views.heatmap import save, sheet_figure
+
+        save(sheet_figure(self.sheet(patch=patch), width), path, "pdf")
+
+    def __rich__(self) -> RenderableType:
+        from lxt_fx.views.terminal import sheet_view
+
+        return sheet_view(self.sheet())
+
+    def __str__(self) -> str:
+        from lxt_fx.views.terminal import as_text
+
+        return as_text(self)
+
+    def __repr__(self) -> str:
+        numbers = f"{len(self.numbers)} numbers"
+        if not self.parts[0].several:
+            numbers = f"{_short(self.explained, 80)} = {self.value:.4g}"
+        sizes = ", ".join(_size(part) for part in self.parts[:3]) + (", ..." if len(self.parts) > 3 else "")
+        return f"Explanation({numbers}, {sizes}, rules {_short(self.table_name, 24)})"
+
+    def _repr_html_(self) -> str:
+        from lxt_fx.views.page import fragment
+
+        return fragment([self.sheet()])
+
+
+class _ByFirstPart(type):
+    """`isinstance` by what an explanation is about."""
+
+    def __instancecheck__(cls, found: object) -> bool:
+        return isinstance(found, Explanation) and bool(cls.is_one(found))  # type: ignore[attr-defined]
+
+
+class ImageExplanation(Explanation, metaclass=_ByFirstPart):
+    """An explanation whose first part is a picture. A name for `isinstance` and for types; nothing is made of this
+    class."""
+
+    @staticmethod
+    def is_one(found: Explanation) -> bool:
+        """Whether an explanation is about a picture."""
+        return found.parts[0].kind == "image"
+
+
+class AnswerRelevance(Explanation, metaclass=_ByFirstPart):
+    """An explanation of the tokens of an answer: `relevance` [answer, prompt + answer], whose row i explains the logit of
+    answer token i. A name for `isinstance` and for types; nothing is made of this class."""
+
+    @staticmethod
+    def is_one(found: Explanation) -> bool:
+        """Whether the explained numbers are the answer at the end of the text."""
+        reading = found.parts[0].reading
+        return found.parts[0].several and isinstance(reading, TextReading) and reading.answer == len(found.numbers)
+
+
+def json_of(path: str | Path, function: str) -> Saved:
+    """The JSON of a file, not yet checked. Raises InputError for a file that is too large or no JSON."""
+    path = Path(path)
+    if (size := path.stat().st_size) > LONGEST_FILE:
+        raise InputError(f"{function}: {path.name} has {size} bytes; {LONGEST_FILE} is the most")
+    try:
+        return read_json(path.read_text(encoding="utf-8"), f"{function}: {path.name}")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{function}: {path.name} is no UTF-8 text: {error.reason}") from error
+
+
+def _checked(key: object, size: int, axis: str) -> int | slice:
+    if isinstance(key, slice):
+        return key
+    try:
+        at = operator.index(key)  # type: ignore[arg-type]
+    except TypeError:
+        hint = "explanation.part(name) finds a part by its name" if isinstance(key, str) else "give numbers or slices"
+        raise InputError(f"explanation[...]: {key!r} is no index; {hint}") from None
+    if not -size <= at < size:
+        raise PlaceOutOfRange(f"explanation[...]: {axis} {at} is out of range, there are {size}")
+    return at % size
+
+
+def _negative(part: Part) -> Part:
+    return replace(part, values=-part.values, units=None if part.units is None else -part.units)
+
+
+def _absolute(part: Part) -> Part:
+    return replace(part, values=part.values.abs(), units=None)
+
+
+def _size(part: Part) -> str:
+    places = " x ".join(map(str, part.place_shape))
+    unit = {"text": " tokens", "sound": " steps", "numbers": " numbers"}.get(part.kind, "")
+    return f"{places}{unit}"
+
+
+def _short(text: str, most: int) -> str:
+    shown = " ".join(text.split())
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"

@@ -1,78 +1,42 @@
-"""The relevance matrix of an answer, in the terminal and as a figure. Each answer token has its own colour scale."""
+"""Several explained numbers for one text, such as the tokens of an answer, in the terminal. Each number has its own colour
+scale."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import torch
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from lxt_fx.base.errors import InputError
 from lxt_fx.views.colour import LIGHT, ink
+from lxt_fx.views.sheet import Matrix
 from lxt_fx.views.view import number
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-STRONGEST, COLUMNS = 4, 60
-"""How many tokens are named for an answer token, and how many columns of colour a terminal shows at most."""
-
-CELL, LABELS, LARGEST = 0.17, 1.3, 200
-"""In inches: a cell and the labels; the most tokens of one figure."""
+STRONGEST, COLUMNS = 3, 60
+"""How many tokens are named for a number, and how many columns of colour a terminal shows at most."""
 
 
-def row_shares(relevance: Tensor) -> Tensor:
-    """Each row of the matrix divided by its largest absolute value, so from -1 to 1."""
-    return relevance / relevance.abs().amax(1, keepdim=True).clamp(min=torch.finfo(relevance.dtype).tiny)
-
-
-def matrix_view(relevance: Tensor, logits: Tensor, tokens: Sequence[str], prompt: int, said: str) -> RenderableType:
-    """A line for each answer token: its logit, a strip of colours for the earlier tokens, and the strongest of these."""
-    shares = row_shares(relevance)
+def matrix_table(matrix: Matrix) -> RenderableType:
+    """A line for each number: its value, a strip of colours for the tokens, and the strongest of these."""
+    count = len(matrix.tokens)
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    table.add_column("answer", no_wrap=True)
-    table.add_column("logit", justify="right", no_wrap=True)
-    if len(tokens) <= COLUMNS:
-        table.add_column(f"tokens 0 to {len(tokens) - 1}", no_wrap=True)
+    table.add_column("answer" if matrix.split < count else "explained", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    if count <= COLUMNS:
+        table.add_column(f"tokens 0 to {count - 1}", no_wrap=True)
     table.add_column("strongest (position)")
-    for row, token in enumerate(tokens[prompt:]):
-        cells = [_shown(token), number(float(logits[row]))]
-        strip = [_strip(shares[row], prompt)] if len(tokens) <= COLUMNS else []
-        table.add_row(*cells, *strip, _strongest(shares[row], tokens))
-    return Group(Text(said, style="bold"), "", table)
+    for (label, value), shares in zip(matrix.rows, matrix.shares, strict=True):
+        cells = [Text(short(label)), Text(number(value)), *([_strip(shares, matrix.split)] if count <= COLUMNS else [])]
+        table.add_row(*cells, _strongest(shares, matrix.tokens))
+    return table
 
 
-def matrix_figure(relevance: Tensor, tokens: Sequence[str], prompt: int, said: str) -> Figure:
-    """The matrix as coloured cells with a line between prompt and answer. Raises InputError for too many tokens."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    rows, columns = relevance.shape
-    if columns > LARGEST:
-        raise InputError(f"the picture would have {columns} columns, and at most {LARGEST} can be read; use to_json")
-    width, height = LABELS + CELL * columns, LABELS + CELL * rows + 0.3
-    figure = Figure(figsize=(max(width, 5.0), height), facecolor="white")
-    left, low = LABELS / max(width, 5.0), 0.05 / height
-    axes = figure.add_axes((left, low, CELL * columns / max(width, 5.0), CELL * rows / height))
-    axes.imshow(LIGHT.image(row_shares(relevance)).numpy(), interpolation="nearest", aspect="auto")
-    axes.add_patch(Rectangle((prompt - 0.5, -0.5), 0, rows, edgecolor="#5c6470", linewidth=1.0))
-    axes.xaxis.tick_top()
-    axes.set_xticks(range(columns), [_plain(t) for t in tokens], rotation=90, fontsize=6.5)
-    axes.set_yticks(range(rows), [_plain(t) for t in tokens[prompt:]], fontsize=6.5)
-    axes.tick_params(length=0)
-    axes.spines[:].set(color="#c9ced6", linewidth=0.6)
-    figure.text(0.01, 1 - 0.18 / height, said, fontsize=7.5)
-    return figure
-
-
-def _strip(shares: Tensor, prompt: int) -> Text:
+def _strip(shares: Tensor, split: int) -> Text:
     text = Text()
     for column, share in enumerate(shares.tolist()):
-        text.append("│" if column == prompt else "", style="dim")
+        text.append("│" if column == split else "", style="dim")
         text.append(" ", style=f"on {LIGHT.colour(share)}")
     return text
 
@@ -84,16 +48,12 @@ def _strongest(shares: Tensor, tokens: Sequence[str]) -> Text:
         if share == 0:
             break
         background = LIGHT.colour(share)
-        text.append(_shown(tokens[column]), style=f"{ink(background)} on {background}")
-        text.append(f" {share:+.2f} ({column})  ", style="dim")
+        text.append("  " if text else "").append(short(tokens[column]), style=f"{ink(background)} on {background}")
+        text.append(f" {share:+.2f} ({column})".replace("-", "−"), style="dim")
     return text
 
 
-def _shown(token: str) -> str:
-    return token.strip(" ") or "␣"
-
-
-def _plain(token: str) -> str:
-    """A short label in which matplotlib sees no mathematics."""
-    shown = _shown(token).replace("$", r"\$")
+def short(token: str) -> str:
+    """A short label."""
+    shown = token.strip(" ") or "␣"
     return shown if len(shown) <= 14 else shown[:13] + "…"

@@ -1,56 +1,52 @@
-"""The HTML of an explanation: a page of its own, or a fragment for a notebook."""
+"""The HTML of a sheet: a page of its own, or a fragment for a notebook."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
 from lxt_fx.views.colour import DARK, LIGHT, Scale, ink
 from lxt_fx.views.panels import Panel
-from lxt_fx.views.view import Cell, Facts, number
+from lxt_fx.views.sheet import Sheet, Track, binned, seconds_of
+from lxt_fx.views.view import number, shares
+
+TRACK = 240
+"""The most bars of a sound."""
 
 
-def token_page(cells: Sequence[Cell], facts: Facts, top: Sequence[tuple[int, str, float]]) -> str:
-    """A whole page for a text."""
-    return _render(True, facts, cells=cells, top=top, panels=())
+def page(sheets: Sequence[Sheet]) -> str:
+    """A whole page."""
+    return _template().render(whole_page=True, sheets=sheets, light=LIGHT, dark=DARK)
 
 
-def token_fragment(cells: Sequence[Cell], facts: Facts, top: Sequence[tuple[int, str, float]]) -> str:
+def fragment(sheets: Sequence[Sheet]) -> str:
     """The same as one element with its own style, for a notebook."""
-    return _render(False, facts, cells=cells, top=top, panels=())
-
-
-def image_page(panels: Sequence[Panel], facts: Facts) -> str:
-    """A whole page for an image."""
-    return _render(True, facts, cells=(), top=(), panels=panels)
-
-
-def image_fragment(panels: Sequence[Panel], facts: Facts) -> str:
-    """The same as one element with its own style, for a notebook."""
-    return _render(False, facts, cells=(), top=(), panels=panels)
-
-
-def _render(
-    whole_page: bool,
-    facts: Facts,
-    *,
-    cells: Sequence[Cell],
-    top: Sequence[tuple[int, str, float]],
-    panels: Sequence[Panel],
-) -> str:
-    return _template().render(
-        whole_page=whole_page, facts=facts, cells=cells, top=top, panels=panels, light=LIGHT, dark=DARK
-    )
+    return _template().render(whole_page=False, sheets=sheets, light=LIGHT, dark=DARK)
 
 
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "data_url": _data_url}
+    environment.filters |= {"number": number, "data_url": _data_url, "kind": _kind, "track": _track, "zip": zip}
     environment.globals |= {"colours": _colours, "bar": _bar}
     return environment.from_string(files("lxt_fx.views").joinpath("explanation.html.j2").read_text(encoding="utf-8"))
+
+
+def _kind(section: object) -> str:
+    return type(section).__name__.lower()
+
+
+def _track(track: Track) -> dict[str, Any]:
+    """The bars of a sound: share, loudness, and what a bar says when it is pointed at; and the times at both ends."""
+    sums, size = binned(track.relevance, TRACK)
+    largest = track.largest if size == 1 else float(sums.abs().max())
+    loud = [0.0] * len(sums) if track.loudness is None else (binned(track.loudness, TRACK)[0] / size).tolist()
+    said = [f"{number(value)} · {seconds_of(track, at, size)}" for at, value in enumerate(sums.tolist())]
+    bars = list(zip(shares(sums, largest).tolist(), loud, said, strict=True))
+    return {"bars": bars, "start": seconds_of(track, 0), "end": seconds_of(track, 1, len(track.relevance))}
 
 
 def _colours(share: float) -> str:

@@ -35,9 +35,24 @@ def panels(pixel_values: Tensor, relevance: Tensor, patch: int) -> tuple[Panel, 
 
     Pixel values are normalised for the model, so the image is drawn from its smallest to its largest value.
     """
-    image = _displayed(pixel_values)
+    return overlaid(_displayed(pixel_values), shares(relevance.float()), patch)
+
+
+def pictures(shown: Tensor, relevance: Tensor, patch: int, largest: float) -> tuple[Panel, ...]:
+    """The same for a picture [height, width, 3] of 8 bits, with the strongest colour for the relevance `largest`."""
+    return overlaid(shown.float() / 255, shares(relevance.double(), largest).float(), patch)
+
+
+def displayed(pixel_values: Tensor) -> Tensor:
+    """Pixel values [channels, height, width] as a picture [height, width, 3] of 8 bits, from their smallest to their
+    largest value; other than three channels are shown as their mean, in grey."""
+    return _bytes(_displayed(pixel_values))
+
+
+def overlaid(image: Tensor, share: Tensor, patch: int) -> tuple[Panel, ...]:
+    """The three pictures of an image [height, width, 3] from 0 to 1 and the shares of its squares."""
     height, width, _ = image.shape
-    share = shares(relevance.float()).repeat_interleave(patch, 0).repeat_interleave(patch, 1)[:height, :width]
+    share = share.repeat_interleave(patch, 0).repeat_interleave(patch, 1)[:height, :width]
     pale = 0.4 + 0.6 * image.mean(dim=-1, keepdim=True)
     both = torch.lerp(pale.expand_as(image), LIGHT.image(share.sign()) / 255, share.abs()[..., None])
     return Panel("image", _bytes(image)), Panel("relevance", LIGHT.image(share)), Panel("both", _bytes(both))

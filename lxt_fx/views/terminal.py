@@ -1,10 +1,9 @@
-"""The terminal view of an explanation, by rich."""
+"""The terminal view of a sheet, by rich."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from io import StringIO
 from itertools import zip_longest
 
@@ -14,10 +13,18 @@ from rich.text import Text
 from torch import Tensor
 
 from lxt_fx.views.colour import LIGHT, ink
+from lxt_fx.views.matrix import matrix_table
+from lxt_fx.views.sheet import Bars, Heading, Matrix, Pictures, Section, Sheet, Tokens, Track, binned, seconds_of
 from lxt_fx.views.view import Cell, Facts, number, shares, summed
 
-BAR, IMAGE, PAGE = 32, 48, 124
-"""Widths in characters."""
+BAR, IMAGE, SMALL, TRACK, PAGE = 32, 48, 24, 72, 124
+"""Widths in characters; a picture of few squares is made about `SMALL` wide."""
+
+STRONGEST = 5
+"""How many of the strongest places are listed."""
+
+STEPS, NAME = " ▁▂▃▄▅▆▇█", 30
+"""Bars of one character, from nothing to the largest; the most characters of a name."""
 
 
 def as_text(view: ConsoleRenderable | RichCast) -> str:
@@ -36,37 +43,99 @@ def plain(view: RenderableType, width: int = PAGE) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def token_view(cells: Sequence[Cell], facts: Facts, top: Sequence[tuple[int, str, float]]) -> RenderableType:
-    """The explained number, the text with coloured tokens, and the strongest tokens."""
+def sheet_view(sheet: Sheet) -> RenderableType:
+    """The explained number, the sections, the colour bar, the strongest places, the accounts."""
+    found: list[RenderableType] = [Text(sheet.facts.heading(), style="bold"), ""]
+    for section in sheet.sections:
+        title = section.text if isinstance(section, Heading) else section.title
+        found += [Text(title, style="bold" if isinstance(section, Heading) else "dim")] if title else []
+        found += [*_section(section), ""]
+    found.append(_legend(sheet.facts))
+    if sheet.top:
+        found += ["", _strongest(sheet)]
+    for note in sheet.notes:
+        found += ["", Text(note)]
+    return Group(*found)
+
+
+def _section(section: Section) -> list[RenderableType]:
+    if isinstance(section, Tokens):
+        return [_text(section.cells)]
+    if isinstance(section, Pictures):
+        return [_picture(section.relevance, section.largest)]
+    if isinstance(section, Track):
+        return [_track(section)]
+    if isinstance(section, Bars):
+        return [_bars(section)]
+    return [matrix_table(section)] if isinstance(section, Matrix) else []
+
+
+def _text(cells: Sequence[Cell]) -> Text:
     text = Text()
     for cell in cells:
         text.append(" " if cell.gap else "")
         text.append(cell.text, style=_style(cell.share))
         text.append("\n" if cell.ends_line else "")
-    strongest = Table.grid(padding=(0, 2))
-    for position, token, relevance in top:
-        share = relevance / facts.largest if facts.largest else 0.0
-        strongest.add_row(
-            Text(number(relevance), justify="right"),
-            Text(token.strip(" ") or "␣", style=_style(share)),
-            Text(f"position {position}", style="dim"),
-        )
-    return Group(_heading(facts), "", text, "", _legend(facts), "", strongest)
+    return text
 
 
-def image_view(relevance: Tensor, facts: Facts) -> RenderableType:
-    """The relevance [height, width] of an image. A character shows two squares, one above the other; a square sums as many
-    pixels as needed for the image to fit the terminal."""
+def _picture(relevance: Tensor, largest: float) -> Text:
+    """A character shows two squares, one above the other; a square sums as many places as needed for the picture to fit the
+    terminal, and then the strongest square has the strongest colour."""
     side = math.ceil(relevance.shape[1] / IMAGE)
     squares = summed(relevance, side, side)
-    colours = LIGHT.image(shares(squares)).tolist()
-    text = Text()
+    wide = max(1, SMALL // squares.shape[1])
+    share = shares(squares.float(), largest if side == 1 else None).repeat_interleave(wide, 0).repeat_interleave(wide, 1)
+    colours = LIGHT.image(share).tolist()
+    lines = []
     for upper, lower in zip_longest(colours[::2], colours[1::2]):
+        line = Text()
         for column, above in enumerate(upper):
             below = f" on rgb({_rgb(lower[column])})" if lower else ""
-            text.append("▀", style=f"rgb({_rgb(above)}){below}")
-        text.append("\n")
-    return Group(_heading(facts), "", text, _legend(replace(facts, largest=float(squares.abs().max()))))
+            line.append("▀", style=f"rgb({_rgb(above)}){below}")
+        lines.append(line)
+    return Text("\n").join(lines)
+
+
+def _track(track: Track) -> Text:
+    """A bar for each bin of time, as high as its relevance is strong and in its colour; below it, the time."""
+    sums, size = binned(track.relevance, TRACK)
+    largest = track.largest if size == 1 else float(sums.abs().max())
+    bars, signs = Text(), Text()
+    for share in shares(sums, largest).tolist():
+        height = min(8, math.ceil(abs(share) * 8)) if abs(share) > 1e-3 else 0
+        bars.append(STEPS[height], style=LIGHT.positive if share > 0 else LIGHT.negative)
+        signs.append(" " if height == 0 else "+" if share > 0 else "−", style="dim")
+    end = seconds_of(track, 1, len(track.relevance))
+    first = seconds_of(track, 0)
+    axis = Text(first + end.rjust(max(len(sums) - len(first), len(end) + 1)), style="dim")
+    return Text("\n").join([bars, signs, axis])
+
+
+def _bars(section: Bars) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for name, relevance in section.bars:
+        share = relevance / section.largest if section.largest else 0.0
+        length = round(BAR * abs(share) / 2)
+        left, right = ("█" * length if share < 0 else ""), ("█" * length if share > 0 else "")
+        bar = Text.assemble((left.rjust(BAR // 2), LIGHT.negative), ("│", "dim"), (right.ljust(BAR // 2), LIGHT.positive))
+        shown = name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+        table.add_row(Text(number(relevance), justify="right"), Text(shown), bar)
+    if section.left_out:
+        table.add_row("", Text(f"and {section.left_out} weaker ones", style="dim"), "")
+    return table
+
+
+def _strongest(sheet: Sheet) -> Table:
+    strongest = Table.grid(padding=(0, 2))
+    for relevance, name, where in sheet.top[:STRONGEST]:
+        share = relevance / sheet.facts.largest if sheet.facts.largest else 0.0
+        strongest.add_row(
+            Text(number(relevance), justify="right"),
+            Text(name.strip(" ") or "␣", style=_style(share)),
+            Text(where, style="dim"),
+        )
+    return strongest
 
 
 def _rgb(channels: Sequence[int]) -> str:
@@ -76,10 +145,6 @@ def _rgb(channels: Sequence[int]) -> str:
 def _style(share: float) -> str:
     background = LIGHT.colour(share)
     return f"{ink(background)} on {background}"
-
-
-def _heading(facts: Facts) -> Text:
-    return Text.assemble((facts.explained, "bold"), " = ", (facts.written_value(), "bold"))
 
 
 def _legend(facts: Facts) -> Text:

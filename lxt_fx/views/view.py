@@ -11,28 +11,41 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was explained and how. `total` is the sum of relevance, `largest` the relevance of the strongest colour."""
+    """What was explained and how. `value` is None where several numbers were explained; then each has its own scale.
+    `total` is the sum of relevance, `largest` the relevance of the strongest colour."""
 
     explained: str
-    value: float
+    value: float | None
     total: float
     largest: float
     table_name: str
     model_class: str
     seconds: float
+    own_scales: bool = True
 
     def written_value(self) -> str:
-        """The value with four digits."""
+        """The value with four digits; nothing if there are several."""
+        if self.value is None:
+            return ""
         return f"{self.value:.4g}".replace("-", "−")
+
+    def heading(self) -> str:
+        """The explained number with its value."""
+        return self.explained if self.value is None else f"{self.explained} = {self.written_value()}"
 
     def ticks(self) -> tuple[str, str, str]:
         """The labels of the colour bar: left end, middle, right end."""
+        if self.value is None and self.own_scales:
+            return "−max", "0", "+max"
         if self.largest == 0:
             return "", "0", ""
         return number(-self.largest), "0", number(self.largest)
 
     def footnote(self) -> str:
         """One line: the sum of relevance, the rule table and the model."""
+        if self.value is None:
+            scales = "max: the largest of each number" if self.own_scales else "one scale for all"
+            return f"{scales}  ·  rules {self.table_name}  ·  {self.model_class}"
         return f"sum of relevance {number(self.total)}  ·  rules {self.table_name}  ·  {self.model_class}"
 
 
@@ -69,14 +82,15 @@ def summed(relevance: Tensor, across: int, down: int) -> Tensor:
     return padded.reshape(rows // down, down, columns // across, across).sum(dim=(1, 3))
 
 
-def shares(relevance: Tensor) -> Tensor:
-    """Relevance of any shape divided by its largest absolute value; all zero stays zero."""
-    largest = float(relevance.abs().max())
+def shares(relevance: Tensor, largest: float | None = None) -> Tensor:
+    """Relevance of any shape divided by `largest`, or by its own largest absolute value; all zero stays zero."""
+    largest = float(relevance.abs().max()) if largest is None else largest
     return relevance / largest if largest else relevance
 
 
-def cells(tokens: Sequence[str], relevance: Tensor) -> tuple[Cell, ...]:
-    """The tokens as a sequence of boxes. A word's leading space is outside its box, and a `↵` ends the line."""
+def cells(tokens: Sequence[str], relevance: Tensor, largest: float | None = None) -> tuple[Cell, ...]:
+    """The tokens as a sequence of boxes, the strongest colour for the relevance `largest` (or the strongest of these). A
+    word's leading space is outside its box, and a `↵` ends the line."""
     boxes = [
         (position, line, gap and index == 0)
         for position, token in enumerate(tokens)
@@ -84,7 +98,7 @@ def cells(tokens: Sequence[str], relevance: Tensor) -> tuple[Cell, ...]:
         for index, line in enumerate(_lines(token[1:] if gap else token))
     ]
     starts = [gap or at == 0 or boxes[at - 1][1].endswith("↵") for at, (_, _, gap) in enumerate(boxes)]
-    values, share = relevance.tolist(), shares(relevance).tolist()
+    values, share = relevance.tolist(), shares(relevance, largest).tolist()
     return tuple(
         Cell(position, line, values[position], share[position], gap, start, end, line.endswith("↵"))
         for (position, line, gap), start, end in zip(boxes, starts, [*starts[1:], True], strict=True)

@@ -1,0 +1,136 @@
+"""Several explanations on one colour scale, and their differences where places match."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lxt_fx.base.errors import InputError
+from lxt_fx.results.arithmetic import mismatch
+from lxt_fx.results.explanation import Explanation
+from lxt_fx.results.show import in_patches, largest, sections_of
+from lxt_fx.views.sheet import Heading, Section, Sheet
+from lxt_fx.views.view import Facts
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Comparison:
+    """Explanations with a name each. `differences` are the first minus each other one whose places are the same; `notes`
+    say why one is missing. Views show all of them on one colour scale, up to the largest relevance of any."""
+
+    explanations: tuple[Explanation, ...]
+    names: tuple[str, ...]
+    differences: tuple[Explanation, ...]
+    notes: tuple[str, ...]
+
+    def sheet(self, *, patch: int | None = None) -> Sheet:
+        """What every view shows, with pictures in squares of `patch` pixels (None: the model's patches)."""
+        shown = [(one, in_patches(one.parts, patch)) for one in (*self.explanations, *self.differences)]
+        scale = largest([part for _, parts in shown for part in parts])
+        said = [*self.names, *(f"{self.names[0]} minus {name}" for name in self._compared())]
+        sections: list[Section] = []
+        for name, (one, parts) in zip(said, shown, strict=True):
+            sections.append(Heading(f"{name}: {_said(one, name)}"))
+            sections += [
+                section for part in parts for section in sections_of(part, one.numbers, scale, title=len(parts) > 1)
+            ]
+        tables = " and ".join(dict.fromkeys(one.table_name for one in self.explanations))
+        models = " and ".join(dict.fromkeys(one.model_class for one in self.explanations))
+        heading = f"{len(self.explanations)} explanations on one scale"
+        facts = Facts(heading, None, 0.0, float(scale[0]), tables, models, 0.0, own_scales=False)
+        return Sheet(facts, tuple(sections), (), self.notes)
+
+    def _compared(self) -> list[str]:
+        first = self.explanations[0].parts
+        pairs = zip(self.names[1:], self.explanations[1:], strict=True)
+        return [name for name, one in pairs if mismatch(first, one.parts) is None]
+
+    def to_html(self, path: str | Path, *, patch: int | None = None) -> None:
+        """Writes a self-contained page."""
+        from lxt_fx.views.page import page
+
+        Path(path).write_text(page([self.sheet(patch=patch)]), encoding="utf-8")
+
+    def to_png(self, path: str | Path, *, width: float = 6.5, patch: int | None = None) -> None:
+        """Writes a figure `width` inches wide."""
+        from lxt_fx.views.heatmap import save, sheet_figure
+
+        save(sheet_figure(self.sheet(patch=patch), width), path, "png")
+
+    def to_pdf(self, path: str | Path, *, width: float = 6.5, patch: int | None = None) -> None:
+        """Writes the figure of `to_png` as vectors, for a paper."""
+        from lxt_fx.views.heatmap import save, sheet_figure
+
+        save(sheet_figure(self.sheet(patch=patch), width), path, "pdf")
+
+    def __rich__(self) -> RenderableType:
+        from lxt_fx.views.terminal import sheet_view
+
+        return sheet_view(self.sheet())
+
+    def __str__(self) -> str:
+        from lxt_fx.views.terminal import as_text
+
+        return as_text(self)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.names)
+        shown = names if len(names) <= 100 else f"{len(self.names)} explanations"
+        return f"Comparison({shown}, {len(self.differences)} differences)"
+
+    def _repr_html_(self) -> str:
+        from lxt_fx.views.page import fragment
+
+        return fragment([self.sheet()])
+
+
+def compare(*explanations: Explanation, names: Sequence[str] | None = None) -> Comparison:
+    """Two or more explanations of one number each, on one colour scale; with the difference of the first and each other one
+    whose places are the same.
+
+    `names` tell them apart: by default the rule tables, else the models, else what was explained, whichever differs. Raises
+    InputError for fewer than two, for an explanation of several numbers (take one: `explanation[0]`), and for names that
+    are not one for each."""
+    if len(explanations) == 1 and not isinstance(explanations[0], Explanation):
+        explanations = tuple(explanations[0])
+    if len(explanations) < 2:
+        raise InputError(f"compare: two explanations or more are compared, got {len(explanations)}")
+    for at, one in enumerate(explanations):
+        if not isinstance(one, Explanation):
+            raise InputError(f"compare: argument {at} is a {type(one).__name__}, no Explanation")
+        if one.parts[0].several:
+            raise InputError(f"compare: explanation {at} is of {len(one)} numbers; give one of them, explanation[0], say")
+    named = _names(explanations) if names is None else tuple(names)
+    if len(named) != len(explanations) or len(set(named)) < len(named):
+        raise InputError(
+            f"compare: a different name for each of the {len(explanations)} explanations is needed, got {list(named)}"
+        )
+    first, others = explanations[0], list(zip(named[1:], explanations[1:], strict=True))
+    reasons = [(name, one, mismatch(first.parts, one.parts)) for name, one in others]
+    differences = tuple(first - one for _, one, why in reasons if why is None)
+    notes = tuple(f"No difference of {named[0]} and {name}: {why}." for name, _, why in reasons if why is not None)
+    return Comparison(explanations, named, differences, notes)
+
+
+def _names(explanations: Sequence[Explanation]) -> tuple[str, ...]:
+    choices = (
+        [one.table_name for one in explanations],
+        [one.model_class for one in explanations],
+        [one.origin.checkpoint for one in explanations],
+        [one.numbers[0].label for one in explanations],
+        [one.explained for one in explanations],
+    )
+    for found in choices:
+        if len(set(found)) == len(found) and all(name.strip() for name in found):
+            return tuple(name.strip() for name in found)
+    return tuple(f"explanation {at}" for at in range(len(explanations)))
+
+
+def _said(one: Explanation, name: str) -> str:
+    value = f"{one.value:.4g}".replace("-", "−")
+    return value if one.explained == name else f"{one.explained} = {value}"

@@ -1,0 +1,151 @@
+"""The sheet that shows an explanation: a section for each input by its kind, with one colour scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lxt_fx.results.account import Account
+from lxt_fx.results.merging import merged_pixels
+from lxt_fx.results.origin import ExplainedNumber, Origin
+from lxt_fx.results.part import Part
+from lxt_fx.results.place import PlaceRelevance, place_relevance
+from lxt_fx.results.readings import ImageReading, SoundReading, TextReading
+from lxt_fx.views.panels import pictures
+from lxt_fx.views.sheet import Bars, Matrix, Pictures, Section, Sheet, Tokens, Track, strongest_names
+from lxt_fx.views.view import Facts, cells
+
+IMAGE = "image"
+TOP, NUMBERS = 8, 40
+"""How many of the strongest places are listed, and how many numbers are drawn as bars."""
+
+
+def sheet_of(
+    parts: Sequence[Part],
+    numbers: Sequence[ExplainedNumber],
+    origin: Origin,
+    account: Account | None,
+    patch: int | None = None,
+) -> Sheet:
+    """What the views of an explanation show. Pictures are in squares of `patch` pixels, None for the model's own
+    patches."""
+    shown = in_patches(parts, patch)
+    scale = largest(shown)
+    sections = [section for part in shown for section in sections_of(part, numbers, scale, title=len(parts) > 1)]
+    facts = _facts(shown, numbers, origin, scale)
+    listed = not parts[0].several and (len(parts) > 1 or isinstance(parts[0].reading, TextReading))
+    notes = () if account is None else (f"Accounts: {account}.",)
+    return Sheet(facts, tuple(sections), _top(shown) if listed else (), notes)
+
+
+def in_patches(parts: Sequence[Part], patch: int | None = None) -> tuple[Part, ...]:
+    """The parts with pictures in squares of `patch` pixels, or of the model's own patches."""
+    return tuple(_in_patches(part, patch) for part in parts)
+
+
+def _in_patches(part: Part, patch: int | None) -> Part:
+    reading = part.reading
+    if not isinstance(reading, ImageReading):
+        return part
+    if patch is None and (reading.patch <= reading.side or reading.patch % reading.side):
+        return part
+    return merged_pixels(part, reading, reading.patch if patch is None else patch, "views of an explanation")
+
+
+def largest(parts: Sequence[Part]) -> Tensor:
+    """[numbers]: the largest absolute relevance at any place of any part, for each explained number."""
+    return torch.stack([part.by_number().double().abs().flatten(1).amax(1) for part in parts]).amax(0)
+
+
+def sections_of(part: Part, numbers: Sequence[ExplainedNumber], scale: Tensor, *, title: bool) -> list[Section]:
+    """What shows a part: one section, or where several numbers were explained for something other than a text, one for each
+    of them."""
+    name = part.name if title else ""
+    if not part.several:
+        return [_section(part, float(scale[0]), name)]
+    if isinstance(part.reading, TextReading):
+        tokens = part.reading.tokens
+        shares = part.values.double() / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+        rows = tuple((number.label, number.value) for number in numbers)
+        return [Matrix(name, rows, tokens, shares, len(tokens) - part.reading.answer)]
+    found = []
+    for at, number in enumerate(numbers):
+        one = replace(part, axes=part.axes[1:], values=part.values[at], units=None)
+        said = f"{number.said} = {number.value:.4g}".replace("-", "−")
+        found.append(_section(one, float(scale[at]), f"{name}: {said}" if name else said))
+    return found
+
+
+def top_places(parts: Sequence[Part], k: int) -> tuple[PlaceRelevance, ...]:
+    """The k places of largest absolute relevance of all parts, strongest first."""
+    flat = torch.cat([part.values.double().flatten() for part in parts])
+    offsets = [0]
+    for part in parts:
+        offsets.append(offsets[-1] + part.values.numel())
+    found = []
+    for at in flat.abs().argsort(descending=True, stable=True)[:k].tolist():
+        which = next(i for i in range(len(parts)) if at < offsets[i + 1])
+        found.append(place_relevance(parts[which], at - offsets[which]))
+    return tuple(found)
+
+
+def _section(part: Part, scale: float, title: str) -> Section:
+    reading, values = part.reading, part.values
+    if isinstance(reading, TextReading):
+        return Tokens(title, cells(marked(reading), values, scale))
+    if isinstance(reading, ImageReading):
+        title = "" if title == IMAGE else title  # the panels say it
+        return Pictures(title, pictures(reading.shown, values, reading.side, scale), values, scale)
+    if isinstance(reading, SoundReading) and values.dim() == 1:
+        return Track(title, values, scale, reading.step, reading.start, _loudness(reading, len(values)))
+    names = [part.place(flat)[1] for flat in range(values.numel())]
+    bars, left_out = strongest_names(names, values.flatten(), NUMBERS)
+    return Bars(title, bars, scale, left_out)
+
+
+def marked(reading: TextReading) -> tuple[str, ...]:
+    """The tokens as they are drawn, with `▸` before the first answer token."""
+    first = len(reading.tokens) - reading.answer
+    if not reading.answer:
+        return reading.tokens
+    token = reading.tokens[first]
+    shown = f" ▸{token[1:]}" if token.startswith(" ") else f"▸{token}"
+    return (*reading.tokens[:first], shown, *reading.tokens[first + 1 :])
+
+
+def _loudness(reading: SoundReading, steps: int) -> Tensor | None:
+    """The root mean square of the samples of each step, the loudest as 1."""
+    if reading.waveform is None or reading.rate is None or not len(reading.waveform):
+        return None
+    samples = reading.waveform.double().flatten()
+    index = (torch.arange(len(samples)) / (reading.step * reading.rate)).long().clamp(max=steps - 1)
+    squares = torch.zeros(steps, dtype=torch.float64).index_add_(0, index, samples.square())
+    loud = (squares / torch.bincount(index, minlength=steps).clamp(min=1)).sqrt()
+    return loud / loud.max().clamp(min=1e-12)
+
+
+def _facts(parts: Sequence[Part], numbers: Sequence[ExplainedNumber], origin: Origin, scale: Tensor) -> Facts:
+    main = parts[0]
+    total = sum(float(part.values.sum(dtype=torch.float64)) for part in parts)
+    made = (origin.table_name, origin.model_class, origin.seconds)
+    if not main.several:
+        return Facts(numbers[0].said, numbers[0].value, total, float(scale[0]), *made)
+    said = f"{len(numbers)} explained numbers, one below another"
+    if isinstance(main.reading, TextReading):
+        said = f"relevance of the tokens (columns) for {len(numbers)} explained numbers (rows)"
+        if main.reading.answer == len(numbers):
+            said = "relevance of each answer token (rows) from the tokens before it"
+    return Facts(said, None, total, float(scale.max()), *made)
+
+
+def _top(parts: Sequence[Part]) -> tuple[tuple[float, str, str], ...]:
+    texts = {part.name for part in parts if part.kind == "text"}
+
+    def where(place: PlaceRelevance) -> str:
+        position = f"position {place.position}" if place.part in texts else ""
+        return ", ".join(filter(None, [place.part if len(parts) > 1 else "", position]))
+
+    return tuple((place.relevance, place.token, where(place)) for place in top_places(parts, TOP))
