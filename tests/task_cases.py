@@ -185,6 +185,8 @@ def causal(side: str) -> Case:
     texts = encoded(tokenizer, *TEXTS)
     alone: list[Called] = [({"input_ids": torch.tensor([t])}, lambda out: out.logits[0, -1].max()) for t in texts]
     inputs = padded(tokenizer, texts, side, tokenizer.pad_token_id)
+    if side == "left":
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     return Case(tiny_text.llama(len(tokenizer)), tokenizer, in_batch(inputs, texts_at(tokenizer, texts, side)), alone)
 
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import ids_models
 import numpy as np
 import pytest
 import torch
 from task_cases import (
     ImageAt,
     Sentences,
+    TextAt,
     byte_tokenizer,
     case_of,
     encoded,
@@ -28,11 +30,13 @@ from torch import Tensor, nn
 
 import lxt_fx
 from lxt_fx import InputError, Target
+from lxt_fx.attribution.attributed import attributed, call_at_all_leaves
 from lxt_fx.attribution.target_names import ClassNames
 from lxt_fx.inputs.given import Example, Given
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.readings import TextReading
 from lxt_fx.tasks import explained_call as calls
+from lxt_fx.tasks.asked import Asked
 from lxt_fx.tasks.explain import explain
 
 pytestmark = pytest.mark.xdist_group("tasks")  # they share the captures of task_cases.py
@@ -362,3 +366,50 @@ def test_padding_to_one_length_is_added_with_a_mask() -> None:
         value, relevance, _ = forced(case_of("causal").model, text, name)
         assert explanation.numbers[0].value == pytest.approx(float(value), rel=1e-6)
         same(explanation.parts[0].values, relevance.sum(-1), 1e-6)
+
+
+def test_a_model_that_looks_ahead_gives_no_probability_of_a_name() -> None:
+    class LooksAhead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(len(byte_tokenizer()), 8), nn.Linear(8, len(byte_tokenizer()))
+
+        def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+            hidden = self.embedding(input_ids)
+            return {"logits": self.head(hidden + hidden.mean(1, keepdim=True))}
+
+    torch.manual_seed(0)
+    (text,) = encoded(byte_tokenizer(), "The capital of France is")
+    given = in_batch({"input_ids": torch.tensor([text])}, texts_at(byte_tokenizer(), [text], "right"))
+    with pytest.raises(InputError, match="LooksAhead looks ahead, so it gives no probability of a token"):
+        explain(LooksAhead().eval(), byte_tokenizer(), given, " Parisian")
+
+
+def test_the_units_may_be_summed_and_the_numbers_chunked() -> None:
+    """And several lookups of one input are added up by token."""
+    model, inputs = ids_models.gemma3n()
+    module = lxt_fx.transform(model, kwargs=inputs)
+    texts = [[int(id) for id in row[mask.bool()]] for row, mask in zip(*inputs.values(), strict=True)]
+    places = [
+        TextAt(byte_tokenizer(), tuple(text), tuple(mask.nonzero().flatten().tolist()), index)
+        for index, (text, mask) in enumerate(zip(texts, inputs["attention_mask"], strict=True))
+    ]
+    asked = [[Asked(target, spot=-1) for target in (3, 4, 5)]] * 3
+    made = calls.explained_call(module, byte_tokenizer(), in_batch(inputs, places), asked, None, None, "explain")
+    call = call_at_all_leaves(module, inputs, "explain")
+    whole = attributed(call, made.numbers, "explain")
+    summed = attributed(call, made.numbers, "explain", chunk=2, units=False)
+    assert set(whole.relevance) == {"input_ids"} and whole.relevance["input_ids"].shape[-1] == 32 + 2 * 8
+    same(summed.relevance["input_ids"][..., 0], whole.relevance["input_ids"].sum(-1), 1e-5)
+    same(summed.values, whole.values, 1e-6)
+    expected = lxt_fx.relevance_of(module, inputs, [Target.at(-1, target) for target in (3, 4, 5)])
+    last = list(places[2].columns)  # padded on the left, so that its last token is the last column
+    same(whole.relevance["input_ids"].sum(-1)[:, 2, last], expected[:, 2, last], 1e-5)
+
+
+def test_what_is_not_finite_is_refused() -> None:
+    case = case_of("image")
+    with pytest.raises(lxt_fx.NonFiniteError, match="explain: an explained number, or its relevance, is not finite"):
+        explain(explained("image"), None, case.given, lambda out: out.logits[:, 1] / 0)
+    with pytest.raises(InputError, match="account=True is for one number, got 2 targets"):
+        explain(explained("image"), None, alone("image"), [1, 2], account=True)

@@ -37,18 +37,17 @@ def _account(ledger: Ledger, example: Example, made_of: Mapping[str, str]) -> Ac
     for source in ledger.sources:
         name = made_of.get(source.name, source.name)
         places = [place for place in example.places if of_input(made_of.values(), place.leaf) == name]
-        left = float(source.amount.sum())
-        if len(places) > 1:
-            whole = source.relevance if source.relevance.dim() > 1 else source.relevance[None]
-            for place in places:
-                own = float(whole[0][place.within].sum())
-                reached[place.name] = reached.get(place.name, 0.0) + own
-                left -= own
-            if left:
-                reached[name] = reached.get(name, 0.0) + left
+        whole = source.relevance if source.relevance.dim() > 1 else source.relevance[None]
+        if places and len({str(place.within) for place in places}) == 1:  # one place, or crops of one picture
+            reached[places[0].name] = reached.get(places[0].name, 0.0) + float(source.amount.sum())
             continue
-        known = places[0].name if places else name
-        reached[known] = reached.get(known, 0.0) + left
+        rest = whole[0].clone()
+        for place in places:
+            reached[place.name] = reached.get(place.name, 0.0) + float(rest[place.within].sum())
+            rest[place.within] = 0
+        left = float(rest.sum()) + float(source.elsewhere.sum())
+        if left:
+            reached[name] = reached.get(name, 0.0) + left
     took = {cause.value: float(amount.sum()) for cause, amount in ledger.by_cause().items() if bool(amount.any())}
     value = float(ledger.value.sum())
     return Account(value, reached, took, value - sum(reached.values()) - sum(took.values()))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.errors import InputError
@@ -38,6 +40,14 @@ def output_dims(gm: GraphModule) -> Mapping[str, int]:
         return {ONLY: len(shape(output) or ())}
     fields = output.items() if isinstance(output, Mapping) else vars(output).items() if hasattr(output, "__dict__") else ()
     return {str(name): len(shape(each) or ()) for name, each in fields if isinstance(each, Node)}
+
+
+def dims_of(output: Any) -> Mapping[str, int]:
+    """The same of an output."""
+    if isinstance(output, Tensor):
+        return {ONLY: output.dim()}
+    fields = output.items() if isinstance(output, Mapping) else vars(output).items() if hasattr(output, "__dict__") else ()
+    return {str(name): each.dim() for name, each in fields if isinstance(each, Tensor)}
 
 
 def choose_task(dims: Mapping[str, int], context: Context, *, pairs: bool = False) -> Task:

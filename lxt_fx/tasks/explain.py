@@ -78,14 +78,16 @@ def explain(
     with gradients_on():
         given, tokenizer = read(module, processor, inputs, FUNCTION, answer=answer, sampling_rate=sampling_rate)
         asked, several = asked_of(target, len(given.examples), given.batched, FUNCTION)
+        if account and len(asked[0]) > 1:
+            raise InputError(f"{FUNCTION}: account=True is for one number, got {len(asked[0])} targets; explain each alone")
         call = explained_call(module, tokenizer, given, asked, labels, rules, FUNCTION)
         leaves = call_at_all_leaves(call.explained, call.inputs, FUNCTION)
         found = attributed(leaves, call.numbers, FUNCTION, chunk=chunk)
         relevance = _by_example(found, call, len(asked[0]))
+        made_of = {leaf: name for leaf, (name, _) in leaf_inputs(leaves).items()}
         explanations = []
         for index, example in enumerate(call.given.examples):
-            made_of = {leaf: name for leaf, (name, _) in leaf_inputs(leaves).items()}
-            own = account_of(call, made_of, index, 0) if account and len(asked[0]) == 1 else None
+            own = account_of(call, made_of, index, 0) if account else None
             explanations.append(_explanation(call, found, relevance, index, example, several, own))
     return Explanations(explanations) if call.given.batched else explanations[0]
 

@@ -22,9 +22,9 @@ from lxt_fx.inputs.given import Given
 from lxt_fx.passes.capture.signature import named_signature
 from lxt_fx.passes.positions.asked_positions import answers_by_token
 from lxt_fx.tasks.asked import Asked
-from lxt_fx.tasks.choose_task import choose_task, output_dims
+from lxt_fx.tasks.choose_task import choose_task, dims_of, output_dims
 from lxt_fx.tasks.decoding import Decoding
-from lxt_fx.tasks.forced import Answered, ForcedNumbers, answered
+from lxt_fx.tasks.forced import Answered, ForcedNumbers, answered, asks_for_several
 from lxt_fx.tasks.rows import are_apart
 from lxt_fx.tasks.task import Context, Task
 from lxt_fx.tasks.task_numbers import TaskNumbers
@@ -87,23 +87,17 @@ def explained_call(
 def _answer(
     model: nn.Module, given: Given, asked: Sequence[Sequence[Asked | TargetFunction]], context: Context
 ) -> Answered | None:
-    """The inputs with a name of several tokens appended, for models that predict the next token; None if there is none."""
-    if not _writes(model, context) or _in_the_text(asked, given, context):
+    """The inputs with a name of several tokens appended, for models that predict the next token; None if there is none. The
+    model is called once to see what it returns, if a name is several tokens."""
+    if not context.reading.predicts_next or not asks_for_several(asked, context) or _in_the_text(asked, given, context):
         return None
 
     def run(inputs: Mapping[str, Any]) -> Any:
         with torch.no_grad():
             return model(**as_called(model, called_as(model, inputs)))
 
-    return answered(asked, given, context, run)
-
-
-def _writes(model: nn.Module, context: Context) -> bool:
-    """Whether the model predicts tokens, each after those before it: asked of its class, as no graph of it is there yet."""
-    kind = context.model_class
-    heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq", "ForImageTextToText", "MTModel")
-    written = any(name in kind for name in heads) or context.has("decoder_input_ids")
-    return context.reading.predicts_next and written and "Classification" not in kind and "QuestionAnswering" not in kind
+    task = choose_task(dims_of(run(given.inputs)), context, pairs=_are_pairs(given))
+    return answered(asked, given, context, run) if task.name in ("causal", "encoder-decoder") else None
 
 
 def _in_the_text(asked: Sequence[Sequence[Any]], given: Given, context: Context) -> bool:
@@ -122,10 +116,12 @@ def _task(gm: Any, asked: Sequence[Sequence[Any]], given: Given, context: Contex
     """The task, if a target needs one."""
     if not any(isinstance(ask, Asked) for targets in asked for ask in targets):
         return None
-    pairs = all(
-        len(example.places) == 2 and len({place.leaf for place in example.places}) == 1 for example in given.examples
-    )
-    return choose_task(output_dims(gm), context, pairs=pairs)
+    return choose_task(output_dims(gm), context, pairs=_are_pairs(given))
+
+
+def _are_pairs(given: Given) -> bool:
+    """Whether each example is two texts, each in an entry of the batch."""
+    return all(len(one.places) == 2 and len({place.leaf for place in one.places}) == 1 for one in given.examples)
 
 
 def _numbers(

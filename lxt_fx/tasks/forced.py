@@ -14,6 +14,7 @@ from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.target_entry import logits_of, position_of
 from lxt_fx.attribution.target_names import TokenNames
 from lxt_fx.attribution.teacher_forced import AHEAD
+from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Example, Given
 from lxt_fx.results.part import Part
@@ -97,16 +98,17 @@ class Answered:
         return {start + step for start, name in zip(starts, self.names, strict=True) for step in range(len(name))}
 
 
-def answered(asked: Sequence[Sequence[Any]], given: Given, context: Context, run: Run) -> Answered | None:
-    """The inputs with the names that are asked for appended; None if no target is a name of several tokens. A name is tried
-    with and without a leading space, and the likelier spelling is taken.
+def asks_for_several(asked: Sequence[Sequence[Any]], context: Context) -> bool:
+    """Whether a target is a name of several tokens of the tokenizer, if there is one."""
+    return any(_is_several(target, context) for targets in asked for target in targets)
+
+
+def answered(asked: Sequence[Sequence[Any]], given: Given, context: Context, run: Run) -> Answered:
+    """The inputs with the names that are asked for appended. A name is tried with and without a leading space, and the
+    likelier spelling is taken.
 
     Raises InputError where such a name is one of several targets, or its position is not the end of the text.
     """
-    if not context.reading.predicts_next:
-        return None
-    if not any(_is_several(target, context) for targets in asked for target in targets):
-        return None
     if len(asked[0]) > 1:
         raise InputError(
             f"{context.function}: a name of several tokens is explained alone, because its tokens are appended to the "
@@ -127,6 +129,8 @@ def answered(asked: Sequence[Sequence[Any]], given: Given, context: Context, run
 
 def _is_several(target: Any, context: Context) -> bool:
     if not isinstance(target, Asked) or not isinstance(target.entry, str) or target.minus is not None:
+        return False
+    if context.tokenizer is NO_TOKENIZER or target.entry in context.labels:
         return False
     return TokenNames(context.tokenizer, context.function).single(target.entry) == (None, None)
 
