@@ -68,6 +68,13 @@ def test_a_picture_of_any_kind_goes_through_the_processor(model: Any, processor:
         read(model, None, KINDS[kind])
 
 
+def test_a_narrow_tensor_has_its_channels_first_and_a_flat_array_last(model: Any, processor: Any) -> None:
+    narrow = PIXELS[:, :4]
+    given = read(model, processor, torch.tensor(narrow).permute(2, 0, 1))
+    torch.testing.assert_close(given.inputs["pixel_values"], expected(processor, narrow))
+    torch.testing.assert_close(read(model, processor, PIXELS[:3]).inputs["pixel_values"], expected(processor, PIXELS[:3]))
+
+
 @pytest.mark.parametrize("form", [str, Path])
 def test_the_path_of_a_picture_is_read(model: Any, processor: Any, tmp_path: Path, form: type) -> None:
     path = tmp_path / "picture.png"
@@ -310,7 +317,7 @@ def clip(clip_images: Any) -> tuple[Any, Any]:
     [
         ("a cat", PIXELS, [(0, 0)]),
         (["a cat", "the dog"], PIXELS, [(0, 0), (1, 1)]),
-        (["a cat", "the dog"], [PIXELS, TALL], [(0, 0), (1, 1)]),
+        (["a cat", "the dog is"], [PIXELS, TALL], [(0, 0), (1, 1)]),
         ("a cat", [PIXELS, TALL], [(0, 0), (1, 1)]),
     ],
 )
@@ -318,6 +325,9 @@ def test_texts_and_pictures_that_are_compared_are_pairs(clip: Any, text: Any, im
     given = read(*clip, {"text": text, "images": images})
     assert [tuple(place.within for place in example.places) for example in given.examples] == withins
     assert given.batched == (len(withins) > 1)
+    pictures = [images] * len(withins) if not isinstance(images, list) else images
+    for index, picture in enumerate(pictures):
+        torch.testing.assert_close(given.inputs["pixel_values"][index], expected(clip[1].image_processor, picture)[0])
 
 
 def test_one_picture_for_several_texts_is_that_of_each(clip: Any) -> None:

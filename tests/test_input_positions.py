@@ -12,7 +12,9 @@ from tiny_text import byte_tokenizer
 from torch import Tensor
 
 import lxt_fx
+from lxt_fx.attribution.leaf_call import leaf_call
 from lxt_fx.base.errors import InputError
+from lxt_fx.inputs.given import part_of
 from lxt_fx.inputs.read import read_inputs
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -122,6 +124,13 @@ def test_left_padded_prompts_are_read_as_generate_reads_them() -> None:
     assert (by_mask_only - made_by.logits[0][0]).abs().max() > 0.01
 
 
+def test_positions_are_given_in_half_precision_too() -> None:
+    given = {"input_ids": LEFT, "attention_mask": MASKS["left"]}
+    for name, gets in (("gpt2", True), ("roberta", False)):
+        read = read_inputs(made(name).to(torch.bfloat16), None, given, "explain")
+        assert ("position_ids" in read.inputs) == gets
+
+
 def test_positions_that_are_given_are_taken() -> None:
     given = {
         "input_ids": LEFT,
@@ -143,9 +152,15 @@ def test_texts_go_to_the_side_where_padding_does_not_show(name: str, side: str) 
     assert bool(mask[1, 0]) == (side == "right")
 
 
-def test_an_explained_module_is_asked_like_its_model() -> None:
+def test_relevance_of_a_padded_text_is_that_of_the_text_alone() -> None:
+    """Against gradient x input of the model itself, called by hand on the text alone."""
     model = made("gpt2")
-    explained = lxt_fx.transform(model)
-    read = read_inputs(explained, None, {"input_ids": LEFT, "attention_mask": MASKS["left"]}, "explain")
-    alone = numbers(model, {"input_ids": LEFT[:1, 3:]})
-    torch.testing.assert_close(numbers(explained, read.inputs)[0, 3:], alone[0], rtol=1e-6, atol=1e-6)
+    explained = lxt_fx.transform(model, rules="gradient")
+    given = read_inputs(explained, None, {"input_ids": LEFT, "attention_mask": MASKS["left"]}, "explain")
+    call = leaf_call(explained, (), given.inputs, "input_ids", "explain")
+    (leaf,) = call.leaves.values()
+    (gradient,) = torch.autograd.grad(call.output().logits[0, -1, 3], leaf)
+    part = part_of(given.examples[0].places[0], (leaf * gradient)[None])
+    embedded = model.get_input_embeddings()(LEFT[:1, 3:]).detach().requires_grad_()
+    (alone,) = torch.autograd.grad(model(inputs_embeds=embedded).logits[0, -1, 3], embedded)
+    torch.testing.assert_close(part.values[0], (embedded * alone).sum(-1)[0].detach(), rtol=1e-9, atol=1e-12)

@@ -20,7 +20,7 @@ from lxt_fx.inputs.read import read_inputs
 LONG, SHORT = "The capital of France is Paris", "Rome: play"
 CHAT = [{"role": "user", "content": "The capital"}]
 TEMPLATE = (
-    "{% for m in messages %}<|end|>{{ m['role'] }} {{ m['content'] | trim }}{% endfor %}"
+    "{% for m in messages %}<|end|>{{ m['role'] }} {{ m['content'] | trim }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|end|>bot {% endif %}"
 )
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -228,6 +228,17 @@ def test_answers_of_different_lengths_are_padded_on_the_right(t5: Any, tokenizer
         read(t5, tokenizer, [LONG, SHORT], answer=" Paris")
 
 
+def test_an_answer_is_for_a_decoder_and_given_once(t5: Any, model: Any, tokenizer: Any) -> None:
+    with pytest.raises(InputError, match="has no decoder of its own"):
+        read(model, tokenizer, LONG, answer=" Paris")
+    with pytest.raises(InputError, match="give one of them"):
+        read(t5, tokenizer, {"input_ids": [[5, 6]], "decoder_input_ids": [[1, 7]]}, answer=" Paris")
+    given = read(t5, tokenizer, {"input_ids": [[5, 6]], "decoder_input_ids": [[1, 7]]})
+    assert [place.leaf for place in given.examples[0].places] == ["input_ids", "decoder_input_ids"]
+    with pytest.raises(InputError, match="is empty"):
+        read(t5, tokenizer, LONG, answer=" ")
+
+
 def small() -> Any:
     config = transformers.LlamaConfig(vocab_size=400, max_position_embeddings=64, **SIZES)
     return transformers.LlamaForCausalLM(config).eval()
@@ -252,6 +263,8 @@ REFUSED: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "float ids": (lambda m, t: (m, t, {"input_ids": torch.ones(2)}), "whole numbers"),
     "number": (lambda m, t: (m, t, True), "is no input"),
     "nothing": (lambda m, t: (m, t, None), "NoneType is no input"),
+    "no text": (lambda m, t: (m, t, {"attention_mask": [[1]]}), "neither input_ids nor inputs_embeds"),
+    "empty dict": (lambda m, t: (m, t, {}), "dict of inputs is empty"),
     "all masked": (lambda m, t: (m, t, {"input_ids": [[5]], "attention_mask": [[0]]}), "all padding"),
     "mask of another size": (lambda m, t: (m, t, {"input_ids": [[5, 6]], "attention_mask": [[1]]}), r"is \[1, 1\]"),
     "unknown input": (lambda m, t: (m, t, {"input_ids": [[5]], "boxes": torch.ones(1)}), "gives boxes, which Llama"),

@@ -31,7 +31,7 @@ def from_mapping(
     tools: Tools,
     what: Mapping[str, Any],
     answer: Any,
-    decoder: AddDecoder | None,
+    decoder: AddDecoder,
     batched: bool | None = None,
 ) -> Given:
     """The inputs of a call by name. Tensors without a batch get one.
@@ -58,12 +58,19 @@ def from_mapping(
     _add_pictures(facts, tools, called, by_kind)
     if facts.sound in called:
         _add(by_kind, [[place] for place in sound_places(facts, tools, called, str(facts.sound), None)])
-    if not by_kind:
-        by_kind += _numbers(facts, called)
+    if not by_kind and facts.reads_text:
+        raise InputError(
+            f"{facts.function}: the inputs have neither input_ids nor inputs_embeds, and {facts.model_class} reads text; "
+            f"they are {', '.join(called)}"
+        )
+    _add_numbers(facts, called, by_kind)
     answers: list[tuple[int, ...]] = [()] * len(by_kind)
-    if facts.decodes and not any(name.startswith("decoder_in") for name in called) and decoder is not None:
+    begun = any(name.startswith("decoder_in") for name in called)
+    if begun and answer is not None:
+        raise InputError(f"{facts.function}: the answer is given, and the decoder's own inputs too; give one of them")
+    if facts.decodes and not begun:
         called, answers = decoder(called, by_kind, answer)
-    elif facts.decodes and any(name.startswith("decoder_in") for name in called):
+    elif begun:
         own = own_columns(facts, called, "decoder_")
         _add(
             by_kind,
@@ -175,26 +182,26 @@ def _add(by_kind: list[list[Any]], more: list[list[Any]]) -> None:
         each += places
 
 
-def _numbers(facts: Facts, called: Mapping[str, Any]) -> list[list[Any]]:
-    """The places of floats of any other kind, [batch, ...] each."""
-    floats = {name: value for name, value in called.items() if isinstance(value, Tensor) and value.is_floating_point()}
-    floats = {name: value for name, value in floats.items() if "mask" not in name and value.dim() > 0}
-    if not floats:
-        whole = {name: value for name, value in called.items() if isinstance(value, Tensor) and value.dim() > 1}
-        if not whole:
+def _add_numbers(facts: Facts, called: Mapping[str, Any], by_kind: list[list[Any]]) -> None:
+    """Adds the places of floats of any other kind, [batch, ...] each; of whole numbers if there is nothing else."""
+    covered = {place.leaf for places in by_kind for place in places}
+    tensors = {name: value for name, value in called.items() if isinstance(value, Tensor) and value.dim() > 0}
+    tensors = {name: value for name, value in tensors.items() if name not in covered and "mask" not in name}
+    found = {name: value for name, value in tensors.items() if value.is_floating_point()}
+    if not found and not by_kind:
+        found = {name: value for name, value in tensors.items() if value.dim() > 1}
+        if not found:
             raise InputError(
                 f"{facts.function}: none of {', '.join(called)} is text, a picture, a sound or floating-point numbers, so "
                 "there is nothing to read relevance at; give one"
             )
-        floats = dict([next(iter(whole.items()))])
-    sizes = {len(value) for value in floats.values()}
-    batch = sizes.pop() if len(sizes) == 1 else 1
-    found: list[list[Any]] = [[] for _ in range(batch)]
-    for name, value in floats.items():
-        for index in range(batch):
-            if len(value) == batch:
-                found[index].append(NumbersPlace(name, name, index, NumbersReading()))
-    return found
+    for name, value in found.items():
+        if by_kind and len(value) != len(by_kind):
+            raise InputError(
+                f"{facts.function}: {name} is {list(value.shape)}, but there are {len(by_kind)} examples; give one entry "
+                "of its first dim for each of them"
+            )
+        _add(by_kind, [[NumbersPlace(name, name, index, NumbersReading())] for index in range(len(value))])
 
 
 def _tensor(facts: Facts, name: str, value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,20 +14,12 @@ from lxt_fx.inputs import pictures
 from lxt_fx.inputs.decoders import decoder_rows
 from lxt_fx.inputs.facts import Facts, check_finite, facts_of
 from lxt_fx.inputs.given import Example, Given
-from lxt_fx.inputs.kinds import PERSON_KEYS, is_chat, is_message, kind_in_list, kind_of
-from lxt_fx.inputs.padding import PaddingShows
+from lxt_fx.inputs.kinds import PERSON_KEYS, kind_in_list, kind_of
 from lxt_fx.inputs.processor_output import from_mapping
 from lxt_fx.inputs.sounds import extracted, read_sound, sound_places
-from lxt_fx.inputs.text_rows import Row, row_of_chat, row_of_text
-from lxt_fx.inputs.texts import batch_of_rows, by_token, padding_of, text_call, text_places
+from lxt_fx.inputs.text_batches import decoder_of, of_ids, of_texts, with_decoder
 from lxt_fx.inputs.tools import Tools, tools_of, unpacked
 from lxt_fx.inputs.with_pictures import from_text_and_pictures
-
-IN_ONE_ROW = ("Classification", "QuestionAnswering", "MultipleChoice", "NextSentence", "MaskedLM", "PreTraining")
-"""Parts of the names of classes that read two texts in one row."""
-
-WRITES = ("CausalLM", "LMHead", "ConditionalGeneration", "DoubleHeads")
-"""Parts of the names of classes that go on with a text, for which two texts are no pair."""
 
 
 def read_inputs(
@@ -69,6 +60,11 @@ def read_inputs(
 
 
 def _read(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | None) -> Given:
+    if answer is not None and not facts.decodes:
+        raise InputError(
+            f"{facts.function}: {facts.model_class} has no decoder of its own to give the answer to; append it to the "
+            "text, or ask lxt_fx.answer_relevance"
+        )
     kind = kind_of(what)
     if kind == "nothing":
         raise InputError(_no_use(facts, what))
@@ -79,7 +75,7 @@ def _read(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | None) 
     if kind in ("text", "path") and not (kind == "text" and facts.reads_text):
         return _of_file(facts, tools, [what], answer, rate, batched=False)
     if kind in ("text", "pair", "chat"):
-        return _of_texts(facts, tools, [what], answer, batched=False)
+        return of_texts(facts, tools, [what], answer, batched=False)
     if kind == "image":
         return _of_pictures(facts, tools, [what], answer, batched=False)
     return _of_numbers(facts, tools, what, answer, rate)
@@ -94,11 +90,11 @@ def _of_list(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, rate:
     if kind in ("text", "path") and not (kind == "text" and facts.reads_text):
         return _of_file(facts, tools, what, answer, rate, batched=True)
     if kind in ("text", "pair", "chat"):
-        return _of_texts(facts, tools, what, answer, batched=True)
+        return of_texts(facts, tools, what, answer, batched=True)
     if kind == "ids" and facts.reads_text:
-        return _of_ids(facts, tools, what, answer, batched=True)
+        return of_ids(facts, tools, what, answer, batched=True)
     if facts.reads_text and kind == "array" and all(len(one.shape) == 1 for one in what) and facts.sound is None:
-        return _of_ids(facts, tools, [[int(token) for token in one] for one in what], answer, batched=True)
+        return of_ids(facts, tools, [[int(token) for token in one] for one in what], answer, batched=True)
     if facts.sound is not None and facts.picture is None:
         return _of_sounds(facts, tools, [(one, rate) for one in what], answer, batched=True)
     if facts.picture is not None:
@@ -106,94 +102,6 @@ def _of_list(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, rate:
     if kind in ("list", "numbers", "array"):
         return _of_numbers(facts, tools, torch.stack([torch.as_tensor(one) for one in what]), answer, rate)
     raise InputError(_no_use(facts, what[0]))
-
-
-def _of_texts(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, batched: bool) -> Given:
-    """Texts, pairs or chats."""
-    if not facts.reads_text:
-        raise InputError(
-            f"{facts.function}: {facts.model_class} takes no text, it takes {', '.join(facts.names)}; give one of these"
-        )
-    chats = [[one] if is_message(one) else list(one) for one in what if is_chat(one) or is_message(one)]
-    if chats and any(_has_pictures(chat) for chat in chats):
-        return from_text_and_pictures(facts, tools, chats, batched)
-    if chats:
-        rows = [row_of_chat(facts, tools.tokenizer or tools.processor, chat) for chat in chats]
-        return _of_rows(facts, tools, rows, answer, batched)
-    if not isinstance(what[0], tuple):
-        return _of_rows(facts, tools, [row_of_text(facts, tools.tokenizer, one) for one in what], answer, batched)
-    if facts.decodes or any(part in facts.model_class for part in WRITES):
-        raise InputError(
-            f"{facts.function}: a tuple of two texts is a pair, and {facts.model_class} does not read pairs; join the "
-            "texts "
-            "to one, or give a list for a batch of two"
-        )
-    if any(part in facts.model_class for part in IN_ONE_ROW):
-        return _of_rows(facts, tools, [row_of_text(facts, tools.tokenizer, *pair) for pair in what], answer, batched)
-    rows = [row_of_text(facts, tools.tokenizer, text) for pair in what for text in pair]
-    whole = _of_rows(facts, tools, rows, answer, batched)
-    places: list[Any] = [example.places[0] for example in whole.examples]
-    named = [replace(place, name=f"text {'ab'[at % 2]}") for at, place in enumerate(places)]
-    return Given(whole.inputs, tuple(Example(tuple(named[at : at + 2])) for at in range(0, len(named), 2)), batched)
-
-
-def _has_pictures(chat: Sequence[Mapping[str, Any]]) -> bool:
-    parts = [part for message in chat if isinstance(message["content"], (list, tuple)) for part in message["content"]]
-    return any(isinstance(part, Mapping) and part.get("type") == "image" for part in parts)
-
-
-def _of_rows(facts: Facts, tools: Tools, rows: Sequence[Row], answer: Any, batched: bool) -> Given:
-    """The batch of texts, with the decoder's own texts where there is a decoder. They are padded on the side on which the
-    tokenizer pads, on the other one if the model would see the padding there."""
-    side, _ = padding_of(facts, tools.tokenizer)
-    try:
-        return _of_fields(facts, tools, *batch_of_rows(facts, tools.tokenizer, rows, side), rows, answer, batched)
-    except PaddingShows:
-        other = batch_of_rows(facts, tools.tokenizer, rows, "right" if side == "left" else "left")
-        return _of_fields(facts, tools, *other, rows, answer, batched)
-
-
-def _of_fields(
-    facts: Facts, tools: Tools, inputs: dict[str, Any], own: list[list[int]], rows: Sequence[Row | None], answer: Any,
-    batched: bool,
-) -> Given:  # fmt: skip
-    decoder = decoder_rows(facts, tools.tokenizer, answer, len(own)) if facts.decodes else None
-    more = {} if decoder is None else {"decoder_input_ids": torch.tensor([decoder[0].ids[:1]], device=facts.device)}
-    called = text_call(facts, inputs, own, more)
-    places = [[place] for place in text_places(facts, tools.tokenizer, called, own, rows, "text")]
-    called, answers = with_decoder(facts, tools, called, places, decoder)
-    return Given(called, tuple(Example(tuple(p), a) for p, a in zip(places, answers, strict=True)), batched)
-
-
-def with_decoder(
-    facts: Facts, tools: Tools, called: dict[str, Any], places: list[list[Any]], decoder: Sequence[Row] | None
-) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
-    """The inputs with the decoder's texts, whose places go behind the others; and the answers that they predict."""
-    if decoder is None:
-        return called, [()] * len(places)
-    made, own = batch_of_rows(
-        facts, tools.tokenizer, decoder, "right", "decoder_"
-    )  # what is said depends on what is before
-    if all(len(row.ids) == made["decoder_input_ids"].shape[1] for row in decoder):
-        made.pop("decoder_attention_mask", None)
-    made = {name: facts.on_device(value) for name, value in made.items()}
-    counts = [max(0, len(row.answer) - 1) for row in decoder]
-    texts = text_places(facts, tools.tokenizer, made, own, [None] * len(own), "answer", "decoder_", counts)
-    for each, text in zip(places, texts, strict=True):
-        each.append(text)
-    return {**called, **made}, [row.answer for row in decoder]
-
-
-def _of_ids(facts: Facts, tools: Tools, ids: Any, answer: Any, batched: bool) -> Given:
-    """Token ids [tokens] or [batch, tokens], or lists of them of different lengths."""
-    if isinstance(ids, list) and len({len(row) for row in ids}) > 1:
-        return _of_rows(facts, tools, [Row({"input_ids": [int(t) for t in row]}) for row in ids], answer, batched)
-    tensor = by_token(facts, "input_ids", ids)
-    inputs = {"input_ids": tensor}
-    if facts.takes("attention_mask"):
-        inputs["attention_mask"] = torch.ones_like(tensor)
-    own = [list(range(tensor.shape[1])) for _ in tensor]
-    return _of_fields(facts, tools, inputs, own, [None] * len(own), answer, batched)
 
 
 def _of_numbers(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | None) -> Given:
@@ -205,11 +113,11 @@ def _of_numbers(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | 
     if facts.sound is not None and dims < 2:
         return _of_sounds(facts, tools, [(what, rate)], answer, batched=False)
     if facts.sound is not None and not (facts.picture and dims > 2):
-        return from_mapping(facts, tools, {facts.sound: tensor}, answer, _decoder_of(facts, tools))
+        return from_mapping(facts, tools, {facts.sound: tensor}, answer, decoder_of(facts, tools))
     if facts.reads_text and not floats and dims < 3 and (dims < 2 or facts.picture is None or tensor.dtype == torch.int64):
-        return _of_ids(facts, tools, tensor, answer, batched=dims == 2 and len(tensor) > 1)
+        return of_ids(facts, tools, tensor, answer, batched=dims == 2 and len(tensor) > 1)
     if facts.reads_text and floats and dims == 3 and tensor.shape[-1] == getattr(facts.text_config, "hidden_size", None):
-        return from_mapping(facts, tools, {"inputs_embeds": tensor}, answer, _decoder_of(facts, tools))
+        return from_mapping(facts, tools, {"inputs_embeds": tensor}, answer, decoder_of(facts, tools))
     if facts.picture is not None and dims == 4:
         return _of_pictures(facts, tools, list(what), answer, batched=len(tensor) > 1)
     if facts.picture is not None:
@@ -223,7 +131,7 @@ def _of_numbers(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | 
     if not facts.names:
         raise InputError(f"{facts.function}: {facts.model_class} has no inputs by name; give the inputs as a dict")
     first = next((name for name in facts.names if name not in ("self", "args", "kwargs")), facts.names[0])
-    return from_mapping(facts, tools, {first: tensor if dims > 1 else tensor[None]}, answer, None)
+    return from_mapping(facts, tools, {first: tensor if dims > 1 else tensor[None]}, answer, decoder_of(facts, tools))
 
 
 def _of_pictures(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, batched: bool) -> Given:
@@ -239,7 +147,7 @@ def _of_pictures(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, b
         )
     ready = all(pictures.is_ready(facts, one) for one in what)
     made = pictures.prepared(facts, Tools() if ready else tools, what)
-    return from_mapping(facts, tools, made, answer, _decoder_of(facts, tools), batched)
+    return from_mapping(facts, tools, made, answer, decoder_of(facts, tools), batched)
 
 
 def _of_sounds(facts: Facts, tools: Tools, what: Sequence[tuple[Any, int | None]], answer: Any, batched: bool) -> Given:
@@ -255,14 +163,6 @@ def _of_sounds(facts: Facts, tools: Tools, what: Sequence[tuple[Any, int | None]
     decoder = decoder_rows(facts, tools.tokenizer, answer, len(places)) if facts.decodes else None
     called, answers = with_decoder(facts, tools, called, places, decoder)
     return Given(called, tuple(Example(tuple(p), a) for p, a in zip(places, answers, strict=True)), batched)
-
-
-def _decoder_of(facts: Facts, tools: Tools) -> Any:
-    def add(called: dict[str, Any], places: list[list[Any]], answer: Any) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
-        rows = decoder_rows(facts, tools.tokenizer, answer, len(places))
-        return with_decoder(facts, tools, called, places, rows)
-
-    return add
 
 
 def _of_file(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, rate: int | None, *, batched: bool) -> Given:
@@ -284,7 +184,7 @@ def _of_file(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, rate:
 def _of_mapping(facts: Facts, tools: Tools, what: Mapping[str, Any], answer: Any, rate: int | None) -> Given:
     if what and set(what) <= PERSON_KEYS and not set(what) <= set(facts.names):
         return _of_person_mappings(facts, tools, [what], answer, rate, batched=False)
-    return from_mapping(facts, tools, what, answer, _decoder_of(facts, tools))
+    return from_mapping(facts, tools, what, answer, decoder_of(facts, tools))
 
 
 def _of_person_mappings(
@@ -302,7 +202,7 @@ def _of_person_mappings(
     if answer is None and any(one is not None for one in answers):
         answer = answers
     if any(key in what[0] for key in ("images", "image")):
-        return from_text_and_pictures(facts, tools, what, batched)
+        return from_text_and_pictures(facts, tools, what, batched, answer, decoder_of(facts, tools))
     if any(key in what[0] for key in ("audio", "sound", "array", "raw", "path")):
         return _of_sounds(facts, tools, [_sound(one, rate) for one in what], answer, batched)
     texts = [one.get("text", one.get("messages")) for one in what]

@@ -13,13 +13,15 @@ from lxt_fx.inputs.facts import PICTURES, Facts
 from lxt_fx.inputs.given import Given
 from lxt_fx.inputs.kinds import is_chat
 from lxt_fx.inputs.pictures import raw_picture
-from lxt_fx.inputs.processor_output import from_mapping
+from lxt_fx.inputs.processor_output import AddDecoder, from_mapping
 from lxt_fx.inputs.text_rows import chat_text
 from lxt_fx.inputs.texts import padding_of
 from lxt_fx.inputs.tools import Tools
 
 
-def from_text_and_pictures(facts: Facts, tools: Tools, what: Sequence[Any], batched: bool) -> Given:
+def from_text_and_pictures(
+    facts: Facts, tools: Tools, what: Sequence[Any], batched: bool, answer: Any, decoder: AddDecoder
+) -> Given:
     """The inputs for texts with pictures: dicts with `text` and `images`, or chats with pictures in them. If the model
     compares texts with pictures (CLIP), one dict may hold several of either: each is an example.
 
@@ -36,7 +38,7 @@ def from_text_and_pictures(facts: Facts, tools: Tools, what: Sequence[Any], batc
             raise InputError(f"{facts.function}: the text {text[:40]!r} comes without a picture; give one in images")
     made = [_made(facts, tools, text, images) for text, images in asked]
     whole = made[0] if len(made) == 1 else _together(facts, tools, made)
-    return from_mapping(facts, tools, whole, None, None, batched or len(asked) > 1)
+    return from_mapping(facts, tools, whole, answer, decoder, batched or len(asked) > 1)
 
 
 def _given(tools: Tools) -> str:
