@@ -55,8 +55,9 @@ if TYPE_CHECKING:
     from lxt_fx.report.printed_graph import diff, show
     from lxt_fx.results.account import Account
     from lxt_fx.results.comparison import Comparison, compare
-    from lxt_fx.results.explanation import AnswerRelevance, Explanation, ImageExplanation
+    from lxt_fx.results.explanation import Explanation
     from lxt_fx.results.explanations import Explanations
+    from lxt_fx.results.kinds import AnswerRelevance, ImageExplanation
     from lxt_fx.rule_table.rule import Conserves, Rule
     from lxt_fx.rule_table.table import RuleTable
     from lxt_fx.rule_table.tables import TABLES
@@ -139,8 +140,9 @@ _NAMES = {
     "lxt_fx.report.printed_graph": "diff show",
     "lxt_fx.results.account": "Account",
     "lxt_fx.results.comparison": "Comparison compare",
-    "lxt_fx.results.explanation": "AnswerRelevance Explanation ImageExplanation",
+    "lxt_fx.results.explanation": "Explanation",
     "lxt_fx.results.explanations": "Explanations",
+    "lxt_fx.results.kinds": "AnswerRelevance ImageExplanation",
     "lxt_fx.rule_table.rule": "Conserves Rule",
     "lxt_fx.rule_table.table": "RuleTable",
     "lxt_fx.rule_table.tables": "TABLES",

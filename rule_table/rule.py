@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.fx import Node
 
+from lxt_fx.base.one_line import one_line
 from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.rule_table.selectors import Selector, selector_text, selects
 
@@ -155,8 +156,8 @@ class Rule:
     explicit: Mapping[OpOverload, OpOverload] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        place = "" if self.where is None else f" at {selector_text(self.where)[:60]}"
-        return f"Rule({self.name[:60]}{place}, {self.formula[:40]}, {len(self.ops) or 'any'} ops)".replace("\n", " ")
+        place = "" if self.where is None else f" at {one_line(selector_text(self.where), 50)}"
+        return f"Rule({one_line(self.name, 50)}{place}, {one_line(self.formula, 60)})"
 
     def __str__(self) -> str:
         """The rule as text: its facts, one a line, then every op with what it becomes."""

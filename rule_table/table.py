@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from io import StringIO
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.one_line import one_line
 from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.rule_table.functions_as_places import FUNCTIONS
 from lxt_fx.rule_table.rule import Rule, kind_text
@@ -29,7 +30,7 @@ class RuleTable:
     paper: str = ""
 
     def __repr__(self) -> str:
-        return f"RuleTable({self.name[:80]}, {len(self.rules)} rules)"
+        return f"RuleTable({one_line(self.name, 80)}, {len(self.rules)} rules)"
 
     def override(self, where: Selector, rule: Rule | RuleTable) -> RuleTable:
         """A new table that tries `rule`, or the rules of another table, first on the nodes that `where` selects: a module

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_captures import explained as shared
+from shared_captures import one_worker
 from torch import Tensor
 
 import lxt_fx
@@ -80,7 +84,7 @@ KINDS: dict[str, Callable[[], Explanation]] = {
     "image": lambda: of(image()),
     "sound": lambda: of(sound()),
     "numbers": lambda: of(numbers()),
-    "all": lambda: of(image(), text(text="a\x00\u202eb", spans=((0, 1),) * len(TOKENS)), sound(), numbers(), account=ACCOUNT),
+    "all": lambda: of(image(), text(text="a\x00\u202eb", spans=((0, 1),) * 16), sound(), numbers(), account=ACCOUNT),
     "matrix": lambda: several(text(answer=2)),
     "images": lambda: several(image(), text()),
 }
@@ -111,7 +115,7 @@ def assert_same(one: Explanation, other: Explanation, *, units: bool) -> None:
 @pytest.mark.parametrize(
     "wrong, why",
     [
-        (lambda: Part("text", ("position",), torch.ones(3), reading(("a", "b"))), "the reading has .2. places, and the values .3."),
+        (lambda: Part("text", ("position",), torch.ones(3), reading(("a", "b"))), r"reading has \[2\] places"),
         (lambda: Part("text", ("position",), torch.ones(2).half(), reading(("a", "b"))), "not float32 or float64"),
         (lambda: Part("text", ("target", "position"), torch.ones(2), reading(("a", "b"))), "have the axes"),
         (lambda: Part("image", ("row", "column"), torch.ones(5, 9), ImageReading(PICTURE)), r"\[6, 9\] places"),
@@ -222,9 +226,10 @@ def test_differences_and_sums_go_place_by_place(kind: str) -> None:
 
 def test_a_difference_keeps_its_books_and_names_both_tables() -> None:
     a = KINDS["text"]()
-    b = replace(a, origin=replace(ORIGIN, table_name="gradient"), numbers=(ExplainedNumber("logit of ' Rome'", 3.2, " Rome"),))
-    found = a - b
-    assert (found.table_name, found.explained, found.value) == ("attnlrp and gradient", "logit of ' Paris' minus logit of ' Rome'", 10.0)
+    rome = ExplainedNumber("logit of ' Rome'", 3.2, " Rome")
+    found = a - replace(a, origin=replace(ORIGIN, table_name="gradient"), numbers=(rome,))
+    assert (found.explained, found.value) == ("logit of ' Paris' minus logit of ' Rome'", 10.0)
+    assert found.table_name == "attnlrp and gradient" and found.model_class == "LlamaForCausalLM"
     assert found.account is not None and set(found.account.reached.values()) == {0.0}
     assert (a - found).explained == "logit of ' Paris' minus (logit of ' Paris' minus logit of ' Rome')"
     assert (-a).account is not None and (-a).account.value == -13.2 and (-a).account.took["bias"] == -2.1
@@ -360,7 +365,8 @@ def texts(draw: st.DrawFn) -> Explanation:
     given_text = draw(st.one_of(st.none(), st.text(st.characters(codec="utf-8"))))
     made = TextReading(tokens, None, special, (0,) * count, draw(st.integers(0, count)), given_text)
     said = ExplainedNumber(draw(TOKEN), draw(st.floats(allow_nan=False)), draw(TOKEN))
-    return Explanation((Part("text", ("position",), relevance, made),), (said,), ORIGIN, draw(st.sampled_from([None, ACCOUNT])))
+    account = draw(st.sampled_from([None, ACCOUNT]))
+    return Explanation((Part("text", ("position",), relevance, made),), (said,), ORIGIN, account)
 
 
 @settings(max_examples=60, deadline=None)
@@ -377,7 +383,7 @@ def test_merging_preserves_the_sum_and_every_token(e: Explanation) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(texts())
-def test_json_and_parquet_give_back_every_bit(tmp_path_factory: pytest.TempPathFactory, e: Explanation) -> None:
+def test_json_gives_back_every_bit(tmp_path_factory: pytest.TempPathFactory, e: Explanation) -> None:
     folder = tmp_path_factory.mktemp("results")
     e.to_json(folder / "e.json")
     assert_same(e, Explanation.from_json(folder / "e.json"), units=False)
@@ -426,7 +432,7 @@ def test_json_of_a_text_has_its_facts_at_the_top(tmp_path: Path) -> None:
         ("matrix", lambda found: found["relevance"][0].pop(), "several lengths"),
         ("image", lambda found: found["shown"].update(shape=[6, 9, 4]), "holds 162 bytes, and the shape 216"),
         ("image", lambda found: found["shown"].update(shape=[6, 9, 10**12]), "4294967296 is the most"),
-        ("image", lambda found: found["shown"].update(data="$$"), "not compressed data|no compressed data|is not compressed"),
+        ("image", lambda found: found["shown"].update(data="$$"), "is not compressed data"),
         ("image", lambda found: found.update(side=0), "side is 0; it must be from 1"),
         ("sound", lambda found: found.update(step=0.0), "must be more than 0"),
     ],
@@ -496,7 +502,7 @@ def test_every_kind_has_every_view(kind: str, tmp_path: Path) -> None:
     assert (tmp_path / "e.png").read_bytes()[:4] == b"\x89PNG" and (tmp_path / "e.pdf").read_bytes()[:4] == b"%PDF"
     assert "<html" not in e._repr_html_() and "<script" not in page and max(map(len, shown.splitlines())) <= 80
     for found in (page, shown):
-        assert "rules attnlrp" in found and (e.numbers[0].label.strip() in found or e.explained.replace("'", "&#39;") in found)
+        assert "rules attnlrp" in found and any(said in found for said in ("Paris", "n0", "number 0"))
         assert e.account is None or "Accounts: of 13.2, 9.1 (69 %) reached the text" in found
     for part in e.parts:
         assert part.kind != "numbers" or "income" in shown and "income" in page
@@ -504,13 +510,13 @@ def test_every_kind_has_every_view(kind: str, tmp_path: Path) -> None:
 
 
 def test_parts_share_one_scale_and_pictures_are_in_patches() -> None:
-    big = replace(numbers(), values=torch.tensor([8.0, -1.0, 0.5]))
+    big = replace(numbers(), values=torch.tensor([80.0, -1.0, 0.5]))
     sheet = of(image(), text(), big).sheet()
     pictures, words, bars = sheet.sections
-    assert sheet.facts.largest == 8.0 == pictures.largest == bars.largest
+    assert sheet.facts.largest == 80.0 == pictures.largest == bars.largest
     assert pictures.relevance.shape == (2, 3)
-    assert words.cells[1].share == pytest.approx(float(text().values[1]) / 8.0)
-    assert sheet.top[0] == (8.0, "age", "numbers")
+    assert words.cells[1].share == pytest.approx(float(text().values[1]) / 80.0)
+    assert sheet.top[0] == (80.0, "age", "numbers")
 
 
 def test_a_matrix_gives_each_number_its_own_scale() -> None:
@@ -525,7 +531,8 @@ def test_a_matrix_gives_each_number_its_own_scale() -> None:
 def test_a_comparison_shows_all_on_one_scale(tmp_path: Path) -> None:
     a = of(text(("one", " two")))
     a = replace(a, parts=(replace(a.parts[0], values=torch.tensor([4.0, -2.0]), units=None),))
-    b = replace(a, parts=(replace(a.parts[0], values=torch.tensor([1.0, 2.0])),), origin=replace(ORIGIN, table_name="gradient"))
+    b = replace(a, parts=(replace(a.parts[0], values=torch.tensor([1.0, 2.0])),))
+    b = replace(b, origin=replace(ORIGIN, table_name="gradient"))
     found = lxt_fx.compare(a, b)
     assert found.names == ("attnlrp", "gradient") and found.differences[0].relevance.tolist() == [3.0, -4.0]
     assert found.sheet().facts.largest == 4.0
@@ -536,7 +543,8 @@ def test_a_comparison_shows_all_on_one_scale(tmp_path: Path) -> None:
     assert "attnlrp minus gradient" in shown and "one scale for all" in shown and "rules attnlrp and gradient" in shown
     other = compare(a, of(text(("one", " three"))), names=("here", "there"))
     assert not other.differences and "No difference of here and there: place 1 of 'text' is ' two'" in plain(other)
-    for wrong, why in (((a,), "two explanations or more"), ((a, 3), "argument 1 is a int"), ((a, KINDS["matrix"]()), "of 2 numbers")):
+    matrix = KINDS["matrix"]()
+    for wrong, why in (((a,), "two explanations or more"), ((a, 3), "argument 1 is a int"), ((a, matrix), "of 2 numbers")):
         with pytest.raises(InputError, match=why):
             compare(*wrong)
     with pytest.raises(InputError, match="a different name for each"):
@@ -553,3 +561,47 @@ def test_an_account_says_what_took_the_rest() -> None:
     assert str(Account(2.0, {"text": 2.0}, {}, 1e-9)) == "of 2, 2 (100 %) reached the text; nothing was taken on the way"
     assert str(Account(0.0, {"text": 1.0}, {"bias": -1.0}, 0.0)) == "of 0, 1 reached the text; bias took −1"
     assert "the image" in str(ACCOUNT) and "smaller" not in str(ACCOUNT)
+
+
+# one line for each object
+
+
+@functools.cache
+def made() -> dict[str, object]:
+    """An object of each public class."""
+    explained = shared("llama")
+    torch.manual_seed(0)
+    net, x = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 3)), torch.randn(4, 4)
+    mlp, feature = lxt_fx.transform(net, (x,)), lxt_fx.Removal("feature", spared=torch.zeros(4, dtype=torch.bool))
+    ledger = lxt_fx.audit(explained, {"input_ids": torch.tensor([[3, 1, 4, 1]])})
+    curves = lxt_fx.perturbation_curves(mlp, x, torch.ones(4, 4), 0, removal=feature)
+    tuned = lxt_fx.tune(net, x, removal=feature)
+    e = KINDS["all"]()
+    objects = [explained, explained.record, lxt_fx.certificate(explained), ledger, ledger.landing(1), lxt_fx.Cause.BIAS]
+    objects += [curves, feature, tuned, explained.record.table, explained.record.table.rules[0], lxt_fx.Target(3, 4, 2)]
+    objects += [e, Explanations([e, e]), compare(e, e, names=("a", "b")), ACCOUNT, lxt_fx.Conserves.ALL]
+    found = {type(one).__name__: one for one in objects}
+    found["Explained"] = explained
+    return found | {"ImageExplanation": KINDS["image"](), "AnswerRelevance": KINDS["matrix"]()}
+
+
+@one_worker("llama")
+@pytest.mark.parametrize("name", lxt_fx.__all__)
+def test_every_public_object_is_one_line(name: str) -> None:
+    public = getattr(lxt_fx, name)
+    is_class = isinstance(public, type)
+    found = public("why") if is_class and issubclass(public, lxt_fx.LxtFxError) else made()[name] if is_class else public
+    assert isinstance(found, public) if is_class else isinstance(found, (types.FunctionType, types.ModuleType, dict))
+    shown = repr(found)
+    assert "\n" not in shown and len(shown) < 200, shown
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_names_stay_on_one_line(kind: str) -> None:
+    long = "a\nvery long phrase " * 30
+    e = KINDS[kind]()
+    said = tuple(ExplainedNumber(long, 1.0, long) for _ in e.numbers)
+    e = Explanation(tuple(replace(part, name=f"{part.name}{long}") for part in e.parts), said, Origin(long, long))
+    places = () if e.parts[0].several else e.top(3)
+    for found in (e, Explanations([e]), *e.parts, *(part.reading for part in e.parts), *e.numbers, e.origin, *places):
+        assert "\n" not in repr(found) and len(repr(found)) < 200, repr(found)

@@ -20,7 +20,8 @@ from rich.console import Console
 
 import lxt_fx
 from lxt_fx.base.errors import InputError
-from lxt_fx.results.explanation import ExplainedNumber, Explanation, ImageExplanation, Origin
+from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
+from lxt_fx.results.kinds import ImageExplanation
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import ImageReading, TextReading
 from lxt_fx.views.colour import DARK, LIGHT, Scale, _oklab, contrast, ink

@@ -17,6 +17,7 @@ from torch.fx.graph import PythonCode
 
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.one_capture import is_compiling
+from lxt_fx.base.one_line import one_line
 from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
 from lxt_fx.compiler.call_inputs import check_valid, graph_inputs, named_inputs, why_not
 from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, new_device
@@ -114,7 +115,8 @@ class Explained(GraphModule):
         if "record" not in self.__dict__:  # while it is made
             return f"{type(self).__name__}()"
         record = self.record
-        return f"Explained({record.model_class[:60]}, rules {record.table_name[:40]}, {len(self.graph.nodes)} nodes)"
+        rules = one_line(record.table_name, 40)
+        return f"Explained({one_line(record.model_class, 60)}, rules {rules}, {len(self.graph.nodes)} nodes)"
 
     def _attach(
         self, record: Record, fronts: tuple[Front, ...], embedding: nn.Module | None = None, config: Any = None

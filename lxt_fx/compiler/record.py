@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.fx import Graph
 
+from lxt_fx.base.one_line import one_line
 from lxt_fx.rule_table.rule import Match, Rule
 from lxt_fx.rule_table.table import RuleTable
 
@@ -78,4 +79,4 @@ class Record:
 
     def __repr__(self) -> str:
         made = f"{self.form} form, captured by {self.method}, {len(self.matches)} rules matched"
-        return f"Record({self.model_class[:60]}, rules {self.table_name[:40]}, {made})"
+        return f"Record({one_line(self.model_class, 60)}, rules {one_line(self.table_name, 40)}, {made})"

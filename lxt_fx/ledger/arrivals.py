@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.one_line import one_line
 from lxt_fx.ledger.books import Books
 
 PARTS = ("value", "key", "query")
@@ -44,7 +45,7 @@ class Landing:
 
     def __repr__(self) -> str:
         received = f"{self.at_input:.4g} at the input"
-        return f"Landing(position {self.position} {self.token[:40]!r}, {len(self.arrivals)} layers, {received})"
+        return f"Landing(position {self.position} {one_line(self.token, 40)!r}, {len(self.arrivals)} layers, {received})"
 
     def __str__(self) -> str:
         """A table with one line for each layer, from the output down to the input."""

@@ -14,6 +14,7 @@ from torch import nn
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.on_meta import NOT_COMPARED
+from lxt_fx.base.one_line import one_line
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.pipeline import transform
 from lxt_fx.passes.capture.example import is_transformers
@@ -77,7 +78,8 @@ class Certificate:
 
     def __repr__(self) -> str:
         proven = "proven" if self.proven else f"{len(self.not_proven)} points not proven"
-        return f"Certificate({self.model_class[:60]}, rules {self.table[:40]}, {self.carrying} nodes on the path, {proven})"
+        made = f"{one_line(self.model_class, 60)}, rules {one_line(self.table, 40)}"
+        return f"Certificate({made}, {self.carrying} nodes on the path, {proven})"
 
     @property
     def proven(self) -> bool:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.one_line import one_line
 from lxt_fx.results.arithmetic import mismatch
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.show import in_patches, largest, sections_of
+from lxt_fx.results.shown import Shown
 from lxt_fx.views.sheet import Heading, Section, Sheet
 from lxt_fx.views.view import Facts
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    pass
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Shown):
     """Explanations with a name each. `differences` are the first minus each other one whose places are the same; `notes`
     say why one is missing. Views show all of them on one colour scale, up to the largest relevance of any."""
 
@@ -50,43 +51,8 @@ class Comparison:
         pairs = zip(self.names[1:], self.explanations[1:], strict=True)
         return [name for name, one in pairs if mismatch(first, one.parts) is None]
 
-    def to_html(self, path: str | Path, *, patch: int | None = None) -> None:
-        """Writes a self-contained page."""
-        from lxt_fx.views.page import page
-
-        Path(path).write_text(page([self.sheet(patch=patch)]), encoding="utf-8")
-
-    def to_png(self, path: str | Path, *, width: float = 6.5, patch: int | None = None) -> None:
-        """Writes a figure `width` inches wide."""
-        from lxt_fx.views.heatmap import save, sheet_figure
-
-        save(sheet_figure(self.sheet(patch=patch), width), path, "png")
-
-    def to_pdf(self, path: str | Path, *, width: float = 6.5, patch: int | None = None) -> None:
-        """Writes the figure of `to_png` as vectors, for a paper."""
-        from lxt_fx.views.heatmap import save, sheet_figure
-
-        save(sheet_figure(self.sheet(patch=patch), width), path, "pdf")
-
-    def __rich__(self) -> RenderableType:
-        from lxt_fx.views.terminal import sheet_view
-
-        return sheet_view(self.sheet())
-
-    def __str__(self) -> str:
-        from lxt_fx.views.terminal import as_text
-
-        return as_text(self)
-
     def __repr__(self) -> str:
-        names = ", ".join(self.names)
-        shown = names if len(names) <= 100 else f"{len(self.names)} explanations"
-        return f"Comparison({shown}, {len(self.differences)} differences)"
-
-    def _repr_html_(self) -> str:
-        from lxt_fx.views.page import fragment
-
-        return fragment([self.sheet()])
+        return f"Comparison({one_line(', '.join(self.names), 100)}, {len(self.differences)} differences)"
 
 
 def compare(*explanations: Explanation, names: Sequence[str] | None = None) -> Comparison:

@@ -6,32 +6,31 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, overload
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.json_file import write_json
+from lxt_fx.base.one_line import one_line
 from lxt_fx.base.saved_json import Saved, read_json
 from lxt_fx.results.account import Account as Account
 from lxt_fx.results.account import combined
 from lxt_fx.results.arithmetic import combined_numbers, combined_parts
+from lxt_fx.results.first_part import NotInThisExplanation as NotInThisExplanation
+from lxt_fx.results.first_part import OfFirstPart
 from lxt_fx.results.merging import Merge, merged_parts, need
 from lxt_fx.results.origin import ExplainedNumber as ExplainedNumber
 from lxt_fx.results.origin import Origin as Origin
 from lxt_fx.results.origin import joined
-from lxt_fx.results.part import TARGET, Part, named_part
+from lxt_fx.results.part import TARGET, Part
 from lxt_fx.results.place import PlaceRelevance, place_relevance
 from lxt_fx.results.plain import from_plain, packed, to_plain
-from lxt_fx.results.readings import ImageReading, TextReading
 from lxt_fx.results.selecting import of_number, of_places
 from lxt_fx.results.show import sheet_of, top_places
+from lxt_fx.results.shown import Shown
 from lxt_fx.results.words import Span
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from rich.console import RenderableType
 
     from lxt_fx.views.sheet import Sheet
 
@@ -41,17 +40,12 @@ LONGEST_FILE = 2**31
 """The most bytes of a JSON file that is read."""
 
 
-class NotInThisExplanation(InputError, AttributeError):
-    """This explanation has no such value: it has several explained numbers, or an input of another kind. An AttributeError
-    too, so that `hasattr` is False."""
-
-
 class PlaceOutOfRange(InputError, IndexError):
     """There is no place or explained number with this index. An IndexError too, as indexing raises elsewhere."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # with slots, setting a property is a TypeError of dataclasses
-class Explanation:
+class Explanation(OfFirstPart, Shown):
     """How much each place of the inputs of one example moved the explained numbers up (positive) or down (negative).
 
     `parts` are the inputs, the one that a person asks about first. `numbers` are the explained numbers: one, unless a list
@@ -79,147 +73,6 @@ class Explanation:
                 f"an explanation of {len(self.numbers)} numbers has the axes {shapes}; the first axis of each part is "
                 f"{TARGET!r}, as long as there are numbers, or there is one number and no such axis"
             )
-
-    # the explained numbers
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """The names of the axes of the first part."""
-        return self.parts[0].axes
-
-    @property
-    def explained(self) -> str:
-        """Which number was explained."""
-        return self._number("explained").said
-
-    @property
-    def value(self) -> float:
-        """The explained number."""
-        return self._number("value").value
-
-    @property
-    def values(self) -> Tensor:
-        """[numbers]: the explained numbers, in float64."""
-        return torch.tensor([number.value for number in self.numbers], dtype=torch.float64)
-
-    @property
-    def logits(self) -> Tensor:
-        """[numbers]: the explained numbers in the dtype of the relevance."""
-        return self.values.to(self.relevance.dtype)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """A short name for each explained number."""
-        return tuple(number.label for number in self.numbers)
-
-    def _number(self, name: str) -> ExplainedNumber:
-        if self.parts[0].several:
-            raise NotInThisExplanation(
-                f"Explanation.{name}: {len(self.numbers)} numbers were explained; take explanation[i].{name}, or "
-                "explanation.numbers"
-            )
-        return self.numbers[0]
-
-    # where it comes from
-
-    @property
-    def table_name(self) -> str:
-        """The name of the rule table."""
-        return self.origin.table_name
-
-    @property
-    def model_class(self) -> str:
-        """The class of the model."""
-        return self.origin.model_class
-
-    @property
-    def seconds(self) -> float:
-        """The time of the forward and backward pass, without capture."""
-        return self.origin.seconds
-
-    # the inputs
-
-    def part(self, name: str) -> Part:
-        """The part with this name. Raises InputError that lists the names."""
-        return named_part(self.parts, name)
-
-    def has(self, kind: str) -> bool:
-        """Whether a part is of this kind: `text`, `image`, `sound`, `numbers`."""
-        return any(part.kind == kind for part in self.parts)
-
-    @property
-    def relevance(self) -> Tensor:
-        """The relevance of the first part, with `axes`."""
-        return self.parts[0].values
-
-    @property
-    def attribution(self) -> Tensor:
-        """The relevance of the first part before it was summed over what stands at a place: [tokens, hidden]; of a picture
-        [channels, height, width]."""
-        main = self.parts[0]
-        if main.units is None:
-            raise NotInThisExplanation(f"Explanation.attribution: the units of {main.name!r} were not saved")
-        return main.units.movedim(-1, -3) if isinstance(main.reading, ImageReading) else main.units
-
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """The tokens of the first part, with a leading space where a word starts."""
-        return self._text("tokens").tokens
-
-    @property
-    def input_ids(self) -> tuple[int, ...]:
-        """The token ids of the first part."""
-        ids = self._text("input_ids").ids
-        if ids is None:
-            raise NotInThisExplanation("Explanation.input_ids: the model was given embeddings, or tokens were merged")
-        return ids
-
-    @property
-    def answer_tokens(self) -> int:
-        """How many tokens at the end were appended, so that the model predicts what is explained. Their relevance counts in
-        the sum. Views mark the first of them by `▸`."""
-        return self._text("answer_tokens").answer
-
-    @property
-    def prompt(self) -> int:
-        """How many tokens stand before the answer."""
-        reading = self._text("prompt")
-        return len(reading.tokens) - reading.answer
-
-    def of_prompt(self) -> Tensor:
-        """The relevance of the tokens before the answer: [tokens], of several numbers [numbers, tokens]."""
-        return self.relevance[..., : self.prompt]
-
-    @property
-    def shown(self) -> Tensor:
-        """[height, width, 3] in uint8: the picture as the model saw it."""
-        return self._image("shown").shown
-
-    @property
-    def pixel_values(self) -> Tensor:
-        """[channels, height, width]: what the model was given."""
-        pixels = self._image("pixel_values").pixel_values
-        if pixels is None:
-            raise NotInThisExplanation(
-                "Explanation.pixel_values: the pixels that the model was given were not saved; take shown"
-            )
-        return pixels
-
-    def _text(self, name: str) -> TextReading:
-        reading = self.parts[0].reading
-        return reading if isinstance(reading, TextReading) else self._no(name, "text")
-
-    def _image(self, name: str) -> ImageReading:
-        reading = self.parts[0].reading
-        return reading if isinstance(reading, ImageReading) else self._no(name, "image")
-
-    def _no(self, name: str, kind: str) -> NoReturn:
-        other = next((part.name for part in self.parts if part.kind == kind), None)
-        hint = f"explanation.part({other!r}).reading has one" if other else f"the parts are {self._part_names()}"
-        raise NotInThisExplanation(f"Explanation.{name}: the first part is {self.parts[0].kind}, not {kind}; {hint}")
-
-    def _part_names(self) -> str:
-        return ", ".join(repr(part.name) for part in self.parts)
 
     # along the first axis
 
@@ -364,80 +217,12 @@ class Explanation:
             need(self.parts, "image", "views of an explanation")
         return sheet_of(self.parts, self.numbers, self.origin, self.account, patch)
 
-    def to_html(self, path: str | Path, *, patch: int | None = None) -> None:
-        """Writes a self-contained page (no scripts, no other files) with a light and a dark theme. `patch` is as for
-        `to_png`."""
-        from lxt_fx.views.page import page
-
-        Path(path).write_text(page([self.sheet(patch=patch)]), encoding="utf-8")
-
-    def to_png(self, path: str | Path, *, width: float = 6.5, patch: int | None = None) -> None:
-        """Writes a figure `width` inches wide (3.25 fits a column of a paper), wider where several numbers are explained
-        for a long text. Relevance of a picture is summed over squares of `patch` x `patch` pixels, by default the model's
-        patches: single pixels within a patch are noisy.
-
-        Tokens of a right-to-left script are drawn from left to right; `to_html` orders them correctly. Raises InputError
-        for a text too long for one picture, or a width too small.
-        """
-        from lxt_fx.views.heatmap import save, sheet_figure
-
-        save(sheet_figure(self.sheet(patch=patch), width), path, "png")
-
-    def to_pdf(self, path: str | Path, *, width: float = 6.5, patch: int | None = None) -> None:
-        """Writes the figure of `to_png` as vectors, for a paper."""
-        from lxt_fx.views.heatmap import save, sheet_figure
-
-        save(sheet_figure(self.sheet(patch=patch), width), path, "pdf")
-
-    def __rich__(self) -> RenderableType:
-        from lxt_fx.views.terminal import sheet_view
-
-        return sheet_view(self.sheet())
-
-    def __str__(self) -> str:
-        from lxt_fx.views.terminal import as_text
-
-        return as_text(self)
-
     def __repr__(self) -> str:
         numbers = f"{len(self.numbers)} numbers"
         if not self.parts[0].several:
-            numbers = f"{_short(self.explained, 80)} = {self.value:.4g}"
+            numbers = f"{one_line(self.explained, 80)} = {self.value:.4g}"
         sizes = ", ".join(_size(part) for part in self.parts[:3]) + (", ..." if len(self.parts) > 3 else "")
-        return f"Explanation({numbers}, {sizes}, rules {_short(self.table_name, 24)})"
-
-    def _repr_html_(self) -> str:
-        from lxt_fx.views.page import fragment
-
-        return fragment([self.sheet()])
-
-
-class _ByFirstPart(type):
-    """`isinstance` by what an explanation is about."""
-
-    def __instancecheck__(cls, found: object) -> bool:
-        return isinstance(found, Explanation) and bool(cls.is_one(found))  # type: ignore[attr-defined]
-
-
-class ImageExplanation(Explanation, metaclass=_ByFirstPart):
-    """An explanation whose first part is a picture. A name for `isinstance` and for types; nothing is made of this
-    class."""
-
-    @staticmethod
-    def is_one(found: Explanation) -> bool:
-        """Whether an explanation is about a picture."""
-        return found.parts[0].kind == "image"
-
-
-class AnswerRelevance(Explanation, metaclass=_ByFirstPart):
-    """An explanation of the tokens of an answer: `relevance` [answer, prompt + answer], whose row i explains the logit of
-    answer token i. A name for `isinstance` and for types; nothing is made of this class."""
-
-    @staticmethod
-    def is_one(found: Explanation) -> bool:
-        """Whether the explained numbers are the answer at the end of the text."""
-        reading = found.parts[0].reading
-        return found.parts[0].several and isinstance(reading, TextReading) and reading.answer == len(found.numbers)
+        return f"Explanation({numbers}, {sizes}, rules {one_line(self.table_name, 24)})"
 
 
 def json_of(path: str | Path, function: str) -> Saved:
@@ -476,8 +261,3 @@ def _size(part: Part) -> str:
     places = " x ".join(map(str, part.place_shape))
     unit = {"text": " tokens", "sound": " steps", "numbers": " numbers"}.get(part.kind, "")
     return f"{places}{unit}"
-
-
-def _short(text: str, most: int) -> str:
-    shown = " ".join(text.split())
-    return shown if len(shown) <= most else f"{shown[: most - 1]}…"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, SupportsIndex, overload
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.json_file import write_json
+from lxt_fx.base.one_line import one_line
 from lxt_fx.results.explanation import Explanation, PlaceOutOfRange, json_of
 from lxt_fx.results.parquet import read_parquet, write_parquet
 from lxt_fx.results.plain import raw, to_plain
@@ -118,7 +119,7 @@ class Explanations(Sequence[Explanation]):
             return "Explanations(none)"
         places = [sum(part.values.numel() for part in one.parts) for one in self]
         tables = list(dict.fromkeys(one.table_name for one in self))
-        named = f"rules {tables[0][:40]}" if len(tables) == 1 else f"{len(tables)} rule tables"
+        named = f"rules {one_line(tables[0], 40)}" if len(tables) == 1 else f"{len(tables)} rule tables"
         return f"Explanations({len(self)}, {min(places)} to {max(places)} places each, {named})"
 
     def _repr_html_(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lxt_fx.base.one_line import one_line
+
 
 @dataclass(frozen=True, slots=True)
 class ExplainedNumber:
@@ -16,7 +18,7 @@ class ExplainedNumber:
     label: str
 
     def __repr__(self) -> str:
-        return f"ExplainedNumber({_short(self.said)} = {self.value:.4g})"
+        return f"ExplainedNumber({one_line(self.said, 90)} = {self.value:.4g})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +33,7 @@ class Origin:
     seconds: float = 0.0
 
     def __repr__(self) -> str:
-        return f"Origin({_short(self.model_class)}, rules {_short(self.table_name)})"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 70 else f"{text[:69]}…"
+        return f"Origin({one_line(self.model_class, 70)}, rules {one_line(self.table_name, 70)})"
 
 
 def joined(a: Origin, b: Origin) -> Origin:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.one_line import one_line
 from lxt_fx.results.readings import ImageReading, NumbersReading, Reading, SoundReading, TextReading
 
 TARGET = "target"
@@ -86,7 +87,7 @@ class Part:
         size = " x ".join(
             f"{n} {axis}s" if n != 1 else f"1 {axis}" for n, axis in zip(self.values.shape, self.axes, strict=True)
         )
-        return f"Part({self.name[:60]!r}, {size})"
+        return f"Part({one_line(self.name, 60)!r}, {size})"
 
 
 KINDS: dict[type, str] = {TextReading: "text", ImageReading: "image", SoundReading: "sound", NumbersReading: "numbers"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lxt_fx.base.one_line import one_line
 from lxt_fx.results.part import Part
 
 
@@ -22,8 +23,8 @@ class PlaceRelevance:
     part: str
 
     def __repr__(self) -> str:
-        token = self.token if len(self.token) <= 60 else f"{self.token[:59]}…"
-        return f"PlaceRelevance({self.part[:40]} {self.position}, {token!r}, {self.relevance:+.4g})"
+        token = self.token if len(self.token) <= 60 else one_line(self.token, 60)
+        return f"PlaceRelevance({one_line(self.part, 40)} {self.position}, {token!r}, {self.relevance:+.4g})"
 
     def __iter__(self) -> Iterator[int | tuple[int, ...] | str | float]:
         return iter((self.position, self.token, self.relevance))
