@@ -167,10 +167,14 @@ def _positions(numbers: Numbers, gm: Any) -> tuple[int, ...] | None:
 def called_as(model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The inputs as the model takes them: in one dict for a model whose forward takes a dict of features, as that of a
     SentenceTransformer does."""
+    features = features_of(model)
+    return inputs if features is None or features in inputs else {features: dict(inputs)}
+
+
+def features_of(model: nn.Module) -> str | None:
+    """The name of the one input of a model that takes a dict of features; None for any other."""
     names = model.record.called_with if isinstance(model, Explained) else _parameters(model)
-    if len(names) == 1 and names[0] in ("input", "inputs", "features", "batch") and names[0] not in inputs:
-        return {names[0]: dict(inputs)}
-    return inputs
+    return names[0] if len(names) == 1 and names[0] in ("input", "inputs", "features", "batch") else None
 
 
 def _parameters(model: nn.Module) -> tuple[str, ...]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.inputs.given import Given
 from lxt_fx.inputs.read import read_inputs
 from lxt_fx.inputs.tools import tools_of, unpacked
+from lxt_fx.tasks.explained_call import features_of
 
 
 def opened_with(model: Any, processor: Any, function: str) -> tuple[nn.Module, Any]:
@@ -21,7 +22,24 @@ def read(
     model: nn.Module, processor: Any, inputs: Any, function: str, *, answer: Any, sampling_rate: int | None
 ) -> tuple[Given, Tokenizer | None]:
     """The inputs of the call, and the tokenizer, None if there is none. Inputs that are read already stay as they are."""
+    features = features_of(model)
+    if features is not None and processor is None:
+        processor = getattr(model, "tokenizer", None)
     tokenizer = tools_of(processor, inputs, function).tokenizer
     if isinstance(inputs, Given):
         return inputs, tokenizer
-    return read_inputs(model, processor, inputs, function, answer=answer, sampling_rate=sampling_rate), tokenizer
+    called = model if features is None else _ByName(model, features)
+    return read_inputs(called, processor, inputs, function, answer=answer, sampling_rate=sampling_rate), tokenizer
+
+
+class _ByName(nn.Module):
+    """A model that takes a text's features in one dict, called with them by name, as the inputs room calls a model."""
+
+    def __init__(self, model: nn.Module, features: str) -> None:
+        super().__init__()
+        self.model, self.features = model, features
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None) -> Any:
+        """The model's own output."""
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        return self.model(**{self.features: {name: value for name, value in given.items() if value is not None}})
