@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ids_models
@@ -350,7 +350,8 @@ def pairs() -> Case:
     """Two pairs of texts: four entries of a batch."""
     tokenizer = word_tokenizer()
     ids = encoded(tokenizer, TEXTS[0], TEXTS[1], "Paris", "The capital of England is London")
-    places = texts_at(tokenizer, ids, "right")
+    named = enumerate(texts_at(tokenizer, ids, "right"))
+    places = [replace(place, name=f"text {'ab'[index % 2]}") for index, place in named]
     examples = tuple(Example((places[first], places[first + 1])) for first in (0, 2))
     given = Given(padded(tokenizer, ids, "right", tokenizer.pad_token_id), examples, True)
     return Case(tiny_text.bert("bare", len(tokenizer)), tokenizer, given, [])

@@ -43,8 +43,9 @@ pytestmark = pytest.mark.xdist_group("tasks")  # they share the captures of task
 
 
 def several(found: Any) -> Sequence[Explanation]:
-    assert isinstance(found, tuple)
-    return found
+    assert not isinstance(found, Explanation)
+    found_by_index: Sequence[Explanation] = found
+    return found_by_index
 
 
 def alone(name: str, index: int = 0) -> Given:
@@ -295,7 +296,8 @@ def test_an_encoder_without_a_pair_says_what_to_give() -> None:
 def test_images_that_share_texts_are_explained_one_by_one() -> None:
     """Two images and two texts: the score of each image with the second text, which both read."""
     case, module = case_of("matching"), explained("matching")
-    texts = [example.places[1] for example in case.given.examples]
+    texts: list[Any] = [example.places[1] for example in case.given.examples]
+    texts = [replace(place, name=f"text {index}") for index, place in enumerate(texts)]
     examples = tuple(Example((ImageAt(index), *texts)) for index in range(2))
     found = several(explain(module, case.tokenizer, Given(case.given.inputs, examples, True), 1))
     for index, explanation in enumerate(found):
