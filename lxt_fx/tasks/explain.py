@@ -17,6 +17,7 @@ from lxt_fx.compiler.options import Rules
 from lxt_fx.inputs.given import Example
 from lxt_fx.results.account import Account
 from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
+from lxt_fx.results.explanations import Explanations
 from lxt_fx.results.part import Part
 from lxt_fx.tasks.accounts import account_of
 from lxt_fx.tasks.asked import asked_of
@@ -41,7 +42,7 @@ def explain(
     account: bool = False,
     chunk: int | None = None,
     sampling_rate: int | None = None,
-) -> Explanation | Sequence[Explanation]:
+) -> Explanation | Explanations:
     """How much each token, pixel or moment of `inputs` speaks for or against what the model says.
 
     `model` is a model of transformers, what `transform` made from one (to explain many inputs, transform once), or a
@@ -88,7 +89,7 @@ def explain(
         for index, example in enumerate(call.given.examples):
             own = account_of(call, made_of, index, 0) if account else None
             explanations.append(_explanation(call, found, relevance, index, example, several, own))
-    return tuple(explanations) if call.given.batched else explanations[0]
+    return Explanations(explanations) if call.given.batched else explanations[0]
 
 
 def _by_example(found: Attributed, call: ExplainedCall, targets: int) -> list[Mapping[str, Tensor]]:

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lxt_fx.attribution.readable_tokens import Tokenizer
-from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Given
-from lxt_fx.passes.capture.opened_model import opened
+from lxt_fx.inputs.read import read_inputs
+from lxt_fx.inputs.tools import tools_of, unpacked
+from lxt_fx.tasks.explained_call import features_of
 
 
 def opened_with(model: Any, processor: Any, function: str) -> tuple[nn.Module, Any]:
-    """The model without its wrappers, and its processor."""
-    return opened(model, function), processor
+    """The model without its wrappers, and its processor: those of a pipeline, if one was given."""
+    return unpacked(model, processor, function)
 
 
 def read(
     model: nn.Module, processor: Any, inputs: Any, function: str, *, answer: Any, sampling_rate: int | None
 ) -> tuple[Given, Tokenizer | None]:
     """The inputs of the call, and the tokenizer, None if there is none. Inputs that are read already stay as they are."""
+    features = features_of(model)
+    if features is not None and processor is None:
+        processor = getattr(model, "tokenizer", None)
+    tokenizer = tools_of(processor, inputs, function).tokenizer
     if isinstance(inputs, Given):
-        return inputs, tokenizer_of(processor)
-    raise InputError(f"{function}: the inputs must be read already, got {type(inputs).__name__}")
+        return inputs, tokenizer
+    called = model if features is None else _ByName(model, features)
+    return read_inputs(called, processor, inputs, function, answer=answer, sampling_rate=sampling_rate), tokenizer
 
 
-def tokenizer_of(processor: Any) -> Tokenizer | None:
-    """The tokenizer in a processor, or the processor if it is one; None if there is none."""
-    found = getattr(processor, "tokenizer", None)
-    found = processor if found is None else found
-    return found if callable(getattr(found, "convert_ids_to_tokens", None)) else None
+class _ByName(nn.Module):
+    """A model that takes a text's features in one dict, called with them by name, as the inputs room calls a model."""
+
+    def __init__(self, model: nn.Module, features: str) -> None:
+        super().__init__()
+        self.model, self.features = model, features
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None) -> Any:
+        """The model's own output."""
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        return self.model(**{self.features: {name: value for name, value in given.items() if value is not None}})

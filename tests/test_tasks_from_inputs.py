@@ -1,0 +1,38 @@
+"""`explain` from what a person has, in one line: the inputs, tasks and results rooms together."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_text
+import torch
+from task_cases import Sentences, word_tokenizer
+
+from lxt_fx.results.explanation import Explanation
+from lxt_fx.results.explanations import Explanations
+from lxt_fx.tasks.explain import explain
+
+
+def test_a_list_of_texts_gives_explanations_and_padding_does_not_show() -> None:
+    tokenizer = word_tokenizer()
+    model = tiny_text.bert("classifier", len(tokenizer)).double()
+    texts = ["The capital of France is Paris", "Rome"]
+    found = explain(model, tokenizer, texts, "Good", account=True)
+    assert isinstance(found, Explanations) and len(found) == 2
+    for text, one in zip(texts, found, strict=True):
+        alone = explain(model, tokenizer, text, "good")
+        assert isinstance(alone, Explanation) and alone.numbers[0].said == one.numbers[0].said
+        largest = float(alone.parts[0].values.abs().max())
+        torch.testing.assert_close(one.parts[0].values, alone.parts[0].values, rtol=0, atol=1e-5 * largest)
+        assert one.account is not None and abs(one.account.residual) < 1e-9
+
+
+def test_a_pair_of_texts_for_a_model_that_takes_features_in_a_dict() -> None:
+    tokenizer = word_tokenizer()
+    model = tiny_text.bert("bare", len(tokenizer)).double()
+    pair = ("The capital of France", "Paris is London")
+    one, other = explain(Sentences(model).eval(), tokenizer, pair), explain(model, tokenizer, pair)
+    assert isinstance(one, Explanation) and isinstance(other, Explanation)
+    assert [part.name for part in one.parts] == ["text a", "text b"]
+    assert one.numbers[0].value == pytest.approx(other.numbers[0].value)
+    for part, again in zip(one.parts, other.parts, strict=True):
+        torch.testing.assert_close(part.values, again.values, rtol=0, atol=1e-9)
