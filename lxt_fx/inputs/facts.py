@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.passes.capture.settings import is_transformers, token_embedding
+from lxt_fx.passes.capture.example import token_embedding
+from lxt_fx.passes.capture.settings import is_transformers
 from lxt_fx.passes.capture.signature import named_signature
 
 SOUNDS = ("input_features", "input_values")
