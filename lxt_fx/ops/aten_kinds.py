@@ -44,6 +44,9 @@ LIMITS = MEETING | aten_ops("clamp clamp.Tensor clamp_min clamp_min.Tensor clamp
 
 MASKS = aten_ops("masked_fill.Scalar where.self where.ScalarOther where.ScalarSelf")
 
+FILLS = MASKS | aten_ops("masked_fill.Tensor clamp clamp_min clamp_max")
+"""Write a number, often the lowest of the dtype, into a tensor."""
+
 SELECTIONS = LIMITS | MASKS | aten_ops(
     """
     masked_fill.Tensor scatter.value scatter.src max
