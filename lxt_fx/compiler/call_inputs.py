@@ -3,7 +3,7 @@ looked up by tokens, and whether the graph is valid for their sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from types import CodeType
 from typing import Any
@@ -22,14 +22,35 @@ from lxt_fx.passes.capture.example import SWITCHES
 
 Fronts = tuple[Front, ...]
 
-_MAY_BE_REPEATED: dict[str, Any] = {**SWITCHES, "output_attentions": False, "output_hidden_states": False}
-"""Settings that a call may repeat, as every graph of a transformers model has them."""
+_OUTPUTS = {"output_attentions": "attentions", "output_hidden_states": "hidden_states"}
+"""Settings that ask for outputs, with how the names of these end."""
 
 
-def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs by name, without those that are None or constants of the graph. Those inside lists and dicts are named as
-    the inputs of the graph are, if these are cut apart. Raises CallError for more inputs than the module takes, for one
-    that is given twice, and for token ids that are no tensor."""
+def repeated_settings(out_spec: pytree.TreeSpec) -> dict[str, Any]:
+    """Settings that a call may repeat, since a graph with this output has them. Whether it has hidden states and attentions
+    is read off the names of its outputs: also a config may ask for them, and a tuple does not say."""
+    names = set(_names_in(pytree.tree_unflatten([0] * out_spec.num_leaves, out_spec)))
+    if not names:
+        return SWITCHES
+    return SWITCHES | {setting: any(name.endswith(own) for name in names) for setting, own in _OUTPUTS.items()}
+
+
+def _names_in(output: Any) -> Iterator[str]:
+    if isinstance(output, Mapping):
+        yield from map(str, output)
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        for item in output:
+            yield from _names_in(item)
+
+
+def named_inputs(
+    record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: Mapping[str, Any], repeated: Mapping[str, Any] = SWITCHES
+) -> dict[str, Any]:
+    """The inputs by name, without those that are None or constants of the graph, and without `use_cache`: a graph has no
+    cache, and the answer is the same. `repeated` are settings that a call may repeat. Inputs inside lists and dicts are
+    named as those of the graph are, if these are cut apart. Raises CallError for more inputs than the module takes, for
+    one that is given twice, and for token ids that are no tensor."""
     order = record.order or record.called_with
     for value in args:
         if isinstance(value, Mapping) and set(value) <= {*order, *record.inputs} and "input_ids" in value:
@@ -43,11 +64,12 @@ def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: 
     positional = {_for_position(record, fronts, *pair): pair[1] for pair in zip(order, args, strict=False)}
     if twice := [name for name in positional if name in kwargs]:
         raise CallError(f"{record.model_class}: {twice[0]} is given by position and by name; give it once")
-    given, baked, reads = positional | dict(kwargs), _MAY_BE_REPEATED | dict(record.constants), _reads(fronts)
+    given, baked, reads = positional | dict(kwargs), dict(repeated) | dict(record.constants), _reads(fronts)
     named = {
         name: value if isinstance(value, Tensor) else with_given_objects(value)
         for name, value in given.items()
         if value is not None and (name in record.called_with or not _is_baked(baked, name, value))
+        if name != "use_cache" or not isinstance(value, bool)
     }
     for name in reads & given.keys():
         if not isinstance(given[name], Tensor) and given[name] is not None:
@@ -84,6 +106,8 @@ def why_not(record: Record, fronts: Fronts, named: Mapping[str, Any], takes: fro
     for name in named:
         if name not in record.called_with and name not in record.inputs and name not in reads:
             return _not_captured(record, fronts, name, takes)
+        if name not in record.leaves and name not in reads and has_other_dims(record, name, named[name]):
+            return _other_shape(record, name, named[name])
     made = {front.leaf: front for front in fronts}
     missing = []
     for name in record.inputs:
@@ -106,6 +130,20 @@ def why_not(record: Record, fronts: Fronts, named: Mapping[str, Any], takes: fro
     return None
 
 
+def has_other_dims(record: Record, name: str, value: Any) -> bool:
+    """Whether the input has more or fewer dims than the graph was captured for, as a mask [batch, 1, tokens, tokens]."""
+    sizes = record.sizes.get(name)
+    return sizes is not None and isinstance(value, Tensor) and value.dim() != len(sizes)
+
+
+def _other_shape(record: Record, name: str, value: Tensor) -> str:
+    shown = [("any" if size is None else size) for size in record.sizes[name]]
+    return (
+        f"{record.model_class}: {name} has shape {list(value.shape)}, the graph was captured for {shown}; transform the "
+        'model again with an example of this shape, or once with dynamic="recapture"'
+    )
+
+
 def graph_inputs(record: Record, fronts: Fronts, filled: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of the graph by name; leaves that are not given are computed from their tokens."""
     made = {front.leaf: front for front in fronts}
@@ -117,8 +155,6 @@ def _is_baked(baked: Mapping[str, Any], name: str, value: Any) -> bool:
 
 
 def _not_captured(record: Record, fronts: Fronts, name: str, takes: frozenset[str] | None) -> str:
-    if name == "use_cache" and not record.constants.get(name):
-        return f"{record.model_class}: an explained module has no cache (use_cache=False); leave use_cache out"
     if name in record.constants:
         return (
             f"{record.model_class}: {name}={record.constants[name]!r} is baked into the graph; transform the model "
@@ -160,11 +196,7 @@ def check_valid(
         if not isinstance(value, Tensor):
             continue
         if value.dim() != len(sizes) or any(s not in (None, n) for s, n in zip(sizes, value.shape, strict=True)):
-            shown = [("any" if size is None else size) for size in sizes]
-            raise CallError(
-                f"{record.model_class}: {name} has shape {list(value.shape)}, the graph was captured for {shown}; "
-                "transform the model again with an example of this shape, or once with dynamic=\"recapture\""
-            )
+            raise CallError(_other_shape(record, name, value))
     for guard, code in guards:
         if not holds(code, leaves) and not reads_a_one(guard, leaves):
             raise CallError(

@@ -12,9 +12,10 @@ from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.one_capture import is_compiling, one_capture
 from lxt_fx.base.user_objects import holds_tensors
 from lxt_fx.base.warn_user import warn_user
+from lxt_fx.compiler.call_inputs import has_other_dims
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops.expectations import EXPECTATIONS
-from lxt_fx.passes.capture.example import OUTPUT_SETTINGS, WITH_A_TEXT
+from lxt_fx.passes.capture.example import OUTPUT_SETTINGS, PASSED_ON, WITH_A_TEXT
 
 MOST_GRAPHS = 16
 """The most recaptured graphs that a module has at once; the least recently used one is dropped."""
@@ -24,7 +25,8 @@ Setting = bool | int | float | str
 """What a graph can have as a constant."""
 
 CallKind = tuple[frozenset[str], frozenset[tuple[str, str, Setting]]]
-"""What a graph is captured for: the names of the inputs, and the settings among them, each with its type and value."""
+"""What a graph is captured for: the names of the inputs, and the settings among them, each with its type and value, beside
+the number of dims of inputs that the first graph takes with other dims (a mask [batch, 1, tokens, tokens])."""
 
 
 class Recaptures:
@@ -99,17 +101,17 @@ class OtherCalls:
         self.graphs: dict[CallKind, Explained] = {}
 
     def fitting(self, first: Explained, named: Mapping[str, Any]) -> Explained | None:
-        """The module for a call with these inputs, captured now if there is none; None for a call without inputs, with
-        labels, of which no relevance can be read, with a cache, and with inputs that the model does not name. Raises what
-        `transform` raises."""
+        """The module for a call with these inputs, captured now if there is none; None for a call without inputs and with
+        inputs that the model does not name. Raises what `transform` raises."""
         settings = {name: value for name, value in named.items() if isinstance(value, Setting)}
-        taken = self.takes | WITH_A_TEXT | OUTPUT_SETTINGS if self.passes_on else self.takes
+        taken = self.takes | WITH_A_TEXT | PASSED_ON | OUTPUT_SETTINGS if self.passes_on else self.takes
         inputs = [value for name, value in named.items() if name not in settings]
-        if not inputs or not named.keys() <= taken - {"labels"} or settings.get("use_cache"):
+        if not inputs or not named.keys() <= taken:
             return None
         if not all(map(holds_tensors, inputs)):
             return None
-        kind = frozenset(named), frozenset((name, type(value).__name__, value) for name, value in settings.items())
+        dims = {(name, "dims", x.dim()) for name, x in named.items() if has_other_dims(first.record, name, x)}
+        kind = frozenset(named), frozenset((name, type(x).__name__, x) for name, x in settings.items()) | dims
         if kind not in self.graphs:
             if is_compiling():
                 raise CallError(

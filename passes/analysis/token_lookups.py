@@ -15,7 +15,17 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import TensorType, is_float, module_path, operands, shape, value, written_shape
 from lxt_fx.base.torch_internals import aten, aten_ops
-from lxt_fx.ops.aten_kinds import CONTRACTIONS, CONVOLUTIONS, MOVES, PRODUCTS, SHAPE_READERS, SUMS
+from lxt_fx.ops.aten_kinds import (
+    BAGS,
+    CONVOLUTIONS,
+    LOOK_UP,
+    MOVES,
+    ONE_HOT,
+    PRODUCTS,
+    SHAPE_READERS,
+    SUMS,
+    TIMES_TABLE,
+)
 from lxt_fx.passes.analysis.mark_flow import differentiable_graph, mark_flow
 
 _FORGET = SHAPE_READERS | aten_ops(
@@ -26,10 +36,6 @@ _FORGET = SHAPE_READERS | aten_ops(
 )
 """Ops on token ids that give counts and places, and not tokens. Comparisons give no whole numbers in any case."""
 
-_LOOK_UP = aten_ops("embedding index.Tensor index_select gather take take_along_dim")
-_BAGS = aten_ops("embedding_bag embedding_bag.padding_idx")
-_ONE_HOT = aten_ops("one_hot scatter.value")
-_TIMES_TABLE = CONTRACTIONS | aten_ops("linear mm bmm")
 _JOINS = MOVES | SUMS | CONVOLUTIONS | PRODUCTS | {aten.linear.default}
 """Linear ops that join several lookups to one value."""
 _VIEWS = aten_ops("view reshape unflatten.int")
@@ -64,12 +70,15 @@ def token_lookups(gm: GraphModule) -> list[Lookup]:
     token); else each is a lookup of its own (Gemma3n has one for each layer).
     """
     whole = [node for node in gm.graph.nodes if node.op == "placeholder" and _is_whole(value(node))]
-    return _joined(gm, _tokens(gm, [node for node in whole if _holds_tokens(str(node.target))]))
+    return _joined(gm, _tokens(gm, [node for node in whole if _holds_tokens(node)]))
 
 
-def _holds_tokens(name: str) -> bool:
-    """Whether an input of this name holds tokens: `tasks_input_ids` does, and `task_ids` does not."""
-    return name.endswith("input_ids") or not _NO_TOKENS.search(name)
+def _holds_tokens(node: Node) -> bool:
+    """Whether an input holds tokens, by its name: `tasks_input_ids` does, and `task_ids` does not. The `labels` of a text
+    [batch, tokens] do: a decoder that is given no tokens of its own looks up its labels, shifted by one."""
+    name = str(node.target)
+    texts = name == "labels" and len(shape(node) or ()) == 2
+    return texts or name.endswith("input_ids") or not _NO_TOKENS.search(name)
 
 
 def other_lookups(gm: GraphModule) -> list[Lookup]:
@@ -96,7 +105,7 @@ def _tokens(gm: GraphModule, inputs: Iterable[Node]) -> _Reads:
         if node.op != "call_function" or not read or node.target in _FORGET or node.target is aten.sym_size.int:
             continue
         vectors = any(operand in one_hot for operand in read) and (node.target in MOVES)
-        if vectors or node.target in _ONE_HOT or _compares_with_all(node, held):
+        if vectors or node.target in ONE_HOT or _compares_with_all(node, held):
             one_hot.add(node)
         elif not _is_whole(value(node)):
             continue
@@ -155,13 +164,13 @@ def _looks_up(node: Node, held: _Reads, read: _Reads) -> bool:
     if node.op != "call_function" or node in held or not is_float(node) or shape(node) is None:
         return False
     bag = node.args[0] if node.target is operator.getitem and node.args[1] == 0 else None
-    looking = bag if isinstance(bag, Node) and bag.target in _BAGS else node
+    looking = bag if isinstance(bag, Node) and bag.target in BAGS else node
     operated = [operand.node for operand in operands(looking)]
     tables = [operand for operand in operated if is_float(operand) and operand not in held]
     if not tables or any(read[table] for table in tables):
         return False
     vectors = [is_float(operand) for operand in operated if operand in held]
-    return bool(vectors) and looking.target in (_TIMES_TABLE if any(vectors) else _LOOK_UP | _BAGS)
+    return bool(vectors) and looking.target in (TIMES_TABLE if any(vectors) else LOOK_UP | BAGS)
 
 
 def _join(gm: GraphModule, lookups: Sequence[Node], carrying: frozenset[Node]) -> Node | None:
