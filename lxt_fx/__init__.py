@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from lxt_fx.attribution.one_input import explain, explain_image
     from lxt_fx.attribution.target import Target
     from lxt_fx.compiler.explained import Explained
-    from lxt_fx.compiler.pipeline import transform
     from lxt_fx.compiler.record import Record
     from lxt_fx.compiler.saved_module import load, save
+    from lxt_fx.compiler.transform import transform
     from lxt_fx.faithfulness.removal_curves import PerturbationCurves, perturbation_curves
     from lxt_fx.faithfulness.removed_units import Removal
     from lxt_fx.faithfulness.search import tune
@@ -125,9 +125,9 @@ _NAMES = {
     "lxt_fx.attribution.one_input": "explain explain_image",
     "lxt_fx.attribution.target": "Target",
     "lxt_fx.compiler.explained": "Explained",
-    "lxt_fx.compiler.pipeline": "transform",
     "lxt_fx.compiler.record": "Record",
     "lxt_fx.compiler.saved_module": "load save",
+    "lxt_fx.compiler.transform": "transform",
     "lxt_fx.faithfulness.removal_curves": "PerturbationCurves perturbation_curves",
     "lxt_fx.faithfulness.removed_units": "Removal",
     "lxt_fx.faithfulness.search": "tune",

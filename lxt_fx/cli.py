@@ -15,7 +15,8 @@ from lxt_fx.attribution.target import Name, Target
 from lxt_fx.base.errors import InputError, LxtFxError, UnknownNameError
 from lxt_fx.base.transformers_internals import auto_classes
 from lxt_fx.compiler.options import table_named
-from lxt_fx.compiler.pipeline import STAGES, transform
+from lxt_fx.compiler.pipeline import STAGES
+from lxt_fx.compiler.transform import transform
 from lxt_fx.ledger.run_audit import audit
 from lxt_fx.report.certificates import certificate
 from lxt_fx.report.printed_graph import diff, show

@@ -18,7 +18,7 @@ from lxt_fx.attribution.target import Target
 from lxt_fx.attribution.target_names import TokenNames
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.pipeline import transform
+from lxt_fx.compiler.transform import transform
 
 TEXT = "The capital of France is"
 

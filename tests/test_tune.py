@@ -133,8 +133,8 @@ def test_the_model_is_captured_once_and_an_explained_one_not_at_all(monkeypatch:
         captures.append(args)
         return capture(*args, **kwargs)
 
-    capture = pipeline.capture_and_try_sizes
-    monkeypatch.setattr(pipeline, "capture_and_try_sizes", counted)
+    capture = pipeline.captured_with_backwards
+    monkeypatch.setattr(pipeline, "captured_with_backwards", counted)
     model, pixels = tiny.vit(), random(3, 1, 8, 8)
     of_model = lxt_fx.tune(model, pixels, 3, grid=GRID, removal=Removal(steps=4), progress=False)
     assert len(captures) == 1

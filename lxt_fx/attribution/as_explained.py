@@ -11,7 +11,7 @@ from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules, table_named
-from lxt_fx.compiler.pipeline import transform
+from lxt_fx.compiler.transform import transform
 from lxt_fx.ops.forms import Form
 from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.capture.signature import named_signature

@@ -16,7 +16,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.on_meta import NOT_COMPARED
 from lxt_fx.base.one_line import one_line
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.pipeline import transform
+from lxt_fx.compiler.transform import transform
 from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.capture.settings import is_transformers
 from lxt_fx.report.certificate_text import (

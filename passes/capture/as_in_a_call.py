@@ -22,6 +22,15 @@ from lxt_fx.base.torch_internals import pytree
 
 _READS_FLAG = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _CUTS = (Tensor.detach, torch.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
+_OF_GRADIENTS = (Tensor.register_hook, Tensor.retain_grad)
+"""What code does only to a tensor that asks for a gradient, and what has no effect on a forward."""
+
+
+class _NoHook:
+    """The handle of a hook on a gradient that is not computed."""
+
+    def remove(self) -> None:
+        """Nothing to remove."""
 
 
 class _Answers(TorchFunctionMode):
@@ -50,6 +59,8 @@ class _Answers(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in _OF_GRADIENTS and not args[0].requires_grad and args[0] in self.asking:
+            return _NoHook() if func is Tensor.register_hook else None
         result = func(*args, **(kwargs or {}))
         if func == _READS_FLAG:
             return result or args[0] in self.asking
