@@ -97,6 +97,8 @@ def test_a_picture_is_shown_as_the_model_saw_it(model: Any, processor: Any) -> N
     resized = Image.fromarray(PIXELS).resize((8, 8), resample=Image.Resampling.BILINEAR)
     assert isinstance(reading, ImageReading) and reading.patch == 4
     assert torch.equal(reading.shown, torch.tensor(np.asarray(resized)))
+    assert reading.pixel_values is not None and reading.pixel_values.dtype == torch.float32
+    torch.testing.assert_close(reading.pixel_values, expected(processor, PIXELS)[0])
 
 
 def test_the_relevance_of_a_picture_is_that_of_its_pixels(model: Any, processor: Any) -> None:

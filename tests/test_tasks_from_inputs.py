@@ -7,6 +7,7 @@ import tiny_text
 import torch
 from task_cases import Sentences, word_tokenizer
 
+import lxt_fx
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
 from lxt_fx.tasks.explain import explain
@@ -36,3 +37,12 @@ def test_a_pair_of_texts_for_a_model_that_takes_features_in_a_dict() -> None:
     assert one.numbers[0].value == pytest.approx(other.numbers[0].value)
     for part, again in zip(one.parts, other.parts, strict=True):
         torch.testing.assert_close(part.values, again.values, rtol=0, atol=1e-9)
+
+
+def test_classes_without_names_are_numbers_and_a_batch_is_compared() -> None:
+    model = tiny_text.vit()
+    one = explain(model, None, torch.randn(3, 8, 8), [1, 4])
+    assert isinstance(one, Explanation)
+    assert [number.label for number in one.numbers] == ["class 1", "class 4"]
+    found = lxt_fx.compare(*one)  # type: ignore[arg-type]
+    assert found.names == ("class 1", "class 4") and len(found.differences) == 1

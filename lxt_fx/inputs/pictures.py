@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,11 +225,11 @@ def picture_places(facts: Facts, tools: Tools, inputs: dict[str, Any], name: str
     if isinstance(grid, Tensor) and value.dim() == 2:
         return [[place] for place in _patch_places(facts, tools, value, grid, name)]
     if value.dim() == 4:
-        return [[ImagePlace(name, "image", at, _reading(facts, tools, one))] for at, one in enumerate(value)]
+        return [[ImagePlace(name, "image", at, _pixel_reading(facts, tools, one))] for at, one in enumerate(value)]
     if value.dim() == 5:
         return [
             [
-                ImagePlace(name, "image" if crop == 0 else f"image (crop {crop})", at, _reading(facts, tools, one), crop)
+                ImagePlace(name, "image" if crop == 0 else f"image (crop {crop})", at, _pixel_reading(facts, tools, one), crop)
                 for crop, one in enumerate(crops)
             ]
             for at, crops in enumerate(value)
@@ -253,6 +254,14 @@ def _patch_places(facts: Facts, tools: Tools, value: Tensor, grid: Tensor, name:
         picture = laid.picture(value[own])[:, 0]
         places.append(PatchesPlace(name, "image", own, _reading(facts, tools, picture), laid))
     return places
+
+
+def _pixel_reading(facts: Facts, tools: Tools, pixels: Tensor) -> ImageReading:
+    """A picture that the model was given as pixels [channels, height, width]."""
+    own = pixels.detach().cpu()
+    return replace(
+        _reading(facts, tools, pixels), pixel_values=own.to(torch.promote_types(own.dtype, torch.float32), copy=True)
+    )
 
 
 def _reading(facts: Facts, tools: Tools, pixels: Tensor) -> ImageReading:

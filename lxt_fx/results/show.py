@@ -37,8 +37,15 @@ def sheet_of(
     sections = [section for part in shown for section in sections_of(part, numbers, scale, title=len(parts) > 1)]
     facts = _facts(shown, numbers, origin, scale)
     listed = not parts[0].several and (len(parts) > 1 or isinstance(parts[0].reading, TextReading))
-    notes = () if account is None else (f"Accounts: {account}.",)
-    return Sheet(facts, tuple(sections), _top(shown) if listed else (), notes)
+    return Sheet(facts, tuple(sections), _top(shown) if listed else (), _notes(account))
+
+
+def _notes(account: Account | None) -> tuple[str, ...]:
+    """The account in words, and what these mean."""
+    if account is None:
+        return ()
+    meanings = account.meanings()
+    return (f"Accounts: {account}.", *([f"{meanings[0].upper()}{meanings[1:]}."] if meanings else []))
 
 
 def in_patches(parts: Sequence[Part], patch: int | None = None) -> tuple[Part, ...]:
@@ -142,10 +149,12 @@ def _facts(parts: Sequence[Part], numbers: Sequence[ExplainedNumber], origin: Or
 
 
 def _top(parts: Sequence[Part]) -> tuple[tuple[float, str, str], ...]:
-    texts = {part.name for part in parts if part.kind == "text"}
+    texts = {part.name: part.reading for part in parts if isinstance(part.reading, TextReading)}
 
     def where(place: PlaceRelevance) -> str:
-        position = f"position {place.position}" if place.part in texts else ""
-        return ", ".join(filter(None, [place.part if len(parts) > 1 else "", position]))
+        reading, at = texts.get(place.part), place.position
+        position = f"position {at}" if reading is not None else ""
+        special = "special" if reading is not None and isinstance(at, int) and reading.special[at] else ""
+        return ", ".join(filter(None, [place.part if len(parts) > 1 else "", position, special]))
 
     return tuple((place.relevance, place.token, where(place)) for place in top_places(parts, TOP))
