@@ -318,7 +318,6 @@ def clip(clip_images: Any) -> tuple[Any, Any]:
     ("text", "images", "withins"),
     [
         ("a cat", PIXELS, [(0, 0)]),
-        (["a cat", "the dog"], PIXELS, [(0, 0), (1, 1)]),
         (["a cat", "the dog is"], [PIXELS, TALL], [(0, 0), (1, 1)]),
         ("a cat", [PIXELS, TALL], [(0, 0), (1, 1)]),
     ],
@@ -332,11 +331,23 @@ def test_texts_and_pictures_that_are_compared_are_pairs(clip: Any, text: Any, im
         torch.testing.assert_close(given.inputs["pixel_values"][index], expected(clip[1].image_processor, picture)[0])
 
 
-def test_one_picture_for_several_texts_is_that_of_each(clip: Any) -> None:
+def test_several_texts_for_one_picture_are_one_example(clip: Any) -> None:
     model, processor = clip
-    made = processor(text=["a cat", "the dog"], images=[Image.fromarray(PIXELS)], return_tensors="pt")
-    given = read(model, processor, made)
-    assert [tuple(place.within for place in example.places) for example in given.examples] == [(0, 0), (1, 0)]
+    texts = ["a cat", "the dog is"]
+    made = processor(text=texts, images=[Image.fromarray(PIXELS)], padding=True, return_tensors="pt")
+    asked = {"text": texts, "images": PIXELS}
+    for what in (asked, made):
+        given = read(model, processor, what)
+        (example,) = given.examples
+        assert [(place.name, place.within) for place in example.places] == [("image", 0), ("text 1", 0), ("text 2", 1)]
+        assert not given.batched
+        for name in ("input_ids", "attention_mask", "pixel_values"):
+            torch.testing.assert_close(given.inputs[name], made[name])
+    batch = read(model, processor, [{"text": "the dog", "images": TALL}, asked])
+    assert [[place.name for place in example.places] for example in batch.examples] == [
+        ["text", "image"], ["image", "text 1", "text 2"],
+    ]  # fmt: skip
+    assert [place.within for place in batch.examples[1].places] == [1, 1, 2] and batch.batched
 
 
 WAVE = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny_text
 import torch
-from task_cases import Sentences, word_tokenizer
+from task_cases import Sentences, case_of, inputs_of, word_tokenizer
 
 import lxt_fx
 from lxt_fx.results.explanation import Explanation
@@ -46,3 +46,19 @@ def test_classes_without_names_are_numbers_and_a_batch_is_compared() -> None:
     assert [number.label for number in one.numbers] == ["class 1", "class 4"]
     found = lxt_fx.compare(*one)  # type: ignore[arg-type]
     assert found.names == ("class 1", "class 4") and len(found.differences) == 1
+
+
+def test_a_picture_and_several_texts_are_one_question() -> None:
+    case = case_of("matching")
+    inputs = {**inputs_of(case), "pixel_values": inputs_of(case)["pixel_values"][:1]}
+    one = explain(case.model, case.tokenizer, inputs, (1, 0), account=True)
+    with torch.no_grad():
+        scores = case.model(**inputs).logits_per_image[0]
+    assert isinstance(one, Explanation) and [part.name for part in one.parts][:3] == ["image", "text 1", "text 2"]
+    assert one.value == pytest.approx(float(scores[1] - scores[0]))
+    assert one.account is not None and abs(one.account.residual) < 1e-9 and "the text" not in str(one.account)
+    best = explain(case.model, case.tokenizer, inputs)
+    assert isinstance(best, Explanation) and best.value == pytest.approx(float(scores.max()))
+    asked = int(scores.argmax())
+    silent = [float(part.values.abs().sum()) == 0 for part in best.parts[1:]]
+    assert silent == [at != asked for at in range(len(scores))], "only the text of the score has relevance"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.torch_internals import io_of, pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import token_embedding
 from lxt_fx.passes.capture.settings import is_transformers
@@ -64,6 +65,15 @@ class Facts:
         """Whether there is a decoder with a text of its own."""
         own = self.takes("decoder_input_ids") or self.takes("decoder_inputs_embeds")
         return own and bool(getattr(self.config, "is_encoder_decoder", True))
+
+    @property
+    def compares(self) -> bool:
+        """Whether it scores each picture with each text of a call, as CLIP does."""
+        if isinstance(self.model, Explained):
+            spec = io_of(self.model.graph).out_spec
+            output = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+            return isinstance(output, Mapping) and "logits_per_image" in output
+        return self.takes("return_loss") and self.reads_text and self.picture is not None and not self.decodes
 
     @property
     def in_training(self) -> bool:

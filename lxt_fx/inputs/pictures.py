@@ -225,11 +225,11 @@ def picture_places(facts: Facts, tools: Tools, inputs: dict[str, Any], name: str
     if isinstance(grid, Tensor) and value.dim() == 2:
         return [[place] for place in _patch_places(facts, tools, value, grid, name)]
     if value.dim() == 4:
-        return [[ImagePlace(name, "image", at, _pixel_reading(facts, tools, one))] for at, one in enumerate(value)]
+        return [[ImagePlace(name, "image", at, _pixels(facts, tools, one))] for at, one in enumerate(value)]
     if value.dim() == 5:
         return [
             [
-                ImagePlace(name, "image" if crop == 0 else f"image (crop {crop})", at, _pixel_reading(facts, tools, one), crop)
+                ImagePlace(name, "image" if crop == 0 else f"image (crop {crop})", at, _pixels(facts, tools, one), crop)
                 for crop, one in enumerate(crops)
             ]
             for at, crops in enumerate(value)
@@ -256,7 +256,7 @@ def _patch_places(facts: Facts, tools: Tools, value: Tensor, grid: Tensor, name:
     return places
 
 
-def _pixel_reading(facts: Facts, tools: Tools, pixels: Tensor) -> ImageReading:
+def _pixels(facts: Facts, tools: Tools, pixels: Tensor) -> ImageReading:
     """A picture that the model was given as pixels [channels, height, width]."""
     own = pixels.detach().cpu()
     return replace(

@@ -43,8 +43,9 @@ class Account:
     residual: float
 
     def __str__(self) -> str:
-        reached = [f"{self._amount(amount)} reached the {name}" for name, amount in list(self.reached.items())[:1]]
-        reached += [f"{self._amount(amount)} the {name}" for name, amount in list(self.reached.items())[1:]]
+        inputs = [(name, amount) for name, amount in self.reached.items() if amount] or list(self.reached.items())
+        named = [(f"the {name}" if name.isalpha() else name, amount) for name, amount in inputs]
+        reached = [f"{self._amount(amount)} {'' if at else 'reached '}{name}" for at, (name, amount) in enumerate(named)]
         said = f"of {_written(self.value)}, {_listed(reached) or 'nothing reached the inputs'}"
         took = f"; {_listed(self._causes()) or 'nothing was taken on the way'}"
         rounding = self.residual != 0 and abs(self.residual) >= ROUNDING * abs(self.value)
