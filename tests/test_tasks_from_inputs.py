@@ -11,6 +11,7 @@ import lxt_fx
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
 from lxt_fx.tasks.explain import explain
+from lxt_fx.tasks.likeness import cosine
 
 
 def test_a_list_of_texts_gives_explanations_and_padding_does_not_show() -> None:
@@ -62,3 +63,21 @@ def test_a_picture_and_several_texts_are_one_question() -> None:
     asked = int(scores.argmax())
     silent = [float(part.values.abs().sum()) == 0 for part in best.parts[1:]]
     assert silent == [at != asked for at in range(len(scores))], "only the text of the score has relevance"
+
+
+def test_each_text_of_a_pair_gets_half_of_the_cosine_unless_the_plain_gradient_is_asked_for() -> None:
+    one, other = (torch.randn(8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    expected = torch.nn.functional.cosine_similarity(one, other, dim=-1)
+    for plain_gradient, share in ((False, 0.5), (True, 0.0)):
+        value = cosine(one, other, plain_gradient=plain_gradient)
+        torch.testing.assert_close(value, expected)
+        for vector, gradient in zip((one, other), torch.autograd.grad(value, (one, other)), strict=True):
+            assert float((vector * gradient).sum()) == pytest.approx(share * float(expected), abs=1e-12)
+    tokenizer = word_tokenizer()
+    model = tiny_text.bert("bare", len(tokenizer)).double()
+    found = explain(model, tokenizer, ("The capital of France", "Paris is London"), account=True)
+    assert isinstance(found, Explanation) and found.account is not None
+    assert "target" not in found.account.took, "nothing is lost between the output and the cosine"
+    plain = explain(model, tokenizer, ("The capital of France", "Paris is London"), rules="gradient", account=True)
+    assert isinstance(plain, Explanation) and plain.account is not None
+    assert plain.account.took["target"] == pytest.approx(plain.value), "of which the plain gradient loses all"

@@ -79,7 +79,8 @@ def explained_call(
         numbers = _numbers(task, answer, asked, given, context)
         positions = _positions(numbers, source.captured.gm)
         explained = compiled_by(source, table, Options(positions=positions))
-    context = replace(context, reading=replace(reading, positions=explained.record.positions))
+    reading = replace(reading, positions=explained.record.positions)
+    context = replace(context, reading=reading, plain_gradient=explained.record.table_name == "gradient")
     numbers.context = context
     return ExplainedCall(explained, given, inputs, numbers, context, are_apart(given.examples))
 

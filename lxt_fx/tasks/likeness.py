@@ -45,7 +45,7 @@ class Likeness:
             )
         one, other = (self.embedding(output, row, context) for row in rows)
         shown = [quoted(plain_text(context, row)) for row in rows]
-        value = nn.functional.cosine_similarity(one, other, dim=-1)
+        value = cosine(one, other, plain_gradient=context.plain_gradient)
         made = "" if _given(output, "sentence_embedding") is not None else f" ({_SAID[self.pooling]})"
         return Number(value, f"cosine of {shown[0]} and {shown[1]}{made}", "cosine")
 
@@ -69,6 +69,16 @@ class Likeness:
         columns = list(range(hidden.shape[1])) if text is None else list(text.columns)
         pooled: Tensor = hidden[row, columns[0]] if self.pooling == "cls" else hidden[row, columns].mean(0)
         return pooled
+
+
+def cosine(one: Tensor, other: Tensor, *, plain_gradient: bool) -> Tensor:
+    """The cosine of two vectors, as LRP's rules have it in a model: the lengths are held constant, as the statistics of a
+    norm are, and each vector gets half of the product. By the plain gradient of a cosine, the relevance of each text would
+    sum to 0, because a longer vector is no more similar."""
+    if plain_gradient:
+        return nn.functional.cosine_similarity(one, other, dim=-1)
+    lengths = (one.norm() * other.norm()).clamp(min=1e-8).detach()
+    return (one @ other.detach() + one.detach() @ other) / (2 * lengths)
 
 
 _SAID = {

@@ -33,6 +33,7 @@ class Context:
     config: Any
     inputs: Mapping[str, Any]
     tokenizer: Tokenizer
+    plain_gradient: bool = False
 
     @property
     def function(self) -> str:
