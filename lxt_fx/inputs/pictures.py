@@ -51,7 +51,8 @@ def config_size(facts: Facts) -> tuple[int, int] | None:
 
 
 def _vision(facts: Facts) -> Any:
-    return getattr(facts.config, "vision_config", None) or facts.config
+    parts = (getattr(facts.config, name, None) for name in ("vision_config", "image_config", "encoder"))
+    return next((part for part in parts if hasattr(part, "patch_size") or hasattr(part, "image_size")), facts.config)
 
 
 def _pair(size: Any) -> tuple[int, int]:

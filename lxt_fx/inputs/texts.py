@@ -22,6 +22,10 @@ Own = list[list[int]]
 """For each row of a batch the columns of its own tokens: all without padding."""
 
 
+IGNORED = -100
+"""A label of a token that does not count."""
+
+
 def batch_of_rows(
     facts: Facts, tokenizer: Any, rows: Sequence[Row], side: str, prefix: str = ""
 ) -> tuple[dict[str, Any], Own]:
@@ -127,6 +131,8 @@ def accepted(facts: Facts, inputs: Mapping[str, Any], giver: str) -> dict[str, A
     """The inputs that the model takes. Raises InputError for one that it does not take and that would change the result."""
     found = {}
     for name, value in inputs.items():
+        if name == "labels" and isinstance(value, Tensor) and bool((value == IGNORED).all()):
+            continue  # some processors return labels without any, of which no loss can be computed
         if facts.takes(name) or name == "input_ids" and facts.takes("inputs_embeds"):  # the ids are looked up then
             found[name] = value
         elif name not in NOT_FOR_THE_MODEL and not says_nothing(name, value):

@@ -136,7 +136,7 @@ def _made(facts: Facts, tools: Tools, text: str, images: Sequence[Any]) -> dict[
             **tools.tokenizer([text], return_tensors="pt"),
             **tools.image_processor(images=pictures, return_tensors="pt"),
         }
-    return {name: value for name, value in made.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in made.items() if isinstance(value, Tensor) and name != "labels"}
 
 
 def _together(facts: Facts, tools: Tools, made: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from lxt_fx.results.place import PlaceRelevance, place_relevance
 from lxt_fx.results.readings import ImageReading, SoundReading, TextReading
 from lxt_fx.views.panels import pictures
 from lxt_fx.views.sheet import Bars, Matrix, Pictures, Section, Sheet, Tokens, Track, strongest_names
-from lxt_fx.views.view import Facts, cells
+from lxt_fx.views.view import Facts, cells, number
 
 IMAGE = "image"
 TOP, NUMBERS = 8, 40
@@ -79,9 +80,9 @@ def sections_of(part: Part, numbers: Sequence[ExplainedNumber], scale: Tensor, *
         rows = tuple((number.label, number.value) for number in numbers)
         return [Matrix(name, rows, tokens, shares, len(tokens) - part.reading.answer)]
     found = []
-    for at, number in enumerate(numbers):
+    for at, explained in enumerate(numbers):
         one = replace(part, axes=part.axes[1:], values=part.values[at], units=None)
-        said = f"{number.said} = {number.value:.4g}".replace("-", "−")
+        said = f"{explained.said} = {explained.value:.4g}".replace("-", "−")
         found.append(_section(one, float(scale[at]), f"{name}: {said}" if name else said))
     return found
 
@@ -107,7 +108,7 @@ def _section(part: Part, scale: float, title: str) -> Section:
         title = "" if title == IMAGE else title  # the panels say it
         return Pictures(title, pictures(reading.shown, values, reading.side, scale), values, scale)
     if isinstance(reading, SoundReading) and values.dim() == 1:
-        return Track(title, values, scale, reading.step, reading.start, _loudness(reading, len(values)))
+        return _track(title, reading, values, scale)
     names = [part.place(flat)[1] for flat in range(values.numel())]
     bars, left_out = strongest_names(names, values.flatten(), NUMBERS)
     return Bars(title, bars, scale, left_out)
@@ -121,6 +122,18 @@ def marked(reading: TextReading) -> tuple[str, ...]:
     token = reading.tokens[first]
     shown = f" ▸{token[1:]}" if token.startswith(" ") else f"▸{token}"
     return (*reading.tokens[:first], shown, *reading.tokens[first + 1 :])
+
+
+def _track(title: str, reading: SoundReading, values: Tensor, scale: float) -> Track:
+    """The sound as long as it is: some models are given silence behind it (Whisper: up to 30 s), whose relevance stands in
+    the title."""
+    own = len(values)
+    if reading.waveform is not None and reading.rate:
+        own = min(own, max(1, math.ceil(len(reading.waveform) / reading.rate / reading.step)))
+    if own < len(values):
+        silence = f"{(len(values) - own) * reading.step:.3g} s of silence behind it: {number(float(values[own:].sum()))}"
+        title = f"{title}, {silence}" if title else silence
+    return Track(title, values[:own], scale, reading.step, reading.start, _loudness(reading, own))
 
 
 def _loudness(reading: SoundReading, steps: int) -> Tensor | None:

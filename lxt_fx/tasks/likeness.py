@@ -33,10 +33,13 @@ class Likeness:
         function = context.function
         rows = [place.within for place in example.places]
         if len(rows) != 2 or rows[0] == rows[1]:
+            pair = ""
+            if context.has("input_ids", "inputs_embeds", "features"):
+                pair = "give two texts as a pair, whose likeness is explained, or "
             raise InputError(
-                f"{function}: {context.model_class} has no logits, so there is no default target: give two texts as a "
-                "pair, whose likeness is explained, or say what to explain by a function that returns one number, such as "
-                "target=lambda out: out.last_hidden_state[0, 0].norm()"
+                f"{function}: {context.model_class} has no logits, so there is no default target: {pair}say what to "
+                "explain by a function that returns one number, such as target=lambda out: out.last_hidden_state[0, "
+                "0].norm()"
             )
         if asked.entry is not None or asked.minus is not None or asked.spot is not None:
             raise InputError(
