@@ -111,16 +111,7 @@ class Facts:
 
     def placeholders(self) -> frozenset[int]:
         """The ids of the tokens in whose place pictures, videos and sounds are put."""
-        kinds = (
-            "image_token_id",
-            "image_token_index",
-            "video_token_id",
-            "video_token_index",
-            "audio_token_id",
-            "audio_token_index",
-        )
-        found = (getattr(self.config, kind, None) for kind in kinds)
-        return frozenset(token for token in found if isinstance(token, int))
+        return placeholders_of(self.config)
 
     def on_device(self, value: Any) -> Any:
         """A tensor of the person as the model takes it: a copy on its device, floats in its dtype."""
@@ -128,6 +119,13 @@ class Facts:
             return value
         dtype = self.dtype if value.is_floating_point() else value.dtype
         return value.detach().to(self.device, dtype, copy=True)
+
+
+def placeholders_of(config: Any) -> frozenset[int]:
+    """The ids of the tokens in whose place pictures, videos and sounds are put, as a config names them."""
+    names = (f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index"))
+    found = (getattr(config, name, None) for name in names)
+    return frozenset(token for token in found if isinstance(token, int))
 
 
 def facts_of(model: nn.Module, function: str) -> Facts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,7 +44,16 @@ class TokenLogits:
                 f"{context.function}: {context.model_class} has logits for each position, and no input is a "
                 "text whose positions these are; give a function of the output"
             )
-        return TextSpot(row, text, position_of(context.reading, asked.at_position(context.function), text.text))
+        wanted, shown = asked.at_position(context.function), _shown(text, context)
+        if wanted.position is not None and len(shown) < text.text.count:
+            if not -len(shown) <= wanted.position < len(shown):
+                raise InputError(
+                    f"{context.function}: position {wanted.position} is not in the text, which has {len(shown)} tokens (0 "
+                    f"to {len(shown) - 1}) beside those that stand for pictures or sounds"
+                )
+            wanted = replace(wanted, position=shown[wanted.position])
+        position = position_of(context.reading, wanted, text.text)
+        return TextSpot(row, text, position, shown.index(position) if position in shown else position)
 
     def entry(self, asked: Asked, logits: Tensor, spot: TextSpot, context: Context) -> NamedEntry:
         """The entry in the logits of one position, [entries]."""
@@ -52,13 +61,22 @@ class TokenLogits:
         return entry_in(asked, logits, names, f" {spot.said('after' if context.reading.predicts_next else 'for')}")
 
 
+def _shown(text: OwnText, context: Context) -> list[int]:
+    """The positions of a text's tokens that a person reads: without those that stand for pictures or sounds."""
+    if not text.text.ids_known or not context.hidden:
+        return list(range(text.text.count))
+    return [position for position, token in enumerate(text.text.id_list()) if token not in context.hidden]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TextSpot:
-    """A position of a text, counted from 0 in the text itself, and the entry of the batch that the text stands in."""
+    """A position of a text, counted from 0 in the text itself, and the entry of the batch that the text stands in.
+    `shown` is the position without the tokens that stand for pictures or sounds, which are not shown."""
 
     row: int
     text: OwnText
     position: int
+    shown: int
 
     @property
     def column(self) -> int:
@@ -67,7 +85,7 @@ class TextSpot:
 
     def said(self, word: str) -> str:
         """`at position 3, after ' is'`."""
-        return f"at position {self.position}, {word} '{self.text.text.tokens[self.position]}'"
+        return f"at position {self.shown}, {word} '{self.text.text.tokens[self.position]}'"
 
     def place(self, count: int, context: Context) -> int:
         """The index of the position among the `count` positions that the logits have. Raises InputError where they do not
