@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import wave
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,19 @@ def test_a_text_with_a_picture_is_one_example_of_both(llava: tuple[Any, Any]) ->
     again = read(model, processor, chat)
     assert torch.equal(again.inputs["input_ids"], given.inputs["input_ids"]) and not again.batched
     assert torch.equal(again.inputs["pixel_values"], given.inputs["pixel_values"])
+
+
+def test_what_the_template_writes_in_a_chat_with_a_picture_is_marked(llava: tuple[Any, Any]) -> None:
+    model, processor = llava[0], copy.copy(llava[1])
+    processor.chat_template = "dog " + TEMPLATE + " cat"
+    content = [{"type": "image"}, {"type": "text", "text": "what is this"}]
+    for chat in (
+        [{"role": "user", "content": [{**content[0], "image": PIXELS}, content[1]]}],
+        {"messages": [{"role": "user", "content": content}], "images": PIXELS},
+    ):
+        reading = read(model, processor, chat).examples[0].places[0].reading  # type: ignore[attr-defined]
+        assert reading.tokens == ("dog", " what", " is", " this", " cat")
+        assert reading.special == (True, False, False, False, True)
 
 
 def test_texts_with_pictures_are_a_batch_and_each_has_its_own(llava: tuple[Any, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from lxt_fx.inputs.facts import PICTURES, Facts
 from lxt_fx.inputs.given import Example, Given
 from lxt_fx.inputs.kinds import is_chat
 from lxt_fx.inputs.pictures import raw_picture
+from lxt_fx.inputs.places import TextPlace
 from lxt_fx.inputs.processor_output import AddDecoder, beside_texts, from_mapping
-from lxt_fx.inputs.text_rows import chat_text
+from lxt_fx.inputs.text_rows import chat_text, encoded_ids, marks_of
 from lxt_fx.inputs.texts import padding_of
 from lxt_fx.inputs.tools import Tools
 
@@ -45,7 +47,27 @@ def from_text_and_pictures(
         alone = {name: value for name, value in made[0].items() if not _by_token(name, value, made[0])}
         return from_mapping(facts, tools, {**whole, **alone}, answer, decoder, False)
     given = from_mapping(facts, tools, whole, answer, decoder, batched or len(asked) > 1)
+    chats = [one if is_chat(one) else one.get("text", one.get("messages")) for one in what]
+    if all(map(is_chat, chats)):
+        return _with_marks(facts, tools, given, [text for text, _ in asked], chats)
     return _regrouped(given, [len(pairs) for pairs in grouped], choices) if any(choices) else given
+
+
+def _with_marks(facts: Facts, tools: Tools, given: Given, texts: Sequence[str], chats: Sequence[Any]) -> Given:
+    """The examples with the tokens that the chat template wrote marked as special, where the tokenizer can say which these
+    are."""
+    examples = []
+    for example, text, chat in zip(given.examples, texts, chats, strict=True):
+        place = example.places[0]
+        ids, spans = encoded_ids(tools.tokenizer, text)
+        shown = [at for at, token in enumerate(ids) if token not in facts.placeholders()]
+        own = None if spans is None else tuple(spans[at] for at in shown)
+        marks = marks_of(text, chat, own)
+        if isinstance(place, TextPlace) and marks is not None and place.reading.ids == tuple(ids[at] for at in shown):
+            special = tuple(one or mark for one, mark in zip(place.reading.special, marks, strict=True))
+            place = replace(place, reading=replace(place.reading, special=special, text=text, spans=own))
+        examples.append(replace(example, places=(place, *example.places[1:])))
+    return replace(given, examples=tuple(examples))
 
 
 def _is_choice(facts: Facts, one: Any) -> bool:
