@@ -413,6 +413,18 @@ def test_a_sound_is_read_with_its_axis_of_time(whisper: Any, tmp_path: Path) -> 
         read(model, processor, "other.wav")
 
 
+def test_bands_may_come_last_and_sounds_of_one_length_need_no_mask() -> None:
+    sizes = {"max_length": 64, "num_mel_bins": 32, "patch_size": 8, "frequency_stride": 8, "time_stride": 8}
+    model = transformers.ASTForAudioClassification(transformers.ASTConfig(**SMALL, **sizes)).eval()
+    extractor = transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=64)
+    given = read(model, extractor, [WAVE, WAVE[:4000]])
+    for index, samples in enumerate((WAVE, WAVE[:4000])):
+        alone = extractor(samples, sampling_rate=16000, return_tensors="pt").input_values
+        torch.testing.assert_close(given.inputs["input_values"][index], alone[0])
+    part = part_of(given.examples[0].places[0], torch.ones(1, 2, 64, 32))
+    assert part.axes == ("target", "time") and part.values.shape == (1, 64)
+
+
 def test_samples_are_put_in_bins_and_padding_does_not_show() -> None:
     sizes = {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
     model = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(vocab_size=32, **SMALL, **sizes)).eval()

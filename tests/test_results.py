@@ -28,6 +28,7 @@ from lxt_fx.results.explanations import Explanations
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import ImageReading, NumbersReading, Reading, SoundReading, TextReading
 from lxt_fx.views.colour import LIGHT
+from lxt_fx.views.sheet import Track
 from lxt_fx.views.terminal import plain
 
 ORIGIN = Origin("attnlrp", "LlamaForCausalLM", "llama", {"torch": "2.13.0"}, 0.25)
@@ -551,6 +552,17 @@ def test_a_comparison_shows_all_on_one_scale(tmp_path: Path) -> None:
             compare(*wrong)
     with pytest.raises(InputError, match="a different name for each"):
         compare(a, b, names=("x", "x"))
+
+
+def test_a_sound_is_shown_without_the_silence_behind_it() -> None:
+    wave = SoundReading(0.1, waveform=torch.ones(350), rate=1000)  # 0.35 s: four steps
+    part = Part("sound", ("time",), torch.tensor([1.0, -2.0, 0.5, 1.0, 0.25, 0.25]), wave)
+    (track,) = of(part).sheet().sections
+    assert isinstance(track, Track) and track.relevance.tolist() == [1.0, -2.0, 0.5, 1.0]
+    assert track.title == "0.2 s of silence behind it: +0.5"
+    longer = replace(wave, waveform=torch.ones(600))
+    (track,) = of(replace(part, reading=longer)).sheet().sections
+    assert isinstance(track, Track) and len(track.relevance) == 6 and track.title == ""
 
 
 def test_an_account_says_what_took_the_rest() -> None:

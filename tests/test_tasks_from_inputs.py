@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import tiny_text
 import torch
-from task_cases import Sentences, case_of, inputs_of, word_tokenizer
+from task_cases import Sentences, byte_tokenizer, case_of, inputs_of, word_tokenizer
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 import lxt_fx
+from lxt_fx import Target
+from lxt_fx.base.errors import InputError
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
 from lxt_fx.tasks.explain import explain
@@ -81,3 +85,68 @@ def test_each_text_of_a_pair_gets_half_of_the_cosine_unless_the_plain_gradient_i
     plain = explain(model, tokenizer, ("The capital of France", "Paris is London"), rules="gradient", account=True)
     assert isinstance(plain, Explanation) and plain.account is not None
     assert plain.account.took["target"] == pytest.approx(plain.value), "of which the plain gradient loses all"
+
+
+def map_model() -> nn.Module:
+    """A number for each pixel of a picture of 8 x 8."""
+
+    class Map(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Conv2d(3, 1, 3, padding=1)
+
+        def forward(self, pixel_values: Tensor) -> ModelOutput:
+            return ModelOutput(logits=self.net(pixel_values)[:, 0])
+
+    torch.manual_seed(0)
+    return Map().double().eval()
+
+
+def test_a_map_of_pixels_is_asked_by_pixels_and_masks() -> None:
+    model, picture = map_model(), torch.randn(3, 8, 8, dtype=torch.float64)
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[2:4] = True
+    with torch.no_grad():
+        logits = model(pixel_values=picture[None]).logits[0]
+    wanted = {None: logits[logits > 0].mean(), Target.at((2, 5)): logits[2, 5], Target.at(mask): logits[2:4].mean()}
+    for target, value in wanted.items():
+        found = explain(model, None, {"pixel_values": picture}, target)
+        assert isinstance(found, Explanation) and found.value == pytest.approx(float(value))
+    with pytest.raises(InputError, match="has no classes; leave target out"):
+        explain(model, None, {"pixel_values": picture}, 1)
+
+
+def test_positions_of_a_text_with_pictures_are_those_that_are_shown() -> None:
+    case = case_of("vision-language")
+    row = int(inputs_of(case)["attention_mask"].sum(1).argmax())
+    inputs = {name: value[row : row + 1] for name, value in inputs_of(case).items()}
+    with torch.no_grad():
+        logits = case.model(**inputs).logits[0]
+    hidden = int((inputs["input_ids"] == case.model.config.image_token_id).sum())
+    assert hidden == 4
+    for target, shown in ((Target.at(1, 7), 1), (Target.at(-1, 7), len(logits) - hidden - 1)):
+        found = explain(case.model, case.tokenizer, inputs, target)
+        assert isinstance(found, Explanation) and len(found) == len(logits) - hidden
+        assert found.value == pytest.approx(float(logits[hidden + shown, 7]))
+        assert f"position {shown}, after" in found.explained
+    with pytest.raises(InputError, match="beside those that stand for pictures"):
+        explain(case.model, case.tokenizer, inputs, Target.at(len(logits) - hidden, 7))
+
+
+def test_logits_that_a_model_returns_twice_are_explained() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = tiny_text.llama(len(byte_tokenizer()))
+            self.config = self.model.config
+
+        def forward(self, input_ids: Tensor) -> ModelOutput:
+            logits = self.model(input_ids=input_ids, use_cache=False).logits
+            return ModelOutput(logits=logits, inner=logits)
+
+    model = Twice().eval()
+    found = explain(model, byte_tokenizer(), "The capital of France is")
+    assert isinstance(found, Explanation)
+    with torch.no_grad():
+        logits = model(torch.tensor([byte_tokenizer()("The capital of France is")["input_ids"]])).logits
+    assert found.value == pytest.approx(float(logits[0, -1].max()), rel=1e-5)

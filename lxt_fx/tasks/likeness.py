@@ -81,7 +81,8 @@ def cosine(one: Tensor, other: Tensor, *, plain_gradient: bool) -> Tensor:
     if plain_gradient:
         return nn.functional.cosine_similarity(one, other, dim=-1)
     lengths = (one.norm() * other.norm()).clamp(min=1e-8).detach()
-    return (one @ other.detach() + one.detach() @ other) / (2 * lengths)
+    half: Tensor = (one @ other.detach() + one.detach() @ other) / (2 * lengths)
+    return half
 
 
 _SAID = {
