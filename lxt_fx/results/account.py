@@ -22,7 +22,8 @@ MEANINGS = {
     "native gradient": "ops that got their plain gradient, which shares out another amount than arrived",
     "own backward": "functions with a backward of their own",
     "no rule": "ops that no rule fits (strict=False)",
-    "target": "the explained number is no linear function of the model's output, as a cosine or a log-probability is",
+    "target": "the explained number is no linear function of the model's output (a log-probability is none), so that the "
+    "relevance of the output sums to another number",
     "not accounted for": "rounding, or a rule that loses relevance",
 }
 """What the ledger's causes mean, for a person who reads an explanation."""

@@ -126,14 +126,16 @@ def marked(reading: TextReading) -> tuple[str, ...]:
 
 def _track(title: str, reading: SoundReading, values: Tensor, scale: float) -> Track:
     """The sound as long as it is: some models are given silence behind it (Whisper: up to 30 s), whose relevance stands in
-    the title."""
-    own = len(values)
+    the title. A step is so short that it has little relevance beside a word, so beside a text it has a scale of its own."""
+    own, said = len(values), list[str]()
     if reading.waveform is not None and reading.rate:
         own = min(own, max(1, math.ceil(len(reading.waveform) / reading.rate / reading.step)))
     if own < len(values):
-        silence = f"{(len(values) - own) * reading.step:.3g} s of silence behind it: {number(float(values[own:].sum()))}"
-        title = f"{title}, {silence}" if title else silence
-    return Track(title, values[:own], scale, reading.step, reading.start, _loudness(reading, own))
+        said = [f"{(len(values) - own) * reading.step:.3g} s of silence behind it: {number(float(values[own:].sum()))}"]
+    if title:
+        said.insert(0, f"{title}, {number(float(values[:own].sum()))} on a scale of its own")
+        scale = float(values[:own].abs().max())
+    return Track("; ".join(said), values[:own], scale, reading.step, reading.start, _loudness(reading, own))
 
 
 def _loudness(reading: SoundReading, steps: int) -> Tensor | None:
