@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lxt_fx.attribution.embeddings import embed
-from lxt_fx.attribution.one_input import explain, explain_image
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.pipeline import transform
+from lxt_fx.tasks.explain import explain, explain_image
 
 TEXT = "The capital of France is"
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-7}

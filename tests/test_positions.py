@@ -407,7 +407,7 @@ def test_explain_asks_for_the_position_of_its_target_only(monkeypatch: pytest.Mo
         asked.append(options.positions)
         return compiled_by(source, table, options)
 
-    monkeypatch.setattr("lxt_fx.attribution.one_input.compiled_by", compiled)
+    monkeypatch.setattr("lxt_fx.tasks.explained_call.compiled_by", compiled)
     text, whole = "The capital of France is", lxt_fx.transform(model)
     targets: list[Any] = [None, lxt_fx.Target.at(1), (" Paris", " London"), lambda out: out.logits[0, -1, 5]]
     for target in targets:

@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from lxt_fx.attribution.embeddings import embed
-from lxt_fx.attribution.one_input import explain
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.target import Target
 from lxt_fx.attribution.target_names import TokenNames
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.pipeline import transform
+from lxt_fx.tasks.explain import explain
 
 TEXT = "The capital of France is"
 

@@ -256,7 +256,7 @@ def _patch_places(facts: Facts, tools: Tools, value: Tensor, grid: Tensor, name:
 
 
 def _reading(facts: Facts, tools: Tools, pixels: Tensor) -> ImageReading:
-    return ImageReading(shown_pixels(tools, pixels), patch_of(facts))
+    return ImageReading(shown_pixels(tools, pixels), patch_of(facts), pixel_values=pixels.detach().cpu())
 
 
 def shown_pixels(tools: Tools, pixels: Tensor) -> Tensor:

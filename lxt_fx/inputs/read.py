@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,31 @@ def read_inputs(
     module, processor = unpacked(model, processor, function)
     tools, facts = tools_of(processor, what, function), facts_of(module, function)
     given = _read(facts, tools, what, answer, sampling_rate)
+    check_finite(given.inputs, function)
+    return given
+
+
+def picture_inputs(model: nn.Module | Any, processor: Any, picture: Any, function: str) -> Given:
+    """The same for a picture, or several, that are the model's input `pixel_values`; a model that is not of transformers
+    may have any name for it, and takes it as its first input.
+
+    Raises InputError for a model of transformers, and an explained module, without an input for pictures.
+    """
+    module, processor = unpacked(model, processor, function)
+    tools, facts = tools_of(processor, picture, function), facts_of(module, function)
+    if facts.picture is None and facts.names and not facts.of_transformers:
+        facts = replace(facts, first_is_picture=True)
+    if facts.picture is None:
+        raise InputError(
+            f"{function}: {facts.model_class} takes no pixel_values, it takes {', '.join(facts.names)}; lxt_fx.explain "
+            "takes these"
+        )
+    kind = kind_of(picture)
+    if kind == "mapping":
+        given = from_mapping(facts, tools, picture, None, decoder_of(facts, tools))
+    else:
+        several = kind == "list" or getattr(picture, "ndim", 0) == 4
+        given = _of_pictures(facts, tools, list(picture) if several else [picture], None, several and len(picture) > 1)
     check_finite(given.inputs, function)
     return given
 
