@@ -130,8 +130,8 @@ def test_a_function_of_the_output_is_explained(explained: Explained, tokenizer: 
     [
         (lambda out: out.logits[0, -1], "must return one number"),
         (lambda out: 3.0, "must return one number as a tensor, got float"),
-        (lambda out: out.logits.detach().sum(), "does not depend on the input"),
-        (lambda out: torch.ones((), requires_grad=True) * 2, "does not depend on the input"),
+        (lambda out: out.logits.detach().sum(), "do not depend on the input by a differentiable path"),
+        (lambda out: torch.ones((), requires_grad=True) * 2, "do not depend on the input that relevance is read at"),
     ],
 )
 def test_a_function_that_gives_nothing_to_explain_is_refused(
@@ -176,7 +176,7 @@ def test_classes_without_names_are_numbered(classifier: Explained, words: Any) -
 
 
 def test_a_position_is_refused_where_the_output_has_none(classifier: Explained, words: Any) -> None:
-    with pytest.raises(InputError, match="the target names a position, but the logits of BertForSequenceClassification"):
+    with pytest.raises(InputError, match=r"the target names a position \(1\), but the logits of BertForSequenceClassification have none"):
         explain(classifier, words, "play", Target.at(1))
 
 

@@ -134,8 +134,9 @@ def facts_of(model: nn.Module, function: str) -> Facts:
         others = () if model._other_calls is None else sorted(model._other_calls.takes)
         names, model_class = tuple(dict.fromkeys((*own, *others))), model.record.model_class
     else:
-        parameters = named_signature(model).parameters
-        names, model_class = tuple(parameters), type(model).__name__
+        parameters = named_signature(model).parameters.values()
+        names = tuple(f"{each.name}_0" if each.kind is each.VAR_POSITIONAL else each.name for each in parameters)
+        model_class = type(model).__name__
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     device = torch.device("cpu") if first is None else first.device
     dtype = torch.get_default_dtype() if first is None else first.dtype

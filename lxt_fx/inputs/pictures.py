@@ -120,10 +120,9 @@ def _without_processor(facts: Facts, picture: Any) -> str:
     shape = getattr(picture, "shape", None)
     return (
         f"{facts.function}: a picture ({what}{'' if shape is None else f' {list(shape)}'}) must be resized and "
-        "normalised for "
-        f"{facts.model_class}, and no image processor was given; give AutoImageProcessor.from_pretrained(...) as the "
-        "second "
-        "argument, or a float tensor [channels, height, width] that is normalised already"
+        f"normalised for {facts.model_class}, and no image processor was given; give its image processor "
+        "(processor=AutoImageProcessor.from_pretrained(...)), or a float tensor [channels, height, width] that is "
+        "normalised already"
     )
 
 

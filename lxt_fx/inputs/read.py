@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,12 @@ def _of_file(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, rate:
         picture = pictures.is_picture(what[0])
     else:
         picture = facts.picture is not None
+    read = tools.image_processor or tools.feature_extractor or tools.picture_function
+    if tools.tokenizer is not None and read is None and not any(Path(str(one)).suffix for one in what):
+        raise InputError(
+            f"{facts.function}: {facts.model_class} takes no text, it takes {', '.join(facts.names)}; give one of these, "
+            "or a picture or sound with its processor"
+        )
     if picture:
         return _of_pictures(facts, tools, what, answer, batched)
     if facts.sound is not None:

@@ -23,6 +23,7 @@ from lxt_fx.tasks.asked import Asked
 from lxt_fx.tasks.own_text import OwnText, own_text, prefix_of
 from lxt_fx.tasks.rows import of_input, row_of
 from lxt_fx.tasks.task import Context, Number
+from lxt_fx.tasks.token_logits import place_of
 
 Run = Callable[[Mapping[str, Any]], Any]
 """The output of the model for inputs by name, without gradients."""
@@ -254,12 +255,10 @@ def _log_probabilities(output: Any, answer: Answered, given: Given, context: Con
 
 def by_token(output: Any, answer: Answered, index: int, example: Example, context: Context) -> Tensor:
     """The log-probability of each token of the name of example `index`, in at least float32."""
-    logits, reading, name = logits_of(context.reading, output), context.reading, answer.names[index]
+    logits, name = logits_of(context.reading, output), answer.names[index]
     row = row_of(example, index, f"{prefix_of(context.inputs)}input_ids")
-    width = answer.width
-    answers = range(width) if reading.positions is None else [each % width for each in reading.positions]
-    start = answer.texts[index].columns[-1]
-    places = [answers.index(start + step) for step in range(len(name))]
+    start, first, count = answer.texts[index].columns[-1], answer.texts[index].text.count - 1, logits.shape[1]
+    places = [place_of(start + step, first + step, answer.width, count, context) for step in range(len(name))]
     wide = logits[row, places].to(torch.promote_types(logits.dtype, torch.float32))
     return wide.log_softmax(-1)[torch.arange(len(name)), list(name)]
 

@@ -72,19 +72,28 @@ class TextSpot:
     def place(self, count: int, context: Context) -> int:
         """The index of the position among the `count` positions that the logits have. Raises InputError where they do not
         have it."""
-        reading, width = context.reading, self.text.width
-        answered = list(range(width)) if reading.positions is None else [each % width for each in reading.positions]
-        if count != len(answered):
-            raise InputError(
-                f"{reading.function}: {reading.model_class} gives logits for {count} positions of a text of {width} "
-                "tokens; give a function of the output"
-            )
-        if self.column not in answered:
-            raise InputError(
-                f"{reading.function}: the target is {self.said('after')}, and this module was made to answer at "
-                f"{', '.join(map(str, reading.positions or ()))} only; transform the model without positions=..."
-            )
-        return answered.index(self.column)
+        return place_of(self.column, self.position, self.text.width, count, context)
+
+
+def place_of(column: int, position: int, width: int, count: int, context: Context) -> int:
+    """The index of a column of a batch of texts, which is this position of its own text, among the `count` positions that
+    the logits have.
+
+    Raises InputError where they do not have it.
+    """
+    reading = context.reading
+    answered = list(range(width)) if reading.positions is None else [each % width for each in reading.positions]
+    if count != len(answered):
+        raise InputError(
+            f"{reading.function}: {reading.model_class} gives logits for {count} positions of a text of {width} "
+            "tokens; give a function of the output"
+        )
+    if column not in answered:
+        raise InputError(
+            f"{reading.function}: the target is at position {position}, and this module was made to answer at "
+            f"{', '.join(map(str, answered))} only; transform the model with this position, or without positions=..."
+        )
+    return answered.index(column)
 
 
 @dataclass(eq=False)
