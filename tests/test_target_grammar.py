@@ -289,10 +289,10 @@ def test_a_masked_model_needs_its_ids_or_a_position() -> None:
 
 
 def everywhere(target: Any) -> dict[str, Callable[[], object]]:
-    relevance = torch.ones(2, 5)
+    relevance, picture = torch.ones(2, 5), torch.arange(192.0).view(3, 8, 8) / 192
     return {
         "explain": lambda: lxt_fx.explain(explained(), tokenizer(), TEXT, target),
-        "explain_image": lambda: lxt_fx.explain_image(lxt_fx.transform(vit()), torch.zeros(3, 8, 8), target),
+        "explain_image": lambda: lxt_fx.explain_image(lxt_fx.transform(vit()), picture, target),
         "relevance_of": lambda: lxt_fx.relevance_of(explained(), inputs(), [target], tokenizer=tokenizer()),
         "audit": lambda: lxt_fx.audit(explained(), inputs(), target, tokenizer=tokenizer()),
         "perturbation_curves": lambda: lxt_fx.perturbation_curves(

@@ -77,10 +77,14 @@ def picture_inputs(model: nn.Module | Any, processor: Any, picture: Any, functio
             "takes these"
         )
     kind = kind_of(picture)
+    if kind in ("nothing", "id", "number"):
+        raise InputError(_no_use(facts, picture))
     if kind == "mapping":
         given = from_mapping(facts, tools, picture, None, decoder_of(facts, tools))
     else:
         several = kind == "list" or getattr(picture, "ndim", 0) == 4
+        if several:
+            kind_in_list(list(picture), function)  # refuses an empty list
         given = _of_pictures(facts, tools, list(picture) if several else [picture], None, several and len(picture) > 1)
     check_finite(given.inputs, function)
     return given
@@ -93,7 +97,7 @@ def _read(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | None) 
             "text, or ask lxt_fx.answer_relevance"
         )
     kind = kind_of(what)
-    if kind == "nothing":
+    if kind in ("nothing", "number"):
         raise InputError(_no_use(facts, what))
     if kind == "mapping":
         return _of_mapping(facts, tools, what, answer, rate)
@@ -256,7 +260,6 @@ def _sound(what: Mapping[str, Any], rate: int | None) -> tuple[Any, int | None]:
 
 def _no_use(facts: Facts, what: Any) -> str:
     return (
-        f"{facts.function}: a {type(what).__name__} is no input; {facts.model_class} takes {', '.join(facts.names)}. "
-        "Give a "
-        "text, a chat, token ids, a picture, a sound, what a processor returned, or a list of one of these"
+        f"{facts.function}: {type(what).__name__} is no kind of input; {facts.model_class} takes {', '.join(facts.names)}. "
+        "Give a text, a chat, token ids, a picture, a sound, what a processor returned, or a list of one of these"
     )

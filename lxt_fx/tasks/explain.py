@@ -163,9 +163,9 @@ def _explanation(
             part = place.part(own[name][:, place.within])
             parts.append(part if several else _of_the_first(part))
     if not parts:
+        asked = ", ".join(place.name for place in example.places)
         raise InputError(
-            f"{call.context.function}: no relevance reaches {', '.join(place.name for place in example.places) or 'the inputs'}; "
-            f"{call.explained.record.model_class} carries it from {', '.join(own)}"
+            f"{call.context.function}: no relevance reaches {asked or 'the inputs'}; {call.explained.record.model_class} carries it from {', '.join(own)}"
         )
     explained = tuple(ExplainedNumber(each.said, float(each.value.detach()), each.label) for each in numbers)
     return Explanation(tuple(parts), explained, _origin(call, found.seconds), account)

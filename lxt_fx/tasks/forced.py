@@ -13,7 +13,6 @@ from lxt_fx.attribution.many_entries import Entries
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.target_entry import logits_of, position_of
 from lxt_fx.attribution.target_names import TokenNames
-from lxt_fx.attribution.teacher_forced import AHEAD
 from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Example, Given
@@ -24,6 +23,10 @@ from lxt_fx.tasks.own_text import OwnText, own_text, prefix_of
 from lxt_fx.tasks.rows import of_input, row_of
 from lxt_fx.tasks.task import Context, Number
 from lxt_fx.tasks.token_logits import place_of
+
+AHEAD = 1e-6
+"""Relevance of a later token below this share of the largest is rounding (of models that mix tokens by Fourier transforms,
+for example)."""
 
 Run = Callable[[Mapping[str, Any]], Any]
 """The output of the model for inputs by name, without gradients."""

@@ -20,7 +20,7 @@ def row_of(example: Example, index: int, *leaves: str) -> int:
 
 
 def of_input(relevance: Iterable[str], leaf: str) -> str | None:
-    """The name under which a call has this input: its own, that of embeddings for token ids of a model that takes no ids, or
+    """The name under which a call has this input: its own, that of embeddings for the ids of a model that takes no ids, or
     with the name of the dict that it is inside of before it. None if it has no relevance, or several have that name."""
     names = dict.fromkeys(relevance)
     if leaf in names:
