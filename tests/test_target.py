@@ -176,7 +176,7 @@ def test_classes_without_names_are_numbered(classifier: Explained, words: Any) -
 
 
 def test_a_position_is_refused_where_the_output_has_none(classifier: Explained, words: Any) -> None:
-    with pytest.raises(InputError, match=r"names a position \(1\), but the logits of BertForSequenceClassification have none"):
+    with pytest.raises(InputError, match=r"names a position \(1\), but the logits of Bert.* have none; leave"):
         explain(classifier, words, "play", Target.at(1))
 
 

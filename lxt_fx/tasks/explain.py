@@ -165,7 +165,8 @@ def _explanation(
     if not parts:
         asked = ", ".join(place.name for place in example.places)
         raise InputError(
-            f"{call.context.function}: no relevance reaches {asked or 'the inputs'}; {call.explained.record.model_class} carries it from {', '.join(own)}"
+            f"{call.context.function}: no relevance reaches {asked or 'the inputs'}; "
+            f"{call.explained.record.model_class} carries it from {', '.join(own)}"
         )
     explained = tuple(ExplainedNumber(each.said, float(each.value.detach()), each.label) for each in numbers)
     return Explanation(tuple(parts), explained, _origin(call, found.seconds), account)
@@ -179,7 +180,7 @@ def _of_the_first(part: Part) -> Part:
 
 def _origin(call: ExplainedCall, seconds: float) -> Origin:
     record = call.explained.record
-    checkpoint = str(getattr(call.context.config, "_name_or_path", "") or "")
+    checkpoint = str(getattr(call.context.config, "name_or_path", "") or "")
     versions = {"lxt_fx": __version__, "torch": torch.__version__, **transformers_version()}
     return Origin(record.table_name, record.model_class, checkpoint, versions, seconds)
 
