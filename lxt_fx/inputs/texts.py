@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.text_input import NO_TOKENIZER, NOT_FOR_THE_MODEL, says_nothing
 from lxt_fx.base.errors import InputError
@@ -150,8 +149,7 @@ def text_call(
     if isinstance(ids := inputs.get("input_ids"), Tensor):
         check_ids(facts, ids, own)
     taken = {name: facts.on_device(value) for name, value in accepted(facts, inputs, giver).items()}
-    called = as_called(facts.model, taken)
-    return with_own_positions(facts, called, own, more or {})
+    return with_own_positions(facts, taken, own, more or {})
 
 
 def text_places(
