@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import wave
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,8 @@ def test_a_picture_is_shown_as_the_model_saw_it(model: Any, processor: Any) -> N
     resized = Image.fromarray(PIXELS).resize((8, 8), resample=Image.Resampling.BILINEAR)
     assert isinstance(reading, ImageReading) and reading.patch == 4
     assert torch.equal(reading.shown, torch.tensor(np.asarray(resized)))
+    assert reading.pixel_values is not None and reading.pixel_values.dtype == torch.float32
+    torch.testing.assert_close(reading.pixel_values, expected(processor, PIXELS)[0])
 
 
 def test_the_relevance_of_a_picture_is_that_of_its_pixels(model: Any, processor: Any) -> None:
@@ -232,6 +235,19 @@ def test_a_text_with_a_picture_is_one_example_of_both(llava: tuple[Any, Any]) ->
     assert torch.equal(again.inputs["pixel_values"], given.inputs["pixel_values"])
 
 
+def test_what_the_template_writes_in_a_chat_with_a_picture_is_marked(llava: tuple[Any, Any]) -> None:
+    model, processor = llava[0], copy.copy(llava[1])
+    processor.chat_template = "dog " + TEMPLATE + " cat"
+    content = [{"type": "image"}, {"type": "text", "text": "what is this"}]
+    for chat in (
+        [{"role": "user", "content": [{**content[0], "image": PIXELS}, content[1]]}],
+        {"messages": [{"role": "user", "content": content}], "images": PIXELS},
+    ):
+        reading = read(model, processor, chat).examples[0].places[0].reading  # type: ignore[attr-defined]
+        assert reading.tokens == ("dog", " what", " is", " this", " cat")
+        assert reading.special == (True, False, False, False, True)
+
+
 def test_texts_with_pictures_are_a_batch_and_each_has_its_own(llava: tuple[Any, Any]) -> None:
     model, processor = llava
     first = {"text": "<image> what is this", "images": PIXELS}
@@ -316,7 +332,6 @@ def clip(clip_images: Any) -> tuple[Any, Any]:
     ("text", "images", "withins"),
     [
         ("a cat", PIXELS, [(0, 0)]),
-        (["a cat", "the dog"], PIXELS, [(0, 0), (1, 1)]),
         (["a cat", "the dog is"], [PIXELS, TALL], [(0, 0), (1, 1)]),
         ("a cat", [PIXELS, TALL], [(0, 0), (1, 1)]),
     ],
@@ -330,11 +345,23 @@ def test_texts_and_pictures_that_are_compared_are_pairs(clip: Any, text: Any, im
         torch.testing.assert_close(given.inputs["pixel_values"][index], expected(clip[1].image_processor, picture)[0])
 
 
-def test_one_picture_for_several_texts_is_that_of_each(clip: Any) -> None:
+def test_several_texts_for_one_picture_are_one_example(clip: Any) -> None:
     model, processor = clip
-    made = processor(text=["a cat", "the dog"], images=[Image.fromarray(PIXELS)], return_tensors="pt")
-    given = read(model, processor, made)
-    assert [tuple(place.within for place in example.places) for example in given.examples] == [(0, 0), (1, 0)]
+    texts = ["a cat", "the dog is"]
+    made = processor(text=texts, images=[Image.fromarray(PIXELS)], padding=True, return_tensors="pt")
+    asked = {"text": texts, "images": PIXELS}
+    for what in (asked, made):
+        given = read(model, processor, what)
+        (example,) = given.examples
+        assert [(place.name, place.within) for place in example.places] == [("image", 0), ("text 1", 0), ("text 2", 1)]
+        assert not given.batched
+        for name in ("input_ids", "attention_mask", "pixel_values"):
+            torch.testing.assert_close(given.inputs[name], made[name])
+    batch = read(model, processor, [{"text": "the dog", "images": TALL}, asked])
+    assert [[place.name for place in example.places] for example in batch.examples] == [
+        ["text", "image"], ["image", "text 1", "text 2"],
+    ]  # fmt: skip
+    assert [place.within for place in batch.examples[1].places] == [1, 1, 2] and batch.batched
 
 
 WAVE = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 8
@@ -384,6 +411,18 @@ def test_a_sound_is_read_with_its_axis_of_time(whisper: Any, tmp_path: Path) -> 
         read(model, None, WAVE)
     with pytest.raises(InputError, match="there is no file"):
         read(model, processor, "other.wav")
+
+
+def test_bands_may_come_last_and_sounds_of_one_length_need_no_mask() -> None:
+    sizes = {"max_length": 64, "num_mel_bins": 32, "patch_size": 8, "frequency_stride": 8, "time_stride": 8}
+    model = transformers.ASTForAudioClassification(transformers.ASTConfig(**SMALL, **sizes)).eval()
+    extractor = transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=64)
+    given = read(model, extractor, [WAVE, WAVE[:4000]])
+    for index, samples in enumerate((WAVE, WAVE[:4000])):
+        alone = extractor(samples, sampling_rate=16000, return_tensors="pt").input_values
+        torch.testing.assert_close(given.inputs["input_values"][index], alone[0])
+    part = part_of(given.examples[0].places[0], torch.ones(1, 2, 64, 32))
+    assert part.axes == ("target", "time") and part.values.shape == (1, 64)
 
 
 def test_samples_are_put_in_bins_and_padding_does_not_show() -> None:

@@ -21,13 +21,14 @@ from torch import Tensor
 
 import lxt_fx
 from lxt_fx.base.errors import InputError
-from lxt_fx.results.account import Account
+from lxt_fx.results.account import MEANINGS, Account
 from lxt_fx.results.comparison import compare
 from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
 from lxt_fx.results.explanations import Explanations
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import ImageReading, NumbersReading, Reading, SoundReading, TextReading
 from lxt_fx.views.colour import LIGHT
+from lxt_fx.views.sheet import Track
 from lxt_fx.views.terminal import plain
 
 ORIGIN = Origin("attnlrp", "LlamaForCausalLM", "llama", {"torch": "2.13.0"}, 0.25)
@@ -220,7 +221,7 @@ def test_differences_and_sums_go_place_by_place(kind: str) -> None:
         assert torch.equal(part.values, one.values - other.values)
     assert torch.equal((a + b).relevance, a.relevance + b.relevance)
     assert torch.equal((-a).relevance, -a.relevance) and torch.equal(abs(a).relevance, a.relevance.abs())
-    assert (a - b).numbers[0].said == f"{a.numbers[0].said} minus {b.numbers[0].said}"
+    assert (a - b).numbers[0].said == f"{a.numbers[0].said} minus the same"
     assert (a + b).values.tolist() == (2 * a.values).tolist() and (-a).values.tolist() == (-a.values).tolist()
     assert not (a - a).relevance.any() and (a - a).values.tolist() == [0.0] * len(a.numbers)
 
@@ -553,6 +554,17 @@ def test_a_comparison_shows_all_on_one_scale(tmp_path: Path) -> None:
         compare(a, b, names=("x", "x"))
 
 
+def test_a_sound_is_shown_without_the_silence_behind_it() -> None:
+    wave = SoundReading(0.1, waveform=torch.ones(350), rate=1000)  # 0.35 s: four steps
+    part = Part("sound", ("time",), torch.tensor([1.0, -2.0, 0.5, 1.0, 0.25, 0.25]), wave)
+    (track,) = of(part).sheet().sections
+    assert isinstance(track, Track) and track.relevance.tolist() == [1.0, -2.0, 0.5, 1.0]
+    assert track.title == "0.2 s of silence behind it: +0.5"
+    longer = replace(wave, waveform=torch.ones(600))
+    (track,) = of(replace(part, reading=longer)).sheet().sections
+    assert isinstance(track, Track) and len(track.relevance) == 6 and track.title == ""
+
+
 def test_an_account_says_what_took_the_rest() -> None:
     took = {"bias": 2.1, "softmax offset": 1.2, "selection": -0.25, "epsilon": 0.04, "inputs of 0": -0.01, "target": 0.0}
     said = str(Account(13.2, {"text": 9.1}, took, 1.02))
@@ -565,6 +577,15 @@ def test_an_account_says_what_took_the_rest() -> None:
     assert "the image" in str(ACCOUNT) and "smaller" not in str(ACCOUNT)
     one_small = str(Account(10.0, {"text": 8.99}, {"bias": 1.0, "epsilon": 0.01}, 0.0))
     assert one_small.endswith("bias took 1 (10 %) and epsilon 0.01 (0.1 %)")
+    assert str(Account(10.0, {"text": 9.0}, {"bias": 1.0, "not accounted for": 1e-6}, 0.0)).endswith("bias took 1 (10 %)")
+
+
+def test_an_account_says_what_its_causes_mean() -> None:
+    assert {cause.value for cause in lxt_fx.Cause} == set(MEANINGS), "each cause of the ledger has a meaning for a person"
+    assert ACCOUNT.meanings().startswith(f"bias: {MEANINGS['bias']}; softmax offset: ")
+    assert Account(2.0, {"text": 2.0}, {}, 0.0).meanings() == ""
+    shown = plain(replace(KINDS["text"](), account=ACCOUNT), width=120)
+    assert "Bias: the biases of layers; softmax offset: the part of the attention weights" in " ".join(shown.split())
 
 
 # one line for each object

@@ -1,4 +1,4 @@
-"""Explanations made of what `explain`, `explain_image` and `answer_relevance` computed."""
+"""Explanations made of what `answer_relevance` computed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from lxt_fx.compiler.record import Record
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.origin import ExplainedNumber, Origin
 from lxt_fx.results.part import TARGET, Part
-from lxt_fx.results.readings import ImageReading, TextReading
-from lxt_fx.views.panels import displayed
+from lxt_fx.results.readings import TextReading
 
 
 def origin_of(record: Record, seconds: float) -> Origin:
@@ -32,19 +31,6 @@ def text_reading(read: TextInput, answer: int) -> TextReading:
         segments=tuple(types[0].tolist()) if types is not None and one_each else (0,) * len(ids),
         answer=answer,
     )
-
-
-def of_text(read: TextInput, attribution: Tensor, number: ExplainedNumber, origin: Origin, answer: int) -> Explanation:
-    """Of one text: its relevance [tokens, hidden] is summed over the embedding."""
-    part = Part("text", ("position",), attribution.sum(dim=-1), text_reading(read, answer), attribution)
-    return Explanation((part,), (number,), origin)
-
-
-def of_image(pixel_values: Tensor, attribution: Tensor, number: ExplainedNumber, origin: Origin) -> Explanation:
-    """Of one image: its relevance [channels, height, width] is summed over channels."""
-    reading = ImageReading(displayed(pixel_values), pixel_values=pixel_values)
-    part = Part("image", ("row", "column"), attribution.sum(dim=0), reading, attribution.movedim(0, -1))
-    return Explanation((part,), (number,), origin)
 
 
 def of_answer(read: TextInput, relevance: Tensor, logits: Sequence[float], origin: Origin) -> Explanation:

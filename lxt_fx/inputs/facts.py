@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.torch_internals import io_of, pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import token_embedding
 from lxt_fx.passes.capture.settings import is_transformers
@@ -22,7 +23,7 @@ PICTURES = ("pixel_values",)
 @dataclass(frozen=True, slots=True, eq=False)
 class Facts:
     """A model, the names of its inputs, and the device and floating-point dtype that they must have. `function` is the
-    public function that was called; errors name it."""
+    public function that was called; errors name it. `first_is_picture` says that the first input takes pictures."""
 
     model: nn.Module
     function: str
@@ -31,6 +32,7 @@ class Facts:
     config: Any
     device: torch.device
     dtype: torch.dtype
+    first_is_picture: bool = False
 
     def takes(self, name: str) -> bool:
         """Whether the model has an input of this name."""
@@ -47,12 +49,18 @@ class Facts:
         layer for pictures."""
         if (named := next(filter(self.takes, PICTURES), None)) is not None:
             return named
-        own = not isinstance(self.model, Explained) and not is_transformers(self.model)
         if isinstance(self.model, Explained):
             sizes = self.model.record.sizes
             return next((leaf for leaf in self.model.record.leaves if len(sizes.get(leaf, ())) == 4), None)
+        if not self.names or self.of_transformers:
+            return None
         convolves = any(isinstance(module, nn.Conv2d) for module in self.model.modules())
-        return self.names[0] if own and convolves and self.names and not self.reads_text else None
+        return self.names[0] if self.first_is_picture or convolves and not self.reads_text else None
+
+    @property
+    def of_transformers(self) -> bool:
+        """Whether the model is of transformers; an explained module counts as such, because its inputs are known."""
+        return isinstance(self.model, Explained) or is_transformers(self.model)
 
     @property
     def sound(self) -> str | None:
@@ -64,6 +72,15 @@ class Facts:
         """Whether there is a decoder with a text of its own."""
         own = self.takes("decoder_input_ids") or self.takes("decoder_inputs_embeds")
         return own and bool(getattr(self.config, "is_encoder_decoder", True))
+
+    @property
+    def compares(self) -> bool:
+        """Whether it scores each picture with each text of a call, as CLIP does."""
+        if isinstance(self.model, Explained):
+            spec = io_of(self.model.graph).out_spec
+            output = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+            return isinstance(output, Mapping) and "logits_per_image" in output
+        return self.takes("return_loss") and self.reads_text and self.picture is not None and not self.decodes
 
     @property
     def in_training(self) -> bool:
@@ -101,16 +118,7 @@ class Facts:
 
     def placeholders(self) -> frozenset[int]:
         """The ids of the tokens in whose place pictures, videos and sounds are put."""
-        kinds = (
-            "image_token_id",
-            "image_token_index",
-            "video_token_id",
-            "video_token_index",
-            "audio_token_id",
-            "audio_token_index",
-        )
-        found = (getattr(self.config, kind, None) for kind in kinds)
-        return frozenset(token for token in found if isinstance(token, int))
+        return placeholders_of(self.config)
 
     def on_device(self, value: Any) -> Any:
         """A tensor of the person as the model takes it: a copy on its device, floats in its dtype."""
@@ -120,6 +128,13 @@ class Facts:
         return value.detach().to(self.device, dtype, copy=True)
 
 
+def placeholders_of(config: Any) -> frozenset[int]:
+    """The ids of the tokens in whose place pictures, videos and sounds are put, as a config names them."""
+    names = (f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index"))
+    found = (getattr(config, name, None) for name in names)
+    return frozenset(token for token in found if isinstance(token, int))
+
+
 def facts_of(model: nn.Module, function: str) -> Facts:
     """What is known of this model."""
     if isinstance(model, Explained):
@@ -127,8 +142,9 @@ def facts_of(model: nn.Module, function: str) -> Facts:
         others = () if model._other_calls is None else sorted(model._other_calls.takes)
         names, model_class = tuple(dict.fromkeys((*own, *others))), model.record.model_class
     else:
-        parameters = named_signature(model).parameters
-        names, model_class = tuple(parameters), type(model).__name__
+        parameters = named_signature(model).parameters.values()
+        names = tuple(f"{each.name}_0" if each.kind is each.VAR_POSITIONAL else each.name for each in parameters)
+        model_class = type(model).__name__
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     device = torch.device("cpu") if first is None else first.device
     dtype = torch.get_default_dtype() if first is None else first.dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def config_size(facts: Facts) -> tuple[int, int] | None:
 
 
 def _vision(facts: Facts) -> Any:
-    return getattr(facts.config, "vision_config", None) or facts.config
+    parts = (getattr(facts.config, name, None) for name in ("vision_config", "image_config", "encoder"))
+    return next((part for part in parts if hasattr(part, "patch_size") or hasattr(part, "image_size")), facts.config)
 
 
 def _pair(size: Any) -> tuple[int, int]:
@@ -120,10 +122,9 @@ def _without_processor(facts: Facts, picture: Any) -> str:
     shape = getattr(picture, "shape", None)
     return (
         f"{facts.function}: a picture ({what}{'' if shape is None else f' {list(shape)}'}) must be resized and "
-        "normalised for "
-        f"{facts.model_class}, and no image processor was given; give AutoImageProcessor.from_pretrained(...) as the "
-        "second "
-        "argument, or a float tensor [channels, height, width] that is normalised already"
+        f"normalised for {facts.model_class}, and no image processor was given; give its image processor "
+        "(processor=AutoImageProcessor.from_pretrained(...)), or a float tensor [channels, height, width] that is "
+        "normalised already"
     )
 
 
@@ -224,11 +225,11 @@ def picture_places(facts: Facts, tools: Tools, inputs: dict[str, Any], name: str
     if isinstance(grid, Tensor) and value.dim() == 2:
         return [[place] for place in _patch_places(facts, tools, value, grid, name)]
     if value.dim() == 4:
-        return [[ImagePlace(name, "image", at, _reading(facts, tools, one))] for at, one in enumerate(value)]
+        return [[ImagePlace(name, "image", at, _pixels(facts, tools, one))] for at, one in enumerate(value)]
     if value.dim() == 5:
         return [
             [
-                ImagePlace(name, "image" if crop == 0 else f"image (crop {crop})", at, _reading(facts, tools, one), crop)
+                ImagePlace(name, "image" if crop == 0 else f"image (crop {crop})", at, _pixels(facts, tools, one), crop)
                 for crop, one in enumerate(crops)
             ]
             for at, crops in enumerate(value)
@@ -255,8 +256,16 @@ def _patch_places(facts: Facts, tools: Tools, value: Tensor, grid: Tensor, name:
     return places
 
 
+def _pixels(facts: Facts, tools: Tools, pixels: Tensor) -> ImageReading:
+    """A picture that the model was given as pixels [channels, height, width]."""
+    own = pixels.detach().cpu()
+    return replace(
+        _reading(facts, tools, pixels), pixel_values=own.to(torch.promote_types(own.dtype, torch.float32), copy=True)
+    )
+
+
 def _reading(facts: Facts, tools: Tools, pixels: Tensor) -> ImageReading:
-    return ImageReading(shown_pixels(tools, pixels), patch_of(facts))
+    return ImageReading(shown_pixels(tools, pixels), patch_of(facts), pixel_values=pixels.detach().cpu())
 
 
 def shown_pixels(tools: Tools, pixels: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -112,6 +112,8 @@ def _add_pictures(facts: Facts, tools: Tools, called: dict[str, Any], by_kind: l
             _add(by_kind, places)
         elif _in_text(facts, called):
             _by_placeholders(facts, called, by_kind, places, "video" in name)
+        elif len(places) == 1 and facts.compares:
+            by_kind[:] = [beside_texts(places[0], [text for example in by_kind for text in example])]
         elif len(places) == 1:
             _add(by_kind, [list(places[0]) for _ in by_kind])
         elif len(by_kind) == 1:
@@ -122,6 +124,11 @@ def _add_pictures(facts: Facts, tools: Tools, called: dict[str, Any], by_kind: l
                 "one text"
                 " or one picture"
             )
+
+
+def beside_texts(picture: Sequence[Any], texts: Sequence[Any]) -> list[Any]:
+    """The places of one example: a picture, and the texts that it is compared with."""
+    return [*picture, *(replace(text, name=f"text {number}") for number, text in enumerate(texts, 1))]
 
 
 def _in_text(facts: Facts, called: Mapping[str, Any]) -> bool:

@@ -100,13 +100,19 @@ def extracted(facts: Facts, tools: Tools, sounds: Sequence[tuple[Any, int | None
     settings: dict[str, Any] = {}
     if len({len(samples) for samples in waves}) > 1 and facts.sound == "input_values":
         settings["padding"] = True
+        each = [_tensors(extractor([samples], sampling_rate=own, return_tensors="pt")) for samples in waves]
+        if all(one[facts.sound].shape == each[0][facts.sound].shape for one in each):  # it makes all of one length itself
+            return {name: torch.cat([one[name] for one in each]) for name in each[0]}
         if facts.takes("attention_mask") and getattr(extractor, "return_attention_mask", False) is False:
             raise InputError(
                 f"{facts.function}: sounds of different lengths must be padded, and {type(extractor).__name__} makes no "
                 "mask "
                 "for it, so that the padding would be heard; give the sounds one at a time"
             )
-    made = extractor(waves, sampling_rate=own, return_tensors="pt", **settings)
+    return _tensors(extractor(waves, sampling_rate=own, return_tensors="pt", **settings))
+
+
+def _tensors(made: Any) -> dict[str, Tensor]:
     return {name: value for name, value in made.items() if isinstance(value, Tensor)}
 
 
@@ -144,6 +150,7 @@ def _time(facts: Facts, tools: Tools, value: Tensor, rate: int) -> tuple[int, fl
     extractor = tools.feature_extractor
     hop = getattr(extractor, "hop_length", None)
     step = USUAL_STEP if not hop else hop / rate
-    bands = getattr(extractor, "feature_size", None) or getattr(extractor, "num_mel_bins", None)
-    bands = bands or getattr(facts.config, "num_mel_bins", None)
+    holders = ((extractor, "num_mel_bins"), (extractor, "feature_size"), (facts.config, "num_mel_bins"))
+    named = [getattr(holder, name, None) for holder, name in holders]
+    bands = next((found for found in named if isinstance(found, int) and found > 1), None)
     return (1 if value.shape[-1] == bands and value.shape[1] != bands else value.dim() - 1), step, 1

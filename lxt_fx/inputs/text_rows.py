@@ -68,7 +68,7 @@ def row_of_chat(facts: Facts, tokenizer: Any, chat: Sequence[Message]) -> Row:
     text = chat_text(facts, tokenizer, chat)
     encoded = _encoded(tokenizer, text, None, add_special_tokens=False)
     row, spans = _row(encoded), _spans(encoded)
-    return Row(row.fields, None, _marks(text, chat, spans), text, spans)
+    return Row(row.fields, None, marks_of(text, chat, spans), text, spans)
 
 
 def chat_text(facts: Facts, templated: Any, chat: Sequence[Message]) -> str:
@@ -144,7 +144,14 @@ def running(parts: Sequence[int | None]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _marks(text: str, chat: Sequence[Message], spans: tuple[tuple[int, int], ...] | None) -> tuple[bool, ...] | None:
+def encoded_ids(tokenizer: Any, text: str) -> tuple[list[int], tuple[tuple[int, int], ...] | None]:
+    """The ids of a text with the special tokens that the tokenizer adds, and the place of each in the text if it is
+    known."""
+    encoded = _encoded(tokenizer, text, None)
+    return _row(encoded).ids, _spans(encoded)
+
+
+def marks_of(text: str, chat: Sequence[Message], spans: tuple[tuple[int, int], ...] | None) -> tuple[bool, ...] | None:
     """Which tokens the template wrote: those that no message has. None if that is not known."""
     if spans is None:
         return None

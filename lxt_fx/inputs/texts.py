@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.text_input import NO_TOKENIZER, NOT_FOR_THE_MODEL, says_nothing
 from lxt_fx.base.errors import InputError
@@ -20,6 +19,10 @@ from lxt_fx.results.readings import TextReading
 
 Own = list[list[int]]
 """For each row of a batch the columns of its own tokens: all without padding."""
+
+
+IGNORED = -100
+"""A label of a token that does not count."""
 
 
 def batch_of_rows(
@@ -127,6 +130,8 @@ def accepted(facts: Facts, inputs: Mapping[str, Any], giver: str) -> dict[str, A
     """The inputs that the model takes. Raises InputError for one that it does not take and that would change the result."""
     found = {}
     for name, value in inputs.items():
+        if name == "labels" and isinstance(value, Tensor) and bool((value == IGNORED).all()):
+            continue  # some processors return labels without any, of which no loss can be computed
         if facts.takes(name) or name == "input_ids" and facts.takes("inputs_embeds"):  # the ids are looked up then
             found[name] = value
         elif name not in NOT_FOR_THE_MODEL and not says_nothing(name, value):
@@ -144,8 +149,7 @@ def text_call(
     if isinstance(ids := inputs.get("input_ids"), Tensor):
         check_ids(facts, ids, own)
     taken = {name: facts.on_device(value) for name, value in accepted(facts, inputs, giver).items()}
-    called = as_called(facts.model, taken)
-    return with_own_positions(facts, called, own, more or {})
+    return with_own_positions(facts, taken, own, more or {})
 
 
 def text_places(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.facts import PICTURES, Facts
-from lxt_fx.inputs.given import Given
+from lxt_fx.inputs.given import Example, Given
 from lxt_fx.inputs.kinds import is_chat
 from lxt_fx.inputs.pictures import raw_picture
-from lxt_fx.inputs.processor_output import AddDecoder, from_mapping
-from lxt_fx.inputs.text_rows import chat_text
+from lxt_fx.inputs.places import TextPlace
+from lxt_fx.inputs.processor_output import AddDecoder, beside_texts, from_mapping
+from lxt_fx.inputs.text_rows import chat_text, encoded_ids, marks_of
 from lxt_fx.inputs.texts import padding_of
 from lxt_fx.inputs.tools import Tools
 
@@ -23,7 +25,8 @@ def from_text_and_pictures(
     facts: Facts, tools: Tools, what: Sequence[Any], batched: bool, answer: Any, decoder: AddDecoder
 ) -> Given:
     """The inputs for texts with pictures: dicts with `text` and `images`, or chats with pictures in them. If the model
-    compares texts with pictures (CLIP), one dict may hold several of either: each is an example.
+    compares texts with pictures (CLIP), one dict may hold several of either: several texts for one picture are one example,
+    in which a target names one of the texts; otherwise each text with its picture is an example.
 
     Raises InputError without a processor, and where a text or the pictures are missing.
     """
@@ -32,13 +35,61 @@ def from_text_and_pictures(
             f"{facts.function}: a text with pictures needs the processor of both, and "
             f"{_given(tools)}; give AutoProcessor.from_pretrained(...) as the second argument"
         )
-    asked = [pair for one in what for pair in _pairs(facts, tools, one)]
+    grouped = [_pairs(facts, tools, one) for one in what]
+    asked = [pair for pairs in grouped for pair in pairs]
     for text, images in asked:
         if not images:
             raise InputError(f"{facts.function}: the text {text[:40]!r} comes without a picture; give one in images")
     made = [_made(facts, tools, text, images) for text, images in asked]
     whole = made[0] if len(made) == 1 else _together(facts, tools, made)
-    return from_mapping(facts, tools, whole, answer, decoder, batched or len(asked) > 1)
+    choices = [_is_choice(facts, one) for one in what]
+    if choices == [True] and not batched:  # the picture goes through the model once
+        alone = {name: value for name, value in made[0].items() if not _by_token(name, value, made[0])}
+        return from_mapping(facts, tools, {**whole, **alone}, answer, decoder, False)
+    given = from_mapping(facts, tools, whole, answer, decoder, batched or len(asked) > 1)
+    chats = [one if is_chat(one) else one.get("text", one.get("messages")) for one in what]
+    if all(map(is_chat, chats)):
+        return _with_marks(facts, tools, given, [text for text, _ in asked], chats)
+    return _regrouped(given, [len(pairs) for pairs in grouped], choices) if any(choices) else given
+
+
+def _with_marks(facts: Facts, tools: Tools, given: Given, texts: Sequence[str], chats: Sequence[Any]) -> Given:
+    """The examples with the tokens that the chat template wrote marked as special, where the tokenizer can say which these
+    are."""
+    examples = []
+    for example, text, chat in zip(given.examples, texts, chats, strict=True):
+        place = example.places[0]
+        ids, spans = encoded_ids(tools.tokenizer, text)
+        shown = [at for at, token in enumerate(ids) if token not in facts.placeholders()]
+        own = None if spans is None else tuple(spans[at] for at in shown)
+        marks = marks_of(text, chat, own)
+        if isinstance(place, TextPlace) and marks is not None and place.reading.ids == tuple(ids[at] for at in shown):
+            special = tuple(one or mark for one, mark in zip(place.reading.special, marks, strict=True))
+            place = replace(place, reading=replace(place.reading, special=special, text=text, spans=own))
+        examples.append(replace(example, places=(place, *example.places[1:])))
+    return replace(given, examples=tuple(examples))
+
+
+def _is_choice(facts: Facts, one: Any) -> bool:
+    """Whether these are several texts for one picture."""
+    if not facts.compares or not isinstance(one, Mapping):
+        return False
+    text, images = one.get("text", one.get("texts")), one.get("images", one.get("image"))
+    several = isinstance(text, (list, tuple)) and len(text) > 1 and not is_chat(text)
+    return several and not (isinstance(images, (list, tuple)) and len(images) > 1)
+
+
+def _regrouped(given: Given, counts: Sequence[int], choices: Sequence[bool]) -> Given:
+    """The pairs of a text and a picture, with those of one picture and several texts as one example."""
+    examples, at = list[Example](), 0
+    for count, choice in zip(counts, choices, strict=True):
+        own = given.examples[at : at + count]
+        at += count
+        if choice:
+            (_, *picture), texts = own[0].places, [example.places[0] for example in own]
+            own = (Example(tuple(beside_texts(picture, texts))),)
+        examples += own
+    return Given(given.inputs, tuple(examples), given.batched)
 
 
 def _given(tools: Tools) -> str:
@@ -107,7 +158,7 @@ def _made(facts: Facts, tools: Tools, text: str, images: Sequence[Any]) -> dict[
             **tools.tokenizer([text], return_tensors="pt"),
             **tools.image_processor(images=pictures, return_tensors="pt"),
         }
-    return {name: value for name, value in made.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in made.items() if isinstance(value, Tensor) and name != "labels"}
 
 
 def _together(facts: Facts, tools: Tools, made: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
@@ -118,9 +169,8 @@ def _together(facts: Facts, tools: Tools, made: Sequence[Mapping[str, Tensor]]) 
         made = [{**one, "attention_mask": torch.ones_like(one["input_ids"])} for one in made]
     whole = {}
     for name, first in made[0].items():
-        by_token = name not in PICTURES and first.shape[:2] == made[0]["input_ids"].shape
         values = [one[name] for one in made]
-        if by_token:
+        if _by_token(name, first, made[0]):
             values = [_padded(value, longest, pad if name == "input_ids" else 0, side) for value in values]
         if len({value.shape[1:] for value in values}) > 1:
             raise InputError(
@@ -129,6 +179,11 @@ def _together(facts: Facts, tools: Tools, made: Sequence[Mapping[str, Tensor]]) 
             )
         whole[name] = torch.cat(values)
     return whole
+
+
+def _by_token(name: str, value: Tensor, made: Mapping[str, Tensor]) -> bool:
+    """Whether this input has a number for each token."""
+    return name not in PICTURES and value.shape[:2] == made["input_ids"].shape
 
 
 def _padded(value: Tensor, longest: int, fill: int, side: str) -> Tensor:

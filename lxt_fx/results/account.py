@@ -7,7 +7,26 @@ from dataclasses import dataclass
 
 NAMED, SMALL, ROUNDING = 4, 0.01, 0.001
 """How many causes are named at most, the share of the value below which a cause is counted with the rest, and the share
-from which rounding is named."""
+from which rounding is named; what all small causes took together is left out below it."""
+
+MEANINGS = {
+    "bias": "the biases of layers",
+    "added constant": "what the model adds whatever the input is, such as embeddings of positions or of [CLS]",
+    "activation at 0": "what an activation gives for 0",
+    "softmax offset": "the part of the attention weights that would be there whatever the scores are",
+    "epsilon": "the epsilon that a rule divides by",
+    "contributions of one sign": "a rule splits by sign, and nothing had that sign",
+    "inputs of 0": "numbers that are 0 and so carry no relevance, such as black pixels",
+    "selection": "constants that were put in the place of a value",
+    "held operand": "what a rule holds constant",
+    "native gradient": "ops that got their plain gradient, which shares out another amount than arrived",
+    "own backward": "functions with a backward of their own",
+    "no rule": "ops that no rule fits (strict=False)",
+    "target": "the explained number is no linear function of the model's output (a log-probability is none), so that the "
+    "relevance of the output sums to another number",
+    "not accounted for": "rounding, or a rule that loses relevance",
+}
+"""What the ledger's causes mean, for a person who reads an explanation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +44,31 @@ class Account:
     residual: float
 
     def __str__(self) -> str:
-        reached = [f"{self._amount(amount)} reached the {name}" for name, amount in list(self.reached.items())[:1]]
-        reached += [f"{self._amount(amount)} the {name}" for name, amount in list(self.reached.items())[1:]]
+        inputs = [(name, amount) for name, amount in self.reached.items() if amount] or list(self.reached.items())
+        named = [(f"the {name}" if name.isalpha() else name, amount) for name, amount in inputs]
+        reached = [f"{self._amount(amount)} {'' if at else 'reached '}{name}" for at, (name, amount) in enumerate(named)]
         said = f"of {_written(self.value)}, {_listed(reached) or 'nothing reached the inputs'}"
         took = f"; {_listed(self._causes()) or 'nothing was taken on the way'}"
         rounding = self.residual != 0 and abs(self.residual) >= ROUNDING * abs(self.value)
         return said + took + (f"; {_written(self.residual)} is rounding" if rounding else "")
 
+    def meanings(self) -> str:
+        """What the named causes mean; nothing if none is named."""
+        named = [name for name, _ in self._named() if name in MEANINGS]
+        return "; ".join(f"{name}: {MEANINGS[name]}" for name in named)
+
     def _causes(self) -> list[str]:
-        """The causes that took something, the largest first; the smallest together."""
+        """The causes that took something, in words."""
+        return [f"{name} {'' if at else 'took '}{self._amount(amount)}" for at, (name, amount) in enumerate(self._named())]
+
+    def _named(self) -> list[tuple[str, float]]:
+        """The causes that took something, the largest first; the smallest together, if they come to anything."""
         ordered = sorted((item for item in self.took.items() if item[1] != 0), key=lambda item: -abs(item[1]))
         named = [item for item in ordered if abs(item[1]) >= SMALL * abs(self.value)][:NAMED]
-        if len(ordered) == len(named) + 1:
-            named = ordered
-        found = list(named)
-        if rest := [amount for _, amount in ordered[len(named) :]]:
-            found.append((f"{len(rest)} smaller causes", sum(rest)))
-        return [f"{name} {'' if at else 'took '}{self._amount(amount)}" for at, (name, amount) in enumerate(found)]
+        rest = [amount for _, amount in ordered[len(named) :]]
+        if not rest or abs(sum(rest)) < ROUNDING * abs(self.value):
+            return named
+        return ordered if len(rest) == 1 else [*named, (f"{len(rest)} smaller causes", sum(rest))]
 
     def _amount(self, amount: float) -> str:
         share = f" ({_percent(amount / self.value)})" if self.value else ""

@@ -33,7 +33,9 @@ def combined_numbers(
     """The explained numbers of a sum or difference."""
     word, mark = WORDS[sign]
     return tuple(
-        ExplainedNumber(f"{a.said} {word} {_bracketed(b.said)}", a.value + sign * b.value, f"{a.label} {mark} {b.label}")
+        ExplainedNumber(
+            f"{a.said} {word} {_after(a.said, b.said)}", a.value + sign * b.value, f"{a.label} {mark} {b.label}"
+        )
         for a, b in zip(one, other, strict=True)
     )
 
@@ -113,5 +115,8 @@ def _size(part: Part) -> str:
     return " x ".join(f"{n} {axis}s" for n, axis in zip(part.place_shape, part.place_axes, strict=True))
 
 
-def _bracketed(said: str) -> str:
+def _after(one: str, said: str) -> str:
+    """What the second number is called beside the first: two models or tables are often asked for the same."""
+    if one == said:
+        return "the same"
     return f"({said})" if " minus " in f" {said}" or " plus " in said else said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from lxt_fx.results.place import PlaceRelevance, place_relevance
 from lxt_fx.results.readings import ImageReading, SoundReading, TextReading
 from lxt_fx.views.panels import pictures
 from lxt_fx.views.sheet import Bars, Matrix, Pictures, Section, Sheet, Tokens, Track, strongest_names
-from lxt_fx.views.view import Facts, cells
+from lxt_fx.views.view import Facts, cells, number
 
 IMAGE = "image"
 TOP, NUMBERS = 8, 40
@@ -37,8 +38,15 @@ def sheet_of(
     sections = [section for part in shown for section in sections_of(part, numbers, scale, title=len(parts) > 1)]
     facts = _facts(shown, numbers, origin, scale)
     listed = not parts[0].several and (len(parts) > 1 or isinstance(parts[0].reading, TextReading))
-    notes = () if account is None else (f"Accounts: {account}.",)
-    return Sheet(facts, tuple(sections), _top(shown) if listed else (), notes)
+    return Sheet(facts, tuple(sections), _top(shown) if listed else (), _notes(account))
+
+
+def _notes(account: Account | None) -> tuple[str, ...]:
+    """The account in words, and what these mean."""
+    if account is None:
+        return ()
+    meanings = account.meanings()
+    return (f"Accounts: {account}.", *([f"{meanings[0].upper()}{meanings[1:]}."] if meanings else []))
 
 
 def in_patches(parts: Sequence[Part], patch: int | None = None) -> tuple[Part, ...]:
@@ -72,9 +80,9 @@ def sections_of(part: Part, numbers: Sequence[ExplainedNumber], scale: Tensor, *
         rows = tuple((number.label, number.value) for number in numbers)
         return [Matrix(name, rows, tokens, shares, len(tokens) - part.reading.answer)]
     found = []
-    for at, number in enumerate(numbers):
+    for at, explained in enumerate(numbers):
         one = replace(part, axes=part.axes[1:], values=part.values[at], units=None)
-        said = f"{number.said} = {number.value:.4g}".replace("-", "−")
+        said = f"{explained.said} = {explained.value:.4g}".replace("-", "−")
         found.append(_section(one, float(scale[at]), f"{name}: {said}" if name else said))
     return found
 
@@ -100,7 +108,7 @@ def _section(part: Part, scale: float, title: str) -> Section:
         title = "" if title == IMAGE else title  # the panels say it
         return Pictures(title, pictures(reading.shown, values, reading.side, scale), values, scale)
     if isinstance(reading, SoundReading) and values.dim() == 1:
-        return Track(title, values, scale, reading.step, reading.start, _loudness(reading, len(values)))
+        return _track(title, reading, values, scale)
     names = [part.place(flat)[1] for flat in range(values.numel())]
     bars, left_out = strongest_names(names, values.flatten(), NUMBERS)
     return Bars(title, bars, scale, left_out)
@@ -114,6 +122,20 @@ def marked(reading: TextReading) -> tuple[str, ...]:
     token = reading.tokens[first]
     shown = f" ▸{token[1:]}" if token.startswith(" ") else f"▸{token}"
     return (*reading.tokens[:first], shown, *reading.tokens[first + 1 :])
+
+
+def _track(title: str, reading: SoundReading, values: Tensor, scale: float) -> Track:
+    """The sound as long as it is: some models are given silence behind it (Whisper: up to 30 s), whose relevance stands in
+    the title. A step is so short that it has little relevance beside a word, so beside a text it has a scale of its own."""
+    own, said = len(values), list[str]()
+    if reading.waveform is not None and reading.rate:
+        own = min(own, max(1, math.ceil(len(reading.waveform) / reading.rate / reading.step)))
+    if own < len(values):
+        said = [f"{(len(values) - own) * reading.step:.3g} s of silence behind it: {number(float(values[own:].sum()))}"]
+    if title:
+        said.insert(0, f"{title}, {number(float(values[:own].sum()))} on a scale of its own")
+        scale = float(values[:own].abs().max())
+    return Track("; ".join(said), values[:own], scale, reading.step, reading.start, _loudness(reading, own))
 
 
 def _loudness(reading: SoundReading, steps: int) -> Tensor | None:
@@ -142,10 +164,12 @@ def _facts(parts: Sequence[Part], numbers: Sequence[ExplainedNumber], origin: Or
 
 
 def _top(parts: Sequence[Part]) -> tuple[tuple[float, str, str], ...]:
-    texts = {part.name for part in parts if part.kind == "text"}
+    texts = {part.name: part.reading for part in parts if isinstance(part.reading, TextReading)}
 
     def where(place: PlaceRelevance) -> str:
-        position = f"position {place.position}" if place.part in texts else ""
-        return ", ".join(filter(None, [place.part if len(parts) > 1 else "", position]))
+        reading, at = texts.get(place.part), place.position
+        position = f"position {at}" if reading is not None else ""
+        special = "special" if reading is not None and isinstance(at, int) and reading.special[at] else ""
+        return ", ".join(filter(None, [place.part if len(parts) > 1 else "", position, special]))
 
     return tuple((place.relevance, place.token, where(place)) for place in top_places(parts, TOP))

@@ -18,7 +18,7 @@ from lxt_fx.tasks.detection import Detection
 from lxt_fx.tasks.likeness import Likeness, pooling_of
 from lxt_fx.tasks.matching import Matching
 from lxt_fx.tasks.own_text import prefix_of
-from lxt_fx.tasks.segmentation import MaskSegmentation, Segmentation
+from lxt_fx.tasks.segmentation import MaskSegmentation, PixelMap, Segmentation
 from lxt_fx.tasks.task import Context, Task
 from lxt_fx.tasks.token_logits import TokenLogits
 from lxt_fx.tasks.transcribing import Transcribing
@@ -29,6 +29,7 @@ ONLY = ""
 _EMBEDDINGS = frozenset({"sentence_embedding", "pooler_output", "last_hidden_state"})
 
 _SOUNDS = ("input_values", "input_features")
+_DECODED = ("decoder_input_ids", "decoder_inputs_embeds")
 
 
 def output_dims(gm: GraphModule) -> Mapping[str, int]:
@@ -66,6 +67,8 @@ def choose_task(dims: Mapping[str, int], context: Context, *, pairs: bool = Fals
         return Segmentation()
     if "logits" not in dims and (pairs or not _EMBEDDINGS.isdisjoint(dims)):
         return Likeness(pooling_of(context.config))
+    if logits == 3 and context.has("pixel_values") and not context.has(*_SOUNDS, "input_ids", "inputs_embeds", *_DECODED):
+        return PixelMap()
     if logits == 3:
         return _by_position(context)
     if logits == 2:

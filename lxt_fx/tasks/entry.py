@@ -48,7 +48,8 @@ def label_of(names: Names, index: int) -> str:
     """A token or class in as few characters as possible."""
     if isinstance(names, TokenNames):
         return readable_tokens(names.tokenizer, [index])[0]
-    return names.labels[index] if index < len(names.labels) else f"class {index}"
+    named = index < len(names.labels) and names.labels[index] != f"LABEL_{index}"
+    return names.labels[index] if named else f"class {index}"
 
 
 def classes(context: Context) -> ClassNames:

@@ -19,7 +19,7 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, Rules, table_named
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
 from lxt_fx.inputs.given import Given
-from lxt_fx.passes.capture.signature import named_signature
+from lxt_fx.passes.capture.signature import by_position, named_signature
 from lxt_fx.passes.positions.asked_positions import answers_by_token
 from lxt_fx.tasks.asked import Asked
 from lxt_fx.tasks.choose_task import choose_task, dims_of, output_dims
@@ -74,12 +74,13 @@ def explained_call(
         numbers = _numbers(_task(explained, asked, given, context), answer, asked, given, context)
     else:
         table = table_named("attnlrp" if rules is None else rules)
-        source = captured_from(model, (), dict(inputs), dynamic=False)
+        source = captured_from(model, *by_position(model, inputs), dynamic=False)
         task = _task(source.captured.gm, asked, given, context)
         numbers = _numbers(task, answer, asked, given, context)
         positions = _positions(numbers, source.captured.gm)
         explained = compiled_by(source, table, Options(positions=positions))
-    context = replace(context, reading=replace(reading, positions=explained.record.positions))
+    reading = replace(reading, positions=explained.record.positions)
+    context = replace(context, reading=reading, plain_gradient=explained.record.table_name == "gradient")
     numbers.context = context
     return ExplainedCall(explained, given, inputs, numbers, context, are_apart(given.examples))
 
@@ -172,9 +173,11 @@ def called_as(model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def features_of(model: nn.Module) -> str | None:
-    """The name of the one input of a model that takes a dict of features; None for any other."""
+    """The name of the one input of a model that takes a dict of features of a text; None for any other."""
+    known = isinstance(model, Explained)
     names = model.record.called_with if isinstance(model, Explained) else _parameters(model)
-    return names[0] if len(names) == 1 and names[0] in ("input", "inputs", "features", "batch") else None
+    one = len(names) == 1 and names[0] in ("input", "inputs", "features", "batch")
+    return names[0] if one and (known or any(isinstance(part, nn.Embedding) for part in model.modules())) else None
 
 
 def _parameters(model: nn.Module) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from lxt_fx.attribution.many_entries import Entries
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.target_entry import logits_of, position_of
 from lxt_fx.attribution.target_names import TokenNames
-from lxt_fx.attribution.teacher_forced import AHEAD
 from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Example, Given
@@ -23,6 +22,11 @@ from lxt_fx.tasks.asked import Asked
 from lxt_fx.tasks.own_text import OwnText, own_text, prefix_of
 from lxt_fx.tasks.rows import of_input, row_of
 from lxt_fx.tasks.task import Context, Number
+from lxt_fx.tasks.token_logits import place_of
+
+AHEAD = 1e-6
+"""Relevance of a later token below this share of the largest is rounding (of models that mix tokens by Fourier transforms,
+for example)."""
 
 Run = Callable[[Mapping[str, Any]], Any]
 """The output of the model for inputs by name, without gradients."""
@@ -254,12 +258,10 @@ def _log_probabilities(output: Any, answer: Answered, given: Given, context: Con
 
 def by_token(output: Any, answer: Answered, index: int, example: Example, context: Context) -> Tensor:
     """The log-probability of each token of the name of example `index`, in at least float32."""
-    logits, reading, name = logits_of(context.reading, output), context.reading, answer.names[index]
+    logits, name = logits_of(context.reading, output), answer.names[index]
     row = row_of(example, index, f"{prefix_of(context.inputs)}input_ids")
-    width = answer.width
-    answers = range(width) if reading.positions is None else [each % width for each in reading.positions]
-    start = answer.texts[index].columns[-1]
-    places = [answers.index(start + step) for step in range(len(name))]
+    start, first, count = answer.texts[index].columns[-1], answer.texts[index].text.count - 1, logits.shape[1]
+    places = [place_of(start + step, first + step, answer.width, count, context) for step in range(len(name))]
     wide = logits[row, places].to(torch.promote_types(logits.dtype, torch.float32))
     return wide.log_softmax(-1)[torch.arange(len(name)), list(name)]
 

@@ -33,10 +33,13 @@ class Likeness:
         function = context.function
         rows = [place.within for place in example.places]
         if len(rows) != 2 or rows[0] == rows[1]:
+            pair = ""
+            if context.has("input_ids", "inputs_embeds", "features"):
+                pair = "give two texts as a pair, whose likeness is explained, or "
             raise InputError(
-                f"{function}: {context.model_class} has no logits, so there is no default target: give two texts as a "
-                "pair, whose likeness is explained, or say what to explain by a function that returns one number, such as "
-                "target=lambda out: out.last_hidden_state[0, 0].norm()"
+                f"{function}: {context.model_class} has no logits, so there is no default target: {pair}say what to "
+                "explain by a function that returns one number, such as target=lambda out: out.last_hidden_state[0, "
+                "0].norm()"
             )
         if asked.entry is not None or asked.minus is not None or asked.spot is not None:
             raise InputError(
@@ -45,7 +48,7 @@ class Likeness:
             )
         one, other = (self.embedding(output, row, context) for row in rows)
         shown = [quoted(plain_text(context, row)) for row in rows]
-        value = nn.functional.cosine_similarity(one, other, dim=-1)
+        value = cosine(one, other, plain_gradient=context.plain_gradient)
         made = "" if _given(output, "sentence_embedding") is not None else f" ({_SAID[self.pooling]})"
         return Number(value, f"cosine of {shown[0]} and {shown[1]}{made}", "cosine")
 
@@ -71,6 +74,17 @@ class Likeness:
         return pooled
 
 
+def cosine(one: Tensor, other: Tensor, *, plain_gradient: bool) -> Tensor:
+    """The cosine of two vectors, as LRP's rules have it in a model: the lengths are held constant, as the statistics of a
+    norm are, and each vector gets half of the product. By the plain gradient of a cosine, the relevance of each text would
+    sum to 0, because a longer vector is no more similar."""
+    if plain_gradient:
+        return nn.functional.cosine_similarity(one, other, dim=-1)
+    lengths = (one.norm() * other.norm()).clamp(min=1e-8).detach()
+    half: Tensor = (one @ other.detach() + one.detach() @ other) / (2 * lengths)
+    return half
+
+
 _SAID = {
     "mean": "the mean of the last hidden states of their tokens",
     "cls": "the last hidden states of their first tokens",
@@ -83,7 +97,7 @@ _MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 def pooling_of(config: Any) -> str:
     """How a checkpoint of sentence-transformers makes the embedding of a text of its tokens, as its folder says; the mean
     where it says nothing. Raises InputError for another way."""
-    folder = str(getattr(config, "_name_or_path", "") or "")
+    folder = str(getattr(config, "name_or_path", "") or "")
     written = Path(folder) / "1_Pooling" / "config.json"
     if not folder or not written.is_file():
         return "mean"

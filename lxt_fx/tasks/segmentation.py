@@ -40,6 +40,41 @@ class Segmentation:
         return entry_in(asked, means.detach(), names, where, kind).of(means)
 
 
+@dataclass(frozen=True, slots=True)
+class PixelMap:
+    """A number for each pixel, logits [batch, rows, columns], such as how much it draws the eye. By default the mean over
+    the pixels where it is positive, or the largest if none is; `Target.at((row, column))` is one pixel of the map's own
+    grid, `Target.at(mask)` the mean over a mask."""
+
+    name: str = "map of pixels"
+
+    def number(self, asked: Asked, output: Any, index: int, example: Example, context: Context) -> Number:
+        """A mean of the map. Raises InputError for logits that are no map of the picture, and for a class."""
+        logits = logits_of(context.reading, output)[index]
+        rows, columns = logits.shape
+        height, width = context.inputs["pixel_values"].shape[-2:]
+        if rows * width != columns * height:
+            raise InputError(
+                f"{context.function}: {context.model_class} has logits {list(logits.shape)} for a picture of {height} x "
+                f"{width} pixels, which are no map of it; give a function of the output"
+            )
+        if asked.entry is not None or asked.minus is not None:
+            raise InputError(
+                f"{context.function}: the map of {context.model_class} has no classes; leave target out, or give a pixel "
+                "or a region: Target.at((row, column)) or Target.at(mask)"
+            )
+        region, where = self._region(asked, logits.detach(), context)
+        one = int(region.sum()) == 1
+        return Number(logits[region.to(logits.device)].mean(), f"{'logit' if one else 'mean logit'}{where}", "map")
+
+    def _region(self, asked: Asked, logits: Tensor, context: Context) -> tuple[Tensor, str]:
+        if asked.spot is not None:
+            return region_of(asked.spot, logits.shape, context)
+        if bool((positive := logits > 0).any()):
+            return positive, f" where it is positive ({100 * float(positive.float().mean()):.0f} % of the picture)"
+        return region_of(divmod(int(logits.argmax()), logits.shape[1]), logits.shape, context)
+
+
 def _with_pixels(asked: Asked, given: Tensor, count: int, context: Context) -> int:
     """The class that a target means, else the one with the largest region. Raises InputError for one without a pixel."""
     names, pixels = classes(context), torch.bincount(given.flatten(), minlength=count)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target_entry import Reading
+from lxt_fx.inputs.facts import placeholders_of
 from lxt_fx.inputs.given import Example
 from lxt_fx.tasks.asked import Asked
 
@@ -33,11 +34,18 @@ class Context:
     config: Any
     inputs: Mapping[str, Any]
     tokenizer: Tokenizer
+    plain_gradient: bool = False
 
     @property
     def function(self) -> str:
         """The function that was called, for error messages."""
         return self.reading.function
+
+    @property
+    def hidden(self) -> frozenset[int]:
+        """The ids of tokens in whose place pictures or sounds are put: a person's text does not have them."""
+        beside = self.has("pixel_values", "pixel_values_videos", "input_features", "input_values")
+        return placeholders_of(self.config) if beside else frozenset()
 
     @property
     def model_class(self) -> str:

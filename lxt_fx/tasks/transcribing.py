@@ -17,6 +17,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Example
 from lxt_fx.tasks.asked import Asked
 from lxt_fx.tasks.entry import entry_in
+from lxt_fx.tasks.likeness import quoted
 from lxt_fx.tasks.rows import row_of
 from lxt_fx.tasks.task import Context, Number
 from lxt_fx.tasks.words import stretch_of
@@ -55,7 +56,7 @@ class Transcribing:
         value = logits[[frame for frame, _ in frames], [token for _, token in frames]].sum()
         shown = "".join(part.shown for part in chosen).strip()
         which = f", the first of {times}" if times > 1 else ""
-        what = f"the transcript '{shown}'" if asked.entry is None else f"'{shown}'"
+        what = f"the transcript {quoted(shown)}" if asked.entry is None else f"'{shown}'"
         return Number(value, f"summed logits of {what} at frames {frames[0][0]} to {frames[-1][0]}{which}", shown)
 
     def _at_frame(self, asked: Asked, logits: Tensor, context: Context) -> Number:

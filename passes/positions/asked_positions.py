@@ -91,9 +91,10 @@ def answer_index(gm: GraphModule) -> int:
 
 
 def answers_by_token(gm: GraphModule, tokens: int) -> bool:
-    """Whether the graph has logits for each of these tokens."""
-    found = _answers(gm)
-    return len(found) == 1 and (shape(outputs(gm)[found[0]]) or ())[1] == tokens
+    """Whether the graph has logits for each of these tokens, in one place of its output (BLIP-2 returns them twice)."""
+    found, every = _answers(gm), outputs(gm)
+    once = len(found) == 1 and sum(each is every[found[0]] for each in every) == 1
+    return once and (shape(every[found[0]]) or ())[1] == tokens
 
 
 def _answers(gm: GraphModule) -> list[int]:
