@@ -184,7 +184,7 @@ class Packed(nn.Module):
 
 def test_explain_refuses_a_leaf_without_a_place_for_each_token() -> None:
     """One token of [tokens, hidden] was taken for the text."""
-    with pytest.raises(lxt_fx.InputError, match="looks 5 tokens up as .5, 8.*with_leaves"):
+    with pytest.raises(lxt_fx.InputError, match="looks input_ids .1, 5. up as .5, 8.*with_leaves"):
         lxt_fx.explain(Packed().eval(), NO_TOKENIZER, IDS[:1], 1)
 
 

@@ -18,6 +18,7 @@ from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, Rules, table_named
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.inputs.facts import facts_of
 from lxt_fx.inputs.given import Given
 from lxt_fx.passes.capture.signature import by_position, named_signature
 from lxt_fx.passes.positions.asked_positions import answers_by_token
@@ -98,7 +99,9 @@ def _answer(
             return model(**as_called(model, called_as(model, inputs)))
 
     task = choose_task(dims_of(run(given.inputs)), context, pairs=_are_pairs(given))
-    return answered(asked, given, context, run) if task.name in ("causal", "encoder-decoder") else None
+    if task.name not in ("causal", "encoder-decoder"):
+        return None
+    return answered(asked, given, context, run, facts_of(model, context.function).longest())
 
 
 def _in_the_text(asked: Sequence[Sequence[Any]], given: Given, context: Context) -> bool:

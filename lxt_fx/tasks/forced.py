@@ -107,11 +107,14 @@ def asks_for_several(asked: Sequence[Sequence[Any]], context: Context) -> bool:
     return any(_is_several(target, context) for targets in asked for target in targets)
 
 
-def answered(asked: Sequence[Sequence[Any]], given: Given, context: Context, run: Run) -> Answered:
+def answered(
+    asked: Sequence[Sequence[Any]], given: Given, context: Context, run: Run, longest: int | None = None
+) -> Answered:
     """The inputs with the names that are asked for appended. A name is tried with and without a leading space, and the
-    likelier spelling is taken.
+    likelier spelling is taken. `longest` is how many tokens the model has positions for.
 
-    Raises InputError where such a name is one of several targets, or its position is not the end of the text.
+    Raises InputError where such a name is one of several targets, its position is not the end of the text, or it makes the
+    text too long.
     """
     if len(asked[0]) > 1:
         raise InputError(
@@ -120,6 +123,12 @@ def answered(asked: Sequence[Sequence[Any]], given: Given, context: Context, run
         )
     texts = [_text(index, example, context) for index, example in enumerate(given.examples)]
     spelled = [_spelled(targets[0], text, context) for targets, text in zip(asked, texts, strict=True)]
+    whole = max(text.text.count + len(ids) - 1 for text, found in zip(texts, spelled, strict=True) for ids in found)
+    if longest is not None and whole > longest:
+        raise InputError(
+            f"{context.function}: the tokens of a name are appended to the text, all but the last, which makes {whole} "
+            f"tokens, but {context.model_class} has positions for {longest}; shorten the text, or give its first token"
+        )
     tried = []
     for spelling in range(max(map(len, spelled))):
         names = [found[min(spelling, len(found) - 1)] for found in spelled]
