@@ -295,7 +295,7 @@ def test_only_the_logits_are_narrowed() -> None:
     embeds = model.get_input_embeddings()(torch.tensor([[3, 5, 8, 13], [4, 6, 9, 14]])).detach()
     kwargs = {"inputs_embeds": embeds, "output_hidden_states": True}
     narrow = lxt_fx.transform(model, kwargs=kwargs, positions="last")
-    output, expected = narrow(inputs_embeds=embeds), model(**kwargs)
+    output, expected = narrow(**kwargs), model(**kwargs)
     torch.testing.assert_close(output.logits, expected.logits[:, -1:])
     assert len(output.hidden_states) == len(expected.hidden_states) > 2
     for found, wanted in zip(output.hidden_states, expected.hidden_states, strict=True):

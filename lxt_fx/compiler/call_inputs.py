@@ -97,6 +97,9 @@ def _for_position(record: Record, fronts: Fronts, name: str, value: Any) -> str:
         return name
     if not value.is_floating_point():
         return name.replace("inputs_embeds", "input_ids")
+    embeds = name.replace("input_ids", "inputs_embeds")
+    if name not in record.called_with and embeds in record.called_with:
+        return embeds
     leaves = [front.leaf for front in fronts if front.reads == (name,)]
     return leaves[0] if len(leaves) == 1 and name not in record.leaves else name
 
