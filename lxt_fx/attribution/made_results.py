@@ -1,8 +1,6 @@
-"""Explanations made of what `explain`, `explain_image` and `answer_relevance` computed."""
+"""Explanations made of what `explain` and `explain_image` computed."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -10,7 +8,7 @@ from lxt_fx.attribution.text_input import TextInput
 from lxt_fx.compiler.record import Record
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.origin import ExplainedNumber, Origin
-from lxt_fx.results.part import TARGET, Part
+from lxt_fx.results.part import Part
 from lxt_fx.results.readings import ImageReading, TextReading
 from lxt_fx.views.panels import displayed
 
@@ -45,14 +43,3 @@ def of_image(pixel_values: Tensor, attribution: Tensor, number: ExplainedNumber,
     reading = ImageReading(displayed(pixel_values), pixel_values=pixel_values)
     part = Part("image", ("row", "column"), attribution.sum(dim=0), reading, attribution.movedim(0, -1))
     return Explanation((part,), (number,), origin)
-
-
-def of_answer(read: TextInput, relevance: Tensor, logits: Sequence[float], origin: Origin) -> Explanation:
-    """Of an answer: its relevance [answer, tokens], a number for each of the last tokens of the text."""
-    reading = text_reading(read, len(logits))
-    first = len(reading.tokens) - len(logits)
-    numbers = tuple(
-        ExplainedNumber(f"logit of {token!r} at position {first + at - 1}", value, token)
-        for at, (token, value) in enumerate(zip(reading.tokens[first:], logits, strict=True))
-    )
-    return Explanation((Part("text", (TARGET, "position"), relevance, reading),), numbers, origin)

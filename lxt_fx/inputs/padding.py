@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.user_objects import tensors_of
 from lxt_fx.inputs.facts import Facts
@@ -99,7 +100,8 @@ def _difference(
         among["position_ids"] = _counted(next(iter(among.values())), [inside] * len(twice))
     with torch.no_grad():
         try:
-            together, single = (_compared(facts.model(**given, **more)) for given in (among, alone))
+            called = (as_called(facts.model, {**given, **more}) for given in (among, alone))
+            together, single = (_compared(facts.model(**given)) for given in called)
         except Exception as error:
             raise InputError(
                 f"{facts.function}: the texts must be padded, and {facts.model_class} could not be asked what it "

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.text_input import NO_TOKENIZER, NOT_FOR_THE_MODEL, says_nothing
 from lxt_fx.base.errors import InputError
@@ -140,11 +139,11 @@ def accepted(facts: Facts, inputs: Mapping[str, Any], giver: str) -> dict[str, A
 def text_call(
     facts: Facts, inputs: Mapping[str, Any], own: Own, more: Mapping[str, Any] | None = None, giver: str = "the tokenizer"
 ) -> dict[str, Any]:
-    """The inputs of a batch of texts on the model's device, checked, with positions where texts are padded."""
+    """The inputs of a batch of texts on the model's device, checked, with positions where texts are padded. Ids stay ids
+    for a model that takes embeddings alone: `as_called` looks them up."""
     if isinstance(ids := inputs.get("input_ids"), Tensor):
         check_ids(facts, ids, own)
-    taken = {name: facts.on_device(value) for name, value in accepted(facts, inputs, giver).items()}
-    called = as_called(facts.model, taken)
+    called = {name: facts.on_device(value) for name, value in accepted(facts, inputs, giver).items()}
     return with_own_positions(facts, called, own, more or {})
 
 
