@@ -194,8 +194,12 @@ def test_an_answer_that_repeats_the_prompt_is_whole_if_one_says_so() -> None:
         answer_relevance(explained("gpt2"), None, prompt, [3, 4], with_prompt=True)
     with pytest.raises(InputError, match="although generate.. returns prompt and answer.*or with_prompt=False"):
         answer_relevance(explained("gpt2"), None, prompt, {"sequences": torch.tensor([[3, 4]])})
-    text = answer_relevance(model("gpt2"), Words(), "5 9", "5 9 7")  # a text is the answer alone
+    with pytest.raises(InputError, match="the answer '5 9 7' starts with its prompt, which would count twice"):
+        answer_relevance(model("gpt2"), Words(), "5 9", "5 9 7")  # as tokenizer.decode(output[0]) is
+    text = answer_relevance(model("gpt2"), Words(), "5 9", "5 9 7", with_prompt=False)  # a text is the answer alone
     assert text.input_ids == (5, 9, 5, 9, 7)
+    with pytest.raises(InputError, match="with_prompt=True is for token ids, and the answer is a text"):
+        answer_relevance(model("gpt2"), Words(), "5 9", "5 9 7", with_prompt=True)
 
 
 class Words:
@@ -240,6 +244,10 @@ def test_a_second_answer_is_weighed_token_by_token() -> None:
     batch = answer_relevance(explained("llama"), Words(), batch_of(PROMPTS, "left"), ANSWERS, contrast=["9", [7, 11, 12]])
     same(batch[0].relevance, by_hand(model("llama"), PROMPTS[0], ANSWERS[0], [9, 9]))
     same(batch[1].relevance, by_hand(model("llama"), PROMPTS[1], ANSWERS[1], [7, 11, 12]))
+    begins = answer_relevance(explained("llama"), None, [6, 7], [7, 3, 8], contrast=[6, 7, 9])  # as the prompt does
+    same(begins.relevance, by_hand(model("llama"), [6, 7], [7, 3, 8], [6, 7, 9]))
+    whole = answer_relevance(explained("llama"), None, [6, 7], [6, 7, 7, 3, 8], contrast=[6, 7, 6, 7, 9], with_prompt=True)
+    assert torch.equal(whole.relevance, begins.relevance)
     for_all = answer_relevance(explained("llama"), Words(), batch_of(PROMPTS, "right"), ANSWERS, contrast="9")
     same(for_all[1].relevance, by_hand(model("llama"), PROMPTS[1], ANSWERS[1], [9, 9, 9]))
 

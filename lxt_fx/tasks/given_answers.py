@@ -38,6 +38,11 @@ class Answers:
         if with_prompt is False:
             return self
         ids = [index for index, answer in enumerate(self.each) if not isinstance(answer, str)]
+        if with_prompt and len(ids) < len(self.each):
+            raise InputError(
+                f"{self.function}: with_prompt=True is for token ids, and the {self.name} is a text, which is always the "
+                f"{self.name} alone; give the ids that generate() returned"
+            )
         rests = {index: _rest(list(self.each[index]), prompts[index], own[index], pads) for index in ids}  # type: ignore[arg-type]
         missing = [index for index in ids if rests[index] is None]
         if missing and told:
@@ -71,6 +76,16 @@ class Answers:
             for answer in self.each
         )
         return Answers(found, self.generated, self.name, self.function)
+
+    def check_texts(self, prompts: Sequence[str | None]) -> None:
+        """Raises InputError for a text that starts with the text of its prompt: it may be prompt and answer, decoded."""
+        for prompt, answer in zip(prompts, self.each, strict=True):
+            if isinstance(answer, str) and prompt and prompt.strip() and answer.lstrip().startswith(prompt.strip()):
+                raise InputError(
+                    f"{self.function}: the {self.name} {answer[:60]!r} starts with its prompt, which would count twice "
+                    "if it is the whole text that the model wrote; give the ids that generate() returned, or "
+                    f"with_prompt=False if the {self.name} repeats the prompt"
+                )
 
     @property
     def ids(self) -> list[list[int]]:
