@@ -403,7 +403,7 @@ def test_the_account_is_that_of_the_sum_and_closes(name: str) -> None:
         ([5, 9], [], "the answer needs at least one token"),
         ([5, 9], [7, 64], "token 1 of the answer is 64, outside the vocabulary of GPT2LMHeadModel, which has 64 tokens"),
         ([5, 9], [-1], "token 0 of the answer is -1, outside"),
-        ([5] * 60, [7] * 5, "the prompt has 60 tokens and the answer 5, but GPT2LMHeadModel has positions for 64"),
+        ([5] * 60, [7] * 5, "the prompt has 60 tokens, behind it stand 5 of the answer, and GPT2.* positions for 64"),
         ([5, 9], "7 8", "the answer is a text, which needs the tokenizer"),
         ([5, 9], ["a", "b"], "there is one prompt and there are 2 answers.*give the prompt as often"),
         ([[5, 9], [6, 7]], [[7]], "there are 2 prompts and 1 answer; give one answer for each prompt"),
@@ -425,6 +425,34 @@ def test_what_does_not_fit_is_refused_before_work(
 
 def test_a_text_of_as_many_tokens_as_positions_is_explained() -> None:
     assert answer_relevance(explained("gpt2"), None, [5] * 60, [7] * 4).answer_tokens == 4
+
+
+def test_a_decoder_has_positions_of_its_own() -> None:
+    for count in (16, 17):
+        answer = [1, *[7] * count]  # behind the start token, and without the last, count tokens are read
+        inputs = {"input_features": torch.zeros(1, 8, 20).double()}
+        if count > 16:
+            with pytest.raises(InputError, match="decoder's start has 1 tokens, behind it stand 16 .* positions for 16"):
+                answer_relevance(model("whisper"), None, inputs, answer)
+        else:
+            assert len(answer_relevance(model("whisper"), None, inputs, answer)) == 16
+
+
+def test_answers_of_different_lengths_need_a_mask() -> None:
+    class NoMask(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(64, 8), nn.Linear(8, 64)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            out: Tensor = self.head(torch.tanh(self.embedding(input_ids).cumsum(1)))
+            return out
+
+    torch.manual_seed(0)
+    of = NoMask().eval()
+    with pytest.raises(InputError, match="answers of different lengths are padded, and NoMask takes no attention_mask"):
+        answer_relevance(of, None, [[5, 9], [6, 7]], [[7, 3], [8]])
+    assert len(answer_relevance(of, None, [[5, 9], [6, 7]], [[7, 3], [8, 4]])) == 2
 
 
 def test_models_that_write_no_text_are_refused() -> None:

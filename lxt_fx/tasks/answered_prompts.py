@@ -84,7 +84,12 @@ def _continued(
         pairs = zip(raw.each, found, strict=True)
         fits = not raw.generated and all(isinstance(each, str) or len(each) in (1, len(ids)) for each, ids in pairs)
         others = by_token(_behind_prompts(facts, tools, raw, given, texts, False if fits else None), found)
-    _check_length(facts, [text.text.count for text in texts], found, facts.longest())
+    _check_length(facts, "prompt", [text.text.count for text in texts], found, facts.longest())
+    if len({len(ids) for ids in found}) > 1 and not facts.takes("attention_mask"):
+        raise InputError(
+            f"{FUNCTION}: answers of different lengths are padded, and {facts.model_class} takes no attention_mask that "
+            "says where; explain them one at a time"
+        )
     return followed(given, found, texts, context), found, others
 
 
@@ -130,12 +135,14 @@ def _encoder(tokenizer: Any) -> Callable[[str], Sequence[int]] | None:
     return encode
 
 
-def _check_length(facts: Facts, before: Sequence[int], answers: Sequence[Sequence[int]], longest: int | None) -> None:
+def _check_length(
+    facts: Facts, name: str, before: Sequence[int], answers: Sequence[Sequence[int]], longest: int | None
+) -> None:
     for count, ids in zip(before, answers, strict=True):
         if longest is not None and count + len(ids) > longest:
             raise InputError(
-                f"{FUNCTION}: the prompt has {count} tokens and the answer {len(ids)}, but {facts.model_class} has "
-                f"positions for {longest}; shorten one of them"
+                f"{FUNCTION}: the {name} has {count} tokens, behind it stand {len(ids)} of the answer, and "
+                f"{facts.model_class} has positions for {longest}; shorten one of them"
             )
 
 
@@ -157,7 +164,7 @@ def _decoded(
     found = [list(row.answer) for row in rows]
     replace(answers, each=tuple(found)).checked(facts.vocabulary(), facts.model_class, frozenset())
     starts = [len(row.ids) + 1 - len(row.answer) for row in rows]
-    _check_length(facts, starts, [ids[:-1] for ids in found], _decoder_positions(facts))
+    _check_length(facts, "decoder's start", starts, [ids[:-1] for ids in found], _decoder_positions(facts))
     others = None
     if contrast is not None:
         others = by_token(_plain_contrasts(facts, tools, given, contrast, found), found)

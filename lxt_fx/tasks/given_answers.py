@@ -159,8 +159,8 @@ def _listed(given: Any, prompts: int, batched: bool, function: str, name: str) -
     items = list(given) if rows or not isinstance(given, str) and getattr(given, "ndim", 1) != 0 else [given]
     if len(items) != prompts:
         raise InputError(
-            f"{function}: there are {prompts} prompts and {_count(items, name)}; give one {name} for each prompt, in a "
-            "list (for several to one prompt give the prompt as often)"
+            f"{function}: there {'is 1 prompt' if prompts == 1 else f'are {prompts} prompts'} and {_count(items, name)}; "
+            f"give one {name} for each prompt, in a list (for several to one prompt give the prompt as often)"
         )
     return items
 
