@@ -10,7 +10,7 @@ from dataclasses import replace
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import activations, norms, products
 from lxt_fx.ops.activations import ACTIVATIONS
-from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, MOVES, SELECTIONS, SUMS
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, LOSSES, MOVES, SELECTIONS, SUMS
 from lxt_fx.ops.own_backward import OWN_BACKWARD as OWN_BACKWARD_OPS
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table.rule import Conserves, GroupKind, Role, Rule
@@ -314,6 +314,13 @@ OWN_BACKWARD = Rule(
     ops=dict.fromkeys(sorted(OWN_BACKWARD_OPS, key=str)),
     formula="g_in = what the Function's own backward makes of g",
     source="the model's own autograd.Function",
+    conserves=Conserves.NATIVE,
+)
+LOSS = Rule(
+    name="loss",
+    ops=dict.fromkeys(sorted(LOSSES, key=str)),
+    formula="g_in = native gradient: relevance is that of the logits, and a loss is one target more, which is not linear",
+    source="input * gradient",
     conserves=Conserves.NATIVE,
 )
 NATIVE = Rule(

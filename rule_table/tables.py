@@ -30,6 +30,7 @@ _LINEAR = (
     basic.SELECT,
     basic.SELECT_BY_INDEX,
     basic.OWN_BACKWARD,
+    basic.LOSS,
 )
 
 _OF_THE_PAPER = RuleTable(

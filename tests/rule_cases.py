@@ -26,7 +26,7 @@ from rule_nets import (
 from torch import Tensor
 
 from lxt_fx.ledger.causes import Cause
-from lxt_fx.ops.aten_kinds import GROUPED_MATMULS
+from lxt_fx.ops.aten_kinds import GROUPED_MATMULS, LOSSES
 from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table.rule import GroupKind, Rule
 
@@ -282,5 +282,6 @@ NOT_REACHED = {
     "move: lxt_fx.exempt.default": "x itself, but under autocast; tests/test_autocast.py",
     "own backward: lxt_fx.own_backward.default": _OWN,
     "own backward: lxt_fx.own_backward_of_several.default": _OWN,
+    **{f"loss: {op}": "a loss, with torch's own gradient; tests/test_labels.py" for op in LOSSES},
 }
 """Ops that rules list and no net on one CPU has."""

@@ -313,6 +313,39 @@ def test_grad_modes_around_the_public_door_change_nothing(mode: Callable[[], Any
     torch.testing.assert_close(made, found["explain_image"])
 
 
+class Masked(nn.Module):
+    """Attention in which the first query sees nothing, with the mask written in four ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        scores = self.q(x) @ self.k(x).mT
+        seen = (torch.ones_like(scores).tril() > 0) & (torch.arange(5) > 0)
+        lowest = torch.finfo(scores.dtype).min
+        masked = (
+            scores.masked_fill(~seen, lowest),
+            torch.where(seen, scores, lowest),
+            torch.where(seen, scores, torch.full((), lowest, dtype=scores.dtype)),
+            torch.where(seen, scores, -torch.inf).clamp(min=lowest),
+        )
+        return tuple(each.softmax(-1) @ x for each in masked)
+
+
+def test_the_lowest_number_of_a_dtype_is_that_of_the_dtype_under_autocast() -> None:
+    """float32's does not fit into bfloat16, and -inf gives NaN where a query sees nothing."""
+    model, x = Masked().eval(), torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    module = lxt_fx.transform(model, (x,))
+    for dtype in (None, torch.bfloat16, torch.float16):
+        expected = torch.stack(under(dtype, lambda: model(x)))
+        assert bool(expected.isfinite().all())
+        assert torch.equal(torch.stack(under(dtype, lambda: module(x))), expected)
+        with lxt_fx.watch(module, "q"):
+            assert torch.equal(torch.stack(under(dtype, lambda: module(x))), expected)
+
+
 # Inside the model
 
 

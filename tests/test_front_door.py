@@ -284,6 +284,40 @@ def test_a_setting_that_the_example_had_not_is_captured_when_a_call_has_it() -> 
         explained(ids, output_hidden_state=True)
 
 
+def test_a_call_may_refuse_the_outputs_that_the_config_asks_for() -> None:
+    model, ids = tiny.llama(), torch.tensor([[5, 9, 17, 23]])
+    model.config.output_hidden_states = True
+    explained = lxt_fx.transform(model)
+    for asked in (True, False):
+        got, want = explained(ids, output_hidden_states=asked), model(ids, output_hidden_states=asked)
+        assert (got.hidden_states is None) is (want.hidden_states is None) is not asked
+        torch.testing.assert_close(got.logits, want.logits)
+    model.config.output_hidden_states = False
+    explained = lxt_fx.transform(model)
+    assert explained(ids, output_hidden_states=False, output_attentions=False).hidden_states is None
+    assert not explained._other_calls.graphs  # type: ignore[union-attr]
+
+
+def test_a_mask_for_each_query_and_what_generation_gives_are_taken() -> None:
+    """A mask [batch, 1, tokens, tokens], of bool or added to the scores; positions in a cache; a cache."""
+    model = tiny.llama()
+    explained = lxt_fx.transform(model)
+    for length in (6, 4):
+        ids = torch.arange(5, 5 + 2 * length).view(2, length)
+        seen = torch.ones(2, 1, length, length).tril().bool()
+        seen[..., 1] &= torch.eye(length, dtype=torch.bool)[1]
+        added = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+        for further in ({"attention_mask": seen}, {"attention_mask": added}, {"cache_position": torch.arange(length)}):
+            output, leaves = explained.with_leaves(ids, **further)
+            torch.testing.assert_close(output.logits, model(ids, **further).logits, rtol=1e-5, atol=1e-6)
+            assert list(leaves) == ["inputs_embeds"]
+        cached = explained(ids, use_cache=True)
+        assert cached.past_key_values is None and torch.equal(cached.logits, explained(ids).logits)
+    assert not torch.allclose(model(ids, attention_mask=seen).logits, model(ids).logits, atol=1e-3)
+    with pytest.raises(CallError, match="valid only if"):
+        explained(ids, attention_mask=seen[..., :3])
+
+
 TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 TEXT = TOWER | {"vocab_size": 64, "max_position_embeddings": 16}
 IMAGE = TOWER | {"image_size": 16, "patch_size": 8}

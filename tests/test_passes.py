@@ -146,6 +146,7 @@ SPELLINGS = [
     lambda x: nn.functional.relu6(x) + x.type_as(x),
     lambda x: nn.functional.selu(x) + nn.functional.celu(x, 0.3),
     lambda x: torch.baddbmm(x[None], x[None], torch.ones(1, 4, 4), beta=0.5, alpha=2.0),
+    lambda x: torch.cosine_similarity(x, x.roll(1, 0), dim=0) + torch.cosine_similarity(x[:, None], x, dim=-1).sum(),
 ]
 
 

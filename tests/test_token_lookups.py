@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import tiny
 import torch
+import torch.nn.functional as F
 from golden_cases import relative
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
@@ -13,6 +16,7 @@ import lxt_fx
 from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.compiler.pipeline import captured_from
 from lxt_fx.passes.analysis.token_lookups import _holds_tokens, token_lookups
+from lxt_fx.passes.capture import capture as capturing
 
 IDS = torch.tensor([[5, 9, 17, 23, 1], [3, 4, 7, 30, 2]])
 
@@ -305,3 +309,48 @@ def test_tokens_of_a_dtype_that_no_table_takes_are_refused_by_name() -> None:
     explained = lxt_fx.transform(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)).eval(), (torch.tensor([[1, 2, 3]]),))
     with pytest.raises(lxt_fx.CallError, match="input holds numbers of int16, and the graph was captured for int64"):
         explained(torch.tensor([[1, 2, 3]], dtype=torch.int16))
+
+
+class LookedUpWithoutGradient(nn.Module):
+    """A text beside what its tokens look up under no_grad, as LayoutLMv3 looks up boxes."""
+
+    def __init__(self, lookup: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.other, self.lookup = nn.Embedding(32, 8), nn.Parameter(torch.randn(32, 8)), lookup
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            other = self.lookup(self.other, input_ids) * 2
+        return torch.tanh(self.tokens(input_ids) * other).sum(-1)
+
+
+LOOKUPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "embedding": lambda table, ids: F.embedding(ids, table),
+    "index": lambda table, ids: table[ids],
+    "one-hot": lambda table, ids: F.one_hot(ids, 32).float() @ table,
+    "compared": lambda table, ids: (ids[..., None] == torch.arange(32)).float() @ table,
+    "bag": lambda table, ids: F.embedding_bag(ids.flatten()[:, None], table).view(*ids.shape, -1),
+}
+
+
+@pytest.mark.parametrize("by", ["torch.export", "make_fx"])
+@pytest.mark.parametrize("lookup", LOOKUPS)
+def test_what_is_looked_up_without_gradient_is_no_leaf(lookup: str, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by == "make_fx":
+        monkeypatch.setattr(capturing, "_export", lambda *args, **kwargs: 1 / 0)
+    model = LookedUpWithoutGradient(LOOKUPS[lookup]).eval()
+    explained = lxt_fx.transform(model, (IDS,), rules="gradient")  # compares its gradient with the model's
+    assert explained.record.leaves == ("inputs_embeds",)
+    torch.testing.assert_close(explained(IDS), model(IDS))
+
+
+def test_a_model_that_reads_all_its_inputs_without_gradient_is_refused_with_that_reason() -> None:
+    class Frozen(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                hidden = x * 2
+            return hidden + 1
+
+    with pytest.raises(lxt_fx.InputError, match=r"own code stops gradients on the way \(torch.no_grad or detach\)"):
+        lxt_fx.transform(Frozen(), (torch.randn(2, 3),))

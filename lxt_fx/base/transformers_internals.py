@@ -53,7 +53,8 @@ def traceable_experts(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def without_cache(model: nn.Module) -> Iterator[None]:
     """Inside the block, no config of the model or of its parts asks for a cache. Many forwards name no `use_cache` and read
-    it from the config; a graph cannot return a cache. Afterwards the settings are restored."""
+    it from the config; a graph cannot return a cache. Afterwards the settings are restored, and so is `problem_type`, which
+    a classifier that is called with labels writes into its config."""
     todo = [config for module in model.modules() if (config := getattr(module, "config", None)) is not None]
     configs: dict[int, Any] = {}
     while todo:
@@ -61,6 +62,7 @@ def without_cache(model: nn.Module) -> Iterator[None]:
             configs[id(config)] = config
             todo += [part for part in getattr(config, "__dict__", {}).values() if hasattr(part, "model_type")]
     cached = [config for config in configs.values() if getattr(config, "use_cache", None) is True]
+    problems = [(config, config.problem_type) for config in configs.values() if hasattr(config, "problem_type")]
     try:
         for config in cached:
             config.use_cache = False
@@ -68,6 +70,8 @@ def without_cache(model: nn.Module) -> Iterator[None]:
     finally:
         for config in cached:
             config.use_cache = True
+        for config, problem in problems:
+            config.problem_type = problem
 
 
 def _is_new_config(config: Any) -> bool:

@@ -3,7 +3,7 @@ looked up by tokens, and whether the graph is valid for their sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from types import CodeType
 from typing import Any
@@ -18,16 +18,44 @@ from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import holds, reads_a_one
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.capture.called_by_leaf import leaf_values
-from lxt_fx.passes.capture.settings import MAY_BE_REPEATED, OMITTED, SWITCHES, same_setting
+from lxt_fx.passes.capture.settings import OMITTED, SWITCHES, same_setting
 
 Fronts = tuple[Front, ...]
 
+_OUTPUTS = {
+    "output_attentions": "attentions",
+    "output_hidden_states": "hidden_states",
+    "output_router_logits": "router_logits",
+}
+"""Settings that ask for outputs, with how the names of these end."""
 
-def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs by name, without those that are None or constants of the graph. Settings that every call of the graph must
-    repeat are there in any case, as OMITTED if they are left out. Inputs inside lists and dicts are named as the inputs of
-    the graph are, if these are cut apart. Raises CallError for more inputs than the module takes, for one that is given
-    twice, and for token ids that are no tensor."""
+
+def repeated_settings(out_spec: pytree.TreeSpec) -> dict[str, Any]:
+    """Settings that a call may repeat, since a graph with this output has them. Whether it has hidden states and attentions
+    is read off the names of its outputs: also a config may ask for them, and a tuple does not say."""
+    names = set(_names_in(pytree.tree_unflatten([0] * out_spec.num_leaves, out_spec)))
+    if not names:
+        return SWITCHES
+    return SWITCHES | {setting: any(name.endswith(own) for name in names) for setting, own in _OUTPUTS.items()}
+
+
+def _names_in(output: Any) -> Iterator[str]:
+    if isinstance(output, Mapping):
+        yield from map(str, output)
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        for item in output:
+            yield from _names_in(item)
+
+
+def named_inputs(
+    record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: Mapping[str, Any], repeated: Mapping[str, Any] = SWITCHES
+) -> dict[str, Any]:
+    """The inputs by name, without those that are None or constants of the graph, and without `use_cache`: a graph has no
+    cache, and the answer is the same. `repeated` are settings that a call may repeat. Settings that every call of the graph
+    must repeat are there in any case, as OMITTED if they are left out. Inputs inside lists and dicts are named as the
+    inputs of the graph are, if these are cut apart. Raises CallError for more inputs than the module takes, for one that is
+    given twice, and for token ids that are no tensor."""
     order = record.order or record.called_with
     for value in args:
         if isinstance(value, Mapping) and set(value) <= {*order, *record.inputs} and "input_ids" in value:
@@ -45,7 +73,7 @@ def named_inputs(record: Record, fronts: Fronts, args: tuple[Any, ...], kwargs: 
     named = {
         name: value if isinstance(value, Tensor) else with_given_objects(value)
         for name, value in given.items()
-        if isinstance(value, Tensor) or not _says_nothing(record, name, value)
+        if isinstance(value, Tensor) or not _says_nothing(record, name, value, repeated)
     }
     named |= {name: OMITTED for name in record.to_repeat if name not in given}
     for name in reads & given.keys():
@@ -83,6 +111,8 @@ def why_not(record: Record, fronts: Fronts, named: Mapping[str, Any], takes: fro
     reads = _reads(fronts)
     for name, value in named.items():
         if name in record.called_with or name in record.inputs or name in reads or _is_baked(record, name, value):
+            if name not in record.leaves and name not in reads and has_other_dims(record, name, value):
+                return _other_shape(record, name, value)
             continue
         return _not_captured(record, fronts, name, takes) if value is not OMITTED else _left_out(record, name)
     made = {front.leaf: front for front in fronts}
@@ -107,6 +137,20 @@ def why_not(record: Record, fronts: Fronts, named: Mapping[str, Any], takes: fro
     return None
 
 
+def has_other_dims(record: Record, name: str, value: Any) -> bool:
+    """Whether the input has more or fewer dims than the graph was captured for, as a mask [batch, 1, tokens, tokens]."""
+    sizes = record.sizes.get(name)
+    return sizes is not None and isinstance(value, Tensor) and value.dim() != len(sizes)
+
+
+def _other_shape(record: Record, name: str, value: Tensor) -> str:
+    shown = [("any" if size is None else size) for size in record.sizes[name]]
+    return (
+        f"{record.model_class}: {name} has shape {list(value.shape)}, the graph was captured for {shown}; transform the "
+        'model again with an example of this shape, or once with dynamic="recapture"'
+    )
+
+
 def graph_inputs(record: Record, fronts: Fronts, filled: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of the graph by name; leaves that are not given are computed from their tokens."""
     made = {front.leaf: front for front in fronts}
@@ -123,19 +167,18 @@ def _is_baked(record: Record, name: str, value: Any) -> bool:
     return name in record.constants and same_setting(record.constants[name], value)
 
 
-def _says_nothing(record: Record, name: str, value: Any) -> bool:
+def _says_nothing(record: Record, name: str, value: Any, repeated: Mapping[str, Any]) -> bool:
     """Whether a call with this value is one without it: one that the graph has as a constant, or a None."""
+    if name == "use_cache" and isinstance(value, bool):
+        return True
     if name in record.to_repeat:
         return False
     if value is None:
         return name in SWITCHES or record.constants.get(name) is None
     if name in record.called_with:
         return False
-    return _is_baked(record, name, value) or name not in record.constants and _is_repeated(name, value)
-
-
-def _is_repeated(name: str, value: Any) -> bool:
-    return name in MAY_BE_REPEATED and same_setting(MAY_BE_REPEATED[name], value)
+    is_repeated = name in repeated and same_setting(repeated[name], value)
+    return _is_baked(record, name, value) or name not in record.constants and is_repeated
 
 
 def _left_out(record: Record, name: str) -> str:
@@ -147,8 +190,6 @@ def _left_out(record: Record, name: str) -> str:
 
 
 def _not_captured(record: Record, fronts: Fronts, name: str, takes: frozenset[str] | None) -> str:
-    if name == "use_cache" and not record.constants.get(name):
-        return f"{record.model_class}: an explained module has no cache (use_cache=False); leave use_cache out"
     if name in record.constants:
         return (
             f"{record.model_class}: {name}={record.constants[name]!r} is baked into the graph; transform the model "
@@ -190,11 +231,7 @@ def check_valid(
         if not isinstance(value, Tensor):
             continue
         if value.dim() != len(sizes) or any(s not in (None, n) for s, n in zip(sizes, value.shape, strict=True)):
-            shown = [("any" if size is None else size) for size in sizes]
-            raise CallError(
-                f"{record.model_class}: {name} has shape {list(value.shape)}, the graph was captured for {shown}; "
-                "transform the model again with an example of this shape, or once with dynamic=\"recapture\""
-            )
+            raise CallError(_other_shape(record, name, value))
     for guard, code in guards:
         if not holds(code, leaves) and not reads_a_one(guard, leaves):
             raise SizeGuardError(

@@ -19,7 +19,14 @@ from lxt_fx.base.errors import CallError, InputError, SizeGuardError
 from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.base.one_line import one_line
 from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
-from lxt_fx.compiler.call_inputs import check_valid, graph_inputs, named_inputs, settings_in, why_not
+from lxt_fx.compiler.call_inputs import (
+    check_valid,
+    graph_inputs,
+    named_inputs,
+    repeated_settings,
+    settings_in,
+    why_not,
+)
 from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, new_device
 from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookable
 from lxt_fx.compiler.model_changes import ModelState
@@ -103,6 +110,7 @@ class Explained(GraphModule):
         super().__init__(root, graph, class_name)
         self._guards: list[tuple[str, CodeType]] = []
         self._fronts: tuple[Front, ...] = ()
+        self._repeated: dict[str, Any] = {}
         self._embedding: tuple[nn.Module, ...] = ()
         self._watches: dict[object, None] = {}  # open blocks of `watch`, in any thread
         self._hook_flag = HookFlag()
@@ -120,6 +128,7 @@ class Explained(GraphModule):
     ) -> None:
         self.record, self._fronts = record, fronts
         self.config = config  # the model's own, for the names of its classes; a few of its facts after load
+        self._repeated = repeated_settings(io_of(self.graph).out_spec)
         self._guards = [(guard, compiled_guard(guard)) for guard in record.guards]
         # in a tuple, so that it does not become a submodule: only `embed` uses it, not the graph
         self._embedding = () if embedding is None else (embedding,)
@@ -331,7 +340,7 @@ class Explained(GraphModule):
 
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs by name, without those that are None or constants of the graph."""
-        return named_inputs(self.record, self._fronts, args, kwargs)
+        return named_inputs(self.record, self._fronts, args, kwargs, self._repeated)
 
     def _why_not(self, named: Mapping[str, Any]) -> str | None:
         """Why the graph is not made for inputs of these names; None if it is."""

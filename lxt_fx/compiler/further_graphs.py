@@ -15,9 +15,10 @@ from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.one_capture import is_compiling, one_capture
 from lxt_fx.base.user_objects import holds_tensors
 from lxt_fx.base.warn_user import warn_user
+from lxt_fx.compiler.call_inputs import has_other_dims
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops.expectations import EXPECTATIONS
-from lxt_fx.passes.capture.example import WITH_A_TEXT
+from lxt_fx.passes.capture.example import PASSED_ON, WITH_A_TEXT
 from lxt_fx.passes.capture.settings import MAY_BE_REPEATED, OMITTED, same_setting
 
 MOST_GRAPHS = 16
@@ -157,16 +158,16 @@ class OtherCalls:
 
     def fitting(self, first: Explained, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> Explained | None:
         """The module for a call with these inputs and settings, captured now if there is none; None for a call without
-        inputs, with labels, of which no relevance can be read, with a cache, and with inputs that the model does not name.
-        Raises what `transform` raises."""
+        inputs and with inputs that the model does not name. Raises what `transform` raises."""
         names = inputs.keys() | settings.keys()
-        record, passed_on = first.record, WITH_A_TEXT | MAY_BE_REPEATED.keys() if self.passes_on else ()
+        record, passed_on = first.record, WITH_A_TEXT | PASSED_ON | MAY_BE_REPEATED.keys() if self.passes_on else ()
         known = {*self.takes, *passed_on, *record.constants, *record.to_repeat, *record.called_with}
-        if not inputs or names & {"labels", "use_cache"} or not names <= known:
+        if not inputs or not names <= known:
             return None
         if not all(map(holds_tensors, inputs.values())):
             return None
-        found = self._known(inputs, settings)
+        dims = {name: x.dim() for name, x in inputs.items() if has_other_dims(record, name, x)}
+        found = self._known(inputs, settings, dims)
         if found is None:
             why = first._why_not({**inputs, **settings})
             if is_compiling():
@@ -177,14 +178,17 @@ class OtherCalls:
             _say_by_embeddings(first, inputs)
             _say_settings(first, settings)
             with one_capture():
-                found = self._known(inputs, settings)  # another thread may have captured it
+                found = self._known(inputs, settings, dims)  # another thread may have captured it
                 if found is None:
                     found = self._captured({**inputs, **settings}, str(why))
-                    self.graphs = (*self.graphs[-MOST_GRAPHS + 1 :], _Graph(frozenset(inputs), dict(settings), found))
+                    graph = _Graph(frozenset(inputs), dict(settings), dims, found)
+                    self.graphs = (*self.graphs[-MOST_GRAPHS + 1 :], graph)
         return found
 
-    def _known(self, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> Explained | None:
-        return next((graph.module for graph in self.graphs if graph.is_for(inputs, settings)), None)
+    def _known(
+        self, inputs: Mapping[str, Any], settings: Mapping[str, Any], dims: Mapping[str, int]
+    ) -> Explained | None:
+        return next((graph.module for graph in self.graphs if graph.is_for(inputs, settings, dims)), None)
 
     def _captured(self, given: Mapping[str, Any], why: str) -> Explained:
         """A new graph for these inputs. Raises CallError if the inputs are such that the model fails on them, too."""
@@ -196,15 +200,18 @@ class OtherCalls:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Graph:
-    """A graph for calls with inputs of these names and with these settings."""
+    """A graph for calls with inputs of these names and with these settings. `dims` counts the dims of inputs that the first
+    graph takes with other dims (a mask [batch, 1, tokens, tokens])."""
 
     names: frozenset[str]
     settings: Mapping[str, Any]
+    dims: Mapping[str, int]
     module: Explained
 
-    def is_for(self, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    def is_for(self, inputs: Mapping[str, Any], settings: Mapping[str, Any], dims: Mapping[str, int]) -> bool:
         return (
             self.names == inputs.keys()
+            and self.dims == dims
             and self.settings.keys() == settings.keys()
             and all(same_setting(value, settings[name]) for name, value in self.settings.items())
         )

@@ -18,7 +18,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
-from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.base.user_objects import as_given
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
@@ -259,7 +259,7 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
     with _timed(seconds, "verify"):
         proof = _gradient_proof(source, begun)
         check_gradient(proof, source.model_class, strict=options.strict)
-    _require_leaf(source.model_class, begun.flow)
+    _require_leaf(source.model_class, gm, begun.flow)
     sizes, narrowing = _sizes(gm), None
     if options.positions is not None:
         with _timed(seconds, "positions"):
@@ -386,11 +386,13 @@ def _has_leaf(flow: Flow) -> bool:
     return any(leaf in flow.carrying for leaf in flow.leaves)
 
 
-def _require_leaf(model_class: str, flow: Flow) -> None:
+def _require_leaf(model_class: str, gm: GraphModule, flow: Flow) -> None:
     if not _has_leaf(flow):
+        stops = any(node.target is aten.detach.default for node in gm.graph.nodes)
+        own = " The model's own code stops gradients on the way (torch.no_grad or detach)" if stops else ""
         raise InputError(
             f"transform: no floating-point input of {model_class} reaches its output by a differentiable path, so "
-            "there is nothing to explain; give the embeddings, pixels or features that the answer is computed from"
+            f"there is nothing to explain; give the embeddings, pixels or features that the answer is computed from.{own}"
         )
 
 

@@ -44,6 +44,9 @@ LIMITS = MEETING | aten_ops("clamp clamp.Tensor clamp_min clamp_min.Tensor clamp
 
 MASKS = aten_ops("masked_fill.Scalar where.self where.ScalarOther where.ScalarSelf")
 
+FILLS = MASKS | aten_ops("masked_fill.Tensor clamp clamp_min clamp_max")
+"""Write a number, often the lowest of the dtype, into a tensor."""
+
 SELECTIONS = LIMITS | MASKS | aten_ops(
     """
     masked_fill.Tensor scatter.value scatter.src max
@@ -65,9 +68,18 @@ GROUPED_MATMULS = frozenset({aten._grouped_mm.default, experts.grouped_matmul})
 WEIGHTED = CONVOLUTIONS | GROUPED_MATMULS | aten_ops("linear addmm")
 """Linear maps by weights, with a bias where there is one."""
 
+LOOK_UP = aten_ops("embedding index.Tensor index_select gather take take_along_dim")
+"""Read a table at places that another operand says."""
+
+BAGS = aten_ops("embedding_bag embedding_bag.padding_idx")
+ONE_HOT = aten_ops("one_hot scatter.value")
+
 CONTRACTIONS = aten_ops("matmul einsum")
 LINEAR_MAPS = WEIGHTED | CONTRACTIONS
 """Linear in each operand; two operands may carry."""
+
+TIMES_TABLE = CONTRACTIONS | aten_ops("linear mm bmm")
+"""Look up in a table, if the other operand is one-hot."""
 
 POINTWISE_LINEAR = aten_ops("add.Tensor sub.Tensor neg to.dtype")
 PRODUCTS = aten_ops("mul.Tensor div.Tensor")
@@ -101,6 +113,14 @@ REDUCED = REDUCTIONS - aten_ops("sum mean cumsum linalg_norm norm.Scalar") | ate
 
 ALONG = aten_ops("softmax.int log_softmax.int cumsum cumprod topk sort sort.stable argsort")
 """Work along their argument `dim`, whose size stays; positions along other dims do not mix."""
+
+LOSSES = aten_ops(
+    """
+    cross_entropy_loss nll_loss_nd binary_cross_entropy binary_cross_entropy_with_logits kl_div l1_loss smooth_l1_loss
+    huber_loss ctc_loss.Tensor ctc_loss.IntList
+    """
+)
+"""Compare what a model answers with what it should have answered."""
 
 NORMS = frozenset(norms.OF)
 """Norms that are one op."""

@@ -15,7 +15,17 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import TensorType, is_float, module_path, operands, shape, value, written_shape
 from lxt_fx.base.torch_internals import aten, aten_ops
-from lxt_fx.ops.aten_kinds import CONTRACTIONS, CONVOLUTIONS, MOVES, PRODUCTS, SHAPE_READERS, SUMS
+from lxt_fx.ops.aten_kinds import (
+    BAGS,
+    CONVOLUTIONS,
+    LOOK_UP,
+    MOVES,
+    ONE_HOT,
+    PRODUCTS,
+    SHAPE_READERS,
+    SUMS,
+    TIMES_TABLE,
+)
 from lxt_fx.passes.analysis.mark_flow import differentiable_graph, mark_flow
 
 _FORGET = SHAPE_READERS | aten_ops(
@@ -26,10 +36,6 @@ _FORGET = SHAPE_READERS | aten_ops(
 )
 """Ops on token ids that give counts and places, and not tokens. Comparisons give no whole numbers in any case."""
 
-_LOOK_UP = aten_ops("embedding index.Tensor index_select gather take take_along_dim")
-_BAGS = aten_ops("embedding_bag embedding_bag.padding_idx")
-_ONE_HOT = aten_ops("one_hot scatter.value")
-_TIMES_TABLE = CONTRACTIONS | aten_ops("linear mm bmm")
 _JOINS = MOVES | SUMS | CONVOLUTIONS | PRODUCTS | {aten.linear.default}
 """Linear ops that join several lookups to one value."""
 _VIEWS = aten_ops("view reshape unflatten.int")
@@ -74,7 +80,7 @@ def token_lookups(gm: GraphModule) -> list[Lookup]:
     each is a lookup of its own (Gemma3n has one for each layer).
     """
     whole = [node for node in gm.graph.nodes if node.op == "placeholder" and _is_whole(value(node))]
-    named = {node: frozenset({node}) for node in whole if _holds_tokens(str(node.target))}
+    named = {node: frozenset({node}) for node in whole if _are_tokens(node)}
     held = _tokens(gm, named | _cast_to_tokens(gm))
     return _joined(gm, held | _codes(gm, held))
 
@@ -113,10 +119,16 @@ def _cast_to_tokens(gm: GraphModule) -> _Reads:
 def no_tokens(gm: GraphModule) -> tuple[str, ...]:
     """Analysis: the inputs of whole numbers that look up a table as tokens do, and whose names say that they are none."""
     whole = [node for node in gm.graph.nodes if node.op == "placeholder" and _is_whole(value(node))]
-    others = [node for node in whole if not _holds_tokens(str(node.target))]
+    others = [node for node in whole if not _are_tokens(node)]
     reads = {node: frozenset({node}) for node in others}
     found = {node for lookup in _joined(gm, _tokens(gm, reads)) for node in lookup.inputs}
     return tuple(str(node.target) for node in others if node in found)
+
+
+def _are_tokens(node: Node) -> bool:
+    """Whether an input of whole numbers holds tokens, by its name. The `labels` of a text [batch, tokens] do: a decoder
+    that is given no tokens of its own looks up its labels, shifted by one."""
+    return node.target == "labels" and len(shape(node) or ()) == 2 or _holds_tokens(str(node.target))
 
 
 def _holds_tokens(name: str) -> bool:
@@ -150,7 +162,7 @@ def _tokens(gm: GraphModule, given: Mapping[Node, frozenset[Node]]) -> _Reads:
         if node.target is aten.sym_size.int:
             continue
         vectors = any(operand in one_hot for operand in read) and (node.target in MOVES)
-        if vectors or node.target in _ONE_HOT or _compares_with_all(node, held):
+        if vectors or node.target in ONE_HOT or _compares_with_all(node, held):
             one_hot.add(node)
         elif not _is_whole(value(node)):
             continue
@@ -209,13 +221,13 @@ def _looks_up(node: Node, held: _Reads, read: _Reads) -> bool:
     if node.op != "call_function" or node in held or not is_float(node) or shape(node) is None:
         return False
     bag = node.args[0] if node.target is operator.getitem and node.args[1] == 0 else None
-    looking = bag if isinstance(bag, Node) and bag.target in _BAGS else node
+    looking = bag if isinstance(bag, Node) and bag.target in BAGS else node
     operated = [operand.node for operand in operands(looking)]
     tables = [operand for operand in operated if is_float(operand) and operand not in held]
     if not tables or any(read[table] for table in tables):
         return False
     vectors = [is_float(operand) for operand in operated if operand in held]
-    return bool(vectors) and looking.target in (_TIMES_TABLE if any(vectors) else _LOOK_UP | _BAGS)
+    return bool(vectors) and looking.target in (TIMES_TABLE if any(vectors) else LOOK_UP | BAGS)
 
 
 def _join(gm: GraphModule, lookups: Sequence[Node], carrying: frozenset[Node]) -> Node | None:

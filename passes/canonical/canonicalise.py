@@ -256,6 +256,24 @@ def _mse_loss(graph: Graph, node: Node) -> Node:
     return graph.call_function(aten.sum.default, (square,))
 
 
+def _cosine_similarity(graph: Graph, node: Node) -> Node | None:
+    """The sum of x1 / max(|x1|, eps) * x2 / max(|x2|, eps), as torch computes it. The vectors must be equally long."""
+    named = arguments(node)
+    x1, x2, dim, eps = named["x1"], named["x2"], named.get("dim", 1), named.get("eps", 1e-8)
+    most = max(value(x1).dim(), value(x2).dim())
+    dim = dim - most if dim >= 0 else dim
+    if -dim > min(value(x1).dim(), value(x2).dim()) or str(value(x1).shape[dim]) != str(value(x2).shape[dim]):
+        return None
+    parts = []
+    for x in (x1, x2):
+        length = torch.linalg.vector_norm(value(x), 2, dim, keepdim=True)
+        norm = _made(graph, aten.linalg_vector_norm.default, (x, 2, [dim], True), node, length)
+        bounded = _made(graph, aten.clamp_min.default, (norm, eps), node, length)
+        parts.append(_made(graph, aten.div.Tensor, (x, bounded), node, value(x)))
+    product = _made(graph, aten.mul.Tensor, tuple(parts), node, value(x1) * value(x2))
+    return graph.call_function(aten.sum.dim_IntList, (product, [dim]))
+
+
 SPELLINGS: dict[Any, Callable[[Graph, Node], Node | None]] = {
     **dict.fromkeys(CASTS, _cast),
     aten.addmm.default: _addmm,
@@ -267,6 +285,7 @@ SPELLINGS: dict[Any, Callable[[Graph, Node], Node | None]] = {
     aten.mul.Tensor: _mul,
     aten.glu.default: _glu,
     aten.mse_loss.default: _mse_loss,
+    aten.cosine_similarity.default: _cosine_similarity,
     aten.pow.Tensor_Scalar: _pow,
     aten.relu6.default: _relu6,
     aten.selu.default: _selu,

@@ -197,6 +197,7 @@ def _sizes_of(tokens: Node) -> dict[str, int]:
 def _name(lookup: Lookup, taken: Container[str]) -> str:
     """The name of the new input, which no other input has."""
     tokens = str(lookup.inputs[0].target)
+    tokens = "decoder_input_ids" if tokens == "labels" else tokens  # the decoder's, made of its labels
     name = tokens.replace("input_ids", "inputs_embeds") if "input_ids" in tokens else f"{tokens}_embeds"
     if name in taken and (place := module_path(lookup.node)):
         name = f"{name}_{place.rsplit('.', 1)[-1]}"

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from lxt_fx.base.nodes import is_float
+from lxt_fx.base.nodes import computed_from, is_float, shape
 from lxt_fx.base.torch_internals import aten, autocast_region, grad_mode_region, grad_mode_switch
+from lxt_fx.ops.aten_kinds import BAGS, LOOK_UP, ONE_HOT, TIMES_TABLE
 from lxt_fx.passes.drop_dead import drop_dead
 
 _SET_GRAD = grad_mode_region()
 _REGIONS = (_SET_GRAD, autocast_region())
 _SWITCH = grad_mode_switch()
+_VECTORS = ONE_HOT | {aten.eq.Tensor}
+"""Ops that make one-hot vectors."""
 
 
 def inline_no_grad(gm: GraphModule) -> int:
     """Transform: inlines each `wrap_with_set_grad_enabled` region (torch.export) and each stretch between two grad-mode
     switches (make_fx). The inputs of a region without gradient are detached, so it passes no relevance and saves nothing.
+    So is what the region looks up in a table: the model passes no gradient there either, so it is no leaf.
 
     A region under autocast is inlined unchanged: `write_casts` wrote what autocast does there into it.
     """
@@ -53,6 +58,8 @@ def _inline_region(gm: GraphModule, region: Node) -> None:
                 mapped[node] = gm.graph.node_copy(node, lambda n: mapped[n])
                 if node.op == "get_attr":
                     mapped[node].target = _adopt(gm, body, str(node.target))
+                elif not enabled and _looks_up(mapped[node]):
+                    mapped[node] = _detached(gm, mapped[node])
     gm.graph.erase_node(region)
 
 
@@ -93,6 +100,16 @@ def _replace_outputs(gm: GraphModule, region: Node, outputs: Any) -> None:
         gm.graph.erase_node(user)
 
 
+def _looks_up(node: Node) -> bool:
+    """Whether the node reads a table at places given by whole numbers, or multiplies it with one-hot vectors."""
+    if node.op != "call_function" or not is_float(node) or shape(node) is None:
+        return False
+    looking = node.args[0] if node.target is operator.getitem else node
+    if isinstance(looking, Node) and looking.target in LOOK_UP | BAGS:
+        return True
+    return node.target in TIMES_TABLE and any(each.target in _VECTORS for each in computed_from(node))
+
+
 def _drop_switches(gm: GraphModule) -> int:
     switches = [n for n in gm.graph.nodes if n.op == "call_function" and n.target is _SWITCH]
     enabled = True
@@ -113,6 +130,11 @@ def _drop_switches(gm: GraphModule) -> int:
                 with gm.graph.inserting_before(node):
                     entered[operand] = _detached(gm, operand)
             node.replace_input_with(operand, entered[operand])
+        if _looks_up(node):
+            with gm.graph.inserting_after(node):
+                detached = _detached(gm, node)
+            node.replace_all_uses_with(detached, delete_user_cb=lambda user, own=detached: user is not own)
+            inside.add(detached)
     for node in switches:
         gm.graph.erase_node(node)
     return len(switches)

@@ -128,7 +128,7 @@ def _first_line(error: Exception) -> str:
 
 def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
     inputs = tensor_leaves(example.kwargs)
-    shapes = {name: _dynamic_shape(value, example) for name, value in inputs.items()} if dynamic else None
+    shapes = {name: _dynamic_shape(name, value, example) for name, value in inputs.items()} if dynamic else None
     quiet = redirect_stderr(StringIO())  # a failed export prints its whole graph; its error is raised in any case
     with called_by_leaf(model, example) as called, RefuseLostNoGrad(), quiet:
         exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
@@ -140,8 +140,8 @@ def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
     return Captured(named, example, "torch.export", fixed, guards_of(exported))
 
 
-def _dynamic_shape(tensor: Tensor, example: Example) -> dict[int, Any]:
-    return {index: Dim.AUTO for index in range(example.free_dims(tensor)) if tensor.shape[index] > 1}
+def _dynamic_shape(name: str, tensor: Tensor, example: Example) -> dict[int, Any]:
+    return {index: Dim.AUTO for index in range(example.free_dims(name, tensor)) if tensor.shape[index] > 1}
 
 
 def _name_as_given(gm: GraphModule, names: Sequence[str]) -> None:
@@ -185,7 +185,7 @@ def _fixed_sizes(gm: GraphModule, example: Example, dynamic: bool) -> tuple[str,
         if node.op != "placeholder" or not isinstance(node.meta.get("val"), Tensor):
             continue
         value, sizes = node.meta["val"], node.meta["val"].shape
-        free = example.free_dims(value)
+        free = example.free_dims(str(node.target), value)
         has_features = value.is_floating_point() and example.dynamic_dims is None and free == len(sizes)
         expected = free - 1 if has_features else free
         for dim, found in enumerate(sizes[: max(expected, 1)]):

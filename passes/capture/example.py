@@ -54,6 +54,9 @@ FILLS: dict[str, tuple[str, Fill]] = {
 WITH_A_TEXT = frozenset(name for name, (prefix, _) in FILLS.items() if not prefix)
 """What people give beside token ids whether the model's forward names it or not."""
 
+PASSED_ON = frozenset({"cache_position"})
+"""What code that generates text gives beside these; the newest models ignore it."""
+
 
 def with_fills(given: Mapping[str, Any], optional: Iterable[str]) -> dict[str, Any]:
     """The inputs, with a value for each missing optional one whose text is there, as ids or as embeddings. One that is
@@ -94,12 +97,14 @@ class Example:
     order: tuple[str, ...] = ()
     instead: tuple[Example, ...] = ()
 
-    def free_dims(self, tensor: Tensor) -> int:
+    def free_dims(self, name: str, tensor: Tensor) -> int:
         """How many leading dims of this input a call may change. Height and width of images are fixed: models compute
-        windows, grids and position tables from them, and with free ones torch.export takes minutes for a Swin."""
+        windows, grids and position tables from them, and with free ones torch.export takes minutes for a Swin. A mask
+        [batch, 1, tokens, tokens] is no image."""
         if self.dynamic_dims is not None:
             return min(self.dynamic_dims, tensor.dim())
-        return 1 if tensor.dim() > 3 and tensor.is_floating_point() else tensor.dim()
+        image = tensor.dim() > 3 and tensor.is_floating_point() and "mask" not in name
+        return 1 if image else tensor.dim()
 
     def without(self, names: tuple[str, ...]) -> Example:
         """The same example without these inputs."""
