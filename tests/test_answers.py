@@ -484,7 +484,7 @@ def test_a_model_that_looks_ahead_is_found_in_a_batch(side: str) -> None:
 
 def test_a_module_that_answers_at_the_end_only_says_so() -> None:
     narrow = lxt_fx.transform(model("llama"), positions="last")
-    with pytest.raises(InputError, match="this module was made to answer at -1 only"):
+    with pytest.raises(InputError, match="this module was made to answer at .* only"):
         answer_relevance(narrow, None, PROMPTS[0], ANSWERS[0])
 
 

@@ -100,8 +100,7 @@ def _difference(
         among["position_ids"] = _counted(next(iter(among.values())), [inside] * len(twice))
     with torch.no_grad():
         try:
-            called = (as_called(facts.model, {**given, **more}) for given in (among, alone))
-            together, single = (_compared(facts.model(**given)) for given in called)
+            together, single = (_compared(facts.model(**as_called(facts.model, given), **more)) for given in (among, alone))
         except Exception as error:
             raise InputError(
                 f"{facts.function}: the texts must be padded, and {facts.model_class} could not be asked what it "

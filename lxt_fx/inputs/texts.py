@@ -139,12 +139,11 @@ def accepted(facts: Facts, inputs: Mapping[str, Any], giver: str) -> dict[str, A
 def text_call(
     facts: Facts, inputs: Mapping[str, Any], own: Own, more: Mapping[str, Any] | None = None, giver: str = "the tokenizer"
 ) -> dict[str, Any]:
-    """The inputs of a batch of texts on the model's device, checked, with positions where texts are padded. Ids stay ids
-    for a model that takes embeddings alone: `as_called` looks them up."""
+    """The inputs of a batch of texts on the model's device, checked, with positions where texts are padded."""
     if isinstance(ids := inputs.get("input_ids"), Tensor):
         check_ids(facts, ids, own)
-    called = {name: facts.on_device(value) for name, value in accepted(facts, inputs, giver).items()}
-    return with_own_positions(facts, called, own, more or {})
+    taken = {name: facts.on_device(value) for name, value in accepted(facts, inputs, giver).items()}
+    return with_own_positions(facts, taken, own, more or {})
 
 
 def text_places(

@@ -20,12 +20,13 @@ def row_of(example: Example, index: int, *leaves: str) -> int:
 
 
 def of_input(relevance: Iterable[str], leaf: str) -> str | None:
-    """The name under which a call has this input: its own, that of the embeddings of ids that a model does not take, or
-    with that of the dict that it is inside of before it. None if it has no relevance, or several have that name."""
+    """The name under which a call has this input: its own, that of embeddings for the ids of a model that takes no ids, or
+    with the name of the dict that it is inside of before it. None if it has no relevance, or several have that name."""
     names = dict.fromkeys(relevance)
-    embedded = leaf.replace("input_ids", "inputs_embeds")
-    if leaf in names or embedded in names:
-        return leaf if leaf in names else embedded
+    if leaf in names:
+        return leaf
+    if leaf.endswith("input_ids") and (embeds := leaf.replace("input_ids", "inputs_embeds")) in names:
+        return embeds
     inside = [name for name in names if name.endswith(f"_{leaf}") and not name.startswith("decoder_")]
     return inside[0] if len(inside) == 1 else None
 
