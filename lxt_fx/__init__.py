@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from lxt_fx.attribution.embeddings import embed
     from lxt_fx.attribution.inside import watch
     from lxt_fx.attribution.many_targets import relevance_of
-    from lxt_fx.attribution.one_input import explain, explain_image
     from lxt_fx.attribution.target import Target
     from lxt_fx.compiler.explained import Explained
     from lxt_fx.compiler.pipeline import transform
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
     from lxt_fx.rule_table.table import RuleTable
     from lxt_fx.rule_table.tables import TABLES
     from lxt_fx.tasks.answers import answer_relevance
+    from lxt_fx.tasks.explain import explain, explain_image
 
 __all__ = [
     "flow",
@@ -121,7 +121,6 @@ _NAMES = {
     "lxt_fx.attribution.embeddings": "embed",
     "lxt_fx.attribution.inside": "watch",
     "lxt_fx.attribution.many_targets": "relevance_of",
-    "lxt_fx.attribution.one_input": "explain explain_image",
     "lxt_fx.attribution.target": "Target",
     "lxt_fx.compiler.explained": "Explained",
     "lxt_fx.compiler.pipeline": "transform",
@@ -146,6 +145,7 @@ _NAMES = {
     "lxt_fx.rule_table.table": "RuleTable",
     "lxt_fx.rule_table.tables": "TABLES",
     "lxt_fx.tasks.answers": "answer_relevance",
+    "lxt_fx.tasks.explain": "explain explain_image",
 }
 """The public names of each module, as under TYPE_CHECKING above, where a type checker reads them."""
 

@@ -10,7 +10,6 @@ import torch
 import typer
 from torch import nn
 
-from lxt_fx.attribution.one_input import explain
 from lxt_fx.attribution.target import Name, Target
 from lxt_fx.base.errors import InputError, LxtFxError, UnknownNameError
 from lxt_fx.base.transformers_internals import auto_classes
@@ -19,7 +18,9 @@ from lxt_fx.compiler.pipeline import STAGES, transform
 from lxt_fx.ledger.run_audit import audit
 from lxt_fx.report.certificates import certificate
 from lxt_fx.report.printed_graph import diff, show
+from lxt_fx.results.explanation import Explanation
 from lxt_fx.rule_table.tables import TABLES
+from lxt_fx.tasks.explain import explain
 from lxt_fx.version import __version__
 
 app = typer.Typer(
@@ -109,6 +110,7 @@ def explain_command(
     chosen = _target(target, contrast, position)
     loaded, tokenizer = _load(model), _load_tokenizer(model)
     explanation = explain(loaded, tokenizer, text, chosen, rules=rules)
+    assert isinstance(explanation, Explanation), "one text has one explanation"
     Console().print(explanation)
     writers = (
         (html, explanation.to_html),

@@ -12,13 +12,13 @@ import torch
 from rounding import assert_same
 from tiny_text import bert, byte_tokenizer, llama, vit, word_tokenizer
 from torch import Tensor, nn
-from transformers import BartConfig, BartForConditionalGeneration, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lxt_fx.attribution.embeddings import embed
-from lxt_fx.attribution.one_input import explain, explain_image
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.pipeline import transform
+from lxt_fx.tasks.explain import explain, explain_image
 
 TEXT = "The capital of France is"
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-7}
@@ -104,26 +104,27 @@ def test_a_string_its_ids_and_the_tokenizers_output_are_one_text(explained: Expl
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "no tokens"),
-        (["one", "two"], "a list of str"),
-        (torch.ones(2, 3, dtype=torch.long), r"has shape \[2, 3\], but one text at a time"),
-        (torch.ones(3), "must be whole numbers"),
-        ({"attention_mask": [1]}, "a mapping without input_ids"),
+        ("", "the text '' is empty, so there is nothing to explain"),
+        ([], "the list of inputs is empty"),
+        ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "no tokens"),
+        (torch.ones(3), r"reads text, and \[3\] numbers of torch.float32 are no text; give a text, or token ids"),
+        ({"attention_mask": [1]}, "neither input_ids nor inputs_embeds"),
         ({"input_ids": [["x"]]}, "not a tensor"),
-        (3, "got int"),
+        (3.5, "float is no kind of input"),
+        (object(), "object is no kind of input; LlamaForCausalLM takes input_ids.* Give a text, a chat"),
     ],
 )
-def test_what_is_not_one_text_is_refused(explained: Explained, tokenizer: Any, text: Any, why: str) -> None:
+def test_what_is_no_text_is_refused(explained: Explained, tokenizer: Any, text: Any, why: str) -> None:
     with pytest.raises(InputError, match=why):
         explain(explained, tokenizer, text)
 
 
-def test_padding_is_passed_over_and_has_no_relevance(explained: Explained, tokenizer: Any) -> None:
+def test_padding_does_not_show(explained: Explained, tokenizer: Any) -> None:
     padded = tokenizer(TEXT, return_tensors="pt", padding="max_length", max_length=8)
     explanation = explain(explained, tokenizer, padded)
-    assert explanation.explained == explain(explained, tokenizer, TEXT).explained
-    torch.testing.assert_close(explanation.relevance[:5], explain(explained, tokenizer, TEXT).relevance, **CLOSE)
-    assert torch.equal(explanation.relevance[5:], torch.zeros(3))
+    alone = explain(explained, tokenizer, TEXT)
+    assert explanation.explained == alone.explained and explanation.tokens == alone.tokens
+    torch.testing.assert_close(explanation.relevance, alone.relevance, **CLOSE)
 
 
 def test_segments_of_a_text_pair_reach_the_model(classifier: Explained, words: Any) -> None:
@@ -183,16 +184,8 @@ def test_grad_mode_is_put_back_after_an_error(explained: Explained, tokenizer: A
         assert not torch.is_grad_enabled()
 
 
-def test_an_encoder_decoder_is_refused(tokenizer: Any) -> None:
-    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
-    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    model = BartForConditionalGeneration(BartConfig(vocab_size=len(tokenizer), **sizes, **heads)).eval()
-    with pytest.raises(InputError, match="has an encoder and a decoder"):
-        explain(model, tokenizer, TEXT)
-
-
 def test_a_module_without_embeddings_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="Linear takes no input_ids, it takes input; explain_image is for images"):
+    with pytest.raises(InputError, match="Linear takes no text, it takes input; give one of these"):
         explain(nn.Linear(2, 2), tokenizer, TEXT)
 
 
@@ -233,18 +226,20 @@ def test_an_image_contrast_explains_the_difference_of_two_classes() -> None:
 @pytest.mark.parametrize(
     ("pixels", "why"),
     [
-        (torch.zeros(2, 3, 8, 8), "one image at a time"),
-        (torch.zeros(8, 8), "one image at a time"),
-        (torch.zeros(3, 8, 8, dtype=torch.uint8), "must be a floating-point tensor"),
+        (torch.zeros(3, 8, 9), r"the picture is \[3, 8, 9\], but ViTFor.* takes 8 x 8 pixels of 3 channels"),
+        (torch.zeros(8, 8), "no image processor was given; .* or a float tensor"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "must be resized and normalised .* no image processor was given"),
+        (torch.full((3, 8, 8), float("nan")), "pixel_values is nan"),
+        ([], "the list of inputs is empty"),
     ],
 )
-def test_what_is_not_one_image_is_refused(pixels: Tensor, why: str) -> None:
+def test_what_is_no_image_is_refused(pixels: Tensor, why: str) -> None:
     with pytest.raises(InputError, match=why):
         explain_image(vit(), pixels)
 
 
 def test_text_and_image_models_point_to_each_other(explained: Explained, tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="explain_image is for images"):
+    with pytest.raises(InputError, match="ViTForImageClassification takes no text, it takes pixel_values.* or a picture"):
         explain(vit(), tokenizer, TEXT)
-    with pytest.raises(InputError, match="explain is for text"):
+    with pytest.raises(InputError, match="takes no pixel_values, it takes input_ids.*; lxt_fx.explain takes these"):
         explain_image(explained, torch.zeros(3, 8, 8))

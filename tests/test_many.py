@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import math
+import weakref
 
 import pytest
 import tiny
@@ -100,6 +102,26 @@ def test_a_module_that_recomputes_its_layers_does_so_for_many_targets() -> None:
         for name, found in (("whole", module), ("lean", lean))
     }
     assert 0 < saved["lean"] < 0.3 * saved["whole"]
+
+
+def test_the_parts_of_a_module_are_made_once_follow_its_tensors_and_go_with_it() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 5)).eval()
+    module, x = lxt_fx.transform(net, (torch.randn(2, 3, 4),)), torch.randn(2, 3, 4)
+    cut = split_model(module)
+    assert cut is not None and split_model(module) is cut
+    with torch.no_grad():
+        net[0].weight.mul_(2)  # a value written in place counts
+    assert_same(cut.head(cut.body(x)), net(x))
+    name, old = next((n, p) for n, p in module.named_parameters() if p.shape == (4, 4))
+    owner = module.get_submodule(name.rpartition(".")[0])
+    setattr(owner, name.rpartition(".")[2], torch.nn.Parameter(old.detach() * 3))  # as where a loaded module moves
+    again = split_model(module)
+    assert again is not None and again is not cut
+    assert not torch.allclose(again.body(x), cut.body(x))
+    gone = weakref.ref(module)
+    del module, owner
+    gc.collect()
+    assert gone() is None
 
 
 def test_nothing_is_cut_off_behind_what_mixes_positions() -> None:

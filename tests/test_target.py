@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from lxt_fx.attribution.embeddings import embed
-from lxt_fx.attribution.one_input import explain
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.target import Target
 from lxt_fx.attribution.target_names import TokenNames
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.pipeline import transform
+from lxt_fx.tasks.explain import explain
 
 TEXT = "The capital of France is"
 
@@ -130,8 +130,8 @@ def test_a_function_of_the_output_is_explained(explained: Explained, tokenizer: 
     [
         (lambda out: out.logits[0, -1], "must return one number"),
         (lambda out: 3.0, "must return one number as a tensor, got float"),
-        (lambda out: out.logits.detach().sum(), "does not depend on the input"),
-        (lambda out: torch.ones((), requires_grad=True) * 2, "does not depend on the input"),
+        (lambda out: out.logits.detach().sum(), "do not depend on the input by a differentiable path"),
+        (lambda out: torch.ones((), requires_grad=True) * 2, "do not depend on the input that relevance is read at"),
     ],
 )
 def test_a_function_that_gives_nothing_to_explain_is_refused(
@@ -176,7 +176,7 @@ def test_classes_without_names_are_numbered(classifier: Explained, words: Any) -
 
 
 def test_a_position_is_refused_where_the_output_has_none(classifier: Explained, words: Any) -> None:
-    with pytest.raises(InputError, match="the target names a position, but the logits of BertForSequenceClassification"):
+    with pytest.raises(InputError, match=r"names a position \(1\), but the logits of Bert.* have none; leave"):
         explain(classifier, words, "play", Target.at(1))
 
 

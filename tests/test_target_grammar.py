@@ -331,11 +331,15 @@ def test_an_entry_that_does_not_exist_is_refused_in_the_name_of_the_function(fun
         everywhere(1000)[function]()
 
 
-@pytest.mark.parametrize("function", ["explain", "explain_image"])
-@pytest.mark.parametrize("several", [[7, 9], torch.tensor([7]), numpy.array([7])])
-def test_a_list_is_refused_where_one_number_is_explained(function: str, several: Any) -> None:
-    with pytest.raises(InputError, match=f"^{function}: one target is explained at a time, got a list of .*relevance_of"):
-        everywhere(several)[function]()
+@pytest.mark.parametrize("several", [[3, 2], torch.tensor([3])])
+def test_a_list_of_targets_is_an_axis_of_one_picture(several: Any) -> None:
+    module, picture = lxt_fx.transform(vit()), torch.arange(192.0).view(3, 8, 8) / 192
+    found = lxt_fx.explain_image(module, picture, several)
+    assert found.axes == ("target", "row", "column") and len(found.numbers) == len(several)
+    for index, (one, target) in enumerate(zip(found.numbers, several, strict=True)):
+        alone = lxt_fx.explain_image(module, picture, target)
+        assert one.said == alone.explained and one.value == pytest.approx(alone.value, rel=1e-5)
+        same(found.relevance[index].double(), alone.relevance.double(), 1e-5)
 
 
 @pytest.mark.parametrize("function", ["audit", "perturbation_curves", "tune"])

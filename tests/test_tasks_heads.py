@@ -215,13 +215,13 @@ def test_a_word_of_a_transcript_is_the_frames_that_spell_it() -> None:
 def test_the_embedding_of_a_text_is_made_as_its_checkpoint_says(tmp_path: Any) -> None:
     folder = tmp_path / "1_Pooling"
     folder.mkdir()
-    assert pooling_of(SimpleNamespace(_name_or_path="")) == "mean"
+    assert pooling_of(SimpleNamespace(name_or_path="")) == "mean"
     for written, mode in (("pooling_mode_cls_token", "cls"), ("pooling_mode_mean_tokens", "mean")):
         (folder / "config.json").write_text(f'{{"word_embedding_dimension": 4, "{written}": true}}')
-        assert pooling_of(SimpleNamespace(_name_or_path=str(tmp_path))) == mode
+        assert pooling_of(SimpleNamespace(name_or_path=str(tmp_path))) == mode
     (folder / "config.json").write_text('{"pooling_mode_max_tokens": true}')
     with pytest.raises(InputError, match="makes embeddings by pooling_mode_max_tokens, which is not known here"):
-        pooling_of(SimpleNamespace(_name_or_path=str(tmp_path)))
+        pooling_of(SimpleNamespace(name_or_path=str(tmp_path)))
     hidden = torch.tensor([[[1.0, 0.0], [0.0, 4.0]], [[2.0, 2.0], [9.0, 9.0]]])
     inputs = {"input_ids": torch.tensor([[1, 2], [3, 0]]), "attention_mask": torch.tensor([[1, 1], [1, 0]])}
     example = Example(tuple(TextAt(byte_tokenizer(), (1,), (0,), row) for row in range(2)))

@@ -233,13 +233,6 @@ def test_names_of_several_tokens_are_appended_to_each_text_of_a_batch(name: str)
     same(found[0].parts[0].values, whole.relevance, 1e-6)
 
 
-def test_a_model_is_transformed_for_the_positions_of_a_name() -> None:
-    case = case_of("causal")
-    found = explain(case.model, case.tokenizer, alone("causal"), NAMES[0], rules="gradient")
-    assert isinstance(found, Explanation)
-    same(found.parts[0].values, asked("causal", NAMES[0]).parts[0].values, 1e-6)
-
-
 def test_a_name_of_several_tokens_is_alone_and_at_the_end() -> None:
     with pytest.raises(InputError, match="a name of several tokens is explained alone"):
         asked("causal", [NAMES[0], 3])
@@ -368,23 +361,6 @@ def test_padding_to_one_length_is_added_with_a_mask() -> None:
         value, relevance, _ = forced(case_of("causal").model, text, name)
         assert explanation.numbers[0].value == pytest.approx(float(value), rel=1e-6)
         same(explanation.parts[0].values, relevance.sum(-1), 1e-6)
-
-
-def test_a_model_that_looks_ahead_gives_no_probability_of_a_name() -> None:
-    class LooksAhead(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding, self.head = nn.Embedding(len(byte_tokenizer()), 8), nn.Linear(8, len(byte_tokenizer()))
-
-        def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
-            hidden = self.embedding(input_ids)
-            return {"logits": self.head(hidden + hidden.mean(1, keepdim=True))}
-
-    torch.manual_seed(0)
-    (text,) = encoded(byte_tokenizer(), "The capital of France is")
-    given = in_batch({"input_ids": torch.tensor([text])}, texts_at(byte_tokenizer(), [text], "right"))
-    with pytest.raises(InputError, match="LooksAhead looks ahead, so it gives no probability of a token"):
-        explain(LooksAhead().eval(), byte_tokenizer(), given, " Parisian")
 
 
 def test_the_units_may_be_summed_and_the_numbers_chunked() -> None:

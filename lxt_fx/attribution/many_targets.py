@@ -241,7 +241,10 @@ def _backward(
         ends, leaves, given, retain_graph=not last, allow_unused=True, is_grads_batched=not one
     )
     if all(gradient is None for gradient in found):
-        raise InputError(f"{function}: the targets do not depend on the leaf; choose other numbers or another leaf")
+        raise InputError(
+            f"{function}: the targets do not depend on the input that relevance is read at; choose other numbers of the "
+            "output, or another input"
+        )
     return [
         leaf.new_zeros(count, *leaf.shape) if gradient is None else gradient[None] if one else gradient
         for leaf, gradient in zip(leaves, found, strict=True)

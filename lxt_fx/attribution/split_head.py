@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch.fx import Graph, GraphModule, Node
 
@@ -41,9 +44,37 @@ class SplitModel:
     head: GraphModule
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    """What was made of a module with this fused graph, and the tensors of the module that it shares, by name."""
+
+    fused: Graph
+    shared: Mapping[str, Any]
+    split: SplitModel | None
+
+
+_MADE: WeakKeyDictionary[Explained, _Made] = WeakKeyDictionary()
+"""The parts of the modules that were split, because to make them costs more than a short text. They hold the parameters of
+the module, and not the module itself."""
+
+
 def split_model(explained: Explained) -> SplitModel | None:
     """The module in two parts, which share its parameters. None unless the logits are a linear map of each position's
-    hidden state, followed by elementwise ops only (soft caps, casts)."""
+    hidden state, followed by elementwise ops only (soft caps, casts). They are made once, and again where the module's
+    graph or a tensor of it was replaced (a loaded module that moved to a device)."""
+    made = _MADE.get(explained)
+    if made is None or made.fused is not explained.fused or not _shares(explained, made.shared):
+        names = {str(node.target) for node in explained.fused.nodes if node.op == "get_attr"}
+        shared = {name: attrgetter(name)(explained) for name in names}
+        _MADE[explained] = made = _Made(explained.fused, shared, _split(explained))
+    return made.split
+
+
+def _shares(explained: Explained, shared: Mapping[str, Any]) -> bool:
+    return all(attrgetter(name)(explained) is tensor for name, tensor in shared.items())
+
+
+def _split(explained: Explained) -> SplitModel | None:
     index, flat = logits_index(explained), pytree.tree_leaves(explained.fused.output_node().args[0])
     if index is None or not isinstance(flat[index], Node) or len(shape(flat[index]) or ()) != 3:
         return None

@@ -52,19 +52,6 @@ class Wanted:
     position: int | None = None
 
 
-def one_target(given: TargetsLike, function: str) -> Wanted | TargetFunction:
-    """The target of a function that explains one number. Error messages name the `function`.
-
-    Raises InputError for a list, and for anything that is no target.
-    """
-    if is_list(given):
-        raise InputError(
-            f"{function}: one target is explained at a time, got a list of {len(given)}; lxt_fx.relevance_of explains many "
-            "targets from one forward"
-        )
-    return _parsed(given, function)
-
-
 def target_by_example(given: TargetsLike, examples: int, function: str) -> list[Wanted | TargetFunction]:
     """The target of each example of a batch: one target for all, or a list with one for each.
 

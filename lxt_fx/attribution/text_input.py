@@ -49,20 +49,6 @@ class TextInput:
             return self.count - 1
         return int(mask[0].nonzero().max())
 
-    def extras_for(self, accepted: Sequence[str], model_class: str) -> dict[str, Tensor]:
-        """The other tensors that the model accepts.
-
-        Raises InputError for a tensor that it does not accept and that would change the result.
-        """
-        for name, value in self.extras.items():
-            if name not in accepted and not says_nothing(name, value):
-                raise InputError(
-                    f"explain: the tokenizer gives {name}, which {model_class} does not take; it takes "
-                    f"{', '.join(accepted)}. Leave {name} out of the text, or transform the model on an example with it"
-                )
-        return {name: value for name, value in self.extras.items() if name in accepted}
-
-
     def followed_by(self, more: Sequence[int], function: str) -> TextInput:
         """The text followed by these tokens. Masks and token types go on as at the last token, positions count on.
 

@@ -22,7 +22,7 @@ PICTURES = ("pixel_values",)
 @dataclass(frozen=True, slots=True, eq=False)
 class Facts:
     """A model, the names of its inputs, and the device and floating-point dtype that they must have. `function` is the
-    public function that was called; errors name it."""
+    public function that was called; errors name it. `first_is_picture` says that the first input takes pictures."""
 
     model: nn.Module
     function: str
@@ -31,6 +31,7 @@ class Facts:
     config: Any
     device: torch.device
     dtype: torch.dtype
+    first_is_picture: bool = False
 
     def takes(self, name: str) -> bool:
         """Whether the model has an input of this name."""
@@ -47,12 +48,18 @@ class Facts:
         layer for pictures."""
         if (named := next(filter(self.takes, PICTURES), None)) is not None:
             return named
-        own = not isinstance(self.model, Explained) and not is_transformers(self.model)
         if isinstance(self.model, Explained):
             sizes = self.model.record.sizes
             return next((leaf for leaf in self.model.record.leaves if len(sizes.get(leaf, ())) == 4), None)
+        if not self.names or self.of_transformers:
+            return None
         convolves = any(isinstance(module, nn.Conv2d) for module in self.model.modules())
-        return self.names[0] if own and convolves and self.names and not self.reads_text else None
+        return self.names[0] if self.first_is_picture or convolves and not self.reads_text else None
+
+    @property
+    def of_transformers(self) -> bool:
+        """Whether the model is of transformers; an explained module counts as such, because its inputs are known."""
+        return isinstance(self.model, Explained) or is_transformers(self.model)
 
     @property
     def sound(self) -> str | None:
@@ -127,8 +134,9 @@ def facts_of(model: nn.Module, function: str) -> Facts:
         others = () if model._other_calls is None else sorted(model._other_calls.takes)
         names, model_class = tuple(dict.fromkeys((*own, *others))), model.record.model_class
     else:
-        parameters = named_signature(model).parameters
-        names, model_class = tuple(parameters), type(model).__name__
+        parameters = named_signature(model).parameters.values()
+        names = tuple(f"{each.name}_0" if each.kind is each.VAR_POSITIONAL else each.name for each in parameters)
+        model_class = type(model).__name__
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     device = torch.device("cpu") if first is None else first.device
     dtype = torch.get_default_dtype() if first is None else first.dtype

@@ -120,10 +120,9 @@ def _without_processor(facts: Facts, picture: Any) -> str:
     shape = getattr(picture, "shape", None)
     return (
         f"{facts.function}: a picture ({what}{'' if shape is None else f' {list(shape)}'}) must be resized and "
-        "normalised for "
-        f"{facts.model_class}, and no image processor was given; give AutoImageProcessor.from_pretrained(...) as the "
-        "second "
-        "argument, or a float tensor [channels, height, width] that is normalised already"
+        f"normalised for {facts.model_class}, and no image processor was given; give its image processor "
+        "(processor=AutoImageProcessor.from_pretrained(...)), or a float tensor [channels, height, width] that is "
+        "normalised already"
     )
 
 
@@ -256,7 +255,7 @@ def _patch_places(facts: Facts, tools: Tools, value: Tensor, grid: Tensor, name:
 
 
 def _reading(facts: Facts, tools: Tools, pixels: Tensor) -> ImageReading:
-    return ImageReading(shown_pixels(tools, pixels), patch_of(facts))
+    return ImageReading(shown_pixels(tools, pixels), patch_of(facts), pixel_values=pixels.detach().cpu())
 
 
 def shown_pixels(tools: Tools, pixels: Tensor) -> Tensor:

@@ -30,6 +30,10 @@ class TextPlace:
     tokenizer: Any = None
     row: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def token_at(self, column: int) -> str | None:
+        """The token in this column of the row as a person reads it; None if it is not shown."""
+        return self.reading.tokens[self.columns.index(column)] if column in self.columns else None
+
     def part(self, relevance: Tensor) -> Part:
         """[targets, tokens, *units] as the relevance of each token that is shown."""
         if relevance.dim() < 2 or relevance.shape[1] <= max(self.own):

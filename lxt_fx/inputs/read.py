@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,35 @@ def read_inputs(
     return given
 
 
+def picture_inputs(model: nn.Module | Any, processor: Any, picture: Any, function: str) -> Given:
+    """The same for a picture, or several, that are the model's input `pixel_values`; a model that is not of transformers
+    may have any name for it, and takes it as its first input.
+
+    Raises InputError for a model of transformers, and an explained module, without an input for pictures.
+    """
+    module, processor = unpacked(model, processor, function)
+    tools, facts = tools_of(processor, picture, function), facts_of(module, function)
+    if facts.picture is None and facts.names and not facts.of_transformers:
+        facts = replace(facts, first_is_picture=True)
+    if facts.picture is None:
+        raise InputError(
+            f"{function}: {facts.model_class} takes no pixel_values, it takes {', '.join(facts.names)}; lxt_fx.explain "
+            "takes these"
+        )
+    kind = kind_of(picture)
+    if kind in ("nothing", "id", "number"):
+        raise InputError(_no_use(facts, picture))
+    if kind == "mapping":
+        given = from_mapping(facts, tools, picture, None, decoder_of(facts, tools))
+    else:
+        several = kind == "list" or getattr(picture, "ndim", 0) == 4
+        if several:
+            kind_in_list(list(picture), function)  # refuses an empty list
+        given = _of_pictures(facts, tools, list(picture) if several else [picture], None, several and len(picture) > 1)
+    check_finite(given.inputs, function)
+    return given
+
+
 def _read(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | None) -> Given:
     if answer is not None and not facts.decodes:
         raise InputError(
@@ -66,7 +97,7 @@ def _read(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | None) 
             "text, or ask lxt_fx.answer_relevance"
         )
     kind = kind_of(what)
-    if kind == "nothing":
+    if kind in ("nothing", "number"):
         raise InputError(_no_use(facts, what))
     if kind == "mapping":
         return _of_mapping(facts, tools, what, answer, rate)
@@ -171,6 +202,12 @@ def _of_file(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, rate:
         picture = pictures.is_picture(what[0])
     else:
         picture = facts.picture is not None
+    read = tools.image_processor or tools.feature_extractor or tools.picture_function
+    if tools.tokenizer is not None and read is None and not any(Path(str(one)).suffix for one in what):
+        raise InputError(
+            f"{facts.function}: {facts.model_class} takes no text, it takes {', '.join(facts.names)}; give one of these, "
+            "or a picture or sound with its processor"
+        )
     if picture:
         return _of_pictures(facts, tools, what, answer, batched)
     if facts.sound is not None:
@@ -223,7 +260,6 @@ def _sound(what: Mapping[str, Any], rate: int | None) -> tuple[Any, int | None]:
 
 def _no_use(facts: Facts, what: Any) -> str:
     return (
-        f"{facts.function}: a {type(what).__name__} is no input; {facts.model_class} takes {', '.join(facts.names)}. "
-        "Give a "
-        "text, a chat, token ids, a picture, a sound, what a processor returned, or a list of one of these"
+        f"{facts.function}: {type(what).__name__} is no kind of input; {facts.model_class} takes {', '.join(facts.names)}. "
+        "Give a text, a chat, token ids, a picture, a sound, what a processor returned, or a list of one of these"
     )

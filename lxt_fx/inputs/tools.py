@@ -41,7 +41,8 @@ def unpacked(model: Any, processor: Any, function: str) -> tuple[nn.Module, Any]
         )
     if isinstance(model, str):
         raise InputError(
-            f"{function}: model must be a loaded model, got the string {model!r}; load it with from_pretrained"
+            f"{function}: model must be a torch.nn.Module, got str {model!r}; load the model of this name first, with "
+            "AutoModelForCausalLM.from_pretrained or the class that it is for"
         )
     if isinstance(processor, nn.Module):
         raise InputError(

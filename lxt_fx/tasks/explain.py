@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.attributed import Attributed, attributed, call_at_all_leaves, leaf_inputs
+from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.options import Rules
-from lxt_fx.inputs.given import Example
+from lxt_fx.inputs.given import Example, Given
 from lxt_fx.results.account import Account
 from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
 from lxt_fx.results.explanations import Explanations
@@ -23,7 +24,7 @@ from lxt_fx.tasks.accounts import account_of
 from lxt_fx.tasks.asked import asked_of
 from lxt_fx.tasks.explained_call import ExplainedCall, explained_call
 from lxt_fx.tasks.forced import ForcedNumbers
-from lxt_fx.tasks.reading import opened_with, read
+from lxt_fx.tasks.reading import opened_with, read, read_picture
 from lxt_fx.tasks.rows import of_input
 from lxt_fx.version import __version__
 
@@ -77,18 +78,60 @@ def explain(
     module, processor = opened_with(model, processor, FUNCTION)
     with gradients_on():
         given, tokenizer = read(module, processor, inputs, FUNCTION, answer=answer, sampling_rate=sampling_rate)
-        asked, several = asked_of(target, len(given.examples), given.batched, FUNCTION)
-        if account and len(asked[0]) > 1:
-            raise InputError(f"{FUNCTION}: account=True is for one number, got {len(asked[0])} targets; explain each alone")
-        call = explained_call(module, tokenizer, given, asked, labels, rules, FUNCTION)
-        leaves = call_at_all_leaves(call.explained, call.inputs, FUNCTION)
-        found = attributed(leaves, call.numbers, FUNCTION, chunk=chunk)
-        relevance = _by_example(found, call, len(asked[0]))
-        made_of = {leaf: name for leaf, (name, _) in leaf_inputs(leaves).items()}
-        explanations = []
-        for index, example in enumerate(call.given.examples):
-            own = account_of(call, made_of, index, 0) if account else None
-            explanations.append(_explanation(call, found, relevance, index, example, several, own))
+        return explanations_of(
+            module, tokenizer, given, target, FUNCTION, labels=labels, rules=rules, account=account, chunk=chunk
+        )
+
+
+def explain_image(
+    model: nn.Module | Any,
+    pixel_values: Any,
+    target: TargetsLike | Sequence[TargetsLike] = None,
+    *,
+    processor: Any = None,
+    labels: Sequence[str] | None = None,
+    rules: Rules | None = None,
+) -> Explanation | Explanations:
+    """How much each pixel speaks for or against what the model says of a picture: `explain` for pictures, without a
+    processor where the pixels are normalised already, and for a model of any library.
+
+    `pixel_values` is a float tensor as the model takes it, [channels, height, width] or [batch, channels, height, width],
+    or, with a `processor` (an image processor of transformers, a transform of torchvision or timm), a picture of any kind
+    that `explain` takes. It is the model's input `pixel_values`, else its first input; of an explained module the first
+    image that relevance is read at. `target`, `labels` and `rules` are as in `explain`, and so is what is raised.
+    """
+    function = "explain_image"
+    module, processor = opened_with(model, processor, function)
+    with gradients_on():
+        given = read_picture(module, processor, pixel_values, function)
+        return explanations_of(module, None, given, target, function, labels=labels, rules=rules)
+
+
+def explanations_of(
+    model: nn.Module,
+    tokenizer: Tokenizer | None,
+    given: Given,
+    target: TargetsLike | Sequence[TargetsLike],
+    function: str,
+    *,
+    labels: Sequence[str] | None = None,
+    rules: Rules | None = None,
+    account: bool = False,
+    chunk: int | None = None,
+) -> Explanation | Explanations:
+    """What `explain` returns, for inputs that are read already. Error messages name the `function`."""
+    asked, several = asked_of(target, len(given.examples), given.batched, function)
+    if account and len(asked[0]) > 1:
+        raise InputError(f"{function}: account=True is for one number, got {len(asked[0])} targets; explain each alone")
+    call = explained_call(model, tokenizer, given, asked, labels, rules, function)
+    leaves = call_at_all_leaves(call.explained, call.inputs, function)
+    found = attributed(leaves, call.numbers, function, chunk=chunk)
+    relevance = _by_example(found, call, len(asked[0]))
+    made_of = {leaf: name for leaf, (name, _) in leaf_inputs(leaves).items()}
+    explanations = []
+    for index, example in enumerate(call.given.examples):
+        own = account_of(call, made_of, index, 0) if account else None
+        explanations.append(_explanation(call, found, relevance, index, example, several, own))
     return Explanations(explanations) if call.given.batched else explanations[0]
 
 
@@ -120,8 +163,9 @@ def _explanation(
             part = place.part(own[name][:, place.within])
             parts.append(part if several else _of_the_first(part))
     if not parts:
+        asked = ", ".join(place.name for place in example.places)
         raise InputError(
-            f"{FUNCTION}: no relevance reaches {', '.join(place.name for place in example.places) or 'the inputs'}; "
+            f"{call.context.function}: no relevance reaches {asked or 'the inputs'}; "
             f"{call.explained.record.model_class} carries it from {', '.join(own)}"
         )
     explained = tuple(ExplainedNumber(each.said, float(each.value.detach()), each.label) for each in numbers)
@@ -136,7 +180,7 @@ def _of_the_first(part: Part) -> Part:
 
 def _origin(call: ExplainedCall, seconds: float) -> Origin:
     record = call.explained.record
-    checkpoint = str(getattr(call.context.config, "_name_or_path", "") or "")
+    checkpoint = str(getattr(call.context.config, "name_or_path", "") or "")
     versions = {"lxt_fx": __version__, "torch": torch.__version__, **transformers_version()}
     return Origin(record.table_name, record.model_class, checkpoint, versions, seconds)
 

@@ -18,8 +18,9 @@ from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, Rules, table_named
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.inputs.facts import facts_of
 from lxt_fx.inputs.given import Given
-from lxt_fx.passes.capture.signature import named_signature
+from lxt_fx.passes.capture.signature import by_position, named_signature
 from lxt_fx.passes.positions.asked_positions import answers_by_token
 from lxt_fx.tasks.asked import Asked
 from lxt_fx.tasks.choose_task import choose_task, dims_of, output_dims
@@ -74,7 +75,7 @@ def explained_call(
         numbers = _numbers(_task(explained, asked, given, context), answer, asked, given, context)
     else:
         table = table_named("attnlrp" if rules is None else rules)
-        source = captured_from(model, (), dict(inputs), dynamic=False)
+        source = captured_from(model, *by_position(model, inputs), dynamic=False)
         task = _task(source.captured.gm, asked, given, context)
         numbers = _numbers(task, answer, asked, given, context)
         positions = _positions(numbers, source.captured.gm)
@@ -97,7 +98,9 @@ def _answer(
             return model(**as_called(model, called_as(model, inputs)))
 
     task = choose_task(dims_of(run(given.inputs)), context, pairs=_are_pairs(given))
-    return answered(asked, given, context, run) if task.name in ("causal", "encoder-decoder") else None
+    if task.name not in ("causal", "encoder-decoder"):
+        return None
+    return answered(asked, given, context, run, facts_of(model, context.function).longest())
 
 
 def _in_the_text(asked: Sequence[Sequence[Any]], given: Given, context: Context) -> bool:
@@ -172,9 +175,11 @@ def called_as(model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def features_of(model: nn.Module) -> str | None:
-    """The name of the one input of a model that takes a dict of features; None for any other."""
+    """The name of the one input of a model that takes a dict of features of a text; None for any other."""
+    known = isinstance(model, Explained)
     names = model.record.called_with if isinstance(model, Explained) else _parameters(model)
-    return names[0] if len(names) == 1 and names[0] in ("input", "inputs", "features", "batch") else None
+    one = len(names) == 1 and names[0] in ("input", "inputs", "features", "batch")
+    return names[0] if one and (known or any(isinstance(part, nn.Embedding) for part in model.modules())) else None
 
 
 def _parameters(model: nn.Module) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from lxt_fx.attribution.many_entries import Entries
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.target_entry import logits_of, position_of
 from lxt_fx.attribution.target_names import TokenNames
-from lxt_fx.attribution.teacher_forced import AHEAD
 from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Example, Given
@@ -22,6 +21,11 @@ from lxt_fx.tasks.followed import followed
 from lxt_fx.tasks.own_text import OwnText, own_text, prefix_of
 from lxt_fx.tasks.rows import of_input, row_of
 from lxt_fx.tasks.task import Context, Number
+from lxt_fx.tasks.token_logits import place_of
+
+AHEAD = 1e-6
+"""Relevance of a later token below this share of the largest is rounding (of models that mix tokens by Fourier transforms,
+for example)."""
 
 Run = Callable[[Mapping[str, Any]], Any]
 """The output of the model for inputs by name, without gradients."""
@@ -53,11 +57,14 @@ def asks_for_several(asked: Sequence[Sequence[Any]], context: Context) -> bool:
     return any(_is_several(target, context) for targets in asked for target in targets)
 
 
-def answered(asked: Sequence[Sequence[Any]], given: Given, context: Context, run: Run) -> Answered:
+def answered(
+    asked: Sequence[Sequence[Any]], given: Given, context: Context, run: Run, longest: int | None = None
+) -> Answered:
     """The inputs with the names that are asked for appended. A name is tried with and without a leading space, and the
-    likelier spelling is taken.
+    likelier spelling is taken. `longest` is how many tokens the model has positions for.
 
-    Raises InputError where such a name is one of several targets, or its position is not the end of the text.
+    Raises InputError where such a name is one of several targets, its position is not the end of the text, or it makes the
+    text too long.
     """
     if len(asked[0]) > 1:
         raise InputError(
@@ -66,6 +73,12 @@ def answered(asked: Sequence[Sequence[Any]], given: Given, context: Context, run
         )
     texts = [_text(index, example, context) for index, example in enumerate(given.examples)]
     spelled = [_spelled(targets[0], text, context) for targets, text in zip(asked, texts, strict=True)]
+    whole = max(text.text.count + len(ids) - 1 for text, found in zip(texts, spelled, strict=True) for ids in found)
+    if longest is not None and whole > longest:
+        raise InputError(
+            f"{context.function}: the tokens of a name are appended to the text, all but the last, which makes {whole} "
+            f"tokens, but {context.model_class} has positions for {longest}; shorten the text, or give its first token"
+        )
     tried = []
     for spelling in range(max(map(len, spelled))):
         names = [found[min(spelling, len(found) - 1)] for found in spelled]
@@ -143,12 +156,10 @@ def _log_probabilities(output: Any, answer: Answered, given: Given, context: Con
 
 def by_token(output: Any, answer: Answered, index: int, example: Example, context: Context) -> Tensor:
     """The log-probability of each token of the name of example `index`, in at least float32."""
-    logits, reading, name = logits_of(context.reading, output), context.reading, answer.names[index]
+    logits, name = logits_of(context.reading, output), answer.names[index]
     row = row_of(example, index, f"{prefix_of(context.inputs)}input_ids")
-    width = answer.width
-    answers = range(width) if reading.positions is None else [each % width for each in reading.positions]
-    start = answer.texts[index].columns[-1]
-    places = [answers.index(start + step) for step in range(len(name))]
+    start, first, count = answer.texts[index].columns[-1], answer.texts[index].text.count - 1, logits.shape[1]
+    places = [place_of(start + step, first + step, answer.width, count, context) for step in range(len(name))]
     wide = logits[row, places].to(torch.promote_types(logits.dtype, torch.float32))
     return wide.log_softmax(-1)[torch.arange(len(name)), list(name)]
 

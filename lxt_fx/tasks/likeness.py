@@ -83,7 +83,7 @@ _MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 def pooling_of(config: Any) -> str:
     """How a checkpoint of sentence-transformers makes the embedding of a text of its tokens, as its folder says; the mean
     where it says nothing. Raises InputError for another way."""
-    folder = str(getattr(config, "_name_or_path", "") or "")
+    folder = str(getattr(config, "name_or_path", "") or "")
     written = Path(folder) / "1_Pooling" / "config.json"
     if not folder or not written.is_file():
         return "mean"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.inputs.given import Given
-from lxt_fx.inputs.read import read_inputs
+from lxt_fx.inputs.read import picture_inputs, read_inputs
 from lxt_fx.inputs.tools import tools_of, unpacked
 from lxt_fx.tasks.explained_call import features_of
 
@@ -30,6 +30,12 @@ def read(
         return inputs, tokenizer
     called = model if features is None else _ByName(model, features)
     return read_inputs(called, processor, inputs, function, answer=answer, sampling_rate=sampling_rate), tokenizer
+
+
+def read_picture(model: nn.Module, processor: Any, picture: Any, function: str) -> Given:
+    """The inputs of the call of a model that is explained for its picture, whatever other inputs it has."""
+    tools_of(processor, picture, function)
+    return picture if isinstance(picture, Given) else picture_inputs(model, processor, picture, function)
 
 
 class _ByName(nn.Module):

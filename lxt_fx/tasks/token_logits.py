@@ -13,10 +13,11 @@ from lxt_fx.attribution.many_entries import Entries
 from lxt_fx.attribution.target_entry import logits_of, position_of
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Example
+from lxt_fx.inputs.places import TextPlace
 from lxt_fx.tasks.asked import Asked
 from lxt_fx.tasks.entry import NamedEntry, entry_in
 from lxt_fx.tasks.own_text import OwnText, own_text, prefix_of
-from lxt_fx.tasks.rows import row_of
+from lxt_fx.tasks.rows import of_leaf, row_of
 from lxt_fx.tasks.task import Context, Number
 
 
@@ -44,7 +45,9 @@ class TokenLogits:
                 f"{context.function}: {context.model_class} has logits for each position, and no input is a "
                 "text whose positions these are; give a function of the output"
             )
-        return TextSpot(row, text, position_of(context.reading, asked.at_position(context.function), text.text))
+        position = position_of(context.reading, asked.at_position(context.function), text.text)
+        known = next((place for place in of_leaf(example, f"{prefix}input_ids") if isinstance(place, TextPlace)), None)
+        return TextSpot(row, text, position, None if known is None else known.token_at(text.columns[position]))
 
     def entry(self, asked: Asked, logits: Tensor, spot: TextSpot, context: Context) -> NamedEntry:
         """The entry in the logits of one position, [entries]."""
@@ -54,11 +57,13 @@ class TokenLogits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextSpot:
-    """A position of a text, counted from 0 in the text itself, and the entry of the batch that the text stands in."""
+    """A position of a text, counted from 0 in the text itself, and the entry of the batch that the text stands in. `token`
+    is what stands there, if that was read already: to read it takes the whole text."""
 
     row: int
     text: OwnText
     position: int
+    token: str | None = None
 
     @property
     def column(self) -> int:
@@ -67,24 +72,34 @@ class TextSpot:
 
     def said(self, word: str) -> str:
         """`at position 3, after ' is'`."""
-        return f"at position {self.position}, {word} '{self.text.text.tokens[self.position]}'"
+        token = self.text.text.tokens[self.position] if self.token is None else self.token
+        return f"at position {self.position}, {word} '{token}'"
 
     def place(self, count: int, context: Context) -> int:
         """The index of the position among the `count` positions that the logits have. Raises InputError where they do not
         have it."""
-        reading, width = context.reading, self.text.width
-        answered = list(range(width)) if reading.positions is None else [each % width for each in reading.positions]
-        if count != len(answered):
-            raise InputError(
-                f"{reading.function}: {reading.model_class} gives logits for {count} positions of a text of {width} "
-                "tokens; give a function of the output"
-            )
-        if self.column not in answered:
-            raise InputError(
-                f"{reading.function}: the target is {self.said('after')}, and this module was made to answer at "
-                f"{', '.join(map(str, reading.positions or ()))} only; transform the model without positions=..."
-            )
-        return answered.index(self.column)
+        return place_of(self.column, self.position, self.text.width, count, context)
+
+
+def place_of(column: int, position: int, width: int, count: int, context: Context) -> int:
+    """The index of a column of a batch of texts, which is this position of its own text, among the `count` positions that
+    the logits have.
+
+    Raises InputError where they do not have it.
+    """
+    reading = context.reading
+    answered = list(range(width)) if reading.positions is None else [each % width for each in reading.positions]
+    if count != len(answered):
+        raise InputError(
+            f"{reading.function}: {reading.model_class} gives logits for {count} positions of a text of {width} "
+            "tokens; give a function of the output"
+        )
+    if column not in answered:
+        raise InputError(
+            f"{reading.function}: the target is at position {position}, and this module was made to answer at "
+            f"{', '.join(map(str, answered))} only; transform the model with this position, or without positions=..."
+        )
+    return answered.index(column)
 
 
 @dataclass(eq=False)

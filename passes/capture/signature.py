@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -52,6 +53,15 @@ def bound_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         return dict(zip(names, args, strict=True)) | kwargs, names
     rest = bound.arguments.pop(_of_kind(own, Parameter.VAR_KEYWORD) or "", {})
     return bound.arguments | rest, ()
+
+
+def by_position(model: nn.Module, given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs by name as the model can be called with them: by position those that its forward takes as `*args`."""
+    own = inspect.signature(model.forward)
+    if not _of_kind(own, Parameter.VAR_POSITIONAL):
+        return (), dict(given)
+    names = list(itertools.takewhile(given.__contains__, _positional_names(model, own, len(given))))
+    return tuple(given[name] for name in names), {name: value for name, value in given.items() if name not in names}
 
 
 def order_by_position(model: nn.Module, given: Iterable[str]) -> tuple[str, ...]:
