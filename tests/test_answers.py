@@ -438,6 +438,29 @@ def test_a_decoder_has_positions_of_its_own() -> None:
             assert len(answer_relevance(model("whisper"), None, inputs, answer)) == 16
 
 
+def test_a_head_that_cannot_run_alone_gives_the_same() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(64, 8), nn.Linear(8, 64)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            hidden = torch.tanh(self.embedding(input_ids).cumsum(1))
+            out: Tensor = self.head(hidden) * hidden.mean(-1, keepdim=True)
+            return out
+
+    torch.manual_seed(0)
+    of = Scaled().double().eval()
+    found = answer_relevance(of, None, PROMPTS[0], ANSWERS[1], contrast=9, rules="gradient")
+    for index, token in enumerate(ANSWERS[1]):
+        read = [*PROMPTS[0], *ANSWERS[1][:index]]
+        with looked_up([of.embedding]) as made:
+            logits = of(torch.tensor([read]))[0, -1]
+        (gradient,) = torch.autograd.grad(logits[token] - logits[9], made)
+        same(found.relevance[index, : len(read)], (made[0] * gradient).sum(-1)[0].detach())
+        assert found.numbers[index].value == pytest.approx(float((logits[token] - logits[9]).detach()), rel=1e-9)
+
+
 def test_answers_of_different_lengths_need_a_mask() -> None:
     class NoMask(nn.Module):
         def __init__(self) -> None:
