@@ -158,8 +158,3 @@ def exact_text(tokenizer: _Decodes, ids: Sequence[int]) -> str:
     """The text of the tokens with all of its spaces. By default some tokenizers "clean up" the spaces before full stops and
     commas, so that the tokens would not add up to the text."""
     return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-
-
-def checkpoint_of(config: object) -> str:
-    """The name of the checkpoint that a model with this config was loaded from; "" if there is none."""
-    return str(getattr(config, "_name_or_path", "") or "")

@@ -14,7 +14,6 @@ from lxt_fx.attribution.attributed import Attributed, attributed, call_at_all_le
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
-from lxt_fx.base.transformers_internals import checkpoint_of
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
 from lxt_fx.results.account import Account
@@ -121,8 +120,9 @@ def _explanation(
         ExplainedNumber(each.said, float(each.value.detach()), each.label) for each in asked.numbers.numbers[index]
     )
     record, context = explained.record, asked.numbers.context
+    checkpoint = str(getattr(context.config, "name_or_path", "") or "")
     versions = {"lxt_fx": __version__, "torch": torch.__version__, **transformers_version()}
-    origin = Origin(record.table_name, record.model_class, checkpoint_of(context.config), versions, found.seconds)
+    origin = Origin(record.table_name, record.model_class, checkpoint, versions, found.seconds)
     return Explanation(tuple(parts), numbers, origin, account)
 
 
