@@ -33,7 +33,6 @@ from lxt_fx.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lxt_fx import flow, functional, nn
-    from lxt_fx.attribution.answer_relevance import answer_relevance
     from lxt_fx.attribution.embeddings import embed
     from lxt_fx.attribution.inside import watch
     from lxt_fx.attribution.many_targets import relevance_of
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
     from lxt_fx.rule_table.rule import Conserves, Rule
     from lxt_fx.rule_table.table import RuleTable
     from lxt_fx.rule_table.tables import TABLES
+    from lxt_fx.tasks.answers import answer_relevance
     from lxt_fx.tasks.explain import explain, explain_image
 
 __all__ = [
@@ -118,7 +118,6 @@ __all__ = [
 ]
 
 _NAMES = {
-    "lxt_fx.attribution.answer_relevance": "answer_relevance",
     "lxt_fx.attribution.embeddings": "embed",
     "lxt_fx.attribution.inside": "watch",
     "lxt_fx.attribution.many_targets": "relevance_of",
@@ -145,6 +144,7 @@ _NAMES = {
     "lxt_fx.rule_table.rule": "Conserves Rule",
     "lxt_fx.rule_table.table": "RuleTable",
     "lxt_fx.rule_table.tables": "TABLES",
+    "lxt_fx.tasks.answers": "answer_relevance",
     "lxt_fx.tasks.explain": "explain explain_image",
 }
 """The public names of each module, as under TYPE_CHECKING above, where a type checker reads them."""

@@ -107,7 +107,8 @@ def test_a_model_has_no_graph_to_show_or_watch() -> None:
     ],
 )
 def test_what_is_no_module_is_refused(function: str, more: list[Any]) -> None:
-    with pytest.raises(InputError, match=f"^{function}: model must be a torch.nn.Module, got str"):
+    said = "(torch.nn.Module, got str|loaded model, got the string)"
+    with pytest.raises(InputError, match=f"^{function}: model must be a {said}"):
         getattr(lxt_fx, function)("model", *more)
 
 

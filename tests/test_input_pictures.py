@@ -15,6 +15,7 @@ from tiny_text import vit
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
+import lxt_fx
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Given, part_of
 from lxt_fx.inputs.places import PatchGrid
@@ -262,6 +263,22 @@ def test_texts_with_pictures_are_a_batch_and_each_has_its_own(llava: tuple[Any, 
         for index, one in enumerate((first, second)):
             alone = model(**read(model, processor, one).inputs).logits[0, -1]
             torch.testing.assert_close(together[index, -1], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_answers_about_pictures_are_a_batch(llava: tuple[Any, Any], side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = llava
+    monkeypatch.setattr(processor.tokenizer, "padding_side", side)
+    prompts = [{"text": "<image> what is this", "images": PIXELS}, {"text": "<image> dog", "images": PIXELS[::-1].copy()}]
+    answers = ["dog is", "this"]
+    found = lxt_fx.answer_relevance(model, processor, prompts, answers)
+    for one, prompt, answer in zip(found, prompts, answers, strict=True):
+        alone = lxt_fx.answer_relevance(model, processor, prompt, answer)
+        assert [part.name for part in one.parts] == ["text", "image"] and one.tokens == alone.tokens
+        for part, other in zip(one.parts, alone.parts, strict=True):
+            largest = float(other.values.abs().max())
+            assert largest > 0 and len(part.values) == len(answer.split())
+            torch.testing.assert_close(part.values, other.values, rtol=0, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize(

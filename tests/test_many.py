@@ -276,14 +276,14 @@ def test_a_model_that_looks_ahead_has_no_answers() -> None:
         lxt_fx.answer_relevance(LooksAhead(), None, PROMPT, ANSWER)
 
 
-def test_the_mask_of_a_padded_prompt_is_passed_on() -> None:
+def test_the_padding_of_a_prompt_does_not_show() -> None:
     alone = lxt_fx.answer_relevance(explained("llama"), None, PROMPT, ANSWER)
     ids = torch.cat([torch.zeros(1, 3, dtype=torch.long), torch.tensor([PROMPT]).reshape(1, -1)], dim=1)
     mask = (torch.arange(ids.shape[1]) >= 3).long()[None]
     padded = lxt_fx.answer_relevance(explained("llama"), None, {"input_ids": ids, "attention_mask": mask}, ANSWER)
-    assert bool((padded.relevance[:, :3] == 0).all())
+    assert padded.tokens == alone.tokens and padded.prompt == 4
     torch.testing.assert_close(padded.logits, alone.logits, rtol=1e-5, atol=1e-6)  # rotary positions are relative
-    torch.testing.assert_close(padded.relevance[:, 3:], alone.relevance, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(padded.relevance, alone.relevance, rtol=1e-4, atol=1e-6)
 
 
 def test_an_empty_answer_is_refused() -> None:

@@ -16,7 +16,7 @@ from lxt_fx.attribution.many_entries import BatchTargets, Entries
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.split_head import SplitModel, split_model
-from lxt_fx.attribution.target import TargetsLike, Wanted, several_targets
+from lxt_fx.attribution.target import TargetsLike, several_targets
 from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.attribution.text_input import texts_of_logits
 from lxt_fx.base.errors import InputError
@@ -93,18 +93,6 @@ def relevance_of(
         reading = Reading.of("relevance_of", call.module, labels)
         asked = BatchTargets(reading, wanted, texts_of_logits(call.named, call.bound, tokenizer))
         return _finite(call, asked, chunk, reduce)[0]
-
-
-def values_and_relevance(
-    explained: Explained, inputs: Mapping[str, Any], targets: Sequence[Wanted], chunk: int | None, function: str
-) -> tuple[Tensor, Tensor]:
-    """The logits [targets, batch] of these targets and their relevance [targets, batch, tokens]. Error messages name the
-    `function`."""
-    with gradients_on():
-        call = leaf_call(explained, (), as_called(explained, inputs), None, function)
-        texts = texts_of_logits(call.named, call.bound, None)
-        relevance, values = _finite(call, BatchTargets(Reading.of(function, call.module, ()), list(targets), texts), chunk)
-        return values, relevance
 
 
 def _given(inputs: Tensor | Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Any, ...]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.facts import Facts
 from lxt_fx.inputs.text_rows import Row
+from lxt_fx.inputs.texts import special_ids
 
 
 def decoder_rows(facts: Facts, tokenizer: Any, answer: Any, count: int) -> list[Row]:
@@ -65,13 +66,20 @@ def _row(facts: Facts, tokenizer: Any, start: Sequence[int], answer: Any) -> Row
         ids = [int(token) for token in torch.as_tensor(answer).flatten().tolist()]
     if ids[: len(start)] == list(start):
         ids = ids[len(start) :]
-    elif ids[:1] == list(start[:1]):
-        ids = ids[1:]
+    elif ids[:1] == list(start[:1]):  # the model was told another language or task than the tokenizer names
+        given = _given_start(tokenizer, ids)
+        start, ids = ids[:given], ids[given:]
     if not isinstance(answer, str):
         ids = _without_padding(facts, ids)
     if not ids:
         raise InputError(f"{facts.function}: the answer {answer!r} has no tokens; give one that has some, or None")
     return Row({"input_ids": [*start, *ids[:-1]]}, answer=tuple(ids))
+
+
+def _given_start(tokenizer: Any, ids: list[int]) -> int:
+    """How many special tokens stand at the start, that of the end of the text not counted."""
+    special = special_ids(tokenizer) - {getattr(tokenizer, "eos_token_id", None)}
+    return next((at for at, token in enumerate(ids) if at and token not in special), len(ids))
 
 
 def _text_ids(facts: Facts, tokenizer: Any, answer: str) -> list[int]:

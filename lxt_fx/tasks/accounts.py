@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from lxt_fx.compiler.explained import Explained
 from lxt_fx.inputs.given import Example
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.run_audit import audit
@@ -25,10 +26,20 @@ def account_of(call: ExplainedCall, made_of: Mapping[str, str], index: int, targ
 
     found, call.numbers.numbers = call.numbers.numbers, []
     try:
-        ledger = audit(call.explained, call.inputs, number)
+        return account_by(call.explained, call.inputs, number, call.given.examples[index], made_of)
     finally:
         call.numbers.numbers = found
-    return _account(ledger, call.given.examples[index], made_of)
+
+
+def account_by(
+    explained: Explained,
+    inputs: Mapping[str, Any],
+    number: Callable[[Any], Tensor],
+    example: Example,
+    made_of: Mapping[str, str],
+) -> Account:
+    """The account of a number of one example, as a function of the output."""
+    return _account(audit(explained, inputs, number), example, made_of)
 
 
 def _account(ledger: Ledger, example: Example, made_of: Mapping[str, str]) -> Account:

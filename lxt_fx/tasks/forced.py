@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,9 +16,8 @@ from lxt_fx.attribution.target_names import TokenNames
 from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Example, Given
-from lxt_fx.results.part import Part
-from lxt_fx.results.readings import TextReading
 from lxt_fx.tasks.asked import Asked
+from lxt_fx.tasks.followed import followed
 from lxt_fx.tasks.own_text import OwnText, own_text, prefix_of
 from lxt_fx.tasks.rows import of_input, row_of
 from lxt_fx.tasks.task import Context, Number
@@ -30,55 +29,6 @@ for example)."""
 
 Run = Callable[[Mapping[str, Any]], Any]
 """The output of the model for inputs by name, without gradients."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Followed:
-    """A text that the first tokens of an answer were appended to: `place` is the text itself, whose last token stands in
-    column `last` of the batch, and `tokens` and `ids` what was appended."""
-
-    place: Any
-    last: int
-    tokens: tuple[str, ...]
-    ids: tuple[int, ...]
-
-    @property
-    def leaf(self) -> str:
-        """That of the text."""
-        return str(self.place.leaf)
-
-    @property
-    def name(self) -> str:
-        """That of the text."""
-        return str(self.place.name)
-
-    @property
-    def within(self) -> int | slice:
-        """That of the text."""
-        found: int | slice = self.place.within
-        return found
-
-    def part(self, relevance: Tensor) -> Part:
-        """The part of the text, with the appended tokens behind it as its answer."""
-        start, stop = self.last + 1, self.last + 1 + len(self.ids)
-        part: Part = self.place.part(torch.cat([relevance[:, :start], relevance[:, stop:]], 1))
-        reading, own = part.reading, relevance[:, start:stop]
-        assert isinstance(reading, TextReading), f"{self.name} is given as ids, and is no text"
-        units = None if part.units is None else torch.cat([part.units, own], 1)
-        return replace(part, values=torch.cat([part.values, own.sum(-1)], 1), units=units, reading=self._read(reading))
-
-    def _read(self, reading: TextReading) -> TextReading:
-        count = len(self.ids)
-        return replace(
-            reading,
-            tokens=(*reading.tokens, *self.tokens),
-            ids=None if reading.ids is None else (*reading.ids, *self.ids),
-            special=(*reading.special, *[False] * count),
-            segments=(*reading.segments, *[reading.segments[-1]] * count),
-            answer=reading.answer + count,
-            text=None,
-            spans=None,
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,12 +82,12 @@ def answered(
     tried = []
     for spelling in range(max(map(len, spelled))):
         names = [found[min(spelling, len(found) - 1)] for found in spelled]
-        tried.append(Answered(_followed(given, names, texts, context), tuple(names), tuple(texts)))
+        tried.append(Answered(_all_but_the_last(given, names, texts, context), tuple(names), tuple(texts)))
     if len(tried) == 1:
         return tried[0]
     likely = torch.stack([_log_probabilities(run(each.given.inputs), each, given, context) for each in tried])
     names = [tried[best].names[index] for index, best in enumerate(likely.argmax(0).tolist())]
-    return Answered(_followed(given, names, texts, context), tuple(names), tuple(texts))
+    return Answered(_all_but_the_last(given, names, texts, context), tuple(names), tuple(texts))
 
 
 def _is_several(target: Any, context: Context) -> bool:
@@ -191,72 +141,11 @@ def _vocabulary(config: Any) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _followed(given: Given, names: Sequence[tuple[int, ...]], texts: Sequence[OwnText], context: Context) -> Given:
-    """The inputs with each name but its last token appended. Every text is as long as before plus the longest name."""
-    prefix = prefix_of(context.inputs)
-    longest, inputs = max(len(name) - 1 for name in names), dict(given.inputs)
-    lasts = [text.columns[-1] for text in texts]
-    uneven = any(len(name) - 1 < longest for name in names)
-    ids = inputs[f"{prefix}input_ids"]
-    if uneven and f"{prefix}attention_mask" not in inputs:
-        inputs[f"{prefix}attention_mask"] = torch.ones_like(ids)
-    for key, value in inputs.items():
-        if not isinstance(value, Tensor) or list(value.shape) != list(ids.shape) or not key.startswith(prefix):
-            continue
-        fill = _fill(key.removeprefix(prefix), context)
-        made = [
-            fill(value[row], last, name[:-1], longest)
-            for row, (last, name) in enumerate(zip(lasts, names, strict=True))
-        ]
-        inputs[key] = torch.stack(made)
-    examples = tuple(
-        replace(example, places=tuple(_place(place, f"{prefix}input_ids", name[:-1], last, text, context)
-                                      for place in example.places))
-        for example, name, last, text in zip(given.examples, names, lasts, texts, strict=True)
-    )  # fmt: skip
-    return replace(given, inputs=inputs, examples=examples)
-
-
-Fill = Callable[[Tensor, int, Sequence[int], int], Tensor]
-"""One text's values of an input [columns], longer by so many columns: its last token's column, the ids to append."""
-
-
-def _fill(name: str, context: Context) -> Fill:
-    def ids(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
-        padding = getattr(context.tokenizer, "pad_token_id", None) or 0
-        return _inserted(row, last, row.new_tensor(list(more)), longest, padding)
-
-    def mask(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
-        return _inserted(row, last, row.new_ones(len(more)), longest, 0)
-
-    def positions(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
-        return _inserted(row, last, row[last] + torch.arange(1, len(more) + 1, device=row.device), longest, 1)
-
-    def same(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
-        return _inserted(row, last, row[last].expand(len(more)), longest, 0)
-
-    known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "token_type_ids": same}
-    known["mm_token_type_ids"] = lambda row, last, more, longest: _inserted(row, last, row.new_zeros(len(more)), longest, 0)
-    if name not in known:
-        raise InputError(
-            f"{context.function}: tokens are appended to the text, and it is not known how {name} goes on; leave {name} "
-            "out, or append the tokens yourself and give a function of the output"
-        )
-    return known[name]
-
-
-def _inserted(row: Tensor, last: int, more: Tensor, longest: int, filler: int) -> Tensor:
-    rest = row.new_full((longest - len(more),), filler)
-    return torch.cat([row[: last + 1], more, row[last + 1 :], rest])
-
-
-def _place(
-    place: Any, leaf: str, more: Sequence[int], last: int, text: OwnText, context: Context
-) -> Any:
-    if place.leaf != leaf:
-        return place
-    whole = readable_tokens(context.tokenizer, [*text.text.id_list(), *more])
-    return Followed(place, last, whole[text.text.count :], tuple(more))
+def _all_but_the_last(
+    given: Given, names: Sequence[tuple[int, ...]], texts: Sequence[OwnText], context: Context
+) -> Given:
+    """The inputs with each name but its last token appended."""
+    return followed(given, [name[:-1] for name in names], texts, context)
 
 
 def _log_probabilities(output: Any, answer: Answered, given: Given, context: Context) -> Tensor:

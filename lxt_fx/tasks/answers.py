@@ -1,0 +1,148 @@
+"""The relevance matrix of answers: how much every token, pixel and moment before it speaks for each answer token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lxt_fx.attribution.as_explained import as_explained
+from lxt_fx.attribution.attributed import Attributed, attributed, call_at_all_leaves, leaf_inputs
+from lxt_fx.attribution.embeddings import as_called
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.options import Rules
+from lxt_fx.results.account import Account
+from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
+from lxt_fx.results.explanations import Explanations
+from lxt_fx.results.part import Part
+from lxt_fx.results.readings import TextReading
+from lxt_fx.tasks.accounts import account_by
+from lxt_fx.tasks.answer_numbers import AnswerAt, AnswerNumbers
+from lxt_fx.tasks.answered_prompts import FUNCTION, AnsweredPrompts, answered_prompts
+from lxt_fx.tasks.explain import transformers_version
+from lxt_fx.tasks.explained_call import called_as
+from lxt_fx.tasks.followed import with_answer
+from lxt_fx.tasks.own_text import DECODER
+from lxt_fx.tasks.reading import opened_with
+from lxt_fx.tasks.rows import of_input
+from lxt_fx.version import __version__
+
+
+def answer_relevance(
+    model: nn.Module | Any,
+    processor: Any,
+    prompt: Any,
+    answer: Any,
+    *,
+    contrast: Any = None,
+    with_prompt: bool | None = None,
+    rules: Rules | None = None,
+    account: bool = False,
+    chunk: int | None = None,
+    sampling_rate: int | None = None,
+) -> Explanation | Explanations:
+    """The relevance of every token of an answer from everything before it, from one forward over prompt and answer.
+
+    The result has one explained number for each token of the answer, its logit, and the axes "target" and "position":
+    `relevance` [answer, prompt + answer] of a causal language model, whose row i explains the logit of answer token i,
+    which the model gives one position earlier. Only earlier tokens can have relevance: all other entries are exactly 0.
+    `prompt` is the number of tokens of the prompt. A picture is a part of its own, with a map for each answer token. Of an
+    encoder-decoder the parts are the source ("text", "sound") and the "answer" itself, behind the decoder's start tokens.
+    Padding is left out.
+
+    `model` is a model of transformers that writes text, what `transform` made from one (transform once to explain many
+    answers), or a pipeline; `processor` its tokenizer or processor, None where prompt and answer are ids. `prompt` is what
+    `explain` takes: a text, a chat, ids, what the processor returned, {"text": ..., "images": ...}; or a list of these,
+    which are explained in one forward, and then there is one explanation for each.
+
+    `answer` is a text (tokenised as it is, without special tokens), token ids, or what `generate` returned, for a list of
+    prompts one for each. What `generate` fills a batch up with behind the first end-of-text token does not count. Of a
+    model without a decoder of its own `generate` returns prompt and answer, and the prompt is cut off: where `answer` has
+    `sequences`, and of plain ids where all of them start with exactly the ids of their prompts (with padding before them)
+    and go on. Ids of an answer that begins by repeating its prompt look the same, so say `with_prompt=False` for these, and
+    True where the prompt must be there. A text is always the answer alone, and may only begin with the text of the prompt
+    where `with_prompt=False` says that it repeats it.
+
+    `contrast` explains the logit of each answer token minus that of another one: a text or an id of one token
+    (`" London"`), which is subtracted everywhere, or a second answer of as many tokens, each of which is weighed against
+    the token in its place, after the first answer's own beginning; for a list of prompts one for all, or a list.
+
+    `rules` and `chunk` are as in `explain`: `chunk` tokens of the answers run backward at once for all prompts. With
+    `account=True` each explanation says what reached the inputs and what took the rest, for the sum of the explained
+    numbers.
+
+    Raises InputError for a prompt or answer that does not fit the model or is longer than its positions, for an empty
+    answer, and for a model that is not causal (an answer token got relevance from itself or a later token), NonFiniteError
+    where relevance is not finite, and what `transform` raises. The model does not change.
+    """
+    module, processor = opened_with(model, processor, FUNCTION)
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise InputError(f"{FUNCTION}: chunk must be a whole number of at least 1, or None, got {chunk!r}")
+    with gradients_on():
+        asked = answered_prompts(module, processor, prompt, answer, contrast, with_prompt, sampling_rate)
+        given, numbers = asked.given, asked.numbers
+        inputs = as_called(module, called_as(module, given.inputs))
+        explained = as_explained(module, (), inputs, FUNCTION, rules)
+        reading = replace(numbers.context.reading, positions=explained.record.positions)
+        numbers.context = replace(numbers.context, reading=reading)
+        leaves = call_at_all_leaves(explained, inputs, FUNCTION)
+        found = attributed(leaves, numbers, FUNCTION, chunk=chunk, units=False)
+        numbers.check_causal(found.relevance)
+        made_of = {leaf: name for leaf, (name, _) in leaf_inputs(leaves).items()}
+        explanations = []
+        for index in range(len(given.examples)):
+            own = _account(explained, inputs, asked, made_of, index) if account else None
+            explanations.append(_explanation(explained, found, asked, index, own))
+    return Explanations(explanations) if given.batched else explanations[0]
+
+
+def _explanation(
+    explained: Explained, found: Attributed, asked: AnsweredPrompts, index: int, account: Account | None
+) -> Explanation:
+    example, at = asked.given.examples[index], asked.numbers.answers[index]
+    parts = []
+    for place in example.places:
+        name = of_input(found.relevance, place.leaf)
+        if name is not None:
+            part = replace(place.part(found.relevance[name][: len(at.ids), place.within]), units=None)
+            parts.append(_with_last(part, at) if place.leaf.startswith(DECODER) else part)
+    if not parts:
+        raise InputError(
+            f"{FUNCTION}: no relevance reaches {', '.join(place.name for place in example.places)}; "
+            f"{explained.record.model_class} carries it from {', '.join(found.relevance)}"
+        )
+    numbers = tuple(
+        ExplainedNumber(each.said, float(each.value.detach()), each.label) for each in asked.numbers.numbers[index]
+    )
+    record, context = explained.record, asked.numbers.context
+    checkpoint = str(getattr(context.config, "name_or_path", "") or "")
+    versions = {"lxt_fx": __version__, "torch": torch.__version__, **transformers_version()}
+    origin = Origin(record.table_name, record.model_class, checkpoint, versions, found.seconds)
+    return Explanation(tuple(parts), numbers, origin, account)
+
+
+def _with_last(part: Part, at: AnswerAt) -> Part:
+    """The decoder's text with the last token of the answer behind it, which it is not given: no token can have relevance
+    from it."""
+    assert isinstance(part.reading, TextReading), "a decoder reads text"
+    values = torch.cat([part.values, part.values.new_zeros(len(part.values), 1)], 1)
+    reading = with_answer(part.reading, at.shown[-1:], at.ids[-1:])
+    return replace(part, values=values, reading=reading)
+
+
+def _account(
+    explained: Explained, inputs: Mapping[str, Any], asked: AnsweredPrompts, made_of: Mapping[str, str], index: int
+) -> Account:
+    """The account of the sum of one example's numbers."""
+    again = AnswerNumbers(asked.numbers.answers, asked.numbers.context)
+
+    def number(output: Any) -> Tensor:
+        again.totals(output)
+        return torch.stack([each.value for each in again.numbers[index]]).sum()
+
+    return account_by(explained, inputs, number, asked.given.examples[index], made_of)

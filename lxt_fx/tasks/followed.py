@@ -1,0 +1,141 @@
+"""Texts of a batch with tokens appended to each: a name that is explained, or an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lxt_fx.attribution.readable_tokens import readable_tokens
+from lxt_fx.base.errors import InputError
+from lxt_fx.inputs.given import Given
+from lxt_fx.results.part import Part
+from lxt_fx.results.readings import TextReading
+from lxt_fx.tasks.own_text import OwnText, prefix_of
+from lxt_fx.tasks.task import Context
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Followed:
+    """A text that tokens of an answer were appended to: `place` is the text itself, whose last token stands in column
+    `last` of the batch, and `tokens` and `ids` what was appended."""
+
+    place: Any
+    last: int
+    tokens: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    @property
+    def leaf(self) -> str:
+        """That of the text."""
+        return str(self.place.leaf)
+
+    @property
+    def name(self) -> str:
+        """That of the text."""
+        return str(self.place.name)
+
+    @property
+    def within(self) -> int | slice:
+        """That of the text."""
+        found: int | slice = self.place.within
+        return found
+
+    def part(self, relevance: Tensor) -> Part:
+        """The part of the text, with the appended tokens behind it as its answer."""
+        start, stop = self.last + 1, self.last + 1 + len(self.ids)
+        part: Part = self.place.part(torch.cat([relevance[:, :start], relevance[:, stop:]], 1))
+        reading, own = part.reading, relevance[:, start:stop]
+        assert isinstance(reading, TextReading), f"{self.name} is given as ids, and is no text"
+        units = None if part.units is None else torch.cat([part.units, own], 1)
+        values = torch.cat([part.values, own.sum(-1)], 1)
+        return replace(part, values=values, units=units, reading=with_answer(reading, self.tokens, self.ids))
+
+
+def with_answer(reading: TextReading, tokens: Sequence[str], ids: Sequence[int]) -> TextReading:
+    """The text with these tokens behind it as (the end of) its answer."""
+    return replace(
+        reading,
+        tokens=(*reading.tokens, *tokens),
+        ids=None if reading.ids is None else (*reading.ids, *ids),
+        special=(*reading.special, *[False] * len(ids)),
+        segments=(*reading.segments, *[reading.segments[-1]] * len(ids)),
+        answer=reading.answer + len(ids),
+        text=None,
+        spans=None,
+    )
+
+
+def followed(given: Given, more: Sequence[Sequence[int]], texts: Sequence[OwnText], context: Context) -> Given:
+    """The inputs with these tokens behind the last token of each text. Every text is as long as before plus the most that
+    is appended to one; masks and token types go on as at the last token, positions count on.
+
+    Raises InputError if it is not known how another input goes on.
+    """
+    prefix = prefix_of(context.inputs)
+    longest, inputs = max(map(len, more)), dict(given.inputs)
+    lasts = [text.columns[-1] for text in texts]
+    ids = inputs[f"{prefix}input_ids"]
+    if any(len(each) < longest for each in more) and f"{prefix}attention_mask" not in inputs:
+        inputs[f"{prefix}attention_mask"] = torch.ones_like(ids)
+    for key, value in inputs.items():
+        name = key.removeprefix(prefix)
+        if not isinstance(value, Tensor) or not key.startswith(prefix):
+            continue
+        if list(value.shape) == list(ids.shape):
+            fill = _fill(name, context)
+            rows = zip(value, lasts, more, strict=True)
+            inputs[key] = torch.stack([fill(row, last, each, longest) for row, last, each in rows])
+        elif name in ("attention_mask", "token_type_ids", "position_ids"):
+            raise InputError(
+                f"{context.function}: tokens are appended to the text {list(ids.shape)}, and it is not known how {name} "
+                f"{list(value.shape)} goes on; give it as {list(ids.shape)}, or leave it out"
+            )
+    examples = tuple(
+        replace(example, places=tuple(_place(place, f"{prefix}input_ids", each, text, context) for place in example.places))
+        for example, each, text in zip(given.examples, more, texts, strict=True)
+    )
+    return replace(given, inputs=inputs, examples=examples)
+
+
+Fill = Callable[[Tensor, int, Sequence[int], int], Tensor]
+"""One text's values of an input [columns], longer by so many columns: its last token's column, the ids to append."""
+
+
+def _fill(name: str, context: Context) -> Fill:
+    def ids(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
+        padding = getattr(context.tokenizer, "pad_token_id", None) or 0
+        return _inserted(row, last, row.new_tensor(list(more)), longest, padding)
+
+    def mask(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
+        return _inserted(row, last, row.new_ones(len(more)), longest, 0)
+
+    def positions(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
+        return _inserted(row, last, row[last] + torch.arange(1, len(more) + 1, device=row.device), longest, 1)
+
+    def same(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
+        return _inserted(row, last, row[last].expand(len(more)), longest, 0)
+
+    known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "token_type_ids": same}
+    known["mm_token_type_ids"] = lambda row, last, more, longest: _inserted(row, last, row.new_zeros(len(more)), longest, 0)
+    if name not in known:
+        raise InputError(
+            f"{context.function}: tokens are appended to the text, and it is not known how {name} goes on; leave {name} "
+            "out, or append the tokens yourself and give a function of the output"
+        )
+    return known[name]
+
+
+def _inserted(row: Tensor, last: int, more: Tensor, longest: int, filler: int) -> Tensor:
+    rest = row.new_full((longest - len(more),), filler)
+    return torch.cat([row[: last + 1], more, row[last + 1 :], rest])
+
+
+def _place(place: Any, leaf: str, more: Sequence[int], text: OwnText, context: Context) -> Any:
+    if place.leaf != leaf:
+        return place
+    whole = readable_tokens(context.tokenizer, [*text.text.id_list(), *more])
+    return Followed(place, text.columns[-1], whole[text.text.count :], tuple(more))
