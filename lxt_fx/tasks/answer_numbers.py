@@ -19,14 +19,15 @@ from lxt_fx.tasks.entry import rank
 from lxt_fx.tasks.own_text import OwnText, own_text, prefix_of
 from lxt_fx.tasks.rows import of_input, row_of
 from lxt_fx.tasks.task import Context, Number
-from lxt_fx.tasks.token_logits import TextSpot
+from lxt_fx.tasks.token_logits import TextSpot, shown_positions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerAt:
     """The answer of one example: its tokens `ids`, and `minus` the tokens that are subtracted. `text` is the text that
     predicts them, the decoder's if there is one, in entry `row` of the batch; its position `first` predicts the first token
-    of the answer, and `shown` are its tokens and those of the answer, as a person reads them."""
+    of the answer, and `shown` are its tokens and those of the answer, as a person reads them. `hidden` counts the tokens
+    before that which stand for pictures or sounds, and are not shown."""
 
     ids: tuple[int, ...]
     minus: tuple[int, ...] | None
@@ -34,10 +35,12 @@ class AnswerAt:
     row: int
     first: int
     shown: tuple[str, ...]
+    hidden: int = 0
 
     def spot(self, at: int) -> TextSpot:
         """Where token `at` of the answer is predicted."""
-        return TextSpot(self.row, self.text, self.first + at)
+        position = self.first + at
+        return TextSpot(self.row, self.text, position, position - self.hidden)
 
     def number(self, at: int, value: Tensor, logits: Tensor, names: TokenNames) -> Number:
         """Token `at` of the answer as a number, with its rank in the logits [entries] of its position."""
@@ -47,7 +50,7 @@ class AnswerAt:
             other = self.minus[at]
             said += f" minus logit of {names.show(other, rank(logits, other))}"
             label += f" minus {readable_tokens(names.tokenizer, [other])[0]}"
-        return Number(value, f"{said} at position {position}, after '{self.shown[position]}'", label)
+        return Number(value, f"{said} at position {position - self.hidden}, after '{self.shown[position]}'", label)
 
 
 def answer_at(
@@ -61,7 +64,9 @@ def answer_at(
     own = text.text.id_list()
     read = [*own, *ids[-1:]] if prefix else own
     shown = readable_tokens(context.tokenizer, read)
-    return AnswerAt(tuple(ids), None if minus is None else tuple(minus), text, row, len(read) - len(ids) - 1, shown)
+    first = len(read) - len(ids) - 1
+    hidden = first - sum(position < first for position in shown_positions(text, context))
+    return AnswerAt(tuple(ids), None if minus is None else tuple(minus), text, row, first, shown, hidden)
 
 
 @dataclass(eq=False)

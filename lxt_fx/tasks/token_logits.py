@@ -45,7 +45,7 @@ class TokenLogits:
                 f"{context.function}: {context.model_class} has logits for each position, and no input is a "
                 "text whose positions these are; give a function of the output"
             )
-        wanted, shown = asked.at_position(context.function), _shown(text, context)
+        wanted, shown = asked.at_position(context.function), shown_positions(text, context)
         if wanted.position is not None and len(shown) < text.text.count:
             if not -len(shown) <= wanted.position < len(shown):
                 raise InputError(
@@ -64,7 +64,7 @@ class TokenLogits:
         return entry_in(asked, logits, names, f" {spot.said('after' if context.reading.predicts_next else 'for')}")
 
 
-def _shown(text: OwnText, context: Context) -> list[int]:
+def shown_positions(text: OwnText, context: Context) -> list[int]:
     """The positions of a text's tokens that a person reads: without those that stand for pictures or sounds."""
     if not text.text.ids_known or not context.hidden:
         return list(range(text.text.count))
