@@ -24,7 +24,8 @@ _VECTORS = ONE_HOT | {aten.eq.Tensor}
 def inline_no_grad(gm: GraphModule) -> int:
     """Transform: inlines each `wrap_with_set_grad_enabled` region (torch.export) and each stretch between two grad-mode
     switches (make_fx). The inputs of a region without gradient are detached, so it passes no relevance and saves nothing.
-    So is what the region looks up in a table: the model passes no gradient there either, so it is no leaf.
+    So is what the region looks up in a table and computes on with: the model passes no gradient there either. A lookup that
+    leaves the region as it is may be a leaf (a frozen table of tokens), since no gradient has to go further.
 
     A region under autocast is inlined unchanged: `write_casts` wrote what autocast does there into it.
     """
@@ -47,19 +48,20 @@ def _inline_region(gm: GraphModule, region: Node) -> None:
     assert isinstance(body, GraphModule)
     with gm.graph.inserting_before(region):
         mapped: dict[Node, Any] = {}
+        leaving: dict[Node, Node] = {}
         values = iter(inputs)
         for node in body.graph.nodes:
             if node.op == "placeholder":
                 value = next(values)
                 mapped[node] = value if enabled else _detached(gm, value)
             elif node.op == "output":
-                _replace_outputs(gm, region, torch.fx.map_arg(node.args[0], lambda n: mapped[n]))
+                _replace_outputs(gm, region, torch.fx.map_arg(node.args[0], lambda n: leaving.get(n, mapped[n])))
             else:
                 mapped[node] = gm.graph.node_copy(node, lambda n: mapped[n])
                 if node.op == "get_attr":
                     mapped[node].target = _adopt(gm, body, str(node.target))
                 elif not enabled and _looks_up(mapped[node]):
-                    mapped[node] = _detached(gm, mapped[node])
+                    leaving[node], mapped[node] = mapped[node], _detached(gm, mapped[node])
     gm.graph.erase_node(region)
 
 
@@ -112,17 +114,13 @@ def _looks_up(node: Node) -> bool:
 
 def _drop_switches(gm: GraphModule) -> int:
     switches = [n for n in gm.graph.nodes if n.op == "call_function" and n.target is _SWITCH]
-    enabled = True
     entered: dict[Node, Node] = {}
-    inside: set[Node] = set()
+    inside = _without_gradient(gm, switches)
     for node in list(gm.graph.nodes):
         if node in switches:
-            enabled = bool(node.args[0])
             entered = {}
+        if node not in inside:
             continue
-        if enabled or node.op != "call_function":
-            continue
-        inside.add(node)
         for operand in list(node.all_input_nodes):
             if operand in inside or operand.op == "get_attr" or not is_float(operand):
                 continue
@@ -133,8 +131,19 @@ def _drop_switches(gm: GraphModule) -> int:
         if _looks_up(node):
             with gm.graph.inserting_after(node):
                 detached = _detached(gm, node)
-            node.replace_all_uses_with(detached, delete_user_cb=lambda user, own=detached: user is not own)
+            node.replace_all_uses_with(detached, delete_user_cb=inside.__contains__)
             inside.add(detached)
     for node in switches:
         gm.graph.erase_node(node)
     return len(switches)
+
+
+def _without_gradient(gm: GraphModule, switches: list[Node]) -> set[Node]:
+    """The calls between a switch that turns gradients off and the next one."""
+    enabled, found = True, set[Node]()
+    for node in gm.graph.nodes:
+        if node in switches:
+            enabled = bool(node.args[0])
+        elif not enabled and node.op == "call_function":
+            found.add(node)
+    return found
