@@ -354,3 +354,21 @@ def test_a_model_that_reads_all_its_inputs_without_gradient_is_refused_with_that
 
     with pytest.raises(lxt_fx.InputError, match=r"own code stops gradients on the way \(torch.no_grad or detach\)"):
         lxt_fx.transform(Frozen(), (torch.randn(2, 3),))
+
+
+def test_one_hot_vectors_beside_features_are_no_lookup() -> None:
+    """The product of both with a table was taken for what the tokens look up, so the features had no relevance."""
+
+    class Prompted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.table, self.last = nn.Linear(6, 4), nn.Linear(4, 2)
+
+        def forward(self, features: Tensor, prompt_ids: Tensor) -> Tensor:
+            vectors = F.one_hot(prompt_ids, 3).to(features)[:, None].expand(-1, features.shape[1], -1)
+            out: Tensor = self.last(torch.tanh(self.table(torch.cat([features, vectors], -1))))
+            return out
+
+    explained = lxt_fx.transform(Prompted().eval(), (torch.randn(2, 5, 3), torch.tensor([0, 2])))
+    assert explained.record.leaves == ("features",)

@@ -161,7 +161,8 @@ def _tokens(gm: GraphModule, given: Mapping[Node, frozenset[Node]]) -> _Reads:
             continue
         if node.target is aten.sym_size.int:
             continue
-        vectors = any(operand in one_hot for operand in read) and (node.target in MOVES)
+        beside = [operand for operand in node.all_input_nodes if operand not in one_hot and is_float(operand)]
+        vectors = node.target in MOVES and any(operand in one_hot for operand in read) and not beside
         if vectors or node.target in ONE_HOT or _compares_with_all(node, held):
             one_hot.add(node)
         elif not _is_whole(value(node)):
