@@ -27,6 +27,7 @@ from transformers import (
 
 import lxt_fx
 from lxt_fx.ops import contributions, fused, library
+from lxt_fx.ops.dtype_limits import limit_of
 from lxt_fx.passes.capture import capture as capturing
 
 IDS = torch.tensor([[5, 9, 17, 23, 11, 7], [3, 4, 8, 60, 1, 2]])
@@ -475,3 +476,10 @@ def test_a_narrow_value_is_written_into_a_wide_one(write: str) -> None:
     assert torch.equal(found[0], expected[0]) and off(found[1], expected[1]) < 1e-6
     with lxt_fx.watch(module, "b"):
         assert torch.equal(under(torch.bfloat16, lambda: module(x.clone().requires_grad_())), expected[0])
+
+
+def test_a_limit_of_a_narrower_dtype_stays() -> None:
+    """SEW-D fills a float64 score with the lowest number of float32, as a tensor."""
+    lowest = torch.tensor(torch.finfo(torch.float32).min)
+    assert limit_of(lowest, torch.ones(2, dtype=torch.float64)) is lowest
+    assert limit_of(lowest, torch.ones(2, dtype=torch.bfloat16)) == torch.finfo(torch.bfloat16).min

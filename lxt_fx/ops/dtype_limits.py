@@ -17,11 +17,12 @@ def is_limit(number: Any) -> bool:
 
 def limit_of(number: Any, like: Tensor) -> Any:
     """The lowest or highest number of a wider dtype as that of `like`, which autocast may have made narrower: the model
-    reads `torch.finfo(like.dtype)` there. `number` may be a 0-dim tensor, in which other numbers stay."""
+    reads `torch.finfo(like.dtype)` there. `number` may be a 0-dim tensor, in which other numbers stay; so does one of a
+    narrower dtype."""
     found = torch.finfo(like.dtype)
     if not isinstance(number, Tensor):
         return min(max(number, found.min), found.max)
-    if number.dtype is like.dtype:
-        return number
     own = torch.finfo(number.dtype)
+    if own.max <= found.max:
+        return number
     return torch.where(number == own.min, found.min, torch.where(number == own.max, found.max, number))
