@@ -250,7 +250,8 @@ def _gradient_difference(model: Any, explained: lxt_fx.Explained, inputs: dict[s
     others = [x for name, x in inputs.items() if name not in read and isinstance(x, Tensor) and not _is_float(x)]
     tables = Tables([table for front in fronts for _, table in _named_tables(front)], others)
     value = _projected(model, inputs | own, tables)
-    if fronts and not tables.leaves:  # a table is computed from a parameter (I-BERT rounds it): all that reads this counts
+    reached = any(bool(arrived[front.leaf].any()) for front in fronts)
+    if reached and not tables.leaves:  # a table is computed from a parameter (I-BERT rounds it): all that reads this counts
         tables.leaves = {id(table): table.requires_grad_() for table in tables.given}
         value = _projected(model, inputs | own, tables)
     expected = _gradients(value, [*own.values(), *tables.leaves.values()])
@@ -258,7 +259,7 @@ def _gradient_difference(model: Any, explained: lxt_fx.Explained, inputs: dict[s
     differences = [0.0]
     if own:
         differences.append(_largest(by_floats, [own[name].detach() * arrived[name] for name in own]))
-    if fronts:
+    if tables.leaves:  # else no token is looked up by its own id (all stand for a sound), and no gradient arrives
         differences.append(_largest(expected[len(own) :], _table_gradients(tables, fronts, inputs, arrived)))
     return max(differences)
 
