@@ -188,7 +188,7 @@ def _relevance(
         return
     largest = max(float(relevance.abs().max()) for relevance in found.values())
     for ids, relevance in found.items():
-        at_padding = float(relevance[~batch.real[ids]].abs().sum())
+        at_padding = float(relevance[~_real(batch, ids, relevance)].abs().sum())
         if at_padding > 0 and _own_gradient_reaches(model, batch, ids, settings):
             result.notes.append(f"{batch.name}: the model's own gradient reaches the padding of {ids}")
             continue
@@ -201,16 +201,24 @@ def _relevance(
     elif _forward(explained, one, answer, result) <= FORWARD:
         alone, _ = _by_token(explained, one, [last_of(seed, batch) for seed in seeds])
         for ids, relevance in alone.items():
-            in_batch = found[ids][-1][batch.real[ids][-1]]
+            in_batch = found[ids][-1][_real(batch, ids, found[ids])[-1]]
+            own = relevance[0][_real(one, ids, relevance)[0]]
             scale = max(float(in_batch.abs().max()), 1e-30)
-            result.alone = _worse(result.alone, float((relevance[0] - in_batch).abs().max()) / scale)
+            result.alone = _worse(result.alone, float((own - in_batch).abs().max()) / scale)
 
 
 def _own_gradient_reaches(model: Any, batch: Batch, ids: str, settings: Inputs) -> bool:
     """Whether the model's own gradient at the padding is not 0, although its answer ignores it: a straight-through rounding
     passes the gradient of masked weights on (I-BERT)."""
     plain = lxt_fx.transform(model, **settings, rules="gradient", dynamic="recapture")
-    return bool(_by_token(plain, batch)[0][ids][~batch.real[ids]].any())
+    relevance = _by_token(plain, batch)[0][ids]
+    return bool(relevance[~_real(batch, ids, relevance)].any())
+
+
+def _real(batch: Batch, ids: str, relevance: Tensor) -> Tensor:
+    """Which of the looked up tokens are words: none of those that the model itself puts behind the text (Longformer)."""
+    real = batch.real[ids]
+    return torch.nn.functional.pad(real, (0, relevance.shape[1] - real.shape[1]))
 
 
 def _worse(before: float | None, found: float) -> float:
