@@ -101,7 +101,10 @@ def _captured(
         called_with = explained.record.called_with
         if any(name.endswith("input_ids") for name in called_with):
             result.example = "made"
-            return explained, {name: x for name, x in made_example(model).kwargs.items() if name in called_with}
+            made = made_example(model)
+            ways = (each for each in (made, *made.instead) if not isinstance(_answer(model, each.kwargs), Exception))
+            used = next(ways, made)  # the first that the model answers to, which is what it was captured on
+            return explained, {name: x for name, x in used.kwargs.items() if name in called_with}
         result.notes.append(f"the made example has {', '.join(called_with)}")
     except lxt_fx.LxtFxError as error:
         result.notes.append(f"no made example: {_said(error)}")
