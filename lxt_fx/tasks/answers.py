@@ -16,21 +16,20 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
+from lxt_fx.inputs.given import Place, part_of
 from lxt_fx.results.account import Account
-from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
+from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import TextReading
 from lxt_fx.tasks.accounts import account_by
 from lxt_fx.tasks.answer_numbers import AnswerAt, AnswerNumbers
 from lxt_fx.tasks.answered_prompts import FUNCTION, AnsweredPrompts, answered_prompts
-from lxt_fx.tasks.explain import transformers_version
 from lxt_fx.tasks.explained_call import called_as
 from lxt_fx.tasks.followed import with_answer
+from lxt_fx.tasks.made_explanation import made_explanation
 from lxt_fx.tasks.own_text import DECODER
 from lxt_fx.tasks.reading import opened_with
-from lxt_fx.tasks.rows import of_input
-from lxt_fx.version import __version__
 
 
 def answer_relevance(
@@ -104,26 +103,16 @@ def answer_relevance(
 def _explanation(
     explained: Explained, found: Attributed, asked: AnsweredPrompts, index: int, account: Account | None
 ) -> Explanation:
-    example, at = asked.given.examples[index], asked.numbers.answers[index]
-    parts = []
-    for place in example.places:
-        name = of_input(found.relevance, place.leaf)
-        if name is not None:
-            part = replace(place.part(found.relevance[name][: len(at.ids), place.within]), units=None)
-            parts.append(_with_last(part, at) if place.leaf.startswith(DECODER) else part)
-    if not parts:
-        raise InputError(
-            f"{FUNCTION}: no relevance reaches {', '.join(place.name for place in example.places)}; "
-            f"{explained.record.model_class} carries it from {', '.join(found.relevance)}"
-        )
-    numbers = tuple(
-        ExplainedNumber(each.said, float(each.value.detach()), each.label) for each in asked.numbers.numbers[index]
-    )
-    record, context = explained.record, asked.numbers.context
-    checkpoint = str(getattr(context.config, "name_or_path", "") or "")
-    versions = {"lxt_fx": __version__, "torch": torch.__version__, **transformers_version()}
-    origin = Origin(record.table_name, record.model_class, checkpoint, versions, found.seconds)
-    return Explanation(tuple(parts), numbers, origin, account)
+    at = asked.numbers.answers[index]
+
+    def part(place: Place, relevance: Tensor) -> Part:
+        own = replace(part_of(place, relevance[: len(at.ids)]), units=None)
+        return _with_last(own, at) if place.leaf.startswith(DECODER) else own
+
+    return made_explanation(
+        explained.record, asked.numbers.context, asked.given.examples[index], asked.numbers.numbers[index],
+        found.relevance, part, found.seconds, account,
+    )  # fmt: skip
 
 
 def _with_last(part: Part, at: AnswerAt) -> Part:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.attributed import Attributed, attributed, call_at_all_leaves, leaf_inputs
@@ -15,18 +14,16 @@ from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.options import Rules
-from lxt_fx.inputs.given import Example, Given
-from lxt_fx.results.account import Account
-from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
+from lxt_fx.inputs.given import Given, Place, part_of
+from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
 from lxt_fx.results.part import Part
 from lxt_fx.tasks.accounts import account_of
 from lxt_fx.tasks.asked import asked_of
 from lxt_fx.tasks.explained_call import ExplainedCall, explained_call
 from lxt_fx.tasks.forced import ForcedNumbers
+from lxt_fx.tasks.made_explanation import made_explanation
 from lxt_fx.tasks.reading import opened_with, read, read_picture
-from lxt_fx.tasks.rows import of_input
-from lxt_fx.version import __version__
 
 FUNCTION = "explain"
 
@@ -128,10 +125,16 @@ def explanations_of(
     found = attributed(leaves, call.numbers, function, chunk=chunk)
     relevance = _by_example(found, call, len(asked[0]))
     made_of = {leaf: name for leaf, (name, _) in leaf_inputs(leaves).items()}
+    part = part_of if several else _only_part
     explanations = []
     for index, example in enumerate(call.given.examples):
         own = account_of(call, made_of, index, 0) if account else None
-        explanations.append(_explanation(call, found, relevance, index, example, several, own))
+        numbers = call.numbers.numbers[index]
+        explanations.append(
+            made_explanation(
+                call.explained.record, call.context, example, numbers, relevance[index], part, found.seconds, own
+            )
+        )
     return Explanations(explanations) if call.given.batched else explanations[0]
 
 
@@ -146,50 +149,8 @@ def _by_example(found: Attributed, call: ExplainedCall, targets: int) -> list[Ma
     return [{name: each[:, index] for name, each in by_example.items()} for index in range(count)]
 
 
-def _explanation(
-    call: ExplainedCall,
-    found: Attributed,
-    relevance: Sequence[Mapping[str, Tensor]],
-    index: int,
-    example: Example,
-    several: bool,
-    account: Account | None,
-) -> Explanation:
-    own, numbers = relevance[index], call.numbers.numbers[index]
-    parts = []
-    for place in example.places:
-        name = of_input(own, place.leaf)
-        if name is not None:
-            part = place.part(own[name][:, place.within])
-            parts.append(part if several else _of_the_first(part))
-    if not parts:
-        asked = ", ".join(place.name for place in example.places)
-        raise InputError(
-            f"{call.context.function}: no relevance reaches {asked or 'the inputs'}; "
-            f"{call.explained.record.model_class} carries it from {', '.join(own)}"
-        )
-    explained = tuple(ExplainedNumber(each.said, float(each.value.detach()), each.label) for each in numbers)
-    return Explanation(tuple(parts), explained, _origin(call, found.seconds), account)
-
-
-def _of_the_first(part: Part) -> Part:
+def _only_part(place: Place, relevance: Tensor) -> Part:
     """The part without the axis of targets, of which there is one."""
+    part = part_of(place, relevance)
     units = None if part.units is None else part.units[0]
     return replace(part, axes=part.axes[1:], values=part.values[0], units=units)
-
-
-def _origin(call: ExplainedCall, seconds: float) -> Origin:
-    record = call.explained.record
-    checkpoint = str(getattr(call.context.config, "name_or_path", "") or "")
-    versions = {"lxt_fx": __version__, "torch": torch.__version__, **transformers_version()}
-    return Origin(record.table_name, record.model_class, checkpoint, versions, seconds)
-
-
-def transformers_version() -> dict[str, str]:
-    """The version of transformers, if it is loaded."""
-    import sys
-
-    loaded = sys.modules.get("transformers")
-    return {} if loaded is None else {"transformers": str(getattr(loaded, "__version__", ""))}
-
-

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lxt_fx.attribution.many_entries import Entries
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.target_entry import logits_of, position_of
 from lxt_fx.attribution.target_names import TokenNames
@@ -21,6 +20,7 @@ from lxt_fx.tasks.followed import followed
 from lxt_fx.tasks.own_text import OwnText, own_text, prefix_of
 from lxt_fx.tasks.rows import of_input, row_of
 from lxt_fx.tasks.task import Context, Number
+from lxt_fx.tasks.task_numbers import OfWholeOutput
 from lxt_fx.tasks.token_logits import place_of
 
 AHEAD = 1e-6
@@ -165,26 +165,13 @@ def by_token(output: Any, answer: Answered, index: int, example: Example, contex
 
 
 @dataclass(eq=False)
-class ForcedNumbers:
+class ForcedNumbers(OfWholeOutput):
     """The log-probability of each example's name, and behind it that of its first token alone, whose relevance shows
     whether the model looks ahead. `numbers` [examples][1] are what was found, once the forward has run."""
 
     answer: Answered
     context: Context
     numbers: list[list[Number]] = field(default_factory=list)
-
-    @property
-    def entries_only(self) -> bool:
-        """False."""
-        return False
-
-    def places(self, count: int, batch: int) -> Tensor:
-        """Not asked for."""
-        raise NotImplementedError
-
-    def entries(self, logits: Tensor) -> Entries:
-        """Not asked for."""
-        raise NotImplementedError
 
     def totals(self, output: Any) -> tuple[Tensor, Tensor]:
         """[2] and [2, batch]: the whole name, its first token."""

@@ -18,18 +18,9 @@ from lxt_fx.tasks.asked import Asked
 from lxt_fx.tasks.task import Context, Number, Task
 
 
-@dataclass(eq=False)
-class TaskNumbers:
-    """What is asked of each example, [examples][targets], in any output. With `apart` the numbers of all examples are
-    summed for one backward, because each depends on its own example only. `numbers` [examples][targets] are what was found,
-    once the forward has run."""
-
-    task: Task | None
-    asked: Sequence[Sequence[Asked | TargetFunction]]
-    examples: Sequence[Example]
-    context: Context
-    apart: bool
-    numbers: list[list[Number]] = field(default_factory=list)
+class OfWholeOutput:
+    """Numbers that the whole output is needed for: the head of the model does not run alone, so nobody asks where they
+    are."""
 
     @property
     def entries_only(self) -> bool:
@@ -43,6 +34,20 @@ class TaskNumbers:
     def entries(self, logits: Tensor) -> Entries:
         """Not asked for."""
         raise NotImplementedError
+
+
+@dataclass(eq=False)
+class TaskNumbers(OfWholeOutput):
+    """What is asked of each example, [examples][targets], in any output. With `apart` the numbers of all examples are
+    summed for one backward, because each depends on its own example only. `numbers` [examples][targets] are what was found,
+    once the forward has run."""
+
+    task: Task | None
+    asked: Sequence[Sequence[Asked | TargetFunction]]
+    examples: Sequence[Example]
+    context: Context
+    apart: bool
+    numbers: list[list[Number]] = field(default_factory=list)
 
     def totals(self, output: Any) -> tuple[Tensor, Tensor]:
         """The numbers summed over examples [targets], and by example [targets, batch]; both [targets * batch] if the
