@@ -139,7 +139,7 @@ def test_the_page_shows_every_token_and_runs_nothing(explanation: Explanation, t
 def test_the_page_says_what_was_explained_and_every_value(explanation: Explanation, tmp_path: Path) -> None:
     explanation.to_html(tmp_path / "out.html")
     page = html.unescape((tmp_path / "out.html").read_text(encoding="utf-8"))
-    assert "logit of '<b>' (rank 1) at position 9 = <output>1.25</output>" in page
+    assert "logit of '<b>' (rank 1) at position 9&nbsp;=&nbsp;<output>1.25</output>" in page
     assert "sum of relevance +0.06" in page and "rules attnlrp" in page and "LlamaForCausalLM" in page
     for position, value in enumerate(RELEVANCE.tolist()):
         assert f'data-tip="{number(value)} · position {position}"' in page
@@ -150,6 +150,17 @@ def test_the_page_says_what_was_explained_and_every_value(explanation: Explanati
 def test_the_notebook_view_is_a_fragment(explanation: Explanation, image: Explanation) -> None:
     for shown in (explanation._repr_html_(), image._repr_html_()):
         assert "<html" not in shown and "<body" not in shown and '<div class="lxt-fx">' in shown
+
+
+def test_every_rule_of_the_style_is_read(explanation: Explanation, tmp_path: Path) -> None:
+    """A browser drops a rule that it cannot parse, without a word."""
+    explanation.to_html(tmp_path / "out.html")
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert len(styles) == 2 == page.count("<style>") and styles[1] in explanation._repr_html_()
+    rules = [part.split("{")[-2].strip() for style in styles for part in style.split("}") if "{" in part]
+    assert ".lxt-fx" in rules and len(rules) > 40
+    assert all(one.strip().startswith((".lxt-fx", "body")) for rule in rules for one in rule.split(","))
 
 
 def test_a_terminal_is_coloured_and_a_pipe_is_plain(explanation: Explanation) -> None:
