@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import types
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
+from rich.text import Text
 from shared_captures import explained as shared
 from shared_captures import one_worker
 from torch import Tensor
@@ -30,6 +34,7 @@ from lxt_fx.results.readings import ImageReading, NumbersReading, Reading, Sound
 from lxt_fx.views.colour import LIGHT
 from lxt_fx.views.sheet import Track
 from lxt_fx.views.terminal import plain
+from lxt_fx.views.view import TIE
 
 ORIGIN = Origin("attnlrp", "LlamaForCausalLM", "llama", {"torch": "2.13.0"}, 0.25)
 ACCOUNT = Account(13.2, {"text": 9.1, "image": 1.0}, {"bias": 2.1, "softmax offset": 1.2, "epsilon": -0.2}, 1e-9)
@@ -501,7 +506,7 @@ def test_every_kind_has_every_view(kind: str, tmp_path: Path) -> None:
     e.to_html(tmp_path / "e.html")
     e.to_png(tmp_path / "e.png")
     e.to_pdf(tmp_path / "e.pdf")
-    page, shown = (tmp_path / "e.html").read_text(encoding="utf-8"), plain(e, width=80)
+    page, shown = (tmp_path / "e.html").read_text(encoding="utf-8").replace(TIE, " "), plain(e, width=80)
     assert (tmp_path / "e.png").read_bytes()[:4] == b"\x89PNG" and (tmp_path / "e.pdf").read_bytes()[:4] == b"%PDF"
     assert "<html" not in e._repr_html_() and "<script" not in page and max(map(len, shown.splitlines())) <= 80
     for found in (page, shown):
@@ -520,6 +525,35 @@ def test_parts_share_one_scale_and_pictures_are_in_patches() -> None:
     assert pictures.relevance.shape == (2, 3)
     assert words.cells[1].share == pytest.approx(float(text().values[1]) / 80.0)
     assert sheet.top[0] == (80.0, "age", "numbers")
+
+
+def coloured(e: object, width: int) -> str:
+    """What a terminal with colours shows, without the colours."""
+    console = Console(width=width, file=StringIO(), force_terminal=True, color_system="truecolor", highlight=False)
+    console.print(e)
+    return Text.from_ansi(console.file.getvalue()).plain  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", (40, 60, 80, 120))
+def test_a_number_of_a_matrix_is_one_line_and_its_colours_another_where_the_first_is_full(width: int) -> None:
+    e = several(text(tuple(f" token{i}" for i in range(36))))
+    shown, piped = coloured(e, width), plain(e, width)
+    assert all(len(line) <= width for line in f"{shown}\n{piped}".splitlines())
+    (said,) = [line for line in piped.splitlines() if line.startswith(" n0")]
+    assert re.search(r"token\d+ [+−]1\.00 \(\d+\)", said), "the strongest token of each number, whole"
+    lines = shown.splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith(" explained"))
+    header, first, after = lines[at : at + 3]
+    assert ("tokens 0 to 35" in header) == (width > 40) and "tokens 0 to 35" not in piped
+    below = not after.split()
+    assert below == (width in (60, 80)) and first.startswith(" n0")
+
+
+def test_a_number_stays_with_its_sign_of_percent_and_a_value_with_its_name() -> None:
+    e = replace(KINDS["text"](), account=ACCOUNT)
+    for width in range(30, 90):
+        lines = plain(e, width).splitlines()
+        assert not any(line.lstrip().startswith(("%", "=")) or line.endswith("=") for line in lines)
 
 
 def test_a_matrix_gives_each_number_its_own_scale() -> None:

@@ -15,8 +15,9 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
-from matplotlib.text import Text
+from matplotlib.text import Text as DrawnText
 from rich.console import Console
+from rich.text import Text
 
 import lxt_fx
 from lxt_fx.base.errors import InputError
@@ -139,7 +140,7 @@ def test_the_page_shows_every_token_and_runs_nothing(explanation: Explanation, t
 def test_the_page_says_what_was_explained_and_every_value(explanation: Explanation, tmp_path: Path) -> None:
     explanation.to_html(tmp_path / "out.html")
     page = html.unescape((tmp_path / "out.html").read_text(encoding="utf-8"))
-    assert "logit of '<b>' (rank 1) at position 9&nbsp;=&nbsp;<output>1.25</output>" in page
+    assert "logit of '<b>' (rank 1) at position 9\u00a0=\u00a0<output>1.25</output>" in page
     assert "sum of relevance +0.06" in page and "rules attnlrp" in page and "LlamaForCausalLM" in page
     for position, value in enumerate(RELEVANCE.tolist()):
         assert f'data-tip="{number(value)} · position {position}"' in page
@@ -220,7 +221,7 @@ def test_a_character_without_a_font_is_written_as_its_code_point() -> None:
 @pytest.mark.parametrize("width", [2.0, 3.25, 6.5])
 def test_the_footnote_stands_beside_the_colour_bar_or_below_it(explanation: Explanation, width: float) -> None:
     figure = sheet_figure(explanation.sheet(), width)
-    drawn = [text for text in figure.get_children() if isinstance(text, Text) and text.get_text()]
+    drawn = [text for text in figure.get_children() if isinstance(text, DrawnText) and text.get_text()]
     renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [text.get_window_extent(renderer) for text in drawn]
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 for box in boxes)
@@ -289,7 +290,13 @@ def test_a_patch_of_no_pixels_is_refused(image: Explanation, tmp_path: Path) -> 
         image.to_png(tmp_path / "out.png", patch=0)
 
 
-def test_the_terminal_shows_an_image_in_half_blocks(image: Explanation) -> None:
-    plain = str(image).splitlines()
-    assert plain[0] == "logit of class 3 (rank 1) = 1.25"
-    assert plain[2:7] == ["▀" * 13] * 5
+def test_the_terminal_shows_an_image_in_half_blocks_and_a_pipe_in_digits(image: Explanation) -> None:
+    terminal = Console(file=StringIO(), force_terminal=True, color_system="truecolor", width=80)
+    terminal.print(image)
+    coloured = Text.from_ansi(terminal.file.getvalue()).plain.splitlines()  # type: ignore[attr-defined]
+    assert coloured[0] == "logit of class 3 (rank 1) = 1.25" and coloured[2:7] == ["▀" * 13] * 5
+    shown = str(image).splitlines()
+    squares = [[int(digit.replace("·", "0").replace("−", "-")) for digit in line.split()] for line in shown[2:11]]
+    strongest = float(image.relevance.abs().max())
+    torch.testing.assert_close(torch.tensor(squares), (image.relevance / strongest * 9).round().long())
+    assert shown[11] == f"9 stands for {strongest:.3g}" and "▀" not in str(image)

@@ -17,7 +17,7 @@ from lxt_fx.results.place import PlaceRelevance, place_relevance
 from lxt_fx.results.readings import ImageReading, SoundReading, TextReading
 from lxt_fx.views.panels import pictures
 from lxt_fx.views.sheet import Bars, Matrix, Pictures, Section, Sheet, Tokens, Track, strongest_names
-from lxt_fx.views.view import Facts, cells, number
+from lxt_fx.views.view import TIE, Facts, cells, number
 
 IMAGE = "image"
 TOP, NUMBERS = 8, 40
@@ -46,7 +46,8 @@ def _notes(account: Account | None) -> tuple[str, ...]:
     if account is None:
         return ()
     meanings = account.meanings()
-    return (f"Accounts: {account}.", *([f"{meanings[0].upper()}{meanings[1:]}."] if meanings else []))
+    said = f"Accounts: {account}.".replace(" %", f"{TIE}%")
+    return (said, *([f"{meanings[0].upper()}{meanings[1:]}."] if meanings else []))
 
 
 def in_patches(parts: Sequence[Part], patch: int | None = None) -> tuple[Part, ...]:

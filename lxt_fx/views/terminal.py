@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import StringIO
 from itertools import zip_longest
 
-from rich.console import Console, ConsoleRenderable, Group, RenderableType, RichCast
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderableType, RenderResult, RichCast
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 from lxt_fx.views.colour import LIGHT, ink
-from lxt_fx.views.matrix import matrix_table
+from lxt_fx.views.matrix import MatrixTable
 from lxt_fx.views.sheet import Bars, Heading, Matrix, Pictures, Section, Sheet, Tokens, Track, binned, seconds_of
-from lxt_fx.views.view import Cell, Facts, number, shares, summed
+from lxt_fx.views.view import TIE, Cell, Facts, number, shares, summed
 
 BAR, IMAGE, SMALL, TRACK, PAGE = 32, 48, 24, 72, 124
 """Widths in characters; a picture of few squares is made about `SMALL` wide."""
@@ -45,29 +47,41 @@ def plain(view: RenderableType, width: int = PAGE) -> str:
 
 def sheet_view(sheet: Sheet) -> RenderableType:
     """The explained number, the sections, the colour bar, the strongest places, the accounts."""
-    found: list[RenderableType] = [Text(sheet.facts.heading(), style="bold"), ""]
+    found: list[RenderableType] = [_Wrapped(sheet.facts.heading(), "bold"), ""]
     for section in sheet.sections:
         title = section.text if isinstance(section, Heading) else section.title
-        found += [Text(title, style="bold" if isinstance(section, Heading) else "dim")] if title else []
+        found += [_Wrapped(title, "bold" if isinstance(section, Heading) else "dim")] if title else []
         found += [*_section(section), ""]
-    found.append(_legend(sheet.facts))
+    found.append(_Legend(sheet.facts))
     if sheet.top:
         found += ["", _strongest(sheet)]
     for note in sheet.notes:
-        found += ["", Text(note)]
+        found += ["", _Wrapped(note)]
     return Group(*found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wrapped:
+    """A sentence in lines that do not break where words are tied to one another."""
+
+    text: str
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = textwrap.wrap(self.text, options.max_width, break_on_hyphens=False)
+        yield Text("\n".join(lines).replace(TIE, " "), style=self.style)
 
 
 def _section(section: Section) -> list[RenderableType]:
     if isinstance(section, Tokens):
         return [_text(section.cells)]
     if isinstance(section, Pictures):
-        return [_picture(section.relevance, section.largest)]
+        return [_Picture(section.relevance, section.largest)]
     if isinstance(section, Track):
         return [_track(section)]
     if isinstance(section, Bars):
         return [_bars(section)]
-    return [matrix_table(section)] if isinstance(section, Matrix) else []
+    return [MatrixTable(section)] if isinstance(section, Matrix) else []
 
 
 def _text(cells: Sequence[Cell]) -> Text:
@@ -79,14 +93,27 @@ def _text(cells: Sequence[Cell]) -> Text:
     return text
 
 
-def _picture(relevance: Tensor, largest: float) -> Text:
-    """A character shows two squares, one above the other; a square sums as many places as needed for the picture to fit the
-    terminal, and then the strongest square has the strongest colour."""
-    side = math.ceil(relevance.shape[1] / IMAGE)
-    squares = summed(relevance, side, side)
-    wide = max(1, SMALL // squares.shape[1])
-    share = shares(squares.float(), largest if side == 1 else None).repeat_interleave(wide, 0).repeat_interleave(wide, 1)
-    colours = LIGHT.image(share).tolist()
+@dataclass(frozen=True, slots=True, eq=False)
+class _Picture:
+    """The squares of a picture, `relevance` [rows, columns]. One that is too wide for the terminal is shown by the sums of
+    so many squares that it fits, and then the strongest sum has the strongest colour. Without colours each is a number."""
+
+    relevance: Tensor
+    largest: float
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        coloured = console.color_system is not None
+        most = max(1, min(options.max_width, IMAGE) if coloured else min(options.max_width // 3, SMALL))
+        side = math.ceil(self.relevance.shape[1] / most)
+        squares = summed(self.relevance, side, side).double()
+        largest = self.largest if side == 1 else float(squares.abs().max())
+        yield _half_blocks(shares(squares, largest)) if coloured else _digits(squares, largest)
+
+
+def _half_blocks(share: Tensor) -> Text:
+    """Two squares in each character, one above the other."""
+    wide = max(1, SMALL // share.shape[1])
+    colours = LIGHT.image(share.float().repeat_interleave(wide, 0).repeat_interleave(wide, 1)).tolist()
     lines = []
     for upper, lower in zip_longest(colours[::2], colours[1::2]):
         line = Text()
@@ -95,6 +122,15 @@ def _picture(relevance: Tensor, largest: float) -> Text:
             line.append("▀", style=f"rgb({_rgb(above)}){below}")
         lines.append(line)
     return Text("\n").join(lines)
+
+
+def _digits(squares: Tensor, largest: float) -> Text:
+    """Each square as a digit with its sign, the largest as 9."""
+    lines = [
+        "".join(f"{f'{digit:+d}' if digit else '·':>3}" for digit in row).replace("-", "−")
+        for row in (shares(squares, largest) * 9).round().int().tolist()
+    ]
+    return Text("\n".join([*lines, f"9 stands for {number(largest).lstrip('+')}"]))
 
 
 def _track(track: Track) -> Text:
@@ -147,9 +183,17 @@ def _style(share: float) -> str:
     return f"{ink(background)} on {background}"
 
 
-def _legend(facts: Facts) -> Text:
-    left, _, right = facts.ticks()
-    legend = Text(f"{left} ")
-    for colour in LIGHT.gradient(BAR):
-        legend.append(" ", style=f"on {colour}")
-    return legend.append(f" {right}\n").append(facts.footnote(), style="dim")
+@dataclass(frozen=True, slots=True)
+class _Legend:
+    """The colour bar, if there are colours, and the footnote."""
+
+    facts: Facts
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        left, _, right = self.facts.ticks()
+        if console.color_system is not None:
+            legend = Text(f"{left} ")
+            for colour in LIGHT.gradient(BAR):
+                legend.append(" ", style=f"on {colour}")
+            yield legend.append(f" {right}")
+        yield Text(self.facts.footnote(), style="dim")

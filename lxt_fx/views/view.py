@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+TIE = "\u00a0"
+"""A space at which no line breaks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -31,7 +34,7 @@ class Facts:
 
     def heading(self) -> str:
         """The explained number with its value."""
-        return self.explained if self.value is None else f"{self.explained} = {self.written_value()}"
+        return self.explained if self.value is None else f"{self.explained}{TIE}={TIE}{self.written_value()}"
 
     def ticks(self) -> tuple[str, str, str]:
         """The labels of the colour bar: left end, middle, right end."""
