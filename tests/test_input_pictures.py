@@ -20,6 +20,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Given, part_of
 from lxt_fx.inputs.places import PatchGrid
 from lxt_fx.inputs.read import read_inputs
+from lxt_fx.inputs.resampling import resampled
 from lxt_fx.results.readings import ImageReading, SoundReading
 
 Image = pytest.importorskip("PIL.Image")
@@ -422,12 +423,32 @@ def test_a_sound_is_read_with_its_axis_of_time(whisper: Any, tmp_path: Path) -> 
     torch.testing.assert_close(part_of(sound, relevance).values, relevance[:, 0].sum(1))
     given = read(model, processor, [WAVE, WAVE[:4000]], answer=["the dog is", "a cat"])
     assert given.batched and given.inputs["decoder_input_ids"].tolist() == [[2, 9, 10], [2, 4, 0]]
-    with pytest.raises(InputError, match="8000 samples a second, but .* was made for 16000"):
-        read(model, processor, WAVE, sampling_rate=8000)
+    with pytest.raises(InputError, match="0 samples a second; give how many"):
+        read(model, processor, WAVE, sampling_rate=0)
     with pytest.raises(InputError, match="no feature extractor was given"):
         read(model, None, WAVE)
     with pytest.raises(InputError, match="there is no file"):
         read(model, processor, "other.wav")
+
+
+def tone(pitch: float, rate: int, seconds: float = 0.5) -> Any:
+    return np.sin(2 * np.pi * pitch * np.arange(round(rate * seconds)) / rate).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", (8000, 22050, 44100, 48000, 15999))
+def test_a_sound_of_another_rate_is_resampled(whisper: Any, rate: int) -> None:
+    given = read(*whisper, {"array": tone(440, rate), "sampling_rate": rate})
+    heard = given.examples[0].places[0].reading.waveform
+    expected = torch.tensor(tone(440, 16000, len(heard) / 16000))
+    assert abs(len(heard) - 8000) <= 1
+    torch.testing.assert_close(heard[200:-200], expected[200:-200], rtol=0, atol=1e-3)  # its ends are cut off, and so ring
+    same = whisper[1].feature_extractor(heard.numpy(), sampling_rate=16000, return_tensors="pt").input_features
+    assert torch.equal(given.inputs["input_features"], same)
+
+
+def test_what_the_new_rate_cannot_hold_is_cut_and_not_folded_down() -> None:
+    assert resampled(torch.tensor(tone(10_000, 48000)), 48000, 16000)[200:-200].abs().max() < 1e-3
+    assert resampled(torch.tensor(tone(6000, 48000)), 48000, 16000)[200:-200].abs().max() > 0.99
 
 
 def test_bands_may_come_last_and_sounds_of_one_length_need_no_mask() -> None:

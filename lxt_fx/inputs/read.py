@@ -187,10 +187,10 @@ def _of_sounds(facts: Facts, tools: Tools, what: Sequence[tuple[Any, int | None]
         raise InputError(
             f"{facts.function}: {facts.model_class} takes no sounds, it takes {', '.join(facts.names)}; give one of these"
         )
-    read = [read_sound(facts, sound, rate) for sound, rate in what]
-    made = {key: value for key, value in extracted(facts, tools, read).items() if facts.takes(key)}
+    waves = [read_sound(facts, tools, sound, rate) for sound, rate in what]
+    made = {key: value for key, value in extracted(facts, tools, waves).items() if facts.takes(key)}
     called = {key: facts.on_device(value) for key, value in made.items()}
-    places: list[list[Any]] = [[place] for place in sound_places(facts, tools, called, name, [wave for wave, _ in read])]
+    places: list[list[Any]] = [[place] for place in sound_places(facts, tools, called, name, waves)]
     decoder = decoder_rows(facts, tools.tokenizer, answer, len(places)) if facts.decodes else None
     called, answers = with_decoder(facts, tools, called, places, decoder)
     return Given(called, tuple(Example(tuple(p), a) for p, a in zip(places, answers, strict=True)), batched)

@@ -15,6 +15,7 @@ from torch import Tensor
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.facts import Facts
 from lxt_fx.inputs.places import SoundPlace
+from lxt_fx.inputs.resampling import resampled
 from lxt_fx.inputs.tools import Tools
 from lxt_fx.results.readings import SoundReading
 
@@ -24,13 +25,20 @@ USUAL_STEP = 0.01
 """Samples a second, and seconds between two frames, of an extractor that does not name its own."""
 
 
-def read_sound(facts: Facts, what: Any, rate: int | None) -> tuple[Any, int | None]:
-    """A sound as its samples [samples], and how many there are a second if that is known.
+def read_sound(facts: Facts, tools: Tools, what: Any, rate: int | None) -> Any:
+    """A sound as samples [samples] of the model's own rate. One of another rate is resampled; a waveform whose rate is not
+    given counts as one of the model's.
 
-    Raises InputError for a file that cannot be read, and for what is no waveform.
+    Raises InputError for a file that cannot be read, for what is no waveform, and for a rate below 1.
     """
-    if isinstance(what, (str, Path)):
-        return _file(facts, Path(what))
+    samples, found = _file(facts, Path(what)) if isinstance(what, (str, Path)) else (_samples(facts, what), rate)
+    if found is not None and found < 1:
+        raise InputError(f"{facts.function}: the sound has {found} samples a second; give how many it has, as 16000")
+    own = rate_of(tools)
+    return samples if found in (None, own) else resampled(torch.as_tensor(samples), found, own).numpy()
+
+
+def _samples(facts: Facts, what: Any) -> Any:
     tensor = torch.as_tensor(np.asarray(what) if isinstance(what, (list, tuple)) else what)
     if tensor.dim() == 2 and 1 in tensor.shape:
         tensor = tensor.flatten()
@@ -43,7 +51,7 @@ def read_sound(facts: Facts, what: Any, rate: int | None) -> tuple[Any, int | No
         tensor = tensor.double() / max(info.max, 1)
     if not bool(torch.isfinite(tensor).all()):
         raise InputError(f"{facts.function}: the sound has samples that are NaN or infinite; look at what made it")
-    return tensor.detach().cpu().float().numpy(), rate
+    return tensor.detach().cpu().float().numpy()
 
 
 def _file(facts: Facts, path: Path) -> tuple[Any, int]:
@@ -77,11 +85,11 @@ def _wave_file(facts: Facts, path: Path) -> tuple[Any, int]:
     return samples.astype(np.float32), rate
 
 
-def extracted(facts: Facts, tools: Tools, sounds: Sequence[tuple[Any, int | None]]) -> dict[str, Any]:
-    """The sounds as the feature extractor makes them. A sound without a rate counts as one of the extractor's.
+def extracted(facts: Facts, tools: Tools, waves: Sequence[Any]) -> dict[str, Any]:
+    """What the feature extractor makes of sounds of its rate.
 
-    Raises InputError without an extractor, for another rate than its own, and where the sounds must be padded and the model
-    does not say which samples are padding.
+    Raises InputError without an extractor, and where the sounds must be padded and the model does not say which samples are
+    padding.
     """
     extractor = tools.feature_extractor
     if extractor is None:
@@ -90,13 +98,6 @@ def extracted(facts: Facts, tools: Tools, sounds: Sequence[tuple[Any, int | None
             "AutoProcessor or AutoFeatureExtractor.from_pretrained(...) as the second argument"
         )
     own = rate_of(tools)
-    for _, rate in sounds:
-        if rate is not None and rate != own:
-            raise InputError(
-                f"{facts.function}: the sound has {rate} samples a second, but {facts.model_class} was made for {own}; "
-                f"resample it (for example scipy.signal.resample_poly(sound, {own}, {rate}))"
-            )
-    waves = [samples for samples, _ in sounds]
     settings: dict[str, Any] = {}
     if len({len(samples) for samples in waves}) > 1 and facts.sound == "input_values":
         settings["padding"] = True
