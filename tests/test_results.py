@@ -594,6 +594,15 @@ def test_a_sound_is_shown_without_the_silence_behind_it() -> None:
     (track,) = of(part).sheet().sections
     assert isinstance(track, Track) and track.relevance.tolist() == [1.0, -2.0, 0.5, 1.0]
     assert track.title == "0.2 s of silence behind it: +0.5"
+    beside = of(part, text(("<s>", " so"))).sheet()
+    assert beside.sections[0].title == "sound; relevance +0.5 on a scale of its own; 0.2 s of silence behind it: +0.5"
+    where = {name: where for _, name, where in beside.top}
+    assert where["0.3 s"] == "sound" and where["0.4 s"] == "sound, the silence behind it"
+    assert where[" so"] == "text, position 1"
+    two = several(part, text(("<s>", " so")))
+    two = replace(two, numbers=(ExplainedNumber("log-probability of 'so'", -1.5, "so"), two.numbers[1]))
+    title = two.sheet().sections[0].title.replace(TIE, " ")
+    assert title.startswith("sound: log-probability of 'so' = −1.5; relevance +0.5 on")
     longer = replace(wave, waveform=torch.ones(600))
     (track,) = of(replace(part, reading=longer)).sheet().sections
     assert isinstance(track, Track) and len(track.relevance) == 6 and track.title == ""
@@ -608,6 +617,8 @@ def test_an_account_says_what_took_the_rest() -> None:
     )
     assert str(Account(2.0, {"text": 2.0}, {}, 1e-9)) == "of 2, 2 (100 %) reached the text; nothing was taken on the way"
     assert str(Account(0.0, {"text": 1.0}, {"bias": -1.0}, 0.0)) == "of 0, 1 reached the text; bias took −1"
+    cancelling = Account(-1.43, {"sound": 6.15}, {"bias": -7.58}, 0.0)
+    assert str(cancelling) == "of −1.43, 6.15 reached the sound; bias took −7.58", "no −430 %"
     assert "the image" in str(ACCOUNT) and "smaller" not in str(ACCOUNT)
     one_small = str(Account(10.0, {"text": 8.99}, {"bias": 1.0, "epsilon": 0.01}, 0.0))
     assert one_small.endswith("bias took 1 (10 %) and epsilon 0.01 (0.1 %)")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-NAMED, SMALL, ROUNDING = 4, 0.01, 0.001
+NAMED, SMALL, ROUNDING, MOST = 4, 0.01, 0.001, 2.0
 """How many causes are named at most, the share of the value below which a cause is counted with the rest, and the share
-from which rounding is named; what all small causes took together is left out below it."""
+from which rounding is named; what all small causes took together is left out below it. Shares are written where none is
+above `MOST`."""
 
 MEANINGS = {
     "bias": "the biases of layers",
@@ -71,8 +72,12 @@ class Account:
         return ordered if len(rest) == 1 else [*named, (f"{len(rest)} smaller causes", sum(rest))]
 
     def _amount(self, amount: float) -> str:
-        share = f" ({_percent(amount / self.value)})" if self.value else ""
-        return f"{_written(amount)}{share}"
+        return f"{_written(amount)} ({_percent(amount / self.value)})" if self._has_shares() else _written(amount)
+
+    def _has_shares(self) -> bool:
+        """Whether shares say something: large amounts of both signs that all but cancel are no shares of the value."""
+        amounts = (*self.reached.values(), *self.took.values())
+        return self.value != 0 and max(map(abs, amounts), default=0.0) <= MOST * abs(self.value)
 
     def __repr__(self) -> str:
         reached, took = sum(self.reached.values()), sum(self.took.values())

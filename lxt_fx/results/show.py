@@ -83,7 +83,8 @@ def sections_of(part: Part, numbers: Sequence[ExplainedNumber], scale: Tensor, *
     found = []
     for at, explained in enumerate(numbers):
         one = replace(part, axes=part.axes[1:], values=part.values[at], units=None)
-        said = f"{explained.said} = {explained.value:.4g}".replace("-", "−")
+        value = f"{explained.value:.4g}".replace("-", "−")
+        said = f"{explained.said}{TIE}={TIE}{value}"
         found.append(_section(one, float(scale[at]), f"{name}: {said}" if name else said))
     return found
 
@@ -128,15 +129,20 @@ def marked(reading: TextReading) -> tuple[str, ...]:
 def _track(title: str, reading: SoundReading, values: Tensor, scale: float) -> Track:
     """The sound as long as it is: some models are given silence behind it (Whisper: up to 30 s), whose relevance stands in
     the title. A step is so short that it has little relevance beside a word, so beside a text it has a scale of its own."""
-    own, said = len(values), list[str]()
-    if reading.waveform is not None and reading.rate:
-        own = min(own, max(1, math.ceil(len(reading.waveform) / reading.rate / reading.step)))
+    own, said = int(min(len(values), _own_steps(reading))), list[str]()
     if own < len(values):
         said = [f"{(len(values) - own) * reading.step:.3g} s of silence behind it: {number(float(values[own:].sum()))}"]
     if title:
-        said.insert(0, f"{title}, {number(float(values[:own].sum()))} on a scale of its own")
+        said.insert(0, f"{title}; relevance {number(float(values[:own].sum()))} on a scale of its own")
         scale = float(values[:own].abs().max())
     return Track("; ".join(said), values[:own], scale, reading.step, reading.start, _loudness(reading, own))
+
+
+def _own_steps(reading: SoundReading) -> float:
+    """How many steps the sound is long; infinite where that is not known."""
+    if reading.waveform is None or not reading.rate:
+        return math.inf
+    return max(1, math.ceil(len(reading.waveform) / reading.rate / reading.step))
 
 
 def _loudness(reading: SoundReading, steps: int) -> Tensor | None:
@@ -165,12 +171,14 @@ def _facts(parts: Sequence[Part], numbers: Sequence[ExplainedNumber], origin: Or
 
 
 def _top(parts: Sequence[Part]) -> tuple[tuple[float, str, str], ...]:
-    texts = {part.name: part.reading for part in parts if isinstance(part.reading, TextReading)}
+    readings = {part.name: part.reading for part in parts}
 
     def where(place: PlaceRelevance) -> str:
-        reading, at = texts.get(place.part), place.position
-        position = f"position {at}" if reading is not None else ""
-        special = "special" if reading is not None and isinstance(at, int) and reading.special[at] else ""
-        return ", ".join(filter(None, [place.part if len(parts) > 1 else "", position, special]))
+        reading, at, found = readings[place.part], place.position, [place.part] if len(parts) > 1 else []
+        if isinstance(reading, TextReading) and isinstance(at, int):
+            found += [f"position {at}", *(["special"] if reading.special[at] else [])]
+        if isinstance(reading, SoundReading) and isinstance(at, int) and at >= _own_steps(reading):
+            found.append("the silence behind it")
+        return ", ".join(found)
 
     return tuple((place.relevance, place.token, where(place)) for place in top_places(parts, TOP))
