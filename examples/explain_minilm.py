@@ -1,4 +1,4 @@
-"""Which words of a sentence make a BERT sentence encoder (MiniLM) call it similar to another one?
+"""Which words of two sentences make a BERT sentence encoder (MiniLM) call them similar?
 
 python examples/models.py fetch minilm
 python examples/explain_minilm.py --out out
@@ -6,9 +6,8 @@ python examples/explain_minilm.py --out out
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -25,7 +24,8 @@ OTHERS = ("Someone makes music on six strings.", "We had lunch on the grass unde
 def main(out: Annotated[Path, typer.Option(help="The folder for the heatmaps.")] = Path("out")) -> tuple[float, Tensor]:
     """Explain the similarity of one sentence to two others, which rests on different words.
 
-    Returns the largest difference between the model's output and the explained model's, and the relevance [2, tokens].
+    Returns the largest difference between the model's output and the explained model's, and the relevance of
+    the sentence [2, tokens].
     """
     out.mkdir(parents=True, exist_ok=True)
     model, tokenizer = models.load("minilm")
@@ -39,32 +39,12 @@ def main(out: Annotated[Path, typer.Option(help="The folder for the heatmaps.")]
 
     relevance = []
     for number, other in enumerate(OTHERS, start=1):
-        explanation = lxt_fx.explain(explained, tokenizer, SENTENCE, target=similarity_to(encode(model, tokenizer, other)))
-        print(f"\nto: {other}")
-        rich_print(explanation)
+        explanation = lxt_fx.explain(explained, tokenizer, (SENTENCE, other))
+        rich_print("", explanation)
         explanation.to_png(out / f"minilm_{number}.png")
         relevance.append(explanation.relevance)
-    print(f"wrote {out / 'minilm_1.png'} and {out / 'minilm_2.png'}")
+    print(f"\nwrote {out / 'minilm_1.png'} and {out / 'minilm_2.png'}")
     return difference, torch.stack(relevance)
-
-
-@torch.no_grad()
-def encode(model: Any, tokenizer: Any, sentence: str) -> Tensor:
-    """The sentence's embedding [hidden], of length 1: the mean of its tokens."""
-    mean = model(**tokenizer(sentence, return_tensors="pt")).last_hidden_state[0].mean(dim=0)
-    return mean / mean.norm()
-
-
-def similarity_to(other: Tensor) -> Callable[[Any], Tensor]:
-    """The target: the cosine similarity with the embedding `other`."""
-
-    def similarity(output: Any) -> Tensor:
-        mean = output.last_hidden_state[0].mean(dim=0)
-        # The length is held constant, as LRP does in every norm. By its plain gradient, all relevance would cancel: a
-        # longer vector is no more similar.
-        return mean @ other / mean.norm().detach()
-
-    return similarity
 
 
 if __name__ == "__main__":

@@ -34,16 +34,16 @@ def main(out: Annotated[Path, typer.Option(help="The folder for the heatmaps.")]
     explained = lxt_fx.transform(model)
     differences, relevance = [], []
     for sentence, wrong, better in WRONG:
-        inputs = tokenizer(sentence.split(), is_split_into_words=True, return_tensors="pt")
+        inputs = tokenizer(sentence, return_tensors="pt")
         with torch.no_grad():
             logits = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
             ours = explained(inputs_embeds=lxt_fx.embed(explained, inputs.input_ids)).logits
         differences.append(float((ours - logits).abs().max()))
 
-        position = inputs.word_ids().index(sentence.split().index(wrong))
+        position = inputs.char_to_token(sentence.index(wrong))
         print(f"\n{sentence}   {wrong}: {model.config.id2label[int(logits[0, position].argmax())]}")
-        target = lxt_fx.Target.at(position, f"$REPLACE_{better}", minus="$KEEP")
-        explanation = lxt_fx.explain(explained, tokenizer, inputs, target)
+        edit = lxt_fx.Target.at(position, f"$REPLACE_{better}", minus="$KEEP")
+        explanation = lxt_fx.explain(explained, tokenizer, sentence, edit)
         rich_print(explanation)
         explanation.to_png(out / f"tagger_{wrong}_{better}.png")
         relevance.append(explanation.relevance)

@@ -35,13 +35,9 @@ def main(out: Annotated[Path, typer.Option(help="The folder for the picture.")] 
     best = logits.topk(2).indices
     print(f"forward: largest difference {difference:.2g}; read as {best[:, 0].tolist()}, or as {best[:, 1].tolist()}")
 
-    relevance = torch.stack([
-        torch.stack([
-            lxt_fx.explain_image(explained, image, first).relevance,
-            lxt_fx.explain_image(explained, image, (first, second)).relevance,
-        ])
-        for image, (first, second) in zip(chosen, best.tolist(), strict=True)
-    ])  # fmt: skip
+    targets = [[first, (first, second)] for first, second in best.tolist()]
+    explanations = lxt_fx.explain(explained, None, chosen, targets)
+    relevance = torch.stack([explanation.relevance for explanation in explanations])
     draw(chosen[:, 0], best, relevance, out / "vit_digits.png")
     print(f"wrote {out / 'vit_digits.png'}")
     return difference, relevance

@@ -15,7 +15,8 @@ import typer
 
 import lxt_fx
 import models
-from explain_minilm import OTHERS, SENTENCE, encode, similarity_to
+from explain_minilm import OTHERS, SENTENCE
+from similarity import encode, similarity_to
 from train_vit_digits import digits
 
 PROMPT = "The capital of France is"

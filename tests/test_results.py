@@ -17,6 +17,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text as DrawnText
 from rich.console import Console
 from rich.text import Text
 from shared_captures import explained as shared
@@ -32,7 +34,8 @@ from lxt_fx.results.explanations import Explanations
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import ImageReading, NumbersReading, Reading, SoundReading, TextReading
 from lxt_fx.views.colour import LIGHT
-from lxt_fx.views.sheet import Track
+from lxt_fx.views.heatmap import sheet_figure
+from lxt_fx.views.sheet import Sheet, Track
 from lxt_fx.views.terminal import plain
 from lxt_fx.views.view import TIE
 
@@ -588,6 +591,15 @@ def test_a_comparison_shows_all_on_one_scale(tmp_path: Path) -> None:
         compare(a, b, names=("x", "x"))
 
 
+def titles_inside(sheet: Sheet, width: float) -> int:
+    """The lines of text of a figure; each ends before its right edge."""
+    figure = sheet_figure(sheet, width)
+    canvas, edge = FigureCanvasAgg(figure), figure.bbox.width
+    lines = [found for found in figure.get_children() if isinstance(found, DrawnText)]
+    assert all(found.get_window_extent(canvas.get_renderer()).x1 <= edge for found in lines)
+    return len(lines)
+
+
 def test_a_sound_is_shown_without_the_silence_behind_it() -> None:
     wave = SoundReading(0.1, waveform=torch.ones(350), rate=1000)  # 0.35 s: four steps
     part = Part("sound", ("time",), torch.tensor([1.0, -2.0, 0.5, 1.0, 0.25, 0.25]), wave)
@@ -603,6 +615,8 @@ def test_a_sound_is_shown_without_the_silence_behind_it() -> None:
     two = replace(two, numbers=(ExplainedNumber("log-probability of 'so'", -1.5, "so"), two.numbers[1]))
     title = two.sheet().sections[0].title.replace(TIE, " ")
     assert title.startswith("sound: log-probability of 'so' = −1.5; relevance +0.5 on")
+    for width in (2.5, 4.0, 6.5):
+        assert titles_inside(two.sheet(), width) >= 5, "of two sounds and a text, none cut off at the edge"
     longer = replace(wave, waveform=torch.ones(600))
     (track,) = of(replace(part, reading=longer)).sheet().sections
     assert isinstance(track, Track) and len(track.relevance) == 6 and track.title == ""

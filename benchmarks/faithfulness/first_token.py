@@ -39,7 +39,8 @@ from lxt_fx.rule_table import basic_rules as basic
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 import models  # noqa: E402
-from explain_minilm import OTHERS, SENTENCE, encode, similarity_to  # noqa: E402
+from explain_minilm import OTHERS, SENTENCE  # noqa: E402
+from similarity import encode, similarity_to  # noqa: E402
 
 Target = Callable[[Tensor], Tensor]
 """From last logits [1, vocabulary] to the explained numbers [1]."""

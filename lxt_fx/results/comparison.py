@@ -13,7 +13,7 @@ from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.show import in_patches, largest, sections_of
 from lxt_fx.results.shown import Shown
 from lxt_fx.views.sheet import Heading, Section, Sheet
-from lxt_fx.views.view import Facts
+from lxt_fx.views.view import TIE, Facts
 
 if TYPE_CHECKING:
     pass
@@ -99,4 +99,4 @@ def _names(explanations: Sequence[Explanation]) -> tuple[str, ...]:
 
 def _said(one: Explanation, name: str) -> str:
     value = f"{one.value:.4g}".replace("-", "−")
-    return value if one.explained == name else f"{one.explained} = {value}"
+    return value if one.explained == name else f"{one.explained}{TIE}={TIE}{value}"

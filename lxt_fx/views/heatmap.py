@@ -24,7 +24,7 @@ MARGIN, GAP, LEGEND, BAR = 8.0, 10.0, 36.0, 110.0
 """In points: around the figure, between two pictures, the height of the legend and the length of its colour bar."""
 
 LINE, HEADING_LINE, SMALL_LINE, TITLE, TRACK = 18.0, 14.0, 10.0, 16.0, 80.0
-"""In points: from one line of tokens, of the heading and of the footnote to the next; the height of the title of a section,
+"""In points: from one line of tokens, of the heading and of the footnote to the next; the height of a title of one line,
 and of a sound."""
 
 HEADING, BODY, SMALL = Type(9.5, bold=True), Type(10.0), Type(7.5)
@@ -51,9 +51,9 @@ def sheet_figure(sheet: Sheet, width: float) -> Figure:
     blocks = [_block(section, across * POINTS - 2 * MARGIN) for section in sheet.sections]
     figure, top = _sheet(across, sheet, sum(block.high for block in blocks))
     for block in blocks:
-        if block.title:
-            write(figure, MARGIN, top - 10, block.title, SMALL if block.small else HEADING, MUTED if block.small else BLACK)
-        block.draw(figure, top - (TITLE if block.title else 0.0))
+        for at, line in enumerate(block.title):
+            write(figure, MARGIN, top - 10 - at * SMALL_LINE, line, SMALL, MUTED)
+        block.draw(figure, top - _room(block.title))
         top -= block.high
     _legend(figure, sheet)
     return figure
@@ -61,18 +61,18 @@ def sheet_figure(sheet: Sheet, width: float) -> Figure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Block:
-    """A section of a figure: its height in points, title included, and what draws it below a height."""
+    """A section of a figure: its height in points, title included, the lines of its title, and what draws it below a
+    height."""
 
     high: float
-    title: str
-    small: bool
+    title: tuple[str, ...]
     draw: Callable[[Figure, float], None]
 
 
 def _block(section: Section, inside: float) -> _Block:
     if isinstance(section, Heading):
         lines = sentence(section.text, inside, HEADING)
-        return _Block(8 + len(lines) * HEADING_LINE, "", False, lambda figure, top: _write_lines(figure, lines, top - 8))
+        return _Block(8 + len(lines) * HEADING_LINE, (), lambda figure, top: _write_lines(figure, lines, top - 8))
     if isinstance(section, Tokens):
         down, draw = _tokens(section, inside)
     elif isinstance(section, Pictures):
@@ -83,7 +83,13 @@ def _block(section: Section, inside: float) -> _Block:
         down, draw = LINE + SMALL_LINE * len(section.bars), lambda figure, top: _bars(figure, section, top, inside)
     else:
         down, draw = _matrix(section)
-    return _Block(down + (TITLE if section.title else 0.0), section.title, True, draw)
+    title = sentence(section.title, inside, SMALL) if section.title else ()
+    return _Block(down + _room(title), title, draw)
+
+
+def _room(title: Sequence[str]) -> float:
+    """The height of the title of a section."""
+    return TITLE + (len(title) - 1) * SMALL_LINE if title else 0.0
 
 
 def _write_lines(figure: Figure, lines: Sequence[str], top: float) -> None:

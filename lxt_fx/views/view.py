@@ -32,9 +32,13 @@ class Facts:
             return ""
         return f"{self.value:.4g}".replace("-", "−")
 
+    def said(self) -> str:
+        """What was explained, as it is drawn."""
+        return self.explained.replace(" %", f"{TIE}%")
+
     def heading(self) -> str:
         """The explained number with its value."""
-        return self.explained if self.value is None else f"{self.explained}{TIE}={TIE}{self.written_value()}"
+        return self.said() if self.value is None else f"{self.said()}{TIE}={TIE}{self.written_value()}"
 
     def ticks(self) -> tuple[str, str, str]:
         """The labels of the colour bar: left end, middle, right end."""
