@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ import torch
 
 torch.set_num_threads(1)
 gc.disable()  # until all tests are imported: hardly any of that is garbage
+
+
+@pytest.fixture(scope="module")
+def remembered_captures() -> Iterator[None]:
+    """What a test of this module captured is not captured again for the same example (remembered_captures.py)."""
+    import remembered_captures as captures
+
+    with captures.remembered_captures():
+        yield
 
 
 def group_of(item: pytest.Item) -> str:

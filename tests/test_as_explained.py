@@ -19,6 +19,8 @@ from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table.linear_rules import gamma, z_box
 from lxt_fx.rule_table.tables import attnlrp_gamma
 
+pytestmark = pytest.mark.usefixtures("remembered_captures")
+
 TEXT = "The capital of France is"
 IDS = torch.tensor([[5, 9, 17, 23], [7, 3, 11, 2]])
 

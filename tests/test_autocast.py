@@ -30,6 +30,8 @@ from lxt_fx.ops import contributions, fused, library
 from lxt_fx.ops.dtype_limits import limit_of
 from lxt_fx.passes.capture import capture as capturing
 
+pytestmark = pytest.mark.usefixtures("remembered_captures")
+
 IDS = torch.tensor([[5, 9, 17, 23, 11, 7], [3, 4, 8, 60, 1, 2]])
 ROUNDED = {torch.bfloat16: 5e-2, torch.float16: 8e-3}
 """Relative L2 by which gradients and relevance under autocast may differ from those without; measured on the models below:

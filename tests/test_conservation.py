@@ -37,7 +37,7 @@ ALLOWED = {
 }
 """The causes of a leak that a rule may have."""
 
-few_examples = settings(max_examples=10, derandomize=True, deadline=None, database=None, phases=[Phase.generate])
+few_examples = settings(max_examples=6, derandomize=True, deadline=None, database=None, phases=[Phase.generate])
 every_case = pytest.mark.parametrize("title", ALL_CASES)
 
 

@@ -12,6 +12,8 @@ import torch
 
 import lxt_fx
 
+pytestmark = pytest.mark.usefixtures("remembered_captures")
+
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
 

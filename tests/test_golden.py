@@ -24,7 +24,7 @@ def table_of(name: str) -> str:
 
 @pytest.mark.parametrize(
     ("dtype", "attention"),
-    [*((dtype, "sdpa") for dtype in TOLERANCES), (torch.float64, "eager")],  # eager's other dtypes: the ledger's tests
+    [*((dtype, "sdpa") for dtype in TOLERANCES), (torch.float64, "eager")],  # eager in half precision: test_transform.py
     ids=lambda value: str(value).removeprefix("torch."),
 )
 @pytest.mark.parametrize("name", each_model(TEXT_CASES))

@@ -22,7 +22,8 @@ from torch.utils import _pytree as pytree
 import lxt_fx
 from lxt_fx.ledger.taps import Taps
 
-PRECISIONS = {torch.float64: (1e-9, "sdpa"), torch.float32: (1e-4, "eager")}
+PRECISIONS = {torch.float64: (1e-9, "eager"), torch.float32: (1e-4, "sdpa")}
+"""Each with the attention of which test_golden.py has a capture in that dtype."""
 IDS = torch.tensor([[5, 9, 17, 23, 11], [3, 4, 7, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 NATIVE_OR_NAMED = {cause for cause in lxt_fx.Cause if cause is not lxt_fx.Cause.UNACCOUNTED}

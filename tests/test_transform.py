@@ -195,7 +195,10 @@ def padded(examples: list[Tensor], side: str) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", each_model([*TEXT, *GOLDEN.values()]))
 def test_half_precision_gives_no_nan(name: str, attention: str) -> None:
-    """float16 on the tiny models, bfloat16 on those of the golden cases, whose relevance test_golden.py compares."""
+    """float16 on the tiny models, bfloat16 on those of the golden cases, whose relevance test_golden.py compares. Attention
+    written out is the same code in all that descend from Llama, and in both BERTs; Gemma's is tried on the tiny one."""
+    if attention == "eager" and name in GOLDEN.values() and name.split("-")[0] not in ("llama", "bertcls", "gpt2"):
+        pytest.skip("attention that another model has too")
     dtype = torch.float16 if name in TEXT else torch.bfloat16
     module = explained(name, dtype, attention)
     for embeds, mask in hard_inputs(dtype, module.record.sizes["inputs_embeds"][-1]):

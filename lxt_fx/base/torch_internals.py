@@ -7,7 +7,7 @@ missing without a check. With the check, a missing name raises UnsupportedVersio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
@@ -250,6 +250,15 @@ def rename(node: Node, name: str) -> None:
 
 
 # --- capture --------------------------------------------------------------------------------------------------------------
+
+
+def compiled_when_called() -> AbstractContextManager[Any]:
+    """Inside the block, the graph modules that torch.export makes on its way compile their forward only if they are called.
+    It makes a dozen and calls few. If torch had no such switch any more, they would be compiled as by default."""
+    from torch.fx import _lazy_graph_module as lazy
+
+    switch = getattr(lazy, "_use_lazy_graph_module", None)
+    return nullcontext() if switch is None else switch(True)
 
 
 def unlifted(exported: ExportedProgram) -> GraphModule:

@@ -26,6 +26,10 @@ _OF_GRADIENTS = (Tensor.register_hook, Tensor.retain_grad)
 """What code does only to a tensor that asks for a gradient, and what has no effect on a forward."""
 
 
+_NO_TENSORS = (int, float, complex, str, type(None), torch.SymInt, torch.SymFloat, torch.SymBool, torch.dtype, torch.device)
+"""Arguments of functions that are no tensors and contain none."""
+
+
 class _NoHook:
     """The handle of a hook on a gradient that is not computed."""
 
@@ -69,8 +73,19 @@ class _Answers(TorchFunctionMode):
         return result
 
 
-def _floats(values: Any) -> list[Tensor]:
-    return [x for x in pytree.tree_leaves(values) if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
+def _floats(values: Any) -> Iterator[Tensor]:
+    """The float tensors in what a function is given or makes. It runs for every op of a model, so what most arguments are
+    is not left to pytree."""
+    if isinstance(values, Tensor):
+        if values.is_floating_point() or values.is_complex():
+            yield values
+    elif type(values) in (tuple, list, dict):
+        for value in values.values() if type(values) is dict else values:
+            yield from _floats(value)
+    elif not isinstance(values, _NO_TENSORS):
+        leaves, spec = pytree.tree_flatten(values)
+        if not spec.is_leaf():
+            yield from _floats(leaves)
 
 
 class _Current(threading.local):

@@ -21,7 +21,16 @@ from lxt_fx.base.errors import CaptureError, UnsupportedVersionError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.one_capture import one_capture
-from lxt_fx.base.torch_internals import GraphIO, guards_of, io_of, pytree, set_io, uncompiled, unlifted
+from lxt_fx.base.torch_internals import (
+    GraphIO,
+    compiled_when_called,
+    guards_of,
+    io_of,
+    pytree,
+    set_io,
+    uncompiled,
+    unlifted,
+)
 from lxt_fx.base.transformers_internals import traceable_experts, visible_autocast, without_cache
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.called_by_leaf import called_by_leaf, leaf_names, tensor_leaves
@@ -61,19 +70,28 @@ def torch_state_restored() -> Iterator[None]:
 
 def _restored() -> Iterator[None]:
     enabled, fast = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
     try:
         with torch.random.fork_rng(), gradients_on(), autocast_off():
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL)
             torch.backends.mha.set_fastpath_enabled(False)
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
         torch.set_grad_enabled(enabled)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences `_LOGGERS`. For captures only: a new level empties the caches of all loggers, which takes half a
+    millisecond."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def capture(model: nn.Module, example: Example, *, dynamic: bool = True, export: bool = True) -> Captured:
@@ -90,7 +108,7 @@ def capture(model: nn.Module, example: Example, *, dynamic: bool = True, export:
     said = []
     for name, way in ways:
         try:
-            with torch_state_restored(), _traceable(model), visible_autocast():
+            with torch_state_restored(), _quiet(), _traceable(model), visible_autocast():
                 return way()
         except UnsupportedVersionError:
             raise  # the next way does not use what is missing, and would hide that
@@ -130,7 +148,7 @@ def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
     inputs = tensor_leaves(example.kwargs)
     shapes = {name: _dynamic_shape(name, value, example) for name, value in inputs.items()} if dynamic else None
     quiet = redirect_stderr(StringIO())  # a failed export prints its whole graph; its error is raised in any case
-    with called_by_leaf(model, example) as called, RefuseLostNoGrad(), quiet:
+    with called_by_leaf(model, example) as called, RefuseLostNoGrad(), compiled_when_called(), quiet:
         exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
     gm = unlifted(exported)
     _name_as_given(gm, list(inputs))
