@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -35,6 +36,10 @@ LIMITS = {
 }
 """The largest differences that count as equal: plain gradients; the ledger's residual and unaccounted parts, of its scale;
 relevance by the two forms, of the largest. float32 where the model itself fails in float64."""
+
+
+Build = Callable[[], tuple[Any, dict[str, Any]]]
+"""Makes the model, in float32 and eval mode, and the arguments of its forward by name; the same ones each time."""
 
 
 @dataclass(slots=True)
@@ -88,19 +93,24 @@ def check(entry: str, *, dynamic: bool = True, by_ids: bool = True) -> Result:
         return Result(entry, case["model_class"], case["family"], ids=tried_by_ids(case, dynamic=dynamic).to_dict())
     case = models.cases()[entry]
     result = Result(entry, case["model_class"], case["family"])
-    for part in (_single, _double):
-        try:
-            part(case, result, dynamic)
-        except Exception as error:  # the table must have a line for every model, whatever it raises
-            result.why.append(f"{type(error).__name__}: {error}"[:600])
+    check_built(lambda: models.build(case), result, dynamic=dynamic)
     if by_ids:
         result.ids = tried_by_ids(case, dynamic=dynamic).to_dict()
     return result
 
 
-def _single(case: models.Case, result: Result, dynamic: bool) -> None:
+def check_built(build: Build, result: Result, *, dynamic: bool = True) -> None:
+    """Everything but calls by ids, of whatever `build` makes, into `result`."""
+    for part in (_single, _double):
+        try:
+            part(build, result, dynamic)
+        except Exception as error:  # the table must have a line for every model, whatever it raises
+            result.why.append(f"{type(error).__name__}: {error}"[:600])
+
+
+def _single(build: Build, result: Result, dynamic: bool) -> None:
     """In float32, as users have it: capture with free sizes, the time of `transform`, forward and plain gradient."""
-    model, inputs = models.build(case)
+    model, inputs = build()
     start = time.perf_counter()
     explained = _transformed(model, inputs, result, dynamic=dynamic)
     result.seconds = time.perf_counter() - start
@@ -136,14 +146,14 @@ def _free_sizes(explained: lxt_fx.Explained) -> tuple[bool | None, bool | None]:
     return (free[0] if free else None), (free[1] if is_text and len(free) == 3 else None)
 
 
-def _double(case: models.Case, result: Result, dynamic: bool) -> None:
+def _double(build: Build, result: Result, dynamic: bool) -> None:
     """In float64: one capture, then the plain gradient, the ledger, and both forms."""
-    model, inputs = _precise(case, result)
+    model, inputs = _precise(build, result)
     model.requires_grad_(False)  # a mask that asked for a gradient would choose another kernel of attention
     if result.precision == "float64" and (why := _own_gradient_fails(model, inputs)):
         result.precision = "float32"
         result.why.append(f"float32, since in float64 the model's own backward raises {why}")
-        model, inputs = models.build(case)
+        model, inputs = build()
         model.requires_grad_(False)
     source = captured_from(model, (), inputs, dynamic=False)
     result.ops = tuple(sorted(_carrying_ops(source.captured.gm)))
@@ -164,12 +174,12 @@ def _double(case: models.Case, result: Result, dynamic: bool) -> None:
     result.residual = (float(ledger.residual.abs().max()) + unaccounted) / scale if scale else 0.0
 
 
-def _precise(case: models.Case, result: Result) -> tuple[Any, dict[str, Any]]:
+def _precise(build: Build, result: Result) -> tuple[Any, dict[str, Any]]:
     """Model and inputs in float64, as far as the model itself goes: expert matmuls have no kernel for it, and a mask of its
     least number becomes -inf in the float32 softmax of some models, whose padded rows are then NaN: these go unpadded. What
     fails in float64 altogether stays in float32."""
     for padded in (True, False):
-        model, inputs = models.build(case)
+        model, inputs = build()
         model, inputs = model.double(), models.to_double(inputs)
         if any("experts" in name for name, _ in model.named_modules()) and hasattr(model, "set_experts_implementation"):
             model.set_experts_implementation("batched_mm")
@@ -187,7 +197,7 @@ def _precise(case: models.Case, result: Result) -> tuple[Any, dict[str, Any]]:
             return model, inputs
     result.precision = "float32"
     result.why.append(f"float32, since in float64 {why}")
-    return models.build(case)
+    return build()
 
 
 def _own_gradient_fails(model: Any, inputs: dict[str, Any]) -> str:
