@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from zoo_check import Result
 from zoo_table import failures, summary, table
 
+
 def section(results: Sequence[Result], versions: Mapping[str, str | None]) -> str:
     """Summary, what failed and why, and one line for each variant by package."""
     packages = defaultdict(list)

@@ -144,10 +144,10 @@ def to_double(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main_outputs(output: Any) -> list[Tensor]:
-    """The float tensors of an output that one would explain: logits, hidden states, boxes. A parameter that is returned is
-    none (SigLIP's bias)."""
+    """The float tensors of an output that one would explain: logits, hidden states, boxes. A single number beside them is
+    none (CLIP returns its logit scale, SigLIP a bias)."""
     floats = [(path, x) for path, x in _leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
-    floats = [(path, x) for path, x in floats if not isinstance(x, nn.Parameter)]
+    floats = [(path, x) for path, x in floats if x.dim() > 0] or floats
     floats = [(path, x) for path, x in floats if "past_key_values" not in path and "loss" not in path]
     main = [x for name in MAIN_OUTPUTS for path, x in floats if path == f".{name}"]
     return main or [x for _, x in floats if x.requires_grad][:3] or [x for _, x in floats][:3]

@@ -30,6 +30,8 @@ def summary(results: Sequence[Result]) -> str:
     for name, text in CHECKS.items():
         tried = [r for r in results if name in ("captured", "strict", "by ids") or r.seconds is not None]
         tried = [r for r in tried if name in r.passes]
+        if not tried:
+            continue
         passed = sum(r.passes[name] for r in tried)
         lines.append(f"| {text} | {passed} ({passed / max(1, len(tried)):.1%}) | {len(tried)} |")
     times = [r.seconds for r in results if r.seconds is not None]
