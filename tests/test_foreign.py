@@ -37,6 +37,24 @@ def test_a_variant_is_checked_as_a_model_of_the_zoo_is() -> None:
     assert all(result.passes.values()), (result.passes, result.why)
 
 
+class Conditioned(nn.Module):
+    """Takes floats inside of a dict, as a UNet of diffusers does, beside one that it does without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.other = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, added: dict[str, Tensor | None]) -> Tensor:
+        return self.layer(x) * self.other(added["text"])
+
+
+def test_floats_inside_of_an_input_are_checked_too() -> None:
+    given = {"x": floats(2, 4), "added": {"size": None, "text": floats(2, 4, seed=5)}}
+    result = Result("package/conditioned", "Conditioned", "package")
+    check_built(Variant(Conditioned, given).build, result, dynamic=False)
+    assert all(result.passes.values()), (result.passes, result.why)
+
+
 def test_a_variant_is_the_same_each_time_and_no_branch_is_scaled_by_zero() -> None:
     variant = Variant(Scored, {"x": floats(2, 5, 4)})
     (one, inputs), (other, _) = variant.build(), variant.build()

@@ -21,11 +21,12 @@ from zoo_scaled import scaled_cases
 import lxt_fx
 from lxt_fx.base.nodes import is_float
 from lxt_fx.compiler.captured_model import copied
+from lxt_fx.compiler.nested_inputs import with_leaves_in
 from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
 from lxt_fx.passes.analysis.mark_flow import mark_flow
+from lxt_fx.passes.capture.called_by_leaf import leaf_names, leaf_values
 from lxt_fx.passes.capture.capture import torch_state_restored
-from lxt_fx.passes.capture.trace import leaf_names
 from lxt_fx.passes.verify import forward_difference
 
 FORWARD = 1e-4
@@ -163,7 +164,7 @@ def _double(build: Build, result: Result, dynamic: bool) -> None:
         return compiled_by(copied(source), lxt_fx.TABLES[table], Options(form, 0.0, strict=strict))
 
     explained = compiled("attnlrp")
-    if not any(found.requires_grad for found in models.main_outputs(explained(**_leafy(explained, inputs)))):
+    if not any(found.requires_grad for found in models.main_outputs(explained(**_leafy(explained, inputs)[0]))):
         raise lxt_fx.InputError("the main output depends on the input by indices (codes) only, which pass no gradient")
     fast = _relevances(explained, inputs)
     result.forms = _largest(fast, _relevances(compiled("attnlrp", "explicit"), inputs))
@@ -217,10 +218,17 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _leafy(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs with the leaves, which ask for a gradient."""
+def _leafy(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
+    """The inputs with the leaves of the module, which ask for a gradient; and these, in their order."""
     _, bound = explained._prepared((), inputs)
-    return inputs | explained._new_leaves(bound)
+    leaves = explained._new_leaves(bound)
+    return _placed(inputs, leaves), [leaves[name] for name in explained.record.leaves]
+
+
+def _placed(inputs: dict[str, Any], leaves: dict[str, Tensor]) -> dict[str, Any]:
+    """The inputs with these in their places, inside of lists and dicts too; what has none there is an input of its own."""
+    inside = {name: leaf for name, leaf in leaves.items() if name not in inputs and name in leaf_names(inputs)}
+    return with_leaves_in(inputs, inside) | {name: leaf for name, leaf in leaves.items() if name not in inside}
 
 
 def _carrying_ops(gm: GraphModule) -> set[str]:
@@ -231,8 +239,7 @@ def _carrying_ops(gm: GraphModule) -> set[str]:
 
 def _relevances(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> list[Tensor]:
     """Relevance of every leaf for the projection of the outputs, in either form."""
-    given = _leafy(explained, inputs)
-    leaves = [given[name] for name in explained.record.leaves]
+    given, leaves = _leafy(explained, inputs)
     torch.manual_seed(0)
     output = explained(**given)
     explicit = explained.record.form == "explicit"
@@ -249,21 +256,22 @@ def _gradient_difference(model: Any, explained: lxt_fx.Explained, inputs: dict[s
     leaves that are looked up the gradient of their tables."""
     fronts = [front for front in explained._fronts if front.leaf in explained.record.leaves]
     floats = [name for name in explained.record.leaves if name not in {front.leaf for front in fronts}]
-    given = _leafy(explained, inputs)
+    given, leaves = _leafy(explained, inputs)
     torch.manual_seed(0)
     value = models.projection(explained(**given))
-    found = _gradients(value, [given[name] for name in explained.record.leaves])
+    found = _gradients(value, leaves)
     arrived = dict(zip(explained.record.leaves, found, strict=True))
 
-    own = {name: inputs[name].detach().clone().requires_grad_(True) for name in floats if name in inputs}
+    flat = leaf_values(inputs)
+    own = {name: flat[name].detach().clone().requires_grad_(True) for name in floats if name in flat}
     read = {name for front in fronts for name in front.reads}
     others = [x for name, x in inputs.items() if name not in read and isinstance(x, Tensor) and not _is_float(x)]
     tables = Tables([table for front in fronts for _, table in _named_tables(front)], others)
-    value = _projected(model, inputs | own, tables)
+    value = _projected(model, _placed(inputs, own), tables)
     reached = any(bool(arrived[front.leaf].any()) for front in fronts)
     if reached and not tables.leaves:  # a table is computed from a parameter (I-BERT rounds it): all that reads this counts
         tables.leaves = {id(table): table.requires_grad_() for table in tables.given}
-        value = _projected(model, inputs | own, tables)
+        value = _projected(model, _placed(inputs, own), tables)
     expected = _gradients(value, [*own.values(), *tables.leaves.values()])
     by_floats = [x.detach() * g for x, g in zip(own.values(), expected, strict=False)]
     differences = [0.0]
