@@ -58,6 +58,19 @@ def write_through_views(x: Tensor) -> Tensor:
     return y + before + view.sum()
 
 
+def write_through_rarer_views(x: Tensor) -> Tensor:
+    y = x.clone()
+    y.narrow(1, 1, 2).mul_(x[:, :2])
+    y.narrow(0, -2, 2).add_(1)
+    y.narrow(0, 1, x.shape[0] - 1).mul_(2)
+    y.mT.select(0, 1).mul_(3)
+    y.T[2].add_(y.swapaxes(0, 1)[0])
+    y.t().narrow(0, 0, 1).mul_(5)
+    y[None].movedim(0, 2)[0].mul_(2)
+    y[:, :3].diagonal().mul_(x[0, :3])
+    return y.swapdims(0, 1).add_(y.adjoint())
+
+
 def write_chunk(x: Tensor) -> Tensor:
     y = x.clone()
     first, second = y.chunk(2, dim=1)
@@ -86,7 +99,7 @@ def write_lower_precision(x: Tensor) -> Tensor:
     return y.float()
 
 
-IN_PLACE = [in_place_chain, write_slice, write_through_views, write_by_index, write_lower_precision]
+IN_PLACE = [in_place_chain, write_slice, write_through_views, write_through_rarer_views, write_by_index, write_lower_precision]
 
 
 @pytest.mark.parametrize("function", IN_PLACE, ids=lambda f: f.__name__)
@@ -99,6 +112,17 @@ def test_in_place_ops_become_functional_with_equal_values_and_gradients(function
     weights = torch.randn_like(expected)
     for a, b in zip(torch.autograd.grad(expected, x, weights), torch.autograd.grad(actual, x, weights), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_narrow_of_free_size_is_written_in_place() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x * 1
+        y.narrow(0, 1, x.shape[0] - 1).mul_(2)
+        return y
+
+    explained = lxt_fx.transform(Function(function), (torch.randn(3, 4),), rules="gradient")
+    assert explained.record.sizes["x"][0] is None
+    assert torch.equal(explained(x := torch.randn(5, 4)), function(x))
 
 
 @pytest.mark.parametrize("function", [write_chunk, write_unbound], ids=lambda f: f.__name__)

@@ -30,6 +30,15 @@ _RESHAPES = {
     aten.to.device,
     aten.to.dtype_layout,
 }
+_OWN_INVERSES = {
+    aten.transpose.int,
+    aten.t.default,
+    aten.swapaxes.default,
+    aten.swapdims.default,
+    aten.mT.default,
+    aten.adjoint.default,
+    aten.numpy_T.default,
+}
 _MAY_COPY = {aten.reshape.default, aten.contiguous.default, aten.flatten.using_ints}
 _CASTS = {aten.to.dtype, aten.to.device, aten.to.dtype_layout}
 _OPERATORS = {"__ior__": "bitwise_or", "__iand__": "bitwise_and", "__ixor__": "bitwise_xor"}
@@ -202,8 +211,14 @@ def _write_back(graph: torch.fx.Graph, view: Node, parent: Node, new: Node) -> N
         back = graph.call_function(aten.slice_scatter.default, (parent, new, *args[1:]))
     elif target is aten.select.int:
         back = graph.call_function(aten.select_scatter.default, (parent, new, *args[1:]))
-    elif target is aten.transpose.int:
-        back = graph.call_function(aten.transpose.int, (new, *args[1:]))
+    elif target is aten.narrow.default:
+        back = graph.call_function(aten.slice_scatter.default, (parent, new, *args[1:3], _end(graph, *args[2:])))
+    elif target is aten.diagonal.default:
+        back = graph.call_function(aten.diagonal_scatter.default, (parent, new, *args[1:]), dict(view.kwargs))
+    elif target in _OWN_INVERSES:
+        back = graph.call_function(target, (new, *args[1:]))
+    elif target in (aten.movedim.int, aten.moveaxis.int):
+        back = graph.call_function(target, (new, args[2], args[1]))
     elif target is aten.permute.default:
         order = list(args[1])
         back = graph.call_function(aten.permute.default, (new, [order.index(i) for i in range(len(order))]))
@@ -223,6 +238,15 @@ def _write_back(graph: torch.fx.Graph, view: Node, parent: Node, new: Node) -> N
     whole = value(parent)
     back.meta = dict(parent.meta) if isinstance(whole, torch.Tensor) else dict(parent.args[0].meta)  # type: ignore[union-attr]
     return back
+
+
+def _end(graph: torch.fx.Graph, start: Any, length: Any) -> Any:
+    """Where a `narrow` ends; None is the end of the tensor, for one that starts from there."""
+    if isinstance(start, int) and isinstance(length, int):
+        return (start + length or None) if start < 0 else start + length
+    end = graph.call_function(operator.add, (start, length))
+    end.meta = {"val": sum(value(part) if isinstance(part, Node) else part for part in (start, length))}
+    return end
 
 
 def _write_back_part(graph: torch.fx.Graph, parts: Node, index: Any, parent: Node, new: Node) -> Node:

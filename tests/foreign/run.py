@@ -37,6 +37,7 @@ def main(
     processes: Annotated[int, typer.Option(help="How many at once.")] = os.cpu_count() or 1,
     seconds: Annotated[float, typer.Option(help="The time that one model may take.")] = 300,
     out: Annotated[Path, typer.Option(help="Where the figures go as JSON lines.")] = Path("foreign.jsonl"),
+    fixed: Annotated[bool, typer.Option(help="Capture with the sizes of the example, which is faster.")] = False,
     into: Annotated[Path | None, typer.Option(help="Figures of an earlier run, to be renewed for these models.")] = None,
 ) -> None:
     """Check the models and print what came of it."""
@@ -47,7 +48,7 @@ def main(
     file = into or out
     found = {} if into is None else {line["entry"]: Result(**line) for line in map(json.loads, into.open())}
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
-        for result in bar.track(checked(entries, processes, seconds), total=len(entries), description="models"):
+        for result in bar.track(checked(entries, processes, seconds, dynamic=not fixed), total=len(entries), description="models"):
             found[result.entry] = result
             write(file, found, list(cases))
     results = write(file, found, list(cases))
@@ -69,7 +70,7 @@ def write(file: Path, found: Mapping[str, Result], order: list[str]) -> list[Res
     return results
 
 
-def check(entry: str) -> Result:
+def check(entry: str, dynamic: bool = True) -> Result:
     """Everything about one variant; what fails is said in `why`."""
     import logging
     import warnings
@@ -86,16 +87,16 @@ def check(entry: str) -> Result:
     except Exception as error:
         result.why.append(f"the package itself raises {type(error).__name__}: {error}"[:300])
         return result
-    check_built(variant.build, result)
+    check_built(variant.build, result, dynamic=dynamic)
     return result
 
 
-def checked(entries: list[str], processes: int, seconds: float) -> Iterator[Result]:
+def checked(entries: list[str], processes: int, seconds: float, *, dynamic: bool) -> Iterator[Result]:
     """The result of each entry, in order; one that dies or takes too long has a line that says so."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     context = multiprocessing.get_context("spawn")
     with ProcessPool(max_workers=processes, max_tasks=40, context=context) as pool:
-        futures = [pool.schedule(check, args=[entry], timeout=seconds) for entry in entries]
+        futures = [pool.schedule(check, args=[entry, dynamic], timeout=seconds) for entry in entries]
         for entry, future in zip(entries, futures, strict=True):
             try:
                 yield future.result()
