@@ -99,7 +99,9 @@ def write_lower_precision(x: Tensor) -> Tensor:
     return y.float()
 
 
-IN_PLACE = [in_place_chain, write_slice, write_through_views, write_through_rarer_views, write_by_index, write_lower_precision]
+IN_PLACE = [
+    in_place_chain, write_slice, write_through_views, write_through_rarer_views, write_by_index, write_lower_precision,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("function", IN_PLACE, ids=lambda f: f.__name__)
@@ -125,7 +127,15 @@ def test_a_narrow_of_free_size_is_written_in_place() -> None:
     assert torch.equal(explained(x := torch.randn(5, 4)), function(x))
 
 
-@pytest.mark.parametrize("function", [write_chunk, write_unbound], ids=lambda f: f.__name__)
+def write_out(x: Tensor) -> Tensor:
+    """As torch_geometric counts the nodes of its graphs: `out` is another tensor than the first operand."""
+    y = x.new_zeros(x.shape[0] + 1, x.shape[1])
+    torch.cumsum(x * 2, 0, out=y[1:])
+    torch.add(y, 1, out=y)
+    return y * x.sum()
+
+
+@pytest.mark.parametrize("function", [write_chunk, write_unbound, write_out], ids=lambda f: f.__name__)
 def test_writes_into_parts_of_a_tensor_are_carried_back(function: Callable[[Tensor], Tensor]) -> None:
     """Eager autograd refuses these, so only values are compared; models do them where no gradient is asked."""
     x = torch.randn(3, 4)
@@ -382,3 +392,13 @@ def test_a_softmax_that_is_written_out_gets_the_rule_of_softmax(spelling: str, i
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
     if spelling != "shifted along another dim":
         assert set(rules) <= {"softmax", "select"}
+
+
+def test_an_op_that_writes_into_several_tensors_is_refused_by_name() -> None:
+    def function(x: Tensor) -> Tensor:
+        values, indices = x.new_zeros(3), torch.zeros(3, dtype=torch.long)
+        torch.max(x, 1, out=(values, indices))
+        return values * x.sum()
+
+    with pytest.raises(lxt_fx.CaptureError, match="aten.max.dim_max writes into max, max_values"):
+        lxt_fx.transform(Function(function), (torch.randn(3, 4),), dynamic=False)

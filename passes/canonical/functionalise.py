@@ -10,7 +10,17 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.nodes import value
-from lxt_fx.base.torch_internals import MissingOp, OpOverload, aten, base_name, is_contiguous, overload_name, schema_of
+from lxt_fx.base.torch_internals import (
+    MissingOp,
+    OpOverload,
+    aten,
+    base_name,
+    is_contiguous,
+    overload_name,
+    schema_of,
+    without_out,
+    written_by,
+)
 from lxt_fx.passes.drop_dead import drop_dead
 
 # Views whose write-back is the value in the shape of what was viewed.
@@ -46,7 +56,7 @@ _TUPLE_VIEWS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.def
 
 
 def mutates(node: Node) -> bool:
-    """Whether the node writes into its first operand."""
+    """Whether the node writes into an operand."""
     return node.op == "call_function" and isinstance(node.target, OpOverload) and schema_of(node.target).is_mutable
 
 
@@ -133,9 +143,7 @@ class _Memory:
     def write(self, node: Node) -> None:
         """Inserts the functional form of the in-place op before it, and writes the value back through the views to the
         base."""
-        target = node.args[0]
-        assert isinstance(target, Node)
-        target = self._origin(target)
+        target = self._origin(_written(node))
         with self.graph.inserting_before(node):
             new = _functional(self.graph, node)
             viewed = target
@@ -148,6 +156,23 @@ class _Memory:
         self.version[viewed] = self.version.get(viewed, 0) + 1
         self.current[viewed] = new
         self.written[node] = target
+
+
+def _written(node: Node) -> Node:
+    """The operand that an op writes into: its first one, or `out`.
+
+    Raises CaptureError for an op that writes into several.
+    """
+    assert isinstance(node.target, OpOverload)
+    names = written_by(node.target)
+    given = dict(zip((argument.name for argument in schema_of(node.target).arguments), node.args, strict=False))
+    written = (given | node.kwargs).get(names[0])
+    if len(names) > 1 or not isinstance(written, Node):
+        raise CaptureError(
+            f"transform: %{node.name} = {node.target} writes into {', '.join(names)}, which lxt_fx cannot write back; call "
+            "the form of it that returns new tensors in the model"
+        )
+    return written
 
 
 def _is_view(node: Node) -> bool:
@@ -169,11 +194,14 @@ def _is_view(node: Node) -> bool:
 def _functional(graph: torch.fx.Graph, node: Node) -> Node:
     target = node.target
     assert isinstance(target, OpOverload)
-    written = node.args[0]
-    assert isinstance(written, Node)
+    written = _written(node)
     name = base_name(target)
     before = value(written)
-    if name == "copy_" or target is aten.fill_.Tensor:
+    if written is node.kwargs.get("out"):
+        if (functional := without_out(target)) is None:
+            raise CaptureError(f"transform: %{node.name} = {target} writes into `out`, and has no form that returns it")
+        new = graph.call_function(functional, node.args, {k: v for k, v in node.kwargs.items() if k != "out"})
+    elif name == "copy_" or target is aten.fill_.Tensor:
         new = graph.call_function(aten.expand_as.default, (node.args[1], written))
     elif name == "zero_":
         new = graph.call_function(aten.zeros_like.default, (written,))

@@ -48,18 +48,19 @@ def main(
     file = into or out
     found = {} if into is None else {line["entry"]: Result(**line) for line in map(json.loads, into.open())}
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
-        for result in bar.track(checked(entries, processes, seconds, dynamic=not fixed), total=len(entries), description="models"):
+        results = checked(entries, processes, seconds, dynamic=not fixed)
+        for result in bar.track(results, total=len(entries), description="models"):
             found[result.entry] = result
             write(file, found, list(cases))
-    results = write(file, found, list(cases))
-    print(summary(results))
-    for result in results:
+    lines = write(file, found, list(cases))
+    print(summary(lines))
+    for result in lines:
         if failed := [name for name, passed in result.passes.items() if not passed]:
             print(f"{result.entry}: {', '.join(failed)}; {', '.join(result.unknown)} {' | '.join(result.why)[:300]}")
-    print(dict(Counter(result.family for result in results)))
-    if len(results) == len(cases) and all(packages.versions().values()):
+    print(dict(Counter(result.family for result in lines)))
+    if len(lines) == len(cases) and all(packages.versions().values()):
         page = ROOT / "docs" / "supported_models.md"
-        text = with_section(page.read_text(encoding="utf-8"), section(results, packages.versions()))
+        text = with_section(page.read_text(encoding="utf-8"), section(lines, packages.versions()))
         page.write_text(text, encoding="utf-8")
 
 
