@@ -16,7 +16,7 @@ def section(results: Sequence[Result], versions: Mapping[str, str | None]) -> st
         packages[result.family].append(result)
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     parts = [
-        "# Outside transformers",
+        "## Outside transformers",
         f"Made by `python tests/foreign/run.py`: small random variants of {named}. The checks and the columns are those of "
         "the models above.",
         summary(results),

@@ -89,6 +89,8 @@ def check(entry: str, dynamic: bool = True) -> Result:
         result.why.append(f"the package itself raises {type(error).__name__}: {error}"[:300])
         return result
     check_built(variant.build, result, dynamic=dynamic)
+    if not dynamic:
+        result.batch = result.length = None
     return result
 
 
