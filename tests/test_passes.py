@@ -58,6 +58,19 @@ def write_through_views(x: Tensor) -> Tensor:
     return y + before + view.sum()
 
 
+def write_through_rarer_views(x: Tensor) -> Tensor:
+    y = x.clone()
+    y.narrow(1, 1, 2).mul_(x[:, :2])
+    y.narrow(0, -2, 2).add_(1)
+    y.narrow(0, 1, x.shape[0] - 1).mul_(2)
+    y.mT.select(0, 1).mul_(3)
+    y.T[2].add_(y.swapaxes(0, 1)[0])
+    y.t().narrow(0, 0, 1).mul_(5)
+    y[None].movedim(0, 2)[0].mul_(2)
+    y[:, :3].diagonal().mul_(x[0, :3])
+    return y.swapdims(0, 1).add_(y.adjoint())
+
+
 def write_chunk(x: Tensor) -> Tensor:
     y = x.clone()
     first, second = y.chunk(2, dim=1)
@@ -86,7 +99,9 @@ def write_lower_precision(x: Tensor) -> Tensor:
     return y.float()
 
 
-IN_PLACE = [in_place_chain, write_slice, write_through_views, write_by_index, write_lower_precision]
+IN_PLACE = [
+    in_place_chain, write_slice, write_through_views, write_through_rarer_views, write_by_index, write_lower_precision,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("function", IN_PLACE, ids=lambda f: f.__name__)
@@ -101,7 +116,26 @@ def test_in_place_ops_become_functional_with_equal_values_and_gradients(function
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("function", [write_chunk, write_unbound], ids=lambda f: f.__name__)
+def test_a_narrow_of_free_size_is_written_in_place() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x * 1
+        y.narrow(0, 1, x.shape[0] - 1).mul_(2)
+        return y
+
+    explained = lxt_fx.transform(Function(function), (torch.randn(3, 4),), rules="gradient")
+    assert explained.record.sizes["x"][0] is None
+    assert torch.equal(explained(x := torch.randn(5, 4)), function(x))
+
+
+def write_out(x: Tensor) -> Tensor:
+    """As torch_geometric counts the nodes of its graphs: `out` is another tensor than the first operand."""
+    y = x.new_zeros(x.shape[0] + 1, x.shape[1])
+    torch.cumsum(x * 2, 0, out=y[1:])
+    torch.add(y, 1, out=y)
+    return y * x.sum()
+
+
+@pytest.mark.parametrize("function", [write_chunk, write_unbound, write_out], ids=lambda f: f.__name__)
 def test_writes_into_parts_of_a_tensor_are_carried_back(function: Callable[[Tensor], Tensor]) -> None:
     """Eager autograd refuses these, so only values are compared; models do them where no gradient is asked."""
     x = torch.randn(3, 4)
@@ -358,3 +392,13 @@ def test_a_softmax_that_is_written_out_gets_the_rule_of_softmax(spelling: str, i
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
     if spelling != "shifted along another dim":
         assert set(rules) <= {"softmax", "select"}
+
+
+def test_an_op_that_writes_into_several_tensors_is_refused_by_name() -> None:
+    def function(x: Tensor) -> Tensor:
+        values, indices = x.new_zeros(3), torch.zeros(3, dtype=torch.long)
+        torch.max(x, 1, out=(values, indices))
+        return values * x.sum()
+
+    with pytest.raises(lxt_fx.CaptureError, match="aten.max.dim_max writes into max, max_values"):
+        lxt_fx.transform(Function(function), (torch.randn(3, 4),), dynamic=False)

@@ -157,6 +157,25 @@ def overload_name(op: Any) -> str:
     return str(found(op, "_overloadname", "to find the functional form of an in-place op"))
 
 
+@cache
+def written_by(op: OpOverload) -> tuple[str, ...]:
+    """The names of the arguments that an op writes into: `self` of `add_`, `out` of `cumsum.out`."""
+    arguments = schema_of(op).arguments
+    return tuple(a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write)
+
+
+@cache
+def without_out(op: OpOverload) -> Any:
+    """The overload that returns what this one writes into its `out`; None if there is none."""
+    packet = getattr(aten, base_name(op)).packet
+    wanted = [(a.name, str(a.type)) for a in schema_of(op).arguments if a.name not in written_by(op)]
+    for overload in [] if packet is None else packet.overloads():
+        functional = getattr(packet, overload)
+        if [(argument.name, str(argument.type)) for argument in schema_of(functional).arguments] == wanted:
+            return functional
+    return None
+
+
 def softmax_backward(gradient: Tensor, weights: Tensor, dim: int) -> Tensor:
     """The gradient of softmax from its weights, in one kernel: s (g - sum g s). Without the private op it would take three
     kernels, which round differently."""

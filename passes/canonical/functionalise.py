@@ -10,7 +10,17 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.nodes import value
-from lxt_fx.base.torch_internals import MissingOp, OpOverload, aten, base_name, is_contiguous, overload_name, schema_of
+from lxt_fx.base.torch_internals import (
+    MissingOp,
+    OpOverload,
+    aten,
+    base_name,
+    is_contiguous,
+    overload_name,
+    schema_of,
+    without_out,
+    written_by,
+)
 from lxt_fx.passes.drop_dead import drop_dead
 
 # Views whose write-back is the value in the shape of what was viewed.
@@ -30,6 +40,15 @@ _RESHAPES = {
     aten.to.device,
     aten.to.dtype_layout,
 }
+_OWN_INVERSES = {
+    aten.transpose.int,
+    aten.t.default,
+    aten.swapaxes.default,
+    aten.swapdims.default,
+    aten.mT.default,
+    aten.adjoint.default,
+    aten.numpy_T.default,
+}
 _MAY_COPY = {aten.reshape.default, aten.contiguous.default, aten.flatten.using_ints}
 _CASTS = {aten.to.dtype, aten.to.device, aten.to.dtype_layout}
 _OPERATORS = {"__ior__": "bitwise_or", "__iand__": "bitwise_and", "__ixor__": "bitwise_xor"}
@@ -37,7 +56,7 @@ _TUPLE_VIEWS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.def
 
 
 def mutates(node: Node) -> bool:
-    """Whether the node writes into its first operand."""
+    """Whether the node writes into an operand."""
     return node.op == "call_function" and isinstance(node.target, OpOverload) and schema_of(node.target).is_mutable
 
 
@@ -124,9 +143,7 @@ class _Memory:
     def write(self, node: Node) -> None:
         """Inserts the functional form of the in-place op before it, and writes the value back through the views to the
         base."""
-        target = node.args[0]
-        assert isinstance(target, Node)
-        target = self._origin(target)
+        target = self._origin(_written(node))
         with self.graph.inserting_before(node):
             new = _functional(self.graph, node)
             viewed = target
@@ -139,6 +156,23 @@ class _Memory:
         self.version[viewed] = self.version.get(viewed, 0) + 1
         self.current[viewed] = new
         self.written[node] = target
+
+
+def _written(node: Node) -> Node:
+    """The operand that an op writes into: its first one, or `out`.
+
+    Raises CaptureError for an op that writes into several.
+    """
+    assert isinstance(node.target, OpOverload)
+    names = written_by(node.target)
+    given = dict(zip((argument.name for argument in schema_of(node.target).arguments), node.args, strict=False))
+    written = (given | node.kwargs).get(names[0])
+    if len(names) > 1 or not isinstance(written, Node):
+        raise CaptureError(
+            f"transform: %{node.name} = {node.target} writes into {', '.join(names)}, which lxt_fx cannot write back; call "
+            "the form of it that returns new tensors in the model"
+        )
+    return written
 
 
 def _is_view(node: Node) -> bool:
@@ -160,11 +194,14 @@ def _is_view(node: Node) -> bool:
 def _functional(graph: torch.fx.Graph, node: Node) -> Node:
     target = node.target
     assert isinstance(target, OpOverload)
-    written = node.args[0]
-    assert isinstance(written, Node)
+    written = _written(node)
     name = base_name(target)
     before = value(written)
-    if name == "copy_" or target is aten.fill_.Tensor:
+    if written is node.kwargs.get("out"):
+        if (functional := without_out(target)) is None:
+            raise CaptureError(f"transform: %{node.name} = {target} writes into `out`, and has no form that returns it")
+        new = graph.call_function(functional, node.args, {k: v for k, v in node.kwargs.items() if k != "out"})
+    elif name == "copy_" or target is aten.fill_.Tensor:
         new = graph.call_function(aten.expand_as.default, (node.args[1], written))
     elif name == "zero_":
         new = graph.call_function(aten.zeros_like.default, (written,))
@@ -202,8 +239,14 @@ def _write_back(graph: torch.fx.Graph, view: Node, parent: Node, new: Node) -> N
         back = graph.call_function(aten.slice_scatter.default, (parent, new, *args[1:]))
     elif target is aten.select.int:
         back = graph.call_function(aten.select_scatter.default, (parent, new, *args[1:]))
-    elif target is aten.transpose.int:
-        back = graph.call_function(aten.transpose.int, (new, *args[1:]))
+    elif target is aten.narrow.default:
+        back = graph.call_function(aten.slice_scatter.default, (parent, new, *args[1:3], _end(graph, *args[2:])))
+    elif target is aten.diagonal.default:
+        back = graph.call_function(aten.diagonal_scatter.default, (parent, new, *args[1:]), dict(view.kwargs))
+    elif target in _OWN_INVERSES:
+        back = graph.call_function(target, (new, *args[1:]))
+    elif target in (aten.movedim.int, aten.moveaxis.int):
+        back = graph.call_function(target, (new, args[2], args[1]))
     elif target is aten.permute.default:
         order = list(args[1])
         back = graph.call_function(aten.permute.default, (new, [order.index(i) for i in range(len(order))]))
@@ -223,6 +266,15 @@ def _write_back(graph: torch.fx.Graph, view: Node, parent: Node, new: Node) -> N
     whole = value(parent)
     back.meta = dict(parent.meta) if isinstance(whole, torch.Tensor) else dict(parent.args[0].meta)  # type: ignore[union-attr]
     return back
+
+
+def _end(graph: torch.fx.Graph, start: Any, length: Any) -> Any:
+    """Where a `narrow` ends; None is the end of the tensor, for one that starts from there."""
+    if isinstance(start, int) and isinstance(length, int):
+        return (start + length or None) if start < 0 else start + length
+    end = graph.call_function(operator.add, (start, length))
+    end.meta = {"val": sum(value(part) if isinstance(part, Node) else part for part in (start, length))}
+    return end
 
 
 def _write_back_part(graph: torch.fx.Graph, parts: Node, index: Any, parent: Node, new: Node) -> Node:

@@ -22,7 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from zoo_check import Result, check
 from zoo_scaled import scaled_cases
-from zoo_table import is_scaled, page, summary, unscaled, with_summary
+from zoo_table import is_scaled, page, section_of, summary, unscaled, with_section, with_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = zoo_models.cases() | scaled_cases()
@@ -51,7 +51,8 @@ def main(
         if failed:
             print(f"{result.entry}: {', '.join(failed)}; {' | '.join(result.why)[:300]}")
     if len(results) == len(CASES):
-        Path(ROOT, "docs", "supported_models.md").write_text(page(results), encoding="utf-8")
+        models = ROOT / "docs" / "supported_models.md"
+        models.write_text(with_section(page(results), section_of(models.read_text(encoding="utf-8"))), encoding="utf-8")
         readme = Path(ROOT, "README.md")
         readme.write_text(with_summary(readme.read_text(encoding="utf-8"), summary(unscaled(results))), encoding="utf-8")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,11 +21,12 @@ from zoo_scaled import scaled_cases
 import lxt_fx
 from lxt_fx.base.nodes import is_float
 from lxt_fx.compiler.captured_model import copied
+from lxt_fx.compiler.nested_inputs import with_leaves_in
 from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
 from lxt_fx.passes.analysis.mark_flow import mark_flow
+from lxt_fx.passes.capture.called_by_leaf import leaf_names, leaf_values
 from lxt_fx.passes.capture.capture import torch_state_restored
-from lxt_fx.passes.capture.trace import leaf_names
 from lxt_fx.passes.verify import forward_difference
 
 FORWARD = 1e-4
@@ -35,6 +37,10 @@ LIMITS = {
 }
 """The largest differences that count as equal: plain gradients; the ledger's residual and unaccounted parts, of its scale;
 relevance by the two forms, of the largest. float32 where the model itself fails in float64."""
+
+
+Build = Callable[[], tuple[Any, dict[str, Any]]]
+"""Makes the model, in float32 and eval mode, and the arguments of its forward by name; the same ones each time."""
 
 
 @dataclass(slots=True)
@@ -88,19 +94,24 @@ def check(entry: str, *, dynamic: bool = True, by_ids: bool = True) -> Result:
         return Result(entry, case["model_class"], case["family"], ids=tried_by_ids(case, dynamic=dynamic).to_dict())
     case = models.cases()[entry]
     result = Result(entry, case["model_class"], case["family"])
-    for part in (_single, _double):
-        try:
-            part(case, result, dynamic)
-        except Exception as error:  # the table must have a line for every model, whatever it raises
-            result.why.append(f"{type(error).__name__}: {error}"[:600])
+    check_built(lambda: models.build(case), result, dynamic=dynamic)
     if by_ids:
         result.ids = tried_by_ids(case, dynamic=dynamic).to_dict()
     return result
 
 
-def _single(case: models.Case, result: Result, dynamic: bool) -> None:
+def check_built(build: Build, result: Result, *, dynamic: bool = True) -> None:
+    """Everything but calls by ids, of whatever `build` makes, into `result`."""
+    for part in (_single, _double):
+        try:
+            part(build, result, dynamic)
+        except Exception as error:  # the table must have a line for every model, whatever it raises
+            result.why.append(f"{type(error).__name__}: {error}"[:600])
+
+
+def _single(build: Build, result: Result, dynamic: bool) -> None:
     """In float32, as users have it: capture with free sizes, the time of `transform`, forward and plain gradient."""
-    model, inputs = models.build(case)
+    model, inputs = build()
     start = time.perf_counter()
     explained = _transformed(model, inputs, result, dynamic=dynamic)
     result.seconds = time.perf_counter() - start
@@ -136,14 +147,14 @@ def _free_sizes(explained: lxt_fx.Explained) -> tuple[bool | None, bool | None]:
     return (free[0] if free else None), (free[1] if is_text and len(free) == 3 else None)
 
 
-def _double(case: models.Case, result: Result, dynamic: bool) -> None:
+def _double(build: Build, result: Result, dynamic: bool) -> None:
     """In float64: one capture, then the plain gradient, the ledger, and both forms."""
-    model, inputs = _precise(case, result)
+    model, inputs = _precise(build, result)
     model.requires_grad_(False)  # a mask that asked for a gradient would choose another kernel of attention
     if result.precision == "float64" and (why := _own_gradient_fails(model, inputs)):
         result.precision = "float32"
         result.why.append(f"float32, since in float64 the model's own backward raises {why}")
-        model, inputs = models.build(case)
+        model, inputs = build()
         model.requires_grad_(False)
     source = captured_from(model, (), inputs, dynamic=False)
     result.ops = tuple(sorted(_carrying_ops(source.captured.gm)))
@@ -153,7 +164,7 @@ def _double(case: models.Case, result: Result, dynamic: bool) -> None:
         return compiled_by(copied(source), lxt_fx.TABLES[table], Options(form, 0.0, strict=strict))
 
     explained = compiled("attnlrp")
-    if not any(found.requires_grad for found in models.main_outputs(explained(**_leafy(explained, inputs)))):
+    if not any(found.requires_grad for found in models.main_outputs(explained(**_leafy(explained, inputs)[0]))):
         raise lxt_fx.InputError("the main output depends on the input by indices (codes) only, which pass no gradient")
     fast = _relevances(explained, inputs)
     result.forms = _largest(fast, _relevances(compiled("attnlrp", "explicit"), inputs))
@@ -164,12 +175,12 @@ def _double(case: models.Case, result: Result, dynamic: bool) -> None:
     result.residual = (float(ledger.residual.abs().max()) + unaccounted) / scale if scale else 0.0
 
 
-def _precise(case: models.Case, result: Result) -> tuple[Any, dict[str, Any]]:
+def _precise(build: Build, result: Result) -> tuple[Any, dict[str, Any]]:
     """Model and inputs in float64, as far as the model itself goes: expert matmuls have no kernel for it, and a mask of its
     least number becomes -inf in the float32 softmax of some models, whose padded rows are then NaN: these go unpadded. What
     fails in float64 altogether stays in float32."""
     for padded in (True, False):
-        model, inputs = models.build(case)
+        model, inputs = build()
         model, inputs = model.double(), models.to_double(inputs)
         if any("experts" in name for name, _ in model.named_modules()) and hasattr(model, "set_experts_implementation"):
             model.set_experts_implementation("batched_mm")
@@ -187,7 +198,7 @@ def _precise(case: models.Case, result: Result) -> tuple[Any, dict[str, Any]]:
             return model, inputs
     result.precision = "float32"
     result.why.append(f"float32, since in float64 {why}")
-    return models.build(case)
+    return build()
 
 
 def _own_gradient_fails(model: Any, inputs: dict[str, Any]) -> str:
@@ -207,10 +218,17 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _leafy(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs with the leaves, which ask for a gradient."""
+def _leafy(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
+    """The inputs with the leaves of the module, which ask for a gradient; and these, in their order."""
     _, bound = explained._prepared((), inputs)
-    return inputs | explained._new_leaves(bound)
+    leaves = explained._new_leaves(bound)
+    return _placed(inputs, leaves), [leaves[name] for name in explained.record.leaves]
+
+
+def _placed(inputs: dict[str, Any], leaves: dict[str, Tensor]) -> dict[str, Any]:
+    """The inputs with these in their places, inside of lists and dicts too; what has none there is an input of its own."""
+    inside = {name: leaf for name, leaf in leaves.items() if name not in inputs and name in leaf_names(inputs)}
+    return with_leaves_in(inputs, inside) | {name: leaf for name, leaf in leaves.items() if name not in inside}
 
 
 def _carrying_ops(gm: GraphModule) -> set[str]:
@@ -221,8 +239,7 @@ def _carrying_ops(gm: GraphModule) -> set[str]:
 
 def _relevances(explained: lxt_fx.Explained, inputs: dict[str, Any]) -> list[Tensor]:
     """Relevance of every leaf for the projection of the outputs, in either form."""
-    given = _leafy(explained, inputs)
-    leaves = [given[name] for name in explained.record.leaves]
+    given, leaves = _leafy(explained, inputs)
     torch.manual_seed(0)
     output = explained(**given)
     explicit = explained.record.form == "explicit"
@@ -239,21 +256,22 @@ def _gradient_difference(model: Any, explained: lxt_fx.Explained, inputs: dict[s
     leaves that are looked up the gradient of their tables."""
     fronts = [front for front in explained._fronts if front.leaf in explained.record.leaves]
     floats = [name for name in explained.record.leaves if name not in {front.leaf for front in fronts}]
-    given = _leafy(explained, inputs)
+    given, leaves = _leafy(explained, inputs)
     torch.manual_seed(0)
     value = models.projection(explained(**given))
-    found = _gradients(value, [given[name] for name in explained.record.leaves])
+    found = _gradients(value, leaves)
     arrived = dict(zip(explained.record.leaves, found, strict=True))
 
-    own = {name: inputs[name].detach().clone().requires_grad_(True) for name in floats if name in inputs}
+    flat = leaf_values(inputs)
+    own = {name: flat[name].detach().clone().requires_grad_(True) for name in floats if name in flat}
     read = {name for front in fronts for name in front.reads}
     others = [x for name, x in inputs.items() if name not in read and isinstance(x, Tensor) and not _is_float(x)]
     tables = Tables([table for front in fronts for _, table in _named_tables(front)], others)
-    value = _projected(model, inputs | own, tables)
+    value = _projected(model, _placed(inputs, own), tables)
     reached = any(bool(arrived[front.leaf].any()) for front in fronts)
     if reached and not tables.leaves:  # a table is computed from a parameter (I-BERT rounds it): all that reads this counts
         tables.leaves = {id(table): table.requires_grad_() for table in tables.given}
-        value = _projected(model, inputs | own, tables)
+        value = _projected(model, _placed(inputs, own), tables)
     expected = _gradients(value, [*own.values(), *tables.leaves.values()])
     by_floats = [x.detach() * g for x, g in zip(own.values(), expected, strict=False)]
     differences = [0.0]
@@ -298,6 +316,8 @@ def _gradients(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
 def _largest(expected: list[Tensor], actual: list[Tensor]) -> float:
     """The largest difference, relative to the largest value of all leaves; NaN where only one of two is NaN."""
     pairs = [(a[~(a.isnan() & b.isnan())], b[~(a.isnan() & b.isnan())]) for a, b in zip(expected, actual, strict=True)]
+    if not any(a.numel() for a, _ in pairs):
+        raise ValueError("every value is NaN on both sides, so there is nothing to compare")
     scale = max(float(a.abs().max()) for a, _ in pairs if a.numel())
     largest = max(float((a - b).abs().max()) for a, b in pairs if a.numel())
     return largest / scale if scale else largest

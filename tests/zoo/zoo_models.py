@@ -51,7 +51,7 @@ def build(case: Case) -> tuple[nn.Module, dict[str, Any]]:
         warnings.simplefilter("ignore")
         model: nn.Module = _named(case["module"], case["model_class"])(_config(case))
     model = model.eval().float()
-    _fill(model, case["seed"] + 1, case["gain"])
+    fill(model, case["seed"] + 1, case["gain"])
     inputs = {name: _input(spec, model) for name, spec in case["inputs"].items()}
     _calibrate(model, inputs | case["const"], case["seed"] + 3)
     torch.manual_seed(case["seed"] + 2)
@@ -95,7 +95,7 @@ def _input(spec: Case, model: nn.Module) -> Any:
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, seed: int, gain: float) -> None:
+def fill(model: nn.Module, seed: int, gain: float) -> None:
     """Matrices are drawn with a spread that keeps signals alive, vectors and constants get noise beside their value,
     batch norms other statistics than 0 and 1, and codebooks that are buffers (of Mimi) other entries than 0."""
     generator = torch.Generator().manual_seed(seed)
@@ -144,8 +144,10 @@ def to_double(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main_outputs(output: Any) -> list[Tensor]:
-    """The float tensors of an output that one would explain: logits, hidden states, boxes."""
+    """The float tensors of an output that one would explain: logits, hidden states, boxes. A single number beside them is
+    none (CLIP returns its logit scale, SigLIP a bias)."""
     floats = [(path, x) for path, x in _leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
+    floats = [(path, x) for path, x in floats if x.dim() > 0] or floats
     floats = [(path, x) for path, x in floats if "past_key_values" not in path and "loss" not in path]
     main = [x for name in MAIN_OUTPUTS for path, x in floats if path == f".{name}"]
     return main or [x for _, x in floats if x.requires_grad][:3] or [x for _, x in floats][:3]

@@ -30,6 +30,8 @@ def summary(results: Sequence[Result]) -> str:
     for name, text in CHECKS.items():
         tried = [r for r in results if name in ("captured", "strict", "by ids") or r.seconds is not None]
         tried = [r for r in tried if name in r.passes]
+        if not tried:
+            continue
         passed = sum(r.passes[name] for r in tried)
         lines.append(f"| {text} | {passed} ({passed / max(1, len(tried)):.1%}) | {len(tried)} |")
     times = [r.seconds for r in results if r.seconds is not None]
@@ -46,6 +48,19 @@ def with_summary(text: str, table: str) -> str:
     before, rest = text.split(MARKS[0])
     _, after = rest.split(MARKS[1])
     return f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}"
+
+
+OUTSIDE = "<!-- made by tests/foreign/run.py, to the end of the page -->"
+
+
+def with_section(text: str, section: str) -> str:
+    """The page with the section on packages outside transformers, its last one."""
+    return f"{text.split(OUTSIDE)[0].rstrip()}\n\n{OUTSIDE}\n\n{section.strip()}\n" if section else text
+
+
+def section_of(text: str) -> str:
+    """The section on packages outside transformers, which a page that is made anew carries on; or nothing."""
+    return text.partition(OUTSIDE)[2]
 
 
 def is_scaled(result: Result) -> bool:
@@ -70,7 +85,7 @@ def page(every: Sequence[Result]) -> str:
         f"{transformers.__version__}, torch {torch.__version__.split('+')[0]}, table `attnlrp`. lxt_fx has no code for any "
         "of them.",
         summary(results),
-        _failures(results),
+        failures(results),
         "A star: float64 fails in the model itself, so gradient, ledger and forms are in float32 (limits "
         f"{', '.join(f'{limit:g}' for limit in LIMITS['float32'].values())}). `batch`, `length`: free after one capture "
         "(`-`: there is none). Differences are relative to the largest value; `0` means bit-equal. `s` is the time of "
@@ -79,7 +94,7 @@ def page(every: Sequence[Result]) -> str:
         "largest difference of the relevance of a text alone and in a padded batch (`-`: does not apply, see below).",
     ]
     for family, members in sorted(families.items()):
-        parts.append(f"## {family}\n\n{_table(members)}")
+        parts.append(f"## {family}\n\n{table(members)}")
     return "\n\n".join([*parts, _scaled([r for r in every if is_scaled(r)]), _not_applied(every)]) + "\n"
 
 
@@ -115,8 +130,9 @@ def _reason(note: str) -> str:
     return f"a text alone: {said}" if alone else said
 
 
-def _failures(results: Sequence[Result]) -> str:
-    lines = ["## What does not pass, and why", "", "| model | fails | reason |", "|---|---|---|"]
+def failures(results: Sequence[Result], title: str = "## What does not pass, and why") -> str:
+    """The models that fail a check, each with the reason."""
+    lines = [title, "", "| model | fails | reason |", "|---|---|---|"]
     for result in results:
         failed = [name for name, passed in result.passes.items() if not passed]
         if failed:
@@ -131,7 +147,8 @@ def _worst(result: Result) -> str:
     return ", ".join(f"{name} {_number(getattr(result, name))}" for name in names if not result.passes[name])
 
 
-def _table(results: Sequence[Result]) -> str:
+def table(results: Sequence[Result]) -> str:
+    """One line for each model."""
     columns = "model | class | captured by | batch | length | forward | gradient | ledger | forms | by ids | nodes | s"
     lines = [f"| {columns} |", "|" + "---|" * (columns.count("|") + 1)]
     for r in results:
