@@ -411,6 +411,14 @@ def in_dispatch_mode() -> bool:
     return found(module, "_get_current_dispatch_mode", "to know whether ops are traced")() is not None
 
 
+def untouched_by_torch_functions(tensor_class: type[Tensor]) -> type[Tensor]:
+    """Decorator for a subclass of Tensor that torch's functions treat like a Tensor: what they return is one. Without it
+    every result would be of the subclass, without the attributes that its methods count on."""
+    purpose = "for tensors that stand for packed layers"
+    tensor_class.__torch_function__ = found(torch._C, "_disabled_torch_function_impl", purpose)  # type: ignore[assignment]
+    return tensor_class
+
+
 def function_base() -> Any:
     """The class through which every call of an `autograd.Function` goes, also one whose `apply` was stored before. Without
     it, capture would trace into forwards and lose the backwards that their authors wrote."""

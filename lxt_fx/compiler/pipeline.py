@@ -44,6 +44,7 @@ from lxt_fx.passes.canonical.write_casts import write_casts
 from lxt_fx.passes.capture.autograd_functions import own_backwards_found
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.packed_layers import packed_layers
 from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
 from lxt_fx.passes.capture.with_backwards import captured_with_backwards
 from lxt_fx.passes.positions.asked_positions import Narrowing, answer_index
@@ -75,9 +76,11 @@ def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> Capture
     """The model captured on an example that is made. Raises CaptureError."""
     seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
     with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as functions:
-        example, expected = without_refused_inputs(model, example)
-        embedding = embedding_of(model, example)
-    with _timed(seconds, "capture"):
+        packed = packed_layers(model)
+        with packed.compared():
+            example, expected = without_refused_inputs(model, example)
+            embedding = embedding_of(model, example)
+    with _timed(seconds, "capture"), packed.as_ops():
         captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
     if captured.example is not example and not on_meta(model, captured.example.kwargs):
         with torch_state_restored(), torch.no_grad():

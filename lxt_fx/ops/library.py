@@ -83,6 +83,22 @@ def define(schema: str, *, casts: Casts | None = None) -> Callable[[Kernel], OpO
     return register
 
 
+def define_opaque(schema: str, shape: Kernel) -> Callable[[Kernel], OpOverload]:
+    """Decorator: the same for a kernel that no tracer or compiler looks into, as it calls code of others. It has no
+    gradient; an `autograd.Function` calls it. `shape` gives an empty tensor of the shape and dtype of the value, where
+    tensors have no values."""
+
+    def register(kernel: Kernel) -> OpOverload:
+        name = schema.split("(", 1)[0]
+        LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+        LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+        LIBRARY.impl(name, shape, "Meta")  # type: ignore[no-untyped-call]
+        overload: OpOverload = getattr(torch.ops.lxt_fx, name).default
+        return overload
+
+    return register
+
+
 def _casting(op: OpOverload, casts: Casts) -> Kernel:
     """The op on operands of one dtype, without autocast. As in torch's autocast, float64 stays. What an equation gives as
     `value`, an argument by name, is the value that the op returns, and stays too."""
