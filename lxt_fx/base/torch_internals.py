@@ -415,7 +415,7 @@ def untouched_by_torch_functions(tensor_class: type[Tensor]) -> type[Tensor]:
     """Decorator for a subclass of Tensor that torch's functions treat like a Tensor: what they return is one. Without it
     every result would be of the subclass, without the attributes that its methods count on."""
     purpose = "for tensors that stand for packed layers"
-    tensor_class.__torch_function__ = found(torch._C, "_disabled_torch_function_impl", purpose)  # type: ignore[assignment]
+    tensor_class.__torch_function__ = found(torch._C, "_disabled_torch_function_impl", purpose)  # type: ignore[method-assign]
     return tensor_class
 
 

@@ -335,8 +335,8 @@ def rule_ops(
     name: str, settings: str, run: Callable[..., Run], packed: Callable[..., RunPacked], casts: Casts = narrowed
 ) -> RuleOps:
     """Defines `linear_<name>`, `convolution_<name>`, `matmul_<name>` and `packed_<name>`. `settings` are the rule's own
-    arguments as a schema; `run` and `packed` take them by name. `casts` is what autocast does to the operands; the kernel of
-    a packed layer casts by itself."""
+    arguments as a schema; `run` and `packed` take them by name. `casts` is what autocast does to the operands; the kernel
+    of a packed layer casts by itself."""
 
     @define(f"linear_{name}(Tensor input, Tensor weight, Tensor? bias=None, *, {settings}) -> Tensor", casts=casts)
     def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, **own: Any) -> Tensor:

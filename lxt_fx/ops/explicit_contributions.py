@@ -55,8 +55,8 @@ def _bound(x: Tensor, bound: Tensor) -> Tensor:
 
 
 class PackedParts(RuleFunction):
-    """y = value, that of a packed layer; the backward takes R z' / value, with z' = x W^T + b of the unpacked weights, to x by
-    the equation of a rule, as its op for plain weights does. Saves x and value."""
+    """y = value, that of a packed layer; the backward takes R z' / value, with z' = x W^T + b of the unpacked weights, to
+    x by the equation of a rule, as its op for plain weights does. Saves x and value."""
 
     @staticmethod
     def forward(x: Tensor, value: Tensor, of: Packed, run: Callable[[Tensor], Run]) -> Tensor:

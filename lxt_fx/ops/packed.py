@@ -32,8 +32,8 @@ Unpack = Callable[[Any], tuple[Tensor, Tensor | None]]
 class PackedLayer:
     """A layer of the model whose weights are packed. `layer` is a shallow copy of the user's module, with the same tensors,
     so that nothing that is done to the module while it is captured reaches it. `forward` is the forward of its class.
-    `rounds` says what its kernel rounds besides the weights, empty where it rounds nothing. `difference` is the largest seen
-    between the kernel's values and those of the unpacked weights (relative L2), NaN before it was compared."""
+    `rounds` says what its kernel rounds besides the weights, empty where it rounds nothing. `difference` is the largest
+    seen between the kernel's values and those of the unpacked weights (relative L2), NaN before it was compared."""
 
     layer: nn.Module
     forward: Callable[..., Tensor]
@@ -112,8 +112,9 @@ def packed_value(input: Tensor, weight: Tensor, dtype: torch.dtype | None = None
     wanted = torch.Size((*input.shape[:-1], weight.shape[0]))
     if found.dtype is not (dtype or input.dtype) or found.shape != wanted:
         raise CallError(
-            f"a packed layer ({packed.scheme}) was captured with an output of {dtype or input.dtype} {list(wanted)}, and its "
-            f"kernel gives {found.dtype} {list(found.shape)} here; transform the model on an example of the dtype of your calls"
+            f"a packed layer ({packed.scheme}) was captured with an output of {dtype or input.dtype} {list(wanted)}, and "
+            f"its kernel gives {found.dtype} {list(found.shape)} here; transform the model on an example of the dtype of "
+            "your calls"
         )
     return found
 
@@ -125,9 +126,7 @@ def _no_weight(weight: Tensor, like: Tensor) -> Tensor:
 @define_opaque("unpacked_weight(Tensor weight, Tensor like) -> Tensor", _no_weight)
 def unpacked_weight(weight: Tensor, like: Tensor) -> Tensor:
     """W [out, in] in the dtype of `like`. A backward gives its gradient as `like`, so that no compiler unpacks earlier."""
-    packed = layer_of(weight)
-    found = packed.unpacked()[0].to(like.dtype)
-    return found.clone() if _is_stored(found, packed) else found
+    return layer_of(weight).unpacked()[0].detach().to(like.dtype)
 
 
 def _no_bias(weight: Tensor, like: Tensor) -> Tensor:
@@ -138,12 +137,7 @@ def _no_bias(weight: Tensor, like: Tensor) -> Tensor:
 def unpacked_bias(weight: Tensor, like: Tensor) -> Tensor:
     """b [out] in the dtype of `like`; zeros for a layer without a bias."""
     bias = layer_of(weight).unpacked()[1]
-    return like.new_zeros(weight.shape[:1]) if bias is None else bias.detach().to(like.dtype, copy=True)
-
-
-def _is_stored(unpacked: Tensor, packed: PackedLayer) -> bool:
-    """Whether the unpacked tensor is memory of the layer, which an op may not return."""
-    return unpacked.untyped_storage().data_ptr() in {t.untyped_storage().data_ptr() for t in packed.tensors()}
+    return like.new_zeros(weight.shape[:1]) if bias is None else bias.detach().to(like.dtype)
 
 
 class PackedLinear(RuleFunction):

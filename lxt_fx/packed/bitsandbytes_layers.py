@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.packed.scheme import Scheme
+from lxt_fx.packed.scheme import Scheme, by_identity
 
 _NOT_PACKED = (
-    "a {name} of this model has not packed its weights yet, which bitsandbytes does when the layer is moved to its device; call "
-    "model.to(device) first"
+    "a {name} of this model has not packed its weights yet, which bitsandbytes does when the layer is moved to its device; "
+    "call model.to(device) first"
 )
 
 
 def _unpacked_4bit(layer: Any) -> tuple[Tensor, Tensor | None]:
     import bitsandbytes.functional as own
 
-    weight, state = layer.weight.data, _state(layer)
+    state = _state(layer)
     if getattr(state, "packing_format_for_cpu", False):
-        weight, state = _in_first_format(weight, state)
-    found: Tensor = own.dequantize_4bit(weight.view(-1, 1), state)
+        return by_identity(layer, state.dtype)  # written anew, by a call without gradients on a CPU with AVX512-BF16
+    found: Tensor = own.dequantize_4bit(layer.weight.data.view(-1, 1), state)
     if found.shape != (layer.out_features, layer.in_features):
         found = found.T
     return found, layer.bias
@@ -33,17 +32,6 @@ def _state(layer: Any) -> Any:
     if state is None:
         raise InputError(f"transform: {_NOT_PACKED.format(name=type(layer).__name__)}")
     return state
-
-
-def _in_first_format(weight: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """The weights in the format that all kernels read, with the scales that those for CPUs use: bitsandbytes writes them anew
-    when a model is called without gradients on a CPU with AVX512-BF16. The layer stays as it is."""
-    import bitsandbytes.functional as own
-
-    state = copy.copy(state)
-    state.original_nested = False  # the scales are unpacked already, and rounding them again would change them
-    found, state = own._convert_weight_packed_for_cpu_inverse(weight, state)
-    return found, state
 
 
 def _named_4bit(layer: Any) -> str:

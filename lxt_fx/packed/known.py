@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -11,11 +10,12 @@ from lxt_fx.base.errors import CaptureError, InputError
 from lxt_fx.ops.packed import PackedLayer, Unpack
 from lxt_fx.packed import bitsandbytes_layers, other_layers, torchao_weights
 from lxt_fx.packed.refused import REFUSED
-from lxt_fx.packed.scheme import Scheme
+from lxt_fx.packed.scheme import Scheme, shell
 
 LAYERS: Mapping[str, Scheme] = {**bitsandbytes_layers.LAYERS, **other_layers.LAYERS}
 """By the full name of the class, so that no package is imported for it."""
 
+_TOO_WIDE = (nn.Module, nn.Linear, Tensor, nn.Parameter)
 _REGISTERED: dict[type, Scheme] = {}
 
 
@@ -36,10 +36,10 @@ def register_packed(cls: type, unpack: Unpack, *, scheme: str | None = None, rou
 
     Raises InputError for another kind of class, and an unpack that cannot be called.
     """
-    if not (isinstance(cls, type) and issubclass(cls, (nn.Module, Tensor))) or cls in (nn.Module, nn.Linear, Tensor, nn.Parameter):
+    if not (isinstance(cls, type) and issubclass(cls, (nn.Module, Tensor))) or cls in _TOO_WIDE:
         raise InputError(
-            f"register_packed: cls must be the class of your packed layers, or of their weights, got {cls!r}; give a subclass of "
-            "torch.nn.Module or torch.Tensor"
+            f"register_packed: cls must be the class of your packed layers, or of their weights, got {cls!r}; give a "
+            "subclass of torch.nn.Module or torch.Tensor"
         )
     if not callable(unpack):
         raise InputError(f"register_packed: unpack must be a function of a layer, got {unpack!r}")
@@ -58,9 +58,10 @@ def packed_layer(module: nn.Module, path: str) -> PackedLayer | None:
         return None
     if (why := found.holds(module)) is not None:
         raise CaptureError(
-            f"transform: {path} is a {type(module).__name__} ({found.named(module)}) that is no linear map of packed weights: {why}"
+            f"transform: {path} is a {type(module).__name__} ({found.named(module)}) that is no linear map of packed "
+            f"weights: {why}"
         )
-    return PackedLayer(_shell(module), type(module).forward, found.unpack, found.named(module), found.rounds(module))
+    return PackedLayer(shell(module), type(module).forward, found.unpack, found.named(module), found.rounds(module))
 
 
 def _scheme_of(module: nn.Module) -> Scheme | None:
@@ -86,23 +87,13 @@ def _check_not_refused(module: nn.Module, path: str) -> None:
         if (found := REFUSED.get(_name(cls))) is not None and type(module).forward is getattr(cls, "forward", None):
             why, instead = found
             raise CaptureError(
-                f"transform: {path} is a {cls.__name__}, a packed layer that cannot be explained: {why}.\n  to go on: load the model "
-                f"with from_pretrained(..., {instead})"
+                f"transform: {path} is a {cls.__name__}, a packed layer that cannot be explained: {why}.\n  to go on: load "
+                f"the model with from_pretrained(..., {instead})"
             )
 
 
 def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _shell(module: nn.Module) -> nn.Module:
-    """A copy of the module with the same tensors and submodules, in dicts of its own and without hooks."""
-    shell = copy.copy(module)
-    for name, held in vars(module).items():
-        if isinstance(held, dict):
-            vars(shell)[name] = held.copy() if "hook" not in name else type(held)()
-    vars(shell).pop("forward", None)
-    return shell
 
 
 __all__ = ["packed_layer", "register_packed"]

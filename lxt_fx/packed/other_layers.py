@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lxt_fx.base.transformers_internals import gemma_weight
 from lxt_fx.packed.scheme import Scheme, by_identity
 
 
@@ -51,7 +52,7 @@ def _awq(layer: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def _gemma(layer: Any) -> tuple[Tensor, Tensor | None]:
-    return layer._dequantize_weights(), layer.bias
+    return gemma_weight(layer), layer.bias
 
 
 def _gemma_rounds(layer: Any) -> str:
@@ -87,7 +88,7 @@ def _bits_of_one_trained(layer: Any) -> tuple[Tensor, Tensor | None]:
     from transformers.integrations.bitnet import WeightQuant
 
     if layer.online_quant:
-        return WeightQuant.apply(layer.weight), layer.bias
+        return WeightQuant.apply(layer.weight), layer.bias  # type: ignore[no-untyped-call]
     bias = layer.bias if layer.bias is None else layer.bias * layer.weight_scale
     return layer.weight * layer.weight_scale, bias
 

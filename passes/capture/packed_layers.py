@@ -55,8 +55,8 @@ class PackedLayers:
 
     @contextmanager
     def as_ops(self) -> Iterator[None]:
-        """Inside, a call of a packed layer is one op, `lxt_fx::packed_linear`, which capture does not look into. The model is
-        restored at the end, also where capture fails."""
+        """Inside, a call of a packed layer is one op, `lxt_fx::packed_linear`, which capture does not look into. The model
+        is restored at the end, also where capture fails."""
 
         def forward(path: str, weight: PackedWeight, x: Tensor) -> Tensor:
             given = self.dtypes.get((path, x.dtype), x.dtype)
@@ -77,7 +77,8 @@ class PackedLayers:
     @contextmanager
     def _replaced(self, forward: Callable[[str, PackedWeight, Tensor], Tensor]) -> Iterator[None]:
         """Inside, and in this thread only, the layers have this forward."""
-        thread, before = threading.get_ident(), {path: vars(module).get("forward") for path, (module, _) in self.found.items()}
+        thread = threading.get_ident()
+        before = {path: vars(module).get("forward") for path, (module, _) in self.found.items()}
 
         def of(path: str, weight: PackedWeight) -> Callable[..., Tensor]:
             def replaced(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -122,15 +123,19 @@ def _unpacked(packed: PackedLayer, path: str) -> Tensor:
     weight, bias = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
     if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
         shown = f"{weight.dtype} {list(weight.shape)}" if isinstance(weight, Tensor) else type(found).__name__
-        raise CaptureError(f"{what}; unpack must give (weight [out, in], bias or None) of a floating-point dtype, not {shown}")
+        raise CaptureError(
+            f"{what}; unpack must give (weight [out, in], bias or None) of a floating-point dtype, not {shown}"
+        )
     if bias is not None and (not isinstance(bias, Tensor) or bias.shape != weight.shape[:1]):
-        raise CaptureError(f"{what}; unpack must give a bias [{len(weight)}] or None beside its weight {list(weight.shape)}")
+        raise CaptureError(
+            f"{what}; unpack must give a bias [{len(weight)}] or None beside its weight {list(weight.shape)}"
+        )
     return weight
 
 
 def _difference(packed: PackedLayer, x: Tensor, z: Tensor) -> float:
-    """Between the kernel's values and those of the unpacked weights, relative to the kernel's (L2); infinite where the shapes
-    differ."""
+    """Between the kernel's values and those of the unpacked weights, relative to the kernel's (L2); infinite where the
+    shapes differ."""
     with torch.no_grad():
         weight, bias = (None if t is None else t.detach().float() for t in packed.unpacked())
         assert weight is not None
@@ -146,8 +151,8 @@ def _check(path: str, packed: PackedLayer) -> None:
         return
     says = f"it rounds {packed.rounds}" if packed.rounds else "it rounds nothing but its weights"
     raise CaptureError(
-        f"transform: the kernel of {path} ({packed.scheme}) gives other values on the example than its unpacked weights: off by "
-        f"{packed.difference:.0%} (relative L2; allowed: {limit:.0%}, as {says}). Relevance would pass by weights that are not "
-        "those of the model.\n  to go on: register what unpacks them, lxt_fx.register_packed(..., unpack), or say what else "
-        "the kernel rounds, rounds=..."
+        f"transform: the kernel of {path} ({packed.scheme}) gives other values on the example than its unpacked weights: "
+        f"off by {packed.difference:.0%} (relative L2; allowed: {limit:.0%}, as {says}). Relevance would pass by weights "
+        "that are not those of the model.\n  to go on: register what unpacks them, lxt_fx.register_packed(..., unpack), or "
+        "say what else the kernel rounds, rounds=..."
     )
