@@ -411,12 +411,13 @@ def in_dispatch_mode() -> bool:
     return found(module, "_get_current_dispatch_mode", "to know whether ops are traced")() is not None
 
 
-def untouched_by_torch_functions(tensor_class: type[Tensor]) -> type[Tensor]:
-    """Decorator for a subclass of Tensor that torch's functions treat like a Tensor: what they return is one. Without it
-    every result would be of the subclass, without the attributes that its methods count on."""
-    purpose = "for tensors that stand for packed layers"
-    tensor_class.__torch_function__ = found(torch._C, "_disabled_torch_function_impl", purpose)  # type: ignore[method-assign]
-    return tensor_class
+def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator for a kernel in Python that a compiled graph calls while it runs. `torch.compile` would compile what the
+    kernel calls, and with `fullgraph=True` refuse it. The public `torch.compiler.disable` imports the compiler at once;
+    this one does when the kernel is first called."""
+    disable = found(torch, "_disable_dynamo", "to run kernels of packed layers in compiled graphs")
+    wrapped: Callable[..., Any] = disable(function)
+    return wrapped
 
 
 def function_base() -> Any:

@@ -86,7 +86,7 @@ def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> Capture
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
     state = ModelState(model, captured.gm, before)
-    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding)
+    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding, packed=packed)
 
 
 @one_capture()
@@ -173,9 +173,10 @@ def _gradient_proof(source: CapturedModel, begun: Canonical) -> GradientProof:
     if not source.proofs:
         gm, example = source.captured.gm, source.captured.example
         leaves, reads = begun.flow.leaves, {front.leaf: front.reads for front in begun.fronts}
-        source.proofs.append(
-            verify_gradient(gm, begun.example.kwargs, leaves, source.model, example, source.expected, reads)
-        )
+        with source.packed.with_backwards():
+            source.proofs.append(
+                verify_gradient(gm, begun.example.kwargs, leaves, source.model, example, source.expected, reads)
+            )
     return source.proofs[0]
 
 

@@ -29,6 +29,7 @@ from lxt_fx.base.torch_internals import (
     in_dispatch_mode,
     in_functorch,
     is_legacy_batched,
+    not_compiled,
     pytree,
 )
 
@@ -91,7 +92,7 @@ def define_opaque(schema: str, shape: Kernel) -> Callable[[Kernel], OpOverload]:
     def register(kernel: Kernel) -> OpOverload:
         name = schema.split("(", 1)[0]
         LIBRARY.define(schema)  # type: ignore[no-untyped-call]
-        LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+        LIBRARY.impl(name, not_compiled(kernel), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
         LIBRARY.impl(name, shape, "Meta")  # type: ignore[no-untyped-call]
         overload: OpOverload = getattr(torch.ops.lxt_fx, name).default
         return overload

@@ -15,12 +15,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.torch_internals import untouched_by_torch_functions
 from lxt_fx.ops.library import RuleFunction, define, define_opaque
 from lxt_fx.ops.own_backward import running
 
@@ -28,12 +28,13 @@ Unpack = Callable[[Any], tuple[Tensor, Tensor | None]]
 """Takes a packed layer to its weight [out, in] and bias [out] or None, in a floating-point dtype."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class PackedLayer:
     """A layer of the model whose weights are packed. `layer` is a shallow copy of the user's module, with the same tensors,
     so that nothing that is done to the module while it is captured reaches it. `forward` is the forward of its class.
     `rounds` says what its kernel rounds besides the weights, empty where it rounds nothing. `difference` is the largest
-    seen between the kernel's values and those of the unpacked weights (relative L2), NaN before it was compared."""
+    seen between the kernel's values and those of the unpacked weights (relative L2), NaN before it was compared.
+    `has_backward` says whether the kernel passes a gradient to its input itself."""
 
     layer: nn.Module
     forward: Callable[..., Tensor]
@@ -41,6 +42,7 @@ class PackedLayer:
     scheme: str
     rounds: str
     difference: float = math.nan
+    has_backward: bool = True
 
     def __call__(self, x: Tensor) -> Tensor:
         """What the layer computes. Its code is told that x asks for a gradient: some layers write their weights anew, in a
@@ -63,35 +65,32 @@ class PackedLayer:
         return twin
 
 
-@untouched_by_torch_functions
-class PackedWeight(Tensor):
-    """What stands for the weight of a packed layer in a graph: a tensor of the shape [out, in] that has the memory of one
-    element, and knows the layer. Its values mean nothing."""
+_LAYER = "_lxt_fx_packed_layer"
 
-    packed: PackedLayer
-
-    @staticmethod
-    def of(packed: PackedLayer, like: Tensor) -> PackedWeight:
-        """The weight of this layer, with the shape, dtype and device of `like`."""
-        found = torch.zeros((), dtype=like.dtype, device=like.device).expand(like.shape).as_subclass(PackedWeight)
-        found.packed = packed
-        return found
-
-    def detach(self) -> PackedWeight:
-        """Itself: it never asks for a gradient."""
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeight:
-        if id(self) not in memo:
-            memo[id(self)] = PackedWeight.of(copy.deepcopy(self.packed, memo), self)
-        found: PackedWeight = memo[id(self)]
-        return found
+_BY_MEMORY: WeakValueDictionary[int, PackedLayer] = WeakValueDictionary()
+"""The layers by the address of their weight's one element: the backward of a compiled graph gets another tensor of it."""
 
 
-def layer_of(weight: Tensor) -> PackedLayer:
-    """The layer that a graph's packed weight stands for. Raises CallError where it has been lost."""
-    found = getattr(weight, "packed", None)
-    if not isinstance(found, PackedLayer):
+def weight_of(packed: PackedLayer, like: Tensor) -> Tensor:
+    """What stands for the weight of a packed layer in a graph: a tensor with the shape [out, in], dtype and device of
+    `like` that has the memory of one element, and knows the layer, as copies of it do. Its values mean nothing."""
+    found = torch.zeros((), dtype=like.dtype, device=like.device).expand(like.shape)
+    setattr(found, _LAYER, packed)
+    return found
+
+
+def packed_layer_of(tensor: Any) -> PackedLayer | None:
+    """The layer that a packed weight stands for; None for anything else."""
+    found: PackedLayer | None = getattr(tensor, _LAYER, None)
+    return found
+
+
+def _layer(weight: Tensor) -> PackedLayer:
+    own, address = packed_layer_of(weight), weight.untyped_storage().data_ptr()
+    found = _BY_MEMORY.get(address) if own is None else own
+    if own is not None:
+        _BY_MEMORY[address] = own
+    if found is None:
         raise CallError(
             "a packed linear map got a plain tensor in the place of its packed layer, which was lost when the graph was "
             "copied or compiled; transform the quantised model again"
@@ -107,7 +106,7 @@ def _no_value(input: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -
 def packed_value(input: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """What the layer's kernel computes for x [..., in]: z [..., out], in the given dtype, or that of x. Raises CallError
     where the kernel gives another dtype or shape."""
-    packed = layer_of(weight)
+    packed = _layer(weight)
     found = packed(input)
     wanted = torch.Size((*input.shape[:-1], weight.shape[0]))
     if found.dtype is not (dtype or input.dtype) or found.shape != wanted:
@@ -126,7 +125,7 @@ def _no_weight(weight: Tensor, like: Tensor) -> Tensor:
 @define_opaque("unpacked_weight(Tensor weight, Tensor like) -> Tensor", _no_weight)
 def unpacked_weight(weight: Tensor, like: Tensor) -> Tensor:
     """W [out, in] in the dtype of `like`. A backward gives its gradient as `like`, so that no compiler unpacks earlier."""
-    return layer_of(weight).unpacked()[0].detach().to(like.dtype)
+    return _layer(weight).unpacked()[0].detach().to(like.dtype)
 
 
 def _no_bias(weight: Tensor, like: Tensor) -> Tensor:
@@ -136,7 +135,7 @@ def _no_bias(weight: Tensor, like: Tensor) -> Tensor:
 @define_opaque("unpacked_bias(Tensor weight, Tensor like) -> Tensor", _no_bias)
 def unpacked_bias(weight: Tensor, like: Tensor) -> Tensor:
     """b [out] in the dtype of `like`; zeros for a layer without a bias."""
-    bias = layer_of(weight).unpacked()[1]
+    bias = _layer(weight).unpacked()[1]
     return like.new_zeros(weight.shape[:1]) if bias is None else bias.detach().to(like.dtype)
 
 

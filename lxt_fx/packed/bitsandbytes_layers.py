@@ -37,7 +37,8 @@ def _state(layer: Any) -> Any:
 def _named_4bit(layer: Any) -> str:
     state = getattr(layer.weight, "quant_state", None) or layer.quant_state
     kind = state.quant_type if state is not None else layer.weight.quant_type
-    return f"bitsandbytes {kind}" + (", double quantised" if state is not None and state.nested else "")
+    nested = state is not None and getattr(state, "original_nested", state.nested)
+    return f"bitsandbytes {kind}" + (", double quantised" if nested else "")
 
 
 def _unpacked_8bit(layer: Any) -> tuple[Tensor, Tensor | None]:

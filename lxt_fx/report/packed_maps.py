@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from lxt_fx.base.nodes import arguments, module_path
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.ops.packed import PackedWeight
+from lxt_fx.ops.packed import packed_layer_of
 from lxt_fx.passes.analysis.mark_flow import Flow
 
 
@@ -32,6 +32,5 @@ def packed_maps(explained: Explained, flow: Flow) -> Iterator[PackedMap]:
     for node in explained.graph.nodes:
         weight = arguments(node).get("weight") if node in flow.carrying else None
         found = attrgetter(str(weight.target))(explained) if isinstance(weight, Node) and weight.op == "get_attr" else None
-        if isinstance(found, PackedWeight):
-            layer = found.packed
+        if (layer := packed_layer_of(found)) is not None:
             yield PackedMap(node.name, module_path(node), layer.scheme, layer.rounds, layer.difference)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.torch_internals import contents_of
-from lxt_fx.ops.packed import PackedLayer, PackedWeight, packed_linear
+from lxt_fx.ops.own_backward import running
+from lxt_fx.ops.packed import PackedLayer, packed_linear, weight_of
 from lxt_fx.packed.known import packed_layer
 from lxt_fx.passes.verify import gradient_difference
 
@@ -30,11 +32,19 @@ _HOOKED_FORWARD = "_old_forward"
 
 
 @dataclass(frozen=True, slots=True)
-class PackedLayers:
-    """The packed layers of a model by path, each with its weight as a graph holds it. `dtypes` are those that a kernel gave
-    for an input of another one."""
+class Found:
+    """A packed layer of the model: the user's module, the layer, and its weight as a graph holds it."""
 
-    found: Mapping[str, tuple[nn.Module, PackedWeight]]
+    module: nn.Module
+    layer: PackedLayer
+    weight: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayers:
+    """The packed layers of a model by path. `dtypes` are those that a kernel gave for an input of another one."""
+
+    found: Mapping[str, Found]
     dtypes: dict[tuple[str, torch.dtype], torch.dtype] = field(default_factory=dict)
 
     @contextmanager
@@ -42,12 +52,14 @@ class PackedLayers:
         """While the model runs inside, its kernels are compared with the unpacked weights. Raises CaptureError where they
         differ by more than the layer says that it rounds."""
 
-        def forward(path: str, weight: PackedWeight, x: Tensor) -> Tensor:
-            z = weight.packed(x)
+        def forward(path: str, found: Found, x: Tensor) -> Tensor:
+            layer = found.layer
+            z = layer(x)
             self.dtypes[path, x.dtype] = z.dtype
-            if math.isnan(weight.packed.difference) and x.numel():
-                weight.packed.difference = _difference(weight.packed, x, z)
-                _check(path, weight.packed)
+            if math.isnan(layer.difference) and x.numel():
+                layer.difference = _difference(layer, x, z)
+                _check(path, layer)
+                layer.has_backward = _has_backward(layer, x)
             return z
 
         with self._replaced(forward):
@@ -58,58 +70,73 @@ class PackedLayers:
         """Inside, a call of a packed layer is one op, `lxt_fx::packed_linear`, which capture does not look into. The model
         is restored at the end, also where capture fails."""
 
-        def forward(path: str, weight: PackedWeight, x: Tensor) -> Tensor:
-            given = self.dtypes.get((path, x.dtype), x.dtype)
-            found: Tensor = packed_linear(
-                x, getattr(self.found[path][0], _NAME), weight.packed.scheme, None if given is x.dtype else given
-            )
-            return found
+        def forward(path: str, found: Found, x: Tensor) -> Tensor:
+            traced: Tensor = getattr(found.module, _NAME)
+            z: Tensor = packed_linear(x, traced, found.layer.scheme, self._other_dtype(path, x))
+            return z
 
-        for module, weight in self.found.values():
-            contents_of(module)[1][_NAME] = weight
+        for found in self.found.values():
+            contents_of(found.module)[1][_NAME] = found.weight
         try:
             with self._replaced(forward):
                 yield
         finally:
-            for module, _ in self.found.values():
-                contents_of(module)[1].pop(_NAME, None)
+            for found in self.found.values():
+                contents_of(found.module)[1].pop(_NAME, None)
 
     @contextmanager
-    def _replaced(self, forward: Callable[[str, PackedWeight, Tensor], Tensor]) -> Iterator[None]:
+    def with_backwards(self) -> Iterator[None]:
+        """Inside, layers whose kernels have no backward have that of their unpacked weights: the gradient of the model
+        itself does not pass them, so no graph can be compared with it."""
+
+        def forward(path: str, found: Found, x: Tensor) -> Tensor:
+            z: Tensor = packed_linear(x, found.weight, found.layer.scheme, self._other_dtype(path, x))
+            return z
+
+        without = {path: found for path, found in self.found.items() if not found.layer.has_backward}
+        with PackedLayers(without, self.dtypes)._replaced(forward):
+            yield
+
+    def _other_dtype(self, path: str, x: Tensor) -> torch.dtype | None:
+        """The dtype of a kernel's value, None for that of x."""
+        given = self.dtypes.get((path, x.dtype), x.dtype)
+        return None if given is x.dtype else given
+
+    @contextmanager
+    def _replaced(self, forward: Callable[[str, Found, Tensor], Tensor]) -> Iterator[None]:
         """Inside, and in this thread only, the layers have this forward."""
         thread = threading.get_ident()
-        before = {path: vars(module).get("forward") for path, (module, _) in self.found.items()}
+        before = {path: vars(found.module).get("forward") for path, found in self.found.items()}
 
-        def of(path: str, weight: PackedWeight) -> Callable[..., Tensor]:
+        def of(path: str, found: Found) -> Callable[..., Tensor]:
             def replaced(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-                packed = weight.packed
                 if threading.get_ident() != thread or args or kwargs or not isinstance(x, Tensor):
-                    return packed.forward(packed.layer, x, *args, **kwargs)
-                return forward(path, weight, x)
+                    return found.layer.forward(found.layer.layer, x, *args, **kwargs)
+                return forward(path, found, x)
 
             return replaced
 
         try:
-            for path, (module, weight) in self.found.items():
-                vars(module)["forward"] = of(path, weight)
+            for path, found in self.found.items():
+                vars(found.module)["forward"] = of(path, found)
             yield
         finally:
-            for path, (module, _) in self.found.items():
+            for path, found in self.found.items():
                 if (own := before[path]) is None:
-                    vars(module).pop("forward", None)
+                    vars(found.module).pop("forward", None)
                 else:
-                    vars(module)["forward"] = own
+                    vars(found.module)["forward"] = own
 
 
 def packed_layers(model: nn.Module) -> PackedLayers:
     """The packed layers of a model. A layer whose forward someone replaced is traced like any module, and so is one on the
     meta device. Raises CaptureError for a packed layer that is no linear map, or whose weights cannot be unpacked."""
-    found: dict[str, tuple[nn.Module, PackedWeight]] = {}
+    found: dict[str, Found] = {}
     for path, module in model.named_modules():
         replaced = "forward" in vars(module) and _HOOKED_FORWARD not in vars(module)
         packed = None if replaced else packed_layer(module, path or "the model")
         if packed is not None and not any(tensor.is_meta for tensor in packed.tensors()):
-            found[path] = module, PackedWeight.of(packed, _unpacked(packed, path or "the model"))
+            found[path] = Found(module, packed, weight_of(packed, _unpacked(packed, path or "the model")))
     return PackedLayers(found)
 
 
@@ -143,6 +170,18 @@ def _difference(packed: PackedLayer, x: Tensor, z: Tensor) -> float:
             return math.inf
         own = F.linear(x.detach().float(), weight, bias)
         return gradient_difference(z.detach().float(), own)
+
+
+def _has_backward(packed: PackedLayer, x: Tensor) -> bool:
+    """Whether the kernel passes a gradient to x."""
+    with torch.enable_grad(), running(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of kernels without a backward, which is what is asked
+        leaf = x.detach().requires_grad_()
+        try:
+            z = packed.forward(packed.layer, leaf)
+            return torch.autograd.grad(z, leaf, torch.ones_like(z), allow_unused=True)[0] is not None
+        except Exception:  # a backward that fails may raise anything
+            return False
 
 
 def _check(path: str, packed: PackedLayer) -> None:
