@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import CallError
+from lxt_fx.base.torch_internals import any_autocast
 from lxt_fx.ops.library import RuleFunction, define, define_opaque
 from lxt_fx.ops.own_backward import running
 
@@ -109,7 +110,8 @@ def packed_value(input: Tensor, weight: Tensor, dtype: torch.dtype | None = None
     packed = _layer(weight)
     found = packed(input)
     wanted = torch.Size((*input.shape[:-1], weight.shape[0]))
-    if found.dtype is not (dtype or input.dtype) or found.shape != wanted:
+    other = found.dtype is not (dtype or input.dtype) and not any_autocast()
+    if other or found.shape != wanted:
         raise CallError(
             f"a packed layer ({packed.scheme}) was captured with an output of {dtype or input.dtype} {list(wanted)}, and "
             f"its kernel gives {found.dtype} {list(found.shape)} here; transform the model on an example of the dtype of "
