@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from lxt_fx.ledger.causes import Cause
     from lxt_fx.ledger.ledger import Ledger
     from lxt_fx.ledger.run_audit import audit
+    from lxt_fx.packed.known import register_packed
     from lxt_fx.report.certificates import Certificate, certificate
     from lxt_fx.report.printed_graph import diff, show
     from lxt_fx.results.account import Account
@@ -109,6 +110,7 @@ __all__ = [
     "load",
     "nn",
     "perturbation_curves",
+    "register_packed",
     "relevance_of",
     "save",
     "show",
@@ -134,6 +136,7 @@ _NAMES = {
     "lxt_fx.ledger.causes": "Cause",
     "lxt_fx.ledger.ledger": "Ledger",
     "lxt_fx.ledger.run_audit": "audit",
+    "lxt_fx.packed.known": "register_packed",
     "lxt_fx.report.certificates": "Certificate certificate",
     "lxt_fx.report.printed_graph": "diff show",
     "lxt_fx.results.account": "Account",

@@ -12,6 +12,7 @@ from lxt_fx.ops import activations, norms, products
 from lxt_fx.ops.activations import ACTIVATIONS
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, LOSSES, MOVES, SELECTIONS, SUMS
 from lxt_fx.ops.own_backward import OWN_BACKWARD as OWN_BACKWARD_OPS
+from lxt_fx.ops.packed import packed_linear
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table.rule import Conserves, GroupKind, Role, Rule
 
@@ -151,7 +152,7 @@ UNIFORM = Rule(
 )
 LINEAR = Rule(
     name="linear",
-    ops={aten.linear.default: products.linear},
+    ops={aten.linear.default: products.linear, packed_linear: None},
     when=on.only("input"),
     formula="R_i = sum_j x_i W_ji R_j / z_j",
     source=f"{ATTNLRP} eq. 8",

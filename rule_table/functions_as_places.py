@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import norms
 from lxt_fx.ops.activations import ACTIVATIONS
+from lxt_fx.ops.packed import packed_linear
 
 _ADD, _SUB, _MUL = (aten.add.Tensor,), (aten.sub.Tensor,), (aten.mul.Tensor,)
 _DIV, _MATMUL = (aten.div.Tensor,), (aten.matmul.default,)
@@ -34,7 +35,7 @@ FUNCTIONS: Mapping[Callable[..., Any], tuple[Any, ...]] = {
     torch.sum: (aten.sum.default, aten.sum.dim_IntList),
     torch.mean: (aten.mean.default, aten.mean.dim),
     torch.cat: (aten.cat.default,),
-    F.linear: (aten.linear.default,),
+    F.linear: (aten.linear.default, packed_linear),
     F.batch_norm: (aten.batch_norm.default,),
     F.conv1d: (aten.conv1d.default, aten.conv1d.padding),
     F.conv2d: (aten.conv2d.default, aten.conv2d.padding),

@@ -20,6 +20,7 @@ from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import contributions, products
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, TRANSPOSED
 from lxt_fx.ops.contributions import RuleOps
+from lxt_fx.ops.packed import packed_linear
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table.rule import Condition, Conserves, Refusal, Rule, Site
 
@@ -37,6 +38,7 @@ def epsilon(epsilon: float = 1e-6) -> Rule:
         ops={
             aten.linear.default: products.linear,
             aten.matmul.default: products.matmul_held,
+            packed_linear: None,
             **dict.fromkeys(sorted(CONVOLUTIONS, key=str)),
         },
         when=constant_weights,
@@ -216,6 +218,7 @@ def _rule(
         ops={
             aten.linear.default: ops.linear,
             aten.matmul.default: ops.matmul,
+            packed_linear: ops.packed,
             **dict.fromkeys(sorted(CONVOLUTIONS, key=str), ops.convolution),
         },
         when=when,

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS
+from lxt_fx.ops.packed import packed_linear
 from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.rule import Role, Rule
 from lxt_fx.rule_table.table import RuleTable
 
-_LINEAR_LAYERS = frozenset({aten.linear.default, aten.matmul.default})
+_LINEAR_LAYERS = frozenset({aten.linear.default, aten.matmul.default, packed_linear})
 
 _LINEAR = (
     basic.LINEAR,

@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("version",),
     ("base",),
     ("ops", "views"),
-    ("rule_table", "functional", "results"),
+    ("rule_table", "packed", "functional", "results"),
     ("passes", "rules", "nn"),
     ("compiler",),
     ("attribution", "report"),

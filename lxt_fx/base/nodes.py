@@ -163,8 +163,9 @@ def module_path(node: Node) -> str:
 
 
 def source_line(node: Node) -> SourceLine | None:
-    """The innermost line of the node's stack trace outside of torch.nn, if there is one; else the innermost line."""
+    """The innermost line of the node's stack trace outside of torch.nn and of what stands in for a layer during capture, if
+    there is one; else the innermost line."""
     frames = [SourceLine(path, int(line)) for path, line in _SOURCE.findall(node.meta.get("stack_trace") or "")]
-    own = [frame for frame in frames if "/torch/nn/" not in frame.path]
+    own = [frame for frame in frames if not any(part in frame.path for part in ("/torch/nn/", "/passes/capture/"))]
     chosen = own or frames
     return chosen[-1] if chosen else None

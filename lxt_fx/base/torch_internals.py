@@ -439,6 +439,15 @@ def in_dispatch_mode() -> bool:
     return found(module, "_get_current_dispatch_mode", "to know whether ops are traced")() is not None
 
 
+def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator for a kernel in Python that a compiled graph calls while it runs. `torch.compile` would compile what the
+    kernel calls, and with `fullgraph=True` refuse it. The public `torch.compiler.disable` imports the compiler at once;
+    this one does when the kernel is first called."""
+    disable = found(torch, "_disable_dynamo", "to run kernels of packed layers in compiled graphs")
+    wrapped: Callable[..., Any] = disable(function)
+    return wrapped
+
+
 def function_base() -> Any:
     """The class through which every call of an `autograd.Function` goes, also one whose `apply` was stored before. Without
     it, capture would trace into forwards and lose the backwards that their authors wrote."""

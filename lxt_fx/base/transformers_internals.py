@@ -158,3 +158,12 @@ def exact_text(tokenizer: _Decodes, ids: Sequence[int]) -> str:
     """The text of the tokens with all of its spaces. By default some tokenizers "clean up" the spaces before full stops and
     commas, so that the tokens would not add up to the text."""
     return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+
+
+def gemma_weight(layer: nn.Module) -> torch.Tensor:
+    """The unpacked weight of a `QuantizedLinear` of transformers (Gemma in 2, 4 or 8 bits). No public function gives it."""
+    unpack: Any = getattr(layer, "_dequantize_weights", None)
+    if unpack is None:
+        _unsupported(f"{type(layer).__name__}._dequantize_weights", "to pass relevance by its packed weights")
+    found: torch.Tensor = unpack()
+    return found

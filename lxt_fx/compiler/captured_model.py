@@ -18,6 +18,7 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example, token_embedding, usual_tokens
+from lxt_fx.passes.capture.packed_layers import PackedLayers
 from lxt_fx.passes.capture.refused_inputs import SAME, answer_or_error
 from lxt_fx.passes.capture.signature import named_signature
 from lxt_fx.passes.verify import forward_difference
@@ -28,8 +29,8 @@ from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
 class CapturedModel:
     """A model, its captured graph, the model's output on the example of the capture, and the seconds that took by step.
     `state` is what the model was when it was captured, None for a module that was loaded or copied. `proofs` gets the
-    comparison of the gradients, which is made once for all copies. `embedding` is what `embed` looks tokens up in, for a
-    module that is called by embeddings."""
+    comparison of the gradients, which is made once for all copies. `packed` are the packed layers. `embedding` is what
+    `embed` looks tokens up in, for a module that is called by embeddings."""
 
     model: nn.Module
     captured: Captured
@@ -38,6 +39,7 @@ class CapturedModel:
     state: ModelState | None = None
     proofs: list[GradientProof] = field(default_factory=list)
     embedding: nn.Module | None = None
+    packed: PackedLayers = field(default_factory=lambda: PackedLayers({}))
 
     @property
     def model_class(self) -> str:

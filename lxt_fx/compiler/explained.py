@@ -34,6 +34,7 @@ from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.nested_inputs import by_leaf, in_captured_order, with_leaves_in
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard
+from lxt_fx.ops.packed import packed_layer_of
 from lxt_fx.passes.canonical.cut_at_lookups import Front, unlike_captured
 from lxt_fx.passes.capture.example import with_fills
 from lxt_fx.passes.fuse.dtypes import DtypesMatched
@@ -150,7 +151,8 @@ class Explained(GraphModule):
     def _apply(self, fn: Convert, recurse: bool = True) -> Explained:
         """What torch's `to`, `half`, `cuda` and the like call. Raises InputError, unless it changes nothing or moves a
         module that was loaded from a file."""
-        device = new_device(self, fn) if self.record.table is None else None
+        own = self.record.table is None and all(packed_layer_of(buffer) is None for buffer in self.buffers())
+        device = new_device(self, fn) if own else None
         if device is None:
             check_conversion(self, fn, self.record.model_class)
             return self

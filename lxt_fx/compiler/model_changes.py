@@ -23,6 +23,7 @@ from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import contents_of
 from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.model_settings import SAY_NOTHING, Setting, Values, joined, names_read, settings_of
+from lxt_fx.ops.packed import packed_layer_of
 
 _END = object()
 _ITERATE = frozenset({"children", "named_children", "modules", "named_modules"})
@@ -93,7 +94,9 @@ class _Reads:
 
     @staticmethod
     def of(model: nn.Module, gm: GraphModule) -> _Reads:
-        tensors = {id(tensor): tensor for tensor in chain(gm.parameters(), gm.buffers())}
+        packed = [layer.tensors() for x in gm.buffers() if (layer := packed_layer_of(x)) is not None]
+        own = (x for x in chain(gm.parameters(), gm.buffers()) if packed_layer_of(x) is None)
+        tensors = {id(tensor): tensor for tensor in chain(own, *packed)}
         stacks = [node.meta.get("nn_module_stack") or {} for node in gm.graph.nodes]
         paths = {str(path).split("@")[0] for stack in stacks for path, _ in stack.values()} | {""}
         every = list(model.named_modules(remove_duplicate=False))

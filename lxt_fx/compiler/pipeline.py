@@ -44,6 +44,7 @@ from lxt_fx.passes.canonical.write_casts import write_casts
 from lxt_fx.passes.capture.autograd_functions import own_backwards_found
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.packed_layers import packed_layers
 from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
 from lxt_fx.passes.capture.with_backwards import captured_with_backwards
 from lxt_fx.passes.positions.asked_positions import Narrowing, answer_index
@@ -75,15 +76,17 @@ def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> Capture
     """The model captured on an example that is made. Raises CaptureError."""
     seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
     with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as functions:
-        example, expected = without_refused_inputs(model, example)
-        embedding = embedding_of(model, example)
-    with _timed(seconds, "capture"):
+        packed = packed_layers(model)
+        with packed.compared():
+            example, expected = without_refused_inputs(model, example)
+            embedding = embedding_of(model, example)
+    with _timed(seconds, "capture"), packed.as_ops():
         captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
     if captured.example is not example and not on_meta(model, captured.example.kwargs):
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
     state = ModelState(model, captured.gm, before)
-    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding)
+    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding, packed=packed)
 
 
 @one_capture()
@@ -170,9 +173,10 @@ def _gradient_proof(source: CapturedModel, begun: Canonical) -> GradientProof:
     if not source.proofs:
         gm, example = source.captured.gm, source.captured.example
         leaves, reads = begun.flow.leaves, {front.leaf: front.reads for front in begun.fronts}
-        source.proofs.append(
-            verify_gradient(gm, begun.example.kwargs, leaves, source.model, example, source.expected, reads)
-        )
+        with source.packed.with_backwards():
+            source.proofs.append(
+                verify_gradient(gm, begun.example.kwargs, leaves, source.model, example, source.expected, reads)
+            )
     return source.proofs[0]
 
 

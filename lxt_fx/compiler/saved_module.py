@@ -30,10 +30,12 @@ from lxt_fx.compiler.graph_json import (
     known_names,
 )
 from lxt_fx.compiler.record import Record, Stage
+from lxt_fx.compiler.saved_packed import encoded_packed, given_packed, packed_in, packed_paths, put_packed
 from lxt_fx.compiler.saved_record import MOST_DIMS, decoded_record, decoded_stages, encoded_record, encoded_stages
 from lxt_fx.compiler.saved_tensors import Tensors, read_names, root_of, write_tensors
 from lxt_fx.compiler.snapshots import fused_stage
 from lxt_fx.passes.canonical.cut_at_lookups import Front
+from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.segments.recompute import Segments
 
 FORMAT = 3
@@ -47,6 +49,8 @@ _RESERVED = frozenset(dir(Explained)) | {"config", "fused", "record", "segments"
 def save(explained: Explained, path: str | Path) -> None:
     """Writes the module to one `.safetensors` file: weights, graphs, rules, and the token embedding if it has one. Each
     tensor is written once, also if several names share it.
+
+    Of layers with packed weights it holds the places only (`load`).
 
     Raises InputError for anything but an explained module, and for what a file cannot hold: a call that cannot be looked up
     by name, tensors without values, an output that is no plain container or registered class. Raises ModelChangedError if
@@ -64,15 +68,24 @@ def save(explained: Explained, path: str | Path) -> None:
     save_file(tensors.written, str(path), metadata={"lxt_fx": text})
 
 
-def load(path: str | Path, ops: Sequence[OpOverload] = (), outputs: Sequence[type] = ()) -> Explained:
+def load(
+    path: str | Path,
+    ops: Sequence[OpOverload] = (),
+    outputs: Sequence[type] = (),
+    *,
+    packed: nn.Module | None = None,
+) -> Explained:
     """The module that `save` wrote, on the CPU. It has the stages that it was saved with, and no model: it cannot be
     captured again or put under another table. `ops` are your own ops that the file may call, because rules of yours use
-    them, and `outputs` your own classes that its output may have, registered with pytree.
+    them, and `outputs` your own classes that its output may have, registered with pytree. `packed` is the quantised model
+    that a module with packed layers was made from: the file does not hold their weights and kernels, and the module shares
+    the layers of this model.
 
     The file is data, whoever wrote it: nothing that it says is run, and it may call no op but those that only compute. What
     it computes, and how much, is its writer's choice, as with any model.
 
-    Raises InputError if `save` did not write the file, or for anything in it that `save` does not write.
+    Raises InputError if `save` did not write the file, for anything in it that `save` does not write, and for packed layers
+    without a model that has the same ones.
     """
     source = f"load: {path}"
     text, tensors = _read(path, source)
@@ -82,7 +95,7 @@ def load(path: str | Path, ops: Sequence[OpOverload] = (), outputs: Sequence[typ
             f"load: {path} has format {_said(header.item('format').value)}, this version reads {FORMAT}; transform and "
             "save again"
         )
-    return module_of(header, tensors, ops, outputs)
+    return module_of(header, tensors, ops, outputs, None if packed is None else opened(packed, "load"))
 
 
 def _said(value: object) -> str:
@@ -116,6 +129,7 @@ def _header(explained: Explained, tensors: Tensors) -> dict[str, Any]:
         "format": FORMAT,
         "tensors": keys,
         "parameters": sorted(parameters),
+        "packed": encoded_packed(packed_in(modules)),
         "graph": encode_graph(explained.graph),
         "printed": {name: encode_printed(graph) for name, graph in graphs.items()},
         "record": encoded_record(record),
@@ -148,7 +162,7 @@ def _described(
     """What a header says. Raises InputError for anything that `save` does not write. `save` itself reads its header once,
     so that no file is written that cannot be loaded."""
     keys = read_names(header.item("tensors"), tensors, _RESERVED)
-    known = known_names(keys, ops, outputs)
+    known = known_names(keys.keys() | packed_paths(header.maybe("packed"), keys), ops, outputs)
     parameters = header.item("parameters").texts()
     if unknown := sorted(set(parameters) - keys.keys()):
         header.item("parameters").fail(f"holds {unknown[0][:200]!r}, which is no tensor of the file")
@@ -163,11 +177,17 @@ def _described(
 
 
 def module_of(
-    header: Saved, tensors: Mapping[str, Tensor], ops: Iterable[OpOverload], outputs: Iterable[type]
+    header: Saved,
+    tensors: Mapping[str, Tensor],
+    ops: Iterable[OpOverload],
+    outputs: Iterable[type],
+    packed: nn.Module | None = None,
 ) -> Explained:
     """The module that a header describes. All of the header is checked before anything is made of it."""
     found = _described(header, tensors, ops, outputs)
+    weights = given_packed(header.maybe("packed"), packed)
     root = root_of(found.keys, found.parameters, tensors)
+    put_packed(root, weights)
     explained = _built(header, root, found.graph)
     fronts = tuple(_loaded_front(front, root) for front in found.fronts)
     explained._attach(found.record, fronts, found.embedding, found.config)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.saved_json import Saved
+from lxt_fx.ops.packed import packed_layer_of
 
 _PART = re.compile(r"[\w\-+:/@ ]{1,200}", re.ASCII)
 """A name between the dots of a path: what code may hold between quotes."""
@@ -54,9 +55,9 @@ def _place(tensor: Tensor) -> int:
 
 
 def write_tensors(module: nn.Module, tensors: Tensors) -> dict[str, str]:
-    """Adds all parameters and buffers. Returns the key of each by name."""
+    """Adds all parameters and buffers, but for packed weights. Returns the key of each by name."""
     named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-    return {name: tensors.key(name, tensor) for name, tensor in named}
+    return {name: tensors.key(name, tensor) for name, tensor in named if packed_layer_of(tensor) is None}
 
 
 def read_names(saved: Saved, tensors: Mapping[str, Tensor], reserved: Iterable[str]) -> dict[str, str]:

@@ -22,6 +22,7 @@ class Cause(Enum):
     HELD = "held operand"
     NATIVE = "native gradient"
     OWN_BACKWARD = "own backward"
+    KERNEL = "packed kernel"
     NO_RULE = "no rule"
     TARGET = "target"
     UNACCOUNTED = "not accounted for"
@@ -43,6 +44,7 @@ _MEANINGS = {
     Cause.HELD: "the share of a summand that a rule or the model holds constant",
     Cause.NATIVE: "a rule that claims nothing: native gradient",
     Cause.OWN_BACKWARD: "an autograd.Function whose own backward is not the gradient of its forward",
+    Cause.KERNEL: "what the kernel of a packed layer rounds: its values less those of the unpacked weights",
     Cause.NO_RULE: "a node without a rule (strict=False): native gradient",
     Cause.TARGET: "the explained number less output * gradient: the target is not linear in the output",
     Cause.UNACCOUNTED: "no rule claims it: rounding, or a rule that does not conserve what it claims",

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
@@ -19,7 +21,8 @@ from lxt_fx.ledger.claimed_by_contribution import absorbed, map_call
 from lxt_fx.ops import activations, products
 from lxt_fx.ops.activations import CLOSING, FROM_ZERO, X_OF
 from lxt_fx.ops.aten_kinds import LIMITS, MEETING, MOVES, SELECTIONS, SUMS, WEIGHTED
-from lxt_fx.ops.contributions import BY_CONTRIBUTION
+from lxt_fx.ops.contributions import BY_CONTRIBUTION, OF_UNPACKED
+from lxt_fx.ops.packed import packed_linear, unpacked_bias, unpacked_weight
 from lxt_fx.rule_table.rule import Conserves, Rule
 
 NATURALLY: Mapping[Any, Conserves] = {
@@ -42,6 +45,8 @@ def shares(call: Call, gradient: Any) -> list[Share]:
     rule."""
     if call.node.target is products.epsilon:
         return _epsilon(call, gradient)
+    if call.node.target is packed_linear:
+        return _packed(call, gradient)[1]
     if call.node.target in BY_CONTRIBUTION:
         return _by_contribution(call, gradient)
     if call.node.target is products.sdpa_held:
@@ -71,15 +76,34 @@ def _epsilon(call: Call, gradient: Tensor) -> list[Share]:
 
 def _by_contribution(call: Call, gradient: Tensor) -> list[Share]:
     """For a rule that weighs the contributions of a linear map: the shares in its sums."""
-    names = call._by_name()
-    found = absorbed(call.node.target, map_call(call.node.target, call.arguments(), call.output, gradient))
-    bias = _nonzero(*_named(call, names["bias"]), found.bias) if isinstance(names.get("bias"), Node) else []
+    names, op = call._by_name(), call.node.target
+    if op in OF_UNPACKED:
+        unpacked, (*biases, kernel) = _packed(call, gradient)
+        found = absorbed(op, map_call(OF_UNPACKED[op], unpacked, unpacked.pop("value_of"), gradient))
+        bias = [*(replace(share, amount=found.bias) for share in biases), kernel]
+    else:
+        found = absorbed(op, map_call(op, call.arguments(), call.output, gradient))
+        bias = _nonzero(*_named(call, names["bias"]), found.bias) if isinstance(names.get("bias"), Node) else []
     return [
         *bias,
         *_nonzero(Cause.EPSILON, "epsilon", found.epsilon),
         *_nonzero(Cause.ONE_SIDED, "no contribution of that sign", found.one_sided),
         *_nonzero(Cause.ZERO, "elements that are 0", found.zero),
     ]
+
+
+def _packed(call: Call, gradient: Tensor) -> tuple[dict[str, Any], list[Share]]:
+    """A packed layer as the linear map of its unpacked weights: the arguments of that, with its value in float64 as
+    `value_of`; the shares of its bias, if it has one, and of what the kernel rounds, which is last."""
+    narrow = call.node.target in OF_UNPACKED and gradient.dtype in (torch.float16, torch.bfloat16)
+    like = gradient.float() if narrow else gradient  # the dtype of the backward
+    given = {name: found for name, found in call.arguments().items() if name not in ("scheme", "dtype")}
+    weight, bias = (op(given["weight"], like).double() for op in (unpacked_weight, unpacked_bias))
+    value, g = F.linear(given["input"].double(), weight, bias), gradient.double()
+    layer = call.origin(call._by_name()["weight"])[1].rpartition(".")[0]
+    shares = _nonzero(Cause.BIAS, f"{layer}.bias", inner(bias, g.sum(tuple(range(g.dim() - 1)))))
+    shares.append(Share(Cause.KERNEL, call.argument("scheme"), inner(call.output.double() - value, g)))
+    return {**given, "weight": weight, "bias": bias, "value_of": value}, shares
 
 
 def _constants(call: Call, gradient: Any) -> list[Share]:

@@ -136,7 +136,7 @@ _BY_RULE: tuple[tuple[RuleOps, Callable[[MapCall], list[_Sum]]], ...] = (
     (contributions.W_SQUARE, _w_square),
     (contributions.FLAT, _flat),
 )
-_SUMS = {op: sums for ops, sums in _BY_RULE for op in (ops.linear, ops.convolution, ops.matmul)}
+_SUMS = {op: sums for ops, sums in _BY_RULE for op in ops.every}
 assert set(_SUMS) == BY_CONTRIBUTION
 
 

@@ -19,6 +19,7 @@ from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.claimed import shares
 from lxt_fx.ops import products
 from lxt_fx.ops.aten_kinds import MOVES
+from lxt_fx.ops.packed import packed_layer_of
 from lxt_fx.passes.analysis.mark_flow import NO_GRADIENT
 from lxt_fx.rule_table.rule import Rule
 
@@ -168,7 +169,8 @@ def _asks_gradient(found: Any) -> bool:
 
 
 def _detached(found: Any) -> Any:
-    return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach(), found)
+    """Without gradients; a packed weight, which has none, as it is."""
+    return pytree.tree_map_only(Tensor, lambda t: t.detach() if packed_layer_of(t) is None else t, found)
 
 
 def attention_parts(graph: Graph) -> dict[Node, dict[str, tuple[str, int]]]:

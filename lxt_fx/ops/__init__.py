@@ -15,6 +15,7 @@ from lxt_fx.ops import (
     head,
     norms,
     own_backward,
+    packed,
     products,
     selection,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "head",
     "norms",
     "own_backward",
+    "packed",
     "products",
     "selection",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 from lxt_fx.base.torch_internals import aten, aten_ops
 from lxt_fx.ops import exempt, experts, norms, selection
 from lxt_fx.ops.activations import ACTIVATIONS
+from lxt_fx.ops.packed import packed_linear
 
 MOVES = aten_ops(
     """
@@ -65,7 +66,7 @@ CONVOLUTIONS = TRANSPOSED | aten_ops(
 GROUPED_MATMULS = frozenset({aten._grouped_mm.default, experts.grouped_matmul})
 """Expert matmuls: torch's own, and that of transformers for dtypes that torch's does not take."""
 
-WEIGHTED = CONVOLUTIONS | GROUPED_MATMULS | aten_ops("linear addmm")
+WEIGHTED = CONVOLUTIONS | GROUPED_MATMULS | {packed_linear} | aten_ops("linear addmm")
 """Linear maps by weights, with a bias where there is one."""
 
 LOOK_UP = aten_ops("embedding index.Tensor index_select gather take take_along_dim")

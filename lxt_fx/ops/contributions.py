@@ -5,7 +5,7 @@ x gets R_i / x_i, written without that division where there is a closed form. c+
 bias is one more contribution. Zennit's rules of the same names are equal, also in what biases absorb.
 
 An op saves its operands and its value, and computes the sums of the rule in the backward. A sum without contributions is 0
-and passes nothing on.
+and passes nothing on. The op of a packed layer saves x only, and unpacks the weights in the backward.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.ops.library import Casts, RuleFunction, define, narrowed
+from lxt_fx.ops.packed import PACKED, packed_value, unpacked_bias, unpacked_weight
 
 
 class LinearMap(Protocol):
@@ -41,6 +42,23 @@ class Linear:
 
     def transposed(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         return torch.matmul(gradient, weight)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A packed layer: its kernel's value of x [..., in], and x W^T + b for its unpacked weights."""
+
+    weight: Tensor
+    dtype: torch.dtype | None
+
+    def value(self, x: Tensor) -> Tensor:
+        """What the kernel computes."""
+        found: Tensor = packed_value(x, self.weight, self.dtype)
+        return found
+
+    def unpacked(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """W [out, in] and b [out], in the dtype of `like`."""
+        return unpacked_weight(self.weight, like), unpacked_bias(self.weight, like)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +277,37 @@ class ByContribution(RuleFunction):
         return found, None, None, None, None, *(None for _ in bounds)
 
 
+class PackedByContribution(RuleFunction):
+    """z = kernel(x) of a packed layer; the backward is that of a rule, for the map of the unpacked weights. What the kernel
+    rounds, (z - x W^T - b) g, passes nothing on. Saves x."""
+
+    @staticmethod
+    def forward(x: Tensor, of: Packed, rule: ContributionRule, *bounds: Tensor) -> Tensor:
+        return of.value(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.packed, ctx.rule, *bounds = inputs
+        ctx.save_for_backward(x, *bounds)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *bounds = ctx.saved_tensors
+        narrow = x.dtype in (torch.float16, torch.bfloat16)
+        own, gradient = (x.float(), gradients[0].float()) if narrow else (x, gradients[0].to(x.dtype))
+        weight, bias = ctx.packed.unpacked(gradient)
+        z = F.linear(own, weight, bias)
+        found = ctx.rule(Call(Linear(), own, weight, bias, z, tuple(bounds)), gradient)
+        largest = torch.finfo(x.dtype).max
+        found = found.clamp(-largest, largest).to(x.dtype) if narrow else found
+        return found, None, None, *(None for _ in bounds)
+
+
 Run = Callable[[LinearMap, Tensor, Tensor, Tensor | None], Tensor]
 """Computes a map with the backward of a rule."""
+
+RunPacked = Callable[[Packed, Tensor], Tensor]
+"""The same for a packed layer."""
 
 CONVOLUTION = (
     "Tensor input, Tensor weight, Tensor? bias=None, *, SymInt[] stride=[1], SymInt[] padding=[0], SymInt[] dilation=[1], "
@@ -276,11 +323,20 @@ class RuleOps:
     linear: OpOverload
     convolution: OpOverload
     matmul: OpOverload
+    packed: OpOverload
+
+    @property
+    def every(self) -> tuple[OpOverload, ...]:
+        """All of them."""
+        return self.linear, self.convolution, self.matmul, self.packed
 
 
-def rule_ops(name: str, settings: str, run: Callable[..., Run], casts: Casts = narrowed) -> RuleOps:
-    """Defines `linear_<name>`, `convolution_<name>` and `matmul_<name>`. `settings` are the rule's own arguments as a
-    schema; `run` takes them by name. `casts` is what autocast does to the operands."""
+def rule_ops(
+    name: str, settings: str, run: Callable[..., Run], packed: Callable[..., RunPacked], casts: Casts = narrowed
+) -> RuleOps:
+    """Defines `linear_<name>`, `convolution_<name>`, `matmul_<name>` and `packed_<name>`. `settings` are the rule's own
+    arguments as a schema; `run` and `packed` take them by name. `casts` is what autocast does to the operands; the kernel
+    of a packed layer casts by itself."""
 
     @define(f"linear_{name}(Tensor input, Tensor weight, Tensor? bias=None, *, {settings}) -> Tensor", casts=casts)
     def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, **own: Any) -> Tensor:
@@ -314,7 +370,13 @@ def rule_ops(name: str, settings: str, run: Callable[..., Run], casts: Casts = n
         x, weight = (other, self) if held == "self" else (self, other)
         return run(**own)(Matmul(held == "self"), x, weight.detach(), None)
 
-    return RuleOps(linear, convolution, matmul)
+    @define(f"packed_{name}({PACKED}, *, {settings}) -> Tensor")
+    def packed_linear(
+        input: Tensor, weight: Tensor, scheme: str, dtype: torch.dtype | None = None, **own: Any
+    ) -> Tensor:
+        return packed(**own)(Packed(weight, dtype), input)
+
+    return RuleOps(linear, convolution, matmul, packed_linear)
 
 
 def _uneven(padding: Sequence[int], dims: int) -> tuple[list[int], Sequence[int]]:
@@ -331,35 +393,54 @@ def _each(numbers: Sequence[int], dims: int) -> list[int]:
     return list(numbers) * dims if len(numbers) == 1 else list(numbers)
 
 
-def _by(rule: ContributionRule, *bounds: Tensor) -> Run:
-    def run(of: LinearMap, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        z: Tensor = ByContribution.apply(x, weight, bias, of, rule, *bounds)  # type: ignore[no-untyped-call]
-        return z
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A rule, with the bounds of x where it has any, for maps of both kinds."""
 
-    return run
+    rule: Callable[..., ContributionRule]
+    bounds: tuple[str, ...] = ()
+
+    def _made(self, own: dict[str, Any]) -> tuple[Any, ...]:
+        bounds = [own.pop(name).detach() for name in self.bounds]
+        return self.rule(**{"epsilon": 0.0, **own}), *bounds
+
+    def plain(self, **own: Any) -> Run:
+        made = self._made(own)
+
+        def run(of: LinearMap, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            z: Tensor = ByContribution.apply(x, weight, bias, of, *made)  # type: ignore[no-untyped-call]
+            return z
+
+        return run
+
+    def packed(self, **own: Any) -> RunPacked:
+        made = self._made(own)
+
+        def run(of: Packed, x: Tensor) -> Tensor:
+            z: Tensor = PackedByContribution.apply(x, of, *made)  # type: ignore[no-untyped-call]
+            return z
+
+        return run
 
 
-GAMMA = rule_ops(
-    "gamma", "float gamma, float epsilon=0.0", lambda gamma, epsilon=0.0: _by(Gamma(gamma, epsilon))
-)
-Z_PLUS = rule_ops("z_plus", "float epsilon=0.0", lambda epsilon=0.0: _by(ZPlus(epsilon)))
-EXCITATION = rule_ops("excitation", "float epsilon=0.0", lambda epsilon=0.0: _by(Excitation(epsilon)))
-ALPHA_BETA = rule_ops(
-    "alpha_beta",
-    "float alpha, float beta, float epsilon=0.0",
-    lambda alpha, beta, epsilon=0.0: _by(AlphaBeta(alpha, beta, epsilon)),
-)
-Z_BOX = rule_ops(
-    "z_box",
-    "Tensor low, Tensor high, float epsilon=0.0",
-    lambda low, high, epsilon=0.0: _by(ZBox(epsilon), low.detach(), high.detach()),
-)
-W_SQUARE = rule_ops("w_square", "float epsilon=0.0", lambda epsilon=0.0: _by(WSquare(epsilon)))
-FLAT = rule_ops("flat", "float epsilon=0.0", lambda epsilon=0.0: _by(Flat(epsilon)))
+def _ops(name: str, settings: str, rule: _Rule) -> RuleOps:
+    return rule_ops(name, settings, rule.plain, rule.packed)
+
+
+GAMMA = _ops("gamma", "float gamma, float epsilon=0.0", _Rule(Gamma))
+Z_PLUS = _ops("z_plus", "float epsilon=0.0", _Rule(ZPlus))
+EXCITATION = _ops("excitation", "float epsilon=0.0", _Rule(Excitation))
+ALPHA_BETA = _ops("alpha_beta", "float alpha, float beta, float epsilon=0.0", _Rule(AlphaBeta))
+Z_BOX = _ops("z_box", "Tensor low, Tensor high, float epsilon=0.0", _Rule(ZBox, ("low", "high")))
+W_SQUARE = _ops("w_square", "float epsilon=0.0", _Rule(WSquare))
+FLAT = _ops("flat", "float epsilon=0.0", _Rule(Flat))
 
 RULES = (GAMMA, Z_PLUS, EXCITATION, ALPHA_BETA, Z_BOX, W_SQUARE, FLAT)
-BY_CONTRIBUTION = frozenset(op for ops in RULES for op in (ops.linear, ops.convolution, ops.matmul))
+BY_CONTRIBUTION = frozenset(op for ops in RULES for op in ops.every)
 """All ops of this file."""
+
+OF_UNPACKED = {ops.packed: ops.linear for ops in RULES}
+"""For each op of a packed layer, that of the same rule for plain weights."""
 
 HOLDS = dict.fromkeys(BY_CONTRIBUTION, frozenset({"weight", "bias", "self", "other", "low", "high"}))
 """The arguments of an op that get no gradient, where they are not its input."""

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.ops import contributions, explicit
-from lxt_fx.ops.contributions import LinearMap, RuleOps, Run, rule_ops
+from lxt_fx.ops.contributions import Linear, LinearMap, Packed, RuleOps, Run, RunPacked, ratio
 from lxt_fx.ops.library import RuleFunction, in_float32
 
 
@@ -50,6 +52,33 @@ class Bound(RuleFunction):
 def _bound(x: Tensor, bound: Tensor) -> Tensor:
     bounded: Tensor = Bound.apply(x, bound.detach().to(x))  # type: ignore[no-untyped-call]
     return bounded
+
+
+class PackedParts(RuleFunction):
+    """y = value, that of a packed layer; the backward takes R z' / value, with z' = x W^T + b of the unpacked weights, to
+    x by the equation of a rule, as its op for plain weights does. Saves x and value."""
+
+    @staticmethod
+    def forward(x: Tensor, value: Tensor, of: Packed, run: Callable[[Tensor], Run]) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, value, ctx.packed, ctx.run = inputs
+        ctx.save_for_backward(x, value)
+
+    @staticmethod
+    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor | None, ...]:
+        x, value = ctx.saved_tensors
+        narrow = x.dtype in (torch.float16, torch.bfloat16)
+        with torch.enable_grad():
+            own = (x.float() if narrow else x).detach().requires_grad_()
+            weight, bias = ctx.packed.unpacked(own.detach())
+            z = F.linear(own.detach(), weight, bias)
+            passing = ctx.run(z)(Linear(), own, weight, bias)
+        kept = relevance[0] * ratio(z, value.to(z.dtype), 0.0)
+        (found,) = torch.autograd.grad(passing, own, kept.to(passing.dtype))
+        return found.to(x.dtype), None, None, None
 
 
 def _above(bias: Tensor | None) -> Tensor | None:
@@ -137,20 +166,31 @@ def _passed(sums: Tensor, value: Tensor, epsilon: float) -> Tensor:
     return passed
 
 
-GAMMA = rule_ops("gamma_parts", "float gamma, Tensor value, float epsilon=0.0", _gamma, in_float32)
-Z_PLUS = rule_ops("z_plus_parts", "Tensor value, float epsilon=0.0", _z_plus, in_float32)
-EXCITATION = rule_ops("excitation_parts", "Tensor value, float epsilon=0.0", _excitation, in_float32)
-ALPHA_BETA = rule_ops(
-    "alpha_beta_parts", "float alpha, float beta, Tensor value, float epsilon=0.0", _alpha_beta, in_float32
-)
-Z_BOX = rule_ops("z_box_parts", "Tensor low, Tensor high, Tensor value, float epsilon=0.0", _z_box, in_float32)
-W_SQUARE = rule_ops("w_square_parts", "Tensor value, float epsilon=0.0", _w_square, in_float32)
-FLAT = rule_ops("flat_parts", "Tensor value, float epsilon=0.0", _flat, in_float32)
+def _ops(name: str, settings: str, run: Callable[..., Run]) -> RuleOps:
+    """The ops of a rule in explicit form. `run` takes the held value and the rule's settings."""
+
+    def packed(value: Tensor, **own: Any) -> RunPacked:
+        def run_packed(of: Packed, x: Tensor) -> Tensor:
+            passing: Tensor = PackedParts.apply(x, value, of, lambda z: run(z, **own))  # type: ignore[no-untyped-call]
+            return passing
+
+        return run_packed
+
+    return contributions.rule_ops(f"{name}_parts", settings, run, packed, in_float32)
+
+
+GAMMA = _ops("gamma", "float gamma, Tensor value, float epsilon=0.0", _gamma)
+Z_PLUS = _ops("z_plus", "Tensor value, float epsilon=0.0", _z_plus)
+EXCITATION = _ops("excitation", "Tensor value, float epsilon=0.0", _excitation)
+ALPHA_BETA = _ops("alpha_beta", "float alpha, float beta, Tensor value, float epsilon=0.0", _alpha_beta)
+Z_BOX = _ops("z_box", "Tensor low, Tensor high, Tensor value, float epsilon=0.0", _z_box)
+W_SQUARE = _ops("w_square", "Tensor value, float epsilon=0.0", _w_square)
+FLAT = _ops("flat", "Tensor value, float epsilon=0.0", _flat)
 
 RULES: tuple[RuleOps, ...] = (GAMMA, Z_PLUS, EXCITATION, ALPHA_BETA, Z_BOX, W_SQUARE, FLAT)
 PARTS = {
     fast: parts
     for pair in zip(contributions.RULES, RULES, strict=True)
-    for fast, parts in zip(*([ops.linear, ops.convolution, ops.matmul] for ops in pair), strict=True)
+    for fast, parts in zip(*(ops.every for ops in pair), strict=True)
 }
 """The op of the explicit form of each op in contributions.py."""

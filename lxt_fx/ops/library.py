@@ -29,6 +29,7 @@ from lxt_fx.base.torch_internals import (
     in_dispatch_mode,
     in_functorch,
     is_legacy_batched,
+    not_compiled,
     pytree,
 )
 
@@ -78,6 +79,22 @@ def define(schema: str, *, casts: Casts | None = None) -> Callable[[Kernel], OpO
             under_autocast = _casting(overload, casts)
             for device in DEVICES:
                 LIBRARY.impl(name, under_autocast, f"Autocast{device.upper()}")  # type: ignore[no-untyped-call]
+        return overload
+
+    return register
+
+
+def define_opaque(schema: str, shape: Kernel) -> Callable[[Kernel], OpOverload]:
+    """Decorator: the same for a kernel that no tracer or compiler looks into, as it calls code of others. It has no
+    gradient; an `autograd.Function` calls it. `shape` gives an empty tensor of the shape and dtype of the value, where
+    tensors have no values."""
+
+    def register(kernel: Kernel) -> OpOverload:
+        name = schema.split("(", 1)[0]
+        LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+        LIBRARY.impl(name, not_compiled(kernel), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+        LIBRARY.impl(name, shape, "Meta")  # type: ignore[no-untyped-call]
+        overload: OpOverload = getattr(torch.ops.lxt_fx, name).default
         return overload
 
     return register

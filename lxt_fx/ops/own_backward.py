@@ -8,7 +8,8 @@ backward. So the node calls the Function: forward and backward are those of the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,8 +89,18 @@ def _written(argument: Any) -> str:
 
 
 def is_running() -> bool:
-    """Whether one of the ops below is calling its Function in this thread."""
+    """Whether an op that is one node of a graph is calling its Function in this thread."""
     return bool(getattr(_THREAD, "running", False))
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Inside, in this thread, calls of Functions belong to an op that is one node of a graph."""
+    outer, _THREAD.running = is_running(), True
+    try:
+        yield
+    finally:
+        _THREAD.running = outer
 
 
 def _run(tensors: list[Tensor], function: str) -> Any:
@@ -99,11 +110,8 @@ def _run(tensors: list[Tensor], function: str) -> Any:
             f"this graph calls {function}, an autograd.Function of the process that captured the model; transform the "
             "model again in this one"
         )
-    outer, _THREAD.running = is_running(), True
-    try:
+    with running():
         return called(tensors)
-    finally:
-        _THREAD.running = outer
 
 
 @define("own_backward(Tensor[] tensors, str function) -> Tensor")

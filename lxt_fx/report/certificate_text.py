@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from lxt_fx.report.packed_maps import PackedMap
 from lxt_fx.report.relevance_path import Held, ListedRule, NotFollowed, NotProven, PathEntry
 from lxt_fx.rule_table.rule import Conserves
 
@@ -22,6 +23,21 @@ def labelled(label: str, lines: Sequence[str]) -> list[str]:
 def merged_text(batch_norms: Sequence[str]) -> list[str]:
     """How many batch norms became part of the layers before them, and where; no line if none did."""
     return [f"{len(batch_norms)} x batch norm into the layer before it{_places(batch_norms)}"] if batch_norms else []
+
+
+def packed_text(layers: Iterable[PackedMap]) -> list[str]:
+    """A line for each scheme: how many layers it packs, where, and how far their kernels are from the unpacked weights."""
+    groups: dict[tuple[str, str], list[PackedMap]] = {}
+    for layer in layers:
+        groups.setdefault((layer.scheme, layer.rounds), []).append(layer)
+    return [_packed_line(scheme, rounds, found) for (scheme, rounds), found in groups.items()]
+
+
+def _packed_line(scheme: str, rounds: str, layers: Sequence[PackedMap]) -> str:
+    apart = [layer.difference for layer in layers if not math.isnan(layer.difference)]
+    kernel = f"the kernel rounds {rounds}" if rounds else "the kernel rounds nothing but the weights"
+    seen = f"within {max(apart):.1e} of the unpacked weights on the example (relative L2)" if apart else "not compared"
+    return f"{len(layers)} x {scheme}{_places([layer.module for layer in layers])}; {kernel}: {seen}"
 
 
 def no_tokens_text(names: Sequence[str]) -> list[str]:

@@ -29,8 +29,10 @@ from lxt_fx.report.certificate_text import (
     no_tokens_text,
     not_followed_text,
     not_proven_text,
+    packed_text,
     rules_text,
 )
+from lxt_fx.report.packed_maps import PackedMap, packed_maps
 from lxt_fx.report.relevance_path import (
     Held,
     ListedRule,
@@ -55,7 +57,8 @@ class Certificate:
     detached on purpose. `not_followed` are the places where the path meets an op without a gradient. `not_proven` lists
     what the certificate cannot prove. `nodes` and `carrying` are the numbers of ops in the graph and on the path. `merged`
     names the batch norms that became part of the layer before them. `no_tokens` are inputs of whole numbers whose lookups
-    are constants, because their names say that they are positions, types or the like.
+    are constants, because their names say that they are positions, types or the like. `packed` are the layers with packed
+    weights, by whose unpacked weights relevance passes.
     """
 
     model_class: str
@@ -78,6 +81,7 @@ class Certificate:
     not_followed: tuple[NotFollowed, ...]
     not_proven: tuple[NotProven, ...]
     no_tokens: tuple[str, ...] = ()
+    packed: tuple[PackedMap, ...] = ()
 
     def __repr__(self) -> str:
         proven = "proven" if self.proven else f"{len(self.not_proven)} points not proven"
@@ -111,6 +115,7 @@ class Certificate:
             *labelled("table", [self.table + overridden, *([self.paper] if self.paper else [])]),
             *labelled("graph", [f"captured by {self.method}, {self.nodes} ops"]),
             *labelled("merged", merged_text(self.merged)),
+            *labelled("packed", packed_text(self.packed)),
             *labelled("path", [f"{self.carrying} ops carry relevance from the output to {', '.join(self.leaves)}{cuts}"]),
             *labelled("no tokens", no_tokens_text(self.no_tokens)),
             *labelled("forward", [forward]),
@@ -139,6 +144,8 @@ class Certificate:
             found["forward_difference"] = None
         if math.isnan(self.gradient_difference):
             found["gradient_difference"] = None
+        for each in found["packed"]:
+            each["difference"] = None if math.isnan(each["difference"]) else each["difference"]
         found["counts"] = [_written(rule) | {"count": count} for rule, count in self.counts.items()]
         return found
 
@@ -188,6 +195,7 @@ def certificate(explained: nn.Module) -> Certificate:
         not_followed=tuple(values_not_followed(explained, flow)),
         not_proven=tuple(unproven(explained, flow, entries)),
         no_tokens=record.no_tokens,
+        packed=tuple(packed_maps(explained, flow)),
     )
 
 

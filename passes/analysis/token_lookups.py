@@ -26,6 +26,7 @@ from lxt_fx.ops.aten_kinds import (
     SUMS,
     TIMES_TABLE,
 )
+from lxt_fx.ops.packed import packed_linear
 from lxt_fx.passes.analysis.mark_flow import differentiable_graph, mark_flow
 
 _FORGET = SHAPE_READERS | aten_ops(
@@ -36,7 +37,7 @@ _FORGET = SHAPE_READERS | aten_ops(
 )
 """Ops on token ids that give counts and places, and not tokens. Comparisons give no whole numbers in any case."""
 
-_JOINS = MOVES | SUMS | CONVOLUTIONS | PRODUCTS | {aten.linear.default}
+_JOINS = MOVES | SUMS | CONVOLUTIONS | PRODUCTS | {aten.linear.default, packed_linear}
 """Linear ops that join several lookups to one value."""
 _VIEWS = aten_ops("view reshape unflatten.int")
 _FACTORS = aten_ops("mul.Tensor div.Tensor")
@@ -250,7 +251,7 @@ def _join(gm: GraphModule, lookups: Sequence[Node], carrying: frozenset[Node]) -
 
 def _is_linear(node: Node, reached: Set[Node]) -> bool:
     """Whether the node is linear in all that it reads of what the lookups reach."""
-    if node.target in PRODUCTS or node.target is aten.linear.default:
+    if node.target in PRODUCTS or node.target in (aten.linear.default, packed_linear):
         return sum(operand.node in reached for operand in operands(node)) == 1
     return node.target in _JOINS
 

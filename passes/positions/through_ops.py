@@ -12,6 +12,7 @@ from lxt_fx.base.nodes import arguments, operands, shape
 from lxt_fx.base.torch_internals import OpOverload, aten, aten_ops, schema_of
 from lxt_fx.ops import norms
 from lxt_fx.ops.aten_kinds import ALONG, POINTWISE, REDUCED
+from lxt_fx.ops.packed import packed_linear
 from lxt_fx.passes.positions.through_layout import move_through_layout
 from lxt_fx.passes.positions.token_axis import Axis, Move, Selection, is_one, item_shape, same
 
@@ -168,6 +169,7 @@ _Rule = Callable[[Node, Axis, Selection], Move | None]
 
 _RULES: dict[Any, _Rule] = {
     aten.linear.default: _linear,
+    packed_linear: _linear,
     aten.addmm.default: _addmm,
     aten.matmul.default: _matmul,
     aten.einsum.default: _einsum,

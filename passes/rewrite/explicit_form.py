@@ -17,6 +17,7 @@ from lxt_fx.ops.activations import POINTWISE_OPS
 from lxt_fx.ops.aten_kinds import GROUPED_MATMULS, MOVES, WEIGHTED
 from lxt_fx.ops.explicit_contributions import PARTS
 from lxt_fx.ops.own_backward import OWN_BACKWARD, own_backward, own_backward_of_several
+from lxt_fx.ops.packed import packed_linear
 from lxt_fx.passes.analysis.find_cancelling import find_cancelling
 from lxt_fx.passes.analysis.mark_flow import Flow, differentiable_operands
 from lxt_fx.rule_table.rule import Conserves, Rule
@@ -33,7 +34,7 @@ BY_EQUATION: dict[Any, OpOverload] = {
 SPECIAL = FACTOR_HELD | POINTWISE_OPS | products.HALVED | frozenset(BY_EQUATION) | frozenset(explicit.EQUATIONS)
 _BY_WEIGHTS = WEIGHTED | {products.linear}
 """Sums of many terms, which are 0 by chance only; a matmul of two rounded values may well be 0."""
-_KNOWN = SPECIAL | products.LINEAR_MAPS | MOVES | GROUPED_MATMULS | {own_backward}
+_KNOWN = SPECIAL | products.LINEAR_MAPS | MOVES | GROUPED_MATMULS | {own_backward, packed_linear}
 
 
 def is_known(op: OpOverload) -> bool:

@@ -8,13 +8,13 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import is_float, operands
 from lxt_fx.base.torch_internals import aten
-from lxt_fx.ops import contributions, norms, products
+from lxt_fx.ops import contributions, norms, packed, products
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.drop_dead import drop_dead
 
 # Ops that give no gradient to these arguments, so they need no hold.
 _HOLDS_WEIGHTS: dict[Any, frozenset[str]] = {
-    **contributions.HOLDS, **products.HOLDS, **{norm.op: norm.holds for norm in norms.NORMS}
+    **contributions.HOLDS, **products.HOLDS, **packed.HOLDS, **{norm.op: norm.holds for norm in norms.NORMS}
 }  # fmt: skip
 
 
