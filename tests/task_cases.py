@@ -206,8 +206,8 @@ def causal(side: str) -> Case:
 def bert_case(
     kind: str, texts: Sequence[str], number: Callable[[Any, list[int]], Tensor], **config: Any
 ) -> Case:
-    """A BERT with absolute positions. The texts are read as a person gives them, padded on both sides; of a classifier, which
-    takes what stands in column 0, behind."""
+    """A BERT with absolute positions. The texts are read as a person gives them, padded on both sides; those of a
+    classifier behind, because it takes what stands in column 0."""
     tokenizer = word_tokenizer()
     ids = encoded(tokenizer, *texts)
     alone: list[Called] = [({"input_ids": torch.tensor([t])}, functools.partial(_of_text, number, t)) for t in ids]

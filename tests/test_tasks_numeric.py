@@ -63,14 +63,14 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "image": (torch.randn(3, 9, 9), None, "takes 8 x 8 pixels"),
     "detection": (torch.randn(3, 16, 16), 9, "there is no box 9"),
     "segmentation": (torch.randn(3, 16, 16), Target.at((99, 0), 0), "there is no pixel"),
-    "masks": (torch.randn(3, 16, 16), 9, "there is no mask 9"),
+    "masks": (torch.randn(2, 3, 16, 16), 9, "there is no mask 9"),
     "depth": (torch.randn(3, 16, 16), 1, "has no classes"),
     "transcribing": (torch.randn(1, 160), Target.at(99, 1), "frames"),
     "sounds": (np.zeros(160, dtype=np.int16), None, "no feature extractor was given"),
-    "frames": (torch.randn(1, 160), Target.at(99, 1), "there is no frame 99"),
+    "frames": (torch.randn(1, 160), Target.at(99, 1), "and no frame 99"),
     "whisper": ({"input_features": NAN}, None, "input_features is nan"),
     "vision-language": ({"text": "Paris", "images": "nowhere.png"}, None, "needs the processor of both"),
-    "matching": ("Paris", None, "picture"),
+    "matching": (torch.randn(3, 8, 8), None, "reads a text with its pictures"),
 }
 
 
@@ -85,5 +85,5 @@ def test_a_classifier_of_the_first_token_is_not_explained_for_padding() -> None:
     """BERT's pooler takes column 0, where padding in front stands. Texts are padded behind, whatever the tokenizer says."""
     case = case_of("classifying")
     inputs = padded(case.tokenizer, encoded(case.tokenizer, *TEXTS), "left", case.tokenizer.pad_token_id)
-    with pytest.raises(InputError, match="padding on the left changes what .*; give the texts one at a time, or pad them on"):
+    with pytest.raises(InputError, match="padding on the left changes what .*, or pad them on the other side"):
         explain(explained("classifying"), case.tokenizer, inputs)

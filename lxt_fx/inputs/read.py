@@ -201,7 +201,7 @@ def _of_pictures(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, b
         )
     if facts.films:
         raise InputError(
-            f"{facts.function}: {facts.model_class} takes films [batch, frames, channels, height, width], and not pictures; "
+            f"{facts.function}: {facts.model_class} takes films [batch, frames, channels, height, width], not pictures; "
             "give what its processor makes of the frames: lxt_fx.explain(model, None, processor(frames, "
             'return_tensors="pt"))'
         )

@@ -24,9 +24,10 @@ from lxt_fx.passes.capture.example import FEATURES
 from lxt_fx.passes.capture.signature import by_position, named_signature
 from lxt_fx.passes.positions.asked_positions import answers_by_token
 from lxt_fx.tasks.asked import Asked
-from lxt_fx.tasks.choose_task import choose_task, dims_of, output_dims
+from lxt_fx.tasks.choose_task import choose_task
 from lxt_fx.tasks.decoding import Decoding
 from lxt_fx.tasks.forced import Answered, ForcedNumbers, answered, asks_for_several
+from lxt_fx.tasks.output_fields import dims_of, output_dims
 from lxt_fx.tasks.rows import are_apart
 from lxt_fx.tasks.task import Context, Task
 from lxt_fx.tasks.task_numbers import TaskNumbers

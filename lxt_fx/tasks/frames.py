@@ -42,6 +42,6 @@ class Frames:
             return asked.spot % len(logits), Asked(asked.entry, asked.minus)
         got = asked.spot if isinstance(asked.spot, (int, tuple)) else "a mask"
         raise InputError(
-            f"{context.function}: the sound has {len(logits)} frames (0 to {len(logits) - 1}), and there is no frame {got}; "
+            f"{context.function}: the sound has {len(logits)} frames (0 to {len(logits) - 1}), and no frame {got}; "
             "write Target.at(frame, class)"
         )

@@ -42,7 +42,7 @@ class Segmentation:
 
 @dataclass(frozen=True, slots=True)
 class PixelMap:
-    """A number for each pixel, in the output `field` [batch, rows, columns], such as how much it draws the eye, or its depth.
+    """A number for each pixel, in the output `field` [batch, rows, columns], such as what draws the eye, or its depth.
     By default the mean over the pixels where it is positive, or the largest if none is; `Target.at((row, column))` is one
     pixel of the map's own grid, `Target.at(mask)` the mean over a mask. `kind` says what the numbers are."""
 
