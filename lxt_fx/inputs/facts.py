@@ -39,9 +39,10 @@ class Facts:
         return name in self.names
 
     def needs(self, *names: str) -> bool:
-        """Whether the model cannot be called without one of these inputs."""
+        """Whether the model cannot be called without one of these inputs. An explained module may capture a call without
+        them."""
         if isinstance(self.model, Explained):
-            return any(name in self.model.record.inputs for name in names)
+            return False
         parameters = named_signature(self.model).parameters
         return any(name in parameters and parameters[name].default is parameters[name].empty for name in names)
 

@@ -97,10 +97,24 @@ def _difference(
     """How far the outputs for a few tokens in their padding are from those for the same tokens alone. `counted` says
     whether the padded ones get positions of their own. A model that reads no text without its picture is asked about the
     whole text with it."""
-    leaf = inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"]
-    window, inside = _window(own, leaf.shape[1])
+    count = inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"].shape[1]
+    whole = (slice(0, count), list(own)), index, {**more, **pictures}, counted
     if pictures and facts.needs(*pictures):
-        window, inside, more = slice(0, leaf.shape[1]), list(own), {**more, **pictures}
+        return _difference_in(facts, inputs, *whole)
+    try:
+        return _difference_in(facts, inputs, _window(own, count), index, more, counted)
+    except InputError:
+        if not pictures:
+            raise
+    return _difference_in(facts, inputs, *whole)  # an explained module of such a model
+
+
+def _difference_in(
+    facts: Facts, inputs: Mapping[str, Tensor], where: tuple[slice, list[int]], index: int, more: Mapping[str, Any],
+    counted: bool,
+) -> float:  # fmt: skip
+    """The same in a part of the columns, in which the text has these."""
+    (window, inside), leaf = where, inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"]
     twice = [index] * min(2, len(leaf))  # some models refuse a batch of padded texts
     among = {name: value[twice, window] for name, value in inputs.items()}
     more = {name: value.expand(len(twice), *value.shape[1:]) for name, value in more.items()}

@@ -109,8 +109,9 @@ def explain(
     - None: what the model is most certain of. A language model is asked after the last token, a masked one at the first
       mask, a tagger at the last token that is not special; of a question answering model it is the score of the best
       answer, of a detector the surest box, of a segmentation the mean logit over the largest region, of speech recognition
-      by frames the transcript, of other sounds with frames the surest frame, of a map of depths its mean, of an encoder without a head the cosine of two texts, of CLIP the score of image and text;
-      of an encoder-decoder the next token, or all of the `answer` if one is given;
+      by frames the transcript, of classes of frames the surest, of a map of depths its mean, of an encoder without a head
+      the cosine of two texts, of CLIP the score of image and text; of an encoder-decoder the next token, or all of the
+      `answer` if one is given;
     - an index (a number of Python, numpy or torch) or a name (`" Paris"`, `"positive"`, a word of the answer or
       transcript); capital letters of a class do not matter;
     - two of them, `("Paris", "London")`: the first minus the second;
