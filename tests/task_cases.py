@@ -17,9 +17,12 @@ import tiny_text
 import torch
 import transformers as hf
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 import lxt_fx
+from lxt_fx import Target
 from lxt_fx.inputs.given import Example, Given
+from lxt_fx.inputs.read import read_inputs
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import ImageReading, NumbersReading, SoundReading, TextReading
 
@@ -138,11 +141,11 @@ def looked_up(embeddings: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 def padded(tokenizer: Any, texts: Sequence[Sequence[int]], side: str, pad: int = 0, prefix: str = "") -> dict[str, Tensor]:
-    """The ids and the mask of texts padded on this side."""
+    """The ids and the mask of texts padded on this side, or on `both`: every other one in front."""
     width = max(map(len, texts))
     ids, mask = torch.full((len(texts), width), pad), torch.zeros(len(texts), width, dtype=torch.long)
     for row, text in enumerate(texts):
-        own = list(columns(text, width, side))
+        own = list(columns(text, width, side_of(row, side)))
         ids[row, own], mask[row, own] = torch.tensor(text), 1
     return {f"{prefix}input_ids": ids, f"{prefix}attention_mask": mask}
 
@@ -152,10 +155,21 @@ def columns(text: Sequence[int], width: int, side: str) -> tuple[int, ...]:
     return tuple(range(width - len(text), width) if side == "left" else range(len(text)))
 
 
+def side_of(row: int, side: str) -> str:
+    """The side that a text of a batch is padded on."""
+    return ("right", "left")[row % 2] if side == "both" else side
+
+
 def texts_at(tokenizer: Any, texts: Sequence[Sequence[int]], side: str, **names: str) -> list[TextAt]:
     """The places of texts in a padded batch."""
     width = max(map(len, texts))
-    return [TextAt(tokenizer, tuple(t), columns(t, width, side), index, **names) for index, t in enumerate(texts)]
+    own = [columns(text, width, side_of(row, side)) for row, text in enumerate(texts)]
+    return [TextAt(tokenizer, tuple(t), at, index, **names) for index, (t, at) in enumerate(zip(texts, own, strict=True))]
+
+
+def positions_for(inputs: dict[str, Tensor], side: str) -> dict[str, Tensor]:
+    """The positions of texts that are padded in front, in the texts themselves; none for others."""
+    return {} if side == "right" else {"position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)}
 
 
 def in_batch(inputs: dict[str, Any], *places: Sequence[Any]) -> Given:
@@ -185,21 +199,24 @@ def causal(side: str) -> Case:
     texts = encoded(tokenizer, *TEXTS)
     alone: list[Called] = [({"input_ids": torch.tensor([t])}, lambda out: out.logits[0, -1].max()) for t in texts]
     inputs = padded(tokenizer, texts, side, tokenizer.pad_token_id)
-    if side == "left":
-        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    inputs |= positions_for(inputs, side)
     return Case(tiny_text.llama(len(tokenizer)), tokenizer, in_batch(inputs, texts_at(tokenizer, texts, side)), alone)
 
 
-def bert_case(kind: str, texts: Sequence[str], number: Callable[[Any, list[int]], Tensor], side: str = "right") -> Case:
-    """A BERT with absolute positions, which a batch padded on the left is given."""
+def bert_case(
+    kind: str, texts: Sequence[str], number: Callable[[Any, list[int]], Tensor], **config: Any
+) -> Case:
+    """A BERT with absolute positions. The texts are read as a person gives them, padded on both sides; those of a
+    classifier behind, because it takes what stands in column 0."""
     tokenizer = word_tokenizer()
     ids = encoded(tokenizer, *texts)
     alone: list[Called] = [({"input_ids": torch.tensor([t])}, functools.partial(_of_text, number, t)) for t in ids]
-    inputs = padded(tokenizer, ids, side, tokenizer.pad_token_id)
-    if side == "left":
-        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    model = tiny_text.bert(kind, len(tokenizer)) if kind != "answers" else answering_bert(len(tokenizer))
-    return Case(model, tokenizer, in_batch(inputs, texts_at(tokenizer, ids, side)), alone)
+    made = {"answers": answering_bert, "values": predicting_bert}.get(kind, functools.partial(tiny_text.bert, kind))
+    model = made(len(tokenizer))
+    for name, value in config.items():
+        setattr(model.config, name, value)
+    inputs = padded(tokenizer, ids, "right" if kind in ("classifier", "values") else "both", tokenizer.pad_token_id)
+    return Case(model, tokenizer, read_inputs(model, tokenizer, inputs, "explain"), alone)
 
 
 def _of_text(number: Callable[[Any, list[int]], Tensor], text: list[int], output: Any) -> Tensor:
@@ -210,45 +227,60 @@ def answering_bert(vocabulary: int) -> nn.Module:
     return tiny._made(hf.BertForQuestionAnswering, hf.BertConfig(vocab_size=vocabulary, **SIZES), "sdpa")
 
 
-def masked(side: str) -> Case:
+def predicting_bert(vocabulary: int) -> nn.Module:
+    config = hf.BertConfig(vocab_size=vocabulary, **SIZES, num_labels=2, problem_type="regression")
+    return tiny._made(hf.BertForSequenceClassification, config, "sdpa")
+
+
+def masked() -> Case:
     mask = word_tokenizer().mask_token_id
-    texts = ("The capital of [MASK] is Paris", "[MASK] play")
-    return bert_case("masked", texts, lambda out, text: out.logits[0, text.index(mask)].max(), side)
+    texts = ("The capital of [MASK] is Paris", "[MASK] play", "Rome : [MASK]")
+    return bert_case("masked", texts, lambda out, text: out.logits[0, text.index(mask)].max())
 
 
 def classifying() -> Case:
-    return bert_case("classifier", TEXTS, lambda out, text: out.logits[0].max())
+    return bert_case("classifier", (*TEXTS, "Rome"), lambda out, text: out.logits[0].max())
 
 
-def tagging(side: str) -> Case:
-    return bert_case("tagger", TEXTS, lambda out, text: out.logits[0, len(text) - 2].max(), side)
+def several_labels() -> Case:
+    labels = {"problem_type": "multi_label_classification"}
+    case = bert_case("classifier", (*TEXTS, "Rome"), lambda out, text: out.logits[0, 1], **labels)
+    return replace(case, target="fair")
+
+
+def regression() -> Case:
+    """Of two values the first."""
+    return bert_case("values", (*TEXTS, "Rome"), lambda out, text: out.logits[0, 0])
+
+
+def tagging() -> Case:
+    return bert_case("tagger", (*TEXTS, "Rome"), lambda out, text: out.logits[0, len(text) - 2].max())
 
 
 def best_answer(out: Any, text: list[int]) -> Tensor:
     """The best start and end behind the first separator, the end not before the start."""
     first = text.index(word_tokenizer().sep_token_id) + 1
     spans = [(i, j) for i in range(first, len(text) - 1) for j in range(i, len(text) - 1)]
-    return max((out.start_logits[0, i] + out.end_logits[0, j] for i, j in spans), key=float)
+    return max((out.start_logits[0, i] + out.end_logits[0, j] for i, j in spans), key=lambda span: float(span.detach()))
 
 
-def answering(side: str) -> Case:
-    texts = ("The capital [SEP] The capital of France is Paris", "Rome [SEP] play Paris")
-    return bert_case("answers", texts, best_answer, side)
+def answering() -> Case:
+    texts = ("The capital [SEP] The capital of France is Paris", "Rome [SEP] play Paris", "play [SEP] Rome and London")
+    return bert_case("answers", texts, best_answer)
 
 
 def encoder_decoder() -> Case:
     model, tokenizer = ids_models.t5()[0], byte_tokenizer()
-    sources, targets = [[5, 9, 17, 23, 11, 3], [6, 7, 8]], [[0, 7, 8, 9], [0, 4]]
-    inputs = padded(tokenizer, sources, "right") | padded(tokenizer, targets, "right", prefix="decoder_")
-    answers = texts_at(tokenizer, targets, "right", leaf="decoder_input_ids", name="answer")
-    places = texts_at(tokenizer, sources, "right"), answers
+    sources, targets = [[5, 9, 17, 23, 11, 3], [6, 7, 8], [6, 12]], [[0, 7, 8, 9], [0, 4], [0, 5, 6]]
+    inputs = padded(tokenizer, sources, "both") | padded(tokenizer, targets, "right", prefix="decoder_")
     alone: list[Called] = [
         ({"input_ids": torch.tensor([s]), "decoder_input_ids": torch.tensor([t])}, lambda out: out.logits[0, -1].max())
         for s, t in zip(sources, targets, strict=True)
     ]
     tables = {id(stack.embed_tokens): stack.embed_tokens for stack in (model.encoder, model.decoder)}
     return Case(
-        model, tokenizer, in_batch(inputs, *places), alone, lookups=("input_ids", "decoder_input_ids"),
+        model, tokenizer, read_inputs(model, tokenizer, inputs, "explain"), alone,
+        lookups=("input_ids", "decoder_input_ids"),
         made_by=lambda _: list(tables.values()),
     )  # fmt: skip
 
@@ -294,22 +326,102 @@ def segmenting() -> Case:
     return of_images(model, pixels(2, 3, 16), largest)
 
 
-def transcribing() -> Case:
-    config = hf.Wav2Vec2Config(
+def surest_mask(out: Any) -> Tensor:
+    chances = out.class_queries_logits[0].softmax(-1)[:, :-1]
+    mask, kind = divmod(int(chances.argmax()), chances.shape[1])
+    return out.class_queries_logits[0, mask, kind]
+
+
+def swin() -> hf.SwinConfig:
+    return hf.SwinConfig(
+        image_size=32, patch_size=2, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+
+
+class Masks(nn.Module):
+    """Masks with a class each, made as MaskFormer makes them: queries look at the picture, and masks are their products
+    with its patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.queries = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.randn(4, 8))
+        self.look, self.classes = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        """Of 4 masks and 3 classes."""
+        seen = self.patches(pixel_values)
+        flat = seen.flatten(2).transpose(1, 2)
+        found, _ = self.look(self.queries.expand(len(seen), -1, -1), flat, flat, need_weights=False)
+        return ModelOutput(
+            class_queries_logits=self.classes(found), masks_queries_logits=torch.einsum("bqc,bchw->bqhw", found, seen)
+        )
+
+
+def masks() -> Case:
+    torch.manual_seed(0)
+    return of_images(Masks().eval(), pixels(2, 3, 16), surest_mask)
+
+
+def maskformer() -> Case:
+    config = hf.MaskFormerConfig(
+        backbone_config=swin(), fpn_feature_size=32, mask_feature_size=32, num_labels=3,
+        decoder_config=hf.DetrConfig(
+            d_model=32, num_queries=4, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16,
+            encoder_attention_heads=2, decoder_attention_heads=2,
+        ),
+    )  # fmt: skip
+    return of_images(tiny._made(hf.MaskFormerForInstanceSegmentation, config, "eager"), pixels(2, 3, 32), surest_mask)
+
+
+def mask2former() -> Case:
+    config = hf.Mask2FormerConfig(
+        backbone_config=swin(), feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
+        dim_feedforward=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2, num_queries=4, num_labels=3,
+    )  # fmt: skip
+    return of_images(tiny._made(hf.Mask2FormerForUniversalSegmentation, config, "eager"), pixels(2, 3, 32), surest_mask)
+
+
+def depth() -> Case:
+    """The depth of a pixel."""
+    config = hf.GLPNConfig(
+        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[8, 16], patch_sizes=[3, 3], strides=[2, 2],
+        num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=8,
+    )  # fmt: skip
+    model = tiny._made(hf.GLPNForDepthEstimation, config, "eager")
+    return of_images(model, pixels(2, 3, 16), lambda out: out.predicted_depth[0, 5, 6], Target.at((5, 6)))
+
+
+def of_sounds(kind: Any, number: Callable[[Any], Tensor], target: Any = None, **config: Any) -> Case:
+    settings = hf.Wav2Vec2Config(
         vocab_size=8, **SIZES, conv_dim=(16, 16), conv_stride=(4, 2), conv_kernel=(8, 3), num_feat_extract_layers=2,
         num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, feat_extract_norm="layer", do_stable_layer_norm=True,
-        pad_token_id=0,
+        pad_token_id=0, **config,
     )  # fmt: skip
-    model = tiny._made(hf.Wav2Vec2ForCTC, config, "sdpa")
     sounds = torch.randn(2, 160, generator=torch.Generator().manual_seed(0)).double()
+    alone: list[Called] = [({"input_values": sound[None]}, number) for sound in sounds]
+    given = in_batch({"input_values": sounds}, [SoundAt(index, "input_values", 160) for index in range(2)])
+    model = tiny._made(kind, settings, "sdpa")
+    return Case(model, None, given, alone, target, lookups=(), made_by=lambda model: [])
 
+
+def transcribing() -> Case:
     def transcript(out: Any) -> Tensor:
         best = out.logits[0].max(-1)
         return best.values[best.indices != 0].sum()
 
-    alone: list[Called] = [({"input_values": sound[None]}, transcript) for sound in sounds]
-    given = in_batch({"input_values": sounds}, [SoundAt(index, "input_values", 160) for index in range(2)])
-    return Case(model, None, given, alone, lookups=(), made_by=lambda model: [])
+    return of_sounds(hf.Wav2Vec2ForCTC, transcript)
+
+
+def sounds() -> Case:
+    sizes = {"num_labels": 3, "classifier_proj_size": 16}
+    return of_sounds(hf.Wav2Vec2ForSequenceClassification, lambda out: out.logits[0].max(), **sizes)
+
+
+def frames() -> Case:
+    """A class at a frame."""
+    kind = hf.Wav2Vec2ForAudioFrameClassification
+    return of_sounds(kind, lambda out: out.logits[0, 3, 1], Target.at(3, 1), num_labels=2)
 
 
 def whisper() -> Case:
@@ -335,14 +447,15 @@ def vision_language() -> Case:
     config = hf.LlavaConfig(vision_config=vision, text_config=text, image_token_index=picture, vision_feature_layer=-1)
     config.image_token_id = picture
     model = tiny._made(hf.LlavaForConditionalGeneration, config, "sdpa")
-    texts = [[*[picture] * 4, *t] for t in encoded(tokenizer, *TEXTS)]
-    shown = pixels(2, 3, 16)
-    inputs = {**padded(tokenizer, texts, "right", tokenizer.pad_token_id), "pixel_values": shown}
+    texts = [[*[picture] * 4, *t] for t in encoded(tokenizer, *TEXTS, "Rome")]
+    shown = pixels(3, 3, 16)
+    inputs = {**padded(tokenizer, texts, "both", tokenizer.pad_token_id), "pixel_values": shown}
+    inputs |= positions_for(inputs, "both")
     alone: list[Called] = [
         ({"input_ids": torch.tensor([t]), "pixel_values": image[None]}, lambda out: out.logits[0, -1].max())
         for t, image in zip(texts, shown, strict=True)
     ]
-    places = [ImageAt(index) for index in range(2)], texts_at(tokenizer, texts, "right")
+    places = [ImageAt(index) for index in range(3)], texts_at(tokenizer, texts, "both")
     return Case(model, tokenizer, in_batch(inputs, *places), alone)
 
 
@@ -350,10 +463,11 @@ def pairs() -> Case:
     """Two pairs of texts: four entries of a batch."""
     tokenizer = word_tokenizer()
     ids = encoded(tokenizer, TEXTS[0], TEXTS[1], "Paris", "The capital of England is London")
-    named = enumerate(texts_at(tokenizer, ids, "right"))
+    named = enumerate(texts_at(tokenizer, ids, "both"))
     places = [replace(place, name=f"text {'ab'[index % 2]}") for index, place in named]
     examples = tuple(Example((places[first], places[first + 1])) for first in (0, 2))
-    given = Given(padded(tokenizer, ids, "right", tokenizer.pad_token_id), examples, True)
+    inputs = padded(tokenizer, ids, "both", tokenizer.pad_token_id)
+    given = Given({**inputs, **positions_for(inputs, "both")}, examples, True)
     return Case(tiny_text.bert("bare", len(tokenizer)), tokenizer, given, [])
 
 
@@ -365,7 +479,8 @@ class Sentences(nn.Module):
         self.encoder = encoder
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        hidden = self.encoder(input_ids=features["input_ids"], attention_mask=features["attention_mask"]).last_hidden_state
+        names = ("input_ids", "attention_mask", "position_ids")
+        hidden = self.encoder(**{name: features[name] for name in names if name in features}).last_hidden_state
         weight = features["attention_mask"][..., None].to(hidden.dtype)
         mean = (hidden * weight).sum(1) / weight.sum(1)
         return {"token_embeddings": hidden, "sentence_embedding": nn.functional.normalize(mean, dim=-1)}
@@ -387,25 +502,35 @@ def matching() -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     "causal": lambda: causal("right"),
     "causal, padded left": lambda: causal("left"),
-    "masked": lambda: masked("right"),
+    "masked": masked,
     "classifying": classifying,
-    "tagging": lambda: tagging("left"),
-    "question answering": lambda: answering("right"),
+    "several labels": several_labels,
+    "regression": regression,
+    "tagging": tagging,
+    "question answering": answering,
     "encoder-decoder": encoder_decoder,
     "image": images,
     "detection": detecting,
     "segmentation": segmenting,
+    "masks": masks,
+    "depth": depth,
     "transcribing": transcribing,
+    "sounds": sounds,
+    "frames": frames,
     "whisper": whisper,
     "vision-language": vision_language,
     "matching": matching,
 }
 
 
+SLOW: dict[str, Callable[[], Case]] = {"maskformer": maskformer, "mask2former": mask2former}
+"""Models of masks, which take long to capture whatever their size."""
+
+
 @functools.cache
 def case_of(name: str) -> Case:
     """A case with its model in float64."""
-    found = CASES[name]()
+    found = (CASES | SLOW)[name]()
     found.model.double()
     return found
 

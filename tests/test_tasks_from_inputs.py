@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import tiny_text
 import torch
-from task_cases import Sentences, byte_tokenizer, case_of, inputs_of, word_tokenizer
+import transformers as hf
+from task_cases import (
+    Sentences,
+    byte_tokenizer,
+    case_of,
+    explained,
+    in_batch,
+    inputs_of,
+    texts_at,
+    word_tokenizer,
+)
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 import lxt_fx
 from lxt_fx import Target
+from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.base.errors import InputError
+from lxt_fx.inputs.read import read_inputs
+from lxt_fx.results.account import Account
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
 from lxt_fx.tasks.explain import explain
+from lxt_fx.tasks.followed import followed
 from lxt_fx.tasks.likeness import cosine
+from lxt_fx.tasks.own_text import own_text
+from lxt_fx.tasks.task import Context
+
+pytestmark = pytest.mark.xdist_group("tasks")  # they share the captures of task_cases.py
 
 
 def test_a_list_of_texts_gives_explanations_and_padding_does_not_show() -> None:
@@ -150,3 +171,190 @@ def test_logits_that_a_model_returns_twice_are_explained() -> None:
     with torch.no_grad():
         logits = model(torch.tensor([byte_tokenizer()("The capital of France is")["input_ids"]])).logits
     assert found.value == pytest.approx(float(logits[0, -1].max()), rel=1e-5)
+
+
+def test_an_answer_behind_unknown_padding_and_its_prompt_is_asked_about() -> None:
+    """What `generate` returned, padded in front with a token that no config names, and a module without a tokenizer."""
+    module, prompt = explained("causal"), torch.tensor([5, 6, 7])
+    output = torch.tensor([[0, 0, 5, 6, 7, 11, 12]])
+    with pytest.raises(InputError, match="has its prompt in it, behind 2 tokens 0, which no one names as padding"):
+        lxt_fx.answer_relevance(module, None, prompt, output)
+    plain = lxt_fx.answer_relevance(module, None, prompt, torch.tensor([11, 12]))
+    for found in (
+        lxt_fx.answer_relevance(module, None, prompt, output, with_prompt=True),
+        lxt_fx.answer_relevance(module, None, prompt, {"sequences": output}),
+    ):
+        torch.testing.assert_close(found.relevance, plain.relevance, rtol=0, atol=1e-9)
+    whole = lxt_fx.answer_relevance(module, None, prompt, output, with_prompt=False)
+    assert isinstance(whole, Explanation) and len(whole.numbers) == 7
+
+
+def test_a_call_of_another_length_than_that_of_a_further_graph_has_a_graph_of_its_own() -> None:
+    """A size of 1 is fixed where a graph is captured: that of a decoder's start, say."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, y: Tensor, scale: Tensor | None = None) -> Tensor:
+            found: Tensor = self.net(x).mean(1, keepdim=True) + self.net(y)
+            return found if scale is None else found * scale
+
+    model, x, y = Scaled().eval(), torch.randn(2, 3, 4), torch.randn(2, 6, 4)
+    module = lxt_fx.transform(model, (x, y), {"scale": torch.ones(2, 6, 1)})
+    torch.testing.assert_close(module(x, y[:, :1]), model(x, y[:, :1]))
+    with pytest.warns(UserWarning, match=r"captured for \['any', 1, 4\]; a graph for such inputs is captured now, once"):
+        torch.testing.assert_close(module(x, y[:, :5]), model(x, y[:, :5]))
+    for length in (6, 1, 2):
+        torch.testing.assert_close(module(x, y[:, :length]), model(x, y[:, :length]))
+
+
+def test_logits_inside_of_another_output_are_narrowed_too() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(4, 6)
+
+        def forward(self, x: Tensor) -> ModelOutput:
+            logits = self.net(x)
+            return ModelOutput(logits=logits, language_model_outputs=ModelOutput(logits=logits))
+
+    model, x = Nested().eval(), torch.randn(2, 5, 4)
+    output = lxt_fx.transform(model, (x,), positions="last")(x)
+    for logits in (output.logits, output.language_model_outputs.logits):
+        torch.testing.assert_close(logits, model(x).logits[:, -1:])
+
+
+def test_padded_texts_of_a_model_that_reads_none_without_its_picture() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.net = nn.Embedding(9, 3), nn.Linear(3, 5)
+
+        def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> ModelOutput:
+            hidden = self.embed(input_ids) * attention_mask[..., None] + pixel_values.mean((2, 3))[:, None]
+            return ModelOutput(logits=self.net(hidden))
+
+    ids = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    inputs = {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": torch.randn(2, 3, 4, 4)}
+    given = read_inputs(Both().eval(), None, inputs, "explain")
+    assert len(given.examples) == 2 and "position_ids" not in given.inputs
+
+
+def test_an_answer_has_the_token_type_that_a_model_gives_to_answers() -> None:
+    tokenizer, ids = byte_tokenizer(), torch.tensor([[5, 6, 7, 0]])
+    inputs = {"input_ids": ids, "attention_mask": (ids != 0).long(), "token_type_ids": torch.zeros_like(ids)}
+    given = in_batch(inputs, texts_at(tokenizer, [[5, 6, 7]], "right"))
+    for kind, types in (("paligemma", [0, 0, 0, 1, 1, 0]), ("gemma3", [0, 0, 0, 0, 0, 0])):
+        context = Context(Reading("explain", "Net", ()), SimpleNamespace(model_type=kind), inputs, tokenizer)
+        text = own_text(inputs, tokenizer, 0)
+        assert text is not None
+        found = followed(given, [[8, 9]], [text], context)
+        assert found.inputs["input_ids"].tolist() == [[5, 6, 7, 8, 9, 0]]
+        assert found.inputs["token_type_ids"].tolist() == [types]
+
+
+def test_a_picture_without_a_batch_for_a_model_of_no_library() -> None:
+    class Patches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(48, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.net(x.flatten(1))
+            return found
+
+    class Sequences(Patches):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.repeat(1, 4, 1)[:, :12])
+
+    picture = torch.randn(3, 4, 4)
+    for model in (Patches().eval(), lxt_fx.transform(Patches().eval(), (picture[None],))):
+        found = explain(model, None, picture)
+        assert isinstance(found, Explanation) and found.relevance.shape == (4, 4)
+        assert found.value == pytest.approx(float(model(picture[None]).max()))
+    batch = explain(Sequences().eval(), None, picture)
+    assert isinstance(batch, Explanations) and len(batch) == 3, "a model that takes it as a batch is called by a batch"
+
+
+def test_a_model_that_brings_its_tokenizer_needs_no_example() -> None:
+    tokenizer = word_tokenizer()
+    model = Sentences(tiny_text.bert("bare", len(tokenizer))).eval()
+    with pytest.raises(InputError, match="its inputs are unknown"):
+        lxt_fx.transform(model)
+    model.tokenizer = tokenizer
+    module = lxt_fx.transform(model)
+    features = dict(tokenizer(["Paris is the capital"], return_tensors="pt"))
+    torch.testing.assert_close(module(features)["sentence_embedding"], model(features)["sentence_embedding"])
+    pair: Explanation = explain(module, tokenizer, ("The capital of France", "Paris"))
+    assert pair.explained.startswith("cosine of") and len(pair.parts) == 2
+
+
+def test_what_a_type_checker_knows_of_explanations() -> None:
+    """mypy reads this test: one input has one explanation, a list of them has several."""
+    case = case_of("causal")
+    one: Explanation = explain(explained("causal"), case.tokenizer, "Paris is")
+    two: Explanations = explain(explained("causal"), case.tokenizer, ["Paris is", "The capital"])
+    ids: Explanation = explain(explained("causal"), case.tokenizer, [5, 6, 7])
+    assert [type(one), type(two), type(ids)] == [Explanation, Explanations, Explanation]
+
+
+class Pair(nn.Module):
+    """How well two pictures [batch, 2, channels, height, width] match."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(48, 5)
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """Scores."""
+        one, other = self.net(pixel_values.flatten(2)).unbind(1)
+        return {"order": torch.arange(5), "scores": one * other}
+
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+PICTURE = torch.randn(3, 8, 8)
+NO_NUMBER: dict[str, Any] = {
+    "text": (lambda: tiny_text.bert("bare", len(word_tokenizer())), "Paris is the capital"),
+    "picture": (lambda: hf.Dinov2Model(hf.Dinov2Config(**SIZES, image_size=8, patch_size=4)), PICTURE),
+    "pair of pictures": (Pair, torch.randn(1, 2, 3, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", NO_NUMBER)
+def test_a_model_without_an_obvious_number_says_which_function_to_give(name: str) -> None:
+    """In one line, and what it says works when it is pasted."""
+    make, what = NO_NUMBER[name]
+    model = make().eval()
+    example = {"pixel_values": what if what.dim() > 3 else what[None]} if isinstance(what, Tensor) else {}
+    module = lxt_fx.transform(model, kwargs=example)
+    with pytest.raises(InputError, match="such as target=lambda out: ") as refused:
+        explain(module, word_tokenizer() if name == "text" else None, what)
+    said = str(refused.value)
+    assert "\n" not in said
+    function = eval(said.rpartition("target=")[2])
+    found = explain(module, word_tokenizer() if name == "text" else None, what, function)
+    with torch.no_grad():
+        wanted = function(model(**(example or word_tokenizer()(what, return_tensors="pt"))))
+    assert isinstance(found, Explanation) and found.value == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_a_film_is_given_as_its_processor_makes_it() -> None:
+    sizes = {**SIZES, "intermediate_size": 16, "image_size": 8, "patch_size": 4, "num_frames": 2, "tubelet_size": 2}
+    model = hf.VideoMAEForVideoClassification(hf.VideoMAEConfig(**sizes)).eval()
+    film = torch.randn(1, 2, 3, 8, 8)
+    for what in (film[0], list(film[0])):
+        with pytest.raises(InputError, match="takes films .*; give what its processor makes of the frames"):
+            explain(model, None, what)
+    with torch.no_grad():
+        wanted = float(model(film).logits.max())
+    for what in (film, {"pixel_values": film}):
+        found = explain(model, None, what)
+        assert isinstance(found, Explanation) and found.value == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_account_of_a_negative_number_says_what_its_shares_mean() -> None:
+    said = str(Account(-2.0, {"text": -3.0}, {"bias": 1.0}, 0.0))
+    assert "(150 %)" in said and said.endswith("the number is negative, so what has a share above 0 % made it smaller")
+    assert "negative" not in str(Account(2.0, {"text": 3.0}, {"bias": -1.0}, 0.0))

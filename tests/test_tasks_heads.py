@@ -20,6 +20,7 @@ from lxt_fx.tasks.asked import Asked, asked_of
 from lxt_fx.tasks.choose_task import choose_task
 from lxt_fx.tasks.classifying import Classifying
 from lxt_fx.tasks.detection import Detection
+from lxt_fx.tasks.frames import Frames
 from lxt_fx.tasks.likeness import Likeness, pooling_of
 from lxt_fx.tasks.rows import are_apart
 from lxt_fx.tasks.segmentation import MaskSegmentation, Segmentation
@@ -256,10 +257,23 @@ def test_the_task_is_chosen_by_outputs_and_inputs(dims: dict[str, int], kind: st
 
 
 def test_an_output_of_no_known_kind_asks_for_a_function() -> None:
-    with pytest.raises(InputError, match="not known what DepthNet is for .its output has predicted_depth of 3 dims.; say"):
-        choose_task({"predicted_depth": 3}, context(kind="DepthNet"))
-    with pytest.raises(InputError, match="gives classes for each frame of a sound"):
-        choose_task({"logits": 3}, context({"input_values": torch.zeros(1)}, kind="Wav2Vec2ForAudioFrameClassification"))
+    with pytest.raises(InputError, match="not known what FlowNet is for .its output has flow of 3 dims.; say") as refused:
+        choose_task({"flow": 3}, context(kind="FlowNet"))
+    assert str(refused.value).endswith('target=lambda out: out["flow"][0, 0, 0]')
+    sound, kind = {"input_values": torch.zeros(1)}, "Wav2Vec2ForAudioFrameClassification"
+    assert choose_task({"logits": 3}, context(sound, kind=kind)).name == "classes of frames"
+
+
+def test_a_class_of_a_frame_is_chosen_by_index_by_class_or_by_certainty() -> None:
+    output = {"logits": torch.tensor([[[0.0, 1.0, 2.0], [4.0, 0.0, 0.0], [0.0, 0.0, 9.0]]])}
+    mask = {"input_values": torch.zeros(1, 3), "attention_mask": torch.tensor([[1, 1, 0]])}
+    surest = number(Frames(), None, output, context(mask))
+    assert surest.said == "logit of 'cat' (class 0, rank 1) at frame 1 of 2", "a frame of padding does not count"
+    assert value(Frames(), "sky", output, context(mask)) == 2.0
+    assert value(Frames(), ("sky", "dog"), output, context(mask)) == 1.0
+    assert value(Frames(), Target.at(-2, 1), output, context(mask)) == 1.0
+    with pytest.raises(InputError, match=r"has 2 frames \(0 to 1\), and no frame 2; write Target.at\(frame, class\)"):
+        number(Frames(), Target.at(2, 1), output, context(mask))
 
 
 def test_a_token_of_a_larger_tokenizer_is_refused() -> None:

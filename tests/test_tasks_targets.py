@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from task_cases import (
+    Case,
     ImageAt,
     Sentences,
     TextAt,
@@ -243,28 +244,31 @@ def test_a_name_of_several_tokens_is_alone_and_at_the_end() -> None:
         explain(explained("causal"), case.tokenizer, case.given, [NAMES[0], 3])
 
 
-def test_the_likeness_of_two_texts_is_explained_by_both() -> None:
+def test_the_likeness_of_two_texts_is_explained_by_both(tmp_path: Any) -> None:
+    """By the mean of the last hidden states, and by that of [CLS] where a checkpoint says so. In front of every other text
+    there is padding."""
     case = pairs()
     case.model.double()
     module = lxt_fx.transform(case.model, kwargs=inputs_of(case), rules="gradient")
     found = several(explain(module, case.tokenizer, case.given, account=True))
     sentences = lxt_fx.transform(Sentences(case.model).eval(), ({**inputs_of(case)},), rules="gradient")
     also = several(explain(sentences, case.tokenizer, case.given))
-    for explanation, other, example in zip(found, also, case.given.examples, strict=True):
-        vectors, leaves = [], []
-        for place in example.places:
-            with looked_up([case.model.get_input_embeddings()]) as made:  # type: ignore[operator]
-                hidden = case.model(input_ids=torch.tensor([place.ids])).last_hidden_state  # type: ignore[attr-defined]
-            vectors.append(hidden[0].mean(0))
-            leaves += made
-        cosine = vectors[0] @ vectors[1] / (vectors[0].norm() * vectors[1].norm())
-        gradients = torch.autograd.grad(cosine, leaves)
-        assert explanation.numbers[0].value == pytest.approx(float(cosine.detach()), rel=1e-9)
+    case.model.config.name_or_path = str(tmp_path)
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    first = several(explain(module, case.tokenizer, case.given))
+    for index, explanation in enumerate(first):
+        value, relevance = likeness_by_hand(case, index, lambda hidden: hidden[0])
+        assert explanation.numbers[0].value == pytest.approx(value, rel=1e-9)
+        for part, expected in zip(explanation.parts, relevance, strict=True):
+            same(part.values, expected.sum(-1), 1e-6)
+    for index, (explanation, other) in enumerate(zip(found, also, strict=True)):
+        value, relevance = likeness_by_hand(case, index, lambda hidden: hidden.mean(0))
+        assert explanation.numbers[0].value == pytest.approx(value, rel=1e-9)
         assert len(explanation.parts) == len(other.parts) == 2
-        for part, again, leaf, gradient in zip(explanation.parts, other.parts, leaves, gradients, strict=True):
-            expected = (leaf * gradient).detach()[0]
+        for part, again, expected in zip(explanation.parts, other.parts, relevance, strict=True):
             assert part.units is not None
-            largest = max(float((a * g).detach().abs().max()) for a, g in zip(leaves, gradients, strict=True))
+            largest = max(float(each.abs().max()) for each in relevance)
             torch.testing.assert_close(part.units, expected, rtol=0, atol=1e-6 * largest)
             torch.testing.assert_close(again.values, expected.sum(-1), rtol=0, atol=1e-6 * largest * len(expected[0]))
         account = explanation.account
@@ -275,6 +279,20 @@ def test_the_likeness_of_two_texts_is_explained_by_both() -> None:
     assert also[1].numbers[0].said == "cosine of 'paris' and 'the capital of england is london'"
     with pytest.raises(InputError, match="has no classes or tokens to name; leave target out"):
         explain(module, case.tokenizer, case.given, 3)
+
+
+def likeness_by_hand(case: Case, index: int, pooled: Callable[[Tensor], Tensor]) -> tuple[float, list[Tensor]]:
+    """The cosine of a pair of texts, each called alone, and input * gradient of each [tokens, units]."""
+    vectors, leaves = [], []
+    for place in case.given.examples[index].places:
+        with looked_up(case.made_by(case.model)) as made:
+            hidden = case.model(input_ids=torch.tensor([place.ids])).last_hidden_state  # type: ignore[attr-defined]
+        vectors.append(pooled(hidden[0]))
+        leaves += made
+    cosine = vectors[0] @ vectors[1] / (vectors[0].norm() * vectors[1].norm())
+    gradients = torch.autograd.grad(cosine, leaves)
+    pairs = zip(leaves, gradients, strict=True)
+    return float(cosine.detach()), [(leaf * gradient).detach()[0] for leaf, gradient in pairs]
 
 
 def test_an_encoder_without_a_pair_says_what_to_give() -> None:

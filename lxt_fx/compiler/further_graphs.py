@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from lxt_fx.base.errors import CallError, InputError
+from lxt_fx.base.errors import CallError, InputError, SizeGuardError
 from lxt_fx.base.one_capture import is_compiling, one_capture
 from lxt_fx.base.user_objects import holds_tensors
 from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.call_inputs import has_other_dims
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops.expectations import EXPECTATIONS
-from lxt_fx.passes.capture.example import PASSED_ON, WITH_A_TEXT
+from lxt_fx.passes.capture.example import PASSED_ON, WITH_A_TEXT, with_fills
 from lxt_fx.passes.capture.settings import MAY_BE_REPEATED, OMITTED, same_setting
 
 MOST_GRAPHS = 16
@@ -169,7 +169,7 @@ class OtherCalls:
         dims = {name: x.dim() for name, x in inputs.items() if has_other_dims(record, name, x)}
         found = self._known(inputs, settings, dims)
         if found is None:
-            why = first._why_not({**inputs, **settings})
+            why = self._other_sizes(inputs, settings, dims) or first._why_not({**inputs, **settings})
             if is_compiling():
                 raise CallError(
                     f"{why}. A compiled module cannot capture the model for such calls; make one call with these inputs "
@@ -188,7 +188,20 @@ class OtherCalls:
     def _known(
         self, inputs: Mapping[str, Any], settings: Mapping[str, Any], dims: Mapping[str, int]
     ) -> Explained | None:
-        return next((graph.module for graph in self.graphs if graph.is_for(inputs, settings, dims)), None)
+        fitting = (graph.module for graph in self.graphs if graph.is_for(inputs, settings, dims))
+        return next((module for module in fitting if _refused_sizes(module, inputs) is None), None)
+
+    def _other_sizes(
+        self, inputs: Mapping[str, Any], settings: Mapping[str, Any], dims: Mapping[str, int]
+    ) -> str | None:
+        """Which sizes a graph for such calls does not have, with a warning that another is captured; None if there is no
+        graph. A decoder's text of one token, say, is captured with that length."""
+        known = [graph.module for graph in self.graphs if graph.is_for(inputs, settings, dims)]
+        said = _refused_sizes(known[-1], inputs) if known else None
+        if said is not None:
+            said = said.partition("; transform the model again")[0]
+            warn_user(f"{said}; a graph for such inputs is captured now, once")
+        return said
 
     def _captured(self, given: Mapping[str, Any], why: str) -> Explained:
         """A new graph for these inputs. Raises CallError if the inputs are such that the model fails on them, too."""
@@ -215,6 +228,19 @@ class _Graph:
             and self.settings.keys() == settings.keys()
             and all(same_setting(value, settings[name]) for name, value in self.settings.items())
         )
+
+
+def _refused_sizes(module: Explained, inputs: Mapping[str, Any]) -> str | None:
+    """Why a graph is not valid for inputs of these sizes; None if it is, or if it captures further ones by itself."""
+    if is_compiling():
+        return None
+    try:
+        module._check_sizes(module._bound(with_fills(inputs, module.record.optional)))
+    except SizeGuardError:
+        return None
+    except CallError as error:
+        return None if module._recaptures is not None else str(error)
+    return None
 
 
 def without_omitted(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from lxt_fx.base.errors import InputError, UnknownNameError
-from lxt_fx.passes.capture.example import Example, given_example, made_example
+from lxt_fx.passes.capture.example import Example, given_example, made_example, own_features
 from lxt_fx.passes.capture.settings import is_transformers
 from lxt_fx.passes.segments.recompute import Checkpoint
 from lxt_fx.rule_table.rule import Rule
@@ -62,6 +62,8 @@ def example_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] |
     if not isinstance(args, tuple) or args or kwargs:
         return given_example(model, args, dict(kwargs or {}))
     if not is_transformers(model):
+        if (features := own_features(model)) is not None:
+            return given_example(model, (features,), {})
         raise InputError(
             f"transform: {type(model).__name__} is not a transformers model, so its inputs are unknown; give an example: "
             "transform(net, (x,))"

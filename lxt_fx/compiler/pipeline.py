@@ -47,7 +47,7 @@ from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.capture.packed_layers import packed_layers
 from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
 from lxt_fx.passes.capture.with_backwards import captured_with_backwards
-from lxt_fx.passes.positions.asked_positions import Narrowing, answer_index
+from lxt_fx.passes.positions.asked_positions import Narrowing, narrowing_to
 from lxt_fx.passes.positions.select_positions import select_positions
 from lxt_fx.passes.rewrite.add_epsilon import add_epsilon
 from lxt_fx.passes.rewrite.explicit_form import to_explicit_form
@@ -119,7 +119,7 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
     sizes, narrowing = _sizes(gm), None
     if options.positions is not None:
         with _timed(seconds, "positions"):
-            narrowing = Narrowing(answer_index(gm), options.positions)
+            narrowing = narrowing_to(options.positions, gm)
             begun = _narrowed(gm, begun, narrowing)
     chosen = _with_rules(gm, begun, table, seconds)
     if options.strict:

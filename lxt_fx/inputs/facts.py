@@ -38,6 +38,14 @@ class Facts:
         """Whether the model has an input of this name."""
         return name in self.names
 
+    def needs(self, *names: str) -> bool:
+        """Whether the model cannot be called without one of these inputs. An explained module may capture a call without
+        them."""
+        if isinstance(self.model, Explained):
+            return False
+        parameters = named_signature(self.model).parameters
+        return any(name in parameters and parameters[name].default is parameters[name].empty for name in names)
+
     @property
     def reads_text(self) -> bool:
         """Whether it takes tokens, or embeddings of them."""
@@ -56,6 +64,11 @@ class Facts:
             return None
         convolves = any(isinstance(module, nn.Conv2d) for module in self.model.modules())
         return self.names[0] if self.first_is_picture or convolves and not self.reads_text else None
+
+    @property
+    def films(self) -> bool:
+        """Whether what it takes as pictures is films, [batch, frames, channels, height, width]."""
+        return isinstance(getattr(self.config, "num_frames", None), int) and not self.reads_text
 
     @property
     def of_transformers(self) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.user_objects import tensors_of
-from lxt_fx.inputs.facts import Facts
+from lxt_fx.inputs.facts import PICTURES, Facts
 
 ASKED = 5
 """How many of a text's own tokens the model is asked about, and with how much of its padding before or behind them."""
@@ -61,7 +61,8 @@ def with_own_positions(
     if "pixel_values" in whole:
         tries.reverse()  # positions of pictures are the model's own
     asked = {name: value for name, value in whole.items() if name in BY_TOKEN}
-    differences = [_difference(facts, asked, own[index], index, more, counted) for counted in tries]
+    pictures = {name: whole[name][index : index + 1] for name in PICTURES if _one_each(whole.get(name), len(own))}
+    differences = [_difference(facts, asked, own[index], index, more, pictures, counted) for counted in tries]
     same = SAME.get(facts.dtype, HALF * torch.finfo(facts.dtype).eps)
     best = min(differences)
     for counted, difference in zip(tries, differences, strict=True):
@@ -85,13 +86,35 @@ def _counted(leaf: Tensor, own: Sequence[Sequence[int]]) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
+def _one_each(pictures: Any, texts: int) -> bool:
+    return isinstance(pictures, Tensor) and pictures.dim() == 4 and len(pictures) == texts
+
+
 def _difference(
-    facts: Facts, inputs: Mapping[str, Tensor], own: Sequence[int], index: int, more: Mapping[str, Any], counted: bool
-) -> float:
+    facts: Facts, inputs: Mapping[str, Tensor], own: Sequence[int], index: int, more: Mapping[str, Any],
+    pictures: Mapping[str, Tensor], counted: bool,
+) -> float:  # fmt: skip
     """How far the outputs for a few tokens in their padding are from those for the same tokens alone. `counted` says
-    whether the padded ones get positions of their own."""
-    leaf = inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"]
-    window, inside = _window(own, leaf.shape[1])
+    whether the padded ones get positions of their own. A model that reads no text without its picture is asked about the
+    whole text with it."""
+    count = inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"].shape[1]
+    whole = (slice(0, count), list(own)), index, {**more, **pictures}, counted
+    if pictures and facts.needs(*pictures):
+        return _difference_in(facts, inputs, *whole)
+    try:
+        return _difference_in(facts, inputs, _window(own, count), index, more, counted)
+    except InputError:
+        if not pictures:
+            raise
+    return _difference_in(facts, inputs, *whole)  # an explained module of such a model
+
+
+def _difference_in(
+    facts: Facts, inputs: Mapping[str, Tensor], where: tuple[slice, list[int]], index: int, more: Mapping[str, Any],
+    counted: bool,
+) -> float:  # fmt: skip
+    """The same in a part of the columns, in which the text has these."""
+    (window, inside), leaf = where, inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"]
     twice = [index] * min(2, len(leaf))  # some models refuse a batch of padded texts
     among = {name: value[twice, window] for name, value in inputs.items()}
     more = {name: value.expand(len(twice), *value.shape[1:]) for name, value in more.items()}

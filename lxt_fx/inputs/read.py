@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.user_objects import tensors_of
 from lxt_fx.inputs import pictures
 from lxt_fx.inputs.decoders import decoder_rows
 from lxt_fx.inputs.facts import Facts, check_finite, facts_of
@@ -149,6 +150,8 @@ def _of_numbers(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | 
         return of_ids(facts, tools, tensor, answer, batched=dims == 2 and len(tensor) > 1)
     if facts.reads_text and floats and dims == 3 and tensor.shape[-1] == getattr(facts.text_config, "hidden_size", None):
         return from_mapping(facts, tools, {"inputs_embeds": tensor}, answer, decoder_of(facts, tools))
+    if facts.picture is not None and dims == 5 and floats:  # films, or pairs of pictures
+        return from_mapping(facts, tools, {facts.picture: tensor}, answer, decoder_of(facts, tools))
     if facts.picture is not None and dims == 4:
         return _of_pictures(facts, tools, list(what), answer, batched=len(tensor) > 1)
     if facts.picture is not None:
@@ -159,10 +162,30 @@ def _of_numbers(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | 
             "no text; "
             "give a text, or token ids (whole numbers) as [tokens] or [batch, tokens]"
         )
+    if floats and dims == 3 and _is_picture(facts, tensor):
+        return _of_pictures(replace(facts, first_is_picture=True), tools, [what], answer, batched=False)
     if not facts.names:
         raise InputError(f"{facts.function}: {facts.model_class} has no inputs by name; give the inputs as a dict")
     first = next((name for name in facts.names if name not in ("self", "args", "kwargs")), facts.names[0])
     return from_mapping(facts, tools, {first: tensor if dims > 1 else tensor[None]}, answer, decoder_of(facts, tools))
+
+
+def _is_picture(facts: Facts, tensor: Tensor) -> bool:
+    """Whether a model of no library, which says of none of its inputs what it is, takes these [channels, height, width]
+    as one example and not as a batch: by what it does with them."""
+    if facts.of_transformers or facts.in_training or not facts.names:
+        return False
+
+    def answers(given: Tensor) -> bool:
+        """Whether the output of the model, or the first of them, has an entry for each example."""
+        with torch.no_grad():
+            try:
+                found = next(iter(tensors_of(facts.model(facts.on_device(given)))), None)
+            except Exception:  # whatever the model raises for what it does not take
+                return False
+        return found is not None and found.dim() > 0 and len(found) == len(given)
+
+    return not answers(tensor) and answers(tensor[None])
 
 
 def _of_pictures(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, batched: bool) -> Given:
@@ -175,6 +198,12 @@ def _of_pictures(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, b
         raise InputError(
             f"{facts.function}: {facts.model_class} reads a text with its pictures; give "
             '{"text": ..., "images": ...}, or what its processor returns for both'
+        )
+    if facts.films:
+        raise InputError(
+            f"{facts.function}: {facts.model_class} takes films [batch, frames, channels, height, width], not pictures; "
+            "give what its processor makes of the frames: lxt_fx.explain(model, None, processor(frames, "
+            'return_tensors="pt"))'
         )
     ready = all(pictures.is_ready(facts, one) for one in what)
     made = pictures.prepared(facts, Tools() if ready else tools, what)

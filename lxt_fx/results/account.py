@@ -51,7 +51,8 @@ class Account:
         said = f"of {_written(self.value)}, {_listed(reached) or 'nothing reached the inputs'}"
         took = f"; {_listed(self._causes()) or 'nothing was taken on the way'}"
         rounding = self.residual != 0 and abs(self.residual) >= ROUNDING * abs(self.value)
-        return said + took + (f"; {_written(self.residual)} is rounding" if rounding else "")
+        said += took + (f"; {_written(self.residual)} is rounding" if rounding else "")
+        return said + ("; the number is negative, so what has a share above 0 % made it smaller" if self.value < 0 else "")
 
     def meanings(self) -> str:
         """What the named causes mean; nothing if none is named."""

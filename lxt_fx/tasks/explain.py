@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 from torch import Tensor, nn
 
@@ -26,6 +27,61 @@ from lxt_fx.tasks.made_explanation import made_explanation
 from lxt_fx.tasks.reading import opened_with, read, read_picture
 
 FUNCTION = "explain"
+
+One = str | Path | tuple[str, str] | list[int]
+"""One input, as a type checker sees it: a text, a file, a pair of texts, the ids of a text. A list of dicts may be a chat,
+and a tensor or dict may hold a batch."""
+
+Several = list[str] | list[Path] | list[tuple[str, str]] | list[list[int]] | list[list[dict[str, Any]]] | list[Tensor]
+"""Several inputs, as a type checker sees them."""
+
+
+@overload
+def explain(
+    model: nn.Module | Any,
+    processor: Any,
+    inputs: One,
+    target: TargetsLike | Sequence[TargetsLike] = None,
+    *,
+    answer: Any = None,
+    labels: Sequence[str] | None = None,
+    rules: Rules | None = None,
+    account: bool = False,
+    chunk: int | None = None,
+    sampling_rate: int | None = None,
+) -> Explanation: ...
+
+
+@overload
+def explain(
+    model: nn.Module | Any,
+    processor: Any,
+    inputs: Several,
+    target: TargetsLike | Sequence[TargetsLike] = None,
+    *,
+    answer: Any = None,
+    labels: Sequence[str] | None = None,
+    rules: Rules | None = None,
+    account: bool = False,
+    chunk: int | None = None,
+    sampling_rate: int | None = None,
+) -> Explanations: ...
+
+
+@overload
+def explain(
+    model: nn.Module | Any,
+    processor: Any,
+    inputs: Any,
+    target: TargetsLike | Sequence[TargetsLike] = None,
+    *,
+    answer: Any = None,
+    labels: Sequence[str] | None = None,
+    rules: Rules | None = None,
+    account: bool = False,
+    chunk: int | None = None,
+    sampling_rate: int | None = None,
+) -> Explanation | Explanations: ...
 
 
 def explain(
@@ -53,8 +109,9 @@ def explain(
     - None: what the model is most certain of. A language model is asked after the last token, a masked one at the first
       mask, a tagger at the last token that is not special; of a question answering model it is the score of the best
       answer, of a detector the surest box, of a segmentation the mean logit over the largest region, of speech recognition
-      by frames the transcript, of an encoder without a head the cosine of two texts, of CLIP the score of image and text;
-      of an encoder-decoder the next token, or all of the `answer` if one is given;
+      by frames the transcript, of classes of frames the surest, of a map of depths its mean, of an encoder without a head
+      the cosine of two texts, of CLIP the score of image and text; of an encoder-decoder the next token, or all of the
+      `answer` if one is given;
     - an index (a number of Python, numpy or torch) or a name (`" Paris"`, `"positive"`, a word of the answer or
       transcript); capital letters of a class do not matter;
     - two of them, `("Paris", "London")`: the first minus the second;

@@ -20,12 +20,14 @@ from lxt_fx.compiler.options import Options, Rules, table_named
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
 from lxt_fx.inputs.facts import facts_of
 from lxt_fx.inputs.given import Given
+from lxt_fx.passes.capture.example import FEATURES
 from lxt_fx.passes.capture.signature import by_position, named_signature
 from lxt_fx.passes.positions.asked_positions import answers_by_token
 from lxt_fx.tasks.asked import Asked
-from lxt_fx.tasks.choose_task import choose_task, dims_of, output_dims
+from lxt_fx.tasks.choose_task import choose_task
 from lxt_fx.tasks.decoding import Decoding
 from lxt_fx.tasks.forced import Answered, ForcedNumbers, answered, asks_for_several
+from lxt_fx.tasks.output_fields import dims_of, output_dims
 from lxt_fx.tasks.rows import are_apart
 from lxt_fx.tasks.task import Context, Task
 from lxt_fx.tasks.task_numbers import TaskNumbers
@@ -179,7 +181,7 @@ def features_of(model: nn.Module) -> str | None:
     """The name of the one input of a model that takes a dict of features of a text; None for any other."""
     known = isinstance(model, Explained)
     names = model.record.called_with if isinstance(model, Explained) else _parameters(model)
-    one = len(names) == 1 and names[0] in ("input", "inputs", "features", "batch")
+    one = len(names) == 1 and names[0] in FEATURES
     return names[0] if one and (known or any(isinstance(part, nn.Embedding) for part in model.modules())) else None
 
 

@@ -71,7 +71,8 @@ def with_answer(reading: TextReading, tokens: Sequence[str], ids: Sequence[int])
 
 def followed(given: Given, more: Sequence[Sequence[int]], texts: Sequence[OwnText], context: Context) -> Given:
     """The inputs with these tokens behind the last token of each text. Every text is as long as before plus the most that
-    is appended to one; masks and token types go on as at the last token, positions count on.
+    is appended to one; masks and token types go on as at the last token (as in an answer where that is another type),
+    positions count on.
 
     Raises InputError if it is not known how another input goes on.
     """
@@ -101,6 +102,10 @@ def followed(given: Given, more: Sequence[Sequence[int]], texts: Sequence[OwnTex
     return replace(given, inputs=inputs, examples=examples)
 
 
+ANSWER_TYPES = {"paligemma": 1}
+"""The token type of an answer, of models that read the prompt in both directions and an answer from left to right, and know
+by these types which is which."""
+
 Fill = Callable[[Tensor, int, Sequence[int], int], Tensor]
 """One text's values of an input [columns], longer by so many columns: its last token's column, the ids to append."""
 
@@ -116,10 +121,11 @@ def _fill(name: str, context: Context) -> Fill:
     def positions(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
         return _inserted(row, last, row[last] + torch.arange(1, len(more) + 1, device=row.device), longest, 1)
 
-    def same(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
-        return _inserted(row, last, row[last].expand(len(more)), longest, 0)
+    def types(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
+        kind = ANSWER_TYPES.get(getattr(context.config, "model_type", ""))
+        return _inserted(row, last, (row[last] if kind is None else row.new_tensor(kind)).expand(len(more)), longest, 0)
 
-    known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "token_type_ids": same}
+    known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "token_type_ids": types}
     known["mm_token_type_ids"] = lambda row, last, more, longest: _inserted(row, last, row.new_zeros(len(more)), longest, 0)
     if name not in known:
         raise InputError(

@@ -21,7 +21,7 @@ from lxt_fx.tasks.own_text import OwnText, own_text, prefix_of
 from lxt_fx.tasks.rows import of_input, row_of
 from lxt_fx.tasks.task import Context, Number
 from lxt_fx.tasks.task_numbers import OfWholeOutput
-from lxt_fx.tasks.token_logits import place_of
+from lxt_fx.tasks.token_logits import place_of, shown_positions
 
 AHEAD = 1e-6
 """Relevance of a later token below this share of the largest is rounding (of models that mix tokens by Fourier transforms,
@@ -188,7 +188,8 @@ class ForcedNumbers(OfWholeOutput):
         text, name = self.answer.texts[index].text, self.answer.names[index]
         whole = readable_tokens(self.context.tokenizer, [*text.id_list(), *name])
         pieces = whole[text.count :]
-        where = f"at position {text.count - 1}, after '{whole[text.count - 1]}'"
+        last = len(shown_positions(self.answer.texts[index], self.context)) - 1
+        where = f"at position {last}, after '{whole[text.count - 1]}'"
         said = f"log-probability of {' + '.join(repr_of(piece) for piece in pieces)}, each given those before, {where}"
         return Number(value, said, "".join(pieces))
 

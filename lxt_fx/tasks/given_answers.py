@@ -44,6 +44,8 @@ class Answers:
                 f"{self.name} alone; give the ids that generate() returned"
             )
         rests = {index: _rest(list(self.each[index]), prompts[index], own[index], pads) for index in ids}  # type: ignore[arg-type]
+        for index in (index for index in ids if rests[index] is None):
+            rests[index] = self._behind_padding(index, prompts[index], own[index], pads, told)
         missing = [index for index in ids if rests[index] is None]
         if missing and told:
             raise InputError(
@@ -63,6 +65,20 @@ class Answers:
             answer if isinstance(answer, str) else rests[index] or [] for index, answer in enumerate(self.each)
         )
         return Answers(cut, self.generated, self.name, self.function)
+
+    def _behind_padding(self, index: int, prompt: Sequence[int], own: Sequence[int], pads: frozenset[int],
+                        told: bool) -> list[int] | None:  # fmt: skip
+        """What stands behind the prompt, if before it stands one token over and over, which may be padding that neither the
+        tokenizer nor the config names. Raises InputError where nobody said that the prompt is in it."""
+        ids = list(self.each[index])
+        found = _rest(ids, prompt, own, pads | set(ids[:1]))  # type: ignore[arg-type]
+        if found is None or told:
+            return found
+        raise InputError(
+            f"{self.function}: {self.name} {index} has its prompt in it, behind "
+            f"{len(ids) - len(found) - len(own)} tokens {ids[0]}, which no one names as padding; say with_prompt=True if "
+            f"they are padding, or with_prompt=False if all of it is the {self.name}"
+        )
 
     def encoded(self, encode: Callable[[str], Sequence[int]] | None) -> Answers:
         """The answers with the tokens of those that are texts. Raises InputError if these need a tokenizer."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Example
 from lxt_fx.tasks.asked import Asked
+from lxt_fx.tasks.output_fields import dims_of, example_function
 from lxt_fx.tasks.own_text import own_text
 from lxt_fx.tasks.task import Context, Number
 
@@ -38,8 +39,7 @@ class Likeness:
                 pair = "give two texts as a pair, whose likeness is explained, or "
             raise InputError(
                 f"{function}: {context.model_class} has no logits, so there is no default target: {pair}say what to "
-                "explain by a function that returns one number, such as target=lambda out: out.last_hidden_state[0, "
-                "0].norm()"
+                f"explain by a function that returns one number, such as target={example_function(dims_of(output))}"
             )
         if asked.entry is not None or asked.minus is not None or asked.spot is not None:
             raise InputError(

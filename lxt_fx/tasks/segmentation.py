@@ -42,21 +42,24 @@ class Segmentation:
 
 @dataclass(frozen=True, slots=True)
 class PixelMap:
-    """A number for each pixel, logits [batch, rows, columns], such as how much it draws the eye. By default the mean over
-    the pixels where it is positive, or the largest if none is; `Target.at((row, column))` is one pixel of the map's own
-    grid, `Target.at(mask)` the mean over a mask."""
+    """A number for each pixel, in the output `field` [batch, rows, columns], such as what draws the eye, or its depth.
+    By default the mean over the pixels where it is positive, or the largest if none is; `Target.at((row, column))` is one
+    pixel of the map's own grid, `Target.at(mask)` the mean over a mask. `kind` says what the numbers are."""
 
+    field: str = "logits"
+    kind: str = "logit"
     name: str = "map of pixels"
 
     def number(self, asked: Asked, output: Any, index: int, example: Example, context: Context) -> Number:
         """A mean of the map. Raises InputError for logits that are no map of the picture, and for a class."""
-        logits = logits_of(context.reading, output)[index]
+        logits = (logits_of(context.reading, output) if self.field == "logits" else output[self.field])[index]
         rows, columns = logits.shape
         height, width = context.inputs["pixel_values"].shape[-2:]
         if rows * width != columns * height:
             raise InputError(
-                f"{context.function}: {context.model_class} has logits {list(logits.shape)} for a picture of {height} x "
-                f"{width} pixels, which are no map of it; give a function of the output"
+                f"{context.function}: {context.model_class} has {self.field} {list(logits.shape)} for a picture of "
+                f"{height} x {width} pixels, which are no map of it; give a function of the output, such as "
+                f"target=lambda out: out.{self.field}[0, 0, 0]"
             )
         if asked.entry is not None or asked.minus is not None:
             raise InputError(
@@ -65,7 +68,7 @@ class PixelMap:
             )
         region, where = self._region(asked, logits.detach(), context)
         one = int(region.sum()) == 1
-        return Number(logits[region.to(logits.device)].mean(), f"{'logit' if one else 'mean logit'}{where}", "map")
+        return Number(logits[region.to(logits.device)].mean(), f"{self.kind if one else f'mean {self.kind}'}{where}", "map")
 
     def _region(self, asked: Asked, logits: Tensor, context: Context) -> tuple[Tensor, str]:
         if asked.spot is not None:

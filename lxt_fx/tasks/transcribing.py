@@ -45,7 +45,7 @@ class Transcribing:
         logits = logits_of(context.reading, output)[row]
         if asked.spot is not None or asked.minus is not None:
             return self._at_frame(asked, logits, context)
-        path = spelled(logits[: _frames(len(logits), row, context)].detach(), context)
+        path = spelled(logits[: frames_of(len(logits), row, context)].detach(), context)
         if not path:
             raise InputError(
                 f"{context.function}: {context.model_class} hears nothing in this sound (every frame is blank); give "
@@ -121,7 +121,7 @@ def _counts(path: Sequence[Spelled], context: Context) -> Tensor:
     return counts
 
 
-def _frames(count: int, row: int, context: Context) -> int:
+def frames_of(count: int, row: int, context: Context) -> int:
     """How many of the frames are sound, not padding. The mask has an entry for each sample, or for each frame of
     features."""
     mask = context.inputs.get("attention_mask")

@@ -51,6 +51,9 @@ FILLS: dict[str, tuple[str, Fill]] = {
 """Optional inputs: the prefix of the text whose shape they follow, and what makes the value of a missing one."""
 
 
+FEATURES = ("input", "inputs", "features", "batch")
+"""What models call the dict of a text's features that is their only input."""
+
 WITH_A_TEXT = frozenset(name for name, (prefix, _) in FILLS.items() if not prefix)
 """What people give beside token ids whether the model's forward names it or not."""
 
@@ -160,6 +163,19 @@ def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     tensors = pytree.tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, tensors)
     constants |= _switches(model, named)
     return Example(tensors, constants, positional=positional, order=order_by_position(model, named))
+
+
+def own_features(model: nn.Module) -> dict[str, Tensor] | None:
+    """The features of two texts, as a model that takes them in one dict and brings its tokenizer makes them (a
+    SentenceTransformer); None for any other."""
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    names = [p.name for p in named_signature(model).parameters.values() if p.kind not in kinds]
+    tokenizer = getattr(model, "tokenizer", None)
+    if len(names) != 1 or names[0] not in FEATURES or not callable(tokenizer):
+        return None
+    made = tokenizer(["This is a text.", "And this is another one, which is longer."], padding=True, return_tensors="pt")
+    device = next(model.parameters()).device
+    return {name: value.to(device) for name, value in made.items() if isinstance(value, Tensor)}
 
 
 def _own(value: Any) -> Any:

@@ -54,16 +54,25 @@ def said(positions: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Narrowing:
-    """The selection as the caller sees it: the index of the flat output that has fewer tokens, and their positions."""
+    """The selection as the caller sees it: the indices of the flat outputs that have fewer tokens, and their positions.
+    Logits that a model returns in several places (BLIP-2) have several indices."""
 
-    index: int
+    indices: tuple[int, ...]
     positions: tuple[int, ...]
 
     def of(self, output: Any) -> list[Any]:
         """The flat output of the whole model, cut to these positions."""
         leaves = pytree.tree_leaves(output)
-        leaves[self.index] = selection.positions(leaves[self.index], 1, list(self.positions))
+        for index in self.indices:
+            leaves[index] = selection.positions(leaves[index], 1, list(self.positions))
         return leaves
+
+
+def narrowing_to(positions: tuple[int, ...], gm: GraphModule) -> Narrowing:
+    """The selection of these positions from the logits of a graph. Raises InputError for a graph without."""
+    every = outputs(gm)
+    answer = every[answer_index(gm)]
+    return Narrowing(tuple(index for index, each in enumerate(every) if each is answer), positions)
 
 
 def outputs(gm: GraphModule) -> list[Any]:
@@ -117,6 +126,6 @@ def checked(positions: tuple[int, ...], tokens: Any) -> None:
 
 
 __all__ = [
-    "Narrowing", "Positions", "answer_index", "answers_by_token", "checked", "outputs", "positions_of",
-    "positions_to_select", "said",
+    "Narrowing", "Positions", "answer_index", "answers_by_token", "checked", "narrowing_to", "outputs",
+    "positions_of", "positions_to_select", "said",
 ]  # fmt: skip
