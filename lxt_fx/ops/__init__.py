@@ -16,6 +16,7 @@ from lxt_fx.ops import (
     norms,
     own_backward,
     products,
+    recurrences,
     selection,
 )
 
@@ -32,5 +33,6 @@ __all__ = [
     "norms",
     "own_backward",
     "products",
+    "recurrences",
     "selection",
 ]
