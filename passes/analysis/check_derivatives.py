@@ -11,15 +11,16 @@ from lxt_fx.passes.analysis.assign_rules import Plan
 def check_derivatives(plan: Plan) -> None:
     """Raises NoRuleError that names each op without a derivative which the plan leaves its native gradient, by a rule or
     for want of one. Its kernel would pass nothing, or what the ops inside of it happen to leave (a rounding: 0)."""
-    stays = {node: None for node in plan.unknown} | {
+    stays = dict.fromkeys(plan.unknown) | {
         node: assignment.rule.op(assignment.site) for node, assignment in plan.assignments.items()
     }
     lines = []
+    why = "no autograd formula is registered for the op"
     for node, op in stays.items():
         called = node.target if op is None else op
         if isinstance(called, OpOverload) and not has_derivative(called):
             place = ", ".join(str(part) for part in (module_path(node), source_line(node)) if part)
-            lines.append(f"no derivative for %{node.name} = {called}   ({place}): no autograd formula is registered for the op")
+            lines.append(f"no derivative for %{node.name} = {called}   ({place}): {why}")
     if lines:
         raise NoRuleError(
             "\n".join(list(dict.fromkeys(lines))[:5]) + "\n  its native gradient would be nothing, or by chance; to go on: "

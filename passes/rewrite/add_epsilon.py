@@ -20,8 +20,9 @@ def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon:
     """Transform: inserts `lxt_fx.epsilon` after each linear map and product whose rule has an epsilon. It multiplies the
     gradient by z / (z + epsilon sign(z)), without a second matmul.
 
-    A fused attention has epsilon at its output and not at its scores. An op that divides by sums of its own takes epsilon
-    as an argument, and so does a recurrence. An op whose rule gives its own explicit op gets none. `epsilon` is the default for rules without one.
+    A fused attention has epsilon at its output and not at its scores. An op that divides by sums of its own, as a
+    recurrence does, takes epsilon as an argument. An op whose rule gives its own explicit op gets none. `epsilon` is the
+    default for rules without one.
 
     A sum that subtracts a held copy of one of its terms gets the op even if epsilon is 0. Where such a sum is 0, it
     receives no relevance by eq. 8, but from its gradient its terms, which are not 0, would get relevance of both signs. A
@@ -37,7 +38,8 @@ def add_epsilon(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule], epsilon:
         rule = rules.get(node.name)
         own = epsilon if rule is None or rule.epsilon is None else rule.epsilon
         if node.target in recurrences.EQUATIONS:
-            node.update_kwarg("epsilon", own)
+            if own > 0:
+                node.update_kwarg("epsilon", own)
             continue
         if not isinstance(value(node), Tensor):
             continue

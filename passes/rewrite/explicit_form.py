@@ -128,10 +128,12 @@ class _Lowering:
     def apply(self, node: Node) -> None:
         if node in self.gradients:
             return self._by_gradients(node)
+        if not isinstance(node.target, OpOverload):
+            return
         if node.target in recurrences.EQUATIONS:
             node.target = recurrences.EQUATIONS[node.target]
             return node.update_kwarg("epsilon", self._epsilon(node))
-        if not isinstance(node.target, OpOverload) or not isinstance(value(node), Tensor):
+        if not isinstance(value(node), Tensor):
             return
         own = own_equation(node, self.rules)
         if own is not None:
