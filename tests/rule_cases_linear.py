@@ -126,7 +126,11 @@ MOVES = (
     move(positions, lambda n, a: positions(a, 1, [-1, 0])),
     move(aten.narrow.default, lambda n, a: a.narrow(1, 1, 2)),
     move(aten.flip.default, lambda n, a: a.flip(1, 2)),
-    move(aten._pack_padded_sequence.default, lambda n, a: _packed(a)[0].unflatten(0, (3, 2)).transpose(0, 1), resizes=False),
+    move(
+        aten._pack_padded_sequence.default,
+        lambda n, a: _packed(a)[0].unflatten(0, (3, 2)).transpose(0, 1),
+        resizes=False,
+    ),
     move(
         aten._pad_packed_sequence.default,
         lambda n, a: torch._pad_packed_sequence(a.transpose(0, 1).flatten(0, 1), _packed(a)[1], True, 0.0, 3)[0],

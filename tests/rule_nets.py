@@ -179,7 +179,7 @@ def recurrent_leak(op: Any) -> Leak:
 
 
 def recurrent_relevance(op: Any, net: Any, inputs: Inputs, r: Tensor) -> list[Tensor]:
-    """The relevance of the values and first states of a net with one recurrence, from that of its outputs, in slow loops."""
+    """The relevance of the values and first states of a net with one recurrence, from its outputs', in slow loops."""
     name = str(op).split(".")[1]
     steps = 1 if name.endswith("_cell") else 2
     layers = loops.layers_of([net.w, net.u, net.b, net.c], 4, projects=False)

@@ -233,10 +233,8 @@ class _Call(NamedTuple):
             ]
             xs = [torch.cat(both, -1) for both in zip(*(outputs for outputs, _ in found), strict=True)]
             last += [state for _, state in found]
-        if self.batch_sizes is not None:
-            whole = torch.cat(xs, -2)
-        else:
-            whole = torch.stack(xs, -2 if self.batch_first else -3)
+        packed, steps = self.batch_sizes is not None, -2 if self.batch_first else -3
+        whole = torch.cat(xs, -2) if packed else torch.stack(xs, steps)
         return whole, *(torch.stack(part, -3) for part in zip(*last, strict=True))
 
 
@@ -279,7 +277,8 @@ def _kernel(op: OpOverload, form: type[Gradients] | type[Equations]) -> Callable
     def kernel(*args: Any, epsilon: float = 0.0) -> Any:
         with torch.no_grad():
             values = op(*args)
-        if not torch.is_grad_enabled() or not any(t.requires_grad for t in pytree.tree_leaves(args) if isinstance(t, Tensor)):
+        tensors = [t for t in pytree.tree_leaves(args) if isinstance(t, Tensor)]
+        if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
             return values
         call = _read_call(op, _by_name(op, args))
         if is_cell:
