@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lxt_fx.base.torch_internals import aten
-from lxt_fx.ops import activations, norms, products
+from lxt_fx.ops import activations, norms, products, recurrences
 from lxt_fx.ops.activations import ACTIVATIONS
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, LOSSES, MOVES, SELECTIONS, SUMS
 from lxt_fx.ops.own_backward import OWN_BACKWARD as OWN_BACKWARD_OPS
@@ -290,6 +290,23 @@ PARAMETER_HELD = Rule(
     when=on.one_parameter,
     holds=on.parameters,
     formula="h = a h + B x, y = C h with a, B, C and gates constant: all relevance to x and h",
+    source="MambaLRP (Rezaei Jafari et al. 2024) sec. 4",
+    conserves=Conserves.ALL,
+)
+GATED_RECURRENCE = Rule(
+    name="gated recurrence",
+    ops=dict(recurrences.OF),
+    when=on.only_values_carry,
+    formula="gate * signal with the gate a constant: all relevance to the signal; tanh: R_in = R_out; sums by eq. 8",
+    source="Arras et al. 2017 sec. 3 (LRP-all in Arras et al. 2019)",
+    conserves=Conserves.ALL_BUT_CONSTANTS,
+)
+SOLVE = Rule(
+    name="matrix held",
+    ops={aten.linalg_solve_triangular.default: None},
+    when=on.right_side_carries,
+    holds=lambda site: ("self",),
+    formula="y = A^-1 b, a linear recurrence in one op, with A a constant: all relevance to b",
     source="MambaLRP (Rezaei Jafari et al. 2024) sec. 4",
     conserves=Conserves.ALL,
 )

@@ -53,6 +53,17 @@ def only(name: str) -> Condition:
     return refuses
 
 
+def only_values_carry(site: Site) -> Refusal:
+    """Only the values and the states of a recurrence carry: its weights are constant."""
+    weights = [name for name in site.carrying if name.startswith(("params", "w_", "b_"))]
+    return f"its weights carry too: {', '.join(weights)}" if weights else None
+
+
+def right_side_carries(site: Site) -> Refusal:
+    """The right side of a system of equations carries."""
+    return None if "B" in site.carrying else "only the matrix carries, and a solution is not linear in it"
+
+
 def role_is(role: Role) -> Condition:
     """The node plays this part."""
 

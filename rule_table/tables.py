@@ -54,6 +54,8 @@ _OF_THE_PAPER = RuleTable(
         basic.IDENTITY_BASE,
         basic.IDENTITY_SOFTPLUS,
         basic.UNIFORM,
+        basic.GATED_RECURRENCE,
+        basic.SOLVE,
         *_LINEAR,
     ),
     summary="The AttnLRP paper: softmax by Taylor, half to each factor of a product, identity through activations.",

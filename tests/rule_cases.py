@@ -21,6 +21,7 @@ from rule_nets import (
     log_softmax_offset,
     logsumexp_offset,
     number,
+    recurrent_leak,
     softmax_offset,
 )  # fmt: skip
 from torch import Tensor
@@ -273,7 +274,48 @@ CLAIMING_NOTHING = (
     Case(basic.NATIVE, aten.softmax.int, lambda net, a: torch.softmax(a, -1)),
 )  # fmt: skip
 
-CASES = (*NORMS, *ATTENTIONS, *PRODUCTS, *ACTIVATIONS, *CLAIMING_NOTHING)
+
+
+def _recurrent(op: Any) -> Case:
+    """A recurrence of 2 steps on [batch, 2, 3], or a cell, with first states [batch, 2]; its outputs."""
+    name, is_cell = str(op).split(".")[1], str(op).split(".")[1].endswith("_cell")
+    gates = {"lstm": 4, "gru": 3}.get(name.split("_")[0], 1)
+
+    def forward(net: Any, a: Tensor, *states: Tensor) -> Any:
+        weights = [net.w, net.u, net.b, net.c]
+        found: Any = op(*_recurrent_arguments(op, a, states, weights))
+        y = found if isinstance(found, Tensor) else found[0]
+        return y.unflatten(0, (2, -1)).transpose(0, 1) if str(op).endswith(".data") else y
+
+    shapes = ((2, 3) if is_cell else (2, 2, 3), *((2, 2),) * (2 if gates == 4 else 1))
+    constants = {"w": (gates * 2, 3), "u": (gates * 2, 2), "b": (gates * 2,), "c": (gates * 2,)}
+    return Case(
+        basic.GATED_RECURRENCE, op, forward, shapes, constants, values=SMALL, leak=recurrent_leak(op), resizes=False,
+        cause=(Cause.BIAS, f"biases of lxt_fx.{name}{'_packed' if str(op).endswith('.data') else ''}"),
+    )  # fmt: skip
+
+
+def _recurrent_arguments(op: Any, a: Tensor, states: tuple[Tensor, ...], weights: list[Tensor]) -> tuple[Any, ...]:
+    name = str(op).split(".")[1]
+    if name.endswith("_cell"):
+        return (a, list(states) if len(states) == 2 else states[0], *weights)
+    hx: Any = [state[None] for state in states]
+    settings = (hx if len(hx) == 2 else hx[0], weights, True, 1, 0.0, False, False)
+    if str(op).endswith(".input"):
+        return (a, *settings, True)
+    return (a.transpose(0, 1).flatten(0, 1), torch.tensor([len(a), len(a)]), *settings)
+
+
+RECURRENCES = (
+    *map(_recurrent, basic.GATED_RECURRENCE.ops),
+    Case(
+        basic.SOLVE, aten.linalg_solve_triangular.default, lambda net, a, b: torch.linalg.solve_triangular(
+            a.tril(-1), b, upper=False, unitriangular=True
+        ), ((2, 3, 3), (2, 3, 4)), values=SMALL,
+    ),
+)  # fmt: skip
+
+CASES = (*NORMS, *ATTENTIONS, *PRODUCTS, *ACTIVATIONS, *RECURRENCES, *CLAIMING_NOTHING)
 """For the rules with a formula of their own, and for those that claim nothing."""
 
 _OWN = "a Function of the user, whose formula is its own; tests/test_autograd_functions.py"

@@ -31,6 +31,12 @@ def of(rule: Rule) -> Callable[..., Case]:
     return made
 
 
+def _packed(a: Tensor) -> tuple[Tensor, Tensor]:
+    """[2, 3, 4] as a packed sequence of two texts of three steps, and how many of them each step has."""
+    found: tuple[Tensor, Tensor] = torch._pack_padded_sequence(a, torch.tensor([3, 3]), True)
+    return found
+
+
 total_by, select_by, sample = of(basic.SUM_BY_INDEX), of(basic.SELECT_BY_INDEX), of(basic.SAMPLE)
 move, total, select, convolve = of(basic.MOVE), of(basic.SUM), of(basic.SELECT), of(basic.CONVOLUTION)
 
@@ -120,6 +126,16 @@ MOVES = (
     move(positions, lambda n, a: positions(a, 1, [-1, 0])),
     move(aten.narrow.default, lambda n, a: a.narrow(1, 1, 2)),
     move(aten.flip.default, lambda n, a: a.flip(1, 2)),
+    move(
+        aten._pack_padded_sequence.default,
+        lambda n, a: _packed(a)[0].unflatten(0, (3, 2)).transpose(0, 1),
+        resizes=False,
+    ),
+    move(
+        aten._pad_packed_sequence.default,
+        lambda n, a: torch._pad_packed_sequence(a.transpose(0, 1).flatten(0, 1), _packed(a)[1], True, 0.0, 3)[0],
+        resizes=False,
+    ),
     move(aten.roll.default, lambda n, a: a.roll((1, -1), (1, 2))),
     move(aten.pad.default, lambda n, a: F.pad(a, (1, 0), "reflect"), name="reflect"),
     move(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import recurrent_loops as loops
 import torch
 from torch import Tensor, nn
 
@@ -163,6 +164,34 @@ def attention_offset(weights: float, *, bias_carries: bool = False) -> Leak:
         return absorbed
 
     return leak
+
+
+def recurrent_leak(op: Any) -> Leak:
+    """What the biases of a recurrence absorb: its relevance less what the loops of Arras et al. give to the inputs,
+    [batch]."""
+
+    def leak(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
+        y = net(*inputs).detach()
+        passed = recurrent_relevance(op, net, inputs, y * c)
+        return (y * c).flatten(1).sum(1) - sum(part.flatten(1).sum(1) for part in passed)
+
+    return leak
+
+
+def recurrent_relevance(op: Any, net: Any, inputs: Inputs, r: Tensor) -> list[Tensor]:
+    """The relevance of the values and first states of a net with one recurrence, from its outputs', in slow loops."""
+    name = str(op).split(".")[1]
+    steps = 1 if name.endswith("_cell") else 2
+    layers = loops.layers_of([net.w, net.u, net.b, net.c], 4, projects=False)
+    found = [torch.zeros(x.shape, dtype=torch.float64) for x in inputs]
+    for example in range(len(r)):
+        text, of_y = (x[example].double().reshape(steps, -1).tolist() for x in (inputs[0], r))
+        start = tuple(state[example].double().tolist() for state in inputs[1:])
+        nothing = tuple([0.0] * len(part) for part in start)
+        of_text, (of_start,) = loops.recurrence(name.removesuffix("_cell"), text, [start], layers, 1, of_y, [nothing])
+        for whole, part in zip(found, (of_text, *of_start), strict=True):
+            whole[example] = torch.tensor(part, dtype=torch.float64).reshape(whole.shape[1:])
+    return found
 
 
 def _completed(net: nn.Module, inputs: Inputs) -> list[Tensor]:

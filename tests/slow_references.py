@@ -17,7 +17,7 @@ import paper_loops as paper
 import torch
 from rule_cases import CASES as OWN_CASES
 from rule_cases_linear import CASES as LINEAR_CASES
-from rule_nets import Case, Inputs
+from rule_nets import Case, Inputs, recurrent_relevance
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -208,6 +208,15 @@ def _taylor(net: Function, inputs: Inputs, r: list[Tensor], reference: float, bi
     return [torch.tensor(passed, dtype=torch.float64).reshape(shape)]
 
 
+def recurrence(op: Any) -> Reference:
+    """The rule of Arras et al. 2017, step by step."""
+
+    def found(net: Function, inputs: Inputs, r: list[Tensor]) -> list[Tensor]:
+        return recurrent_relevance(op, net, inputs, r[0].double())
+
+    return Reference("recurrent_loops.recurrence", found)
+
+
 same = Reference("R_in = R_out", _same)
 nothing = Reference("R_in = 0", _nothing)
 identity = Reference("paper_loops.ratio", _identity)
@@ -232,6 +241,7 @@ BY_RULE: dict[Rule, Reference] = {
     basic.UNIFORM: uniform,
     basic.GATE_HELD: by_weights(1),
     basic.PARAMETER_HELD: by_weights(0),
+    basic.SOLVE: by_weights(1),
     **dict.fromkeys((basic.LINEAR, basic.CONVOLUTION, basic.MATMUL_LINEAR, basic.LINEAR_NATIVE), by_weights()),
     **dict.fromkeys((basic.SCALE, basic.SCALE_DIV, basic.BATCH_NORM, basic.SUM, basic.MOVE), by_weights()),
     **dict.fromkeys((basic.SELECT, basic.SOFT_CAP_NATIVE, basic.ROUTER_NATIVE, basic.NATIVE), by_gradient),
@@ -269,5 +279,7 @@ REFERENCES: dict[str, tuple[Case, Reference]] = {
     case.title: (case, BY_TITLE.get(case.title) or BY_RULE[case.rule])
     for case in (*OWN_CASES, *LINEAR_CASES)
     if case.title not in LEFT_OUT and (case.title in BY_TITLE or case.rule in BY_RULE)
+} | {
+    case.title: (case, recurrence(case.op)) for case in OWN_CASES if case.rule is basic.GATED_RECURRENCE
 }
 """Each net of rule_cases that has a slow loop."""

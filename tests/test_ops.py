@@ -15,7 +15,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lxt_fx.ops import explicit, explicit_contributions
+from lxt_fx.ops import explicit, explicit_contributions, recurrences
 
 every_case = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
 
@@ -39,6 +39,8 @@ def test_every_registered_op_has_a_case() -> None:
     checks = {name for name in torch.ops.lxt_fx if name.startswith("expect_")} | {"sparse_product"}  # test_sparse_head.py
     checks |= {"own_backward", "own_backward_of_several"}  # test_autograd_functions.py
     checks |= {name for name in torch.ops.lxt_fx if "packed" in name}  # test_packed.py
+    recurrent = (*recurrences.OF.values(), *recurrences.EQUATIONS.values())  # test_recurrences.py
+    checks |= {str(op).split(".")[1] for op in recurrent}
     assert {str(case.op).split(".")[1] for case in CASES.values()} == set(torch.ops.lxt_fx) - of_explicit_form - checks
 
 

@@ -550,3 +550,20 @@ def hooks_of(module: nn.Module) -> Hooks:
         tuple((hook, key in named) for key, hook in forward.items()),
         bool(backward or backward_pre),
     )
+
+
+_DIFFERENTIATED = ("CompositeImplicitAutograd", "Autograd", "AutogradCPU", "AutogradCUDA", "AutogradXPU", "AutogradOther")
+
+
+@cache
+def has_derivative(op: OpOverload) -> bool:
+    """Whether an op has an autograd formula, or is made of ops that torch differentiates. Without the private queries an op
+    that has none would pass a gradient that its kernel happens to leave, or nothing, and nobody would know."""
+    has_kernel = found(torch._C, "_dispatch_has_kernel_for_dispatch_key", "to know whether an op has a derivative")
+    name: str = schema_of(op).name
+    called = f"{name}.{overload_name(op)}".removesuffix(".default")
+    if not op.py_kernels and not any(has_kernel(called, key) for key in _DIFFERENTIATED):
+        return False
+    definitions = found(torch._library.custom_ops, "OPDEFS", "to know whether a custom op has a derivative")
+    custom = definitions.get(name)
+    return custom is None or getattr(custom, "_backward_fn", None) is not None

@@ -29,6 +29,7 @@ from lxt_fx.compiler.options import Options, example_of
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import step_check
 from lxt_fx.passes.analysis.assign_rules import Plan, assign_rules, check_complete, check_overrides
+from lxt_fx.passes.analysis.check_derivatives import check_derivatives
 from lxt_fx.passes.analysis.find_groups import Groups, find_groups
 from lxt_fx.passes.analysis.find_modules import find_modules
 from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
@@ -124,6 +125,7 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
     chosen = _with_rules(gm, begun, table, seconds)
     if options.strict:
         check_complete(chosen.plan)
+    check_derivatives(chosen.plan)
     canonical = plain_stage("canonical", gm, chosen.flow)
     with _timed(seconds, "rewrite"):
         rewritten = rewrite(gm, chosen.plan, chosen.groups)

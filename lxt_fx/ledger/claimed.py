@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.fx import Node
 
 from lxt_fx.base.node_text import op_name
+from lxt_fx.base.nodes import module_path, operands
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ledger.call import CHUNK, Call, inner, no_number
 from lxt_fx.ledger.causes import Cause, Share
 from lxt_fx.ledger.claimed_by_contribution import absorbed, map_call
-from lxt_fx.ops import activations, products
+from lxt_fx.ops import activations, products, recurrences
 from lxt_fx.ops.activations import CLOSING, FROM_ZERO, X_OF
 from lxt_fx.ops.aten_kinds import LIMITS, MEETING, MOVES, SELECTIONS, SUMS, WEIGHTED
 from lxt_fx.ops.contributions import BY_CONTRIBUTION, OF_UNPACKED
@@ -40,9 +41,13 @@ def claim_of(rule: Rule | None, node: Node) -> Conserves:
     return NATURALLY.get(node.target, Conserves.NATIVE)
 
 
-def shares(call: Call, gradient: Any) -> list[Share]:
+def shares(call: Call, gradient: Any, index: int = 0) -> list[Share]:
     """What the constants of a call absorb of the relevance <output, gradient> that reaches it, by the formula of its
-    rule."""
+    rule. Of an op that returns several values the gradient is that of value `index`."""
+    if call.node.target in recurrences.EQUATIONS:
+        return _recurrence(call, gradient, index)
+    if isinstance(call.output, (tuple, list)):
+        return []
     if call.node.target is products.epsilon:
         return _epsilon(call, gradient)
     if call.node.target is packed_linear:
@@ -65,6 +70,22 @@ def shares(call: Call, gradient: Any) -> list[Share]:
             return _selected(call, gradient)
         case _:
             return []
+
+
+def _recurrence(call: Call, gradient: Tensor, index: int) -> list[Share]:
+    """What biases, values and states that carry nothing, and epsilon contribute to the value, with the gates constant."""
+    nodes = {operand.name: operand.node for operand in operands(call.node)}
+    found = recurrences.parts_of_constants(
+        call.node.target, call.arguments(), lambda name: nodes[name] in call.carrying  # type: ignore[arg-type]
+    )
+    biases, others, epsilon = (inner(part, gradient) for part in found[index])
+    constant = [n for name, n in nodes.items() if name.split("[")[0] in recurrences.VALUES and n not in call.carrying]
+    named = next((call.origin(node) for node in constant if call.values[node].is_floating_point()), None)
+    return [
+        *_nonzero(Cause.BIAS, f"biases of {module_path(call.node) or op_name(call.node)}", biases),
+        *(_nonzero(*named, others) if named is not None else []),
+        *_nonzero(Cause.EPSILON, "epsilon", epsilon),
+    ]
 
 
 def _epsilon(call: Call, gradient: Tensor) -> list[Share]:

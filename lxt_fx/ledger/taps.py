@@ -154,7 +154,7 @@ class Taps(torch.fx.Interpreter):
                 return
             found = call.output[index] if several else call.output
             meter.add(meter.reaching, name, inner(found, gradient))
-            for share in [] if several else shares(call, gradient):
+            for share in shares(call, gradient, index):
                 meter.add(meter.taken, (name, share.cause, share.name), share.amount)
             if found.dim() == 4 and "value" in {part for part, _ in self.parts.get(call.node, {}).values()}:
                 meter.add(meter.heads, name, (found.double() * gradient.double()).sum((0, 2, 3)))

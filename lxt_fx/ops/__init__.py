@@ -17,6 +17,7 @@ from lxt_fx.ops import (
     own_backward,
     packed,
     products,
+    recurrences,
     selection,
 )
 
@@ -34,5 +35,6 @@ __all__ = [
     "own_backward",
     "packed",
     "products",
+    "recurrences",
     "selection",
 ]

@@ -22,7 +22,7 @@ MOVES = aten_ops(
     repeat repeat_interleave.self_int repeat_interleave.self_Tensor tile broadcast_to broadcast_tensors index.Tensor
     index_select gather take_along_dim narrow flip roll pad constant_pad_nd unfold im2col pixel_shuffle pixel_unshuffle
     masked_select tril triu diagonal masked_scatter slice_scatter select_scatter view_as_real view_as_complex
-    channel_shuffle as_strided narrow.Tensor
+    channel_shuffle as_strided narrow.Tensor _pack_padded_sequence _pad_packed_sequence
     """
 ) | {operator.getitem, selection.positions, exempt.exempt}
 """Each output element is a copy of one input element, or a constant."""

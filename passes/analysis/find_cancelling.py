@@ -25,7 +25,7 @@ Terms = Counter[tuple[Node, bool]]
 
 @dataclass(frozen=True, slots=True)
 class Cancelling:
-    """`sums` contain a term and its own held copy with the other sign. `nothing` are such sums that are always 0
+    """`sums` contain a term and its own held copy with the other sign. `nothing` are other such sums that are always 0
     (`soft - soft.detach()`) and that only `sums` read."""
 
     sums: frozenset[Node]
@@ -36,7 +36,7 @@ def find_cancelling(gm: GraphModule, flow: Flow) -> Cancelling:
     """Analysis: sums like `hard + soft - soft.detach()` (the straight-through estimator), which have the value of `hard`
     and the gradient of `soft`, in any order of terms. Such a sum can be 0 while its terms are not."""
     sums = [node for node in gm.graph.nodes if node in flow.carrying and node.target in _SUMS and not node.kwargs]
-    if not any(_is_held(operand) for node in sums for operand in node.all_input_nodes):
+    if not any(node.target in _HELD for node in gm.graph.nodes):
         return Cancelling(frozenset(), frozenset())
     terms: dict[Node, Terms] = {}
     for node in gm.graph.nodes:
@@ -45,14 +45,7 @@ def find_cancelling(gm: GraphModule, flow: Flow) -> Cancelling:
     found = {node for node in sums if node not in nothing and _meet(node, terms, nothing)}
     carrying_readers = {node: [user for user in node.users if user in flow.carrying] for node in nothing}
     read_by_sums = {node for node, readers in carrying_readers.items() if readers and found.issuperset(readers)}
-    return Cancelling(frozenset(found), frozenset(read_by_sums))
-
-
-def _is_held(node: Node) -> bool:
-    """Whether the value is held, before casts and changes of sign."""
-    while node.target in _SAME_VALUE or node.target is aten.neg.default:
-        node = node.all_input_nodes[0]
-    return node.target in _HELD
+    return Cancelling(frozenset(found | (nothing - read_by_sums)), frozenset(read_by_sums))
 
 
 def _is_nothing(terms: Terms) -> bool:

@@ -76,7 +76,8 @@ def find_groups(gm: GraphModule, flow: Flow) -> Groups:
     roles = find_roles(gm, flow, routers, recurrences.recurrent)
     written_out = {root for root, group in by_root.items() if _is_activation(group)}
     scaled = {root: group.arguments["self"] for root, group in by_root.items()}
-    return Groups(by_root, roles, recurrences.parameters, find_gates(gm, flow, written_out, scaled))
+    norms = {root for root, group in by_root.items() if group.statistic is not None}
+    return Groups(by_root, roles, recurrences.parameters, find_gates(gm, flow, written_out, scaled, norms))
 
 
 def _carrying_graph(gm: GraphModule, flow: Flow) -> tuple[nx.DiGraph, object]:

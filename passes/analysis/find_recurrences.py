@@ -52,9 +52,10 @@ def find_recurrences(gm: GraphModule, flow: Flow, inside: frozenset[Node]) -> Re
 
     These operands are parameters: a rate (a step size, a decay, a gate) that multiplies another value; the factor of a
     state (C); scores with decays that weigh values; a value with a decay that multiplies one without; and a value that
-    multiplies the one that it was computed from (B x). Nodes `inside` a norm or an activation are not looked at. A sigmoid
-    gate outside of a recurrence looks the same, so a product counts as recurrent only where decays of its module multiply
-    one state after another, or are first summed along the sequence.
+    multiplies the one that it was computed from (B x). A value contracted with its own multiple by a rate gives scores
+    (the keys of the delta rule). Nodes `inside` a norm or an activation are not looked at. A sigmoid gate outside of a
+    recurrence looks the same, so a product counts as recurrent only where decays of its module multiply one state after
+    another, or are first summed along the sequence.
     """
     parts: dict[Node, _Part] = {}
     found: dict[Node, tuple[str, ...]] = {}
@@ -67,6 +68,8 @@ def find_recurrences(gm: GraphModule, flow: Flow, inside: frozenset[Node]) -> Re
         of = [parts.get(operand.node, _Part.NONE) for operand in operands]
         if node.target in _RATES:
             parts[node] = _Part.RATE | (_Part.DECAY if node.target in _DECAYS else _Part.NONE)
+        elif node.target in CONTRACTIONS and _with_itself(flow, operands):
+            parts[node] = _Part.SCORE | _Part.RATED
         elif node.target in PRODUCTS | CONTRACTIONS and len(of) == 2:
             parameter = _parameter(flow, node, operands, of, order)
             found |= {} if parameter is None else {node: (parameter,)}
@@ -145,6 +148,16 @@ def _of_others(node: Node, of: list[_Part]) -> _Part:
     if _Part.RATE in every and node.target in POINTWISE | CONTRACTIONS:
         return _Part.RATE | (some & _Part.DECAY)
     return _Part.NONE
+
+
+def _with_itself(flow: Flow, operands: list[Operand]) -> bool:
+    """Whether a value is contracted with itself times a rate (the keys of the delta rule): how much one position looks at
+    another."""
+    nodes = [_unmoved(operand.node) for operand in operands]
+    return len(nodes) == 2 and any(
+        product.target in PRODUCTS and any(_unmoved(factor.node) is plain for factor in flow.carrying_operands(product))
+        for product, plain in (nodes, nodes[::-1])
+    )
 
 
 def _unmoved(node: Node) -> Node:

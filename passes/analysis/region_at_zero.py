@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.torch_internals import aten
+from lxt_fx.ops.aten_kinds import ALONG, CONTRACTIONS, LOOK_UP, ONE_HOT, REDUCED, REDUCTIONS
 
 
 def region_at_zero(gm: GraphModule, root: Node, origin: Node, members: frozenset[Node]) -> tuple[float, float] | str:
@@ -20,6 +21,8 @@ def region_at_zero(gm: GraphModule, root: Node, origin: Node, members: frozenset
     try:
         with torch.enable_grad():
             y = _run(gm, root, members, values)
+            if y.dim() > 0:
+                raise _NotOneFunction("a constant of it differs from element to element")
             (slope,) = torch.autograd.grad(y, x)
     except _NotOneFunction as reason:
         return str(reason)
@@ -31,8 +34,12 @@ def region_at_zero(gm: GraphModule, root: Node, origin: Node, members: frozenset
     )
 
 
+_ACROSS = REDUCTIONS | REDUCED | ALONG | ONE_HOT | LOOK_UP | CONTRACTIONS
+"""Ops whose output has an element that depends on several of the input."""
+
+
 class _NotOneFunction(Exception):
-    """The region reads a constant that differs from element to element."""
+    """The region reads a constant that differs from element to element, or what several elements decide."""
 
 
 def _run(gm: GraphModule, node: Node, members: frozenset[Node], values: dict[Node, Any]) -> Any:
@@ -41,6 +48,8 @@ def _run(gm: GraphModule, node: Node, members: frozenset[Node], values: dict[Nod
     if node.op == "get_attr":
         values[node] = _one_number(gm, node)
     elif node in members or node.op == "call_function":
+        if node.target in _ACROSS:
+            raise _NotOneFunction(f"%{node.name} is computed from several elements")
         args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda n: _run(gm, n, members, values))
         is_cast = node.target is aten.to.dtype
         values[node] = args[0] if is_cast else node.target(*args, **kwargs)  # type: ignore[operator]

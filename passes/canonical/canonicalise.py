@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import arguments, is_float, module_path, shape, value
 from lxt_fx.base.torch_internals import aten
-from lxt_fx.ops import experts
+from lxt_fx.ops import experts, recurrences
 from lxt_fx.ops.activations import ACTIVATIONS
 from lxt_fx.passes.drop_dead import drop_dead
 
@@ -91,8 +91,9 @@ def _refuse_training(node: Node) -> None:
     named = arguments(node) if node.op == "call_function" else {}
     dropout = node.target in (aten.dropout.default, aten.feature_dropout.default) and named["train"] and named["p"] > 0
     batch = node.target is aten.batch_norm.default and named["training"]
+    recurrent = node.target in recurrences.OF and bool(named.get("train")) and named.get("dropout", 0) > 0
     attention = node.target is aten.scaled_dot_product_attention.default and named.get("dropout_p", 0) > 0
-    if dropout or batch or attention:
+    if dropout or batch or attention or recurrent:
         what = "uses batch statistics" if batch else "drops values at random"
         raise InputError(
             f"transform: the model is in training mode: %{node.name} in {module_path(node) or 'the model'} {what}, so the "

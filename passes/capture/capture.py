@@ -33,6 +33,7 @@ from lxt_fx.base.torch_internals import (
 )
 from lxt_fx.base.transformers_internals import traceable_experts, visible_autocast, without_cache
 from lxt_fx.ops.expectations import EXPECTATIONS
+from lxt_fx.passes.capture.any_length import RecurrencesOfAnyLength, as_torch_ops
 from lxt_fx.passes.capture.called_by_leaf import called_by_leaf, leaf_names, tensor_leaves
 from lxt_fx.passes.capture.example import SIGNALS, Example
 from lxt_fx.passes.capture.lost_no_grad import RefuseLostNoGrad
@@ -148,9 +149,10 @@ def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
     inputs = tensor_leaves(example.kwargs)
     shapes = {name: _dynamic_shape(name, value, example) for name, value in inputs.items()} if dynamic else None
     quiet = redirect_stderr(StringIO())  # a failed export prints its whole graph; its error is raised in any case
-    with called_by_leaf(model, example) as called, RefuseLostNoGrad(), compiled_when_called(), quiet:
+    with called_by_leaf(model, example) as called, RefuseLostNoGrad(), RecurrencesOfAnyLength(), compiled_when_called(), quiet:
         exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
     gm = unlifted(exported)
+    as_torch_ops(gm)
     _name_as_given(gm, list(inputs))
     _add_plain_inputs(gm, example)
     named = _with_names(gm, example, io_of(gm.graph).out_spec)

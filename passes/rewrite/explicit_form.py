@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.errors import NoRuleError
 from lxt_fx.base.nodes import arguments, module_path, value
 from lxt_fx.base.torch_internals import OpOverload, aten, base_name
-from lxt_fx.ops import activations, expectations, explicit, norms, products
+from lxt_fx.ops import activations, expectations, explicit, norms, products, recurrences
 from lxt_fx.ops.activations import POINTWISE_OPS
 from lxt_fx.ops.aten_kinds import GROUPED_MATMULS, MOVES, WEIGHTED
 from lxt_fx.ops.explicit_contributions import PARTS
@@ -31,7 +31,9 @@ BY_EQUATION: dict[Any, OpOverload] = {
     **{op: explicit.EQUATIONS[op] for op in products.ATTENTIONS},
     **PARTS,
 }
-SPECIAL = FACTOR_HELD | POINTWISE_OPS | products.HALVED | frozenset(BY_EQUATION) | frozenset(explicit.EQUATIONS)
+_WHOLE = frozenset(recurrences.EQUATIONS)
+"""Ops whose equation takes an epsilon for the sums inside of it."""
+SPECIAL = FACTOR_HELD | POINTWISE_OPS | products.HALVED | frozenset(BY_EQUATION) | frozenset(explicit.EQUATIONS) | _WHOLE
 _BY_WEIGHTS = WEIGHTED | {products.linear}
 """Sums of many terms, which are 0 by chance only; a matmul of two rounded values may well be 0."""
 _KNOWN = SPECIAL | products.LINEAR_MAPS | MOVES | GROUPED_MATMULS | {own_backward, packed_linear}
@@ -127,7 +129,12 @@ class _Lowering:
     def apply(self, node: Node) -> None:
         if node in self.gradients:
             return self._by_gradients(node)
-        if not isinstance(node.target, OpOverload) or not isinstance(value(node), Tensor):
+        if not isinstance(node.target, OpOverload):
+            return
+        if node.target in recurrences.EQUATIONS:
+            node.target = recurrences.EQUATIONS[node.target]
+            return node.update_kwarg("epsilon", self._epsilon(node))
+        if not isinstance(value(node), Tensor):
             return
         own = own_equation(node, self.rules)
         if own is not None:

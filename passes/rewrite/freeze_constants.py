@@ -8,7 +8,7 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.nodes import is_float, operands
 from lxt_fx.base.torch_internals import aten
-from lxt_fx.ops import contributions, norms, packed, products
+from lxt_fx.ops import contributions, norms, packed, products, recurrences
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.drop_dead import drop_dead
 
@@ -47,11 +47,18 @@ def _drop_idle_holds(gm: GraphModule, flow: Flow) -> int:
     return edits
 
 
+def _holds(reader: Node, name: str) -> bool:
+    """Whether the op gives no gradient to this operand."""
+    if reader.target in recurrences.EQUATIONS or reader.target in recurrences.EQUATIONS.values():
+        return name.split("[")[0] not in recurrences.VALUES
+    return name in _HOLDS_WEIGHTS.get(reader.target, ())
+
+
 def _freeze(gm: GraphModule, weight: Node, behind: Node) -> int:
     readers = [
         user
         for user in weight.users
-        if any(o.name not in _HOLDS_WEIGHTS.get(user.target, ()) for o in operands(user) if o.node is weight)
+        if any(not _holds(user, o.name) for o in operands(user) if o.node is weight)
         and user.target is not products.hold
     ]
     if not readers:
