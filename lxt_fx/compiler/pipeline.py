@@ -17,7 +17,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
-from lxt_fx.base.torch_internals import aten
+from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.captured_model import CapturedModel, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
@@ -41,6 +41,7 @@ from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
 from lxt_fx.passes.canonical.write_casts import write_casts
+from lxt_fx.passes.canonical.write_out import ROUNDS, WrittenOut, write_out
 from lxt_fx.passes.capture.autograd_functions import own_backwards_found
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import Example
@@ -113,12 +114,13 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
         proof = _gradient_proof(source, begun)
         check_gradient(proof, source.model_class, strict=options.strict)
     _require_leaf(source.model_class, gm, begun.flow)
-    sizes, narrowing = _sizes(gm), None
+    narrowing = None
     if options.positions is not None:
         with _timed(seconds, "positions"):
             narrowing = Narrowing(answer_index(gm), options.positions)
             begun = _narrowed(gm, begun, narrowing)
     chosen = _with_rules(gm, begun, table, seconds)
+    sizes = _sizes(gm)
     if options.strict:
         check_complete(chosen.plan)
     canonical = plain_stage("canonical", gm, chosen.flow)
@@ -187,13 +189,28 @@ def _with_rules(gm: GraphModule, begun: Canonical, table: RuleTable, seconds: di
     """A rule for each node. If a rule weighs contributions, batch norms are merged and rules are chosen again."""
     flow, check = begun.flow, begun.check
     groups, plan = _chosen(gm, flow, table, seconds)
+    written: list[WrittenOut] = []
+    for _ in range(ROUNDS if plan.unknown else 0):
+        written.append(write_out(gm, plan.unknown, _device(begun.example)))
+        if not written[-1].sentences:
+            plan = plan.with_reasons(written[-1].left)
+            break
+        for step in (functionalise, canonicalise, fold_softmax, merge_twins):
+            step(gm)
+        check("write_out", TOLERANCES)
+        flow, check = mark_flow(gm, flow.leaves), step_check(gm, begun.example)
+        groups, plan = _chosen(gm, flow, table, seconds)
     check_overrides(gm, flow, plan, groups, table)
     merged = merge_batch_norm(gm, plan)
     if merged:
         check("merge_batch_norm", MERGED_TOLERANCES)
         flow, check = mark_flow(gm, flow.leaves), step_check(gm, begun.example)
         groups, plan = _chosen(gm, flow, table, seconds)
-    return Chosen(flow, groups, plan, merged, check)
+    return Chosen(flow, groups, plan, merged, check, tuple(written))
+
+
+def _device(example: Example) -> torch.device:
+    return next((x.device for x in pytree.tree_leaves(dict(example.kwargs)) if isinstance(x, Tensor)), torch.device("cpu"))
 
 
 def _module(gm: GraphModule, options: Options, seconds: dict[str, float]) -> Explained:

@@ -78,6 +78,7 @@ class Certificate:
     not_followed: tuple[NotFollowed, ...]
     not_proven: tuple[NotProven, ...]
     no_tokens: tuple[str, ...] = ()
+    written_out: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         proven = "proven" if self.proven else f"{len(self.not_proven)} points not proven"
@@ -115,6 +116,7 @@ class Certificate:
             *labelled("no tokens", no_tokens_text(self.no_tokens)),
             *labelled("forward", [forward]),
             *labelled("gradient", [gradient_text(self.gradient_difference)]),
+            *labelled("written out", written_out_text(self.written_out)),
             *labelled("fixed", [*(self.specialised or ["nothing"])]),
             *labelled("checked", [f"{self.guards} conditions on input sizes in every call"]),
             "",
@@ -188,6 +190,7 @@ def certificate(explained: nn.Module) -> Certificate:
         not_followed=tuple(values_not_followed(explained, flow)),
         not_proven=tuple(unproven(explained, flow, entries)),
         no_tokens=record.no_tokens,
+        written_out=record.written_out,
     )
 
 

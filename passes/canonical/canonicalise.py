@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import arguments, is_float, module_path, shape, value
-from lxt_fx.base.torch_internals import aten
+from lxt_fx.base.torch_internals import aten, base_name
 from lxt_fx.ops import experts
 from lxt_fx.ops.activations import ACTIVATIONS
 from lxt_fx.passes.drop_dead import drop_dead
@@ -125,6 +126,8 @@ def _drop_or_respell(gm: GraphModule, node: Node) -> int:
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     gm.graph.erase_node(node)
+    if not re.fullmatch(rf"{base_name(target)}(_default)?(_\d+)?", node.name):  # a name that was given to what it computes
+        new.name = node.name
     return 1
 
 
