@@ -151,10 +151,17 @@ def base_name(op: Any) -> str:
     return name.split("::")[1]
 
 
-def overload_name(op: Any) -> str:
-    """The name of an op's overload: `Tensor` of `aten.add_.Tensor`. It is needed to find the functional form of an in-place
-    op; without it every in-place op would be refused."""
-    return str(found(op, "_overloadname", "to find the functional form of an in-place op"))
+@cache
+def functional_of(op: OpOverload, name: str) -> Any:
+    """The overload of the op `name` that takes what the in-place op takes; None if there is none. Overloads of the same name
+    may take other things: `pow_.Scalar` is `pow.Tensor_Scalar`, and `pow.Scalar` has a number for its base."""
+    packet = getattr(aten, name).packet
+    wanted = [(argument.name, str(argument.type)) for argument in schema_of(op).arguments]
+    for overload in [] if packet is None else packet.overloads():
+        functional = getattr(packet, overload)
+        if [(argument.name, str(argument.type)) for argument in schema_of(functional).arguments] == wanted:
+            return functional
+    return None
 
 
 def softmax_backward(gradient: Tensor, weights: Tensor, dim: int) -> Tensor:

@@ -41,7 +41,7 @@ class Chosen:
     plan: Plan
     merged: tuple[str, ...]
     check: Callable[..., None]
-    written: tuple[WrittenOut, ...]
+    written: WrittenOut
 
 
 @dataclass(frozen=True, slots=True)

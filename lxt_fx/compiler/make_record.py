@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from lxt_fx.compiler.captured_model import CapturedModel
-from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
+from lxt_fx.compiler.compiled import Canonical, Compiled
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.hooks import hooks_sentence
 from lxt_fx.compiler.options import Options
@@ -36,7 +36,9 @@ def made_record(
 ) -> Record:
     """The record of a compiled module. `difference` is that of its forward to the model's."""
     captured, chosen, begun = source.captured, compiled.chosen, compiled.begun
-    again = isinstance(source.model, Explained)
+    before = source.model.record.written_out if isinstance(source.model, Explained) else ()
+    hooks = () if isinstance(source.model, Explained) else hooks_sentence(source.model)
+    written = chosen.written
     return Record(
         model_class=source.model_class,
         table=table,
@@ -52,9 +54,9 @@ def made_record(
         optional=begun.example.optional,
         constants=_constants(source, begun.example),
         method=captured.method,
-        specialised=captured.specialised + (() if again else hooks_sentence(source.model)) + _all(chosen, "fixed"),
-        guards=_guards(captured.guards, begun) + _all(chosen, "guards"),
-        written_out=(source.model.record.written_out if again else ()) + _all(chosen, "sentences"),
+        specialised=(*captured.specialised, *hooks, *written.fixed),
+        guards=_guards(captured.guards, begun) + written.guards,
+        written_out=(*before, *written.written.values()),
         sizes=compiled.sizes,
         forward_difference=difference,
         gradient_difference=compiled.proof.difference,
@@ -69,11 +71,6 @@ def made_record(
         no_tokens=begun.no_tokens,
         positions=options.positions or (source.model.record.positions if isinstance(source.model, Explained) else None),
     )
-
-
-def _all(chosen: Chosen, name: Literal["sentences", "guards", "fixed"]) -> tuple[str, ...]:
-    """What was said while ops were written out."""
-    return tuple(said for written in chosen.written for said in getattr(written, name))
 
 
 def _constants(source: CapturedModel, example: Example) -> dict[str, Any]:

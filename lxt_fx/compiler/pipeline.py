@@ -4,7 +4,7 @@ lowered."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -189,15 +189,14 @@ def _with_rules(gm: GraphModule, begun: Canonical, table: RuleTable, seconds: di
     """A rule for each node. If a rule weighs contributions, batch norms are merged and rules are chosen again."""
     flow, check = begun.flow, begun.check
     groups, plan = _chosen(gm, flow, table, seconds)
-    written: list[WrittenOut] = []
+    written = WrittenOut()
     for _ in range(ROUNDS if plan.unknown else 0):
-        written.append(write_out(gm, plan.unknown, _device(begun.example)))
-        if not written[-1].sentences:
-            plan = plan.with_reasons(written[-1].left)
+        step = write_out(gm, plan.unknown, _device(begun.example))
+        written = written.then(step)
+        if not step.written:
+            plan = plan.with_reasons(step.left)
             break
-        for step in (functionalise, canonicalise, fold_softmax, merge_twins):
-            step(gm)
-        check("write_out", TOLERANCES)
+        _make_canonical(gm, check)
         flow, check = mark_flow(gm, flow.leaves), step_check(gm, begun.example)
         groups, plan = _chosen(gm, flow, table, seconds)
     check_overrides(gm, flow, plan, groups, table)
@@ -206,7 +205,14 @@ def _with_rules(gm: GraphModule, begun: Canonical, table: RuleTable, seconds: di
         check("merge_batch_norm", MERGED_TOLERANCES)
         flow, check = mark_flow(gm, flow.leaves), step_check(gm, begun.example)
         groups, plan = _chosen(gm, flow, table, seconds)
-    return Chosen(flow, groups, plan, merged, check, tuple(written))
+    return Chosen(flow, groups, plan, merged, check, written)
+
+
+def _make_canonical(gm: GraphModule, check: Callable[..., None]) -> None:
+    """Gives the ops that others were written out in the spelling of the graph."""
+    for step in (functionalise, canonicalise, fold_softmax, merge_twins):
+        step(gm)
+    check("write_out", TOLERANCES)
 
 
 def _device(example: Example) -> torch.device:

@@ -30,6 +30,7 @@ from lxt_fx.report.certificate_text import (
     not_followed_text,
     not_proven_text,
     rules_text,
+    written_out_text,
 )
 from lxt_fx.report.relevance_path import (
     Held,

@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.nodes import value
-from lxt_fx.base.torch_internals import MissingOp, OpOverload, aten, base_name, is_contiguous, overload_name, schema_of
+from lxt_fx.base.torch_internals import OpOverload, aten, base_name, functional_of, is_contiguous, schema_of
 from lxt_fx.passes.drop_dead import drop_dead
 
 # Views whose write-back is the value in the shape of what was viewed.
@@ -171,8 +171,8 @@ def _functional(graph: torch.fx.Graph, node: Node) -> Node:
     elif name == "fill_":
         new = graph.call_function(aten.full_like.default, (written, *node.args[1:]))
     else:
-        functional = getattr(getattr(aten, _OPERATORS.get(name, name.removesuffix("_"))), overload_name(target))
-        if isinstance(functional, MissingOp):
+        functional = functional_of(target, _OPERATORS.get(name, name.removesuffix("_")))
+        if functional is None:
             raise CaptureError(f"transform: in-place op %{node.name} = {target} has no functional form")
         new = graph.call_function(functional, node.args, dict(node.kwargs))
     new.meta = dict(node.meta)

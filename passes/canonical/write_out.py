@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,13 +33,22 @@ ROUNDS = 8
 
 @dataclass(frozen=True, slots=True)
 class WrittenOut:
-    """What a call of `write_out` did: a sentence for each node that it wrote out, and why it left the others. `guards` are
-    conditions on the sizes of inputs under which the graph is now valid, and `fixed` says which sizes are fixed."""
+    """What a call of `write_out` did: by name a sentence for each node that it wrote out, and why it left the others.
+    `guards` are conditions on the sizes of inputs under which the graph is now valid, and `fixed` says which sizes are
+    fixed."""
 
-    sentences: tuple[str, ...]
-    left: Mapping[Node, str]
+    written: Mapping[str, str] = field(default_factory=dict)
+    left: Mapping[Node, str] = field(default_factory=dict)
     guards: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
+
+    def then(self, step: WrittenOut) -> WrittenOut:
+        """Both calls, of which the second wrote out what the first made too: this needs no sentence of its own."""
+        new = {name: said for name, said in step.written.items() if not self._made(name)}
+        return WrittenOut({**self.written, **new}, step.left, self.guards + step.guards, self.fixed + step.fixed)
+
+    def _made(self, name: str) -> bool:
+        return any(f"{name}_".startswith(f"{first}_") for first in self.written)
 
 
 def write_out(gm: GraphModule, nodes: Iterable[Node], device: torch.device) -> WrittenOut:
@@ -50,7 +59,7 @@ def write_out(gm: GraphModule, nodes: Iterable[Node], device: torch.device) -> W
     A writing is taken only if it has the value and the gradient of the op on random numbers, at the sizes of the example
     and at others. `device` is that of the model, for graphs whose values know none.
     """
-    sentences, left, fixed = [], dict[Node, str](), list[str]()
+    done, left, fixed = dict[str, str](), dict[Node, str](), list[str]()
     before = guards_of_graph(gm.graph)
     for node in list(nodes):
         said, free = f"%{node.name} = {node.target}", _free_sizes(gm.graph)
@@ -58,12 +67,12 @@ def write_out(gm: GraphModule, nodes: Iterable[Node], device: torch.device) -> W
         if isinstance(written, str):
             left[node] = written
         else:
-            sentences.append(f"{said} as {', '.join(_names(written))}")
+            done[node.name] = f"{said} as {', '.join(_names(written))}"
         now = _free_sizes(gm.graph)
         fixed += [f"dim {dim} of {name} is fixed to {size} ({said} is written out for it)"
                   for (name, dim), size in now.items() if size is not None and free[name, dim] is None]
     guards = tuple(guard for guard in guards_of_graph(gm.graph) if guard not in before)
-    return WrittenOut(tuple(sentences), left, guards, tuple(fixed))
+    return WrittenOut(done, left, guards, tuple(fixed))
 
 
 def _free_sizes(graph: Graph) -> dict[tuple[str, int], int | None]:
@@ -121,6 +130,8 @@ def _traced(call: Call, writing: Callable[..., Any]) -> GraphModule | str:
 def _unfit(node: Node, traced: GraphModule) -> str:
     """Why the graph is none that rules can be chosen for."""
     for new in traced.graph.nodes:
+        if new.op == "output" and _reads(node) > len(pytree.tree_leaves(new.args[0])):
+            return "an output is read that is not written out"
         if new.op == "get_attr" and is_fake(getattr(traced, str(new.target))):
             return "it makes a constant whose value is unknown"
         if new.op != "call_function":
@@ -131,6 +142,11 @@ def _unfit(node: Node, traced: GraphModule) -> str:
         if not known:
             return f"it is written out as {new.target}, which is no op of ATen"
     return ""
+
+
+def _reads(node: Node) -> int:
+    """How many outputs of the node it takes to have all that are read."""
+    return max((int(user.args[1]) + 1 for user in node.users if user.target is operator.getitem), default=0)  # type: ignore[arg-type]
 
 
 def _is_arithmetic(target: Any) -> bool:
