@@ -342,7 +342,6 @@ SELECTIONS = (
     select(aten.cummax.default, lambda n, a: a.cummax(1)[0]),
     select(aten.cummin.default, lambda n, a: a.cummin(-1)[0]),
     select(aten.aminmax.default, lambda n, a: torch.stack(a.aminmax(dim=1))),
-    select(aten.threshold.default, lambda n, a: F.threshold(a, 0.25, -1.5), **SELECTED),
     select(aten.nan_to_num.default, lambda n, a: a.nan_to_num(2.0)),
     select(aten.abs.default, lambda n, a: a.abs()),
 )  # fmt: skip

@@ -255,7 +255,7 @@ class CustomNorm(nn.Module):
 
 def test_a_statistic_that_is_read_elsewhere_too_has_a_rule_of_its_own() -> None:
     explained = lxt_fx.transform(CustomNorm(), (torch.randn(2, 4),))
-    assert [rule.name for rule in explained.record.stages["rules"].rules.values()].count("normalize") == 1
+    assert [rule.name for rule in explained.record.stages["rules"].rules.values()].count("norm") == 1
     assert "lxt_fx.rsqrt(" in lxt_fx.show(explained) and not lxt_fx.audit(explained, torch.randn(1, 4), 0).faults()
 
 

@@ -153,8 +153,8 @@ def base_name(op: Any) -> str:
 
 @cache
 def functional_of(op: OpOverload, name: str) -> Any:
-    """The overload of the op `name` that takes what the in-place op takes; None if there is none. Overloads of the same name
-    may take other things: `pow_.Scalar` is `pow.Tensor_Scalar`, and `pow.Scalar` has a number for its base."""
+    """The overload of the op `name` that takes what the in-place op takes; None if there is none. Overloads of the same
+    name may take other things: `pow_.Scalar` is `pow.Tensor_Scalar`, and `pow.Scalar` has a number for its base."""
     packet = getattr(aten, name).packet
     wanted = [(argument.name, str(argument.type)) for argument in schema_of(op).arguments]
     for overload in [] if packet is None else packet.overloads():
@@ -347,7 +347,7 @@ def _decompositions() -> tuple[Any, Any]:
 
 
 def _decomposed(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The call of a composite op as the calls that it makes. Without the guard, make_fx would record the op itself again."""
+    """The call of a composite op as the calls that it makes. Without the guard, make_fx would record the op itself."""
     with found(torch._C, "DisableTorchFunction", _WRITINGS)():
         return found(op, "decompose", _WRITINGS)(*args, **kwargs)
 

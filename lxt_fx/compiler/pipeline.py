@@ -191,7 +191,7 @@ def _with_rules(gm: GraphModule, begun: Canonical, table: RuleTable, seconds: di
     groups, plan = _chosen(gm, flow, table, seconds)
     written = WrittenOut()
     for _ in range(ROUNDS if plan.unknown else 0):
-        step = write_out(gm, plan.unknown, _device(begun.example))
+        step = write_out(gm, plan.unknown, plan.flow, _device(begun.example))
         written = written.then(step)
         if not step.written:
             plan = plan.with_reasons(step.left)

@@ -190,30 +190,27 @@ def _power_ratio(x: Tensor, exponent: float) -> Tensor:
     return x.pow(exponent - 1) if exponent >= 1 else _quotient(x.pow(exponent), x)
 
 
-def _remainder_ratio(x: Tensor, other: float) -> Tensor:
-    """(x mod c) / x. Just below 0 the remainder is near c, and the ratio stops at the largest number of the type."""
-    ratio = _quotient(torch.remainder(x, other), x)
-    return torch.where(x == 0, torch.ones_like(x), ratio)
-
-
 def _cos_ratio(x: Tensor) -> Tensor:
-    """(cos x - 1) / x = -2 sin(x/2)^2 / x, without the difference."""
-    half = torch.sin(x / 2)
-    return _over(-2 * half * half, x, 0.0)
+    """(cos x - 1) / x = -2 sin(x/2)^2 / x: a product instead of the difference."""
+    half = _in_float32(x) / 2
+    return -torch.sin(half) * _over(torch.sin(half), half, 1.0)
 
 
 def _cosh_ratio(x: Tensor) -> Tensor:
-    """(cosh x - 1) / x = 2 sinh(x/2)^2 / x, without the difference."""
-    half = torch.sinh(_in_float32(x) / 2)
-    return _over(2 * half * half, _in_float32(x), 0.0)
+    """(cosh x - 1) / x = 2 sinh(x/2)^2 / x: a product instead of the difference."""
+    half = _in_float32(x) / 2
+    return torch.sinh(half) * _over(torch.sinh(half), half, 1.0)
 
 
 def _sinc_ratio(x: Tensor) -> Tensor:
-    """(sinc x - 1) / x, by the first terms of its series near 0, where the difference has no digits."""
+    """(sinc x - 1) / x, by the first terms of its series near 0, where the difference has no digits. Far from 0 sinc is
+    next to nothing, and pi x overflows."""
     wide = _in_float32(x)
     square = (math.pi * wide) ** 2
-    series = wide * math.pi**2 * (-1 / 6 + square / 120 - square**2 / 5040)
-    return torch.where(square < 1e-3, series, (torch.sinc(wide) - 1) / torch.where(square < 1e-3, 1, wide))
+    terms = sum((-1) ** n * square ** (n - 1) / math.factorial(2 * n + 1) for n in range(1, 8))
+    near = square < 1
+    difference = torch.sinc(wide.clamp(-1e9, 1e9)) - 1
+    return torch.where(near, wide * math.pi**2 * terms, difference / torch.where(near, 1, wide))
 
 
 def _exp_base_ratio(x: Tensor, base: float) -> Tensor:
@@ -345,15 +342,6 @@ STATED = (
     ),
     Activation("hardshrink", F.hardshrink, settings="Scalar lambd=0.5", functions=(F.hardshrink,)),
     Activation("softshrink", F.softshrink, slope=0.0, settings="Scalar lambd=0.5", functions=(F.softshrink,)),
-    Activation("frac", torch.frac, slope=1.0, functions=(torch.frac,)),
-    Activation(
-        "remainder", torch.remainder, _remainder_ratio, settings="Scalar other",
-        aten_name="remainder.Scalar",
-    ),
-    Activation(
-        "fmod", torch.fmod, lambda x, other: _over(torch.fmod(x, other), x, 1.0), settings="Scalar other",
-        aten_name="fmod.Scalar",
-    ),
     Activation(  # the native gradient would give n times as much
         "pow", torch.pow, _power_ratio, settings="Scalar exponent", gate=False, some=True,
         aten_name="pow.Tensor_Scalar", functions=(torch.pow,),

@@ -54,7 +54,7 @@ SELECTIONS = LIMITS | MASKS | aten_ops(
     masked_fill.Tensor scatter.value scatter.src max
     max.dim min min.dim amax amin topk sort sort.stable max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
     adaptive_max_pool2d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool3d
-    nan_to_num abs median median.dim nanmedian nanmedian.dim mode kthvalue cummax cummin aminmax threshold
+    nan_to_num abs median median.dim nanmedian nanmedian.dim mode kthvalue cummax cummin aminmax
     """
 )
 """Piecewise linear: each output element is one of the input elements (up to its sign), or a constant."""

@@ -80,6 +80,15 @@ def _fmin(self: Tensor, other: Tensor) -> Tensor:
     return torch.where((self <= other) | other.isnan(), self, other)
 
 
+def _remainder(self: Tensor, other: Any) -> Tensor:
+    """x less a multiple of c, which is a step function: constant between jumps."""
+    return self + (torch.remainder(self.detach(), other) - self.detach())
+
+
+def _fmod(self: Tensor, other: Any) -> Tensor:
+    return self + (torch.fmod(self.detach(), other) - self.detach())
+
+
 def _div(self: Tensor, other: Tensor) -> Tensor:
     """A constant over a value is a multiple of its reciprocal."""
     return self * other.reciprocal()
@@ -205,6 +214,10 @@ _BY_NAME: dict[str, Writing] = {
     "fmax": _fmax,
     "fmin": _fmin,
     "div.Tensor": _div,
+    "remainder.Scalar": _remainder,
+    "remainder.Tensor": _remainder,
+    "fmod.Scalar": _fmod,
+    "fmod.Tensor": _fmod,
     "atan2": _atan2,
     "cross": _cross_of_three,
     "linalg_cross": _cross,

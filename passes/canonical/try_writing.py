@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -19,12 +19,14 @@ TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 6e-2, to
 
 
 class Call:
-    """A call of an op. `nodes` are the nodes that it reads, each once, and `given` their values, as fake tensors."""
+    """A call of an op. `nodes` are the nodes that it reads, each once, `given` their values, as fake tensors, and `asks`
+    says which of them carry relevance."""
 
-    def __init__(self, node: Node, given: Sequence[Any]) -> None:
+    def __init__(self, node: Node, given: Sequence[Any], carrying: Collection[Node]) -> None:
         self.flat, self.spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
         self.op: Any = node.target
         self.nodes, self.given = node.all_input_nodes, list(given)
+        self.asks = [node in carrying for node in self.nodes]
 
     def by(self, function: Callable[..., Any], given: Sequence[Any]) -> Any:
         """What the function gives for the arguments of the call, with these values for the nodes."""
@@ -71,13 +73,13 @@ def _compared(call: Call, written: GraphModule, given: list[Any], *, may_be_unde
     would warn."""
     found: tuple[list[Tensor], list[Tensor]] | str
     try:
-        found = _value_and_gradients(written, given)
+        found = _value_and_gradients(written, given, call.asks)
         if may_be_undefined and all(x.isnan().all() for x in found[0]):
             return ""
     except Exception as error:  # a writing that was made for other sizes, or sizes that the op does not take either
         found = f"its writing fails ({type(error).__name__}: {str(error).splitlines()[0][:100]})"
     try:
-        expected = _value_and_gradients(lambda *own: call.by(call.op, own), given)
+        expected = _value_and_gradients(lambda *own: call.by(call.op, own), given, call.asks)
     except Exception:  # the op itself does not take these sizes or numbers
         return ""
     if isinstance(found, str):
@@ -88,10 +90,10 @@ def _compared(call: Call, written: GraphModule, given: list[Any], *, may_be_unde
     return ""
 
 
-def _value_and_gradients(function: Any, given: list[Any]) -> tuple[list[Tensor], list[Tensor]]:
+def _value_and_gradients(function: Any, given: list[Any], asks: list[bool]) -> tuple[list[Tensor], list[Tensor]]:
     leaves = [
-        item.clone().requires_grad_(item.is_floating_point() or item.is_complex()) if isinstance(item, Tensor) else item
-        for item in given
+        item.clone().requires_grad_(ask) if isinstance(item, Tensor) else item
+        for item, ask in zip(given, asks, strict=True)
     ]
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         outputs = [x for x in pytree.tree_leaves(function(*leaves)) if isinstance(x, Tensor)]

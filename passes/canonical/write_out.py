@@ -14,6 +14,7 @@ from torch.fx import Graph, GraphModule, Node
 from lxt_fx.base.nodes import fixed_size, value
 from lxt_fx.base.torch_internals import (
     OpOverload,
+    aten,
     base_name,
     conditions_on,
     guards_of_graph,
@@ -25,6 +26,7 @@ from lxt_fx.base.torch_internals import (
     writings_of,
 )
 from lxt_fx.ops.writings import WRITINGS
+from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.canonical.try_writing import Call, difference_of_writing
 
 ROUNDS = 8
@@ -51,19 +53,20 @@ class WrittenOut:
         return any(f"{name}_".startswith(f"{first}_") for first in self.written)
 
 
-def write_out(gm: GraphModule, nodes: Iterable[Node], device: torch.device) -> WrittenOut:
+def write_out(gm: GraphModule, nodes: Iterable[Node], flow: Flow, device: torch.device) -> WrittenOut:
     """Transform: replaces each of these nodes by the ops that its op is written out in, if that is known. The new nodes
     belong to the module and the source line of the node; the last has its name, the others begin with it. Free sizes stay
     free.
 
     A writing is taken only if it has the value and the gradient of the op on random numbers, at the sizes of the example
-    and at others. `device` is that of the model, for graphs whose values know none.
+    and at others; the gradient of operands that carry relevance by `flow`. `device` is that of the model, for graphs whose
+    values know none.
     """
     done, left, fixed = dict[str, str](), dict[Node, str](), list[str]()
     before = guards_of_graph(gm.graph)
     for node in list(nodes):
         said, free = f"%{node.name} = {node.target}", _free_sizes(gm.graph)
-        written = _written(gm, node, device)
+        written = _written(gm, node, flow, device)
         if isinstance(written, str):
             left[node] = written
         else:
@@ -91,14 +94,15 @@ def _names(nodes: list[Node]) -> list[str]:
     return [name for name in names if name not in ("sym_size", "view", "to")] or list(names)[:1]
 
 
-def _written(gm: GraphModule, node: Node, device: torch.device) -> list[Node] | str:
+def _written(gm: GraphModule, node: Node, flow: Flow, device: torch.device) -> list[Node] | str:
     """The nodes that replace this one, or why there are none."""
     if not isinstance(node.target, OpOverload) or node.target.namespace != "aten":
         return ""
     if any(user.target is not operator.getitem for user in node.users) and not isinstance(value(node), Tensor):
         return "its outputs are read together"
     reasons = []
-    call = Call(node, _fake_values(node.all_input_nodes, device))
+    carrying = {operand.node for operand in flow.carrying_operands(node)}
+    call = Call(node, _fake_values(node.all_input_nodes, device), carrying)
     for writing in [WRITINGS[node.target]] if node.target in WRITINGS else writings_of(node.target):
         known = conditions_on(call.given)
         traced = _traced(call, writing)
@@ -136,12 +140,16 @@ def _unfit(node: Node, traced: GraphModule) -> str:
             return "it makes a constant whose value is unknown"
         if new.op != "call_function":
             continue
-        if new.target is node.target:
+        if new.target is node.target and not _reads_detached(new):
             return "it is written out as itself"
         known = new.target.namespace == "aten" if isinstance(new.target, OpOverload) else _is_arithmetic(new.target)
         if not known:
             return f"it is written out as {new.target}, which is no op of ATen"
     return ""
+
+
+def _reads_detached(node: Node) -> bool:
+    return all(operand.target is aten.detach.default for operand in node.all_input_nodes[:1])
 
 
 def _reads(node: Node) -> int:
