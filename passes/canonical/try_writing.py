@@ -45,7 +45,7 @@ def difference_of_writing(call: Call, written: GraphModule, conditions: Sequence
     every = [size for item in call.given for size in (item.shape if isinstance(item, Tensor) else [item])]
     for index, numbers in enumerate(sizes_tried(every, conditions)):
         for positive in (False, True):
-            given = [_at_random(item, numbers, positive) for item in call.given]
+            given = [_at_random(item, numbers, positive, seed) for seed, item in enumerate(call.given)]
             if any(isinstance(item, Tensor) and item.numel() > LARGEST for item in given):
                 continue
             reason = _compared(call, written, given, may_be_undefined=index > 0)
@@ -55,11 +55,11 @@ def difference_of_writing(call: Call, written: GraphModule, conditions: Sequence
     return ""
 
 
-def _at_random(item: Any, numbers: dict[Any, int], positive: bool) -> Any:
+def _at_random(item: Any, numbers: dict[Any, int], positive: bool, seed: int) -> Any:
     if not isinstance(item, Tensor):
         return size_at(item, numbers) if isinstance(item, torch.SymInt) else item
     shape = [size_at(size, numbers) for size in item.shape]
-    generator = torch.Generator().manual_seed(sum(shape))
+    generator = torch.Generator().manual_seed(seed)  # operands of one shape must differ
     if not (item.is_floating_point() or item.is_complex()):
         return torch.zeros(shape, dtype=item.dtype, device=item.device)
     wide = torch.complex128 if item.is_complex() else torch.float64
