@@ -26,6 +26,18 @@ def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: int | None = No
     return lengths
 
 
+def _conv_tbc(self: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
+    """A convolution of [time, batch, channels]."""
+    return torch.conv1d(self.permute(1, 2, 0), weight.permute(2, 1, 0), bias, 1, pad).permute(2, 0, 1)
+
+
+def _pdist(self: Tensor, p: float = 2.0) -> Tensor:
+    count = int(self.shape[0])
+    first, second = torch.triu_indices(count, count, 1, device=self.device)
+    lengths: Tensor = torch.linalg.vector_norm(self[first] - self[second], p, -1)
+    return lengths
+
+
 def _hypot(self: Tensor, other: Tensor) -> Tensor:
     return (self * self + other * other).sqrt()
 
@@ -201,6 +213,8 @@ def _embedding_bag(
 _BY_NAME: dict[str, Writing] = {
     "lerp.Tensor": _lerp,
     "cdist": _cdist,
+    "pdist": _pdist,
+    "conv_tbc": _conv_tbc,
     "hypot": _hypot,
     "xlogy.Tensor": _xlogy,
     "copysign.Tensor": _copysign,

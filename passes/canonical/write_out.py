@@ -112,7 +112,7 @@ def _written(gm: GraphModule, node: Node, flow: Flow, device: torch.device) -> l
             assert isinstance(traced, GraphModule)
             return _inlined(gm, node, call, traced)
         reasons.append(reason)
-    return "; ".join(dict.fromkeys(reasons))
+    return "; ".join(dict.fromkeys(reasons)) or "torch writes it out in no other ops"
 
 
 def _fake_values(nodes: list[Node], device: torch.device) -> list[Any]:
