@@ -230,34 +230,66 @@ WITHOUT_A_RULE: Mapping[str, str] = {
     "F.conv2d by a kernel that carries": "a product of two carrying operands that is no matrix product",
     "F.affine_grid": "where F.grid_sample looks is held constant, so nothing passes",
     "F.fractional_max_pool2d, fractional_max_pool3d": "their regions are drawn at random in each call",
-    "cdist of more than 25 vectors with themselves": "torch rounds a distance of 0 to 1e-8; the forward check refuses it",
-    "F.gumbel_softmax": "it draws noise in each call",
+    "cdist of more than 25 vectors with themselves": "torch rounds a distance of 0 to 1e-8, which its writing does not",
 }
 """What a gradient passes, and `transform` refuses or stops, with the reason."""
 
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
 ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(
-        ["F.binary_cross_entropy", "F.binary_cross_entropy_with_logits", "F.cosine_embedding_loss", "F.cross_entropy", "F.ctc_loss", "F.gaussian_nll_loss", "F.hinge_embedding_loss", "F.huber_loss", "F.kl_div", "F.l1_loss", "F.linear_cross_entropy", "F.margin_ranking_loss", "F.mse_loss", "F.multi_margin_loss", "F.multilabel_margin_loss", "F.multilabel_soft_margin_loss", "F.nll_loss", "F.poisson_nll_loss", "F.smooth_l1_loss", "F.soft_margin_loss", "F.triplet_margin_loss", "F.triplet_margin_with_distance_loss", "nn.BCELoss", "nn.BCEWithLogitsLoss", "nn.CrossEntropyLoss", "nn.KLDivLoss", "nn.NLLLoss2d", "nn.LinearCrossEntropyLoss", "nn.AdaptiveLogSoftmaxWithLoss"],
+        _names(
+            """
+            F.binary_cross_entropy F.binary_cross_entropy_with_logits F.cosine_embedding_loss F.cross_entropy F.ctc_loss
+            F.gaussian_nll_loss F.hinge_embedding_loss F.huber_loss F.kl_div F.l1_loss F.linear_cross_entropy
+            F.margin_ranking_loss F.mse_loss F.multi_margin_loss F.multilabel_margin_loss F.multilabel_soft_margin_loss
+            F.nll_loss F.poisson_nll_loss F.smooth_l1_loss F.soft_margin_loss F.triplet_margin_loss
+            F.triplet_margin_with_distance_loss nn.BCELoss nn.BCEWithLogitsLoss nn.CrossEntropyLoss nn.KLDivLoss
+            nn.NLLLoss2d nn.LinearCrossEntropyLoss nn.AdaptiveLogSoftmaxWithLoss
+            """
+        ),
         "a loss is what a model is trained by; the target of an explanation is an output",
     ),
+    "F.gumbel_softmax": "it draws noise in each call",
     **dict.fromkeys(["F.upsample_bilinear", "F.upsample_nearest"], "other names of F.interpolate"),
     **dict.fromkeys(
-        ["nn.GRU", "nn.GRUCell", "nn.LSTM", "nn.LSTMCell", "nn.RNN", "nn.RNNBase", "nn.RNNCell", "nn.RNNCellBase"], "recurrences"
+        _names("nn.GRU nn.GRUCell nn.LSTM nn.LSTMCell nn.RNN nn.RNNBase nn.RNNCell nn.RNNCellBase"), "recurrences"
     ),
     **dict.fromkeys(
-        ["nn.Container", "nn.DataParallel", "nn.Identity", "nn.Module", "nn.ModuleDict", "nn.ModuleList", "nn.ParameterDict", "nn.ParameterList", "nn.Sequential", "nn.Flatten", "nn.Unflatten"],
+        _names(
+            """
+            nn.Container nn.DataParallel nn.Identity nn.Module nn.ModuleDict nn.ModuleList nn.ParameterDict
+            nn.ParameterList nn.Sequential nn.Flatten nn.Unflatten
+            """
+        ),
         "containers and reshapes",
     ),
     **dict.fromkeys(
-        ["F.fractional_max_pool2d", "F.fractional_max_pool2d_with_indices", "F.fractional_max_pool3d", "F.fractional_max_pool3d_with_indices", "F.affine_grid", "F.gumbel_softmax"],
+        _names(
+            """
+            F.fractional_max_pool2d F.fractional_max_pool2d_with_indices F.fractional_max_pool3d
+            F.fractional_max_pool3d_with_indices F.affine_grid
+            """
+        ),
         "listed above",
     ),
     **dict.fromkeys(
-        ["F.assert_int_or_pair", "F.has_torch_function", "F.has_torch_function_unary", "F.has_torch_function_variadic", "F.one_hot"],
+        _names(
+            """
+            F.assert_int_or_pair F.has_torch_function F.has_torch_function_unary F.has_torch_function_variadic F.one_hot
+            """
+        ),
         "no gradient passes",
     ),
     **dict.fromkeys(
-        ["F.grouped_mm", "F.scaled_grouped_mm", "F.scaled_mm", "F.multi_head_attention_forward", "F.native_channel_shuffle"],
+        _names(
+            """
+            F.grouped_mm F.scaled_grouped_mm F.scaled_mm F.multi_head_attention_forward F.native_channel_shuffle
+            """
+        ),
         "what other functions and modules call: experts, float8, attention",
     ),
 }
@@ -311,20 +343,21 @@ def _filled(text: str) -> list[str]:
 
 MECHANISM = """
 An op that no rule of the table takes is written out in other ops: by torch's own decompositions, and for a few ops by
-`lxt_fx/ops/writings.py`, where torch has none or one that is a worse explanation. The new nodes belong to the module and the
-source line of the op, and their names begin with its name. A writing is taken only if it has the value and the gradient of the
-op on random numbers, at the sizes of the example and at others. Then norms and activations are looked for again, and rules are
-chosen anew. `lxt_fx.show` and the certificate name each op that was written out. What is left raises `NoRuleError`, which says
-why it could not be written out.
+`lxt_fx/ops/writings.py`, where torch has none or one that is a worse explanation. The new nodes belong to the module
+and the source line of the op, and their names begin with its name. A writing is taken only if it has the value and the
+gradient of the op on random numbers, at the sizes of the example and at others. Then norms and activations are looked
+for again, and rules are chosen anew. `lxt_fx.show` and the certificate name each op that was written out. What is left
+raises `NoRuleError`, which says why it could not be written out.
 """
 CHECKED = """
-These {count} cases transform strictly, the fast and the explicit form agree, the ledger closes, and table `gradient` gives the
-plain gradient (`tests/test_op_probe.py`, which fails where torch adds a function that is neither here nor below):
+These {count} cases transform strictly, the fast and the explicit form agree, the ledger closes, and table `gradient`
+gives the plain gradient (`tests/test_op_probe.py`, which fails where torch adds a function that is neither here nor
+below):
 """
 CUSTOM = """
-A custom op that is linear needs no code of ours: `lxt_fx.Rule(name="linear", ops={torch.ops.yours.map: None}, ...)` leaves it
-its native gradient, which is eq. 8 of AttnLRP for a linear map; put it first with `with_rules`
-([Adding a rule](adding_a_rule.md)).
+A custom op that is linear needs no code of ours: `lxt_fx.Rule(name="linear", ops={torch.ops.yours.map: None}, ...)`
+leaves it its native gradient, which is eq. 8 of AttnLRP for a linear map; put it first with `with_rules` ([Adding a
+rule](adding_a_rule.md)).
 """
 
 

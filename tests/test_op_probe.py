@@ -87,8 +87,15 @@ def test_the_page_lists_them() -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x: torch.linalg.inv(x[:, :, :6]), lambda x: torch.linalg.det(x[:, :, :6]), lambda x: x ** torch.arange(8)],
-)
+    [
+        lambda x: torch.linalg.inv(x[:, :, :6]),
+        lambda x: torch.linalg.det(x[:, :, :6]),
+        lambda x: torch.linalg.solve(x[:, :, :6], x),
+        lambda x: x ** torch.arange(8),
+        lambda x: torch.cdist(x.repeat(1, 5, 1), x.repeat(1, 5, 1)),
+        lambda x: nn.functional.conv1d(x, x[:, :, :3]),
+    ],
+)  # fmt: skip
 def test_what_the_page_says_has_no_rule_is_refused(function: Any) -> None:
     with pytest.raises(lxt_fx.NoRuleError, match="not written out"):
         lxt_fx.transform(Probe([function]), (drawn((1, 2, 6, 8)),))
