@@ -10,7 +10,7 @@ from dataclasses import replace
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import activations, norms, products, recurrences
 from lxt_fx.ops.activations import ACTIVATIONS
-from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, LOSSES, MOVES, SELECTIONS, SUMS
+from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, LOSSES, MOVES, SELECTIONS, SUMS, TRANSFORMS
 from lxt_fx.ops.own_backward import OWN_BACKWARD as OWN_BACKWARD_OPS
 from lxt_fx.ops.packed import packed_linear
 from lxt_fx.rule_table import conditions as on
@@ -90,7 +90,7 @@ IDENTITY = Rule(
 IDENTITY_POWER = Rule(
     name="identity",
     ops={aten.pow.Tensor_Scalar: activations.pow},
-    when=on.whole_exponent,
+    when=on.exponent_is_a_number,
     formula="R_in = R_out: g_in = g_out x^(n-1)",
     source=f"{ATTNLRP} eq. 9",
     conserves=Conserves.ALL,
@@ -176,11 +176,19 @@ MATMUL_LINEAR = Rule(
 )
 LINEAR_NATIVE = Rule(
     name="linear",
-    ops=dict.fromkeys((aten.einsum.default, aten.addmm.default, *sorted(GROUPED_MATMULS, key=str))),
+    ops=dict.fromkeys((aten.einsum.default, aten.addmm.default, *sorted(GROUPED_MATMULS | TRANSFORMS, key=str))),
     when=on.one_carries,
     formula="R_i = sum_j x_i W_ji R_j / z_j",
     source=f"{ATTNLRP} eq. 8",
     conserves=Conserves.ALL_BUT_CONSTANTS,
+)
+SOLVE_LINEAR = Rule(
+    name="linear",
+    ops={aten.linalg_solve.default: None},
+    when=on.only("B"),
+    formula="A x = b with constant A: R_i = sum_j b_i (A^-1)_ji R_j / x_j",
+    source=f"{ATTNLRP} eq. 8",
+    conserves=Conserves.ALL,
 )
 SCALE = Rule(
     name="scale",

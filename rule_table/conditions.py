@@ -92,11 +92,10 @@ def attention_shares(site: Site) -> dict[str, Any]:
     return {"query_share": scores, "key_share": scores, "value_share": value, "mask_share": weights}
 
 
-def whole_exponent(site: Site) -> Refusal:
-    """The exponent is a whole number above 0, so x^n is 0 at 0."""
+def exponent_is_a_number(site: Site) -> Refusal:
+    """The exponent is a number other than 0: x^n is 0 at 0, or infinite there."""
     exponent = site.arguments["exponent"]
-    whole = isinstance(exponent, (int, float)) and float(exponent).is_integer() and exponent >= 1
-    return None if whole else f"exponent {exponent} is not a positive whole number"
+    return None if isinstance(exponent, (int, float)) and exponent != 0 else f"exponent {exponent} is not such a number"
 
 
 def positive_base(site: Site) -> Refusal:

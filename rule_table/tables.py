@@ -21,6 +21,7 @@ _LINEAR = (
     basic.CONVOLUTION,
     basic.MATMUL_LINEAR,
     basic.LINEAR_NATIVE,
+    basic.SOLVE_LINEAR,
     basic.BATCH_NORM,
     basic.SCALE,
     basic.SCALE_DIV,

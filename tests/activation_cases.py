@@ -20,7 +20,8 @@ ANYWHERE, NOT_NEGATIVE, SMALL, BELOW_ONE = "any", "not negative", "small", "belo
 class Curve:
     """y = f(x): torch's function and a loop's, the limit of (f(x) - f(0)) / x at 0 (where f has a kink there, its
     native gradient), f(0), where it is tried, and the settings that torch's function is called with. `overflows` says that
-    it does for large x in half precision."""
+    it does for large x in half precision. `near` is the quotient below |x| = 1e-3 of a function that is flat at 0, where
+    the difference has too few digits for a test."""
 
     name: str
     plain: Callable[..., Tensor]
@@ -33,6 +34,7 @@ class Curve:
     kink: bool = False
     overflows: bool = False
     op: str = ""
+    near: Callable[[Tensor], Tensor] | None = None
 
     @property
     def of(self) -> Any:
@@ -97,6 +99,31 @@ CURVES = (
     Curve("expm1", torch.expm1, math.expm1, 1.0, where=SMALL, overflows=True),
     Curve("atan", torch.atan, math.atan, 1.0),
     Curve("acos", torch.acos, math.acos, -1.0, at_zero=math.pi / 2, where=BELOW_ONE),
+    Curve("tan", torch.tan, math.tan, 1.0, where=BELOW_ONE),
+    Curve("sinh", torch.sinh, math.sinh, 1.0, where=SMALL, overflows=True),
+    Curve("asin", torch.asin, math.asin, 1.0, where=BELOW_ONE),
+    Curve("atanh", torch.atanh, math.atanh, 1.0, where=BELOW_ONE),
+    Curve("cos", torch.cos, math.cos, 0.0, at_zero=1.0, near=lambda x: -x / 2 + x**3 / 24),
+    Curve(
+        "cosh", torch.cosh, math.cosh, 0.0, at_zero=1.0, where=SMALL, overflows=True, near=lambda x: x / 2 + x**3 / 24
+    ),
+    Curve(
+        "sinc", torch.sinc, lambda x: math.sin(math.pi * x) / (math.pi * x) if x else 1.0, 0.0, at_zero=1.0,
+        overflows=True, near=lambda x: -(math.pi**2) * x / 6 + math.pi**4 * x**3 / 120,
+    ),
+    Curve("exp2", torch.exp2, lambda x: 2.0**x, math.log(2), at_zero=1.0, where=SMALL, overflows=True),
+    Curve("erfc", torch.erfc, math.erfc, -2 / math.sqrt(math.pi), at_zero=1.0),
+    Curve("hardshrink", F.hardshrink, lambda x: x if abs(x) > 0.25 else 0.0, 0.0, settings=(0.25,), kink=True),
+    Curve(
+        "softshrink", F.softshrink, lambda x: math.copysign(max(abs(x) - 0.25, 0.0), x), 0.0, settings=(0.25,), kink=True
+    ),
     Curve("log_sigmoid", F.logsigmoid, lambda x: -_softplus(-x), 0.5, at_zero=-math.log(2)),
 )  # fmt: skip
 BY_NAME = {curve.name: curve for curve in CURVES}
+
+INFINITE: Mapping[str, tuple[float, float]] = {
+    "log": (0.0, math.inf), "log2": (0.0, math.inf), "log10": (0.0, math.inf), "reciprocal": (0.0, math.inf),
+    "rsqrt": (0.0, math.inf), "lgamma": (0.0, math.inf), "digamma": (0.0, math.inf), "acosh": (1.0, math.inf),
+    "logit": (0.0, 1.0),
+}  # fmt: skip
+"""The functions whose value at 0 is infinite, or undefined, and takes no share: between which numbers they are tried."""

@@ -3,13 +3,14 @@ saves for the backward and what it leaks. Tensors that carry relevance require a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from activation_cases import BELOW_ONE, CURVES, NOT_NEGATIVE, Curve
+from activation_cases import BELOW_ONE, CURVES, INFINITE, NOT_NEGATIVE, Curve
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
@@ -128,6 +129,16 @@ def _pointwise(curve: Curve) -> Case:
     )
 
 
+def _between(low: float, high: float) -> Callable[[torch.dtype], Arguments]:
+    """Numbers between the bounds."""
+
+    def make(dtype: torch.dtype) -> Arguments:
+        x = positive(0, 2, 3, 4, dtype=dtype).detach()
+        return ((low + (x if high == math.inf else (high - low) * x / (1 + x))).requires_grad_(),)
+
+    return make
+
+
 POINTWISE = tuple(map(_pointwise, CURVES))
 """Ops of one tensor, f(x) of each element."""
 
@@ -171,8 +182,7 @@ sdpa = F.scaled_dot_product_attention
 SHARES = {"query_share": 0.5, "key_share": 0.5, "value_share": 0.5, "mask_share": 1.0}
 
 OTHERS = (
-    Case("log", activations.log, torch.log, lambda d: (positive(0, 2, 3, 4, dtype=d),)),
-    Case("reciprocal", activations.reciprocal, torch.reciprocal, lambda d: (positive(0, 2, 3, 4, dtype=d),)),
+    *(Case(name, activations.OPS[name], getattr(torch, name), _between(*INFINITE[name])) for name in INFINITE),
     Case(
         "epsilon", products.epsilon, lambda x, epsilon: x, lambda d: (carrying(0, 3, 4, dtype=d), 0.5),
         leak=lambda arguments, value, gradient: (value * gradient * 0.5 / (value.abs() + 0.5)).sum(),

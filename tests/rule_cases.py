@@ -8,8 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from activation_cases import BY_NAME as CURVE
-from activation_cases import Curve
+from activation_cases import INFINITE, Curve
 from rule_nets import (
+    A_SHARE,
+    ABOVE_ONE,
     ANY,
     POSITIVE,
     SMALL,
@@ -194,6 +196,20 @@ PRODUCTS = (
         )
         for op in sorted(GROUPED_MATMULS, key=str)  # in float32, which torch's has no wider one than
     ),
+    Case(
+        basic.LINEAR_NATIVE, aten.stft.default,
+        lambda net, a: torch.view_as_real(aten.stft.default(a, 4, 2, 4, net.window, False, True, True)), ((2, 8),),
+        {"window": eighths(3, 8, 8, 3)}, resizes=False,
+    ),
+    Case(
+        basic.LINEAR_NATIVE, aten.istft.default,
+        lambda net, a: torch.istft(torch.view_as_complex(a), 4, 2, window=net.window), ((3, 4, 2),),
+        {"window": eighths(3, 8, 8, 3)}, resizes=False,
+    ),
+    Case(
+        basic.SOLVE_LINEAR, aten.linalg_solve.default, lambda net, a: torch.linalg.solve(net.matrix, a), ((3, 4),),
+        {"matrix": eighths(16, 3, -5, 2, 24, 1, 8, -8, 20).reshape(3, 3)}, resizes=False,
+    ),
     Case(basic.SCALE, aten.mul.Tensor, lambda net, a: a * net.weight, constants={"weight": (3, 1)}, name="weight"),
     Case(basic.SCALE, aten.mul.Tensor, lambda net, a: -2.5 * a, name="number"),
     Case(basic.SCALE_DIV, aten.div.Tensor, lambda net, a: a / 8, name="number"),
@@ -210,16 +226,24 @@ PRODUCTS = (
 )  # fmt: skip
 
 LOG2 = math.log(2)
+BETWEEN = {(0.0, math.inf): POSITIVE, (1.0, math.inf): ABOVE_ONE, (0.0, 1.0): A_SHARE}
 
 
 def _by_curve(rule: Rule) -> tuple[Case, ...]:
     """Each op of an identity rule as `activation_cases` has it; those whose f(0) is infinite and takes nothing apart."""
-    infinite = (aten.log.default, aten.reciprocal.default)
-    curves = [(op, CURVE[str(op).split(".")[1]]) for op in rule.ops if op not in infinite]
+    names = {op: str(op).split(".")[1] for op in rule.ops}
+    curves = [(op, CURVE[name]) for op, name in names.items() if name not in INFINITE]
     return tuple(
-        activation(rule, op, values=curve.where, leak=_share_of_zero(curve) if curve.at_zero else None)
+        activation(
+            rule, op, *(curve.settings if _has_to_be_set(op) else ()), values=curve.where,
+            leak=_share_of_zero(curve) if curve.at_zero else None,
+        )
         for op, curve in curves
-    )
+    )  # fmt: skip
+
+
+def _has_to_be_set(op: Any) -> bool:
+    return any(not argument.has_default_value() for argument in op._schema.arguments[1:])
 
 
 def _share_of_zero(curve: Curve) -> Leak:
@@ -230,8 +254,11 @@ def _share_of_zero(curve: Curve) -> Leak:
 
 ACTIVATIONS = (
     *_by_curve(basic.IDENTITY),
-    activation(basic.IDENTITY, aten.log.default, values=POSITIVE),
-    activation(basic.IDENTITY, aten.reciprocal.default, values=POSITIVE),
+    *(
+        activation(basic.IDENTITY, getattr(aten, name).default, values=BETWEEN[bounds])
+        for name, bounds in INFINITE.items()
+    ),
+    activation(basic.IDENTITY_POWER, aten.pow.Tensor_Scalar, -0.75, values=POSITIVE, name="below_0"),
     Case(
         basic.IDENTITY_PIECEWISE, aten.prelu.default, lambda net, a: F.prelu(a, net.weight), constants={"weight": (3,)},
     ),

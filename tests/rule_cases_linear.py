@@ -174,6 +174,8 @@ MOVES = (
     move(aten.view_as_real.default, lambda n, a: torch.view_as_real(torch.view_as_complex(a).flip(1)), (2, 3, 2)),
     move(aten.as_strided.default, lambda n, a: a.contiguous().as_strided((3, 2, 4), (4, 4, 1), 4), resizes=False),
     move(aten.narrow.Tensor, lambda n, a: aten.narrow.Tensor(a, 1, n.start, 2), start=torch.tensor(1)),
+    move(aten.diag_embed.default, lambda n, a: a.diag_embed(1)),
+    move(aten.resolve_conj.default, lambda n, a: torch.view_as_complex(a).conj().resolve_conj().real, (2, 3, 2)),
     move(aten.channel_shuffle.default, lambda n, a: F.channel_shuffle(a, 2), IMAGE),
 )  # fmt: skip
 
@@ -240,6 +242,34 @@ SUMS = (
     total(aten.upsample_trilinear3d.vec, lambda n, a: F.interpolate(a, (3, 3, 3), mode="trilinear"), (2, 1, 2, 2, 2)),
     total(aten.fft_fftn.default, lambda n, a: torch.fft.fftn(a, dim=(1, 2)).real),
     total(aten.col2im.default, lambda n, a: F.fold(a, (3, 3), 2), (2, 8, 4)),
+    total(aten._fft_r2c.default, lambda n, a: aten._fft_r2c.default(a, [1], 0, True).imag),
+    total(
+        aten._fft_c2r.default, lambda n, a: aten._fft_c2r.default(torch.view_as_complex(a), [1], 2, 4), (2, 3, 2),
+        resizes=False,
+    ),
+    total(
+        aten._fft_c2c.default, lambda n, a: aten._fft_c2c.default(torch.view_as_complex(a), [1], 0, True).real, (2, 3, 2)
+    ),
+    total(aten.imag.default, lambda n, a: torch.view_as_complex(a).imag, (2, 3, 2)),
+    total(aten.complex.default, lambda n, a, b: torch.view_as_real(torch.complex(a, b)), (2, 3), (2, 3)),
+    total(aten._conj.default, lambda n, a: torch.view_as_complex(a).conj().imag, (2, 3, 2)),
+    total(aten.conj_physical.default, lambda n, a: torch.conj_physical(torch.view_as_complex(a)).imag, (2, 3, 2)),
+    total(aten.nansum.default, lambda n, a: a.nansum(-1)),
+    total(aten.upsample_nearest3d.vec, lambda n, a: F.interpolate(a, (3, 3, 3)), (2, 1, 2, 2, 2)),
+    *(
+        total(
+            getattr(aten, f"_upsample_nearest_exact{dims}d").vec,
+            lambda n, a, dims=dims: F.interpolate(a, [3] * dims, mode="nearest-exact"), (2, 1, *[2] * dims),
+        )
+        for dims in (1, 2, 3)
+    ),
+    *(
+        total(
+            getattr(aten, f"_upsample_{mode}2d_aa").vec,
+            lambda n, a, mode=mode: F.interpolate(a, (3, 2), mode=mode, antialias=True), (2, 1, 4, 4),
+        )
+        for mode in ("bilinear", "bicubic")
+    ),
     total(aten.real.default, lambda n, a: torch.real(torch.view_as_complex(a)), (2, 3, 2)),
     *(
         total_by(
@@ -310,6 +340,24 @@ SELECTIONS = (
     select(aten.max_pool3d.default, lambda n, a: F.max_pool3d(a, 2, 1), (2, 1, 2, 3, 2)),
     select(aten.adaptive_max_pool1d.default, lambda n, a: F.adaptive_max_pool1d(a, 2)),
     select(aten.adaptive_max_pool2d.default, lambda n, a: F.adaptive_max_pool2d(a, 2), IMAGE),
+    *(
+        select(
+            getattr(aten, f"max_pool{dims}d_with_indices").default,
+            lambda n, a, dims=dims: getattr(F, f"max_pool{dims}d")(a, 2, 1, return_indices=True)[0],
+            (2, 2, *[3] * dims),
+        )
+        for dims in (1, 2, 3)
+    ),
+    select(aten.adaptive_max_pool3d.default, lambda n, a: F.adaptive_max_pool3d(a, 2), (2, 1, 2, 3, 3)),
+    select(aten.median.default, lambda n, a: a.median()),
+    select(aten.median.dim, lambda n, a: a.median(1)[0]),
+    select(aten.nanmedian.default, lambda n, a: a.nanmedian()),
+    select(aten.nanmedian.dim, lambda n, a: a.nanmedian(-1)[0]),
+    select(aten.mode.default, lambda n, a: a.mode(1)[0]),
+    select(aten.kthvalue.default, lambda n, a: a.kthvalue(1, 1)[0]),
+    select(aten.cummax.default, lambda n, a: a.cummax(1)[0]),
+    select(aten.cummin.default, lambda n, a: a.cummin(-1)[0]),
+    select(aten.aminmax.default, lambda n, a: torch.stack(a.aminmax(dim=1))),
     select(aten.nan_to_num.default, lambda n, a: a.nan_to_num(2.0)),
     select(aten.abs.default, lambda n, a: a.abs()),
 )  # fmt: skip

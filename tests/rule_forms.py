@@ -24,7 +24,7 @@ import zennit_rules
 from lxt_functions import difference
 from rule_cases import CASES
 from rule_cases_linear import CONVOLUTIONS
-from rule_nets import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net
+from rule_nets import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net, in_domain
 from slow_references import REFERENCES, Reference, by_weights, floats
 from torch import Tensor, nn
 from wrapper_cases import WRAPPERS, Wrapper
@@ -163,7 +163,7 @@ def drawn(shape: tuple[int, ...], generator: torch.Generator, values: str = "") 
     found = torch.randn(shape, generator=generator, dtype=torch.float64).clamp(LOW + 0.1, HIGH - 0.1)
     found = found.abs() + 0.25 if values in (POSITIVE, NOT_NEGATIVE) else found
     found = found / 8 if values == BELOW_ONE else found
-    return (found * 2**14).round() / 2**14
+    return (in_domain(found, values) * 2**14).round() / 2**14
 
 
 def transformed(net: nn.Module, inputs: Inputs, rule: Rule, form: str) -> lxt_fx.Explained:

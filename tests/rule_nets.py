@@ -21,8 +21,16 @@ Leak = Callable[[nn.Module, Inputs, Tensor], Tensor]
 the output, so that each element stands where it is absorbed, or [batch]."""
 
 ANY, NOT_NEGATIVE, POSITIVE, SMALL, EIGHTHS, BELOW_ONE = "any", "not negative", "positive", "small", "eighths", "below 1"
+ABOVE_ONE, A_SHARE = "above 1", "between 0 and 1"
 """Where the values of the inputs come from: up to 4 in size, zeros and millionths among them, all times 1e-3, 1 or 1e3;
 small ones are not multiplied by 1e3, eighths (which meet the constants, and are exact in float32) not at all."""
+
+
+def in_domain(x: Tensor, values: str) -> Tensor:
+    """Any numbers, moved to where a function is defined from 1 on, or between 0 and 1 only; as they are for others."""
+    if values == A_SHARE:
+        return 0.125 + 0.75 * x.abs() / (1 + x.abs())
+    return 1.25 + x.abs() if values == ABOVE_ONE else x
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import paper_loops as paper
 import torch
+from activation_cases import INFINITE
 from rule_cases import CASES as OWN_CASES
 from rule_cases_linear import CASES as LINEAR_CASES
 from rule_nets import Case, Inputs, recurrent_relevance
@@ -244,6 +245,7 @@ BY_RULE: dict[Rule, Reference] = {
     basic.SOLVE: by_weights(1),
     **dict.fromkeys((basic.LINEAR, basic.CONVOLUTION, basic.MATMUL_LINEAR, basic.LINEAR_NATIVE), by_weights()),
     **dict.fromkeys((basic.SCALE, basic.SCALE_DIV, basic.BATCH_NORM, basic.SUM, basic.MOVE), by_weights()),
+    basic.SOLVE_LINEAR: by_weights(),
     **dict.fromkeys((basic.SELECT, basic.SOFT_CAP_NATIVE, basic.ROUTER_NATIVE, basic.NATIVE), by_gradient),
 }
 """What the cases of a rule follow, but for those named below."""
@@ -255,8 +257,8 @@ BY_TITLE: dict[str, Reference] = {
     "normalize-group_x_*_statistic": held_norm(4, eps=1e-6),
     "softmax-softmax.int-over_tokens": softmax(1),
     "softmax-softmax.int-masked": softmax(-1, lambda net, x: x.masked_fill(net.mask, -math.inf)),
-    "identity-log": same,
-    "identity-reciprocal": same,
+    **{f"identity-{name}": same for name in INFINITE},
+    "identity-pow.Tensor_Scalar-below_0": same,
     "log_softmax-logsumexp": Reference("paper_loops.logsumexp", _logsumexp),
     "matmul-matmul": contraction("bij,bjk->bik"),
     "matmul-matmul-broadcast": contraction("abij,jk->abik"),

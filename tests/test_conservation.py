@@ -12,7 +12,7 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from rule_cases import CASES, NOT_REACHED
 from rule_cases_linear import CASES as LINEAR_CASES
-from rule_nets import ANY, BELOW_ONE, EIGHTHS, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net
+from rule_nets import ANY, BELOW_ONE, EIGHTHS, NOT_NEGATIVE, POSITIVE, Case, Inputs, Net, in_domain
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -102,7 +102,7 @@ def inputs_of(title: str, data: st.DataObject) -> Inputs:
     elif case.values != EIGHTHS:
         scale = data.draw(st.sampled_from([1.0, 1e-3, 1e3] if case.values == ANY else [1.0, 1e-3]))
         found = [x * scale for x in found]
-    return tuple(x.to(case.dtype) for x in found)
+    return tuple(in_domain(x, case.values).to(case.dtype) for x in found)
 
 
 def floats(outputs: Any) -> list[Tensor]:

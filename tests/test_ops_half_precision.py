@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from activation_cases import BELOW_ONE, BY_NAME, CURVES, NOT_NEGATIVE
+from activation_cases import BELOW_ONE, BY_NAME, CURVES, INFINITE, NOT_NEGATIVE
 from op_cases import CASES, LINEAR_RULES, POINTWISE, Case, leaves
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -44,7 +44,8 @@ def expected_ratio(case: Case, x: Tensor) -> Tensor:
         at_zero = torch.where(x > -3, at_zero, y)
     curve = BY_NAME[case.name]
     near = x == 0 if curve.kink else x.abs() < 1e-6  # at a kink the limit stands for 0 alone
-    return torch.where(near, curve.limit, (y - at_zero) / x)
+    quotient = torch.where(near, curve.limit, (y - at_zero) / x)
+    return quotient if curve.near is None else torch.where(x.abs() < 1e-3, curve.near(x), quotient)
 
 
 @every_pointwise
@@ -119,7 +120,7 @@ FILLS: dict[str, Callable[[torch.dtype], float]] = {
 }
 
 OVERFLOWS_WHEN_LARGE = {
-    *(curve.name for curve in CURVES if curve.overflows or curve.where == BELOW_ONE),
+    *(curve.name for curve in CURVES if curve.overflows or curve.where == BELOW_ONE), *INFINITE,
     "linear", "linear_without_bias", "head", "matmul", "matmul_held",
     "einsum", "einsum_of_three", "mul", "normalize_div", "layer_norm", "layer_norm_over_two_dims", "group_norm",
     "group_norm_without_weight", "sdpa", "sdpa_causal", "sdpa_masked", "sdpa_biased", "sdpa_of_carrying_mask",
@@ -129,9 +130,10 @@ OVERFLOWS_WHEN_LARGE = {
 """Cases whose plain op overflows in one of the types, so that nothing is asked of the gradient."""
 
 DIVISIONS_BY_NEXT_TO_NOTHING = {
-    ("div", "zero"), ("div", "subnormal"), ("log", "zero"), ("reciprocal", "zero"), ("reciprocal", "subnormal"),
+    ("div", "zero"), ("div", "subnormal"), *((name, fill) for name in INFINITE for fill in ("zero", "subnormal")),
 }  # fmt: skip
-"""The gradient of a / b is 1 / b, which is no number of these types, though a / b and its relevance are."""
+"""The gradient of a / b is 1 / b, which is no number of these types, though a / b and its relevance are. Functions that are
+infinite at 0, or undefined, have no value here."""
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_gradient_is_finite_where_the_value_is(name: str, fill: str, dtype: torc
     with torch.no_grad():
         for leaf in leaves(arguments):
             leaf.fill_(FILLS[fill](dtype))
-            leaf.view(-1)[::2] *= 1 if name == "log" or (name in BY_NAME and BY_NAME[name].where == NOT_NEGATIVE) else -1
+            leaf.view(-1)[::2] *= 1 if name in INFINITE or (name in BY_NAME and BY_NAME[name].where == NOT_NEGATIVE) else -1
     value = case.run(*arguments)
     if not value.isfinite().all():
         assert fill == "large"

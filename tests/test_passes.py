@@ -287,9 +287,10 @@ class CustomNorm(nn.Module):
         return x * statistic + statistic
 
 
-def test_a_statistic_that_is_read_elsewhere_too_needs_a_rule_of_its_own() -> None:
-    with pytest.raises(lxt_fx.NoRuleError, match="rsqrt"):
-        lxt_fx.transform(CustomNorm(), (torch.randn(2, 4),))
+def test_a_statistic_that_is_read_elsewhere_too_has_a_rule_of_its_own() -> None:
+    explained = lxt_fx.transform(CustomNorm(), (torch.randn(2, 4),))
+    assert [rule.name for rule in explained.record.stages["rules"].rules.values()].count("norm") == 1
+    assert "lxt_fx.rsqrt(" in lxt_fx.show(explained) and not lxt_fx.audit(explained, torch.randn(1, 4), 0).faults()
 
 
 class WrittenOut(nn.Module):

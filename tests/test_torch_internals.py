@@ -111,7 +111,10 @@ GONE: dict[str, tuple[Any, str, Callable[[], Any]]] = {
     "_codegen": (None, "", lambda: internals.io_of(SimpleNamespace())),  # type: ignore[arg-type]
     "_guards_code": (None, "", lambda: internals.guards_of(EXPORTED)),  # type: ignore[arg-type]
     "_schema": (None, "", lambda: internals.schema_of(len)),
-    "_overloadname": (None, "", lambda: internals.overload_name(len)),
+    "has_kernel_for_dispatch_key": (None, "", lambda: internals.writings_of(len)),  # type: ignore[arg-type]
+    "DisableTorchFunction": (
+        torch._C, "DisableTorchFunction", lambda: internals.writings_of(torch.ops.aten.outer.default)[0]()
+    ),
     "_check_input_dim": (None, "", lambda: internals.check_input_dim(nn.Linear(1, 1), torch.ones(1))),
     "_PyTreeCodeGen": (torch.fx.graph, "_PyTreeCodeGen", lambda: internals.set_io(Graph(), None)),  # type: ignore[arg-type]
     "maybe_current_level": (torch._C._functorch, "maybe_current_level", internals.in_functorch),

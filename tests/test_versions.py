@@ -93,7 +93,7 @@ def test_guards_of_an_older_torch_allow_the_sizes_that_those_of_this_one_allow()
     sizes = dict.fromkeys(range(2), torch.export.Dim.AUTO)
     inputs = {"x": torch.randn(3, 6), "y": torch.randn(3, 6)}
     exported = torch.export.export(Guarded(), (), inputs, dynamic_shapes={"x": sizes, "y": sizes}, strict=False)
-    older, now = torch_internals._guards_of_shapes(exported.graph_module.graph), torch_internals.guards_of(exported)
+    older, now = torch_internals.guards_of_graph(exported.graph_module.graph), torch_internals.guards_of(exported)
     answers = []
     for shapes in itertools.product([(2, 4), (2, 5), (3, 4), (3, 8), (3, 10), (3, 12)], repeat=2):
         called = dict(zip(inputs, map(torch.empty, shapes), strict=True))
@@ -114,7 +114,7 @@ def test_a_size_that_another_one_gives_is_a_guard_of_an_older_torch_too() -> Non
     sizes = dict.fromkeys(range(2), torch.export.Dim.AUTO)
     inputs = {"x": torch.randn(3, 6), "y": torch.randn(3, 12)}
     exported = torch.export.export(Doubled(), (), inputs, dynamic_shapes={"x": sizes, "y": sizes}, strict=False)
-    guards = torch_internals._guards_of_shapes(exported.graph_module.graph)
+    guards = torch_internals.guards_of_graph(exported.graph_module.graph)
     for length, allowed in ((10, True), (8, False), (5, False)):
         called = {"x": torch.empty(2, 5), "y": torch.empty(2, length)}
         assert all(eval(guard, {"L": called}) for guard in guards) is allowed, (length, guards)

@@ -6,7 +6,7 @@ missing without a check. With the check, a missing name raises UnsupportedVersio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -152,9 +152,8 @@ def base_name(op: Any) -> str:
 
 
 def overload_name(op: Any) -> str:
-    """The name of an op's overload: `Tensor` of `aten.add_.Tensor`. It is needed to find the functional form of an in-place
-    op; without it every in-place op would be refused."""
-    return str(found(op, "_overloadname", "to find the functional form of an in-place op"))
+    """The name of an op's overload: `data` of `aten.lstm.data`."""
+    return str(found(op, "_overloadname", "to tell the overloads of an op apart"))
 
 
 @cache
@@ -165,10 +164,13 @@ def written_by(op: OpOverload) -> tuple[str, ...]:
 
 
 @cache
-def without_out(op: OpOverload) -> Any:
-    """The overload that returns what this one writes into its `out`; None if there is none."""
-    packet = getattr(aten, base_name(op)).packet
-    wanted = [(a.name, str(a.type)) for a in schema_of(op).arguments if a.name not in written_by(op)]
+def functional_of(op: OpOverload, name: str) -> Any:
+    """The overload of the op `name` that returns what `op` writes: it takes the same arguments, but for an `out`. None if
+    there is none. Overloads of the same name may take other things: `pow_.Scalar` is `pow.Tensor_Scalar`, and `pow.Scalar`
+    has a number for its base."""
+    packet = getattr(aten, name).packet
+    taken = [a for a in schema_of(op).arguments if not (a.kwarg_only and a.name in written_by(op))]
+    wanted = [(a.name, str(a.type)) for a in taken]
     for overload in [] if packet is None else packet.overloads():
         functional = getattr(packet, overload)
         if [(argument.name, str(argument.type)) for argument in schema_of(functional).arguments] == wanted:
@@ -295,11 +297,11 @@ def guards_of(exported: ExportedProgram) -> tuple[str, ...]:
     """The conditions on input shapes under which an exported graph computes what the model does, as Python expressions over
     `L`. If a missing name were read as "no guards", calls that break them would silently give wrong numbers."""
     if "check_guards" not in signature(ExportedProgram.module).parameters:
-        return _guards_of_shapes(exported.graph_module.graph)
+        return guards_of_graph(exported.graph_module.graph)
     return tuple(found(exported, "_guards_code", "to refuse inputs that an exported graph is not valid for") or ())
 
 
-def _guards_of_shapes(graph: Graph) -> tuple[str, ...]:
+def guards_of_graph(graph: Graph) -> tuple[str, ...]:
     """The same conditions for releases (such as 2.6) that neither check them nor write them down: every condition on a
     symbol that tracing met, with the size of an input in place of the symbol, and equal sizes where inputs share a symbol.
     A condition on a symbol that is no size of an input concerns values, which an op in the graph checks."""
@@ -344,6 +346,64 @@ def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
         function, tracing_mode="real", pre_dispatch=True, **lines, **private,  # type: ignore[arg-type]
     )
     return traced
+
+
+_WRITINGS = "to write out an op that has no rule"
+
+
+def writings_of(op: OpOverload) -> list[Callable[..., Any]]:
+    """How torch itself writes out an op in other ops, the best first: what a composite op calls, torch's decomposition into
+    core ops, any other decomposition. Without them, every op that no rule lists would be refused."""
+    found_ones: list[Callable[..., Any]] = []
+    composite = found(torch._C, "DispatchKey", _WRITINGS).CompositeImplicitAutograd
+    if found(op, "has_kernel_for_dispatch_key", _WRITINGS)(composite):
+        found_ones.append(lambda *args, **kwargs: _decomposed(op, args, kwargs))
+    return found_ones + [table[op] for table in _decompositions() if op in table]
+
+
+@cache
+def _decompositions() -> tuple[Any, Any]:
+    import torch._decomp as decompositions  # imports sympy
+
+    core = found(decompositions, "core_aten_decompositions", _WRITINGS)()
+    return core, found(decompositions, "decomposition_table", _WRITINGS)
+
+
+def _decomposed(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The call of a composite op as the calls that it makes. Without the guard, make_fx would record the op itself."""
+    with found(torch._C, "DisableTorchFunction", _WRITINGS)():
+        return found(op, "decompose", _WRITINGS)(*args, **kwargs)
+
+
+def traced_ops(function: Callable[..., Any], given: list[Any]) -> GraphModule:
+    """The ops that the function calls on fake tensors and symbolic sizes, as a graph in which free sizes stay free. Ops are
+    recorded as they are called, before autograd."""
+    from torch._dispatch.python import enable_python_dispatcher  # imports sympy
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    fake = next((found(t, "fake_mode", _WRITINGS) for t in given if isinstance(t, Tensor)), None)
+    with fake or nullcontext(), enable_python_dispatcher():
+        traced = make_fx(function, tracing_mode="real", pre_dispatch=True, _allow_non_fake_inputs=True)(*given)
+    assert isinstance(traced, GraphModule)
+    return traced
+
+
+def is_fake(tensor: Any) -> bool:
+    """Whether the tensor has a shape and no values, on a device that it says."""
+    from torch._subclasses.fake_tensor import FakeTensor  # imports sympy
+
+    return isinstance(tensor, FakeTensor)
+
+
+def new_fakes(like: list[Any], device: torch.device) -> list[Any]:
+    """Fake tensors on the device in the place of tensors on the meta device, all of one mode."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # imports sympy
+
+    with FakeTensorMode():
+        return [
+            torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device) if isinstance(x, Tensor) else x
+            for x in like
+        ]
 
 
 _COMPILED = "to explain the model that torch.compile was given"
@@ -465,6 +525,42 @@ def size_on_example(size: Any) -> int:
     from torch.fx.experimental import symbolic_shapes  # imports sympy
 
     return int(found(symbolic_shapes, "optimization_hint", "to estimate the bytes of a symbolic size")(size, 1))
+
+
+_TRIED = "to try an op at other sizes"
+
+
+def conditions_on(values: Iterable[Any]) -> list[Any]:
+    """The conditions that tracing has put on symbols so far, as sympy expressions, if one of the values has symbolic
+    sizes."""
+    for value in values:
+        for size in value.shape if isinstance(value, Tensor) else [value]:
+            if isinstance(size, torch.SymInt):
+                environment = found(size, "node", _TRIED).shape_env
+                return [guard.expr for guard in found(environment, "guards", _TRIED)]
+    return []
+
+
+def sizes_tried(sizes: Iterable[Any], conditions: Iterable[Any]) -> list[dict[Any, int]]:
+    """Numbers for the symbols in the sizes, by symbol: those of the example, each one more, and 1, where these meet the
+    conditions. One empty dict where there are no symbols."""
+    symbols: dict[Any, int] = {}
+    for size in sizes:
+        if isinstance(size, torch.SymInt):
+            node = found(size, "node", _TRIED)
+            for symbol in node.expr.free_symbols:
+                symbols[symbol] = max(symbols.get(symbol, 2), size_on_example(size) if node.expr.is_symbol else 2)
+    if not symbols:
+        return [{}]
+    others = {symbol: number + 1 for symbol, number in symbols.items()}, dict.fromkeys(symbols, 1)
+    return [symbols, *(numbers for numbers in others if not any(c.xreplace(numbers) == False for c in conditions))]  # noqa: E712 - sympy
+
+
+def size_at(size: Any, numbers: dict[Any, int]) -> int:
+    """The size with these numbers for its symbols."""
+    if isinstance(size, torch.SymInt):
+        return int(found(size, "node", _TRIED).expr.xreplace(numbers))
+    return int(size)
 
 
 def is_contiguous(tensor: Tensor) -> bool:

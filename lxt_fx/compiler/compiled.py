@@ -11,6 +11,7 @@ from lxt_fx.passes.analysis.assign_rules import Plan
 from lxt_fx.passes.analysis.find_groups import Groups
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.passes.canonical.cut_at_lookups import Front
+from lxt_fx.passes.canonical.write_out import WrittenOut
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.positions.asked_positions import Narrowing
 from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
@@ -32,13 +33,15 @@ class Canonical:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The rule of each node. `merged` names the batch norms that became part of the layer before them."""
+    """The rule of each node. `merged` names the batch norms that became part of the layer before them, and `written` says
+    which ops were written out in others."""
 
     flow: Flow
     groups: Groups
     plan: Plan
     merged: tuple[str, ...]
     check: Callable[..., None]
+    written: WrittenOut
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,9 @@ def made_record(
 ) -> Record:
     """The record of a compiled module. `difference` is that of its forward to the model's."""
     captured, chosen, begun = source.captured, compiled.chosen, compiled.begun
+    before = source.model.record.written_out if isinstance(source.model, Explained) else ()
+    hooks = () if isinstance(source.model, Explained) else hooks_sentence(source.model)
+    written = chosen.written
     return Record(
         model_class=source.model_class,
         table=table,
@@ -51,8 +54,9 @@ def made_record(
         optional=begun.example.optional,
         constants=_constants(source, begun.example),
         method=captured.method,
-        specialised=captured.specialised + (() if isinstance(source.model, Explained) else hooks_sentence(source.model)),
-        guards=_guards(captured.guards, begun),
+        specialised=(*captured.specialised, *hooks, *written.fixed),
+        guards=_guards(captured.guards, begun) + written.guards,
+        written_out=(*before, *written.written.values()),
         sizes=compiled.sizes,
         forward_difference=difference,
         gradient_difference=compiled.proof.difference,

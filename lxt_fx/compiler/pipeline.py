@@ -4,7 +4,7 @@ lowered."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
-from lxt_fx.base.torch_internals import aten
+from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.captured_model import CapturedModel, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
@@ -42,6 +42,7 @@ from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
 from lxt_fx.passes.canonical.write_casts import write_casts
+from lxt_fx.passes.canonical.write_out import ROUNDS, WrittenOut, write_out
 from lxt_fx.passes.capture.autograd_functions import own_backwards_found
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import Example
@@ -117,12 +118,13 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
         proof = _gradient_proof(source, begun)
         check_gradient(proof, source.model_class, strict=options.strict)
     _require_leaf(source.model_class, gm, begun.flow)
-    sizes, narrowing = _sizes(gm), None
+    narrowing = None
     if options.positions is not None:
         with _timed(seconds, "positions"):
             narrowing = narrowing_to(options.positions, gm)
             begun = _narrowed(gm, begun, narrowing)
     chosen = _with_rules(gm, begun, table, seconds)
+    sizes = _sizes(gm)
     if options.strict:
         check_complete(chosen.plan)
     check_derivatives(chosen.plan)
@@ -193,13 +195,34 @@ def _with_rules(gm: GraphModule, begun: Canonical, table: RuleTable, seconds: di
     """A rule for each node. If a rule weighs contributions, batch norms are merged and rules are chosen again."""
     flow, check = begun.flow, begun.check
     groups, plan = _chosen(gm, flow, table, seconds)
+    written = WrittenOut()
+    for _ in range(ROUNDS if plan.unknown else 0):
+        step = write_out(gm, plan.unknown, plan.flow, _device(begun.example))
+        written = written.then(step)
+        if not step.written:
+            plan = plan.with_reasons(step.left)
+            break
+        _make_canonical(gm, check)
+        flow, check = mark_flow(gm, flow.leaves), step_check(gm, begun.example)
+        groups, plan = _chosen(gm, flow, table, seconds)
     check_overrides(gm, flow, plan, groups, table)
     merged = merge_batch_norm(gm, plan)
     if merged:
         check("merge_batch_norm", MERGED_TOLERANCES)
         flow, check = mark_flow(gm, flow.leaves), step_check(gm, begun.example)
         groups, plan = _chosen(gm, flow, table, seconds)
-    return Chosen(flow, groups, plan, merged, check)
+    return Chosen(flow, groups, plan, merged, check, written)
+
+
+def _make_canonical(gm: GraphModule, check: Callable[..., None]) -> None:
+    """Gives the ops that others were written out in the spelling of the graph."""
+    for step in (functionalise, canonicalise, fold_softmax, merge_twins):
+        step(gm)
+    check("write_out", TOLERANCES)
+
+
+def _device(example: Example) -> torch.device:
+    return next((x.device for x in pytree.tree_leaves(dict(example.kwargs)) if isinstance(x, Tensor)), torch.device("cpu"))
 
 
 def _module(gm: GraphModule, options: Options, seconds: dict[str, float]) -> Explained:

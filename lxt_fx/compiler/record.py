@@ -51,7 +51,8 @@ class Record:
     graph, because the model takes another value for them if they are left out. `no_tokens` are inputs of whole numbers
     that look up a table and were taken, by their name, for positions, types or the like, so that what they look up is a
     constant. `padded_note` says why texts that are padded were not compared with the model's; empty if they were, or if
-    there are no texts.
+    there are no texts. `written_out` names the nodes whose op no rule takes and that therefore became the ops that it is
+    written out in.
     """
 
     model_class: str
@@ -84,6 +85,7 @@ class Record:
     to_repeat: tuple[str, ...] = ()
     no_tokens: tuple[str, ...] = ()
     padded_note: str = ""
+    written_out: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         made = f"{self.form} form, captured by {self.method}, {len(self.matches)} rules matched"

@@ -68,7 +68,7 @@ class Call:
 def inner(value: Tensor, gradient: Tensor) -> Tensor:
     """<value, gradient> in float64; a mask's number counts as 0. Complex: as pairs of reals."""
     if value.is_complex():
-        value, gradient = torch.view_as_real(value), torch.view_as_real(gradient.resolve_conj())
+        value, gradient = torch.view_as_real(value.resolve_conj()), torch.view_as_real(gradient.resolve_conj())
     limit = no_number(value.dtype)
     parts = zip(torch.split(value.reshape(-1), CHUNK), torch.split(gradient.reshape(-1), CHUNK), strict=True)
     return torch.stack([_dot(a.double(), g.double(), limit) for a, g in parts]).sum()

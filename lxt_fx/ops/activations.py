@@ -179,6 +179,40 @@ def _reciprocal_ratio(x: Tensor) -> Tensor:
     return torch.where(x == 0, 0.0, y * y).clamp(max=torch.finfo(x.dtype).max)
 
 
+def _quotient(y: Tensor, x: Tensor) -> Tensor:
+    """y / x for a function that is infinite or undefined at 0: taken as 0 there, and finite elsewhere if y is."""
+    largest = torch.finfo(x.dtype).max
+    return torch.where(x == 0, 0, y / torch.where(x == 0, 1, x)).clamp(-largest, largest)
+
+
+def _power_ratio(x: Tensor, exponent: float) -> Tensor:
+    """x^(n-1). For n < 1 it is infinite at 0."""
+    return x.pow(exponent - 1) if exponent >= 1 else _quotient(x.pow(exponent), x)
+
+
+def _cos_ratio(x: Tensor) -> Tensor:
+    """(cos x - 1) / x = -2 sin(x/2)^2 / x: a product instead of the difference."""
+    half = _in_float32(x) / 2
+    return -torch.sin(half) * _over(torch.sin(half), half, 1.0)
+
+
+def _cosh_ratio(x: Tensor) -> Tensor:
+    """(cosh x - 1) / x = 2 sinh(x/2)^2 / x: a product instead of the difference."""
+    half = _in_float32(x) / 2
+    return torch.sinh(half) * _over(torch.sinh(half), half, 1.0)
+
+
+def _sinc_ratio(x: Tensor) -> Tensor:
+    """(sinc x - 1) / x, by the first terms of its series near 0, where the difference has no digits. Far from 0 sinc is
+    next to nothing, and pi x overflows."""
+    wide = _in_float32(x)
+    square = (math.pi * wide) ** 2
+    terms = sum((-1) ** n * square ** (n - 1) / math.factorial(2 * n + 1) for n in range(1, 8))
+    near = square < 1
+    difference = torch.sinc(wide.clamp(-1e9, 1e9)) - 1
+    return torch.where(near, wide * math.pi**2 * terms, difference / torch.where(near, 1, wide))
+
+
 def _exp_base_ratio(x: Tensor, base: float) -> Tensor:
     """(base^x - 1) / x. The difference is exact to rounding where base^x is not near 1."""
     rate, wide = math.log(base), _in_float32(x)
@@ -237,7 +271,7 @@ STATED = (
     Activation("sin", torch.sin, slope=1.0, functions=(torch.sin,)),
     Activation("erf", torch.erf, _erf_ratio, aliases="special_erf", functions=(torch.erf,)),
     Activation("erfinv", torch.erfinv, slope=math.sqrt(math.pi) / 2, aliases="special_erfinv", functions=(torch.erfinv,)),
-    Activation("asinh", torch.asinh, slope=1.0, functions=(torch.asinh,)),
+    Activation("asinh", torch.asinh, slope=1.0, aliases="arcsinh", functions=(torch.asinh, torch.arcsinh)),
     Activation("log1p", torch.log1p, slope=1.0, functions=(torch.log1p,)),
     Activation("sqrt", torch.sqrt, _sqrt_ratio, gate=False, functions=(torch.sqrt,)),
     Activation("log", torch.log, _log_ratio, functions=(torch.log,)),  # f(0) is infinite and absorbs no share
@@ -245,7 +279,7 @@ STATED = (
         "reciprocal", torch.reciprocal, _reciprocal_ratio, gate=False, functions=(torch.reciprocal,)
     ),
     Activation("expm1", torch.expm1, slope=1.0, rate=True, decay=True, functions=(torch.expm1,)),
-    Activation("atan", torch.atan, slope=1.0, functions=(torch.atan,)),
+    Activation("atan", torch.atan, slope=1.0, aliases="arctan", functions=(torch.atan, torch.arctan)),
     Activation(
         "sigmoid", torch.sigmoid, lambda x: _over(torch.tanh(x / 2), x, 0.5) / 2, at_zero=0.5, rate=True,
         aliases="special_expit", functions=(torch.sigmoid, F.sigmoid),
@@ -267,13 +301,49 @@ STATED = (
         functions=(F.logsigmoid,),
     ),
     Activation(
-        "acos", torch.acos, lambda x: -_over(torch.asin(x), x, 1.0), at_zero=math.pi / 2, functions=(torch.acos,)
+        "acos", torch.acos, lambda x: -_over(torch.asin(x), x, 1.0), at_zero=math.pi / 2, aliases="arccos",
+        functions=(torch.acos, torch.arccos),
     ),
     Activation(
         "softplus", F.softplus, _softplus_ratio, at_zero=math.log(2), rate=True, some=True, functions=(F.softplus,)
     ),
+    Activation("tan", torch.tan, slope=1.0, functions=(torch.tan,)),
+    Activation("sinh", torch.sinh, slope=1.0, functions=(torch.sinh,)),
+    Activation("asin", torch.asin, slope=1.0, aliases="arcsin", functions=(torch.asin, torch.arcsin)),
+    Activation("atanh", torch.atanh, slope=1.0, aliases="arctanh", functions=(torch.atanh, torch.arctanh)),
+    Activation(  # as log: it is defined from 1 on
+        "acosh", torch.acosh, lambda x: _quotient(torch.acosh(x), x), aliases="arccosh",
+        functions=(torch.acosh, torch.arccosh),
+    ),
+    Activation("cos", torch.cos, _cos_ratio, at_zero=1.0, functions=(torch.cos,)),
+    Activation("cosh", torch.cosh, _cosh_ratio, at_zero=1.0, functions=(torch.cosh,)),
+    Activation("sinc", torch.sinc, _sinc_ratio, at_zero=1.0, aliases="special_sinc", functions=(torch.sinc,)),
+    Activation(
+        "exp2", torch.exp2, lambda x: _exp_base_ratio(x, 2.0), at_zero=1.0, rate=True, decay=True,
+        aliases="special_exp2", functions=(torch.exp2,),
+    ),
+    Activation(
+        "erfc", torch.erfc, lambda x: -_erf_ratio(x), at_zero=1.0, aliases="special_erfc", functions=(torch.erfc,)
+    ),
+    Activation("log2", torch.log2, lambda x: _log_ratio(x) / math.log(2), functions=(torch.log2,)),
+    Activation("log10", torch.log10, lambda x: _log_ratio(x) / math.log(10), functions=(torch.log10,)),
+    Activation("rsqrt", torch.rsqrt, lambda x: _quotient(torch.rsqrt(x), x), gate=False, functions=(torch.rsqrt,)),
+    Activation(
+        "lgamma", torch.lgamma, lambda x: _quotient(torch.lgamma(x), x), aliases="special_gammaln",
+        functions=(torch.lgamma,),
+    ),
+    Activation(
+        "digamma", torch.digamma, lambda x: _quotient(torch.digamma(x), x), aliases="special_digamma special_psi",
+        functions=(torch.digamma,),
+    ),
+    Activation(
+        "logit", torch.logit, lambda x, eps=None: _quotient(torch.logit(x, eps), x), settings="float? eps=None",
+        aliases="special_logit", functions=(torch.logit,),
+    ),
+    Activation("hardshrink", F.hardshrink, settings="Scalar lambd=0.5", functions=(F.hardshrink,)),
+    Activation("softshrink", F.softshrink, slope=0.0, settings="Scalar lambd=0.5", functions=(F.softshrink,)),
     Activation(  # the native gradient would give n times as much
-        "pow", torch.pow, lambda x, exponent: x.pow(exponent - 1), settings="Scalar exponent", gate=False, some=True,
+        "pow", torch.pow, _power_ratio, settings="Scalar exponent", gate=False, some=True,
         aten_name="pow.Tensor_Scalar", functions=(torch.pow,),
     ),
     Activation(

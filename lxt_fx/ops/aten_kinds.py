@@ -22,7 +22,7 @@ MOVES = aten_ops(
     repeat repeat_interleave.self_int repeat_interleave.self_Tensor tile broadcast_to broadcast_tensors index.Tensor
     index_select gather take_along_dim narrow flip roll pad constant_pad_nd unfold im2col pixel_shuffle pixel_unshuffle
     masked_select tril triu diagonal masked_scatter slice_scatter select_scatter view_as_real view_as_complex
-    channel_shuffle as_strided narrow.Tensor _pack_padded_sequence _pad_packed_sequence
+    channel_shuffle as_strided narrow.Tensor _pack_padded_sequence _pad_packed_sequence diag_embed resolve_conj
     """
 ) | {operator.getitem, selection.positions, exempt.exempt}
 """Each output element is a copy of one input element, or a constant."""
@@ -32,7 +32,9 @@ SUMS = aten_ops(
     add.Tensor sub.Tensor neg sum sum.dim_IntList mean mean.dim cumsum index_add index_put scatter_add lerp.Scalar
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d.vec
     upsample_nearest2d.vec upsample_bilinear2d.vec upsample_bicubic2d.vec upsample_linear1d.vec upsample_trilinear3d.vec
-    fft_fftn real col2im
+    upsample_nearest3d.vec _upsample_nearest_exact1d.vec _upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec
+    _upsample_bilinear2d_aa.vec _upsample_bicubic2d_aa.vec col2im nansum
+    fft_fftn _fft_r2c _fft_c2r _fft_c2c real imag complex _conj conj_physical
     """
 )
 """Linear in all carrying operands together."""
@@ -52,7 +54,8 @@ SELECTIONS = LIMITS | MASKS | aten_ops(
     """
     masked_fill.Tensor scatter.value scatter.src max
     max.dim min min.dim amax amin topk sort sort.stable max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
-    adaptive_max_pool2d nan_to_num abs
+    adaptive_max_pool2d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool3d
+    nan_to_num abs median median.dim nanmedian nanmedian.dim mode kthvalue cummax cummin aminmax
     """
 )
 """Piecewise linear: each output element is one of the input elements (up to its sign), or a constant."""
@@ -75,6 +78,9 @@ LOOK_UP = aten_ops("embedding index.Tensor index_select gather take take_along_d
 BAGS = aten_ops("embedding_bag embedding_bag.padding_idx")
 ONE_HOT = aten_ops("one_hot scatter.value")
 
+TRANSFORMS = aten_ops("stft istft")
+"""Linear in the signal and in the window."""
+
 CONTRACTIONS = aten_ops("matmul einsum")
 LINEAR_MAPS = WEIGHTED | CONTRACTIONS
 """Linear in each operand; two operands may carry."""
@@ -85,12 +91,12 @@ TIMES_TABLE = CONTRACTIONS | aten_ops("linear mm bmm")
 POINTWISE_LINEAR = aten_ops("add.Tensor sub.Tensor neg to.dtype")
 PRODUCTS = aten_ops("mul.Tensor div.Tensor")
 COMPARISONS = aten_ops("gt.Scalar lt.Scalar ge.Scalar le.Scalar logical_not")
-POWERS = aten_ops("rsqrt") | {a.aten for a in ACTIVATIONS if not a.gate}
+POWERS = {a.aten for a in ACTIVATIONS if not a.gate}
 """Products of a value with itself, and their inverses."""
 
 POINTWISE_NONLINEAR = (
     frozenset(a.aten for a in ACTIVATIONS) | POWERS | COMPARISONS | MASKS
-    | aten_ops("abs clamp clamp_min clamp_max minimum maximum cos prelu sign")
+    | aten_ops("abs clamp clamp_min clamp_max minimum maximum prelu sign")
 )  # fmt: skip
 POINTWISE = POINTWISE_LINEAR | PRODUCTS | POINTWISE_NONLINEAR
 
@@ -101,7 +107,7 @@ the value times itself."""
 
 REDUCTIONS = aten_ops(
     """
-    sum sum.dim_IntList mean mean.dim cumsum var.dim var.correction std.dim std.correction linalg_vector_norm
+    sum sum.dim_IntList mean mean.dim cumsum var var.dim var.correction std std.dim std.correction linalg_vector_norm
     linalg_norm norm.ScalarOpt_dim norm.Scalar amax
     """
 )

@@ -36,7 +36,7 @@ class Enter(RuleFunction):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         if x.is_complex():
-            pairs = torch.view_as_real(x) * torch.view_as_real(gradients[0].resolve_conj())
+            pairs = torch.view_as_real(x.resolve_conj()) * torch.view_as_real(gradients[0].resolve_conj())
             return torch.view_as_complex(pairs) * ctx.share, None
         return torch.where(gradients[0] == 0, 0, x * gradients[0]) * ctx.share, None
 
@@ -57,8 +57,8 @@ class Leave(RuleFunction):
     def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None]:
         (z,) = ctx.saved_tensors
         if z.is_complex():
-            pairs = divided(torch.view_as_real(relevance[0].resolve_conj()), torch.view_as_real(z), ctx.epsilon)
-            return torch.view_as_complex(pairs), None
+            flowing, values = (torch.view_as_real(x.resolve_conj()) for x in (relevance[0], z))
+            return torch.view_as_complex(divided(flowing, values, ctx.epsilon)), None
         return divided(relevance[0], z, ctx.epsilon), None
 
 

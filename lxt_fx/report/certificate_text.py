@@ -45,6 +45,12 @@ def no_tokens_text(names: Sequence[str]) -> list[str]:
     return [f"{', '.join(names)}: by its name no token, so what it looks up is a constant"] if names else []
 
 
+def written_out_text(sentences: Sequence[str]) -> list[str]:
+    """The nodes whose op has no rule and became the ops it is written out in; no line if there are none."""
+    more = [f"and {len(sentences) - _NAMES} more"] if len(sentences) > _NAMES else []
+    return [*sentences[:_NAMES], *more]
+
+
 def gradient_text(difference: float) -> str:
     """How near the graph's gradient, before any rule, is to the model's own."""
     if math.isnan(difference):

@@ -31,6 +31,7 @@ from lxt_fx.report.certificate_text import (
     not_proven_text,
     packed_text,
     rules_text,
+    written_out_text,
 )
 from lxt_fx.report.packed_maps import PackedMap, packed_maps
 from lxt_fx.report.relevance_path import (
@@ -82,6 +83,7 @@ class Certificate:
     not_proven: tuple[NotProven, ...]
     no_tokens: tuple[str, ...] = ()
     packed: tuple[PackedMap, ...] = ()
+    written_out: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         proven = "proven" if self.proven else f"{len(self.not_proven)} points not proven"
@@ -120,6 +122,7 @@ class Certificate:
             *labelled("no tokens", no_tokens_text(self.no_tokens)),
             *labelled("forward", [forward]),
             *labelled("gradient", [gradient_text(self.gradient_difference)]),
+            *labelled("written out", written_out_text(self.written_out)),
             *labelled("fixed", [*(self.specialised or ["nothing"])]),
             *labelled("checked", [f"{self.guards} conditions on input sizes in every call"]),
             "",
@@ -196,6 +199,7 @@ def certificate(explained: nn.Module) -> Certificate:
         not_proven=tuple(unproven(explained, flow, entries)),
         no_tokens=record.no_tokens,
         packed=tuple(packed_maps(explained, flow)),
+        written_out=record.written_out,
     )
 
 

@@ -49,7 +49,8 @@ def show(explained: Explained, stage: str = "rules", *, module: str | None = Non
     title = f"{record.model_class}   stage {stage}   rules {record.table_name}   captured by {record.method}"
     if record.positions is not None:
         title += f"   positions {said(record.positions)}"
-    lines = [title, LEGEND, *(f"fixed: {sentence}" for sentence in record.specialised), ""]
+    fixed = [f"fixed: {sentence}" for sentence in record.specialised]
+    lines = [title, LEGEND, *fixed, *(f"written out: {sentence}" for sentence in record.written_out), ""]
     for block in blocks:
         lines += [block.heading, *map(_padded, block.lines), ""]
     lines += _formulas(block.rules for block in blocks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from torch.fx import GraphModule, Node
@@ -43,6 +43,11 @@ class Plan:
     flow: Flow
     cuts: Mapping[Node, Assignment]
     unknown: Mapping[Node, str]
+
+    def with_reasons(self, not_written: Mapping[Node, str]) -> Plan:
+        """The same, where unknown nodes say why they were not written out in other ops."""
+        said = {node: f"\n  not written out: {reason}" for node, reason in not_written.items() if reason}
+        return replace(self, unknown={node: text + said.get(node, "") for node, text in self.unknown.items()})
 
 
 def assign_rules(gm: GraphModule, flow: Flow, groups: Groups, table: RuleTable) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,8 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.nodes import arguments, is_float, module_path, shape, value
-from lxt_fx.base.torch_internals import aten
+from lxt_fx.base.nodes import arguments, fixed_size, is_float, module_path, shape, value
+from lxt_fx.base.torch_internals import aten, base_name
 from lxt_fx.ops import experts, recurrences
 from lxt_fx.ops.activations import ACTIVATIONS
 from lxt_fx.passes.drop_dead import drop_dead
@@ -50,6 +51,7 @@ RENAMES = {
     aten.concat.default: aten.cat.default,
     aten.concatenate.default: aten.cat.default,
     aten.swapaxes.default: aten.transpose.int,
+    aten._unsafe_view.default: aten.view.default,
     **{other: activation.aten for activation in ACTIVATIONS for other in activation.other_names},
 }
 CASTS = frozenset(
@@ -90,11 +92,13 @@ def _from_inputs(gm: GraphModule) -> set[Node]:
 def _refuse_training(node: Node) -> None:
     named = arguments(node) if node.op == "call_function" else {}
     dropout = node.target in (aten.dropout.default, aten.feature_dropout.default) and named["train"] and named["p"] > 0
-    batch = node.target is aten.batch_norm.default and named["training"]
+    batch = node.target is aten.batch_norm.default and named["training"] and named["running_mean"] is not None
+    instance = node.target is aten.instance_norm.default and named["use_input_stats"] and named["running_mean"] is not None
+    dropout |= node.target is aten.rrelu.default and named.get("training", False)
     recurrent = node.target in recurrences.OF and bool(named.get("train")) and named.get("dropout", 0) > 0
     attention = node.target is aten.scaled_dot_product_attention.default and named.get("dropout_p", 0) > 0
-    if dropout or batch or attention or recurrent:
-        what = "uses batch statistics" if batch else "drops values at random"
+    if dropout or batch or instance or attention or recurrent:
+        what = "uses the statistics of its input" if batch or instance else "drops values at random"
         raise InputError(
             f"transform: the model is in training mode: %{node.name} in {module_path(node) or 'the model'} {what}, so the "
             "graph would not be the model that answers; call model.eval() first"
@@ -126,6 +130,8 @@ def _drop_or_respell(gm: GraphModule, node: Node) -> int:
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     gm.graph.erase_node(node)
+    if not re.fullmatch(rf"{base_name(target)}(_default)?(_\d+)?", node.name):  # a name that was given to what it computes
+        new.name = node.name
     return 1
 
 
@@ -230,6 +236,35 @@ def _glu(graph: Graph, node: Node) -> Node:
     return graph.call_function(aten.mul.Tensor, (a, _made(graph, aten.sigmoid.default, (b,), node)))
 
 
+def _instance_norm(graph: Graph, node: Node) -> Node | None:
+    """A group norm with one channel in each group; by fixed statistics, a batch norm."""
+    named = arguments(node)
+    x, weight, bias = named["input"], named["weight"], named["bias"]
+    channels = fixed_size((shape(x) or (0, None))[1])
+    if not named["use_input_stats"]:
+        fixed = named["running_mean"], named["running_var"], False, named["momentum"], named["eps"], named["cudnn_enabled"]
+        return graph.call_function(aten.batch_norm.default, (x, weight, bias, *fixed))
+    if channels is None:
+        return None
+    return graph.call_function(aten.group_norm.default, (x, channels, weight, bias, named["eps"]))
+
+
+def _rrelu(graph: Graph, node: Node) -> Node:
+    named = arguments(node)
+    slope = (named.get("lower", 0.125) + named.get("upper", 1 / 3)) / 2
+    return graph.call_function(aten.leaky_relu.default, (named["self"], slope))
+
+
+def _softplus(graph: Graph, node: Node) -> Node | None:
+    """softplus(beta x) / beta, which torch takes as x where beta x is above 20, as for beta 1."""
+    named = arguments(node)
+    beta = named.get("beta", 1)
+    if beta == 1 or named.get("threshold", 20) != 20:
+        return None
+    scaled = _made(graph, aten.mul.Tensor, (named["self"], beta), node)
+    return graph.call_function(aten.div.Tensor, (_made(graph, aten.softplus.default, (scaled,), node), beta))
+
+
 def _baddbmm(graph: Graph, node: Node) -> Node:
     named = arguments(node)
     product = _made(graph, aten.matmul.default, (named["batch1"], named["batch2"]), node)
@@ -289,6 +324,9 @@ SPELLINGS: dict[Any, Callable[[Graph, Node], Node | None]] = {
     aten.cosine_similarity.default: _cosine_similarity,
     aten.pow.Tensor_Scalar: _pow,
     aten.relu6.default: _relu6,
+    aten.rrelu.default: _rrelu,
+    aten.softplus.default: _softplus,
+    aten.instance_norm.default: _instance_norm,
     aten.selu.default: _selu,
     aten.celu.default: _celu,
     aten.rsub.Tensor: _rsub,

@@ -10,17 +10,7 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.nodes import value
-from lxt_fx.base.torch_internals import (
-    MissingOp,
-    OpOverload,
-    aten,
-    base_name,
-    is_contiguous,
-    overload_name,
-    schema_of,
-    without_out,
-    written_by,
-)
+from lxt_fx.base.torch_internals import OpOverload, aten, base_name, functional_of, is_contiguous, schema_of, written_by
 from lxt_fx.passes.drop_dead import drop_dead
 
 # Views whose write-back is the value in the shape of what was viewed.
@@ -198,7 +188,7 @@ def _functional(graph: torch.fx.Graph, node: Node) -> Node:
     name = base_name(target)
     before = value(written)
     if written is node.kwargs.get("out"):
-        if (functional := without_out(target)) is None:
+        if (functional := functional_of(target, name)) is None:
             raise CaptureError(f"transform: %{node.name} = {target} writes into `out`, and has no form that returns it")
         new = graph.call_function(functional, node.args, {k: v for k, v in node.kwargs.items() if k != "out"})
     elif name == "copy_" or target is aten.fill_.Tensor:
@@ -208,8 +198,8 @@ def _functional(graph: torch.fx.Graph, node: Node) -> Node:
     elif name == "fill_":
         new = graph.call_function(aten.full_like.default, (written, *node.args[1:]))
     else:
-        functional = getattr(getattr(aten, _OPERATORS.get(name, name.removesuffix("_"))), overload_name(target))
-        if isinstance(functional, MissingOp):
+        functional = functional_of(target, _OPERATORS.get(name, name.removesuffix("_")))
+        if functional is None:
             raise CaptureError(f"transform: in-place op %{node.name} = {target} has no functional form")
         new = graph.call_function(functional, node.args, dict(node.kwargs))
     new.meta = dict(node.meta)
