@@ -97,7 +97,7 @@ def _refuse_training(node: Node) -> None:
     dropout |= node.target is aten.rrelu.default and named.get("training", False)
     attention = node.target is aten.scaled_dot_product_attention.default and named.get("dropout_p", 0) > 0
     if dropout or batch or instance or attention:
-        what = "uses the statistics of its input" if batch or instance else "drops values at random"
+        what = "uses batch statistics" if batch or instance else "drops values at random"
         raise InputError(
             f"transform: the model is in training mode: %{node.name} in {module_path(node) or 'the model'} {what}, so the "
             "graph would not be the model that answers; call model.eval() first"
