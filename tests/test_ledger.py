@@ -259,12 +259,12 @@ def test_epsilon_takes_its_share_by_name() -> None:
 def test_nodes_without_a_rule_are_named_as_the_cause() -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.lgamma(x).sum(-1)
+            return torch.special.i0(x).sum(-1)
 
     x = torch.rand(2, 4, dtype=torch.float64) + 0.5
     explained = lxt_fx.transform(Odd().eval(), (x,), strict=False)
     ledger = lxt_fx.audit(explained, x, lambda output: output)
-    left = (torch.lgamma(x) - x * torch.digamma(x)).sum(-1)
+    left = (torch.special.i0(x) - x * torch.special.i1(x)).sum(-1)
     torch.testing.assert_close(amount(ledger, lxt_fx.Cause.NO_RULE), left, rtol=1e-9, atol=1e-12)
 
 

@@ -299,7 +299,7 @@ def test_cp_lrp_gives_half_to_each_of_two_gates() -> None:
 def test_every_op_of_an_identity_rule_is_a_gate_but_powers() -> None:
     """The gates are derived, so that an activation that gets a rule cannot be forgotten among them."""
     listed = {op for rule in lxt_fx.TABLES["attnlrp"].rules if rule.name.startswith("identity") for op in rule.ops}
-    powers = {aten.pow.Tensor_Scalar, aten.sqrt.default, aten.reciprocal.default}
+    powers = {aten.pow.Tensor_Scalar, aten.sqrt.default, aten.rsqrt.default, aten.reciprocal.default}
     assert {op for op in listed if not isinstance(op, GroupKind)} - GATES == powers
 
 

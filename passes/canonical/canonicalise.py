@@ -98,7 +98,7 @@ def _refuse_training(node: Node) -> None:
     recurrent = node.target in recurrences.OF and bool(named.get("train")) and named.get("dropout", 0) > 0
     attention = node.target is aten.scaled_dot_product_attention.default and named.get("dropout_p", 0) > 0
     if dropout or batch or instance or attention or recurrent:
-        what = "uses the statistics of its input" if batch or instance else "drops values at random"
+        what = "uses batch statistics" if batch or instance else "drops values at random"
         raise InputError(
             f"transform: the model is in training mode: %{node.name} in {module_path(node) or 'the model'} {what}, so the "
             "graph would not be the model that answers; call model.eval() first"

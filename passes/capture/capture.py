@@ -148,7 +148,7 @@ def _first_line(error: Exception) -> str:
 def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
     inputs = tensor_leaves(example.kwargs)
     shapes = {name: _dynamic_shape(name, value, example) for name, value in inputs.items()} if dynamic else None
-    lazy, quiet = compiled_when_called(), redirect_stderr(StringIO())  # a failed export prints its whole graph; it raises too
+    lazy, quiet = compiled_when_called(), redirect_stderr(StringIO())  # a failed export prints its whole graph and raises
     with called_by_leaf(model, example) as called, RefuseLostNoGrad(), RecurrencesOfAnyLength(), lazy, quiet:
         exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
     gm = unlifted(exported)
