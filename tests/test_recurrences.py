@@ -205,13 +205,14 @@ def test_dropout_between_layers_is_refused_in_training_mode() -> None:
         lxt_fx.transform(net.train(), (draw(2, 3, 4),))
 
 
-def test_weights_that_carry_are_refused() -> None:
+def test_a_cell_whose_weights_carry_is_written_out() -> None:
     class Written(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.gru_cell(x, x, torch.cat([x, x, x]), torch.cat([x, x, x]))
 
-    with pytest.raises(lxt_fx.NoRuleError, match="its weights carry too: w_ih, w_hh"):
-        lxt_fx.transform(Written().eval(), (torch.randn(2, 2),))
+    explained = lxt_fx.transform(Written().eval(), (x := draw(2, 2),))
+    assert explained.record.written_out[0].startswith("%gru_cell = aten.gru_cell.default as linear,")
+    assert not lxt_fx.audit(explained, x, lambda output: output.sum()).faults()
 
 
 @pytest.mark.parametrize("op", recurrences.OF.values(), ids=str)
