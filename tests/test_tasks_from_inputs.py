@@ -231,12 +231,13 @@ def test_padded_texts_of_a_model_that_reads_none_without_its_picture() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.embed, self.net = nn.Embedding(9, 3), nn.Linear(3, 5)
+            self.config = SimpleNamespace(image_token_id=1)
 
         def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> ModelOutput:
             hidden = self.embed(input_ids) * attention_mask[..., None] + pixel_values.mean((2, 3))[:, None]
             return ModelOutput(logits=self.net(hidden))
 
-    ids = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    ids = torch.tensor([[1, 2, 3], [1, 5, 0]])
     inputs = {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": torch.randn(2, 3, 4, 4)}
     given = read_inputs(Both().eval(), None, inputs, "explain")
     assert len(given.examples) == 2 and "position_ids" not in given.inputs
@@ -267,7 +268,7 @@ def test_a_picture_without_a_batch_for_a_model_of_no_library() -> None:
 
     class Sequences(Patches):
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x.repeat(1, 4, 1)[:, :12])
+            return super().forward(x.flatten(1).repeat(1, 3)[:, :48])
 
     picture = torch.randn(3, 4, 4)
     for model in (Patches().eval(), lxt_fx.transform(Patches().eval(), (picture[None],))):
@@ -310,7 +311,7 @@ class Pair(nn.Module):
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """Scores."""
         one, other = self.net(pixel_values.flatten(2)).unbind(1)
-        return {"order": torch.arange(5), "scores": one * other}
+        return {"best": (one * other).argmax(-1), "scores": one * other}
 
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
