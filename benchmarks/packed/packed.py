@@ -1,0 +1,193 @@
+"""SmolLM2 in 4 and 8 bits beside float32: forward, ledger, token relevance, faithfulness, memory, time.
+
+    python benchmarks/packed/packed.py                     # every scheme whose package is installed; about 30 minutes
+    python benchmarks/packed/packed.py --scheme nf4 --texts 4
+
+Needs the model and the texts of `examples/models.py`, and bitsandbytes or torchao. For each scheme it prints:
+
+- forward: whether the logits are bit-equal to those of the quantised model
+- ledger: what no cause accounts for, relative to the explained logit (bound 1e-4), and what the kernels absorb
+- rank: Spearman's correlation of token relevance with that of float32, over the paragraphs
+- faithfulness: the area between the removal curves, beside that of float32 (`perturbation_curves`)
+- memory: the peak of an explanation in a process of its own, model included, as a part of float32's (bound 0.5)
+- time: an explanation as a multiple of float32's, the two in turns
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+import lxt_fx  # noqa: E402
+import models  # noqa: E402
+
+WORDS = 60
+
+
+def replaced(model: nn.Module, made: Callable[[nn.Linear], nn.Module]) -> nn.Module:
+    """The model with other linear layers, but for the head."""
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Linear and name != "lm_head":
+            model.set_submodule(name, made(module))
+    return model.to("cpu").eval()
+
+
+def four_bits(model: nn.Module) -> nn.Module:
+    import bitsandbytes as bnb
+
+    def made(linear: nn.Linear) -> nn.Module:
+        found = bnb.nn.Linear4bit(linear.in_features, linear.out_features, False, torch.float32, True, "nf4")
+        weight = linear.weight.detach().clone()
+        found.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", module=found)
+        return found
+
+    return replaced(model, made)
+
+
+def eight_bits(model: nn.Module) -> nn.Module:
+    import bitsandbytes as bnb
+
+    def made(linear: nn.Linear) -> nn.Module:
+        found = bnb.nn.Linear8bitLt(linear.in_features, linear.out_features, False, has_fp16_weights=False, threshold=6.0)
+        found.weight = bnb.nn.Int8Params(linear.weight.detach().clone(), requires_grad=False, has_fp16_weights=False)
+        return found
+
+    return replaced(model, made)
+
+
+def by_torchao(name: str) -> Callable[[nn.Module], nn.Module]:
+    def made(model: nn.Module) -> nn.Module:
+        from torchao import quantization as own
+
+        int4 = name == "int4"
+        config = own.IntxWeightOnlyConfig(weight_dtype=torch.int4) if int4 else own.Int8WeightOnlyConfig()
+        own.quantize_(model, config, lambda module, path: type(module) is nn.Linear and path != "lm_head")
+        return model
+
+    return made
+
+
+SCHEMES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "float32": lambda model: model,
+    "nf4": four_bits,
+    "int8": eight_bits,
+    "torchao int8": by_torchao("int8"),
+    "torchao int4": by_torchao("int4"),
+}
+
+
+def loaded(scheme: str) -> tuple[nn.Module, Any]:
+    model, tokenizer = models.load("smollm2")
+    return SCHEMES[scheme](model.float().eval()), tokenizer
+
+
+def texts(tokenizer: Any, count: int) -> list[Tensor]:
+    """The first words of paragraphs, as ids [1, tokens]."""
+    found = [" ".join(text.split()[:WORDS]) for _, text in models.wiki_paragraphs()]
+    return [tokenizer(text, return_tensors="pt").input_ids for text in found[:count]]
+
+
+def explained_once(explained: lxt_fx.Explained, ids: Tensor) -> Tensor:
+    """The relevance of each token [tokens] for the likeliest next one."""
+    output, leaves = explained.with_leaves(input_ids=ids)
+    output.logits[0, -1].max().backward()
+    (leaf,) = leaves.values()
+    return (leaf.detach() * leaf.grad).sum(-1)[0]
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    ranks = torch.stack([x.argsort().argsort().double() for x in (a, b)])
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+def measured_alone(scheme: str) -> tuple[int, int]:
+    """Bytes of a process with the model and its explained module, before an explanation and at its peak."""
+    out = subprocess.run([sys.executable, __file__, "--alone", scheme], capture_output=True, text=True)
+    if out.returncode:
+        raise SystemExit(out.stderr)
+    before, most = map(int, out.stdout.split()[-2:])
+    return before, most
+
+
+def alone(scheme: str) -> None:
+    """Prints what `measured_alone` reads. The kernel's count of the peak is set back before the explanation."""
+    model, tokenizer = loaded(scheme)
+    (ids,) = texts(tokenizer, 1)
+    explained = lxt_fx.transform(model)
+    explained_once(explained, ids)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    explained_once(explained, ids)
+    print(before, status("VmHWM"))
+
+
+def status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def area(explained: lxt_fx.Explained, ids: Tensor) -> float:
+    """Between the removal curves of a text, whose likeliest next token is explained."""
+    relevance = explained_once(explained, ids)[None]
+    return float(lxt_fx.perturbation_curves(explained, ids, relevance).area.mean())
+
+
+def compared(scheme: str, count: int) -> None:
+    """Prints all numbers of a scheme."""
+    plain, tokenizer = loaded("float32")
+    model, _ = loaded(scheme)
+    first, second = lxt_fx.transform(plain), lxt_fx.transform(model)
+    every, ranks, equal, apart, kernels = texts(tokenizer, count), [], True, [], []
+    for index, ids in enumerate(every):
+        ranks.append(rank_correlation(explained_once(first, ids), explained_once(second, ids)))
+        embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+        equal &= torch.equal(second(input_ids=ids).logits, model(inputs_embeds=embedded).logits)
+        if index < 5:
+            ledger = lxt_fx.audit(second, ids)
+            size = float(ledger.value.abs().sum())
+            for found, cause in ((apart, lxt_fx.Cause.UNACCOUNTED), (kernels, lxt_fx.Cause.KERNEL)):
+                found.append(abs(sum(float(e.amount.sum()) for e in ledger.entries if e.cause is cause)) / size)
+    ratios = []
+    for ids in every[:10]:
+        spent = []
+        for explained in (first, second):
+            start = time.perf_counter()
+            explained_once(explained, ids)
+            spent.append(time.perf_counter() - start)
+        ratios.append(spent[1] / spent[0])
+    areas = [statistics.mean(area(explained, ids) for ids in every) for explained in (first, second)]
+    (before, most), (plain_before, plain_most) = (measured_alone(name) for name in (scheme, "float32"))
+    print(f"{scheme}, {len(every)} paragraphs")
+    print(f"  forward bit-equal to the quantised model's: {equal}")
+    print(f"  ledger: not accounted for {max(apart):.1e}, kernels {max(kernels):.1e} of the logit")
+    print(f"  rank correlation with float32: mean {statistics.mean(ranks):.3f}, lowest {min(ranks):.3f}")
+    print(f"  memory of an explanation, model included: {most / plain_most:.2f} of float32's ({most / 2**20:.0f} MiB)")
+    print(f"  memory above the model: {(most - before) / max(1, plain_most - plain_before):.2f} of float32's")
+    print(f"  time: {statistics.median(ratios):.2f} of float32's")
+    print(f"  faithfulness, area between the removal curves: {areas[1]:.3f}, float32 {areas[0]:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--scheme", choices=list(SCHEMES)[1:])
+    parser.add_argument("--texts", type=int, default=40)
+    parser.add_argument("--alone")
+    given = parser.parse_args()
+    if given.alone:
+        alone(given.alone)
+    else:
+        for one in [given.scheme] if given.scheme else list(SCHEMES)[1:]:
+            try:
+                compared(one, given.texts)
+            except ImportError as error:
+                print(f"{one}: {error}")
