@@ -16,6 +16,9 @@ Needs the model and the texts of `examples/models.py`, and bitsandbytes or torch
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
+import os
 import statistics
 import subprocess
 import sys
@@ -88,6 +91,8 @@ SCHEMES: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 def loaded(scheme: str) -> tuple[nn.Module, Any]:
     model, tokenizer = models.load("smollm2")
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()  # out of the file that they are mapped from, which would stay whole
     return SCHEMES[scheme](model.float().eval()), tokenizer
 
 
@@ -111,8 +116,10 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
 
 
 def measured_alone(scheme: str) -> tuple[int, int]:
-    """Bytes of a process with the model and its explained module, before an explanation and at its peak."""
-    out = subprocess.run([sys.executable, __file__, "--alone", scheme], capture_output=True, text=True)
+    """Bytes that a process has more than before it loaded the model: before an explanation, and at its peak. Memory that is
+    freed goes back at once, so that what the float32 weights took before they were packed does not count."""
+    own = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    out = subprocess.run([sys.executable, __file__, "--alone", scheme], capture_output=True, text=True, env=own)
     if out.returncode:
         raise SystemExit(out.stderr)
     before, most = map(int, out.stdout.split()[-2:])
@@ -121,14 +128,18 @@ def measured_alone(scheme: str) -> tuple[int, int]:
 
 def alone(scheme: str) -> None:
     """Prints what `measured_alone` reads. The kernel's count of the peak is set back before the explanation."""
+    lxt_fx.transform(SCHEMES[scheme](nn.Sequential(nn.Linear(64, 64))), (torch.ones(1, 64),))  # imports what there is
+    empty = status("VmRSS")
     model, tokenizer = loaded(scheme)
     (ids,) = texts(tokenizer, 1)
     explained = lxt_fx.transform(model)
     explained_once(explained, ids)
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
     explained_once(explained, ids)
-    print(before, status("VmHWM"))
+    print(before - empty, status("VmHWM") - empty)
 
 
 def status(name: str) -> int:
