@@ -210,9 +210,9 @@ def elu(x: Tensor, alpha: float = 1.0, *, form: Form = "gradient") -> Tensor:
 
 
 def pow(x: Tensor, exponent: float, *, form: Form = "gradient") -> Tensor:
-    """x**n for a whole n above 0 by the identity rule, in closed form (AttnLRP eq. 9)."""
-    if exponent < 1 or not float(exponent).is_integer():
-        raise InputError(f"pow: exponent must be a whole number above 0, got {exponent!r}; other powers have no rule")
+    """x**n for a number n other than 0 by the identity rule, in closed form (AttnLRP eq. 9)."""
+    if exponent == 0:
+        raise InputError("pow: exponent must be a number other than 0: x**0 is 1 whatever x is, and has no rule")
     return _activation("pow", x, form, exponent=exponent)
 
 
@@ -228,6 +228,21 @@ def hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, *, form: Fo
     if not min_val <= 0 <= max_val:
         raise InputError(f"hardtanh: 0 must be in the range [{min_val}, {max_val}], so that it is 0 at 0")
     return _activation("hardtanh", x, form, min_val=min_val, max_val=max_val)
+
+
+def hardshrink(x: Tensor, lambd: float = 0.5, *, form: Form = "gradient") -> Tensor:
+    """x where |x| > lambd, else 0, by the identity rule (AttnLRP eq. 9)."""
+    return _activation("hardshrink", x, form, lambd=lambd)
+
+
+def softshrink(x: Tensor, lambd: float = 0.5, *, form: Form = "gradient") -> Tensor:
+    """x less lambd with its sign where |x| > lambd, else 0, by the identity rule (AttnLRP eq. 9)."""
+    return _activation("softshrink", x, form, lambd=lambd)
+
+
+def logit(x: Tensor, eps: float | None = None, *, form: Form = "gradient") -> Tensor:
+    """log(x / (1 - x)), with x clamped to [eps, 1 - eps], by the identity rule (AttnLRP eq. 9)."""
+    return _activation("logit", x, form, eps=eps)
 
 
 def relu6(x: Tensor, *, form: Form = "gradient") -> Tensor:
@@ -290,7 +305,7 @@ def _product(
     return _run(explicit.pass_on, only.expand(value.shape), value)
 
 
-def _activation(name: str, x: Tensor, form: str, *given: float, caller: str = "", **settings: Any) -> Tensor:
+def _activation(name: str, x: Tensor, form: str, *given: float | None, caller: str = "", **settings: Any) -> Tensor:
     """A function of `ops/activations.py`, which has f(0) too."""
     epsilon_of(form, None, caller or name)
     if name not in BY_NAME:

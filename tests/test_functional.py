@@ -163,7 +163,7 @@ def test_every_activation_has_a_door(name: str, form: str) -> None:
     activation, given = BY_NAME[name], NEEDED.get(name, {})
     assert name in dir(F) and (getattr(F, name).__doc__ or "").endswith("(AttnLRP eq. 9).")
     assert getattr(F, name).__name__ == name
-    x = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)
+    x = torch.tensor([0.1, 0.25, 0.45, 0.75, 0.9], dtype=torch.float64) + (name == "acosh")  # which starts at 1
     leaf, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     output, expected = getattr(F, name)(leaf, form=form, **given), activation.op(other, *given.values())
     plain = activation.aten(x, *given.values()) if activation.operand == "self" else activation.aten(*given.values(), x)
@@ -177,9 +177,8 @@ def test_every_activation_has_a_door(name: str, form: str) -> None:
 
 def test_settings_without_a_rule_are_refused() -> None:
     x = torch.randn(2, 4, requires_grad=True)
-    for exponent in (0, -1, 0.5):
-        with pytest.raises(lxt_fx.InputError, match="pow: exponent must be a whole number above 0"):
-            F.pow(x, exponent)
+    with pytest.raises(lxt_fx.InputError, match="pow: exponent must be a number other than 0"):
+        F.pow(x, 0)
     with pytest.raises(lxt_fx.InputError, match="exp_base: base must be above 0"):
         F.exp_base(x, -2.0)
     with pytest.raises(lxt_fx.InputError, match=r"hardtanh: 0 must be in the range \[0.5, 1.0\]"):

@@ -583,6 +583,10 @@ def test_a_comparison_shows_all_on_one_scale(tmp_path: Path) -> None:
     assert "attnlrp minus gradient" in shown and "one scale for all" in shown and "rules attnlrp and gradient" in shown
     other = compare(a, of(text(("one", " three"))), names=("here", "there"))
     assert not other.differences and "No difference of here and there: place 1 of 'text' is ' two'" in plain(other)
+    loud = replace(a, parts=(Part("sound", ("time",), torch.full((500,), 0.5), SoundReading(0.02)),))
+    soft = replace(loud, parts=(replace(loud.parts[0], values=torch.full((500,), 0.1)),), origin=b.origin)
+    heights = [track.bars(100)[1] for track in compare(loud, soft).sheet().sections if isinstance(track, Track)]
+    assert [float(each.max()) for each in heights] == pytest.approx([1.0, 0.2, 0.8]), "bars of five steps, one scale"
     matrix = KINDS["matrix"]()
     for wrong, why in (((a,), "two explanations or more"), ((a, 3), "argument 1 is a int"), ((a, matrix), "of 2 numbers")):
         with pytest.raises(InputError, match=why):

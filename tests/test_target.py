@@ -199,6 +199,6 @@ def test_a_masked_model_without_a_mask_is_refused(words: Any) -> None:
 
 def test_a_model_without_logits_asks_for_a_function(words: Any) -> None:
     model = bert("bare", len(words))
-    with pytest.raises(InputError, match="target=lambda out: out.last_hidden_state"):
+    with pytest.raises(InputError, match=r'target=lambda out: out\["last_hidden_state"\]'):
         explain(model, words, "play")
     assert explain(model, words, "play", lambda out: out.last_hidden_state[0, 0].norm()).relevance.shape == (3,)

@@ -165,17 +165,21 @@ def written_by(op: OpOverload) -> tuple[str, ...]:
 
 @cache
 def functional_of(op: OpOverload, name: str) -> Any:
-    """The overload of the op `name` that returns what `op` writes: it takes the same arguments, but for an `out`. None if
-    there is none. Overloads of the same name may take other things: `pow_.Scalar` is `pow.Tensor_Scalar`, and `pow.Scalar`
-    has a number for its base."""
+    """The overload of the op `name` that returns what `op` writes: it takes the same arguments, but for an `out`, and its
+    first may have another name (`self` of `dropout_`). None if there is none. Overloads of the same name may take other
+    things: `pow_.Scalar` is `pow.Tensor_Scalar`, and `pow.Scalar` has a number for its base."""
     packet = getattr(aten, name).packet
     taken = [a for a in schema_of(op).arguments if not (a.kwarg_only and a.name in written_by(op))]
-    wanted = [(a.name, str(a.type)) for a in taken]
+    wanted = _names_and_types(taken)
     for overload in [] if packet is None else packet.overloads():
         functional = getattr(packet, overload)
-        if [(argument.name, str(argument.type)) for argument in schema_of(functional).arguments] == wanted:
+        if _names_and_types(schema_of(functional).arguments) == wanted:
             return functional
     return None
+
+
+def _names_and_types(arguments: list[Any]) -> list[tuple[str, str]]:
+    return [(a.name if at else "", str(a.type)) for at, a in enumerate(arguments)]
 
 
 def softmax_backward(gradient: Tensor, weights: Tensor, dim: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import CaptureError, InputError
@@ -66,7 +67,9 @@ def packed_layer(module: nn.Module, path: str) -> PackedLayer | None:
 
 def _scheme_of(module: nn.Module) -> Scheme | None:
     """A scheme for the class of the module, or for that of its weight. A subclass with a forward of its own is another
-    layer; one that is registered is taken as it is."""
+    layer; one that is registered is taken as it is. A scripted module has no forward in its class, and is traced."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return None
     for cls in type(module).__mro__:
         if cls in _REGISTERED:
             return _REGISTERED[cls]
@@ -83,6 +86,8 @@ def _scheme_of(module: nn.Module) -> Scheme | None:
 
 
 def _check_not_refused(module: nn.Module, path: str) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        return
     for cls in type(module).__mro__:
         if (found := REFUSED.get(_name(cls))) is not None and type(module).forward is getattr(cls, "forward", None):
             why, instead = found

@@ -22,6 +22,7 @@ MEANINGS = {
     "held operand": "what a rule holds constant",
     "native gradient": "ops that got their plain gradient, which shares out another amount than arrived",
     "own backward": "functions with a backward of their own",
+    "packed kernel": "what the kernels of quantised layers round off their inputs",
     "no rule": "ops that no rule fits (strict=False)",
     "target": "the explained number is no linear function of the model's output (a log-probability is none), so that the "
     "relevance of the output sums to another number",
@@ -52,7 +53,8 @@ class Account:
         took = f"; {_listed(self._causes()) or 'nothing was taken on the way'}"
         rounding = self.residual != 0 and abs(self.residual) >= ROUNDING * abs(self.value)
         said += took + (f"; {_written(self.residual)} is rounding" if rounding else "")
-        return said + ("; the number is negative, so what has a share above 0 % made it smaller" if self.value < 0 else "")
+        negative = self.value < 0 and self._has_shares()
+        return said + ("; the number is negative, so what has a share above 0 % made it smaller" if negative else "")
 
     def meanings(self) -> str:
         """What the named causes mean; nothing if none is named."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.one_line import one_line
@@ -12,11 +11,8 @@ from lxt_fx.results.arithmetic import mismatch
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.show import in_patches, largest, sections_of
 from lxt_fx.results.shown import Shown
-from lxt_fx.views.sheet import Heading, Section, Sheet
+from lxt_fx.views.sheet import Heading, Section, Sheet, Track
 from lxt_fx.views.view import TIE, Facts
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -40,6 +36,8 @@ class Comparison(Shown):
             sections += [
                 section for part in parts for section in sections_of(part, one.numbers, scale, title=len(parts) > 1)
             ]
+        sounds = tuple(section.relevance for section in sections if isinstance(section, Track))
+        sections = [replace(one, scaled_by=sounds) if isinstance(one, Track) else one for one in sections]
         tables = " and ".join(dict.fromkeys(one.table_name for one in self.explanations))
         models = " and ".join(dict.fromkeys(one.model_class for one in self.explanations))
         heading = f"{len(self.explanations)} explanations on one scale"

@@ -18,7 +18,7 @@ from lxt_fx.views.colour import LIGHT, ink
 from lxt_fx.views.matrix_figure import draw_matrix, label_room, matrix_size
 from lxt_fx.views.sheet import Bars, Heading, Matrix, Pictures, Section, Sheet, Tokens, Track, binned
 from lxt_fx.views.typeset import POINTS, Align, Placed, Type, drawable, in_lines, sentence, write
-from lxt_fx.views.view import number, shares
+from lxt_fx.views.view import number
 
 MARGIN, GAP, LEGEND, BAR = 8.0, 10.0, 36.0, 110.0
 """In points: around the figure, between two pictures, the height of the legend and the length of its colour bar."""
@@ -128,9 +128,8 @@ def _pictures(section: Pictures, inside: float) -> tuple[float, Callable[[Figure
 def _track(figure: Figure, track: Track, top: float, inside: float) -> None:
     """Bars of relevance along the time of a sound, over its loudness in grey."""
     axes = figure.add_axes(_place(figure, MARGIN, top - TRACK, inside, TRACK))
-    sums, size = binned(track.relevance, STEPS)
-    largest = track.largest if size == 1 else float(sums.abs().max())
-    shares_ = shares(sums, largest).tolist()
+    sums, heights, size = track.bars(STEPS)
+    shares_ = heights.tolist()
     step = size * track.step
     starts = [track.start + (at + 0.5) * step for at in range(len(sums))]
     if track.loudness is not None:

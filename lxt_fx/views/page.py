@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from lxt_fx.views.colour import DARK, LIGHT, Scale, ink
 from lxt_fx.views.panels import Panel
 from lxt_fx.views.sheet import Sheet, Track, binned, seconds_of
-from lxt_fx.views.view import number, shares
+from lxt_fx.views.view import number
 
 TRACK = 240
 """The most bars of a sound."""
@@ -41,11 +41,10 @@ def _kind(section: object) -> str:
 
 def _track(track: Track) -> dict[str, Any]:
     """The bars of a sound: share, loudness, and what a bar says when it is pointed at; and the times at both ends."""
-    sums, size = binned(track.relevance, TRACK)
-    largest = track.largest if size == 1 else float(sums.abs().max())
+    sums, heights, size = track.bars(TRACK)
     loud = [0.0] * len(sums) if track.loudness is None else (binned(track.loudness, TRACK)[0] / size).tolist()
     said = [f"{number(value)} · {seconds_of(track, at, size)}" for at, value in enumerate(sums.tolist())]
-    bars = list(zip(shares(sums, largest).tolist(), loud, said, strict=True))
+    bars = list(zip(heights.tolist(), loud, said, strict=True))
     return {"bars": bars, "start": seconds_of(track, 0), "end": seconds_of(track, 1, len(track.relevance))}
 
 

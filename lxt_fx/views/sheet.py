@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lxt_fx.views.panels import Panel
-from lxt_fx.views.view import Cell, Facts
+from lxt_fx.views.view import Cell, Facts, shares
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +41,8 @@ class Pictures:
 @dataclass(frozen=True, slots=True, eq=False)
 class Track:
     """A sound: relevance [steps] of steps of `step` seconds from `start` on, and the loudness of each step from 0 to 1,
-    None where the sound is not known."""
+    None where the sound is not known. `scaled_by` are the relevances whose largest bar is the full height: its own, and
+    those of the sounds that it is compared with."""
 
     title: str
     relevance: Tensor
@@ -49,6 +50,16 @@ class Track:
     step: float
     start: float
     loudness: Tensor | None
+    scaled_by: tuple[Tensor, ...] = ()
+
+    def bars(self, most: int) -> tuple[Tensor, Tensor, int]:
+        """The relevance of at most `most` bars, their shares of the full height, from -1 to 1, and the steps of a bar. Sums
+        of several steps may be larger than any step, so their scale is that of the sums."""
+        sums, size = binned(self.relevance, most)
+        largest = self.largest
+        if size > 1 or self.scaled_by:
+            largest = max(float(binned(each, most)[0].abs().max()) for each in self.scaled_by or (self.relevance,))
+        return sums, shares(sums, largest), size
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lxt_fx.views.colour import LIGHT, ink
 from lxt_fx.views.matrix import MatrixTable
-from lxt_fx.views.sheet import Bars, Heading, Matrix, Pictures, Section, Sheet, Tokens, Track, binned, seconds_of
+from lxt_fx.views.sheet import Bars, Heading, Matrix, Pictures, Section, Sheet, Tokens, Track, seconds_of
 from lxt_fx.views.view import TIE, Cell, Facts, number, shares, summed
 
 BAR, IMAGE, SMALL, TRACK, PAGE = 32, 48, 24, 72, 124
@@ -135,10 +135,9 @@ def _digits(squares: Tensor, largest: float) -> Text:
 
 def _track(track: Track) -> Text:
     """A bar for each bin of time, as high as its relevance is strong and in its colour; below it, the time."""
-    sums, size = binned(track.relevance, TRACK)
-    largest = track.largest if size == 1 else float(sums.abs().max())
+    sums, heights, _ = track.bars(TRACK)
     bars, signs = Text(), Text()
-    for share in shares(sums, largest).tolist():
+    for share in heights.tolist():
         height = min(8, math.ceil(abs(share) * 8)) if abs(share) > 1e-3 else 0
         bars.append(STEPS[height], style=LIGHT.positive if share > 0 else LIGHT.negative)
         signs.append(" " if height == 0 else "+" if share > 0 else "−", style="dim")
