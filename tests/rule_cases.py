@@ -349,7 +349,6 @@ _OWN = "a Function of the user, whose formula is its own; tests/test_autograd_fu
 NOT_REACHED = {
     "move: aten.to.device": "a move to another device, where one CPU is; a move to the same one is dropped",
     "move: lxt_fx.exempt.default": "x itself, but under autocast; tests/test_autocast.py",
-    "linear: lxt_fx.packed_linear.default": "a layer with packed weights; tests/test_packed.py",
     "own backward: lxt_fx.own_backward.default": _OWN,
     "own backward: lxt_fx.own_backward_of_several.default": _OWN,
     **{f"loss: {op}": "a loss, with torch's own gradient; tests/test_labels.py" for op in LOSSES},

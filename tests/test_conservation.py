@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 import lxt_fx
 from lxt_fx.ledger.causes import Cause
+from lxt_fx.ops.packed import packed_linear
 from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.rule import Conserves, Rule, kind_text
 
@@ -172,7 +173,8 @@ def equation(rule: Rule) -> tuple[Any, ...]:
 def test_every_rule_and_every_op_that_it_lists_has_a_case() -> None:
     every = {id(rule): rule for table in lxt_fx.TABLES.values() for rule in table.rules if not of_linear_rules(rule)}
     tried = {(equation(case.rule), case.op) for case in ALL_CASES.values()}
-    missing = [f"{rule.name}: {op}" for rule in every.values() for op in rule.ops if (equation(rule), op) not in tried]
+    listed = [(rule, op) for rule in every.values() for op in rule.ops if op is not packed_linear]  # tests/test_packed.py
+    missing = [f"{rule.name}: {op}" for rule, op in listed if (equation(rule), op) not in tried]
     assert sorted(missing) == sorted(NOT_REACHED)
     no_case = [rule for rule in every.values() if rule.ops and all(f"{rule.name}: {op}" in NOT_REACHED for op in rule.ops)]
     reached = [rule for rule in every.values() if rule not in no_case]
