@@ -167,9 +167,9 @@ class OtherCalls:
         if not all(map(holds_tensors, inputs.values())):
             return None
         dims = {name: x.dim() for name, x in inputs.items() if has_other_dims(record, name, x)}
-        found = self._known(inputs, settings, dims)
+        found, refused = self._known(inputs, settings, dims)
         if found is None:
-            why = self._other_sizes(inputs, settings, dims) or first._why_not({**inputs, **settings})
+            why = first._why_not({**inputs, **settings}) if refused is None else _said_of_sizes(refused)
             if is_compiling():
                 raise CallError(
                     f"{why}. A compiled module cannot capture the model for such calls; make one call with these inputs "
@@ -178,7 +178,7 @@ class OtherCalls:
             _say_by_embeddings(first, inputs)
             _say_settings(first, settings)
             with one_capture():
-                found = self._known(inputs, settings, dims)  # another thread may have captured it
+                found, _ = self._known(inputs, settings, dims)  # another thread may have captured it
                 if found is None:
                     found = self._captured({**inputs, **settings}, str(why))
                     graph = _Graph(frozenset(inputs), dict(settings), dims, found)
@@ -187,21 +187,16 @@ class OtherCalls:
 
     def _known(
         self, inputs: Mapping[str, Any], settings: Mapping[str, Any], dims: Mapping[str, int]
-    ) -> Explained | None:
-        fitting = (graph.module for graph in self.graphs if graph.is_for(inputs, settings, dims))
-        return next((module for module in fitting if _refused_sizes(module, inputs) is None), None)
-
-    def _other_sizes(
-        self, inputs: Mapping[str, Any], settings: Mapping[str, Any], dims: Mapping[str, int]
-    ) -> str | None:
-        """Which sizes a graph for such calls does not have, with a warning that another is captured; None if there is no
-        graph. A decoder's text of one token, say, is captured with that length."""
-        known = [graph.module for graph in self.graphs if graph.is_for(inputs, settings, dims)]
-        said = _refused_sizes(known[-1], inputs) if known else None
-        if said is not None:
-            said = said.partition("; transform the model again")[0]
-            warn_user(f"{said}; a graph for such inputs is captured now, once")
-        return said
+    ) -> tuple[Explained | None, str | None]:
+        """The graph for such calls. If there is none for these sizes, but for others: which sizes the last of these does
+        not have. A decoder's text of one token, say, is captured with that length."""
+        refused = None
+        for graph in self.graphs:
+            if graph.is_for(inputs, settings, dims):
+                refused = _refused_sizes(graph.module, inputs)
+                if refused is None:
+                    return graph.module, None
+        return None, refused
 
     def _captured(self, given: Mapping[str, Any], why: str) -> Explained:
         """A new graph for these inputs. Raises CallError if the inputs are such that the model fails on them, too."""
@@ -228,6 +223,13 @@ class _Graph:
             and self.settings.keys() == settings.keys()
             and all(same_setting(value, settings[name]) for name, value in self.settings.items())
         )
+
+
+def _said_of_sizes(refused: str) -> str:
+    """Which sizes a graph does not have, with a warning that another is captured."""
+    said = refused.partition("; transform the model again")[0]
+    warn_user(f"{said}; a graph for such inputs is captured now, once")
+    return said
 
 
 def _refused_sizes(module: Explained, inputs: Mapping[str, Any]) -> str | None:

@@ -64,6 +64,9 @@ from lxt_fx.rule_table.table import RuleTable
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
 
+_SPELLED = (functionalise, canonicalise, fold_softmax, merge_twins)
+"""What gives ops the spelling that groups and rules are found by: those of the model, and those written out later."""
+
 
 def captured_from(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None, *, dynamic: bool
@@ -150,7 +153,7 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> Canonic
     gm, example = source.captured.gm, source.captured.example
     check = step_check(gm, example)
     with _timed(seconds, "canonicalise"):
-        for step in (write_casts, inline_no_grad, functionalise, canonicalise, fold_softmax, merge_twins):
+        for step in (write_casts, inline_no_grad, *_SPELLED):
             step(gm)
             check(step.__name__)
     fronts = source.model._fronts if isinstance(source.model, Explained) else ()
@@ -216,7 +219,7 @@ def _with_rules(gm: GraphModule, begun: Canonical, table: RuleTable, seconds: di
 
 def _make_canonical(gm: GraphModule, check: Callable[..., None]) -> None:
     """Gives the ops that others were written out in the spelling of the graph."""
-    for step in (functionalise, canonicalise, fold_softmax, merge_twins):
+    for step in _SPELLED:
         step(gm)
     check("write_out", TOLERANCES)
 

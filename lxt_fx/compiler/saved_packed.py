@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.saved_json import Saved
-from lxt_fx.compiler.saved_tensors import is_path
+from lxt_fx.compiler.saved_tensors import is_path, made_owner
 from lxt_fx.ops.packed import PackedLayer, packed_layer_of, weight_of
 from lxt_fx.packed.known import packed_layer
 
@@ -82,12 +82,7 @@ def _given(path: str, saved: Saved, model: nn.Module) -> Tensor:
 def put_packed(root: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Gives a module these packed weights at their paths."""
     for path, weight in weights.items():
-        *modules, last = path.split(".")
-        owner = root
-        for name in modules:
-            if name not in dict(owner.named_children()):
-                owner.add_module(name, nn.Module())
-            owner = owner.get_submodule(name)
+        owner, last = made_owner(root, path)
         owner.register_buffer(last, weight)
 
 

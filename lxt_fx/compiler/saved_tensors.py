@@ -90,18 +90,25 @@ def root_of(keys: Mapping[str, str], parameters: Iterable[str], tensors: Mapping
     learned = set(parameters)
     shared: dict[str, Any] = {}
     for path, key in keys.items():
-        *modules, last = path.split(".")
-        owner = root
-        for name in modules:
-            if name not in dict(owner.named_children()):
-                owner.add_module(name, nn.Module())
-            owner = owner.get_submodule(name)
+        owner, last = made_owner(root, path)
         if path in learned:
             shared.setdefault(key, nn.Parameter(tensors[key], requires_grad=tensors[key].is_floating_point()))
             owner.register_parameter(last, shared[key])
         else:
             owner.register_buffer(last, tensors[key])
     return root
+
+
+def made_owner(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The module that has the tensor at this path, and the tensor's name in it. Modules on the way are made where they are
+    missing."""
+    *modules, last = path.split(".")
+    owner = root
+    for name in modules:
+        if name not in dict(owner.named_children()):
+            owner.add_module(name, nn.Module())
+        owner = owner.get_submodule(name)
+    return owner, last
 
 
 def is_path(name: str) -> bool:

@@ -174,7 +174,7 @@ def own_features(model: nn.Module) -> dict[str, Tensor] | None:
     if len(names) != 1 or names[0] not in FEATURES or not callable(tokenizer):
         return None
     made = tokenizer(["This is a text.", "And this is another one, which is longer."], padding=True, return_tensors="pt")
-    device = next(model.parameters()).device
+    device = _device_of(model)
     return {name: value.to(device) for name, value in made.items() if isinstance(value, Tensor)}
 
 
@@ -271,8 +271,11 @@ def _main_inputs(model: nn.Module, main: str, parameters: set[str]) -> Iterator[
 def _signal(model: nn.Module, name: str, generator: torch.Generator) -> Tensor:
     """A random image or sound of the size that the model's config says."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    return torch.randn(SIGNALS[name](model.config), generator=generator).to(device, dtype)
+    return torch.randn(SIGNALS[name](model.config), generator=generator).to(_device_of(model), dtype)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _text_inputs(model: nn.Module, parameters: set[str], generator: torch.Generator) -> Iterator[tuple[str, Any]]:
@@ -301,7 +304,7 @@ def _text(
     end = getattr(text_config(model), "eos_token_id", None)
     if isinstance(end, int) and 0 <= end < vocabulary:
         ids[:, -1] = end
-    ids = ids.to(next((p.device for p in model.parameters()), torch.device("cpu")))
+    ids = ids.to(_device_of(model))
     if ids_name in parameters:
         yield ids_name, ids
         return
