@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lxt_fx.attribution.inside import watch
     from lxt_fx.attribution.many_targets import relevance_of
     from lxt_fx.attribution.target import Target
+    from lxt_fx.base.progress import progress
     from lxt_fx.compiler.explained import Explained
     from lxt_fx.compiler.record import Record
     from lxt_fx.compiler.saved_module import load, save
@@ -110,6 +111,7 @@ __all__ = [
     "load",
     "nn",
     "perturbation_curves",
+    "progress",
     "register_packed",
     "relevance_of",
     "save",
@@ -124,6 +126,7 @@ _NAMES = {
     "lxt_fx.attribution.inside": "watch",
     "lxt_fx.attribution.many_targets": "relevance_of",
     "lxt_fx.attribution.target": "Target",
+    "lxt_fx.base.progress": "progress",
     "lxt_fx.compiler.explained": "Explained",
     "lxt_fx.compiler.record": "Record",
     "lxt_fx.compiler.saved_module": "load save",

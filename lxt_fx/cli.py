@@ -12,6 +12,7 @@ from torch import nn
 
 from lxt_fx.attribution.target import Name, Target
 from lxt_fx.base.errors import InputError, LxtFxError, UnknownNameError
+from lxt_fx.base.progress import progress, stage
 from lxt_fx.base.transformers_internals import auto_classes
 from lxt_fx.compiler.options import table_named
 from lxt_fx.compiler.pipeline import STAGES
@@ -47,6 +48,16 @@ Position = Annotated[
     int | None, typer.Option("--position", help="The token after (or at) which the model answers; -1 is the last.")
 ]
 RulesName = Annotated[str, typer.Option("--rules", metavar="TABLE", help="A rule table; see lxt-fx tables.")]
+
+
+def _without_progress(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        context.with_resource(progress(False))
+
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_without_progress, help="Show no progress on standard error.")
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -96,6 +107,7 @@ def explain_command(
     png: Annotated[Path | None, typer.Option(help="Write a picture of the heatmap.")] = None,
     pdf: Annotated[Path | None, typer.Option(help="Write the picture as vectors, for a paper.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write tokens and relevances as numbers.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Show how much each token of a text speaks for or against what the model says.
 
@@ -132,6 +144,7 @@ def audit_command(
     rules: RulesName = "attnlrp",
     png: Annotated[Path | None, typer.Option(help="Write a waterfall from the answer to the tokens.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write every leak as numbers.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Show where all relevance went: what tokens, biases and positions received, what each layer absorbed and why. The sums
     must agree: if a rule absorbs relevance that it claims to conserve, the command names the operation and fails (exit code
@@ -160,6 +173,7 @@ def certificate_command(
     rules: RulesName = "attnlrp",
     full: Annotated[bool, typer.Option("--full", help="List every operation with the reasons for its rule.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write all of it as data.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Show that no operation was missed: how many follow which rule, what is detached, what is not proven.
 
@@ -189,6 +203,7 @@ def inspect_command(
     lenient: Annotated[
         bool, typer.Option("--lenient", help="Go on if no rule of the table accepts an operation, and mark it.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Print the graph of a model: every operation, its shape, whether it carries relevance, and the rule that it
     follows.
@@ -263,7 +278,8 @@ def _load(name: str) -> nn.Module:
             "Python and call lxt_fx.explain or lxt_fx.transform"
         )
     try:
-        model: nn.Module = loader.from_pretrained(name, dtype=torch.float32)
+        with stage("loading the model"):
+            model: nn.Module = loader.from_pretrained(name, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise InputError(_not_loaded(name, "weights", error)) from error
     return model.eval()

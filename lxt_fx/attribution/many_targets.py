@@ -21,6 +21,7 @@ from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.attribution.text_input import texts_of_logits
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.base.progress import lasting, stage, steps
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.opened_model import opened
@@ -37,6 +38,7 @@ targets. Larger gradients leave the caches and are allocated anew each time (32 
 in chunks of 8 than of 32)."""
 
 
+@lasting
 def relevance_of(
     explained: nn.Module,
     inputs: Tensor | Mapping[str, Any],
@@ -47,6 +49,7 @@ def relevance_of(
     leaf: str | None = None,
     chunk: int | None = None,
     reduce: Reduce = "hidden",
+    progress: bool | None = None,
 ) -> Tensor:
     """The relevance of every target, from one forward: [targets, batch, tokens], at least float32, on the leaf's device.
 
@@ -73,6 +76,7 @@ def relevance_of(
     (for a contrast or a function with output * d number / d output). `chunk` targets run backward at once and need memory
     for as many gradients; None chooses it so that about 1 GiB is enough (`MEMORY` of this module). The head of a language
     model runs at the target positions only, so no logits [batch, tokens, vocabulary] are made, except for functions.
+    `progress` is as in `lxt_fx.progress`, for this call.
 
     Raises InputError for targets that do not fit, and NonFiniteError if a number or its relevance is not finite.
     """
@@ -149,7 +153,7 @@ def relevance_by_leaf(
     leaves, explained = list(call.leaves.values()), call.module
     saved = _Saved(explained)
     split = split_model(explained) if asked.entries_only else None
-    with saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+    with stage("forward"), saved_tensors_hooks(saved.pack, lambda tensor: tensor):
         ends, seeds, values = (
             _from_output(call, asked, function) if split is None else _from_hidden(explained, split, call.bound, asked)
         )
@@ -157,7 +161,7 @@ def relevance_by_leaf(
     by_gradient = explained.record.form == "gradient"
 
     def chunks() -> Iterator[list[Tensor]]:
-        for start in range(0, targets, size):
+        for start in steps("relevance of targets", range(0, targets, size), targets, size):
             stop = min(start + size, targets)
             found = _backward(ends, leaves, [seed(start, stop) for seed in seeds], stop == targets, function)
             wide = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in found]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import warnings
 
+from lxt_fx.base.progress import hidden
+
 _BETWEEN = ("lxt_fx", "passes", "rule_table", "contextlib", "torch")
 """Packages whose frames stand between the user's line and a warning: ours, and what decorators add."""
 
@@ -14,4 +16,5 @@ def warn_user(text: str) -> None:
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, stacklevel=level)
+    with hidden():
+        warnings.warn(text, stacklevel=level)

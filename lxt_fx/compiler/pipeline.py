@@ -3,9 +3,7 @@ lowered."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -28,6 +26,7 @@ from lxt_fx.compiler.model_settings import settings_of
 from lxt_fx.compiler.options import Options, example_of
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import step_check
+from lxt_fx.compiler.timed import timed as _timed
 from lxt_fx.passes.analysis.assign_rules import Plan, assign_rules, check_complete, check_overrides
 from lxt_fx.passes.analysis.check_derivatives import check_derivatives
 from lxt_fx.passes.analysis.find_groups import Groups, find_groups
@@ -279,13 +278,6 @@ def _require_leaf(model_class: str, gm: GraphModule, flow: Flow) -> None:
             f"transform: no floating-point input of {model_class} reaches its output by a differentiable path, so "
             f"there is nothing to explain; give the embeddings, pixels or features that the answer is computed from.{own}"
         )
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 __all__ = ["STAGES", "captured_from", "captured_on", "compiled_by"]

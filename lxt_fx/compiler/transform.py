@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.progress import lasting
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.base.user_objects import as_given
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
@@ -28,6 +29,7 @@ from lxt_fx.passes.segments.recompute import Checkpoint, check_checkpoint
 from lxt_fx.rule_table.table import RuleTable
 
 
+@lasting
 @torch.inference_mode(False)  # tensors made in inference mode could not be saved for a backward
 def transform(
     model: nn.Module,
@@ -41,6 +43,7 @@ def transform(
     dynamic: bool | Literal["recapture"] = True,
     positions: Positions | None = None,
     checkpoint: Checkpoint = None,
+    progress: bool | None = None,
 ) -> Explained:
     """A GraphModule that computes what `model` computes and whose backward passes relevance.
 
@@ -80,7 +83,7 @@ def transform(
     explained as the model inside, and its modules have the names that they have there.
 
     `model` may be an explained module: with example inputs, its graph is transformed under another table without a new
-    capture.
+    capture. `progress` is as in `lxt_fx.progress`, for this call.
 
     Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict),
     ForwardMismatchError (the graph differs from the model) and GradientMismatchError (strict: capture lost a backward).

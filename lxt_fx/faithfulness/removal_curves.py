@@ -14,6 +14,7 @@ from lxt_fx.attribution.embeddings import Inputs
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.errors import NonFiniteError
+from lxt_fx.base.progress import lasting, steps
 from lxt_fx.faithfulness.batch_inputs import BatchInputs, ExplainedNumber, batch_inputs, evaluating, explained_number
 from lxt_fx.faithfulness.removed_units import Removal, Units, check_removal, units_of
 
@@ -83,6 +84,7 @@ def standard_error(numbers: Tensor) -> float:
     return float(numbers.std() / len(numbers) ** 0.5) if len(numbers) > 1 else math.nan
 
 
+@lasting
 def perturbation_curves(
     model: nn.Module,
     inputs: Inputs,
@@ -93,6 +95,7 @@ def perturbation_curves(
     removal: Removal = DEFAULT,
     tokenizer: Tokenizer | None = None,
     labels: Sequence[str] | None = None,
+    progress: bool | None = None,
     **moved: Never,
 ) -> PerturbationCurves:
     """The explained number of each example as its units are removed in the order of their relevance.
@@ -109,6 +112,7 @@ def perturbation_curves(
 
     `leaf` names the input whose units are removed, if there are several floating-point inputs. Examples of a batch must be
     independent (no batch statistics). Gradients are off and modules in evaluation mode; both are restored afterwards.
+    `progress` is as in `lxt_fx.progress`, for this call.
 
     Raises InputError for arguments that do not fit, and NonFiniteError if the model's output is NaN or infinite.
     """
@@ -157,7 +161,8 @@ class AnswersWithout:
     def _answer(self, keys: Sequence[tuple[int, bytes]], present: Tensor) -> None:
         leaf = self.inputs.values
         with evaluating(self.inputs.model):
-            for places, count in self.inputs.batches(len(keys), self.batch):
+            batches, size = self.inputs.batches(len(keys), self.batch), self.inputs.fixed or self.batch
+            for places, count in steps("answers without parts of the input", batches, len(keys), size):
                 chosen = [keys[place][0] for place in places]
                 perturbed = self.units.without_absent(leaf[chosen], present[places])
                 output = self.inputs.output(chosen, perturbed)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.errors import ForwardMismatchError, InputError, NonFiniteError
 from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of, copied
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options
@@ -34,9 +34,6 @@ from lxt_fx.passes.verify import forward_difference, tolerance_of
 from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.rule_table.tables import attnlrp_gamma
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
 GAMMAS = (0.0, 0.01, 0.05, 0.25, 1.0)
 """The values that the default grid tries for each gamma."""
 
@@ -44,6 +41,7 @@ Metric = Callable[[PerturbationCurves], Tensor]
 Point = dict[str, float]
 
 
+@lasting
 def tune(
     model: nn.Module,
     inputs: Inputs,
@@ -56,7 +54,7 @@ def tune(
     removal: Removal = DEFAULT,
     tokenizer: Tokenizer | None = None,
     labels: Sequence[str] | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
     picture: str | Path | None = None,
     **moved: Never,
 ) -> TunedTable:
@@ -72,7 +70,7 @@ def tune(
 
     The model is captured once. An explained module is not captured at all, and if it was made with `strict=False`, nodes
     without a rule may use their native gradient here too. `picture` is a file (.png, .pdf) for `TunedTable.figure()`;
-    `progress=False` shows no progress bar.
+    `progress` is as in `lxt_fx.progress`, for this call.
 
     Raises InputError for a grid or metric that does not fit, what `perturbation_curves` and `transform` raise,
     NonFiniteError for relevance that is NaN or infinite, and ForwardMismatchError if the captured graph is not valid for
@@ -87,8 +85,7 @@ def tune(
         answers = AnswersWithout(given, asked, units, removal.steps, removal.batch)
         search = _Search(_captured(given, removal.batch), answers, table, metric)
         points = _points(table, grid, search.source)
-        with _bar(progress) as bar:
-            scores = tuple(bar.track(map(search.score, points), total=len(points), description="tuning"))
+        scores = tuple(search.score(point) for point in steps("scoring tables", points, len(points)))
     tuned = _tuned(table, scores, answers, "area" if metric is None else getattr(metric, "__name__", "metric"))
     if picture is not None:
         save(tuned.figure(), picture, "pdf" if Path(picture).suffix == ".pdf" else "png")
@@ -239,14 +236,3 @@ def _tuned(table: Callable[..., RuleTable], scores: tuple[Score, ...], answers: 
 
 def _said(point: Point) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in point.items())
-
-
-@contextmanager
-def _bar(shown: bool) -> Iterator[Progress]:
-    """A progress bar on standard error, which disappears at the end."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
-        yield bar

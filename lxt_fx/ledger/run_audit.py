@@ -19,6 +19,7 @@ from lxt_fx.attribution.text_input import TextInput, texts_by_example, texts_of_
 from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.base.progress import lasting, stage, steps
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.nested_inputs import with_leaves_in
 from lxt_fx.ledger.close_books import close_books
@@ -26,6 +27,7 @@ from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.taps import Meter, Taps
 
 
+@lasting
 def audit(
     explained: nn.Module,
     inputs: Inputs,
@@ -33,6 +35,7 @@ def audit(
     *,
     tokenizer: Tokenizer | None = None,
     labels: Sequence[str] | None = None,
+    progress: bool | None = None,
 ) -> Ledger:
     """Where all relevance went: what each source received and what each node absorbed, adding up to the explained number.
 
@@ -45,7 +48,7 @@ def audit(
     `explain` takes, for each example of the batch; or a list (or a tensor of indices) with one for each example; or a
     function of the output that returns one number for each example ([batch]), or a scalar for all of them. `tokenizer`
     gives names to tokens, `labels` to classes. The forward runs once, node by node; the backward once for each example. All
-    sums are in float64.
+    sums are in float64. `progress` is as in `lxt_fx.progress`, for this call.
 
     The audit proves the graph in the dtype of its weights, so it runs without the caller's `torch.autocast`.
 
@@ -70,7 +73,8 @@ def audit(
             )
         bound = with_leaves_in(bound, leaves)
         asked = _Asked(Reading.of("audit", explained, labels), target, texts_of_logits(named, bound, tokenizer))
-        goals = asked.goals(explained._run_by(Taps(explained, meter), bound))
+        with stage("forward, node by node"):
+            goals = asked.goals(explained._run_by(Taps(explained, meter), bound))
         relevance = _backward(goals, leaves, meter)
         if not is_finite([goal.value for goal in goals] + [r for found in relevance.values() for r in found]):
 
@@ -79,7 +83,8 @@ def audit(
 
             raise_non_finite(explained, bound, again, f"audit: {goals[0].said}, or its relevance,")
         read = texts_by_example(named, bound, tokenizer) if "inputs_embeds" in explained.record.inputs else []
-    return close_books(explained, goals, relevance, meter, [text.tokens for text in read])
+    with stage("closing the books"):
+        return close_books(explained, goals, relevance, meter, [text.tokens for text in read])
 
 
 def _given(inputs: Inputs) -> tuple[dict[str, Any], tuple[Any, ...]]:
@@ -139,7 +144,7 @@ def _checked(goal: Choice) -> Choice:
 def _backward(goals: list[Choice], leaves: Mapping[str, Tensor], meter: Meter) -> dict[str, list[Tensor]]:
     """leaf * gradient of each leaf for each example, in float64. The taps write to `meter` on the way."""
     relevance: dict[str, list[Tensor]] = {name: [] for name in leaves}
-    for example, goal in enumerate(goals):
+    for example, goal in steps("auditing examples", enumerate(goals), len(goals)):
         meter.example = example
         found = torch.autograd.grad(
             goal.value, list(leaves.values()), retain_graph=example + 1 < len(goals), allow_unused=True

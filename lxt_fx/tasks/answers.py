@@ -14,6 +14,7 @@ from lxt_fx.attribution.attributed import Attributed, attributed, call_at_all_le
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inputs.given import Place, part_of
@@ -32,6 +33,7 @@ from lxt_fx.tasks.own_text import DECODER
 from lxt_fx.tasks.reading import opened_with
 
 
+@lasting
 def answer_relevance(
     model: nn.Module | Any,
     processor: Any,
@@ -44,6 +46,7 @@ def answer_relevance(
     account: bool = False,
     chunk: int | None = None,
     sampling_rate: int | None = None,
+    progress: bool | None = None,
 ) -> Explanation | Explanations:
     """The relevance of every token of an answer from everything before it, from one forward over prompt and answer.
 
@@ -73,7 +76,7 @@ def answer_relevance(
 
     `rules` and `chunk` are as in `explain`: `chunk` tokens of the answers run backward at once for all prompts. With
     `account=True` each explanation says what reached the inputs and what took the rest, for the sum of the explained
-    numbers.
+    numbers. `progress` is as in `lxt_fx.progress`, for this call.
 
     Raises InputError for a prompt or answer that does not fit the model or is longer than its positions, for an empty
     answer, and for a model that is not causal (an answer token got relevance from itself or a later token), NonFiniteError
@@ -94,7 +97,7 @@ def answer_relevance(
         numbers.check_causal(found.relevance)
         made_of = {leaf: name for leaf, (name, _) in leaf_inputs(leaves).items()}
         explanations = []
-        for index in range(len(given.examples)):
+        for index in steps("explanations", range(len(given.examples)), len(given.examples)):
             own = _account(explained, inputs, asked, made_of, index) if account else None
             explanations.append(_explanation(explained, found, asked, index, own))
     return Explanations(explanations) if given.batched else explanations[0]

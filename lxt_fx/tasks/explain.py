@@ -14,6 +14,7 @@ from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inputs.given import Given, Place, part_of
 from lxt_fx.results.explanation import Explanation
@@ -49,6 +50,7 @@ def explain(
     account: bool = False,
     chunk: int | None = None,
     sampling_rate: int | None = None,
+    progress: bool | None = None,
 ) -> Explanation: ...
 
 
@@ -65,6 +67,7 @@ def explain(
     account: bool = False,
     chunk: int | None = None,
     sampling_rate: int | None = None,
+    progress: bool | None = None,
 ) -> Explanations: ...
 
 
@@ -81,9 +84,11 @@ def explain(
     account: bool = False,
     chunk: int | None = None,
     sampling_rate: int | None = None,
+    progress: bool | None = None,
 ) -> Explanation | Explanations: ...
 
 
+@lasting
 def explain(
     model: nn.Module | Any,
     processor: Any,
@@ -96,6 +101,7 @@ def explain(
     account: bool = False,
     chunk: int | None = None,
     sampling_rate: int | None = None,
+    progress: bool | None = None,
 ) -> Explanation | Explanations:
     """How much each token, pixel or moment of `inputs` speaks for or against what the model says.
 
@@ -125,7 +131,7 @@ def explain(
     `answer` is what an encoder-decoder has said. `labels` names the classes if the model's config does not. `rules` is a
     name in `lxt_fx.TABLES` or a RuleTable; None means `attnlrp` for a model and its own table for an explained module. With
     `account=True` each explanation says what reached the inputs and what took the rest, which takes one more run for each.
-    `chunk` numbers run backward at once.
+    `chunk` numbers run backward at once. `progress` is as in `lxt_fx.progress`, for this call.
 
     Raises InputError for inputs or a target that do not fit the model, NonFiniteError where relevance is not finite, and
     what `transform` raises. The model does not change. """
@@ -137,6 +143,7 @@ def explain(
         )
 
 
+@lasting
 def explain_image(
     model: nn.Module | Any,
     pixel_values: Any,
@@ -145,6 +152,7 @@ def explain_image(
     processor: Any = None,
     labels: Sequence[str] | None = None,
     rules: Rules | None = None,
+    progress: bool | None = None,
 ) -> Explanation | Explanations:
     """How much each pixel speaks for or against what the model says of a picture: `explain` for pictures, without a
     processor where the pixels are normalised already, and for a model of any library.
@@ -152,7 +160,8 @@ def explain_image(
     `pixel_values` is a float tensor as the model takes it, [channels, height, width] or [batch, channels, height, width],
     or, with a `processor` (an image processor of transformers, a transform of torchvision or timm), a picture of any kind
     that `explain` takes. It is the model's input `pixel_values`, else its first input; of an explained module the first
-    image that relevance is read at. `target`, `labels` and `rules` are as in `explain`, and so is what is raised.
+    image that relevance is read at. `target`, `labels`, `rules` and `progress` are as in `explain`, and so is what
+    is raised.
     """
     function = "explain_image"
     module, processor = opened_with(model, processor, function)
@@ -184,7 +193,7 @@ def explanations_of(
     made_of = {leaf: name for leaf, (name, _) in leaf_inputs(leaves).items()}
     part = part_of if several else _only_part
     explanations = []
-    for index, example in enumerate(call.given.examples):
+    for index, example in steps("explanations", enumerate(call.given.examples), len(call.given.examples)):
         own = account_of(call, made_of, index, 0) if account else None
         numbers = call.numbers.numbers[index]
         explanations.append(
