@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_text import bert, byte_tokenizer, llama, vit, word_tokenizer
 from transformers import T5Config, T5ForConditionalGeneration
 
+from lxt_fx.base import progress
+from lxt_fx.base.progress_line import Step
 from lxt_fx.cli import main
 from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table.tables import TABLES
@@ -156,6 +159,26 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, capsys: pytest.
     llama(20).save_pretrained(tmp_path)
     assert run("explain", str(tmp_path), "hi") == 2
     assert f"the tokenizer of {tmp_path} could not be loaded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [(), ("--quiet",), ("-q",)])
+def test_quiet_shows_no_progress(
+    tmp_path: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    def step(words: str, total: int | None, since: float) -> Step:
+        shown.append(words)
+        return Step(words, total, since)
+
+    monkeypatch.setattr(progress, "Step", step)
+    monkeypatch.setattr(progress, "notebook", lambda: SimpleNamespace(execution_count=1))
+    llama(20).save_pretrained(tmp_path)
+    assert run("explain", str(tmp_path), "hi", *options) == 2
+    assert "the tokenizer of" in capsys.readouterr().err
+    assert shown == ([] if options else ["loading the model"])
+    with progress.stage("after the command"):
+        assert "after the command" in shown
 
 
 def test_audit_prints_a_ledger_that_closes_and_writes_what_is_asked(

@@ -153,7 +153,7 @@ def relevance_by_leaf(
     leaves, explained = list(call.leaves.values()), call.module
     saved = _Saved(explained)
     split = split_model(explained) if asked.entries_only else None
-    with stage("forward"), saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+    with stage("running the forward"), saved_tensors_hooks(saved.pack, lambda tensor: tensor):
         ends, seeds, values = (
             _from_output(call, asked, function) if split is None else _from_hidden(explained, split, call.bound, asked)
         )

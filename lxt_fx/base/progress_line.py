@@ -47,14 +47,12 @@ class Line:
         counted = next((step for step in self.steps if step.total is not None and step.total > 1), None)
         frames = PLAIN_SPINNER if plain else SPINNER
         left = Text.assemble((frames[int(self.now * TURNS) % len(frames)], "progress.spinner"), " ", self._said(counted))
-        right, share = self._numbers(counted), None
-        if counted is not None and counted.total:
-            share = counted.done / counted.total
+        right = self._numbers(counted)
         room = width - len(left) - len(right) - 2
-        if share is None or room < LEAST_BAR:
+        if counted is None or room < LEAST_BAR:
             left.truncate(max(width - len(right) - 1, 0))
             return Text.assemble(left, " ", right)
-        return Text.assemble(left, " ", _bar(share, min(room, LONGEST_BAR), plain), " ", right)
+        return Text.assemble(left, " ", _bar(counted, min(room, LONGEST_BAR), plain), " ", right)
 
     def _said(self, counted: Step | None) -> str:
         words = [step.words for step in (counted, *self.steps[-1:]) if step is not None]
@@ -65,20 +63,21 @@ class Line:
     def _numbers(self, counted: Step | None) -> Text:
         from rich.text import Text
 
-        found = Text()
-        if counted is not None:
-            found.append(f"{counted.done}/{counted.total} ", "progress.download")
-        found.append(_time(self.seconds), "progress.elapsed")
-        if counted is not None and counted.total and 0 < counted.done < counted.total:
-            each = (self.now - counted.since) / counted.done
-            found.append(f", {_time(each * (counted.total - counted.done))} left", "progress.remaining")
-        return found
+        if counted is None:
+            return Text(_time(self.seconds), "progress.elapsed")
+        done, total = counted.done, counted.total or 1
+        each = (self.now - counted.since) / max(done, 1)
+        left = f", {_time(each * (total - done)) if done else '-:--'} left"
+        return Text.assemble(
+            (f"{done:{len(str(total))}}/{total} ", "progress.download"), (_time(self.seconds), "progress.elapsed"),
+            (left, "progress.remaining"),
+        )  # fmt: skip
 
 
-def _bar(share: float, width: int, plain: bool) -> Text:
+def _bar(counted: Step, width: int, plain: bool) -> Text:
     from rich.text import Text
 
-    done = round(share * width)
+    done = round(width * counted.done / (counted.total or 1))
     if plain:
         return Text("#" * done + "-" * (width - done), "bar.complete")
     return Text.assemble(("━" * done, "bar.complete"), ("━" * (width - done), "bar.back"))

@@ -73,7 +73,7 @@ def audit(
             )
         bound = with_leaves_in(bound, leaves)
         asked = _Asked(Reading.of("audit", explained, labels), target, texts_of_logits(named, bound, tokenizer))
-        with stage("forward, node by node"):
+        with stage("running the forward, node by node"):
             goals = asked.goals(explained._run_by(Taps(explained, meter), bound))
         relevance = _backward(goals, leaves, meter)
         if not is_finite([goal.value for goal in goals] + [r for found in relevance.values() for r in found]):
