@@ -152,6 +152,11 @@ def test_counted_steps_have_a_bar_and_the_time_that_is_left(terminal: Stream, la
     assert "\x1b[38;5;237m" + "━" * 18 in terminal.getvalue(), "the part of the bar that is not done is grey"
 
 
+def test_one_step_has_no_bar(terminal: Stream, later: Later) -> None:
+    explaining(lambda: [later(3) for _ in steps("relevance of targets", range(1), 1)])
+    assert ERASE + "* explaining: relevance of targets 0:03" + ERASE in shown(terminal)
+
+
 def test_calls_inside_a_call_share_its_line(terminal: Stream, later: Later) -> None:
     def inner() -> None:
         with stage("choosing rules"):
@@ -179,9 +184,11 @@ def test_a_step_that_is_closed_late_ends_no_other(terminal: Stream, later: Later
             abandoned = steps("targets", range(4), 4)
             next(abandoned)
         with stage("second"):
-            abandoned.close()  # type: ignore[attr-defined]
             later(3)
             assert terminal.screen == "* explaining: second 0:03"
+            abandoned.close()  # type: ignore[attr-defined]
+            later(1)
+            assert terminal.screen == "* explaining: second 0:04"
 
     explaining(do)
 
@@ -249,7 +256,7 @@ def test_inside_of_a_call_that_shows_none_nothing_is_shown(terminal: Stream, lat
     explaining(lambda: quiet(later), progress=False)
     assert terminal.getvalue() == ""
     explaining(lambda: quiet(later, lambda do: explaining(do, progress=False)))
-    assert "capturing" not in terminal.getvalue() and "explaining" in terminal.getvalue()
+    assert "targets" not in terminal.getvalue() and "explaining" in terminal.getvalue()
 
 
 def test_progress_is_true_false_or_none() -> None:
@@ -314,13 +321,19 @@ def test_a_display_of_the_user_stays_alone(terminal: Stream, later: Later, monke
         with Live("mine", console=Console(file=screen, force_terminal=True), auto_refresh=False):
             later(1)
             assert terminal.screen == ""
-            explaining_inside_shows_nothing()
-
-    def explaining_inside_shows_nothing() -> None:
-        explaining(lambda: later(3))
-        assert terminal.screen == ""
 
     explaining(do)
+    live = Live("mine", console=Console(file=screen, force_terminal=True), auto_refresh=False)
+    live.start()
+
+    def outlives() -> None:
+        later(3)
+        assert terminal.screen == ""
+        live.stop()
+        later(1)
+        assert terminal.screen == "* explaining 0:04"
+
+    explaining(outlives)
 
 
 def test_a_warning_stands_in_a_line_of_its_own(terminal: Stream, later: Later) -> None:
@@ -398,7 +411,7 @@ def test_a_notebook_shows_one_output_a_cell(monkeypatch: pytest.MonkeyPatch, ter
     explaining(lambda: later(3), progress=False)
     shell.kernel = None  # IPython in a terminal, here with standard error in a pipe
     explaining(lambda: later(3))
-    assert len(outputs) == 2
+    assert outputs[1:] == [["* explaining 0:03", empty]]
 
 
 def test_a_thread_draws_while_a_step_lasts(terminal: Stream, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,7 @@ def _place() -> Place | None:
     shell = notebook()
     if shell is not None:
         return Notebook(shell)
-    stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # what is behind a display of the user
+    stream = sys.stderr
     try:
         terminal = stream is not None and stream.isatty()
     except (AttributeError, ValueError):  # a stream of the user, or a closed one
