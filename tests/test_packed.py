@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
+import random
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from saved_headers import edited, load_text, odd_values, parts_of
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -341,6 +345,35 @@ def test_a_file_names_the_layers_and_load_takes_the_model(tmp_path: Path) -> Non
     loaded = lxt_fx.load(tmp_path / "it.safetensors", packed=model)
     assert torch.equal(loaded(x), explained(x))
     assert "3 x codes of 4 bits" in lxt_fx.certificate(loaded).summary()
+
+
+CRAFTED: dict[str, tuple[Any, str]] = {
+    "no module": (lambda layers: layers.update(weight=layers.pop("0.packed_weight")), "is no path of a packed weight"),
+    "a name of modules": (lambda layers: layers.update({"0.training": layers.pop("0.packed_weight")}), "is no path of"),
+    "a method": (lambda layers: layers.update({"forward.weight": layers.pop("0.packed_weight")}), "is no path of"),
+    "no name": (lambda layers: layers.update({"0..w": layers.pop("0.packed_weight")}), "is no path of a packed weight"),
+    "no such layer": (lambda layers: layers.update({"7.packed_weight": layers.pop("0.packed_weight")}), "no tensor of this"),
+    "another scheme": (lambda layers: layers["0.packed_weight"].update(scheme="int8"), "was packed by int8"),
+    "another sign": (lambda layers: layers["0.packed_weight"]["sketch"].__setitem__(3, 1.0), "has other weights than 0"),
+    "short": (lambda layers: layers["0.packed_weight"]["sketch"].pop(), "has other weights than 0"),
+    "too many": (lambda layers: layers.update({f"a{n}.w": 1 for n in range(100_001)}), "has more than 100000 layers"),
+}  # fmt: skip
+
+
+def test_a_crafted_header_of_packed_layers_is_refused(tmp_path: Path) -> None:
+    """Single edits, and 150 at random, with the model and with others: a module or an InputError, and nothing runs."""
+    model = packed(net())
+    header, tensors = parts_of(lxt_fx.transform(model, (X,)), tmp_path)
+    for case, (edit, why) in CRAFTED.items():
+        crafted = copy.deepcopy(header)
+        edit(crafted["packed"])
+        said = load_text(json.dumps(crafted), tensors, model)
+        assert isinstance(said, str) and re.search(why, said), (case, said)
+    choice, values = random.Random(0), odd_values(tmp_path / "effect")
+    for _ in range(150):
+        crafted = {**header, **edited({"packed": header["packed"]}, choice, values)}
+        load_text(json.dumps(crafted), tensors, choice.choice([model, model, None, net()]))
+    assert not (tmp_path / "effect").exists()
 
 
 def test_wrong_weights_are_refused_before_any_work() -> None:

@@ -56,8 +56,7 @@ def _aqlm(layer: Any) -> tuple[Tensor, Tensor | None]:
     """The first call chooses a kernel, and on a CPU it may write the codes in another order, which is done once."""
     if layer.gemv_op is None:
         raise InputError(
-            "transform: a layer of AQLM has not chosen its kernel yet, which it does in its first call; call the model once "
-            "first"
+            "transform: a layer of AQLM has not chosen its kernel yet, which it does in its first call; call the model once"
         )
     return by_identity(layer)
 
@@ -88,7 +87,7 @@ def _fp8(layer: Any) -> tuple[Tensor, Tensor | None]:
     if layer.block_size is not None:
         for dim, size in enumerate(layer.block_size):
             scales = scales.repeat_interleave(size, dim).narrow(dim, 0, weight.shape[dim])
-    return weight.float() * scales, layer.bias
+    return weight.float().mul_(scales), layer.bias
 
 
 def _fp8_holds(layer: Any) -> str | None:
@@ -96,7 +95,7 @@ def _fp8_holds(layer: Any) -> str | None:
 
 
 def _fp8_by_output(layer: Any) -> tuple[Tensor, Tensor | None]:
-    return layer.weight.float() * layer.weight_scale.float().reshape(-1, 1), layer.bias
+    return layer.weight.float().mul_(layer.weight_scale.float().reshape(-1, 1)), layer.bias
 
 
 def _eetq(layer: Any) -> tuple[Tensor, Tensor | None]:

@@ -185,8 +185,8 @@ def _checked(path: str, packed: PackedLayer, x: Tensor, z: Tensor) -> float:
 
 
 def _apart_on_signs(packed: PackedLayer, x: Tensor, weight: Tensor, bias: Tensor | None) -> float:
-    """The difference for inputs whose values are all of one magnitude, that of the example, with random signs. A kernel that
-    rounds its input multiplies them all by one factor, which is left out."""
+    """The difference for inputs whose values are all of one magnitude, that of the example, with random signs. A kernel
+    that rounds its input multiplies them all by one factor, which is left out."""
     random = torch.Generator().manual_seed(0)
     size = x.detach().float().square().mean().sqrt().nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-3)
     signs = (torch.randint(0, 2, x.shape, generator=random) * 2 - 1).to(x.device) * size
@@ -198,8 +198,8 @@ def _apart_on_signs(packed: PackedLayer, x: Tensor, weight: Tensor, bias: Tensor
 
 
 def _has_backward(packed: PackedLayer, x: Tensor) -> bool:
-    """Whether the gradient that the kernel passes to x is that of its unpacked weights. Rounding that is written out has the
-    derivative 0."""
+    """Whether the gradient that the kernel passes to x is that of its unpacked weights. Rounding that is written out has
+    the derivative 0."""
     with torch.enable_grad(), running(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of kernels without a backward, which is what is asked
         leaf = x.detach().requires_grad_()
