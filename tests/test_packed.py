@@ -352,7 +352,7 @@ CRAFTED: dict[str, tuple[Any, str]] = {
     "a name of modules": (lambda layers: layers.update({"0.training": layers.pop("0.packed_weight")}), "is no path of"),
     "a method": (lambda layers: layers.update({"forward.weight": layers.pop("0.packed_weight")}), "is no path of"),
     "no name": (lambda layers: layers.update({"0..w": layers.pop("0.packed_weight")}), "is no path of a packed weight"),
-    "no such layer": (lambda layers: layers.update({"7.packed_weight": layers.pop("0.packed_weight")}), "no tensor of this"),
+    "no such layer": (lambda layers: layers.update({"7.packed_weight": layers.pop("0.packed_weight")}), "no tensor of"),
     "another scheme": (lambda layers: layers["0.packed_weight"].update(scheme="int8"), "was packed by int8"),
     "another sign": (lambda layers: layers["0.packed_weight"]["sketch"].__setitem__(3, 1.0), "has other weights than 0"),
     "short": (lambda layers: layers["0.packed_weight"]["sketch"].pop(), "has other weights than 0"),
