@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import lxt_fx
 from lxt_fx.base.saved_json import read_json
@@ -46,10 +46,10 @@ def written(header: Header | str, tensors: dict[str, Tensor], folder: Path) -> P
     return folder / "crafted.safetensors"
 
 
-def load_text(text: str, tensors: dict[str, Tensor]) -> lxt_fx.Explained | str:
+def load_text(text: str, tensors: dict[str, Tensor], packed: nn.Module | None = None) -> lxt_fx.Explained | str:
     """What `load` makes of a header, or what it says against it. Any other error is raised."""
     try:
-        return module_of(read_json(text, "load: it"), tensors, (), ())
+        return module_of(read_json(text, "load: it"), tensors, (), (), packed)
     except lxt_fx.InputError as error:
         return str(error)
 

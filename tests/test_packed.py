@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
+import pickle
+import random
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from saved_headers import edited, load_text, odd_values, parts_of
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -25,6 +31,7 @@ from lxt_fx.ops.contributions import OF_UNPACKED
 from lxt_fx.ops.packed import packed_layer_of, packed_linear
 from lxt_fx.packed import known
 from lxt_fx.packed.known import packed_layer
+from lxt_fx.packed.scheme import Scheme
 from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.rule import Rule
 
@@ -38,7 +45,6 @@ class Codes(nn.Module):
         self.register_buffer("codes", (linear.weight.detach() / scales).round().to(torch.int8))
         self.register_buffer("scales", scales)
         self.bias = linear.bias
-        self.used_by: list[str] = []
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.codes * self.scales, self.bias)
@@ -50,6 +56,58 @@ class RoundedCodes(Codes):
     def forward(self, x: Tensor) -> Tensor:
         step = x.detach().abs().amax(-1, keepdim=True) / 127
         return F.linear((x.detach() / step).round() * step, self.codes * self.scales, self.bias)
+
+
+class WrittenRounding(Codes):
+    """The same with rounding that is written out, whose derivative is 0, and a scale that depends on the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = x.abs().amax(-1, keepdim=True) / 127
+        return F.linear((x / step).round() * step, self.codes * self.scales, self.bias)
+
+
+class Wide(Codes):
+    """A kernel whose values are float64, whatever it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.double())
+
+
+class Squeezing(Codes):
+    """A kernel that leaves out the dim of a batch of one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).squeeze(0)
+
+
+class Failing(torch.autograd.Function):
+    """A kernel whose backward is missing on this device."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise ValueError("install other kernels for a backward")
+
+
+class WithoutBackward(Codes):
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = Failing.apply(x, self.codes * self.scales, self.bias)  # type: ignore[no-untyped-call]
+        return found
+
+
+class Compiled(Codes):
+    """A kernel with a part that `torch.compile` compiled."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, unpacked_codes(self.codes, self.scales), self.bias)
+
+
+@torch.compile(backend="eager")
+def unpacked_codes(codes: Tensor, scales: Tensor) -> Tensor:
+    return codes.to(scales.dtype) * scales + torch.zeros(codes.shape[1], dtype=scales.dtype)
 
 
 def unpack(layer: Any) -> tuple[Tensor, Tensor | None]:
@@ -289,6 +347,35 @@ def test_a_file_names_the_layers_and_load_takes_the_model(tmp_path: Path) -> Non
     assert "3 x codes of 4 bits" in lxt_fx.certificate(loaded).summary()
 
 
+CRAFTED: dict[str, tuple[Any, str]] = {
+    "no module": (lambda layers: layers.update(weight=layers.pop("0.packed_weight")), "is no path of a packed weight"),
+    "a name of modules": (lambda layers: layers.update({"0.training": layers.pop("0.packed_weight")}), "is no path of"),
+    "a method": (lambda layers: layers.update({"forward.weight": layers.pop("0.packed_weight")}), "is no path of"),
+    "no name": (lambda layers: layers.update({"0..w": layers.pop("0.packed_weight")}), "is no path of a packed weight"),
+    "no such layer": (lambda layers: layers.update({"7.packed_weight": layers.pop("0.packed_weight")}), "no tensor of"),
+    "another scheme": (lambda layers: layers["0.packed_weight"].update(scheme="int8"), "was packed by int8"),
+    "another sign": (lambda layers: layers["0.packed_weight"]["sketch"].__setitem__(3, 1.0), "has other weights than 0"),
+    "short": (lambda layers: layers["0.packed_weight"]["sketch"].pop(), "has other weights than 0"),
+    "too many": (lambda layers: layers.update({f"a{n}.w": 1 for n in range(100_001)}), "has more than 100000 layers"),
+}  # fmt: skip
+
+
+def test_a_crafted_header_of_packed_layers_is_refused(tmp_path: Path) -> None:
+    """Single edits, and 150 at random, with the model and with others: a module or an InputError, and nothing runs."""
+    model = packed(net())
+    header, tensors = parts_of(lxt_fx.transform(model, (X,)), tmp_path)
+    for case, (edit, why) in CRAFTED.items():
+        crafted = copy.deepcopy(header)
+        edit(crafted["packed"])
+        said = load_text(json.dumps(crafted), tensors, model)
+        assert isinstance(said, str) and re.search(why, said), (case, said)
+    choice, values = random.Random(0), odd_values(tmp_path / "effect")
+    for _ in range(150):
+        crafted = {**header, **edited({"packed": header["packed"]}, choice, values)}
+        load_text(json.dumps(crafted), tensors, choice.choice([model, model, None, net()]))
+    assert not (tmp_path / "effect").exists()
+
+
 def test_wrong_weights_are_refused_before_any_work() -> None:
     x = torch.ones(2, 5, dtype=torch.float64)
     lxt_fx.register_packed(Codes, lambda layer: (-layer.codes * layer.scales, layer.bias))
@@ -332,6 +419,196 @@ def test_a_compiled_module_calls_the_kernels() -> None:
     assert grads[0] is not None and grads[1] is not None and near(grads[1], grads[0], 1e-12)
     weights = [buffer for buffer in explained.buffers() if packed_layer_of(buffer) is not None]
     assert len(weights) == 3 and all(weight.untyped_storage().nbytes() == 8 for weight in weights)
+
+
+X = torch.linspace(-1, 2, 10, dtype=torch.float64).reshape(2, 5)
+
+
+def gradient(module: Any, x: Tensor = X) -> tuple[Tensor, Tensor]:
+    """The value, and the gradient of its second output."""
+    leaf = x.clone().requires_grad_()
+    value = module(leaf)
+    value[..., 1].sum().backward()
+    assert leaf.grad is not None
+    return value.detach(), leaf.grad
+
+
+def with_layers(kind: type[Codes], **registered: Any) -> nn.Module:
+    lxt_fx.register_packed(kind, registered.pop("unpack", unpack), **registered)
+    return packed(net(), kind)
+
+
+@pytest.mark.parametrize("kind", [WithoutBackward, WrittenRounding, Compiled])
+def test_kernels_with_no_backward_or_another_one_pass_relevance_by_the_weights(kind: type[Codes]) -> None:
+    """A backward that fails, rounding with the derivative 0, and code that is compiled while the model runs."""
+    model = with_layers(kind, rounds="its input to 8 bits" if kind is WrittenRounding else "")
+    value, found = gradient(lxt_fx.transform(model, (X,)))
+    assert torch.equal(value, model(X))
+    if kind is not WrittenRounding:
+        assert near(found, gradient(lxt_fx.transform(unpacked(model, net()), (X,)))[1], 1e-12)
+
+
+def test_a_kernel_with_values_of_another_dtype() -> None:
+    class Float(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.float()
+
+    def made(first: nn.Module) -> nn.Module:
+        return nn.Sequential(first, Float(), nn.GELU(), nn.Linear(6, 3)).eval()
+
+    torch.manual_seed(0)
+    lxt_fx.register_packed(Wide, lambda layer: (layer.codes * layer.scales, layer.bias.float()))
+    layer, plain = Wide(nn.Linear(5, 6).double()), nn.Linear(5, 6)
+    plain.weight.data, plain.bias.data = (layer.codes * layer.scales).float(), layer.bias.data.float()
+    x, model = X.float(), made(layer)
+    for table in ("attnlrp", lxt_fx.TABLES["attnlrp"].with_rules("own", linear_rules.gamma(), summary="")):
+        explained = lxt_fx.transform(model, (x,), rules=table)
+        twin = nn.Sequential(plain, *model[1:])  # type: ignore[index]
+        (value, found), (_, expected) = gradient(explained, x), gradient(lxt_fx.transform(twin, (x,), rules=table), x)
+        assert torch.equal(value, model(x)) and found.dtype == torch.float32 and near(found, expected)
+    assert next(n for n in explained.graph.nodes if "packed" in str(n.target)).meta["val"].dtype == torch.float64
+
+
+def test_a_kernel_is_told_that_relevance_is_read() -> None:
+    asked: list[tuple[bool, bool]] = []
+
+    class Asking(Codes):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append((torch.is_grad_enabled(), x.requires_grad))
+            return super().forward(x)
+
+    def unpack_asking(layer: Any) -> tuple[Tensor, Tensor | None]:
+        assert not torch.is_grad_enabled()
+        return unpack(layer)
+
+    explained = lxt_fx.transform(with_layers(Asking, unpack=unpack_asking), (X,))
+    asked.clear()
+    with torch.no_grad():
+        explained(X)
+    gradient(explained)
+    assert asked == [(True, True)] * 6
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_other_batches_than_that_of_the_example(size: int) -> None:
+    model = packed(net())
+    x = torch.linspace(-2, 1, 5 * size, dtype=torch.float64).reshape(size, 5)
+    value, found = gradient(lxt_fx.transform(model, (X,)), x)
+    expected, own = gradient(lxt_fx.transform(unpacked(model, net()), (X,)), x)
+    assert torch.equal(value, model(x)) and value.shape == expected.shape
+    assert found.shape == own.shape and (size == 0 or near(found, own, 1e-12))
+
+
+def test_a_kernel_that_changes_its_shape_is_an_error() -> None:
+    explained = lxt_fx.transform(with_layers(Squeezing), (X,))
+    with pytest.raises(lxt_fx.CallError, match=r"captured with an output of torch.float64 \[1, 6\], and its kernel gives"):
+        explained(X[:1])
+
+
+@pytest.mark.parametrize("kind", [Codes, RoundedCodes])
+def test_autocast_is_that_of_the_model(kind: type[Codes]) -> None:
+    model, x = packed(net().float(), kind), X.float()
+    explained, plain = lxt_fx.transform(model, (x,)), lxt_fx.transform(unpacked(model, net().float()), (x,))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (value, found), (_, expected), own = gradient(explained, x), gradient(plain, x), model(x)
+    assert value.dtype == torch.bfloat16 and torch.equal(value, own) and near(found, expected, 0.03)
+
+
+def test_threads_share_an_explained_module() -> None:
+    explained = lxt_fx.transform(packed(net()), (X,))
+    inputs = [X * (1 + index / 8) for index in range(8)]
+    alone = [gradient(explained, x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda x: gradient(explained, x), inputs))
+    for first, second in zip(alone, together, strict=True):
+        assert all(map(torch.equal, first, second))
+
+
+def test_what_is_done_to_an_explained_packed_module() -> None:
+    """New weights in place are seen; other tensors, another dtype, and pickle are refused or done."""
+    model = packed(net())
+    explained = lxt_fx.transform(model, (X,))
+    weights = {name: tensor * 1.5 for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    model.load_state_dict(weights, strict=False)
+    value, found = gradient(explained)
+    assert torch.equal(value, model(X))
+    assert near(found, gradient(lxt_fx.transform(model, (X,)))[1], 1e-12)
+    with pytest.raises(lxt_fx.LxtFxError, match="save"):
+        pickle.dumps(explained)
+    model[0].scales = model[0].scales * 2  # type: ignore[union-attr, operator]
+    with pytest.raises(lxt_fx.ModelChangedError, match="0.scales"):
+        explained(X)
+
+
+def test_a_layer_that_is_called_by_name_or_hooked_or_replaced() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = (packed(net())[index] for index in (0, 2, 4))  # type: ignore[index]
+
+        def forward(self, x: Tensor) -> Any:
+            return self.third(self.second(self.first(x=x).relu()).relu())
+
+    model = Named().eval()
+    hooked, replaced = model.second, model.third
+    vars(hooked)["_old_forward"] = hooked.forward  # as accelerate does
+    vars(hooked)["forward"] = with_hooks = lambda x: vars(hooked)["_old_forward"](x)
+    vars(replaced)["forward"] = others = lambda x: F.linear(x, replaced.codes * replaced.scales * 2)
+    explained = lxt_fx.transform(model, (X,))
+    value, _ = gradient(explained)
+    assert torch.equal(value, model(X))
+    assert sum("packed" in str(node.target) for node in explained.graph.nodes if node.op == "call_function") == 2
+    assert vars(hooked)["forward"] is with_hooks and vars(replaced)["forward"] is others
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_another_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a known class and of a refused one; a registered class is taken with its subclasses."""
+
+    class Twice(Codes):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    name = f"{__name__}.Codes"
+    monkeypatch.setattr(known, "_REGISTERED", {})
+    for layers, entry in ((known.LAYERS, Scheme(unpack, lambda layer: "codes")), (known.REFUSED, ("why", "way()"))):
+        monkeypatch.setattr(known, "LAYERS" if layers is known.LAYERS else "REFUSED", {name: entry})
+        assert packed_layer(Twice(nn.Linear(2, 3)), "it") is None
+    monkeypatch.setattr(known, "REFUSED", {})
+    assert packed_layer(Codes(nn.Linear(2, 3)), "it") is not None
+    lxt_fx.register_packed(Codes, unpack)
+    assert packed_layer(Twice(nn.Linear(2, 3)), "it") is not None
+
+
+WRONG: dict[str, Any] = {
+    "noise of 3%": (Codes, lambda w: w * (1 + 0.03 * torch.randn(w.shape, dtype=w.dtype)), r"off by \d%.*allowed: 2%"),
+    "transposed": (Codes, lambda w: w.T, r"off by inf%|must give a bias \[5\]"),
+    "one row less": (Codes, lambda w: w[1:], r"must give a bias \[5\] or None"),
+    "a vector": (Codes, lambda w: w[0], r"not torch.float64 \[5\]"),
+    "noise under rounding": (
+        RoundedCodes, lambda w: w * (1 + 0.25 * torch.randn(w.shape, dtype=w.dtype)), "off by [12].%.*allowed: 10%",
+    ),
+    "another scale under rounding": (RoundedCodes, lambda w: w * 3, "off by .*allowed: 50%"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_weights_that_are_nearly_right_are_refused(case: str) -> None:
+    torch.manual_seed(1)
+    kind, wrong, why = WRONG[case]
+    rounds = "its input to 8 bits" if kind is RoundedCodes else ""
+    with pytest.raises(lxt_fx.CaptureError, match=why):
+        lxt_fx.transform(
+            with_layers(kind, unpack=lambda layer: (wrong(layer.codes * layer.scales), layer.bias), rounds=rounds), (X,)
+        )
+
+
+def test_rounding_that_is_not_declared_is_refused() -> None:
+    class Coarse(Codes):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward((x * 1.5).round() / 1.5)
+
+    with pytest.raises(lxt_fx.CaptureError, match="off by .*allowed: 5%, as it rounds nothing but its weights"):
+        lxt_fx.transform(with_layers(Coarse), (X,))
 
 
 # --- packages -------------------------------------------------------------------------------------------------------------

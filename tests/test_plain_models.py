@@ -414,3 +414,22 @@ def test_a_model_with_int8_weights_of_torchao_is_explained() -> None:
     explained = lxt_fx.transform(net, (TOKENS.float(),))
     assert explained.record.forward_difference == 0
     lxt_fx.audit(explained, TOKENS.float(), first).check()
+
+
+@torch.compile(backend="eager")
+def _doubled(x: torch.Tensor) -> torch.Tensor:
+    return x.float() * 2 + torch.zeros(x.shape[-1])
+
+
+def test_a_function_that_torch_compile_compiled_is_captured_as_it_is_written() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = torch.nn.Linear(4, 5), torch.nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.second(_doubled(self.first(x)))
+
+    model, x = Net().eval(), torch.ones(2, 4)
+    explained = lxt_fx.transform(model, (x,))
+    assert torch.equal(explained(x), model(x)) and not explained.record.unknown

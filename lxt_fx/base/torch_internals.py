@@ -6,6 +6,7 @@ missing without a check. With the check, a missing name raises UnsupportedVersio
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -424,8 +425,9 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Inside the block, submodules that `torch.compile` or `compile()` compiled are the plain ones. make_fx refuses a
-    compiled function, and torch.export loses the paths of the modules in it."""
+    """Inside the block, submodules that `torch.compile` or `compile()` compiled are the plain ones, and functions that it
+    compiled run as they are written. make_fx refuses a compiled function, torch.export loses the paths of the modules in
+    it, and the compiler fails where capture watches what a model calls."""
     in_place = [(part, call) for part in model.modules() if (call := getattr(part, "_compiled_call_impl", None))]
     wrapped = [
         (part, name, child) for part in model.modules() for name, child in part.named_children() if compiled_from(child)
@@ -435,7 +437,8 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
             part._compiled_call_impl = None
         for part, name, child in wrapped:
             part.add_module(name, compiled_from(child))
-        yield
+        with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+            yield
     finally:
         for part, name, child in wrapped:
             part.add_module(name, child)

@@ -87,8 +87,11 @@ def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> Capture
     with _timed(seconds, "capture"), packed.as_ops():
         captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
     if captured.example is not example and not on_meta(model, captured.example.kwargs):
-        with torch_state_restored(), torch.no_grad():
-            expected = captured.example.call(model)
+        try:
+            with torch_state_restored(), torch.no_grad():
+                expected = captured.example.call(model)
+        except Exception:  # a kernel that capture does not look into may refuse other sizes than the example's
+            return captured_on(model, example, dynamic=False)
     state = ModelState(model, captured.gm, before)
     return CapturedModel(model, captured, expected, seconds, state, embedding=embedding, packed=packed)
 

@@ -57,8 +57,9 @@ class Packed:
         return found
 
     def unpacked(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """W [out, in] and b [out], in the dtype of `like`."""
-        return unpacked_weight(self.weight, like), unpacked_bias(self.weight, like)
+        """W [out, in] and b [out], in the dtype of `like`. The bias is first: some layers unpack both for it."""
+        bias = unpacked_bias(self.weight, like)
+        return unpacked_weight(self.weight, like), bias
 
 
 @dataclass(frozen=True, slots=True)

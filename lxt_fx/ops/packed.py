@@ -35,7 +35,7 @@ class PackedLayer:
     so that nothing that is done to the module while it is captured reaches it. `forward` is the forward of its class.
     `rounds` says what its kernel rounds besides the weights, empty where it rounds nothing. `difference` is the largest
     seen between the kernel's values and those of the unpacked weights (relative L2), NaN before it was compared.
-    `has_backward` says whether the kernel passes a gradient to its input itself."""
+    `has_backward` says whether the kernel passes the gradient of these weights to its input itself."""
 
     layer: nn.Module
     forward: Callable[..., Tensor]

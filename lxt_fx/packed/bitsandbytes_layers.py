@@ -47,7 +47,7 @@ def _unpacked_8bit(layer: Any) -> tuple[Tensor, Tensor | None]:
     scales = layer.state.SCB if layer.state.SCB is not None else layer.weight.SCB
     if packed is None or scales is None:
         raise InputError(f"transform: {_NOT_PACKED.format(name=type(layer).__name__)}")
-    return packed.float() * (scales.float()[:, None] / 127), layer.bias
+    return packed.float().mul_(scales.float()[:, None] / 127), layer.bias
 
 
 def _rounds_8bit(layer: Any) -> str:

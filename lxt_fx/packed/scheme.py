@@ -39,14 +39,15 @@ def shell(module: nn.Module) -> Any:
     return found
 
 
-def by_identity(layer: Any, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+def by_identity(layer: Any, dtype: torch.dtype | None = None, size: int | None = None) -> tuple[Tensor, Tensor | None]:
     """W and b of a layer whose format only its kernel knows: W is what the kernel computes for the unit vectors, in this
-    dtype, without a bias. For kernels that do not round their input."""
+    dtype and of this size (`in_features` if None), without a bias. For kernels that do not round their input."""
     bare = shell(layer)
     for held in contents_of(bare):
         if "bias" in held:
             held["bias"] = None
     tensors = [*layer.parameters(), *layer.buffers()]
     wide = (t.dtype for t in tensors if t.is_floating_point() and t.itemsize > 1)
-    units = torch.eye(layer.in_features, dtype=dtype or next(wide, torch.float16), device=tensors[0].device)
+    size = layer.in_features if size is None else size
+    units = torch.eye(size, dtype=dtype or next(wide, torch.float16), device=tensors[0].device)
     return type(layer).forward(bare, units).T, layer.bias

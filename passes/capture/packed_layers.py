@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lxt_fx.base.errors import CaptureError
+from lxt_fx.base.errors import CaptureError, InputError
 from lxt_fx.base.torch_internals import contents_of
 from lxt_fx.ops.own_backward import running
 from lxt_fx.ops.packed import PackedLayer, packed_linear, weight_of
@@ -25,6 +25,9 @@ EXACT, ROUNDED = 0.05, 0.5
 """The largest difference between the values of a kernel and of the unpacked weights (relative L2) of a layer that says that
 it rounds nothing but its weights, and of one that rounds its input: beyond it, other weights are unpacked than the kernel
 multiplies with."""
+
+SIGNS_EXACT, SIGNS_ROUNDED = 0.02, 0.1
+"""The same for inputs of one magnitude, which are rounded alike: up to a factor, nothing is left but the weights."""
 
 _NAME = "packed_weight"
 _HOOKED_FORWARD = "_old_forward"
@@ -57,8 +60,7 @@ class PackedLayers:
             z = layer(x)
             self.dtypes[path, x.dtype] = z.dtype
             if math.isnan(layer.difference) and x.numel():
-                layer.difference = _difference(layer, x, z)
-                _check(path, layer)
+                layer.difference = _checked(path, layer, x, z)
                 layer.has_backward = _has_backward(layer, x)
             return z
 
@@ -86,8 +88,8 @@ class PackedLayers:
 
     @contextmanager
     def with_backwards(self) -> Iterator[None]:
-        """Inside, layers whose kernels have no backward have that of their unpacked weights: the gradient of the model
-        itself does not pass them, so no graph can be compared with it."""
+        """Inside, layers whose kernels have no backward, or another one, have that of their unpacked weights: the gradient
+        of the model itself does not pass them, so no graph can be compared with it."""
 
         def forward(path: str, found: Found, x: Tensor) -> Tensor:
             z: Tensor = packed_linear(x, found.weight, found.layer.scheme, self._other_dtype(path, x))
@@ -109,10 +111,11 @@ class PackedLayers:
         before = {path: vars(found.module).get("forward") for path, found in self.found.items()}
 
         def of(path: str, found: Found) -> Callable[..., Tensor]:
-            def replaced(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-                if threading.get_ident() != thread or args or kwargs or not isinstance(x, Tensor):
-                    return found.layer.forward(found.layer.layer, x, *args, **kwargs)
-                return forward(path, found, x)
+            def replaced(*args: Any, **kwargs: Any) -> Tensor:
+                given = (*args, *kwargs.values())
+                if threading.get_ident() != thread or len(given) != 1 or not isinstance(given[0], Tensor):
+                    return found.layer.forward(found.layer.layer, *args, **kwargs)
+                return forward(path, found, given[0])
 
             return replaced
 
@@ -145,6 +148,8 @@ def _unpacked(packed: PackedLayer, path: str) -> Tensor:
     what = f"transform: {path} is a {type(packed.layer).__name__} ({packed.scheme})"
     try:
         found = packed.unpacked()
+    except InputError:
+        raise
     except Exception as error:  # the code of a package or of the user may raise anything
         raise CaptureError(f"{what}, and its weights could not be unpacked: {type(error).__name__}: {error}") from error
     weight, bias = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
@@ -160,38 +165,60 @@ def _unpacked(packed: PackedLayer, path: str) -> Tensor:
     return weight
 
 
-def _difference(packed: PackedLayer, x: Tensor, z: Tensor) -> float:
-    """Between the kernel's values and those of the unpacked weights, relative to the kernel's (L2); infinite where the
-    shapes differ."""
+def _checked(path: str, packed: PackedLayer, x: Tensor, z: Tensor) -> float:
+    """The difference between the kernel's values z and those of the unpacked weights on the example, relative to the
+    kernel's (L2). Raises CaptureError where other weights were unpacked than the kernel multiplies with."""
     with torch.no_grad():
         weight, bias = (None if t is None else t.detach().float() for t in packed.unpacked())
         assert weight is not None
         if weight.shape[1] != x.shape[-1] or z.shape != (*x.shape[:-1], len(weight)):
-            return math.inf
-        own = F.linear(x.detach().float(), weight, bias)
-        return gradient_difference(z.detach().float(), own)
+            _refuse(path, packed, math.inf, ROUNDED)
+        found = gradient_difference(z.detach().float(), F.linear(x.detach().float(), weight, bias))
+        limit = ROUNDED if packed.rounds else EXACT
+        if found > limit:
+            _refuse(path, packed, found, limit)
+        apart = _apart_on_signs(packed, x, weight, bias)
+        limit = SIGNS_ROUNDED if packed.rounds else SIGNS_EXACT
+        if apart > limit:
+            _refuse(path, packed, apart, limit)
+        return found
+
+
+def _apart_on_signs(packed: PackedLayer, x: Tensor, weight: Tensor, bias: Tensor | None) -> float:
+    """The difference for inputs whose values are all of one magnitude, that of the example, with random signs. A kernel
+    that rounds its input multiplies them all by one factor, which is left out."""
+    random = torch.Generator().manual_seed(0)
+    size = x.detach().float().square().mean().sqrt().nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-3)
+    signs = (torch.randint(0, 2, x.shape, generator=random) * 2 - 1).to(x.device) * size
+    z, own = packed(signs.to(x.dtype)).float(), F.linear(signs.to(x.dtype).float(), weight)
+    z = z if bias is None else z - bias
+    if packed.rounds:
+        own = own * ((z * own).sum() / own.square().sum().clamp(min=1e-30)).clamp(0.5, 2)
+    return gradient_difference(z, own)
 
 
 def _has_backward(packed: PackedLayer, x: Tensor) -> bool:
-    """Whether the kernel passes a gradient to x."""
+    """Whether the gradient that the kernel passes to x is that of its unpacked weights. Rounding that is written out has
+    the derivative 0."""
     with torch.enable_grad(), running(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of kernels without a backward, which is what is asked
         leaf = x.detach().requires_grad_()
         try:
             z = packed.forward(packed.layer, leaf)
-            return torch.autograd.grad(z, leaf, torch.ones_like(z), allow_unused=True)[0] is not None
+            (found,) = torch.autograd.grad(z, leaf, torch.ones_like(z), allow_unused=True)
         except Exception:  # a backward that fails may raise anything
             return False
+    if found is None:
+        return False
+    own = packed.unpacked()[0].detach().float().sum(0).expand(x.shape)
+    return gradient_difference(own, found.float()) <= EXACT
 
 
-def _check(path: str, packed: PackedLayer) -> None:
-    limit = ROUNDED if packed.rounds else EXACT
-    if packed.difference <= limit or math.isnan(packed.difference):
-        return
+def _refuse(path: str, packed: PackedLayer, apart: float, limit: float) -> NoReturn:
     says = f"it rounds {packed.rounds}" if packed.rounds else "it rounds nothing but its weights"
     raise CaptureError(
         f"transform: the kernel of {path} ({packed.scheme}) gives other values on the example than its unpacked weights: "
-        f"off by {packed.difference:.0%} (relative L2; allowed: {limit:.0%}, as {says}). Relevance would pass by weights "
+        f"off by {apart:.0%} (relative L2; allowed: {limit:.0%}, as {says}). Relevance would pass by weights "
         "that are not those of the model.\n  to go on: register what unpacks them, lxt_fx.register_packed(..., unpack), or "
         "say what else the kernel rounds, rounds=..."
     )
