@@ -36,6 +36,7 @@ from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.any_length import RecurrencesOfAnyLength, as_torch_ops
 from lxt_fx.passes.capture.called_by_leaf import called_by_leaf, leaf_names, tensor_leaves
 from lxt_fx.passes.capture.example import SIGNALS, Example
+from lxt_fx.passes.capture.flex_attention import flex_attention_in_ops
 from lxt_fx.passes.capture.lost_no_grad import RefuseLostNoGrad
 from lxt_fx.passes.capture.trace import trace
 from lxt_fx.passes.drop_dead import drop_dead
@@ -234,7 +235,8 @@ def traceable_scans(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _traceable(model: nn.Module) -> Iterator[None]:
     with traceable_experts(model), traceable_scans(model), without_cache(model), uncompiled(model):
-        yield
+        with flex_attention_in_ops(model):
+            yield
 
 
 _MASKS_BY_VMAP = ("_vmap_for_bhqkv", "_vmap_expansion_sdpa")
