@@ -455,7 +455,7 @@ def compiled_as_written(now: bool) -> Iterator[None]:
         return
     import torch._dynamo.config as config
 
-    with torch.compiler.set_stance("force_eager"), config.patch(error_on_nested_fx_trace=False):  # type: ignore[attr-defined]
+    with torch.compiler.set_stance("force_eager"), config.patch(error_on_nested_fx_trace=False):
         yield
 
 
@@ -465,16 +465,16 @@ _FLEX_PURPOSE = "to take flex_attention apart"
 
 @contextmanager
 def flex_attention_as(attention: Callable[..., tuple[Tensor, ...]]) -> Iterator[None]:
-    """Inside the block, `flex_attention` calls this function in the place of its op, with the arguments of the op, after its
-    own checks but that of the device: on CPU, torch refuses tensors that ask for a gradient. The function returns the output
-    and the statistics of scores; releases of torch want one or two of these. Nothing is changed if the module was never
-    imported."""
+    """Inside the block, `flex_attention` calls this function in the place of its op, with the arguments of the op, after
+    its own checks but that of the device: on CPU, torch refuses tensors that ask for a gradient. The function returns the
+    output and two statistics of the scores, of which releases such as 2.6 want the first only. Nothing is changed if the
+    module was never imported."""
     flex: Any = sys.modules.get(_FLEX)
     if flex is None:
         yield
         return
     wanted = len(get_args(get_type_hints(mapped_flex_attention())["return"]))
-    replaced = {
+    replaced: dict[str, Any] = {
         "flex_attention_hop": lambda *args, **kwargs: attention(*args, **kwargs)[:wanted],
         "_validate_device": lambda query, key, value: None,
     }
@@ -486,7 +486,7 @@ def flex_attention_as(attention: Callable[..., tuple[Tensor, ...]]) -> Iterator[
 
 @contextmanager
 def flex_mask_by(mask: Callable[[Any, Sequence[int], Any], Tensor]) -> Iterator[None]:
-    """Inside the block, `create_mask` is `mask(function, sizes, device)`, and a BlockMask has its function and its length, and
+    """Inside the block, `create_mask` is `mask(function, sizes, device)`, and a BlockMask has its function, its length and
     one block. Its real blocks would be computed for one length."""
     flex: Any = sys.modules.get(_FLEX)
     if flex is None:
@@ -615,8 +615,8 @@ def function_base() -> Any:
 
 
 def size_on_example(size: Any) -> int:
-    """A size as a number: for a symbol its size in the example, 1 if it is data-dependent. Estimates of memory and trials of
-    other sizes use it. Releases such as 2.6 have it under another name."""
+    """A size as a number: for a symbol its size in the example, 1 if it is data-dependent. Estimates of memory and trials
+    of other sizes use it. Releases such as 2.6 have it under another name."""
     if isinstance(size, int):
         return size
     from torch.fx.experimental import symbolic_shapes  # imports sympy

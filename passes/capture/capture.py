@@ -234,9 +234,9 @@ def traceable_scans(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _traceable(model: nn.Module) -> Iterator[None]:
-    with traceable_experts(model), traceable_scans(model), without_cache(model), uncompiled(model):
-        with flex_attention_in_ops(model):
-            yield
+    traceable = traceable_experts(model), traceable_scans(model), flex_attention_in_ops(model)
+    with traceable[0], traceable[1], traceable[2], without_cache(model), uncompiled(model):
+        yield
 
 
 _MASKS_BY_VMAP = ("_vmap_for_bhqkv", "_vmap_expansion_sdpa")

@@ -2,8 +2,9 @@
 
 torch hides it behind one op, which has no backward on CPU, and compiles it. Inside `flex_attention_in_ops` it computes the
 scores, what `score_mod` and `mask_mod` make of them, their softmax and the mean of the values. Both functions are written
-for one score; torch maps them over all. Here they are called once, with indices that broadcast: [batch, 1, 1, 1], [1, heads,
-1, 1], [1, 1, queries, 1] and [1, 1, 1, keys]. An attention that only masks its scores is `scaled_dot_product_attention`.
+for one score; torch maps them over all. Here they are called once, with indices that broadcast: [batch, 1, 1, 1],
+[1, heads, 1, 1], [1, 1, queries, 1] and [1, 1, 1, keys]. An attention that only masks its scores is
+`scaled_dot_product_attention`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.torch_internals import compiled_as_written, flex_attention_as, flex_mask_by, mapped_flex_attention
+from lxt_fx.base.transformers_internals import flex_masks_read_padding
 
 TO_GO_ON = 'load the model with attn_implementation="sdpa", or write this attention out in the model'
 
@@ -28,7 +30,8 @@ TO_GO_ON = 'load the model with attn_implementation="sdpa", or write this attent
 def flex_attention_in_ops(model: nn.Module) -> Iterator[None]:
     """Inside the block, `flex_attention` calls the ops that it stands for, and functions that were compiled run as they are
     written."""
-    with compiled_as_written(_asks_for_it(model)), flex_attention_as(_in_ops), flex_mask_by(_mask):
+    attention, mask = flex_attention_as(_in_ops), flex_mask_by(_mask)
+    with flex_masks_read_padding(model) as compiles, compiled_as_written(compiles), attention, mask:
         yield
 
 
@@ -36,14 +39,8 @@ def flex_attention_in_ops(model: nn.Module) -> Iterator[None]:
 def flex_attention_mapped(model: nn.Module) -> Iterator[None]:
     """Inside the block, `flex_attention` runs as torch runs it without a compiler, on tensors that ask for gradients too:
     what the ops of `flex_attention_in_ops` are compared with."""
-    with compiled_as_written(_asks_for_it(model)), flex_attention_as(_mapped):
+    with flex_masks_read_padding(model) as compiles, compiled_as_written(compiles), flex_attention_as(_mapped):
         yield
-
-
-def _asks_for_it(model: nn.Module) -> bool:
-    """Whether this is a model of transformers that is set to flex_attention, which it compiles when it is first called."""
-    configs = (getattr(module, "config", None) for module in model.modules())
-    return any(getattr(config, "_attn_implementation", None) == "flex_attention" for config in configs)
 
 
 def _mapped(query: Tensor, key: Tensor, value: Tensor, score_mod: Any, block_mask: Sequence[Any], *rest: Any) -> Any:
@@ -69,23 +66,21 @@ def _in_ops(
     key, value = (x if x.shape[0] == query.shape[0] else x.expand(query.shape[0], -1, -1, -1) for x in (key, value))
     precise = torch.float64 if query.dtype is torch.float64 else torch.float32
     scores = query.to(precise) @ key.to(precise).transpose(-2, -1) * scale
-    places = _places(query, key)
+    places = _places(scores.shape, query.device)
     changed, mask = _at(score_mod, "score_mod", places, scores), _mask_of(block_mask[-1], places)
     hidden = changed if mask is None else changed.masked_fill(~mask, -math.inf)
-    nothing = (hidden == -math.inf).all(-1, keepdim=True)
     statistics = hidden.logsumexp(-1) / math.log(2), hidden.amax(-1) / math.log(2)
     if changed is scores and value.dtype is query.dtype:
         shown = mask if mask is None else mask.expand(*mask.shape[:-2], *scores.shape[-2:])
         return F.scaled_dot_product_attention(query, key, value, shown, scale=scale), *statistics
+    nothing = (hidden == -math.inf).all(-1, keepdim=True)
     weights = hidden.masked_fill(nothing, 0.0).softmax(-1).masked_fill(nothing, 0.0)  # a query that sees nothing gets 0
     return weights.to(query.dtype) @ value.to(query.dtype), *statistics
 
 
-def _places(query: Tensor, key: Tensor) -> list[Tensor]:
+def _places(sizes: Sequence[int], device: Any) -> list[Tensor]:
     """The indices of batch, head, query and key, that broadcast to all scores."""
-    sizes = query.shape[0], query.shape[1], query.shape[2], key.shape[2]
-    return [torch.arange(size, device=query.device).view([-1 if d == at else 1 for d in range(4)])
-            for at, size in enumerate(sizes)]  # fmt: skip
+    return [torch.arange(n, device=device).view([-1 if d == at else 1 for d in range(4)]) for at, n in enumerate(sizes)]
 
 
 def _at(function: Callable[..., Tensor], name: str, places: Sequence[Tensor], scores: Tensor) -> Tensor:
@@ -94,29 +89,27 @@ def _at(function: Callable[..., Tensor], name: str, places: Sequence[Tensor], sc
         try:
             changed = function(scores, *places)
             return changed if changed is scores else changed.expand(scores.shape)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             raise _refused(name, function, f"{type(error).__name__}: {error}") from error
 
 
 def _mask_of(function: Callable[..., Tensor], places: Sequence[Tensor]) -> Tensor | None:
     """What the function says for all scores, in a shape of four dims that broadcasts to theirs; None where it shows all."""
-    if function.__name__ == "noop_mask" if hasattr(function, "__name__") else False:
+    if _name(function) == "noop_mask":
         return None
     with _IndicesThatBroadcast():
         try:
             mask = function(*places)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             raise _refused("mask_mod", function, f"{type(error).__name__}: {error}") from error
     return mask.view([1] * (4 - mask.dim()) + list(mask.shape)) if mask.dim() < 4 else mask
 
 
 def _mask(function: Callable[..., Tensor], sizes: Sequence[int], device: Any) -> Tensor:
     """The mask [batch, heads, queries, keys] that `create_mask` makes."""
-    batch, heads, queries, keys = sizes
-    like = torch.empty(batch, heads, queries, 0, device=device), torch.empty(batch, heads, keys, 0, device=device)
-    mask = _mask_of(function, _places(*like))
+    mask = _mask_of(function, _places(sizes, device))
     whole = torch.ones((), dtype=torch.bool, device=device) if mask is None else mask
-    return whole.expand(batch, heads, queries, keys)
+    return whole.expand(*sizes)
 
 
 class _IndicesThatBroadcast(TorchFunctionMode):
@@ -154,11 +147,10 @@ def _is_index(value: Any) -> bool:
 def _require_whole_mask(query: Tensor, key: Tensor, block_mask: Sequence[Any]) -> None:
     """Raises CaptureError where the blocks of a BlockMask and its mask_mod show different keys. torch's kernels read both;
     what is written out here, as in torch without a compiler, is the mask_mod."""
-    places = _places(query, key)
+    places = _places((*query.shape[:3], key.shape[2]), query.device)
     mask = _mask_of(block_mask[-1], places)
     shown = torch.ones((), dtype=torch.bool, device=query.device) if mask is None else mask
-    sizes = block_mask[-3], block_mask[-2]
-    partly, fully = (_shown(*block_mask[at : at + 2], sizes, places) for at in (2, 4))
+    partly, fully = (_shown(block_mask[at], block_mask[at + 1], block_mask[-3:-1], places) for at in (2, 4))
     if not bool((((partly & shown) | fully) == shown).all()):
         raise CaptureError(
             "transform: the blocks of a BlockMask that flex_attention is given show other keys than its mask_mod "
@@ -167,7 +159,7 @@ def _require_whole_mask(query: Tensor, key: Tensor, block_mask: Sequence[Any]) -
         )
 
 
-def _shown(counts: Tensor | None, indices: Tensor | None, sizes: tuple[int, int], places: Sequence[Tensor]) -> Any:
+def _shown(counts: Tensor | None, indices: Tensor | None, sizes: Sequence[int], places: Sequence[Tensor]) -> Tensor:
     """Which keys the first `counts` blocks of `indices` show to each query: [batch, heads, queries, keys]."""
     if counts is None or indices is None:
         return torch.zeros((), dtype=torch.bool, device=places[0].device)
