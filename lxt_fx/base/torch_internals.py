@@ -621,7 +621,7 @@ def size_on_example(size: Any) -> int:
         return size
     from torch.fx.experimental import symbolic_shapes  # imports sympy
 
-    name = "optimization_hint" if hasattr(symbolic_shapes, "optimization_hint") else "hint_int"
+    name = "hint_int" if hasattr(symbolic_shapes, "hint_int") else "optimization_hint"
     return int(found(symbolic_shapes, name, "to estimate the bytes of a symbolic size")(size, 1))
 
 
