@@ -37,6 +37,7 @@ from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.analysis.token_lookups import Lookup, no_tokens, other_lookups, token_lookups
 from lxt_fx.passes.canonical.canonicalise import canonicalise
 from lxt_fx.passes.canonical.cut_at_lookups import cut_at_lookups
+from lxt_fx.passes.canonical.fill_missing import fill_missing
 from lxt_fx.passes.canonical.fold_softmax import fold_softmax
 from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
@@ -156,6 +157,8 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> Canonic
         for step in (write_casts, inline_no_grad, *_SPELLED):
             step(gm)
             check(step.__name__)
+        if fill_missing(gm, example.kwargs):
+            check("fill_missing")
     fronts = source.model._fronts if isinstance(source.model, Explained) else ()
     with _timed(seconds, "flow"):
         by_name = source.model.record.no_tokens if isinstance(source.model, Explained) else no_tokens(gm)
