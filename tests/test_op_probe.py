@@ -98,7 +98,6 @@ def test_the_page_lists_them() -> None:
         lambda x: torch.linalg.solve(x[:, :, :6], x),
         lambda x: x ** torch.arange(8),
         lambda x: torch.cdist(x.repeat(1, 5, 1), x.repeat(1, 5, 1)),
-        lambda x: nn.functional.conv1d(x, x[:, :, :3]),
     ],
 )  # fmt: skip
 def test_what_the_page_says_has_no_rule_is_refused(function: Any) -> None:

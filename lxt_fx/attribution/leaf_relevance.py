@@ -16,13 +16,12 @@ def leaf_relevance(explained: Explained, output: Any, value: Tensor, leaves: Seq
     """The relevance of `leaves` for the scalar `value`, which was computed from the `output`: for each of them a tensor of
     its shape, at least float32. None if the value depends on none of them.
 
-    In gradient form it is leaf * gradient, and 0 for a missing value (NaN) that passes nothing. In explicit form the
-    backward of each output starts with output * d value / d output: for a logit that is the logit itself; for a difference
-    of logits each of them gets its own signed value.
+    In gradient form it is leaf * gradient. In explicit form the backward of each output starts with output * d value / d
+    output: for a logit that is the logit itself; for a difference of logits each of them gets its own signed value.
     """
     if explained.record.form == "gradient":
         gradients = torch.autograd.grad(value, list(leaves), allow_unused=True)
-        found = [None if g is None else _times(leaf.detach(), g) for leaf, g in zip(leaves, gradients, strict=True)]
+        found = [None if g is None else _wide(leaf.detach()) * _wide(g) for leaf, g in zip(leaves, gradients, strict=True)]
         return _with_zeros(found, leaves)
     outputs = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
     gradients = torch.autograd.grad(value, outputs, allow_unused=True, retain_graph=True)
@@ -31,12 +30,6 @@ def leaf_relevance(explained: Explained, output: Any, value: Tensor, leaves: Seq
         return None
     relevance = torch.autograd.grad([t for t, _ in used], list(leaves), [seed for _, seed in used], allow_unused=True)
     return _with_zeros([None if r is None else _wide(r) for r in relevance], leaves)
-
-
-def _times(leaf: Tensor, gradient: Tensor) -> Tensor:
-    """Their product; a missing value (NaN) to which no gradient passes has none."""
-    product = _wide(leaf) * _wide(gradient)
-    return product.masked_fill(leaf.isnan() & (gradient == 0), 0.0)
 
 
 def _wide(tensor: Tensor) -> Tensor:
