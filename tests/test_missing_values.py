@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -61,3 +62,14 @@ def test_both_forms_give_the_same() -> None:
     found = relevance(lxt_fx.transform(net, (SERIES,)), SERIES)
     exact = relevance(lxt_fx.transform(net, (SERIES,), form="explicit", epsilon=0.0), SERIES)
     assert torch.allclose(found, exact, rtol=1e-9, atol=1e-12)
+
+
+class Multiplied(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        products = x @ x.mT
+        return torch.where(products.isnan(), 0.0, products)
+
+
+def test_a_backward_that_makes_nan_of_them_is_refused() -> None:
+    with pytest.raises(lxt_fx.NonFiniteError, match="missing values .* last ops that read them: .*%where"):
+        lxt_fx.transform(Multiplied(), (torch.tensor([[[0.5, math.nan], [1.0, 2.0]]]).repeat(2, 1, 1),))

@@ -21,7 +21,7 @@ from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.captured_model import CapturedModel, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.last_checks import check_on_padded_texts, checked_on_example
+from lxt_fx.compiler.last_checks import check_missing_values, check_on_padded_texts, checked_on_example
 from lxt_fx.compiler.make_record import made_record
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.model_settings import settings_of
@@ -108,6 +108,7 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
     compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
     compiled.module._model_state = source.state
     with _timed(seconds, "verify"):
+        check_missing_values(compiled)
         note = check_on_padded_texts(source, compiled)
     compiled.module.record = replace(record, padded_note=note)
     return compiled.module

@@ -25,23 +25,28 @@ def fill_missing(gm: GraphModule, inputs: Mapping[str, Any]) -> int:
     of an elementwise op is set to NaN again. Values are the same. A model that leaves missing values out (nansum,
     nan_to_num, a mask) asks nothing of them, and the backward of a product would make NaN of that: 0 * NaN, summed over all
     elements. Without NaN in a float input of the example, nothing is done."""
-    flat = pytree.tree_leaves(dict(inputs))
-    if not any(_misses(leaf) for leaf in flat):
-        return 0
-    missing = _Missing(gm)
-    with torch.no_grad():
-        missing.run(*(x.clone() if isinstance(x, Tensor) else x for x in flat), enable_io_processing=False)
-    edits = 0
-    for node in list(gm.graph.nodes):
-        operands = [operand for operand in node.all_input_nodes if operand in missing.found and is_float(operand)]
-        arithmetic = node.target in _ARITHMETIC and node in missing.found
+    found, edits = nodes_with_missing(gm, inputs), 0
+    for node in list(gm.graph.nodes) if found else ():
+        operands = [operand for operand in node.all_input_nodes if operand in found and is_float(operand)]
+        arithmetic = node.target in _ARITHMETIC and node in found
         if not operands or not (arithmetic or node.target in _LEFT_OUT):
             continue
         masks = [_filled(gm.graph, node, operand) for operand in operands]
         if arithmetic:
-            missing.found.add(_set_missing(gm.graph, node, masks))
+            found.add(_set_missing(gm.graph, node, masks))
         edits += 1
     return edits
+
+
+def nodes_with_missing(gm: GraphModule, inputs: Mapping[str, Any]) -> set[Node]:
+    """Analysis: the nodes whose value has NaN, if an input has."""
+    flat = pytree.tree_leaves(dict(inputs))
+    if not any(_misses(leaf) for leaf in flat):
+        return set()
+    missing = _Missing(gm)
+    with torch.no_grad():
+        missing.run(*(x.clone() if isinstance(x, Tensor) else x for x in flat), enable_io_processing=False)
+    return missing.found
 
 
 def _misses(found: Any) -> bool:
