@@ -159,6 +159,11 @@ IMAGES: dict[str, Function] = {
     )},
     "F.conv1d": lambda x: F.conv1d(x[:, :, 0], KERNEL[..., 0]), "F.conv2d": lambda x: F.conv2d(x, KERNEL),
     "F.conv3d": lambda x: F.conv3d(x[:, None], CUBE),
+    "F.conv1d by a value": lambda x: F.conv1d(x[:, :, 0], x[:, :, 0, :3], padding=1),
+    "F.conv2d by a value": lambda x: F.conv2d(
+        x, x[:1, :2, :3, :2].expand(4, -1, -1, -1), x[0, :, 0, 0], stride=2, padding=(1, 2), dilation=(2, 1), groups=2
+    ),
+    "F.conv3d by a value": lambda x: F.conv3d(x[:, None], x[:1, None, :2, :2, :2], padding="same"),
     "F.conv_tbc": lambda x: F.conv_tbc(x[0], STEPS, SHIFT[0, :5]),
     "F.conv_transpose1d": lambda x: F.conv_transpose1d(x[:, :, 0], KERNEL[..., 0]),
     "F.conv_transpose2d": lambda x: F.conv_transpose2d(x, KERNEL),
@@ -227,7 +232,6 @@ class _Decoder(nn.TransformerDecoderLayer):
 WITHOUT_A_RULE: Mapping[str, str] = {
     "x ** n with a tensor n": "which elements of n are 0, and so give a constant, is known only in a call",
     "linalg.inv, linalg.det, linalg.solve by a matrix that carries": "no published rule says how an inverse is shared out",
-    "F.conv2d by a kernel that carries": "a product of two carrying operands that is no matrix product",
     "F.affine_grid": "where F.grid_sample looks is held constant, so nothing passes",
     "F.fractional_max_pool2d, fractional_max_pool3d": "their regions are drawn at random in each call",
     "cdist of more than 25 vectors with themselves": "torch rounds a distance of 0 to 1e-8, which its writing does not",

@@ -7,13 +7,14 @@ missing without a check. With the check, a missing name raises UnsupportedVersio
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from inspect import signature
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -446,6 +447,97 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
             part._compiled_call_impl = call
 
 
+@contextmanager
+def compiled_as_written(now: bool) -> Iterator[None]:
+    """Inside the block, functions that `torch.compile` compiled run as they are written. They would be compiled for the
+    example, and make_fx refuses them. As long as the compiler was not imported nothing is compiled; `now` says that the
+    block will compile. Without the setting of the second line, models with compiled functions are refused by make_fx."""
+    if not now and "torch._dynamo.eval_frame" not in sys.modules:
+        yield
+        return
+    import torch._dynamo.config as config
+
+    with torch.compiler.set_stance("force_eager"), config.patch(error_on_nested_fx_trace=False):
+        yield
+
+
+_FLEX = "torch.nn.attention.flex_attention"
+_FLEX_PURPOSE = "to take flex_attention apart"
+
+
+@contextmanager
+def flex_attention_as(attention: Callable[..., tuple[Tensor, ...]]) -> Iterator[None]:
+    """Inside the block, `flex_attention` calls this function in the place of its op, with the arguments of the op, after
+    its own checks but that of the device: on CPU, torch refuses tensors that ask for a gradient. The function returns the
+    output and two statistics of the scores, of which releases such as 2.6 want the first only. Nothing is changed if the
+    module was never imported."""
+    flex: Any = sys.modules.get(_FLEX)
+    if flex is None:
+        yield
+        return
+    wanted = len(get_args(get_type_hints(mapped_flex_attention())["return"]))
+    replaced: dict[str, Any] = {
+        "flex_attention_hop": lambda *args, **kwargs: attention(*args, **kwargs)[:wanted],
+        "_validate_device": lambda query, key, value: None,
+    }
+    if hasattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"):  # torch 2.6 has no such switch
+        replaced["_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"] = True
+    with _replaced(flex, replaced):
+        yield
+
+
+@contextmanager
+def flex_mask_by(mask: Callable[[Any, Sequence[int], Any], Tensor]) -> Iterator[None]:
+    """Inside the block, `create_mask` is `mask(function, sizes, device)`, and a BlockMask has its function, its length and
+    one block. Its real blocks would be computed for one length."""
+    flex: Any = sys.modules.get(_FLEX)
+    if flex is None:
+        yield
+        return
+
+    def create_mask(
+        mod_fn: Any, B: int | None, H: int | None, Q_LEN: int, KV_LEN: int, device: Any = None, *_: Any, **__: Any
+    ) -> Tensor:
+        return mask(mod_fn, (B or 1, H or 1, Q_LEN, KV_LEN), device)
+
+    def no_blocks(mask: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        return mask, None
+
+    def one_block(blocks: tuple[Tensor, None], function: Any, lengths: Any, *sizes: Any, **named: Any) -> Any:
+        batch, heads = blocks[0].shape[:2]
+        ones = torch.ones([batch, heads, 1], dtype=torch.int32, device=blocks[0].device)
+        zeros = torch.zeros([batch, heads, 1, 1], dtype=torch.int32, device=blocks[0].device)
+        return flex.BlockMask.from_kv_blocks(ones, zeros, mask_mod=function, seq_lengths=lengths)
+
+    replaced = {
+        "create_mask": create_mask,
+        "_convert_mask_to_block_mask": no_blocks,
+        "_create_sparse_block_from_block_mask": one_block,
+        "_transpose_ordered": lambda counts, indices, *_: (counts, indices),  # for a backward that is not used
+    }
+    with _replaced(flex, replaced):
+        yield
+
+
+def mapped_flex_attention() -> Callable[..., Any]:
+    """What the op of `flex_attention` runs without a compiler: `score_mod` and `mask_mod` mapped over all scores."""
+    module = import_module("torch._higher_order_ops.flex_attention")  # its package has the op under that name
+    mapped: Callable[..., Any] = found(module, "math_attention", _FLEX_PURPOSE)
+    return mapped
+
+
+@contextmanager
+def _replaced(module: Any, replaced: dict[str, Any]) -> Iterator[None]:
+    own = {name: found(module, name, _FLEX_PURPOSE) for name in replaced}
+    try:
+        for name, value in replaced.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in own.items():
+            setattr(module, name, value)
+
+
 # --- regions and modes ----------------------------------------------------------------------------------------------------
 
 
@@ -525,13 +617,14 @@ def function_base() -> Any:
 
 
 def size_on_example(size: Any) -> int:
-    """A size as a number: for a symbol its size in the example, 1 if it is data-dependent. Only estimates of memory use
-    it."""
+    """A size as a number: for a symbol its size in the example, 1 if it is data-dependent. Estimates of memory and trials
+    of other sizes use it. Releases such as 2.6 have it under another name."""
     if isinstance(size, int):
         return size
     from torch.fx.experimental import symbolic_shapes  # imports sympy
 
-    return int(found(symbolic_shapes, "optimization_hint", "to estimate the bytes of a symbolic size")(size, 1))
+    name = "hint_int" if hasattr(symbolic_shapes, "hint_int") else "optimization_hint"
+    return int(found(symbolic_shapes, name, "to estimate the bytes of a symbolic size")(size, 1))
 
 
 _TRIED = "to try an op at other sizes"

@@ -74,6 +74,24 @@ def without_cache(model: nn.Module) -> Iterator[None]:
             config.problem_type = problem
 
 
+@contextmanager
+def flex_masks_read_padding(model: nn.Module) -> Iterator[bool]:
+    """Inside the block, a model that is set to flex_attention makes its masks of the padding in any case; gives whether it
+    is one. In some releases it looks whether there is any padding, which is data-dependent. Where that function is gone,
+    such a model may be captured for the sizes of the example only."""
+    configs = (getattr(module, "config", None) for module in model.modules())
+    flex = any(getattr(config, "_attn_implementation", None) == "flex_attention" for config in configs)
+    masking: Any = sys.modules.get("transformers.masking_utils") if flex else None
+    own = getattr(masking, "fast_all", None)
+    try:
+        if own is not None:
+            masking.fast_all = lambda tensor: False
+        yield flex
+    finally:
+        if own is not None:
+            masking.fast_all = own
+
+
 def _is_new_config(config: Any) -> bool:
     """Whether this is a config of transformers 5 or later."""
     transformers: Any = sys.modules.get("transformers")

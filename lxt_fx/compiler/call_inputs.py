@@ -66,16 +66,16 @@ def named_inputs(
     if len(args) > len(order):
         taken = f"{len(order)} ({', '.join(order)})" if order else "none"
         raise CallError(f"{record.model_class}: called with {len(args)} inputs by position, and it takes {taken}")
-    positional = {_for_position(record, fronts, *pair): pair[1] for pair in zip(order, args, strict=False)}
+    positional = {_for_position(record, fronts, *pair): pair[1] for pair in zip(order[: len(args)], args, strict=True)}
     if twice := [name for name in positional if name in kwargs]:
         raise CallError(f"{record.model_class}: {twice[0]} is given by position and by name; give it once")
-    given, reads = positional | dict(kwargs), _reads(fronts)
+    given, reads = {**positional, **kwargs}, _reads(fronts)
     named = {
         name: value if isinstance(value, Tensor) else with_given_objects(value)
         for name, value in given.items()
         if isinstance(value, Tensor) or not _says_nothing(record, name, value, repeated)
     }
-    named |= {name: OMITTED for name in record.to_repeat if name not in given}
+    named.update({name: OMITTED for name in record.to_repeat if name not in given})  # torch.compile of 2.6 knows no |=
     for name in reads & given.keys():
         if not isinstance(given[name], Tensor) and given[name] is not None:
             raise CallError(
@@ -86,7 +86,7 @@ def named_inputs(
         settings = settings_in(record, fronts, named)
         for name, value in list(named.items()):
             if not isinstance(value, Tensor) and name not in record.inputs and name not in settings:
-                named |= leaf_values({name: value})
+                named.update(leaf_values({name: value}))
     return named
 
 

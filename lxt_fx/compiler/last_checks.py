@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.base.errors import CallError
+from lxt_fx.base.errors import CallError, NonFiniteError
+from lxt_fx.base.node_text import op_name
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.captured_model import CapturedModel
 from lxt_fx.compiler.compiled import Compiled
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.step_checks import check_fused
+from lxt_fx.compiler.step_checks import check_fused, gradients_on_example
+from lxt_fx.passes.canonical.fill_missing import nodes_with_missing
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.capture.padded import PADDINGS, Padding, has_texts, padded
@@ -36,6 +38,25 @@ def checked_on_example(source: CapturedModel, compiled: Compiled) -> float:
         check_forward(difference, expected, source.model_class, compiled.chosen.merged, compiled.module)
         check_fused(compiled.module, example)
     return difference
+
+
+def check_missing_values(compiled: Compiled) -> None:
+    """Raises NonFiniteError where the example has missing values (NaN), the output is finite and the gradient that
+    relevance is read from is not: an op multiplies what is missing by the 0 that the model asks of it. It names the last
+    ops that read them."""
+    module, example = compiled.module, compiled.begun.example
+    if module.record.form != "gradient" or not (missing := nodes_with_missing(module, example.kwargs)):
+        return
+    outputs = [node for node in module.graph.output_node().all_input_nodes if node in missing]
+    if outputs or all(bool(gradient.isfinite().all()) for gradient in gradients_on_example(module, example, fused=True)):
+        return
+    readers = [node for node in module.graph.nodes if node not in missing and missing & set(node.all_input_nodes)]
+    names = ", ".join(f"%{node.name} = {op_name(node)}" for node in readers[:4])
+    raise NonFiniteError(
+        "transform: the example has missing values (NaN) that the model leaves out, and relevance would be NaN: a backward "
+        f"multiplies 0 by what is missing. The last ops that read them: {names}. To go on: give numbers in their place and "
+        "the mask of the model, or let the model fill them before it computes with them"
+    )
 
 
 def check_on_padded_texts(source: CapturedModel, compiled: Compiled) -> str:

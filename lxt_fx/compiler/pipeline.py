@@ -19,7 +19,7 @@ from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.captured_model import CapturedModel, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.last_checks import check_on_padded_texts, checked_on_example
+from lxt_fx.compiler.last_checks import check_missing_values, check_on_padded_texts, checked_on_example
 from lxt_fx.compiler.make_record import made_record
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.model_settings import settings_of
@@ -36,6 +36,7 @@ from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.analysis.token_lookups import Lookup, no_tokens, other_lookups, token_lookups
 from lxt_fx.passes.canonical.canonicalise import canonicalise
 from lxt_fx.passes.canonical.cut_at_lookups import cut_at_lookups
+from lxt_fx.passes.canonical.fill_missing import fill_missing
 from lxt_fx.passes.canonical.fold_softmax import fold_softmax
 from lxt_fx.passes.canonical.functionalise import functionalise
 from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
@@ -109,6 +110,7 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
     compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
     compiled.module._model_state = source.state
     with _timed(seconds, "verify"):
+        check_missing_values(compiled)
         note = check_on_padded_texts(source, compiled)
     compiled.module.record = replace(record, padded_note=note)
     return compiled.module
@@ -158,6 +160,8 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> Canonic
         for step in (write_casts, inline_no_grad, *_SPELLED):
             step(gm)
             check(step.__name__)
+        if fill_missing(gm, example.kwargs):
+            check("fill_missing")
     fronts = source.model._fronts if isinstance(source.model, Explained) else ()
     with _timed(seconds, "flow"):
         by_name = source.model.record.no_tokens if isinstance(source.model, Explained) else no_tokens(gm)

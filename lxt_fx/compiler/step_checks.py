@@ -51,7 +51,7 @@ def check_fused(module: Explained, example: Example) -> None:
     lowered graph, which the audit reads."""
     if os.environ.get("LXT_FX_CHECK") != "1":
         return
-    found = [_gradients(module, example, fused=fused) for fused in (True, False)]
+    found = [gradients_on_example(module, example, fused=fused) for fused in (True, False)]
     for fused, lowered in zip(*found, strict=True):
         scale = lowered.abs().max() if lowered.numel() else torch.zeros(())
         if scale.isfinite() and lowered.dtype in (torch.float32, torch.float64):
@@ -60,7 +60,7 @@ def check_fused(module: Explained, example: Example) -> None:
             assert difference <= allowed * scale, f"the fused graph passes another gradient, by {difference / scale:.2g}"
 
 
-def _gradients(module: Explained, example: Example, *, fused: bool) -> list[Tensor]:
+def gradients_on_example(module: Explained, example: Example, *, fused: bool) -> list[Tensor]:
     """The gradients of a fixed weighted sum of the outputs at every input at which relevance is read."""
     read_at = relevance_leaves(module.graph)
     asks = [node in read_at for node in module.graph.nodes if node.op == "placeholder"]

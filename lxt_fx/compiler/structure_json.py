@@ -10,7 +10,7 @@ from typing import Any
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.saved_json import Saved
-from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.torch_internals import children_of, pytree
 
 DEEPEST = 32
 """How deep a structure may be nested."""
@@ -49,7 +49,7 @@ def _shortened(written: Any) -> Any:
 def container_classes(spec: Any) -> set[type]:
     """The classes of all containers in a structure."""
     own = {spec.type} if isinstance(spec.type, type) else set()
-    return own.union(*map(container_classes, spec.children()))
+    return own.union(*map(container_classes, children_of(spec)))
 
 
 def decoded_structure(saved: Saved, classes: Mapping[str, type]) -> Any:

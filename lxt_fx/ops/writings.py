@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -29,6 +29,34 @@ def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: int | None = No
 def _conv_tbc(self: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
     """A convolution of [time, batch, channels]."""
     return torch.conv1d(self.permute(1, 2, 0), weight.permute(2, 1, 0), bias, 1, pad).permute(2, 0, 1)
+
+
+def _convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] | str = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Tensor:
+    """A product of two values that carry: each window of the input [batch, groups, channels, *places, *kernel] times the
+    kernels [groups, out, channels, *kernel], as a product of matrices is."""
+    dims = weight.dim() - 2
+    stride, dilation = (tuple(x) * (dims // len(x)) for x in (stride, dilation))
+    if isinstance(padding, str):
+        total = [0 if padding == "valid" else d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        sides = [(pad // 2, pad - pad // 2) for pad in total]
+    else:
+        sides = [(pad, pad) for pad in tuple(padding) * (dims // len(padding))]
+    windows = torch.constant_pad_nd(input, [pad for side in reversed(sides) for pad in side], 0.0)
+    windows = torch.unflatten(windows, 1, (groups, -1))
+    for dim, (size, step, apart) in enumerate(zip(weight.shape[2:], stride, dilation, strict=True)):
+        windows = windows.unfold(3 + dim, apart * (size - 1) + 1, step)[..., ::apart]
+    places, kernel = "xyz"[:dims], "uvw"[:dims]
+    equation = f"bgi{places}{kernel},goi{kernel}->bgo{places}"
+    result = torch.einsum(equation, windows, torch.unflatten(weight, 0, (groups, -1))).flatten(1, 2)
+    return result if bias is None else result + bias.reshape(-1, *[1] * dims)
 
 
 def _pdist(self: Tensor, p: float = 2.0) -> Tensor:
@@ -215,6 +243,7 @@ _BY_NAME: dict[str, Writing] = {
     "cdist": _cdist,
     "pdist": _pdist,
     "conv_tbc": _conv_tbc,
+    **{f"conv{dims}d{kind}": _convolution for dims in (1, 2, 3) for kind in ("", ".padding")},
     "hypot": _hypot,
     "xlogy.Tensor": _xlogy,
     "copysign.Tensor": _copysign,

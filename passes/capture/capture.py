@@ -36,6 +36,7 @@ from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.any_length import RecurrencesOfAnyLength, as_torch_ops
 from lxt_fx.passes.capture.called_by_leaf import called_by_leaf, leaf_names, tensor_leaves
 from lxt_fx.passes.capture.example import SIGNALS, Example
+from lxt_fx.passes.capture.flex_attention import flex_attention_in_ops
 from lxt_fx.passes.capture.lost_no_grad import RefuseLostNoGrad
 from lxt_fx.passes.capture.trace import trace
 from lxt_fx.passes.drop_dead import drop_dead
@@ -233,7 +234,8 @@ def traceable_scans(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _traceable(model: nn.Module) -> Iterator[None]:
-    with traceable_experts(model), traceable_scans(model), without_cache(model), uncompiled(model):
+    traceable = traceable_experts(model), traceable_scans(model), flex_attention_in_ops(model)
+    with traceable[0], traceable[1], traceable[2], without_cache(model), uncompiled(model):
         yield
 
 

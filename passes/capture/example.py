@@ -20,6 +20,7 @@ from lxt_fx.base.torch_internals import pytree, uncompiled
 from lxt_fx.base.transformers_internals import without_cache
 from lxt_fx.base.user_objects import as_given, holds_tensors, with_given_objects, with_made_objects
 from lxt_fx.passes.capture.as_in_a_call import as_in_a_call
+from lxt_fx.passes.capture.flex_attention import flex_attention_in_ops, flex_attention_mapped
 from lxt_fx.passes.capture.settings import SWITCHES, is_transformers
 from lxt_fx.passes.capture.signature import bound_inputs, named_signature, order_by_position
 
@@ -137,7 +138,8 @@ class Example:
         a gradient. To be called inside `torch_state_restored`."""
         args, kwargs = self.copied().arguments(without)
         torch.manual_seed(SEED)
-        with without_cache(model), uncompiled(model), as_in_a_call(model):
+        flex = flex_attention_in_ops if torch.is_grad_enabled() else flex_attention_mapped
+        with without_cache(model), uncompiled(model), flex(model), as_in_a_call(model):
             return with_made_objects(model(*args, **kwargs))
 
 
