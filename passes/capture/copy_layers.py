@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from lxt_fx.base.torch_internals import OpOverload, may_alias, written_by
+from lxt_fx.base.torch_internals import OpOverload, aten_ops, may_alias, written_by
 from lxt_fx.passes.capture.layer_kinds import Kind
 from lxt_fx.passes.capture.layers_once import ANOTHER, BEGINS, ENDS, LayersOnce, Template
+
+CASTS = aten_ops("to.dtype to.device to.dtype_layout to.other contiguous")
+"""Ops that may give the tensor itself that they read."""
 
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -97,16 +100,27 @@ def _check_closed(template: Template, region: _Region) -> None:
             raise NoTwinsError(template.kind, f"{node.name} writes into {node.args[0]}, which may be an argument")
         if not may_alias(node.target) or owned.issuperset(node.all_input_nodes):
             owned.add(node)
-    known = {*region.inside, *region.inputs}
+    known, unchanged = {*region.inside, *region.inputs}, _unchanged(region)
     for node in region.inside:
         for read in node.all_input_nodes:
             if read not in known and read.op != "get_attr" and not _is_size(read):
                 raise NoTwinsError(template.kind, f"{node.name} reads {read.name}, which is no argument of the layer")
-        if node in region.outputs:
+        if node in region.outputs or node in unchanged:
             continue
         for user in node.users:
             if user not in known and user is not region.ends and not _is_size(node):
                 raise NoTwinsError(template.kind, f"{node.name} is read by {user.name}, outside of the layer")
+
+
+def _unchanged(region: _Region) -> set[Node]:
+    """Nodes whose value is an input as it is: a cast to its own dtype gives the tensor itself, and from then on tracing
+    takes that node for the input."""
+    found = set(region.inputs)
+    for node in region.inside:
+        read = node.args[0] if node.target in CASTS else None
+        if isinstance(read, Node) and read in found and _value(node.meta["val"]) == _value(read.meta["val"]):
+            found.add(node)
+    return found
 
 
 class _Weights:
