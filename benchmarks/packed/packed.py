@@ -8,7 +8,8 @@ Needs the model and the texts of `examples/models.py`, and bitsandbytes or torch
 - forward: whether the logits are bit-equal to those of the quantised model
 - ledger: what no cause accounts for, relative to the explained logit (bound 1e-4), and what the kernels absorb
 - rank: Spearman's correlation of token relevance with that of float32, over the paragraphs
-- faithfulness: the area between the removal curves, beside that of float32 (`perturbation_curves`)
+- faithfulness: the area between the removal curves, beside that of float32 (`perturbation_curves`, in
+  ten steps)
 - memory: the peak of an explanation in a process of its own, model included, as a part of float32's (bound 0.5)
 - time: an explanation as a multiple of float32's, the two in turns
 """
@@ -35,6 +36,7 @@ import lxt_fx  # noqa: E402
 import models  # noqa: E402
 
 WORDS = 60
+STEPS = lxt_fx.Removal(steps=10)
 
 
 def replaced(model: nn.Module, made: Callable[[nn.Linear], nn.Module]) -> nn.Module:
@@ -150,17 +152,27 @@ def status(name: str) -> int:
 def area(explained: lxt_fx.Explained, ids: Tensor) -> float:
     """Between the removal curves of a text, whose likeliest next token is explained."""
     relevance = explained_once(explained, ids)[None]
-    return float(lxt_fx.perturbation_curves(explained, ids, relevance).area.mean())
+    return float(lxt_fx.perturbation_curves(explained, ids, relevance, removal=STEPS).area.mean())
 
 
-def compared(scheme: str, count: int) -> None:
+class Float32:
+    """What all schemes are compared with, computed once."""
+
+    def __init__(self, count: int) -> None:
+        model, tokenizer = loaded("float32")
+        self.explained, self.texts = lxt_fx.transform(model), texts(tokenizer, count)
+        self.relevance = [explained_once(self.explained, ids) for ids in self.texts]
+        self.area = statistics.mean(area(self.explained, ids) for ids in self.texts)
+        self.before, self.most = measured_alone("float32")
+
+
+def compared(scheme: str, plain: Float32) -> None:
     """Prints all numbers of a scheme."""
-    plain, tokenizer = loaded("float32")
     model, _ = loaded(scheme)
-    first, second = lxt_fx.transform(plain), lxt_fx.transform(model)
-    every, ranks, equal, apart, kernels = texts(tokenizer, count), [], True, [], []
+    first, second = plain.explained, lxt_fx.transform(model)
+    every, ranks, equal, apart, kernels = plain.texts, [], True, [], []
     for index, ids in enumerate(every):
-        ranks.append(rank_correlation(explained_once(first, ids), explained_once(second, ids)))
+        ranks.append(rank_correlation(plain.relevance[index], explained_once(second, ids)))
         embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
         equal &= torch.equal(second(input_ids=ids).logits, model(inputs_embeds=embedded).logits)
         if index < 5:
@@ -176,16 +188,16 @@ def compared(scheme: str, count: int) -> None:
             explained_once(explained, ids)
             spent.append(time.perf_counter() - start)
         ratios.append(spent[1] / spent[0])
-    areas = [statistics.mean(area(explained, ids) for ids in every) for explained in (first, second)]
-    (before, most), (plain_before, plain_most) = (measured_alone(name) for name in (scheme, "float32"))
+    own_area = statistics.mean(area(second, ids) for ids in every)
+    before, most = measured_alone(scheme)
     print(f"{scheme}, {len(every)} paragraphs")
     print(f"  forward bit-equal to the quantised model's: {equal}")
     print(f"  ledger: not accounted for {max(apart):.1e}, kernels {max(kernels):.1e} of the logit")
     print(f"  rank correlation with float32: mean {statistics.mean(ranks):.3f}, lowest {min(ranks):.3f}")
-    print(f"  memory of an explanation, model included: {most / plain_most:.2f} of float32's ({most / 2**20:.0f} MiB)")
-    print(f"  memory above the model: {(most - before) / max(1, plain_most - plain_before):.2f} of float32's")
+    print(f"  memory of an explanation, model included: {most / plain.most:.3f} of float32's ({most / 2**20:.0f} MiB)")
+    print(f"  memory above the model: {(most - before) / max(1, plain.most - plain.before):.2f} of float32's")
     print(f"  time: {statistics.median(ratios):.2f} of float32's")
-    print(f"  faithfulness, area between the removal curves: {areas[1]:.3f}, float32 {areas[0]:.3f}", flush=True)
+    print(f"  faithfulness, area between the removal curves: {own_area:.3f}, float32 {plain.area:.3f}", flush=True)
 
 
 if __name__ == "__main__":
@@ -197,8 +209,9 @@ if __name__ == "__main__":
     if given.alone:
         alone(given.alone)
     else:
+        float32 = Float32(given.texts)
         for one in [given.scheme] if given.scheme else list(SCHEMES)[1:]:
             try:
-                compared(one, given.texts)
+                compared(one, float32)
             except ImportError as error:
                 print(f"{one}: {error}")

@@ -166,6 +166,12 @@ def written_by(op: OpOverload) -> tuple[str, ...]:
 
 
 @cache
+def may_alias(op: Any) -> bool:
+    """Whether the result of an op may share memory with what it reads, as that of a view does. True for what is no op."""
+    return not isinstance(op, OpOverload) or any(value.alias_info is not None for value in schema_of(op).returns)
+
+
+@cache
 def functional_of(op: OpOverload, name: str) -> Any:
     """The overload of the op `name` that returns what `op` writes: it takes the same arguments, but for an `out`, and its
     first may have another name (`self` of `dropout_`). None if there is none. Overloads of the same name may take other

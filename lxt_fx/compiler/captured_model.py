@@ -18,6 +18,7 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example, token_embedding, usual_tokens
+from lxt_fx.passes.capture.export_once import Copied
 from lxt_fx.passes.capture.packed_layers import PackedLayers
 from lxt_fx.passes.capture.refused_inputs import SAME, answer_or_error
 from lxt_fx.passes.capture.signature import named_signature
@@ -102,7 +103,8 @@ def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mappi
         expected = explained.forward(**example.kwargs)
     proof = GradientProof(record.gradient_difference, note=record.gradient_note)
     embedding = next(iter(explained._embedding), None)
-    captured = Captured(gm, example, record.method, record.specialised, record.guards)
+    copied = Copied(record.copied_layers, record.traced_layers)
+    captured = Captured(gm, example, record.method, record.specialised, record.guards, copied)
     return CapturedModel(explained, captured, expected, {}, explained._model_state, [proof], embedding)
 
 

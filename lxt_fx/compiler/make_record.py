@@ -57,6 +57,8 @@ def made_record(
         specialised=(*captured.specialised, *hooks, *written.fixed),
         guards=_guards(captured.guards, begun) + written.guards,
         written_out=(*before, *written.written.values()),
+        copied_layers=captured.copied.layers,
+        traced_layers=captured.copied.not_copied,
         sizes=compiled.sizes,
         forward_difference=difference,
         gradient_difference=compiled.proof.difference,

@@ -52,7 +52,9 @@ class Record:
     that look up a table and were taken, by their name, for positions, types or the like, so that what they look up is a
     constant. `padded_note` says why texts that are padded were not compared with the model's; empty if they were, or if
     there are no texts. `written_out` names the nodes whose op no rule takes and that therefore became the ops that it is
-    written out in.
+    written out in. `copied_layers` is the number of layers of the graph that are copies of one that was traced, because
+    they are the same code with other weights; `traced_layers` says in sentences which layers looked alike and were traced
+    one by one, and why.
     """
 
     model_class: str
@@ -86,6 +88,8 @@ class Record:
     no_tokens: tuple[str, ...] = ()
     padded_note: str = ""
     written_out: tuple[str, ...] = ()
+    copied_layers: int = 0
+    traced_layers: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         made = f"{self.form} form, captured by {self.method}, {len(self.matches)} rules matched"

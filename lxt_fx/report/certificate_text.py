@@ -25,6 +25,12 @@ def merged_text(batch_norms: Sequence[str]) -> list[str]:
     return [f"{len(batch_norms)} x batch norm into the layer before it{_places(batch_norms)}"] if batch_norms else []
 
 
+def graph_text(method: str, ops: int, copied: int) -> str:
+    """How the graph was captured, and how many of its layers were copied from a traced one."""
+    copies = f"; {copied} layers are copies of a traced one, with their own weights" if copied else ""
+    return f"captured by {method}, {ops} ops{copies}"
+
+
 def packed_text(layers: Iterable[PackedMap]) -> list[str]:
     """A line for each scheme: how many layers it packs, where, and how far their kernels are from the unpacked weights."""
     groups: dict[tuple[str, str], list[PackedMap]] = {}

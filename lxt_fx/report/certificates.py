@@ -23,6 +23,7 @@ from lxt_fx.report.certificate_text import (
     citations,
     entries_text,
     gradient_text,
+    graph_text,
     held_text,
     labelled,
     merged_text,
@@ -84,6 +85,7 @@ class Certificate:
     no_tokens: tuple[str, ...] = ()
     packed: tuple[PackedMap, ...] = ()
     written_out: tuple[str, ...] = ()
+    copied_layers: int = 0
 
     def __repr__(self) -> str:
         proven = "proven" if self.proven else f"{len(self.not_proven)} points not proven"
@@ -115,7 +117,7 @@ class Certificate:
         lines = [
             *labelled("certificate", [f"{self.model_class}   ({versions})"]),
             *labelled("table", [self.table + overridden, *([self.paper] if self.paper else [])]),
-            *labelled("graph", [f"captured by {self.method}, {self.nodes} ops"]),
+            *labelled("graph", [graph_text(self.method, self.nodes, self.copied_layers)]),
             *labelled("merged", merged_text(self.merged)),
             *labelled("packed", packed_text(self.packed)),
             *labelled("path", [f"{self.carrying} ops carry relevance from the output to {', '.join(self.leaves)}{cuts}"]),
@@ -198,6 +200,7 @@ def certificate(explained: nn.Module) -> Certificate:
         not_followed=tuple(values_not_followed(explained, flow)),
         not_proven=tuple(unproven(explained, flow, entries)),
         no_tokens=record.no_tokens,
+        copied_layers=record.copied_layers,
         packed=tuple(packed_maps(explained, flow)),
         written_out=record.written_out,
     )

@@ -29,14 +29,15 @@ from lxt_fx.base.torch_internals import (
     pytree,
     set_io,
     uncompiled,
-    unlifted,
 )
 from lxt_fx.base.transformers_internals import traceable_experts, visible_autocast, without_cache
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.capture.any_length import RecurrencesOfAnyLength, as_torch_ops
 from lxt_fx.passes.capture.called_by_leaf import called_by_leaf, leaf_names, tensor_leaves
 from lxt_fx.passes.capture.example import SIGNALS, Example
+from lxt_fx.passes.capture.export_once import Copied, exported_once
 from lxt_fx.passes.capture.flex_attention import flex_attention_in_ops
+from lxt_fx.passes.capture.layer_kinds import kinds_of
 from lxt_fx.passes.capture.lost_no_grad import RefuseLostNoGrad
 from lxt_fx.passes.capture.trace import trace
 from lxt_fx.passes.drop_dead import drop_dead
@@ -46,13 +47,14 @@ from lxt_fx.passes.drop_dead import drop_dead
 class Captured:
     """A graph that is called like the model. `specialised` says in sentences what is fixed to the example. `guards` are the
     conditions on input shapes under which the graph computes what the model does: Python expressions over `L`, the inputs
-    by name."""
+    by name. `copied` says how many layers were not traced."""
 
     gm: GraphModule
     example: Example
     method: str
     specialised: tuple[str, ...]
     guards: tuple[str, ...]
+    copied: Copied = Copied()
 
 
 _LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
@@ -96,17 +98,19 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def capture(model: nn.Module, example: Example, *, dynamic: bool = True, export: bool = True) -> Captured:
+def capture(
+    model: nn.Module, example: Example, *, dynamic: bool = True, export: bool = True, copies: bool = True
+) -> Captured:
     """The model as a graph: by `torch.export` with symbolic sizes, else with fixed sizes, else by real-tensor `make_fx`.
-    With `export=False`, by `make_fx`.
+    With `export=False`, by `make_fx`; with `copies=False`, layers that are the same code are all traced.
 
     Raises CaptureError with the error of each way.
     """
     ways: list[tuple[str, Callable[[], Captured]]] = [("make_fx", lambda: _trace(model, example))]
     if export:
-        ways.insert(0, ("torch.export", lambda: _export(model, example, dynamic=False)))
+        ways.insert(0, ("torch.export", lambda: _export(model, example, dynamic=False, copies=copies)))
     if export and dynamic:
-        ways.insert(0, ("torch.export, dynamic", lambda: _export(model, example, dynamic=True)))
+        ways.insert(0, ("torch.export, dynamic", lambda: _export(model, example, dynamic=True, copies=copies)))
     said = []
     for name, way in ways:
         try:
@@ -146,19 +150,22 @@ def _first_line(error: Exception) -> str:
     return lines[0][:300] if lines else ""
 
 
-def _export(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
+def _export(model: nn.Module, example: Example, *, dynamic: bool, copies: bool) -> Captured:
     inputs = tensor_leaves(example.kwargs)
     shapes = {name: _dynamic_shape(name, value, example) for name, value in inputs.items()} if dynamic else None
     lazy, quiet = compiled_when_called(), redirect_stderr(StringIO())  # a failed export prints its whole graph and raises
     with called_by_leaf(model, example) as called, RefuseLostNoGrad(), RecurrencesOfAnyLength(), lazy, quiet:
-        exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
-    gm = unlifted(exported)
+        exported, gm, copied = exported_once(
+            model,
+            lambda: torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False),
+            kinds_of(model) if copies else [],
+        )
     as_torch_ops(gm)
     _name_as_given(gm, list(inputs))
     _add_plain_inputs(gm, example)
     named = _with_names(gm, example, io_of(gm.graph).out_spec)
     fixed = _fixed_sizes(named, example, dynamic) + called.sentences()
-    return Captured(named, example, "torch.export", fixed, guards_of(exported))
+    return Captured(named, example, "torch.export", fixed, guards_of(exported), copied)
 
 
 def _dynamic_shape(name: str, tensor: Tensor, example: Example) -> dict[int, Any]:

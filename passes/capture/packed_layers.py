@@ -19,6 +19,7 @@ from lxt_fx.base.torch_internals import contents_of
 from lxt_fx.ops.own_backward import running
 from lxt_fx.ops.packed import PackedLayer, packed_linear, weight_of
 from lxt_fx.packed.known import packed_layer
+from lxt_fx.passes.capture.layer_kinds import SAME
 from lxt_fx.passes.verify import gradient_difference
 
 EXACT, ROUNDED = 0.05, 0.5
@@ -117,6 +118,8 @@ class PackedLayers:
                     return found.layer.forward(found.layer.layer, *args, **kwargs)
                 return forward(path, found, given[0])
 
+            dtypes = tuple((given, made) for (layer, given), made in self.dtypes.items() if layer == path)
+            setattr(replaced, SAME, (found.layer.scheme, found.layer.rounds, dtypes))
             return replaced
 
         try:

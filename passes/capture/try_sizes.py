@@ -19,26 +19,28 @@ from lxt_fx.passes.capture.refused_inputs import answer_or_error
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 
 
-def capture_and_try_sizes(model: nn.Module, example: Example, *, dynamic: bool) -> Captured:
+def capture_and_try_sizes(model: nn.Module, example: Example, *, dynamic: bool, copies: bool = True) -> Captured:
     """The model's graph with free sizes, compared with the model after every free size was changed.
 
     A model that reads `len(x)`, or loops over its tokens, may fix a size in the graph silently. Where graph and model
     differ, the model is captured again with a free batch only and compared again, and else with all sizes fixed to the
-    example's. A model whose code takes another way while it is exported is traced.
+    example's. A model whose code takes another way while it is exported is traced. With `copies`, layers that are the same
+    code are traced once (`export_once`), unless the graph then differs from the model.
 
     Raises CaptureError where no way of capture succeeds.
     """
-    if not dynamic:
-        return capture(model, example, dynamic=False)
-    captured = _capture_free(model, example)
-    if captured.method != "torch.export" or on_meta(model, example.kwargs) or _is_proven(model, captured):
+    captured = _capture_free(model, example, copies) if dynamic else capture(model, example, dynamic=False, copies=copies)
+    compares = captured.method == "torch.export" and (dynamic or captured.copied.layers > 0)
+    if not compares or on_meta(model, example.kwargs) or _is_proven(model, captured):
         return captured
+    if captured.copied.layers:
+        return capture_and_try_sizes(model, example, dynamic=dynamic, copies=False)
     why = "the graph with free sizes differs from the model at other sizes than the example's"
     if example.dynamic_dims != 1:
-        batch_only = _capture_free(model, replace(example, dynamic_dims=1))
+        batch_only = _capture_free(model, replace(example, dynamic_dims=1), copies)
         if batch_only.method == "torch.export" and _is_proven(model, batch_only):
             return replace(batch_only, specialised=(why, *batch_only.specialised))
-    fixed = capture(model, example, dynamic=False)
+    fixed = capture(model, example, dynamic=False, copies=copies)
     if fixed.method == "torch.export" and not _holds_at(model, fixed, fixed.example):
         why = "what torch.export calls differs from the model: its code asks whether it is exported"
         fixed = capture(model, example, dynamic=False, export=False)
@@ -46,7 +48,8 @@ def capture_and_try_sizes(model: nn.Module, example: Example, *, dynamic: bool) 
 
 
 def _is_proven(model: nn.Module, captured: Captured) -> bool:
-    other = _resized(captured)
+    """Whether graph and model agree at other sizes; on the example where none is free and layers were copied."""
+    other = _resized(captured) or (captured.example if captured.copied.layers else None)
     return other is None or _holds_at(model, captured, other)
 
 
@@ -86,18 +89,18 @@ def _free_dims(leaf: Any, node: Node) -> list[tuple[int, Any]]:
     return [(dim, expr) for dim, expr in exprs if expr.free_symbols]
 
 
-def _capture_free(model: nn.Module, example: Example) -> Captured:
+def _capture_free(model: nn.Module, example: Example, copies: bool) -> Captured:
     """Captured on batch 2 where the example has batch 1: a size of 1 would be fixed in the graph. If the batch of an input
     is fixed all the same, its code depends on it, and the graph must have the example's own."""
     twice = example.doubled()
     if twice is not None:
         try:
-            captured = capture(model, twice, dynamic=True)
+            captured = capture(model, twice, dynamic=True, copies=copies)
             if captured.method == "torch.export" and _has_free_batch(captured):
                 return captured
         except CaptureError:
             pass  # the example's own batch is tried next, and its error is the one to report
-    return capture(model, example, dynamic=True)
+    return capture(model, example, dynamic=True, copies=copies)
 
 
 def _has_free_batch(captured: Captured) -> bool:
