@@ -25,7 +25,6 @@ from lxt_fx.ops.activations import POINTWISE_OPS
 from lxt_fx.ops.aten_kinds import POINTWISE
 from lxt_fx.ops.head import head
 from lxt_fx.passes.drop_dead import drop_dead
-from lxt_fx.passes.segments.recompute import recomputing_forward
 
 _LINEAR = frozenset({head, products.linear, aten.linear.default})
 _ELEMENTWISE = (
@@ -135,8 +134,8 @@ def _body(explained: Explained, hidden: Node) -> GraphModule:
     body = GraphModule(explained, graph)
     drop_dead(body)
     body.recompile()
-    if explained.segments is not None:
-        set_forward(body, recomputing_forward(body.graph, explained.segments))
+    if (cut := explained._cut_for_calls(body.graph)) is not None:
+        set_forward(body, cut)
     return body
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from types import CodeType
-from typing import Any, Protocol
+from typing import Any, Never, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,10 @@ from lxt_fx.passes.canonical.cut_at_lookups import Front, unlike_captured
 from lxt_fx.passes.capture.example import with_fills
 from lxt_fx.passes.fuse.dtypes import DtypesMatched
 from lxt_fx.passes.fuse.fuse import fuse
-from lxt_fx.passes.segments.recompute import Segments, recomputing_forward
+from lxt_fx.passes.segments.by_segments import Called, Segments, forward_by_segments
+from lxt_fx.passes.segments.compile_kinds import CompiledKinds
+from lxt_fx.passes.segments.find_segments import segments_of
+from lxt_fx.passes.segments.recompute import recomputed_in_backward, recomputing
 
 
 class Observer(Protocol):
@@ -102,6 +105,7 @@ class Explained(GraphModule):
     record: Record
     fused: Graph
     segments: Segments | None = None
+    _kinds: CompiledKinds | None = None
     _recaptures: GraphsBySize | None = None
     _beyond_guards: GraphsBySize | None = None
     _other_calls: GraphsByNames | None = None
@@ -139,9 +143,38 @@ class Explained(GraphModule):
         not change: the audit, `watch` and the certificate read it."""
         self.fused = fuse(self)
         code = recompile_as(self, self.fused)
-        if self.segments is not None:
-            set_forward(self, recomputing_forward(self.fused, self.segments))
+        if (cut := self._cut_for_calls(self.fused)) is not None:
+            set_forward(self, cut)
         return code
+
+    def compile(self, *args: Never, **options: Any) -> None:
+        """Compiles the module in place, each kind of layer once: layers that are the same graph with other weights share
+        one compiled function, so the first call takes as long for 80 layers as for 8. What is before, between and after
+        the layers runs as it is. `options` are those of `torch.compile`. The functions are compiled when they are first
+        called.
+
+            explained = lxt_fx.transform(model)
+            explained.compile()
+
+        The layers are those of `transform(checkpoint="layers")`, or the segments of the module's own `checkpoint`.
+        `torch.compile(explained)` compiles the whole as one graph: its first call takes longer the more layers there are,
+        and later ones save what the borders of the layers cost. Raises InputError for arguments without a name.
+        """
+        if args:
+            raise InputError("compile: give the options of torch.compile by name: explained.compile(dynamic=True)")
+        self._kinds = CompiledKinds(options)
+        self.recompile()
+
+    def _cut_for_calls(self, graph: Graph) -> Callable[..., Any] | None:
+        """The forward of a graph of this module by segments, if they are recomputed or compiled; else None."""
+        kinds = self._kinds
+        if self.segments is None and kinds is None:
+            return None
+        called: Called = recomputing if kinds is None else kinds
+        if self.segments is not None and kinds is not None:
+            called = lambda segment: recomputed_in_backward(kinds(segment), segment)  # noqa: E731
+        segments = self.segments or segments_of(self, self.fused, "layers")
+        return forward_by_segments(graph, segments, called)
 
     def _cut(self, segments: Segments | None) -> None:
         """Sets the segments that the backward recomputes."""
@@ -277,7 +310,7 @@ class Explained(GraphModule):
         twin._attach(record, fronts, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
         further = self._recaptures, self._beyond_guards, self._other_calls
         twin._recaptures, twin._beyond_guards, twin._other_calls = copy.deepcopy(further, memo)
-        if self.segments is not None:
+        if self.segments is not None or self._kinds is not None:
             twin._cut(self.segments)
         return twin
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,7 @@ from lxt_fx.passes.rewrite.explicit_form import to_explicit_form
 from lxt_fx.passes.rewrite.freeze_constants import freeze_constants
 from lxt_fx.passes.rewrite.merge_batch_norm import merge_batch_norm
 from lxt_fx.passes.rewrite.rewrite import Rewritten, rewrite
-from lxt_fx.passes.segments.find_segments import find_segments
-from lxt_fx.passes.segments.recompute import Segments
+from lxt_fx.passes.segments.find_segments import segments_of
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES
 from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof, check_gradient, verify_gradient
 from lxt_fx.rule_table.table import RuleTable
@@ -239,14 +238,8 @@ def _module(gm: GraphModule, options: Options, seconds: dict[str, float]) -> Exp
         module = Explained(gm, gm.graph)
     if options.checkpoint is not None:
         with _timed(seconds, "checkpoint"):
-            module._cut(segments_of(module, options.checkpoint))
+            module._cut(segments_of(module, module.fused, options.checkpoint))
     return module
-
-
-def segments_of(module: Explained, checkpoint: Literal["layers", "sqrt"] | int) -> Segments:
-    """The segments of the graph that a plain call of the module runs."""
-    gm = GraphModule(module, module.fused)
-    return find_segments(gm, mark_flow(gm, relevance_leaves(gm.graph)), checkpoint)
 
 
 def _chosen(gm: GraphModule, flow: Flow, table: RuleTable, seconds: dict[str, float]) -> tuple[Groups, Plan]:

@@ -36,7 +36,7 @@ from lxt_fx.compiler.saved_tensors import Tensors, read_names, root_of, write_te
 from lxt_fx.compiler.snapshots import fused_stage
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.capture.opened_model import opened
-from lxt_fx.passes.segments.recompute import Segments
+from lxt_fx.passes.segments.by_segments import Segments
 
 FORMAT = 3
 MOST_FRONTS = 100

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
-from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.nodes import is_float, module_path, module_stack, value
 from lxt_fx.base.torch_internals import aten, size_on_example
 from lxt_fx.ops import explicit, products
 from lxt_fx.ops.aten_kinds import MOVES
-from lxt_fx.passes.analysis.mark_flow import Flow
-from lxt_fx.passes.segments.recompute import Segments
+from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
+from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
+from lxt_fx.passes.segments.by_segments import Segments
 
 _NUMBERED = re.compile(r"(?:(.*)\.)?(\d+)")
 _ATTENTIONS = frozenset(
@@ -32,6 +33,12 @@ _FOR_READERS = frozenset({explicit.enter, products.hold})
 
 Layer = tuple[str, str]
 """A module `prefix.number` as its prefix and number."""
+
+
+def segments_of(owner: nn.Module, graph: Graph, checkpoint: str | int) -> Segments:
+    """Analysis: the segments of a graph that a module runs."""
+    gm = GraphModule(owner, graph)
+    return find_segments(gm, mark_flow(gm, relevance_leaves(gm.graph)), checkpoint)
 
 
 def find_segments(gm: GraphModule, flow: Flow, checkpoint: str | int) -> Segments:

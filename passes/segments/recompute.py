@@ -7,34 +7,17 @@ again when the backward reaches it. With about sqrt(n) layers per segment, memor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
-import torch
-from torch.fx import Graph, Node
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.nodes import shape
-from lxt_fx.base.torch_internals import OpOverload, copy_io, schema_of
-from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
+from lxt_fx.passes.segments.by_segments import Segment, forward_of
 
 Checkpoint = Literal["layers", "sqrt"] | int | None
 """How many layers a segment has: one ("layers"), about sqrt(n) of n ("sqrt"), or this number. None cuts nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segments:
-    """Where a graph is cut: the name of the first node of each segment, and of the first node after the last segment.
-    `places` names the layers of each segment."""
-
-    starts: tuple[str, ...]
-    end: str
-    places: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{len(self.starts)} segments: {', '.join(self.places)}"
 
 
 def check_checkpoint(asked: object) -> None:
@@ -48,107 +31,16 @@ def check_checkpoint(asked: object) -> None:
         )
 
 
-def recomputing_forward(graph: Graph, segments: Segments) -> Callable[..., Any]:
-    """The forward of a GraphModule of this graph that recomputes its segments in the backward.
-
-    It reads every parameter from the module that it is called on and holds none itself. Nodes before the first segment are
-    outside of all segments, and so are values that depend on sizes and constants only and are read by several segments.
-    """
-    nodes = list(graph.nodes)
-    missing = {*segments.starts} - {node.name for node in nodes}
-    assert not missing, f"the graph is cut at nodes that it does not have: {missing}"
-    segment_of = _segment_of(nodes, segments)
-    members: dict[int, list[Node]] = {}
-    for node, index in segment_of.items():
-        members.setdefault(index, []).append(node)
-    outer = Graph()
-    copy_io(graph, outer)
-    outer_of: dict[Node, Node] = {}
-    for node in nodes:
-        if node not in segment_of:
-            outer_of[node] = outer.node_copy(node, outer_of.__getitem__)
-        elif node is members[segment_of[node]][-1]:
-            outer_of.update(_call(outer, outer_of, segment_of[node], members[segment_of[node]]))
-    outer.lint()
-    return _forward(outer)
+def recomputing(segment: Segment) -> Callable[..., Any]:
+    """The segment as a function whose inner values are computed again in the backward."""
+    return recomputed_in_backward(partial(forward_of(segment.graph), None), segment)
 
 
-def _segment_of(nodes: list[Node], segments: Segments) -> dict[Node, int]:
-    """The segment of each node that belongs to one."""
-    starts = {name: index for index, name in enumerate(segments.starts)}
-    found: dict[Node, int] = {}
-    current = None
-    for node in nodes:
-        current = None if node.name == segments.end else starts.get(node.name, current)
-        if node.op == "call_function" and current is not None:
-            found[node] = current
-    known = _known_early(nodes)
-    for node in reversed(nodes):
-        if node in known and node in found and any(found.get(user) != found[node] for user in node.users):
-            del found[node]  # computed once for all its readers
-    return found
+def recomputed_in_backward(part: Callable[..., Any], segment: Segment) -> Callable[..., Any]:
+    """The function that a segment became, with its inner values computed again in the backward."""
 
+    def called(*values: Any) -> Any:
+        return recomputed(part, *values, use_reentrant=False, preserve_rng_state=segment.draws)
 
-def _known_early(nodes: list[Node]) -> set[Node]:
-    """Nodes that depend on sizes, parameters and inputs without relevance only: masks, rotary tables, position biases."""
-    known: set[Node] = set()
-    leaves = set(relevance_leaves(nodes[0].graph))
-    for node in nodes:
-        if node.op in ("placeholder", "get_attr"):
-            known.add(node)
-        elif node.op == "call_function" and _is_pure(node) and known.issuperset(node.all_input_nodes):
-            reads_leaf = not leaves.isdisjoint(node.all_input_nodes)
-            if not reads_leaf or shape(node) is None:  # the size of a leaf may be read, its values may not
-                known.add(node)
-    return known
-
-
-def _is_pure(node: Node) -> bool:
-    if isinstance(node.target, OpOverload):
-        return not schema_of(node.target).is_mutable and not _draws(node)
-    return getattr(node.target, "__module__", "") in ("_operator", "torch")
-
-
-def _draws(node: Node) -> bool:
-    """Whether the node may draw random numbers."""
-    return isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
-
-
-def _call(outer: Graph, outer_of: dict[Node, Node], index: int, members: list[Node]) -> Iterator[tuple[Node, Node]]:
-    """Inserts a call of the segment into the outer graph. Yields each node that others read, with its new node."""
-    inside = set(members)
-    read = dict.fromkeys(node for member in members for node in member.all_input_nodes if node not in inside)
-    given = [member for member in members if any(user not in inside for user in member.users)]
-    inner = Graph()
-    inner_of = {node: inner.placeholder(node.name) for node in read}
-    for member in members:
-        inner_of[member] = inner.node_copy(member, inner_of.__getitem__)
-    inner.output(tuple(inner_of[node] for node in given))
-    inner.lint()
-    segment = _recomputing(_forward(inner), index, draws=any(map(_draws, members)))
-    called = outer.call_function(segment, tuple(outer_of[node] for node in read))
-    for position, node in enumerate(given):
-        item = outer.call_function(_item, (called, position))
-        item.meta = dict(node.meta)
-        yield node, item
-
-
-def _item(values: tuple[Any, ...], position: int) -> Any:
-    return values[position]
-
-
-def _recomputing(part: Callable[..., Any], index: int, *, draws: bool) -> Callable[..., Any]:
-    def segment(*values: Any) -> Any:
-        return recomputed(part, None, *values, use_reentrant=False, preserve_rng_state=draws)
-
-    segment.__name__ = f"segment_{index}"
-    return segment
-
-
-def _forward(graph: Graph) -> Callable[..., Any]:
-    """The graph as a function `forward(self, ...)`."""
-    code = graph.python_code(root_module="self")
-    scope = dict(code.globals)
-    exec(code.src, scope)
-    forward: Callable[..., Any] = scope["forward"]
-    return forward
+    called.__name__ = f"segment_{segment.index}"
+    return called
