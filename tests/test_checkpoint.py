@@ -32,7 +32,7 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.pipeline import segments_of
 from lxt_fx.passes.capture.example import made_example
 from lxt_fx.passes.fuse.fuse import fuse
-from lxt_fx.passes.segments.recompute import Segments
+from lxt_fx.passes.segments.by_segments import Segments
 
 FAMILIES = ("llama", "gpt2", "bert", "vit", "whisper")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -99,19 +99,25 @@ _CURRENT = _Current()
 def as_in_a_call(model: nn.Module) -> Iterator[None]:
     """Inside the block, in this thread, `x.requires_grad` is what it is in a call whose inputs ask for a gradient."""
     answers, outer, thread = _Answers(), _CURRENT.answers, threading.get_ident()
+    running = ExitStack()  # only the model's own calls are answered: around them, torch.export reads all that tensors say
 
-    def mark_inputs(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def begin(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == thread:
             answers.mark((args, {name: value for name, value in kwargs.items() if "mask" not in name}))
+            running.enter_context(answers)
 
-    hook = model.register_forward_pre_hook(mark_inputs, with_kwargs=True)
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            running.close()
+
+    hooks = model.register_forward_pre_hook(begin, with_kwargs=True), model.register_forward_hook(end, always_call=True)
     _CURRENT.answers = answers
     try:
-        with answers:
-            yield
+        yield
     finally:
         _CURRENT.answers = outer
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def mark_result(given: Any, made: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from inspect import Parameter, Signature
 from threading import RLock, get_ident
@@ -59,13 +59,15 @@ def plain_leaves(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def called_by_leaf(model: nn.Module, example: Example) -> Iterator[Called]:
+def called_by_leaf(
+    model: nn.Module, example: Example, inside: Sequence[AbstractContextManager[Any]] = ()
+) -> Iterator[Called]:
     """Inside the block the model takes each tensor of the example as a keyword argument (`tensor_leaves`), and gets it in
     its place among its own arguments. So it does not matter for capture whether forward names its inputs, or takes them
     through `*args`, `**kwargs`, lists, dicts or objects. Objects of its output are taken apart.
 
     The model's own hooks run in between, on the arguments and the output that they know. Afterwards the model is as before.
-    Other threads may call it meanwhile, and get what they always got.
+    Other threads may call it meanwhile, and get what they always got. Its forward runs within the contexts `inside`.
     """
     called, names, thread = Called(), leaf_names(example.kwargs), get_ident()
     flat, spec = pytree.tree_flatten(dict(example.kwargs))
@@ -79,7 +81,7 @@ def called_by_leaf(model: nn.Module, example: Example) -> Iterator[Called]:
     def taken_apart(module: nn.Module, args: Any, output: Any) -> Any:
         return with_made_objects(output, called.left_out.add) if get_ident() == thread else None
 
-    with _ONE_AT_A_TIME, _with_parameters(model, list(tensor_leaves(example.kwargs))):
+    with _ONE_AT_A_TIME, _with_parameters(model, list(tensor_leaves(example.kwargs)), inside):
         before = model.register_forward_pre_hook(with_own_arguments, prepend=True, with_kwargs=True)
         behind = model.register_forward_hook(taken_apart)
         try:
@@ -90,12 +92,17 @@ def called_by_leaf(model: nn.Module, example: Example) -> Iterator[Called]:
 
 
 @contextmanager
-def _with_parameters(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+def _with_parameters(
+    model: nn.Module, names: Sequence[str], inside: Sequence[AbstractContextManager[Any]]
+) -> Iterator[None]:
     """Inside the block the signature of the model's forward has these parameters. torch.export reads it."""
-    own, was_set = model.forward, "forward" in vars(model)
+    own, was_set, thread = model.forward, "forward" in vars(model), get_ident()
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return own(*args, **kwargs)
+        with ExitStack() as stack:
+            for context in inside if get_ident() == thread else ():
+                stack.enter_context(context)
+            return own(*args, **kwargs)
 
     forward.__signature__ = Signature([Parameter(name, Parameter.KEYWORD_ONLY) for name in names])  # type: ignore[attr-defined]
     model.forward = forward

@@ -154,7 +154,8 @@ def _export(model: nn.Module, example: Example, *, dynamic: bool, copies: bool) 
     inputs = tensor_leaves(example.kwargs)
     shapes = {name: _dynamic_shape(name, value, example) for name, value in inputs.items()} if dynamic else None
     lazy, quiet = compiled_when_called(), redirect_stderr(StringIO())  # a failed export prints its whole graph and raises
-    with called_by_leaf(model, example) as called, RefuseLostNoGrad(), RecurrencesOfAnyLength(), lazy, quiet:
+    modes = RefuseLostNoGrad(), RecurrencesOfAnyLength()
+    with called_by_leaf(model, example, modes) as called, lazy, quiet:
         exported, gm, copied = exported_once(
             model,
             lambda: torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False),
