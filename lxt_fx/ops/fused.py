@@ -20,22 +20,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.ops.activations import BY_NAME
-from lxt_fx.ops.library import RuleFunction, define, has_values, in_float32, is_batched, narrowed, widest
+from lxt_fx.ops.library import (
+    RuleFunction,
+    define,
+    has_values,
+    in_float32,
+    is_batched,
+    narrowed,
+    overwrites,
+    times,
+    widest,
+)
 from lxt_fx.ops.norms import all_zero
 from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, sdpa
 from lxt_fx.ops.products import share as times_share
-
-
-def _overwrites(gradient: Tensor) -> bool:
-    """Whether a plain backward runs."""
-    return not (is_compiling() or torch.is_grad_enabled() or is_batched(gradient))
-
-
-def _times(fresh: Tensor, other: Tensor | float) -> Tensor:
-    """fresh * other, where nobody else reads `fresh` any more."""
-    return fresh.mul_(other) if _overwrites(fresh) else fresh * other
 
 
 class WeightedRmsNorm(RuleFunction):
@@ -61,7 +60,7 @@ class WeightedRmsNorm(RuleFunction):
         if is_batched(gradients[0]) and len(set(ctx.dtypes)) == 1:
             return gradients[0] * (weight * factor), None, None, None, None
         weighted = (gradients[0].to(product) * weight).to(middle).to(inner)
-        return _times(weighted, factor).to(outer), None, None, None, None
+        return times(weighted, factor).to(outer), None, None, None, None
 
 
 @define(
@@ -136,9 +135,9 @@ class Gated(RuleFunction):
             return gradients[0] * (ratio * b), gradients[0] * (ratio * a), None, None
         through = GATES[ctx.kind].ratio_times(gradients[0], a)
         if ctx.share != 1.0:
-            through = _times(through, ctx.share)
+            through = times(through, ctx.share)
         to_a = through * b
-        return to_a, _times(through, a), None, None
+        return to_a, times(through, a), None, None
 
 
 @define("gated(Tensor gate, Tensor up, str kind, float share=0.5) -> Tensor", casts=widest)
@@ -165,7 +164,7 @@ class Rotate(RuleFunction):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         g, half = gradients[0], gradients[0].shape[-1] // 2
-        if not _overwrites(g):
+        if not overwrites(g):
             first = g[..., :half] * cos[..., :half] + g[..., half:] * sin[..., half:]
             second = g[..., half:] * cos[..., half:] - g[..., :half] * sin[..., :half]
             return torch.cat((first, second), -1), None, None
@@ -210,7 +209,7 @@ def _plus_product(total: Tensor | None, g: Tensor, weight: Tensor, share: float)
         product = torch.mm(g, weight if share == 1.0 else share * weight)
         return product if total is None else total + product
     if total is not None:
-        return total.addmm_(g, weight, alpha=share) if _overwrites(total) else torch.addmm(total, g, weight, alpha=share)
+        return total.addmm_(g, weight, alpha=share) if overwrites(total) else torch.addmm(total, g, weight, alpha=share)
     if share == 1.0:
         return g @ weight
     return torch.addmm(g.new_zeros(()), g, weight, beta=0, alpha=share)
