@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.ops.activations import BY_NAME
+from lxt_fx.ops.gradient_product import takes_onednn, times_weight
 from lxt_fx.ops.library import (
     RuleFunction,
     define,
@@ -187,10 +188,10 @@ class Linears(RuleFunction):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, shares: list[float], weights: list[Tensor], biases: list[Tensor | None]
+        ctx: Any, x: Tensor, shares: list[float], weights: list[Tensor], biases: list[Tensor | None], sparse: bool
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*weights)
-        ctx.shape, ctx.shares = x.shape, shares
+        ctx.shape, ctx.shares, ctx.sparse = x.shape, shares, sparse
         ctx.set_materialize_grads(False)
         return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
 
@@ -199,15 +200,20 @@ class Linears(RuleFunction):
         total: Tensor | None = None
         for gradient, weight, share in zip(gradients, ctx.saved_tensors, ctx.shares, strict=True):
             if gradient is not None:
-                total = _plus_product(total, gradient.reshape(-1, weight.shape[0]), weight, share)
-        return None if total is None else total.reshape(ctx.shape), None, None, None
+                total = _plus_product(total, gradient.reshape(-1, weight.shape[0]), weight, share, ctx.sparse)
+        return None if total is None else total.reshape(ctx.shape), None, None, None, None
 
 
-def _plus_product(total: Tensor | None, g: Tensor, weight: Tensor, share: float) -> Tensor:
+def _plus_product(total: Tensor | None, g: Tensor, weight: Tensor, share: float, sparse: bool) -> Tensor:
     """total + share * g @ weight."""
     if is_batched(g):
         product = torch.mm(g, weight if share == 1.0 else share * weight)
         return product if total is None else total + product
+    if sparse or (takes_onednn(weight) and not torch.is_grad_enabled()):
+        product = times_weight(g, weight, sparse)
+        if total is None:
+            return product if share == 1.0 else times(product, share)
+        return total.add_(product, alpha=share) if overwrites(total) else total.add(product, alpha=share)
     if total is not None:
         return total.addmm_(g, weight, alpha=share) if overwrites(total) else torch.addmm(total, g, weight, alpha=share)
     if share == 1.0:
@@ -215,13 +221,18 @@ def _plus_product(total: Tensor | None, g: Tensor, weight: Tensor, share: float)
     return torch.addmm(g.new_zeros(()), g, weight, beta=0, alpha=share)
 
 
-@define("linears(Tensor input, Tensor[] weights, Tensor?[] biases, float[] shares) -> Tensor[]", casts=narrowed)
+@define(
+    "linears(Tensor input, Tensor[] weights, Tensor?[] biases, float[] shares, bool sparse=False) -> Tensor[]",
+    casts=narrowed,
+)
 def linears(
-    input: Tensor, weights: list[Tensor], biases: list[Tensor | None], shares: list[float]
+    input: Tensor, weights: list[Tensor], biases: list[Tensor | None], shares: list[float], sparse: bool = False
 ) -> list[Tensor]:
-    """y_k = x W_k^T + b_k with constant W_k, b_k; R_i = sum_k sum_j x_i W_kji R_kj / z_kj (AttnLRP eq. 8)."""
+    """y_k = x W_k^T + b_k with constant W_k, b_k; R_i = sum_k sum_j x_i W_kji R_kj / z_kj (AttnLRP eq. 8). `sparse` says
+    that many positions may have a gradient of 0; they are not multiplied."""
     held = [None if bias is None else bias.detach() for bias in biases]
-    return list(Linears.apply(input, shares, [weight.detach() for weight in weights], held))  # type: ignore[no-untyped-call]
+    maps = [weight.detach() for weight in weights]
+    return list(Linears.apply(input, shares, maps, held, sparse))  # type: ignore[no-untyped-call]
 
 
 @define("share(Tensor self, float share) -> Tensor")

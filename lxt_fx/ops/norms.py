@@ -112,13 +112,18 @@ def _centred(g: Tensor, dims: list[int]) -> Tensor:
 
 def _centred_fresh(g: Tensor, dims: list[int]) -> Tensor:
     """g - mean(g), where nobody else reads `g` any more."""
-    narrow = g.dtype in (torch.float16, torch.bfloat16)
-    return _centred(g, dims) if narrow or not overwrites(g) else g.sub_(g.mean(dims, keepdim=True))
+    if g.dtype in (torch.float16, torch.bfloat16) or not overwrites(g):
+        return _centred(g, dims)
+    return g.sub_(g.sum(dims, keepdim=True), alpha=1 / math.prod(g.shape[dim] for dim in dims))
 
 
 def _unless_flat(rstd: Tensor, eps: float) -> Tensor:
     """1 / sqrt(variance + eps), and 0 where the variance is 0 to rounding."""
-    return torch.where(rstd * math.sqrt(eps) >= 1 - 8 * torch.finfo(rstd.dtype).eps, 0.0, rstd)
+    if eps == 0:
+        return rstd
+    largest = (1 - 8 * torch.finfo(rstd.dtype).eps) / math.sqrt(eps)
+    below: Tensor = torch.ops.aten.threshold_backward.default(rstd, -rstd, -largest)  # half the time of `where`
+    return below
 
 
 @define("rms_norm(Tensor self, int[] dims, float eps) -> Tensor", casts=in_float32)
