@@ -372,7 +372,8 @@ def _patches(*sizes: int) -> Case:
     kernel = (2, 3, 2)[: len(sizes)]
     return Case(
         f"patches_{len(sizes)}d", patches, lambda x, w, b: plain(x, w, b, kernel),
-        lambda d: (carrying(0, 2, 3, *sizes, dtype=d), weight(1, 5, 3, *kernel, dtype=d), weight(2, 5, dtype=d)), ("weight",),
+        lambda d: (carrying(0, 2, 3, *sizes, dtype=d), weight(1, 5, 3, *kernel, dtype=d), weight(2, 5, dtype=d)),
+        ("weight",),
         lambda arguments, value, gradient: (gradient.movedim(1, -1) * arguments[2]).sum(),
     )  # fmt: skip
 

@@ -486,7 +486,7 @@ def onednn_linear() -> Callable[..., Tensor] | None:
     torch's product of matrices is as fast, or this torch does not have it. MKL uses AVX-512 on Intel's processors only."""
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     amd = str(capabilities.get("cpu_name", "")).startswith("AMD") and capabilities.get("avx512_f")
-    if not (amd and torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
+    if not (amd and torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):  # type: ignore[no-untyped-call]
         return None
     linear: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     return linear

@@ -32,6 +32,7 @@ from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookabl
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.nested_inputs import by_leaf, in_captured_order, with_leaves_in
+from lxt_fx.compiler.quick_attributes import QUICK, quick_forward
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard
 from lxt_fx.ops.packed import packed_layer_of
@@ -139,8 +140,11 @@ class Explained(GraphModule):
         not change: the audit, `watch` and the certificate read it."""
         self.fused = fuse(self)
         code = recompile_as(self, self.fused)
+        self.__dict__.pop(QUICK, None)
         if self.segments is not None:
             set_forward(self, recomputing_forward(self.fused, self.segments))
+        else:
+            set_forward(self, quick_forward(type(self).forward))
         return code
 
     def _cut(self, segments: Segments | None) -> None:

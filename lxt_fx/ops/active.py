@@ -2,8 +2,8 @@
 runs (AttnLRP eq. 9: R_in = R_out, so the backward is g * y / x).
 
 The value is that of the model's own ops. The ratio is computed with it, where y and x are in the cache, and takes the place
-of x, which nothing else reads: one tensor is saved, as for the plain gradient, and the backward is one product, where that
-of the plain gradient computes the error function and the exponential again. The relevance of x is that of y to one rounding.
+of x, which nothing else reads: one tensor is saved, as for the plain gradient. The backward is one product, where that of the
+plain gradient computes the error function and the exponential again. The relevance of x is that of y to one rounding.
 """
 
 from __future__ import annotations
@@ -68,21 +68,17 @@ def _quick_gelu(x: Tensor, owned: bool) -> tuple[Tensor, Tensor]:
 SQRT_2_OVER_PI = 0.7978845608028654
 
 
-def _named(name: str, at_zero: float) -> Kind:
-    return Kind(_quotient(BY_NAME[name].value, at_zero), name)
-
+_SLOPES = {"silu": 0.5, "hardswish": 0.5, "mish": 0.6, "tanh": 1.0}
+"""Further activations of `activations.py` with f(0) = 0, and their slope there; tanh(log 2) = 0.6."""
 
 KINDS: Mapping[str, Kind] = {
     "gelu": Kind(_quotient(F.gelu, 0.5), "gelu", "none"),
     "gelu_tanh": Kind(_quotient(lambda x: F.gelu(x, approximate="tanh"), 0.5), "gelu", "tanh"),
     "gelu_written_out": Kind(_gelu_written_out),
     "quick_gelu": Kind(_quick_gelu),
-    "silu": _named("silu", 0.5),
-    "hardswish": _named("hardswish", 0.5),
-    "mish": _named("mish", 0.6),
-    "tanh": _named("tanh", 1.0),
+    **{name: Kind(_quotient(BY_NAME[name].value, slope), name) for name, slope in _SLOPES.items() if name in BY_NAME},
 }
-"""By the name that `active` and `linear_active` have for them. tanh(log 2) = 0.6 is the slope of Mish."""
+"""By the name that `active` and `linear_active` have for them."""
 
 
 class Active(RuleFunction):

@@ -48,7 +48,7 @@ def takes_onednn(weight: Any) -> bool:
 def dense_product(gradient: Tensor, weight: Tensor) -> Tensor:
     """The product of all positions, where a kernel may be called that has no derivative."""
     fits = len(gradient) >= ONEDNN_FROM and gradient.dtype is torch.float32 and takes_onednn(weight)
-    if ONEDNN is None or not fits or not torch.backends.mkldnn.enabled:  # type: ignore[attr-defined]
+    if ONEDNN is None or not fits or not torch.backends.mkldnn.enabled:
         return gradient @ weight
     through: Tensor = ONEDNN(gradient, weight.t(), None, "none", [], "")
     return through

@@ -1,5 +1,5 @@
-"""A convolution whose windows neither overlap nor leave gaps, as that of a vision transformer's patches: its backward is one
-product of matrices. The backward of torch's convolution takes five times as long (224 pixels in patches of 16, CPU, 2.13).
+"""A convolution whose windows neither overlap nor leave gaps, as that of a vision transformer's patches: its backward is
+one product of matrices. The backward of torch's convolution takes five times as long (224 pixels in patches of 16, CPU, 2.13).
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Patches(RuleFunction):
 
 @define("patches(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor", casts=narrowed)
 def patches(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The convolution of [batch, channels, *sizes] with constant weight [outputs, channels, *kernel] and bias, whose stride is
-    its kernel: R_i = sum_j x_i W_ji R_j / z_j (AttnLRP eq. 8). Saves the weight."""
+    """The convolution of [batch, channels, *sizes] with constant weight [outputs, channels, *kernel] and bias, whose stride
+    is its kernel: R_i = sum_j x_i W_ji R_j / z_j (AttnLRP eq. 8). Saves the weight."""
     held = None if bias is None else bias.detach()
     out: Tensor = Patches.apply(input, weight.detach(), held)  # type: ignore[no-untyped-call]
     return out

@@ -8,7 +8,7 @@ from torch.fx import Graph, Node
 
 from lxt_fx.base.nodes import arguments, is_float
 from lxt_fx.base.pattern import Found, Op, Part, match_alone
-from lxt_fx.base.torch_internals import aten
+from lxt_fx.base.torch_internals import OpOverload, aten
 from lxt_fx.ops import activations, active, products
 
 _KINDS = {(activations.OPS[kind.op], kind.approximate): name for name, kind in active.KINDS.items() if kind.op}
@@ -48,9 +48,10 @@ def _kind(node: Node) -> tuple[Node, str] | None:
             if isinstance(found := match_alone(pattern, node), Found):
                 return found["x"], name
         return None
-    given = arguments(node)
-    gelu = node.target is activations.OPS["gelu"]
-    kind = _KINDS.get((node.target, given.get("approximate", "none") if gelu else None))
+    given, target = arguments(node), node.target
+    if not isinstance(target, OpOverload):
+        return None
+    kind = _KINDS.get((target, given.get("approximate", "none") if target is activations.OPS["gelu"] else None))
     operand = given.get("self")
     return (operand, kind) if kind is not None and isinstance(operand, Node) and is_float(operand) else None
 
@@ -69,7 +70,7 @@ def fuse_active_linears(graph: Graph, carrying: Set[Node], shares: Mapping[Node,
             given = arguments(linear)
             linear.target, linear.kwargs = active.linear_active, {}
             linear.args = (given["input"], given["weight"], given.get("bias"), kind)
-            node.replace_all_uses_with(operand)  # type: ignore[arg-type]
+            node.replace_all_uses_with(view or linear)
             graph.erase_node(node)
             edits += 1
     return edits

@@ -36,21 +36,23 @@ def fuse_linears(graph: Graph, carrying: Set[Node], shares: Mapping[Node, float]
 
 
 def fuse_single_linears(graph: Graph, carrying: Set[Node]) -> int:
-    """Transform: a large `lxt_fx.linear` of a carrying value becomes `lxt_fx.linears` where `gradient_product` has something
-    for its backward: a faster kernel, or a gradient of few positions. Those of the latter are marked as `sparse`."""
+    """Transform: a large `lxt_fx.linear` of a carrying value becomes `lxt_fx.linears` where `gradient_product` shortens its
+    backward: by a faster kernel, or as few positions have a gradient. Maps of the latter are marked as `sparse`."""
     sparse, edits = unmixed(graph, carrying), 0
     for node in list(graph.nodes):
         if node.target in (fused.linears, active.linear_active) and node in sparse:
             node.kwargs = {**node.kwargs, "sparse": True}
-        elif node.target is products.linear and node in carrying and node.args[0] in carrying and _is_large(node):
-            if node in sparse or gradient_product.takes_onednn(value(arguments(node)["weight"])):
-                edits += _together(graph, [node], [1.0], {"sparse": True} if node in sparse else {})
+        elif node.target is products.linear and node in carrying and node.args[0] in carrying and _gains(node, sparse):
+            edits += _together(graph, [node], [1.0], {"sparse": True} if node in sparse else {})
     return edits
 
 
-def _is_large(linear: Node) -> bool:
-    sizes = [fixed_size(size) for size in shape(arguments(linear)["weight"]) or (None,)]
-    return None not in sizes and math.prod(size or 0 for size in sizes) >= gradient_product.WORTH_A_FUNCTION
+def _gains(linear: Node, sparse: Set[Node]) -> bool:
+    """Whether a backward in Python is paid for."""
+    weight = arguments(linear)["weight"]
+    sizes = [fixed_size(size) for size in shape(weight) or (None,)]
+    large = None not in sizes and math.prod(size or 0 for size in sizes) >= gradient_product.WORTH_A_FUNCTION
+    return large and (linear in sparse or gradient_product.takes_onednn(value(weight)))
 
 
 def _is_known(node: Node, first: Node, order: Mapping[Node, int]) -> bool:

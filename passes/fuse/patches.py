@@ -16,8 +16,8 @@ _CONVOLUTIONS = aten_ops("conv1d conv2d conv3d")
 
 
 def fuse_patches(graph: Graph, carrying: Set[Node]) -> int:
-    """Transform: a convolution of a carrying value with a held weight, whose windows neither overlap nor leave gaps, becomes
-    `lxt_fx.patches`."""
+    """Transform: a convolution of a carrying value with a held weight, whose windows neither overlap nor leave gaps,
+    becomes `lxt_fx.patches`."""
     edits = 0
     for node in list(graph.nodes):
         if node.target in _CONVOLUTIONS and node in carrying and _is_patches(node, carrying):

@@ -70,7 +70,7 @@ def recomputing_forward(graph: Graph, segments: Segments) -> Callable[..., Any]:
         elif node is members[segment_of[node]][-1]:
             outer_of.update(_call(outer, outer_of, segment_of[node], members[segment_of[node]]))
     outer.lint()
-    return _forward(outer)
+    return forward_of(outer)
 
 
 def _segment_of(nodes: list[Node], segments: Segments) -> dict[Node, int]:
@@ -125,7 +125,7 @@ def _call(outer: Graph, outer_of: dict[Node, Node], index: int, members: list[No
         inner_of[member] = inner.node_copy(member, inner_of.__getitem__)
     inner.output(tuple(inner_of[node] for node in given))
     inner.lint()
-    segment = _recomputing(_forward(inner), index, draws=any(map(_draws, members)))
+    segment = _recomputing(forward_of(inner), index, draws=any(map(_draws, members)))
     called = outer.call_function(segment, tuple(outer_of[node] for node in read))
     for position, node in enumerate(given):
         item = outer.call_function(_item, (called, position))
@@ -145,8 +145,8 @@ def _recomputing(part: Callable[..., Any], index: int, *, draws: bool) -> Callab
     return segment
 
 
-def _forward(graph: Graph) -> Callable[..., Any]:
-    """The graph as a function `forward(self, ...)`."""
+def forward_of(graph: Graph) -> Callable[..., Any]:
+    """The graph as a function `forward(self, ...)` of its module."""
     code = graph.python_code(root_module="self")
     scope = dict(code.globals)
     exec(code.src, scope)
