@@ -2,8 +2,8 @@
 runs (AttnLRP eq. 9: R_in = R_out, so the backward is g * y / x).
 
 The value is that of the model's own ops. The ratio is computed with it, where y and x are in the cache, and takes the place
-of x, which nothing else reads: one tensor is saved, as for the plain gradient. The backward is one product, where that of the
-plain gradient computes the error function and the exponential again. The relevance of x is that of y to one rounding.
+of x, which nothing else reads: one tensor is saved, as for the plain gradient. The backward is one product, where that of
+the plain gradient computes the error function and the exponential again. The relevance of x is that of y to one rounding.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ def _quotient(value: Callable[[Tensor], Tensor], at_zero: float) -> Both:
 
     def both(x: Tensor, owned: bool) -> tuple[Tensor, Tensor]:
         y = value(x)
+        if x.dtype is torch.float16:  # below 6e-5 its numbers lose digits; nearer to 0 than this the ratio is its limit
+            return y, torch.where(x.abs() < 1e-3, at_zero, y / x)
         if is_compiling():
             return y, torch.where(x == 0, at_zero, y / x)
         ratio = torch.div(y, x, out=x) if owned else y / x

@@ -7,12 +7,20 @@ from collections.abc import Mapping, Set
 from torch.fx import Graph, Node
 
 from lxt_fx.base.nodes import arguments, is_float
-from lxt_fx.base.pattern import Found, Op, Part, match_alone
+from lxt_fx.base.pattern import Found, Op, Part, any_of, match_alone
 from lxt_fx.base.torch_internals import OpOverload, aten
 from lxt_fx.ops import activations, active, products
 
 _KINDS = {(activations.OPS[kind.op], kind.approximate): name for name, kind in active.KINDS.items() if kind.op}
-_identity, _hold, _tanh, _sigmoid = map(Op, (activations.identity, products.hold, aten.tanh.default, aten.sigmoid.default))
+_identity, _hold = Op(activations.identity), Op(products.hold)
+
+
+def _tanh(x: Part) -> Part:
+    return any_of(Op(aten.tanh.default)(x), Op(activations.OPS["tanh"])(x))
+
+
+def _sigmoid(x: Part) -> Part:
+    return any_of(Op(aten.sigmoid.default)(x), Op(activations.OPS["sigmoid"])(x))
 
 
 def _gelu_written_out(x: Part) -> Part:
