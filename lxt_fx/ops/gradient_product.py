@@ -73,7 +73,7 @@ def where_some(matrix: Tensor, dim: int) -> Tensor:
 
 
 def _shape_of_product(gradient: Tensor, weight: Tensor, sparse: bool) -> Tensor:
-    return gradient.new_empty((len(gradient), weight.shape[1]))
+    return gradient.new_empty((gradient.shape[0], weight.shape[1]))
 
 
 LIBRARY.define("product(Tensor gradient, Tensor weight, bool sparse) -> Tensor")  # type: ignore[no-untyped-call]
