@@ -31,7 +31,8 @@ _LINEAR = frozenset({head, products.linear, aten.linear.default})
 _ELEMENTWISE = (
     POINTWISE
     | POINTWISE_OPS
-    | {active.active, fused.share, products.epsilon, products.hold, explicit.enter, explicit.leave, explicit.pass_on, aten.to.dtype}
+    | {fused.share, products.epsilon, products.hold, explicit.enter, explicit.leave, explicit.pass_on, aten.to.dtype}
+    | {active.active}
 )
 
 
