@@ -15,8 +15,9 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-from lxt_fx.ops import activations, contributions, exempt, experts, fused, norms, products, selection
+from lxt_fx.ops import activations, active, contributions, exempt, experts, fused, norms, products, selection
 from lxt_fx.ops.head import head
+from lxt_fx.ops.patches import patches
 
 Arguments = tuple[Any, ...]
 Leak = Callable[[Arguments, Tensor, Tensor], Tensor]
@@ -330,6 +331,53 @@ def _gate(activation: Callable[[Tensor], Tensor], kind: str) -> Case:
     )  # fmt: skip
 
 
+def _gelu_written_out(x: Tensor) -> Tensor:
+    """As `NewGELUActivation` of transformers."""
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
+ACTIVE: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "gelu_written_out": _gelu_written_out,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "silu": F.silu, "hardswish": F.hardswish, "mish": F.mish,
+    "tanh": torch.tanh,
+}  # fmt: skip
+"""The plain function of each kind of `active`."""
+
+
+def _active(kind: str) -> Case:
+    return Case(
+        f"active_{kind}", active.active, lambda x, kind: ACTIVE[kind](x),
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), kind), saved=("[2, 3, 4]",),
+    )  # fmt: skip
+
+
+def _linear_active(kind: str) -> Case:
+    """What the bias takes is its part of the ratio times what came in."""
+
+    def leak(arguments: Arguments, value: Tensor, gradient: Tensor) -> Tensor:
+        x, weight, bias, kind = arguments
+        sums = F.linear(x, weight, bias)
+        return (gradient * ACTIVE[kind](sums) / sums * bias).sum()
+
+    return Case(
+        f"linear_{kind}", active.linear_active, lambda x, w, b, kind, sparse=False: ACTIVE[kind](F.linear(x, w, b)),
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), weight(1, 5, 4, dtype=d), weight(2, 5, dtype=d), kind),
+        ("[2, 3, 5]", "weight"), leak,
+    )  # fmt: skip
+
+
+def _patches(*sizes: int) -> Case:
+    """Some of the last dim remain beside the last window."""
+    plain = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(sizes)]
+    kernel = (2, 3, 2)[: len(sizes)]
+    return Case(
+        f"patches_{len(sizes)}d", patches, lambda x, w, b: plain(x, w, b, kernel),
+        lambda d: (carrying(0, 2, 3, *sizes, dtype=d), weight(1, 5, 3, *kernel, dtype=d), weight(2, 5, dtype=d)),
+        ("weight",),
+        lambda arguments, value, gradient: (gradient.movedim(1, -1) * arguments[2]).sum(),
+    )  # fmt: skip
+
+
 NO_SHARES = dict.fromkeys(("query_share", "key_share", "value_share"), 1.0)
 
 FUSED = (
@@ -356,6 +404,15 @@ FUSED = (
             carrying(0, 2, 3, 4, dtype=d), [weight(1, 5, 4, dtype=d), weight(2, 2, 4, dtype=d)], [None, None], [1.0, 1.0]
         ), saved=("weights[0]", "weights[1]"),
     ),
+    Several(
+        "linears_sparse", fused.linears, _two_linears,
+        lambda d: (
+            carrying(0, 2, 3, 4, dtype=d), [weight(1, 5, 4, dtype=d), weight(2, 2, 4, dtype=d)], [None, None], [1.0, 1.0]
+        ), saved=("weights[0]", "weights[1]"), keywords={"sparse": True}, differs=frozenset({"sparse"}),
+    ),
+    *map(_active, active.KINDS),
+    *map(_linear_active, active.KINDS),
+    *(_patches(*sizes) for sizes in ((5,), (4, 7), (2, 3, 5))),
     Case(
         "head", head, F.linear,
         lambda d: (carrying(0, 2, 3, 4, dtype=d), weight(1, 5, 4, dtype=d), weight(2, 5, dtype=d)),

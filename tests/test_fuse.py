@@ -19,9 +19,10 @@ from torch.fx import Interpreter
 from torch.utils import _pytree as pytree
 
 import lxt_fx
-from lxt_fx.ops import fused, products
+from lxt_fx.ops import active, fused, products
 from lxt_fx.ops.fused import simplest_mask
 from lxt_fx.ops.head import head
+from lxt_fx.ops.patches import patches
 from lxt_fx.passes.fuse.fuse import fuse
 
 INPUTS = {"inputs_embeds": (2, 7, 32), "pixel_values": (2, 1, 8, 8), "input_features": (2, 8, 20)}
@@ -114,7 +115,8 @@ def test_fused_graph_is_the_lowered_graph_under_other_tables(rules: str) -> None
     [
         ("llama", {fused.weighted_rms_norm: 5, fused.rotate: 4, fused.gated: 2, fused.grouped_sdpa: 2, fused.linears: 4}),
         ("gemma3", {fused.weighted_rms_norm: 13, fused.rotate: 4, fused.gated: 2, fused.grouped_sdpa: 2, fused.linears: 4}),
-        ("bert", {fused.linears: 2, products.sdpa: 2}),
+        ("bert", {fused.linears: 2, products.sdpa: 2, active.linear_active: 3}),
+        ("vit", {active.linear_active: 2, patches: 1}),
     ],
 )
 def test_models_are_fused_as_far_as_expected(name: str, expected: dict[Any, int]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from activation_cases import BELOW_ONE, BY_NAME, CURVES, INFINITE, NOT_NEGATIVE
-from op_cases import CASES, LINEAR_RULES, POINTWISE, Case, leaves
+from op_cases import ACTIVE, CASES, LINEAR_RULES, POINTWISE, Case, leaves
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -125,7 +125,8 @@ OVERFLOWS_WHEN_LARGE = {
     "einsum", "einsum_of_three", "mul", "normalize_div", "layer_norm", "layer_norm_over_two_dims", "group_norm",
     "group_norm_without_weight", "sdpa", "sdpa_causal", "sdpa_masked", "sdpa_biased", "sdpa_of_carrying_mask",
     "sdpa_of_groups", "sdpa_held", "gated_by_silu", "gated_by_gelu", "gated_by_gelu_tanh", "rotate",
-    "linears", "grouped_sdpa", "grouped_matmul",
+    "linears", "linears_sparse", "grouped_sdpa", "grouped_matmul", "active_gelu", "active_hardswish",
+    *(f"linear_{kind}" for kind in ACTIVE), "patches_1d", "patches_2d", "patches_3d",
 }  # fmt: skip
 """Cases whose plain op overflows in one of the types, so that nothing is asked of the gradient."""
 

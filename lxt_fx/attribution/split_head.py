@@ -20,7 +20,7 @@ from torch.fx import Graph, GraphModule, Node
 from lxt_fx.base.nodes import computed_from, shape
 from lxt_fx.base.torch_internals import aten, io_of, pytree, set_forward, set_io
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.ops import explicit, fused, products
+from lxt_fx.ops import active, explicit, fused, products
 from lxt_fx.ops.activations import POINTWISE_OPS
 from lxt_fx.ops.aten_kinds import POINTWISE
 from lxt_fx.ops.head import head
@@ -31,6 +31,7 @@ _ELEMENTWISE = (
     POINTWISE
     | POINTWISE_OPS
     | {fused.share, products.epsilon, products.hold, explicit.enter, explicit.leave, explicit.pass_on, aten.to.dtype}
+    | {active.active}
 )
 
 

@@ -7,7 +7,7 @@ missing without a check. With the check, a missing name raises UnsupportedVersio
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -580,6 +580,17 @@ def any_autocast() -> bool:
     autocast should. If it were missing, a backward under autocast would compute in another dtype than its forward."""
     on: bool = found(torch._C, "_is_any_autocast_enabled", "to run a backward in the dtype of its forward")()
     return on
+
+
+def onednn_linear() -> Callable[..., Tensor] | None:
+    """oneDNN's linear map in float32 (input, weight, bias, "none", [], ""), which torch's own compiler calls; None where
+    torch's product of matrices is as fast, or this torch does not have it. MKL uses AVX-512 on Intel's processors only."""
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    amd = str(capabilities.get("cpu_name", "")).startswith("AMD") and capabilities.get("avx512_f")
+    if not (amd and torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):  # type: ignore[no-untyped-call]
+        return None
+    linear: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return linear
 
 
 _LEVELS = "to know whether it runs in a vmap"

@@ -32,6 +32,7 @@ from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookabl
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.nested_inputs import by_leaf, in_captured_order, with_leaves_in
+from lxt_fx.compiler.quick_attributes import QUICK, quick_forward
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard
 from lxt_fx.ops.packed import packed_layer_of
@@ -143,8 +144,9 @@ class Explained(GraphModule):
         not change: the audit, `watch` and the certificate read it."""
         self.fused = fuse(self)
         code = recompile_as(self, self.fused)
-        if (cut := self._cut_for_calls(self.fused)) is not None:
-            set_forward(self, cut)
+        self.__dict__.pop(QUICK, None)
+        cut = self._cut_for_calls(self.fused)
+        set_forward(self, quick_forward(type(self).forward) if cut is None else cut)
         return code
 
     def compile(self, *args: Never, **options: Any) -> None:

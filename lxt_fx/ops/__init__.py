@@ -5,6 +5,7 @@ Importing this registers all of them, so that a graph that holds them can be loa
 
 from lxt_fx.ops import (
     activations,
+    active,
     contributions,
     exempt,
     expectations,
@@ -12,10 +13,12 @@ from lxt_fx.ops import (
     explicit,
     explicit_contributions,
     fused,
+    gradient_product,
     head,
     norms,
     own_backward,
     packed,
+    patches,
     products,
     recurrences,
     selection,
@@ -23,6 +26,7 @@ from lxt_fx.ops import (
 
 __all__ = [
     "activations",
+    "active",
     "contributions",
     "exempt",
     "expectations",
@@ -30,10 +34,12 @@ __all__ = [
     "explicit",
     "explicit_contributions",
     "fused",
+    "gradient_product",
     "head",
     "norms",
     "own_backward",
     "packed",
+    "patches",
     "products",
     "recurrences",
     "selection",

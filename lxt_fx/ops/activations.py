@@ -89,13 +89,10 @@ class Curve(RuleFunction):
     """y = value(x); the backward is g * factor(x)."""
 
     @staticmethod
-    def forward(x: Tensor, value: Pointwise, factor: Pointwise) -> Tensor:
+    def forward(ctx: Any, x: Tensor, value: Pointwise, factor: Pointwise) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.factor = factor
         return value(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.factor = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -107,15 +104,10 @@ class Identity(RuleFunction):
     """y computed elsewhere from x; the backward of x is g * (y - intercept) / x, and g * slope at x = 0."""
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, intercept: float, slope: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, y: Tensor, intercept: float, slope: float) -> Tensor:
         ratio = _over(y, x, slope) if intercept == 0 else _over(y - intercept, x, slope, _near_zero(x, y))
-        return y.view_as(y), ratio
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
-        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(ratio)
+        return y.view_as(y)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
@@ -131,6 +123,8 @@ def _near_zero(x: Tensor, y: Tensor) -> float:
 def _over(numerator: Tensor, x: Tensor, limit: float, radius: float | None = None) -> Tensor:
     """numerator / x, and `limit` where |x| < radius: by default at 0 and at subnormal x, whose quotient has no digits."""
     small = x.abs() < (torch.finfo(x.dtype).tiny if radius is None else radius)
+    if not torch.is_grad_enabled():
+        return torch.where(small, limit, numerator / x)
     return torch.where(small, torch.full_like(x, limit), numerator / torch.where(small, torch.ones_like(x), x))
 
 
@@ -252,7 +246,7 @@ def _hardsigmoid_ratio(x: Tensor) -> Tensor:
 def identity(self: Tensor, value: Tensor, intercept: float, slope: float) -> Tensor:
     """y = f(x), given as a tensor computed from x by any elementwise subgraph; `intercept` is f(0), `slope` f'(0).
     R_in = R_out less what f(0) absorbs (AttnLRP eq. 9). Saves the ratio."""
-    y: Tensor = Identity.apply(self, value.detach(), intercept, slope)[0]  # type: ignore[no-untyped-call]
+    y: Tensor = Identity.apply(self, value.detach(), intercept, slope)  # type: ignore[no-untyped-call]
     return y
 
 

@@ -20,22 +20,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.ops.activations import BY_NAME
-from lxt_fx.ops.library import RuleFunction, define, has_values, in_float32, is_batched, narrowed, widest
+from lxt_fx.ops.gradient_product import takes_onednn, times_weight
+from lxt_fx.ops.library import (
+    RuleFunction,
+    define,
+    has_values,
+    in_float32,
+    is_batched,
+    narrowed,
+    overwrites,
+    times,
+    widest,
+)
 from lxt_fx.ops.norms import all_zero
 from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, sdpa
 from lxt_fx.ops.products import share as times_share
-
-
-def _overwrites(gradient: Tensor) -> bool:
-    """Whether a plain backward runs."""
-    return not (is_compiling() or torch.is_grad_enabled() or is_batched(gradient))
-
-
-def _times(fresh: Tensor, other: Tensor | float) -> Tensor:
-    """fresh * other, where nobody else reads `fresh` any more."""
-    return fresh.mul_(other) if _overwrites(fresh) else fresh * other
 
 
 class WeightedRmsNorm(RuleFunction):
@@ -61,7 +61,7 @@ class WeightedRmsNorm(RuleFunction):
         if is_batched(gradients[0]) and len(set(ctx.dtypes)) == 1:
             return gradients[0] * (weight * factor), None, None, None, None
         weighted = (gradients[0].to(product) * weight).to(middle).to(inner)
-        return _times(weighted, factor).to(outer), None, None, None, None
+        return times(weighted, factor).to(outer), None, None, None, None
 
 
 @define(
@@ -136,9 +136,9 @@ class Gated(RuleFunction):
             return gradients[0] * (ratio * b), gradients[0] * (ratio * a), None, None
         through = GATES[ctx.kind].ratio_times(gradients[0], a)
         if ctx.share != 1.0:
-            through = _times(through, ctx.share)
+            through = times(through, ctx.share)
         to_a = through * b
-        return to_a, _times(through, a), None, None
+        return to_a, times(through, a), None, None
 
 
 @define("gated(Tensor gate, Tensor up, str kind, float share=0.5) -> Tensor", casts=widest)
@@ -165,7 +165,7 @@ class Rotate(RuleFunction):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         g, half = gradients[0], gradients[0].shape[-1] // 2
-        if not _overwrites(g):
+        if not overwrites(g):
             first = g[..., :half] * cos[..., :half] + g[..., half:] * sin[..., half:]
             second = g[..., half:] * cos[..., half:] - g[..., :half] * sin[..., :half]
             return torch.cat((first, second), -1), None, None
@@ -188,10 +188,10 @@ class Linears(RuleFunction):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, shares: list[float], weights: list[Tensor], biases: list[Tensor | None]
+        ctx: Any, x: Tensor, shares: list[float], weights: list[Tensor], biases: list[Tensor | None], sparse: bool
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*weights)
-        ctx.shape, ctx.shares = x.shape, shares
+        ctx.shape, ctx.shares, ctx.sparse = x.shape, shares, sparse
         ctx.set_materialize_grads(False)
         return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
 
@@ -200,29 +200,39 @@ class Linears(RuleFunction):
         total: Tensor | None = None
         for gradient, weight, share in zip(gradients, ctx.saved_tensors, ctx.shares, strict=True):
             if gradient is not None:
-                total = _plus_product(total, gradient.reshape(-1, weight.shape[0]), weight, share)
-        return None if total is None else total.reshape(ctx.shape), None, None, None
+                total = _plus_product(total, gradient.reshape(-1, weight.shape[0]), weight, share, ctx.sparse)
+        return None if total is None else total.reshape(ctx.shape), None, None, None, None
 
 
-def _plus_product(total: Tensor | None, g: Tensor, weight: Tensor, share: float) -> Tensor:
+def _plus_product(total: Tensor | None, g: Tensor, weight: Tensor, share: float, sparse: bool) -> Tensor:
     """total + share * g @ weight."""
     if is_batched(g):
         product = torch.mm(g, weight if share == 1.0 else share * weight)
         return product if total is None else total + product
+    if sparse or (takes_onednn(weight) and not torch.is_grad_enabled()):
+        product = times_weight(g, weight, sparse)
+        if total is None:
+            return product if share == 1.0 else times(product, share)
+        return total.add_(product, alpha=share) if overwrites(total) else total.add(product, alpha=share)
     if total is not None:
-        return total.addmm_(g, weight, alpha=share) if _overwrites(total) else torch.addmm(total, g, weight, alpha=share)
+        return total.addmm_(g, weight, alpha=share) if overwrites(total) else torch.addmm(total, g, weight, alpha=share)
     if share == 1.0:
         return g @ weight
     return torch.addmm(g.new_zeros(()), g, weight, beta=0, alpha=share)
 
 
-@define("linears(Tensor input, Tensor[] weights, Tensor?[] biases, float[] shares) -> Tensor[]", casts=narrowed)
+@define(
+    "linears(Tensor input, Tensor[] weights, Tensor?[] biases, float[] shares, bool sparse=False) -> Tensor[]",
+    casts=narrowed,
+)
 def linears(
-    input: Tensor, weights: list[Tensor], biases: list[Tensor | None], shares: list[float]
+    input: Tensor, weights: list[Tensor], biases: list[Tensor | None], shares: list[float], sparse: bool = False
 ) -> list[Tensor]:
-    """y_k = x W_k^T + b_k with constant W_k, b_k; R_i = sum_k sum_j x_i W_kji R_kj / z_kj (AttnLRP eq. 8)."""
+    """y_k = x W_k^T + b_k with constant W_k, b_k; R_i = sum_k sum_j x_i W_kji R_kj / z_kj (AttnLRP eq. 8). `sparse` says
+    that many positions may have a gradient of 0; they are not multiplied."""
     held = [None if bias is None else bias.detach() for bias in biases]
-    return list(Linears.apply(input, shares, [weight.detach() for weight in weights], held))  # type: ignore[no-untyped-call]
+    maps = [weight.detach() for weight in weights]
+    return list(Linears.apply(input, shares, maps, held, sparse))  # type: ignore[no-untyped-call]
 
 
 @define("share(Tensor self, float share) -> Tensor")

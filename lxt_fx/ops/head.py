@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lxt_fx.ops.gradient_product import dense_product, where_some
 from lxt_fx.ops.library import LIBRARY, RuleFunction, define, narrowed
-from lxt_fx.ops.norms import all_zero
 
 SPARSE = 8
 """Only the vocabulary entries with a gradient are multiplied where they are fewer than one in `SPARSE`: picking them copies
@@ -27,19 +27,12 @@ def _sparse_product(gradient: Tensor, weight: Tensor) -> Tensor:
     if not flat.numel():
         return gradient @ weight
     out = flat.new_zeros(flat.shape[0], weight.shape[1])
-    positions = _where_some(flat, 1)
+    positions = where_some(flat, 1)
     some = flat if len(positions) == len(flat) else flat[positions]
-    entries = _where_some(some, 0) if len(positions) else positions
+    entries = where_some(some, 0) if len(positions) else positions
     sparse = len(entries) * SPARSE < len(weight)
-    out[positions] = some[:, entries] @ weight[entries] if sparse else some @ weight
+    out[positions] = some[:, entries] @ weight[entries] if sparse else dense_product(some, weight)
     return out.reshape(*gradient.shape[:-1], weight.shape[1])
-
-
-def _where_some(matrix: Tensor, dim: int) -> Tensor:
-    """The indices along the other dim that are not 0 throughout (NaN is not 0)."""
-    if not matrix.numel():
-        return torch.arange(0)
-    return all_zero(matrix, [dim]).logical_not().flatten().nonzero()[:, 0]
 
 
 LIBRARY.define("sparse_product(Tensor gradient, Tensor weight) -> Tensor")  # type: ignore[no-untyped-call]

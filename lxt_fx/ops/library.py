@@ -144,6 +144,16 @@ def is_batched(gradient: Tensor) -> bool:
     return is_legacy_batched(gradient) or in_functorch()
 
 
+def overwrites(gradient: Tensor) -> bool:
+    """Whether a plain backward runs, which may overwrite its own temporaries."""
+    return not (is_compiling() or torch.is_grad_enabled() or is_batched(gradient))
+
+
+def times(fresh: Tensor, other: Tensor | float) -> Tensor:
+    """fresh * other, where nobody else reads `fresh` any more."""
+    return fresh.mul_(other) if overwrites(fresh) else fresh * other
+
+
 def has_values(tensor: Tensor) -> bool:
     """Whether Python may read the tensor: not while tracing or compiling, in a vmap, or in the capture of a CUDA graph."""
     if is_compiling() or type(tensor) is not Tensor or tensor.is_meta:

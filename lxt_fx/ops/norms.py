@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lxt_fx.base.torch_internals import OpOverload, aten_op
 from lxt_fx.ops import explicit
-from lxt_fx.ops.library import RuleFunction, define, in_float32, in_float32_off_cpu
+from lxt_fx.ops.library import RuleFunction, define, in_float32, in_float32_off_cpu, overwrites, times
 
 
 def all_zero(x: Tensor, dims: list[int]) -> Tensor:
@@ -31,18 +31,13 @@ class RmsNorm(RuleFunction):
     """x * rsqrt(mean(x^2, dims) + eps); the backward is g times the held factor. Saves the factor."""
 
     @staticmethod
-    def forward(x: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, dims: list[int], eps: float) -> Tensor:
         factor = torch.rsqrt(x.pow(2).mean(dims, keepdim=True) + eps)
-        return x * factor, torch.where(all_zero(x, dims), torch.zeros_like(factor), factor)
+        ctx.save_for_backward(torch.where(all_zero(x, dims), 0.0, factor))
+        return x * factor
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (factor,) = ctx.saved_tensors
         return gradients[0] * factor, None, None
 
@@ -51,21 +46,16 @@ class FusedRmsNorm(RuleFunction):
     """torch's own RMS norm over the last dims, with its weight; the backward is g * w times the held factor."""
 
     @staticmethod
-    def forward(x: Tensor, shape: list[int], weight: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, shape: list[int], weight: Tensor | None, eps: float | None) -> Tensor:
         out = torch.rms_norm(x, shape, weight, eps)
         dims, wide = list(range(-len(shape), 0)), torch.promote_types(x.dtype, torch.float32)
         small = torch.finfo(x.dtype).eps if eps is None else eps
         factor = torch.rsqrt(x.to(wide).pow(2).mean(dims, keepdim=True) + small).to(x.dtype)
-        return out, torch.where(all_zero(x, dims), torch.zeros_like(factor), factor)
+        ctx.save_for_backward(torch.where(all_zero(x, dims), 0.0, factor), weight)
+        return out
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1], inputs[2])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         factor, weight = ctx.saved_tensors
         return (gradients[0] if weight is None else gradients[0] * weight) * factor, None, None, None
 
@@ -75,23 +65,19 @@ class LayerNorm(RuleFunction):
 
     @staticmethod
     def forward(
-        x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        out, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
-        return out, mean, _unless_flat(rstd, eps)
+        ctx: Any, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        out, _, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
+        ctx.save_for_backward(rstd, weight)
+        ctx.dims, ctx.eps = list(range(-len(shape), 0)), eps
+        return out
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1], output[2])
-        ctx.save_for_backward(output[2], inputs[2])
-        ctx.dims = list(range(-len(inputs[1]), 0))
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         rstd, weight = ctx.saved_tensors
-        g = gradients[0] if weight is None else gradients[0] * weight
-        return (_centred(g, ctx.dims) * rstd).to(gradients[0].dtype), None, None, None, None
+        g, rstd = gradients[0], _unless_flat(rstd, ctx.eps)
+        through = _centred(g, ctx.dims) if weight is None else _centred_fresh(g * weight, ctx.dims)
+        return times(through, rstd).to(g.dtype), None, None, None, None
 
 
 class GroupNorm(RuleFunction):
@@ -99,26 +85,22 @@ class GroupNorm(RuleFunction):
 
     @staticmethod
     def forward(
-        x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
         batch, channels, inner = x.shape[0], x.shape[1], math.prod(x.shape[2:])
-        out, mean, rstd = torch.native_group_norm(x.contiguous(), weight, bias, batch, channels, inner, groups, eps)
-        return out, mean, _unless_flat(rstd, eps)
+        out, _, rstd = torch.native_group_norm(x.contiguous(), weight, bias, batch, channels, inner, groups, eps)
+        ctx.save_for_backward(rstd, weight)
+        ctx.groups, ctx.eps = groups, eps
+        return out
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1], output[2])
-        ctx.save_for_backward(output[2], inputs[2])
-        ctx.groups = inputs[1]
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         rstd, weight = ctx.saved_tensors
-        g = gradients[0]
+        g, rstd = gradients[0], _unless_flat(rstd, ctx.eps).unsqueeze(-1)
         scaled = g if weight is None else g * weight.reshape(-1, *[1] * (g.dim() - 2))
         grouped = scaled.reshape(g.shape[0], ctx.groups, -1)
-        return (_centred(grouped, [-1]) * rstd.unsqueeze(-1)).reshape(g.shape).to(g.dtype), None, None, None, None
+        through = _centred(grouped, [-1]) if weight is None else _centred_fresh(grouped, [-1])
+        return times(through, rstd).reshape(g.shape).to(g.dtype), None, None, None, None
 
 
 def _centred(g: Tensor, dims: list[int]) -> Tensor:
@@ -128,16 +110,26 @@ def _centred(g: Tensor, dims: list[int]) -> Tensor:
     return g - g.sum(dims, keepdim=True, dtype=wide) / count  # `mean` does not batch
 
 
+def _centred_fresh(g: Tensor, dims: list[int]) -> Tensor:
+    """g - mean(g), where nobody else reads `g` any more."""
+    if g.dtype in (torch.float16, torch.bfloat16) or not overwrites(g):
+        return _centred(g, dims)
+    return g.sub_(g.sum(dims, keepdim=True), alpha=1 / math.prod(g.shape[dim] for dim in dims))
+
+
 def _unless_flat(rstd: Tensor, eps: float) -> Tensor:
     """1 / sqrt(variance + eps), and 0 where the variance is 0 to rounding."""
-    flat = rstd * math.sqrt(eps) >= 1 - 8 * torch.finfo(rstd.dtype).eps
-    return torch.where(flat, torch.zeros_like(rstd), rstd)
+    if eps == 0:
+        return rstd
+    largest = (1 - 8 * torch.finfo(rstd.dtype).eps) / math.sqrt(eps)
+    below: Tensor = torch.ops.aten.threshold_backward.default(rstd, -rstd, -largest)  # half the time of `where`
+    return below
 
 
 @define("rms_norm(Tensor self, int[] dims, float eps) -> Tensor", casts=in_float32)
 def rms_norm(self: Tensor, dims: list[int], eps: float) -> Tensor:
     """x * rsqrt(mean(x^2, dims) + eps), the factor held constant: R_in = R_out (AttnLRP prop. 3.4). Saves the factor."""
-    out: Tensor = RmsNorm.apply(self, dims, eps)[0]  # type: ignore[no-untyped-call]
+    out: Tensor = RmsNorm.apply(self, dims, eps)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -146,7 +138,7 @@ def rms_norm_fused(
     input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
     """torch.rms_norm with the root mean square held constant: R_in = R_out (AttnLRP prop. 3.4). Saves factor and weight."""
-    out: Tensor = FusedRmsNorm.apply(input, normalized_shape, weight, eps)[0]  # type: ignore[no-untyped-call]
+    out: Tensor = FusedRmsNorm.apply(input, normalized_shape, weight, eps)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -161,7 +153,7 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Layer norm with the standard deviation held constant (AttnLRP prop. 3.4): R_in = R_out less what the bias absorbs."""
-    out: Tensor = LayerNorm.apply(input, normalized_shape, weight, bias, eps)[0]  # type: ignore[no-untyped-call]
+    out: Tensor = LayerNorm.apply(input, normalized_shape, weight, bias, eps)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -177,7 +169,7 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Group norm with the standard deviation of each group held constant (AttnLRP prop. 3.4)."""
-    out: Tensor = GroupNorm.apply(input, num_groups, weight, bias, eps)[0]  # type: ignore[no-untyped-call]
+    out: Tensor = GroupNorm.apply(input, num_groups, weight, bias, eps)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -8,13 +8,15 @@ from lxt_fx.base.torch_internals import copy_io
 from lxt_fx.passes.analysis.mark_flow import mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.drop_dead import drop_dead_nodes
+from lxt_fx.passes.fuse.activations import fuse_activations, fuse_active_linears
 from lxt_fx.passes.fuse.attention import fuse_attention
 from lxt_fx.passes.fuse.dtypes import match_dtypes
 from lxt_fx.passes.fuse.gates import fuse_gates
 from lxt_fx.passes.fuse.head import fuse_head
-from lxt_fx.passes.fuse.linears import fuse_linears
+from lxt_fx.passes.fuse.linears import fuse_linears, fuse_single_linears
 from lxt_fx.passes.fuse.merge_shares import merge_shares
 from lxt_fx.passes.fuse.norms import fuse_norms
+from lxt_fx.passes.fuse.patches import fuse_patches
 from lxt_fx.passes.fuse.rotary import fuse_rotary
 
 
@@ -30,12 +32,14 @@ def fuse(gm: GraphModule) -> Graph:
     graph.output(graph.graph_copy(gm.graph, copies))
     copy_io(gm.graph, graph)
     carrying = {copies[node] for node in flow.carrying if node in copies}
-    for step in (fuse_norms, fuse_rotary, fuse_gates, fuse_attention):
+    for step in (fuse_norms, fuse_rotary, fuse_gates, fuse_activations, fuse_attention, fuse_patches):
         step(graph, carrying)
     drop_dead_nodes(graph)
     shares = merge_shares(graph, carrying & set(graph.nodes))
     fuse_linears(graph, carrying, shares)
     fuse_head(graph, carrying)
+    fuse_active_linears(graph, carrying, shares)
+    fuse_single_linears(graph, carrying)
     match_dtypes(graph)
     drop_dead_nodes(graph)
     graph.lint()

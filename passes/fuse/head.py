@@ -8,10 +8,11 @@ from torch.fx import Graph, Node
 
 from lxt_fx.ops import products
 from lxt_fx.ops.activations import POINTWISE_OPS
+from lxt_fx.ops.active import active
 from lxt_fx.ops.aten_kinds import MOVES, POINTWISE
 from lxt_fx.ops.head import head
 
-_THROUGH = POINTWISE | MOVES | POINTWISE_OPS
+_THROUGH = POINTWISE | MOVES | POINTWISE_OPS | {active}
 """Ops that preserve zeros of the gradient (soft caps, casts, the choice of a position): a gradient with few entries that
 are not 0 stays one."""
 
