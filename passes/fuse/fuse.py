@@ -9,6 +9,7 @@ from lxt_fx.passes.analysis.mark_flow import mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.drop_dead import drop_dead_nodes
 from lxt_fx.passes.fuse.attention import fuse_attention
+from lxt_fx.passes.fuse.by_queries import run_by_queries
 from lxt_fx.passes.fuse.dtypes import match_dtypes
 from lxt_fx.passes.fuse.gates import fuse_gates
 from lxt_fx.passes.fuse.head import fuse_head
@@ -37,6 +38,8 @@ def fuse(gm: GraphModule) -> Graph:
     fuse_linears(graph, carrying, shares)
     fuse_head(graph, carrying)
     match_dtypes(graph)
+    drop_dead_nodes(graph)
+    run_by_queries(graph, carrying & set(graph.nodes))
     drop_dead_nodes(graph)
     graph.lint()
     return graph
