@@ -2,11 +2,11 @@
 
     python benchmarks/cost/long_inputs.py           (about a quarter of an hour; --quick: a minute; Linux)
 
-Random Llamas on the CPU in float32, relevance of one logit at the last token. Peak memory above the weights, each case in
-a process of its own, as `memory.py` measures it. Two tables: a small Llama (2 layers, hidden 64, 4 heads) by number of tokens,
-with the slope of the logarithms from the first to the last column, and one of 8 layers, hidden 512 and 4 heads at 4096
-tokens, over plain input * gradient with eager attention. Padded: 50 tokens on the left are padding, so that the mask is not
-causal and torch's kernel cannot do without it.
+Random Llamas on the CPU in float32, relevance of one logit at the last token. Peak memory above the weights, each case in a
+process of its own, measured as in `memory.py`. Two tables: a small Llama (2 layers, hidden 64, 4 heads) by tokens, with the
+slope of the logarithms from the first to the last column, and one of 8 layers, hidden 512 and 4 heads at 4096 tokens, over
+plain input * gradient with eager attention. Padded: 50 tokens on the left are padding, so that the mask is not causal, and
+torch's kernel cannot do without it.
 """
 
 from __future__ import annotations
