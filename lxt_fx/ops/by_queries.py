@@ -93,7 +93,7 @@ class LazySimplestMask:
 
 
 def _what_it_sees(chunk: Chunk, visible: Tensor) -> Chunk:
-    keys = visible.any(-2).flatten(0, -2).any(0).nonzero()
+    keys = visible.reshape(-1, visible.shape[-1]).any(0).nonzero()
     if not len(keys):
         return chunk  # queries that see nothing
     first, last = int(keys[0]), int(keys[-1]) + 1

@@ -109,17 +109,17 @@ class _Splitting:
 
     def _selected(self, selected: Node) -> int:
         """A mask of which some queries are read (`positions=`): it is made for these only."""
-        mask, axis, *places = selected.args
-        found = self._made_of_vectors(mask) if len(places) == 1 and isinstance(mask, Node) else None
+        given = arguments(selected)
+        mask, axis, places = given["self"], given["dim"], given["positions"]
+        found = self._made_of_vectors(mask) if isinstance(mask, Node) and "tokens" not in given else None
         if found is None or axis != len(sizes_of(mask) or ()) - 2:
             return 0
         lazy, parts = found
         with self.graph.inserting_before(selected):
             for index, dim in enumerate(lazy.axes):
                 if dim is not None:
-                    parts[index] = self.graph.call_function(selection.positions, (parts[index], dim, *places))
-        count = (sizes_of(selected) or ())[axis]
-        selected.target, selected.args = lazy.part, (int(count), *parts)
+                    parts[index] = self.graph.call_function(selection.positions, (parts[index], dim, places))
+        selected.target, selected.args = lazy.part, (len(places), *parts)
         return 1
 
     def _written(self, last: Node) -> int:
