@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import operator
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Set
 from typing import Any
 
 from torch.fx import Graph, Node
@@ -16,14 +14,12 @@ from lxt_fx.ops import by_queries, fused, products, selection
 from lxt_fx.ops.aten_kinds import SHAPE_READERS
 from lxt_fx.ops.dtype_limits import limit_of
 from lxt_fx.passes.drop_dead import drop_dead_nodes
-from lxt_fx.passes.fuse.query_axis import QUERIES, Needs, needs_of, sizes_of
+from lxt_fx.passes.fuse.piece import PRODUCTS, Functions, Piece
+from lxt_fx.passes.fuse.query_axis import Needs, broadcasts, sizes_of
 
-_PRODUCTS = frozenset({products.matmul, products.matmul_held, aten.matmul.default})
 _SOFTMAX = frozenset({products.softmax, aten.softmax.int})
 _FUSED = frozenset({products.sdpa, products.sdpa_held, fused.grouped_sdpa})
-
-Entering = tuple[Node, int | None]
-"""A value that enters a piece, and the dim of it that is cut down to some queries."""
+_POSITIONAL = frozenset({"query", "key", "value", "attn_mask", "dropout_p", "is_causal"})
 
 
 def run_by_queries(graph: Graph, carrying: Set[Node]) -> int:
@@ -39,70 +35,19 @@ def run_by_queries(graph: Graph, carrying: Set[Node]) -> int:
     return _Splitting(graph, carrying).apply()
 
 
-@dataclass(slots=True)
-class _Piece:
-    """The nodes that compute a value from values with fewer entries, for some queries at a time."""
-
-    last: Node
-    keys: str
-    needs: dict[Node, Needs] = field(default_factory=dict)
-    axes: dict[Node, int] = field(default_factory=dict)
-    enters: dict[Entering, None] = field(default_factory=dict)
-    scores: Node | None = None
-    """The product of queries and keys."""
-    is_whole: bool = True
-    """Whether each node has its queries in one dim."""
-
-    def visit(self, node: Node, axis: int) -> None:
-        """Takes in the node, whose dim `axis` holds queries, and all that it is computed from by queries and keys."""
-        if node in self.needs:
-            self.is_whole = self.is_whole and self.axes[node] == axis
-            return
-        sizes = sizes_of(node) or ()
-        starts = node.target in _PRODUCTS and axis == len(sizes) - 2 and self.scores is None
-        found = _product_needs(node) if starts else needs_of(node, axis)
-        if found is None:
-            self.enters[node, axis] = None
-            return
-        self.needs[node], self.axes[node] = found, axis
-        if starts:
-            self.scores = node
-        for operand in operands(node):
-            dim = found.axes.get(operand.name)
-            if operand.node.target is limit_of and operand.node.args[1] in self.needs:
-                self.needs[operand.node] = Needs({"arg1": axis})
-            elif dim is None or starts or not self._has_keys(operand.node, dim):
-                self.enters[operand.node, dim] = None
-            else:
-                self.visit(operand.node, dim)
-
-    def _has_keys(self, node: Node, axis: int) -> bool:
-        """Whether another dim of the value than that of the queries holds keys."""
-        others = [size for dim, size in enumerate(sizes_of(node) or ()) if dim != axis]
-        symbols = set(re.findall(r"[a-z]\w*", self.keys))
-        if not symbols:
-            return self.keys in others
-        return any(not symbols.isdisjoint(re.findall(r"[a-z]\w*", size)) for size in others)
-
-
-def _product_needs(node: Node) -> Needs | None:
-    left = sizes_of(node.args[0]) or ()
-    return Needs({"self": len(left) - 2}) if len(left) >= 2 else None
-
-
 class _Splitting:
     """Finds the attentions, and then edits the graph."""
 
     def __init__(self, graph: Graph, carrying: Set[Node]) -> None:
         self.graph = graph
-        self.place = {node: index for index, node in enumerate(graph.nodes)}
+        self.functions = Functions(graph)
+        self.readers = {node: [user.target for user in node.users] for node in graph.nodes}
         self.reads_relevance = _reading(graph, carrying)
-        self.compiled: dict[Any, Callable[..., Any]] = {}
         self.masks: dict[Node, tuple[by_queries.LazyMask, list[Node]] | None] = {}
 
     def apply(self) -> int:
         edits = sum(self._selected(node) for node in list(self.graph.nodes) if node.target is selection.positions)
-        edits += sum(self._written(node) for node in list(self.graph.nodes) if node.target in _PRODUCTS)
+        edits += sum(self._written(node) for node in list(self.graph.nodes) if node.target in PRODUCTS)
         edits += sum(self._fused(node) for node in list(self.graph.nodes) if node.target in _FUSED)
         drop_dead_nodes(self.graph)
         return edits + sum(self._lazy(mask) for mask in self.masks)
@@ -128,18 +73,19 @@ class _Splitting:
         sizes = sizes_of(weights) or ()
         if last not in self.reads_relevance or not isinstance(weights, Node) or len(sizes) < 3 or _is_few(sizes[-2]):
             return 0
-        piece = _Piece(last, sizes[-1])
+        piece = Piece(last, sizes[-1])
         piece.needs[last], piece.axes[last] = Needs({"self": len(sizes) - 2}), len(sizes_of(last) or ()) - 2
         piece.visit(weights, len(sizes) - 2)
-        core = self._ordered(node for node in piece.needs if node in self.reads_relevance)
+        core = self.functions.ordered(node for node in piece.needs if node in self.reads_relevance)
         inside = set(core)
         stays = any(user not in inside for node in core if node is not last for user in node.users)
-        if piece.scores not in inside or stays or not piece.is_whole or _SOFTMAX.isdisjoint(node.target for node in core):
+        attends = piece.scores in inside and not _SOFTMAX.isdisjoint(node.target for node in core)
+        if not attends or stays or not piece.is_consistent():
             return 0
         self._replace_written(piece, core, last)
         return 1
 
-    def _replace_written(self, piece: _Piece, core: list[Node], last: Node) -> None:
+    def _replace_written(self, piece: Piece, core: list[Node], last: Node) -> None:
         inside = set(core)
         assert piece.scores is not None
         scores = (piece.scores.args[0], piece.needs[piece.scores].axes["self"]), (piece.scores.args[1], None)
@@ -152,8 +98,8 @@ class _Splitting:
         whole = [*((mask, None) for mask in masks), *((node, None) for node, _ in inputs)]
         entering = [*inputs, *parts]
         attention = by_queries.WrittenAttention(
-            self._function(core, {node: Needs({}) for node in core}, whole, last),
-            self._function(self._ordered(piece.needs), piece.needs, entering, last),
+            self.functions.of({node: Needs({}) for node in core}, whole, last),
+            self.functions.of(piece.needs, entering, last),
             tuple(axis for _, axis in entering),
         )
         last.target, last.kwargs = attention, {}
@@ -170,7 +116,7 @@ class _Splitting:
             return 0
         lazy, parts = None, list[Node]()
         if isinstance(mask, Node):
-            made = mask.all_input_nodes[0].all_input_nodes[0] if mask.target is operator.getitem else mask
+            made = _made_simple(mask)
             found = self._mask(made)
             if found is None:
                 return 0
@@ -208,12 +154,12 @@ class _Splitting:
         sizes = sizes_of(mask) or ()
         if len(sizes) < 2 or sizes[-2] == "1" or mask in self.reads_relevance:
             return None
-        piece = _Piece(mask, sizes[-1])
+        piece = Piece(mask, sizes[-1])
         piece.visit(mask, len(sizes) - 2)
-        whole = any(axis is not None and piece._has_keys(node, axis) for node, axis in piece.enters)
-        if mask not in piece.needs or whole or not piece.is_whole:
+        whole = any(axis is not None and piece.has_keys(node, axis) for node, axis in piece.enters)
+        if mask not in piece.needs or whole or not piece.is_consistent():
             return None
-        part = self._function(self._ordered(piece.needs), piece.needs, list(piece.enters), mask)
+        part = self.functions.of(piece.needs, list(piece.enters), mask)
         return by_queries.LazyMask(part, tuple(axis for _, axis in piece.enters)), [node for node, _ in piece.enters]
 
     def _lazy(self, mask: Node) -> int:
@@ -228,60 +174,15 @@ class _Splitting:
             if user.target is fused.simplest_mask and all(isinstance(r.target, by_queries.FusedAttention) for r in readers):
                 user.target, user.args = by_queries.LazySimplestMask(lazy), (parts,)
                 edits += 1
-        if mask.users and all(isinstance(user.target, by_queries.WrittenAttention) for user in mask.users):
+        written = [isinstance(user.target, by_queries.WrittenAttention) for user in mask.users]
+        if written and all(written) and self._fits(mask, lazy):
             mask.target, mask.args, mask.kwargs = lazy, (parts,), {}
             edits += 1
         return edits
 
-    def _ordered(self, nodes: Iterable[Node]) -> list[Node]:
-        return sorted(nodes, key=self.place.__getitem__)
-
-    def _function(
-        self, nodes: list[Node], needs: Mapping[Node, Needs], enters: Sequence[Entering], last: Node
-    ) -> Callable[..., Any]:
-        """The nodes as a function of the number of queries and of what enters. Layers of one kind have one function."""
-        piece = Graph()
-        count = piece.placeholder("queries")
-        entered: dict[Entering, Node] = {}
-        for index, entering in enumerate(enters):
-            entered.setdefault(entering, piece.placeholder(f"x{index}"))
-        inner: dict[Node, Node] = {}
-        for index, node in enumerate(nodes):
-            need = needs[node]
-            named = {name: _renamed(name, x, need, inner, entered, count) for name, x in arguments(node).items()}
-            named |= {name: _renamed("", x, need, inner, entered, count) for name, x in need.arguments.items()}
-            args = tuple(named.values())[: len(node.args)]
-            kwargs = {name: named[name] for name in node.kwargs}
-            inner[node] = piece.create_node("call_function", node.target, args, kwargs, f"n{index}")
-        piece.output(inner[last])
-        key = tuple((node.target, str(node.args), str(node.kwargs)) for node in piece.nodes)
-        if key not in self.compiled:
-            code = piece.python_code(root_module="self")
-            scope = dict(code.globals)
-            exec(code.src, scope)
-            self.compiled[key] = _without_self(scope["forward"])
-        return self.compiled[key]
-
-
-_POSITIONAL = frozenset({"query", "key", "value", "attn_mask", "dropout_p", "is_causal"})
-
-
-def _without_self(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def by_queries_of(*values: Any) -> Any:
-        return forward(None, *values)
-
-    return by_queries_of
-
-
-def _renamed(
-    name: str, x: Any, need: Needs, inner: dict[Node, Node], entered: dict[Entering, Node], count: Node
-) -> Any:
-    """An argument with the nodes of a piece in it."""
-    if isinstance(x, Node):
-        return inner[x] if x in inner else entered[x, need.axes.get(name)]
-    if isinstance(x, (list, tuple)):
-        return [_renamed(f"{name}[{index}]", item, need, inner, entered, count) for index, item in enumerate(x)]
-    return count if x is QUERIES else x
+    def _fits(self, mask: Node, lazy: by_queries.LazyMask) -> bool:
+        """Whether the mask holds queries, or one that is broadcast: all that read it in the model are elementwise."""
+        return any(axis is not None for axis in lazy.axes) or all(map(broadcasts, self.readers[mask]))
 
 
 def _reading(graph: Graph, carrying: Set[Node]) -> set[Node]:
@@ -292,6 +193,14 @@ def _reading(graph: Graph, carrying: Set[Node]) -> set[Node]:
         if node in carrying or (reads and not found.isdisjoint(node.all_input_nodes)):
             found.add(node)
     return found
+
+
+def _made_simple(mask: Node) -> Node:
+    """The mask of which this is the simplest one that hides the same."""
+    simplest = mask.args[0]
+    if isinstance(simplest, Node) and simplest.target is fused.simplest_mask:
+        return simplest.all_input_nodes[0]
+    return mask
 
 
 def _is_few(size: str) -> bool:

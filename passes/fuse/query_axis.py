@@ -38,7 +38,12 @@ def needs_of(node: Node, axis: int) -> Needs | None:
     rule = _RULES.get(op)
     if rule is not None:
         return rule(node, axis)
-    return _aligned(node, axis) if op in _POINTWISE or torch.Tag.pointwise in getattr(op, "tags", ()) else None
+    return _aligned(node, axis) if broadcasts(op) else None
+
+
+def broadcasts(op: Any) -> bool:
+    """Whether the op works entry by entry, on operands that are broadcast against each other."""
+    return op in _POINTWISE or torch.Tag.pointwise in getattr(op, "tags", ())
 
 
 _POINTWISE = (POINTWISE - {aten.prelu.default}) | POINTWISE_OPS | products.HALVED | {
@@ -82,7 +87,7 @@ def _aligned(node: Node, axis: int) -> Needs | None:
 def _expanded(node: Node, axis: int) -> Needs | None:
     found = _aligned(node, axis)
     sizes = list(arguments(node)["size"])
-    sizes[axis] = -1  # what has one entry for all queries is broadcast by the ops behind
+    sizes[axis] = QUERIES
     return None if found is None else Needs(found.axes, {"size": sizes})
 
 
