@@ -12,7 +12,7 @@ Up to `WHOLE` queries everything runs at once, as the model wrote it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lxt_fx.base.one_capture import is_compiling
-from lxt_fx.base.torch_internals import OpOverload
+from lxt_fx.base.torch_internals import OpOverload, base_name
 from lxt_fx.ops.fused import simplest_mask
 from lxt_fx.ops.in_chunks import Axes, Chunk, InChunks, Inputs, chunks_of, cut
 from lxt_fx.ops.library import has_values
@@ -39,7 +39,7 @@ class LazyMask:
 
     part: Part
     axes: tuple[int | None, ...]
-    __name__ = "lazy_mask"
+    __name__ = "mask_by_queries"
 
     def __call__(self, parts: Inputs) -> Tensor | None:
         """The whole mask; None where there are more queries than `WHOLE`."""
@@ -67,7 +67,7 @@ class LazySimplestMask:
     """`simplest_mask` of a mask that is made for some queries at a time."""
 
     mask: LazyMask
-    __name__ = "lazy_simplest_mask"
+    __name__ = "simplest_mask_by_queries"
 
     def __call__(self, parts: Inputs) -> tuple[Tensor | None, Seen]:
         """(mask, is_causal) as `simplest_mask` gives them. With more queries than `WHOLE` there is no mask: (None, False)
@@ -108,31 +108,34 @@ def _up_to_each(chunk: Chunk, keys: int, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class FusedAttention:
-    """`lxt_fx.sdpa`, `sdpa_held` or `grouped_sdpa` with its settings. It runs in chunks where its mask is lazy, and where
-    torch has no fused kernel for it and would make all scores."""
+    """`lxt_fx.sdpa`, `sdpa_held` or `grouped_sdpa`. It runs in chunks where its mask is lazy, and where torch has no fused
+    kernel for it and would make all scores."""
 
     op: OpOverload
-    settings: Mapping[str, Any]
     mask: LazyMask | None = None
-    __name__ = "attention"
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sees: Seen, parts: Inputs) -> Tensor:
-        """softmax(q k^T + mask) v, [batch, heads, queries, width]."""
+    @property
+    def __name__(self) -> str:
+        return f"{base_name(self.op)}_by_queries"
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sees: Seen, parts: Inputs,
+        **settings: float | bool | None,
+    ) -> Tensor:  # fmt: skip
+        """softmax(q k^T + mask) v, [batch, heads, queries, width], with the settings of the op (scale, shares)."""
         chunks = self._chunks(query, key, value, mask, sees)
         if chunks is None:
-            return self._run(query, key, value, mask, bool(sees))
+            whole: Tensor = self.op(query, key, value, mask, 0.0, bool(sees), **settings)
+            return whole
 
         def run(chunk: Chunk, given: list[Any]) -> Tensor:
             q, k, v, *of_mask = given
-            return self._run(q, k, v, self._hidden(chunk, key, sees, of_mask), False)
+            found: Tensor = self.op(q, k, v, self._hidden(chunk, key, sees, of_mask), 0.0, False, **settings)
+            return found
 
         axes = [Axes(-2), Axes(keys=-2), Axes(keys=-2), *map(Axes, self.mask.axes if self.mask is not None else ())]
         done: Tensor = InChunks.apply(run, chunks, axes, -2, query, key, value, *parts)  # type: ignore[no-untyped-call]
         return done
-
-    def _run(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
-        found: Tensor = self.op(query, key, value, mask, 0.0, is_causal, **self.settings)
-        return found
 
     def _chunks(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sees: Seen) -> list[Chunk] | None:
         """The chunks of queries; None if all run at once."""
@@ -166,7 +169,12 @@ class WrittenAttention:
     whole: Part
     part: Part
     axes: tuple[int | None, ...]
-    __name__ = "attention"
+    ops: tuple[str, ...]
+    """Their names, to be printed."""
+
+    @property
+    def __name__(self) -> str:
+        return f"by_queries[{' '.join(self.ops)}]"
 
     def __call__(self, masks: Sequence[Tensor | None], inputs: Inputs, parts: Inputs) -> Tensor:
         """[.., queries, width]."""

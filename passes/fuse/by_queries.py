@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.fx import Graph, Node
 
+from lxt_fx.base.node_text import op_name
 from lxt_fx.base.nodes import arguments, operands
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops import by_queries, fused, products, selection
@@ -101,6 +102,7 @@ class _Splitting:
             self.functions.of({node: Needs({}) for node in core}, whole, last),
             self.functions.of(piece.needs, entering, last),
             tuple(axis for _, axis in entering),
+            tuple(map(op_name, core)),
         )
         last.target, last.kwargs = attention, {}
         last.args = (masks, [node for node, _ in inputs], [node for node, _ in parts])
@@ -126,8 +128,8 @@ class _Splitting:
         elif _has_kernel(query, value_):
             return 0
         settings = {name: setting for name, setting in given.items() if name not in _POSITIONAL}
-        attention.target = by_queries.FusedAttention(attention.target, settings, lazy)  # type: ignore[arg-type]
-        attention.args, attention.kwargs = (query, key, value_, mask, sees, parts), {}
+        attention.target = by_queries.FusedAttention(attention.target, lazy)  # type: ignore[arg-type]
+        attention.args, attention.kwargs = (query, key, value_, mask, sees, parts), settings
         return 1
 
     def _simplest(self, mask: Node) -> tuple[Node, Node]:
