@@ -3,8 +3,13 @@ value with tokens times tokens entries. `few` lowers the numbers of queries, so 
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -310,3 +315,19 @@ def test_the_backward_runs_under_the_autocast_of_the_forward(few: Callable[[int]
     assert value_by_some.dtype == value.dtype == torch.bfloat16
     assert_same(value_by_some, value, torch.finfo(torch.bfloat16).eps)
     assert_same(gradient_by_some, gradient, 4 * torch.finfo(torch.bfloat16).eps)
+
+
+@pytest.mark.slow
+def test_peak_of_a_long_text_is_a_fraction_of_the_plain_gradients() -> None:
+    """As `benchmarks/cost/long_inputs.py` measures it. Measured: 0.12."""
+    root = Path(__file__).resolve().parents[1]
+    peaks = {}
+    for method in ("plain, eager", "ours, eager"):
+        options = ("--only", method, "--size", "tiny", "--tokens", "2048")
+        environment = {**os.environ, "PYTHONPATH": str(root), "MALLOC_MMAP_THRESHOLD_": "65536"}
+        done = subprocess.run(
+            [sys.executable, "benchmarks/cost/long_inputs.py", *options], cwd=root, env=environment, check=True,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        peaks[method] = json.loads(done.stdout.splitlines()[-1])["peak"]
+    assert peaks["ours, eager"] < 0.25 * peaks["plain, eager"]
