@@ -18,7 +18,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,7 +84,7 @@ def relevance(module: nn.Module, hidden: int, tokens: int, padded: bool) -> Tens
 
 
 def measure(name: str, size: str, tokens: int) -> dict[str, float]:
-    """Peak above the start in MiB and CPU seconds, in this process."""
+    """Peak above the start in MiB, in this process, and the sum of relevance."""
     method = METHODS[name]
     model = llama(size, method.attention)
     hidden = model.config.hidden_size
@@ -95,10 +94,8 @@ def measure(name: str, size: str, tokens: int) -> dict[str, float]:
     gc.collect()
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    start = time.process_time()
     found = relevance(module, hidden, tokens, method.padded)
-    seconds = time.process_time() - start
-    return {"peak": (status("VmHWM") - before) / MEBIBYTE, "seconds": seconds, "sum": float(found.sum())}
+    return {"peak": (status("VmHWM") - before) / MEBIBYTE, "sum": float(found.sum())}
 
 
 def status(field: str) -> int:
@@ -127,13 +124,13 @@ def growth(by_tokens: dict[int, dict[str, float]]) -> float:
 
 def growth_table(size: str, counts: tuple[int, ...], most: int, out: dict[str, Any]) -> Table:
     """Peak by number of tokens. Plain eager attention is measured up to `most` tokens."""
-    shown = Table(title="Peak memory above the weights, MiB (CPU s)", box=box.SIMPLE_HEAD)
+    shown = Table(title="Peak memory above the weights, MiB", box=box.SIMPLE_HEAD)
     for column in ("", *map(str, counts), "growth", "bound"):
         shown.add_column(column, justify="left" if not column else "right")
     for name, method in METHODS.items():
         quadratic = method.plain and method.attention == "eager"
         found = {tokens: alone(name, size, tokens) for tokens in counts if not (quadratic and tokens > most)}
-        cells = [f"{case['peak']:.0f} ({case['seconds']:.1f})" for case in found.values()]
+        cells = [f"{case['peak']:.0f}" for case in found.values()]
         cells += ["-"] * (len(counts) - len(cells))
         out[name] = {"by_tokens": found, "growth": growth(found)}
         shown.add_row(name, *cells, f"{out[name]['growth']:.2f}", "" if method.plain else str(GROWTH_BOUND))
@@ -143,13 +140,13 @@ def growth_table(size: str, counts: tuple[int, ...], most: int, out: dict[str, A
 def ratio_table(size: str, tokens: int, out: dict[str, Any]) -> Table:
     """Peak over that of the plain gradient with eager attention."""
     shown = Table(title=f"{tokens} tokens, peak above the weights", box=box.SIMPLE_HEAD)
-    for column in ("", "MiB", "/ plain, eager", "bound", "CPU s"):
+    for column in ("", "MiB", "/ plain, eager", "bound"):
         shown.add_column(column, justify="left" if not column else "right")
     for name, method in METHODS.items():
         out[name] = alone(name, size, tokens)
         ratio = out[name]["peak"] / out["plain, eager"]["peak"]
         bound = "" if method.plain else str(BOUND)
-        shown.add_row(name, f"{out[name]['peak']:.0f}", f"{ratio:.3f}", bound, f"{out[name]['seconds']:.1f}")
+        shown.add_row(name, f"{out[name]['peak']:.0f}", f"{ratio:.3f}", bound)
     return shown
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lxt_fx.base.autocast import DEVICES
 from lxt_fx.ops.library import RuleFunction, is_batched
 
-ENTRIES = 1 << 22
+ENTRIES = 1 << 21
 """About how many entries the scores of one chunk have."""
 
 FEWEST, MOST = 8, 256
