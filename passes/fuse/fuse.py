@@ -10,6 +10,7 @@ from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.drop_dead import drop_dead_nodes
 from lxt_fx.passes.fuse.activations import fuse_activations, fuse_active_linears
 from lxt_fx.passes.fuse.attention import fuse_attention
+from lxt_fx.passes.fuse.by_queries import run_by_queries
 from lxt_fx.passes.fuse.dtypes import match_dtypes
 from lxt_fx.passes.fuse.gates import fuse_gates
 from lxt_fx.passes.fuse.head import fuse_head
@@ -41,6 +42,8 @@ def fuse(gm: GraphModule) -> Graph:
     fuse_active_linears(graph, carrying, shares)
     fuse_single_linears(graph, carrying)
     match_dtypes(graph)
+    drop_dead_nodes(graph)
+    run_by_queries(graph, carrying & set(graph.nodes))
     drop_dead_nodes(graph)
     graph.lint()
     return graph

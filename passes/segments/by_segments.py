@@ -11,6 +11,7 @@ from torch.fx import Graph, Node
 
 from lxt_fx.base.nodes import shape
 from lxt_fx.base.torch_internals import OpOverload, copy_io, schema_of
+from lxt_fx.ops.by_queries import LazyMask, LazySimplestMask
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 
 
@@ -99,6 +100,8 @@ def _known_early(nodes: list[Node]) -> set[Node]:
 def _is_pure(node: Node) -> bool:
     if isinstance(node.target, OpOverload):
         return not schema_of(node.target).is_mutable and not _draws(node)
+    if isinstance(node.target, (LazyMask, LazySimplestMask)):
+        return True
     return getattr(node.target, "__module__", "") in ("_operator", "torch")
 
 

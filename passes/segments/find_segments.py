@@ -17,6 +17,7 @@ from lxt_fx.base.nodes import is_float, module_path, module_stack, value
 from lxt_fx.base.torch_internals import aten, size_on_example
 from lxt_fx.ops import explicit, products
 from lxt_fx.ops.aten_kinds import MOVES
+from lxt_fx.ops.by_queries import FusedAttention, WrittenAttention
 from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.segments.by_segments import Segments
@@ -164,7 +165,8 @@ def _chosen(runs: list[_Run]) -> list[_Run]:
 
 
 def _estimated_layers(carrying: list[Node]) -> int:
-    attentions = sum(node.target in _ATTENTIONS for node in carrying)
+    by_queries = (FusedAttention, WrittenAttention)
+    attentions = sum(isinstance(node.target, by_queries) or node.target in _ATTENTIONS for node in carrying)
     if attentions > 1:
         return attentions
     return max(1, sum(any(map(_is_weight, node.all_input_nodes)) for node in carrying))
