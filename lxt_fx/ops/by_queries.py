@@ -32,7 +32,7 @@ Part = Callable[..., Any]
 """A piece of a graph as a function of a number of queries, and of the values that enter it, cut down to these queries."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LazyMask:
     """A mask or bias [.., queries, keys] that `part` makes from vectors, for as many queries at a time as are asked for.
     `axes` are the dims of the vectors that hold queries."""
@@ -62,7 +62,7 @@ Seen = bool | list[Chunk]
 place (True), or what each chunk says."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LazySimplestMask:
     """`simplest_mask` of a mask that is made for some queries at a time."""
 
@@ -106,7 +106,7 @@ def _up_to_each(chunk: Chunk, keys: int, device: torch.device) -> Tensor:
     return torch.arange(keys, device=device) <= places.unsqueeze(1)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class FusedAttention:
     """`lxt_fx.sdpa`, `sdpa_held` or `grouped_sdpa`. It runs in chunks where its mask is lazy, and where torch has no fused
     kernel for it and would make all scores."""
@@ -160,7 +160,7 @@ class FusedAttention:
         return _up_to_each(chunk, key.shape[-2], key.device)[..., first:last] if sees is True else None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class WrittenAttention:
     """An attention that the model writes in single ops, from the product of queries and keys to the sum over values.
     `whole` computes it from the masks and the inputs, `part` for some queries from the inputs and what the masks are made

@@ -24,7 +24,7 @@ class CompiledKinds:
         the segment."""
         graph = _renamed(segment.graph)
         code = graph.python_code(root_module="self")
-        key = code.src, tuple((name, id(value)) for name, value in code.globals.items())
+        key = code.src, tuple(code.globals.items())
         if key not in self.kinds:
             self.kinds[key] = torch.compile(forward_of(graph), **self.options)
         compiled = self.kinds[key]
