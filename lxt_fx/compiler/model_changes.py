@@ -22,7 +22,7 @@ from lxt_fx.base.errors import ModelChangedError
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import contents_of
 from lxt_fx.base.warn_user import warn_user
-from lxt_fx.compiler.model_settings import SAY_NOTHING, Setting, Values, joined, names_read, settings_of
+from lxt_fx.compiler.model_settings import SAY_NOTHING, Place, Setting, Values, joined, names_read, settings_of
 from lxt_fx.ops.packed import packed_layer_of
 
 _END = object()
@@ -38,13 +38,9 @@ class ModelState:
     of them is another, it finds out what that means, and goes on with the new state if it means nothing to the graph.
     """
 
-    def __init__(self, model: nn.Module, gm: GraphModule, before: Iterable[Setting]) -> None:
-        """`gm` is the captured graph. `before` are the settings before the capture: what is new or has changed since then
-        is something that the forward itself writes, such as a counter or a length, and no setting."""
-        self._reads = _Reads.of(model, gm)
-        earlier = {setting.place: setting for setting in before}
-        now = settings_of(model.named_modules())
-        self._written = {s.place for s in now if s.place not in earlier or earlier[s.place].differs()}
+    def __init__(self, model: nn.Module, gm: GraphModule, written: Set[Place]) -> None:
+        """`gm` is the captured graph, and `written` are the settings that the forward itself writes."""
+        self._reads, self._written = _Reads.of(model, gm), written
         self._model = weakref.ref(model, _forgetting(weakref.ref(self)))
         self._seen: _Seen | None = _Seen.of(model, self._reads, self._written)
 
@@ -72,6 +68,14 @@ class ModelState:
                 "does not run it. If it changes what it sees, transform the model again; if it only reads, nothing is lost"
             )
         self._seen = _Seen.of(model, self._reads, self._written)
+
+
+def written_since(model: nn.Module, before: Iterable[Setting]) -> frozenset[Place]:
+    """The settings that are new or have changed, while only the model's forward ran: it writes them itself (a counter, a
+    length), and no setting of the user is among them."""
+    earlier = {setting.place: setting for setting in before}
+    now = settings_of(model.named_modules())
+    return frozenset(s.place for s in now if s.place not in earlier or earlier[s.place].differs())
 
 
 def _forgetting(state: weakref.ref[ModelState]) -> Callable[[Any], None]:
@@ -161,7 +165,7 @@ class _Seen:
     hook_counts: list[int]
 
     @staticmethod
-    def of(model: nn.Module, graph: _Reads, written: Set[tuple[int, str]]) -> _Seen:
+    def of(model: nn.Module, graph: _Reads, written: Set[Place]) -> _Seen:
         """The model as it is now, without the settings that its forward writes."""
         modules = tuple(model.named_modules())
         used = [(path, module) for path, module in modules if path in graph.paths]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -21,10 +21,17 @@ from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.captured_model import CapturedModel, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.kept_captures import (
+    MOST_MODULES,
+    KeptCapture,
+    find_capture,
+    keep_capture,
+    model_now,
+)
 from lxt_fx.compiler.last_checks import check_on_padded_texts, checked_on_example
 from lxt_fx.compiler.make_record import made_record
-from lxt_fx.compiler.model_changes import ModelState
-from lxt_fx.compiler.model_settings import settings_of
+from lxt_fx.compiler.model_changes import ModelState, written_since
+from lxt_fx.compiler.model_settings import Place, settings_of
 from lxt_fx.compiler.options import Options, example_of
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import step_check
@@ -78,7 +85,22 @@ def captured_from(
 
 @one_capture()
 def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
-    """The model captured on an example that is made. Raises CaptureError."""
+    """The model captured on an example that is made, or on another of the same kinds if it has not changed since. Raises
+    CaptureError."""
+    if (kept := find_capture(model, example, dynamic)) is not None:
+        return kept.source(model, example)
+    return _captured_now(model, example, dynamic)[0]
+
+
+def _captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
+    """The model captured on an example, and that capture as it is kept."""
+    before = model_now(model)
+    source, written = _capture(model, example, dynamic)
+    return source, keep_capture(source, example, dynamic, written, before)
+
+
+def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, frozenset[Place]]:
+    """The model captured on an example, and the settings that its forward wrote meanwhile."""
     seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
     with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as functions:
         packed = packed_layers(model)
@@ -90,8 +112,55 @@ def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> Capture
     if captured.example is not example and not on_meta(model, captured.example.kwargs):
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
-    state = ModelState(model, captured.gm, before)
-    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding, packed=packed)
+    written = written_since(model, before)
+    state = ModelState(model, captured.gm, written)
+    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding, packed=packed), written
+
+
+@dataclass(slots=True, eq=False)
+class CallCapture:
+    """The capture for one call of a model, and the modules made of it. `fresh` is there if it was captured just now."""
+
+    model: nn.Module
+    example: Example
+    kept: KeptCapture
+    fresh: CapturedModel | None = None
+
+    @property
+    def gm(self) -> GraphModule:
+        """The captured graph, to be read only."""
+        return self.kept.captured.gm
+
+    def module(self, table: RuleTable, options: Options) -> Explained:
+        """The module under this table, made now if there is none. It does not hold the model and sees no change of it, so
+        it is for this call. Raises what `transform` raises."""
+        key = (table.name, table.paper, table.overrides, tuple(map(id, table.rules)), options)
+        modules = self.kept.modules
+        with one_capture():
+            if key not in modules:
+                source = self.fresh or self.kept.source(self.model, self.example)
+                self.fresh = None  # compiled_by edits its graph
+                modules[key] = compiled_by(replace(source, state=None, embedding=None), table, options)
+                while len(modules) > MOST_MODULES:
+                    modules.popitem(last=False)
+            modules.move_to_end(key)
+            return modules[key]
+
+
+@torch.inference_mode(False)
+def capture_for_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> CallCapture:
+    """The capture for a call with these inputs: a kept one, if the model is as it was, else a new one with free sizes, for
+    a model that is opened. Raises InputError and CaptureError as `transform` does."""
+    example = example_of(model, args, kwargs)
+    kept = find_capture(model, example, dynamic=True)
+    if kept is not None:
+        return CallCapture(model, example, kept)
+    with one_capture():
+        kept = find_capture(model, example, dynamic=True)  # another thread may have captured it
+        if kept is not None:
+            return CallCapture(model, example, kept)
+        source, kept = _captured_now(model, example, dynamic=True)
+        return CallCapture(model, example, kept, source)
 
 
 @one_capture()
@@ -288,4 +357,4 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-__all__ = ["STAGES", "captured_from", "captured_on", "compiled_by"]
+__all__ = ["STAGES", "CallCapture", "capture_for_call", "captured_from", "captured_on", "compiled_by"]

@@ -149,7 +149,7 @@ def _captured(given: BatchInputs, batch: int) -> CapturedModel:
     kwargs = given.of(chosen, given.values[chosen])
     if isinstance(given.model, Explained):
         return captured_model_of(given.model, (), kwargs)
-    return captured_from(given.model, (), kwargs, dynamic=False)
+    return captured_from(given.model, (), kwargs, dynamic=True)
 
 
 def _check_graph(explained: Explained, inputs: BatchInputs, chosen: Sequence[int], output: Any) -> None:
