@@ -239,7 +239,13 @@ class _Walk:
             self.found.append((path, Again(first)))
             return
         self._seen[id(value)] = len(self.found)
-        self._alive.append(value)
+        self._parts(path, value)
+        if type(value) in SEVERAL:  # which of two equal lists it is says nothing
+            del self._seen[id(value)]
+        else:
+            self._alive.append(value)
+
+    def _parts(self, path: str, value: Any) -> None:
         match value:
             case nn.Module():
                 self._module(path, value)
@@ -505,9 +511,10 @@ def _name(named: Any) -> str:
 
 
 def _opaque_text(fact: Any) -> str:
-    """An object without parts. Locks, variables of a context and ops of torch are known by their class and name."""
+    """An object without parts. Locks, variables of a context and ops of torch are known by their class and name, and so is
+    the generator of numpy, whose numbers no graph has."""
     kind = type(fact)
-    if _package(kind) in ("torch", "_thread", "_contextvars") and not isinstance(fact, torch.Generator):
+    if _package(kind) in ("torch", "numpy", "_thread", "_contextvars") and not isinstance(fact, torch.Generator):
         return f"{_name(kind)} {getattr(fact, '__name__', '')} {getattr(fact, 'name', '')}"
     raise NoText(f"an object of class {kind.__module__}.{kind.__qualname__} has no text")
 

@@ -6,7 +6,7 @@ missing without a check. With the check, a missing name raises UnsupportedVersio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import CodeGen, PythonCode
 
 from lxt_fx.base.errors import UnsupportedVersionError
@@ -408,6 +408,60 @@ def new_fakes(like: list[Any], device: torch.device) -> list[Any]:
             torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device) if isinstance(x, Tensor) else x
             for x in like
         ]
+
+
+def set_fake_values(modules: Iterable[GraphModule], symbols: Mapping[str, int]) -> None:
+    """Gives each node of these graphs the value that capture would record: a fake tensor with its dtype, strides and
+    symbolic sizes. Of the inputs, whose values say dtype and shape, the sizes that are no numbers are `symbols`, each with
+    its size on an example. Without values, rules cannot tell the shapes that they ask for."""
+    from torch._dynamo.source import ConstantSource
+    from torch._subclasses.fake_tensor import FakeTensorMode  # imports sympy
+    from torch.fx.experimental import symbolic_shapes
+
+    environment = found(symbolic_shapes, "ShapeEnv", _VALUES)()
+    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=False)
+    free: dict[str, Any] = {}
+    last = ""
+    for name, size in sorted(symbols.items()):
+        for number in range(100):  # torch chooses the name; products are sorted by it, and stand in printed graphs
+            source = ConstantSource(f"{name}_{number}")
+            symbol = environment.create_symbol(size, source, dynamic_dim=symbolic_shapes.DimDynamic.DYNAMIC)
+            if str(symbol) > last:
+                break
+        last = str(symbol)
+        free[name] = environment.create_symintnode(symbol, hint=size, source=source)
+    for gm in modules:
+        inputs = []
+        with mode:
+            for node in gm.graph.find_nodes(op="placeholder"):
+                kind = node.meta.get("val")
+                sizes = None if kind is None or not hasattr(kind, "shape") else [free.get(str(x), x) for x in kind.shape]
+                device = next((x.device for x in (*gm.parameters(), *gm.buffers())), torch.device("cpu"))
+                inputs.append(kind if sizes is None else torch.empty(sizes, dtype=kind.dtype, device=device))
+        _FakeValues(gm, mode).run(*inputs, enable_io_processing=False)
+
+
+_VALUES = "to know dtypes and shapes of a graph that was read from a file"
+
+
+class _FakeValues(Interpreter):
+    """Runs a graph on fake tensors and notes the value of each node."""
+
+    def __init__(self, gm: GraphModule, mode: Any) -> None:
+        super().__init__(gm)
+        self.mode = mode
+
+    def run(self, *args: Any, **settings: Any) -> Any:
+        with self.mode, torch.no_grad():
+            return super().run(*args, **settings)
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        n.meta["val"] = result
+        return result
+
+    def fetch_attr(self, target: str) -> Any:
+        return self.mode.from_tensor(super().fetch_attr(target), static_shapes=True)
 
 
 _COMPILED = "to explain the model that torch.compile was given"

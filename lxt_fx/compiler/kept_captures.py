@@ -21,15 +21,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.module_facts import Remembered, facts_of, remembered
+from lxt_fx.base.module_facts import Fact, Remembered, facts_of, remembered
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.base.user_objects import user_classes
 from lxt_fx.compiler.call_inputs import false_guard, of_other_size
-from lxt_fx.compiler.captured_model import CapturedModel, copied
+from lxt_fx.compiler.captured_model import Begun, CapturedModel, copied
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.model_settings import Place
@@ -63,14 +64,12 @@ class KeptCapture:
     by_embeddings: bool
     has_packed: bool
     written: frozenset[Place]
+    sizes: Mapping[str, tuple[int | None, ...]]
+    begun: Begun | None = None
     modules: OrderedDict[Hashable, Explained] = field(default_factory=OrderedDict)
-    sizes: Mapping[str, tuple[int | None, ...]] = field(init=False)
     guards: list[tuple[str, CodeType]] = field(init=False)
 
     def __post_init__(self) -> None:
-        names, inputs = leaf_names(self.captured.example.kwargs), self.captured.gm.graph.find_nodes(op="placeholder")
-        values = {name: node.meta.get("val") for name, node in zip(names, inputs, strict=True)}
-        self.sizes = {n: tuple(map(fixed_size, x.shape)) for n, x in values.items() if isinstance(x, Tensor)}
         self.guards = [(guard, compiled_guard(guard)) for guard in self.captured.guards]
 
     def fits(self, example: Example, dynamic: bool) -> bool:
@@ -110,10 +109,10 @@ class KeptCapture:
         if self.proofs and math.isnan(self.proofs[0].difference):
             self.proofs.clear()  # it may be compared on other inputs
         embedding = token_embedding(model) if self.by_embeddings else None
+        state = state_of(model, captured.gm, self.begun, self.written)
         return CapturedModel(
-            model, replace(captured, example=example), expected, {}, ModelState(model, captured.gm, self.written),
-            self.proofs, embedding,
-        )  # fmt: skip
+            model, replace(captured, example=example), expected, {}, state, self.proofs, embedding, begun=self.begun
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,11 +162,10 @@ class _State:
     settings: Hashable
     captures: list[KeptCapture]
 
-    def tensors(self) -> Iterator[int]:
-        """The parameters and buffers that the captures hold, by identity."""
+    def parameters(self) -> Iterator[int]:
+        """The parameters that the captures hold, by identity."""
         for kept in self.captures:
             yield from map(id, kept.captured.gm.parameters())
-            yield from (id(x) for x in kept.captured.gm.buffers() if packed_layer_of(x) is None)
 
 
 class _Kept:
@@ -206,7 +204,7 @@ def find_capture(model: nn.Module, example: Example, dynamic: bool) -> KeptCaptu
         return None
     now = model_now(model)
     with _KEPT.lock:
-        states = [state for state in _KEPT.states(model) if state.settings == _settings()]
+        states = [state for state in _KEPT.states(model) if state.settings == torch_settings()]
     if now is None or not states:
         return None
     for state in states:
@@ -220,20 +218,45 @@ def find_capture(model: nn.Module, example: Example, dynamic: bool) -> KeptCaptu
 
 def model_now(model: nn.Module) -> Remembered | None:
     """The model as it is; None if another thread changes it at this moment."""
+    facts = facts_now(model)
+    return None if facts is None else remembered(facts)
+
+
+def facts_now(model: nn.Module) -> list[Fact] | None:
+    """The facts of the model; None if another thread changes it at this moment."""
     with suppress(RuntimeError):
-        return remembered(facts_of(model))
+        return facts_of(model)
     return None
 
 
+def sizes_of(captured: Captured) -> dict[str, tuple[int | None, ...]]:
+    """The sizes of the inputs of a captured graph by name, None for a free one."""
+    names, inputs = leaf_names(captured.example.kwargs), captured.gm.graph.find_nodes(op="placeholder")
+    values = {name: node.meta.get("val") for name, node in zip(names, inputs, strict=True)}
+    return {name: tuple(map(fixed_size, x.shape)) for name, x in values.items() if isinstance(x, Tensor)}
+
+
+def state_of(model: nn.Module, gm: GraphModule, begun: Begun | None, written: frozenset[Place]) -> ModelState:
+    """What a graph took from its model."""
+    if begun is None:
+        return ModelState(model, [gm], gm.graph, written)
+    return ModelState(model, [gm, *(front.module for front in begun.fronts)], begun.capture.graph, written)
+
+
 def keep_capture(
-    source: CapturedModel, asked: Example, dynamic: bool, written: frozenset[Place], before: Remembered | None
+    source: CapturedModel,
+    asked: Example,
+    dynamic: bool,
+    written: frozenset[Place],
+    before: Remembered | None,
+    sizes: Mapping[str, tuple[int | None, ...]],
 ) -> KeptCapture:
     """The captured graph with what it was captured for, for the calls that come. It is not kept, and serves one call only,
     where it would hold its model, or where the model has parts that cannot be compared later."""
     captured = copied_capture(source.captured)
     kept = KeptCapture(
         _Calls.of(asked, dynamic), not asked.made, captured, source.proofs, source.embedding is not None,
-        bool(source.packed.found), written,
+        bool(source.packed.found), written, sizes, source.begun,
     )  # fmt: skip
     model, now = source.model, model_now(source.model)
     if now is None or before is None or not now.certain or not before.certain or _has_own_objects(asked):
@@ -242,9 +265,9 @@ def keep_capture(
         return kept
     with _KEPT.lock:
         states = _KEPT.states(model)
-        own = {id(x) for x in _tensors(model)}
-        states[:] = [each for each in states if own.issuperset(each.tensors())]
-        settings, now = _settings(), now.less_changed(before)
+        own = set(map(id, model.parameters()))
+        states[:] = [each for each in states if own.issuperset(each.parameters())]  # else memory of old weights stays
+        settings, now = torch_settings(), now.less_changed(before)
         state = next((each for each in states if each.settings == settings and each.facts.is_same(now)), None)
         if state is None:
             states.insert(0, state := _State(now, settings, []))
@@ -264,12 +287,7 @@ def _to_front(several: list[Any], one: Any) -> None:
         several[:] = [one, *(each for each in several if each is not one)]
 
 
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
-
-
-def _settings() -> Hashable:
+def torch_settings() -> tuple[Hashable, ...]:
     """What capture depends on beside the model and the inputs. Autocast is not among it: a graph is that of the model
     without."""
     cuda: Any = torch.backends.cuda

@@ -8,7 +8,7 @@ device, which modules are called, and what the model's Python code reads from at
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from itertools import chain
 from operator import is_, methodcaller
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
 from lxt_fx.base.errors import ModelChangedError
 from lxt_fx.base.one_capture import one_capture
@@ -38,9 +38,10 @@ class ModelState:
     of them is another, it finds out what that means, and goes on with the new state if it means nothing to the graph.
     """
 
-    def __init__(self, model: nn.Module, gm: GraphModule, written: Set[Place]) -> None:
-        """`gm` is the captured graph, and `written` are the settings that the forward itself writes."""
-        self._reads, self._written = _Reads.of(model, gm), written
+    def __init__(self, model: nn.Module, modules: Iterable[GraphModule], captured: Graph, written: Set[Place]) -> None:
+        """`modules` are the graph and, if it is cut already, its fronts; `captured` is the graph as it was captured, and
+        `written` are the settings that the forward itself writes."""
+        self._reads, self._written = _Reads.of(model, list(modules), captured), written
         self._model = weakref.ref(model, _forgetting(weakref.ref(self)))
         self._seen: _Seen | None = _Seen.of(model, self._reads, self._written)
 
@@ -97,19 +98,20 @@ class _Reads:
     paths: frozenset[str]
 
     @staticmethod
-    def of(model: nn.Module, gm: GraphModule) -> _Reads:
-        packed = [layer.tensors() for x in gm.buffers() if (layer := packed_layer_of(x)) is not None]
-        own = (x for x in chain(gm.parameters(), gm.buffers()) if packed_layer_of(x) is None)
+    def of(model: nn.Module, modules: Sequence[GraphModule], captured: Graph) -> _Reads:
+        every = [x for gm in modules for x in chain(gm.parameters(), gm.buffers())]
+        packed = [layer.tensors() for x in every if (layer := packed_layer_of(x)) is not None]
+        own = (x for x in every if packed_layer_of(x) is None)
         tensors = {id(tensor): tensor for tensor in chain(own, *packed)}
-        stacks = [node.meta.get("nn_module_stack") or {} for node in gm.graph.nodes]
+        stacks = [node.meta.get("nn_module_stack") or {} for node in captured.nodes]
         paths = {str(path).split("@")[0] for stack in stacks for path, _ in stack.values()} | {""}
-        every = list(model.named_modules(remove_duplicate=False))
-        for path, module in every:
+        named = list(model.named_modules(remove_duplicate=False))
+        for path, module in named:
             if any(id(tensor) in tensors for held in contents_of(module)[:2] for tensor in held.values()):
                 paths.add(path)
         paths |= {".".join(path.split(".")[:count]) for path in paths for count in range(1, path.count(".") + 1)}
-        modules = {id(module) for path, module in every if path in paths}
-        return _Reads(tensors, frozenset(path for path, module in every if id(module) in modules))
+        read = {id(module) for path, module in named if path in paths}
+        return _Reads(tensors, frozenset(path for path, module in named if id(module) in read))
 
     def by(self, path: str, key: str, value: Any) -> bool:
         """Whether the graph reads this parameter, buffer or submodule. What is None may be read as such."""

@@ -7,32 +7,42 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from lxt_fx.base.cache_files import folder
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.module_facts import remembered
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import aten, pytree
-from lxt_fx.compiler.captured_model import CapturedModel, embedding_of
+from lxt_fx.compiler.cached_capture import Sizes, read_capture, write_capture
+from lxt_fx.compiler.capture_key import capture_key
+from lxt_fx.compiler.captured_model import Begun, CapturedModel, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.kept_captures import (
     MOST_MODULES,
     KeptCapture,
+    copied_capture,
+    facts_now,
     find_capture,
     keep_capture,
-    model_now,
+    sizes_of,
+    state_of,
+    torch_settings,
 )
 from lxt_fx.compiler.last_checks import check_on_padded_texts, checked_on_example
 from lxt_fx.compiler.make_record import made_record
-from lxt_fx.compiler.model_changes import ModelState, written_since
+from lxt_fx.compiler.model_changes import written_since
 from lxt_fx.compiler.model_settings import Place, settings_of
 from lxt_fx.compiler.options import Options, example_of
+from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import step_check
 from lxt_fx.passes.analysis.assign_rules import Plan, assign_rules, check_complete, check_overrides
@@ -52,7 +62,7 @@ from lxt_fx.passes.canonical.write_casts import write_casts
 from lxt_fx.passes.canonical.write_out import ROUNDS, WrittenOut, write_out
 from lxt_fx.passes.capture.autograd_functions import own_backwards_found
 from lxt_fx.passes.capture.capture import torch_state_restored
-from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.example import Example, token_embedding
 from lxt_fx.passes.capture.packed_layers import packed_layers
 from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
 from lxt_fx.passes.capture.with_backwards import captured_with_backwards
@@ -93,10 +103,42 @@ def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> Capture
 
 
 def _captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
-    """The model captured on an example, and that capture as it is kept."""
-    before = model_now(model)
-    source, written = _capture(model, example, dynamic)
-    return source, keep_capture(source, example, dynamic, written, before)
+    """The model captured on an example, or read from the file of an earlier process, and that capture as it is kept."""
+    facts = facts_now(model)
+    before = None if facts is None else remembered(facts)
+    off = facts is None or folder() is None or on_meta(model, example.kwargs)
+    key = None if off or facts is None else capture_key(facts, example, dynamic, torch_settings())
+    if key is not None and (read := _from_file(key, model, example)) is not None:
+        source, written, sizes = read
+    else:
+        source, written = _capture(model, example, dynamic)
+        sizes = sizes_of(source.captured)
+    kept = keep_capture(source, example, dynamic, written, before, sizes)
+    if key is not None and source.begun is None and not source.packed.found:
+        source = replace(source, store=partial(_write, key, model, kept))
+    return source, kept
+
+
+def _write(key: str, model: nn.Module, kept: KeptCapture, gm: GraphModule, begun: Begun) -> None:
+    write_capture(key, model, kept.captured, kept.sizes, begun, gm, kept.by_embeddings)
+
+
+def _from_file(key: str, model: nn.Module, example: Example) -> tuple[CapturedModel, frozenset[Place], Sizes] | None:
+    """The capture that a file has under this key, compared with the model; the settings that the model's forward wrote
+    meanwhile; and the sizes of its inputs."""
+    seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
+    with _timed(seconds, "capture"):
+        found = read_capture(key, model, example)
+    if found is None:
+        return None
+    written = written_since(model, before)
+    captured = copied_capture(found.captured)  # compiled_by edits the graph
+    state = state_of(model, captured.gm, found.begun, written)
+    embedding = token_embedding(model) if found.by_embeddings else None
+    source = CapturedModel(
+        model, captured, found.expected, seconds, state, [found.proof], embedding=embedding, begun=found.begun
+    )
+    return source, written, found.sizes
 
 
 def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, frozenset[Place]]:
@@ -113,7 +155,7 @@ def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[Capture
         with torch_state_restored(), torch.no_grad():
             expected = captured.example.call(model)
     written = written_since(model, before)
-    state = ModelState(model, captured.gm, written)
+    state = state_of(model, captured.gm, None, written)
     return CapturedModel(model, captured, expected, seconds, state, embedding=embedding, packed=packed), written
 
 
@@ -182,14 +224,14 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
 
 
 def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds: dict[str, float]) -> Compiled:
-    gm = source.captured.gm
-    looked_up = () if isinstance(source.model, Explained) else (lookup.node for lookup in token_lookups(gm))
-    at_capture = plain_stage("capture", gm, mark_flow(gm, [*relevance_leaves(gm.graph), *looked_up]))
+    gm, at_capture = source.captured.gm, _at_capture(source)
     begun = _made_canonical(source, seconds)
     with _timed(seconds, "verify"):
         proof = _gradient_proof(source, begun)
         check_gradient(proof, source.model_class, strict=options.strict)
     _require_leaf(source.model_class, gm, begun.flow)
+    if source.store is not None and proof.holds:
+        source.store(gm, Begun(begun.fronts, begun.no_tokens, at_capture))
     narrowing = None
     if options.positions is not None:
         with _timed(seconds, "positions"):
@@ -217,9 +259,23 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
     return Compiled(module, begun, proof, chosen, stages, rewritten.matches, sizes, narrowing)
 
 
+def _at_capture(source: CapturedModel) -> Stage:
+    """The graph as it was captured, to be printed."""
+    if source.begun is not None:
+        return source.begun.capture
+    gm = source.captured.gm
+    looked_up = () if isinstance(source.model, Explained) else (lookup.node for lookup in token_lookups(gm))
+    return plain_stage("capture", gm, mark_flow(gm, [*relevance_leaves(gm.graph), *looked_up]))
+
+
 def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> Canonical:
     """The captured graph in canonical form."""
     gm, example = source.captured.gm, source.captured.example
+    if (begun := source.begun) is not None:
+        with _timed(seconds, "flow"):
+            example = begun.cut(example, gm)
+            flow = mark_flow(gm, relevance_leaves(gm.graph))
+            return Canonical(example, begun.fronts, flow, step_check(gm, example), begun.no_tokens)
     check = step_check(gm, example)
     with _timed(seconds, "canonicalise"):
         for step in (write_casts, inline_no_grad, *_SPELLED):
