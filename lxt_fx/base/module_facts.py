@@ -53,10 +53,14 @@ _NOT_FOLLOWED = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "lxt_fx"
 """Packages whose functions are compared as they are, and not by what they call in turn."""
 
 _BASES = frozenset({"PreTrainedModel"})
+_GENERATION = "GenerationMixin"
 """Classes whose functions a forward hardly reads: they load, save and generate. They are compared, and not followed."""
 
 _NOT_CALLED = frozenset({"__init__", "_init_weights", "reset_parameters", "prepare_inputs_for_generation", "extra_repr"})
 """Functions that no forward calls."""
+
+_NO_FACTS = frozenset({"_original_object_hash", "_commit_hash", "_name_or_path", "name_or_path"})
+"""Attributes of configs that say where they come from, or are other numbers in each process."""
 
 MOST_BYTES = 1_000_000
 """The largest array of numpy that is compared by its values."""
@@ -290,7 +294,7 @@ class _Walk:
         for name, child in contents_of(module)[2].items():
             self.value(f"{path}.{name}", child)
         for name, value in vars(module).items():
-            if name not in OF_TORCH:
+            if name not in OF_TORCH and name not in _NO_FACTS:
                 self.value(f"{path}.{name}", value)
 
     def _tensor(self, path: str, tensor: Tensor | None) -> None:
@@ -325,7 +329,8 @@ class _Walk:
         if type(value).__module__ not in ("builtins", "collections"):
             self.value(f"{path}.__class__", type(value))
             for name, item in list(own.items()) if isinstance(own, dict) else ():
-                self.value(f"{path}.{name}", item)
+                if name not in _NO_FACTS:
+                    self.value(f"{path}.{name}", item)
 
     def _cell(self, path: str, cell: CellType) -> None:
         try:
@@ -346,9 +351,10 @@ class _Walk:
             if (id(base), "of a class") in self._names:
                 continue
             self._names[id(base), "of a class"] = len(self.found)
+            followed = follow and not base.__name__.endswith(_GENERATION)
             for name, held in list(vars(base).items()):
                 for function in _behind(held):
-                    if follow and name not in _NOT_CALLED:
+                    if followed and name not in _NOT_CALLED:
                         self.value(f"{path}.{name}", function)
                     else:
                         self.found.append((f"{path}.{name}", function.__code__))
@@ -474,7 +480,10 @@ def text_of(facts: Iterable[Fact]) -> Iterator[str]:
     """The facts as lines that are equal in every process with an equal model. Raises NoText for an object that has no name
     by which another process would know it."""
     for path, fact in facts:
-        yield f"{path}\t{_text(fact)}\n"
+        try:
+            yield f"{path}\t{_text(fact)}\n"
+        except NoText as why:
+            raise NoText(f"{path}: {why}") from None
 
 
 def _text(fact: Any) -> str:

@@ -421,6 +421,8 @@ def set_fake_values(modules: Iterable[GraphModule], symbols: Mapping[str, int]) 
     environment = found(symbolic_shapes, "ShapeEnv", _VALUES)()
     mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=False)
     free: dict[str, Any] = {}
+    kinds: dict[Any, Any] = {}
+    known: dict[Any, Any] = {}
     last = ""
     for name, size in sorted(symbols.items()):
         for number in range(100):  # torch chooses the name; products are sorted by it, and stand in printed graphs
@@ -435,33 +437,73 @@ def set_fake_values(modules: Iterable[GraphModule], symbols: Mapping[str, int]) 
         with mode:
             for node in gm.graph.find_nodes(op="placeholder"):
                 kind = node.meta.get("val")
-                sizes = None if kind is None or not hasattr(kind, "shape") else [free.get(str(x), x) for x in kind.shape]
+                given = getattr(kind, "shape", None)
+                sizes = None if given is None else [free[str(x)] if str(x) in free else int(x) for x in given]
                 device = next((x.device for x in (*gm.parameters(), *gm.buffers())), torch.device("cpu"))
                 inputs.append(kind if sizes is None else torch.empty(sizes, dtype=kind.dtype, device=device))
-        _FakeValues(gm, mode).run(*inputs, enable_io_processing=False)
+        _FakeValues(gm, mode, kinds, known).run(*inputs, enable_io_processing=False)
 
 
 _VALUES = "to know dtypes and shapes of a graph that was read from a file"
 
 
 class _FakeValues(Interpreter):
-    """Runs a graph on fake tensors and notes the value of each node."""
+    """Runs a graph on fake tensors and notes the value of each node. Values of one kind are one object, so an op runs once
+    for all nodes that call it alike: a model of many layers has as many kinds of nodes as one of two."""
 
-    def __init__(self, gm: GraphModule, mode: Any) -> None:
+    def __init__(self, gm: GraphModule, mode: Any, kinds: dict[Any, Any], known: dict[Any, Any]) -> None:
         super().__init__(gm)
-        self.mode = mode
+        self.mode, self.kinds, self.known = mode, kinds, known
 
     def run(self, *args: Any, **settings: Any) -> Any:
         with self.mode, torch.no_grad():
             return super().run(*args, **settings)
 
     def run_node(self, n: Node) -> Any:
-        result = super().run_node(n)
-        n.meta["val"] = result
+        n.meta["val"] = result = self._interned(super().run_node(n)) if n.op != "output" else super().run_node(n)
         return result
 
     def fetch_attr(self, target: str) -> Any:
-        return self.mode.from_tensor(super().fetch_attr(target), static_shapes=True)
+        found = super().fetch_attr(target)
+        key = "a tensor", found.dtype, found.shape, found.stride(), found.device
+        if key not in self.kinds:
+            self.kinds[key] = self.mode.from_tensor(found, static_shapes=True)
+        return self.kinds[key]
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        key = target, *map(_identified, args), *((name, _identified(each)) for name, each in kwargs.items())
+        if key not in self.known:
+            found = super().call_function(target, args, kwargs)
+            if _is_data_dependent(found):
+                return found
+            self.known[key] = found
+        return self.known[key]
+
+    def _interned(self, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(self._interned, value)) if type(value) in (list, tuple) else value
+        if isinstance(value, Tensor) and value.layout is torch.strided:
+            return self.kinds.setdefault((value.dtype, str(value.shape), str(value.stride()), value.device), value)
+        return value
+
+
+def _identified(argument: Any) -> Any:
+    """What distinguishes an argument: a fake tensor itself, the text of a size, else type and value."""
+    if isinstance(argument, (list, tuple)):
+        return type(argument), *map(_identified, argument)
+    if isinstance(argument, slice):
+        return slice, *map(_identified, (argument.start, argument.stop, argument.step))
+    if isinstance(argument, Tensor):
+        return Tensor, id(argument)
+    return type(argument), str(argument)
+
+
+def _is_data_dependent(value: Any) -> bool:
+    """Whether a value has a size that only its input's values say, so that the next one has another."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_data_dependent, value))
+    sizes = value.shape if isinstance(value, Tensor) else [value]
+    return any(isinstance(size, torch.SymInt) and "u" in str(size) for size in sizes)
 
 
 _COMPILED = "to explain the model that torch.compile was given"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lxt_fx.base.cache_files import LOG
 from lxt_fx.base.module_facts import Fact, NoText, is_plain, text_of
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.passes.capture.example import Example
@@ -28,7 +29,8 @@ def capture_key(facts: Iterable[Fact], example: Example, dynamic: bool, settings
             found.update(f"{line}\n".encode())
         for line in text_of(facts):
             found.update(line.encode())
-    except (NoText, UnicodeEncodeError):
+    except (NoText, UnicodeEncodeError) as why:
+        LOG.info("a capture is not looked up in the cache: %s", why)
         return None
     return found.hexdigest()
 
