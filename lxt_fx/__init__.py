@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
 
-from lxt_fx import ops as ops  # registers the ops that a saved graph may call
 from lxt_fx.base.errors import (
     CallError,
     CaptureError,
@@ -30,6 +30,11 @@ from lxt_fx.base.errors import (
     UnsupportedVersionError,
 )
 from lxt_fx.version import __version__ as __version__
+
+if sys.argv[:1] and sys.argv[0].removesuffix(".exe").endswith(("/lxt-fx", "\\lxt-fx")) and not TYPE_CHECKING:
+    pass  # the command, whose help does not wait for torch; what it runs imports the ops
+else:
+    from lxt_fx import ops as ops  # registers the ops that a saved graph may call
 
 if TYPE_CHECKING:
     from lxt_fx import flow, functional, nn
