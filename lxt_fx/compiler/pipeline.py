@@ -42,6 +42,7 @@ from lxt_fx.compiler.make_record import made_record
 from lxt_fx.compiler.model_changes import written_since
 from lxt_fx.compiler.model_settings import Place, settings_of
 from lxt_fx.compiler.options import Options, example_of
+from lxt_fx.compiler.other_numbers import under_numbers
 from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import step_check
@@ -180,12 +181,16 @@ class CallCapture:
         modules = self.kept.modules
         with one_capture():
             if key not in modules:
+                others = [other for other in modules.values() if other._options == options]
+                if (found := next(filter(None, (under_numbers(other, table) for other in others)), None)) is not None:
+                    modules[key] = found
+            if key not in modules:
                 source = self.fresh or self.kept.source(self.model, self.example)
                 self.fresh = None  # compiled_by edits its graph
                 modules[key] = compiled_by(replace(source, state=None, embedding=None), table, options)
-                while len(modules) > MOST_MODULES:
-                    modules.popitem(last=False)
             modules.move_to_end(key)
+            while len(modules) > MOST_MODULES:
+                modules.popitem(last=False)
             return modules[key]
 
 
@@ -216,7 +221,7 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
         difference = checked_on_example(source, compiled)
     record = made_record(source, table, options, compiled, seconds, difference)
     compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
-    compiled.module._model_state = source.state
+    compiled.module._model_state, compiled.module._options = source.state, options
     with _timed(seconds, "verify"):
         note = check_on_padded_texts(source, compiled)
     compiled.module.record = replace(record, padded_note=note)
