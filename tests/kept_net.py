@@ -1,4 +1,4 @@
-"""A net that reads its numbers from everywhere: attributes, a config, a list of adapters, globals; and a count of captures."""
+"""A net that reads its numbers from everywhere (attributes, a config, adapters, globals), and a count of captures."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Hashable, Iterable
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,22 @@ def capture_key(facts: Iterable[Fact], example: Example, dynamic: bool, settings
 def versions() -> dict[str, str]:
     """The versions that a captured graph depends on, and the hash of this package's own code: a development install has
     one version and many states."""
-    transformers: Any = sys.modules.get("transformers")
     return {
         "python": ".".join(map(str, sys.version_info[:3])),
         "torch": torch.__version__,
-        "transformers": getattr(transformers, "__version__", "none"),
+        "transformers": _installed("transformers"),
         "lxt_fx": __version__,
         "code": _code_of_this_package(),
     }
+
+
+def _installed(package: str) -> str:
+    """The version of a package, whether it is imported yet or not."""
+    loaded: Any = sys.modules.get(package)
+    try:
+        return str(getattr(loaded, "__version__", None) or version(package))
+    except PackageNotFoundError:
+        return "none"
 
 
 def _code_of_this_package() -> str:
