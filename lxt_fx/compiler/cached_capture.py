@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.base.nodes import TensorType, value
 from lxt_fx.base.saved_json import Saved, read_json
 from lxt_fx.base.torch_internals import io_of, set_fake_values, size_on_example
+from lxt_fx.compiler.call_inputs import false_guard, of_other_size
 from lxt_fx.compiler.capture_key import versions
 from lxt_fx.compiler.captured_model import Begun
 from lxt_fx.compiler.graph_json import decode_graph, decode_printed, encode_graph, encode_printed, known_names
@@ -32,6 +33,7 @@ from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.analysis.mark_flow import mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.canonical.cut_at_lookups import Front
+from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.verify import check_forward, forward_difference
@@ -101,8 +103,8 @@ def read_capture(key: str, model: nn.Module, example: Example) -> CachedCapture 
         return None
     try:
         read = _read(found[0], model, found[1])
-        chosen = _chosen(example, read)
-        return None if chosen is None else _compared(read, model, chosen)
+        chosen = example.as_captured(read.inputs, read.optional)
+        return None if chosen is None or not _takes(read, chosen) else _compared(read, model, chosen)
     except Exception as why:  # whatever a graph raises that is not one of this model
         cache_files.drop(key, f"{type(why).__name__}: {why}")
         return None
@@ -166,14 +168,10 @@ def _front(front: Front) -> dict[str, Any]:
     return {"leaf": front.leaf, "tokens": front.tokens, "pads": front.pads, "graph": graph}
 
 
-def _chosen(example: Example, read: _Read) -> Example | None:
-    """The example as the capture had it: of one that was made, the way to call the model and the inputs that the model does
-    not refuse. None where the inputs are others."""
-    for way in (example, *example.instead):
-        if set(read.inputs) <= way.kwargs.keys() and (example.made or set(read.inputs) == way.kwargs.keys()):
-            others = tuple(name for name in way.kwargs if name not in read.inputs)
-            return replace(way.without(others), optional=read.optional)
-    return None
+def _takes(read: _Read, example: Example) -> bool:
+    """Whether the graph is valid for the sizes of this example."""
+    leaves, guards = leaf_values(example.kwargs), [(guard, compiled_guard(guard)) for guard in read.guards]
+    return of_other_size(read.sizes, leaves) is None and false_guard(guards, leaves) is None
 
 
 def _compared(read: _Read, model: nn.Module, example: Example) -> CachedCapture:

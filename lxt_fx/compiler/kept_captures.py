@@ -54,11 +54,9 @@ MOST_REACHED = 20_000
 @dataclass(slots=True, eq=False)
 class KeptCapture:
     """A captured graph, to be copied and never edited, and what is asked of the calls that it is for. `calls` are the
-    kinds of the example that was given; `given` says that a user gave it. `modules` are made of the graph, by table and
-    options."""
+    kinds of the example. `modules` are made of the graph, by table and options."""
 
     calls: _Calls
-    given: bool
     captured: Captured
     proofs: list[GradientProof]
     by_embeddings: bool
@@ -76,12 +74,16 @@ class KeptCapture:
         """Whether the graph is that of a call with these inputs."""
         if not self.calls.are(example, dynamic) or self._proof_is_missing():
             return False
-        if not self.given:
-            return True  # made of the model alone
-        leaves = leaf_values(example.kwargs)
+        own = self._as_captured(example)
+        if own is None:
+            return False
+        leaves = leaf_values(own.kwargs)
         if of_other_size(self.sizes, leaves) is not None or false_guard(self.guards, leaves) is not None:
             return False
-        return not any(node.target in EXPECTATIONS for node in self.captured.gm.graph.nodes) or self._takes(example)
+        return not any(node.target in EXPECTATIONS for node in self.captured.gm.graph.nodes) or self._takes(own)
+
+    def _as_captured(self, example: Example) -> Example | None:
+        return example.as_captured(self.captured.example.kwargs, self.captured.example.optional)
 
     def _proof_is_missing(self) -> bool:
         """Whether the gradients were compared in vain, or could not be and the layers would have to be unpacked for it."""
@@ -100,8 +102,9 @@ class KeptCapture:
 
     def source(self, model: nn.Module, example: Example) -> CapturedModel:
         """The capture with a graph of its own, for this model and these inputs."""
-        example = example if self.given else self.captured.example
-        captured = copied_capture(self.captured)
+        found = self._as_captured(example)
+        assert found is not None, "it fits"
+        example, captured = found, copied_capture(self.captured)
         expected = None
         if not on_meta(model, example.kwargs):
             with torch_state_restored(), torch.no_grad():
@@ -255,7 +258,7 @@ def keep_capture(
     where it would hold its model, or where the model has parts that cannot be compared later."""
     captured = copied_capture(source.captured)
     kept = KeptCapture(
-        _Calls.of(asked, dynamic), not asked.made, captured, source.proofs, source.embedding is not None,
+        _Calls.of(asked, dynamic), captured, source.proofs, source.embedding is not None,
         bool(source.packed.found), written, sizes, source.begun,
     )  # fmt: skip
     model, now = source.model, model_now(source.model)
