@@ -31,10 +31,16 @@ from lxt_fx.base.errors import (
 )
 from lxt_fx.version import __version__ as __version__
 
-if sys.argv[:1] and sys.argv[0].removesuffix(".exe").endswith(("/lxt-fx", "\\lxt-fx")) and not TYPE_CHECKING:
-    pass  # the command, whose help does not wait for torch; what it runs imports the ops
-else:
-    from lxt_fx import ops as ops  # registers the ops that a saved graph may call
+
+def _register_ops() -> None:
+    """Registers the ops that a saved graph may call. In the command `lxt-fx` what needs them does it, since its help does
+    not wait for torch."""
+    command = next(iter(sys.argv), "").removesuffix(".exe")
+    if not command.endswith(("/lxt-fx", "\\lxt-fx")):
+        importlib.import_module("lxt_fx.ops")
+
+
+_register_ops()
 
 if TYPE_CHECKING:
     from lxt_fx import flow, functional, nn

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lxt_fx.base.module_facts import NoText, differing_attributes, facts_of, remembered, text_of
+from lxt_fx.base.facts_text import NoText, text_of
+from lxt_fx.base.module_facts import differing_attributes, facts_of
+from lxt_fx.base.remembered_facts import remembered
 
 
 def scaled(x: Tensor, by: float = 2.0) -> Tensor:

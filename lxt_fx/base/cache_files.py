@@ -28,7 +28,7 @@ VARIABLE = "LXT_FX_CACHE"
 MOST_BYTES = 2**29
 """The most bytes that all files have together."""
 
-LOG = logging.getLogger("lxt_fx.cache")
+LOG = logging.getLogger(__name__)
 """Where it is said, on level INFO, what was read, written and dropped."""
 
 _ENDING = ".safetensors"

@@ -1,23 +1,21 @@
 """What a module's Python code is and reads: classes, code, attributes, configs, hooks, and the kinds of its tensors.
 
-`facts_of` walks all of it once and gives a flat list. Two lists tell whether a model still is what it was (`remembered`),
-and the text of one whether a model of another process is the same (`text_of`). Values of parameters and buffers are no
-facts: a graph shares the tensors. Nothing here runs code of the model, changes it, or knows of capture.
+`facts_of` walks all of it once and gives a flat list. Two lists tell whether a model still is what it was
+(`remembered_facts.py`), and the text of one whether a model of another process is the same (`facts_text.py`). Values of
+parameters and buffers are no facts: a graph shares the tensors. Nothing here runs code of the model, changes it, or knows
+of capture.
 """
 
 from __future__ import annotations
 
 import enum
 import functools
-import gc
-import hashlib
 import inspect
 import re
 import sys
-import weakref
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from logging import Logger
 from types import (
     BuiltinFunctionType,
@@ -33,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.base.torch_internals import contents_of, version_of
+from lxt_fx.base.torch_internals import contents_of
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 """Values that are compared by what they are."""
@@ -62,16 +60,9 @@ _NOT_CALLED = frozenset({"__init__", "_init_weights", "reset_parameters", "prepa
 _NO_FACTS = frozenset({"_original_object_hash", "_commit_hash", "_name_or_path", "name_or_path"})
 """Attributes of configs that say where they come from, or are other numbers in each process."""
 
-MOST_BYTES = 1_000_000
-"""The largest array of numpy that is compared by its values."""
-
 Fact = tuple[str, Any]
 """Where something stands, as a path, and what stands there: a plain value, or an object that `remembered` compares by
 identity and `text_of` by name or code."""
-
-
-class NoText(Exception):
-    """An object that has no text by which another process would know it."""
 
 
 # One module
@@ -342,12 +333,12 @@ class _Walk:
         """A class and its bases: the code of their functions, and the plain values that they hold. The functions of models'
         own classes are followed; a class of torch that is no module counts as it is."""
         self.found.append((path, kind))
-        if _package(kind) in _NOT_FOLLOWED and not issubclass(kind, nn.Module):
+        if package_of(kind) in _NOT_FOLLOWED and not issubclass(kind, nn.Module):
             return
         for base in kind.__mro__:
-            if base is object or _package(base) == "builtins":
+            if base is object or package_of(base) == "builtins":
                 break
-            follow = follow and base.__name__ not in _BASES and _package(base) not in _NOT_FOLLOWED
+            follow = follow and base.__name__ not in _BASES and package_of(base) not in _NOT_FOLLOWED
             if (id(base), "of a class") in self._names:
                 continue
             self._names[id(base), "of a class"] = len(self.found)
@@ -363,7 +354,7 @@ class _Walk:
 
     def _function(self, path: str, function: FunctionType) -> None:
         self.found.append((path, function.__code__))
-        if _package(function) not in _NOT_FOLLOWED:
+        if package_of(function) not in _NOT_FOLLOWED:
             self._later.append((path, function))
 
     def _reads_of(self, path: str, function: FunctionType) -> None:
@@ -392,170 +383,6 @@ def _key(key: Any) -> str:
     return repr(key) if isinstance(key, PLAIN) else f"{type(key).__name__} {getattr(key, '__qualname__', '')}"
 
 
-def _package(named: Any) -> str:
+def package_of(named: Any) -> str:
     """The package that a class or function comes from."""
     return str(getattr(named, "__module__", None) or "").partition(".")[0]
-
-
-# In this process
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Remembered:
-    """Facts to compare others with later. It holds none of the objects that could hold the model: objects are compared by
-    identity, and count as others once they are gone. `certain` says that all of them can be compared so."""
-
-    tokens: Mapping[str, Any]
-    alive: tuple[weakref.ref[Any], ...]
-    held: tuple[Any, ...]
-    certain: bool
-    unstable: tuple[str, ...] = ()
-
-    def is_same(self, other: Remembered) -> bool:
-        """Whether the facts are the same, but for those below the `unstable` paths of this one."""
-        if not self.certain or not other.certain or any(ref() is None for ref in self.alive):
-            return False
-        if not self.unstable:
-            return self.tokens == other.tokens
-        return self._stable(self.tokens) == self._stable(other.tokens)
-
-    def less_changed(self, earlier: Remembered) -> Remembered:
-        """The same facts, of which those count no more that differ from earlier ones: the model's own forward, which ran
-        in between, writes them (a counter, a cache, the list of a hook)."""
-        paths = {*self.tokens, *earlier.tokens}
-        changed = {path for path in paths if self.tokens.get(path) != earlier.tokens.get(path)}
-        grown = {path.rpartition("[")[0] + "[" for path in changed if path not in self.tokens or path not in earlier.tokens}
-        return replace(self, unstable=(*self.unstable, *sorted(changed | {path for path in grown if path != "["})))
-
-    def _stable(self, tokens: Mapping[str, Any]) -> dict[str, Any]:
-        return {path: token for path, token in tokens.items() if not path.startswith(self.unstable)}
-
-
-def remembered(facts: Iterable[Fact]) -> Remembered:
-    """Facts as they are now, to be compared with those of the same model at another time."""
-    tokens: dict[str, Any] = {}
-    alive: dict[int, weakref.ref[Any]] = {}
-    held: list[Any] = []
-    certain = True
-    for path, fact in facts:
-        token, objects = _token(fact)
-        while path in tokens:
-            path += "'"  # a class and the attributes that it has a name of in common
-        tokens[path] = token
-        for each in objects:
-            if id(each) in alive:
-                continue
-            try:
-                alive[id(each)] = weakref.ref(each)
-            except TypeError:
-                held.append(each)
-                certain = certain and not gc.is_tracked(each)
-    return Remembered(tokens, tuple(alive.values()), tuple(held), certain)
-
-
-def _token(fact: Any) -> tuple[Any, tuple[Any, ...]]:
-    """What a fact is compared by, and the objects whose identity counts."""
-    match fact:
-        case Again():
-            return fact.number, ()
-        case Held():
-            return (id(fact.kind), "held"), (fact.kind,)
-        case Constant():
-            return (id(fact.tensor), kind_of_tensor(fact.tensor), version_of(fact.tensor)), (fact.tensor,)
-        case Tensor():
-            return (id(fact), kind_of_tensor(fact)), (fact,)
-        case float():
-            return (float, fact.hex()), ()
-        case np.ndarray() | np.generic() if fact.nbytes <= MOST_BYTES and fact.dtype != object:
-            return (str(fact.dtype), fact.shape, fact.tobytes()), ()
-        case _ if isinstance(fact, PLAIN):
-            return (type(fact), fact), ()
-    return id(fact), (fact,)
-
-
-# In another process
-
-
-def text_of(facts: Iterable[Fact]) -> Iterator[str]:
-    """The facts as lines that are equal in every process with an equal model. Raises NoText for an object that has no name
-    by which another process would know it."""
-    for path, fact in facts:
-        try:
-            yield f"{path}\t{_text(fact)}\n"
-        except NoText as why:
-            raise NoText(f"{path}: {why}") from None
-
-
-def _text(fact: Any) -> str:
-    match fact:
-        case Again():
-            return f"as {fact.number}"
-        case Held():
-            return f"of {_name(fact.kind)}"
-        case Constant():
-            return f"{_tensor_text(fact.tensor)} {_values_text(fact.tensor)}"
-        case Tensor():
-            return _tensor_text(fact)
-        case np.ndarray() | np.generic() if fact.nbytes <= MOST_BYTES and fact.dtype != object:
-            return f"{fact.dtype} {fact.shape} {_hash(fact.tobytes())}"
-        case CodeType():
-            return _code_text(fact)
-        case enum.Enum():
-            return f"{_name(type(fact))}.{fact.name}"
-        case re.Pattern():
-            return f"{fact.pattern!r} {fact.flags}"
-        case ModuleType() | Logger():
-            return fact.__name__ if isinstance(fact, ModuleType) else fact.name
-        case _ if isinstance(fact, PLAIN):
-            return f"{type(fact).__name__} {fact!r}"
-    return _name(fact) if callable(fact) else _opaque_text(fact)
-
-
-def _name(named: Any) -> str:
-    """The name by which another process finds a class or function."""
-    found = getattr(named, "__qualname__", None)
-    if found is None or "<locals>" in found and not isinstance(named, type):
-        return _opaque_text(named)
-    return f"{getattr(named, '__module__', '')}.{found}"
-
-
-def _opaque_text(fact: Any) -> str:
-    """An object without parts. Locks, variables of a context and ops of torch are known by their class and name, and so is
-    the generator of numpy, whose numbers no graph has."""
-    kind = type(fact)
-    if _package(kind) in ("torch", "numpy", "_thread", "_contextvars") and not isinstance(fact, torch.Generator):
-        return f"{_name(kind)} {getattr(fact, '__name__', '')} {getattr(fact, 'name', '')}"
-    raise NoText(f"an object of class {kind.__module__}.{kind.__qualname__} has no text")
-
-
-def _tensor_text(tensor: Tensor) -> str:
-    """What a graph has written into it of a tensor; of its device the kind only."""
-    kind, dtype, shape, strides, _, *rest = kind_of_tensor(tensor) or ()
-    return f"{_name(kind)} {dtype} {shape} {strides} {tensor.device.type} {rest}"
-
-
-def _values_text(tensor: Tensor) -> str:
-    if type(tensor) is not Tensor or tensor.is_meta or tensor.layout != torch.strided or tensor.nbytes > MOST_BYTES:
-        raise NoText(f"an attribute holds a tensor {list(tensor.shape)} that is no parameter and no buffer")
-    return _hash(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-
-
-def _code_text(code: CodeType) -> str:
-    """A code object by all that it computes, and by the line where it stands, which printed graphs show."""
-    sizes = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
-    names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
-    constants = [_constant_text(constant) for constant in code.co_consts]
-    where = code.co_filename.rpartition("/")[2], code.co_firstlineno
-    return _hash(repr((code.co_name, where, sizes, names, constants, code.co_code)).encode())
-
-
-def _constant_text(constant: Any) -> str:
-    if isinstance(constant, CodeType):
-        return _code_text(constant)
-    if isinstance(constant, frozenset):
-        return f"frozenset {sorted(map(repr, constant))}"
-    return f"{type(constant).__name__} {constant!r}"
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from lxt_fx.base.cache_files import LOG
-from lxt_fx.base.module_facts import Fact, NoText, is_plain, text_of
+from lxt_fx.base.facts_text import NoText, text_of
+from lxt_fx.base.module_facts import Fact, is_plain
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.version import __version__

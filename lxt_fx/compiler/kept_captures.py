@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.module_facts import Fact, Remembered, facts_of, remembered
+from lxt_fx.base.module_facts import Fact, facts_of
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
+from lxt_fx.base.remembered_facts import Remembered, remembered
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.base.user_objects import user_classes
 from lxt_fx.compiler.call_inputs import false_guard, of_other_size

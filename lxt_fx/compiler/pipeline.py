@@ -16,10 +16,10 @@ from torch.fx import GraphModule
 
 from lxt_fx.base.cache_files import folder
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.module_facts import remembered
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
+from lxt_fx.base.remembered_facts import remembered
 from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.cached_capture import Sizes, read_capture, write_capture
 from lxt_fx.compiler.capture_key import capture_key
