@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import lxt_fx
 from lxt_fx.base import cache_files
 from lxt_fx.cli import main
+from lxt_fx.compiler import pipeline
 from lxt_fx.compiler.kept_captures import forget_captures
 
 
@@ -215,6 +216,26 @@ def test_a_file_that_is_not_as_it_was_written_leads_to_a_capture(
     with captures_counted() as captured:
         torch.testing.assert_close(relevance(Net().eval(), x), expected)
     assert not captured
+
+
+def test_a_file_that_proves_wrong_later_leads_to_a_capture_too(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that takes a mask as optional, which was so for other weights."""
+    expected = lxt_fx.transform(tiny.llama())
+    (path,) = files(cache)
+    forget_captures()
+    check, failed = pipeline.check_on_padded_texts, list[bool]()
+
+    def fails_once(source: Any, compiled: Any) -> str:
+        if not failed:
+            failed.append(True)
+            raise lxt_fx.ForwardMismatchError("padded texts")
+        return check(source, compiled)
+
+    monkeypatch.setattr(pipeline, "check_on_padded_texts", fails_once)
+    with captures_counted() as captured:
+        found = lxt_fx.transform(tiny.llama())
+    assert len(captured) == 1 and failed and path.exists()
+    assert lxt_fx.show(found) == lxt_fx.show(expected)
 
 
 def test_a_file_under_the_key_of_another_model_is_not_taken(cache: Path, x: Tensor) -> None:

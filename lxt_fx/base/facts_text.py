@@ -35,7 +35,7 @@ def text_of(facts: Iterable[Fact]) -> Iterator[str]:
 def _text(fact: Any) -> str:
     match fact:
         case Again():
-            return f"as {fact.number}"
+            return f"as {fact.path}"
         case Held():
             return f"of {_name(fact.kind)}"
         case Constant():

@@ -57,6 +57,9 @@ _GENERATION = "GenerationMixin"
 _NOT_CALLED = frozenset({"__init__", "_init_weights", "reset_parameters", "prepare_inputs_for_generation", "extra_repr"})
 """Functions that no forward calls."""
 
+_RUNS = frozenset({"__call__", "_wrapped_call_impl", "_call_impl", "_slow_forward", "__getattr__"})
+"""The functions of `nn.Module` that run in a call."""
+
 _NO_FACTS = frozenset({"_original_object_hash", "_commit_hash", "_name_or_path", "name_or_path"})
 """Attributes of configs that say where they come from, or are other numbers in each process."""
 
@@ -195,9 +198,9 @@ def facts_of(model: nn.Module) -> list[Fact]:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """An object that stands at another place too: the number of the fact that it had there."""
+    """An object that stands at another place too: the path that it had there."""
 
-    number: int
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +223,10 @@ class _Walk:
 
     def __init__(self) -> None:
         self.found: list[Fact] = []
-        self._seen: dict[int, int] = {}
+        self._seen: dict[int, str] = {}
         self._alive: list[Any] = []  # so that no number of an object is used twice
         self._later: deque[tuple[str, FunctionType]] = deque()
-        self._names: dict[tuple[int, str], int] = {}
+        self._names: set[tuple[int, str]] = set()
 
     def value(self, path: str, value: Any) -> None:
         """Adds the facts of a value and of what it holds."""
@@ -233,7 +236,7 @@ class _Walk:
         if (first := self._seen.get(id(value))) is not None:
             self.found.append((path, Again(first)))
             return
-        self._seen[id(value)] = len(self.found)
+        self._seen[id(value)] = path
         self._parts(path, value)
         if type(value) in SEVERAL:  # which of two equal lists it is says nothing
             del self._seen[id(value)]
@@ -294,7 +297,7 @@ class _Walk:
         elif (first := self._seen.get(id(tensor))) is not None:
             self.found.append((path, Again(first)))
         else:
-            self._seen[id(tensor)] = len(self.found)
+            self._seen[id(tensor)] = path
             self.found.append((path, tensor))
 
     def _object(self, path: str, value: Any) -> None:
@@ -341,9 +344,11 @@ class _Walk:
             follow = follow and base.__name__ not in _BASES and package_of(base) not in _NOT_FOLLOWED
             if (id(base), "of a class") in self._names:
                 continue
-            self._names[id(base), "of a class"] = len(self.found)
+            self._names.add((id(base), "of a class"))
             followed = follow and not base.__name__.endswith(_GENERATION)
             for name, held in list(vars(base).items()):
+                if base is nn.Module and name not in _RUNS:
+                    continue  # others do not run in a call, and packages put more there
                 for function in _behind(held):
                     if followed and name not in _NOT_CALLED:
                         self.value(f"{path}.{name}", function)
@@ -370,9 +375,8 @@ class _Walk:
         """The globals of these names, and what the code reads of modules among them (`torch.nn.functional.softmax`)."""
         for name in sorted(names & owner.keys()):
             value = owner[name]
-            known = self._names.get((id(owner), name))
-            if known is None:
-                self._names[id(owner), name] = len(self.found)
+            if (id(owner), name) not in self._names:
+                self._names.add((id(owner), name))
                 self.value(f"{path}:{name}", value)
             if isinstance(value, ModuleType) and depth and value.__name__.partition(".")[0] not in sys.stdlib_module_names:
                 self._globals(f"{path}:{name}", vars(value), names, depth - 1)

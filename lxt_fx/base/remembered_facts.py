@@ -76,7 +76,7 @@ def _token(fact: Any) -> tuple[Any, tuple[Any, ...]]:
     """What a fact is compared by, and the objects whose identity counts."""
     match fact:
         case Again():
-            return fact.number, ()
+            return fact.path, ()
         case Held():
             return (id(fact.kind), "held"), (fact.kind,)
         case Constant():

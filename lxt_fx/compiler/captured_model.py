@@ -57,7 +57,7 @@ class CapturedModel:
     `state` is what the model was when it was captured, None for a module that was loaded or copied. `proofs` gets the
     comparison of the gradients, which is made once for all copies. `packed` are the packed layers. `embedding` is what
     `embed` looks tokens up in, for a module that is called by embeddings. With `begun` the graph is canonical already;
-    without, `store` gets it as soon as it is."""
+    without, `store` gets it as soon as it is. `fresh` captures a model anew whose capture came from a file."""
 
     model: nn.Module
     captured: Captured
@@ -69,6 +69,7 @@ class CapturedModel:
     packed: PackedLayers = field(default_factory=lambda: PackedLayers({}))
     begun: Begun | None = None
     store: Store | None = None
+    fresh: Callable[[], CapturedModel] | None = None
 
     @property
     def model_class(self) -> str:

@@ -202,6 +202,12 @@ def forget_captures() -> None:
         _KEPT.models.clear()
 
 
+def forget_model(model: nn.Module) -> None:
+    """Drops what is kept of one model."""
+    with _KEPT.lock:
+        _KEPT.models.pop(id(model), None)
+
+
 def find_capture(model: nn.Module, example: Example, dynamic: bool) -> KeptCapture | None:
     """What was captured of the model as it is now, for calls like this one; None if there is nothing."""
     if id(model) not in _KEPT.models:

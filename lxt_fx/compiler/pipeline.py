@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from lxt_fx.base.cache_files import folder
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.cache_files import drop, folder
+from lxt_fx.base.errors import ForwardMismatchError, GradientMismatchError, InputError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
@@ -32,6 +32,7 @@ from lxt_fx.compiler.kept_captures import (
     copied_capture,
     facts_now,
     find_capture,
+    forget_model,
     keep_capture,
     sizes_of,
     state_of,
@@ -111,6 +112,7 @@ def _captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[Ca
     key = None if off or facts is None else capture_key(facts, example, dynamic, torch_settings())
     if key is not None and (read := _from_file(key, model, example)) is not None:
         source, written, sizes = read
+        source = replace(source, fresh=partial(_captured_after_all, key, model, example, dynamic))
     else:
         source, written = _capture(model, example, dynamic)
         sizes = sizes_of(source.captured)
@@ -118,6 +120,13 @@ def _captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[Ca
     if key is not None and source.begun is None and not source.packed.found:
         source = replace(source, store=partial(_write, key, model, kept))
     return source, kept
+
+
+def _captured_after_all(key: str, model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
+    """The model captured on an example, because what a file had for it proved wrong."""
+    drop(key, "its module differs from the model")
+    forget_model(model)
+    return _captured_now(model, example, dynamic)[0]
 
 
 def _write(key: str, model: nn.Module, kept: KeptCapture, gm: GraphModule, begun: Begun) -> None:
@@ -214,7 +223,17 @@ def capture_for_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 @torch.inference_mode(False)
 def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
     """The second part of `transform`, which depends on the table. It edits the captured graph. Raises NoRuleError,
-    ForwardMismatchError and GradientMismatchError as `transform` does."""
+    ForwardMismatchError and GradientMismatchError as `transform` does; a capture from a file that leads to these two is
+    dropped, and the model captured."""
+    try:
+        return _compiled_by(source, table, options)
+    except (ForwardMismatchError, GradientMismatchError):
+        if source.fresh is None:
+            raise
+        return _compiled_by(source.fresh(), table, options)
+
+
+def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
     seconds = dict(source.seconds)
     compiled = _compile(source, table, options, seconds)
     with _timed(seconds, "verify"):
