@@ -710,6 +710,12 @@ def version_of(tensor: Tensor) -> int:
     return int(found(tensor, "_version", "to see what a hook changes in place"))
 
 
+def hooks_of_tensor(tensor: Tensor) -> Any:
+    """The hooks on the gradient of a tensor; None if it has none. They may hold the model, and without a look at them a
+    capture that is kept with the model would keep it alive."""
+    return found(tensor, "_backward_hooks", "to see whether a tensor holds its model")
+
+
 def contents_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The dicts in which a module has its parameters, buffers and submodules. The public lists of these are new at each
     call, so whether something was replaced could be seen only by making all of them again, which is slow."""

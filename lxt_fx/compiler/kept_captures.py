@@ -28,7 +28,7 @@ from lxt_fx.base.module_facts import Fact, facts_of
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.remembered_facts import Remembered, remembered
-from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.torch_internals import hooks_of_tensor, pytree
 from lxt_fx.base.user_objects import user_classes
 from lxt_fx.compiler.call_inputs import false_guard, of_other_size
 from lxt_fx.compiler.captured_model import Begun, CapturedModel, copied
@@ -317,7 +317,7 @@ def _held_by(kept: KeptCapture, model: nn.Module) -> list[Any]:
     """What a capture and its modules hold beside tensors and the graph itself."""
     packed = [layer for x in kept.captured.gm.buffers() if (layer := packed_layer_of(x)) is not None]
     tensors = tensor_leaves(kept.captured.example.kwargs).values()
-    hooks = [getattr(x, "_backward_hooks", None) for x in (*tensors, *kept.captured.gm.parameters())]
+    hooks = [hooks_of_tensor(x) for x in (*tensors, *kept.captured.gm.parameters())]
     return [packed, kept.captured.example.constants, getattr(model, "config", None), hooks]
 
 
