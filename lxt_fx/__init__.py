@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
 
-from lxt_fx import ops as ops  # registers the ops that a saved graph may call
 from lxt_fx.base.errors import (
     CallError,
     CaptureError,
@@ -30,6 +30,17 @@ from lxt_fx.base.errors import (
     UnsupportedVersionError,
 )
 from lxt_fx.version import __version__ as __version__
+
+
+def _register_ops() -> None:
+    """Registers the ops that a saved graph may call. In the command `lxt-fx` what needs them does it, since its help does
+    not wait for torch."""
+    command = next(iter(sys.argv), "").removesuffix(".exe")
+    if not command.endswith(("/lxt-fx", "\\lxt-fx")):
+        importlib.import_module("lxt_fx.ops")
+
+
+_register_ops()
 
 if TYPE_CHECKING:
     from lxt_fx import flow, functional, nn

@@ -1,29 +1,27 @@
-"""The command `lxt-fx`: explain a text, audit the explanation, print the graph of a model, list the rule tables."""
+"""The command `lxt-fx`: explain a text, audit the explanation, print the graph of a model, list the rule tables.
+
+Each command imports what it needs when it runs, so that the help waits for nothing but typer and rich, not even for torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from torch import nn
 
-from lxt_fx.attribution.target import Name, Target
 from lxt_fx.base.errors import InputError, LxtFxError, UnknownNameError
 from lxt_fx.base.progress import progress, stage
-from lxt_fx.base.transformers_internals import auto_classes
-from lxt_fx.compiler.options import table_named
-from lxt_fx.compiler.pipeline import STAGES
-from lxt_fx.compiler.transform import transform
-from lxt_fx.ledger.run_audit import audit
-from lxt_fx.report.certificates import certificate
-from lxt_fx.report.printed_graph import diff, show
-from lxt_fx.results.explanation import Explanation
-from lxt_fx.rule_table.tables import TABLES
-from lxt_fx.tasks.explain import explain
 from lxt_fx.version import __version__
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lxt_fx.attribution.target import Name, Target
+
+STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
+"""The stages of `transform`, as `lxt_fx.compiler.pipeline` has them."""
 
 app = typer.Typer(
     name="lxt-fx",
@@ -33,6 +31,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+cache_app = typer.Typer(no_args_is_help=False, rich_markup_mode="markdown")
+app.add_typer(cache_app, name="cache")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A local folder, or a name on the Hugging Face hub.")]
 Text = Annotated[str, typer.Argument(metavar="TEXT", help="The text to explain, in quotes.")]
@@ -119,6 +120,10 @@ def explain_command(
     """
     from rich.console import Console
 
+    from lxt_fx.compiler.options import table_named
+    from lxt_fx.results.explanation import Explanation
+    from lxt_fx.tasks.explain import explain
+
     table_named(rules)
     chosen = _target(target, contrast, position)
     loaded, tokenizer = _load(model), _load_tokenizer(model)
@@ -157,6 +162,10 @@ def audit_command(
     """
     from rich.console import Console
 
+    from lxt_fx.compiler.options import table_named
+    from lxt_fx.compiler.transform import transform
+    from lxt_fx.ledger.run_audit import audit
+
     table_named(rules)
     chosen = _target(target, contrast, position)
     loaded, tokenizer = _load(model), _load_tokenizer(model)
@@ -182,6 +191,10 @@ def certificate_command(
     - `lxt-fx certificate ./my-model`
     - `lxt-fx certificate ./my-model --full --json certificate.json`
     """
+    from lxt_fx.compiler.options import table_named
+    from lxt_fx.compiler.transform import transform
+    from lxt_fx.report.certificates import certificate
+
     table_named(rules)
     found = certificate(transform(_load(model), rules=rules))
     typer.echo(str(found) if full else found.summary(), nl=False)
@@ -213,6 +226,10 @@ def inspect_command(
     - `lxt-fx inspect ./my-model --layer model.layers.0`
     - `lxt-fx inspect ./my-model --diff canonical rules`
     """
+    from lxt_fx.compiler.options import table_named
+    from lxt_fx.compiler.transform import transform
+    from lxt_fx.report.printed_graph import diff, show
+
     table_named(rules)
     for name in (stage, *(compare or ())):
         if name not in STAGES:
@@ -235,6 +252,9 @@ def tables_command(
     - `lxt-fx tables`
     - `lxt-fx tables attnlrp`
     """
+    from lxt_fx.compiler.options import table_named
+    from lxt_fx.rule_table.tables import TABLES
+
     if name is not None:
         typer.echo(str(table_named(name)))
         return
@@ -244,7 +264,59 @@ def tables_command(
         typer.echo(f"{'':<{width}}  {table.paper}\n" if table.paper else "")
 
 
+@cache_app.callback(invoke_without_command=True)
+def cache_command(context: typer.Context) -> None:
+    """List the captured graphs that are stored for later runs: model, size, when each was used last, and versions. Or
+    remove them: `lxt-fx cache clear`. The environment variable LXT_FX_CACHE moves the folder, or turns the cache off
+    (LXT_FX_CACHE=off).
+
+    **Examples**
+
+    - `lxt-fx cache`
+    - `lxt-fx cache clear`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from lxt_fx.base import cache_files
+
+    place, entries = cache_files.folder(), cache_files.entries()
+    if place is None or not entries:
+        typer.echo("the cache is off (LXT_FX_CACHE)" if place is None else f"{place} holds no captures")
+        return
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for column in ("model", "nodes", "KiB", "used", "lxt_fx", "torch", "transformers"):
+        table.add_column(column, justify="right" if column in ("nodes", "KiB") else "left")
+    for entry in entries:
+        told = [entry.about.get(name, "?") for name in ("model", "nodes", "lxt_fx", "torch", "transformers")]
+        model, nodes, *versions = told
+        table.add_row(model.rpartition(".")[2], nodes, f"{entry.size / 1024:.0f}", _ago(entry.age), *versions)
+    Console().print(table)
+    total = sum(entry.size for entry in entries) / 2**20
+    typer.echo(f"{len(entries)} captures, {total:.1f} MiB, in {place}")
+
+
+@cache_app.command("clear")
+def cache_clear_command() -> None:
+    """Remove all stored captures."""
+    from lxt_fx.base import cache_files
+
+    typer.echo(f"removed {cache_files.clear()} captures")
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} seconds ago"
+
+
 def _target(target: str | None, contrast: tuple[str, str] | None, position: int | None) -> Target:
+    from lxt_fx.attribution.target import Target
+
     if target is not None and contrast is not None:
         raise InputError("explain: --target and --contrast both say what to explain; give one of them")
     first, second = contrast if contrast is not None else (target, None)
@@ -260,7 +332,10 @@ def _name(written: str | None) -> Name | None:
 
 def _load(name: str) -> nn.Module:
     """The model in float32 and eval mode, by the class that its config names."""
+    import torch
     import transformers
+
+    from lxt_fx.base.transformers_internals import auto_classes
 
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise InputError(f"there is no folder {name}; give a folder that save_pretrained wrote, or a name on the hub")

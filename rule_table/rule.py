@@ -133,10 +133,11 @@ class Rule:
 
     `ops` maps each ATen op or group to the lxt_fx op that replaces it; None leaves the ATen op with its native gradient. A
     rule with empty `ops` matches any single node. `when` returns why the rule does not apply, or None; its docstring says
-    what holds where it applies. `settings` gives arguments of the op that the site does not have. `holds` names the
-    operands that the rule holds constant; no relevance flows into them, so the flow of relevance is marked again once all
-    such rules are chosen. `where` is the place that `RuleTable.override` puts the rule at. `epsilon` is added, with the
-    sign of z, to what AttnLRP eq. 8 divides by; None takes that of `transform`.
+    what holds where it applies. `settings` gives arguments of the op that the site does not have, and `numbers` those that
+    are the same at every site (a gamma): under other numbers the graph is the same. `holds` names the operands that the
+    rule holds constant; no relevance flows into them, so the flow of relevance is marked again once all such rules are
+    chosen. `where` is the place that `RuleTable.override` puts the rule at. `epsilon` is added, with the sign of z, to what
+    AttnLRP eq. 8 divides by; None takes that of `transform`.
 
     `explicit` gives ops of this rule their equation for the explicit form: an op with the same arguments and value, whose
     backward takes the relevance of its output to that of its inputs. Neither form then puts an epsilon behind the op. A
@@ -154,6 +155,7 @@ class Rule:
     where: Selector | None = None
     epsilon: float | None = None
     explicit: Mapping[OpOverload, OpOverload] = field(default_factory=dict)
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         place = "" if self.where is None else f" at {one_line(selector_text(self.where), 50)}"

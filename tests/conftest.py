@@ -11,6 +11,7 @@ from typing import Any
 
 os.environ["LXT_FX_CHECK"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["LXT_FX_CACHE"] = "off"  # so that captures are tested; test_cached_captures.py has a folder of its own
 # torch.export remembers what it found for an op of these shapes. That is worth it in deep models; one of two layers is
 # captured a quarter faster without. test_shared_captures.py proves that the graphs are the same.
 os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"

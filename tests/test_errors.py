@@ -86,10 +86,10 @@ def test_rules_of_another_type_are_refused() -> None:
         lxt_fx.transform(llama(), rules=3)  # type: ignore[arg-type]
 
 
-def test_an_explained_module_is_not_transformed_again_without_inputs() -> None:
+def test_an_explained_module_is_not_put_under_another_table_without_inputs() -> None:
     explained = lxt_fx.transform(Mlp().eval(), (torch.randn(2, 6),))
     with pytest.raises(InputError, match=r"already explained; .* transform\(explained, kwargs=\{'x': ...\}, rules=...\)"):
-        lxt_fx.transform(explained)
+        lxt_fx.transform(explained, rules="gradient")
 
 
 class Lgamma(nn.Module):

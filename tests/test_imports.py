@@ -90,6 +90,28 @@ print()"""
     assert not {"transformers", "matplotlib", "jinja2"} & set(in_fresh_process(code, "sorted(sys.modules)"))
 
 
+def test_help_of_the_command_waits_for_typer_and_rich_only() -> None:
+    code = """
+import sys
+sys.argv = ["/usr/bin/lxt-fx"]
+from lxt_fx.cli import main
+for command in (["--help"], ["explain", "--help"], ["cache", "--help"]):
+    try:
+        main(command)
+    except SystemExit:
+        pass
+print()"""
+    loaded = set(in_fresh_process(code, "sorted(sys.modules)"))
+    assert "rich" in loaded and not {"torch", "numpy", "lxt_fx.ops", "transformers", "matplotlib"} & loaded
+
+
+def test_the_command_knows_the_stages() -> None:
+    from lxt_fx import cli
+    from lxt_fx.compiler import pipeline
+
+    assert cli.STAGES == pipeline.STAGES
+
+
 def test_an_exported_program_of_an_explained_module_loads_behind_import_lxt_fx(tmp_path: Path) -> None:
     x = torch.randn(2, 4)
     explained = lxt_fx.transform(nn.Sequential(nn.Linear(4, 3), nn.SiLU(), nn.Linear(3, 2)).eval(), (x,))

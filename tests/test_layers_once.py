@@ -13,6 +13,7 @@ from graph_steps import all_traced, steps
 from torch import Tensor, nn
 
 import lxt_fx
+from lxt_fx.compiler.kept_captures import forget_model
 from lxt_fx.compiler.pipeline import captured_from
 from lxt_fx.passes.capture import capture as capture_module
 from lxt_fx.passes.capture.capture import Captured
@@ -49,6 +50,7 @@ class Stack(nn.Module):
 
 
 def captured(model: nn.Module, *args: Any, **kwargs: Any) -> Captured:
+    forget_model(model)
     return captured_from(model.eval(), args, kwargs or None, dynamic=True).captured
 
 

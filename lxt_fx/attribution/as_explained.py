@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.options import Rules, table_named
+from lxt_fx.compiler.options import Options, Rules, table_named
+from lxt_fx.compiler.pipeline import capture_for_call
 from lxt_fx.compiler.transform import transform
 from lxt_fx.ops.forms import Form
 from lxt_fx.passes.capture.opened_model import opened
@@ -21,7 +22,8 @@ from lxt_fx.rule_table.table import RuleTable
 def as_explained(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], function: str, rules: Rules | None = None
 ) -> Explained:
-    """The explained module itself, or the model transformed on these inputs with all sizes fixed.
+    """The explained module itself, or the model transformed on these inputs. A model that was transformed for such inputs
+    before, and has not changed since, has its module already.
 
     With `rules=None` an explained module stays under its own table and a model gets `attnlrp`. An explained module that has
     another table is transformed to these rules. `function` is the name of the caller, for error messages.
@@ -35,7 +37,8 @@ def as_explained(
     first = args[0] if args else None
     if isinstance(first, Tensor) and first.is_floating_point() and _takes_ids_first(model):
         args, given = (), {"inputs_embeds": first, **given}
-    return transform(model, args, given, rules="attnlrp" if rules is None else rules, dynamic=False)
+    table = table_named("attnlrp" if rules is None else rules)
+    return capture_for_call(model, args, given).module(table, Options())
 
 
 def _takes_ids_first(model: nn.Module) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import CodeGen, PythonCode
 
 from lxt_fx.base.errors import UnsupportedVersionError
@@ -418,6 +418,102 @@ def new_fakes(like: list[Any], device: torch.device) -> list[Any]:
         ]
 
 
+def set_fake_values(modules: Iterable[GraphModule], symbols: Mapping[str, int]) -> None:
+    """Gives each node of these graphs the value that capture would record: a fake tensor with its dtype, strides and
+    symbolic sizes. Of the inputs, whose values say dtype and shape, the sizes that are no numbers are `symbols`, each with
+    its size on an example. Without values, rules cannot tell the shapes that they ask for."""
+    from torch._dynamo.source import ConstantSource
+    from torch._subclasses.fake_tensor import FakeTensorMode  # imports sympy
+    from torch.fx.experimental import symbolic_shapes
+
+    environment = found(symbolic_shapes, "ShapeEnv", _VALUES)()
+    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=False)
+    free: dict[str, Any] = {}
+    kinds: dict[Any, Any] = {}
+    known: dict[Any, Any] = {}
+    last = ""
+    for name, size in sorted(symbols.items()):
+        for number in range(100):  # torch chooses the name; products are sorted by it, and stand in printed graphs
+            source = ConstantSource(f"{name}_{number}")
+            symbol = environment.create_symbol(size, source, dynamic_dim=symbolic_shapes.DimDynamic.DYNAMIC)
+            if str(symbol) > last:
+                break
+        last = str(symbol)
+        free[name] = environment.create_symintnode(symbol, hint=size, source=source)
+    for gm in modules:
+        inputs = []
+        with mode:
+            for node in gm.graph.find_nodes(op="placeholder"):
+                kind = node.meta.get("val")
+                given = getattr(kind, "shape", None)
+                sizes = None if given is None else [free[str(x)] if str(x) in free else int(x) for x in given]
+                device = next((x.device for x in (*gm.parameters(), *gm.buffers())), torch.device("cpu"))
+                inputs.append(kind if sizes is None else torch.empty(sizes, dtype=kind.dtype, device=device))
+        _FakeValues(gm, mode, kinds, known).run(*inputs, enable_io_processing=False)
+
+
+_VALUES = "to know dtypes and shapes of a graph that was read from a file"
+
+
+class _FakeValues(Interpreter):
+    """Runs a graph on fake tensors and notes the value of each node. Values of one kind are one object, so an op runs once
+    for all nodes that call it alike: a model of many layers has as many kinds of nodes as one of two."""
+
+    def __init__(self, gm: GraphModule, mode: Any, kinds: dict[Any, Any], known: dict[Any, Any]) -> None:
+        super().__init__(gm)
+        self.mode, self.kinds, self.known = mode, kinds, known
+
+    def run(self, *args: Any, **settings: Any) -> Any:
+        with self.mode, torch.no_grad():
+            return super().run(*args, **settings)
+
+    def run_node(self, n: Node) -> Any:
+        n.meta["val"] = result = self._interned(super().run_node(n)) if n.op != "output" else super().run_node(n)
+        return result
+
+    def fetch_attr(self, target: str) -> Any:
+        found = super().fetch_attr(target)
+        key = "a tensor", found.dtype, found.shape, found.stride(), found.device
+        if key not in self.kinds:
+            self.kinds[key] = self.mode.from_tensor(found, static_shapes=True)
+        return self.kinds[key]
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        key = target, *map(_identified, args), *((name, _identified(each)) for name, each in kwargs.items())
+        if key not in self.known:
+            found = super().call_function(target, args, kwargs)
+            if _is_data_dependent(found):
+                return found
+            self.known[key] = found
+        return self.known[key]
+
+    def _interned(self, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(self._interned, value)) if type(value) in (list, tuple) else value
+        if isinstance(value, Tensor) and value.layout is torch.strided:
+            return self.kinds.setdefault((value.dtype, str(value.shape), str(value.stride()), value.device), value)
+        return value
+
+
+def _identified(argument: Any) -> Any:
+    """What distinguishes an argument: a fake tensor itself, the text of a size, else type and value."""
+    if isinstance(argument, (list, tuple)):
+        return type(argument), *map(_identified, argument)
+    if isinstance(argument, slice):
+        return slice, *map(_identified, (argument.start, argument.stop, argument.step))
+    if isinstance(argument, Tensor):
+        return Tensor, id(argument)
+    return type(argument), str(argument)
+
+
+def _is_data_dependent(value: Any) -> bool:
+    """Whether a value has a size that only its input's values say, so that the next one has another."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_data_dependent, value))
+    sizes = value.shape if isinstance(value, Tensor) else [value]
+    return any(isinstance(size, torch.SymInt) and "u" in str(size) for size in sizes)
+
+
 _COMPILED = "to explain the model that torch.compile was given"
 
 
@@ -725,6 +821,12 @@ def check_input_dim(module: nn.Module, x: Tensor) -> None:
 def version_of(tensor: Tensor) -> int:
     """How often the tensor was written to. Without it, a hook that changes a value in place would pass unseen."""
     return int(found(tensor, "_version", "to see what a hook changes in place"))
+
+
+def hooks_of_tensor(tensor: Tensor) -> Any:
+    """The hooks on the gradient of a tensor; None if it has none. They may hold the model, and without a look at them a
+    capture that is kept with the model would keep it alive."""
+    return found(tensor, "_backward_hooks", "to see whether a tensor holds its model")
 
 
 def contents_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -229,18 +229,30 @@ def check_valid(
     not hold (SizeGuardError)."""
     ordered = {name: bound[name] for name in record.inputs}
     leaves = checked_leaves(ordered, captured, record.constants, record.model_class)
-    for name, sizes in record.sizes.items():
+    if (name := of_other_size(record.sizes, leaves)) is not None:
+        raise CallError(_other_shape(record, name, leaves[name]))
+    if (guard := false_guard(guards, leaves)) is not None:
+        raise SizeGuardError(
+            f"{record.model_class}: the graph is valid only if {_short(guard)}, which is false for these inputs; "
+            "transform the model again with an example of these shapes, or once with dynamic=\"recapture\""
+        )
+
+
+def of_other_size(sizes: Mapping[str, tuple[int | None, ...]], leaves: Mapping[str, Any]) -> str | None:
+    """The first tensor that has not the sizes of the graph, where None stands for a free one; None if there is none."""
+    for name, wanted in sizes.items():
         value = leaves.get(name)
-        if not isinstance(value, Tensor):
-            continue
-        if value.dim() != len(sizes) or any(s not in (None, n) for s, n in zip(sizes, value.shape, strict=True)):
-            raise CallError(_other_shape(record, name, value))
-    for guard, code in guards:
-        if not holds(code, leaves) and not reads_a_one(guard, leaves):
-            raise SizeGuardError(
-                f"{record.model_class}: the graph is valid only if {_short(guard)}, which is false for these inputs; "
-                "transform the model again with an example of these shapes, or once with dynamic=\"recapture\""
-            )
+        if isinstance(value, Tensor) and (
+            value.dim() != len(wanted) or any(s not in (None, n) for s, n in zip(wanted, value.shape, strict=True))
+        ):
+            return name
+    return None
+
+
+def false_guard(guards: Sequence[tuple[str, CodeType]], leaves: Mapping[str, Any]) -> str | None:
+    """The first condition that does not hold for these tensors; None if all hold. A guard that is false only because a size
+    is 1 holds for that size too."""
+    return next((guard for guard, code in guards if not holds(code, leaves) and not reads_a_one(guard, leaves)), None)
 
 
 def _short(guard: str) -> str:

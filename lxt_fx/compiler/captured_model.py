@@ -3,7 +3,7 @@ module."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,9 +13,12 @@ from torch.fx import Graph, GraphModule
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.on_meta import on_meta
-from lxt_fx.base.torch_internals import copy_io
+from lxt_fx.base.torch_internals import copy_io, io_of
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
+from lxt_fx.compiler.record import Stage
+from lxt_fx.passes.canonical.cut_at_lookups import Front
+from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example, token_embedding, usual_tokens
 from lxt_fx.passes.capture.export_once import Copied
@@ -27,11 +30,35 @@ from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """What is known of a canonical graph beside the graph: what computes its leaves from tokens, the inputs that look up a
+    table and are no tokens, and the graph as it was captured, to be printed."""
+
+    fronts: tuple[Front, ...]
+    no_tokens: tuple[str, ...]
+    capture: Stage
+
+    def cut(self, example: Example, gm: GraphModule) -> Example:
+        """The example with the inputs that the canonical graph has."""
+        if not self.fronts:
+            return example
+        values = leaf_values(example.kwargs)
+        for front in self.fronts:
+            values[front.leaf] = front(values).clone()
+        return replace(example, kwargs={name: values[name] for name in io_of(gm.graph).names})
+
+
+Store = Callable[[GraphModule, Begun], None]
+"""Writes the canonical graph of a new capture to a file."""
+
+
+@dataclass(frozen=True, slots=True)
 class CapturedModel:
     """A model, its captured graph, the model's output on the example of the capture, and the seconds that took by step.
     `state` is what the model was when it was captured, None for a module that was loaded or copied. `proofs` gets the
     comparison of the gradients, which is made once for all copies. `packed` are the packed layers. `embedding` is what
-    `embed` looks tokens up in, for a module that is called by embeddings."""
+    `embed` looks tokens up in, for a module that is called by embeddings. With `begun` the graph is canonical already;
+    without, `store` gets it as soon as it is. `fresh` captures a model anew whose capture came from a file."""
 
     model: nn.Module
     captured: Captured
@@ -41,6 +68,9 @@ class CapturedModel:
     proofs: list[GradientProof] = field(default_factory=list)
     embedding: nn.Module | None = None
     packed: PackedLayers = field(default_factory=lambda: PackedLayers({}))
+    begun: Begun | None = None
+    store: Store | None = None
+    fresh: Callable[[], CapturedModel] | None = None
 
     @property
     def model_class(self) -> str:

@@ -32,6 +32,7 @@ from lxt_fx.compiler.hooks import HookFlag, HookRunner, hooked_now, make_hookabl
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.nested_inputs import by_leaf, in_captured_order, with_leaves_in
+from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.quick_attributes import QUICK, quick_forward
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard
@@ -110,6 +111,7 @@ class Explained(GraphModule):
     _recaptures: GraphsBySize | None = None
     _beyond_guards: GraphsBySize | None = None
     _other_calls: GraphsByNames | None = None
+    _options: Options | None = None
     _model_state: ModelState | None = None
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
@@ -311,6 +313,7 @@ class Explained(GraphModule):
         fronts = tuple(replace(front, module=copy.deepcopy(front.module, memo)) for front in self._fronts)
         twin._attach(record, fronts, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
         further = self._recaptures, self._beyond_guards, self._other_calls
+        twin._options = self._options
         twin._recaptures, twin._beyond_guards, twin._other_calls = copy.deepcopy(further, memo)
         if self.segments is not None or self._kinds is not None:
             twin._cut(self.segments)

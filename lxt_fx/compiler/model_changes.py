@@ -8,7 +8,7 @@ device, which modules are called, and what the model's Python code reads from at
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from itertools import chain
 from operator import is_, methodcaller
@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
 from lxt_fx.base.errors import ModelChangedError
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import contents_of
 from lxt_fx.base.warn_user import warn_user
-from lxt_fx.compiler.model_settings import SAY_NOTHING, Setting, Values, joined, names_read, settings_of
+from lxt_fx.compiler.model_settings import SAY_NOTHING, Place, Setting, Values, joined, names_read, settings_of
 from lxt_fx.ops.packed import packed_layer_of
 
 _END = object()
@@ -38,13 +38,10 @@ class ModelState:
     of them is another, it finds out what that means, and goes on with the new state if it means nothing to the graph.
     """
 
-    def __init__(self, model: nn.Module, gm: GraphModule, before: Iterable[Setting]) -> None:
-        """`gm` is the captured graph. `before` are the settings before the capture: what is new or has changed since then
-        is something that the forward itself writes, such as a counter or a length, and no setting."""
-        self._reads = _Reads.of(model, gm)
-        earlier = {setting.place: setting for setting in before}
-        now = settings_of(model.named_modules())
-        self._written = {s.place for s in now if s.place not in earlier or earlier[s.place].differs()}
+    def __init__(self, model: nn.Module, modules: Iterable[GraphModule], captured: Graph, written: Set[Place]) -> None:
+        """`modules` are the graph and, if it is cut already, its fronts; `captured` is the graph as it was captured, and
+        `written` are the settings that the forward itself writes."""
+        self._reads, self._written = _Reads.of(model, list(modules), captured), written
         self._model = weakref.ref(model, _forgetting(weakref.ref(self)))
         self._seen: _Seen | None = _Seen.of(model, self._reads, self._written)
 
@@ -74,6 +71,14 @@ class ModelState:
         self._seen = _Seen.of(model, self._reads, self._written)
 
 
+def written_since(model: nn.Module, before: Iterable[Setting]) -> frozenset[Place]:
+    """The settings that are new or have changed, while only the model's forward ran: it writes them itself (a counter, a
+    length), and no setting of the user is among them."""
+    earlier = {setting.place: setting for setting in before}
+    now = settings_of(model.named_modules())
+    return frozenset(s.place for s in now if s.place not in earlier or earlier[s.place].differs())
+
+
 def _forgetting(state: weakref.ref[ModelState]) -> Callable[[Any], None]:
     """A function that drops the parts of the model, to be called when the model is freed."""
 
@@ -93,19 +98,20 @@ class _Reads:
     paths: frozenset[str]
 
     @staticmethod
-    def of(model: nn.Module, gm: GraphModule) -> _Reads:
-        packed = [layer.tensors() for x in gm.buffers() if (layer := packed_layer_of(x)) is not None]
-        own = (x for x in chain(gm.parameters(), gm.buffers()) if packed_layer_of(x) is None)
+    def of(model: nn.Module, modules: Sequence[GraphModule], captured: Graph) -> _Reads:
+        every = [x for gm in modules for x in chain(gm.parameters(), gm.buffers())]
+        packed = [layer.tensors() for x in every if (layer := packed_layer_of(x)) is not None]
+        own = (x for x in every if packed_layer_of(x) is None)
         tensors = {id(tensor): tensor for tensor in chain(own, *packed)}
-        stacks = [node.meta.get("nn_module_stack") or {} for node in gm.graph.nodes]
+        stacks = [node.meta.get("nn_module_stack") or {} for node in captured.nodes]
         paths = {str(path).split("@")[0] for stack in stacks for path, _ in stack.values()} | {""}
-        every = list(model.named_modules(remove_duplicate=False))
-        for path, module in every:
+        named = list(model.named_modules(remove_duplicate=False))
+        for path, module in named:
             if any(id(tensor) in tensors for held in contents_of(module)[:2] for tensor in held.values()):
                 paths.add(path)
         paths |= {".".join(path.split(".")[:count]) for path in paths for count in range(1, path.count(".") + 1)}
-        modules = {id(module) for path, module in every if path in paths}
-        return _Reads(tensors, frozenset(path for path, module in every if id(module) in modules))
+        read = {id(module) for path, module in named if path in paths}
+        return _Reads(tensors, frozenset(path for path, module in named if id(module) in read))
 
     def by(self, path: str, key: str, value: Any) -> bool:
         """Whether the graph reads this parameter, buffer or submodule. What is None may be read as such."""
@@ -161,7 +167,7 @@ class _Seen:
     hook_counts: list[int]
 
     @staticmethod
-    def of(model: nn.Module, graph: _Reads, written: Set[tuple[int, str]]) -> _Seen:
+    def of(model: nn.Module, graph: _Reads, written: Set[Place]) -> _Seen:
         """The model as it is now, without the settings that its forward writes."""
         modules = tuple(model.named_modules())
         used = [(path, module) for path, module in modules if path in graph.paths]

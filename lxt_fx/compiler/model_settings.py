@@ -7,25 +7,26 @@ into it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import is_
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
-import torch
 from torch import nn
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-_SEVERAL = (list, tuple, set, frozenset, dict)
+from lxt_fx.base.module_facts import SEVERAL, attributes_of, copied, is_plain, names_in
 
-_OF_TORCH = frozenset(vars(nn.Module()))
 SAY_NOTHING = frozenset(
     {"gradient_checkpointing", "name_or_path", "warnings_issued", "use_cache", "return_dict", "use_return_dict"}
     | {"output_attentions", "output_hidden_states", "problem_type", "_is_hf_initialized", "_compiled_call_impl"}
     | {"_attn_implementation", "_attn_implementation_internal", "_experts_implementation_internal"}
 )
 """Attributes that change how an output is computed or packed, or what happens in training, and not the numbers."""
+
+
+Place = tuple[int, str]
+"""Where an attribute stands: the dict of its object, by identity, and its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Setting:
     was: Any
 
     @property
-    def place(self) -> tuple[int, str]:
+    def place(self) -> Place:
         """Where the attribute stands: two settings of one place are of the same attribute of the same object."""
         return id(self.owner), self.key
 
@@ -48,7 +49,7 @@ class Setting:
         now = self.owner.get(self.key, nn)  # a module of Python stands for "nothing"
         if now is self.was:
             return False
-        if not _is_plain(now) or isinstance(now, _SEVERAL) is not isinstance(self.was, _SEVERAL):
+        if not is_plain(now) or isinstance(now, SEVERAL) is not isinstance(self.was, SEVERAL):
             return True
         if isinstance(now, dict) and isinstance(self.was, dict):
             return any(key not in now or now[key] != value for key, value in self.was.items())
@@ -75,8 +76,8 @@ class Values:
     def of(settings: Iterable[Setting]) -> Values:
         """These settings as they are now."""
         settings = list(settings)
-        single = [s for s in settings if not isinstance(s.was, _SEVERAL)]
-        many = [s for s in settings if isinstance(s.was, _SEVERAL)]
+        single = [s for s in settings if not isinstance(s.was, SEVERAL)]
+        many = [s for s in settings if isinstance(s.was, SEVERAL)]
         return Values(
             tuple(s.owner for s in single), tuple(s.key for s in single), tuple(s.was for s in single),
             tuple(s.owner for s in many), tuple(s.key for s in many), [s.was for s in many],
@@ -95,7 +96,7 @@ def settings_of(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Setting]:
     for path, module in modules:
         if type(module) is nn.Linear:
             continue  # its forward reads its parameters only
-        yield from _of(path, vars(module), (key for key in vars(module) if key not in _OF_TORCH))
+        yield from _of(path, vars(module), attributes_of(module))
         config = getattr(module, "config", None)
         if not hasattr(config, "__dict__"):
             continue
@@ -108,27 +109,13 @@ def settings_of(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Setting]:
 
 def _of(path: str, owner: Mapping[str, Any], keys: Iterable[str]) -> Iterator[Setting]:
     for key in keys:
-        if key not in SAY_NOTHING and "cache" not in key and _is_plain(owner[key]):
-            yield Setting(joined(path, key), owner, key, _copied(owner[key]))
+        if key not in SAY_NOTHING and "cache" not in key and is_plain(owner[key]):
+            yield Setting(joined(path, key), owner, key, copied(owner[key]))
 
 
 def joined(path: str, key: str) -> str:
     """The path of what stands under `key` in the module at `path`."""
     return f"{path}.{key}" if path else key
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
-    if isinstance(value, _SEVERAL):
-        return all(map(_is_plain, value))
-    return isinstance(value, (*_PLAIN, type)) or inspect.isroutine(value)
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return type(value)(map(_copied, value)) if type(value) in (list, set) else value
 
 
 def names_read(kind: type[nn.Module]) -> frozenset[str]:
@@ -141,14 +128,6 @@ def names_read(kind: type[nn.Module]) -> frozenset[str]:
         for name, found in vars(each).items():
             function = found.fget if isinstance(found, property) else found
             if name not in ("__init__", "_init_weights") and callable(function) and not isinstance(function, type):
-                names |= _names_in(inspect.unwrap(function))
+                unwrapped = inspect.unwrap(function)
+                names |= names_in(unwrapped.__code__) if isinstance(unwrapped, FunctionType) else set()
     return frozenset(names)
-
-
-def _names_in(function: Callable[..., Any]) -> set[str]:
-    names, todo = set[str](), [function.__code__] if isinstance(function, FunctionType) else list[CodeType]()
-    while todo:
-        code = todo.pop()
-        names |= set(code.co_names)
-        todo += [each for each in code.co_consts if isinstance(each, CodeType)]
-    return names

@@ -4,26 +4,45 @@ lowered."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.cache_files import drop, folder
+from lxt_fx.base.errors import ForwardMismatchError, GradientMismatchError, InputError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
+from lxt_fx.base.remembered_facts import remembered
 from lxt_fx.base.torch_internals import aten, pytree
-from lxt_fx.compiler.captured_model import CapturedModel, embedding_of
+from lxt_fx.compiler.cached_capture import Sizes, read_capture, write_capture
+from lxt_fx.compiler.capture_key import capture_key
+from lxt_fx.compiler.captured_model import Begun, CapturedModel, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.kept_captures import (
+    MOST_MODULES,
+    KeptCapture,
+    copied_capture,
+    facts_now,
+    find_capture,
+    forget_model,
+    keep_capture,
+    sizes_of,
+    state_of,
+    torch_settings,
+)
 from lxt_fx.compiler.last_checks import check_missing_values, check_on_padded_texts, checked_on_example
 from lxt_fx.compiler.make_record import made_record
-from lxt_fx.compiler.model_changes import ModelState
-from lxt_fx.compiler.model_settings import settings_of
+from lxt_fx.compiler.model_changes import written_since
+from lxt_fx.compiler.model_settings import Place, settings_of
 from lxt_fx.compiler.options import Options, example_of
+from lxt_fx.compiler.other_numbers import under_numbers
+from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import step_check
 from lxt_fx.compiler.timed import timed as _timed
@@ -45,7 +64,7 @@ from lxt_fx.passes.canonical.write_casts import write_casts
 from lxt_fx.passes.canonical.write_out import ROUNDS, WrittenOut, write_out
 from lxt_fx.passes.capture.autograd_functions import own_backwards_found
 from lxt_fx.passes.capture.capture import torch_state_restored
-from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.example import Example, token_embedding
 from lxt_fx.passes.capture.packed_layers import packed_layers
 from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
 from lxt_fx.passes.capture.with_backwards import captured_with_backwards
@@ -77,7 +96,62 @@ def captured_from(
 
 @one_capture()
 def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
-    """The model captured on an example that is made. Raises CaptureError."""
+    """The model captured on an example that is made, or on another of the same kinds if it has not changed since. Raises
+    CaptureError."""
+    if (kept := find_capture(model, example, dynamic)) is not None:
+        return kept.source(model, example)
+    return _captured_now(model, example, dynamic)[0]
+
+
+def _captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
+    """The model captured on an example, or read from the file of an earlier process, and that capture as it is kept."""
+    facts = facts_now(model)
+    before = None if facts is None else remembered(facts)
+    off = facts is None or folder() is None or on_meta(model, example.kwargs)
+    key = None if off or facts is None else capture_key(facts, example, dynamic, torch_settings())
+    if key is not None and (read := _from_file(key, model, example)) is not None:
+        source, written, sizes = read
+        source = replace(source, fresh=partial(_captured_after_all, key, model, example, dynamic))
+    else:
+        source, written = _capture(model, example, dynamic)
+        sizes = sizes_of(source.captured)
+    kept = keep_capture(source, example, dynamic, written, before, sizes)
+    if key is not None and source.begun is None and not source.packed.found:
+        source = replace(source, store=partial(_write, key, model, kept))
+    return source, kept
+
+
+def _captured_after_all(key: str, model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
+    """The model captured on an example, because what a file had for it proved wrong."""
+    drop(key, "its module differs from the model")
+    forget_model(model)
+    return _captured_now(model, example, dynamic)[0]
+
+
+def _write(key: str, model: nn.Module, kept: KeptCapture, gm: GraphModule, begun: Begun) -> None:
+    write_capture(key, model, kept.captured, kept.sizes, begun, gm, kept.by_embeddings)
+
+
+def _from_file(key: str, model: nn.Module, example: Example) -> tuple[CapturedModel, frozenset[Place], Sizes] | None:
+    """The capture that a file has under this key, compared with the model; the settings that the model's forward wrote
+    meanwhile; and the sizes of its inputs."""
+    seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
+    with _timed(seconds, "capture"):
+        found = read_capture(key, model, example)
+    if found is None:
+        return None
+    written = written_since(model, before)
+    captured = copied_capture(found.captured)  # compiled_by edits the graph
+    state = state_of(model, captured.gm, found.begun, written)
+    embedding = token_embedding(model) if found.by_embeddings else None
+    source = CapturedModel(
+        model, captured, found.expected, seconds, state, [found.proof], embedding=embedding, begun=found.begun
+    )
+    return source, written, found.sizes
+
+
+def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, frozenset[Place]]:
+    """The model captured on an example, and the settings that its forward wrote meanwhile."""
     seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
     with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as functions:
         packed = packed_layers(model)
@@ -91,23 +165,84 @@ def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> Capture
             with torch_state_restored(), torch.no_grad():
                 expected = captured.example.call(model)
         except Exception:  # a kernel that capture does not look into may refuse other sizes than the example's
-            return captured_on(model, example, dynamic=False)
-    state = ModelState(model, captured.gm, before)
-    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding, packed=packed)
+            return _capture(model, example, dynamic=False)
+    written = written_since(model, before)
+    state = state_of(model, captured.gm, None, written)
+    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding, packed=packed), written
+
+
+@dataclass(slots=True, eq=False)
+class CallCapture:
+    """The capture for one call of a model, and the modules made of it. `fresh` is there if it was captured just now."""
+
+    model: nn.Module
+    example: Example
+    kept: KeptCapture
+    fresh: CapturedModel | None = None
+
+    @property
+    def gm(self) -> GraphModule:
+        """The captured graph, to be read only."""
+        return self.kept.captured.gm
+
+    def module(self, table: RuleTable, options: Options) -> Explained:
+        """The module under this table, made now if there is none. It does not hold the model and sees no change of it, so
+        it is for this call. Raises what `transform` raises."""
+        key = (table.name, table.paper, table.overrides, tuple(map(id, table.rules)), options)
+        modules = self.kept.modules
+        with one_capture():
+            if key not in modules:
+                others = [other for other in modules.values() if other._options == options]
+                if (found := next(filter(None, (under_numbers(other, table) for other in others)), None)) is not None:
+                    modules[key] = found
+            if key not in modules:
+                source = self.fresh or self.kept.source(self.model, self.example)
+                self.fresh = None  # compiled_by edits its graph
+                modules[key] = compiled_by(replace(source, state=None, embedding=None), table, options)
+            modules.move_to_end(key)
+            while len(modules) > MOST_MODULES:
+                modules.popitem(last=False)
+            return modules[key]
+
+
+@torch.inference_mode(False)
+def capture_for_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> CallCapture:
+    """The capture for a call with these inputs: a kept one, if the model is as it was, else a new one with free sizes, for
+    a model that is opened. Raises InputError and CaptureError as `transform` does."""
+    example = example_of(model, args, kwargs)
+    kept = find_capture(model, example, dynamic=True)
+    if kept is not None:
+        return CallCapture(model, example, kept)
+    with one_capture():
+        kept = find_capture(model, example, dynamic=True)  # another thread may have captured it
+        if kept is not None:
+            return CallCapture(model, example, kept)
+        source, kept = _captured_now(model, example, dynamic=True)
+        return CallCapture(model, example, kept, source)
 
 
 @one_capture()
 @torch.inference_mode(False)
 def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
     """The second part of `transform`, which depends on the table. It edits the captured graph. Raises NoRuleError,
-    ForwardMismatchError and GradientMismatchError as `transform` does."""
+    ForwardMismatchError and GradientMismatchError as `transform` does; a capture from a file that leads to these two is
+    dropped, and the model captured."""
+    try:
+        return _compiled_by(source, table, options)
+    except (ForwardMismatchError, GradientMismatchError):
+        if source.fresh is None:
+            raise
+        return _compiled_by(source.fresh(), table, options)
+
+
+def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
     seconds = dict(source.seconds)
     compiled = _compile(source, table, options, seconds)
     with _timed(seconds, "verify"):
         difference = checked_on_example(source, compiled)
     record = made_record(source, table, options, compiled, seconds, difference)
     compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
-    compiled.module._model_state = source.state
+    compiled.module._model_state, compiled.module._options = source.state, options
     with _timed(seconds, "verify"):
         check_missing_values(compiled)
         note = check_on_padded_texts(source, compiled)
@@ -116,14 +251,14 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
 
 
 def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds: dict[str, float]) -> Compiled:
-    gm = source.captured.gm
-    looked_up = () if isinstance(source.model, Explained) else (lookup.node for lookup in token_lookups(gm))
-    at_capture = plain_stage("capture", gm, mark_flow(gm, [*relevance_leaves(gm.graph), *looked_up]))
+    gm, at_capture = source.captured.gm, _at_capture(source)
     begun = _made_canonical(source, seconds)
     with _timed(seconds, "verify"):
         proof = _gradient_proof(source, begun)
         check_gradient(proof, source.model_class, strict=options.strict)
     _require_leaf(source.model_class, gm, begun.flow)
+    if source.store is not None and proof.holds:
+        source.store(gm, Begun(begun.fronts, begun.no_tokens, at_capture))
     narrowing = None
     if options.positions is not None:
         with _timed(seconds, "positions"):
@@ -151,9 +286,23 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
     return Compiled(module, begun, proof, chosen, stages, rewritten.matches, sizes, narrowing)
 
 
+def _at_capture(source: CapturedModel) -> Stage:
+    """The graph as it was captured, to be printed."""
+    if source.begun is not None:
+        return source.begun.capture
+    gm = source.captured.gm
+    looked_up = () if isinstance(source.model, Explained) else (lookup.node for lookup in token_lookups(gm))
+    return plain_stage("capture", gm, mark_flow(gm, [*relevance_leaves(gm.graph), *looked_up]))
+
+
 def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> Canonical:
     """The captured graph in canonical form."""
     gm, example = source.captured.gm, source.captured.example
+    if (begun := source.begun) is not None:
+        with _timed(seconds, "flow"):
+            example = begun.cut(example, gm)
+            flow = mark_flow(gm, relevance_leaves(gm.graph))
+            return Canonical(example, begun.fronts, flow, step_check(gm, example), begun.no_tokens)
     check = step_check(gm, example)
     with _timed(seconds, "canonicalise"):
         for step in (write_casts, inline_no_grad, *_SPELLED):
@@ -280,4 +429,4 @@ def _require_leaf(model_class: str, gm: GraphModule, flow: Flow) -> None:
         )
 
 
-__all__ = ["STAGES", "captured_from", "captured_on", "compiled_by"]
+__all__ = ["STAGES", "CallCapture", "capture_for_call", "captured_from", "captured_on", "compiled_by"]

@@ -19,6 +19,7 @@ from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.further_graphs import BeyondGuards, OtherCalls, Recaptures, Source, without_omitted
 from lxt_fx.compiler.options import Options, Rules, table_named
+from lxt_fx.compiler.other_numbers import under_numbers
 from lxt_fx.compiler.pipeline import captured_from, captured_on, compiled_by
 from lxt_fx.ops.forms import Form, epsilon_of
 from lxt_fx.passes.capture.example import Example
@@ -82,8 +83,10 @@ def transform(
     Wrappers are opened: what `torch.compile`, DataParallel, DistributedDataParallel and PEFT (adapters) made of a model is
     explained as the model inside, and its modules have the names that they have there.
 
-    `model` may be an explained module: with example inputs, its graph is transformed under another table without a new
-    capture. `progress` is as in `lxt_fx.progress`, for this call.
+    A model that was transformed before and has not changed is not captured again. `model` may be an explained module: with
+    example inputs, its graph is transformed under another table. Without any, the table may differ from its own in numbers
+    only: another gamma, another epsilon of a rule, which takes a few milliseconds. `progress` is as in
+    `lxt_fx.progress`, for this call.
 
     Raises InputError (arguments), UnknownNameError (table), CaptureError (no graph), NoRuleError (strict),
     ForwardMismatchError (the graph differs from the model) and GradientMismatchError (strict: capture lost a backward).
@@ -141,7 +144,11 @@ def _detached(value: Any) -> Any:
 def _under_table(
     explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, table: RuleTable, options: Options
 ) -> Explained:
-    found = compiled_by(_captured_again(explained, args, kwargs), table, options)
+    found = None
+    if explained._options is not None and replace(explained._options, positions=options.positions) == options:
+        found = under_numbers(explained, table)
+    if found is None:
+        found = compiled_by(_captured_again(explained, args, kwargs), table, options)
     settings = {name: explained.record.constants[name] for name in explained.record.to_repeat}
 
     def again(explained: Explained, inputs: Mapping[str, Any]) -> Explained:
@@ -168,7 +175,8 @@ def _captured_again(explained: Explained, args: tuple[Any, ...], kwargs: Mapping
         record = explained.record
         inputs = ", ".join(f"{name!r}: ..." for name in record.called_with if name not in record.optional)
         raise InputError(
-            "transform: this module is already explained; to put its graph under another table, give inputs on which the "
-            f"forward is verified: transform(explained, kwargs={{{inputs}}}, rules=...)"
+            "transform: this module is already explained; to put its graph under another table (one that differs in more "
+            "than numbers), give inputs on which the forward is verified: "
+            f"transform(explained, kwargs={{{inputs}}}, rules=...)"
         )
     return captured_model_of(explained, args, kwargs or {})

@@ -6,7 +6,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Never
 
@@ -23,6 +23,7 @@ from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of, copied
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options
+from lxt_fx.compiler.other_numbers import under_numbers
 from lxt_fx.compiler.pipeline import captured_from, compiled_by
 from lxt_fx.faithfulness.batch_inputs import BatchInputs, batch_inputs, evaluating, explained_number
 from lxt_fx.faithfulness.removal_curves import DEFAULT, AnswersWithout, PerturbationCurves
@@ -94,20 +95,29 @@ def tune(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
-    """What all points share: the captured model, its outputs without units, and how tables are made and scored."""
+    """What all points share: the captured model, its outputs without units, and how tables are made and scored. `made` has
+    the module of the last point."""
 
     source: CapturedModel
     answers: AnswersWithout
     table: Callable[..., RuleTable]
     metric: Metric | None
+    made: list[Explained] = field(default_factory=list)
 
     def score(self, point: Point) -> Score:
         """The metric of each example for the relevance under one table."""
-        explained = compiled_by(copied(self.source), _table_at(self.table, point), self._options())
+        explained = self._explained(_table_at(self.table, point))
         curves = self.answers.curves(self._relevance(explained, point))
         if self.metric is None:
             return Score(point, curves.area)
         return Score(point, _checked_numbers(self.metric, curves, point))
+
+    def _explained(self, table: RuleTable) -> Explained:
+        """The module under a table; one that differs in numbers only from the last one is made of that."""
+        last = self.made[-1] if self.made else None
+        found = None if last is None else under_numbers(last, table)
+        self.made[:] = [compiled_by(copied(self.source), table, self._options()) if found is None else found]
+        return self.made[0]
 
     def _options(self) -> Options:
         model = self.source.model
@@ -146,7 +156,7 @@ def _captured(given: BatchInputs, batch: int) -> CapturedModel:
     kwargs = given.of(chosen, given.values[chosen])
     if isinstance(given.model, Explained):
         return captured_model_of(given.model, (), kwargs)
-    return captured_from(given.model, (), kwargs, dynamic=False)
+    return captured_from(given.model, (), kwargs, dynamic=True)
 
 
 def _check_graph(explained: Explained, inputs: BatchInputs, chosen: Sequence[int], output: Any) -> None:

@@ -50,6 +50,11 @@ def register_packed(cls: type, unpack: Unpack, *, scheme: str | None = None, rou
     _REGISTERED[cls] = Scheme(unpack, lambda layer: name, lambda layer: rounds)
 
 
+def registered() -> frozenset[tuple[type, Scheme]]:
+    """What was registered: a graph that was captured without it may be another one now."""
+    return frozenset(_REGISTERED.items())
+
+
 def packed_layer(module: nn.Module, path: str) -> PackedLayer | None:
     """The packed layer that a module is, or None for any other. Raises CaptureError for one that is packed and no linear
     map."""
@@ -101,4 +106,4 @@ def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-__all__ = ["packed_layer", "register_packed"]
+__all__ = ["packed_layer", "register_packed", "registered"]

@@ -17,7 +17,7 @@ from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, Rules, table_named
-from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.compiler.pipeline import capture_for_call
 from lxt_fx.inputs.facts import facts_of
 from lxt_fx.inputs.given import Given
 from lxt_fx.passes.capture.example import FEATURES
@@ -77,11 +77,10 @@ def explained_call(
         numbers = _numbers(_task(explained, asked, given, context), answer, asked, given, context)
     else:
         table = table_named("attnlrp" if rules is None else rules)
-        source = captured_from(model, *by_position(model, inputs), dynamic=False)
-        task = _task(source.captured.gm, asked, given, context)
+        capture = capture_for_call(model, *by_position(model, inputs))
+        task = _task(capture.gm, asked, given, context)
         numbers = _numbers(task, answer, asked, given, context)
-        positions = _positions(numbers, source.captured.gm)
-        explained = compiled_by(source, table, Options(positions=positions))
+        explained = capture.module(table, Options(positions=_positions(numbers, capture.gm)))
     reading = replace(reading, positions=explained.record.positions)
     context = replace(context, reading=reading, plain_gradient=explained.record.table_name == "gradient")
     numbers.context = context

@@ -115,6 +115,15 @@ class Example:
         others = {name: value for name, value in self.kwargs.items() if name not in names}
         return replace(self, kwargs=others, optional=tuple(name for name in self.optional if name not in names))
 
+    def as_captured(self, inputs: Iterable[str], optional: tuple[str, ...]) -> Example | None:
+        """The example as it was captured before, with these inputs, of which some are optional. Of a made one it is the way
+        to call the model that has them, without what the model refuses. None if there is no such way."""
+        names = set(inputs)
+        for way in (self, *self.instead):
+            if names == way.kwargs.keys() or self.made and names < way.kwargs.keys():
+                return replace(way.without(tuple(way.kwargs.keys() - names)), optional=optional)
+        return None
+
     def doubled(self) -> Example | None:
         """The example with batch 2 if every input has batch 1, else None: a size of 1 would be fixed in the graph."""
         tensors = [t for t in pytree.tree_leaves(self.kwargs) if isinstance(t, Tensor)]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.nodes import is_float, shape
+from lxt_fx.base.nodes import is_float, shape, written_shape
 from lxt_fx.base.torch_internals import io_of, pytree
 from lxt_fx.ops import selection
 
@@ -100,10 +100,14 @@ def answer_index(gm: GraphModule) -> int:
 
 
 def answers_by_token(gm: GraphModule, tokens: int) -> bool:
-    """Whether the graph has logits for each of these tokens, in one place of its output (BLIP-2 returns them twice)."""
+    """Whether the graph has logits for each of these tokens, in one place of its output (BLIP-2 returns them twice). A free
+    number of logits must be that of the positions of an input."""
     found, every = _answers(gm), outputs(gm)
-    once = len(found) == 1 and sum(each is every[found[0]] for each in every) == 1
-    return once and (shape(every[found[0]]) or ())[1] == tokens
+    if len(found) != 1 or sum(each is every[found[0]] for each in every) != 1:
+        return False
+    written = (written_shape(every[found[0]]) or ())[1]
+    inputs = [written_shape(node) or () for node in gm.graph.find_nodes(op="placeholder")]
+    return written == str(tokens) or not written.isdigit() and any(written in sizes[1:2] for sizes in inputs)
 
 
 def _answers(gm: GraphModule) -> list[int]:

@@ -84,7 +84,8 @@ class _Rewriter:
         if isinstance(site.kind, GroupKind):
             assert group is not None
             values = self._group_arguments(group)
-        settings = {name: self._setting(node, op, name, found) for name, found in rule.settings(site).items()}
+        given = {**rule.settings(site), **rule.numbers}
+        settings = {name: self._setting(node, op, name, found) for name, found in given.items()}
         new = self._replace(node, op, values | _unusual(op, settings))
         self.assigned[new] = assignment
         self.edits += 1

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from graph_steps import all_traced, steps  # noqa: E402
 from zoo_models import build, cases  # noqa: E402
 
+from lxt_fx.compiler.kept_captures import forget_model  # noqa: E402
 from lxt_fx.compiler.pipeline import captured_from  # noqa: E402
 
 LAYERS = 5
@@ -51,6 +52,7 @@ def outcome(name: str) -> tuple[str, str]:
         took = time.process_time() - start
     except Exception as error:  # a config that cannot have more layers, or a model that cannot be captured
         return "not built", f"{type(error).__name__}: {str(error)[:100]}"
+    forget_model(model)
     with all_traced():
         start = time.process_time()
         whole = captured_from(model, (), inputs, dynamic=True).captured

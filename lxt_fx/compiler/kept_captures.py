@@ -1,0 +1,342 @@
+"""Captures that are kept: a model that is as it was when it was captured is not captured again.
+
+A capture belongs to the state of its model: all that decides the graph (`facts_of`), and the settings of torch. It goes
+with the model, which it does not hold. A call of the same kinds and of sizes that the graph is valid for takes it; another
+call adds a capture of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from lxt_fx.base.errors import CallError
+from lxt_fx.base.module_facts import Fact, facts_of
+from lxt_fx.base.nodes import fixed_size
+from lxt_fx.base.on_meta import on_meta
+from lxt_fx.base.remembered_facts import Remembered, remembered
+from lxt_fx.base.torch_internals import hooks_of_tensor, pytree
+from lxt_fx.base.user_objects import user_classes
+from lxt_fx.compiler.call_inputs import false_guard, of_other_size
+from lxt_fx.compiler.captured_model import Begun, CapturedModel, copied
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.model_changes import ModelState
+from lxt_fx.compiler.model_settings import Place
+from lxt_fx.compiler.size_guards import compiled_guard
+from lxt_fx.ops.expectations import EXPECTATIONS
+from lxt_fx.ops.packed import packed_layer_of
+from lxt_fx.packed.known import registered
+from lxt_fx.passes.capture.called_by_leaf import leaf_names, leaf_values, tensor_leaves
+from lxt_fx.passes.capture.capture import Captured, torch_state_restored
+from lxt_fx.passes.capture.example import Example, token_embedding
+from lxt_fx.passes.capture.settings import same_setting
+from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
+
+MOST_STATES, MOST_CAPTURES, MOST_MODULES = 4, 8, 8
+"""The most states of a model, captures of a state and modules of a capture that are kept: those that were used last."""
+
+MOST_REACHED = 20_000
+"""How many objects are looked at to find out whether a capture would hold its model."""
+
+
+@dataclass(slots=True, eq=False)
+class KeptCapture:
+    """A captured graph, to be copied and never edited, and what is asked of the calls that it is for. `calls` are the
+    kinds of the example. `modules` are made of the graph, by table and options."""
+
+    calls: _Calls
+    captured: Captured
+    proofs: list[GradientProof]
+    by_embeddings: bool
+    has_packed: bool
+    written: frozenset[Place]
+    sizes: Mapping[str, tuple[int | None, ...]]
+    begun: Begun | None = None
+    modules: OrderedDict[Hashable, Explained] = field(default_factory=OrderedDict)
+    guards: list[tuple[str, CodeType]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.guards = [(guard, compiled_guard(guard)) for guard in self.captured.guards]
+
+    def fits(self, example: Example, dynamic: bool) -> bool:
+        """Whether the graph is that of a call with these inputs."""
+        if not self.calls.are(example, dynamic) or self._proof_is_missing():
+            return False
+        own = self._as_captured(example)
+        if own is None:
+            return False
+        leaves = leaf_values(own.kwargs)
+        if of_other_size(self.sizes, leaves) is not None or false_guard(self.guards, leaves) is not None:
+            return False
+        return not any(node.target in EXPECTATIONS for node in self.captured.gm.graph.nodes) or self._takes(own)
+
+    def _as_captured(self, example: Example) -> Example | None:
+        return example.as_captured(self.captured.example.kwargs, self.captured.example.optional)
+
+    def _proof_is_missing(self) -> bool:
+        """Whether the gradients were compared in vain, or could not be and the layers would have to be unpacked for it."""
+        if not self.proofs or math.isnan(self.proofs[0].difference):
+            return self.has_packed
+        return not self.proofs[0].holds
+
+    def _takes(self, example: Example) -> bool:
+        """Whether the values that the model's code read are those of this example."""
+        try:
+            with torch_state_restored(), torch.no_grad():
+                self.captured.gm(**example.copied().kwargs)
+        except CallError:
+            return False
+        return True
+
+    def source(self, model: nn.Module, example: Example) -> CapturedModel:
+        """The capture with a graph of its own, for this model and these inputs."""
+        found = self._as_captured(example)
+        assert found is not None, "it fits"
+        example, captured = found, copied_capture(self.captured)
+        expected = None
+        if not on_meta(model, example.kwargs):
+            with torch_state_restored(), torch.no_grad():
+                expected = example.call(model)
+        if self.proofs and math.isnan(self.proofs[0].difference):
+            self.proofs.clear()  # it may be compared on other inputs
+        embedding = token_embedding(model) if self.by_embeddings else None
+        state = state_of(model, captured.gm, self.begun, self.written)
+        return CapturedModel(
+            model, replace(captured, example=example), expected, {}, state, self.proofs, embedding, begun=self.begun
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Calls:
+    """Which calls a capture is for, but for their sizes: the names, nesting and kinds of their inputs, their settings, and
+    how the example was made."""
+
+    dynamic: bool
+    spec: pytree.TreeSpec
+    leaves: tuple[Any, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    constants: Mapping[str, Any]
+    made: tuple[Any, ...]
+
+    @staticmethod
+    def of(example: Example, dynamic: bool) -> _Calls:
+        """Those of an example."""
+        leaves, spec = pytree.tree_flatten(dict(example.kwargs))
+        shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
+        made = (
+            tuple(example.kwargs), example.optional, example.dynamic_dims, example.made, example.positional, example.order,
+        )  # fmt: skip
+        return _Calls(dynamic, spec, tuple(map(_kind, leaves)), shapes, dict(example.constants), made)
+
+    def are(self, example: Example, dynamic: bool) -> bool:
+        """Whether a call with this example is one of these."""
+        other = _Calls.of(example, dynamic)
+        kinds = [(each.dynamic, each.spec, each.leaves, each.made, each.constants.keys()) for each in (self, other)]
+        if kinds[0] != kinds[1]:
+            return False
+        same = all(same_setting(value, other.constants[name]) for name, value in self.constants.items())
+        return same and (dynamic or self.shapes == other.shapes)
+
+
+def _kind(leaf: Any) -> Hashable:
+    """What the graph has written into it of an input, but for its sizes."""
+    if not isinstance(leaf, Tensor):
+        return type(leaf), repr(leaf)
+    return type(leaf), leaf.dtype, leaf.device, leaf.dim(), leaf.is_contiguous()
+
+
+@dataclass(slots=True, eq=False)
+class _State:
+    """A model as it was, with the settings of torch, and what was captured of it then."""
+
+    facts: Remembered
+    settings: Hashable
+    captures: list[KeptCapture]
+
+    def parameters(self) -> Iterator[int]:
+        """The parameters that the captures hold, by identity."""
+        for kept in self.captures:
+            yield from map(id, kept.captured.gm.parameters())
+
+
+class _Kept:
+    """What is kept of each model that is alive, by its identity."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.models: dict[int, tuple[weakref.ref[nn.Module], list[_State]]] = {}
+
+    def states(self, model: nn.Module) -> list[_State]:
+        """The states of a model that something was captured of, the newest first."""
+        found = self.models.get(id(model))
+        if found is None or found[0]() is not model:
+            key, models = id(model), self.models
+            found = self.models[key] = weakref.ref(model, lambda ref: _forget(models, key, ref)), []
+        return found[1]
+
+
+def _forget(models: dict[int, tuple[weakref.ref[nn.Module], list[_State]]], key: int, ref: weakref.ref[nn.Module]) -> None:
+    if key in models and models[key][0] is ref:
+        models.pop(key, None)
+
+
+_KEPT = _Kept()
+
+
+def forget_captures() -> None:
+    """Drops everything that is kept in this process."""
+    with _KEPT.lock:
+        _KEPT.models.clear()
+
+
+def forget_model(model: nn.Module) -> None:
+    """Drops what is kept of one model."""
+    with _KEPT.lock:
+        _KEPT.models.pop(id(model), None)
+
+
+def find_capture(model: nn.Module, example: Example, dynamic: bool) -> KeptCapture | None:
+    """What was captured of the model as it is now, for calls like this one; None if there is nothing."""
+    if id(model) not in _KEPT.models:
+        return None
+    now = model_now(model)
+    with _KEPT.lock:
+        states = [state for state in _KEPT.states(model) if state.settings == torch_settings()]
+    if now is None or not states:
+        return None
+    for state in states:
+        if state.facts.is_same(now):
+            for kept in list(state.captures):
+                if kept.fits(example, dynamic):
+                    _to_front(state.captures, kept)
+                    return kept
+    return None
+
+
+def model_now(model: nn.Module) -> Remembered | None:
+    """The model as it is; None if another thread changes it at this moment."""
+    facts = facts_now(model)
+    return None if facts is None else remembered(facts)
+
+
+def facts_now(model: nn.Module) -> list[Fact] | None:
+    """The facts of the model; None if another thread changes it at this moment."""
+    with suppress(RuntimeError):
+        return facts_of(model)
+    return None
+
+
+def sizes_of(captured: Captured) -> dict[str, tuple[int | None, ...]]:
+    """The sizes of the inputs of a captured graph by name, None for a free one."""
+    names, inputs = leaf_names(captured.example.kwargs), captured.gm.graph.find_nodes(op="placeholder")
+    values = {name: node.meta.get("val") for name, node in zip(names, inputs, strict=True)}
+    return {name: tuple(map(fixed_size, x.shape)) for name, x in values.items() if isinstance(x, Tensor)}
+
+
+def state_of(model: nn.Module, gm: GraphModule, begun: Begun | None, written: frozenset[Place]) -> ModelState:
+    """What a graph took from its model."""
+    if begun is None:
+        return ModelState(model, [gm], gm.graph, written)
+    return ModelState(model, [gm, *(front.module for front in begun.fronts)], begun.capture.graph, written)
+
+
+def keep_capture(
+    source: CapturedModel,
+    asked: Example,
+    dynamic: bool,
+    written: frozenset[Place],
+    before: Remembered | None,
+    sizes: Mapping[str, tuple[int | None, ...]],
+) -> KeptCapture:
+    """The captured graph with what it was captured for, for the calls that come. It is not kept, and serves one call only,
+    where it would hold its model, or where the model has parts that cannot be compared later."""
+    captured = copied_capture(source.captured)
+    kept = KeptCapture(
+        _Calls.of(asked, dynamic), captured, source.proofs, source.embedding is not None,
+        bool(source.packed.found), written, sizes, source.begun,
+    )  # fmt: skip
+    model, now = source.model, model_now(source.model)
+    if now is None or before is None or not now.certain or not before.certain or _has_own_objects(asked):
+        return kept
+    if _reaches(_held_by(kept, model), model):
+        return kept
+    with _KEPT.lock:
+        states = _KEPT.states(model)
+        own = set(map(id, model.parameters()))
+        states[:] = [each for each in states if own.issuperset(each.parameters())]  # else memory of old weights stays
+        settings, now = torch_settings(), now.less_changed(before)
+        state = next((each for each in states if each.settings == settings and each.facts.is_same(now)), None)
+        if state is None:
+            states.insert(0, state := _State(now, settings, []))
+        _to_front(states, state)
+        _to_front(state.captures, kept)
+        del states[MOST_STATES:], state.captures[MOST_CAPTURES:]
+    return kept
+
+
+def copied_capture(captured: Captured) -> Captured:
+    """The capture with a copy of its graph."""
+    return copied(CapturedModel(nn.Module(), captured, None, {})).captured
+
+
+def _to_front(several: list[Any], one: Any) -> None:
+    with _KEPT.lock:
+        several[:] = [one, *(each for each in several if each is not one)]
+
+
+def torch_settings() -> tuple[Hashable, ...]:
+    """What capture depends on beside the model and the inputs. Autocast is not among it: a graph is that of the model
+    without."""
+    cuda: Any = torch.backends.cuda
+    return (
+        torch.get_default_dtype(), torch.get_default_device(), torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(), cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(),
+        cuda.math_sdp_enabled(), torch.backends.mkldnn.enabled, registered(),
+    )  # fmt: skip
+
+
+def _has_own_objects(example: Example) -> bool:
+    """Whether an input is an object of a class of the user, whose other attributes nothing compares."""
+    return bool([*user_classes(pytree.tree_structure(dict(example.kwargs)))])
+
+
+def _held_by(kept: KeptCapture, model: nn.Module) -> list[Any]:
+    """What a capture and its modules hold beside tensors and the graph itself."""
+    packed = [layer for x in kept.captured.gm.buffers() if (layer := packed_layer_of(x)) is not None]
+    tensors = tensor_leaves(kept.captured.example.kwargs).values()
+    hooks = [hooks_of_tensor(x) for x in (*tensors, *kept.captured.gm.parameters())]
+    return [packed, kept.captured.example.constants, getattr(model, "config", None), hooks]
+
+
+def _reaches(objects: Iterable[Any], model: nn.Module) -> bool:
+    """Whether one of these objects holds the model, or so many others that nobody can tell."""
+    todo, seen = list(objects), set[int]()
+    while todo:
+        one = todo.pop()
+        if one is model:
+            return True
+        if id(one) in seen or isinstance(one, (type, ModuleType, BuiltinFunctionType, CodeType, Tensor, str)):
+            continue
+        seen.add(id(one))
+        if len(seen) > MOST_REACHED:
+            return True
+        if isinstance(one, FunctionType):
+            todo += [one.__closure__, one.__defaults__, one.__kwdefaults__]  # and not all globals of its module
+        elif isinstance(one, partial):
+            todo += [one.func, one.args, one.keywords]
+        else:
+            todo += gc.get_referents(one)
+    return False

@@ -1,0 +1,349 @@
+"""Captures that are kept: taken again while the model is as it was, and never after a change that an explanation shows."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import types
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from unittest import mock
+
+import kept_net
+import pytest
+import torch
+import torch.nn.functional as F
+from kept_net import Block, Net, block, captures_counted
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import lxt_fx
+from lxt_fx.compiler.kept_captures import forget_captures
+
+Change = Callable[[Net, pytest.MonkeyPatch], Any]
+
+def _weights(module: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1.5)
+
+
+def _merge(net: Net, _: pytest.MonkeyPatch) -> None:
+    """What `merge_adapter` does: the weights change in place, and the adapter is active no more."""
+    one = block(net)
+    with torch.no_grad():
+        one.linear.weight.add_(2 * one.adapters["a"].up.weight @ one.adapters["a"].down.weight)
+    one.active = []
+
+
+def _patched_forward(net: Net, _: pytest.MonkeyPatch) -> None:
+    block(net).forward = types.MethodType(lambda self, x: self.linear(x), block(net))
+
+
+def _patched_class(net: Net, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Block, "forward", lambda self, x: self.linear(x))
+
+
+class Twice(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+CHANGES: dict[str, Change] = {
+    "values in place": lambda net, _: _weights(net),
+    "values of a buffer in place": lambda net, _: block(net).shift.mul_(3),
+    "values by load_state_dict": lambda net, _: net.load_state_dict({k: 2 * v for k, v in net.state_dict().items()}),
+    "data of a parameter": lambda net, _: setattr(net.head.weight, "data", 3 * net.head.weight.data),
+    "another parameter": lambda net, _: setattr(net.head, "weight", nn.Parameter(torch.ones(3, 4))),
+    "another buffer": lambda net, _: setattr(block(net), "shift", torch.ones(4)),
+    "another constant": lambda net, _: setattr(block(net), "constant", torch.ones(4)),
+    "values of a constant": lambda net, _: block(net).constant.mul_(3),
+    "another submodule": lambda net, _: setattr(block(net), "linear", nn.Linear(4, 4)),
+    "one block less": lambda net, _: net.blocks.__delitem__(1),
+    "tied weights": lambda net, _: setattr(net.blocks[1].linear, "weight", block(net).linear.weight),
+    "dtype": lambda net, _: net.double().float().double(),
+    "a number": lambda net, _: setattr(block(net), "scale", 0.9),
+    "a flag": lambda net, _: setattr(block(net), "half", True),
+    "a function": lambda net, _: setattr(block(net), "act", F.relu),
+    "a lambda": lambda net, _: setattr(block(net), "act", lambda x: x * 0.3),
+    "active adapters": lambda net, _: setattr(block(net), "active", ["b"]),
+    "active adapters in place": lambda net, _: block(net).active.append("b"),
+    "a merged adapter": _merge,
+    "config": lambda net, _: setattr(net.config, "residual", False),
+    "deep in a config": lambda net, _: net.config.norms.update(eps=2.0),
+    "forward of a submodule": _patched_forward,
+    "forward of the class": _patched_class,
+    "an attribute of the class": lambda _, patch: patch.setattr(Net, "power", 2.0),
+    "a global function": lambda _, patch: patch.setattr(kept_net, "activated", torch.tanh),
+    "a function of torch": lambda _, patch: patch.setattr(F, "silu", torch.tanh),
+    "a hook": lambda net, _: block(net).register_forward_hook(lambda module, inputs, output: 2 * output),
+    "a hook before": lambda net, _: block(net).register_forward_pre_hook(lambda module, inputs: 2 * inputs[0]),
+    "a hook on the model": lambda net, _: net.register_forward_hook(lambda module, inputs, output: output * output),
+    "a parametrisation": lambda net, _: parametrize.register_parametrization(net.head, "weight", Twice()),
+}
+
+
+def relevance(net: nn.Module, x: Tensor) -> Tensor:
+    return lxt_fx.relevance_of(net, x.to(next(net.parameters()).dtype), 1, reduce="none")
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_no_change_is_missed(change: Change, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net().eval()
+    before = relevance(net, x)
+    change(net, monkeypatch)
+    found = relevance(net, x)
+    forget_captures()
+    expected = relevance(net, x)
+    assert not torch.equal(expected.to(before.dtype), before), "the change is one that relevance shows"
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_change_that_is_undone_finds_its_capture_again(x: Tensor) -> None:
+    net = Net().eval()
+    with captures_counted() as captured:
+        first, one = relevance(net, x), block(net)
+        one.active = ["b"]
+        relevance(net, x)
+        one.active = ["a"]
+        torch.testing.assert_close(relevance(net, x), first)
+    assert len(captured) == 2
+
+
+def test_training_mode_is_another_state(x: Tensor) -> None:
+    net = Net()
+    net.drop.p = 0.0
+    with captures_counted() as captured:
+        relevance(net.eval(), x)
+        relevance(net.train(), x)
+        relevance(net.eval(), x)
+    assert len(captured) == 2
+
+
+def test_every_function_takes_the_capture_of_the_others(x: Tensor) -> None:
+    net = Net().eval()
+    target = lambda out: out[:, 1]  # noqa: E731
+    with captures_counted() as captured:
+        lxt_fx.relevance_of(net, {"x": x}, 1)
+        ledger = lxt_fx.audit(net, {"x": x}, target)
+        explained = lxt_fx.transform(net, kwargs={"x": x[:2]}, rules="gradient")
+        lxt_fx.tune(net, x, 1, grid={"linear": [0, 1]}, removal=lxt_fx.Removal(steps=1), progress=False)
+    ledger.check()
+    assert len(captured) == 1 and explained.record.table_name == "gradient"
+
+
+def test_other_sizes_take_the_same_graph_and_other_kinds_one_of_their_own() -> None:
+    torch.manual_seed(0)
+    net = Net().eval()
+    inputs = [torch.randn(*shape, 4) for shape in ((3,), (5,), (2, 3), (7,), (4, 5))]
+    with captures_counted() as captured:
+        found = [lxt_fx.relevance_of(net, x, lambda out: out.sum()[None], reduce="none") for x in inputs]
+    assert len(captured) == 2
+    for x, each in zip(inputs, found, strict=True):
+        forget_captures()
+        torch.testing.assert_close(each, lxt_fx.relevance_of(net, x, lambda out: out.sum()[None], reduce="none"))
+
+
+class Branches(nn.Module):
+    """Its code reads a value of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x) if bool(x.sum() > 0) else -3 * self.linear(x)
+        return out
+
+
+def test_a_graph_of_one_branch_is_not_that_of_the_other() -> None:
+    net, x = Branches().eval(), torch.ones(2, 4)
+    with captures_counted() as captured:
+        one, other, again = (lxt_fx.relevance_of(net, each, 1, reduce="none") for each in (x, -x, 2 * x))
+    assert len(captured) == 2
+    torch.testing.assert_close(again, 2 * one)
+    weight = net.linear.weight[1]
+    torch.testing.assert_close(one[0], weight.expand(2, 4).detach())
+    torch.testing.assert_close(other[0], 3 * weight.expand(2, 4).detach())
+
+
+def test_weights_that_were_trained_meanwhile_pass_the_forward_check_under_another_table(x: Tensor) -> None:
+    net = Net().eval()
+    lxt_fx.transform(net, (x,))
+    _weights(net)
+    with captures_counted() as captured:
+        assert lxt_fx.transform(net, (x,), rules="gradient").record.forward_difference < 1e-6
+    assert not captured
+
+
+def test_a_model_is_freed_that_was_explained(x: Tensor) -> None:
+    net = Net().eval()
+    relevance(net, x)
+    gone = weakref.ref(net)
+    del net
+    gc.collect()  # an export leaves circles behind
+    assert gone() is None
+
+
+class Child(nn.Module):
+    def __init__(self, parent: list[nn.Module]) -> None:
+        super().__init__()
+        self.parent = parent
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.parent[0].scale
+
+
+class Parent(nn.Module):
+    """Its child, its config and a hook refer to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.child, self.scale = nn.Linear(4, 4), Child([self]), 2.0
+        self.config = types.SimpleNamespace(of=self)
+        self.linear.register_forward_hook(self.seen)
+
+    def seen(self, *_: Any) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.child(self.linear(x))
+        return out
+
+
+def test_a_model_that_refers_to_itself_is_freed_and_not_missed(x: Tensor) -> None:
+    net = Parent().eval()
+    first = relevance(net, x)
+    net.scale = 6.0
+    torch.testing.assert_close(relevance(net, x), 3 * first)
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_copy_of_a_model_has_captures_of_its_own(x: Tensor) -> None:
+    import copy
+
+    net = Net().eval()
+    first = relevance(net, x)
+    twin = copy.deepcopy(net)
+    _weights(twin)
+    assert not torch.allclose(relevance(twin, x), first)
+    torch.testing.assert_close(relevance(net, x), first)
+
+
+def test_threads_that_explain_one_model_at_once_capture_it_once(x: Tensor) -> None:
+    net, barrier = Net().eval(), threading.Barrier(4)
+
+    def explained(_: int) -> Tensor:
+        barrier.wait()
+        return relevance(net, x)
+
+    with captures_counted() as captured, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(explained, range(4)))
+    assert len(captured) == 1
+    for each in found[1:]:
+        torch.testing.assert_close(each, found[0])
+
+
+def test_the_default_dtype_of_torch_is_part_of_the_state() -> None:
+    class Made(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (2.0 if torch.get_default_dtype() == torch.float64 else 1.0)
+
+    net, x = Made(), torch.ones(2, 4)
+    first = lxt_fx.relevance_of(net, x, 1, reduce="none")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = lxt_fx.relevance_of(net, x, 1, reduce="none")
+        forget_captures()
+        expected = lxt_fx.relevance_of(net, x, 1, reduce="none")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected) and torch.equal(found, 2 * first)
+
+
+@pytest.fixture
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def doubled_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+    from transformers.models.llama import modeling_llama
+
+    out, weights = modeling_llama.eager_attention_forward(module, query, key, value, mask, **kwargs)
+    return 2 * out, weights
+
+
+def _own_attention(model: Any, _: pytest.MonkeyPatch) -> None:
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("doubled", doubled_attention)
+    model.set_attn_implementation("doubled")
+
+
+def _patched_rotary(_: Any, patch: pytest.MonkeyPatch) -> None:
+    from transformers.models.llama import modeling_llama
+
+    patch.setattr(modeling_llama, "apply_rotary_pos_emb", lambda q, k, cos, sin, *_, **__: (q, k))
+
+
+def _patched_sdpa(_: Any, patch: pytest.MonkeyPatch) -> None:
+    """What LXT does: it replaces a function of the model's module."""
+    from transformers.models.llama import modeling_llama
+
+    patch.setitem(modeling_llama.ALL_ATTENTION_FUNCTIONS, "sdpa", doubled_attention)  # type: ignore[arg-type]
+
+
+MODEL_CHANGES: dict[str, Callable[[Any, pytest.MonkeyPatch], Any]] = {
+    "an attention of one's own": _own_attention,
+    "a patched rotary embedding": _patched_rotary,
+    "a patched attention": _patched_sdpa,
+    "new embeddings": lambda model, _: model.resize_token_embeddings(40, mean_resizing=False),
+    "a norm's epsilon": lambda model, _: setattr(model.model.norm, "variance_epsilon", 1.0),
+    "a soft head": lambda model, _: model.lm_head.register_forward_hook(lambda m, i, out: torch.tanh(out)),
+}
+
+
+@pytest.mark.parametrize("change", MODEL_CHANGES.values(), ids=MODEL_CHANGES)
+def test_no_change_of_a_language_model_is_missed(
+    change: Callable[[Any, pytest.MonkeyPatch], Any], llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.llama import modeling_llama
+
+    ids = torch.tensor([[4, 9, 17, 5]])
+    before = lxt_fx.explain(llama, None, ids, 3).values
+    with mock.patch.dict(modeling_llama.ALL_ATTENTION_FUNCTIONS._global_mapping):
+        change(llama, monkeypatch)
+        found = lxt_fx.explain(llama, None, ids, 3).values
+        forget_captures()
+        expected = lxt_fx.explain(llama, None, ids, 3).values
+        monkeypatch.undo()
+    if change is not MODEL_CHANGES["new embeddings"]:
+        assert not torch.allclose(expected, before)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_texts_of_other_lengths_and_batches_take_one_capture(llama: LlamaForCausalLM) -> None:
+    ids = torch.randint(3, 30, (2, 6), generator=torch.Generator().manual_seed(0))
+    with captures_counted() as captured:
+        found = [lxt_fx.explain(llama, None, ids[:1, :length], 3).values for length in (4, 6, 2)]
+        lxt_fx.explain(llama, None, ids[:1], lxt_fx.Target(3, position=1))
+    assert len(captured) == 1
+    for length, each in zip((4, 6, 2), found, strict=True):
+        forget_captures()
+        torch.testing.assert_close(each, lxt_fx.explain(llama, None, ids[:1, :length], 3).values, rtol=1e-5, atol=1e-7)

@@ -1,0 +1,211 @@
+"""The facts of a module: every change of its code and of what that reads is seen, changed values of its tensors are not."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import types
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lxt_fx.base.facts_text import NoText, text_of
+from lxt_fx.base.module_facts import differing_attributes, facts_of
+from lxt_fx.base.remembered_facts import remembered
+
+
+def scaled(x: Tensor, by: float = 2.0) -> Tensor:
+    return x * by
+
+
+class Config:
+    def __init__(self) -> None:
+        self.width, self.kinds = 3, {"act": ["silu", "gelu"]}
+
+
+class Layer(nn.Module):
+    slope = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.register_buffer("bias", torch.zeros(3))
+        self.act: Any = F.silu
+        self.sizes, self.offset, self.table = [1, 2], torch.ones(3), np.ones(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return scaled(self.act(self.linear(x)) + self.bias) * self.slope + self.offset
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.config, self.calls = nn.ModuleList([Layer(), Layer()]), Config(), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+Change = Callable[[Net, pytest.MonkeyPatch], Any]
+
+
+def _patched_global(net: Net, patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(globals(), "scaled", lambda x: x)
+
+
+def _patched_default(net: Net, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(scaled, "__defaults__", (3.0,))
+
+
+def _patched_code(net: Net, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(scaled, "__code__", (lambda x, by=2.0: x + by).__code__)
+
+
+def _patched_instance(net: Net, patch: pytest.MonkeyPatch) -> None:
+    net.layers[0].forward = types.MethodType(lambda self, x: x, net.layers[0])
+
+
+LAYER_CHANGES: dict[str, Change] = {
+    "a number": lambda net, _: setattr(net.layers[1], "slope", 3.0),
+    "a number of another type": lambda net, _: setattr(net, "calls", False),
+    "an item of a list": lambda net, _: net.layers[0].sizes.append(3),
+    "a value of a config": lambda net, _: setattr(net.config, "width", 4),
+    "deep in a config": lambda net, _: net.config.kinds["act"].reverse(),
+    "a function": lambda net, _: setattr(net.layers[0], "act", F.gelu),
+    "another class": lambda net, _: setattr(net.layers[0], "__class__", type("Other", (Layer,), {})),
+    "mode": lambda net, _: net.layers[0].train(False),
+    "another parameter": lambda net, _: setattr(net.layers[0].linear, "weight", nn.Parameter(torch.ones(3, 3))),
+    "another buffer": lambda net, _: setattr(net.layers[0], "bias", torch.ones(3)),
+    "a parameter that is gone": lambda net, _: setattr(net.layers[0].linear, "bias", None),
+    "dtype": lambda net, _: net.layers[0].linear.double(),
+    "a tied parameter": lambda net, _: setattr(net.layers[0].linear, "weight", net.layers[1].linear.weight),
+    "another constant": lambda net, _: setattr(net.layers[0], "offset", torch.ones(3)),
+    "a constant in place": lambda net, _: net.layers[0].offset.add_(1),
+    "an array in place": lambda net, _: net.layers[0].table.__iadd__(1),
+    "a hook": lambda net, _: net.layers[0].register_forward_hook(lambda *_: None),
+    "a submodule": lambda net, _: net.layers.append(Layer()),
+    "the order of submodules": lambda net, _: setattr(net, "layers", nn.ModuleList([*net.layers][::-1])),
+    "a forward of this module": _patched_instance,
+    "a forward of the class": lambda _, patch: patch.setattr(Layer, "forward", lambda self, x: x),
+    "a number of the class": lambda _, patch: patch.setattr(Layer, "slope", 2.0),
+    "a function of torch": lambda _, patch: patch.setattr(nn.Linear, "forward", lambda self, x: x),
+    "a global function": _patched_global,
+    "the default of a function": _patched_default,
+    "the code of a function": _patched_code,
+}
+
+
+@pytest.mark.parametrize("change", LAYER_CHANGES.values(), ids=LAYER_CHANGES)
+def test_every_change_is_seen(change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    was = remembered(facts_of(net))
+    assert was.is_same(remembered(facts_of(net)))
+    change(net, monkeypatch)
+    assert not was.is_same(remembered(facts_of(net)))
+
+
+def test_a_value_in_a_closure_is_seen() -> None:
+    net, held = Net(), [1.0]
+    net.layers[0].act = lambda x: x * held[0]
+    was = remembered(facts_of(net))
+    held[0] = 2.0
+    assert not was.is_same(remembered(facts_of(net)))
+
+
+def test_a_patched_function_of_torch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Softmax(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.softmax(x, -1)
+
+    net = Softmax()
+    was = remembered(facts_of(net))
+    monkeypatch.setattr(F, "softmax", lambda x, dim: x)
+    assert not was.is_same(remembered(facts_of(net)))
+
+
+def test_values_written_into_tensors_are_no_facts() -> None:
+    net = Net()
+    was = remembered(facts_of(net))
+    with torch.no_grad():
+        net.layers[0].linear.weight.mul_(2)
+        net.layers[0].bias.add_(1)
+    net.load_state_dict(Net().state_dict())
+    assert was.is_same(remembered(facts_of(net)))
+
+
+def test_what_the_forward_writes_counts_no_more_and_all_else_does() -> None:
+    net = Net()
+    before = remembered(facts_of(net))
+    net(torch.ones(1, 3))
+    was = remembered(facts_of(net)).less_changed(before)
+    net(torch.ones(1, 3))
+    assert was.is_same(remembered(facts_of(net))) and not before.is_same(remembered(facts_of(net)))
+    net.config.width = 4
+    assert not was.is_same(remembered(facts_of(net)))
+
+
+def test_a_list_that_a_hook_fills_counts_no_more() -> None:
+    net, seen = Net(), list[Any]()
+    net.layers[0].register_forward_hook(lambda _, inputs, output: seen.append(output.shape))
+    before = remembered(facts_of(net))
+    net(torch.ones(1, 3))
+    was = remembered(facts_of(net)).less_changed(before)
+    net(torch.ones(1, 3))
+    assert was.is_same(remembered(facts_of(net)))
+
+
+def test_facts_that_are_remembered_do_not_hold_the_model() -> None:
+    net = Net()
+    net.layers[0].parent = (net,)  # type: ignore[assignment]
+    net.layers[1].register_forward_hook(net.forward)
+    was, gone = remembered(facts_of(net)), weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None and not was.is_same(was)
+
+
+def test_the_text_is_that_of_another_process_and_of_equal_models_only() -> None:
+    here = "".join(text_of(facts_of(Net())))
+    code = "import test_module_facts as t; print(''.join(t.text_of(t.facts_of(t.Net()))), end='')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+        env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == here
+    other = Net()
+    other.config.width = 4
+    assert "".join(text_of(facts_of(other))) != here
+
+
+@pytest.mark.parametrize("made", [torch.Generator, lambda: iter([1])], ids=["Generator", "iterator"])
+def test_an_object_that_only_this_process_knows_has_no_text(made: Callable[[], Any]) -> None:
+    net = Net()
+    net.thing = made()
+    with pytest.raises(NoText):
+        list(text_of(facts_of(net)))
+
+
+def test_twins_differ_in_nothing_or_in_the_attributes_that_are_named() -> None:
+    one, other = Layer(), Layer()
+    other.offset, other.table = one.offset, one.table
+    assert differing_attributes(one, other) == frozenset()
+    other.sizes = [1, 3]
+    assert differing_attributes(one, other) == {"sizes"}
+    assert differing_attributes(one, nn.Linear(3, 3)) is None
+    other.linear = nn.Linear(3, 3, bias=False)
+    assert differing_attributes(one.linear, other.linear) is None
+    assert differing_attributes(one, Layer().double()) is None
+    other.register_forward_hook(lambda *_: None)
+    assert differing_attributes(one, other) is None
