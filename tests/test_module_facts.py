@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lxt_fx.base.facts_text import NoText, text_of
-from lxt_fx.base.module_facts import differing_attributes, facts_of
+from lxt_fx.base.module_facts import facts_of
 from lxt_fx.base.remembered_facts import remembered
 
 
@@ -195,17 +195,3 @@ def test_an_object_that_only_this_process_knows_has_no_text(made: Callable[[], A
     net.thing = made()
     with pytest.raises(NoText):
         list(text_of(facts_of(net)))
-
-
-def test_twins_differ_in_nothing_or_in_the_attributes_that_are_named() -> None:
-    one, other = Layer(), Layer()
-    other.offset, other.table = one.offset, one.table
-    assert differing_attributes(one, other) == frozenset()
-    other.sizes = [1, 3]
-    assert differing_attributes(one, other) == {"sizes"}
-    assert differing_attributes(one, nn.Linear(3, 3)) is None
-    other.linear = nn.Linear(3, 3, bias=False)
-    assert differing_attributes(one.linear, other.linear) is None
-    assert differing_attributes(one, Layer().double()) is None
-    other.register_forward_hook(lambda *_: None)
-    assert differing_attributes(one, other) is None

@@ -154,35 +154,6 @@ def names_in(code: CodeType) -> frozenset[str]:
     return frozenset(name for each in codes_in(code) for name in each.co_names)
 
 
-def differing_attributes(one: nn.Module, other: nn.Module) -> frozenset[str] | None:
-    """The names of the attributes in which two modules differ, if these are all that distinguishes them; None if they also
-    differ in class, mode, hooks, the kinds of their tensors or the names of their submodules. Attributes that are no plain
-    values differ unless they are the same object. Submodules are not compared: ask for each pair."""
-    if type(one) is not type(other) or one.training != other.training:
-        return None
-    if [name for name, _ in one.named_children()] != [name for name, _ in other.named_children()]:
-        return None
-    kinds = [{name: kind_of_tensor(tensor) for name, tensor in tensors_of(each).items()} for each in (one, other)]
-    if kinds[0] != kinds[1] or hooks_on(one) or hooks_on(other):
-        return None
-    (first, second) = attributes_of(one), attributes_of(other)
-    if first.keys() != second.keys():
-        return None
-    return frozenset(name for name, value in first.items() if not _is_same(value, second[name]))
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    if type(one) is not type(other) or not is_plain(one) or not is_plain(other):
-        return False
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(_is_same(value, other[key]) for key, value in one.items())
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_is_same, one, other))
-    return bool(one == other)
-
-
 # A whole model
 
 

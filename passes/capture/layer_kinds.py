@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lxt_fx.base.torch_internals import contents_of, hooks_of
+from lxt_fx.base.module_facts import PLAIN, attributes_of, hooks_on, kind_of_tensor, tensors_of
 
 FEWEST = 3
 """The first and the last of the twins are traced, so there must be more."""
@@ -27,8 +26,6 @@ SAME = "__lxt_fx_same__"
 """Where a forward that capture puts on a module says on what it depends beside parameters and buffers: twins have the same,
 and no attribute of the module counts."""
 
-_OF_TORCH = frozenset(vars(nn.Module())) - {"training"}
-_VALUES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format)
 _COUNTS = (int, float, str)
 
 
@@ -189,12 +186,14 @@ def _facts(layer: nn.Module) -> _Facts:
     structure: list[Hashable] = []
     attributes: dict[tuple[str, str], Hashable] = {}
     for path, module in layer.named_modules():
-        parameters, buffers, children = contents_of(module)
-        held = [(name, _tensor_fact(tensor, tensors)) for owner in (parameters, buffers) for name, tensor in owner.items()]
-        inside = [(name, None if child is None else paths[id(child)]) for name, child in children.items()]
-        hooked = id(module) if hooks_of(module) else None  # what a hook does with a value is not known
-        own = {key: value for key, value in vars(module).items() if key not in _OF_TORCH}
-        structure.append((path, type(module), tuple(held), tuple(inside), hooked, tuple(own)))
+        held = [
+            (name, kind_of_tensor(tensor), tensors.setdefault(id(tensor), len(tensors)))  # a number for each tensor
+            for name, tensor in tensors_of(module).items()
+        ]
+        inside = [(name, paths[id(child)]) for name, child in module.named_children()]
+        hooked = id(module) if hooks_on(module) else None  # what a hook does with a value is not known
+        own = attributes_of(module)
+        structure.append((path, type(module), module.training, tuple(held), tuple(inside), hooked, tuple(own)))
         if (same := getattr(own.get("forward"), SAME, None)) is not None:
             attributes[path, "forward"] = same
             continue
@@ -203,18 +202,10 @@ def _facts(layer: nn.Module) -> _Facts:
     return _Facts(tuple(structure), attributes)
 
 
-def _tensor_fact(tensor: Tensor | None, seen: dict[int, int]) -> Hashable:
-    """Class, size and dtype of a parameter or buffer, and which earlier one it is, if it has several names."""
-    if tensor is None:
-        return None
-    place = seen.setdefault(id(tensor), len(seen))
-    return type(tensor), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad, place
-
-
 def _fact(value: Any, paths: Mapping[int, str]) -> Hashable:
     """What is equal for equal attributes: the value of plain ones, the identity of any other object. A module of the layer
     is the same as that of a twin at the same path."""
-    if isinstance(value, _VALUES):
+    if isinstance(value, PLAIN):
         return type(value), repr(value) if isinstance(value, float) else value
     if isinstance(value, nn.Module) and id(value) in paths:
         return "module", paths[id(value)]
