@@ -29,10 +29,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import lxt_fx
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.pipeline import segments_of
 from lxt_fx.passes.capture.example import made_example
 from lxt_fx.passes.fuse.fuse import fuse
 from lxt_fx.passes.segments.by_segments import Segments
+from lxt_fx.passes.segments.find_segments import segments_of
 
 FAMILIES = ("llama", "gpt2", "bert", "vit", "whisper")
 
@@ -61,7 +61,7 @@ def again(explained: Explained, inputs: dict[str, Tensor], **options: Any) -> Ex
 
 def segments(explained: Explained, checkpoint: Any) -> Segments:
     """Those of the graph as it stands."""
-    return segments_of(explained, checkpoint)
+    return segments_of(explained, explained.fused, checkpoint)
 
 
 def recut(explained: Explained, checkpoint: Any) -> Explained:

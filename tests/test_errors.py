@@ -122,7 +122,7 @@ def test_without_strict_the_op_keeps_its_gradient_and_is_listed() -> None:
 def test_a_refusing_rule_is_named_with_its_reason() -> None:
     class Bilinear(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.nn.functional.conv1d(x, x[:, :, :2])
+            return torch.nn.functional.conv_transpose1d(x, x[:, :, :2])
 
     with pytest.raises(NoRuleError, match=r"closest rule: linear: weight carries too"):
         lxt_fx.transform(Bilinear(), (torch.randn(3, 3, 4),))

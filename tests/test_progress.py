@@ -29,6 +29,7 @@ from lxt_fx.base import progress
 from lxt_fx.base.progress import DELAY, Display, hidden, lasting, stage, steps
 from lxt_fx.base.progress_line import SPINNER, Line, Notebook, Step
 from lxt_fx.base.warn_user import warn_user
+from lxt_fx.compiler.kept_captures import forget_model
 from lxt_fx.compiler.timed import WORDS
 
 ERASE = "\r\x1b[2K"
@@ -477,6 +478,7 @@ def test_transform_says_its_stages(said: list[tuple[str, int | None]]) -> None:
     x = torch.randn(2, 4)
     lxt_fx.transform(net, (x,), progress=False)
     assert not said
+    forget_model(net)
     explained = lxt_fx.transform(net, (x,))
     shown = {words for words, _ in said}
     assert shown == {words for name, words in WORDS.items() if name not in ("positions", "checkpoint")}

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import lxt_fx
+from lxt_fx.compiler.kept_captures import forget_model
 from lxt_fx.compiler.quick_attributes import AttributeReader
 
 
@@ -56,8 +57,11 @@ def test_a_copy_reads_its_own_parameters() -> None:
 
 def test_nothing_of_a_module_outlives_it() -> None:
     x = torch.randn(2, 4)
-    explained = lxt_fx.transform(net(), (x,))
+    model = net()
+    explained = lxt_fx.transform(model, (x,))
     explained(x)
+    forget_model(model)  # else its capture is kept until another one finds that the model is gone
+    del model
     weight = weakref.ref(explained.get_submodule("0").weight)
     gc.collect()
     gc.disable()

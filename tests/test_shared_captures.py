@@ -17,6 +17,7 @@ from torch._dynamo import config as dynamo_settings
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lxt_fx
+from lxt_fx.compiler.kept_captures import forget_model
 from lxt_fx.compiler.pipeline import STAGES
 from lxt_fx.passes.capture.example import made_example
 
@@ -45,6 +46,7 @@ def test_it_is_the_module_that_transform_makes(name: str) -> None:
     shared = explained(name)
     before = FakeTensorMode.cache_info()
     with dynamo_settings.patch(fake_tensor_cache_enabled=True):
+        forget_model(model)
         public = lxt_fx.transform(model)
     assert FakeTensorMode.cache_info() != before, "the cache of torch.export is on"
     for field in fields(public.record):

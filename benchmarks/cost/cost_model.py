@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lxt_fx
+from lxt_fx.ops import gradient_product
 
 aten = torch.ops.aten
 
@@ -47,9 +48,23 @@ def _product_by_parts(gradient: Tensor, weight: Tensor, *rest: Any, **more: Any)
     return int(2 * flat.any(1).sum() * flat.any(0).sum() * weight.shape[1])
 
 
-_product_by_parts._get_raw = True  # type: ignore[attr-defined]  # it is given tensors, not their shapes
+def _product_by_positions(gradient: Tensor, weight: Tensor, sparse: bool, **more: Any) -> int:
+    """Of the positions whose gradient is not 0, where the op looks for them."""
+    positions = gradient.any(1).sum() if sparse else len(gradient)
+    return int(2 * positions * weight.numel())
+
+
+for _count in (_product_by_parts, _product_by_positions):
+    _count._get_raw = True  # type: ignore[attr-defined]  # it is given tensors, not their shapes
+
+
+def _product_of_onednn(a: torch.Size, b: torch.Size, *rest: Any, **more: Any) -> int:
+    return 2 * a.numel() * b[0]
+
 
 FUSED = {
+    torch.ops.lxt_fx.product: _product_by_positions,
+    torch.ops.mkldnn._linear_pointwise: _product_of_onednn,
     aten._scaled_dot_product_flash_attention_for_cpu: _fused_forward,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _fused_backward,
     aten.addmm_: _product_in_place,
@@ -94,6 +109,8 @@ def predicted(s: Shape, attention: str, size: int = 4) -> Cost:
     tokens, scores = s.B * s.T, s.B * s.H * s.T * s.T
     layers, head = 2 * tokens * s.L * s.layer, 2 * tokens * s.h * s.V
     one_logit = 2 * s.B * s.h
+    single = [weights for weights in (s.h * s.m, s.h * s.H * s.d) if weights >= gradient_product.WORTH_A_FUNCTION]
+    elsewhere = 2 * s.B * (s.T - 1) * (2 * s.h * s.m + sum(single))  # the last layer's maps after its attention
     heads = tokens * s.H * s.d
     products = {"eager": 2, "sdpa": 2.5}[attention]  # the fused backward computes the scores again
     between = {
@@ -102,7 +119,7 @@ def predicted(s: Shape, attention: str, size: int = 4) -> Cost:
     }[attention]
     return Cost(
         forward=layers + head + 4 * s.L * scores * s.d,
-        backward=layers + one_logit + products * 4 * s.L * scores * s.d,
+        backward=layers - elsewhere + one_logit + products * 4 * s.L * scores * s.d,
         saved=size * (s.L * (between + 2 * tokens * s.m + 2 * tokens) + tokens),
     )
 

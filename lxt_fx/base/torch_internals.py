@@ -766,7 +766,15 @@ def sizes_tried(sizes: Iterable[Any], conditions: Iterable[Any]) -> list[dict[An
     if not symbols:
         return [{}]
     others = {symbol: number + 1 for symbol, number in symbols.items()}, dict.fromkeys(symbols, 1)
-    return [symbols, *(numbers for numbers in others if not any(c.xreplace(numbers) == False for c in conditions))]  # noqa: E712 - sympy
+    return [symbols, *(numbers for numbers in others if not any(_fails(c, numbers) for c in conditions))]
+
+
+def _fails(condition: Any, numbers: Mapping[Any, int]) -> bool:
+    """Whether a condition is false for these numbers, or has no value, as a remainder of a division by 0."""
+    try:
+        return bool(condition.xreplace(numbers) == False)  # noqa: E712 - sympy
+    except ZeroDivisionError:
+        return True
 
 
 def size_at(size: Any, numbers: dict[Any, int]) -> int:

@@ -231,9 +231,14 @@ def check_valid(
     leaves = checked_leaves(ordered, captured, record.constants, record.model_class)
     if (name := of_other_size(record.sizes, leaves)) is not None:
         raise CallError(_other_shape(record, name, leaves[name]))
+    check_guards(record.model_class, guards, leaves)
+
+
+def check_guards(model_class: str, guards: Sequence[tuple[str, CodeType]], leaves: Mapping[str, Any]) -> None:
+    """Raises SizeGuardError for inputs of sizes for which one of the conditions is false."""
     if (guard := false_guard(guards, leaves)) is not None:
         raise SizeGuardError(
-            f"{record.model_class}: the graph is valid only if {_short(guard)}, which is false for these inputs; "
+            f"{model_class}: the graph is valid only if {_short(guard)}, which is false for these inputs; "
             "transform the model again with an example of these shapes, or once with dynamic=\"recapture\""
         )
 

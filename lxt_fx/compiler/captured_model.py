@@ -58,7 +58,8 @@ class CapturedModel:
     `state` is what the model was when it was captured, None for a module that was loaded or copied. `proofs` gets the
     comparison of the gradients, which is made once for all copies. `packed` are the packed layers. `embedding` is what
     `embed` looks tokens up in, for a module that is called by embeddings. With `begun` the graph is canonical already;
-    without, `store` gets it as soon as it is. `fresh` captures a model anew whose capture came from a file."""
+    without, `store` gets it as soon as it is. `fresh` captures a model anew whose capture came from a file, or was made for
+    other inputs. `narrowed` is called where compiling it has put conditions on free sizes: its copies share these."""
 
     model: nn.Module
     captured: Captured
@@ -71,6 +72,7 @@ class CapturedModel:
     begun: Begun | None = None
     store: Store | None = None
     fresh: Callable[[], CapturedModel] | None = None
+    narrowed: Callable[[], None] | None = None
 
     @property
     def model_class(self) -> str:

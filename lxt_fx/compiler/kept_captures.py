@@ -208,6 +208,13 @@ def forget_model(model: nn.Module) -> None:
         _KEPT.models.pop(id(model), None)
 
 
+def forget_capture(model: nn.Module, kept: KeptCapture) -> None:
+    """Drops one capture of a model."""
+    with _KEPT.lock:
+        for state in _KEPT.states(model) if id(model) in _KEPT.models else ():
+            state.captures[:] = [each for each in state.captures if each is not kept]
+
+
 def find_capture(model: nn.Module, example: Example, dynamic: bool) -> KeptCapture | None:
     """What was captured of the model as it is now, for calls like this one; None if there is nothing."""
     if id(model) not in _KEPT.models:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from lxt_fx.base.cache_files import drop, folder
-from lxt_fx.base.errors import ForwardMismatchError, GradientMismatchError, InputError
+from lxt_fx.base.errors import ForwardMismatchError, GradientMismatchError, InputError, SizeGuardError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.remembered_facts import remembered
 from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.cached_capture import Sizes, read_capture, write_capture
+from lxt_fx.compiler.call_inputs import check_guards
 from lxt_fx.compiler.capture_key import capture_key
 from lxt_fx.compiler.captured_model import Begun, CapturedModel, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
@@ -30,6 +31,7 @@ from lxt_fx.compiler.kept_captures import (
     copied_capture,
     facts_now,
     find_capture,
+    forget_capture,
     forget_model,
     keep_capture,
     sizes_of,
@@ -63,6 +65,7 @@ from lxt_fx.passes.canonical.merge_twins import merge_twins
 from lxt_fx.passes.canonical.write_casts import write_casts
 from lxt_fx.passes.canonical.write_out import ROUNDS, WrittenOut, write_out
 from lxt_fx.passes.capture.autograd_functions import own_backwards_found
+from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import Example, token_embedding
 from lxt_fx.passes.capture.packed_layers import packed_layers
@@ -99,7 +102,16 @@ def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> Capture
     """The model captured on an example that is made, or on another of the same kinds if it has not changed since. Raises
     CaptureError."""
     if (kept := find_capture(model, example, dynamic)) is not None:
-        return kept.source(model, example)
+        return _of_kept(kept, model, example, dynamic)
+    return _captured_anew(model, example, dynamic)
+
+
+def _of_kept(kept: KeptCapture, model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
+    again = partial(_captured_anew, model, example, dynamic)
+    return replace(kept.source(model, example), fresh=again, narrowed=partial(forget_capture, model, kept))
+
+
+def _captured_anew(model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
     return _captured_now(model, example, dynamic)[0]
 
 
@@ -118,14 +130,14 @@ def _captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[Ca
     kept = keep_capture(source, example, dynamic, written, before, sizes)
     if key is not None and source.begun is None and not source.packed.found:
         source = replace(source, store=partial(_write, key, model, kept))
-    return source, kept
+    return replace(source, narrowed=partial(forget_capture, model, kept)), kept
 
 
 def _captured_after_all(key: str, model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
     """The model captured on an example, because what a file had for it proved wrong."""
     drop(key, "its module differs from the model")
     forget_model(model)
-    return _captured_now(model, example, dynamic)[0]
+    return _captured_anew(model, example, dynamic)
 
 
 def _write(key: str, model: nn.Module, kept: KeptCapture, gm: GraphModule, begun: Begun) -> None:
@@ -196,7 +208,7 @@ class CallCapture:
                 if (found := next(filter(None, (under_numbers(other, table) for other in others)), None)) is not None:
                     modules[key] = found
             if key not in modules:
-                source = self.fresh or self.kept.source(self.model, self.example)
+                source = self.fresh or _of_kept(self.kept, self.model, self.example, dynamic=True)
                 self.fresh = None  # compiled_by edits its graph
                 modules[key] = compiled_by(replace(source, state=None, embedding=None), table, options)
             modules.move_to_end(key)
@@ -205,34 +217,30 @@ class CallCapture:
             return modules[key]
 
 
+@one_capture()  # also for the example: while another thread captures the model, its forward has another signature
 @torch.inference_mode(False)
 def capture_for_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> CallCapture:
     """The capture for a call with these inputs: a kept one, if the model is as it was, else a new one with free sizes, for
     a model that is opened. Raises InputError and CaptureError as `transform` does."""
     example = example_of(model, args, kwargs)
-    kept = find_capture(model, example, dynamic=True)
-    if kept is not None:
+    if (kept := find_capture(model, example, dynamic=True)) is not None:
         return CallCapture(model, example, kept)
-    with one_capture():
-        kept = find_capture(model, example, dynamic=True)  # another thread may have captured it
-        if kept is not None:
-            return CallCapture(model, example, kept)
-        source, kept = _captured_now(model, example, dynamic=True)
-        return CallCapture(model, example, kept, source)
+    source, kept = _captured_now(model, example, dynamic=True)
+    return CallCapture(model, example, kept, source)
 
 
 @one_capture()
 @torch.inference_mode(False)
 def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
     """The second part of `transform`, which depends on the table. It edits the captured graph. Raises NoRuleError,
-    ForwardMismatchError and GradientMismatchError as `transform` does; a capture from a file that leads to these two is
-    dropped, and the model captured."""
+    ForwardMismatchError and GradientMismatchError as `transform` does; where a capture of other inputs leads to these two,
+    or to conditions that the example does not meet, the model is captured on the example (a file is dropped)."""
     try:
         return _compiled_by(source, table, options)
-    except (ForwardMismatchError, GradientMismatchError):
+    except (ForwardMismatchError, GradientMismatchError, SizeGuardError):
         if source.fresh is None:
             raise
-        return _compiled_by(source.fresh(), table, options)
+        return compiled_by(source.fresh(), table, options)
 
 
 def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
@@ -240,8 +248,11 @@ def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> E
     compiled = _compile(source, table, options, seconds)
     with _timed(seconds, "verify"):
         difference = checked_on_example(source, compiled)
+    if source.narrowed is not None and (compiled.chosen.written.guards or compiled.chosen.written.fixed):
+        source.narrowed()
     record = made_record(source, table, options, compiled, seconds, difference)
     compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
+    check_guards(record.model_class, compiled.module._guards, leaf_values(compiled.begun.example.kwargs))
     compiled.module._model_state, compiled.module._options = source.state, options
     with _timed(seconds, "verify"):
         check_missing_values(compiled)

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from lxt_fx.base.nodes import TensorType, arguments, operands, value
 from lxt_fx.base.torch_internals import OpOverload, aten, aten_ops, schema_of
-from lxt_fx.ops import fused, products
+from lxt_fx.ops import active, fused, products
 from lxt_fx.ops.activations import POINTWISE_OPS
 from lxt_fx.ops.aten_kinds import POINTWISE, REDUCED
 
@@ -47,7 +47,7 @@ def broadcasts(op: Any) -> bool:
 
 
 _POINTWISE = (POINTWISE - {aten.prelu.default}) | POINTWISE_OPS | products.HALVED | {
-    products.hold, products.epsilon, fused.share,
+    products.hold, products.epsilon, fused.share, active.active,
 } | aten_ops(
     """
     __and__.Tensor __or__.Tensor __xor__.Tensor detach contiguous clone to.device floor_divide type_as min.other max.other
