@@ -267,8 +267,8 @@ def tables_command(
 @cache_app.callback(invoke_without_command=True)
 def cache_command(context: typer.Context) -> None:
     """List the captured graphs that are stored for later runs: model, size, when each was used last, and versions. Or
-    remove them: `lxt-fx cache clear`. The environment variable LXT_FX_CACHE moves the folder, or turns the cache off
-    (LXT_FX_CACHE=off).
+    remove them: `lxt-fx cache clear`. They are written where the environment variable LXT_FX_CACHE names a folder,
+    or says `on`.
 
     **Examples**
 
@@ -285,7 +285,7 @@ def cache_command(context: typer.Context) -> None:
 
     place, entries = cache_files.folder(), cache_files.entries()
     if place is None or not entries:
-        typer.echo("the cache is off (LXT_FX_CACHE)" if place is None else f"{place} holds no captures")
+        typer.echo("the cache is off (LXT_FX_CACHE=on turns it on)" if place is None else f"{place} holds no captures")
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("model", "nodes", "KiB", "used", "lxt_fx", "torch", "transformers"):

@@ -288,7 +288,9 @@ def test_the_cache_is_off_if_the_variable_says_so(
     _run("cache")
     assert "the cache is off" in capsys.readouterr().out
     monkeypatch.delenv("LXT_FX_CACHE")
+    assert cache_files.folder() is None
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("LXT_FX_CACHE", "on")
     assert cache_files.folder() == cache / "lxt_fx" / "captures"
 
 

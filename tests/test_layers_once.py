@@ -206,6 +206,101 @@ class OfAnother(Layer):
 ODD: set[int] = set()
 
 
+def last_rows(x: Tensor, most: Any) -> Tensor:
+    """Zeroes but the last rows, which no example of a few rows shows."""
+    return x if most is None else torch.where(torch.arange(x.shape[0])[:, None] < most, x, torch.zeros_like(x))
+
+
+class HalfOfFloat(Layer):
+    """Compares a whole number with a float, for which `int.__eq__` has no answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + last_rows(self.linear(x), 5 if self.index == LAYERS / 2.5 else None)
+
+
+SHARED: dict[str, Any] = {}
+
+
+class SharedWindow(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + last_rows(self.linear(x), SHARED["most"])
+
+
+class SharedWindows(Stack):
+    """Says on the side what each layer has to do; first and last have to do the same."""
+
+    def __init__(self) -> None:
+        super().__init__(SharedWindow)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, most in zip(self.layers, (None, 5, 5, 5, None), strict=True):
+            SHARED["most"] = most
+            x = layer(x)
+        return x
+
+
+class KeepsOutput(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + self.linear(x)
+        RECORDED.append(y)
+        return y
+
+
+class KeepsOutputs(Stack):
+    def __init__(self) -> None:
+        super().__init__(KeepsOutput)
+
+    def forward(self, x: Tensor) -> Tensor:
+        RECORDED.clear()
+        x = super().forward(x)
+        return x + x - last_rows(x, 5) + torch.stack(RECORDED).mean(0) - last_rows(torch.stack(RECORDED).mean(0), 5)
+
+
+class ChangesArgument(Layer):
+    def forward(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
+        y = x + self.linear(x)
+        if "last" in state:
+            y = y + state["last"] - last_rows(state["last"], 5)
+        state["last"] = y
+        return y
+
+
+class PassesState(Stack):
+    def forward(self, x: Tensor) -> Tensor:
+        state: dict[str, Tensor] = {}
+        for layer in self.layers:
+            x = layer(x, state) * 1.5
+        return x
+
+
+class TakesNumber(Layer):
+    def forward(self, x: Tensor, most: Tensor) -> Tensor:
+        return x + last_rows(self.linear(x), int(most))
+
+
+class PassesNumbers(Stack):
+    """Numbers as tensors, which tracing knows and Python reads."""
+
+    def __init__(self) -> None:
+        super().__init__(TakesNumber)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, most in zip(self.layers, (99, 5, 5, 5, 99), strict=True):
+            x = layer(x, torch.tensor(most))
+        return x
+
+
+class Slotted(Layer):
+    __slots__ = ("most",)
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.most = 5 if index == 2 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + last_rows(self.linear(x), self.most)
+
+
 def _patched() -> nn.Module:
     model = Stack()
     layer: Any = model.layers[2]
@@ -237,8 +332,14 @@ DIFFERENT = [
     (lambda: Stack(BranchesAtIndex), 0, "reads index"),
     (lambda: Stack(Swallows), 0, "reads index"),
     (lambda: Stack(OwnScale), 1, ""),
-    (SumsRecords, 0, "read by"),
-    (CountsFromZero, 0, "of the first is not what"),
+    (SumsRecords, 0, "store something outside"),
+    (CountsFromZero, 0, "store something outside"),
+    (lambda: Stack(HalfOfFloat), 0, "reads index"),
+    (SharedWindows, 0, "changes between the calls"),
+    (KeepsOutputs, 0, "store something outside"),
+    (lambda: PassesState(ChangesArgument), 0, "change an argument"),
+    (PassesNumbers, 0, "another way"),
+    (lambda: Stack(Slotted), 0, ""),
     (lambda: ReadsInputAgain(Writes), 0, "writes into"),
     (_patched, 2, ""),
     (_hooked, 2, ""),

@@ -1,6 +1,6 @@
 """Files of a cache: written whole or not at all, read with a checksum, bounded in bytes, the longest unused removed first.
 
-`LXT_FX_CACHE` moves the folder, or turns the cache off (`LXT_FX_CACHE=off`).
+They are off unless `LXT_FX_CACHE` names a folder, or says `on` for one in the user's own cache.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Entry:
 def folder() -> Path | None:
     """The folder of the files; None if the cache is off."""
     given = os.environ.get(VARIABLE, "")
-    if given.lower() in ("off", "0", "false", "no"):
+    if given.lower() in ("", "off", "0", "false", "no"):
         return None
-    if given:
+    if given.lower() not in ("on", "1", "true", "yes"):
         return Path(given).expanduser()
     own = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None)
     return (Path(own) if own else Path.home() / ".cache") / "lxt_fx" / "captures"

@@ -407,6 +407,12 @@ def is_fake(tensor: Any) -> bool:
     return isinstance(tensor, FakeTensor)
 
 
+def known_values(tensor: Tensor) -> Any:
+    """The values of a fake tensor that tracing knows, because the code wrote them as numbers: Python may read them."""
+    held = getattr(tensor, "constant", None)
+    return None if held is None else (str(held.dtype), repr(held.tolist()))
+
+
 def new_fakes(like: list[Any], device: torch.device) -> list[Any]:
     """Fake tensors on the device in the place of tensors on the meta device, all of one mode."""
     from torch._subclasses.fake_tensor import FakeTensorMode  # imports sympy

@@ -11,7 +11,6 @@ import gc
 import math
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,6 @@ from lxt_fx.base.torch_internals import hooks_of_tensor, pytree
 from lxt_fx.base.user_objects import user_classes
 from lxt_fx.compiler.call_inputs import false_guard, of_other_size
 from lxt_fx.compiler.captured_model import Begun, CapturedModel, copied
-from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.model_settings import Place
 from lxt_fx.compiler.size_guards import compiled_guard
@@ -45,8 +43,8 @@ from lxt_fx.passes.capture.example import Example, token_embedding
 from lxt_fx.passes.capture.settings import same_setting
 from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
 
-MOST_STATES, MOST_CAPTURES, MOST_MODULES = 4, 8, 8
-"""The most states of a model, captures of a state and modules of a capture that are kept: those that were used last."""
+MOST_STATES, MOST_CAPTURES = 4, 8
+"""The most states of a model, and captures of a state, that are kept: those that were used last."""
 
 MOST_REACHED = 20_000
 """How many objects are looked at to find out whether a capture would hold its model."""
@@ -55,7 +53,7 @@ MOST_REACHED = 20_000
 @dataclass(slots=True, eq=False)
 class KeptCapture:
     """A captured graph, to be copied and never edited, and what is asked of the calls that it is for. `calls` are the
-    kinds of the example. `modules` are made of the graph, by table and options."""
+    kinds of the example."""
 
     calls: _Calls
     captured: Captured
@@ -65,7 +63,6 @@ class KeptCapture:
     written: frozenset[Place]
     sizes: Mapping[str, tuple[int | None, ...]]
     begun: Begun | None = None
-    modules: OrderedDict[Hashable, Explained] = field(default_factory=OrderedDict)
     guards: list[tuple[str, CodeType]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,12 +107,11 @@ class KeptCapture:
         if not on_meta(model, example.kwargs):
             with torch_state_restored(), torch.no_grad():
                 expected = example.call(model)
-        if self.proofs and math.isnan(self.proofs[0].difference):
-            self.proofs.clear()  # it may be compared on other inputs
         embedding = token_embedding(model) if self.by_embeddings else None
+        proofs = self.proofs if self.has_packed else []  # else the gradient is compared on these inputs
         state = state_of(model, captured.gm, self.begun, self.written)
         return CapturedModel(
-            model, replace(captured, example=example), expected, {}, state, self.proofs, embedding, begun=self.begun
+            model, replace(captured, example=example), expected, {}, state, proofs, embedding, begun=self.begun
         )
 
 
@@ -321,7 +317,7 @@ def _has_own_objects(example: Example) -> bool:
 
 
 def _held_by(kept: KeptCapture, model: nn.Module) -> list[Any]:
-    """What a capture and its modules hold beside tensors and the graph itself."""
+    """What a capture holds beside tensors and the graph itself."""
     packed = [layer for x in kept.captured.gm.buffers() if (layer := packed_layer_of(x)) is not None]
     tensors = tensor_leaves(kept.captured.example.kwargs).values()
     hooks = [hooks_of_tensor(x) for x in (*tensors, *kept.captured.gm.parameters())]

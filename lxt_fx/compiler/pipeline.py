@@ -26,7 +26,6 @@ from lxt_fx.compiler.captured_model import Begun, CapturedModel, embedding_of
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.kept_captures import (
-    MOST_MODULES,
     KeptCapture,
     copied_capture,
     facts_now,
@@ -43,7 +42,6 @@ from lxt_fx.compiler.make_record import made_record
 from lxt_fx.compiler.model_changes import written_since
 from lxt_fx.compiler.model_settings import Place, settings_of
 from lxt_fx.compiler.options import Options, example_of
-from lxt_fx.compiler.other_numbers import under_numbers
 from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import step_check
@@ -198,23 +196,13 @@ class CallCapture:
         return self.kept.captured.gm
 
     def module(self, table: RuleTable, options: Options) -> Explained:
-        """The module under this table, made now if there is none. It does not hold the model and sees no change of it, so
-        it is for this call. Raises what `transform` raises."""
-        key = (table.name, table.paper, table.overrides, tuple(map(id, table.rules)), options)
-        modules = self.kept.modules
+        """The module under this table, compared with the model on the inputs of this call, forward and gradient: what no
+        fact of the model shows is seen there. It sees no later change of the model, so it is for this call. Raises what
+        `transform` raises."""
         with one_capture():
-            if key not in modules:
-                others = [other for other in modules.values() if other._options == options]
-                if (found := next(filter(None, (under_numbers(other, table) for other in others)), None)) is not None:
-                    modules[key] = found
-            if key not in modules:
-                source = self.fresh or _of_kept(self.kept, self.model, self.example, dynamic=True)
-                self.fresh = None  # compiled_by edits its graph
-                modules[key] = compiled_by(replace(source, state=None, embedding=None), table, options)
-            modules.move_to_end(key)
-            while len(modules) > MOST_MODULES:
-                modules.popitem(last=False)
-            return modules[key]
+            source = self.fresh or _of_kept(self.kept, self.model, self.example, dynamic=True)
+            self.fresh = None  # compiled_by edits its graph
+            return compiled_by(replace(source, state=None, embedding=None), table, options)
 
 
 @one_capture()  # also for the example: while another thread captures the model, its forward has another signature

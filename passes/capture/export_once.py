@@ -47,9 +47,9 @@ def exported_once(
             pass
         except Exception as error:  # whatever tracing raises, it may be because of a layer that was not traced
             if not any(kind.why_not for kind in kinds):
-                if not once.alike:
+                if not once.marked:
                     raise
-                for kind in {template.kind for _, template in once.alike.values()}:
+                for kind in {*once.marked.values(), *(template.kind for _, template in once.alike.values())}:
                     kind.why_not = f"the export failed with them ({type(error).__name__})"
         said += [_sentence(kind) for kind in kinds if kind.why_not]
         kinds = [kind for kind in kinds if not kind.why_not]

@@ -8,6 +8,7 @@ twins is traced, a `Standing` object is in their place, which raises wherever th
 from __future__ import annotations
 
 import inspect
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,10 +91,13 @@ def _refuse(standing: Standing, *args: Any, **kwargs: Any) -> Any:
 
 def _answering(name: str) -> Callable[..., Any]:
     """A comparison, where it has the same answer for all values."""
+    compare = getattr(operator, name)
 
     def answer(standing: Standing, *others: Any) -> Any:
+        if any(type(other) is Standing for other in others):
+            _refuse(standing)
         try:
-            answers = {getattr(value, name)(*others) for value in _known(standing)[2]}
+            answers = {bool(compare(value, *others)) for value in _known(standing)[2]}
         except Exception:  # whatever the comparison raises in one twin, it need not in another
             _refuse(standing)
         return answers.pop() if len(answers) == 1 else _refuse(standing)
@@ -191,7 +195,7 @@ def _facts(layer: nn.Module) -> _Facts:
             for name, tensor in tensors_of(module).items()
         ]
         inside = [(name, paths[id(child)]) for name, child in module.named_children()]
-        hooked = id(module) if hooks_on(module) else None  # what a hook does with a value is not known
+        hooked = id(module) if hooks_on(module) or _has_slots(type(module)) else None  # what is not known, differs
         own = attributes_of(module)
         structure.append((path, type(module), module.training, tuple(held), tuple(inside), hooked, tuple(own)))
         if (same := getattr(own.get("forward"), SAME, None)) is not None:
@@ -200,6 +204,11 @@ def _facts(layer: nn.Module) -> _Facts:
         for key, value in own.items():
             attributes[path, key] = _fact(value, paths)
     return _Facts(tuple(structure), attributes)
+
+
+def _has_slots(kind: type) -> bool:
+    """Whether modules of this class may have attributes that are in no dict."""
+    return any(vars(base).get("__slots__") for base in kind.__mro__)
 
 
 def _fact(value: Any, paths: Mapping[int, str]) -> Hashable:

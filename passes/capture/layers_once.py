@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.library import Library, register_fake
 
-from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.module_facts import Constant, facts_of
+from lxt_fx.base.remembered_facts import remembered
+from lxt_fx.base.torch_internals import known_values, pytree
 from lxt_fx.passes.capture.layer_kinds import Kind
 
 _LIBRARY = Library("lxt_fx_layers", "DEF")  # type: ignore[no-untyped-call]
@@ -64,6 +66,7 @@ class LayersOnce:
     proofs: dict[int, tuple[str, Template]] = field(default_factory=dict)
     marked: dict[int, Kind] = field(default_factory=dict)
     called: set[int] = field(default_factory=set)
+    states: dict[int, Any] = field(default_factory=dict)
     count: int = 0
 
     @contextmanager
@@ -77,6 +80,7 @@ class LayersOnce:
             for kind in self.kinds:
                 for path, layer in kind.layers:
                     stack.enter_context(_with_forward(layer, self._forward(kind, path, layer, thread)))
+            self.states = {id(layer): state_around(layer) for kind in self.kinds for _, layer in kind.layers}
             yield
 
     def _forward(self, kind: Kind, path: str, layer: nn.Module, thread: int) -> Callable[..., Any]:
@@ -90,6 +94,8 @@ class LayersOnce:
             signature = _signature(flat, spec)
             if signature is None:
                 return own(*args, **kwargs)
+            if self.states[id(layer)] != state_around(layer):
+                kind.why_not = "what their code reads beside its arguments changes between the calls"
             template = self._template(kind, signature)
             if template is not None and layer is not kind.last:
                 return self._another(path, template, flat)
@@ -97,8 +103,10 @@ class LayersOnce:
             self.marked[call] = kind
             BEGINS(tensors, call)
             stands = template is None and layer is not kind.last
+            before = state_around(layer)
             with kind.standing_in(layer) if stands else nullcontext():
                 output = own(*args, **kwargs)
+            self._check_untouched(kind, before, layer, (flat, spec), (args, kwargs))
             leaves, out_spec = pytree.tree_flatten(output)
             outputs = tuple(_output(leaf, tensors, kind) for leaf in leaves)
             made = Template(kind, call, path, signature, outputs, out_spec)
@@ -116,6 +124,14 @@ class LayersOnce:
         traced since may have shown that two are one."""
         now = _as_now(signature)
         return next((t for t in self.templates if t.kind is kind and _as_now(t.signature) == now), None)
+
+    def _check_untouched(self, kind: Kind, before: Any, layer: nn.Module, given: Any, now: Any) -> None:
+        """Says why they are no twins if the call of a layer changed its arguments, or what others read."""
+        flat, spec = pytree.tree_flatten(now)
+        if spec != given[1] or any(a is not b for a, b in zip(flat, given[0], strict=True)):
+            kind.why_not = "they change an argument"
+        elif before != state_around(layer):
+            kind.why_not = "they store something outside of themselves"
 
     def _next(self) -> int:
         self.count += 1
@@ -173,6 +189,23 @@ def _with_forward(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[Non
             del attributes["forward"]
 
 
+_OF_TRACING = (".__call__", ".__getattr__")
+"""Functions of every module that torch replaces while it traces."""
+
+
+def state_around(layer: nn.Module) -> Any:
+    """All that the code of a layer can read beside its arguments and weights, as it is now, to be compared. An object that
+    cannot be compared is another each time."""
+    try:
+        found = [(path, fact) for path, fact in facts_of(layer) if not isinstance(fact, Tensor)]
+        facts = [(path, fact) for path, fact in found if not isinstance(fact, Constant)]
+        held = [(path, id(fact.tensor)) for path, fact in found if isinstance(fact, Constant)]
+        tokens = [(path, token) for path, token in remembered(facts).tokens.items() if not path.endswith(_OF_TRACING)]
+        return tokens, held
+    except Exception:  # a fact of a kind that is not known
+        return object()
+
+
 def _tensors(flat: Sequence[Any]) -> list[Tensor]:
     return [leaf for leaf in flat if isinstance(leaf, Tensor)]
 
@@ -195,7 +228,8 @@ def _signature(flat: Sequence[Any], spec: pytree.TreeSpec) -> tuple[Any, ...] | 
     for leaf in flat:
         if isinstance(leaf, Tensor):
             place = seen.setdefault(id(leaf), len(seen))
-            facts.append((type(leaf), place, (*leaf.shape, *leaf.stride()), leaf.dtype, leaf.device, leaf.requires_grad))
+            sizes = (*leaf.shape, *leaf.stride())
+            facts.append((type(leaf), place, sizes, leaf.dtype, leaf.device, leaf.requires_grad, known_values(leaf)))
         elif isinstance(leaf, _SYMBOLS):
             facts.append((type(leaf), leaf))
         elif isinstance(leaf, _PLAIN):
