@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import kept_net
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -347,3 +348,10 @@ def test_texts_of_other_lengths_and_batches_take_one_capture(llama: LlamaForCaus
     for length, each in zip((4, 6, 2), found, strict=True):
         forget_captures()
         torch.testing.assert_close(each, lxt_fx.explain(llama, None, ids[:1, :length], 3).values, rtol=1e-5, atol=1e-7)
+
+
+def test_arrays_without_plain_values_are_no_error(x: Tensor) -> None:
+    net = Net().eval()
+    net.missing, net.masked = np.ma.masked, np.ma.array([1.0, 2.0], mask=[False, True])
+    expected = relevance(net, x)
+    torch.testing.assert_close(relevance(net, x), expected)

@@ -14,8 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lxt_fx.base.module_facts import PLAIN, Again, Constant, Fact, Held, kind_of_tensor, package_of
-from lxt_fx.base.remembered_facts import MOST_BYTES
+from lxt_fx.base.module_facts import (
+    MOST_BYTES,
+    PLAIN,
+    Again,
+    Constant,
+    Fact,
+    Held,
+    has_comparable_values,
+    kind_of_tensor,
+    package_of,
+)
 
 
 class NoText(Exception):
@@ -42,8 +51,10 @@ def _text(fact: Any) -> str:
             return f"{_tensor_text(fact.tensor)} {_values_text(fact.tensor)}"
         case Tensor():
             return _tensor_text(fact)
-        case np.ndarray() | np.generic() if fact.nbytes <= MOST_BYTES and fact.dtype != object:
+        case np.ndarray() | np.generic() if has_comparable_values(fact):
             return f"{fact.dtype} {fact.shape} {_hash(fact.tobytes())}"
+        case np.ndarray():
+            raise NoText("an array of numpy is large, masked or of objects")
         case CodeType():
             return _code_text(fact)
         case enum.Enum():

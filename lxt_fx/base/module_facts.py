@@ -154,6 +154,16 @@ def names_in(code: CodeType) -> frozenset[str]:
     return frozenset(name for each in codes_in(code) for name in each.co_names)
 
 
+MOST_BYTES = 1_000_000
+"""The largest array of numpy that is compared by its values."""
+
+
+def has_comparable_values(array: Any) -> bool:
+    """Whether an array of numpy is small enough to be compared by its values, and has them as plain bytes: masked arrays
+    and arrays of objects do not."""
+    return not isinstance(array, np.ma.MaskedArray) and array.nbytes <= MOST_BYTES and array.dtype != object
+
+
 # A whole model
 
 
@@ -355,7 +365,9 @@ class _Walk:
 
 def _key(key: Any) -> str:
     """A key of a dict or an item of a set as text, by which it is named and sorted."""
-    return repr(key) if isinstance(key, PLAIN) else f"{type(key).__name__} {getattr(key, '__qualname__', '')}"
+    if isinstance(key, PLAIN) or (type(key) in (tuple, frozenset) and is_plain(key)):
+        return repr(key)
+    return f"{type(key).__name__} {getattr(key, '__qualname__', '')}"
 
 
 def package_of(named: Any) -> str:

@@ -12,11 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lxt_fx.base.module_facts import PLAIN, Again, Constant, Fact, Held, kind_of_tensor
+from lxt_fx.base.module_facts import PLAIN, Again, Constant, Fact, Held, has_comparable_values, kind_of_tensor
 from lxt_fx.base.torch_internals import version_of
-
-MOST_BYTES = 1_000_000
-"""The largest array of numpy that is compared by its values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +54,10 @@ def remembered(facts: Iterable[Fact]) -> Remembered:
     held: list[Any] = []
     certain = True
     for path, fact in facts:
-        token, objects = _token(fact)
+        try:
+            token, objects = _token(fact)
+        except Exception:  # objects may raise anything when they are read
+            token, objects, certain = id(fact), (), False
         while path in tokens:
             path += "'"  # a class and the attributes that it has a name of in common
         tokens[path] = token
@@ -85,7 +85,7 @@ def _token(fact: Any) -> tuple[Any, tuple[Any, ...]]:
             return (id(fact), kind_of_tensor(fact)), (fact,)
         case float():
             return (float, fact.hex()), ()
-        case np.ndarray() | np.generic() if fact.nbytes <= MOST_BYTES and fact.dtype != object:
+        case np.ndarray() | np.generic() if has_comparable_values(fact):
             return (str(fact.dtype), fact.shape, fact.tobytes()), ()
         case _ if isinstance(fact, PLAIN):
             return (type(fact), fact), ()
