@@ -183,7 +183,7 @@ def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[Capture
 
 @dataclass(slots=True, eq=False)
 class CallCapture:
-    """The capture for one call of a model, and the modules made of it. `fresh` is there if it was captured just now."""
+    """The capture for one call of a model. `fresh` is there if it was captured just now."""
 
     model: nn.Module
     example: Example

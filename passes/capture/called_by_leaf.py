@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.base.user_objects import with_made_objects
 from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.with_forward import with_forward
 
 _ONE_AT_A_TIME = RLock()
 """Only one thread at a time changes how models are called."""
@@ -96,7 +97,7 @@ def _with_parameters(
     model: nn.Module, names: Sequence[str], inside: Sequence[AbstractContextManager[Any]]
 ) -> Iterator[None]:
     """Inside the block the signature of the model's forward has these parameters. torch.export reads it."""
-    own, was_set, thread = model.forward, "forward" in vars(model), get_ident()
+    own, thread = model.forward, get_ident()
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         with ExitStack() as stack:
@@ -105,11 +106,5 @@ def _with_parameters(
             return own(*args, **kwargs)
 
     forward.__signature__ = Signature([Parameter(name, Parameter.KEYWORD_ONLY) for name in names])  # type: ignore[attr-defined]
-    model.forward = forward
-    try:
+    with with_forward(model, forward):
         yield
-    finally:
-        if was_set:
-            model.forward = own
-        else:
-            del model.forward

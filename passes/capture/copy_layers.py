@@ -12,12 +12,10 @@ from torch.fx import GraphModule, Node
 
 from lxt_fx.base.torch_internals import OpOverload, aten_ops, may_alias, written_by
 from lxt_fx.passes.capture.layer_kinds import Kind
-from lxt_fx.passes.capture.layers_once import ANOTHER, BEGINS, ENDS, LayersOnce, Template
+from lxt_fx.passes.capture.layers_once import ANOTHER, BEGINS, ENDS, SYMBOLS, LayersOnce, Template
 
 CASTS = aten_ops("to.dtype to.device to.dtype_layout to.other contiguous")
 """Ops that may give the tensor itself that they read."""
-
-_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 class NoTwinsError(Exception):
@@ -200,12 +198,12 @@ def _value(value: Any) -> Any:
         return value.dtype, tuple(map(_value, value.shape))
     if isinstance(value, (list, tuple)):
         return tuple(map(_value, value))
-    return value.node.expr if isinstance(value, _SYMBOLS) else value
+    return value.node.expr if isinstance(value, SYMBOLS) else value
 
 
 def _is_size(node: Node) -> bool:
     """Whether the value is a number. Twins have the same, since their inputs have the same sizes."""
-    return isinstance(node.meta.get("val"), (*_SYMBOLS, int, float, bool))
+    return isinstance(node.meta.get("val"), (*SYMBOLS, int, float, bool))
 
 
 def _copy(gm: GraphModule, call: Node, path: str, template: Template, region: _Region, weights: _Weights) -> None:

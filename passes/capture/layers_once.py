@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.library import Library, register_fake
 
-from lxt_fx.base.module_facts import Constant, facts_of
+from lxt_fx.base.module_facts import PLAIN, Constant, facts_of
 from lxt_fx.base.remembered_facts import remembered
 from lxt_fx.base.torch_internals import known_values, pytree
 from lxt_fx.passes.capture.layer_kinds import Kind
+from lxt_fx.passes.capture.with_forward import with_forward
 
 _LIBRARY = Library("lxt_fx_layers", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define("begins(Tensor[] tensors, int call) -> ()")  # type: ignore[no-untyped-call]
@@ -26,8 +27,8 @@ BEGINS, ENDS, ANOTHER = (getattr(torch.ops.lxt_fx_layers, name).default for name
 """Ops that stand in a graph while it is captured: the marks around a layer that is traced, with its inputs and its
 outputs, and the call of a layer that is not."""
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
-_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+"""Numbers that tracing leaves free."""
 
 
 @dataclass(eq=False, slots=True)
@@ -79,7 +80,7 @@ class LayersOnce:
             _CURRENT[:] = [self]
             for kind in self.kinds:
                 for path, layer in kind.layers:
-                    stack.enter_context(_with_forward(layer, self._forward(kind, path, layer, thread)))
+                    stack.enter_context(with_forward(layer, self._forward(kind, path, layer, thread)))
             self.states = {id(layer): state_around(layer) for kind in self.kinds for _, layer in kind.layers}
             yield
 
@@ -94,7 +95,8 @@ class LayersOnce:
             signature = _signature(flat, spec)
             if signature is None:
                 return own(*args, **kwargs)
-            if self.states[id(layer)] != state_around(layer):
+            before = state_around(layer)
+            if self.states[id(layer)] != before:
                 kind.why_not = "what their code reads beside its arguments changes between the calls"
             template = self._template(kind, signature)
             if template is not None and layer is not kind.last:
@@ -103,7 +105,6 @@ class LayersOnce:
             self.marked[call] = kind
             BEGINS(tensors, call)
             stands = template is None and layer is not kind.last
-            before = state_around(layer)
             with kind.standing_in(layer) if stands else nullcontext():
                 output = own(*args, **kwargs)
             self._check_untouched(kind, before, layer, (flat, spec), (args, kwargs))
@@ -175,20 +176,6 @@ for _op in (BEGINS, ENDS):
     torch.fx.node.has_side_effect(_op)
 
 
-@contextmanager
-def _with_forward(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    attributes = vars(layer)
-    was_set, own = "forward" in attributes, attributes.get("forward")
-    attributes["forward"] = forward
-    try:
-        yield
-    finally:
-        if was_set:
-            attributes["forward"] = own
-        else:
-            del attributes["forward"]
-
-
 _OF_TRACING = (".__call__", ".__getattr__")
 """Functions of every module that torch replaces while it traces."""
 
@@ -215,7 +202,7 @@ def _output(leaf: Any, inputs: Sequence[Tensor], kind: Kind) -> Any:
     for place, tensor in enumerate(inputs):
         if leaf is tensor:
             return Passed(place)
-    if not isinstance(leaf, (Tensor, *_PLAIN)):
+    if not isinstance(leaf, (Tensor, *PLAIN)):
         kind.why_not = f"they return a {type(leaf).__name__}"
     return leaf
 
@@ -230,9 +217,9 @@ def _signature(flat: Sequence[Any], spec: pytree.TreeSpec) -> tuple[Any, ...] | 
             place = seen.setdefault(id(leaf), len(seen))
             sizes = (*leaf.shape, *leaf.stride())
             facts.append((type(leaf), place, sizes, leaf.dtype, leaf.device, leaf.requires_grad, known_values(leaf)))
-        elif isinstance(leaf, _SYMBOLS):
+        elif isinstance(leaf, SYMBOLS):
             facts.append((type(leaf), leaf))
-        elif isinstance(leaf, _PLAIN):
+        elif isinstance(leaf, PLAIN):
             facts.append((type(leaf), repr(leaf)))
         else:
             return None
@@ -242,9 +229,9 @@ def _signature(flat: Sequence[Any], spec: pytree.TreeSpec) -> tuple[Any, ...] | 
 def _as_now(signature: tuple[Any, ...]) -> tuple[Any, ...]:
     """The signature with an expression for each symbol."""
     return tuple(
-        _as_now(fact) if isinstance(fact, tuple) else fact.node.expr if isinstance(fact, _SYMBOLS) else fact
+        _as_now(fact) if isinstance(fact, tuple) else fact.node.expr if isinstance(fact, SYMBOLS) else fact
         for fact in signature
     )
 
 
-__all__ = ["ANOTHER", "BEGINS", "ENDS", "LayersOnce", "Passed", "Template"]
+__all__ = ["ANOTHER", "BEGINS", "ENDS", "SYMBOLS", "LayersOnce", "Passed", "Template"]

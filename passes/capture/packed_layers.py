@@ -6,7 +6,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -20,6 +20,7 @@ from lxt_fx.ops.own_backward import running
 from lxt_fx.ops.packed import PackedLayer, packed_linear, weight_of
 from lxt_fx.packed.known import packed_layer
 from lxt_fx.passes.capture.layer_kinds import SAME
+from lxt_fx.passes.capture.with_forward import with_forward
 from lxt_fx.passes.verify import gradient_difference
 
 EXACT, ROUNDED = 0.05, 0.5
@@ -109,7 +110,6 @@ class PackedLayers:
     def _replaced(self, forward: Callable[[str, Found, Tensor], Tensor]) -> Iterator[None]:
         """Inside, and in this thread only, the layers have this forward."""
         thread = threading.get_ident()
-        before = {path: vars(found.module).get("forward") for path, found in self.found.items()}
 
         def of(path: str, found: Found) -> Callable[..., Tensor]:
             def replaced(*args: Any, **kwargs: Any) -> Tensor:
@@ -122,16 +122,10 @@ class PackedLayers:
             setattr(replaced, SAME, (found.layer.scheme, found.layer.rounds, dtypes))
             return replaced
 
-        try:
+        with ExitStack() as stack:
             for path, found in self.found.items():
-                vars(found.module)["forward"] = of(path, found)
+                stack.enter_context(with_forward(found.module, of(path, found)))
             yield
-        finally:
-            for path, found in self.found.items():
-                if (own := before[path]) is None:
-                    vars(found.module).pop("forward", None)
-                else:
-                    vars(found.module)["forward"] = own
 
 
 def packed_layers(model: nn.Module) -> PackedLayers:
