@@ -355,3 +355,20 @@ def test_arrays_without_plain_values_are_no_error(x: Tensor) -> None:
     net.missing, net.masked = np.ma.masked, np.ma.array([1.0, 2.0], mask=[False, True])
     expected = relevance(net, x)
     torch.testing.assert_close(relevance(net, x), expected)
+
+
+def test_a_dict_that_makes_its_items_is_not_asked_for_them(x: Tensor) -> None:
+    class Lazy(dict[str, int]):
+        def items(self) -> Any:
+            raise ValueError("an item cannot be imported")
+
+    net = Net().eval()
+    net.lazy = Lazy(first=1)
+    expected = relevance(net, x)
+    with captures_counted() as captured:
+        torch.testing.assert_close(relevance(net, x), expected)
+    assert not captured
+    net.lazy["first"] = 2
+    with captures_counted() as captured:
+        torch.testing.assert_close(relevance(net, x), expected)
+    assert captured

@@ -14,7 +14,7 @@ import inspect
 import re
 import sys
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from logging import Logger
 from types import (
@@ -75,7 +75,7 @@ def is_plain(value: Any) -> bool:
     """Whether a value is compared by what it is: a number, flag, name, class or function, or a list, tuple, set or dict of
     these."""
     if isinstance(value, dict):
-        return all(map(is_plain, value.values()))
+        return all(map(is_plain, dict.values(value)))
     if isinstance(value, SEVERAL):
         return all(map(is_plain, value))
     return isinstance(value, (*PLAIN, type)) or inspect.isroutine(value)
@@ -84,7 +84,7 @@ def is_plain(value: Any) -> bool:
 def copied(value: Any) -> Any:
     """A plain value with lists, sets and dicts of its own, which nobody changes."""
     if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
+        return {key: copied(item) for key, item in dict.items(value)}
     return type(value)(map(copied, value)) if type(value) in (list, set) else value
 
 
@@ -284,9 +284,9 @@ class _Walk:
     def _object(self, path: str, value: Any) -> None:
         """Any other object: what it contains, and its attributes."""
         own = getattr(value, "__dict__", None)
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             self.found.append((path, Held(type(value))))
-            for key, item in list(value.items()):
+            for key, item in list(dict.items(value)):  # a class of its own may import a package for each item
                 self.value(f"{path}[{_key(key)}]", item)
         elif isinstance(value, (set, frozenset)):
             self.found.append((path, Held(type(value))))

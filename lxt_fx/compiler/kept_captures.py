@@ -236,8 +236,8 @@ def model_now(model: nn.Module) -> Remembered | None:
 
 
 def facts_now(model: nn.Module) -> list[Fact] | None:
-    """The facts of the model; None if another thread changes it at this moment."""
-    with suppress(RuntimeError):
+    """The facts of the model; None if another thread changes it at this moment, or an object cannot be looked into."""
+    with suppress(Exception):  # objects may raise anything when they are looked into
         return facts_of(model)
     return None
 
