@@ -132,12 +132,12 @@ def run(*arguments: str, python: Path = PYTHON, folder: Path = ROOT) -> None:
 
 def environment() -> dict[str, str]:
     """No model hub is ever asked, and each of two test workers gets one of two cores."""
-    return {"OMP_NUM_THREADS": "1", **os.environ, "HF_HUB_OFFLINE": "1", "LXT_FX_CACHE": str(cache_folder())}
+    return {"OMP_NUM_THREADS": "1", **os.environ, "HF_HUB_OFFLINE": "1", "LXT_FX_MODELS": str(cache_folder())}
 
 
 def cache_folder() -> Path:
     """Where fetched models lie: the same place as in examples/models.py."""
-    return Path(os.environ.get("LXT_FX_CACHE") or Path.home() / ".cache" / "lxt_fx")
+    return Path(os.environ.get("LXT_FX_MODELS") or Path.home() / ".cache" / "lxt_fx")
 
 
 def say(line: str) -> None:

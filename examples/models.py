@@ -185,8 +185,8 @@ PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def cache_folder() -> Path:
-    """Where fetched models lie: LXT_FX_CACHE, else ~/.cache/lxt_fx."""
-    return Path(os.environ.get("LXT_FX_CACHE") or Path.home() / ".cache" / "lxt_fx")
+    """Where fetched models lie: LXT_FX_MODELS, else ~/.cache/lxt_fx."""
+    return Path(os.environ.get("LXT_FX_MODELS") or Path.home() / ".cache" / "lxt_fx")
 
 
 def fetch(name: str, cache: Path | None = None) -> Path:

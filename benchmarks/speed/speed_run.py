@@ -94,7 +94,7 @@ def folder_of(model: str, install: bool) -> str:
     source = MODELS[model].source
     if not source:
         return ""
-    caches = Path(os.environ.get("LXT_FX_CACHE") or Path.home() / ".cache" / "lxt_fx")
+    caches = Path(os.environ.get("LXT_FX_MODELS") or Path.home() / ".cache" / "lxt_fx")
     if not (caches / source).is_dir():
         command = [sys.executable, str(ROOT / "examples" / "models.py"), "fetch", source]
         if not install or subprocess.run(command, capture_output=True).returncode:
