@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.torch_internals import contents_of
+from lxt_fx.base.transformers_internals import recorded_outputs
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 """Values that are compared by what they are."""
@@ -171,7 +172,7 @@ def facts_of(model: nn.Module) -> list[Fact]:
     """All facts of a model, in an order that only depends on the model: of each module its class, mode, hooks, tensors and
     attributes, what these hold in turn, and the code of all functions that its classes and attributes name, with what that
     code reads: closures, defaults, the globals of its modules."""
-    walk = _Walk()
+    walk = _Walk(model)
     walk.value("model", model)
     walk.follow()
     return walk.found
@@ -202,8 +203,10 @@ class _Walk:
     """Collects facts. What is reached twice is walked once. Functions and classes are followed last, so that no chain of
     them is a chain of calls here."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.found: list[Fact] = []
+        self._classes = {str(type(module)) for module in model.modules()}
+        self._by_class = recorded_outputs()
         self._seen: dict[int, str] = {}
         self._alive: list[Any] = []  # so that no number of an object is used twice
         self._later: deque[tuple[str, FunctionType]] = deque()
@@ -287,7 +290,8 @@ class _Walk:
         if isinstance(value, dict):
             self.found.append((path, Held(type(value))))
             for key, item in list(dict.items(value)):  # a class of its own may import a package for each item
-                self.value(f"{path}[{_key(key)}]", item)
+                if value is not self._by_class or key in self._classes:
+                    self.value(f"{path}[{_key(key)}]", item)
         elif isinstance(value, (set, frozenset)):
             self.found.append((path, Held(type(value))))
             for item in sorted(value, key=_key):

@@ -185,3 +185,13 @@ def gemma_weight(layer: nn.Module) -> torch.Tensor:
         _unsupported(f"{type(layer).__name__}._dequantize_weights", "to pass relevance by its packed weights")
     found: torch.Tensor = unpack()
     return found
+
+
+def recorded_outputs() -> dict[str, Any] | None:
+    """The dict in which every model of transformers that was made in this process notes, by the text of its class, what it can
+    return. A forward reads the entry of its own class. None before transformers 4.56, or if it is not imported."""
+    for name in ("transformers.utils.output_capturing", "transformers.utils.generic"):
+        found = getattr(sys.modules.get(name), "_CAN_RECORD_REGISTRY", None)
+        if isinstance(found, dict):
+            return found
+    return None
