@@ -12,20 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lxt_fx.compiler import pipeline
+from lxt_fx.compiler import captures
 from lxt_fx.passes.capture.example import Example
 
 
 @contextmanager
 def captures_counted() -> Iterator[list[nn.Module]]:
     """The models that are captured inside the block."""
-    captured, capture = list[nn.Module](), pipeline._capture
+    captured, capture = list[nn.Module](), captures._capture
 
     def counted(model: nn.Module, example: Example, dynamic: bool) -> Any:
         captured.append(model)
         return capture(model, example, dynamic)
 
-    with mock.patch.object(pipeline, "_capture", counted):
+    with mock.patch.object(captures, "_capture", counted):
         yield captured
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from lxt_fx.compiler import pipeline
+from lxt_fx.compiler import captures
 from lxt_fx.compiler.captured_model import CapturedModel, copied
 from lxt_fx.passes.capture.example import Example
 
@@ -32,7 +32,7 @@ LAST = 6
 @contextmanager
 def remembered_captures() -> Iterator[None]:
     """Inside the block, `captured_on` remembers what it captured last."""
-    with mock.patch.object(pipeline, "captured_on", _remembering(pipeline.captured_on)):
+    with mock.patch.object(captures, "captured_on", _remembering(captures.captured_on)):
         yield
 
 

@@ -28,8 +28,9 @@ from torch import nn
 
 import lxt_fx
 from lxt_fx.compiler.captured_model import CapturedModel, copied
+from lxt_fx.compiler.captures import captured_from
 from lxt_fx.compiler.options import Options, Rules, table_named
-from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.compiler.pipeline import compiled_by
 from lxt_fx.ops.forms import Form, epsilon_of
 from lxt_fx.passes.positions.asked_positions import Positions, positions_of
 from lxt_fx.passes.segments.recompute import Checkpoint

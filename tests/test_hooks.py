@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 import lxt_fx
 from lxt_fx.compiler.captured_model import copied
+from lxt_fx.compiler.captures import captured_from
 from lxt_fx.compiler.explained import Explained, _Observed
 from lxt_fx.compiler.options import Options, table_named
-from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.compiler.pipeline import compiled_by
 
 PLACES = ["transformer.h.0", "transformer.h.1", "transformer.h.0.attn", "transformer.h.1.mlp.c_fc", "transformer.ln_f"]
 

@@ -6,8 +6,11 @@ import gc
 import threading
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -22,7 +25,13 @@ from torch.nn.utils import parametrize
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lxt_fx
+from lxt_fx.attribution.as_explained import as_explained
+from lxt_fx.base.transformers_internals import recorded_outputs
+from lxt_fx.compiler import call_capture
 from lxt_fx.compiler.kept_captures import forget_captures
+from lxt_fx.compiler.options import Options
+from lxt_fx.rule_table import basic_rules
+from lxt_fx.rule_table.table import RuleTable
 
 Change = Callable[[Net, pytest.MonkeyPatch], Any]
 
@@ -350,6 +359,26 @@ def test_texts_of_other_lengths_and_batches_take_one_capture(llama: LlamaForCaus
         torch.testing.assert_close(each, lxt_fx.explain(llama, None, ids[:1, :length], 3).values, rtol=1e-5, atol=1e-7)
 
 
+def test_another_model_in_the_process_changes_nothing(llama: LlamaForCausalLM) -> None:
+    class Other(LlamaForCausalLM):
+        """Transformers notes each class of model that was ever made."""
+
+        held = object()
+        _can_record_outputs: Any = {"held": held}  # noqa: RUF012
+
+    ids = torch.tensor([[4, 9, 17, 5]])
+    lxt_fx.explain(llama, None, ids, 3)
+    Other(llama.config)
+    registry = recorded_outputs()
+    assert registry is not None and str(Other) in registry
+    with captures_counted() as captured:
+        lxt_fx.explain(llama, None, ids, 3)
+    assert not captured
+    with mock.patch.dict(registry, {str(type(llama)): {"other": 1}}), captures_counted() as captured:
+        lxt_fx.explain(llama, None, ids, 3)
+    assert captured
+
+
 def test_arrays_without_plain_values_are_no_error(x: Tensor) -> None:
     net = Net().eval()
     net.missing, net.masked = np.ma.masked, np.ma.array([1.0, 2.0], mask=[False, True])
@@ -372,3 +401,106 @@ def test_a_dict_that_makes_its_items_is_not_asked_for_them(x: Tensor) -> None:
     with captures_counted() as captured:
         torch.testing.assert_close(relevance(net, x), expected)
     assert captured
+
+
+@contextmanager
+def modules_counted() -> Iterator[list[Options]]:
+    """The options of the modules that are compiled for calls inside the block."""
+    compiled, compiled_by = list[Options](), call_capture.compiled_by
+
+    def counted(source: Any, table: RuleTable, options: Options) -> lxt_fx.Explained:
+        compiled.append(options)
+        return compiled_by(source, table, options)
+
+    with mock.patch.object(call_capture, "compiled_by", counted):
+        yield compiled
+
+
+def test_later_calls_take_the_module_of_the_first_and_see_trained_weights(x: Tensor) -> None:
+    net = Net().eval()
+    with modules_counted() as compiled:
+        relevance(net, x)
+        _weights(net)
+        found = relevance(net, x[:2])
+    assert len(compiled) == 1
+    forget_captures()
+    torch.testing.assert_close(found, relevance(net, x[:2]), rtol=1e-6, atol=1e-7)
+
+
+def test_a_module_of_one_call_may_be_changed_and_that_of_the_next_is_as_it_was(x: Tensor) -> None:
+    net = Net().eval()
+    first, second, expected = as_explained(net, (x,), {}, "test"), as_explained(net, (x,), {}, "test"), relevance(net, x)
+    assert second is not first and second.record.table is first.record.table
+    for module in (first, second):
+        linear = next(node for node in module.graph.nodes if node.name.startswith("linear"))
+        with module.graph.inserting_after(linear):
+            held = module.graph.call_function(torch.ops.aten.detach.default, (linear,))
+        linear.replace_all_uses_with(held, delete_user_cb=lambda user, held=held: user is not held)
+        module.recompile()
+        torch.testing.assert_close(module(x), net(x))
+        torch.testing.assert_close(relevance(net, x), expected)
+
+
+class FromFile(nn.Module):
+    """Reads a number that no fact of the model shows, for its values or for its gradient alone."""
+
+    def __init__(self, path: Path, *, values: bool) -> None:
+        super().__init__()
+        self.path, self.values = str(path), values
+
+    def forward(self, x: Tensor) -> Tensor:
+        number = float(Path(self.path).read_text())
+        return number * x if self.values else x.detach() + number * (x - x.detach())
+
+
+@pytest.mark.parametrize("values", [True, False])
+def test_a_change_that_no_fact_shows_leads_to_a_module_of_its_own(values: bool, x: Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "number"
+    net, y, counts = FromFile(path, values=values), x.clone().requires_grad_(), list[int]()
+    with modules_counted() as compiled:
+        for number in (2, 2, 3, 3):
+            path.write_text(str(number))
+            module = as_explained(net, (x,), {}, "test", "gradient")
+            (gradient,) = torch.autograd.grad(module(y).sum(), y)
+            torch.testing.assert_close(gradient, torch.full_like(x, number))
+            counts.append(len(compiled))
+    assert counts[1] == counts[0] < counts[2]
+
+
+def test_missing_values_are_filled_though_the_calls_before_had_none(x: Tensor) -> None:
+    class Filling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.linear(torch.nan_to_num(x * x))
+            return out
+
+    net, missing = Filling().eval(), x.clone()
+    missing[0, 2] = torch.nan
+    for given in (x, x, missing, x, missing):
+        y = given.clone().requires_grad_()
+        (found,) = torch.autograd.grad(as_explained(net, (given,), {}, "test", "gradient")(y)[:, 1].sum(), y)
+        torch.testing.assert_close(found, (2 * given * net.linear.weight[1].detach()).nan_to_num())
+
+
+def test_a_table_of_the_user_is_compiled_for_each_call(x: Tensor) -> None:
+    net = Net().eval()
+    own = lxt_fx.TABLES["attnlrp"].override("head", replace(basic_rules.LINEAR, when=lambda site: None))
+    with modules_counted() as compiled:
+        for _ in range(2):
+            as_explained(net, (x,), {}, "test", own)
+    assert len(compiled) == 2
+
+
+def test_other_positions_and_tables_have_modules_of_their_own(llama: LlamaForCausalLM) -> None:
+    ids, found = torch.tensor([[4, 9, 17, 5]]), list[Tensor]()
+    calls: list[tuple[Any, str]] = [(3, "attnlrp"), (lxt_fx.Target(3, position=1), "attnlrp"), (3, "gradient")]
+    with modules_counted() as compiled:
+        for target, rules in (*calls, *calls):
+            found.append(lxt_fx.explain(llama, None, ids, target, rules=rules).relevance)
+    assert len(compiled) == 3
+    for first, second in zip(found[:3], found[3:], strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-9)
+    assert not any(torch.allclose(found[0], other, rtol=1e-3, atol=0) for other in found[1:3])

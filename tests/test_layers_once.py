@@ -13,8 +13,8 @@ from graph_steps import all_traced, steps
 from torch import Tensor, nn
 
 import lxt_fx
+from lxt_fx.compiler.captures import captured_from
 from lxt_fx.compiler.kept_captures import forget_model
-from lxt_fx.compiler.pipeline import captured_from
 from lxt_fx.passes.capture import capture as capture_module
 from lxt_fx.passes.capture.capture import Captured
 from lxt_fx.passes.capture.layer_kinds import ReadError, Standing, kinds_of

@@ -263,7 +263,7 @@ def test_an_explained_module_is_put_under_another_table_without_a_capture(
 ) -> None:
     weights = torch.randn(2, 5, 1, dtype=torch.float64) if name != "bert" else torch.randn(2, 1, dtype=torch.float64)
     direct, explained = compiled(name, torch.float64, rules="cp_lrp", form=form), compiled(name, torch.float64)
-    monkeypatch.setattr(lxt_fx.compiler.pipeline, "captured_with_backwards", lambda *_, **__: pytest.fail("captured again"))
+    monkeypatch.setattr(lxt_fx.compiler.captures, "captured_with_backwards", lambda *_, **__: pytest.fail("captured again"))
     switched = lxt_fx.transform(explained, kwargs={"inputs_embeds": EMBEDS}, rules="cp_lrp", form=form)
     assert switched.record.table_name == "cp_lrp" and explained.record.table_name == "attnlrp"
     assert switched.record.model_class == direct.record.model_class == type(tiny.MODELS[name]()).__name__

@@ -19,9 +19,10 @@ from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausa
 
 import lxt_fx
 from lxt_fx.compiler.captured_model import copied
+from lxt_fx.compiler.captures import captured_from
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, table_named
-from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.compiler.pipeline import compiled_by
 from lxt_fx.ops.selection import positions as positions_op
 
 EXACT = 1e-12
@@ -407,7 +408,7 @@ def test_explain_asks_for_the_position_of_its_target_only(monkeypatch: pytest.Mo
         asked.append(options.positions)
         return compiled_by(source, table, options)
 
-    monkeypatch.setattr("lxt_fx.compiler.pipeline.compiled_by", compiled)
+    monkeypatch.setattr("lxt_fx.compiler.call_capture.compiled_by", compiled)
     text, whole = "The capital of France is", lxt_fx.transform(model)
     targets: list[Any] = [None, lxt_fx.Target.at(1), (" Paris", " London"), lambda out: out.logits[0, -1, 5]]
     for target in targets:

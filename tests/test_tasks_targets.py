@@ -33,7 +33,7 @@ import lxt_fx
 from lxt_fx import InputError, Target
 from lxt_fx.attribution.attributed import attributed, call_at_all_leaves
 from lxt_fx.attribution.target_names import ClassNames
-from lxt_fx.compiler import pipeline
+from lxt_fx.compiler import call_capture
 from lxt_fx.inputs.given import Example, Given
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.readings import TextReading
@@ -173,8 +173,8 @@ def test_labels_are_found_whatever_their_capital_letters() -> None:
 
 def test_a_model_is_transformed_with_logits_at_the_positions_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    compiled_by = pipeline.compiled_by
-    monkeypatch.setattr(pipeline, "compiled_by", lambda *args: seen.append(args[2].positions) or compiled_by(*args))
+    compiled_by = call_capture.compiled_by
+    monkeypatch.setattr(call_capture, "compiled_by", lambda *args: seen.append(args[2].positions) or compiled_by(*args))
     case = case_of("causal")
     found = several(explain(case.model, case.tokenizer, case.given, rules="gradient"))
     assert seen == [(-4, -1)]  # of texts of 5 and 2 tokens, padded on the right

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import lxt_fx
 from lxt_fx import InputError, Target
 from lxt_fx.attribution.target_names import TokenNames
-from lxt_fx.compiler import pipeline
+from lxt_fx.compiler import call_capture
 
 TEXT = "The capital of France is"
 SEVERAL = (" Parisian", " London is Rome", "🦙", " San Francisco")
@@ -65,8 +65,8 @@ def test_the_value_and_the_plain_gradient_are_those_of_a_forward_for_each_token(
 
 def test_the_graph_answers_at_the_positions_of_the_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    compiled_by = pipeline.compiled_by
-    monkeypatch.setattr(pipeline, "compiled_by", lambda *args: asked.append(args[2].positions) or compiled_by(*args))
+    compiled_by = call_capture.compiled_by
+    monkeypatch.setattr(call_capture, "compiled_by", lambda *args: asked.append(args[2].positions) or compiled_by(*args))
     found, whole = (lxt_fx.explain(subject, tokenizer(), TEXT, " Parisian") for subject in (model(), module()))
     assert asked == [(-3, -2, -1)] and found.answer_tokens == 2
     assert found.value == pytest.approx(whole.value, rel=1e-9)

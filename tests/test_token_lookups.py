@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 import lxt_fx
 from lxt_fx.attribution.text_input import NO_TOKENIZER
-from lxt_fx.compiler.pipeline import captured_from
+from lxt_fx.compiler.captures import captured_from
 from lxt_fx.passes.analysis.token_lookups import _holds_tokens, token_lookups
 from lxt_fx.passes.capture import capture as capturing
 

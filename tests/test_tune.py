@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import lxt_fx
 from lxt_fx import Removal
 from lxt_fx.base.errors import InputError, NonFiniteError, TracedBranchError
-from lxt_fx.compiler import pipeline
+from lxt_fx.compiler import captures as capturing
 from lxt_fx.faithfulness.scores import Score, chance_of
 from lxt_fx.faithfulness.tuned_table import TunedTable
 from lxt_fx.rule_table.table import RuleTable
@@ -133,8 +133,8 @@ def test_the_model_is_captured_once_and_an_explained_one_not_at_all(monkeypatch:
         captures.append(args)
         return capture(*args, **kwargs)
 
-    capture = pipeline.captured_with_backwards
-    monkeypatch.setattr(pipeline, "captured_with_backwards", counted)
+    capture = capturing.captured_with_backwards
+    monkeypatch.setattr(capturing, "captured_with_backwards", counted)
     model, pixels = tiny.vit(), random(3, 1, 8, 8)
     of_model = lxt_fx.tune(model, pixels, 3, grid=GRID, removal=Removal(steps=4), progress=False)
     assert len(captures) == 1

@@ -13,8 +13,9 @@ from torch.fx import GraphModule
 
 import lxt_fx
 from lxt_fx.compiler.captured_model import copied
+from lxt_fx.compiler.captures import captured_from
 from lxt_fx.compiler.options import Options
-from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.compiler.pipeline import compiled_by
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.verify_gradient.both_gradients import NotComparable, cotangents, gradients_of_model
 from lxt_fx.passes.verify_gradient.verify_gradient import verify_gradient

@@ -18,9 +18,10 @@ from transformers.utils import ModelOutput
 
 import lxt_fx
 from lxt_fx.compiler.captured_model import copied
+from lxt_fx.compiler.captures import captured_from
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, table_named
-from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.compiler.pipeline import compiled_by
 from lxt_fx.passes.rewrite.explicit_form import STANDS_FOR
 
 EXACT = 1e-9

@@ -224,8 +224,9 @@ def narrow_llama(layers: int) -> torch.nn.Module:
 def _transformed(model: torch.nn.Module) -> tuple[int, float, float]:
     """Nodes of the captured graph, and seconds of CPU of transform: all, and those after capture. Python's garbage
     collector, whose pauses would strike one stage or another, is off."""
+    from lxt_fx.compiler.captures import captured_from
     from lxt_fx.compiler.options import Options, table_named
-    from lxt_fx.compiler.pipeline import captured_from, compiled_by
+    from lxt_fx.compiler.pipeline import compiled_by
 
     gc.collect()
     gc.disable()

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.base.errors import InputError
+from lxt_fx.compiler.call_capture import capture_for_call
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, Rules, table_named
-from lxt_fx.compiler.pipeline import capture_for_call
 from lxt_fx.compiler.transform import transform
 from lxt_fx.ops.forms import Form
 from lxt_fx.passes.capture.opened_model import opened

@@ -23,22 +23,20 @@ from lxt_fx.base.saved_json import Saved, read_json
 from lxt_fx.base.torch_internals import io_of, set_fake_values, size_on_example
 from lxt_fx.compiler.call_inputs import false_guard, of_other_size
 from lxt_fx.compiler.capture_key import versions
-from lxt_fx.compiler.captured_model import Begun
+from lxt_fx.compiler.captured_model import Begun, gradient_proof
 from lxt_fx.compiler.graph_json import decode_graph, decode_printed, encode_graph, encode_printed, known_names
 from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.saved_record import MOST_DIMS
 from lxt_fx.compiler.saved_tensors import made_owner, read_names
 from lxt_fx.compiler.size_guards import compiled_guard
 from lxt_fx.ops.expectations import EXPECTATIONS
-from lxt_fx.passes.analysis.mark_flow import mark_flow
-from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.capture.export_once import Copied
 from lxt_fx.passes.verify import check_forward, forward_difference
-from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof, verify_gradient
+from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
 
 FORMAT = 1
 MOST_FRONTS, MOST_SIZE = 100, 2**31
@@ -188,9 +186,7 @@ def _compared(read: _Read, model: nn.Module, example: Example) -> CachedCapture:
         torch.manual_seed(SEED)
         found = read.gm(**cut.copied().kwargs)
         check_forward(forward_difference(expected, found), expected, type(model).__name__, gm=read.gm)
-    flow = mark_flow(read.gm, relevance_leaves(read.gm.graph))
-    reads = {front.leaf: front.reads for front in read.begun.fronts}
-    proof = verify_gradient(read.gm, cut.kwargs, flow.leaves, model, example, expected, reads)
+    proof = gradient_proof(read.gm, read.begun, cut, model, example, expected)
     if not proof.holds:
         raise LxtFxError(proof.said)
     captured = Captured(read.gm, example, read.method, read.specialised, read.guards, read.copied)

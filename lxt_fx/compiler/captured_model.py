@@ -17,6 +17,7 @@ from lxt_fx.base.torch_internals import copy_io, io_of
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.record import Stage
+from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
@@ -26,7 +27,7 @@ from lxt_fx.passes.capture.packed_layers import PackedLayers
 from lxt_fx.passes.capture.refused_inputs import SAME, answer_or_error
 from lxt_fx.passes.capture.signature import named_signature
 from lxt_fx.passes.verify import forward_difference
-from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
+from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof, verify_gradient
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Begun:
 
 
 Store = Callable[[GraphModule, Begun], None]
-"""Writes the canonical graph of a new capture to a file."""
+"""Gets the canonical graph of a capture once it passes the model's gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,9 @@ class CapturedModel:
     `state` is what the model was when it was captured, None for a module that was loaded or copied. `proofs` gets the
     comparison of the gradients, which is made once for all copies. `packed` are the packed layers. `embedding` is what
     `embed` looks tokens up in, for a module that is called by embeddings. With `begun` the graph is canonical already;
-    without, `store` gets it as soon as it is. `fresh` captures a model anew whose capture came from a file, or was made for
-    other inputs. `narrowed` is called where compiling it has put conditions on free sizes: its copies share these."""
+    without, the `stores` get it as soon as it is. `fresh` captures a model anew whose capture came from a file, or was made
+    for other inputs. `narrowed` is called where compiling it has put conditions on free sizes: its copies share these.
+    `finished` gets the module that passed all checks."""
 
     model: nn.Module
     captured: Captured
@@ -70,9 +72,10 @@ class CapturedModel:
     embedding: nn.Module | None = None
     packed: PackedLayers = field(default_factory=lambda: PackedLayers({}))
     begun: Begun | None = None
-    store: Store | None = None
+    stores: tuple[Store, ...] = ()
     fresh: Callable[[], CapturedModel] | None = None
     narrowed: Callable[[], None] | None = None
+    finished: Callable[[Explained], None] | None = None
 
     @property
     def model_class(self) -> str:
@@ -108,6 +111,14 @@ def copied(source: CapturedModel) -> CapturedModel:
     """The captured model with a copy of its graph, because `compiled_by` edits the graph. Parameters are shared."""
     gm = source.captured.gm
     return replace(source, captured=replace(source.captured, gm=_module(gm, gm.graph, gm.graph)))
+
+
+def gradient_proof(
+    gm: GraphModule, begun: Begun, cut: Example, model: nn.Module, example: Example, expected: Any
+) -> GradientProof:
+    """The comparison of the gradient of a canonical graph, called by the `cut` example, with that of its model."""
+    leaves, reads = relevance_leaves(gm.graph), {front.leaf: front.reads for front in begun.fronts}
+    return verify_gradient(gm, cut.kwargs, leaves, model, example, expected, reads)
 
 
 def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CapturedModel:

@@ -18,7 +18,7 @@ from torch.fx.graph import PythonCode
 from lxt_fx.base.errors import CallError, InputError, SizeGuardError
 from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.base.one_line import one_line
-from lxt_fx.base.torch_internals import convert_all, hooks_of, io_of, pytree, recompile_as, set_forward
+from lxt_fx.base.torch_internals import convert_all, copy_io, hooks_of, io_of, pytree, recompile_as, set_forward
 from lxt_fx.compiler.call_inputs import (
     check_valid,
     graph_inputs,
@@ -95,6 +95,10 @@ class GraphsByNames(Protocol):
         """The module whose graph has these inputs and settings, if there can be one."""
 
 
+_FUSED = "_fused_before"
+"""The attribute of a module, while it is made, that holds the fused graph of another one with an equal graph."""
+
+
 class Explained(GraphModule):
     """A rewritten model, which is called like the model. After `logit.backward()`, relevance is `leaf * leaf.grad`. In
     explicit form, relevance is `leaf.grad` after `logit.backward(logit)`.
@@ -144,7 +148,8 @@ class Explained(GraphModule):
     def recompile(self) -> PythonCode:
         """Makes the fused graph and compiles the forward from it, segment by segment if there are segments. `graph` does
         not change: the audit, `watch` and the certificate read it."""
-        self.fused = fuse(self)
+        made = self.__dict__.pop(_FUSED, None)
+        self.fused = fuse(self) if made is None else made
         code = recompile_as(self, self.fused)
         self.__dict__.pop(QUICK, None)
         cut = self._cut_for_calls(self.fused)
@@ -303,6 +308,21 @@ class Explained(GraphModule):
         """The values of `graph`, by module."""
         lowered = self.record.stages["lowered"]
         return GraphValues(self.graph, lowered.inserted, lowered.carrying)
+
+    def _again(self, record: Record) -> Explained:
+        """A module with the same parameters, another copy of the graph and this record, of a module that nobody changed: it
+        runs the same fused graph."""
+        graph = Graph()
+        graph.output(graph.graph_copy(self.graph, {}))
+        copy_io(self.graph, graph)
+        twin = Explained.__new__(Explained, self, graph)
+        twin.__dict__[_FUSED] = self.fused
+        Explained.__init__(twin, self, graph)
+        twin._attach(record, self._fronts, next(iter(self._embedding), None), self.config)
+        twin._model_state, twin._options = self._model_state, self._options
+        if self.segments is not None:
+            twin._cut(self.segments)
+        return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Explained:
         self._check_model()  # also so that the copy's further graphs are of the model that its first graph is of

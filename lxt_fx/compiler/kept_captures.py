@@ -31,20 +31,25 @@ from lxt_fx.base.torch_internals import hooks_of_tensor, pytree
 from lxt_fx.base.user_objects import user_classes
 from lxt_fx.compiler.call_inputs import false_guard, of_other_size
 from lxt_fx.compiler.captured_model import Begun, CapturedModel, copied
+from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.model_settings import Place
+from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.size_guards import compiled_guard
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.ops.packed import packed_layer_of
 from lxt_fx.packed.known import registered
+from lxt_fx.passes.canonical.fill_missing import has_missing
 from lxt_fx.passes.capture.called_by_leaf import leaf_names, leaf_values, tensor_leaves
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import Example, token_embedding
 from lxt_fx.passes.capture.settings import same_setting
 from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
+from lxt_fx.rule_table.table import RuleTable
+from lxt_fx.rule_table.tables import TABLES
 
-MOST_STATES, MOST_CAPTURES = 4, 8
-"""The most states of a model, and captures of a state, that are kept: those that were used last."""
+MOST_STATES, MOST_CAPTURES, MOST_MODULES = 4, 8, 4
+"""The most states of a model, captures of a state, and modules of a capture, that are kept: those that were used last."""
 
 MOST_REACHED = 20_000
 """How many objects are looked at to find out whether a capture would hold its model."""
@@ -53,7 +58,7 @@ MOST_REACHED = 20_000
 @dataclass(slots=True, eq=False)
 class KeptCapture:
     """A captured graph, to be copied and never edited, and what is asked of the calls that it is for. `calls` are the
-    kinds of the example."""
+    kinds of the example. With `begun` there is the canonical graph too, and the `modules` that were made of it."""
 
     calls: _Calls
     captured: Captured
@@ -63,24 +68,28 @@ class KeptCapture:
     written: frozenset[Place]
     sizes: Mapping[str, tuple[int | None, ...]]
     begun: Begun | None = None
+    canonical: GraphModule | None = None
+    modules: list[Explained] = field(default_factory=list)
     guards: list[tuple[str, CodeType]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.guards = [(guard, compiled_guard(guard)) for guard in self.captured.guards]
+        self.canonical = None if self.begun is None else self.captured.gm
 
     def fits(self, example: Example, dynamic: bool) -> bool:
         """Whether the graph is that of a call with these inputs."""
         if not self.calls.are(example, dynamic) or self._proof_is_missing():
             return False
-        own = self._as_captured(example)
-        if own is None:
+        own = self.as_captured(example)
+        if own is None or (self.canonical is self.captured.gm and has_missing(own.kwargs)):
             return False
         leaves = leaf_values(own.kwargs)
         if of_other_size(self.sizes, leaves) is not None or false_guard(self.guards, leaves) is not None:
             return False
         return not any(node.target in EXPECTATIONS for node in self.captured.gm.graph.nodes) or self._takes(own)
 
-    def _as_captured(self, example: Example) -> Example | None:
+    def as_captured(self, example: Example) -> Example | None:
+        """The example with the inputs that the captured graph has; None if it cannot be one of its calls."""
         return example.as_captured(self.captured.example.kwargs, self.captured.example.optional)
 
     def _proof_is_missing(self) -> bool:
@@ -100,19 +109,43 @@ class KeptCapture:
 
     def source(self, model: nn.Module, example: Example) -> CapturedModel:
         """The capture with a graph of its own, for this model and these inputs."""
-        found = self._as_captured(example)
+        found = self.as_captured(example)
         assert found is not None, "it fits"
-        example, captured = found, copied_capture(self.captured)
+        example, captured, begun = found, self.captured, self.begun
+        if self.canonical is None or has_missing(example.kwargs):
+            begun = None  # `fill_missing` has to be a step on the way
+        else:
+            captured = replace(captured, gm=self.canonical)
+        captured = copied_capture(captured)
         expected = None
         if not on_meta(model, example.kwargs):
             with torch_state_restored(), torch.no_grad():
                 expected = example.call(model)
         embedding = token_embedding(model) if self.by_embeddings else None
         proofs = self.proofs if self.has_packed else []  # else the gradient is compared on these inputs
-        state = state_of(model, captured.gm, self.begun, self.written)
-        return CapturedModel(
-            model, replace(captured, example=example), expected, {}, state, proofs, embedding, begun=self.begun
-        )
+        state = state_of(model, captured.gm, begun, self.written)
+        return CapturedModel(model, replace(captured, example=example), expected, {}, state, proofs, embedding, begun=begun)
+
+    def begin(self, gm: GraphModule, begun: Begun) -> None:
+        """Gets the canonical graph, which passes the model's gradient: later calls begin with a copy of it."""
+        if self.canonical is None:
+            self.canonical, self.begun = copied_capture(replace(self.captured, gm=gm)).gm, begun
+
+    def finish(self, module: Explained) -> None:
+        """Gets a module that was made of this capture and passed all checks. A copy of it is kept for calls with the same
+        table and options, unless the table is the user's own, whose conditions may read what changes, or the module has
+        values that were computed from those of the model."""
+        if self.canonical is None or all(module.record.table is not table for table in TABLES.values()):
+            return
+        own = {id(x) for x in (*self.canonical.parameters(), *self.canonical.buffers())}
+        if module.record.merged or not own.issuperset(map(id, (*module.parameters(), *module.buffers()))):
+            return
+        _to_front(self.modules, module._again(module.record))
+        del self.modules[MOST_MODULES:]
+
+    def finished(self, table: RuleTable, options: Options) -> Explained | None:
+        """The module of an earlier call with this table and these options, to be copied and never changed."""
+        return next((x for x in list(self.modules) if x.record.table is table and x._options == options), None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,21 +21,26 @@ from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.capture.padded import PADDINGS, Padding, has_texts, padded
 from lxt_fx.passes.capture.refused_inputs import answer_or_error
+from lxt_fx.passes.positions.asked_positions import Narrowing
 from lxt_fx.passes.verify import check_forward, forward_difference
 
 
-def checked_on_example(source: CapturedModel, compiled: Compiled) -> float:
-    """The difference of the module's output on the example to the model's; NaN on the meta device, where there is nothing
-    to compare. Raises ForwardMismatchError where it is too large, or the fused graph gives another output."""
-    example = compiled.begun.example
-    if on_meta(source.model, example.kwargs):
-        return math.nan
+def checked_on_example(
+    module: Explained,
+    example: Example,
+    expected: Any,
+    model_class: str,
+    narrowing: Narrowing | None = None,
+    merged: Sequence[str] = (),
+) -> float:
+    """The difference of the module's output on the example, which has the inputs of its graph, to the model's, `expected`.
+    Raises ForwardMismatchError where it is too large, or the fused graph gives another output."""
     with torch_state_restored(), torch.no_grad():
         torch.manual_seed(SEED)  # so that a forward that draws random numbers draws the same ones
-        expected = _narrowed(source.expected, compiled)
-        difference = forward_difference(expected, compiled.module.forward(**example.kwargs))
-        check_forward(difference, expected, source.model_class, compiled.chosen.merged, compiled.module)
-        check_fused(compiled.module, example)
+        expected = expected if narrowing is None else narrowing.of(expected)
+        difference = forward_difference(expected, module.forward(**example.kwargs))
+        check_forward(difference, expected, model_class, merged, module)
+        check_fused(module, example)
     return difference
 
 

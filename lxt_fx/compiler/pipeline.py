@@ -3,45 +3,26 @@ lowered."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule
 
-from lxt_fx.base.cache_files import drop, folder
 from lxt_fx.base.errors import ForwardMismatchError, GradientMismatchError, InputError, SizeGuardError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
-from lxt_fx.base.remembered_facts import remembered
 from lxt_fx.base.torch_internals import aten, pytree
-from lxt_fx.compiler.cached_capture import Sizes, read_capture, write_capture
 from lxt_fx.compiler.call_inputs import check_guards
-from lxt_fx.compiler.capture_key import capture_key
-from lxt_fx.compiler.captured_model import Begun, CapturedModel, embedding_of
+from lxt_fx.compiler.captured_model import Begun, CapturedModel
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.kept_captures import (
-    KeptCapture,
-    copied_capture,
-    facts_now,
-    find_capture,
-    forget_capture,
-    forget_model,
-    keep_capture,
-    sizes_of,
-    state_of,
-    torch_settings,
-)
 from lxt_fx.compiler.last_checks import check_missing_values, check_on_padded_texts, checked_on_example
 from lxt_fx.compiler.make_record import made_record
-from lxt_fx.compiler.model_changes import written_since
-from lxt_fx.compiler.model_settings import Place, settings_of
-from lxt_fx.compiler.options import Options, example_of
+from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import step_check
@@ -62,13 +43,8 @@ from lxt_fx.passes.canonical.inline_no_grad import inline_no_grad
 from lxt_fx.passes.canonical.merge_twins import merge_twins
 from lxt_fx.passes.canonical.write_casts import write_casts
 from lxt_fx.passes.canonical.write_out import ROUNDS, WrittenOut, write_out
-from lxt_fx.passes.capture.autograd_functions import own_backwards_found
 from lxt_fx.passes.capture.called_by_leaf import leaf_values
-from lxt_fx.passes.capture.capture import torch_state_restored
-from lxt_fx.passes.capture.example import Example, token_embedding
-from lxt_fx.passes.capture.packed_layers import packed_layers
-from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
-from lxt_fx.passes.capture.with_backwards import captured_with_backwards
+from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.positions.asked_positions import Narrowing, narrowing_to
 from lxt_fx.passes.positions.select_positions import select_positions
 from lxt_fx.passes.rewrite.add_epsilon import add_epsilon
@@ -85,136 +61,6 @@ STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
 
 _SPELLED = (functionalise, canonicalise, fold_softmax, merge_twins)
 """What gives ops the spelling that groups and rules are found by: those of the model, and those written out later."""
-
-
-def captured_from(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None, *, dynamic: bool
-) -> CapturedModel:
-    """The first part of `transform`, which is the same for all tables, for a model that is opened. Raises InputError and
-    CaptureError as `transform` does."""
-    return captured_on(model, example_of(model, args, kwargs), dynamic=dynamic)
-
-
-@one_capture()
-def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
-    """The model captured on an example that is made, or on another of the same kinds if it has not changed since. Raises
-    CaptureError."""
-    if (kept := find_capture(model, example, dynamic)) is not None:
-        return _of_kept(kept, model, example, dynamic)
-    return _captured_anew(model, example, dynamic)
-
-
-def _of_kept(kept: KeptCapture, model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
-    again = partial(_captured_anew, model, example, dynamic)
-    return replace(kept.source(model, example), fresh=again, narrowed=partial(forget_capture, model, kept))
-
-
-def _captured_anew(model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
-    return _captured_now(model, example, dynamic)[0]
-
-
-def _captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
-    """The model captured on an example, or read from the file of an earlier process, and that capture as it is kept."""
-    facts = facts_now(model)
-    before = None if facts is None else remembered(facts)
-    off = facts is None or folder() is None or on_meta(model, example.kwargs)
-    key = None if off or facts is None else capture_key(facts, example, dynamic, torch_settings())
-    if key is not None and (read := _from_file(key, model, example)) is not None:
-        source, written, sizes = read
-        source = replace(source, fresh=partial(_captured_after_all, key, model, example, dynamic))
-    else:
-        source, written = _capture(model, example, dynamic)
-        sizes = sizes_of(source.captured)
-    kept = keep_capture(source, example, dynamic, written, before, sizes)
-    if key is not None and source.begun is None and not source.packed.found:
-        source = replace(source, store=partial(_write, key, model, kept))
-    return replace(source, narrowed=partial(forget_capture, model, kept)), kept
-
-
-def _captured_after_all(key: str, model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
-    """The model captured on an example, because what a file had for it proved wrong."""
-    drop(key, "its module differs from the model")
-    forget_model(model)
-    return _captured_anew(model, example, dynamic)
-
-
-def _write(key: str, model: nn.Module, kept: KeptCapture, gm: GraphModule, begun: Begun) -> None:
-    write_capture(key, model, kept.captured, kept.sizes, begun, gm, kept.by_embeddings)
-
-
-def _from_file(key: str, model: nn.Module, example: Example) -> tuple[CapturedModel, frozenset[Place], Sizes] | None:
-    """The capture that a file has under this key, compared with the model; the settings that the model's forward wrote
-    meanwhile; and the sizes of its inputs."""
-    seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
-    with _timed(seconds, "capture"):
-        found = read_capture(key, model, example)
-    if found is None:
-        return None
-    written = written_since(model, before)
-    captured = copied_capture(found.captured)  # compiled_by edits the graph
-    state = state_of(model, captured.gm, found.begun, written)
-    embedding = token_embedding(model) if found.by_embeddings else None
-    source = CapturedModel(
-        model, captured, found.expected, seconds, state, [found.proof], embedding=embedding, begun=found.begun
-    )
-    return source, written, found.sizes
-
-
-def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, frozenset[Place]]:
-    """The model captured on an example, and the settings that its forward wrote meanwhile."""
-    seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
-    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as functions:
-        packed = packed_layers(model)
-        with packed.compared():
-            example, expected = without_refused_inputs(model, example)
-            embedding = embedding_of(model, example)
-    with _timed(seconds, "capture"), packed.as_ops():
-        captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
-    if captured.example is not example and not on_meta(model, captured.example.kwargs):
-        try:
-            with torch_state_restored(), torch.no_grad():
-                expected = captured.example.call(model)
-        except Exception:  # a kernel that capture does not look into may refuse other sizes than the example's
-            return _capture(model, example, dynamic=False)
-    written = written_since(model, before)
-    state = state_of(model, captured.gm, None, written)
-    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding, packed=packed), written
-
-
-@dataclass(slots=True, eq=False)
-class CallCapture:
-    """The capture for one call of a model. `fresh` is there if it was captured just now."""
-
-    model: nn.Module
-    example: Example
-    kept: KeptCapture
-    fresh: CapturedModel | None = None
-
-    @property
-    def gm(self) -> GraphModule:
-        """The captured graph, to be read only."""
-        return self.kept.captured.gm
-
-    def module(self, table: RuleTable, options: Options) -> Explained:
-        """The module under this table, compared with the model on the inputs of this call, forward and gradient: what no
-        fact of the model shows is seen there. It sees no later change of the model, so it is for this call. Raises what
-        `transform` raises."""
-        with one_capture():
-            source = self.fresh or _of_kept(self.kept, self.model, self.example, dynamic=True)
-            self.fresh = None  # compiled_by edits its graph
-            return compiled_by(replace(source, state=None, embedding=None), table, options)
-
-
-@one_capture()  # also for the example: while another thread captures the model, its forward has another signature
-@torch.inference_mode(False)
-def capture_for_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> CallCapture:
-    """The capture for a call with these inputs: a kept one, if the model is as it was, else a new one with free sizes, for
-    a model that is opened. Raises InputError and CaptureError as `transform` does."""
-    example = example_of(model, args, kwargs)
-    if (kept := find_capture(model, example, dynamic=True)) is not None:
-        return CallCapture(model, example, kept)
-    source, kept = _captured_now(model, example, dynamic=True)
-    return CallCapture(model, example, kept, source)
 
 
 @one_capture()
@@ -235,7 +81,7 @@ def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> E
     seconds = dict(source.seconds)
     compiled = _compile(source, table, options, seconds)
     with _timed(seconds, "verify"):
-        difference = checked_on_example(source, compiled)
+        difference = _difference(source, compiled)
     if source.narrowed is not None and (compiled.chosen.written.guards or compiled.chosen.written.fixed):
         source.narrowed()
     record = made_record(source, table, options, compiled, seconds, difference)
@@ -246,7 +92,19 @@ def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> E
         check_missing_values(compiled)
         note = check_on_padded_texts(source, compiled)
     compiled.module.record = replace(record, padded_note=note)
+    if source.finished is not None:
+        source.finished(compiled.module)
     return compiled.module
+
+
+def _difference(source: CapturedModel, compiled: Compiled) -> float:
+    """The difference of the module's output on the example to the model's; NaN on the meta device, where there is nothing
+    to compare. Raises ForwardMismatchError where it is too large."""
+    example = compiled.begun.example
+    if on_meta(source.model, example.kwargs):
+        return math.nan
+    merged = compiled.chosen.merged
+    return checked_on_example(compiled.module, example, source.expected, source.model_class, compiled.narrowing, merged)
 
 
 def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds: dict[str, float]) -> Compiled:
@@ -256,8 +114,8 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
         proof = _gradient_proof(source, begun)
         check_gradient(proof, source.model_class, strict=options.strict)
     _require_leaf(source.model_class, gm, begun.flow)
-    if source.store is not None and proof.holds:
-        source.store(gm, Begun(begun.fronts, begun.no_tokens, at_capture))
+    for store in source.stores if proof.holds else ():
+        store(gm, Begun(begun.fronts, begun.no_tokens, at_capture))
     narrowing = None
     if options.positions is not None:
         with _timed(seconds, "positions"):
@@ -426,6 +284,3 @@ def _require_leaf(model_class: str, gm: GraphModule, flow: Flow) -> None:
             f"transform: no floating-point input of {model_class} reaches its output by a differentiable path, so "
             f"there is nothing to explain; give the embeddings, pixels or features that the answer is computed from.{own}"
         )
-
-
-__all__ = ["STAGES", "CallCapture", "capture_for_call", "captured_from", "captured_on", "compiled_by"]

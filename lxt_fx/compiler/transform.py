@@ -16,11 +16,12 @@ from lxt_fx.base.progress import lasting
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.base.user_objects import as_given
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
+from lxt_fx.compiler.captures import captured_from, captured_on
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.further_graphs import BeyondGuards, OtherCalls, Recaptures, Source, without_omitted
 from lxt_fx.compiler.options import Options, Rules, table_named
 from lxt_fx.compiler.other_numbers import under_numbers
-from lxt_fx.compiler.pipeline import captured_from, captured_on, compiled_by
+from lxt_fx.compiler.pipeline import compiled_by
 from lxt_fx.ops.forms import Form, epsilon_of
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.capture.opened_model import opened

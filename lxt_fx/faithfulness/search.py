@@ -21,10 +21,11 @@ from lxt_fx.base.errors import ForwardMismatchError, InputError, NonFiniteError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of, copied
+from lxt_fx.compiler.captures import captured_from
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.other_numbers import under_numbers
-from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.compiler.pipeline import compiled_by
 from lxt_fx.faithfulness.batch_inputs import BatchInputs, batch_inputs, evaluating, explained_number
 from lxt_fx.faithfulness.removal_curves import DEFAULT, AnswersWithout, PerturbationCurves
 from lxt_fx.faithfulness.removed_units import Removal, check_removal, units_of

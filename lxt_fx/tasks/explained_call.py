@@ -15,9 +15,9 @@ from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetFunction
 from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.attribution.text_input import NO_TOKENIZER
+from lxt_fx.compiler.call_capture import capture_for_call
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, Rules, table_named
-from lxt_fx.compiler.pipeline import capture_for_call
 from lxt_fx.inputs.facts import facts_of
 from lxt_fx.inputs.given import Given
 from lxt_fx.passes.capture.example import FEATURES

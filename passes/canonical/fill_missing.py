@@ -40,13 +40,17 @@ def fill_missing(gm: GraphModule, inputs: Mapping[str, Any]) -> int:
 
 def nodes_with_missing(gm: GraphModule, inputs: Mapping[str, Any]) -> set[Node]:
     """Analysis: the nodes whose value has NaN, if an input has."""
-    flat = pytree.tree_leaves(dict(inputs))
-    if not any(_misses(leaf) for leaf in flat):
+    if not has_missing(inputs):
         return set()
-    missing = _Missing(gm)
+    flat, missing = pytree.tree_leaves(dict(inputs)), _Missing(gm)
     with torch.no_grad():
         missing.run(*(x.clone() if isinstance(x, Tensor) else x for x in flat), enable_io_processing=False)
     return missing.found
+
+
+def has_missing(inputs: Mapping[str, Any]) -> bool:
+    """Whether a float input has NaN."""
+    return any(map(_misses, pytree.tree_leaves(dict(inputs))))
 
 
 def _misses(found: Any) -> bool:

@@ -21,9 +21,10 @@ from zoo_scaled import scaled_cases
 import lxt_fx
 from lxt_fx.base.nodes import is_float
 from lxt_fx.compiler.captured_model import copied
+from lxt_fx.compiler.captures import captured_from
 from lxt_fx.compiler.nested_inputs import with_leaves_in
 from lxt_fx.compiler.options import Options
-from lxt_fx.compiler.pipeline import captured_from, compiled_by
+from lxt_fx.compiler.pipeline import compiled_by
 from lxt_fx.passes.analysis.mark_flow import mark_flow
 from lxt_fx.passes.capture.called_by_leaf import leaf_names, leaf_values
 from lxt_fx.passes.capture.capture import torch_state_restored

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from graph_steps import all_traced, steps  # noqa: E402
 from zoo_models import build, cases  # noqa: E402
 
+from lxt_fx.compiler.captures import captured_from  # noqa: E402
 from lxt_fx.compiler.kept_captures import forget_model  # noqa: E402
-from lxt_fx.compiler.pipeline import captured_from  # noqa: E402
 
 LAYERS = 5
 _COUNTS = re.compile(r"(num|n|encoder|decoder|hidden|text|vision|audio).*layers?$|^(num_layers|n_layer|depth|layers)$")

@@ -1,0 +1,138 @@
+"""The first part of `transform`, which is the same for all tables: a captured model, kept from an earlier call, read from a
+file, or captured now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from lxt_fx.base.cache_files import drop, folder
+from lxt_fx.base.on_meta import on_meta
+from lxt_fx.base.one_capture import one_capture
+from lxt_fx.base.remembered_facts import remembered
+from lxt_fx.compiler.cached_capture import Sizes, read_capture, write_capture
+from lxt_fx.compiler.capture_key import capture_key
+from lxt_fx.compiler.captured_model import Begun, CapturedModel, embedding_of
+from lxt_fx.compiler.kept_captures import (
+    KeptCapture,
+    copied_capture,
+    facts_now,
+    find_capture,
+    forget_capture,
+    forget_model,
+    keep_capture,
+    sizes_of,
+    state_of,
+    torch_settings,
+)
+from lxt_fx.compiler.model_changes import written_since
+from lxt_fx.compiler.model_settings import Place, settings_of
+from lxt_fx.compiler.options import example_of
+from lxt_fx.compiler.timed import timed as _timed
+from lxt_fx.passes.canonical.fill_missing import has_missing
+from lxt_fx.passes.capture.autograd_functions import own_backwards_found
+from lxt_fx.passes.capture.capture import torch_state_restored
+from lxt_fx.passes.capture.example import Example, token_embedding
+from lxt_fx.passes.capture.packed_layers import packed_layers
+from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
+from lxt_fx.passes.capture.with_backwards import captured_with_backwards
+
+
+def captured_from(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None, *, dynamic: bool
+) -> CapturedModel:
+    """The first part of `transform`, which is the same for all tables, for a model that is opened. Raises InputError and
+    CaptureError as `transform` does."""
+    return captured_on(model, example_of(model, args, kwargs), dynamic=dynamic)
+
+
+@one_capture()
+def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
+    """The model captured on an example that is made, or on another of the same kinds if it has not changed since. Raises
+    CaptureError."""
+    if (kept := find_capture(model, example, dynamic)) is not None:
+        return of_kept(kept, model, example, dynamic)
+    return _captured_anew(model, example, dynamic)
+
+
+def of_kept(kept: KeptCapture, model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
+    """A kept capture for a call of the model that it fits."""
+    again = partial(_captured_anew, model, example, dynamic)
+    return replace(kept.source(model, example), fresh=again, narrowed=partial(forget_capture, model, kept))
+
+
+def _captured_anew(model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
+    return captured_now(model, example, dynamic)[0]
+
+
+def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
+    """The model captured on an example, or read from the file of an earlier process, and that capture as it is kept."""
+    facts = facts_now(model)
+    before = None if facts is None else remembered(facts)
+    off = facts is None or folder() is None or on_meta(model, example.kwargs) or has_missing(example.kwargs)
+    key = None if off or facts is None else capture_key(facts, example, dynamic, torch_settings())
+    if key is not None and (read := _from_file(key, model, example)) is not None:
+        source, written, sizes = read
+        source = replace(source, fresh=partial(_captured_after_all, key, model, example, dynamic))
+    else:
+        source, written = _capture(model, example, dynamic)
+        sizes = sizes_of(source.captured)
+    kept = keep_capture(source, example, dynamic, written, before, sizes)
+    if key is not None and source.begun is None and not source.packed.found:
+        source = replace(source, stores=(partial(_write, key, model, kept),))
+    return replace(source, narrowed=partial(forget_capture, model, kept)), kept
+
+
+def _captured_after_all(key: str, model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
+    """The model captured on an example, because what a file had for it proved wrong."""
+    drop(key, "its module differs from the model")
+    forget_model(model)
+    return _captured_anew(model, example, dynamic)
+
+
+def _write(key: str, model: nn.Module, kept: KeptCapture, gm: GraphModule, begun: Begun) -> None:
+    write_capture(key, model, kept.captured, kept.sizes, begun, gm, kept.by_embeddings)
+
+
+def _from_file(key: str, model: nn.Module, example: Example) -> tuple[CapturedModel, frozenset[Place], Sizes] | None:
+    """The capture that a file has under this key, compared with the model; the settings that the model's forward wrote
+    meanwhile; and the sizes of its inputs."""
+    seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
+    with _timed(seconds, "capture"):
+        found = read_capture(key, model, example)
+    if found is None:
+        return None
+    written = written_since(model, before)
+    captured = copied_capture(found.captured)  # compiled_by edits the graph
+    state = state_of(model, captured.gm, found.begun, written)
+    embedding = token_embedding(model) if found.by_embeddings else None
+    source = CapturedModel(
+        model, captured, found.expected, seconds, state, [found.proof], embedding=embedding, begun=found.begun
+    )
+    return source, written, found.sizes
+
+
+def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, frozenset[Place]]:
+    """The model captured on an example, and the settings that its forward wrote meanwhile."""
+    seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
+    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as functions:
+        packed = packed_layers(model)
+        with packed.compared():
+            example, expected = without_refused_inputs(model, example)
+            embedding = embedding_of(model, example)
+    with _timed(seconds, "capture"), packed.as_ops():
+        captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
+    if captured.example is not example and not on_meta(model, captured.example.kwargs):
+        try:
+            with torch_state_restored(), torch.no_grad():
+                expected = captured.example.call(model)
+        except Exception:  # a kernel that capture does not look into may refuse other sizes than the example's
+            return _capture(model, example, dynamic=False)
+    written = written_since(model, before)
+    state = state_of(model, captured.gm, None, written)
+    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding, packed=packed), written
