@@ -23,6 +23,7 @@ from lxt_fx.base import cache_files
 from lxt_fx.cli import main
 from lxt_fx.compiler import pipeline
 from lxt_fx.compiler.kept_captures import forget_captures
+from lxt_fx.packed import known
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,21 @@ def test_a_module_made_of_a_file_explains_other_sizes_positions_and_tables(cache
                 output.logits[:, -1, 5].sum().backward()
                 gradients.append(leaves["inputs_embeds"].grad)
             torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-8)
+
+
+def test_what_is_registered_for_layers_that_the_model_has_not_keeps_no_file_away(
+    cache: Path, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "_REGISTERED", {})
+    relevance(Net().eval(), x)
+
+    class Packed(nn.Module):
+        pass
+
+    lxt_fx.register_packed(Packed, lambda layer: (layer.codes, None))
+    with captures_counted() as captured:
+        relevance(Net().eval(), x)
+    assert not captured and len(files(cache)) == 1
 
 
 def test_the_file_holds_no_weights(cache: Path, x: Tensor) -> None:

@@ -26,9 +26,9 @@ from lxt_fx.compiler.kept_captures import (
     forget_capture,
     forget_model,
     keep_capture,
+    settings_for,
     sizes_of,
     state_of,
-    torch_settings,
 )
 from lxt_fx.compiler.model_changes import written_since
 from lxt_fx.compiler.model_settings import Place, settings_of
@@ -75,7 +75,7 @@ def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[Cap
     facts = facts_now(model)
     before = None if facts is None else remembered(facts)
     off = facts is None or folder() is None or on_meta(model, example.kwargs) or has_missing(example.kwargs)
-    key = None if off or facts is None else capture_key(facts, example, dynamic, torch_settings())
+    key = None if off or facts is None else capture_key(facts, example, dynamic, settings_for(model))
     if key is not None and (read := _from_file(key, model, example)) is not None:
         source, written, sizes = read
         source = replace(source, fresh=partial(_captured_after_all, key, model, example, dynamic))

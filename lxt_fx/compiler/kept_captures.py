@@ -38,7 +38,7 @@ from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.size_guards import compiled_guard
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.ops.packed import packed_layer_of
-from lxt_fx.packed.known import registered
+from lxt_fx.packed.known import registered_in
 from lxt_fx.passes.canonical.fill_missing import has_missing
 from lxt_fx.passes.capture.called_by_leaf import leaf_names, leaf_values, tensor_leaves
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
@@ -250,7 +250,7 @@ def find_capture(model: nn.Module, example: Example, dynamic: bool) -> KeptCaptu
         return None
     now = model_now(model)
     with _KEPT.lock:
-        states = [state for state in _KEPT.states(model) if state.settings == torch_settings()]
+        states = [state for state in _KEPT.states(model) if state.settings == settings_for(model)]
     if now is None or not states:
         return None
     for state in states:
@@ -313,7 +313,7 @@ def keep_capture(
         states = _KEPT.states(model)
         own = set(map(id, model.parameters()))
         states[:] = [each for each in states if own.issuperset(each.parameters())]  # else memory of old weights stays
-        settings, now = torch_settings(), now.less_changed(before)
+        settings, now = settings_for(model), now.less_changed(before)
         state = next((each for each in states if each.settings == settings and each.facts.is_same(now)), None)
         if state is None:
             states.insert(0, state := _State(now, settings, []))
@@ -333,14 +333,14 @@ def _to_front(several: list[Any], one: Any) -> None:
         several[:] = [one, *(each for each in several if each is not one)]
 
 
-def torch_settings() -> tuple[Hashable, ...]:
+def settings_for(model: nn.Module) -> tuple[Hashable, ...]:
     """What capture depends on beside the model and the inputs. Autocast is not among it: a graph is that of the model
     without."""
     cuda: Any = torch.backends.cuda
     return (
         torch.get_default_dtype(), torch.get_default_device(), torch.are_deterministic_algorithms_enabled(),
         torch.get_float32_matmul_precision(), cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(),
-        cuda.math_sdp_enabled(), torch.backends.mkldnn.enabled, registered(),
+        cuda.math_sdp_enabled(), torch.backends.mkldnn.enabled, registered_in(model),
     )  # fmt: skip
 
 

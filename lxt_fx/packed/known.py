@@ -50,9 +50,11 @@ def register_packed(cls: type, unpack: Unpack, *, scheme: str | None = None, rou
     _REGISTERED[cls] = Scheme(unpack, lambda layer: name, lambda layer: rounds)
 
 
-def registered() -> frozenset[tuple[type, Scheme]]:
-    """What was registered: a graph that was captured without it may be another one now."""
-    return frozenset(_REGISTERED.items())
+def registered_in(model: nn.Module) -> frozenset[tuple[type, Scheme]]:
+    """What was registered for layers of this model: a graph that was captured without it may be another one now."""
+    classes = {kind for module in model.modules() for kind in type(module).__mro__} if _REGISTERED else set()
+    classes |= {kind for parameter in model.parameters() for kind in type(parameter).__mro__} if _REGISTERED else set()
+    return frozenset((kind, scheme) for kind, scheme in _REGISTERED.items() if kind in classes)
 
 
 def packed_layer(module: nn.Module, path: str) -> PackedLayer | None:
@@ -106,4 +108,4 @@ def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-__all__ = ["packed_layer", "register_packed", "registered"]
+__all__ = ["packed_layer", "register_packed", "registered_in"]
