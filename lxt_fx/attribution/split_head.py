@@ -24,7 +24,7 @@ from lxt_fx.ops import active, explicit, fused, products
 from lxt_fx.ops.activations import POINTWISE_OPS
 from lxt_fx.ops.aten_kinds import POINTWISE
 from lxt_fx.ops.head import head
-from lxt_fx.passes.drop_dead import drop_dead
+from lxt_fx.passes.drop_dead import drop_dead_nodes
 
 _LINEAR = frozenset({head, products.linear, aten.linear.default})
 _ELEMENTWISE = (
@@ -46,27 +46,26 @@ class SplitModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Made:
-    """What was made of a module with this fused graph, and the tensors of the module that it shares, by name."""
+    """What was made of a fused graph, and the tensors of its module that it shares, by name."""
 
-    fused: Graph
     shared: Mapping[str, Any]
     split: SplitModel | None
 
 
-_MADE: WeakKeyDictionary[Explained, _Made] = WeakKeyDictionary()
-"""The parts of the modules that were split, because to make them costs more than a short text. They hold the parameters of
-the module, and not the module itself."""
+_MADE: WeakKeyDictionary[Graph, _Made] = WeakKeyDictionary()
+"""The parts of the modules that were split, by their fused graph, because to make them costs more than a short text. They
+hold the parameters of the module, and neither the module nor that graph."""
 
 
 def split_model(explained: Explained) -> SplitModel | None:
     """The module in two parts, which share its parameters. None unless the logits are a linear map of each position's
     hidden state, followed by elementwise ops only (soft caps, casts). They are made once, and again where the module's
     graph or a tensor of it was replaced (a loaded module that moved to a device)."""
-    made = _MADE.get(explained)
-    if made is None or made.fused is not explained.fused or not _shares(explained, made.shared):
+    made = _MADE.get(explained.fused)
+    if made is None or not _shares(explained, made.shared):
         names = {str(node.target) for node in explained.fused.nodes if node.op == "get_attr"}
         shared = {name: attrgetter(name)(explained) for name in names}
-        _MADE[explained] = made = _Made(explained.fused, shared, _split(explained))
+        _MADE[explained.fused] = made = _Made(shared, _split(explained))
     return made.split
 
 
@@ -132,9 +131,8 @@ def _body(explained: Explained, hidden: Node) -> GraphModule:
     graph.graph_copy(explained.fused, copies)
     graph.output((copies[hidden],))
     set_io(graph, replace(io_of(explained.graph), out_spec=pytree.tree_structure(0)))
+    drop_dead_nodes(graph)
     body = GraphModule(explained, graph)
-    drop_dead(body)
-    body.recompile()
     if (cut := explained._cut_for_calls(body.graph)) is not None:
         set_forward(body, cut)
     return body

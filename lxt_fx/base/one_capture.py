@@ -6,10 +6,11 @@ one thread, `torch.compiler.is_compiling()` is true in all of them. Two exports 
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -33,9 +34,26 @@ def one_capture() -> Iterator[None]:
     with turn.lock:
         outer, turn.thread = turn.thread, threading.get_ident()
         try:
-            yield
+            with nullcontext() if outer is not None else _few_full_collections():
+                yield
         finally:
             turn.thread = outer
+
+
+@contextmanager
+def _few_full_collections() -> Iterator[None]:
+    """Inside the block, Python's garbage collector hardly ever looks at all objects of the process. A capture makes so many
+    that it would do so several times, a sixth of the whole time; most are needed until the end."""
+    own = gc.get_threshold()
+    rare = max(own[0], 20_000), own[1], max(own[2], 1000)
+    if own[0] == 0:  # it is off
+        rare = own
+    gc.set_threshold(*rare)
+    try:
+        yield
+    finally:
+        if gc.get_threshold() == rare:  # nobody has set others meanwhile
+            gc.set_threshold(*own)
 
 
 def is_compiling() -> bool:
