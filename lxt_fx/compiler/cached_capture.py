@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from lxt_fx.compiler.graph_json import decode_graph, decode_printed, encode_grap
 from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.saved_record import MOST_DIMS
 from lxt_fx.compiler.saved_tensors import made_owner, read_names
+from lxt_fx.compiler.short_check import Checked, short_check
 from lxt_fx.compiler.size_guards import compiled_guard
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.passes.canonical.cut_at_lookups import Front
@@ -48,11 +49,13 @@ Sizes = Mapping[str, tuple[int | None, ...]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CachedCapture:
-    """A capture that was read and compared with the model. `expected` is the model's output on the example; `sizes` are
-    those of the inputs of a call, `begun` what the graph has in the place of its tokens."""
+    """A capture that was read and compared with the model. `expected` is the model's output on the example, which may be a
+    part of the `whole`; `sizes` are those of the inputs of a call, `begun` what the graph has in the place of its
+    tokens."""
 
     captured: Captured
     expected: Any
+    whole: Checked | None
     sizes: Sizes
     begun: Begun
     proof: GradientProof
@@ -180,8 +183,10 @@ def _takes(read: _Read, example: Example) -> bool:
 def _compared(read: _Read, model: nn.Module, example: Example) -> CachedCapture:
     """The capture, if its graph computes what the model does and passes the model's gradient. Raises ForwardMismatchError
     or LxtFxError if not."""
+    captured = Captured(read.gm, example, read.method, read.specialised, read.guards, read.copied)
     with torch_state_restored(), torch.no_grad():
-        expected = example.call(model)
+        whole, short = Checked(example, example.call(model)), short_check(model, example, captured, read.sizes)
+        example, expected = (short or whole).example, (short or whole).expected
         cut = read.begun.cut(example, read.gm)
         torch.manual_seed(SEED)
         found = read.gm(**cut.copied().kwargs)
@@ -189,8 +194,9 @@ def _compared(read: _Read, model: nn.Module, example: Example) -> CachedCapture:
     proof = gradient_proof(read.gm, read.begun, cut, model, example, expected)
     if not proof.holds:
         raise LxtFxError(proof.said)
-    captured = Captured(read.gm, example, read.method, read.specialised, read.guards, read.copied)
-    return CachedCapture(captured, expected, read.sizes, read.begun, proof, read.by_embeddings)
+    captured = replace(captured, example=example)
+    whole_text = None if short is None else whole
+    return CachedCapture(captured, expected, whole_text, read.sizes, read.begun, proof, read.by_embeddings)
 
 
 def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

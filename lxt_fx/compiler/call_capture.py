@@ -12,18 +12,20 @@ from torch.fx import GraphModule
 from lxt_fx.base.errors import ForwardMismatchError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
-from lxt_fx.compiler.captured_model import CapturedModel, gradient_proof
+from lxt_fx.compiler.captured_model import Begun, CapturedModel, gradient_proof
 from lxt_fx.compiler.captures import captured_now, of_kept
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.kept_captures import KeptCapture, find_capture
 from lxt_fx.compiler.last_checks import checked_on_example
 from lxt_fx.compiler.options import Options, example_of
 from lxt_fx.compiler.pipeline import compiled_by
+from lxt_fx.compiler.short_check import Checked
 from lxt_fx.compiler.timed import timed
 from lxt_fx.passes.canonical.fill_missing import has_missing
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.positions.asked_positions import narrowing_to
+from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
 from lxt_fx.rule_table.table import RuleTable
 
 
@@ -68,8 +70,8 @@ class CallCapture:
         with timed(seconds, "verify"):
             with torch_state_restored(), torch.no_grad():
                 expected, cut = example.call(self.model), begun.cut(example, gm)
-            proofs = kept.proofs if kept.has_packed else [gradient_proof(gm, begun, cut, self.model, example, expected)]
-            if not (proof := proofs[0]).holds:
+            proof = kept.proofs[0] if kept.has_packed else self._proof(gm, begun, Checked(example, expected))
+            if not proof.holds:
                 return None
             record = replace(before.record, gradient_difference=proof.difference, gradient_note=proof.said, seconds=seconds)
             module = before._again(record)
@@ -80,6 +82,11 @@ class CallCapture:
                 return None
         module.record = replace(record, forward_difference=difference)
         return module
+
+    def _proof(self, gm: GraphModule, begun: Begun, whole: Checked) -> GradientProof:
+        checked = self.kept.short(self.model, whole.example) or whole
+        cut = begun.cut(checked.example, gm)
+        return gradient_proof(gm, begun, cut, self.model, checked.example, checked.expected)
 
 
 @one_capture()  # also for the example: while another thread captures the model, its forward has another signature

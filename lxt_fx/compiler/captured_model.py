@@ -3,7 +3,7 @@ module."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from lxt_fx.base.torch_internals import copy_io, io_of
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.record import Stage
+from lxt_fx.compiler.short_check import Checked, short_check
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.capture.called_by_leaf import leaf_values
@@ -41,12 +42,17 @@ class Begun:
 
     def cut(self, example: Example, gm: GraphModule) -> Example:
         """The example with the inputs that the canonical graph has."""
-        if not self.fronts:
-            return example
-        values = leaf_values(example.kwargs)
-        for front in self.fronts:
-            values[front.leaf] = front(values).clone()
-        return replace(example, kwargs={name: values[name] for name in io_of(gm.graph).names})
+        return cut_by(self.fronts, example, gm)
+
+
+def cut_by(fronts: Sequence[Front], example: Example, gm: GraphModule) -> Example:
+    """An example of the model with the inputs of a graph whose leaves these fronts compute."""
+    if not fronts:
+        return example
+    values = leaf_values(example.kwargs)
+    for front in fronts:
+        values[front.leaf] = front(values).clone()
+    return replace(example, kwargs={name: values[name] for name in io_of(gm.graph).names})
 
 
 Store = Callable[[GraphModule, Begun], None]
@@ -61,7 +67,7 @@ class CapturedModel:
     `embed` looks tokens up in, for a module that is called by embeddings. With `begun` the graph is canonical already;
     without, the `stores` get it as soon as it is. `fresh` captures a model anew whose capture came from a file, or was made
     for other inputs. `narrowed` is called where compiling it has put conditions on free sizes: its copies share these.
-    `finished` gets the module that passed all checks."""
+    `finished` gets the module that passed all checks. If the example is a long text cut short, `whole` is all of it."""
 
     model: nn.Module
     captured: Captured
@@ -76,6 +82,7 @@ class CapturedModel:
     fresh: Callable[[], CapturedModel] | None = None
     narrowed: Callable[[], None] | None = None
     finished: Callable[[Explained], None] | None = None
+    whole: Checked | None = None
 
     @property
     def model_class(self) -> str:
@@ -105,6 +112,16 @@ def embedding_of(model: nn.Module, example: Example) -> nn.Embedding | None:
     if isinstance(by_embeddings, Exception) or isinstance(by_ids, Exception):
         return None
     return embedding if forward_difference(by_ids, by_embeddings) <= SAME else None
+
+
+def on_short_texts(source: CapturedModel, sizes: Mapping[str, tuple[int | None, ...]], asked: Checked) -> CapturedModel:
+    """The captured model with its example cut short, if it is a long text. `sizes` are those of the inputs of the captured
+    graph, and `asked` is the example of the call."""
+    short = short_check(source.model, source.captured.example, source.captured, sizes)
+    if short is None:
+        return source
+    captured = replace(source.captured, example=short.example)
+    return replace(source, captured=captured, expected=short.expected, whole=asked)
 
 
 def copied(source: CapturedModel) -> CapturedModel:

@@ -17,7 +17,7 @@ from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.remembered_facts import remembered
 from lxt_fx.compiler.cached_capture import Sizes, read_capture, write_capture
 from lxt_fx.compiler.capture_key import capture_key
-from lxt_fx.compiler.captured_model import Begun, CapturedModel, embedding_of
+from lxt_fx.compiler.captured_model import Begun, CapturedModel, embedding_of, on_short_texts
 from lxt_fx.compiler.kept_captures import (
     KeptCapture,
     copied_capture,
@@ -33,6 +33,7 @@ from lxt_fx.compiler.kept_captures import (
 from lxt_fx.compiler.model_changes import written_since
 from lxt_fx.compiler.model_settings import Place, settings_of
 from lxt_fx.compiler.options import example_of
+from lxt_fx.compiler.short_check import Checked
 from lxt_fx.compiler.timed import timed as _timed
 from lxt_fx.passes.canonical.fill_missing import has_missing
 from lxt_fx.passes.capture.autograd_functions import own_backwards_found
@@ -112,8 +113,9 @@ def _from_file(key: str, model: nn.Module, example: Example) -> tuple[CapturedMo
     state = state_of(model, captured.gm, found.begun, written)
     embedding = token_embedding(model) if found.by_embeddings else None
     source = CapturedModel(
-        model, captured, found.expected, seconds, state, [found.proof], embedding=embedding, begun=found.begun
-    )
+        model, captured, found.expected, seconds, state, [found.proof], embedding=embedding, begun=found.begun,
+        whole=found.whole,
+    )  # fmt: skip
     return source, written, found.sizes
 
 
@@ -127,12 +129,15 @@ def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[Capture
             embedding = embedding_of(model, example)
     with _timed(seconds, "capture"), packed.as_ops():
         captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
-    if captured.example is not example and not on_meta(model, captured.example.kwargs):
-        try:
-            with torch_state_restored(), torch.no_grad():
-                expected = captured.example.call(model)
-        except Exception:  # a kernel that capture does not look into may refuse other sizes than the example's
-            return _capture(model, example, dynamic=False)
+    asked = Checked(example, expected)
+    source = CapturedModel(model, captured, expected, seconds, embedding=embedding, packed=packed)
+    with _timed(seconds, "example"):
+        source = on_short_texts(source, sizes_of(captured), asked)
+        if source.whole is None and captured.example is not example and not on_meta(model, captured.example.kwargs):
+            try:
+                with torch_state_restored(), torch.no_grad():
+                    source = replace(source, expected=captured.example.call(model))
+            except Exception:  # a kernel that capture does not look into may refuse other sizes than the example's
+                return _capture(model, example, dynamic=False)
     written = written_since(model, before)
-    state = state_of(model, captured.gm, None, written)
-    return CapturedModel(model, captured, expected, seconds, state, embedding=embedding, packed=packed), written
+    return replace(source, state=state_of(model, captured.gm, None, written)), written

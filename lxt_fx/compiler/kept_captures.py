@@ -30,11 +30,12 @@ from lxt_fx.base.remembered_facts import Remembered, remembered
 from lxt_fx.base.torch_internals import hooks_of_tensor, pytree
 from lxt_fx.base.user_objects import user_classes
 from lxt_fx.compiler.call_inputs import false_guard, of_other_size
-from lxt_fx.compiler.captured_model import Begun, CapturedModel, copied
+from lxt_fx.compiler.captured_model import Begun, CapturedModel, copied, on_short_texts
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.model_settings import Place
 from lxt_fx.compiler.options import Options
+from lxt_fx.compiler.short_check import Checked, short_check
 from lxt_fx.compiler.size_guards import compiled_guard
 from lxt_fx.ops.expectations import EXPECTATIONS
 from lxt_fx.ops.packed import packed_layer_of
@@ -124,7 +125,13 @@ class KeptCapture:
         embedding = token_embedding(model) if self.by_embeddings else None
         proofs = self.proofs if self.has_packed else []  # else the gradient is compared on these inputs
         state = state_of(model, captured.gm, begun, self.written)
-        return CapturedModel(model, replace(captured, example=example), expected, {}, state, proofs, embedding, begun=begun)
+        captured = replace(captured, example=example)
+        source = CapturedModel(model, captured, expected, {}, state, proofs, embedding, begun=begun)
+        return on_short_texts(source, self.sizes, Checked(example, expected))
+
+    def short(self, model: nn.Module, example: Example) -> Checked | None:
+        """A part of a long text that the gradient can be compared on, if this is one."""
+        return short_check(model, example, self.captured, self.sizes)
 
     def begin(self, gm: GraphModule, begun: Begun) -> None:
         """Gets the canonical graph, which passes the model's gradient: later calls begin with a copy of it."""

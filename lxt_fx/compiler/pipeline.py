@@ -17,7 +17,7 @@ from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.call_inputs import check_guards
-from lxt_fx.compiler.captured_model import Begun, CapturedModel
+from lxt_fx.compiler.captured_model import Begun, CapturedModel, cut_by
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.last_checks import check_missing_values, check_on_padded_texts, checked_on_example
@@ -45,6 +45,7 @@ from lxt_fx.passes.canonical.write_casts import write_casts
 from lxt_fx.passes.canonical.write_out import ROUNDS, WrittenOut, write_out
 from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.short_example import SHORT
 from lxt_fx.passes.positions.asked_positions import Narrowing, narrowing_to
 from lxt_fx.passes.positions.select_positions import select_positions
 from lxt_fx.passes.rewrite.add_epsilon import add_epsilon
@@ -78,7 +79,7 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
 
 
 def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
-    seconds = dict(source.seconds)
+    seconds, source = dict(source.seconds), _with_positions(source, options)
     compiled = _compile(source, table, options, seconds)
     with _timed(seconds, "verify"):
         difference = _difference(source, compiled)
@@ -100,11 +101,22 @@ def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> E
 def _difference(source: CapturedModel, compiled: Compiled) -> float:
     """The difference of the module's output on the example to the model's; NaN on the meta device, where there is nothing
     to compare. Raises ForwardMismatchError where it is too large."""
-    example = compiled.begun.example
-    if on_meta(source.model, example.kwargs):
+    begun, gm = compiled.begun, compiled.module
+    if on_meta(source.model, begun.example.kwargs):
         return math.nan
-    merged = compiled.chosen.merged
-    return checked_on_example(compiled.module, example, source.expected, source.model_class, compiled.narrowing, merged)
+    pairs = [(begun.example, source.expected)]
+    if source.whole is not None:
+        pairs.append((cut_by(begun.fronts, source.whole.example, gm), source.whole.expected))
+    settings = source.model_class, compiled.narrowing, compiled.chosen.merged
+    return max(checked_on_example(gm, example, expected, *settings) for example, expected in pairs)
+
+
+def _with_positions(source: CapturedModel, options: Options) -> CapturedModel:
+    """The captured model with an example that has the positions that were asked for."""
+    if source.whole is None or all(-SHORT <= position < SHORT for position in options.positions or ()):
+        return source
+    captured = replace(source.captured, example=source.whole.example)
+    return replace(source, captured=captured, expected=source.whole.expected, whole=None)
 
 
 def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds: dict[str, float]) -> Compiled:

@@ -52,7 +52,10 @@ def _run(gm: GraphModule, node: Node, members: frozenset[Node], values: dict[Nod
             raise _NotOneFunction(f"%{node.name} is computed from several elements")
         args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda n: _run(gm, n, members, values))
         is_cast = node.target is aten.to.dtype
-        values[node] = args[0] if is_cast else node.target(*args, **kwargs)  # type: ignore[operator]
+        try:
+            values[node] = args[0] if is_cast else node.target(*args, **kwargs)  # type: ignore[operator]
+        except Exception as error:  # it reads a size or a dim, which one number has not
+            raise _NotOneFunction(f"%{node.name} cannot be computed from one number") from error
     else:
         raise _NotOneFunction(f"%{node.name} is an input")
     return values[node]

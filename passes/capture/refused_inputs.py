@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from lxt_fx.base.errors import CaptureError, InputError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.capture.padded import padded, with_masks_of_ones
+from lxt_fx.passes.capture.short_example import short_example
 from lxt_fx.passes.verify import forward_difference
 
 SAME = 1e-4
@@ -78,6 +80,15 @@ def _in_one_way(model: nn.Module, example: Example) -> tuple[Example, Any]:
 
 
 def _without_refused(model: nn.Module, example: Example) -> tuple[Example, Any]:
+    """The example without the optional inputs that change the answer, and the answer. Of a long text that is tried on a
+    part."""
+    if (short := short_example(example)) is not None:
+        with suppress(InputError):
+            accepted, _ = _without_refused(model, short)
+            whole = example.without(tuple(example.kwargs.keys() - accepted.kwargs.keys()))
+            expected = answer_or_error(model, whole)
+            if not isinstance(expected, Exception):
+                return whole, expected
     whole = example
     for _ in range(len(example.optional) + 1):
         expected = answer_or_error(model, example, example.optional)

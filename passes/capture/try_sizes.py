@@ -16,6 +16,7 @@ from lxt_fx.base.torch_internals import pytree
 from lxt_fx.passes.capture.capture import Captured, capture, torch_state_restored
 from lxt_fx.passes.capture.example import SEED, Example
 from lxt_fx.passes.capture.refused_inputs import answer_or_error
+from lxt_fx.passes.capture.short_example import short_example
 from lxt_fx.passes.verify import forward_difference, tolerance_of
 
 
@@ -54,10 +55,11 @@ def _is_proven(model: nn.Module, captured: Captured) -> bool:
 
 
 def _resized(captured: Captured) -> Example | None:
-    """The example with every free size changed: the batch becomes 1, every other size shrinks by 2, but not below 2. Sizes
-    that are computed from others follow them; what would have to grow for that stays as it is. None where no size is
-    free."""
-    leaves, spec = pytree.tree_flatten(captured.example.kwargs)
+    """The example, cut short if it is a long text, with every free size changed: the batch becomes 1, every other size
+    shrinks by 2, but not below 2. Sizes that are computed from others follow them; what would have to grow for that stays
+    as it is. None where no size is free."""
+    example = short_example(captured.example) or captured.example
+    leaves, spec = pytree.tree_flatten(example.kwargs)
     placeholders = [node for node in captured.gm.graph.nodes if node.op == "placeholder"]
     free = [_free_dims(leaf, node) for leaf, node in zip(leaves, placeholders, strict=True)]
     dims = [(leaf, dim, expr) for leaf, found in zip(leaves, free, strict=True) for dim, expr in found]
@@ -76,7 +78,7 @@ def _resized(captured: Captured) -> Example | None:
         for dim, expr in found:
             leaf = leaf.narrow(dim, 0, int(expr.subs(sizes | wanted)))
         cut.append(leaf.clone() if isinstance(leaf, Tensor) else leaf)
-    return replace(captured.example, kwargs=pytree.tree_unflatten(cut, spec))
+    return replace(example, kwargs=pytree.tree_unflatten(cut, spec))
 
 
 def _free_dims(leaf: Any, node: Node) -> list[tuple[int, Any]]:
