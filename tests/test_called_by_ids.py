@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 import lxt_fx
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.further_graphs import OtherCalls
+from lxt_fx.compiler.kept_captures import forget_model
 
 NAMES = list(ids_models.MODELS)
 
@@ -330,9 +331,12 @@ def test_a_wrong_graph_by_padding_is_found(monkeypatch: pytest.MonkeyPatch) -> N
         captured.gm.recompile()
         return captured
 
+    model = called("llama classifier")[0]
+    forget_model(model)
     monkeypatch.setattr(module, "_export", baked)
     with pytest.raises(lxt_fx.ForwardMismatchError, match="padded texts"):
-        lxt_fx.transform(called("llama classifier")[0])
+        lxt_fx.transform(model)
+    forget_model(model)
 
 
 def test_texts_that_a_helper_gets_are_not_changed() -> None:

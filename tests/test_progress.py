@@ -486,9 +486,10 @@ def test_transform_says_its_stages(said: list[tuple[str, int | None]]) -> None:
 
 
 def test_every_stage_has_words() -> None:
-    source = Path(inspect.getfile(lxt_fx)).parent / "compiler" / "pipeline.py"
-    calls = [node for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-    timed = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "_timed"]
+    folder = Path(inspect.getfile(lxt_fx)).parent / "compiler"
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in folder.glob("*.py")]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    timed = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "timed"]
     assert {ast.literal_eval(call.args[1]) for call in timed} == set(WORDS)
 
 

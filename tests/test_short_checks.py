@@ -1,4 +1,4 @@
-"""Long texts: graph and model are compared step by step on a part, and once on the whole, at the cost of one forward of each."""
+"""Long texts: graph and model are compared step by step on a part, and once on the whole."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def example(**kwargs: Tensor) -> Example:
 
 def test_a_text_is_cut_along_its_tokens_and_nowhere_else() -> None:
     mask, embeddings = torch.ones(2, TOKENS, dtype=torch.long), torch.randn(2, TOKENS, TOKENS)
-    square, positions = torch.ones(2, 1, TOKENS, TOKENS), torch.arange(TOKENS).expand(3, 2, TOKENS)
-    found = short_example(example(inputs_embeds=embeddings, attention_mask=mask, causal_mask=square, position_ids=positions))
+    square, places = torch.ones(2, 1, TOKENS, TOKENS), torch.arange(TOKENS).expand(3, 2, TOKENS)
+    found = short_example(example(inputs_embeds=embeddings, attention_mask=mask, causal_mask=square, position_ids=places))
     assert found is not None
     assert torch.equal(found.kwargs["inputs_embeds"], embeddings[:, :SHORT])
     assert found.kwargs["attention_mask"].shape == (2, SHORT) and found.kwargs["causal_mask"].shape == (2, 1, SHORT, SHORT)
-    assert torch.equal(found.kwargs["position_ids"], positions[..., :SHORT])
+    assert torch.equal(found.kwargs["position_ids"], places[..., :SHORT])
 
 
 def test_a_text_that_is_padded_in_front_is_cut_there() -> None:

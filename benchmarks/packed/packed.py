@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,7 @@ def compared(scheme: str, plain: Float32) -> None:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message="MatMul8bitLt")  # bitsandbytes says it at every call
     parser = argparse.ArgumentParser()
     parser.add_argument("--scheme", choices=list(SCHEMES)[1:])
     parser.add_argument("--texts", type=int, default=40)

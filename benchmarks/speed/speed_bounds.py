@@ -129,15 +129,17 @@ def _without_weights(said: str, limit: float, unit: str, key: str, divisor: floa
 
 
 SHORT, LONG, GEMMA, DEEP = "smollm2-128x1", "smollm2-512x1", "gemma3-128x1", "llama-64-layers-512x1"
-WITH_LAYER_NORMS = ("minilm-128x1", "vit-basex1")
+WITH_LAYER_NORMS, OTHER_SHAPES = ("minilm-128x1", "vit-basex1"), ("whisperx1", "gpt2-128x1")
 SAVED, PEAK = "saved_bytes", "peak_mib"
 BOUNDS = (
     *(_timed("eager, same logits / plain", 1.00, cell, "ours") for cell in (SHORT, LONG)),
     *(_timed("eager, same logits / plain", 0.95, cell, "ours") for cell in WITH_LAYER_NORMS),
+    *(_timed("eager, same logits / plain", 1.00, cell, "ours") for cell in OTHER_SHAPES),
     *(_timed('eager, positions="last" / plain', 0.82, cell, "ours_last") for cell in (SHORT, LONG)),
     _timed('eager, positions="last" / plain', 0.45, GEMMA, "ours_last"),
     *(_timed("compiled, same logits / plain eager", 0.92, cell, "ours_compiled") for cell in (SHORT, LONG)),
-    *(_timed("compiled, same logits / plain eager", 0.85, cell, "ours_compiled") for cell in WITH_LAYER_NORMS),
+    *(_timed("compiled, same logits / plain eager", 0.85, cell, "ours_compiled")
+      for cell in (*WITH_LAYER_NORMS, *OTHER_SHAPES)),
     *(_timed('compiled, positions="last" / plain eager', 0.75, cell, "ours_last_compiled") for cell in (SHORT, LONG)),
     *(_remembered("bytes saved for backward / plain", 0.68, cell, "ours", SAVED) for cell in (SHORT, LONG)),
     *(_remembered("peak memory above the weights / plain", 0.80, cell, "ours", PEAK) for cell in (SHORT, LONG)),

@@ -58,18 +58,22 @@ ALL = (*CORE, *COMPILED, *OTHERS)
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model by kind. `source` is a name of examples/models.py with trained weights; without one, weights are random and
-    `sizes` are (hidden, intermediate, layers, heads, vocabulary) of a Llama."""
+    `sizes` are (hidden, intermediate, layers, heads, vocabulary) of a Llama, or it is a GPT-2. `part` is the submodule that
+    is explained, if it is not the whole."""
 
     label: str
     kind: str
     source: str = ""
     sizes: tuple[int, ...] = ()
+    part: str = ""
 
 
 MODELS = {
     "smollm2": Model("SmolLM2-135M (Llama, 134M)", "causal", "smollm2"),
     "gemma3": Model("Gemma3-270M", "causal", "gemma3"),
     "minilm": Model("MiniLM (BERT, 23M)", "encoder", "minilm"),
+    "whisper": Model("encoder of Whisper tiny.en (8M), 30 s", "encoder", "whisper", part="model.encoder"),
+    "gpt2": Model("GPT-2, random (124M)", "causal"),
     "vit-digits": Model("ViT of digits (0.1M)", "image", "vit_digits"),
     "vit-base": Model("ViT-B/16, random (86M)", "image"),
     "llama-10m": Model("Llama, random, 10M", "causal", sizes=(256, 688, 10, 4, 8192)),
@@ -151,6 +155,8 @@ DEFAULT = Grid(
         Cell("minilm", 128, methods=(*MODERATE, "ours_compiled")),
         Cell("vit-digits", 0, 16, methods=(*CORE, "ours_compiled", "autolrp")),
         Cell("vit-base", 0, methods=(*CORE, "ours_compiled"), rounds=7),
+        Cell("whisper", 0, methods=(*CORE, "ours_compiled"), rounds=7),
+        Cell("gpt2", 128, methods=(*CORE, "ours_compiled"), rounds=7),
         Cell("llama-10m", 128, methods=MODERATE),
         Cell("llama-100m", 128, methods=MODERATE),
         Cell("llama-400m", 128, rounds=5),

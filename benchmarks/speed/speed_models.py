@@ -57,12 +57,17 @@ def work_of(cell: Cell, folder: str, device: str, dtype: str) -> Work:
 
 def _on_input(cell: Cell, folder: str, device: str, dtype: str) -> Work:
     model = trained(Path(folder)) if folder else random(cell)
+    model = model.get_submodule(MODELS[cell.model].part)
     model = model.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     if cell.kind == "image":
         sizes = model.config
         pixels = torch.randn(cell.batch, sizes.num_channels, sizes.image_size, sizes.image_size, generator=generator)
         return Work(model, cell, "pixel_values", pixels.to(device=device, dtype=getattr(torch, dtype)))
+    if model.main_input_name == "input_features":
+        sizes = model.config
+        mel = torch.randn(cell.batch, sizes.num_mel_bins, 2 * sizes.max_source_positions, generator=generator)
+        return Work(model, cell, "input_features", mel.to(device=device, dtype=getattr(torch, dtype)))
     ids = torch.randint(0, model.config.vocab_size, (cell.batch, cell.tokens), generator=generator)
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     with torch.no_grad():
@@ -89,11 +94,13 @@ def _name_rotations(config: Any, rotations: dict[str, Any]) -> None:
 
 
 def random(cell: Cell) -> nn.Module:
-    """A random Llama, or ViT-B/16 with 1000 classes. Weights are drawn in the order of their names, so that every version
-    of transformers gives the same model."""
+    """A random Llama, GPT-2, or ViT-B/16 with 1000 classes. Weights are drawn in the order of their names, so that every
+    version of transformers gives the same model."""
     sizes = MODELS[cell.model].sizes
     if cell.kind == "image":
         model: nn.Module = transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=1000))
+    elif not sizes:
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config())
     else:
         hidden, intermediate, layers, heads, vocabulary = sizes
         config = transformers.LlamaConfig(

@@ -34,7 +34,7 @@ from lxt_fx.compiler.model_changes import written_since
 from lxt_fx.compiler.model_settings import Place, settings_of
 from lxt_fx.compiler.options import example_of
 from lxt_fx.compiler.short_check import Checked
-from lxt_fx.compiler.timed import timed as _timed
+from lxt_fx.compiler.timed import timed
 from lxt_fx.passes.canonical.fill_missing import has_missing
 from lxt_fx.passes.capture.autograd_functions import own_backwards_found
 from lxt_fx.passes.capture.capture import torch_state_restored
@@ -104,7 +104,7 @@ def _from_file(key: str, model: nn.Module, example: Example) -> tuple[CapturedMo
     """The capture that a file has under this key, compared with the model; the settings that the model's forward wrote
     meanwhile; and the sizes of its inputs."""
     seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
-    with _timed(seconds, "capture"):
+    with timed(seconds, "capture"):
         found = read_capture(key, model, example)
     if found is None:
         return None
@@ -122,16 +122,16 @@ def _from_file(key: str, model: nn.Module, example: Example) -> tuple[CapturedMo
 def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, frozenset[Place]]:
     """The model captured on an example, and the settings that its forward wrote meanwhile."""
     seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
-    with _timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as functions:
+    with timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as functions:
         packed = packed_layers(model)
         with packed.compared():
             example, expected = without_refused_inputs(model, example)
             embedding = embedding_of(model, example)
-    with _timed(seconds, "capture"), packed.as_ops():
+    with timed(seconds, "capture"), packed.as_ops():
         captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
     asked = Checked(example, expected)
     source = CapturedModel(model, captured, expected, seconds, embedding=embedding, packed=packed)
-    with _timed(seconds, "example"):
+    with timed(seconds, "example"):
         source = on_short_texts(source, sizes_of(captured), asked)
         if source.whole is None and captured.example is not example and not on_meta(model, captured.example.kwargs):
             try:

@@ -26,7 +26,7 @@ from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import step_check
-from lxt_fx.compiler.timed import timed as _timed
+from lxt_fx.compiler.timed import timed
 from lxt_fx.passes.analysis.assign_rules import Plan, assign_rules, check_complete, check_overrides
 from lxt_fx.passes.analysis.check_derivatives import check_derivatives
 from lxt_fx.passes.analysis.find_groups import Groups, find_groups
@@ -81,7 +81,7 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
 def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
     seconds, source = dict(source.seconds), _with_positions(source, options)
     compiled = _compile(source, table, options, seconds)
-    with _timed(seconds, "verify"):
+    with timed(seconds, "verify"):
         difference = _difference(source, compiled)
     if source.narrowed is not None and (compiled.chosen.written.guards or compiled.chosen.written.fixed):
         source.narrowed()
@@ -89,7 +89,7 @@ def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> E
     compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
     check_guards(record.model_class, compiled.module._guards, leaf_values(compiled.begun.example.kwargs))
     compiled.module._model_state, compiled.module._options = source.state, options
-    with _timed(seconds, "verify"):
+    with timed(seconds, "verify"):
         check_missing_values(compiled)
         note = check_on_padded_texts(source, compiled)
     compiled.module.record = replace(record, padded_note=note)
@@ -122,7 +122,7 @@ def _with_positions(source: CapturedModel, options: Options) -> CapturedModel:
 def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds: dict[str, float]) -> Compiled:
     gm, at_capture = source.captured.gm, _at_capture(source)
     begun = _made_canonical(source, seconds)
-    with _timed(seconds, "verify"):
+    with timed(seconds, "verify"):
         proof = _gradient_proof(source, begun)
         check_gradient(proof, source.model_class, strict=options.strict)
     _require_leaf(source.model_class, gm, begun.flow)
@@ -130,7 +130,7 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
         store(gm, Begun(begun.fronts, begun.no_tokens, at_capture))
     narrowing = None
     if options.positions is not None:
-        with _timed(seconds, "positions"):
+        with timed(seconds, "positions"):
             narrowing = narrowing_to(options.positions, gm)
             begun = _narrowed(gm, begun, narrowing)
     chosen = _with_rules(gm, begun, table, seconds)
@@ -139,11 +139,11 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
         check_complete(chosen.plan)
     check_derivatives(chosen.plan)
     canonical = plain_stage("canonical", gm, chosen.flow)
-    with _timed(seconds, "rewrite"):
+    with timed(seconds, "rewrite"):
         rewritten = rewrite(gm, chosen.plan, chosen.groups)
         chosen.check("rewrite")
     relevance = rule_stage("rules", gm, chosen.flow, rewritten)
-    with _timed(seconds, "form"):
+    with timed(seconds, "form"):
         inserted = _equations(gm, chosen.flow, rewritten, options)
         freeze_constants(gm, chosen.flow)
         chosen.check("freeze_constants")
@@ -168,19 +168,19 @@ def _made_canonical(source: CapturedModel, seconds: dict[str, float]) -> Canonic
     """The captured graph in canonical form."""
     gm, example = source.captured.gm, source.captured.example
     if (begun := source.begun) is not None:
-        with _timed(seconds, "flow"):
+        with timed(seconds, "flow"):
             example = begun.cut(example, gm)
             flow = mark_flow(gm, relevance_leaves(gm.graph))
             return Canonical(example, begun.fronts, flow, step_check(gm, example), begun.no_tokens)
     check = step_check(gm, example)
-    with _timed(seconds, "canonicalise"):
+    with timed(seconds, "canonicalise"):
         for step in (write_casts, inline_no_grad, *_SPELLED):
             step(gm)
             check(step.__name__)
         if fill_missing(gm, example.kwargs):
             check("fill_missing")
     fronts = source.model._fronts if isinstance(source.model, Explained) else ()
-    with _timed(seconds, "flow"):
+    with timed(seconds, "flow"):
         by_name = source.model.record.no_tokens if isinstance(source.model, Explained) else no_tokens(gm)
         if not isinstance(source.model, Explained) and (lookups := _lookups(gm)):
             example, fronts = cut_at_lookups(gm, example, lookups)
@@ -252,18 +252,18 @@ def _device(example: Example) -> torch.device:
 
 
 def _module(gm: GraphModule, options: Options, seconds: dict[str, float]) -> Explained:
-    with _timed(seconds, "module"):
+    with timed(seconds, "module"):
         module = Explained(gm, gm.graph)
     if options.checkpoint is not None:
-        with _timed(seconds, "checkpoint"):
+        with timed(seconds, "checkpoint"):
             module._cut(segments_of(module, module.fused, options.checkpoint))
     return module
 
 
 def _chosen(gm: GraphModule, flow: Flow, table: RuleTable, seconds: dict[str, float]) -> tuple[Groups, Plan]:
-    with _timed(seconds, "groups"):
+    with timed(seconds, "groups"):
         groups = find_modules(gm, flow, find_groups(gm, flow), table)
-    with _timed(seconds, "assign"):
+    with timed(seconds, "assign"):
         return groups, assign_rules(gm, flow, groups, table)
 
 
