@@ -504,3 +504,33 @@ def test_other_positions_and_tables_have_modules_of_their_own(llama: LlamaForCau
     for first, second in zip(found[:3], found[3:], strict=True):
         torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-9)
     assert not any(torch.allclose(found[0], other, rtol=1e-3, atol=0) for other in found[1:3])
+
+
+SEEN: list[int] = []
+"""The last threshold of the garbage collector in each forward."""
+
+
+def test_the_garbage_collector_is_as_before_and_rests_in_between(x: Tensor) -> None:
+    class Seen(nn.Module):
+        def __init__(self, fails: bool) -> None:
+            super().__init__()
+            self.linear, self.fails = nn.Linear(4, 4), fails
+
+        def forward(self, x: Tensor) -> Tensor:
+            SEEN.append(gc.get_threshold()[2])
+            if self.fails:
+                raise ValueError("no")
+            out: Tensor = self.linear(x)
+            return out
+
+    own = gc.get_threshold()
+    SEEN.clear()
+    try:
+        gc.set_threshold(123, 4, 5)
+        lxt_fx.transform(Seen(fails=False), (x,))
+        assert gc.get_threshold() == (123, 4, 5) and min(SEEN) >= 1000
+        with pytest.raises(lxt_fx.InputError):
+            lxt_fx.transform(Seen(fails=True), (x,))
+        assert gc.get_threshold() == (123, 4, 5)
+    finally:
+        gc.set_threshold(*own)

@@ -10,7 +10,7 @@ from lxt_fx.base.torch_internals import pytree
 from lxt_fx.passes.capture.called_by_leaf import leaf_names
 from lxt_fx.passes.capture.example import Example
 
-SHORT = 32
+SHORT = 16
 """How many tokens of a longer text the checks run on. A graph with free sizes has no branch that longer texts take."""
 
 
