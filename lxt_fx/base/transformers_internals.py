@@ -189,7 +189,7 @@ def gemma_weight(layer: nn.Module) -> torch.Tensor:
 
 def recorded_outputs() -> dict[str, Any] | None:
     """The dict in which every model of transformers that was made in this process notes what it can return, by the text of
-    its class. A forward reads the entry of its own class. None before transformers 4.56, or if it is not imported."""
+    its class. A forward reads the entry of its own class. None where transformers has no such dict or is not imported."""
     for name in ("transformers.utils.output_capturing", "transformers.utils.generic"):
         found = getattr(sys.modules.get(name), "_CAN_RECORD_REGISTRY", None)
         if isinstance(found, dict):

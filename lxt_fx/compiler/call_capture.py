@@ -44,9 +44,9 @@ class CallCapture:
         return self.kept.captured.gm
 
     def module(self, table: RuleTable, options: Options) -> Explained:
-        """The module under this table, compared with the model on the inputs of this call, forward and gradient: what no
-        fact of the model shows is seen there. It sees no later change of the model, so it is for this call. Raises what
-        `transform` raises."""
+        """The module under this table, compared with the model on the inputs of this call, forward and gradient (of a long
+        text on a part): what no fact of the model shows is seen there. It sees no later change of the model, so it is for
+        this call. Raises what `transform` raises."""
         with one_capture():
             if self.fresh is None and (found := self._of_an_earlier_call(table, options)) is not None:
                 return found
