@@ -11,6 +11,7 @@ import tiny
 import torch
 from graph_steps import all_traced, steps
 from torch import Tensor, nn
+from transformers import FlaubertConfig, FlaubertWithLMHeadModel
 
 import lxt_fx
 from lxt_fx.compiler.captures import captured_from
@@ -89,6 +90,21 @@ def test_a_stack_is_copied() -> None:
     assert found.copied.layers == LAYERS - 2 and not found.copied.not_copied
     assert whole.copied.layers == 0
     assert steps(found.gm) == steps(whole.gm) and sorted(found.guards) == sorted(whole.guards)
+
+
+def test_nodes_stand_in_the_modules_of_the_model() -> None:
+    """Flaubert takes its layers out of lists by their index: there the tracer follows a proxy of the layer, and named what
+    was inside of a wrapped layer as if the layer were the model."""
+    torch.manual_seed(0)
+    config = FlaubertConfig(vocab_size=40, emb_dim=8, n_layers=LAYERS, n_heads=2, dropout=0.0, attention_dropout=0.0)
+    model = FlaubertWithLMHeadModel(config)
+    found = captured(model)
+    with all_traced():
+        whole = captured(model)
+    assert steps(found.gm) == steps(whole.gm)
+    stacks = [node.meta.get("nn_module_stack", {}) for node in found.gm.graph.nodes]
+    paths = {path.partition("@")[0] for stack in stacks for path, _ in stack.values()}
+    assert {f"transformer.attentions.{index}.q_lin" for index in range(LAYERS)} <= paths
 
 
 def test_the_record_and_the_certificate_say_how_many() -> None:

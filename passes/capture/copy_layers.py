@@ -91,7 +91,9 @@ def _check_closed(template: Template, region: _Region) -> None:
     """Raises NoTwinsError where the nodes of the layer read or give a tensor that is neither argument nor output, or write
     into what they did not make."""
     owned = set[Node]()  # values of the layer's own, which nobody outside sees
+    depth = len(region.begins.meta["nn_module_stack"])
     for node in region.inside:
+        _check_place(template, node, depth)
         if node.meta.get("unbacked_bindings"):
             raise NoTwinsError(template.kind, f"the size of {node.name} depends on values")
         if isinstance(node.target, OpOverload) and written_by(node.target) and node.args[0] not in owned:
@@ -108,6 +110,14 @@ def _check_closed(template: Template, region: _Region) -> None:
         for user in node.users:
             if user not in known and user is not region.ends and not _is_size(node):
                 raise NoTwinsError(template.kind, f"{node.name} is read by {user.name}, outside of the layer")
+
+
+def _check_place(template: Template, node: Node, depth: int) -> None:
+    """Raises NoTwinsError where a node does not stand below its layer by the module stack: in a module of others, or where
+    the tracer names submodules as if the layer were the model (a list that is indexed: `self.layers[i](x)`)."""
+    for path, _ in list(node.meta.get("nn_module_stack", {}).values())[depth:]:
+        if not f"{path.partition('@')[0]}.".startswith(f"{template.path}."):
+            raise NoTwinsError(template.kind, f"{node.name} stands in {path}, which is no part of the layer by its path")
 
 
 def _unchanged(region: _Region) -> set[Node]:

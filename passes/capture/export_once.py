@@ -42,7 +42,10 @@ def exported_once(
                 exported = export()
             if not any(kind.why_not for kind in kinds):
                 gm = unlifted(exported)
-                return exported, gm, Copied(copy_layers(gm, model, once), tuple(said))
+                if (lost := _lost_place(gm, model)) is None:
+                    return exported, gm, Copied(copy_layers(gm, model, once), tuple(said))
+                for kind in kinds:
+                    kind.why_not = f"the tracer takes {lost}, a part of a layer, for a part of the model"
         except NoTwinsError:
             pass
         except Exception as error:  # whatever tracing raises, it may be because of a layer that was not traced
@@ -55,6 +58,19 @@ def exported_once(
         kinds = [kind for kind in kinds if not kind.why_not]
     exported = export()
     return exported, unlifted(exported), Copied(0, tuple(said))
+
+
+_NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
+"""What torch writes in the place of a path for a node that no module's code makes: a size."""
+
+
+def _lost_place(gm: GraphModule, model: nn.Module) -> str | None:
+    """A path of the module stack that is none of the model's: where a layer is taken out of a list by its index, the tracer
+    follows it by a proxy, which is not what runs here."""
+    known = {name for name, _ in model.named_modules(remove_duplicate=False)} | {_NOWHERE}
+    stacks = [node.meta.get("nn_module_stack") or {} for node in gm.graph.nodes]
+    paths = (path.partition("@")[0] for stack in stacks for path, _ in stack.values())
+    return next((path for path in paths if path not in known), None)
 
 
 def _sentence(kind: Kind) -> str:
