@@ -1,4 +1,5 @@
-"""A net that reads its numbers from everywhere (attributes, a config, adapters, globals), and a count of captures."""
+"""A net that reads its numbers from everywhere (attributes, a config, adapters, globals), and counts of captures and of
+compilations."""
 
 from __future__ import annotations
 
@@ -12,8 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lxt_fx.compiler import captures
+import lxt_fx
+from lxt_fx.compiler import call_capture, captures
+from lxt_fx.compiler import transform as transforming
+from lxt_fx.faithfulness import search
 from lxt_fx.passes.capture.example import Example
+from lxt_fx.rule_table.table import RuleTable
 
 
 @contextmanager
@@ -27,6 +32,21 @@ def captures_counted() -> Iterator[list[nn.Module]]:
 
     with mock.patch.object(captures, "_capture", counted):
         yield captured
+
+
+@contextmanager
+def compilations_counted() -> Iterator[list[RuleTable]]:
+    """The tables that a graph is compiled under inside the block."""
+    tables, compiled_by = list[RuleTable](), call_capture.compiled_by
+
+    def counted(source: Any, table: RuleTable, options: Any) -> lxt_fx.Explained:
+        tables.append(table)
+        return compiled_by(source, table, options)
+
+    places = (call_capture, transforming, search)
+    patches = [mock.patch.object(place, "compiled_by", counted) for place in places]
+    with patches[0], patches[1], patches[2]:
+        yield tables
 
 
 def activated(x: Tensor) -> Tensor:

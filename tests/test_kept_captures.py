@@ -6,9 +6,8 @@ import gc
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from kept_net import Block, Net, block, captures_counted
+from kept_net import Block, Net, block, captures_counted, compilations_counted
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -27,11 +26,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import lxt_fx
 from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.base.transformers_internals import recorded_outputs
-from lxt_fx.compiler import call_capture
 from lxt_fx.compiler.kept_captures import forget_captures
-from lxt_fx.compiler.options import Options
 from lxt_fx.rule_table import basic_rules
-from lxt_fx.rule_table.table import RuleTable
 
 Change = Callable[[Net, pytest.MonkeyPatch], Any]
 
@@ -403,22 +399,9 @@ def test_a_dict_that_makes_its_items_is_not_asked_for_them(x: Tensor) -> None:
     assert captured
 
 
-@contextmanager
-def modules_counted() -> Iterator[list[Options]]:
-    """The options of the modules that are compiled for calls inside the block."""
-    compiled, compiled_by = list[Options](), call_capture.compiled_by
-
-    def counted(source: Any, table: RuleTable, options: Options) -> lxt_fx.Explained:
-        compiled.append(options)
-        return compiled_by(source, table, options)
-
-    with mock.patch.object(call_capture, "compiled_by", counted):
-        yield compiled
-
-
 def test_later_calls_take_the_module_of_the_first_and_see_trained_weights(x: Tensor) -> None:
     net = Net().eval()
-    with modules_counted() as compiled:
+    with compilations_counted() as compiled:
         relevance(net, x)
         _weights(net)
         found = relevance(net, x[:2])
@@ -457,7 +440,7 @@ class FromFile(nn.Module):
 def test_a_change_that_no_fact_shows_leads_to_a_module_of_its_own(values: bool, x: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "number"
     net, y, counts = FromFile(path, values=values), x.clone().requires_grad_(), list[int]()
-    with modules_counted() as compiled:
+    with compilations_counted() as compiled:
         for number in (2, 2, 3, 3):
             path.write_text(str(number))
             module = as_explained(net, (x,), {}, "test", "gradient")
@@ -488,7 +471,7 @@ def test_missing_values_are_filled_though_the_calls_before_had_none(x: Tensor) -
 def test_a_table_of_the_user_is_compiled_for_each_call(x: Tensor) -> None:
     net = Net().eval()
     own = lxt_fx.TABLES["attnlrp"].override("head", replace(basic_rules.LINEAR, when=lambda site: None))
-    with modules_counted() as compiled:
+    with compilations_counted() as compiled:
         for _ in range(2):
             as_explained(net, (x,), {}, "test", own)
     assert len(compiled) == 2
@@ -497,7 +480,7 @@ def test_a_table_of_the_user_is_compiled_for_each_call(x: Tensor) -> None:
 def test_other_positions_and_tables_have_modules_of_their_own(llama: LlamaForCausalLM) -> None:
     ids, found = torch.tensor([[4, 9, 17, 5]]), list[Tensor]()
     calls: list[tuple[Any, str]] = [(3, "attnlrp"), (lxt_fx.Target(3, position=1), "attnlrp"), (3, "gradient")]
-    with modules_counted() as compiled:
+    with compilations_counted() as compiled:
         for target, rules in (*calls, *calls):
             found.append(lxt_fx.explain(llama, None, ids, target, rules=rules).relevance)
     assert len(compiled) == 3

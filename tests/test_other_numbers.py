@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 import pytest
 import tiny
 import torch
+from kept_net import compilations_counted
 from torch import Tensor, nn
 
 import lxt_fx
-from lxt_fx.compiler import call_capture
-from lxt_fx.compiler import transform as transforming
 from lxt_fx.faithfulness import search
 from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.rule_table.tables import ATTNLRP, attnlrp_gamma, cp_lrp_gamma
-
-
-@contextmanager
-def compilations_counted() -> Iterator[list[RuleTable]]:
-    """The tables that a graph is compiled under inside the block."""
-    tables, compiled_by = list[RuleTable](), call_capture.compiled_by
-
-    def counted(source: Any, table: RuleTable, options: Any) -> lxt_fx.Explained:
-        tables.append(table)
-        return compiled_by(source, table, options)
-
-    places = (call_capture, transforming, search)
-    patches = [mock.patch.object(place, "compiled_by", counted) for place in places]
-    with patches[0], patches[1], patches[2]:
-        yield tables
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ def test_one_capture_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(1)
         return verify_gradient(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("lxt_fx.compiler.pipeline.verify_gradient", counted)
+    monkeypatch.setattr("lxt_fx.compiler.captured_model.verify_gradient", counted)
     source = captured_from(Net(nn.ReLU()), (example(),), None, dynamic=False)
     for table in ("attnlrp", "gradient"):
         compiled_by(copied(source), lxt_fx.TABLES[table], Options())

@@ -28,7 +28,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from speed_grid import LXT  # noqa: E402
-from speed_run import LXT_FOLDER, ROOT, MissingError, interpreter, pip  # noqa: E402
+from speed_run import LXT_FOLDER, ROOT, MissingError, folder_of, interpreter, pip  # noqa: E402
 
 WORKER = Path(__file__).with_name("first_answer_worker.py")
 OFF = {"LXT_FX_CACHE": "off"}
@@ -106,7 +106,8 @@ class Sides:
 
 def measured(command: list[str], environment: dict[str, str], whole: bool) -> float:
     """The seconds that a process prints, or those that it takes. Raises RuntimeError with the end of what it said."""
-    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    models = str(Path(folder_of("smollm2", True)).parent)
+    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "LXT_FX_MODELS": models}
     start = time.perf_counter()
     done = subprocess.run(command, env={**os.environ, **settings, **environment}, capture_output=True, text=True)
     taken = time.perf_counter() - start
@@ -119,7 +120,7 @@ def rows(make: Sides) -> list[Row]:
     """The rows, those that need another checkout only with one."""
     command = make.scratch / "lxt-fx"  # as pip writes it; the package goes by the name
     command.write_text("from lxt_fx.cli import main\n\nmain()\n")
-    text = str(Path(os.environ.get("LXT_FX_MODELS") or Path.home() / ".cache" / "lxt_fx") / "smollm2")
+    model = folder_of("smollm2", True)
     found = [
         Row("transform: 80 small layers / 8", make.ours("80 layers", "transform_80"),
             make.ours("8 layers", "transform_8"), 2),
@@ -129,7 +130,7 @@ def rows(make: Sides) -> list[Row]:
         Row("lxt-fx --help / import rich, typer", make.command("help", str(command), "--help"),
             make.command("imports", "-c", "import rich, typer"), 1.5, 9),
         Row("lxt-fx explain, warm / model, tokenizer and one plain gradient",
-            make.command("command", str(command), "explain", text, "The capital of France is", cache="warm"),
+            make.command("command", str(command), "explain", model, "The capital of France is", cache="warm"),
             make.ours("plain", "plain_text", whole=True), 1.5),
         Row("Llama script, 453 tokens, cold / LXT", make.ours("ours", "script", whole=True, cache="cold"),
             make.lxt("LXT", "script_lxt", whole=True), 1.1),

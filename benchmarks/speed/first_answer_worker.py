@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from speed_worker import stand_in_for_torchvision
 from torch import Tensor, nn
 
 TOKENS = 453
@@ -25,7 +26,8 @@ CONVOLUTIONS, LINEARS = (0.1, 0.5, 100.0), (0.0, 0.01, 0.05, 0.1, 1.0)
 
 
 def models() -> Path:
-    return Path(os.environ.get("LXT_FX_MODELS") or Path.home() / ".cache" / "lxt_fx")
+    """Where fetched models lie, as first_answer.py says."""
+    return Path(os.environ["LXT_FX_MODELS"])
 
 
 def smollm2(dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -196,12 +198,6 @@ def import_from_lxt(package: str) -> None:
     if package == "torchvision":
         stand_in_for_torchvision()
     spec.loader.exec_module(module)
-
-
-def stand_in_for_torchvision() -> None:
-    """torchvision's wheel registers kernels for two of its ops; without its binary, torch must know them by name first."""
-    for name in ("nms", "qnms"):
-        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 MEASURED: dict[str, Callable[[], float | None]] = {

@@ -30,7 +30,7 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     torch.set_num_threads(spec["threads"])
     if spec["process"].startswith("lxt"):
-        _stand_in_for_torchvision()
+        stand_in_for_torchvision()
     if spec["mode"] in ("meta", "linear"):
         settings = {name: spec[name] for name in ("layers", "rounds") if name in spec}
         answers.write(json.dumps(tried(lambda: {"meta": meta, "linear": linear}[spec["mode"]](**settings))) + "\n")
@@ -54,7 +54,7 @@ def tried(measure: Callable[[], Answer]) -> Answer:
         return {"why": first if type(error).__name__ == "NotBuiltError" else f"{type(error).__name__}: {first}"[:200]}
 
 
-def _stand_in_for_torchvision() -> None:
+def stand_in_for_torchvision() -> None:
     """torchvision's wheel registers kernels for two of its ops; without its binary, torch must know them by name first."""
     for name in ("nms", "qnms"):
         torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

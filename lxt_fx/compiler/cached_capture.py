@@ -191,7 +191,7 @@ def _compared(read: _Read, model: nn.Module, example: Example) -> CachedCapture:
         torch.manual_seed(SEED)
         found = read.gm(**cut.copied().kwargs)
         check_forward(forward_difference(expected, found), expected, type(model).__name__, gm=read.gm)
-    proof = gradient_proof(read.gm, read.begun, cut, model, example, expected)
+    proof = gradient_proof(read.gm, read.begun.fronts, cut, model, example, expected)
     if not proof.holds:
         raise LxtFxError(proof.said)
     captured = replace(captured, example=example)

@@ -86,7 +86,7 @@ class CallCapture:
     def _proof(self, gm: GraphModule, begun: Begun, whole: Checked) -> GradientProof:
         checked = self.kept.short(self.model, whole.example) or whole
         cut = begun.cut(checked.example, gm)
-        return gradient_proof(gm, begun, cut, self.model, checked.example, checked.expected)
+        return gradient_proof(gm, begun.fronts, cut, self.model, checked.example, checked.expected)
 
 
 @one_capture()  # also for the example: while another thread captures the model, its forward has another signature

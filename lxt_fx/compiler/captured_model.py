@@ -131,10 +131,10 @@ def copied(source: CapturedModel) -> CapturedModel:
 
 
 def gradient_proof(
-    gm: GraphModule, begun: Begun, cut: Example, model: nn.Module, example: Example, expected: Any
+    gm: GraphModule, fronts: Sequence[Front], cut: Example, model: nn.Module, example: Example, expected: Any
 ) -> GradientProof:
     """The comparison of the gradient of a canonical graph, called by the `cut` example, with that of its model."""
-    leaves, reads = relevance_leaves(gm.graph), {front.leaf: front.reads for front in begun.fronts}
+    leaves, reads = relevance_leaves(gm.graph), {front.leaf: front.reads for front in fronts}
     return verify_gradient(gm, cut.kwargs, leaves, model, example, expected, reads)
 
 

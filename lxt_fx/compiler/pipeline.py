@@ -17,7 +17,7 @@ from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.call_inputs import check_guards
-from lxt_fx.compiler.captured_model import Begun, CapturedModel, cut_by
+from lxt_fx.compiler.captured_model import Begun, CapturedModel, cut_by, gradient_proof
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.last_checks import check_missing_values, check_on_padded_texts, checked_on_example
@@ -55,7 +55,7 @@ from lxt_fx.passes.rewrite.merge_batch_norm import merge_batch_norm
 from lxt_fx.passes.rewrite.rewrite import Rewritten, rewrite
 from lxt_fx.passes.segments.find_segments import segments_of
 from lxt_fx.passes.verify import MERGED_TOLERANCES, TOLERANCES
-from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof, check_gradient, verify_gradient
+from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof, check_gradient
 from lxt_fx.rule_table.table import RuleTable
 
 STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
@@ -202,11 +202,9 @@ def _gradient_proof(source: CapturedModel, begun: Canonical) -> GradientProof:
     first."""
     if not source.proofs:
         gm, example = source.captured.gm, source.captured.example
-        leaves, reads = begun.flow.leaves, {front.leaf: front.reads for front in begun.fronts}
         with source.packed.with_backwards():
-            source.proofs.append(
-                verify_gradient(gm, begun.example.kwargs, leaves, source.model, example, source.expected, reads)
-            )
+            proof = gradient_proof(gm, begun.fronts, begun.example, source.model, example, source.expected)
+        source.proofs.append(proof)
     return source.proofs[0]
 
 
