@@ -45,9 +45,10 @@ _register_ops()
 if TYPE_CHECKING:
     from lxt_fx import flow, functional, nn
     from lxt_fx.attribution.embeddings import embed
-    from lxt_fx.attribution.inside import watch
     from lxt_fx.attribution.many_targets import relevance_of
+    from lxt_fx.attribution.places import InsidePlace, Places, places
     from lxt_fx.attribution.target import Target
+    from lxt_fx.attribution.watch import watch
     from lxt_fx.base.progress import progress
     from lxt_fx.compiler.explained import Explained
     from lxt_fx.compiler.record import Record
@@ -99,12 +100,15 @@ __all__ = [
     "GradientMismatchError",
     "ImageExplanation",
     "InputError",
+    "InsidePlace",
     "Conserves",
     "LxtFxError",
     "ModelChangedError",
     "NoRuleError",
     "TracedBranchError",
     "PerturbationCurves",
+    "Places",
+    "places",
     "Record",
     "Removal",
     "Rule",
@@ -134,9 +138,10 @@ __all__ = [
 
 _NAMES = {
     "lxt_fx.attribution.embeddings": "embed",
-    "lxt_fx.attribution.inside": "watch",
     "lxt_fx.attribution.many_targets": "relevance_of",
+    "lxt_fx.attribution.places": "InsidePlace Places places",
     "lxt_fx.attribution.target": "Target",
+    "lxt_fx.attribution.watch": "watch",
     "lxt_fx.base.progress": "progress",
     "lxt_fx.compiler.explained": "Explained",
     "lxt_fx.compiler.record": "Record",

@@ -147,7 +147,7 @@ def test_an_epsilon_behind_a_value_is_not_missed() -> None:
 def test_what_gets_a_gradient_back_in_explicit_form_cannot_be_watched() -> None:
     explained = lxt_fx.transform(tiny.Mlp().eval(), (torch.randn(2, 6),), form="explicit")
     assert "%enter" in lxt_fx.show(explained, "lowered")
-    with pytest.raises(lxt_fx.UnknownNameError, match=r"%enter belongs to an op of the explicit form.*watch %x, which has"):
+    with pytest.raises(lxt_fx.UnknownNameError, match=r"%enter belongs to an op of the explicit form.*take %x, which has"):
         lxt_fx.watch(explained, "%enter").__enter__()
     with lxt_fx.watch(explained, "%*") as inside:
         assert not any(name.startswith(("%enter", "%hold")) for name in inside)
@@ -230,7 +230,7 @@ class Both(nn.Module):
 def test_a_module_without_one_output_is_refused_with_the_names_of_its_values() -> None:
     x = torch.randn(3, 4)
     explained = lxt_fx.transform(Twice().eval(), (x,))
-    with pytest.raises(lxt_fx.InputError, match="shared is called 2 times.*%linear, %linear_1; watch these nodes by name"):
+    with pytest.raises(lxt_fx.InputError, match="shared is called 2 times.*%linear, %linear_1; take these nodes by name"):
         lxt_fx.watch(explained, "shared").__enter__()
     with pytest.raises(lxt_fx.InputError, match="both gives 2 values that carry relevance.*%linear_2, %linear_3"):
         lxt_fx.watch(explained, "both").__enter__()

@@ -47,7 +47,8 @@ class Chosen:
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """The rewritten module, and what the steps found out on the way. `sizes` are those of the inputs, with None for a free
-    one. `narrowing` selects the positions that were asked for, if some were."""
+    one. `narrowing` selects the positions that were asked for, if some were. `renamed` are nodes of the canonical graph
+    that have another name in the rewritten one, with that name."""
 
     module: Explained
     begun: Canonical
@@ -57,3 +58,4 @@ class Compiled:
     matches: Mapping[str, Match]
     sizes: Mapping[str, tuple[int | None, ...]]
     narrowing: Narrowing | None
+    renamed: Mapping[str, str]

@@ -424,13 +424,15 @@ class Explained(GraphModule):
         if not is_compiling() and self._model_state is not None:
             self._model_state.check(self.record.model_class)
 
-def check_explained(module: object, function: str) -> None:
-    """Raises InputError, in the name of `function`, unless `lxt_fx.transform` or `lxt_fx.load` made the module."""
+
+def check_explained(module: object, function: str) -> Explained:
+    """The module itself. Raises InputError, in the name of `function`, unless `transform` or `load` made it."""
     if not isinstance(module, Explained):
         raise InputError(
             f"{function}: {type(module).__name__} was not made by lxt_fx.transform or lxt_fx.load, and has no graph of its "
             f"own; give lxt_fx.{function} what lxt_fx.transform(model) returns, and call that"
         )
+    return module
 
 
 Observing = Callable[[Explained], Observer]

@@ -67,6 +67,7 @@ def made_record(
         stages=compiled.stages,
         unknown={node.name: text for node, text in chosen.plan.unknown.items()},
         matches=compiled.matches,
+        renamed=compiled.renamed,
         versions={"lxt_fx": __version__, "torch": torch.__version__},
         order=captured.example.order,
         to_repeat=_to_repeat(source, begun.example),

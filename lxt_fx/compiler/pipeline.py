@@ -152,7 +152,7 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
     module = _module(gm, options, seconds)
     grouped, fused = group_stage(canonical, chosen.groups), fused_stage(module.fused, lowered)
     stages = {stage.name: stage for stage in (at_capture, canonical, grouped, relevance, lowered, fused)}
-    return Compiled(module, begun, proof, chosen, stages, rewritten.matches, sizes, narrowing)
+    return Compiled(module, begun, proof, chosen, stages, rewritten.matches, sizes, narrowing, rewritten.renamed)
 
 
 def _at_capture(source: CapturedModel) -> Stage:

@@ -54,7 +54,8 @@ class Record:
     there are no texts. `written_out` names the nodes whose op no rule takes and that therefore became the ops that it is
     written out in. `copied_layers` is the number of layers of the graph that are copies of one that was traced, because
     they are the same code with other weights; `traced_layers` says in sentences which layers looked alike and were traced
-    one by one, and why.
+    one by one, and why. `renamed` are nodes of the canonical graph that have another name in the rewritten one, with that
+    name.
     """
 
     model_class: str
@@ -90,6 +91,7 @@ class Record:
     written_out: tuple[str, ...] = ()
     copied_layers: int = 0
     traced_layers: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         made = f"{self.form} form, captured by {self.method}, {len(self.matches)} rules matched"

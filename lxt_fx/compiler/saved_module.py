@@ -38,7 +38,7 @@ from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.segments.by_segments import Segments
 
-FORMAT = 3
+FORMAT = 4
 MOST_FRONTS = 100
 _PRINTED = ("capture", "canonical", "rules")
 """Stages whose graphs are written to be printed. `groups` has the graph of `canonical`; `lowered` is the module's own, and

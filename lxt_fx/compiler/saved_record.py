@@ -58,6 +58,7 @@ def encoded_record(record: Record) -> dict[str, Any]:
         "versions": dict(record.versions),
         "positions": record.positions,
         "matches": _encoded_matches(record),
+        "renamed": dict(record.renamed),
     }
 
 
@@ -105,6 +106,7 @@ def decoded_record(saved: Saved, names: tuple[str, ...], stages: Mapping[str, St
         stages=stages,
         unknown={name: text.text() for name, text in saved.item("unknown").entries().items()},
         matches=_decoded_matches(saved.item("matches")),
+        renamed={name: text.text() for name, text in saved.item("renamed").entries().items()},
         versions={name: text.text(1000) for name, text in saved.item("versions").entries().items()},
         positions=None if positions is None else tuple(part.whole() for part in positions.parts()),
     )

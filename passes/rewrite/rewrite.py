@@ -26,12 +26,14 @@ from lxt_fx.rule_table.rule import GroupKind, Match, Rule
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """What the rewrite did, by node name: the rule of each node, why it matched, and the nodes that were inserted."""
+    """What the rewrite did, by node name: the rule of each node, why it matched, and the nodes that were inserted.
+    `renamed` are the nodes that were replaced by one of another name, with that name."""
 
     edits: int
     rules: Mapping[str, Rule]
     matches: Mapping[str, Match]
     inserted: frozenset[str]
+    renamed: Mapping[str, str]
 
     def with_nodes(self, made: Mapping[str, str]) -> Rewritten:
         """The same with new nodes, each under the rule of the node that it stands for."""
@@ -53,13 +55,13 @@ def rewrite(gm: GraphModule, plan: Plan, groups: Groups) -> Rewritten:
     for node, assignment in (*plan.cuts.items(), *plan.assignments.items()):
         rewriter.apply(node, assignment, groups.by_root.get(node))
     rewriter.hold_frontier(plan.flow)
-    rewriter.take_names()
+    renamed = rewriter.take_names()
     drop_dead(gm)
     assigned = {node.name: rewriter.assigned[node] for node in gm.graph.nodes if node in rewriter.assigned}
     rules = {name: assignment.rule for name, assignment in assigned.items()}
     matches = {name: assignment.match() for name, assignment in assigned.items()}
     inserted = frozenset(node.name for node in gm.graph.nodes if node in rewriter.inserted)
-    return Rewritten(rewriter.edits, rules, matches, inserted)
+    return Rewritten(rewriter.edits, rules, matches, inserted, renamed)
 
 
 class _Rewriter:
@@ -107,13 +109,15 @@ class _Rewriter:
         """The node that has replaced a node, or the node itself."""
         return self.replaced.get(node, node)
 
-    def take_names(self) -> None:
-        """Erases the replaced nodes. A new node takes over the old name where both ops have the same name (`%linear_3`)."""
+    def take_names(self) -> dict[str, str]:
+        """Erases the replaced nodes. A new node takes over the old name where both ops have the same name (`%linear_3`).
+        Returns the names of the others, with their new ones."""
         for node in reversed(self.replaced):
             self.graph.erase_node(node)
         for node, new in self.replaced.items():
             if re.fullmatch(rf"{base_name(new.target)}(_\d+)?", node.name):
                 new.name = node.name
+        return {node.name: new.name for node, new in self.replaced.items() if node.name != new.name}
 
     def hold_frontier(self, flow: Flow) -> None:
         """Holds the operands that rules hold, and every carrying value where it enters a node that carries nothing. A step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,9 +10,9 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
+from lxt_fx.attribution.places import node_at, places_at
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.compiler.explained import Explained, check_explained
-from lxt_fx.compiler.module_values import GraphValues, ModuleCall
 
 
 @dataclass(slots=True)
@@ -38,7 +37,7 @@ class Watched:
 
 @dataclass(slots=True)
 class Watch(Mapping[str, Watched]):
-    """The watched values by module path or `%node`; each call of the module fills it. `nodes` gives for each of them the
+    """The watched values by the name of their place; each call of the module fills it. `nodes` gives for each of them the
     name of the graph's node that computes it, which is the same in both forms."""
 
     nodes: Mapping[str, str]
@@ -62,8 +61,9 @@ class Watch(Mapping[str, Watched]):
 def watch(explained: Explained, *places: str) -> Iterator[Watch]:
     """Records values inside the model, and their relevance, while the `with` block runs.
 
-    A place is a module path, where `*` stands for one segment (`model.layers.*` is the output of each layer), or a `%node`
-    as `show(explained, "lowered")` prints it. Calls inside the block run node by node, which is slower.
+    A place is a standard name (`residual.3`, `mlp.*.neurons`; `lxt_fx.places` lists them), a module path
+    (`model.layers.*` is the output of each layer; `*` stands for one part between dots), or a `%node` as
+    `show(explained, "lowered")` prints it. Calls inside the block run node by node, which is slower.
 
         with lxt_fx.watch(explained, "model.layers.*") as layers:
             explained(inputs_embeds=e).logits[0, -1, 42].backward()
@@ -78,35 +78,18 @@ def watch(explained: Explained, *places: str) -> Iterator[Watch]:
     that was not transformed.
     """
     check_explained(explained, "watch")
-    seen = Watch({name: node.name for name, node in _nodes_at(explained, places).items()})
+    seen = Watch({name: place.node for name, place in places_at(explained, places, "watch").items()})
     with explained._observed_by(lambda module: _Saver(module, places, seen)):
         yield seen
-
-
-def _nodes_at(explained: Explained, places: tuple[str, ...]) -> dict[str, Node]:
-    """The watched nodes of this graph, by module path or `%node`."""
-    values, nodes = explained._values(), dict[str, Node]()
-    for place in places:
-        if not isinstance(place, str):
-            raise InputError(f"watch: a place is a module path or a %node as text, got {place!r}")
-        chosen = _named(values, place[1:]) if place.startswith("%") else _outputs(values, place)
-        if not chosen:
-            raise UnknownNameError(
-                f"watch: {place!r} selects nothing that carries relevance; "
-                "show(explained, 'lowered') prints modules and nodes"
-            )
-        nodes |= chosen
-    return nodes
 
 
 class _Saver:
     """Records the watched values as they are computed, and makes autograd retain their gradients."""
 
     def __init__(self, explained: Explained, places: tuple[str, ...], seen: Watch) -> None:
-        values = explained._values()
         self.names: dict[Node, list[str]] = {}
-        for name, node in _nodes_at(explained, places).items():
-            self.names.setdefault(values.at(node), []).append(name)
+        for name, place in places_at(explained, places, "watch").items():
+            self.names.setdefault(node_at(explained, place), []).append(name)
         self.seen, self.form = seen, explained.record.form
 
     def before(self, node: Node) -> None:
@@ -118,37 +101,3 @@ class _Saver:
             if result.requires_grad and not result.is_leaf:
                 result.retain_grad()
             self.seen.found[name] = Watched(name, result, self.form)
-
-
-def _named(values: GraphValues, pattern: str) -> dict[str, Node]:
-    """The nodes whose names match and whose gradient is relevance. Raises UnknownNameError if only other nodes match."""
-    named = [node for node in values.graph.nodes if fnmatch.fnmatchcase(node.name, pattern)]
-    chosen = {f"%{node.name}": node for node in named if values.carries(node)}
-    others = [node for node in named if values.carries(values.of(node))]
-    if others and not chosen:
-        raise UnknownNameError(
-            f"watch: %{others[0].name} belongs to an op of the explicit form, and its gradient is not a relevance; watch "
-            f"%{values.of(others[0]).name}, which has the same value"
-        )
-    return chosen
-
-
-def _outputs(values: GraphValues, place: str) -> dict[str, Node]:
-    """The output of each module that the place names, if it carries relevance."""
-    chosen: dict[str, Node] = {}
-    for path, calls in values.calls.items():
-        fits = len(path.split(".")) == len(place.split(".")) and fnmatch.fnmatchcase(path, place)
-        if fits and (path or not place) and (found := _output(values, path, calls)) is not None:
-            chosen[path] = found
-    return chosen
-
-
-def _output(values: GraphValues, path: str, calls: list[ModuleCall]) -> Node | None:
-    found = [node for call in calls for node in call.leaving if values.carries(node)]
-    if len(found) > 1:
-        what = f"is called {len(calls)} times" if len(calls) > 1 else f"gives {len(found)} values that carry relevance"
-        raise InputError(
-            f"watch: {path or 'the model'} {what}, so it has no single output: it gives "
-            f"{', '.join(f'%{node.name}' for node in found)}; watch these nodes by name"
-        )
-    return found[0] if found else None

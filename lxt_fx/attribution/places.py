@@ -1,0 +1,224 @@
+"""Places inside a model: one way to say which value is meant, in every function that reads, conditions or changes one."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+from torch.fx import Node
+
+from lxt_fx.attribution.standard_places import AXES, kind_of, standard_places
+from lxt_fx.base.errors import InputError, UnknownNameError
+from lxt_fx.base.nodes import module_path, written_shape
+from lxt_fx.compiler.explained import Explained, check_explained
+from lxt_fx.compiler.module_values import GraphValues, ModuleCall
+
+
+@dataclass(frozen=True, slots=True)
+class InsidePlace:
+    """One value inside a model. `name` is how it was asked for: a standard name, a module path (its output), or `%node`.
+    `node` is the node of the explained module's graph that computes it, the same in both forms. `shape` has free sizes as
+    text, `axes` one name for each dimension. `module` is the innermost module whose code computes it."""
+
+    name: str
+    node: str
+    shape: tuple[str, ...]
+    axes: tuple[str, ...]
+    module: str
+
+
+class Places(Mapping[str, InsidePlace]):
+    """The standard places of a model, by name, in the order in which they are computed."""
+
+    def __init__(self, places: Mapping[str, InsidePlace], model_class: str) -> None:
+        self._places, self.model_class = dict(places), model_class
+
+    def __getitem__(self, name: str) -> InsidePlace:
+        if name not in self._places:
+            raise UnknownNameError(f"places: {self.model_class} has no place {name!r}; {_nearest(name, self._places)}")
+        return self._places[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __repr__(self) -> str:
+        return f"Places({self.model_class}, {len(self)} places)"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table("place", "shape", "axes", "node", title=f"places of {self.model_class}", title_justify="left")
+        for name, shown in _by_layer(self._places).items():
+            table.add_row(name, Text(f"[{','.join(shown.shape)}]"), " ".join(shown.axes), f"%{shown.node}")
+        yield table
+
+
+def places(explained: nn.Module) -> Places:
+    """The places of a model that have standard names, found by the structure of its graph: no name of a module is read.
+
+    With n layers, these are, as far as the model has them:
+
+    | name | axes | value |
+    |---|---|---|
+    | `residual.0` to `residual.n` | batch, tokens, hidden | the residual stream before layer i; behind the last one |
+    | `attention.i.queries`, `.keys`, `.values` | batch, heads, tokens, size | as the scores and the sum read them |
+    | `attention.i.pattern` | batch, heads, queries, keys | the softmax, where the graph has it (eager attention) |
+    | `attention.i.heads` | batch, heads, tokens, size | what each head gives, before the output projection |
+    | `attention.i.output` | batch, tokens, hidden | what the output projection gives |
+    | `mlp.i.neurons` | batch, tokens, neurons | what the down projection reads |
+    | `mlp.i.output` | batch, tokens, hidden | what it gives |
+    | `experts.i.weights` | batch, tokens, experts | the weights of a router |
+    | `logits` | batch, positions, entries | |
+
+    `cross_attention.i...` reads another stream. The places of an encoder that is attended to are called `encoder...`, those
+    of any other stream have the name of its leaf first (`pixel_values.residual.0`). Several of a kind in one layer are
+    numbered: `mlp.3.1.neurons`. `watch`, `latent`, `conditional`, `steer`, `splice`, `corpus` and `Ledger.at` take these
+    names, with `*` for any part between two dots, and besides them module paths and `%node`.
+
+    Raises InputError for a model that was not transformed.
+    """
+    module = check_explained(explained, "places")
+    values, by_name = module._values(), _nodes_by_name(module)
+    found = {name: by_name[node] for name, node in standard_places(module).items() if node in by_name}
+    carrying = {name: node for name, node in found.items() if values.carries(node)}
+    return Places({name: _place(name, node) for name, node in carrying.items()}, module.record.model_class)
+
+
+def places_at(explained: Explained, asked: str | Sequence[str], function: str) -> dict[str, InsidePlace]:
+    """The places that are asked for, by name. Each is a standard name, a module path or a `%node`, with `*` for any one
+    part between dots. Error messages name the `function`.
+
+    Raises UnknownNameError, with the nearest names, for one that selects nothing that carries relevance; InputError where a
+    module has no single output, or a name means a module and a standard place.
+    """
+    found: dict[str, InsidePlace] = {}
+    for name in (asked,) if isinstance(asked, str) else tuple(asked):
+        if not isinstance(name, str):
+            raise InputError(
+                f"{function}: a place is a standard name, a module path or a %node, as text; got {name!r}"
+            )
+        found |= {each: _place(each, node) for each, node in _nodes_at(explained, name, function).items()}
+    return found
+
+
+def node_at(explained: Explained, place: InsidePlace) -> Node:
+    """The node of the place in this graph of the module, at which its relevance is complete (`GraphValues.at`)."""
+    return explained._values().at(_nodes_by_name(explained)[place.node])
+
+
+def _nodes_at(explained: Explained, name: str, function: str) -> dict[str, Node]:
+    values = explained._values()
+    if name.startswith("%"):
+        return _named(values, name[1:], function) or _nothing(explained, name, function)
+    by_name = _nodes_by_name(explained)
+    standard = {
+        each: by_name[node]
+        for each, node in standard_places(explained).items()
+        if node in by_name and _fits(name, each) and values.carries(by_name[node])
+    }
+    modules = _outputs(values, name, function)
+    for both in standard.keys() & modules.keys():
+        if standard[both] is not modules[both]:
+            raise InputError(
+                f"{function}: {both!r} is a standard place (%{standard[both].name}) and a module of the model "
+                f"(%{modules[both].name}); say which by its node"
+            )
+    return standard | modules or _nothing(explained, name, function)
+
+
+def _nothing(explained: Explained, name: str, function: str) -> dict[str, Node]:
+    values = explained._values()
+    known = [*standard_places(explained), *(path for path in values.calls if path)]
+    known += [f"%{node.name}" for node in values.graph.nodes if values.carries(node)] if name.startswith("%") else []
+    raise UnknownNameError(
+        f"{function}: {name!r} selects nothing that carries relevance; {_nearest(name, known)}; lxt_fx.places(explained) "
+        "lists the standard places, show(explained, 'lowered') modules and nodes"
+    )
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.0)
+    return f"the nearest are {', '.join(near)}" if near else "it has none"
+
+
+def _fits(pattern: str, name: str) -> bool:
+    same = len(pattern.split(".")) == len(name.split("."))
+    return same and all(map(fnmatch.fnmatchcase, name.split("."), pattern.split(".")))
+
+
+def _nodes_by_name(explained: Explained) -> dict[str, Node]:
+    return {node.name: node for node in explained.graph.nodes}
+
+
+def _named(values: GraphValues, pattern: str, function: str) -> dict[str, Node]:
+    """The nodes whose names match and whose gradient is relevance. Raises UnknownNameError if only other nodes match."""
+    named = [node for node in values.graph.nodes if fnmatch.fnmatchcase(node.name, pattern)]
+    chosen = {f"%{node.name}": node for node in named if values.carries(node)}
+    others = [node for node in named if values.carries(values.of(node))]
+    if others and not chosen:
+        raise UnknownNameError(
+            f"{function}: %{others[0].name} belongs to an op of the explicit form, and its gradient is not a relevance; "
+            f"take %{values.of(others[0]).name}, which has the same value"
+        )
+    return chosen
+
+
+def _outputs(values: GraphValues, name: str, function: str) -> dict[str, Node]:
+    """The output of each module that the name means, if it carries relevance."""
+    chosen: dict[str, Node] = {}
+    for path, calls in values.calls.items():
+        if _fits(name, path) and (path or not name) and (found := _output(values, path, calls, function)) is not None:
+            chosen[path] = found
+    return chosen
+
+
+def _output(values: GraphValues, path: str, calls: list[ModuleCall], function: str) -> Node | None:
+    found = [node for call in calls for node in call.leaving if values.carries(node)]
+    if len(found) > 1:
+        what = f"is called {len(calls)} times" if len(calls) > 1 else f"gives {len(found)} values that carry relevance"
+        raise InputError(
+            f"{function}: {path or 'the model'} {what}, so it has no single output: it gives "
+            f"{', '.join(f'%{node.name}' for node in found)}; take these nodes by name"
+        )
+    return found[0] if found else None
+
+
+def _place(name: str, node: Node) -> InsidePlace:
+    sizes = written_shape(node) or ()
+    return InsidePlace(name, node.name, sizes, _axes(name, len(sizes)), module_path(node))
+
+
+def _axes(name: str, dims: int) -> tuple[str, ...]:
+    """Names for the dimensions: those of the kind of place if it has as many, else those of a value [batch, tokens, units];
+    any others are numbered."""
+    if not name.startswith("%") and (axes := AXES.get(kind_of(name))) is not None:
+        if len(axes) == dims:
+            return axes
+        if kind_of(name) == "logits" and dims == 2:
+            return "batch", "entries"
+        if dims < len(axes):  # without a batch, or with examples and tokens in one dimension
+            return axes[len(axes) - dims :]
+    names = {1: ("units",), 2: ("batch", "units"), 3: ("batch", "tokens", "units")}
+    return names.get(dims, ("batch", *(f"dim{index}" for index in range(1, dims - 1)), "units") if dims else ())
+
+
+def _by_layer(found: Mapping[str, InsidePlace]) -> dict[str, InsidePlace]:
+    """One line for the places of one kind that differ in the number of the layer only: `mlp.0..29.neurons`."""
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name, place in found.items():
+        groups.setdefault((re.sub(r"\d+", "#", name, count=1), place.shape), []).append(name)
+    lines = {}
+    for (pattern, _), names in groups.items():
+        layers = [re.search(r"\d+", name) for name in names]
+        numbers = [layer.group() for layer in layers if layer is not None]
+        shown = pattern.replace("#", f"{numbers[0]}..{numbers[-1]}" if len(numbers) > 1 else "".join(numbers), 1)
+        lines[shown] = found[names[0]]
+    return lines
