@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -100,7 +100,7 @@ def places_at(explained: Explained, asked: str | Sequence[str], function: str) -
     module has no single output, or a name means a module and a standard place.
     """
     found: dict[str, InsidePlace] = {}
-    for name in (asked,) if isinstance(asked, str) else tuple(asked):
+    for name in asked if isinstance(asked, Iterable) and not isinstance(asked, str) else (asked,):
         if not isinstance(name, str):
             raise InputError(
                 f"{function}: a place is a standard name, a module path or a %node, as text; got {name!r}"
@@ -112,6 +112,19 @@ def places_at(explained: Explained, asked: str | Sequence[str], function: str) -
 def node_at(explained: Explained, place: InsidePlace) -> Node:
     """The node of the place in this graph of the module, at which its relevance is complete (`GraphValues.at`)."""
     return explained._values().at(_nodes_by_name(explained)[place.node])
+
+
+def nodes_of_names(explained: Explained) -> dict[str, str]:
+    """The node, in this graph of the module, at which the relevance of each standard place and of each module with one
+    output is complete."""
+    values, by_name = explained._values(), _nodes_by_name(explained)
+    found = {}
+    for path, calls in values.calls.items():
+        leaving = [node for call in calls for node in call.leaving if values.carries(node)]
+        if len(leaving) == 1:
+            found[path] = values.at(leaving[0]).name
+    standard = {name: by_name[node] for name, node in standard_places(explained).items() if node in by_name}
+    return found | {name: values.at(node).name for name, node in standard.items() if values.carries(node)}
 
 
 def _nodes_at(explained: Explained, name: str, function: str) -> dict[str, Node]:

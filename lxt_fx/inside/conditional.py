@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from lxt_fx.attribution.attributed import gathered
 from lxt_fx.attribution.many_targets import backward
+from lxt_fx.attribution.places import node_at
 from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.base.nodes import computed_from
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inside.inside_call import InsideCall, inside_call
@@ -117,6 +120,7 @@ def _way(inside: InsideCall, names: Sequence[str], condition: Condition) -> tupl
         value = inside.run.inside[at]
         steps_by_name[name] = _Step(at, mask_of(units, place, value, len(inside.call.given.examples), FUNCTION))
     last_first = sorted(condition, key=lambda name: -order[inside.places[name].node])
+    _check_paths(inside, last_first)
     return tuple(steps_by_name[name] for name in last_first)
 
 
@@ -158,10 +162,7 @@ def _through(
         for row, number in enumerate(waiting):
             at[number] += 1
             step = ways[number][at[number]]
-            reached = found[targets.index(step.index)][row]
-            if not bool(reached.any()):
-                _check_path(inside, ways[number][at[number] - 1], step)
-            flowing[number] = step.mask * reached
+            flowing[number] = step.mask * found[targets.index(step.index)][row]
     leaves = list(inside.leaves.leaves.values())
     return _backward(inside, [way[-1].index for way in ways], flowing, leaves, last), flowing
 
@@ -178,17 +179,15 @@ def _backward(
     return backward(ends, values, seeds, last, FUNCTION)
 
 
-def _check_path(inside: InsideCall, later: _Step, earlier: _Step) -> None:
-    """Raises InputError if no path of the graph leads from one place to the other."""
-    names, (after, before) = list(inside.places), (later.index, earlier.index)
-    (found,) = torch.autograd.grad(
-        inside.run.inside[after].sum(), inside.run.inside[before], retain_graph=True, allow_unused=True
-    )
-    if found is None:
-        raise InputError(
-            f"{FUNCTION}: {names[after]} is not computed from {names[before]}, so no relevance flows through one after the "
-            "other; give them as two conditions"
-        )
+def _check_paths(inside: InsideCall, names: Sequence[str]) -> None:
+    """Raises InputError unless each of these places is computed from the next."""
+    nodes = {name: node_at(inside.leaves.module, inside.places[name]) for name in names}
+    for later, earlier in pairwise(names):
+        if nodes[earlier] not in computed_from(nodes[later]):
+            raise InputError(
+                f"{FUNCTION}: {later} is not computed from {earlier}, so no relevance flows through one after the other; "
+                "give them as two conditions"
+            )
 
 
 def _amount(inside: InsideCall, step: _Step, flowing: Tensor) -> Tensor:
