@@ -16,6 +16,7 @@ from torch import Tensor
 from lxt_fx.attribution.places import InsidePlace, nearest
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.inside.inside_call import InsideCall
+from lxt_fx.inside.latent_view import latent_view
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.origin import ExplainedNumber
 
@@ -218,12 +219,7 @@ class Latent(Mapping[str, LatentValue]):
         return f"Latent({numbers}, {len(self)} places)"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        number = self.numbers()[0]
-        yield Text(f"{number.said}: {number.value:.4g}")
-        table = Table("place", "axes", "relevance")
-        for name, value in self._values.items():
-            table.add_row(name, " ".join(value.axes), f"{self.total(name):+.4g}")
-        yield table
+        yield from latent_view(self)
 
     def _target(self, target: int) -> int:
         return _index(target, len(self.numbers()), "target")
