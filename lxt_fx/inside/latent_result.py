@@ -277,6 +277,6 @@ def made_value(inside: InsideCall, place: InsidePlace, activation: Tensor, relev
     texts = inside.tokens.of(place.name, activation.shape[axes.index(value.token_axis)])
     if texts is None or len(texts) != activation.shape[axes.index("batch")]:
         return value
-    names = tuple(tuple(text.text.tokens) for text in texts)
-    return LatentValue(place, axes, activation, relevance, names, tuple(text.columns for text in texts))
+    names, columns = tuple(text.tokens for text in texts), tuple(text.columns for text in texts)
+    return LatentValue(place, axes, activation, relevance, names, columns)
 

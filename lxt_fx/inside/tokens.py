@@ -10,15 +10,24 @@ from lxt_fx.tasks.own_text import DECODER, OwnText, own_text, prefix_of
 from lxt_fx.tasks.rows import row_of
 
 
+@dataclass(frozen=True, slots=True)
+class TextTokens:
+    """The tokens of one text as a person reads them, the index of each on the axis of tokens, and the size of that axis."""
+
+    tokens: tuple[str, ...]
+    columns: tuple[int, ...]
+    width: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
     """The texts of each example of a call, by the prefix of their inputs: "" and "decoder_". `main` is the one that the
     logits belong to."""
 
-    texts: Mapping[str, tuple[OwnText, ...]]
+    texts: Mapping[str, tuple[TextTokens, ...]]
     main: str
 
-    def of(self, place: str, size: int) -> tuple[OwnText, ...] | None:
+    def of(self, place: str, size: int) -> tuple[TextTokens, ...] | None:
         """The text of each example that a place with `size` tokens reads, None if that is no text. Where the texts of an
         encoder and a decoder are equally long, a place of the encoder's stream reads the first."""
         first = "" if place.startswith("encoder.") else self.main
@@ -39,5 +48,9 @@ def tokens_of(call: ExplainedCall) -> Tokens:
         rows = [row_of(example, index, name) for index, example in enumerate(call.given.examples)]
         texts = [own_text(inputs, context.tokenizer, row, prefix) for row in rows]
         if all(text is not None for text in texts):
-            found[prefix] = tuple(text for text in texts if text is not None)
+            found[prefix] = tuple(_read(text) for text in texts if text is not None)
     return Tokens(found, prefix_of(inputs))
+
+
+def _read(text: OwnText) -> TextTokens:
+    return TextTokens(tuple(text.text.tokens), text.columns, text.width)
