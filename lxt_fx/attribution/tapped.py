@@ -20,7 +20,7 @@ from lxt_fx.attribution.split_head import SplitModel, logits_index, split_beside
 from lxt_fx.base.torch_internals import io_of, pytree, set_io
 from lxt_fx.compiler.explained import Explained
 
-MOST = 4
+MOST = 16
 """So many tapped graphs of a module are kept."""
 
 
