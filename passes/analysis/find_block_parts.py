@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import networkx as nx
 from torch.fx import Node
 
 from lxt_fx.base.nodes import arguments, fixed_size, shape, written_shape
 from lxt_fx.base.torch_internals import aten, aten_ops
 from lxt_fx.ops.aten_kinds import (
-    CONTRACTIONS,
     CONVOLUTIONS,
     CURVED,
     LINEAR_MAPS,
     MASKS,
     MOVES,
     NORMS,
+    POINTWISE,
     POINTWISE_LINEAR,
     PRODUCTS,
+    SELECTIONS,
+    WEIGHTED,
 )
 from lxt_fx.passes.analysis.find_attention_parts import (
     RESHAPES,
@@ -40,6 +43,8 @@ _MIXES = aten_ops("cumsum fft_fft fft_fft2 fft_fftn avg_pool1d avg_pool2d")
 _SCALES = MOVES | MASKS | POINTWISE_LINEAR | PRODUCTS | NORMS
 """What may stand between a part of a block and the residual stream."""
 _SCATTERS = aten_ops("index_add index_put scatter_add scatter.src sum.dim_IntList")
+_ALONE = POINTWISE | MOVES | NORMS | SELECTIONS | WEIGHTED | _SCATTERS
+"""Ops that read several values and mix no tokens."""
 _WEIGHTS = (CURVED - MASKS) | POINTWISE_LINEAR | RESHAPES | aten_ops("softmax.int")
 
 
@@ -122,7 +127,11 @@ def blocks_between(reader: Reader, cuts: tuple[Node, ...], segment_of: Mapping[N
         members = frozenset(inside.get(before, ()))
         if members and after.target in SUMS and _skips(reader, after, before):
             tips = list(_tips(reader, after, before, members))
-            branches = tuple(_branch(reader, tip, before, members, segment_of) for tip in tips)
+            sums = (node for node in members if node.target in SUMS and len(reader.reads(node)) > 1)
+            inner = {node for node in sums if _skips(reader, node, before)}
+            if any(not inner.isdisjoint(_computed_from(reader, tip, before, members)) for tip in tips):
+                continue  # what is added later reads what was added before, and yet the first value is read too
+            branches = tuple(one for tip in tips for one in _branches(reader, tip, before, members, segment_of))
             if any(_computes(node) for branch in branches for node in branch.inside):
                 yield Block(before, after, branches)
 
@@ -174,6 +183,71 @@ def _computed_from(reader: Reader, tip: Node, before: Node, members: frozenset[N
     return frozenset(seen)
 
 
+def _branches(
+    reader: Reader, tip: Node, before: Node, members: frozenset[Node], segment_of: Mapping[Node, Node]
+) -> list[Branch]:
+    """The branch that ends with the tip. Where an attention is followed by more than its output projection (Zamba), or
+    where residual blocks are inside of the branch (MobileBERT), these are branches too."""
+    whole = _branch(reader, tip, before, members, segment_of)
+    if whole.kind == "mlp":
+        return [whole]
+    inner = whole.inside | {before}
+    reads = [(one.node, node) for node in whole.inside for one in reader.flow.carrying_operands(node)]
+    cuts, cut_of = cuts_between(nx.DiGraph([edge for edge in reads if edge[0] in inner]), before, tip)
+    found = [branch for block in blocks_between(reader, cuts, cut_of) for branch in block.branches]
+    projections = {_projection(reader, parts.heads, whole) for parts in whole.attentions}
+    if whole.kind == "attention" and all(branch.kind != "attention" for branch in found):
+        last = projections.pop() if len(projections) == 1 else None
+        if last is not None and not _only_scaled(reader, tip, last, whole):
+            found.append(replace(whole, output=split_behind(reader.flow, last, len(shape(before) or ()))))
+    return [*found, replace(whole, kind="mlp", attentions=())] if found else [whole]
+
+
+def _projection(reader: Reader, heads: Node, branch: Branch) -> Node | None:
+    """The nearest linear map behind the heads."""
+    seen, todo = {heads}, [heads]
+    while todo:
+        for user in todo.pop(0).users:
+            if user in branch.inside and user not in seen:
+                seen.add(user)
+                if user.target in LINEAR_MAPS and len(reader.flow.carrying_operands(user)) == 1:
+                    return user
+                todo.append(user)
+    return None
+
+
+def _only_scaled(reader: Reader, tip: Node, projection: Node, branch: Branch) -> bool:
+    """Whether nothing but sums, scales, norms and moves stands between a linear map and the tip of its branch."""
+    seen, todo = {tip}, [tip]
+    while todo:
+        node = todo.pop()
+        if node is projection:
+            return True
+        if node.target in _SCALES | _SCATTERS:
+            new = [one for one in reader.reads(node) if one in branch.inside and one not in seen]
+            seen.update(new)
+            todo += new
+    return False
+
+
+def cuts_between(carried: nx.DiGraph, leaf: Node, output: Node) -> tuple[tuple[Node, ...], Mapping[Node, Node]]:
+    """The values that every path from the leaf to the output goes through, in order; and for each value behind the leaf the
+    last of them before it."""
+    above = nx.immediate_dominators(carried, leaf)
+    cuts = [output]
+    while output in above and cuts[-1] != leaf:
+        cuts.append(above[cuts[-1]])
+    cuts.reverse()
+    known: dict[Node, Node] = {cut: cut for cut in cuts}
+    for node in above:
+        way = []
+        while node not in known:
+            way.append(node)
+            node = above[node]
+        known.update((passed, known[node]) for passed in way)
+    return tuple(cuts), known
+
+
 def _branch(reader: Reader, tip: Node, before: Node, members: frozenset[Node], segment_of: Mapping[Node, Node]) -> Branch:
     inside = _computed_from(reader, tip, before, members)
     heads = sorted(filter(reader.is_attention, inside), key=reader.order.__getitem__)
@@ -185,16 +259,15 @@ def _branch(reader: Reader, tip: Node, before: Node, members: frozenset[Node], s
 
 
 def _mixes(reader: Reader, node: Node) -> bool:
-    """Whether an op mixes tokens: a sum along them, a convolution of more than one place, a product of two values, a step of
-    a recurrence, or a linear map along another axis than the last of its block."""
+    """Whether an op mixes tokens: a sum along them, a convolution of more than one place, a product of two values, a step
+    of a recurrence, or a linear map along another axis than the last of its block."""
     if node.target in CONVOLUTIONS:
         weight = arguments(node).get("weight")
         kernel = shape(weight) if isinstance(weight, Node) else None
         return kernel is None or any(fixed_size(size) != 1 for size in kernel[2:])
-    several = node.target in CONTRACTIONS and len(reader.flow.carrying_operands(node)) > 1
-    return (
-        node.target in _MIXES or several or Role.RECURRENCE in reader.groups.roles.get(node, ()) or _is_turned(reader, node)
-    )
+    several = len(reader.flow.carrying_operands(node)) > 1 and node.target not in _ALONE
+    recurs = Role.RECURRENCE in reader.groups.roles.get(node, ())
+    return node.target in _MIXES or several or recurs or _is_turned(reader, node)
 
 
 def _is_turned(reader: Reader, node: Node) -> bool:

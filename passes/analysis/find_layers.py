@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import networkx as nx
 from torch.fx import Graph, GraphModule, Node
 
-from lxt_fx.passes.analysis.find_attention_parts import AttentionParts
-from lxt_fx.passes.analysis.find_block_parts import Block, Mlp, Reader, blocks_between, find_mlp
+from lxt_fx.base.nodes import written_shape
+from lxt_fx.base.torch_internals import aten
+from lxt_fx.passes.analysis.find_attention_parts import RESHAPES, AttentionParts
+from lxt_fx.passes.analysis.find_block_parts import Block, Mlp, Reader, blocks_between, cuts_between, find_mlp
 from lxt_fx.passes.analysis.find_groups import find_groups
 from lxt_fx.passes.analysis.mark_flow import Flow
 
@@ -55,18 +57,20 @@ def find_layers(gm: GraphModule, flow: Flow) -> tuple[Stream, ...]:
     """Analysis: the streams of a canonical graph, one for each leaf that has layers of its own. A block that the values of
     several leaves go through is in the stream that it continues."""
     reader = Reader(flow, find_groups(gm, flow), {node: place for place, node in enumerate(gm.graph.nodes)})
-    carried, output = _carried(gm.graph, flow), _last_carrying(gm.graph, flow)
+    carried, output = _carried(gm.graph, flow, reader.order), _last_carrying(gm.graph, flow)
     ways: dict[Node, _Way] = {}
     for leaf in flow.leaves:
         if leaf in carried and output is not None:
-            cuts, segment_of = _cuts(carried, leaf, output)
+            cuts, segment_of = cuts_between(carried, leaf, output)
             ways[leaf] = _Way(cuts, segment_of, tuple(blocks_between(reader, cuts, segment_of)))
     owners = _owners(ways)
     streams = []
     for leaf, way in ways.items():
         blocks = [block for block in way.blocks if owners[block.after] is leaf]
-        layers = tuple(_layer(reader, way, group, blocks) for group in _grouped(blocks))
-        if layers:
+        groups = list(_grouped(blocks))
+        if groups:
+            behind = _behind(way.cuts, groups)
+            layers = tuple(_layer(reader, group, after) for group, after in zip(groups, behind, strict=True))
             streams.append(Stream(leaf, way.cuts, layers))
     return tuple(streams)
 
@@ -93,38 +97,40 @@ def _owners(ways: Mapping[Node, _Way]) -> dict[Node, Node]:
     return {after: leaf for after, (_, leaf) in nearest.items()}
 
 
-def _carried(graph: Graph, flow: Flow) -> nx.DiGraph:
-    """The edges producer -> consumer along which relevance flows."""
+def _carried(graph: Graph, flow: Flow, order: Mapping[Node, int]) -> nx.DiGraph:
+    """The edges producer -> consumer along which relevance flows. A value of the stream that is joined with what became of
+    it (the embeddings, which each shared layer of Zamba reads beside its input) passes by."""
     found: nx.DiGraph = nx.DiGraph()
     for node in graph.nodes:
         if node in flow.carrying and node.op != "output":
             found.add_node(node)
-            found.add_edges_from((operand.node, node) for operand in flow.carrying_operands(node))
+            read = [operand.node for operand in flow.carrying_operands(node)]
+            if node.target is aten.cat.default and len(read) > 1:
+                read = [one for one in read if not any(_became(flow, order, one, other) for other in read)]
+            found.add_edges_from((one, node) for one in read)
     return found
+
+
+def _became(flow: Flow, order: Mapping[Node, int], origin: Node, node: Node) -> bool:
+    """Whether a value is computed from what another one is a copy of."""
+    while origin.target in RESHAPES and (read := flow.carrying_operands(origin)):
+        origin = read[0].node
+    seen, todo = {node}, [node]
+    while todo:
+        for operand in flow.carrying_operands(todo.pop()):
+            one = operand.node
+            if one is origin:
+                return True
+            if one not in seen and order[one] > order[origin]:
+                seen.add(one)
+                todo.append(one)
+    return False
 
 
 def _last_carrying(graph: Graph, flow: Flow) -> Node | None:
     outputs = [node for node in graph.output_node().all_input_nodes if node in flow.carrying]
     order = {node: place for place, node in enumerate(graph.nodes)}
     return max(outputs, key=order.__getitem__, default=None)
-
-
-def _cuts(carried: nx.DiGraph, leaf: Node, output: Node) -> tuple[tuple[Node, ...], Mapping[Node, Node]]:
-    """The values that every path from the leaf to the output goes through, in order; and for each value behind the leaf the
-    last of them before it."""
-    above = nx.immediate_dominators(carried, leaf)
-    cuts = [output]
-    while output in above and cuts[-1] != leaf:
-        cuts.append(above[cuts[-1]])
-    cuts.reverse()
-    known: dict[Node, Node] = {cut: cut for cut in cuts}
-    for node in above:
-        way = []
-        while node not in known:
-            way.append(node)
-            node = above[node]
-        known.update((passed, known[node]) for passed in way)
-    return tuple(cuts), known
 
 
 def _kind(block: Block) -> str:
@@ -155,25 +161,27 @@ def _grouped(blocks: list[Block]) -> Iterator[list[Block]]:
         yield group
 
 
-def _layer(reader: Reader, way: _Way, group: list[Block], blocks: list[Block]) -> Layer:
+def _layer(reader: Reader, group: list[Block], after: Node) -> Layer:
     branches = [branch for block in group for branch in block.branches]
+    attending = [branch for branch in branches if branch.kind == "attention"]
     return Layer(
         group[0].before,
-        _behind(way.cuts, blocks, group[-1]),
-        tuple(
-            Attention(branch.output, branch.attentions, branch.is_cross)
-            for branch in branches
-            if branch.kind == "attention"
-        ),
+        after,
+        tuple(Attention(branch.output, branch.attentions, branch.is_cross) for branch in attending),
         tuple(find_mlp(reader, branch) for branch in branches if branch.kind == "mlp"),
         tuple(branch.output for branch in branches if branch.kind == "mixer"),
     )
 
 
-def _behind(cuts: tuple[Node, ...], blocks: list[Block], block: Block) -> Node:
-    """The residual stream behind a block: the cut that the next block reads. Behind the last one, as many cuts behind the
-    sum as behind the others: where the norm stands behind the sum, its output is the stream."""
+def _behind(cuts: tuple[Node, ...], groups: list[list[Block]]) -> list[Node]:
+    """The residual stream behind each layer: the cut that the next one reads. Behind the last one, as many cuts behind the
+    sum as behind the others: where a norm stands behind the sum, its output is the stream."""
     place = {cut: index for index, cut in enumerate(cuts)}
-    follows = {one.after: place[two.before] - place[one.after] for one, two in zip(blocks, blocks[1:], strict=False)}
-    steps = follows.get(block.after, max(follows.values(), default=0))
-    return cuts[min(place[block.after] + steps, len(cuts) - 1)]
+    found = [following[0].before for following in groups[1:]]
+    steps = [place[node] - place[group[-1].after] for node, group in zip(found, groups, strict=False)]
+    if not steps:
+        blocks = groups[-1]
+        steps = [place[two.before] - place[one.after] for one, two in zip(blocks, blocks[1:], strict=False)]
+    last = groups[-1][-1].after
+    behind = cuts[min(place[last] + min(steps, default=0), len(cuts) - 1)]
+    return [*found, behind if written_shape(behind) == written_shape(last) else last]

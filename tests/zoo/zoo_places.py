@@ -250,9 +250,13 @@ def _differing(stream: list[Tensor], states: list[Tensor]) -> str:
 
 
 def _holds(stream: Tensor, state: Tensor) -> bool:
-    """Whether the state is the value of the stream, or that of its last tokens: a model may cut its prompt off."""
+    """Whether the state is the value of the stream, or that of its first or last tokens: a model may cut off the padding
+    that it appends to a text, and the prompt that it puts before it."""
+    if stream.dim() == 3 and stream.transpose(0, 1).shape == state.shape != stream.shape:  # XLNet has tokens first
+        stream = stream.transpose(0, 1)
     if stream.dim() == state.dim() == 3 and stream.shape[1] > state.shape[1]:
-        stream = stream[:, -state.shape[1] :]
+        tokens = state.shape[1]
+        return _same(stream[:, :tokens], state) or _same(stream[:, -tokens:], state)
     return _same(stream, state)
 
 
