@@ -60,8 +60,8 @@ def standard_places(explained: Explained) -> Mapping[str, str]:
 
 
 def kind_of(name: str) -> str:
-    """What a standard place is: `residual`, `heads`, `neurons`, ..."""
-    return next(word for word in reversed(name.split(".")) if not word.isdigit())
+    """What a standard place is: `residual`, `heads`, `neurons`, ...; empty for what cannot be one."""
+    return next((word for word in reversed(name.split(".")) if not word.isdigit()), "")
 
 
 def _all(streams: tuple[Stream, ...]) -> Iterator[tuple[str, Node]]:

@@ -324,6 +324,22 @@ class Explained(GraphModule):
             twin._cut(self.segments)
         return twin
 
+    def _edited(self, edit: Callable[[Graph], None]) -> Explained:
+        """A module with the same parameters and record, whose graph is a copy that `edit` has changed. Its fused graph is
+        made from that. It is not called like the model: it takes the bound inputs of the graph, by `forward`."""
+        graph = Graph()
+        graph.output(graph.graph_copy(self.graph, {}))
+        copy_io(self.graph, graph)
+        edit(graph)
+        graph.lint()
+        twin = Explained(self, graph)
+        twin.record = self.record
+        twin._options = self._options
+        if self.segments is not None:
+            checkpoint = None if self._options is None else self._options.checkpoint
+            twin._cut(segments_of(twin, twin.fused, checkpoint or "sqrt"))
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Explained:
         self._check_model()  # also so that the copy's further graphs are of the model that its first graph is of
         record, embedding = self.record, self._embedding
