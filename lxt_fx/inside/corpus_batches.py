@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -73,8 +73,7 @@ def given_of(model: nn.Module, processor: Any, samples: Sequence[Sample]) -> tup
     """The inputs of one call with these samples, and the tokenizer. Raises InputError for what cannot be read, and for
     samples that are not one entry of the batch each."""
     values = [sample.value for sample in samples]
-    whole: Any = values if len(values) > 1 or _is_plain(values[0]) else values[0]
-    given, tokenizer = read(model, processor, whole, "corpus", answer=None, sampling_rate=None)
+    given, tokenizer = read(model, processor, values, "corpus", answer=None, sampling_rate=None)
     apart = len(given.examples) == len(samples) and all(
         place.within in (row, slice(row, row + 1)) for row, one in enumerate(given.examples) for place in one.places
     )
@@ -84,13 +83,6 @@ def given_of(model: nn.Module, processor: Any, samples: Sequence[Sample]) -> tup
             "or a picture in a list of patches, is none"
         )
     return given, tokenizer
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a list of one such value is a batch of one."""
-    return not isinstance(value, Mapping)
-
-
 
 
 def _length(given: Given) -> int:

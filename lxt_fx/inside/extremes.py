@@ -31,13 +31,15 @@ class Extremes:
             torch.full((units, top), NONE, dtype=torch.int32, device=device),
         )
 
-    def add(self, values: Tensor, samples: Tensor, positions: Tensor) -> None:
-        """Takes in the values [batch, units] of further `samples` [batch], each at a position [batch, units]."""
+    def add(self, values: Tensor, samples: Tensor, positions: Tensor) -> Tensor:
+        """Takes in the values [batch, units] of further `samples` [batch], each at a position [batch, units]. Returns which
+        of these samples some unit has now, [batch]."""
         new = values.T
         touched = (new.amax(1) >= self.values[:, -1]).nonzero()[:, 0]  # most units are not, behind the first samples
         if len(touched):
             numbers = samples.expand(len(touched), -1)
             self._take(touched, new[touched], numbers, positions.T[touched].to(torch.int32))
+        return torch.isin(samples, self.samples[touched])
 
     def merge(self, other: Extremes) -> None:
         """Takes in what another one found in other samples."""
@@ -55,6 +57,10 @@ class Extremes:
         self.values[units] = values.gather(1, order)
         self.samples[units] = samples.gather(1, order)
         self.positions[units] = positions.gather(1, order)
+
+    def to(self, device: torch.device) -> Extremes:
+        """The same on this device."""
+        return Extremes(self.values.to(device), self.samples.to(device), self.positions.to(device))
 
     def numbers(self) -> Tensor:
         """The numbers of all samples that some unit has, sorted."""

@@ -64,6 +64,10 @@ class UnitStatistics:
         self.smallest = torch.minimum(self.smallest, other.smallest)
         self.count = count
 
+    def to(self, device: torch.device) -> UnitStatistics:
+        """The same on this device."""
+        return UnitStatistics(self.count, *(getattr(self, name).to(device) for name in NAMES))
+
     def deviation(self) -> Tensor:
         """The standard deviation of the activation over all positions, [units]."""
         return (self.squares / max(self.count, 1)).sqrt()
