@@ -58,6 +58,10 @@ if TYPE_CHECKING:
     from lxt_fx.faithfulness.removed_units import Removal
     from lxt_fx.faithfulness.search import tune
     from lxt_fx.faithfulness.tuned_table import TunedTable
+    from lxt_fx.inside.conditional import conditional
+    from lxt_fx.inside.latent import latent
+    from lxt_fx.inside.latent_result import Latent
+    from lxt_fx.inside.units import Only
     from lxt_fx.ledger.arrivals import Landing
     from lxt_fx.ledger.causes import Cause
     from lxt_fx.ledger.ledger import Ledger
@@ -106,6 +110,7 @@ __all__ = [
     "ModelChangedError",
     "NoRuleError",
     "TracedBranchError",
+    "Only",
     "PerturbationCurves",
     "Places",
     "places",
@@ -119,10 +124,13 @@ __all__ = [
     "UnsupportedVersionError",
     "certificate",
     "compare",
+    "conditional",
     "diff",
     "embed",
     "explain",
     "explain_image",
+    "Latent",
+    "latent",
     "load",
     "nn",
     "perturbation_curves",
@@ -151,6 +159,10 @@ _NAMES = {
     "lxt_fx.faithfulness.removed_units": "Removal",
     "lxt_fx.faithfulness.search": "tune",
     "lxt_fx.faithfulness.tuned_table": "TunedTable",
+    "lxt_fx.inside.conditional": "conditional",
+    "lxt_fx.inside.latent": "latent",
+    "lxt_fx.inside.latent_result": "Latent",
+    "lxt_fx.inside.units": "Only",
     "lxt_fx.ledger.arrivals": "Landing",
     "lxt_fx.ledger.causes": "Cause",
     "lxt_fx.ledger.ledger": "Ledger",

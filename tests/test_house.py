@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("attribution", "report"),
     ("ledger", "faithfulness", "inputs"),
     ("tasks",),
+    ("inside",),
     ("cli", "flow"),
     ("__init__", "__main__"),
 )

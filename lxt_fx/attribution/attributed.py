@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,21 @@ def attributed(
     """
     start = time.perf_counter()
     chunks, values = relevance_by_leaf(call, numbers, chunk, function)
+    return gathered(call, numbers, chunks, values, function, start, units=units)
+
+
+def gathered(
+    call: LeafCall,
+    numbers: Numbers,
+    chunks: Iterable[list[Tensor]],
+    values: Tensor,
+    function: str,
+    start: float,
+    *,
+    units: bool = True,
+) -> Attributed:
+    """What `attributed` returns, from the relevance of the leaves for one chunk of numbers after another. `start` is the
+    time at which the forward began."""
     found: dict[str, list[Tensor]] = {}
     for by_leaf in chunks:
         for name, part in _by_input(call, by_leaf, units, function):

@@ -42,7 +42,7 @@ class Places(Mapping[str, InsidePlace]):
 
     def __getitem__(self, name: str) -> InsidePlace:
         if name not in self._places:
-            raise UnknownNameError(f"places: {self.model_class} has no place {name!r}; {_nearest(name, self._places)}")
+            raise UnknownNameError(f"places: {self.model_class} has no place {name!r}; {nearest(name, self._places)}")
         return self._places[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -139,12 +139,13 @@ def _nothing(explained: Explained, name: str, function: str) -> dict[str, Node]:
     known = [*standard_places(explained), *(path for path in values.calls if path)]
     known += [f"%{node.name}" for node in values.graph.nodes if values.carries(node)] if name.startswith("%") else []
     raise UnknownNameError(
-        f"{function}: {name!r} selects nothing that carries relevance; {_nearest(name, known)}; lxt_fx.places(explained) "
+        f"{function}: {name!r} selects nothing that carries relevance; {nearest(name, known)}; lxt_fx.places(explained) "
         "lists the standard places, show(explained, 'lowered') modules and nodes"
     )
 
 
-def _nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    """The known names that are nearest to one, in a phrase."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.0)
     return f"the nearest are {', '.join(near)}" if near else "it has none"
 

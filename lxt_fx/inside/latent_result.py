@@ -1,0 +1,286 @@
+"""What `latent` returns: relevance and activation at places inside a model, by token and by unit."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from lxt_fx.attribution.places import InsidePlace, nearest
+from lxt_fx.base.errors import InputError, UnknownNameError
+from lxt_fx.inside.inside_call import InsideCall
+from lxt_fx.results.explanation import Explanation
+from lxt_fx.results.origin import ExplainedNumber
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+TARGETS = "targets"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatentValue:
+    """One place. `activation` is its value, `relevance` has an axis of targets before the same axes; both are on the CPU.
+    `axes` names those of the activation. `tokens` and `columns` are, for each example, the tokens of its text and where
+    they stand on the axis of tokens; empty where that is no text."""
+
+    place: InsidePlace
+    axes: tuple[str, ...]
+    activation: Tensor
+    relevance: Tensor
+    tokens: tuple[tuple[str, ...], ...] = ()
+    columns: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def unit_axis(self) -> int:
+        """The axis whose indices are the units of the place: that of its heads, else the last."""
+        return self.axes.index("heads") if "heads" in self.axes else len(self.axes) - 1
+
+    def by_unit(self) -> Tensor:
+        """Relevance [targets, batch, units], summed over all other axes."""
+        return self._kept("batch", self.axes[self.unit_axis])
+
+    def by_token(self) -> Tensor:
+        """Relevance [targets, batch, tokens], summed over all other axes. Raises InputError for a place without tokens."""
+        return self._kept("batch", self.token_axis)
+
+    def by_token_and_unit(self) -> Tensor:
+        """Relevance [targets, batch, tokens, units], summed over all other axes."""
+        found = self._kept("batch", self.token_axis, self.axes[self.unit_axis])
+        return found.transpose(2, 3) if self.axes.index(self.token_axis) > self.unit_axis else found
+
+    def activation_by_token_and_unit(self) -> Tensor:
+        """The activation [batch, tokens, units]; where a unit has several values at a token, as a head has, their norm."""
+        order = [self.axes.index("batch"), self.axes.index(self.token_axis), self.unit_axis]
+        rest = [index for index in range(len(self.axes)) if index not in order]
+        found = self.activation.permute(*order, *rest)
+        return found.flatten(3).norm(dim=3) if rest else found
+
+    @property
+    def token_axis(self) -> str:
+        """The name of the axis of tokens: that of the queries where the place is a pattern of attention."""
+        for name in ("tokens", "queries", "positions"):
+            if name in self.axes:
+                return name
+        raise InputError(f"latent: {self.place.name} has the axes {', '.join(self.axes)}, and none of them is of tokens")
+
+    def _kept(self, *axes: str) -> Tensor:
+        """Relevance summed over all axes of the place but these; the axis of targets stays."""
+        gone = [index + 1 for index, name in enumerate(self.axes) if name not in axes]
+        return self.relevance.sum(gone) if gone else self.relevance
+
+
+@dataclass(frozen=True, slots=True)
+class TopUnit:
+    """One unit of a place. `relevance` is summed over its tokens; `token` and `position` are where it is largest in
+    absolute value, and `activation` the value there, for a head the norm of it."""
+
+    place: str
+    unit: int
+    relevance: float
+    activation: float
+    position: int
+    token: str
+
+
+class TopUnits(Mapping[str, tuple[int, ...]]):
+    """Units by place: what `steer` and `conditional` take. `found` are the same one by one, largest first."""
+
+    def __init__(self, found: Sequence[TopUnit]) -> None:
+        self.found = tuple(found)
+        self._units: dict[str, tuple[int, ...]] = {}
+        for each in self.found:
+            self._units[each.place] = (*self._units.get(each.place, ()), each.unit)
+
+    def __getitem__(self, place: str) -> tuple[int, ...]:
+        return self._units[place]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._units)
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __repr__(self) -> str:
+        return f"TopUnits({self._units})"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table("place", "unit", "relevance", "activation", "token")
+        for each in self.found:
+            numbers = str(each.unit), f"{each.relevance:+.4g}", f"{each.activation:.4g}"
+            table.add_row(each.place, *numbers, Text(f"{each.token!r} ({each.position})"))
+        yield table
+
+
+class Latent(Mapping[str, LatentValue]):
+    """Relevance and activation at places inside a model, by the name of the place, in the order asked for.
+
+    `explanations` has, for each example, the relevance of its inputs from the same backward. `several` says whether a list
+    of targets was given; only then the tensors of `relevance` have an axis of targets.
+    """
+
+    def __init__(
+        self, values: Mapping[str, LatentValue], explanations: tuple[Explanation, ...], several: bool
+    ) -> None:
+        self._values, self.explanations, self.several = dict(values), explanations, several
+
+    def __getitem__(self, name: str) -> LatentValue:
+        if name not in self._values:
+            raise UnknownNameError(f"latent: {name!r} was not asked for; {nearest(name, self._values)}")
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def relevance(self) -> Mapping[str, Tensor]:
+        """The relevance at each place: [*axes] of the place, with an axis of targets before them if a list was given."""
+        return {name: value.relevance if self.several else value.relevance[0] for name, value in self._values.items()}
+
+    @property
+    def activation(self) -> Mapping[str, Tensor]:
+        """The value at each place, [*axes]."""
+        return {name: value.activation for name, value in self._values.items()}
+
+    @property
+    def axes(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of the axes of `relevance`."""
+        before = (TARGETS,) if self.several else ()
+        return {name: (*before, *value.axes) for name, value in self._values.items()}
+
+    def numbers(self, example: int = 0) -> tuple[ExplainedNumber, ...]:
+        """What was explained in an example: one number for each target."""
+        return self.explanations[self._example(example)].numbers
+
+    def total(self, name: str, target: int = 0, example: int = 0) -> float:
+        """All relevance at a place, for one target of one example."""
+        value, index = self[name].relevance[self._target(target)], self._example(example)
+        return float(value.select(self[name].axes.index("batch"), index).double().sum())
+
+    def heads(self, places: str = "attention.*.heads", target: int = 0, example: int = 0) -> Tensor:
+        """The relevance of each head, [layers, heads]: what it gave, summed over tokens and size. A layer with fewer heads
+        has NaN behind them. Raises UnknownNameError if no such place was asked for."""
+        found = [self[name].by_unit()[self._target(target), self._example(example)] for name in self.fitting(places)]
+        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=torch.nan)
+
+    def fitting(self, places: str) -> list[str]:
+        """The names of the places that fit a pattern. Raises UnknownNameError if there are none."""
+        found = [name for name in self if fnmatch.fnmatchcase(name, places)]
+        if not found:
+            raise UnknownNameError(f"latent: no place was asked for that fits {places!r}; {nearest(places, self._values)}")
+        return found
+
+    def top(
+        self,
+        k: int = 10,
+        places: str = "mlp.*.neurons",
+        *,
+        target: int = 0,
+        example: int = 0,
+        by: str = "relevance",
+    ) -> TopUnits:
+        """The k units of these places with the largest relevance, summed over tokens; `by="absolute"` counts what speaks
+        against the answer too, `by="activation"` takes the largest activation at any token. Each with the token where it
+        counts most."""
+        if by not in ("relevance", "absolute", "activation"):
+            raise InputError(f'latent: by must be "relevance", "absolute" or "activation", got {by!r}')
+        scored: list[tuple[float, TopUnit]] = []
+        for name in self.fitting(places):
+            units = _units(self[name], self._target(target), self._example(example))
+            score = {"relevance": units.relevance, "absolute": units.relevance.abs(), "activation": units.largest}[by]
+            best = score.topk(min(k, len(score)))
+            scored += [(float(s), units.one(name, int(unit))) for s, unit in zip(best.values, best.indices, strict=True)]
+        scored.sort(key=lambda one: -one[0])
+        return TopUnits([unit for _, unit in scored[:k]])
+
+    def to_dataframe(self, places: str = "*", by: str = "unit") -> DataFrame:
+        """The relevance as lines of a data frame: for each target, example and place one line by `unit`, by `token`, or for
+        each `value` of a token and a unit.
+
+        Raises InputError if pandas is not installed.
+        """
+        from lxt_fx.inside.latent_frame import latent_frame
+
+        return latent_frame(self, self.fitting(places), by)
+
+    def __repr__(self) -> str:
+        numbers = "; ".join(number.said for number in self.numbers())
+        return f"Latent({numbers}, {len(self)} places)"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        number = self.numbers()[0]
+        yield Text(f"{number.said}: {number.value:.4g}")
+        table = Table("place", "axes", "relevance")
+        for name, value in self._values.items():
+            table.add_row(name, " ".join(value.axes), f"{self.total(name):+.4g}")
+        yield table
+
+    def _target(self, target: int) -> int:
+        return _index(target, len(self.numbers()), "target")
+
+    def _example(self, example: int) -> int:
+        return _index(example, len(self.explanations), "example")
+
+
+def _index(index: int, count: int, what: str) -> int:
+    if not -count <= index < count:
+        raise InputError(f"latent: there is no {what} {index}; there are {count} (0 to {count - 1})")
+    return index % count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Units:
+    """Units of one place in one example: relevance summed over tokens, the largest activation at any token, and the index
+    of the token where the absolute relevance of each unit is largest."""
+
+    relevance: Tensor
+    largest: Tensor
+    best: Tensor
+    activation: Tensor
+    names: Mapping[int, tuple[int, str]]
+
+    def one(self, place: str, unit: int) -> TopUnit:
+        at = int(self.best[unit])
+        position, token = self.names.get(at, (at, ""))
+        return TopUnit(place, unit, float(self.relevance[unit]), float(self.activation[at, unit]), position, token)
+
+
+def _units(value: LatentValue, target: int, example: int) -> _Units:
+    relevance = value.by_token_and_unit()[target, example]
+    activation = value.activation_by_token_and_unit()[example]
+    columns = value.columns[example] if value.columns else range(len(relevance))
+    if len(columns) < len(relevance):  # padding has no part in the activations
+        outside = torch.ones(len(relevance), dtype=torch.bool).index_fill(0, torch.tensor(columns), False)
+        activation = activation.masked_fill(outside[:, None], -torch.inf)
+    tokens = value.tokens[example] if value.tokens else ("",) * len(relevance)
+    names = {column: (index, token) for index, (column, token) in enumerate(zip(columns, tokens, strict=True))}
+    return _Units(relevance.sum(0), activation.amax(0), relevance.abs().argmax(0), activation, names)
+
+
+def made_value(inside: InsideCall, place: InsidePlace, activation: Tensor, relevance: Tensor) -> LatentValue:
+    """The value at a place as a person reads it: [batch, tokens, ...] also where the model computes all tokens of a batch
+    in one axis, and with the names of its tokens."""
+    examples, axes, activation = len(inside.call.given.examples), place.axes, activation.detach().cpu()
+    if "batch" not in axes and axes and activation.shape[0] % examples == 0:
+        activation = activation.reshape(examples, -1, *activation.shape[1:])
+        relevance = relevance.reshape(len(relevance), *activation.shape)
+        axes = ("batch", "tokens", *axes[1:])
+    value = LatentValue(place, axes, activation, relevance)
+    if not {"tokens", "queries", "positions"}.intersection(axes):
+        return value
+    texts = inside.tokens.of(place.name, activation.shape[axes.index(value.token_axis)])
+    if texts is None or len(texts) != activation.shape[axes.index("batch")]:
+        return value
+    names = tuple(tuple(text.text.tokens) for text in texts)
+    return LatentValue(place, axes, activation, relevance, names, tuple(text.columns for text in texts))
+
