@@ -26,6 +26,7 @@ from lxt_fx.inside.corpus_folder import WORDS, CorpusFolder, PlaceUnits, Progres
 from lxt_fx.inside.corpus_header import PlaceHeader, Units, check_target, header_of, place_headers
 from lxt_fx.inside.corpus_reading import Sample, needs_pyarrow, samples_of
 from lxt_fx.inside.corpus_result import Corpus
+from lxt_fx.inside.extremes import distinct
 from lxt_fx.inside.inside_call import inside_call
 from lxt_fx.inside.kept_samples import KeptSample, kept_sample
 from lxt_fx.inside.unit_statistics import UnitStatistics
@@ -154,8 +155,8 @@ def _begun(store: CorpusFolder, header: Mapping[str, Any], resume: bool) -> Prog
         return Progress()
     if differ := differences(store.header(FUNCTION), header):
         raise InputError(
-            f"{FUNCTION}: {str(store.path)!r} has the result of another call, which differs in {'; '.join(differ[:3])}; give "
-            "another folder, or resume=False to begin anew"
+            f"{FUNCTION}: {str(store.path)!r} has the result of another call, which differs in {'; '.join(differ[:3])}; "
+            "give another folder, or resume=False to begin anew"
         )
     return store.progress()
 
@@ -219,8 +220,8 @@ class _Pass:
 
     def _others(self, why: str) -> InputError:
         return InputError(
-            f"{FUNCTION}: {str(self.store.path)!r} is the result of {self.progress.read} other samples ({why}); give the same "
-            "ones to go on, another folder for others (and merge the two), or resume=False to begin anew"
+            f"{FUNCTION}: {str(self.store.path)!r} is the result of {self.progress.read} other samples ({why}); give the "
+            "same ones to go on, another folder for others (and merge the two), or resume=False to begin anew"
         )
 
     def _window(self, window: Sequence[Sample]) -> None:
@@ -244,7 +245,7 @@ class _Pass:
 
     def _numbers(self) -> Tensor:
         """The numbers of all samples that some unit has."""
-        return torch.cat([each.numbers() for each in self.found.values()]).unique()
+        return distinct(torch.cat([each.numbers() for each in self.found.values()]))
 
     def _batch(self, batch: Sequence[Sample]) -> tuple[list[KeptSample], list[Bad]]:
         """Takes in a batch. Where it cannot be explained, its samples are read one by one."""
@@ -269,7 +270,7 @@ class _Pass:
         (relevance,) = inside.run.relevance(inside.run.inside, None)
         read = dict[str, _Read]()
         for (name, place), activation, own in zip(inside.places.items(), inside.run.inside, relevance, strict=True):
-            values = by_token(place, activation.detach(), own[0], len(batch))
+            values = by_token(place, activation.detach(), own[0], len(batch), FUNCTION)
             reads, mask = reads_of(place, values[0].shape[1], inside.call.given.examples, len(batch))
             read[name] = self._of_place(name, *values, reads, mask)
         numbers = torch.tensor([sample.number for sample in batch])

@@ -31,7 +31,7 @@ from torch import Tensor
 from lxt_fx.base.errors import InputError
 from lxt_fx.inside.corpus_batches import Bad
 from lxt_fx.inside.corpus_reading import Sample
-from lxt_fx.inside.extremes import Extremes
+from lxt_fx.inside.extremes import Extremes, distinct
 from lxt_fx.inside.kept_samples import KeptSample, read_samples, write_samples
 from lxt_fx.inside.unit_statistics import UnitStatistics
 from lxt_fx.inside.units_by_token import Reads
@@ -53,8 +53,8 @@ class PlaceUnits:
     @classmethod
     def empty(cls, units: int, top: int, dtype: torch.dtype, device: torch.device) -> PlaceUnits:
         """No sample yet."""
-        largest = [Extremes.empty(units, top, dtype, device) for _ in range(2)]
-        return cls(*largest, UnitStatistics.empty(units, device))
+        by_activation, by_relevance = (Extremes.empty(units, top, dtype, device) for _ in range(2))
+        return cls(by_activation, by_relevance, UnitStatistics.empty(units, device))
 
     def to(self, device: torch.device) -> PlaceUnits:
         """The same on this device."""
@@ -62,7 +62,7 @@ class PlaceUnits:
 
     def numbers(self) -> Tensor:
         """The numbers of all samples that some unit has, sorted."""
-        return torch.cat([self.activation.numbers(), self.relevance.numbers()]).unique()
+        return distinct(torch.cat([self.activation.numbers(), self.relevance.numbers()]))
 
     def merge(self, other: PlaceUnits) -> None:
         """Takes in what was found in other samples."""
@@ -108,7 +108,8 @@ class CorpusFolder:
         """Makes the folder. Raises InputError if something else is in it."""
         if self.path.exists() and any(each.name != LABELS for each in self.path.iterdir()):
             raise InputError(
-                f"{function}: {str(self.path)!r} is a folder with other files ({_some(self.path)}); give an empty or a new one"
+                f"{function}: {str(self.path)!r} is a folder with other files ({_some(self.path)}); give an empty "
+                "or a new one"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self._replace(HEADER, _json(header))
@@ -117,7 +118,11 @@ class CorpusFolder:
         """Takes away what a pass wrote; labels, which a person wrote, stay."""
         (self.path / HEADER).unlink()  # first, so that a half-cleared folder is none of a corpus
         shutil.rmtree(self.path / "samples", ignore_errors=True)
-        for each in (*(self.path / name for name in OURS), *self.path.glob("units-*.safetensors"), *self.path.glob("*.new")):
+        for each in (
+            *(self.path / name for name in OURS),
+            *self.path.glob("units-*.safetensors"),
+            *self.path.glob("*.new"),
+        ):
             each.unlink(missing_ok=True)
 
     def header(self, function: str) -> dict[str, Any]:

@@ -47,7 +47,11 @@ class PlaceHeader:
             return unit
         if self.units is not None and unit in self.units:
             return self.units.index(unit)
-        why = f"it has {self.count} (0 to {self.count - 1})" if not 0 <= unit < self.count else f"{self.read} others were read"
+        why = (
+            f"it has {self.count} (0 to {self.count - 1})"
+            if not 0 <= unit < self.count
+            else f"{self.read} others were read"
+        )
         raise InputError(f"{function}: there is no unit {unit} of {place}: {why}")
 
     @property
@@ -65,7 +69,7 @@ def place_headers(places: Mapping[str, InsidePlace], units: Units, function: str
         )
     found = {}
     for name, place in places.items():
-        count = unit_count(place)
+        count = unit_count(place, function)
         wanted = units.get(name) if isinstance(units, Mapping) else units
         found[name] = PlaceHeader(
             place.node, place.axes, count, None if wanted is None else _checked(wanted, count, name, function)
@@ -123,13 +127,11 @@ def places_in(header: Mapping[str, Any]) -> dict[str, PlaceHeader]:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """A hash of some numbers of each parameter: another checkpoint has another one."""
-    found = hashlib.sha256()
+    """A hash of some numbers of each parameter: another checkpoint has another one. The order of parameters does not
+    matter."""
     with torch.no_grad():
-        for tensor in model.parameters():
-            found.update(f"{list(tensor.shape)} {tensor.dtype}".encode())
-            found.update(_some(tensor))
-    return found.hexdigest()[:16]
+        each = [hashlib.sha256(f"{list(x.shape)} {x.dtype}".encode() + _some(x)).hexdigest() for x in model.parameters()]
+    return hashlib.sha256(" ".join(sorted(each)).encode()).hexdigest()[:16]
 
 
 def _some(tensor: Tensor) -> bytes:
@@ -153,4 +155,6 @@ def said_target(target: TargetLike) -> str:
 def check_target(target: Any, function: str) -> None:
     """Raises InputError for a list: the number of samples is not known."""
     if is_list(target):
-        raise InputError(f"{function}: one target is for all samples, and a list of them has no meaning here; got {target!r}")
+        raise InputError(
+            f"{function}: one target is for all samples, and a list of them has no meaning here; got {target!r}"
+        )

@@ -1,12 +1,12 @@
-"""The result of a corpus: for each unit the samples with the largest activation and relevance, statistics, words, a label."""
+"""The result of a corpus: for each unit the largest samples by activation and relevance, statistics, words, a label."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.places import nearest
+from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.transform import transform
 from lxt_fx.inside.corpus_folder import (
     BAD,
     KEYS,
@@ -48,8 +50,8 @@ class Corpus(Mapping[str, tuple[int, ...]]):
         print(found.unit("mlp.3.neurons", 17))
         found.labels["mlp.3.neurons", 17] = "capital cities"
 
-    With a `model` (and its `processor`) `heatmaps` can be asked for. Raises InputError for a folder of something else, for
-    a pass that is not done yet, and for a model that the folder is not of; it says which.
+    With a `model`, or what `transform` made from it, and its `processor`, `heatmaps` can be asked for. Raises InputError
+    for a folder of something else, for a pass that is not done yet, and for a model that the folder is not of; it says which.
     """
 
     def __init__(self, folder: str | Path, *, model: nn.Module | None = None, processor: Any = None) -> None:
@@ -61,9 +63,7 @@ class Corpus(Mapping[str, tuple[int, ...]]):
                 f"Corpus: {str(folder)!r} has the first {self._progress.read} samples of a pass that is not done; call "
                 "lxt_fx.corpus with the same arguments to go on"
             )
-        self.model = model
-        if model is not None:
-            _check_model(model, self.header, self._store.path)
+        self.model = None if model is None else _checked_model(model, self.header, self._store.path)
         self.places = places_in(self.header)
         self._units: dict[str, PlaceUnits] | None = None
         self._samples: dict[int, KeptSample] | None = None
@@ -102,7 +102,8 @@ class Corpus(Mapping[str, tuple[int, ...]]):
         return self._store.lines(BAD)
 
     def unit(self, place: str, unit: int) -> UnitReport:
-        """All that is known of one unit, which prints well. Raises UnknownNameError for a place and InputError for a unit
+        """All that is known of one unit, which prints well; of the samples with the largest relevance those in which it is
+        positive. Raises UnknownNameError for a place and InputError for a unit
         that was not read."""
         unit, row = self._row(place, unit)
         found = self._of(place)
@@ -125,7 +126,7 @@ class Corpus(Mapping[str, tuple[int, ...]]):
             self.labels.get((place, unit)),
             numbers,
             tuple(self._top(place, found.activation, row)),
-            tuple(self._top(place, found.relevance, row)),
+            tuple(top for top in self._top(place, found.relevance, row) if top.value > 0),
             tuple(read_words(self.folder / WORDS, place, unit)),
         )
 
@@ -154,18 +155,35 @@ class Corpus(Mapping[str, tuple[int, ...]]):
             raise InputError("Corpus.to_dataframe: needs pandas; pip install 'lxt_fx[frames]'") from error
         found = self._extremes(place, by)
         lines = [
-            {"unit": unit, "rank": rank, "value": top.value, "key": top.sample.key, "position": top.position, "token": top.token}
+            {
+                "unit": unit,
+                "rank": rank,
+                "value": top.value,
+                "key": top.sample.key,
+                "position": top.position,
+                "token": top.token,
+            }
             for row, unit in enumerate(self[place])
             for rank, top in enumerate(self._top(place, found, row))
         ]
         return pandas.DataFrame(lines, columns=["unit", "rank", "value", "key", "position", "token"])
 
-    def heatmaps(self, place: str, unit: int, *, by: str = "activation", count: int = 4) -> UnitReport:
+    def heatmaps(
+        self,
+        place: str,
+        unit: int,
+        *,
+        by: str = "activation",
+        count: int = 4,
+        target: TargetLike = None,
+        labels: Sequence[str] | None = None,
+    ) -> UnitReport:
         """The report of a unit with a heatmap of its first `count` samples: the relevance of the inputs that runs through
-        this unit (its conditional relevance, Achtibat et al. 2023), for the number that was explained.
+        this unit at the position of its largest value (its conditional relevance, Achtibat et al. 2023). `target` and
+        `labels` are those of the corpus.
 
-        Runs the model once for each sample. Raises InputError without a model, and for a sample that was a picture in
-        memory, which is no longer there.
+        Runs the model once for each sample. Raises InputError without a model, for another target, and for a sample that
+        was a picture in memory, which is no longer there.
         """
         from lxt_fx.inside.unit_heatmaps import unit_heatmaps
 
@@ -174,8 +192,10 @@ class Corpus(Mapping[str, tuple[int, ...]]):
         report = self.unit(place, unit)
         tops = list(report.by_relevance if by == "relevance" else report.by_activation)
         self._extremes(place, by)
-        made = unit_heatmaps(self.model, self.processor, self.header, place, report.unit, tops[:count])
-        return replace(report, **{f"by_{by}": (*made, *tops[count:])})
+        some = tops[:count]
+        made = unit_heatmaps(self.model, self.processor, self.header, place, report.unit, some, target, labels)
+        whole = (*made, *tops[count:])
+        return replace(report, by_relevance=whole) if by == "relevance" else replace(report, by_activation=whole)
 
     def merge(self, other: Corpus, folder: str | Path) -> Corpus:
         """The result over the samples of both, in a new folder, as one pass over both would give it (words are those of
@@ -223,13 +243,15 @@ class Corpus(Mapping[str, tuple[int, ...]]):
                 yield TopSample(value, self._samples[number], position, reads)
 
 
-def _check_model(model: nn.Module, header: Mapping[str, Any], path: Path) -> None:
-    """Raises InputError for another model than that of the header."""
-    own: dict[str, Any] = {"model_class": type(model).__name__, "weights": weights_hash(model)}
-    if isinstance(model, Explained):
-        own |= {"model_class": model.record.model_class, "table": model.record.table_name}
+def _checked_model(model: nn.Module, header: Mapping[str, Any], path: Path) -> Explained:
+    """The explained module; a model of transformers is transformed. Raises InputError for another model than that of the
+    header."""
+    if not isinstance(model, Explained):
+        model = transform(model, rules=header["table"])
+    own = {"model_class": model.record.model_class, "table": model.record.table_name, "weights": weights_hash(model)}
     if differ := differences({name: header[name] for name in own}, own):
-        raise InputError(f"Corpus: {str(path)!r} is the result of another model: {'; '.join(differ)}")
+        raise InputError(f"Corpus: {str(path)!r} is the result of another model, which differs in {'; '.join(differ)}")
+    return model
 
 
 def _merged(one: Corpus, other: Corpus, store: CorpusFolder) -> Corpus:

@@ -2,13 +2,13 @@
 
 A neuron writes the column of the down projection that reads it, times its value. A head writes its value through its block
 of the output projection, which is a direction for each number of its value; of these the strongest are shown (the left
-singular vectors of the block). A unit of the residual stream, or of what an attention or an MLP gives, is a direction of its
-own. Where a norm stands between the projection and the stream (Gemma 3, OLMo 2), the direction is taken times its scale.
+singular vectors of the block). A unit of the residual stream, or of what an attention or an MLP gives, is a direction of
+its own. Where a norm stands between the projection and the stream (Gemma 3, OLMo 2), the direction is taken times its scale.
 
 The direction is read by the head of the model as if it were all of the stream (nostalgebraist 2020, the logit lens; Geva et
 al. 2021, Transformer Feed-Forward Layers Are Key-Value Memories): times the scale of the last norm, then times the rows of
-the head. The norm's centring, its offset and its division by the size of the stream are left out, and so are biases and soft
-caps: scores compare entries with one another, and are no logits.
+the head. The norm's centring, its offset and its division by the size of the stream are left out, and so are biases and
+soft caps: scores compare entries with one another, and are no logits.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from lxt_fx.attribution.target_names import class_labels
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import computed_from, shape
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.inputs.tools import tools_of
 from lxt_fx.inside.corpus_header import PlaceHeader
 from lxt_fx.inside.corpus_reading import needs_pyarrow
-from lxt_fx.inputs.tools import tools_of
 from lxt_fx.ops.aten_kinds import LINEAR_MAPS
 from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
@@ -87,9 +87,7 @@ def words(explained: Explained, processor: Any, place: str, units: Iterable[int]
         raise InputError(f"words: it is not known what {place} writes into the output: {why}") from None
 
 
-def _words(
-    canonical: _Canonical, names: _Names, place: str, units: list[int], count: int
-) -> Iterator[list[Words]]:
+def _words(canonical: _Canonical, names: _Names, place: str, units: list[int], count: int) -> Iterator[list[Words]]:
     head = canonical.head()
     for start in range(0, len(units), CHUNK):
         written = canonical.directions(place, units[start : start + CHUNK])
@@ -97,10 +95,7 @@ def _words(
         scores = head.scores(torch.cat(strongest))
         count = min(count, scores.shape[1])
         most, least = scores.topk(count, 1), scores.topk(count, 1, largest=False)
-        made = [
-            Words(names.of(m, mi), names.of(v, vi))
-            for m, mi, v, vi in zip(*most, *least, strict=True)
-        ]
+        made = [Words(names.of(m, mi), names.of(v, vi)) for m, mi, v, vi in zip(*most, *least, strict=True)]
         at = 0
         for each in strongest:
             yield made[at : at + len(each)]
@@ -113,12 +108,13 @@ def _strongest(written: Tensor) -> Tensor:
         return written
     _, sizes, right = torch.linalg.svd(written, full_matrices=False)
     found = (sizes[:, None] * right)[:OF_A_HEAD]
-    return found * found.gather(1, found.abs().argmax(1, keepdim=True)).sign()
+    signed: Tensor = found * found.gather(1, found.abs().argmax(1, keepdim=True)).sign()
+    return signed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Head:
-    """The head of a model: the `scale` [hidden] of the norm before it, and its linear map, a node and its other operands."""
+    """The head of a model: the `scale` [hidden] of the norm before it, and its linear map."""
 
     scale: Tensor
     linear: Node
@@ -126,7 +122,8 @@ class _Head:
 
     def scores(self, written: Tensor) -> Tensor:
         """Directions [count, hidden] through the linear map, [count, entries]."""
-        return self.canonical.through(self.linear, written)
+        found: Tensor = self.canonical.through(self.linear, written)
+        return found
 
 
 class _Canonical:
@@ -151,7 +148,8 @@ class _Canonical:
         """The node of a standard place."""
         if name not in self.places:
             raise _NotKnown(f"the model has no place {name}")
-        return self.places[name]
+        found: Node = self.places[name]
+        return found
 
     def directions(self, place: str, units: list[int]) -> list[Tensor]:
         """What each unit writes, [directions, hidden]."""
@@ -174,7 +172,7 @@ class _Canonical:
         for row, unit in enumerate(units):
             basis[row, :, unit * size : (unit + 1) * size] = torch.eye(size)
         written = self.through(linear, basis.flatten(0, 1)) * self._scale_behind(linear)
-        return list(written.unflatten(0, (len(units), size)))
+        return list(written.reshape(len(units), size, -1))
 
     def head(self) -> _Head:
         """The head that reads the last of the residual stream."""
@@ -201,7 +199,8 @@ class _Canonical:
             device = next((each.device for each in constants.values() if isinstance(each, Tensor)), torch.device("cpu"))
             both = torch.cat([values, values.new_zeros(1, values.shape[1])]).to(device)
             found = self._run(linear, {**constants, read: both})
-            return (found[:-1] - found[-1:]).float().cpu()
+            written: Tensor = (found[:-1] - found[-1:]).float().cpu()
+            return written
 
     def _width(self, linear: Node) -> int:
         (read,) = (operand.node for operand in self.flow.carrying_operands(linear))
@@ -226,7 +225,9 @@ class _Canonical:
             return torch.ones(())
         width = int((shape(start) or (0,))[-1])
         draw = torch.Generator().manual_seed(0)
-        signs = [torch.ones(width).index_fill(0, torch.randperm(width, generator=draw)[: width // 2], -1.0) for _ in range(2)]
+        signs = [
+            torch.ones(width).index_fill(0, torch.randperm(width, generator=draw)[: width // 2], -1.0) for _ in range(2)
+        ]
         sizes = torch.randn(width, generator=draw)
         one, other, odd = (self._odd_part(start, end, x) for x in (*signs, sizes))
         scale = one / signs[0]
@@ -240,7 +241,8 @@ class _Canonical:
         with torch.no_grad():
             dims = len(shape(start) or ())
             both = [self._value(end, {start: each.reshape(*[1] * (dims - 1), -1)}) for each in (x, -x)]
-        return ((both[0] - both[1]) / 2).reshape(-1).float().cpu()
+        found: Tensor = ((both[0] - both[1]) / 2).reshape(-1).float().cpu()
+        return found
 
     def _value(self, node: Node, known: dict[Node, Any]) -> Any:
         """The value of a node that depends on known ones and on constants only, floats in float32."""
@@ -292,9 +294,7 @@ class _Names:
         return readable_tokens(self.tokenizer, [entry])[0]
 
 
-def write_words(
-    explained: Explained, processor: Any, places: Mapping[str, PlaceHeader], count: int, path: Path
-) -> None:
+def write_words(explained: Explained, processor: Any, places: Mapping[str, PlaceHeader], count: int, path: Path) -> None:
     """Writes a parquet file with what all units of these places write, where that is known; none where it is not."""
     path.unlink(missing_ok=True)
     if count < 1:

@@ -52,8 +52,8 @@ class Extremes:
         samples = torch.cat([self.samples[units], samples], 1)
         positions = torch.cat([self.positions[units], positions], 1)
         by_sample = samples.argsort(1)
-        largest = values.gather(1, by_sample).argsort(1, descending=True, stable=True)[:, : self.values.shape[1]]
-        order = by_sample.gather(1, largest)
+        largest = values.gather(1, by_sample).sort(dim=1, descending=True, stable=True).indices
+        order = by_sample.gather(1, largest[:, : self.values.shape[1]])
         self.values[units] = values.gather(1, order)
         self.samples[units] = samples.gather(1, order)
         self.positions[units] = positions.gather(1, order)
@@ -64,7 +64,7 @@ class Extremes:
 
     def numbers(self) -> Tensor:
         """The numbers of all samples that some unit has, sorted."""
-        found = self.samples.unique()
+        found = distinct(self.samples)
         return found[found != NONE].cpu()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -76,3 +76,9 @@ class Extremes:
     def of_tensors(cls, found: Mapping[str, Tensor]) -> Extremes:
         """What `tensors` gave."""
         return cls(found["values"].clone(), found["samples"].clone(), found["positions"].clone())
+
+
+def distinct(numbers: Tensor) -> Tensor:
+    """The numbers without those that come again, sorted."""
+    found: Tensor = torch.unique(numbers)
+    return found

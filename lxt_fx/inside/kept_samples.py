@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lxt_fx.attribution.readable_tokens import readable_tokens
@@ -115,7 +118,9 @@ def _schema(pa: Any) -> Any:
 
 def _line(sample: KeptSample) -> dict[str, Any]:
     texts = [{"leaf": leaf, "tokens": list(tokens)} for leaf, tokens in sample.texts.items()]
-    found = {name: getattr(sample, name) for name in ("number", "key", "source", "picture", "patch", "said", "label", "value")}
+    found = {
+        name: getattr(sample, name) for name in ("number", "key", "source", "picture", "patch", "said", "label", "value")
+    }
     return {**found, "texts": texts, "size": list(sample.size)}
 
 
@@ -125,3 +130,15 @@ def _sample(line: dict[str, Any]) -> KeptSample:
     return KeptSample(**{**line, "texts": texts, "size": (height, width)})
 
 
+def pixels_of(png: bytes) -> Tensor:
+    """The picture [height, width, 3] of 8 bits of a file that `Panel.png` wrote."""
+    at, data, size = 8, b"", (0, 0)
+    while at < len(png):
+        length, kind = struct.unpack(">I4s", png[at : at + 8])
+        chunk = png[at + 8 : at + 8 + length]
+        size = struct.unpack(">II", chunk[:8]) if kind == b"IHDR" else size
+        data += chunk if kind == b"IDAT" else b""
+        at += 12 + length
+    width, height = size
+    lines = torch.frombuffer(bytearray(zlib.decompress(data)), dtype=torch.uint8).reshape(height, 1 + 3 * width)
+    return lines[:, 1:].reshape(height, width, 3).clone()

@@ -107,11 +107,11 @@ def _parsed(raw: bytes, path: Path) -> dict[tuple[str, int], str]:
     found = {}
     for place, units in tables.items():
         if not isinstance(units, dict):
-            raise InputError(f"labels: {str(path)!r}: {place!r} stands above the places; write [\"place\"] over its units")
+            raise InputError(f'labels: {str(path)!r}: {place!r} stands above the places; write ["place"] over its units')
         for unit, label in units.items():
             if not unit.isdigit() or not isinstance(label, str):
                 raise InputError(
-                    f"labels: {str(path)!r}, [{place!r}]: a line is `17 = \"text\"`, got {unit} = {label!r}; a place with "
+                    f'labels: {str(path)!r}, [{place!r}]: a line is `17 = "text"`, got {unit} = {label!r}; a place with '
                     "dots in its name is written in quotes"
                 )
             found[place, int(unit)] = label

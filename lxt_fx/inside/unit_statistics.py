@@ -45,8 +45,8 @@ class UnitStatistics:
         squares, mean = torch.var_mean(wide, 0, correction=0)
         small, large = activation.aminmax(dim=0)
         return cls(
-            len(activation), mean, squares * len(activation), (activation > 0).sum(0).double(), large.double(), small.double(),
-            relevance.mean(0, dtype=torch.float64), relevance.abs().mean(0, dtype=torch.float64),
+            len(activation), mean, squares * len(activation), (activation > 0).sum(0).double(), large.double(),
+            small.double(), relevance.mean(0, dtype=torch.float64), relevance.abs().mean(0, dtype=torch.float64),
         )  # fmt: skip
 
     def merge(self, other: UnitStatistics) -> None:

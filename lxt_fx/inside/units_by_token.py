@@ -12,6 +12,7 @@ from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Example
 from lxt_fx.inputs.places import ImagePlace, TextPlace
+from lxt_fx.inside.units import unit_axis
 
 SMALLEST = 16
 """How many times coarser than its patches the positions of a vision model may lie."""
@@ -28,7 +29,7 @@ class Reads:
     merged: int = 0
 
 
-def by_token(place: InsidePlace, activation: Tensor, relevance: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+def by_token(place: InsidePlace, activation: Tensor, relevance: Tensor, batch: int, function: str) -> tuple[Tensor, Tensor]:
     """Activation and relevance [batch, tokens, units] of a place whose value has its axes. Each head is one unit: its
     activation is the norm of its vector, that of a pattern the largest weight of a query; its relevance is the sum.
 
@@ -44,18 +45,19 @@ def by_token(place: InsidePlace, activation: Tensor, relevance: Tensor, batch: i
     if len(axes) == 2 and axes[0] == "batch":
         return activation[:, None], relevance[:, None]
     if len(axes) == 2 and axes[0] == "tokens" and len(activation) % batch == 0:  # examples and tokens in one dimension
-        return activation.unflatten(0, (batch, -1)), relevance.unflatten(0, (batch, -1))
+        whole = (batch, -1, activation.shape[-1])
+        return activation.reshape(whole), relevance.reshape(whole)
     raise InputError(
-        f"corpus: {place.name} has the axes {', '.join(axes) or 'none'} [{','.join(place.shape)}], of which it is not known "
-        "which are tokens and which are units; take a standard place (lxt_fx.places), or a value [batch, tokens, units]"
+        f"{function}: {place.name} has the axes {', '.join(axes) or 'none'} [{','.join(place.shape)}], of which it "
+        "is not known which are tokens and which are units; take a standard place (lxt_fx.places), or a value [batch, tokens, units]"
     )
 
 
-def unit_count(place: InsidePlace) -> int:
+def unit_count(place: InsidePlace, function: str) -> int:
     """How many units a place has. Raises InputError for a place whose number of units is free."""
-    size = place.shape[1] if "heads" in place.axes else place.shape[-1] if place.shape else ""
+    size = place.shape[unit_axis(place)] if place.shape else ""
     if not size.isdigit():
-        raise InputError(f"corpus: {place.name} [{','.join(place.shape)}] has no fixed number of units")
+        raise InputError(f"{function}: {place.name} [{','.join(place.shape)}] has no fixed number of units")
     return int(size)
 
 
@@ -81,7 +83,8 @@ def reads_of(place: InsidePlace, tokens: int, examples: Sequence[Example], batch
 
 
 def _width(text: TextPlace) -> int:
-    return int(text.row[text.leaf].shape[1]) if text.leaf in text.row else len(text.own) if text.ids is None else len(text.ids)
+    """How many columns the row of the batch has, padding included."""
+    return int(text.row[text.leaf].shape[1]) if text.ids is None else len(text.ids)
 
 
 def _leaf(name: str, fitting: Sequence[TextPlace]) -> str | None:
