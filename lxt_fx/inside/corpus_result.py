@@ -51,7 +51,8 @@ class Corpus(Mapping[str, tuple[int, ...]]):
         found.labels["mlp.3.neurons", 17] = "capital cities"
 
     With a `model`, or what `transform` made from it, and its `processor`, `heatmaps` can be asked for. Raises InputError
-    for a folder of something else, for a pass that is not done yet, and for a model that the folder is not of; it says which.
+    for a folder of something else, for a pass that is not done yet, and for a model that the folder is not of; it says
+    which.
     """
 
     def __init__(self, folder: str | Path, *, model: nn.Module | None = None, processor: Any = None) -> None:
@@ -142,7 +143,7 @@ class Corpus(Mapping[str, tuple[int, ...]]):
         self[place]
         found = self._of(place).statistics
         named = found.tensors()
-        named["active"] /= max(found.count, 1)
+        named["active"] = named["active"] / max(found.count, 1)
         del named["squares"]
         return {**named, "deviation": found.deviation()}
 

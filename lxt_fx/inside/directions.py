@@ -3,7 +3,8 @@
 A neuron writes the column of the down projection that reads it, times its value. A head writes its value through its block
 of the output projection, which is a direction for each number of its value; of these the strongest are shown (the left
 singular vectors of the block). A unit of the residual stream, or of what an attention or an MLP gives, is a direction of
-its own. Where a norm stands between the projection and the stream (Gemma 3, OLMo 2), the direction is taken times its scale.
+its own. Where a norm stands between the projection and the stream (Gemma 3, OLMo 2), the direction is taken times its
+scale.
 
 The direction is read by the head of the model as if it were all of the stream (nostalgebraist 2020, the logit lens; Geva et
 al. 2021, Transformer Feed-Forward Layers Are Key-Value Memories): times the scale of the last norm, then times the rows of

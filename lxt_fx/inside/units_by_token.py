@@ -49,7 +49,8 @@ def by_token(place: InsidePlace, activation: Tensor, relevance: Tensor, batch: i
         return activation.reshape(whole), relevance.reshape(whole)
     raise InputError(
         f"{function}: {place.name} has the axes {', '.join(axes) or 'none'} [{','.join(place.shape)}], of which it "
-        "is not known which are tokens and which are units; take a standard place (lxt_fx.places), or a value [batch, tokens, units]"
+        "is not known which are tokens and which are units; take a standard place (lxt_fx.places), or a value [batch, "
+        "tokens, units]"
     )
 
 
