@@ -27,7 +27,7 @@ from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.standard_places import kind_of, standard_places
 from lxt_fx.attribution.target_names import class_labels
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.nodes import computed_from, shape
+from lxt_fx.base.nodes import computed_from, shape, value
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inputs.tools import tools_of
 from lxt_fx.inside.corpus_header import PlaceHeader
@@ -254,6 +254,8 @@ class _Canonical:
             for part in str(node.target).split("."):
                 found = getattr(found, part)
             return found.float() if isinstance(found, Tensor) and found.is_floating_point() else found
+        if isinstance(size := value(node), torch.SymInt):
+            return _at_one(size)
         if node.op != "call_function":
             raise _NotKnown(f"it depends on the input {node.name} otherwise")
         for each in node.all_input_nodes:
@@ -266,6 +268,12 @@ class _Canonical:
             return node.target(*args, **kwargs)  # type: ignore[operator]
         except (RuntimeError, TypeError, NotImplementedError) as error:
             raise _NotKnown(f"%{node.name} does not take other values: {str(error).splitlines()[0]}") from None
+
+
+def _at_one(size: torch.SymInt) -> int:
+    """A size of the graph if each free size is 1, as it is where a value has one position."""
+    expr = size.node.expr
+    return int(expr.subs(dict.fromkeys(expr.free_symbols, 1)))
 
 
 def _is_affine(found: Tensor, x: Tensor) -> bool:

@@ -255,11 +255,12 @@ def _ascended(
 
 def _weights(height: int, width: int, decay: float) -> Tensor:
     """What each frequency is multiplied by, [height, width // 2 + 1]: 1 / frequency ** decay, the lowest not above that of
-    one period over the picture; such that a pixel has about the same size for each size of pictures."""
+    one period over the picture. Their mean square is the number of pixels, so that a pixel has about the same size whatever
+    the size of the picture and the decay."""
     rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
     frequency = (rows**2 + columns**2).sqrt().clamp(min=1 / max(height, width))
-    found: Tensor = frequency**-decay * (height * width) ** 0.5
-    return found
+    found: Tensor = frequency**-decay
+    return found * (height * width / found.square().mean()).sqrt()
 
 
 def _penalty(picture: Tensor, regularisers: Regularisers) -> Tensor:
