@@ -447,7 +447,8 @@ def test_memory_does_not_grow_with_the_corpus(explained: Explained, tokenizer: A
     tracemalloc.start()
     found = lxt_fx.corpus(explained, tokenizer, samples(), "residual.1", folder=tmp_path / "out", top=2, units=[1, 2])
     tracemalloc.stop()
-    assert lives[120][0] - lives[30][0] < 150_000 and lives[120][1] == lives[30][1]  # measured: 50 KB of small caches
+    # measured: 60 KB of small caches, and the ids of a batch
+    assert lives[120][0] - lives[30][0] < 150_000 and lives[120][1] - lives[30][1] < 500
     found.unit("residual.1", 1)
     assert found.samples == 126 and len(found._samples or ()) <= 8
     assert len(list((tmp_path / "out").rglob("*"))) == 7

@@ -34,13 +34,13 @@ def test_a_unit_that_looks_for_red_gets_red_pictures_from_every_start() -> None:
     assert all(not parameter.grad_fn and parameter.grad is None for parameter in model.parameters())
     assert found.pixel_values.shape == (3, 3, 8, 8) and found.shown.shape == (3, 8, 8, 3) and found.curve.shape == (100, 3)
     shown = found.shown.float().mean((1, 2))
-    assert (shown[:, 0] > 180).all() and (shown[:, 2] < 75).all() and ((shown[:, 1] - 127).abs() < 40).all()
+    assert (shown[:, 0] > 165).all() and (shown[:, 2] < 90).all() and ((shown[:, 1] - 127).abs() < 40).all()
     with torch.no_grad():
         projection = model.vit.embeddings.patch_embeddings.projection
         patches = projection(found.pixel_values)[:, 4].mean((1, 2)) * 4 / 5  # and a class token, which is 0 there
     cls = model.vit.embeddings.cls_token[0, 0, 4] / 5
     torch.testing.assert_close(found.values, patches + cls, rtol=1e-4, atol=1e-4)
-    assert (found.values > found.before + 1).all() and found.spread()[2] > 0.99
+    assert (found.values > found.before + 0.5).all() and found.spread()[2] > 0.99
     again = lxt_fx.maximise(model, "residual.0", 4, bounds=(-1.0, 1.0), steps=100, seeds=3)
     assert torch.equal(again.pixel_values, found.pixel_values)
     html = found._repr_html_()

@@ -33,7 +33,8 @@ from lxt_fx.inside.directions import read_words
 from lxt_fx.inside.extremes import NONE, Extremes
 from lxt_fx.inside.kept_samples import KeptSample
 from lxt_fx.inside.labels import Labels
-from lxt_fx.inside.unit_report import TopSample, UnitReport, UnitStatistic
+from lxt_fx.inside.unit_facts import TopSample, UnitStatistic
+from lxt_fx.inside.unit_report import UnitReport
 from lxt_fx.inside.units_by_token import Reads
 
 if TYPE_CHECKING:

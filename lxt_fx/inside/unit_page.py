@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from lxt_fx.inside.kept_samples import pixels_of
-from lxt_fx.inside.unit_report import TopSample, UnitReport
+from lxt_fx.inside.unit_facts import TopSample, UnitFacts
 from lxt_fx.inside.unit_view import marked, window
 from lxt_fx.views.page import fragment
 from lxt_fx.views.panels import pictures
@@ -18,12 +18,12 @@ SAMPLES, AROUND = 8, 240
 """How many samples of a list are shown, and how many characters of each."""
 
 
-def unit_fragment(report: UnitReport) -> str:
+def unit_fragment(report: UnitFacts) -> str:
     """One element with its own style, for a notebook."""
     return fragment([unit_sheet(report)])
 
 
-def unit_sheet(report: UnitReport) -> Sheet:
+def unit_sheet(report: UnitFacts) -> Sheet:
     """What the page shows."""
     sections: list[Section] = []
     for title, tops in (("largest activation", report.by_activation), ("largest relevance", report.by_relevance)):
@@ -60,7 +60,7 @@ def _sample(top: TopSample) -> Section:
     return Pictures(f"{title}  ·  {top.token}", chosen, relevance, largest)
 
 
-def _words(report: UnitReport) -> Iterator[Section]:
+def _words(report: UnitFacts) -> Iterator[Section]:
     for at, words in enumerate(report.words):
         direction = "" if len(report.words) == 1 else f", direction {at + 1}"
         bars = tuple((word.text, word.score) for word in (*words.most, *reversed(words.least)))

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from lxt_fx.inside.directions import Word, Words
-from lxt_fx.inside.unit_report import TopSample, UnitReport
+from lxt_fx.inside.unit_facts import TopSample, UnitFacts
 from lxt_fx.views.colour import LIGHT, ink
 from lxt_fx.views.view import shares
 
@@ -19,7 +19,7 @@ SAMPLES, VALUE, MARKS = 8, 9, ("«", "»")
 """How many samples of a list are printed, how wide a value is, and what stands around the token."""
 
 
-def unit_view(report: UnitReport) -> RenderableType:
+def unit_view(report: UnitFacts) -> RenderableType:
     """Label, statistics, largest samples by activation and by relevance, words."""
     name = f"{report.place} {report.unit}"
     heading = name if report.label is None else f"{name}: {report.label}"
