@@ -478,19 +478,20 @@ def test_a_call_is_freed_whether_its_backward_goes_all_the_way_or_not(
 def test_equal_values_keep_the_earlier_sample_whatever_the_order() -> None:
     draw = torch.Generator().manual_seed(0)
     values = torch.randint(0, 4, (30, 5), generator=draw).float()
-    positions = torch.randint(0, 9, (30, 5), generator=draw)
-    expected = [sorted(range(30), key=lambda at, unit=unit: (-values[at, unit], at))[:6] for unit in range(5)]
+    values = torch.stack([values, values - 1, values], 1)  # [samples, positions, units]
+    values[::2, 0] -= 2
+    expected = [sorted(range(30), key=lambda at, unit=unit: (-values[at, :, unit].max(), at))[:6] for unit in range(5)]
     for order, size in ((torch.arange(30), 4), (torch.randperm(30, generator=draw), 7), (torch.arange(30).flip(0), 30)):
         found = Extremes.empty(5, 6, torch.float32, torch.device("cpu"))
         parts = [Extremes.empty(5, 6, torch.float32, torch.device("cpu")) for _ in range(2)]
         for at, batch in enumerate(order.split(size)):
-            found.add(values[batch], batch, positions[batch])
-            entered = parts[at % 2].add(values[batch], batch, positions[batch])
+            found.add(values[batch], batch)
+            entered = parts[at % 2].add(values[batch], batch)
             assert entered.tolist() == [bool((parts[at % 2].samples == number).any()) for number in batch.tolist()]
         parts[1].merge(parts[0])
         for each in (found, parts[1]):
             assert each.samples.tolist() == expected
-            assert torch.equal(each.positions.long(), positions.T.gather(1, each.samples))
+            assert (each.positions == torch.where(each.samples % 2 == 0, 2, 0)).all()
 
 
 def test_statistics_do_not_lose_digits_where_the_mean_is_large() -> None:

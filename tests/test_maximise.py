@@ -40,7 +40,7 @@ def test_a_unit_that_looks_for_red_gets_red_pictures_from_every_start() -> None:
         patches = projection(found.pixel_values)[:, 4].mean((1, 2)) * 4 / 5  # and a class token, which is 0 there
     cls = model.vit.embeddings.cls_token[0, 0, 4] / 5
     torch.testing.assert_close(found.values, patches + cls, rtol=1e-4, atol=1e-4)
-    assert (found.values > found.before + 0.5).all() and found.spread()[2] > 0.99
+    assert (found.values > found.before + 0.5).all() and found.spread()[2] > 0.97
     again = lxt_fx.maximise(model, "residual.0", 4, bounds=(-1.0, 1.0), steps=100, seeds=3)
     assert torch.equal(again.pixel_values, found.pixel_values)
     html = found._repr_html_()

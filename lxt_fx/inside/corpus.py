@@ -163,11 +163,12 @@ def _begun(store: CorpusFolder, header: Mapping[str, Any], resume: bool) -> Prog
 
 @dataclass(slots=True, eq=False)
 class _Read:
-    """What one batch gave at one place: of each sample and unit the largest activation and relevance with their positions,
-    each [batch, units], and the statistics over all positions."""
+    """What one batch gave at one place: activation and relevance [batch, tokens, units], which positions [batch, tokens]
+    are the samples' own (None: all), and the statistics over these."""
 
-    activation: tuple[Tensor, Tensor]
-    relevance: tuple[Tensor, Tensor]
+    activation: Tensor
+    relevance: Tensor
+    mask: Tensor | None
     statistics: UnitStatistics
     reads: Reads
 
@@ -291,32 +292,33 @@ class _Pass:
         activation, relevance = activation.to(wide), relevance.to(wide)
         mask = None if mask is None else mask.to(activation.device)
         own = [each.flatten(0, 1) if mask is None else each[mask] for each in (activation, relevance)]
-        if not all(bool(torch.isfinite(each).all()) for each in own):
-            raise NonFiniteError(f"{FUNCTION}: activation or relevance at {name} is NaN or infinite")
         statistics = UnitStatistics.of(*own)
-        if mask is None:
-            return _Read(_largest(activation), _largest(relevance), statistics, reads)
-        first = mask.to(torch.uint8).argmax(1)[:, None]  # positions count from a text's own first token
-        largest = (_largest(each.masked_fill(~mask[..., None], -torch.inf)) for each in (activation, relevance))
-        (a, at_a), (r, at_r) = largest
-        return _Read((a, at_a - first), (r, at_r - first), statistics, reads)
+        if not statistics.finite():
+            raise NonFiniteError(f"{FUNCTION}: activation or relevance at {name} is NaN or infinite")
+        return _Read(activation, relevance, mask, statistics, reads)
 
     def _take(self, name: str, read: _Read, numbers: Tensor) -> Tensor:
         """Takes in what a batch gave at a place. Returns which of its samples some unit has now."""
-        device = read.activation[0].device
+        device = read.activation.device
         if name not in self.found:
-            units, dtype = self.places[name].read, read.activation[0].dtype
+            units, dtype = self.places[name].read, read.activation.dtype
             self.found[name] = PlaceUnits.empty(units, self.top, dtype, device)
         elif self.found[name].activation.values.device != device:
             self.found[name] = self.found[name].to(device)  # what was read from the folder
         self.progress.reads.setdefault(name, read.reads)
         found, own = self.found[name], numbers.to(device)
         found.statistics.merge(read.statistics)
-        entered = found.activation.add(read.activation[0], own, read.activation[1])
-        return (entered | found.relevance.add(read.relevance[0], own, read.relevance[1])).cpu()
+        entered = found.activation.add(_own(read.activation, read.mask), own)
+        return (entered | found.relevance.add(_own(read.relevance, read.mask), own)).cpu()
 
 
-def _largest(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest value of each unit over the positions of [batch, tokens, units], and where it is."""
-    found = values.max(1)
-    return found.values, found.indices
+def _own(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Values [batch, tokens, units] moved so that each sample's own come first, in order, and -inf behind them."""
+    if mask is None:
+        return values
+    first = mask.to(torch.uint8).argmax(1)
+    if bool(first.any()):  # padding on the left: positions count from a text's own first token
+        columns = (torch.arange(mask.shape[1], device=mask.device) + first[:, None]) % mask.shape[1]
+        rows = torch.arange(len(mask), device=mask.device)[:, None]
+        values, mask = values[rows, columns], mask[rows, columns]
+    return values.masked_fill(~mask[..., None], -torch.inf)

@@ -31,14 +31,14 @@ class Extremes:
             torch.full((units, top), NONE, dtype=torch.int32, device=device),
         )
 
-    def add(self, values: Tensor, samples: Tensor, positions: Tensor) -> Tensor:
-        """Takes in the values [batch, units] of further `samples` [batch], each at a position [batch, units]. Returns which
-        of these samples some unit has now, [batch]."""
-        new = values.T
+    def add(self, values: Tensor, samples: Tensor) -> Tensor:
+        """Takes in the largest of the values [batch, positions, units] of each of further `samples` [batch], with its
+        position. Returns which of these samples some unit has now, [batch]."""
+        new = values.amax(1).T
         touched = (new.amax(1) >= self.values[:, -1]).nonzero()[:, 0]  # most units are not, behind the first samples
         if len(touched):
-            numbers = samples.expand(len(touched), -1)
-            self._take(touched, new[touched], numbers, positions.T[touched].to(torch.int32))
+            numbers, positions = samples.expand(len(touched), -1), values[..., touched].argmax(1).T
+            self._take(touched, new[touched], numbers, positions.to(torch.int32))
         return torch.isin(samples, self.samples[touched])
 
     def merge(self, other: Extremes) -> None:

@@ -36,12 +36,25 @@ def unit_view(report: UnitFacts) -> RenderableType:
     return Group(*found)
 
 
-def _words(words: Words) -> list[Text]:
-    return [_listed("for", words.most), _listed("against", words.least)]
+def _words(words: Words) -> list[_Listed]:
+    return [_Listed("for", words.most), _Listed("against", words.least)]
 
 
-def _listed(name: str, words: Sequence[Word]) -> Text:
-    return Text(f"{name:>{VALUE - 1}}  " + "  ".join(f"{word.text.strip() or word.text!r}" for word in words))
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """Words in one line, as many as fit."""
+
+    name: str
+    words: Sequence[Word]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line = f"{self.name:>{VALUE - 1}}"
+        for word in self.words:
+            longer = f"{line}  {word.text.strip() or word.text!r}"
+            if cell_len(longer) > options.max_width:
+                break
+            line = longer
+        yield Text(line)
 
 
 @dataclass(frozen=True, slots=True)
