@@ -59,8 +59,12 @@ if TYPE_CHECKING:
     from lxt_fx.faithfulness.search import tune
     from lxt_fx.faithfulness.tuned_table import TunedTable
     from lxt_fx.inside.conditional import conditional
+    from lxt_fx.inside.corpus import corpus
+    from lxt_fx.inside.corpus_result import Corpus
+    from lxt_fx.inside.labels import labels
     from lxt_fx.inside.latent import latent
     from lxt_fx.inside.latent_result import Latent
+    from lxt_fx.inside.maximise import maximise
     from lxt_fx.inside.units import Only
     from lxt_fx.ledger.arrivals import Landing
     from lxt_fx.ledger.causes import Cause
@@ -97,6 +101,7 @@ __all__ = [
     "CaptureError",
     "Certificate",
     "Comparison",
+    "Corpus",
     "Explained",
     "Explanation",
     "Explanations",
@@ -124,6 +129,7 @@ __all__ = [
     "UnsupportedVersionError",
     "certificate",
     "compare",
+    "corpus",
     "conditional",
     "diff",
     "embed",
@@ -131,7 +137,9 @@ __all__ = [
     "explain_image",
     "Latent",
     "latent",
+    "labels",
     "load",
+    "maximise",
     "nn",
     "perturbation_curves",
     "progress",
@@ -160,8 +168,12 @@ _NAMES = {
     "lxt_fx.faithfulness.search": "tune",
     "lxt_fx.faithfulness.tuned_table": "TunedTable",
     "lxt_fx.inside.conditional": "conditional",
+    "lxt_fx.inside.corpus": "corpus",
+    "lxt_fx.inside.corpus_result": "Corpus",
+    "lxt_fx.inside.labels": "labels",
     "lxt_fx.inside.latent": "latent",
     "lxt_fx.inside.latent_result": "Latent",
+    "lxt_fx.inside.maximise": "maximise",
     "lxt_fx.inside.units": "Only",
     "lxt_fx.ledger.arrivals": "Landing",
     "lxt_fx.ledger.causes": "Cause",

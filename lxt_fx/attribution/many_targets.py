@@ -308,7 +308,7 @@ class _Saved:
     def pack(self, tensor: Tensor) -> Tensor:
         if tensor.untyped_storage().data_ptr() not in self.weights:
             self.largest = max(self.largest, tensor.numel() * tensor.element_size())
-        return tensor
+        return tensor.detach()  # an output that saves itself would never be freed where no backward goes through it
 
     def chunk(self, device: torch.device) -> int:
         largest = min(MEMORY // (ALIVE * self.largest), LARGEST_CHUNK)
