@@ -22,6 +22,7 @@ from lxt_fx.base.nodes import computed_from
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inside.inside_call import InsideCall, inside_call
+from lxt_fx.inside.laid_out import LaidOut, refuse_merged
 from lxt_fx.inside.units import UnitsLike, mask_of, said_of_units
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
@@ -100,10 +101,11 @@ def _conditions(given: Condition | Sequence[Condition]) -> tuple[list[Condition]
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
     """One place of a condition: its index among those of the run, and what its gradient is multiplied by, which has the
-    shape of the value or is broadcast to it."""
+    shape of the value or is broadcast to it. `layout` says which part of the value belongs to which example."""
 
     index: int
     mask: Tensor
+    layout: LaidOut
 
 
 def _way(inside: InsideCall, names: Sequence[str], condition: Condition) -> tuple[_Step, ...]:
@@ -118,7 +120,12 @@ def _way(inside: InsideCall, names: Sequence[str], condition: Condition) -> tupl
             )
         place, at = inside.places[name], index_of[name]
         value = inside.run.inside[at]
-        steps_by_name[name] = _Step(at, mask_of(units, place, value, len(inside.call.given.examples), FUNCTION))
+        layout = inside.layouts[name]
+        if layout.rows is None:
+            raise refuse_merged(place, FUNCTION)
+        axis = layout.token_axis
+        texts = None if axis is None else inside.tokens.of(place, layout.of(value).shape[axis])
+        steps_by_name[name] = _Step(at, mask_of(units, place, value, layout, texts, FUNCTION), layout)
     last_first = sorted(condition, key=lambda name: -order[inside.places[name].node])
     _check_paths(inside, last_first)
     return tuple(steps_by_name[name] for name in last_first)
@@ -195,7 +202,9 @@ def _amount(inside: InsideCall, step: _Step, flowing: Tensor) -> Tensor:
     value = inside.run.inside[step.index].detach()
     wide = torch.promote_types(value.dtype, torch.float32)
     found = flowing.to(wide) * value.to(wide) if inside.run.form == "gradient" else flowing.to(wide)
-    return found.reshape(len(inside.call.given.examples), -1).sum(1).cpu()
+    by_row = step.layout.of(found).flatten(1).sum(1)
+    assert step.layout.rows is not None, "a place whose examples cannot be told apart is refused"
+    return torch.stack([by_row[list(rows)].sum() for rows in step.layout.rows]).cpu()
 
 
 def _name_numbers(inside: InsideCall, conditions: Sequence[Condition], amounts: Tensor) -> None:
