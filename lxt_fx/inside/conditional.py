@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.attributed import gathered
-from lxt_fx.attribution.many_targets import backward
+from lxt_fx.attribution.many_targets import backward, check_chunk
 from lxt_fx.attribution.places import node_at
 from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError
@@ -70,6 +70,7 @@ def conditional(
     example; and what `latent` raises.
     """
     wanted, several = _conditions(conditions)
+    check_chunk(chunk, FUNCTION)
     with gradients_on():
         start, names = time.perf_counter(), tuple(dict.fromkeys(name for each in wanted for name in each))
         inside = inside_call(

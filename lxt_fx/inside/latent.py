@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.attributed import gathered
+from lxt_fx.attribution.many_targets import check_chunk
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.grad_mode import gradients_on
@@ -59,6 +60,7 @@ def latent(
     Raises InputError for inputs and targets that do not fit, and for a module that answers at some positions only;
     UnknownNameError for a place that there is not; NonFiniteError where relevance is NaN or infinite.
     """
+    check_chunk(chunk, FUNCTION)
     with gradients_on():
         start = time.perf_counter()
         inside = inside_call(

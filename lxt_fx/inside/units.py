@@ -78,11 +78,15 @@ def mask_of(
             )
         columns = [range(whole.shape[at])] if texts is None else [text.columns for text in texts]
         chosen = [
-            [own[index] for index in units_of(only.positions, len(own), place.name, function, "position")]
-            for own in columns
+            [own[index] for index in units_of(only.positions, len(own), _named(place, row, columns), function, "position")]
+            for row, own in enumerate(columns)
         ]
         mask = mask * _one_at(whole, at, chosen)
     return laid.back(mask, value.shape)
+
+
+def _named(place: InsidePlace, row: int, rows: Sequence[object]) -> str:
+    return place.name if len(rows) == 1 else f"{place.name}, for text {row} of the batch,"
 
 
 def _one_at(value: Tensor, axis: int, indices: Sequence[Sequence[int]]) -> Tensor:
