@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -27,7 +27,10 @@ from lxt_fx.inside.units import UnitsLike, mask_of, said_of_units
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
 from lxt_fx.tasks.explain import explanations_from
+from lxt_fx.tasks.explained_call import ExplainedCall
+from lxt_fx.tasks.forced import ForcedNumbers
 from lxt_fx.tasks.task import Number
+from lxt_fx.tasks.task_numbers import TaskNumbers
 
 FUNCTION = "conditional"
 
@@ -78,13 +81,15 @@ def conditional(
         )
         if inside.targets > 1:
             raise InputError(f"{FUNCTION}: several targets for one example; give one, and as many conditions as you like")
+        _check_causal(inside, start)
         ways = [_way(inside, names, each) for each in wanted]
         amounts: list[Tensor] = []
         values = torch.zeros(len(ways), len(inside.call.given.examples))
         chunks = _relevance(inside, ways, amounts, chunk)
         attributed = gathered(inside.leaves, inside.call.numbers, chunks, values, FUNCTION, start)
-        _name_numbers(inside, wanted, torch.cat(amounts))
-        found = explanations_from(inside.call, inside.leaves, attributed, several=several)
+        found = explanations_from(
+            _through_units(inside, wanted, torch.cat(amounts)), inside.leaves, attributed, several=several
+        )
         return Explanations(found) if inside.call.given.batched else found[0]
 
 
@@ -130,6 +135,15 @@ def _way(inside: InsideCall, names: Sequence[str], condition: Condition) -> tupl
     last_first = sorted(condition, key=lambda name: -order[inside.places[name].node])
     _check_paths(inside, last_first)
     return tuple(steps_by_name[name] for name in last_first)
+
+
+def _check_causal(inside: InsideCall, start: float) -> None:
+    """Raises InputError where a name of several tokens is explained and the model looks ahead, as `explain` does."""
+    numbers, run, leaves = inside.call.numbers, inside.run, list(inside.leaves.leaves.values())
+    if isinstance(numbers, ForcedNumbers):
+        found = run.gradients(leaves, 0, len(run.values), last=False)
+        relevance = [leaf.detach() * each if run.form == "gradient" else each for leaf, each in zip(leaves, found, strict=True)]
+        numbers.check_causal(gathered(inside.leaves, numbers, [relevance], run.values, FUNCTION, start).relevance)
 
 
 def _relevance(
@@ -208,15 +222,14 @@ def _amount(inside: InsideCall, step: _Step, flowing: Tensor) -> Tensor:
     return torch.stack([by_row[list(rows)].sum() for rows in step.layout.rows]).cpu()
 
 
-def _name_numbers(inside: InsideCall, conditions: Sequence[Condition], amounts: Tensor) -> None:
-    """The explained numbers are what flows through the units of each condition."""
-    numbers = inside.call.numbers
-    numbers.numbers = [
+def _through_units(inside: InsideCall, conditions: Sequence[Condition], amounts: Tensor) -> ExplainedCall:
+    """The call with other explained numbers: what flows through the units of each condition."""
+    call = inside.call
+    numbers = [
         [
             Number(amount, f"{of_whole[0].said}, through {said_of_units(each)}", said_of_units(each))
             for each, amount in zip(conditions, amounts[:, example], strict=True)
         ]
-        for example, of_whole in enumerate(numbers.numbers)
+        for example, of_whole in enumerate(call.numbers.numbers)
     ]
-
-
+    return replace(call, numbers=TaskNumbers(None, (), call.given.examples, call.context, call.apart, numbers))

@@ -69,7 +69,7 @@ def latent(
         found: list[list[Tensor]] = [[] for _ in inside.places]
         chunks = _at_leaves(inside, found, chunk)
         attributed = gathered(inside.leaves, inside.call.numbers, chunks, inside.run.values, FUNCTION, start)
-        relevance = [torch.cat(parts) for parts in found]
+        relevance = [torch.cat(parts)[: inside.targets] for parts in found]  # behind them may come one for a check
         if not is_finite(relevance):
             numbers, said = inside.call.numbers, f"{FUNCTION}: an explained number, or its relevance at a place,"
             raise_non_finite(inside.leaves.module, inside.leaves.bound, lambda out: numbers.totals(out)[0].sum(), said)
