@@ -51,8 +51,8 @@ class LatentValue:
         return self.layout.unit_axis
 
     def rows(self, example: int) -> list[int]:
-        """The entries of the batch that an example has: one, for a pair of texts two. Raises InputError where the graph does
-        not say which part of the value belongs to which example."""
+        """The entries of the batch that an example has: one, for a pair of texts two. Raises InputError where the graph
+        does not say which part of the value belongs to which example."""
         if self.layout.rows is None:
             raise refuse_merged(self.place, "latent")
         return list(self.layout.rows[example])
@@ -191,7 +191,7 @@ class Latent(Mapping[str, LatentValue]):
 
     def heads(self, places: str = "attention.*.heads", target: int = 0, example: int = 0) -> Tensor:
         """The relevance of each head, [layers, heads]: what it gave, summed over tokens and size. A layer with fewer heads
-        has NaN behind them. Raises UnknownNameError if no such place was asked for, and InputError for one without heads."""
+        has NaN behind them. Raises UnknownNameError if no such place was asked for, InputError for one without heads."""
         found, at = [], self._example(example)
         for name in self.fitting(places):
             if "heads" not in self[name].axes:

@@ -1,0 +1,323 @@
+"""Places, latent and conditional relevance where models and inputs are unlike a plain decoder's: examples that do not
+come first, or in one dimension with tokens or heads; padding; pairs; names of several tokens; caches; wrong arguments."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from functools import lru_cache
+from typing import Any
+
+import numpy
+import pytest
+import tiny
+import tiny_text
+import torch
+import transformers as hf
+from ids_models import SEQ2SEQ
+from shared_captures import explained, one_worker
+from test_latent import close
+from torch import Tensor, nn
+
+import lxt_fx
+from lxt_fx import Only
+from lxt_fx.attribution import tapped as tapped_places
+
+IDS = torch.tensor([[3, 7, 9, 4, 11], [5, 6, 2, 8, 12]])
+
+
+class TokensFirst(nn.Module):
+    """The encoder of plain PyTorch, which computes [tokens, batch, hidden], and its attention [tokens * batch, hidden]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.look_up = nn.Embedding(64, 32)
+        layer = nn.TransformerEncoderLayer(32, 4, 48, dropout=0.0)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.head = nn.Linear(32, 64)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.encoder(self.look_up(input_ids).transpose(0, 1)).mean(0))
+
+
+def xlnet() -> nn.Module:
+    config = hf.XLNetConfig(vocab_size=64, d_model=32, n_layer=1, n_head=4, d_inner=48, num_labels=64)
+    return tiny._made(hf.XLNetForSequenceClassification, config, "eager")
+
+
+def bloom() -> nn.Module:
+    config = hf.BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4)
+    return tiny._made(hf.BloomForCausalLM, config, "eager")
+
+
+TURNED = ("tokens", "batch", "hidden")
+
+KINDS: dict[str, Any] = {
+    "tokens first": (TokensFirst, {"residual.1": TURNED, "attention.0.output": ("tokens", "hidden")}),
+    "xlnet": (xlnet, {"attention.0.heads": ("tokens", "batch", "heads", "size"), "mlp.0.output": TURNED}),
+    "bloom": (bloom, {"attention.0.heads": ("heads", "tokens", "size"), "residual.0": ("batch", "tokens", "hidden")}),
+}
+
+
+@lru_cache(maxsize=8)
+def made(kind: str) -> lxt_fx.Explained:
+    return lxt_fx.transform(KINDS[kind][0]().double().eval(), (IDS,))
+
+
+def one(example: int) -> dict[str, Tensor]:
+    return {"input_ids": IDS[example : example + 1]}
+
+
+def values(found: Any) -> list[list[float]]:
+    several = found if isinstance(found, lxt_fx.Explanations) else [found]
+    return [[number.value for number in each.numbers] for each in several]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_axes_are_those_that_the_model_has(kind: str) -> None:
+    places = lxt_fx.places(made(kind))
+    assert {name: places[name].axes for name in KINDS[kind][1]} == KINDS[kind][1]
+
+
+def test_the_order_in_a_merged_dimension_is_read_from_the_graph() -> None:
+    outer = {kind: lxt_fx.places(made(kind)) for kind in ("tokens first", "bloom")}
+    assert [name for name, _ in outer["tokens first"]["attention.0.output"].merged] == ["tokens", "batch"]
+    assert [name for name, _ in outer["bloom"]["attention.0.heads"].merged] == ["batch", "heads"]
+    assert outer["bloom"]["attention.0.heads"].merged[1] == ("heads", "4")
+    gpt2 = lxt_fx.places(explained("gpt2"))["mlp.0.neurons"]
+    assert gpt2.axes == ("tokens", "neurons") and [name for name, _ in gpt2.merged] == ["batch", "tokens"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_example_of_a_batch_has_at_each_place_what_it_has_alone(kind: str) -> None:
+    module = made(kind)
+    places = [place for place in lxt_fx.places(module) if place != "logits"]
+    both = lxt_fx.latent(module, {"input_ids": IDS}, 3, places)
+    for example in range(2):
+        alone = lxt_fx.latent(module, one(example), 3, places)
+        for place in places:
+            assert both[place].axes == alone[place].axes and both[place].axes[0] == "batch"
+            close(both.relevance[place][example], alone.relevance[place][0], 1e-6)  # norms in float32
+            close(both.activation[place][example], alone.activation[place][0], 1e-6)
+            assert both.total(place, example=example) == pytest.approx(alone.total(place), rel=1e-5, abs=1e-9)
+        close(both.heads(example=example), alone.heads(), 1e-6)
+        assert both.heads().shape == (1, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_condition_means_the_same_units_and_positions_in_a_batch_as_alone(kind: str) -> None:
+    module = made(kind)
+    conditions: list[Any] = [
+        {"attention.0.heads": 1},
+        {"attention.0.output": Only(7, positions=1)},
+        {"mlp.0.neurons": Only(None, positions=[-1, 0])},
+        {"attention.0.heads": Only([2, 3], positions=2), "residual.0": 5},
+    ]
+    both = lxt_fx.conditional(module, {"input_ids": IDS}, conditions, 3)
+    for example in range(2):
+        alone = lxt_fx.conditional(module, one(example), conditions, 3)
+        close(both[example].parts[0].values, alone.parts[0].values, 1e-6)
+        assert values(both[example])[0] == pytest.approx(values(alone)[0], rel=1e-5, abs=1e-9)
+        heads = lxt_fx.latent(module, one(example), 3).heads()[0]
+        assert values(alone)[0][0] == pytest.approx(float(heads[1]), rel=1e-5)
+
+
+def test_a_node_whose_first_dimension_is_merged_is_read_by_example() -> None:
+    module = explained("gpt2", torch.float64)
+    node = lxt_fx.places(module)["attention.0.output"].node
+    found = lxt_fx.latent(module, {"input_ids": IDS}, 3, [f"%{node}", "attention.0.output"])
+    assert found[f"%{node}"].axes == ("batch", "tokens", "units")
+    for example in range(2):
+        assert found.total(f"%{node}", example=example) == found.total("attention.0.output", example=example)
+    assert len(found.to_dataframe(f"%{node}")) == 2 * 32
+
+
+@one_worker("llama")
+@pytest.mark.parametrize("columns", [[2, 3], [0, 1]], ids=["left", "right"])
+def test_positions_are_those_of_each_text_without_padding(columns: list[int]) -> None:
+    module = explained("llama", torch.float64)
+    ids, mask = torch.zeros(2, 4, dtype=torch.long), torch.zeros(2, 4, dtype=torch.long)
+    ids[0], mask[0] = torch.tensor([3, 7, 9, 4]), 1
+    ids[1, columns], mask[1, columns] = torch.tensor([5, 6]), 1
+    padded = {"input_ids": ids, "attention_mask": mask}
+    for position in (0, 1, -1):
+        condition = {"mlp.0.neurons": Only(None, positions=position)}
+        both, alone = (
+            lxt_fx.conditional(module, given, condition, 3) for given in (padded, {"input_ids": torch.tensor([[5, 6]])})
+        )
+        assert values(both)[1] == pytest.approx(values(alone)[0], rel=1e-6)
+    with pytest.raises(lxt_fx.InputError, match="for text 1 of the batch, has no position 2; it has 2"):
+        lxt_fx.conditional(module, padded, {"mlp.0.neurons": Only(None, positions=2)}, 3)
+    found = lxt_fx.latent(module, padded, 3, "mlp.0.neurons").to_dataframe("mlp.0.neurons", "token")
+    assert list(found[found["example"] == 1]["position"]) == [0, 1]
+
+
+def test_a_pair_of_texts_has_both_of_them() -> None:
+    tokenizer = tiny_text.word_tokenizer()
+    module = lxt_fx.transform(tiny_text.bert("bare", len(tokenizer)).double())
+    pairs = [("The capital of France", "London is play"), ("Rome", "Paris is London play")]
+    both = lxt_fx.latent(module, pairs, None, ["residual.1", "attention.*.heads", "mlp.*.neurons"], processor=tokenizer)
+    for index, pair in enumerate(pairs):
+        alone = lxt_fx.latent(module, pair, None, ["residual.1"], processor=tokenizer)
+        assert alone.total("residual.1") == pytest.approx(float(alone["residual.1"].relevance.sum()))
+        assert both.total("residual.1", example=index) == pytest.approx(alone.total("residual.1"))
+        through = lxt_fx.conditional(module, pair, {"residual.1": None}, processor=tokenizer)
+        assert values(through)[0][0] == pytest.approx(alone.total("residual.1"), rel=1e-6)
+        tokens = [token.strip() for part in through.parts for token in part.reading.tokens]
+        frame = both.to_dataframe("residual.1", "token")
+        assert [token.strip() for token in frame[frame["example"] == index]["token"]] == tokens
+        close(both.heads(example=index)[0], both["attention.0.heads"].by_unit()[0, 2 * index : 2 * index + 2].sum(0))
+        units = both["mlp.0.neurons"].by_unit()[0, 2 * index : 2 * index + 2].sum(0)
+        (best,) = both.top(1, example=index).found
+        assert (best.unit, best.relevance) == (int(units.argmax()), pytest.approx(float(units.max())))
+        assert best.token.strip() == tokens[best.position] or best.position < len(pairs[index][1].split()) + 2
+
+
+def test_the_tokens_of_a_place_are_those_that_it_reads() -> None:
+    """Where both texts are equally long, the sizes of the graph tell them apart, also for a module."""
+    config = hf.BartConfig(**{**SEQ2SEQ, "encoder_layers": 1, "decoder_layers": 1})
+    model = tiny._made(hf.BartForConditionalGeneration, config, "sdpa")
+    inputs = {"input_ids": torch.tensor([[30, 31, 32]]), "decoder_input_ids": torch.tensor([[2, 40, 41]])}
+    places = ["encoder.mlp.0.neurons", "mlp.0.neurons", "cross_attention.0.keys", "cross_attention.0.queries"]
+    paths = ["model.encoder.layers.0", "model.decoder.layers.0"]
+    found = lxt_fx.latent(model, inputs, 3, places + paths)
+    last = {place: value.tokens[0][-1].strip() for place, value in found.items()}
+    assert list(last.values()) == ["32", "41", "32", "41", "32", "41"], last
+
+
+def test_a_name_of_several_tokens_has_one_number_and_its_conditions() -> None:
+    tokenizer = tiny_text.byte_tokenizer()
+    module = lxt_fx.transform(tiny_text.llama(len(tokenizer)))
+    asked: Any = (["The capital of France is", "Paris"], " Paris London")
+    found = lxt_fx.latent(module, *asked, "residual.1", processor=tokenizer)
+    assert found["residual.1"].relevance.shape[0] == 1
+    assert set(found.to_dataframe("residual.1")["target"]) == {0}
+    through = lxt_fx.conditional(module, asked[0], {"residual.1": None}, asked[1], processor=tokenizer)
+    whole = lxt_fx.explain(module, tokenizer, *asked)
+    for index in range(2):
+        close(through[index].parts[0].values, whole[index].parts[0].values, 1e-5)
+        assert values(through)[index][0] == pytest.approx(found.total("residual.1", example=index), rel=1e-4)
+        assert through[index].numbers[0].said.startswith("log-probability of ' Paris' + ' London'")
+
+
+class LooksAhead(nn.Module):
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.head = nn.Embedding(count, 8), nn.Linear(8, count)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embedding
+
+    def forward(self, inputs_embeds: Tensor) -> Tensor:
+        return self.head(inputs_embeds + inputs_embeds.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("form", ["gradient", "explicit"])
+def test_a_name_of_several_tokens_is_refused_where_the_model_looks_ahead(form: Any) -> None:
+    tokenizer = tiny_text.byte_tokenizer()
+    model = LooksAhead(len(tokenizer))
+    module = lxt_fx.transform(model, (), {"inputs_embeds": torch.randn(1, 4, 8)}, form=form)
+    with pytest.raises(lxt_fx.InputError, match="^conditional: LooksAhead looks ahead"):
+        lxt_fx.conditional(module, "The capital", {"logits": None}, " Paris London", processor=tokenizer)
+
+
+def test_a_model_without_values_is_refused() -> None:
+    with torch.device("meta"):
+        model = tiny.llama().eval()
+    for call in (lxt_fx.latent, lambda *given: lxt_fx.conditional(given[0], given[1], {"mlp.0.neurons": 1}, given[2])):
+        with pytest.raises(lxt_fx.InputError, match="LlamaForCausalLM is on the meta device"):
+            call(model, one(0), 3)
+
+
+@one_worker("llama")
+def test_a_module_is_freed_with_what_was_made_of_it() -> None:
+    def used() -> list[weakref.ref[Any]]:
+        module = explained("llama")
+        lxt_fx.latent(module, one(0), 3, "mlp.0.neurons")
+        lxt_fx.conditional(module, one(0), {"mlp.0.neurons": 1}, 3)
+        return [weakref.ref(each) for each in (module, module.fused, module.graph)]
+
+    found = used()
+    gc.collect()
+    gc.collect()  # the first one frees the module, and with it the entry of the cache
+    assert [each() for each in found] == [None] * 3
+
+
+@one_worker("llama")
+def test_tapped_graphs_are_made_once_and_again_when_a_tensor_was_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, made_of = explained("llama"), []
+    original = tapped_places._tapped
+    monkeypatch.setattr(tapped_places, "_tapped", lambda *given: made_of.append(tuple(given[1])) or original(*given))
+    asked = [f"residual.{layer}" for layer in range(3)] + ["mlp.0.neurons", "mlp.1.neurons"]
+    first = lxt_fx.latent(module, one(0), 3, asked[0]).total(asked[0])
+    again = lxt_fx.latent(module, one(0), 3, asked[0]).total(asked[0])
+    assert len(made_of) == 1 and first == again
+    lxt_fx.latent(module, one(0), 3, "%" + lxt_fx.places(module)[asked[0]].node)
+    assert len(made_of) == 1  # the same node under another name
+    for place in asked[1:]:
+        lxt_fx.latent(module, one(0), 3, place)
+    lxt_fx.latent(module, one(0), 3, asked[0])
+    assert len(made_of) == len(asked) + 1  # the oldest one was dropped
+    assert len(tapped_places._MADE[module]) == tapped_places.MOST
+    tapped = tapped_places._MADE[module][next(iter(tapped_places._MADE[module]))]
+    assert tapped.is_of(module) and not tapped.is_of(explained("llama"))
+    name = next(name for name, tensor in tapped._shared.items() if isinstance(tensor, nn.Parameter))
+    owner, _, own_name = name.rpartition(".")
+    setattr(module.get_submodule(owner), own_name, nn.Parameter(tapped._shared[name].detach().clone()))
+    assert not tapped.is_of(module)
+
+
+@one_worker("llama")
+@pytest.mark.parametrize("chunk", [0, -1, 1.5, True, "2"])
+def test_a_chunk_that_is_no_count_is_refused(chunk: Any) -> None:
+    module = explained("llama")
+    for call in (
+        lambda: lxt_fx.latent(module, one(0), 3, "mlp.0.neurons", chunk=chunk),
+        lambda: lxt_fx.conditional(module, one(0), {"mlp.0.neurons": 1}, 3, chunk=chunk),
+        lambda: lxt_fx.explain(module, None, one(0), 3, chunk=chunk),
+        lambda: lxt_fx.relevance_of(module, one(0), [3], chunk=chunk),
+    ):
+        with pytest.raises(lxt_fx.InputError, match="chunk must be a whole number of at least 1"):
+            call()
+
+
+@one_worker("llama")
+def test_wrong_arguments_of_a_latent_result_are_refused() -> None:
+    found = lxt_fx.latent(explained("llama"), {"input_ids": IDS}, 3)
+    for call, said in (
+        (lambda: found.top(0), "k must be"),
+        (lambda: found.top(True), "k must be"),
+        (lambda: found.top(2.5), "k must be"),  # type: ignore[arg-type]
+        (lambda: found.top(example=None), "example must be a whole number"),  # type: ignore[arg-type]
+        (lambda: found.total("residual.1", target=1.5), "target must be a whole number"),  # type: ignore[arg-type]
+        (lambda: found.total("residual.1", example=2), "no example 2; there are 2"),
+        (lambda: found.heads("residual.*"), "none of them is of heads"),
+        (lambda: found.to_dataframe(by=["unit"]), "by must be one of"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(lxt_fx.InputError, match=said):
+            call()
+    assert found.total("residual.1", example=-1) == found.total("residual.1", example=numpy.int64(1))
+
+
+@one_worker("llama")
+def test_the_largest_activation_is_shown_with_its_own_token() -> None:
+    found = lxt_fx.latent(explained("llama", torch.float64), {"input_ids": IDS}, 3, "mlp.*.neurons")
+    for unit in found.top(40, by="activation").found:
+        value = found.activation[unit.place][0, :, unit.unit]
+        assert (unit.activation, unit.position) == (float(value.max()), int(value.argmax()))
+
+
+@one_worker("llama")
+def test_units_are_taken_as_numbers_of_numpy_and_torch() -> None:
+    module = explained("llama", torch.float64)
+
+    def amount(units: Any) -> float:
+        return values(lxt_fx.conditional(module, one(0), {"mlp.0.neurons": units}, 3))[0][0]
+
+    for units in (numpy.array([3, 5]), torch.tensor([3, -43]), range(3, 6, 2), (numpy.int64(3), torch.tensor(5))):
+        assert amount(units) == amount([3, 5])
+    for units in ("3", {3}, slice(3, 5), numpy.array([True, False]), [[3]]):
+        with pytest.raises(lxt_fx.InputError, match="is an index"):
+            amount(units)
