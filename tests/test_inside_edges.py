@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import weakref
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 import lxt_fx
 from lxt_fx import Only
 from lxt_fx.attribution import tapped as tapped_places
+from lxt_fx.attribution.places import InsidePlace
+from lxt_fx.inputs.given import Example
+from lxt_fx.inside.laid_out import laid_out
 
 IDS = torch.tensor([[3, 7, 9, 4, 11], [5, 6, 2, 8, 12]])
 
@@ -321,3 +325,70 @@ def test_units_are_taken_as_numbers_of_numpy_and_torch() -> None:
     for units in ("3", {3}, slice(3, 5), numpy.array([True, False]), [[3]]):
         with pytest.raises(lxt_fx.InputError, match="is an index"):
             amount(units)
+
+
+def put(**within: Any) -> Example:
+    return Example(tuple(SimpleNamespace(leaf=leaf, within=each) for leaf, each in within.items()))  # type: ignore[arg-type]
+
+
+def test_the_entries_of_each_example_are_those_of_the_inputs_that_have_as_many() -> None:
+    place = InsidePlace("x", "x", ("s1", "s2", "8"), ("batch", "tokens", "units"), "")
+    examples = [put(ids=0, pixels=slice(0, 3)), put(ids=1, pixels=slice(3, 4))]
+    batches = {"ids": 2, "pixels": 4, "other": 2}
+    for count, rows in ((2, ((0,), (1,))), (4, ((0, 1, 2), (3,))), (3, None)):
+        assert laid_out(place, torch.zeros(count, 5, 8), examples, batches).rows == rows
+    even = [put(ids=0, pixels=slice(0, 1)), put(ids=1, pixels=slice(1, 4))]
+    assert laid_out(place, torch.zeros(4, 5, 8), even, {"ids": 2, "pixels": 4}).rows == ((0,), (1, 2, 3))
+    crossed = [put(ids=0, pixels=1), put(ids=1, pixels=0)]
+    assert laid_out(place, torch.zeros(2, 5, 8), crossed, {"ids": 2, "pixels": 2}).rows is None  # they do not agree
+    assert laid_out(place, torch.zeros(3, 5, 8), examples[:1], batches).rows == ((0, 1, 2),)
+
+
+def test_a_value_without_a_known_place_for_each_example_belongs_to_a_single_one() -> None:
+    place = InsidePlace("x", "x", ("s1*s2", "8"), ("tokens", "units"), "")
+    one_example, two = [put(ids=0)], [put(ids=0), put(ids=1)]
+    assert laid_out(place, torch.zeros(5, 8), one_example, {"ids": 1}).rows == ((0,),)
+    assert laid_out(place, torch.zeros(10, 8), two, {"ids": 2}).rows is None
+
+
+@pytest.mark.parametrize("names", [("batch", "tokens"), ("tokens", "batch")])
+def test_a_merged_dimension_comes_apart_and_goes_together_again(names: tuple[str, str]) -> None:
+    sizes = {"batch": 2, "tokens": 5}
+    merged = tuple((name, {"batch": "s1", "tokens": "s2"}[name]) for name in names)
+    place = InsidePlace("x", "x", ("s1*s2", "3"), ("tokens", "units"), "", merged)
+    value = torch.arange(30.0).reshape(*(sizes[name] for name in names), 3)
+    layout = laid_out(place, value.flatten(0, 1), [put(ids=0), put(ids=1)], {"ids": 2})
+    expected = value if names[0] == "batch" else value.transpose(0, 1)
+    assert layout.axes == ("batch", "tokens", "units")
+    assert torch.equal(layout.of(value.flatten(0, 1)), expected)
+    assert torch.equal(layout.of(value.flatten(0, 1)[None], 1)[0], expected)
+    assert torch.equal(layout.back(expected, (10, 3)), value.flatten(0, 1))
+    mask = layout.back(torch.tensor([1.0, 0.0]).reshape(2, 1, 1), (10, 3))
+    assert torch.equal((mask * value.flatten(0, 1)).sum(), expected[0].sum())
+
+
+def test_examples_that_share_an_input_are_refused() -> None:
+    parts = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    text = {**parts, "vocab_size": 64, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2}
+    config = hf.CLIPConfig(text_config=text, vision_config={**parts, "image_size": 8, "patch_size": 4}, projection_dim=16)
+    model = tiny._made(hf.CLIPModel, config, "sdpa")
+    inputs = {"input_ids": torch.tensor([[3, 7, 9, 4, 2]]), "pixel_values": torch.randn(2, 3, 8, 8)}
+    with pytest.raises(lxt_fx.InputError, match="examples of this batch share inputs"):
+        lxt_fx.latent(model, inputs, None, "residual.1")
+    inputs["pixel_values"] = inputs["pixel_values"][:1]
+    found = lxt_fx.latent(model, inputs, None, ["text_model.encoder.layers.0", "vision_model.encoder.layers.0"])
+    assert [len(value.tokens) for value in found.values()] == [1, 0]  # as many patches as tokens, and they are no text
+
+
+@one_worker("llama")
+def test_ledger_at_a_leaf_and_at_a_module_and_behind_it() -> None:
+    module = explained("llama", torch.float64)
+    inputs = {"inputs_embeds": torch.randn(2, 4, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))}
+    ledger = lxt_fx.audit(module, inputs, lambda output: output.logits[:, -1, 1])
+    found = lxt_fx.latent(module, inputs, lambda output: output.logits[:, -1, 1], ["residual.0", "model.layers.0"])
+    for place in found:
+        close(ledger.at(place), found.relevance[place].sum((1, 2)), 1e-6)
+    close(ledger.at("model.layers.0"), ledger.at("residual.1"))
+    for unknown in ("%nothing", "nothing", lxt_fx.places(module)["mlp.0.neurons"].node):
+        with pytest.raises(lxt_fx.UnknownNameError, match="relevance reached no place called"):
+            ledger.at(unknown)
