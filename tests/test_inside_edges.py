@@ -392,3 +392,56 @@ def test_ledger_at_a_leaf_and_at_a_module_and_behind_it() -> None:
     for unknown in ("%nothing", "nothing", lxt_fx.places(module)["mlp.0.neurons"].node):
         with pytest.raises(lxt_fx.UnknownNameError, match="relevance reached no place called"):
             ledger.at(unknown)
+
+
+@one_worker("llama")
+@pytest.mark.parametrize("by", ["relevance", "absolute", "activation"])
+def test_top_heads_and_neurons_are_those_of_the_tensors(by: str) -> None:
+    module = explained("llama", torch.float64)
+    found = lxt_fx.latent(module, {"input_ids": IDS}, 3)
+    for places, count in (("attention.*.heads", 8), ("mlp.*.neurons", 96)):
+        top = found.top(count, places, example=1, by=by)
+        assert [(unit.place, unit.unit) for unit in top.found] and sum(map(len, top.values())) == len(top.found) == count
+        scores = []
+        for unit in top.found:
+            relevance, activation = (each[unit.place][1] for each in (found.relevance, found.activation))
+            if places.startswith("attention"):  # [heads, tokens, size]
+                relevance, activation = relevance[unit.unit].sum(-1), activation[unit.unit].norm(dim=-1)
+            else:
+                relevance, activation = relevance[:, unit.unit], activation[:, unit.unit]
+            at = int((activation if by == "activation" else relevance.abs()).argmax())
+            assert (unit.position, unit.token) == (at, found.explanations[1].tokens[at])
+            assert (unit.relevance, unit.activation) == pytest.approx((float(relevance.sum()), float(activation[at])))
+            whole = relevance.sum()
+            scores.append(float({"relevance": whole, "absolute": whole.abs(), "activation": activation.max()}[by]))
+        assert scores == sorted(scores, reverse=True)
+        assert all(unit.unit in top[unit.place] for unit in top.found)
+
+
+@one_worker("llama")
+def test_lines_of_heads_are_those_of_the_tensors() -> None:
+    found = lxt_fx.latent(explained("llama", torch.float64), {"input_ids": IDS}, [[3, 5]] * 2, "attention.*.heads")
+    frame = found.to_dataframe("*", "value")
+    assert len(frame) == 2 * 2 * 2 * 5 * 4 and set(frame["layer"]) == {0, 1}
+    relevance, activation = found.relevance["attention.1.heads"], found.activation["attention.1.heads"]
+    for line in frame[frame["place"] == "attention.1.heads"].itertuples():
+        value = relevance[line.target, line.example, line.unit, line.position]
+        norm = activation[line.example, line.unit, line.position].norm()
+        assert (line.relevance, line.activation) == pytest.approx((float(value.sum()), float(norm)))
+        assert line.token == found.explanations[line.example].tokens[line.position]
+
+
+@one_worker("llama")
+def test_the_amounts_of_a_chain_are_those_at_its_last_place() -> None:
+    module = explained("llama", torch.float64)
+    chain = {"mlp.1.neurons": [3, 4], "residual.1": None, "mlp.0.neurons": [7, 8, 9]}
+    for chunk in (1, None):
+        both = lxt_fx.conditional(module, {"input_ids": IDS}, [chain, {"residual.1": 3}, chain], 3, chunk=chunk)
+        for example in range(2):
+            first, other, again = values(both[example])[0]
+            assert first == again == pytest.approx(values(lxt_fx.conditional(module, one(example), chain, 3))[0][0], rel=1e-5)
+            parts = [{**chain, "mlp.0.neurons": unit} for unit in (7, 8, 9)]
+            apart = values(lxt_fx.conditional(module, one(example), parts, 3))[0]
+            assert first == pytest.approx(sum(apart), rel=1e-4) and first != pytest.approx(other)
+    middle = values(lxt_fx.conditional(module, one(0), {**chain, "residual.1": [0, 1]}, 3))[0][0]
+    assert middle != pytest.approx(values(both[0])[0][0])  # the place in the middle is a condition too
