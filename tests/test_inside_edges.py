@@ -439,7 +439,8 @@ def test_the_amounts_of_a_chain_are_those_at_its_last_place() -> None:
         both = lxt_fx.conditional(module, {"input_ids": IDS}, [chain, {"residual.1": 3}, chain], 3, chunk=chunk)
         for example in range(2):
             first, other, again = values(both[example])[0]
-            assert first == again == pytest.approx(values(lxt_fx.conditional(module, one(example), chain, 3))[0][0], rel=1e-5)
+            alone = values(lxt_fx.conditional(module, one(example), chain, 3))[0][0]
+            assert first == again == pytest.approx(alone, rel=1e-5)
             parts = [{**chain, "mlp.0.neurons": unit} for unit in (7, 8, 9)]
             apart = values(lxt_fx.conditional(module, one(example), parts, 3))[0]
             assert first == pytest.approx(sum(apart), rel=1e-4) and first != pytest.approx(other)
