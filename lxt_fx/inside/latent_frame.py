@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.inside.latent_result import Latent, LatentValue
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from lxt_fx.inside.latent_result import Latent, LatentValue
 
 COLUMNS = ("target", "example", "place", "layer", "position", "token", "unit", "activation", "relevance")
 
