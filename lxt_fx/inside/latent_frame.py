@@ -19,8 +19,8 @@ COLUMNS = ("target", "example", "place", "layer", "position", "token", "unit", "
 
 def latent_frame(values: Mapping[str, LatentValue], examples: int, by: str) -> DataFrame:
     """The lines for these places of a call with so many `examples`, by `unit`, `token` or `value`. `layer` is the first
-    number in the name of a place, -1 if it has none. Padding has no lines. Raises InputError for another `by`, and if pandas
-    is not installed."""
+    number in the name of a place, -1 if it has none. Padding has no lines. Raises InputError for another `by`, or without
+    pandas."""
     try:
         import pandas
     except ImportError as error:
