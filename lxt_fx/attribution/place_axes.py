@@ -1,5 +1,5 @@
-"""Analysis: what each dimension of a value inside a model holds. It is read from sizes and from how the graph moves them, since
-models put examples and tokens in any order, or both in one dimension."""
+"""Analysis: what each dimension of a value inside a model holds. It is read from sizes and from how the graph moves them,
+since models put examples and tokens in any order, or both in one dimension."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ BATCH, TOKENS = "batch", "tokens"
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """One name for each dimension of a value. `merged` are the two that its first dimension holds, the outer one first, with
-    their sizes as text; empty if it holds one, or if the graph does not say in which order."""
+    """One name for each dimension of a value. `merged` are the two that its first dimension holds, the outer one first,
+    with their sizes as text; empty if it holds one, or if the graph does not say in which order."""
 
     names: tuple[str, ...]
     merged: tuple[tuple[str, str], ...] = ()
