@@ -14,7 +14,8 @@ from rich.text import Text
 from torch import nn
 from torch.fx import Node
 
-from lxt_fx.attribution.standard_places import AXES, kind_of, standard_places
+from lxt_fx.attribution.place_axes import axes_of, unnamed
+from lxt_fx.attribution.standard_places import kind_of, standard_places
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.base.nodes import module_path, written_shape
 from lxt_fx.compiler.explained import Explained, check_explained
@@ -74,14 +75,17 @@ def places(explained: nn.Module) -> Places:
     | `attention.i.heads` | batch, heads, tokens, size | what each head gives, before the output projection |
     | `attention.i.output` | batch, tokens, hidden | what the output projection gives |
     | `mlp.i.neurons` | batch, tokens, neurons | what the down projection reads |
-    | `mlp.i.output` | batch, tokens, hidden | what it gives |
-    | `experts.i.weights` | batch, tokens, experts | the weights of a router |
+    | `mlp.i.output` | batch, tokens, hidden | what it gives, with experts the sum of theirs |
+    | `experts.i.weights` | batch, tokens, experts | the weights of all experts, of which a router chooses some |
+    | `mixer.i.output` | batch, tokens, hidden | what mixes tokens in another way gives: a recurrence, a convolution |
     | `logits` | batch, positions, entries | |
 
     `cross_attention.i...` reads another stream. The places of an encoder that is attended to are called `encoder...`, those
     of any other stream have the name of its leaf first (`pixel_values.residual.0`). Several of a kind in one layer are
-    numbered: `mlp.3.1.neurons`. `watch`, `latent`, `conditional`, `steer`, `splice`, `corpus` and `Ledger.at` take these
-    names, with `*` for any part between two dots, and besides them module paths and `%node`.
+    numbered: `mlp.3.1.neurons`. Values with other axes say so: `batch*heads` for heads and examples in one dimension,
+    `entries` for the tokens of all experts one after another, `dim0` where sizes do not tell what a dimension is. `watch`,
+    `latent`, `conditional`, `steer`, `splice`, `corpus` and `Ledger.at` take these names, with `*` for any part between two
+    dots, and besides them module paths and `%node`.
 
     Raises InputError for a model that was not transformed.
     """
@@ -89,7 +93,7 @@ def places(explained: nn.Module) -> Places:
     values, by_name = module._values(), _nodes_by_name(module)
     found = {name: by_name[node] for name, node in standard_places(module).items() if node in by_name}
     carrying = {name: node for name, node in found.items() if values.carries(node)}
-    return Places({name: _place(name, node) for name, node in carrying.items()}, module.record.model_class)
+    return Places({name: _place(module, name, node) for name, node in carrying.items()}, module.record.model_class)
 
 
 def places_at(explained: Explained, asked: str | Sequence[str], function: str) -> dict[str, InsidePlace]:
@@ -105,7 +109,7 @@ def places_at(explained: Explained, asked: str | Sequence[str], function: str) -
             raise InputError(
                 f"{function}: a place is a standard name, a module path or a %node, as text; got {name!r}"
             )
-        found |= {each: _place(each, node) for each, node in _nodes_at(explained, name, function).items()}
+        found |= {each: _place(explained, each, node) for each, node in _nodes_at(explained, name, function).items()}
     return found
 
 
@@ -192,23 +196,23 @@ def _output(values: GraphValues, path: str, calls: list[ModuleCall], function: s
     return found[0] if found else None
 
 
-def _place(name: str, node: Node) -> InsidePlace:
+def _place(explained: Explained, name: str, node: Node) -> InsidePlace:
     sizes = written_shape(node) or ()
-    return InsidePlace(name, node.name, sizes, _axes(name, len(sizes)), module_path(node))
+    return InsidePlace(name, node.name, sizes, _axes(explained, name, node, sizes), module_path(node))
 
 
-def _axes(name: str, dims: int) -> tuple[str, ...]:
-    """Names for the dimensions: those of the kind of place if it has as many, else those of a value [batch, tokens, units];
-    any others are numbered."""
-    if not name.startswith("%") and (axes := AXES.get(kind_of(name))) is not None:
-        if len(axes) == dims:
-            return axes
-        if kind_of(name) == "logits" and dims == 2:
-            return "batch", "entries"
-        if dims < len(axes):  # without a batch, or with examples and tokens in one dimension
-            return axes[len(axes) - dims :]
-    names = {1: ("units",), 2: ("batch", "units"), 3: ("batch", "tokens", "units")}
-    return names.get(dims, ("batch", *(f"dim{index}" for index in range(1, dims - 1)), "units") if dims else ())
+def _axes(explained: Explained, name: str, node: Node, sizes: tuple[str, ...]) -> tuple[str, ...]:
+    """Names for the dimensions: of a standard place by its kind and its sizes, else those of [batch, tokens, units]."""
+    standard = standard_places(explained)
+    if standard.get(name) != node.name:
+        names = {1: ("units",), 2: ("batch", "units"), 3: ("batch", "tokens", "units")}
+        return names.get(len(sizes), unnamed(sizes))
+    by_name = _nodes_by_name(explained)
+    layer = re.match(r"(.*?)(?:cross_)?(?:attention|mlp|experts|mixer)\.(\d+)\.", name)
+    before = standard.get(f"{layer[1]}residual.{layer[2]}", "") if layer else ""
+    around = written_shape(by_name[before]) if before in by_name else None
+    leaves = [written_shape(one) for one in by_name.values() if one.target == explained.record.leaves[0]]
+    return axes_of(kind_of(name), sizes, around, leaves[0] if leaves else None)
 
 
 def _by_layer(found: Mapping[str, InsidePlace]) -> dict[str, InsidePlace]:
