@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from lxt_fx.attribution.standard_axes import standard_axes, unnamed
+from lxt_fx.attribution.standard_axes import standard_axes
 from lxt_fx.attribution.standard_places import kind_of, standard_places
 from lxt_fx.base.nodes import operands, shape, written_shape
 from lxt_fx.compiler.explained import Explained
@@ -19,9 +19,6 @@ from lxt_fx.passes.positions.token_axis import Axis, Selection, expression, is_o
 
 BATCH, TOKENS = "batch", "tokens"
 HEADS = ("batch", "heads", "tokens", "size")
-
-_UNNAMED = {1: ("units",), 2: (BATCH, "units"), 3: (BATCH, TOKENS, "units")}
-"""Names for the dimensions of a value that is no standard place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ def axes_of(explained: Explained, name: str, node: Node) -> Axes:
     if known:
         both = known[0].split("*")
         return Axes(known) if len(both) == 1 else _merged(explained, (both[1], *known[1:]), node, batches)
-    names = _UNNAMED.get(len(sizes), (BATCH, *unnamed(sizes)[1:]) if sizes else ())
+    names = _names(name, len(sizes))
     if not batches or any(size in batches for size in sizes[:1]) or names[:1] in ((), ("units",)):
         return Axes(_with_tokens(explained, names, sizes) if sizes[:1] and sizes[0] in batches else names)
     at = [index for index, size in enumerate(sizes) if size in batches]
@@ -53,6 +50,15 @@ def axes_of(explained: Explained, name: str, node: Node) -> Axes:
         moved = (*rest[: at[0]], BATCH, *rest[at[0] :])
         return Axes(_with_tokens(explained, moved, sizes))
     return _merged(explained, names, node, batches)
+
+
+def _names(name: str, dims: int) -> tuple[str, ...]:
+    """Names for the dimensions where their sizes do not say what they are: by the kind of a place of heads, if it has as
+    many, else those of a value [batch, tokens, units]; any others are numbered."""
+    if dims == len(HEADS) and not name.startswith("%") and kind_of(name) in ("heads", "queries", "keys", "values"):
+        return HEADS
+    names = {1: ("units",), 2: (BATCH, "units"), 3: (BATCH, TOKENS, "units")}
+    return names.get(dims, (BATCH, *(f"dim{index}" for index in range(1, dims - 1)), "units") if dims else ())
 
 
 def _of_standard_place(explained: Explained, name: str, node: Node, sizes: Sequence[str]) -> tuple[str, ...]:

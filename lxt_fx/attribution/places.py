@@ -7,10 +7,8 @@ import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
-from rich.text import Text
 from torch import nn
 from torch.fx import Node
 
@@ -20,6 +18,9 @@ from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.base.nodes import module_path, written_shape
 from lxt_fx.compiler.explained import Explained, check_explained
 from lxt_fx.compiler.module_values import GraphValues, ModuleCall
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,14 @@ class Places(Mapping[str, InsidePlace]):
     def __repr__(self) -> str:
         return f"Places({self.model_class}, {len(self)} places)"
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich__(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table("place", "shape", "axes", "node", title=f"places of {self.model_class}", title_justify="left")
         for name, shown in _by_layer(self._places).items():
             table.add_row(name, Text(f"[{','.join(shown.shape)}]"), " ".join(_said_axes(shown)), f"%{shown.node}")
-        yield table
+        return table
 
 
 def places(explained: nn.Module) -> Places:

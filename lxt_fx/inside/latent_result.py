@@ -9,21 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, SupportsIndex
 
 import torch
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from lxt_fx.attribution.places import InsidePlace, nearest
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.inside.inside_call import InsideCall
 from lxt_fx.inside.latent_value import LatentValue
-from lxt_fx.inside.latent_view import latent_view
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.origin import ExplainedNumber
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from rich.console import RenderableType
 
 TARGETS = "targets"
 
@@ -62,12 +59,10 @@ class TopUnits(Mapping[str, tuple[int, ...]]):
     def __repr__(self) -> str:
         return f"TopUnits({self._units})"
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table("place", "unit", "relevance", "activation", "token")
-        for each in self.found:
-            numbers = str(each.unit), f"{each.relevance:+.4g}", f"{each.activation:.4g}"
-            table.add_row(each.place, *numbers, Text(f"{each.token!r} ({each.position})"))
-        yield table
+    def __rich__(self) -> RenderableType:
+        from lxt_fx.inside.latent_view import units_view
+
+        return units_view(self.found)
 
 
 class Latent(Mapping[str, LatentValue]):
@@ -175,8 +170,11 @@ class Latent(Mapping[str, LatentValue]):
         numbers = "; ".join(number.said for number in self.numbers())
         return f"Latent({numbers}, {len(self)} places)"
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from latent_view(self)
+    def __rich__(self) -> RenderableType:
+        from lxt_fx.inside.latent_view import latent_view
+
+        totals = {name: self.total(name) for name in self}
+        return latent_view(self.numbers()[0], totals, len(self.explanations), len(self.numbers()))
 
     def _target(self, target: int) -> int:
         return _index(target, len(self.numbers()), "target")
