@@ -12,7 +12,7 @@ from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Example
 from lxt_fx.inputs.places import ImagePlace, TextPlace
-from lxt_fx.inside.units import unit_axis
+from lxt_fx.inside.laid_out import unit_axis
 
 SMALLEST = 16
 """How many times coarser than its patches the positions of a vision model may lie."""
@@ -56,7 +56,7 @@ def by_token(place: InsidePlace, activation: Tensor, relevance: Tensor, batch: i
 
 def unit_count(place: InsidePlace, function: str) -> int:
     """How many units a place has. Raises InputError for a place whose number of units is free."""
-    size = place.shape[unit_axis(place)] if place.shape else ""
+    size = place.shape[unit_axis(place.axes)] if place.shape else ""
     if not size.isdigit():
         raise InputError(f"{function}: {place.name} [{','.join(place.shape)}] has no fixed number of units")
     return int(size)
