@@ -223,7 +223,7 @@ def test_a_folder_with_other_files_is_left_alone(explained: Explained, tokenizer
 
 
 def test_two_halves_merged_are_the_whole(explained: Explained, tokenizer: Any, tmp_path: Path) -> None:
-    texts: list[Any] = [*TEXTS[:9], {"other": 1}, *TEXTS[9:]]
+    texts: list[Any] = [*TEXTS[:9], {"other": 1}, *TEXTS[9:15], {"other": 2}, *TEXTS[15:]]
     whole = read(explained, tokenizer, texts, tmp_path / "whole", batch_tokens=1)
     one = read(explained, tokenizer, texts[:11], tmp_path / "one", batch_tokens=1)
     two = read(explained, tokenizer, texts[11:], tmp_path / "two", batch_tokens=1)
@@ -370,6 +370,9 @@ def test_the_heatmap_of_a_unit_is_its_conditional_relevance(explained: Explained
     expected = lxt_fx.conditional(explained, text, {"mlp.0.neurons": only}, processor=tokenizer)
     assert top.heatmap is not None and torch.equal(top.heatmap, expected.parts[0].values.double())
     assert all(other.heatmap is None for other in report.by_activation)
+    inner = [unit for unit in found["mlp.0.neurons"] if found.unit("mlp.0.neurons", unit).by_activation[0].position < 3][0]
+    (first, *_) = found.heatmaps("mlp.0.neurons", inner, count=1).by_activation
+    assert first.heatmap is not None and not first.heatmap.any()  # the only layer is read behind the last token only
     with pytest.raises(InputError, match="needs the model"):
         Corpus(tmp_path / "out").heatmaps("mlp.0.neurons", 3)
     with pytest.raises(InputError, match="was read for what the model says, not for 3"):
@@ -528,6 +531,11 @@ def test_a_pattern_of_attention_is_read_by_query(tmp_path: Path) -> None:
     found = lxt_fx.corpus(model, None, ids, "attention.1.pattern", folder=tmp_path / "out", top=1)
     assert found["attention.1.pattern"] == (0, 1, 2, 3)
     explained = lxt_fx.transform(model)
+    patterns = [
+        lxt_fx.latent(explained, [each], places="attention.1.pattern").activation["attention.1.pattern"][0] for each in ids
+    ]
+    mean = torch.cat([pattern.amax(-1) for pattern in patterns], 1).double().mean(1)
+    torch.testing.assert_close(found.statistics("attention.1.pattern")["mean"], mean, rtol=1e-5, atol=0)
     for unit in range(4):
         (top,) = found.unit("attention.1.pattern", unit).by_activation
         assert top.position == 0 and abs(top.value - 1) < 1e-6  # the first token sees itself only
