@@ -1,27 +1,33 @@
-"""Analysis: what each dimension of a value inside a model holds. It is read from sizes and from how the graph moves them, since
-models put examples and tokens in any order, or both in one dimension."""
+"""Analysis: what each dimension of a value inside a model holds. It is read from sizes and from how the graph moves them,
+since models put examples and tokens in any order, or both in one dimension."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.fx import Node
 
-from lxt_fx.attribution.standard_places import AXES, HEADS, kind_of, standard_places
+from lxt_fx.attribution.standard_axes import standard_axes, unnamed
+from lxt_fx.attribution.standard_places import kind_of, standard_places
 from lxt_fx.base.nodes import operands, shape, written_shape
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.positions.through_ops import move_through_ops
 from lxt_fx.passes.positions.token_axis import Axis, Selection, expression, is_one, quotient
 
 BATCH, TOKENS = "batch", "tokens"
+HEADS = ("batch", "heads", "tokens", "size")
+
+_UNNAMED = {1: ("units",), 2: (BATCH, "units"), 3: (BATCH, TOKENS, "units")}
+"""Names for the dimensions of a value that is no standard place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """One name for each dimension of a value. `merged` are the two that its first dimension holds, the outer one first, with
-    their sizes as text; empty if it holds one, or if the graph does not say in which order."""
+    """One name for each dimension of a value. `merged` are the two that its first dimension holds, the outer one first,
+    with their sizes as text; empty if it holds one, or if the graph does not say in which order."""
 
     names: tuple[str, ...]
     merged: tuple[tuple[str, str], ...] = ()
@@ -33,9 +39,13 @@ def axes_of(explained: Explained, name: str, node: Node) -> Axes:
     The dimension of the examples is the one with their size, where that is free. Where it is a fixed number, the order is
     that of the kind of place: examples come first.
     """
-    sizes = written_shape(node) or ()
-    names, batches = _names(name, len(sizes)), _batch_sizes(explained)
-    if not sizes or not batches or any(size in batches for size in sizes[:1]) or names[:1] in ((), ("units",)):
+    sizes, batches = written_shape(node) or (), _batch_sizes(explained)
+    known = _of_standard_place(explained, name, node, sizes)
+    if known:
+        both = known[0].split("*")
+        return Axes(known) if len(both) == 1 else _merged(explained, (both[1], *known[1:]), node, batches)
+    names = _UNNAMED.get(len(sizes), (BATCH, *unnamed(sizes)[1:]) if sizes else ())
+    if not batches or any(size in batches for size in sizes[:1]) or names[:1] in ((), ("units",)):
         return Axes(_with_tokens(explained, names, sizes) if sizes[:1] and sizes[0] in batches else names)
     at = [index for index, size in enumerate(sizes) if size in batches]
     if at:
@@ -45,18 +55,18 @@ def axes_of(explained: Explained, name: str, node: Node) -> Axes:
     return _merged(explained, names, node, batches)
 
 
-def _names(name: str, dims: int) -> tuple[str, ...]:
-    """Names for the dimensions: those of the kind of place if it has as many, else those of a value [batch, tokens, units];
-    any others are numbered."""
-    if not name.startswith("%") and (axes := AXES.get(kind_of(name))) is not None:
-        if len(axes) == dims:
-            return axes
-        if kind_of(name) == "logits" and dims == 2:
-            return BATCH, "entries"
-        if dims < len(axes):  # without a batch, or with examples and tokens in one dimension
-            return axes[len(axes) - dims :]
-    names = {1: ("units",), 2: (BATCH, "units"), 3: (BATCH, TOKENS, "units")}
-    return names.get(dims, (BATCH, *(f"dim{index}" for index in range(1, dims - 1)), "units") if dims else ())
+def _of_standard_place(explained: Explained, name: str, node: Node, sizes: Sequence[str]) -> tuple[str, ...]:
+    """The names of the dimensions of a standard place; empty for another value, and where its sizes do not say them."""
+    standard = standard_places(explained)
+    if standard.get(name) != node.name:
+        return ()
+    by_name = {each.name: each for each in explained.graph.nodes}
+    layer = re.match(r"(.*?)(?:cross_)?(?:attention|mlp|experts|mixer)\.(\d+)\.", name)
+    before = standard.get(f"{layer[1]}residual.{layer[2]}", "") if layer else ""
+    around = written_shape(by_name[before]) if before in by_name else None
+    leaves = [written_shape(each) for each in by_name.values() if each.target == explained.record.leaves[0]]
+    found = standard_axes(kind_of(name), sizes, around, leaves[0] if leaves else None)
+    return () if any(each.startswith("dim") for each in found) else found
 
 
 def _batch_sizes(explained: Explained) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Places(Mapping[str, InsidePlace]):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table("place", "shape", "axes", "node", title=f"places of {self.model_class}", title_justify="left")
         for name, shown in _by_layer(self._places).items():
-            table.add_row(name, Text(f"[{','.join(shown.shape)}]"), " ".join(shown.axes), f"%{shown.node}")
+            table.add_row(name, Text(f"[{','.join(shown.shape)}]"), " ".join(_said_axes(shown)), f"%{shown.node}")
         yield table
 
 
@@ -78,14 +78,17 @@ def places(explained: nn.Module) -> Places:
     | `attention.i.heads` | batch, heads, tokens, size | what each head gives, before the output projection |
     | `attention.i.output` | batch, tokens, hidden | what the output projection gives |
     | `mlp.i.neurons` | batch, tokens, neurons | what the down projection reads |
-    | `mlp.i.output` | batch, tokens, hidden | what it gives |
-    | `experts.i.weights` | batch, tokens, experts | the weights of a router |
+    | `mlp.i.output` | batch, tokens, hidden | what it gives, with experts the sum of theirs |
+    | `experts.i.weights` | batch, tokens, experts | the weights of all experts, of which a router chooses some |
+    | `mixer.i.output` | batch, tokens, hidden | what mixes tokens in another way gives: a recurrence, a convolution |
     | `logits` | batch, positions, entries | |
 
     `cross_attention.i...` reads another stream. The places of an encoder that is attended to are called `encoder...`, those
     of any other stream have the name of its leaf first (`pixel_values.residual.0`). Several of a kind in one layer are
-    numbered: `mlp.3.1.neurons`. `watch`, `latent`, `conditional`, `steer`, `splice`, `corpus` and `Ledger.at` take these
-    names, with `*` for any part between two dots, and besides them module paths and `%node`.
+    numbered: `mlp.3.1.neurons`. Values with other axes say so: `batch*heads` for heads and examples in one dimension,
+    `entries` for the tokens of all experts one after another, `dim0` where sizes do not tell what a dimension is. `watch`,
+    `latent`, `conditional`, `steer`, `splice`, `corpus` and `Ledger.at` take these names, with `*` for any part between two
+    dots, and besides them module paths and `%node`.
 
     Raises InputError for a model that was not transformed.
     """
@@ -227,3 +230,8 @@ def _by_layer(found: Mapping[str, InsidePlace]) -> dict[str, InsidePlace]:
         shown = pattern.replace("#", f"{numbers[0]}..{numbers[-1]}" if len(numbers) > 1 else "".join(numbers), 1)
         lines[shown] = found[names[0]]
     return lines
+
+
+def _said_axes(place: InsidePlace) -> tuple[str, ...]:
+    """The axes as a table shows them: `batch*tokens` for two in one dimension."""
+    return ("*".join(name for name, _ in place.merged), *place.axes[1:]) if place.merged else place.axes

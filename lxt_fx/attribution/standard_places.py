@@ -23,22 +23,6 @@ from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 
 T = TypeVar("T")
 
-HEADS = ("batch", "heads", "tokens", "size")
-HIDDEN = ("batch", "tokens", "hidden")
-AXES: Mapping[str, tuple[str, ...]] = {
-    "residual": HIDDEN,
-    "heads": HEADS,
-    "queries": HEADS,
-    "keys": HEADS,
-    "values": HEADS,
-    "pattern": ("batch", "heads", "queries", "keys"),
-    "output": HIDDEN,
-    "neurons": ("batch", "tokens", "neurons"),
-    "weights": ("batch", "tokens", "experts"),
-    "logits": ("batch", "positions", "entries"),
-}
-"""The axes of each kind of place, where it has as many; a kind is the last word of its name that is no number."""
-
 _FOUND: WeakKeyDictionary[Graph, Mapping[str, str]] = WeakKeyDictionary()
 """The standard places by the canonical graph that they were found in."""
 

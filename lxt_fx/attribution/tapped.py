@@ -44,12 +44,13 @@ class Tapped:
     def is_of(self, explained: Explained) -> bool:
         """Whether the module still has its graph, and shares its tensors: those of a loaded module are others once it has
         moved."""
-        return self._fused is explained.fused and all(attrgetter(name)(explained) is tensor for name, tensor in self._shared.items())
+        same = all(attrgetter(name)(explained) is tensor for name, tensor in self._shared.items())
+        return same and self._fused is explained.fused
 
 
 _MADE: WeakKeyDictionary[Explained, dict[tuple[str, ...], Tapped]] = WeakKeyDictionary()
-"""The last tapped modules by the module that they are of: to make one costs more than a short text. They hold its record and
-its parameters, and never the module itself, so that both are freed with it."""
+"""The last tapped modules by the module that they are of: to make one costs more than a short text. They hold its record
+and its parameters, and never the module itself, so that both are freed with it."""
 
 
 def tapped(explained: Explained, places: Mapping[str, InsidePlace]) -> Tapped:

@@ -142,7 +142,8 @@ def _check_causal(inside: InsideCall, start: float) -> None:
     numbers, run, leaves = inside.call.numbers, inside.run, list(inside.leaves.leaves.values())
     if isinstance(numbers, ForcedNumbers):
         found = run.gradients(leaves, 0, len(run.values), last=False)
-        relevance = [leaf.detach() * each if run.form == "gradient" else each for leaf, each in zip(leaves, found, strict=True)]
+        of_leaves = zip(leaves, found, strict=True)
+        relevance = [leaf.detach() * each if run.form == "gradient" else each for leaf, each in of_leaves]
         numbers.check_causal(gathered(inside.leaves, numbers, [relevance], run.values, FUNCTION, start).relevance)
 
 

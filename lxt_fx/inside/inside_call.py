@@ -30,8 +30,8 @@ from lxt_fx.tasks.reading import opened_with, read
 @dataclass(frozen=True, slots=True, eq=False)
 class InsideCall:
     """A call whose forward has run. `run` has its autograd graph, with the values at `places` in their order. `several`
-    says whether a list of targets was given; `tokens` names the tokens of each text of the call. `layouts` say how the values
-    hold the examples."""
+    says whether a list of targets was given; `tokens` names the tokens of each text of the call. `layouts` say how the
+    values hold the examples."""
 
     call: ExplainedCall
     leaves: LeafCall

@@ -1,4 +1,4 @@
-"""A value inside a model with its examples in a dimension of their own, the first one, whatever the model does with them."""
+"""A value inside a model with its examples in a dimension of their own, the first one, wherever the model has them."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _all_rows(examples: Sequence[Example], batches: Mapping[str, int]) -> set[tu
     """The entries of each example in each input that all examples have a part of, and no part of which is left out."""
     found = set()
     for leaf, size in batches.items():
-        rows = tuple(tuple(sorted({entry for entry in _entries(example, leaf)})) for example in examples)
+        rows = tuple(tuple(sorted(set(_entries(example, leaf)))) for example in examples)
         if all(rows) and sum(map(len, rows)) == size:
             found.add(rows)
     return found
@@ -114,8 +114,8 @@ def _entries(example: Example, leaf: str) -> list[int]:
 
 
 def refuse_merged(place: InsidePlace, function: str) -> InputError:
-    """The error for a value of which no part belongs to an example."""
+    """The error for a value of which no part is known to belong to an example."""
     return InputError(
-        f"{function}: {place.name} [{', '.join(place.shape)}] does not say which part of it belongs to which example of the "
-        "batch; give the examples one at a time"
+        f"{function}: the graph does not say which part of {place.name} [{', '.join(place.shape)}] belongs to which "
+        "example of the batch; give the examples one at a time"
     )

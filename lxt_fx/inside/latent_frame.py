@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.inside.latent_result import Latent, LatentValue
+from lxt_fx.inside.latent_value import LatentValue
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -17,24 +17,25 @@ if TYPE_CHECKING:
 COLUMNS = ("target", "example", "place", "layer", "position", "token", "unit", "activation", "relevance")
 
 
-def latent_frame(latent: Latent, names: Sequence[str], by: str) -> DataFrame:
-    """The lines for these places, by `unit`, `token` or `value`. `layer` is the first number in the name of a place, -1 if
-    it has none. Padding has no lines. Raises InputError for another `by`, and if pandas is not installed."""
+def latent_frame(values: Mapping[str, LatentValue], examples: int, by: str) -> DataFrame:
+    """The lines for these places of a call with so many `examples`, by `unit`, `token` or `value`. `layer` is the first
+    number in the name of a place, -1 if it has none. Padding has no lines. Raises InputError for another `by`, or without
+    pandas."""
     try:
         import pandas
     except ImportError as error:
         raise InputError("to_dataframe: needs pandas; pip install 'lxt_fx[frames]'") from error
     if not isinstance(by, str) or by not in _LINES:
         raise InputError(f"to_dataframe: by must be one of {', '.join(_LINES)}, got {by!r}")
-    frames = [pandas.DataFrame(columns) for name in names for columns in _columns(name, latent, by)]
-    found = pandas.concat(frames, ignore_index=True)
+    lines = (each for name, value in values.items() for each in _columns(name, value, examples, by))
+    found = pandas.concat([pandas.DataFrame(columns) for columns in lines], ignore_index=True)
     return found[[column for column in COLUMNS if column in found.columns]]
 
 
-def _columns(name: str, latent: Latent, by: str) -> Iterator[dict[str, Any]]:
-    number, value = re.search(r"\d+", name), latent[name]
+def _columns(name: str, value: LatentValue, examples: int, by: str) -> Iterator[dict[str, Any]]:
+    number = re.search(r"\d+", name)
     for target in range(len(value.relevance)):
-        for example in range(len(latent.explanations)):
+        for example in range(examples):
             place = {"target": target, "example": example, "place": name}
             place["layer"] = -1 if number is None else int(number.group())
             for found in _LINES[by](value, target, value.rows(example)):

@@ -74,7 +74,7 @@ def mask_of(
         at = laid.token_axis
         if at is None or laid.rows is None:
             raise InputError(
-                f"{function}: {place.name} has the axes {', '.join(laid.axes)}; none of them is of the tokens of one example"
+                f"{function}: {place.name} has the axes {', '.join(laid.axes)}; none of them is of the tokens of an example"
             )
         columns = [range(whole.shape[at])] if texts is None else [text.columns for text in texts]
         chosen = [

@@ -13,7 +13,6 @@ from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.attributed import Attributed, attributed, call_at_all_leaves, leaf_inputs
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.attribution.many_targets import check_chunk
-from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.explained import Explained

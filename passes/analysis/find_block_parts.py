@@ -127,8 +127,7 @@ def blocks_between(reader: Reader, cuts: tuple[Node, ...], segment_of: Mapping[N
         members = frozenset(inside.get(before, ()))
         if members and after.target in SUMS and _skips(reader, after, before):
             tips = list(_tips(reader, after, before, members))
-            sums = (node for node in members if node.target in SUMS and len(reader.reads(node)) > 1)
-            inner = {node for node in sums if _skips(reader, node, before)}
+            inner = set(_partial_sums(reader, after, before, members))
             if any(not inner.isdisjoint(_computed_from(reader, tip, before, members)) for tip in tips):
                 continue  # what is added later reads what was added before, and yet the first value is read too
             branches = tuple(one for tip in tips for one in _branches(reader, tip, before, members, segment_of))
@@ -167,6 +166,15 @@ def _tips(reader: Reader, node: Node, before: Node, members: frozenset[Node]) ->
         yield node
 
 
+def _partial_sums(reader: Reader, node: Node, before: Node, members: frozenset[Node]) -> Iterator[Node]:
+    """The sums with the skip that are terms of the sum that ends a block."""
+    for operand in reader.reads(node):
+        if operand in members and operand.target in SUMS | _SCALES and _skips(reader, operand, before):
+            if operand.target in SUMS and len(reader.reads(operand)) > 1:
+                yield operand
+            yield from _partial_sums(reader, operand, before, members)
+
+
 def _attends_in_part(reader: Reader, terms: list[Node], before: Node, members: frozenset[Node]) -> bool:
     attends = {any(map(reader.is_attention, _computed_from(reader, term, before, members))) for term in terms}
     return len(attends) == 2
@@ -193,14 +201,19 @@ def _branches(
         return [whole]
     inner = whole.inside | {before}
     reads = [(one.node, node) for node in whole.inside for one in reader.flow.carrying_operands(node)]
-    cuts, cut_of = cuts_between(nx.DiGraph([edge for edge in reads if edge[0] in inner]), before, tip)
+    above = nx.immediate_dominators(nx.DiGraph([edge for edge in reads if edge[0] in inner]), before)
+    cuts, cut_of = cuts_before(above, before, tip)
     found = [branch for block in blocks_between(reader, cuts, cut_of) for branch in block.branches]
     projections = {_projection(reader, parts.heads, whole) for parts in whole.attentions}
     if whole.kind == "attention" and all(branch.kind != "attention" for branch in found):
         last = projections.pop() if len(projections) == 1 else None
         if last is not None and not _only_scaled(reader, tip, last, whole):
             found.append(replace(whole, output=split_behind(reader.flow, last, len(shape(before) or ()))))
-    return [*found, replace(whole, kind="mlp", attentions=())] if found else [whole]
+    if not found:
+        return [whole]
+    behind = whole.inside.difference(*(_computed_from(reader, branch.output, before, members) for branch in found))
+    kind = "mixer" if any(_mixes(reader, node) for node in behind) else "mlp"
+    return [*found, replace(whole, kind=kind, attentions=())]
 
 
 def _projection(reader: Reader, heads: Node, branch: Branch) -> Node | None:
@@ -230,10 +243,38 @@ def _only_scaled(reader: Reader, tip: Node, projection: Node, branch: Branch) ->
     return False
 
 
-def cuts_between(carried: nx.DiGraph, leaf: Node, output: Node) -> tuple[tuple[Node, ...], Mapping[Node, Node]]:
+def last_of_stream(reader: Reader, above: Mapping[Node, Node], leaf: Node, output: Node) -> Node:
+    """The output, or where it lies behind fewer sums with a skip than another value does, that value. Sums inside of a
+    branch do not count. `above` has the immediate dominator of each value behind the leaf."""
+    depth: dict[Node, int] = {leaf: 0}
+    behind = frozenset(above)
+    sums = [node for node in sorted(above, key=reader.order.__getitem__) if node.target in SUMS and above[node] is not node]
+    blocks = {node for node in sums if len(reader.reads(node)) > 1 and _skips(reader, node, above[node])}
+    for node in sorted(blocks, key=reader.order.__getitem__, reverse=True):
+        if node in blocks:
+            inside = _computed_from(reader, node, above[node], behind) - {node}
+            blocks -= {one for one in inside if one not in _on_skip(above, above[node])}
+    for node in sorted(above, key=reader.order.__getitem__):
+        if node is not leaf:
+            depth[node] = depth.get(above[node], 0) + (node in blocks)
+    deepest = max(blocks, key=lambda node: (depth[node], -reader.order[node]), default=output)
+    return output if depth.get(output, 0) >= depth[deepest] else deepest
+
+
+def _on_skip(above: Mapping[Node, Node], node: Node) -> set[Node]:
+    """The dominators of a value, and it."""
+    found = {node}
+    while above.get(node, node) is not node:
+        node = above[node]
+        found.add(node)
+    return found
+
+
+def cuts_before(
+    above: Mapping[Node, Node], leaf: Node, output: Node
+) -> tuple[tuple[Node, ...], Mapping[Node, Node]]:
     """The values that every path from the leaf to the output goes through, in order; and for each value behind the leaf the
-    last of them before it."""
-    above = nx.immediate_dominators(carried, leaf)
+    last of them before it. `above` has the immediate dominator of each value."""
     cuts = [output]
     while output in above and cuts[-1] != leaf:
         cuts.append(above[cuts[-1]])

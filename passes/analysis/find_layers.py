@@ -15,8 +15,17 @@ from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.nodes import written_shape
 from lxt_fx.base.torch_internals import aten
+from lxt_fx.ops.aten_kinds import LINEAR_MAPS
 from lxt_fx.passes.analysis.find_attention_parts import RESHAPES, AttentionParts
-from lxt_fx.passes.analysis.find_block_parts import Block, Mlp, Reader, blocks_between, cuts_between, find_mlp
+from lxt_fx.passes.analysis.find_block_parts import (
+    Block,
+    Mlp,
+    Reader,
+    blocks_between,
+    cuts_before,
+    find_mlp,
+    last_of_stream,
+)
 from lxt_fx.passes.analysis.find_groups import find_groups
 from lxt_fx.passes.analysis.mark_flow import Flow
 
@@ -61,13 +70,14 @@ def find_layers(gm: GraphModule, flow: Flow) -> tuple[Stream, ...]:
     ways: dict[Node, _Way] = {}
     for leaf in flow.leaves:
         if leaf in carried and output is not None:
-            cuts, segment_of = cuts_between(carried, leaf, output)
+            above = nx.immediate_dominators(carried, leaf)
+            cuts, segment_of = cuts_before(above, leaf, last_of_stream(reader, above, leaf, output))
             ways[leaf] = _Way(cuts, segment_of, tuple(blocks_between(reader, cuts, segment_of)))
-    owners = _owners(ways)
+    owners = _owners(reader.order, ways)
     streams = []
     for leaf, way in ways.items():
         blocks = [block for block in way.blocks if owners[block.after] is leaf]
-        groups = list(_grouped(blocks))
+        groups = list(_grouped(_one_kind(reader, blocks)))
         if groups:
             behind = _behind(way.cuts, groups)
             layers = tuple(_layer(reader, group, after) for group, after in zip(groups, behind, strict=True))
@@ -84,17 +94,24 @@ class _Way:
     blocks: tuple[Block, ...]
 
 
-def _owners(ways: Mapping[Node, _Way]) -> dict[Node, Node]:
-    """The leaf of each block, by the sum that ends it: that in whose stream the block before is the nearest."""
-    nearest: dict[Node, tuple[int, Node]] = {}
+def _owners(order: Mapping[Node, int], ways: Mapping[Node, _Way]) -> dict[Node, Node]:
+    """The leaf of each block, by the sum that ends it: that in whose stream the block before is the nearest, and where two
+    are as near, that which has the block before."""
+    near: dict[Node, list[tuple[int, Node, Node | None]]] = {}
     for leaf, way in ways.items():
         place = {cut: index for index, cut in enumerate(way.cuts)}
-        last = 0
+        last: Node | None = None
         for block in way.blocks:
-            steps, last = place[block.before] - last, place[block.after]
-            if block.after not in nearest or steps <= nearest[block.after][0]:
-                nearest[block.after] = steps, leaf
-    return {after: leaf for after, (_, leaf) in nearest.items()}
+            steps = place[block.before] - (place[last] if last is not None else 0)
+            near.setdefault(block.after, []).append((steps, leaf, last))
+            last = block.after
+    owners: dict[Node, Node] = {}
+    for after in sorted(near, key=order.__getitem__):
+        least = min(steps for steps, _, _ in near[after])
+        nearest = [(leaf, last) for steps, leaf, last in near[after] if steps == least]
+        going_on = [leaf for leaf, last in nearest if last is not None and owners[last] is leaf]
+        owners[after] = going_on[-1] if going_on else nearest[-1][0]
+    return owners
 
 
 def _carried(graph: Graph, flow: Flow, order: Mapping[Node, int]) -> nx.DiGraph:
@@ -138,6 +155,31 @@ def _kind(block: Block) -> str:
     if not block.mixes():
         return "channels"
     return "another" if all(branch.is_cross for branch in block.branches if branch.kind != "mlp") else "tokens"
+
+
+def _one_kind(reader: Reader, blocks: list[Block]) -> list[Block]:
+    """The blocks of the network itself: where some attend, not those of a stem or a head in which none does. A stem
+    or head is parted from the others by a linear map between two blocks."""
+    runs: list[list[Block]] = []
+    for block in blocks:
+        if not runs or not _continues(reader, runs[-1][-1].after, block.before):
+            runs.append([])
+        runs[-1].append(block)
+    attending = [run for run in runs if any(branch.kind == "attention" for one in run for branch in one.branches)]
+    return [block for run in attending or runs for block in run]
+
+
+def _continues(reader: Reader, after: Node, before: Node) -> bool:
+    """Whether a block reads what the last one gives: as it is, or scaled and normed."""
+    seen, todo = {after}, [before]
+    while todo:
+        node = todo.pop()
+        if node.target in LINEAR_MAPS and node not in seen:
+            return False
+        if node not in seen:
+            seen.add(node)
+            todo += reader.reads(node)
+    return True
 
 
 def _grouped(blocks: list[Block]) -> Iterator[list[Block]]:
