@@ -17,6 +17,7 @@ import tiny
 import tiny_text
 import torch
 from torch import Tensor, nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 import lxt_fx
 from lxt_fx import Corpus, InputError, UnknownNameError
@@ -222,7 +223,7 @@ def test_a_folder_with_other_files_is_left_alone(explained: Explained, tokenizer
 
 
 def test_two_halves_merged_are_the_whole(explained: Explained, tokenizer: Any, tmp_path: Path) -> None:
-    texts: list[Any] = [*TEXTS[:9], {"other": 1}, *TEXTS[9:]]
+    texts: list[Any] = [*TEXTS[:9], {"other": 1}, *TEXTS[9:15], {"other": 2}, *TEXTS[15:]]
     whole = read(explained, tokenizer, texts, tmp_path / "whole", batch_tokens=1)
     one = read(explained, tokenizer, texts[:11], tmp_path / "one", batch_tokens=1)
     two = read(explained, tokenizer, texts[11:], tmp_path / "two", batch_tokens=1)
@@ -369,6 +370,9 @@ def test_the_heatmap_of_a_unit_is_its_conditional_relevance(explained: Explained
     expected = lxt_fx.conditional(explained, text, {"mlp.0.neurons": only}, processor=tokenizer)
     assert top.heatmap is not None and torch.equal(top.heatmap, expected.parts[0].values.double())
     assert all(other.heatmap is None for other in report.by_activation)
+    inner = [unit for unit in found["mlp.0.neurons"] if found.unit("mlp.0.neurons", unit).by_activation[0].position < 3][0]
+    (first, *_) = found.heatmaps("mlp.0.neurons", inner, count=1).by_activation
+    assert first.heatmap is not None and not first.heatmap.any()  # the only layer is read behind the last token only
     with pytest.raises(InputError, match="needs the model"):
         Corpus(tmp_path / "out").heatmaps("mlp.0.neurons", 3)
     with pytest.raises(InputError, match="was read for what the model says, not for 3"):
@@ -506,11 +510,36 @@ def test_statistics_do_not_lose_digits_where_the_mean_is_large() -> None:
     torch.testing.assert_close(found.absolute, relevance.abs().double().mean(0), rtol=1e-12, atol=0)
 
 
-def test_other_families_are_read(tmp_path: Path) -> None:
-    """An encoder-decoder: places of the encoder are at the tokens of its text, the others at those of the decoder's."""
+def test_places_of_an_encoder_are_at_the_tokens_of_its_text(tmp_path: Path) -> None:
+    ids, start = [[5, 6, 7, 8], [9, 10], [11, 12, 13]], 0
+    config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, decoder_start_token_id=start)
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(config).eval()
+    places = ["encoder.mlp.0.neurons", "mlp.0.neurons", "logits"]
+    found = lxt_fx.corpus(model, None, ids, places, folder=tmp_path / "out", top=3, words=0)
+    lengths = {top.sample.number: len(top.tokens) for top in found.unit("encoder.mlp.0.neurons", 3).by_activation}
+    assert lengths == {0: 4, 1: 2, 2: 3}
+    assert int(found.statistics("encoder.mlp.0.neurons")["count"]) == 9
+    assert {len(top.tokens) for top in found.unit("mlp.0.neurons", 3).by_activation} == {1}
+    assert int(found.statistics("mlp.0.neurons")["count"]) == 3 and len(found["logits"]) == 64
+    assert not (tmp_path / "out" / "words.parquet").exists() and found.unit("mlp.0.neurons", 3).words == ()
+
+
+def test_a_pattern_of_attention_is_read_by_query(tmp_path: Path) -> None:
+    model = tiny.MODELS["llama"]("eager")
     ids = [[5, 6, 7, 8], [9, 10], [11, 12, 13]]
-    model = tiny.MODELS["gpt2"]()
-    found = lxt_fx.corpus(model, None, ids, ["mlp.*.neurons", "logits"], folder=tmp_path / "out", top=2, words=0)
-    top = found.unit("mlp.1.neurons", 3).by_activation[0]
-    assert len(top.tokens) == len(ids[top.sample.number]) and len(found["logits"]) == 64
-    assert not (tmp_path / "out" / "words.parquet").exists() and found.unit("mlp.1.neurons", 3).words == ()
+    found = lxt_fx.corpus(model, None, ids, "attention.1.pattern", folder=tmp_path / "out", top=1)
+    assert found["attention.1.pattern"] == (0, 1, 2, 3)
+    explained = lxt_fx.transform(model)
+    patterns = [
+        lxt_fx.latent(explained, [each], places="attention.1.pattern").activation["attention.1.pattern"][0] for each in ids
+    ]
+    mean = torch.cat([pattern.amax(-1) for pattern in patterns], 1).double().mean(1)
+    torch.testing.assert_close(found.statistics("attention.1.pattern")["mean"], mean, rtol=1e-5, atol=0)
+    for unit in range(4):
+        (top,) = found.unit("attention.1.pattern", unit).by_activation
+        assert top.position == 0 and abs(top.value - 1) < 1e-6  # the first token sees itself only
+        for sample in found.unit("attention.1.pattern", unit).by_relevance:
+            latent = lxt_fx.latent(explained, [ids[sample.sample.number]], places="attention.1.pattern")
+            own = latent.relevance["attention.1.pattern"][0, unit].sum(-1)
+            assert abs(float(own.max()) - sample.value) < 1e-5 and int(own.argmax()) == sample.position

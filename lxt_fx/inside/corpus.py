@@ -271,8 +271,8 @@ class _Pass:
         (relevance,) = inside.run.relevance(inside.run.inside, None)
         read = dict[str, _Read]()
         for (name, place), activation, own in zip(inside.places.items(), inside.run.inside, relevance, strict=True):
-            values = by_token(place, activation.detach(), own[0], len(batch), FUNCTION)
-            reads, mask = reads_of(place, values[0].shape[1], inside.call.given.examples, len(batch))
+            values = by_token(place, inside.layouts[name], activation.detach(), own[0], FUNCTION)
+            reads, mask = reads_of(inside, name, values[0].shape[1])
             read[name] = self._of_place(name, *values, reads, mask)
         numbers = torch.tensor([sample.number for sample in batch])
         entered = torch.zeros(len(batch), dtype=torch.bool)

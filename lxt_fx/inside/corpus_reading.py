@@ -134,7 +134,7 @@ def _sample(number: int, found: Any, key: str | None, field: str | None) -> Samp
         reason = "empty"
     if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
         value, reason = _encoded_picture(value)
-    return Sample(number, content_key(value) if key is None else key, value, reason)
+    return Sample(number, content_key(found if value is None else value) if key is None else key, value, reason)
 
 
 def _is_message(found: Mapping[str, Any]) -> bool:

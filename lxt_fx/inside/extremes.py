@@ -37,7 +37,7 @@ class Extremes:
         new = values.amax(1).T
         touched = (new.amax(1) >= self.values[:, -1]).nonzero()[:, 0]  # most units are not, behind the first samples
         if len(touched):
-            numbers, positions = samples.expand(len(touched), -1), values[..., touched].argmax(1).T
+            numbers, positions = samples.expand(len(touched), -1), values[..., touched].max(1).indices.T
             self._take(touched, new[touched], numbers, positions.to(torch.int32))
         return torch.isin(samples, self.samples[touched])
 

@@ -23,10 +23,14 @@ from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inputs.facts import facts_of
+from lxt_fx.inputs.given import Example
 from lxt_fx.inputs.pictures import config_size, own_size, prepared
+from lxt_fx.inputs.places import NumbersPlace
 from lxt_fx.inputs.tools import tools_of
+from lxt_fx.inside.laid_out import laid_out
 from lxt_fx.inside.units import units_of
 from lxt_fx.inside.units_by_token import by_token, unit_count
+from lxt_fx.results.readings import NumbersReading
 from lxt_fx.tasks.reading import opened_with
 from lxt_fx.views.panels import Panel
 
@@ -143,7 +147,7 @@ def maximise(
         def activations(pixels: Tensor) -> Tensor:
             """The activation of all units, [seeds, positions, units]."""
             _, values = forward(**{**bound, leaf: pixels})
-            return _positions(inside, values[0], position)
+            return _positions(inside, leaf, values[0], position, seeds)
 
         return _ascended(activations, frame, inside, unit, explained.record.model_class, seeds, steps, regularisers, seed)
 
@@ -206,8 +210,10 @@ def _plain(module: nn.Module, frame: _Frame) -> Explained:
     return as_explained(module, (), {frame.leaf: frame.grey(2)}, FUNCTION, "gradient")
 
 
-def _positions(place: InsidePlace, value: Tensor, position: int | None) -> Tensor:
-    found, _ = by_token(place, value, value, len(value), FUNCTION)
+def _positions(place: InsidePlace, leaf: str, value: Tensor, position: int | None, seeds: int) -> Tensor:
+    """The activation at one position, or at all of them, [seeds, positions, units]."""
+    examples = [Example((NumbersPlace(leaf, leaf, row, NumbersReading()),)) for row in range(seeds)]
+    found, _ = by_token(place, laid_out(place, value, examples, {leaf: seeds}), value, value, FUNCTION)
     if position is None:
         return found
     if not -found.shape[1] <= position < found.shape[1]:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.base.errors import InputError
-from lxt_fx.inputs.given import Example
 from lxt_fx.inputs.places import ImagePlace, TextPlace
-from lxt_fx.inside.laid_out import unit_axis
+from lxt_fx.inside.inside_call import InsideCall
+from lxt_fx.inside.laid_out import LaidOut, refuse_merged
+from lxt_fx.tasks.own_text import DECODER
 
 SMALLEST = 16
 """How many times coarser than its patches the positions of a vision model may lie."""
@@ -29,50 +30,62 @@ class Reads:
     merged: int = 0
 
 
-def by_token(place: InsidePlace, activation: Tensor, relevance: Tensor, batch: int, function: str) -> tuple[Tensor, Tensor]:
-    """Activation and relevance [batch, tokens, units] of a place whose value has its axes. Each head is one unit: its
+def by_token(
+    place: InsidePlace, laid: LaidOut, activation: Tensor, relevance: Tensor, function: str
+) -> tuple[Tensor, Tensor]:
+    """Activation and relevance [batch, tokens, units] of a place whose value is laid out so. Each head is one unit: its
     activation is the norm of its vector, that of a pattern the largest weight of a query; its relevance is the sum.
 
     Raises InputError for a place whose axes are not known to be of a batch, tokens and units.
     """
-    axes = place.axes
-    if axes[-4:] == ("batch", "heads", "tokens", "size"):
-        return activation.norm(dim=-1).transpose(1, 2), relevance.sum(-1).transpose(1, 2)
-    if axes[-4:] == ("batch", "heads", "queries", "keys"):
-        return activation.amax(-1).transpose(1, 2), relevance.sum(-1).transpose(1, 2)
-    if len(axes) == 3 and axes[0] == "batch":
-        return activation, relevance
-    if len(axes) == 2 and axes[0] == "batch":
-        return activation[:, None], relevance[:, None]
-    if len(axes) == 2 and axes[0] == "tokens" and len(activation) % batch == 0:  # examples and tokens in one dimension
-        whole = (batch, -1, activation.shape[-1])
-        return activation.reshape(whole), relevance.reshape(whole)
-    raise InputError(
-        f"{function}: {place.name} has the axes {', '.join(axes) or 'none'} [{','.join(place.shape)}], of which it "
-        "is not known which are tokens and which are units; take a standard place (lxt_fx.places), or a value [batch, "
-        "tokens, units]"
-    )
+    found, known = [], laid.token_axis is not None or len(laid.axes) == 2
+    if not known:
+        raise InputError(
+            f"{function}: {place.name} has the axes {', '.join(place.axes) or 'none'} [{','.join(place.shape)}], of which "
+            "it is not known which are tokens and which are units; take a standard place (lxt_fx.places), or a value "
+            "[batch, tokens, units]"
+        )
+    for values, is_relevance in ((laid.of(activation), False), (laid.of(relevance), True)):
+        if laid.token_axis is None:
+            found.append(values[:, None])
+            continue
+        order = [0, laid.token_axis, laid.unit_axis]
+        rest = [axis for axis in range(values.dim()) if axis not in order]
+        values = values.permute(*order, *rest)
+        if rest:
+            values = values.flatten(3)
+            largest = values.amax if "keys" in laid.axes else values.norm
+            values = values.sum(3) if is_relevance else largest(dim=3)
+        found.append(values)
+    return found[0], found[1]
 
 
 def unit_count(place: InsidePlace, function: str) -> int:
     """How many units a place has. Raises InputError for a place whose number of units is free."""
-    size = place.shape[unit_axis(place.axes)] if place.shape else ""
+    sizes = dict(zip(place.axes, place.shape, strict=True)) | dict(place.merged)
+    size = sizes.get("heads") or sizes.get(place.axes[-1] if place.axes else "", "")
     if not size.isdigit():
         raise InputError(f"{function}: {place.name} [{','.join(place.shape)}] has no fixed number of units")
     return int(size)
 
 
-def reads_of(place: InsidePlace, tokens: int, examples: Sequence[Example], batch: int) -> tuple[Reads, Tensor | None]:
+def reads_of(inside: InsideCall, name: str, tokens: int) -> tuple[Reads, Tensor | None]:
     """What the `tokens` positions of a place are, and which of them [batch, tokens] are the samples' own: all if None.
 
-    Raises InputError where samples are padded and the place has other positions than the padded texts.
+    Raises InputError where the value does not say which sample is where, or samples are padded and the place has other
+    positions than the padded texts.
     """
-    if len(place.axes) == 2 and place.axes[0] == "batch":
+    place, laid, examples = inside.places[name], inside.layouts[name], inside.call.given.examples
+    if laid.rows != tuple((row,) for row in range(len(examples))):
+        raise refuse_merged(place, "corpus")
+    if laid.token_axis is None:
         return Reads(), None
     texts = [one for example in examples for one in example.places if isinstance(one, TextPlace)]
-    leaf = _leaf(place.name, [text for text in texts if _width(text) == tokens])
-    if leaf is not None:
-        return Reads(leaf), _own(leaf, texts, tokens, batch)
+    named = inside.tokens.of(place, tokens)
+    if named is not None:
+        decodes = named is inside.tokens.texts.get(DECODER)
+        read = [text for text in texts if text.leaf.startswith(DECODER) is decodes]
+        return Reads(read[0].leaf), _own(read, tokens)
     padded = [text for text in texts if len(text.own) < _width(text)]
     if padded:
         raise InputError(
@@ -88,20 +101,11 @@ def _width(text: TextPlace) -> int:
     return int(text.row[text.leaf].shape[1]) if text.ids is None else len(text.ids)
 
 
-def _leaf(name: str, fitting: Sequence[TextPlace]) -> str | None:
-    """The text that the positions belong to: that of the decoder, except in the stream of an encoder."""
-    leaves = list(dict.fromkeys(text.leaf for text in fitting))
-    if not leaves:
-        return None
-    wanted = [leaf for leaf in leaves if leaf.startswith("decoder_") is not name.startswith("encoder.")]
-    return (wanted or leaves)[0]
-
-
-def _own(leaf: str, texts: Sequence[TextPlace], tokens: int, batch: int) -> Tensor | None:
-    found = torch.zeros(batch, tokens, dtype=torch.bool)
-    for text in texts:
-        if text.leaf == leaf:
-            found[text.within, list(text.own)] = True
+def _own(texts: Sequence[TextPlace], tokens: int) -> Tensor | None:
+    """Which columns are a text's own. The places of the inputs say it also for a model that takes no mask."""
+    found = torch.zeros(len(texts), tokens, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        found[row, list(text.own)] = True
     return None if bool(found.all()) else found
 
 
