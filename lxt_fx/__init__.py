@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from lxt_fx.faithfulness.removed_units import Removal
     from lxt_fx.faithfulness.search import tune
     from lxt_fx.faithfulness.tuned_table import TunedTable
+    from lxt_fx.inside.dictionaries import Dictionary
+    from lxt_fx.inside.splice import splice
     from lxt_fx.ledger.arrivals import Landing
     from lxt_fx.ledger.causes import Cause
     from lxt_fx.ledger.ledger import Ledger
@@ -102,6 +104,7 @@ __all__ = [
     "InputError",
     "InsidePlace",
     "Conserves",
+    "Dictionary",
     "LxtFxError",
     "ModelChangedError",
     "NoRuleError",
@@ -131,6 +134,7 @@ __all__ = [
     "relevance_of",
     "save",
     "show",
+    "splice",
     "transform",
     "tune",
     "watch",
@@ -151,6 +155,8 @@ _NAMES = {
     "lxt_fx.faithfulness.removed_units": "Removal",
     "lxt_fx.faithfulness.search": "tune",
     "lxt_fx.faithfulness.tuned_table": "TunedTable",
+    "lxt_fx.inside.dictionaries": "Dictionary",
+    "lxt_fx.inside.splice": "splice",
     "lxt_fx.ledger.arrivals": "Landing",
     "lxt_fx.ledger.causes": "Cause",
     "lxt_fx.ledger.ledger": "Ledger",

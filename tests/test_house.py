@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("compiler",),
     ("attribution", "report"),
     ("ledger", "faithfulness", "inputs"),
-    ("tasks",),
+    ("tasks", "inside"),
     ("cli", "flow"),
     ("__init__", "__main__"),
 )

@@ -77,6 +77,7 @@ def places(explained: nn.Module) -> Places:
     | `mlp.i.output` | batch, tokens, hidden | what it gives |
     | `experts.i.weights` | batch, tokens, experts | the weights of a router |
     | `logits` | batch, positions, entries | |
+    | `residual.i.features`, `.error` | batch, tokens, features or hidden | of a dictionary that `splice` put there |
 
     `cross_attention.i...` reads another stream. The places of an encoder that is attended to are called `encoder...`, those
     of any other stream have the name of its leaf first (`pixel_values.residual.0`). Several of a kind in one layer are
