@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,27 +20,33 @@ Edit = Callable[[Explained, GraphModule], object]
 """Edits a copy of the canonical graph of an explained module. It leaves the values of the graph as they are."""
 
 
+def check_editable(explained: Explained, function: str) -> None:
+    """Raises InputError, in the name of `function`, for a module that was loaded from a file, and ModelChangedError."""
+    if explained.record.table is None or explained._options is None:
+        raise InputError(
+            f"{function}: this module was loaded from a file, which has the graph before its rules as text only; give the "
+            "model that it was made from"
+        )
+    explained._check_model()
+
+
 @torch.inference_mode(False)
 def edited(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any], edit: Edit) -> Explained:
     """The module under its own table and options, with `edit` of its graph, and of each further graph that a call needs.
 
     The forward is compared with that of `explained` on the inputs given, else on those that `transform` makes for the
-    model: `record.forward_difference`. Raises InputError for a module that was loaded from a file, or whose table merged
-    batch norms, and where there are no inputs; and what `transform` raises.
+    model: `record.forward_difference`. To be called after `check_editable`. Raises InputError for a module whose table
+    merged batch norms, and where there are no inputs; and what `transform` raises.
     """
-    if explained.record.table is None or explained._options is None:
-        raise InputError(
-            "this module was loaded from a file, which has the graph before its rules as text only; give the model that it "
-            "was made from"
-        )
-    explained._check_model()
+    options, table = explained._options, explained.record.table
+    assert options is not None and table is not None, "check_editable was called"
     if not args and not kwargs:
         kwargs = _example_inputs(explained)
     source = captured_model_of(explained, args, kwargs)
     fitting = source.model
     assert isinstance(fitting, Explained)
     edit(fitting, source.captured.gm)
-    found = compiled_by(source, explained.record.table, explained._options)
+    found = compiled_by(source, table, replace(options, positions=None))  # they are selected already
     settings = {name: explained.record.constants[name] for name in explained.record.to_repeat}
 
     def again(explained: Explained, inputs: Mapping[str, Any]) -> Explained:

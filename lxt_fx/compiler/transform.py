@@ -154,7 +154,7 @@ def _under_table(
 ) -> Explained:
     explained._check_model()
     found = None
-    if explained._options is not None and replace(explained._options, positions=options.positions) == options:
+    if explained._options is not None and replace(explained._options, positions=None) == options:  # none left to select
         found = under_numbers(explained, table)
     if found is None:
         found = compiled_by(_captured_again(explained, args, kwargs), table, options)

@@ -29,9 +29,10 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 class Dictionary:
     """Directions d_k in which a value h is written as h = sum_k f_k d_k + b + e, with features f of which most are 0.
 
-    `W_enc` [width, features] and `b_enc` [features] give z = x W_enc + b_enc, an activation of z the features f, and `W_dec`
-    [features, width] and `b_dec` [width] what is reconstructed, f W_dec + b_dec. With `center=True` the encoder reads
-    x - b_dec. `kind` is the activation:
+    `W_enc` [width, features] and `b_enc` [features] give z = x W_enc + b_enc, an activation of z gives the features f, and
+    `W_dec` [features, width], whose lines are the d_k, and `b_dec` [width] give what is reconstructed, f W_dec + b_dec.
+    With
+    `center=True` the encoder reads x - b_dec. `kind` is the activation:
 
     | kind | f | |
     |---|---|---|
@@ -41,13 +42,13 @@ class Dictionary:
     | `jump_relu` | relu(z) where z > `threshold` [features], else 0 | Rajamanoharan et al. 2024 |
     | `gated` | relu(z exp(r_mag) + b_mag) where z + b_gate > 0, else 0; no b_enc | Rajamanoharan et al. 2024 |
 
-    `rescale=True`: the encoder reads x sqrt(width) / |x|, and what is reconstructed is multiplied by |x| / sqrt(width), with
-    |x| held constant (SAELens: `constant_norm_rescale`). A *transcoder* reads one place and writes another: `W_dec` and
+    With `rescale=True` the encoder reads x sqrt(width) / |x|, and what is reconstructed is multiplied by |x| / sqrt(width);
+    |x| is held constant (SAELens: `constant_norm_rescale`). A *transcoder* reads one place and writes another: `W_dec` and
     `b_dec` have the width of what it writes, and it may have `W_skip` [width written, width read], which adds x W_skip^T.
 
-    The tensors are used as they are, and not copied. `about` says in a few words where the dictionary comes from. `place` is
-    where it was trained, in the words of its file. Raises InputError for tensors that are missing, do not fit together or
-    have NaN or infinite entries.
+    The tensors are used as they are, and not copied. `about` says in a few words where the dictionary comes from, `place`
+    where it was trained, in the words of its file. Raises InputError for tensors that are missing, do not fit together, or
+    have entries that are NaN or infinite.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ def _check_parts(dictionary: Dictionary) -> None:
     """What the kind needs is there, and nothing that it does not read."""
     kind, k, found = dictionary.kind, dictionary.k, dictionary.tensors
     own = set(NEEDS[kind])
-    given = {name for name in ("threshold", "b_gate", "r_mag", "b_mag") if name in found} | ({"k"} if k is not None else set())
+    given = {"threshold", "b_gate", "r_mag", "b_mag"} & found.keys() | ({"k"} if k is not None else set())
     if missing := sorted(own - given):
         _refuse(f"kind {kind!r} needs {', '.join(missing)}")
     if other := sorted(given - own):
@@ -215,14 +216,15 @@ def _check_shapes(dictionary: Dictionary) -> None:
     width, features = found["W_enc"].shape
     written = found["W_dec"].shape[1]
     wanted = {
-        "W_dec": (features, written), "b_enc": (features,), "b_dec": (written,), "b_gate": (features,), "r_mag": (features,),
-        "b_mag": (features,), "W_skip": (written, width),
+        "W_dec": (features, written), "b_enc": (features,), "b_dec": (written,), "W_skip": (written, width),
+        "b_gate": (features,), "r_mag": (features,), "b_mag": (features,),
     }  # fmt: skip
     for name, shape in wanted.items():
         if name in found and tuple(found[name].shape) != shape:
             _refuse(f"{name} is {list(found[name].shape)}, and W_enc [{width}, {features}] asks for {list(shape)}")
     if "threshold" in found and tuple(found["threshold"].shape) not in ((), (1,), (features,)):
-        _refuse(f"threshold is {list(found['threshold'].shape)}, and must be one number or one for each of {features} features")
+        said = f"must be one number, or one for each of {features} features"
+        _refuse(f"threshold is {list(found['threshold'].shape)}, and {said}")
     if dictionary.center and ("b_dec" not in found or written != width):
         _refuse("center=True subtracts b_dec from what is read, so it needs a b_dec of that width")
     if dictionary.rescale and written != width:

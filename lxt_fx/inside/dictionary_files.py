@@ -20,6 +20,13 @@ KINDS = {"standard": "relu", "topk": "topk", "batchtopk": "batch_topk", "jumprel
 """The kind of dictionary of each architecture."""
 
 _TRANSCODERS = {"transcoder": "standard", "skip_transcoder": "standard", "jumprelu_transcoder": "jumprelu"}
+_TRANSCODER_OF = {
+    ("relu", False): "transcoder",
+    ("relu", True): "skip_transcoder",
+    ("jump_relu", False): "jumprelu_transcoder",
+}
+"""The architecture of a transcoder by its kind, and whether it has W_skip."""
+
 _OWN = {
     "standard": ("b_enc",),
     "topk": ("b_enc",),
@@ -89,10 +96,10 @@ def _written(folder: Path, tensors: Mapping[str, Tensor], arguments: Mapping[str
     architecture = next(name for name, found in KINDS.items() if found == kind)
     transcodes = "W_skip" in tensors or tensors["W_dec"].shape[1] != tensors["W_enc"].shape[0]
     if transcodes:
-        by_kind = {"relu": "skip_transcoder" if "W_skip" in tensors else "transcoder", "jump_relu": "jumprelu_transcoder"}
-        if kind not in by_kind or (kind == "jump_relu" and "W_skip" in tensors):
-            _refuse(folder, f"the format of SAELens has no transcoder of kind {kind!r} like this one")
-        architecture = by_kind[kind]
+        skips = "W_skip" in tensors
+        architecture = _TRANSCODER_OF.get((kind, skips), "")
+        if not architecture:
+            _refuse(folder, f"SAELens has no transcoder of kind {kind!r}{' with W_skip' if skips else ''}")
     found: dict[str, Any] = {
         "architecture": architecture,
         "d_in": tensors["W_enc"].shape[0],
@@ -118,9 +125,9 @@ def _config(folder: Path) -> dict[str, Any]:
         _refuse(folder, f"{CONFIG} cannot be read ({type(error).__name__}: {error})")
     if not isinstance(found, dict):
         _refuse(folder, f"{CONFIG} must hold an object, not a {type(found).__name__}")
-    config = {_OLD_NAMES.get(name, name): value for name, value in found.items()}
+    config: dict[str, Any] = {_OLD_NAMES.get(name, name): value for name, value in found.items()}
     said = config.get("metadata")
-    config["metadata"] = said if isinstance(said, dict) else config
+    config["metadata"] = said if isinstance(said, dict) else dict(config)
     if config.get("activation_fn") == "topk":
         config |= {"architecture": "topk", "k": (config.get("activation_fn_kwargs") or {}).get("k")}
     return config
@@ -153,8 +160,8 @@ def _factor(folder: Path, config: Mapping[str, Any], scale: float | None) -> flo
     if scaled and scale is None:
         _refuse(
             folder,
-            "its activations were multiplied by a number in training (normalize_activations: expected_average_only_in) that "
-            f"the file does not hold; give it: Dictionary.load({str(folder)!r}, scale=sqrt(width) / mean length of h)",
+            "its activations were multiplied by a number in training (normalize_activations: expected_average_only_in), "
+            f"which the file does not hold; give it: Dictionary.load({str(folder)!r}, scale=...), sqrt(width) / mean |h|",
         )
     if scale is not None and not scaled:
         _refuse(folder, "scale is for files with normalize_activations: expected_average_only_in, and this is none")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
@@ -13,9 +12,9 @@ from lxt_fx.attribution.dictionary_places import path_for
 from lxt_fx.attribution.places import InsidePlace, places_at
 from lxt_fx.attribution.standard_places import kind_of
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.nodes import fixed_size, module_path, value
+from lxt_fx.base.nodes import fixed_size, value
 from lxt_fx.base.progress import lasting
-from lxt_fx.compiler.edited import edited
+from lxt_fx.compiler.edited import check_editable, edited
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.transform import transform
 from lxt_fx.inside.dictionaries import Dictionary
@@ -42,24 +41,26 @@ def splice(
 
         h = sum_k f_k d_k + b + e        with e = h - (sum_k f_k d_k + b) a constant
 
-    It computes what it computed before (`record.forward_difference` says how closely). The features are values of its graph,
-    as every other: `watch`, `audit`, `show` and all that take a place find them at `<place>.features`, e at `<place>.error`
-    and h, as its readers read it, at the place itself. Their relevance is R_k = f_k d_k . g, R_e = e . g and R_b = b . g, with g
-    what the table makes of the gradient at h; they add up to h . g (Sparse Feature Circuits, Marks et al. 2024). The relevance
-    of features goes on through the activation (R_in = R_out) and the encoder (a linear map) to the inputs. That of e
-    ends there: the ledger books it as `reconstruction error`, and biases as biases. With `stop=True` it ends at the features.
+    It computes what it computed before (`record.forward_difference` says how closely). The features are values of its
+    graph, as every other: `watch`, `audit`, `show` and all that take a place find them at `<place>.features`, e at
+    `<place>.error` and h, as its readers read it, at the place itself. Their relevance is R_k = f_k d_k . g, R_e = e . g
+    and R_b = b . g, with g what the table makes of the gradient at h; they add up to h . g (Sparse Feature Circuits, Marks
+    et al. 2024). The relevance of features goes on through the activation (R_in = R_out) and the encoder (a linear map) to
+    the inputs. That of e ends there: the ledger books it as `reconstruction error`, and biases as biases. With `stop=True`
+    it ends at the features.
 
         spliced = lxt_fx.splice(model, "residual.12", lxt_fx.Dictionary.load("sae"))
         with lxt_fx.watch(spliced, "residual.12.features") as inside:
-            spliced(input_ids=ids).logits[0, -1, 42].backward()
+            output, leaves = spliced.with_leaves(input_ids=ids)
+            output.logits[0, -1, 42].backward()
         inside["residual.12.features"].relevance          # [batch, tokens, features]
 
     `model` is a model, which is transformed first (`args` and `kwargs` as in `transform`), or what `transform` or `splice`
-    returned: its table and options stay, and several dictionaries can stand in one module. Inputs are needed only for a module
-    whose inputs are unknown to `transform`; the forward is compared on them. `place` is one that `lxt_fx.places` lists, a
-    module path, or a `%node`. A transcoder takes what it reads from the place `reads`, and writes to `place`. At places of heads
-    [batch, heads, tokens, size] a dictionary may be of the size of one head, or of all heads side by side, as those of `hook_z`
-    are; then its features are [batch, tokens, features].
+    returned: its table and options stay, and several dictionaries can stand in one module. Inputs are needed only for a
+    module whose inputs are unknown to `transform`; the forward is compared on them. `place` is one that `lxt_fx.places`
+    lists, a module path, or a `%node`. A transcoder takes what it reads from the place `reads`, and writes to `place`. At
+    places of heads [batch, heads, tokens, size] a dictionary may be of the size of one head, or of all heads side by side,
+    as those of `hook_z` are; then its features are [batch, tokens, features].
 
     The model does not change. The tensors of the dictionary are used as they are, not copied.
 
@@ -74,6 +75,7 @@ def splice(
         )
     model = opened(model, "splice")
     explained = model if isinstance(model, Explained) else transform(model, args, dict(kwargs or {}))
+    check_editable(explained, "splice")
     site = _Site(place, reads or place, dictionary, stop)
     site.check(explained)
     try:
@@ -99,8 +101,8 @@ class _Site:
         order = {node: index for index, node in enumerate(target.graph.nodes)}
         if order[source] > order[target]:
             raise InputError(
-                f"splice: {read.name} (%{source.name}) is computed after {written.name} (%{target.name}); a transcoder reads "
-                "what comes before the place that it writes"
+                f"splice: {read.name} (%{source.name}) is computed after {written.name} (%{target.name}); a transcoder "
+                "reads what comes before the place that it writes"
             )
         return written, source, target, heads
 
@@ -137,8 +139,8 @@ def _one(explained: Explained, name: str) -> tuple[InsidePlace, Node]:
         if node.name == wanted and isinstance(value(node), Tensor):
             return place, node
     raise InputError(
-        f"splice: {place.name} is %{place.node}, which a rule put into the graph; take the value of the model that it stands "
-        "for: show(explained, 'canonical') lists them"
+        f"splice: {place.name} is %{place.node}, which a rule put into the graph; take the value of the model that it "
+        "stands for: show(explained, 'canonical') lists them"
     )
 
 
@@ -154,13 +156,13 @@ def _fit(place: InsidePlace, node: Node, width: int, dictionary: Dictionary) -> 
     sizes = [fixed_size(size) for size in found.shape]
     if sizes and sizes[-1] == width:
         return None
-    by_head = kind_of(place.name) in BY_HEAD and len(sizes) == 4 and None not in (sizes[1], sizes[3])
-    if by_head and sizes[1] * sizes[3] == width:
-        return sizes[1]
-    both = f"{sizes[-1]} wide" + (f" in each of {sizes[1]} heads" if by_head else "")
+    heads = sizes[1] if kind_of(place.name) in BY_HEAD and len(sizes) == 4 else None
+    if heads is not None and heads * (sizes[-1] or 0) == width:
+        return heads
+    both = f"{sizes[-1]} wide" + (f" in each of {heads} heads" if heads is not None else "")
     raise InputError(
-        f"splice: the dictionary is {width} wide, and {place.name} [{','.join(place.shape)}] is {both}; a dictionary fits the "
-        "place that it was trained at" + (f" ({dictionary.place})" if dictionary.place else "")
+        f"splice: the dictionary is {width} wide, and {place.name} [{','.join(place.shape)}] is {both}; a dictionary "
+        "fits the place that it was trained at" + (f" ({dictionary.place})" if dictionary.place else "")
     )
 
 

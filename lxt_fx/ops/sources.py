@@ -30,7 +30,7 @@ class End(RuleFunction):
 
 @define("source(Tensor self) -> Tensor")
 def source(self: Tensor) -> Tensor:
-    """y = x, no relevance passes: what arrives is the relevance of x as a source. Unlike a held value, y has a relevance."""
+    """y = x, no relevance passes: what arrives is the relevance of x as a source. Unlike a held value, y has one."""
     ended: Tensor = End.apply(self)  # type: ignore[no-untyped-call]
     return ended
 

@@ -27,8 +27,10 @@ class InsertedDictionary:
 
 
 def find_dictionaries(graph: Graph) -> tuple[InsertedDictionary, ...]:
-    """Analysis: the dictionaries of a canonical graph, in the order in which they are computed."""
-    return tuple(_found(graph))
+    """Analysis: the dictionaries of a canonical graph, in the order of the values that they take the place of. So one that
+    explains the features of another, or stands behind it, comes after it."""
+    order = {node: place for place, node in enumerate(graph.nodes)}
+    return tuple(sorted(_found(graph), key=lambda one: order[one.written]))
 
 
 def _found(graph: Graph) -> Iterator[InsertedDictionary]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from lxt_fx.base.nodes import value
+from lxt_fx.base.nodes import value, written_shape
 from lxt_fx.base.torch_internals import (
     OpOverload,
     aten,
@@ -54,6 +54,8 @@ def insert_dictionary(
         features = inside.call(sources.source, [features], ENCODER)
     rename(features, "features")
     found = inside.traced(decode, [features, read], DECODER)
+    if written_shape(found) != written_shape(written):  # a transcoder, where one of the places has its tokens in one dim
+        found = inside.traced(_in_shape, [found, written], DECODER)
     error = inside.call(sources.reconstruction_error, [written, found])
     result = inside.call(aten.add.Tensor, [found, error])
     for reader in readers:
@@ -73,7 +75,8 @@ class _Inside:
         outer = behind[-1].meta.get("nn_module_stack") or {}
         self.root = {key: found for key, found in outer.items() if not found[0]}
         gm.add_submodule(path, _holding(tensors))
-        fakes = fakes_beside(self.like, tensors.values()) if is_fake(self.like) else [t.to("meta") for t in tensors.values()]
+        given = list(tensors.values())
+        fakes = fakes_beside(self.like, given) if is_fake(self.like) else [tensor.to("meta") for tensor in given]
         self.constants = dict(zip(tensors, map(self._constant, tensors, fakes), strict=True))
 
     def traced(self, part: Part, operands: list[Node], module: str) -> Node:
@@ -88,8 +91,8 @@ class _Inside:
         stands_for: dict[Node, Node] = dict(zip(inputs, read, strict=True))
         for node in traced.graph.nodes:
             if node.op == "call_function":
-                made = self._put(lambda node=node: self.graph.node_copy(node, lambda n: stands_for[n]), module)
-                made.meta["val"] = _on_meta(value(node)) if not is_fake(self.like) else value(node)
+                made = self._put(partial(self.graph.node_copy, node, stands_for.__getitem__), module)
+                made.meta["val"] = value(node) if is_fake(self.like) else _on_meta(value(node))
                 rename(made, base_name(made.target) if isinstance(made.target, OpOverload) else made.name)
                 stands_for[node] = made
         (result,) = traced.graph.output_node().args
@@ -126,10 +129,16 @@ def _holding(tensors: Mapping[str, Tensor]) -> nn.Module:
     return module
 
 
+def _in_shape(found: Tensor, like: Tensor, **tensors: Tensor) -> Tensor:
+    return found.reshape(like.shape)
+
+
 def _with_names(part: Part, operands: int, names: tuple[str, ...], *given: Tensor) -> Any:
     """The part, called by values without names and then by its tensors."""
     return part(*given[:operands], **dict(zip(names, given[operands:], strict=True)))
 
 
 def _on_meta(found: Any) -> Any:
+    if not isinstance(found, Tensor):
+        return found
     return torch.empty_strided(found.shape, found.stride(), dtype=found.dtype, device="meta")

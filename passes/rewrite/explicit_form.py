@@ -35,7 +35,8 @@ BY_EQUATION: dict[Any, OpOverload] = {
 _WHOLE = frozenset(recurrences.EQUATIONS)
 """Ops whose equation takes an epsilon for the sums inside of it."""
 SPECIAL = (
-    FACTOR_HELD | POINTWISE_OPS | products.HALVED | frozenset(BY_EQUATION) | frozenset(explicit.EQUATIONS) | _WHOLE | SOURCES
+    FACTOR_HELD | POINTWISE_OPS | SOURCES | products.HALVED | frozenset(BY_EQUATION) | frozenset(explicit.EQUATIONS)
+    | _WHOLE
 )
 _BY_WEIGHTS = WEIGHTED | {products.linear}
 """Sums of many terms, which are 0 by chance only; a matmul of two rounded values may well be 0."""
