@@ -43,10 +43,11 @@ def test_a_rescaled_dictionary_sees_vectors_of_one_length() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_dictionary_is_the_same_after_save_and_load(kind: str, tmp_path: Path) -> None:
-    found = dictionary(kind, center=True, place="blocks.1.hook_resid_pre")
+    found = dictionary(kind, center=True, about="a model", place="blocks.1.hook_resid_pre")
     found.save(tmp_path)
     loaded = lxt_fx.Dictionary.load(tmp_path)
-    assert loaded.place == found.place and loaded.kind == ("jump_relu" if kind == "batch_topk" else kind)
+    assert (loaded.about, loaded.place) == (found.about, found.place)
+    assert loaded.kind == ("jump_relu" if kind == "batch_topk" else kind)
     for name in set(found.tensors) - {"threshold"}:
         assert torch.equal(loaded.tensors[name], found.tensors[name])
     torch.testing.assert_close(loaded.encode(X), found.encode(X))
@@ -98,7 +99,8 @@ def test_files_of_older_versions_are_read(tmp_path: Path) -> None:
         "activation_fn_kwargs": {"k": 4}, "normalize_activations": False, "finetuning_scaling_factor": False,
     }  # fmt: skip
     found = lxt_fx.Dictionary.load(written(tmp_path, old, scaling_factor=torch.ones(FEATURES, dtype=torch.float64)))
-    assert (found.kind, found.k, found.center, found.about) == ("topk", 4, True, "gpt2 blocks.2.hook_resid_pre")
+    assert (found.kind, found.k, found.center) == ("topk", 4, True)
+    assert (found.about, found.place) == ("gpt2", "blocks.2.hook_resid_pre")
 
 
 def test_the_scale_of_the_activations_goes_into_the_weights(tmp_path: Path) -> None:
@@ -193,7 +195,7 @@ def test_tensors_that_make_no_dictionary_are_refused(name: str) -> None:
 
 
 def test_it_says_what_it_is_and_moves_to_another_dtype() -> None:
-    found = dictionary("topk", about="SmolLM2 blocks.12")
-    assert repr(found) == "Dictionary(topk, k=5, 32 -> 48 features -> 32, SmolLM2 blocks.12)"
+    found = dictionary("topk", about="SmolLM2", place="blocks.12")
+    assert repr(found) == "Dictionary(topk, k=5, 32 -> 48 features -> 32, SmolLM2, blocks.12)"
     narrow = found.to(torch.float32)
     assert narrow.dtype is torch.float32 and found.dtype is torch.float64 and narrow.k == 5

@@ -223,8 +223,9 @@ def test_features_bias_and_error_add_up_to_the_value_times_its_gradient(table: s
 @one_worker("llama")
 @pytest.mark.parametrize("kind", KINDS)
 def test_explicit_form_gives_the_relevance_of_the_fast_one(kind: str) -> None:
+    found = dictionary(kind)
     given = [
-        lxt_fx.splice(explained("llama", torch.float64, form=form), "residual.1", dictionary(kind), kwargs=GIVEN)
+        lxt_fx.splice(explained("llama", torch.float64, form=form, epsilon=1e-9), "residual.1", found, kwargs=GIVEN)
         for form in ("gradient", "explicit")
     ]
     (fast, fast_leaf), (explicit, explicit_leaf) = (seen(each, *PARTS) for each in given)

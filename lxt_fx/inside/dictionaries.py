@@ -46,8 +46,8 @@ class Dictionary:
     |x| is held constant (SAELens: `constant_norm_rescale`). A *transcoder* reads one place and writes another: `W_dec` and
     `b_dec` have the width of what it writes, and it may have `W_skip` [width written, width read], which adds x W_skip^T.
 
-    The tensors are used as they are, and not copied. `about` says in a few words where the dictionary comes from, `place`
-    where it was trained, in the words of its file. Raises InputError for tensors that are missing, do not fit together, or
+    The tensors are used as they are, and not copied. `about` names the model that it was trained on, `place` where in it,
+    in the words of its file. Raises InputError for tensors that are missing, do not fit together, or
     have entries that are NaN or infinite.
     """
 
@@ -100,7 +100,8 @@ class Dictionary:
     def __repr__(self) -> str:
         active = f", k={self.k}" if self.k is not None else ""
         widths = f"{self.width} -> {self.features} features -> {self.width_written}"
-        return f"Dictionary({self.kind}{active}, {widths}{', ' + self.about if self.about else ''})"
+        trained = "".join(f", {said}" for said in (self.about, self.place) if said)
+        return f"Dictionary({self.kind}{active}, {widths}{trained})"
 
     @property
     def width(self) -> int:

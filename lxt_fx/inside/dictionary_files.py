@@ -67,7 +67,7 @@ def read_files(folder: Path, scale: float | None) -> dict[str, Any]:
         "k": config.get("k") if architecture == "topk" else None,
         "center": bool(config.get("apply_b_dec_to_input", named not in _TRANSCODERS)),
         "rescale": config.get("normalize_activations") == "constant_norm_rescale",
-        "about": " ".join(str(said[key]) for key in ("model_name", "hook_name") if said.get(key)),
+        "about": str(said.get("model_name") or ""),
         "place": str(said.get("hook_name") or ""),
     }
 
@@ -109,7 +109,11 @@ def _written(folder: Path, tensors: Mapping[str, Tensor], arguments: Mapping[str
         "apply_b_dec_to_input": arguments["center"],
         "normalize_activations": "constant_norm_rescale" if arguments["rescale"] else "none",
         "reshape_activations": "none",
-        "metadata": {"sae_lens_version": FORMAT, "hook_name": arguments["place"] or None},
+        "metadata": {
+            "sae_lens_version": FORMAT,
+            "model_name": arguments["about"] or None,
+            "hook_name": arguments["place"] or None,
+        },
     }
     if transcodes:
         found["d_out"] = tensors["W_dec"].shape[1]
@@ -125,7 +129,7 @@ def _config(folder: Path) -> dict[str, Any]:
         _refuse(folder, f"{CONFIG} cannot be read ({type(error).__name__}: {error})")
     if not isinstance(found, dict):
         _refuse(folder, f"{CONFIG} must hold an object, not a {type(found).__name__}")
-    config: dict[str, Any] = {_OLD_NAMES.get(name, name): value for name, value in found.items()}
+    config: dict[str, Any] = {_OLD_NAMES.get(str(name), str(name)): value for name, value in found.items()}
     said = config.get("metadata")
     config["metadata"] = said if isinstance(said, dict) else dict(config)
     if config.get("activation_fn") == "topk":
