@@ -268,6 +268,7 @@ def test_with_stop_relevance_ends_at_features_error_and_bias() -> None:
 @one_worker("llama")
 def test_the_model_and_the_dictionary_stay_as_they_were() -> None:
     model, found = tiny.llama().double(), dictionary("jump_relu")
+    found = lxt_fx.Dictionary(**{n: nn.Parameter(t) for n, t in found.tensors.items()}, kind="jump_relu")  # type: ignore[arg-type]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modules, grads = [id(m) for m in model.modules()], [p.requires_grad for p in model.parameters()]
     before = {name: (id(tensor), tensor.clone()) for name, tensor in found.tensors.items()}
@@ -278,7 +279,8 @@ def test_the_model_and_the_dictionary_stay_as_they_were() -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
     assert all(p.grad is None for p in model.parameters())
-    held = dict(spliced.named_buffers())
+    held = {**dict(spliced.named_buffers()), **dict(spliced.named_parameters())}
+    assert all(tensor.grad is None for tensor in found.tensors.values())
     for name, (identity, value) in before.items():
         assert id(found.tensors[name]) == identity and torch.equal(found.tensors[name], value)
         assert held[f"dictionary.residual_1.{name}"] is found.tensors[name], "shared, not copied"
@@ -449,6 +451,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[lxt_fx.LxtFxError], str]] = {
     "place": ({"place": "residual.7"}, lxt_fx.UnknownNameError, "nearest are residual"),
     "several": ({"place": "residual.*"}, lxt_fx.InputError, "selects 3: residual.0, residual.1, residual.2"),
     "dtype": ({"dictionary": dictionary(dtype=torch.float32)}, lxt_fx.InputError, r"float32, and residual.1 is float64"),
+    "device": ({"dictionary": dictionary().to("meta")}, lxt_fx.InputError, r"on meta, and residual.1 on cpu; give"),
     "no dictionary": ({"dictionary": nn.Linear(2, 2)}, lxt_fx.InputError, "a dictionary is a lxt_fx.Dictionary"),
     "heads": ({"place": "attention.1.heads", "dictionary": dictionary(width=16)}, lxt_fx.InputError, "8 wide in each of 4"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
@@ -152,6 +153,11 @@ def _fit(place: InsidePlace, node: Node, width: int, dictionary: Dictionary) -> 
         said = [str(dtype).removeprefix("torch.") for dtype in (dictionary.dtype, found.dtype)]
         raise InputError(
             f"splice: the dictionary is {said[0]}, and {place.name} is {said[1]}; give dictionary.to(torch.{said[1]})"
+        )
+    if found.device not in (dictionary.device, torch.device("meta")):
+        raise InputError(
+            f"splice: the dictionary is on {dictionary.device}, and {place.name} on {found.device}; give "
+            f"dictionary.to({str(found.device)!r})"
         )
     sizes = [fixed_size(size) for size in found.shape]
     if sizes and sizes[-1] == width:
