@@ -1,12 +1,17 @@
 """A dictionary of features for SmolLM2's residual stream before layer 12: a BatchTopK autoencoder (Bussmann et al. 2024) on
-369,000 tokens of Wikipedia, in plain torch, under 15 minutes on 2 cores.
+369,000 tokens of Wikipedia, in plain torch, about 10 minutes on 2 cores.
 
-    python examples/train_dictionary.py
+    python examples/train_dictionary.py                # trains it anew
+    python examples/models.py fetch smollm2_dictionary # if it is not there
 
 The folder `smollm2_dictionary` beside the models gets cfg.json and sae_weights.safetensors, the format of SAELens, and
 measured.json: how good it is. `lxt_fx.Dictionary.load(folder)` reads it. A BatchTopK autoencoder is used, and saved, as a
-JumpReLU one: the threshold is what its least active chosen features had in training. The first token of a text is left out:
-its residual stream is 150 times as long as that of the others.
+JumpReLU one, whose threshold is what its least active chosen features had in training.
+
+The first token of a text is left out: its residual stream is 150 times as long as that of others. On 100 paragraphs that
+it did not see, the dictionary explains 0.80 of the variance of a token (in the median; 0.85 of all), with 32.5 active
+features; 0.3 % of its features are never active in training. With the reconstruction in the place of the stream, the
+model's cross-entropy is 3.60 nats per token, and not 3.31 (with the mean of the stream: 9.56).
 """
 
 from __future__ import annotations
@@ -21,7 +26,6 @@ import torch
 from torch import Tensor
 
 import lxt_fx
-from models import cache_folder, load, wiki_paragraphs
 
 LAYER, FEATURES, ACTIVE = 12, 4096, 32  # ACTIVE: features per token, in the mean over a batch
 BATCH, EPOCHS, RATE = 1024, 5, 1e-3
@@ -114,18 +118,19 @@ def train(h: Tensor) -> Weights:
 @torch.no_grad()
 def measured(weights: Weights, model: Any, tokenizer: Any, texts: list[str], h: Tensor) -> dict[str, float]:
     """How good a dictionary is on texts, with the residual stream h f16[tokens, hidden] at them."""
-    parts = [(part.float(), features(weights, part.float())) for part in h.split(4096)]
-    error = sum((part - f @ weights["W_dec"] - weights["b_dec"]).pow(2).sum().item() for part, f in parts)
-    fired = torch.stack([(f > 0).any(0) for _, f in parts]).any(0)
     mean = h.float().mean(0)
 
     def reconstruct(h: Tensor) -> Tensor:
         return features(weights, h) @ weights["W_dec"] + weights["b_dec"]
 
+    error = torch.cat([(part.float() - reconstruct(part.float())).pow(2).sum(-1) for part in h.split(4096)])
+    active = torch.cat([(features(weights, part.float()) > 0).sum(0, keepdim=True) for part in h.split(4096)]).sum(0)
+    variance = (h.float() - mean).pow(2).sum(-1)
     return {
-        "explained_variance": 1 - error / (h.float() - mean).pow(2).sum().item(),
-        "l0": sum((f > 0).sum().item() for _, f in parts) / len(h),
-        "dead_on_these_texts": 1 - fired.float().mean().item(),
+        "explained_variance": 1 - (error.sum() / variance.sum()).item(),  # a few tokens with a long h count most
+        "explained_variance_median": 1 - (error / variance).median().item(),  # over tokens
+        "l0": active.sum().item() / len(h),
+        "dead_on_these_texts": (active == 0).float().mean().item(),
         "cross_entropy": cross_entropy(model, tokenizer, texts, lambda h: h),
         "cross_entropy_reconstructed": cross_entropy(model, tokenizer, texts, reconstruct),
         "cross_entropy_mean": cross_entropy(model, tokenizer, texts, lambda h: mean.expand_as(h)),
@@ -152,21 +157,19 @@ def cross_entropy(model: Any, tokenizer: Any, texts: list[str], change: Any) -> 
     return total / count
 
 
-def main(folder: Path | None = None) -> dict[str, float]:
+def train_dictionary(model: Any, tokenizer: Any, texts: list[str], folder: Path) -> dict[str, float]:
+    """Writes the dictionary and its numbers into the folder."""
     torch.manual_seed(0)
-    model, tokenizer = load("smollm2")
     model.requires_grad_(False)
-    texts = [text for _, text in wiki_paragraphs()]
     texts = [texts[place] for place in torch.randperm(len(texts)).tolist()]
+    held_out, texts = texts[:HELD_OUT], texts[HELD_OUT:]
     start = time.perf_counter()
-    h = residuals(model, tokenizer, texts[HELD_OUT:])
+    h = residuals(model, tokenizer, texts)
     print(f"{len(h)} tokens read, {time.perf_counter() - start:.0f} s", flush=True)
     weights = train(h)
-    held_out = texts[:HELD_OUT]
     numbers = measured(weights, model, tokenizer, held_out, residuals(model, tokenizer, held_out))
     fired = torch.stack([(features(weights, part.float()) > 0).any(0) for part in h.split(4096)]).any(0)
     numbers |= {"dead_in_training": 1 - fired.float().mean().item(), "tokens": len(h)}
-    folder = folder or cache_folder() / "smollm2_dictionary"
     about, place = "SmolLM2-135M-Instruct", f"blocks.{LAYER}.hook_resid_pre"
     lxt_fx.Dictionary(**weights, kind="batch_topk", center=True, about=about, place=place).save(folder)
     (folder / "measured.json").write_text(json.dumps(numbers, indent=1))
@@ -177,4 +180,6 @@ def main(folder: Path | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    from models import cache_folder, load, wiki_paragraphs
+
+    train_dictionary(*load("smollm2"), [text for _, text in wiki_paragraphs()], cache_folder() / "smollm2_dictionary")

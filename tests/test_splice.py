@@ -4,6 +4,7 @@ a module with a dictionary still is: a ledger that closes, two forms, files, fur
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -209,8 +210,8 @@ def test_features_bias_and_error_add_up_to_the_value_times_its_gradient(table: s
         output, leaves = spliced.with_leaves(input_ids=IDS)
         output.logits[0, -1, 3].backward()
     assert leaves["inputs_embeds"].grad is not None
-    h, f, e = (inside[place].value for place in ("residual.1", "residual.1.features", "residual.1.error"))
-    g = h.grad
+    h, f, e = (inside[place].value.detach() for place in ("residual.1", "residual.1.features", "residual.1.error"))
+    g = inside["residual.1"].value.grad
     assert g is not None
     relevance = {place: inside[place].relevance for place in PARTS}
     assert relative(relevance["residual.1.features"], f * (g @ found.tensors["W_dec"].T)) < EXACT
@@ -285,6 +286,8 @@ def test_the_model_and_the_dictionary_stay_as_they_were() -> None:
         assert id(found.tensors[name]) == identity and torch.equal(found.tensors[name], value)
         assert held[f"dictionary.residual_1.{name}"] is found.tensors[name], "shared, not copied"
     assert relative(spliced(input_ids=IDS).logits, expected) < 1e-6
+    said = [item.why for item in lxt_fx.certificate(spliced).not_proven]
+    assert any("compared without the dictionary at residual.1" in why for why in said)
 
 
 @one_worker("llama")
@@ -314,14 +317,14 @@ def test_the_other_places_of_a_model_stay_where_they_are() -> None:
     for name in ("bert", "llama"):
         given = explained(name, torch.float64)
         before = lxt_fx.places(given)
-        spliced = lxt_fx.splice(given, "residual.2", dictionary(), kwargs=GIVEN)
+        spliced = lxt_fx.splice(given, "residual.1", dictionary(), kwargs=GIVEN)
         after = lxt_fx.places(spliced)
-        assert set(after) == {*before, "residual.2.features", "residual.2.error"}
-        assert after["residual.2"].node != before["residual.2"].node
-        assert {n: p.node for n, p in after.items() if n in before and n != "residual.2"} == {
-            n: p.node for n, p in before.items() if n != "residual.2"
+        assert set(after) == {*before, "residual.1.features", "residual.1.error"}
+        assert after["residual.1"].node != before["residual.1"].node
+        assert {n: p.node for n, p in after.items() if n in before and n != "residual.1"} == {
+            n: p.node for n, p in before.items() if n != "residual.1"
         }
-        assert after["residual.2.features"].axes == ("batch", "tokens", "features")
+        assert after["residual.1.features"].axes == ("batch", "tokens", "features")
 
 
 @one_worker("llama")
@@ -425,9 +428,12 @@ def test_features_of_heads_side_by_side_are_those_of_the_input_of_the_projection
     with torch.no_grad():
         model(IDS)
     hook.remove()
-    with lxt_fx.watch(spliced, "attention.1.heads.features") as inside:
-        spliced.with_leaves(input_ids=IDS)
-    assert relative(inside["attention.1.heads.features"].value, written_by_hand(found, read[0])[0]) < 1e-6
+    with lxt_fx.watch(spliced, "attention.1.heads.features", "attention.1.heads") as inside:
+        spliced.with_leaves(input_ids=IDS)[0].logits[0, -1, 3].backward()
+    features, heads = inside["attention.1.heads.features"], inside["attention.1.heads"]
+    assert relative(features.value, written_by_hand(found, read[0])[0]) < 1e-6
+    g = heads.value.grad.transpose(1, 2).flatten(2)  # type: ignore[union-attr]
+    assert relative(features.relevance, features.value.detach() * (g @ found.tensors["W_dec"].T)) < EXACT
 
 
 @one_worker("vit")
@@ -444,6 +450,24 @@ def test_a_vision_transformer_and_a_batch_of_padded_texts() -> None:
         padded.with_leaves(**texts)[0].logits[1, 1, 3].backward()
     assert relative(inside["residual.1.features"].relevance[1, :2], alone[0]) < 1e-6
     assert not bool(inside["residual.1.features"].relevance[0].any())
+
+
+@one_worker("llama")
+@pytest.mark.parametrize(
+    ("trained", "place", "warns"),
+    [
+        ("hook_resid_pre", "residual.1", False),
+        ("hook_resid_post", "residual.2", False),
+        ("hook_resid_pre", "residual.2", True),
+    ],
+)
+def test_a_dictionary_of_another_place_gives_a_warning(trained: str, place: str, warns: bool) -> None:
+    """An error in decoding or of the place never shows in the forward, since e is what is left."""
+    found = dictionary(place=f"blocks.1.{trained}")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        lxt_fx.splice(explained("llama", torch.float64), place, found, kwargs=GIVEN)
+    assert any("which is residual.1 here, and is put at residual.2" in str(one.message) for one in said) is warns
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[lxt_fx.LxtFxError], str]] = {

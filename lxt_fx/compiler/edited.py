@@ -31,12 +31,17 @@ def check_editable(explained: Explained, function: str) -> None:
 
 
 @torch.inference_mode(False)
-def edited(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any], edit: Edit) -> Explained:
+def edited(
+    explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any], edit: Edit, note: str
+) -> Explained:
     """The module under its own table and options, with `edit` of its graph, and of each further graph that a call needs.
 
     The forward is compared with that of `explained` on the inputs given, else on those that `transform` makes for the
-    model: `record.forward_difference`. To be called after `check_editable`. Raises InputError for a module whose table
-    merged batch norms, and where there are no inputs; and what `transform` raises.
+    model: `record.forward_difference`. The edit may change the gradient, so `record.gradient_difference` stays that of the
+    graph before it, and in the certificate "the gradient before any rule was" goes on with `note`.
+
+    To be called after `check_editable`. Raises InputError for a module whose table merged batch norms, and where there are
+    no inputs; and what `transform` raises.
     """
     options, table = explained._options, explained.record.table
     assert options is not None and table is not None, "check_editable was called"
@@ -46,11 +51,12 @@ def edited(explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any
     fitting = source.model
     assert isinstance(fitting, Explained)
     edit(fitting, source.captured.gm)
+    source = replace(source, proofs=[replace(proof, note=proof.note or note) for proof in source.proofs])
     found = compiled_by(source, table, replace(options, positions=None))  # they are selected already
     settings = {name: explained.record.constants[name] for name in explained.record.to_repeat}
 
     def again(explained: Explained, inputs: Mapping[str, Any]) -> Explained:
-        return edited(explained, (), without_omitted({**settings, **inputs}), edit)
+        return edited(explained, (), without_omitted({**settings, **inputs}), edit, note)
 
     give_further(found, explained, again)
     return found

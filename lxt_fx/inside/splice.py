@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from lxt_fx.attribution.standard_places import kind_of
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size, value
 from lxt_fx.base.progress import lasting
+from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.edited import check_editable, edited
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.transform import transform
@@ -22,6 +24,15 @@ from lxt_fx.inside.dictionaries import Dictionary
 from lxt_fx.passes.analysis.find_dictionaries import find_dictionaries
 from lxt_fx.passes.canonical.insert_dictionary import Part, insert_dictionary
 from lxt_fx.passes.capture.opened_model import opened
+
+_HOOKS = {
+    "hook_resid_pre": "residual.{}",
+    "hook_mlp_out": "mlp.{}.output",
+    "mlp.hook_post": "mlp.{}.neurons",
+    "hook_attn_out": "attention.{}.output",
+    "attn.hook_z": "attention.{}.heads",
+}
+"""The standard places of what TransformerLens, and so the files of SAELens, call by these names in `blocks.0`, ..."""
 
 BY_HEAD = ("heads", "queries", "keys", "values")
 """Places [batch, heads, tokens, size]."""
@@ -63,7 +74,8 @@ def splice(
     places of heads [batch, heads, tokens, size] a dictionary may be of the size of one head, or of all heads side by side,
     as those of `hook_z` are; then its features are [batch, tokens, features].
 
-    The model does not change. The tensors of the dictionary are used as they are, not copied.
+    The model does not change. The tensors of the dictionary are used as they are, not copied. A dictionary whose file names
+    another place gives a warning.
 
     Raises InputError for a dictionary of another width, dtype or device than the place, for several places and for a module
     that was loaded from a file; UnknownNameError for a place that does not exist, with the nearest names; what `transform`
@@ -79,8 +91,10 @@ def splice(
     check_editable(explained, "splice")
     site = _Site(place, reads or place, dictionary, stop)
     site.check(explained)
+    _say_trained_elsewhere(reads or place, dictionary)
     try:
-        return edited(explained, args, kwargs or {}, site.insert)
+        note = f"compared without the dictionary at {place}, whose error is a constant"
+        return edited(explained, args, kwargs or {}, site.insert, note)
     except InputError as error:
         raise InputError(f"splice: {str(error).removeprefix('transform: ')}") from error
 
@@ -125,6 +139,20 @@ class _Site:
             encode,
             decode,
             stop=self.stop,
+        )
+
+
+def _say_trained_elsewhere(place: str, dictionary: Dictionary) -> None:
+    """Warns where the file of a dictionary names another standard place: here it may explain little of the value."""
+    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", dictionary.place)
+    if found is None or place.split(".")[0] not in ("residual", "mlp", "attention"):
+        return
+    layer, hook = int(found.group(1)), found.group(2)
+    trained = f"residual.{layer + 1}" if hook == "hook_resid_post" else _HOOKS.get(hook, place).format(layer)
+    if trained != place:
+        warn_user(
+            f"splice: the dictionary was trained at {dictionary.place}, which is {trained} here, and is put at "
+            f"{place}; what it does not explain there is its error"
         )
 
 
