@@ -431,7 +431,7 @@ def test_features_of_heads_side_by_side_are_those_of_the_input_of_the_projection
     with lxt_fx.watch(spliced, "attention.1.heads.features", "attention.1.heads") as inside:
         spliced.with_leaves(input_ids=IDS)[0].logits[0, -1, 3].backward()
     features, heads = inside["attention.1.heads.features"], inside["attention.1.heads"]
-    assert relative(features.value, written_by_hand(found, read[0])[0]) < 1e-6
+    assert relative(features.value.detach(), written_by_hand(found, read[0])[0]) < 1e-6
     g = heads.value.grad.transpose(1, 2).flatten(2)  # type: ignore[union-attr]
     assert relative(features.relevance, features.value.detach() * (g @ found.tensors["W_dec"].T)) < EXACT
 
