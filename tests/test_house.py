@@ -24,7 +24,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("compiler",),
     ("attribution", "report"),
     ("ledger", "faithfulness", "inputs"),
-    ("tasks", "inside"),
+    ("tasks",),
+    ("inside",),
     ("cli", "flow"),
     ("__init__", "__main__"),
 )

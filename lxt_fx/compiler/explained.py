@@ -117,6 +117,7 @@ class Explained(GraphModule):
     _other_calls: GraphsByNames | None = None
     _options: Options | None = None
     _model_state: ModelState | None = None
+    _known_values: GraphValues | None = None
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
         super().__init__(root, graph, class_name)
@@ -148,7 +149,7 @@ class Explained(GraphModule):
     def recompile(self) -> PythonCode:
         """Makes the fused graph and compiles the forward from it, segment by segment if there are segments. `graph` does
         not change: the audit, `watch` and the certificate read it."""
-        made = self.__dict__.pop(_FUSED, None)
+        made, self._known_values = self.__dict__.pop(_FUSED, None), None
         self.fused = fuse(self) if made is None else made
         code = recompile_as(self, self.fused)
         self.__dict__.pop(QUICK, None)
@@ -305,9 +306,11 @@ class Explained(GraphModule):
             del self._watches[block]
 
     def _values(self) -> GraphValues:
-        """The values of `graph`, by module."""
-        lowered = self.record.stages["lowered"]
-        return GraphValues(self.graph, lowered.inserted, lowered.carrying)
+        """The values of `graph`, by module. They are found again where the graph was compiled again."""
+        if self._known_values is None or self._known_values.graph is not self.graph:
+            lowered = self.record.stages["lowered"]
+            self._known_values = GraphValues(self.graph, lowered.inserted, lowered.carrying)
+        return self._known_values
 
     def _again(self, record: Record) -> Explained:
         """A module with the same parameters, another copy of the graph and this record, of a module that nobody changed: it
@@ -324,9 +327,25 @@ class Explained(GraphModule):
             twin._cut(self.segments)
         return twin
 
+    def _edited(self, edit: Callable[[Graph], None]) -> Explained:
+        """A module with the same parameters and record, whose graph is a copy that `edit` has changed. Its fused graph is
+        made from that. It is not called like the model: it takes the bound inputs of the graph, by `forward`."""
+        graph = Graph()
+        graph.output(graph.graph_copy(self.graph, {}))
+        copy_io(self.graph, graph)
+        edit(graph)
+        graph.lint()
+        twin = Explained(self, graph)
+        twin.record = self.record
+        twin._options = self._options
+        if self.segments is not None:
+            checkpoint = None if self._options is None else self._options.checkpoint
+            twin._cut(segments_of(twin, twin.fused, checkpoint or "sqrt"))
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Explained:
         self._check_model()  # also so that the copy's further graphs are of the model that its first graph is of
-        record, embedding = self.record, self._embedding
+        record, embedding, self._known_values = self.record, self._embedding, None
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
         twin._watches, twin._hook_flag = {}, copy.deepcopy(self._hook_flag, memo)  # shared by the copied submodules
