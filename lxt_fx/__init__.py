@@ -61,10 +61,12 @@ if TYPE_CHECKING:
     from lxt_fx.inside.conditional import conditional
     from lxt_fx.inside.corpus import corpus
     from lxt_fx.inside.corpus_result import Corpus
+    from lxt_fx.inside.dictionaries import Dictionary
     from lxt_fx.inside.labels import labels
     from lxt_fx.inside.latent import latent
     from lxt_fx.inside.latent_result import Latent
     from lxt_fx.inside.maximise import maximise
+    from lxt_fx.inside.splice import splice
     from lxt_fx.inside.units import Only
     from lxt_fx.ledger.arrivals import Landing
     from lxt_fx.ledger.causes import Cause
@@ -111,6 +113,7 @@ __all__ = [
     "InputError",
     "InsidePlace",
     "Conserves",
+    "Dictionary",
     "LxtFxError",
     "ModelChangedError",
     "NoRuleError",
@@ -147,6 +150,7 @@ __all__ = [
     "relevance_of",
     "save",
     "show",
+    "splice",
     "transform",
     "tune",
     "watch",
@@ -170,10 +174,12 @@ _NAMES = {
     "lxt_fx.inside.conditional": "conditional",
     "lxt_fx.inside.corpus": "corpus",
     "lxt_fx.inside.corpus_result": "Corpus",
+    "lxt_fx.inside.dictionaries": "Dictionary",
     "lxt_fx.inside.labels": "labels",
     "lxt_fx.inside.latent": "latent",
     "lxt_fx.inside.latent_result": "Latent",
     "lxt_fx.inside.maximise": "maximise",
+    "lxt_fx.inside.splice": "splice",
     "lxt_fx.inside.units": "Only",
     "lxt_fx.ledger.arrivals": "Landing",
     "lxt_fx.ledger.causes": "Cause",

@@ -67,7 +67,7 @@ def _of_standard_place(explained: Explained, name: str, node: Node, sizes: Seque
     if standard.get(name) != node.name:
         return ()
     by_name = {each.name: each for each in explained.graph.nodes}
-    layer = re.match(r"(.*?)(?:cross_)?(?:attention|mlp|experts|mixer)\.(\d+)\.", name)
+    layer = re.match(r"(.*?)(?:cross_)?(?:residual|attention|mlp|experts|mixer)\.(\d+)\.", name)
     before = standard.get(f"{layer[1]}residual.{layer[2]}", "") if layer else ""
     around = written_shape(by_name[before]) if before in by_name else None
     leaves = [written_shape(each) for each in by_name.values() if each.target == explained.record.leaves[0]]

@@ -50,6 +50,9 @@ class Places(Mapping[str, InsidePlace]):
             raise UnknownNameError(f"places: {self.model_class} has no place {name!r}; {nearest(name, self._places)}")
         return self._places[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -86,6 +89,7 @@ def places(explained: nn.Module) -> Places:
     | `experts.i.weights` | batch, tokens, experts | the weights of all experts, of which a router chooses some |
     | `mixer.i.output` | batch, tokens, hidden | what mixes tokens in another way gives: a recurrence, a convolution |
     | `logits` | batch, positions, entries | |
+    | `residual.i.features`, `.error` | batch, tokens, features or hidden | of a dictionary that `splice` put there |
 
     `cross_attention.i...` reads another stream. The places of an encoder that is attended to are called `encoder...`, those
     of any other stream have the name of its leaf first (`pixel_values.residual.0`). Several of a kind in one layer are

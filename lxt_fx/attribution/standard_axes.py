@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-LAST: Mapping[str, str] = {"output": "hidden", "neurons": "neurons", "weights": "experts", "residual": "hidden"}
+LAST: Mapping[str, str] = {
+    "output": "hidden",
+    "neurons": "neurons",
+    "weights": "experts",
+    "residual": "hidden",
+    "features": "features",
+    "error": "hidden",
+}
 """The last axis of a value of tokens, by its kind: the last word of its name that is no number."""
 HEADS = frozenset({"queries", "keys", "values", "heads"})
 OTHER_TOKENS = frozenset({"keys", "values"})

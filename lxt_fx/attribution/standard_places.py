@@ -12,11 +12,13 @@ from weakref import WeakKeyDictionary
 
 from torch.fx import Graph, GraphModule, Node
 
+from lxt_fx.attribution.dictionary_places import with_dictionaries, without_dictionaries
 from lxt_fx.attribution.split_head import logits_index
 from lxt_fx.base.nodes import shape
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.analysis.find_attention_parts import AttentionParts
+from lxt_fx.passes.analysis.find_dictionaries import find_dictionaries
 from lxt_fx.passes.analysis.find_layers import Layer, Stream, find_layers
 from lxt_fx.passes.analysis.mark_flow import mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
@@ -32,9 +34,12 @@ def standard_places(explained: Explained) -> Mapping[str, str]:
     once for each graph."""
     canonical = explained.record.stages["canonical"].graph
     if canonical not in _FOUND:
-        gm = GraphModule(explained, canonical)
-        flow = mark_flow(gm, relevance_leaves(canonical))
-        named = dict(_all(find_layers(gm, flow))) | _logits(explained, canonical)
+        dictionaries = find_dictionaries(canonical)
+        plain, node_of = without_dictionaries(canonical, dictionaries)
+        gm = GraphModule(explained, plain)
+        flow = mark_flow(gm, relevance_leaves(plain))
+        found = {name: node_of[node] for name, node in _all(find_layers(gm, flow))}
+        named = with_dictionaries(found, dictionaries) | _logits(explained, canonical)
         order = {node: place for place, node in enumerate(canonical.nodes)}
         renamed = explained.record.renamed
         _FOUND[canonical] = {
