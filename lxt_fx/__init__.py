@@ -43,7 +43,7 @@ def _register_ops() -> None:
 _register_ops()
 
 if TYPE_CHECKING:
-    from lxt_fx import flow, functional, nn
+    from lxt_fx import edits, flow, functional, nn
     from lxt_fx.attribution.embeddings import embed
     from lxt_fx.attribution.many_targets import relevance_of
     from lxt_fx.attribution.places import InsidePlace, Places, places
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from lxt_fx.faithfulness.removed_units import Removal
     from lxt_fx.faithfulness.search import tune
     from lxt_fx.faithfulness.tuned_table import TunedTable
+    from lxt_fx.inside.steering import steer
     from lxt_fx.ledger.arrivals import Landing
     from lxt_fx.ledger.causes import Cause
     from lxt_fx.ledger.ledger import Ledger
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from lxt_fx.tasks.explain import explain, explain_image
 
 __all__ = [
+    "edits",
     "flow",
     "functional",
     "Account",
@@ -131,6 +133,7 @@ __all__ = [
     "relevance_of",
     "save",
     "show",
+    "steer",
     "transform",
     "tune",
     "watch",
@@ -151,6 +154,7 @@ _NAMES = {
     "lxt_fx.faithfulness.removed_units": "Removal",
     "lxt_fx.faithfulness.search": "tune",
     "lxt_fx.faithfulness.tuned_table": "TunedTable",
+    "lxt_fx.inside.steering": "steer",
     "lxt_fx.ledger.arrivals": "Landing",
     "lxt_fx.ledger.causes": "Cause",
     "lxt_fx.ledger.ledger": "Ledger",

@@ -24,8 +24,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("compiler",),
     ("attribution", "report"),
     ("ledger", "faithfulness", "inputs"),
-    ("tasks",),
-    ("cli", "flow"),
+    ("tasks", "inside"),
+    ("cli", "edits", "flow"),
     ("__init__", "__main__"),
 )
 """A room reads rooms of lower floors, and itself. On one floor rooms do not read one another."""

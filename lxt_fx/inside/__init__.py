@@ -1,0 +1,1 @@
+"""Inside a model: latent and conditional relevance, dictionaries, corpora, steering."""
