@@ -175,6 +175,21 @@ def test_a_watched_place_has_the_changed_value_and_the_fused_graph_gives_the_sam
     assert set(seen) == {"mlp.0.neurons", "mlp.1.neurons", "residual.0"}
 
 
+def test_the_ledger_names_what_an_edit_adds() -> None:
+    _, explained = made("llama")
+    with lxt_fx.steer(explained, {"residual.1": [edits.scale(2.0), edits.add(DIRECTION)]}):
+        ledger = lxt_fx.audit(explained, INPUTS["llama"], 1)
+        with lxt_fx.watch(explained, "residual.1") as seen:
+            explained.with_leaves(**INPUTS["llama"])[0].logits[:, -1, 1].sum().backward()
+        rules = explained._prepared((), INPUTS["llama"])[0].record.stages["lowered"].rules
+    place, inside = lxt_fx.places(explained)["residual.1"].node, seen["residual.1"]
+    gradient = inside.value.grad
+    assert gradient is not None
+    added = [entry for entry in ledger.entries if entry.name == "computed by %steered_residual_1_shift"]
+    assert len(added) == 1 and relative(added[0].amount, (gradient * DIRECTION).sum((1, 2))) < EXACT
+    assert rules[place].name == "sum" and "scale" in {rules[name].name for name in rules if name.startswith("mul")}
+
+
 def test_explain_inside_the_block_explains_the_steered_model() -> None:
     _, explained = made("llama")
     edit = {"mlp.0.neurons": edits.scale(0, units=list(range(24)))}
@@ -299,6 +314,16 @@ def test_generate_gives_the_same_with_and_without_a_cache(name: str, positions: 
     assert torch.equal(generated(model, inputs, True)[1], plain)
 
 
+def test_each_example_has_its_own_row_of_a_mask() -> None:
+    model, explained = made("llama")
+    edit = {"residual.1": edits.add(DIRECTION)}
+    with lxt_fx.steer(model, edit, positions=MASK, explained=explained):
+        together = logits(model, "llama")
+    for row in range(2):
+        with lxt_fx.steer(explained, edit, positions=MASK[row]), torch.no_grad():
+            assert relative(explained(input_ids=IDS[row : row + 1]).logits, together[row : row + 1]) < EXACT
+
+
 def test_a_generated_text_is_steered_as_the_whole_text_is() -> None:
     """The step that says the last token is the explained module on all tokens before it."""
     model, explained = made("llama")
@@ -365,7 +390,7 @@ def test_a_block_leaves_no_trace_also_if_it_raises(on: str, enabled: bool) -> No
         ):
             logits(steered, "llama")
             raise ZeroDivisionError
-        assert torch.is_grad_enabled() is enabled
+        assert torch.is_grad_enabled() is enabled and not explained._steers
     assert is_same((state(model), state(explained), explained.graph.python_code("self").src), before)
     with pytest.raises((IndexError, CallError)), lxt_fx.steer(steered, SEVERAL, positions=[1], **settings):
         steered(input_ids=torch.full((1, 3), 99))  # the call itself raises

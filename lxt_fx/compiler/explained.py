@@ -99,6 +99,9 @@ class GraphsByNames(Protocol):
 _FUSED = "_fused_before"
 """The attribute of a module, while it is made, that holds the fused graph of another one with an equal graph."""
 
+_VALUES = "_values_found"
+"""The attribute of a module that holds the values of its graph, once someone asked for them."""
+
 
 class Explained(GraphModule):
     """A rewritten model, which is called like the model. After `logit.backward()`, relevance is `leaf * leaf.grad`. In
@@ -151,6 +154,7 @@ class Explained(GraphModule):
     def recompile(self) -> PythonCode:
         """Makes the fused graph and compiles the forward from it, segment by segment if there are segments. `graph` does
         not change: the audit, `watch` and the certificate read it."""
+        self.__dict__.pop(_VALUES, None)
         made = self.__dict__.pop(_FUSED, None)
         self.fused = fuse(self) if made is None else made
         code = recompile_as(self, self.fused)
@@ -344,9 +348,13 @@ class Explained(GraphModule):
             )
 
     def _values(self) -> GraphValues:
-        """The values of `graph`, by module."""
-        lowered = self.record.stages["lowered"]
-        return GraphValues(self.graph, lowered.inserted, lowered.carrying)
+        """The values of `graph`, by module: those found before, as long as it has as many nodes and is not recompiled."""
+        known: tuple[int, GraphValues] | None = self.__dict__.get(_VALUES)
+        if known is None or known[1].graph is not self.graph or known[0] != len(self.graph.nodes):
+            lowered = self.record.stages["lowered"]
+            known = len(self.graph.nodes), GraphValues(self.graph, lowered.inserted, lowered.carrying)
+            self.__dict__[_VALUES] = known
+        return known[1]
 
     def _again(self, record: Record) -> Explained:
         """A module with the same parameters, another copy of the graph and this record, of a module that nobody changed: it
@@ -366,6 +374,7 @@ class Explained(GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> Explained:
         self._check_model()  # also so that the copy's further graphs are of the model that its first graph is of
         record, embedding = self.record, self._embedding
+        self.__dict__.pop(_VALUES, None)
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
         twin._watches, twin._steers, twin._first = {}, {}, None

@@ -18,7 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.one_capture import one_capture
-from lxt_fx.base.torch_internals import OpOverload, aten, copy_io
+from lxt_fx.base.torch_internals import OpOverload, aten, copy_io, rename
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.pipeline import explained_of, in_form
@@ -145,7 +145,7 @@ class _Edit:
     def _take_name(self, x: Node, now: Node) -> None:
         """The changed value is found by the name of the place."""
         name, made = x.name, now.name
-        x._rename(f"{name}_before")
+        rename(x, f"{name}_before")
         now.name = name
         _renamed(self.rules, {name: x.name, made: name})
         _renamed(self.matches, {name: x.name, made: name})
