@@ -71,9 +71,9 @@ def test_a_steered_model_is_shown_before_and_after(language_model: str, capsys: 
     shown = capsys.readouterr().out
     titles, first, *_ = shown.splitlines()
     assert titles.split() == ["before", "steered"] and len(first.split()) == 5
-    _, before, _, after, value = first.split()
+    _, before, _, after, _ = first.split()
     assert plain.startswith(f"logit of {before} (rank 1)") and before != after
-    assert f"logit of {after} (rank 1) at position 4, after ' is' = {float(value):.2g}" in shown
+    assert f"logit of {after} (rank 1) at position 4, after ' is' = " in shown
 
 
 def test_a_steered_classifier_shows_its_labels(classifier: str, capsys: pytest.CaptureFixture[str]) -> None:
