@@ -58,7 +58,15 @@ if TYPE_CHECKING:
     from lxt_fx.faithfulness.removed_units import Removal
     from lxt_fx.faithfulness.search import tune
     from lxt_fx.faithfulness.tuned_table import TunedTable
+    from lxt_fx.inside.conditional import conditional
+    from lxt_fx.inside.corpus import corpus
+    from lxt_fx.inside.corpus_result import Corpus
+    from lxt_fx.inside.labels import labels
+    from lxt_fx.inside.latent import latent
+    from lxt_fx.inside.latent_result import Latent
+    from lxt_fx.inside.maximise import maximise
     from lxt_fx.inside.steering import steer
+    from lxt_fx.inside.units import Only
     from lxt_fx.ledger.arrivals import Landing
     from lxt_fx.ledger.causes import Cause
     from lxt_fx.ledger.ledger import Ledger
@@ -95,6 +103,7 @@ __all__ = [
     "CaptureError",
     "Certificate",
     "Comparison",
+    "Corpus",
     "Explained",
     "Explanation",
     "Explanations",
@@ -108,6 +117,7 @@ __all__ = [
     "ModelChangedError",
     "NoRuleError",
     "TracedBranchError",
+    "Only",
     "PerturbationCurves",
     "Places",
     "places",
@@ -121,11 +131,17 @@ __all__ = [
     "UnsupportedVersionError",
     "certificate",
     "compare",
+    "corpus",
+    "conditional",
     "diff",
     "embed",
     "explain",
     "explain_image",
+    "Latent",
+    "latent",
+    "labels",
     "load",
+    "maximise",
     "nn",
     "perturbation_curves",
     "progress",
@@ -154,7 +170,15 @@ _NAMES = {
     "lxt_fx.faithfulness.removed_units": "Removal",
     "lxt_fx.faithfulness.search": "tune",
     "lxt_fx.faithfulness.tuned_table": "TunedTable",
+    "lxt_fx.inside.conditional": "conditional",
+    "lxt_fx.inside.corpus": "corpus",
+    "lxt_fx.inside.corpus_result": "Corpus",
+    "lxt_fx.inside.labels": "labels",
+    "lxt_fx.inside.latent": "latent",
+    "lxt_fx.inside.latent_result": "Latent",
+    "lxt_fx.inside.maximise": "maximise",
     "lxt_fx.inside.steering": "steer",
+    "lxt_fx.inside.units": "Only",
     "lxt_fx.ledger.arrivals": "Landing",
     "lxt_fx.ledger.causes": "Cause",
     "lxt_fx.ledger.ledger": "Ledger",

@@ -24,7 +24,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("compiler",),
     ("attribution", "report"),
     ("ledger", "faithfulness", "inputs"),
-    ("tasks", "inside"),
+    ("tasks",),
+    ("inside",),
     ("cli", "edits", "flow"),
     ("__init__", "__main__"),
 )

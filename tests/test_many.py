@@ -87,7 +87,7 @@ def test_the_head_of_a_language_model_is_cut_off(name: str) -> None:
     cut = split_model(module)
     assert cut is not None
     x = leaf_of(module)
-    states = cut.body(inputs_embeds=x, **{k: v for k, v in module._prepared((x,), {})[1].items() if k != "inputs_embeds"})
+    states, _ = cut.body(**module._prepared((x,), {})[1] | {"inputs_embeds": x})
     assert states.shape == (2, TOKENS, 32)
     assert_same(cut.head(states), module(x).logits)
 
@@ -111,13 +111,13 @@ def test_the_parts_of_a_module_are_made_once_follow_its_tensors_and_go_with_it()
     assert cut is not None and split_model(module) is cut
     with torch.no_grad():
         net[0].weight.mul_(2)  # a value written in place counts
-    assert_same(cut.head(cut.body(x)), net(x))
+    assert_same(cut.head(cut.body(x)[0]), net(x))
     name, old = next((n, p) for n, p in module.named_parameters() if p.shape == (4, 4))
     owner = module.get_submodule(name.rpartition(".")[0])
     setattr(owner, name.rpartition(".")[2], torch.nn.Parameter(old.detach() * 3))  # as where a loaded module moves
     again = split_model(module)
     assert again is not None and again is not cut
-    assert not torch.allclose(again.body(x), cut.body(x))
+    assert not torch.allclose(again.body(x)[0], cut.body(x)[0])
     gone = weakref.ref(module)
     del module, owner
     gc.collect()
@@ -188,8 +188,8 @@ def test_gradients_and_grad_mode_of_the_caller_are_left_alone() -> None:
 def test_a_chunk_shrinks_with_what_the_forward_saves(monkeypatch: pytest.MonkeyPatch) -> None:
     module = explained("llama")
     x, sizes = leaf_of(module), []
-    backward = many._backward
-    monkeypatch.setattr(many, "_backward", lambda *args: sizes.append(len(args[2][0])) or backward(*args))
+    backward = many.backward
+    monkeypatch.setattr(many, "backward", lambda *args: sizes.append(len(args[2][0])) or backward(*args))
     many.relevance_of(module, x, PAIRS)
     assert sizes == [5]
     largest = 2 * TOKENS * 64 * 8  # the widest values are the MLP's 48 and the attention's 32 columns: below 64

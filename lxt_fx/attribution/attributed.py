@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.attribution.leaf_call import LeafCall
-from lxt_fx.attribution.many_targets import Numbers, relevance_by_leaf
+from lxt_fx.attribution.many_targets import Numbers, check_chunk, relevance_by_leaf
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
@@ -60,8 +60,24 @@ def attributed(
     Raises InputError where a number does not depend on the inputs, or a lookup has no place for each token; and
     NonFiniteError if a number or its relevance is not finite.
     """
+    check_chunk(chunk, function)
     start = time.perf_counter()
     chunks, values = relevance_by_leaf(call, numbers, chunk, function)
+    return gathered(call, numbers, chunks, values, function, start, units=units)
+
+
+def gathered(
+    call: LeafCall,
+    numbers: Numbers,
+    chunks: Iterable[list[Tensor]],
+    values: Tensor,
+    function: str,
+    start: float,
+    *,
+    units: bool = True,
+) -> Attributed:
+    """What `attributed` returns, from the relevance of the leaves for one chunk of numbers after another. `start` is the
+    time at which the forward began."""
     found: dict[str, list[Tensor]] = {}
     for by_leaf in chunks:
         for name, part in _by_input(call, by_leaf, units, function):

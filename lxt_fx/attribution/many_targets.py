@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -16,6 +17,7 @@ from lxt_fx.attribution.many_entries import BatchTargets, Entries
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.split_head import SplitModel, split_model
+from lxt_fx.attribution.tapped import Tapped
 from lxt_fx.attribution.target import TargetsLike, several_targets
 from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.attribution.text_input import texts_of_logits
@@ -81,8 +83,7 @@ def relevance_of(
     Raises InputError for targets that do not fit, and NonFiniteError if a number or its relevance is not finite.
     """
     with gradients_on():
-        if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-            raise InputError(f"relevance_of: chunk must be a whole number of at least 1, or None, got {chunk!r}")
+        check_chunk(chunk, "relevance_of")
         if reduce not in ("hidden", "channels", "none"):
             raise InputError(f'relevance_of: reduce must be "hidden", "channels" or "none", got {reduce!r}')
         wanted, explained = several_targets(targets, "relevance_of"), opened(explained, "relevance_of")
@@ -97,6 +98,12 @@ def relevance_of(
         reading = Reading.of("relevance_of", call.module, labels)
         asked = BatchTargets(reading, wanted, texts_of_logits(call.named, call.bound, tokenizer))
         return _finite(call, asked, chunk, reduce)[0]
+
+
+def check_chunk(chunk: object, function: str) -> None:
+    """Raises InputError for a `chunk` that is neither None nor a whole number of at least 1."""
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise InputError(f"{function}: chunk must be a whole number of at least 1, or None, got {chunk!r}")
 
 
 def _given(inputs: Tensor | Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Any, ...]]:
@@ -150,37 +157,72 @@ def relevance_by_leaf(
     """The relevance of each leaf of the call, [targets, *leaf.shape] and at least float32, for one chunk of targets after
     another; and the values of all targets, [targets, batch] for entries. The forward has run when this returns, and the
     backward of a chunk runs when it is asked for. Error messages name the `function`."""
-    leaves, explained = list(call.leaves.values()), call.module
-    saved = _Saved(explained)
-    split = split_model(explained) if asked.entries_only else None
-    with stage("running the forward"), saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-        ends, seeds, values = (
-            _from_output(call, asked, function) if split is None else _from_hidden(explained, split, call.bound, asked)
-        )
-    targets, size = len(values), chunk or saved.chunk(leaves[0].device)
-    by_gradient = explained.record.form == "gradient"
-
-    def chunks() -> Iterator[list[Tensor]]:
-        for start in steps("relevance of targets", range(0, targets, size), targets, size):
-            stop = min(start + size, targets)
-            found = _backward(ends, leaves, [seed(start, stop) for seed in seeds], stop == targets, function)
-            wide = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in found]
-            yield [leaf.detach() * each if by_gradient else each for leaf, each in zip(leaves, wide, strict=True)]
-
-    return chunks(), values
+    run = forward_run(call, asked, function)
+    return run.relevance(list(call.leaves.values()), chunk), run.values
 
 
 Seeds = Callable[[int, int], Tensor]
 """The gradient at one tensor with which the backward of targets `start` to `stop` starts: [stop - start, *tensor.shape]."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """One forward of a call, with its autograd graph. The backward starts at `ends`, with `seeds`. `values` are those of
+    the targets, [targets, batch] for entries. `inside` are the values of the places that were asked for. `chunk` targets
+    fit into memory at once."""
+
+    ends: list[Tensor]
+    seeds: list[Seeds]
+    values: Tensor
+    inside: list[Tensor]
+    chunk: int
+    form: str
+    function: str
+
+    def relevance(self, tensors: list[Tensor], chunk: int | None) -> Iterator[list[Tensor]]:
+        """The relevance of leaves and values inside, [targets, *shape] and at least float32, for one chunk of targets after
+        another."""
+        targets, size = len(self.values), chunk or self.chunk
+        for start in steps("relevance of targets", range(0, targets, size), targets, size):
+            stop = min(start + size, targets)
+            found = self.gradients(tensors, start, stop, last=stop == targets)
+            wide = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in found]
+            yield [
+                tensor.detach() * each if self.form == "gradient" else each
+                for tensor, each in zip(tensors, wide, strict=True)
+            ]
+
+    def gradients(self, tensors: list[Tensor], start: int, stop: int, *, last: bool) -> list[Tensor]:
+        """What flows back to these tensors for the targets `start` to `stop`, [stop - start, *shape]. The autograd graph is
+        freed after the `last` ones."""
+        return backward(self.ends, tensors, [seed(start, stop) for seed in self.seeds], last, self.function)
+
+
+def forward_run(call: LeafCall, asked: Numbers, function: str, tapped: Tapped | None = None) -> Run:
+    """The forward of a call for these numbers, with the values inside that `tapped` gives. Where each number is an entry of
+    the logits, the head of a language model runs at the target positions only."""
+    explained = call.module
+    saved = _Saved(explained)
+    split = None
+    if asked.entries_only:
+        split = split_model(explained) if tapped is None else tapped.split
+    with stage("running the forward"), saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+        if split is not None:
+            ends, seeds, values, inside = _from_hidden(explained, split, call.bound, asked)
+        else:
+            output, inside = (call.output(), []) if tapped is None else tapped.module.forward(**call.bound)
+            ends, seeds, values = _from_output(explained, output, asked, function)
+    chunk = saved.chunk(next(iter(call.leaves.values())).device)
+    return Run(ends, seeds, values, inside, chunk, explained.record.form, function)
+
+
 def _from_hidden(
     explained: Explained, split: SplitModel, bound: Mapping[str, Any], asked: Numbers
-) -> tuple[list[Tensor], list[Seeds], Tensor]:
-    """The hidden states that the head reads, the gradient of each target at them, and the targets' values. A target depends
-    on the hidden state of one position, so its gradient is 0 at all others. The head reads a copy of that hidden state for
-    each target, so one backward through the head gives the gradients of all targets."""
-    hidden = split.body(**bound)
+) -> tuple[list[Tensor], list[Seeds], Tensor, list[Tensor]]:
+    """The hidden states that the head reads, the gradient of each target at them, the targets' values, and the values
+    beside them. A target depends on the hidden state of one position, so its gradient is 0 at all others. The head reads a
+    copy of that hidden state for each target, so one backward through the head gives the gradients of all targets."""
+    hidden, inside = split.body(**bound)
     places = asked.places(hidden.shape[1], len(hidden)).to(hidden.device)  # [batch, targets]
     batch = torch.arange(len(hidden), device=hidden.device)
     chosen = hidden.detach()[batch[:, None], places].requires_grad_(True)
@@ -196,13 +238,14 @@ def _from_hidden(
         found[targets[:, None], batch, places.T[start:stop]] = reaching.transpose(0, 1)[start:stop]
         return found
 
-    return [hidden], [made], values.detach().T
+    return [hidden], [made], values.detach().T, inside
 
 
-def _from_output(call: LeafCall, asked: Numbers, function: str) -> tuple[list[Tensor], list[Seeds], Tensor]:
+def _from_output(
+    explained: Explained, output: Any, asked: Numbers, function: str
+) -> tuple[list[Tensor], list[Seeds], Tensor]:
     """The tensors at which the backward starts, what it starts with for each target, and the targets' values. In gradient
     form it starts at the targets themselves, in explicit form at the outputs with output * d target / d output."""
-    output = call.module._called(call.module, call.bound)
     totals, values = asked.totals(output)
     leaves = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
     if not totals.requires_grad:
@@ -210,7 +253,7 @@ def _from_output(call: LeafCall, asked: Numbers, function: str) -> tuple[list[Te
             f"{function}: the targets do not depend on the input by a differentiable path, so nothing can be explained; "
             "give numbers computed from the output, without detach, item or argmax"
         )
-    if call.module.record.form == "gradient":
+    if explained.record.form == "gradient":
         return [totals], [lambda start, stop: _one_each(totals, start, stop)], values.detach()
 
     def shares(tensor: Tensor) -> Seeds:
@@ -234,11 +277,11 @@ def _one_each(totals: Tensor, start: int, stop: int) -> Tensor:
     return made
 
 
-def _backward(
+def backward(
     ends: list[Tensor], leaves: list[Tensor], seeds: list[Tensor], last: bool, function: str
 ) -> list[Tensor]:
     """The gradient [targets, *leaf.shape] of each leaf for seeds [targets, ...]. A single target runs without a batch of
-    gradients."""
+    gradients. The autograd graph is freed after the `last` ones."""
     one, count = len(seeds[0]) == 1, len(seeds[0])
     given = [seed[0] for seed in seeds] if one else seeds
     found = torch.autograd.grad(
@@ -270,7 +313,7 @@ class _Saved:
     def pack(self, tensor: Tensor) -> Tensor:
         if tensor.untyped_storage().data_ptr() not in self.weights:
             self.largest = max(self.largest, tensor.numel() * tensor.element_size())
-        return tensor
+        return tensor.detach()  # an output that saves itself would never be freed where no backward goes through it
 
     def chunk(self, device: torch.device) -> int:
         largest = min(MEMORY // (ALIVE * self.largest), LARGEST_CHUNK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -14,7 +14,8 @@ from rich.text import Text
 from torch import nn
 from torch.fx import Node
 
-from lxt_fx.attribution.standard_places import AXES, kind_of, standard_places
+from lxt_fx.attribution.place_axes import axes_of
+from lxt_fx.attribution.standard_places import standard_places
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.base.nodes import module_path, written_shape
 from lxt_fx.compiler.explained import Explained, check_explained
@@ -25,13 +26,16 @@ from lxt_fx.compiler.module_values import GraphValues, ModuleCall
 class InsidePlace:
     """One value inside a model. `name` is how it was asked for: a standard name, a module path (its output), or `%node`.
     `node` is the node of the explained module's graph that computes it, the same in both forms. `shape` has free sizes as
-    text, `axes` one name for each dimension. `module` is the innermost module whose code computes it."""
+    text, `axes` one name for each dimension, and `merged` the two that the first one holds, the outer one first, with their
+    sizes: `(("batch", "s1"), ("tokens", "s2"))` for a value [batch * tokens, hidden]. It is empty if the first dimension
+    holds one, or the graph does not say in which order. `module` is the innermost module whose code computes it."""
 
     name: str
     node: str
     shape: tuple[str, ...]
     axes: tuple[str, ...]
     module: str
+    merged: tuple[tuple[str, str], ...] = ()
 
 
 class Places(Mapping[str, InsidePlace]):
@@ -42,7 +46,7 @@ class Places(Mapping[str, InsidePlace]):
 
     def __getitem__(self, name: str) -> InsidePlace:
         if name not in self._places:
-            raise UnknownNameError(f"places: {self.model_class} has no place {name!r}; {_nearest(name, self._places)}")
+            raise UnknownNameError(f"places: {self.model_class} has no place {name!r}; {nearest(name, self._places)}")
         return self._places[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -89,7 +93,7 @@ def places(explained: nn.Module) -> Places:
     values, by_name = module._values(), _nodes_by_name(module)
     found = {name: by_name[node] for name, node in standard_places(module).items() if node in by_name}
     carrying = {name: node for name, node in found.items() if values.carries(node)}
-    return Places({name: _place(name, node) for name, node in carrying.items()}, module.record.model_class)
+    return Places({name: _place(module, name, node) for name, node in carrying.items()}, module.record.model_class)
 
 
 def places_at(explained: Explained, asked: str | Sequence[str], function: str) -> dict[str, InsidePlace]:
@@ -100,18 +104,31 @@ def places_at(explained: Explained, asked: str | Sequence[str], function: str) -
     module has no single output, or a name means a module and a standard place.
     """
     found: dict[str, InsidePlace] = {}
-    for name in (asked,) if isinstance(asked, str) else tuple(asked):
+    for name in asked if isinstance(asked, Iterable) and not isinstance(asked, str) else (asked,):
         if not isinstance(name, str):
             raise InputError(
                 f"{function}: a place is a standard name, a module path or a %node, as text; got {name!r}"
             )
-        found |= {each: _place(each, node) for each, node in _nodes_at(explained, name, function).items()}
+        found |= {each: _place(explained, each, node) for each, node in _nodes_at(explained, name, function).items()}
     return found
 
 
 def node_at(explained: Explained, place: InsidePlace) -> Node:
     """The node of the place in this graph of the module, at which its relevance is complete (`GraphValues.at`)."""
     return explained._values().at(_nodes_by_name(explained)[place.node])
+
+
+def nodes_of_names(explained: Explained) -> dict[str, str]:
+    """The node, in this graph of the module, at which the relevance of each standard place and of each module with one
+    output is complete."""
+    values, by_name = explained._values(), _nodes_by_name(explained)
+    found = {}
+    for path, calls in values.calls.items():
+        leaving = [node for call in calls for node in call.leaving if values.carries(node)]
+        if len(leaving) == 1:
+            found[path] = values.at(leaving[0]).name
+    standard = {name: by_name[node] for name, node in standard_places(explained).items() if node in by_name}
+    return found | {name: values.at(node).name for name, node in standard.items() if values.carries(node)}
 
 
 def _nodes_at(explained: Explained, name: str, function: str) -> dict[str, Node]:
@@ -139,12 +156,13 @@ def _nothing(explained: Explained, name: str, function: str) -> dict[str, Node]:
     known = [*standard_places(explained), *(path for path in values.calls if path)]
     known += [f"%{node.name}" for node in values.graph.nodes if values.carries(node)] if name.startswith("%") else []
     raise UnknownNameError(
-        f"{function}: {name!r} selects nothing that carries relevance; {_nearest(name, known)}; lxt_fx.places(explained) "
+        f"{function}: {name!r} selects nothing that carries relevance; {nearest(name, known)}; lxt_fx.places(explained) "
         "lists the standard places, show(explained, 'lowered') modules and nodes"
     )
 
 
-def _nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    """The known names that are nearest to one, in a phrase."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.0)
     return f"the nearest are {', '.join(near)}" if near else "it has none"
 
@@ -191,23 +209,10 @@ def _output(values: GraphValues, path: str, calls: list[ModuleCall], function: s
     return found[0] if found else None
 
 
-def _place(name: str, node: Node) -> InsidePlace:
+def _place(explained: Explained, name: str, node: Node) -> InsidePlace:
     sizes = written_shape(node) or ()
-    return InsidePlace(name, node.name, sizes, _axes(name, len(sizes)), module_path(node))
-
-
-def _axes(name: str, dims: int) -> tuple[str, ...]:
-    """Names for the dimensions: those of the kind of place if it has as many, else those of a value [batch, tokens, units];
-    any others are numbered."""
-    if not name.startswith("%") and (axes := AXES.get(kind_of(name))) is not None:
-        if len(axes) == dims:
-            return axes
-        if kind_of(name) == "logits" and dims == 2:
-            return "batch", "entries"
-        if dims < len(axes):  # without a batch, or with examples and tokens in one dimension
-            return axes[len(axes) - dims :]
-    names = {1: ("units",), 2: ("batch", "units"), 3: ("batch", "tokens", "units")}
-    return names.get(dims, ("batch", *(f"dim{index}" for index in range(1, dims - 1)), "units") if dims else ())
+    axes = axes_of(explained, name, node)
+    return InsidePlace(name, node.name, sizes, axes.names, module_path(node), axes.merged)
 
 
 def _by_layer(found: Mapping[str, InsidePlace]) -> dict[str, InsidePlace]:

@@ -9,7 +9,7 @@ graph, which a plain call runs, and the body has the same segments for recomputa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
@@ -37,8 +37,8 @@ _ELEMENTWISE = (
 
 @dataclass(frozen=True, slots=True)
 class SplitModel:
-    """`body` maps the inputs by name to hidden states [batch, positions, hidden]. `head` maps hidden states of any number
-    of positions to their logits [batch, positions, entries]."""
+    """`body` maps the inputs by name to hidden states [batch, positions, hidden] and a list of the values beside them that
+    were asked for. `head` maps hidden states of any number of positions to their logits [batch, positions, entries]."""
 
     body: GraphModule
     head: GraphModule
@@ -65,7 +65,7 @@ def split_model(explained: Explained) -> SplitModel | None:
     if made is None or not _shares(explained, made.shared):
         names = {str(node.target) for node in explained.fused.nodes if node.op == "get_attr"}
         shared = {name: attrgetter(name)(explained) for name in names}
-        _MADE[explained.fused] = made = _Made(shared, _split(explained))
+        _MADE[explained.fused] = made = _Made(shared, split_beside(explained, logits_index(explained), ()))
     return made.split
 
 
@@ -73,8 +73,10 @@ def _shares(explained: Explained, shared: Mapping[str, Any]) -> bool:
     return all(attrgetter(name)(explained) is tensor for name, tensor in shared.items())
 
 
-def _split(explained: Explained) -> SplitModel | None:
-    index, flat = logits_index(explained), pytree.tree_leaves(explained.fused.output_node().args[0])
+def split_beside(explained: Explained, index: int | None, beside: Sequence[Node]) -> SplitModel | None:
+    """The module in two parts, whose logits are the flat output `index`. The body also returns these nodes of the fused
+    graph. None where it cannot: where one of them is computed by the head."""
+    flat = pytree.tree_leaves(explained.fused.output_node().args[0])
     if index is None or not isinstance(flat[index], Node) or len(shape(flat[index]) or ()) != 3:
         return None
     needed = _needed(flat[index])
@@ -87,7 +89,9 @@ def _split(explained: Explained) -> SplitModel | None:
     tail = region[region.index(linear) :]
     if not isinstance(hidden, Node) or len(shape(hidden) or ()) != 3 or not _reads_only(tail, linear, by_inputs):
         return None
-    return SplitModel(_body(explained, hidden), _head(explained, hidden, flat[index], needed, set(tail)))
+    if any(not computed_from(node).isdisjoint(tail) for node in beside):
+        return None
+    return SplitModel(_body(explained, hidden, beside), _head(explained, hidden, flat[index], needed, set(tail)))
 
 
 def logits_index(explained: Explained) -> int | None:
@@ -125,12 +129,12 @@ def _reads_only(tail: list[Node], linear: Node, by_inputs: set[Node]) -> bool:
     )
 
 
-def _body(explained: Explained, hidden: Node) -> GraphModule:
+def _body(explained: Explained, hidden: Node, beside: Sequence[Node]) -> GraphModule:
     graph = Graph()
     copies: dict[Node, Node] = {}
     graph.graph_copy(explained.fused, copies)
-    graph.output((copies[hidden],))
-    set_io(graph, replace(io_of(explained.graph), out_spec=pytree.tree_structure(0)))
+    graph.output((copies[hidden], *(copies[node] for node in beside)))
+    set_io(graph, replace(io_of(explained.graph), out_spec=pytree.tree_structure((0, [0] * len(beside)))))
     drop_dead_nodes(graph)
     body = GraphModule(explained, graph)
     if (cut := explained._cut_for_calls(body.graph)) is not None:

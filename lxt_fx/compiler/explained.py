@@ -99,9 +99,6 @@ class GraphsByNames(Protocol):
 _FUSED = "_fused_before"
 """The attribute of a module, while it is made, that holds the fused graph of another one with an equal graph."""
 
-_VALUES = "_values_found"
-"""The attribute of a module that holds the values of its graph, once someone asked for them."""
-
 
 class Explained(GraphModule):
     """A rewritten model, which is called like the model. After `logit.backward()`, relevance is `leaf * leaf.grad`. In
@@ -121,6 +118,7 @@ class Explained(GraphModule):
     _other_calls: GraphsByNames | None = None
     _options: Options | None = None
     _model_state: ModelState | None = None
+    _known_values: GraphValues | None = None
 
     def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
         super().__init__(root, graph, class_name)
@@ -154,8 +152,7 @@ class Explained(GraphModule):
     def recompile(self) -> PythonCode:
         """Makes the fused graph and compiles the forward from it, segment by segment if there are segments. `graph` does
         not change: the audit, `watch` and the certificate read it."""
-        self.__dict__.pop(_VALUES, None)
-        made = self.__dict__.pop(_FUSED, None)
+        made, self._known_values = self.__dict__.pop(_FUSED, None), None
         self.fused = fuse(self) if made is None else made
         code = recompile_as(self, self.fused)
         self.__dict__.pop(QUICK, None)
@@ -348,13 +345,11 @@ class Explained(GraphModule):
             )
 
     def _values(self) -> GraphValues:
-        """The values of `graph`, by module: those found before, as long as it has as many nodes and is not recompiled."""
-        known: tuple[int, GraphValues] | None = self.__dict__.get(_VALUES)
-        if known is None or known[1].graph is not self.graph or known[0] != len(self.graph.nodes):
+        """The values of `graph`, by module. They are found again where the graph was compiled again."""
+        if self._known_values is None or self._known_values.graph is not self.graph:
             lowered = self.record.stages["lowered"]
-            known = len(self.graph.nodes), GraphValues(self.graph, lowered.inserted, lowered.carrying)
-            self.__dict__[_VALUES] = known
-        return known[1]
+            self._known_values = GraphValues(self.graph, lowered.inserted, lowered.carrying)
+        return self._known_values
 
     def _again(self, record: Record) -> Explained:
         """A module with the same parameters, another copy of the graph and this record, of a module that nobody changed: it
@@ -371,10 +366,25 @@ class Explained(GraphModule):
             twin._cut(self.segments)
         return twin
 
+    def _edited(self, edit: Callable[[Graph], None]) -> Explained:
+        """A module with the same parameters and record, whose graph is a copy that `edit` has changed. Its fused graph is
+        made from that. It is not called like the model: it takes the bound inputs of the graph, by `forward`."""
+        graph = Graph()
+        graph.output(graph.graph_copy(self.graph, {}))
+        copy_io(self.graph, graph)
+        edit(graph)
+        graph.lint()
+        twin = Explained(self, graph)
+        twin.record = self.record
+        twin._options = self._options
+        if self.segments is not None:
+            checkpoint = None if self._options is None else self._options.checkpoint
+            twin._cut(segments_of(twin, twin.fused, checkpoint or "sqrt"))
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Explained:
         self._check_model()  # also so that the copy's further graphs are of the model that its first graph is of
-        record, embedding = self.record, self._embedding
-        self.__dict__.pop(_VALUES, None)
+        record, embedding, self._known_values = self.record, self._embedding, None
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
         twin._watches, twin._steers, twin._first = {}, {}, None

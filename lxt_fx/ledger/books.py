@@ -88,7 +88,8 @@ class Books:
 
     `value` = sum of `sources` + sum of `entries` + `residual`. `reaching` is <output, gradient> of each node, `passing` is
     <operand, gradient> of each edge. `heads` splits attentions by head, `positions` splits their query, key and value by
-    token, `profile` splits the output of each layer by token.
+    token, `profile` splits the output of each layer by token. `inside` has the nodes of standard places and of modules,
+    by name.
     """
 
     explained: tuple[str, ...]
@@ -105,6 +106,7 @@ class Books:
     table_name: str
     dtype: str
     rotates: bool
+    inside: Mapping[str, str]
 
     @property
     def examples(self) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from lxt_fx.attribution.places import nodes_of_names
 from lxt_fx.attribution.target_entry import Choice
 from lxt_fx.base.node_text import op_name
 from lxt_fx.base.nodes import TensorType, module_path, source_line, value
@@ -74,6 +75,7 @@ def close_books(
         table_name=explained.record.table_name,
         dtype=dtype,
         rotates=_rotates(explained),
+        inside=nodes_of_names(explained),
     )
 
 

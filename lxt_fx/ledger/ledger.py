@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import networkx as nx
+from torch import Tensor
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.json_file import write_json
 from lxt_fx.ledger.arrivals import Landing, landing
+from lxt_fx.ledger.at_places import at_place, behind_place
 from lxt_fx.ledger.books import Books, entry_dict
 from lxt_fx.ledger.flow_graph import flow_graph
 
@@ -25,6 +27,19 @@ class Ledger(Books):
 
     `value` = sum of `sources` + sum of `entries` + `residual`. Printed, it is a page; see `Books` for what it holds.
     """
+
+    def at(self, place: str) -> Tensor:
+        """The relevance that reached a place inside the model, [examples]: a standard name (`residual.3`), a module path
+        (its output) or a `%node`. Raises UnknownNameError for one that there is not."""
+        return at_place(self, place)
+
+    def behind(self, place: str) -> dict[str, Tensor]:
+        """What the ops between a cut of the network and the output took, [examples] by cause, and sources that join there
+        by name: `at(place)` and these add up to the value, less the residual.
+
+        Raises InputError for a place that relevance can pass by, UnknownNameError for one that there is not.
+        """
+        return behind_place(self, place)
 
     def flow_graph(self) -> nx.DiGraph:
         """The relevance flow graph, summed over examples; `lxt_fx.flow` groups, prunes and writes it."""

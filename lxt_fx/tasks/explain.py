@@ -10,6 +10,7 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from lxt_fx.attribution.attributed import Attributed, attributed, call_at_all_leaves, leaf_inputs
+from lxt_fx.attribution.leaf_call import LeafCall
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.errors import InputError
@@ -189,7 +190,16 @@ def explanations_of(
     call = explained_call(model, tokenizer, given, asked, labels, rules, function)
     leaves = call_at_all_leaves(call.explained, call.inputs, function)
     found = attributed(leaves, call.numbers, function, chunk=chunk)
-    relevance = _by_example(found, call, len(asked[0]))
+    explanations = explanations_from(call, leaves, found, several=several, account=account)
+    return Explanations(explanations) if call.given.batched else explanations[0]
+
+
+def explanations_from(
+    call: ExplainedCall, leaves: LeafCall, found: Attributed, *, several: bool, account: bool = False
+) -> list[Explanation]:
+    """The explanation of each example of a call, from the relevance of its leaves. `several` says whether a list of targets
+    was given, so that there is an axis of targets."""
+    relevance = _by_example(found, call, len(call.numbers.numbers[0]))
     made_of = {leaf: name for leaf, (name, _) in leaf_inputs(leaves).items()}
     part = part_of if several else _only_part
     explanations = []
@@ -201,7 +211,7 @@ def explanations_of(
                 call.explained.record, call.context, example, numbers, relevance[index], part, found.seconds, own
             )
         )
-    return Explanations(explanations) if call.given.batched else explanations[0]
+    return explanations
 
 
 def _by_example(found: Attributed, call: ExplainedCall, targets: int) -> list[Mapping[str, Tensor]]:
