@@ -224,7 +224,23 @@ def test_units_by_place_are_edits_by_place() -> None:
     }
     _, explained = made("llama")
     with lxt_fx.steer(explained, found):
-        logits(explained, "llama")
+        wanted = logits(explained, "llama")
+    with lxt_fx.steer(explained, edits.scale(0).of({"mlp.0.neurons": [-47, 3], "attention.1.heads": 2})):
+        assert torch.equal(logits(explained, "llama"), wanted)
+
+
+def test_units_of_a_latent_result_are_switched_off_and_latent_sees_the_steered_model() -> None:
+    _, explained = made("llama")
+    text = {"input_ids": IDS[:1]}
+    found = lxt_fx.latent(explained, text, 5, ["mlp.*.neurons"])
+    with lxt_fx.steer(explained, edits.scale(0).of(found.top(3))):
+        inside = lxt_fx.latent(explained, text, 5, ["mlp.*.neurons"])
+        with lxt_fx.watch(explained, "mlp.*.neurons") as seen:
+            explained.with_leaves(**text)[0].logits[0, -1, 5].backward()
+    for place, units in found.top(3).items():
+        assert (seen[place].value[..., units] == 0).all() and inside[place].relevance[..., units].abs().max() == 0
+    for place, watched in seen.items():
+        assert relative(inside[place].relevance.flatten(), watched.relevance.flatten()) < EXACT
 
 
 def test_further_graphs_are_steered_too() -> None:
@@ -440,8 +456,8 @@ def test_an_explained_module_is_steered_in_its_thread_and_a_model_in_all() -> No
     ("edit", "error", "message"),
     [
         ({"mlp.9.neurons": edits.scale(0)}, UnknownNameError, "the nearest are mlp.1.neurons, mlp.0.neurons"),
-        ({"mlp.0.neurons": edits.scale(0, units=[48])}, InputError, "has 48 neurons, numbered from 0 to 47, .* names 48"),
-        ({"attention.0.heads": edits.scale(0, units=[4])}, InputError, "has 4 heads"),
+        ({"mlp.0.neurons": edits.scale(0, units=[48])}, InputError, "mlp.0.neurons has no unit 48; it has 48 .0 to 47."),
+        ({"attention.0.heads": edits.scale(0, units=[4])}, InputError, "attention.0.heads has no unit 4"),
         (
             {"residual.0": edits.add(torch.zeros(31).double())},
             InputError,
@@ -476,10 +492,9 @@ def test_an_edit_that_does_not_fit_is_refused_before_anything_runs(
         (lambda: edits.add(torch.tensor([1.0, float("nan")])), "1 of 2 numbers are NaN"),
         (lambda: edits.add(torch.ones(3).long()), "floating-point"),
         (lambda: edits.scale("a"), "a number or a tensor"),
-        (lambda: edits.scale(0, units=[1, 1]), "name 1 twice"),
-        (lambda: edits.scale(0, units=[-1]), "whole numbers from 0"),
+        (lambda: edits.scale(0, units=[1.5]), "must be whole numbers"),
         (lambda: edits.scale(0, units=[]), "is empty"),
-        (lambda: edits.scale(0, units=3), "a list of indices"),
+        (lambda: edits.scale(0, units="3"), "an index or a list of them"),
         (lambda: edits.scale(0, units=torch.tensor([True])), "a mask becomes indices"),
         (lambda: edits.ablate_mean(0.0), "takes the mean of each unit as a tensor"),
         (lambda: edits.scale(0, units=[1]).of({}), "has units of its own"),
