@@ -31,9 +31,9 @@ _BY_HEADS = "heads"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edit:
-    """What is done to the units of a place. `units` are indices of its last axis, or of its axis of heads, negative ones from
-    the end; None means all of them. `amount` is a number, or a tensor with one number for each of these units, [units]; at a
-    place with heads also [units, size]."""
+    """What is done to the units of a place. `units` are indices of its last axis, or of its axis of heads, negative ones
+    from the end; None means all of them. `amount` is a number, or a tensor with one number for each of these units,
+    [units]; at a place with heads also [units, size]."""
 
     kind: Kind
     amount: Amount
