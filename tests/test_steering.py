@@ -16,6 +16,7 @@ import torch
 from golden_cases import relative
 from shared_captures import each_model
 from torch import Tensor, nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 import lxt_fx
 from lxt_fx import edits
@@ -45,6 +46,7 @@ SEVERAL = {
     "residual.1": edits.add(DIRECTION),
     "attention.1.heads": edits.scale(0, units=[2]),
     "mlp.1.output": edits.clamp(0.7, units=[5]),
+    "residual.0": edits.scale(1.5),
 }
 """One edit of each kind."""
 
@@ -214,6 +216,17 @@ def test_blocks_nest_and_a_list_of_edits_is_the_same() -> None:
                 assert relative(logits(module, "llama"), wanted) < EXACT
             with lxt_fx.steer(module, {"mlp.1.neurons": edits.scale(0)}):  # proved while the outer hooks are there
                 logits(module, "llama")
+
+
+def test_an_input_that_is_held_before_the_other_inputs_is_steered() -> None:
+    sizes = {"vocab_size": 64, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 4}
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(T5Config(**sizes)).double().eval()
+    explained = lxt_fx.transform(model)
+    call = {"input_ids": IDS, "decoder_input_ids": IDS}
+    edit = {"encoder.residual.0": edits.add(0.4, units=[1]), "residual.0": edits.scale(2.0)}
+    with lxt_fx.steer(model, edit, explained=explained), lxt_fx.steer(explained, edit), torch.no_grad():
+        assert relative(explained(**call).logits, model(**call).logits) < EXACT
 
 
 def test_units_by_place_are_edits_by_place() -> None:

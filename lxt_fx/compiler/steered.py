@@ -137,7 +137,7 @@ class _Edit:
         while hasattr(self.gm, name := f"steered_{self.constants}"):  # those of an outer block
             self.constants += 1
         self.gm.register_buffer(name, value)
-        with self.graph.inserting_after(_last_input(behind)):
+        with self.graph.inserting_after(behind):
             node = self.graph.get_attr(name)
         node.meta = {"val": value}
         return node
@@ -160,8 +160,3 @@ def _renamed(known: dict[str, T], names: Mapping[str, str]) -> None:
 def _written(name: str) -> str:
     """The name of the node that has a constant, as the ledger shows it."""
     return f"steered_{re.sub(r'[^a-zA-Z0-9]+', '_', name).strip('_')}"
-
-
-def _last_input(node: Node) -> Node:
-    """The node itself; behind an input, the last of the inputs, since these stand first."""
-    return [each for each in node.graph.nodes if each.op == "placeholder"][-1] if node.op == "placeholder" else node
