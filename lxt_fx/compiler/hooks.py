@@ -7,13 +7,14 @@ explained module runs the hooks itself, with the values that the graph has for t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils.hooks import RemovableHandle
 
-from lxt_fx.base.errors import CallError
+from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import check_conversion_hook, hooks_of, version_of
 from lxt_fx.compiler.conversions import Convert, check_conversion
 from lxt_fx.compiler.module_values import GraphValues, ModuleCall
@@ -118,6 +119,27 @@ def hooks_sentence(model: nn.Module) -> tuple[str, ...]:
         f"hooks on {', '.join(hooked[:3])}{more} ran while the graph was captured: what they returned is part of it, and "
         "none of them runs in a call",
     )
+
+
+class PassingHook:
+    """The owner of hooks that are on a model for the time of a `with` block. What they return must not become part of a
+    graph, which would have it for ever."""
+
+
+PAUSED: ContextVar[bool] = ContextVar("PAUSED", default=False)
+"""Whether this thread (or coroutine) calls models as they are without such hooks."""
+
+
+def refuse_passing_hooks(model: nn.Module, function: str) -> None:
+    """Raises InputError, in the name of `function`, for a model that has such hooks: it is steered."""
+    for path, part in model.named_modules():
+        hooks = hooks_of(part)
+        owners = (getattr(hook, "__self__", None) for hook, _ in (*hooks.forward_pre, *hooks.forward))
+        if any(isinstance(owner, PassingHook) for owner in owners):
+            raise InputError(
+                f"{function}: the model is steered by hooks at {path}, and its graph would stay steered after the block; "
+                "transform the model before the block, and steer the explained module: steer(explained, ...)"
+            )
 
 
 class HookRunner:

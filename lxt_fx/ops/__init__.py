@@ -23,6 +23,7 @@ from lxt_fx.ops import (
     recurrences,
     selection,
     sources,
+    steering,
 )
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "recurrences",
     "selection",
     "sources",
+    "steering",
 ]
