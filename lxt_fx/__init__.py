@@ -43,7 +43,7 @@ def _register_ops() -> None:
 _register_ops()
 
 if TYPE_CHECKING:
-    from lxt_fx import flow, functional, nn
+    from lxt_fx import edits, flow, functional, nn
     from lxt_fx.attribution.embeddings import embed
     from lxt_fx.attribution.many_targets import relevance_of
     from lxt_fx.attribution.places import InsidePlace, Places, places
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from lxt_fx.inside.conditional import conditional
     from lxt_fx.inside.latent import latent
     from lxt_fx.inside.latent_result import Latent
+    from lxt_fx.inside.steering import steer
     from lxt_fx.inside.units import Only
     from lxt_fx.ledger.arrivals import Landing
     from lxt_fx.ledger.causes import Cause
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from lxt_fx.tasks.explain import explain, explain_image
 
 __all__ = [
+    "edits",
     "flow",
     "functional",
     "Account",
@@ -139,6 +141,7 @@ __all__ = [
     "relevance_of",
     "save",
     "show",
+    "steer",
     "transform",
     "tune",
     "watch",
@@ -162,6 +165,7 @@ _NAMES = {
     "lxt_fx.inside.conditional": "conditional",
     "lxt_fx.inside.latent": "latent",
     "lxt_fx.inside.latent_result": "Latent",
+    "lxt_fx.inside.steering": "steer",
     "lxt_fx.inside.units": "Only",
     "lxt_fx.ledger.arrivals": "Landing",
     "lxt_fx.ledger.causes": "Cause",

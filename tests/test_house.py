@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ledger", "faithfulness", "inputs"),
     ("tasks",),
     ("inside",),
-    ("cli", "flow"),
+    ("cli", "edits", "flow"),
     ("__init__", "__main__"),
 )
 """A room reads rooms of lower floors, and itself. On one floor rooms do not read one another."""

@@ -532,6 +532,15 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
     return inner
 
 
+def compiled_parts(model: nn.Module) -> list[str]:
+    """The submodules that `torch.compile` or `compile()` compiled, by path; the model itself is called "the model"."""
+    return [
+        path or "the model"
+        for path, part in model.named_modules()
+        if compiled_from(part) is not None or getattr(part, "_compiled_call_impl", None) is not None
+    ]
+
+
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
     """Inside the block, submodules that `torch.compile` or `compile()` compiled are the plain ones, and functions that it

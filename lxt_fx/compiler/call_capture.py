@@ -15,6 +15,7 @@ from lxt_fx.base.one_capture import one_capture
 from lxt_fx.compiler.captured_model import Begun, CapturedModel, gradient_proof
 from lxt_fx.compiler.captures import captured_now, of_kept
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.hooks import refuse_passing_hooks
 from lxt_fx.compiler.kept_captures import KeptCapture, find_capture
 from lxt_fx.compiler.last_checks import checked_on_example
 from lxt_fx.compiler.options import Options, example_of
@@ -94,6 +95,7 @@ class CallCapture:
 def capture_for_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> CallCapture:
     """The capture for a call with these inputs: a kept one, if the model is as it was, else a new one with free sizes, for
     a model that is opened. Raises InputError and CaptureError as `transform` does."""
+    refuse_passing_hooks(model, "transform")
     example = example_of(model, args, kwargs)
     if (kept := find_capture(model, example, dynamic=True)) is not None:
         return CallCapture(model, example, kept)

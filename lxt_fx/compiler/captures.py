@@ -18,6 +18,7 @@ from lxt_fx.base.remembered_facts import remembered
 from lxt_fx.compiler.cached_capture import Sizes, read_capture, write_capture
 from lxt_fx.compiler.capture_key import capture_key
 from lxt_fx.compiler.captured_model import Begun, CapturedModel, embedding_of, on_short_texts
+from lxt_fx.compiler.hooks import refuse_passing_hooks
 from lxt_fx.compiler.kept_captures import (
     KeptCapture,
     copied_capture,
@@ -55,7 +56,8 @@ def captured_from(
 @one_capture()
 def captured_on(model: nn.Module, example: Example, *, dynamic: bool) -> CapturedModel:
     """The model captured on an example that is made, or on another of the same kinds if it has not changed since. Raises
-    CaptureError."""
+    CaptureError, and InputError for a model that is steered."""
+    refuse_passing_hooks(model, "transform")
     if (kept := find_capture(model, example, dynamic)) is not None:
         return of_kept(kept, model, example, dynamic)
     return _captured_anew(model, example, dynamic)

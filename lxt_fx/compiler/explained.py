@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -126,6 +127,8 @@ class Explained(GraphModule):
         self._repeated: dict[str, Any] = {}
         self._embedding: tuple[nn.Module, ...] = ()
         self._watches: dict[object, None] = {}  # open blocks of `watch`, in any thread
+        self._steers: dict[object, None] = {}  # the same of `steer`
+        self._first: weakref.ref[Explained] | None = None  # the module of which this is a further graph for other calls
         self._hook_flag = HookFlag()
         make_hookable(self, self._hook_flag)
 
@@ -305,6 +308,42 @@ class Explained(GraphModule):
             _OBSERVING.set(tuple(each for each in _OBSERVING.get() if each[1] is not observing))
             del self._watches[block]
 
+    @contextmanager
+    def _steered_by(self, steering: Steering) -> Iterator[None]:
+        """Calls of this thread inside the `with` block run what `steering` makes of the graph that fits them."""
+        block, outer = object(), _STEERING.get()
+        self._steers[block] = None
+        _STEERING.set((*outer, (self, steering)))
+        try:
+            yield
+        finally:
+            _STEERING.set(tuple(each for each in _STEERING.get() if each[1] is not steering))
+            del self._steers[block]
+
+    def _as_steered(self, fitting: Explained) -> Explained:
+        """The graph that fits a call, with the changes of the blocks of `steer` that this thread is in. Raises CallError
+        where code is compiled, which would run changed after the block."""
+        first = self if self._first is None else self._first() or self
+        if not first._steers:
+            return fitting
+        if is_compiling():
+            raise CallError(
+                f"{self.record.model_class}: the module is steered, and a compiled call would stay so after the block; "
+                "call the explained module itself, not what torch.compile made of it"
+            )
+        for module, steering in _STEERING.get():
+            if module is first:
+                fitting = steering(fitting)
+        return fitting
+
+    def _refuse_steering(self, function: str) -> None:
+        """Raises CallError, in the name of a function that makes another module of this one, inside a block of `steer`."""
+        if any(module is self for module, _ in _STEERING.get()):
+            raise CallError(
+                f"{function}: the module is steered, and what {function} makes of it would stay so after the block; put it "
+                "under the other table first, and steer what that returns"
+            )
+
     def _values(self) -> GraphValues:
         """The values of `graph`, by module. They are found again where the graph was compiled again."""
         if self._known_values is None or self._known_values.graph is not self.graph:
@@ -348,7 +387,8 @@ class Explained(GraphModule):
         record, embedding, self._known_values = self.record, self._embedding, None
         memo[id(record)] = record
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
-        twin._watches, twin._hook_flag = {}, copy.deepcopy(self._hook_flag, memo)  # shared by the copied submodules
+        twin._watches, twin._steers, twin._first = {}, {}, None
+        twin._hook_flag = copy.deepcopy(self._hook_flag, memo)  # shared by the copied submodules
         fronts = tuple(replace(front, module=copy.deepcopy(front.module, memo)) for front in self._fronts)
         twin._attach(record, fronts, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
         further = self._recaptures, self._beyond_guards, self._other_calls
@@ -397,14 +437,19 @@ class Explained(GraphModule):
         other._check_model()
         if (why_not_either := other._why_not(inputs)) is not None:
             raise CallError(why_not_either)
+        other._first = weakref.ref(self)
         return other, inputs
 
     def _settings_in(self, named: Mapping[str, Any]) -> dict[str, Any]:
         return settings_in(self.record, self._fronts, named)
 
     def _fitting(self, filled: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
-        """The module whose graph is valid for the sizes and values of these inputs, none of which is missing, and the
-        inputs of that graph."""
+        """The module whose graph is valid for the sizes and values of these inputs, none of which is missing, as it is
+        steered, and the inputs of that graph."""
+        fitting, bound = self._valid_for(filled)
+        return self._as_steered(fitting), bound
+
+    def _valid_for(self, filled: Mapping[str, Any]) -> tuple[Explained, dict[str, Any]]:
         further = self._recaptures
         if further is None:
             bound = self._bound(filled)
@@ -459,3 +504,9 @@ Observing = Callable[[Explained], Observer]
 
 _OBSERVING: ContextVar[tuple[tuple[Explained, Observing], ...]] = ContextVar("_OBSERVING", default=())
 """The modules that this thread (or coroutine) watches, each with the one that sees its calls."""
+
+Steering = Callable[[Explained], Explained]
+"""Makes the module with changes for the graph that a call runs, or gives the one that it made before."""
+
+_STEERING: ContextVar[tuple[tuple[Explained, Steering], ...]] = ContextVar("_STEERING", default=())
+"""The modules that this thread (or coroutine) steers, the outermost block first."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils.hooks import RemovableHandle
 
-from lxt_fx.base.errors import CallError
+from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import check_conversion_hook, hooks_of, version_of
 from lxt_fx.compiler.conversions import Convert, check_conversion
 from lxt_fx.compiler.module_values import GraphValues, ModuleCall
@@ -118,6 +118,22 @@ def hooks_sentence(model: nn.Module) -> tuple[str, ...]:
         f"hooks on {', '.join(hooked[:3])}{more} ran while the graph was captured: what they returned is part of it, and "
         "none of them runs in a call",
     )
+
+
+class PassingHook:
+    """The owner of hooks that are on a model for the time of a `with` block. What they return must not become part of a
+    graph, which would have it for ever."""
+
+
+def refuse_passing_hooks(model: nn.Module, function: str) -> None:
+    """Raises InputError, in the name of `function`, for a model that has such hooks: it is steered."""
+    for path, part in model.named_modules():
+        hooks = hooks_of(part)
+        if any(isinstance(getattr(hook, "__self__", None), PassingHook) for hook, _ in (*hooks.forward_pre, *hooks.forward)):
+            raise InputError(
+                f"{function}: the model is steered by hooks at {path}, and its graph would stay steered after the block; "
+                "transform the model before the block, and steer the explained module: steer(explained, ...)"
+            )
 
 
 class HookRunner:

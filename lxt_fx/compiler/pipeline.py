@@ -144,12 +144,10 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
         chosen.check("rewrite")
     relevance = rule_stage("rules", gm, chosen.flow, rewritten)
     with timed(seconds, "form"):
-        inserted = _equations(gm, chosen.flow, rewritten, options)
-        freeze_constants(gm, chosen.flow)
+        rewritten = in_form(gm, chosen.flow, rewritten, options)
         chosen.check("freeze_constants")
-    rewritten = rewritten.with_nodes(inserted)
     lowered = rule_stage("lowered", gm, chosen.flow, rewritten)
-    module = _module(gm, options, seconds)
+    module = explained_of(gm, options, seconds)
     grouped, fused = group_stage(canonical, chosen.groups), fused_stage(module.fused, lowered)
     stages = {stage.name: stage for stage in (at_capture, canonical, grouped, relevance, lowered, fused)}
     return Compiled(module, begun, proof, chosen, stages, rewritten.matches, sizes, narrowing, rewritten.renamed)
@@ -249,7 +247,8 @@ def _device(example: Example) -> torch.device:
     return next((x.device for x in pytree.tree_leaves(dict(example.kwargs)) if isinstance(x, Tensor)), torch.device("cpu"))
 
 
-def _module(gm: GraphModule, options: Options, seconds: dict[str, float]) -> Explained:
+def explained_of(gm: GraphModule, options: Options, seconds: dict[str, float]) -> Explained:
+    """The module of a graph in its final form, with a fused graph, cut into segments if there are to be some."""
     with timed(seconds, "module"):
         module = Explained(gm, gm.graph)
     if options.checkpoint is not None:
@@ -265,12 +264,13 @@ def _chosen(gm: GraphModule, flow: Flow, table: RuleTable, seconds: dict[str, fl
         return groups, assign_rules(gm, flow, groups, table)
 
 
-def _equations(gm: GraphModule, flow: Flow, rewritten: Rewritten, options: Options) -> dict[str, str]:
-    """Inserts the ops of the chosen form. Returns the name of each new node with that of the node it stands for."""
+def in_form(gm: GraphModule, flow: Flow, rewritten: Rewritten, options: Options) -> Rewritten:
+    """Inserts the ops of the chosen form, and freezes what carries nothing. Of the flow the leaves are read."""
     now = mark_flow(gm, flow.leaves)
-    if options.form == "explicit":
-        return to_explicit_form(gm, now, rewritten.rules, options.epsilon)
-    return add_epsilon(gm, now, rewritten.rules, options.epsilon)
+    write = to_explicit_form if options.form == "explicit" else add_epsilon
+    made = write(gm, now, rewritten.rules, options.epsilon)
+    freeze_constants(gm, flow)
+    return rewritten.with_nodes(made)
 
 
 def _sizes(gm: GraphModule) -> dict[str, tuple[int | None, ...]]:

@@ -146,6 +146,7 @@ def _under_table(
     explained: Explained, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, table: RuleTable, options: Options
 ) -> Explained:
     explained._check_model()
+    explained._refuse_steering("transform")
     found = None
     if explained._options is not None and replace(explained._options, positions=options.positions) == options:
         found = under_numbers(explained, table)

@@ -22,6 +22,7 @@ from lxt_fx.ops import (
     products,
     recurrences,
     selection,
+    steering,
 )
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "products",
     "recurrences",
     "selection",
+    "steering",
 ]

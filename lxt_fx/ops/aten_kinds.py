@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lxt_fx.base.torch_internals import aten, aten_ops
-from lxt_fx.ops import exempt, experts, norms, selection
+from lxt_fx.ops import exempt, experts, norms, selection, steering
 from lxt_fx.ops.activations import ACTIVATIONS
 from lxt_fx.ops.packed import packed_linear
 
@@ -136,8 +136,8 @@ SHAPE_READERS = aten_ops(
     """
     zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty
     """
-)
-"""Ops that read only the shape and dtype of an operand."""
+) | {steering.steered}
+"""Ops that read only the shape and dtype of an operand that may carry."""
 
 ONE_DTYPE: Mapping[Any, str] = {
     op: name

@@ -1,0 +1,197 @@
+"""What `steer` does to a value inside a model: scale, add, clamp, ablate_mean.
+
+They stand in a module of their own (`lxt_fx.edits.scale(0)`), because alone their names would not say what they change.
+
+Every edit is y = a x + c with constants a and c, element by element: relevance flows through a as through any scale, and c
+absorbs its share as a bias does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lxt_fx.attribution.places import InsidePlace
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.nodes import fixed_size
+from lxt_fx.base.one_line import one_line
+
+Amount = float | Tensor
+Units = Sequence[int] | Tensor
+Kind = Literal["scale", "add", "clamp", "ablate_mean"]
+
+_BY_HEADS = "heads"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edit:
+    """What is done to the units of a place. `units` are indices of its last axis, or of its axis of heads; None means all
+    of them. `amount` is a number, or a tensor with one number for each of these units, [units]; at a place with heads also
+    [units, size]."""
+
+    kind: Kind
+    amount: Amount
+    units: tuple[int, ...] | None = None
+
+    def __repr__(self) -> str:
+        amount = f"{list(self.amount.shape)}" if isinstance(self.amount, Tensor) else f"{self.amount:g}"
+        units = "" if self.units is None else f", units={one_line(str(list(self.units)), 60)}"
+        return f"{self.kind}({amount}{units})"
+
+    def of(self, units: Mapping[str, Units]) -> dict[str, Edit]:
+        """This edit for each place of a mapping from places to units, such as the top units of a latent result:
+
+            with lxt_fx.steer(explained, lxt_fx.edits.scale(0).of({"mlp.11.neurons": [17, 512], "mlp.12.neurons": [3]})):
+
+        Raises InputError if the edit has units of its own, and for what are no units.
+        """
+        if self.units is not None:
+            raise InputError(f"edits: {self!r} has units of its own; leave units= out to take those of a mapping")
+        if not isinstance(units, Mapping):
+            raise InputError(f"edits: of() takes a mapping from places to units, got {type(units).__name__}")
+        return {place: replace(self, units=_units(chosen, self.kind)) for place, chosen in units.items()}
+
+
+def scale(factor: Amount, units: Units | None = None) -> Edit:
+    """Multiplies: 0 switches units off, 2 doubles them. `factor` is a number or a tensor with one for each unit, [units].
+
+    Raises InputError for an amount that is NaN or infinite, and for units that are no whole numbers, are negative or
+    repeat.
+    """
+    return _edit("scale", factor, units)
+
+
+def add(vector: Amount, units: Units | None = None) -> Edit:
+    """Adds a number, or a vector with one number for each unit, [units]: a direction of the residual stream, say. Raises
+    what `scale` raises."""
+    return _edit("add", vector, units)
+
+
+def clamp(value: Amount, units: Units | None = None) -> Edit:
+    """Sets units to a value, whatever they were. No relevance flows back through them: it stays with the value. Raises what
+    `scale` raises."""
+    return _edit("clamp", value, units)
+
+
+def ablate_mean(mean: Tensor, units: Units | None = None) -> Edit:
+    """Sets units to their mean over some data, [units]: what they say on average, and nothing of this input (mean
+    ablation). Raises what `scale` raises, and InputError for a mean that is no tensor."""
+    if not isinstance(mean, Tensor):
+        raise InputError(
+            f"edits: ablate_mean takes the mean of each unit as a tensor [units], got {type(mean).__name__}; for one "
+            "number for all units take clamp"
+        )
+    return _edit("ablate_mean", mean, units)
+
+
+def _edit(kind: Kind, amount: Amount, units: Units | None) -> Edit:
+    if isinstance(amount, bool) or not isinstance(amount, (int, float, Tensor)):
+        raise InputError(f"edits: {kind} takes a number or a tensor, got {type(amount).__name__}")
+    if isinstance(amount, Tensor):
+        amount = amount.detach().clone()
+        if not amount.is_floating_point():
+            raise InputError(f"edits: {kind} got a tensor of {amount.dtype}; give one of the model's floating-point dtype")
+        bad = amount.numel() - int(torch.isfinite(amount).sum())
+        if bad:
+            raise InputError(f"edits: {kind} got a tensor in which {bad} of {amount.numel()} numbers are NaN or infinite")
+    elif not math.isfinite(amount):
+        raise InputError(f"edits: {kind} got {amount}, which is no finite number")
+    return Edit(kind, amount, None if units is None else _units(units, kind))
+
+
+def _units(given: Any, kind: str) -> tuple[int, ...]:
+    if isinstance(given, Tensor):
+        if given.dim() != 1 or given.is_floating_point() or given.dtype is torch.bool:
+            raise InputError(
+                f"edits: units of {kind} must be indices [units], got a tensor {list(given.shape)} of {given.dtype}; a "
+                "mask becomes indices by mask.nonzero()[:, 0]"
+            )
+        given = given.tolist()
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        raise InputError(f"edits: units of {kind} must be a list of indices, got {given!r}")
+    if wrong := [unit for unit in given if isinstance(unit, bool) or not isinstance(unit, int) or unit < 0]:
+        raise InputError(f"edits: units of {kind} must be whole numbers from 0, got {wrong[0]!r}")
+    if len(set(given)) < len(given):
+        twice = next(unit for unit in given if given.count(unit) > 1)
+        raise InputError(f"edits: units of {kind} name {twice} twice; name each once")
+    if not given:
+        raise InputError(f"edits: units of {kind} is empty; leave it out to take all units")
+    return tuple(given)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    """y = factor x + shift on a place; None stands for 1 and 0. Both broadcast to the value there."""
+
+    factor: Tensor | None
+    shift: Tensor | None
+
+
+def unit_axis(place: InsidePlace) -> int:
+    """The axis of a place that its units are indices of: that of its heads, else the last."""
+    return place.axes.index(_BY_HEADS) if _BY_HEADS in place.axes else len(place.axes) - 1
+
+
+def affine(edit: Edit, place: InsidePlace, like: Any, function: str) -> Affine:
+    """The edit in numbers, for a place whose value is like this tensor. Raises InputError, in the name of `function`, where
+    units, shape, dtype or device do not fit."""
+    axis = unit_axis(place)
+    sizes = [fixed_size(size) for size in like.shape]
+    count = sizes[axis]
+    if count is None:
+        raise InputError(
+            f"{function}: the {place.axes[axis]} of {place.name} are not of a fixed number, so they are no units; its axes "
+            f"are {', '.join(place.axes)}"
+        )
+    units = edit.units if edit.units is not None else tuple(range(count))
+    if beyond := [unit for unit in units if unit >= count]:
+        raise InputError(
+            f"{function}: {place.name} has {count} {place.axes[axis]}, numbered from 0 to {count - 1}, and the edit "
+            f"{edit!r} names {beyond[0]}"
+        )
+    behind = sizes[axis + 1 :]
+    amount = _amount(edit, place, like, len(units), behind, function)
+    wide = isinstance(amount, Tensor) and amount.dim() > 1
+    size = [count, *(behind if wide else [1] * len(behind))]
+    index = torch.tensor(units, device=like.device)
+
+    def spread(found: Amount, elsewhere: float) -> Tensor:
+        full = torch.full(size, elsewhere, dtype=like.dtype, device=like.device)
+        full[index] = found if wide or not isinstance(found, Tensor) else found.view(-1, *[1] * len(behind))
+        return full
+
+    if edit.kind == "scale":
+        return Affine(spread(amount, 1.0), None)
+    shift = spread(amount, 0.0)
+    if edit.kind == "add":
+        return Affine(None, shift)
+    factor = torch.ones([count, *[1] * len(behind)], dtype=like.dtype, device=like.device)
+    factor[index] = 0.0
+    return Affine(factor, shift)
+
+
+def _amount(edit: Edit, place: InsidePlace, like: Any, units: int, behind: list[int | None], function: str) -> Amount:
+    """The number, or a tensor [units] or [units, size], checked."""
+    amount = edit.amount
+    if not isinstance(amount, Tensor):
+        return float(amount)
+    fitting = [[units], [units, *behind]] if len(behind) == 1 and behind[0] is not None else [[units]]
+    if amount.dim() == 0:
+        amount = amount.expand(units)
+    if list(amount.shape) not in fitting:
+        wanted = " or ".join(map(str, fitting))
+        raise InputError(
+            f"{function}: the edit {edit!r} has a tensor {list(amount.shape)}, and at {place.name} it changes {units} "
+            f"{place.axes[unit_axis(place)]}; give a number or a tensor {wanted}"
+        )
+    if amount.dtype is not like.dtype or amount.device != like.device:
+        raise InputError(
+            f"{function}: the edit {edit!r} has a tensor of {amount.dtype} on {amount.device}, and {place.name} is of "
+            f"{like.dtype} on {like.device}; give it as tensor.to({str(like.device)!r}, {like.dtype})"
+        )
+    return amount
