@@ -7,14 +7,15 @@
 cabinet"), 30 opposites ("The opposite of hot is"). Only those count that SmolLM2-135M answers right, by its largest logit.
 Each has a control answer: another capital, the other form of the verb, another opposite.
 
-**Switching off.** The k units with the largest score are set to 0 at all positions, or to their mean over all prompts at
-all positions but the first, which is the same token in all prompts. How far do the answer's logit and that of the control
-fall, and the difference of the two? Only the last says that a unit speaks for *this* answer. Units are neurons (what the
-down projections of all MLPs read), heads (what the output projections of all attentions read), and features of a
-dictionary in the residual stream, if there is one in smollm2_dictionary.
+**Switching off.** The k units with the largest score are set to 0, or to their mean over all prompts; at the first token,
+which is the same in all prompts, that is what they are anyway. How far do the answer's logit and that of the control fall,
+and the difference of the two? Only the last says that units speak for *this* answer. And a prompt of another kind must
+still be answered without them: else they carry what every answer needs. Units are neurons (what the down projections of all
+MLPs read), at all positions and at all but the first token, heads (what the output projections of all attentions read), and
+features of a dictionary in the residual stream, if there is one in smollm2_dictionary.
 
-**Scores** of a unit, summed over positions: relevance for the answer by `attnlrp`, `cp_lrp` and the plain gradient (gradient
-x activation); its absolute activation; chance. And the same relevance for the difference of answer and control.
+**Scores** of a unit, summed over positions: relevance for the answer's logit by `attnlrp`, `cp_lrp` and the plain gradient
+(gradient x activation); its absolute activation; chance. And relevance for the logit of the answer less that of the control.
 
 **Steering.** In the prompt of one country, the top neurons of another one's prompt get the values that they have there. How
 often does the model then answer with the other capital?
@@ -24,13 +25,13 @@ Needs the fetched smollm2 and texts: python3 dev.py models smollm2 texts.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,17 +46,16 @@ from lxt_fx import edits
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
-import models  # noqa: E402
 from switch_off_prompts import Prompt, answered, questions  # noqa: E402
 from switch_off_report import KINDS_OF_PROMPTS, report  # noqa: E402
 
+import models  # noqa: E402
+
 TABLES = ("attnlrp", "cp_lrp", "gradient")
-WAYS = ("set to 0", "set to the mean")
-COUNTS = {"neurons": (1, 5, 20, 100), "heads": (1, 5, 20), "features": (1, 5, 20, 100)}
-"""How many units are switched off at once."""
+NEURONS, HEADS = "neurons", "heads"
+TO_0, TO_MEAN = "set to 0", "set to the mean"
 PLACE = "residual.12"
 """Where the dictionary was trained."""
-PATTERN = {"neurons": "mlp.*.neurons", "heads": "attention.*.heads"}
 MOST_AT_ONCE = 64
 """So many copies of a prompt, each with its own change, go through the model at once."""
 
@@ -79,13 +79,15 @@ Outcomes = dict[str, dict[str, dict[str, list[list[float]]]]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind:
-    """Units of one kind: their places, how many units each has, and the first position at which they are scored and changed.
-    Features also have directions [features, width] of the place `written`, since no module of the model takes or returns
-    them."""
+    """Units of one kind: their places, how many units each has, how many are switched off at once and in which ways, and the
+    first position at which they are scored and changed. Features also have directions [features, width] of the place
+    `written`, since no module of the model takes or returns them."""
 
     name: str
     places: tuple[str, ...]
     width: int
+    counts: tuple[int, ...]
+    ways: tuple[str, ...]
     first: int = 0
     directions: Tensor | None = None
     written: str = ""
@@ -109,16 +111,17 @@ class Source:
 # Scores
 
 
-def kinds_of(explained: lxt_fx.Explained) -> dict[str, Kind]:
-    """Neurons and heads of a model."""
+def kinds_of(explained: lxt_fx.Explained) -> list[Kind]:
+    """Neurons and heads of a model. Neurons count twice, with the first token and without: some of them carry the attention
+    sink there, without which the model says nothing."""
     by_name = lxt_fx.places(explained)
-    found = {}
-    for name, pattern in PATTERN.items():
-        fitting = tuple(each for each in by_name if fnmatchcase(each, pattern))
-        place = by_name[fitting[0]]
-        axis = place.axes.index("heads") if "heads" in place.axes else -1
-        found[name] = Kind(name, fitting, int(place.shape[axis]))
-    return found
+    neurons, heads = (tuple(fnmatch.filter(by_name, pattern)) for pattern in ("mlp.*.neurons", "attention.*.heads"))
+    many, few = int(by_name[neurons[0]].shape[-1]), int(by_name[heads[0]].shape[1])
+    return [
+        Kind(NEURONS, neurons, many, (1, 5, 20, 100), (TO_0,)),
+        Kind(f"{NEURONS}, first token spared", neurons, many, (1, 5, 20, 100), (TO_0, TO_MEAN), 1),
+        Kind(HEADS, heads, few, (1, 5, 20), (TO_0, TO_MEAN)),
+    ]
 
 
 def scored(modules: Mapping[str, nn.Module], prompt: Prompt, kinds: Sequence[Kind], chance: torch.Generator) -> list[Scored]:
@@ -137,7 +140,7 @@ def scored(modules: Mapping[str, nn.Module], prompt: Prompt, kinds: Sequence[Kin
         sizes = [latent[place].activation_by_token_and_unit()[0, kind.first :].abs().sum(0) for place in kind.places]
         scores["activation"] = torch.cat(sizes)
         scores["random"] = torch.rand(len(scores["activation"]), generator=chance)
-        most = min(max(COUNTS[kind.name]), len(scores["random"]))
+        most = min(max(kind.counts), len(scores["random"]))
         top = {ranking: score.topk(most).indices for ranking, score in scores.items()}
         found.append(Scored(top, {place: by_token(latent[place]) for place in kind.places}))
     return found
@@ -158,26 +161,17 @@ def means(found: Sequence[Scored]) -> dict[str, Tensor]:
 
 
 def switched_off(kind: Kind, found: Scored, units: Tensor) -> list[Step]:
-    """The units are 0 at all positions; features, whose dictionary never saw a first token, at all but that."""
+    """The units are 0. Features, of h = sum_k f_k d_k + b + e, are taken out of h along d_k, and b and the error e stay."""
     if kind.directions is not None:
-        return moved(kind, found, units, torch.zeros(kind.width))
+        gone = -found.activation[kind.places[0]][:, units] @ kind.directions[units]
+        return [({kind.written: edits.add(gone[at])}, slice(at, at + 1)) for at in range(kind.first, len(gone))]
     return [({place: edits.scale(0, units=few) for place, few in kind.by_place(units).items()}, slice(kind.first, None))]
 
 
-def at_mean(kind: Kind, found: Scored, units: Tensor, mean: Mapping[str, Tensor]) -> list[Step]:
+def at_mean(kind: Kind, units: Tensor, mean: Mapping[str, Tensor]) -> list[Step]:
     """The units have their mean at all positions but the first."""
-    if kind.directions is not None:
-        return moved(kind, found, units, mean[kind.places[0]])
     by_place = kind.by_place(units)
     return [({place: edits.ablate_mean(mean[place][few], units=few) for place, few in by_place.items()}, slice(1, None))]
-
-
-def moved(kind: Kind, found: Scored, units: Tensor, values: Tensor) -> list[Step]:
-    """Features get these values [features]: h = sum_k f_k d_k + b + e, so h moves by the
-    changes of f_k along d_k, and the error e stays."""
-    assert kind.directions is not None
-    change = (values - found.activation[kind.places[0]])[:, units] @ kind.directions[units]
-    return [({kind.written: edits.add(change[at])}, slice(at, at + 1)) for at in range(kind.first, len(change))]
 
 
 def as_there(kind: Kind, there: Scored, units: Tensor, positions: range) -> list[Step]:
@@ -227,20 +221,30 @@ def measure_off(
     model: nn.Module, explained: nn.Module, kind: Kind, prompts: Sequence[Prompt], found: Sequence[Scored], progress: Progress
 ) -> Outcomes:
     """By way of switching off, ranking and count: for each prompt the drop of the logits of answer and control, and whether
-    the answer is still the model's."""
+    the answer is still the model's. For units set to 0 also whether a prompt of another kind is still answered without
+    them."""
     mean, outcomes = means(found), made_outcomes()
-    for prompt, one in zip(progress.track(prompts, description=f"{kind.name} off"), found, strict=True):
-        labels, variants = [], [[]]
-        for ranking, top in one.top.items():
-            for count in COUNTS[kind.name]:
-                labels += [(way, ranking, count) for way in WAYS]
-                variants += [switched_off(kind, one, top[:count]), at_mean(kind, one, top[:count], mean)]
-        logits = answers_under(model, explained, prompt.ids, variants)
-        drops = (logits[0] - logits[1:])[:, [prompt.answer, prompt.control]].tolist()
-        right = (logits[1:].argmax(dim=1) == prompt.answer).tolist()
-        for (way, ranking, count), (answer, control), still in zip(labels, drops, right, strict=True):
-            outcomes[way][ranking][str(count)].append([answer, control, float(still)])
+    for index, prompt in enumerate(progress.track(prompts, description=f"{kind.name} off")):
+        one, beside = found[index], unrelated(prompts, index)
+        chosen = {(ranking, str(k)): top[:k] for ranking, top in one.top.items() for k in kind.counts}
+        for way in kind.ways:
+            off = [switched_off(kind, one, units) if way == TO_0 else at_mean(kind, units, mean) for units in chosen.values()]
+            logits = answers_under(model, explained, prompt.ids, [[], *off])
+            drops = (logits[0] - logits[1:])[:, [prompt.answer, prompt.control]]
+            measured = [*drops.T, (logits[1:].argmax(dim=1) == prompt.answer).float()]
+            if way == TO_0:
+                elsewhere = [switched_off(kind, found[beside], units) for units in chosen.values()]
+                best = answers_under(model, explained, prompts[beside].ids, elsewhere).argmax(dim=1)
+                measured.append((best == prompts[beside].answer).float())
+            for (ranking, count), row in zip(chosen, torch.stack(measured, dim=1).tolist(), strict=True):
+                outcomes[way][ranking][count].append(row)
     return outcomes
+
+
+def unrelated(prompts: Sequence[Prompt], index: int) -> int:
+    """The index of a prompt of another kind, another one for each prompt as far as there are as many."""
+    others = [i for i, prompt in enumerate(prompts) if prompt.kind != prompts[index].kind]
+    return others[index % len(others)]
 
 
 def measure_steering(
@@ -254,7 +258,7 @@ def measure_steering(
     for prompt, other in progress.track(pairs, description=f"steering by {kind.name}"):
         there, tokens = found[other], range(len(prompt.ids))
         first = next(at for at in tokens if prompt.ids[at] != prompts[other].ids[at])
-        chosen = {(ranking, str(k)): top[:k] for ranking, top in there.top.items() for k in COUNTS[kind.name]}
+        chosen = {(ranking, str(k)): top[:k] for ranking, top in there.top.items() for k in kind.counts}
         chosen["all", "all"] = torch.arange(len(kind.places) * kind.width)
         variants = [[], *(as_there(kind, there, units, tokens[first:]) for units in chosen.values())]
         logits = answers_under(model, explained, prompt.ids, variants)
@@ -274,7 +278,7 @@ def dictionary_source(modules: Mapping[str, lxt_fx.Explained], folder: Path) -> 
     dictionary = lxt_fx.Dictionary.load(folder)
     spliced = {table: lxt_fx.splice(module, PLACE, dictionary) for table, module in modules.items()}
     directions = dictionary.tensors["W_dec"]
-    kind = Kind("features", (f"{PLACE}.features",), dictionary.features, 1, directions, PLACE)
+    kind = Kind("features", (f"{PLACE}.features",), dictionary.features, (1, 5, 20, 100), (TO_0,), 1, directions, PLACE)
     return Source(spliced, (kind,))
 
 
@@ -284,7 +288,7 @@ def measure(
     """All that the report reads: {"off": by kind of units, "steering": by kind of units}."""
     modules = {table: lxt_fx.transform(model, rules=table) for table in progress.track(TABLES, description="transform")}
     explained = modules[TABLES[0]]
-    sources = [Source(modules, tuple(kinds_of(explained).values()))]
+    sources = [Source(modules, tuple(kinds_of(explained)))]
     if folder is not None and folder.is_dir():
         sources.append(dictionary_source(modules, folder))
     found = score_all(sources, prompts, progress)
@@ -293,7 +297,7 @@ def measure(
     steering = {
         kind.name: measure_steering(model, explained, kind, prompts, found[kind.name], progress)["steering"]
         for kind in kinds
-        if kind.directions is None
+        if kind.name in (NEURONS, HEADS)
     }
     return {"prompts": [asdict(prompt) for prompt in prompts], "off": off, "steering": steering}
 

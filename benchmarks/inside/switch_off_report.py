@@ -61,7 +61,7 @@ def numbers(rows: Any) -> Tensor:
 
 def difference(rows: Any) -> Tensor:
     """How far the answer's logit falls more than that of the control, [prompts]."""
-    answer, control, _ = numbers(rows).T
+    answer, control = numbers(rows)[:, :2].T
     return answer - control
 
 
@@ -101,15 +101,18 @@ def counts(by_ranking: Mapping[str, Any]) -> list[str]:
 
 
 def drops_table(units: str, way: str, by_ranking: Mapping[str, Any]) -> Table:
-    """The drop of the difference, and in brackets those of answer and control and how many prompts are no longer answered."""
-    title = f"{units} {way}: drop of answer - control ± standard error (drop of answer, of control; % no longer answered)"
+    """The drop of the difference; in brackets those of answer and control, how many prompts are no longer answered, and how
+    many of those of another kind are not."""
+    elsewhere = ", % of prompts of another kind that are not" if len(next(iter(by_ranking["random"].values()))[0]) > 3 else ""
+    title = f"{units} {way}: drop of answer - control ± standard error (drop of answer, of control; % no longer answered"
+    title = f"{title}{elsewhere})"
     table = titled(title, "chosen by", *(f"k = {count}" for count in counts(by_ranking)))
     for ranking in shown(by_ranking):
         cells = []
         for rows in by_ranking[ranking].values():
-            answer, control, right = numbers(rows).mean(0).tolist()
-            mean, error = mean_error(difference(rows))
-            cells.append(f"{mean:.2f} ± {error:.2f} ({answer:.1f}, {control:.1f}; {100 * (1 - right):.0f})")
+            answer, control, *right = numbers(rows).mean(0).tolist()
+            lost = ", ".join(f"{100 * (1 - share):.0f}" for share in right)
+            cells.append("{:.2f} ± {:.2f} ({:.1f}, {:.1f}; {})".format(*mean_error(difference(rows)), answer, control, lost))
         table.add_row(NAMES[ranking], *cells)
     return table
 
@@ -142,7 +145,7 @@ def by_prompts_table(units: str, by_ranking: Mapping[str, Any], of_prompt: Seque
         cells = []
         for kind in kinds:
             rows = [row for row, own in zip(by_ranking[ranking][count], of_prompt, strict=True) if own == kind]
-            answer, control, _ = numbers(rows).mean(0).tolist()
+            answer, control = numbers(rows)[:, :2].mean(0).tolist()
             cells.append("{:.2f} ± {:.2f} ({:.1f}, {:.1f})".format(*mean_error(difference(rows)), answer, control))
         table.add_row(NAMES[ranking], *cells)
     return table
