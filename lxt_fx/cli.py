@@ -104,19 +104,25 @@ def explain_command(
     contrast: Contrast = None,
     position: Position = None,
     rules: RulesName = "attnlrp",
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PLACE:UNITS=VALUE", help="Set units inside the model first, as mlp.11.neurons:17,512=0."),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the heatmap.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture of the heatmap.")] = None,
     pdf: Annotated[Path | None, typer.Option(help="Write the picture as vectors, for a paper.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write tokens and relevances as numbers.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Show how much each token of a text speaks for or against what the model says.
+    """Show how much each token of a text speaks for or against what the model says. With `--steer`, units inside the model
+    are set to a value: the answers before and after, and why the steered model says so.
 
     **Examples**
 
     - `lxt-fx explain ./my-model "The capital of France is"`
     - `lxt-fx explain ./my-model "The capital of France is" --contrast Paris London --png paris.png`
     - `lxt-fx explain ./my-classifier "What a lovely film" --target positive --html film.html`
+    - `lxt-fx explain ./my-model "The capital of France is" --steer mlp.11.neurons:17,512=0`
     """
     from rich.console import Console
 
@@ -127,7 +133,10 @@ def explain_command(
     table_named(rules)
     chosen = _target(target, contrast, position)
     loaded, tokenizer = _load(model), _load_tokenizer(model)
-    explanation = explain(loaded, tokenizer, text, chosen, rules=rules)
+    if steer:
+        explanation = _steered(loaded, tokenizer, text, chosen, rules, steer)
+    else:
+        explanation = explain(loaded, tokenizer, text, chosen, rules=rules)
     assert isinstance(explanation, Explanation), "one text has one explanation"
     Console().print(explanation)
     writers = (
@@ -312,6 +321,26 @@ def _ago(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit} ago"
     return f"{seconds:.0f} seconds ago"
+
+
+def _steered(model: nn.Module, tokenizer: Any, text: str, target: Target, rules: str, written: Sequence[str]) -> Any:
+    """The explanation of a steered model; prints its answers before and after."""
+    from rich.console import Console
+
+    from lxt_fx.compiler.transform import transform
+    from lxt_fx.inside.steer_command import answers, before_and_after, read_steering
+    from lxt_fx.inside.steering import steer
+    from lxt_fx.tasks.explain import explain
+
+    edits = read_steering(written)
+    explained, inputs = transform(model, rules=rules), tokenizer(text, return_tensors="pt")
+    position = None if target.position is None else int(target.position)
+    before = answers(explained, inputs, tokenizer, position)
+    with steer(explained, edits):
+        after = answers(explained, inputs, tokenizer, position)
+        explanation = explain(explained, tokenizer, text, target)
+    Console().print(before_and_after(before, after))
+    return explanation
 
 
 def _target(target: str | None, contrast: tuple[str, str] | None, position: int | None) -> Target:

@@ -7,6 +7,7 @@ explained module runs the hooks itself, with the values that the graph has for t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
@@ -125,11 +126,16 @@ class PassingHook:
     graph, which would have it for ever."""
 
 
+PAUSED: ContextVar[bool] = ContextVar("PAUSED", default=False)
+"""Whether this thread (or coroutine) calls models as they are without such hooks."""
+
+
 def refuse_passing_hooks(model: nn.Module, function: str) -> None:
     """Raises InputError, in the name of `function`, for a model that has such hooks: it is steered."""
     for path, part in model.named_modules():
         hooks = hooks_of(part)
-        if any(isinstance(getattr(hook, "__self__", None), PassingHook) for hook, _ in (*hooks.forward_pre, *hooks.forward)):
+        owners = (getattr(hook, "__self__", None) for hook, _ in (*hooks.forward_pre, *hooks.forward))
+        if any(isinstance(owner, PassingHook) for owner in owners):
             raise InputError(
                 f"{function}: the model is steered by hooks at {path}, and its graph would stay steered after the block; "
                 "transform the model before the block, and steer the explained module: steer(explained, ...)"

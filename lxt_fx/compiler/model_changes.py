@@ -22,6 +22,7 @@ from lxt_fx.base.errors import ModelChangedError
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import contents_of
 from lxt_fx.base.warn_user import warn_user
+from lxt_fx.compiler.hooks import PAUSED
 from lxt_fx.compiler.model_settings import SAY_NOTHING, Place, Setting, Values, joined, names_read, settings_of
 from lxt_fx.ops.packed import packed_layer_of
 
@@ -63,7 +64,7 @@ class ModelState:
                 f"{model_class}: the model changed after transform: {changes[0]}{more}. The explained module has the graph "
                 "of the model as it was; transform the model again, or undo the change"
             )
-        if hooked := seen.hooked():
+        if (hooked := seen.hooked()) and not PAUSED.get():
             warn_user(
                 f"{model_class}: a forward hook was put on {', '.join(hooked)} after transform, and the explained module "
                 "does not run it. If it changes what it sees, transform the model again; if it only reads, nothing is lost"

@@ -96,7 +96,7 @@ def _edit(kind: Kind, amount: Amount, units: Units | None) -> Edit:
         amount = amount.detach().clone()
         if not amount.is_floating_point():
             raise InputError(f"edits: {kind} got a tensor of {amount.dtype}; give one of the model's floating-point dtype")
-        bad = amount.numel() - int(torch.isfinite(amount).sum())
+        bad = 0 if amount.is_meta else amount.numel() - int(torch.isfinite(amount).sum())
         if bad:
             raise InputError(f"edits: {kind} got a tensor in which {bad} of {amount.numel()} numbers are NaN or infinite")
     elif not math.isfinite(amount):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.base.torch_internals import compiled_parts, in_dispatch_mode
 from lxt_fx.base.user_objects import is_cache
-from lxt_fx.compiler.hooks import PassingHook
+from lxt_fx.base.warn_user import warn_user
+from lxt_fx.compiler.hooks import PAUSED, PassingHook
 from lxt_fx.inside.hook_points import LAYOUTS, HookPoint
 from lxt_fx.inside.placed_edits import PlacedEdit
 from lxt_fx.inside.text_positions import Chosen
@@ -35,9 +35,7 @@ class HookedEdit:
 
 
 @contextmanager
-def hooks_on(
-    model: nn.Module, edits: Sequence[HookedEdit], chosen: Chosen, *, proves: bool = False
-) -> Iterator[None]:
+def hooks_on(model: nn.Module, edits: Sequence[HookedEdit], chosen: Chosen, *, proves: bool = False) -> Iterator[None]:
     """The edits act in every call of the model inside the block. All hooks are removed behind it, also if it raises. Hooks
     that prove something act while others are paused."""
     past = _Past()
@@ -49,13 +47,19 @@ def hooks_on(
         if not chosen.all:
             put(model.register_forward_pre_hook(past.begin, with_kwargs=True, prepend=True))
             put(model.register_forward_hook(past.end, always_call=True))
-        for each in edits:
-            module, act = model.get_submodule(each.point.path), _Acting(each, chosen, past, type(model).__name__, proves)
-            if each.point.entering:
+        acting = [_Acting(each, chosen, past, type(model).__name__, proves) for each in edits]
+        for act in acting:
+            module = model.get_submodule(act.hooked.point.path)
+            if act.hooked.point.entering:
                 put(module.register_forward_pre_hook(act.on_inputs, with_kwargs=True))
             else:
                 put(module.register_forward_hook(act.on_output))
         yield
+        if idle := {act.hooked.edit.place.name: None for act in acting if not act.acted}:
+            warn_user(
+                f"steer: nothing was changed at {', '.join(idle)}: inside the block no call of {type(model).__name__} came "
+                "to these places and positions (a copy that torch.compile made before has no hooks)"
+            )
 
 
 def refuse_compiled(given: nn.Module, model: nn.Module) -> None:
@@ -117,6 +121,7 @@ class _Acting(PassingHook):
     past: _Past
     model_class: str
     proves: bool
+    acted: list[None] = field(default_factory=list)
 
     def on_inputs(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -145,7 +150,7 @@ class _Acting(PassingHook):
 
     def changed(self, found: Tensor) -> Tensor:
         """The value with the edit, in its layout."""
-        if _PAUSED.get() and not self.proves:
+        if PAUSED.get() and not self.proves:
             return found
         if is_compiling() or in_dispatch_mode():
             raise InputError(
@@ -155,6 +160,8 @@ class _Acting(PassingHook):
         layout = LAYOUTS[self.hooked.point.layout]
         x, numbers = layout.to_place(found, self.hooked.heads), self.hooked.edit.affine
         at = None if self.chosen.all else self._positions(x)
+        if not self.acted and (at is None or bool(at.any())):
+            self.acted.append(None)
         y = x
         if numbers.factor is not None:
             y = y * _where(at, numbers.factor.to(x.dtype), 1.0)
@@ -188,17 +195,14 @@ def _where(at: Tensor | None, amount: Tensor, elsewhere: float) -> Tensor:
     return amount if at is None else torch.where(at, amount, elsewhere)
 
 
-_PAUSED: ContextVar[bool] = ContextVar("_PAUSED", default=False)
-
-
 @contextmanager
 def others_paused() -> Iterator[None]:
     """The hooks of blocks that are open let values pass as they are, for calls of this thread inside the block."""
-    before = _PAUSED.set(True)
+    before = PAUSED.set(True)
     try:
         yield
     finally:
-        _PAUSED.reset(before)
+        PAUSED.reset(before)
 
 
 Recorded = dict[tuple[str, bool], list[dict[int | str | None, Tensor]]]

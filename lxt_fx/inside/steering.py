@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.steered import check_steerable, steered
 from lxt_fx.inside.edits import Edit
@@ -71,6 +72,11 @@ def steer(
         block = _Block(inner, listed, chosen)
         with inner._steered_by(block):
             yield model
+        if not block.made:
+            warn_user(
+                "steer: nothing was changed: inside the block no call of this explained module ran in this thread; calls "
+                "of other threads are not steered, nor is the model that it was made from"
+            )
         return
     with steered_model(model, inner, listed, chosen, explained, inputs):
         yield model
