@@ -1,7 +1,7 @@
 """Do the neurons, heads and features that relevance names make the answer? They are switched off, and the answer is read.
 
     python benchmarks/inside/switch_off.py     (20 minutes on one core; --quick: two minutes)
-    python benchmarks/inside/switch_off.py --again out/switch_off.json     (the tables and the picture of an earlier run)
+    python benchmarks/inside/switch_off.py --again     (the tables and the picture of out/switch_off.json)
 
 **Prompts.** "The capital of France is" for 116 countries, 30 subjects whose verb must agree with them ("The keys to the
 cabinet"), 30 opposites ("The opposite of hot is"). Only those count that SmolLM2-135M answers right, by its largest logit.
@@ -15,7 +15,7 @@ MLPs read), at all positions and at all but the first token, heads (what the out
 features of a dictionary in the residual stream, if there is one in smollm2_dictionary.
 
 **Scores** of a unit, summed over positions: relevance for the answer's logit by `attnlrp`, `cp_lrp` and the plain gradient
-(gradient x activation); its absolute activation; chance. And relevance for the logit of the answer less that of the control.
+(gradient x activation); its absolute activation; chance. And relevance for the difference of the two logits.
 
 **Steering.** In the prompt of one country, the top neurons of another one's prompt get the values that they have there. How
 often does the model then answer with the other capital?
@@ -56,6 +56,7 @@ NEURONS, HEADS = "neurons", "heads"
 TO_0, TO_MEAN = "set to 0", "set to the mean"
 PLACE = "residual.12"
 """Where the dictionary was trained."""
+OUT = Path("out")
 MOST_AT_ONCE = 64
 """So many copies of a prompt, each with its own change, go through the model at once."""
 
@@ -79,7 +80,7 @@ Outcomes = dict[str, dict[str, dict[str, list[list[float]]]]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind:
-    """Units of one kind: their places, how many units each has, how many are switched off at once and in which ways, and the
+    """Units of one kind: their places, how many units each has, how many are switched off at once, in which ways, and the
     first position at which they are scored and changed. Features also have directions [features, width] of the place
     `written`, since no module of the model takes or returns them."""
 
@@ -124,9 +125,11 @@ def kinds_of(explained: lxt_fx.Explained) -> list[Kind]:
     ]
 
 
-def scored(modules: Mapping[str, nn.Module], prompt: Prompt, kinds: Sequence[Kind], chance: torch.Generator) -> list[Scored]:
+def scored(
+    modules: Mapping[str, nn.Module], prompt: Prompt, kinds: Sequence[Kind], chance: torch.Generator
+) -> list[Scored]:
     """For each kind of units, the best by each ranking, and the activations."""
-    targets = [prompt.answer, lxt_fx.Target(prompt.answer, minus=prompt.control)]
+    targets: list[Any] = [prompt.answer, lxt_fx.Target(prompt.answer, minus=prompt.control)]
     places = [place for kind in kinds for place in kind.places]
     inputs = {"input_ids": torch.tensor([prompt.ids])}
     latents = {table: lxt_fx.latent(module, inputs, targets, places) for table, module in modules.items()}
@@ -148,7 +151,7 @@ def scored(modules: Mapping[str, nn.Module], prompt: Prompt, kinds: Sequence[Kin
 
 def by_token(value: Any) -> Tensor:
     """The activation at a place of the one example, [tokens, units], of heads [tokens, heads, size]."""
-    (found,) = value.activation
+    found: Tensor = value.activation[0]
     return found.transpose(0, 1) if "heads" in value.axes else found
 
 
@@ -176,9 +179,9 @@ def at_mean(kind: Kind, units: Tensor, mean: Mapping[str, Tensor]) -> list[Step]
 
 def as_there(kind: Kind, there: Scored, units: Tensor, positions: range) -> list[Step]:
     """The units have the values of another prompt of as many tokens, position by position."""
-    by_place = kind.by_place(units)
+    by_place, values = kind.by_place(units), there.activation
     return [
-        ({place: edits.clamp(there.activation[place][at][few], units=few) for place, few in by_place.items()}, slice(at, at + 1))
+        ({place: edits.clamp(values[place][at, few], units=few) for place, few in by_place.items()}, slice(at, at + 1))
         for at in positions
     ]
 
@@ -201,24 +204,29 @@ def steered(model: nn.Module, explained: nn.Module, ids: Sequence[int], variants
                 mask[row, positions] = True
                 blocks.enter_context(lxt_fx.steer(model, changes, positions=mask, explained=explained))
         given = torch.tensor([ids]).expand(len(variants), -1)
-        return model(input_ids=given, use_cache=False, logits_to_keep=1).logits[:, -1]
+        logits: Tensor = model(input_ids=given, use_cache=False, logits_to_keep=1).logits
+    return logits[:, -1]
 
 
 # Measurements
 
 
-def score_all(sources: Sequence[Source], prompts: Sequence[Prompt], progress: Progress) -> dict[str, list[Scored]]:
+def score_all(source: Source, prompts: Sequence[Prompt], progress: Progress) -> dict[str, list[Scored]]:
     """By kind of units, what is known of each prompt."""
     chance, found = torch.Generator().manual_seed(0), defaultdict(list)
     for prompt in progress.track(prompts, description="explaining"):
-        for source in sources:
-            for kind, one in zip(source.kinds, scored(source.modules, prompt, source.kinds, chance), strict=True):
-                found[kind.name].append(one)
+        for kind, one in zip(source.kinds, scored(source.modules, prompt, source.kinds, chance), strict=True):
+            found[kind.name].append(one)
     return found
 
 
 def measure_off(
-    model: nn.Module, explained: nn.Module, kind: Kind, prompts: Sequence[Prompt], found: Sequence[Scored], progress: Progress
+    model: nn.Module,
+    explained: nn.Module,
+    kind: Kind,
+    prompts: Sequence[Prompt],
+    found: Sequence[Scored],
+    progress: Progress,
 ) -> Outcomes:
     """By way of switching off, ranking and count: for each prompt the drop of the logits of answer and control, and whether
     the answer is still the model's. For units set to 0 also whether a prompt of another kind is still answered without
@@ -228,7 +236,10 @@ def measure_off(
         one, beside = found[index], unrelated(prompts, index)
         chosen = {(ranking, str(k)): top[:k] for ranking, top in one.top.items() for k in kind.counts}
         for way in kind.ways:
-            off = [switched_off(kind, one, units) if way == TO_0 else at_mean(kind, units, mean) for units in chosen.values()]
+            if way == TO_0:
+                off = [switched_off(kind, one, units) for units in chosen.values()]
+            else:
+                off = [at_mean(kind, units, mean) for units in chosen.values()]
             logits = answers_under(model, explained, prompt.ids, [[], *off])
             drops = (logits[0] - logits[1:])[:, [prompt.answer, prompt.control]]
             measured = [*drops.T, (logits[1:].argmax(dim=1) == prompt.answer).float()]
@@ -248,7 +259,12 @@ def unrelated(prompts: Sequence[Prompt], index: int) -> int:
 
 
 def measure_steering(
-    model: nn.Module, explained: nn.Module, kind: Kind, prompts: Sequence[Prompt], found: Sequence[Scored], progress: Progress
+    model: nn.Module,
+    explained: nn.Module,
+    kind: Kind,
+    prompts: Sequence[Prompt],
+    found: Sequence[Scored],
+    progress: Progress,
 ) -> Outcomes:
     """By ranking and count, and for all units: for each capital with another one of as many tokens, whether the answer
     becomes the other one, and how far the other's logit moves against its own. Only what follows the first token that
@@ -283,44 +299,47 @@ def dictionary_source(modules: Mapping[str, lxt_fx.Explained], folder: Path) -> 
 
 
 def measure(
-    model: nn.Module, prompts: Sequence[Prompt], progress: Progress, folder: Path | None = None
-) -> dict[str, Any]:
-    """All that the report reads: {"off": by kind of units, "steering": by kind of units}."""
+    model: nn.Module, prompts: Sequence[Prompt], progress: Progress, folder: Path | None, into: dict[str, Any], file: Path
+) -> None:
+    """Puts what the report reads into `into`: {"off": by kind of units, "steering": by kind of units}, and writes the file
+    after each kind. What is there already is not measured again."""
     modules = {table: lxt_fx.transform(model, rules=table) for table in progress.track(TABLES, description="transform")}
     explained = modules[TABLES[0]]
     sources = [Source(modules, tuple(kinds_of(explained)))]
     if folder is not None and folder.is_dir():
         sources.append(dictionary_source(modules, folder))
-    found = score_all(sources, prompts, progress)
-    kinds = [kind for source in sources for kind in source.kinds]
-    off = {kind.name: measure_off(model, explained, kind, prompts, found[kind.name], progress) for kind in kinds}
-    steering = {
-        kind.name: measure_steering(model, explained, kind, prompts, found[kind.name], progress)["steering"]
-        for kind in kinds
-        if kind.name in (NEURONS, HEADS)
-    }
-    return {"prompts": [asdict(prompt) for prompt in prompts], "off": off, "steering": steering}
+    for source in sources:
+        missing = tuple(kind for kind in source.kinds if kind.name not in into["off"])
+        found = score_all(Source(source.modules, missing), prompts, progress) if missing else {}
+        for kind in missing:
+            into["off"][kind.name] = measure_off(model, explained, kind, prompts, found[kind.name], progress)
+            if kind.name in (NEURONS, HEADS):
+                steering = measure_steering(model, explained, kind, prompts, found[kind.name], progress)
+                into["steering"][kind.name] = steering["steering"]
+            file.write_text(json.dumps(into))
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="The folder for switch_off.json, switch_off.md and switch_off.png.")] = Path("out"),
+    out: Annotated[Path, typer.Option(help="Where switch_off.json, switch_off.md and switch_off.png are written.")] = OUT,
     quick: Annotated[bool, typer.Option("--quick", help="Every sixth prompt.")] = False,
-    again: Annotated[Path | None, typer.Option(help="The switch_off.json of an earlier run, to be reported again.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Measure only what switch_off.json has not.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure nothing, report switch_off.json.")] = False,
 ) -> None:
     """Measure what switching off the most relevant units does to the answers."""
-    console = Console()
-    if again is not None:
-        report(json.loads(again.read_text()), out, console)
+    console, file = Console(), out / "switch_off.json"
+    if again:
+        report(json.loads(file.read_text()), out, console)
         return
+    out.mkdir(parents=True, exist_ok=True)
     model, tokenizer = models.load("smollm2")
     asked = questions(models.country_capitals())[:: 6 if quick else 1]
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         prompts = answered(model, tokenizer, asked)
-        found = measure(model, prompts, progress, models.cache_folder() / "smollm2_dictionary")
-    found["asked"] = {kind: sum(each.kind == kind for each in asked) for kind in KINDS_OF_PROMPTS}
-    out.mkdir(parents=True, exist_ok=True)
-    Path(out, "switch_off.json").write_text(json.dumps(found))
+        found = json.loads(file.read_text()) if resume and file.exists() else {"off": {}, "steering": {}}
+        found["asked"] = {kind: sum(each.kind == kind for each in asked) for kind in KINDS_OF_PROMPTS}
+        found["prompts"] = [asdict(prompt) for prompt in prompts]
+        measure(model, prompts, progress, models.cache_folder() / "smollm2_dictionary", found, file)
     report(found, out, console)
 
 

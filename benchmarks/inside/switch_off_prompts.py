@@ -13,9 +13,9 @@ CAPITAL = "The capital of {country} is"
 OPPOSITE = "The opposite of {word} is"
 OPPOSITES = (
     "hot cold", "big small", "tall short", "fast slow", "light dark", "good bad", "up down", "old new", "rich poor",
-    "open closed", "hard soft", "wet dry", "strong weak", "high low", "dirty clean", "war peace", "black white", "true false",
-    "long short", "thick thin", "north south", "life death", "young old", "heavy light", "left right", "inside outside",
-    "male female", "increase decrease", "positive negative", "maximum minimum",
+    "open closed", "hard soft", "wet dry", "strong weak", "high low", "dirty clean", "war peace", "black white",
+    "true false", "long short", "thick thin", "north south", "life death", "young old", "heavy light", "left right",
+    "inside outside", "male female", "increase decrease", "positive negative", "maximum minimum",
 )  # fmt: skip
 
 SINGULAR = (
@@ -35,8 +35,8 @@ PLURAL = (
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt `ids` of one kind, the first tokens of its answer and of the control answer, and the index of the prompt that
-    has the control as its answer: None where there is none of as many tokens."""
+    """A prompt `ids` of one kind, the first tokens of its answer and of the control answer, and the index of the prompt
+    that has the control as its answer: None where there is none of as many tokens."""
 
     kind: str
     text: str

@@ -16,7 +16,8 @@ from torch import Tensor
 KINDS_OF_PROMPTS = ("capitals", "number", "opposites")
 NAMES = {
     "attnlrp": "attnlrp", "cp_lrp": "cp_lrp", "gradient": "gradient x activation", "activation": "activation",
-    "random": "random", "attnlrp, difference": "attnlrp, of the difference", "cp_lrp, difference": "cp_lrp, of the difference",
+    "random": "random", "attnlrp, difference": "attnlrp, of the difference",
+    "cp_lrp, difference": "cp_lrp, of the difference",
     "gradient, difference": "gradient x activation, of the difference",
 }  # fmt: skip
 """Rankings in the order in which they are shown."""
@@ -61,8 +62,8 @@ def numbers(rows: Any) -> Tensor:
 
 def difference(rows: Any) -> Tensor:
     """How far the answer's logit falls more than that of the control, [prompts]."""
-    answer, control = numbers(rows)[:, :2].T
-    return answer - control
+    found = numbers(rows)
+    return found[:, 0] - found[:, 1]
 
 
 def mean_error(values: Tensor) -> tuple[float, float]:
@@ -112,7 +113,8 @@ def drops_table(units: str, way: str, by_ranking: Mapping[str, Any]) -> Table:
         for rows in by_ranking[ranking].values():
             answer, control, *right = numbers(rows).mean(0).tolist()
             lost = ", ".join(f"{100 * (1 - share):.0f}" for share in right)
-            cells.append("{:.2f} ± {:.2f} ({:.1f}, {:.1f}; {})".format(*mean_error(difference(rows)), answer, control, lost))
+            mean, error = mean_error(difference(rows))
+            cells.append(f"{mean:.2f} ± {error:.2f} ({answer:.1f}, {control:.1f}; {lost})")
         table.add_row(NAMES[ranking], *cells)
     return table
 
