@@ -28,8 +28,8 @@ START, END = "<!-- measured by benchmarks/inside/switch_off.py -->", "<!-- end o
 
 
 def report(found: Mapping[str, Any], out: Path, console: Console) -> None:
-    """Prints all tables and writes switch_off.md and switch_off.png. A page that is there stays, but for what stands between
-    its two marks."""
+    """Prints all tables and writes switch_off.md and switch_off.png. A page that is there stays, but for what stands
+    between its two marks."""
     tables = all_tables(found)
     out.mkdir(parents=True, exist_ok=True)
     for table in tables:
@@ -43,8 +43,8 @@ def report(found: Mapping[str, Any], out: Path, console: Console) -> None:
 
 
 def all_tables(found: Mapping[str, Any]) -> list[Table]:
-    """The prompts; for each kind of units and way of switching off what falls and by how much attnlrp leads; neurons by kind
-    of prompts; steering."""
+    """The prompts; for each kind of units and way of switching off what falls and by how much attnlrp leads; the same by
+    kind of prompts; steering."""
     tables = [prompts_table(found)]
     for units, by_way in found["off"].items():
         for way, by_ranking in by_way.items():
@@ -104,9 +104,9 @@ def counts(by_ranking: Mapping[str, Any]) -> list[str]:
 def drops_table(units: str, way: str, by_ranking: Mapping[str, Any]) -> Table:
     """The drop of the difference; in brackets those of answer and control, how many prompts are no longer answered, and how
     many of those of another kind are not."""
-    elsewhere = ", % of prompts of another kind that are not" if len(next(iter(by_ranking["random"].values()))[0]) > 3 else ""
-    title = f"{units} {way}: drop of answer - control ± standard error (drop of answer, of control; % no longer answered"
-    title = f"{title}{elsewhere})"
+    first = next(iter(by_ranking["random"].values()))[0]
+    lost = "% no longer answered" + (", % of prompts of another kind that are not" if len(first) > 3 else "")
+    title = f"{units} {way}: drop of answer - control ± standard error (drop of answer, of control; {lost})"
     table = titled(title, "chosen by", *(f"k = {count}" for count in counts(by_ranking)))
     for ranking in shown(by_ranking):
         cells = []
@@ -156,7 +156,8 @@ def by_prompts_table(units: str, by_ranking: Mapping[str, Any], of_prompt: Seque
 def steering_table(units: str, by_ranking: Mapping[str, Any]) -> Table:
     pairs = len(by_ranking["all"]["all"]) if by_ranking else 0
     title = f"{units} set to their values in another country's prompt ({pairs} pairs): answers that become its capital "
-    table = titled(f"{title}(shift of its logit less the own one)", "chosen by", *(f"k = {c}" for c in counts_of(by_ranking)))
+    title = f"{title}(shift of its logit less the own one)"
+    table = titled(title, "chosen by", *(f"k = {count}" for count in counts_of(by_ranking)))
     for ranking in [*shown(by_ranking), *(["all"] if by_ranking else [])]:
         cells = []
         for rows in by_ranking[ranking].values():
