@@ -57,6 +57,8 @@ TO_0, TO_MEAN = "set to 0", "set to the mean"
 PLACE = "residual.12"
 """Where the dictionary was trained."""
 OUT = Path("out")
+ELSEWHERE = 3
+"""For every third prompt another one is asked without the units, too."""
 MOST_AT_ONCE = 64
 """So many copies of a prompt, each with its own change, go through the model at once."""
 
@@ -229,8 +231,8 @@ def measure_off(
     progress: Progress,
 ) -> Outcomes:
     """By way of switching off, ranking and count: for each prompt the drop of the logits of answer and control, and whether
-    the answer is still the model's. For units set to 0 also whether a prompt of another kind is still answered without
-    them."""
+    the answer is still the model's. For units set to 0 in every third prompt also whether one of another kind is still
+    answered without them."""
     mean, outcomes = means(found), made_outcomes()
     for index, prompt in enumerate(progress.track(prompts, description=f"{kind.name} off")):
         one, beside = found[index], unrelated(prompts, index)
@@ -243,7 +245,7 @@ def measure_off(
             logits = answers_under(model, explained, prompt.ids, [[], *off])
             drops = (logits[0] - logits[1:])[:, [prompt.answer, prompt.control]]
             measured = [*drops.T, (logits[1:].argmax(dim=1) == prompt.answer).float()]
-            if way == TO_0:
+            if way == TO_0 and index % ELSEWHERE == 0:
                 elsewhere = [switched_off(kind, found[beside], units) for units in chosen.values()]
                 best = answers_under(model, explained, prompts[beside].ids, elsewhere).argmax(dim=1)
                 measured.append((best == prompts[beside].answer).float())

@@ -56,8 +56,8 @@ def all_tables(found: Mapping[str, Any]) -> list[Table]:
 
 
 def numbers(rows: Any) -> Tensor:
-    """[prompts, numbers]."""
-    return torch.tensor(rows, dtype=torch.float64)
+    """[prompts, numbers]; NaN where a row has fewer than the first one."""
+    return torch.tensor([[*row, *[torch.nan] * (len(rows[0]) - len(row))] for row in rows], dtype=torch.float64)
 
 
 def difference(rows: Any) -> Tensor:
@@ -111,7 +111,7 @@ def drops_table(units: str, way: str, by_ranking: Mapping[str, Any]) -> Table:
     for ranking in shown(by_ranking):
         cells = []
         for rows in by_ranking[ranking].values():
-            answer, control, *right = numbers(rows).mean(0).tolist()
+            answer, control, *right = numbers(rows).nanmean(0).tolist()
             lost = ", ".join(f"{100 * (1 - share):.0f}" for share in right)
             mean, error = mean_error(difference(rows))
             cells.append(f"{mean:.2f} ± {error:.2f} ({answer:.1f}, {control:.1f}; {lost})")
