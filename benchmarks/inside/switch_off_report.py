@@ -173,28 +173,32 @@ def counts_of(by_ranking: Mapping[str, Any]) -> list[str]:
 
 
 def draw(off: Mapping[str, Any], path: Path) -> None:
-    """For each kind of units and way, how far answer - control falls with the number of units."""
-    ways = list(next(iter(off.values())))
-    figure = Figure(figsize=(3.1 * len(off), 2.6 * len(ways)), layout="constrained")
-    panels = figure.subplots(len(ways), len(off), squeeze=False)
-    for column, (units, by_way) in enumerate(off.items()):
-        for row, way in enumerate(ways):
-            panel = panels[row][column]
-            for ranking, color in COLORS.items():
-                for name, dash in ((ranking, "-"), (f"{ranking}, difference", ":")):
-                    if name in by_way[way]:
-                        curve(panel, by_way[way][name], color, dash, NAMES[name])
-            panel.set_xscale("log")
-            panel.set_xticks([int(count) for count in counts(by_way[way])], counts(by_way[way]))
-            panel.minorticks_off()
-            panel.set_title(f"{units} {way}", fontsize=10)
-            panel.set_xlabel("units switched off" if row == len(ways) - 1 else "")
-            panel.axhline(0, color="#cccccc", linewidth=0.8, zorder=0)
-            panel.spines[["top", "right"]].set_visible(False)
-        panels[0][0].set_ylabel("drop of answer - control")
+    """For each kind of units and way of switching off, how far answer - control falls with the number of units."""
+    shown_ways = [(units, way, by_ranking) for units, by_way in off.items() for way, by_ranking in by_way.items()]
+    columns = min(3, len(shown_ways))
+    lines = -(-len(shown_ways) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.6 * lines + 0.6), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for panel in panels.flat[len(shown_ways) :]:
+        panel.set_axis_off()
+    for panel, (units, way, by_ranking) in zip(panels.flat, shown_ways, strict=False):
+        for ranking, color in COLORS.items():
+            for name, dash in ((ranking, "-"), (f"{ranking}, difference", ":")):
+                if name in by_ranking:
+                    curve(panel, by_ranking[name], color, dash, NAMES[name])
+        panel.set_xscale("log")
+        panel.set_xticks([int(count) for count in counts(by_ranking)], counts(by_ranking))
+        panel.minorticks_off()
+        panel.set_title(f"{units}\n{way}", fontsize=10)
+        panel.axhline(0, color="#cccccc", linewidth=0.8, zorder=0)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[:, 0]:
+        panel.set_ylabel("drop of answer - control")
+    for panel in panels[-1]:
+        panel.set_xlabel("units switched off")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=3)
-    figure.savefig(path, dpi=160)
+    figure.savefig(path, dpi=140)
 
 
 def curve(panel: Any, by_count: Mapping[str, Any], color: str, dash: str, label: str) -> None:
