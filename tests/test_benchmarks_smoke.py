@@ -1,21 +1,32 @@
-"""The speed suite runs on a tiny model: every method of ours is measured or says why not. No time is compared."""
+"""Benchmarks on a tiny model. Of the speed suite every method of ours is measured or says why not; no time is compared."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+import lxt_fx
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks" / "speed"))
+sys.path[:0] = [str(ROOT / "benchmarks" / folder) for folder in ("speed", "inside")]
 import speed_run  # noqa: E402
+import switch_off  # noqa: E402
+import switch_off_report  # noqa: E402
 from speed_bounds import BOUNDS, linear_ratio, time_ratio, verdict  # noqa: E402
 from speed_grid import GRIDS, Cell  # noqa: E402
+from switch_off_prompts import Prompt  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +137,44 @@ def test_a_process_that_dies_is_the_reason_of_its_rows() -> None:
     process = speed_run.Process({"threads": 1}, sys.executable, "")  # no mode: speed_worker.py raises KeyError
     assert process.answer()["why"].startswith("process ended with 1: ")
     assert process.ask("plain")["why"].startswith("process ended with 1: ")
+
+
+def test_what_switch_off_measures_is_what_a_model_without_these_weights_answers(tmp_path: Path) -> None:
+    model = tiny.MODELS["llama"]().eval()
+    prompts = prompts_of(model, [[5, 9, 17, 23], [5, 11, 17, 23], [5, 7, 30]])
+    found: dict[str, Any] = {"off": {}, "steering": {}, "asked": {"capitals": 2, "number": 1, "opposites": 0}}
+    found["prompts"] = [asdict(prompt) for prompt in prompts]
+    with Progress(disable=True) as progress:
+        switch_off.measure(model, prompts, progress, None, found, tmp_path / "switch_off.json")
+    assert Path(tmp_path, "switch_off.json").read_text() == json.dumps(found)
+    drop = found["off"]["neurons"]["set to 0"]["attnlrp"]["1"][0][:2]
+    assert drop == pytest.approx(drop_without_top_neuron(model, prompts[0]), abs=1e-5)
+    assert max(map(abs, drop)) > 1e-4
+    assert len(found["steering"]["heads"]["all"]["all"]) == 2
+    switch_off_report.report(found, tmp_path, Console(quiet=True))
+    page = Path(tmp_path, "switch_off.md").read_text()
+    assert "| capitals | 2 | 2 |" in page and "gradient x activation" in page
+    assert Path(tmp_path, "switch_off.png").stat().st_size > 5000
+
+
+def prompts_of(model: Any, texts: list[list[int]]) -> list[Any]:
+    """Two capitals that are each other's controls, and a verb; their answers are those of the model."""
+    found = []
+    for index, ids in enumerate(texts):
+        best = model(input_ids=torch.tensor([ids])).logits[0, -1].topk(2).indices.tolist()
+        kind, other = ("capitals", 1 - index) if index < 2 else ("number", None)
+        found.append(Prompt(kind, "", tuple(ids), best[0], best[1], other))
+    return found
+
+
+def drop_without_top_neuron(model: Any, prompt: Any) -> list[float]:
+    """How far the logits of answer and control fall in a copy of the model without its most relevant neuron."""
+    ids, both = torch.tensor([prompt.ids]), [prompt.answer, prompt.control]
+    latent = lxt_fx.latent(lxt_fx.transform(model), {"input_ids": ids}, prompt.answer, "mlp.*.neurons")
+    ((place, (unit,)),) = latent.top(1).items()
+    without = copy.deepcopy(model)
+    with torch.no_grad():
+        without.model.layers[int(place.split(".")[1])].mlp.down_proj.weight[:, unit] = 0
+        before, after = (each(input_ids=ids).logits[0, -1, both] for each in (model, without))
+    drop: list[float] = (before - after).tolist()
+    return drop

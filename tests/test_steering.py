@@ -125,9 +125,15 @@ def test_a_steered_llama_is_one_that_a_person_patched() -> None:
         x[..., 16:24] = 0  # the third of four heads of eight
         return x
 
+    def other_head(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[..., 16:24] = DIRECTION[:8]
+        return x
+
     cases: list[tuple[dict[str, Any], nn.Module, Callable[[Tensor], Tensor], bool]] = [
         ({"mlp.0.neurons": edits.scale(0, units=[3, 7])}, layer.mlp.down_proj, off(3, 7), True),
         ({"attention.0.heads": edits.scale(0, units=[2])}, layer.self_attn.o_proj, one_head, True),
+        ({"attention.0.heads": edits.ablate_mean(DIRECTION[None, :8], [2])}, layer.self_attn.o_proj, other_head, True),
         ({"residual.1": edits.add(2 * DIRECTION)}, layer, lambda x: x + 2 * DIRECTION, False),
         ({"residual.1": edits.ablate_mean(DIRECTION)}, layer, lambda x: DIRECTION.expand_as(x), False),
         ({"model.layers.0.mlp": edits.clamp(0.5)}, layer.mlp, lambda x: torch.full_like(x, 0.5), False),

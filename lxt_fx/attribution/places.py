@@ -179,12 +179,14 @@ def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
 
 
 def _fits(pattern: str, name: str) -> bool:
+    if not ("*" in pattern or "?" in pattern or "[" in pattern):
+        return pattern == name
     same = len(pattern.split(".")) == len(name.split("."))
     return same and all(map(fnmatch.fnmatchcase, name.split("."), pattern.split(".")))
 
 
-def _nodes_by_name(explained: Explained) -> dict[str, Node]:
-    return {node.name: node for node in explained.graph.nodes}
+def _nodes_by_name(explained: Explained) -> Mapping[str, Node]:
+    return explained._values().by_name
 
 
 def _named(values: GraphValues, pattern: str, function: str) -> dict[str, Node]:

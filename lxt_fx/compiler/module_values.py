@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,6 +42,11 @@ class GraphValues:
 
     def __init__(self, graph: Graph, inserted: Set[str], carrying: Set[str]) -> None:
         self.graph, self.inserted, self.carrying = graph, inserted, carrying
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        """The nodes of the graph by name."""
+        return {node.name: node for node in self.graph.nodes}
 
     def _same(self, node: Node) -> Node | None:
         """The node whose value, or a part of it, an inserted node repeats."""

@@ -149,13 +149,14 @@ def affine(edit: Edit, place: InsidePlace, like: Any, function: str) -> Affine:
     units = units_of(edit.units, count, place.name, function)
     behind = sizes[axis + 1 :]
     amount = _amount(edit, place, like, len(units), behind, function)
-    wide = isinstance(amount, Tensor) and amount.dim() > 1
-    size = [count, *(behind if wide else [1] * len(behind))]
+    size = [1] * len(behind)
+    if isinstance(amount, Tensor) and amount.dim() > 1:
+        size[-1] = amount.shape[1]
     index = torch.tensor(units, device=like.device)
 
     def spread(found: Amount, elsewhere: float) -> Tensor:
-        full = torch.full(size, elsewhere, dtype=like.dtype, device=like.device)
-        full[index] = found if wide or not isinstance(found, Tensor) else found.view(-1, *[1] * len(behind))
+        full = torch.full([count, *size], elsewhere, dtype=like.dtype, device=like.device)
+        full[index] = found.reshape(-1, *size) if isinstance(found, Tensor) else found
         return full
 
     if edit.kind == "scale":
@@ -173,7 +174,7 @@ def _amount(edit: Edit, place: InsidePlace, like: Any, units: int, behind: list[
     amount = edit.amount
     if not isinstance(amount, Tensor):
         return float(amount)
-    fitting = [[units], [units, *behind]] if len(behind) == 1 and behind[0] is not None else [[units]]
+    fitting = [[units], [units, behind[-1]]] if behind and behind[-1] is not None else [[units]]
     if amount.dim() == 0:
         amount = amount.expand(units)
     if list(amount.shape) not in fitting:
