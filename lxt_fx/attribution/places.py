@@ -46,6 +46,9 @@ class Places(Mapping[str, InsidePlace]):
             raise UnknownNameError(f"places: {self.model_class} has no place {name!r}; {nearest(name, self._places)}")
         return self._places[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
