@@ -63,7 +63,8 @@ def test_the_residual_stream_is_the_hidden_states(name: str) -> None:
     with torch.no_grad():
         output = MODELS[name]().double()(**inputs, output_hidden_states=True)  # it puts hooks on the model
     values = values_of(explained(name, torch.float64), inputs)
-    lists = {"": "decoder_hidden_states", "encoder.": "encoder_hidden_states"} if name == "whisper" else {"": "hidden_states"}
+    both = {"": "decoder_hidden_states", "encoder.": "encoder_hidden_states"}
+    lists = both if name == "whisper" else {"": "hidden_states"}
     for prefix, attribute in lists.items():
         states = output[attribute]
         stream = [place for place in values if place.startswith(f"{prefix}residual.")]
