@@ -10,11 +10,10 @@ from typing import Any
 import networkx as nx
 from torch.fx import Node
 
-from lxt_fx.base.nodes import arguments, fixed_size, shape, written_shape
+from lxt_fx.base.nodes import arguments, fixed_size, shape
 from lxt_fx.base.torch_internals import aten, aten_ops
 from lxt_fx.ops.aten_kinds import (
     CONVOLUTIONS,
-    CURVED,
     LINEAR_MAPS,
     MASKS,
     MOVES,
@@ -26,11 +25,9 @@ from lxt_fx.ops.aten_kinds import (
     WEIGHTED,
 )
 from lxt_fx.passes.analysis.find_attention_parts import (
-    RESHAPES,
     AttentionParts,
     find_attention_parts,
     is_attention,
-    split_before,
     split_behind,
 )
 from lxt_fx.passes.analysis.find_groups import Groups
@@ -38,25 +35,12 @@ from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.rule_table.rule import Role
 
 SUMS = aten_ops("add.Tensor sub.Tensor")
-_CHOICES = aten_ops("topk sort argsort argmax max.dim")
 _MIXES = aten_ops("cumsum fft_fft fft_fft2 fft_fftn avg_pool1d avg_pool2d")
-_SCALES = MOVES | MASKS | POINTWISE_LINEAR | PRODUCTS | NORMS
+SCALES = MOVES | MASKS | POINTWISE_LINEAR | PRODUCTS | NORMS
 """What may stand between a part of a block and the residual stream."""
-_SCATTERS = aten_ops("index_add index_put scatter_add scatter.src sum.dim_IntList")
-_ALONE = POINTWISE | MOVES | NORMS | SELECTIONS | WEIGHTED | _SCATTERS
+SCATTERS = aten_ops("index_add index_put scatter_add scatter.src sum.dim_IntList")
+_ALONE = POINTWISE | MOVES | NORMS | SELECTIONS | WEIGHTED | SCATTERS
 """Ops that read several values and mix no tokens."""
-_WEIGHTS = (CURVED - MASKS) | POINTWISE_LINEAR | RESHAPES | aten_ops("softmax.int")
-
-
-@dataclass(frozen=True, slots=True)
-class Mlp:
-    """An MLP: `output` is what it adds to the residual stream before norms and scales, with experts the sum of theirs.
-    `neurons` are what its down projections read, with experts those of all chosen ones in one value; empty where each
-    expert has a value of its own. `routers` are the weights, or scores, over all experts."""
-
-    output: Node
-    neurons: tuple[Node, ...]
-    routers: tuple[Node, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +144,7 @@ def _tips(reader: Reader, node: Node, before: Node, members: frozenset[Node]) ->
     if inner and (_skips(reader, node, before) or _attends_in_part(reader, found, before, members)):
         for operand in found:
             yield from _tips(reader, operand, before, members)
-    elif node in members and node.target in _SCALES - SUMS and len(found) == 1:
+    elif node in members and node.target in SCALES - SUMS and len(found) == 1:
         yield from _tips(reader, found[0], before, members)
     elif node in members and not _skips(reader, node, before):
         yield node
@@ -169,7 +153,7 @@ def _tips(reader: Reader, node: Node, before: Node, members: frozenset[Node]) ->
 def _partial_sums(reader: Reader, node: Node, before: Node, members: frozenset[Node]) -> Iterator[Node]:
     """The sums with the skip that are terms of the sum that ends a block."""
     for operand in reader.reads(node):
-        if operand in members and operand.target in SUMS | _SCALES and _skips(reader, operand, before):
+        if operand in members and operand.target in SUMS | SCALES and _skips(reader, operand, before):
             if operand.target in SUMS and len(reader.reads(operand)) > 1:
                 yield operand
             yield from _partial_sums(reader, operand, before, members)
@@ -236,7 +220,7 @@ def _only_scaled(reader: Reader, tip: Node, projection: Node, branch: Branch) ->
         node = todo.pop()
         if node is projection:
             return True
-        if node.target in _SCALES | _SCATTERS:
+        if node.target in SCALES | SCATTERS:
             new = [one for one in reader.reads(node) if one in branch.inside and one not in seen]
             seen.update(new)
             todo += new
@@ -316,7 +300,7 @@ def _is_turned(reader: Reader, node: Node) -> bool:
     if node.target not in LINEAR_MAPS - CONVOLUTIONS or len(found := reader.reads(node)) != 1:
         return False
     before = found[0]
-    while before.target in _SCALES and len(read := reader.reads(before)) == 1:
+    while before.target in SCALES and len(read := reader.reads(before)) == 1:
         if before.target is aten.transpose.int:
             dims = len(shape(before) or ())
             turned: tuple[Any, ...] = before.args[1:]
@@ -327,79 +311,6 @@ def _is_turned(reader: Reader, node: Node) -> bool:
 
 def _is_turned_back(reader: Reader, node: Node) -> bool:
     """Whether the value that is turned came out of a convolution, which has channels before places."""
-    while node.target in _SCALES and len(read := reader.reads(node)) == 1:
+    while node.target in SCALES and len(read := reader.reads(node)) == 1:
         node = read[0]
     return node.target in CONVOLUTIONS
-
-
-def find_mlp(reader: Reader, branch: Branch) -> Mlp:
-    """Analysis: neurons, output and routers of a branch that computes each token for itself."""
-    downs = _downs(reader, branch)
-    dims = len(shape(branch.output) or ())
-    neurons = [split_before(reader.flow, reader.reads(down)[0], dims) for down in downs]
-    return Mlp(branch.output, tuple(neurons) if len(neurons) <= 2 else (), tuple(_routers(reader, branch)))
-
-
-def _downs(reader: Reader, branch: Branch) -> list[Node]:
-    """The last linear maps of a branch: those that give values as wide as its output, and that only sums, scales, norms and
-    moves separate from it."""
-    wide = _width(branch.output)
-    seen, todo, found = {branch.output}, [branch.output], list[Node]()
-    while todo:
-        node = todo.pop(0)
-        reads = [one for one in reader.reads(node) if one in branch.inside]
-        if node.target in LINEAR_MAPS and len(reader.reads(node)) == 1:
-            if wide in _widths(node):
-                found.append(node)
-        elif node.target in _SCALES | _SCATTERS:
-            todo += [one for one in reads if one not in seen]
-            seen.update(reads)
-    return found
-
-
-def _width(node: Node) -> str:
-    return (written_shape(node) or ("",))[-1]
-
-
-def _widths(node: Node) -> tuple[str, ...]:
-    """The size of the last axis; of a convolution, that of its channels."""
-    sizes = written_shape(node) or ("",)
-    return (sizes[-1], *sizes[1:2]) if node.target in CONVOLUTIONS else (sizes[-1],)
-
-
-def _routers(reader: Reader, branch: Branch) -> Iterator[Node]:
-    """The weights over all experts, of which some are chosen: the last value with an entry for each expert that the chosen
-    ones are taken of. Where the weights of the chosen ones are computed later, these are scores."""
-    choices = [node for node in branch.output.graph.nodes if node.target in _CHOICES]
-    scores = [linear for node in choices for linear in _chosen_of(node) if linear in branch.inside]
-    yield from dict.fromkeys(_weights(reader, linear) for linear in scores)
-
-
-def _chosen_of(node: Node) -> Iterator[Node]:
-    """The linear maps whose scores are compared."""
-    seen, todo = {node}, list(node.all_input_nodes[:1])
-    while todo:
-        one = todo.pop()
-        if one in seen:
-            continue
-        seen.add(one)
-        if one.target in LINEAR_MAPS:
-            yield one
-        elif one.op == "call_function":
-            todo += one.all_input_nodes
-
-
-def _weights(reader: Reader, scores: Node) -> Node:
-    """What becomes of the scores while there is one for each expert."""
-    while True:
-        behind = [
-            user
-            for user in scores.users
-            if user in reader.flow.carrying
-            and user.target in _WEIGHTS
-            and len(reader.flow.carrying_operands(user)) == 1
-            and _width(user) == _width(scores)
-        ]
-        if len(behind) != 1:
-            return scores
-        scores = behind[0]

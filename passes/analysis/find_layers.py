@@ -2,7 +2,8 @@
 
 No name of a module is read. A value that every path from a leaf to the output goes through is a cut of the network: it
 dominates the output. Between two cuts of a transformer lies a block: a sum of the first cut and of what is computed from
-it. The cuts at the borders of the layers are the residual stream. What a block adds is found in `find_block_parts.py`.
+it. The cuts at the borders of the layers are the residual stream. What a block adds is found in `find_block_parts.py`, and
+in `find_mlp.py` what an MLP is made of.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ from lxt_fx.ops.aten_kinds import LINEAR_MAPS
 from lxt_fx.passes.analysis.find_attention_parts import RESHAPES, AttentionParts
 from lxt_fx.passes.analysis.find_block_parts import (
     Block,
-    Mlp,
     Reader,
     blocks_between,
     cuts_before,
-    find_mlp,
     last_of_stream,
 )
 from lxt_fx.passes.analysis.find_groups import find_groups
+from lxt_fx.passes.analysis.find_mlp import Mlp, find_mlp
 from lxt_fx.passes.analysis.mark_flow import Flow
 
 

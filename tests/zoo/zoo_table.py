@@ -93,10 +93,10 @@ def page(every: Sequence[Result]) -> str:
         "`transform` on one thread. `by ids`: the largest difference of the outputs of model and module, called by ids "
         "alone and with masks and positions, on full and padded texts / the largest relevance of a padding token / the "
         "largest difference of the relevance of a text alone and in a padded batch (`-`: does not apply, see below). "
-        "`places`: how many layers `lxt_fx.places` finds, by structure, with `!` where a value is not what the model itself "
-        "computes. It counts for the families of text, and for vision models whose config says how many layers and heads "
-        "there are and how large a patch is. `residual.i` is compared with `hidden_states[i]`, but for the last, which most "
-        "models norm first.",
+        "`places`: how many layers `lxt_fx.places` finds by structure, with `!` where a value is not what the model "
+        "itself computes. It counts for the families of text, and for vision models whose config says how many layers "
+        "and heads there are and how large a patch is. `residual.i` is compared with `hidden_states[i]`, but for the "
+        "last, which most models norm first.",
     ]
     for family, members in sorted(families.items()):
         parts.append(f"## {family}\n\n{table(members)}")
@@ -156,7 +156,8 @@ def _worst(result: Result) -> str:
 
 def table(results: Sequence[Result]) -> str:
     """One line for each model."""
-    columns = "model | class | captured by | batch | length | forward | gradient | ledger | forms | by ids | places | nodes | s"
+    measured = "forward | gradient | ledger | forms | by ids | places | nodes | s"
+    columns = f"model | class | captured by | batch | length | {measured}"
     lines = [f"| {columns} |", "|" + "---|" * (columns.count("|") + 1)]
     for r in results:
         cells = [
