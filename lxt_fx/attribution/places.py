@@ -7,10 +7,8 @@ import fnmatch
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
-from rich.text import Text
 from torch import nn
 from torch.fx import Node
 
@@ -20,6 +18,9 @@ from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.base.nodes import module_path, written_shape
 from lxt_fx.compiler.explained import Explained, check_explained
 from lxt_fx.compiler.module_values import GraphValues, ModuleCall
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,9 @@ class Places(Mapping[str, InsidePlace]):
         return f"Places({self.model_class}, {len(self)} places)"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table("place", "shape", "axes", "node", title=f"places of {self.model_class}", title_justify="left")
         for name, shown in _by_layer(self._places).items():
             table.add_row(name, Text(f"[{','.join(shown.shape)}]"), " ".join(shown.axes), f"%{shown.node}")
