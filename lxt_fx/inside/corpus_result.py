@@ -245,12 +245,10 @@ class Corpus(Mapping[str, tuple[int, ...]]):
                 yield TopSample(value, self._samples[number], position, reads)
 
 
-def _checked_model(model: nn.Module, header: Mapping[str, Any], path: Path) -> Explained:
-    """The explained module; a model of transformers is transformed. Raises InputError for another model than that of the
-    header."""
-    if not isinstance(model, Explained):
-        model = transform(model, rules=header["table"])
-    own = {"model_class": model.record.model_class, "table": model.record.table_name, "weights": weights_hash(model)}
+def _checked_model(model: nn.Module, header: Mapping[str, Any], path: Path) -> nn.Module:
+    """The model, which may be explained. Raises InputError for another one than that of the header."""
+    made = model if isinstance(model, Explained) else transform(model, rules=header["table"])
+    own = {"model_class": made.record.model_class, "table": made.record.table_name, "weights": weights_hash(made)}
     if differ := differences({name: header[name] for name in own}, own):
         raise InputError(f"Corpus: {str(path)!r} is the result of another model, which differs in {'; '.join(differ)}")
     return model
