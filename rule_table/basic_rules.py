@@ -13,6 +13,7 @@ from lxt_fx.ops.activations import ACTIVATIONS
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS, GROUPED_MATMULS, LOSSES, MOVES, SELECTIONS, SUMS, TRANSFORMS
 from lxt_fx.ops.own_backward import OWN_BACKWARD as OWN_BACKWARD_OPS
 from lxt_fx.ops.packed import packed_linear
+from lxt_fx.ops.sources import SOURCES
 from lxt_fx.rule_table import conditions as on
 from lxt_fx.rule_table.rule import Conserves, GroupKind, Role, Rule
 
@@ -341,6 +342,13 @@ OWN_BACKWARD = Rule(
     formula="g_in = what the Function's own backward makes of g",
     source="the model's own autograd.Function",
     conserves=Conserves.NATIVE,
+)
+SOURCE = Rule(
+    name="source",
+    ops=dict.fromkeys(sorted(SOURCES, key=str)),
+    formula="R_in = 0: what arrives is the relevance of the value itself",
+    source="Sparse Feature Circuits (Marks et al. 2024) eq. 1",
+    conserves=Conserves.ALL_BUT_CONSTANTS,
 )
 LOSS = Rule(
     name="loss",

@@ -31,6 +31,7 @@ _LINEAR = (
     basic.MOVE,
     basic.SELECT,
     basic.SELECT_BY_INDEX,
+    basic.SOURCE,
     basic.OWN_BACKWARD,
     basic.LOSS,
 )

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-from lxt_fx.ops import activations, active, contributions, exempt, experts, fused, norms, products, selection
+from lxt_fx.ops import activations, active, contributions, exempt, experts, fused, norms, products, selection, sources
 from lxt_fx.ops.head import head
 from lxt_fx.ops.patches import patches
 
@@ -194,6 +194,11 @@ OTHERS = (
     ),
     Case("exempt", exempt.exempt, lambda x: x, lambda d: (carrying(0, 3, 4, dtype=d),), saved=()),
     Case("hold", products.hold, lambda x: x, lambda d: (carrying(0, 3, 4, dtype=d),), saved=(), leak=everything),
+    Case("source", sources.source, lambda x: x, lambda d: (carrying(0, 3, 4, dtype=d),), saved=(), leak=everything),
+    Case(
+        "reconstruction_error", sources.reconstruction_error, torch.sub,
+        lambda d: (carrying(0, 3, 4, dtype=d), carrying(1, 3, 4, dtype=d)), saved=(), leak=everything,
+    ),
     Case("identity", activations.identity, lambda x, value, *_: value, _of_value(F.silu, 0.0, 0.5), saved=("[2, 3, 4]",)),
     Case(
         "identity_with_intercept", activations.identity, lambda x, value, *_: value, _of_value(torch.exp, 1.0, 1.0),

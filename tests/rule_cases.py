@@ -346,11 +346,14 @@ CASES = (*NORMS, *ATTENTIONS, *PRODUCTS, *ACTIVATIONS, *RECURRENCES, *CLAIMING_N
 """For the rules with a formula of their own, and for those that claim nothing."""
 
 _OWN = "a Function of the user, whose formula is its own; tests/test_autograd_functions.py"
+_SPLICED = "an op that splice puts into a graph, where relevance ends; tests/test_splice.py"
 NOT_REACHED = {
     "move: aten.to.device": "a move to another device, where one CPU is; a move to the same one is dropped",
     "move: lxt_fx.exempt.default": "x itself, but under autocast; tests/test_autocast.py",
     "own backward: lxt_fx.own_backward.default": _OWN,
     "own backward: lxt_fx.own_backward_of_several.default": _OWN,
+    "source: lxt_fx.source.default": _SPLICED,
+    "source: lxt_fx.reconstruction_error.default": _SPLICED,
     **{f"loss: {op}": "a loss, with torch's own gradient; tests/test_labels.py" for op in LOSSES},
 }
 """Ops that rules list and no net on one CPU has."""

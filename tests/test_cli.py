@@ -63,6 +63,25 @@ def test_explain_prints_the_heatmap_and_writes_what_is_asked(
     assert files["png"].read_bytes().startswith(b"\x89PNG") and files["pdf"].read_bytes().startswith(b"%PDF")
 
 
+def test_a_steered_model_is_shown_before_and_after(language_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--steer", "residual.1:3=5", "--steer", "mlp.0.neurons:1,2=0")
+    assert run("explain", language_model, TEXT) == 0
+    plain = capsys.readouterr().out
+    assert run("explain", language_model, TEXT, *options) == 0
+    shown = capsys.readouterr().out
+    titles, first, *_ = shown.splitlines()
+    assert titles.split() == ["before", "steered"] and len(first.split()) == 5
+    _, before, _, after, _ = first.split()
+    assert plain.startswith(f"logit of {before} (rank 1)") and before != after
+    assert f"logit of {after} (rank 1) at position 4, after ' is' = " in shown
+
+
+def test_a_steered_classifier_shows_its_labels(classifier: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("explain", classifier, "play playing", "--steer", "residual.1=0.5") == 0
+    shown = capsys.readouterr().out
+    assert all(shown.count(f"{label} ") >= 2 for label in ("bad", "good", "fair"))
+
+
 def test_target_position_and_rules_reach_the_explanation(language_model: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--target", "id:17", "--position", "1", "--rules", "gradient")
     assert run("explain", language_model, TEXT, *options) == 0
@@ -131,6 +150,9 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (("explain", "MODEL", TEXT, "--target", ""), "explain: the empty string names no token and no class"),
         (("audit", "MODEL", TEXT, "--target", "Parisian"), "audit: 'Parisian' is not one token of the tokenizer"),
         (("explain", "MODEL", TEXT, "--json", "/nowhere/out.json"), "cannot write /nowhere/out.json: No such file"),
+        (("explain", "MODEL", TEXT, "--steer", "mlp.0.neurons:1"), "write PLACE:UNIT,UNIT=VALUE, such as mlp.11.neurons"),
+        (("explain", "MODEL", TEXT, "--steer", "mlp.0.neurons=1e"), "write PLACE:UNIT,UNIT=VALUE, such as mlp.11.neurons"),
+        (("explain", "MODEL", TEXT, "--steer", "mlp.7.neurons:1=0"), "'mlp.7.neurons' selects nothing"),
         (("inspect", "MODEL", "--stage", "x"), "there is no stage 'x'; the stages are capture, canonical"),
         (("inspect", "MODEL", "--layer", "model.layers.9"), "UnknownNameError: "),
     ],

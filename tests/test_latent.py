@@ -160,7 +160,10 @@ def test_a_latent_result_prints_within_80_columns() -> None:
     found = lxt_fx.latent(explained("llama"), "the cat sat", 3, processor=word_tokenizer())
     for shown in (plain(found, 80), plain(found.top(3), 80)):
         assert max(map(len, shown.splitlines())) <= 80
-    assert "mlp.1.neurons" in plain(found, 80) and "logit of" in plain(found, 80)
+    shown = plain(found, 80)
+    assert "logit of" in shown and "mlp.neurons" in shown and f"{found.total('residual.1'):+.3g}" in shown
+    two = lxt_fx.latent(explained("llama"), "the cat", [3, 4], processor=word_tokenizer())
+    assert "the first of 2: 1 examples, 2 targets" in plain(two, 80)
 
 
 @one_worker("llama")

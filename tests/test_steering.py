@@ -16,6 +16,7 @@ import torch
 from golden_cases import relative
 from shared_captures import each_model
 from torch import Tensor, nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 import lxt_fx
 from lxt_fx import edits
@@ -45,6 +46,7 @@ SEVERAL = {
     "residual.1": edits.add(DIRECTION),
     "attention.1.heads": edits.scale(0, units=[2]),
     "mlp.1.output": edits.clamp(0.7, units=[5]),
+    "residual.0": edits.scale(1.5),
 }
 """One edit of each kind."""
 
@@ -181,6 +183,21 @@ def test_a_watched_place_has_the_changed_value_and_the_fused_graph_gives_the_sam
     assert set(seen) == {"mlp.0.neurons", "mlp.1.neurons", "residual.0"}
 
 
+def test_the_ledger_names_what_an_edit_adds() -> None:
+    _, explained = made("llama")
+    with lxt_fx.steer(explained, {"residual.1": [edits.scale(2.0), edits.add(DIRECTION)]}):
+        ledger = lxt_fx.audit(explained, INPUTS["llama"], 1)
+        with lxt_fx.watch(explained, "residual.1") as seen:
+            explained.with_leaves(**INPUTS["llama"])[0].logits[:, -1, 1].sum().backward()
+        rules = explained._prepared((), INPUTS["llama"])[0].record.stages["lowered"].rules
+    place, inside = lxt_fx.places(explained)["residual.1"].node, seen["residual.1"]
+    gradient = inside.value.grad
+    assert gradient is not None
+    added = [entry for entry in ledger.entries if entry.name == "computed by %steered_residual_1_shift"]
+    assert len(added) == 1 and relative(added[0].amount, (gradient * DIRECTION).sum((1, 2))) < EXACT
+    assert rules[place].name == "sum" and "scale" in {rules[name].name for name in rules if name.startswith("mul")}
+
+
 def test_explain_inside_the_block_explains_the_steered_model() -> None:
     _, explained = made("llama")
     edit = {"mlp.0.neurons": edits.scale(0, units=list(range(24)))}
@@ -207,6 +224,17 @@ def test_blocks_nest_and_a_list_of_edits_is_the_same() -> None:
                 logits(module, "llama")
 
 
+def test_an_input_that_is_held_before_the_other_inputs_is_steered() -> None:
+    sizes = {"vocab_size": 64, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 4}
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(T5Config(**sizes)).double().eval()
+    explained = lxt_fx.transform(model)
+    call = {"input_ids": IDS, "decoder_input_ids": IDS}
+    edit = {"encoder.residual.0": edits.add(0.4, units=[1]), "residual.0": edits.scale(2.0)}
+    with lxt_fx.steer(model, edit, explained=explained), lxt_fx.steer(explained, edit), torch.no_grad():
+        assert relative(explained(**call).logits, model(**call).logits) < EXACT
+
+
 def test_units_by_place_are_edits_by_place() -> None:
     found = edits.scale(0).of({"mlp.0.neurons": [1, 3], "attention.1.heads": torch.tensor([2])})
     assert {place: (edit.kind, edit.amount, edit.units) for place, edit in found.items()} == {
@@ -215,7 +243,23 @@ def test_units_by_place_are_edits_by_place() -> None:
     }
     _, explained = made("llama")
     with lxt_fx.steer(explained, found):
-        logits(explained, "llama")
+        wanted = logits(explained, "llama")
+    with lxt_fx.steer(explained, edits.scale(0).of({"mlp.0.neurons": [-47, 3], "attention.1.heads": 2})):
+        assert torch.equal(logits(explained, "llama"), wanted)
+
+
+def test_units_of_a_latent_result_are_switched_off_and_latent_sees_the_steered_model() -> None:
+    _, explained = made("llama")
+    text = {"input_ids": IDS[:1]}
+    found = lxt_fx.latent(explained, text, 5, ["mlp.*.neurons"])
+    with lxt_fx.steer(explained, edits.scale(0).of(found.top(3))):
+        inside = lxt_fx.latent(explained, text, 5, ["mlp.*.neurons"])
+        with lxt_fx.watch(explained, "mlp.*.neurons") as seen:
+            explained.with_leaves(**text)[0].logits[0, -1, 5].backward()
+    for place, units in found.top(3).items():
+        assert (seen[place].value[..., units] == 0).all() and inside[place].relevance[..., units].abs().max() == 0
+    for place, watched in seen.items():
+        assert relative(inside[place].relevance.flatten(), watched.relevance.flatten()) < EXACT
 
 
 def test_further_graphs_are_steered_too() -> None:
@@ -305,6 +349,16 @@ def test_generate_gives_the_same_with_and_without_a_cache(name: str, positions: 
     assert torch.equal(generated(model, inputs, True)[1], plain)
 
 
+def test_each_example_has_its_own_row_of_a_mask() -> None:
+    model, explained = made("llama")
+    edit = {"residual.1": edits.add(DIRECTION)}
+    with lxt_fx.steer(model, edit, positions=MASK, explained=explained):
+        together = logits(model, "llama")
+    for row in range(2):
+        with lxt_fx.steer(explained, edit, positions=MASK[row]), torch.no_grad():
+            assert relative(explained(input_ids=IDS[row : row + 1]).logits, together[row : row + 1]) < EXACT
+
+
 def test_a_generated_text_is_steered_as_the_whole_text_is() -> None:
     """The step that says the last token is the explained module on all tokens before it."""
     model, explained = made("llama")
@@ -371,7 +425,7 @@ def test_a_block_leaves_no_trace_also_if_it_raises(on: str, enabled: bool) -> No
         ):
             logits(steered, "llama")
             raise ZeroDivisionError
-        assert torch.is_grad_enabled() is enabled
+        assert torch.is_grad_enabled() is enabled and not explained._steers
     assert is_same((state(model), state(explained), explained.graph.python_code("self").src), before)
     with pytest.raises((IndexError, CallError)), lxt_fx.steer(steered, SEVERAL, positions=[1], **settings):
         steered(input_ids=torch.full((1, 3), 99))  # the call itself raises
@@ -421,8 +475,8 @@ def test_an_explained_module_is_steered_in_its_thread_and_a_model_in_all() -> No
     ("edit", "error", "message"),
     [
         ({"mlp.9.neurons": edits.scale(0)}, UnknownNameError, "the nearest are mlp.1.neurons, mlp.0.neurons"),
-        ({"mlp.0.neurons": edits.scale(0, units=[48])}, InputError, "has 48 neurons, numbered from 0 to 47, .* names 48"),
-        ({"attention.0.heads": edits.scale(0, units=[4])}, InputError, "has 4 heads"),
+        ({"mlp.0.neurons": edits.scale(0, units=[48])}, InputError, "mlp.0.neurons has no unit 48; it has 48 .0 to 47."),
+        ({"attention.0.heads": edits.scale(0, units=[4])}, InputError, "attention.0.heads has no unit 4"),
         (
             {"residual.0": edits.add(torch.zeros(31).double())},
             InputError,
@@ -457,10 +511,9 @@ def test_an_edit_that_does_not_fit_is_refused_before_anything_runs(
         (lambda: edits.add(torch.tensor([1.0, float("nan")])), "1 of 2 numbers are NaN"),
         (lambda: edits.add(torch.ones(3).long()), "floating-point"),
         (lambda: edits.scale("a"), "a number or a tensor"),
-        (lambda: edits.scale(0, units=[1, 1]), "name 1 twice"),
-        (lambda: edits.scale(0, units=[-1]), "whole numbers from 0"),
+        (lambda: edits.scale(0, units=[1.5]), "must be whole numbers"),
         (lambda: edits.scale(0, units=[]), "is empty"),
-        (lambda: edits.scale(0, units=3), "a list of indices"),
+        (lambda: edits.scale(0, units="3"), "an index or a list of them"),
         (lambda: edits.scale(0, units=torch.tensor([True])), "a mask becomes indices"),
         (lambda: edits.ablate_mean(0.0), "takes the mean of each unit as a tensor"),
         (lambda: edits.scale(0, units=[1]).of({}), "has units of its own"),

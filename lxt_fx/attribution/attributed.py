@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.attribution.leaf_call import LeafCall
-from lxt_fx.attribution.many_targets import Numbers, relevance_by_leaf
+from lxt_fx.attribution.many_targets import Numbers, check_chunk, relevance_by_leaf
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
@@ -60,6 +60,7 @@ def attributed(
     Raises InputError where a number does not depend on the inputs, or a lookup has no place for each token; and
     NonFiniteError if a number or its relevance is not finite.
     """
+    check_chunk(chunk, function)
     start = time.perf_counter()
     chunks, values = relevance_by_leaf(call, numbers, chunk, function)
     return gathered(call, numbers, chunks, values, function, start, units=units)

@@ -83,8 +83,7 @@ def relevance_of(
     Raises InputError for targets that do not fit, and NonFiniteError if a number or its relevance is not finite.
     """
     with gradients_on():
-        if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-            raise InputError(f"relevance_of: chunk must be a whole number of at least 1, or None, got {chunk!r}")
+        check_chunk(chunk, "relevance_of")
         if reduce not in ("hidden", "channels", "none"):
             raise InputError(f'relevance_of: reduce must be "hidden", "channels" or "none", got {reduce!r}')
         wanted, explained = several_targets(targets, "relevance_of"), opened(explained, "relevance_of")
@@ -99,6 +98,12 @@ def relevance_of(
         reading = Reading.of("relevance_of", call.module, labels)
         asked = BatchTargets(reading, wanted, texts_of_logits(call.named, call.bound, tokenizer))
         return _finite(call, asked, chunk, reduce)[0]
+
+
+def check_chunk(chunk: object, function: str) -> None:
+    """Raises InputError for a `chunk` that is neither None nor a whole number of at least 1."""
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise InputError(f"{function}: chunk must be a whole number of at least 1, or None, got {chunk!r}")
 
 
 def _given(inputs: Tensor | Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Any, ...]]:
@@ -308,7 +313,7 @@ class _Saved:
     def pack(self, tensor: Tensor) -> Tensor:
         if tensor.untyped_storage().data_ptr() not in self.weights:
             self.largest = max(self.largest, tensor.numel() * tensor.element_size())
-        return tensor
+        return tensor.detach()  # an output that saves itself would never be freed where no backward goes through it
 
     def chunk(self, device: torch.device) -> int:
         largest = min(MEMORY // (ALIVE * self.largest), LARGEST_CHUNK)

@@ -7,31 +7,36 @@ import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
-from rich.text import Text
 from torch import nn
 from torch.fx import Node
 
-from lxt_fx.attribution.standard_places import AXES, kind_of, standard_places
+from lxt_fx.attribution.place_axes import axes_of
+from lxt_fx.attribution.standard_places import standard_places
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.base.nodes import module_path, written_shape
 from lxt_fx.compiler.explained import Explained, check_explained
 from lxt_fx.compiler.module_values import GraphValues, ModuleCall
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
 class InsidePlace:
     """One value inside a model. `name` is how it was asked for: a standard name, a module path (its output), or `%node`.
     `node` is the node of the explained module's graph that computes it, the same in both forms. `shape` has free sizes as
-    text, `axes` one name for each dimension. `module` is the innermost module whose code computes it."""
+    text, `axes` one name for each dimension, and `merged` the two that the first one holds, the outer one first, with their
+    sizes: `(("batch", "s1"), ("tokens", "s2"))` for a value [batch * tokens, hidden]. It is empty if the first dimension
+    holds one, or the graph does not say in which order. `module` is the innermost module whose code computes it."""
 
     name: str
     node: str
     shape: tuple[str, ...]
     axes: tuple[str, ...]
     module: str
+    merged: tuple[tuple[str, str], ...] = ()
 
 
 class Places(Mapping[str, InsidePlace]):
@@ -45,6 +50,9 @@ class Places(Mapping[str, InsidePlace]):
             raise UnknownNameError(f"places: {self.model_class} has no place {name!r}; {nearest(name, self._places)}")
         return self._places[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -54,11 +62,14 @@ class Places(Mapping[str, InsidePlace]):
     def __repr__(self) -> str:
         return f"Places({self.model_class}, {len(self)} places)"
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich__(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table("place", "shape", "axes", "node", title=f"places of {self.model_class}", title_justify="left")
         for name, shown in _by_layer(self._places).items():
-            table.add_row(name, Text(f"[{','.join(shown.shape)}]"), " ".join(shown.axes), f"%{shown.node}")
-        yield table
+            table.add_row(name, Text(f"[{','.join(shown.shape)}]"), " ".join(_said_axes(shown)), f"%{shown.node}")
+        return table
 
 
 def places(explained: nn.Module) -> Places:
@@ -74,14 +85,18 @@ def places(explained: nn.Module) -> Places:
     | `attention.i.heads` | batch, heads, tokens, size | what each head gives, before the output projection |
     | `attention.i.output` | batch, tokens, hidden | what the output projection gives |
     | `mlp.i.neurons` | batch, tokens, neurons | what the down projection reads |
-    | `mlp.i.output` | batch, tokens, hidden | what it gives |
-    | `experts.i.weights` | batch, tokens, experts | the weights of a router |
+    | `mlp.i.output` | batch, tokens, hidden | what it gives, with experts the sum of theirs |
+    | `experts.i.weights` | batch, tokens, experts | the weights of all experts, of which a router chooses some |
+    | `mixer.i.output` | batch, tokens, hidden | what mixes tokens in another way gives: a recurrence, a convolution |
     | `logits` | batch, positions, entries | |
+    | `residual.i.features`, `.error` | batch, tokens, features or hidden | of a dictionary that `splice` put there |
 
     `cross_attention.i...` reads another stream. The places of an encoder that is attended to are called `encoder...`, those
     of any other stream have the name of its leaf first (`pixel_values.residual.0`). Several of a kind in one layer are
-    numbered: `mlp.3.1.neurons`. `watch`, `latent`, `conditional`, `steer`, `splice`, `corpus` and `Ledger.at` take these
-    names, with `*` for any part between two dots, and besides them module paths and `%node`.
+    numbered: `mlp.3.1.neurons`. Values with other axes say so: `batch*heads` for heads and examples in one dimension,
+    `entries` for the tokens of all experts one after another, `dim0` where sizes do not tell what a dimension is. `watch`,
+    `latent`, `conditional`, `steer`, `splice`, `corpus` and `Ledger.at` take these names, with `*` for any part between two
+    dots, and besides them module paths and `%node`.
 
     Raises InputError for a model that was not transformed.
     """
@@ -89,7 +104,7 @@ def places(explained: nn.Module) -> Places:
     values, by_name = module._values(), _nodes_by_name(module)
     found = {name: by_name[node] for name, node in standard_places(module).items() if node in by_name}
     carrying = {name: node for name, node in found.items() if values.carries(node)}
-    return Places({name: _place(name, node) for name, node in carrying.items()}, module.record.model_class)
+    return Places({name: _place(module, name, node) for name, node in carrying.items()}, module.record.model_class)
 
 
 def places_at(explained: Explained, asked: str | Sequence[str], function: str) -> dict[str, InsidePlace]:
@@ -105,7 +120,7 @@ def places_at(explained: Explained, asked: str | Sequence[str], function: str) -
             raise InputError(
                 f"{function}: a place is a standard name, a module path or a %node, as text; got {name!r}"
             )
-        found |= {each: _place(each, node) for each, node in _nodes_at(explained, name, function).items()}
+        found |= {each: _place(explained, each, node) for each, node in _nodes_at(explained, name, function).items()}
     return found
 
 
@@ -207,23 +222,10 @@ def _output(values: GraphValues, path: str, calls: list[ModuleCall], function: s
     return found[0] if found else None
 
 
-def _place(name: str, node: Node) -> InsidePlace:
+def _place(explained: Explained, name: str, node: Node) -> InsidePlace:
     sizes = written_shape(node) or ()
-    return InsidePlace(name, node.name, sizes, _axes(name, len(sizes)), module_path(node))
-
-
-def _axes(name: str, dims: int) -> tuple[str, ...]:
-    """Names for the dimensions: those of the kind of place if it has as many, else those of a value [batch, tokens, units];
-    any others are numbered."""
-    if not name.startswith("%") and (axes := AXES.get(kind_of(name))) is not None:
-        if len(axes) == dims:
-            return axes
-        if kind_of(name) == "logits" and dims == 2:
-            return "batch", "entries"
-        if dims < len(axes):  # without a batch, or with examples and tokens in one dimension
-            return axes[len(axes) - dims :]
-    names = {1: ("units",), 2: ("batch", "units"), 3: ("batch", "tokens", "units")}
-    return names.get(dims, ("batch", *(f"dim{index}" for index in range(1, dims - 1)), "units") if dims else ())
+    axes = axes_of(explained, name, node)
+    return InsidePlace(name, node.name, sizes, axes.names, module_path(node), axes.merged)
 
 
 def _by_layer(found: Mapping[str, InsidePlace]) -> dict[str, InsidePlace]:
@@ -238,3 +240,8 @@ def _by_layer(found: Mapping[str, InsidePlace]) -> dict[str, InsidePlace]:
         shown = pattern.replace("#", f"{numbers[0]}..{numbers[-1]}" if len(numbers) > 1 else "".join(numbers), 1)
         lines[shown] = found[names[0]]
     return lines
+
+
+def _said_axes(place: InsidePlace) -> tuple[str, ...]:
+    """The axes as a table shows them: `batch*tokens` for two in one dimension."""
+    return ("*".join(name for name, _ in place.merged), *place.axes[1:]) if place.merged else place.axes

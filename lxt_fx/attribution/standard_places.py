@@ -6,37 +6,24 @@ layers `residual.n` is the one behind the last. `find_layers` finds them in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from torch.fx import Graph, GraphModule, Node
 
+from lxt_fx.attribution.dictionary_places import with_dictionaries, without_dictionaries
 from lxt_fx.attribution.split_head import logits_index
 from lxt_fx.base.nodes import shape
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.passes.analysis.find_layers import Attention, Layer, Stream, find_layers
+from lxt_fx.passes.analysis.find_attention_parts import AttentionParts
+from lxt_fx.passes.analysis.find_dictionaries import find_dictionaries
+from lxt_fx.passes.analysis.find_layers import Layer, Stream, find_layers
 from lxt_fx.passes.analysis.mark_flow import mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 
 T = TypeVar("T")
-
-HEADS = ("batch", "heads", "tokens", "size")
-HIDDEN = ("batch", "tokens", "hidden")
-AXES: Mapping[str, tuple[str, ...]] = {
-    "residual": HIDDEN,
-    "heads": HEADS,
-    "queries": HEADS,
-    "keys": HEADS,
-    "values": HEADS,
-    "pattern": ("batch", "heads", "queries", "keys"),
-    "output": HIDDEN,
-    "neurons": ("batch", "tokens", "neurons"),
-    "weights": ("batch", "tokens", "experts"),
-    "logits": ("batch", "positions", "entries"),
-}
-"""The axes of each kind of place, where it has as many; a kind is the last word of its name that is no number."""
 
 _FOUND: WeakKeyDictionary[Graph, Mapping[str, str]] = WeakKeyDictionary()
 """The standard places by the canonical graph that they were found in."""
@@ -47,14 +34,16 @@ def standard_places(explained: Explained) -> Mapping[str, str]:
     once for each graph."""
     canonical = explained.record.stages["canonical"].graph
     if canonical not in _FOUND:
-        gm = GraphModule(explained, canonical)
-        flow = mark_flow(gm, relevance_leaves(canonical))
-        named = dict(_all(find_layers(gm, flow))) | _logits(explained, canonical)
+        dictionaries = find_dictionaries(canonical)
+        plain, node_of = without_dictionaries(canonical, dictionaries)
+        gm = GraphModule(explained, plain)
+        flow = mark_flow(gm, relevance_leaves(plain))
+        found = {name: node_of[node] for name, node in _all(find_layers(gm, flow))}
+        named = with_dictionaries(found, dictionaries) | _logits(explained, canonical)
         order = {node: place for place, node in enumerate(canonical.nodes)}
         renamed = explained.record.renamed
         _FOUND[canonical] = {
-            name: renamed.get(node.name, node.name)
-            for name, node in sorted(named.items(), key=lambda one: order[one[1]])
+            name: renamed.get(node.name, node.name) for name, node in sorted(named.items(), key=lambda one: order[one[1]])
         }
     return _FOUND[canonical]
 
@@ -95,32 +84,34 @@ def _of_layer(layer: Layer, index: int, prefix: str) -> Iterator[tuple[str, Node
         ("attention", [each for each in layer.attentions if not each.is_cross]),
         ("cross_attention", [each for each in layer.attentions if each.is_cross]),
     ):
-        yield from _numbered(attentions, f"{prefix}{kind}.{index}", _of_attention)
-    pairs = list(zip(layer.neurons, layer.outputs, strict=True))
-    yield from _numbered(pairs, f"{prefix}mlp.{index}", lambda pair: {"neurons": pair[0], "output": pair[1]})
-    yield from _numbered(layer.routers, f"{prefix}experts.{index}", lambda router: {"weights": router})
+        for name, attention in _numbered(attentions, f"{prefix}{kind}.{index}"):
+            yield f"{name}.output", attention.output
+            for middle, parts in _numbered(attention.parts, name):
+                yield from _of_attention(parts, middle)
+    for name, mlp in _numbered(layer.mlps, f"{prefix}mlp.{index}"):
+        yield f"{name}.output", mlp.output
+        for middle, neurons in _numbered(mlp.neurons, name):
+            yield f"{middle}.neurons", neurons
+    routers = [router for mlp in layer.mlps for router in mlp.routers]
+    for middle, router in _numbered(routers, f"{prefix}experts.{index}"):
+        yield f"{middle}.weights", router
+    for middle, mixer in _numbered(layer.mixers, f"{prefix}mixer.{index}"):
+        yield f"{middle}.output", mixer
 
 
-def _numbered(
-    found: Sequence[T], name: str, parts: Callable[[T], Mapping[str, Node | None]]
-) -> Iterator[tuple[str, Node]]:
-    """The parts of the only one of a kind in a layer, or of several, which are numbered."""
+def _of_attention(parts: AttentionParts, name: str) -> Iterator[tuple[str, Node]]:
+    yield f"{name}.queries", parts.queries
+    yield f"{name}.keys", parts.keys
+    yield f"{name}.values", parts.values
+    if parts.pattern is not None:
+        yield f"{name}.pattern", parts.pattern
+    yield f"{name}.heads", parts.heads
+
+
+def _numbered(found: Sequence[T], name: str) -> Iterator[tuple[str, T]]:
+    """The name of the only one of a kind in a layer, or of several, which are numbered."""
     for number, each in enumerate(found):
-        middle = name if len(found) == 1 else f"{name}.{number}"
-        for part, node in parts(each).items():
-            if node is not None:
-                yield f"{middle}.{part}", node
-
-
-def _of_attention(attention: Attention) -> dict[str, Node | None]:
-    return {
-        "queries": attention.queries,
-        "keys": attention.keys,
-        "values": attention.values,
-        "pattern": attention.pattern,
-        "heads": attention.heads,
-        "output": attention.output,
-    }
+        yield (name if len(found) == 1 else f"{name}.{number}"), each
 
 
 def _logits(explained: Explained, canonical: Graph) -> dict[str, Node]:

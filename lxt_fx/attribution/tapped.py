@@ -20,7 +20,7 @@ from lxt_fx.attribution.split_head import SplitModel, logits_index, split_beside
 from lxt_fx.base.torch_internals import io_of, pytree, set_io
 from lxt_fx.compiler.explained import Explained
 
-MOST = 4
+MOST = 16
 """So many tapped graphs of a module are kept."""
 
 
@@ -32,6 +32,7 @@ class Tapped:
     module: Explained
     places: Mapping[str, InsidePlace]
     _logits: int | None
+    _fused: Graph
     _shared: Mapping[str, Any]
 
     @cached_property
@@ -41,17 +42,20 @@ class Tapped:
         return split_beside(self.module, self._logits, flat[len(flat) - len(self.places) :])
 
     def is_of(self, explained: Explained) -> bool:
-        """Whether the module still shares its tensors: those of a loaded module are others once it has moved."""
-        return all(attrgetter(name)(explained) is tensor for name, tensor in self._shared.items())
+        """Whether the module still has its graph, and shares its tensors: those of a loaded module are others once it has
+        moved."""
+        same = all(attrgetter(name)(explained) is tensor for name, tensor in self._shared.items())
+        return same and self._fused is explained.fused
 
 
-_MADE: WeakKeyDictionary[Graph, dict[tuple[str, ...], Tapped]] = WeakKeyDictionary()
-"""The last tapped modules by the fused graph of the module that they are of: to make one costs more than a short text."""
+_MADE: WeakKeyDictionary[Explained, dict[tuple[str, ...], Tapped]] = WeakKeyDictionary()
+"""The last tapped modules by the module that they are of: to make one costs more than a short text. They hold its record
+and its parameters, and never the module itself, so that both are freed with it."""
 
 
 def tapped(explained: Explained, places: Mapping[str, InsidePlace]) -> Tapped:
     """The module with these places as further outputs. It shares all parameters."""
-    made, key = _MADE.setdefault(explained.fused, {}), tuple(place.node for place in places.values())
+    made, key = _MADE.setdefault(explained, {}), tuple(place.node for place in places.values())
     found = made.pop(key, None)
     if found is None or not found.is_of(explained):
         found = _tapped(explained, places)
@@ -66,7 +70,7 @@ def _tapped(explained: Explained, places: Mapping[str, InsidePlace]) -> Tapped:
     module = explained._edited(lambda graph: _with_outputs(graph, nodes.values()))
     names = {str(node.target) for node in module.fused.nodes if node.op == "get_attr"}
     shared = {name: attrgetter(name)(explained) for name in names}
-    return Tapped(module, places, logits_index(explained), shared)
+    return Tapped(module, places, logits_index(explained), explained.fused, shared)
 
 
 def _with_outputs(graph: Graph, names: Iterable[str]) -> None:

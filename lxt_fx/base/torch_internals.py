@@ -424,6 +424,12 @@ def new_fakes(like: list[Any], device: torch.device) -> list[Any]:
         ]
 
 
+def fakes_beside(like: Tensor, tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Fake tensors in the place of tensors with values, of the mode of another fake tensor. Their sizes are numbers."""
+    mode = found(like, "fake_mode", _VALUES)
+    return [mode.from_tensor(tensor.detach(), static_shapes=True) for tensor in tensors]
+
+
 def set_fake_values(modules: Iterable[GraphModule], symbols: Mapping[str, int]) -> None:
     """Gives each node of these graphs the value that capture would record: a fake tensor with its dtype, strides and
     symbolic sizes. Of the inputs, whose values say dtype and shape, the sizes that are no numbers are `symbols`, each with

@@ -245,6 +245,18 @@ def _refused_sizes(module: Explained, inputs: Mapping[str, Any]) -> str | None:
     return None
 
 
+def give_further(found: Explained, explained: Explained, again: Callable[[Any, Mapping[str, Any]], Explained]) -> None:
+    """Gives a module that was made from an explained one the ways to further graphs that this has: `again` makes each from
+    the graph that this has for such inputs."""
+    if isinstance(explained._other_calls, OtherCalls):
+        other = explained._other_calls
+        found._other_calls = OtherCalls(Source(explained, again), other.takes, other.passes_on)
+    if explained._recaptures is not None:
+        found._recaptures = Recaptures(Source(explained, again))
+    if explained._beyond_guards is not None:
+        found._beyond_guards = BeyondGuards(Source(explained, again))
+
+
 def without_omitted(given: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of a call as the model gets them."""
     return {name: value for name, value in given.items() if value is not OMITTED}

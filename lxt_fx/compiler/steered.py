@@ -18,7 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.one_capture import one_capture
-from lxt_fx.base.torch_internals import OpOverload, aten, copy_io
+from lxt_fx.base.torch_internals import OpOverload, aten, copy_io, rename
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.pipeline import explained_of, in_form
@@ -137,7 +137,7 @@ class _Edit:
         while hasattr(self.gm, name := f"steered_{self.constants}"):  # those of an outer block
             self.constants += 1
         self.gm.register_buffer(name, value)
-        with self.graph.inserting_after(_last_input(behind)):
+        with self.graph.inserting_after(behind):
             node = self.graph.get_attr(name)
         node.meta = {"val": value}
         return node
@@ -145,7 +145,7 @@ class _Edit:
     def _take_name(self, x: Node, now: Node) -> None:
         """The changed value is found by the name of the place."""
         name, made = x.name, now.name
-        x._rename(f"{name}_before")
+        rename(x, f"{name}_before")
         now.name = name
         _renamed(self.rules, {name: x.name, made: name})
         _renamed(self.matches, {name: x.name, made: name})
@@ -160,8 +160,3 @@ def _renamed(known: dict[str, T], names: Mapping[str, str]) -> None:
 def _written(name: str) -> str:
     """The name of the node that has a constant, as the ledger shows it."""
     return f"steered_{re.sub(r'[^a-zA-Z0-9]+', '_', name).strip('_')}"
-
-
-def _last_input(node: Node) -> Node:
-    """The node itself; behind an input, the last of the inputs, since these stand first."""
-    return [each for each in node.graph.nodes if each.op == "placeholder"][-1] if node.op == "placeholder" else node

@@ -18,7 +18,14 @@ from lxt_fx.base.user_objects import as_given
 from lxt_fx.compiler.captured_model import CapturedModel, captured_model_of
 from lxt_fx.compiler.captures import captured_from, captured_on
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.further_graphs import BeyondGuards, OtherCalls, Recaptures, Source, without_omitted
+from lxt_fx.compiler.further_graphs import (
+    BeyondGuards,
+    OtherCalls,
+    Recaptures,
+    Source,
+    give_further,
+    without_omitted,
+)
 from lxt_fx.compiler.options import Options, Rules, table_named
 from lxt_fx.compiler.other_numbers import under_numbers
 from lxt_fx.compiler.pipeline import compiled_by
@@ -148,7 +155,7 @@ def _under_table(
     explained._check_model()
     explained._refuse_steering("transform")
     found = None
-    if explained._options is not None and replace(explained._options, positions=options.positions) == options:
+    if explained._options is not None and replace(explained._options, positions=None) == options:  # none left to select
         found = under_numbers(explained, table)
     if found is None:
         found = compiled_by(_captured_again(explained, args, kwargs), table, options)
@@ -158,13 +165,7 @@ def _under_table(
         given = without_omitted({**settings, **inputs})
         return _under_table(explained, (), given, table, options)
 
-    if isinstance(explained._other_calls, OtherCalls):
-        other = explained._other_calls
-        found._other_calls = OtherCalls(Source(explained, again), other.takes, other.passes_on)
-    if explained._recaptures is not None:
-        found._recaptures = Recaptures(Source(explained, again))
-    if explained._beyond_guards is not None:
-        found._beyond_guards = BeyondGuards(Source(explained, again))
+    give_further(found, explained, again)
     return found
 
 

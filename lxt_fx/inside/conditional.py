@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.attributed import gathered
-from lxt_fx.attribution.many_targets import backward
+from lxt_fx.attribution.many_targets import backward, check_chunk
 from lxt_fx.attribution.places import node_at
 from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError
@@ -22,11 +22,15 @@ from lxt_fx.base.nodes import computed_from
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inside.inside_call import InsideCall, inside_call
+from lxt_fx.inside.laid_out import LaidOut, refuse_merged
 from lxt_fx.inside.units import UnitsLike, mask_of, said_of_units
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
 from lxt_fx.tasks.explain import explanations_from
+from lxt_fx.tasks.explained_call import ExplainedCall
+from lxt_fx.tasks.forced import ForcedNumbers
 from lxt_fx.tasks.task import Number
+from lxt_fx.tasks.task_numbers import TaskNumbers
 
 FUNCTION = "conditional"
 
@@ -69,6 +73,7 @@ def conditional(
     example; and what `latent` raises.
     """
     wanted, several = _conditions(conditions)
+    check_chunk(chunk, FUNCTION)
     with gradients_on():
         start, names = time.perf_counter(), tuple(dict.fromkeys(name for each in wanted for name in each))
         inside = inside_call(
@@ -76,13 +81,15 @@ def conditional(
         )
         if inside.targets > 1:
             raise InputError(f"{FUNCTION}: several targets for one example; give one, and as many conditions as you like")
+        _check_causal(inside, start)
         ways = [_way(inside, names, each) for each in wanted]
         amounts: list[Tensor] = []
         values = torch.zeros(len(ways), len(inside.call.given.examples))
         chunks = _relevance(inside, ways, amounts, chunk)
         attributed = gathered(inside.leaves, inside.call.numbers, chunks, values, FUNCTION, start)
-        _name_numbers(inside, wanted, torch.cat(amounts))
-        found = explanations_from(inside.call, inside.leaves, attributed, several=several)
+        found = explanations_from(
+            _through_units(inside, wanted, torch.cat(amounts)), inside.leaves, attributed, several=several
+        )
         return Explanations(found) if inside.call.given.batched else found[0]
 
 
@@ -100,10 +107,11 @@ def _conditions(given: Condition | Sequence[Condition]) -> tuple[list[Condition]
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
     """One place of a condition: its index among those of the run, and what its gradient is multiplied by, which has the
-    shape of the value or is broadcast to it."""
+    shape of the value or is broadcast to it. `layout` says which part of the value belongs to which example."""
 
     index: int
     mask: Tensor
+    layout: LaidOut
 
 
 def _way(inside: InsideCall, names: Sequence[str], condition: Condition) -> tuple[_Step, ...]:
@@ -118,10 +126,25 @@ def _way(inside: InsideCall, names: Sequence[str], condition: Condition) -> tupl
             )
         place, at = inside.places[name], index_of[name]
         value = inside.run.inside[at]
-        steps_by_name[name] = _Step(at, mask_of(units, place, value, len(inside.call.given.examples), FUNCTION))
+        layout = inside.layouts[name]
+        if layout.rows is None:
+            raise refuse_merged(place, FUNCTION)
+        axis = layout.token_axis
+        texts = None if axis is None else inside.tokens.of(place, layout.of(value).shape[axis])
+        steps_by_name[name] = _Step(at, mask_of(units, place, value, layout, texts, FUNCTION), layout)
     last_first = sorted(condition, key=lambda name: -order[inside.places[name].node])
     _check_paths(inside, last_first)
     return tuple(steps_by_name[name] for name in last_first)
+
+
+def _check_causal(inside: InsideCall, start: float) -> None:
+    """Raises InputError where a name of several tokens is explained and the model looks ahead, as `explain` does."""
+    numbers, run, leaves = inside.call.numbers, inside.run, list(inside.leaves.leaves.values())
+    if isinstance(numbers, ForcedNumbers):
+        found = run.gradients(leaves, 0, len(run.values), last=False)
+        of_leaves = zip(leaves, found, strict=True)
+        relevance = [leaf.detach() * each if run.form == "gradient" else each for leaf, each in of_leaves]
+        numbers.check_causal(gathered(inside.leaves, numbers, [relevance], run.values, FUNCTION, start).relevance)
 
 
 def _relevance(
@@ -195,18 +218,19 @@ def _amount(inside: InsideCall, step: _Step, flowing: Tensor) -> Tensor:
     value = inside.run.inside[step.index].detach()
     wide = torch.promote_types(value.dtype, torch.float32)
     found = flowing.to(wide) * value.to(wide) if inside.run.form == "gradient" else flowing.to(wide)
-    return found.reshape(len(inside.call.given.examples), -1).sum(1).cpu()
+    by_row = step.layout.of(found).flatten(1).sum(1)
+    assert step.layout.rows is not None, "a place whose examples cannot be told apart is refused"
+    return torch.stack([by_row[list(rows)].sum() for rows in step.layout.rows]).cpu()
 
 
-def _name_numbers(inside: InsideCall, conditions: Sequence[Condition], amounts: Tensor) -> None:
-    """The explained numbers are what flows through the units of each condition."""
-    numbers = inside.call.numbers
-    numbers.numbers = [
+def _through_units(inside: InsideCall, conditions: Sequence[Condition], amounts: Tensor) -> ExplainedCall:
+    """The call with other explained numbers: what flows through the units of each condition."""
+    call = inside.call
+    numbers = [
         [
             Number(amount, f"{of_whole[0].said}, through {said_of_units(each)}", said_of_units(each))
             for each, amount in zip(conditions, amounts[:, example], strict=True)
         ]
-        for example, of_whole in enumerate(numbers.numbers)
+        for example, of_whole in enumerate(call.numbers.numbers)
     ]
-
-
+    return replace(call, numbers=TaskNumbers(None, (), call.given.examples, call.context, call.apart, numbers))

@@ -20,9 +20,10 @@ from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.one_line import one_line
+from lxt_fx.inside.units import units_of
 
 Amount = float | Tensor
-Units = Sequence[int] | Tensor
+Units = int | Sequence[int] | Tensor
 Kind = Literal["scale", "add", "clamp", "ablate_mean"]
 
 _BY_HEADS = "heads"
@@ -30,9 +31,9 @@ _BY_HEADS = "heads"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edit:
-    """What is done to the units of a place. `units` are indices of its last axis, or of its axis of heads; None means all
-    of them. `amount` is a number, or a tensor with one number for each of these units, [units]; at a place with heads also
-    [units, size]."""
+    """What is done to the units of a place. `units` are indices of its last axis, or of its axis of heads, negative ones
+    from the end; None means all of them. `amount` is a number, or a tensor with one number for each of these units,
+    [units]; at a place with heads also [units, size]."""
 
     kind: Kind
     amount: Amount
@@ -60,8 +61,7 @@ class Edit:
 def scale(factor: Amount, units: Units | None = None) -> Edit:
     """Multiplies: 0 switches units off, 2 doubles them. `factor` is a number or a tensor with one for each unit, [units].
 
-    Raises InputError for an amount that is NaN or infinite, and for units that are no whole numbers, are negative or
-    repeat.
+    Raises InputError for an amount that is NaN or infinite, and for units that are no whole numbers.
     """
     return _edit("scale", factor, units)
 
@@ -106,22 +106,20 @@ def _edit(kind: Kind, amount: Amount, units: Units | None) -> Edit:
 
 def _units(given: Any, kind: str) -> tuple[int, ...]:
     if isinstance(given, Tensor):
-        if given.dim() != 1 or given.is_floating_point() or given.dtype is torch.bool:
+        if given.dim() > 1 or given.is_floating_point() or given.dtype is torch.bool:
             raise InputError(
                 f"edits: units of {kind} must be indices [units], got a tensor {list(given.shape)} of {given.dtype}; a "
                 "mask becomes indices by mask.nonzero()[:, 0]"
             )
         given = given.tolist()
-    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
-        raise InputError(f"edits: units of {kind} must be a list of indices, got {given!r}")
-    if wrong := [unit for unit in given if isinstance(unit, bool) or not isinstance(unit, int) or unit < 0]:
-        raise InputError(f"edits: units of {kind} must be whole numbers from 0, got {wrong[0]!r}")
-    if len(set(given)) < len(given):
-        twice = next(unit for unit in given if given.count(unit) > 1)
-        raise InputError(f"edits: units of {kind} name {twice} twice; name each once")
-    if not given:
+    several = [given] if isinstance(given, int) else given
+    if isinstance(several, (str, bytes)) or not isinstance(several, Sequence):
+        raise InputError(f"edits: units of {kind} must be an index or a list of them, got {given!r}")
+    if wrong := [unit for unit in several if isinstance(unit, bool) or not isinstance(unit, int)]:
+        raise InputError(f"edits: units of {kind} must be whole numbers, got {wrong[0]!r}")
+    if not several:
         raise InputError(f"edits: units of {kind} is empty; leave it out to take all units")
-    return tuple(given)
+    return tuple(several)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,12 +146,7 @@ def affine(edit: Edit, place: InsidePlace, like: Any, function: str) -> Affine:
             f"{function}: the {place.axes[axis]} of {place.name} are not of a fixed number, so they are no units; its axes "
             f"are {', '.join(place.axes)}"
         )
-    units = edit.units if edit.units is not None else tuple(range(count))
-    if beyond := [unit for unit in units if unit >= count]:
-        raise InputError(
-            f"{function}: {place.name} has {count} {place.axes[axis]}, numbered from 0 to {count - 1}, and the edit "
-            f"{edit!r} names {beyond[0]}"
-        )
+    units = units_of(edit.units, count, place.name, function)
     behind = sizes[axis + 1 :]
     amount = _amount(edit, place, like, len(units), behind, function)
     size = [1] * len(behind)

@@ -52,16 +52,18 @@ LAYOUTS = {
     "merged heads": Layout(
         lambda x, heads: x.reshape(*x.shape[:-1], *heads).transpose(-3, -2), lambda y: y.transpose(-3, -2).flatten(-2)
     ),
+    "merged heads behind tokens": Layout(lambda x, heads: x.reshape(*x.shape[:-1], *heads), lambda y: y.flatten(-2)),
     "heads behind tokens": Layout(lambda x, heads: x.transpose(-3, -2), lambda y: y.transpose(-3, -2)),
     "examples and tokens in one": Layout(lambda x, heads: x, lambda y: y),
 }
 """`heads` are the number and the size of the heads, where the place has them."""
 
 
-def heads_of(node: Node) -> tuple[int, int]:
-    """The number and size of the heads of a place [batch, heads, tokens, size]; zeros for any other."""
-    sizes = [fixed_size(size) or 0 for size in shape(node) or ()]
-    return (sizes[1], sizes[3]) if len(sizes) == 4 else (0, 0)
+def heads_of(place: InsidePlace) -> tuple[int, int]:
+    """The number and size of the heads of a place that has both axes, of fixed sizes; zeros for any other."""
+    sizes = dict(zip(place.axes, place.shape, strict=True))
+    found = [sizes.get(axis, "") for axis in ("heads", "size")]
+    return (int(found[0]), int(found[1])) if all(map(str.isdigit, found)) else (0, 0)
 
 
 def lies_as(found: Tensor, wanted: Tensor, heads: tuple[int, int], close: Callable[[Tensor, Tensor], bool]) -> str | None:
@@ -73,7 +75,7 @@ def lies_as(found: Tensor, wanted: Tensor, heads: tuple[int, int], close: Callab
                 return name
             continue
         merged = found.dim() == 3 and found.shape[-1] == heads[0] * heads[1] > 0
-        if (name == "merged heads" and not merged) or (name == "heads behind tokens" and found.dim() != 4):
+        if (name.startswith("merged heads") and not merged) or (name == "heads behind tokens" and found.dim() != 4):
             continue
         seen = layout.to_place(found, heads)
         if seen.shape == wanted.shape and close(seen, wanted):
@@ -106,13 +108,13 @@ def continues(explained: Explained, place: InsidePlace) -> bool:
 def apart(explained: Explained, place: InsidePlace) -> InsidePlace:
     """The same value with examples and tokens in two dims, for a place that has them in one: what it is reshaped to or
     from. The place itself if it has a dim for examples, or there is no such value."""
-    if place.axes[:1] != ("tokens",) or len(place.axes) != 2:
+    if len(place.axes) != 2 or [axis for axis, _ in place.merged] != ["batch", "tokens"]:
         return place
     node = next(node for node in explained.graph.nodes if node.name == place.node)
     for copy in _copies(explained._values(), node):
         sizes = written_shape(copy) or ()
         if len(sizes) == 3 and sizes[-1] == place.shape[-1]:
-            return replace(place, node=copy.name, shape=sizes, axes=("batch", *place.axes))
+            return replace(place, node=copy.name, shape=sizes, axes=("batch", *place.axes), merged=())
     return place
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.attributed import call_at_all_leaves
@@ -20,6 +20,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inputs.given import Given
+from lxt_fx.inside.laid_out import LaidOut, laid_out
 from lxt_fx.inside.tokens import Tokens, tokens_of
 from lxt_fx.tasks.asked import asked_of
 from lxt_fx.tasks.explained_call import ExplainedCall, called_as, explained_call
@@ -29,7 +30,8 @@ from lxt_fx.tasks.reading import opened_with, read
 @dataclass(frozen=True, slots=True, eq=False)
 class InsideCall:
     """A call whose forward has run. `run` has its autograd graph, with the values at `places` in their order. `several`
-    says whether a list of targets was given; `tokens` names the tokens of each text of the call."""
+    says whether a list of targets was given; `tokens` names the tokens of each text of the call. `layouts` say how the
+    values hold the examples."""
 
     call: ExplainedCall
     leaves: LeafCall
@@ -37,6 +39,7 @@ class InsideCall:
     run: Run
     several: bool
     tokens: Tokens
+    layouts: Mapping[str, LaidOut]
 
     @property
     def targets(self) -> int:
@@ -76,7 +79,12 @@ def inside_call(
     if not found:
         raise InputError(f"{function}: no place is asked for; lxt_fx.places(explained) lists them")
     run = forward_run(leaves, call.numbers, function, tapped(leaves.module, found))
-    return InsideCall(call, leaves, found, run, several, tokens_of(call))
+    batches = {name: len(value) for name, value in call.context.inputs.items() if isinstance(value, Tensor) and value.dim()}
+    layouts = {
+        name: laid_out(place, value, call.given.examples, batches)
+        for (name, place), value in zip(found.items(), run.inside, strict=True)
+    }
+    return InsideCall(call, leaves, found, run, several, tokens_of(call, leaves.module), layouts)
 
 
 def explained_on(model: nn.Module, given: Given, function: str, rules: Rules | None) -> Explained:

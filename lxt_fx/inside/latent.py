@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.attributed import gathered
+from lxt_fx.attribution.many_targets import check_chunk
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.grad_mode import gradients_on
@@ -59,6 +60,7 @@ def latent(
     Raises InputError for inputs and targets that do not fit, and for a module that answers at some positions only;
     UnknownNameError for a place that there is not; NonFiniteError where relevance is NaN or infinite.
     """
+    check_chunk(chunk, FUNCTION)
     with gradients_on():
         start = time.perf_counter()
         inside = inside_call(
@@ -67,7 +69,7 @@ def latent(
         found: list[list[Tensor]] = [[] for _ in inside.places]
         chunks = _at_leaves(inside, found, chunk)
         attributed = gathered(inside.leaves, inside.call.numbers, chunks, inside.run.values, FUNCTION, start)
-        relevance = [torch.cat(parts) for parts in found]
+        relevance = [torch.cat(parts)[: inside.targets] for parts in found]  # behind them may come one for a check
         if not is_finite(relevance):
             numbers, said = inside.call.numbers, f"{FUNCTION}: an explained number, or its relevance at a place,"
             raise_non_finite(inside.leaves.module, inside.leaves.bound, lambda out: numbers.totals(out)[0].sum(), said)

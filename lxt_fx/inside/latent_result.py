@@ -3,78 +3,26 @@
 from __future__ import annotations
 
 import fnmatch
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 import torch
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from lxt_fx.attribution.places import InsidePlace, nearest
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.inside.inside_call import InsideCall
+from lxt_fx.inside.latent_value import LatentValue
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.origin import ExplainedNumber
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from rich.console import RenderableType
 
 TARGETS = "targets"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LatentValue:
-    """One place. `activation` is its value, `relevance` has an axis of targets before the same axes; both are on the CPU.
-    `axes` names those of the activation. `tokens` and `columns` are, for each example, the tokens of its text and where
-    they stand on the axis of tokens; empty where that is no text."""
-
-    place: InsidePlace
-    axes: tuple[str, ...]
-    activation: Tensor
-    relevance: Tensor
-    tokens: tuple[tuple[str, ...], ...] = ()
-    columns: tuple[tuple[int, ...], ...] = ()
-
-    @property
-    def unit_axis(self) -> int:
-        """The axis whose indices are the units of the place: that of its heads, else the last."""
-        return self.axes.index("heads") if "heads" in self.axes else len(self.axes) - 1
-
-    def by_unit(self) -> Tensor:
-        """Relevance [targets, batch, units], summed over all other axes."""
-        return self._kept("batch", self.axes[self.unit_axis])
-
-    def by_token(self) -> Tensor:
-        """Relevance [targets, batch, tokens], summed over all other axes. Raises InputError for a place without tokens."""
-        return self._kept("batch", self.token_axis)
-
-    def by_token_and_unit(self) -> Tensor:
-        """Relevance [targets, batch, tokens, units], summed over all other axes."""
-        found = self._kept("batch", self.token_axis, self.axes[self.unit_axis])
-        return found.transpose(2, 3) if self.axes.index(self.token_axis) > self.unit_axis else found
-
-    def activation_by_token_and_unit(self) -> Tensor:
-        """The activation [batch, tokens, units]; where a unit has several values at a token, as a head has, their norm."""
-        order = [self.axes.index("batch"), self.axes.index(self.token_axis), self.unit_axis]
-        rest = [index for index in range(len(self.axes)) if index not in order]
-        found = self.activation.permute(*order, *rest)
-        return found.flatten(3).norm(dim=3) if rest else found
-
-    @property
-    def token_axis(self) -> str:
-        """The name of the axis of tokens: that of the queries where the place is a pattern of attention."""
-        for name in ("tokens", "queries", "positions"):
-            if name in self.axes:
-                return name
-        raise InputError(f"latent: {self.place.name} has the axes {', '.join(self.axes)}, and none of them is of tokens")
-
-    def _kept(self, *axes: str) -> Tensor:
-        """Relevance summed over all axes of the place but these; the axis of targets stays."""
-        gone = [index + 1 for index, name in enumerate(self.axes) if name not in axes]
-        return self.relevance.sum(gone) if gone else self.relevance
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +59,10 @@ class TopUnits(Mapping[str, tuple[int, ...]]):
     def __repr__(self) -> str:
         return f"TopUnits({self._units})"
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table("place", "unit", "relevance", "activation", "token")
-        for each in self.found:
-            numbers = str(each.unit), f"{each.relevance:+.4g}", f"{each.activation:.4g}"
-            table.add_row(each.place, *numbers, Text(f"{each.token!r} ({each.position})"))
-        yield table
+    def __rich__(self) -> RenderableType:
+        from lxt_fx.inside.latent_view import units_view
+
+        return units_view(self.found)
 
 
 class Latent(Mapping[str, LatentValue]):
@@ -164,13 +110,17 @@ class Latent(Mapping[str, LatentValue]):
 
     def total(self, name: str, target: int = 0, example: int = 0) -> float:
         """All relevance at a place, for one target of one example."""
-        value, index = self[name].relevance[self._target(target)], self._example(example)
-        return float(value.select(self[name].axes.index("batch"), index).double().sum())
+        value = self[name].relevance[self._target(target)]
+        return float(value[self[name].rows(self._example(example))].double().sum())
 
     def heads(self, places: str = "attention.*.heads", target: int = 0, example: int = 0) -> Tensor:
         """The relevance of each head, [layers, heads]: what it gave, summed over tokens and size. A layer with fewer heads
-        has NaN behind them. Raises UnknownNameError if no such place was asked for."""
-        found = [self[name].by_unit()[self._target(target), self._example(example)] for name in self.fitting(places)]
+        has NaN behind them. Raises UnknownNameError if no such place was asked for, InputError for one without heads."""
+        found, at = [], self._example(example)
+        for name in self.fitting(places):
+            if "heads" not in self[name].axes:
+                raise InputError(f"latent: {name} has the axes {', '.join(self[name].axes)}, and none of them is of heads")
+            found.append(self[name].by_unit()[self._target(target), self[name].rows(at)].sum(0))
         return torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=torch.nan)
 
     def fitting(self, places: str) -> list[str]:
@@ -190,13 +140,16 @@ class Latent(Mapping[str, LatentValue]):
         by: str = "relevance",
     ) -> TopUnits:
         """The k units of these places with the largest relevance, summed over tokens; `by="absolute"` counts what speaks
-        against the answer too, `by="activation"` takes the largest activation at any token. Each with the token where it
-        counts most."""
+        against the answer too, `by="activation"` takes the largest activation at any token. Each with the token where its
+        relevance is largest in absolute value, by activation that with the largest activation. Raises InputError for a `k`
+        below 1 and for another `by`, UnknownNameError if no such place was asked for."""
         if by not in ("relevance", "absolute", "activation"):
             raise InputError(f'latent: by must be "relevance", "absolute" or "activation", got {by!r}')
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise InputError(f"latent: k must be a whole number of at least 1, got {k!r}")
         scored: list[tuple[float, TopUnit]] = []
         for name in self.fitting(places):
-            units = _units(self[name], self._target(target), self._example(example))
+            units = _units(self[name], self._target(target), self._example(example), by)
             score = {"relevance": units.relevance, "absolute": units.relevance.abs(), "activation": units.largest}[by]
             best = score.topk(min(k, len(score)))
             scored += [(float(s), units.one(name, int(unit))) for s, unit in zip(best.values, best.indices, strict=True)]
@@ -211,19 +164,17 @@ class Latent(Mapping[str, LatentValue]):
         """
         from lxt_fx.inside.latent_frame import latent_frame
 
-        return latent_frame(self, self.fitting(places), by)
+        return latent_frame({name: self[name] for name in self.fitting(places)}, len(self.explanations), by)
 
     def __repr__(self) -> str:
         numbers = "; ".join(number.said for number in self.numbers())
         return f"Latent({numbers}, {len(self)} places)"
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        number = self.numbers()[0]
-        yield Text(f"{number.said}: {number.value:.4g}")
-        table = Table("place", "axes", "relevance")
-        for name, value in self._values.items():
-            table.add_row(name, " ".join(value.axes), f"{self.total(name):+.4g}")
-        yield table
+    def __rich__(self) -> RenderableType:
+        from lxt_fx.inside.latent_view import latent_view
+
+        totals = {name: self.total(name) for name in self}
+        return latent_view(self.numbers()[0], totals, len(self.explanations), len(self.numbers()))
 
     def _target(self, target: int) -> int:
         return _index(target, len(self.numbers()), "target")
@@ -233,54 +184,48 @@ class Latent(Mapping[str, LatentValue]):
 
 
 def _index(index: int, count: int, what: str) -> int:
-    if not -count <= index < count:
+    if isinstance(index, bool) or not isinstance(index, SupportsIndex):
+        raise InputError(f"latent: {what} must be a whole number, got {index!r}")
+    if not -count <= operator.index(index) < count:
         raise InputError(f"latent: there is no {what} {index}; there are {count} (0 to {count - 1})")
-    return index % count
+    return operator.index(index) % count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Units:
     """Units of one place in one example: relevance summed over tokens, the largest activation at any token, and the index
-    of the token where the absolute relevance of each unit is largest."""
+    among its own tokens of the one that each unit is shown with. `names` are the position and the token of each."""
 
     relevance: Tensor
     largest: Tensor
     best: Tensor
     activation: Tensor
-    names: Mapping[int, tuple[int, str]]
+    names: Sequence[tuple[int, str]]
 
     def one(self, place: str, unit: int) -> TopUnit:
         at = int(self.best[unit])
-        position, token = self.names.get(at, (at, ""))
-        return TopUnit(place, unit, float(self.relevance[unit]), float(self.activation[at, unit]), position, token)
+        return TopUnit(place, unit, float(self.relevance[unit]), float(self.activation[at, unit]), *self.names[at])
 
 
-def _units(value: LatentValue, target: int, example: int) -> _Units:
-    relevance = value.by_token_and_unit()[target, example]
-    activation = value.activation_by_token_and_unit()[example]
-    columns = value.columns[example] if value.columns else range(len(relevance))
-    if len(columns) < len(relevance):  # padding has no part in the activations
-        outside = torch.ones(len(relevance), dtype=torch.bool).index_fill(0, torch.tensor(columns), False)
-        activation = activation.masked_fill(outside[:, None], -torch.inf)
-    tokens = value.tokens[example] if value.tokens else ("",) * len(relevance)
-    names = {column: (index, token) for index, (column, token) in enumerate(zip(columns, tokens, strict=True))}
-    return _Units(relevance.sum(0), activation.amax(0), relevance.abs().argmax(0), activation, names)
+def _units(value: LatentValue, target: int, example: int, by: str) -> _Units:
+    rows = value.rows(example)
+    texts = [value.text(row) for row in rows]
+    relevance, activation = value.by_token_and_unit()[target], value.activation_by_token_and_unit()
+    own = torch.cat([relevance[row, columns] for row, (columns, _) in zip(rows, texts, strict=True)])
+    values = torch.cat([activation[row, columns] for row, (columns, _) in zip(rows, texts, strict=True)])
+    names = [named for _, tokens in texts for named in enumerate(tokens)]
+    best = values.argmax(0) if by == "activation" else own.abs().argmax(0)
+    return _Units(relevance[rows].sum((0, 1)), values.amax(0), best, values, names)
 
 
 def made_value(inside: InsideCall, place: InsidePlace, activation: Tensor, relevance: Tensor) -> LatentValue:
-    """The value at a place as a person reads it: [batch, tokens, ...] also where the model computes all tokens of a batch
-    in one axis, and with the names of its tokens."""
-    examples, axes, activation = len(inside.call.given.examples), place.axes, activation.detach().cpu()
-    if "batch" not in axes and axes and activation.shape[0] % examples == 0:
-        activation = activation.reshape(examples, -1, *activation.shape[1:])
-        relevance = relevance.reshape(len(relevance), *activation.shape)
-        axes = ("batch", "tokens", *axes[1:])
-    value = LatentValue(place, axes, activation, relevance)
-    if not {"tokens", "queries", "positions"}.intersection(axes):
+    """The value at a place as a person reads it: [batch, ...], whatever the model does with the examples of a batch, and
+    with the names of its tokens."""
+    layout = inside.layouts[place.name]
+    activation, relevance = layout.of(activation.detach().cpu()), layout.of(relevance, 1)
+    value = LatentValue(place, layout, activation, relevance)
+    texts = None if layout.token_axis is None else inside.tokens.of(place, activation.shape[layout.token_axis])
+    if texts is None or len(texts) != len(activation):
         return value
-    texts = inside.tokens.of(place.name, activation.shape[axes.index(value.token_axis)])
-    if texts is None or len(texts) != activation.shape[axes.index("batch")]:
-        return value
-    names = tuple(tuple(text.text.tokens) for text in texts)
-    return LatentValue(place, axes, activation, relevance, names, tuple(text.columns for text in texts))
-
+    names, columns = tuple(text.tokens for text in texts), tuple(text.columns for text in texts)
+    return LatentValue(place, layout, activation, relevance, names, columns)

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.one_capture import is_compiling
-from lxt_fx.base.torch_internals import compiled_parts, in_dispatch_mode
+from lxt_fx.base.torch_internals import compiled_parts, in_dispatch_mode, pytree
 from lxt_fx.base.user_objects import is_cache
 from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.hooks import PAUSED, PassingHook
@@ -143,8 +143,8 @@ class _Acting(PassingHook):
         if key is None:
             return self.changed(output)
         if isinstance(key, int):
-            changed = [self.changed(item) if index == key else item for index, item in enumerate(output)]
-            return tuple(changed) if type(output) is tuple else type(output)(changed)
+            leaves, spec = pytree.tree_flatten(output, is_leaf=lambda found: found is not output)
+            return pytree.tree_unflatten([*leaves[:key], self.changed(leaves[key]), *leaves[key + 1 :]], spec)
         output[key] = self.changed(output[key])
         return output
 

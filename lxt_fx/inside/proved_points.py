@@ -54,8 +54,7 @@ def hooked_edits(
                 f"steer: {edit.place.name} has examples and tokens in one dim at {known[node].path}, so positions of a "
                 "text cannot be chosen there; leave positions out, or steer the explained module"
             )
-    nodes = {node.name: node for node in explained.graph.nodes}
-    return [HookedEdit(edit, known[edit.place.node], heads_of(nodes[edit.place.node])) for edit in edits]
+    return [HookedEdit(edit, known[edit.place.node], heads_of(edit.place)) for edit in edits]
 
 
 def _proved(
@@ -72,9 +71,7 @@ def _proved(
         with recorded(model, [each for each in wanted if _has(model, each[0])]) as found:
             example.call(model)
         nodes = {node.name: node for node in explained.graph.nodes}
-        points = {
-            edit.place.node: _point(explained, edit.place, nodes, options[edit.place.node], values, found) for edit in edits
-        }
+        points = {edit.place.node: _point(explained, edit.place, options[edit.place.node], values, found) for edit in edits}
         _check_effect(model, explained, example, edits, points, nodes)
     return points
 
@@ -122,13 +119,12 @@ class _Reader:
 def _point(
     explained: Explained,
     place: InsidePlace,
-    nodes: Mapping[str, Node],
     options: Sequence[tuple[str, bool]],
     values: Mapping[str, Tensor],
     found: Recorded,
 ) -> HookPoint:
     """The nearest candidate that was called once and had the value of the place at just one of its tensors."""
-    heads, wanted = heads_of(nodes[place.node]), values[place.node]
+    heads, wanted = heads_of(place), values[place.node]
     for path, entering in options:
         calls = found.get((path, entering), [])
         if len(calls) != 1:
@@ -162,7 +158,7 @@ def _check_effect(
     fitting, bound = explained._prepared(args, kwargs)
     there = [replace(edit, place=places_at(fitting, edit.place.name, "steer")[edit.place.name]) for edit in tried]
     expected = fitting._called(steered(fitting, changes(there, Chosen()), "steer"), bound)
-    hooked = [HookedEdit(edit, points[edit.place.node], heads_of(nodes[edit.place.node])) for edit in tried]
+    hooked = [HookedEdit(edit, points[edit.place.node], heads_of(edit.place)) for edit in tried]
     with hooks_on(model, hooked, Chosen(), proves=True):
         difference = forward_difference(example.call(model), expected)
     if difference > CLOSE.get(value(nodes[edits[0].place.node]).dtype, 0.0):

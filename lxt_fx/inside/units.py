@@ -12,6 +12,8 @@ from torch import Tensor
 
 from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.base.errors import InputError
+from lxt_fx.inside.laid_out import LaidOut
+from lxt_fx.inside.tokens import TextTokens
 
 MANY = 6
 """So many units are named one by one."""
@@ -19,7 +21,8 @@ MANY = 6
 
 @dataclass(frozen=True, slots=True)
 class Only:
-    """Some `units` of a place (None: all) at some `positions` of its axis of tokens (None: all)."""
+    """Some `units` of a place (None: all) at some `positions` (None: all). Positions count the tokens of each text, without
+    its padding, and a negative one counts from the end; of what is no text they are indices of the axis of tokens."""
 
     units: int | Sequence[int] | None = None
     positions: int | Sequence[int] | None = None
@@ -29,17 +32,12 @@ UnitsLike = Only | int | Sequence[int] | None
 """Units as a user gives them: an index, several, None for all, or those at some positions."""
 
 
-def unit_axis(place: InsidePlace) -> int:
-    """The axis whose indices are the units of the place: that of its heads, else the last."""
-    return place.axes.index("heads") if "heads" in place.axes else len(place.axes) - 1
-
-
 def units_of(given: Any, count: int, place: str, function: str, what: str = "unit") -> list[int]:
     """The indices that are meant, counted from 0; a negative one counts from the end. Raises InputError for one that there
     is not, for one that comes twice, and for anything that is no index."""
     if given is None:
         return list(range(count))
-    items = given.tolist() if isinstance(given, Tensor) else given
+    items = given.tolist() if hasattr(given, "tolist") else given
     items = items if isinstance(items, (list, tuple, range)) else [items]
     found = []
     for item in items:
@@ -59,24 +57,44 @@ def units_of(given: Any, count: int, place: str, function: str, what: str = "uni
     return found
 
 
-def mask_of(given: UnitsLike, place: InsidePlace, value: Tensor, examples: int, function: str) -> Tensor:
-    """1 at the units that are meant and 0 elsewhere, in a shape that is broadcast to that of the value."""
+def mask_of(
+    given: UnitsLike,
+    place: InsidePlace,
+    value: Tensor,
+    laid: LaidOut,
+    texts: Sequence[TextTokens] | None,
+    function: str,
+) -> Tensor:
+    """1 at the units that are meant and 0 elsewhere, in a shape that is broadcast to that of the value. Positions are those
+    of the `texts`, one for each entry of the batch, or indices of the axis of tokens where these are None."""
     only = given if isinstance(given, Only) else Only(given)
-    axis = unit_axis(place)
-    mask = _along(value, axis, units_of(only.units, value.shape[axis], place.name, function))
-    if only.positions is None:
-        return mask
-    names = [name for name in ("tokens", "queries", "positions") if name in place.axes]
-    if not names or ("batch" not in place.axes and examples > 1):
-        raise InputError(f"{function}: {place.name} has the axes {', '.join(place.axes)}; none of them is of tokens alone")
-    at = place.axes.index(names[0])
-    return mask * _along(value, at, units_of(only.positions, value.shape[at], place.name, function, "position"))
+    whole, axis = laid.of(value.detach()), laid.unit_axis
+    mask = _one_at(whole, axis, [units_of(only.units, whole.shape[axis], place.name, function)])
+    if only.positions is not None:
+        at = laid.token_axis
+        if at is None or laid.rows is None:
+            raise InputError(
+                f"{function}: {place.name} has the axes {', '.join(laid.axes)}; none of them is of the tokens of an example"
+            )
+        columns = [range(whole.shape[at])] if texts is None else [text.columns for text in texts]
+        chosen = [
+            [own[index] for index in units_of(only.positions, len(own), _named(place, row, columns), function, "position")]
+            for row, own in enumerate(columns)
+        ]
+        mask = mask * _one_at(whole, at, chosen)
+    return laid.back(mask, value.shape)
 
 
-def _along(value: Tensor, axis: int, indices: list[int]) -> Tensor:
-    mask = value.new_zeros(value.shape[axis])
-    mask[torch.tensor(indices, device=value.device)] = 1
-    return mask.reshape([-1 if dim == axis else 1 for dim in range(value.dim())])
+def _named(place: InsidePlace, row: int, rows: Sequence[object]) -> str:
+    return place.name if len(rows) == 1 else f"{place.name}, for text {row} of the batch,"
+
+
+def _one_at(value: Tensor, axis: int, indices: Sequence[Sequence[int]]) -> Tensor:
+    """1 at these indices of an axis, for each entry of the batch or for all of them."""
+    mask = value.new_zeros(len(indices), value.shape[axis])
+    for row, each in enumerate(indices):
+        mask[row, torch.tensor(each, device=value.device)] = 1
+    return mask.reshape([len(indices) if dim == 0 else -1 if dim == axis else 1 for dim in range(value.dim())])
 
 
 def said_of_units(condition: Mapping[str, UnitsLike]) -> str:
@@ -91,6 +109,6 @@ def _said(place: str, given: UnitsLike) -> str:
 
 
 def _list(given: Any) -> str:
-    items = given.tolist() if isinstance(given, Tensor) else given
+    items = given.tolist() if hasattr(given, "tolist") else given
     items = list(items) if isinstance(items, (list, tuple, range)) else [items]
     return ", ".join(map(str, items)) if len(items) <= MANY else f"{', '.join(map(str, items[:MANY]))}, ... ({len(items)})"

@@ -21,6 +21,8 @@ class Cause(Enum):
     SELECTION = "selection"
     HELD = "held operand"
     NATIVE = "native gradient"
+    ERROR = "reconstruction error"
+    FEATURE = "features"
     OWN_BACKWARD = "own backward"
     KERNEL = "packed kernel"
     NO_RULE = "no rule"
@@ -43,6 +45,8 @@ _MEANINGS = {
     Cause.SELECTION: "a constant was selected in the place of a value",
     Cause.HELD: "the share of a summand that a rule or the model holds constant",
     Cause.NATIVE: "a rule that claims nothing: native gradient",
+    Cause.ERROR: "what a dictionary that was spliced in does not explain of a value, e = h - (sum_k f_k d_k + b)",
+    Cause.FEATURE: "features of a dictionary at which relevance was told to end (stop=True)",
     Cause.OWN_BACKWARD: "an autograd.Function whose own backward is not the gradient of its forward",
     Cause.KERNEL: "what the kernel of a packed layer rounds: its values less those of the unpacked weights",
     Cause.NO_RULE: "a node without a rule (strict=False): native gradient",

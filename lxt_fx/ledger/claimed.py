@@ -24,6 +24,7 @@ from lxt_fx.ops.activations import CLOSING, FROM_ZERO, X_OF
 from lxt_fx.ops.aten_kinds import LIMITS, MEETING, MOVES, SELECTIONS, SUMS, WEIGHTED
 from lxt_fx.ops.contributions import BY_CONTRIBUTION, OF_UNPACKED
 from lxt_fx.ops.packed import packed_linear, unpacked_bias, unpacked_weight
+from lxt_fx.ops.sources import SOURCES, reconstruction_error
 from lxt_fx.rule_table.rule import Conserves, Rule
 
 NATURALLY: Mapping[Any, Conserves] = {
@@ -50,6 +51,9 @@ def shares(call: Call, gradient: Any, index: int = 0) -> list[Share]:
         return []
     if call.node.target is products.epsilon:
         return _epsilon(call, gradient)
+    if call.node.target in SOURCES:
+        cause = Cause.ERROR if call.node.target is reconstruction_error else Cause.FEATURE
+        return _nonzero(cause, module_path(call.node) or op_name(call.node), inner(call.output, gradient))
     if call.node.target is packed_linear:
         return _packed(call, gradient)[1]
     if call.node.target in BY_CONTRIBUTION:

@@ -22,6 +22,7 @@ from lxt_fx.ops import (
     products,
     recurrences,
     selection,
+    sources,
     steering,
 )
 
@@ -44,5 +45,6 @@ __all__ = [
     "products",
     "recurrences",
     "selection",
+    "sources",
     "steering",
 ]

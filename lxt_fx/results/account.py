@@ -21,6 +21,8 @@ MEANINGS = {
     "selection": "constants that were put in the place of a value",
     "held operand": "what a rule holds constant",
     "native gradient": "ops that got their plain gradient, which shares out another amount than arrived",
+    "reconstruction error": "what a dictionary does not explain",
+    "features": "features of a dictionary, where relevance ends",
     "own backward": "functions with a backward of their own",
     "packed kernel": "what the kernels of quantised layers round off their inputs",
     "no rule": "ops that no rule fits (strict=False)",

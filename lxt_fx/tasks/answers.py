@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.attributed import Attributed, attributed, call_at_all_leaves, leaf_inputs
 from lxt_fx.attribution.embeddings import as_called
-from lxt_fx.base.errors import InputError
+from lxt_fx.attribution.many_targets import check_chunk
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.explained import Explained
@@ -83,8 +83,7 @@ def answer_relevance(
     where relevance is not finite, and what `transform` raises. The model does not change.
     """
     module, processor = opened_with(model, processor, FUNCTION)
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-        raise InputError(f"{FUNCTION}: chunk must be a whole number of at least 1, or None, got {chunk!r}")
+    check_chunk(chunk, FUNCTION)
     with gradients_on():
         asked = answered_prompts(module, processor, prompt, answer, contrast, with_prompt, sampling_rate)
         given, numbers = asked.given, asked.numbers

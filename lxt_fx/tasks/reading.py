@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lxt_fx.attribution.readable_tokens import Tokenizer
+from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Given
 from lxt_fx.inputs.read import picture_inputs, read_inputs
 from lxt_fx.inputs.tools import tools_of, unpacked
@@ -21,7 +22,13 @@ def opened_with(model: Any, processor: Any, function: str) -> tuple[nn.Module, A
 def read(
     model: nn.Module, processor: Any, inputs: Any, function: str, *, answer: Any, sampling_rate: int | None
 ) -> tuple[Given, Tokenizer | None]:
-    """The inputs of the call, and the tokenizer, None if there is none. Inputs that are read already stay as they are."""
+    """The inputs of the call, and the tokenizer, None if there is none. Inputs that are read already stay as they are.
+    Raises InputError for a model without values."""
+    if _has_no_values(model):
+        raise InputError(
+            f"{function}: {type(model).__name__} is on the meta device, where tensors have no values, so there is nothing "
+            "to explain; load its parameters"
+        )
     features = features_of(model)
     if features is not None and processor is None:
         processor = getattr(model, "tokenizer", None)
@@ -30,6 +37,13 @@ def read(
         return inputs, tokenizer
     called = model if features is None else _ByName(model, features)
     return read_inputs(called, processor, inputs, function, answer=answer, sampling_rate=sampling_rate), tokenizer
+
+
+def _has_no_values(model: nn.Module) -> bool:
+    """Whether all parameters are on the meta device, and no hook of accelerate loads them for a call."""
+    parameters = list(model.parameters())
+    empty = bool(parameters) and all(parameter.is_meta for parameter in parameters)
+    return empty and not any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
 def read_picture(model: nn.Module, processor: Any, picture: Any, function: str) -> Given:

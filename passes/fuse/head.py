@@ -19,8 +19,10 @@ are not 0 stays one."""
 
 def fuse_head(graph: Graph, carrying: Set[Node]) -> int:
     """Transform: each `lxt_fx.linear` that reaches an output through elementwise ops and moves only becomes
-    `lxt_fx.head`."""
-    todo, seen = [node for node in graph.output_node().all_input_nodes if node in carrying], set[Node]()
+    `lxt_fx.head`. An output that other ops read too, such as a hidden state, is no end: what they pass back has no
+    zeros."""
+    ends = [node for node in graph.output_node().all_input_nodes if node in carrying and carrying.isdisjoint(node.users)]
+    todo, seen = ends, set[Node]()
     while todo:
         node = todo.pop()
         if node not in seen:

@@ -15,6 +15,7 @@ from lxt_fx.base.torch_internals import OpOverload, aten, aten_ops, schema_of
 from lxt_fx.ops import active, fused, products
 from lxt_fx.ops.activations import POINTWISE_OPS
 from lxt_fx.ops.aten_kinds import POINTWISE, REDUCED
+from lxt_fx.ops.sources import SOURCES
 
 QUERIES = "number of queries"
 """Stands for a size in the arguments of an op."""
@@ -46,7 +47,7 @@ def broadcasts(op: Any) -> bool:
     return op in _POINTWISE or torch.Tag.pointwise in getattr(op, "tags", ())
 
 
-_POINTWISE = (POINTWISE - {aten.prelu.default}) | POINTWISE_OPS | products.HALVED | {
+_POINTWISE = (POINTWISE - {aten.prelu.default}) | POINTWISE_OPS | products.HALVED | SOURCES | {
     products.hold, products.epsilon, fused.share, active.active,
 } | aten_ops(
     """

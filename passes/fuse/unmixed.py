@@ -11,10 +11,11 @@ from lxt_fx.ops import active, fused, norms, products
 from lxt_fx.ops.activations import POINTWISE_OPS
 from lxt_fx.ops.aten_kinds import MOVES, POINTWISE
 from lxt_fx.ops.head import head
+from lxt_fx.ops.sources import SOURCES
 
 _OURS = {fused.linears, fused.gated, fused.rotate, fused.share, active.active, active.linear_active, products.mul}
 _NORMS = {norm.op for norm in norms.NORMS if norm.last_dims} | {norms.rms_norm, fused.weighted_rms_norm}
-_BY_POSITION = POINTWISE | MOVES | POINTWISE_OPS | _NORMS | _OURS | {products.linear, head, operator.getitem}
+_BY_POSITION = POINTWISE | MOVES | POINTWISE_OPS | _NORMS | _OURS | SOURCES | {products.linear, head, operator.getitem}
 """Ops that pass a gradient of 0 at a position on as 0 at this position. What comes of an op that is listed wrongly is slow
 and not wrong: a gradient is looked at before a position of it is skipped."""
 

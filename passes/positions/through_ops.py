@@ -13,6 +13,7 @@ from lxt_fx.base.torch_internals import OpOverload, aten, aten_ops, schema_of
 from lxt_fx.ops import norms
 from lxt_fx.ops.aten_kinds import ALONG, POINTWISE, REDUCED
 from lxt_fx.ops.packed import packed_linear
+from lxt_fx.ops.sources import SOURCES
 from lxt_fx.passes.positions.through_layout import move_through_layout
 from lxt_fx.passes.positions.token_axis import Axis, Move, Selection, is_one, item_shape, same
 
@@ -32,7 +33,7 @@ def move_through_ops(node: Node, axis: Axis, selection: Selection) -> Move | Non
     return move_through_layout(node, axis, selection)
 
 
-_POINTWISE = (POINTWISE - {aten.prelu.default}) | aten_ops(
+_POINTWISE = (POINTWISE - {aten.prelu.default}) | SOURCES | aten_ops(
     """
     __and__.Tensor __or__.Tensor __xor__.Tensor max.other min.other detach contiguous to.device floor_divide expand_as
     polar complex real zeros_like ones_like full_like empty_like

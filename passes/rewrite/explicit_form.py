@@ -18,6 +18,7 @@ from lxt_fx.ops.aten_kinds import GROUPED_MATMULS, MOVES, WEIGHTED
 from lxt_fx.ops.explicit_contributions import PARTS
 from lxt_fx.ops.own_backward import OWN_BACKWARD, own_backward, own_backward_of_several
 from lxt_fx.ops.packed import packed_linear
+from lxt_fx.ops.sources import SOURCES
 from lxt_fx.passes.analysis.find_cancelling import find_cancelling
 from lxt_fx.passes.analysis.mark_flow import Flow, differentiable_operands
 from lxt_fx.rule_table.rule import Conserves, Rule
@@ -33,7 +34,10 @@ BY_EQUATION: dict[Any, OpOverload] = {
 }
 _WHOLE = frozenset(recurrences.EQUATIONS)
 """Ops whose equation takes an epsilon for the sums inside of it."""
-SPECIAL = FACTOR_HELD | POINTWISE_OPS | products.HALVED | frozenset(BY_EQUATION) | frozenset(explicit.EQUATIONS) | _WHOLE
+SPECIAL = (
+    FACTOR_HELD | POINTWISE_OPS | SOURCES | products.HALVED | frozenset(BY_EQUATION) | frozenset(explicit.EQUATIONS)
+    | _WHOLE
+)
 _BY_WEIGHTS = WEIGHTED | {products.linear}
 """Sums of many terms, which are 0 by chance only; a matmul of two rounded values may well be 0."""
 _KNOWN = SPECIAL | products.LINEAR_MAPS | MOVES | GROUPED_MATMULS | {own_backward, packed_linear}
@@ -139,8 +143,8 @@ class _Lowering:
         own = own_equation(node, self.rules)
         if own is not None:
             node.target = own
-        elif node.target in MOVES:
-            return  # relevance follows its element, as a gradient does
+        elif node.target in MOVES | SOURCES:
+            return  # relevance follows its element, as a gradient does; at a source it ends
         elif node.target is products.softmax:
             node.target = explicit.EQUATIONS[products.softmax]
         elif node.target in products.HALVED:

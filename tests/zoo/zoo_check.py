@@ -1,4 +1,5 @@
-"""What is measured of one architecture: capture, forward, plain gradient, ledger, and the two forms against each other."""
+"""What is measured of one architecture: capture, forward, plain gradient, ledger, the two forms against each other, and the
+standard places."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 from zoo_ids import ByIds, tried_by_ids
 from zoo_lookups import Tables
+from zoo_places import Found, check_places, counts
 from zoo_scaled import scaled_cases
 
 import lxt_fx
@@ -65,6 +67,8 @@ class Result:
     precision: str = "float64"
     why: list[str] = field(default_factory=list)
     ids: dict[str, Any] | None = None
+    places: dict[str, Any] | None = None
+    places_count: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -76,7 +80,14 @@ class Result:
         limits = {"forward": FORWARD} | LIMITS[self.precision]
         found = {name: (value := getattr(self, name)) is not None and value <= limit for name, limit in limits.items()}
         by_ids = {} if self.by_ids is None else {"by ids": self.by_ids.passes}
-        return {"captured": bool(self.captured), "strict": self.seconds is not None and not self.unknown, **found, **by_ids}
+        places = {"places": self.found_places.passes} if self.places_count and self.found_places is not None else {}
+        strict = self.seconds is not None and not self.unknown
+        return {"captured": bool(self.captured), "strict": strict, **found, **by_ids, **places}
+
+    @property
+    def found_places(self) -> Found | None:
+        """What was found of the standard places; None where it was not tried."""
+        return Found(**self.places) if self.places else None
 
     @property
     def by_ids(self) -> ByIds | None:
@@ -94,7 +105,7 @@ def check(entry: str, *, dynamic: bool = True, by_ids: bool = True) -> Result:
         case = scaled_cases()[entry]
         return Result(entry, case["model_class"], case["family"], ids=tried_by_ids(case, dynamic=dynamic).to_dict())
     case = models.cases()[entry]
-    result = Result(entry, case["model_class"], case["family"])
+    result = Result(entry, case["model_class"], case["family"], places_count=counts(case))
     check_built(lambda: models.build(case), result, dynamic=dynamic)
     if by_ids:
         result.ids = tried_by_ids(case, dynamic=dynamic).to_dict()
@@ -124,6 +135,10 @@ def _single(build: Build, result: Result, dynamic: bool) -> None:
         torch.manual_seed(0)
         found = models.main_outputs(explained(**inputs))
     result.forward = forward_difference(expected, found)
+    try:
+        result.places = check_places(model, explained, inputs).to_dict()
+    except Exception as error:  # the other checks go on
+        result.places = Found(why=[f"{type(error).__name__}: {error}"[:200]]).to_dict()
 
 
 def _transformed(model: Any, inputs: dict[str, Any], result: Result, **settings: Any) -> lxt_fx.Explained:

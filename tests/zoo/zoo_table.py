@@ -21,6 +21,7 @@ CHECKS = {
     "forms": f"gradient form equal to explicit form (float64, {WIDE['forms']:g})",
     "by ids": f"called by ids, padded on either side: the model's output (float32, {zoo_ids.FORWARD:g}), no relevance at "
     "padding that the model ignores, the same relevance alone and in a batch",
+    "places": "standard places found and right by value: text decoders, text encoders, vision transformers (below)",
 }
 
 
@@ -28,7 +29,7 @@ def summary(results: Sequence[Result]) -> str:
     """How many pass each check, as a markdown table."""
     lines = ["| check | models | of |", "|---|---|---|"]
     for name, text in CHECKS.items():
-        tried = [r for r in results if name in ("captured", "strict", "by ids") or r.seconds is not None]
+        tried = [r for r in results if name in ("captured", "strict", "by ids", "places") or r.seconds is not None]
         tried = [r for r in tried if name in r.passes]
         if not tried:
             continue
@@ -91,7 +92,11 @@ def page(every: Sequence[Result]) -> str:
         "(`-`: there is none). Differences are relative to the largest value; `0` means bit-equal. `s` is the time of "
         "`transform` on one thread. `by ids`: the largest difference of the outputs of model and module, called by ids "
         "alone and with masks and positions, on full and padded texts / the largest relevance of a padding token / the "
-        "largest difference of the relevance of a text alone and in a padded batch (`-`: does not apply, see below).",
+        "largest difference of the relevance of a text alone and in a padded batch (`-`: does not apply, see below). "
+        "`places`: how many layers `lxt_fx.places` finds by structure, with `!` where a value is not what the model "
+        "itself computes. It counts for the families of text, and for vision models whose config says how many layers "
+        "and heads there are and how large a patch is. `residual.i` is compared with `hidden_states[i]`, but for the "
+        "last, which most models norm first.",
     ]
     for family, members in sorted(families.items()):
         parts.append(f"## {family}\n\n{table(members)}")
@@ -137,6 +142,8 @@ def failures(results: Sequence[Result], title: str = "## What does not pass, and
         failed = [name for name, passed in result.passes.items() if not passed]
         if failed:
             notes = result.by_ids.notes if "by ids" in failed and result.by_ids else []
+            if "places" in failed and result.found_places is not None:
+                notes = [*notes, *(f"places: {why}" for why in result.found_places.why)]
             reason = " ".join(" ".join([*result.why, *notes]).split()).replace("|", "/")[:300] or ", ".join(result.unknown)
             lines.append(f"| {result.entry} | {', '.join(failed)} | {reason or _worst(result)} |")
     return "\n".join(lines)
@@ -149,7 +156,8 @@ def _worst(result: Result) -> str:
 
 def table(results: Sequence[Result]) -> str:
     """One line for each model."""
-    columns = "model | class | captured by | batch | length | forward | gradient | ledger | forms | by ids | nodes | s"
+    measured = "forward | gradient | ledger | forms | by ids | places | nodes | s"
+    columns = f"model | class | captured by | batch | length | {measured}"
     lines = [f"| {columns} |", "|" + "---|" * (columns.count("|") + 1)]
     for r in results:
         cells = [
@@ -159,11 +167,17 @@ def table(results: Sequence[Result]) -> str:
             *map(_free, (r.batch, r.length)),
             *map(_number, (r.forward, r.gradient, r.residual, r.forms)),
             _by_ids(r),
+            _places(r),
             str(r.nodes or "-"),
             _number(r.seconds),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _places(result: Result) -> str:
+    found = result.found_places
+    return "-" if found is None or not found.layers else f"{found.layers}{'' if found.passes else ' !'}"
 
 
 def _by_ids(result: Result) -> str:

@@ -1,0 +1,101 @@
+"""The batches of a corpus: samples of a bounded window, by length, so that little is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from torch import nn
+
+from lxt_fx.attribution.readable_tokens import Tokenizer
+from lxt_fx.base.errors import InputError, LxtFxError
+from lxt_fx.inputs.given import Given
+from lxt_fx.inputs.places import ImagePlace, TextPlace
+from lxt_fx.inside.corpus_reading import Sample
+from lxt_fx.tasks.reading import read
+
+WINDOW = 128
+"""How many samples are sorted by length at once. Behind each window the result so far is saved."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """A sample that can be read, and how many tokens or patches it has."""
+
+    sample: Sample
+    length: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bad:
+    """A sample that could not be read or explained, and why."""
+
+    sample: Sample
+    reason: str
+
+
+def windows(samples: Iterator[Sample], size: int = WINDOW) -> Iterator[list[Sample]]:
+    """The samples in groups of `size`; the last may be smaller."""
+    while found := list(islice(samples, size)):
+        yield found
+
+
+def measured(model: nn.Module, processor: Any, samples: Sequence[Sample]) -> tuple[list[Measured], list[Bad]]:
+    """The samples that can be read, and those that cannot."""
+    good, bad = list[Measured](), list[Bad]()
+    for sample in samples:
+        if sample.reason:
+            bad.append(Bad(sample, sample.reason))
+            continue
+        try:
+            good.append(Measured(sample, _length(given_of(model, processor, [sample])[0])))
+        except LxtFxError as error:
+            bad.append(Bad(sample, reason_of(error)))
+    return good, bad
+
+
+def batches(samples: Sequence[Measured], tokens: int) -> Iterator[list[Sample]]:
+    """The samples from the shortest to the longest, in batches of at most so many tokens with their padding. A longer
+    sample is a batch of its own."""
+    batch: list[Sample] = []
+    for one in sorted(samples, key=lambda each: (each.length, each.sample.number)):
+        if batch and (len(batch) + 1) * one.length > tokens:
+            yield batch
+            batch = []
+        batch.append(one.sample)
+    if batch:
+        yield batch
+
+
+def given_of(model: nn.Module, processor: Any, samples: Sequence[Sample]) -> tuple[Given, Tokenizer | None]:
+    """The inputs of one call with these samples, and the tokenizer. Raises InputError for what cannot be read, and for
+    samples that are not one entry of the batch each."""
+    values = [sample.value for sample in samples]
+    given, tokenizer = read(model, processor, values, "corpus", answer=None, sampling_rate=None)
+    apart = len(given.examples) == len(samples) and all(
+        place.within in (row, slice(row, row + 1)) for row, one in enumerate(given.examples) for place in one.places
+    )
+    if not apart:
+        raise InputError(
+            "corpus: a sample must be one entry of the batch (one text, one picture); a pair that is read as two texts, "
+            "or a picture in a list of patches, is none"
+        )
+    return given, tokenizer
+
+
+def _length(given: Given) -> int:
+    lengths = [1]
+    for place in given.examples[0].places:
+        if isinstance(place, TextPlace):
+            lengths.append(len(place.own))
+        elif isinstance(place, ImagePlace) and place.reading.pixel_values is not None:
+            height, width = place.reading.pixel_values.shape[-2:]
+            lengths.append(height * width // max(place.reading.patch, 1) ** 2)
+    return max(lengths)
+
+
+def reason_of(error: LxtFxError) -> str:
+    """The first line of an error, without the name of the function."""
+    return str(error).splitlines()[0].removeprefix("corpus: ")

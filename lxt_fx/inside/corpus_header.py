@@ -1,0 +1,160 @@
+"""What a corpus was asked of which model: two results belong together if this is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lxt_fx.attribution.places import InsidePlace
+from lxt_fx.attribution.target import Target, TargetLike, is_list
+from lxt_fx.attribution.target_entry import name_of
+from lxt_fx.base.errors import InputError, UnknownNameError
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.inside.corpus_folder import FORMAT
+from lxt_fx.inside.units_by_token import unit_count
+
+Units = Sequence[int] | Mapping[str, Sequence[int]] | None
+"""Which units: None for all of each place, numbers for those of each place, or numbers by place."""
+
+SOME = 256
+"""How many numbers of each parameter its hash is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceHeader:
+    """A place of a corpus: its node, the names of its axes, how many units it has, and which were read, None for all."""
+
+    node: str
+    axes: tuple[str, ...]
+    count: int
+    units: tuple[int, ...] | None
+
+    @property
+    def read(self) -> int:
+        """How many units were read."""
+        return self.count if self.units is None else len(self.units)
+
+    def row(self, place: str, unit: int, function: str) -> int:
+        """Where a unit stands among those that were read. Raises InputError for one that was not."""
+        if self.units is None and 0 <= unit < self.count:
+            return unit
+        if self.units is not None and unit in self.units:
+            return self.units.index(unit)
+        why = (
+            f"it has {self.count} (0 to {self.count - 1})"
+            if not 0 <= unit < self.count
+            else f"{self.read} others were read"
+        )
+        raise InputError(f"{function}: there is no unit {unit} of {place}: {why}")
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The units that were read."""
+        return tuple(range(self.count)) if self.units is None else self.units
+
+
+def place_headers(places: Mapping[str, InsidePlace], units: Units, function: str) -> dict[str, PlaceHeader]:
+    """The places with the units that are to be read. Raises InputError for units that a place does not have, and
+    UnknownNameError for units of a place that is not read."""
+    if isinstance(units, Mapping) and (unknown := [name for name in units if name not in places]):
+        raise UnknownNameError(
+            f"{function}: units are given for {unknown[0]!r}, which is not among the places: {', '.join(list(places)[:6])}"
+        )
+    found = {}
+    for name, place in places.items():
+        count = unit_count(place, function)
+        wanted = units.get(name) if isinstance(units, Mapping) else units
+        found[name] = PlaceHeader(
+            place.node, place.axes, count, None if wanted is None else _checked(wanted, count, name, function)
+        )
+    return found
+
+
+def _checked(wanted: Sequence[int], count: int, name: str, function: str) -> tuple[int, ...]:
+    try:
+        found = tuple(dict.fromkeys(operator.index(unit) for unit in wanted))
+    except TypeError as error:
+        raise InputError(f"{function}: units are whole numbers, or numbers by place; got {wanted!r}") from error
+    outside = [unit for unit in found if not 0 <= unit < count]
+    if outside or not found:
+        raise InputError(
+            f"{function}: {name} has {count} units (0 to {count - 1}), "
+            + (f"and {outside[0]} is none of them" if outside else "and none was asked for")
+        )
+    return found
+
+
+def header_of(
+    explained: Explained, places: Mapping[str, PlaceHeader], target: TargetLike, top: int, tokens: int, window: int
+) -> dict[str, Any]:
+    """What was asked, as plain values."""
+    record = explained.record
+    return {
+        "format": FORMAT,
+        "model_class": record.model_class,
+        "checkpoint": str(getattr(explained.config, "name_or_path", "") or ""),
+        "weights": weights_hash(explained),
+        "table": record.table_name,
+        "form": record.form,
+        "target": said_target(target),
+        "top": top,
+        "places": {
+            name: {"node": each.node, "axes": list(each.axes), "count": each.count,
+                   "units": None if each.units is None else list(each.units)}
+            for name, each in places.items()
+        },
+        "batch_tokens": tokens,
+        "window": window,
+        "versions": dict(record.versions),
+    }  # fmt: skip
+
+
+def places_in(header: Mapping[str, Any]) -> dict[str, PlaceHeader]:
+    """The places of a header."""
+    return {
+        name: PlaceHeader(
+            each["node"], tuple(each["axes"]), each["count"], None if each["units"] is None else tuple(each["units"])
+        )
+        for name, each in header["places"].items()
+    }
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A hash of some numbers of each parameter: another checkpoint has another one. The order of parameters does not
+    matter."""
+    with torch.no_grad():
+        each = [hashlib.sha256(f"{list(x.shape)} {x.dtype}".encode() + _some(x)).hexdigest() for x in model.parameters()]
+    return hashlib.sha256(" ".join(sorted(each)).encode()).hexdigest()[:16]
+
+
+def _some(tensor: Tensor) -> bytes:
+    if tensor.device.type == "meta" or tensor.numel() == 0:
+        return b""
+    flat = tensor.detach().flatten()
+    chosen = flat[:: max(1, flat.numel() // SOME)]
+    wide = chosen.to("cpu", torch.float64 if chosen.is_floating_point() else chosen.dtype)
+    return json.dumps([repr(value) for value in wide.tolist()]).encode()
+
+
+def said_target(target: TargetLike) -> str:
+    """A target in words, the same in every process."""
+    if target is None:
+        return "what the model says"
+    if callable(target) and not isinstance(target, Target):
+        return f"the function {name_of(target)}"
+    return repr(target)
+
+
+def check_target(target: Any, function: str) -> None:
+    """Raises InputError for a list: the number of samples is not known."""
+    if is_list(target):
+        raise InputError(
+            f"{function}: one target is for all samples, and a list of them has no meaning here; got {target!r}"
+        )

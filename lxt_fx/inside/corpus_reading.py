@@ -1,0 +1,186 @@
+"""The samples of a corpus, one after another: from a file of JSON lines, a parquet file, or anything that can be iterated.
+
+A sample that cannot be read is not lost: it comes with the reason, and the pass writes it down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lxt_fx.base.errors import InputError
+from lxt_fx.inputs.pictures import is_pil
+
+KEYS, TEXTS, PICTURES = ("key", "id"), ("text", "messages"), ("image", "images")
+"""The fields of a sample that is a dict: its key, a text or a chat, a picture. The first that is there counts."""
+
+ENDINGS = (".jsonl", ".ndjson", ".parquet")
+LINES = 256
+"""How many samples of a parquet file are read at once."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One sample: `value` as `explain` takes it, or the `reason` why it is none. `key` names it in the result; it is its
+    own (`key` or `id`), else its place in the file, else a hash of its content. `number` is its place in the corpus."""
+
+    number: int
+    key: str
+    value: Any
+    reason: str = ""
+
+
+def samples_of(samples: Any, field: str | None, function: str) -> Iterator[Sample]:
+    """The samples of a file (`.jsonl`, `.parquet`), or of an iterable of texts, chats, pictures, paths of pictures and
+    dicts. Of a dict `field` is read, by default `text`, `messages` or `image`.
+
+    Raises InputError for a file that is not there, is empty, is no text, or lacks the column; and for what cannot be
+    iterated.
+    """
+    if isinstance(samples, (str, Path)):
+        return _of_file(Path(samples), field, function)
+    if isinstance(samples, Mapping) or not isinstance(samples, Iterable):
+        raise InputError(
+            f"{function}: samples are a path (.jsonl or .parquet), or an iterable of texts, pictures or dicts; got a "
+            f"{type(samples).__name__}"
+        )
+    return (_sample(number, found, None, field) for number, found in enumerate(samples))
+
+
+def _of_file(path: Path, field: str | None, function: str) -> Iterator[Sample]:
+    if path.suffix not in ENDINGS:
+        raise InputError(
+            f"{function}: {str(path)!r} is no file of samples, which ends in {', '.join(ENDINGS)}; texts are given as a "
+            "list, paths of pictures too"
+        )
+    if not path.is_file():
+        raise InputError(f"{function}: there is no file {str(path)!r}")
+    if path.stat().st_size == 0:
+        raise InputError(f"{function}: {str(path)!r} is empty, so there are no samples")
+    return _of_parquet(path, field, function) if path.suffix == ".parquet" else _of_lines(path, field, function)
+
+
+def _of_lines(path: Path, field: str | None, function: str) -> Iterator[Sample]:
+    number = 0
+    with path.open("rb") as file:
+        for line, raw in enumerate(file, 1):
+            if not raw.strip():
+                continue
+            key = f"{path}:{line}"
+            try:
+                found = json.loads(raw.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                if number == 0:
+                    raise InputError(
+                        f"{function}: {str(path)!r} is no text: line {line} is not UTF-8 ({error.reason})"
+                    ) from error
+                yield Sample(number, key, None, f"not UTF-8: {error.reason}")
+            except (ValueError, RecursionError) as error:
+                yield Sample(number, key, None, f"no JSON: {error}")
+            else:
+                yield _sample(number, found, key, field)
+            number += 1
+    if number == 0:
+        raise InputError(f"{function}: {str(path)!r} has only empty lines, so there are no samples")
+
+
+def _of_parquet(path: Path, field: str | None, function: str) -> Iterator[Sample]:
+    pyarrow = needs_pyarrow(function)
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            wanted = [field] if field is not None else [name for name in (*TEXTS, *PICTURES) if name in columns]
+            if not wanted or wanted[0] not in columns:
+                raise InputError(
+                    f"{function}: {str(path)!r} has no column {field or ' or '.join((*TEXTS, *PICTURES))}; it has "
+                    f"{', '.join(columns[:12])}; give field=..."
+                )
+            if file.metadata.num_rows == 0:
+                raise InputError(f"{function}: {str(path)!r} has no lines, so there are no samples")
+            read = [name for name in dict.fromkeys((*KEYS, *wanted)) if name in columns]
+            lines = (line for batch in file.iter_batches(LINES, columns=read) for line in batch.to_pylist())
+            for number, line in enumerate(lines):
+                yield _sample(number, line, f"{path}:{number}", field)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{function}: {str(path)!r} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def needs_pyarrow(function: str) -> Any:
+    """The module pyarrow. Raises InputError if it is not installed."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise InputError(f"{function}: needs pyarrow; pip install 'lxt_fx[parquet]'") from error
+    return pyarrow
+
+
+def _sample(number: int, found: Any, key: str | None, field: str | None) -> Sample:
+    value, reason = found, ""
+    if isinstance(found, Mapping) and not _is_message(found):
+        given = next((found[name] for name in KEYS if found.get(name) is not None), None)
+        key = key if given is None else str(given)
+        value, reason = _of_fields(found, field)
+    if not reason and (value is None or isinstance(value, str) and not value.strip()):
+        reason = "empty"
+    if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
+        value, reason = _encoded_picture(value)
+    return Sample(number, content_key(found if value is None else value) if key is None else key, value, reason)
+
+
+def _is_message(found: Mapping[str, Any]) -> bool:
+    return "role" in found and "content" in found
+
+
+def _of_fields(found: Mapping[str, Any], field: str | None) -> tuple[Any, str]:
+    """The value of a dict, or why it has none. A picture with a text stays a dict."""
+    has = ", ".join(map(str, list(found)[:12])) or "nothing"
+    if field is not None:
+        return (found[field], "") if field in found else (None, f"no field {field!r}; it has {has}")
+    text, picture = (next((n for n in names if n in found), None) for names in (TEXTS, PICTURES))
+    if text is not None and picture is not None:
+        return {text: found[text], picture: found[picture]}, ""
+    only = text or picture
+    if only is not None:
+        return found[only], ""
+    sound = {name: found[name] for name in ("audio", "array", "sampling_rate", "path") if name in found}
+    return (sound, "") if sound else (None, f"no field {', '.join((*TEXTS, *PICTURES))}; it has {has}")
+
+
+def _encoded_picture(found: Mapping[str, Any]) -> tuple[Any, str]:
+    """A picture as data sets have it: the bytes of a file, or its path."""
+    if found.get("bytes") is None:
+        return (Path(found["path"]), "") if found.get("path") else (None, "a picture without bytes and path")
+    try:
+        from PIL import Image
+
+        with Image.open(BytesIO(found["bytes"])) as picture:
+            picture.load()
+            return picture.copy(), ""
+    except Exception as error:  # whatever pillow raises for bytes that are no picture
+        return None, f"no picture: {type(error).__name__}: {error}"
+
+
+def content_key(value: Any) -> str:
+    """A hash of what a sample is; the path of a picture is its key."""
+    if isinstance(value, Path):
+        return str(value)
+    found = hashlib.sha256()
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().contiguous().float().numpy()
+    if is_pil(value):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray):
+        found.update(f"{value.shape} {value.dtype}".encode() + np.ascontiguousarray(value).tobytes())
+    else:
+        found.update(json.dumps(value, sort_keys=True, default=str).encode())
+    return found.hexdigest()[:16]

@@ -1,0 +1,97 @@
+"""Activation maximisation: planted units whose best picture is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny_text
+import torch
+
+import lxt_fx
+from lxt_fx import InputError, UnknownNameError
+from lxt_fx.inside.maximise import Regularisers
+
+
+def red(patch: int = 0) -> Any:
+    """A ViT in which unit 4 of the stream before layer 0 is the red of a patch less its blue."""
+    model = tiny_text.vit()
+    with torch.no_grad():
+        projection = model.vit.embeddings.patch_embeddings.projection
+        projection.weight[4] = 0
+        projection.weight[4, 0], projection.weight[4, 2] = 1 / 16, -1 / 16
+        model.vit.embeddings.position_embeddings[..., 4] = 0
+        projection.bias[4] = 0
+    return model
+
+
+def test_a_unit_that_looks_for_red_gets_red_pictures_from_every_start() -> None:
+    model = red()
+    state, before = torch.get_rng_state(), {name: value.clone() for name, value in model.state_dict().items()}
+    found = lxt_fx.maximise(model, "residual.0", 4, bounds=(-1.0, 1.0), steps=100, seeds=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(not parameter.grad_fn and parameter.grad is None for parameter in model.parameters())
+    assert found.pixel_values.shape == (3, 3, 8, 8) and found.shown.shape == (3, 8, 8, 3) and found.curve.shape == (100, 3)
+    shown = found.shown.float().mean((1, 2))
+    assert (shown[:, 0] > 165).all() and (shown[:, 2] < 90).all() and ((shown[:, 1] - 127).abs() < 40).all()
+    with torch.no_grad():
+        projection = model.vit.embeddings.patch_embeddings.projection
+        patches = projection(found.pixel_values)[:, 4].mean((1, 2)) * 4 / 5  # and a class token, which is 0 there
+    cls = model.vit.embeddings.cls_token[0, 0, 4] / 5
+    torch.testing.assert_close(found.values, patches + cls, rtol=1e-4, atol=1e-4)
+    assert (found.values > found.before + 0.5).all() and found.spread()[2] > 0.97
+    again = lxt_fx.maximise(model, "residual.0", 4, bounds=(-1.0, 1.0), steps=100, seeds=3)
+    assert torch.equal(again.pixel_values, found.pixel_values)
+    html = found._repr_html_()
+    assert html.count("data:image/png") == 3 and "start 2" in html
+
+
+def test_one_position_changes_one_patch() -> None:
+    off = Regularisers(jitter=0, decay=0.0, variation=0.0, grey=1.0)
+    found = lxt_fx.maximise(red(), "residual.0", 4, bounds=(-1.0, 1.0), steps=60, seeds=2, position=2, regularisers=off)
+    redder = (found.shown[..., 0].float() - found.shown[..., 2].float()).mean(0)  # [height, width]
+    inside, outside = redder[:4, 4:], torch.cat([redder[:4, :4], redder[4:, :4], redder[4:, 4:]])  # patch 0, 1
+    assert inside.mean() > 60 and outside.mean().abs() < 20
+
+
+def test_regularisers_do_what_they_say() -> None:
+    def roughness(regularisers: Regularisers) -> float:
+        found = lxt_fx.maximise(
+            tiny_text.vit(), "mlp.0.neurons", 3, bounds=(-1.0, 1.0), steps=30, seeds=2, regularisers=regularisers
+        )
+        shown = found.shown.float()
+        return float(shown.diff(dim=1).abs().mean() + shown.diff(dim=2).abs().mean())
+
+    plain = roughness(Regularisers(0, 0.0, 0.0, 0.0))
+    assert roughness(Regularisers(0, 1.0, 0.0, 0.0)) < plain
+    assert roughness(Regularisers(0, 0.0, 5.0, 0.0)) < plain
+    assert roughness(Regularisers(0, 0.0, 0.0, 50.0)) < plain
+
+
+def test_an_explained_module_and_its_processor_serve_too() -> None:
+    def processor(picture: Any) -> torch.Tensor:
+        shade = torch.tensor(picture.getpixel((0, 0))).float() / 255
+        return ((shade - 0.25) / 0.5)[:, None, None].expand(3, 8, 8)
+
+    found = lxt_fx.maximise(lxt_fx.transform(red()), "residual.0", 4, processor=processor, steps=5, seeds=1)
+    assert found.pixel_values.shape == (1, 3, 8, 8)
+    assert found.pixel_values.min() >= -0.5 and found.pixel_values.max() <= 1.5
+    assert torch.isnan(torch.tensor(found.spread()[1]))
+
+
+def test_what_cannot_be_maximised_is_refused() -> None:
+    model = tiny_text.vit()
+    for arguments, why in (
+        ({"place": "residual.0", "unit": 32}, "has no unit 32"),
+        ({"place": "residual.*", "unit": 1}, "stands for 2 places"),
+        ({"place": "residual.0", "unit": 1, "position": 5}, "has 5 positions, and 5 is none of them"),
+        ({"place": "residual.0", "unit": 1, "bounds": None}, "which numbers black and white are"),
+        ({"place": "residual.0", "unit": 1, "seeds": 0}, "seeds must be a whole number"),
+    ):
+        with pytest.raises(InputError, match=why):
+            lxt_fx.maximise(model, **{"bounds": (-1.0, 1.0), "steps": 1, **arguments})
+    with pytest.raises(UnknownNameError):
+        lxt_fx.maximise(model, "mlp.7.neurons", 1, bounds=(-1.0, 1.0))
+    with pytest.raises(InputError, match="takes no pictures"):
+        lxt_fx.maximise(tiny_text.llama(64), "residual.0", 1, bounds=(-1.0, 1.0))
