@@ -56,8 +56,9 @@ def all_tables(found: Mapping[str, Any]) -> list[Table]:
 
 
 def numbers(rows: Any) -> Tensor:
-    """[prompts, numbers]; NaN where a row has fewer than the first one."""
-    return torch.tensor([[*row, *[torch.nan] * (len(rows[0]) - len(row))] for row in rows], dtype=torch.float64)
+    """[prompts, numbers]; NaN where a prompt has fewer than others."""
+    most = max(map(len, rows))
+    return torch.tensor([[*row, *[torch.nan] * (most - len(row))] for row in rows], dtype=torch.float64)
 
 
 def difference(rows: Any) -> Tensor:
@@ -104,8 +105,8 @@ def counts(by_ranking: Mapping[str, Any]) -> list[str]:
 def drops_table(units: str, way: str, by_ranking: Mapping[str, Any]) -> Table:
     """The drop of the difference; in brackets those of answer and control, how many prompts are no longer answered, and how
     many of those of another kind are not."""
-    first = next(iter(by_ranking["random"].values()))[0]
-    lost = "% no longer answered" + (", % of prompts of another kind that are not" if len(first) > 3 else "")
+    most = numbers(next(iter(by_ranking["random"].values()))).shape[1]
+    lost = "% no longer answered" + (", % of prompts of another kind that are not" if most > 3 else "")
     title = f"{units} {way}: drop of answer - control ± standard error (drop of answer, of control; {lost})"
     table = titled(title, "chosen by", *(f"k = {count}" for count in counts(by_ranking)))
     for ranking in shown(by_ranking):
