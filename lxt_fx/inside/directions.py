@@ -30,8 +30,8 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import computed_from, shape, value
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inputs.tools import tools_of
-from lxt_fx.inside.corpus_header import PlaceHeader
-from lxt_fx.inside.corpus_reading import needs_pyarrow
+from lxt_fx.inside.corpus.header import PlaceHeader
+from lxt_fx.inside.corpus.samples import needs_pyarrow
 from lxt_fx.ops.aten_kinds import LINEAR_MAPS
 from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves

@@ -18,7 +18,8 @@ from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.transform import transform
-from lxt_fx.inside.corpus_folder import (
+from lxt_fx.inside.corpus.extremes import NONE, Extremes
+from lxt_fx.inside.corpus.folder import (
     BAD,
     KEYS,
     LABELS,
@@ -28,14 +29,13 @@ from lxt_fx.inside.corpus_folder import (
     Progress,
     differences,
 )
-from lxt_fx.inside.corpus_header import places_in, weights_hash
+from lxt_fx.inside.corpus.header import places_in, weights_hash
+from lxt_fx.inside.corpus.kept_samples import KeptSample
+from lxt_fx.inside.corpus.labels import Labels
+from lxt_fx.inside.corpus.unit_facts import TopSample, UnitStatistic
+from lxt_fx.inside.corpus.unit_report import UnitReport
+from lxt_fx.inside.corpus.units_by_token import Reads
 from lxt_fx.inside.directions import read_words
-from lxt_fx.inside.extremes import NONE, Extremes
-from lxt_fx.inside.kept_samples import KeptSample
-from lxt_fx.inside.labels import Labels
-from lxt_fx.inside.unit_facts import TopSample, UnitStatistic
-from lxt_fx.inside.unit_report import UnitReport
-from lxt_fx.inside.units_by_token import Reads
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -187,7 +187,7 @@ class Corpus(Mapping[str, tuple[int, ...]]):
         Runs the model once for each sample. Raises InputError without a model, for another target, and for a sample that
         was a picture in memory, which is no longer there.
         """
-        from lxt_fx.inside.unit_heatmaps import unit_heatmaps
+        from lxt_fx.inside.corpus.unit_heatmaps import unit_heatmaps
 
         if self.model is None:
             raise InputError("Corpus.heatmaps: needs the model: lxt_fx.Corpus(folder, model=..., processor=...)")
