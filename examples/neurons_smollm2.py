@@ -37,8 +37,8 @@ def main(
     explained = lxt_fx.transform(model)
 
     latent = lxt_fx.latent(explained, PROMPT, (ANSWER, INSTEAD), processor=tokenizer)
-    rich_print(latent, "", "The neurons that speak most for Paris and against Berlin:")
-    neurons = latent.top(count, PLACES)
+    rich_print(latent, "\nThe neurons that speak most for Paris and against Berlin, behind the first token:")
+    neurons = latent.top(count, PLACES, positions=slice(1, None))  # what rests on the first token says nothing of France
     rich_print(neurons)
 
     first = neurons.found[:4]

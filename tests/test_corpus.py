@@ -23,8 +23,9 @@ import lxt_fx
 from lxt_fx import Corpus, InputError, UnknownNameError
 from lxt_fx.attribution.many_targets import _Saved
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.inside import corpus as corpus_module
-from lxt_fx.inside import corpus_batches, corpus_folder
+from lxt_fx.inside.corpus import batches as corpus_batches
+from lxt_fx.inside.corpus import folder as corpus_folder
+from lxt_fx.inside.corpus import read_corpus as corpus_module
 from lxt_fx.inside.corpus.extremes import Extremes
 from lxt_fx.inside.corpus.unit_statistics import UnitStatistics
 from lxt_fx.inside.inside_call import inside_call

@@ -142,6 +142,10 @@ def test_top_units_and_heads_and_frames_are_sums_of_the_tensors() -> None:
     assert first.position == at and first.token == found.explanations[0].tokens[at]
     assert first.activation == pytest.approx(float(found.activation[first.place][0, at, first.unit]))
     assert found.top(1, by="absolute").found[0].relevance == pytest.approx(float(neurons.flatten()[neurons.abs().argmax()]))
+    late = torch.stack([found.relevance[f"mlp.{layer}.neurons"][0, 1:].sum(0) for layer in range(2)])
+    (first, *_) = found.top(1, positions=slice(1, None)).found
+    assert first.relevance == pytest.approx(float(late.max())) and first.position > 0
+    assert found.top(1, positions=[0]).found[0].position == 0
     heads = torch.stack([found.relevance[f"attention.{layer}.heads"][0].sum((1, 2)) for layer in range(2)])
     close(found.heads(), heads)
     frame = found.to_dataframe("mlp.*.neurons")
@@ -198,6 +202,10 @@ def test_names_that_were_not_asked_for_are_refused_with_the_nearest() -> None:
         found.heads()
     with pytest.raises(lxt_fx.InputError, match="there is no target 1"):
         found.top(target=1)
+    with pytest.raises(lxt_fx.InputError, match="has no position 2; it has 2"):
+        found.top(positions=2)
+    with pytest.raises(lxt_fx.InputError, match="no position of mlp.0.neurons is named"):
+        found.top(positions=slice(5, None))
     with pytest.raises(lxt_fx.InputError, match="by must be"):
         found.top(by="size")
 

@@ -15,6 +15,7 @@ from lxt_fx.attribution.places import InsidePlace, nearest
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.inside.inside_call import InsideCall
 from lxt_fx.inside.latent_value import LatentValue
+from lxt_fx.inside.units import units_of
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.origin import ExplainedNumber
 
@@ -138,18 +139,23 @@ class Latent(Mapping[str, LatentValue]):
         target: int = 0,
         example: int = 0,
         by: str = "relevance",
+        positions: int | Sequence[int] | slice | None = None,
     ) -> TopUnits:
         """The k units of these places with the largest relevance, summed over tokens; `by="absolute"` counts what speaks
         against the answer too, `by="activation"` takes the largest activation at any token. Each with the token where its
-        relevance is largest in absolute value, by activation that with the largest activation. Raises InputError for a `k`
-        below 1 and for another `by`, UnknownNameError if no such place was asked for."""
+        relevance is largest in absolute value, by activation that with the largest activation.
+
+        `positions` are those of the text that count, by default all: with `slice(1, None)` the first token, on which
+        many models rest whatever the text says, is left out. Raises InputError for a `k` below 1, another `by` and positions that
+        the text does not have, UnknownNameError if no such place was asked for.
+        """
         if by not in ("relevance", "absolute", "activation"):
             raise InputError(f'latent: by must be "relevance", "absolute" or "activation", got {by!r}')
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise InputError(f"latent: k must be a whole number of at least 1, got {k!r}")
         scored: list[tuple[float, TopUnit]] = []
         for name in self.fitting(places):
-            units = _units(self[name], self._target(target), self._example(example), by)
+            units = _units(self[name], self._target(target), self._example(example), by, positions)
             score = {"relevance": units.relevance, "absolute": units.relevance.abs(), "activation": units.largest}[by]
             best = score.topk(min(k, len(score)))
             scored += [(float(s), units.one(name, int(unit))) for s, unit in zip(best.values, best.indices, strict=True)]
@@ -207,15 +213,27 @@ class _Units:
         return TopUnit(place, unit, float(self.relevance[unit]), float(self.activation[at, unit]), *self.names[at])
 
 
-def _units(value: LatentValue, target: int, example: int, by: str) -> _Units:
-    rows = value.rows(example)
-    texts = [value.text(row) for row in rows]
+def _units(
+    value: LatentValue, target: int, example: int, by: str, positions: int | Sequence[int] | slice | None
+) -> _Units:
     relevance, activation = value.by_token_and_unit()[target], value.activation_by_token_and_unit()
-    own = torch.cat([relevance[row, columns] for row, (columns, _) in zip(rows, texts, strict=True)])
-    values = torch.cat([activation[row, columns] for row, (columns, _) in zip(rows, texts, strict=True)])
-    names = [named for _, tokens in texts for named in enumerate(tokens)]
+    places: list[tuple[int, int]] = []
+    names: list[tuple[int, str]] = []
+    for row in value.rows(example):
+        columns, tokens = value.text(row)
+        chosen = _chosen(positions, len(columns), value.place.name)
+        places += [(row, columns[position]) for position in chosen]
+        names += [(position, tokens[position]) for position in chosen]
+    own, values = (torch.stack([each[place] for place in places]) for each in (relevance, activation))
     best = values.argmax(0) if by == "activation" else own.abs().argmax(0)
-    return _Units(relevance[rows].sum((0, 1)), values.amax(0), best, values, names)
+    return _Units(own.sum(0), values.amax(0), best, values, names)
+
+
+def _chosen(positions: int | Sequence[int] | slice | None, count: int, place: str) -> list[int]:
+    """The positions that count, of the `count` that a text has."""
+    if isinstance(positions, slice):
+        positions = range(count)[positions]
+    return units_of(positions, count, place, "latent", "position")
 
 
 def made_value(inside: InsideCall, place: InsidePlace, activation: Tensor, relevance: Tensor) -> LatentValue:

@@ -11,6 +11,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Given
 from lxt_fx.inputs.read import picture_inputs, read_inputs
 from lxt_fx.inputs.tools import tools_of, unpacked
+from lxt_fx.passes.capture.offloaded import is_offloaded
 from lxt_fx.tasks.explained_call import features_of
 
 
@@ -43,7 +44,7 @@ def _has_no_values(model: nn.Module) -> bool:
     """Whether all parameters are on the meta device, and no hook of accelerate loads them for a call."""
     parameters = list(model.parameters())
     empty = bool(parameters) and all(parameter.is_meta for parameter in parameters)
-    return empty and not any(hasattr(module, "_hf_hook") for module in model.modules())
+    return empty and not is_offloaded(model)
 
 
 def read_picture(model: nn.Module, processor: Any, picture: Any, function: str) -> Given:

@@ -34,6 +34,11 @@ def with_weights_loaded(model: nn.Module) -> nn.Module:
     return twin
 
 
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether hooks of accelerate load weights of the model for a call."""
+    return any(_loading_hooks(module) for module in model.modules())
+
+
 def _loading_hooks(module: nn.Module) -> Iterator[Any]:
     """The hooks of accelerate on this module that align devices; a SequentialHook has several."""
     hook = getattr(module, _HOOK, None)
