@@ -59,15 +59,15 @@ if TYPE_CHECKING:
     from lxt_fx.faithfulness.search import tune
     from lxt_fx.faithfulness.tuned_table import TunedTable
     from lxt_fx.inside.conditional import conditional
-    from lxt_fx.inside.corpus import corpus
-    from lxt_fx.inside.corpus_result import Corpus
-    from lxt_fx.inside.dictionaries import Dictionary
-    from lxt_fx.inside.labels import labels
+    from lxt_fx.inside.corpus.labels import labels
+    from lxt_fx.inside.corpus.read_corpus import corpus
+    from lxt_fx.inside.corpus.result import Corpus
+    from lxt_fx.inside.dictionaries.dictionary import Dictionary
+    from lxt_fx.inside.dictionaries.splice import splice
     from lxt_fx.inside.latent import latent
     from lxt_fx.inside.latent_result import Latent
     from lxt_fx.inside.maximise import maximise
-    from lxt_fx.inside.splice import splice
-    from lxt_fx.inside.steering import steer
+    from lxt_fx.inside.steering.steer import steer
     from lxt_fx.inside.units import Only
     from lxt_fx.ledger.arrivals import Landing
     from lxt_fx.ledger.causes import Cause
@@ -175,15 +175,15 @@ _NAMES = {
     "lxt_fx.faithfulness.search": "tune",
     "lxt_fx.faithfulness.tuned_table": "TunedTable",
     "lxt_fx.inside.conditional": "conditional",
-    "lxt_fx.inside.corpus": "corpus",
-    "lxt_fx.inside.corpus_result": "Corpus",
-    "lxt_fx.inside.dictionaries": "Dictionary",
-    "lxt_fx.inside.labels": "labels",
+    "lxt_fx.inside.corpus.read_corpus": "corpus",
+    "lxt_fx.inside.corpus.result": "Corpus",
+    "lxt_fx.inside.dictionaries.dictionary": "Dictionary",
+    "lxt_fx.inside.corpus.labels": "labels",
     "lxt_fx.inside.latent": "latent",
     "lxt_fx.inside.latent_result": "Latent",
     "lxt_fx.inside.maximise": "maximise",
-    "lxt_fx.inside.splice": "splice",
-    "lxt_fx.inside.steering": "steer",
+    "lxt_fx.inside.dictionaries.splice": "splice",
+    "lxt_fx.inside.steering.steer": "steer",
     "lxt_fx.inside.units": "Only",
     "lxt_fx.ledger.arrivals": "Landing",
     "lxt_fx.ledger.causes": "Cause",

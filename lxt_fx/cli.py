@@ -328,8 +328,8 @@ def _steered(model: nn.Module, tokenizer: Any, text: str, target: Target, rules:
     from rich.console import Console
 
     from lxt_fx.compiler.transform import transform
-    from lxt_fx.inside.steer_command import answers, before_and_after, read_steering
-    from lxt_fx.inside.steering import steer
+    from lxt_fx.inside.steering.steer import steer
+    from lxt_fx.inside.steering.steer_command import answers, before_and_after, read_steering
     from lxt_fx.tasks.explain import explain
 
     edits = read_steering(written)

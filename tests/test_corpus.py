@@ -25,9 +25,9 @@ from lxt_fx.attribution.many_targets import _Saved
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inside import corpus as corpus_module
 from lxt_fx.inside import corpus_batches, corpus_folder
-from lxt_fx.inside.extremes import Extremes
+from lxt_fx.inside.corpus.extremes import Extremes
+from lxt_fx.inside.corpus.unit_statistics import UnitStatistics
 from lxt_fx.inside.inside_call import inside_call
-from lxt_fx.inside.unit_statistics import UnitStatistics
 
 pytest.importorskip("pyarrow")
 
@@ -403,7 +403,7 @@ def test_pictures_are_read_by_patch(tmp_path: Path) -> None:
 def test_paths_of_pictures_have_heatmaps(tmp_path: Path) -> None:
     from PIL import Image
 
-    from lxt_fx.inside.kept_samples import pixels_of
+    from lxt_fx.inside.corpus.kept_samples import pixels_of
 
     model, paths = tiny_text.vit(), [tmp_path / f"{shade}.png" for shade in (40, 200)]
     for path, shade in zip(paths, (40, 200), strict=True):

@@ -214,7 +214,8 @@ def test_the_weights_of_experts_and_their_neurons() -> None:
     module = lxt_fx.transform(model, kwargs=inputs)
     places, values = lxt_fx.places(module), values_of(module, inputs)
     assert torch.allclose(values["experts.1.weights"], scores[0].softmax(-1), atol=1e-6)
-    assert places["experts.1.weights"].axes == ("batch*tokens", "experts")
+    weights = places["experts.1.weights"]
+    assert weights.axes == ("tokens", "experts") and [name for name, _ in weights.merged] == ["batch", "tokens"]
     assert places["mlp.1.neurons"].axes == ("entries", "neurons") and values["mlp.1.neurons"].shape == (24, 48)
     added = values["attention.1.output"] + values["mlp.1.output"]
     assert torch.allclose(values["residual.2"], values["residual.1"] + added, atol=1e-6)

@@ -30,8 +30,8 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import computed_from, shape, value
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inputs.tools import tools_of
-from lxt_fx.inside.corpus_header import PlaceHeader
-from lxt_fx.inside.corpus_reading import needs_pyarrow
+from lxt_fx.inside.corpus.header import PlaceHeader
+from lxt_fx.inside.corpus.samples import needs_pyarrow
 from lxt_fx.ops.aten_kinds import LINEAR_MAPS
 from lxt_fx.passes.analysis.mark_flow import Flow, mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
@@ -164,7 +164,8 @@ class _Canonical:
             return list((basis * scale)[:, None])
         if kind not in ("neurons", "heads"):
             raise _NotKnown(f"{kind} are read by other ops before the stream")
-        linear = self.node(f"{before}.output")
+        output = self.node(f"{before}.output")
+        linear = self._linear_map(output)
         size = int((shape(self.node(place)) or (0,))[-1]) if kind == "heads" else 1
         width = self._width(linear)
         if max(units) * size + size > width:
@@ -172,7 +173,7 @@ class _Canonical:
         basis = torch.zeros(len(units), size, width)
         for row, unit in enumerate(units):
             basis[row, :, unit * size : (unit + 1) * size] = torch.eye(size)
-        written = self.through(linear, basis.flatten(0, 1)) * self._scale_behind(linear)
+        written = self.through(linear, basis.flatten(0, 1)) * self._scale_behind(output)
         return list(written.reshape(len(units), size, -1))
 
     def head(self) -> _Head:
@@ -181,16 +182,17 @@ class _Canonical:
         if not layers:
             raise _NotKnown("the model has no residual stream")
         last = self.node(max(layers, key=lambda name: int(name.rpartition(".")[2])))
-        linear = self.node("logits")
-        while linear.target not in LINEAR_MAPS:
-            carrying = self.flow.carrying_operands(linear)
-            if len(carrying) != 1:
-                raise _NotKnown("its logits are no linear map of the stream")
-            linear = carrying[0].node
-        read = self.flow.carrying_operands(linear)
-        if len(read) != 1:
-            raise _NotKnown("its logits are no linear map of the stream")
-        return _Head(self._scale(last, read[0].node), linear, self)
+        linear = self._linear_map(self.node("logits"))
+        (read,) = self.flow.carrying_operands(linear)
+        return _Head(self._scale(last, read.node), linear, self)
+
+    def _linear_map(self, node: Node) -> Node:
+        """The linear map of one value that this one comes from, by ops of one value (a reshape, a soft cap)."""
+        while len(carrying := self.flow.carrying_operands(node)) == 1:
+            if node.target in LINEAR_MAPS:
+                return node
+            node = carrying[0].node
+        raise _NotKnown(f"%{node.name} is no linear map of one value")
 
     def through(self, linear: Node, values: Tensor) -> Tensor:
         """Values [count, width] through a linear map of the graph, without its bias, in float32."""

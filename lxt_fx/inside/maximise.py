@@ -27,9 +27,9 @@ from lxt_fx.inputs.given import Example
 from lxt_fx.inputs.pictures import config_size, own_size, prepared
 from lxt_fx.inputs.places import NumbersPlace
 from lxt_fx.inputs.tools import tools_of
+from lxt_fx.inside.corpus.units_by_token import by_token, unit_count
 from lxt_fx.inside.laid_out import laid_out
 from lxt_fx.inside.units import units_of
-from lxt_fx.inside.units_by_token import by_token, unit_count
 from lxt_fx.results.readings import NumbersReading
 from lxt_fx.tasks.reading import opened_with
 from lxt_fx.views.panels import Panel

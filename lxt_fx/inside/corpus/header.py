@@ -17,8 +17,8 @@ from lxt_fx.attribution.target import Target, TargetLike, is_list
 from lxt_fx.attribution.target_entry import name_of
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.inside.corpus_folder import FORMAT
-from lxt_fx.inside.units_by_token import unit_count
+from lxt_fx.inside.corpus.folder import FORMAT
+from lxt_fx.inside.corpus.units_by_token import unit_count
 
 Units = Sequence[int] | Mapping[str, Sequence[int]] | None
 """Which units: None for all of each place, numbers for those of each place, or numbers by place."""

@@ -17,11 +17,11 @@ from lxt_fx.base.nodes import value
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import example_of
 from lxt_fx.compiler.steered import steered
-from lxt_fx.inside.edits import Affine, unit_axis
-from lxt_fx.inside.hook_points import LAYOUTS, HookPoint, candidates, continues, heads_of, hookable, lies_as
-from lxt_fx.inside.model_hooks import HookedEdit, Recorded, hooks_on, others_paused, recorded
-from lxt_fx.inside.placed_edits import PlacedEdit, changes
-from lxt_fx.inside.text_positions import Chosen
+from lxt_fx.inside.steering.edits import Affine, unit_axis
+from lxt_fx.inside.steering.hook_points import LAYOUTS, HookPoint, candidates, continues, heads_of, hookable, lies_as
+from lxt_fx.inside.steering.model_hooks import HookedEdit, Recorded, hooks_on, others_paused, recorded
+from lxt_fx.inside.steering.placed_edits import PlacedEdit, changes
+from lxt_fx.inside.steering.text_positions import Chosen
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.capture.settings import is_transformers

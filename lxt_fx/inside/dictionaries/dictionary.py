@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.inside.dictionary_files import read_files, write_files
+from lxt_fx.inside.dictionaries.dictionary_files import read_files, write_files
 
 Kind = Literal["relu", "topk", "batch_topk", "jump_relu", "gated"]
 

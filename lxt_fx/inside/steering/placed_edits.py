@@ -11,9 +11,9 @@ from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.nodes import value
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.steered import Change
-from lxt_fx.inside.edits import Affine, Edit, affine
-from lxt_fx.inside.hook_points import apart
-from lxt_fx.inside.text_positions import Chosen
+from lxt_fx.inside.steering.edits import Affine, Edit, affine
+from lxt_fx.inside.steering.hook_points import apart
+from lxt_fx.inside.steering.text_positions import Chosen
 
 Edits = Mapping[str, Edit | Sequence[Edit]]
 """What is done at which place: one edit, or several that follow one another."""

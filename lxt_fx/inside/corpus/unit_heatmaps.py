@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError
+from lxt_fx.compiler.explained import Explained
 from lxt_fx.inside.conditional import conditional
-from lxt_fx.inside.corpus_header import said_target
-from lxt_fx.inside.kept_samples import value_of
-from lxt_fx.inside.unit_facts import TopSample
+from lxt_fx.inside.corpus.header import said_target
+from lxt_fx.inside.corpus.kept_samples import value_of
+from lxt_fx.inside.corpus.unit_facts import TopSample
 from lxt_fx.inside.units import Only
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.readings import ImageReading
@@ -45,7 +46,8 @@ def unit_heatmaps(
                 "takes it again"
             )
         only = Only(unit, top.position if top.reads.leaf else None)
-        made = conditional(model, value, {place: only}, target, processor=processor, labels=labels)
+        rules = None if isinstance(model, Explained) else header["table"]
+        made = conditional(model, value, {place: only}, target, processor=processor, labels=labels, rules=rules)
         assert isinstance(made, Explanation), "one sample has one explanation"
         yield replace(top, heatmap=_heatmap(made, top))
 

@@ -18,7 +18,8 @@ from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.transform import transform
-from lxt_fx.inside.corpus_folder import (
+from lxt_fx.inside.corpus.extremes import NONE, Extremes
+from lxt_fx.inside.corpus.folder import (
     BAD,
     KEYS,
     LABELS,
@@ -28,14 +29,13 @@ from lxt_fx.inside.corpus_folder import (
     Progress,
     differences,
 )
-from lxt_fx.inside.corpus_header import places_in, weights_hash
+from lxt_fx.inside.corpus.header import places_in, weights_hash
+from lxt_fx.inside.corpus.kept_samples import KeptSample
+from lxt_fx.inside.corpus.labels import Labels
+from lxt_fx.inside.corpus.unit_facts import TopSample, UnitStatistic
+from lxt_fx.inside.corpus.unit_report import UnitReport
+from lxt_fx.inside.corpus.units_by_token import Reads
 from lxt_fx.inside.directions import read_words
-from lxt_fx.inside.extremes import NONE, Extremes
-from lxt_fx.inside.kept_samples import KeptSample
-from lxt_fx.inside.labels import Labels
-from lxt_fx.inside.unit_facts import TopSample, UnitStatistic
-from lxt_fx.inside.unit_report import UnitReport
-from lxt_fx.inside.units_by_token import Reads
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -187,7 +187,7 @@ class Corpus(Mapping[str, tuple[int, ...]]):
         Runs the model once for each sample. Raises InputError without a model, for another target, and for a sample that
         was a picture in memory, which is no longer there.
         """
-        from lxt_fx.inside.unit_heatmaps import unit_heatmaps
+        from lxt_fx.inside.corpus.unit_heatmaps import unit_heatmaps
 
         if self.model is None:
             raise InputError("Corpus.heatmaps: needs the model: lxt_fx.Corpus(folder, model=..., processor=...)")
@@ -245,12 +245,10 @@ class Corpus(Mapping[str, tuple[int, ...]]):
                 yield TopSample(value, self._samples[number], position, reads)
 
 
-def _checked_model(model: nn.Module, header: Mapping[str, Any], path: Path) -> Explained:
-    """The explained module; a model of transformers is transformed. Raises InputError for another model than that of the
-    header."""
-    if not isinstance(model, Explained):
-        model = transform(model, rules=header["table"])
-    own = {"model_class": model.record.model_class, "table": model.record.table_name, "weights": weights_hash(model)}
+def _checked_model(model: nn.Module, header: Mapping[str, Any], path: Path) -> nn.Module:
+    """The model, which may be explained. Raises InputError for another one than that of the header."""
+    made = model if isinstance(model, Explained) else transform(model, rules=header["table"])
+    own = {"model_class": made.record.model_class, "table": made.record.table_name, "weights": weights_hash(made)}
     if differ := differences({name: header[name] for name in own}, own):
         raise InputError(f"Corpus: {str(path)!r} is the result of another model, which differs in {'; '.join(differ)}")
     return model

@@ -13,7 +13,7 @@ from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.inputs.given import Given
 from lxt_fx.inputs.places import ImagePlace, TextPlace
-from lxt_fx.inside.corpus_reading import Sample
+from lxt_fx.inside.corpus.samples import Sample
 from lxt_fx.tasks.reading import read
 
 WINDOW = 128

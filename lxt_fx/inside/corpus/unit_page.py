@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from lxt_fx.inside.kept_samples import pixels_of
-from lxt_fx.inside.unit_facts import TopSample, UnitFacts
-from lxt_fx.inside.unit_view import marked, window
+from lxt_fx.inside.corpus.kept_samples import pixels_of
+from lxt_fx.inside.corpus.unit_facts import TopSample, UnitFacts
+from lxt_fx.inside.corpus.unit_view import marked, window
 from lxt_fx.views.page import fragment
 from lxt_fx.views.panels import pictures
 from lxt_fx.views.sheet import Bars, Heading, Pictures, Section, Sheet, Tokens

@@ -16,7 +16,7 @@ from torch import Tensor
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.inputs.given import Example
 from lxt_fx.inputs.places import ImagePlace, TextPlace
-from lxt_fx.inside.corpus_reading import Sample, needs_pyarrow
+from lxt_fx.inside.corpus.samples import Sample, needs_pyarrow
 from lxt_fx.tasks.task import Number
 from lxt_fx.views.panels import Panel
 

@@ -12,10 +12,10 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.steered import check_steerable, steered
-from lxt_fx.inside.edits import Edit
-from lxt_fx.inside.placed_edits import Edits, changes, check_same_graph, placed_edits, read_edits
-from lxt_fx.inside.steered_model import steered_model
-from lxt_fx.inside.text_positions import Chosen, SteeredPositions, chosen_positions
+from lxt_fx.inside.steering.edits import Edit
+from lxt_fx.inside.steering.placed_edits import Edits, changes, check_same_graph, placed_edits, read_edits
+from lxt_fx.inside.steering.steered_model import steered_model
+from lxt_fx.inside.steering.text_positions import Chosen, SteeredPositions, chosen_positions
 from lxt_fx.passes.capture.opened_model import opened
 
 M = TypeVar("M", bound=nn.Module)

@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.inside.corpus_batches import Bad
-from lxt_fx.inside.corpus_reading import Sample
-from lxt_fx.inside.extremes import Extremes, distinct
-from lxt_fx.inside.kept_samples import KeptSample, read_samples, write_samples
-from lxt_fx.inside.unit_statistics import UnitStatistics
-from lxt_fx.inside.units_by_token import Reads
+from lxt_fx.inside.corpus.batches import Bad
+from lxt_fx.inside.corpus.extremes import Extremes, distinct
+from lxt_fx.inside.corpus.kept_samples import KeptSample, read_samples, write_samples
+from lxt_fx.inside.corpus.samples import Sample
+from lxt_fx.inside.corpus.unit_statistics import UnitStatistics
+from lxt_fx.inside.corpus.units_by_token import Reads
 
 FORMAT = 1
 HEADER, PROGRESS, UNITS, SAMPLES = "corpus.json", "progress.json", "units.safetensors", "samples.parquet"

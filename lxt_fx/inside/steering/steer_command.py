@@ -14,7 +14,7 @@ from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.transformers_internals import exact_text
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.inside.edits import Edit, clamp
+from lxt_fx.inside.steering.edits import Edit, clamp
 
 _WRITTEN = re.compile(r"(?P<place>[^:=]+)(?::(?P<units>\d+(?:,\d+)*))?=(?P<value>[-+0-9.eE]+)")
 COUNT = 5

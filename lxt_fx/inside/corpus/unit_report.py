@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lxt_fx.inside.unit_facts import UnitFacts
+from lxt_fx.inside.corpus.unit_facts import UnitFacts
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,7 +16,7 @@ class UnitReport(UnitFacts):
     __slots__ = ()
 
     def __rich__(self) -> RenderableType:
-        from lxt_fx.inside.unit_view import unit_view
+        from lxt_fx.inside.corpus.unit_view import unit_view
 
         return unit_view(self)
 
@@ -30,6 +30,6 @@ class UnitReport(UnitFacts):
         return f"UnitReport({self.place} {self.unit}{label}, {len(self.by_activation)} samples)"
 
     def _repr_html_(self) -> str:
-        from lxt_fx.inside.unit_page import unit_fragment
+        from lxt_fx.inside.corpus.unit_page import unit_fragment
 
         return unit_fragment(self)

@@ -20,7 +20,7 @@ from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.edited import check_editable, edited
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.transform import transform
-from lxt_fx.inside.dictionaries import Dictionary
+from lxt_fx.inside.dictionaries.dictionary import Dictionary
 from lxt_fx.passes.analysis.find_dictionaries import find_dictionaries
 from lxt_fx.passes.canonical.insert_dictionary import Part, insert_dictionary
 from lxt_fx.passes.capture.opened_model import opened

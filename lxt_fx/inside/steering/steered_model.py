@@ -14,11 +14,11 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained, check_explained
 from lxt_fx.compiler.steered import check_steerable
 from lxt_fx.compiler.transform import transform
-from lxt_fx.inside.edits import Edit
-from lxt_fx.inside.model_hooks import hooks_on, refuse_compiled
-from lxt_fx.inside.placed_edits import placed_edits
-from lxt_fx.inside.proved_points import hooked_edits
-from lxt_fx.inside.text_positions import Chosen
+from lxt_fx.inside.steering.edits import Edit
+from lxt_fx.inside.steering.model_hooks import hooks_on, refuse_compiled
+from lxt_fx.inside.steering.placed_edits import placed_edits
+from lxt_fx.inside.steering.proved_points import hooked_edits
+from lxt_fx.inside.steering.text_positions import Chosen
 
 _OPEN: WeakKeyDictionary[nn.Module, list[Explained]] = WeakKeyDictionary()
 """The explained modules of the blocks that are open, by model: an inner block cannot transform a model that has hooks."""

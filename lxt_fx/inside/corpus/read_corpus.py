@@ -21,16 +21,17 @@ from lxt_fx.base.progress import lasting, stage
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
 from lxt_fx.compiler.transform import transform
-from lxt_fx.inside.corpus_batches import WINDOW, Bad, Measured, batches, given_of, measured, reason_of, windows
-from lxt_fx.inside.corpus_folder import WORDS, CorpusFolder, PlaceUnits, Progress, differences
-from lxt_fx.inside.corpus_header import PlaceHeader, Units, check_target, header_of, place_headers
-from lxt_fx.inside.corpus_reading import Sample, needs_pyarrow, samples_of
-from lxt_fx.inside.corpus_result import Corpus
-from lxt_fx.inside.extremes import distinct
+from lxt_fx.inputs.facts import facts_of
+from lxt_fx.inside.corpus.batches import WINDOW, Bad, Measured, batches, given_of, measured, reason_of, windows
+from lxt_fx.inside.corpus.extremes import distinct
+from lxt_fx.inside.corpus.folder import WORDS, CorpusFolder, PlaceUnits, Progress, differences
+from lxt_fx.inside.corpus.header import PlaceHeader, Units, check_target, header_of, place_headers
+from lxt_fx.inside.corpus.kept_samples import KeptSample, kept_sample
+from lxt_fx.inside.corpus.result import Corpus
+from lxt_fx.inside.corpus.samples import Sample, needs_pyarrow, samples_of
+from lxt_fx.inside.corpus.unit_statistics import UnitStatistics
+from lxt_fx.inside.corpus.units_by_token import Reads, by_token, reads_of
 from lxt_fx.inside.inside_call import inside_call
-from lxt_fx.inside.kept_samples import KeptSample, kept_sample
-from lxt_fx.inside.unit_statistics import UnitStatistics
-from lxt_fx.inside.units_by_token import Reads, by_token, reads_of
 from lxt_fx.passes.capture.settings import is_transformers
 from lxt_fx.tasks.explained_call import called_as
 from lxt_fx.tasks.reading import opened_with
@@ -119,11 +120,11 @@ def _peeked(samples: Iterator[Sample]) -> tuple[list[Sample], Iterator[Sample]]:
 
 
 def _explained(module: nn.Module, processor: Any, samples: Sequence[Sample], rules: Rules | None) -> Explained:
-    """The module itself, or the model transformed once for all batches: a model that describes its own inputs without an
-    example, any other on the first sample that can be read."""
+    """The module itself, or the model transformed once for all batches: a model of texts that describes its own inputs
+    without an example, any other on the first sample that can be read, whose size a picture has from its processor."""
     if isinstance(module, Explained) and rules is None:
         return module
-    if not isinstance(module, Explained) and is_transformers(module):
+    if not isinstance(module, Explained) and is_transformers(module) and facts_of(module, FUNCTION).reads_text:
         return transform(module, rules="attnlrp" if rules is None else rules)
     good, bad = list[Measured](), list[Bad]()
     for sample in samples:

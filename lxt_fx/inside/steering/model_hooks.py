@@ -18,9 +18,9 @@ from lxt_fx.base.torch_internals import compiled_parts, in_dispatch_mode, pytree
 from lxt_fx.base.user_objects import is_cache
 from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.hooks import PAUSED, PassingHook
-from lxt_fx.inside.hook_points import LAYOUTS, HookPoint
-from lxt_fx.inside.placed_edits import PlacedEdit
-from lxt_fx.inside.text_positions import Chosen
+from lxt_fx.inside.steering.hook_points import LAYOUTS, HookPoint
+from lxt_fx.inside.steering.placed_edits import PlacedEdit
+from lxt_fx.inside.steering.text_positions import Chosen
 from lxt_fx.ops.steering import at_positions
 from lxt_fx.passes.capture.signature import named_signature
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lxt_fx.inside.corpus.kept_samples import KeptSample
+from lxt_fx.inside.corpus.units_by_token import Reads
 from lxt_fx.inside.directions import Words
-from lxt_fx.inside.kept_samples import KeptSample
-from lxt_fx.inside.units_by_token import Reads
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
+from lxt_fx.inside.corpus.unit_facts import TopSample, UnitFacts
 from lxt_fx.inside.directions import Word, Words
-from lxt_fx.inside.unit_facts import TopSample, UnitFacts
 from lxt_fx.views.colour import LIGHT, ink
 from lxt_fx.views.view import shares
 

@@ -1,0 +1,1 @@
+"""Dictionaries of features, and how they become values of a graph."""

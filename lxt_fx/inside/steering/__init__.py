@@ -1,0 +1,1 @@
+"""Values inside a model are changed while a block runs."""
