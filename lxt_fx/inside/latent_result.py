@@ -146,8 +146,8 @@ class Latent(Mapping[str, LatentValue]):
         relevance is largest in absolute value, by activation that with the largest activation.
 
         `positions` are those of the text that count, by default all: with `slice(1, None)` the first token, on which
-        many models rest whatever the text says, is left out. Raises InputError for a `k` below 1, another `by` and positions that
-        the text does not have, UnknownNameError if no such place was asked for.
+        many models rest whatever the text says, is left out. Raises InputError for a `k` below 1, another `by` and
+        positions that the text does not have, UnknownNameError if no such place was asked for.
         """
         if by not in ("relevance", "absolute", "activation"):
             raise InputError(f'latent: by must be "relevance", "absolute" or "activation", got {by!r}')
