@@ -123,3 +123,17 @@ def test_where_it_is_not_known_what_a_unit_writes_it_is_said() -> None:
     assert directions(bert, "mlp.0.neurons", 1).shape == (1, 32)
     with pytest.raises(InputError, match="more than a norm"):  # its pooler
         words(bert, None, "mlp.0.neurons", [1])
+
+
+@pytest.mark.parametrize("place", ["residual.1", "mlp.1.output"])
+def test_a_feature_of_a_dictionary_writes_its_direction(place: str) -> None:
+    rows = torch.nn.functional.normalize(torch.randn(20, 32, generator=torch.Generator().manual_seed(3)), dim=1)
+    dictionary = lxt_fx.Dictionary(rows.T.contiguous(), rows, kind="topk", k=4)
+    spliced = lxt_fx.splice(tiny.MODELS["llama"](), place, dictionary)
+    for feature in (0, 7):
+        (found,) = directions(spliced, f"{place}.features", feature)
+        assert close(found, rows[feature])
+    neurons = lxt_fx.Dictionary(torch.randn(48, 5), torch.randn(5, 48), kind="relu")
+    inside = lxt_fx.splice(tiny.MODELS["llama"](), "mlp.1.neurons", neurons)
+    with pytest.raises(InputError, match="mlp.1.neurons is read by other ops"):
+        directions(inside, "mlp.1.neurons.features", 0)

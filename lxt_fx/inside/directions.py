@@ -162,6 +162,8 @@ class _Canonical:
             basis = torch.eye(width)[units]
             scale = torch.ones(()) if kind == "residual" else self._scale_behind(self.node(place))
             return list((basis * scale)[:, None])
+        if kind == "features":
+            return list(self._of_features(place, units)[:, None])
         if kind not in ("neurons", "heads"):
             raise _NotKnown(f"{kind} are read by other ops before the stream")
         output = self.node(f"{before}.output")
@@ -175,6 +177,21 @@ class _Canonical:
             basis[row, :, unit * size : (unit + 1) * size] = torch.eye(size)
         written = self.through(linear, basis.flatten(0, 1)) * self._scale_behind(output)
         return list(written.reshape(len(units), size, -1))
+
+    def _of_features(self, place: str, units: list[int]) -> Tensor:
+        """The directions of features of a dictionary that stands in the residual stream or behind a projection, [features,
+        hidden]."""
+        of = place.partition(".features")[0]
+        if kind_of(of) not in ("residual", "output"):
+            raise _NotKnown(f"{of} is read by other ops before the stream")
+        features = self.node(place)
+        decoder = next((user for user in features.users if user.target in LINEAR_MAPS), None)
+        if decoder is None:
+            raise _NotKnown(f"no linear map reads {place} as it is")
+        basis = torch.zeros(len(units), int((shape(features) or (0,))[-1]))
+        basis[range(len(units)), units] = 1
+        written = self.through(decoder, basis)
+        return written if kind_of(of) == "residual" else written * self._scale_behind(self.node(of))
 
     def head(self) -> _Head:
         """The head that reads the last of the residual stream."""
