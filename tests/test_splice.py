@@ -488,3 +488,32 @@ def test_what_cannot_be_spliced_is_refused(name: str) -> None:
     chosen = {"place": "residual.1", "dictionary": dictionary(), **given}
     with pytest.raises(error, match=said):
         lxt_fx.splice(explained("llama", torch.float64), kwargs=GIVEN, **chosen)
+
+
+@pytest.mark.parametrize("kind", ["relu", "topk"])
+def test_features_that_are_steered_change_the_value_and_the_error_stays(kind: Any) -> None:
+    """Switched off, a feature leaves h - f_k d_k; against a hook on the model that subtracts it."""
+    model, draw = tiny.MODELS["llama"]().double(), torch.Generator().manual_seed(1)
+    rows = torch.randn(20, 32, generator=draw, dtype=torch.float64) / 4
+    dictionary = lxt_fx.Dictionary(rows.T.contiguous(), rows, kind=kind, k=5 if kind == "topk" else None)
+    spliced, inputs = lxt_fx.splice(model, "residual.1", dictionary), {"inputs_embeds": torch.randn(2, 4, 32).double()}
+    off = torch.zeros(20, dtype=torch.float64)
+    off[[3, 11]] = 1
+
+    def without(layer: Any, given: Any, output: Any) -> Any:
+        h = output[0] if isinstance(output, tuple) else output
+        changed = h - (dictionary.encode(h) * off) @ rows
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    with lxt_fx.steer(spliced, {"residual.1.features": lxt_fx.edits.scale(0, units=[3, 11])}):
+        found = spliced(**inputs).logits
+        ledger = lxt_fx.audit(spliced, inputs, lambda out: out.logits[:, -1, 1])
+        with lxt_fx.steer(spliced, {"residual.1.features": lxt_fx.edits.scale(0)}):
+            nothing = spliced(**inputs).logits
+    hook = model.model.layers[0].register_forward_hook(without)
+    expected = model(**inputs).logits
+    hook.remove()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    assert float((found - model(**inputs).logits).detach().abs().max()) > 1e-3
+    assert float((nothing - found).detach().abs().max()) > 1e-3
+    ledger.check()

@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.nodes import computed_from
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import OpOverload, aten, copy_io, rename
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.pipeline import explained_of, in_form
 from lxt_fx.compiler.snapshots import fused_stage, rule_stage
+from lxt_fx.ops.sources import reconstruction_error
 from lxt_fx.ops.steering import steered as steered_at
 from lxt_fx.passes.analysis.mark_flow import mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
@@ -98,6 +100,7 @@ class _Edit:
         """Puts the change behind its node."""
         x = next(node for node in self.graph.nodes if node.name == change.node)
         readers, now = list(x.users), x
+        self._spare_errors(x)
         for name, op, rule, amount, nothing in (
             ("factor", aten.mul.Tensor, SCALE, change.factor, 1.0),
             ("shift", aten.add.Tensor, SUM, change.shift, 0.0),
@@ -108,6 +111,27 @@ class _Edit:
         for reader in readers:
             reader.replace_input_with(x, now)
         self._take_name(x, now)
+
+    def _spare_errors(self, x: Node) -> None:
+        """What a dictionary leaves is that of the features as the model has them: were it computed from changed ones, it
+        would make up for the change. So it reads copies of the nodes between x and what is reconstructed, which read x."""
+        for error in [node for node in self.graph.nodes if node.target is reconstruction_error]:
+            value, reconstruction = error.all_input_nodes
+            before = computed_from(reconstruction)
+            if x in before and x not in computed_from(value) and x is not reconstruction:
+                chain = [node for node in self.graph.nodes if node in before - {x} and x in computed_from(node)]
+                error.replace_input_with(reconstruction, self._copied(chain, error)[reconstruction])
+
+    def _copied(self, chain: Sequence[Node], reader: Node) -> dict[Node, Node]:
+        """Copies of nodes that read one another, with their rules, before the node that will read them."""
+        copies: dict[Node, Node] = {}
+        for node in chain:
+            with self.graph.inserting_before(reader):
+                copies[node] = self.graph.node_copy(node, lambda operand: copies.get(operand, operand))
+            if node.name in self.rules:
+                self.rules[copies[node].name] = self.rules[node.name]
+                self.matches[copies[node].name] = self.matches[node.name]
+        return copies
 
     def _then(self, now: Node, x: Node, op: OpOverload, rule: Rule, constant: Node) -> Node:
         with self.graph.inserting_after(constant if now is x else now):
