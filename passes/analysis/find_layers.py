@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import networkx as nx
 from torch.fx import Graph, GraphModule, Node
 
-from lxt_fx.base.nodes import written_shape
+from lxt_fx.base.nodes import shape, written_shape
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import LINEAR_MAPS
 from lxt_fx.passes.analysis.find_attention_parts import RESHAPES, AttentionParts
@@ -159,8 +159,12 @@ def _became(flow: Flow, order: Mapping[Node, int], origin: Node, node: Node) -> 
 
 
 def _before_constants(flow: Flow, node: Node) -> Node:
-    """What the layer before gives, where its successor reads it with a constant added (YOLOS: positions)."""
+    """What the layer before gives, where its successor reads it with a constant for each token added (YOLOS: positions). A
+    bias, which all tokens share, belongs to a norm."""
     while node.target is aten.add.Tensor and len(found := flow.carrying_operands(node)) == 1:
+        added = [one for one in node.all_input_nodes if one is not found[0].node]
+        if not added or len(shape(added[0]) or ()) < 2:
+            return node
         node = found[0].node
     return node
 
