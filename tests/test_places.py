@@ -98,7 +98,11 @@ def test_heads_and_neurons_are_what_the_models_linear_maps_read(name: str, atten
 
 @pytest.mark.parametrize("name", each_model(("llama", "gpt2")))
 def test_a_layer_adds_what_its_attention_and_its_mlp_give(name: str) -> None:
+    """And its queries, keys and values make its heads."""
     values = values_of(explained(name, torch.float64), inputs_of(name))
+    read = [values[f"attention.0.{part}"] for part in ("queries", "keys", "values")]
+    attended = nn.functional.scaled_dot_product_attention(*read, is_causal=True, enable_gqa=True)
+    assert same(values["attention.0.heads"], attended)
     added = values["attention.0.output"] + values["mlp.0.output"]
     assert same(values["residual.1"], values["residual.0"] + added)
 
@@ -273,11 +277,11 @@ def test_a_layer_beside_a_neck_that_reads_the_layers_in_the_middle() -> None:
         def __init__(self) -> None:
             super().__init__()
             config = LlamaConfig(**SIZES, num_key_value_heads=2)
-            self.tower, self.neck = LlamaForCausalLM(config).model, nn.Linear(64, 3)
+            self.tower, self.first, self.second = LlamaForCausalLM(config).model, nn.Linear(32, 3), nn.Linear(32, 3)
 
         def forward(self, inputs_embeds: Tensor) -> Tensor:
             states = self.tower(inputs_embeds=inputs_embeds, output_hidden_states=True, use_cache=False).hidden_states
-            return self.neck(torch.cat([states[1], states[2]], -1))
+            return self.first(states[1]) + self.second(states[2])
 
     places = lxt_fx.places(lxt_fx.transform(Neck().eval(), (torch.randn(2, 5, 32),)))
     assert "residual.2" in places and "mlp.1.neurons" in places and "residual.3" not in places

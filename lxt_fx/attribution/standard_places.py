@@ -73,10 +73,10 @@ def _place(node: Node) -> int:
 
 
 def _of_stream(stream: Stream, prefix: str) -> Iterator[tuple[str, Node]]:
+    yield f"{prefix}residual.0", stream.layers[0].before
     for index, layer in enumerate(stream.layers):
-        yield f"{prefix}residual.{index}", layer.before
         yield from _of_layer(layer, index, prefix)
-    yield f"{prefix}residual.{len(stream.layers)}", stream.layers[-1].after
+        yield f"{prefix}residual.{index + 1}", layer.after
 
 
 def _of_layer(layer: Layer, index: int, prefix: str) -> Iterator[tuple[str, Node]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import networkx as nx
 from torch.fx import Graph, GraphModule, Node
 
-from lxt_fx.base.nodes import written_shape
+from lxt_fx.base.nodes import shape, written_shape
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import LINEAR_MAPS
 from lxt_fx.passes.analysis.find_attention_parts import RESHAPES, AttentionParts
@@ -79,7 +79,7 @@ def find_layers(gm: GraphModule, flow: Flow) -> tuple[Stream, ...]:
         blocks = [block for block in way.blocks if owners[block.after] is leaf]
         groups = list(_grouped(_one_kind(reader, blocks)))
         if groups:
-            behind = _behind(way.cuts, groups)
+            behind = _behind(flow, way.cuts, groups)
             layers = tuple(_layer(reader, group, after) for group, after in zip(groups, behind, strict=True))
             streams.append(Stream(leaf, way.cuts, layers))
     return tuple(streams)
@@ -116,7 +116,8 @@ def _owners(order: Mapping[Node, int], ways: Mapping[Node, _Way]) -> dict[Node, 
 
 def _carried(graph: Graph, flow: Flow, order: Mapping[Node, int]) -> nx.DiGraph:
     """The edges producer -> consumer along which relevance flows. A value of the stream that is joined with what became of
-    it (the embeddings, which each shared layer of Zamba reads beside its input) passes by."""
+    it (the embeddings, which each shared layer of Zamba reads beside its input) passes by, and so do keys and values that
+    an attention has from an earlier layer (Gemma 4)."""
     found: nx.DiGraph = nx.DiGraph()
     for node in graph.nodes:
         if node in flow.carrying and node.op != "output":
@@ -124,8 +125,21 @@ def _carried(graph: Graph, flow: Flow, order: Mapping[Node, int]) -> nx.DiGraph:
             read = [operand.node for operand in flow.carrying_operands(node)]
             if node.target is aten.cat.default and len(read) > 1:
                 read = [one for one in read if not any(_became(flow, order, one, other) for other in read)]
+            if node.target is aten.scaled_dot_product_attention.default and len(read) == 3:
+                projected = [_projected(flow, one) for one in read[:2]]
+                if projected[0] is not projected[1] and _became(flow, order, projected[1], projected[0]):
+                    read = read[:1]
             found.add_edges_from((one, node) for one in read)
     return found
+
+
+def _projected(flow: Flow, node: Node) -> Node:
+    """What the linear map reads that queries or keys come out of."""
+    while found := flow.carrying_operands(node):
+        if node.target in LINEAR_MAPS:
+            return found[0].node
+        node = found[0].node
+    return node
 
 
 def _became(flow: Flow, order: Mapping[Node, int], origin: Node, node: Node) -> bool:
@@ -142,6 +156,17 @@ def _became(flow: Flow, order: Mapping[Node, int], origin: Node, node: Node) -> 
                 seen.add(one)
                 todo.append(one)
     return False
+
+
+def _before_constants(flow: Flow, node: Node) -> Node:
+    """What the layer before gives, where its successor reads it with a constant for each token added (YOLOS: positions). A
+    bias, which all tokens share, belongs to a norm."""
+    while node.target is aten.add.Tensor and len(found := flow.carrying_operands(node)) == 1:
+        added = [one for one in node.all_input_nodes if one is not found[0].node]
+        if not added or len(shape(added[0]) or ()) < 2:
+            return node
+        node = found[0].node
+    return node
 
 
 def _last_carrying(graph: Graph, flow: Flow) -> Node | None:
@@ -215,11 +240,11 @@ def _layer(reader: Reader, group: list[Block], after: Node) -> Layer:
     )
 
 
-def _behind(cuts: tuple[Node, ...], groups: list[list[Block]]) -> list[Node]:
+def _behind(flow: Flow, cuts: tuple[Node, ...], groups: list[list[Block]]) -> list[Node]:
     """The residual stream behind each layer: the cut that the next one reads. Behind the last one, as many cuts behind the
     sum as behind the others: where a norm stands behind the sum, its output is the stream."""
     place = {cut: index for index, cut in enumerate(cuts)}
-    found = [following[0].before for following in groups[1:]]
+    found = [_before_constants(flow, following[0].before) for following in groups[1:]]
     steps = [place[node] - place[group[-1].after] for node, group in zip(found, groups, strict=False)]
     if not steps:
         blocks = groups[-1]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
+from transformers.models.auto import modeling_auto
 
 import lxt_fx
 from lxt_fx.ops.aten_kinds import LINEAR_MAPS
@@ -28,6 +29,9 @@ from lxt_fx.passes.capture.capture import torch_state_restored
 
 LIMIT = 1e-4
 """The largest difference of a value, relative to its largest entry (float32)."""
+
+STATES = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states", "vision_hidden_states")
+"""The lists of what layers give. A neck lists its features too (`fpn_hidden_states`): those are none."""
 
 TEXT = ("decoder LM", "MoE decoder LM", "SSM / linear-attention / hybrid", "encoder text / other text")
 VISION = "vision"
@@ -53,14 +57,24 @@ class Found:
 
 
 def counts(case: Mapping[str, Any]) -> bool:
-    """Whether the case is a text decoder, a text encoder or a ViT: a family of text, or a vision model whose config, or
-    that of its tower, says how many layers and heads there are and how large a patch is."""
+    """Whether the case is a text decoder, a text encoder or a ViT: a family of text, but for what speaks a text (in the
+    auto classes for text to spectrogram or waveform); or a vision model that is a tower by its config, which says how many
+    layers and heads there are and how large a patch is, or that has such a tower and classifies pictures by its auto
+    class."""
+    name, config = case["model_class"], case["config"]
     if case["family"] in TEXT:
-        return True
-    config = case["config"]
-    parts = [config, *(config[name] for name in ("vision_config", "backbone_config") if isinstance(config.get(name), dict))]
+        return name not in _in_auto("TEXT_TO_SPECTROGRAM") | _in_auto("TEXT_TO_WAVEFORM")
+    parts = [config, config.get("vision_config") or {}] if name in _in_auto("IMAGE_CLASSIFICATION") else [config]
     wanted = ("num_hidden_layers", "num_attention_heads", "patch_size")
-    return case["family"] == VISION and any(all(part.get(name) for name in wanted) for part in parts)
+    return case["family"] == VISION and any(all(part.get(one) for one in wanted) for part in parts)
+
+
+def _in_auto(task: str) -> set[str]:
+    """The classes that transformers' auto class has for a task."""
+    found: set[str] = set()
+    for name in getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES", {}).values():
+        found.update((name,) if isinstance(name, str) else name)
+    return found
 
 
 def check_places(model: nn.Module, explained: lxt_fx.Explained, inputs: Mapping[str, Any]) -> Found:
@@ -173,7 +187,7 @@ def _run(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[dict[str, list[Te
     finally:
         for handle in handles:
             handle.remove()
-    return {path: list(states) for path, states in _lists(output) if "hidden_states" in path}, calls
+    return {path: list(states) for path, states in _lists(output) if path.split(".")[-1] in STATES}, calls
 
 
 def _called(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
@@ -281,8 +295,12 @@ def _unproven(
 
 
 def _is_sum(value: Tensor, calls: list[Call]) -> bool:
-    """Whether two modules give the value together (experts, and one that all share)."""
+    """Whether two modules give the value together (experts, and one that all share), or one and a bias of the layer."""
     given = [one for call in calls for one in call[2] if one.numel() == value.numel()]
+    for one in given:  # or one of them and a bias, which is the same for all tokens
+        rest = value - one.view_as(value)
+        if _same(rest, rest.reshape(-1, rest.shape[-1])[:1].expand_as(rest)):
+            return True
     return any(_same(a.reshape(-1) + b.reshape(-1), value) for place, a in enumerate(given) for b in given[:place])
 
 
