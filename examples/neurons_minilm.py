@@ -29,7 +29,7 @@ def main(
         pair = (SENTENCE, other)
         latent = lxt_fx.latent(explained, pair, processor=tokenizer)
         found.append(latent.top(8))
-        rich_print("", latent, found[-1], "heads, by layer:", latent.heads())
+        rich_print("", latent, found[-1], latent.top(4, "attention.*.heads"))
         best = found[-1].found[0]
         share = lxt_fx.conditional(explained, pair, {best.place: best.unit}, processor=tokenizer)
         rich_print(share)

@@ -59,9 +59,9 @@ def main(
     print(f"\nlogits of{ANSWER} and{INSTEAD}, before and after {count} of 46,080 neurons are switched off:")
     for prompt, *numbers in zip((PROMPT, OTHER), before.tolist(), after.tolist(), strict=True):
         print(f"  {prompt} ...  {numbers[0][0]:.1f} {numbers[0][1]:.1f}  ->  {numbers[1][0]:.1f} {numbers[1][1]:.1f}")
+    print(f"  the model writes {written(model, tokenizer)!r},")
     with lxt_fx.steer(model, lxt_fx.edits.scale(0).of(neurons), explained=explained):
-        print(f"  the model writes: {PROMPT}{written(model, tokenizer)!r}")
-    print(f"  and with them:    {PROMPT}{written(model, tokenizer)!r}")
+        print(f"  and without them {written(model, tokenizer)!r}")
     return before, after
 
 

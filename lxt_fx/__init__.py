@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     from lxt_fx.inside.dictionaries.dictionary import Dictionary
     from lxt_fx.inside.dictionaries.splice import splice
     from lxt_fx.inside.latent import latent
-    from lxt_fx.inside.latent_result import Latent
-    from lxt_fx.inside.maximise import maximise
+    from lxt_fx.inside.latent_result import Latent, TopUnits
+    from lxt_fx.inside.maximise import Maximised, maximise
     from lxt_fx.inside.steering.steer import steer
     from lxt_fx.inside.units import Only
     from lxt_fx.ledger.arrivals import Landing
@@ -117,6 +117,7 @@ __all__ = [
     "Conserves",
     "Dictionary",
     "LxtFxError",
+    "Maximised",
     "ModelChangedError",
     "NoRuleError",
     "TracedBranchError",
@@ -129,6 +130,7 @@ __all__ = [
     "Rule",
     "RuleTable",
     "Target",
+    "TopUnits",
     "TunedTable",
     "UnknownNameError",
     "UnsupportedVersionError",
@@ -180,8 +182,8 @@ _NAMES = {
     "lxt_fx.inside.dictionaries.dictionary": "Dictionary",
     "lxt_fx.inside.corpus.labels": "labels",
     "lxt_fx.inside.latent": "latent",
-    "lxt_fx.inside.latent_result": "Latent",
-    "lxt_fx.inside.maximise": "maximise",
+    "lxt_fx.inside.latent_result": "Latent TopUnits",
+    "lxt_fx.inside.maximise": "Maximised maximise",
     "lxt_fx.inside.dictionaries.splice": "splice",
     "lxt_fx.inside.steering.steer": "steer",
     "lxt_fx.inside.units": "Only",

@@ -62,7 +62,8 @@ def units_view(units: Sequence[Unit]) -> RenderableType:
     table = Table("place", "unit", "relevance", "activation", "token")
     for each in units:
         numbers = str(each.unit), f"{each.relevance:+.4g}", f"{each.activation:.4g}"
-        table.add_row(each.place, *numbers, Text(f"{each.token!r} ({each.position})"))
+        token = f"{each.token!r} ({each.position})" if each.token else f"({each.position})"
+        table.add_row(each.place, *numbers, Text(token))
     return table
 
 
