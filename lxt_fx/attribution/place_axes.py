@@ -19,6 +19,8 @@ from lxt_fx.passes.positions.token_axis import Axis, Selection, expression, is_o
 
 BATCH, TOKENS = "batch", "tokens"
 HEADS = ("batch", "heads", "tokens", "size")
+TOKEN_AXES = (TOKENS, "queries", "positions")
+"""The names of an axis of tokens: of a pattern of attention it is that of the queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,16 @@ class Axes:
 
     names: tuple[str, ...]
     merged: tuple[tuple[str, str], ...] = ()
+
+
+def unit_axis(axes: Sequence[str]) -> int:
+    """The axis whose indices are the units of a place with these axes: that of its heads, else the last."""
+    return axes.index("heads") if "heads" in axes else len(axes) - 1
+
+
+def token_axis(axes: Sequence[str]) -> int | None:
+    """The axis of tokens; None if there is none."""
+    return next((axes.index(name) for name in TOKEN_AXES if name in axes), None)
 
 
 def axes_of(explained: Explained, name: str, node: Node) -> Axes:

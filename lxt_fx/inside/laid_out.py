@@ -7,17 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lxt_fx.attribution.place_axes import token_axis, unit_axis
 from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.given import Example
 
 BATCH = "batch"
-TOKEN_AXES = ("tokens", "queries", "positions")
-
-
-def unit_axis(axes: Sequence[str]) -> int:
-    """The axis whose indices are the units of a place with these axes: that of its heads, else the last."""
-    return axes.index("heads") if "heads" in axes else len(axes) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +34,7 @@ class LaidOut:
     @property
     def token_axis(self) -> int | None:
         """The axis of tokens: that of the queries where the place is a pattern of attention. None if there is none."""
-        return next((self.axes.index(name) for name in TOKEN_AXES if name in self.axes), None)
+        return token_axis(self.axes)
 
     def of(self, value: Tensor, before: int = 0) -> Tensor:
         """The value laid out; a view of it. It has `before` further dimensions, which stay in front."""

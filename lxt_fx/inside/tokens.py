@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lxt_fx.attribution.place_axes import TOKEN_AXES
 from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.base.nodes import written_shape
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.inside.laid_out import TOKEN_AXES
 from lxt_fx.tasks.explained_call import ExplainedCall
 from lxt_fx.tasks.own_text import DECODER, OwnText, own_text, prefix_of
 

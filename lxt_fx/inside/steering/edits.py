@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lxt_fx.attribution.place_axes import unit_axis
 from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size
@@ -26,7 +27,6 @@ Amount = float | Tensor
 Units = int | Sequence[int] | Tensor
 Kind = Literal["scale", "add", "clamp", "ablate_mean"]
 
-_BY_HEADS = "heads"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,15 +130,10 @@ class Affine:
     shift: Tensor | None
 
 
-def unit_axis(place: InsidePlace) -> int:
-    """The axis of a place that its units are indices of: that of its heads, else the last."""
-    return place.axes.index(_BY_HEADS) if _BY_HEADS in place.axes else len(place.axes) - 1
-
-
 def affine(edit: Edit, place: InsidePlace, like: Any, function: str) -> Affine:
     """The edit in numbers, for a place whose value is like this tensor. Raises InputError, in the name of `function`, where
     units, shape, dtype or device do not fit."""
-    axis = unit_axis(place)
+    axis = unit_axis(place.axes)
     sizes = [fixed_size(size) for size in like.shape]
     count = sizes[axis]
     if count is None:
@@ -181,7 +176,7 @@ def _amount(edit: Edit, place: InsidePlace, like: Any, units: int, behind: list[
         wanted = " or ".join(map(str, fitting))
         raise InputError(
             f"{function}: the edit {edit!r} has a tensor {list(amount.shape)}, and at {place.name} it changes {units} "
-            f"{place.axes[unit_axis(place)]}; give a number or a tensor {wanted}"
+            f"{place.axes[unit_axis(place.axes)]}; give a number or a tensor {wanted}"
         )
     if amount.dtype is not like.dtype or amount.device != like.device:
         raise InputError(

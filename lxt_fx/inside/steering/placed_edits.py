@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lxt_fx.attribution.place_axes import token_axis
 from lxt_fx.attribution.places import InsidePlace, node_at, places_at
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.nodes import value
@@ -17,8 +18,6 @@ from lxt_fx.inside.steering.text_positions import Chosen
 
 Edits = Mapping[str, Edit | Sequence[Edit]]
 """What is done at which place: one edit, or several that follow one another."""
-
-_OF_TOKENS = ("tokens", "queries", "positions")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,10 +93,10 @@ def _axis_of_tokens(explained: Explained, place: InsidePlace, function: str) -> 
             f"{function}: the module computes the positions {list(explained.record.positions)} only, so other positions of "
             f"{place.name} may not be there; steer the module of transform(model) without positions"
         )
-    axes = [axis for axis, name in enumerate(place.axes) if name in _OF_TOKENS]
-    if not axes or place.axes[0] != "batch":
+    axis = token_axis(place.axes)
+    if axis is None or place.axes[0] != "batch":
         raise InputError(
             f"{function}: {place.name} has the axes {', '.join(place.axes)}, so positions of a text cannot be chosen "
             "there; leave positions out"
         )
-    return axes[0]
+    return axis

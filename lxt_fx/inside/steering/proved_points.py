@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from lxt_fx.attribution.place_axes import unit_axis
 from lxt_fx.attribution.places import InsidePlace, node_at, places_at
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import value
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import example_of
 from lxt_fx.compiler.steered import steered
-from lxt_fx.inside.steering.edits import Affine, unit_axis
+from lxt_fx.inside.steering.edits import Affine
 from lxt_fx.inside.steering.hook_points import LAYOUTS, HookPoint, candidates, continues, heads_of, hookable, lies_as
 from lxt_fx.inside.steering.model_hooks import HookedEdit, Recorded, hooks_on, others_paused, recorded
 from lxt_fx.inside.steering.placed_edits import PlacedEdit, changes
@@ -150,7 +151,7 @@ def _check_effect(
     draw = torch.Generator().manual_seed(0)
     tried = []
     for edit in edits:
-        like, axis = value(nodes[edit.place.node]), unit_axis(edit.place)
+        like, axis = value(nodes[edit.place.node]), unit_axis(edit.place.axes)
         size = [int(like.shape[axis]), *[1] * (like.dim() - 1 - axis)]
         factor = (0.5 + torch.rand(size, generator=draw, dtype=torch.float64)).to(like.device, like.dtype)
         tried.append(replace(edit, affine=Affine(factor, None)))
