@@ -112,8 +112,8 @@ def test_a_batch_of_texts_is_each_text_alone(side: str) -> None:
 
 def test_chunks_bound_how_many_gradients_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    backward = many_targets._backward
-    monkeypatch.setattr(many_targets, "_backward", lambda *args: sizes.append(len(args[2][0])) or backward(*args))
+    backward = many_targets.backward
+    monkeypatch.setattr(many_targets, "backward", lambda *args: sizes.append(len(args[2][0])) or backward(*args))
     whole = answer_relevance(explained("gpt2"), None, batch_of(PROMPTS, "left"), ANSWERS)
     cut = answer_relevance(explained("gpt2"), None, batch_of(PROMPTS, "left"), ANSWERS, chunk=2)
     assert sizes == [3, 2, 1]

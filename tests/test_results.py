@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import re
+import tempfile
 import types
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
+import tiny_text
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -654,6 +657,20 @@ def test_an_account_says_what_its_causes_mean() -> None:
 # one line for each object
 
 
+def read_corpus() -> lxt_fx.Corpus:
+    """What a corpus of two texts gives for one place."""
+    tokenizer = tiny_text.byte_tokenizer()
+    folder = Path(tempfile.mkdtemp()) / "corpus"
+    return lxt_fx.corpus(
+        tiny_text.llama(len(tokenizer)), tokenizer, ["Paris is a city", "London"], "mlp.0.neurons", folder=folder, top=2
+    )
+
+
+def maximised() -> lxt_fx.Maximised:
+    """A picture for one neuron."""
+    return lxt_fx.maximise(tiny.MODELS["vit"](), "mlp.0.neurons", 1, bounds=(0.0, 1.0), seeds=1, steps=1)
+
+
 @functools.cache
 def made() -> dict[str, object]:
     """An object of each public class."""
@@ -668,6 +685,10 @@ def made() -> dict[str, object]:
     objects = [explained, explained.record, lxt_fx.certificate(explained), ledger, ledger.landing(1), lxt_fx.Cause.BIAS]
     objects += [curves, feature, tuned, explained.record.table, explained.record.table.rules[0], lxt_fx.Target(3, 4, 2)]
     objects += [e, Explanations([e, e]), compare(e, e, names=("a", "b")), ACCOUNT, lxt_fx.Conserves.ALL]
+    rows, ids = torch.randn(3, 32), {"input_ids": torch.tensor([[3, 1, 4, 1]])}
+    latent, places = lxt_fx.latent(explained, ids, 3), lxt_fx.places(explained)
+    objects += [latent, latent.top(3), places, places["residual.1"], lxt_fx.Only(3, [0, 1])]
+    objects += [lxt_fx.Dictionary(rows.T.contiguous(), rows), read_corpus(), maximised()]
     found = {type(one).__name__: one for one in objects}
     found["Explained"] = explained
     return found | {"ImageExplanation": KINDS["image"](), "AnswerRelevance": KINDS["matrix"]()}

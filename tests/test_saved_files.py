@@ -122,7 +122,7 @@ def run_statistics(header: Header) -> None:
 
 
 CRAFTED: dict[str, tuple[Callable[[Header], None], str]] = {
-    "a format of before": (put(2, "format"), "has format 2, this version reads 3"),
+    "a format of before": (put(2, "format"), "has format 2, this version reads 4"),
     "no record": (lambda h: h.pop("record"), "has no 'record'"),
     "a graph that is a list": (put([], "graph"), "graph must be an object, not a list"),
     "a keyword as a node": (lambda h: node(h, "aten.cat").update(name="lambda"), "no name of a variable"),

@@ -48,6 +48,7 @@ def splice(
     *,
     reads: str | None = None,
     stop: bool = False,
+    progress: bool | None = None,
 ) -> Explained:
     """An explained module in which the value h at a place is the sum of a dictionary's features and of what is left:
 
@@ -75,7 +76,8 @@ def splice(
     as those of `hook_z` are; then its features are [batch, tokens, features].
 
     The model does not change. The tensors of the dictionary are used as they are, not copied. A dictionary whose file names
-    another place gives a warning.
+    another place gives a warning. `progress` is as in
+    `lxt_fx.progress`, for this call.
 
     Raises InputError for a dictionary of another width, dtype or device than the place, for several places and for a module
     that was loaded from a file; UnknownNameError for a place that does not exist, with the nearest names; what `transform`
