@@ -132,6 +132,7 @@ def test_the_explained_numbers_say_what_the_relevance_runs_through() -> None:
     found = lxt_fx.conditional(module, "the cat", {"mlp.1.neurons": [3, 4]}, 3, processor=tokenizer)
     assert isinstance(found, lxt_fx.Explanation)
     assert found.numbers[0].said.startswith("logit of") and found.numbers[0].said.endswith("through mlp.1.neurons 3, 4")
+    assert found.numbers[0].label == "mlp.1:3, 4"
     reached = lxt_fx.latent(module, "the cat", 3, "mlp.1.neurons", processor=tokenizer)
     assert found.numbers[0].value == pytest.approx(float(reached["mlp.1.neurons"].by_unit()[0, 0, [3, 4]].sum()))
     batch = lxt_fx.conditional(module, ["the cat", "a cat sat"], {"mlp.1.neurons": [3, 4]}, 3, processor=tokenizer)

@@ -23,7 +23,7 @@ from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inside.inside_call import InsideCall, inside_call
 from lxt_fx.inside.laid_out import LaidOut, refuse_merged
-from lxt_fx.inside.units import UnitsLike, mask_of, said_of_units
+from lxt_fx.inside.units import UnitsLike, mask_of, said_of_units, short_units
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
 from lxt_fx.tasks.explain import explanations_from
@@ -228,7 +228,7 @@ def _through_units(inside: InsideCall, conditions: Sequence[Condition], amounts:
     call = inside.call
     numbers = [
         [
-            Number(amount, f"{of_whole[0].said}, through {said_of_units(each)}", said_of_units(each))
+            Number(amount, f"{of_whole[0].said}, through {said_of_units(each)}", short_units(each))
             for each, amount in zip(conditions, amounts[:, example], strict=True)
         ]
         for example, of_whole in enumerate(call.numbers.numbers)

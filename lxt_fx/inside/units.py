@@ -102,6 +102,17 @@ def said_of_units(condition: Mapping[str, UnitsLike]) -> str:
     return " and ".join(_said(place, units) for place, units in condition.items())
 
 
+def short_units(condition: Mapping[str, UnitsLike]) -> str:
+    """A condition as a label: `mlp.3:17`."""
+    return " ".join(_label(place, units) for place, units in condition.items())
+
+
+def _label(place: str, given: UnitsLike) -> str:
+    only = given if isinstance(given, Only) else Only(given)
+    short = place.rpartition(".")[0] if place.rpartition(".")[2] in ("neurons", "heads", "features") else place
+    return short if only.units is None else f"{short}:{_list(only.units)}"
+
+
 def _said(place: str, given: UnitsLike) -> str:
     only = given if isinstance(given, Only) else Only(given)
     where = "" if only.positions is None else f" at positions {_list(only.positions)}"
