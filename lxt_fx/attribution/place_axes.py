@@ -78,7 +78,7 @@ def _of_standard_place(explained: Explained, name: str, node: Node, sizes: Seque
     standard = standard_places(explained)
     if standard.get(name) != node.name:
         return ()
-    by_name = {each.name: each for each in explained.graph.nodes}
+    by_name = explained._values().by_name
     layer = re.match(r"(.*?)(?:cross_)?(?:residual|attention|mlp|experts|mixer)\.(\d+)\.", name)
     before = standard.get(f"{layer[1]}residual.{layer[2]}", "") if layer else ""
     around = written_shape(by_name[before]) if before in by_name else None
@@ -111,7 +111,7 @@ def _with_tokens(explained: Explained, names: tuple[str, ...], sizes: Sequence[s
 
 def _token_sizes(explained: Explained) -> set[str]:
     """The sizes of the axis of tokens in the residual streams."""
-    by_name, batches = {node.name: node for node in explained.graph.nodes}, _batch_sizes(explained)
+    by_name, batches = explained._values().by_name, _batch_sizes(explained)
     found = set()
     for place, name in standard_places(explained).items():
         sizes = written_shape(by_name[name]) if name in by_name and kind_of(place) == "residual" else None

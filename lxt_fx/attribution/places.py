@@ -93,18 +93,16 @@ def places(explained: nn.Module) -> Places:
 
     `cross_attention.i...` reads another stream. The places of an encoder that is attended to are called `encoder...`, those
     of any other stream have the name of its leaf first (`pixel_values.residual.0`). Several of a kind in one layer are
-    numbered: `mlp.3.1.neurons`. Values with other axes say so: `batch*heads` for heads and examples in one dimension,
-    `entries` for the tokens of all experts one after another, `dim0` where sizes do not tell what a dimension is. `watch`,
+    numbered: `mlp.3.1.neurons`. Values with other axes say so: `merged` has the two that lie in one dimension,
+    `entries` are the tokens of all experts one after another, `dim1` is a dimension of which sizes do not tell. `watch`,
     `latent`, `conditional`, `steer`, `splice`, `corpus` and `Ledger.at` take these names, with `*` for any part between two
     dots, and besides them module paths and `%node`.
 
     Raises InputError for a model that was not transformed.
     """
     module = check_explained(explained, "places")
-    values, by_name = module._values(), _nodes_by_name(module)
-    found = {name: by_name[node] for name, node in standard_places(module).items() if node in by_name}
-    carrying = {name: node for name, node in found.items() if values.carries(node)}
-    return Places({name: _place(module, name, node) for name, node in carrying.items()}, module.record.model_class)
+    found = {name: _place(module, name, node) for name, node in _standard(module).items()}
+    return Places(found, module.record.model_class)
 
 
 def places_at(explained: Explained, asked: str | Sequence[str], function: str) -> dict[str, InsidePlace]:
@@ -126,32 +124,25 @@ def places_at(explained: Explained, asked: str | Sequence[str], function: str) -
 
 def node_at(explained: Explained, place: InsidePlace) -> Node:
     """The node of the place in this graph of the module, at which its relevance is complete (`GraphValues.at`)."""
-    return explained._values().at(_nodes_by_name(explained)[place.node])
+    return explained._values().at(explained._values().by_name[place.node])
 
 
 def nodes_of_names(explained: Explained) -> dict[str, str]:
     """The node, in this graph of the module, at which the relevance of each standard place and of each module with one
     output is complete."""
-    values, by_name = explained._values(), _nodes_by_name(explained)
-    found = {}
+    values, found = explained._values(), {}
     for path, calls in values.calls.items():
         leaving = [node for call in calls for node in call.leaving if values.carries(node)]
         if len(leaving) == 1:
             found[path] = values.at(leaving[0]).name
-    standard = {name: by_name[node] for name, node in standard_places(explained).items() if node in by_name}
-    return found | {name: values.at(node).name for name, node in standard.items() if values.carries(node)}
+    return found | {name: values.at(node).name for name, node in _standard(explained).items()}
 
 
 def _nodes_at(explained: Explained, name: str, function: str) -> dict[str, Node]:
     values = explained._values()
     if name.startswith("%"):
         return _named(values, name[1:], function) or _nothing(explained, name, function)
-    by_name = _nodes_by_name(explained)
-    standard = {
-        each: by_name[node]
-        for each, node in standard_places(explained).items()
-        if node in by_name and _fits(name, each) and values.carries(by_name[node])
-    }
+    standard = _standard(explained, name)
     modules = _outputs(values, name, function)
     for both in standard.keys() & modules.keys():
         if standard[both] is not modules[both]:
@@ -185,8 +176,12 @@ def _fits(pattern: str, name: str) -> bool:
     return same and all(map(fnmatch.fnmatchcase, name.split("."), pattern.split(".")))
 
 
-def _nodes_by_name(explained: Explained) -> Mapping[str, Node]:
-    return explained._values().by_name
+def _standard(explained: Explained, pattern: str | None = None) -> dict[str, Node]:
+    """The nodes of the standard places whose names fit the pattern (None: all) and that carry relevance."""
+    values = explained._values()
+    fitting = [(name, node) for name, node in standard_places(explained).items() if pattern is None or _fits(pattern, name)]
+    found = {name: values.by_name[node] for name, node in fitting if node in values.by_name}
+    return {name: node for name, node in found.items() if values.carries(node)}
 
 
 def _named(values: GraphValues, pattern: str, function: str) -> dict[str, Node]:

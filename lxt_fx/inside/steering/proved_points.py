@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from lxt_fx.attribution.place_axes import unit_axis
-from lxt_fx.attribution.places import InsidePlace, node_at, places_at
+from lxt_fx.attribution.places import InsidePlace, places_at
+from lxt_fx.attribution.watch import watch
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import value
 from lxt_fx.compiler.explained import Explained
@@ -91,30 +92,10 @@ def _example(model: nn.Module, explained: Explained, inputs: Mapping[str, Any] |
 
 def _values(explained: Explained, example: Example, wanted: Sequence[InsidePlace]) -> dict[str, Tensor]:
     """The values of places in the graph, by node."""
-    seen: dict[str, Tensor] = {}
-    names = [place.name for place in wanted]
-    with explained._observed_by(lambda module: _Reader(module, names, seen)):
+    with watch(explained, *(place.name for place in wanted)) as seen:
         args, kwargs = example.copied().arguments()
         explained(*args, **kwargs)
-    return {place.node: seen[place.name] for place in wanted}
-
-
-class _Reader:
-    """Reads the values of places while a graph runs."""
-
-    def __init__(self, module: Explained, names: Sequence[str], seen: dict[str, Tensor]) -> None:
-        self.nodes: dict[Node, list[str]] = {}
-        for name, place in places_at(module, names, "steer").items():
-            self.nodes.setdefault(node_at(module, place), []).append(name)
-        self.seen = seen
-
-    def before(self, node: Node) -> None:
-        """Does nothing."""
-
-    def after(self, node: Node, result: Any) -> None:
-        """Reads the value of a place."""
-        for name in self.nodes.get(node, ()):
-            self.seen[name] = result.detach()
+    return {place.node: seen[place.name].value for place in wanted}
 
 
 def _point(
