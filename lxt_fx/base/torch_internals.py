@@ -249,6 +249,15 @@ def copy_io(source: Graph, target: Graph) -> None:
     target.set_codegen(generator)
 
 
+def copied_graph(graph: Graph, called_as: Graph | None = None) -> Graph:
+    """A copy of the graph that is called as another one is; if that is None, it takes and returns flat lists."""
+    copy = Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    if called_as is not None:
+        copy_io(called_as, copy)
+    return copy
+
+
 # --- graph modules --------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.on_meta import on_meta
-from lxt_fx.base.torch_internals import copy_io, io_of
+from lxt_fx.base.torch_internals import copied_graph, io_of
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.record import Stage
@@ -169,7 +169,4 @@ def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mappi
 
 
 def _module(owner: nn.Module, graph: Graph, called_as: Graph) -> GraphModule:
-    copy = Graph()
-    copy.output(copy.graph_copy(graph, {}))
-    copy_io(called_as, copy)
-    return GraphModule(owner, copy)
+    return GraphModule(owner, copied_graph(graph, called_as))

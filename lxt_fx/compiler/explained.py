@@ -19,7 +19,7 @@ from torch.fx.graph import PythonCode
 from lxt_fx.base.errors import CallError, InputError, SizeGuardError
 from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.base.one_line import one_line
-from lxt_fx.base.torch_internals import convert_all, copy_io, hooks_of, io_of, pytree, recompile_as, set_forward
+from lxt_fx.base.torch_internals import convert_all, copied_graph, hooks_of, io_of, pytree, recompile_as, set_forward
 from lxt_fx.compiler.call_inputs import (
     check_valid,
     graph_inputs,
@@ -354,9 +354,7 @@ class Explained(GraphModule):
     def _again(self, record: Record) -> Explained:
         """A module with the same parameters, another copy of the graph and this record, of a module that nobody changed: it
         runs the same fused graph."""
-        graph = Graph()
-        graph.output(graph.graph_copy(self.graph, {}))
-        copy_io(self.graph, graph)
+        graph = copied_graph(self.graph, self.graph)
         twin = Explained.__new__(Explained, self, graph)
         twin.__dict__[_FUSED] = self.fused
         Explained.__init__(twin, self, graph)
@@ -369,9 +367,7 @@ class Explained(GraphModule):
     def _edited(self, edit: Callable[[Graph], None]) -> Explained:
         """A module with the same parameters and record, whose graph is a copy that `edit` has changed. Its fused graph is
         made from that. It is not called like the model: it takes the bound inputs of the graph, by `forward`."""
-        graph = Graph()
-        graph.output(graph.graph_copy(self.graph, {}))
-        copy_io(self.graph, graph)
+        graph = copied_graph(self.graph, self.graph)
         edit(graph)
         graph.lint()
         twin = Explained(self, graph)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from lxt_fx.base.torch_internals import OpOverload, copy_io, schema_of
+from lxt_fx.base.torch_internals import OpOverload, copied_graph, schema_of
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.record import Record, Stage
 from lxt_fx.compiler.snapshots import fused_stage
@@ -30,7 +30,7 @@ def under_numbers(explained: Explained, table: RuleTable) -> Explained | None:
     others = None if record.table is None or record.merged else _other_rules(record.table, table)
     if others is None or record.form != "gradient":  # in explicit form an epsilon stands in many ops
         return None
-    graph = _copied(explained.graph, explained.graph)
+    graph = copied_graph(explained.graph, explained.graph)
     if not _set_numbers(graph, record.stages["lowered"].rules, others):
         return None
     twin = Explained(explained, graph)
@@ -47,7 +47,7 @@ def _under(record: Record, table: RuleTable, others: Mapping[int, Rule], twin: E
     stages = dict(record.stages)
     for name in _WITH_NUMBERS:
         stage = stages[name]
-        graph = _copied(stage.graph)
+        graph = copied_graph(stage.graph)
         _set_numbers(graph, stage.rules, others)
         stages[name] = replace(stage, graph=graph, rules=_renewed(stage, others))
     stages["fused"] = fused_stage(twin.fused, stages["lowered"])
@@ -58,14 +58,6 @@ def _under(record: Record, table: RuleTable, others: Mapping[int, Rule], twin: E
 
 def _renewed(stage: Stage, others: Mapping[int, Rule]) -> dict[str, Rule]:
     return {name: others.get(id(rule), rule) for name, rule in stage.rules.items()}
-
-
-def _copied(graph: Graph, called_as: Graph | None = None) -> Graph:
-    copy = Graph()
-    copy.output(copy.graph_copy(graph, {}))
-    if called_as is not None:
-        copy_io(called_as, copy)
-    return copy
 
 
 def _set_numbers(graph: Graph, rules: Mapping[str, Rule], others: Mapping[int, Rule]) -> bool:

@@ -18,7 +18,7 @@ from torch.fx import Graph, GraphModule
 
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.base.saved_json import Saved, read_json
-from lxt_fx.base.torch_internals import OpOverload, copy_io, io_of
+from lxt_fx.base.torch_internals import OpOverload, copied_graph, io_of
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.graph_json import (
     Known,
@@ -211,11 +211,8 @@ def _graphs(header: Saved, graph: Graph, known: Known) -> dict[str, Graph]:
     """The graph of each stage, in the order in which `transform` makes them."""
     printed = header.item("printed")
     found = {name: decode_printed(saved, known) for name in _PRINTED if (saved := printed.maybe(name)) is not None}
-    own = Graph()
-    own.output(own.graph_copy(graph, {}))
-    copy_io(graph, own)
     groups = {"groups": found["canonical"]} if "canonical" in found else {}
-    every = found | groups | {"lowered": own}
+    every = found | groups | {"lowered": copied_graph(graph, graph)}
     return {name: every[name] for name in ("capture", "canonical", "groups", "rules", "lowered") if name in every}
 
 

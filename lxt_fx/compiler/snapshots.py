@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.fx import Graph, GraphModule, Node
 
-from lxt_fx.base.torch_internals import aten
+from lxt_fx.base.torch_internals import aten, copied_graph
 from lxt_fx.compiler.record import Stage
 from lxt_fx.ops import fused
 from lxt_fx.passes.analysis.find_groups import Groups
@@ -14,7 +14,7 @@ from lxt_fx.passes.rewrite.rewrite import Rewritten
 
 def plain_stage(name: str, gm: GraphModule, flow: Flow) -> Stage:
     """A copy of the graph, and which nodes carry relevance."""
-    return Stage(name, _copied(gm), _names(flow.carrying))
+    return Stage(name, copied_graph(gm.graph), _names(flow.carrying))
 
 
 def group_stage(before: Stage, groups: Groups) -> Stage:
@@ -25,7 +25,7 @@ def group_stage(before: Stage, groups: Groups) -> Stage:
 def rule_stage(name: str, gm: GraphModule, flow: Flow, rewritten: Rewritten) -> Stage:
     """A copy of the rewritten graph, with the rule of each node."""
     now = mark_flow(gm, flow.leaves)
-    return Stage(name, _copied(gm), _names(now.carrying), rewritten.rules, inserted=rewritten.inserted)
+    return Stage(name, copied_graph(gm.graph), _names(now.carrying), rewritten.rules, inserted=rewritten.inserted)
 
 
 def fused_stage(graph: Graph, lowered: Stage) -> Stage:
@@ -48,10 +48,3 @@ def _group_labels(groups: Groups) -> dict[str, str]:
 
 def _names(nodes: frozenset[Node]) -> frozenset[str]:
     return frozenset(node.name for node in nodes)
-
-
-def _copied(gm: GraphModule) -> Graph:
-    graph = Graph()
-    output = graph.graph_copy(gm.graph, {})
-    graph.output(output)
-    return graph

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import computed_from
 from lxt_fx.base.one_capture import one_capture
-from lxt_fx.base.torch_internals import OpOverload, aten, copy_io, rename
+from lxt_fx.base.torch_internals import OpOverload, aten, copied_graph, rename
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.pipeline import explained_of, in_form
@@ -67,10 +67,8 @@ def check_steerable(explained: Explained, function: str) -> Options:
 def steered(explained: Explained, changes: Sequence[Change], function: str) -> Explained:
     """The module with these changes, one after another. Parameters are shared. Raises what `check_steerable` raises."""
     record, options = explained.record, check_steerable(explained, function)
-    rules, graph = record.stages["rules"], Graph()
-    graph.output(graph.graph_copy(rules.graph, {}))
-    copy_io(explained.graph, graph)
-    gm = GraphModule(explained, graph)
+    rules = record.stages["rules"]
+    gm = GraphModule(explained, copied_graph(rules.graph, explained.graph))
     edit = _Edit(gm, dict(rules.rules), dict(record.matches))
     for change in changes:
         edit.apply(change)
