@@ -82,7 +82,8 @@ def _of_standard_place(explained: Explained, name: str, node: Node, sizes: Seque
     layer = re.match(r"(.*?)(?:cross_)?(?:residual|attention|mlp|experts|mixer)\.(\d+)\.", name)
     before = standard.get(f"{layer[1]}residual.{layer[2]}", "") if layer else ""
     around = written_shape(by_name[before]) if before in by_name else None
-    leaves = [written_shape(each) for each in by_name.values() if each.target == explained.record.leaves[0]]
+    inputs = explained.graph.find_nodes(op="placeholder")
+    leaves = [written_shape(each) for each in inputs if each.target == explained.record.leaves[0]]
     found = standard_axes(kind_of(name), sizes, around, leaves[0] if leaves else None)
     return () if any(each.startswith("dim") for each in found) else found
 
@@ -90,8 +91,8 @@ def _of_standard_place(explained: Explained, name: str, node: Node, sizes: Seque
 def _batch_sizes(explained: Explained) -> dict[str, Any]:
     """The free sizes of the first dimension of the leaves, as text and as expressions."""
     found = {}
-    for node in explained.graph.nodes:
-        sizes = shape(node) if node.op == "placeholder" and str(node.target) in explained.record.leaves else None
+    for node in explained.graph.find_nodes(op="placeholder"):
+        sizes = shape(node) if str(node.target) in explained.record.leaves else None
         if sizes and not expression(sizes[0]).is_number:
             found[str(sizes[0])] = expression(sizes[0])
     return found
