@@ -116,7 +116,8 @@ def test_conditions_of_different_lengths_and_places_in_one_call_are_those_of_cal
     )
     through = lxt_fx.conditional(explicit, inputs, {"mlp.1.neurons": [1, 2]}, last)
     amounts = torch.tensor([each.numbers[0].value for each in through], dtype=torch.float64)
-    close(amounts, lxt_fx.latent(explicit, inputs, last, "mlp.1.neurons")["mlp.1.neurons"].by_unit()[0, :, 1:3].sum(1), 1e-6)
+    reached = lxt_fx.latent(explicit, inputs, last, "mlp.1.neurons")["mlp.1.neurons"].by_unit()
+    close(amounts, reached[0, :, 1:3].sum(1), 1e-6)
 
 
 @one_worker("gpt2")

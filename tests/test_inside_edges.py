@@ -454,6 +454,7 @@ def test_ledger_at_a_leaf_and_at_a_module_and_behind_it() -> None:
     for place in found:
         close(ledger.at(place), found.relevance[place].sum((1, 2)), 1e-6)
     close(ledger.at("model.layers.0"), ledger.at("residual.1"))
+    assert torch.equal(ledger.at(f"%{lxt_fx.places(module)['mlp.0.output'].node}"), ledger.at("mlp.0.output"))
     for unknown in ("%nothing", "nothing", lxt_fx.places(module)["mlp.0.neurons"].node):
         with pytest.raises(lxt_fx.UnknownNameError, match="relevance reached no place called"):
             ledger.at(unknown)
