@@ -56,9 +56,10 @@ def _heatmap(made: Explanation, top: TopSample) -> Tensor:
     """The relevance of each token of the text that the position is in, or of each patch; of the first input if the position
     is in none."""
     kind = "image" if top.sample.picture is not None and not top.sample.texts else "text"
-    parts = [part for part in made.parts if part.kind == kind]
-    lengths = [part for part in parts if kind == "image" or part.values.shape[-1] == len(top.tokens)]
-    part = (lengths or parts or list(made.parts))[0]
+    parts, leaves = [part for part in made.parts if part.kind == kind], list(top.sample.texts)
+    if kind == "text" and top.reads.leaf in leaves and len(parts) == len(leaves):
+        parts = [parts[leaves.index(top.reads.leaf)]]  # the parts are in the order of the inputs, as the texts are
+    part = (parts or list(made.parts))[0]
     if isinstance(part.reading, ImageReading) and part.reading.patch > part.reading.side:
         size = part.reading.patch // part.reading.side
         return summed(part.values.double(), size, size)
