@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from lxt_fx.attribution.dictionary_places import path_for
 from lxt_fx.attribution.places import InsidePlace, places_at
 from lxt_fx.attribution.standard_places import kind_of
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.errors import CallError, ForwardMismatchError, InputError
 from lxt_fx.base.nodes import fixed_size, value
 from lxt_fx.base.progress import lasting
 from lxt_fx.base.warn_user import warn_user
@@ -80,8 +80,9 @@ def splice(
     `lxt_fx.progress`, for this call.
 
     Raises InputError for a dictionary of another width, dtype or device than the place, for several places and for a module
-    that was loaded from a file; UnknownNameError for a place that does not exist, with the nearest names; what `transform`
-    raises.
+    that was loaded from a file; CallError for one that is steered; UnknownNameError for a place that does not exist, with
+    the nearest names; ForwardMismatchError for a dictionary whose values are too large for the dtype; what `transform`
+    raises. A call of the module raises CallError if it needs a further graph, and the place is a `%node` of the first.
     """
     if not isinstance(dictionary, Dictionary):
         raise InputError(
@@ -91,7 +92,7 @@ def splice(
     model = opened(model, "splice")
     explained = model if isinstance(model, Explained) else transform(model, args, dict(kwargs or {}))
     check_editable(explained, "splice")
-    site = _Site(place, reads or place, dictionary, stop)
+    site = _Site(explained, place, reads or place, dictionary, stop)
     site.check(explained)
     _say_trained_elsewhere(reads or place, dictionary)
     try:
@@ -99,13 +100,20 @@ def splice(
         return edited(explained, args, kwargs or {}, site.insert, note)
     except InputError as error:
         raise InputError(f"splice: {str(error).removeprefix('transform: ')}") from error
+    except ForwardMismatchError as error:
+        raise ForwardMismatchError(
+            f"splice: with the dictionary at {place}, {explained.record.model_class} answers in another way than without. "
+            f"What the dictionary reconstructs there is too large for {dictionary.dtype}, and what it leaves cannot make "
+            f"up for it; check its tensors and its place, or take a wider dtype. ({error})"
+        ) from error
 
 
 class _Site:
     """A dictionary and where it goes."""
 
-    def __init__(self, written: str, read: str, dictionary: Dictionary, stop: bool) -> None:
+    def __init__(self, first: Explained, written: str, read: str, dictionary: Dictionary, stop: bool) -> None:
         self.written, self.read, self.dictionary, self.stop = written, read, dictionary, stop
+        self.graph = first.record.stages["canonical"].graph
 
     def check(self, explained: Explained) -> tuple[InsidePlace, Node, Node, int | None]:
         """The place, the nodes that are read and written in the graph before its rules, and the heads that are read side by
@@ -124,7 +132,14 @@ class _Site:
         return written, source, target, heads
 
     def insert(self, explained: Explained, gm: GraphModule) -> int:
-        """Puts the dictionary into a copy of the graph of a module."""
+        """Puts the dictionary into a copy of the graph of a module. Raises CallError for a further graph where a place is
+        a node: another graph may have another value by that name."""
+        nodes = [name for name in (self.written, self.read) if name.startswith("%")]
+        if nodes and explained.record.stages["canonical"].graph is not self.graph:
+            raise CallError(
+                f"splice: this call of {explained.record.model_class} needs another graph, in which {nodes[0]} may be "
+                "another value; name the place by its standard name or its module"
+            )
         written, source, target, heads = self.check(explained)
         copies = {node.name: node for node in gm.graph.nodes}
         dictionary = self.dictionary
