@@ -456,18 +456,29 @@ def test_a_vision_transformer_and_a_batch_of_padded_texts() -> None:
 @pytest.mark.parametrize(
     ("trained", "place", "warns"),
     [
-        ("hook_resid_pre", "residual.1", False),
-        ("hook_resid_post", "residual.2", False),
-        ("hook_resid_pre", "residual.2", True),
+        ("blocks.1.hook_resid_pre", "residual.1", False),
+        ("blocks.1.hook_resid_pre", "model.layers.0", False),  # its output
+        ("blocks.1.hook_resid_post", "residual.2", False),
+        ("blocks.1.hook_resid_pre", "residual.2", True),
+        ("blocks.1.hook_resid_pre", "model.layers.1", True),
+        ("blocks.12.hook_resid_pre", "residual.1", True),  # this model has no such layer
+        ("model.layers.0", "residual.1", False),
+        ("model.layers.0", "residual.2", True),
+        ("blocks.1.hook_mlp_in", "mlp.1.output", False),
+        ("blocks.0.hook_mlp_in", "mlp.1.output", True),
+        ("a place of yours", "residual.1", False),
     ],
 )
-def test_a_dictionary_of_another_place_gives_a_warning(trained: str, place: str, warns: bool) -> None:
+def test_a_dictionary_of_another_place_gives_a_warning(
+    trained: str, place: str, warns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An error in decoding or of the place never shows in the forward, since e is what is left."""
-    found = dictionary(place=f"blocks.1.{trained}")
+    found = dictionary(place=trained)
+    monkeypatch.setattr("lxt_fx.inside.dictionaries.splice.edited", lambda explained, *given: explained)  # seconds each
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         lxt_fx.splice(explained("llama", torch.float64), place, found, kwargs=GIVEN)
-    assert any("which is residual.1 here, and is put at residual.2" in str(one.message) for one in said) is warns
+    assert any(f"trained at {trained}" in str(one.message) for one in said) is warns
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[lxt_fx.LxtFxError], str]] = {

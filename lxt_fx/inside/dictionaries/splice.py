@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from lxt_fx.attribution.dictionary_places import path_for
 from lxt_fx.attribution.places import InsidePlace, places_at
 from lxt_fx.attribution.standard_places import kind_of
-from lxt_fx.base.errors import CallError, ForwardMismatchError, InputError
+from lxt_fx.base.errors import CallError, ForwardMismatchError, InputError, UnknownNameError
 from lxt_fx.base.nodes import fixed_size, value
 from lxt_fx.base.progress import lasting
 from lxt_fx.base.warn_user import warn_user
@@ -94,7 +94,7 @@ def splice(
     check_editable(explained, "splice")
     site = _Site(explained, place, reads or place, dictionary, stop)
     site.check(explained)
-    _say_trained_elsewhere(reads or place, dictionary)
+    _say_trained_elsewhere(explained, reads or place, dictionary)
     try:
         note = f"compared without the dictionary at {place}, whose error is a constant"
         return edited(explained, args, kwargs or {}, site.insert, note)
@@ -159,18 +159,37 @@ class _Site:
         )
 
 
-def _say_trained_elsewhere(place: str, dictionary: Dictionary) -> None:
-    """Warns where the file of a dictionary names another standard place: here it may explain little of the value."""
-    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", dictionary.place)
-    if found is None or place.split(".")[0] not in ("residual", "mlp", "attention"):
-        return
-    layer, hook = int(found.group(1)), found.group(2)
-    trained = f"residual.{layer + 1}" if hook == "hook_resid_post" else _HOOKS.get(hook, place).format(layer)
-    if trained != place:
+def _say_trained_elsewhere(explained: Explained, place: str, dictionary: Dictionary) -> None:
+    """Warns where the file of a dictionary names another place: here it may explain little of the value. A name that says
+    nothing of this model passes."""
+    trained = _standard_name(dictionary.place, place)
+    try:
+        there: object = _one(explained, trained)[1]
+    except (UnknownNameError, InputError):  # no such place, or several
+        if trained == dictionary.place:
+            return
+        there = None
+    if there is not _one(explained, place)[1]:
+        which = "" if trained == dictionary.place else f", which is {trained} here,"
         warn_user(
-            f"splice: the dictionary was trained at {dictionary.place}, which is {trained} here, and is put at "
-            f"{place}; what it does not explain there is its error"
+            f"splice: the dictionary was trained at {dictionary.place}{which} and is put at {place}; what it does not "
+            "explain there is its error"
         )
+
+
+def _standard_name(trained: str, place: str) -> str:
+    """What a file calls a place, in our names: the name itself if it is none of TransformerLens. Of hooks that are no
+    standard place the layer counts: it is that of a standard `place` at which the dictionary is put."""
+    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", trained)
+    if found is None:
+        return trained
+    layer, hook = int(found.group(1)), found.group(2)
+    if hook == "hook_resid_post":
+        return f"residual.{layer + 1}"
+    if hook in _HOOKS:
+        return _HOOKS[hook].format(layer)
+    here = re.fullmatch(r"(mlp|attention)\.\d+(\..+)", place)
+    return trained if here is None else f"{here.group(1)}.{layer}{here.group(2)}"
 
 
 def _one(explained: Explained, name: str) -> tuple[InsidePlace, Node]:
