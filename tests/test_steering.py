@@ -16,7 +16,14 @@ import torch
 from golden_cases import relative
 from shared_captures import each_model
 from torch import Tensor, nn
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import lxt_fx
 from lxt_fx import edits
@@ -357,6 +364,39 @@ def test_generate_gives_the_same_with_and_without_a_cache(name: str, positions: 
     assert relative(with_cache[1][seen], without[1][seen]) < 1e-5
     assert relative(plain[seen], without[1][seen]) > 1e-3
     assert torch.equal(generated(model, inputs, True)[1], plain)
+
+
+@pytest.mark.filterwarnings("ignore")  # of generate, about its settings
+def test_positions_of_a_picture_do_not_go_on_where_a_cache_ends() -> None:
+    """`generate` runs the vision tower by itself, and a chat goes on with another picture and the cache of the first."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = CLIPVisionConfig(**sizes, image_size=8, patch_size=4)
+    text = LlamaConfig(**sizes, vocab_size=64)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=63, vision_feature_layer=-1)
+    torch.manual_seed(0)
+    model, picture = LlavaForConditionalGeneration(config).eval(), torch.randn(1, 3, 8, 8)
+    ids = torch.tensor([[5, 63, 63, 63, 63, 6]])
+    inputs = {"input_ids": ids, "pixel_values": picture, "attention_mask": torch.ones_like(ids)}
+    explained = lxt_fx.transform(model, kwargs=inputs)
+    edit = {"pixel_values.residual.1": edits.add(3.0)}
+
+    def at_two(x: Any) -> Any:
+        h = (x[0] if isinstance(x, tuple) else x).clone()
+        h[:, [1, 3]] += 3.0
+        return (h, *x[1:]) if isinstance(x, tuple) else h
+
+    def answers() -> Tensor:
+        first = model(**inputs, use_cache=True)
+        again = model(input_ids=ids, pixel_values=picture, past_key_values=first.past_key_values).logits
+        scores = generated(model, inputs, True)[1].float().transpose(0, 1).nan_to_num(neginf=0)  # of the end, forbidden
+        return torch.cat([first.logits, again, scores], dim=1).detach()
+
+    with lxt_fx.steer(model, edit, positions=[1, 3], explained=explained, inputs=inputs):
+        steered = answers()
+    layer = model.get_submodule(next(name for name, _ in model.named_modules() if name.endswith("encoder.layers.0")))
+    with patched(layer, at_two, entering=False):
+        assert relative(steered, answers()) < 1e-5
+    assert relative(steered, answers()) > 1e-3
 
 
 def test_each_example_has_its_own_row_of_a_mask() -> None:

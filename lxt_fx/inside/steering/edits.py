@@ -79,8 +79,8 @@ def add(vector: Amount, units: Units | None = None) -> Edit:
 
 
 def clamp(value: Amount, units: Units | None = None) -> Edit:
-    """Sets units to a value, whatever they were. No relevance flows back through them: it stays with the value. Raises what
-    `scale` raises."""
+    """Sets units to a value, whatever finite number they were. No relevance flows back through them: it stays with the
+    value. Raises what `scale` raises."""
     return _edit("clamp", value, units)
 
 
