@@ -197,7 +197,8 @@ def test_going_on_with_others_is_refused(explained: Explained, tokenizer: Any, t
     out = tmp_path / "out"
     read(explained, tokenizer, TEXTS, out)
     read(explained, tokenizer, TEXTS, out)  # all is done already
-    for texts, why in ((TEXTS[::-1], "their keys differ"), (TEXTS[:9], "there are 9 now"), ([*TEXTS, "Rome"], "more now")):
+    others = ((TEXTS[::-1], "their keys or contents"), (TEXTS[:9], "there are 9 now"), ([*TEXTS, "Rome"], "more now"))
+    for texts, why in others:
         with pytest.raises(InputError, match=why):
             read(explained, tokenizer, texts, out)
     with pytest.raises(InputError, match="differs in top 3 and 4"):

@@ -12,7 +12,7 @@ from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inside.conditional import conditional
-from lxt_fx.inside.corpus.header import said_target
+from lxt_fx.inside.corpus.fingerprint import said_target
 from lxt_fx.inside.corpus.kept_samples import value_of
 from lxt_fx.inside.corpus.unit_facts import TopSample
 from lxt_fx.inside.units import Only
