@@ -39,8 +39,8 @@ class OneColumn(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.linear, self.norm = nn.Linear(64, 96), nn.BatchNorm1d(8)
-        self.register_buffer("packed", torch.randn(5, 3, dtype=torch.bfloat16))
+        self.linear, self.norm = nn.Linear(64, 97), nn.BatchNorm1d(8)
+        self.register_buffer("packed", torch.randn(5, 3, dtype=torch.bfloat16)[1:])
 
 
 @pytest.mark.parametrize(
@@ -48,10 +48,12 @@ class OneColumn(nn.Module):
     [
         lambda model: model.linear.weight[:, 17].zero_(),
         lambda model: model.linear.weight[41, 3].mul_(2),
-        lambda model: model.linear.weight.copy_(model.linear.weight.flip(0)),
+        lambda model: model.linear.weight.copy_(model.linear.weight.roll(16, 0)),
+        lambda model: model.linear.weight.copy_(model.linear.weight.roll(8, 1)),
+        lambda model: model.linear.weight[96, 63].neg_(),
         lambda model: model.linear.bias.copy_(model.linear.bias.roll(1)),
         lambda model: model.norm.running_var.add_(1),
-        lambda model: model.packed[4].neg_(),
+        lambda model: model.packed[3].neg_(),
     ],
 )
 def test_the_hash_of_weights_sees_every_number(change: Callable[[Any], Any]) -> None:

@@ -33,7 +33,9 @@ LONG = 16
 PROBE = "The 3rd Probe, naïvely: «ab cd»\n"
 """A text that two tokenizers read differently, if they are not the same."""
 
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+ROW = 512
+"""How many words of 64 bits are a row."""
+
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
@@ -45,15 +47,17 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _numbers(tensor: Tensor) -> str:
-    """A hash of the bits of all numbers, by their sums over the first dimension and over all others. Sums of whole numbers
-    are exact, so they do not depend on threads or devices, and need no copy."""
+    """A hash of all bits: of rows of 64-bit words their sums over rows and over columns, and of the rest the bytes. Sums of
+    whole numbers are exact, so they do not depend on threads or devices; they take a sixth of the time of a hash."""
     if tensor.device.type == "meta" or tensor.numel() == 0:
         return ""
-    plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor.detach()
-    rows = len(plain) if plain.dim() > 1 else 1
-    bits = plain.contiguous().reshape(-1).view(_BITS[plain.element_size()]).reshape(rows, -1)
-    sums = [bits.sum(dim, dtype=torch.int64).cpu().numpy().tobytes() for dim in (0, 1)]
-    return _hash(b"|".join(sums))
+    plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    flat = plain.contiguous().reshape(-1).view(torch.uint8)
+    size = len(flat) - len(flat) % (8 * ROW)
+    words = flat[:size] if flat.storage_offset() % 8 == 0 else flat[:size].clone()
+    rows = words.view(torch.int64).reshape(-1, ROW)
+    parts = (rows.sum(0), rows.sum(1), flat[size:])
+    return _hash(b"|".join(part.cpu().numpy().tobytes() for part in parts))
 
 
 def rules_hash(explained: Explained) -> str:
