@@ -159,3 +159,15 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(explained: Explained, to
     (tmp_path / "a.jsonl").write_text('\ufeff{"text": "abc"}\n{"text": "de"}\n', encoding="utf-8")
     found = lxt_fx.corpus(explained, tokenizer, tmp_path / "a.jsonl", PLACE, folder=tmp_path / "out", words=0)
     assert found.samples == 2 and not list(found.bad())
+
+
+def test_a_sample_that_is_a_sound_is_shown_with_its_position() -> None:
+    """Not with the text that its decoder has said, which the position is not in."""
+    from lxt_fx.inside.corpus.kept_samples import KeptSample
+    from lxt_fx.inside.corpus.unit_facts import TopSample
+    from lxt_fx.inside.corpus.unit_view import _start
+    from lxt_fx.inside.corpus.units_by_token import Reads
+
+    texts = {"decoder_input_ids": ("<start>",)}
+    sound = KeptSample(0, "a.wav", "", texts, None, (0, 0), 0, "", "", 0.0)
+    assert _start(TopSample(1.0, sound, 12, Reads()), 40) == "position 12 of a.wav"

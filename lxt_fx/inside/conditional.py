@@ -100,8 +100,8 @@ def _conditions(given: Condition | Sequence[Condition]) -> tuple[list[Condition]
     for one in wanted:
         if isinstance(one, TopUnits) and len(one) > 1:
             raise InputError(
-                f"{FUNCTION}: the top units lie at {len(one)} places, and a condition of several places means one after the "
-                "other; for each unit by itself give [{unit.place: unit.unit} for unit in top.found]"
+                f"{FUNCTION}: the top units lie at {len(one)} places, and a condition of several places means one after "
+                "the other; for each unit by itself give [{unit.place: unit.unit} for unit in top.found]"
             )
     if not wanted or not all(isinstance(each, Mapping) and each for each in wanted):
         raise InputError(

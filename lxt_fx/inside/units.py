@@ -63,8 +63,8 @@ def check_units(place: InsidePlace, function: str) -> None:
     if any(name in axes[:-1] for name in experts):
         raise InputError(
             f"{function}: {place.name} [{', '.join(axes)}] holds the neurons of several experts, and an index is another "
-            "neuron in each of them, so it is no unit of the model; take experts.*.weights or mlp.*.output, or of this place "
-            "the whole"
+            "neuron in each of them, so it is no unit of the model; take experts.*.weights or mlp.*.output, or the whole "
+            "of this place"
         )
 
 

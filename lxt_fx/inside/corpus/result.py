@@ -186,7 +186,7 @@ class Corpus(Mapping[str, tuple[int, ...]]):
         `labels` are those of the corpus.
 
         Runs the model once for each sample. Raises InputError without a model, for another target, and for a sample that
-        was a picture in memory, which is no longer there.
+        was a picture or a sound in memory, which is no longer there.
         """
         from lxt_fx.inside.corpus.unit_heatmaps import unit_heatmaps
 

@@ -42,8 +42,8 @@ def unit_heatmaps(
         value = value_of(top.sample.source)
         if value is None:
             raise InputError(
-                f"Corpus.heatmaps: {top.sample.key!r} was a picture in memory, and is no longer there; lxt_fx.conditional "
-                "takes it again"
+                f"Corpus.heatmaps: {top.sample.key!r} was a picture or a sound in memory, and is no longer there; "
+                "lxt_fx.conditional takes it again"
             )
         only = Only(unit, top.position if top.reads.leaf else None)
         rules = None if isinstance(model, Explained) else header["table"]
