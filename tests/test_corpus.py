@@ -398,7 +398,7 @@ def test_pictures_are_read_by_patch(tmp_path: Path) -> None:
     assert top.sample.picture is not None and layer is not None
     html = found.unit("residual.0", 4)._repr_html_()
     assert "data:image/png;base64" in html and "prefers-color-scheme: dark" in html
-    with pytest.raises(InputError, match="a picture in memory"):
+    with pytest.raises(InputError, match="a picture or a sound in memory"):
         Corpus(tmp_path / "out", model=model).heatmaps("residual.0", 4)
 
 
