@@ -202,7 +202,8 @@ def test_going_on_with_others_is_refused(explained: Explained, tokenizer: Any, t
     out = tmp_path / "out"
     read(explained, tokenizer, TEXTS, out)
     read(explained, tokenizer, TEXTS, out)  # all is done already
-    for texts, why in ((TEXTS[::-1], "their keys differ"), (TEXTS[:9], "there are 9 now"), ([*TEXTS, "Rome"], "more now")):
+    others = ((TEXTS[::-1], "their keys or contents"), (TEXTS[:9], "there are 9 now"), ([*TEXTS, "Rome"], "more now"))
+    for texts, why in others:
         with pytest.raises(InputError, match=why):
             read(explained, tokenizer, texts, out)
     with pytest.raises(InputError, match="differs in top 3 and 4"):
@@ -408,7 +409,7 @@ def test_pictures_are_read_by_patch(tmp_path: Path) -> None:
     assert wide.box() == (4, 4, 8, 8) and wide.token == "patch 1, 1"
     html = found.unit("residual.0", 4)._repr_html_()
     assert "data:image/png;base64" in html and "prefers-color-scheme: dark" in html
-    with pytest.raises(InputError, match="a picture in memory"):
+    with pytest.raises(InputError, match="a picture or a sound in memory"):
         Corpus(tmp_path / "out", model=model).heatmaps("residual.0", 4)
 
 

@@ -512,3 +512,52 @@ def test_the_amounts_of_a_chain_are_those_at_its_last_place() -> None:
             assert first == pytest.approx(sum(apart), rel=1e-4) and first != pytest.approx(other)
     middle = values(lxt_fx.conditional(module, one(0), {**chain, "residual.1": [0, 1]}, 3))[0][0]
     assert middle != pytest.approx(values(both[0])[0][0])  # the place in the middle is a condition too
+
+
+def test_an_index_of_the_neurons_of_experts_is_no_unit(tmp_path: Any) -> None:
+    """Neuron 3 of one expert and neuron 3 of the next are two neurons: sums over both are of nothing."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    module = lxt_fx.transform(hf.MixtralForCausalLM(hf.MixtralConfig(**sizes, **heads)).eval())
+    text = {"input_ids": IDS[:1]}
+    found = lxt_fx.latent(module, text, 1, ("mlp.0.neurons", "mlp.0.output", "experts.0.weights"))
+    calls: list[Any] = [
+        lambda: found.top(3),
+        lambda: found.to_dataframe(),
+        lambda: found["mlp.0.neurons"].by_unit(),
+        lambda: lxt_fx.conditional(module, text, {"mlp.0.neurons": 3}, 1),
+        lambda: lxt_fx.corpus(module, None, [[3, 7, 9]], "mlp.*.neurons", folder=tmp_path / "out"),
+    ]
+    for call in calls:
+        with pytest.raises(lxt_fx.InputError, match="the neurons of several experts"):
+            call()
+    whole = lxt_fx.conditional(module, text, {"mlp.0.neurons": None}, 1)
+    assert float(whole.numbers[0].value) == pytest.approx(found.total("mlp.0.neurons"), rel=1e-4)
+    weights = found["experts.0.weights"].by_unit()[0, 0]
+    assert found.top(1, "experts.*.weights").found[0].relevance == pytest.approx(float(weights.max()))
+
+
+def test_top_units_of_several_places_are_no_chain() -> None:
+    module, text = explained("llama"), {"input_ids": IDS[:1]}
+    top = lxt_fx.latent(module, text, 1).top(12)
+    assert len(top) == 2
+    with pytest.raises(lxt_fx.InputError, match="the top units lie at 2 places"):
+        lxt_fx.conditional(module, text, [top], 1)
+    each = lxt_fx.conditional(module, text, [{unit.place: unit.unit} for unit in top.found], 1)
+    for number, unit in zip(each.numbers, top.found, strict=True):
+        assert float(number.value) == pytest.approx(unit.relevance, rel=1e-3, abs=1e-7)
+    of_one = lxt_fx.latent(module, text, 1).top(3, "mlp.1.neurons")
+    together = lxt_fx.conditional(module, text, of_one, 1)
+    assert float(together.numbers[0].value) == pytest.approx(sum(unit.relevance for unit in of_one.found), rel=1e-3)
+
+
+def test_a_value_is_written_by_its_axes_and_a_tokenizer_in_the_place_of_a_text_is_named() -> None:
+    tokenizer = tiny_text.byte_tokenizer()
+    module = lxt_fx.transform(tiny_text.llama(len(tokenizer)))
+    found = lxt_fx.latent(module, "abc", [1, 2], "mlp.0.neurons", processor=tokenizer)
+    assert repr(found["mlp.0.neurons"]) == "LatentValue(mlp.0.neurons, [batch 1, tokens 3, neurons 64], 2 targets)"
+    with pytest.raises(lxt_fx.InputError, match="the tokenizer by name"):
+        lxt_fx.latent(module, tokenizer, "abc")
+    with pytest.raises(lxt_fx.InputError, match="give the tokenizer of LlamaForCausalLM as processor"):
+        lxt_fx.latent(module, "abc", 1)

@@ -10,8 +10,8 @@ import tiny_text
 import torch
 
 import lxt_fx
-from lxt_fx import InputError, UnknownNameError
-from lxt_fx.inside.maximise import Regularisers, _weights
+from lxt_fx import InputError, Regularisers, UnknownNameError
+from lxt_fx.inside.maximise import _weights
 
 
 def red(patch: int = 0) -> Any:
@@ -122,6 +122,10 @@ def test_what_cannot_be_maximised_is_refused() -> None:
         ({"place": "residual.0", "unit": 1, "position": 5}, "has 5 positions, and 5 is none of them"),
         ({"place": "residual.0", "unit": 1, "bounds": None}, "which numbers black and white are"),
         ({"place": "residual.0", "unit": 1, "seeds": 0}, "seeds must be a whole number"),
+        ({"place": "residual.0", "unit": [1, 2]}, "made for one unit"),
+        ({"place": "residual.0", "unit": 1, "bounds": (0.0,)}, "the numbers of black and of white"),
+        ({"place": "residual.0", "unit": 1, "regularisers": {"jitter": 1}}, "regularisers are lxt_fx.Regularisers"),
+        ({"place": "residual.0", "unit": 1, "regularisers": lxt_fx.Regularisers(-1)}, "a jitter of whole pixels"),
     ):
         with pytest.raises(InputError, match=why):
             lxt_fx.maximise(model, **{"bounds": (-1.0, 1.0), "steps": 1, **arguments})

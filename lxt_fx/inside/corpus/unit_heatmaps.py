@@ -12,7 +12,7 @@ from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inside.conditional import conditional
-from lxt_fx.inside.corpus.header import said_target
+from lxt_fx.inside.corpus.fingerprint import said_target
 from lxt_fx.inside.corpus.kept_samples import value_of
 from lxt_fx.inside.corpus.unit_facts import TopSample
 from lxt_fx.inside.units import Only
@@ -42,8 +42,8 @@ def unit_heatmaps(
         value = value_of(top.sample.source)
         if value is None:
             raise InputError(
-                f"Corpus.heatmaps: {top.sample.key!r} was a picture in memory, and is no longer there; lxt_fx.conditional "
-                "takes it again"
+                f"Corpus.heatmaps: {top.sample.key!r} was a picture or a sound in memory, and is no longer there; "
+                "lxt_fx.conditional takes it again"
             )
         only = Only(unit, top.position if top.reads.leaf else None)
         rules = None if isinstance(model, Explained) else header["table"]
