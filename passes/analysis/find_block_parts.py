@@ -10,7 +10,7 @@ from typing import Any
 import networkx as nx
 from torch.fx import Node
 
-from lxt_fx.base.nodes import arguments, fixed_size, shape
+from lxt_fx.base.nodes import arguments, fixed_size, shape, written_shape
 from lxt_fx.base.torch_internals import aten, aten_ops
 from lxt_fx.ops.aten_kinds import (
     CONVOLUTIONS,
@@ -35,7 +35,8 @@ from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.rule_table.rule import Role
 
 SUMS = aten_ops("add.Tensor sub.Tensor")
-_MIXES = aten_ops("cumsum fft_fft fft_fft2 fft_fftn avg_pool1d avg_pool2d")
+_POOLS = aten_ops("avg_pool1d avg_pool2d")
+_MIXES = _POOLS | aten_ops("cumsum fft_fft fft_fft2 fft_fftn")
 SCALES = MOVES | MASKS | POINTWISE_LINEAR | PRODUCTS | NORMS
 """What may stand between a part of a block and the residual stream."""
 SCATTERS = aten_ops("index_add index_put scatter_add scatter.src sum.dim_IntList")
@@ -125,13 +126,15 @@ def _computes(node: Node) -> bool:
 
 
 def _skips(reader: Reader, node: Node, before: Node) -> bool:
-    """Whether the value `before` is a term of a sum as it is, or scaled."""
+    """Whether the value `before` is a term of a sum as it is, or scaled, or pooled to fewer tokens (Funnel)."""
+    shorter = written_shape(node) != written_shape(before)
+    through = SUMS | PRODUCTS | MOVES | (_POOLS if shorter else frozenset())
     todo = [node]
     while todo:
         one = todo.pop()
         if one is before:
             return True
-        if one.target in SUMS | PRODUCTS | MOVES and one not in reader.origin and len(found := reader.reads(one)) < 3:
+        if one.target in through and one not in reader.origin and len(found := reader.reads(one)) < 3:
             todo += found
     return False
 
