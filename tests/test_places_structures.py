@@ -1,4 +1,4 @@
-"""`places` in networks whose layers are no plain chain: scores of another stream, a pooled skip."""
+"""`places` in networks whose layers are no plain chain: scores of another stream, a pooled skip, appended tokens."""
 
 from __future__ import annotations
 
@@ -85,7 +85,32 @@ class Funnel(nn.Module):
         return self.states(x)[-1][:, 0]
 
 
-def checked(model: Twins | Funnel, *inputs: Tensor) -> lxt_fx.Explained:
+class Messages(nn.Module):
+    """As X-CLIP: what the first token of each frame says to those of the other frames is appended to its frame, and taken
+    away behind the attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.messages = (nn.ModuleList(Layer(8) for _ in range(2)) for _ in range(2))
+        self.said = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+
+    def states(self, x: Tensor) -> list[Tensor]:
+        found = [x]
+        for layer, messages, said in zip(self.layers, self.messages, self.said, strict=True):
+            first = said(x[:, 0])[None]
+            told = first + messages.attention(messages.attention.scores(first, first), first)
+            joined = torch.cat([x, told.transpose(0, 1)], 1)
+            joined = joined + layer.attention(layer.attention.scores(joined, joined), joined)
+            x = joined[:, : x.shape[1]]
+            x = x + layer.mlp(layer.norms[1](x))
+            found.append(x)
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.states(x)[-1][:, 0]
+
+
+def checked(model: Twins | Funnel | Messages, *inputs: Tensor) -> lxt_fx.Explained:
     """The transformed model, whose residual stream is what the layers of the model give."""
     module = lxt_fx.transform(model, inputs)
     with torch.no_grad(), lxt_fx.watch(module, "residual.*") as inside:
@@ -119,3 +144,17 @@ def test_a_skip_may_be_pooled() -> None:
     module = checked(Funnel().eval().double(), torch.randn(2, 8, 8, dtype=torch.float64))
     units = {name for name in lxt_fx.places(module) if name.endswith(("heads", "neurons"))}
     assert units == {name for layer in range(3) for name in (f"attention.{layer}.heads", f"mlp.{layer}.neurons")}
+
+
+def test_appended_tokens_are_of_the_layer_that_appends_them() -> None:
+    """The residual stream is what stands before them; the message is an attention of the layer, and its own is another."""
+    torch.manual_seed(0)
+    model, x = Messages().eval().double(), torch.randn(3, 5, 8, dtype=torch.float64)
+    module = checked(model, x)
+    with torch.no_grad(), lxt_fx.watch(module, "attention.1.*.output", "mlp.1.*.output", "residual.*") as inside:
+        module(x)
+    values = {name: seen.value for name, seen in inside.items()}
+    appended = (values["mlp.1.0.output"] + values["attention.1.0.output"]).reshape(3, 1, 8)
+    added = values["attention.1.1.output"] + torch.cat([values["residual.1"], appended], 1)
+    after = added[:, :5] + values["mlp.1.1.output"]
+    assert float((after - values["residual.2"]).abs().max()) <= EXACT * float(after.abs().max())

@@ -10,22 +10,23 @@ from torch.fx import Graph, Node
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import CONTRACTIONS, LINEAR_MAPS
 from lxt_fx.passes.analysis.find_attention_parts import RESHAPES, find_attention_parts, projected
-from lxt_fx.passes.analysis.find_block_parts import Reader
+from lxt_fx.passes.analysis.find_block_parts import Reader, joined_axis
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.rule_table.rule import Role
 
 
 def carried_edges(reader: Reader, graph: Graph) -> nx.DiGraph:
-    """Analysis: the edges producer -> consumer along which relevance flows. A value of the stream that is joined with what
-    became of it (the embeddings, which each shared layer of Zamba reads beside its input) passes by, and so do keys and
-    values that an attention has from an earlier layer (Gemma 4), and scores that it has from another stream (LiLT)."""
+    """Analysis: the edges producer -> consumer along which relevance flows. A value of the stream whose features are
+    joined with those of what became of it (the embeddings, which each shared layer of Zamba reads beside its input) passes
+    by, and so do keys and values that an attention has from an earlier layer (Gemma 4), and scores that it has from another
+    stream (LiLT)."""
     flow, order = reader.flow, reader.order
     found: nx.DiGraph = nx.DiGraph()
     for node in graph.nodes:
         if node in flow.carrying and node.op != "output":
             found.add_node(node)
             read = [operand.node for operand in flow.carrying_operands(node)]
-            if node.target is aten.cat.default and len(read) > 1:
+            if node.target is aten.cat.default and len(read) > 1 and joined_axis(node) == 1:
                 read = [one for one in read if not any(_became(flow, order, one, other) for other in read)]
             if node.target is aten.scaled_dot_product_attention.default and len(read) == 3:
                 queries, keys = (projected(flow, one) for one in read[:2])

@@ -59,7 +59,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """A sum of `before` and what is computed from it."""
+    """A sum of `before` and what is computed from it, or the tokens of both side by side."""
 
     before: Node
     after: Node
@@ -110,7 +110,7 @@ def blocks_between(reader: Reader, cuts: tuple[Node, ...], segment_of: Mapping[N
             inside.setdefault(cut, set()).add(node)
     for before, after in zip(cuts, cuts[1:], strict=False):
         members = frozenset(inside.get(before, ()))
-        if members and after.target in SUMS and _skips(reader, after, before):
+        if members and (_appends(reader, after, before) or after.target in SUMS and _skips(reader, after, before)):
             tips = list(_tips(reader, after, before, members))
             inner = set(_partial_sums(reader, after, before, members))
             if any(not inner.isdisjoint(_computed_from(reader, tip, before, members)) for tip in tips):
@@ -118,6 +118,18 @@ def blocks_between(reader: Reader, cuts: tuple[Node, ...], segment_of: Mapping[N
             branches = tuple(one for tip in tips for one in _branches(reader, tip, before, members, segment_of))
             if any(_computes(node) for branch in branches for node in branch.inside):
                 yield Block(before, after, branches)
+
+
+def joined_axis(node: Node) -> int:
+    """The axis along which values are joined, counted from the last one, which is 1: the features of a token."""
+    axis = arguments(node).get("dim", 0)
+    return (-axis if axis < 0 else len(shape(node) or ()) - axis) if isinstance(axis, int) else 0
+
+
+def _appends(reader: Reader, node: Node, before: Node) -> bool:
+    """Whether tokens computed from the value `before` are appended to its own (X-CLIP)."""
+    joins = node.target is aten.cat.default and joined_axis(node) == 2
+    return joins and len(reader.reads(node)) > 1 and before in reader.reads(node)
 
 
 def _computes(node: Node) -> bool:
@@ -140,10 +152,11 @@ def _skips(reader: Reader, node: Node, before: Node) -> bool:
 
 
 def _tips(reader: Reader, node: Node, before: Node, members: frozenset[Node]) -> Iterator[Node]:
-    """The terms of the sum that ends a block, but for the skip, and before scales and norms. A sum is one term unless it
-    holds the skip, or one of its terms holds an attention and another does not (attention and MLP beside each other)."""
+    """The terms of the sum that ends a block, or the tokens that it appends, but for the skip, and before scales and norms.
+    A sum is one term unless it holds the skip, or one of its terms holds an attention and another does not (attention and
+    MLP beside each other)."""
     found = reader.reads(node)
-    inner = node.target in SUMS and len(found) > 1
+    inner = (node.target in SUMS or _appends(reader, node, before)) and len(found) > 1
     if inner and (_skips(reader, node, before) or _attends_in_part(reader, found, before, members)):
         for operand in found:
             yield from _tips(reader, operand, before, members)
