@@ -1,11 +1,11 @@
 """Are the standard places of a model found, and right by value?
 
 Nothing of the graph proves them: the model itself runs, with its hidden states and with hooks on its modules. `residual.i`
-is `hidden_states[i]`; the last of these is that or what a norm gives of it. The outputs of attentions and MLPs are those of
-modules of the model. Neurons are what a module reads whose output is the MLP's, and heads what one reads whose output is
-the attention's; where a gate or a norm stands between, doubled heads change the output as the graph says they may: none of
-its other inputs is a value of the layer. And nothing of a layer is missing: with attentions, MLPs and mixers left out, no
-linear map lies between one residual stream and the next.
+is `hidden_states[i]`, or what a norm gives of it that the layer adds to; the last of these is that or what a norm gives of
+it. The outputs of attentions and MLPs are those of modules of the model. Neurons are what a module reads whose output is
+the MLP's, and heads what one reads whose output is the attention's; where a gate or a norm stands between, doubled heads
+change the output as the graph says they may: none of its other inputs is a value of the layer. And nothing of a layer is
+missing: with attentions, MLPs and mixers left out, no linear map lies between one residual stream and the next.
 """
 
 from __future__ import annotations
