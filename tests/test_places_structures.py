@@ -1,4 +1,4 @@
-"""`places` in networks whose layers are no plain chain: scores of another stream, a pooled skip, appended tokens."""
+"""`places` where layers are no plain chain: scores of another stream, pooled skips, appended tokens, joined maps."""
 
 from __future__ import annotations
 
@@ -158,3 +158,26 @@ def test_appended_tokens_are_of_the_layer_that_appends_them() -> None:
     added = values["attention.1.1.output"] + torch.cat([values["residual.1"], appended], 1)
     after = added[:, :5] + values["mlp.1.1.output"]
     assert float((after - values["residual.2"]).abs().max()) <= EXACT * float(after.abs().max())
+
+
+def test_a_map_that_is_joined_with_what_became_of_it_passes_by() -> None:
+    """As in MobileViT: the layers of each stage stand between a convolution and a fusion with what it gave, channel by
+    channel."""
+
+    class Fused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stems = nn.ModuleList([nn.Conv2d(1, 8, 2, 2), nn.Conv2d(16, 8, 2, 2)])
+            self.layers, self.head = nn.ModuleList(Layer(8) for _ in range(2)), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for stem, layer in zip(self.stems, self.layers, strict=True):
+                x = stem(x)
+                tokens = x.flatten(2).transpose(1, 2)
+                tokens = layer(tokens, layer.attention.scores(tokens, tokens), tokens)
+                x = torch.cat([x, tokens.transpose(1, 2).reshape(x.shape)], 1)
+            given: Tensor = self.head(x.mean((2, 3)))
+            return given
+
+    places = lxt_fx.places(lxt_fx.transform(Fused().eval(), (torch.randn(2, 1, 8, 8),)))
+    assert [name for name in places if name.startswith("residual")] == [f"residual.{layer}" for layer in range(3)]

@@ -10,7 +10,7 @@ from torch.fx import Graph, Node
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import CONTRACTIONS, LINEAR_MAPS
 from lxt_fx.passes.analysis.find_attention_parts import RESHAPES, find_attention_parts, projected
-from lxt_fx.passes.analysis.find_block_parts import Reader, joined_axis
+from lxt_fx.passes.analysis.find_block_parts import TOKENS, Reader, joined_axis
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.rule_table.rule import Role
 
@@ -26,8 +26,8 @@ def carried_edges(reader: Reader, graph: Graph) -> nx.DiGraph:
         if node in flow.carrying and node.op != "output":
             found.add_node(node)
             read = [operand.node for operand in flow.carrying_operands(node)]
-            if node.target is aten.cat.default and len(read) > 1 and joined_axis(node) == 1:
-                read = [one for one in read if not any(_became(flow, order, one, other) for other in read)]
+            if node.target is aten.cat.default and len(read) > 1 and joined_axis(node) != TOKENS:
+                read = [one for one in read if not any(_became(flow, order, one, two) for two in read if two is not one)]
             if node.target is aten.scaled_dot_product_attention.default and len(read) == 3:
                 queries, keys = (projected(flow, one) for one in read[:2])
                 if queries is not keys and _became(flow, order, keys, queries):

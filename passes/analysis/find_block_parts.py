@@ -40,6 +40,8 @@ _MIXES = _POOLS | aten_ops("cumsum fft_fft fft_fft2 fft_fftn")
 SCALES = MOVES | MASKS | POINTWISE_LINEAR | PRODUCTS | NORMS
 """What may stand between a part of a block and the residual stream."""
 SCATTERS = aten_ops("index_add index_put scatter_add scatter.src sum.dim_IntList")
+TOKENS = 2
+"""The axis of the tokens, counted from the last one."""
 _ALONE = POINTWISE | MOVES | NORMS | SELECTIONS | WEIGHTED | SCATTERS
 """Ops that read several values and mix no tokens."""
 
@@ -121,14 +123,14 @@ def blocks_between(reader: Reader, cuts: tuple[Node, ...], segment_of: Mapping[N
 
 
 def joined_axis(node: Node) -> int:
-    """The axis along which values are joined, counted from the last one, which is 1: the features of a token."""
+    """The axis along which values are joined, counted from the last one, which is 1."""
     axis = arguments(node).get("dim", 0)
     return (-axis if axis < 0 else len(shape(node) or ()) - axis) if isinstance(axis, int) else 0
 
 
 def _appends(reader: Reader, node: Node, before: Node) -> bool:
     """Whether tokens computed from the value `before` are appended to its own (X-CLIP)."""
-    joins = node.target is aten.cat.default and joined_axis(node) == 2
+    joins = node.target is aten.cat.default and joined_axis(node) == TOKENS
     return joins and len(reader.reads(node)) > 1 and before in reader.reads(node)
 
 
