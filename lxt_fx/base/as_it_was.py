@@ -9,50 +9,43 @@ copied, and their values put back; a parameter or a large tensor that a forward 
 
 from __future__ import annotations
 
-import enum
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import islice
-from operator import is_
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from lxt_fx.base.module_facts import NOT_FOLLOWED, is_plain, package_of
-from lxt_fx.base.torch_internals import pytree, version_of
-from lxt_fx.base.warn_user import warn_user
-
-MOST_BYTES = 32 * 2**20
-"""How many bytes of tensors are copied at a run, the smallest tensors first."""
-
-MOST_ENTRIES, MOST_PARTS = 10_000, 100_000
-"""The largest list or dict that is looked at (a vocabulary is larger), and how many objects are looked at. Modules come
-first."""
-
-Place = tuple[int, str]
-"""Where something stands: the dict of its object, by identity, and its name."""
-
-_DICTS, _LISTS = (dict, OrderedDict, defaultdict), (list, deque)
-_CONTAINERS = frozenset((*_DICTS, *_LISTS, set))
-_HOLDS_NOTHING = frozenset((bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device))
-_NOTHING = object()
+from lxt_fx.base.model_snapshot import (
+    NOTHING,
+    Place,
+    Snapshot,
+    copied,
+    differs,
+    fill,
+    has_new_tensors_only,
+    is_equal,
+    is_other,
+    put,
+)
+from lxt_fx.base.module_facts import is_plain, package_of
+from lxt_fx.base.torch_internals import pytree
 
 
 @dataclass(slots=True, eq=False)
 class Written:
     """What the forward of a model wrote into it inside a block; known behind it, or after `look`. `places` are the
     attributes and entries that have another value, those that hold a list or dict whose entries have, among them. `made`
-    has the new values of entries by their place."""
+    has the new values of entries by their place, `parameters` names those that were drawn, and the forward `chooses` if it
+    wrote anything but tensors."""
 
     places: frozenset[Place] = frozenset()
     made: dict[Place, Any] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
-    _before: _Snapshot | None = None
+    chooses: bool = False
+    _before: Snapshot | None = None
     _parts: list[tuple[Any, Any, Any]] = field(default_factory=list)
     _tensors: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
@@ -70,12 +63,13 @@ class Written:
             return
         self._before, places = None, set[Place]()
         for owner, was, place in before.parts:
-            if not _differs(owner, was):
+            if not differs(owner, was):
                 continue
-            now = owner.copy()
+            now = copied(owner)
             self._parts.append((owner, was, now))
+            self.chooses = self.chooses or not has_new_tensors_only(now, was)
             if isinstance(owner, dict):
-                changed = {key: now.get(key, _NOTHING) for key in {*now, *was} if not _is_equal(now, was, key)}
+                changed = {key: now.get(key, NOTHING) for key in {*now, *was} if not is_equal(now, was, key)}
                 self.made.update({(id(owner), key): value for key, value in changed.items()})
                 places.update((id(owner), key) for key in changed)
                 if place is not None and changed:
@@ -83,7 +77,7 @@ class Written:
             elif place is not None and not (is_plain(now) and is_plain(was) and now == was):
                 places.add(place)
         self.places = frozenset(places)
-        self._tensors = [(tensor, was, tensor.detach().clone()) for tensor, was in before.copies if _other(tensor, was)]
+        self._tensors = [(tensor, was, tensor.detach().clone()) for tensor, was in before.copies if is_other(tensor, was)]
         if self.made:
             known = {id(x) for x in before.found}
             new = ((key, x) for (_, key), value in self.made.items() for x in _parameters_in(value))
@@ -92,14 +86,14 @@ class Written:
     def put_back(self) -> None:
         """Puts the model back as it was before the block."""
         for owner, was, now in self._parts:
-            _put(owner, now, was)
-        _fill((tensor, was) for tensor, was, _ in self._tensors)
+            put(owner, now, was)
+        fill((tensor, was) for tensor, was, _ in self._tensors)
 
     def again(self) -> None:
         """Changes the model as its forward did. To be called inside of another block that puts it back."""
         for owner, was, now in self._parts:
-            _put(owner, was, now)
-        _fill((tensor, now) for tensor, _, now in self._tensors)
+            put(owner, was, now)
+        fill((tensor, now) for tensor, _, now in self._tensors)
 
 
 @contextmanager
@@ -110,7 +104,7 @@ def as_it_was(model: nn.Module) -> Iterator[Written]:
     if id(model) in _BEHIND.get() or _is_explained(model):
         yield written
         return
-    written._before = before = _Snapshot(model)
+    written._before = before = Snapshot(model)
     try:
         yield written
     finally:
@@ -179,136 +173,9 @@ def runs_logged() -> Iterator[Runs]:
         _LOGS.reset(token)
 
 
-class _Snapshot:
-    """A model as it is: its containers, each with a copy of what it holds and the attribute that it stands in, and its
-    tensors."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.parts: list[tuple[Any, Any, Place | None]] = []
-        self.found: list[Tensor] = []
-        self._seen = set[int]()
-        todo = deque[tuple[Any, Place | None]]((vars(module), None) for module in model.modules())
-        while todo and len(self.parts) < MOST_PARTS:
-            owner, place = todo.popleft()
-            if id(owner) in self._seen or len(owner) > MOST_ENTRIES:
-                continue
-            self._seen.add(id(owner))
-            was = owner.copy()
-            self.parts.append((owner, was, place))
-            if isinstance(owner, dict):
-                for key, value in was.items():
-                    self._held(value, place or (id(owner), key), todo)
-            else:
-                for value in was:
-                    self._held(value, place, todo)
-        copied = [tensor for tensor in self.found if _can_be_copied(tensor)]
-        self.copies = [(tensor, tensor.detach().clone()) for tensor in _smallest(copied)]
-        ours = {id(tensor) for tensor, _ in self.copies}
-        others = [tensor for tensor in self.found if id(tensor) not in ours and not tensor.is_inference()]
-        self._versions = [(tensor, version_of(tensor)) for tensor in others]
-
-    def _held(self, value: Any, place: Place | None, todo: deque[tuple[Any, Place | None]]) -> None:
-        kind = type(value)
-        if kind in _HOLDS_NOTHING:
-            return
-        if kind in _CONTAINERS:
-            todo.append((value, place))
-        elif kind is tuple:
-            for item in islice(value, MOST_ENTRIES):
-                self._held(item, place, todo)
-        elif isinstance(value, Tensor):
-            if id(value) not in self._seen:
-                self._seen.add(id(value))
-                self.found.append(value)
-        elif isinstance(value, nn.Module):
-            todo.append((vars(value), None))
-        elif package_of(kind) not in NOT_FOLLOWED and not isinstance(value, enum.Enum):
-            own = getattr(value, "__dict__", None)
-            if type(own) is dict:
-                todo.append((own, None))
-
-    def warn(self, model: nn.Module) -> None:
-        """Names tensors that were written into and are not put back."""
-        written = {id(tensor) for tensor, version in self._versions if version_of(tensor) != version}
-        if written:
-            every = (*model.named_parameters(), *model.named_buffers())
-            name = next((name for name, tensor in every if id(tensor) in written), "a tensor")
-            warn_user(
-                f"{type(model).__name__}: its own forward writes into {name} in place, a parameter or a large tensor, of "
-                "which no copy is made: it has the new values now, as after any call of the model. Copy the model before, "
-                "if you need the old ones"
-            )
-
-
 def _is_explained(model: nn.Module) -> bool:
     """Whether this is one of our own modules, whose graph changes nothing."""
     return isinstance(model, GraphModule) and any(package_of(kind) == "lxt_fx" for kind in type(model).__mro__)
-
-
-def _can_be_copied(tensor: Tensor) -> bool:
-    plain = type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_quantized
-    return plain and tensor.device.type != "meta" and not tensor.is_inference()
-
-
-def _smallest(tensors: list[Tensor]) -> Iterator[Tensor]:
-    left = MOST_BYTES
-    for tensor in sorted(tensors, key=lambda tensor: tensor.nbytes):
-        left -= tensor.nbytes
-        if left < 0:
-            return
-        yield tensor
-
-
-def _other(tensor: Tensor, was: Tensor) -> bool:
-    same = tensor.dtype == was.dtype and tensor.device == was.device and tensor.requires_grad == was.requires_grad
-    return not same or not torch.equal(tensor, was)
-
-
-def _fill(tensors: Iterable[tuple[Tensor, Tensor]]) -> None:
-    with torch.no_grad():
-        for tensor, value in tensors:
-            if tensor.requires_grad and tensor.grad_fn is not None:
-                tensor.detach_()
-            if tensor.shape == value.shape and tensor.dtype == value.dtype and tensor.device == value.device:
-                tensor.copy_(value)
-            else:
-                tensor.data = value.clone()
-
-
-def _differs(now: Any, was: Any) -> bool:
-    """Whether a container holds other objects than before, or in another order."""
-    if len(now) != len(was):
-        return True
-    if isinstance(now, set):
-        return bool(now != was)
-    if isinstance(now, dict):
-        return not (all(map(is_, now, was)) and all(map(is_, now.values(), was.values())))
-    return not all(map(is_, now, was))
-
-
-def _is_equal(now: dict[Any, Any], was: dict[Any, Any], key: Any) -> bool:
-    """Whether an entry has the same value: a number that is computed anew may be another object."""
-    if key not in now or key not in was:
-        return False
-    one, other = now[key], was[key]
-    return one is other or (type(one) is type(other) and is_plain(one) and is_plain(other) and bool(one == other))
-
-
-def _put(owner: Any, now: Any, wanted: Any) -> None:
-    """Puts what was found to differ between two states of a container as it is in the second."""
-    if isinstance(owner, dict):
-        for key in [key for key in now if key not in wanted]:
-            owner.pop(key, None)
-        owner.update({key: value for key, value in wanted.items() if now.get(key, _NOTHING) is not value})
-        if [key for key in owner if key in wanted] != list(wanted):  # submodules run in their order
-            for key, value in wanted.items():
-                del owner[key]
-                owner[key] = value
-    elif isinstance(owner, list):
-        owner[:] = wanted
-    else:
-        owner.clear()
-        (owner.update if isinstance(owner, set) else owner.extend)(wanted)
 
 
 def _parameters_in(value: Any) -> Iterator[nn.Parameter]:

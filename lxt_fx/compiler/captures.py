@@ -4,6 +4,7 @@ file, or captured now."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from torch.fx import GraphModule
 
 from lxt_fx.base.as_it_was import Runs, Written, as_it_was, runs_logged
 from lxt_fx.base.cache_files import drop, folder
+from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.remembered_facts import Remembered, remembered
@@ -39,8 +41,8 @@ from lxt_fx.compiler.options import example_of
 from lxt_fx.compiler.short_check import Checked
 from lxt_fx.compiler.timed import timed
 from lxt_fx.passes.canonical.fill_missing import has_missing
-from lxt_fx.passes.capture.autograd_functions import own_backwards_found
-from lxt_fx.passes.capture.capture import torch_state_restored
+from lxt_fx.passes.capture.autograd_functions import Functions, own_backwards_found
+from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import Example, token_embedding
 from lxt_fx.passes.capture.made_parameters import refuse_made_parameters
 from lxt_fx.passes.capture.packed_layers import packed_layers
@@ -78,6 +80,11 @@ def _captured_anew(model: nn.Module, example: Example, dynamic: bool) -> Capture
 
 def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
     """The model captured on an example, or read from the file of an earlier process, and that capture as it is kept."""
+    with as_it_was(model):  # the captured graph writes into its buffers too, when it is compared with the model
+        return _captured_now(model, example, dynamic)
+
+
+def _captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
     facts = facts_now(model)
     before = None if facts is None else remembered(facts)
     off = facts is None or folder() is None or on_meta(model, example.kwargs) or has_missing(example.kwargs)
@@ -126,6 +133,22 @@ def _from_file(key: str, model: nn.Module, example: Example) -> tuple[CapturedMo
     return source, written, found.sizes
 
 
+def _captured_in_its_state(
+    model: nn.Module, example: Example, functions: Functions, dynamic: bool, first: Written
+) -> Captured:
+    """The graph of a model, of which the `first` run wrote something. What it chose (another attention for short texts) it
+    may choose by a size, and that becomes a guard only if it is traced as it is. Tables that it builds are there already
+    when it is traced. If a model that chooses cannot be exported as it is, all sizes are those of the example."""
+    if first.chooses:
+        with suppress(CaptureError):
+            captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
+            if captured.method.startswith("torch.export"):
+                return captured
+    with as_it_was(model):
+        first.again()
+        return captured_with_backwards(model, example, functions, dynamic=dynamic and not first.chooses)
+
+
 def _written_by(model: nn.Module, runs: Runs, asked: Checked) -> list[Written]:
     """What the forward writes into the model when it runs on the example, and when it runs on others, if that does not
     change its answer to the example: a length, a counter. An attention that it chooses for shorter texts changes it."""
@@ -162,9 +185,8 @@ def _capture_in(model: nn.Module, example: Example, dynamic: bool, runs: Runs) -
             embedding = embedding_of(model, example)
     asked, first = Checked(example, expected), runs.of(expected)
     refuse_made_parameters(model, first.parameters)
-    with timed(seconds, "capture"), packed.as_ops(), as_it_was(model):
-        first.again()  # what a first call builds is there, and is not built while the model is traced
-        captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
+    with timed(seconds, "capture"), packed.as_ops():
+        captured = _captured_in_its_state(model, example, functions, dynamic, first)
     source = CapturedModel(model, captured, expected, seconds, embedding=embedding, packed=packed)
     with timed(seconds, "example"):
         source = on_short_texts(source, sizes_of(captured), asked)

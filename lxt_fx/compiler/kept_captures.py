@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from lxt_fx.base.as_it_was import as_it_was
 from lxt_fx.base.errors import CallError
 from lxt_fx.base.module_facts import Fact, facts_of
 from lxt_fx.base.nodes import fixed_size
@@ -101,7 +102,7 @@ class KeptCapture:
     def _takes(self, example: Example) -> bool:
         """Whether the values that the model's code read are those of this example."""
         try:
-            with torch_state_restored(), torch.no_grad():
+            with torch_state_restored(), torch.no_grad(), as_it_was(self.captured.gm):  # which writes into its buffers
                 self.captured.gm(**example.copied().kwargs)
         except CallError:
             return False

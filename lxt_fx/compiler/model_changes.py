@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
-from lxt_fx.base.as_it_was import Place, Written
+from lxt_fx.base.as_it_was import Written
 from lxt_fx.base.errors import ModelChangedError
+from lxt_fx.base.model_snapshot import Place
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import contents_of
 from lxt_fx.base.warn_user import warn_user

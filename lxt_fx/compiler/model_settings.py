@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from lxt_fx.base.as_it_was import Place
+from lxt_fx.base.model_snapshot import Place
 from lxt_fx.base.module_facts import SEVERAL, attributes_of, copied, is_plain, names_in
 
 SAY_NOTHING = frozenset(
