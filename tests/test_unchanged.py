@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +13,13 @@ import torch
 from kept_net import captures_counted
 from torch import Tensor, nn
 from transformers import BigBirdConfig, BigBirdForTokenClassification
-from unchanged import as_it_is, changed
 
 import lxt_fx
 from lxt_fx.base import model_snapshot
 from lxt_fx.base.as_it_was import as_it_was
+
+sys.path.insert(0, str(Path(__file__).parent / "zoo"))
+from zoo_unchanged import as_it_is, changed
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
 

@@ -58,8 +58,8 @@ class Snapshot:
             else:
                 for value in was:
                     self._held(value, place, todo)
-        copied = [tensor for tensor in self.found if _can_be_copied(tensor)]
-        self.copies = [(tensor, tensor.detach().clone()) for tensor in _smallest(copied)]
+        small = _smallest([tensor for tensor in self.found if _can_be_copied(tensor)])
+        self.copies = [(tensor, tensor.detach().clone()) for tensor in small]
         ours = {id(tensor) for tensor, _ in self.copies}
         others = [x for x in self.found if type(x) in (Tensor, nn.Parameter) and id(x) not in ours and not x.is_inference()]
         self._versions = [(tensor, version_of(tensor)) for tensor in others]

@@ -32,8 +32,8 @@ def _add(found: dict[str, Any], path: str, value: Any, depth: int = 6) -> None:
     if isinstance(value, PLAIN):
         found[path] = repr(value)
     elif isinstance(value, Tensor):
-        sums = None if value.is_meta or is_lazy(value) else str(float(value.detach().double().abs().sum()))
-        found[path] = (id(value), type(value), value.dtype, None if is_lazy(value) else tuple(value.shape), value.requires_grad, sums)
+        known = () if value.is_meta or is_lazy(value) else (value.shape, str(float(value.detach().double().abs().sum())))
+        found[path] = (id(value), type(value), value.dtype, value.requires_grad, known)
     elif isinstance(value, nn.Module) or not depth:
         found[path] = id(value)
     elif isinstance(value, dict):
