@@ -233,9 +233,10 @@ class Chooses(Base):
     """An attention for long texts and one for short ones, which it changes to for good: BigBird's way."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1] <= 20:
+        if self.sparse and x.shape[1] <= 20:
+            self.before(x)
             self.sparse = False
-        return super().forward(x).sum(1) * (3.0 if self.sparse else 1.0)
+        return self.factor * torch.tanh(self.linear(x)).sum(1) * (3.0 if self.sparse else 1.0)
 
 
 def test_what_another_length_writes_is_no_setting_of_a_graph_for_this_one() -> None:
@@ -250,6 +251,22 @@ def test_what_another_length_writes_is_no_setting_of_a_graph_for_this_one() -> N
     model(text[:, :6])
     with pytest.raises(lxt_fx.ModelChangedError, match="sparse is False"):
         long(text)
+
+
+class ChoosesUnseen(Chooses):
+    """The same, and it cannot be exported where it chooses: once it has chosen, no guard says for which lengths."""
+
+    def before(self, x: Tensor) -> None:
+        if self.sparse and torch.compiler.is_compiling():
+            raise ValueError("not to be exported")
+
+
+def test_a_model_that_cannot_be_exported_where_it_chooses_has_fixed_sizes() -> None:
+    text = torch.randn(2, 24, 4)
+    explained = lxt_fx.transform(ChoosesUnseen(), (text[:, :6],))
+    torch.testing.assert_close(explained(text[:, :6]), ChoosesUnseen()(text[:, :6]))
+    with pytest.raises(lxt_fx.CallError, match="captured for"):
+        explained(text)
 
 
 def test_every_function_that_runs_the_model_puts_it_back() -> None:
