@@ -138,12 +138,10 @@ def _captured_in_its_state(
 ) -> Captured:
     """The graph of a model, of which the `first` run wrote something. What it chose (another attention for short texts) it
     may choose by a size, and that becomes a guard only if it is traced as it is. Tables that it builds are there already
-    when it is traced. If a model that chooses cannot be exported as it is, all sizes are those of the example."""
+    when it is traced. A model that chooses and cannot be exported as it is, is traced, with the sizes of the example."""
     if first.chooses:
         with suppress(CaptureError):
-            captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
-            if captured.method.startswith("torch.export"):
-                return captured
+            return captured_with_backwards(model, example, functions, dynamic=dynamic)
     with as_it_was(model):
         first.again()
         return captured_with_backwards(model, example, functions, dynamic=dynamic and not first.chooses)
