@@ -21,12 +21,14 @@ Edit = Callable[[Explained, GraphModule], object]
 
 
 def check_editable(explained: Explained, function: str) -> None:
-    """Raises InputError, in the name of `function`, for a module that was loaded from a file, and ModelChangedError."""
+    """Raises InputError, in the name of `function`, for a module that was loaded from a file, CallError for one that is
+    steered, and ModelChangedError."""
     if explained.record.table is None or explained._options is None:
         raise InputError(
             f"{function}: this module was loaded from a file, which has the graph before its rules as text only; give the "
             "model that it was made from"
         )
+    explained._refuse_steering(function)
     explained._check_model()
 
 

@@ -340,8 +340,8 @@ class Explained(GraphModule):
         """Raises CallError, in the name of a function that makes another module of this one, inside a block of `steer`."""
         if any(module is self for module, _ in _STEERING.get()):
             raise CallError(
-                f"{function}: the module is steered, and what {function} makes of it would stay so after the block; put it "
-                "under the other table first, and steer what that returns"
+                f"{function}: the module is steered, and what {function} makes of it would stay so after the block; call "
+                f"{function} before the block, and steer what it returns"
             )
 
     def _values(self) -> GraphValues:
@@ -506,3 +506,13 @@ Steering = Callable[[Explained], Explained]
 
 _STEERING: ContextVar[tuple[tuple[Explained, Steering], ...]] = ContextVar("_STEERING", default=())
 """The modules that this thread (or coroutine) steers, the outermost block first."""
+
+
+@contextmanager
+def unsteered() -> Iterator[None]:
+    """Calls of this thread inside the block run no changes of `steer`: what they compute is to outlast those."""
+    before = _STEERING.set(())
+    try:
+        yield
+    finally:
+        _STEERING.reset(before)
