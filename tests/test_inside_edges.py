@@ -561,3 +561,45 @@ def test_a_value_is_written_by_its_axes_and_a_tokenizer_in_the_place_of_a_text_i
         lxt_fx.latent(module, tokenizer, "abc")
     with pytest.raises(lxt_fx.InputError, match="give the tokenizer of LlamaForCausalLM as processor"):
         lxt_fx.latent(module, "abc", 1)
+
+
+class Reordered(nn.Module):
+    """Its middle sees the examples, or the tokens, as the function gives them; behind it they stand as before."""
+
+    def __init__(self, there: Any, back: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.there, self.back, self.mix, self.head = there, back, nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, inputs_embeds: Tensor) -> Tensor:
+        return self.head(self.back(self.mix(self.there(inputs_embeds)).relu()).mean(1))
+
+
+REORDERED = {
+    "flipped": (lambda x: x.flip(0), ("dim0", "tokens", "units")),
+    "rolled": (lambda x: x.roll(1, 0), ("dim0", "tokens", "units")),
+    "sorted": (lambda x: x.gather(0, x.detach().argsort(0)), ("dim0", "tokens", "units")),
+    "indexed": (lambda x: x[x.detach().sum((1, 2)).argsort()], ("dim0", "tokens", "units")),
+    "tokens flipped": (lambda x: x.flip(1), ("batch", "dim1", "units")),
+    "counted": (lambda x: x[torch.arange(len(x))], ("batch", "tokens", "units")),
+    "units flipped": (lambda x: x.flip(2), ("batch", "tokens", "units")),
+}
+
+
+@pytest.mark.parametrize("kind", REORDERED)
+def test_a_value_whose_examples_or_tokens_stand_in_another_order_has_no_axis_of_them(kind: str) -> None:
+    there, axes = REORDERED[kind]
+    explained = lxt_fx.transform(Reordered(there, lambda x: x), (), {"inputs_embeds": torch.randn(2, 5, 8)})
+    assert places_at(explained, "mix", "places")["mix"].axes == axes
+
+
+def test_reordered_examples_are_read_one_at_a_time() -> None:
+    x = torch.randn(2, 5, 8)
+    explained = lxt_fx.transform(Reordered(lambda x: x.flip(0), lambda x: x.flip(0)), (), {"inputs_embeds": x})
+    with pytest.raises(lxt_fx.InputError, match=r"which part of mix .* belongs to which example"):
+        lxt_fx.latent(explained, {"inputs_embeds": x}, lambda y: y[:, 1], ["mix"]).total("mix")
+    plain = lxt_fx.transform(Reordered(lambda x: x, lambda x: x), (), {"inputs_embeds": x})
+    for one in x.split(1):
+        found = (lxt_fx.latent(each, {"inputs_embeds": one}, lambda y: y[:, 1], ["mix"]) for each in (explained, plain))
+        totals = [each.total("mix") for each in found]
+        assert totals[0] == pytest.approx(totals[1], rel=1e-5)
