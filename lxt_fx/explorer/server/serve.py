@@ -54,9 +54,9 @@ def serve(
     """
     with running(model, processor, results=results, labels=labels, port=port) as (address, thread):
         print(f"lxt_fx explores {type(model).__name__} at\n\n    {address}\n\nCtrl-C stops it.", flush=True)
-        if open_browser:
-            webbrowser.open(address)
         try:
+            if open_browser:
+                webbrowser.open(address)
             while thread.is_alive():
                 thread.join(0.5)
         except KeyboardInterrupt:
@@ -109,6 +109,7 @@ def _bound(port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((ADDRESS, port))
+        found.listen(128)  # a browser that is faster than the server waits
     except OSError as error:
         found.close()
         raise InputError(f"serve: port {port} cannot be used: {error.strerror}; leave port out for a free one") from error
