@@ -29,7 +29,7 @@ import lxt_fx
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.progress import stage, steps
 from lxt_fx.compiler.kept_captures import forget_captures
-from lxt_fx.explorer.page_file import MARKER
+from lxt_fx.explorer.page_file import MARKER, live_page
 from lxt_fx.explorer.server import guard
 from lxt_fx.explorer.server import serve as serve_module
 from lxt_fx.explorer.server.app import guarded_app
@@ -38,8 +38,12 @@ from lxt_fx.explorer.server.served_model import Answered, ServedModel
 from lxt_fx.results.explanations import Explanations
 
 TOKEN, HOST, TEXT = "right-token", "127.0.0.1:8000", "The capital of France is"
-PAGE = f"<html><body>{MARKER}<script>go()</script></body></html>"
-CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+TEMPLATE = f"<html><body>{MARKER}<script>go()</script></body></html>"
+PAGE, POLICY = live_page(TEMPLATE, {"results": []})
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 ASK = {"kind": "explain", "text": TEXT, "rules": "attnlrp"}
 
 
@@ -73,7 +77,7 @@ def client(served: ServedModel, jobs: Jobs) -> TestClient:
 
 
 def client_of(served: ServedModel, jobs: Jobs) -> TestClient:
-    app = guarded_app(served, jobs, PAGE, TOKEN, (HOST, "localhost:8000"))
+    app = guarded_app(served, jobs, PAGE, POLICY, TOKEN, (HOST, "localhost:8000"))
     return TestClient(app, base_url=f"http://{HOST}", headers={guard.TOKEN.decode(): TOKEN})
 
 
@@ -452,7 +456,8 @@ def test_an_answer_is_written_and_each_of_its_tokens_explained(client: TestClien
     np.testing.assert_allclose(read(part["values"]), alone.relevance, rtol=1e-4, atol=1e-6)
     inside = found["result"]["latent"]
     np.testing.assert_allclose(read(inside["stream"])[:, 0], read(part["values"]), rtol=1e-3, atol=1e-5)
-    assert found["result"]["account"]["value"] == pytest.approx(sum(n["value"] for n in found["result"]["numbers"]), rel=1e-4)
+    total = sum(number["value"] for number in found["result"]["numbers"])
+    assert found["result"]["account"]["value"] == pytest.approx(total, rel=1e-4)
     assert found["candidates"][0]["id"] == int(written[0])
 
 
@@ -466,8 +471,8 @@ def test_a_chat_goes_through_its_template_with_an_account(client: TestClient) ->
     found = asked(client, text=None, chat=[{"role": "user", "content": "Where is Paris?"}], account=True, latent=True)
     (part,) = found["result"]["parts"]
     assert "".join(part["tokens"]) == "<user>Where is Paris?<assistant>" and found["result"]["title"] == "Where is Paris?"
-    account = found["result"]["account"]
-    assert account["sentences"] == found["result"]["numbers"][0]["sentences"] and "reaches the tokens" in account["sentences"][0]
+    said = found["result"]["account"]["sentences"]
+    assert said == found["result"]["numbers"][0]["sentences"] and "reaches the tokens" in said[0]
     assert found["result"]["latent"]["heads"]["places"] == ["attention.0.heads"]
 
 
@@ -534,7 +539,7 @@ def test_without_the_extra_the_error_names_it(model: Any, tokenizer: Any, monkey
 def test_a_real_server_answers_on_this_machine_only_until_ctrl_c(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(serve_module, "template", lambda: PAGE)
+    monkeypatch.setattr(serve_module, "template", lambda: TEMPLATE)
     seen: dict[str, Any] = {}
 
     def visit(address: str) -> None:
@@ -568,7 +573,9 @@ def test_a_real_server_answers_on_this_machine_only_until_ctrl_c(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lxt_fx explorer")]
 
 
-def ask(port: int, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None) -> tuple[int, str]:
+def ask(
+    port: int, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, str]:
     """One request over a real socket."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request(method, path, body, {**({"content-type": "application/json"} if body else {}), **(headers or {})})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +24,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.explorer import explore as explore_module
 from lxt_fx.explorer import latent_data, page_data
 from lxt_fx.explorer.page_data import page_of, shown_results, static_sheet
-from lxt_fx.explorer.page_file import MARKER, content_policy, safe_json, written_page
+from lxt_fx.explorer.page_file import MARKER, file_page, live_page, safe_json
 from lxt_fx.results.account import Account
 from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
 from lxt_fx.results.explanations import Explanations
@@ -92,7 +94,8 @@ def test_the_gap_is_said_in_plain_words() -> None:
     part = text("a", "b")
     account = Account(17.4, {"text": 6.4}, {"softmax offset": 11.0}, 0.0)
     said = gap_sentences([part], 17.4, 6.4, account)
-    assert said[0] == "of 17.4: 6.4 reaches the tokens, 11.0 is the softmax offset" and said[1].startswith("softmax offset: ")
+    assert said[0] == "of 17.4: 6.4 reaches the tokens, 11.0 is the softmax offset"
+    assert said[1].startswith("softmax offset: the part of the attention weights")
     assert gap_sentences([part], 17.4, 6.4, None) == (
         "the relevance of the tokens sums to 6.4 of the value 17.4; the rest was absorbed on the way: biases, softmax; "
         "`account=True` or lxt_fx.audit says where",
@@ -201,7 +204,8 @@ def test_what_is_inside_stands_beside_the_tokens(asked: tuple[lxt_fx.Explained, 
     np.testing.assert_allclose(heads.sum(2)[0, 0], found.heads()[0], rtol=1e-5)
     first = inside["units"][0]
     assert (first["number"], first["place"], first["unit"], first["label"]) == (0, unit.place, unit.unit, "<b>towns</b>")
-    assert first["relevance"] == pytest.approx(unit.relevance, rel=1e-5) == pytest.approx(read(first["by_position"]).sum(), rel=1e-4)
+    assert first["relevance"] == pytest.approx(unit.relevance, rel=1e-5)
+    assert read(first["by_position"]).sum() == pytest.approx(unit.relevance, rel=1e-4)
     assert first["activation"] == pytest.approx(unit.activation, rel=1e-5)
     sizes = [abs(each["relevance"]) for each in inside["units"] if each["number"] == 1]
     assert sizes == sorted(sizes, reverse=True) and len(sizes) == latent_data.TOP
@@ -272,17 +276,19 @@ def test_certificates_tables_and_curves_are_tables(asked: tuple[lxt_fx.Explained
 def test_a_corpus_shows_the_largest_samples_of_its_units(asked: tuple[lxt_fx.Explained, Any], tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     explained, tokenizer = asked
-    texts = [TEXT, "Paris, London and Rome", "play playing"]
-    found = lxt_fx.corpus(explained, tokenizer, texts, "mlp.0.neurons", folder=tmp_path / "out", units=[5, 2], top=2)
-    found.labels["mlp.0.neurons", 5] = "fives"
-    corpus, unit = data_of(found, found.unit("mlp.0.neurons", 5))
-    (units,) = corpus["tables"]
-    best = found.unit("mlp.0.neurons", 5).by_activation[0]
-    rows = [row for row in units["rows"] if row[0] == 5]
-    assert {row[0] for row in units["rows"]} == {2, 5} and rows[0][1] == "fives" and rows[0][2] == best.value
-    assert f"«{best.token.strip()}»" in rows[0][3] == unit["tables"][0]["rows"][0][1]
-    top = data_of(lxt_fx.latent(explained, TEXT, " Paris", processor=tokenizer), labels=found)[0]["latent"]["units"]
-    assert [each["samples"][0] for each in top if each["unit"] == 5 and each["place"] == "mlp.0.neurons"] in ([], [rows[0][3]])
+    inside = lxt_fx.latent(explained, TEXT, " Paris", processor=tokenizer)
+    place, unit = (top := inside.top(1, by="absolute").found[0]).place, top.unit
+    texts, units = [TEXT, "Paris, London and Rome", "play playing"], [unit, (unit + 1) % 64]
+    found = lxt_fx.corpus(explained, tokenizer, texts, place, folder=tmp_path / "out", units=units, top=2)
+    found.labels[place, unit] = "the strongest"
+    corpus, report = data_of(found, found.unit(place, unit))
+    best = found.unit(place, unit).by_activation[0]
+    rows = [row for row in corpus["tables"][0]["rows"] if row[0] == unit]
+    assert {row[0] for row in corpus["tables"][0]["rows"]} == set(units) and len(rows) == 2
+    assert rows[0][1:3] == ["the strongest", best.value]
+    assert f"«{best.token.strip()}»" in rows[0][3] == report["tables"][0]["rows"][0][1]
+    first = data_of(inside, labels=found)[0]["latent"]["units"][0]
+    assert (first["label"], first["samples"]) == ("the strongest", [row[3] for row in rows])
 
 
 def test_a_comparison_is_its_explanations_and_differences() -> None:
@@ -314,7 +320,7 @@ def test_no_text_of_a_model_leaves_the_data() -> None:
     hostile = of(text(*EVIL))
     shown = shown_results([replace(hostile, numbers=(ExplainedNumber(EVIL[0], 1.0, EVIL[1]),))])
     data = page_of(shown)
-    page = written_page(TEMPLATE, data, static_sheet(shown)).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    page = file_page(TEMPLATE, data, static_sheet(shown)).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     elements = Elements(page).found
     scripts = [(attributes, text) for tag, attributes, text in elements if tag == "script"]
     assert [attributes.get("id") for attributes, _ in scripts] == ["lxt-fx-data", None] and scripts[1][1] == "go()"
@@ -346,7 +352,7 @@ def test_a_result_of_very_many_places_has_no_sheet(monkeypatch: pytest.MonkeyPat
 def test_a_page_of_100_tokens_is_small() -> None:
     part = Part("text", ("position",), torch.randn(100), tokens(*(f" token{at}" for at in range(100))))
     shown = shown_results([of(part)])
-    assert len(written_page(TEMPLATE, page_of(shown), static_sheet(shown)).encode()) < 60_000
+    assert len(file_page(TEMPLATE, page_of(shown), static_sheet(shown)).encode()) < 60_000
 
 
 def test_numbers_that_json_has_not_are_refused() -> None:
@@ -357,15 +363,18 @@ def test_numbers_that_json_has_not_are_refused() -> None:
 @pytest.mark.parametrize("template", ["<p></p>", MARKER * 2])
 def test_a_template_without_one_place_for_the_data_is_refused(template: str) -> None:
     with pytest.raises(InputError, match="not once"):
-        written_page(template, {})
+        file_page(template, {})
 
 
-def test_the_policy_allows_the_own_scripts_only() -> None:
-    import hashlib
-
-    page = written_page(TEMPLATE, {"results": []})
+@pytest.mark.parametrize("meta", ["", """<meta http-equiv="Content-Security-Policy" content="default-src 'none'">"""])
+def test_the_policy_allows_the_own_scripts_only(meta: str) -> None:
+    template = TEMPLATE.replace("<head>", f"<head>{meta}")
     hashes = [base64.b64encode(hashlib.sha256(text).digest()).decode() for text in (b"go()", b"p {}")]
-    policy = content_policy(page)
-    assert policy.startswith(f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; ")
-    assert "unsafe" not in policy and "frame-ancestors 'none'" in policy and "connect-src 'self'" in policy
-
+    page, policy = live_page(template, {"results": []})
+    assert "http-equiv" not in page, "two policies would both hold"
+    assert f"script-src 'sha256-{hashes[0]}'; " in policy and f"style-src 'sha256-{hashes[1]}'; " in policy
+    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy and "connect-src 'self'" in policy
+    page = file_page(template, {"results": []}, "<style>.evil {}</style><script>evil()</script>")
+    (own,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page) if meta else [""]
+    assert not meta or f"script-src 'sha256-{hashes[0]}'; " in own and "connect-src 'none'" in own

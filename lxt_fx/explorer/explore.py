@@ -9,7 +9,7 @@ from typing import Any
 from lxt_fx.base.errors import InputError
 from lxt_fx.explorer.latent_data import UnitLabels
 from lxt_fx.explorer.page_data import page_of, shown_results, static_sheet
-from lxt_fx.explorer.page_file import template, written_page
+from lxt_fx.explorer.page_file import file_page, template
 from lxt_fx.inside.latent_result import Latent
 
 
@@ -43,5 +43,5 @@ def explore(
         raise InputError(f"explore: patch={patch} is for pictures, and no result has one; leave it out")
     if not shown:
         raise InputError("explore: the results hold no explanation")
-    page = written_page(template(), page_of(shown), static_sheet(shown))
+    page = file_page(template(), page_of(shown), static_sheet(shown))
     Path(path).write_text(page, encoding="utf-8")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from importlib.resources import files
+from typing import Literal
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.explorer.plain import Payload
@@ -22,6 +23,7 @@ MARKER = '<script type="application/json" id="lxt-fx-data">null</script>'
 
 _ESCAPED = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
 _INLINE = re.compile(r"<(script|style)\b([^>]*)>(.*?)</\1\s*>", re.DOTALL | re.IGNORECASE)
+_META = re.compile(r"<meta http-equiv=[\"']?Content-Security-Policy[^>]*>", re.IGNORECASE)
 _IS_DATA = re.compile(r"type\s*=\s*[\"']?application/json", re.IGNORECASE)
 
 
@@ -36,14 +38,27 @@ def template() -> str:
     return found.read_text(encoding="utf-8")
 
 
-def written_page(template: str, data: Payload, sheet: str = "") -> str:
-    """The page with its data; `sheet` is HTML for readers without scripts. Raises InputError for a template without the
-    place for the data, or with two."""
+def file_page(template: str, data: Payload, sheet: str = "") -> str:
+    """The page as a file. `sheet` is HTML for readers without scripts. The page runs its own scripts and asks no address
+    for anything; its styles are free, as those of a sheet stand at its elements.
+
+    Raises InputError for a template without the place for the data, or with two."""
+    page = _with_data(template, data, f"<noscript>{sheet}</noscript>" if sheet else "")
+    policy = _policy(template, "file")
+    return _META.sub(lambda found: f'<meta http-equiv="Content-Security-Policy" content="{policy}">', page)
+
+
+def live_page(template: str, data: Payload) -> tuple[str, str]:
+    """The page as the server sends it, and its Content-Security-Policy, which goes with it as a header: its own scripts and
+    styles, by their hashes, requests to its own address, and nothing else. Raises InputError as `file_page` does."""
+    return _META.sub("", _with_data(template, data, "")), _policy(template, "live")
+
+
+def _with_data(template: str, data: Payload, noscript: str) -> str:
     if template.count(MARKER) != 1:
         raise InputError(f"explore: the template has the place for the data {template.count(MARKER)} times, not once")
     before, after = template.split(MARKER)
     start, end = MARKER.split("null")
-    noscript = f"<noscript>{sheet}</noscript>" if sheet else ""
     return f"{before}{noscript}{start}{safe_json(data)}{end}{after}"
 
 
@@ -56,16 +71,14 @@ def safe_json(data: Payload) -> str:
     return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", written)
 
 
-def content_policy(page: str) -> str:
-    """The Content-Security-Policy of a live page: its own scripts and styles, by their hashes, and requests to its own
-    address; nothing else."""
+def _policy(template: str, kind: Literal["file", "live"]) -> str:
     hashes: dict[str, list[str]] = {"script": [], "style": []}
-    for tag, attributes, text in _INLINE.findall(page):
+    for tag, attributes, text in _INLINE.findall(template):
         if not _IS_DATA.search(attributes):
             digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
             hashes[tag.lower()].append(f"'sha256-{digest}'")
-    allowed = {tag: " ".join(found) or "'none'" for tag, found in hashes.items()}
-    return (
-        f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; img-src data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+    scripts, styles = (" ".join(found) or "'none'" for found in hashes.values())
+    common = f"default-src 'none'; script-src {scripts}; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    if kind == "file":
+        return f"{common}; style-src 'unsafe-inline'; connect-src 'none'"
+    return f"{common}; style-src {styles}; connect-src 'self'; frame-ancestors 'none'"

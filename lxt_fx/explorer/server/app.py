@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.explorer.explanation_data import explanation_data
-from lxt_fx.explorer.page_file import content_policy, safe_json
+from lxt_fx.explorer.page_file import safe_json
 from lxt_fx.explorer.plain import Payload
 from lxt_fx.explorer.server.asked import read_asked, saved_explanation
 from lxt_fx.explorer.server.guard import OPEN, App, Guard
@@ -23,8 +23,8 @@ from lxt_fx.explorer.server.served_model import ServedModel, tables
 from lxt_fx.results.explanation import Explanation
 
 
-def guarded_app(model: ServedModel, jobs: Jobs, page: str, token: str, hosts: tuple[str, ...]) -> App:
-    """The whole application: `page` at /, the questions below /api, all of it behind the guard."""
+def guarded_app(model: ServedModel, jobs: Jobs, page: str, policy: str, token: str, hosts: tuple[str, ...]) -> App:
+    """The whole application: `page` at / with its `policy`, the questions below /api, all of it behind the guard."""
     routes = _Routes(model, jobs, page)
     app = Starlette(
         routes=[
@@ -38,7 +38,7 @@ def guarded_app(model: ServedModel, jobs: Jobs, page: str, token: str, hosts: tu
         exception_handlers={HTTPException: _no_route, Exception: _unexpected},
     )
     app.router.redirect_slashes = False
-    return Guard(app, token, hosts, content_policy(page))
+    return Guard(app, token, hosts, policy)
 
 
 class _Routes:

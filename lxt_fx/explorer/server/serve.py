@@ -15,7 +15,7 @@ from torch import nn
 from lxt_fx.base.errors import InputError
 from lxt_fx.explorer.latent_data import UnitLabels
 from lxt_fx.explorer.page_data import page_of, shown_results
-from lxt_fx.explorer.page_file import template, written_page
+from lxt_fx.explorer.page_file import live_page, template
 from lxt_fx.explorer.server.jobs import Jobs
 from lxt_fx.explorer.server.served_model import ServedModel
 
@@ -80,11 +80,11 @@ def running(
     except ImportError as error:
         raise InputError(f"serve: needs starlette and uvicorn ({error}): pip install 'lxt_fx[serve]'") from error
     served, token = ServedModel(model, processor, labels), secrets.token_urlsafe(32)
-    page = written_page(template(), page_of(shown_results(results, labels=labels), served.live()))
+    page, policy = live_page(template(), page_of(shown_results(results, labels=labels), served.live()))
     listening = _bound(port)
     own = listening.getsockname()[1]
     jobs = Jobs()
-    app = guarded_app(served, jobs, page, token, tuple(f"{name}:{own}" for name in NAMES))
+    app = guarded_app(served, jobs, page, policy, token, tuple(f"{name}:{own}" for name in NAMES))
     settings = Config(
         app, lifespan="off", ws="none", http="h11", loop="asyncio", log_config=None, access_log=False, server_header=False,
         proxy_headers=False, limit_concurrency=64, timeout_keep_alive=5, timeout_graceful_shutdown=2,
