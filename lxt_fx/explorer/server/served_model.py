@@ -197,7 +197,7 @@ class ServedModel:
         return [{"token": name, "id": i, "logit": logit, "probability": share} for name, i, logit, share in found]
 
     def _name(self) -> str:
-        checkpoint = str(getattr(self.facts.config, "_name_or_path", "") or "")
+        checkpoint = str(getattr(self.facts.config, "name_or_path", "") or "")
         name = checkpoint.rstrip("/").rpartition("/")[2]
         return f"{name} ({self.facts.model_class})" if name else self.facts.model_class
 
