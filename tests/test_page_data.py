@@ -234,12 +234,16 @@ def test_a_layer_with_fewer_heads_has_no_numbers_behind_them(asked: tuple[lxt_fx
     assert np.array_equal(heads[0, 1, :, :3], heads[0, 0, :, :3])
 
 
-def test_heads_that_are_too_many_are_left_out_and_said(
+def test_what_is_too_much_for_a_page_is_left_out_and_said(
     asked: tuple[lxt_fx.Explained, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latent_data, "LARGEST", 10)
+    monkeypatch.setattr(latent_data, "LARGEST", 9)
     (result,) = data_of(lxt_fx.latent(asked[0], TEXT, " Paris", processor=asked[1]))
-    assert result["latent"]["heads"] is None and "The relevance of heads, 20 numbers" in result["notes"][0]
+    inside = result["latent"]
+    assert inside["stream"] is None and inside["heads"] is None and inside["units"] == [] and len(inside["layers"]) == 2
+    whats = ("the residual stream, 10", "heads, 20", "units, 100")
+    for note, what in zip(result["notes"], whats, strict=True):
+        assert f"The relevance of {what} numbers, is too much for a page (9 is the most)" in note
 
 
 def test_latent_values_of_something_else_are_refused(asked: tuple[lxt_fx.Explained, Any]) -> None:
