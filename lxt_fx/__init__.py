@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from lxt_fx.compiler.record import Record
     from lxt_fx.compiler.saved_module import load, save
     from lxt_fx.compiler.transform import transform
+    from lxt_fx.explorer.explore import explore
+    from lxt_fx.explorer.server.serve import serve
     from lxt_fx.faithfulness.removal_curves import PerturbationCurves, perturbation_curves
     from lxt_fx.faithfulness.removed_units import Removal
     from lxt_fx.faithfulness.search import tune
@@ -143,6 +145,7 @@ __all__ = [
     "embed",
     "explain",
     "explain_image",
+    "explore",
     "Latent",
     "latent",
     "labels",
@@ -154,6 +157,7 @@ __all__ = [
     "register_packed",
     "relevance_of",
     "save",
+    "serve",
     "show",
     "splice",
     "steer",
@@ -173,6 +177,8 @@ _NAMES = {
     "lxt_fx.compiler.record": "Record",
     "lxt_fx.compiler.saved_module": "load save",
     "lxt_fx.compiler.transform": "transform",
+    "lxt_fx.explorer.explore": "explore",
+    "lxt_fx.explorer.server.serve": "serve",
     "lxt_fx.faithfulness.removal_curves": "PerturbationCurves perturbation_curves",
     "lxt_fx.faithfulness.removed_units": "Removal",
     "lxt_fx.faithfulness.search": "tune",

@@ -7,9 +7,11 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
+from pathlib import Path
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.one_line import one_line
+from lxt_fx.base.public_door import public
 from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.rule_table.functions_as_places import FUNCTIONS
 from lxt_fx.rule_table.rule import Rule, kind_text
@@ -74,6 +76,10 @@ class RuleTable:
         """A new table under another name that tries these rules before those of this one."""
         return RuleTable(name, (*rules, *self.rules), summary, paper or self.paper)
 
+    def to_html(self, path: str | Path) -> None:
+        """Writes one self-contained page in which the table is explored (`lxt_fx.explore`)."""
+        public("explore")(self, path=path)
+
     def show(self) -> None:
         """Print the rules: what is tried first stands first."""
         print(self)
@@ -93,7 +99,7 @@ def _as_table(table: RuleTable, width: int) -> str:
     for column in ("rule", "ops", "formula", "source", "conserves"):
         drawn.add_column(column, no_wrap=column == "rule")
     for rule in table.rules:
-        drawn.add_row(_label(rule), _ops_text(rule), rule.formula, rule.source, rule.conserves.value)
+        drawn.add_row(label_text(rule), ops_text(rule), rule.formula, rule.source, rule.conserves.value)
     console = Console(width=width, record=True, file=StringIO(), color_system=None)
     console.print(drawn, markup=False)
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
@@ -102,8 +108,8 @@ def _as_table(table: RuleTable, width: int) -> str:
 def _as_list(table: RuleTable, width: int) -> str:
     lines = [*textwrap.wrap(f"{table.name}: {table.summary}", width), ""]
     for rule in table.rules:
-        facts = (_ops_text(rule), rule.formula, f"{rule.source}; conserves: {rule.conserves.value}")
-        lines += [_label(rule), *(line for fact in facts for line in _indented(fact, width)), ""]
+        facts = (ops_text(rule), rule.formula, f"{rule.source}; conserves: {rule.conserves.value}")
+        lines += [label_text(rule), *(line for fact in facts for line in _indented(fact, width)), ""]
     return "\n".join(lines)
 
 
@@ -111,11 +117,13 @@ def _indented(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
 
 
-def _label(rule: Rule) -> str:
+def label_text(rule: Rule) -> str:
+    """The name of a rule, with the place that an override gave it."""
     return rule.name if rule.where is None else f"{rule.name} at {selector_text(rule.where)}"
 
 
-def _ops_text(rule: Rule) -> str:
+def ops_text(rule: Rule) -> str:
+    """The ops that a rule is for, the first few by name."""
     if not rule.ops:
         return "any"
     names = [kind_text(op).removeprefix("aten.").removesuffix(".default") for op in rule.ops]

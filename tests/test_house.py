@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ledger", "faithfulness", "inputs"),
     ("tasks",),
     ("inside",),
+    ("explorer",),
     ("cli", "edits", "flow"),
     ("__init__", "__main__"),
 )
@@ -98,3 +99,16 @@ def test_no_module_hides_behind_a_function_of_the_package() -> None:
     modules = {module.split(".")[1] for module in SOURCES if module.count(".") == 1}
     hidden = {name for name in modules & set(lxt_fx.__all__) if not isinstance(getattr(lxt_fx, name), ModuleType)}
     assert not hidden
+
+
+def test_methods_reach_up_by_public_names_only() -> None:
+    """`public("explore")`: the one way to a higher room, for a method that is short for a public function."""
+    calls = [
+        (module, node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None)
+        for module, path in SOURCES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "public"
+    ]
+    assert calls and {name for _, name in calls} <= set(lxt_fx.__all__), calls
+    by_name = [m for m, path in SOURCES.items() if 'import_module("lxt_fx' in path.read_text(encoding="utf-8")]
+    assert by_name == ["lxt_fx", "lxt_fx.base.public_door"]

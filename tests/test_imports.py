@@ -16,7 +16,7 @@ from torch import nn
 import lxt_fx
 
 ROOT = Path(__file__).parents[1]
-DRAWING = ("transformers", "matplotlib", "typer", "rich", "jinja2", "pandas", "PIL", "safetensors")
+DRAWING = ("transformers", "matplotlib", "typer", "rich", "jinja2", "pandas", "PIL", "safetensors", "starlette", "uvicorn")
 GRAPHS = ("networkx", "sympy")
 """What the analyses of a graph load."""
 

@@ -26,7 +26,7 @@ from rich.live import Live
 
 import lxt_fx
 from lxt_fx.base import progress
-from lxt_fx.base.progress import DELAY, Display, hidden, lasting, stage, steps
+from lxt_fx.base.progress import DELAY, Display, hidden, lasting, stage, steps, told
 from lxt_fx.base.progress_line import SPINNER, Line, Notebook, Step
 from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.kept_captures import forget_model
@@ -517,6 +517,29 @@ LASTING = {
     "answer_relevance", "audit", "conditional", "corpus", "explain", "explain_image", "latent", "maximise",
     "perturbation_curves", "relevance_of", "splice", "transform", "tune",
 }  # fmt: skip
+
+
+def test_steps_are_told_instead_of_drawn_and_what_is_raised_ends_the_call(terminal: Stream, later: Later) -> None:
+    heard: list[list[tuple[str, int]]] = []
+
+    def tell(steps: tuple[Step, ...]) -> None:
+        heard.append([(step.words, step.done) for step in steps])
+        if len(heard) == 4:
+            raise KeyError("enough")
+
+    @lasting
+    def outer(progress: bool | None = None) -> None:
+        with stage("first"):
+            later(DELAY + 1)
+        for _ in steps("counted", range(3), 3):
+            pass
+
+    with told(tell), pytest.raises(KeyError):
+        outer()
+    assert heard == [[("first", 0)], [("counted", 0)], [("counted", 1)], [("counted", 2)]]
+    assert not terminal.getvalue()
+    outer()
+    assert len(heard) == 4 and "first" in shown(terminal), "the block is over"
 
 
 def test_every_function_that_lasts_has_the_argument() -> None:

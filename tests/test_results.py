@@ -509,12 +509,11 @@ def test_a_batch_is_a_sequence_that_does_not_change() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_every_view(kind: str, tmp_path: Path) -> None:
     e = KINDS[kind]()
-    e.to_html(tmp_path / "e.html")
     e.to_png(tmp_path / "e.png")
     e.to_pdf(tmp_path / "e.pdf")
-    page, shown = (tmp_path / "e.html").read_text(encoding="utf-8").replace(TIE, " "), plain(e, width=80)
+    page, shown = e._repr_html_().replace(TIE, " "), plain(e, width=80)
     assert (tmp_path / "e.png").read_bytes()[:4] == b"\x89PNG" and (tmp_path / "e.pdf").read_bytes()[:4] == b"%PDF"
-    assert "<html" not in e._repr_html_() and "<script" not in page and max(map(len, shown.splitlines())) <= 80
+    assert "<html" not in page and "<script" not in page and max(map(len, shown.splitlines())) <= 80
     for found in (page, shown):
         assert "rules attnlrp" in found and any(said in found for said in ("Paris", "n0", "number 0"))
         assert e.account is None or "Accounts: of 13.2, 9.1 (69 %) reached the text" in found
@@ -579,9 +578,8 @@ def test_a_comparison_shows_all_on_one_scale(tmp_path: Path) -> None:
     found = lxt_fx.compare(a, b)
     assert found.names == ("attnlrp", "gradient") and found.differences[0].relevance.tolist() == [3.0, -4.0]
     assert found.sheet().facts.largest == 4.0
-    found.to_html(tmp_path / "c.html")
     found.to_png(tmp_path / "c.png")
-    page, shown = (tmp_path / "c.html").read_text(encoding="utf-8"), plain(found, width=80)
+    page, shown = found._repr_html_(), plain(found, width=80)
     assert f"--l:{LIGHT.colour(0.25)}" in page and f"--l:{LIGHT.colour(1.0)}" in page
     assert "attnlrp minus gradient" in shown and "one scale for all" in shown and "rules attnlrp and gradient" in shown
     other = compare(a, of(text(("one", " three"))), names=("here", "there"))

@@ -110,10 +110,9 @@ def test_masks_and_positions_go_on_behind_the_text() -> None:
 
 def test_views_mark_where_the_name_begins(tmp_path: Path) -> None:
     found = lxt_fx.explain(module(), tokenizer(), TEXT, " Parisian")
-    found.to_html(tmp_path / "why.html")
     found.to_json(tmp_path / "why.json")
     found.to_png(tmp_path / "why.png")
-    assert "▸Paris" in str(found) and "▸Paris" in (tmp_path / "why.html").read_text(encoding="utf-8")
+    assert "▸Paris" in str(found) and "▸Paris" in found._repr_html_()
     read = json.loads((tmp_path / "why.json").read_text(encoding="utf-8"))
     assert read["answer_tokens"] == 2 and read["tokens"][5:] == [" Paris", "i"]
     assert sum(read["relevance"]) == pytest.approx(read["sum"], rel=1e-5)

@@ -27,6 +27,7 @@ from lxt_fx.results.part import Part
 from lxt_fx.results.readings import ImageReading, TextReading
 from lxt_fx.views.colour import DARK, LIGHT, Scale, _oklab, contrast, ink
 from lxt_fx.views.heatmap import BODY, MUTED, sheet_figure
+from lxt_fx.views.page import fragment
 from lxt_fx.views.panels import displayed, panels
 from lxt_fx.views.typeset import drawable, in_lines
 from lxt_fx.views.view import cells, number, shares, summed
@@ -127,9 +128,8 @@ def test_numbers_are_signed_and_short(value: tuple[float, str]) -> None:
     assert number(value[0]) == value[1]
 
 
-def test_the_page_shows_every_token_and_runs_nothing(explanation: Explanation, tmp_path: Path) -> None:
-    explanation.to_html(tmp_path / "out.html")
-    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+def test_the_sheet_shows_every_token_and_runs_nothing(explanation: Explanation) -> None:
+    page = explanation._repr_html_()
     assert "<script" not in page and "<b>" not in page
     assert not re.search(r"""https?:|src=|@import|url\(|javascript:| on[a-z]+=""", page)
     shown = [html.unescape(text) for text in re.findall(r'<span class="t[^>]*>([^<]*)</span>', page)]
@@ -137,9 +137,8 @@ def test_the_page_shows_every_token_and_runs_nothing(explanation: Explanation, t
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
-def test_the_page_says_what_was_explained_and_every_value(explanation: Explanation, tmp_path: Path) -> None:
-    explanation.to_html(tmp_path / "out.html")
-    page = html.unescape((tmp_path / "out.html").read_text(encoding="utf-8"))
+def test_the_sheet_says_what_was_explained_and_every_value(explanation: Explanation) -> None:
+    page = html.unescape(explanation._repr_html_())
     assert "logit of '<b>' (rank 1) at position 9\u00a0=\u00a0<output>1.25</output>" in page
     assert "sum of relevance +0.06" in page and "rules attnlrp" in page and "LlamaForCausalLM" in page
     for position, value in enumerate(RELEVANCE.tolist()):
@@ -153,15 +152,14 @@ def test_the_notebook_view_is_a_fragment(explanation: Explanation, image: Explan
         assert "<html" not in shown and "<body" not in shown and '<div class="lxt-fx">' in shown
 
 
-def test_every_rule_of_the_style_is_read(explanation: Explanation, tmp_path: Path) -> None:
+def test_every_rule_of_the_style_is_read(explanation: Explanation) -> None:
     """A browser drops a rule that it cannot parse, without a word."""
-    explanation.to_html(tmp_path / "out.html")
-    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    page = explanation._repr_html_()
     styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
-    assert len(styles) == 2 == page.count("<style>") and styles[1] in explanation._repr_html_()
+    assert len(styles) == 1 == page.count("<style>")
     rules = [part.split("{")[-2].strip() for style in styles for part in style.split("}") if "{" in part]
     assert ".lxt-fx" in rules and len(rules) > 40
-    assert all(one.strip().startswith((".lxt-fx", "body")) for rule in rules for one in rule.split(","))
+    assert all(one.strip().startswith(".lxt-fx") for rule in rules for one in rule.split(","))
 
 
 def test_a_terminal_is_coloured_and_a_pipe_is_plain(explanation: Explanation) -> None:
@@ -273,12 +271,11 @@ def test_a_grey_image_is_shown_grey() -> None:
 
 
 @pytest.mark.parametrize("patch", [1, 4])
-def test_an_image_is_written_as_page_picture_and_json(image: Explanation, tmp_path: Path, patch: int) -> None:
-    image.to_html(tmp_path / "out.html", patch=patch)
+def test_an_image_is_written_as_sheet_picture_and_json(image: Explanation, tmp_path: Path, patch: int) -> None:
     image.to_png(tmp_path / "out.png", patch=patch)
     image.to_pdf(tmp_path / "out.pdf", patch=patch)
     image.to_json(tmp_path / "out.json")
-    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    page = fragment([image.sheet(patch=patch)])
     assert page.count('src="data:image/png;base64,') == 3 and page.count("src=") == 3
     assert f"sum of relevance {number(float(image.relevance.sum()))}" in page
     assert imread(tmp_path / "out.png").shape[1] == 1300

@@ -38,25 +38,36 @@ DELAY, EVERY = 2.0, 0.2
 ENVIRONMENT = "LXT_FX_PROGRESS"
 
 
+Tell = Callable[[tuple[Step, ...]], None]
+"""What is told the steps that a call is in, the outer ones first."""
+
+
 @dataclass(slots=True, eq=False)
 class _Call:
     """The outermost call of a thread: what it is doing now, the outer steps first. `place` is None once it could not be
-    drawn."""
+    drawn, and where `tell` is told instead."""
 
     name: str
     place: Place | None
     since: float
     steps: list[Step] = field(default_factory=list)
+    tell: Tell | None = None
 
     @contextmanager
     def doing(self, step: Step) -> Iterator[None]:
         """Shows the step inside the block."""
         self.steps.append(step)
         try:
+            self.told()
             yield
         finally:
             if step in self.steps:  # not if an outer step ended first: a generator that is closed late
                 del self.steps[self.steps.index(step) :]
+
+    def told(self) -> None:
+        """Says what is being done to who asked for it."""
+        if self.tell is not None:
+            self.tell(tuple(self.steps))
 
 
 _SHOWN: ContextVar[bool | None] = ContextVar("shown", default=None)
@@ -87,6 +98,18 @@ def progress(shown: bool | None) -> Iterator[None]:
         _SHOWN.reset(setting)
         if call is not None:
             _CALL.reset(call)
+
+
+@contextmanager
+def told(tell: Tell) -> Iterator[None]:
+    """Tells what the calls inside the block do, instead of drawing lines: whenever a step begins, and whenever one that is
+    counted goes on. What `tell` raises ends the call at this step. The block counts for its own thread; inside of it,
+    `progress(False)` tells nothing."""
+    token = _CALL.set(_Call("", None, _DISPLAY.clock(), tell=tell))
+    try:
+        yield
+    finally:
+        _CALL.reset(token)
 
 
 def lasting(function: Callable[P, R]) -> Callable[P, R]:
@@ -123,6 +146,7 @@ def _counted(call: _Call, step: Step, each: Iterable[T], size: int) -> Iterator[
         for element in each:
             yield element
             step.done = min(step.done + size, step.total or 0)
+            call.told()
 
 
 @contextmanager
@@ -260,4 +284,4 @@ _DISPLAY = Display()
 os.register_at_fork(after_in_child=_DISPLAY.__init__)  # type: ignore[misc]  # its thread is not in the child
 atexit.register(_DISPLAY.stop)
 
-__all__ = ["DELAY", "Display", "hidden", "lasting", "progress", "stage", "steps"]
+__all__ = ["DELAY", "Display", "hidden", "lasting", "progress", "stage", "steps", "told"]

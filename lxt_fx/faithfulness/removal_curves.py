@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Never
 
 import torch
@@ -15,6 +16,7 @@ from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.base.errors import NonFiniteError
 from lxt_fx.base.progress import lasting, steps
+from lxt_fx.base.public_door import public
 from lxt_fx.faithfulness.batch_inputs import BatchInputs, ExplainedNumber, batch_inputs, evaluating, explained_number
 from lxt_fx.faithfulness.removed_units import Removal, Units, check_removal, units_of
 
@@ -44,6 +46,10 @@ class PerturbationCurves:
         """[examples]: the mean height of `lerf` above `morf` (trapezoidal rule), in units of the explained number. Larger
         is more faithful; a random order gives 0."""
         return torch.trapezoid(self.lerf - self.morf, dim=1) / (self.morf.shape[1] - 1)
+
+    def to_html(self, path: str | Path) -> None:
+        """Writes one self-contained page in which the course of the number is explored (`lxt_fx.explore`)."""
+        public("explore")(self, path=path)
 
     def __rich__(self) -> RenderableType:
         from rich import box

@@ -6,6 +6,7 @@ import fnmatch
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from lxt_fx.attribution.places import InsidePlace, nearest
 from lxt_fx.base.errors import InputError, UnknownNameError
+from lxt_fx.base.public_door import public
 from lxt_fx.inside.inside_call import InsideCall
 from lxt_fx.inside.latent_value import LatentValue
 from lxt_fx.inside.units import units_of
@@ -172,6 +174,10 @@ class Latent(Mapping[str, LatentValue]):
         from lxt_fx.inside.latent_frame import latent_frame
 
         return latent_frame({name: self[name] for name in self.fitting(places)}, len(self.explanations), by)
+
+    def to_html(self, path: str | Path) -> None:
+        """Writes one self-contained page in which each example and its inside are explored (`lxt_fx.explore`)."""
+        public("explore")(self, path=path)
 
     def __repr__(self) -> str:
         numbers = "; ".join(number.said for number in self.numbers())

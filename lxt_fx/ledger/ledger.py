@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.json_file import write_json
+from lxt_fx.base.public_door import public
 from lxt_fx.ledger.arrivals import Landing, landing
 from lxt_fx.ledger.at_places import at_place, behind_place
 from lxt_fx.ledger.books import Books, entry_dict
@@ -84,6 +85,10 @@ class Ledger(Books):
         from lxt_fx.ledger.waterfall import waterfall
 
         waterfall(self, path, width)
+
+    def to_html(self, path: str | Path) -> None:
+        """Writes one self-contained page in which each example is explored (`lxt_fx.explore`)."""
+        public("explore")(self, path=path)
 
     def __rich__(self) -> RenderableType:
         from lxt_fx.ledger.page import ledger_view

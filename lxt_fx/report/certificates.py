@@ -15,6 +15,7 @@ from torch import nn
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.on_meta import NOT_COMPARED
 from lxt_fx.base.one_line import one_line
+from lxt_fx.base.public_door import public
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.transform import transform
 from lxt_fx.passes.capture.opened_model import opened
@@ -157,6 +158,10 @@ class Certificate:
     def to_json(self, path: str | Path) -> None:
         """Writes `to_dict()` to a file, UTF-8."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def to_html(self, path: str | Path) -> None:
+        """Writes one self-contained page in which the certificate is explored (`lxt_fx.explore`)."""
+        public("explore")(self, path=path)
 
 
 def certificate(explained: nn.Module) -> Certificate:

@@ -60,14 +60,15 @@ class Account:
 
     def meanings(self) -> str:
         """What the named causes mean; nothing if none is named."""
-        named = [name for name, _ in self._named() if name in MEANINGS]
+        named = [name for name, _ in self.named_causes() if name in MEANINGS]
         return "; ".join(f"{name}: {MEANINGS[name]}" for name in named)
 
     def _causes(self) -> list[str]:
         """The causes that took something, in words."""
-        return [f"{name} {'' if at else 'took '}{self._amount(amount)}" for at, (name, amount) in enumerate(self._named())]
+        named = enumerate(self.named_causes())
+        return [f"{name} {'' if at else 'took '}{self._amount(amount)}" for at, (name, amount) in named]
 
-    def _named(self) -> list[tuple[str, float]]:
+    def named_causes(self) -> list[tuple[str, float]]:
         """The causes that took something, the largest first; the smallest together, if they come to anything."""
         ordered = sorted((item for item in self.took.items() if item[1] != 0), key=lambda item: -abs(item[1]))
         named = [item for item in ordered if abs(item[1]) >= SMALL * abs(self.value)][:NAMED]

@@ -29,7 +29,7 @@ class Comparison(Shown):
         """What every view shows, with pictures in squares of `patch` pixels (None: the model's patches)."""
         shown = [(one, in_patches(one.parts, patch)) for one in (*self.explanations, *self.differences)]
         scale = largest([part for _, parts in shown for part in parts])
-        said = [*self.names, *(f"{self.names[0]} minus {name}" for name in self._compared())]
+        said = [*self.names, *(f"{self.names[0]} minus {name}" for name in self.compared())]
         sections: list[Section] = []
         for name, (one, parts) in zip(said, shown, strict=True):
             sections.append(Heading(f"{name}: {_said(one, name)}"))
@@ -44,7 +44,8 @@ class Comparison(Shown):
         facts = Facts(heading, None, 0.0, float(scale[0]), tables, models, 0.0, own_scales=False)
         return Sheet(facts, tuple(sections), (), self.notes)
 
-    def _compared(self) -> list[str]:
+    def compared(self) -> list[str]:
+        """The names of the explanations that the first is compared with in `differences`, in order."""
         first = self.explanations[0].parts
         pairs = zip(self.names[1:], self.explanations[1:], strict=True)
         return [name for name, one in pairs if mismatch(first, one.parts) is None]

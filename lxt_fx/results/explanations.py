@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, SupportsIndex, overload
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.json_file import write_json
 from lxt_fx.base.one_line import one_line
+from lxt_fx.base.public_door import public
 from lxt_fx.results.explanation import Explanation, PlaceOutOfRange, json_of
 from lxt_fx.results.parquet import read_parquet, write_parquet
 from lxt_fx.results.plain import raw, to_plain
@@ -94,14 +95,10 @@ class Explanations(Sequence[Explanation]):
         return Explanations(Explanation.read(one) for one in saved.item("explanations").parts())
 
     def to_html(self, path: str | Path, *, patch: int | None = None) -> None:
-        """Writes one page with every explanation, each on its own colour scale; `lxt_fx.compare` has one scale for all."""
-        from lxt_fx.views.page import page
-
+        """Writes one page in which every explanation is explored (`lxt_fx.explore`)."""
         if not self:
             raise InputError("Explanations.to_html: there is no explanation")
-        Path(path).write_text(
-            page([one.sheet(patch=patch if one.has("image") else None) for one in self]), encoding="utf-8"
-        )
+        public("explore")(self, path=path, patch=patch)
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group

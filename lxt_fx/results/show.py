@@ -129,23 +129,23 @@ def marked(reading: TextReading) -> tuple[str, ...]:
 def _track(title: str, reading: SoundReading, values: Tensor, scale: float) -> Track:
     """The sound as long as it is: some models are given silence behind it (Whisper: up to 30 s), whose relevance stands in
     the title. A step is so short that it has little relevance beside a word, so beside a text it has a scale of its own."""
-    own, said = int(min(len(values), _own_steps(reading))), list[str]()
+    own, said = int(min(len(values), own_steps(reading))), list[str]()
     if own < len(values):
         said = [f"{(len(values) - own) * reading.step:.3g} s of silence behind it: {number(float(values[own:].sum()))}"]
     if title:
         said.insert(0, f"{title}; relevance {number(float(values[:own].sum()))} on a scale of its own")
         scale = float(values[:own].abs().max())
-    return Track("; ".join(said), values[:own], scale, reading.step, reading.start, _loudness(reading, own))
+    return Track("; ".join(said), values[:own], scale, reading.step, reading.start, loudness(reading, own))
 
 
-def _own_steps(reading: SoundReading) -> float:
+def own_steps(reading: SoundReading) -> float:
     """How many steps the sound is long; infinite where that is not known."""
     if reading.waveform is None or not reading.rate:
         return math.inf
     return max(1, math.ceil(len(reading.waveform) / reading.rate / reading.step))
 
 
-def _loudness(reading: SoundReading, steps: int) -> Tensor | None:
+def loudness(reading: SoundReading, steps: int) -> Tensor | None:
     """The root mean square of the samples of each step, the loudest as 1."""
     if reading.waveform is None or reading.rate is None or not len(reading.waveform):
         return None
@@ -177,7 +177,7 @@ def _top(parts: Sequence[Part]) -> tuple[tuple[float, str, str], ...]:
         reading, at, found = readings[place.part], place.position, [place.part] if len(parts) > 1 else []
         if isinstance(reading, TextReading) and isinstance(at, int):
             found += [f"position {at}", *(["special"] if reading.special[at] else [])]
-        if isinstance(reading, SoundReading) and isinstance(at, int) and at >= _own_steps(reading):
+        if isinstance(reading, SoundReading) and isinstance(at, int) and at >= own_steps(reading):
             found.append("the silence behind it")
         return ", ".join(found)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lxt_fx.base.public_door import public
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -21,11 +23,8 @@ class Shown:
         raise NotImplementedError
 
     def to_html(self, path: str | Path, *, patch: int | None = None) -> None:
-        """Writes a self-contained page (no scripts, no other files) with a light and a dark theme. `patch` is as for
-        `to_png`."""
-        from lxt_fx.views.page import page
-
-        Path(path).write_text(page([self.sheet(patch=patch)]), encoding="utf-8")
+        """Writes one self-contained page in which the result is explored (`lxt_fx.explore`). `patch` is as for `to_png`."""
+        public("explore")(self, path=path, patch=patch)
 
     def to_png(self, path: str | Path, *, width: float = 6.5, patch: int | None = None) -> None:
         """Writes a figure `width` inches wide (3.25 fits a column of a paper), wider where several numbers are explained

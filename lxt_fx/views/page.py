@@ -1,4 +1,4 @@
-"""The HTML of a sheet: a page of its own, or a fragment for a notebook."""
+"""The HTML of sheets: a fragment for a notebook, and for readers of a page who have no scripts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,9 @@ TRACK = 240
 """The most bars of a sound."""
 
 
-def page(sheets: Sequence[Sheet]) -> str:
-    """A whole page."""
-    return _template().render(whole_page=True, sheets=sheets, light=LIGHT, dark=DARK)
-
-
 def fragment(sheets: Sequence[Sheet]) -> str:
-    """The same as one element with its own style, for a notebook."""
-    return _template().render(whole_page=False, sheets=sheets, light=LIGHT, dark=DARK)
+    """An element for each sheet, and their style."""
+    return _template().render(sheets=sheets, light=LIGHT, dark=DARK)
 
 
 def _template() -> Template:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lxt_fx.attribution.places import nearest
 from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError, UnknownNameError
+from lxt_fx.base.public_door import public
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.transform import transform
 from lxt_fx.inside.corpus.extremes import NONE, Extremes
@@ -103,6 +104,10 @@ class Corpus(Mapping[str, tuple[int, ...]]):
     def bad(self) -> Iterator[dict[str, Any]]:
         """The samples that could not be explained: `key`, `number` and `reason` of each."""
         return self._store.lines(BAD)
+
+    def to_html(self, path: str | Path) -> None:
+        """Writes one self-contained page in which the strongest units of each place are explored (`lxt_fx.explore`)."""
+        public("explore")(self, path=path)
 
     def unit(self, place: str, unit: int) -> UnitReport:
         """All that is known of one unit, which prints well; of the samples with the largest relevance those in which it is
