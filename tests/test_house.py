@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ledger", "faithfulness", "inputs"),
     ("tasks",),
     ("inside",),
-    ("cli", "edits", "flow"),
+    ("cli", "edits", "flow", "bridges"),
     ("__init__", "__main__"),
 )
 """A room reads rooms of lower floors, and itself. On one floor rooms do not read one another."""
