@@ -69,7 +69,7 @@ def test_layer_attribution_at_a_module_a_path_and_a_place() -> None:
     gpt2, ids = tiny.gpt2(), torch.tensor([[1, 2, 3]])
     at_place = LayerRelevance(gpt2, "residual.1").attribute(ids, target=(-1, 7))
     with lxt_fx.watch(module := lxt_fx.transform(gpt2), "residual.1") as inside:
-        module(ids).logits[0, -1, 7].backward()
+        module.with_leaves(ids)[0].logits[0, -1, 7].backward()
     assert relative(at_place, inside["residual.1"].relevance) < 1e-6
     with pytest.raises(lxt_fx.InputError, match="means several places .residual.0, residual.1, residual.2."):
         LayerRelevance(gpt2, "residual.*").attribute(ids, target=(-1, 7))
