@@ -364,3 +364,24 @@ def test_an_explained_module_has_the_device_the_dtype_and_the_config_of_its_mode
     assert (explained.device, explained.dtype, explained.config) == (model.device, torch.float64, model.config)
     quantity = lxt_fx.transform(nn.Softmax(-1).eval(), (torch.randn(2, 3),))
     assert (quantity.device, quantity.dtype) == (torch.device("cpu"), torch.float32)
+
+
+def test_parts_are_reached_as_in_the_model_and_those_that_are_not_there_say_what_to_use() -> None:
+    explained = lxt_fx.transform(tiny.llama())
+    layers = explained.model.layers
+    assert layers[0] is explained.get_submodule("model.layers.0") and layers[-1] is layers[1] and len(list(layers)) == 2
+    for missing, said in (
+        (lambda: explained.get_submodule("model.layers.0.mlp.act_fn"), r"no hook on it could run; .*watch\(expl"),
+        (lambda: explained.get_submodule("model.nothing"), "no attribute .nothing"),
+        (lambda: layers[0].mlp.act_fn, "has no 'act_fn'.*read values and their relevance with lxt_fx.watch"),
+        (lambda: explained.get_input_embeddings, r"lxt_fx.embed\(explained, input_ids\)"),
+        (lambda: explained.generate, "lxt_fx.answer_relevance"),
+        (lambda: explained.gradient_checkpointing_enable, "checkpoint="),
+    ):
+        with pytest.raises(AttributeError, match=said):
+            missing()
+    assert not hasattr(explained, "generate") and not hasattr(layers[0].mlp, "act_fn")
+    with pytest.raises(IndexError, match="holds the parts 0, 1 here, and no 2"):
+        layers[2]
+    with pytest.raises(TypeError, match="no list of modules"):
+        explained.model[0]

@@ -97,6 +97,15 @@ class GraphsByNames(Protocol):
         """The module whose graph has these inputs and settings, if there can be one."""
 
 
+INSTEAD = {
+    "get_input_embeddings": "lxt_fx.embed(explained, input_ids) returns what tokens are looked up as, as a leaf",
+    "generate": "generate with the model, and explain what it wrote with lxt_fx.answer_relevance",
+    "gradient_checkpointing_enable": 'lxt_fx.transform(model, checkpoint="sqrt") recomputes values in the backward',
+    "save_pretrained": "lxt_fx.save(explained, path) writes it as data",
+    "run_with_cache": "lxt_fx.watch records values and their relevance; lxt_fx.bridges.transformer_lens takes their names",
+}
+"""What colleagues look for who come from other libraries, and what there is instead."""
+
 _FUSED = "_fused_before"
 """The attribute of a module, while it is made, that holds the fused graph of another one with an equal graph."""
 
@@ -225,6 +234,24 @@ class Explained(OwnHooks, GraphModule):
         none."""
         tensors = (*self.parameters(), *self.buffers())
         return next((each.dtype for each in tensors if each.is_floating_point()), torch.get_default_dtype())
+
+    def __getattr__(self, name: str) -> Any:
+        if name in INSTEAD and "record" in self.__dict__:
+            raise AttributeError(f"an explained module has no {name!r}: {INSTEAD[name]}")
+        return super().__getattr__(name)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """As for any module. Raises AttributeError, which says how to read its output, for a module of the model that has
+        neither parameters nor buffers: it is not there."""
+        try:
+            return super().get_submodule(target)
+        except AttributeError as error:
+            if "record" not in self.__dict__ or target not in self._values().calls:
+                raise
+            raise AttributeError(
+                f"{target} has no parameters, so an explained module does not hold it, and no hook on it could run; read "
+                f'its output and relevance with lxt_fx.watch(explained, "{target}")'
+            ) from error
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return called_with_hooks(self, self._plain_call, args, kwargs)
