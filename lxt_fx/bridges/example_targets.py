@@ -65,14 +65,12 @@ def _refuse(function: str, why: str) -> NoReturn:
 
 
 class ExampleNumbers:
-    """One explained number of each example (`attribution.many_targets.Numbers`). `found` are their values of the latest
-    forward, [batch]."""
+    """One explained number of each example (`attribution.many_targets.Numbers`)."""
 
     entries_only = False
 
     def __init__(self, target: Target, function: str) -> None:
         self.target, self.function = target, function
-        self.found = torch.empty(0)
 
     def places(self, count: int, batch: int) -> Tensor:
         """Only for numbers that are entries of the logits."""
@@ -84,6 +82,5 @@ class ExampleNumbers:
 
     def totals(self, output: Any) -> tuple[Tensor, Tensor]:
         """The sum over the examples, which do not depend on one another, [1], twice."""
-        values = chosen(output_tensor(output, self.function), self.target, self.function)
-        self.found = values.detach()
-        return values.sum()[None], values.sum()[None]
+        total = chosen(output_tensor(output, self.function), self.target, self.function).sum()[None]
+        return total, total
