@@ -142,7 +142,7 @@ def _merged(explained: Explained, names: tuple[str, ...], node: Node, batches: M
             continue
         other = names[0] if names[0] != BATCH else TOKENS if str(rest) in _token_sizes(explained) else "dim1"
         names = (other, *names[1:])
-        start = _canonical(explained, node)
+        start = canonical_node(explained, node)
         by_batch = start is not None and _comes_apart(start, Axis(0, rest), batch)
         by_other = start is not None and _comes_apart(start, Axis(0), batch)
         if by_batch == by_other:
@@ -167,7 +167,7 @@ def _reordered(explained: Explained) -> tuple[Set[str], Set[str]]:
     return _REORDERED[canonical]
 
 
-def _canonical(explained: Explained, node: Node) -> Node | None:
+def canonical_node(explained: Explained, node: Node) -> Node | None:
     """The node of the canonical graph that has this value, whose ops are those of the model."""
     back = {new: old for old, new in explained.record.renamed.items()}
     name = back.get(node.name, node.name)
