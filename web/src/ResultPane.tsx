@@ -1,0 +1,166 @@
+// One result: what is explained, in words, and its parts.
+import { useId, useMemo } from "preact/hooks";
+import type { Chosen } from "./chosen";
+import { ImageView } from "./ImageView";
+import { Legend } from "./Legend";
+import { NumbersView } from "./NumbersView";
+import type { Result } from "./payload";
+import type { Pane, ShownPart } from "./shown";
+import { SoundView } from "./SoundView";
+import { choose, panes, pinned, theme, together, unit, unpin, pin } from "./state";
+import { TokenText } from "./TokenText";
+import { answers } from "./units";
+import { amount, listed } from "./words";
+
+export function ResultPane({ pane, at }: { pane: Pane; at: number }) {
+  const { result } = pane.view;
+  const count = panes.value.length;
+  const isPinned = count > 1 && at === 0;
+  const many = pane.parts.length > 1;
+  return (
+    <article class={`pane${isPinned ? " pinned" : ""}`} aria-label={isPinned ? "Pinned result" : "Result"}>
+      <Heading pane={pane} isPinned={isPinned} />
+      {pane.parts.map((shown) => (
+        <section class={`part ${shown.part.kind}-part`} key={`${result.id}/${shown.index}`} aria-label={shown.part.name}>
+          {many && (
+            <h3 class="part-name">
+              {shown.part.name} <small>{amount(shown.sum)} in all</small>
+            </h3>
+          )}
+          <PartView pane={pane} at={at} shown={shown} />
+          {shown.part.kind === "text" && answers(shown.part, result.numbers.length) && (
+            <p class="said help">Click a token of the answer to see what made it.</p>
+          )}
+          {!together.value || shown === pane.parts[pane.parts.length - 1] ? (
+            <Legend shown={shown} unit={unit.value.slice(0, -1)} shared={count > 1 ? "Both results share it." : together.value ? "All parts share it." : ""} />
+          ) : null}
+        </section>
+      ))}
+    </article>
+  );
+}
+
+function PartView({ pane, at, shown }: { pane: Pane; at: number; shown: ShownPart }) {
+  const now = theme.value;
+  // The same element again is not compared again: pointing at a token must not go through thousands of others.
+  const text = useMemo(() => <TokenText pane={pane} paneAt={at} shown={shown} theme={now} />, [pane, at, shown, now]);
+  if (shown.part.kind === "text") return text;
+  if (shown.part.kind === "image") return <ImageView shown={shown} paneAt={at} />;
+  if (shown.part.kind === "sound") return <SoundView shown={shown} paneAt={at} />;
+  return <NumbersView shown={shown} />;
+}
+
+export function numberName(result: Result, at: number): string {
+  const number = result.numbers[at];
+  return number === undefined ? "" : number.label.replaceAll("↵", "line break").trim() || number.said;
+}
+
+/** The chosen numbers as a sentence without its full stop. */
+export function headingOf(result: Result, chosen: Chosen): string {
+  const plus = listed(chosen.plus.map((at) => `“${numberName(result, at)}”`));
+  const minus = listed(chosen.minus.map((at) => `“${numberName(result, at)}”`));
+  return minus === "" ? `What made ${plus}` : `What made ${plus} rather than ${minus}`;
+}
+
+function Heading({ pane, isPinned }: { pane: Pane; isPinned: boolean }) {
+  const { result, chosen } = pane.view;
+  const id = useId();
+  const several = result.numbers.length > 1;
+  const set = (next: Chosen) => {
+    if (isPinned) pinned.value = { id: result.id, chosen: next };
+    else choose(result, next);
+  };
+  const model = result.checkpoint.split(/[\\/]/).filter(Boolean).pop();
+  const facts = [model, result.model_class, result.rules && `rules ${result.rules}`].filter(Boolean);
+  const options = result.numbers.map((_, at) => (
+    <option key={at} value={at}>
+      {several ? `${at + 1} · ` : ""}
+      {numberName(result, at)} ({amount(result.numbers[at]!.value)})
+    </option>
+  ));
+  return (
+    <header class="heading">
+      <p class="facts">
+        {facts.map((fact) => (
+          <span key={fact}>{fact}</span>
+        ))}
+        {(result.parts ?? []).length > 0 &&
+          (isPinned ? (
+            <button class="quiet" onClick={unpin}>
+              Unpin
+            </button>
+          ) : (
+            pinned.value === null && (
+              <button class="quiet" onClick={pin} title="Hold this view beside the next one, on one scale">
+                Pin to compare
+              </button>
+            )
+          ))}
+      </p>
+      <h1 dir="auto">
+        {result.numbers.length === 0 ? (
+          result.title
+        ) : (
+          <>
+            What made{" "}
+            {chosen.plus.map((at, index) => (
+              <span key={at}>
+                {index > 0 && " + "}
+                <mark>
+                  <bdi>{numberName(result, at)}</bdi>
+                </mark>
+              </span>
+            ))}
+            {chosen.minus.length > 0 && (
+              <>
+                {" "}
+                rather than{" "}
+                <mark class="other">
+                  <bdi>{chosen.minus.map((at) => numberName(result, at)).join(" + ")}</bdi>
+                </mark>
+              </>
+            )}
+          </>
+        )}
+      </h1>
+      {result.numbers.length > 0 && (
+        <p class="explained-number">
+          {!(chosen.plus.length === 1 && chosen.minus.length === 0 && numberName(result, chosen.plus[0]!) === result.numbers[chosen.plus[0]!]!.said) && (
+            <bdi>{saidOf(result, chosen)} </bdi>
+          )}
+          <strong>= {amount(pane.value)}</strong>
+        </p>
+      )}
+      {several && (
+        <div class="choices">
+          <div class="choice">
+            <label for={`${id}-plus`}>Explain</label>
+            <select
+              id={`${id}-plus`}
+              value={chosen.plus[0]}
+              onChange={(event) => set({ ...chosen, plus: [Number(event.currentTarget.value)] })}
+            >
+              {options}
+            </select>
+          </div>
+          <div class="choice">
+            <label for={`${id}-minus`}>rather than</label>
+            <select
+              id={`${id}-minus`}
+              value={chosen.minus[0] ?? ""}
+              onChange={(event) => set({ ...chosen, minus: event.currentTarget.value === "" ? [] : [Number(event.currentTarget.value)] })}
+            >
+              <option value="">nothing</option>
+              {options}
+            </select>
+          </div>
+        </div>
+      )}
+    </header>
+  );
+}
+
+function saidOf(result: Result, { plus, minus }: Chosen): string {
+  const said = (numbers: number[]) => numbers.map((at) => result.numbers[at]?.said ?? "").join(" + ");
+  return minus.length === 0 ? said(plus) : `${said(plus)} − ${said(minus)}`;
+}

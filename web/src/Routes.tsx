@@ -1,0 +1,152 @@
+// The map of routes: layers x positions of the residual stream, under the text whose tokens are its columns.
+import { useEffect, useId, useMemo, useRef, useState } from "preact/hooks";
+import { pixels, sized } from "./canvas";
+import { binned, peak, streamOf } from "./routes";
+import { scaled } from "./scale";
+import { type Pane, placeName } from "./shown";
+import { ends, held, pointed, source, theme } from "./state";
+import { amount, signed, side } from "./words";
+
+const LABELS = 104;
+const LINE = 13;
+
+export function Routes({ pane, paneAt }: { pane: Pane; paneAt: number }) {
+  const title = useId();
+  const latent = pane.view.result.latent;
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const [width, setWidth] = useState(800);
+  const [at, setAt] = useState<[number, number] | null>(null);
+  const frame = useRef<HTMLDivElement>(null);
+  const grid = useMemo(() => (latent ? streamOf(latent, pane.view.chosen) : null), [latent, pane.view.chosen]);
+  useEffect(() => {
+    if (frame.current === null) return;
+    const watch = new ResizeObserver(([entry]) => setWidth(Math.floor(entry!.contentRect.width)));
+    watch.observe(frame.current);
+    return () => watch.disconnect();
+  }, [grid === null]);
+  const small = useMemo(() => (grid === null ? null : binned(grid, Math.max(20, Math.floor((width - LABELS) / 3)))), [grid, width]);
+  const shares = useMemo(
+    () => (small === null ? null : scaled(small.values, new Array<boolean>(small.values.length).fill(true), ends.value)),
+    [small, ends.value],
+  );
+  const shownText = pane.parts[latent?.part ?? 0];
+  const now = source.value;
+  const span = now?.pane === paneAt && now.part === latent?.part ? (shownText?.spans[now.place] ?? null) : null;
+
+  const across = small === null ? 0 : Math.min(30, (width - LABELS) / small.columns);
+  useEffect(() => {
+    if (small === null || shares === null || canvas.current === null) return;
+    const height = small.rows * LINE;
+    const context = sized(canvas.current, width, height + 2);
+    const dark = theme.value === "dark";
+    context.imageSmoothingEnabled = false;
+    const flipped = new Float64Array(shares.shares.length);
+    for (let row = 0; row < small.rows; row++) {
+      flipped.set(shares.shares.subarray(row * small.columns, (row + 1) * small.columns), (small.rows - 1 - row) * small.columns);
+    }
+    context.drawImage(pixels(flipped, small.rows, small.columns, theme.value), LABELS, 0, across * small.columns, height);
+    context.strokeStyle = dark ? "#ffffff22" : "#00000018";
+    context.strokeRect(LABELS - 0.5, 0.5, across * small.columns + 1, height);
+    if (across >= 8) {
+      context.beginPath();
+      for (let column = 1; column < small.columns; column++) {
+        context.moveTo(LABELS + column * across, 0);
+        context.lineTo(LABELS + column * across, height);
+      }
+      for (let row = 1; row < small.rows; row++) {
+        context.moveTo(LABELS, row * LINE);
+        context.lineTo(LABELS + across * small.columns, row * LINE);
+      }
+      context.strokeStyle = dark ? "#1d212655" : "#ffffff66";
+      context.stroke();
+    }
+    context.fillStyle = dark ? "#9aa4b0" : "#5b6470";
+    context.font = "11px system-ui, sans-serif";
+    context.textAlign = "right";
+    context.textBaseline = "middle";
+    const every = small.rows <= 16 ? 1 : Math.ceil(small.rows / 12);
+    for (let row = 0; row < small.rows; row++) {
+      if (row % every !== 0 && row !== small.rows - 1) continue;
+      if (row !== small.rows - 1 && small.rows - 1 - row < every && every > 1) continue;
+      context.fillText(shortened(latent!.layers[row] ?? "", 16), LABELS - 8, (small.rows - 1 - row + 0.5) * LINE);
+    }
+    if (span !== null) {
+      const [start, stop] = [Math.floor(span[0] / small.size), Math.ceil(span[1] / small.size)];
+      context.lineWidth = 1.5;
+      context.strokeStyle = dark ? "#ffffff" : "#111111";
+      context.strokeRect(LABELS + start * across, 0.75, Math.max(2, (stop - start) * across), height - 0.5);
+    }
+  }, [small, shares, theme.value, span, width]);
+
+  if (grid === null || small === null || latent == null) return null;
+  const spot = (event: MouseEvent): [number, number] | null => {
+    const box = canvas.current!.getBoundingClientRect();
+    const column = Math.floor((event.clientX - box.left - LABELS) / across);
+    const row = small.rows - 1 - Math.floor((event.clientY - box.top) / LINE);
+    return column >= 0 && column < small.columns && row >= 0 && row < small.rows ? [row, column] : null;
+  };
+  const placeOf = (column: number) => {
+    const place = shownText?.spans.findIndex(([start, stop]) => column * small.size >= start && column * small.size < stop) ?? -1;
+    return place < 0 ? null : { pane: paneAt, part: latent.part, place };
+  };
+  const move = (event: MouseEvent) => {
+    const found = spot(event);
+    setAt(found);
+    pointed.value = found === null ? null : placeOf(found[1]);
+  };
+  const strongest = peak(grid.values);
+  const [layer, position] = [Math.floor(strongest / grid.columns), strongest % grid.columns];
+  const where = shownText?.spans.findIndex(([start, stop]) => position >= start && position < stop) ?? -1;
+  const name = shownText && where >= 0 ? placeName(shownText, where) : `position ${position}`;
+  return (
+    <section class="routes" aria-labelledby={title}>
+      <h2 id={title}>Routes through the layers</h2>
+      <p class="lead">
+        The relevance of the residual stream, from the input below to the output above. The most is at {latent.layers[layer]}, at “
+        <bdi>{name}</bdi>”: {signed(grid.values[strongest]!)}.
+      </p>
+      <div ref={frame} class="frame" dir="ltr">
+        <canvas
+          ref={canvas}
+          role="img"
+          aria-label={`Relevance of ${grid.rows} layers at ${grid.columns} positions; point at or move to a token of the text to see its column`}
+          onPointerMove={move}
+          onPointerLeave={() => {
+            setAt(null);
+            pointed.value = null;
+          }}
+          onClick={(event) => {
+            const found = spot(event);
+            if (found !== null) held.value = placeOf(found[1]);
+          }}
+        />
+      </div>
+      <p class="said readout" aria-live="off">
+        {at === null ? (
+          <>
+            Colours end at {amount(shares!.end)}
+            {small.size > 1 ? `; each column is the sum of ${small.size} positions` : ""}.
+          </>
+        ) : (
+          <>
+            {latent.layers[at[0]]}, {columnName(at[1])}: <strong>{signed(small.values[at[0] * small.columns + at[1]]!)}</strong>{" "}
+            {side(small.values[at[0] * small.columns + at[1]]!)}
+          </>
+        )}
+      </p>
+    </section>
+  );
+
+  function columnName(column: number) {
+    const place = placeOf(column)?.place;
+    return small!.size > 1 ? (
+      `positions ${column * small!.size} to ${Math.min(grid!.columns, (column + 1) * small!.size) - 1}`
+    ) : (
+      <bdi>“{place === undefined || !shownText ? column : placeName(shownText, place)}”</bdi>
+    );
+  }
+}
+
+export function shortened(name: string, most: number): string {
+  return name.length <= most ? name : `…${name.slice(1 - most)}`;
+}
