@@ -39,7 +39,9 @@ def text(tokens: Sequence[str], values: Sequence[float], numbers: int = 1, answe
     """A text part; a word starts at each space, a sentence behind each full stop."""
     several = numbers > 1
     words = [at for at, token in enumerate(tokens) if at == 0 or token[:1] in " ↵.,?!" or at == len(tokens) - answer]
-    sentences = [at for at in range(len(tokens)) if at == 0 or tokens[at - 1].endswith((".", "↵")) or at == len(tokens) - answer]
+    sentences = [
+        at for at in range(len(tokens)) if at == 0 or tokens[at - 1].endswith((".", "↵")) or at == len(tokens) - answer
+    ]
     return {
         "name": "text", "kind": "text", "several": several,
         "values": array(values, numbers, len(tokens)) if several else array(values, len(tokens)),
@@ -71,7 +73,7 @@ def france(**others: Any) -> Payload:
     values = [0.784, 0.558, 0.618, 0.824, 3.644]
     account = {
         "value": 17.371, "reached": {"text": 6.428}, "took": {"softmax offset": 11.0, "bias": -0.06}, "residual": 0.003,
-        "sentences": ["of 17.4, 6.43 (37 %) reached the text; softmax offset took 11 (63 %)"],
+        "sentences": ["of 17.4: 6.4 reaches the tokens, 11.0 is the softmax offset", "softmax offset: a part of the weights"],
     }  # fmt: skip
     return result([text(tokens, values)], [" Paris"], [17.371], account=account, **others)
 
@@ -87,8 +89,8 @@ def classes() -> Payload:
 def answer(latent: bool = True) -> Payload:
     """An answer of a chat with routes: layers, heads, neurons with labels."""
     random.seed(3)
-    prompt = ["<|im_start|>", "user", "↵", "What", " is", " the", " capital", " of", " France", " and", " which", " river", " runs",
-              " through", " it", "?", "<|im_end|>", "↵", "<|im_start|>", "assistant", "↵"]  # fmt: skip
+    prompt = ["<|im_start|>", "user", "↵", "What", " is", " the", " capital", " of", " France", " and", " which", " river",
+              " runs", " through", " it", "?", "<|im_end|>", "↵", "<|im_start|>", "assistant", "↵"]  # fmt: skip
     said = ["Paris", " is", " the", " capital", ",", " and", " the", " Se", "ine", " runs", " through", " it", "."]
     tokens, numbers = prompt + said, len(said)
     special = [token.startswith("<|") for token in tokens]
@@ -106,10 +108,10 @@ def answer(latent: bool = True) -> Payload:
         layers, heads = 12, 9
         stream = [values[n * len(tokens) + at] * (1 - abs(layer - 4) / 14) + (layer / 5 if at == len(prompt) + n - 1 else 0)
                   for n in range(numbers) for layer in range(layers) for at in range(len(tokens))]  # fmt: skip
-        by_head = [random.gauss(0, 0.04) * (1 + 6 * (layer == 7 and head == 3)) * (0 if at >= len(prompt) + n else 1)
+        by_head = [random.gauss(0, 0.04) * (1 + 6 * (layer == 7 and head == 3)) * (at < len(prompt) + n)
                    for n in range(numbers) for layer in range(layers) for at in range(len(tokens)) for head in range(heads)]  # fmt: skip
         labels = ["capitals of countries", "France and French", None, "names of rivers", "the start of an answer", None]
-        units = [{"number": n, "place": f"mlp.{3 + k}", "unit": 117 * (k + 1), "relevance": (1.2 - 0.15 * k) * (-1 if k == 4 else 1),
+        units = [{"number": n, "place": f"mlp.{3 + k}", "unit": 117 * (k + 1), "relevance": 1.2 - 0.15 * k - (k == 4),
                   "activation": 2.4 - 0.2 * k, "label": label, "samples": ["the capital of Spain", "Rome, the capital"],
                   "by_position": array([random.gauss(0.02, 0.08) for _ in tokens], len(tokens))}
                  for n in range(numbers) for k, label in enumerate(labels)]  # fmt: skip
@@ -121,13 +123,33 @@ def answer(latent: bool = True) -> Payload:
             "units": units,
         }  # fmt: skip
     part = text(tokens, values, numbers, numbers, special=special)
-    return result([part], said, [12.0 + random.random() * 8 for _ in said], id="answer", title="Paris is the capital…", latent=inside)
+    return result(
+        [part], said, [12.0 + random.random() * 8 for _ in said], id="answer", title="Paris is the capital…", latent=inside
+    )
 
 
 def long(count: int = 2000) -> Payload:
     """A long text without structure."""
     random.seed(1)
-    stock = "the model reads a long text about rivers and towns in which every word has some weight".split()
+    stock = [
+        "the",
+        "model",
+        "reads",
+        "a",
+        "long",
+        "text",
+        "about",
+        "rivers",
+        "and",
+        "towns",
+        "in",
+        "which",
+        "every",
+        "word",
+        "has",
+        "some",
+        "weight",
+    ]
     tokens = [(" " if at else "") + random.choice(stock) + ("." if at % 23 == 22 else "") for at in range(count)]
     tokens = [token if at % 230 != 229 else "↵" for at, token in enumerate(tokens)]
     values = [random.gauss(0, 0.1) * (8 if random.random() < 0.02 else 1) for _ in tokens]
@@ -148,8 +170,9 @@ def matrix(rows: int = 200, columns: int = 2000) -> Payload:
 
 def foreign() -> Payload:
     """Tokens that are no plain words: markup, right-to-left, Han, emoji, control characters, spaces alone."""
-    tokens = ["<script>", "window.hacked=1", "</script>", " <img src=x onerror=window.hacked=2>", " &amp;", "↵", "שלום", " עולם",
-              " السلام", " عليكم", " and", " 東京", "都", " 🦙", " 👩‍👩‍👧", "\u202eoverride", "   ", "", " end"]  # fmt: skip
+    tokens = ["<script>", "window.hacked=1", "</script>", " <img src=x onerror=window.hacked=2>", " &amp;", "↵", "שלום",
+              " עולם", " السلام", " عليكم", " and", " 東京", "都", " 🦙", " 👩‍👩‍👧",
+              "\u202eoverride", "   ", "", " end"]  # fmt: skip
     values = [0.5, -0.7, 0.3, 0.9, 0.1, 0.0, 0.8, -0.4, 0.6, 0.2, 0.1, 0.7, -0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.35]
     return result([text(tokens, values)], ["</script><b>bold"], [5.0], id="foreign", title="<b>Markup</b>")
 
@@ -164,10 +187,12 @@ def picture() -> Payload:
             pixels += bytes((208 - y // 4, 150 + x // 8, 96) if near else (70 + y // 5, 104 + y // 4, 128 + x // 10))
     squares = [math.exp(-((x - 8) ** 2 + (y - 5.5) ** 2) / 8) - 0.3 * math.exp(-((x - 2) ** 2 + (y - 11) ** 2) / 6)
                + 0.03 * math.sin(7 * x + 3 * y) for y in range(rows) for x in range(rows)]  # fmt: skip
-    image = {"name": "image", "kind": "image", "several": False, "values": array(squares, rows, rows), "png": png(pixels, side),
-             "width": side, "height": side, "patch": 16, "side": 16}  # fmt: skip
+    image = {"name": "image", "kind": "image", "several": False, "values": array(squares, rows, rows),
+             "png": png(pixels, side), "width": side, "height": side, "patch": 16, "side": 16}  # fmt: skip
     said = text(["What", " is", " in", " the", " picture", "?"], [0.2, 0.1, 0.05, 0.1, 0.9, 1.7], name="text")
-    return result([image, said], [" ball"], [14.2], id="picture", title="ball", model_class="SmolVLMForConditionalGeneration")
+    return result(
+        [image, said], [" ball"], [14.2], id="picture", title="ball", model_class="SmolVLMForConditionalGeneration"
+    )
 
 
 def sound() -> Payload:
@@ -176,7 +201,9 @@ def sound() -> Payload:
     loud = [abs(math.sin(at / 9)) * (0.3 + 0.7 * (30 < at < 110)) for at in range(count)]
     values = [math.sin(at / 6) * math.exp(-(((at - 70) / 30) ** 2)) for at in range(count)]
     side = 64
-    grey = bytearray(value for y in range(side) for x in range(side) for value in [int(255 * abs(math.sin(x * y / 90)))] * 3)
+    grey = bytearray(
+        value for y in range(side) for x in range(side) for value in [int(255 * abs(math.sin(x * y / 90)))] * 3
+    )
     part = {"name": "sound", "kind": "sound", "several": False, "values": array(values, count), "step": 0.02, "start": 0.0,
             "loudness": array(loud, count), "spectrogram": png(grey, side)}  # fmt: skip
     return result([part], ["yes"], [3.1], id="sound", title="yes", model_class="WhisperForConditionalGeneration")
@@ -187,7 +214,9 @@ def ledger() -> Payload:
     tables = [{"title": "By cause", "columns": ["cause", "amount"], "rows": [["softmax offset", 11.0], ["bias", -0.06]]},
               {"title": "By layer", "columns": ["layer", "absorbed", "rules"],
                "rows": [[f"model.layers.{at}", 0.1 * at, "attention, norm"] for at in range(30)]}]  # fmt: skip
-    return result([], [], [], id="ledger", kind="ledger", title="Ledger of “Paris”", tables=tables, plain={"text": "Ledger\n  17.4"})
+    return result(
+        [], [], [], id="ledger", kind="ledger", title="Ledger of “Paris”", tables=tables, plain={"text": "Ledger\n  17.4"}
+    )
 
 
 def png(pixels: bytes | bytearray, side: int) -> str:

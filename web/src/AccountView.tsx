@@ -16,11 +16,10 @@ export function AccountView({ pane }: { pane: Pane }) {
   const { account, value } = pane;
   const { result } = pane.view;
   const whole = account === null && result.numbers.length > 1 ? (result.account ?? null) : null;
-  if (pane.parts.length === 0 || !Number.isFinite(value)) return null;
+  if (pane.parts.length === 0 || !Number.isFinite(value) || (account === null && whole === null)) return null;
   return (
     <section class="account" aria-labelledby={title}>
       <h2 id={title}>Where all of it went</h2>
-      <p class="lead">{gapOf(pane)}</p>
       {account !== null && <Waterfall account={account} />}
       {whole !== null && (
         <>

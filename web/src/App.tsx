@@ -112,12 +112,14 @@ function Shown() {
           ))}
         </div>
         <Sources panes={panes.value} />
+        <div class="more">
+          <AccountView pane={now} />
+          <Routes pane={now} paneAt={last} />
+          {matrix && <Matrix key={result.id} pane={now} shown={matrix} />}
+          <Tables result={result} />
+          <Origin result={result} madeBy={madeBy.value} />
+        </div>
       </div>
-      <AccountView pane={now} />
-      <Routes pane={now} paneAt={last} />
-      {matrix && <Matrix key={result.id} pane={now} shown={matrix} />}
-      <Tables result={result} />
-      <Origin result={result} madeBy={madeBy.value} />
     </div>
   );
 }
@@ -126,6 +128,7 @@ function Top() {
   const picker = useRef<HTMLInputElement>(null);
   return (
     <header class="top">
+      <div class="top-inside">
       <span class="name">
         lxt_fx <span>explorer</span>
       </span>
@@ -176,6 +179,7 @@ function Top() {
           </svg>
         </button>
       </span>
+      </div>
     </header>
   );
 }

@@ -1,4 +1,5 @@
 // What changes the picture and not the numbers: scale, units, tokens that are left out, search.
+import { signal } from "@preact/signals";
 import { useId } from "preact/hooks";
 import { LiveFormRules } from "./LiveForm";
 import type { TextPart } from "./payload";
@@ -6,7 +7,7 @@ import type { Ends } from "./scale";
 import { type Pane, found } from "./shown";
 import { ends, forget, live, muted, searched, together, unit } from "./state";
 import type { Muted, UnitKind } from "./units";
-import { counted } from "./words";
+import { counted, listed } from "./words";
 
 const ENDS: [Ends, string, string][] = [
   ["robust", "robust", "ends at the 99 % quantile, so that a few strong tokens do not take all colour"],
@@ -24,7 +25,25 @@ const MUTED: [keyof Muted, string][] = [
   ["special", "special"],
 ];
 
+const narrow = signal(matchMedia("(max-width: 760px)").matches);
+matchMedia("(max-width: 760px)").addEventListener("change", (event) => (narrow.value = event.matches));
+
+/** On a phone the controls are folded away behind a line that says what is chosen. */
 export function Controls({ pane }: { pane: Pane }) {
+  if (!narrow.value) return <Choices pane={pane} />;
+  const left = MUTED.filter(([key]) => muted.value[key]).map(([, name]) => name);
+  const said = [`${ends.value} scale`, unit.value, left.length > 0 ? `without ${listed(left)}` : ""].filter(Boolean).join(" · ");
+  return (
+    <details class="folded">
+      <summary>
+        View <span>{said}</span>
+      </summary>
+      <Choices pane={pane} />
+    </details>
+  );
+}
+
+function Choices({ pane }: { pane: Pane }) {
   const id = useId();
   const texts = pane.parts.filter((part) => part.part.kind === "text");
   const hasSpecial = texts.some((part) => (part.part as TextPart).special.some(Boolean));

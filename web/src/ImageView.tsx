@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { sized } from "./canvas";
 import { cell } from "./colour";
 import type { ImagePart } from "./payload";
-import { type ShownPart, imageShape } from "./shown";
+import { type ShownPart, imageShape, isBeyond } from "./shown";
 import { pointed, source, theme } from "./state";
 import { signed, side } from "./words";
 
@@ -106,6 +106,14 @@ export function drawSquares(
     context.globalAlpha = strength * Math.min(1, 0.15 + 0.85 * Math.abs(share));
     context.fillStyle = cell(theme, share).background;
     context.fillRect(x, y, across + 0.4, down + 0.4);
+    if (isBeyond(shown, at) && strength > 0) {
+      context.globalAlpha = 1;
+      context.lineWidth = Math.max(0.6, across / 16);
+      context.strokeStyle = "#ffffff";
+      for (const inset of [0.04, 0.16]) {
+        context.strokeRect(x + across * inset, y + down * inset, across * (1 - 2 * inset), down * (1 - 2 * inset));
+      }
+    }
     if (share < -0.25 && strength > 0 && across >= 6) {
       context.globalAlpha = 0.9;
       context.fillStyle = "#fff";

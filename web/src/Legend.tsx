@@ -41,7 +41,8 @@ export function scaleSentence({ scaled, part }: ShownPart, unit: string): string
   if (ends.value === "max") return `${end}, the largest relevance.`;
   if (scaled.beyond === 0) return `${end}; nothing goes beyond it.`;
   const goes = scaled.beyond === 1 ? "goes" : "go";
-  return `${end}; ${counted(scaled.beyond, name)} ${goes} beyond it (up to ${amount(scaled.largest)}, with a double edge).`;
+  const mark = part.kind === "sound" || part.kind === "numbers" ? "a double end" : "a double edge";
+  return `${end}; ${counted(scaled.beyond, name)} ${goes} beyond it (up to ${amount(scaled.largest)}, with ${mark}).`;
 }
 
 function leftOutSentence({ leftOut, leftOutCount }: ShownPart): string {

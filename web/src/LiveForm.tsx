@@ -146,7 +146,7 @@ export function LiveForm({ live }: { live: Live }) {
             type="text"
             dir="auto"
             value={contrast}
-            placeholder={target ? "nothing" : "say what to explain first"}
+            placeholder="nothing"
             disabled={!target}
             onInput={(event) => setContrast(event.currentTarget.value)}
           />
@@ -165,11 +165,11 @@ export function LiveForm({ live }: { live: Live }) {
         )}
         <label class="check">
           <input type="checkbox" checked={latent} onChange={(event) => setLatent(event.currentTarget.checked)} />
-          routes
+          with routes
         </label>
         <label class="check">
           <input type="checkbox" checked={account} onChange={(event) => setAccount(event.currentTarget.checked)} />
-          account
+          with account
         </label>
         <button type="submit" class="main" disabled={!canRun}>
           Explain

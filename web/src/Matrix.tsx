@@ -73,6 +73,10 @@ export function Matrix({ pane, shown }: { pane: Pane; shown: ShownPart }) {
         if (found.counts[place]) {
           context.fillStyle = cell(theme.value, found.shares[place]!).background;
           context.fillRect(left, top, WIDE - 1, TALL - 1);
+          if (found.beyond > 0 && Math.abs(values[place]!) > found.end) {
+            context.strokeStyle = "#ffffffcc";
+            context.strokeRect(left + 2.5, top + 2.5, WIDE - 6, TALL - 6);
+          }
           if (found.shares[place]! < -0.25) {
             context.fillStyle = "#ffffffcc";
             context.fillRect(left + 6, top + TALL / 2 - 1, WIDE - 13, 1.5);
@@ -225,7 +229,7 @@ export function Matrix({ pane, shown }: { pane: Pane; shown: ShownPart }) {
         )}
         <p class="said">
           {ends.value === "robust" &&
-            `The scale ends at ${amount(found.end)}; ${found.beyond === 1 ? "1 cell goes" : `${counted(found.beyond, "cell")} go`} beyond it. `}
+            `The scale ends at ${amount(found.end)}; ${found.beyond === 1 ? "1 cell goes" : `${counted(found.beyond, "cell")} go`} beyond it (with a double edge). `}
           {found.left !== 0 && `Hatched cells are left out of the colours, together ${signed(found.left)}.`}
         </p>
       </div>

@@ -1,7 +1,7 @@
 // Numbers with names: a bar to the left or right of the middle for each.
 import { SCALES } from "./colour";
 import type { NumbersPart } from "./payload";
-import type { ShownPart } from "./shown";
+import { type ShownPart, isBeyond } from "./shown";
 import { theme } from "./state";
 import { side, signed } from "./words";
 
@@ -26,7 +26,7 @@ export function NumbersView({ shown }: { shown: ShownPart }) {
         </thead>
         <tbody>
           {order.slice(0, MOST).map((at) => (
-            <BarRow key={at} name={part.names[at] ?? `number ${at}`} value={shown.values[at]!} share={shown.scaled.shares[at]!} />
+            <BarRow key={at} name={part.names[at] ?? `number ${at}`} value={shown.values[at]!} share={shown.scaled.shares[at]!} beyond={isBeyond(shown, at)} />
           ))}
         </tbody>
       </table>
@@ -35,7 +35,7 @@ export function NumbersView({ shown }: { shown: ShownPart }) {
   );
 }
 
-function BarRow({ name, value, share }: { name: string; value: number; share: number }) {
+function BarRow({ name, value, share, beyond }: { name: string; value: number; share: number; beyond: boolean }) {
   const colours = SCALES[theme.value];
   const width = 50 * Math.min(1, Math.abs(share));
   return (
@@ -47,7 +47,7 @@ function BarRow({ name, value, share }: { name: string; value: number; share: nu
       <td class="faint">{side(value)}</td>
       <td class="track middle" aria-hidden="true">
         <i
-          class={value < 0 ? "negative" : ""}
+          class={`${value < 0 ? "negative" : ""}${beyond ? " double" : ""}`}
           style={{ left: `${value < 0 ? 50 - width : 50}%`, width: `${width}%`, background: value < 0 ? colours.negative : colours.positive }}
         />
       </td>

@@ -1,6 +1,7 @@
 // One result: what is explained, in words, and its parts.
 import { useId, useMemo } from "preact/hooks";
 import type { Chosen } from "./chosen";
+import { gapOf } from "./AccountView";
 import { ImageView } from "./ImageView";
 import { Legend } from "./Legend";
 import { NumbersView } from "./NumbersView";
@@ -16,26 +17,29 @@ export function ResultPane({ pane, at }: { pane: Pane; at: number }) {
   const { result } = pane.view;
   const count = panes.value.length;
   const isPinned = count > 1 && at === 0;
+  const beside = count === 1 && pane.parts.length > 1 && pane.parts[0]!.part.kind === "image";
+  const shared = count > 1 ? "Both results share it." : together.value ? "All parts share it." : "";
   const many = pane.parts.length > 1;
   return (
-    <article class={`pane${isPinned ? " pinned" : ""}`} aria-label={isPinned ? "Pinned result" : "Result"}>
+    <article class={`pane${isPinned ? " pinned" : ""}${beside ? " beside" : ""}`} aria-label={isPinned ? "Pinned result" : "Result"}>
       <Heading pane={pane} isPinned={isPinned} />
-      {pane.parts.map((shown) => (
+      {pane.parts.map((shown) => {
+        const legendAt = !together.value || shown === pane.parts[0] ? shown : null;
+        return (
         <section class={`part ${shown.part.kind}-part`} key={`${result.id}/${shown.index}`} aria-label={shown.part.name}>
           {many && (
             <h3 class="part-name">
               {shown.part.name} <small>{amount(shown.sum)} in all</small>
             </h3>
           )}
+          {legendAt === shown && <Legend shown={shown} unit={unit.value.slice(0, -1)} shared={shared} />}
           <PartView pane={pane} at={at} shown={shown} />
           {shown.part.kind === "text" && answers(shown.part, result.numbers.length) && (
             <p class="said help">Click a token of the answer to see what made it.</p>
           )}
-          {!together.value || shown === pane.parts[pane.parts.length - 1] ? (
-            <Legend shown={shown} unit={unit.value.slice(0, -1)} shared={count > 1 ? "Both results share it." : together.value ? "All parts share it." : ""} />
-          ) : null}
         </section>
-      ))}
+        );
+      })}
     </article>
   );
 }
@@ -130,6 +134,9 @@ function Heading({ pane, isPinned }: { pane: Pane; isPinned: boolean }) {
           )}
           <strong>= {amount(pane.value)}</strong>
         </p>
+      )}
+      {result.numbers.length > 0 && pane.parts.length > 0 && Number.isFinite(pane.value) && (
+        <p class="gap">{gapOf(pane)}</p>
       )}
       {several && (
         <div class="choices">

@@ -3,8 +3,9 @@ import { useEffect, useId, useMemo, useRef, useState } from "preact/hooks";
 import { pixels, sized } from "./canvas";
 import { binned, peak, streamOf } from "./routes";
 import { scaled } from "./scale";
-import { type Pane, placeName } from "./shown";
-import { ends, held, pointed, source, theme } from "./state";
+import { type Pane, explainedIn, placeName } from "./shown";
+import { ends, held, muted, pointed, source, theme } from "./state";
+import { countingTokens } from "./units";
 import { amount, signed, side } from "./words";
 
 const LABELS = 104;
@@ -25,11 +26,19 @@ export function Routes({ pane, paneAt }: { pane: Pane; paneAt: number }) {
     return () => watch.disconnect();
   }, [grid === null]);
   const small = useMemo(() => (grid === null ? null : binned(grid, Math.max(20, Math.floor((width - LABELS) / 3)))), [grid, width]);
-  const shares = useMemo(
-    () => (small === null ? null : scaled(small.values, new Array<boolean>(small.values.length).fill(true), ends.value)),
-    [small, ends.value],
-  );
   const shownText = pane.parts[latent?.part ?? 0];
+  const tokens = useMemo(() => {
+    const part = shownText?.part;
+    return part?.kind === "text" ? countingTokens(part, explainedIn(pane.view, part), muted.value) : null;
+  }, [pane, muted.value]);
+  /** Whether a column has a token that is not left out. */
+  function counting(column: number): boolean {
+    return tokens === null || tokens.slice(column * small!.size, (column + 1) * small!.size).some(Boolean);
+  }
+  const shares = useMemo(
+    () => (small === null ? null : scaled(small.values, Array.from(small.values, (_, cell) => counting(cell % small.columns)), ends.value)),
+    [small, ends.value, muted.value, pane],
+  );
   const now = source.value;
   const span = now?.pane === paneAt && now.part === latent?.part ? (shownText?.spans[now.place] ?? null) : null;
 

@@ -1,9 +1,9 @@
-// A sound: its spectrogram or loudness, and the relevance of each step as bars, up for and down against.
+// A sound: its spectrogram or loudness, and the relevance of each step as bars, up for and down against. A bar that ends beyond the scale has a double end.
 import { useEffect, useRef } from "preact/hooks";
 import { sized } from "./canvas";
 import { SCALES, type Theme } from "./colour";
 import { type SoundPart, numbersOf } from "./payload";
-import type { ShownPart } from "./shown";
+import { type ShownPart, isBeyond } from "./shown";
 import { pointed, source, theme } from "./state";
 import { side, signed } from "./words";
 
@@ -84,6 +84,7 @@ export function drawSound(context: CanvasRenderingContext2D, shown: ShownPart, t
     context.fillStyle = share > 0 ? positive : negative;
     const tall = share * half;
     context.fillRect(at * across, Math.min(middle, middle - tall), Math.max(0.7, across - (across > 3 ? 0.8 : 0)), Math.abs(tall));
+    if (isBeyond(shown, at)) context.clearRect(at * across, middle - tall + (share > 0 ? 3 : -5), across, 2);
   });
   context.fillStyle = theme === "dark" ? "#8b949e" : "#6b7280";
   context.fillRect(0, middle - 0.5, width, 1);

@@ -7,7 +7,7 @@ import { headsOf, peak, unitsOf } from "./routes";
 import { scaled } from "./scale";
 import { type Pane, type ShownPart, placeName, strongest } from "./shown";
 import { ends, held, pointed, source, theme } from "./state";
-import { amount, counted, percent, side, signed } from "./words";
+import { amount, counted, ordinal, percent, side, signed } from "./words";
 
 const MOST = 8;
 
@@ -64,7 +64,7 @@ function Source({ pane, part, place }: { pane: Pane; part: ShownPart; place: num
           <>
             <dt>strength</dt>
             <dd>
-              {stronger + 1}. of {count}
+              {ordinal(stronger + 1)} of {count.toLocaleString("en")}
             </dd>
             <dt>of all relevance</dt>
             <dd>{all ? percent(Math.abs(value) / all) : "0 %"}</dd>
@@ -186,7 +186,6 @@ function Strongest({ pane, paneAt }: { pane: Pane; paneAt: number }) {
                 onClick={() => (held.value = here)}
                 onPointerEnter={() => (pointed.value = here)}
                 onPointerLeave={() => (pointed.value = null)}
-                aria-label={`${placeName(part, at)}, ${signed(value)}, ${side(value)}; hold it`}
               >
                 <bdi>{placeName(part, at)}</bdi>
                 <span class="number">{signed(value)}</span>

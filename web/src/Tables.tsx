@@ -32,6 +32,9 @@ export function Tables({ result }: { result: Result }) {
 
 function PlainTable({ table }: { table: Table }) {
   const numeric = table.columns.map((_, at) => table.rows.every((row) => typeof row[at] === "number" || row[at] === null));
+  const whole = table.columns.map((_, at) => table.rows.every((row) => row[at] === null || Number.isInteger(row[at])));
+  const written = (value: Table["rows"][number][number], at: number) =>
+    typeof value === "number" ? whole[at] ? String(value).replace("-", "−") : amount(value) : <bdi>{String(value ?? "")}</bdi>;
   return (
     <section class="plain">
       {table.title && <h2>{table.title}</h2>}
@@ -51,7 +54,7 @@ function PlainTable({ table }: { table: Table }) {
               <tr key={line}>
                 {row.map((value, at) => (
                   <td key={at} class={numeric[at] ? "number" : ""}>
-                    {typeof value === "number" ? (Number.isInteger(value) ? String(value) : amount(value)) : <bdi>{String(value ?? "")}</bdi>}
+                    {written(value, at)}
                   </td>
                 ))}
               </tr>

@@ -1,12 +1,14 @@
 // What a token has, beside the token.
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { placeName } from "./shown";
-import { panes, pointed } from "./state";
+import { held, panes, pointed } from "./state";
 import { side, signed } from "./words";
+
+const coarse = matchMedia("(pointer: coarse)").matches; // where a held token has no pointer over it
 
 export function Tip() {
   const box = useRef<HTMLDivElement>(null);
-  const now = pointed.value;
+  const now = pointed.value ?? (coarse ? held.value : null);
   const part = now === null ? undefined : panes.value[now.pane]?.parts[now.part];
   useLayoutEffect(() => {
     if (now === null || box.current === null) return;
@@ -17,9 +19,11 @@ export function Tip() {
       return;
     }
     const { width, height } = box.current.getBoundingClientRect();
-    const left = Math.max(8, Math.min(innerWidth - width - 8, at.left + at.width / 2 - width / 2));
+    const room = document.documentElement.clientWidth;
+    const left = Math.max(8, Math.min(room - width - 8, at.left + at.width / 2 - width / 2));
     const above = at.top - height - 6;
-    box.current.style.transform = `translate(${Math.round(left)}px, ${Math.round(above < 4 ? at.bottom + 6 : above)}px)`;
+    const top = scrollY + (above < 4 ? at.bottom + 6 : above);
+    box.current.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
     box.current.style.visibility = "visible";
   });
   if (now === null || part === undefined || part.part.kind !== "text" || now.place >= part.values.length) return null;

@@ -3,10 +3,10 @@ import { Fragment, type VNode } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { type Theme, cell } from "./colour";
 import type { TextPart } from "./payload";
-import { type Pane, type ShownPart, found, numbersOfSpan } from "./shown";
+import { type Pane, type ShownPart, explainedIn, found, isBeyond, numbersOfSpan } from "./shown";
 import { choose, held, pinned, pointed, searched } from "./state";
 import { firstUnread } from "./units";
-import { answerStart, direction, side, spoken, tokenName } from "./words";
+import { answerStart, direction, spoken, tokenName } from "./words";
 
 const MARKED = 0.12; // the share from which a sign is drawn as a line
 const LONG = 300; // places from which blocks that are out of sight are not laid out
@@ -26,9 +26,7 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
   const blocks = useMemo(() => blocksOf(shown, part), [shown]);
   const hits = useMemo(() => new Set(found(shown, searched.value)), [shown, searched.value]);
   const base = useMemo(() => direction(part.tokens.join("")) ?? "ltr", [part]);
-  const unread = numbersOfSpan(part, result.numbers.length, [answerStart(part), part.tokens.length]).length
-    ? firstUnread(part, [...chosen.plus, ...chosen.minus])
-    : part.tokens.length;
+  const unread = firstUnread(part, explainedIn(pane.view, part));
 
   const place = (at: number) => box.current?.querySelector<HTMLElement>(`[data-at="${at}"]`) ?? null;
   const stop = (at: number) => {
@@ -101,7 +99,7 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
     event.preventDefault();
   };
 
-  const token = (found: number): VNode => {
+  const token = (found: number, opens: boolean): VNode => {
     const text = shown.texts[found]!;
     const [start, end] = shown.spans[found]!;
     const value = shown.values[found]!;
@@ -111,7 +109,7 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
     const isContrast = numbers.some((number) => chosen.minus.includes(number));
     const later = start >= unread;
     const colours = later || !shown.counts[found] ? null : cell(theme, share);
-    const beyond = shown.counts[found] && shown.scaled.end > 0 && Math.abs(value) > shown.scaled.end;
+    const beyond = isBeyond(shown, found);
     const marks = [
       "t",
       Math.abs(share) >= MARKED ? (share > 0 ? "for" : "against") : "",
@@ -133,7 +131,7 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
     const lead = /^ +(?=\S)/.exec(text)?.[0] ?? "";
     return (
       <Fragment key={found}>
-        {lead}
+        {opens && lead === " " ? "" : lead}
         <span
           class={marks.filter(Boolean).join(" ")}
           role="button"
@@ -141,7 +139,6 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
           data-at={found}
           aria-label={says.filter(Boolean).join(", ")}
           aria-pressed={numbers.length > 0 ? isExplained : undefined}
-          data-side={beyond ? side(value) : undefined}
           style={colours ? { background: colours.background, color: colours.ink } : { background: "", color: "" }}
         >
           <bdi>{visible(text.slice(lead.length))}</bdi>
@@ -177,10 +174,10 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
           )}
           {runs(block.places, shown.texts, base).map((run) =>
             run.dir === base ? (
-              run.places.map(token)
+              run.places.map((at) => token(at, at === block.places[0]))
             ) : (
               <span class="run" dir={run.dir} key={`run${run.places[0]}`}>
-                {run.places.map(token)}
+                {run.places.map((at) => token(at, at === block.places[0]))}
               </span>
             ),
           )}

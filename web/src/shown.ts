@@ -2,7 +2,7 @@
 import { type Chosen, accountOf, relevanceOf, valueOf } from "./chosen";
 import { type Account, type Part, type Result, type Span, type TextPart, placeCount } from "./payload";
 import { type Ends, type Scaled, scaled } from "./scale";
-import { type Muted, type UnitKind, answers, countingTokens, spanText, spansOf } from "./units";
+import { type Muted, type UnitKind, answers, countingTokens, firstUnread, spanText, spansOf } from "./units";
 import { answerStart } from "./words";
 
 /** A result with the numbers that are explained in it. */
@@ -82,6 +82,11 @@ function pane(view: View, choices: Choices): Pane {
 
 const UNSCALED: Scaled = { shares: new Float64Array(0), end: 0, beyond: 0, largest: 0 };
 
+/** The chosen numbers where they explain the answer in this text; null where all of the text was read. */
+export function explainedIn({ result, chosen }: View, part: TextPart): number[] | null {
+  return answers(part, result.numbers.length) ? [...chosen.plus, ...chosen.minus] : null;
+}
+
 function shownPart({ result, chosen }: View, part: Part, index: number, choices: Choices): ShownPart {
   const relevance = relevanceOf(part, chosen);
   const sum = relevance.reduce((a, b) => a + b, 0);
@@ -89,10 +94,10 @@ function shownPart({ result, chosen }: View, part: Part, index: number, choices:
     const counts = new Array<boolean>(placeCount(part)).fill(true);
     return { part, index, spans: [], texts: [], values: relevance, counts, scaled: UNSCALED, sum, leftOut: 0, leftOutCount: 0 };
   }
-  const explained = answers(part, result.numbers.length) ? [...chosen.plus, ...chosen.minus] : null;
+  const explained = explainedIn({ result, chosen }, part);
   const tokens = countingTokens(part, explained, choices.muted);
   const spans = spansOf(part, choices.unit);
-  const stop = explained === null ? part.tokens.length : answerStart(part) + Math.max(...explained);
+  const stop = firstUnread(part, explained);
   const values = new Float64Array(spans.length);
   const counts = spans.map(([start, end], at) => {
     const some = tokens.slice(start, end).some(Boolean);
@@ -105,6 +110,11 @@ function shownPart({ result, chosen }: View, part: Part, index: number, choices:
   });
   const texts = spans.map((span) => spanText(part.tokens, span));
   return { part, index, spans, texts, values, counts, scaled: UNSCALED, sum, leftOut, leftOutCount };
+}
+
+/** Whether a place goes beyond the end of the scale. */
+export function isBeyond(part: ShownPart, at: number): boolean {
+  return part.scaled.beyond > 0 && part.counts[at]! && Math.abs(part.values[at]!) > part.scaled.end;
 }
 
 /** The strongest places of a pane that count, the strongest first, as [part, place] in `parts`. */

@@ -35,6 +35,12 @@ export function counted(count: number, one: string, many = `${one}s`): string {
   return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 }
 
+/** 1st, 2nd, 3rd, 4th. */
+export function ordinal(count: number): string {
+  const teen = count % 100 > 10 && count % 100 < 14;
+  return `${count.toLocaleString("en")}${teen ? "th" : (["th", "st", "nd", "rd"][count % 10] ?? "th")}`;
+}
+
 export function listed(items: string[]): string {
   return items.length > 1 ? `${items.slice(0, -1).join(", ")} and ${items[items.length - 1]}` : (items[0] ?? "");
 }
