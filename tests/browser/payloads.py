@@ -73,7 +73,7 @@ def france(**others: Any) -> Payload:
     values = [0.784, 0.558, 0.618, 0.824, 3.644]
     account = {
         "value": 17.371, "reached": {"text": 6.428}, "took": {"softmax offset": 11.0, "bias": -0.06}, "residual": 0.003,
-        "sentences": ["of 17.4: 6.4 reaches the tokens, 11.0 is the softmax offset", "softmax offset: a part of the weights"],
+        "sentences": ["of 17.4: 6.4 reaches the tokens, 11.0 is the softmax offset", "softmax offset: of attention"],
     }  # fmt: skip
     return result([text(tokens, values)], [" Paris"], [17.371], account=account, **others)
 
@@ -109,7 +109,8 @@ def answer(latent: bool = True) -> Payload:
         stream = [values[n * len(tokens) + at] * (1 - abs(layer - 4) / 14) + (layer / 5 if at == len(prompt) + n - 1 else 0)
                   for n in range(numbers) for layer in range(layers) for at in range(len(tokens))]  # fmt: skip
         by_head = [random.gauss(0, 0.04) * (1 + 6 * (layer == 7 and head == 3)) * (at < len(prompt) + n)
-                   for n in range(numbers) for layer in range(layers) for at in range(len(tokens)) for head in range(heads)]  # fmt: skip
+                   for n in range(numbers) for layer in range(layers)
+                   for at in range(len(tokens)) for head in range(heads)]  # fmt: skip
         labels = ["capitals of countries", "France and French", None, "names of rivers", "the start of an answer", None]
         units = [{"number": n, "place": f"mlp.{3 + k}", "unit": 117 * (k + 1), "relevance": 1.2 - 0.15 * k - (k == 4),
                   "activation": 2.4 - 0.2 * k, "label": label, "samples": ["the capital of Spain", "Rome, the capital"],

@@ -343,7 +343,8 @@ def test_files_are_opened_by_picker_and_by_drop(opened: Opened, tmp_path: Path) 
 
 SAVED = {
     "format": 1, "explained": "logit of ' Paris'", "value": 17.4, "label": " Paris", "sum": 2.0, "part": "text",
-    "kind": "text", "axes": ["position"], "tokens": ["The", " capital"], "input_ids": [1, 2], "special": [False, False], "segments": [0, 0],
+    "kind": "text", "axes": ["position"], "tokens": ["The", " capital"], "input_ids": [1, 2], "special": [False, False],
+    "segments": [0, 0],
     "answer_tokens": 0, "text": "The capital", "spans": [[0, 3], [3, 11]], "dtype": "float32", "relevance": [0.5, 1.5],
     "further_parts": [], "rules": "attnlrp", "model_class": "Llama", "checkpoint": "", "versions": {}, "seconds": 1.0,
     "account": None,
