@@ -11,7 +11,7 @@ import { SoundView } from "./SoundView";
 import { choose, panes, pinned, theme, together, unit, unpin, pin } from "./state";
 import { TokenText } from "./TokenText";
 import { answers } from "./units";
-import { amount, listed } from "./words";
+import { amount } from "./words";
 
 export function ResultPane({ pane, at }: { pane: Pane; at: number }) {
   const { result } = pane.view;
@@ -35,7 +35,7 @@ export function ResultPane({ pane, at }: { pane: Pane; at: number }) {
           {legendAt === shown && <Legend shown={shown} unit={unit.value.slice(0, -1)} shared={shared} />}
           <PartView pane={pane} at={at} shown={shown} />
           {shown.part.kind === "text" && answers(shown.part, result.numbers.length) && (
-            <p class="said help">Click a token of the answer to see what made it.</p>
+            <p class="said help">Click a {unit.value.slice(0, -1)} of the answer to see what made it.</p>
           )}
         </section>
         );
@@ -54,6 +54,16 @@ function PartView({ pane, at, shown }: { pane: Pane; at: number; shown: ShownPar
   return <NumbersView shown={shown} />;
 }
 
+const LONG = 80;
+
+/** Numbers by their names; an answer's tokens one behind the other are a piece of text. */
+export function namesOf(result: Result, numbers: number[]): string {
+  const text = numbers.every((at, index) => index === 0 || at === numbers[index - 1]! + 1);
+  const said = numbers.map((at) => (text && numbers.length > 1 ? result.numbers[at]!.label : numberName(result, at)));
+  const joined = said.join(text ? "" : " + ").replaceAll("↵", " ").trim() || numberName(result, numbers[0]!);
+  return joined.length > LONG ? `${joined.slice(0, LONG - 1)}…` : joined;
+}
+
 export function numberName(result: Result, at: number): string {
   const number = result.numbers[at];
   return number === undefined ? "" : number.label.replaceAll("↵", "line break").trim() || number.said;
@@ -61,9 +71,8 @@ export function numberName(result: Result, at: number): string {
 
 /** The chosen numbers as a sentence without its full stop. */
 export function headingOf(result: Result, chosen: Chosen): string {
-  const plus = listed(chosen.plus.map((at) => `“${numberName(result, at)}”`));
-  const minus = listed(chosen.minus.map((at) => `“${numberName(result, at)}”`));
-  return minus === "" ? `What made ${plus}` : `What made ${plus} rather than ${minus}`;
+  const plus = `What made “${namesOf(result, chosen.plus)}”`;
+  return chosen.minus.length === 0 ? plus : `${plus} rather than “${namesOf(result, chosen.minus)}”`;
 }
 
 function Heading({ pane, isPinned }: { pane: Pane; isPinned: boolean }) {
@@ -107,20 +116,15 @@ function Heading({ pane, isPinned }: { pane: Pane; isPinned: boolean }) {
         ) : (
           <>
             What made{" "}
-            {chosen.plus.map((at, index) => (
-              <span key={at}>
-                {index > 0 && " + "}
-                <mark>
-                  <bdi>{numberName(result, at)}</bdi>
-                </mark>
-              </span>
-            ))}
+            <mark>
+              <bdi>{namesOf(result, chosen.plus)}</bdi>
+            </mark>
             {chosen.minus.length > 0 && (
               <>
                 {" "}
                 rather than{" "}
                 <mark class="other">
-                  <bdi>{chosen.minus.map((at) => numberName(result, at)).join(" + ")}</bdi>
+                  <bdi>{namesOf(result, chosen.minus)}</bdi>
                 </mark>
               </>
             )}
@@ -168,6 +172,7 @@ function Heading({ pane, isPinned }: { pane: Pane; isPinned: boolean }) {
 }
 
 function saidOf(result: Result, { plus, minus }: Chosen): string {
-  const said = (numbers: number[]) => numbers.map((at) => result.numbers[at]?.said ?? "").join(" + ");
+  const said = (numbers: number[]) =>
+    numbers.length > 2 ? `sum of ${numbers.length} numbers` : numbers.map((at) => result.numbers[at]?.said ?? "").join(" + ");
   return minus.length === 0 ? said(plus) : `${said(plus)} − ${said(minus)}`;
 }

@@ -135,13 +135,14 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
         <span
           class={marks.filter(Boolean).join(" ")}
           role="button"
+          dir="auto"
           tabIndex={-1}
           data-at={found}
           aria-label={says.filter(Boolean).join(", ")}
           aria-pressed={numbers.length > 0 ? isExplained : undefined}
           style={colours ? { background: colours.background, color: colours.ink } : { background: "", color: "" }}
         >
-          <bdi>{visible(text.slice(lead.length))}</bdi>
+          {visible(text.slice(lead.length))}
         </span>
       </Fragment>
     );

@@ -1,7 +1,8 @@
 // A result as a picture: one list of shapes that SVG and PNG are both made of.
 import { type Theme, SCALES, cell } from "./colour";
 import type { ImagePart, SoundPart, TextPart } from "./payload";
-import { type Pane, type ShownPart, imageShape } from "./shown";
+import { type Pane, type ShownPart, explainedIn, imageShape, isBeyond, numbersOfSpan } from "./shown";
+import { firstUnread } from "./units";
 import { direction, side, signed } from "./words";
 
 type Shape =
@@ -39,7 +40,7 @@ export function drawing(pane: Pane, theme: Theme, heading: string, sentences: st
   for (const part of pane.parts) {
     if (pane.parts.length > 1) say(part.part.name, 12, faint);
     y += 6;
-    if (part.part.kind === "text") y = tokens(part, theme, faint, shapes, y, measure);
+    if (part.part.kind === "text") y = tokens(pane, part, theme, shapes, y, measure);
     else if (part.part.kind === "image") y = picture(part, theme, shapes, y);
     else y = bars(part, theme, ink, faint, shapes, y);
     y += 14;
@@ -79,9 +80,12 @@ function wrapped(text: string, width: number, size: number, measure: Measure): s
   return [...lines, line];
 }
 
-function tokens(shown: ShownPart, theme: Theme, faint: string, shapes: Shape[], top: number, measure: Measure): number {
+function tokens(pane: Pane, shown: ShownPart, theme: Theme, shapes: Shape[], top: number, measure: Measure): number {
   const part = shown.part as TextPart;
   const [size, line] = [16, 32];
+  const [ink, ground, faint, edge] = theme === "dark" ? ["#e4e8ed", "#14171b", "#9aa4b0", "#3b424b"] : ["#1b1f24", "#ffffff", "#5b6470", "#d4d9df"];
+  const { result, chosen } = pane.view;
+  const unread = firstUnread(part, explainedIn(pane.view, part));
   const rtl = direction(part.tokens.join("")) === "rtl";
   const room = WIDTH - 2 * MARGIN;
   const answer = part.tokens.length - part.answer;
@@ -91,13 +95,19 @@ function tokens(shown: ShownPart, theme: Theme, faint: string, shapes: Shape[], 
     const bare = text.slice(lead).trim() === "" ? "␣" : text.slice(lead);
     const width = Math.min(room, measure(bare, size) + 6);
     const opens = part.answer > 0 && shown.spans[at]![0] === answer;
-    if ((x > 0 && x + width + lead * 5 > room) || (opens && at > 0)) [x, y] = [0, y + line + (opens ? 8 : 0)];
+    if (x > 0 && (x + width + lead * 5 > room || opens)) [x, y] = [0, y + line];
+    if (opens) y += 8;
     if (x > 0) x += Math.min(lead, 8) * 5;
     const left = rtl ? WIDTH - MARGIN - x - width : MARGIN + x;
     const share = shown.scaled.shares[at]!;
-    const colours = shown.counts[at] ? cell(theme, share) : { background: "none", ink: faint };
-    const edge = theme === "dark" ? "#3b424b" : "#d4d9df";
-    shapes.push({ kind: "box", x: left, y, width: width - 1, height: 25, fill: colours.background, stroke: edge });
+    const isExplained = numbersOfSpan(part, result.numbers.length, shown.spans[at]!).some((number) => chosen.plus.includes(number));
+    const later = shown.spans[at]![0] >= unread;
+    const plain = { background: "none", ink: faint };
+    const colours = isExplained ? { background: ink, ink: ground } : shown.counts[at] ? cell(theme, share) : plain;
+    if (isBeyond(shown, at)) {
+      shapes.push({ kind: "box", x: left - 2.5, y: y - 2.5, width: width + 4, height: 30, fill: "none", stroke: cell(theme, share).background });
+    }
+    shapes.push({ kind: "box", x: left, y, width: width - 1, height: 25, fill: colours.background, stroke: later ? "none" : edge });
     shapes.push({ kind: "text", x: left + 3, y: y + 18, text: bare, size, fill: colours.ink, rtl: direction(bare) === "rtl" });
     if (Math.abs(share) >= 0.12) {
       shapes.push({ kind: "line", x: left + 2, y: y + 22.5, width: width - 5, stroke: colours.ink, dashed: share < 0 });
@@ -124,6 +134,15 @@ function picture(shown: ShownPart, theme: Theme, shapes: Shape[], top: number): 
       fill: cell(theme, share).background,
       opacity: 0.75 * Math.min(1, 0.15 + 0.85 * Math.abs(share)),
     });
+    if (Math.abs(share) < 0.25 || (share > 0 && !isBeyond(shown, at))) return;
+    const [x, y] = [MARGIN + ((at % columns) * width) / columns, top + (Math.floor(at / columns) * height) / rows];
+    const [across, down] = [width / columns, height / rows];
+    if (share < 0) shapes.push({ kind: "box", x: x + across * 0.3, y: y + down * 0.45, width: across * 0.4, height: down * 0.1, fill: "#ffffff" });
+    if (!isBeyond(shown, at)) return;
+    for (const inset of [0.04, 0.16]) {
+      const size = 1 - 2 * inset;
+      shapes.push({ kind: "box", x: x + across * inset, y: y + down * inset, width: across * size, height: down * size, fill: "none", stroke: "#ffffff" });
+    }
   });
   return top + height;
 }
@@ -159,7 +178,7 @@ function bars(shown: ShownPart, theme: Theme, ink: string, faint: string, shapes
 export function svg({ width, height, ground, shapes }: Drawing): string {
   const body = shapes.map((shape) => {
     if (shape.kind === "box") {
-      const more = `${shape.stroke ? ` stroke="${shape.stroke}" rx="3"` : ""}${shape.opacity === undefined ? "" : ` opacity="${shape.opacity.toFixed(3)}"`}`;
+      const more = `${shape.stroke && shape.stroke !== "none" ? ` stroke="${shape.stroke}" rx="3"` : ""}${shape.opacity === undefined ? "" : ` opacity="${shape.opacity.toFixed(3)}"`}`;
       return `<rect x="${n(shape.x)}" y="${n(shape.y)}" width="${n(shape.width)}" height="${n(shape.height)}" fill="${shape.fill}"${more}/>`;
     }
     if (shape.kind === "line") {
@@ -210,7 +229,7 @@ export async function png({ width, height, ground, shapes }: Drawing): Promise<B
         context.fillRect(shape.x, shape.y, shape.width, shape.height);
       }
       context.globalAlpha = 1;
-      if (shape.stroke) {
+      if (shape.stroke && shape.stroke !== "none") {
         context.strokeStyle = shape.stroke;
         context.strokeRect(shape.x, shape.y, shape.width, shape.height);
       }
