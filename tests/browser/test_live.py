@@ -29,12 +29,12 @@ CANDIDATES = [
 
 @dataclass
 class Server:
-    """What the page asked, and what it is answered: the states of the next job, one after the other."""
+    """What the page asked, and how every job stands."""
 
     address: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
-    states: list[dict[str, Any]] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
     refuses: bool = False
 
 
@@ -47,7 +47,7 @@ def server() -> Iterator[Server]:
             if self.path.startswith("/?token="):
                 self.answer(200, payloads.page(live=LIVE), "text/html; charset=utf-8")
             elif self.path.startswith("/api/jobs/") and self.known():
-                self.answer(200, told.states.pop(0) if len(told.states) > 1 else told.states[0])
+                self.answer(200, told.state)
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -58,7 +58,7 @@ def server() -> Iterator[Server]:
         def do_DELETE(self) -> None:
             if self.known():
                 told.cancelled.append(self.path)
-                told.states[:] = [IDLE | {"state": "cancelled"}]
+                told.state = IDLE | {"state": "cancelled"}
                 self.answer(200, {})
 
         def known(self) -> bool:
@@ -102,22 +102,19 @@ def done(label: str = " Paris") -> dict[str, Any]:
 
 
 def test_a_text_is_explained_and_a_candidate_becomes_the_contrast(page: Page, server: Server) -> None:
-    server.states = [
-        IDLE | {"ahead": 2},
-        IDLE | {"state": "running", "stage": "capturing the model", "share": 0.25},
-        done(),
-    ]
+    server.state = IDLE | {"ahead": 2}
     page.get_by_label("Text", exact=True).nth(1).fill("The capital")
     page.get_by_role("button", name="Explain", exact=True).click()
     page.get_by_text("Waiting: 2 runs ahead").wait_for()
+    server.state = IDLE | {"state": "running", "stage": "capturing the model", "share": 0.25}
     page.get_by_text("capturing the model").wait_for()
     assert page.locator("progress").get_attribute("value") == "0.25"
+    server.state = done()
     page.get_by_text("What made Paris").wait_for()
     assert server.asked[0] == {
         "kind": "explain", "text": "The capital", "target": None, "contrast": None, "position": None, "rules": "attnlrp",
         "answer_tokens": 0, "latent": False, "account": True,
     }  # fmt: skip
-    server.states = [done()]
     page.get_by_role("button", name="Paris 61 %").click()
     page.get_by_role("button", name="contrast with Lyon").click()
     page.wait_for_function("() => document.querySelectorAll('.tab').length === 3")
@@ -126,7 +123,7 @@ def test_a_text_is_explained_and_a_candidate_becomes_the_contrast(page: Page, se
 
 
 def test_another_table_runs_the_last_question_again(page: Page, server: Server) -> None:
-    server.states = [done()]
+    server.state = done()
     page.get_by_label("Text", exact=True).nth(1).fill("The capital")
     page.get_by_role("button", name="Explain", exact=True).click()
     page.get_by_label("Rules").select_option("epsilon")
@@ -136,7 +133,7 @@ def test_another_table_runs_the_last_question_again(page: Page, server: Server) 
 
 
 def test_a_chat_is_sent_as_its_messages(page: Page, server: Server) -> None:
-    server.states = [done()]
+    server.state = done()
     page.get_by_label("Chat").check()
     page.get_by_label("Message 1", exact=True).fill("Hello")
     page.get_by_role("button", name="Add a message").click()
@@ -149,7 +146,7 @@ def test_a_chat_is_sent_as_its_messages(page: Page, server: Server) -> None:
 
 
 def test_a_run_is_cancelled(page: Page, server: Server) -> None:
-    server.states = [IDLE | {"state": "running", "stage": "explaining"}]
+    server.state = IDLE | {"state": "running", "stage": "explaining"}
     page.get_by_label("Text", exact=True).nth(1).fill("The capital")
     page.keyboard.press("Control+Enter")
     page.get_by_role("button", name="Cancel").click()
@@ -163,9 +160,8 @@ def test_failures_say_what_to_do(page: Page, server: Server) -> None:
     assert "The text has 61 characters, and this server takes 60" in page.get_by_role("alert").inner_text()
     assert explain.is_disabled()
     text.fill("The capital")
-    server.states = [
-        IDLE | {"state": "failed", "error": {"kind": "InputError", "message": "target: no token 'x'; give another"}}
-    ]
+    error = {"kind": "InputError", "message": "target: no token 'x'; give another"}
+    server.state = IDLE | {"state": "failed", "error": error}
     explain.click()
     page.get_by_text("Target: no token 'x'; give another.").wait_for()
     server.refuses = True
