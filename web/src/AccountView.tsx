@@ -2,7 +2,7 @@
 import { useId } from "preact/hooks";
 import type { Account } from "./payload";
 import type { Pane } from "./shown";
-import { MEANINGS, accountSentence, amount, causeName, gapSentence, inputName, percent, sentence, signed } from "./words";
+import { MEANINGS, accountSentence, amount, causeName, counted, gapSentence, inputName, percent, sentence, signed } from "./words";
 
 interface Step {
   name: string;
@@ -44,17 +44,22 @@ export function gapOf(pane: Pane): string {
   return gapSentence(pane.value, pane.sum);
 }
 
+const SMALL = 1e-3; // the share of the value from which a cause has a line of its own
+
 export function stepsOf(account: Account): Step[] {
   const bySize = (a: [string, number], b: [string, number]) => Math.abs(b[1]) - Math.abs(a[1]);
   const steps: Step[] = [{ name: "the explained number", said: "", value: account.value, kind: "value" }];
   for (const [name, value] of Object.entries(account.reached).sort(bySize)) {
     steps.push({ name: `reaches the ${inputName(name)}`, said: "", value, kind: "reached" });
   }
+  let [rest, count] = [account.residual, 0];
   for (const [name, value] of Object.entries(account.took).sort(bySize)) {
-    if (value !== 0) steps.push({ name: causeName(name), said: MEANINGS[name] ?? "", value, kind: "took" });
+    if (Math.abs(value) >= SMALL * Math.abs(account.value) && value !== 0) {
+      steps.push({ name: causeName(name), said: MEANINGS[name] ?? "", value, kind: "took" });
+    } else [rest, count] = [rest + value, count + (value === 0 ? 0 : 1)];
   }
-  if (Math.abs(account.residual) > 1e-6 * Math.abs(account.value)) {
-    steps.push({ name: "rounding", said: "", value: account.residual, kind: "took" });
+  if (Math.abs(rest) > 1e-5 * Math.abs(account.value)) {
+    steps.push({ name: count > 0 ? `${counted(count, "smaller cause")} and rounding` : "rounding", said: "", value: rest, kind: "took" });
   }
   return steps;
 }

@@ -1,6 +1,6 @@
 // Beside the text: the source that is pointed at with its routes, and the strongest sources.
 import { useEffect, useId, useMemo, useRef } from "preact/hooks";
-import { pixels, sized } from "./canvas";
+import { minusMarks, pixels, sized } from "./canvas";
 import { SCALES } from "./colour";
 import type { Latent, Span, TextPart } from "./payload";
 import { headsOf, peak, unitsOf } from "./routes";
@@ -118,6 +118,7 @@ function Inside({ latent, pane, span, name }: { latent: Latent; pane: Pane; span
       flipped.set(shares.shares.subarray(row * heads.columns, (row + 1) * heads.columns), (heads.rows - 1 - row) * heads.columns);
     }
     context.drawImage(pixels(flipped, heads.rows, heads.columns, theme.value), 0, 0, heads.columns * across, heads.rows * line);
+    minusMarks(context, flipped, heads.columns, [0, 0, across, line]);
   }, [heads, shares, theme.value]);
   const where = name === null ? "over all tokens" : "at this token";
   const top = heads ? peak(heads.values) : 0;
@@ -132,7 +133,7 @@ function Inside({ latent, pane, span, name }: { latent: Latent; pane: Pane; span
             <canvas ref={canvas} role="img" aria-label={`Relevance of ${heads.rows} layers x ${heads.columns} heads ${where}`} />
           </div>
           <p class="said">
-            Layers upwards, heads to the right. Most: {latent.heads!.places[Math.floor(top / heads.columns)]}, head {top % heads.columns}:{" "}
+            Layers upwards, heads to the right. Most: {latent.heads!.places[Math.floor(top / heads.columns)]!.replace(/\.heads$/, "")}, head {top % heads.columns}:{" "}
             {signed(heads.values[top]!)} {side(heads.values[top]!)}.
           </p>
         </section>
@@ -174,7 +175,7 @@ function Strongest({ pane, paneAt }: { pane: Pane; paneAt: number }) {
   return (
     <section aria-labelledby={title}>
       <h2 id={title}>
-        Strongest sources <small>{pane.parts.length > 1 ? "of all parts" : counted(pane.parts[0]!.values.length, "place")}</small>
+        Strongest sources <small>{pane.parts.length > 1 ? "of all parts" : `of ${counted(pane.parts[0]!.counts.filter(Boolean).length, "place")}`}</small>
       </h2>
       <ol class="strongest">
         {found.map(([part, at]) => {

@@ -33,3 +33,19 @@ export function pixels(shares: ArrayLike<number>, rows: number, columns: number,
   context.putImageData(image, 0, 0);
   return canvas;
 }
+
+/** A short bar in each cell that is clearly against, so that the sign is seen without colour. Row 0 is at the top. */
+export function minusMarks(
+  context: CanvasRenderingContext2D,
+  shares: ArrayLike<number>,
+  columns: number,
+  [left, top, across, down]: [number, number, number, number],
+): void {
+  if (across < 8 || down < 5) return;
+  context.fillStyle = "#ffffffcc";
+  for (let at = 0; at < shares.length; at++) {
+    if (shares[at]! >= -0.25) continue;
+    const [x, y] = [left + (at % columns) * across, top + Math.floor(at / columns) * down];
+    context.fillRect(x + across / 2 - 3.5, y + down / 2 - 0.75, 7, 1.5);
+  }
+}

@@ -68,7 +68,8 @@ export function writer(value: number): (amount: number) => string {
 
 /** A sentence as it stands in a page: a capital first, a full stop last. */
 export function sentence(text: string): string {
-  const whole = text.charAt(0).toLocaleUpperCase() + text.slice(1);
+  const bare = text.replaceAll("`", "");
+  const whole = bare.charAt(0).toLocaleUpperCase() + bare.slice(1);
   return /[.!?]$/.test(whole) ? whole : `${whole}.`;
 }
 
