@@ -51,7 +51,9 @@ def server() -> Iterator[Server]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.known():
+            if self.path == "/api/open" and self.known():
+                self.answer(200, done(" opened")["result"])
+            elif self.known():
                 told.asked.append(body)
                 self.answer(202, {"job": f"j/{len(told.asked)}", "ahead": 2})
 
@@ -170,3 +172,10 @@ def test_failures_say_what_to_do(page: Page, server: Server) -> None:
     page.route("**/api/**", lambda route: route.abort())
     explain.click()
     page.get_by_text("The server does not answer. See whether lxt-fx serve still runs").wait_for()
+
+
+def test_a_saved_explanation_is_read_by_the_server(page: Page) -> None:
+    saved = {"format": 1, "relevance": [1.0], "further_parts": []}
+    file = {"name": "saved.json", "mimeType": "application/json", "buffer": json.dumps(saved).encode()}
+    page.locator("input[type=file]").set_input_files(file)
+    page.get_by_text("What made opened").wait_for()

@@ -126,7 +126,7 @@ def test_two_results_stand_side_by_side_on_one_scale(opened: Opened) -> None:
 
 def test_a_search_finds_words_across_tokens(opened: Opened) -> None:
     page = opened(payloads.answer())
-    page.get_by_label("Search").fill("seine")
+    page.get_by_label("Search").fill(" SEINE")
     assert page.locator(".t.hit").all_inner_texts() == ["Se", "ine"]
     assert "2 tokens" in page.locator(".search").inner_text()
 

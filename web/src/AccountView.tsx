@@ -46,7 +46,7 @@ export function gapOf(pane: Pane): string {
 
 const SMALL = 1e-3; // the share of the value from which a cause has a line of its own
 
-export function stepsOf(account: Account): Step[] {
+function stepsOf(account: Account): Step[] {
   const bySize = (a: [string, number], b: [string, number]) => Math.abs(b[1]) - Math.abs(a[1]);
   const steps: Step[] = [{ name: "the explained number", said: "", value: account.value, kind: "value" }];
   for (const [name, value] of Object.entries(account.reached).sort(bySize)) {

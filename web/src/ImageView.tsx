@@ -92,7 +92,7 @@ function square(at: number, rows: number, columns: number, width: number, height
 }
 
 /** Squares over a picture: the stronger the relevance, the less of the picture shines through; a dot marks "against". */
-export function drawSquares(
+function drawSquares(
   context: CanvasRenderingContext2D,
   shown: ShownPart,
   theme: "light" | "dark",

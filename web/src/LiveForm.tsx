@@ -33,7 +33,7 @@ async function run(live: Live, ask: Ask): Promise<void> {
 }
 
 /** Runs the last ask again under another table. */
-export function runAgain(live: Live, table: string): void {
+function runAgain(live: Live, table: string): void {
   rules.value = table;
   if (asked.value !== null && running.value === null) void run(live, { ...asked.value, rules: table });
 }

@@ -57,14 +57,14 @@ function PartView({ pane, at, shown }: { pane: Pane; at: number; shown: ShownPar
 const LONG = 80;
 
 /** Numbers by their names; an answer's tokens one behind the other are a piece of text. */
-export function namesOf(result: Result, numbers: number[]): string {
+function namesOf(result: Result, numbers: number[]): string {
   const text = numbers.every((at, index) => index === 0 || at === numbers[index - 1]! + 1);
   const said = numbers.map((at) => (text && numbers.length > 1 ? result.numbers[at]!.label : numberName(result, at)));
   const joined = said.join(text ? "" : " + ").replaceAll("↵", " ").trim() || numberName(result, numbers[0]!);
   return joined.length > LONG ? `${joined.slice(0, LONG - 1)}…` : joined;
 }
 
-export function numberName(result: Result, at: number): string {
+function numberName(result: Result, at: number): string {
   const number = result.numbers[at];
   return number === undefined ? "" : number.label.replaceAll("↵", "line break").trim() || number.said;
 }

@@ -197,6 +197,6 @@ function hatch(context: CanvasRenderingContext2D, left: number, across: number, 
   context.restore();
 }
 
-export function shortened(name: string, most: number): string {
+function shortened(name: string, most: number): string {
   return name.length <= most ? name : `…${name.slice(1 - most)}`;
 }

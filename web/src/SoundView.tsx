@@ -66,7 +66,7 @@ export function SoundView({ shown, paneAt }: { shown: ShownPart; paneAt: number 
 }
 
 /** Bars from the middle line over the loudness in grey. */
-export function drawSound(context: CanvasRenderingContext2D, shown: ShownPart, theme: Theme, width: number, height: number): void {
+function drawSound(context: CanvasRenderingContext2D, shown: ShownPart, theme: Theme, width: number, height: number): void {
   const part = shown.part as SoundPart;
   const count = shown.values.length;
   const [middle, half, across] = [height / 2, height / 2 - 4, width / count];

@@ -2,7 +2,7 @@
 
 type Triple = [number, number, number];
 
-export interface Diverging {
+interface Diverging {
   negative: string;
   neutral: string;
   positive: string;

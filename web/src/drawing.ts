@@ -56,7 +56,7 @@ export function drawing(pane: Pane, theme: Theme, heading: string, sentences: st
   return { width: WIDTH, height: Math.ceil(y + MARGIN), ground: dark ? "#14171b" : "#ffffff", shapes };
 }
 
-export type Measure = (text: string, size: number) => number;
+type Measure = (text: string, size: number) => number;
 
 /** How wide texts are, by the browser. */
 export function measured(): Measure {

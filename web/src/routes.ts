@@ -33,7 +33,7 @@ export function headsOf(latent: Latent, chosen: Chosen, span: Span | null): Grid
   return { rows: layers, columns: heads, values };
 }
 
-export interface ShownUnit {
+interface ShownUnit {
   unit: Unit;
   /** Its relevance at the tokens of the span, or at all. */
   here: number;

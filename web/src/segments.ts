@@ -1,7 +1,7 @@
 // Words and sentences as ranges of tokens: the definitions of lxt_fx/results/words.py, for files that are read without Python.
 import type { Span } from "./payload";
 
-export interface Reading {
+interface Reading {
   tokens: string[];
   special: boolean[];
   segments: number[];

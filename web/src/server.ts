@@ -44,7 +44,7 @@ export class ServerError extends Error {
 const PAUSE = 300;
 
 /** The token of the page's address, as `?token=` or `#token=`. */
-export function tokenOf(address: { search: string; hash: string }): string {
+function tokenOf(address: { search: string; hash: string }): string {
   return new URLSearchParams(address.search).get("token") ?? new URLSearchParams(address.hash.replace(/^#/, "")).get("token") ?? "";
 }
 

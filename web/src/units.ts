@@ -20,15 +20,6 @@ function covers(spans: Span[] | undefined, count: number): spans is Span[] {
   return at === count;
 }
 
-/** Sums over spans. */
-export function summed(values: ArrayLike<number>, spans: Span[]): Float64Array {
-  return Float64Array.from(spans, ([start, stop]) => {
-    let sum = 0;
-    for (let at = start; at < stop; at++) sum += values[at]!;
-    return sum;
-  });
-}
-
 const PART = /^([\s\S]*)\((\d)\/(\d)\)$/;
 
 /** The text of a span. Of a character that several tokens share (`🦙(1/2)`, `🦙(2/2)`) it has one. */

@@ -56,7 +56,7 @@ export function tokenName(token: string): string {
 const FEW = 0.01;
 
 /** Writes amounts with as many decimals as a value has with three digits, so that they add up before one's eyes. */
-export function writer(value: number): (amount: number) => string {
+function writer(value: number): (amount: number) => string {
   const size = value !== 0 && Number.isFinite(value) ? Math.floor(Math.log10(Math.abs(value))) : 0;
   if (size < -4) return amount;
   const decimals = Math.max(0, 2 - size);

@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { accountOf, relevanceOf, valueOf } from "../src/chosen";
 import { type Account, type Result, type TextPart, numbersOf, pack, readPage } from "../src/payload";
 import { panesOf } from "../src/shown";
-import { countingTokens, spanText, spansOf, summed } from "../src/units";
+import { type UnitKind, countingTokens, spanText, spansOf } from "../src/units";
 
 const tokens = ["<s>", "Fr", "ance", " wins", ".", " Yes", " it"];
 const values = [0.5, 1, 2, -3, 0.25, 4, 0, 1, -1, 0.5, 3, 0, 0.125, 8];
@@ -47,9 +47,13 @@ test("of several numbers the one account is that of their sum", () => {
 
 test("words and sentences have the sum of their tokens", () => {
   const part = text();
-  const one = values.slice(0, 7);
-  expect([...summed(one, spansOf(part, "words"))]).toEqual([0.5, 3, -3, 0.25, 4, 0]);
-  expect([...summed(one, spansOf(part, "sentences"))]).toEqual([0.5, 0.25, 4]);
+  const of = (unit: UnitKind) => {
+    const views = [{ result: result(), chosen: { plus: [1], minus: [] } }];
+    return [...panesOf(views, { unit, muted: all, ends: "max", together: false })[0]!.parts[0]!.values];
+  };
+  expect(of("tokens")).toEqual(values.slice(7));
+  expect(of("words")).toEqual([1, -0.5, 3, 0, 0.125, 8]);
+  expect(of("sentences")).toEqual([1, 2.5, 0.125]);
   expect(spansOf(text({ words: [[0, 3], [4, 7]] }), "words")).toHaveLength(7);
   expect(spanText(["🦙(1/2)", "🦙(2/2)", " yes"], [0, 3])).toBe("🦙 yes");
 });
