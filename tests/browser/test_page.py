@@ -265,7 +265,7 @@ def test_a_picture_and_a_sound_are_drawn_with_their_relevance(opened: Opened) ->
     pixel = canvas.evaluate(red)
     assert pixel[0] > 150 and pixel[1] < 60 and pixel[3] > 100
     page.get_by_label("Overlay").fill("0")
-    assert canvas.evaluate(red)[3] == 0
+    page.wait_for_function(f"() => ({red})(document.querySelector('.image canvas'))[3] === 0")
     canvas.hover(position={"x": 200, "y": 130})
     assert page.locator(".source-name").inner_text().startswith("row ")
     page.get_by_role("button", name="yes", exact=True).click()

@@ -46,7 +46,6 @@ test("of several numbers the one account is that of their sum", () => {
 });
 
 test("words and sentences have the sum of their tokens", () => {
-  const part = text();
   const of = (unit: UnitKind) => {
     const views = [{ result: result(), chosen: { plus: [1], minus: [] } }];
     return [...panesOf(views, { unit, muted: all, ends: "max", together: false })[0]!.parts[0]!.values];
