@@ -179,3 +179,12 @@ def test_a_saved_explanation_is_read_by_the_server(page: Page) -> None:
     file = {"name": "saved.json", "mimeType": "application/json", "buffer": json.dumps(saved).encode()}
     page.locator("input[type=file]").set_input_files(file)
     page.get_by_text("What made opened").wait_for()
+
+
+def test_a_contrast_starts_from_the_likeliest_token(page: Page, server: Server) -> None:
+    server.state = done()
+    page.get_by_label("Text", exact=True).nth(1).fill("The capital")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    page.get_by_role("button", name="contrast with Lyon").click()
+    page.wait_for_function("() => document.querySelectorAll('.tab').length === 2")
+    assert server.asked[1]["contrast"] == ["id:17", "id:18"] and server.asked[1]["text"] == "The capital"

@@ -23,7 +23,7 @@ export function AccountView({ pane }: { pane: Pane }) {
       {account !== null && <Waterfall account={account} />}
       {whole !== null && (
         <>
-          <p class="lead">All {result.numbers.length} numbers together: {said(whole)}</p>
+          <p class="lead">All {result.numbers.length} numbers together. {said(whole)}</p>
           <Waterfall account={whole} />
         </>
       )}

@@ -5,7 +5,8 @@ import { LiveForm } from "./LiveForm";
 import { Matrix } from "./Matrix";
 import { Menu } from "./Menu";
 import { resultsOf } from "./open";
-import { ResultPane } from "./ResultPane";
+import type { Result } from "./payload";
+import { ResultPane, numberName } from "./ResultPane";
 import { Routes } from "./Routes";
 import { Sources } from "./Sources";
 import { add, live, madeBy, notice, pane, panes, remove, results, show, theme, view, wantedTheme } from "./state";
@@ -124,8 +125,17 @@ function Shown() {
   );
 }
 
+/** What tells a result from the others: what is explained, the text, and the rules where they differ. */
+function tabName(result: Result): string {
+  const label = result.numbers.length === 1 ? numberName(result, 0) : "";
+  const rules = new Set(results.value.map((one) => one.rules)).size > 1 ? result.rules : "";
+  return [label, result.title === label ? "" : result.title, rules].filter(Boolean).join(" · ") || result.id;
+}
+
 function Top() {
   const picker = useRef<HTMLInputElement>(null);
+  const id = view.value?.result.id;
+  useEffect(() => document.querySelector(".tab.current")?.scrollIntoView({ block: "nearest", inline: "nearest" }), [id]);
   return (
     <header class="top">
       <div class="top-inside">
@@ -138,10 +148,10 @@ function Top() {
             const isCurrent = result.id === view.value?.result.id;
             return (
               <span class={`tab${isCurrent ? " current" : ""}`} key={result.id}>
-                <button aria-current={isCurrent ? "true" : undefined} onClick={() => show(result)} title={result.title}>
-                  <bdi>{result.title || result.id}</bdi>
+                <button aria-current={isCurrent ? "true" : undefined} onClick={() => show(result)} title={tabName(result)}>
+                  <bdi>{tabName(result)}</bdi>
                 </button>
-                <button class="close" aria-label={`Close ${result.title}`} onClick={() => remove(result)}>
+                <button class="close" aria-label={`Close ${tabName(result)}`} onClick={() => remove(result)}>
                   ×
                 </button>
               </span>

@@ -67,6 +67,8 @@ export function LiveForm({ live }: { live: Live }) {
     account,
     ...change,
   });
+  /** What a contrast starts from: what was explained last, else the likeliest token. */
+  const first = asked.value?.contrast?.[0] ?? asked.value?.target ?? `id:${candidates.value[0]?.id}`;
   const submit = (event: Event) => {
     event.preventDefault();
     if (canRun) void run(live, ask({}));
@@ -138,7 +140,10 @@ export function LiveForm({ live }: { live: Live }) {
       <div class="live-options">
         <label class="field">
           Explain
-          <input type="text" dir="auto" value={target} placeholder="the likeliest token" onInput={(event) => setTarget(event.currentTarget.value)} />
+          <input type="text" dir="auto" value={target} placeholder="the likeliest token" onInput={(event) => {
+              setTarget(event.currentTarget.value);
+              if (event.currentTarget.value === "") setContrast("");
+            }} />
         </label>
         <label class="field">
           rather than
@@ -205,16 +210,16 @@ export function LiveForm({ live }: { live: Live }) {
                 >
                   <bdi>{tokenName(one.token)}</bdi> <small>{percent(one.probability)}</small>
                 </button>
-                {asked.value?.target && asked.value.target !== `id:${one.id}` && (
+                {first !== `id:${one.id}` && (
                   <button
                     type="button"
                     class="quiet"
                     disabled={busy}
                     aria-label={`contrast with ${tokenName(one.token)}`}
                     onClick={() => {
-                      const first = asked.value!.target!;
+                      if (!target) setTarget(candidates.value[0]!.token);
                       setContrast(one.token);
-                      void run(live, { ...asked.value!, target: null, contrast: [first, `id:${one.id}`], answer_tokens: 0 });
+                      void run(live, { ...(asked.value ?? ask({})), target: null, contrast: [first, `id:${one.id}`], answer_tokens: 0 });
                     }}
                   >
                     contrast

@@ -12,6 +12,7 @@ import { amount, answerStart, counted, side, signed, tokenName } from "./words";
 const WIDE = 20;
 const TALL = 20;
 const TOP = 96;
+const RIGHT = 44; // for the last name of a column, which leans
 const MOST_TALL = 460;
 
 export function Matrix({ pane, shown }: { pane: Pane; shown: ShownPart }) {
@@ -43,7 +44,7 @@ export function Matrix({ pane, shown }: { pane: Pane; shown: ShownPart }) {
     return { counts, left, ...scaled(values, counts, ends.value) };
   }, [part, without, muted.value, ends.value]);
 
-  const width = Math.min(size, side_ + columns * WIDE);
+  const width = Math.min(size, side_ + columns * WIDE + RIGHT);
   const height = Math.min(MOST_TALL, TOP + rows * TALL);
   useEffect(() => {
     const watch = new ResizeObserver(([entry]) => setSize(Math.floor(entry!.contentRect.width)));
@@ -191,7 +192,7 @@ export function Matrix({ pane, shown }: { pane: Pane; shown: ShownPart }) {
           onKeyDown={key}
         >
           <canvas ref={canvas} aria-hidden="true" />
-          <div class="space" style={{ width: `${side_ + columns * WIDE}px`, height: `${TOP + rows * TALL}px` }} />
+          <div class="space" style={{ width: `${side_ + columns * WIDE + RIGHT}px`, height: `${TOP + rows * TALL}px` }} />
         </div>
       </div>
       <p class="said readout" id={`${title}-at`} aria-live="polite">

@@ -64,7 +64,7 @@ function namesOf(result: Result, numbers: number[]): string {
   return joined.length > LONG ? `${joined.slice(0, LONG - 1)}…` : joined;
 }
 
-function numberName(result: Result, at: number): string {
+export function numberName(result: Result, at: number): string {
   const number = result.numbers[at];
   return number === undefined ? "" : number.label.replaceAll("↵", "line break").trim() || number.said;
 }
