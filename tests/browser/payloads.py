@@ -196,9 +196,8 @@ def picture() -> Payload:
     )
 
 
-def sound() -> Payload:
+def sound(count: int = 150, seconds: float | None = 3.0) -> Payload:
     """A sound with its loudness and a spectrogram."""
-    count = 150
     loud = [abs(math.sin(at / 9)) * (0.3 + 0.7 * (30 < at < 110)) for at in range(count)]
     values = [math.sin(at / 6) * math.exp(-(((at - 70) / 30) ** 2)) for at in range(count)]
     side = 64
@@ -206,7 +205,8 @@ def sound() -> Payload:
         value for y in range(side) for x in range(side) for value in [int(255 * abs(math.sin(x * y / 90)))] * 3
     )
     part = {"name": "sound", "kind": "sound", "several": False, "values": array(values, count), "step": 0.02, "start": 0.0,
-            "loudness": array(loud, count), "spectrogram": png(grey, side)}  # fmt: skip
+            "loudness": array(loud, count), "spectrogram": png(grey, side),
+            "seconds": seconds}  # fmt: skip
     return result([part], ["yes"], [3.1], id="sound", title="yes", model_class="WhisperForConditionalGeneration")
 
 

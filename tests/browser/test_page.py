@@ -290,6 +290,19 @@ def test_a_picture_and_a_sound_are_drawn_with_their_relevance(opened: Opened) ->
     assert page.locator(".sound img").evaluate("one => one.naturalWidth") == 64
 
 
+def test_a_sound_that_is_shorter_than_its_steps_stands_above_its_own(opened: Opened) -> None:
+    page = opened(payloads.sound(1500, seconds=3.0), payloads.sound(1500, seconds=None))
+    wide = page.locator(".sound canvas").bounding_box()
+    spectrogram = page.locator(".sound img").bounding_box()
+    assert wide is not None and spectrogram is not None
+    assert spectrogram["width"] == pytest.approx(wide["width"] / 10, rel=0.02)
+    says(page.locator(".sound figcaption"), "a bar is 0.10 s")
+    assert page.locator(".sound canvas").get_attribute("aria-label") == "sound: relevance of 300 bars; arrow keys move"
+    page.locator(".tab").nth(1).locator("button").first.click()
+    page.locator(".tab.current").nth(0).wait_for()
+    assert page.locator(".sound img").count() == 0  # where it belongs is not known
+
+
 def test_tables_are_shown_as_tables(opened: Opened) -> None:
     page = opened(payloads.ledger())
     reads(page.locator("h1"), "Ledger of “Paris”")

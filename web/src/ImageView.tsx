@@ -48,8 +48,8 @@ export function ImageView({ shown, paneAt }: Props) {
   };
   const value = here === null ? null : shown.values[here]!;
   return (
-    <figure class="image">
-      <div class="stack" style={{ aspectRatio: `${width} / ${height}`, maxWidth: `${Math.max(320, Math.min(480, width * 2))}px` }}>
+    <figure class="image" style={{ maxWidth: `${Math.max(320, Math.min(480, width * 2))}px` }}>
+      <div class="stack" style={{ aspectRatio: `${width} / ${height}` }}>
         <img src={part.png} alt={`${part.name}: the picture that the model saw, ${part.width} x ${part.height} pixels`} />
         <canvas
           ref={canvas}

@@ -7,7 +7,7 @@ import { amount, counted, signed } from "./words";
 const NAMES: Record<string, [string, string?]> = {
   text: ["token"],
   image: ["square"],
-  sound: ["step"],
+  sound: ["bar"],
   numbers: ["number"],
 };
 

@@ -3,7 +3,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { sized } from "./canvas";
 import { SCALES, type Theme } from "./colour";
 import { type SoundPart, numbersOf } from "./payload";
-import { type ShownPart, isBeyond } from "./shown";
+import { type ShownPart, isBeyond, placeName } from "./shown";
 import { pointed, source, theme } from "./state";
 import { side, signed } from "./words";
 
@@ -40,17 +40,25 @@ export function SoundView({ shown, paneAt }: { shown: ShownPart; paneAt: number 
     event.preventDefault();
     go(Math.max(0, Math.min(count - 1, (here ?? -1) + step)));
   };
-  const end = part.start + count * part.step;
-  const said = here === null ? "" : `; ${(part.start + here * part.step).toFixed(2)} s: ${signed(shown.values[here]!)} ${side(shown.values[here]!)}`;
+  const size = shown.spans[0]![1] - shown.spans[0]![0];
+  const total = shown.spans[count - 1]![1] * part.step;
+  const end = part.start + total;
+  const said = here === null ? "" : `; ${placeName(shown, here)}: ${signed(shown.values[here]!)} ${side(shown.values[here]!)}`;
   return (
     <figure class="sound" dir="ltr">
-      {part.spectrogram && <img src={part.spectrogram} alt={`${part.name}: spectrogram, time to the right, pitch upwards`} />}
+      {part.spectrogram && part.seconds && (
+        <img
+          src={part.spectrogram}
+          style={{ width: `${Math.min(100, (100 * part.seconds) / total)}%` }}
+          alt={`${part.name}: spectrogram, time to the right, pitch upwards`}
+        />
+      )}
       <canvas
         ref={canvas}
         tabIndex={0}
         role="application"
         aria-roledescription="heatmap"
-        aria-label={`${part.name}: relevance of ${count} steps; arrow keys move${said}`}
+        aria-label={`${part.name}: relevance of ${count} bars; arrow keys move${said}`}
         onPointerMove={point}
         onPointerLeave={() => (pointed.value = null)}
         onBlur={() => (pointed.value = null)}
@@ -58,7 +66,9 @@ export function SoundView({ shown, paneAt }: { shown: ShownPart; paneAt: number 
       />
       <figcaption class="faint">
         <span>{part.start.toFixed(1)} s</span>
-        <span>bars up: for · bars down: against{part.loudness ? " · grey: loudness" : ""}</span>
+        <span>
+          bars up: for · bars down: against{part.loudness ? " · grey: loudness" : ""} · a bar is {(size * part.step).toFixed(2)} s
+        </span>
         <span>{end.toFixed(1)} s</span>
       </figcaption>
     </figure>

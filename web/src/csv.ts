@@ -14,9 +14,9 @@ export function csv(pane: Pane): string {
   return lines.join("\r\n") + "\r\n";
 }
 
-function nameOf({ part, texts }: ShownPart, at: number): string {
+function nameOf({ part, spans, texts }: ShownPart, at: number): string {
   if (part.kind === "text") return texts[at] ?? "";
-  if (part.kind === "sound") return String(part.start + at * part.step);
+  if (part.kind === "sound") return String(part.start + spans[at]![0] * part.step);
   if (part.kind === "numbers") return part.names[at] ?? "";
   const columns = imageShape(part)[1];
   return `${Math.floor(at / columns)};${at % columns}`;

@@ -152,8 +152,10 @@ function bars(shown: ShownPart, theme: Theme, ink: string, faint: string, shapes
   if (shown.part.kind === "sound") {
     const part = shown.part as SoundPart;
     const [width, half] = [WIDTH - 2 * MARGIN, 50];
-    if (part.spectrogram) shapes.push({ kind: "picture", x: MARGIN, y: top, width, height: 90, href: part.spectrogram });
-    const start = top + (part.spectrogram ? 96 : 0);
+    const total = shown.spans[shown.spans.length - 1]![1] * part.step;
+    const long = part.spectrogram && part.seconds ? width * Math.min(1, part.seconds / total) : 0;
+    if (part.spectrogram && long) shapes.push({ kind: "picture", x: MARGIN, y: top, width: long, height: 90, href: part.spectrogram });
+    const start = top + (long ? 96 : 0);
     const across = width / shown.values.length;
     shown.scaled.shares.forEach((share, at) => {
       const y = start + half - Math.max(0, share) * half;

@@ -47,6 +47,8 @@ export interface SoundPart extends PartBase {
   start: number;
   loudness: Packed | null;
   spectrogram: string | null;
+  /** How long the spectrogram is, which may be shorter than all steps. Without it there is no saying where it belongs. */
+  seconds?: number | null;
 }
 
 export interface NumbersPart extends PartBase {

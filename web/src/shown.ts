@@ -14,7 +14,7 @@ export interface View {
 export interface ShownPart {
   part: Part;
   index: number;
-  /** The places of a text as ranges of tokens. */
+  /** The places of a text as ranges of tokens, of a sound as ranges of steps. */
   spans: Span[];
   /** What each place of a text says. */
   texts: string[];
@@ -82,6 +82,14 @@ function pane(view: View, choices: Choices): Pane {
 
 const UNSCALED: Scaled = { shares: new Float64Array(0), end: 0, beyond: 0, largest: 0 };
 
+const BARS = 300; // as many bars of a sound can be told apart
+
+/** Steps of a sound, as many together as make at most so many bars. */
+function joined(steps: number): Span[] {
+  const size = Math.max(1, Math.ceil(steps / BARS));
+  return Array.from({ length: Math.ceil(steps / size) }, (_, at): Span => [at * size, Math.min(steps, (at + 1) * size)]);
+}
+
 /** The chosen numbers where they explain the answer in this text; null where all of the text was read. */
 export function explainedIn({ result, chosen }: View, part: TextPart): number[] | null {
   return answers(part, result.numbers.length) ? [...chosen.plus, ...chosen.minus] : null;
@@ -91,8 +99,10 @@ function shownPart({ result, chosen }: View, part: Part, index: number, choices:
   const relevance = relevanceOf(part, chosen);
   const sum = relevance.reduce((a, b) => a + b, 0);
   if (part.kind !== "text") {
-    const counts = new Array<boolean>(placeCount(part)).fill(true);
-    return { part, index, spans: [], texts: [], values: relevance, counts, scaled: UNSCALED, sum, leftOut: 0, leftOutCount: 0 };
+    const steps = part.kind === "sound" ? joined(placeCount(part)) : [];
+    const values = part.kind === "sound" ? Float64Array.from(steps, (span) => relevance.subarray(...span).reduce((a, b) => a + b, 0)) : relevance;
+    const counts = new Array<boolean>(values.length).fill(true);
+    return { part, index, spans: steps, texts: [], values, counts, scaled: UNSCALED, sum, leftOut: 0, leftOutCount: 0 };
   }
   const explained = explainedIn({ result, chosen }, part);
   const tokens = countingTokens(part, explained, choices.muted);
@@ -127,9 +137,9 @@ export function strongest(pane: Pane, most: number): [ShownPart, number][] {
 }
 
 /** How a place is called: a token, "row 3, column 5", "0.4 s", a name. */
-export function placeName({ part, texts }: ShownPart, at: number): string {
+export function placeName({ part, spans, texts }: ShownPart, at: number): string {
   if (part.kind === "text") return (texts[at] ?? "").replaceAll("↵", " ").trim() || (texts[at]?.includes("↵") ? "line break" : "space");
-  if (part.kind === "sound") return `${(part.start + at * part.step).toFixed(2)} s`;
+  if (part.kind === "sound") return `${(part.start + spans[at]![0] * part.step).toFixed(2)} s`;
   if (part.kind === "numbers") return part.names[at] ?? `number ${at}`;
   const columns = imageShape(part)[1];
   return `row ${Math.floor(at / columns) + 1}, column ${(at % columns) + 1}`;
