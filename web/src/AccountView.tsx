@@ -1,7 +1,7 @@
 // Where all of the explained number went: in a sentence and as a waterfall.
 import { useId } from "preact/hooks";
 import type { Account } from "./payload";
-import type { Pane } from "./shown";
+import type { Pane, ShownPart } from "./shown";
 import { MEANINGS, accountSentence, amount, causeName, counted, gapSentence, inputName, percent, sentence, signed } from "./words";
 
 interface Step {
@@ -20,11 +20,11 @@ export function AccountView({ pane }: { pane: Pane }) {
   return (
     <section class="account" aria-labelledby={title}>
       <h2 id={title}>Where all of it went</h2>
-      {account !== null && <Waterfall account={account} />}
+      {account !== null && <Waterfall account={account} parts={pane.parts} />}
       {whole !== null && (
         <>
           <p class="lead">All {result.numbers.length} numbers together. {said(whole)}</p>
-          <Waterfall account={whole} />
+          <Waterfall account={whole} parts={pane.parts} />
         </>
       )}
     </section>
@@ -44,13 +44,14 @@ export function gapOf(pane: Pane): string {
   return gapSentence(pane.value, pane.sum);
 }
 
+const KINDS = { text: "tokens", image: "pixels", sound: "sound", numbers: "numbers" }; // the only input, by what it is
 const SMALL = 1e-3; // the share of the value from which a cause has a line of its own
 
-function stepsOf(account: Account): Step[] {
+function stepsOf(account: Account, parts: ShownPart[]): Step[] {
   const bySize = (a: [string, number], b: [string, number]) => Math.abs(b[1]) - Math.abs(a[1]);
   const steps: Step[] = [{ name: "the explained number", said: "", value: account.value, kind: "value" }];
   for (const [name, value] of Object.entries(account.reached).sort(bySize)) {
-    steps.push({ name: `reaches the ${inputName(name)}`, said: "", value, kind: "reached" });
+    steps.push({ name: `reaches the ${parts.length === 1 && parts[0]!.part.name === name ? KINDS[parts[0]!.part.kind] : inputName(name)}`, said: "", value, kind: "reached" });
   }
   let [rest, count] = [account.residual, 0];
   for (const [name, value] of Object.entries(account.took).sort(bySize)) {
@@ -64,8 +65,8 @@ function stepsOf(account: Account): Step[] {
   return steps;
 }
 
-function Waterfall({ account }: { account: Account }) {
-  const steps = stepsOf(account);
+function Waterfall({ account, parts }: { account: Account; parts: ShownPart[] }) {
+  const steps = stepsOf(account, parts);
   let at = account.value;
   const spans = steps.map(({ value, kind }): [number, number] => {
     if (kind === "value") return [0, value];

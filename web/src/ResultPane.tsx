@@ -78,6 +78,7 @@ export function headingOf(result: Result, chosen: Chosen): string {
 function Heading({ pane, isPinned }: { pane: Pane; isPinned: boolean }) {
   const { result, chosen } = pane.view;
   const id = useId();
+  const isNamed = chosen.plus.some((at) => numberName(result, at) !== result.numbers[at]?.said);
   const several = result.numbers.length > 1;
   const set = (next: Chosen) => {
     if (isPinned) pinned.value = { id: result.id, chosen: next };
@@ -115,7 +116,7 @@ function Heading({ pane, isPinned }: { pane: Pane; isPinned: boolean }) {
           result.title
         ) : (
           <>
-            What made{" "}
+            {isNamed ? "What made " : "What made the "}
             <mark>
               <bdi>{namesOf(result, chosen.plus)}</bdi>
             </mark>
