@@ -12,6 +12,7 @@ import { Sources } from "./Sources";
 import { add, live, madeBy, notice, pane, panes, remove, results, show, theme, view, wantedTheme } from "./state";
 import { Origin, Tables } from "./Tables";
 import { Tip } from "./Tip";
+import { capital } from "./words";
 
 const LARGEST = 200_000_000;
 
@@ -96,7 +97,7 @@ function Shown() {
               <span key={fact}>{fact}</span>
             ))}
           </p>
-          <h1>{result.title}</h1>
+          <h1>{capital(result.title)}</h1>
         </header>
         <Tables result={result} />
         <Origin result={result} madeBy={madeBy.value} />

@@ -1,6 +1,6 @@
 // Results that are tables or printed text, and what a result was made with.
 import type { Result, Table } from "./payload";
-import { amount } from "./words";
+import { amount, capital } from "./words";
 
 const MOST = 300;
 
@@ -37,7 +37,7 @@ function PlainTable({ table }: { table: Table }) {
     typeof value === "number" ? whole[at] ? String(value).replace("-", "−") : amount(value) : <bdi>{String(value ?? "")}</bdi>;
   return (
     <section class="plain">
-      {table.title && <h2>{table.title.charAt(0).toLocaleUpperCase() + table.title.slice(1)}</h2>}
+      {table.title && <h2>{capital(table.title)}</h2>}
       <div class="frame scrolls" tabIndex={0} role="region" aria-label={table.title || "table"}>
         <table>
           <thead>

@@ -66,10 +66,14 @@ function writer(value: number): (amount: number) => string {
   };
 }
 
+/** With a capital first. */
+export function capital(text: string): string {
+  return text.charAt(0).toLocaleUpperCase() + text.slice(1);
+}
+
 /** A sentence as it stands in a page: a capital first, a full stop last. */
 export function sentence(text: string): string {
-  const bare = text.replaceAll("`", "");
-  const whole = bare.charAt(0).toLocaleUpperCase() + bare.slice(1);
+  const whole = capital(text.replaceAll("`", ""));
   return /[.!?]$/.test(whole) ? whole : `${whole}.`;
 }
 
