@@ -44,8 +44,8 @@ export interface Muted {
 }
 
 /** Which tokens count for the colours: not those that are left out, nor those that come after all that is explained.
- * `explained` are the chosen numbers, where number i explains answer token i. The last token is that from which the first
- * explained token is read. */
+ * `explained` are the chosen numbers, where number i explains answer token i. The last token is that from which the last
+ * of the explained tokens is read. */
 export function countingTokens(part: TextPart, explained: number[] | null, muted: Muted): boolean[] {
   const count = part.tokens.length;
   const stop = firstUnread(part, explained);
