@@ -13,9 +13,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
@@ -36,8 +38,7 @@ def main(names: list[str]) -> None:
             notebook.metadata["lxt_fx"] = {"outputs_of": code_hash(notebook)}
             for cell in notebook.cells:
                 cell.metadata.pop("execution", None)  # the times of the run
-                for output in cell.get("outputs", []):
-                    tidied(output)
+                cell.update(tidied(cell))
             nbformat.write(notebook, path)
             print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB", flush=True)
 
@@ -51,15 +52,16 @@ def one_kernel() -> Iterator[Any]:
     settings = {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "LXT_FX_PROGRESS": "0"}
     client = NotebookClient(nbformat.v4.new_notebook(), kernel_name="python3", timeout=600)
     client.create_kernel_manager()
+    kernel, sockets = client.km, TemporaryDirectory()
+    kernel.transport, kernel.ip = "ipc", f"{sockets.name}/kernel"  # files that only this user may open, and no ports
     client.start_new_kernel(env={**os.environ, **settings}, cwd=str(HERE))
     client.start_new_kernel_client()
-    kernel = client.km
 
     def run(path: Path) -> Any:
         notebook = nbformat.read(path, as_version=4)
         clear = nbformat.v4.new_code_cell(CLEAR)
         notebook.cells.insert(0, clear)
-        one = NotebookClient(notebook, km=kernel, timeout=600)
+        one = NotebookClient(notebook, km=kernel, timeout=600, coalesce_streams=True)
         one.execute(reset_kc=False, cleanup_kc=False)
         notebook.cells.remove(clear)
         for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), start=1):
@@ -72,7 +74,8 @@ def one_kernel() -> Iterator[Any]:
     try:
         yield run
     finally:
-        client._cleanup_kernel()
+        run_sync(kernel.shutdown_kernel)(now=True)
+        sockets.cleanup()
 
 
 def code_hash(notebook: Any) -> str:
@@ -81,10 +84,16 @@ def code_hash(notebook: Any) -> str:
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
-def tidied(output: Any) -> None:
-    """An output without what is of this machine or of this run: addresses of objects."""
-    if "text" in output:
-        output["text"] = re.sub(r" at 0x[0-9a-f]+", "", output["text"])
+def tidied(cell: Any) -> dict[str, Any]:
+    """The outputs of a cell without what is of this machine or this run: progress and warnings of other packages, addresses
+    of objects; and without a second, larger form of a photo."""
+    outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+    for output in outputs:
+        if "text" in output:
+            output["text"] = re.sub(r" at 0x[0-9a-f]+", "", output["text"])
+        if "image/jpeg" in output.get("data", {}):
+            output["data"].pop("image/png", None)
+    return {"outputs": outputs} if "outputs" in cell else {}
 
 
 if __name__ == "__main__":
