@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
-from navigation import GROUPS
-
 import lxt_fx
+from navigation import GROUPS
 
 MADE_BY_USERS = {"Corpus", "Dictionary", "Only", "Removal", "Rule", "RuleTable", "Target"}
 """The classes whose constructor a person calls; the others are what functions return."""
@@ -39,12 +38,12 @@ def page(group: str) -> str:
 
 
 def entry(name: str, thing: Any) -> str:
-    """A heading, signature and docstring of one public name, with its methods or what its module holds."""
-    heading, full = f"## {name}\n\n", f"lxt_fx.{name}"
+    """Signature and docstring of one public name, with its methods; a module has a heading, and what it holds."""
+    full = f"lxt_fx.{name}"
     if isinstance(thing, ModuleType):
         inner = [described(f"{full}.{one}", getattr(thing, one)) for one in public(thing)]
-        return heading + directive("module", full, "", 4) + f"{text(thing, full)}\n\n" + "\n".join(inner)
-    return heading + described(full, thing)
+        return f"## {full}\n\n" + directive("module", full, "", 4) + f"{text(thing, full)}\n\n" + "\n".join(inner)
+    return described(full, thing)
 
 
 def public(module: ModuleType) -> list[str]:
@@ -79,7 +78,9 @@ def members(full: str, cls: type) -> Iterator[str]:
             yield directive("attribute", f"{full}.{value.name}", f"`{value.value}`", 4)
         return
     ours = [base for base in cls.__mro__ if base.__module__.startswith("lxt_fx")]
-    found = {name: one for base in reversed(ours) for name, one in vars(base).items() if not name.startswith("_")}
+    found: dict[str, Any] = {}
+    for base in ours:
+        found = found | {name: one for name, one in vars(base).items() if not name.startswith("_") and name not in found}
     for name, one in found.items():
         inner = one.fget if isinstance(one, property) else getattr(one, "__func__", getattr(one, "func", one))
         if not inspect.isfunction(inner) or not inspect.getdoc(inner):
@@ -136,5 +137,4 @@ def is_value(thing: Any) -> bool:
 
 def directive(kind: str, signed: str, content: str, fence: int) -> str:
     """A `py:` directive of MyST; a longer `fence` may hold directives of a shorter one."""
-    option = ":no-index-entry:\n\n" if kind in ("method", "property", "attribute") else ""
-    return f"{'`' * fence}{{py:{kind}}} {signed}\n{option}{content}\n{'`' * fence}\n\n"
+    return f"{'`' * fence}{{py:{kind}}} {signed}\n{content}\n{'`' * fence}\n\n"

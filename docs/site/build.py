@@ -12,9 +12,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import api
-from navigation import FROM_ABOVE, PARTS
 from sphinx.cmd.build import main as sphinx
+
+import api
+import formulas
+from navigation import FROM_ABOVE, PARTS
 
 HERE = Path(__file__).resolve().parent
 DOCS, ROOT = HERE.parent, HERE.parents[1]
@@ -47,6 +49,7 @@ def stage(folder: Path) -> None:
     (folder / "api").mkdir()
     for name, page in api.pages().items():
         (folder / "api" / f"{name}.md").write_text(page)
+    (folder / "papers.md").write_text(formulas.page())
     with (folder / "index.md").open("a") as index:
         index.write(navigation(folder))
     shutil.copy(HERE / "conf.py", folder)

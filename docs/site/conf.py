@@ -26,6 +26,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "show_navbar_depth": 1,
+    "navbar_persistent": [],
     "use_download_button": False,
     "use_fullscreen_button": False,
     "show_toc_level": 2,

@@ -44,9 +44,9 @@ def main(names: list[str]) -> None:
 
 
 @contextmanager
-def one_kernel() -> Iterator[Any]:
+def one_kernel(**environment: str) -> Iterator[Any]:
     """Gives a function that runs a notebook and returns it with its outputs. All of them run in one kernel, emptied before
-    each, so that torch and transformers are imported once."""
+    each, so that torch and transformers are imported once. `environment` are variables of its process."""
     root = HERE.parents[1]
     paths = [str(root), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     settings = {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "LXT_FX_PROGRESS": "0"}
@@ -54,7 +54,7 @@ def one_kernel() -> Iterator[Any]:
     client.create_kernel_manager()
     kernel, sockets = client.km, TemporaryDirectory()
     kernel.transport, kernel.ip = "ipc", f"{sockets.name}/kernel"  # files that only this user may open, and no ports
-    client.start_new_kernel(env={**os.environ, **settings}, cwd=str(HERE))
+    client.start_new_kernel(env={**os.environ, **settings, **environment}, cwd=str(HERE))
     client.start_new_kernel_client()
 
     def run(path: Path) -> Any:
