@@ -4,6 +4,7 @@ reStructuredText, is not used: each name becomes a `py:` directive of MyST, whos
 from __future__ import annotations
 
 import enum
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ def pages() -> dict[str, str]:
 
     Raises ValueError for a public name that no group has, that two have, or that has no docstring.
     """
-    grouped = [name for _, names in GROUPS.values() for name in names.split() if hasattr(lxt_fx, name)]
+    grouped = [name for _, names in GROUPS.values() for name in names.split()]
     if missing := set(lxt_fx.__all__) - set(grouped):
         raise ValueError(f"docs/site/navigation.py: no group of the API reference has {', '.join(sorted(missing))}")
     if twice := {name for name in grouped if grouped.count(name) > 1}:
@@ -33,8 +34,12 @@ def pages() -> dict[str, str]:
 def page(group: str) -> str:
     """A page with every name of a group."""
     sentence, names = GROUPS[group]
-    there = [name for name in names.split() if hasattr(lxt_fx, name)]
-    return f"# {group.capitalize()}\n\n{sentence}\n\n" + "\n".join(entry(name, getattr(lxt_fx, name)) for name in there)
+    return f"# {group.capitalize()}\n\n{sentence}\n\n" + "\n".join(entry(name, named(name)) for name in names.split())
+
+
+def named(name: str) -> Any:
+    """What a name of the package means; a module of a bridge may need a library, which must be installed."""
+    return importlib.import_module(f"lxt_fx.{name}") if "." in name else getattr(lxt_fx, name)
 
 
 def entry(name: str, thing: Any) -> str:
@@ -42,7 +47,8 @@ def entry(name: str, thing: Any) -> str:
     full = f"lxt_fx.{name}"
     if isinstance(thing, ModuleType):
         inner = [described(f"{full}.{one}", getattr(thing, one)) for one in public(thing)]
-        return f"## {full}\n\n" + directive("module", full, "", 4) + f"{text(thing, full)}\n\n" + "\n".join(inner)
+        begun, ended = directive("module", full, "", 4), directive("currentmodule", "None", "", 4)
+        return f"## {full}\n\n{begun}{ended}{text(thing, full)}\n\n" + "\n".join(inner)
     return described(full, thing)
 
 
@@ -72,7 +78,7 @@ def described(full: str, thing: Any) -> str:
 
 
 def members(full: str, cls: type) -> Iterator[str]:
-    """The values of an enumeration, else public methods and properties with a docstring, those of our own bases included."""
+    """The values of an enumeration, else public methods and properties with a docstring, those of our bases included."""
     if issubclass(cls, enum.Enum):
         for value in cls:
             yield directive("attribute", f"{full}.{value.name}", f"`{value.value}`", 4)
@@ -120,7 +126,7 @@ def text(thing: Any, full: str) -> str:
     found = inspect.getdoc(thing) if not is_value(thing) else type(thing).__doc__
     if not found:
         raise ValueError(f"{full} has no docstring, and is in the API reference")
-    names = {name for _, group in GROUPS.values() for name in group.split() if hasattr(lxt_fx, name)}
+    names = {name for _, group in GROUPS.values() for name in group.split()}
 
     def linked(match: re.Match[str]) -> str:
         mentioned = match[1].removeprefix("lxt_fx.")

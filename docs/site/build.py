@@ -16,11 +16,13 @@ from sphinx.cmd.build import main as sphinx
 
 import api
 import formulas
+import lxt_fx
 from navigation import FROM_ABOVE, PARTS
 
 HERE = Path(__file__).resolve().parent
 DOCS, ROOT = HERE.parent, HERE.parents[1]
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+PLACE_OF_A_LINK = "<!-- the site has a link here: (.*?) -->"
 FENCED = re.compile(r"^(```.*?^```[^\n]*$)", re.S | re.M)
 
 
@@ -30,7 +32,9 @@ def main(target: Path) -> int:
     for folder in (staged, target):
         shutil.rmtree(folder, ignore_errors=True)
     stage(staged)
-    status = sphinx(["-b", "html", "-W", "--keep-going", "-q", "-d", str(staged / "_build"), str(staged), str(target)])
+    made = staged / "_build" / "html"  # and not the target, since myst-nb writes beside what it makes
+    status = sphinx(["-b", "html", "-W", "--keep-going", "-q", "-d", str(made.with_name("trees")), str(staged), str(made)])
+    shutil.move(made, target)
     shutil.rmtree(staged)
     return int(status)
 
@@ -50,7 +54,11 @@ def stage(folder: Path) -> None:
     for name, page in api.pages().items():
         (folder / "api" / f"{name}.md").write_text(page)
     (folder / "papers.md").write_text(formulas.page())
-    with (folder / "index.md").open("a") as index:
+    (folder / "_extra").mkdir()
+    lxt_fx.explore(lxt_fx.Explanation.from_json(DOCS / "door.json"), path=folder / "_extra" / "door.html")
+    home = folder / "index.md"
+    home.write_text(re.sub(PLACE_OF_A_LINK, r'<p><a href="door.html">Open \1</a></p>', home.read_text()))
+    with home.open("a") as index:
         index.write(navigation(folder))
     shutil.copy(HERE / "conf.py", folder)
     (folder / "_static").mkdir()
@@ -73,8 +81,8 @@ def staged_name(source: Path) -> str:
 
 
 def relinked(source: Path) -> str:
-    """A page as text. Its links to pages lead to the site's; those to other files of the repository, which the site does not
-    have, become the path."""
+    """A page as text. Its links to pages lead to the site's; those to other files of the repository, which the site has
+    not, become the path."""
 
     def moved(match: re.Match[str]) -> str:
         picture, words, link, anchor = match[1], match[2], match[3], match[4] or ""

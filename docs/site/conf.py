@@ -5,7 +5,7 @@ author = "the authors of lxt_fx"
 copyright = author  # noqa: A001 - the name that Sphinx reads
 
 extensions = ["myst_nb"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_extra"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 
 nb_execution_mode = "off"  # the outputs are in the notebooks: python3 dev.py tutorials
@@ -21,6 +21,7 @@ toc_object_entries_show_parents = "hide"
 html_theme = "sphinx_book_theme"
 html_title = "lxt_fx"
 html_static_path = ["_static"]
+html_extra_path = ["_extra"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False

@@ -9,9 +9,9 @@ import lxt_fx
 
 HEAD = """# Papers and formulas
 
-R is relevance, g the gradient that the rewritten graph passes; relevance is value * g. This page is read from the rules themselves.
-[Rules, and the choices behind them](rules.md) says why each is as it is, and [Every rule, five ways](rule_forms.md) measures it against a slow
-loop of its equation, zennit and LXT. How to cite the papers: [How to cite](citing.md).
+R is relevance, g the gradient that the rewritten graph passes; relevance is value * g. This page is read from the rules
+themselves. [Rules, and the choices behind them](rules.md) says why each is as it is, and [Every rule, five
+ways](rule_forms.md) measures it against a slow loop of its equation, zennit and LXT.
 
 ## Tables
 

@@ -22,6 +22,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "api/prove",
         "api/rules",
         "api/results",
+        "api/bridges",
         "api/errors",
         "papers",
         "rules",
@@ -41,7 +42,8 @@ FROM_ABOVE = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
 GROUPS: dict[str, tuple[str, str]] = {
     "explain": (
         "From a model and an input to relevance.",
-        "explain explain_image answer_relevance relevance_of perturbation_curves Removal Target embed explore serve progress",
+        "explain explain_image answer_relevance relevance_of perturbation_curves Removal Target embed explore serve "
+        "progress",
     ),
     "compile": (
         "The compiler, what it makes of a model, and its printed graph.",
@@ -49,10 +51,13 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "inside": (
         "Relevance of heads, neurons and features; what they stand for; the model without them.",
-        "places Places InsidePlace watch latent Latent TopUnits Only conditional steer edits corpus Corpus labels Dictionary splice "
-        "maximise Maximised",
+        "places Places InsidePlace watch latent Latent TopUnits Only conditional steer edits corpus Corpus labels "
+        "Dictionary splice maximise Maximised Regularisers",
     ),
-    "prove": ("Where all of the relevance went, and which rule every op got.", "audit Ledger Cause Landing flow certificate Certificate"),
+    "prove": (
+        "Where all of the relevance went, and which rule every op got.",
+        "audit Ledger Cause Landing flow certificate Certificate",
+    ),
     "rules": (
         "Tables, rules, and rules as functions and modules.",
         "TABLES RuleTable Rule Conserves rules tune TunedTable functional nn",
@@ -61,10 +66,17 @@ GROUPS: dict[str, tuple[str, str]] = {
         "What the functions return.",
         "Explanation Explanations AnswerRelevance ImageExplanation Account compare Comparison PerturbationCurves",
     ),
+    "bridges": (
+        "Other libraries' interfaces over ours, each behind an extra of its name. "
+        "[Coming from another library](../coming_from.md) has their code beside ours.",
+        "bridges.captum bridges.inseq bridges.lxt bridges.pipelines bridges.quantus bridges.transformer_lens "
+        "bridges.zennit",
+    ),
     "errors": (
         "Every error raised on purpose is an `LxtFxError` that says which node or argument, why, and what to do next.",
-        "LxtFxError InputError UnknownNameError CallError CaptureError TracedBranchError NoRuleError NonFiniteError LedgerError "
-        "ForwardMismatchError GradientMismatchError ModelChangedError UnsupportedVersionError",
+        "LxtFxError InputError UnknownNameError CallError CaptureError TracedBranchError NoRuleError NonFiniteError "
+        "LedgerError ForwardMismatchError GradientMismatchError ModelChangedError UnsupportedVersionError",
     ),
 }
-"""The API reference: for each page one sentence and its names. `rules` is a module that `lxt_fx.__all__` leaves out."""
+"""The API reference: for each page one sentence and its names. `rules` and the bridges are modules that `lxt_fx.__all__`
+leaves out."""

@@ -1,6 +1,6 @@
 """Runs the notebooks of this folder, and writes their outputs into them: `python3 dev.py tutorials`.
 
-A notebook says by a hash which code its outputs are of (metadata `lxt_fx.outputs_of`), so a test sees when they are of other
+A notebook says by a hash which code its outputs are of (metadata `outputs_of`), so a test sees when they are of other
 code. Without trained models (`python examples/models.py fetch smollm2 minilm ...`) nothing is written.
 """
 

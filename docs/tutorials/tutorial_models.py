@@ -21,8 +21,11 @@ import models  # noqa: E402 - examples/models.py
 from convert_dino import DinoSaliency  # noqa: E402
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-WORDS = " Paris Berlin capital France Germany is of the door green lighthouse keeper island colour question answer man guitar"
-CHAT = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+WORDS = " Paris Berlin capital France Germany is of the door green lighthouse keeper island colour question answer man"
+CHAT = (
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
 
 
 def load(name: str) -> tuple[Any, Any]:
@@ -63,37 +66,40 @@ def tiny_llama() -> tuple[Any, Any]:
     made = Tokenizer(token_models.BPE())
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["<|end|>"], show_progress=False)
+    sizes = {"vocab_size": 400, "special_tokens": ["<|end|>"], "initial_alphabet": alphabet}
+    trainer = trainers.BpeTrainer(**sizes, show_progress=False)
     made.train_from_iterator([WORDS] * 4, trainer)
     tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>", pad_token="<|end|>")
     tokenizer.chat_template = CHAT
-    return hf.LlamaForCausalLM(hf.LlamaConfig(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, **SIZES)), tokenizer
+    config = hf.LlamaConfig(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, **SIZES)
+    return hf.LlamaForCausalLM(config), tokenizer
 
 
 def tiny_bert() -> tuple[Any, Any]:
     made = Tokenizer(token_models.WordPiece(unk_token="[UNK]"))
     made.pre_tokenizer, made.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    made.train_from_iterator([WORDS] * 4, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False))
-    ends = [("[CLS]", 2), ("[SEP]", 3)]
-    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends)
+    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    made.train_from_iterator([WORDS] * 4, trainer)
+    single, ends = "[CLS] $A [SEP]", [("[CLS]", 2), ("[SEP]", 3)]
+    made.post_processor = processors.TemplateProcessing(single=single, pair=single + " $B:1 [SEP]:1", special_tokens=ends)
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=made, **names)
     return hf.BertModel(hf.BertConfig(vocab_size=len(tokenizer), **SIZES)), tokenizer
 
 
 def tiny_dino() -> tuple[Any, Any]:
-    sizes = {name: size for name, size in SIZES.items() if name != "intermediate_size"}
-    config = hf.Dinov2Config(**{**sizes, "hidden_size": 384, "num_hidden_layers": 1}, mlp_ratio=1, image_size=56, patch_size=14)
+    sizes = {"hidden_size": 384, "num_attention_heads": 4, "num_hidden_layers": 1, "mlp_ratio": 1}  # 384: the decoder's
+    config = hf.Dinov2Config(**sizes, image_size=56, patch_size=14)
     return DinoSaliency(config), models.picture_processor("dino_saliency", 56)
 
 
 def tiny_whisper() -> tuple[Any, Any]:
     _, tokenizer = tiny_llama()
     config = hf.WhisperConfig(
-        vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
-        encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=8, max_source_positions=50, max_target_positions=32,
-        pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=1,
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=8, max_source_positions=50,
+        max_target_positions=32, pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=1,
     )  # fmt: skip
     front_end = hf.WhisperFeatureExtractor(feature_size=8, chunk_length=1)
     return hf.WhisperForConditionalGeneration(config), hf.WhisperProcessor(front_end, tokenizer)
