@@ -5,6 +5,7 @@ python3 dev.py test [ARGUMENTS]    ruff, mypy and pytest; ARGUMENTS go to pytest
 python3 dev.py wheel               build the wheel, install it as a user would, run the README's notebook code there
 python3 dev.py demo                fetch SmolLM2 once, explain one of its answers
 python3 dev.py models [NAMES]      fetch trained models for the slow tests (without NAMES: list them)
+python3 dev.py web                 check web/, and that the committed page of the explorer is what it builds (needs node)
 python3 dev.py site                build the documentation site into site/ (no network; a broken link is an error)
 python3 dev.py tutorials [NAMES]   run the notebooks of docs/tutorials with trained models, and write their outputs
 """
@@ -62,6 +63,15 @@ def models(names: list[str]) -> None:
     run("examples/models.py", *(["fetch", *names] if names else ["list"]))
 
 
+def web(arguments: list[str]) -> None:
+    """Check the source of the explorer's page, and that the committed page is what it builds. Needs node and npm."""
+    npm = shutil.which("npm") or sys.exit("dev.py: web/ needs node 20 with npm; the committed page needs neither")
+    for command in (["ci", "--no-audit", "--no-fund", "--loglevel=error"], ["run", "check"], ["test"], ["run", "same"]):
+        say("npm " + " ".join(command))
+        if status := subprocess.run([npm, *command], cwd=ROOT / "web").returncode:
+            sys.exit(status)
+
+
 def site(arguments: list[str]) -> None:
     """Build the documentation site."""
     make_environment()
@@ -96,7 +106,7 @@ def wheel(arguments: list[str]) -> None:
         run("-I", "-c", code[1], python=python, folder=here)  # -I: nothing but what was installed can be imported
 
 
-COMMANDS = {"test": test, "wheel": wheel, "demo": demo, "models": models, "site": site, "tutorials": tutorials}
+COMMANDS = {"test": test, "wheel": wheel, "demo": demo, "models": models, "web": web, "site": site, "tutorials": tutorials}
 README_CODE = re.compile(r"^## In a notebook\n+```python\n(.*?)^```", re.S | re.M)
 QUIET = ("--disable-pip-version-check", "--quiet")
 
