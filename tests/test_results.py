@@ -585,7 +585,8 @@ def test_a_comparison_shows_all_on_one_scale(tmp_path: Path) -> None:
     loud = replace(a, parts=(Part("sound", ("time",), torch.full((500,), 0.5), SoundReading(0.02)),))
     soft = replace(loud, parts=(replace(loud.parts[0], values=torch.full((500,), 0.1)),), origin=b.origin)
     bars = [track.bars(100) for track in compare(loud, soft).sheet().sections if isinstance(track, Track)]
-    assert [float(scale.shares(sums).max()) for sums, scale, _ in bars] == pytest.approx([1.0, 0.2, 0.8]), "bars of five steps, one scale"
+    heights = [float(scale.shares(sums).max()) for sums, scale, _ in bars]
+    assert heights == pytest.approx([1.0, 0.2, 0.8]), "bars of five steps, one scale"
     matrix = KINDS["matrix"]()
     for wrong, why in (((a,), "two explanations or more"), ((a, 3), "argument 1 is a int"), ((a, matrix), "of 2 numbers")):
         with pytest.raises(InputError, match=why):

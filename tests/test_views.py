@@ -245,7 +245,7 @@ def test_a_long_text_is_drawn_on_pages(tmp_path: Path) -> None:
     assert [text for page in drawn for text in page if text.startswith("word")] == [f"word{i}" for i in range(400)]
     assert all("against" in page and any("page" in text for text in page) for page in drawn)
     e.to_pdf(tmp_path / "out.pdf")
-    assert (tmp_path / "out.pdf").read_bytes().count(b"/Type /Page\n") == 2
+    assert (tmp_path / "out.pdf").read_bytes().count(b"/Type /Page ") == 2
 
 
 def test_summing_squares_preserves_the_total() -> None:
@@ -302,7 +302,8 @@ def test_the_terminal_shows_an_image_in_half_blocks_and_a_pipe_in_digits(image: 
     coloured = Text.from_ansi(terminal.file.getvalue()).plain.splitlines()  # type: ignore[attr-defined]
     assert coloured[0] == "logit of class 3 (rank 1) = 1.25" and coloured[2:7] == ["▀" * 13] * 5
     shown = str(image).splitlines()
-    squares = [[int(digit.replace("·", "0").replace("−", "-").replace("*", "9")) for digit in line.split()] for line in shown[2:11]]
+    digits = str.maketrans("·−*", "0-9")
+    squares = [[int(digit.translate(digits)) for digit in line.split()] for line in shown[2:11]]
     end = float(image.relevance.abs().flatten().sort().values[int(0.99 * 116)])
     torch.testing.assert_close(torch.tensor(squares), (image.relevance / end * 9).clamp(-9, 9).round().long())
     assert shown[11] == f"9 stands for {end:.3g}, a star for more" and str(image).count("*") == 2 and "▀" not in str(image)

@@ -217,7 +217,8 @@ def _top(shown: Sequence[Seen], scale: Scaling) -> tuple[Strong, ...]:
             found.append("the silence behind it")
         return ", ".join(found)
 
-    strongest = [place for place in top_places(counting, TOP) if place.relevance or len(shown) == 1]
+    every = top_places(counting, TOP)
+    strongest = [place for place in every if place.relevance] or every
     shares = scale.shares(torch.tensor([place.relevance for place in strongest])).tolist()
     return tuple(
         Strong(place.relevance, share, safe(place.token), where(place))

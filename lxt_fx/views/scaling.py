@@ -114,7 +114,7 @@ class Ending:
             return ""
         place = "cell" if len(self.scales) > 1 else "token"
         many = f"1 {place} is" if len(self.left_out) == 1 else f"{len(self.left_out)} {place}s are"
-        return f"{many} left out of the colours (hatched), together {sum(self.left_out):+.3g}.".replace("-", "−")
+        return f"{many} left out of the colours, together {sum(self.left_out):+.3g}.".replace("-", "−")
 
 
 def written(amount: float) -> str:

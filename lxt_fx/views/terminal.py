@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -46,8 +47,10 @@ def _in_notebook() -> bool:
     return "ipykernel" in type(sys.stdout).__module__
 
 
-def plain(view: RenderableType, width: int = PAGE) -> str:
-    """The view as plain text of this width, whatever the terminal."""
+def plain(view: RenderableType, width: int | None = None) -> str:
+    """The view as plain text, whatever the terminal; None is the width of the terminal, at most `PAGE`, and `PAGE` where
+    there is none."""
+    width = min(shutil.get_terminal_size((PAGE, 24)).columns, PAGE) if width is None else width
     console = Console(width=width, file=StringIO(), color_system=None, force_jupyter=False, highlight=False)
     with console.capture() as captured:
         console.print(view)

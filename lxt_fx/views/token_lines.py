@@ -18,9 +18,12 @@ from lxt_fx.views.view import Cell
 STEPS = " ▁▂▃▄▅▆▇█"
 """Bars of one character, from nothing to the full height."""
 
-EDGE, MUTED, BEYOND, WEAKEST = "▏", "/", ("▲", "▼"), 1e-3
-"""The edge of a token inside a word, what stands for one that is left out, for one that goes beyond the scale (for and
-against), and the smallest share that has a bar."""
+MUTED, BEYOND, WEAKEST = "/", ("▲", "▼"), 1e-3
+"""What stands for a token that is left out, for one that goes beyond the scale (for and against), and the smallest share
+that has a bar or a colour."""
+
+EDGE, ALIKE = "▏", 0.1
+"""The edge between two tokens of a word, and how near their shares are where their colours do not show it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,11 +40,11 @@ class TokenLines:
 
 def _coloured(cells: Sequence[Cell], colours: Scale) -> Text:
     text = Text()
-    for cell in cells:
+    for before, cell in zip((None, *cells), cells, strict=False):
         text.append(" " if cell.gap else "")
         style = cell_style(cell, colours)
-        inside = not cell.starts and not cell.gap
-        text.append(EDGE if inside else "", style=f"{colours.neutral} {style[style.find('on '):]}".strip())
+        alike = before is not None and not cell.starts and abs(before.share - cell.share) < ALIKE
+        text.append(EDGE if alike else "", style="dim")
         text.append(cell.text, style=style)
         text.append("\n" if cell.ends_line else "")
     return text

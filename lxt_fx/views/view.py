@@ -65,8 +65,8 @@ class Facts:
     def footnote(self) -> str:
         """One line: the sum of relevance, the rule table and the model."""
         if self.value is None:
-            scales = "each number on its own scale" if self.own_scales else "one scale for all"
-            return f"{scales}  ·  rules {self.table_name}  ·  {self.model_class}"
+            shared = "" if self.own_scales else "one scale for all  ·  "
+            return f"{shared}rules {self.table_name}  ·  {self.model_class}"
         return f"sum of relevance {number(self.total)}  ·  rules {self.table_name}  ·  {self.model_class}"
 
 
