@@ -19,9 +19,9 @@ from lxt_fx.results.first_part import NotInThisExplanation as NotInThisExplanati
 from lxt_fx.results.first_part import OfFirstPart
 from lxt_fx.results.look import Look, asked
 from lxt_fx.results.merging import Merge, merged_parts
+from lxt_fx.results.origin import ABSOLUTE, SOME, joined
 from lxt_fx.results.origin import ExplainedNumber as ExplainedNumber
 from lxt_fx.results.origin import Origin as Origin
-from lxt_fx.results.origin import joined
 from lxt_fx.results.part import TARGET, Part
 from lxt_fx.results.place import PlaceRelevance, place_relevance
 from lxt_fx.results.plain import from_plain, packed, to_plain
@@ -119,7 +119,9 @@ class Explanation(OfFirstPart, Shown):
         if all(key == slice(None) for key in keys):
             return self
         slices = [key if isinstance(key, slice) else slice(key, key + 1) for key in keys]
-        return replace(self, parts=(of_places(main, slices, "explanation[...]"),), account=None)
+        parts = (of_places(main, slices, "explanation[...]"),)
+        numbers = tuple(replace(n, said=n.said if n.said.endswith(SOME) else n.said + SOME) for n in self.numbers)
+        return replace(self, parts=parts, numbers=numbers, account=None)
 
     def top(self, k: int = 10) -> tuple[PlaceRelevance, ...]:
         """The k places of largest absolute relevance of all parts, strongest first. Each unpacks as position, token,
@@ -158,7 +160,7 @@ class Explanation(OfFirstPart, Shown):
 
     def __abs__(self) -> Explanation:
         """The absolute relevance of each place, for the same numbers."""
-        numbers = tuple(replace(number, said=f"{number.said}, absolute relevance") for number in self.numbers)
+        numbers = tuple(replace(number, said=number.said + ABSOLUTE) for number in self.numbers)
         return replace(self, parts=tuple(map(_absolute, self.parts)), numbers=numbers, account=None)
 
     def __add__(self, other: Explanation) -> Explanation:

@@ -13,7 +13,7 @@ from lxt_fx.results.account import Account
 from lxt_fx.results.gap import gap_sentences
 from lxt_fx.results.look import Asked, Seen, seen
 from lxt_fx.results.look import in_patches as in_patches
-from lxt_fx.results.origin import ExplainedNumber, Origin
+from lxt_fx.results.origin import ABSOLUTE, SOME, ExplainedNumber, Origin
 from lxt_fx.results.part import Part
 from lxt_fx.results.place import PlaceRelevance, place_relevance
 from lxt_fx.results.readings import ImageReading, SoundReading, TextReading
@@ -55,9 +55,9 @@ def _notes(parts: Sequence[Part], numbers: Sequence[ExplainedNumber], account: A
         said = f"Accounts: {account}.".replace(" %", f"{TIE}%")
         return (said, *([_sentence(meanings)] if meanings else []))
     if parts[0].several:
-        return (SEVERAL,)
+        return () if ABSOLUTE in numbers[0].said or SOME in numbers[0].said else (SEVERAL,)
     total = sum(float(part.values.sum(dtype=torch.float64)) for part in parts)
-    return tuple(_sentence(said) for said in gap_sentences(parts, numbers[0].value, total, None))
+    return tuple(_sentence(said) for said in gap_sentences(parts, numbers[0], total, None))
 
 
 def _sentence(said: str) -> str:
