@@ -228,9 +228,9 @@ class _Legend:
             for colour in colours.gradient(min(BAR, max(3, options.max_width - 34))):
                 legend.append(" ", style=f"on {colour}")
             yield legend.append(f" {right}", style="dim").append(" for")
-        elif has_tokens:
-            full = "the strongest" if facts.is_rank else "the end of the scale"
-            yield _Wrapped(f"bars: + for, − against, █ {full}", "dim")
+        else:
+            full = f", █ {'the strongest' if facts.is_rank else 'the end of the scale'}" if has_tokens else ""
+            yield _Wrapped(f"+ for, − against{full}", "dim")
         mark = f"drawn as {' or '.join(BEYOND)}" if colours is None and has_tokens else ""
         if said := facts.scale_said("in bold" if colours is not None and has_tokens else mark):
             yield _Wrapped(said, "dim")
