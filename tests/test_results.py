@@ -38,6 +38,7 @@ from lxt_fx.results.part import Part
 from lxt_fx.results.readings import ImageReading, NumbersReading, Reading, SoundReading, TextReading
 from lxt_fx.views.colour import LIGHT
 from lxt_fx.views.heatmap import sheet_figure
+from lxt_fx.views.listed import Listed
 from lxt_fx.views.sheet import Matrix, Sheet, Strong, Track
 from lxt_fx.views.terminal import plain
 from lxt_fx.views.view import TIE
@@ -511,6 +512,9 @@ def test_every_kind_has_every_view(kind: str, tmp_path: Path) -> None:
     e = KINDS[kind]()
     e.to_png(tmp_path / "e.png")
     e.to_pdf(tmp_path / "e.pdf")
+    e.to_svg(tmp_path / "e.svg")
+    drawn = (tmp_path / "e.svg").read_text(encoding="utf-8")
+    assert drawn.startswith("<?xml") and "<svg" in drawn and "<text" not in drawn and "<script" not in drawn
     page, shown = e._repr_html_().replace(TIE, " "), plain(e, width=80)
     assert (tmp_path / "e.png").read_bytes()[:4] == b"\x89PNG" and (tmp_path / "e.pdf").read_bytes()[:4] == b"%PDF"
     assert "<html" not in page and "<script" not in page and max(map(len, shown.splitlines())) <= 80
@@ -700,6 +704,34 @@ def test_every_public_object_is_one_line(name: str) -> None:
     assert isinstance(found, public) if is_class else isinstance(found, (types.FunctionType, types.ModuleType, dict))
     shown = repr(found)
     assert "\n" not in shown and len(shown) < 200, shown
+
+
+@one_worker("llama")
+def test_every_printed_result_has_tables_in_a_notebook_and_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = {name: found for name, found in made().items() if hasattr(found, "__rich__")}
+    wanted = {"Ledger", "Certificate", "RuleTable", "Record", "Latent", "TopUnits", "Places", "Corpus", "Landing"}
+    assert wanted | {"AnswerRelevance", "Account", "PerturbationCurves", "TunedTable", "Comparison"} <= set(shown)
+    for name, found in shown.items():
+        page = found._repr_html_()  # type: ignore[attr-defined]
+        assert "<script" not in page and 'class="lxt-fx"' in page
+        assert name not in wanted or '<table class="listed">' in page
+        if name not in ("Certificate", "Account"):  # whose text is for files and sentences
+            assert max(map(len, str(found).splitlines())) <= 80, name
+    assert "model.layers.0" in shown["Ledger"]._repr_html_()  # type: ignore[attr-defined]
+    assert len(shown["Record"].__str__()) < 1000
+
+
+def test_a_token_is_no_markup_of_a_table() -> None:
+    from rich.table import Table
+
+    class Result(Listed):
+        def __rich__(self) -> Table:
+            table = Table("token", title="<b>")
+            table.add_row(Text("[/b] <i>"))
+            return table
+
+    assert "&lt;b&gt;" in Result()._repr_html_() and "<td>[/b] &lt;i&gt;</td>" in Result()._repr_html_()
 
 
 @pytest.mark.parametrize("kind", KINDS)

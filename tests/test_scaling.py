@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -62,21 +63,21 @@ def test_one_token_does_not_take_the_colours_of_the_others() -> None:
         ({}, "The scale is robust and ends at 0.824; 1 token goes beyond its end, up to 3.64, MARK."),
         ({"scale": "max"}, "The scale ends at 3.64, the largest relevance."),
         ({"scale": "rank"}, "Colour is the rank of the relevance among the tokens, not its size."),
-        ({"mute": ["last", "special"]}, "The scale is robust and ends at 0.824; nothing goes beyond it. 2 tokens are left out "
-         "of the colours, together +4.43."),
-        ({"units": "sentences", "mute": 4}, "The scale is robust and ends at 2; nothing goes beyond it. 1 token is left out "
-         "of the colours, together +3.64."),
+        ({"mute": ["last", "special"]},
+         "The scale is robust and ends at 0.824; nothing goes beyond it. 2 tokens are left out of the colours, together "
+         "+4.43."),
+        ({"units": "sentences", "mute": 4},
+         "The scale is robust and ends at 2; nothing goes beyond it. 1 token is left out of the colours, together +3.64."),
     ],
 )  # fmt: skip
 def test_every_view_says_where_the_scale_ends(look: dict[str, object], said: str) -> None:
     view = france().view(**look)  # type: ignore[arg-type]
     figure = sheet_figures(view.sheet(), 9.0, None)[0]
     drawn = " ".join(text for found in figure.get_children() if (text := getattr(found, "get_text", str)()))
-    shown = {"drawn with a double edge": (view._repr_html_(), drawn), "drawn as ▲ or ▼": (" ".join(plain(view, 200).split()),)}
-    for mark, texts in shown.items():
-        for text_ in texts:
-            assert said.replace("MARK", mark) in text_
-            assert "for" in text_ and "against" in text_ and "sum of relevance +6.43" in text_
+    edge, printed = "drawn with a double edge", " ".join(plain(view, 200).split())
+    for mark, shown in ((edge, view._repr_html_()), (edge, drawn), ("drawn as ▲ or ▼", printed)):
+        assert said.replace("MARK", mark) in shown
+        assert "for" in shown and "against" in shown and "sum of relevance +6.43" in shown
 
 
 def test_why_the_sum_is_not_the_value_is_a_sentence() -> None:
@@ -120,7 +121,8 @@ def test_an_answer_token_is_coloured_by_what_was_read_before_it() -> None:
 )
 def test_what_a_view_cannot_do_is_refused(look: dict[str, object], why: str, tmp_path: Path) -> None:
     e = KINDS["text"]()
-    for view in (e.view, lambda **given: e.to_png(tmp_path / "no.png", **given), lambda **given: e.to_svg("no.svg", **given)):
+    png, svg = functools.partial(e.to_png, tmp_path / "no.png"), functools.partial(e.to_svg, tmp_path / "no.svg")
+    for view in (e.view, png, svg):
         with pytest.raises(InputError, match=why):
             view(**look)  # type: ignore[operator]
     with pytest.raises(InputError, match="there is no text"):
@@ -149,8 +151,9 @@ def test_the_sign_survives_a_grey_print(tmp_path: Path) -> None:
     assert runs[0] > 80 and len(runs) > 8 and max(runs[1:]) < 12, "solid below the first, dashed below the second"
 
 
-def test_a_matrix_of_a_long_text_stays_small(tmp_path: Path) -> None:
-    long = several(Part("text", ("position",), values(2000), TextReading((" t",) * 2000, None, (False,) * 2000, (0,) * 2000)))
+def test_a_matrix_of_a_long_text_stays_small() -> None:
+    reading = TextReading((" t",) * 2000, None, (False,) * 2000, (0,) * 2000)
+    long = several(Part("text", ("position",), values(2000), reading))
     many = replace(long, numbers=long.numbers * 75, parts=(replace(long.parts[0], values=values(150, 2000)),))
     assert len(fragment([many.sheet()])) < 3_000_000 and f"and {150 - ROWS} more numbers" in fragment([many.sheet()])
     figures = sheet_figures(many.sheet(), 6.5, 11.0)

@@ -16,20 +16,23 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from matplotlib.text import Text as DrawnText
+from PIL import ImageFont
 from rich.console import Console
 from rich.text import Text
 
 import lxt_fx
 from lxt_fx.base.errors import InputError
 from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
+from lxt_fx.results.explanations import Explanations
 from lxt_fx.results.kinds import ImageExplanation
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import ImageReading, TextReading
+from lxt_fx.views import emoji
 from lxt_fx.views.colour import DARK, LIGHT, Scale, _oklab, contrast, ink
 from lxt_fx.views.heatmap import BODY, MUTED, sheet_figure, sheet_figures
 from lxt_fx.views.page import fragment
 from lxt_fx.views.panels import displayed, panels
-from lxt_fx.views.typeset import drawable, in_lines
+from lxt_fx.views.typeset import HINT, _hint, drawable, in_lines, pieces
 from lxt_fx.views.view import cells, number, shares, summed
 
 TOKENS = ("The", " cap", "ital", "↵", "  ", "<script>alert(1)</script>", " $x_1^2$ & $\\frac{$", " 漢字", "🦙", " مرحبا")
@@ -216,6 +219,35 @@ def test_lines_fit_and_break_between_words() -> None:
 def test_a_character_without_a_font_is_written_as_its_code_point() -> None:
     assert drawable("a$é↵") == "a$é↵"
     assert drawable("\U000f0000") == "⟨U+F0000⟩"
+
+
+def test_a_hint_says_once_which_fonts_to_install(caplog: pytest.LogCaptureFixture) -> None:
+    _hint.cache_clear()
+    for _ in range(3):
+        drawable("\U000f0000 a")
+    assert [record.getMessage() for record in caplog.records] == [HINT] and "Noto Color Emoji" in HINT
+    drawable("a")
+
+
+def test_emoji_are_pictures_of_the_font_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stand-in for a font with pictures, which no machine must have."""
+    monkeypatch.setattr(emoji, "_font", lambda: (ImageFont.load_default(40), frozenset(map(ord, "🦙👍👩👧"))))
+    emoji._picture.cache_clear()
+    family = "👩\u200d👧"
+    assert pieces(f"a🦙👍🏽b{family}") == [("a", False), ("🦙", True), ("👍🏽", True), ("b", False), (family, True)]
+    assert drawable(f"🦙{family}") == f"🦙{family}" and BODY.width("a🦙") == pytest.approx(BODY.width("a") + 12.5)
+    figure = sheet_figure(make(("a", " 🦙👍"), torch.tensor([1.0, 2.0])).sheet(), 4)
+    assert len(figure.axes) == 3, "two pictures and the colour bar"
+    make((" 🦙",), torch.tensor([1.0])).to_png(tmp_path / "out.png")
+
+
+def test_several_explanations_are_several_pictures(explanation: Explanation, tmp_path: Path) -> None:
+    both = Explanations([explanation, explanation])
+    assert [path.name for path in both.to_png(tmp_path / "out.png")] == ["out.png", "out-2.png"]
+    both.to_pdf(tmp_path / "out.pdf")
+    assert (tmp_path / "out.pdf").read_bytes().count(b"/Type /Page ") == 2
+    with pytest.raises(InputError, match="there is no explanation"):
+        Explanations().to_png(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize("width", [2.0, 3.25, 6.5])
