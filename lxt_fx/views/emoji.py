@@ -1,4 +1,5 @@
-"""Emoji in a figure. Their fonts hold pictures and no outlines, so matplotlib cannot draw them and Pillow does."""
+"""Emoji in a figure. Their fonts hold pictures and no outlines, so matplotlib cannot draw them and Pillow does. Pillow and
+fontTools come with matplotlib."""
 
 from __future__ import annotations
 
