@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from lxt_fx.inside.dictionaries.splice import splice
     from lxt_fx.inside.latent import latent
     from lxt_fx.inside.latent_result import Latent, TopUnits
-    from lxt_fx.inside.maximise import Maximised, maximise
+    from lxt_fx.inside.maximise import Maximised, Regularisers, maximise
     from lxt_fx.inside.steering.steer import steer
     from lxt_fx.inside.units import Only
     from lxt_fx.ledger.arrivals import Landing
@@ -128,6 +128,7 @@ __all__ = [
     "Places",
     "places",
     "Record",
+    "Regularisers",
     "Removal",
     "Rule",
     "RuleTable",
@@ -189,7 +190,7 @@ _NAMES = {
     "lxt_fx.inside.corpus.labels": "labels",
     "lxt_fx.inside.latent": "latent",
     "lxt_fx.inside.latent_result": "Latent TopUnits",
-    "lxt_fx.inside.maximise": "Maximised maximise",
+    "lxt_fx.inside.maximise": "Maximised Regularisers maximise",
     "lxt_fx.inside.dictionaries.splice": "splice",
     "lxt_fx.inside.steering.steer": "steer",
     "lxt_fx.inside.units": "Only",

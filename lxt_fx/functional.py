@@ -269,6 +269,17 @@ def stop(x: Tensor) -> Tensor:
     return _run(products.hold, x)
 
 
+def divide_gradient(x: Tensor, factor: float = 2.0) -> Tensor:
+    """x, of whose relevance 1 / factor passes, in both forms: the share of each factor of a product of `factor` values that
+    carry (AttnLRP prop. 3.3), where the product itself is written plainly: `divide_gradient(q @ k, 2)` is `matmul(q, k)`.
+
+    Raises InputError for a factor that is 0 or no number.
+    """
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor:
+        raise InputError(f"divide_gradient: factor must be a number other than 0, got {factor!r}")
+    return products.share(x, 1.0 / factor)
+
+
 def _linear_map(
     caller: str,
     function: Callable[..., Any],

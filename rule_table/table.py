@@ -60,7 +60,7 @@ class RuleTable(Listed):
         if isinstance(rule, RuleTable):
             return replace(self, rules=(*(replace(each, where=where) for each in rule.rules), *self.rules))
         if not isinstance(rule, Rule):
-            raise InputError(f"RuleTable.override: rule must be a lxt_fx.Rule or RuleTable, got {type(rule).__name__}")
+            raise InputError(f"RuleTable.override: rule must be a lxt_fx.Rule or RuleTable, got {_said(rule)}")
         return replace(self, rules=(replace(rule, where=where), *self.rules))
 
     def composite(self, rules: Mapping[Selector, Rule | RuleTable]) -> RuleTable:
@@ -97,6 +97,20 @@ class RuleTable(Listed):
         """The rules as text, in the order in which they are tried: a table, or a list where the terminal is narrow."""
         width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
         return _as_table(self, width) if width >= WIDE else _as_list(self, width)
+
+
+def _said(rule: object) -> str:
+    """What was given in the place of a rule, and what to give."""
+    kind = rule if isinstance(rule, type) else type(rule)
+    name = getattr(rule, "__name__", kind.__name__).capitalize()
+    if kind.__module__.startswith("lxt_fx.nn"):
+        return (
+            f"lxt_fx.nn.{kind.__name__}, which wraps a module of a model written by hand (put it there, and transform with "
+            "strict=False); rules for a table are those of lxt_fx.rules"
+        )
+    if getattr(rule, "__module__", "") in ("lxt_fx.rule_table.linear_rules", "lxt_fx.rules"):
+        return f"the function that makes it: call it, {name}()"
+    return kind.__name__
 
 
 def _as_table(table: RuleTable, width: int) -> str:

@@ -104,3 +104,31 @@ def test_the_table_of_modules_and_rules() -> None:
     lines = [line.split() for line in text.splitlines()]
     assert any(line[:3] == ["first", "Linear", "linear_gamma"] and "gamma" in line for line in lines), text
     assert any(line[:1] == ["cube"] and "identity" in line for line in lines), text
+
+
+def test_what_is_no_rule_says_what_to_give() -> None:
+    net = Net().double().eval()
+    for given, said in (
+        (Epsilon, r"the function that makes it: call it, Epsilon\(\)"),
+        (Identity, r"call it, Identity\(\)"),
+        (lxt_fx.nn.Taylor, "lxt_fx.nn.Taylor, which wraps a module of a model written by hand"),
+        (lxt_fx.nn.Epsilon(nn.Linear(2, 2)), "rules for a table are those of lxt_fx.rules"),
+        (3, "got int"),
+    ):
+        with pytest.raises(lxt_fx.InputError, match=said):
+            lxt_fx.transform(net, (X,), rules={nn.Linear: given})  # type: ignore[dict-item]
+
+
+def test_a_net_with_rule_modules_leaves_them_their_rule_where_that_is_asked_for() -> None:
+    torch.manual_seed(0)
+    parts = lxt_fx.nn.Identity(nn.Tanh()), nn.Linear(6, 6), lxt_fx.nn.LayerNorm(6), nn.Linear(6, 2)
+    net = nn.Sequential(*parts).double().eval()
+    with pytest.raises(lxt_fx.NoRuleError, match="it has a rule of its own already.*strict=False. leaves it that"):
+        lxt_fx.transform(net, (X,))
+    explained = lxt_fx.transform(net, (X,), strict=False)
+    found = []
+    for module in (net, explained):
+        leaf = X.clone().requires_grad_()
+        module(leaf)[:, 0].sum().backward()
+        found.append(leaf.grad)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-12)

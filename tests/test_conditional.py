@@ -114,6 +114,10 @@ def test_conditions_of_different_lengths_and_places_in_one_call_are_those_of_cal
         values(lxt_fx.conditional(module, inputs, names[:4], last)),
         1e-6,  # Llama casts its norms to float32, also in float64
     )
+    through = lxt_fx.conditional(explicit, inputs, {"mlp.1.neurons": [1, 2]}, last)
+    amounts = torch.tensor([each.numbers[0].value for each in through], dtype=torch.float64)
+    reached = lxt_fx.latent(explicit, inputs, last, "mlp.1.neurons")["mlp.1.neurons"].by_unit()
+    close(amounts, reached[0, :, 1:3].sum(1), 1e-6)
 
 
 @one_worker("gpt2")
@@ -145,6 +149,7 @@ def test_the_explained_numbers_say_what_the_relevance_runs_through() -> None:
     [
         ({"mlp.1.neurons": 48}, "has no unit 48; it has 48"),
         ({"mlp.1.neurons": [3, 3]}, "named twice"),
+        ({"mlp.1.neurons": [47, -1]}, "named twice"),
         ({"mlp.1.neurons": []}, "no unit of mlp.1.neurons is named"),
         ({"mlp.1.neurons": 1.5}, "is an index"),
         ({"mlp.1.neurons": True}, "is an index"),

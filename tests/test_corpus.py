@@ -8,7 +8,9 @@ import json
 import shutil
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,10 @@ from lxt_fx.inside.corpus import batches as corpus_batches
 from lxt_fx.inside.corpus import folder as corpus_folder
 from lxt_fx.inside.corpus import read_corpus as corpus_module
 from lxt_fx.inside.corpus.extremes import Extremes
+from lxt_fx.inside.corpus.header import weights_hash
+from lxt_fx.inside.corpus.samples import Sample, content_key, samples_of
 from lxt_fx.inside.corpus.unit_statistics import UnitStatistics
+from lxt_fx.inside.corpus.units_by_token import Reads, _patches
 from lxt_fx.inside.inside_call import inside_call
 
 pytest.importorskip("pyarrow")
@@ -197,7 +202,8 @@ def test_going_on_with_others_is_refused(explained: Explained, tokenizer: Any, t
     out = tmp_path / "out"
     read(explained, tokenizer, TEXTS, out)
     read(explained, tokenizer, TEXTS, out)  # all is done already
-    for texts, why in ((TEXTS[::-1], "their keys differ"), (TEXTS[:9], "there are 9 now"), ([*TEXTS, "Rome"], "more now")):
+    others = ((TEXTS[::-1], "their keys or contents"), (TEXTS[:9], "there are 9 now"), ([*TEXTS, "Rome"], "more now"))
+    for texts, why in others:
         with pytest.raises(InputError, match=why):
             read(explained, tokenizer, texts, out)
     with pytest.raises(InputError, match="differs in top 3 and 4"):
@@ -229,6 +235,7 @@ def test_two_halves_merged_are_the_whole(explained: Explained, tokenizer: Any, t
     one = read(explained, tokenizer, texts[:11], tmp_path / "one", batch_tokens=1)
     two = read(explained, tokenizer, texts[11:], tmp_path / "two", batch_tokens=1)
     one.labels["mlp.0.neurons", 1], two.labels["mlp.0.neurons", 2] = "towns", "lands"
+    two.labels["mlp.0.neurons", 1] = "what the first one calls towns"
     both = one.merge(two, tmp_path / "both")
     for place in whole:
         for by in ("activation", "relevance"):
@@ -298,6 +305,9 @@ def test_bad_samples_are_written_down(explained: Explained, tokenizer: Any, tmp_
     assert {line["key"] for line in found.bad()} == {f"{path}:{line}" for line in (2, 3, 4, 7, 9)}
     keys = {top.sample.key for unit in found["mlp.0.neurons"] for top in found.unit("mlp.0.neurons", unit).by_activation}
     assert keys == {"first", f"{path}:5", f"{path}:6"}
+    positive = (found.values("mlp.0.neurons", "relevance") > 0).sum(1).tolist()
+    assert [len(found.unit("mlp.0.neurons", unit).by_relevance) for unit in found["mlp.0.neurons"]] == positive
+    assert min(positive) < 3
 
 
 @pytest.mark.parametrize(
@@ -395,9 +405,11 @@ def test_pictures_are_read_by_patch(tmp_path: Path) -> None:
     top = found.unit("residual.0", 4).by_activation[0]
     assert top.sample.number == 4 and top.box() == (4, 0, 8, 4) and top.token == "patch 1, 0" and top.tokens == ()
     assert top.sample.picture is not None and layer is not None
+    wide = replace(top, sample=replace(top.sample, size=(8, 16)), position=top.reads.before + 5)  # 2 x 4 patches
+    assert wide.box() == (4, 4, 8, 8) and wide.token == "patch 1, 1"
     html = found.unit("residual.0", 4)._repr_html_()
     assert "data:image/png;base64" in html and "prefers-color-scheme: dark" in html
-    with pytest.raises(InputError, match="a picture in memory"):
+    with pytest.raises(InputError, match="a picture or a sound in memory"):
         Corpus(tmp_path / "out", model=model).heatmaps("residual.0", 4)
 
 
@@ -480,6 +492,52 @@ def test_a_call_is_freed_whether_its_backward_goes_all_the_way_or_not(
     assert tensors() == before
 
 
+def test_batches_are_by_length_and_their_padding_counts() -> None:
+    measured = [corpus_batches.Measured(Sample(at, "", ""), length) for at, length in enumerate([4, 1, 9, 2, 3, 2])]
+    for tokens, expected in ((7, [[1, 3, 5], [4], [0], [2]]), (8, [[1, 3, 5], [4, 0], [2]])):
+        found = corpus_batches.batches(measured, tokens)
+        assert [[sample.number for sample in batch] for batch in found] == expected
+
+
+def test_positions_of_a_picture_are_patches_only_where_their_number_says_so() -> None:
+    reading = SimpleNamespace(pixel_values=torch.zeros(3, 32, 32), patch=4)  # 8 x 8 patches
+    picture: Any = SimpleNamespace(leaf="pixel_values", reading=reading)
+    known = {64: (0, 1), 65: (1, 1), 80: (16, 1), 16: (0, 2), 4: (0, 4)}
+    for tokens in (3, 4, 16, 17, 20, 64, 65, 80, 81):
+        assert _patches(picture, tokens) == Reads("pixel_values", *known.get(tokens, ()))
+
+
+def test_other_weights_have_another_hash_wherever_they_differ() -> None:
+    model = nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 40))
+    before = weights_hash(model)
+    assert weights_hash(nn.Sequential(model[1], model[0])) == before
+    with torch.no_grad():
+        model[1].weight[20:] += 1
+    assert weights_hash(model) != before
+
+
+def test_an_empty_key_is_none() -> None:
+    first, second = samples_of([{"key": None, "id": 7, "text": "Rome"}, {"id": None, "text": "Rome"}], None, "test")
+    assert (first.key, second.key) == ("7", content_key("Rome")) and first.value == second.value == "Rome"
+
+
+def test_a_unit_without_positions_has_a_heatmap(tmp_path: Path) -> None:
+    tokenizer = tiny_text.word_tokenizer()
+    explained = lxt_fx.transform(tiny_text.bert("classifier", len(tokenizer)))
+    found = lxt_fx.corpus(
+        explained, tokenizer, ["Paris", "London and Rome"], "bert.pooler", folder=tmp_path / "out", words=0
+    )
+    (top, *_) = found.heatmaps("bert.pooler", 5, count=1).by_activation
+    text = ["Paris", "London and Rome"][top.sample.number]
+    expected = lxt_fx.conditional(explained, text, {"bert.pooler": 5}, processor=tokenizer)
+    assert top.heatmap is not None and torch.equal(top.heatmap, expected.parts[0].values.double()) and top.token == ""
+
+
+def test_a_unit_is_active_above_zero() -> None:
+    activation = torch.tensor([[0.0, -1.0, 2.0], [0.0, 3.0, 1e-9]])
+    assert UnitStatistics.of(activation, activation).active.tolist() == [0, 1, 2]
+
+
 def test_equal_values_keep_the_earlier_sample_whatever_the_order() -> None:
     draw = torch.Generator().manual_seed(0)
     values = torch.randint(0, 4, (30, 5), generator=draw).float()
@@ -524,6 +582,14 @@ def test_places_of_an_encoder_are_at_the_tokens_of_its_text(tmp_path: Path) -> N
     assert {len(top.tokens) for top in found.unit("mlp.0.neurons", 3).by_activation} == {1}
     assert int(found.statistics("mlp.0.neurons")["count"]) == 3 and len(found["logits"]) == 64
     assert not (tmp_path / "out" / "words.parquet").exists() and found.unit("mlp.0.neurons", 3).words == ()
+    short = lxt_fx.corpus(model, None, [[5], [9]], places[:2], folder=tmp_path / "short", top=1, words=0)
+    for place, part in ((places[0], "text"), (places[1], "answer")):  # one token each, in both texts
+        (top,) = short.heatmaps(place, 3).by_activation
+        through = lxt_fx.conditional(model, [[5], [9]][top.sample.number], {place: 3})
+        assert isinstance(through, lxt_fx.Explanation) and top.heatmap is not None
+        expected = {each.name: each.values for each in through.parts}
+        assert float(expected["text"] - expected["answer"]) != 0
+        torch.testing.assert_close(top.heatmap, expected[part].double(), rtol=1e-5, atol=1e-9)
 
 
 def test_a_pattern_of_attention_is_read_by_query(tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ def test_a_rescaled_dictionary_sees_vectors_of_one_length() -> None:
     plain = dictionary("relu")
     torch.testing.assert_close(reconstructed(found, X), reconstructed(plain, X / length) * length)
     torch.testing.assert_close(reconstructed(found, 7 * X), 7 * reconstructed(found, X))
+    zero = torch.zeros(WIDTH, dtype=torch.float64)  # the embedding of a padding token
+    torch.testing.assert_close(found.encode(zero), plain.encode(zero))
+    assert torch.equal(reconstructed(found, zero), zero)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,6 +127,43 @@ def test_features_that_were_chosen_by_the_length_of_their_directions(tmp_path: P
     torch.testing.assert_close(reconstructed(found, X), (f / norm) @ t["W_dec"] + t["b_dec"])
 
 
+def test_a_threshold_is_one_of_the_lengths_in_training(tmp_path: Path) -> None:
+    """Both in one file: s x is read, features are z |d| with the d of training, and the threshold is one of these."""
+    config = {"architecture": "batchtopk", "rescale_acts_by_decoder_norm": True}
+    limit = torch.tensor(0.4, dtype=torch.float64)
+    folder = written(tmp_path, config | {"normalize_activations": "expected_average_only_in"}, topk_threshold=limit)
+    found, t = lxt_fx.Dictionary.load(folder, scale=3.0), load_file(folder / "sae_weights.safetensors")
+    norm = t["W_dec"].norm(dim=-1)
+    z = ((3 * X - t["b_dec"]) @ t["W_enc"] + t["b_enc"]) * norm
+    f = torch.where(z > limit, z, 0)
+    torch.testing.assert_close(found.encode(X), f)
+    torch.testing.assert_close(reconstructed(found, X), ((f / norm) @ t["W_dec"] + t["b_dec"]) / 3)
+
+
+def test_a_direction_of_no_length_has_a_feature_of_0(tmp_path: Path) -> None:
+    directions = torch.randn(FEATURES, WIDTH, dtype=torch.float64)
+    directions[3] = 0
+    config = {"architecture": "topk", "k": 4, "rescale_acts_by_decoder_norm": True}
+    found = lxt_fx.Dictionary.load(written(tmp_path, config, W_dec=directions))
+    assert not found.encode(X)[..., 3].any() and found.encode(X).any()
+
+
+def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
+    both = torch.eye(4)
+    lxt_fx.Dictionary(both, both).save(tmp_path)
+    assert torch.equal(lxt_fx.Dictionary.load(tmp_path).tensors["W_dec"], both)
+
+
+def test_what_the_format_cannot_say_is_not_written(tmp_path: Path) -> None:
+    square, bias = torch.eye(4), torch.ones(4)
+    with pytest.raises(lxt_fx.InputError, match="no transcoder that subtracts b_dec"):
+        lxt_fx.Dictionary(square, square, b_dec=bias, W_skip=square, center=True).save(tmp_path / "new")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(lxt_fx.InputError, match="there is a file of this name"):
+        lxt_fx.Dictionary(square, square).save(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_training_checkpoints_hold_other_thresholds(tmp_path: Path) -> None:
     log = torch.linspace(-2, 0, FEATURES, dtype=torch.float64)
     jump = lxt_fx.Dictionary.load(written(tmp_path, {"architecture": "jumprelu"}, log_threshold=log))
@@ -147,6 +187,18 @@ BAD_FILES: dict[str, tuple[dict[str, Any], dict[str, Tensor], str]] = {
     "scaling": ({"finetuning_scaling_factor": True}, {}, "finetuning_scaling_factor is set"),
     "transcoder": ({"architecture": "transcoder", "apply_b_dec_to_input": True}, {}, "a transcoder's b_dec"),
     "k": ({"architecture": "topk", "k": 49}, {}, "k must be a whole number from 1 to the 48 features, got 49"),
+    "arguments": ({"activation_fn": "topk", "activation_fn_kwargs": [4]}, {}, "kind 'topk' needs k"),
+    "rescaled transcoder": (
+        {"architecture": "transcoder", "apply_b_dec_to_input": False, "normalize_activations": "constant_norm_rescale"}, {},
+        "changes what a transcoder reads and not what it writes",
+    ),
+    "bias as text": ({"apply_b_dec_to_input": "false"}, {}, "apply_b_dec_to_input must be true or false, got 'false'"),
+    "length": ({"rescale_acts_by_decoder_norm": True}, {}, "which architecture 'standard' does not have"),
+    "length of a vector": (
+        {"architecture": "topk", "k": 4, "rescale_acts_by_decoder_norm": True}, {"W_dec": torch.zeros(WIDTH)},
+        "W_dec must have two dimensions",
+    ),
+    "reshaped": ({"reshape_activations": "flat"}, {}, "reshape_activations is 'flat'"),
     "no k": ({"architecture": "topk"}, {}, "kind 'topk' needs k"),
     "centered": (
         {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": True}}}, {}, "weights were changed first"
@@ -177,6 +229,12 @@ BAD_TENSORS: dict[str, tuple[dict[str, Any], str]] = {
     "kind": ({"kind": "relu6"}, "kind must be one of relu, topk"),
     "ints": ({"b_enc": torch.zeros(FEATURES, dtype=torch.long)}, "b_enc must be a tensor of floats"),
     "list": ({"b_enc": [0.0] * FEATURES}, "b_enc must be a tensor of floats, got list"),
+    "scalar": ({"W_enc": torch.tensor(1.0), "kind": "topk", "k": 1}, "W_enc must have two dimensions"),
+    "float8": ({"W_enc": torch.zeros(WIDTH, FEATURES).to(torch.float8_e4m3fn)}, "W_enc must be a tensor of floats"),
+    "sparse": ({"W_enc": torch.zeros(WIDTH, FEATURES).to_sparse()}, "W_enc is sparse"),
+    "empty": ({"W_enc": torch.zeros(WIDTH, 0), "W_dec": torch.zeros(0, WIDTH)}, "so there are no features"),
+    "bool": ({"kind": "batch_topk", "threshold": True}, "threshold must be a tensor of floats, got bool"),
+    "skip": ({"W_skip": torch.zeros(WIDTH, WIDTH), "rescale": True}, "W_skip is of a transcoder"),
     "dims": ({"W_enc": torch.zeros(WIDTH)}, "W_enc must have two dimensions"),
     "other": ({"threshold": 0.1}, "kind 'relu' has no threshold"),
     "threshold": ({"kind": "jump_relu", "threshold": torch.zeros(5)}, r"threshold is \[5\]"),
@@ -192,6 +250,28 @@ def test_tensors_that_make_no_dictionary_are_refused(name: str) -> None:
     good = {"W_enc": torch.zeros(WIDTH, FEATURES), "W_dec": torch.zeros(FEATURES, WIDTH), "b_dec": torch.zeros(WIDTH)}
     with pytest.raises(lxt_fx.InputError, match=said):
         lxt_fx.Dictionary(**{**good, **given})
+
+
+def test_a_dictionary_has_a_gradient_also_if_it_was_read_in_inference_mode(tmp_path: Path) -> None:
+    given = torch.randn(WIDTH, FEATURES), torch.randn(FEATURES, WIDTH)
+    with torch.inference_mode():
+        made = torch.eye(4)
+        found = lxt_fx.Dictionary.load(written(tmp_path, {"architecture": "standard"}))
+        moved, one = found.to(torch.float32), lxt_fx.Dictionary(*given, kind="batch_topk", threshold=0.2)
+    for each in (found, moved, one):
+        x = torch.ones(WIDTH, dtype=each.dtype, requires_grad=True)
+        reconstructed(each, x).sum().backward()
+        assert x.grad is not None and x.grad.any()
+    with pytest.raises(lxt_fx.InputError, match=r"W_enc was made in torch.inference_mode\(\)"):
+        lxt_fx.Dictionary(made, made)
+
+
+def test_values_of_another_width_are_refused() -> None:
+    found = dictionary("relu")
+    with pytest.raises(lxt_fx.InputError, match=r"x must be \[..., 32\], got \[3, 5, 31\]"):
+        found.encode(X[..., 1:])
+    with pytest.raises(lxt_fx.InputError, match=r"features must be \[..., 48\], got \[3, 5, 32\]"):
+        found.decode(X, X)
 
 
 def test_it_says_what_it_is_and_moves_to_another_dtype() -> None:

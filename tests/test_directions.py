@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from transformers import Olmo2Config, Olmo2ForCausalLM
 
 import lxt_fx
 from lxt_fx import InputError
-from lxt_fx.inside.directions import directions, words
+from lxt_fx.inside import directions as directions_module
+from lxt_fx.inside.corpus.header import PlaceHeader
+from lxt_fx.inside.directions import directions, read_words, words, write_words
 
 CLOSE = 1e-4
 """float32; the scale of a norm is measured through the norm, which has an epsilon."""
@@ -105,10 +108,31 @@ def test_words_of_a_head_are_its_strongest_directions() -> None:
     assert [len(each) for each in found] == [2, 2]
     _, out, _, _, scale, head = (each.detach() for each in parts("llama", model))
     left, sizes, _ = torch.linalg.svd(scale[:, None] * out[:, 24:32])
-    scores = head @ left[:, 0] * sizes[0]
-    expected = scores if abs(float(scores.max()) - found[1][0].most[0].score) < 1e-3 else -scores
+    sign = left[:, 0][left[:, 0].abs().argmax()].sign()
+    expected = sign * sizes[0] * (head @ left[:, 0])
     assert abs(float(expected.max()) - found[1][0].most[0].score) < 1e-3
     assert found[1][0].most[0].entry == int(expected.argmax()) and found[1][0].least[0].entry == int(expected.argmin())
+
+
+@pytest.mark.parametrize("place", ["mlp.1.neurons", "attention.1.heads"])
+def test_words_of_many_units_are_those_of_each(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units are read by the head in chunks; here of 3, so that the last one is smaller and one is full."""
+    pytest.importorskip("pyarrow")
+    explained = lxt_fx.transform(tiny.MODELS["llama"]())
+    ids = (3, 1, 0, 2) if place.endswith("heads") else (7, 0, 47, 5, 6, 11, 12, 30)
+    alone = [words(explained, None, place, [unit], 2)[0] for unit in ids]
+    monkeypatch.setattr(directions_module, "CHUNK", 3)
+    together = words(explained, None, place, ids, 2)
+    write_words(explained, None, {place: PlaceHeader("", (), 48, ids)}, 2, tmp_path / "words.parquet")
+    assert len(together) == len(ids)
+    for unit, found, expected in zip(ids, together, alone, strict=True):
+        written = read_words(tmp_path / "words.parquet", place, unit)
+        assert len(found) == len(written) == len(expected) == (2 if place.endswith("heads") else 1)
+        for direction, each in enumerate(expected):
+            for made in (found[direction], written[direction]):
+                for one, other in ((made.most, each.most), (made.least, each.least)):
+                    assert [word.entry for word in one] == [word.entry for word in other]
+                    assert [word.score for word in one] == pytest.approx([word.score for word in other], rel=1e-5)
 
 
 def test_where_it_is_not_known_what_a_unit_writes_it_is_said() -> None:
@@ -123,6 +147,10 @@ def test_where_it_is_not_known_what_a_unit_writes_it_is_said() -> None:
     assert directions(bert, "mlp.0.neurons", 1).shape == (1, 32)
     with pytest.raises(InputError, match="more than a norm"):  # its pooler
         words(bert, None, "mlp.0.neurons", [1])
+    squashed = tiny.MODELS["llama"]()
+    squashed.model.norm = nn.Sequential(squashed.model.norm, nn.Tanh())  # of values of one size it is a scale
+    with pytest.raises(InputError, match="more than a norm"):
+        words(lxt_fx.transform(squashed), None, "mlp.0.neurons", [1])
 
 
 @pytest.mark.parametrize("place", ["residual.1", "mlp.1.output"])

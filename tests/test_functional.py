@@ -207,3 +207,16 @@ def test_attention_gives_shares_to_what_carries(carrying: str, form: str) -> Non
         assert abs(got["v"] - float(relevance.sum()) * (0.5 if "q" in carrying else 1.0)) <= 1e-9
     if "k" in carrying:
         assert abs(got["q"] - got["k"]) <= 1e-9
+
+
+def test_divide_gradient_makes_a_plain_product_that_of_the_rule() -> None:
+    """`matmul` gives half to each factor (AttnLRP prop. 3.3); a plain product gives all of it to each."""
+    a, b = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    plain, rule = F.divide_gradient(a @ b.T, 2), F.matmul(a, b.T, form="gradient")
+    assert torch.equal(plain, rule)
+    seed = torch.randn_like(plain)
+    for one, other in zip(torch.autograd.grad(plain, (a, b), seed), torch.autograd.grad(rule, (a, b), seed), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    for wrong in (0, True, "2"):
+        with pytest.raises(lxt_fx.InputError, match="factor must be a number other than 0"):
+            F.divide_gradient(a, wrong)  # type: ignore[arg-type]

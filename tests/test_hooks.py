@@ -131,7 +131,6 @@ def test_what_a_hook_cannot_do_here_is_refused_in_the_call() -> None:
         (lambda: first.register_forward_pre_hook(lambda m, i: i), "a hook on first returned a value .tuple."),
         (lambda: first.register_full_backward_hook(lambda *g: None), r"first has a backward.*watch\(explained, \"first\""),
         (lambda: first.register_full_backward_pre_hook(lambda *g: None), "first has a backward hook"),
-        (lambda: _also_watched(explained), "the module itself has hooks"),
     ):
         handle = register()
         fails(explained, x, said)
@@ -140,19 +139,6 @@ def test_what_a_hook_cannot_do_here_is_refused_in_the_call() -> None:
     fails(other, x, "first has a backward hook")
     first.register_forward_hook(lambda *given: None).remove()
     torch.testing.assert_close(explained(x), net(x))
-
-
-def _also_watched(explained: Explained) -> Any:
-    """A hook on the module itself, which torch runs, and one on a part of it, which it does not."""
-    own = explained.register_forward_hook(lambda *given: None)
-    part = explained.get_submodule("first").register_forward_hook(print)
-
-    class Both:
-        def remove(self) -> None:
-            own.remove()
-            part.remove()
-
-    return Both()
 
 
 class Pair(nn.Module):
@@ -289,3 +275,113 @@ def test_hooks_on_the_model_become_part_of_the_graph_and_are_named() -> None:
     count = len(fired)
     again(x)
     assert count > 0 and len(fired) == count and not lxt_fx.transform(tiny.Mlp().eval(), (x,)).record.specialised
+
+
+def pre(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return (args[0] * 2, *args[1:]), kwargs
+
+
+def test_hooks_on_the_explained_module_run_as_on_the_model() -> None:
+    """Pre-hooks change what goes in, forward hooks what comes out, backward hooks the gradient, as on the model."""
+    net, x = tiny.Mlp().eval(), torch.randn(2, 6)
+    explained, found = lxt_fx.transform(net, (x,), rules="gradient"), []
+    for module in (net, explained):
+        seen: list[Any] = []
+        handles = [
+            module.register_forward_pre_hook(pre, with_kwargs=True),
+            module.register_forward_pre_hook(lambda m, args: args[0] + 1),
+            module.register_forward_hook(lambda m, args, out, seen=seen: seen.extend([args[0].detach(), out.detach()])),
+            module.register_forward_hook(lambda m, args, kwargs, out: out * 3, with_kwargs=True),
+            module.register_full_backward_hook(lambda m, into, out, seen=seen: seen.extend([into[0], out[0]])),
+            module.register_full_backward_pre_hook(lambda m, out: (out[0] * 5,)),
+        ]
+        assert module is net or len({id(module._forward_hooks), id(net._forward_hooks)}) == 2
+        leaf = x.clone().requires_grad_()
+        output = module(leaf)
+        output[:, 0].sum().backward()
+        for handle in handles:
+            handle.remove()
+        found.append([output.detach(), leaf.grad, *seen])
+    assert len(found[0]) == len(found[1]) == 6
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(explained(x), net(x))  # none is left
+
+
+def test_hooks_on_the_explained_module_run_once_whatever_runs_the_graph(gpt2s: dict[str, Explained]) -> None:
+    explained, fired = gpt2s["gradient"], []
+    own = explained.register_forward_hook(lambda m, args, output: fired.append((m is explained, output.logits.shape)))
+    part = explained.get_submodule("transformer.h.0").register_forward_hook(lambda *given: fired.append("part"))
+    explained(inputs_embeds=embeds())
+    assert fired == ["part", (True, (2, 5, 64))]
+    part.remove()
+    with lxt_fx.watch(explained, "transformer.h.0") as inside:
+        explained(inputs_embeds=embeds())
+    explained.with_leaves(inputs_embeds=embeds())
+    twin = copy.deepcopy(explained)
+    twin(inputs_embeds=embeds())
+    assert len(inside["transformer.h.0"].value) == 2 and [each[0] for each in fired[2:]] == [True, True, False]
+    inputs = {"inputs_embeds": embeds().detach()}
+    for function in (lxt_fx.relevance_of, lxt_fx.audit):
+        with pytest.raises(lxt_fx.CallError, match=f"{function.__name__}: the module itself has a hook"):
+            function(explained, inputs, lxt_fx.Target.at(1, 3))
+    own.remove()
+    explained(inputs_embeds=embeds())
+    assert len(fired) == 5
+
+
+def test_hooks_on_the_explained_module_run_in_a_further_graph_with_what_the_caller_gave() -> None:
+    explained, seen = lxt_fx.transform(tiny.gpt2()), []
+    explained.register_forward_hook(lambda m, args, kwargs, out: seen.append((args, sorted(kwargs))), with_kwargs=True)
+    ids = torch.tensor([[1, 2, 3]])
+    explained(ids)
+    explained(input_ids=ids, attention_mask=torch.ones_like(ids))
+    assert torch.equal(seen[0][0][0], ids) and [named for _, named in seen] == [[], ["attention_mask", "input_ids"]]
+
+
+def test_what_a_hook_on_the_explained_module_cannot_do_is_refused() -> None:
+    explained, x = lxt_fx.transform(tiny.Mlp().eval(), (torch.randn(2, 6),)), torch.randn(2, 6)
+    with pytest.raises(lxt_fx.InputError, match="use register_full_backward_hook"):
+        explained.register_backward_hook(lambda *given: None)
+    bad = explained.register_forward_pre_hook(lambda m, args, kwargs: args, with_kwargs=True)
+    fails(explained, x, "must return None or .args, kwargs., got tuple")
+    bad.remove()
+    ran: list[Any] = []
+    handle = explained.register_forward_hook(lambda m, args, out: ran.append(out), always_call=True)
+    fails(explained, torch.randn(2, 7), "Mlp")
+    assert ran == [None]
+    with pytest.raises(Exception, match="the module itself has hooks, which a compiled call would not run"):
+        torch.compile(explained, fullgraph=True, backend="eager")(x)
+    handle.remove()
+    gpt2 = lxt_fx.transform(tiny.gpt2())
+    gpt2.register_full_backward_hook(lambda *given: None)
+    fails(gpt2, torch.tensor([[1, 2]]), "a tensor or a tuple of tensors, and this is CausalLM")
+
+
+def test_an_explained_module_has_the_device_the_dtype_and_the_config_of_its_model() -> None:
+    model = tiny.gpt2().double()
+    explained = lxt_fx.transform(model)
+    assert (explained.device, explained.dtype, explained.config) == (model.device, torch.float64, model.config)
+    quantity = lxt_fx.transform(nn.Softmax(-1).eval(), (torch.randn(2, 3),))
+    assert (quantity.device, quantity.dtype) == (torch.device("cpu"), torch.float32)
+
+
+def test_parts_are_reached_as_in_the_model_and_those_that_are_not_there_say_what_to_use() -> None:
+    explained = lxt_fx.transform(tiny.llama())
+    layers = explained.model.layers
+    assert layers[0] is explained.get_submodule("model.layers.0") and layers[-1] is layers[1] and len(list(layers)) == 2
+    for missing, said in (
+        (lambda: explained.get_submodule("model.layers.0.mlp.act_fn"), r"no hook on it could run; .*watch\(expl"),
+        (lambda: explained.get_submodule("model.nothing"), "no attribute .nothing"),
+        (lambda: layers[0].mlp.act_fn, "has no 'act_fn'.*read values and their relevance with lxt_fx.watch"),
+        (lambda: explained.get_input_embeddings, r"lxt_fx.embed\(explained, input_ids\)"),
+        (lambda: explained.generate, "lxt_fx.answer_relevance"),
+        (lambda: explained.gradient_checkpointing_enable, "checkpoint="),
+    ):
+        with pytest.raises(AttributeError, match=said):
+            missing()
+    assert not hasattr(explained, "generate") and not hasattr(layers[0].mlp, "act_fn")
+    with pytest.raises(IndexError, match="holds the parts 0, 1 here, and no 2"):
+        layers[2]
+    with pytest.raises(TypeError, match="no list of modules"):
+        explained.model[0]

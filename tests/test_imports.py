@@ -23,7 +23,7 @@ GRAPHS = ("networkx", "sympy")
 EVERY_MODULE = """
 import importlib, pkgutil
 for module in pkgutil.walk_packages(lxt_fx.__path__, "lxt_fx."):
-    if module.name != "lxt_fx.__main__":
+    if module.name != "lxt_fx.__main__" and not module.name.startswith("lxt_fx.bridges."):  # those need their peers
         importlib.import_module(module.name)
 """
 

@@ -26,6 +26,8 @@ from lxt_fx.attribution import tapped as tapped_places
 from lxt_fx.attribution.places import InsidePlace, places_at
 from lxt_fx.inputs.given import Example
 from lxt_fx.inside.laid_out import laid_out
+from lxt_fx.inside.latent_result import made_value
+from lxt_fx.inside.tokens import TextTokens, Tokens
 
 IDS = torch.tensor([[3, 7, 9, 4, 11], [5, 6, 2, 8, 12]])
 
@@ -127,6 +129,34 @@ def test_a_condition_means_the_same_units_and_positions_in_a_batch_as_alone(kind
         assert values(alone)[0][0] == pytest.approx(float(heads[1]), rel=1e-5)
 
 
+class TwiceInABatch(nn.Module):
+    """Computes each example twice in one batch, the last example first: no reshape says which entry is of which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.mix, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, inputs_embeds: Tensor) -> Tensor:
+        both = self.mix(inputs_embeds.repeat_interleave(2, 0).flip(0)).relu().flip(0)
+        return self.head(both.unflatten(0, (-1, 2)).mean((1, 2)))
+
+
+def test_a_merged_dimension_whose_order_is_not_known_belongs_to_a_single_example() -> None:
+    embedded = torch.randn(2, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    module = lxt_fx.transform(TwiceInABatch().double(), (), {"inputs_embeds": embedded})
+    assert places_at(module, "mix", "test")["mix"].merged == ()
+    with pytest.raises(lxt_fx.InputError, match="does not say which part of mix"):
+        lxt_fx.latent(module, {"inputs_embeds": embedded}, lambda output: output[:, 1], "mix").total("mix")
+    for one_example in embedded.split(1):
+        found = lxt_fx.latent(module, {"inputs_embeds": one_example}, lambda output: output[:, 1], "mix")
+        with torch.no_grad():
+            model = TwiceInABatch().double()
+            mixed = model.mix(one_example[0])
+            expected = ((mixed.relu() * model.head.weight[1]).sum() / len(mixed)).item()
+        assert found.total("mix") == pytest.approx(expected)
+
+
 def test_a_node_whose_first_dimension_is_merged_is_read_by_example() -> None:
     module = explained("gpt2", torch.float64)
     node = lxt_fx.places(module)["attention.0.output"].node
@@ -175,6 +205,8 @@ def test_a_pair_of_texts_has_both_of_them() -> None:
         units = both["mlp.0.neurons"].by_unit()[0, 2 * index : 2 * index + 2].sum(0)
         (best,) = both.top(1, example=index).found
         assert (best.unit, best.relevance) == (int(units.argmax()), pytest.approx(float(units.max())))
+        lines = both.to_dataframe("mlp.0.neurons")
+        close(torch.tensor(lines[lines["example"] == index]["relevance"].tolist(), dtype=torch.float64), units)
         assert best.token.strip() == tokens[best.position] or best.position < len(pairs[index][1].split()) + 2
 
 
@@ -188,6 +220,26 @@ def test_the_tokens_of_a_place_are_those_that_it_reads() -> None:
     found = lxt_fx.latent(model, inputs, 3, places + paths)
     last = {place: value.tokens[0][-1].strip() for place, value in found.items()}
     assert list(last.values()) == ["32", "41", "32", "41", "32", "41"], last
+
+
+def test_where_sizes_do_not_tell_two_texts_apart_the_name_of_a_place_does() -> None:
+    texts = {prefix: (TextTokens(("a", "b", "c"), (0, 1, 2), 3),) for prefix in ("", "decoder_")}
+    tokens = Tokens(texts, {prefix: frozenset({"3"}) for prefix in texts}, "decoder_")
+    encoder = ("encoder.mlp.0.neurons", "cross_attention.0.keys", "cross_attention.0.values")
+    for name in (*encoder, "cross_attention.0.queries", "mlp.0.neurons", "attention.0.keys"):
+        found = tokens.of(InsidePlace(name, "x", ("s1", "3", "8"), ("batch", "tokens", "units"), ""), 3)
+        assert found is texts["" if name in encoder else "decoder_"]
+
+
+def test_a_value_that_holds_a_pair_of_texts_in_one_entry_has_the_tokens_of_neither() -> None:
+    place = InsidePlace("x", "x", ("2*s1", "s2", "8"), ("dim1", "tokens", "units"), "")
+    value = torch.zeros(4, 5, 8)
+    texts = tuple(TextTokens(("a",) * count, tuple(range(count)), 5) for count in (3, 5))
+    layouts = {"x": laid_out(place, value, [put(ids=slice(0, 2))], {"ids": 2})}
+    call: Any = SimpleNamespace(layouts=layouts, tokens=Tokens({"": texts}, {"": frozenset()}, ""))
+    found = made_value(call, place, value, value[None])
+    assert found.axes == ("batch", "dim1", "tokens", "units") and found.rows(0) == [0]
+    assert found.text(0) == ([0, 1, 2, 3, 4], [""] * 5)  # and not the three of the first text
 
 
 def test_a_name_of_several_tokens_has_one_number_and_its_conditions() -> None:
@@ -275,6 +327,17 @@ def test_tapped_graphs_are_made_once_and_again_when_a_tensor_was_replaced(monkey
 
 
 @one_worker("llama")
+def test_beside_the_places_the_head_of_a_language_model_still_runs_alone() -> None:
+    places = places_at(explained("llama", torch.float64), ["residual.1", "mlp.0.neurons"], "test")
+    module, bound = explained("llama", torch.float64)._prepared((), {"inputs_embeds": torch.ones(1, 3, 32).double()})
+    made = tapped_places.tapped(module, places)
+    assert made.split is not None
+    (output, inside), (hidden, beside) = made.module(**bound), made.split.body(**bound)
+    assert len(inside) == len(beside) == 2 and all(map(torch.equal, inside, beside))
+    assert torch.equal(made.split.head(hidden), output.logits)
+
+
+@one_worker("llama")
 @pytest.mark.parametrize("chunk", [0, -1, 1.5, True, "2"])
 def test_a_chunk_that_is_no_count_is_refused(chunk: Any) -> None:
     module = explained("llama")
@@ -303,6 +366,7 @@ def test_wrong_arguments_of_a_latent_result_are_refused() -> None:
     ):
         with pytest.raises(lxt_fx.InputError, match=said):
             call()
+    assert [unit.position for unit in found.top(2, positions=[-1]).found] == [4, 4]
     assert found.total("residual.1", example=-1) == found.total("residual.1", example=numpy.int64(1))
 
 
@@ -390,6 +454,7 @@ def test_ledger_at_a_leaf_and_at_a_module_and_behind_it() -> None:
     for place in found:
         close(ledger.at(place), found.relevance[place].sum((1, 2)), 1e-6)
     close(ledger.at("model.layers.0"), ledger.at("residual.1"))
+    assert torch.equal(ledger.at(f"%{lxt_fx.places(module)['mlp.0.output'].node}"), ledger.at("mlp.0.output"))
     for unknown in ("%nothing", "nothing", lxt_fx.places(module)["mlp.0.neurons"].node):
         with pytest.raises(lxt_fx.UnknownNameError, match="relevance reached no place called"):
             ledger.at(unknown)
@@ -447,3 +512,95 @@ def test_the_amounts_of_a_chain_are_those_at_its_last_place() -> None:
             assert first == pytest.approx(sum(apart), rel=1e-4) and first != pytest.approx(other)
     middle = values(lxt_fx.conditional(module, one(0), {**chain, "residual.1": [0, 1]}, 3))[0][0]
     assert middle != pytest.approx(values(both[0])[0][0])  # the place in the middle is a condition too
+
+
+def test_an_index_of_the_neurons_of_experts_is_no_unit(tmp_path: Any) -> None:
+    """Neuron 3 of one expert and neuron 3 of the next are two neurons: sums over both are of nothing."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    module = lxt_fx.transform(hf.MixtralForCausalLM(hf.MixtralConfig(**sizes, **heads)).eval())
+    text = {"input_ids": IDS[:1]}
+    found = lxt_fx.latent(module, text, 1, ("mlp.0.neurons", "mlp.0.output", "experts.0.weights"))
+    calls: list[Any] = [
+        lambda: found.top(3),
+        lambda: found.to_dataframe(),
+        lambda: found["mlp.0.neurons"].by_unit(),
+        lambda: lxt_fx.conditional(module, text, {"mlp.0.neurons": 3}, 1),
+        lambda: lxt_fx.corpus(module, None, [[3, 7, 9]], "mlp.*.neurons", folder=tmp_path / "out"),
+        lambda: lxt_fx.steer(module, {"mlp.0.neurons": lxt_fx.edits.scale(0, units=[3])}).__enter__(),
+    ]
+    for call in calls:
+        with pytest.raises(lxt_fx.InputError, match="the neurons of several experts"):
+            call()
+    whole = lxt_fx.conditional(module, text, {"mlp.0.neurons": None}, 1)
+    assert float(whole.numbers[0].value) == pytest.approx(found.total("mlp.0.neurons"), rel=1e-4)
+    weights = found["experts.0.weights"].by_unit()[0, 0]
+    assert found.top(1, "experts.*.weights").found[0].relevance == pytest.approx(float(weights.max()))
+
+
+def test_top_units_of_several_places_are_no_chain() -> None:
+    module, text = explained("llama"), {"input_ids": IDS[:1]}
+    top = lxt_fx.latent(module, text, 1).top(12)
+    assert len(top) == 2
+    with pytest.raises(lxt_fx.InputError, match="the top units lie at 2 places"):
+        lxt_fx.conditional(module, text, [top], 1)
+    each = lxt_fx.conditional(module, text, [{unit.place: unit.unit} for unit in top.found], 1)
+    for number, unit in zip(each.numbers, top.found, strict=True):
+        assert float(number.value) == pytest.approx(unit.relevance, rel=1e-3, abs=1e-7)
+    of_one = lxt_fx.latent(module, text, 1).top(3, "mlp.1.neurons")
+    together = lxt_fx.conditional(module, text, of_one, 1)
+    assert float(together.numbers[0].value) == pytest.approx(sum(unit.relevance for unit in of_one.found), rel=1e-3)
+
+
+def test_a_value_is_written_by_its_axes_and_a_tokenizer_in_the_place_of_a_text_is_named() -> None:
+    tokenizer = tiny_text.byte_tokenizer()
+    module = lxt_fx.transform(tiny_text.llama(len(tokenizer)))
+    found = lxt_fx.latent(module, "abc", [1, 2], "mlp.0.neurons", processor=tokenizer)
+    assert repr(found["mlp.0.neurons"]) == "LatentValue(mlp.0.neurons, [batch 1, tokens 3, neurons 64], 2 targets)"
+    with pytest.raises(lxt_fx.InputError, match="the tokenizer by name"):
+        lxt_fx.latent(module, tokenizer, "abc")
+    with pytest.raises(lxt_fx.InputError, match="give the tokenizer of LlamaForCausalLM as processor"):
+        lxt_fx.latent(module, "abc", 1)
+
+
+class Reordered(nn.Module):
+    """Its middle sees the examples, or the tokens, as the function gives them; behind it they stand as before."""
+
+    def __init__(self, there: Any, back: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.there, self.back, self.mix, self.head = there, back, nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, inputs_embeds: Tensor) -> Tensor:
+        return self.head(self.back(self.mix(self.there(inputs_embeds)).relu()).mean(1))
+
+
+REORDERED = {
+    "flipped": (lambda x: x.flip(0), ("dim0", "tokens", "units")),
+    "rolled": (lambda x: x.roll(1, 0), ("dim0", "tokens", "units")),
+    "sorted": (lambda x: x.gather(0, x.detach().argsort(0)), ("dim0", "tokens", "units")),
+    "indexed": (lambda x: x[x.detach().sum((1, 2)).argsort()], ("dim0", "tokens", "units")),
+    "tokens flipped": (lambda x: x.flip(1), ("batch", "dim1", "units")),
+    "counted": (lambda x: x[torch.arange(len(x))], ("batch", "tokens", "units")),
+    "units flipped": (lambda x: x.flip(2), ("batch", "tokens", "units")),
+}
+
+
+@pytest.mark.parametrize("kind", REORDERED)
+def test_a_value_whose_examples_or_tokens_stand_in_another_order_has_no_axis_of_them(kind: str) -> None:
+    there, axes = REORDERED[kind]
+    explained = lxt_fx.transform(Reordered(there, lambda x: x), (), {"inputs_embeds": torch.randn(2, 5, 8)})
+    assert places_at(explained, "mix", "places")["mix"].axes == axes
+
+
+def test_reordered_examples_are_read_one_at_a_time() -> None:
+    x = torch.randn(2, 5, 8)
+    explained = lxt_fx.transform(Reordered(lambda x: x.flip(0), lambda x: x.flip(0)), (), {"inputs_embeds": x})
+    with pytest.raises(lxt_fx.InputError, match=r"which part of mix .* belongs to which example"):
+        lxt_fx.latent(explained, {"inputs_embeds": x}, lambda y: y[:, 1], ["mix"]).total("mix")
+    plain = lxt_fx.transform(Reordered(lambda x: x, lambda x: x), (), {"inputs_embeds": x})
+    for one in x.split(1):
+        found = (lxt_fx.latent(each, {"inputs_embeds": one}, lambda y: y[:, 1], ["mix"]) for each in (explained, plain))
+        totals = [each.total("mix") for each in found]
+        assert totals[0] == pytest.approx(totals[1], rel=1e-5)

@@ -76,6 +76,9 @@ def test_a_file_of_something_else_is_refused_and_not_changed(tmp_path: Path, tex
 def test_what_is_no_label_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a label is a text"):
         lxt_fx.labels(tmp_path)["a", 1] = " "
+    for key in ("mlp.3.neurons", ("mlp.3.neurons", "three"), ("mlp.3.neurons", -1), (3, 3)):
+        with pytest.raises(InputError, match="a label is that of a place and a unit"):
+            lxt_fx.labels(tmp_path)[key] = "a"  # type: ignore[index]
 
 
 def test_a_label_inside_of_a_longer_text_is_not_taken_for_a_line(tmp_path: Path) -> None:

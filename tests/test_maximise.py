@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ import tiny_text
 import torch
 
 import lxt_fx
-from lxt_fx import InputError, UnknownNameError
-from lxt_fx.inside.maximise import Regularisers
+from lxt_fx import InputError, Regularisers, UnknownNameError
+from lxt_fx.inside.maximise import _weights
 
 
 def red(patch: int = 0) -> Any:
@@ -53,6 +54,34 @@ def test_one_position_changes_one_patch() -> None:
     redder = (found.shown[..., 0].float() - found.shown[..., 2].float()).mean(0)  # [height, width]
     inside, outside = redder[:4, 4:], torch.cat([redder[:4, :4], redder[4:, :4], redder[4:, 4:]])  # patch 0, 1
     assert inside.mean() > 60 and outside.mean().abs() < 20
+    shifted = lxt_fx.maximise(
+        red(), "residual.0", 4, bounds=(-1.0, 1.0), steps=60, seeds=2, position=2, regularisers=replace(off, jitter=4)
+    )
+    redder = (shifted.shown[..., 0].float() - shifted.shown[..., 2].float()).mean(0)
+    assert redder[4:, :4].mean() > 20  # a shift by up to a patch brings those beside it to the position
+
+
+def test_starts_are_drawn_from_the_seed_and_alike_is_of_what_changed() -> None:
+    same_everywhere = red()
+    with torch.no_grad():
+        same_everywhere.vit.embeddings.patch_embeddings.projection.bias[5] = 100
+    first, other, constant = (
+        lxt_fx.maximise(model, "residual.0", 4, bounds=(-1.0, 1.0), steps=1, seeds=3, seed=seed)
+        for model, seed in ((red(), 0), (red(), 1), (same_everywhere, 0))
+    )
+    assert not torch.equal(first.pixel_values, other.pixel_values)
+    torch.testing.assert_close(first.alike, constant.alike, rtol=0, atol=1e-3)
+    assert float(first.alike.min()) < 0.9 and float(first.alike.diagonal().mean()) == pytest.approx(1)
+    two = replace(first, values=torch.tensor([1.0, 3.0]), alike=torch.tensor([[1.0, 0.2], [0.2, 1.0]]))
+    assert two.spread() == pytest.approx((2, 2**0.5, 0.2))
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 1.5])
+def test_frequencies_fall_by_their_power_and_pixels_have_one_size(decay: float) -> None:
+    weights = _weights(8, 8, decay)
+    assert weights.shape == (8, 5) and float(weights.square().mean()) == pytest.approx(64)
+    assert float(weights[0, 1] / weights[0, 2]) == pytest.approx(2**decay) and weights[0, 0] == weights[0, 1]
+    assert float(weights[3, 4] / weights[0, 1]) == pytest.approx(5**-decay) and weights[5, 0] == weights[3, 0]
 
 
 def test_regularisers_do_what_they_say() -> None:
@@ -78,6 +107,11 @@ def test_an_explained_module_and_its_processor_serve_too() -> None:
     assert found.pixel_values.shape == (1, 3, 8, 8)
     assert found.pixel_values.min() >= -0.5 and found.pixel_values.max() <= 1.5
     assert torch.isnan(torch.tensor(found.spread()[1]))
+    full_size = lxt_fx.maximise(
+        red(), "residual.0", 4, processor=lambda picture: processor(picture)[:, :1, :1].expand(3, 64, 64), steps=1, seeds=1,
+        shape=(3, 8, 8),
+    )  # fmt: skip
+    assert full_size.pixel_values.shape == (1, 3, 8, 8)
 
 
 def test_what_cannot_be_maximised_is_refused() -> None:
@@ -88,6 +122,10 @@ def test_what_cannot_be_maximised_is_refused() -> None:
         ({"place": "residual.0", "unit": 1, "position": 5}, "has 5 positions, and 5 is none of them"),
         ({"place": "residual.0", "unit": 1, "bounds": None}, "which numbers black and white are"),
         ({"place": "residual.0", "unit": 1, "seeds": 0}, "seeds must be a whole number"),
+        ({"place": "residual.0", "unit": [1, 2]}, "made for one unit"),
+        ({"place": "residual.0", "unit": 1, "bounds": (0.0,)}, "the numbers of black and of white"),
+        ({"place": "residual.0", "unit": 1, "regularisers": {"jitter": 1}}, "regularisers are lxt_fx.Regularisers"),
+        ({"place": "residual.0", "unit": 1, "regularisers": lxt_fx.Regularisers(-1)}, "a jitter of whole pixels"),
     ):
         with pytest.raises(InputError, match=why):
             lxt_fx.maximise(model, **{"bounds": (-1.0, 1.0), "steps": 1, **arguments})

@@ -456,18 +456,29 @@ def test_a_vision_transformer_and_a_batch_of_padded_texts() -> None:
 @pytest.mark.parametrize(
     ("trained", "place", "warns"),
     [
-        ("hook_resid_pre", "residual.1", False),
-        ("hook_resid_post", "residual.2", False),
-        ("hook_resid_pre", "residual.2", True),
+        ("blocks.1.hook_resid_pre", "residual.1", False),
+        ("blocks.1.hook_resid_pre", "model.layers.0", False),  # its output
+        ("blocks.1.hook_resid_post", "residual.2", False),
+        ("blocks.1.hook_resid_pre", "residual.2", True),
+        ("blocks.1.hook_resid_pre", "model.layers.1", True),
+        ("blocks.12.hook_resid_pre", "residual.1", True),  # this model has no such layer
+        ("model.layers.0", "residual.1", False),
+        ("model.layers.0", "residual.2", True),
+        ("blocks.1.hook_mlp_in", "mlp.1.output", False),
+        ("blocks.0.hook_mlp_in", "mlp.1.output", True),
+        ("a place of yours", "residual.1", False),
     ],
 )
-def test_a_dictionary_of_another_place_gives_a_warning(trained: str, place: str, warns: bool) -> None:
+def test_a_dictionary_of_another_place_gives_a_warning(
+    trained: str, place: str, warns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An error in decoding or of the place never shows in the forward, since e is what is left."""
-    found = dictionary(place=f"blocks.1.{trained}")
+    found = dictionary(place=trained)
+    monkeypatch.setattr("lxt_fx.inside.dictionaries.splice.edited", lambda explained, *given: explained)  # seconds each
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         lxt_fx.splice(explained("llama", torch.float64), place, found, kwargs=GIVEN)
-    assert any("which is residual.1 here, and is put at residual.2" in str(one.message) for one in said) is warns
+    assert any(f"trained at {trained}" in str(one.message) for one in said) is warns
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[lxt_fx.LxtFxError], str]] = {
@@ -488,6 +499,55 @@ def test_what_cannot_be_spliced_is_refused(name: str) -> None:
     chosen = {"place": "residual.1", "dictionary": dictionary(), **given}
     with pytest.raises(error, match=said):
         lxt_fx.splice(explained("llama", torch.float64), kwargs=GIVEN, **chosen)
+
+
+@one_worker("llama")
+def test_a_node_is_not_looked_for_in_another_graph() -> None:
+    """There it may be another value, and since e is what is left, no forward would show it."""
+    found = lxt_fx.transform(tiny.MODELS["llama"]().double())
+    node = lxt_fx.places(found)["mlp.1.output"].node
+    spliced = lxt_fx.splice(found, f"%{node}", dictionary())
+    with pytest.raises(lxt_fx.CallError, match=f"needs another graph, in which %{node} may be another value"):
+        spliced(input_ids=torch.tensor([[3, 4, 5]]), position_ids=torch.arange(3)[None] + 3, output_hidden_states=True)
+
+
+@one_worker("llama")
+def test_a_further_graph_does_not_hold_what_the_first_module_is_steered_by() -> None:
+    model = tiny.MODELS["llama"]().double()
+    found = lxt_fx.transform(model)
+    spliced = lxt_fx.splice(found, "residual.1", dictionary())
+    call = {"input_ids": IDS, "position_ids": torch.arange(IDS.shape[1])[None] + 3, "output_hidden_states": True}
+    with lxt_fx.steer(found, {"mlp.0.neurons": lxt_fx.edits.scale(0)}):
+        inside = spliced(**call).logits
+    torch.testing.assert_close(inside, model(**call).logits, rtol=0, atol=1e-9)
+    assert torch.equal(spliced(**call).logits, inside)
+
+
+def test_a_dictionary_too_large_for_its_dtype_is_refused() -> None:
+    found = dictionary(dtype=torch.float32)
+    found.tensors["W_dec"] = found.tensors["W_dec"] * 3e4
+    model = lxt_fx.transform(tiny.MODELS["llama"]().half())
+    with pytest.raises(lxt_fx.ForwardMismatchError, match="the dictionary at residual.1.* too large for torch.float16"):
+        lxt_fx.splice(model, "residual.1", found.to(torch.float16))
+
+
+def test_a_value_of_0_is_one_that_a_rescaled_dictionary_leaves() -> None:
+    """Such as the embedding of a padding token: nothing to rescale, so f W_dec + b_dec is multiplied by |x| = 0."""
+    model = tiny.MODELS["llama"]().double()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[0] = 0
+    spliced = lxt_fx.splice(model, "residual.0", dictionary(rescale=True))
+    ids = torch.tensor([[0, 3, 4]])
+    torch.testing.assert_close(spliced(input_ids=ids).logits, model(input_ids=ids).logits, rtol=0, atol=1e-12)
+
+
+@one_worker("llama")
+def test_the_dtype_of_a_dictionary_is_not_that_of_autocast() -> None:
+    model = lxt_fx.transform(tiny.MODELS["llama"]())
+    with torch.autocast("cpu", torch.bfloat16):
+        spliced = lxt_fx.splice(model, "residual.1", dictionary(dtype=torch.float32))
+    features = next(node for node in spliced.graph.nodes if node.name == lxt_fx.places(spliced)["residual.1.features"].node)
+    assert features.meta["val"].dtype is torch.float32
 
 
 @pytest.mark.parametrize("kind", ["relu", "topk"])

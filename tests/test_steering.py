@@ -16,7 +16,14 @@ import torch
 from golden_cases import relative
 from shared_captures import each_model
 from torch import Tensor, nn
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import lxt_fx
 from lxt_fx import edits
@@ -224,6 +231,16 @@ def test_blocks_nest_and_a_list_of_edits_is_the_same() -> None:
                 logits(module, "llama")
 
 
+def test_relevance_after_a_first_call_in_inference_mode() -> None:
+    _, explained = made("llama")
+    with lxt_fx.steer(explained, SEVERAL):
+        wanted = relevance(explained, "llama")
+    with lxt_fx.steer(explained, SEVERAL):
+        with torch.inference_mode():
+            explained(**INPUTS["llama"])
+        assert relative(relevance(explained, "llama"), wanted) < EXACT
+
+
 def test_an_input_that_is_held_before_the_other_inputs_is_steered() -> None:
     sizes = {"vocab_size": 64, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 4}
     torch.manual_seed(0)
@@ -347,6 +364,39 @@ def test_generate_gives_the_same_with_and_without_a_cache(name: str, positions: 
     assert relative(with_cache[1][seen], without[1][seen]) < 1e-5
     assert relative(plain[seen], without[1][seen]) > 1e-3
     assert torch.equal(generated(model, inputs, True)[1], plain)
+
+
+@pytest.mark.filterwarnings("ignore")  # of generate, about its settings
+def test_positions_of_a_picture_do_not_go_on_where_a_cache_ends() -> None:
+    """`generate` runs the vision tower by itself, and a chat goes on with another picture and the cache of the first."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = CLIPVisionConfig(**sizes, image_size=8, patch_size=4)
+    text = LlamaConfig(**sizes, vocab_size=64)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=63, vision_feature_layer=-1)
+    torch.manual_seed(0)
+    model, picture = LlavaForConditionalGeneration(config).eval(), torch.randn(1, 3, 8, 8)
+    ids = torch.tensor([[5, 63, 63, 63, 63, 6]])
+    inputs = {"input_ids": ids, "pixel_values": picture, "attention_mask": torch.ones_like(ids)}
+    explained = lxt_fx.transform(model, kwargs=inputs)
+    edit = {"pixel_values.residual.1": edits.add(3.0)}
+
+    def at_two(x: Any) -> Any:
+        h = (x[0] if isinstance(x, tuple) else x).clone()
+        h[:, [1, 3]] += 3.0
+        return (h, *x[1:]) if isinstance(x, tuple) else h
+
+    def answers() -> Tensor:
+        first = model(**inputs, use_cache=True)
+        again = model(input_ids=ids, pixel_values=picture, past_key_values=first.past_key_values).logits
+        scores = generated(model, inputs, True)[1].float().transpose(0, 1).nan_to_num(neginf=0)  # of the end, forbidden
+        return torch.cat([first.logits, again, scores], dim=1).detach()
+
+    with lxt_fx.steer(model, edit, positions=[1, 3], explained=explained, inputs=inputs):
+        steered = answers()
+    layer = model.get_submodule(next(name for name, _ in model.named_modules() if name.endswith("encoder.layers.0")))
+    with patched(layer, at_two, entering=False):
+        assert relative(steered, answers()) < 1e-5
+    assert relative(steered, answers()) > 1e-3
 
 
 def test_each_example_has_its_own_row_of_a_mask() -> None:
@@ -511,6 +561,9 @@ def test_an_edit_that_does_not_fit_is_refused_before_anything_runs(
         (lambda: edits.add(torch.tensor([1.0, float("nan")])), "1 of 2 numbers are NaN"),
         (lambda: edits.add(torch.ones(3).long()), "floating-point"),
         (lambda: edits.scale("a"), "a number or a tensor"),
+        (lambda: edits.Edit("zero", 1.0), "kind must be one of scale, add, clamp, ablate_mean, got 'zero'"),
+        (lambda: edits.Edit("scale", float("inf")), "no finite number"),
+        (lambda: edits.Edit("scale", 2.0, (1.5,)), "must be whole numbers"),
         (lambda: edits.scale(0, units=[1.5]), "must be whole numbers"),
         (lambda: edits.scale(0, units=[]), "is empty"),
         (lambda: edits.scale(0, units="3"), "an index or a list of them"),
@@ -523,6 +576,15 @@ def test_an_edit_that_does_not_fit_is_refused_before_anything_runs(
 def test_an_edit_that_is_none_is_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_a_number_beyond_the_dtype_of_a_place_is_refused() -> None:
+    explained = lxt_fx.transform(tiny.Mlp().half(), (torch.randn(2, 6).half(),))
+    with (
+        pytest.raises(InputError, match=r"scale\(1e\+10\) is beyond what first can hold \(torch.float16, up to 65504\)"),
+        lxt_fx.steer(explained, {"first": edits.scale(1e10)}),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -590,6 +652,30 @@ class Inner(nn.Module):
         return found, self.map(found)
 
 
+def test_what_was_proved_of_one_model_is_not_proved_of_another_that_shares_its_parameters() -> None:
+    model, explained = made("llama")
+    edit = {"mlp.0.neurons": edits.scale(0)}
+    with lxt_fx.steer(model, edit, explained=explained):
+        logits(model, "llama")
+    inner = model.get_submodule("model")
+    with (
+        pytest.raises(InputError, match="LlamaModel has no module model.layers.0.mlp.down_proj, and the LlamaForC"),
+        lxt_fx.steer(inner, edit, explained=explained),
+    ):
+        pass
+
+
+def test_hooks_that_change_a_value_before_steer_sees_it_are_named() -> None:
+    model = tiny.Mlp()
+    explained = lxt_fx.transform(model, (torch.randn(2, 6),))
+    with (
+        patched(model.first, lambda x: 2 * x, entering=False),
+        pytest.raises(InputError, match="first has hooks that were there before the block"),
+        lxt_fx.steer(model, {"first": edits.scale(0)}, explained=explained, inputs=(torch.randn(2, 6),)),
+    ):
+        pass
+
+
 def test_a_value_with_readers_that_no_hook_reaches_is_refused() -> None:
     net, x = ReadTwice(), torch.randn(3, 4)
     explained = lxt_fx.transform(net, (x,))
@@ -612,8 +698,11 @@ def test_a_steered_model_is_not_transformed_and_a_steered_module_not_put_under_a
                 make()
     with lxt_fx.steer(explained, SEVERAL):
         logits(explained, "llama")
-        with pytest.raises(CallError, match="put it under the other table first"):
+        with pytest.raises(CallError, match="call transform before the block"):
             lxt_fx.transform(explained, kwargs=dict(INPUTS["llama"]), rules="cp_lrp")
+        identity = torch.eye(32, dtype=torch.float64)
+        with pytest.raises(CallError, match="call splice before the block"):
+            lxt_fx.splice(explained, "residual.1", lxt_fx.Dictionary(identity, identity), kwargs=INPUTS["llama"])
 
 
 def test_compiled_code_is_refused() -> None:

@@ -21,7 +21,7 @@ def module(name: str) -> Any:
     assert SPEC is not None
     if "zennit" not in sys.modules:
         package = ModuleType("zennit")
-        package.__path__ = list(SPEC.submodule_search_locations or [])
+        package.__path__, package.__spec__ = list(SPEC.submodule_search_locations or []), SPEC
         sys.modules["zennit"] = package
     return importlib.import_module(f"zennit.{name}")
 

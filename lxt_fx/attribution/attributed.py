@@ -80,7 +80,7 @@ def gathered(
     time at which the forward began."""
     found: dict[str, list[Tensor]] = {}
     for by_leaf in chunks:
-        for name, part in _by_input(call, by_leaf, units, function):
+        for name, part in by_input(call, by_leaf, units, function):
             found.setdefault(name, []).append(part.cpu())
     relevance = {name: torch.cat(parts) for name, parts in found.items()}
     values, seconds = values.cpu(), time.perf_counter() - start
@@ -90,7 +90,7 @@ def gathered(
     return Attributed(relevance, values, seconds)
 
 
-def _by_input(call: LeafCall, by_leaf: list[Tensor], units: bool, function: str) -> Iterator[tuple[str, Tensor]]:
+def by_input(call: LeafCall, by_leaf: list[Tensor], units: bool, function: str) -> Iterator[tuple[str, Tensor]]:
     """The relevance of each input of the call, from that of each of its leaves."""
     names = leaf_inputs(call)
     lookups: dict[str, list[Tensor]] = {}

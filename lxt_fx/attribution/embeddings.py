@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.text_input import NOT_FOR_THE_MODEL, says_nothing
+from lxt_fx.base.as_it_was import as_it_was
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.warn_user import warn_user
@@ -58,7 +59,7 @@ def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor | d
         )
     if embedding is None:
         raise InputError(f"embed: {type(model).__name__} has no token embedding")
-    with one_capture(), torch.no_grad():  # while another thread captures the model, its parameters are placeholders
+    with one_capture(), torch.no_grad(), as_it_was(embedding):  # while another thread captures, parameters are placeholders
         embedded: Tensor = embedding(input_ids)
     return embedded.detach().clone().requires_grad_(True)
 

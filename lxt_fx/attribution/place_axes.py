@@ -4,21 +4,24 @@ since models put examples and tokens in any order, or both in one dimension."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from lxt_fx.attribution.standard_axes import standard_axes
 from lxt_fx.attribution.standard_places import kind_of, standard_places
 from lxt_fx.base.nodes import operands, shape, written_shape
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.passes.analysis.find_reordered import find_reordered
 from lxt_fx.passes.positions.through_ops import move_through_ops
 from lxt_fx.passes.positions.token_axis import Axis, Selection, expression, is_one, quotient
 
 BATCH, TOKENS = "batch", "tokens"
 HEADS = ("batch", "heads", "tokens", "size")
+_REORDERED: WeakKeyDictionary[Graph, tuple[Set[str], Set[str]]] = WeakKeyDictionary()
 TOKEN_AXES = (TOKENS, "queries", "positions")
 """The names of an axis of tokens: of a pattern of attention it is that of the queries."""
 
@@ -46,8 +49,18 @@ def axes_of(explained: Explained, name: str, node: Node) -> Axes:
     """What the dimensions of the value at a node hold, which is asked for by this name.
 
     The dimension of the examples is the one with their size, where that is free. Where it is a fixed number, the order is
-    that of the kind of place: examples come first.
+    that of the kind of place: examples come first. Where the model may have put examples or tokens in another order, the
+    name of their dimension is `dim` with its number: no part of the value is known to belong to an example, or to a token.
     """
+    found = _axes_of(explained, name, node)
+    examples, tokens = (node.name in names for names in _reordered(explained))
+    lost = (BATCH,) * examples + TOKEN_AXES * tokens
+    if not lost or not {*found.names, *(name for name, _ in found.merged)}.intersection(lost):
+        return found
+    return Axes(tuple(f"dim{at}" if each in lost else each for at, each in enumerate(found.names)))
+
+
+def _axes_of(explained: Explained, name: str, node: Node) -> Axes:
     sizes, batches = written_shape(node) or (), _batch_sizes(explained)
     known = _of_standard_place(explained, name, node, sizes)
     if known:
@@ -129,7 +142,7 @@ def _merged(explained: Explained, names: tuple[str, ...], node: Node, batches: M
             continue
         other = names[0] if names[0] != BATCH else TOKENS if str(rest) in _token_sizes(explained) else "dim1"
         names = (other, *names[1:])
-        start = _canonical(explained, node)
+        start = canonical_node(explained, node)
         by_batch = start is not None and _comes_apart(start, Axis(0, rest), batch)
         by_other = start is not None and _comes_apart(start, Axis(0), batch)
         if by_batch == by_other:
@@ -139,7 +152,22 @@ def _merged(explained: Explained, names: tuple[str, ...], node: Node, batches: M
     return Axes(names)
 
 
-def _canonical(explained: Explained, node: Node) -> Node | None:
+def _reordered(explained: Explained) -> tuple[Set[str], Set[str]]:
+    """The names of the values whose examples, and of those whose tokens, the model may have put in another order. They are
+    found once for each graph."""
+    canonical = explained.record.stages["canonical"].graph
+    if canonical not in _REORDERED:
+        renamed = explained.record.renamed
+        leaves = [written_shape(node) or () for node in canonical.find_nodes(op="placeholder")]
+        tokens_of_leaves = {sizes[1] for sizes in leaves if len(sizes) == 3 and not sizes[1].isdigit()}
+        wanted = (set(_batch_sizes(explained)), _token_sizes(explained) | tokens_of_leaves)
+        both = (find_reordered(canonical, sizes) for sizes in wanted)
+        examples, tokens = (frozenset(renamed.get(each.name, each.name) for each in found) for found in both)
+        _REORDERED[canonical] = examples, tokens
+    return _REORDERED[canonical]
+
+
+def canonical_node(explained: Explained, node: Node) -> Node | None:
     """The node of the canonical graph that has this value, whose ops are those of the model."""
     back = {new: old for old, new in explained.record.renamed.items()}
     name = back.get(node.name, node.name)

@@ -26,11 +26,11 @@ MOST = 16
 
 @dataclass(frozen=True, eq=False)
 class Tapped:
-    """`module` takes the bound inputs of the graph by name and returns the output and a list of the values at `places`, in
-    their order."""
+    """`module` takes the bound inputs of the graph by name and returns the output and a list of `count` values inside, in
+    the order in which they were asked for."""
 
     module: Explained
-    places: Mapping[str, InsidePlace]
+    count: int
     _logits: int | None
     _fused: Graph
     _shared: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Tapped:
     def split(self) -> SplitModel | None:
         """Both parts of the module, the body with the places beside the hidden states; None if it cannot be split."""
         flat = pytree.tree_leaves(self.module.fused.output_node().args[0])
-        return split_beside(self.module, self._logits, flat[len(flat) - len(self.places) :])
+        return split_beside(self.module, self._logits, flat[len(flat) - self.count :])
 
     def is_of(self, explained: Explained) -> bool:
         """Whether the module still has its graph, and shares its tensors: those of a loaded module are others once it has
@@ -62,7 +62,7 @@ def tapped(explained: Explained, places: Mapping[str, InsidePlace]) -> Tapped:
     made[key] = found
     while len(made) > MOST:
         del made[next(iter(made))]
-    return replace(found, places=places) if tuple(found.places) != tuple(places) else found
+    return found
 
 
 def _tapped(explained: Explained, places: Mapping[str, InsidePlace]) -> Tapped:
@@ -70,7 +70,7 @@ def _tapped(explained: Explained, places: Mapping[str, InsidePlace]) -> Tapped:
     module = explained._edited(lambda graph: _with_outputs(graph, nodes.values()))
     names = {str(node.target) for node in module.fused.nodes if node.op == "get_attr"}
     shared = {name: attrgetter(name)(explained) for name in names}
-    return Tapped(module, places, logits_index(explained), explained.fused, shared)
+    return Tapped(module, len(places), logits_index(explained), explained.fused, shared)
 
 
 def _with_outputs(graph: Graph, names: Iterable[str]) -> None:

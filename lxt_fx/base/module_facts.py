@@ -48,7 +48,7 @@ HOOKS = (
     "_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
 
-_NOT_FOLLOWED = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "lxt_fx", "builtins", "torchvision", "triton"}
+NOT_FOLLOWED = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "lxt_fx", "builtins", "torchvision", "triton"}
 """Packages whose functions are compared as they are, and not by what they call in turn."""
 
 _BASES = frozenset({"PreTrainedModel"})
@@ -321,12 +321,12 @@ class _Walk:
         """A class and its bases: the code of their functions, and the plain values that they hold. The functions of models'
         own classes are followed; a class of torch that is no module counts as it is."""
         self.found.append((path, kind))
-        if package_of(kind) in _NOT_FOLLOWED and not issubclass(kind, nn.Module):
+        if package_of(kind) in NOT_FOLLOWED and not issubclass(kind, nn.Module):
             return
         for base in kind.__mro__:
             if base is object or package_of(base) == "builtins":
                 break
-            follow = follow and base.__name__ not in _BASES and package_of(base) not in _NOT_FOLLOWED
+            follow = follow and base.__name__ not in _BASES and package_of(base) not in NOT_FOLLOWED
             if (id(base), "of a class") in self._names:
                 continue
             self._names.add((id(base), "of a class"))
@@ -344,7 +344,7 @@ class _Walk:
 
     def _function(self, path: str, function: FunctionType) -> None:
         self.found.append((path, function.__code__))
-        if package_of(function) not in _NOT_FOLLOWED:
+        if package_of(function) not in NOT_FOLLOWED:
             self._later.append((path, function))
 
     def _reads_of(self, path: str, function: FunctionType) -> None:

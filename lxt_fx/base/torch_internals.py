@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import CodeGen, PythonCode
+from torch.utils.hooks import BackwardHook
 
 from lxt_fx.base.errors import UnsupportedVersionError
 from lxt_fx.version import TESTED
@@ -878,11 +879,12 @@ def contents_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """The hooks of a module, in the order in which torch runs them. The flag in `forward_pre` and `forward` says whether
-    the hook was registered with `with_kwargs=True`."""
+    the hook was registered with `with_kwargs=True`; `always` are the forward hooks that run after an error too."""
 
     forward_pre: tuple[tuple[Callable[..., Any], bool], ...]
     forward: tuple[tuple[Callable[..., Any], bool], ...]
     backward: bool
+    always: tuple[Callable[..., Any], ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.forward_pre or self.forward or self.backward)
@@ -898,11 +900,34 @@ def hooks_of(module: nn.Module) -> Hooks:
     named, named_pre = (
         found(module, f"_{kind}_hooks_with_kwargs", "to call the hooks of a module") for kind in ("forward", "forward_pre")
     )
+    always = found(module, "_forward_hooks_always_called", "to call the hooks of a module")
     return Hooks(
         tuple((hook, key in named_pre) for key, hook in forward_pre.items()),
         tuple((hook, key in named) for key, hook in forward.items()),
         bool(backward or backward_pre),
+        tuple(hook for key, hook in forward.items() if key in always),
     )
+
+
+def backward_hooks_of(module: nn.Module, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Callable[[Any], Any]]:
+    """The inputs of a call with the backward hooks of the module at them, and what puts them at the output: they then run
+    as torch runs those of a module that it calls itself."""
+    purpose = "to run the backward hooks of a module"
+    full = list(found(module, "_backward_hooks", purpose).values())
+    hook: Any = BackwardHook(module, full, list(found(module, "_backward_pre_hooks", purpose).values()))
+    return hook.setup_input_hook(args), hook.setup_output_hook
+
+
+def share_hooks(module: nn.Module, twin: nn.Module) -> None:
+    """Gives a copy of a module the hooks of the module. torch.fx leaves them out, and they would never run."""
+    kinds = ("forward", "forward_pre", "backward", "backward_pre")
+    for name in (
+        *(f"_{kind}_hooks" for kind in kinds),
+        "_forward_hooks_with_kwargs",
+        "_forward_pre_hooks_with_kwargs",
+        "_forward_hooks_always_called",
+    ):
+        found(twin, name, "to copy the hooks of a module").update(found(module, name, "to copy the hooks of a module"))
 
 
 _DIFFERENTIATED = ("CompositeImplicitAutograd", "Autograd", "AutogradCPU", "AutogradCUDA", "AutogradXPU", "AutogradOther")

@@ -14,7 +14,7 @@ from torch.fx import Graph, GraphModule
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import copied_graph, io_of
-from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.explained import Explained, unsteered
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.short_check import Checked, short_check
@@ -154,7 +154,8 @@ def captured_model_of(explained: Explained, args: tuple[Any, ...], kwargs: Mappi
             f"this module's table merged batch norms into the layers before them ({', '.join(record.merged[:2])}, ...), "
             "and that cannot be undone for another table; give the model that it was made from"
         )
-    explained, bound = explained._prepared(args, kwargs)
+    with unsteered():
+        explained, bound = explained._prepared(args, kwargs)
     record = explained.record
     gm = _module(explained, record.stages["canonical"].graph, explained.graph)
     example = Example(bound, dict(record.constants), record.optional, order=record.order)

@@ -3,6 +3,8 @@ file, or captured now."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,10 +13,12 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from lxt_fx.base.as_it_was import Runs, Written, as_it_was, runs_logged
 from lxt_fx.base.cache_files import drop, folder
+from lxt_fx.base.errors import CaptureError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
-from lxt_fx.base.remembered_facts import remembered
+from lxt_fx.base.remembered_facts import Remembered, remembered
 from lxt_fx.compiler.cached_capture import Sizes, read_capture, write_capture
 from lxt_fx.compiler.capture_key import capture_key
 from lxt_fx.compiler.captured_model import Begun, CapturedModel, embedding_of, on_short_texts
@@ -27,21 +31,22 @@ from lxt_fx.compiler.kept_captures import (
     forget_capture,
     forget_model,
     keep_capture,
+    model_now,
     settings_for,
     sizes_of,
     state_of,
 )
-from lxt_fx.compiler.model_changes import written_since
-from lxt_fx.compiler.model_settings import Place, settings_of
+from lxt_fx.compiler.model_changes import places_written
 from lxt_fx.compiler.options import example_of
 from lxt_fx.compiler.short_check import Checked
 from lxt_fx.compiler.timed import timed
 from lxt_fx.passes.canonical.fill_missing import has_missing
-from lxt_fx.passes.capture.autograd_functions import own_backwards_found
-from lxt_fx.passes.capture.capture import torch_state_restored
+from lxt_fx.passes.capture.autograd_functions import Functions, own_backwards_found
+from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import Example, token_embedding
+from lxt_fx.passes.capture.made_parameters import refuse_made_parameters
 from lxt_fx.passes.capture.packed_layers import packed_layers
-from lxt_fx.passes.capture.refused_inputs import without_refused_inputs
+from lxt_fx.passes.capture.refused_inputs import answers_after, without_refused_inputs
 from lxt_fx.passes.capture.with_backwards import captured_with_backwards
 
 
@@ -75,6 +80,11 @@ def _captured_anew(model: nn.Module, example: Example, dynamic: bool) -> Capture
 
 def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
     """The model captured on an example, or read from the file of an earlier process, and that capture as it is kept."""
+    with as_it_was(model):  # the captured graph writes into its buffers too, when it is compared with the model
+        return _captured_now(model, example, dynamic)
+
+
+def _captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
     facts = facts_now(model)
     before = None if facts is None else remembered(facts)
     off = facts is None or folder() is None or on_meta(model, example.kwargs) or has_missing(example.kwargs)
@@ -85,7 +95,8 @@ def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[Cap
     else:
         source, written = _capture(model, example, dynamic)
         sizes = sizes_of(source.captured)
-    kept = keep_capture(source, example, dynamic, written, before, sizes)
+    after = _facts_after(model, written) if before is not None else None
+    kept = keep_capture(source, example, dynamic, places_written(written), before, after, sizes)
     if key is not None and source.begun is None and not source.packed.found:
         source = replace(source, stores=(partial(_write, key, model, kept),))
     return replace(source, narrowed=partial(forget_capture, model, kept)), kept
@@ -102,17 +113,18 @@ def _write(key: str, model: nn.Module, kept: KeptCapture, gm: GraphModule, begun
     write_capture(key, model, kept.captured, kept.sizes, begun, gm, kept.by_embeddings)
 
 
-def _from_file(key: str, model: nn.Module, example: Example) -> tuple[CapturedModel, frozenset[Place], Sizes] | None:
-    """The capture that a file has under this key, compared with the model; the settings that the model's forward wrote
-    meanwhile; and the sizes of its inputs."""
-    seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
-    with timed(seconds, "capture"):
+def _from_file(key: str, model: nn.Module, example: Example) -> tuple[CapturedModel, list[Written], Sizes] | None:
+    """The capture that a file has under this key, compared with the model; what the model's forward writes into it; and the
+    sizes of its inputs."""
+    seconds = dict[str, float]()
+    with timed(seconds, "capture"), runs_logged() as runs:
         found = read_capture(key, model, example)
     if found is None:
         return None
-    written = written_since(model, before)
+    asked = found.whole or Checked(found.captured.example, found.expected)
+    written = _written_by(model, runs, asked)
     captured = copied_capture(found.captured)  # compiled_by edits the graph
-    state = state_of(model, captured.gm, found.begun, written)
+    state = state_of(model, captured.gm, found.begun, places_written(written))
     embedding = token_embedding(model) if found.by_embeddings else None
     source = CapturedModel(
         model, captured, found.expected, seconds, state, [found.proof], embedding=embedding, begun=found.begun,
@@ -121,17 +133,58 @@ def _from_file(key: str, model: nn.Module, example: Example) -> tuple[CapturedMo
     return source, written, found.sizes
 
 
-def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, frozenset[Place]]:
-    """The model captured on an example, and the settings that its forward wrote meanwhile."""
-    seconds, before = dict[str, float](), list(settings_of(model.named_modules()))
+def _captured_in_its_state(
+    model: nn.Module, example: Example, functions: Functions, dynamic: bool, first: Written
+) -> Captured:
+    """The graph of a model, of which the `first` run wrote something. What it chose (another attention for short texts) it
+    may choose by a size, and that becomes a guard only if it is traced as it is. Tables that it builds are there already
+    when it is traced. A model that chooses and cannot be exported as it is, is traced, with the sizes of the example."""
+    if first.chooses:
+        with suppress(CaptureError):
+            return captured_with_backwards(model, example, functions, dynamic=dynamic)
+    with as_it_was(model):
+        first.again()
+        return captured_with_backwards(model, example, functions, dynamic=dynamic and not first.chooses)
+
+
+def _written_by(model: nn.Module, runs: Runs, asked: Checked) -> list[Written]:
+    """What the forward writes into the model when it runs on the example, and when it runs on others, if that does not
+    change its answer to the example: a length, a counter. An attention that it chooses for shorter texts changes it."""
+    first = runs.of(asked.expected)
+    found = [first] if first else []
+    for other in runs.others(first):
+        with torch_state_restored(), torch.no_grad():
+            if answers_after(model, other, asked.example, asked.expected):
+                found.append(other)
+    return found
+
+
+def _facts_after(model: nn.Module, written: Sequence[Written]) -> Remembered | None:
+    """The facts of the model as its forward leaves it."""
+    with as_it_was(model):
+        for each in written:
+            each.again()
+        return model_now(model) if written else None
+
+
+def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, list[Written]]:
+    """The model captured on an example, and what its forward writes into it."""
+    with runs_logged() as runs:
+        return _capture_in(model, example, dynamic, runs)
+
+
+def _capture_in(model: nn.Module, example: Example, dynamic: bool, runs: Runs) -> tuple[CapturedModel, list[Written]]:
+    refuse_made_parameters(model)
+    seconds = dict[str, float]()
     with timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as functions:
         packed = packed_layers(model)
         with packed.compared():
             example, expected = without_refused_inputs(model, example)
             embedding = embedding_of(model, example)
+    asked, first = Checked(example, expected), runs.of(expected)
+    refuse_made_parameters(model, first.parameters)
     with timed(seconds, "capture"), packed.as_ops():
-        captured = captured_with_backwards(model, example, functions, dynamic=dynamic)
-    asked = Checked(example, expected)
+        captured = _captured_in_its_state(model, example, functions, dynamic, first)
     source = CapturedModel(model, captured, expected, seconds, embedding=embedding, packed=packed)
     with timed(seconds, "example"):
         source = on_short_texts(source, sizes_of(captured), asked)
@@ -141,5 +194,5 @@ def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[Capture
                     source = replace(source, expected=captured.example.call(model))
             except Exception:  # a kernel that capture does not look into may refuse other sizes than the example's
                 return _capture(model, example, dynamic=False)
-    written = written_since(model, before)
-    return replace(source, state=state_of(model, captured.gm, None, written)), written
+    written = _written_by(model, runs, asked)
+    return replace(source, state=state_of(model, captured.gm, None, places_written(written))), written

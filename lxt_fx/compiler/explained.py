@@ -19,7 +19,7 @@ from torch.fx.graph import PythonCode
 from lxt_fx.base.errors import CallError, InputError, SizeGuardError
 from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.base.one_line import one_line
-from lxt_fx.base.torch_internals import convert_all, copied_graph, hooks_of, io_of, pytree, recompile_as, set_forward
+from lxt_fx.base.torch_internals import convert_all, copied_graph, io_of, pytree, recompile_as, set_forward, share_hooks
 from lxt_fx.compiler.call_inputs import (
     check_valid,
     graph_inputs,
@@ -34,6 +34,7 @@ from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.module_values import GraphValues
 from lxt_fx.compiler.nested_inputs import by_leaf, in_captured_order, with_leaves_in
 from lxt_fx.compiler.options import Options
+from lxt_fx.compiler.own_hooks import OwnHooks, called_with_hooks, own_hooks
 from lxt_fx.compiler.quick_attributes import QUICK, quick_forward
 from lxt_fx.compiler.record import Record
 from lxt_fx.compiler.size_guards import compiled_guard
@@ -96,11 +97,20 @@ class GraphsByNames(Protocol):
         """The module whose graph has these inputs and settings, if there can be one."""
 
 
+INSTEAD = {
+    "get_input_embeddings": "lxt_fx.embed(explained, input_ids) returns what tokens are looked up as, as a leaf",
+    "generate": "generate with the model, and explain what it wrote with lxt_fx.answer_relevance",
+    "gradient_checkpointing_enable": 'lxt_fx.transform(model, checkpoint="sqrt") recomputes values in the backward',
+    "save_pretrained": "lxt_fx.save(explained, path) writes it as data",
+    "run_with_cache": "lxt_fx.watch records values and their relevance; lxt_fx.bridges.transformer_lens takes their names",
+}
+"""What colleagues look for who come from other libraries, and what there is instead."""
+
 _FUSED = "_fused_before"
 """The attribute of a module, while it is made, that holds the fused graph of another one with an equal graph."""
 
 
-class Explained(GraphModule):
+class Explained(OwnHooks, GraphModule):
     """A rewritten model, which is called like the model. After `logit.backward()`, relevance is `leaf * leaf.grad`. In
     explicit form, relevance is `leaf.grad` after `logit.backward(logit)`.
 
@@ -129,7 +139,7 @@ class Explained(GraphModule):
         self._watches: dict[object, None] = {}  # open blocks of `watch`, in any thread
         self._steers: dict[object, None] = {}  # the same of `steer`
         self._first: weakref.ref[Explained] | None = None  # the module of which this is a further graph for other calls
-        self._hook_flag = HookFlag()
+        self._hook_flag, self.own_hook_flag = HookFlag(), HookFlag()
         make_hookable(self, self._hook_flag)
 
     def __repr__(self) -> str:
@@ -213,7 +223,41 @@ class Explained(GraphModule):
         self.recompile()
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters, as a transformers model has it; the CPU where there are none."""
+        return next((each.device for each in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the first floating-point parameter, as a transformers model has it; torch's default where there is
+        none."""
+        tensors = (*self.parameters(), *self.buffers())
+        return next((each.dtype for each in tensors if each.is_floating_point()), torch.get_default_dtype())
+
+    def __getattr__(self, name: str) -> Any:
+        if name in INSTEAD and "record" in self.__dict__:
+            raise AttributeError(f"an explained module has no {name!r}: {INSTEAD[name]}")
+        return super().__getattr__(name)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """As for any module. Raises AttributeError, which says how to read its output, for a module of the model that has
+        neither parameters nor buffers: it is not there."""
+        try:
+            return super().get_submodule(target)
+        except AttributeError as error:
+            if "record" not in self.__dict__ or target not in self._values().calls:
+                raise
+            raise AttributeError(
+                f"{target} has no parameters, so an explained module does not hold it, and no hook on it could run; read "
+                f'its output and relevance with lxt_fx.watch(explained, "{target}")'
+            ) from error
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return called_with_hooks(self, self._plain_call, args, kwargs)
+
+    def _plain_call(self, *args: Any, **kwargs: Any) -> Any:
+        """A call without the hooks on the module itself."""
         fitting, bound = self._prepared(args, kwargs)
         return self._called(fitting, bound)
 
@@ -235,9 +279,14 @@ class Explained(GraphModule):
                 f"{self.record.model_class}: gradients are off (torch.no_grad or inference_mode), so no relevance can "
                 "reach the leaves; call with_leaves with gradients on, or the module itself for its output"
             )
-        fitting, bound = self._prepared(args, kwargs)
-        leaves = fitting._new_leaves(bound)
-        return self._called(fitting, with_leaves_in(bound, leaves)), leaves
+        leaves: dict[str, Tensor] = {}
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            fitting, bound = self._prepared(args, kwargs)
+            leaves.update(fitting._new_leaves(bound))
+            return self._called(fitting, with_leaves_in(bound, leaves))
+
+        return called_with_hooks(self, call, args, kwargs), leaves
 
     def _new_leaves(self, bound: Mapping[str, Any]) -> dict[str, Tensor]:
         """The float inputs at which relevance is read, each as a new tensor that requires a gradient."""
@@ -256,7 +305,8 @@ class Explained(GraphModule):
         if fitting is not self:
             return fitting._called(fitting, bound)
         try:
-            return super().__call__(**bound)
+            called = self.forward if self.own_hook_flag.is_set else super().__call__  # its own hooks run around the call
+            return called(**bound)
         except IndexError as error:
             shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in bound.items() if isinstance(x, Tensor))
             raise CallError(
@@ -280,19 +330,15 @@ class Explained(GraphModule):
                     "remove the hook, or do not compile"
                 )
             observers.append(HookRunner(fitting._values(), places))
-        if observers and hooks_of(self):
-            raise CallError(
-                f"{self.record.model_class}: the module itself has hooks, which torch does not run when the module runs "
-                "node by node for `watch` or for hooks on submodules; remove the module's own hooks, and do their work "
-                "before and after the call"
-            )
         return observers
 
     def _refuse_hooks(self, function: str) -> None:
-        """Raises CallError, in the name of a function that runs the graph in its own way, if submodules have hooks."""
-        if places := hooked_now(self, self._hook_flag):
+        """Raises CallError, in the name of a function that runs the graph in its own way, if the module or submodules have
+        hooks."""
+        hooked = [*hooked_now(self, self._hook_flag), *(["the module itself"] if own_hooks(self) else [])]
+        if hooked:
             raise CallError(
-                f"{function}: {next(iter(places))} has a hook, and {function} does not call the module, so no hook would "
+                f"{function}: {hooked[0]} has a hook, and {function} does not call the module, so no hook would "
                 "run; remove the hook, or call the explained module itself"
             )
 
@@ -340,8 +386,8 @@ class Explained(GraphModule):
         """Raises CallError, in the name of a function that makes another module of this one, inside a block of `steer`."""
         if any(module is self for module, _ in _STEERING.get()):
             raise CallError(
-                f"{function}: the module is steered, and what {function} makes of it would stay so after the block; put it "
-                "under the other table first, and steer what that returns"
+                f"{function}: the module is steered, and what {function} makes of it would stay so after the block; call "
+                f"{function} before the block, and steer what it returns"
             )
 
     def _values(self) -> GraphValues:
@@ -385,6 +431,9 @@ class Explained(GraphModule):
         twin: Explained = super().__deepcopy__(memo)  # type: ignore[assignment]
         twin._watches, twin._steers, twin._first = {}, {}, None
         twin._hook_flag = copy.deepcopy(self._hook_flag, memo)  # shared by the copied submodules
+        share_hooks(self, twin)
+        twin.own_hook_flag = HookFlag()
+        twin.own_hook_flag.set()  # the first call finds whether there are any
         fronts = tuple(replace(front, module=copy.deepcopy(front.module, memo)) for front in self._fronts)
         twin._attach(record, fronts, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
         further = self._recaptures, self._beyond_guards, self._other_calls
@@ -506,3 +555,13 @@ Steering = Callable[[Explained], Explained]
 
 _STEERING: ContextVar[tuple[tuple[Explained, Steering], ...]] = ContextVar("_STEERING", default=())
 """The modules that this thread (or coroutine) steers, the outermost block first."""
+
+
+@contextmanager
+def unsteered() -> Iterator[None]:
+    """Calls of this thread inside the block run no changes of `steer`: what they compute is to outlast those."""
+    before = _STEERING.set(())
+    try:
+        yield
+    finally:
+        _STEERING.reset(before)

@@ -62,6 +62,25 @@ class Hookable(nn.Module):
         check_conversion(self, fn, "a submodule")
         return self
 
+    def __getitem__(self, index: int) -> nn.Module:
+        """The part of this number, where the model has a list of modules: `explained.model.layers[0]`."""
+        numbers = [name for name, _ in self.named_children() if name.isdigit()]
+        if not numbers:
+            raise TypeError("this part of an explained module is no list of modules; its parts have names")
+        wanted = str(index if index >= 0 else index + 1 + max(map(int, numbers)))
+        if wanted not in numbers:
+            raise IndexError(f"an explained module holds the parts {', '.join(numbers)} here, and no {index}")
+        return self.get_submodule(wanted)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise AttributeError(
+                f"this part of an explained module has no {name!r}: it has the parameters of the model's module and no "
+                "code, and no parts without parameters; read values and their relevance with lxt_fx.watch and the path"
+            ) from None
+
     def register_forward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
         """As for any module. In a call the hook gets (module, inputs, output): the values that carry relevance and enter or
         leave the module in the graph, as plain tensors without the model's own tuples or output classes. It may read and

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from lxt_fx.base.as_it_was import as_it_was
 from lxt_fx.base.errors import CallError
 from lxt_fx.base.module_facts import Fact, facts_of
 from lxt_fx.base.nodes import fixed_size
@@ -32,8 +33,7 @@ from lxt_fx.base.user_objects import user_classes
 from lxt_fx.compiler.call_inputs import false_guard, of_other_size
 from lxt_fx.compiler.captured_model import Begun, CapturedModel, copied, on_short_texts
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.model_changes import ModelState
-from lxt_fx.compiler.model_settings import Place
+from lxt_fx.compiler.model_changes import ModelState, Writes
 from lxt_fx.compiler.options import Options
 from lxt_fx.compiler.short_check import Checked, short_check
 from lxt_fx.compiler.size_guards import compiled_guard
@@ -66,7 +66,7 @@ class KeptCapture:
     proofs: list[GradientProof]
     by_embeddings: bool
     has_packed: bool
-    written: frozenset[Place]
+    written: Writes
     sizes: Mapping[str, tuple[int | None, ...]]
     begun: Begun | None = None
     canonical: GraphModule | None = None
@@ -102,7 +102,7 @@ class KeptCapture:
     def _takes(self, example: Example) -> bool:
         """Whether the values that the model's code read are those of this example."""
         try:
-            with torch_state_restored(), torch.no_grad():
+            with torch_state_restored(), torch.no_grad(), as_it_was(self.captured.gm):  # which writes into its buffers
                 self.captured.gm(**example.copied().kwargs)
         except CallError:
             return False
@@ -289,7 +289,7 @@ def sizes_of(captured: Captured) -> dict[str, tuple[int | None, ...]]:
     return {name: tuple(map(fixed_size, x.shape)) for name, x in values.items() if isinstance(x, Tensor)}
 
 
-def state_of(model: nn.Module, gm: GraphModule, begun: Begun | None, written: frozenset[Place]) -> ModelState:
+def state_of(model: nn.Module, gm: GraphModule, begun: Begun | None, written: Writes) -> ModelState:
     """What a graph took from its model."""
     if begun is None:
         return ModelState(model, [gm], gm.graph, written)
@@ -300,12 +300,14 @@ def keep_capture(
     source: CapturedModel,
     asked: Example,
     dynamic: bool,
-    written: frozenset[Place],
+    written: Writes,
     before: Remembered | None,
+    after: Remembered | None,
     sizes: Mapping[str, tuple[int | None, ...]],
 ) -> KeptCapture:
     """The captured graph with what it was captured for, for the calls that come. It is not kept, and serves one call only,
-    where it would hold its model, or where the model has parts that cannot be compared later."""
+    where it would hold its model, or where the model has parts that cannot be compared later. `before` are the facts of the
+    model before it was captured, and `after` as its own forward leaves it, where that writes something."""
     captured = copied_capture(source.captured)
     kept = KeptCapture(
         _Calls.of(asked, dynamic), captured, source.proofs, source.embedding is not None,
@@ -321,6 +323,7 @@ def keep_capture(
         own = set(map(id, model.parameters()))
         states[:] = [each for each in states if own.issuperset(each.parameters())]  # else memory of old weights stays
         settings, now = settings_for(model), now.less_changed(before)
+        now = now if after is None else now.less_changed(after)
         state = next((each for each in states if each.settings == settings and each.facts.is_same(now)), None)
         if state is None:
             states.insert(0, state := _State(now, settings, []))

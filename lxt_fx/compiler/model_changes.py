@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
+from lxt_fx.base.as_it_was import Written
 from lxt_fx.base.errors import ModelChangedError
+from lxt_fx.base.model_snapshot import Place
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import contents_of
 from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.hooks import PAUSED
-from lxt_fx.compiler.model_settings import SAY_NOTHING, Place, Setting, Values, joined, names_read, settings_of
+from lxt_fx.compiler.model_settings import SAY_NOTHING, Setting, Values, joined, names_read, settings_of
 from lxt_fx.ops.packed import packed_layer_of
 
 _END = object()
@@ -39,9 +41,9 @@ class ModelState:
     of them is another, it finds out what that means, and goes on with the new state if it means nothing to the graph.
     """
 
-    def __init__(self, model: nn.Module, modules: Iterable[GraphModule], captured: Graph, written: Set[Place]) -> None:
+    def __init__(self, model: nn.Module, modules: Iterable[GraphModule], captured: Graph, written: Writes) -> None:
         """`modules` are the graph and, if it is cut already, its fronts; `captured` is the graph as it was captured, and
-        `written` are the settings that the forward itself writes."""
+        `written` is what the forward itself writes."""
         self._reads, self._written = _Reads.of(model, list(modules), captured), written
         self._model = weakref.ref(model, _forgetting(weakref.ref(self)))
         self._seen: _Seen | None = _Seen.of(model, self._reads, self._written)
@@ -72,12 +74,14 @@ class ModelState:
         self._seen = _Seen.of(model, self._reads, self._written)
 
 
-def written_since(model: nn.Module, before: Iterable[Setting]) -> frozenset[Place]:
-    """The settings that are new or have changed, while only the model's forward ran: it writes them itself (a counter, a
-    length), and no setting of the user is among them."""
-    earlier = {setting.place: setting for setting in before}
-    now = settings_of(model.named_modules())
-    return frozenset(s.place for s in now if s.place not in earlier or earlier[s.place].differs())
+Writes = Mapping[Place, Any]
+"""What a model's own forward writes into it: by place the tensor that it makes, else the class of what it puts there."""
+
+
+def places_written(written: Iterable[Written]) -> Writes:
+    """Where the forward writes in these runs. Nothing here holds a module."""
+    places = {place: each.made.get(place) for each in written for place in each.places}
+    return {place: x.detach() if isinstance(x, Tensor) else type(x) for place, x in places.items()}
 
 
 def _forgetting(state: weakref.ref[ModelState]) -> Callable[[Any], None]:
@@ -122,26 +126,42 @@ class _Reads:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Parameters, buffers or submodules in the dict of their module. `reads` names those that the graph reads. In an `open`
-    dict, which the model's code iterates over, a new entry counts too."""
+    """Parameters, buffers or submodules in the dict of their module. `reads` names those that the graph reads, `writes`
+    what the forward itself puts there. In an `open` dict, which the model's code iterates over, a new entry counts too."""
 
     path: str
     owner: dict[str, Any]
     was: Mapping[str, Any]
     reads: frozenset[str]
     is_open: bool
+    writes: Mapping[str, Any]
+    tensors: Mapping[int, Tensor]
 
     def changes(self) -> Iterator[str]:
         """What is another now, in sentences."""
         for key, was in self.was.items():
             now = self.owner[key] if key in self.owner else _END  # noqa: SIM401 - scripted modules have no `get`
-            if now is not was and key in self.reads:
+            if now is not was and key in self.reads and not (key in self.writes and self._is_written(key, was, now)):
                 shown, before = _shown(now), _shown(was)
                 said = f"{shown} (it was {before})" if shown != before else f"another {shown}"
                 yield f"{joined(self.path, key)} is {said}"
-        new = [key for key in dict(self.owner) if key not in self.was] if self.is_open else []
+        new = [key for key in dict(self.owner) if key not in {*self.was, *self.writes}] if self.is_open else []
         for key in new:
             yield f"{joined(self.path, key)} is new ({type(self.owner[key]).__name__})"
+
+    def _is_written(self, key: str, was: Any, now: Any) -> bool:
+        """Whether this may come from the forward itself: a tensor of the values that it makes, or of another size; a module
+        of its class, with the tensors that the graph reads."""
+        made = self.writes[key]
+        if isinstance(made, Tensor) and isinstance(now, Tensor):
+            return made.shape != now.shape or (made.dtype == now.dtype and torch.equal(made, now))
+        if type(now) is not made:
+            return False
+        if not isinstance(now, nn.Module) or not isinstance(was, nn.Module):
+            return True
+        found = dict(chain(now.named_parameters(), now.named_buffers()))
+        named = chain(was.named_parameters(), was.named_buffers())
+        return all(found.get(name) is x for name, x in named if id(x) in self.tensors)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -166,14 +186,18 @@ class _Seen:
     keys: tuple[Set[str], ...]
     hooks: tuple[tuple[str, Sized], ...]
     hook_counts: list[int]
+    written: Writes
 
     @staticmethod
-    def of(model: nn.Module, graph: _Reads, written: Set[Place]) -> _Seen:
+    def of(model: nn.Module, graph: _Reads, written: Writes) -> _Seen:
         """The model as it is now, without the settings that its forward writes."""
         modules = tuple(model.named_modules())
         used = [(path, module) for path, module in modules if path in graph.paths]
         adapters = {joined(path, name) for path, module in used for name in getattr(module, "adapter_layer_names", ())}
-        held = tuple(chain.from_iterable(_held(path, module, graph, path in adapters) for path, module in used))
+        own: dict[int, dict[str, Any]] = {}
+        for (owner, key), made in written.items():
+            own.setdefault(owner, {})[key] = made
+        held = tuple(chain.from_iterable(_held(path, module, graph, path in adapters, own) for path, module in used))
         settings = [s for s in chain(settings_of(used), _constants(used, graph)) if s.place not in written]
         names = {id(tensor): name for name, tensor in chain(model.named_buffers(), model.named_parameters())}
         alone = tuple(graph.tensors.values())
@@ -197,6 +221,7 @@ class _Seen:
             keys=tuple(map(frozenset, attributes)),
             hooks=hooks,
             hook_counts=[len(each) for _, each in hooks],
+            written=written,
         )
 
     def is_same(self) -> bool:
@@ -229,7 +254,7 @@ class _Seen:
         yield from (setting.said() for setting in self.settings if setting.differs())
         for (path, module), was, keys in zip((("", model), *self.modules), self.modes, self.keys, strict=True):
             for key in vars(module).keys() - keys:
-                if _hides(module, key):
+                if _hides(module, key) and (id(vars(module)), key) not in self.written:
                     yield f"{joined(path, key)} was set on this {type(module).__name__} (it was that of the class)"
             if module.training and not was and _draws(module):
                 yield (
@@ -238,14 +263,17 @@ class _Seen:
                 )
 
 
-def _held(path: str, module: nn.Module, graph: _Reads, adapter: bool) -> Iterator[_Held]:
+def _held(
+    path: str, module: nn.Module, graph: _Reads, adapter: bool, own: Mapping[int, Mapping[str, Any]]
+) -> Iterator[_Held]:
     """What stands in the three dicts of a module. New entries count where its code may iterate over them, which it does not
     for the further adapters of an `adapter` layer."""
     loops = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or names_read(type(module)) & _ITERATE
     for owner in contents_of(module):
         reads = frozenset(key for key, value in owner.items() if graph.by(path, key, value))
         if owner:
-            yield _Held(path, owner, dict(owner), reads, bool(loops) and not adapter)
+            writes = own.get(id(owner), {})
+            yield _Held(path, owner, dict(owner), reads, bool(loops) and not adapter, writes, graph.tensors)
 
 
 def _constants(modules: Iterable[tuple[str, nn.Module]], graph: _Reads) -> Iterator[Setting]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from lxt_fx.base.model_snapshot import Place
 from lxt_fx.base.module_facts import SEVERAL, attributes_of, copied, is_plain, names_in
 
 SAY_NOTHING = frozenset(
@@ -23,10 +24,6 @@ SAY_NOTHING = frozenset(
     | {"_attn_implementation", "_attn_implementation_internal", "_experts_implementation_internal"}
 )
 """Attributes that change how an output is computed or packed, or what happens in training, and not the numbers."""
-
-
-Place = tuple[int, str]
-"""Where an attribute stands: the dict of its object, by identity, and its name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from lxt_fx.base.as_it_was import as_it_was
 from lxt_fx.base.errors import ForwardMismatchError, GradientMismatchError, InputError, SizeGuardError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
@@ -71,7 +72,8 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
     ForwardMismatchError and GradientMismatchError as `transform` does; where a capture of other inputs leads to these two,
     or to conditions that the example does not meet, the model is captured on the example (a file is dropped)."""
     try:
-        return _compiled_by(source, table, options)
+        with as_it_was(source.model):  # the captured graph writes into its buffers too, until it is functional
+            return _compiled_by(source, table, options)
     except (ForwardMismatchError, GradientMismatchError, SizeGuardError):
         if source.fresh is None:
             raise

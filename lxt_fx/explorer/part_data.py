@@ -66,6 +66,7 @@ def _sound(reading: SoundReading, steps: int) -> Payload:
         "start": reading.start,
         "loudness": None if loud is None else array(loud),
         "spectrogram": _spectrogram(reading),
+        "seconds": reading.waveform.numel() / reading.rate if reading.waveform is not None and reading.rate else None,
     }
 
 

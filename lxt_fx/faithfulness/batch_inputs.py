@@ -16,6 +16,7 @@ from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetFunction, TargetsLike, Wanted, is_list, target_by_example
 from lxt_fx.attribution.target_entry import LogitEntry, Reading, entry_of, logits_of
 from lxt_fx.attribution.text_input import TextInput, texts_of_logits
+from lxt_fx.base.as_it_was import answer_of
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
@@ -70,7 +71,7 @@ class BatchInputs:
         if isinstance(model, Explained):
             return model._called(*model._fitting(named))
         args, kwargs = Example(named, {}, positional=self.by_position).arguments()
-        return model(*args, **kwargs)
+        return answer_of(model, lambda: model(*args, **kwargs))
 
     def batches(self, count: int, most: int) -> Iterator[tuple[list[int], int]]:
         """The indices 0 to `count` - 1 in batches of at most `most`, each with the number of its indices that count. If the

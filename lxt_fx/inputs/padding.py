@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lxt_fx.attribution.embeddings import as_called
+from lxt_fx.base.as_it_was import as_it_was
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.user_objects import tensors_of
 from lxt_fx.inputs.facts import PICTURES, Facts
@@ -121,7 +122,7 @@ def _difference_in(
     alone = {name: value[:, inside] for name, value in among.items() if name != "position_ids"}
     if counted:
         among["position_ids"] = _counted(next(iter(among.values())), [inside] * len(twice))
-    with torch.no_grad():
+    with torch.no_grad(), as_it_was(facts.model):
         try:
             together, single = (_compared(facts.model(**as_called(facts.model, given), **more)) for given in (among, alone))
         except Exception as error:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lxt_fx.base.as_it_was import as_it_was
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.user_objects import tensors_of
 from lxt_fx.inputs import pictures
@@ -178,7 +179,7 @@ def _is_picture(facts: Facts, tensor: Tensor) -> bool:
 
     def answers(given: Tensor) -> bool:
         """Whether the output of the model, or the first of them, has an entry for each example."""
-        with torch.no_grad():
+        with torch.no_grad(), as_it_was(facts.model):
             try:
                 found = next(iter(tensors_of(facts.model(facts.on_device(given)))), None)
             except Exception:  # whatever the model raises for what it does not take

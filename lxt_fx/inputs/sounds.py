@@ -95,7 +95,7 @@ def extracted(facts: Facts, tools: Tools, waves: Sequence[Any]) -> dict[str, Any
     if extractor is None:
         raise InputError(
             f"{facts.function}: a sound must be prepared for {facts.model_class}, and no feature extractor was given; give "
-            "AutoProcessor or AutoFeatureExtractor.from_pretrained(...) as the second argument"
+            "AutoProcessor or AutoFeatureExtractor.from_pretrained(...) as processor"
         )
     own = rate_of(tools)
     settings: dict[str, Any] = {}

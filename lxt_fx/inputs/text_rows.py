@@ -101,7 +101,7 @@ def check_tokenizer(facts: Facts, tokenizer: Any) -> None:
     if not callable(tokenizer):
         raise InputError(
             f"{facts.function}: a text needs a tokenizer, and none was given; give the tokenizer of {facts.model_class} as "
-            "the second argument, or token ids in the place of the text"
+            "processor, or token ids in the place of the text"
         )
 
 

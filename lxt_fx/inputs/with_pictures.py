@@ -33,7 +33,7 @@ def from_text_and_pictures(
     if tools.processor is None and (tools.tokenizer is None or tools.image_processor is None):
         raise InputError(
             f"{facts.function}: a text with pictures needs the processor of both, and "
-            f"{_given(tools)}; give AutoProcessor.from_pretrained(...) as the second argument"
+            f"{_given(tools)}; give AutoProcessor.from_pretrained(...) as processor"
         )
     grouped = [_pairs(facts, tools, one) for one in what]
     asked = [pair for pairs in grouped for pair in pairs]

@@ -23,6 +23,7 @@ from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inside.inside_call import InsideCall, inside_call
 from lxt_fx.inside.laid_out import LaidOut, refuse_merged
+from lxt_fx.inside.latent_result import TopUnits
 from lxt_fx.inside.units import UnitsLike, mask_of, said_of_units, short_units
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
@@ -69,8 +70,8 @@ def conditional(
     MLP or an attention the part that runs through it. `inputs`, `target` (one for each example), `processor` and the other
     arguments are as in `latent`.
 
-    Raises InputError for units that a place does not have, for places that no path connects and for several targets of one
-    example; and what `latent` raises.
+    Raises InputError for units that a place does not have, for places that no path connects, for top units of several
+    places and for several targets of one example; and what `latent` raises.
     """
     wanted, several = _conditions(conditions)
     check_chunk(chunk, FUNCTION)
@@ -96,6 +97,12 @@ def conditional(
 def _conditions(given: Condition | Sequence[Condition]) -> tuple[list[Condition], bool]:
     """The conditions, and whether a list was given."""
     wanted = [given] if isinstance(given, Mapping) else list(given) if isinstance(given, (list, tuple)) else []
+    for one in wanted:
+        if isinstance(one, TopUnits) and len(one) > 1:
+            raise InputError(
+                f"{FUNCTION}: the top units lie at {len(one)} places, and a condition of several places means one after "
+                "the other; for each unit by itself give [{unit.place: unit.unit} for unit in top.found]"
+            )
     if not wanted or not all(isinstance(each, Mapping) and each for each in wanted):
         raise InputError(
             f"{FUNCTION}: a condition is a dict of places and units, such as {{'mlp.3.neurons': [17]}}, or a list of "

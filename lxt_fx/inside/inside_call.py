@@ -20,6 +20,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inputs.given import Given
+from lxt_fx.inputs.tools import is_tokenizer
 from lxt_fx.inside.laid_out import LaidOut, laid_out
 from lxt_fx.inside.tokens import Tokens, tokens_of
 from lxt_fx.tasks.asked import asked_of
@@ -64,6 +65,11 @@ def inside_call(
     Raises InputError for inputs or targets that do not fit, for a module that answers at some positions only, and for
     examples of a batch that depend on one another; UnknownNameError for a place that there is not.
     """
+    if is_tokenizer(inputs):
+        raise InputError(
+            f"{function}: the inputs come second here, and the tokenizer by name: {function}(model, text, ..., "
+            "processor=tokenizer)"
+        )
     module, processor = opened_with(model, processor, function)
     given, tokenizer = read(module, processor, inputs, function, answer=answer, sampling_rate=None)
     explained = explained_on(module, given, function, rules)

@@ -43,7 +43,8 @@ class TopUnit:
 
 
 class TopUnits(Listed, Mapping[str, tuple[int, ...]]):
-    """Units by place: what `steer` and `conditional` take. `found` are the same one by one, largest first."""
+    """Units by place: what `steer` takes, and `conditional` too where they are of one place. `found` are the same one by
+    one, largest first."""
 
     def __init__(self, found: Sequence[TopUnit]) -> None:
         self.found = tuple(found)
@@ -150,7 +151,7 @@ class Latent(Listed, Mapping[str, LatentValue]):
 
         `positions` are those of the text that count, by default all: with `slice(1, None)` the first token, on which
         many models rest whatever the text says, is left out. Raises InputError for a `k` below 1, another `by` and
-        positions that the text does not have, UnknownNameError if no such place was asked for.
+        positions that the text does not have, and for neurons of experts, UnknownNameError if no such place was asked for.
         """
         if by not in ("relevance", "absolute", "activation"):
             raise InputError(f'latent: by must be "relevance", "absolute" or "activation", got {by!r}')

@@ -10,9 +10,10 @@ from torch import Tensor
 from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.base.errors import InputError
 from lxt_fx.inside.laid_out import LaidOut, refuse_merged
+from lxt_fx.inside.units import check_units
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class LatentValue:
     """One place. `activation` is its value, `relevance` has an axis of targets before the same axes; both are on the CPU.
     `layout` says how the axes came from those of the place. `tokens` and `columns` are, for each entry of the batch, the
@@ -24,6 +25,11 @@ class LatentValue:
     relevance: Tensor
     tokens: tuple[tuple[str, ...], ...] = ()
     columns: tuple[tuple[int, ...], ...] = ()
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {size}" for name, size in zip(self.axes, self.activation.shape, strict=True))
+        targets = f", {len(self.relevance)} targets" if len(self.relevance) > 1 else ""
+        return f"LatentValue({self.place.name}, [{sizes}]{targets})"
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -50,7 +56,8 @@ class LatentValue:
         return list(range(count)), [""] * count
 
     def by_unit(self) -> Tensor:
-        """Relevance [targets, batch, units], summed over all other axes."""
+        """Relevance [targets, batch, units], summed over all other axes. Raises InputError for neurons of experts."""
+        check_units(self.place, "latent")
         return self._kept("batch", self.axes[self.unit_axis])
 
     def by_token(self) -> Tensor:
@@ -58,7 +65,9 @@ class LatentValue:
         return self._kept("batch", self.token_axis)
 
     def by_token_and_unit(self) -> Tensor:
-        """Relevance [targets, batch, tokens, units], summed over all other axes."""
+        """Relevance [targets, batch, tokens, units], summed over all other axes. Raises InputError for neurons of
+        experts."""
+        check_units(self.place, "latent")
         found = self._kept("batch", self.token_axis, self.axes[self.unit_axis])
         return found.transpose(2, 3) if self.axes.index(self.token_axis) > self.unit_axis else found
 

@@ -133,6 +133,11 @@ def maximise(
     for name, count in (("seeds", seeds), ("steps", steps)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputError(f"{FUNCTION}: {name} must be a whole number of at least 1, got {count!r}")
+    if not isinstance(regularisers, Regularisers) or not isinstance(regularisers.jitter, int) or regularisers.jitter < 0:
+        raise InputError(
+            f"{FUNCTION}: regularisers are lxt_fx.Regularisers, with a jitter of whole pixels of at least 0; got "
+            f"{regularisers!r:.100}"
+        )
     with gradients_on():
         module, processor = opened_with(model, processor, FUNCTION)
         frame = _frame(module, processor, bounds, shape)
@@ -141,7 +146,10 @@ def maximise(
         if len(found) != 1:
             raise InputError(f"{FUNCTION}: {place!r} stands for {len(found)} places, and one unit is of one; name it")
         (inside,) = found.values()
-        (unit,) = units_of(unit, unit_count(inside, FUNCTION), place, FUNCTION)
+        wanted = units_of(unit, unit_count(inside, FUNCTION), place, FUNCTION)
+        if len(wanted) != 1:
+            raise InputError(f"{FUNCTION}: pictures are made for one unit; call it once for each, got {unit!r:.100}")
+        unit = wanted[0]
         fitting, bound = explained._prepared((), {leaf: frame.grey(seeds)})
         forward = tapped(fitting, found).module
 
@@ -186,6 +194,8 @@ def _frame(module: nn.Module, processor: Any, bounds: Any, shape: tuple[int, int
             f"{FUNCTION}: it is not known which numbers black and white are for {facts.model_class}; give its image "
             "processor, or bounds=(black, white)"
         )
+    elif not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise InputError(f"{FUNCTION}: bounds are the numbers of black and of white, (0.0, 1.0); got {bounds!r:.100}")
     else:
         low, high = (torch.as_tensor(bound, dtype=torch.float32).reshape(-1) for bound in bounds)
     if shape is None:

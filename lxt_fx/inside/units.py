@@ -57,6 +57,17 @@ def units_of(given: Any, count: int, place: str, function: str, what: str = "uni
     return found
 
 
+def check_units(place: InsidePlace, function: str) -> None:
+    """Raises InputError for a place that holds the neurons of several experts: an index means another neuron in each."""
+    axes, experts = place.axes, ("entries", "experts")
+    if any(name in axes[:-1] for name in experts):
+        raise InputError(
+            f"{function}: {place.name} [{', '.join(axes)}] holds the neurons of several experts, and an index is another "
+            "neuron in each of them, so it is no unit of the model; take experts.*.weights or mlp.*.output, or the whole "
+            "of this place"
+        )
+
+
 def mask_of(
     given: UnitsLike,
     place: InsidePlace,
@@ -68,6 +79,8 @@ def mask_of(
     """1 at the units that are meant and 0 elsewhere, in a shape that is broadcast to that of the value. Positions are those
     of the `texts`, one for each entry of the batch, or indices of the axis of tokens where these are None."""
     only = given if isinstance(given, Only) else Only(given)
+    if only.units is not None:
+        check_units(place, function)
     whole, axis = laid.of(value.detach()), laid.unit_axis
     mask = _one_at(whole, axis, [units_of(only.units, whole.shape[axis], place.name, function)])
     if only.positions is not None:

@@ -15,6 +15,7 @@ from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetFunction
 from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.attribution.text_input import NO_TOKENIZER
+from lxt_fx.base.as_it_was import answer_of
 from lxt_fx.compiler.call_capture import capture_for_call
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Options, Rules, table_named
@@ -97,7 +98,7 @@ def _answer(
 
     def run(inputs: Mapping[str, Any]) -> Any:
         with torch.no_grad():
-            return model(**as_called(model, called_as(model, inputs)))
+            return answer_of(model, lambda: model(**as_called(model, called_as(model, inputs))))
 
     task = choose_task(dims_of(run(given.inputs)), context, pairs=_are_pairs(given))
     if task.name not in ("causal", "encoder-decoder"):

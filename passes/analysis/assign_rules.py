@@ -196,6 +196,11 @@ def _no_rule_text(node: Node, flow: Flow, groups: Groups, table: RuleTable) -> s
                 lines.append(f"  closest rule: {rule.name}: {reason}")
     if str(node.target).startswith("quantized"):
         lines.append("  quantised kernels have no gradient: load the model unquantised, or dequantise its weights first")
+    elif str(node.target).startswith("lxt_fx."):
+        lines.append(
+            "  it has a rule of its own already, which the model was written with (lxt_fx.nn, lxt_fx.functional): "
+            "transform(..., strict=False) leaves it that"
+        )
     elif len(lines) == 1:
         lines.append(f"  closest rules: none of table {table.name} lists this op")
     return "\n".join(lines)

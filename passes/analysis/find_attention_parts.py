@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +47,12 @@ def find_attention_parts(flow: Flow, heads: Node, roles: Roles) -> AttentionPart
         found = {operand.name: operand.node for operand in operands(heads)}
         queries, keys, values, pattern = found["query"], found["key"], found["value"], None
     else:
-        pattern, scores = (_before(flow, heads, role, roles) for role in (Role.WEIGHTS, Role.SCORES))
-        if pattern is None or scores is None or len(flow.carrying_operands(scores)) < 2:
+        pattern = next(_before(flow, heads, Role.WEIGHTS, roles), None)
+        others = [o.node for o in flow.carrying_operands(heads) if pattern and not _leads_to(flow, o.node, pattern)]
+        scores = _scores_of(flow, heads, others[0], roles) if others else None
+        if scores is None or len(flow.carrying_operands(scores)) < 2:
             return None
         queries, keys = (operand.node for operand in flow.carrying_operands(scores)[:2])
-        others = [o.node for o in flow.carrying_operands(heads) if not _leads_to(flow, o.node, pattern)]
-        if not others:
-            return None
         values, keys = others[0], _before_transpose(flow, keys)
     separate = [split_before(flow, node, 4) for node in (queries, keys, values)]
     return AttentionParts(separate[0], separate[1], separate[2], split_behind(flow, heads, 4), pattern)
@@ -98,18 +97,37 @@ def _carrying_users(flow: Flow, node: Node) -> list[Node]:
     return [user for user in node.users if user in flow.carrying]
 
 
-def _before(flow: Flow, heads: Node, role: Role, roles: Roles) -> Node | None:
-    """The nearest node of this role before the output of an attention."""
+def projected(flow: Flow, node: Node) -> Node:
+    """What the linear map reads that queries, keys or values come out of."""
+    while found := flow.carrying_operands(node):
+        if node.target in LINEAR_MAPS:
+            return found[0].node
+        node = found[0].node
+    return node
+
+
+def _scores_of(flow: Flow, heads: Node, values: Node, roles: Roles) -> Node | None:
+    """The scores of an attention. Where those of another one are added (LiLT), its own are computed of what its values are
+    computed of."""
+    found = list(_before(flow, heads, Role.SCORES, roles))
+    own = projected(flow, values)
+    near = (one for one in found if own in [projected(flow, operand.node) for operand in flow.carrying_operands(one)])
+    return next(near, found[0] if found else None)
+
+
+def _before(flow: Flow, heads: Node, role: Role, roles: Roles) -> Iterator[Node]:
+    """The nodes of this role before the output of an attention, the nearest first."""
     seen, todo = {heads}, [heads]
     while todo:
         for operand in flow.carrying_operands(todo.pop(0)):
             node = operand.node
+            if node in seen:
+                continue
+            seen.add(node)
             if role in roles.get(node, ()):
-                return node
-            if node not in seen and node.target not in LINEAR_MAPS - CONTRACTIONS:
-                seen.add(node)
+                yield node
+            elif node.target not in LINEAR_MAPS - CONTRACTIONS:
                 todo.append(node)
-    return None
 
 
 def _leads_to(flow: Flow, node: Node, pattern: Node) -> bool:

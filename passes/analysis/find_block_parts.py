@@ -10,7 +10,7 @@ from typing import Any
 import networkx as nx
 from torch.fx import Node
 
-from lxt_fx.base.nodes import arguments, fixed_size, shape
+from lxt_fx.base.nodes import arguments, fixed_size, shape, written_shape
 from lxt_fx.base.torch_internals import aten, aten_ops
 from lxt_fx.ops.aten_kinds import (
     CONVOLUTIONS,
@@ -35,10 +35,13 @@ from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.rule_table.rule import Role
 
 SUMS = aten_ops("add.Tensor sub.Tensor")
-_MIXES = aten_ops("cumsum fft_fft fft_fft2 fft_fftn avg_pool1d avg_pool2d")
+_POOLS = aten_ops("avg_pool1d avg_pool2d")
+_MIXES = _POOLS | aten_ops("cumsum fft_fft fft_fft2 fft_fftn")
 SCALES = MOVES | MASKS | POINTWISE_LINEAR | PRODUCTS | NORMS
 """What may stand between a part of a block and the residual stream."""
 SCATTERS = aten_ops("index_add index_put scatter_add scatter.src sum.dim_IntList")
+TOKENS = 2
+"""The axis of the tokens, counted from the last one."""
 _ALONE = POINTWISE | MOVES | NORMS | SELECTIONS | WEIGHTED | SCATTERS
 """Ops that read several values and mix no tokens."""
 
@@ -58,7 +61,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """A sum of `before` and what is computed from it."""
+    """A sum of `before` and what is computed from it, or the tokens of both side by side."""
 
     before: Node
     after: Node
@@ -109,7 +112,7 @@ def blocks_between(reader: Reader, cuts: tuple[Node, ...], segment_of: Mapping[N
             inside.setdefault(cut, set()).add(node)
     for before, after in zip(cuts, cuts[1:], strict=False):
         members = frozenset(inside.get(before, ()))
-        if members and after.target in SUMS and _skips(reader, after, before):
+        if members and (_appends(reader, after, before) or after.target in SUMS and _skips(reader, after, before)):
             tips = list(_tips(reader, after, before, members))
             inner = set(_partial_sums(reader, after, before, members))
             if any(not inner.isdisjoint(_computed_from(reader, tip, before, members)) for tip in tips):
@@ -119,28 +122,43 @@ def blocks_between(reader: Reader, cuts: tuple[Node, ...], segment_of: Mapping[N
                 yield Block(before, after, branches)
 
 
+def joined_axis(node: Node) -> int:
+    """The axis along which values are joined, counted from the last one, which is 1."""
+    axis = arguments(node).get("dim", 0)
+    return (-axis if axis < 0 else len(shape(node) or ()) - axis) if isinstance(axis, int) else 0
+
+
+def _appends(reader: Reader, node: Node, before: Node) -> bool:
+    """Whether tokens computed from the value `before` are appended to its own (X-CLIP)."""
+    joins = node.target is aten.cat.default and joined_axis(node) == TOKENS
+    return joins and len(reader.reads(node)) > 1 and before in reader.reads(node)
+
+
 def _computes(node: Node) -> bool:
     """Whether the op is more than a norm, an activation or a scale."""
     return node.target in LINEAR_MAPS | _MIXES or node.target is aten.scaled_dot_product_attention.default
 
 
 def _skips(reader: Reader, node: Node, before: Node) -> bool:
-    """Whether the value `before` is a term of a sum as it is, or scaled."""
+    """Whether the value `before` is a term of a sum as it is, or scaled, or pooled to fewer tokens (Funnel)."""
+    shorter = written_shape(node) != written_shape(before)
+    through = SUMS | PRODUCTS | MOVES | (_POOLS if shorter else frozenset())
     todo = [node]
     while todo:
         one = todo.pop()
         if one is before:
             return True
-        if one.target in SUMS | PRODUCTS | MOVES and one not in reader.origin and len(found := reader.reads(one)) < 3:
+        if one.target in through and one not in reader.origin and len(found := reader.reads(one)) < 3:
             todo += found
     return False
 
 
 def _tips(reader: Reader, node: Node, before: Node, members: frozenset[Node]) -> Iterator[Node]:
-    """The terms of the sum that ends a block, but for the skip, and before scales and norms. A sum is one term unless it
-    holds the skip, or one of its terms holds an attention and another does not (attention and MLP beside each other)."""
+    """The terms of the sum that ends a block, or the tokens that it appends, but for the skip, and before scales and norms.
+    A sum is one term unless it holds the skip, or one of its terms holds an attention and another does not (attention and
+    MLP beside each other)."""
     found = reader.reads(node)
-    inner = node.target in SUMS and len(found) > 1
+    inner = (node.target in SUMS or _appends(reader, node, before)) and len(found) > 1
     if inner and (_skips(reader, node, before) or _attends_in_part(reader, found, before, members)):
         for operand in found:
             yield from _tips(reader, operand, before, members)

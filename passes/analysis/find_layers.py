@@ -17,7 +17,8 @@ from torch.fx import Graph, GraphModule, Node
 from lxt_fx.base.nodes import shape, written_shape
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import LINEAR_MAPS
-from lxt_fx.passes.analysis.find_attention_parts import RESHAPES, AttentionParts
+from lxt_fx.passes.analysis.carried_edges import carried_edges
+from lxt_fx.passes.analysis.find_attention_parts import AttentionParts
 from lxt_fx.passes.analysis.find_block_parts import (
     Block,
     Reader,
@@ -66,7 +67,7 @@ def find_layers(gm: GraphModule, flow: Flow) -> tuple[Stream, ...]:
     """Analysis: the streams of a canonical graph, one for each leaf that has layers of its own. A block that the values of
     several leaves go through is in the stream that it continues."""
     reader = Reader(flow, find_groups(gm, flow), {node: place for place, node in enumerate(gm.graph.nodes)})
-    carried, output = _carried(gm.graph, flow, reader.order), _last_carrying(gm.graph, flow)
+    carried, output = carried_edges(reader, gm.graph), _last_carrying(gm.graph, flow)
     ways: dict[Node, _Way] = {}
     for leaf in flow.leaves:
         if leaf in carried and output is not None:
@@ -112,50 +113,6 @@ def _owners(order: Mapping[Node, int], ways: Mapping[Node, _Way]) -> dict[Node, 
         going_on = [leaf for leaf, last in nearest if last is not None and owners[last] is leaf]
         owners[after] = going_on[-1] if going_on else nearest[-1][0]
     return owners
-
-
-def _carried(graph: Graph, flow: Flow, order: Mapping[Node, int]) -> nx.DiGraph:
-    """The edges producer -> consumer along which relevance flows. A value of the stream that is joined with what became of
-    it (the embeddings, which each shared layer of Zamba reads beside its input) passes by, and so do keys and values that
-    an attention has from an earlier layer (Gemma 4)."""
-    found: nx.DiGraph = nx.DiGraph()
-    for node in graph.nodes:
-        if node in flow.carrying and node.op != "output":
-            found.add_node(node)
-            read = [operand.node for operand in flow.carrying_operands(node)]
-            if node.target is aten.cat.default and len(read) > 1:
-                read = [one for one in read if not any(_became(flow, order, one, other) for other in read)]
-            if node.target is aten.scaled_dot_product_attention.default and len(read) == 3:
-                projected = [_projected(flow, one) for one in read[:2]]
-                if projected[0] is not projected[1] and _became(flow, order, projected[1], projected[0]):
-                    read = read[:1]
-            found.add_edges_from((one, node) for one in read)
-    return found
-
-
-def _projected(flow: Flow, node: Node) -> Node:
-    """What the linear map reads that queries or keys come out of."""
-    while found := flow.carrying_operands(node):
-        if node.target in LINEAR_MAPS:
-            return found[0].node
-        node = found[0].node
-    return node
-
-
-def _became(flow: Flow, order: Mapping[Node, int], origin: Node, node: Node) -> bool:
-    """Whether a value is computed from what another one is a copy of."""
-    while origin.target in RESHAPES and (read := flow.carrying_operands(origin)):
-        origin = read[0].node
-    seen, todo = {node}, [node]
-    while todo:
-        for operand in flow.carrying_operands(todo.pop()):
-            one = operand.node
-            if one is origin:
-                return True
-            if one not in seen and order[one] > order[origin]:
-                seen.add(one)
-                todo.append(one)
-    return False
 
 
 def _before_constants(flow: Flow, node: Node) -> Node:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.nodes import value, written_shape
 from lxt_fx.base.torch_internals import (
     OpOverload,
@@ -85,7 +86,7 @@ class _Inside:
         named = partial(_with_names, part, len(operands), tuple(self.constants))
         values = [value(node) for node in read]
         fakes = values if is_fake(self.like) else new_fakes(values, torch.device("cpu"))
-        with torch.no_grad():
+        with torch.no_grad(), autocast_off():
             traced = traced_ops(named, fakes)
         inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
         stands_for: dict[Node, Node] = dict(zip(inputs, read, strict=True))

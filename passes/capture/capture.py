@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx import GraphModule
 
+from lxt_fx.base.as_it_was import as_it_was
 from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import CaptureError, UnsupportedVersionError
 from lxt_fx.base.grad_mode import gradients_on
@@ -114,7 +115,7 @@ def capture(
     said = []
     for name, way in ways:
         try:
-            with torch_state_restored(), _quiet(), _traceable(model), visible_autocast():
+            with torch_state_restored(), _quiet(), as_it_was(model), _traceable(model), visible_autocast():
                 return way()
         except UnsupportedVersionError:
             raise  # the next way does not use what is missing, and would hide that

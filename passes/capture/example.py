@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lxt_fx.base.as_it_was import answer_of
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.torch_internals import pytree, uncompiled
 from lxt_fx.base.transformers_internals import without_cache
@@ -144,12 +145,12 @@ class Example:
 
     def call(self, model: nn.Module, without: tuple[str, ...] = ()) -> Any:
         """The model's output on this example, from a fixed random state, without caches, as in a call whose inputs ask for
-        a gradient. To be called inside `torch_state_restored`."""
+        a gradient. The model is put back as it was before (`answer_of`). To be called inside `torch_state_restored`."""
         args, kwargs = self.copied().arguments(without)
         torch.manual_seed(SEED)
         flex = flex_attention_in_ops if torch.is_grad_enabled() else flex_attention_mapped
         with without_cache(model), uncompiled(model), flex(model), as_in_a_call(model):
-            return with_made_objects(model(*args, **kwargs))
+            return answer_of(model, lambda: with_made_objects(model(*args, **kwargs)))
 
 
 def given_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from lxt_fx.base.as_it_was import Written, as_it_was, runs_logged
 from lxt_fx.base.errors import CaptureError, InputError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.passes.capture.example import Example
@@ -26,17 +27,39 @@ def without_refused_inputs(model: nn.Module, example: Example) -> tuple[Example,
     index. Padded texts are tried too: OPT counts positions from the mask. A model that finds its padding by itself if it
     gets no mask needs one in each call. A model on the meta device computes no values, so nothing is dropped there and the
     output is None.
+
+    Raises InputError for a model that fails on the example, or answers differently when it is called again.
     """
     if on_meta(model, example.kwargs):
         return example, None
-    example, expected = _in_one_way(model, example)
-    counted = _counted_from_padding(model, example)
-    if counted:
-        example = example.without(counted)
-        expected = example.call(model)
+    with runs_logged() as runs:
+        example, expected = _in_one_way(model, example)
+        counted = _counted_from_padding(model, example)
+        if counted:
+            example = example.without(counted)
+            expected = example.call(model)
+    if not answers_after(model, runs.of(expected), example, expected):
+        raise _answers_differently(model, example)
     if _finds_its_padding(model, example):
         example = replace(example, optional=tuple(name for name in example.optional if not _is_mask(name)))
     return example, expected
+
+
+def answers_after(model: nn.Module, written: Written, example: Example, expected: Any) -> bool:
+    """Whether the model still gives the expected output after one of its runs has written what it writes."""
+    if not written:
+        return True
+    with as_it_was(model):
+        written.again()
+        return _same(expected, answer_or_error(model, example))
+
+
+def _answers_differently(model: nn.Module, example: Example) -> InputError:
+    return InputError(
+        f"transform: {type(model).__name__} answers differently when it is called again with the same inputs "
+        f"({', '.join(example.kwargs)}): its forward changes something that the next call reads (a counter, a buffer, "
+        "an attribute), which no graph can follow; give a model whose answer depends on its inputs only"
+    )
 
 
 def _is_mask(name: str) -> bool:
@@ -101,11 +124,7 @@ def _without_refused(model: nn.Module, example: Example) -> tuple[Example, Any]:
         example = example.without((worst,))
     error = answer_or_error(model, example)
     if not isinstance(error, Exception):
-        raise InputError(
-            f"transform: {type(model).__name__} answers differently when it is called again with the same inputs "
-            f"({', '.join(example.kwargs)}): its forward changes something that the next call reads (a counter, a buffer, "
-            "an attribute), which no graph can follow; give a model whose answer depends on its inputs only"
-        )
+        raise _answers_differently(model, example)
     decoder = tuple(name for name in whole.kwargs if name.startswith("decoder_"))
     if example.made and decoder:  # some models make the decoder's input of the encoder's
         return _without_refused(model, whole.without(decoder))

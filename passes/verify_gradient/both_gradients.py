@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Interpreter
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lxt_fx.base.as_it_was import put_back_behind
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.passes.capture.called_by_leaf import leaf_names
@@ -97,7 +98,7 @@ def gradients_of_model(
     """The model's own gradient at leaves given by name and value: inputs of the example, or values that the model computes,
     such as embeddings; `reads` are the inputs that these are computed from, where that is known.
     Raises NotComparable if the model cannot be started from them or has no backward of its own."""
-    with torch_state_restored(), gradients_on():
+    with torch_state_restored(), gradients_on(), put_back_behind(model):
         asking = asking_for_gradient(leaves)
         try:
             output = run_model_from(model, example, asking, reads)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 from torch.nn.modules.module import register_module_forward_hook
 
+from lxt_fx.base.as_it_was import put_back_behind
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.nodes import computed_from, module_stack, source_line
 from lxt_fx.base.torch_internals import pytree
@@ -86,9 +87,10 @@ def _of_model(
     """The leaves, and what each module of the model returns."""
     asking = asking_for_gradient(leaves)
     returned: list[tuple[str, Tensor]] = [("", leaf) for leaf in asking.values()]
-    with _outputs_into(returned, model):
-        output = run_model_from(model, example, asking, reads)
-    found = gradients_at(output, {str(index): value for index, (_, value) in enumerate(returned)}, seeds, again=True)
+    with put_back_behind(model):
+        with _outputs_into(returned, model):
+            output = run_model_from(model, example, asking, reads)
+        found = gradients_at(output, {str(index): value for index, (_, value) in enumerate(returned)}, seeds, again=True)
     return [_Value(value, found[str(index)], path) for index, (path, value) in enumerate(returned)]
 
 

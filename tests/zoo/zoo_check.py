@@ -19,6 +19,7 @@ from zoo_ids import ByIds, tried_by_ids
 from zoo_lookups import Tables
 from zoo_places import Found, check_places, counts
 from zoo_scaled import scaled_cases
+from zoo_unchanged import as_it_is, changed
 
 import lxt_fx
 from lxt_fx.base.nodes import is_float
@@ -48,7 +49,8 @@ Build = Callable[[], tuple[Any, dict[str, Any]]]
 
 @dataclass(slots=True)
 class Result:
-    """One line of the table of supported models. A difference is None where it was not measured; `why` says why not."""
+    """One line of the table of supported models. A difference is None where it was not measured; `why` says why not.
+    `changed` names what `transform` left changed in the model."""
 
     entry: str
     model_class: str
@@ -69,6 +71,7 @@ class Result:
     ids: dict[str, Any] | None = None
     places: dict[str, Any] | None = None
     places_count: bool = False
+    changed: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -82,7 +85,8 @@ class Result:
         by_ids = {} if self.by_ids is None else {"by ids": self.by_ids.passes}
         places = {"places": self.found_places.passes} if self.places_count and self.found_places is not None else {}
         strict = self.seconds is not None and not self.unknown
-        return {"captured": bool(self.captured), "strict": strict, **found, **by_ids, **places}
+        unchanged = {"unchanged": False} if self.changed else {}
+        return {"captured": bool(self.captured), "strict": strict, **found, **by_ids, **places, **unchanged}
 
     @property
     def found_places(self) -> Found | None:
@@ -124,8 +128,11 @@ def check_built(build: Build, result: Result, *, dynamic: bool = True) -> None:
 def _single(build: Build, result: Result, dynamic: bool) -> None:
     """In float32, as users have it: capture with free sizes, the time of `transform`, forward and plain gradient."""
     model, inputs = build()
-    start = time.perf_counter()
-    explained = _transformed(model, inputs, result, dynamic=dynamic)
+    start, before = time.perf_counter(), as_it_is(model)
+    try:
+        explained = _transformed(model, inputs, result, dynamic=dynamic)
+    finally:
+        result.changed = changed(before, model)
     result.seconds = time.perf_counter() - start
     result.captured, result.nodes = explained.record.method, len(explained.graph.nodes)
     result.batch, result.length = _free_sizes(explained)

@@ -1,11 +1,11 @@
 """Are the standard places of a model found, and right by value?
 
 Nothing of the graph proves them: the model itself runs, with its hidden states and with hooks on its modules. `residual.i`
-is `hidden_states[i]`; the last of these is that or what a norm gives of it. The outputs of attentions and MLPs are those of
-modules of the model. Neurons are what a module reads whose output is the MLP's, and heads what one reads whose output is
-the attention's; where a gate or a norm stands between, doubled heads change the output as the graph says they may: none of
-its other inputs is a value of the layer. And nothing of a layer is missing: with attentions, MLPs and mixers left out, no
-linear map lies between one residual stream and the next.
+is `hidden_states[i]`, or what a norm gives of it that the layer adds to; the last of these is that or what a norm gives of
+it. The outputs of attentions and MLPs are those of modules of the model. Neurons are what a module reads whose output is
+the MLP's, and heads what one reads whose output is the attention's; where a gate or a norm stands between, doubled heads
+change the output as the graph says they may: none of its other inputs is a value of the layer. And nothing of a layer is
+missing: with attentions, MLPs and mixers left out, no linear map lies between one residual stream and the next.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def check_places(model: nn.Module, explained: lxt_fx.Explained, inputs: Mapping[
     by_node = _values(explained, inputs)
     values = {name: by_node[node] for name, node in at.items()}
     hidden, calls = _run(model, inputs)
-    _check_residuals(found, streams, values, hidden, model)
+    _check_residuals(found, streams, values, hidden, model, calls)
     for name in _unproven(places, values, calls, found):
         middle = name.rpartition(".")[0]
         end = next(at[f"{one}.output"] for one in (middle, middle.rpartition(".")[0]) if f"{one}.output" in at)
@@ -237,7 +237,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _check_residuals(
     found: Found, streams: Mapping[str, list[str]], values: Mapping[str, Tensor], hidden: Mapping[str, list[Tensor]],
-    model: nn.Module,
+    model: nn.Module, calls: list[Call],
 ) -> None:  # fmt: skip
     """Each list of hidden states is a stream; the plain one is among them where the model gives one."""
     if not hidden:
@@ -246,7 +246,10 @@ def _check_residuals(
             found.why.append(f"{found.layers} layers, its config says {wanted}")
         return
     for path, states in hidden.items():
-        differences = {prefix: _differing([values[name] for name in names], states) for prefix, names in streams.items()}
+        normed = [_normed(model, calls, state) for state in states[:-1]]
+        differences = {
+            prefix: _differing([values[name] for name in names], states, normed) for prefix, names in streams.items()
+        }
         best = min(differences.values(), key=len)
         if best:
             found.why.append(f"{path[1:]}: {best}")
@@ -254,11 +257,26 @@ def _check_residuals(
             found.compared += len(states) - 1
 
 
-def _differing(stream: list[Tensor], states: list[Tensor]) -> str:
+def _normed(model: nn.Module, calls: list[Call], state: Tensor) -> list[Tensor]:
+    """What the norms of the model give of a hidden state: where a layer norms what it reads and adds to the normed value
+    (MiniMax), that is the residual stream, as in BERT, whose layers have this norm at their end. A layer that adds to the
+    value before its norm has linear maps between two such places: `_check_nothing_missing` finds them."""
+    return [
+        given
+        for path, read, gives in calls
+        if len(read) == len(gives) == 1 and all(p.dim() < 2 for p in model.get_submodule(path).parameters())
+        for given in gives
+        if _same(read[0], state)
+    ]
+
+
+def _differing(stream: list[Tensor], states: list[Tensor], normed: list[list[Tensor]]) -> str:
     if len(stream) != len(states):
         return f"{len(states)} hidden states, {len(stream)} of the residual stream"
     if all(_holds(value, state) for value, state in zip(stream[1:], states[:-1], strict=True)):
         return ""  # some models list what each layer gives (Mamba, RWKV)
+    if all(any(_same(value, one) for one in ones) for value, ones in zip(stream[:-1], normed, strict=True)):
+        return ""
     wrong = [str(place) for place in range(len(states) - 1) if not _holds(stream[place], states[place])]
     return f"residual {', '.join(wrong)} differ" if wrong else ""
 

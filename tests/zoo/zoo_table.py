@@ -95,8 +95,8 @@ def page(every: Sequence[Result]) -> str:
         "largest difference of the relevance of a text alone and in a padded batch (`-`: does not apply, see below). "
         "`places`: how many layers `lxt_fx.places` finds by structure, with `!` where a value is not what the model "
         "itself computes. It counts for the families of text (but for what speaks it), and for vision models whose "
-        "config says how many layers and heads there are and how large a patch is. `residual.i` is compared with "
-        "`hidden_states[i]`, but for the last, which most models norm first.",
+        "config says how many layers and heads there are and how large a patch is (`counts` in `tests/zoo/zoo_places.py`). "
+        "`residual.i` is compared with `hidden_states[i]`, but for the last, which most models norm first.",
     ]
     for family, members in sorted(families.items()):
         parts.append(f"## {family}\n\n{table(members)}")

@@ -53,6 +53,8 @@ def measured(model: nn.Module, processor: Any, samples: Sequence[Sample]) -> tup
             good.append(Measured(sample, _length(given_of(model, processor, [sample])[0])))
         except LxtFxError as error:
             bad.append(Bad(sample, reason_of(error)))
+        except (ValueError, TypeError, KeyError, IndexError, OSError) as error:  # of the tokenizer, or of pillow
+            bad.append(Bad(sample, f"cannot be read: {type(error).__name__}: {error}".splitlines()[0]))
     return good, bad
 
 

@@ -36,7 +36,7 @@ from lxt_fx.inside.corpus.samples import Sample
 from lxt_fx.inside.corpus.unit_statistics import UnitStatistics
 from lxt_fx.inside.corpus.units_by_token import Reads
 
-FORMAT = 1
+FORMAT = 2
 HEADER, PROGRESS, UNITS, SAMPLES = "corpus.json", "progress.json", "units.safetensors", "samples.parquet"
 KEYS, BAD, WORDS, LABELS = "keys.jsonl", "bad.jsonl", "words.parquet", "labels.toml"
 OURS = (HEADER, PROGRESS, UNITS, SAMPLES, KEYS, BAD, WORDS)
@@ -74,8 +74,8 @@ class PlaceUnits:
 @dataclass(slots=True, eq=False)
 class Progress:
     """How far a pass is: `read` samples in so many `windows`, of which `good` were explained. `digest` is a hash of the
-    keys of all that were read. `lengths` are the bytes of the files that only grow; `reads` says what the positions of each
-    place are. `units` is the file of the units; `done` says that all samples were read."""
+    keys and the contents of all that were read. `lengths` are the bytes of the files that only grow; `reads` says what the
+    positions of each place are. `units` is the file of the units; `done` says that all samples were read."""
 
     windows: int = 0
     read: int = 0
@@ -90,7 +90,7 @@ class Progress:
         """The digest behind these further samples."""
         found = self.digest
         for sample in samples:
-            found = hashlib.sha256(f"{found} {sample.key}".encode()).hexdigest()
+            found = hashlib.sha256(f"{found} {sample.key} {sample.content}".encode()).hexdigest()
         return found
 
 

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from lxt_fx.attribution.places import InsidePlace
-from lxt_fx.attribution.target import Target, TargetLike, is_list
-from lxt_fx.attribution.target_entry import name_of
+from lxt_fx.attribution.target import TargetLike, is_list
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.inside.corpus.fingerprint import content_hash, processor_hash, rules_hash, said_target, weights_hash
 from lxt_fx.inside.corpus.folder import FORMAT
 from lxt_fx.inside.corpus.units_by_token import unit_count
 
 Units = Sequence[int] | Mapping[str, Sequence[int]] | None
 """Which units: None for all of each place, numbers for those of each place, or numbers by place."""
-
-SOME = 256
-"""How many numbers of each parameter its hash is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +84,17 @@ def _checked(wanted: Sequence[int], count: int, name: str, function: str) -> tup
 
 
 def header_of(
-    explained: Explained, places: Mapping[str, PlaceHeader], target: TargetLike, top: int, tokens: int, window: int
+    explained: Explained,
+    processor: Any,
+    places: Mapping[str, PlaceHeader],
+    target: TargetLike,
+    labels: Sequence[str] | None,
+    top: int,
+    tokens: int,
+    window: int,
+    function: str,
 ) -> dict[str, Any]:
-    """What was asked, as plain values."""
+    """What was asked of which model and processor, as plain values."""
     record = explained.record
     return {
         "format": FORMAT,
@@ -102,8 +102,11 @@ def header_of(
         "checkpoint": str(getattr(explained.config, "name_or_path", "") or ""),
         "weights": weights_hash(explained),
         "table": record.table_name,
+        "rules": rules_hash(explained),
         "form": record.form,
+        "processor": processor_hash(processor, function),
         "target": said_target(target),
+        "labels": None if labels is None else content_hash(list(labels)),
         "top": top,
         "places": {
             name: {"node": each.node, "axes": list(each.axes), "count": each.count,
@@ -124,32 +127,6 @@ def places_in(header: Mapping[str, Any]) -> dict[str, PlaceHeader]:
         )
         for name, each in header["places"].items()
     }
-
-
-def weights_hash(model: nn.Module) -> str:
-    """A hash of some numbers of each parameter: another checkpoint has another one. The order of parameters does not
-    matter."""
-    with torch.no_grad():
-        each = [hashlib.sha256(f"{list(x.shape)} {x.dtype}".encode() + _some(x)).hexdigest() for x in model.parameters()]
-    return hashlib.sha256(" ".join(sorted(each)).encode()).hexdigest()[:16]
-
-
-def _some(tensor: Tensor) -> bytes:
-    if tensor.device.type == "meta" or tensor.numel() == 0:
-        return b""
-    flat = tensor.detach().flatten()
-    chosen = flat[:: max(1, flat.numel() // SOME)]
-    wide = chosen.to("cpu", torch.float64 if chosen.is_floating_point() else chosen.dtype)
-    return json.dumps([repr(value) for value in wide.tolist()]).encode()
-
-
-def said_target(target: TargetLike) -> str:
-    """A target in words, the same in every process."""
-    if target is None:
-        return "what the model says"
-    if callable(target) and not isinstance(target, Target):
-        return f"the function {name_of(target)}"
-    return repr(target)
 
 
 def check_target(target: Any, function: str) -> None:

@@ -10,6 +10,7 @@ It is TOML: a place in quotes and brackets, below it one line for each unit. Com
 from __future__ import annotations
 
 import json
+import operator
 import os
 import re
 import tomllib
@@ -42,7 +43,7 @@ class Labels(Mapping[tuple[str, int], str]):
         return len(self._labels())
 
     def __setitem__(self, key: tuple[str, int], label: str) -> None:
-        place, unit = key
+        place, unit = _key(key)
         if not isinstance(label, str) or not label.strip():
             raise InputError(f"labels: a label is a text, got {label!r}; del labels[place, unit] takes one out")
         self._write(place, unit, f"{unit} = {_text(label)}")
@@ -87,6 +88,18 @@ class Labels(Mapping[tuple[str, int], str]):
         new.write_text(written, encoding="utf-8")
         os.replace(new, self.path)
         self._read_at = None
+
+
+def _key(key: object) -> tuple[str, int]:
+    """A place and a unit. Raises InputError for anything else."""
+    place, unit = key if isinstance(key, tuple) and len(key) == 2 else (None, None)
+    try:
+        number = operator.index(unit)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if not isinstance(place, str) or number < 0:
+        raise InputError(f'labels: a label is that of a place and a unit, labels["mlp.3.neurons", 17]; got {key!r:.100}')
+    return place, number
 
 
 def labels(path: str | Path) -> Labels:

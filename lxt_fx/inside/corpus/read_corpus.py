@@ -94,10 +94,11 @@ def corpus(
     _check_counts(top=top, batch_tokens=batch_tokens)
     with gradients_on():
         module, processor = opened_with(model, processor, FUNCTION)
+        _refuse_steered(module)
         first, stream = _peeked(samples_of(samples, field, FUNCTION))
         explained = _explained(module, processor, first, rules)
         found = place_headers(places_at(explained, places, FUNCTION), units, FUNCTION)
-        header = header_of(explained, found, target, top, batch_tokens, WINDOW)
+        header = header_of(explained, processor, found, target, labels, top, batch_tokens, WINDOW, FUNCTION)
         store = CorpusFolder(folder)
         state = _begun(store, header, resume)
         one_pass = _Pass(explained, processor, store, found, target, labels, top, batch_tokens, state)
@@ -109,6 +110,15 @@ def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputError(f"{FUNCTION}: {name} must be a whole number of at least 1, got {count!r}")
+
+
+def _refuse_steered(module: nn.Module) -> None:
+    """Raises InputError inside a block of `steer`: the folder would not say of which values it is."""
+    if isinstance(module, Explained) and module._steers:
+        raise InputError(
+            f"{FUNCTION}: the module is steered, and a folder does not say by what, so it would be taken for one of the "
+            "module as it is; call it outside the block"
+        )
 
 
 def _peeked(samples: Iterator[Sample]) -> tuple[list[Sample], Iterator[Sample]]:
@@ -217,7 +227,7 @@ class _Pass:
         if again.read < self.progress.read:
             raise self._others(f"there are {again.read} now")
         if again.digest != self.progress.digest:
-            raise self._others("their keys differ")
+            raise self._others("their keys or contents differ")
         self.found = self.store.units(self.progress, self.places, FUNCTION)
 
     def _others(self, why: str) -> InputError:

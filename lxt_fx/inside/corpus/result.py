@@ -20,6 +20,7 @@ from lxt_fx.base.public_door import public
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.transform import transform
 from lxt_fx.inside.corpus.extremes import NONE, Extremes
+from lxt_fx.inside.corpus.fingerprint import rules_hash, weights_hash
 from lxt_fx.inside.corpus.folder import (
     BAD,
     KEYS,
@@ -30,7 +31,7 @@ from lxt_fx.inside.corpus.folder import (
     Progress,
     differences,
 )
-from lxt_fx.inside.corpus.header import places_in, weights_hash
+from lxt_fx.inside.corpus.header import places_in
 from lxt_fx.inside.corpus.kept_samples import KeptSample
 from lxt_fx.inside.corpus.labels import Labels
 from lxt_fx.inside.corpus.unit_facts import TopSample, UnitStatistic
@@ -205,7 +206,7 @@ class Corpus(Listed, Mapping[str, tuple[int, ...]]):
         `labels` are those of the corpus.
 
         Runs the model once for each sample. Raises InputError without a model, for another target, and for a sample that
-        was a picture in memory, which is no longer there.
+        was a picture or a sound in memory, which is no longer there.
         """
         from lxt_fx.inside.corpus.unit_heatmaps import unit_heatmaps
 
@@ -226,6 +227,10 @@ class Corpus(Listed, Mapping[str, tuple[int, ...]]):
         Raises InputError if they are of other models, places, units or targets, if both have read a sample of the same
         key, and for a folder that has something in it.
         """
+        if not isinstance(other, Corpus):
+            raise InputError(
+                f"Corpus.merge: the other result is a Corpus, got {other!r:.100}; lxt_fx.Corpus(folder) opens one"
+            )
         if differ := differences(self.header, other.header, BY_HAND):
             raise InputError(f"Corpus.merge: the two results differ in {'; '.join(differ[:3])}")
         both = set(self._store.lines(KEYS)).intersection(other._store.lines(KEYS))
@@ -268,9 +273,14 @@ class Corpus(Listed, Mapping[str, tuple[int, ...]]):
 def _checked_model(model: nn.Module, header: Mapping[str, Any], path: Path) -> nn.Module:
     """The model, which may be explained. Raises InputError for another one than that of the header."""
     made = model if isinstance(model, Explained) else transform(model, rules=header["table"])
-    own = {"model_class": made.record.model_class, "table": made.record.table_name, "weights": weights_hash(made)}
+    record = made.record
+    own = {"model_class": record.model_class, "table": record.table_name, "weights": weights_hash(made)}
+    own |= {"rules": rules_hash(made)}
     if differ := differences({name: header[name] for name in own}, own):
-        raise InputError(f"Corpus: {str(path)!r} is the result of another model, which differs in {'; '.join(differ)}")
+        raise InputError(
+            f"Corpus: {str(path)!r} is the result of another model, which differs in {'; '.join(differ)}; where only rules "
+            "differ, give what transform or splice made, as it was read"
+        )
     return model
 
 

@@ -5,7 +5,6 @@ A sample that cannot be read is not lost: it comes with the reason, and the pass
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,11 +12,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from lxt_fx.base.errors import InputError
-from lxt_fx.inputs.pictures import is_pil
+from lxt_fx.inside.corpus.fingerprint import content_hash
 
 KEYS, TEXTS, PICTURES = ("key", "id"), ("text", "messages"), ("image", "images")
 """The fields of a sample that is a dict: its key, a text or a chat, a picture. The first that is there counts."""
@@ -30,12 +26,14 @@ LINES = 256
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """One sample: `value` as `explain` takes it, or the `reason` why it is none. `key` names it in the result; it is its
-    own (`key` or `id`), else its place in the file, else a hash of its content. `number` is its place in the corpus."""
+    own (`key` or `id`), else its place in the file, else a hash of its content. `content` is this hash in any case, so
+    that another sample of the same key is known. `number` is its place in the corpus."""
 
     number: int
     key: str
     value: Any
     reason: str = ""
+    content: str = ""
 
 
 def samples_of(samples: Any, field: str | None, function: str) -> Iterator[Sample]:
@@ -76,7 +74,7 @@ def _of_lines(path: Path, field: str | None, function: str) -> Iterator[Sample]:
                 continue
             key = f"{path}:{line}"
             try:
-                found = json.loads(raw.decode("utf-8"))
+                found = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 if number == 0:
                     raise InputError(
@@ -134,7 +132,10 @@ def _sample(number: int, found: Any, key: str | None, field: str | None) -> Samp
         reason = "empty"
     if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
         value, reason = _encoded_picture(value)
-    return Sample(number, content_key(found if value is None else value) if key is None else key, value, reason)
+    content = content_hash(found if value is None else value)
+    if key is None:
+        key = str(value) if isinstance(value, Path) else content
+    return Sample(number, key, value, reason, content)
 
 
 def _is_message(found: Mapping[str, Any]) -> bool:
@@ -168,19 +169,3 @@ def _encoded_picture(found: Mapping[str, Any]) -> tuple[Any, str]:
             return picture.copy(), ""
     except Exception as error:  # whatever pillow raises for bytes that are no picture
         return None, f"no picture: {type(error).__name__}: {error}"
-
-
-def content_key(value: Any) -> str:
-    """A hash of what a sample is; the path of a picture is its key."""
-    if isinstance(value, Path):
-        return str(value)
-    found = hashlib.sha256()
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().contiguous().float().numpy()
-    if is_pil(value):
-        value = np.asarray(value)
-    if isinstance(value, np.ndarray):
-        found.update(f"{value.shape} {value.dtype}".encode() + np.ascontiguousarray(value).tobytes())
-    else:
-        found.update(json.dumps(value, sort_keys=True, default=str).encode())
-    return found.hexdigest()[:16]

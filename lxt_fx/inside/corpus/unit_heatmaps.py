@@ -12,7 +12,7 @@ from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inside.conditional import conditional
-from lxt_fx.inside.corpus.header import said_target
+from lxt_fx.inside.corpus.fingerprint import said_target
 from lxt_fx.inside.corpus.kept_samples import value_of
 from lxt_fx.inside.corpus.unit_facts import TopSample
 from lxt_fx.inside.units import Only
@@ -42,8 +42,8 @@ def unit_heatmaps(
         value = value_of(top.sample.source)
         if value is None:
             raise InputError(
-                f"Corpus.heatmaps: {top.sample.key!r} was a picture in memory, and is no longer there; lxt_fx.conditional "
-                "takes it again"
+                f"Corpus.heatmaps: {top.sample.key!r} was a picture or a sound in memory, and is no longer there; "
+                "lxt_fx.conditional takes it again"
             )
         only = Only(unit, top.position if top.reads.leaf else None)
         rules = None if isinstance(model, Explained) else header["table"]
@@ -56,9 +56,10 @@ def _heatmap(made: Explanation, top: TopSample) -> Tensor:
     """The relevance of each token of the text that the position is in, or of each patch; of the first input if the position
     is in none."""
     kind = "image" if top.sample.picture is not None and not top.sample.texts else "text"
-    parts = [part for part in made.parts if part.kind == kind]
-    lengths = [part for part in parts if kind == "image" or part.values.shape[-1] == len(top.tokens)]
-    part = (lengths or parts or list(made.parts))[0]
+    parts, leaves = [part for part in made.parts if part.kind == kind], list(top.sample.texts)
+    if kind == "text" and top.reads.leaf in leaves and len(parts) == len(leaves):
+        parts = [parts[leaves.index(top.reads.leaf)]]  # the parts are in the order of the inputs, as the texts are
+    part = (parts or list(made.parts))[0]
     if isinstance(part.reading, ImageReading) and part.reading.patch > part.reading.side:
         size = part.reading.patch // part.reading.side
         return summed(part.values.double(), size, size)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lxt_fx.inside.corpus.unit_facts import TopSample, UnitFacts
 from lxt_fx.inside.directions import Word, Words
+from lxt_fx.tasks.own_text import DECODER
 from lxt_fx.views.colour import Scale
 from lxt_fx.views.ground import colours_of
 from lxt_fx.views.token_lines import share_style
@@ -76,8 +77,10 @@ class _Line:
 
 
 def _start(top: TopSample, width: int) -> str:
-    """The start of a sample of which no position is known."""
-    text = "".join(next(iter(top.sample.texts.values()), (top.sample.key,)))
+    """The start of a text of which no position is known; of a sound, which has at most the text of its decoder, the
+    position in it."""
+    read = [tokens for leaf, tokens in top.sample.texts.items() if not leaf.startswith(DECODER)]
+    text = "".join(read[0]) if read else f"position {top.position} of {top.sample.key}"
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 

@@ -13,6 +13,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.places import ImagePlace, TextPlace
 from lxt_fx.inside.inside_call import InsideCall
 from lxt_fx.inside.laid_out import LaidOut, refuse_merged
+from lxt_fx.inside.units import check_units
 from lxt_fx.tasks.own_text import DECODER
 
 SMALLEST = 16
@@ -36,8 +37,9 @@ def by_token(
     """Activation and relevance [batch, tokens, units] of a place whose value is laid out so. Each head is one unit: its
     activation is the norm of its vector, that of a pattern the largest weight of a query; its relevance is the sum.
 
-    Raises InputError for a place whose axes are not known to be of a batch, tokens and units.
+    Raises InputError for a place whose axes are not known to be of a batch, tokens and units, and for neurons of experts.
     """
+    check_units(place, function)
     found, known = [], laid.token_axis is not None or len(laid.axes) == 2
     if not known:
         raise InputError(

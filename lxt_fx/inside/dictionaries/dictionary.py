@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.inside.dictionaries.dictionary_files import read_files, write_files
+from lxt_fx.inside.dictionaries.dictionary_files import folded, read_files, write_files
 
 Kind = Literal["relu", "topk", "batch_topk", "jump_relu", "gated"]
 
@@ -26,13 +26,16 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 """What each kind has beside W_enc, b_enc, W_dec and b_dec."""
 
 
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""What a dictionary can compute with."""
+
+
 class Dictionary:
     """Directions d_k in which a value h is written as h = sum_k f_k d_k + b + e, with features f of which most are 0.
 
     `W_enc` [width, features] and `b_enc` [features] give z = x W_enc + b_enc, an activation of z gives the features f, and
     `W_dec` [features, width], whose lines are the d_k, and `b_dec` [width] give what is reconstructed, f W_dec + b_dec.
-    With
-    `center=True` the encoder reads x - b_dec. `kind` is the activation:
+    With `center=True` the encoder reads x - b_dec. `kind` is the activation:
 
     | kind | f | |
     |---|---|---|
@@ -43,14 +46,17 @@ class Dictionary:
     | `gated` | relu(z exp(r_mag) + b_mag) where z + b_gate > 0, else 0; no b_enc | Rajamanoharan et al. 2024 |
 
     With `rescale=True` the encoder reads x sqrt(width) / |x|, and what is reconstructed is multiplied by |x| / sqrt(width);
-    |x| is held constant (SAELens: `constant_norm_rescale`). A *transcoder* reads one place and writes another: `W_dec` and
-    `b_dec` have the width of what it writes, and it may have `W_skip` [width written, width read], which adds x W_skip^T.
+    |x| is held constant, and where x is 0 there is nothing to rescale (SAELens: `constant_norm_rescale`). A *transcoder*
+    reads one place and writes another: `W_dec` and `b_dec` have the width of what it writes, and it may have `W_skip`
+    [width written, width read], which adds x W_skip^T.
 
     The tensors are used as they are, and not copied. `about` names the model that it was trained on, `place` where in it,
-    in the words of its file. Raises InputError for tensors that are missing, do not fit together, or
-    have entries that are NaN or infinite.
+    in the words of its file. Raises InputError for tensors that are missing, are sparse or of another dtype than float64,
+    float32, bfloat16 or float16, were made in inference mode, do not fit together, or have entries that are NaN or
+    infinite.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         W_enc: Tensor,
@@ -70,9 +76,9 @@ class Dictionary:
         about: str = "",
         place: str = "",
     ) -> None:
-        if isinstance(threshold, (int, float)) and isinstance(W_enc, Tensor):
+        if isinstance(threshold, (int, float)) and not isinstance(threshold, bool) and isinstance(W_enc, Tensor):
             threshold = torch.as_tensor(float(threshold), dtype=W_enc.dtype, device=W_enc.device)
-        given = {
+        given: dict[str, Any] = {
             "W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec, "threshold": threshold, "b_gate": b_gate,
             "r_mag": r_mag, "b_mag": b_mag, "W_skip": W_skip,
         }  # fmt: skip
@@ -82,6 +88,7 @@ class Dictionary:
         _check(self)
 
     @staticmethod
+    @torch.inference_mode(False)
     def load(folder: str | Path, *, scale: float | None = None) -> Dictionary:
         """The dictionary in a folder with `cfg.json` and `sae_weights.safetensors`, as SAELens writes it (versions 3 to 6;
         architectures standard, topk, batchtopk, jumprelu, gated and their transcoders).
@@ -90,7 +97,9 @@ class Dictionary:
         (`normalize_activations: expected_average_only_in`); the weights are then copied with it. Raises InputError for a
         file that is missing or damaged, or that says something which cannot be followed.
         """
-        return Dictionary(**read_files(Path(folder), scale))
+        arguments, factor, by_norm = read_files(Path(folder), scale)
+        checked = Dictionary(**arguments)
+        return Dictionary(**arguments | folded(checked.tensors, factor, by_norm))
 
     def save(self, folder: str | Path) -> None:
         """Writes the dictionary as SAELens does: `cfg.json` and `sae_weights.safetensors`. A `batch_topk` one is written
@@ -128,6 +137,7 @@ class Dictionary:
         """Where its tensors lie."""
         return self.tensors["W_enc"].device
 
+    @torch.inference_mode(False)
     def to(self, target: torch.dtype | torch.device | str) -> Dictionary:
         """A copy of another dtype, or on another device."""
         return Dictionary(**self._arguments() | {name: tensor.to(target) for name, tensor in self.tensors.items()})
@@ -139,10 +149,13 @@ class Dictionary:
         }  # fmt: skip
 
     def encode(self, x: Tensor, **tensors: Tensor) -> Tensor:
-        """The features [..., features] of x [..., width]. `tensors` stand in for its own, by name."""
+        """The features [..., features] of x [..., width]. `tensors` stand in for its own, by name. Raises InputError for an
+        x of another width."""
         t = tensors or self.tensors
+        _check_last(x, "x", self.width)
         if self.rescale:
-            x = x * (math.sqrt(self.width) / x.detach().norm(dim=-1, keepdim=True))
+            length = x.detach().norm(dim=-1, keepdim=True)
+            x = x * (math.sqrt(self.width) / torch.where(length == 0, 1.0, length))
         if self.center:
             x = x - t["b_dec"]
         z = F.linear(x, t["W_enc"].mT, t.get("b_enc"))
@@ -165,8 +178,10 @@ class Dictionary:
 
     def decode(self, features: Tensor, x: Tensor, **tensors: Tensor) -> Tensor:
         """What is reconstructed from features [..., features] of x [..., width]: [..., width written], the sum
-        sum_k f_k d_k + b, and x W_skip^T where there is one."""
+        sum_k f_k d_k + b, and x W_skip^T where there is one. Raises InputError for features or an x of another width."""
         t = tensors or self.tensors
+        _check_last(features, "features", self.features)
+        _check_last(x, "x", self.width)
         found = F.linear(features, t["W_dec"].mT, t.get("b_dec"))
         if "W_skip" in t:
             found = found + F.linear(x, t["W_skip"])
@@ -179,12 +194,16 @@ def _check(dictionary: Dictionary) -> None:
     if kind not in get_args(Kind):
         _refuse(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
     for name, tensor in found.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        if not isinstance(tensor, Tensor) or tensor.dtype not in DTYPES:
             _refuse(f"{name} must be a tensor of floats, got {getattr(tensor, 'dtype', type(tensor).__name__)}")
+        if tensor.is_inference():
+            _refuse(f"{name} was made in torch.inference_mode(), so it has no part in a backward; make it outside of that")
+        if tensor.layout is not torch.strided:
+            _refuse(f"{name} is sparse ({tensor.layout}); give {name}.to_dense()")
     if missing := [name for name in ("W_enc", "W_dec") if name not in found]:
         _refuse(f"{missing[0]} is missing")
-    _check_parts(dictionary)
     _check_shapes(dictionary)
+    _check_parts(dictionary)
     first = found["W_enc"]
     for name, tensor in found.items():
         if tensor.dtype != first.dtype or tensor.device != first.device:
@@ -215,6 +234,8 @@ def _check_shapes(dictionary: Dictionary) -> None:
         if found[name].dim() != 2:
             _refuse(f"{name} must have two dimensions, got {list(found[name].shape)}")
     width, features = found["W_enc"].shape
+    if not width or not features:
+        _refuse(f"W_enc is [{width}, {features}], so there are no features")
     written = found["W_dec"].shape[1]
     wanted = {
         "W_dec": (features, written), "b_enc": (features,), "b_dec": (written,), "W_skip": (written, width),
@@ -230,6 +251,13 @@ def _check_shapes(dictionary: Dictionary) -> None:
         _refuse("center=True subtracts b_dec from what is read, so it needs a b_dec of that width")
     if dictionary.rescale and written != width:
         _refuse("rescale=True is for dictionaries that write what they read, and this one has another width there")
+    if dictionary.rescale and "W_skip" in found:
+        _refuse("rescale=True is for dictionaries that write what they read, and W_skip is of a transcoder")
+
+
+def _check_last(given: Tensor, name: str, size: int) -> None:
+    if given.dim() == 0 or given.shape[-1] != size:
+        _refuse(f"{name} must be [..., {size}], got {list(given.shape)}")
 
 
 def _kind_of(tensor: Tensor) -> str:

@@ -41,8 +41,9 @@ _SKIPPED = ("scaling_factor", "finetuning_scaling_factor")
 """Tensors of old files that count only where `finetuning_scaling_factor` is set, which is refused."""
 
 
-def read_files(folder: Path, scale: float | None) -> dict[str, Any]:
-    """The arguments of `Dictionary` for the files in a folder. Raises InputError as `Dictionary.load` does."""
+def read_files(folder: Path, scale: float | None) -> tuple[dict[str, Any], float | None, bool]:
+    """The arguments of `Dictionary` for the files in a folder, and what is still to be folded into the tensors, as `folded`
+    takes it. Raises InputError as `Dictionary.load` does."""
     config = _config(folder)
     named = str(config.get("architecture", "standard"))
     architecture = _TRANSCODERS.get(named, named)
@@ -53,15 +54,8 @@ def read_files(folder: Path, scale: float | None) -> dict[str, Any]:
     tensors = _with_thresholds(_tensors(folder))
     _check_names(folder, tensors, architecture, named)
     _check_widths(folder, config, tensors)
-    if factor is not None:
-        tensors["W_enc"] = tensors["W_enc"] * factor
-        tensors |= {name: tensors[name] / factor for name in ("W_dec", "b_dec")}
-    if config.get("rescale_acts_by_decoder_norm"):
-        norm = tensors["W_dec"].norm(dim=-1)
-        tensors |= {name: tensors[name] * norm for name in ("W_enc", "b_enc")}
-        tensors["W_dec"] = tensors["W_dec"] / norm[:, None]
     said = config["metadata"]
-    return {
+    arguments = {
         **tensors,
         "kind": KINDS[architecture],
         "k": config.get("k") if architecture == "topk" else None,
@@ -70,6 +64,21 @@ def read_files(folder: Path, scale: float | None) -> dict[str, Any]:
         "about": str(said.get("model_name") or ""),
         "place": str(said.get("hook_name") or ""),
     }
+    return arguments, factor, bool(config.get("rescale_acts_by_decoder_norm"))
+
+
+def folded(tensors: Mapping[str, Tensor], factor: float | None, by_norm: bool) -> dict[str, Tensor]:
+    """The tensors that change with a `factor` of the activations, and where features are measured by the length of their
+    directions (`by_norm`). Lengths are those of training, before the factor: a threshold is a number on that scale."""
+    found = dict(tensors)
+    if by_norm:
+        norm = found["W_dec"].norm(dim=-1)
+        found |= {name: found[name] * norm for name in ("W_enc", "b_enc")}
+        found["W_dec"] = found["W_dec"] / norm.where(norm > 0, 1.0)[:, None]
+    if factor is not None:
+        found["W_enc"] = found["W_enc"] * factor
+        found |= {name: found[name] / factor for name in ("W_dec", "b_dec")}
+    return found
 
 
 def write_files(folder: Path, arguments: Mapping[str, Any]) -> None:
@@ -77,6 +86,7 @@ def write_files(folder: Path, arguments: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
     tensors = {name: found.detach().contiguous() for name, found in arguments.items() if isinstance(found, Tensor)}
+    tensors = {name: found.clone() for name, found in tensors.items()}  # the format refuses tensors that share memory
     config = _written(folder, tensors, arguments)
     features = tensors["W_enc"].shape[1]
     like = tensors["W_enc"]
@@ -85,7 +95,10 @@ def write_files(folder: Path, arguments: Mapping[str, Any]) -> None:
             tensors[name] = like.new_zeros(size)
     if "threshold" in tensors:
         tensors["threshold"] = tensors["threshold"].expand(features).contiguous()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        _refuse(folder, "there is a file of this name; give a folder")
     save_file(tensors, folder / WEIGHTS)
     write_json(config, folder / CONFIG)
 
@@ -100,6 +113,8 @@ def _written(folder: Path, tensors: Mapping[str, Tensor], arguments: Mapping[str
         architecture = _TRANSCODER_OF.get((kind, skips), "")
         if not architecture:
             _refuse(folder, f"SAELens has no transcoder of kind {kind!r}{' with W_skip' if skips else ''}")
+        if arguments["center"]:
+            _refuse(folder, "SAELens has no transcoder that subtracts b_dec from what it reads (center=True)")
     found: dict[str, Any] = {
         "architecture": architecture,
         "d_in": tensors["W_enc"].shape[0],
@@ -133,7 +148,8 @@ def _config(folder: Path) -> dict[str, Any]:
     said = config.get("metadata")
     config["metadata"] = said if isinstance(said, dict) else dict(config)
     if config.get("activation_fn") == "topk":
-        config |= {"architecture": "topk", "k": (config.get("activation_fn_kwargs") or {}).get("k")}
+        given = config.get("activation_fn_kwargs")
+        config |= {"architecture": "topk", "k": given.get("k") if isinstance(given, dict) else None}
     return config
 
 
@@ -142,6 +158,19 @@ def _check_settings(folder: Path, config: Mapping[str, Any], named: str) -> None
     normalised = config.get("normalize_activations")
     if normalised not in (None, False, True, "none", "expected_average_only_in", "constant_norm_rescale"):
         _refuse(folder, f"normalize_activations is {normalised!r}, which is not computed here")
+    if named in _TRANSCODERS and normalised == "constant_norm_rescale":
+        _refuse(
+            folder,
+            "normalize_activations is 'constant_norm_rescale', which changes what a transcoder reads and not what it "
+            "writes; this is not computed here",
+        )
+    for name in ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"):
+        if not isinstance(config.get(name, False), bool):
+            _refuse(folder, f"{name} must be true or false, got {config[name]!r}")
+    if config.get("rescale_acts_by_decoder_norm") and named not in ("topk", "batchtopk"):
+        _refuse(folder, f"rescale_acts_by_decoder_norm is set, which architecture {named!r} does not have")
+    if config.get("reshape_activations", "none") not in (None, "none", "hook_z"):
+        _refuse(folder, f"reshape_activations is {config['reshape_activations']!r}, and only none and hook_z are known")
     if config.get("activation_fn", "relu") not in ("relu", "topk"):
         _refuse(folder, f"activation_fn is {config['activation_fn']!r}, and only relu and topk are known")
     if config.get("finetuning_scaling_factor"):

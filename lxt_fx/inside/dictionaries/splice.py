@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from lxt_fx.attribution.dictionary_places import path_for
 from lxt_fx.attribution.places import InsidePlace, places_at
 from lxt_fx.attribution.standard_places import kind_of
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.errors import CallError, ForwardMismatchError, InputError, UnknownNameError
 from lxt_fx.base.nodes import fixed_size, value
 from lxt_fx.base.progress import lasting
 from lxt_fx.base.warn_user import warn_user
@@ -80,8 +80,9 @@ def splice(
     `lxt_fx.progress`, for this call.
 
     Raises InputError for a dictionary of another width, dtype or device than the place, for several places and for a module
-    that was loaded from a file; UnknownNameError for a place that does not exist, with the nearest names; what `transform`
-    raises.
+    that was loaded from a file; CallError for one that is steered; UnknownNameError for a place that does not exist, with
+    the nearest names; ForwardMismatchError for a dictionary whose values are too large for the dtype; what `transform`
+    raises. A call of the module raises CallError if it needs a further graph, and the place is a `%node` of the first.
     """
     if not isinstance(dictionary, Dictionary):
         raise InputError(
@@ -91,21 +92,28 @@ def splice(
     model = opened(model, "splice")
     explained = model if isinstance(model, Explained) else transform(model, args, dict(kwargs or {}))
     check_editable(explained, "splice")
-    site = _Site(place, reads or place, dictionary, stop)
+    site = _Site(explained, place, reads or place, dictionary, stop)
     site.check(explained)
-    _say_trained_elsewhere(reads or place, dictionary)
+    _say_trained_elsewhere(explained, reads or place, dictionary)
     try:
         note = f"compared without the dictionary at {place}, whose error is a constant"
         return edited(explained, args, kwargs or {}, site.insert, note)
     except InputError as error:
         raise InputError(f"splice: {str(error).removeprefix('transform: ')}") from error
+    except ForwardMismatchError as error:
+        raise ForwardMismatchError(
+            f"splice: with the dictionary at {place}, {explained.record.model_class} answers in another way than without. "
+            f"What the dictionary reconstructs there is too large for {dictionary.dtype}, and what it leaves cannot make "
+            f"up for it; check its tensors and its place, or take a wider dtype. ({error})"
+        ) from error
 
 
 class _Site:
     """A dictionary and where it goes."""
 
-    def __init__(self, written: str, read: str, dictionary: Dictionary, stop: bool) -> None:
+    def __init__(self, first: Explained, written: str, read: str, dictionary: Dictionary, stop: bool) -> None:
         self.written, self.read, self.dictionary, self.stop = written, read, dictionary, stop
+        self.graph = first.record.stages["canonical"].graph
 
     def check(self, explained: Explained) -> tuple[InsidePlace, Node, Node, int | None]:
         """The place, the nodes that are read and written in the graph before its rules, and the heads that are read side by
@@ -124,7 +132,14 @@ class _Site:
         return written, source, target, heads
 
     def insert(self, explained: Explained, gm: GraphModule) -> int:
-        """Puts the dictionary into a copy of the graph of a module."""
+        """Puts the dictionary into a copy of the graph of a module. Raises CallError for a further graph where a place is
+        a node: another graph may have another value by that name."""
+        nodes = [name for name in (self.written, self.read) if name.startswith("%")]
+        if nodes and explained.record.stages["canonical"].graph is not self.graph:
+            raise CallError(
+                f"splice: this call of {explained.record.model_class} needs another graph, in which {nodes[0]} may be "
+                "another value; name the place by its standard name or its module"
+            )
         written, source, target, heads = self.check(explained)
         copies = {node.name: node for node in gm.graph.nodes}
         dictionary = self.dictionary
@@ -144,18 +159,37 @@ class _Site:
         )
 
 
-def _say_trained_elsewhere(place: str, dictionary: Dictionary) -> None:
-    """Warns where the file of a dictionary names another standard place: here it may explain little of the value."""
-    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", dictionary.place)
-    if found is None or place.split(".")[0] not in ("residual", "mlp", "attention"):
-        return
-    layer, hook = int(found.group(1)), found.group(2)
-    trained = f"residual.{layer + 1}" if hook == "hook_resid_post" else _HOOKS.get(hook, place).format(layer)
-    if trained != place:
+def _say_trained_elsewhere(explained: Explained, place: str, dictionary: Dictionary) -> None:
+    """Warns where the file of a dictionary names another place: here it may explain little of the value. A name that says
+    nothing of this model passes."""
+    trained = _standard_name(dictionary.place, place)
+    try:
+        there: object = _one(explained, trained)[1]
+    except (UnknownNameError, InputError):  # no such place, or several
+        if trained == dictionary.place:
+            return
+        there = None
+    if there is not _one(explained, place)[1]:
+        which = "" if trained == dictionary.place else f", which is {trained} here,"
         warn_user(
-            f"splice: the dictionary was trained at {dictionary.place}, which is {trained} here, and is put at "
-            f"{place}; what it does not explain there is its error"
+            f"splice: the dictionary was trained at {dictionary.place}{which} and is put at {place}; what it does not "
+            "explain there is its error"
         )
+
+
+def _standard_name(trained: str, place: str) -> str:
+    """What a file calls a place, in our names: the name itself if it is none of TransformerLens. Of hooks that are no
+    standard place the layer counts: it is that of a standard `place` at which the dictionary is put."""
+    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", trained)
+    if found is None:
+        return trained
+    layer, hook = int(found.group(1)), found.group(2)
+    if hook == "hook_resid_post":
+        return f"residual.{layer + 1}"
+    if hook in _HOOKS:
+        return _HOOKS[hook].format(layer)
+    here = re.fullmatch(r"(mlp|attention)\.\d+(\..+)", place)
+    return trained if here is None else f"{here.group(1)}.{layer}{here.group(2)}"
 
 
 def _one(explained: Explained, name: str) -> tuple[InsidePlace, Node]:

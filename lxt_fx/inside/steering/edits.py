@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,23 +21,29 @@ from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.one_line import one_line
-from lxt_fx.inside.units import units_of
+from lxt_fx.inside.units import check_units, units_of
 
 Amount = float | Tensor
 Units = int | Sequence[int] | Tensor
 Kind = Literal["scale", "add", "clamp", "ablate_mean"]
 
 
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Edit:
     """What is done to the units of a place. `units` are indices of its last axis, or of its axis of heads, negative ones
     from the end; None means all of them. `amount` is a number, or a tensor with one number for each of these units,
-    [units]; at a place with heads also [units, size]."""
+    [units]; at a place with heads also [units, size]. Raises InputError for what is none of these."""
 
     kind: Kind
     amount: Amount
     units: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise InputError(f"edits: kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}")
+        _check_amount(self.kind, self.amount)
+        if self.units is not None:
+            object.__setattr__(self, "units", _units(self.units, self.kind))
 
     def __repr__(self) -> str:
         amount = f"{list(self.amount.shape)}" if isinstance(self.amount, Tensor) else f"{self.amount:g}"
@@ -73,8 +79,8 @@ def add(vector: Amount, units: Units | None = None) -> Edit:
 
 
 def clamp(value: Amount, units: Units | None = None) -> Edit:
-    """Sets units to a value, whatever they were. No relevance flows back through them: it stays with the value. Raises what
-    `scale` raises."""
+    """Sets units to a value, whatever finite number they were. No relevance flows back through them: it stays with the
+    value. Raises what `scale` raises."""
     return _edit("clamp", value, units)
 
 
@@ -90,10 +96,14 @@ def ablate_mean(mean: Tensor, units: Units | None = None) -> Edit:
 
 
 def _edit(kind: Kind, amount: Amount, units: Units | None) -> Edit:
+    held = amount.detach().clone() if isinstance(amount, Tensor) else amount
+    return Edit(kind, held, None if units is None else _units(units, kind))
+
+
+def _check_amount(kind: Kind, amount: Any) -> None:
     if isinstance(amount, bool) or not isinstance(amount, (int, float, Tensor)):
         raise InputError(f"edits: {kind} takes a number or a tensor, got {type(amount).__name__}")
     if isinstance(amount, Tensor):
-        amount = amount.detach().clone()
         if not amount.is_floating_point():
             raise InputError(f"edits: {kind} got a tensor of {amount.dtype}; give one of the model's floating-point dtype")
         bad = 0 if amount.is_meta else amount.numel() - int(torch.isfinite(amount).sum())
@@ -101,7 +111,6 @@ def _edit(kind: Kind, amount: Amount, units: Units | None) -> Edit:
             raise InputError(f"edits: {kind} got a tensor in which {bad} of {amount.numel()} numbers are NaN or infinite")
     elif not math.isfinite(amount):
         raise InputError(f"edits: {kind} got {amount}, which is no finite number")
-    return Edit(kind, amount, None if units is None else _units(units, kind))
 
 
 def _units(given: Any, kind: str) -> tuple[int, ...]:
@@ -130,6 +139,7 @@ class Affine:
     shift: Tensor | None
 
 
+@torch.inference_mode(False)  # a block's first call may be in that mode, and a later one asks for relevance
 def affine(edit: Edit, place: InsidePlace, like: Any, function: str) -> Affine:
     """The edit in numbers, for a place whose value is like this tensor. Raises InputError, in the name of `function`, where
     units, shape, dtype or device do not fit."""
@@ -141,6 +151,8 @@ def affine(edit: Edit, place: InsidePlace, like: Any, function: str) -> Affine:
             f"{function}: the {place.axes[axis]} of {place.name} are not of a fixed number, so they are no units; its axes "
             f"are {', '.join(place.axes)}"
         )
+    if edit.units is not None:
+        check_units(place, function)
     units = units_of(edit.units, count, place.name, function)
     behind = sizes[axis + 1 :]
     amount = _amount(edit, place, like, len(units), behind, function)
@@ -168,6 +180,11 @@ def _amount(edit: Edit, place: InsidePlace, like: Any, units: int, behind: list[
     """The number, or a tensor [units] or [units, size], checked."""
     amount = edit.amount
     if not isinstance(amount, Tensor):
+        if abs(amount) > torch.finfo(like.dtype).max:
+            raise InputError(
+                f"{function}: the edit {edit!r} is beyond what {place.name} can hold ({like.dtype}, up to "
+                f"{torch.finfo(like.dtype).max:g})"
+            )
         return float(amount)
     fitting = [[units], [units, behind[-1]]] if behind and behind[-1] is not None else [[units]]
     if amount.dim() == 0:

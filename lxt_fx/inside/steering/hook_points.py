@@ -98,11 +98,13 @@ def candidates(explained: Explained, place: InsidePlace) -> Iterator[tuple[str, 
 
 
 def continues(explained: Explained, place: InsidePlace) -> bool:
-    """Whether the positions of the place are those of the text that a cache of the model continues: in a model with an
-    encoder, not those of what is computed from the encoder's input alone."""
+    """Whether the positions of the place are those of the text that a cache of the model continues: not those of what is
+    computed from the input of an encoder alone, or from a picture."""
     node = next(node for node in explained.graph.nodes if node.name == place.node)
-    decoded = {n for n in explained.graph.nodes if n.op == "placeholder" and str(n.target).startswith("decoder_")}
-    return not decoded or not decoded.isdisjoint(_values_above(node))
+    inputs = [n for n in explained.graph.nodes if n.op == "placeholder"]
+    decoded = [n for n in inputs if str(n.target).startswith("decoder_")]
+    text = decoded or [n for n in inputs if str(n.target) in ("input_ids", "inputs_embeds")]
+    return not text or not _values_above(node).isdisjoint(text)
 
 
 def apart(explained: Explained, place: InsidePlace) -> InsidePlace:

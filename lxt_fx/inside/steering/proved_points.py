@@ -16,6 +16,7 @@ from lxt_fx.attribution.places import InsidePlace, places_at
 from lxt_fx.attribution.watch import watch
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import value
+from lxt_fx.base.torch_internals import hooks_of
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import example_of
 from lxt_fx.compiler.steered import steered
@@ -33,8 +34,8 @@ CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.f
 """The largest difference of the same value in the model and in the graph, relative to the largest element. Models in
 float64 may cast norms to float32."""
 
-_PROVED: WeakKeyDictionary[Explained, dict[str, HookPoint]] = WeakKeyDictionary()
-"""The points by explained module and node. Those of a model do not depend on its weights."""
+_PROVED: WeakKeyDictionary[Explained, WeakKeyDictionary[nn.Module, dict[str, HookPoint]]] = WeakKeyDictionary()
+"""The points by explained module, model and node. Those of a model do not depend on its weights."""
 
 
 def hooked_edits(
@@ -46,7 +47,7 @@ def hooked_edits(
 ) -> list[HookedEdit]:
     """Where the model has the value of each edit. Raises InputError where no module takes or returns it, and where the
     model does not answer as the steered graph does."""
-    known = _PROVED.setdefault(explained, {})
+    known = _PROVED.setdefault(explained, WeakKeyDictionary()).setdefault(model, {})
     asked = {edit.place.node: edit for edit in edits}
     if new := [edit for node, edit in asked.items() if node not in known]:
         known |= _proved(model, explained, new, inputs)
@@ -73,7 +74,9 @@ def _proved(
         with recorded(model, [each for each in wanted if _has(model, each[0])]) as found:
             example.call(model)
         nodes = {node.name: node for node in explained.graph.nodes}
-        points = {edit.place.node: _point(explained, edit.place, options[edit.place.node], values, found) for edit in edits}
+        points = {
+            edit.place.node: _point(model, explained, edit.place, options[edit.place.node], values, found) for edit in edits
+        }
         _check_effect(model, explained, example, edits, points, nodes)
     return points
 
@@ -99,6 +102,7 @@ def _values(explained: Explained, example: Example, wanted: Sequence[InsidePlace
 
 
 def _point(
+    model: nn.Module,
     explained: Explained,
     place: InsidePlace,
     options: Sequence[tuple[str, bool]],
@@ -117,7 +121,7 @@ def _point(
             key, layout = fits[0]
             dims = LAYOUTS[layout].to_place(calls[0][key], heads).dim()
             return HookPoint(path, entering, key, layout, dims, continues(explained, place))
-    raise InputError(_not_hookable(explained, place))
+    raise InputError(_not_hookable(explained, place) + _of_this_model(model, explained, options))
 
 
 def _check_effect(
@@ -173,6 +177,17 @@ def _not_hookable(explained: Explained, place: InsidePlace) -> str:
         f"for all that reads it, so it cannot be steered by hooks; in this model these can: {could}, and the outputs of "
         "modules; or steer the explained module: steer(transform(model), ...)"
     )
+
+
+def _of_this_model(model: nn.Module, explained: Explained, options: Sequence[tuple[str, bool]]) -> str:
+    """What in the model itself may be in the way of the candidates, in a sentence; "" if nothing is."""
+    paths = list(dict.fromkeys(path for path, _ in options))
+    if missing := [path for path in paths if not _has(model, path)]:
+        return f". {type(model).__name__} has no module {missing[0]}, and the {explained.record.model_class} has"
+    hooks = {path: hooks_of(model.get_submodule(path)) for path in paths}
+    if hooked := [path for path, found in hooks.items() if found.forward_pre or found.forward]:
+        return f". {hooked[0]} has hooks that were there before the block; if they change the value, take them off"
+    return ""
 
 
 def _by_kind(names: Sequence[str]) -> list[str]:

@@ -1,0 +1,170 @@
+"""What decides the numbers of a corpus beside its arguments, as short hashes that are equal in every process: the weights
+of the model, its rules and dictionaries, the processor, a function as target."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from lxt_fx.attribution.target import Target, TargetLike
+from lxt_fx.attribution.target_entry import name_of
+from lxt_fx.base.nodes import module_path
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.inputs.pictures import is_pil
+from lxt_fx.inputs.tools import tools_of
+from lxt_fx.passes.analysis.find_dictionaries import find_dictionaries
+from lxt_fx.rule_table.rule import Rule
+from lxt_fx.rule_table.selectors import selector_text
+
+LONG = 16
+"""How many digits of a hash are written."""
+
+PROBE = "The 3rd Probe, naïvely: «ab cd»\n"
+"""A text that two tokenizers read differently, if they are not the same."""
+
+ROW = 512
+"""How many words of 64 bits are a row."""
+
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A hash of all parameters and buffers, in whatever order: a model in which one number is another has another one."""
+    with torch.no_grad():
+        each = [f"{list(x.shape)} {x.dtype} {_numbers(x)}" for x in chain(model.parameters(), model.buffers())]
+    return _hash(" ".join(sorted(each)).encode())
+
+
+def _numbers(tensor: Tensor) -> str:
+    """A hash of all bits: of rows of 64-bit words their sums over rows and over columns, and of the rest the bytes. Sums of
+    whole numbers are exact, so they do not depend on threads or devices; they take a sixth of the time of a hash."""
+    if tensor.device.type == "meta" or tensor.numel() == 0:
+        return ""
+    plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    flat = plain.contiguous().reshape(-1).view(torch.uint8)
+    size = len(flat) - len(flat) % (8 * ROW)
+    words = flat[:size] if flat.storage_offset() % 8 == 0 else flat[:size].clone()
+    rows = words.view(torch.int64).reshape(-1, ROW)
+    parts = (rows.sum(0), rows.sum(1), flat[size:])
+    return _hash(b"|".join(part.cpu().numpy().tobytes() for part in parts))
+
+
+def rules_hash(explained: Explained) -> str:
+    """A hash of the rules of the module's table with their places and numbers, of its epsilon, and of what dictionaries
+    compute. Of a loaded module, which has no table, the name of it."""
+    table, options = explained.record.table, explained._options
+    rules = [explained.record.table_name] if table is None else list(map(_rule_text, table.rules))
+    epsilon = None if options is None else options.epsilon
+    return _hash(repr((rules, epsilon, list(_dictionaries(explained)))).encode())
+
+
+def _rule_text(rule: Rule) -> str:
+    numbers = {name: _content_text(value) for name, value in sorted(rule.numbers.items())}
+    return repr((rule.name, selector_text(rule.where), rule.formula, rule.source, rule.epsilon, numbers))
+
+
+def _dictionaries(explained: Explained) -> Iterator[tuple[str, str, str]]:
+    """The ops of the dictionaries of a module, with their constants (its k)."""
+    graph = explained.record.stages["canonical"].graph
+    paths = tuple(one.path for one in find_dictionaries(graph))
+    for node in graph.nodes:
+        path = module_path(node) if node.op == "call_function" else ""
+        if path and any(path == one or path.startswith(f"{one}.") for one in paths):
+            constants = [each for each in (*node.args, *node.kwargs.values()) if not isinstance(each, (Node, list, tuple))]
+            yield path, str(node.target), repr(constants)
+
+
+def processor_hash(processor: Any, function: str) -> str:
+    """A hash of how a processor reads texts (a tokenizer's class, size, ids of one text and chat template) and pictures and
+    sounds (the settings)."""
+    tools = tools_of(processor, None, function)
+    found = [_tokenizer_text(tools.tokenizer)] if tools.tokenizer is not None else []
+    for each in (tools.image_processor, tools.feature_extractor, tools.picture_function):
+        if each is not None:
+            found.append(_settings_text(each))
+    return _hash("|".join(found).encode()) if found else ""
+
+
+def _tokenizer_text(tokenizer: Any) -> str:
+    try:
+        ids: Any = list(tokenizer(PROBE)["input_ids"]) if callable(tokenizer) else None
+    except (ValueError, TypeError, KeyError):  # one of its own kind: the class and the size must do
+        ids = None
+    size = len(tokenizer) if hasattr(tokenizer, "__len__") else None
+    return repr((type(tokenizer).__name__, size, ids, getattr(tokenizer, "chat_template", None)))
+
+
+def _settings_text(settings: Any) -> str:
+    to_dict = getattr(settings, "to_dict", None)
+    found = json.dumps(to_dict(), sort_keys=True, default=str) if callable(to_dict) else str(settings)
+    return _ADDRESS.sub("", f"{type(settings).__name__} {found}")
+
+
+def said_target(target: TargetLike) -> str:
+    """A target in words, the same in every process; a function by its name and a hash of its code, of its defaults and of
+    the plain values around it."""
+    if target is None:
+        return "what the model says"
+    if callable(target) and not isinstance(target, Target):
+        code = _function_text(target)
+        return f"the function {name_of(target)}" + (f" ({_hash(code.encode())[:8]})" if code else "")
+    return repr(target)
+
+
+def _function_text(function: Callable[..., Any]) -> str:
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        return ""
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _has_contents(cell)]
+    around = [*(getattr(function, "__defaults__", None) or ()), *cells]
+    return repr((_code_text(code), [_content_text(value) for value in around]))
+
+
+def _has_contents(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _code_text(code: CodeType) -> str:
+    constants = [_code_text(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return repr((code.co_code, code.co_names, constants))
+
+
+def content_hash(value: Any) -> str:
+    """A hash of what a sample is: of a path, of what the file holds."""
+    return _hash(_content_text(value).encode())
+
+
+def _content_text(value: Any) -> str:
+    """A value as text, whatever it is made of, without addresses in memory."""
+    if isinstance(value, Mapping):
+        return repr(sorted((str(name), _content_text(each)) for name, each in value.items()))
+    if isinstance(value, (list, tuple)):
+        return repr([type(value).__name__, *map(_content_text, value)])
+    if isinstance(value, Path):
+        return f"file {_hash(value.read_bytes())}" if value.is_file() else f"path {value}"
+    if isinstance(value, Tensor):
+        wide = value.detach().cpu().contiguous()
+        value = (wide.float() if wide.dtype == torch.bfloat16 else wide).numpy()
+    if is_pil(value):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return f"{value.shape} {value.dtype} {_hash(np.ascontiguousarray(value).tobytes())}"
+    return _ADDRESS.sub("", f"{type(value).__name__} {value!r}")
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:LONG]
