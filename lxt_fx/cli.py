@@ -404,7 +404,7 @@ def _not_loaded(name: str, part: str, error: Exception) -> str:
     return f"the {part} of {name} could not be loaded: {first}; {wanted}"
 
 
-def _write(*writers: tuple[Path | None, Callable[[Path], None]]) -> None:
+def _write(*writers: tuple[Path | None, Callable[[Path], object]]) -> None:
     """Writes the files that were asked for."""
     for path, write in writers:
         if path is None:
