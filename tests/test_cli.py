@@ -13,9 +13,9 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from lxt_fx.base import progress
 from lxt_fx.base.progress_line import Step
-from lxt_fx.cli import main
 from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table.tables import TABLES
+from lxt_fx.shell.main import main
 
 TEXT = "The capital of France is"
 
