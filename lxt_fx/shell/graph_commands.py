@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 STAGES = ("capture", "canonical", "groups", "rules", "lowered", "fused")
 """The stages of `transform`, as `lxt_fx.compiler.pipeline` has them."""
 
-LABEL = 15
-"""Columns of the labels of a certificate."""
-
 
 def certificate_command(
     model: options.ModelName,
@@ -49,7 +46,7 @@ def certificate_command(
     found = certificate(_transformed(model, rules, device, dtype))
     if outputs.shown:
         stream = sys.stderr if outputs.piped else sys.stdout
-        stream.write(text_fitted(str(found) if full else found.summary(), LABEL))
+        stream.write(text_fitted(str(found) if full else found.summary()))
     outputs.write("html", found.to_html)
     outputs.one_json(found.to_dict(), found.to_json)
 
@@ -120,7 +117,7 @@ def tables_command(
         lines = [f"{table.name:<{label}}  {table.summary}"]
         lines += [f"{'':<{label}}  {table.paper}"] if table.paper else []
         for line in lines:
-            print(line if width is None else wrapped(line, width, label + 2 if line[0] != " " else 0))
+            print(line if width is None else wrapped(line, width))
         print()
 
 
@@ -137,4 +134,5 @@ def _transformed(model: str, rules: str, device: str, dtype: str, *, strict: boo
     from lxt_fx.shell.loading import device_named, source_of
 
     table_named(rules)
-    return transform(source_of(model).model(device_named(device), dtype), rules=rules, strict=strict)
+    chosen, source = device_named(device), source_of(model)
+    return transform(source.model(source.loader(), chosen, dtype), rules=rules, strict=strict)

@@ -72,8 +72,8 @@ def _explained(
     refuse_pictures_of_many(outputs, many)
     opened = [_picture(path) for path in paths]
     chosen, source = device_named(device), source_of(name)
-    processor = source.image_processor()
-    model = source.model(chosen, dtype)
+    loader, processor = source.loader("picture"), source.image_processor()
+    model = source.model(loader, chosen, dtype)
 
     def each() -> Iterator[tuple[str, Explanation]]:
         for path, picture in zip(paths, opened, strict=True):

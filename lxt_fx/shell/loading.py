@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 PATIENCE = 5.0
 """Seconds that the hub gets to answer."""
 
+PICTURES = "AutoModelForImageClassification"
+"""The class that loads models of pictures; the others read text."""
+
 WANTED = "give a folder that save_pretrained wrote, or a name on the hub"
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -33,10 +36,11 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model comes from: the path of a folder, or a name on the hub. With `offline`, the hub is not asked."""
+    """Where a model comes from: the path of a folder, or a name on the hub, which is asked if it `answers`."""
 
     name: str
-    offline: bool
+    folder: bool
+    answers: bool
 
     def config(self) -> Any:
         """The model's config. Raises InputError where there is none."""
@@ -56,15 +60,12 @@ class Source:
 
         return self._loaded(transformers.AutoImageProcessor, "image processor")
 
-    def model(self, device: torch.device, dtype: str) -> nn.Module:
-        """The model in eval mode, by the class that its config names. Raises InputError for one of a kind that this command
-        does not load."""
-        import torch
-
+    def loader(self, reads: str = "") -> Any:
+        """The class of transformers that loads the model, by its config. `reads` is what the command gives it, a "text" or
+        a "picture". Raises InputError for a model of another kind."""
         from lxt_fx.base.transformers_internals import auto_classes
 
-        config = self.config()
-        architectures = list(config.architectures or ())
+        architectures = list(self.config().architectures or ())
         loader = next((auto for names, auto in auto_classes() if architectures and architectures[0] in names), None)
         if loader is None:
             raise InputError(
@@ -72,6 +73,15 @@ class Source:
                 "command loads causal and masked language models and sequence, token and image classifiers; load it in "
                 "Python and call lxt_fx.explain or lxt_fx.transform"
             )
+        own, command = ("picture", "image") if loader.__name__ == PICTURES else ("text", "explain")
+        if reads and reads != own:
+            raise InputError(f"{self.name} is a {architectures[0]}, which reads a {own}: lxt-fx {command} explains it")
+        return loader
+
+    def model(self, loader: Any, device: torch.device, dtype: str) -> nn.Module:
+        """The model in eval mode. Raises InputError for weights that cannot be loaded."""
+        import torch
+
         with stage("loading the model"):
             model: nn.Module = self._loaded(loader, "weights", dtype=getattr(torch, dtype))
             return model.to(device).eval()
@@ -79,15 +89,16 @@ class Source:
     def _loaded(self, loader: Any, part: str, **settings: Any) -> Any:
         try:
             return loader.from_pretrained(
-                self.name, local_files_only=self.offline, trust_remote_code=False, **settings
+                self.name, local_files_only=not self.answers, trust_remote_code=False, **settings
             )
         except Exception as error:  # whatever transformers and the hub raise for files that they cannot use
             raise InputError(self._not_loaded(part, error)) from error
 
     def _not_loaded(self, part: str, error: Exception) -> str:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:;")
-        if self.offline:
-            first = f"there is no folder {self.name}{near_folder(self.name)}, and the hub cannot be asked ({first})"
+        if not self.folder and not self.answers:
+            near = near_folder(self.name)
+            first = f"there is no folder {self.name}{near}, it is not in the hub's cache, and the hub cannot be reached"
         return f"the {part} of {self.name} could not be loaded: {first}; {WANTED}"
 
 
@@ -99,12 +110,14 @@ def source_of(name: str) -> Source:
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     path = Path(name).expanduser()
     if path.is_dir():
-        return Source(str(path), offline=True)
+        if not (path / "config.json").is_file():
+            raise InputError(f"the folder {name} has no config.json, so it holds no model; {WANTED}")
+        return Source(str(path), folder=True, answers=False)
     if path.exists():
         raise InputError(f"{name} is a file; {WANTED}")
     if name.startswith((".", "/", "~")) or _HUB_NAME.fullmatch(name) is None:
         raise InputError(f"there is no folder {name}{near_folder(name)}; {WANTED}")
-    return Source(name, offline=not _hub_answers(name))
+    return Source(name, folder=False, answers=_hub_answers(name))
 
 
 def near_folder(name: str) -> str:
@@ -139,8 +152,8 @@ def _hub_answers(name: str) -> bool:
 def text_model(name: str, device: str, dtype: str) -> tuple[nn.Module, Any]:
     """A model and its tokenizer, which is loaded first: it is small. Raises InputError for what cannot be loaded."""
     chosen, source = device_named(device), source_of(name)
-    tokenizer = source.tokenizer()
-    return source.model(chosen, dtype), tokenizer
+    loader, tokenizer = source.loader("text"), source.tokenizer()
+    return source.model(loader, chosen, dtype), tokenizer
 
 
 def device_named(name: str) -> torch.device:

@@ -86,7 +86,7 @@ def checked(
     for kind, path in found.items():
         if path == STDOUT:
             if kind != "json":
-                raise UsageMistake(f"--{kind} - : only --json writes to standard output; give the path of a file")
+                raise UsageMistake(f"--{kind} -: only --json writes to standard output; give the path of a file")
             continue
         _check(path, force)
         own = path.resolve()
