@@ -94,8 +94,8 @@ def test_help_of_the_command_waits_for_typer_and_rich_only() -> None:
     code = """
 import sys
 sys.argv = ["/usr/bin/lxt-fx"]
-from lxt_fx.shell.main import main
-for command in (["--help"], ["explain", "--help"], ["cache", "--help"]):
+from lxt_fx.shell.main import COMMANDS, main
+for command in (["--help"], ["cache", "--help"], *([name, "--help"] for name in COMMANDS)):
     try:
         main(command)
     except SystemExit:

@@ -32,8 +32,8 @@ Answer = Annotated[
 New = Annotated[
     int | None,
     typer.Option(
-        "--max-new-tokens", min=1, help=f"How many tokens the model writes, the likeliest each time. Default: {ANSWER}.",
-        show_default=False,
+        "--max-new-tokens", metavar="N", min=1, show_default=False,
+        help=f"How many tokens the model writes, the likeliest each time. Default: {ANSWER}.",
     ),
 ]  # fmt: skip
 Against = Annotated[

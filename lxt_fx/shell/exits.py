@@ -3,6 +3,7 @@ faults."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -25,6 +26,10 @@ CODES = {
     PIPE: "the reader of the pipe went away (`| head`)",
 }
 """What each exit code means, as help and docs say it."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What the operating system says where nothing more can be written."""
 
 
 class UsageMistake(InputError):
@@ -60,8 +65,11 @@ def told_by_kind() -> Iterator[None]:
         _drop_output()
         raise SystemExit(PIPE) from None
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            _drop_output()
+            _end(OUTPUT, f"cannot write to standard output: {error.strerror}")
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
-            _end(MODEL, f"memory ran out: {error}\n(a shorter text, another --device or --dtype bfloat16 needs less)")
+            _end(MODEL, f"memory ran out: {error}\n(a shorter text, another --device or --dtype may do)")
         if error.__class__.__module__.split(".")[0] in ("typer", "click"):  # its own messages and exits
             raise
         traceback.print_exc()
@@ -82,5 +90,5 @@ def _drop_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             os.dup2(nowhere, stream.fileno())

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from lxt_fx.attribution.target import Target
     from lxt_fx.results.explanation import Explanation
 
-Pictures = Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Files of pictures.")]
+Pictures = Annotated[list[Path], typer.Argument(metavar="PICTURE", help="Files of pictures.")]
 Patch = Annotated[
     int | None,
-    typer.Option("--patch", min=1, help="Squares of so many pixels. Default: the model's patches.", show_default=False),
+    typer.Option(
+        "--patch", metavar="N", min=1, help="Squares of so many pixels. Default: the model's patches.", show_default=False
+    ),
 ]
 
 

@@ -29,10 +29,12 @@ class By(StrEnum):
 
 Places = Annotated[
     list[str] | None,
-    typer.Option("--places", metavar="NAME", help="Places, as mlp.*.neurons; more by more --places. Default: all."),
+    typer.Option("--places", metavar="NAME", help="Places, as mlp.*.neurons; may be repeated. Default: stream, heads, neurons."),
 ]
-Top = Annotated[int, typer.Option("--top", min=1, help="How many units are listed.")]
-Largest = Annotated[By, typer.Option("--by", help="What the listed units have most of.")]
+Top = Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many units are listed.")]
+Largest = Annotated[
+    By, typer.Option("--by", metavar="NAME", help="What these have most of: relevance, absolute or activation.")
+]
 
 
 def latent_command(

@@ -20,6 +20,8 @@ from lxt_fx.shell.latent_command import latent_command
 from lxt_fx.shell.serve_command import serve_command
 from lxt_fx.version import __version__
 
+NAME = "lxt-fx"
+
 
 class Commands(TyperGroup):
     """The commands; whatever ends one has the exit code of its kind."""
@@ -31,7 +33,7 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(
-    name="lxt-fx",
+    name=NAME,
     cls=Commands,
     no_args_is_help=True,
     add_completion=False,
@@ -49,12 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a token shows its code
-    app(arguments)
+    app(arguments, prog_name=NAME)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"lxt-fx {__version__}")
+        typer.echo(f"{NAME} {__version__}")
         raise typer.Exit
 
 

@@ -51,7 +51,8 @@ Contrast = Annotated[
     typer.Option("--contrast", metavar="A B", help="Why A rather than B: the difference of their logits."),
 ]
 Position = Annotated[
-    int | None, typer.Option("--position", help="The token after (or at) which the model answers; -1 is the last.")
+    int | None,
+    typer.Option("--position", metavar="N", help="The token after (or at) which the model answers; -1 is the last."),
 ]
 RulesName = Annotated[str, typer.Option("--rules", metavar="TABLE", help="A rule table; see lxt-fx tables.")]
 Account = Annotated[bool, typer.Option("--account", help="Say where all of the number went, in one more run.")]

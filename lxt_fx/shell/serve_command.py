@@ -12,7 +12,7 @@ from lxt_fx.shell.options import DtypeName
 
 def serve_command(
     model: options.ModelName,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Where it listens; 0 is any free port.")] = 0,
+    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="Where it listens; 0: any free.")] = 0,
     open_browser: Annotated[
         bool, typer.Option("--open-browser/--no-open-browser", help="Open the page in the browser of this machine.")
     ] = True,
