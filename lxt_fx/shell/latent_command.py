@@ -29,7 +29,7 @@ class By(StrEnum):
 
 Places = Annotated[
     list[str] | None,
-    typer.Option("--places", metavar="NAME", help="Places, as mlp.*.neurons; may be repeated. Default: stream, heads, neurons."),
+    typer.Option("--places", metavar="NAME", help="Places, as mlp.*.neurons; again for more. Default: stream, heads, MLP."),
 ]
 Top = Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many units are listed.")]
 Largest = Annotated[
