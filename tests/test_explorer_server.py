@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from lxt_fx.explorer.page_file import MARKER, live_page
 from lxt_fx.explorer.server import guard
 from lxt_fx.explorer.server import serve as serve_module
 from lxt_fx.explorer.server.app import guarded_app
+from lxt_fx.explorer.server.asked import read_asked
 from lxt_fx.explorer.server.jobs import MOST_WAITING, PATIENCE, REMEMBERED, Jobs, TooManyJobs
 from lxt_fx.explorer.server.served_model import Answered, ServedModel
 from lxt_fx.results.explanations import Explanations
@@ -303,6 +305,7 @@ def test_a_question_that_runs_ends_at_its_next_step(jobs: Jobs) -> None:
             assert go.wait(30)
         with suppress(Exception), stage("second step"):
             after.append("second step")
+        after.append("went on")
         return result("whole")
 
     job, _ = jobs.add(work)
@@ -366,6 +369,22 @@ def test_what_nobody_asks_for_is_dropped() -> None:
     assert jobs.look(first)["state"] == "cancelled" == jobs.look(second)["state"]  # type: ignore[index]
     now[0] += REMEMBERED + 1
     assert jobs.look(third) is None
+    jobs.end(5)
+
+
+def test_a_question_that_runs_for_nobody_ends_at_its_next_step() -> None:
+    now, after = [0.0], list[str]()
+    jobs = Jobs(clock=lambda: now[0])
+
+    def work() -> Answered:
+        now[0] = PATIENCE + 1
+        with stage("next step"):
+            after.append("went on")
+        return result("")
+
+    job, _ = jobs.add(work)
+    until(lambda: jobs._jobs[job].state not in ("waiting", "running"))
+    assert jobs._jobs[job].state == "cancelled" and not after
     jobs.end(5)
 
 
@@ -465,6 +484,11 @@ def test_an_answer_of_an_explained_module_is_that_of_its_model(model: Any, token
     explained = ServedModel(lxt_fx.transform(model), tokenizer)
     prompt = tokenizer.encode(TEXT)
     assert explained._written(prompt, 3) == served._written(prompt, 3) and "answer" in explained.live()["asks"]
+    for rules in ("attnlrp", "gradient"):
+        found = explained.answer(read_asked(json.dumps({**ASK, "rules": rules})))
+        alone = lxt_fx.explain(model, tokenizer, TEXT, rules=rules)
+        np.testing.assert_allclose(read(found.result["parts"][0]["values"]), alone.relevance, rtol=1e-4, atol=1e-6)
+        assert found.result["rules"] == rules and len(found.candidates) == 10
 
 
 def test_a_chat_goes_through_its_template_with_an_account(client: TestClient) -> None:
@@ -561,7 +585,7 @@ def test_a_real_server_answers_on_this_machine_only_until_ctrl_c(
         found: str = json.loads(ask(port, "GET", f"/api/jobs/{job}", None, {"x-lxt-fx-token": token})[1])["state"]
         return found
 
-    monkeypatch.setattr(serve_module.webbrowser, "open", visit)
+    monkeypatch.setattr(serve_module.webbrowser, "get", lambda: SimpleNamespace(open=visit))
     result = lxt_fx.explain(model, tokenizer, TEXT)
     lxt_fx.serve(model, tokenizer, results=[result])
     assert seen["page"][0] == 200 and '"chat"' in seen["page"][1] and result.labels[0] in seen["page"][1]

@@ -25,6 +25,7 @@ from lxt_fx.explorer import explore as explore_module
 from lxt_fx.explorer import latent_data, page_data
 from lxt_fx.explorer.page_data import page_of, shown_results, static_sheet
 from lxt_fx.explorer.page_file import MARKER, file_page, live_page, safe_json
+from lxt_fx.inside.latent_result import Latent
 from lxt_fx.results.account import Account
 from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
 from lxt_fx.results.explanations import Explanations
@@ -91,22 +92,32 @@ class Elements(HTMLParser):
 
 def test_the_gap_is_said_in_plain_words() -> None:
     """The issue's own numbers: of 17.4, 6.4 reaches the tokens and the softmax offset takes 11.0."""
-    part = text("a", "b")
+    part, number = text("a", "b"), ExplainedNumber("logit", 17.4, "a")
     account = Account(17.4, {"text": 6.4}, {"softmax offset": 11.0}, 0.0)
-    said = gap_sentences([part], 17.4, 6.4, account)
+    said = gap_sentences([part], number, 6.4, account)
     assert said[0] == "of 17.4: 6.4 reaches the tokens, 11.0 is the softmax offset"
     assert said[1].startswith("softmax offset: the part of the attention weights")
-    assert gap_sentences([part], 17.4, 6.4, None) == (
+    assert gap_sentences([part], number, 6.4, None) == (
         "the relevance of the tokens sums to 6.4 of the value 17.4; the rest was absorbed on the way: biases, softmax; "
         "`account=True` or lxt_fx.audit says where",
     )
-    assert gap_sentences([part], 2.0, 1.9999, None) == ("the relevance of the tokens sums to the value, 2.00",)
+    two, minus = replace(number, value=2.0), replace(number, value=-2.0)
+    assert gap_sentences([part], two, 1.9999, None) == ("the relevance of the tokens sums to the value, 2.00",)
     both = [part, replace(part, name="answer")]
-    assert gap_sentences(both, -2.0, 1.0, None)[0].startswith("the relevance of the text and the answer sums to 1.00 of")
+    assert gap_sentences(both, minus, 1.0, None)[0].startswith("the relevance of the text and the answer sums to 1.00 of")
     small = Account(-0.0123, {"text": -0.0101, "image": 0.0}, {"bias": -0.00201, "epsilon": -0.0002}, 0.0)
-    assert gap_sentences(both, -0.0123, 0.0, small)[0] == (
+    assert gap_sentences(both, number, 0.0, small)[0] == (
         "of −0.0123: −0.0101 reaches the text, −0.0020 is biases, −0.0002 is epsilon"
     )
+
+
+def test_nothing_is_said_of_a_sum_that_is_not_what_reached_the_inputs() -> None:
+    """The rest of the value went to the places that were left out, and not to biases."""
+    whole = of(text("a", " b", " c"))
+    assert data_of(whole)[0]["numbers"][0]["sentences"]
+    for some in (whole[1:], whole[:], abs(whole), abs(whole[1:]), whole[1:] - whole[1:]):
+        found = data_of(some)[0]["numbers"][0]
+        assert bool(found["sentences"]) == (some is whole) and found["sum"] == pytest.approx(float(some.relevance.sum()))
 
 
 def test_every_cause_of_the_ledger_has_words() -> None:
@@ -211,12 +222,28 @@ def test_what_is_inside_stands_beside_the_tokens(asked: tuple[lxt_fx.Explained, 
     assert sizes == sorted(sizes, reverse=True) and len(sizes) == latent_data.TOP
 
 
-def test_heads_that_are_too_many_are_left_out_and_said(
+def test_a_layer_with_fewer_heads_has_no_numbers_behind_them(asked: tuple[lxt_fx.Explained, Any]) -> None:
+    found = lxt_fx.latent(asked[0], TEXT, " Paris", processor=asked[1])
+    whole = found["attention.0.heads"]
+    relevance = whole.relevance.narrow(whole.unit_axis + 1, 0, 3)
+    activation = whole.activation.narrow(whole.unit_axis, 0, 3)
+    fewer = replace(whole, relevance=relevance, activation=activation)
+    both = Latent({**found, "attention.1.heads": fewer}, found.explanations, False)
+    heads = read(data_of(both)[0]["latent"]["heads"]["values"])
+    assert np.isnan(heads[0, 1, :, 3]).all() and np.isfinite(heads[0, 0]).all()
+    assert np.array_equal(heads[0, 1, :, :3], heads[0, 0, :, :3])
+
+
+def test_what_is_too_much_for_a_page_is_left_out_and_said(
     asked: tuple[lxt_fx.Explained, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latent_data, "LARGEST", 10)
+    monkeypatch.setattr(latent_data, "LARGEST", 9)
     (result,) = data_of(lxt_fx.latent(asked[0], TEXT, " Paris", processor=asked[1]))
-    assert result["latent"]["heads"] is None and "The relevance of heads, 20 numbers" in result["notes"][0]
+    inside = result["latent"]
+    assert inside["stream"] is None and inside["heads"] is None and inside["units"] == [] and len(inside["layers"]) == 2
+    whats = ("the residual stream, 10", "heads, 20", "units, 100")
+    for note, what in zip(result["notes"], whats, strict=True):
+        assert f"The relevance of {what} numbers, is too much for a page (9 is the most)" in note
 
 
 def test_latent_values_of_something_else_are_refused(asked: tuple[lxt_fx.Explained, Any]) -> None:
@@ -340,7 +367,7 @@ def test_to_html_writes_a_page_that_can_be_read_without_scripts(tmp_path: Path, 
         found = json.loads(page.split(MARKER.split("null")[0])[1].split("</script>")[0])
         assert found["live"] is None and [each["id"] for each in found["results"]] == ["r0", "r1"][: len(found["results"])]
     lxt_fx.explore(one, one, path=path)
-    assert path.read_text(encoding="utf-8").count('data-tip="') == 6
+    assert path.read_text(encoding="utf-8").count(" · position ") == 6
 
 
 def test_a_result_of_very_many_places_has_no_sheet(monkeypatch: pytest.MonkeyPatch) -> None:

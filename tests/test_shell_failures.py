@@ -53,7 +53,7 @@ def fails(
     ("arguments", "message"),
     [
         (("explian", "LLAMA"), "No such command 'explian'. Did you mean 'explain'?"),
-        (("explain", "LLAMA", TEXT, "--rulez", "x"), "No such option: --rulez (Possible options: --file, --rules)"),
+        (("explain", "LLAMA", TEXT, "--rulez", "x"), "No such option: --rulez (Possible options: --file, --mute, --rules)"),
         (("explain", "LLAMA", TEXT, "--dtype", "int8"), "'int8' is not one of 'float32', 'float64', 'bfloat16', 'float16'"),
         (("explain", "LLAMA"), "UsageMistake: give a TEXT (- for standard input) or --file, and not both"),
         (("explain", "LLAMA", TEXT, "--file", "HERE/texts.txt"), "give a TEXT (- for standard input) or --file, and"),
@@ -68,6 +68,7 @@ def fails(
         (("explain", "LLAMA", TEXT, "--steer", "mlp.0.neurons:1"), "write PLACE:UNIT,UNIT=VALUE, such as mlp.11.neurons"),
         (("explain", "LLAMA", TEXT, "--steer", "mlp.0.neurons=1e"), "write PLACE:UNIT,UNIT=VALUE, such as mlp.11.neurons"),
         (("explain", "LLAMA", TEXT, "--steer", "mlp.7.neurons:1=0"), "'mlp.7.neurons' selects nothing"),
+        (("explain", "LLAMA", TEXT, "--mute", "frist"), "--mute 'frist' is none of first, last, special and no position"),
         (("answer", "LLAMA", TEXT, "--answer", ""), "--answer: the answer is empty"),
         (("answer", "LLAMA", TEXT, "--answer", "a", "--max-new-tokens", "2"), "--answer gives the answer and"),
         (("latent", "LLAMA", TEXT, "--places", "mlp.*.neuronz"), "the nearest are mlp.0.neurons"),

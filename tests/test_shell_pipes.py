@@ -168,6 +168,24 @@ def test_audits_of_many_texts_go_on_to_the_last(
     assert len(shown.out.splitlines()) == 3 and shown.err == f"LedgerError: {tmp_path}/texts, line 2: ledger: %x\n"
 
 
+def test_a_view_looks_as_asked(loaded: tuple[Any, Any], tmp_path: Path, capsys: Capture) -> None:
+    look = ("--scale", "max", "--mute", "last", "--mute", "0", "--units", "words")
+    out, err = ran(capsys, "explain", "LLAMA", TEXT, *look, "--svg", "HERE/out.svg", place=tmp_path)
+    found = lxt_fx.explain(*loaded, TEXT).view(scale="max", mute=["last", 0], units="words")
+    assert out.split() == str(found).split() and err == f"wrote {tmp_path}/out.svg\n"
+    assert "<svg" in (tmp_path / "out.svg").read_text()
+
+
+def test_each_page_of_a_picture_is_named_and_none_is_written_over(tmp_path: Path, capsys: Capture) -> None:
+    text = "Paris is " * 800
+    _, err = ran(capsys, "explain", "LLAMA", text, "--png", "HERE/out.png", "--no-show", place=tmp_path)
+    pages = sorted(path.name for path in tmp_path.iterdir())
+    assert len(pages) > 1 and err == "".join(f"wrote {tmp_path}/{name}\n" for name in ("out.png", *pages[:-1]))
+    (tmp_path / "out.png").unlink()
+    assert run(*filled(("explain", "LLAMA", text, "--png", "HERE/out.png"), tmp_path)) == 6
+    assert "out-2.png is there already, where the second page of" in capsys.readouterr().err
+
+
 def test_the_certificate_and_the_ledger_are_data_on_standard_output(capsys: Capture) -> None:
     out, err = ran(capsys, "certificate", "LLAMA", "--json", "-")
     assert json.loads(out)["proven"] is True and not err
@@ -244,6 +262,16 @@ def test_what_is_printed_at_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     out, _ = ran(capsys, *command)
     golden(name, re.sub(r"(modeling_\w+\.py):\d+", r"\1", out))
+
+
+@pytest.mark.parametrize("ground", ["dark", "light"])
+def test_the_colours_fit_the_background(ground: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"COLUMNS": "80", "FORCE_COLOR": "1", "COLORTERM": "truecolor", "TERM": "xterm", "LXT_FX_BACKGROUND": ground}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    out, _ = ran(capsys, "explain", "LLAMA", TEXT, "--dtype", "float64")
+    golden(f"explain_{ground}", out.replace("\x1b", "␛"))
 
 
 LINES = [line for block in re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/shell.md").read_text(), re.S | re.M)

@@ -29,7 +29,7 @@ def explanation_data(explanation: Explanation, title: str | None = None, patch: 
             "label": number.label,
             "value": number.value,
             "sum": total,
-            "sentences": list(gap_sentences(parts, number.value, total, explanation.account, several=several)),
+            "sentences": list(gap_sentences(parts, number, total, explanation.account, several=several)),
         }
         for number, total in zip(explanation.numbers, sums, strict=True)
     ]

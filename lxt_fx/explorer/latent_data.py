@@ -23,7 +23,7 @@ TOP, SAMPLES, AROUND = 20, 3, 12
 """How many units are shown for each explained number, how many samples of each, and tokens of a sample on either side."""
 
 LARGEST = 2_000_000
-"""The most numbers of the relevance of heads."""
+"""The most numbers of an array: of the stream, of heads, of the positions of units."""
 
 
 @dataclass(slots=True)
@@ -51,6 +51,16 @@ class _Found:
             if kind and self.row(value) is not None:
                 found[name] = value
         return found
+
+    def fits(self, what: str, each: int) -> bool:
+        """Whether so many numbers `each` for every explained number and position are not too many; else a note says so."""
+        size = len(self.latent.numbers(self.example)) * len(self.reading.tokens) * each
+        if size > LARGEST:
+            self.notes.append(
+                f"The relevance of {what}, {size} numbers, is too much for a page ({LARGEST} is the most); explain fewer "
+                "numbers or a shorter text."
+            )
+        return size <= LARGEST
 
     def relevance(self, value: LatentValue) -> Tensor:
         """[numbers, positions, units] of the text's own tokens."""
@@ -93,14 +103,20 @@ def check_belongs(latent: Latent, explanation: Explanation, example: int) -> Non
 
 def _data(found: _Found, part: int, labels: UnitLabels | None) -> Payload:
     stream = found.places()
-    by_layer = [found.relevance(value).sum(2) for value in stream.values()]
     return {
         "part": part,
         "layers": list(stream),
-        "stream": array(torch.stack(by_layer, 1)) if by_layer else None,
+        "stream": _stream(found, list(stream.values())),
         "heads": _heads(found),
         "units": _units(found, labels),
     }
+
+
+def _stream(found: _Found, places: Sequence[LatentValue]) -> Payload | None:
+    """[numbers, layers, positions]: the relevance of the residual stream."""
+    if not places or not found.fits("the residual stream", len(places)):
+        return None
+    return array(torch.stack([found.relevance(value).sum(2) for value in places], 1))
 
 
 def _heads(found: _Found) -> Payload | None:
@@ -110,12 +126,7 @@ def _heads(found: _Found) -> Payload | None:
         return None
     each = [found.relevance(value) for value in places.values()]
     most = max(one.shape[2] for one in each)
-    size = len(each) * each[0].shape[0] * each[0].shape[1] * most
-    if size > LARGEST:
-        found.notes.append(
-            f"The relevance of heads, {size} numbers, is too much for a page ({LARGEST} is the most); explain fewer "
-            "numbers or a shorter text."
-        )
+    if not found.fits("heads", len(each) * most):
         return None
     padded = [torch.nn.functional.pad(one, (0, most - one.shape[2]), value=torch.nan) for one in each]
     return {"places": list(places), "values": array(torch.stack(padded, 1))}
@@ -123,7 +134,9 @@ def _heads(found: _Found) -> Payload | None:
 
 def _units(found: _Found, labels: UnitLabels | None) -> list[Payload]:
     """The units with the largest absolute relevance for each number, summed over tokens: neurons and features."""
-    listed = []
+    listed = list[Payload]()
+    if not found.places(units=True) or not found.fits("units", TOP):
+        return listed
     places = {name: (found.relevance(value), found.activation(value)) for name, value in found.places(units=True).items()}
     for number in range(len(found.latent.numbers(found.example))):
         scored = []

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack, overload
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.json_file import write_json
@@ -17,10 +17,11 @@ from lxt_fx.results.account import combined
 from lxt_fx.results.arithmetic import combined_numbers, combined_parts
 from lxt_fx.results.first_part import NotInThisExplanation as NotInThisExplanation
 from lxt_fx.results.first_part import OfFirstPart
-from lxt_fx.results.merging import Merge, merged_parts, need
+from lxt_fx.results.look import Look, asked
+from lxt_fx.results.merging import Merge, merged_parts
+from lxt_fx.results.origin import ABSOLUTE, SOME, joined
 from lxt_fx.results.origin import ExplainedNumber as ExplainedNumber
 from lxt_fx.results.origin import Origin as Origin
-from lxt_fx.results.origin import joined
 from lxt_fx.results.part import TARGET, Part
 from lxt_fx.results.place import PlaceRelevance, place_relevance
 from lxt_fx.results.plain import from_plain, packed, to_plain
@@ -118,7 +119,9 @@ class Explanation(OfFirstPart, Shown):
         if all(key == slice(None) for key in keys):
             return self
         slices = [key if isinstance(key, slice) else slice(key, key + 1) for key in keys]
-        return replace(self, parts=(of_places(main, slices, "explanation[...]"),), account=None)
+        parts = (of_places(main, slices, "explanation[...]"),)
+        numbers = tuple(replace(n, said=n.said if n.said.endswith(SOME) else n.said + SOME) for n in self.numbers)
+        return replace(self, parts=parts, numbers=numbers, account=None)
 
     def top(self, k: int = 10) -> tuple[PlaceRelevance, ...]:
         """The k places of largest absolute relevance of all parts, strongest first. Each unpacks as position, token,
@@ -157,7 +160,7 @@ class Explanation(OfFirstPart, Shown):
 
     def __abs__(self) -> Explanation:
         """The absolute relevance of each place, for the same numbers."""
-        numbers = tuple(replace(number, said=f"{number.said}, absolute relevance") for number in self.numbers)
+        numbers = tuple(replace(number, said=number.said + ABSOLUTE) for number in self.numbers)
         return replace(self, parts=tuple(map(_absolute, self.parts)), numbers=numbers, account=None)
 
     def __add__(self, other: Explanation) -> Explanation:
@@ -211,11 +214,9 @@ class Explanation(OfFirstPart, Shown):
 
     # views
 
-    def sheet(self, *, patch: int | None = None) -> Sheet:
-        """What every view shows, with pictures in squares of `patch` pixels (None: the model's patches)."""
-        if patch is not None:
-            need(self.parts, "image", "views of an explanation")
-        return sheet_of(self.parts, self.numbers, self.origin, self.account, patch)
+    def sheet(self, **look: Unpack[Look]) -> Sheet:
+        """What every view shows."""
+        return sheet_of(self.parts, self.numbers, self.origin, self.account, asked(look, self.parts))
 
     def __repr__(self) -> str:
         numbers = f"{len(self.numbers)} numbers"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lxt_fx.results.account import MEANINGS, ROUNDING, Account
+from lxt_fx.results.origin import ABSOLUTE, SOME, ExplainedNumber
 from lxt_fx.results.part import Part
 
 CAUSES = {
@@ -36,13 +37,16 @@ HOW = "`account=True` or lxt_fx.audit says where"
 
 
 def gap_sentences(
-    parts: Sequence[Part], value: float, total: float, account: Account | None, *, several: bool = False
+    parts: Sequence[Part], number: ExplainedNumber, total: float, account: Account | None, *, several: bool = False
 ) -> tuple[str, ...]:
-    """What a person reads beside a `value` and the sum `total` of the relevance of its inputs. With an account: where all
-    of it went, and what the causes mean. `several` says that the account is of the sum of several numbers, of which this
-    is one."""
+    """What a person reads beside an explained number and the sum `total` of the relevance of its inputs. With an account:
+    where all of it went, and what the causes mean. `several` says that the account is of the sum of several numbers, of
+    which this is one. Of absolute relevance, and of some of the places, nothing is said."""
     if account is not None and not several:
         return account_sentences(account, names_of(parts))
+    if ABSOLUTE in number.said or SOME in number.said:
+        return ()
+    value = number.value
     sums = " and ".join(names_of(parts).values()) if parts else "the inputs"
     said, written = f"the relevance of {sums} sums to", Written(value)
     if abs(value - total) <= ROUNDING * abs(value):

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 
 from lxt_fx.base.one_line import one_line
 
+ABSOLUTE, SOME = ", absolute relevance", ", for some of the places"
+"""Stands behind what is said of a number whose relevance was made absolute, or is that of some places only: it does not sum
+to what reached the inputs."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExplainedNumber:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lxt_fx.results.explanation import Explanation
+    from lxt_fx.results.look import Look
 
 GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 """For `generate`, whatever the checkpoint's own settings are."""
@@ -55,7 +56,11 @@ def answer_command(
     html: options.Html = None,
     png: options.Png = None,
     pdf: options.Pdf = None,
+    svg: options.Svg = None,
     json: options.Json = None,
+    scale: options.Scale = options.Ends.robust,
+    mute: options.Mute = None,
+    units: options.Units = options.UnitsName.tokens,
     show: options.Show = None,
     force: options.Force = False,
     device: options.Device = "cpu",
@@ -72,9 +77,8 @@ def answer_command(
     - `lxt-fx answer ./my-chat-model "What is the capital of France?" --chat --html answer.html`
     - `lxt-fx answer ./my-model "The capital of France is" --answer " Paris" --contrast " London"`
     """
-    outputs = checked(
-        {"html": html, "png": png, "pdf": pdf, "json": json}, force=force, quiet=quiet, show=show, reads=read_paths(file)
-    )
+    paths = {"html": html, "png": png, "pdf": pdf, "svg": svg, "json": json}
+    outputs = checked(paths, force=force, quiet=quiet, show=show, reads=read_paths(file))
     texts = texts_of(text, file, chat)
     if answer is not None and max_new_tokens is not None:
         raise UsageMistake("--answer gives the answer and --max-new-tokens has the model write it; give one of them")
@@ -82,12 +86,13 @@ def answer_command(
         raise UsageMistake("--answer: the answer is empty, so there is nothing to explain")
     against = options.name_of(contrast, "--contrast")
     count = ANSWER if max_new_tokens is None else max_new_tokens
-    _answered(model, texts, answer, count, against, rules, account, outputs, device, dtype)
+    look, at = options.look_of(scale, mute, units), options.ModelAt(model, device, dtype)
+    _answered(at, texts, answer, count, against, rules, account, look, outputs)
 
 
 def _answered(
-    name: str, texts: Texts, answer: str | None, count: int, contrast: Any, rules: str, account: bool, outputs: Outputs,
-    device: str, dtype: str,
+    at: options.ModelAt, texts: Texts, answer: str | None, count: int, contrast: Any, rules: str, account: bool, look: Look,
+    outputs: Outputs,
 ) -> None:  # fmt: skip
     from lxt_fx.compiler.options import table_named
     from lxt_fx.results.explanation import Explanation
@@ -97,7 +102,7 @@ def _answered(
 
     table_named(rules)
     refuse_pictures_of_many(outputs, texts.many)
-    model, tokenizer = text_model(name, device, dtype)
+    model, tokenizer = text_model(at)
 
     def each() -> Iterator[tuple[str, Explanation]]:
         for given in texts:
@@ -109,7 +114,7 @@ def _answered(
             assert isinstance(found, Explanation), "one prompt has one explanation"
             yield given.where, found
 
-    deliver(each(), outputs, texts.many)
+    deliver(each(), outputs, texts.many, look)
 
 
 def _written(model: nn.Module, tokenizer: Any, prompt: Any, count: int) -> list[int]:

@@ -50,10 +50,11 @@ def audit_command(
         {"html": html, "png": png, "json": json}, force=force, quiet=quiet, show=show, reads=read_paths(file)
     )
     texts = texts_of(text, file, chat)
-    _audited(model, texts, options.target_of(target, contrast, position), rules, outputs, device, dtype)
+    chosen, at = options.target_of(target, contrast, position), options.ModelAt(model, device, dtype)
+    _audited(at, texts, chosen, rules, outputs)
 
 
-def _audited(name: str, texts: Texts, target: Target, rules: str, outputs: Outputs, device: str, dtype: str) -> None:
+def _audited(at: options.ModelAt, texts: Texts, target: Target, rules: str, outputs: Outputs) -> None:
     from lxt_fx.compiler.options import table_named
     from lxt_fx.compiler.transform import transform
     from lxt_fx.ledger.run_audit import audit
@@ -62,7 +63,7 @@ def _audited(name: str, texts: Texts, target: Target, rules: str, outputs: Outpu
 
     table_named(rules)
     refuse_pictures_of_many(outputs, texts.many)
-    model, tokenizer = text_model(name, device, dtype)
+    model, tokenizer = text_model(at)
     explained = transform(model, rules=rules)
 
     def each() -> Iterator[tuple[Given, Ledger]]:

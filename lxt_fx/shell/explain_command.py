@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from lxt_fx.attribution.target import Target
     from lxt_fx.results.explanation import Explanation
+    from lxt_fx.results.look import Look
 
 Steer = Annotated[
     list[str] | None,
@@ -43,7 +44,11 @@ def explain_command(
     html: options.Html = None,
     png: options.Png = None,
     pdf: options.Pdf = None,
+    svg: options.Svg = None,
     json: options.Json = None,
+    scale: options.Scale = options.Ends.robust,
+    mute: options.Mute = None,
+    units: options.Units = options.UnitsName.tokens,
     show: options.Show = None,
     force: options.Force = False,
     device: options.Device = "cpu",
@@ -63,12 +68,12 @@ def explain_command(
     - `lxt-fx explain ./my-model --file prompts.jsonl --json relevance.jsonl`
     - `lxt-fx explain ./my-model "The capital of France is" --steer mlp.11.neurons:17,512=0`
     """
-    outputs = checked(
-        {"html": html, "png": png, "pdf": pdf, "json": json}, force=force, quiet=quiet, show=show, reads=read_paths(file)
-    )
+    paths = {"html": html, "png": png, "pdf": pdf, "svg": svg, "json": json}
+    outputs = checked(paths, force=force, quiet=quiet, show=show, reads=read_paths(file))
     texts = texts_of(text, file, chat)
     chosen = options.target_of(target, contrast, position)
-    _explained(model, texts, chosen, rules, account, steer or (), outputs, device, dtype)
+    look, at = options.look_of(scale, mute, units), options.ModelAt(model, device, dtype)
+    _explained(at, texts, chosen, rules, account, steer or (), look, outputs)
 
 
 def read_paths(file: str | None) -> list[Path]:
@@ -77,8 +82,8 @@ def read_paths(file: str | None) -> list[Path]:
 
 
 def _explained(
-    name: str, texts: Texts, target: Target, rules: str, account: bool, steer: Sequence[str], outputs: Outputs,
-    device: str, dtype: str,
+    at: options.ModelAt, texts: Texts, target: Target, rules: str, account: bool, steer: Sequence[str], look: Look,
+    outputs: Outputs,
 ) -> None:  # fmt: skip
     from lxt_fx.compiler.options import table_named
     from lxt_fx.inside.steering.steer_command import read_steering
@@ -93,7 +98,7 @@ def _explained(
         edits = read_steering(steer)
     except InputError as error:
         raise UsageMistake(str(error)) from error
-    model, tokenizer = text_model(name, device, dtype)
+    model, tokenizer = text_model(at)
 
     def each() -> Iterator[tuple[str, Explanation]]:
         for given in texts:
@@ -105,7 +110,7 @@ def _explained(
             assert isinstance(found, Explanation), "one text has one explanation"
             yield given.where, found
 
-    deliver(each(), outputs, texts.many)
+    deliver(each(), outputs, texts.many, look)
 
 
 def _steered(

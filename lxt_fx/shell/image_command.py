@@ -17,6 +17,7 @@ from lxt_fx.shell.texts import readable_file
 if TYPE_CHECKING:
     from lxt_fx.attribution.target import Target
     from lxt_fx.results.explanation import Explanation
+    from lxt_fx.results.look import Look
 
 Pictures = Annotated[list[Path], typer.Argument(metavar="PICTURE", help="Files of pictures.")]
 Patch = Annotated[
@@ -37,7 +38,9 @@ def image_command(
     html: options.Html = None,
     png: options.Png = None,
     pdf: options.Pdf = None,
+    svg: options.Svg = None,
     json: options.Json = None,
+    scale: options.Scale = options.Ends.robust,
     show: options.Show = None,
     force: options.Force = False,
     device: options.Device = "cpu",
@@ -53,17 +56,16 @@ def image_command(
     - `lxt-fx image ./my-classifier cat.png --contrast cat dog --png why.png`
     - `lxt-fx image ./my-classifier *.jpg --json relevance.jsonl`
     """
-    outputs = checked(
-        {"html": html, "png": png, "pdf": pdf, "json": json}, force=force, quiet=quiet, show=show, reads=pictures
-    )
+    paths = {"html": html, "png": png, "pdf": pdf, "svg": svg, "json": json}
+    outputs = checked(paths, force=force, quiet=quiet, show=show, reads=pictures)
     chosen = options.target_of(target, contrast, None)
-    _explained(model, [readable_file(path, "a picture") for path in pictures], chosen, rules, patch, outputs, device, dtype)
+    read, look = [readable_file(path, "a picture") for path in pictures], options.look_of(scale, patch=patch)
+    _explained(options.ModelAt(model, device, dtype), read, chosen, rules, look, outputs)
 
 
 def _explained(
-    name: str, paths: Sequence[Path], target: Target, rules: str, patch: int | None, outputs: Outputs, device: str,
-    dtype: str,
-) -> None:  # fmt: skip
+    at: options.ModelAt, paths: Sequence[Path], target: Target, rules: str, look: Look, outputs: Outputs
+) -> None:
     from lxt_fx.compiler.options import table_named
     from lxt_fx.shell.deliver import deliver, refuse_pictures_of_many
     from lxt_fx.shell.loading import device_named, source_of
@@ -73,9 +75,9 @@ def _explained(
     many = len(paths) > 1
     refuse_pictures_of_many(outputs, many)
     opened = [_picture(path) for path in paths]
-    chosen, source = device_named(device), source_of(name)
+    chosen, source = device_named(at.device), source_of(at.name)
     loader, processor = source.loader("picture"), source.image_processor()
-    model = source.model(loader, chosen, dtype)
+    model = source.model(loader, chosen, at.dtype)
 
     def each() -> Iterator[tuple[str, Explanation]]:
         for path, picture in zip(paths, opened, strict=True):
@@ -86,7 +88,7 @@ def _explained(
                 raise
             yield str(path), found
 
-    deliver(each(), outputs, many, patch)
+    deliver(each(), outputs, many, look)
 
 
 def _picture(path: Path) -> Any:

@@ -69,12 +69,12 @@ def latent_command(
     outputs = checked({"html": html, "json": json}, force=force, quiet=quiet, show=show)
     texts = texts_of(text, None, chat)
     chosen = options.target_of(target, contrast, position)
-    _found(model, texts, chosen, rules, places, top, by.value, outputs, device, dtype)
+    _found(options.ModelAt(model, device, dtype), texts, chosen, rules, places, top, by.value, outputs)
 
 
 def _found(
-    name: str, texts: Texts, target: Target, rules: str, places: list[str] | None, k: int, by: str, outputs: Outputs,
-    device: str, dtype: str,
+    at: options.ModelAt, texts: Texts, target: Target, rules: str, places: list[str] | None, k: int, by: str,
+    outputs: Outputs,
 ) -> None:  # fmt: skip
     from lxt_fx.base.json_file import write_json
     from lxt_fx.compiler.options import table_named
@@ -83,7 +83,7 @@ def _found(
     from lxt_fx.shell.loading import text_model
 
     table_named(rules)
-    model, tokenizer = text_model(name, device, dtype)
+    model, tokenizer = text_model(at)
     (given,) = texts
     with named(given):
         found = latent(model, given.value, target, places or DEFAULT, processor=tokenizer, rules=rules)

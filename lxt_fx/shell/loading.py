@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from lxt_fx.shell.options import ModelAt
+
 PATIENCE = 5.0
 """Seconds that the hub gets to answer."""
 
@@ -149,11 +151,11 @@ def _hub_answers(name: str) -> bool:
     return True
 
 
-def text_model(name: str, device: str, dtype: str) -> tuple[nn.Module, Any]:
+def text_model(at: ModelAt) -> tuple[nn.Module, Any]:
     """A model and its tokenizer, which is loaded first: it is small. Raises InputError for what cannot be loaded."""
-    chosen, source = device_named(device), source_of(name)
+    chosen, source = device_named(at.device), source_of(at.name)
     loader, tokenizer = source.loader("text"), source.tokenizer()
-    return source.model(loader, chosen, dtype), tokenizer
+    return source.model(loader, chosen, at.dtype), tokenizer
 
 
 def device_named(name: str) -> torch.device:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,6 +17,20 @@ from lxt_fx.shell.exits import UsageMistake
 
 if TYPE_CHECKING:
     from lxt_fx.attribution.target import Name, Target
+    from lxt_fx.results.look import Look
+
+
+MUTED = ("first", "last", "special")
+"""Tokens that `--mute` leaves out by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAt:
+    """The model that is named, where it runs and in what it computes."""
+
+    name: str
+    device: str
+    dtype: str
 
 
 class DtypeName(StrEnum):
@@ -22,6 +40,22 @@ class DtypeName(StrEnum):
     float64 = "float64"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+
+class Ends(StrEnum):
+    """Where the colours of a view end."""
+
+    robust = "robust"
+    max = "max"
+    rank = "rank"
+
+
+class UnitsName(StrEnum):
+    """What a view of a text shows the relevance of."""
+
+    tokens = "tokens"
+    words = "words"
+    sentences = "sentences"
 
 
 def _without_progress(context: typer.Context, wanted: bool) -> bool:
@@ -61,6 +95,18 @@ Dtype = Annotated[DtypeName, typer.Option("--dtype", metavar="NAME", help="float
 Html = Annotated[Path | None, typer.Option("--html", help="Write a page to explore.")]
 Png = Annotated[Path | None, typer.Option("--png", help="Write a picture.")]
 Pdf = Annotated[Path | None, typer.Option("--pdf", help="Write the picture as vectors, for a paper.")]
+Svg = Annotated[Path | None, typer.Option("--svg", help="Write the picture as vectors, for a web page.")]
+Scale = Annotated[
+    Ends,
+    typer.Option("--scale", metavar="NAME", help="Where colours end: robust (99 % of the places), max, or rank."),
+]
+Mute = Annotated[
+    list[str] | None,
+    typer.Option("--mute", metavar="NAME", help="Tokens without colour: first, last, special, a position; again for more."),
+]
+Units = Annotated[
+    UnitsName, typer.Option("--units", metavar="NAME", help="What is shown the sums of: tokens, words, sentences.")
+]
 Json = Annotated[
     Path | None,
     typer.Option("--json", help="Write it as data; - is standard output, alone. Of many texts each is a line."),
@@ -90,6 +136,27 @@ def target_of(target: str | None, contrast: tuple[str, str] | None, position: in
         raise UsageMistake("--target and --contrast both say what to explain; give one of them")
     first, second = contrast if contrast is not None else (target, None)
     return Target(name_of(first, "--target"), name_of(second, "--contrast"), position)
+
+
+def look_of(
+    scale: str = "robust", mute: Sequence[str] | None = None, units: str = "tokens", patch: int | None = None
+) -> Look:
+    """How views show a result. Raises UsageMistake for a `--mute` that is neither a name nor a position."""
+    muted: list[str | int] = []
+    for each in mute or ():
+        if each in MUTED:
+            muted.append(each)
+        elif re.fullmatch(r"-?[0-9]{1,9}", each):
+            muted.append(int(each))
+        else:
+            near = difflib.get_close_matches(each, MUTED, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise UsageMistake(f"--mute {each!r} is none of {', '.join(MUTED)} and no position{meant}")
+    found: dict[str, object] = {"scale": str(scale)}
+    found |= {"mute": muted} if muted else {}
+    found |= {"units": str(units)} if units != "tokens" else {}
+    found |= {"patch": patch} if patch is not None else {}
+    return cast("Look", found)
 
 
 def name_of(written: str | None, option: str) -> Name | None:

@@ -38,21 +38,22 @@ class Outputs:
         if self.shown:
             console(stderr=self.piped).print(view, markup=False, highlight=False)
 
-    def write(self, kind: str, function: Callable[[Path], None]) -> None:
-        """Writes the file of this kind, if it was asked for."""
+    def write(self, kind: str, function: Callable[[Path], object]) -> None:
+        """Writes the file of this kind, if it was asked for. A function that writes several returns their paths."""
         path = self.paths.get(kind)
         if path is None or path == STDOUT:
             return
         with _writing(path):
-            function(path)
-        self.said(path)
+            written = function(path)
+        for each in written if isinstance(written, tuple) else (path,):
+            self.said(each)
 
     def said(self, path: Path) -> None:
         """Says that a file was written."""
         if not self.quiet:
             print(f"wrote {path}", file=sys.stderr)
 
-    def one_json(self, data: Mapping[str, Any], function: Callable[[Path], None]) -> None:
+    def one_json(self, data: Mapping[str, Any], function: Callable[[Path], object]) -> None:
         """Writes the JSON of the only result: to standard output in one line, else by `function`."""
         if self.piped:
             _print_line(sys.stdout.buffer, data)
@@ -95,6 +96,8 @@ def checked(
         if any(own == read.resolve() for read in reads):
             raise UsageMistake(f"--{kind} would write over {path}, which is read; give another name")
         names[own] = kind
+        if kind == "png" and not force and (second := path.with_name(f"{path.stem}-2{path.suffix}")).exists():
+            raise CannotWrite(f"{second} is there already, where the second page of {path} goes; --force writes over it")
     return Outputs(found, quiet, found.get("json") != STDOUT if show is None else show)
 
 

@@ -32,5 +32,5 @@ def serve_command(
     from lxt_fx.explorer.server.serve import serve
     from lxt_fx.shell.loading import text_model
 
-    loaded, tokenizer = text_model(model, device, dtype)
+    loaded, tokenizer = text_model(options.ModelAt(model, device, dtype))
     serve(loaded, tokenizer, port=port, open_browser=open_browser)

@@ -56,7 +56,7 @@ def serve(
         print(f"lxt_fx explores {type(model).__name__} at\n\n    {address}\n\nCtrl-C stops it.", flush=True)
         try:
             if open_browser:
-                webbrowser.open(address)
+                _open(address)
             while thread.is_alive():
                 thread.join(0.5)
         except KeyboardInterrupt:
@@ -99,6 +99,16 @@ def running(
         jobs.end(STOPS)
         thread.join(STOPS)
         listening.close()
+
+
+def _open(address: str) -> None:
+    """Opens the browser, unless that is one of text, which would take the terminal, or there is none."""
+    try:
+        browser = webbrowser.get()
+    except webbrowser.Error:
+        return
+    if type(browser) is not webbrowser.GenericBrowser:
+        browser.open(address)
 
 
 def _bound(port: int) -> socket.socket:

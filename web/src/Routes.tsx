@@ -1,0 +1,202 @@
+// The map of routes: layers x positions of the residual stream, under the text whose tokens are its columns.
+import { useEffect, useId, useMemo, useRef, useState } from "preact/hooks";
+import { minusMarks, pixels, sized } from "./canvas";
+import { binned, peak, streamOf } from "./routes";
+import { scaled } from "./scale";
+import { type Pane, explainedIn, placeName } from "./shown";
+import { ends, held, muted, pointed, source, theme } from "./state";
+import { countingTokens, firstUnread } from "./units";
+import { amount, signed, side, tokenName } from "./words";
+
+const LABELS = 104;
+const LINE = 13;
+const WIDEST = 40;
+const LABELLED = 11; // pixels from which a column has the name of its token
+const BELOW = 74;
+
+export function Routes({ pane, paneAt }: { pane: Pane; paneAt: number }) {
+  const title = useId();
+  const latent = pane.view.result.latent;
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const [width, setWidth] = useState(800);
+  const [without, setWithout] = useState(true);
+  const [at, setAt] = useState<[number, number] | null>(null);
+  const frame = useRef<HTMLDivElement>(null);
+  const grid = useMemo(() => (latent ? streamOf(latent, pane.view.chosen) : null), [latent, pane.view.chosen]);
+  useEffect(() => {
+    if (frame.current === null) return;
+    const watch = new ResizeObserver(([entry]) => setWidth(Math.floor(entry!.contentRect.width)));
+    watch.observe(frame.current);
+    return () => watch.disconnect();
+  }, [grid === null]);
+  const small = useMemo(() => (grid === null ? null : binned(grid, Math.max(20, Math.floor((width - LABELS) / 3)))), [grid, width]);
+  const shownText = pane.parts[latent?.part ?? 0];
+  const tokens = useMemo(() => {
+    const part = shownText?.part;
+    const left = { ...muted.value, last: muted.value.last || without };
+    return part?.kind === "text" ? countingTokens(part, explainedIn(pane.view, part), left) : null;
+  }, [pane, muted.value, without]);
+  const unread = shownText?.part.kind === "text" ? firstUnread(shownText.part, explainedIn(pane.view, shownText.part)) : Infinity;
+  /** Whether a column has a token that is not left out. */
+  function counting(column: number): boolean {
+    return tokens === null || tokens.slice(column * small!.size, (column + 1) * small!.size).some(Boolean);
+  }
+  const shares = useMemo(
+    () => (small === null ? null : scaled(small.values, Array.from(small.values, (_, cell) => counting(cell % small.columns)), ends.value)),
+    [small, ends.value, tokens],
+  );
+  const now = source.value;
+  const span = now?.pane === paneAt && now.part === latent?.part ? (shownText?.spans[now.place] ?? null) : null;
+
+  const across = small === null ? 0 : Math.min(WIDEST, (width - LABELS) / small.columns);
+  const below = across >= LABELLED && small?.size === 1 ? BELOW : 0;
+  useEffect(() => {
+    if (small === null || shares === null || canvas.current === null) return;
+    const height = small.rows * LINE;
+    const context = sized(canvas.current, width, height + 2 + below);
+    const dark = theme.value === "dark";
+    context.imageSmoothingEnabled = false;
+    const flipped = new Float64Array(shares.shares.length);
+    for (let row = 0; row < small.rows; row++) {
+      flipped.set(shares.shares.subarray(row * small.columns, (row + 1) * small.columns), (small.rows - 1 - row) * small.columns);
+    }
+    context.drawImage(pixels(flipped, small.rows, small.columns, theme.value), LABELS, 0, across * small.columns, height);
+    minusMarks(context, flipped, small.columns, [LABELS, 0, across, LINE]);
+    context.strokeStyle = dark ? "#ffffff22" : "#00000018";
+    context.strokeRect(LABELS - 0.5, 0.5, across * small.columns + 1, height);
+    if (across >= 8) {
+      context.beginPath();
+      for (let column = 1; column < small.columns; column++) {
+        context.moveTo(LABELS + column * across, 0);
+        context.lineTo(LABELS + column * across, height);
+      }
+      for (let row = 1; row < small.rows; row++) {
+        context.moveTo(LABELS, row * LINE);
+        context.lineTo(LABELS + across * small.columns, row * LINE);
+      }
+      context.strokeStyle = dark ? "#1d212655" : "#ffffff66";
+      context.stroke();
+    }
+    context.fillStyle = dark ? "#9aa4b0" : "#5b6470";
+    context.font = "11px system-ui, sans-serif";
+    context.textAlign = "right";
+    context.textBaseline = "middle";
+    const every = small.rows <= 16 ? 1 : Math.ceil(small.rows / 12);
+    for (let row = 0; row < small.rows; row++) {
+      if (row % every !== 0 && row !== small.rows - 1) continue;
+      if (row !== small.rows - 1 && small.rows - 1 - row < every && every > 1) continue;
+      context.fillText(shortened(latent!.layers[row] ?? "", 16), LABELS - 8, (small.rows - 1 - row + 0.5) * LINE);
+    }
+    context.textAlign = "right";
+    for (let column = 0; column < small.columns; column++) {
+      const left = LABELS + column * across;
+      if (!counting(column) && column * small.size < unread) hatch(context, left, across, height, dark);
+      if (below === 0) continue;
+      const here = span !== null && column >= span[0] && column < span[1];
+      context.save();
+      context.fillStyle = here ? (dark ? "#ffffff" : "#111111") : dark ? "#9aa4b0" : "#5b6470";
+      context.translate(left + across / 2 + 3, height + 9);
+      context.rotate(-Math.PI / 3);
+      const letters = [...tokenName(shownText?.part.kind === "text" ? shownText.part.tokens[column]! : "")];
+      context.fillText(letters.length > 12 ? `${letters.slice(0, 11).join("")}…` : letters.join(""), 0, 0);
+      context.restore();
+    }
+    if (span !== null) {
+      const [start, stop] = [Math.floor(span[0] / small.size), Math.ceil(span[1] / small.size)];
+      context.lineWidth = 1.5;
+      context.strokeStyle = dark ? "#ffffff" : "#111111";
+      context.strokeRect(LABELS + start * across, 0.75, Math.max(2, (stop - start) * across), height - 0.5);
+    }
+  }, [small, shares, theme.value, span, width, below]);
+
+  if (grid === null || small === null || latent == null) return null;
+  const spot = (event: MouseEvent): [number, number] | null => {
+    const box = canvas.current!.getBoundingClientRect();
+    const column = Math.floor((event.clientX - box.left - LABELS) / across);
+    const row = small.rows - 1 - Math.floor((event.clientY - box.top) / LINE);
+    return column >= 0 && column < small.columns && row >= 0 && row < small.rows ? [row, column] : null;
+  };
+  const placeOf = (column: number) => {
+    const place = shownText?.spans.findIndex(([start, stop]) => column * small.size >= start && column * small.size < stop) ?? -1;
+    return place < 0 ? null : { pane: paneAt, part: latent.part, place };
+  };
+  const move = (event: MouseEvent) => {
+    const found = spot(event);
+    setAt(found);
+    pointed.value = found === null ? null : placeOf(found[1]);
+  };
+  const strongest = peak(grid.values);
+  const [layer, position] = [Math.floor(strongest / grid.columns), strongest % grid.columns];
+  const where = shownText?.spans.findIndex(([start, stop]) => position >= start && position < stop) ?? -1;
+  const name = shownText && where >= 0 ? placeName(shownText, where) : `position ${position}`;
+  return (
+    <section class="routes" aria-labelledby={title}>
+      <h2 id={title}>Routes through the layers</h2>
+      <p class="lead">
+        The relevance of the residual stream, from the input below to the output above. The most is at {latent.layers[layer]}, at “
+        <bdi>{name}</bdi>”: {signed(grid.values[strongest]!)}.
+      </p>
+      <div ref={frame} class="frame" dir="ltr">
+        <canvas
+          ref={canvas}
+          role="img"
+          aria-label={`Relevance of ${grid.rows} layers at ${grid.columns} positions; point at or move to a token of the text to see its column`}
+          onPointerMove={move}
+          onPointerLeave={() => {
+            setAt(null);
+            pointed.value = null;
+          }}
+          onClick={(event) => {
+            const found = spot(event);
+            if (found !== null) held.value = placeOf(found[1]);
+          }}
+        />
+      </div>
+      <p class="said readout" aria-live="off">
+        {at === null ? (
+          <>
+            Colours end at {amount(shares!.end)}
+            {small.size > 1 ? `; each column is the sum of ${small.size} positions` : ""}. Hatched columns are left out of them.
+          </>
+        ) : (
+          <>
+            {latent.layers[at[0]]}, {columnName(at[1])}: <strong>{signed(small.values[at[0] * small.columns + at[1]]!)}</strong>{" "}
+            {side(small.values[at[0] * small.columns + at[1]]!)}
+          </>
+        )}
+      </p>
+      <label class="check">
+        <input type="checkbox" checked={without} onChange={(event) => setWithout(event.currentTarget.checked)} />
+        leave out the last token, from which the answer is read
+      </label>
+    </section>
+  );
+
+  function columnName(column: number) {
+    const place = placeOf(column)?.place;
+    return small!.size > 1 ? (
+      `positions ${column * small!.size} to ${Math.min(grid!.columns, (column + 1) * small!.size) - 1}`
+    ) : (
+      <bdi>“{place === undefined || !shownText ? column : placeName(shownText, place)}”</bdi>
+    );
+  }
+}
+
+function hatch(context: CanvasRenderingContext2D, left: number, across: number, height: number, dark: boolean): void {
+  context.save();
+  context.beginPath();
+  context.rect(left, 0, across, height);
+  context.clip();
+  context.beginPath();
+  for (let at = -across; at < height; at += 6) {
+    context.moveTo(left, at + across);
+    context.lineTo(left + across, at);
+  }
+  context.strokeStyle = dark ? "#ffffff30" : "#00000028";
+  context.stroke();
+  context.restore();
+}
+
+function shortened(name: string, most: number): string {
+  return name.length <= most ? name : `…${name.slice(1 - most)}`;
+}

@@ -1,0 +1,73 @@
+// The routes of relevance through the model: what layers, heads and units have at the tokens of a place.
+import { type Chosen, combined } from "./chosen";
+import { type Latent, type Span, type Unit, numbersOf } from "./payload";
+
+export interface Grid {
+  rows: number;
+  columns: number;
+  values: Float64Array;
+}
+
+/** Layers x positions of the residual stream. */
+export function streamOf(latent: Latent, chosen: Chosen): Grid | null {
+  if (latent.stream === null) return null;
+  const [, rows, columns] = latent.stream.shape as [number, number, number];
+  return { rows, columns, values: combined(latent.stream, chosen) };
+}
+
+/** Layers x heads at the tokens of a span, or over all tokens. */
+export function headsOf(latent: Latent, chosen: Chosen, span: Span | null): Grid | null {
+  if (latent.heads === null) return null;
+  const [, layers, positions, heads] = latent.heads.values.shape as [number, number, number, number];
+  const all = combined(latent.heads.values, chosen);
+  const [start, stop] = span ?? [0, positions];
+  const values = new Float64Array(layers * heads);
+  for (let layer = 0; layer < layers; layer++) {
+    for (let position = start; position < Math.min(stop, positions); position++) {
+      for (let head = 0; head < heads; head++) {
+        const value = all[(layer * positions + position) * heads + head]!;
+        if (!Number.isNaN(value)) values[layer * heads + head]! += value; // a layer with fewer heads has NaN behind them
+      }
+    }
+  }
+  return { rows: layers, columns: heads, values };
+}
+
+interface ShownUnit {
+  unit: Unit;
+  /** Its relevance at the tokens of the span, or at all. */
+  here: number;
+}
+
+/** The units of the first chosen number, those with the most relevance at the span first. */
+export function unitsOf(latent: Latent, chosen: Chosen, span: Span | null, most: number): ShownUnit[] {
+  const found = (latent.units ?? [])
+    .filter((unit) => unit.number === chosen.plus[0])
+    .map((unit): ShownUnit => {
+      if (span === null || unit.by_position === null) return { unit, here: unit.relevance };
+      return { unit, here: numbersOf(unit.by_position).subarray(...span).reduce((a, b) => a + b, 0) };
+    })
+    .filter(({ here }) => here !== 0);
+  found.sort((a, b) => Math.abs(b.here) - Math.abs(a.here));
+  return found.slice(0, most);
+}
+
+/** Columns summed until at most so many are left, each with the range of columns that it holds. */
+export function binned(grid: Grid, most: number): Grid & { size: number } {
+  const size = Math.max(1, Math.ceil(grid.columns / most));
+  const columns = Math.ceil(grid.columns / size);
+  const values = new Float64Array(grid.rows * columns);
+  for (let row = 0; row < grid.rows; row++) {
+    for (let column = 0; column < grid.columns; column++) {
+      values[row * columns + Math.floor(column / size)]! += grid.values[row * grid.columns + column]!;
+    }
+  }
+  return { rows: grid.rows, columns, values, size };
+}
+
+/** The index of the largest absolute value. */
+export function peak(values: ArrayLike<number>): number {
+  let best = 0;
+  for (let at = 1; at < values.length; at++) if (Math.abs(values[at]!) > Math.abs(values[best]!)) best = at;
+  return best;
+}
