@@ -7,8 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -208,47 +206,39 @@ with told_by_kind():
 
 
 @pytest.fixture
-def dead_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """A hub that closes every connection; how often it was asked."""
+def dead_hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine without a network: the names that were looked up."""
     from huggingface_hub import constants
 
-    listening, asked = socket.create_server(("127.0.0.1", 0)), list[int]()
+    asked = list[str]()
 
-    def refuse() -> None:
-        while True:
-            try:
-                connection, (_, port) = listening.accept()
-            except OSError:
-                return
-            asked.append(port)
-            connection.close()
+    def unknown(host: str, *more: object, **settings: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    threading.Thread(target=refuse, daemon=True).start()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{listening.getsockname()[1]}")
-    yield asked
-    listening.shutdown(socket.SHUT_RDWR)
-    listening.close()
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    return asked
 
 
-def test_a_hub_that_does_not_answer_is_asked_once(dead_hub: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hub_that_does_not_answer_is_asked_once(dead_hub: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("explain", "nobody/nothing", TEXT) == 3
     assert "the hub cannot be reached" in capsys.readouterr().err and len(dead_hub) == 1
 
 
-def test_the_hub_is_not_asked_where_that_is_forbidden(dead_hub: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_not_asked_where_that_is_forbidden(dead_hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert run("explain", "nobody/nothing", TEXT) == 3 and not dead_hub
 
 
-def test_the_hub_is_not_asked_for_a_folder(dead_hub: list[int]) -> None:
+def test_the_hub_is_not_asked_for_a_folder(dead_hub: list[str]) -> None:
     assert run("explain", language_model(), TEXT) == 0 and not dead_hub
 
 
 def test_a_model_in_the_cache_needs_no_hub(
-    dead_hub: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dead_hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from huggingface_hub import constants
     from transformers.utils import hub
