@@ -42,7 +42,8 @@ else:
 
 Inputs = Tensor | tuple[Tensor, ...]
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _as_captum_calls_it(method: Callable[P, R]) -> Callable[P, R]:

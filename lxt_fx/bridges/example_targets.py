@@ -44,8 +44,8 @@ def chosen(output: Tensor, target: Target, function: str) -> Tensor:
             _refuse(function, f"an output {shape} has several numbers for each example, so it needs a target")
         return output.reshape(batch)
     indices = target.tolist() if isinstance(target, Tensor) else target
-    if isinstance(target, Tensor) and target.numel() == 1:
-        indices = target.item()
+    if isinstance(target, Tensor) and isinstance(indices, Sequence) and len(indices) == 1:
+        indices = indices[0]
     each = list(indices) if isinstance(indices, Sequence) and not isinstance(indices, tuple) else [indices] * batch
     if len(each) != batch:
         _refuse(function, f"{len(each)} targets for {batch} examples; give one for each, or one for all")
