@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -193,8 +194,11 @@ class ServedModel:
         else:
             labels = self.reading.labels
             names = [labels[i] if i < len(labels) else str(i) for i in ids.tolist()]
-        found = zip(names, ids.tolist(), values.tolist(), shares.tolist(), strict=True)
-        return [{"token": name, "id": i, "logit": logit, "probability": share} for name, i, logit, share in found]
+        return [
+            {"token": name, "id": i, "logit": logit, "probability": share}
+            for name, i, logit, share in zip(names, ids.tolist(), values.tolist(), shares.tolist(), strict=True)
+            if math.isfinite(logit) and math.isfinite(share)  # a token that the model rules out has -inf
+        ]
 
     def _name(self) -> str:
         checkpoint = str(getattr(self.facts.config, "name_or_path", "") or "")
