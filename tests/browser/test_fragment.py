@@ -107,9 +107,9 @@ def test_tokens_are_text_and_run_in_the_order_of_their_script(browser: Browser) 
     assert first is not None and second is not None and second["x"] < first["x"], "from right to left"
 
 
-def test_a_notebook_runs_and_is_drawn(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A notebook that has run: an explanation, its text, and a view of it."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    exporter: Any = pytest.importorskip("nbconvert").HTMLExporter
     pytest.importorskip("ipykernel")
     KINDS["text"]().to_json(tmp_path / "e.json")
     kernel = tmp_path / "data" / "kernels" / "python3"
@@ -121,8 +121,21 @@ def test_a_notebook_runs_and_is_drawn(browser: Browser, tmp_path: Path, monkeypa
     cells = [first, "print(e)", "e.view(scale='max')"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    return notebook
+
+
+def test_print_is_plain_text_in_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = executed(tmp_path, monkeypatch)
     (printed,) = [output for output in notebook.cells[1].outputs if output.output_type == "stream"]
     assert "\x1b" not in printed.text and "  <s>The capital of don't costs 3.14!! Yes.\n+ " in printed.text
+    assert all('class="lxt-fx"' in notebook.cells[at].outputs[-1]["data"]["text/html"] for at in (0, 2))
+
+
+def test_a_notebook_is_drawn_in_both_themes_of_the_lab(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter: Any = pytest.importorskip("nbconvert").HTMLExporter
+    notebook = executed(tmp_path, monkeypatch)
     backgrounds = []
     for theme in ("light", "dark"):
         path = tmp_path / f"{theme}.html"
