@@ -22,7 +22,7 @@ def test_inseqs_example_differs_in_one_line_and_has_the_numbers_of_answer_releva
 ) -> None:
     import inseq
 
-    import lxt_fx.bridges.inseq
+    import lxt_fx.bridges.inseq  # noqa: F401
 
     tokenizer = tiny_text.byte_tokenizer()
     own = tiny_text.llama(len(tokenizer))
@@ -44,7 +44,7 @@ def test_inseqs_example_differs_in_one_line_and_has_the_numbers_of_answer_releva
 def test_a_batch_and_an_encoder_decoder() -> None:
     import inseq
 
-    import lxt_fx.bridges.inseq
+    import lxt_fx.bridges.inseq  # noqa: F401
 
     tokenizer = tiny_text.byte_tokenizer()
     tokenizer.padding_side = "left"
@@ -80,7 +80,7 @@ def test_a_batch_and_an_encoder_decoder() -> None:
 def test_under_the_gradient_every_number_of_inseq_is_that_of_its_input_x_gradient(number: str) -> None:
     import inseq
 
-    import lxt_fx.bridges.inseq
+    import lxt_fx.bridges.inseq  # noqa: F401
 
     tokenizer = tiny_text.byte_tokenizer()
     own = tiny_text.llama(len(tokenizer))
