@@ -22,7 +22,7 @@ def test_inseqs_example_differs_in_one_line_and_has_the_numbers_of_answer_releva
 ) -> None:
     import inseq
 
-    import lxt_fx.bridges.inseq  # noqa: F401
+    import lxt_fx.bridges.inseq
 
     tokenizer = tiny_text.byte_tokenizer()
     own = tiny_text.llama(len(tokenizer))
@@ -44,7 +44,7 @@ def test_inseqs_example_differs_in_one_line_and_has_the_numbers_of_answer_releva
 def test_a_batch_and_an_encoder_decoder() -> None:
     import inseq
 
-    import lxt_fx.bridges.inseq  # noqa: F401
+    import lxt_fx.bridges.inseq
 
     tokenizer = tiny_text.byte_tokenizer()
     tokenizer.padding_side = "left"
