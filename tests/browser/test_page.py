@@ -442,7 +442,8 @@ def test_a_damaged_file_is_not_described_in_the_words_of_javascript(opened: Open
         page.locator("input[type=file]").set_input_files(tmp_path / "damaged.json")
         said = page.get_by_role("alert").inner_text()
         assert "cannot be shown" in said and "undefined" not in said.replace('"undefined"', "")
-    (tmp_path / "saved.json").write_text(json.dumps({"format": 1, "relevance": [1], "further_parts": None}), encoding="utf-8")
+    saved = {"format": 1, "relevance": [1], "further_parts": None}
+    (tmp_path / "saved.json").write_text(json.dumps(saved), encoding="utf-8")
     page.locator("input[type=file]").set_input_files(tmp_path / "saved.json")
     page.get_by_text("saved.json is damaged").wait_for()
 
