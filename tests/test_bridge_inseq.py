@@ -80,14 +80,14 @@ def test_a_batch_and_an_encoder_decoder() -> None:
 def test_under_the_gradient_every_number_of_inseq_is_that_of_its_input_x_gradient(number: str) -> None:
     import inseq
 
-    import lxt_fx.bridges.inseq  # noqa: F401
+    from lxt_fx.bridges.inseq import LxtFxAttribution
 
     tokenizer = tiny_text.byte_tokenizer()
     own = tiny_text.llama(len(tokenizer))
     more = {"contrast_targets": PROMPT + " London play"} if number.startswith("contrast") else {}
     found = []
     for model in (
-        inseq.load_model(own, "lxt_fx", tokenizer=tokenizer, rules="gradient"),
+        inseq.load_model(own, LxtFxAttribution.method_name, tokenizer=tokenizer, rules="gradient"),
         inseq.load_model(own, "input_x_gradient", tokenizer=tokenizer),
     ):
         out = model.attribute(PROMPT, PROMPT + ANSWER, attributed_fn=number, show_progress=False, **more)

@@ -49,6 +49,26 @@ def test_a_writing_pipeline_explains_every_token_that_it_wrote() -> None:
         with_relevance(model)
 
 
+def test_what_is_written_for_several_texts_at_once_is_that_of_each_alone() -> None:
+    """Such a pipeline pads prompts on the left and answers on the right, to one length."""
+    tokenizer = tiny_text.byte_tokenizer()
+    model = tiny_text.llama(len(tokenizer))
+    write = with_relevance(transformers.pipeline("text-generation", model=model, tokenizer=tokenizer))
+    options = {"max_new_tokens": 3, "do_sample": False}
+    texts = ["hello", "hello you there"]
+    first = write(texts[0], **options)[0]["generated_token_ids"][-3]
+    for ends in (model.generation_config.eos_token_id, first):  # with the second, one answer is shorter
+        model.generation_config.eos_token_id = ends
+        alone = [write(text, **options)[0] for text in texts]
+        together = [answers[0] for answers in write(texts, batch_size=2, **options)]
+        for one, other in zip(alone, together, strict=True):
+            assert one["generated_token_ids"] == other["generated_token_ids"]
+            assert one["generated_text"] == other["generated_text"]
+            assert one["explanation"].tokens == other["explanation"].tokens
+            torch.testing.assert_close(one["explanation"].relevance, other["explanation"].relevance)
+    assert len(alone[0]["explanation"].numbers) == 1 < len(alone[1]["explanation"].numbers)
+
+
 def test_the_example_of_transformers_interpret_differs_in_one_line(tmp_path: Path) -> None:
     tokenizer = tiny_text.word_tokenizer()
     model = tiny_text.bert("classifier", len(tokenizer))

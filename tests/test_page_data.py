@@ -25,6 +25,7 @@ from lxt_fx.explorer import explore as explore_module
 from lxt_fx.explorer import latent_data, page_data
 from lxt_fx.explorer.page_data import page_of, shown_results, static_sheet
 from lxt_fx.explorer.page_file import MARKER, file_page, live_page, safe_json
+from lxt_fx.explorer.plain import array
 from lxt_fx.inside.latent_result import Latent
 from lxt_fx.results.account import Account
 from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
@@ -347,7 +348,7 @@ def test_no_text_of_a_model_leaves_the_data() -> None:
     hostile = of(text(*EVIL))
     shown = shown_results([replace(hostile, numbers=(ExplainedNumber(EVIL[0], 1.0, EVIL[1]),))])
     data = page_of(shown)
-    page = file_page(TEMPLATE, data, static_sheet(shown)).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    page = file_page(TEMPLATE, data, static_sheet(shown)).encode("utf-8").decode("utf-8")
     elements = Elements(page).found
     scripts = [(attributes, text) for tag, attributes, text in elements if tag == "script"]
     assert [attributes.get("id") for attributes, _ in scripts] == ["lxt-fx-data", None] and scripts[1][1] == "go()"
@@ -380,6 +381,12 @@ def test_a_page_of_100_tokens_is_small() -> None:
     part = Part("text", ("position",), torch.randn(100), tokens(*(f" token{at}" for at in range(100))))
     shown = shown_results([of(part)])
     assert len(file_page(TEMPLATE, page_of(shown), static_sheet(shown)).encode()) < 60_000
+
+
+def test_numbers_that_the_page_cannot_hold_are_refused() -> None:
+    with pytest.raises(InputError, match=r"numbers up to 3.4e\+38, and a result has 1e\+300"):
+        array(torch.tensor([1e300, 1.0], dtype=torch.float64))
+    assert array(torch.tensor([1e30, torch.nan]))["shape"] == [2], "NaN stands where a layer has fewer heads"
 
 
 def test_numbers_that_json_has_not_are_refused() -> None:

@@ -53,10 +53,24 @@ def with_relevance(pipeline: Any, rules: Rules | None = None) -> Callable[..., A
         answers = pipeline(inputs, return_tensors=True, **options)
         for one, several in zip(inputs, answers, strict=True) if isinstance(inputs, list) else ((inputs, answers),):
             for answer in several:
+                answer["generated_token_ids"] = _without_padding(pipeline, one, list(answer["generated_token_ids"]))
                 answer["generated_text"] = _text(pipeline, one, answer["generated_token_ids"], return_full_text)
         return answers
 
     return call
+
+
+def _without_padding(pipeline: Any, prompt: Any, ids: list[int]) -> list[int]:
+    """The ids of prompt and answer. A pipeline that answers several texts at once pads them to one length: on the left to
+    the longest prompt, on the right, behind the token that ends a text, to the longest answer."""
+    tokenizer = pipeline.tokenizer
+    pad, end = tokenizer.pad_token_id, pipeline.model.generation_config.eos_token_id
+    given = tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else []
+    start = next((at for at in range(len(ids)) if ids[at : at + len(given)] == given), 0)
+    ids = ids[start:] if all(token == pad for token in ids[:start]) else ids
+    ends = {end} if isinstance(end, int) else set(end or ())
+    last = next((at for at, token in enumerate(ids) if at >= len(given) and token in ends), len(ids))
+    return ids[: last + 1] if all(token == pad for token in ids[last + 1 :]) else ids
 
 
 def _text(pipeline: Any, prompt: Any, ids: Sequence[int], full: bool) -> str:

@@ -28,9 +28,6 @@ from lxt_fx.rule_table.rule import Rule
 from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.rules import Identity
 
-WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
-"""The layers that have rules by contribution in zennit too."""
-
 PASSED = (
     nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Hardtanh,
     nn.Hardswish, nn.Softsign, nn.Tanhshrink,
@@ -41,7 +38,7 @@ MERGED = ("SequentialMergeBatchNorm", "MergeBatchNorm", "NamedMergeBatchNorm")
 SUMMED = ("ResNetBottleneckCanonizer", "ResNetBasicBlockCanonizer")
 """Canonizers of zennit for what a graph has by itself: merged batch norms, and sums that are seen without a module."""
 
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def table(composite: Any, model: nn.Module, base: Rules = "attnlrp") -> RuleTable:
@@ -100,7 +97,7 @@ def _rule(hook: Any, path: str, module: nn.Module, merges: bool) -> Rule | None:
                 f"zennit.table: {path} is a batch norm with Pass, and here it is merged into the layer before it or linear;"
                 " give the composite canonizers=[SequentialMergeBatchNorm()], under which both are the same"
             )
-        return None if isinstance(module, (*PASSED, BATCH_NORMS)) else Identity()
+        return None if isinstance(module, (*PASSED, *BATCH_NORMS)) else Identity()
     made = _OF_HOOK.get(kind)
     if made is None:
         raise InputError(

@@ -44,4 +44,4 @@ def explore(
     if not shown:
         raise InputError("explore: the results hold no explanation")
     page = file_page(template(), page_of(shown), static_sheet(shown))
-    Path(path).write_text(page, encoding="utf-8")
+    Path(path).write_bytes(page.encode("utf-8"))

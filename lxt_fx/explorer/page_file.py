@@ -22,6 +22,8 @@ MARKER = '<script type="application/json" id="lxt-fx-data">null</script>'
 """Where the data goes; it stands in the template once."""
 
 _ESCAPED = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair."""
 _INLINE = re.compile(r"<(script|style)\b([^>]*)>(.*?)</\1\s*>", re.DOTALL | re.IGNORECASE)
 _META = re.compile(r"<meta http-equiv=[\"']?Content-Security-Policy[^>]*>", re.IGNORECASE)
 _IS_DATA = re.compile(r"type\s*=\s*[\"']?application/json", re.IGNORECASE)
@@ -43,7 +45,8 @@ def file_page(template: str, data: Payload, sheet: str = "") -> str:
     for anything; its styles are free, as those of a sheet stand at its elements.
 
     Raises InputError for a template without the place for the data, or with two."""
-    page = _with_data(template, data, f"<noscript>{sheet}</noscript>" if sheet else "")
+    shown = _HALF.sub("\ufffd", sheet)  # which no file can hold; in the data it is an escape
+    page = _with_data(template, data, f"<noscript>{shown}</noscript>" if shown else "")
     policy = _policy(template, "file")
     return _META.sub(lambda found: f'<meta http-equiv="Content-Security-Policy" content="{policy}">', page)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lxt_fx.base.errors import InputError
 from lxt_fx.views.panels import Panel
 
 Payload = dict[str, Any]
@@ -19,8 +20,15 @@ FORMAT = 1
 
 
 def array(values: Tensor) -> Payload:
-    """A tensor of any dtype as little-endian float32 in base64, with its shape."""
-    flat = values.detach().cpu().to(torch.float32).contiguous()
+    """A tensor of any dtype as little-endian float32 in base64, with its shape. Raises InputError for a number that
+    float32 does not hold."""
+    given = values.detach().cpu()
+    flat = given.to(torch.float32).contiguous()
+    if bool((flat.isinf() & given.isfinite()).any()):
+        raise InputError(
+            f"explore: the page holds numbers up to {torch.finfo(torch.float32).max:.2g}, and a result has "
+            f"{float(given[given.isfinite()].abs().max()):.2g}; divide it by a number first"
+        )
     data = flat.numpy().astype("<f4", copy=False).tobytes()
     return {"shape": list(values.shape), "data": base64.b64encode(data).decode("ascii")}
 

@@ -412,3 +412,43 @@ def test_axe_finds_no_serious_fault(opened: Opened, axe: str, name: str) -> None
 
 def test_the_cases_of_the_scale_are_current() -> None:
     assert json.loads(scale_cases.FILE.read_text()) == scale_cases.cases()
+
+
+BROKEN: dict[str, tuple[str, Any, str]] = {
+    "numbers that are no base64": ("values", {"shape": [5], "data": "!!"}, "an array is no base64"),
+    "NaN": ("values", payloads.array([float("nan")] * 5, 5), "has a number that is NaN or infinite"),
+    "no tokens": ("tokens", None, "has 5 places, and not as many tokens"),
+    "a word outside": ("words", [[0, 9]], "has a word or sentence outside of its tokens"),
+    "no kinds of tokens": ("special", [], "does not say of each token what it is"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_refused_in_words_and_what_is_shown_stays(opened: Opened, tmp_path: Path, case: str) -> None:
+    key, value, said = BROKEN[case]
+    page = opened(payloads.france())
+    before = page.locator("main").inner_text()
+    broken = payloads.text(["The", " capital", " of", " France", " is"], [1.0] * 5)
+    broken[key] = value
+    page.locator("input[type=file]").set_input_files(_file(tmp_path, payloads.result([broken], ["a"], [5.0])))
+    assert said in page.get_by_role("alert").inner_text()
+    assert page.locator("main").inner_text().endswith(before)
+
+
+def test_a_damaged_file_is_not_described_in_the_words_of_javascript(opened: Opened, tmp_path: Path) -> None:
+    page = opened(payloads.france())
+    for results in ([None], [{}], [{"parts": [{}]}], [{"parts": None, "title": "x"}]):
+        (tmp_path / "damaged.json").write_text(json.dumps({"format": 1, "results": results}), encoding="utf-8")
+        page.locator("input[type=file]").set_input_files(tmp_path / "damaged.json")
+        said = page.get_by_role("alert").inner_text()
+        assert "cannot be shown" in said and "undefined" not in said.replace('"undefined"', "")
+    saved = {"format": 1, "relevance": [1], "further_parts": None}
+    (tmp_path / "saved.json").write_text(json.dumps(saved), encoding="utf-8")
+    page.locator("input[type=file]").set_input_files(tmp_path / "saved.json")
+    page.get_by_text("saved.json is damaged").wait_for()
+
+
+def _file(folder: Path, result: dict[str, Any]) -> Path:
+    path = folder / "broken.json"
+    path.write_text(json.dumps({"format": 1, "results": [result]}), encoding="utf-8")
+    return path

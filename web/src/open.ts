@@ -11,8 +11,14 @@ export async function resultsOf(name: string, text: string, live: Live | null): 
   } catch {
     throw new Error(`${name} is neither JSON nor a page of lxt_fx; open a file written by to_json, to_html or this page's export`);
   }
-  if (isSaved(found)) return [live === null ? await readSaved(found, name) : await openByServer(live, text)];
-  return readPage(found).results;
+  try {
+    if (!isSaved(found)) return readPage(found).results;
+    return [live === null ? await readSaved(found, name) : await openByServer(live, text)];
+  } catch (error) {
+    // what JavaScript says of a missing value helps nobody
+    if (!(error instanceof TypeError || error instanceof RangeError || error instanceof DOMException)) throw error;
+    throw new Error(`${name} is damaged, or another program wrote it: a value is missing or of another kind`);
+  }
 }
 
 /** The data in a page. Parsed without running anything. */

@@ -144,15 +144,41 @@ export function readPage(found: unknown): Page {
   return { format: FORMAT, made_by: page.made_by ?? "lxt_fx", results: page.results, live: page.live ?? null };
 }
 
-/** Throws an Error where the parts of a result and their numbers do not fit together. */
+/** Throws an Error where the parts of a result and their numbers do not fit together, or something that is drawn is missing. */
 export function checkResult(result: Result): void {
-  for (const part of result.parts ?? []) {
-    const count = part.values.shape.reduce((a, b) => a * b, 1);
-    const places = placeCount(part);
-    const wanted = places * (part.several ? result.numbers.length : 1);
-    if (count !== wanted || (part.kind === "text" && part.tokens.length !== places)) {
-      throw new Error(`the part "${part.name}" of "${result.title}" has ${count} numbers where ${wanted} belong`);
-    }
+  const fail = (why: string): never => {
+    throw new Error(`"${String(result?.title ?? "a result")}" cannot be shown: ${why}`);
+  };
+  for (const key of ["numbers", "parts", "notes", "tables"] as const) {
+    if (!Array.isArray(result?.[key] ?? [])) fail(`its ${key} are no list`);
+  }
+  const numbers = result?.numbers?.length ?? 0;
+  if (!result?.parts?.length && !result?.tables?.length && !result?.text) fail("it holds nothing to show");
+  if (result.parts?.length && !numbers) fail("it has no explained number");
+  for (const number of result.numbers ?? []) if (!Number.isFinite(number?.value)) fail("an explained number has no value");
+  if (result.account && !Array.isArray(result.account.sentences)) fail("its account has no sentences");
+  for (const part of result.parts ?? []) checkPart(part, numbers, fail);
+  for (const table of result.tables ?? []) if (!Array.isArray(table.columns) || !Array.isArray(table.rows)) fail("a table has no columns or rows");
+  const latent = result.latent;
+  if (latent && (result.parts?.[latent.part]?.kind !== "text" || !Array.isArray(latent.layers) || !Array.isArray(latent.units))) {
+    fail("what is inside the model has no text, layers or units");
+  }
+}
+
+function checkPart(part: Part, numbers: number, fail: (why: string) => never): void {
+  const named = `the part "${String(part?.name)}"`;
+  if (!Array.isArray(part?.values?.shape) || typeof part.values.data !== "string") fail(`${named} has no numbers`);
+  const values = numbersOf(part.values);
+  const places = placeCount(part);
+  if (!values.every(Number.isFinite)) fail(`${named} has a number that is NaN or infinite`);
+  if (part.several && part.values.shape[0] !== numbers) fail(`${named} has ${part.values.shape[0]} explained numbers, and there are ${numbers}`);
+  if (part.kind === "image" && !/^data:image\/png;base64,/.test(part.png)) fail(`${named} has no PNG`);
+  if (part.kind !== "text") return;
+  const strings = Array.isArray(part.tokens) && part.tokens.every((token) => typeof token === "string");
+  if (!strings || part.tokens.length !== places) fail(`${named} has ${places} places, and not as many tokens`);
+  for (const each of [part.special, part.segments]) if (!Array.isArray(each) || each.length !== places) fail(`${named} does not say of each token what it is`);
+  for (const [start, end] of [...part.words, ...part.sentences]) {
+    if (!(start >= 0 && start < end && end <= places)) fail(`${named} has a word or sentence outside of its tokens`);
   }
 }
 
@@ -168,7 +194,7 @@ const unpacked = new WeakMap<Packed, Float32Array>();
 export function numbersOf(packed: Packed): Float32Array {
   let found = unpacked.get(packed);
   if (found === undefined) {
-    const text = atob(packed.data);
+    const text = decoded(packed.data);
     const bytes = new Uint8Array(text.length);
     for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at);
     const view = new DataView(bytes.buffer);
@@ -181,6 +207,14 @@ export function numbersOf(packed: Packed): Float32Array {
     unpacked.set(packed, found);
   }
   return found;
+}
+
+function decoded(base64: string): string {
+  try {
+    return atob(base64);
+  } catch {
+    throw new Error("an array is no base64");
+  }
 }
 
 /** Numbers as an array of the page. */

@@ -42,6 +42,7 @@ async function readPart(part: Plain): Promise<Part> {
   const nested = part["relevance"] as Nested;
   const shape = (part["shape"] as number[] | undefined) ?? shapeOf(nested);
   const flat = [nested].flat(8) as number[];
+  if (flat.some((one) => typeof one !== "number")) throw new Error(`the part "${name}" holds relevance that is no number`);
   const kind = part["kind"];
   const several = shape.length > (kind === "image" ? 2 : 1);
   const base = { name, several, values: pack(flat, shape) };
