@@ -384,7 +384,7 @@ def test_the_policy_lets_nothing_run_but_the_page(opened: Opened) -> None:
     policy = page.locator("meta[http-equiv]").get_attribute("content") or ""
     assert "default-src 'none'" in policy and "connect-src 'none'" in policy
     scripts = policy.partition("script-src")[2].partition(";")[0]
-    assert "sha256-" in scripts and "unsafe" not in scripts  # styles are free: those of the static sheet stand at its elements
+    assert "sha256-" in scripts and "unsafe" not in scripts  # styles are free: those of the static sheet
     page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}))")
     assert page.evaluate("window.ran") is None
     assert page.evaluate("fetch('https://example.org').then(() => 'asked', () => 'refused')") == "refused"

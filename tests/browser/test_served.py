@@ -121,7 +121,9 @@ def test_a_text_is_explained_a_candidate_clicked_and_contrasted_under_two_tables
         assert "rules gradient" in page.locator(".facts").last.inner_text()
 
 
-def test_a_neuron_is_switched_off_by_a_click_and_on_again(browser: Browser, address: str, model: Any, tokenizer: Any) -> None:
+def test_a_neuron_is_switched_off_by_a_click_and_on_again(
+    browser: Browser, address: str, model: Any, tokenizer: Any
+) -> None:
     with tabs(browser) as context:
         page = opened(context, address)
         page.get_by_label("with routes").check()
@@ -209,8 +211,8 @@ def test_strangers_are_refused(browser: Browser, address: str) -> None:
     page.goto("data:text/html,another site")
     token = parts.query.removeprefix("token=")
     for headers in ("{}", f"{{'X-LXT-FX-Token': '{token}'}}"):
-        tried = f"fetch('{parts.scheme}://{parts.netloc}/api/tables', {{headers: {headers}}}).then(() => 'read', () => 'no')"
-        assert page.evaluate(tried) == "no"
+        asking = f"fetch('{parts.scheme}://{parts.netloc}/api/tables', {{headers: {headers}}})"
+        assert page.evaluate(f"{asking}.then(() => 'read', () => 'no')") == "no"
     context.close()
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=30)
     connection.request("GET", f"/?token={token}", headers={"Host": f"evil.example:{parts.port}"})

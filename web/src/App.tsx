@@ -128,12 +128,12 @@ function Shown() {
   );
 }
 
-/** What tells a result from the others: what is explained, the text, and the rules where they differ. */
+/** What tells a result from the others: what is explained, the rules where they differ, whether it was steered, the text. */
 function tabName(result: Result): string {
   const label = result.numbers.length === 1 ? numberName(result, 0) : "";
   const rules = new Set(results.value.map((one) => one.rules)).size > 1 ? result.rules : "";
   const steered = (result.steered ?? []).length > 0 ? "changed inside" : "";
-  return [label, result.title === label ? "" : result.title, rules, steered].filter(Boolean).join(" · ") || result.id;
+  return [label, rules, steered, result.title === label ? "" : result.title].filter(Boolean).join(" · ") || result.id;
 }
 
 const MOST_TABS = 8;

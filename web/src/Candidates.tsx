@@ -4,7 +4,7 @@ import { type Asked, run, running } from "./runs";
 import type { Ask, Candidate } from "./server";
 import { amount, percent, tokenName } from "./words";
 
-const MOST = 12;
+const MOST = 8;
 
 export function Candidates({ live, asked, onTarget, onContrast }: { live: Live; asked: Asked; onTarget: (token: string) => void; onContrast: (token: string, first: string) => void }) {
   const { ask, candidates, before } = asked;

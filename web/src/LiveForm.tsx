@@ -168,21 +168,23 @@ export function LiveForm({ live }: { live: Live }) {
           {problem.value}
         </p>
       )}
-      {shownAsk.value !== null && (
-        <Candidates
-          live={live}
-          asked={shownAsk.value}
-          onTarget={(token) => {
-            setTarget(token);
-            setContrast("");
-          }}
-          onContrast={(token, first) => {
-            if (!target) setTarget(first);
-            setContrast(token);
-          }}
-        />
-      )}
-      <Steering live={live} fallback={canAsk ? ask({}) : null} />
+      <div class="answered">
+        {shownAsk.value !== null && (
+          <Candidates
+            live={live}
+            asked={shownAsk.value}
+            onTarget={(token) => {
+              setTarget(token);
+              setContrast("");
+            }}
+            onContrast={(token, first) => {
+              if (!target) setTarget(first);
+              setContrast(token);
+            }}
+          />
+        )}
+        <Steering live={live} fallback={canAsk ? ask({}) : null} />
+      </div>
     </form>
   );
 }
