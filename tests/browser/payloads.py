@@ -35,6 +35,12 @@ def array(values: Sequence[float], *shape: int) -> Payload:
     return {"shape": list(shape), "data": base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode("ascii")}
 
 
+def numbers(packed: Payload) -> tuple[float, ...]:
+    """The numbers of an array of the page."""
+    data = base64.b64decode(packed["data"])
+    return struct.unpack(f"<{len(data) // 4}f", data)
+
+
 def text(tokens: Sequence[str], values: Sequence[float], numbers: int = 1, answer: int = 0, **others: Any) -> Payload:
     """A text part; a word starts at each space, a sentence behind each full stop."""
     several = numbers > 1

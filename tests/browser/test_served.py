@@ -152,6 +152,21 @@ def test_a_neuron_is_switched_off_by_a_click_and_on_again(
         assert re.fullmatch(r"With head \d of attention\.0\.heads off", page.locator(".steered").inner_text())
 
 
+def test_a_changed_model_is_shown_without_fault_on_a_phone(browser: Browser, address: str, axe: str) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
+    page = opened(context, address)
+    page.get_by_label("with routes").check()
+    asked(page)
+    page.get_by_role("button", name=re.compile("Switch off unit")).first.tap()
+    page.locator(".steered").wait_for()
+    assert page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+    page.evaluate(axe)
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    serious = [(one["id"], one["nodes"][0]["target"]) for one in found["violations"] if one["impact"] in ("serious", "critical")]
+    assert not serious
+    context.close()
+
+
 def test_a_change_that_cannot_be_is_said_and_one_of_the_form_is_made(browser: Browser, address: str) -> None:
     with tabs(browser) as context:
         page = opened(context, address)

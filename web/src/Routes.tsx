@@ -125,7 +125,7 @@ export function Routes({ pane, paneAt }: { pane: Pane; paneAt: number }) {
     setAt(found);
     pointed.value = found === null ? null : placeOf(found[1]);
   };
-  const columns = Array.from({ length: small.columns }, (_, column) => counting(column));
+  const columns = Array.from({ length: small.columns }, (_, column) => counting(column) || column * small.size >= unread);
   const left = columns.every(Boolean) ? null : leftOutOf(small, columns);
   const strongest = peak(grid.values);
   const [layer, position] = [Math.floor(strongest / grid.columns), strongest % grid.columns];
