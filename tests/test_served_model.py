@@ -14,12 +14,14 @@ import pytest
 import tiny_text
 import torch
 import transformers
+from kept_net import captures_counted
 from torch import Tensor
 
 import lxt_fx
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.base.progress import told
 from lxt_fx.compiler import explained as explained_module
+from lxt_fx.compiler.kept_captures import forget_captures
 from lxt_fx.explorer.server import asked_picture
 from lxt_fx.explorer.server.asked import read_asked
 from lxt_fx.explorer.server.jobs import Cancelled, Jobs
@@ -202,6 +204,14 @@ def test_a_steered_question_of_one_tab_does_not_reach_the_next_in_the_queue(serv
         jobs.end(5)
     assert steered["before"] is not None and plain["before"] is None and failed["error"]["kind"] == "UnknownNameError"
     assert plain["candidates"] == alone.candidates == last["candidates"] != steered["candidates"]
+
+
+def test_one_graph_answers_with_and_without_changes(served: ServedModel) -> None:
+    forget_captures()
+    with captures_counted() as captured:
+        for steer in ({}, OFF, {"attention.0.heads": {"scale": 0}}, {}):
+            ask(served, steer=steer)
+    assert len(captured) == 1
 
 
 def test_classes_are_steered_too() -> None:
