@@ -5,6 +5,9 @@ python3 dev.py test [ARGUMENTS]    ruff, mypy and pytest; ARGUMENTS go to pytest
 python3 dev.py wheel               build the wheel, install it as a user would, run the README's notebook code there
 python3 dev.py demo                fetch SmolLM2 once, explain one of its answers
 python3 dev.py models [NAMES]      fetch trained models for the slow tests (without NAMES: list them)
+python3 dev.py web                 check web/, and that the committed page of the explorer is what it builds (needs node)
+python3 dev.py site                build the documentation site into site/ (no network; a broken link is an error)
+python3 dev.py tutorials [NAMES]   run the notebooks of docs/tutorials with trained models, and write their outputs
 """
 
 from __future__ import annotations
@@ -60,6 +63,28 @@ def models(names: list[str]) -> None:
     run("examples/models.py", *(["fetch", *names] if names else ["list"]))
 
 
+def web(arguments: list[str]) -> None:
+    """Check the source of the explorer's page, and that the committed page is what it builds. Needs node and npm."""
+    npm = shutil.which("npm") or sys.exit("dev.py: web/ needs node 20 with npm; the committed page needs neither")
+    for command in (["ci", "--no-audit", "--no-fund", "--loglevel=error"], ["run", "check"], ["test"], ["run", "same"]):
+        say("npm " + " ".join(command))
+        if status := subprocess.run([npm, *command], cwd=ROOT / "web").returncode:
+            sys.exit(status)
+
+
+def site(arguments: list[str]) -> None:
+    """Build the documentation site."""
+    make_environment()
+    run("docs/site/build.py", "site")
+    say(f"open {ROOT / 'site' / 'index.html'}")
+
+
+def tutorials(names: list[str]) -> None:
+    """Run the notebooks with trained models."""
+    make_environment()
+    run("docs/tutorials/remake.py", *names)
+
+
 def wheel(arguments: list[str]) -> None:
     """Install the wheel into a new environment, with the pinned torch and what pip adds; run the README's code."""
     code = README_CODE.search(Path(ROOT, "README.md").read_text())
@@ -81,7 +106,7 @@ def wheel(arguments: list[str]) -> None:
         run("-I", "-c", code[1], python=python, folder=here)  # -I: nothing but what was installed can be imported
 
 
-COMMANDS = {"test": test, "wheel": wheel, "demo": demo, "models": models}
+COMMANDS = {"test": test, "wheel": wheel, "demo": demo, "models": models, "web": web, "site": site, "tutorials": tutorials}
 README_CODE = re.compile(r"^## In a notebook\n+```python\n(.*?)^```", re.S | re.M)
 QUIET = ("--disable-pip-version-check", "--quiet")
 

@@ -37,7 +37,7 @@ LARGEST = 200_000
 
 
 def main(folder: Annotated[Path, typer.Argument(help="where the pictures go")] = DOCS) -> None:
-    """Writes explorer.png, explorer_dark.png, explorer_routes.png, explorer_phone.png and explorer_live.png."""
+    """Writes explorer_answer.png, explorer_dark.png, explorer_routes.png, explorer_phone.png and explorer_live.png."""
     model, tokenizer = load("smollm2")
     with tempfile.TemporaryDirectory() as pages, chromium() as browser:
         answer, both = Path(pages) / "answer.html", Path(pages) / "both.html"
@@ -68,7 +68,7 @@ def shots(browser: Browser, answer: Path, both: Path, folder: Path) -> None:
     with page(browser, 1280, 900) as shown:
         shown.goto(answer.as_uri())
         about(shown)
-        save(shown.screenshot(), folder / "explorer.png")
+        save(shown.screenshot(), folder / "explorer_answer.png")
         routes = shown.locator(".routes")
         routes.scroll_into_view_if_needed()
         save(routes.screenshot(), folder / "explorer_routes.png")

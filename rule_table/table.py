@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.one_line import one_line
@@ -16,13 +17,18 @@ from lxt_fx.base.torch_internals import OpOverload
 from lxt_fx.rule_table.functions_as_places import FUNCTIONS
 from lxt_fx.rule_table.rule import Rule, kind_text
 from lxt_fx.rule_table.selectors import Selector, selector_text
+from lxt_fx.views.listed import Listed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
 
 WIDEST, WIDE = 160, 120
 """Columns of a printed table where there is no terminal, and the fewest that its five columns need."""
 
 
 @dataclass(frozen=True, slots=True)
-class RuleTable:
+class RuleTable(Listed):
     """Rules tried in order on every carrying node; the first that does not refuse wins. `summary` is one sentence, `paper`
     what to cite."""
 
@@ -84,6 +90,9 @@ class RuleTable:
         """Print the rules: what is tried first stands first."""
         print(self)
 
+    def __rich__(self) -> RenderableType:
+        return _drawn(self)
+
     def __str__(self) -> str:
         """The rules as text, in the order in which they are tried: a table, or a list where the terminal is narrow."""
         width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
@@ -105,18 +114,26 @@ def _said(rule: object) -> str:
 
 
 def _as_table(table: RuleTable, width: int) -> str:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
-    drawn = Table(title=f"{table.name}: {table.summary}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    console = Console(width=width, record=True, file=StringIO(), color_system=None)
+    console.print(_drawn(table), markup=False)
+    return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
+
+
+def _drawn(table: RuleTable) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    title = Text(f"{table.name}: {table.summary}", style="table.title")
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("rule", "ops", "formula", "source", "conserves"):
         drawn.add_column(column, no_wrap=column == "rule")
     for rule in table.rules:
-        drawn.add_row(label_text(rule), ops_text(rule), rule.formula, rule.source, rule.conserves.value)
-    console = Console(width=width, record=True, file=StringIO(), color_system=None)
-    console.print(drawn, markup=False)
-    return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
+        facts = (label_text(rule), ops_text(rule), rule.formula, rule.source, rule.conserves.value)
+        drawn.add_row(*map(Text, facts))
+    return drawn
 
 
 def _as_list(table: RuleTable, width: int) -> str:

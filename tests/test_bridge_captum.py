@@ -75,6 +75,38 @@ def test_layer_attribution_at_a_module_a_path_and_a_place() -> None:
         LayerRelevance(gpt2, "residual.*").attribute(ids, target=(-1, 7))
 
 
+def test_the_explicit_form_starts_at_each_example_with_its_own_number() -> None:
+    from lxt_fx.bridges.captum import LayerRelevance, Relevance
+
+    net, input = ImageClassifier().eval(), torch.randn(2, 3, 8, 8)
+    fast, slow = (lxt_fx.transform(net, (input,), rules="epsilon_plus", form=form) for form in ("gradient", "explicit"))
+    for method in (Relevance, lambda module: LayerRelevance(module, "conv1")):
+        found = method(slow).attribute(input, target=[3, 1])
+        assert relative(found, method(fast).attribute(input, target=[3, 1])) < 1e-5
+        alone = method(slow).attribute(input[1:], target=1)
+        assert relative(found[1:], alone) < 1e-5
+
+
+def test_methods_of_captum_around_a_method_call_ours() -> None:
+    from captum.attr import NoiseTunnel
+
+    from lxt_fx.bridges.captum import LayerRelevance, Relevance
+
+    net, input = ImageClassifier().eval(), torch.randn(2, 3, 8, 8)
+    for method in (Relevance(net), LayerRelevance(net, "conv1")):
+        averaged = NoiseTunnel(method).attribute(input, nt_samples=3, stdevs=0.0, target=[3, 1])
+        assert relative(averaged, method.attribute(input, target=[3, 1])) < 1e-6
+
+
+def test_relevance_inside_that_is_not_finite_is_refused() -> None:
+    from lxt_fx.bridges.captum import LayerRelevance
+
+    net, input = ImageClassifier().eval(), torch.randn(2, 3, 8, 8)
+    input[0, 0, 0, 0] = torch.nan
+    with pytest.raises(lxt_fx.NonFiniteError, match="captum.LayerRelevance: an explained number.*the input itself"):
+        LayerRelevance(net, "conv1").attribute(input, target=3)
+
+
 def test_tokens_embeddings_and_further_inputs_of_a_language_model() -> None:
     from lxt_fx.bridges.captum import Relevance
 
@@ -146,6 +178,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a baseline": ({"target": 1, "baselines": 0, "n_steps": 20}, "relevance has no baselines, n_steps; it needs no"),
     "no target": ({}, r"an output \[2, 10\] has several numbers for each example, so it needs a target"),
     "too many": ({"target": [1, 2, 3]}, "3 targets for 2 examples"),
+    "too few": ({"target": [1]}, "1 targets for 2 examples"),
     "too deep": ({"target": (1, 2)}, r"an output \[2, 10\] takes 1 indices for each example, and the target is \(1, 2\)"),
     "outside": ({"target": 10}, r"target 10 is outside of an output \[2, 10\]"),
     "no index": ({"target": True}, "target True is no index"),

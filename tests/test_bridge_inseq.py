@@ -76,6 +76,28 @@ def test_a_batch_and_an_encoder_decoder() -> None:
     assert relative(source[: leaf.shape[1], 0], (leaf * leaf.grad).sum(-1)[0]) < 1e-4
 
 
+@pytest.mark.parametrize("number", ["probability", "contrast_logits", "contrast_prob_diff"])
+def test_under_the_gradient_every_number_of_inseq_is_that_of_its_input_x_gradient(number: str) -> None:
+    import inseq
+
+    import lxt_fx.bridges.inseq  # noqa: F401
+
+    tokenizer = tiny_text.byte_tokenizer()
+    own = tiny_text.llama(len(tokenizer))
+    more = {"contrast_targets": PROMPT + " London play"} if number.startswith("contrast") else {}
+    found = []
+    for model in (
+        inseq.load_model(own, "lxt_fx", tokenizer=tokenizer, rules="gradient"),
+        inseq.load_model(own, "input_x_gradient", tokenizer=tokenizer),
+    ):
+        out = model.attribute(PROMPT, PROMPT + ANSWER, attributed_fn=number, show_progress=False, **more)
+        found.append(out[0].target_attributions)
+        assert "get_embedding_layer" not in vars(model) and model.model is own
+    expected = found[1].sum(-1)
+    known = ~expected.isnan()
+    assert known.any() and relative(found[0][known], expected[known]) < 1e-4
+
+
 def test_an_answer_as_inseqs_result(capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:
     from inseq import FeatureAttributionOutput
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 import lxt_fx
 from lxt_fx.base import cache_files
-from lxt_fx.cli import main
 from lxt_fx.compiler import pipeline
 from lxt_fx.compiler.kept_captures import forget_captures
 from lxt_fx.packed import known
+from lxt_fx.shell.main import main
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import demo_smollm2
+import door_smollm2
 import explain_gemma3
 import explain_minilm
 import explain_tagger
@@ -48,6 +49,13 @@ def test_demo_smollm2_finds_the_answer_in_the_paragraph(tmp_path: Path, capsys: 
     printed = capsys.readouterr().out
     assert "bit-equal" in printed
     assert "| attention" in printed  # the graph of one layer
+
+
+def test_the_door_is_green_because_of_the_word_green(tmp_path: Path) -> None:
+    needs("smollm2")
+    gradient, attnlrp = door_smollm2.main(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"door.html", "door.json", "gradient_and_attnlrp.png"}
+    assert [attnlrp.top(1)[0].token.strip(), gradient.top(1)[0].token.strip()] == ["green", "lighthouse"]
 
 
 def test_gemma3(tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ def test_the_page_asks_for_the_token_in_its_address(client: TestClient) -> None:
     bare = TestClient(client.app, base_url=f"http://{HOST}")
     assert bare.get("/").status_code == 403 == bare.get("/?token=wrong").status_code
     assert bare.get(f"/?token={TOKEN}").text == PAGE
+    assert bare.get("/?" + "a=1&" * 20 + f"token={TOKEN}").status_code == 403, "more fields than any address of ours has"
     assert bare.get(f"/api/tables?token={TOKEN}").status_code == 403, "only the page itself takes it from the address"
 
 
@@ -532,6 +533,29 @@ def test_classes_and_masks_have_candidates_too(jobs: Jobs) -> None:
     client = client_of(ServedModel(tiny_text.bert("masked", len(words)), words), jobs)
     found = asked(client, text="Paris is [MASK]")
     assert len(found["candidates"]) == 10 and found["candidates"][0]["token"] in found["result"]["numbers"][0]["said"]
+
+
+def test_a_token_that_the_model_rules_out_is_no_candidate(client: TestClient, model: Any, tokenizer: Any) -> None:
+    out_of_use = torch.arange(len(tokenizer)) > 1
+    handle = model.lm_head.register_forward_hook(lambda part, args, logits: logits.masked_fill(out_of_use, -torch.inf))
+    try:
+        found = asked(client, text="hello")
+    finally:
+        handle.remove()
+    assert found["state"] == "done" and sorted(each["id"] for each in found["candidates"]) == [0, 1]
+
+
+def test_a_module_that_is_steered_where_it_is_served_answers_steered(model: Any, tokenizer: Any) -> None:
+    explained = lxt_fx.transform(model)
+    with lxt_fx.steer(explained, {"mlp.0.neurons": lxt_fx.edits.scale(0)}):
+        own = lxt_fx.explain(explained, tokenizer, TEXT)
+        found = Jobs()
+        try:
+            result = asked(client_of(ServedModel(explained, tokenizer), found))["result"]
+        finally:
+            found.end(5)
+    assert result["numbers"][0]["value"] == own.numbers[0].value != lxt_fx.explain(model, tokenizer, TEXT).numbers[0].value
+    assert np.array_equal(read(result["parts"][0]["values"]), own.relevance.numpy())
 
 
 def test_a_saved_explanation_is_opened(client: TestClient, model: Any, tokenizer: Any, tmp_path: Path) -> None:

@@ -308,6 +308,25 @@ def test_hooks_on_the_explained_module_run_as_on_the_model() -> None:
     torch.testing.assert_close(explained(x), net(x))  # none is left
 
 
+def test_a_hook_that_always_runs_gets_what_it_gets_in_torch_when_another_fails() -> None:
+    """The arguments behind the pre-hooks, and the output where there is one."""
+    net, x = tiny.Mlp().eval(), torch.randn(2, 6)
+    found = []
+    for module in (net, lxt_fx.transform(net, (x,))):
+        seen: list[Any] = []
+        first = module.register_forward_pre_hook(lambda m, args: args[0] + 1)
+        broken = module.register_forward_hook(lambda m, args, out: 1 / 0)
+        always = module.register_forward_hook(lambda m, args, out, seen=seen: seen.extend([args[0], out]), always_call=True)
+        with pytest.raises(ZeroDivisionError):
+            module(x)
+        for handle in (first, broken, always):
+            handle.remove()
+        found.append(seen)
+    assert len(found[0]) == len(found[1]) == 2
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 def test_hooks_on_the_explained_module_run_once_whatever_runs_the_graph(gpt2s: dict[str, Explained]) -> None:
     explained, fired = gpt2s["gradient"], []
     own = explained.register_forward_hook(lambda m, args, output: fired.append((m is explained, output.logits.shape)))

@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     ("inside",),
     ("explorer",),
-    ("cli", "edits", "flow", "bridges"),
+    ("shell", "edits", "flow", "bridges"),
     ("__init__", "__main__"),
 )
 """A room reads rooms of lower floors, and itself. On one floor rooms do not read one another."""

@@ -80,7 +80,7 @@ def test_a_module_of_the_package_is_an_attribute_and_another_name_is_none(import
 
 def test_help_of_the_command_waits_for_no_transformers() -> None:
     code = """
-from lxt_fx.cli import main
+from lxt_fx.shell.main import main
 for command in (["--help"], ["explain", "--help"], ["tables"]):
     try:
         main(command)
@@ -94,8 +94,8 @@ def test_help_of_the_command_waits_for_typer_and_rich_only() -> None:
     code = """
 import sys
 sys.argv = ["/usr/bin/lxt-fx"]
-from lxt_fx.cli import main
-for command in (["--help"], ["explain", "--help"], ["cache", "--help"]):
+from lxt_fx.shell.main import COMMANDS, main
+for command in (["--help"], ["cache", "--help"], *([name, "--help"] for name in COMMANDS)):
     try:
         main(command)
     except SystemExit:
@@ -106,10 +106,10 @@ print()"""
 
 
 def test_the_command_knows_the_stages() -> None:
-    from lxt_fx import cli
     from lxt_fx.compiler import pipeline
+    from lxt_fx.shell import graph_commands
 
-    assert cli.STAGES == pipeline.STAGES
+    assert graph_commands.STAGES == pipeline.STAGES
 
 
 def test_an_exported_program_of_an_explained_module_loads_behind_import_lxt_fx(tmp_path: Path) -> None:

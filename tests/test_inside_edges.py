@@ -528,6 +528,7 @@ def test_an_index_of_the_neurons_of_experts_is_no_unit(tmp_path: Any) -> None:
         lambda: found["mlp.0.neurons"].by_unit(),
         lambda: lxt_fx.conditional(module, text, {"mlp.0.neurons": 3}, 1),
         lambda: lxt_fx.corpus(module, None, [[3, 7, 9]], "mlp.*.neurons", folder=tmp_path / "out"),
+        lambda: lxt_fx.steer(module, {"mlp.0.neurons": lxt_fx.edits.scale(0, units=[3])}).__enter__(),
     ]
     for call in calls:
         with pytest.raises(lxt_fx.InputError, match="the neurons of several experts"):

@@ -467,6 +467,7 @@ def test_a_vision_transformer_and_a_batch_of_padded_texts() -> None:
         ("blocks.1.hook_mlp_in", "mlp.1.output", False),
         ("blocks.0.hook_mlp_in", "mlp.1.output", True),
         ("a place of yours", "residual.1", False),
+        ("", "residual.1", False),
     ],
 )
 def test_a_dictionary_of_another_place_gives_a_warning(

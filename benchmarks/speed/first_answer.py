@@ -119,7 +119,7 @@ def measured(command: list[str], environment: dict[str, str], whole: bool) -> fl
 def rows(make: Sides) -> list[Row]:
     """The rows, those that need another checkout only with one."""
     command = make.scratch / "lxt-fx"  # as pip writes it; the package goes by the name
-    command.write_text("from lxt_fx.cli import main\n\nmain()\n")
+    command.write_text("from lxt_fx.shell.main import main\n\nmain()\n")
     model = folder_of("smollm2", True)
     found = [
         Row("transform: 80 small layers / 8", make.ours("80 layers", "transform_80"),

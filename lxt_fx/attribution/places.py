@@ -18,6 +18,7 @@ from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.base.nodes import module_path, written_shape
 from lxt_fx.compiler.explained import Explained, check_explained
 from lxt_fx.compiler.module_values import GraphValues, ModuleCall
+from lxt_fx.views.listed import Listed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +40,7 @@ class InsidePlace:
     merged: tuple[tuple[str, str], ...] = ()
 
 
-class Places(Mapping[str, InsidePlace]):
+class Places(Listed, Mapping[str, InsidePlace]):
     """The standard places of a model, by name, in the order in which they are computed."""
 
     def __init__(self, places: Mapping[str, InsidePlace], model_class: str) -> None:

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import html
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.places import places_at
 from lxt_fx.attribution.watch import watch
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
-from lxt_fx.bridges.example_targets import ExampleNumbers, Target
+from lxt_fx.bridges.example_targets import Target, chosen, output_tensor
 from lxt_fx.bridges.input_relevance import positional_call, relevance_of_inputs
 from lxt_fx.bridges.peer import peer
 from lxt_fx.compiler.explained import Explained
@@ -39,6 +42,19 @@ else:
 
 Inputs = Tensor | tuple[Tensor, ...]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _as_captum_calls_it(method: Callable[P, R]) -> Callable[P, R]:
+    """A method that methods of captum around it, such as `NoiseTunnel`, can call: they ask for its `__wrapped__`."""
+
+    @wraps(method)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        return method(*args, **kwargs)
+
+    return called
+
 
 class Relevance(Attribution):
     """Relevance of the inputs, as a method of captum.
@@ -52,6 +68,7 @@ class Relevance(Attribution):
         super().__init__(forward_func)
         self.rules = rules
 
+    @_as_captum_calls_it
     def attribute(
         self, inputs: Inputs, target: Target = None, additional_forward_args: Any = None, **options: object
     ) -> Inputs:
@@ -89,11 +106,12 @@ class LayerRelevance(Attribution):
         self.layer, self.rules = layer, rules
         self.place = layer if isinstance(layer, str) else _path_of(forward_func, layer)
 
+    @_as_captum_calls_it
     def attribute(
         self, inputs: Inputs, target: Target = None, additional_forward_args: Any = None, **options: object
     ) -> Tensor:
         """The relevance at the output of the layer, or at the place, in the shape of its value. The arguments are those of
-        `Relevance.attribute`."""
+        `Relevance.attribute`. Raises what that raises, and InputError where the layer has no single output."""
         _refuse_options(options)
         given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
         function = "captum.LayerRelevance"
@@ -103,11 +121,19 @@ class LayerRelevance(Attribution):
             places = places_at(call.module, self.place, function)
             if len(places) != 1:
                 raise InputError(f"{function}: {self.place!r} means several places ({', '.join(places)}); give one of them")
+
+            def numbers_in(output: Any) -> Tensor:
+                return chosen(output_tensor(output, function), target, function)
+
             with watch(call.called, self.place) as inside:
-                total, _ = ExampleNumbers(target, function).totals(call.output())
-            explicit = call.module.record.form == "explicit"
-            total.sum().backward(total.detach().sum() if explicit else None)  # type: ignore[no-untyped-call]
-        return inside[next(iter(places))].relevance.detach()
+                numbers = numbers_in(call.output())
+            explicit = call.module.record.form == "explicit"  # there the backward of each example starts with its number
+            numbers.backward(numbers.detach() if explicit else torch.ones_like(numbers))  # type: ignore[no-untyped-call]
+            relevance = inside[next(iter(places))].relevance.detach()
+            if not is_finite([numbers, relevance]):
+                what = f"{function}: an explained number, or its relevance,"
+                raise_non_finite(call.module, call.bound, lambda output: numbers_in(output).sum(), what)
+        return relevance
 
 
 def _path_of(model: nn.Module, layer: nn.Module) -> str:

@@ -37,12 +37,14 @@ def chosen(output: Tensor, target: Target, function: str) -> Tensor:
     """
     batch, dims = (len(output), output.dim()) if output.dim() else (1, 1)
     shape, classes = list(output.shape), output.shape[-1] if output.dim() else 1
+    if not batch:
+        _refuse(function, f"an output {shape} has no example")
     if target is None:
         if output.numel() != batch:
             _refuse(function, f"an output {shape} has several numbers for each example, so it needs a target")
         return output.reshape(batch)
     indices = target.tolist() if isinstance(target, Tensor) else target
-    if isinstance(indices, Sequence) and not isinstance(indices, tuple) and len(indices) == 1:
+    if isinstance(target, Tensor) and isinstance(indices, Sequence) and len(indices) == 1:
         indices = indices[0]
     each = list(indices) if isinstance(indices, Sequence) and not isinstance(indices, tuple) else [indices] * batch
     if len(each) != batch:

@@ -53,14 +53,16 @@ class LxtFxAttribution(FeatureAttribution):
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Inside the block inseq calls the explained module. The model itself does not change."""
+        """Inside the block inseq calls the explained module. The model itself does not change, and still embeds what inseq
+        adds on the way (the other text of `contrast_prob_diff`)."""
         wrapper = self.attribution_model
         model = wrapper.model
-        wrapper.model = self.explained
+        wrapper.model, wrapper.get_embedding_layer = self.explained, model.get_input_embeddings
         try:
             yield
         finally:
             wrapper.model = model
+            del wrapper.get_embedding_layer
 
     def attribute_step(
         self, attribute_fn_main_args: dict[str, Any], attribution_args: Mapping[str, Any] = {}

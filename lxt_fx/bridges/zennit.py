@@ -52,6 +52,10 @@ def table(composite: Any, model: nn.Module, base: Rules = "attnlrp") -> RuleTabl
     layers and names of its own. The stabilizer of its rules becomes their epsilon; that of `Norm` (pools and sums) is
     `transform(epsilon=)`. Nothing is registered on the model.
 
+    Where the composite has no rule, zennit passes relevance on by the plain gradient (a sum without a canonizer then gives
+    all of it to each side, a function such as `torch.tanh` its derivative), and here stand the rules of `base`. Flat,
+    WSquare and ZBox give relevance to inputs of 0: behind a ReLU that takes `transform(form="explicit")`.
+
     Raises InputError for a rule that is no LRP here (deconvnet, guided backprop), for a stabilizer that clips or scales,
     for parameters set to zero (but ZPlus without bias, which is excitation backprop), a canonizer that is not known, and
     Pass on a batch norm that no canonizer merges.

@@ -15,6 +15,7 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.further_graphs import OtherCalls, give_further, without_omitted
 from lxt_fx.compiler.options import example_of
 from lxt_fx.compiler.pipeline import compiled_by
+from lxt_fx.compiler.steered import check_steerable
 
 Edit = Callable[[Explained, GraphModule], object]
 """Edits a copy of the canonical graph of an explained module. It leaves the values of the graph as they are."""
@@ -23,11 +24,7 @@ Edit = Callable[[Explained, GraphModule], object]
 def check_editable(explained: Explained, function: str) -> None:
     """Raises InputError, in the name of `function`, for a module that was loaded from a file, CallError for one that is
     steered, and ModelChangedError."""
-    if explained.record.table is None or explained._options is None:
-        raise InputError(
-            f"{function}: this module was loaded from a file, which has the graph before its rules as text only; give the "
-            "model that it was made from"
-        )
+    check_steerable(explained, function)
     explained._refuse_steering(function)
     explained._check_model()
 

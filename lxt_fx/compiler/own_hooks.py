@@ -7,6 +7,7 @@ node. So the hooks run here, once a call, with the arguments that the caller gav
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -85,42 +86,50 @@ def called_with_hooks(
             "the module itself has hooks, which a compiled call would not run; remove them, or register them on what "
             "torch.compile returns"
         )
-    pending = list(hooks.always)
+    reached = _Reached(args, dict(kwargs), list(hooks.always))
     try:
-        return _called(module, hooks, call, args, dict(kwargs), pending)
+        return _called(module, hooks, call, reached)
     except Exception:
-        for hook in pending:
-            _after_error(module, hook, args, kwargs, hooks)
+        for hook in reached.pending:
+            _after_error(module, hook, reached, hooks)
         raise
 
 
-def _called(
-    module: OwnHooks,
-    hooks: Hooks,
-    call: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    pending: list[Callable[..., Any]],
-) -> Any:
+@dataclass(slots=True)
+class _Reached:
+    """How far a call came: its arguments behind the pre-hooks, the hooks of `always_call=True` that did not run yet, and
+    the output, None as long as there is none."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    pending: list[Callable[..., Any]]
+    output: Any = None
+
+
+def _called(module: OwnHooks, hooks: Hooks, call: Callable[..., Any], now: _Reached) -> Any:
     for hook, takes_named in hooks.forward_pre:
-        returned = hook(module, args, kwargs) if takes_named else hook(module, args)
-        args, kwargs = _changed(returned, args, kwargs, takes_named)
+        returned = hook(module, now.args, now.kwargs) if takes_named else hook(module, now.args)
+        now.args, now.kwargs = _changed(returned, now.args, now.kwargs, takes_named)
     at_output: Callable[[Any], Any] | None = None
     if hooks.backward:
-        args, at_output = backward_hooks_of(module, args)
-    output = call(*args, **kwargs)
+        now.args, at_output = backward_hooks_of(module, now.args)
+    now.output = call(*now.args, **now.kwargs)
     for hook, takes_named in hooks.forward:
-        pending[:] = [each for each in pending if each is not hook]
-        returned = hook(module, args, kwargs, output) if takes_named else hook(module, args, output)
-        output = output if returned is None else returned
+        now.pending = [each for each in now.pending if each is not hook]
+        returned = _run(module, hook, takes_named, now)
+        now.output = now.output if returned is None else returned
     if at_output is None:
-        return output
-    if not isinstance(output, Tensor | tuple):
+        return now.output
+    if not isinstance(now.output, Tensor | tuple):
         raise CallError(
             f"a backward hook on the module itself cannot run: torch runs it where the output is a tensor or a tuple of "
-            f"tensors, and this is {type(output).__name__}; read relevance with explained.with_leaves or lxt_fx.watch"
+            f"tensors, and this is {type(now.output).__name__}; read relevance with explained.with_leaves or lxt_fx.watch"
         )
-    return at_output(output)
+    return at_output(now.output)
+
+
+def _run(module: OwnHooks, hook: Callable[..., Any], takes_named: bool, now: _Reached) -> Any:
+    return hook(module, now.args, *([now.kwargs] if takes_named else []), now.output)
 
 
 def _changed(
@@ -138,13 +147,10 @@ def _changed(
     )
 
 
-def _after_error(
-    module: OwnHooks, hook: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], hooks: Hooks
-) -> None:
-    """Runs a hook of `always_call=True` after the call failed, without an output. As in torch, what it raises itself is
-    only a warning: the caller is to see the first error."""
-    takes_named = dict(hooks.forward)[hook]
+def _after_error(module: OwnHooks, hook: Callable[..., Any], now: _Reached, hooks: Hooks) -> None:
+    """Runs a hook of `always_call=True` after the call or a hook failed. As in torch, what it raises itself is only a
+    warning: the caller is to see the first error."""
     try:
-        hook(module, args, dict(kwargs), None) if takes_named else hook(module, args, None)
+        _run(module, hook, dict(hooks.forward)[hook], now)
     except Exception as error:
         warn_user(f"a forward hook with always_call=True raised {type(error).__name__} after the call had failed: {error}")

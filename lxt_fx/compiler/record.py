@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.fx import Graph
 
 from lxt_fx.base.one_line import one_line
 from lxt_fx.rule_table.rule import Match, Rule
 from lxt_fx.rule_table.table import RuleTable
+from lxt_fx.views.listed import Listed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Record(Listed):
     """How `transform` made a module.
 
     `called_with` are the inputs that the model was captured with; a call may leave out those in `optional`. `inputs` are
@@ -96,3 +100,29 @@ class Record:
     def __repr__(self) -> str:
         made = f"{self.form} form, captured by {self.method}, {len(self.matches)} rules matched"
         return f"Record({one_line(self.model_class, 60)}, rules {one_line(self.table_name, 40)}, {made})"
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        differences = {"forward": self.forward_difference, "gradient": self.gradient_difference}
+        compared = (f"{name} {'not compared' if math.isnan(d) else f'{d:.1e}'}" for name, d in differences.items())
+        facts = {
+            "form": self.form,
+            "captured by": f"{self.method}, {len(self.stages)} stages ({', '.join(self.stages)})",
+            "inputs": ", ".join(self.inputs),
+            "relevance at": ", ".join(self.leaves),
+            "rules matched": str(len(self.matches)),
+            "overridden at": ", ".join(self.overrides),
+            "fixed": "; ".join(self.specialised),
+            "without a rule": ", ".join(self.unknown),
+            "difference to the model": ", ".join(compared),
+            "seconds": ", ".join(f"{name} {seconds:.2g}" for name, seconds in self.seconds.items()),
+            "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()),
+        }
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for name, fact in facts.items():
+            if fact:
+                table.add_row(name, Text(fact))
+        return Group(Text(f"{self.model_class}, rules {self.table_name}", style="bold"), table)

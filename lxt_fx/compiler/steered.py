@@ -57,7 +57,7 @@ def check_steerable(explained: Explained, function: str) -> Options:
     if explained.record.table is None or explained._options is None:
         raise InputError(
             f"{function}: this module was loaded from a file, which does not hold the graph that changes are put into; "
-            "transform the model that it was made from"
+            "give the model that it was made from"
         )
     return explained._options
 

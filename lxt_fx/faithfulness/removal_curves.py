@@ -19,6 +19,7 @@ from lxt_fx.base.progress import lasting, steps
 from lxt_fx.base.public_door import public
 from lxt_fx.faithfulness.batch_inputs import BatchInputs, ExplainedNumber, batch_inputs, evaluating, explained_number
 from lxt_fx.faithfulness.removed_units import Removal, Units, check_removal, units_of
+from lxt_fx.views.listed import Listed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,7 +28,7 @@ DEFAULT = Removal()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class PerturbationCurves:
+class PerturbationCurves(Listed):
     """The explained number of each example while its units are removed, in float64 on the CPU.
 
     `morf` and `lerf` [examples, steps + 1]: most relevant units first, least relevant first, from nothing removed to all.
@@ -66,11 +67,6 @@ class PerturbationCurves:
         more = f" and {len(said) - 1} more" if len(said) > 1 else ""
         many = f"{examples} example{'s' if examples > 1 else ''}, {self.units} removed; {said[0]}{more}"
         return Group(many, "", table, "", f"area between the curves: {written(self.area)}")
-
-    def __str__(self) -> str:
-        from lxt_fx.views.terminal import plain
-
-        return plain(self.__rich__())
 
     def __repr__(self) -> str:
         return f"PerturbationCurves({len(self.morf)} examples, {self.units}, area {written(self.area)})"

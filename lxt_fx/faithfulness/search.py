@@ -78,7 +78,7 @@ def tune(
     NonFiniteError for relevance that is NaN or infinite, and ForwardMismatchError if the captured graph is not valid for
     all examples.
     """
-    from lxt_fx.views.heatmap import save
+    from lxt_fx.views.files import save
 
     check_removal(removal, moved, "tune")
     with gradients_on():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lxt_fx.faithfulness.scores import ScoredTable
 from lxt_fx.rule_table.table import RuleTable
+from lxt_fx.views.listed import Listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,10 +42,7 @@ class TunedTable(ScoredTable):
         return tuning_view(self)
 
     def __str__(self) -> str:
-        from lxt_fx.faithfulness.tuning_view import tuning_view
-        from lxt_fx.views.terminal import plain
-
-        return plain(tuning_view(self))
+        return Listed.__str__(self)
 
     def __repr__(self) -> str:
         return f"TunedTable({self.name}: {self.best.said}, best of {len(self.scores)})"

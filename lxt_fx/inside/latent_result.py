@@ -20,6 +20,7 @@ from lxt_fx.inside.latent_value import LatentValue
 from lxt_fx.inside.units import units_of
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.origin import ExplainedNumber
+from lxt_fx.views.listed import Listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -41,7 +42,7 @@ class TopUnit:
     token: str
 
 
-class TopUnits(Mapping[str, tuple[int, ...]]):
+class TopUnits(Listed, Mapping[str, tuple[int, ...]]):
     """Units by place: what `steer` takes, and `conditional` too where they are of one place. `found` are the same one by
     one, largest first."""
 
@@ -69,7 +70,7 @@ class TopUnits(Mapping[str, tuple[int, ...]]):
         return units_view(self.found)
 
 
-class Latent(Mapping[str, LatentValue]):
+class Latent(Listed, Mapping[str, LatentValue]):
     """Relevance and activation at places inside a model, by the name of the place, in the order asked for.
 
     `explanations` has, for each example, the relevance of its inputs from the same backward. `several` says whether a list
@@ -188,6 +189,9 @@ class Latent(Mapping[str, LatentValue]):
 
         totals = {name: self.total(name) for name in self}
         return latent_view(self.numbers()[0], totals, len(self.explanations), len(self.numbers()))
+
+    def _repr_html_(self) -> str:
+        return self.explanations[0]._repr_html_() + super()._repr_html_()
 
     def _target(self, target: int) -> int:
         return _index(target, len(self.numbers()), "target")

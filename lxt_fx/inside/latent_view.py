@@ -51,7 +51,7 @@ def latent_view(number: ExplainedNumber, totals: Mapping[str, float], examples: 
     for layer, found in sorted(layers.items()):
         cells = (f"{found[kind]:+.3g}" if kind in found else "" for kind in kinds)
         table.add_row("" if layer < 0 else str(layer), *cells)
-    parts: list[RenderableType] = [Text(f"{number.said}: {number.value:.4g}"), table]
+    parts: list[RenderableType] = [Text(f"{number.said}: {number.value:.4g}", style="bold"), table]
     if examples * targets > 1:
         parts.append(Text(f"the first of {examples * targets}: {examples} examples, {targets} targets"))
     return Group(*parts)

@@ -92,13 +92,14 @@ class Maximised:
 
     def _repr_html_(self) -> str:
         from lxt_fx.views.page import fragment
+        from lxt_fx.views.scaling import ends_at
         from lxt_fx.views.sheet import Pictures, Sheet
         from lxt_fx.views.view import Facts
 
         mean, deviation, alike = self.spread()
         facts = Facts(f"{self.place} {self.unit}", None, 0.0, 0.0, "gradient", self.model_class, 0.0)
         note = f"activation {mean:.3g} ± {deviation:.2g} over the starts; cosine of two of them {alike:.2f}"
-        return fragment([Sheet(facts, (Pictures("", self.panels(), torch.zeros(1, 1), 1.0),), (), (note,))])
+        return fragment([Sheet(facts, (Pictures("", self.panels(), torch.zeros(1, 1), ends_at(1.0)),), (), (note,))])
 
 
 @lasting

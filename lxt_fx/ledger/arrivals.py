@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.one_line import one_line
 from lxt_fx.ledger.books import Books
+from lxt_fx.views.listed import Listed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 PARTS = ("value", "key", "query")
 
@@ -28,7 +33,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
+class Landing(Listed):
     """Relevance at one token, summed over examples: for each layer, starting at the output, and at the input. `of_inputs`
     is the sum of the absolute relevance of all tokens. It and `at_input` are NaN where the input is not tokens."""
 
@@ -47,12 +52,12 @@ class Landing:
         received = f"{self.at_input:.4g} at the input"
         return f"Landing(position {self.position} {one_line(self.token, 40)!r}, {len(self.arrivals)} layers, {received})"
 
-    def __str__(self) -> str:
+    def __rich__(self) -> RenderableType:
         """A table with one line for each layer, from the output down to the input."""
         from rich import box
+        from rich.console import Group
         from rich.table import Table
-
-        from lxt_fx.views.terminal import plain
+        from rich.text import Text
 
         table = Table(box=box.SIMPLE_HEAD, show_edge=False)
         for column in ("layer", "at its output", "of all tokens", "to its value", "to its key", "to its query"):
@@ -64,7 +69,7 @@ class Landing:
         if not math.isnan(self.at_input):
             table.add_row("input", f"{self.at_input:.4f}", "", "", "", "")
             title += f": {self.share:.0%} of the absolute relevance of all tokens"
-        return f"{title}\n\n{plain(table)}"
+        return Group(Text(title), "", table)
 
 
 def landing(ledger: Books, position: int) -> Landing:

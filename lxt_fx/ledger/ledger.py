@@ -16,6 +16,7 @@ from lxt_fx.ledger.arrivals import Landing, landing
 from lxt_fx.ledger.at_places import at_place, behind_place
 from lxt_fx.ledger.books import Books, entry_dict
 from lxt_fx.ledger.flow_graph import flow_graph
+from lxt_fx.views.listed import Listed
 
 if TYPE_CHECKING:
     import pandas
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Ledger(Books):
+class Ledger(Books, Listed):
     """Double-entry bookkeeping of one audit. Every amount is [examples] in float64: one for each explained number.
 
     `value` = sum of `sources` + sum of `entries` + `residual`. Printed, it is a page; see `Books` for what it holds.
@@ -94,11 +95,6 @@ class Ledger(Books):
         from lxt_fx.ledger.page import ledger_view
 
         return ledger_view(self)
-
-    def __str__(self) -> str:
-        from lxt_fx.ledger.page import ledger_text
-
-        return ledger_text(self)
 
     def __repr__(self) -> str:
         return f"Ledger({self.model_class}, rules {self.table_name}, {self.examples} examples, {len(self.entries)} entries)"

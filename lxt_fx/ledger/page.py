@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lxt_fx.ledger.books import Books
 from lxt_fx.ledger.causes import Cause
-from lxt_fx.views.terminal import plain
+from lxt_fx.views.view import safe
 
 TOKENS, LEAKS, NAMES = 10, 8, 6
 """How many tokens, single leaks and constants are listed."""
@@ -21,11 +21,6 @@ ROTATION = (
     "Positions enter by rotation (RoPE): queries and keys are multiplied by constant tables. A product with a constant "
     "absorbs nothing, so the position has no share to report; it acts through which keys a query attends to."
 )
-
-
-def ledger_text(ledger: Books) -> str:
-    """The page as plain text."""
-    return plain(ledger_view(ledger))
 
 
 def ledger_view(ledger: Books) -> RenderableType:
@@ -99,7 +94,8 @@ def _tokens(ledger: Books) -> list[RenderableType]:
         for position in relevance.abs().argsort(descending=True, stable=True)[:TOKENS].tolist():
             amount = float(relevance[position])
             share = f"{amount / float(ledger.value):.1%}" if ledger.value else ""
-            table.add_row(names[position].strip(" ") or "␣", str(position), _number(amount, float(ledger.value)), share)
+            name = Text(safe(names[position]).strip(" ") or "␣")
+            table.add_row(name, str(position), _number(amount, float(ledger.value)), share)
         found += ["", table]
     return found
 

@@ -12,7 +12,8 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.ledger.books import Books
 from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.page import shown_causes
-from lxt_fx.views.heatmap import BLACK, EDGE, MUTED, NARROWEST, save
+from lxt_fx.views.files import save
+from lxt_fx.views.heatmap import BLACK, EDGE, MUTED, NARROWEST
 
 COLOURS = {
     Cause.BIAS: "#0072b2", Cause.CONSTANT: "#56b4e9", Cause.INTERCEPT: "#009e73", Cause.OFFSET: "#e69f00",

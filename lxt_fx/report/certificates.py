@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -49,10 +49,14 @@ from lxt_fx.report.relevance_path import (
     unproven,
     values_not_followed,
 )
+from lxt_fx.views.listed import Listed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
+class Certificate(Listed):
     """The result of `certificate`. `print` gives all of it as text, `summary()` the part for a paper.
 
     `entries` are the nodes on the relevance path, in graph order. `cuts` are the nodes at which the path stops because
@@ -108,6 +112,12 @@ class Certificate:
 
     def summary(self) -> str:
         """About twenty lines: how the module was made, its rules with counts and sources, and what is not proven."""
+        made = [line for label, lines in self._made().items() for line in labelled(label, lines)]
+        sources = [line for label, lines in self._sources().items() for line in labelled(label, lines)]
+        return "\n".join(line.rstrip() for line in (*made, "", *rules_text(self.counts), "", *sources)) + "\n"
+
+    def _made(self) -> dict[str, Sequence[str]]:
+        """How the module was made, in lines by label."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         overridden = f", overridden at {', '.join(self.overrides)}" if self.overrides else ""
         difference = f"within {self.forward_difference:.1e} of the model's largest output"
@@ -115,28 +125,48 @@ class Certificate:
         if math.isnan(self.forward_difference):
             forward = NOT_COMPARED
         cuts = f"; {len(self.cuts)} more stop it" if self.cuts else ""
-        lines = [
-            *labelled("certificate", [f"{self.model_class}   ({versions})"]),
-            *labelled("table", [self.table + overridden, *([self.paper] if self.paper else [])]),
-            *labelled("graph", [graph_text(self.method, self.nodes, self.copied_layers)]),
-            *labelled("merged", merged_text(self.merged)),
-            *labelled("packed", packed_text(self.packed)),
-            *labelled("path", [f"{self.carrying} ops carry relevance from the output to {', '.join(self.leaves)}{cuts}"]),
-            *labelled("no tokens", no_tokens_text(self.no_tokens)),
-            *labelled("forward", [forward]),
-            *labelled("gradient", [gradient_text(self.gradient_difference)]),
-            *labelled("written out", written_out_text(self.written_out)),
-            *labelled("fixed", [*(self.specialised or ["nothing"])]),
-            *labelled("checked", [f"{self.guards} conditions on input sizes in every call"]),
-            "",
-            *rules_text(self.counts),
-            "",
-            *labelled("sources", citations(self.counts) or ["none"]),
-            *labelled("held", held_text(self.held)),
-            *labelled("not followed", not_followed_text(self.not_followed)),
-            *labelled("not proven", not_proven_text(self.not_proven)),
-        ]
-        return "\n".join(line.rstrip() for line in lines) + "\n"
+        return {
+            "certificate": [f"{self.model_class}   ({versions})"],
+            "table": [self.table + overridden, *([self.paper] if self.paper else [])],
+            "graph": [graph_text(self.method, self.nodes, self.copied_layers)],
+            "merged": merged_text(self.merged),
+            "packed": packed_text(self.packed),
+            "path": [f"{self.carrying} ops carry relevance from the output to {', '.join(self.leaves)}{cuts}"],
+            "no tokens": no_tokens_text(self.no_tokens),
+            "forward": [forward],
+            "gradient": [gradient_text(self.gradient_difference)],
+            "written out": written_out_text(self.written_out),
+            "fixed": [*(self.specialised or ["nothing"])],
+            "checked": [f"{self.guards} conditions on input sizes in every call"],
+        }
+
+    def _sources(self) -> dict[str, Sequence[str]]:
+        """Papers, what is held, and what is not proven, in lines by label."""
+        return {
+            "sources": citations(self.counts) or ["none"],
+            "held": held_text(self.held),
+            "not followed": not_followed_text(self.not_followed),
+            "not proven": not_proven_text(self.not_proven),
+        }
+
+    def __rich__(self) -> RenderableType:
+        """The summary as tables."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        def facts(labels: Mapping[str, Sequence[str]]) -> Table:
+            table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+            for label, lines in labels.items():
+                if lines:
+                    table.add_row(label, Text("\n".join(lines)))
+            return table
+
+        rules = Table("rule", "ops", "formula", "source", "conserves")
+        for rule, count in self.counts.items():
+            rules.add_row(*map(Text, (rule.name, str(count), rule.formula, rule.source, rule.conserves.value)))
+        title = Text(f"Certificate of {self.model_class}, rules {self.table}", style="bold")
+        return Group(title, facts(self._made()), "", rules, "", facts(self._sources()))
 
     def __str__(self) -> str:
         """The summary, then every node by module; equal layers are listed once, with the names of the first."""

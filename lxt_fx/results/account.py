@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lxt_fx.views.listed import Listed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 NAMED, SMALL, ROUNDING, MOST = 4, 0.01, 0.001, 2.0
 """How many causes are named at most, the share of the value below which a cause is counted with the rest, and the share
@@ -34,7 +40,7 @@ MEANINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class Account(Listed):
     """`value` = sum of `reached` + sum of `took` + `residual`, in float64.
 
     `reached` is the relevance that each input received, by its name. `took` is what the model's own parts absorbed, by
@@ -57,6 +63,19 @@ class Account:
         said += took + (f"; {_written(self.residual)} is rounding" if rounding else "")
         negative = self.value < 0 and self._has_shares()
         return said + ("; the number is negative, so what has a share above 0 % made it smaller" if negative else "")
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        rows = [(f"reached the {name}", amount, "") for name, amount in self.reached.items()]
+        rows += [(name, amount, MEANINGS.get(name, "")) for name, amount in self.took.items() if amount]
+        table = Table("", "amount", "meaning")
+        table.columns[1].justify = "right"
+        for name, amount, meaning in [*rows, ("residual", self.residual, "rounding"), ("value", self.value, "the sum")]:
+            table.add_row(Text(name), _written(amount), Text(meaning))
+        return Group(Text(str(self), style="bold"), table)
 
     def meanings(self) -> str:
         """What the named causes mean; nothing if none is named."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.one_line import one_line
 from lxt_fx.results.arithmetic import mismatch
 from lxt_fx.results.explanation import Explanation
-from lxt_fx.results.show import in_patches, largest, sections_of
+from lxt_fx.results.look import Look, asked, seen
+from lxt_fx.results.show import ending, scales_of, sections_of
 from lxt_fx.results.shown import Shown
 from lxt_fx.views.sheet import Heading, Section, Sheet, Track
 from lxt_fx.views.view import TIE, Facts
@@ -18,30 +20,32 @@ from lxt_fx.views.view import TIE, Facts
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Comparison(Shown):
     """Explanations with a name each. `differences` are the first minus each other one whose places are the same; `notes`
-    say why one is missing. Views show all of them on one colour scale, up to the largest relevance of any."""
+    say why one is missing. Views show all of them on one colour scale."""
 
     explanations: tuple[Explanation, ...]
     names: tuple[str, ...]
     differences: tuple[Explanation, ...]
     notes: tuple[str, ...]
 
-    def sheet(self, *, patch: int | None = None) -> Sheet:
-        """What every view shows, with pictures in squares of `patch` pixels (None: the model's patches)."""
-        shown = [(one, in_patches(one.parts, patch)) for one in (*self.explanations, *self.differences)]
-        scale = largest([part for _, parts in shown for part in parts])
+    def sheet(self, **look: Unpack[Look]) -> Sheet:
+        """What every view shows."""
+        wanted = asked(look, [part for one in self.explanations for part in one.parts])
+        both = (*self.explanations, *self.differences)
+        shown = [seen(one.parts, wanted) for one in both]
+        scales = scales_of(shown, wanted)
         said = [*self.names, *(f"{self.names[0]} minus {name}" for name in self.compared())]
         sections: list[Section] = []
-        for name, (one, parts) in zip(said, shown, strict=True):
+        for name, one, parts in zip(said, both, shown, strict=True):
             sections.append(Heading(f"{name}: {_said(one, name)}"))
-            sections += [
-                section for part in parts for section in sections_of(part, one.numbers, scale, title=len(parts) > 1)
-            ]
+            titled = len(parts) > 1
+            sections += [found for part in parts for found in sections_of(part, one.numbers, scales, title=titled)]
         sounds = tuple(section.relevance for section in sections if isinstance(section, Track))
         sections = [replace(one, scaled_by=sounds) if isinstance(one, Track) else one for one in sections]
         tables = " and ".join(dict.fromkeys(one.table_name for one in self.explanations))
         models = " and ".join(dict.fromkeys(one.model_class for one in self.explanations))
         heading = f"{len(self.explanations)} explanations on one scale"
-        facts = Facts(heading, None, 0.0, float(scale[0]), tables, models, 0.0, own_scales=False)
+        where = ending(shown, scales, wanted)
+        facts = Facts(heading, None, 0.0, scales[0].end, tables, models, 0.0, False, where)
         return Sheet(facts, tuple(sections), (), self.notes)
 
     def compared(self) -> list[str]:

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack, overload
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.json_file import write_json
@@ -17,7 +17,8 @@ from lxt_fx.results.account import combined
 from lxt_fx.results.arithmetic import combined_numbers, combined_parts
 from lxt_fx.results.first_part import NotInThisExplanation as NotInThisExplanation
 from lxt_fx.results.first_part import OfFirstPart
-from lxt_fx.results.merging import Merge, merged_parts, need
+from lxt_fx.results.look import Look, asked
+from lxt_fx.results.merging import Merge, merged_parts
 from lxt_fx.results.origin import ABSOLUTE, SOME, joined
 from lxt_fx.results.origin import ExplainedNumber as ExplainedNumber
 from lxt_fx.results.origin import Origin as Origin
@@ -213,11 +214,9 @@ class Explanation(OfFirstPart, Shown):
 
     # views
 
-    def sheet(self, *, patch: int | None = None) -> Sheet:
-        """What every view shows, with pictures in squares of `patch` pixels (None: the model's patches)."""
-        if patch is not None:
-            need(self.parts, "image", "views of an explanation")
-        return sheet_of(self.parts, self.numbers, self.origin, self.account, patch)
+    def sheet(self, **look: Unpack[Look]) -> Sheet:
+        """What every view shows."""
+        return sheet_of(self.parts, self.numbers, self.origin, self.account, asked(look, self.parts))
 
     def __repr__(self) -> str:
         numbers = f"{len(self.numbers)} numbers"

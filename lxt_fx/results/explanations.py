@@ -5,13 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, SupportsIndex, overload
+from typing import TYPE_CHECKING, SupportsIndex, Unpack, overload
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.json_file import write_json
 from lxt_fx.base.one_line import one_line
 from lxt_fx.base.public_door import public
 from lxt_fx.results.explanation import Explanation, PlaceOutOfRange, json_of
+from lxt_fx.results.look import Look
 from lxt_fx.results.parquet import read_parquet, write_parquet
 from lxt_fx.results.plain import raw, to_plain
 
@@ -96,9 +97,25 @@ class Explanations(Sequence[Explanation]):
 
     def to_html(self, path: str | Path, *, patch: int | None = None) -> None:
         """Writes one page in which every explanation is explored (`lxt_fx.explore`)."""
+        public("explore")(self._some("to_html"), path=path, patch=patch)
+
+    def to_png(self, path: str | Path, *, width: float = 6.5, **look: Unpack[Look]) -> tuple[Path, ...]:
+        """Writes the figure of each explanation (`Explanation.to_png`) one after the other: `name.png`, `name-2.png` and so
+        on. Returns the paths."""
+        from lxt_fx.views.files import write_png
+
+        return write_png([one.sheet(**look) for one in self._some("to_png")], path, width)
+
+    def to_pdf(self, path: str | Path, *, width: float = 6.5, **look: Unpack[Look]) -> None:
+        """Writes the figure of each explanation as vectors, with a page of its own."""
+        from lxt_fx.views.files import write_pdf
+
+        write_pdf([one.sheet(**look) for one in self._some("to_pdf")], path, width)
+
+    def _some(self, method: str) -> Explanations:
         if not self:
-            raise InputError("Explanations.to_html: there is no explanation")
-        public("explore")(self, path=path, patch=patch)
+            raise InputError(f"Explanations.{method}: there is no explanation")
+        return self
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from lxt_fx.views.colour import LIGHT
-from lxt_fx.views.view import shares
+from lxt_fx.views.scaling import MARKED, Scaling, scaling
+
+SMALLEST, LARGE = 8, 640
+"""In pixels: the side of the smallest square that has a sign, and of the largest picture that is drawn larger for it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,12 +38,16 @@ def panels(pixel_values: Tensor, relevance: Tensor, patch: int) -> tuple[Panel, 
 
     Pixel values are normalised for the model, so the image is drawn from its smallest to its largest value.
     """
-    return overlaid(_displayed(pixel_values), shares(relevance.float()), patch)
+    return overlaid(_displayed(pixel_values), scaling(relevance, None, "max").shares(relevance).float(), patch)
 
 
-def pictures(shown: Tensor, relevance: Tensor, patch: int, largest: float) -> tuple[Panel, ...]:
-    """The same for a picture [height, width, 3] of 8 bits, with the strongest colour for the relevance `largest`."""
-    return overlaid(shown.float() / 255, shares(relevance.double(), largest).float(), patch)
+def pictures(shown: Tensor, relevance: Tensor, patch: int, scale: Scaling) -> tuple[Panel, ...]:
+    """The same for a picture [height, width, 3] of 8 bits and a scale. Squares that are large enough say by their shape
+    what colour says: a dot speaks against, a frame goes beyond the end of the scale."""
+    share = scale.shares(relevance).float()
+    image, heat, both = overlaid(shown.float() / 255, share, patch)
+    against, beyond = share <= -MARKED, scale.goes_beyond(relevance)
+    return image, _marked(heat, patch, against, beyond), _marked(both, patch, against, beyond)
 
 
 def displayed(pixel_values: Tensor) -> Tensor:
@@ -56,6 +63,27 @@ def overlaid(image: Tensor, share: Tensor, patch: int) -> tuple[Panel, ...]:
     pale = 0.4 + 0.6 * image.mean(dim=-1, keepdim=True)
     both = torch.lerp(pale.expand_as(image), LIGHT.image(share.sign()) / 255, share.abs()[..., None])
     return Panel("image", _bytes(image)), Panel("relevance", LIGHT.image(share)), Panel("both", _bytes(both))
+
+
+def _marked(panel: Panel, side: int, against: Tensor, beyond: Tensor) -> Panel:
+    """The panel with the signs of its squares of `side` pixels; one with small squares is drawn larger, if that is no more
+    than `LARGE` pixels, and without signs else."""
+    times = max(1, -(-SMALLEST // side))
+    if times > 1 and max(panel.pixels.shape[:2]) * times > LARGE:
+        return panel
+    pixels, side = panel.pixels.repeat_interleave(times, 0).repeat_interleave(times, 1), side * times
+    pixels = pixels.clone()
+    dot, frame = max(2, side // 6), max(1, side // 12)
+    middle = (side - dot) // 2
+    for row, column in against.nonzero().tolist():
+        pixels[row * side + middle :, column * side + middle :][:dot, :dot] = 255
+    for row, column in beyond.nonzero().tolist():
+        square = pixels[row * side : (row + 1) * side, column * side : (column + 1) * side]
+        for shift, shade in ((0, 0), (frame, 255)):
+            inner = square[shift : len(square) - shift, shift : square.shape[1] - shift]
+            for edge in (inner[:frame], inner[-frame:], inner[:, :frame], inner[:, -frame:]):
+                edge[:] = shade
+    return Panel(panel.title, pixels)
 
 
 def _displayed(pixel_values: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ Mathtext and LaTeX are off, so `$x_1$` is drawn literally.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal
 
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
+from lxt_fx.views.emoji import JOINER, JOINERS, draw_emoji, is_emoji
 from lxt_fx.views.view import Cell
 
 POINTS = 72.0
@@ -26,8 +28,17 @@ FAMILY = "DejaVu Sans"
 UNREAL = ("Last Resort", "Noto Color Emoji", "Apple Color Emoji", "Segoe UI Emoji")
 """Fonts that matplotlib cannot draw, because they have no outlines."""
 
-PAD, THIN = 1.8, 0.3
-"""In points: the space between a token and the edge of its box, at the start or end of a word and inside a word."""
+HINT = (
+    "a character that no installed font can draw stands as its code point, ⟨U+6F22⟩, say; for emoji and Chinese, Japanese "
+    "and Korean install the fonts Noto Color Emoji and Noto Sans CJK"
+)
+
+WIDE = 1.25
+"""The width of an emoji, as a share of the size of the type."""
+
+PAD, THIN, EDGED = 1.8, 0.6, 2.2
+"""In points: the space between a token and the edge of its box, at the start or end of a word and inside a word; and what a
+double edge needs."""
 
 
 Align = Literal["left", "center", "right"]
@@ -47,6 +58,9 @@ class Type:
 
     def width(self, text: str) -> float:
         """Points from the start of the text to its end, spaces included."""
+        return sum(self.size * WIDE if is_picture else self._width(piece) for piece, is_picture in pieces(text))
+
+    def _width(self, text: str) -> float:
         framed = f"|{text}|"
         properties = self.properties(text)
         frame, _, _ = text_to_path.get_text_width_height_descent("||", properties, ismath=False)
@@ -68,7 +82,7 @@ class Placed:
 
     def text_x(self) -> float:
         """The left end of the text in points."""
-        return self.x + (PAD if self.cell.starts else THIN)
+        return self.x + (PAD if self.cell.starts else THIN) + (EDGED if self.cell.beyond else 0.0)
 
 
 def in_lines(cells: Sequence[Cell], inside: float, style: Type) -> tuple[Placed, ...]:
@@ -106,7 +120,22 @@ def sentence(text: str, inside: float, style: Type) -> tuple[str, ...]:
 
 
 def write(figure: Figure, x: float, y: float, text: str, style: Type, colour: str, align: Align = "left") -> None:
-    """Draws the text with its baseline at `y` points from the bottom of the figure and its end `align` at `x`."""
+    """Draws the text with its baseline at `y` points from the bottom of the figure and its end `align` at `x`. Emoji are
+    pictures, as the font of the system has them."""
+    found = pieces(text)
+    if not any(is_picture for _, is_picture in found):
+        _write(figure, x, y, text, style, colour, align)
+        return
+    x -= {"left": 0.0, "center": 0.5, "right": 1.0}[align] * style.width(text)
+    for piece, is_picture in found:
+        if is_picture:
+            draw_emoji(figure, piece, x, y - 0.18 * style.size, style.size * WIDE)
+        else:
+            _write(figure, x, y, piece, style, colour, "left")
+        x += style.width(piece)
+
+
+def _write(figure: Figure, x: float, y: float, text: str, style: Type, colour: str, align: Align) -> None:
     width, height = figure.get_size_inches() * POINTS
     figure.add_artist(
         Text(
@@ -125,8 +154,36 @@ def write(figure: Figure, x: float, y: float, text: str, style: Type, colour: st
 
 
 def drawable(text: str) -> str:
-    """The text, with the code point instead of each character that no installed font can draw."""
-    return "".join(c if c == "\u200d" or _has(FAMILY, c) or font_with(c) else f"⟨U+{ord(c):04X}⟩" for c in text)
+    """The text, with the code point instead of each character that no installed font can draw. The first time, a line in
+    the log says which fonts to install."""
+    found = "".join(c if c in JOINERS or can_draw(c) else f"⟨U+{ord(c):04X}⟩" for c in text)
+    if found != text:
+        _hint()
+    return found
+
+
+def can_draw(character: str) -> bool:
+    """Whether a font draws the character, as an outline or as a picture."""
+    return _has(FAMILY, character) or font_with(character) is not None or is_emoji(character)
+
+
+@cache
+def _hint() -> None:
+    logging.getLogger("lxt_fx.views").warning(HINT)
+
+
+def pieces(text: str) -> list[tuple[str, bool]]:
+    """The text in order as pieces (text, whether it is one emoji that is drawn as a picture)."""
+    found: list[tuple[str, bool]] = []
+    for character in text:
+        picture = not _has(FAMILY, character) and font_with(character) is None and is_emoji(character)
+        if found and (character in JOINERS and found[-1][1] or found[-1][0].endswith(JOINER) and picture):
+            found[-1] = (found[-1][0] + character, True)
+        elif found and not picture and not found[-1][1]:
+            found[-1] = (found[-1][0] + character, False)
+        else:
+            found.append((character, picture))
+    return found
 
 
 @lru_cache(maxsize=4096)
@@ -151,7 +208,7 @@ def _characters(family: str) -> frozenset[int]:
 
 
 def _padding(cell: Cell) -> float:
-    return (PAD if cell.starts else THIN) + (PAD if cell.ends else THIN)
+    return (PAD if cell.starts else THIN) + (PAD if cell.ends else THIN) + (2 * EDGED if cell.beyond else 0.0)
 
 
 def _word_end(cells: Sequence[Cell], start: int) -> int:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lxt_fx.views.scaling import Ending, Scaling, scaling
+
 TIE = "\u00a0"
 """A space at which no line breaks."""
 
@@ -15,16 +17,17 @@ TIE = "\u00a0"
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What was explained and how. `value` is None where several numbers were explained; then each has its own scale.
-    `total` is the sum of relevance, `largest` the relevance of the strongest colour."""
+    `total` is the sum of relevance, `end` the relevance at which the colours end, and `ending` says so in words."""
 
     explained: str
     value: float | None
     total: float
-    largest: float
+    end: float
     table_name: str
     model_class: str
     seconds: float
     own_scales: bool = True
+    ending: Ending | None = None
 
     def written_value(self) -> str:
         """The value with four digits; nothing if there are several."""
@@ -42,17 +45,28 @@ class Facts:
 
     def ticks(self) -> tuple[str, str, str]:
         """The labels of the colour bar: left end, middle, right end."""
+        if self.is_rank:
+            return "strongest", "0", "strongest"
         if self.value is None and self.own_scales:
-            return "−max", "0", "+max"
-        if self.largest == 0:
+            return "−end", "0", "+end"
+        if self.end == 0:
             return "", "0", ""
-        return number(-self.largest), "0", number(self.largest)
+        return number(-self.end), "0", number(self.end)
+
+    @property
+    def is_rank(self) -> bool:
+        """Whether colour is the rank of the relevance."""
+        return self.ending is not None and self.ending.scales[0].kind == "rank"
+
+    def scale_said(self, mark: str) -> str:
+        """In words where the colours end; `mark` is how a view draws what goes beyond. Nothing where there is no scale."""
+        return "" if self.ending is None else self.ending.said(mark)
 
     def footnote(self) -> str:
         """One line: the sum of relevance, the rule table and the model."""
         if self.value is None:
-            scales = "max: the largest of each number" if self.own_scales else "one scale for all"
-            return f"{scales}  ·  rules {self.table_name}  ·  {self.model_class}"
+            shared = "" if self.own_scales else "one scale for all  ·  "
+            return f"{shared}rules {self.table_name}  ·  {self.model_class}"
         return f"sum of relevance {number(self.total)}  ·  rules {self.table_name}  ·  {self.model_class}"
 
 
@@ -60,9 +74,9 @@ class Facts:
 class Cell:
     """One coloured box: a token, or the part of a token on one line.
 
-    `share` is its relevance as a share of the largest absolute one, from -1 to 1. `gap` says that a space stands
-    before the box, `starts` and `ends` that it is the first and the last box of a word, `ends_line` that the line ends
-    after it.
+    `share` is its relevance as a share of the full colour, from -1 to 1. `gap` says that a space stands before the box,
+    `starts` and `ends` that it is the first and the last box of a word, `ends_line` that the line ends after it. `beyond`
+    says that its relevance goes beyond the end of the scale, `muted` that it is left out of the colours.
     """
 
     position: int
@@ -73,6 +87,8 @@ class Cell:
     starts: bool
     ends: bool
     ends_line: bool
+    beyond: bool = False
+    muted: bool = False
 
 
 def number(value: float) -> str:
@@ -95,21 +111,38 @@ def shares(relevance: Tensor, largest: float | None = None) -> Tensor:
     return relevance / largest if largest else relevance
 
 
-def cells(tokens: Sequence[str], relevance: Tensor, largest: float | None = None) -> tuple[Cell, ...]:
-    """The tokens as a sequence of boxes, the strongest colour for the relevance `largest` (or the strongest of these). A
-    word's leading space is outside its box, and a `↵` ends the line."""
+def cells(
+    tokens: Sequence[str], relevance: Tensor, scale: Scaling | None = None, counts: Tensor | None = None
+) -> tuple[Cell, ...]:
+    """The tokens as a sequence of boxes with the colours of a scale (None: up to the strongest of these). `counts` [tokens]
+    are those that have a colour; None: all. A word's leading space is outside its box, and a `↵` ends the line."""
+    scale = scaling(relevance, counts, "max") if scale is None else scale
     boxes = [
         (position, line, gap and index == 0)
-        for position, token in enumerate(tokens)
+        for position, token in enumerate(map(safe, tokens))
         for gap in [token.startswith(" ") and not token.isspace()]
         for index, line in enumerate(_lines(token[1:] if gap else token))
     ]
     starts = [gap or at == 0 or boxes[at - 1][1].endswith("↵") for at, (_, _, gap) in enumerate(boxes)]
-    values, share = relevance.tolist(), shares(relevance, largest).tolist()
+    muted = [False] * len(tokens) if counts is None else (~counts).tolist()
+    values, share, beyond = relevance.tolist(), scale.shares(relevance).tolist(), scale.goes_beyond(relevance).tolist()
     return tuple(
-        Cell(position, line, values[position], share[position], gap, start, end, line.endswith("↵"))
+        Cell(
+            position, line, values[position], 0.0 if muted[position] else share[position], gap, start, end,
+            line.endswith("↵"), beyond[position] and not muted[position], muted[position],
+        )
         for (position, line, gap), start, end in zip(boxes, starts, [*starts[1:], True], strict=True)
-    )
+    )  # fmt: skip
+
+
+def safe(token: str) -> str:
+    """The token with a sign in the place of each character that would steer a terminal, or turn the direction of the text
+    behind it."""
+    return token.translate(_SIGNS)
+
+
+_SIGNS = {at: chr(0x2400 + at) for at in range(32)} | {0x7F: "\u2421"}
+_SIGNS |= {at: f"⟨U+{at:04X}⟩" for at in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def _lines(token: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,8 @@ class Candidates:
         return ids.index(mask) if mask in ids else None
 
     def listed(self, scores: Scores | None, entries: Sequence[int]) -> list[Payload]:
-        """These entries with logit and probability, the largest first."""
+        """These entries with logit and probability, the largest first. A token that the model rules out has -inf, and is
+        left out."""
         if scores is None:
             return []
         shares = scores.logits.softmax(0)
@@ -79,7 +81,7 @@ class Candidates:
                 "token": self._name(entry, scores.of_tokens), "id": entry, "logit": float(scores.logits[entry]),
                 "probability": float(shares[entry]),
             }
-            for entry in ordered
+            for entry in ordered if math.isfinite(scores.logits[entry]) and math.isfinite(shares[entry])
         ]  # fmt: skip
 
     def _name(self, entry: int, of_tokens: bool) -> str:

@@ -84,10 +84,18 @@ class Guard:
             raise Refused(403, "Refused", "a page of another site asked; open the address that the server printed")
         given = _header(scope, TOKEN)
         if given is None and scope["path"] == "/":
-            asked = parse_qs(bytes(scope.get("query_string", b"")).decode("latin-1"), max_num_fields=10)
-            given = asked.get("token", [""])[0].encode("latin-1", "replace")
+            given = _token_of(bytes(scope.get("query_string", b"")))
         if given is None or not hmac.compare_digest(given, self.token):
             raise Refused(403, "Refused", "the token is missing or wrong; open the whole address that the server printed")
+
+
+def _token_of(query: bytes) -> bytes | None:
+    """The token in the address of the page."""
+    try:
+        asked = parse_qs(query.decode("latin-1"), max_num_fields=10)
+    except ValueError:  # too many fields
+        return None
+    return asked["token"][0].encode("latin-1", "replace") if "token" in asked else None
 
 
 def _header(scope: Message, name: bytes) -> bytes | None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from lxt_fx.base.errors import InputError, LxtFxError
@@ -22,8 +23,9 @@ from lxt_fx.explorer.server.served_model import Answered
 
 LOG = logging.getLogger("lxt_fx.explorer")
 
-PATIENCE, REMEMBERED = 30.0, 600.0
-"""Seconds after which a job that nobody asks for is dropped, and a finished one is forgotten."""
+PATIENCE, REMEMBERED = 90.0, 600.0
+"""Seconds after which a job that nobody asks for is dropped, and a finished one is forgotten. A browser lets
+the page of a hidden tab ask once a minute only."""
 
 MOST_WAITING, MOST_FINISHED = 32, 32
 
@@ -54,14 +56,15 @@ class Job:
 
 
 class Jobs:
-    """The queue. `clock` gives seconds."""
+    """The queue. `clock` gives seconds. Jobs run in the context in which it was made: a module that is steered there is
+    steered in them."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self._jobs: OrderedDict[str, Job] = OrderedDict()  # in the order in which they came
         self._change = threading.Condition()
         self._ended = False
-        self._worker = threading.Thread(target=self._run, name="lxt_fx explorer", daemon=True)
+        self._worker = threading.Thread(target=copy_context().run, args=(self._run,), name="lxt_fx explorer", daemon=True)
         self._worker.start()
 
     def add(self, work: Callable[[], Answered]) -> tuple[str, int]:

@@ -38,15 +38,17 @@ from lxt_fx.inside.corpus.unit_facts import TopSample, UnitStatistic
 from lxt_fx.inside.corpus.unit_report import UnitReport
 from lxt_fx.inside.corpus.units_by_token import Reads
 from lxt_fx.inside.directions import read_words
+from lxt_fx.views.listed import Listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from rich.console import RenderableType
 
 BY_HAND = ("batch_tokens", "window")
 """What two results that are merged may differ in."""
 
 
-class Corpus(Mapping[str, tuple[int, ...]]):
+class Corpus(Listed, Mapping[str, tuple[int, ...]]):
     """The result of `lxt_fx.corpus`, opened from its folder: the units that were read, by place.
 
         found = lxt_fx.Corpus("neurons")
@@ -90,6 +92,19 @@ class Corpus(Mapping[str, tuple[int, ...]]):
             f"Corpus({self.header['model_class']}, {self.samples} samples, {units} units of {len(self)} places, "
             f"{str(self.folder)!r})"
         )
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("place", "units", "units with a label")
+        for name, place in self.places.items():
+            labelled = sum(1 for at, _ in self.labels if at == name)
+            table.add_row(Text(name), str(place.read), str(labelled))
+        made = f"corpus of {self.samples} samples, {self.header['model_class']}, rules {self.header['table']}"
+        more = f"{str(self.folder)!r}; corpus.unit(place, unit) shows one unit"
+        return Group(Text(made, style="bold"), table, Text(more))
 
     @property
     def folder(self) -> Path:

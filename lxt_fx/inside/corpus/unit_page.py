@@ -11,6 +11,7 @@ from lxt_fx.inside.corpus.unit_facts import TopSample, UnitFacts
 from lxt_fx.inside.corpus.unit_view import marked, window
 from lxt_fx.views.page import fragment
 from lxt_fx.views.panels import pictures
+from lxt_fx.views.scaling import ends_at
 from lxt_fx.views.sheet import Bars, Heading, Pictures, Section, Sheet, Tokens
 from lxt_fx.views.view import Facts, cells
 
@@ -40,8 +41,8 @@ def _sample(top: TopSample) -> Section:
     if top.tokens and 0 <= top.position < len(top.tokens):
         heat = marked(top) if top.heatmap is None else top.heatmap
         first, stop = window(top.tokens, top.position, AROUND)
-        largest = float(heat.abs().max()) or None
-        return Tokens(f"{title}  ·  at '{top.token.strip()}'", cells(top.tokens[first:stop], heat[first:stop], largest))
+        scale = ends_at(float(heat.abs().max()))
+        return Tokens(f"{title}  ·  at '{top.token.strip()}'", cells(top.tokens[first:stop], heat[first:stop], scale))
     if top.sample.picture is None:
         tokens = next(iter(top.sample.texts.values()), (top.sample.key,))
         heat = torch.zeros(len(tokens)) if top.heatmap is None or len(top.heatmap) != len(tokens) else top.heatmap
@@ -54,10 +55,10 @@ def _sample(top: TopSample) -> Section:
             side = box[2] - box[0]
             relevance = torch.zeros(-(-shown.shape[0] // side), -(-shown.shape[1] // side))
             relevance[box[0] // side, box[1] // side] = 1
-    largest = float(relevance.abs().max()) or 1.0
-    panels = pictures(shown, relevance, side, largest)
+    scale = ends_at(float(relevance.abs().max()) or 1.0)
+    panels = pictures(shown, relevance, side, scale)
     chosen = panels if top.heatmap is not None else (panels[0], panels[2])
-    return Pictures(f"{title}  ·  {top.token}", chosen, relevance, largest)
+    return Pictures(f"{title}  ·  {top.token}", chosen, relevance, scale)
 
 
 def _words(report: UnitFacts) -> Iterator[Section]:
@@ -65,4 +66,4 @@ def _words(report: UnitFacts) -> Iterator[Section]:
         direction = "" if len(report.words) == 1 else f", direction {at + 1}"
         bars = tuple((word.text, word.score) for word in (*words.most, *reversed(words.least)))
         yield Heading(f"writes{direction}")
-        yield Bars("scores of entries of the output", bars, max(abs(score) for _, score in bars), 0)
+        yield Bars("scores of entries of the output", bars, ends_at(max(abs(score) for _, score in bars)), 0)

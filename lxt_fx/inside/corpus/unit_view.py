@@ -13,7 +13,9 @@ from rich.text import Text
 from lxt_fx.inside.corpus.unit_facts import TopSample, UnitFacts
 from lxt_fx.inside.directions import Word, Words
 from lxt_fx.tasks.own_text import DECODER
-from lxt_fx.views.colour import LIGHT, ink
+from lxt_fx.views.colour import Scale
+from lxt_fx.views.ground import colours_of
+from lxt_fx.views.token_lines import share_style
 from lxt_fx.views.view import shares
 
 SAMPLES, VALUE, MARKS = 8, 9, ("«", "»")
@@ -67,7 +69,7 @@ class _Line:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         line = Text(f"{self.top.value:>{VALUE - 1}.3g}  ", no_wrap=True, overflow="crop")
         if self.top.tokens and 0 <= self.top.position < len(self.top.tokens):
-            line.append_text(in_context(self.top, options.max_width - VALUE - 1))
+            line.append_text(in_context(self.top, options.max_width - VALUE - 1, colours_of(console)))
         else:
             where = self.top.token
             line.append(f"{where} of {self.top.sample.key}" if where else _start(self.top, options.max_width - VALUE - 1))
@@ -82,18 +84,17 @@ def _start(top: TopSample, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def in_context(top: TopSample, width: int) -> Text:
+def in_context(top: TopSample, width: int, colours: Scale | None = None) -> Text:
     """The tokens around the position, in one line of at most so many columns, with the token marked; coloured by the
-    heatmap if there is one."""
+    heatmap if there is one and there are colours."""
     tokens, at = top.tokens, top.position
     first, stop = window(tokens, at, width - len("".join(MARKS)) - 2)
-    share = None if top.heatmap is None else shares(top.heatmap.double())
+    share = None if top.heatmap is None or colours is None else shares(top.heatmap.double())
     line = Text("…" if first else "")
     for index in range(first, stop):
         token, style = tokens[index], ""
-        if share is not None and index < len(share):
-            background = LIGHT.colour(float(share[index]))
-            style = f"{ink(background)} on {background}"
+        if share is not None and colours is not None and index < len(share):
+            style = share_style(float(share[index]), colours)
         if index != at:
             line.append(token, style=style)
             continue

@@ -161,7 +161,9 @@ class _Site:
 
 def _say_trained_elsewhere(explained: Explained, place: str, dictionary: Dictionary) -> None:
     """Warns where the file of a dictionary names another place: here it may explain little of the value. A name that says
-    nothing of this model passes."""
+    nothing of this model passes, and no name."""
+    if not dictionary.place:
+        return
     trained = _standard_name(dictionary.place, place)
     try:
         there: object = _one(explained, trained)[1]

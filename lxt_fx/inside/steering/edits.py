@@ -21,7 +21,7 @@ from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.one_line import one_line
-from lxt_fx.inside.units import units_of
+from lxt_fx.inside.units import check_units, units_of
 
 Amount = float | Tensor
 Units = int | Sequence[int] | Tensor
@@ -151,6 +151,8 @@ def affine(edit: Edit, place: InsidePlace, like: Any, function: str) -> Affine:
             f"{function}: the {place.axes[axis]} of {place.name} are not of a fixed number, so they are no units; its axes "
             f"are {', '.join(place.axes)}"
         )
+    if edit.units is not None:
+        check_units(place, function)
     units = units_of(edit.units, count, place.name, function)
     behind = sizes[axis + 1 :]
     amount = _amount(edit, place, like, len(units), behind, function)
