@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import tiny_text
 import torch
 from kept_net import captures_counted
@@ -249,6 +250,22 @@ def test_bodies_are_limited(client: TestClient, monkeypatch: pytest.MonkeyPatch)
         ({**ASK, "answer_tokens": 100_000}, "from 0 to 256"),
         ({**ASK, "answer_tokens": 2, "target": "a"}, "beside answer_tokens"),
         ({**ASK, "latent": 1}, "true or false"),
+        ({**ASK, "steer": [1]}, "steer must be an object"),
+        ({**ASK, "steer": {"mlp.0.neurons": {"units": [1]}}}, 'must have "scale" or "value"'),
+        ({**ASK, "steer": {"mlp.0.neurons": {"scale": 0, "value": 1}}}, 'must have "scale" or "value"'),
+        ({**ASK, "steer": {"mlp.0.neurons": {"units": [-1], "scale": 0}}}, "units[0] is -1"),
+        ({**ASK, "steer": {"mlp.0.neurons": {"units": [], "scale": 0}}}, "units of scale is empty"),
+        ({**ASK, "steer": {"mlp.0.neurons": {"units": [0.5], "scale": 0}}}, "must be a whole number"),
+        ({**ASK, "steer": {"mlp.0.neurons": {"scale": "x"}}}, "scale must be a number"),
+        ({**ASK, "steer": {"mlp.0.neurons": []}}, "is empty"),
+        ({**ASK, "steer": {"mlp.0.neurons": [{"scale": 0}] * 101}}, "100 is the most"),
+        ({**ASK, "steer": {"x" * 1001: {"scale": 0}}}, "1000 is the most"),
+        (json.dumps({**ASK, "steer": {"a": {"scale": float("inf")}}}).encode(), "no finite number"),
+        ({**ASK, "image": "/etc/passwd"}, "must be a data URL"),
+        ({**ASK, "image": "http://evil.example/a.png"}, "must be a data URL"),
+        ({**ASK, "image": "data:image/svg+xml;base64,AAAA"}, "must be a data URL"),
+        ({**ASK, "image": "data:image/png;base64,AAAAA"}, "no base64"),
+        ({**ASK, "image": "data:image/png;base64,AAAA"}, "cannot be read as PNG"),
     ],
     ids=lambda value: repr(value)[:40] if isinstance(value, (bytes, dict)) else "",
 )
@@ -483,8 +500,11 @@ def test_an_answer_is_written_and_each_of_its_tokens_explained(client: TestClien
 
 def test_an_answer_of_an_explained_module_is_that_of_its_model(model: Any, tokenizer: Any, served: ServedModel) -> None:
     explained = ServedModel(lxt_fx.transform(model), tokenizer)
-    prompt = tokenizer.encode(TEXT)
-    assert explained._written(prompt, 3) == served._written(prompt, 3) and "answer" in explained.live()["asks"]
+    written = {}
+    for one in (served, explained):
+        found = one.answer(read_asked(json.dumps({**ASK, "answer_tokens": 3})))
+        written[one] = found.result["parts"][0]["ids"]
+    assert written[served] == written[explained] and "answer" in explained.live()["asks"]
     for rules in ("attnlrp", "gradient"):
         found = explained.answer(read_asked(json.dumps({**ASK, "rules": rules})))
         alone = lxt_fx.explain(model, tokenizer, TEXT, rules=rules)
@@ -541,14 +561,21 @@ def test_a_module_that_is_steered_where_it_is_served_answers_steered(model: Any,
 def test_a_saved_explanation_is_opened(client: TestClient, model: Any, tokenizer: Any, tmp_path: Path) -> None:
     own = lxt_fx.explain(model, tokenizer, TEXT, " Paris")
     own.to_json(tmp_path / "own.json")
-    Explanations([own]).to_json(tmp_path / "several.json")
+    other = lxt_fx.explain(model, tokenizer, TEXT, " London")
+    Explanations([own, other]).to_json(tmp_path / "several.json")
     json_type = {"content-type": "application/json"}
     answer = client.post("/api/open", content=(tmp_path / "own.json").read_bytes(), headers=json_type)
-    assert answer.status_code == 200 and answer.json()["numbers"][0]["said"] == own.explained
-    assert np.array_equal(read(answer.json()["parts"][0]["values"]), own.relevance.numpy())
+    (opened,) = answer.json()["results"]
+    assert answer.status_code == 200 and opened["numbers"][0]["said"] == own.explained
+    assert np.array_equal(read(opened["parts"][0]["values"]), own.relevance.numpy())
     several = client.post("/api/open", content=(tmp_path / "several.json").read_bytes(), headers=json_type)
-    assert several.status_code == 400 and "holds several explanations" in several.json()["message"]
-    for wrong, why in (({"format": 1}, "has no"), ({**own.to_dict(), "value": float("nan")}, "NaN or infinite")):
+    assert [one["numbers"][0]["said"] for one in several.json()["results"]] == [own.explained, other.explained]
+    assert [one["id"] for one in several.json()["results"]] == ["opened-1", "opened-2"]
+    for wrong, why in (
+        ({"format": 1}, "has no"), ({**own.to_dict(), "value": float("nan")}, "NaN or infinite"),
+        ({"explanations": []}, "nothing to open"), ({"explanations": [own.to_dict()] * 201}, "200 is the most"),
+        ({"explanations": [own.to_dict(), {"format": 1}]}, "explanations[1]"),
+    ):  # fmt: skip
         answer = client.post("/api/open", content=json.dumps(wrong).encode(), headers=json_type)
         assert answer.status_code == 400 and why in answer.json()["message"]
 
@@ -565,7 +592,8 @@ def test_tables_are_listed_with_their_rules(client: TestClient) -> None:
 def test_what_cannot_be_served_is_refused_before_it_begins(model: Any, tokenizer: Any) -> None:
     training = tiny_text.llama(len(tokenizer)).train()
     for wrong, why in (
-        ((tiny_text.vit(), None), "takes no text"),
+        ((tiny_text.vit(), None), "give the image processor"),
+        ((tiny.whisper(), None), "takes neither text nor pictures"),
         ((training, tokenizer), "in training mode"),
         ((model, None), "give the tokenizer"),
         (("gpt2", None), "load the model"),

@@ -412,3 +412,9 @@ def test_the_policy_allows_the_own_scripts_only(meta: str) -> None:
     page = file_page(template, {"results": []}, "<style>.evil {}</style><script>evil()</script>")
     (own,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page) if meta else [""]
     assert not meta or f"script-src 'sha256-{hashes[0]}'; " in own and "connect-src 'none'" in own
+
+
+def test_the_page_of_a_hundred_tokens_is_small(tmp_path: Path) -> None:
+    account = Account(17.4, {"text": 6.4}, {"softmax offset": 11.0}, 0.0)
+    of(text(*(f" word{at}" for at in range(100))), account=account).to_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size <= 250_000, "the whole file, with the sheet for readers without scripts"

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import random
 import struct
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-BUNDLE = Path(__file__).parents[2] / "lxt_fx" / "explorer" / "bundle" / "explorer.html"
-MARKER = '<script type="application/json" id="lxt-fx-data">null</script>'
+from lxt_fx.explorer.page_file import file_page, live_page, template
 
 Payload = dict[str, Any]
 
 
-def page(*results: Payload, live: Payload | None = None) -> str:
-    """The page with these results, as Python writes it."""
-    data = json.dumps({"format": 1, "made_by": "lxt_fx 0.2.0", "results": list(results), "live": live}, ensure_ascii=False)
-    data = data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    template = BUNDLE.read_text(encoding="utf-8")
-    assert template.count(MARKER) == 1 and template.count("connect-src 'none'") == 1
-    if live is not None:
-        template = template.replace("connect-src 'none'", "connect-src 'self'")
-    return template.replace(MARKER, MARKER.replace("null", data))
+def page(*results: Payload) -> str:
+    """The page with these results as a file."""
+    return file_page(template(), _data(results, None))
+
+
+def served_page(live: Payload) -> tuple[str, str]:
+    """A live page without results, and the policy that a server sends with it."""
+    return live_page(template(), _data((), live))
+
+
+def _data(results: Sequence[Payload], live: Payload | None) -> Payload:
+    return {"format": 1, "made_by": "lxt_fx 0.2.0", "results": list(results), "live": live}
 
 
 def array(values: Sequence[float], *shape: int) -> Payload:
     """Numbers as the page reads them."""
     assert len(values) == math.prod(shape)
     return {"shape": list(shape), "data": base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode("ascii")}
+
+
+def numbers(packed: Payload) -> tuple[float, ...]:
+    """The numbers of an array of the page."""
+    data = base64.b64decode(packed["data"])
+    return struct.unpack(f"<{len(data) // 4}f", data)
 
 
 def text(tokens: Sequence[str], values: Sequence[float], numbers: int = 1, answer: int = 0, **others: Any) -> Payload:

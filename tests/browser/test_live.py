@@ -20,7 +20,9 @@ LIVE = {
     "model": "smollm2", "tables": [{"name": "attnlrp", "summary": "AttnLRP"}, {"name": "epsilon", "summary": "epsilon"}],
     "asks": ["text", "chat", "answer"], "address": "", "limits": {"characters": 60, "answer_tokens": 8},
 }  # fmt: skip
-IDLE = {"state": "waiting", "ahead": 0, "stage": "", "share": None, "result": None, "error": None, "candidates": []}
+PAGE, POLICY = payloads.served_page(LIVE)
+IDLE = {"state": "waiting", "ahead": 0, "stage": "", "share": None, "result": None, "error": None, "candidates": [],
+        "before": None}  # fmt: skip
 CANDIDATES = [
     {"token": " Paris", "id": 17, "logit": 17.4, "probability": 0.61},
     {"token": " Lyon", "id": 18, "logit": 12.0, "probability": 0.02},
@@ -45,14 +47,14 @@ def server() -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path.startswith("/?token="):
-                self.answer(200, payloads.page(live=LIVE), "text/html; charset=utf-8")
+                self.answer(200, PAGE, "text/html; charset=utf-8")
             elif self.path.startswith("/api/jobs/") and self.known():
                 self.answer(200, told.state)
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path == "/api/open" and self.known():
-                self.answer(200, done(" opened")["result"])
+                self.answer(200, {"results": [done(" opened")["result"], done(" second")["result"]]})
             elif self.known():
                 told.asked.append(body)
                 self.answer(202, {"job": f"j/{len(told.asked)}", "ahead": 2})
@@ -74,6 +76,7 @@ def server() -> Iterator[Server]:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Security-Policy", POLICY)
             self.end_headers()
             self.wfile.write(data)
 
@@ -179,6 +182,7 @@ def test_a_saved_explanation_is_read_by_the_server(page: Page) -> None:
     file = {"name": "saved.json", "mimeType": "application/json", "buffer": json.dumps(saved).encode()}
     page.locator("input[type=file]").set_input_files(file)
     page.get_by_text("What made opened").wait_for()
+    assert page.locator(".tab").count() == 2
 
 
 def test_a_contrast_starts_from_the_likeliest_token(page: Page, server: Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,33 @@ def test_a_source_shows_its_routes(opened: Opened) -> None:
     says(aside.locator(".source-name"), "France")
     aside.get_by_role("button", name="release").click()
     assert aside.locator(".source-name").count() == 0
+
+
+def test_units_of_a_contrast_are_those_that_both_numbers_have(opened: Opened) -> None:
+    result = payloads.answer()
+    first, second = ([unit for unit in result["latent"]["units"] if unit["number"] == number] for number in (0, 1))
+    result["latent"]["units"] = [*first, *second[1:]]  # the first unit is among the strongest of the first number alone
+    page = opened(result)
+    says(page.locator(".units"), first[0]["label"])
+    page.get_by_label("rather than").select_option(index=2)
+    reads(page.locator("h1"), "What made Paris rather than is")
+    assert first[0]["label"] not in page.locator(".units").inner_text()
+    says(page.locator(".sources"), "1 unit more is among the strongest of one side only")
+    assert page.locator(".units li").count() == 0  # all others have the same relevance for both, so the difference is 0
+
+
+def test_the_map_of_routes_says_what_it_leaves_out(opened: Opened) -> None:
+    result = payloads.answer()
+    stream = payloads.numbers(result["latent"]["stream"])
+    layers, tokens = result["latent"]["stream"]["shape"][1:]
+    page = opened(result)
+    last = [stream[layer * tokens + result["parts"][0]["tokens"].index("Paris") - 1] for layer in (0, layers - 1)]
+    said = page.locator(".routes .readout").inner_text()
+    found = re.search(r"together \+([\d.]+) in the lowest layer and \+([\d.]+) in the highest", said)
+    assert found is not None and [float(found[1]), float(found[2])] == pytest.approx(last, abs=0.01)
+    page.get_by_label("leave out the last token, from which").uncheck()
+    says(page.locator(".routes .readout"), "Colours end at")
+    assert "together" not in page.locator(".routes .readout").inner_text()
 
 
 def test_two_results_stand_side_by_side_on_one_scale(opened: Opened) -> None:
@@ -369,6 +397,29 @@ def test_files_are_opened_by_picker_and_by_drop(opened: Opened, tmp_path: Path) 
     assert "page.html is neither JSON nor a page of lxt_fx" in page.get_by_role("alert").inner_text()
 
 
+def test_a_saved_list_is_opened_as_one_result_each_to_choose_from(opened: Opened) -> None:
+    page = opened()
+    for count in (3, 9):
+        saved = [{**SAVED, "label": f" number {at}", "value": float(at)} for at in range(count)]
+        file = {"name": "all.json", "mimeType": "application/json", "buffer": json.dumps({"explanations": saved}).encode()}
+        page.locator("input[type=file]").set_input_files(file)
+        reads(page.locator("h1"), "What made number 0")
+        if count == 3:
+            assert page.locator(".tab").count() == 3
+    chooser = page.get_by_label("One of 12 results")
+    assert chooser.locator("option").all_inner_texts()[3] == "4 · number 0 · The capital"
+    chooser.select_option("12 · number 8 · The capital")
+    reads(page.locator("h1"), "What made number 8")
+    page.get_by_role("button", name="Close number 8").click()
+    assert page.get_by_label("One of 11 results").count() == 1
+    parquet = {"name": "all.parquet", "mimeType": "application/octet-stream", "buffer": b"PAR1\x15\x04"}
+    page.locator("input[type=file]").set_input_files(parquet)
+    says(page.get_by_role("alert"), "all.parquet is a parquet file, which this page does not read; in Python")
+    empty = {"name": "none.json", "mimeType": "application/json", "buffer": b'{"explanations": []}'}
+    page.locator("input[type=file]").set_input_files(empty)
+    says(page.get_by_role("alert"), "none.json is an empty list of explanations")
+
+
 SAVED = {
     "format": 1, "explained": "logit of ' Paris'", "value": 17.4, "label": " Paris", "sum": 2.0, "part": "text",
     "kind": "text", "axes": ["position"], "tokens": ["The", " capital"], "input_ids": [1, 2], "special": [False, False],
@@ -382,7 +433,9 @@ SAVED = {
 def test_the_policy_lets_nothing_run_but_the_page(opened: Opened) -> None:
     page = opened(payloads.france(), refused="Content Security Policy")
     policy = page.locator("meta[http-equiv]").get_attribute("content") or ""
-    assert "default-src 'none'" in policy and "connect-src 'none'" in policy and "unsafe" not in policy
+    assert "default-src 'none'" in policy and "connect-src 'none'" in policy
+    scripts = policy.partition("script-src")[2].partition(";")[0]
+    assert "sha256-" in scripts and "unsafe" not in scripts  # styles are free: those of the static sheet
     page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}))")
     assert page.evaluate("window.ran") is None
     assert page.evaluate("fetch('https://example.org').then(() => 'asked', () => 'refused')") == "refused"

@@ -22,7 +22,8 @@ async function openFiles(files: Iterable<File>): Promise<void> {
   for (const file of files) {
     try {
       if (file.size > LARGEST) throw new Error(`${file.name} has more than ${LARGEST / 1e6} MB`);
-      for (const result of await resultsOf(file.name, await file.text(), live.value)) add(result);
+      const ids = (await resultsOf(file.name, await file.text(), live.value)).map(add);
+      if (ids.length > 1) show(results.value.find((one) => one.id === ids[0])!);
     } catch (error) {
       notice.value = { kind: "error", text: `${(error as Error).message}.` };
     }
@@ -41,8 +42,9 @@ export function App() {
       if (event.relatedTarget === null) setOver(false);
     };
     const drop = (event: DragEvent) => {
-      event.preventDefault();
       setOver(false);
+      if (event.defaultPrevented) return; // a picture of a question
+      event.preventDefault();
       if (event.dataTransfer) void openFiles(event.dataTransfer.files);
     };
     addEventListener("dragover", drag);
@@ -126,11 +128,39 @@ function Shown() {
   );
 }
 
-/** What tells a result from the others: what is explained, the text, and the rules where they differ. */
+/** What tells a result from the others: what is explained, the rules where they differ, whether it was steered, the text. */
 function tabName(result: Result): string {
   const label = result.numbers.length === 1 ? numberName(result, 0) : "";
   const rules = new Set(results.value.map((one) => one.rules)).size > 1 ? result.rules : "";
-  return [label, result.title === label ? "" : result.title, rules].filter(Boolean).join(" · ") || result.id;
+  const steered = (result.steered ?? []).length > 0 ? "changed inside" : "";
+  return [label, rules, steered, result.title === label ? "" : result.title].filter(Boolean).join(" · ") || result.id;
+}
+
+const MOST_TABS = 8;
+
+/** Many results as a list to choose from. */
+function Chooser() {
+  const now = view.value?.result;
+  return (
+    <nav class="chooser" aria-label="Results">
+      <select
+        aria-label={`One of ${results.value.length} results`}
+        value={now?.id}
+        onChange={(event) => show(results.value.find((one) => one.id === event.currentTarget.value)!)}
+      >
+        {results.value.map((result, at) => (
+          <option key={result.id} value={result.id}>
+            {at + 1} · {tabName(result)}
+          </option>
+        ))}
+      </select>
+      {now !== undefined && (
+        <button class="quiet" aria-label={`Close ${tabName(now)}`} onClick={() => remove(now)}>
+          ×
+        </button>
+      )}
+    </nav>
+  );
 }
 
 function Top() {
@@ -143,7 +173,8 @@ function Top() {
       <span class="name">
         lxt_fx <span>explorer</span>
       </span>
-      {results.value.length > 1 && (
+      {results.value.length > MOST_TABS && <Chooser />}
+      {results.value.length > 1 && results.value.length <= MOST_TABS && (
         <nav class="tabs" aria-label="Results">
           {results.value.map((result) => {
             const isCurrent = result.id === view.value?.result.id;

@@ -1,46 +1,21 @@
 // A live page: a text or a chat, what to explain in it, and how far the model is.
-import { signal } from "@preact/signals";
 import { useId, useState } from "preact/hooks";
+import { Candidates } from "./Candidates";
 import type { Live } from "./payload";
-import { type Ask, type Candidate, type Job, ServerError, cancel, follow, start } from "./server";
-import { add } from "./state";
-import { counted, percent, sentence, tokenName } from "./words";
+import { Picture } from "./Picture";
+import { problem, rules, run, runAgain, running, shownAsk } from "./runs";
+import { type Ask, cancel } from "./server";
+import { Steering } from "./Steering";
+import { counted } from "./words";
 
 type Turn = { role: string; content: string };
 
-const running = signal<{ id: string; job: Job | null } | null>(null);
-const problem = signal<string | null>(null);
-const candidates = signal<Candidate[]>([]);
-const asked = signal<Ask | null>(null);
-export const rules = signal<string | null>(null);
-
-/** Runs an ask to its end, and shows its result. */
-async function run(live: Live, ask: Ask): Promise<void> {
-  problem.value = null;
-  asked.value = ask;
-  try {
-    const { job } = await start(live, ask);
-    running.value = { id: job, job: null };
-    const last = await follow(live, job, (seen) => (running.value = { id: job, job: seen }));
-    if (last.candidates) candidates.value = last.candidates;
-    if (last.state === "failed") problem.value = last.error?.message ? sentence(last.error.message) : "The run failed, and the server did not say why.";
-    if (last.state === "done" && last.result) add(last.result);
-  } catch (error) {
-    problem.value = error instanceof ServerError ? error.message : `The answer cannot be drawn: ${(error as Error).message}.`;
-  } finally {
-    running.value = null;
-  }
-}
-
-/** Runs the last ask again under another table. */
-function runAgain(live: Live, table: string): void {
-  rules.value = table;
-  if (asked.value !== null && running.value === null) void run(live, { ...asked.value, rules: table });
-}
-
 export function LiveForm({ live }: { live: Live }) {
   const id = useId();
-  const [kind, setKind] = useState<"text" | "chat">("text");
+  const looks = live.asks.includes("image");
+  const reads = live.asks.includes("text");
+  const [kind, setKind] = useState<"text" | "chat">(looks && live.asks.includes("chat") ? "chat" : "text");
+  const [image, setImage] = useState<string | null>(null);
   const [text, setText] = useState("");
   const [turns, setTurns] = useState<Turn[]>([{ role: "user", content: "" }]);
   const [target, setTarget] = useState("");
@@ -53,11 +28,13 @@ export function LiveForm({ live }: { live: Live }) {
   const most = live.limits?.characters ?? Infinity;
   const mostTokens = live.limits?.answer_tokens ?? 512;
   const busy = running.value !== null;
-  const canRun = length > 0 && length <= most && !busy;
+  const canAsk = (length > 0 || (!reads && image !== null)) && length <= most;
+  const canRun = canAsk && !busy;
 
   const ask = (change: Partial<Ask>): Ask => ({
     kind: "explain",
-    ...(kind === "text" ? { text } : { chat: turns.filter((turn) => turn.content !== "") }),
+    ...(!reads ? {} : kind === "text" ? { text } : { chat: turns.filter((turn) => turn.content !== "") }),
+    ...(image === null ? {} : { image }),
     target: contrast && target ? null : target || null,
     contrast: contrast && target ? [target, contrast] : null,
     position: null,
@@ -67,8 +44,6 @@ export function LiveForm({ live }: { live: Live }) {
     account,
     ...change,
   });
-  /** What a contrast starts from: what was explained last, else the likeliest token. */
-  const first = asked.value?.contrast?.[0] ?? asked.value?.target ?? `id:${candidates.value[0]?.id}`;
   const submit = (event: Event) => {
     event.preventDefault();
     if (canRun) void run(live, ask({}));
@@ -96,7 +71,8 @@ export function LiveForm({ live }: { live: Live }) {
           </fieldset>
         )}
       </div>
-      {kind === "text" ? (
+      {looks && <Picture most={live.limits.picture ?? Infinity} image={image} onImage={setImage} />}
+      {!reads ? null : kind === "text" ? (
         <textarea
           dir="auto"
           rows={3}
@@ -140,7 +116,7 @@ export function LiveForm({ live }: { live: Live }) {
       <div class="live-options">
         <label class="field">
           Explain
-          <input type="text" dir="auto" value={target} placeholder="the likeliest token" onInput={(event) => {
+          <input type="text" dir="auto" value={target} placeholder={reads ? "the likeliest token" : "the likeliest class"} onInput={(event) => {
               setTarget(event.currentTarget.value);
               if (event.currentTarget.value === "") setContrast("");
             }} />
@@ -192,44 +168,23 @@ export function LiveForm({ live }: { live: Live }) {
           {problem.value}
         </p>
       )}
-      {candidates.value.length > 0 && (
-        <div class="candidates">
-          <h3>What the model would say next</h3>
-          <ul>
-            {candidates.value.map((one) => (
-              <li key={one.id}>
-                <button
-                  type="button"
-                  disabled={busy}
-                  title={`explain ${tokenName(one.token)}`}
-                  onClick={() => {
-                    setTarget(one.token);
-                    setContrast("");
-                    void run(live, { ...(asked.value ?? ask({})), target: `id:${one.id}`, contrast: null, answer_tokens: 0 });
-                  }}
-                >
-                  <bdi>{tokenName(one.token)}</bdi> <small>{percent(one.probability)}</small>
-                </button>
-                {first !== `id:${one.id}` && (
-                  <button
-                    type="button"
-                    class="quiet"
-                    disabled={busy}
-                    aria-label={`contrast with ${tokenName(one.token)}`}
-                    onClick={() => {
-                      if (!target) setTarget(candidates.value[0]!.token);
-                      setContrast(one.token);
-                      void run(live, { ...(asked.value ?? ask({})), target: null, contrast: [first, `id:${one.id}`], answer_tokens: 0 });
-                    }}
-                  >
-                    contrast
-                  </button>
-                )}
-              </li>
-            ))}
-          </ul>
-        </div>
-      )}
+      <div class="answered">
+        {shownAsk.value !== null && (
+          <Candidates
+            live={live}
+            asked={shownAsk.value}
+            onTarget={(token) => {
+              setTarget(token);
+              setContrast("");
+            }}
+            onContrast={(token, first) => {
+              if (!target) setTarget(first);
+              setContrast(token);
+            }}
+          />
+        )}
+        <Steering live={live} fallback={canAsk ? ask({}) : null} />
+      </div>
     </form>
   );
 }

@@ -11,7 +11,8 @@ import { SoundView } from "./SoundView";
 import { choose, panes, pinned, theme, together, unit, unpin, pin } from "./state";
 import { TokenText } from "./TokenText";
 import { answers } from "./units";
-import { amount } from "./words";
+import { steeredSaid } from "./steering";
+import { amount, capital } from "./words";
 
 export function ResultPane({ pane, at }: { pane: Pane; at: number }) {
   const { result } = pane.view;
@@ -132,6 +133,7 @@ function Heading({ pane, isPinned }: { pane: Pane; isPinned: boolean }) {
           </>
         )}
       </h1>
+      {steeredSaid(result.steered) !== "" && <p class="steered">{capital(steeredSaid(result.steered))}</p>}
       {result.numbers.length > 0 && (
         <p class="explained-number">
           {!(chosen.plus.length === 1 && chosen.minus.length === 0 && numberName(result, chosen.plus[0]!) === result.numbers[chosen.plus[0]!]!.said) && (

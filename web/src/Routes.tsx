@@ -1,7 +1,7 @@
 // The map of routes: layers x positions of the residual stream, under the text whose tokens are its columns.
 import { useEffect, useId, useMemo, useRef, useState } from "preact/hooks";
 import { minusMarks, pixels, sized } from "./canvas";
-import { binned, peak, streamOf } from "./routes";
+import { binned, leftOutOf, peak, streamOf } from "./routes";
 import { scaled } from "./scale";
 import { type Pane, explainedIn, placeName } from "./shown";
 import { ends, held, muted, pointed, source, theme } from "./state";
@@ -125,6 +125,8 @@ export function Routes({ pane, paneAt }: { pane: Pane; paneAt: number }) {
     setAt(found);
     pointed.value = found === null ? null : placeOf(found[1]);
   };
+  const columns = Array.from({ length: small.columns }, (_, column) => counting(column) || column * small.size >= unread);
+  const left = columns.every(Boolean) ? null : leftOutOf(small, columns);
   const strongest = peak(grid.values);
   const [layer, position] = [Math.floor(strongest / grid.columns), strongest % grid.columns];
   const where = shownText?.spans.findIndex(([start, stop]) => position >= start && position < stop) ?? -1;
@@ -156,7 +158,8 @@ export function Routes({ pane, paneAt }: { pane: Pane; paneAt: number }) {
         {at === null ? (
           <>
             Colours end at {amount(shares!.end)}
-            {small.size > 1 ? `; each column is the sum of ${small.size} positions` : ""}. Hatched columns are left out of them.
+            {small.size > 1 ? `; each column is the sum of ${small.size} positions` : ""}.{" "}
+            {left === null ? "" : `Hatched columns are left out of them, together ${signed(left[0])} in the lowest layer and ${signed(left[1])} in the highest.`}
           </>
         ) : (
           <>

@@ -2,11 +2,13 @@
 import { useEffect, useId, useMemo, useRef } from "preact/hooks";
 import { minusMarks, pixels, sized } from "./canvas";
 import { SCALES } from "./colour";
-import type { Latent, Span, TextPart } from "./payload";
+import type { Latent, Live, Span, TextPart } from "./payload";
 import { headsOf, peak, unitsOf } from "./routes";
+import { canSteer, shownAsk, steer } from "./runs";
 import { scaled } from "./scale";
 import { type Pane, type ShownPart, placeName, strongest } from "./shown";
-import { ends, held, pointed, source, theme } from "./state";
+import { ends, held, live, pointed, source, theme } from "./state";
+import { changeSaid, changesOf } from "./steering";
 import { amount, counted, ordinal, percent, side, signed } from "./words";
 
 const MOST = 8;
@@ -102,7 +104,8 @@ function Inside({ latent, pane, span, name }: { latent: Latent; pane: Pane; span
   const canvas = useRef<HTMLCanvasElement>(null);
   const { chosen } = pane.view;
   const heads = useMemo(() => headsOf(latent, chosen, span), [latent, chosen, span]);
-  const units = useMemo(() => unitsOf(latent, chosen, span, MOST), [latent, chosen, span]);
+  const { found: units, unknown } = useMemo(() => unitsOf(latent, chosen, span, MOST), [latent, chosen, span]);
+  const change = live.value !== null && canSteer(pane.view.result) ? live.value : null;
   const shares = useMemo(
     () => heads && scaled(heads.values, new Array<boolean>(heads.values.length).fill(true), ends.value === "rank" ? "rank" : "max"),
     [heads, ends.value],
@@ -136,6 +139,25 @@ function Inside({ latent, pane, span, name }: { latent: Latent; pane: Pane; span
             Layers upwards, heads to the right. Most: {latent.heads!.places[Math.floor(top / heads.columns)]!.replace(/\.heads$/, "")}, head {top % heads.columns}:{" "}
             {signed(heads.values[top]!)} {side(heads.values[top]!)}.
           </p>
+          {change !== null && (
+            <ul class="units" aria-label="Strongest heads">
+              {strongestHeads(heads.values).map((at) => {
+                const [place, head] = [latent.heads!.places[Math.floor(at / heads.columns)]!, at % heads.columns];
+                return (
+                  <li key={at}>
+                    <span class="unit-label">head {head}</span>
+                    <span class={`number ${heads.values[at]! < 0 ? "negative" : "positive"}`}>
+                      {signed(heads.values[at]!)} <small>{side(heads.values[at]!)}</small>
+                    </span>
+                    <span class="faint">
+                      {place}
+                      <SwitchOff live={change} place={place} unit={head} />
+                    </span>
+                  </li>
+                );
+              })}
+            </ul>
+          )}
         </section>
       )}
       {(latent.units ?? []).length > 0 && (
@@ -143,7 +165,7 @@ function Inside({ latent, pane, span, name }: { latent: Latent; pane: Pane; span
           <h2>
             Neurons and features <small>{where}</small>
           </h2>
-          {units.length === 0 && <p class="said">None of the strongest ones has relevance here.</p>}
+          {units.length === 0 && unknown === 0 && <p class="said">None of the strongest ones has relevance here.</p>}
           <ol class="units">
             {units.map(({ unit, here }) => (
               <li key={`${unit.place}/${unit.unit}`} title={(unit.samples ?? []).join("\n")}>
@@ -155,15 +177,41 @@ function Inside({ latent, pane, span, name }: { latent: Latent; pane: Pane; span
                   {unit.place}
                   {unit.label === null ? "" : ` · ${unit.unit}`}
                   {unit.activation === null ? "" : ` · active ${amount(unit.activation)}`}
+                  {change !== null && <SwitchOff live={change} place={unit.place} unit={unit.unit} />}
                 </span>
               </li>
             ))}
           </ol>
-          {chosen.minus.length > 0 && <p class="said">Units of the first number alone: the strongest of a contrast are not known.</p>}
+          {unknown > 0 && (
+            <p class="said">
+              {counted(unknown, "unit")} more {unknown === 1 ? "is" : "are"} among the strongest of {chosen.minus.length > 0 ? "one side" : "some of these numbers"} only, and
+              what {unknown === 1 ? "it is" : "they are"} for the other{chosen.minus.length > 0 ? "" : "s"} is not in this page, so{" "}
+              {unknown === 1 ? "it is" : "they are"} not listed.
+            </p>
+          )}
         </section>
       )}
     </>
   );
+}
+
+function SwitchOff({ live, place, unit }: { live: Live; place: string; unit: number }) {
+  const change = { place, unit, by: "scale" as const, amount: 0 };
+  const isOff = changesOf(shownAsk.value?.ask.steer).some((one) => one.place === place && one.unit === unit);
+  if (isOff) return <span class="off">changed</span>;
+  return (
+    <button class="quiet" aria-label={`Switch off ${changeSaid(change).replace(/ off$/, "")}`} onClick={() => steer(live, change)}>
+      switch off
+    </button>
+  );
+}
+
+const HEADS = 3;
+
+/** The heads with the most relevance, of either sign. */
+function strongestHeads(values: Float64Array): number[] {
+  const order = Array.from(values, (_, at) => at).filter((at) => values[at] !== 0);
+  return order.sort((a, b) => Math.abs(values[b]!) - Math.abs(values[a]!)).slice(0, HEADS);
 }
 
 function Strongest({ pane, paneAt }: { pane: Pane; paneAt: number }) {

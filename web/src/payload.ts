@@ -93,6 +93,14 @@ export interface Table {
   rows: (string | number | boolean | null)[][];
 }
 
+/** What was changed inside the model: units (null: all) of a place, multiplied or set. */
+export interface Steered {
+  place: string;
+  units: number[] | null;
+  scale?: number;
+  value?: number;
+}
+
 export interface Result {
   id: string;
   title: string;
@@ -112,6 +120,7 @@ export interface Result {
   plain?: { text: string } | null;
   text?: string | null;
   tables?: Table[] | null;
+  steered?: Steered[];
 }
 
 export interface Live {
@@ -119,7 +128,7 @@ export interface Live {
   tables: { name: string; summary: string }[];
   asks: string[];
   address: string;
-  limits: { characters: number; answer_tokens?: number };
+  limits: { characters: number; answer_tokens?: number; picture?: number };
 }
 
 export interface Page {

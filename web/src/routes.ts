@@ -39,17 +39,42 @@ interface ShownUnit {
   here: number;
 }
 
-/** The units of the first chosen number, those with the most relevance at the span first. */
-export function unitsOf(latent: Latent, chosen: Chosen, span: Span | null, most: number): ShownUnit[] {
-  const found = (latent.units ?? [])
-    .filter((unit) => unit.number === chosen.plus[0])
-    .map((unit): ShownUnit => {
-      if (span === null || unit.by_position === null) return { unit, here: unit.relevance };
-      return { unit, here: numbersOf(unit.by_position).subarray(...span).reduce((a, b) => a + b, 0) };
-    })
-    .filter(({ here }) => here !== 0);
-  found.sort((a, b) => Math.abs(b.here) - Math.abs(a.here));
-  return found.slice(0, most);
+function atSpan(unit: Unit, span: Span | null): number {
+  if (span === null || unit.by_position === null) return unit.relevance;
+  return numbersOf(unit.by_position).subarray(...span).reduce((a, b) => a + b, 0);
+}
+
+/** The units with the most relevance for the chosen numbers at the span, the most first: by linearity the sum and difference
+ * of those of each number. The page has the strongest units of each number only: how many are known for some of the chosen
+ * numbers and not for all, so that their sum is not, is counted in `unknown`. */
+export function unitsOf(latent: Latent, chosen: Chosen, span: Span | null, most: number): { found: ShownUnit[]; unknown: number } {
+  const signed = [...chosen.plus.map((at): [number, number] => [at, 1]), ...chosen.minus.map((at): [number, number] => [at, -1])];
+  const alike = new Map<string, Map<number, Unit>>();
+  for (const unit of latent.units ?? []) {
+    if (!signed.some(([number]) => number === unit.number)) continue;
+    const key = `${unit.place}/${unit.unit}`;
+    alike.set(key, (alike.get(key) ?? new Map<number, Unit>()).set(unit.number, unit));
+  }
+  const found: ShownUnit[] = [];
+  let unknown = 0;
+  for (const units of alike.values()) {
+    const each = signed.map(([number, sign]): [Unit | undefined, number] => [units.get(number), sign]);
+    if (each.some(([unit]) => unit === undefined)) unknown++;
+    else {
+      const unit = each.length === 1 ? each[0]![0]! : { ...each[0]![0]!, activation: null };
+      found.push({ unit, here: each.reduce((sum, [one, sign]) => sum + sign * atSpan(one!, span), 0) });
+    }
+  }
+  const shown = found.filter(({ here }) => here !== 0).sort((a, b) => Math.abs(b.here) - Math.abs(a.here));
+  return { found: shown.slice(0, most), unknown };
+}
+
+/** The sum of the columns that do not count, in the lowest and in the highest layer. A sum over layers would count the same
+ * relevance many times. */
+export function leftOutOf(grid: Grid, counts: boolean[]): [number, number] {
+  const sum = (row: number) =>
+    counts.reduce((total, does, column) => total + (does ? 0 : grid.values[row * grid.columns + column]!), 0);
+  return [sum(0), sum(grid.rows - 1)];
 }
 
 /** Columns summed until at most so many are left, each with the range of columns that it holds. */

@@ -9,8 +9,15 @@ const SQUARES = 32; // the most squares across a picture whose relevance is by p
 type Plain = Record<string, unknown>;
 type Nested = number | Nested[];
 
-export function isSaved(found: unknown): found is Plain {
+function isSaved(found: unknown): found is Plain {
   return typeof found === "object" && found !== null && "relevance" in found && "further_parts" in found;
+}
+
+/** The explanations of a file of one or of several (`Explanations.to_json`); null for a file of something else. */
+export function savedIn(found: unknown): Plain[] | null {
+  if (isSaved(found)) return [found];
+  const listed = (found as { explanations?: unknown } | null)?.explanations;
+  return Array.isArray(listed) && listed.every(isSaved) ? listed : null;
 }
 
 /** A result of the page. Throws an Error that names what cannot be read. */
@@ -24,7 +31,7 @@ export async function readSaved(saved: Plain, name: string): Promise<Result> {
   const read: Account | null = account && { ...account, sentences: [accountSentence({ ...account, sentences: [] })] };
   return {
     id: name,
-    title: numbers.length === 1 ? `${numbers[0]!.label.trim() || numbers[0]!.said}` : name,
+    title: titleOf(parts) || (numbers.length === 1 ? numbers[0]!.label.trim() || numbers[0]!.said : name),
     kind: "explanation",
     model_class: String(saved["model_class"] ?? ""),
     checkpoint: String(saved["checkpoint"] ?? ""),
@@ -35,6 +42,16 @@ export async function readSaved(saved: Plain, name: string): Promise<Result> {
     parts,
     account: read,
   };
+}
+
+const TITLE = 60;
+
+/** The beginning of the first text without its special tokens. */
+function titleOf(parts: Part[]): string {
+  const part = parts.find((one) => one.kind === "text");
+  if (part?.kind !== "text") return "";
+  const text = part.tokens.filter((_, at) => !part.special[at]).join("").replaceAll("↵", " ").replace(/\s+/g, " ").trim();
+  return text.length > TITLE ? `${text.slice(0, TITLE - 1).trimEnd()}…` : text;
 }
 
 async function readPart(part: Plain): Promise<Part> {

@@ -1,5 +1,6 @@
 // The server of a live page: jobs that run one behind the other. Errors say what happened and what to do.
 import type { Live, Result } from "./payload";
+import type { Steer } from "./steering";
 import { sentence } from "./words";
 
 export interface Ask {
@@ -13,6 +14,9 @@ export interface Ask {
   answer_tokens: number;
   latent: boolean;
   account: boolean;
+  /** A picture as a data URL. */
+  image?: string;
+  steer?: Steer;
 }
 
 export interface Candidate {
@@ -30,6 +34,8 @@ export interface Job {
   result: Result | null;
   error: { kind: string; message: string } | null;
   candidates: Candidate[] | null;
+  /** The same entries of the model as it is, where it was changed. */
+  before?: Candidate[] | null;
 }
 
 export class ServerError extends Error {
@@ -78,9 +84,9 @@ export async function cancel(live: Live, job: string): Promise<void> {
   await call(live, "DELETE", `/api/jobs/${encodeURIComponent(job)}`);
 }
 
-/** A saved explanation as a result of this page. */
-export async function open(live: Live, text: string): Promise<Result> {
-  return (await call(live, "POST", "/api/open", text)) as Result;
+/** A saved explanation, or each of a saved list, as a result of this page. */
+export async function open(live: Live, text: string): Promise<Result[]> {
+  return ((await call(live, "POST", "/api/open", text)) as { results: Result[] }).results;
 }
 
 /** Asks for a job until it ends; `seen` gets each answer. */

@@ -67,8 +67,9 @@ export function show(result: Result): void {
   forget();
 }
 
-/** Adds a result and shows it; one with the same name takes another name. Throws an Error where it cannot be drawn. */
-export function add(result: Result): void {
+/** Adds a result, shows it, and returns its name; one with the same name takes another one. Throws an Error where it cannot
+ * be drawn. */
+export function add(result: Result): string {
   checkResult(result);
   const names = new Set(results.value.map((one) => one.id));
   let id = result.id || "result";
@@ -76,6 +77,7 @@ export function add(result: Result): void {
   results.value = [...results.value, { ...result, id }];
   current.value = id;
   forget();
+  return id;
 }
 
 export function remove(result: Result): void {

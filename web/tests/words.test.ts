@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { field } from "../src/csv";
 import { contrast, SCALES, cell, mixed } from "../src/colour";
-import { isSaved, readSaved } from "../src/saved";
+import { readSaved, savedIn } from "../src/saved";
 import { sentencesOf, wordsOf } from "../src/segments";
 import { found } from "../src/shown";
 import { accountSentence, amount, direction, gapSentence, ordinal, percent, signed, spoken } from "../src/words";
@@ -46,9 +46,12 @@ test("a saved explanation is read", async () => {
     dtype: "float32", relevance: [0.5, 1.5], further_parts: [], rules: "attnlrp", model_class: "Llama", checkpoint: "", versions: {}, seconds: 1,
     account: null,
   };
-  expect(isSaved(saved)).toBe(true);
+  expect(savedIn(saved)).toHaveLength(1);
+  expect(savedIn({ explanations: [saved, saved] })).toHaveLength(2);
+  expect(savedIn({ explanations: [saved, {}] })).toBe(null);
+  expect(savedIn({ format: 1, results: [] })).toBe(null);
   const result = await readSaved(saved, "a.json");
-  expect(result).toMatchObject({ title: "Paris", numbers: [{ label: " Paris", value: 17.4 }] });
+  expect(result).toMatchObject({ title: "The capital", numbers: [{ label: " Paris", value: 17.4 }] });
   expect(result.parts[0]).toMatchObject({ several: false, words: [[0, 1], [1, 2]], values: { shape: [2] } });
   await expect(readSaved({ ...saved, format: 9 }, "a.json")).rejects.toThrow("format 9");
 });

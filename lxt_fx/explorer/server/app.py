@@ -16,7 +16,7 @@ from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.explorer.explanation_data import explanation_data
 from lxt_fx.explorer.page_file import safe_json
 from lxt_fx.explorer.plain import Payload
-from lxt_fx.explorer.server.asked import read_asked, saved_explanation
+from lxt_fx.explorer.server.asked import read_asked, saved_explanations
 from lxt_fx.explorer.server.guard import OPEN, App, Guard
 from lxt_fx.explorer.server.jobs import Jobs, TooManyJobs
 from lxt_fx.explorer.server.served_model import ServedModel, tables
@@ -38,7 +38,7 @@ def guarded_app(model: ServedModel, jobs: Jobs, page: str, policy: str, token: s
         exception_handlers={HTTPException: _no_route, Exception: _unexpected},
     )
     app.router.redirect_slashes = False
-    return Guard(app, token, hosts, policy)
+    return Guard(app, token, hosts, policy, picture=model.reads_pictures)
 
 
 class _Routes:
@@ -67,8 +67,9 @@ class _Routes:
         return (200, {"job": job}) if self.jobs.cancel(job) else (404, _no_job())
 
     def open(self, body: bytes, job: str) -> tuple[int, Payload]:
-        """A saved explanation as a result."""
-        return 200, {**explanation_data(Explanation.read(saved_explanation(_text(body)))), "id": "opened"}
+        """A saved explanation, or each of several, as a result."""
+        found = [explanation_data(Explanation.read(saved)) for saved in saved_explanations(_text(body))]
+        return 200, {"results": [{**one, "id": f"opened-{at}"} for at, one in enumerate(found, start=1)]}
 
     def tables(self, body: bytes, job: str) -> tuple[int, Payload]:
         """The rule tables."""

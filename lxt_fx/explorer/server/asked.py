@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lxt_fx.attribution.target import Name, Target
-from lxt_fx.base.errors import InputError
 from lxt_fx.base.saved_json import Saved, read_json
 from lxt_fx.compiler.options import table_named
+from lxt_fx.explorer.plain import Payload
+from lxt_fx.explorer.server.asked_picture import read_picture
 from lxt_fx.inputs.kinds import is_chat
+from lxt_fx.inside.steering.edits import Edit, clamp, scale
 
 SOURCE = "request"
 
 MOST_CHARACTERS, MOST_ANSWER, MOST_MESSAGES, LONGEST_NAME = 20_000, 256, 200, 1_000
-"""The most characters of a text or chat, tokens of an answer, messages of a chat, and characters of a target."""
+"""The most characters of a text or chat, tokens of an answer, messages of a chat, and characters of a target or place."""
+
+MOST_SAVED, MOST_EDITS, MOST_UNITS = 200, 100, 10_000
+"""The most explanations of a saved file, edits of a steered question, and units of an edit."""
 
 FIELDS = frozenset(
-    ("kind", "text", "chat", "target", "contrast", "position", "rules", "answer_tokens", "latent", "account")
+    ("kind", "text", "chat", "image", "target", "contrast", "position", "rules", "answer_tokens", "latent", "account")
+    + ("steer",)
 )
 ROLES = {role: role for role in ("system", "user", "assistant")}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is explained: a text or a chat, which number, under which table, and what is shown beside it. With
-    `answer_tokens` the model writes so many tokens first, and each of them is explained."""
+    """What is explained: a text, a chat or a picture, which number, under which table, and what is shown beside it. With
+    `answer_tokens` the model writes so many tokens first, and each of them is explained. `steer` says what is changed
+    inside the model meanwhile, by place."""
 
-    given: str | list[dict[str, str]]
+    given: Any
+    title: str
+    has_text: bool
+    has_picture: bool
     target: Target
     rules: str
     answer_tokens: int
     latent: bool
     account: bool
+    steer: Mapping[str, Sequence[Edit]]
 
 
 def read_asked(body: str) -> Asked:
@@ -49,11 +62,31 @@ def read_asked(body: str) -> Asked:
     target, answer_tokens = _target(saved), 0 if count is None else count.whole(0, MOST_ANSWER)
     if answer_tokens and target != Target():
         saved.fail("names a target, contrast or position beside answer_tokens; each token of the answer is its own target")
-    return Asked(_given(saved), target, rules, answer_tokens, _flag(saved, "latent"), _flag(saved, "account"))
+    shown, steer = (_flag(saved, "latent"), _flag(saved, "account")), _steer(saved)
+    written, image = _written(saved), saved.maybe("image")
+    picture = None if image is None else read_picture(image)
+    title = written[-1]["content"] if isinstance(written, list) else ""
+    has = (written is not None, picture is not None)
+    return Asked(_joined(written, picture), title, *has, target, rules, answer_tokens, *shown, steer)
 
 
-def _given(saved: Saved) -> str | list[dict[str, str]]:
+def _joined(written: str | list[dict[str, str]] | None, picture: Any) -> Any:
+    """What `explain` takes: a text, a chat, a picture, or a picture in one of the two, before the person's first words."""
+    if picture is None:
+        return written
+    if not isinstance(written, list):
+        return picture if written is None else {"text": written, "image": picture}
+    first = next((at for at, message in enumerate(written) if message["role"] == "user"), 0)
+    words = {"type": "text", "text": written[first]["content"]}
+    message = {**written[first], "content": [{"type": "image", "image": picture}, words]}
+    return [*written[:first], message, *written[first + 1 :]]
+
+
+def _written(saved: Saved) -> str | list[dict[str, str]] | None:
+    """The text or chat. Raises InputError for both, and for neither where there is no picture either."""
     text, chat = saved.maybe("text"), saved.maybe("chat")
+    if text is None and chat is None and saved.maybe("image") is not None:
+        return None
     if (text is None) == (chat is None):
         saved.fail("must have a text or a chat, and not both")
     if text is not None:
@@ -113,9 +146,45 @@ def _flag(saved: Saved, key: str) -> bool:
     return found is not None and found.flag()
 
 
-def saved_explanation(body: str) -> Saved:
-    """The JSON of a saved explanation. Raises InputError for a file of several."""
+def _steer(saved: Saved) -> dict[str, list[Edit]]:
+    """Edits by place: {"units": [..], "scale": n} multiplies these units, or all, "value" sets them."""
+    found, steer = dict[str, list[Edit]](), saved.maybe("steer")
+    for place, given in ({} if steer is None else steer.entries()).items():
+        if len(place) > LONGEST_NAME:
+            saved.item("steer").fail(f"names a place of {len(place)} characters; {LONGEST_NAME} is the most")
+        found[place] = [_edit(one) for one in (given.parts(MOST_EDITS) if isinstance(given.value, list) else [given])]
+        if not found[place]:
+            given.fail("is empty; leave the place out to change nothing there")
+    if steer is not None and sum(map(len, found.values())) > MOST_EDITS:
+        steer.fail(f"has more than {MOST_EDITS} edits")
+    return found
+
+
+def _edit(saved: Saved) -> Edit:
+    known, units = set(saved.entries()), saved.maybe("units")
+    if known - {"units"} not in ({"scale"}, {"value"}):
+        saved.fail('must have "scale" or "value", beside "units", and nothing else')
+    chosen = None if units is None else [unit.whole(0) for unit in units.parts(MOST_UNITS)]
+    if "scale" in known:
+        return scale(saved.item("scale").number(), chosen)
+    return clamp(saved.item("value").number(), chosen)
+
+
+def steered_data(steer: Mapping[str, Sequence[Edit]]) -> list[Payload]:
+    """The edits as the page has them."""
+    return [
+        {"place": place, "units": None if edit.units is None else list(edit.units),
+         "scale" if edit.kind == "scale" else "value": edit.amount}
+        for place, edits in steer.items() for edit in edits
+    ]  # fmt: skip
+
+
+def saved_explanations(body: str) -> list[Saved]:
+    """The JSON of one saved explanation, or of each of several. Raises InputError for a file of none, or of too many."""
     saved = read_json(body, SOURCE)
-    if isinstance(saved.value, dict) and "explanations" in saved.value:
-        raise InputError(f"{SOURCE}: the file holds several explanations; lxt_fx.explore shows them in one page")
-    return saved
+    if not isinstance(saved.value, dict) or "explanations" not in saved.value:
+        return [saved]
+    listed = saved.item("explanations")
+    if not (found := listed.parts(MOST_SAVED)):
+        listed.fail("is empty, so there is nothing to open")
+    return found

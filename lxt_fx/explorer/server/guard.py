@@ -20,8 +20,8 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 TOKEN = b"x-lxt-fx-token"
 
-LARGEST, LARGEST_SAVED = 256 * 1024, 32 * 1024 * 1024
-"""The most bytes of a question, and of a saved explanation."""
+LARGEST, LARGEST_PICTURE, LARGEST_SAVED = 256 * 1024, 11 * 1024 * 1024, 32 * 1024 * 1024
+"""The most bytes of a question, those that a picture may add, and of a saved explanation."""
 
 OPEN = "/api/open"
 
@@ -36,10 +36,11 @@ class Refused(Exception):
 
 
 class Guard:
-    """An ASGI application around another one. `hosts` are the names and ports under which the server may be asked."""
+    """An ASGI application around another one. `hosts` are the names and ports under which the server may be asked;
+    `picture` says whether a question may have a picture."""
 
-    def __init__(self, app: App, token: str, hosts: tuple[str, ...], policy: str) -> None:
-        self.app, self.token = app, token.encode("ascii")
+    def __init__(self, app: App, token: str, hosts: tuple[str, ...], policy: str, *, picture: bool = False) -> None:
+        self.app, self.token, self.picture = app, token.encode("ascii"), picture
         self.hosts = tuple(host.encode("ascii") for host in hosts)
         self.headers = [
             (b"content-security-policy", policy.encode("ascii")),
@@ -65,11 +66,15 @@ class Guard:
 
         try:
             self._check(scope)
-            body = await _body(scope, receive)
+            body = await _body(scope, receive, self._most(scope))
         except Refused as refused:
             await _refuse(refused, answer)
             return
         await self.app(scope, _once(body, receive), answer)
+
+    def _most(self, scope: Message) -> int:
+        """The most bytes of a body."""
+        return LARGEST_SAVED if scope["path"] == OPEN else LARGEST + (LARGEST_PICTURE if self.picture else 0)
 
     def _check(self, scope: Message) -> None:
         host, origin = _header(scope, b"host"), _header(scope, b"origin")
@@ -101,9 +106,8 @@ def _header(scope: Message, name: bytes) -> bytes | None:
     return found[0] if found else None
 
 
-async def _body(scope: Message, receive: Receive) -> bytes:
+async def _body(scope: Message, receive: Receive, most: int) -> bytes:
     """The whole body, which must be JSON. Raises Refused for one that is too large before all of it is here."""
-    most = LARGEST_SAVED if scope["path"] == OPEN else LARGEST
     length = _header(scope, b"content-length")
     if length is not None and (not length.isdigit() or len(length) > 12 or int(length) > most):
         raise Refused(413, "InputError", f"request: the body is larger than {most} bytes")

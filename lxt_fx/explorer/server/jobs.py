@@ -96,6 +96,7 @@ class Jobs:
                 "result": None if answered is None else {**answered.result, "id": job.id},
                 "error": job.error,
                 "candidates": [] if answered is None else answered.candidates,
+                "before": None if answered is None else answered.before,
             }
 
     def cancel(self, job_id: str) -> bool:

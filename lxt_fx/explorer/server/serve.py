@@ -36,22 +36,24 @@ def serve(
     port: int = 0,
     open_browser: bool = True,
 ) -> None:
-    """Serves the explorer on this machine until Ctrl-C: type a text, see what made the model's answer, ask again.
+    """Serves the explorer on this machine until Ctrl-C: type a text, see what made the model's answer, ask again, switch
+    off units inside the model and see what it says then.
 
         lxt_fx.serve(model, tokenizer)
         # http://127.0.0.1:43127/?token=...
 
-    `model` is a model that reads text, what `transform` made from one, or a pipeline; `processor` is its tokenizer. The
-    page has whatever is asked explained under each rule table, with candidates for the next token; answers that the model
-    writes, token by token; accounts; what is inside the model, with `labels` of units as in `lxt_fx.explore`. `results` are
-    there from the start. The model answers one question at a time and does not change.
+    `model` is a model that reads text or pictures, what `transform` made from one, or a pipeline; `processor` is its
+    tokenizer, image processor or the processor that holds both. The page has whatever is asked explained under each rule
+    table, with candidates for the next token; answers that the model writes, token by token; accounts; what is inside the
+    model, with `labels` of units as in `lxt_fx.explore`, and what it says when units are changed there. `results` are there
+    from the start. The model answers one question at a time and does not change.
 
     The server listens on 127.0.0.1 only, at a free `port` unless one is given. The address that is printed has a random
     token, without which nothing is answered; `open_browser` opens it in the browser of this machine. No file is read or
     written for a request.
 
-    Raises InputError for a model that reads no text or is in training mode, for a port that is taken, and without starlette
-    and uvicorn (`pip install 'lxt_fx[serve]'`).
+    Raises InputError for a model that reads neither text nor pictures or is in training mode, for a port that is taken, and
+    without starlette and uvicorn (`pip install 'lxt_fx[serve]'`).
     """
     with running(model, processor, results=results, labels=labels, port=port) as (address, thread):
         print(f"lxt_fx explores {type(model).__name__} at\n\n    {address}\n\nCtrl-C stops it.", flush=True)
