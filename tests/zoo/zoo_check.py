@@ -128,12 +128,12 @@ def check_built(build: Build, result: Result, *, dynamic: bool = True) -> None:
 def _single(build: Build, result: Result, dynamic: bool) -> None:
     """In float32, as users have it: capture with free sizes, the time of `transform`, forward and plain gradient."""
     model, inputs = build()
-    start, before = time.perf_counter(), as_it_is(model)
+    before, start = as_it_is(model), time.process_time()
     try:
         explained = _transformed(model, inputs, result, dynamic=dynamic)
+        result.seconds = time.process_time() - start
     finally:
         result.changed = changed(before, model)
-    result.seconds = time.perf_counter() - start
     result.captured, result.nodes = explained.record.method, len(explained.graph.nodes)
     result.batch, result.length = _free_sizes(explained)
     with torch_state_restored(), torch.no_grad():

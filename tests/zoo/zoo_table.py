@@ -37,7 +37,8 @@ def summary(results: Sequence[Result]) -> str:
         lines.append(f"| {text} | {passed} ({passed / max(1, len(tried)):.1%}) | {len(tried)} |")
     times = [r.seconds for r in results if r.seconds is not None]
     if times:
-        lines.append(f"\n`transform` took {statistics.median(times):.1f} s in the median and {max(times):.0f} s at most.")
+        median, most = statistics.median(times), max(times)
+        lines.append(f"\n`transform` took {median:.1f} s of CPU time in the median and {most:.0f} s at most.")
     return "\n".join(lines)
 
 
