@@ -134,7 +134,9 @@ def test_print_is_plain_text_in_a_notebook(tmp_path: Path, monkeypatch: pytest.M
 def test_a_notebook_is_drawn_in_both_themes_of_the_lab(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exporter: Any = pytest.importorskip("nbconvert").HTMLExporter
+    from nbconvert import HTMLExporter
+
+    exporter: Any = HTMLExporter
     notebook = executed(tmp_path, monkeypatch)
     backgrounds = []
     for theme in ("light", "dark"):
