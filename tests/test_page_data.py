@@ -332,6 +332,8 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
     for wrong, why in ((3, "a int is no result"), (tiny.Mlp(), "a Mlp is no result"), ("text", "a str is no result")):
         with pytest.raises(InputError, match=why):
             lxt_fx.explore(wrong, path=tmp_path / "x.html")
+    with pytest.raises(InputError, match="there is no folder .*missing"):
+        lxt_fx.explore(path=tmp_path / "missing" / "page.html")
     with pytest.raises(InputError, match="there is no result"):
         lxt_fx.explore(path=tmp_path / "x.html")
     with pytest.raises(InputError, match="hold no explanation"):

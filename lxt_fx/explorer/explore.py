@@ -34,8 +34,10 @@ def explore(
     of pictures is summed over squares of `patch` x `patch` pixels, by default the model's patches.
 
     A reader without scripts sees the static sheet of the results. Raises InputError for what is no result, for no result,
-    and for latent results of another text or target.
+    for latent results of another text or target, and for a folder that does not exist.
     """
+    if not Path(path).absolute().parent.is_dir():
+        raise InputError(f"explore: there is no folder {Path(path).absolute().parent}; give a path in a folder that exists")
     if not results:
         raise InputError("explore: there is no result; give what lxt_fx.explain or another function returned")
     shown = shown_results(results, latent, labels, patch)
