@@ -47,7 +47,7 @@ def test(pytest_arguments: list[str]) -> None:
     make_environment()
     run("-m", "ruff", "check")
     run("-m", "mypy")
-    run("-m", "pytest", "-n", "2", "--dist", "loadgroup", *pytest_arguments)
+    run("-m", "pytest", "-rs", "-n", "2", "--dist", "loadgroup", *pytest_arguments)
 
 
 def demo(arguments: list[str]) -> None:

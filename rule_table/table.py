@@ -102,7 +102,7 @@ class RuleTable(Listed):
 def _said(rule: object) -> str:
     """What was given in the place of a rule, and what to give."""
     kind = rule if isinstance(rule, type) else type(rule)
-    name = getattr(rule, "__name__", kind.__name__).capitalize()
+    name = "".join(word[:1].upper() + word[1:] for word in getattr(rule, "__name__", kind.__name__).split("_"))
     if kind.__module__.startswith("lxt_fx.nn"):
         return (
             f"lxt_fx.nn.{kind.__name__}, which wraps a module of a model written by hand (put it there, and transform with "

@@ -45,6 +45,9 @@ def test_a_writing_pipeline_explains_every_token_that_it_wrote() -> None:
     torch.testing.assert_close(found.relevance, expected.relevance)
     (written,) = with_relevance(pipeline)("The capital of", max_new_tokens=2, do_sample=False, return_full_text=False)
     assert written["generated_text"] == plain["generated_text"].removeprefix("The capital of")
+    for chat in ([{"role": "user", "content": "Hi"}], [{"role": "user", "content": "Hi"}] * 3):
+        with pytest.raises(lxt_fx.InputError, match="answer_relevance explains a chat"):
+            with_relevance(pipeline)(chat)
     with pytest.raises(lxt_fx.InputError, match="give a pipeline of transformers, got LlamaForCausalLM"):
         with_relevance(model)
 

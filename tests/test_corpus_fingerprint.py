@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,14 @@ from torch import nn
 import lxt_fx
 from lxt_fx import Corpus, InputError
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.inside.corpus.fingerprint import content_hash, processor_hash, rules_hash, said_target, weights_hash
+from lxt_fx.inside.corpus.fingerprint import (
+    _rule_text,
+    content_hash,
+    processor_hash,
+    rules_hash,
+    said_target,
+    weights_hash,
+)
 from lxt_fx.rules import Gamma
 
 pytest.importorskip("pyarrow")
@@ -96,6 +105,35 @@ def test_a_function_as_target_is_known_by_what_it_does() -> None:
     assert said_target(one) != said_target(other) and said_target(scaled(1.0)) == said_target(scaled(1.0))
     assert said_target(scaled(1.0)) != said_target(scaled(2.0))
     assert said_target(one).startswith("the function <lambda> (")
+
+
+def test_what_functions_hold_counts() -> None:
+    def above(low: Any, high: Any = None, *, step: int = 1) -> Any:
+        return lambda output: (output, low, high)
+
+    def stepped(output: Any, *, step: int = 1) -> Any:
+        return output
+
+    def stepped_by_two(output: Any, *, step: int = 2) -> Any:
+        return output
+
+    calls = [partial(stepped, step=3), partial(stepped, step=5), above(None, 3), above(3), stepped, stepped_by_two]
+    assert len({said_target(call) for call in calls}) == len(calls)
+    codes = [(lambda output: output in {"a", "b"}), (lambda output: output in {"a", "c"})]
+    assert said_target(codes[0]) != said_target(codes[1])
+    assert content_hash({"b", "a", "c"}) == content_hash({"c", "b", "a"}) != content_hash({"a", "b"})
+
+
+def test_a_text_that_holds_an_address_is_that_text() -> None:
+    assert content_hash("x = 0x10") != content_hash("x = 0x20") and content_hash(1) != content_hash("1")
+
+
+def test_a_rule_under_the_same_name_with_another_condition_is_another(explained: Explained) -> None:
+    table = explained.record.table
+    assert table is not None
+    first, *rest = table.rules
+    changed = replace(first, when=lambda site: "never")
+    assert _rule_text(first) == _rule_text(replace(first)) != _rule_text(changed) and len(rest) > 1
 
 
 def test_another_tokenizer_is_seen(tokenizer: Any) -> None:

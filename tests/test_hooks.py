@@ -198,6 +198,26 @@ def test_what_does_not_call_the_module_refuses_hooks(gpt2s: dict[str, Explained]
     assert lxt_fx.relevance_of(explained, inputs, lxt_fx.Target.at(1, 3)).shape == (1, 2, 5)
 
 
+def test_removal_curves_refuse_hooks_too(gpt2s: dict[str, Explained]) -> None:
+    explained = gpt2s["gradient"]
+    handle = explained.register_forward_hook(lambda *given: None)
+    given, relevance = {"inputs_embeds": embeds().detach()}, torch.ones(2, 5)
+    with pytest.raises(lxt_fx.CallError, match="perturbation_curves: .*hook"):
+        lxt_fx.perturbation_curves(explained, given, relevance, 1)
+    handle.remove()
+    lxt_fx.perturbation_curves(explained, given, relevance, 1)
+
+
+def test_numbered_parts_without_parameters_are_not_counted_over() -> None:
+    """The model's net[-1] is the ReLU, and its first part has no parameters."""
+    whole = lxt_fx.transform(nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.ReLU())), (torch.randn(2, 6),))
+    inner: Any = whole.get_submodule("0")
+    assert [part.weight.shape for part in inner] == [(3, 6)] and inner[1].weight.shape == (3, 6)
+    for wrong in (-1, 0, 2):
+        with pytest.raises(IndexError):
+            inner[wrong]
+
+
 def test_a_module_with_two_outputs_is_refused_and_one_that_is_called_twice_fires_twice() -> None:
     x = torch.randn(3, 4)
     explained = lxt_fx.transform(Net().eval(), (x,))

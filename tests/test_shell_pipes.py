@@ -183,7 +183,12 @@ def test_each_page_of_a_picture_is_named_and_none_is_written_over(tmp_path: Path
     assert len(pages) > 1 and err == "".join(f"wrote {tmp_path}/{name}\n" for name in ("out.png", *pages[:-1]))
     (tmp_path / "out.png").unlink()
     assert run(*filled(("explain", "LLAMA", text, "--png", "HERE/out.png"), tmp_path)) == 6
-    assert "out-2.png is there already, where the second page of" in capsys.readouterr().err
+    assert "out-2.png is there already, where a further page of" in capsys.readouterr().err
+    (tmp_path / "out-2.png").rename(tmp_path / "out-17.png")
+    for page in tmp_path.glob("out-?.png"):
+        page.unlink()
+    assert run(*filled(("explain", "LLAMA", text, "--png", "HERE/out.png"), tmp_path)) == 6
+    assert "out-17.png is there already" in capsys.readouterr().err
 
 
 def test_the_certificate_and_the_ledger_are_data_on_standard_output(capsys: Capture) -> None:

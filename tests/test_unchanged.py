@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -284,6 +285,48 @@ def test_a_large_tensor_or_parameter_that_is_written_in_place_is_named(monkeypat
     clamped = nn.Embedding(5, 4, max_norm=1e-3)
     with pytest.warns(UserWarning, match="its own forward writes into weight in place"), as_it_was(clamped):
         clamped(torch.tensor([1]))
+
+
+class Remembers(nn.Module):
+    """Holds what an earlier call gave, with its autograd graph, and a buffer that is NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.register_buffer("missing", torch.full((2,), torch.nan))
+        self.seen = self.linear(X).softmax(-1)
+        self.part = self.seen[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+def test_what_a_model_holds_of_an_earlier_call_stays_as_it_is() -> None:
+    model = Remembers()
+    graphs = model.seen.grad_fn, model.part.grad_fn
+    with as_it_was(model) as written:
+        model(X)
+    assert not written and (model.seen.grad_fn, model.part.grad_fn) == graphs
+    lxt_fx.transform(model, (X,))
+    assert (model.seen.grad_fn, model.part.grad_fn) == graphs
+    model.seen.sum().backward()
+    assert model.linear.weight.grad is not None
+
+
+def test_another_thread_waits_until_a_model_is_as_it_was() -> None:
+    model, order = Counts(), []
+
+    def other() -> None:
+        with as_it_was(model):
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    with as_it_was(model):
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "other"]
 
 
 def big_bird() -> Any:

@@ -158,9 +158,11 @@ def _reordered(explained: Explained) -> tuple[Set[str], Set[str]]:
     canonical = explained.record.stages["canonical"].graph
     if canonical not in _REORDERED:
         renamed = explained.record.renamed
-        leaves = [written_shape(node) or () for node in canonical.find_nodes(op="placeholder")]
-        tokens_of_leaves = {sizes[1] for sizes in leaves if len(sizes) == 3 and not sizes[1].isdigit()}
-        wanted = (set(_batch_sizes(explained)), _token_sizes(explained) | tokens_of_leaves)
+        found = (node for node in canonical.find_nodes(op="placeholder") if node.target in explained.record.leaves)
+        leaves = [written_shape(node) or () for node in found]  # a size of an export may be a fixed number
+        batches = {sizes[0] for sizes in leaves if sizes} - {"1"}
+        tokens_of_leaves = {sizes[1] for sizes in leaves if len(sizes) == 3} - {"1"}
+        wanted = (batches, _token_sizes(explained) | tokens_of_leaves)
         both = (find_reordered(canonical, sizes) for sizes in wanted)
         examples, tokens = (frozenset(renamed.get(each.name, each.name) for each in found) for found in both)
         _REORDERED[canonical] = examples, tokens

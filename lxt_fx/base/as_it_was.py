@@ -23,6 +23,7 @@ from lxt_fx.base.model_snapshot import (
     Place,
     Snapshot,
     copied,
+    copied_tensor,
     differs,
     fill,
     has_new_tensors_only,
@@ -31,6 +32,7 @@ from lxt_fx.base.model_snapshot import (
     put,
 )
 from lxt_fx.base.module_facts import is_plain, package_of
+from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import pytree
 
 
@@ -77,7 +79,7 @@ class Written:
             elif place is not None and not (is_plain(now) and is_plain(was) and now == was):
                 places.add(place)
         self.places = frozenset(places)
-        self._tensors = [(tensor, was, tensor.detach().clone()) for tensor, was in before.copies if is_other(tensor, was)]
+        self._tensors = [(tensor, was, copied_tensor(tensor)) for tensor, was in before.copies if is_other(tensor, was)]
         if self.made:
             known = {id(x) for x in before.found}
             new = ((key, x) for (_, key), value in self.made.items() for x in _parameters_in(value))
@@ -99,18 +101,20 @@ class Written:
 @contextmanager
 def as_it_was(model: nn.Module) -> Iterator[Written]:
     """Inside, the model may be run; behind the block, also if it raises, it is what it was before. Gives what was written
-    meanwhile. Other threads should not change the model inside: that would be undone too."""
+    meanwhile. One thread at a time is inside such a block, or captures: each would take what the other has put into the
+    model for its own state. What a thread of the user changes meanwhile is undone too."""
     written = Written()
     if id(model) in _BEHIND.get() or _is_explained(model):
         yield written
         return
-    written._before = before = Snapshot(model)
-    try:
-        yield written
-    finally:
-        written.look()
-        written.put_back()
-        before.warn(model)
+    with one_capture():
+        written._before = before = Snapshot(model)
+        try:
+            yield written
+        finally:
+            written.look()
+            written.put_back()
+            before.warn(model)
 
 
 def answer_of(model: nn.Module, call: Callable[[], Any]) -> Any:

@@ -59,7 +59,7 @@ class Snapshot:
                 for value in was:
                     self._held(value, place, todo)
         small = _smallest([tensor for tensor in self.found if _can_be_copied(tensor)])
-        self.copies = [(tensor, tensor.detach().clone()) for tensor in small]
+        self.copies = [(tensor, copied_tensor(tensor)) for tensor in small]
         ours = {id(tensor) for tensor, _ in self.copies}
         others = [x for x in self.found if type(x) in (Tensor, nn.Parameter) and id(x) not in ours and not x.is_inference()]
         self._versions = [(tensor, version_of(tensor)) for tensor in others]
@@ -111,15 +111,28 @@ def _smallest(tensors: list[Tensor]) -> Iterator[Tensor]:
         yield tensor
 
 
+def copied_tensor(tensor: Tensor) -> Tensor:
+    """The values of a tensor; it requires a gradient if that does."""
+    copy = tensor.detach().clone()
+    return copy.requires_grad_() if tensor.requires_grad else copy
+
+
 def is_other(tensor: Tensor, was: Tensor) -> bool:
-    same = tensor.dtype == was.dtype and tensor.device == was.device and tensor.requires_grad == was.requires_grad
-    return not same or not torch.equal(tensor, was)
+    """Whether a tensor has other values than its copy, or requires a gradient where that does not; NaN equals NaN."""
+    if tensor.dtype != was.dtype or tensor.device != was.device or tensor.requires_grad != was.requires_grad:
+        return True
+    if torch.equal(tensor, was):
+        return False
+    if tensor.shape != was.shape or not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    return not torch.allclose(tensor, was, rtol=0, atol=0, equal_nan=True)
 
 
 def fill(tensors: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Gives tensors the values of their copies. One that an in-place write made part of an autograd graph leaves it."""
     with torch.no_grad():
         for tensor, value in tensors:
-            if tensor.requires_grad and tensor.grad_fn is not None:
+            if tensor.grad_fn is not None and not value.requires_grad:
                 tensor.detach_()
             if tensor.shape == value.shape and tensor.dtype == value.dtype and tensor.device == value.device:
                 tensor.copy_(value)

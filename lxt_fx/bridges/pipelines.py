@@ -50,6 +50,10 @@ def with_relevance(pipeline: Any, rules: Rules | None = None) -> Callable[..., A
     def _written(inputs: Any, return_full_text: bool = True, **options: Any) -> Any:
         """The answers of a pipeline that writes, with their ids: a text may be tokenised in another way than it was
         written, and then each token of it would be another one."""
+        if isinstance(inputs, list) and _is_chat(inputs):
+            raise InputError(
+                "with_relevance: a pipeline that writes is given texts here; lxt_fx.answer_relevance explains a chat"
+            )
         answers = pipeline(inputs, return_tensors=True, **options)
         for one, several in zip(inputs, answers, strict=True) if isinstance(inputs, list) else ((inputs, answers),):
             for answer in several:

@@ -6,7 +6,7 @@ explained module runs the hooks itself, with the values that the graph has for t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -67,10 +67,15 @@ class Hookable(nn.Module):
         numbers = [name for name, _ in self.named_children() if name.isdigit()]
         if not numbers:
             raise TypeError("this part of an explained module is no list of modules; its parts have names")
-        wanted = str(index if index >= 0 else index + 1 + max(map(int, numbers)))
-        if wanted not in numbers:
+        if index < 0:  # the model's list may go on with parts that have no parameters, and so are not here
+            raise IndexError(f"parts of an explained module are counted from the start, got {index}")
+        if str(index) not in numbers:
             raise IndexError(f"an explained module holds the parts {', '.join(numbers)} here, and no {index}")
-        return self.get_submodule(wanted)
+        return self.get_submodule(str(index))
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        """The numbered parts, without those of the model that have no parameters."""
+        return (part for name, part in self.named_children() if name.isdigit())
 
     def __getattr__(self, name: str) -> Any:
         try:

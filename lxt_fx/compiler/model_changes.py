@@ -150,11 +150,14 @@ class _Held:
             yield f"{joined(self.path, key)} is new ({type(self.owner[key]).__name__})"
 
     def _is_written(self, key: str, was: Any, now: Any) -> bool:
-        """Whether this may come from the forward itself: a tensor of the values that it makes, or of another size; a module
-        of its class, with the tensors that the graph reads."""
+        """Whether this may come from the forward itself: a tensor of the values that it makes, or of another size
+        (whose values are not compared); a module of its class, with the tensors that the graph reads."""
         made = self.writes[key]
         if isinstance(made, Tensor) and isinstance(now, Tensor):
-            return made.shape != now.shape or (made.dtype == now.dtype and torch.equal(made, now))
+            if made.shape != now.shape:
+                return True
+            alike = made.dtype == now.dtype and made.device == now.device and not now.is_meta
+            return alike and torch.equal(made, now)
         if type(now) is not made:
             return False
         if not isinstance(now, nn.Module) or not isinstance(was, nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from lxt_fx.explorer.part_data import part_data
 from lxt_fx.explorer.plain import Payload, result
@@ -36,7 +37,8 @@ def explanation_data(explanation: Explanation, title: str | None = None, patch: 
     account = explanation.account
     return result(
         "explanation", title_of(explanation) if title is None else title, model_class=origin.model_class,
-        checkpoint=origin.checkpoint, rules=origin.table_name, versions=dict(origin.versions), seconds=origin.seconds,
+        checkpoint=PurePath(origin.checkpoint).name or origin.checkpoint,  # of a local folder its name alone
+        rules=origin.table_name, versions=dict(origin.versions), seconds=origin.seconds,
         numbers=numbers, parts=[part_data(part) for part in parts],
         account=None if account is None else account_data(account, names_of(parts)),
     )  # fmt: skip

@@ -102,6 +102,7 @@ def batch_inputs(
             found = _leaf(named, tuple(named), leaf, function)
             return _checked(BatchInputs(model, named, found, texts, None, function, example.positional))
         model = as_explained(model, positional, given, function, "gradient")  # which starts from what is looked up
+    model._refuse_hooks(function)
     named = model._named(positional, given)
     module, own = model._for_names_of(named)
     bound = module._bound(with_fills(own, module.record.optional))

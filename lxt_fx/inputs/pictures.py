@@ -160,7 +160,7 @@ def raw_picture(facts: Facts, picture: Any) -> Any:
 
 def _loaded(facts: Facts, picture: Any) -> Any:
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ModuleNotFoundError as error:
         raise InputError(f"{facts.function}: pictures need pillow, which is not installed: pip install pillow") from error
     if is_pil(picture):
@@ -169,7 +169,7 @@ def _loaded(facts: Facts, picture: Any) -> Any:
         try:
             with Image.open(picture) as opened:
                 opened.load()
-                return opened.copy()
+                return ImageOps.exif_transpose(opened)  # a photo as it was held, as transformers reads it
         except FileNotFoundError as error:
             raise InputError(f"{facts.function}: there is no file {str(picture)!r}; give the path of a picture") from error
         except (UnidentifiedImageError, OSError) as error:

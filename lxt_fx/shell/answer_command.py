@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from lxt_fx.results.explanation import Explanation
     from lxt_fx.results.look import Look
 
-GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-"""For `generate`, whatever the checkpoint's own settings are."""
+GREEDY: dict[str, Any] = {
+    "do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0, "min_new_tokens": None, "min_length": 0, "suppress_tokens": None, "bad_words_ids": None,
+    "begin_suppress_tokens": None, "forced_eos_token_id": None, "forced_bos_token_id": None,
+}  # fmt: skip
+"""For `generate`: the likeliest token each time, whatever the checkpoint's own settings are."""
 
 ANSWER = 16
 """Tokens that the model writes unless it is told how many."""

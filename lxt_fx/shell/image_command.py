@@ -93,10 +93,10 @@ def _explained(
 
 def _picture(path: Path) -> Any:
     """The picture of a file. Raises InputError for a file of another kind."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as found:
-            return found.convert("RGB")
+            return ImageOps.exif_transpose(found).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} is no picture that can be read ({error}); give a .png, .jpg or the like") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import sys
@@ -96,9 +97,18 @@ def checked(
         if any(own == read.resolve() for read in reads):
             raise UsageMistake(f"--{kind} would write over {path}, which is read; give another name")
         names[own] = kind
-        if kind == "png" and not force and (second := path.with_name(f"{path.stem}-2{path.suffix}")).exists():
-            raise CannotWrite(f"{second} is there already, where the second page of {path} goes; --force writes over it")
+        for page in _pages_of(path) if kind == "png" else ():
+            if any(page.resolve() == read.resolve() for read in reads):
+                raise UsageMistake(f"--{kind} could write over {page}, which is read, by a further page; give another name")
+            if not force:
+                raise CannotWrite(f"{page} is there already, where a further page of {path} goes; --force writes over it")
     return Outputs(found, quiet, found.get("json") != STDOUT if show is None else show)
+
+
+def _pages_of(path: Path) -> list[Path]:
+    """The files that are there under the names of further pages of a picture: name-2.png, name-3.png, ..."""
+    pages = path.parent.glob(f"{glob.escape(path.stem)}-*{path.suffix}") if path.parent.is_dir() else ()
+    return sorted(page for page in pages if page.stem.removeprefix(f"{path.stem}-").isdigit())
 
 
 def _check(path: Path, force: bool) -> None:

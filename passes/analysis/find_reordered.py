@@ -12,7 +12,8 @@ from lxt_fx.base.nodes import arguments, is_float, written_shape
 from lxt_fx.base.torch_internals import aten, aten_ops
 
 _ALONG_DIMS = {aten.flip.default: "dims", aten.roll.default: "dims"}
-_ALONG_DIM = aten_ops("index_select gather sort sort.stable take_along_dim")
+_ALONG_DIM = aten_ops("index_select gather take_along_dim")
+_SORTED = aten_ops("sort sort.stable topk")
 _SAME_ORDER = aten_ops(
     "arange arange.start arange.start_step view reshape unsqueeze unsqueeze_ expand squeeze.dim _to_copy to.dtype clone "
     "contiguous alias detach lift_fresh_copy"
@@ -33,20 +34,19 @@ def find_reordered(graph: Graph, sizes: Collection[str]) -> frozenset[Node]:
 
 def _reorders(node: Node, sizes: Collection[str]) -> bool:
     op: Any = node.target
-    given = arguments(node)
+    if not (op in _ALONG_DIMS or op in _ALONG_DIM or op in _SORTED or op is aten.index.Tensor):
+        return False
+    given, source = arguments(node), node.args[0]
+    assert isinstance(source, Node), "these ops take a tensor first"
     if op in _ALONG_DIMS:
-        dims = given.get(_ALONG_DIMS[op]) or (0,)
-        return any(_has_one(node, dim, sizes) for dim in dims)
-    if op in _ALONG_DIM:
-        index = given.get("index")
-        return _has_one(node, given.get("dim", -1), sizes) and not (isinstance(index, Node) and _counts(index))
+        every = range(len(written_shape(source) or ()))  # without dims, the flattened tensor is rolled
+        return any(_has_one(source, dim, sizes) for dim in given.get(_ALONG_DIMS[op]) or every)
+    indices: list[tuple[int, Any]]
     if op is aten.index.Tensor:
-        source = node.args[0]
-        indices = enumerate(given["indices"])
-        return isinstance(source, Node) and any(
-            isinstance(index, Node) and _has_one(source, dim, sizes) and not _counts(index) for dim, index in indices
-        )
-    return False
+        indices = [(dim, index) for dim, index in enumerate(given["indices"]) if isinstance(index, Node)]
+    else:
+        indices = [(given.get("dim", -1), given.get("index"))]
+    return any(_has_one(source, dim, sizes) and not (isinstance(index, Node) and _counts(index)) for dim, index in indices)
 
 
 def _has_one(node: Node, dim: int, sizes: Collection[str]) -> bool:
@@ -57,6 +57,8 @@ def _has_one(node: Node, dim: int, sizes: Collection[str]) -> bool:
 def _counts(index: Node) -> bool:
     """Whether an index is 0, 1, 2, ..., in some shape."""
     while index.target in _SAME_ORDER:
+        if arguments(index).get("start", 0) != 0 or arguments(index).get("step", 1) != 1:
+            return False
         before = index.all_input_nodes
         tensors = [each for each in before if isinstance(each.meta.get("val"), torch.Tensor)]
         if not tensors:

@@ -39,8 +39,8 @@ function said(account: Account): string {
 export function gapOf(pane: Pane): string {
   const { plus, minus } = pane.view.chosen;
   if (pane.account !== null) return said(pane.account);
-  const own = pane.view.result.numbers[plus[0]!]?.sentences?.[0];
-  if (own !== undefined && plus.length === 1 && minus.length === 0) return sentence(own);
+  const own = pane.view.result.numbers[plus[0]!]?.sentences;
+  if (own !== undefined && plus.length === 1 && minus.length === 0) return own[0] === undefined ? "" : sentence(own[0]);
   return gapSentence(pane.value, pane.sum);
 }
 

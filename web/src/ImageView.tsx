@@ -91,7 +91,7 @@ function square(at: number, rows: number, columns: number, width: number, height
   return [(at % columns) * across, Math.floor(at / columns) * down, across, down];
 }
 
-/** Squares over a picture: the stronger the relevance, the less of the picture shines through; a dot marks "against". */
+/** Squares over a picture: the stronger the relevance, the less of the picture shines through; a bar marks "against". */
 function drawSquares(
   context: CanvasRenderingContext2D,
   shown: ShownPart,

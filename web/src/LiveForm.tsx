@@ -158,8 +158,7 @@ export function LiveForm({ live }: { live: Live }) {
       </div>
       {length > most && (
         <p class="notice error" role="alert">
-          The text has {counted(length, "character")}, and this server takes {most.toLocaleString("en")}. Shorten it, or start the server
-          with a larger limit.
+          The text has {counted(length, "character")}, and this server takes {most.toLocaleString("en")}. Shorten it.
         </p>
       )}
       <Progress live={live} />
@@ -203,7 +202,7 @@ function Progress({ live }: { live: Live }) {
     <div class="progress" role="status">
       <span>{said}</span>
       {job?.share == null ? <progress aria-label={said} /> : <progress aria-label={said} value={job.share} max={1} />}
-      <button type="button" class="quiet" onClick={() => void cancel(live, now.id).catch((error: Error) => (problem.value = error.message))}>
+      <button type="button" class="quiet" disabled={now.id === ""} onClick={() => void cancel(live, now.id).catch((error: Error) => (problem.value = error.message))}>
         Cancel
       </button>
     </div>

@@ -29,7 +29,9 @@ export const lastAsk = computed(() => shownAsk.value ?? last.value);
 
 /** Runs an ask to its end, and shows its result. */
 export async function run(live: Live, ask: Ask, plain: Ask = ask): Promise<void> {
+  if (running.value !== null) return;
   problem.value = null;
+  running.value = { id: "", job: null };
   try {
     const { job } = await start(live, ask);
     running.value = { id: job, job: null };

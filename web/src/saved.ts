@@ -4,6 +4,7 @@ import { sentencesOf, wordsOf } from "./segments";
 import { accountSentence } from "./words";
 
 const SAVED = 1;
+const PARTIAL = [", absolute relevance", ", for some of the places"]; // the sum of such relevance says nothing of the number
 const SQUARES = 32; // the most squares across a picture whose relevance is by pixel
 
 type Plain = Record<string, unknown>;
@@ -24,7 +25,10 @@ export function savedIn(found: unknown): Plain[] | null {
 export async function readSaved(saved: Plain, name: string): Promise<Result> {
   if (saved["format"] !== SAVED) throw new Error(`${name} has format ${String(saved["format"])}, and this page reads ${SAVED}`);
   const [said, value, label] = ["explained", "value", "label"].map((key) => [saved[key]].flat());
-  const numbers = said!.map((one, at): ExplainedNumber => ({ said: String(one), value: Number(value![at]), label: String(label![at]) }));
+  const numbers = said!.map((one, at): ExplainedNumber => {
+    const number = { said: String(one), value: Number(value![at]), label: String(label![at]) };
+    return PARTIAL.some((words) => number.said.includes(words)) ? { ...number, sentences: [] } : number;
+  });
   const parts: Part[] = [];
   for (const part of [saved, ...(saved["further_parts"] as Plain[])]) parts.push(await readPart(part));
   const account = saved["account"] as (Omit<Account, "sentences"> & { sentences?: string[] }) | null;
@@ -61,7 +65,7 @@ async function readPart(part: Plain): Promise<Part> {
   const flat = [nested].flat(8) as number[];
   if (flat.some((one) => typeof one !== "number")) throw new Error(`the part "${name}" holds relevance that is no number`);
   const kind = part["kind"];
-  const several = shape.length > (kind === "image" ? 2 : 1);
+  const several = (part["axes"] as string[])[0] === "target";
   const base = { name, several, values: pack(flat, shape) };
   if (kind === "text") {
     const tokens = part["tokens"] as string[];

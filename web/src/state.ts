@@ -1,4 +1,4 @@
-// What the page remembers while it is open. Nothing is stored beyond that, but for the theme in the page's own address.
+// What the page remembers while it is open. Nothing is stored beyond that.
 import { computed, signal } from "@preact/signals";
 import { type Chosen, FIRST } from "./chosen";
 import type { Theme } from "./colour";

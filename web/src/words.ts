@@ -123,17 +123,25 @@ export function causeName(name: string): string {
   return name;
 }
 
-/** What ledger's causes mean. */
+/** What ledger's causes mean, as lxt_fx/results/account.py has it (a test compares them). */
 export const MEANINGS: Record<string, string> = {
   bias: "the biases of layers",
   "added constant": "what the model adds whatever the input is, such as embeddings of positions or of [CLS]",
   "activation at 0": "what an activation gives for 0",
   "softmax offset": "the part of the attention weights that would be there whatever the scores are",
   epsilon: "the epsilon that a rule divides by",
+  "contributions of one sign": "a rule splits by sign, and nothing had that sign",
+  "inputs of 0": "numbers that are 0 and so carry no relevance, such as black pixels",
+  selection: "constants that were put in the place of a value",
   "held operand": "what a rule holds constant",
   "native gradient": "ops that got their plain gradient, which shares out another amount than arrived",
   "reconstruction error": "what a dictionary does not explain",
   features: "features of a dictionary, where relevance ends",
+  "own backward": "functions with a backward of their own",
+  "packed kernel": "what the kernels of quantised layers round off their inputs",
+  "no rule": "ops that no rule fits (strict=False)",
+  target: "the explained number is no linear function of the model's output (a log-probability is none), so that the relevance of the output sums to another number",
+  "not accounted for": "rounding, or a rule that loses relevance",
 };
 
 /** The direction that a text runs in: that of its first letter that has one. */

@@ -7,9 +7,10 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import CodeType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,9 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _numbers(tensor: Tensor) -> str:
-    """A hash of all bits: of rows of 64-bit words their sums over rows and over columns, and of the rest the bytes. Sums of
-    whole numbers are exact, so they do not depend on threads or devices; they take a sixth of the time of a hash."""
+    """A hash of sums over all bits: of rows of 64-bit words their sums over rows and over columns, and of the rest the
+    bytes. Sums of whole numbers are exact, so they do not depend on threads or devices; they take a sixth of the time of a
+    hash."""
     if tensor.device.type == "meta" or tensor.numel() == 0:
         return ""
     plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
@@ -71,7 +73,9 @@ def rules_hash(explained: Explained) -> str:
 
 def _rule_text(rule: Rule) -> str:
     numbers = {name: _content_text(value) for name, value in sorted(rule.numbers.items())}
-    return repr((rule.name, selector_text(rule.where), rule.formula, rule.source, rule.epsilon, numbers))
+    ops = sorted((str(op), str(new)) for op, new in rule.ops.items())
+    functions = [_function_text(each) for each in (rule.when, rule.holds, rule.settings, rule.where) if callable(each)]
+    return repr((rule.name, ops, selector_text(rule.where), functions, rule.formula, rule.source, rule.epsilon, numbers))
 
 
 def _dictionaries(explained: Explained) -> Iterator[tuple[str, str, str]]:
@@ -123,23 +127,26 @@ def said_target(target: TargetLike) -> str:
 
 
 def _function_text(function: Callable[..., Any]) -> str:
+    if isinstance(function, partial):
+        return _content_text(function)
     code = getattr(function, "__code__", None)
     if not isinstance(code, CodeType):
         return ""
-    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _has_contents(cell)]
-    around = [*(getattr(function, "__defaults__", None) or ()), *cells]
-    return repr((_code_text(code), [_content_text(value) for value in around]))
+    cells = [_contents(cell) for cell in getattr(function, "__closure__", None) or ()]
+    around = (getattr(function, "__defaults__", None), getattr(function, "__kwdefaults__", None))
+    own = [each for each in cells if each is not function]  # a function that calls itself
+    return repr((_code_text(code), [_content_text(value) for value in (*around, *own)]))
 
 
-def _has_contents(cell: Any) -> bool:
+def _contents(cell: CellType) -> Any:
     try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
+        return cell.cell_contents
+    except ValueError:  # what it is for was not made yet
+        return None
 
 
 def _code_text(code: CodeType) -> str:
-    constants = [_code_text(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    constants = [_code_text(each) if isinstance(each, CodeType) else _content_text(each) for each in code.co_consts]
     return repr((code.co_code, code.co_names, constants))
 
 
@@ -149,7 +156,15 @@ def content_hash(value: Any) -> str:
 
 
 def _content_text(value: Any) -> str:
-    """A value as text, whatever it is made of, without addresses in memory."""
+    """A value as text, whatever it is made of; of objects without addresses in memory."""
+    if value is None or isinstance(value, (str, bytes, int, float, complex)):
+        return f"{type(value).__name__} {value!r}"
+    if isinstance(value, (set, frozenset)):
+        return repr([type(value).__name__, *sorted(map(_content_text, value))])
+    if isinstance(value, partial):
+        return repr(["partial", _content_text(value.func), _content_text(value.args), _content_text(value.keywords)])
+    if isinstance(value, FunctionType):
+        return _function_text(value)
     if isinstance(value, Mapping):
         return repr(sorted((str(name), _content_text(each)) for name, each in value.items()))
     if isinstance(value, (list, tuple)):

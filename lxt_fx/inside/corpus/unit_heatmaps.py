@@ -59,6 +59,8 @@ def _heatmap(made: Explanation, top: TopSample) -> Tensor:
     parts, leaves = [part for part in made.parts if part.kind == kind], list(top.sample.texts)
     if kind == "text" and top.reads.leaf in leaves and len(parts) == len(leaves):
         parts = [parts[leaves.index(top.reads.leaf)]]  # the parts are in the order of the inputs, as the texts are
+    elif kind == "text":
+        parts = [part for part in parts if part.values.shape[-1] == len(top.tokens)] or parts
     part = (parts or list(made.parts))[0]
     if isinstance(part.reading, ImageReading) and part.reading.patch > part.reading.side:
         size = part.reading.patch // part.reading.side
