@@ -24,7 +24,8 @@ _SAME_ORDER = aten_ops(
 def find_reordered(graph: Graph, sizes: Collection[str]) -> frozenset[Node]:
     """Analysis: the values whose examples (or tokens) may be in another order than in the inputs, because an op before them
     flips, rolls, sorts or gathers numbers along a dimension of one of these `sizes`, as text. Values behind an op that
-    undoes it are among them: what an index undoes is known only when it runs."""
+    undoes it are among them: what an index undoes is known only when it runs. Not seen: slices that are joined in another
+    order, and values that are written into others (scatter, index_put)."""
     found = set[Node]()
     for node in graph.nodes:
         if is_float(node) and (_reorders(node, sizes) or any(each in found for each in node.all_input_nodes)):
