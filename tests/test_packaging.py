@@ -19,11 +19,11 @@ FOLDERS = {"lxt_fx": "lxt_fx", "lxt_fx/passes": "passes", "lxt_fx/rule_table": "
 
 
 def installed_files(repository: Path = ROOT) -> dict[str, str]:
-    """Path after installation -> path in the repository, of each module and template, read from the files."""
+    """Path after installation -> path in the repository, of each module, template, style and page, read from the files."""
     found = {}
     for installed, folder in FOLDERS.items():
         for file in (repository / folder).rglob("*"):  # which goes into no symbolic link
-            if file.suffix in (".py", ".j2"):
+            if file.suffix in (".py", ".j2", ".css", ".html"):
                 inside = file.relative_to(repository / folder).as_posix()
                 found[f"{installed}/{inside}"] = f"{folder}/{inside}"
     return found

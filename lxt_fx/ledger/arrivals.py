@@ -59,9 +59,10 @@ class Landing(Listed):
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-        for column in ("layer", "at its output", "of all tokens", "to its value", "to its key", "to its query"):
-            table.add_column(column, justify="left" if column == "layer" else "right")
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table.add_column("layer", no_wrap=True, overflow="fold")  # names stay whole, headings break
+        for column in ("at its output", "of all tokens", "to its value", "to its key", "to its query"):
+            table.add_column(column, justify="right")
         for arrival in self.arrivals:
             numbers = (arrival.of_token, arrival.of_all, arrival.by_value, arrival.by_key, arrival.by_query)
             table.add_row(arrival.layer, *(f"{amount:.4f}" for amount in numbers))
