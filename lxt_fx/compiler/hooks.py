@@ -67,11 +67,13 @@ class Hookable(nn.Module):
         numbers = [name for name, _ in self.named_children() if name.isdigit()]
         if not numbers:
             raise TypeError("this part of an explained module is no list of modules; its parts have names")
-        if index < 0:  # the model's list may go on with parts that have no parameters, and so are not here
-            raise IndexError(f"parts of an explained module are counted from the start, got {index}")
-        if str(index) not in numbers:
+        layers = numbers == list(map(str, range(len(numbers)))) and all(list(part.children()) for part in self)
+        if index < 0 and not layers:  # the model's list may go on with an activation, which is not here
+            raise IndexError(f"these parts of an explained module are counted from the start, got {index}")
+        wanted = str(index if index >= 0 else index + len(numbers))
+        if wanted not in numbers:
             raise IndexError(f"an explained module holds the parts {', '.join(numbers)} here, and no {index}")
-        return self.get_submodule(str(index))
+        return self.get_submodule(wanted)
 
     def __iter__(self) -> Iterator[nn.Module]:
         """The numbered parts, without those of the model that have no parameters."""
