@@ -54,7 +54,7 @@ def result(kind: str, title: str, **facts: Any) -> Payload:
     """A result with every key of the format; what is not given is empty. Its `id` is given where it is put into a page."""
     empty: Payload = {
         "id": "", "title": title, "kind": kind, "model_class": "", "checkpoint": "", "rules": "", "versions": {},
-        "seconds": 0.0, "numbers": [], "parts": [], "account": None, "notes": [], "latent": None, "plain": None,
+        "seconds": 0.0, "numbers": [], "parts": [], "account": None, "notes": [], "latent": None,
         "text": "", "tables": [], "steered": [],
     }  # fmt: skip
     assert set(facts) <= set(empty), f"not in the format: {set(facts) - set(empty)}"

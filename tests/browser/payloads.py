@@ -69,7 +69,7 @@ def result(parts: Sequence[Payload], labels: Sequence[str], values: Sequence[flo
         "versions": {"lxt_fx": "0.2.0", "torch": "2.13.0"}, "seconds": 0.96,
         "numbers": [{"said": f"logit of {label!r}", "label": label, "value": value}
                     for label, value in zip(labels, values, strict=True)],
-        "parts": list(parts), "account": None, "latent": None, "plain": None,
+        "parts": list(parts), "account": None, "latent": None,
     } | others  # fmt: skip
 
 
@@ -222,7 +222,7 @@ def ledger() -> Payload:
               {"title": "By layer", "columns": ["layer", "absorbed", "rules"],
                "rows": [[f"model.layers.{at}", 0.1 * at, "attention, norm"] for at in range(30)]}]  # fmt: skip
     return result(
-        [], [], [], id="ledger", kind="ledger", title="Ledger of “Paris”", tables=tables, plain={"text": "Ledger\n  17.4"}
+        [], [], [], id="ledger", kind="ledger", title="Ledger of “Paris”", tables=tables, text="Ledger\n  17.4"
     )
 
 

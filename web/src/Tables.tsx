@@ -5,7 +5,7 @@ import { amount, capital } from "./words";
 const MOST = 300;
 
 export function Tables({ result }: { result: Result }) {
-  const text = result.plain?.text ?? result.text ?? "";
+  const text = result.text ?? "";
   const tables = result.tables ?? [];
   return (
     <>

@@ -117,7 +117,6 @@ export interface Result {
   accounts?: (Account | null)[] | null;
   notes?: string[];
   latent?: Latent | null;
-  plain?: { text: string } | null;
   text?: string | null;
   tables?: Table[] | null;
   steered?: Steered[];
