@@ -81,25 +81,21 @@ def _captured_anew(model: nn.Module, example: Example, dynamic: bool) -> Capture
 def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
     """The model captured on an example, or read from the file of an earlier process, and that capture as it is kept."""
     with as_it_was(model):  # the captured graph writes into its buffers too, when it is compared with the model
-        return _captured_now(model, example, dynamic)
-
-
-def _captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
-    facts = facts_now(model)
-    before = None if facts is None else remembered(facts)
-    off = facts is None or folder() is None or on_meta(model, example.kwargs) or has_missing(example.kwargs)
-    key = None if off or facts is None else capture_key(facts, example, dynamic, settings_for(model))
-    if key is not None and (read := _from_file(key, model, example)) is not None:
-        source, written, sizes = read
-        source = replace(source, fresh=partial(_captured_after_all, key, model, example, dynamic))
-    else:
-        source, written = _capture(model, example, dynamic)
-        sizes = sizes_of(source.captured)
-    after = _facts_after(model, written) if before is not None else None
-    kept = keep_capture(source, example, dynamic, places_written(written), before, after, sizes)
-    if key is not None and source.begun is None and not source.packed.found:
-        source = replace(source, stores=(partial(_write, key, model, kept),))
-    return replace(source, narrowed=partial(forget_capture, model, kept)), kept
+        facts = facts_now(model)
+        before = None if facts is None else remembered(facts)
+        off = facts is None or folder() is None or on_meta(model, example.kwargs) or has_missing(example.kwargs)
+        key = None if off or facts is None else capture_key(facts, example, dynamic, settings_for(model))
+        if key is not None and (read := _from_file(key, model, example)) is not None:
+            source, written, sizes = read
+            source = replace(source, fresh=partial(_captured_after_all, key, model, example, dynamic))
+        else:
+            source, written = _capture(model, example, dynamic)
+            sizes = sizes_of(source.captured)
+        after = _facts_after(model, written) if before is not None else None
+        kept = keep_capture(source, example, dynamic, places_written(written), before, after, sizes)
+        if key is not None and source.begun is None and not source.packed.found:
+            source = replace(source, stores=(partial(_write, key, model, kept),))
+        return replace(source, narrowed=partial(forget_capture, model, kept)), kept
 
 
 def _captured_after_all(key: str, model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
