@@ -71,6 +71,14 @@ def llama(vocabulary: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, num_key_value_heads=2, **sizes)).eval()
 
 
+def llama_of_neurons(vocabulary: int) -> LlamaForCausalLM:
+    """The same, and what its neurons write is large enough to change what it says."""
+    made = llama(vocabulary)
+    with torch.no_grad():
+        made.model.layers[0].mlp.down_proj.weight.mul_(100)
+    return made
+
+
 def bert(kind: str, vocabulary: int) -> Any:
     """A random BERT of one layer with a head: `classifier` of three named classes, `tagger`, `masked` or `bare`."""
     torch.manual_seed(0)
