@@ -117,6 +117,7 @@ def make_environment() -> None:
     if STAMP.is_file() and STAMP.read_text() == wanted:
         return
     create_environment(ENVIRONMENT)
+    say("installing the pinned packages into .venv: this takes minutes, once")
     pip = ("-m", "pip", *QUIET, "install", "--no-compile")  # Python compiles what is imported, which is little of it
     run(*pip, pinned_torch())
     run(*pip, "--no-deps", "--requirement", str(REQUIREMENTS))  # the list is complete; zennit would bring torchvision
