@@ -193,8 +193,8 @@ def page(lines: list[str]) -> str:
     """The page of the measured rows."""
     head = (
         "# The first answer\n\nThis page is written by `python benchmarks/speed/first_answer.py --before FOLDER`. Do not "
-        "edit it.\n\nHow long one waits for the first relevance, beside something else: each row is named *first / second*, "
-        "and these two run in turns, each time in a new process, on 2 cores. *Ratio* is the median of those of a round, "
+        "edit it.\n\nHow long one waits for the first relevance, beside something else: each row is named *first / second*"
+        ", and these two run in turns, each time in a new process, on 2 cores. *Ratio* is the median of those of a round, "
         "with the least and the largest. *Warm* and *cold* say whether captured graphs lie in files (`LXT_FX_CACHE`). "
         "*Before* is the code before each kind of layer was captured once.\n\n"
         "| what | first | second | ratio | aim | |\n|---|---|---|---|---|---|\n"
