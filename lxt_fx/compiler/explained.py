@@ -383,11 +383,12 @@ class Explained(OwnHooks, GraphModule):
         return fitting
 
     def _refuse_steering(self, function: str) -> None:
-        """Raises CallError, in the name of a function that makes another module of this one, inside a block of `steer`."""
+        """Raises CallError, in the name of a function that makes of this module what outlasts a call, inside a block of
+        `steer`."""
         if any(module is self for module, _ in _STEERING.get()):
             raise CallError(
                 f"{function}: the module is steered, and what {function} makes of it would stay so after the block; call "
-                f"{function} before the block, and steer what it returns"
+                f"{function} before the block, or after it"
             )
 
     def _values(self) -> GraphValues:
