@@ -578,7 +578,9 @@ def test_an_edit_that_is_none_is_refused(make: Callable[[], Any], message: str) 
         make()
 
 
-@pytest.mark.parametrize("make", [lambda *given: edits.Edit("add", *given), edits.add, lambda v, u: edits.add(v).of({"a": u})["a"]])
+@pytest.mark.parametrize(
+    "make", [lambda *given: edits.Edit("add", *given), edits.add, lambda v, units: edits.add(v).of({"a": units})["a"]]
+)
 def test_an_edit_holds_its_units_and_a_copy_of_its_amount_however_it_is_made(make: Callable[..., Any]) -> None:
     vector = torch.ones(2, requires_grad=True)
     for units in ([3, 17], (3, 17), torch.tensor([3, 17])):

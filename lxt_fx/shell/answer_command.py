@@ -47,6 +47,7 @@ def answer_command(
     text: options.Text = None,
     file: options.File = None,
     chat: options.ChatTurn = False,
+    from_json: options.FromJson = False,
     answer: Answer = None,
     max_new_tokens: New = None,
     contrast: Against = None,
@@ -78,7 +79,7 @@ def answer_command(
     """
     paths = {"html": html, "png": png, "pdf": pdf, "svg": svg, "json": json}
     outputs = checked(paths, force=force, quiet=quiet, show=show, reads=read_paths(file))
-    texts = texts_of(text, file, chat)
+    texts = texts_of(text, file, chat, from_json)
     if answer is not None and max_new_tokens is not None:
         raise UsageMistake("--answer gives the answer and --max-new-tokens has the model write it; give one of them")
     if answer == "":

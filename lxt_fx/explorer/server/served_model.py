@@ -181,4 +181,3 @@ def tables() -> Payload:
             for table in TABLES.values()
         ]
     }  # fmt: skip
-
