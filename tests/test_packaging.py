@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"lxt_fx": "lxt_fx", "lxt_fx/passes": "passes", "lxt_fx/rule_table": "rule_table"}
 
 PAGE, PAGE_BYTES, WHEEL_BYTES = "lxt_fx/explorer/bundle/", 100_000, 1_500_000
-"""The built page of the explorer, the most bytes by which it may make the wheel grow, and the most of the wheel. Measured when
-this was written: 48 kB and @@ kB. A page of more than 1 MB would be too large for what it does."""
+"""The built page of the explorer, the most bytes by which it may make the wheel grow, and the most of the wheel: 48 kB and
+@@ kB when this was written. More than 1 MB would be too large for what the page does."""
 
 
 def installed_files(repository: Path = ROOT) -> dict[str, str]:
