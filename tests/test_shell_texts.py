@@ -127,8 +127,8 @@ def test_the_inside_of_a_model_for_many_texts_is_a_line_each(
 
 
 def test_a_text_of_many_that_cannot_be_read_inside_is_named(tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "texts").write_text("Paris is\nRome")
-    command = ("latent", "LLAMA", "--file", "HERE/texts", "--position", "1", "--json", "-")
+    (tmp_path / "texts").write_text(f"{TEXT}\na")
+    command = ("latent", "LLAMA", "--file", "HERE/texts", "--position", "4", "--json", "-")
     code = run(*filled(command, tmp_path))
     shown = capsys.readouterr()
     assert code == 3 and len(shown.out.splitlines()) == 1 and f"{tmp_path}/texts, line 2: " in shown.err

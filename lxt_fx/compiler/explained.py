@@ -181,7 +181,7 @@ class Explained(FittingModule):
         twin.own_hook_flag.set()  # the first call finds whether there are any
         fronts = tuple(replace(front, module=copy.deepcopy(front.module, memo)) for front in self._fronts)
         twin._attach(record, fronts, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
-        further = self._recaptures, self._beyond_guards, self._other_calls
+        further: Any = (self._recaptures, self._beyond_guards, self._other_calls)
         twin._options = self._options
         twin._recaptures, twin._beyond_guards, twin._other_calls = copy.deepcopy(further, memo)
         if self.segments is not None or self._kinds is not None:
