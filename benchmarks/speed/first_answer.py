@@ -127,7 +127,7 @@ def rows(make: Sides) -> list[Row]:
         Row("explain, loaded model, captures in files / none yet", make.ours("warm", "explain", cache="warm"),
             make.ours("cold", "explain", cache="cold"), 1),
         Row("explain, second call / first", make.ours("second", "explain_again"), make.ours("first", "explain"), 0.5),
-        Row("lxt-fx --help / import rich, typer", make.command("help", str(command), "--help"),
+        Row("`lxt-fx --help` / import rich, typer", make.command("help", str(command), "--help"),
             make.command("imports", "-c", "import rich, typer"), 1.5, 9),
         Row("lxt-fx explain, warm / model, tokenizer and one plain gradient",
             make.command("command", str(command), "explain", model, "The capital of France is", cache="warm"),
