@@ -115,10 +115,10 @@ class ServedModel:
             found, after = self._explained(question), self._scores(question)
         before, positions = self._scores(question), self._positions(given, after)
         if before is None or after is None:
-            return Answered(found, [], [], positions)
+            return Answered(found, [], [], positions=positions)
         entries = list(dict.fromkeys([*before.best(), *after.best()]))
-        listed = [self.candidates.listed(scores, entries) for scores in (after, before)]
-        return Answered(found, *listed, positions)
+        changed, unchanged = (self.candidates.listed(scores, entries) for scores in (after, before))
+        return Answered(found, changed, unchanged, positions)
 
     def _positions(self, given: Given, scores: Scores | None) -> int | None:
         """How many tokens of the text are shown, where the model has a prediction at each that can be explained."""
