@@ -325,6 +325,14 @@ def test_a_chat_with_a_picture_shows_both_and_writes_an_answer() -> None:
     inputs = served._given(read_asked(json.dumps(
         {"kind": "explain", "rules": "attnlrp", "chat": chat, "image": url()}
     ))).inputs  # fmt: skip
+    text = next(part for part in found.result["parts"] if part["kind"] == "text")
+    assert found.positions == len(text["ids"]) < inputs["input_ids"].shape[1]
+    early = ask(served, text=None, chat=chat, image=url(), position=0)
+    assert next(part for part in early.result["parts"] if part["kind"] == "text")["read"] == 1
+    column = inputs["input_ids"][0].tolist().index(text["ids"][0])
+    best = float(served.module(**inputs).logits[0, column].detach().max())
+    assert column > 0, "tokens that stand for the picture are before it"
+    assert early.result["numbers"][0]["value"] == pytest.approx(best, rel=1e-4) == early.candidates[0]["logit"]
     written = served.module.generate(**inputs, max_new_tokens=3, do_sample=False, pad_token_id=0)
     answer = ask(served, text=None, chat=chat, image=url(), answer_tokens=3)
     ids = next(part for part in answer.result["parts"] if part["kind"] == "text")["ids"]
