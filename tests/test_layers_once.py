@@ -496,5 +496,5 @@ def test_layers_whose_code_reads_more_than_can_be_compared_are_traced(monkeypatc
     monkeypatch.setattr(module_facts, "MOST_FACTS", 10_000)
     model, x = Stack(ReadsMany), torch.randn(3, 4)
     found = captured(model, x)
-    assert found.copied.layers == 0 and "read too many objects" in found.copied.not_copied[0]
+    assert found.copied.layers == 0 and "code reads too many objects" in found.copied.not_copied[0]
     assert torch.equal(found.gm(x=x), model(x))

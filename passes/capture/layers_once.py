@@ -190,7 +190,7 @@ def state_around(kind: Kind, layer: nn.Module) -> Any:
         tokens = [(path, token) for path, token in remembered(facts).tokens.items() if not path.endswith(_OF_TRACING)]
         return tokens, held
     except TooManyFacts as why:
-        kind.why_not = "their code reads too many objects to compare them"
+        kind.why_not = "their code reads too many objects to be compared"
         raise ReadError(kind.why_not) from why
     except Exception:  # a fact of a kind that is not known
         return object()
