@@ -120,8 +120,8 @@ def wheel(arguments: list[str]) -> None:
 
 
 COMMANDS = {
-    "test": test, "check": check, "pytest": pytest, "wheel": wheel, "demo": demo, "models": models, "web": web, "site": site,
-    "tutorials": tutorials,
+    "test": test, "check": check, "pytest": pytest, "wheel": wheel, "demo": demo, "models": models, "web": web,
+    "site": site, "tutorials": tutorials,
 }  # fmt: skip
 README_CODE = re.compile(r"^## In a notebook\n+```python\n(.*?)^```", re.S | re.M)
 QUIET = ("--disable-pip-version-check", "--quiet")
