@@ -214,10 +214,10 @@ class Kind:
 
 def test_many_keys_of_one_class_take_a_time_that_grows_with_their_number() -> None:
     net = Net()
-    net.kinds = {Kind(): place for place in range(20_000)}
+    net.kinds = {Kind(): place for place in range(5_000)}
     start = time.process_time()
     was = remembered(facts_of(net))
-    assert len(was.tokens) > 20_000 and time.process_time() - start < 5  # seconds; by comparing each with each, minutes
+    assert len(was.tokens) > 5_000 and time.process_time() - start < 2  # seconds; a mark more for each took ten
     net.kinds[next(iter(net.kinds))] = 7
     assert not was.is_same(remembered(facts_of(net)))
 
