@@ -116,6 +116,8 @@ def test_what_one_side_does_not_have_is_refused_by_name() -> None:
         (layers(((nn.Linear,), rules.Gamma(zero_params="bias"))), "Gamma sets .*bias.* to zero"),
         (layers(((nn.BatchNorm1d,), rules.Pass())), "1 is a batch norm with Pass"),
         (layers(((nn.Sequential,), rules.Epsilon())), "Epsilon is on the model, which has modules inside"),
+        (composites.NameMapComposite([(("3",), rules.Epsilon())]), "no rule for any module of Sequential.* It has 0, 1, 2"),
+        ("epsilon_plus", "composite must be a composite of zennit, as EpsilonPlus.., got 'epsilon_plus'"),
         (layers(canonizers=[canonizers.AttributeCanonizer(lambda name, module: None)]), "canonizer AttributeCanonizer"),
     ):
         with pytest.raises(lxt_fx.InputError, match=said):
