@@ -135,3 +135,14 @@ def test_several_answers_are_sequences_of_one_result() -> None:
         feature_attribution_output([several[0], other])
     with pytest.raises(lxt_fx.InputError, match="got 0 in 0 explanations"):
         feature_attribution_output([])
+
+
+def test_rules_of_a_call_are_refused_and_not_dropped() -> None:
+    import inseq
+
+    import lxt_fx.bridges.inseq
+
+    tokenizer = tiny_text.byte_tokenizer()
+    model = inseq.load_model(tiny_text.llama(len(tokenizer)), "lxt_fx", tokenizer=tokenizer)
+    with pytest.raises(lxt_fx.InputError, match="rules are given with the method: inseq.load_model"):
+        model.attribute(PROMPT, PROMPT + ANSWER, attributed_fn="logit", rules="cp_lrp", show_progress=False)

@@ -52,6 +52,15 @@ class LxtFxAttribution(FeatureAttribution):
         self.method = peer("captum.attr", "inseq").InputXGradient(attribution_model)
         self.hook(**kwargs)
 
+    def get_attribution_args(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What inseq passes on to each step. Raises InputError for rules, which inseq would drop."""
+        if "rules" in kwargs:
+            raise InputError(
+                'inseq: rules are given with the method: inseq.load_model(model, "lxt_fx", rules=...), once for each table'
+            )
+        found: tuple[dict[str, Any], dict[str, Any]] = super().get_attribution_args(**kwargs)
+        return found
+
     @contextmanager
     def _explaining(self) -> Iterator[None]:
         """Inside the block inseq calls the explained module. The model itself does not change, and still embeds what inseq
