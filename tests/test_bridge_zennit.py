@@ -141,3 +141,5 @@ def test_imgify_draws_our_relevance() -> None:
     assert zennit.imgify(torch.randn(3, 4, 5), level=2.0).size == (5, 4)
     with pytest.raises(lxt_fx.InputError, match="give the explanation of one number of a picture"):
         zennit.imgify(lxt_fx.explain(tiny_text.llama(20), None, [1, 2, 3]))
+    with pytest.raises(lxt_fx.InputError, match=r"one picture, as relevance\[0\], got \[2, 3, 4, 5\]"):
+        zennit.imgify(torch.randn(2, 3, 4, 5))

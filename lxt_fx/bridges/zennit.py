@@ -258,7 +258,7 @@ def imgify(relevance: Explanation | Tensor, **options: Any) -> Any:
     [height, width] or [channels, height, width] the sum over channels. 0 is the middle of the colours (`symmetric=True`,
     `cmap="bwr"`, unless `options` say otherwise).
 
-    Raises InputError for an explanation without a picture, or of several numbers.
+    Raises InputError for an explanation without a picture or of several numbers, and for a tensor of another shape.
     """
     image = peer("zennit.image", "zennit", hint="; zennit itself needs torchvision")
     if isinstance(relevance, Explanation):
@@ -266,6 +266,8 @@ def imgify(relevance: Explanation | Tensor, **options: Any) -> Any:
         if part is None or part.several:
             raise InputError("zennit.imgify: give the explanation of one number of a picture; explanation[i] is number i")
         relevance = part.values
+    if relevance.dim() not in (2, 3):
+        raise InputError(f"zennit.imgify: give the relevance of one picture, as relevance[0], got {list(relevance.shape)}")
     shown = relevance.detach().to(torch.float32).cpu()
     if shown.dim() == 3:
         shown = shown.sum(0)
