@@ -20,8 +20,8 @@ from torch import Tensor
 import lxt_fx
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.base.progress import told
-from lxt_fx.compiler import explained as explained_module
 from lxt_fx.compiler.kept_captures import forget_captures
+from lxt_fx.compiler.steered_module import STEERING
 from lxt_fx.explorer.server import asked_picture
 from lxt_fx.explorer.server.asked import read_asked
 from lxt_fx.explorer.server.jobs import Cancelled, Jobs
@@ -160,7 +160,7 @@ def test_what_cannot_be_steered_says_why_and_leaves_the_model_as_it_was(served: 
     before = ask(served)
     with pytest.raises(LxtFxError, match=why):
         ask(served, steer=steer)
-    assert not explained_module._STEERING.get()
+    assert not STEERING.get()
     assert ask(served).candidates == before.candidates
 
 
@@ -169,7 +169,7 @@ def test_nothing_stays_steered_when_a_question_fails_or_is_cancelled_in_the_midd
     seen = list[int]()
 
     def stop(steps: Any) -> None:
-        if explained_module._STEERING.get():
+        if STEERING.get():
             seen.append(len(steps))
             raise Cancelled
 
@@ -178,7 +178,7 @@ def test_nothing_stays_steered_when_a_question_fails_or_is_cancelled_in_the_midd
     with pytest.raises(InputError, match="99"):
         ask(served, steer=OFF, position=99)
     assert seen, "the question was cancelled while the model was steered"
-    assert not explained_module._STEERING.get()
+    assert not STEERING.get()
     after = ask(served)
     assert after.candidates == before.candidates
     assert np.array_equal(read(after.result["parts"][0]["values"]), read(before.result["parts"][0]["values"]))

@@ -11,7 +11,6 @@ from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.target import Target
 from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.progress import steps
 from lxt_fx.explorer.explanation_data import shortened, title_of
 from lxt_fx.explorer.latent_data import UnitLabels
 from lxt_fx.explorer.page_data import shown_results
@@ -19,7 +18,6 @@ from lxt_fx.explorer.plain import Payload
 from lxt_fx.explorer.server.asked import MOST_ANSWER, MOST_CHARACTERS, Asked, steered_data
 from lxt_fx.explorer.server.asked_picture import MOST_BYTES
 from lxt_fx.explorer.server.candidates import Candidates, Scores
-from lxt_fx.explorer.server.next_tokens import next_tokens
 from lxt_fx.inputs.facts import facts_of
 from lxt_fx.inputs.given import Given
 from lxt_fx.inputs.tools import tools_of
@@ -32,6 +30,7 @@ from lxt_fx.rule_table.tables import TABLES
 from lxt_fx.tasks.answers import answer_relevance
 from lxt_fx.tasks.explain import explain
 from lxt_fx.tasks.reading import opened_with, read
+from lxt_fx.tasks.written_answer import writes, written_answer
 
 FUNCTION = "serve"
 
@@ -81,6 +80,7 @@ class ServedModel:
         if self.facts.in_training:
             raise InputError(f"{FUNCTION}: {name} is in training mode; call model.eval() first")
         self.reading = Reading.of(FUNCTION, self.module, None)
+        self.writes = writes(self.facts, self.reading)
         self.candidates = Candidates(self.facts, self.reading, self.tokenizer)
 
     def live(self) -> Payload:
@@ -88,7 +88,7 @@ class ServedModel:
         asks = ["text"] if self.facts.reads_text else []
         if asks and any(getattr(tool, "chat_template", None) for tool in (self.tokenizer, self.processor)):
             asks.append("chat")
-        if asks and self._writes():
+        if asks and self.writes:
             asks.append("answer")
         if self.reads_pictures:
             asks.append("image")
@@ -148,9 +148,9 @@ class ServedModel:
     def _of_answer(self, question: _Question) -> tuple[Explanation, Latent | None]:
         """The explanation of each token that the model writes."""
         asked, model = question.asked, question.model
-        if not self._writes():
+        if not self.writes:
             raise InputError(f"{FUNCTION}: {self.facts.model_class} goes on with no text, so there is no answer to explain")
-        answer = self._written(question)
+        answer = written_answer(model, question.given.inputs, asked.answer_tokens, self.facts, self.tokenizer)
         found = answer_relevance(
             model, self.processor, question.given, answer, with_prompt=False, rules=question.rules, account=asked.account
         )
@@ -163,28 +163,6 @@ class ServedModel:
         targets = [Target.at(len(prompt) - 1 + at, token) for at, token in enumerate(answer)]
         inside = latent(model, [*prompt, *answer], targets, processor=self.processor, rules=question.rules)
         return found, inside
-
-    def _writes(self) -> bool:
-        """Whether it goes on with its text: a decoder without an encoder."""
-        generates = getattr(self.module, "can_generate", None)
-        able = self.reading.model_class.endswith(("ForCausalLM", "LMHeadModel")) if generates is None else generates()
-        return bool(able) and self.reading.predicts_next and not self.facts.decodes and self.reading.positions is None
-
-    def _written(self, question: _Question) -> list[int]:
-        """What the model writes, the likeliest token each time, up to the first token that ends a text."""
-        count, ends, written = question.asked.answer_tokens, self._ends(), list[int]()
-        for token in steps("answer tokens", next_tokens(question.model, question.given.inputs, self.facts, count), count):
-            written.append(token)
-            if token in ends:
-                break
-        return written[:-1] if len(written) > 1 and written[-1] in ends else written
-
-    def _ends(self) -> set[int]:
-        settings = getattr(self.module, "generation_config", None)
-        found: set[int] = set()
-        for own in (getattr(settings, "eos_token_id", None), getattr(self.tokenizer, "eos_token_id", None)):
-            found.update([own] if isinstance(own, int) else own or ())
-        return found
 
     def _name(self) -> str:
         checkpoint = str(getattr(self.facts.config, "name_or_path", "") or "")
@@ -203,4 +181,3 @@ def tables() -> Payload:
             for table in TABLES.values()
         ]
     }  # fmt: skip
-
