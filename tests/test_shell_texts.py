@@ -128,6 +128,12 @@ def test_several_chats_in_standard_input_name_the_file_of_many(capsys: Capture) 
         assert "standard input is " in said and "in standard input with --file -, write one text or chat on each" in said
 
 
+def test_broken_json_over_several_lines_is_refused_too(capsys: Capture) -> None:
+    stdin = json.dumps([{"text": "a"}], indent=1).replace("}", "},").encode()
+    assert run("explain", "nobody/nothing", "--file", "-", stdin=stdin) == 2
+    assert "standard input begins as a text or chat in JSON, but is no JSON (" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("written", [CHAT, {"messages": CHAT}, [CHAT, CHAT]])
 def test_json_over_several_lines_is_no_file_of_many(written: Any, tmp_path: Path, capsys: Capture) -> None:
     """Not under another name and not in a pipe; where it is said to be JSON, it is said how a file of many is written."""
@@ -136,8 +142,8 @@ def test_json_over_several_lines_is_no_file_of_many(written: Any, tmp_path: Path
         (tmp_path / name).write_text(text)
     for arguments, stdin, code, message in (
         (("--file", "HERE/chats.json"), None, 2, "chats.json is JSON by its name, and each of its lines would be read"),
-        (("--file", "HERE/chats.txt"), None, 2, "would be read as a text with its braces"),
-        (("--file", "-"), text.encode(), 2, "would be read as a text with its braces"),
+        (("--file", "HERE/chats.txt"), None, 3, "chats.txt is one JSON over several lines; in a file"),
+        (("--file", "-"), text.encode(), 3, "standard input is one JSON over several lines; in a file"),
         (("--file", "HERE/chats.json", "--from-json"), None, 3, "chats.json is one JSON over several lines; in a file"),
         (("--file", "HERE/chats.jsonl"), None, 3, "chats.jsonl is one JSON over several lines; in a file"),
     ):

@@ -31,6 +31,13 @@ def model() -> Any:
     return tiny_text.llama(len(TOKENIZER))
 
 
+def gpt2() -> Any:
+    """A random GPT-2 of one layer, which takes token types."""
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=len(TOKENIZER), **sizes)).eval()
+
+
 def likeliest(model: Any, count: int) -> list[int]:
     """By a loop of plain calls."""
     ids = IDS
@@ -80,10 +87,8 @@ def test_an_input_that_goes_on_in_an_unknown_way_is_refused(name: str, value: Te
 
 @torch.no_grad()
 def test_token_types_go_on_as_at_the_last_token() -> None:
-    torch.manual_seed(0)
-    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64}
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(TOKENIZER), **sizes)).eval()
-    model.transformer.wte.weight.mul_(30)  # so that a type counts, which is added as a token
+    model = gpt2()
+    model.transformer.wte.weight[9] *= 40  # so that this type counts, which is added as the token is
     types = torch.cat([torch.zeros_like(IDS[:, :-2]), torch.full((1, 2), 9)], 1)
     ids, kinds = IDS, types
     for _ in range(5):
@@ -109,9 +114,10 @@ def test_padding_is_not_read(side: str, model: Any) -> None:
 
 
 @torch.no_grad()
-def test_positions_that_a_person_gave_go_on_from_the_last(model: Any) -> None:
-    model.model.embed_tokens.weight.mul_(20)
-    places = torch.arange(IDS.shape[1])[None] * 7 + 3
+def test_positions_that_a_person_gave_go_on_from_the_last() -> None:
+    model = gpt2()
+    model.transformer.wpe.weight.mul_(30)  # so that a position counts
+    places = torch.arange(IDS.shape[1])[None] * 2 + 3
     ids, at = IDS, places
     for _ in range(5):
         ids = torch.cat([ids, model(input_ids=ids, position_ids=at).logits[:, -1:].argmax(-1)], 1)

@@ -101,7 +101,7 @@ def _of_file(file: str, from_json: bool) -> list[Given]:
     if not found:
         raise InputError(f"{name} is empty, so there is nothing to explain; write one text on each line")
     from_json = from_json or file.lower().endswith(_JSON_LINES)
-    if from_json and len(found) > 1:
+    if len(found) > 1:
         refuse_lines_of_one(whole, name)
     given = [Given(_read(line, where, from_json), where) for where, line in found]
     if not from_json:
