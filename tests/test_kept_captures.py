@@ -114,6 +114,32 @@ def test_no_change_is_missed(change: Change, x: Tensor, monkeypatch: pytest.Monk
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
+class Counts(nn.Module):
+    """Its forward counts its calls, and keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.n, self.n_max, self.seen = nn.Linear(4, 3), 0, 9.0, {"most": 9.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.n += 1
+        self.seen["length"] = x.shape[-1]
+        out: Tensor = self.linear(x.clamp(max=min(self.n_max, self.seen["most"])))
+        return out
+
+
+@pytest.mark.parametrize("change", [lambda net: setattr(net, "n_max", 3.0), lambda net: net.seen.update(most=3.0)])
+def test_what_the_forward_writes_hides_no_neighbour(change: Callable[[nn.Module], Any], x: Tensor) -> None:
+    net = Counts().eval()
+    with captures_counted() as captured:
+        for _ in range(2):
+            torch.testing.assert_close(lxt_fx.transform(net, (x,))(10 * x), net(10 * x))
+            net.seen.pop("length")
+    assert len(captured) == 1
+    change(net)  # the comparison on these inputs does not show it
+    torch.testing.assert_close(lxt_fx.transform(net, (x,))(10 * x), net(10 * x))
+
+
 def test_a_change_that_is_undone_finds_its_capture_again(x: Tensor) -> None:
     net = Net().eval()
     with captures_counted() as captured:
