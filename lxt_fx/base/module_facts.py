@@ -55,7 +55,8 @@ NOT_FOLLOWED = frozenset(sys.stdlib_module_names) | {
 functions of pytest, which hold all tests of the session."""
 
 MOST_FACTS, MOST_OF_A_MODULE = 200_000, 200
-"""The most facts of a model: so many, and so many more for each of its modules. A second's work."""
+"""The most facts of a model, if nothing else is asked: so many, and so many more for each of its modules. A second's
+work."""
 
 _BASES = frozenset({"PreTrainedModel"})
 _GENERATION = "GenerationMixin"
@@ -178,11 +179,13 @@ def has_comparable_values(array: Any) -> bool:
 # A whole model
 
 
-def facts_of(model: nn.Module) -> list[Fact]:
+def facts_of(model: nn.Module, most: int | None = None, most_of_a_module: int | None = None) -> list[Fact]:
     """All facts of a model, in an order that only depends on the model: of each module its class, mode, hooks, tensors and
     attributes, what these hold in turn, and the code of all functions that its classes and attributes name, with what that
-    code reads: closures, defaults, the globals of its modules. Raises TooManyFacts where that is a whole program."""
-    walk = _Walk(model)
+    code reads: closures, defaults, the globals of its modules. Raises TooManyFacts where that is a whole program:
+    more than `most` facts and `most_of_a_module` for each module, or than `MOST_FACTS` and `MOST_OF_A_MODULE`."""
+    most = MOST_FACTS if most is None else most
+    walk = _Walk(model, most, MOST_OF_A_MODULE if most_of_a_module is None else most_of_a_module)
     walk.value("model", model)
     walk.follow()
     return walk.found
@@ -217,10 +220,10 @@ class _Walk:
     """Collects facts. What is reached twice is walked once. Functions and classes are followed last, so that no chain of
     them is a chain of calls here."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, most: int, most_of_a_module: int) -> None:
         self.found: list[Fact] = []
         classes = [str(type(module)) for module in model.modules()]
-        self._classes, self._most = set(classes), MOST_FACTS + MOST_OF_A_MODULE * len(classes)
+        self._classes, self._most = set(classes), most + most_of_a_module * len(classes)
         self._by_class = recorded_outputs()
         self._seen: dict[int, str] = {}
         self._alive: list[Any] = []  # so that no number of an object is used twice
