@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import threading
 import types
 import weakref
@@ -19,6 +20,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kept_net import Block, Net, block, captures_counted, compilations_counted
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -571,6 +573,20 @@ def test_a_model_that_reads_too_much_is_captured_for_each_call(
                 monkeypatch.setitem(globals(), "MANY", [factor] * 20_000)
                 found.append(as_explained(net, (x,), {}, "test", "attnlrp")(x))
         assert len(captured) == captures
+        record = lxt_fx.transform(net, (x,)).record
+        assert ("its code reads over" in record.not_kept and ":MANY[" in record.not_kept) is (captures == 3)
+        with (console := Console(width=300)).capture() as shown:
+            console.print(record)
+        assert bool(re.search("captured for each call +its code reads over", shown.get())) is (captures == 3)
     assert all(torch.equal(one, other) for one, other in zip(found[:3], found[3:], strict=True))
     assert not torch.equal(found[1], found[2])
     assert "captures of ReadsMany are not kept: its code reads over" in caplog.text
+
+
+def test_the_record_names_the_part_for_which_a_capture_is_not_kept(x: Tensor) -> None:
+    net = Net().eval()
+    assert lxt_fx.transform(net, (x,)).record.not_kept == ""
+    block(net).table = iter([1.0, 2.0])
+    for _ in range(2):
+        record = lxt_fx.transform(net, (x,)).record
+        assert record.not_kept == "model.blocks.0.table is of a kind that cannot be compared later"

@@ -29,19 +29,20 @@ from lxt_fx.base.torch_internals import version_of
 @dataclass(frozen=True, slots=True, eq=False)
 class Remembered:
     """Facts to compare others with later. It holds none of the objects that could hold the model: objects are compared by
-    identity, and count as others once they are gone. `certain` says that all of them can be compared so. `unstable` are
-    paths of facts that the model's own forward writes, and with a `[` behind it that of a container that it fills."""
+    identity, and count as others once they are gone. `uncertain` is the path of one that cannot be compared so, empty if
+    all can. `unstable` are paths of facts that the model's own forward writes, and with a `[` behind it that of a container
+    that it fills."""
 
     tokens: Mapping[str, Any]
     alive: tuple[weakref.ref[Any], ...]
     held: tuple[Any, ...]
-    certain: bool
+    uncertain: str
     unstable: frozenset[str] = frozenset()
 
     def is_same(self, other: Remembered) -> bool:
         """Whether the facts are the same, but for those that the forward wrote when these were remembered, and for new ones
         inside of what it wrote or filled. A fact that the forward left as it was counts wherever it stands."""
-        if not self.certain or not other.certain or any(ref() is None for ref in self.alive):
+        if self.uncertain or other.uncertain or any(ref() is None for ref in self.alive):
             return False
         return all(map(self._is_unstable, _differing(self.tokens, other.tokens)))
 
@@ -78,12 +79,12 @@ def remembered(facts: Iterable[Fact]) -> Remembered:
     tokens: dict[str, Any] = {}
     alive: dict[int, weakref.ref[Any]] = {}
     held: list[Any] = []
-    certain, times = True, Counter[str]()
+    uncertain, times = "", Counter[str]()
     for path, fact in facts:
         try:
             token, objects = _token(fact)
         except Exception:  # objects may raise anything when they are read
-            token, objects, certain = id(fact), (), False
+            token, objects, uncertain = id(fact), (), uncertain or path
         times[path] += 1  # where a module has an attribute and a submodule of one name
         place = f"{path}'{times[path]}" if times[path] > 1 else path
         while place in tokens:
@@ -96,8 +97,8 @@ def remembered(facts: Iterable[Fact]) -> Remembered:
                 alive[id(each)] = weakref.ref(each)
             except TypeError:
                 held.append(each)
-                certain = certain and not gc.is_tracked(each)
-    return Remembered(tokens, tuple(alive.values()), tuple(held), certain)
+                uncertain = uncertain or (path if gc.is_tracked(each) else "")
+    return Remembered(tokens, tuple(alive.values()), tuple(held), uncertain)
 
 
 def _token(fact: Any) -> tuple[Any, tuple[Any, ...]]:
