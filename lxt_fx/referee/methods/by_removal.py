@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,14 +80,15 @@ def _suffixes(subject: Subject, case: Case, leaf: Tensor) -> Iterator[Tensor]:
     given = subject.inputs(case, leaf) | dict(subject.constants) | {"use_cache": True}
     whole = answer_of(model, lambda: model(**given)).past_key_values
     name = subject.leaf_name(case)
-    for position in range(leaf.shape[1]):
-        cache = copy.deepcopy(whole)
-        cache.crop(position)
+    tokens = leaf.shape[1]
+    for position in range(tokens):
         rest = leaf[:, position:].clone()
         rest[:, 0] = 0
-        later = given | {name: rest, "past_key_values": cache if position else None}
-        later |= _positions(model, position, leaf.shape[1])
-        yield case.value(answer_of(model, lambda given=later: model(**given))).double().cpu()[0]  # type: ignore[misc]
+        later = given | {name: rest} | _positions(model, position, tokens)
+        if position:
+            later["past_key_values"] = cache = copy.deepcopy(whole)
+            cache.crop(position - tokens)  # a negative number is how many to drop, in every version of transformers
+        yield case.value(answer_of(model, partial(model, **later))).double().cpu()[0]
 
 
 def _positions(model: nn.Module, first: int, end: int) -> dict[str, Any]:

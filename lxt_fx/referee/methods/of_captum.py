@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,10 +37,25 @@ class CaptumMethod:
         def explain(case: Case) -> Tensor:
             leaf = subject.leaf(case)
             options = dict(self.options) | ({"baselines": torch.zeros_like(leaf)} if self.zero_baseline else {})
-            with gradients_on(), torch.random.fork_rng():
-                torch.manual_seed(seed_of(case.key))
+            with gradients_on(), _random_from(case.key):
                 method = kind(lambda given: subject.numbers(case, given))
                 found: Tensor = method.attribute(leaf.clone().requires_grad_(True), **options)
             return found.detach()
 
         return explain
+
+
+@contextmanager
+def _random_from(key: str) -> Iterator[None]:
+    """The random numbers of torch and of numpy, both of which captum draws from, start from the key inside the block; they
+    go on afterwards as if nothing had been drawn."""
+    import numpy as np
+
+    state = np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(key))
+            np.random.seed(seed_of(key) % 2**32)
+            yield
+    finally:
+        np.random.set_state(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -24,15 +25,14 @@ class RandomisedWeights:
     name: str = "randomised_weights"
     seed: int = 0
     better: Literal["higher", "lower"] = "lower"
-    made: dict[int, Subject] = field(default_factory=dict, compare=False, repr=False)
+    made: WeakKeyDictionary[nn.Module, nn.Module] = field(default_factory=WeakKeyDictionary, compare=False, repr=False)
 
     def of(self, judged: Judged) -> float:
         """The absolute correlation over the units that may be removed, in [0, 1]."""
-        key = id(judged.subject.model)
-        if key not in self.made:
-            self.made.clear()
-            self.made[key] = replace(judged.subject, model=shuffled(judged.subject.model, self.seed))
-        return _same(judged, self.made[key])
+        model = judged.subject.model
+        if model not in self.made:
+            self.made[model] = shuffled(model, self.seed)
+        return _same(judged, replace(judged.subject, model=self.made[model]))
 
 
 @dataclass(frozen=True, slots=True)
