@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import tiny
 import torch
 from referee_nets import Weighted, llama_case, llama_subject, weighted_case
 from torch import Tensor, nn
+from transformers.models.llama import modeling_llama
 
 import lxt_fx
 from lxt_fx.base.errors import InputError
@@ -198,7 +200,36 @@ def test_a_method_of_ones_own(llama: Subject) -> None:
         found_by(OwnMethod("nothing", lambda *_: None), llama, case)  # type: ignore[arg-type, return-value]
 
 
-def test_lxt_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+LXT_STAND_IN = """
+def monkey_patch(module, verbose=False):
+    def forward(self, x):
+        return self.down_proj(self.act_fn(self.gate_proj(x)).detach() * self.up_proj(x))
+    module.LlamaMLP.forward = forward
+"""
+
+
+def test_the_patches_of_lxt_stay_in_its_process(llama: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for LXT, which is not installed here: gates are detached."""
+    Path(tmp_path, "lxt").mkdir()
+    Path(tmp_path, "lxt", "__init__.py").touch()
+    Path(tmp_path, "lxt", "efficient.py").write_text(LXT_STAND_IN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = modeling_llama.LlamaMLP.forward
+    explain = LxtMethod().prepare(llama)
+    assert modeling_llama.LlamaMLP.forward is before
+    for case in (llama_case(), llama_case((3, 1, 2), token=9)):
+        leaf = llama.leaf(case).requires_grad_(True)
+        with monkeypatch.context() as patched:
+            own: dict[str, Any] = {}
+            exec(LXT_STAND_IN, own)
+            patched.setattr(modeling_llama.LlamaMLP, "forward", before)  # what is put back
+            own["monkey_patch"](modeling_llama)
+            (gradient,) = torch.autograd.grad(by_hand(llama.model, case, leaf).sum(), [leaf])
+        torch.testing.assert_close(explain(case), (leaf * gradient).detach())
+    assert float((explain(llama_case()) - METHODS["gradient"].prepare(llama)(llama_case())).abs().max()) > 1e-3
+
+
+def test_lxt_says_why_it_cannot_run() -> None:
     with pytest.raises(NotForThisError, match="lxt_package: "):
         LxtMethod().prepare(Subject("weighted", Weighted([1.0, 2.0])))
 
