@@ -162,6 +162,19 @@ def test_random_orders_are_those_of_the_case(llama: Subject) -> None:
     assert seed_of("a") == 57024525917363133  # the same in every process
 
 
+def test_orders_by_position_alone(llama: Subject) -> None:
+    case = llama_case()
+    assert found_by(METHODS["first_tokens"], llama, case).argmax() == 0
+    assert found_by(METHODS["last_tokens"], llama, case).argmax() == 4
+    with pytest.raises(NotForThisError, match="for pictures only"):
+        METHODS["centre"].prepare(llama)
+    marks = torch.zeros(9) > 0
+    picture = Case("0", {"x": torch.zeros(1, 1, 3, 3)}, lambda out: out, "", tuple("abcdefghi"), marks)
+    centre = METHODS["centre"].prepare(Subject("image", nn.Identity(), "image", unit=1))(picture)
+    assert centre.argsort(descending=True).tolist()[0] == 4
+    assert centre[[0, 2, 6, 8]].unique().tolist() == [-2]
+
+
 def test_averages_over_no_noise_are_the_table(llama: Subject) -> None:
     case = llama_case()
     wanted = found_by(TableMethod("attnlrp", "attnlrp"), llama, case)

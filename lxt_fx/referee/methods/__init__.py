@@ -10,7 +10,8 @@ from lxt_fx.referee.methods.by_gradient import (
     IntegratedGradients,
     TableMethod,
 )
-from lxt_fx.referee.methods.by_removal import LeaveOneOut, RandomOrder
+from lxt_fx.referee.methods.by_removal import LeaveOneOut
+from lxt_fx.referee.methods.controls import ByPosition, RandomOrder
 from lxt_fx.referee.methods.of_captum import CaptumMethod
 from lxt_fx.referee.methods.of_lxt import LxtMethod
 from lxt_fx.referee.methods.rollout import AttentionRollout
@@ -24,6 +25,9 @@ _OTHERS: tuple[Method, ...] = (
     AttentionRollout(),
     LeaveOneOut(),
     RandomOrder(),
+    ByPosition("first_tokens", "first"),
+    ByPosition("last_tokens", "last"),
+    ByPosition("centre", "centre"),
     LxtMethod(),
     CaptumMethod("captum_input_x_gradient", "InputXGradient"),
     CaptumMethod("captum_integrated_gradients", "IntegratedGradients", {"n_steps": 20, "internal_batch_size": 10}, True),

@@ -1,4 +1,4 @@
-"""Methods that ask the model itself: without one unit after the other; and a random order, which asks nothing."""
+"""Leave one out: the model itself, asked without one unit after the other."""
 
 from __future__ import annotations
 
@@ -16,20 +16,6 @@ from lxt_fx.faithfulness.batch_inputs import evaluating
 from lxt_fx.faithfulness.removed_units import without_absent
 from lxt_fx.referee.case import Case, Subject
 from lxt_fx.referee.contest import Explain
-from lxt_fx.referee.methods.by_gradient import seed_of
-
-
-@dataclass(frozen=True, slots=True)
-class RandomOrder:
-    """Uniform random numbers, seeded by the key of the case: what chance gives."""
-
-    name: str = "random"
-
-    def prepare(self, subject: Subject) -> Explain:
-        """No run of the model."""
-        return lambda case: torch.rand(
-            len(case.labels), dtype=torch.float64, generator=torch.Generator().manual_seed(seed_of(case.key))
-        )
 
 
 @dataclass(frozen=True, slots=True)
