@@ -41,8 +41,9 @@ def subject(name: str = "net", seed: int = 0, **more: Any) -> Subject:
 
 
 def first_logit(output: Any) -> Tensor:
-    found: Tensor = output.logits[:, 0]
-    return found
+    """The first logit [n], behind the last token where there are logits of each."""
+    logits: Tensor = output.logits
+    return logits[:, 0] if logits.dim() == 2 else logits[:, -1, 0]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,6 @@ class Counting:
     name: str = "counting"
     tokens: int = 5
     most: int = 1000
-    file: Path | None = None
 
     def cases(self, subject: Subject, count: int, seed: int) -> Sequence[Case]:
         if subject.kind != "language":
@@ -163,3 +163,4 @@ class Killing:
 
 
 METHODS = {"gradient": gradient, "chance": chance, "last": LastOnly()}
+counting, drop, gold, last, never = Counting(), Drop(), Gold(), LastOnly(), NeverHere()

@@ -40,8 +40,8 @@ def bench(
     them; None means a few methods, and all tasks and metrics. A method may be a function `f(model, inputs, value)`:
     `inputs` are those of one example by name, whose leaf (`inputs_embeds` [1, tokens, hidden], or the picture) requires a
     gradient; `value` takes the model's output and gives the explained number [1]; it returns relevance of the shape of the
-    leaf, or one number a unit. `data` has files for tasks that read one. At most `cases` of each task are measured; the
-    same `seed` gives the same ones.
+    leaf, or one number a unit. `data` has the paths of public data by the names of tasks. At most `cases` of each task are
+    measured; the same `seed` gives the same ones.
 
     With `file`, each result is written there when it is known, and a run that was stopped goes on. Asked for more cases, or
     for further models, methods, tasks or metrics, it is extended, on the same cases. The other methods are compared with
@@ -55,7 +55,8 @@ def bench(
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputError(f"bench: seed must be a whole number, got {seed!r}")
     subjects = subjects_of(models)
-    contest = Contest(subjects, methods_of(methods), tasks_of(tasks, data or {}), metrics_of(metrics), cases, seed)
+    paths = {name: Path(given) for name, given in (data or {}).items()}
+    contest = Contest(subjects, methods_of(methods), tasks_of(tasks, paths), metrics_of(metrics), cases, seed, paths)
     path = None if file is None else Path(file)
     with ResultsFile(path, {"seed": seed, "versions": versions()}) as written:
         every = {**written.contents.declared["method"], **contest.methods}

@@ -57,6 +57,12 @@ def of_part(name: str, part: object) -> Declared:
     return {"name": name, "class": type(part).__name__, "parameters": {key: _plain(value) for key, value in given.items()}}
 
 
+def of_task(name: str, task: object, data: Path | None) -> Declared:
+    """A task, with the file or folder that it was made of."""
+    own = of_part(name, task)
+    return own if data is None else {**own, "data": {"name": data.name, "sha256": path_hash(data)}}
+
+
 def of_metric(name: str, better: str, part: object) -> Declared:
     """A metric, with which way is better."""
     return {**of_part(name, part), "better": better}
@@ -87,7 +93,7 @@ def _plain(value: object) -> Any:
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     if isinstance(value, Path):
-        return {"file": value.name, "sha256": file_hash(value)} if value.is_file() else {"file": value.name}
+        return {"name": value.name, "sha256": path_hash(value)} if value.exists() else {"name": value.name}
     if isinstance(value, RuleTable):
         return {"table": value.name, "rules": table_hash(value)}
     if isinstance(value, (list, tuple)) and len(value) <= 20:
@@ -99,7 +105,11 @@ def _plain(value: object) -> Any:
     return content_hash(value)
 
 
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file."""
+def path_hash(path: Path) -> str:
+    """The SHA-256 of a file; of a folder that of the names and hashes of all its files."""
+    if path.is_dir():
+        inside = sorted(one for one in path.rglob("*") if one.is_file())
+        lines = "".join(f"{path_hash(one)}  {one.relative_to(path).as_posix()}\n" for one in inside)
+        return hashlib.sha256(lines.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

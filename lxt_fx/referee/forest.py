@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lxt_fx.base.errors import InputError, UnknownNameError
+from lxt_fx.referee.measured import BenchTable, Measurements
 from lxt_fx.referee.plotted import Plot, plot_of, tick_said
-from lxt_fx.referee.results import BenchResults, BenchTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ MARKERS = {"better": "^", "worse": "v", "no evidence": "o", "": "o"}
 COLOURS = {"better": "#1a7f4b", "worse": "#b3541e", "no evidence": "#5c6470", "": "#1b1f24"}
 
 
-def forest(results: BenchResults, metric: str, width: float) -> Figure:
+def forest(results: Measurements, metric: str, width: float) -> Figure:
     """A panel for each model and task. Raises UnknownNameError for another metric, InputError without a result."""
     from matplotlib.figure import Figure
 
@@ -47,7 +47,7 @@ def forest(results: BenchResults, metric: str, width: float) -> Figure:
     return figure
 
 
-def _foot(results: BenchResults, metric: str, plots: Sequence[Plot]) -> str:
+def _foot(results: Measurements, metric: str, plots: Sequence[Plot]) -> str:
     what = f"{metric}, minus {results.reference}" if any(plot.zero for plot in plots) else metric
     marks = "; triangles: better (up) or worse (down) by sign flips, Holm" if any(plot.zero for plot in plots) else ""
     return f"{what} ({results.metrics[metric]} is better)\nmean and 95 % bootstrap interval{marks}"

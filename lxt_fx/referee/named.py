@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeVar, cast
 
 from lxt_fx.base.errors import InputError, UnknownNameError
@@ -34,8 +35,16 @@ METHODS = ("attnlrp", "cp_lrp", "gradient", "integrated_gradients", "random")
 
 def known(kind: Kind) -> dict[str, Any]:
     """What is known by name. Imported now: some need other packages."""
-    found: dict[str, Any] = getattr(importlib.import_module(f"lxt_fx.referee.{kind}s"), f"{kind.upper()}S")
-    return found
+    return dict(getattr(_room(kind), f"{kind.upper()}S"))
+
+
+def from_path() -> dict[str, Callable[[Path], Task]]:
+    """By the name of a task what makes it of public data."""
+    return dict(_room("task").FROM_PATH)
+
+
+def _room(kind: Kind) -> ModuleType:
+    return importlib.import_module(f"lxt_fx.referee.{kind}s")
 
 
 def methods_of(wanted: Wanted[Method | OwnFunction]) -> dict[str, Method]:
@@ -46,13 +55,14 @@ def methods_of(wanted: Wanted[Method | OwnFunction]) -> dict[str, Method]:
     return cast(dict[str, Method], _parts("method", METHODS if wanted is None else wanted))
 
 
-def tasks_of(wanted: Wanted[Task], data: Mapping[str, str | Path]) -> dict[str, Task]:
-    """The tasks by name, with the files of `data`. Raises as `methods_of`, and for a file of a task that reads none."""
+def tasks_of(wanted: Wanted[Task], data: Mapping[str, Path]) -> dict[str, Task]:
+    """The tasks by name; those that `data` has a path for are made of what lies there. Raises as `methods_of`, and for data
+    of a task that reads none."""
     found = cast(dict[str, Task], _parts("task", wanted))
     for name, path in data.items():
         if name not in found:
-            raise InputError(f"bench: data has a file for {name!r}, which is none of the tasks: {', '.join(found)}")
-        found[name] = _with_file(name, found[name], Path(path))
+            raise InputError(f"bench: data has a path for {name!r}, which is none of the tasks: {', '.join(found)}")
+        found[name] = _of_data(name, path)
     return found
 
 
@@ -89,7 +99,7 @@ def _part(kind: Kind, given: Any) -> Any:
         every = known(kind)
         if given not in every:
             near = difflib.get_close_matches(given, every, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
+            meant = f"; did you mean {near[0]!r}?" if near else "."
             raise UnknownNameError(f"bench: there is no {kind} {given!r}{meant} There are {', '.join(every)}")
         return every[given]
     if not isinstance(given, type) and all(hasattr(given, name) for name in PARTS[kind]):
@@ -122,10 +132,10 @@ def _renamed(name: str, part: Any) -> Any:
     return replace(cast(Any, part), name=name)
 
 
-def _with_file(name: str, task: Any, path: Path) -> Task:
-    if not path.is_file():
-        raise InputError(f"bench: the file of task {name}, {path}, is not there; give the path of a file")
-    if not is_dataclass(task) or "file" not in {one.name for one in fields(task)}:
-        raise InputError(f"bench: task {name} reads no file; leave {path} out")
-    found: Task = replace(cast(Any, task), file=path)
-    return found
+def _of_data(name: str, path: Path) -> Task:
+    if not path.exists():
+        raise InputError(f"bench: {path}, the data of task {name}, is not there; give the path of a file or folder")
+    made = from_path().get(name)
+    if made is None:
+        raise InputError(f"bench: task {name} reads no data; leave {path} out")
+    return made(path)

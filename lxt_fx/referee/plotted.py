@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lxt_fx.referee.results import BenchTable
+from lxt_fx.referee.measured import BenchTable
 from lxt_fx.referee.results_text import mean_said, range_said
 from lxt_fx.referee.statistics import Interval
 

@@ -10,9 +10,18 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from lxt_fx.referee.measured import BenchTable, Measurements
 from lxt_fx.referee.plotted import Plot, plot_of, tick_said
-from lxt_fx.referee.results import BenchResults, BenchTable
-from lxt_fx.referee.results_text import HEADINGS, MARKS, READ, by_task, cases_said, cells_of, origin_said, where_said
+from lxt_fx.referee.results_text import (
+    HEADINGS,
+    MARKS,
+    by_task,
+    cases_said,
+    cells_of,
+    origin_said,
+    read_said,
+    where_said,
+)
 
 NUMBERS = frozenset(HEADINGS) - {"method", "verdict"}
 
@@ -55,15 +64,15 @@ class Shown:
     drawing: Drawing | None
 
 
-def page(results: BenchResults) -> str:
+def page(results: Measurements) -> str:
     """The page."""
     sections = [
         (model, task, cases_said(tables), [_shown(table, results.reference) for table in tables])
         for model, task, tables in by_task(results)
     ]
     return _template().render(
-        results=results, sections=sections, headings=HEADINGS, numbers=NUMBERS, read=READ, origin=origin_said(results),
-        counts=list(_counts(results)), marks=MARKS, tasks=list(results.contents.declared["task"].values()),
+        results=results, sections=sections, headings=HEADINGS, numbers=NUMBERS, read=read_said(results),
+        origin=origin_said(results), counts=list(_counts(results)), marks=MARKS, tasks=list(results.contents.declared["task"].values()),
         models=list(results.contents.declared["model"].values()),
         missing=[(where_said(one), one.why) for one in results.not_run()],
     )  # fmt: skip
@@ -94,7 +103,7 @@ def _drawing(plot: Plot) -> Drawing:
     return Drawing(rows, ticks, x(0) if plot.zero else None, WIDE, foot + FOOT, foot)
 
 
-def _counts(results: BenchResults) -> Iterator[tuple[str, list[Counter[str]]]]:
+def _counts(results: Measurements) -> Iterator[tuple[str, list[Counter[str]]]]:
     """For each method and metric how often it is better and worse than the reference, over models and tasks."""
     found: dict[tuple[str, str], Counter[str]] = {}
     for table in results:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lxt_fx.referee.results import BenchResults, BenchTable, Measured, NotRun
+from lxt_fx.referee.measured import BenchTable, Measured, Measurements, NotRun
 from lxt_fx.referee.statistics import Interval
 
 if TYPE_CHECKING:
@@ -15,13 +15,19 @@ if TYPE_CHECKING:
 
 MARKS = {"better": "▲", "worse": "▼", "no evidence": "="}
 
-ROOM, GAP = 80, 2
+ROOM, GAP = 80, 3
 """Columns of a table, and between two of its columns."""
 
-READ = (
-    "Intervals: 95 %, percentile bootstrap over cases. Each method is compared with the reference case by case: ▲ better, "
-    "▼ worse, = no evidence of a difference, by sign flips, corrected for all methods of a table (Holm)."
+INTERVALS = "Intervals: 95 %, percentile bootstrap over cases."
+COMPARED = (
+    " Each method is compared with the reference case by case: ▲ better, ▼ worse, = no evidence of a difference, by sign "
+    "flips, corrected for all methods of a table (Holm)."
 )
+
+
+def read_said(results: Measurements) -> str:
+    """How the numbers are read."""
+    return INTERVALS + (COMPARED if results.reference is not None else "")
 
 
 def number(value: float, spread: float) -> str:
@@ -69,7 +75,7 @@ def cases_said(tables: Sequence[BenchTable]) -> str:
     return f"{most} case{'' if most == 1 else 's'}" if least == most else f"{least} to {most} cases"
 
 
-def by_task(results: BenchResults) -> Iterator[tuple[str, str, list[BenchTable]]]:
+def by_task(results: Measurements) -> Iterator[tuple[str, str, list[BenchTable]]]:
     """For each model and task the tables of its metrics."""
     found: dict[tuple[str, str], list[BenchTable]] = {}
     for table in results:
@@ -78,7 +84,7 @@ def by_task(results: BenchResults) -> Iterator[tuple[str, str, list[BenchTable]]
         yield model, task, tables
 
 
-def origin_said(results: BenchResults) -> str:
+def origin_said(results: Measurements) -> str:
     """The seed and the versions, in a line."""
     versions = ", ".join(f"{name} {version}" for name, version in results.origin.get("versions", {}).items())
     return f"seed {results.origin.get('seed')}, {versions}"
@@ -91,12 +97,12 @@ def where_said(one: NotRun) -> str:
     return (f"{where}: {what}" if what else where) + cases
 
 
-def terminal(results: BenchResults) -> RenderableType:
+def terminal(results: Measurements) -> RenderableType:
     """What is printed: for each model and task methods by metrics, and what did not run."""
     from rich.console import Group
     from rich.text import Text
 
-    found: list[RenderableType] = [Text(f"{results!r}", style="bold"), Text(origin_said(results)), Text(READ)]
+    found: list[RenderableType] = [Text(f"{results!r}", style="bold"), Text(origin_said(results)), Text(read_said(results))]
     for model, task, tables in by_task(results):
         found += [Text(""), Text(f"{model} · {task} · {cases_said(tables)}", style="bold")]
         for part in _fitting(results, tables):
@@ -109,7 +115,7 @@ def terminal(results: BenchResults) -> RenderableType:
     return Group(*found)
 
 
-def _fitting(results: BenchResults, tables: Sequence[BenchTable]) -> Iterator[Table]:
+def _fitting(results: Measurements, tables: Sequence[BenchTable]) -> Iterator[Table]:
     """As many metrics beside one another as fit."""
     names = {one.method for table in tables for one in table.measured}
     first = max(map(len, names))
@@ -127,7 +133,7 @@ def _fitting(results: BenchResults, tables: Sequence[BenchTable]) -> Iterator[Ta
     yield _table(results, chosen)
 
 
-def _cells(results: BenchResults, table: BenchTable, uneven: bool) -> dict[str, str]:
+def _cells(results: Measurements, table: BenchTable, uneven: bool) -> dict[str, str]:
     found = {}
     for one in table.measured:
         span = f" [{range_said(one.found).replace(' to ', ', ')}]" if range_said(one.found) else ""
@@ -137,7 +143,7 @@ def _cells(results: BenchResults, table: BenchTable, uneven: bool) -> dict[str, 
     return found
 
 
-def _table(results: BenchResults, columns: Sequence[tuple[str, dict[str, str]]]) -> Table:
+def _table(results: Measurements, columns: Sequence[tuple[str, dict[str, str]]]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -152,9 +158,9 @@ def _table(results: BenchResults, columns: Sequence[tuple[str, dict[str, str]]])
     return table
 
 
-def markdown(results: BenchResults) -> str:
+def markdown(results: Measurements) -> str:
     """A table for each model, task and metric, then what did not run."""
-    found = [f"{origin_said(results)}. {READ}", ""]
+    found = [f"{origin_said(results)}. {read_said(results)}", ""]
     for model, task, tables in by_task(results):
         found += [f"### {model}, {task}", ""]
         for table in tables:
@@ -186,7 +192,7 @@ def cells_of(one: Measured, table: BenchTable, reference: str | None) -> tuple[s
     return (*own, *other, str(one.found.cases), needed, f"{one.seconds:.2g}")
 
 
-def _markdown_lines(results: BenchResults, table: BenchTable) -> Iterator[str]:
+def _markdown_lines(results: Measurements, table: BenchTable) -> Iterator[str]:
     yield f"| {' | '.join(HEADINGS)} |"
     yield f"|{'---|' * len(HEADINGS)}"
     for one in table.measured:

@@ -7,8 +7,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from lxt_fx.inside.corpus.fingerprint import content_hash, weights_hash
 from lxt_fx.referee.answers import Answers
 from lxt_fx.referee.case import Case, Subject
 from lxt_fx.referee.contest import Explain, Judged, Method, Metric, NotForThisError, Task
-from lxt_fx.referee.declared import of_case, of_metric, of_part, of_subject
+from lxt_fx.referee.declared import of_case, of_metric, of_part, of_subject, of_task
 from lxt_fx.referee.results_file import LeftOut, Line, ResultsFile
 
 SAME = 1e-3
@@ -30,7 +31,8 @@ NO_CASE = "the model can be asked none of its cases"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contest:
-    """What is measured: models, methods, tasks and metrics by name, at most so many cases of each task."""
+    """What is measured: models, methods, tasks and metrics by name, at most so many cases of each task, and the paths of
+    public data by task."""
 
     subjects: Sequence[Subject]
     methods: Mapping[str, Method]
@@ -38,6 +40,7 @@ class Contest:
     metrics: Mapping[str, Metric]
     cases: int
     seed: int
+    data: Mapping[str, Path] = field(default_factory=dict)
 
 
 def run(contest: Contest, file: ResultsFile) -> None:
@@ -48,7 +51,7 @@ def run(contest: Contest, file: ResultsFile) -> None:
     for subject in contest.subjects:
         file.declare("model", of_subject(subject))
     for name, task in contest.tasks.items():
-        file.declare("task", of_part(name, task))
+        file.declare("task", of_task(name, task, contest.data.get(name)))
     for name, method in contest.methods.items():
         file.declare("method", of_part(name, method))
     for name, metric in contest.metrics.items():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ModelNames = Annotated[
     list[str] | None,
-    typer.Argument(metavar="MODEL...", help="Local folders, or names on the hub; none: show --out.", show_default=False),
+    typer.Argument(metavar="MODEL", help="Local folders, or names on the hub; none: show --out.", show_default=False),
 ]
 Methods = Annotated[
     str | None,
@@ -44,6 +44,8 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="FILE", help="Results, line by line; a file that is there is gone on with."),
 ]
+Html = Annotated[Path | None, typer.Option("--html", help="Write a page of tables and plots.")]
+Show = Annotated[bool, typer.Option("--show/--no-show", help="Print the tables.")]
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="Write the tables as Markdown.")]
 
 
@@ -57,9 +59,9 @@ def bench_command(
     reference: Reference = "attnlrp",
     data: Data = None,
     out: Out = None,
-    html: options.Html = None,
+    html: Html = None,
     markdown: Markdown = None,
-    show: options.Show = None,
+    show: Show = True,
     force: options.Force = False,
     device: options.Device = "cpu",
     dtype: options.Dtype = DtypeName.float32,
@@ -120,7 +122,7 @@ def _files(data: Sequence[str] | None) -> dict[str, Path]:
         name, equals, path = one.partition("=")
         if not (name and equals and path) or name in found:
             raise UsageMistake(f"--data {one!r}: write TASK=FILE, once for a task, such as facts=known_1000.json")
-        found[name] = readable_file(Path(path), "data")
+        found[name] = Path(path) if Path(path).is_dir() else readable_file(Path(path), "data")
     return found
 
 
