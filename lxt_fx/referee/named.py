@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.referee.contest import Method, Metric, Task
@@ -16,7 +16,7 @@ from lxt_fx.referee.contest import Method, Metric, Task
 Kind = Literal["method", "task", "metric"]
 T = TypeVar("T")
 
-Wanted = str | T | Iterable["str | T"] | Mapping[str, "str | T"] | None
+Wanted: TypeAlias = str | T | Iterable[str | T] | Mapping[str, str | T] | None
 """Names, objects, or objects by the names that results call them; None for all that are known."""
 
 OwnFunction = Callable[..., Any]

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.referee.declared import Declared, differences
@@ -88,7 +88,7 @@ class Contents:
         elif kind == "left_out":
             self.left_out.append(LeftOut(**value))
         else:
-            self.declared[kind][value["name"]] = value
+            self.declared[cast(Kind, kind)][value["name"]] = value  # KeyError for a kind that is none
 
 
 class ResultsFile:

@@ -72,8 +72,8 @@ def page(results: Measurements) -> str:
     ]
     return _template().render(
         results=results, sections=sections, headings=HEADINGS, numbers=NUMBERS, read=read_said(results),
-        origin=origin_said(results), counts=list(_counts(results)), marks=MARKS, tasks=list(results.contents.declared["task"].values()),
-        models=list(results.contents.declared["model"].values()),
+        origin=origin_said(results), counts=list(_counts(results)), marks=MARKS,
+        tasks=list(results.contents.declared["task"].values()), models=list(results.contents.declared["model"].values()),
         missing=[(where_said(one), one.why) for one in results.not_run()],
     )  # fmt: skip
 
