@@ -15,6 +15,7 @@ import bench_parts
 import pytest
 import torch
 from bench_parts import Counting, Drop, Gold, LastOnly, NeverHere, NotEven, subject
+from tiny_text import byte_tokenizer, llama
 from torch import Tensor, nn
 
 import lxt_fx
@@ -23,6 +24,7 @@ from lxt_fx.referee import named
 from lxt_fx.referee.case import Case
 from lxt_fx.referee.contest import Explain, Judged
 from lxt_fx.referee.declared import path_hash
+from lxt_fx.referee.given_models import subjects_of
 
 TESTS = Path(__file__).parent
 PARTS: dict[str, Any] = {
@@ -195,8 +197,10 @@ def test_a_metric_that_cannot_judge_a_case_is_said() -> None:
         ({"data": {"counting": "nowhere.json"}}, InputError, "nowhere.json, the data of task counting, is not there"),
         ({"data": {"other": "nowhere.json"}}, InputError, "none of the tasks: counting"),
         ({"models": []}, InputError, "give models of different names"),
-        ({"models": nn.Linear(2, 2)}, InputError, "models must have names, got Linear"),
-        ({"models": {"net": nn.Linear(2, 2)}}, InputError, "it is not known what 'net', a Linear, is for"),
+        ({"models": nn.Linear(2, 2)}, InputError, "Linear is no causal language model"),
+        ({"models": {"net": nn.Linear(2, 2)}}, InputError, "Linear is no causal language model, no encoder"),
+        ({"models": {"net": subject("other")}}, InputError, "the Subject 'other' is given the name 'net'"),
+        ({"models": 3}, InputError, "a model is a folder, a name or a torch.nn.Module, got int"),
         ({"models": [subject(), subject()]}, InputError, "give models of different names"),
         ({"models": subject(constants={"scale": 2.0})}, InputError, "leave these constants out"),
     ],
@@ -461,3 +465,18 @@ def test_a_process_that_is_killed_goes_on_to_the_same_file(tmp_path: Path) -> No
     assert kills[1] >= 4 and kills[18] == 1
     for first in kills:
         assert written(tmp_path / f"killed{first}.jsonl") == written(tmp_path / "whole.jsonl")
+
+
+def test_models_are_given_alone_with_a_processor_and_by_name(tmp_path: Path) -> None:
+    model, tokenizer = llama(300), byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "saved")
+    model.save_pretrained(tmp_path / "saved")
+    for given, name, processed in (
+        (model, "LlamaForCausalLM", False), ((model, tokenizer), "LlamaForCausalLM", True),
+        ({"mine": (model, tokenizer)}, "mine", True), ([model], "LlamaForCausalLM", False),
+        ((model,), "LlamaForCausalLM", False),
+        (tmp_path / "saved", "saved", True), ({"it": str(tmp_path / "saved")}, "it", True),
+    ):  # fmt: skip
+        (found,) = subjects_of(given)  # type: ignore[arg-type]
+        assert (found.name, found.kind, found.processor is not None) == (name, "language", processed)
+    assert [one.name for one in subjects_of({"a": model, "b": subject("b")})] == ["a", "b"]

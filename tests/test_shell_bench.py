@@ -35,7 +35,7 @@ def test_results_are_printed_and_written(tmp_path: Path, capsys: Capture, monkey
     found = lxt_fx.read_bench(tmp_path / "out.jsonl", "gradient")
     assert (tmp_path / "out.md").read_text() == found.to_markdown()
     assert (tmp_path / "out.html").read_text().startswith("<!doctype html>")
-    assert found.contents.declared["model"]["llama"]["constants"] == {"logits_to_keep": 1}
+    assert found.contents.declared["model"]["llama"]["constants"]["logits_to_keep"] == 1
 
 
 def test_a_file_is_gone_on_with_and_shown_without_a_model(tmp_path: Path, capsys: Capture) -> None:

@@ -9,11 +9,11 @@ from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.base.progress import lasting
 from lxt_fx.referee.contest import Method, Metric, Task
 from lxt_fx.referee.declared import versions
+from lxt_fx.referee.given_models import Models, subjects_of
 from lxt_fx.referee.named import OwnFunction, Wanted, methods_of, metrics_of, tasks_of
 from lxt_fx.referee.results import BenchResults
 from lxt_fx.referee.results_file import ResultsFile
 from lxt_fx.referee.runner import Contest, run
-from lxt_fx.referee.subjects import Models, subjects_of
 
 REFERENCE = "attnlrp"
 
@@ -35,13 +35,14 @@ def bench(
     """Measures methods of explanation side by side: each of the `methods` explains the same cases of the `tasks` for each
     of the `models`, and each of the `metrics` judges it.
 
-    `models` are `{"SmolLM2": (model, tokenizer)}`, or `lxt_fx.referee.case.Subject`s. `methods`, `tasks` and `metrics` are
-    names, or objects as `lxt_fx.referee.contest` describes them, one, a list, or a dict by the names that results call
-    them; None means a few methods, and all tasks and metrics. A method may be a function `f(model, inputs, value)`:
-    `inputs` are those of one example by name, whose leaf (`inputs_embeds` [1, tokens, hidden], or the picture) requires a
-    gradient; `value` takes the model's output and gives the explained number [1]; it returns relevance of the shape of the
-    leaf, or one number a unit. `data` has the paths of public data by the names of tasks. At most `cases` of each task are
-    measured; the same `seed` gives the same ones.
+    `models` are `{"SmolLM2": (model, tokenizer)}`: each a model, a model with its tokenizer or image processor, a folder or
+    name that transformers loads, or a `lxt_fx.referee.case.Subject`. `methods`, `tasks` and `metrics` are names, or objects
+    as `lxt_fx.referee.contest` describes them, one, a list, or a dict by the names that results call them; None means a
+    few methods, and all tasks and metrics. A method may be a function `f(model, inputs, value)`: `inputs` are those of one
+    example by name, whose leaf (`inputs_embeds` [1, tokens, hidden], or the picture) requires a gradient; `value` takes
+    the model's output and gives the explained number [1]; it returns relevance of the shape of the leaf, or one number a
+    unit. `data` has the paths of public data by the names of tasks. At most `cases` of each task are measured; the same
+    `seed` gives the same ones.
 
     With `file`, each result is written there when it is known, and a run that was stopped goes on. Asked for more cases, or
     for further models, methods, tasks or metrics, it is extended, on the same cases. The other methods are compared with

@@ -141,7 +141,7 @@ def _check_out(out: Path | None) -> None:
 
 
 def _subjects(names: Sequence[str], device: str, dtype: str) -> list[Subject]:
-    from lxt_fx.referee.subjects import subject_of
+    from lxt_fx.referee.subjects import subject
     from lxt_fx.shell.loading import device_named, source_of
 
     chosen = device_named(device)
@@ -153,7 +153,7 @@ def _subjects(names: Sequence[str], device: str, dtype: str) -> list[Subject]:
     found = []
     for name, source in zip(called, sources, strict=True):
         loader, processor = _loaded(source)
-        found.append(subject_of(name, source.model(loader, chosen, dtype), processor))
+        found.append(subject(source.model(loader, chosen, dtype), processor, name=name))
     return found
 
 
