@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def test_a_method_is_prepared_once_a_model_and_answers_are_shared() -> None:
 
 
 def test_a_metric_may_ask_the_method_about_another_model() -> None:
-    other, prepared = subject("other", 5), list[str]()
+    model, prepared = subject("other", 5).model, list[str]()
 
     class Watched(LastOnly):
         def prepare(self, subject: Any) -> Explain:
@@ -114,6 +114,7 @@ def test_a_metric_may_ask_the_method_about_another_model() -> None:
         name, better = "sanity", "lower"
 
         def of(self, judged: Judged) -> float:
+            other = replace(judged.subject, name="other", model=model)  # a new Subject each time
             expected = other.leaf(judged.case).sum(-1)[0].double()
             torch.testing.assert_close(judged.explain_with(other), expected)
             return float((judged.relevance - expected).abs().sum())
@@ -121,6 +122,41 @@ def test_a_metric_may_ask_the_method_about_another_model() -> None:
     found = bench(methods={"w": Watched()}, metrics=[Sanity()])
     assert all(value > 0 for value in found.values("net", "counting", "w", "sanity").values())
     assert prepared == ["net", "other"]
+
+
+def test_few_preparations_are_held_for_other_models_and_that_of_the_contest_always() -> None:
+    prepared: list[str] = []
+
+    class Watched(LastOnly):
+        def prepare(self, subject: Any) -> Explain:
+            prepared.append(subject.name)
+            return super().prepare(subject)
+
+    class Sanity:
+        name, better = "sanity", "lower"
+
+        def of(self, judged: Judged) -> float:
+            for seed in range(5):
+                judged.explain_with(subject(f"other {seed}", seed))
+            return 0.0
+
+    bench(methods={"w": Watched()}, metrics=[Sanity()], cases=3)
+    assert prepared.count("net") == 1 and len(prepared) == 16
+
+
+def test_what_a_part_remembers_is_none_of_its_parameters(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Remembering(Drop):
+        seen: list[str] = field(default_factory=list, compare=False)
+
+        def of(self, judged: Judged) -> float:
+            self.seen.append(judged.case.key)
+            return super().of(judged)
+
+    metric = Remembering()
+    bench(metrics=[metric], file=tmp_path / "out.jsonl")
+    assert metric.seen
+    bench(metrics=[metric], file=tmp_path / "out.jsonl")
 
 
 def test_the_model_and_the_state_of_torch_stay_as_they_were() -> None:

@@ -5,10 +5,9 @@ A run that is stopped therefore holds the same cases of every method. What a fil
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.base.progress import stage, steps
+from lxt_fx.faithfulness.removed_units import Unit
 from lxt_fx.inside.corpus.fingerprint import content_hash, weights_hash
 from lxt_fx.referee.answers import Answers
 from lxt_fx.referee.case import Case, Subject
@@ -25,6 +25,9 @@ from lxt_fx.referee.results_file import LeftOut, Line, ResultsFile
 
 SAME = 1e-3
 """By how much, of its size, an explained number may change by the `constants` of a subject."""
+
+KEPT = 4
+"""For how many models a method stays ready, that of the contest among them."""
 
 NO_CASE = "the model can be asked none of its cases"
 
@@ -70,8 +73,7 @@ class _OneModel:
         self.weights = file.contents.declared["model"][subject.name]["weights"]
         self.left_out: set[str] = set()
         self.checked: set[tuple[str, str]] = set()
-        # one preparation a method; a few more for the randomised models of a sanity check
-        self.prepared: Callable[[str, Subject], Explain] = lru_cache(4 * len(contest.methods))(self._prepare)
+        self.ready: dict[tuple[str, nn.Module, Unit], Explain] = {}
 
     def run(self, name: str, task: Task) -> None:
         """All cases of a task."""
@@ -123,16 +125,24 @@ class _OneModel:
 
     def _is_ready(self, method: str) -> bool:
         try:
-            self.prepared(method, self.subject)
+            self._prepared(method, self.subject)
         except NotForThisError as error:
             self.left_out.add(method)
             self.file.leave_out(LeftOut(self.subject.name, str(error), method=method))
             return False
         return True
 
-    def _prepare(self, method: str, subject: Subject) -> Explain:
-        with stage(f"{method}: preparing"), _named(f"{method} on {subject.name}"), _gradients(self.contest.seed, subject):
-            return self.contest.methods[method].prepare(subject)
+    def _prepared(self, method: str, subject: Subject) -> Explain:
+        """The method, ready for the model, or for one of the last few models that a sanity check asks about."""
+        key = (method, subject.model, subject.unit)
+        if key not in self.ready:
+            if len(self.ready) >= KEPT * len(self.contest.methods):
+                oldest = next(one for one in self.ready if one[1] is not self.subject.model)
+                del self.ready[oldest]
+            named = _named(f"{method} on {subject.name}")
+            with stage(f"{method}: preparing"), named, _gradients(self.contest.seed, subject):
+                self.ready[key] = self.contest.methods[method].prepare(subject)
+        return self.ready[key]
 
     def _case(self, task: str, place: int, case: Case, answers: Answers, missing: Mapping[str, Sequence[str]]) -> None:
         self._check_constants(case)
@@ -153,7 +163,7 @@ class _OneModel:
 
     def _explained(self, method: str, case: Case, subject: Subject) -> tuple[Tensor, float]:
         """The relevance by unit, and the CPU seconds that it took."""
-        explain = self.prepared(method, subject)
+        explain = self._prepared(method, subject)
         with _gradients(self._seed(case), subject):
             begun = time.process_time()
             relevance = explain(case)
