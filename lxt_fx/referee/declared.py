@@ -44,10 +44,9 @@ def of_subject(subject: Subject) -> Declared:
 
 
 def of_part(name: str, part: object) -> Declared:
-    """A task, method or metric by its class and the fields of its dataclass that compare (what it remembers is none of
-    its parameters), else its attributes. Of a file its name and a
-    hash of what it holds, of a function a hash of its code, of a table (or the name of one, as `rules`) a hash of its
-    rules."""
+    """A task, method or metric by its class and its parameters: the fields of a dataclass that compare, or the attributes
+    of another object, but for those whose name begins with `_`. Of a file its name and a hash of what it holds, of a
+    function a hash of its code, of a table (or the name of one, as `rules`) a hash of its rules."""
     if is_dataclass(part) and not isinstance(part, type):
         own = [(one.name, getattr(part, one.name)) for one in fields(part) if one.compare]
     else:
