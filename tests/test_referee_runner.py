@@ -25,6 +25,7 @@ from lxt_fx.referee.case import Case
 from lxt_fx.referee.contest import Explain, Judged
 from lxt_fx.referee.declared import path_hash
 from lxt_fx.referee.given_models import subjects_of
+from lxt_fx.rule_table.tables import TABLES
 
 TESTS = Path(__file__).parent
 PARTS: dict[str, Any] = {
@@ -516,3 +517,30 @@ def test_models_are_given_alone_with_a_processor_and_by_name(tmp_path: Path) -> 
         (found,) = subjects_of(given)  # type: ignore[arg-type]
         assert (found.name, found.kind, found.processor is not None) == (name, "language", processed)
     assert [one.name for one in subjects_of({"a": model, "b": subject("b")})] == ["a", "b"]
+
+
+def test_methods_and_metrics_that_are_known_by_name_run_on_a_language_model(tmp_path: Path) -> None:
+    """The five that are compared where none is named, and the metrics that need no more than this task says."""
+    path = tmp_path / "out.jsonl"
+    metrics = ["area_zero", "gold_recall", "pointing"]
+    found = lxt_fx.bench({"tiny": llama(300)}, tasks=Counting(), metrics=metrics, cases=3, file=path)
+    assert found.methods == named.METHODS and not found.not_run() and len(found) == 3
+    own = lxt_fx.bench({"tiny": llama(300)}, methods=bench_parts.gradient, tasks=Counting(), metrics=metrics, cases=3,
+                       reference=None)  # fmt: skip
+    for metric in metrics:
+        ours = found.values("tiny", "counting", "gradient", metric)
+        assert ours == pytest.approx(own.values("tiny", "counting", "gradient", metric), rel=1e-5)
+    assert found.contents.declared["method"]["attnlrp"]["parameters"]["rules"]["table"] == "attnlrp"
+    before = path.read_bytes()
+    lxt_fx.bench({"tiny": llama(300)}, tasks=Counting(), metrics=metrics, cases=3, file=path)
+    assert path.read_bytes() == before
+
+
+def test_a_table_of_other_rules_under_one_name_is_another_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"tasks": Counting(), "metrics": "pointing", "methods": "attnlrp", "cases": 1}
+    lxt_fx.bench({"tiny": llama(300)}, file=tmp_path / "out.jsonl", **given)
+    monkeypatch.setitem(TABLES, "attnlrp", replace(TABLES["cp_lrp"], name="attnlrp"))
+    with pytest.raises(InputError, match="method 'attnlrp' is another: parameters rules rules: "):
+        lxt_fx.bench({"tiny": llama(300)}, file=tmp_path / "out.jsonl", **given)
