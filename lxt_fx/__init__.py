@@ -76,6 +76,8 @@ if TYPE_CHECKING:
     from lxt_fx.ledger.ledger import Ledger
     from lxt_fx.ledger.run_audit import audit
     from lxt_fx.packed.known import register_packed
+    from lxt_fx.referee.bench import bench, read_bench
+    from lxt_fx.referee.results import BenchResults
     from lxt_fx.report.certificates import Certificate, certificate
     from lxt_fx.report.printed_graph import diff, show
     from lxt_fx.results.account import Account
@@ -97,6 +99,8 @@ __all__ = [
     "AnswerRelevance",
     "answer_relevance",
     "audit",
+    "bench",
+    "BenchResults",
     "NonFiniteError",
     "LedgerError",
     "Ledger",
@@ -154,6 +158,7 @@ __all__ = [
     "nn",
     "perturbation_curves",
     "progress",
+    "read_bench",
     "register_packed",
     "relevance_of",
     "save",
@@ -199,6 +204,8 @@ _NAMES = {
     "lxt_fx.ledger.ledger": "Ledger",
     "lxt_fx.ledger.run_audit": "audit",
     "lxt_fx.packed.known": "register_packed",
+    "lxt_fx.referee.bench": "bench read_bench",
+    "lxt_fx.referee.results": "BenchResults",
     "lxt_fx.report.certificates": "Certificate certificate",
     "lxt_fx.report.printed_graph": "diff show",
     "lxt_fx.results.account": "Account",
