@@ -14,7 +14,7 @@ from lxt_fx.referee.tasks.public_files import Entry, entries
 from lxt_fx.referee.tasks.text_task import TextTask
 from lxt_fx.referee.tasks.word_lists import with_articles, words
 
-PROMPT = "{passage}\nQuestion: {question}\nAnswer:"
+PROMPT = "{passage}\nQuestion: {question}"
 
 SLOTS = {
     "town": "Ashford|Milbrook|Carden|Westhaven|Norwood|Elmsley|Harlow|Kingsport|Redmond|Silverton|Dunmore|Fairview",
@@ -38,12 +38,12 @@ PASSAGES = (
         "The old bridge in {town} crosses the river {river}. It was designed by {person} and is made of {material}. In "
         "{month}, visitors come from {country} to see the {colour} lamps on it.",
         (
-            ("person", "Who designed the bridge?"),
-            ("material", "What is the bridge made of?"),
-            ("river", "Which river does the bridge cross?"),
-            ("month", "In which month do visitors come?"),
-            ("country", "From which country do visitors come?"),
-            ("colour", "What color are the lamps?"),
+            ("person", "Who designed the bridge?\nAnswer: The bridge was designed by"),
+            ("material", "What is the bridge made of?\nAnswer: The bridge is made of"),
+            ("river", "Which river does the bridge cross?\nAnswer: The bridge crosses the river"),
+            ("month", "In which month do visitors come?\nAnswer: Visitors come in the month of"),
+            ("country", "From which country do visitors come?\nAnswer: Visitors come from"),
+            ("colour", "What color are the lamps?\nAnswer: The color of the lamps is"),
         ),
     ),
     (
@@ -51,25 +51,25 @@ PASSAGES = (
         "{country}. The flag of the town shows a {animal} on a {colour} field. The mayor died of {illness} and was "
         "followed by {friend}.",
         (
-            ("person", "Who was the first mayor?"),
-            ("crop", "What did farmers grow?"),
-            ("country", "Where did the merchants come from?"),
-            ("animal", "Which animal does the flag show?"),
-            ("illness", "What did the mayor die of?"),
-            ("friend", "Who followed the first mayor?"),
+            ("person", "Who was the first mayor?\nAnswer: The first mayor was"),
+            ("crop", "What did farmers grow?\nAnswer: Farmers grew"),
+            ("country", "Where did the merchants come from?\nAnswer: The merchants came from"),
+            ("animal", "Which animal does the flag show?\nAnswer: The animal on the flag is the"),
+            ("illness", "What did the mayor die of?\nAnswer: The mayor died of"),
+            ("friend", "Who followed the first mayor?\nAnswer: The first mayor was followed by"),
         ),
     ),
     (
         "Every {month}, a large {sport} tournament takes place in {town}. It was founded by {person}. The winner gets a "
         "statue of a {animal}, which is made of {material}. Last time, the final was won by {friend} from {country}.",
         (
-            ("month", "In which month does the tournament take place?"),
-            ("sport", "Which sport is played?"),
-            ("person", "Who founded the tournament?"),
-            ("animal", "Which animal does the statue show?"),
-            ("material", "What is the statue made of?"),
-            ("friend", "Who won the final?"),
-            ("country", "Which country does the winner come from?"),
+            ("month", "In which month does the tournament take place?\nAnswer: The tournament takes place every"),
+            ("sport", "Which sport is played?\nAnswer: The sport that is played is"),
+            ("person", "Who founded the tournament?\nAnswer: The tournament was founded by"),
+            ("animal", "Which animal does the statue show?\nAnswer: The animal of the statue is the"),
+            ("material", "What is the statue made of?\nAnswer: The statue is made of"),
+            ("friend", "Who won the final?\nAnswer: The final was won by"),
+            ("country", "Which country does the winner come from?\nAnswer: The winner comes from"),
         ),
     ),
     (
@@ -77,12 +77,12 @@ PASSAGES = (
         "by the {river}, the doctor meets {friend}, who breeds a {animal} and plays {sport}. The cover of the book is "
         "{colour}.",
         (
-            ("person", "What is the name of the doctor?"),
-            ("country", "Which country does the doctor leave?"),
-            ("illness", "Which illness do the people have?"),
-            ("river", "By which river is the village?"),
-            ("friend", "Whom does the doctor meet?"),
-            ("colour", "What color is the cover of the book?"),
+            ("person", "What is the name of the doctor?\nAnswer: The name of the doctor is"),
+            ("country", "Which country does the doctor leave?\nAnswer: The doctor leaves"),
+            ("illness", "Which illness do the people have?\nAnswer: The people have"),
+            ("river", "By which river is the village?\nAnswer: The village is by the"),
+            ("friend", "Whom does the doctor meet?\nAnswer: The doctor meets"),
+            ("colour", "What color is the cover of the book?\nAnswer: The cover of the book is"),
         ),
     ),
 )
@@ -130,6 +130,6 @@ def _public(entry: Entry) -> Candidate:
     written = passage[slice(*span)]
     if written.casefold() != answer.casefold():
         raise InputError(f"{entry.where}: the field 'answer_span' {list(span)} is {written!r}, the answer {answer!r}")
-    prompt = PROMPT.format(passage=passage, question=entry.text("question").strip())
+    prompt = PROMPT.format(passage=passage, question=f"{entry.text('question').strip()}\nAnswer:")
     key = f"squad-{entry.text('id')}" if "id" in entry.fields else ""
     return Candidate(prompt, (f" {written}",), gold=(span,), given_key=key)
