@@ -25,6 +25,7 @@ from lxt_fx.referee.subjects import subject
 from lxt_fx.referee.tasks import FROM_PATH, TASKS
 from lxt_fx.referee.tasks.agreement import PEOPLE, THINGS
 from lxt_fx.referee.tasks.candidate import Candidate, marked
+from lxt_fx.referee.tasks.facts import pairs_by_relation
 from lxt_fx.referee.tasks.needle import needle
 from lxt_fx.referee.tasks.next_token import next_token
 from lxt_fx.referee.tasks.reading import continuation, read, read_prompt
@@ -84,6 +85,14 @@ def test_the_answer_is_a_gold_word(name: str) -> None:
         assert gold_words(each)[-1 if name == "two_hop" else 0] in [answer.strip() for answer in each.right] or (
             name == "two_hop" and each.right[0].strip() in gold_words(each)
         )
+
+
+def test_the_gold_word_of_a_fact_is_what_it_is_about() -> None:
+    pairs = {pair for found in pairs_by_relation().values() for pair in found}
+    assert len(pairs) > 500
+    for each in candidates("facts", 400):
+        (subject_of_it,) = gold_words(each)
+        assert (subject_of_it, each.right[0].strip()) in pairs or (subject_of_it.lower(), each.right[0].strip()) in pairs
 
 
 def test_the_subject_stands_twice_and_the_indirect_object_once() -> None:
@@ -324,6 +333,22 @@ def test_a_twin_must_be_answered_right_too() -> None:
         both = Candidate(one.text, one.right, one.wrong, one.gold, one.judged, (twin,))
         found = ask(asked.processor, both)
         assert found is not None and len(list(right_cases(asked, [found]))) == count
+
+
+def test_a_model_that_is_hardly_ever_right_is_asked_no_more() -> None:
+    given = candidates("agreement", 700)
+    asked = language()
+    right = {case.key for case in text_task("agreement").cases(asked, 700, 0)}
+    first = next(each for each in given if each.key in right)
+    drawn = [0]
+
+    def hopeless(tokenizer: Any, seed: int) -> Any:
+        for each in [first, *(each for each in given if each.key not in right)] * 3:
+            drawn[0] += 1
+            yield each
+
+    found = TextTask("hopeless", hopeless).cases(asked, 9, 0)
+    assert [case.key for case in found] == [first.key] and drawn[0] == 256
 
 
 @pytest.mark.parametrize("name", ["next_token", "agreement", "indirect_object"])

@@ -35,14 +35,15 @@ def _candidates(given: list[Candidate] | None, tokenizer: Any, seed: int) -> Ite
 
 
 def _own() -> Iterator[Candidate]:
-    for relation, pairs in _pairs().items():
+    for relation, pairs in pairs_by_relation().items():
         for template in data.RELATIONS[relation]:
             for subject, answer in pairs:
                 text, gold = marked(template.format(subject))
                 yield Candidate(text[0].upper() + text[1:], (f" {answer}",), gold=gold)
 
 
-def _pairs() -> dict[str, list[Pair]]:
+def pairs_by_relation() -> dict[str, list[Pair]]:
+    """By relation its subjects with their answers."""
     countries = [line.split() for line in words(data.COUNTRIES)]
     return {
         "capital": [(country, capital) for country, capital, _, _ in countries if country != capital],

@@ -28,6 +28,9 @@ CHUNK = 64
 POOL = 300
 """Removed tokens become tokens of so many texts of the task."""
 
+PATIENCE, RAREST = 256, 50
+"""After so many prompts, a model that answers fewer than one of so many right is asked no more."""
+
 LONGEST_SAID = 6
 """So many answers are written out."""
 
@@ -78,7 +81,8 @@ class TextTask:
     _pools: WeakKeyDictionary[Any, dict[int, frozenset[int]]] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def cases(self, subject: Subject, count: int, seed: int) -> Sequence[Case]:
-        """The first `count` prompts that the model continues right; fewer where no more are among those that are tried.
+        """The first `count` prompts that the model continues right; fewer where no more are among those that are tried, and
+        where it hardly ever is right.
 
         Raises NotForThisError for a model that predicts no next token, a tokenizer that does not say where its tokens
         stand, and one that joins the ends of all prompts with the answers.
@@ -89,12 +93,16 @@ class TextTask:
         """All prompts that the model continues right, one after the other."""
         self._check(subject)
         made = itertools.islice(self.candidates(subject.processor, seed), self.tried)
-        some = False
+        read_ones, right = 0, 0
         while chunk := list(itertools.islice(made, CHUNK)):
             found = [asked for each in chunk if (asked := ask(subject.processor, each)) is not None]
-            some = some or bool(found)
-            yield from right_cases(subject, found)
-        if not some:
+            read_ones += len(found)
+            for case in right_cases(subject, found):
+                right += 1
+                yield case
+            if read_ones >= PATIENCE and right * RAREST < read_ones:
+                return
+        if not read_ones:
             raise NotForThisError(
                 f"{self.name}: {type(subject.processor).__name__} of {subject.name} writes right and wrong answers with "
                 "the same first token, or joins it with the prompt, so that no next token is an answer"
