@@ -77,7 +77,7 @@ def test_without_classes_the_top_class_is_explained() -> None:
     assert len(found) == len(given)
     for case in found:
         numbers = asked.model(case.inputs["pixel_values"]).logits[0]
-        assert float(asked.numbers(case, asked.leaf(case))) == pytest.approx(float(numbers.max()), abs=1e-6)
+        assert asked.numbers(case, asked.leaf(case)).item() == pytest.approx(float(numbers.max()), abs=1e-6)
 
 
 def test_a_removed_patch_becomes_that_of_a_picture_of_another_class() -> None:
@@ -109,7 +109,7 @@ def test_what_stands_out_in_a_map_is_explained() -> None:
         drawn = asked.model(case.inputs["pixel_values"])[0].detach().flatten()
         order = drawn.argsort(descending=True)
         mine = drawn[order[:26]].mean() - drawn[order[26:]].mean()  # a tenth of 256 pixels
-        assert float(asked.numbers(case, asked.leaf(case))) == pytest.approx(float(mine), abs=1e-5)
+        assert asked.numbers(case, asked.leaf(case)).item() == pytest.approx(float(mine), abs=1e-5)
         assert len(case.labels) == 16 and case.labels[5] == "row 2, column 2"
 
 

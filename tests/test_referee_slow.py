@@ -21,7 +21,8 @@ from lxt_fx.referee.tasks.text_task import TextTask
 
 pytestmark = pytest.mark.slow
 
-GOLD_TASKS = [name for name, task in TASKS.items() if isinstance(task, TextTask) and name != "next_token"]
+GOLD_TASKS = [name for name, task in TASKS.items() if isinstance(task, TextTask) and name not in ("next_token", "two_hop")]
+"""SmolLM2 makes no two hops: it answers by one of the two places whichever person is linked to it."""
 
 
 @cache
@@ -67,7 +68,7 @@ def test_smollm2_answers_by_ids_as_by_embeddings() -> None:
         for case in TASKS[name].cases(by, 3, 1):
             with torch.no_grad():
                 top = by.model(**case.inputs).logits[0, -1].max()
-                assert float(by.numbers(case, by.leaf(case))) == pytest.approx(float(top), abs=2e-3)
+                assert by.numbers(case, by.leaf(case)).item() == pytest.approx(float(top), abs=2e-3)
             assert not case.spared.any(), "this tokenizer adds no token"
 
 

@@ -91,7 +91,7 @@ def test_the_number_of_a_whole_text_is_the_cosine() -> None:
         ]
         own = asked.model(**case.inputs).last_hidden_state[0].mean(0)
         cosine = nn.functional.cosine_similarity(own, means[0], dim=0)
-        assert float(asked.numbers(case, asked.leaf(case))) == pytest.approx(float(cosine), abs=1e-5)
+        assert asked.numbers(case, asked.leaf(case)).item() == pytest.approx(float(cosine), abs=1e-5)
         assert case.gold is not None and 0 < int(case.gold.sum()) < len(case.labels)
         gold = "".join(label for label, is_gold in zip(case.labels, case.gold.tolist(), strict=True) if is_gold)
         assert gold.replace(" ", "").strip() in other.replace(" ", "").lower(), "both share the gold word"

@@ -294,7 +294,7 @@ def test_cases_are_the_prompts_that_the_model_answers_right(name: str) -> None:
     assert 10 < len(expected) < 118, "a random model answers about half of them right"
     for case, (_, number) in zip(found, expected, strict=False):
         own = asked.numbers(case, asked.leaf(case))
-        assert float(own) == pytest.approx(number, abs=2e-6) and number > 0, "by embeddings as by ids"
+        assert own.item() == pytest.approx(number, abs=2e-6) and number > 0, "by embeddings as by ids"
 
 
 def test_facts_are_those_that_the_model_knows() -> None:
@@ -365,7 +365,7 @@ def test_next_tokens_follow_texts_of_one_length() -> None:
             assert case.inputs["input_ids"].shape == (1, tokens) and case.gold is None
             with torch.no_grad():
                 row = asked.model(**case.inputs).logits[0, -1]
-            assert float(asked.numbers(case, asked.leaf(case))) == pytest.approx(float(row.max()), abs=2e-6)
+            assert asked.numbers(case, asked.leaf(case)).item() == pytest.approx(float(row.max()), abs=2e-6)
 
 
 def test_two_processes_agree() -> None:

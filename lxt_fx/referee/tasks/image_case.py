@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lxt_fx.base.as_it_was import answer_of
 from lxt_fx.base.errors import InputError
-from lxt_fx.faithfulness.batch_inputs import evaluating
 from lxt_fx.referee.case import Case, Subject
 from lxt_fx.referee.contest import NotForThisError
+from lxt_fx.referee.tasks.asking import output_of
 
 SALIENT = 0.1
 """The share of a map's pixels that is the salient region."""
@@ -67,9 +66,7 @@ def widened(values: Tensor) -> Tensor:
 
 def answers(subject: Subject, pictures: Tensor) -> Tensor:
     """What the model returns for pictures [n, channels, height, width], without a graph."""
-    with evaluating(subject.model):
-        output = answer_of(subject.model, lambda: subject.model(pixel_values=pictures, **subject.constants))
-    return widened(answer(output))
+    return widened(answer(output_of(subject, pixel_values=pictures)))
 
 
 def as_read(subject: Subject, picture: Tensor) -> Tensor:

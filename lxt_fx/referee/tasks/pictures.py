@@ -129,14 +129,14 @@ class Photos:
         from PIL import Image, ImageOps
 
         with Image.open(self.files[place]) as opened:
-            photo = opened.convert("RGB")
+            photo: Any = opened.convert("RGB")
         edge = min(photo.size)
         left, top = (photo.width - edge) / 2, (photo.height - edge) / 2
         chance = random.Random(f"{self.files[place].name} {view}")
         side = edge if view == 0 else edge * chance.uniform(0.6, 0.9)
         x, y = (0.0, 0.0) if view == 0 else (chance.random() * (edge - side), chance.random() * (edge - side))
-        box = tuple(round(each) for each in (left + x, top + y, left + x + side, top + y + side))
-        square = photo.crop(box)
+        corners = (left + x, top + y, left + x + side, top + y + side)
+        square = photo.crop(tuple(round(each) for each in corners))
         return ImageOps.mirror(square) if view and chance.random() < 0.5 else square
 
     def _prepared(self, subject: Subject, photo: Any) -> Tensor:

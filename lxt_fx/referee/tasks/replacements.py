@@ -85,7 +85,7 @@ def mean_embedding(model: nn.Module) -> Tensor:
     if known is not None and known[0] == state:
         return known[1]
     device = next(embedding.parameters()).device
-    blocks = torch.arange(count, device=device).split(BLOCK)
+    blocks = torch.split(torch.arange(count, device=device), BLOCK)
     total = torch.stack([embed(model, block[None])[0].detach().double().sum(0) for block in blocks]).sum(0)
     mean = total / count
     _MEANS[model] = (state, mean)

@@ -12,16 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lxt_fx.attribution.readable_tokens import readable_tokens
-from lxt_fx.base.as_it_was import answer_of
 from lxt_fx.base.errors import InputError
-from lxt_fx.faithfulness.batch_inputs import evaluating
 from lxt_fx.referee.case import Case, Subject
 from lxt_fx.referee.contest import NotForThisError
+from lxt_fx.referee.tasks.asking import ids_on_device, output_of, units_of
 from lxt_fx.referee.tasks.candidate import Candidate, marked
 from lxt_fx.referee.tasks.reading import Reading, read
 from lxt_fx.referee.tasks.replacements import TokenDraws, text_replacements
-from lxt_fx.referee.tasks.text_task import POOL, ids_on_device
+from lxt_fx.referee.tasks.text_task import POOL
 from lxt_fx.referee.tasks.word_lists import with_articles, words
 from lxt_fx.tasks.likeness import pooling_of
 
@@ -133,7 +131,7 @@ def _case(subject: Subject, pair: Pair, embedded: Any) -> Case | None:
         {"input_ids": ids_on_device(subject, [prompt.ids])},
         Nearness(other / other.norm(), float(own.norm())),
         f"cosine of the embeddings with {pair.other!r}",
-        readable_tokens(subject.processor, prompt.ids),
+        units_of(subject, prompt.ids),
         torch.tensor(prompt.special),
         torch.tensor(prompt.gold_units(candidate.gold)),
     )
@@ -141,9 +139,7 @@ def _case(subject: Subject, pair: Pair, embedded: Any) -> Case | None:
 
 def _embedded(subject: Subject, prompt: Reading) -> Tensor:
     """The mean [hidden] of the last hidden states, float32 on the CPU."""
-    ids = ids_on_device(subject, [prompt.ids])
-    with evaluating(subject.model):
-        output = answer_of(subject.model, lambda: subject.model(input_ids=ids, **subject.constants))
+    output = output_of(subject, input_ids=ids_on_device(subject, [prompt.ids]))
     return _hidden(output)[0].float().mean(0).cpu()
 
 

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from lxt_fx.attribution.readable_tokens import readable_tokens
-from lxt_fx.base.as_it_was import answer_of
 from lxt_fx.base.errors import InputError
-from lxt_fx.faithfulness.batch_inputs import evaluating
 from lxt_fx.referee.case import Case, Subject
 from lxt_fx.referee.contest import NotForThisError
+from lxt_fx.referee.tasks.asking import ids_on_device, output_of, units_of
 from lxt_fx.referee.tasks.candidate import Candidate
 from lxt_fx.referee.tasks.reading import Reading, first_tokens, read, read_prompt
 from lxt_fx.referee.tasks.replacements import TokenDraws, text_replacements
@@ -176,18 +175,11 @@ def next_logits(subject: Subject, prompts: Sequence[Reading]) -> list[Tensor]:
     found: dict[int, Tensor] = {}
     for places in by_length.values():
         ids = ids_on_device(subject, [prompts[place].ids for place in places])
-        with evaluating(subject.model):
-            output = answer_of(subject.model, lambda ids=ids: subject.model(input_ids=ids, **subject.constants))
-        logits = getattr(output, "logits", None)
+        logits = getattr(output_of(subject, input_ids=ids), "logits", None)
         if not isinstance(logits, Tensor) or logits.dim() != 3:
             raise InputError(f"bench: {subject.name} answers without logits [examples, tokens, vocabulary]")
         found |= dict(zip(places, logits[:, -1].float().cpu(), strict=True))
     return [found[place] for place in range(len(prompts))]
-
-
-def ids_on_device(subject: Subject, ids: Sequence[Sequence[int]]) -> Tensor:
-    """Token ids [examples, tokens] where the model is."""
-    return torch.tensor(ids, device=next(subject.model.parameters()).device)
 
 
 def case_of(subject: Subject, asked: Asked, logits: Tensor) -> Case:
@@ -199,7 +191,7 @@ def case_of(subject: Subject, asked: Asked, logits: Tensor) -> Case:
         {"input_ids": ids_on_device(subject, [prompt.ids])},
         value,
         _said(subject.processor, value),
-        readable_tokens(subject.processor, prompt.ids),
+        units_of(subject, prompt.ids),
         torch.tensor(prompt.special),
         torch.tensor(prompt.gold_units(candidate.gold)) if candidate.gold else None,
     )
