@@ -50,7 +50,8 @@ FRIENDS = words("sister|brother|mother|father|neighbor|cousin|friend|uncle|aunt"
 
 def sentiment() -> TextTask:
     """Reviews that are good or bad throughout. The number is the mean logit of the right label less that of the wrong one
-    (positive, negative, in small letters and with a capital). Gold is the words that judge."""
+    (positive, negative, in small letters and with a capital). A model is asked where it is right, and right again where the
+    words that judge become their opposites: otherwise a leaning to one label would do. Gold is these words."""
     return TextTask("sentiment", _own)
 
 
@@ -61,12 +62,14 @@ def _own(tokenizer: Any, seed: int) -> Iterator[Candidate]:
 def _drawn(chance: random.Random) -> Iterator[Candidate]:
     labels = ((" positive", " Positive"), (" negative", " Negative"))
     while True:
-        good = chance.randrange(2) == 1
-        one, two = chance.sample(GOOD if good else BAD, 2)
         thing = chance.choice(sorted(PARTS))
         part, other = chance.sample(PARTS[thing], 2)
         slots = {"thing": thing, "part": part, "other": other, "day": chance.choice(DAYS), "friend": chance.choice(FRIENDS)}
-        body = chance.choice(BODIES).format(one=one, two=two, **slots)
-        text, gold = marked(with_articles(chance.choice(FRAMES).format(body=body, thing=thing)))
-        right, wrong = labels if good else labels[::-1]
-        yield Candidate(text, right, wrong, gold, judged="contrast")
+        body, frame = chance.choice(BODIES), chance.choice(FRAMES)
+        chosen = [(chance.sample(found, 2), right) for found, right in zip((GOOD, BAD), labels, strict=True)]
+        chance.shuffle(chosen)
+        (own, right), (opposite, wrong) = chosen
+        written = [frame.format(body=body.format(one=one, two=two, **slots), thing=thing) for one, two in (own, opposite)]
+        (text, gold), (turned, turned_gold) = (marked(with_articles(each)) for each in written)
+        twin = Candidate(turned, wrong, right, turned_gold, judged="contrast")
+        yield Candidate(text, right, wrong, gold, judged="contrast", also=(twin,))
