@@ -56,7 +56,7 @@ class PositionRelevance(Listed):
                 f"{FUNCTION}: queries {list(self.queries.shape)} and keys {list(self.keys.shape)} (batch, layers, heads, "
                 "positions) do not fit, so they do not add up by head; read them one by one"
             )
-        return self.queries.unflatten(2, (groups, heads // groups)).sum(3) + self.keys
+        return torch.unflatten(self.queries, 2, (groups, heads // groups)).sum(3) + self.keys
 
     def by_position(self) -> Tensor:
         """R_pos [batch, positions], summed over layers and heads. Raises InputError as `by_head` does."""

@@ -19,8 +19,11 @@ from lxt_fx.ops.library import RuleFunction, is_batched
 
 def softmax_at(x: Tensor, dim: int, temperature: float) -> Tensor:
     """softmax(x / temperature) in float32 or wider; 0 at a masked score, also where all scores are masked."""
+    if x.shape[dim] == 0:  # no key at all: there is no largest score
+        return torch.softmax(x, dim)
     hidden = x <= mask_limit(x.dtype)
-    scores = x.to(torch.promote_types(x.dtype, torch.float32)) / temperature
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    scores = (wide - wide.detach().amax(dim, keepdim=True)) / temperature  # at most 0: no division overflows
     return torch.softmax(scores.masked_fill(hidden, -math.inf), dim).masked_fill(hidden, 0.0)
 
 
@@ -61,8 +64,8 @@ class AttentionAtTemperature(RuleFunction):
         query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float, is_causal: bool, scale: float,
         enable_gqa: bool, temperature: float,
     ) -> Tensor:  # fmt: skip
-        settings = {"scale": scale, "enable_gqa": enable_gqa}
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p, is_causal, **settings)
+        given = (query, key, value, mask, dropout_p, is_causal)
+        return F.scaled_dot_product_attention(*given, scale=scale, enable_gqa=enable_gqa)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
