@@ -2,6 +2,8 @@
 """The commands of this repository. They need nothing but Python 3.11 or later: the rest is installed into .venv.
 
 python3 dev.py test [ARGUMENTS]    ruff, mypy and pytest; ARGUMENTS go to pytest
+python3 dev.py check               the first two of these
+python3 dev.py pytest [ARGUMENTS]  the third
 python3 dev.py wheel               build the wheel, install it as a user would, run the README's notebook code there
 python3 dev.py demo                fetch SmolLM2 once, explain one of its answers
 python3 dev.py models [NAMES]      fetch trained models for the slow tests (without NAMES: list them)
@@ -44,10 +46,21 @@ def main(arguments: list[str]) -> None:
 
 def test(pytest_arguments: list[str]) -> None:
     """All checks that a commit must pass."""
+    check([])
+    pytest(pytest_arguments)
+
+
+def check(arguments: list[str]) -> None:
+    """What is checked without running any of the code."""
     make_environment()
     run("-m", "ruff", "check")
     run("-m", "mypy")
-    run("-m", "pytest", "-rs", "-n", "2", "--dist", "loadgroup", *pytest_arguments)
+
+
+def pytest(arguments: list[str]) -> None:
+    """The tests, on two workers."""
+    make_environment()
+    run("-m", "pytest", "-rs", "-n", "2", "--dist", "loadgroup", *arguments)
 
 
 def demo(arguments: list[str]) -> None:
@@ -106,7 +119,10 @@ def wheel(arguments: list[str]) -> None:
         run("-I", "-c", code[1], python=python, folder=here)  # -I: nothing but what was installed can be imported
 
 
-COMMANDS = {"test": test, "wheel": wheel, "demo": demo, "models": models, "web": web, "site": site, "tutorials": tutorials}
+COMMANDS = {
+    "test": test, "check": check, "pytest": pytest, "wheel": wheel, "demo": demo, "models": models, "web": web,
+    "site": site, "tutorials": tutorials,
+}  # fmt: skip
 README_CODE = re.compile(r"^## In a notebook\n+```python\n(.*?)^```", re.S | re.M)
 QUIET = ("--disable-pip-version-check", "--quiet")
 
@@ -117,6 +133,7 @@ def make_environment() -> None:
     if STAMP.is_file() and STAMP.read_text() == wanted:
         return
     create_environment(ENVIRONMENT)
+    say("installing the pinned packages into .venv: this takes minutes, once")
     pip = ("-m", "pip", *QUIET, "install", "--no-compile")  # Python compiles what is imported, which is little of it
     run(*pip, pinned_torch())
     run(*pip, "--no-deps", "--requirement", str(REQUIREMENTS))  # the list is complete; zennit would bring torchvision

@@ -53,8 +53,8 @@ def main(
 
     explanation = lxt_fx.explain(explained, tokenizer, prompt)
     print_seconds(model, explained, ids)
-    rich_print("", explanation, "")
     print(lxt_fx.show(explained, module="model.layers.0"))
+    rich_print("", explanation, "")
 
     out.mkdir(parents=True, exist_ok=True)
     explanation.to_html(out / "smollm2.html")

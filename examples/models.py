@@ -3,7 +3,7 @@
     python examples/models.py list
     python examples/models.py fetch smollm2 minilm
 
-Each is downloaded and converted once, into the folder named by LXT_FX_CACHE (else ~/.cache/lxt_fx).
+Each is downloaded and converted once, into the folder named by LXT_FX_MODELS (else ~/.cache/lxt_fx).
 The GGUF and int8 models are 4- or 8-bit weights made float32 again: trained, but not bit-equal to the originals.
 Converting needs the extra `models`: pip install lxt_fx[models]
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from lxt_fx.base.one_line import one_line
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.ops.packed import packed_linear
@@ -246,7 +247,7 @@ class Tables(dict[str, RuleTable]):
     """Rule tables by name."""
 
     def __repr__(self) -> str:
-        return f"TABLES({', '.join(self)})"
+        return one_line(f"TABLES({', '.join(self)})", 190)
 
 
 TABLES = Tables(

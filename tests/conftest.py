@@ -3,6 +3,7 @@ saves a fifth of the CPU time of all tests. And which tests one worker runs (`py
 
 import gc
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# torch writes a trace of each export, with a stack for each symbol and guard and every graph as text, as soon as the logger
+# of it has a handler; and pytest gives one to all loggers that do not propagate.
+logging.getLogger("torch.__trace").propagate = True
 gc.disable()  # until all tests are imported: hardly any of that is garbage
 
 

@@ -100,6 +100,20 @@ def test_lxt_is_compared_by_the_plain_gradient_of_its_own_environment() -> None:
     assert ratio.value == pytest.approx(0.9 / 1.2)
 
 
+def test_the_readme_says_the_times_that_were_measured() -> None:
+    found = json.loads((ROOT / "docs/speed.json").read_text())
+    said = (ROOT / "README.md").read_text().split("## What does it cost?")[1].split("\n## ")[0]
+    rows = {"lxt_fx": "ours", 'lxt_fx, `positions="last"`': "ours_last"}
+    rows |= {"the same, by `torch.compile`": "ours_last_compiled", "LXT 2.1": "lxt"}
+    rows |= {"LXT 2.1, `logits_to_keep=1`": "lxt_last", "autoLRP 0.2": "autolrp"}
+    for name, method in rows.items():
+        ratios = [time_ratio(found, f"smollm2-{tokens}x1", method).value for tokens in (128, 2048)]
+        short, long = ("" if ratio is None else f"{ratio:.2f} " for ratio in ratios)
+        assert f"| {name} | {short}| {long}|" in said
+    for model, cell in {"MiniLM": "minilm-128x1", "ViT-B/16": "vit-basex1", "GPT-2": "gpt2-128x1"}.items():
+        assert f"{time_ratio(found, cell, 'ours').value:.2f} ({model})" in said
+
+
 def test_a_bound_is_met_up_to_its_limit_and_not_beyond() -> None:
     (bound,) = [bound for bound in BOUNDS if bound.said.startswith("eager, same logits") and bound.cell == "smollm2-128x1"]
     for ours, said in ((1.0, "met"), (1.01, "not met")):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import peers
 import pytest
 import tiny
-import tiny_text
 import torch
 from golden_cases import relative
 from torch import Tensor, nn
@@ -75,6 +73,76 @@ def test_layer_attribution_at_a_module_a_path_and_a_place() -> None:
         LayerRelevance(gpt2, "residual.*").attribute(ids, target=(-1, 7))
 
 
+class Two(nn.Module):
+    """Two heads, of which the first output does not depend on the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.first(x), self.second(x)
+
+
+class OfIds(nn.Module):
+    """A language model called by ids, as captum's tutorials wrap it: the logits of the last position."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.model(ids).logits[:, -1]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
+def test_the_layer_that_looks_tokens_up_is_a_layer_as_any_other(family: str) -> None:
+    from captum.attr import LayerGradientXActivation
+
+    from lxt_fx.bridges.captum import LayerRelevance, Relevance
+
+    model, ids = getattr(tiny, family)(), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    wrapped, looked_up = OfIds(model).eval(), model.get_input_embeddings()
+    # captum's tutorials: LayerIntegratedGradients(model, model.model.embed_tokens)
+    expected = LayerGradientXActivation(wrapped, looked_up).attribute(ids, target=[7, 9])
+    found = LayerRelevance(wrapped, looked_up, rules="gradient").attribute(ids, target=[7, 9])
+    assert found.shape == expected.shape and relative(found, expected) < 1e-5
+    by_token = LayerRelevance(model, looked_up).attribute(ids, target=(-1, 7)).sum(-1)
+    assert relative(by_token, Relevance(model).attribute(ids, target=(-1, 7))) < 1e-5
+    path = next(name for name, module in model.named_modules() if module is looked_up)
+    for form in ("gradient", "explicit"):
+        explained = lxt_fx.transform(model, form=form, epsilon=1e-9)
+        at_path = LayerRelevance(explained, path).attribute(ids, target=(-1, 7)).sum(-1)
+        assert relative(at_path, by_token) < 1e-4
+
+
+def test_a_list_of_layers_has_a_list_of_relevance_and_the_model_gets_no_gradients() -> None:
+    from lxt_fx.bridges.captum import LayerRelevance
+
+    model, ids = tiny.llama(), torch.tensor([[1, 2, 3]])
+    layers = [model.model.embed_tokens, model.model.layers[0], "mlp.1.neurons"]
+    # captum: LayerIntegratedGradients(model, [layer_1, layer_2])
+    found = LayerRelevance(model, layers).attribute(ids, target=(-1, 7))
+    assert isinstance(found, list) and [list(each.shape) for each in found] == [[1, 3, 32], [1, 3, 32], [1, 3, 48]]
+    for layer, each in zip(layers, found, strict=True):
+        assert torch.equal(each, LayerRelevance(model, layer).attribute(ids, target=(-1, 7)))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with pytest.raises(lxt_fx.InputError, match="the target does not depend on second; give a layer before it"):
+        LayerRelevance(Two(), "second").attribute(torch.randn(2, 3), target=0)
+    with pytest.raises(lxt_fx.InputError, match="layer must be a module, its path or a place, got int"):
+        LayerRelevance(model, [3])  # type: ignore[list-item]
+
+
+def test_what_carries_no_relevance_is_not_among_the_nearest_names() -> None:
+    from lxt_fx.bridges.captum import LayerRelevance
+
+    model, ids = tiny.bert(), torch.tensor([[1, 2, 3]])
+    path, layer = next(each for each in model.named_modules() if each[0].endswith("position_embeddings"))
+    with pytest.raises(lxt_fx.UnknownNameError, match=f"{path!r} selects nothing") as error:
+        LayerRelevance(model, layer).attribute(ids, target=0)
+    assert str(error.value).count("position_embeddings") == 1
+
+
 def test_the_explicit_form_starts_at_each_example_with_its_own_number() -> None:
     from lxt_fx.bridges.captum import LayerRelevance, Relevance
 
@@ -128,57 +196,14 @@ def test_tokens_embeddings_and_further_inputs_of_a_language_model() -> None:
         assert relative(by_equation, Relevance(explained).attribute(ids[1:], target=(-1, 9))) < 1e-3
 
 
-def test_llm_attribution_of_captums_own_input() -> None:
-    from captum.attr import TextTokenInput
-
-    from lxt_fx.bridges.captum import LLMRelevance
-
-    tokenizer = tiny_text.byte_tokenizer()
-    model = tiny_text.llama(len(tokenizer))
-    inp = TextTokenInput("The capital of France is", tokenizer, skip_tokens=[tokenizer.encode("The")[0]])
-    # captum: llm_attr = LLMGradientAttribution(LayerIntegratedGradients(model, model.model.embed_tokens), tokenizer)
-    llm_attr = LLMRelevance(model, tokenizer)
-    result = llm_attr.attribute(inp, target=" Paris play")
-    own = lxt_fx.answer_relevance(model, tokenizer, "The capital of France is", " Paris play")
-    assert result.input_tokens == list(own.tokens[1 : own.prompt]) and len(result.input_tokens) == len(inp.values)
-    assert result.output_tokens == [" Paris", " play"]
-    assert torch.equal(result.token_attr, own.relevance[:, 1 : own.prompt])
-    torch.testing.assert_close(result.seq_attr, own.relevance[:, 1 : own.prompt].sum(0))
-    assert set(result.seq_attr_dict) == set(result.input_tokens)
-    figure, _ = result.plot_token_attr(show=False)
-    assert figure.axes
-    with pytest.raises(lxt_fx.InputError, match="give what lxt_fx.answer_relevance returns"):
-        from lxt_fx.bridges.captum import llm_attribution_result
-
-        llm_attribution_result(lxt_fx.explain(model, tokenizer, "Paris"))
-
-
-def test_records_for_visualize_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    from captum.attr import visualization
-
-    from lxt_fx.bridges.captum import visualization_record
-
-    tokenizer = tiny_text.word_tokenizer()
-    model = tiny_text.bert("classifier", len(tokenizer))
-    explanation = lxt_fx.explain(model, tokenizer, "Paris play <", "good")
-    record = visualization_record(explanation, true_class="<i>", probability=0.5)
-    assert float(record.word_attributions.abs().max()) == 1.0 and record.attr_class == "good"
-    assert math.isclose(record.attr_score, float(explanation.relevance.sum()), rel_tol=1e-6)
-    shown: list[str] = []
-    for name, value in (("HAS_IPYTHON", True), ("HTML", lambda text: text), ("display", shown.append)):
-        monkeypatch.setattr(visualization, name, value, raising=False)
-    # captum's tutorial: visualization.visualize_text([VisualizationDataRecord(...)])
-    page = visualization.visualize_text([record])
-    assert "paris" in page.lower() and "&lt;i&gt;" in page and "<i>" not in page
-    with pytest.raises(lxt_fx.InputError, match="give the explanation of one number"):
-        visualization_record(lxt_fx.explain(model, tokenizer, "Paris", ["good", "bad"]))
-
-
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a baseline": ({"target": 1, "baselines": 0, "n_steps": 20}, "relevance has no baselines, n_steps; it needs no"),
     "no target": ({}, r"an output \[2, 10\] has several numbers for each example, so it needs a target"),
     "too many": ({"target": [1, 2, 3]}, "3 targets for 2 examples"),
     "too few": ({"target": [1]}, "1 targets for 2 examples"),
+    "layer inputs": ({"target": 1, "attribute_to_layer_input": True}, "give the module before the layer, or the place"),
+    "the delta": ({"target": 1, "return_convergence_delta": True}, "no return_convergence_delta; lxt_fx.audit.model"),
+    "by name": ({"target": 1, "mask": 1}, "has no mask; attribute takes inputs, target and additional_forward_args, in wh"),
     "too deep": ({"target": (1, 2)}, r"an output \[2, 10\] takes 1 indices for each example, and the target is \(1, 2\)"),
     "outside": ({"target": 10}, r"target 10 is outside of an output \[2, 10\]"),
     "no index": ({"target": True}, "target True is no index"),
@@ -192,6 +217,34 @@ def test_what_captum_would_take_and_relevance_has_not_is_refused(case: str) -> N
     options, said = REFUSED[case]
     with pytest.raises(lxt_fx.InputError, match=said):
         Relevance(ImageClassifier().eval()).attribute(torch.randn(2, 3, 8, 8), **options)
+
+
+def test_options_and_targets_as_captums_code_writes_them() -> None:
+    import numpy as np
+
+    from lxt_fx.bridges.captum import Relevance
+
+    net, input = ImageClassifier().eval(), torch.randn(2, 3, 8, 8)
+    expected = Relevance(net).attribute(input, target=[4, 1])
+    nothing = {"baselines": None, "return_convergence_delta": False, "attribute_to_layer_input": False}
+    assert torch.equal(Relevance(net).attribute(input, target=[4, 1], **nothing), expected)
+    for target in (np.array([4, 1]), [np.int64(4), torch.tensor(1)], [(4,), (torch.tensor(1),)]):
+        assert torch.equal(Relevance(net).attribute(input, target=target), expected)
+    with pytest.raises(lxt_fx.InputError, match="target 1.0 is no index"):
+        Relevance(net).attribute(input, target=np.array([1.0, 2.0]))
+
+
+def test_inputs_by_name_are_refused_with_what_to_write() -> None:
+    from lxt_fx.bridges.captum import LayerRelevance, Relevance
+
+    model, ids = tiny.bert(), torch.tensor([[1, 2, 3]])
+    encoded = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    for method in (Relevance(model), LayerRelevance(model, "residual.1")):
+        for given, kind in ((encoded, "dict"), ("a text", "str"), ([1, 2], "list"), ((ids, None), "NoneType")):
+            with pytest.raises(lxt_fx.InputError, match=f"a tuple of tensors, got {kind}; .*follow by position in additi"):
+                method.attribute(given, target=0)  # type: ignore[arg-type]
+        with pytest.raises(lxt_fx.InputError, match="additional_forward_args must be a tuple, got dict; .*by position"):
+            method.attribute(ids, target=0, additional_forward_args={"attention_mask": encoded["attention_mask"]})
 
 
 def test_a_function_around_a_model_is_refused() -> None:

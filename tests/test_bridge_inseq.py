@@ -117,3 +117,32 @@ def test_an_answer_as_inseqs_result(capsys: pytest.CaptureFixture[str], tmp_path
     assert known.sum() == 11 and torch.equal(again[0].target_attributions[known], answer.relevance.T[known])
     with pytest.raises(lxt_fx.InputError, match="give what lxt_fx.answer_relevance returns"):
         feature_attribution_output(lxt_fx.explain(own, tokenizer, PROMPT))
+
+
+def test_several_answers_are_sequences_of_one_result() -> None:
+    from lxt_fx.bridges.inseq import feature_attribution_output
+
+    tokenizer = tiny_text.byte_tokenizer()
+    own = tiny_text.llama(len(tokenizer))
+    several = lxt_fx.answer_relevance(own, tokenizer, [PROMPT, PROMPT], [ANSWER, " London"])
+    out = feature_attribution_output(several)
+    assert [len(one.target) - one.attr_pos_start for one in out.sequence_attributions] == [2, 1]
+    for one, answer in zip(out.sequence_attributions, several, strict=True):
+        alone = feature_attribution_output(answer)[0]
+        torch.testing.assert_close(one.target_attributions, alone.target_attributions, equal_nan=True)
+    other = lxt_fx.answer_relevance(own, tokenizer, PROMPT, ANSWER, rules="cp_lrp")
+    with pytest.raises(lxt_fx.InputError, match="one result is of one model and table, got 2 in 2 explanations"):
+        feature_attribution_output([several[0], other])
+    with pytest.raises(lxt_fx.InputError, match="got 0 in 0 explanations"):
+        feature_attribution_output([])
+
+
+def test_rules_of_a_call_are_refused_and_not_dropped() -> None:
+    import inseq
+
+    import lxt_fx.bridges.inseq
+
+    tokenizer = tiny_text.byte_tokenizer()
+    model = inseq.load_model(tiny_text.llama(len(tokenizer)), "lxt_fx", tokenizer=tokenizer)
+    with pytest.raises(lxt_fx.InputError, match="rules are given with the method: inseq.load_model"):
+        model.attribute(PROMPT, PROMPT + ANSWER, attributed_fn="logit", rules="cp_lrp", show_progress=False)

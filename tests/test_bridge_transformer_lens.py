@@ -72,7 +72,12 @@ def test_where_a_name_does_not_correspond_the_error_says_what_does() -> None:
         (llama, "blocks.0.hook_resid_mid", "hook_resid_pre plus hook_attn_out"),
         (llama, "blocks.9.hook_resid_pre", "would be residual.9, which LlamaForCausalLM does not have"),
         (llama, "hook_embed", "it is the leaf of a call"),
-        (llama, "blocks.0.attn.hook_nothing", "is no place here; lxt_fx.places lists"),
+        (llama, "blocks.0.attn.hook_nothing", "is no place here; the nearest are blocks.0.attn.hook"),
+        (llama, "blocks.1.hook_z", "the nearest are .*blocks.1.attn.hook_z"),
+        (llama, "blocks.0.attn.q.hook_out", "watch the module that gives it, by its path"),
+        (llama, "blocks.0.attn.o.hook_in", "attn.hook_z before attn.o"),
+        (llama, "embed.hook_out", "it is the leaf of a call"),
+        (llama, "ln_final.hook_normalized", "by its path .as model.norm."),
         (bert, "blocks.0.hook_resid_post", "here a norm stands behind the sum.*hook_normalized_resid_post"),
         (bert, "blocks.0.attn.hook_rot_k", "no rotated value: try attn.hook_q or attn.hook_k"),
         (gemma, "blocks.0.hook_attn_out", "between the projection and the residual stream"),
@@ -83,6 +88,23 @@ def test_where_a_name_does_not_correspond_the_error_says_what_does() -> None:
     assert lens.place(bert, "blocks.0.hook_normalized_resid_post") == "residual.1"
     assert lens.place(gemma, "blocks.0.attn.hook_out") == "attention.0.output"
     assert lens.place(bert, "blocks.1.attn.hook_q") == "attention.1.queries"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "got no name; give names one after the other: 'blocks.*.attn.hook_z'"),
+        ((["blocks.1.attn.hook_z"],), "is no name; give names one after the other"),
+        ((("z", 1),), "'z', 1. is no name; give names one after the other"),
+        ((lambda name: name.endswith("hook_z"),), "is no name; give names one after the other"),
+        (("blocks.*.*",), "stands for more than the number of a block"),
+        (("*",), "stands for more than the number of a block"),
+    ],
+)
+def test_a_filter_as_run_with_cache_takes_it_is_refused(names: tuple[Any, ...], said: str) -> None:
+    explained = lxt_fx.transform(tiny.llama())
+    with pytest.raises(lxt_fx.InputError, match=said), lens.watch(explained, *names):
+        pass
 
 
 @peers.needs("transformer_lens")

@@ -116,6 +116,8 @@ def test_what_one_side_does_not_have_is_refused_by_name() -> None:
         (layers(((nn.Linear,), rules.Gamma(zero_params="bias"))), "Gamma sets .*bias.* to zero"),
         (layers(((nn.BatchNorm1d,), rules.Pass())), "1 is a batch norm with Pass"),
         (layers(((nn.Sequential,), rules.Epsilon())), "Epsilon is on the model, which has modules inside"),
+        (composites.NameMapComposite([(("3",), rules.Epsilon())]), "no rule for any module of Sequential.* It has 0, 1, 2"),
+        ("epsilon_plus", "composite must be a composite of zennit, as EpsilonPlus.., got 'epsilon_plus'"),
         (layers(canonizers=[canonizers.AttributeCanonizer(lambda name, module: None)]), "canonizer AttributeCanonizer"),
     ):
         with pytest.raises(lxt_fx.InputError, match=said):
@@ -139,3 +141,5 @@ def test_imgify_draws_our_relevance() -> None:
     assert zennit.imgify(torch.randn(3, 4, 5), level=2.0).size == (5, 4)
     with pytest.raises(lxt_fx.InputError, match="give the explanation of one number of a picture"):
         zennit.imgify(lxt_fx.explain(tiny_text.llama(20), None, [1, 2, 3]))
+    with pytest.raises(lxt_fx.InputError, match=r"one picture, as relevance\[0\], got \[2, 3, 4, 5\]"):
+        zennit.imgify(torch.randn(2, 3, 4, 5))

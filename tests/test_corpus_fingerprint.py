@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import lxt_fx
-from lxt_fx import Corpus, InputError
+from lxt_fx import CallError, Corpus, InputError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inside.corpus.fingerprint import (
     _rule_text,
@@ -185,7 +185,7 @@ def test_a_folder_is_not_continued_or_opened_under_other_rules_or_steered(
         lxt_fx.corpus(composite, tokenizer, texts, PLACE, folder=tmp_path / "out", words=0, labels=["a", "b"])
     assert Corpus(tmp_path / "out", model=composite).samples == 2
     with lxt_fx.steer(explained, {PLACE: lxt_fx.edits.scale(3.0)}):
-        with pytest.raises(InputError, match="the module is steered"):
+        with pytest.raises(CallError, match="call corpus before the block"):
             lxt_fx.corpus(explained, tokenizer, texts, PLACE, folder=tmp_path / "steered")
         lxt_fx.latent(explained, "abc", 1, PLACE, processor=tokenizer)
     assert not (tmp_path / "steered").exists()

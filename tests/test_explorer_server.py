@@ -140,7 +140,7 @@ def read(array: dict[str, Any]) -> np.ndarray:
 )
 def test_a_stranger_is_refused(client: TestClient, jobs: Jobs, headers: dict[str, Any], why: str) -> None:
     for answer in (
-        client.get("/api/tables", headers=headers),
+        client.get("/api/jobs/x", headers=headers),
         client.post("/api/jobs", json=ASK, headers=headers),
         client.delete("/api/jobs/x", headers=headers),
     ):
@@ -150,12 +150,12 @@ def test_a_stranger_is_refused(client: TestClient, jobs: Jobs, headers: dict[str
 
 def test_the_own_page_is_answered(client: TestClient) -> None:
     for headers in ({}, {"origin": f"http://{HOST}"}, {"host": "localhost:8000", "origin": "http://localhost:8000"}):
-        assert client.get("/api/tables", headers=headers).status_code == 200
+        assert client.post("/api/jobs", json=ASK, headers=headers).status_code == 202
 
 
 def test_a_header_that_comes_twice_is_refused(client: TestClient) -> None:
     for twice in ([("host", HOST), ("host", "evil.example")], [("x-lxt-fx-token", "x"), ("x-lxt-fx-token", TOKEN)]):
-        answer = TestClient(client.app, base_url=f"http://{HOST}").get("/api/tables", headers=twice)
+        answer = TestClient(client.app, base_url=f"http://{HOST}").get("/api/jobs/x", headers=twice)
         assert answer.status_code == 400 and "comes 2 times" in answer.json()["message"]
 
 
@@ -164,15 +164,15 @@ def test_the_page_asks_for_the_token_in_its_address(client: TestClient) -> None:
     assert bare.get("/").status_code == 403 == bare.get("/?token=wrong").status_code
     assert bare.get(f"/?token={TOKEN}").text == PAGE
     assert bare.get("/?" + "a=1&" * 20 + f"token={TOKEN}").status_code == 403, "more fields than any address of ours has"
-    assert bare.get(f"/api/tables?token={TOKEN}").status_code == 403, "only the page itself takes it from the address"
+    assert bare.get(f"/api/jobs/x?token={TOKEN}").status_code == 403, "only the page itself takes it from the address"
 
 
 def test_every_answer_has_the_headers(client: TestClient) -> None:
     answers = [
-        client.get(f"/?token={TOKEN}"), client.get("/api/tables"), client.get("/nothing"), client.put("/api/jobs"),
+        client.get(f"/?token={TOKEN}"), client.get("/api/jobs/x"), client.get("/nothing"), client.put("/api/jobs"),
         client.get("/", headers={"host": "evil.example"}), client.post("/api/jobs", json={}),
     ]  # fmt: skip
-    assert [answer.status_code for answer in answers] == [200, 200, 404, 405, 403, 400]
+    assert [answer.status_code for answer in answers] == [200, 404, 404, 405, 403, 400]
     for answer in answers:
         policy = answer.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'sha256-") and "unsafe" not in policy
@@ -189,7 +189,7 @@ def test_every_answer_has_the_headers(client: TestClient) -> None:
     ],
 )  # fmt: skip
 def test_no_path_reaches_the_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    client.get("/api/tables")  # whatever is imported late
+    client.get("/api/jobs/x")  # whatever is imported late
     opened: list[Any] = []
     with monkeypatch.context() as patched:
         for module, name in ((builtins, "open"), (io, "open"), (os, "open"), (os, "stat"), (os, "scandir")):
@@ -477,6 +477,13 @@ def test_targets_contrasts_and_positions(client: TestClient, model: Any, tokeniz
         found = asked(client, **question)
         assert found["result"]["numbers"][0]["value"] == pytest.approx(float(value), rel=1e-4)
         assert found["candidates"][0]["logit"] == pytest.approx(float(logits[question.get("position", -1)].max()), rel=1e-4)
+    assert found["positions"] == len(logits) and found["result"]["parts"][0]["read"] == 2
+    for position in (0, 3, -2):
+        there = asked(client, position=position)
+        assert there["candidates"][0]["id"] == int(logits[position].argmax())
+        (part,) = there["result"]["parts"]
+        assert part["read"] == position % len(logits) + 1 and not read(part["values"])[part["read"] :].any()
+    assert "read" not in asked(client)["result"]["parts"][0]
     wrong = asked(client, position=99)
     assert wrong["state"] == "failed" and wrong["error"]["kind"] == "InputError" and "99" in wrong["error"]["message"]
 
@@ -525,7 +532,7 @@ def test_classes_and_masks_have_candidates_too(jobs: Jobs) -> None:
     words = tiny_text.word_tokenizer()
     client = client_of(ServedModel(tiny_text.bert("classifier", len(words)), words), jobs)
     found = asked(client, text="play playing")
-    assert {each["token"] for each in found["candidates"]} == {"bad", "fair", "good"}
+    assert {each["token"] for each in found["candidates"]} == {"bad", "fair", "good"} and found["positions"] is None
     assert found["candidates"][0]["token"] in found["result"]["numbers"][0]["said"]
     assert sum(each["probability"] for each in found["candidates"]) == pytest.approx(1)
     wrong = asked(client, text="play", answer_tokens=3)
@@ -533,6 +540,8 @@ def test_classes_and_masks_have_candidates_too(jobs: Jobs) -> None:
     client = client_of(ServedModel(tiny_text.bert("masked", len(words)), words), jobs)
     found = asked(client, text="Paris is [MASK]")
     assert len(found["candidates"]) == 10 and found["candidates"][0]["token"] in found["result"]["numbers"][0]["said"]
+    (part,) = found["result"]["parts"]
+    assert found["positions"] == len(part["tokens"]) and "read" not in part
 
 
 def test_a_token_that_the_model_rules_out_is_no_candidate(client: TestClient, model: Any, tokenizer: Any) -> None:
@@ -580,12 +589,6 @@ def test_a_saved_explanation_is_opened(client: TestClient, model: Any, tokenizer
         assert answer.status_code == 400 and why in answer.json()["message"]
 
 
-def test_tables_are_listed_with_their_rules(client: TestClient) -> None:
-    found = client.get("/api/tables").json()["tables"]
-    assert [table["name"] for table in found] == list(lxt_fx.TABLES)
-    assert found[0]["rules"][0][0] == next(iter(lxt_fx.TABLES.values())).rules[0].name
-
-
 # serving
 
 
@@ -603,13 +606,13 @@ def test_what_cannot_be_served_is_refused_before_it_begins(model: Any, tokenizer
             ServedModel(*wrong)
     for port in (-1, 70_000, True, "80"):
         with pytest.raises(InputError, match="port must be a whole number"):
-            serve_module._bound(port)  # type: ignore[arg-type]
+            lxt_fx.serve(object(), port=port)  # type: ignore[arg-type]
 
 
-def test_without_the_extra_the_error_names_it(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_it_before_the_model_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(InputError, match=r"pip install 'lxt_fx\[serve\]'"):
-        lxt_fx.serve(model, tokenizer, open_browser=False)
+        lxt_fx.serve(object(), open_browser=False)
 
 
 def test_a_real_server_answers_on_this_machine_only_until_ctrl_c(
@@ -630,7 +633,7 @@ def test_a_real_server_answers_on_this_machine_only_until_ctrl_c(
         job = json.loads(body)["job"]
         seen["state"] = until(lambda: state_of(port, token, job) in ("done", "failed") and state_of(port, token, job))
         with pytest.raises(InputError, match=f"port {port} cannot be used"):
-            serve_module._bound(port)
+            lxt_fx.serve(object(), port=port)
         raise KeyboardInterrupt
 
     def state_of(port: int, token: str, job: str) -> str:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import lxt_fx
 from lxt_fx.compiler.captured_model import copied
 from lxt_fx.compiler.captures import captured_from
-from lxt_fx.compiler.explained import Explained, _Observed
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.observed_module import Observed
 from lxt_fx.compiler.options import Options, table_named
 from lxt_fx.compiler.pipeline import compiled_by
 
@@ -111,7 +112,7 @@ def test_a_call_without_hooks_runs_no_interpreter(monkeypatch: pytest.MonkeyPatc
     explained.get_submodule("first").register_forward_hook(lambda *given: None).remove()
     explained(x)  # finds that there is no hook left
     runs: list[int] = []
-    monkeypatch.setattr(_Observed, "run", lambda *given, **named: runs.append(1))
+    monkeypatch.setattr(Observed, "run", lambda *given, **named: runs.append(1))
     monkeypatch.setattr(nn.Module, "named_modules", lambda *given, **named: runs.append(2))
     explained(x)
     assert not runs

@@ -73,6 +73,14 @@ def test_every_room_has_a_floor() -> None:
     assert {room_of(module) for module in SOURCES} == set(FLOOR)
 
 
+def test_the_page_lists_every_room_from_the_lowest_floor_up() -> None:
+    page = (ROOT / "docs/how_it_works.md").read_text(encoding="utf-8").split("## The house")[1]
+    names = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    listed = [Path(name.strip("` ")).stem for cell in names for name in cell.split(",")]
+    assert sorted(listed) == sorted(set(FLOOR) - {"__main__"})
+    assert [FLOOR[room] for room in listed] == sorted(FLOOR[room] for room in listed)
+
+
 def test_imports_go_down() -> None:
     up = [
         f"{module}:{line} imports {other}"

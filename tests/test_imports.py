@@ -17,6 +17,9 @@ import lxt_fx
 
 ROOT = Path(__file__).parents[1]
 DRAWING = ("transformers", "matplotlib", "typer", "rich", "jinja2", "pandas", "PIL", "safetensors", "starlette", "uvicorn")
+SERVER = ("starlette", "uvicorn")
+"""The extra `serve`."""
+
 GRAPHS = ("networkx", "sympy")
 """What the analyses of a graph load."""
 
@@ -61,6 +64,31 @@ def test_import_loads_no_package_but_torch(imported: dict[str, Any]) -> None:
 def test_naming_everything_loads_no_package_that_draws_or_loads_models(imported: dict[str, Any]) -> None:
     loaded = set(imported["loaded_by_star"])
     assert "lxt_fx.compiler.pipeline" in loaded and not set(DRAWING) & loaded
+
+
+def test_a_page_is_written_where_no_package_of_the_server_is_installed(tmp_path: Path) -> None:
+    code = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {SERVER}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Missing())
+import torch, lxt_fx
+model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.SiLU(), torch.nn.Linear(3, 2)).eval()
+found = lxt_fx.explain(model, None, torch.randn(4), 0)
+lxt_fx.explore(found, path={str(tmp_path / "page.html")!r})
+found.to_html({str(tmp_path / "same.html")!r})
+try:
+    lxt_fx.serve(model, None)
+except lxt_fx.LxtFxError as error:
+    message = str(error)
+"""
+    loaded, message = in_fresh_process(code, "[sorted(sys.modules), message]")
+    pages = [(tmp_path / name).read_text(encoding="utf-8") for name in ("page.html", "same.html")]
+    assert all('"kind":"numbers"' in page and "Sequential" in page for page in pages)
+    assert not {name for name in loaded if name.partition(".")[0] in SERVER or name == "lxt_fx.explorer.server.app"}
+    assert "lxt_fx[serve]" in message
 
 
 def test_import_registers_every_op(imported: dict[str, Any]) -> None:

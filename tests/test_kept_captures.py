@@ -25,6 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import lxt_fx
 from lxt_fx.attribution.as_explained import as_explained
+from lxt_fx.base import module_facts
 from lxt_fx.base.transformers_internals import recorded_outputs
 from lxt_fx.compiler.kept_captures import forget_captures
 from lxt_fx.rule_table import basic_rules
@@ -517,3 +518,33 @@ def test_the_garbage_collector_is_as_before_and_rests_in_between(x: Tensor) -> N
         assert gc.get_threshold() == (123, 4, 5)
     finally:
         gc.set_threshold(*own)
+
+
+MANY = [1.0] * 20_000
+
+
+def test_a_model_that_reads_too_much_is_captured_for_each_call(
+    x: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class ReadsMany(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.linear(x) * MANY[0]
+            return out
+
+    net, found = ReadsMany().eval(), list[Tensor]()
+    caplog.set_level("INFO")
+    for most, captures in ((module_facts.MOST_FACTS, 2), (10_000, 3)):
+        monkeypatch.setattr(module_facts, "MOST_FACTS", most)
+        forget_captures()
+        with captures_counted() as captured:
+            for factor in (1.0, 1.0, 3.0):
+                monkeypatch.setitem(globals(), "MANY", [factor] * 20_000)
+                found.append(as_explained(net, (x,), {}, "test", "attnlrp")(x))
+        assert len(captured) == captures
+    assert all(torch.equal(one, other) for one, other in zip(found[:3], found[3:], strict=True))
+    assert not torch.equal(found[1], found[2])
+    assert "captures of ReadsMany are not kept: its code reads over" in caplog.text

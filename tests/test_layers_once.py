@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import FlaubertConfig, FlaubertWithLMHeadModel
 
 import lxt_fx
+from lxt_fx.base import module_facts
 from lxt_fx.compiler.captures import captured_from
 from lxt_fx.compiler.kept_captures import forget_model
 from lxt_fx.passes.capture import capture as capture_module
@@ -482,3 +483,18 @@ def test_an_attribute_stands_for_those_of_all_twins() -> None:
         with pytest.raises(ReadError):
             use()
         assert "reads index" in kind.why_not
+
+
+MANY = [1.0] * 20_000
+
+
+def test_layers_whose_code_reads_more_than_can_be_compared_are_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReadsMany(Layer):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * MANY[0]
+
+    monkeypatch.setattr(module_facts, "MOST_FACTS", 10_000)
+    model, x = Stack(ReadsMany), torch.randn(3, 4)
+    found = captured(model, x)
+    assert found.copied.layers == 0 and "code reads too many objects" in found.copied.not_copied[0]
+    assert torch.equal(found.gm(x=x), model(x))

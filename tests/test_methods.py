@@ -343,6 +343,8 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
         tables.dpa(query=0.5)
     with pytest.raises(lxt_fx.InputError, match="attention: the temperature of a softmax must be a number above 0"):
         shares.attention(temperature=0.0)
+    with pytest.raises(lxt_fx.InputError, match="got gate 0.5, up 0.6, which give 1.1"):
+        shares.gate(0.5, 0.6)
     with pytest.raises(lxt_fx.InputError, match="no share may be below 0, got gate 1.5, up -0.5"):
         shares.gate(1.5, -0.5)
 

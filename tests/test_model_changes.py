@@ -270,6 +270,34 @@ def test_a_call_looks_at_no_module_of_a_model_that_did_not_change(monkeypatch: p
     assert not looked
 
 
+def test_a_hidden_state_that_the_forward_stores_is_held_by_nobody() -> None:
+    """Values are compared of what stands among buffers only, so nothing else has to outlast the call that made it."""
+
+    class Stores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.last, self.parts = nn.Linear(6, 7), torch.zeros(()), [torch.zeros(())]
+            self.register_buffer("seen", torch.zeros(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = torch.tanh(self.linear(x))
+            self.parts[0] = self.last * 2
+            self.seen = self.parts[0].sum(-1)
+            return self.seen * 3
+
+    def hidden() -> int:
+        gc.collect()
+        return sum(type(each) is Tensor and each.shape == (3, 7) for each in gc.get_objects())
+
+    model, given = Stores().eval(), torch.randn(3, 6)
+    before = hidden()
+    explained = lxt_fx.transform(model, (given,))
+    assert hidden() == before
+    for _ in range(2):
+        torch.testing.assert_close(explained(given), model(given))
+    assert hidden() == before + 2, "those that the model itself stores now"
+
+
 def test_what_the_forward_writes_for_the_first_time_is_no_setting() -> None:
     """Funnel saves the length of its last call, in an attribute that it does not have before."""
 

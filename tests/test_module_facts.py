@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import time
 import types
 import weakref
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lxt_fx.base.facts_text import NoText, text_of
-from lxt_fx.base.module_facts import facts_of
+from lxt_fx.base.module_facts import MOST_FACTS, TooManyFacts, facts_of
 from lxt_fx.base.remembered_facts import remembered
 
 
@@ -195,3 +196,40 @@ def test_an_object_that_only_this_process_knows_has_no_text(made: Callable[[], A
     net.thing = made()
     with pytest.raises(NoText):
         list(text_of(facts_of(net)))
+
+
+def test_what_pytest_puts_behind_an_assert_is_no_fact() -> None:
+    class Asserts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dim() == 2
+            return x
+
+    names = "".join(path for path, _ in facts_of(Asserts()))
+    assert "@pytest_ar" in names and ":_reprcompare" not in names  # that holds all tests of the session
+
+
+class Kind:
+    pass
+
+
+def test_many_keys_of_one_class_take_a_time_that_grows_with_their_number() -> None:
+    net = Net()
+    net.kinds = {Kind(): place for place in range(5_000)}
+    start = time.process_time()
+    was = remembered(facts_of(net))
+    assert len(was.tokens) > 5_000 and time.process_time() - start < 2  # seconds; a mark more for each took ten
+    net.kinds[next(iter(net.kinds))] = 7
+    assert not was.is_same(remembered(facts_of(net)))
+
+
+MANY = [0.0] * (MOST_FACTS + 10_000)
+
+
+class ReadsMany(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * MANY[0]
+
+
+def test_a_model_whose_code_reads_too_much_is_not_walked_to_the_end() -> None:
+    with pytest.raises(TooManyFacts, match=r"its code reads over \d+ objects, such as model.*forward:MANY\["):
+        facts_of(ReadsMany())

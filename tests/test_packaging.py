@@ -17,6 +17,10 @@ from mypy.options import Options
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"lxt_fx": "lxt_fx", "lxt_fx/passes": "passes", "lxt_fx/rule_table": "rule_table"}
 
+PAGE, PAGE_BYTES, WHEEL_BYTES = "lxt_fx/explorer/bundle/", 100_000, 1_500_000
+"""The built page of the explorer, the most bytes by which it may make the wheel grow, and the most of the wheel: 48 kB and
+1.09 MB when this was written. More than 1 MB would be too large for what the page does."""
+
 
 def installed_files(repository: Path = ROOT) -> dict[str, str]:
     """Path after installation -> path in the repository, of each module, template, style and page, read from the files."""
@@ -52,11 +56,26 @@ def build(kind: str, repository: Path, target: Path) -> Path:
     return next(target.iterdir())
 
 
-def test_wheel_holds_every_module_and_template(repository: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(build("wheel", repository, tmp_path)) as wheel:
-        packed = {name for name in wheel.namelist() if name.startswith("lxt_fx/")}
+@pytest.fixture(scope="module")
+def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the copy."""
+    return build("wheel", repository, tmp_path_factory.mktemp("wheel"))
+
+
+def test_wheel_holds_every_module_and_template(repository: Path, wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as packed_files:
+        packed = {name for name in packed_files.namelist() if name.startswith("lxt_fx/")}
     assert {"lxt_fx/passes/new/inner/module.py", "lxt_fx/new/inner/module.py", "lxt_fx/rule_table/new/module.py"} <= packed
     assert packed == {*installed_files(repository), "lxt_fx/py.typed"}
+
+
+def test_wheel_stays_small_with_the_page(wheel: Path) -> None:
+    """Compressed, as it is downloaded."""
+    with zipfile.ZipFile(wheel) as packed:
+        page = sum(one.compress_size for one in packed.infolist() if one.filename.startswith(PAGE))
+        largest = max(packed.infolist(), key=lambda one: one.compress_size)
+    assert 10_000 < page <= PAGE_BYTES, "the page is in the wheel, and makes it grow by little"
+    assert wheel.stat().st_size <= WHEEL_BYTES, f"the largest file is {largest.filename}"
 
 
 def test_sdist_holds_every_module_and_builds_the_same_wheel(repository: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from torch import Tensor
 import lxt_fx
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.base.progress import told
-from lxt_fx.compiler import explained as explained_module
 from lxt_fx.compiler.kept_captures import forget_captures
+from lxt_fx.compiler.steered_module import STEERING
 from lxt_fx.explorer.server import asked_picture
 from lxt_fx.explorer.server.asked import read_asked
 from lxt_fx.explorer.server.jobs import Cancelled, Jobs
@@ -160,7 +160,7 @@ def test_what_cannot_be_steered_says_why_and_leaves_the_model_as_it_was(served: 
     before = ask(served)
     with pytest.raises(LxtFxError, match=why):
         ask(served, steer=steer)
-    assert not explained_module._STEERING.get()
+    assert not STEERING.get()
     assert ask(served).candidates == before.candidates
 
 
@@ -169,7 +169,7 @@ def test_nothing_stays_steered_when_a_question_fails_or_is_cancelled_in_the_midd
     seen = list[int]()
 
     def stop(steps: Any) -> None:
-        if explained_module._STEERING.get():
+        if STEERING.get():
             seen.append(len(steps))
             raise Cancelled
 
@@ -178,7 +178,7 @@ def test_nothing_stays_steered_when_a_question_fails_or_is_cancelled_in_the_midd
     with pytest.raises(InputError, match="99"):
         ask(served, steer=OFF, position=99)
     assert seen, "the question was cancelled while the model was steered"
-    assert not explained_module._STEERING.get()
+    assert not STEERING.get()
     after = ask(served)
     assert after.candidates == before.candidates
     assert np.array_equal(read(after.result["parts"][0]["values"]), read(before.result["parts"][0]["values"]))
@@ -325,6 +325,14 @@ def test_a_chat_with_a_picture_shows_both_and_writes_an_answer() -> None:
     inputs = served._given(read_asked(json.dumps(
         {"kind": "explain", "rules": "attnlrp", "chat": chat, "image": url()}
     ))).inputs  # fmt: skip
+    text = next(part for part in found.result["parts"] if part["kind"] == "text")
+    assert found.positions == len(text["ids"]) < inputs["input_ids"].shape[1]
+    early = ask(served, text=None, chat=chat, image=url(), position=0)
+    assert next(part for part in early.result["parts"] if part["kind"] == "text")["read"] == 1
+    column = inputs["input_ids"][0].tolist().index(text["ids"][0])
+    best = float(served.module(**inputs).logits[0, column].detach().max())
+    assert column > 0, "tokens that stand for the picture are before it"
+    assert early.result["numbers"][0]["value"] == pytest.approx(best, rel=1e-4) == early.candidates[0]["logit"]
     written = served.module.generate(**inputs, max_new_tokens=3, do_sample=False, pad_token_id=0)
     answer = ask(served, text=None, chat=chat, image=url(), answer_tokens=3)
     ids = next(part for part in answer.result["parts"] if part["kind"] == "text")["ids"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import fields
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from rounding import ROUNDINGS, assert_same
 from shared_captures import each_model, explained, one_worker, shared_model
 from tiny import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo import config as dynamo_settings
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -72,3 +73,9 @@ def test_a_test_that_changes_a_shared_model_fails_the_next() -> None:
         explained("llama")
     parameter.grad = None
     explained("llama")
+
+
+def test_torch_writes_no_trace_of_an_export_for_pytest() -> None:
+    """Its handlers would make a seventh of the CPU time of a capture (conftest.py)."""
+    torch.export.export(nn.Linear(2, 2), (torch.ones(3, 2),))
+    assert not logging.getLogger("torch.__trace").handlers

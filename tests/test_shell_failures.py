@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shell_run import TEXT, filled, language_model, run
 from tiny_text import llama
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration, WhisperForConditionalGeneration
 
 import lxt_fx.tasks.explain
 from lxt_fx.base.errors import NonFiniteError, NoRuleError
@@ -275,6 +276,31 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.Captu
     T5ForConditionalGeneration(T5Config(**sizes)).save_pretrained(tmp_path)
     assert run("inspect", str(tmp_path)) == 3
     assert "is a T5ForConditionalGeneration, and this command loads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("made", [T5ForConditionalGeneration, WhisperForConditionalGeneration])
+def test_serve_refuses_a_model_of_another_kind_by_its_config(
+    made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.config_class(architectures=[made.__name__]).save_pretrained(tmp_path)
+    assert run("serve", str(tmp_path), "--no-open-browser") == 3
+    said = capsys.readouterr().err
+    assert f"is a {made.__name__}, and this command loads" in said and "call lxt_fx.serve for texts and pictures" in said
+
+
+def test_serve_says_before_it_looks_for_the_model_that_the_port_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run("serve", "nobody/nothing", "--port", str(port), "--no-open-browser") == 3
+    assert f"serve: port {port} cannot be used: " in capsys.readouterr().err
+
+
+def test_serve_says_before_it_looks_for_the_model_that_the_extra_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert run("serve", "nobody/nothing", "--no-open-browser") == 3
+    assert "pip install 'lxt_fx[serve]'" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,8 @@ from shell_run import TEXT, filled, run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lxt_fx
-import lxt_fx.explorer.server.serve
+from lxt_fx.explorer.server import serve
+from lxt_fx.explorer.server.served_model import ServedModel
 from lxt_fx.shell.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -198,13 +200,28 @@ def test_the_certificate_and_the_ledger_are_data_on_standard_output(capsys: Capt
     assert json.loads(out)["rules"] == "attnlrp" and not err
 
 
-def test_serve_has_the_model_and_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "model_class", "tool"),
+    [
+        ("LLAMA", "LlamaForCausalLM", "Tokenizer"), ("BERT", "BertForSequenceClassification", "Tokenizer"),
+        ("VIT", "ViTForImageClassification", "ImageProcessor"),
+    ],
+)  # fmt: skip
+def test_serve_has_the_model_its_tool_and_the_port(
+    name: str, model_class: str, tool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = list[Any]()
-    monkeypatch.setattr(lxt_fx.explorer.server.serve, "serve", lambda *given, **named: found.extend([given, named]))
-    assert run("serve", shell_run.language_model(), "--port", "8123", "--no-open-browser") == 0
-    (model, tokenizer), named = found
-    assert type(model).__name__ == "LlamaForCausalLM" and tokenizer.is_fast
-    assert named == {"port": 8123, "open_browser": False}
+
+    def serve_at(listening: socket.socket, model: Any, processor: Any, *, open_browser: bool) -> None:
+        found.extend([listening.getsockname(), ServedModel(model, processor), processor, open_browser])
+
+    monkeypatch.setattr(serve, "serve_at", serve_at)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert run("serve", shell_run.MODELS[name](), "--port", str(port), "--no-open-browser") == 0
+    address, served, processor, opened = found
+    assert address == ("127.0.0.1", port) and served.facts.model_class == model_class and opened is False
+    assert tool in "".join(each.__name__ for each in type(processor).__mro__)
 
 
 WIDE_COMMANDS = [
@@ -292,7 +309,8 @@ def test_the_commands_of_the_docs_run(
     texts = {"text.txt": TEXT, "texts.txt": "Paris is\nRome is", "chats.jsonl": '{"text": "Paris"}'}
     for name, text in texts.items():
         Path(name).write_text(text)
-    stdin, (command,) = TEXT.encode(), re.findall(r"lxt-fx ([^|<]+)", line)
+    (command,) = re.findall(r"lxt-fx ([^|<]+)", line)
+    stdin = b'[{"role": "user", "content": "Rome"}]' if line.endswith("< chats.txt") else TEXT.encode()
     arguments = ["LLAMA" if word == "MODEL" else word for word in shlex.split(command)]
     out, _ = ran(capsys, *arguments, stdin=stdin)
     assert out or "--no-show" in arguments

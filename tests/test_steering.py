@@ -578,6 +578,18 @@ def test_an_edit_that_is_none_is_refused(make: Callable[[], Any], message: str) 
         make()
 
 
+@pytest.mark.parametrize(
+    "make", [lambda *given: edits.Edit("add", *given), edits.add, lambda v, units: edits.add(v).of({"a": units})["a"]]
+)
+def test_an_edit_holds_its_units_and_a_copy_of_its_amount_however_it_is_made(make: Callable[..., Any]) -> None:
+    vector = torch.ones(2, requires_grad=True)
+    for units in ([3, 17], (3, 17), torch.tensor([3, 17])):
+        edit = make(vector, units)
+        assert edit.units == (3, 17) and edit.kind == "add"
+        assert not edit.amount.requires_grad and edit.amount.data_ptr() != vector.data_ptr()
+    assert make(1.0, 3).units == (3,) and edits.add(vector).units is None
+
+
 def test_a_number_beyond_the_dtype_of_a_place_is_refused() -> None:
     explained = lxt_fx.transform(tiny.Mlp().half(), (torch.randn(2, 6).half(),))
     with (

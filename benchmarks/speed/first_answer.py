@@ -127,7 +127,7 @@ def rows(make: Sides) -> list[Row]:
         Row("explain, loaded model, captures in files / none yet", make.ours("warm", "explain", cache="warm"),
             make.ours("cold", "explain", cache="cold"), 1),
         Row("explain, second call / first", make.ours("second", "explain_again"), make.ours("first", "explain"), 0.5),
-        Row("lxt-fx --help / import rich, typer", make.command("help", str(command), "--help"),
+        Row("`lxt-fx --help` / import rich, typer", make.command("help", str(command), "--help"),
             make.command("imports", "-c", "import rich, typer"), 1.5, 9),
         Row("lxt-fx explain, warm / model, tokenizer and one plain gradient",
             make.command("command", str(command), "explain", model, "The capital of France is", cache="warm"),
@@ -193,9 +193,10 @@ def page(lines: list[str]) -> str:
     """The page of the measured rows."""
     head = (
         "# The first answer\n\nThis page is written by `python benchmarks/speed/first_answer.py --before FOLDER`. Do not "
-        "edit it.\n\nBoth sides of a row run in turns, each time in a new process, on 2 cores. *Ratio* is the median of "
-        "those of a round, with the least and the largest. *Warm* and *cold* say whether captured graphs lie in files "
-        "(`LXT_FX_CACHE`). *Before* is the code before each kind of layer was captured once.\n\n"
+        "edit it.\n\nHow long one waits for the first relevance, beside something else: each row is named *first / second*"
+        ", and these two run in turns, each time in a new process, on 2 cores. *Ratio* is the median of those of a round, "
+        "with the least and the largest. *Warm* and *cold* say whether captured graphs lie in files (`LXT_FX_CACHE`). "
+        "*Before* is the code before each kind of layer was captured once.\n\n"
         "| what | first | second | ratio | aim | |\n|---|---|---|---|---|---|\n"
     )
     return head + "\n".join(lines) + "\n"

@@ -133,7 +133,7 @@ def nodes_of_names(explained: Explained) -> dict[str, str]:
     output is complete."""
     values, found = explained._values(), {}
     for path, calls in values.calls.items():
-        leaving = [node for call in calls for node in call.leaving if values.carries(node)]
+        leaving = _leaving(values, calls)
         if len(leaving) == 1:
             found[path] = values.at(leaving[0]).name
     return found | {name: values.at(node).name for name, node in _standard(explained).items()}
@@ -156,7 +156,8 @@ def _nodes_at(explained: Explained, name: str, function: str) -> dict[str, Node]
 
 def _nothing(explained: Explained, name: str, function: str) -> dict[str, Node]:
     values = explained._values()
-    known = [*standard_places(explained), *(path for path in values.calls if path)]
+    paths = [path for path, calls in values.calls.items() if path and _leaving(values, calls)]
+    known = [*standard_places(explained), *paths]
     known += [f"%{node.name}" for node in values.graph.nodes if values.carries(node)] if name.startswith("%") else []
     raise UnknownNameError(
         f"{function}: {name!r} selects nothing that carries relevance; {nearest(name, known)}; lxt_fx.places(explained) "
@@ -208,7 +209,7 @@ def _outputs(values: GraphValues, name: str, function: str) -> dict[str, Node]:
 
 
 def _output(values: GraphValues, path: str, calls: list[ModuleCall], function: str) -> Node | None:
-    found = [node for call in calls for node in call.leaving if values.carries(node)]
+    found = _leaving(values, calls)
     if len(found) > 1:
         what = f"is called {len(calls)} times" if len(calls) > 1 else f"gives {len(found)} values that carry relevance"
         raise InputError(
@@ -216,6 +217,11 @@ def _output(values: GraphValues, path: str, calls: list[ModuleCall], function: s
             f"{', '.join(f'%{node.name}' for node in found)}; take these nodes by name"
         )
     return found[0] if found else None
+
+
+def _leaving(values: GraphValues, calls: list[ModuleCall]) -> list[Node]:
+    """The values that leave the module in these calls and carry relevance."""
+    return [node for call in calls for node in call.leaving if values.carries(node)]
 
 
 def _place(explained: Explained, name: str, node: Node) -> InsidePlace:

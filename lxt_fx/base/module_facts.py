@@ -48,8 +48,14 @@ HOOKS = (
     "_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
 
-NOT_FOLLOWED = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "lxt_fx", "builtins", "torchvision", "triton"}
-"""Packages whose functions are compared as they are, and not by what they call in turn."""
+NOT_FOLLOWED = frozenset(sys.stdlib_module_names) | {
+    "torch", "numpy", "lxt_fx", "builtins", "torchvision", "triton", "_pytest"
+}  # fmt: skip
+"""Packages whose functions are compared as they are, and not by what they call in turn. An `assert` in a test's model calls
+functions of pytest, which hold all tests of the session."""
+
+MOST_FACTS, MOST_OF_A_MODULE = 200_000, 200
+"""The most facts of a model: so many, and so many more for each of its modules. A second's work."""
 
 _BASES = frozenset({"PreTrainedModel"})
 _GENERATION = "GenerationMixin"
@@ -171,11 +177,15 @@ def has_comparable_values(array: Any) -> bool:
 def facts_of(model: nn.Module) -> list[Fact]:
     """All facts of a model, in an order that only depends on the model: of each module its class, mode, hooks, tensors and
     attributes, what these hold in turn, and the code of all functions that its classes and attributes name, with what that
-    code reads: closures, defaults, the globals of its modules."""
+    code reads: closures, defaults, the globals of its modules. Raises TooManyFacts where that is a whole program."""
     walk = _Walk(model)
     walk.value("model", model)
     walk.follow()
     return walk.found
+
+
+class TooManyFacts(Exception):
+    """What a model's code reads holds more objects than can be compared at each call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +215,8 @@ class _Walk:
 
     def __init__(self, model: nn.Module) -> None:
         self.found: list[Fact] = []
-        self._classes = {str(type(module)) for module in model.modules()}
+        classes = [str(type(module)) for module in model.modules()]
+        self._classes, self._most = set(classes), MOST_FACTS + MOST_OF_A_MODULE * len(classes)
         self._by_class = recorded_outputs()
         self._seen: dict[int, str] = {}
         self._alive: list[Any] = []  # so that no number of an object is used twice
@@ -214,6 +225,8 @@ class _Walk:
 
     def value(self, path: str, value: Any) -> None:
         """Adds the facts of a value and of what it holds."""
+        if len(self.found) > self._most:
+            raise TooManyFacts(f"its code reads over {self._most} objects, such as {path:.200}")
         if isinstance(value, (*PLAIN, enum.Enum)):
             self.found.append((path, value))
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,15 +53,17 @@ def remembered(facts: Iterable[Fact]) -> Remembered:
     tokens: dict[str, Any] = {}
     alive: dict[int, weakref.ref[Any]] = {}
     held: list[Any] = []
-    certain = True
+    certain, times = True, Counter[str]()
     for path, fact in facts:
         try:
             token, objects = _token(fact)
         except Exception:  # objects may raise anything when they are read
             token, objects, certain = id(fact), (), False
-        while path in tokens:
-            path += "'"  # a class and the attributes that it has a name of in common
-        tokens[path] = token
+        times[path] += 1  # of a class and an attribute with a name in common, and of the objects of one class in a set
+        place = f"{path}'{times[path]}" if times[path] > 1 else path
+        while place in tokens:
+            place += "'"
+        tokens[place] = token
         for each in objects:
             if id(each) in alive:
                 continue

@@ -43,7 +43,7 @@ def chosen(output: Tensor, target: Target, function: str) -> Tensor:
         if output.numel() != batch:
             _refuse(function, f"an output {shape} has several numbers for each example, so it needs a target")
         return output.reshape(batch)
-    indices = target.tolist() if isinstance(target, Tensor) else target
+    indices = _plain(target)
     if isinstance(target, Tensor) and isinstance(indices, Sequence) and len(indices) == 1:
         indices = indices[0]
     each = list(indices) if isinstance(indices, Sequence) and not isinstance(indices, tuple) else [indices] * batch
@@ -60,6 +60,13 @@ def chosen(output: Tensor, target: Target, function: str) -> Tensor:
             _refuse(function, f"target {index!r} is outside of an output {shape} (of {classes} entries)")
         found.append(output[(example, *place)])
     return torch.stack(found)
+
+
+def _plain(target: Any) -> Any:
+    """The target with whole numbers of Python in the place of tensors and numbers of NumPy."""
+    if isinstance(target, tuple | list):
+        return type(target)(map(_plain, target))
+    return target.tolist() if hasattr(target, "tolist") else target
 
 
 def _refuse(function: str, why: str) -> NoReturn:

@@ -11,7 +11,7 @@ its interface is that of version 0.7.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from lxt_fx.bridges.peer import peer
 from lxt_fx.compiler.options import Rules
 from lxt_fx.compiler.transform import transform
 from lxt_fx.results.explanation import Explanation
+from lxt_fx.results.explanations import Explanations
 from lxt_fx.results.readings import TextReading
 
 if TYPE_CHECKING:
@@ -51,6 +52,15 @@ class LxtFxAttribution(FeatureAttribution):
         self.method = peer("captum.attr", "inseq").InputXGradient(attribution_model)
         self.hook(**kwargs)
 
+    def get_attribution_args(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What inseq passes on to each step. Raises InputError for rules, which inseq would drop."""
+        if "rules" in kwargs:
+            raise InputError(
+                'inseq: rules are given with the method: inseq.load_model(model, "lxt_fx", rules=...), once for each table'
+            )
+        found: tuple[dict[str, Any], dict[str, Any]] = super().get_attribution_args(**kwargs)
+        return found
+
     @contextmanager
     def _explaining(self) -> Iterator[None]:
         """Inside the block inseq calls the explained module. The model itself does not change, and still embeds what inseq
@@ -78,9 +88,31 @@ class LxtFxAttribution(FeatureAttribution):
         )
 
 
-def feature_attribution_output(answer: Explanation) -> FeatureAttributionOutput:
+def feature_attribution_output(answers: Explanation | Iterable[Explanation]) -> FeatureAttributionOutput:
     """What `lxt_fx.answer_relevance` returned for a causal language model, as inseq's result, which can `.show()`, `save`
-    and aggregate. Entries of later tokens are NaN, as inseq has them. Raises InputError for another explanation."""
+    and aggregate: of several prompts, or several answers to one, with a sequence for each. Entries of later tokens are NaN,
+    as inseq has them. Raises InputError for another explanation, and for those of several models or tables."""
+    each = Explanations([answers] if isinstance(answers, Explanation) else answers)
+    sequences = [_sequence(answer) for answer in each]
+    made_by = dict.fromkeys((one.origin.model_class, one.origin.checkpoint, one.origin.table_name) for one in each)
+    if len(made_by) != 1:
+        raise InputError(
+            f"inseq.feature_attribution_output: one result is of one model and table, got {len(made_by)} in {len(each)} "
+            "explanations"
+        )
+    ((model_class, checkpoint, table_name),) = made_by
+    info = {
+        "attribution_method": "lxt_fx",
+        "attributed_fn": "logit",
+        "model_class": model_class,
+        "model_name": checkpoint,
+        "step_scores": ["logit"],
+        "rules": table_name,
+    }
+    return FeatureAttributionOutput(sequence_attributions=sequences, info=info)
+
+
+def _sequence(answer: Explanation) -> CoarseFeatureAttributionSequenceOutput:
     part, count = answer.parts[0], len(answer.numbers)
     reading = part.reading
     if not isinstance(reading, TextReading) or not part.several or reading.answer != count or reading.ids is None:
@@ -89,7 +121,7 @@ def feature_attribution_output(answer: Explanation) -> FeatureAttributionOutput:
         )
     prompt = len(reading.tokens) - count
     tokens = [TokenWithId(token, id) for token, id in zip(reading.tokens, reading.ids, strict=True)]
-    sequence = CoarseFeatureAttributionSequenceOutput(
+    return CoarseFeatureAttributionSequenceOutput(
         source=tokens[:prompt],
         target=tokens,
         target_attributions=_earlier(part.values, prompt).T,
@@ -97,15 +129,6 @@ def feature_attribution_output(answer: Explanation) -> FeatureAttributionOutput:
         sequence_scores={},
         attr_pos_start=prompt,
     )
-    info = {
-        "attribution_method": "lxt_fx",
-        "attributed_fn": "logit",
-        "model_class": answer.origin.model_class,
-        "model_name": answer.origin.checkpoint,
-        "step_scores": ["logit"],
-        "rules": answer.origin.table_name,
-    }
-    return FeatureAttributionOutput(sequence_attributions=[sequence], info=info)
 
 
 def _earlier(relevance: Tensor, prompt: int) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from lxt_fx.attribution.place_axes import canonical_node
-from lxt_fx.attribution.places import Places, places
+from lxt_fx.attribution.places import Places, nearest, places
 from lxt_fx.attribution.watch import Watch
 from lxt_fx.attribution.watch import watch as watch_places
 from lxt_fx.base.errors import InputError, UnknownNameError
@@ -101,15 +101,22 @@ HOOKS: Mapping[str, Hook] = {
 """The hooks of a block that are places here."""
 
 ELSEWHERE: Mapping[str, str] = {
-    "hook_embed": 'it is the leaf of a call: explained.with_leaves(input_ids)[1]["inputs_embeds"]',
+    **dict.fromkeys(
+        ("hook_embed", "embed.hook_out"), 'it is the leaf of a call: explained.with_leaves(input_ids)[1]["inputs_embeds"]'
+    ),
     "hook_pos_embed": "positions are no leaf here; lxt_fx.audit says how much of the number they took",
     "hook_resid_mid": "it is no standard place: hook_resid_pre plus hook_attn_out; or watch its %node",
     "attn.hook_attn_scores": "it is no standard place; watch its %node, which show(explained, 'lowered') prints",
     "attn.hook_result": "the graph sums over heads in one product: take attn.hook_z, which is what each head gives",
-    "mlp.hook_pre": "watch the module that gives it, by its path (model.layers.0.mlp.gate_proj)",
-    "mlp.hook_pre_linear": "watch the module that gives it, by its path (model.layers.0.mlp.up_proj)",
+    "mlp.hook_pre": "watch the module that gives it, by its path (as model.layers.0.mlp.gate_proj)",
+    "mlp.hook_pre_linear": "watch the module that gives it, by its path (as model.layers.0.mlp.up_proj)",
     "hook_scale": "a norm's factor carries no relevance under most tables",
-    "hook_normalized": "watch the norm by its path (model.layers.0.input_layernorm), which has its weight in it",
+    "ln_final.hook_normalized": "watch the norm by its path (as model.norm), which has its weight in it",
+    "hook_normalized": "watch the norm by its path (as model.layers.0.input_layernorm), which has its weight in it",
+    "hook_in": "what a module reads is what another gives: hook_resid_pre before a block or its first norm, attn.hook_z "
+    "before attn.o, mlp.hook_post before mlp.out",
+    "hook_out": "watch the module that gives it, by its path (as model.layers.0.self_attn.q_proj); of a whole block it is "
+    "hook_resid_post",
 }
 """Where to find what is no place here, by how the name ends."""
 
@@ -131,7 +138,10 @@ def _found(explained: Explained, known: Places, name: str) -> tuple[str, tuple[s
     block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     hook = HOOKS.get(block[2]) if block else None
     if block is None or hook is None:
-        hint = next((where for end, where in ELSEWHERE.items() if name.endswith(end)), "lxt_fx.places lists the places")
+        hint = next((where for end, where in ELSEWHERE.items() if name.endswith(end)), None)
+        if hint is None:
+            layer_of = re.search(r"\d+", name)
+            hint = nearest(name, [f"blocks.{layer_of[0] if layer_of else 0}.{each}" for each in HOOKS] + ["hook_unembed"])
         raise UnknownNameError(f"transformer_lens: {name!r} is no place here; {hint}")
     layer = int(block[1])
     own = hook.place.format(layer, next=layer + 1)
@@ -174,7 +184,8 @@ def watch(explained: Explained, *names: str) -> Iterator[Mapping[str, Hooked]]:
     """`lxt_fx.watch` by TransformerLens's names (`*` in the place of a number means every block), as `run_with_cache` names
     what it returns.
 
-    Raises what `place` raises, and InputError where a place has other axes than the hook.
+    Raises what `place` raises, and InputError without a name, for what is no name (a filter, a list), and where a place has
+    other axes than the hook.
     """
     check_explained(explained, "transformer_lens.watch")
     known = places(explained)
@@ -188,8 +199,19 @@ def watch(explained: Explained, *names: str) -> Iterator[Mapping[str, Hooked]]:
 
 def _every(known: Places, names: tuple[str, ...]) -> Iterator[str]:
     layers = sum(bool(re.fullmatch(r"residual\.\d+", name)) for name in known) - 1
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None or not names:
+        said = "got no name" if wrong is None else f"{wrong!r} is no name"
+        raise InputError(f"transformer_lens.watch: {said}; give names one after the other: {', '.join(map(repr, _SHOWN))}")
     for name in names:
+        if "*" in name and not re.fullmatch(r"blocks\.\*\.[^*]+", name):
+            raise InputError(
+                f"transformer_lens.watch: in {name!r} a * stands for more than the number of a block; write {_SHOWN[0]!r}"
+            )
         yield from (name.replace("*", str(layer)) for layer in range(layers)) if "*" in name else (name,)
+
+
+_SHOWN = ("blocks.*.attn.hook_z", "blocks.1.mlp.hook_post")
 
 
 def _order(name: str, known: Places, own: str, wanted: tuple[str, ...]) -> tuple[int, ...]:

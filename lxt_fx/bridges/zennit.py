@@ -51,20 +51,32 @@ def table(composite: Any, model: nn.Module, base: Rules = "attnlrp") -> RuleTabl
 
     Where the composite has no rule, zennit passes relevance on by the plain gradient (a sum without a canonizer then gives
     all of it to each side, a function such as `torch.tanh` its derivative), and here stand the rules of `base`. Flat,
-    WSquare and ZBox give relevance to inputs of 0: behind a ReLU that takes `transform(form="explicit")`.
+    WSquare and ZBox give relevance to inputs of 0: for black pixels and behind a ReLU that takes
+    `transform(form="explicit")`. Zennit's backward starts with the numbers that `attributor(data, target)` is given, for
+    one-hot rows with 1; here it starts with the explained number itself.
 
     Raises InputError for a rule that is no LRP here (deconvnet, guided backprop), for a stabilizer that clips or scales,
-    for parameters set to zero (but ZPlus without bias, which is excitation backprop), a canonizer that is not known, and
-    Pass on a batch norm that no canonizer merges.
+    for parameters set to zero (but ZPlus without bias, which is excitation backprop), a canonizer that is not known, Pass
+    on a batch norm that no canonizer merges, and a composite without a rule for any module of the model.
     """
+    if not hasattr(composite, "module_map"):
+        raise InputError(f"zennit.table: composite must be a composite of zennit, as EpsilonPlus(), got {composite!r}")
     merges = _merges(composite.canonizers)
     context: dict[Any, Any] = {}
     rules: dict[str, Rule] = {}
+    found_any = False
     for path, module in model.named_modules():
         hook = composite.module_map(context, path, module)
+        found_any = found_any or hook is not None
         rule = None if hook is None else _rule(hook, path, module, merges)
         if rule is not None:
             rules[path] = rule
+    if not found_any:
+        some = ", ".join([path for path, _ in model.named_modules() if path][:5])
+        raise InputError(
+            f"zennit.table: {type(composite).__name__} has no rule for any module of {type(model).__name__}, so the table "
+            f"would be that of base; are its names and classes those of this model? It has {some}, ..."
+        )
     found = table_named(base).composite(rules)  # type: ignore[arg-type]  # a dict of str is one of selectors
     return RuleTable(f"{type(composite).__name__} of zennit", found.rules, "A composite of zennit.", found.paper)
 
@@ -246,7 +258,7 @@ def imgify(relevance: Explanation | Tensor, **options: Any) -> Any:
     [height, width] or [channels, height, width] the sum over channels. 0 is the middle of the colours (`symmetric=True`,
     `cmap="bwr"`, unless `options` say otherwise).
 
-    Raises InputError for an explanation without a picture, or of several numbers.
+    Raises InputError for an explanation without a picture or of several numbers, and for a tensor of another shape.
     """
     image = peer("zennit.image", "zennit", hint="; zennit itself needs torchvision")
     if isinstance(relevance, Explanation):
@@ -254,6 +266,8 @@ def imgify(relevance: Explanation | Tensor, **options: Any) -> Any:
         if part is None or part.several:
             raise InputError("zennit.imgify: give the explanation of one number of a picture; explanation[i] is number i")
         relevance = part.values
+    if relevance.dim() not in (2, 3):
+        raise InputError(f"zennit.imgify: give the relevance of one picture, as relevance[0], got {list(relevance.shape)}")
     shown = relevance.detach().to(torch.float32).cpu()
     if shown.dim() == 3:
         shown = shown.sum(0)

@@ -14,10 +14,11 @@ from torch.fx import Graph, GraphModule
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import copied_graph, io_of
-from lxt_fx.compiler.explained import Explained, unsteered
+from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
 from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.short_check import Checked, short_check
+from lxt_fx.compiler.steered_module import unsteered
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.capture.called_by_leaf import leaf_values

@@ -92,7 +92,7 @@ def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[Cap
             source, written = _capture(model, example, dynamic)
             sizes = sizes_of(source.captured)
         after = _facts_after(model, written) if before is not None else None
-        kept = keep_capture(source, example, dynamic, places_written(written), before, after, sizes)
+        kept = keep_capture(source, example, dynamic, places_written(model, written), before, after, sizes)
         if key is not None and source.begun is None and not source.packed.found:
             source = replace(source, stores=(partial(_write, key, model, kept),))
         return replace(source, narrowed=partial(forget_capture, model, kept)), kept
@@ -120,7 +120,7 @@ def _from_file(key: str, model: nn.Module, example: Example) -> tuple[CapturedMo
     asked = found.whole or Checked(found.captured.example, found.expected)
     written = _written_by(model, runs, asked)
     captured = copied_capture(found.captured)  # compiled_by edits the graph
-    state = state_of(model, captured.gm, found.begun, places_written(written))
+    state = state_of(model, captured.gm, found.begun, places_written(model, written))
     embedding = token_embedding(model) if found.by_embeddings else None
     source = CapturedModel(
         model, captured, found.expected, seconds, state, [found.proof], embedding=embedding, begun=found.begun,
@@ -191,4 +191,4 @@ def _capture_in(model: nn.Module, example: Example, dynamic: bool, runs: Runs) -
             except Exception:  # a kernel that capture does not look into may refuse other sizes than the example's
                 return _capture(model, example, dynamic=False)
     written = _written_by(model, runs, asked)
-    return replace(source, state=state_of(model, captured.gm, None, places_written(written))), written
+    return replace(source, state=state_of(model, captured.gm, None, places_written(model, written))), written

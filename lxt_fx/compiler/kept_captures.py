@@ -12,7 +12,6 @@ import math
 import threading
 import weakref
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from lxt_fx.base.as_it_was import as_it_was
+from lxt_fx.base.cache_files import LOG
 from lxt_fx.base.errors import CallError
 from lxt_fx.base.module_facts import Fact, facts_of
 from lxt_fx.base.nodes import fixed_size
@@ -276,10 +276,13 @@ def model_now(model: nn.Module) -> Remembered | None:
 
 
 def facts_now(model: nn.Module) -> list[Fact] | None:
-    """The facts of the model; None if another thread changes it at this moment, or an object cannot be looked into."""
-    with suppress(Exception):  # objects may raise anything when they are looked into
+    """The facts of the model; None if another thread changes it at this moment, an object cannot be looked into, or there
+    are too many."""
+    try:
         return facts_of(model)
-    return None
+    except Exception as why:  # objects may raise anything when they are looked into
+        LOG.info("captures of %s are not kept: %s", type(model).__name__, why)
+        return None
 
 
 def sizes_of(captured: Captured) -> dict[str, tuple[int | None, ...]]:

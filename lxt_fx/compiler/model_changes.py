@@ -75,13 +75,18 @@ class ModelState:
 
 
 Writes = Mapping[Place, Any]
-"""What a model's own forward writes into it: by place the tensor that it makes, else the class of what it puts there."""
+"""What a model's own forward writes into it: by place the tensor that it makes of a buffer or parameter, else the class of
+what it puts there."""
 
 
-def places_written(written: Iterable[Written]) -> Writes:
-    """Where the forward writes in these runs. Nothing here holds a module."""
+def places_written(model: nn.Module, written: Iterable[Written]) -> Writes:
+    """Where the forward of a model writes in these runs. Nothing here holds a module, nor what the model stores in its
+    attributes, such as a hidden state: tensors are those of its buffers and parameters only, whose values are compared."""
+    compared = {id(owner) for module in model.modules() for owner in contents_of(module)[:2]}
     places = {place: each.made.get(place) for each in written for place in each.places}
-    return {place: x.detach() if isinstance(x, Tensor) else type(x) for place, x in places.items()}
+    return {
+        place: x.detach() if isinstance(x, Tensor) and place[0] in compared else type(x) for place, x in places.items()
+    }
 
 
 def _forgetting(state: weakref.ref[ModelState]) -> Callable[[Any], None]:

@@ -188,7 +188,7 @@ def _inside(before: str, sign: str, after: str) -> bool:
     """Whether a sign between two characters stands inside a word: an apostrophe, or the point of a number."""
     if sign in APOSTROPHES:
         return _kind(before) == _kind(after) == "word"
-    return sign in ".," and before.isdigit() and after.isdigit()
+    return sign in ".," and before.isdecimal() and after.isdecimal()
 
 
 def _kind(c: str) -> str:

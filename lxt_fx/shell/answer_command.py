@@ -20,12 +20,7 @@ if TYPE_CHECKING:
     from lxt_fx.results.explanation import Explanation
     from lxt_fx.results.look import Look
 
-GREEDY: dict[str, Any] = {
-    "do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0, "min_new_tokens": None, "min_length": 0, "suppress_tokens": None, "bad_words_ids": None,
-    "begin_suppress_tokens": None, "forced_eos_token_id": None, "forced_bos_token_id": None,
-}  # fmt: skip
-"""For `generate`: the likeliest token each time, whatever the checkpoint's own settings are."""
+FUNCTION = "answer"
 
 ANSWER = 16
 """Tokens that the model writes unless it is told how many."""
@@ -52,6 +47,7 @@ def answer_command(
     text: options.Text = None,
     file: options.File = None,
     chat: options.ChatTurn = False,
+    from_json: options.FromJson = False,
     answer: Answer = None,
     max_new_tokens: New = None,
     contrast: Against = None,
@@ -83,7 +79,7 @@ def answer_command(
     """
     paths = {"html": html, "png": png, "pdf": pdf, "svg": svg, "json": json}
     outputs = checked(paths, force=force, quiet=quiet, show=show, reads=read_paths(file))
-    texts = texts_of(text, file, chat)
+    texts = texts_of(text, file, chat, from_json)
     if answer is not None and max_new_tokens is not None:
         raise UsageMistake("--answer gives the answer and --max-new-tokens has the model write it; give one of them")
     if answer == "":
@@ -125,21 +121,16 @@ def _written(model: nn.Module, tokenizer: Any, prompt: Any, count: int) -> list[
     """What the model writes, the likeliest token each time, up to a token that ends a text.
 
     Raises InputError for a model that goes on with no text."""
+    from lxt_fx.attribution.target_entry import Reading
     from lxt_fx.base.errors import InputError
-    from lxt_fx.base.progress import stage
+    from lxt_fx.inputs.facts import facts_of
     from lxt_fx.shell.loading import inputs_of
+    from lxt_fx.tasks.written_answer import writes, written_answer
 
-    own: Any = model
-    if not getattr(own, "can_generate", lambda: False)():
+    facts = facts_of(model, FUNCTION)
+    if not writes(facts, Reading.of(FUNCTION, model, None)):
         raise InputError(
-            f"answer: {type(model).__name__} goes on with no text, so it has no answer; lxt-fx explain shows "
-            "why it says what it says"
+            f"{FUNCTION}: {facts.model_class} goes on with no text, so it has no answer; lxt-fx explain shows why it says "
+            "what it says"
         )
-    inputs = inputs_of(model, tokenizer, prompt, "answer")
-    ids = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
-    with stage("writing the answer"):
-        found = own.generate(**ids, max_new_tokens=count, **GREEDY)
-    written = [int(token) for token in found[0, ids["input_ids"].shape[1] :]]
-    ends = own.generation_config.eos_token_id
-    ends = {ends} if isinstance(ends, int) else set(ends or ())
-    return written[:-1] if len(written) > 1 and written[-1] in ends else written
+    return written_answer(model, inputs_of(model, tokenizer, prompt, FUNCTION), count, facts, tokenizer)

@@ -22,6 +22,7 @@ def audit_command(
     text: options.Text = None,
     file: options.File = None,
     chat: options.ChatTurn = False,
+    from_json: options.FromJson = False,
     target: options.TargetName = None,
     contrast: options.Contrast = None,
     position: options.Position = None,
@@ -49,7 +50,7 @@ def audit_command(
     outputs = checked(
         {"html": html, "png": png, "json": json}, force=force, quiet=quiet, show=show, reads=read_paths(file)
     )
-    texts = texts_of(text, file, chat)
+    texts = texts_of(text, file, chat, from_json)
     chosen, at = options.target_of(target, contrast, position), options.ModelAt(model, device, dtype)
     _audited(at, texts, chosen, rules, outputs)
 

@@ -18,7 +18,8 @@ CODES = {
     DONE: "done",
     FAULT: "a fault of lxt_fx itself; the traceback belongs in a report",
     USAGE: "the command line: an unknown command, option, table, stage, module or place, or options that exclude another",
-    INPUT: "the input: a model, text, picture or target that is not there, cannot be read or does not fit",
+    INPUT: "the input: a model, text, picture or target that is not there, cannot be read or does not fit; a port that is "
+    "taken; a package that is missing",
     MODEL: "the model: it could not be captured, an operation has no rule, a value is not finite, memory ran out",
     LEDGER: "the audit: a rule absorbed relevance that it claims to conserve",
     OUTPUT: "the output: a file is there already, or cannot be written",

@@ -35,6 +35,7 @@ def explain_command(
     text: options.Text = None,
     file: options.File = None,
     chat: options.ChatTurn = False,
+    from_json: options.FromJson = False,
     target: options.TargetName = None,
     contrast: options.Contrast = None,
     position: options.Position = None,
@@ -66,11 +67,12 @@ def explain_command(
     - `lxt-fx explain ./my-classifier "What a lovely film" --target positive --html film.html`
     - `lxt-fx explain ./my-model - --json - < text.txt | jq .relevance`
     - `lxt-fx explain ./my-model --file prompts.jsonl --json relevance.jsonl`
+    - `lxt-fx explain ./my-chat-model --file - --from-json --json - < chats.txt`
     - `lxt-fx explain ./my-model "The capital of France is" --steer mlp.11.neurons:17,512=0`
     """
     paths = {"html": html, "png": png, "pdf": pdf, "svg": svg, "json": json}
     outputs = checked(paths, force=force, quiet=quiet, show=show, reads=read_paths(file))
-    texts = texts_of(text, file, chat)
+    texts = texts_of(text, file, chat, from_json)
     chosen = options.target_of(target, contrast, position)
     look, at = options.look_of(scale, mute, units), options.ModelAt(model, device, dtype)
     _explained(at, texts, chosen, rules, account, steer or (), look, outputs)

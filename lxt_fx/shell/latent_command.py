@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lxt_fx.shell import options
+from lxt_fx.shell.explain_command import read_paths
 from lxt_fx.shell.options import DtypeName
 from lxt_fx.shell.outputs import Outputs, checked
 from lxt_fx.shell.texts import Texts, named, texts_of
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from lxt_fx.inside.latent_result import Latent
 
 NEURONS = "mlp.*.neurons"
+
+_One = tuple[str, "Latent", Any]
+"""Where a text stands, what is inside the model for it, and the strongest units."""
 
 
 class By(StrEnum):
@@ -40,7 +46,9 @@ Largest = Annotated[
 def latent_command(
     model: options.ModelName,
     text: options.Text = None,
+    file: options.File = None,
     chat: options.ChatTurn = False,
+    from_json: options.FromJson = False,
     target: options.TargetName = None,
     contrast: options.Contrast = None,
     position: options.Position = None,
@@ -65,9 +73,10 @@ def latent_command(
     - `lxt-fx latent ./my-model "The capital of France is"`
     - `lxt-fx latent ./my-model "The capital of France is" --target " Paris" --top 30 --json units.json`
     - `lxt-fx latent ./my-model "The capital of France is" --places "attention.*.heads"`
+    - `lxt-fx latent ./my-model --file prompts.txt --json units.jsonl --no-show`
     """
-    outputs = checked({"html": html, "json": json}, force=force, quiet=quiet, show=show)
-    texts = texts_of(text, None, chat)
+    outputs = checked({"html": html, "json": json}, force=force, quiet=quiet, show=show, reads=read_paths(file))
+    texts = texts_of(text, file, chat, from_json)
     chosen = options.target_of(target, contrast, position)
     _found(options.ModelAt(model, device, dtype), texts, chosen, rules, places, top, by.value, outputs)
 
@@ -76,23 +85,51 @@ def _found(
     at: options.ModelAt, texts: Texts, target: Target, rules: str, places: list[str] | None, k: int, by: str,
     outputs: Outputs,
 ) -> None:  # fmt: skip
-    from lxt_fx.base.json_file import write_json
     from lxt_fx.compiler.options import table_named
-    from lxt_fx.explorer.explore import explore
     from lxt_fx.inside.latent import DEFAULT, latent
     from lxt_fx.shell.loading import text_model
 
     table_named(rules)
     model, tokenizer = text_model(at)
-    (given,) = texts
-    with named(given):
-        found = latent(model, given.value, target, places or DEFAULT, processor=tokenizer, rules=rules)
-    units = found.top(k, NEURONS if not places else "*", by=by)
+
+    def each() -> Iterator[_One]:
+        for given in texts:
+            with named(given):
+                found = latent(model, given.value, target, places or DEFAULT, processor=tokenizer, rules=rules)
+                units = found.top(k, "*" if places else NEURONS, by=by)
+            yield given.where, found, units
+
+    (_deliver_many if texts.many else _deliver_one)(each(), outputs)
+
+
+def _deliver_one(each: Iterator[_One], outputs: Outputs) -> None:
+    from lxt_fx.base.json_file import write_json
+
+    ((_, found, units),) = each
     data = latent_data(found, units)
     outputs.show(found)
     outputs.show(units)
-    outputs.write("html", lambda path: explore(found.explanations[0], latent=found, path=path))
+    outputs.write("html", lambda path: _page([found], path))
     outputs.one_json(data, lambda path: write_json(data, path))
+
+
+def _deliver_many(each: Iterator[_One], outputs: Outputs) -> None:
+    page: list[Latent] = []
+    with outputs.json_lines() as write:
+        for where, found, units in each:
+            outputs.show(f"{where}:")
+            outputs.show(found)
+            outputs.show(units)
+            outputs.show("")
+            write(latent_data(found, units))
+            page += [found] if "html" in outputs.paths else []
+    outputs.write("html", lambda path: _page(page, path))
+
+
+def _page(found: Sequence[Latent], path: Path) -> None:
+    from lxt_fx.explorer.explore import explore
+
+    explore(*[one.explanations[0] for one in found], latent=found, path=path)
 
 
 def latent_data(found: Latent, units: Any) -> dict[str, Any]:

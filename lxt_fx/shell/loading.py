@@ -62,9 +62,9 @@ class Source:
 
         return self._loaded(transformers.AutoImageProcessor, "image processor")
 
-    def loader(self, reads: str = "") -> Any:
+    def loader(self, reads: str = "", instead: str = "lxt_fx.explain or lxt_fx.transform") -> Any:
         """The class of transformers that loads the model, by its config. `reads` is what the command gives it, a "text" or
-        a "picture". Raises InputError for a model of another kind."""
+        a "picture", and `instead` what Python has for models of another kind. Raises InputError for one of these."""
         from lxt_fx.base.transformers_internals import auto_classes
 
         architectures = list(self.config().architectures or ())
@@ -73,7 +73,7 @@ class Source:
             raise InputError(
                 f"{self.name} is a {' or '.join(architectures) or 'model without architectures in its config'}, and this "
                 "command loads causal and masked language models and sequence, token and image classifiers; load it in "
-                "Python and call lxt_fx.explain or lxt_fx.transform"
+                f"Python and call {instead}"
             )
         own, command = ("picture", "image") if loader.__name__ == PICTURES else ("text", "explain")
         if reads and reads != own:
@@ -156,6 +156,15 @@ def text_model(at: ModelAt) -> tuple[nn.Module, Any]:
     chosen, source = device_named(at.device), source_of(at.name)
     loader, tokenizer = source.loader("text"), source.tokenizer()
     return source.model(loader, chosen, at.dtype), tokenizer
+
+
+def served_model(at: ModelAt) -> tuple[nn.Module, Any]:
+    """A model of texts or pictures for the live page, with what makes its inputs, which is loaded first. Raises InputError
+    for what cannot be loaded, by its config where it is of another kind."""
+    chosen, source = device_named(at.device), source_of(at.name)
+    loader = source.loader(instead="lxt_fx.serve for texts and pictures, or lxt_fx.explain and lxt_fx.explore for others")
+    processor = source.image_processor() if loader.__name__ == PICTURES else source.tokenizer()
+    return source.model(loader, chosen, at.dtype), processor
 
 
 def device_named(name: str) -> torch.device:

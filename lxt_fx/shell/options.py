@@ -76,6 +76,10 @@ File = Annotated[
     ),
 ]  # fmt: skip
 ChatTurn = Annotated[bool, typer.Option("--chat", help="The text is one turn of a user, in the model's chat template.")]
+FromJson = Annotated[
+    bool,
+    typer.Option("--from-json", help='What is read is JSON: {"text": ...}, {"messages": [...]}, that list, or a string.'),
+]
 TargetName = Annotated[
     str | None,
     typer.Option("--target", metavar="NAME", help="A token or class, or its index as id:17. Default: what the model says."),

@@ -21,16 +21,19 @@ def serve_command(
     quiet: options.Quiet = False,
     no_progress: options.NoProgress = False,
 ) -> None:
-    """Serve a page in which one types a text and sees what made the model's answer, on this machine only, until Ctrl-C. It
-    needs the extra `serve` (`pip install 'lxt_fx[serve]'`).
+    """Serve a page in which one types a text, or gives a picture, and sees what made the model's answer, on this machine
+    only, until Ctrl-C. It needs the extra `serve` (`pip install 'lxt_fx[serve]'`).
 
     **Examples**
 
     - `lxt-fx serve ./my-model`
     - `lxt-fx serve ./my-model --port 8000 --no-open-browser`
     """
-    from lxt_fx.explorer.server.serve import serve
-    from lxt_fx.shell.loading import text_model
+    from lxt_fx.explorer.server.listening import listening_at
 
-    loaded, tokenizer = text_model(options.ModelAt(model, device, dtype))
-    serve(loaded, tokenizer, port=port, open_browser=open_browser)
+    with listening_at(port) as listening:
+        from lxt_fx.explorer.server.serve import serve_at
+        from lxt_fx.shell.loading import served_model
+
+        loaded, processor = served_model(options.ModelAt(model, device, dtype))
+        serve_at(listening, loaded, processor, open_browser=open_browser)

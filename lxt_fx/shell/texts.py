@@ -38,17 +38,26 @@ class Texts:
         return iter(self.given)
 
 
-def texts_of(text: str | None, file: str | None, chat: bool) -> Texts:
-    """The texts to explain. Raises UsageMistake for none, or for both a TEXT and `--file`; InputError for what cannot be
-    read, is empty, or is no UTF-8."""
+FORMS = 'write {"text": "..."}, {"messages": [{"role": "user", "content": "..."}]}, that list alone, or a string'
+
+
+def texts_of(text: str | None, file: str | None, chat: bool, from_json: bool = False) -> Texts:
+    """The texts to explain. With `chat` a text is one turn of a user; with `from_json` what is read is JSON, whatever a
+    file is called.
+
+    Raises UsageMistake for none, for both a TEXT and `--file`, and for JSON that would be read as it stands; InputError for
+    what cannot be read, is empty, or is no UTF-8."""
     if (text is None) == (file is None):
         raise UsageMistake("give a TEXT (- for standard input) or --file, and not both")
     if file is not None:
-        return Texts(tuple(_with_turn(given, chat) for given in _of_file(file)), many=True)
+        from_json = from_json or file.lower().endswith((".jsonl", ".ndjson"))
+        lines = [Given(_read(line, where, from_json), where) for where, line in _lines(file)]
+        return Texts(tuple(_with_turn(given, chat) for given in lines), many=True)
     assert text is not None, "one of both is there"
-    found = _one_line_less(_decoded(sys.stdin.buffer.read(), "standard input")) if text == STDIN else _typed(text)
-    _refuse_empty(found, "standard input" if text == STDIN else "the text")
-    return Texts((_with_turn(Given(found), chat),), many=False)
+    where = "standard input" if text == STDIN else "the text"
+    found = _one_line_less(_decoded(sys.stdin.buffer.read(), where)) if text == STDIN else _typed(text)
+    _refuse_empty(found, where)
+    return Texts((_with_turn(Given(_read(found, where, from_json)), chat),), many=False)
 
 
 @contextmanager
@@ -81,7 +90,8 @@ def _near(path: Path) -> str:
     return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
-def _of_file(file: str) -> list[Given]:
+def _lines(file: str) -> list[tuple[str, str]]:
+    """The lines of a file that are not empty, each with where it stands."""
     if file == STDIN:
         raw, name = sys.stdin.buffer.read(), "standard input"
     else:
@@ -94,29 +104,53 @@ def _of_file(file: str) -> list[Given]:
     found = [(f"{name}, line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not found:
         raise InputError(f"{name} is empty, so there is nothing to explain; write one text on each line")
-    if file.lower().endswith((".jsonl", ".ndjson")):
-        return [Given(_of_json(line, where), where) for where, line in found]
-    return [Given(line, where) for where, line in found]
+    return found
 
 
-def _of_json(line: str, where: str) -> str | Chat:
-    """The text or chat of one line of JSON."""
-    form = 'write {"text": "..."} or {"messages": [{"role": "user", "content": "..."}]}'
+def _read(text: str, where: str, from_json: bool) -> str | Chat:
+    """A text as it stands, or the text or chat that it is in JSON. Raises UsageMistake for JSON that nobody said is JSON:
+    as plain text it would be explained with its braces."""
+    if from_json:
+        return _of_json(text, where)
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            _of_json(text, where)
+        except InputError:
+            return text
+        raise UsageMistake(
+            f"{where} is a text or chat in JSON, and would be read as a text with these braces; --from-json reads it (to "
+            'explain the braces, write them into {"text": "..."})'
+        )
+    return text
+
+
+def _of_json(text: str, where: str) -> str | Chat:
+    """The text or chat in JSON."""
     try:
-        found = json.loads(line)
+        found = json.loads(text)
     except ValueError as error:
-        raise InputError(f"{where} is no JSON ({error}); {form}") from error
-    if not isinstance(found, dict) or ("text" in found) == ("messages" in found):
-        raise InputError(f"{where} must be an object with a text or with messages; {form}")
-    if "text" in found:
-        if not isinstance(found["text"], str):
-            raise InputError(f"{where}: the text is no string; {form}")
-        _refuse_empty(_typed(found["text"]), where)
-        return str(found["text"])
-    chat = found["messages"]
-    if not isinstance(chat, list) or not chat or not all(map(_is_message, chat)):
-        raise InputError(f"{where}: messages must be a list of messages with a role and a content; {form}")
-    return chat
+        raise InputError(f"{where} is no JSON ({error}); {FORMS}") from error
+    if isinstance(found, dict):
+        if ("text" in found) == ("messages" in found):
+            raise InputError(f"{where} must be an object with a text or with messages; {FORMS}")
+        return _string(found["text"], where) if "text" in found else _chat(found["messages"], where)
+    return _chat(found, where) if isinstance(found, list) else _string(found, where)
+
+
+def _string(found: Any, where: str) -> str:
+    if not isinstance(found, str):
+        raise InputError(f"{where}: the text is no string; {FORMS}")
+    _refuse_empty(_typed(found), where)
+    return found
+
+
+def _chat(found: Any, where: str) -> Chat:
+    if not isinstance(found, list) or not found or not all(map(_is_message, found)):
+        raise InputError(f"{where}: messages must be a list of messages with a role and a content; {FORMS}")
+    for message in found:
+        _typed(message["role"])
+        _typed(message["content"])
+    return found
 
 
 def _is_message(found: Any) -> bool:

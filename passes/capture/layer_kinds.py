@@ -31,7 +31,7 @@ _COUNTS = (int, float, str)
 
 
 class ReadError(Exception):
-    """The code of a layer read an attribute that is another one in its twins."""
+    """The code of a layer read an attribute that is another one in its twins, or more than can be compared."""
 
 
 @dataclass(eq=False, slots=True)

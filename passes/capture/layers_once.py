@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.library import Library, register_fake
 
-from lxt_fx.base.module_facts import PLAIN, Constant, facts_of
+from lxt_fx.base.module_facts import PLAIN, Constant, TooManyFacts, facts_of
 from lxt_fx.base.remembered_facts import remembered
 from lxt_fx.base.torch_internals import known_values, pytree
-from lxt_fx.passes.capture.layer_kinds import Kind
+from lxt_fx.passes.capture.layer_kinds import Kind, ReadError
 from lxt_fx.passes.capture.with_forward import with_forward
 
 _LIBRARY = Library("lxt_fx_layers", "DEF")  # type: ignore[no-untyped-call]
@@ -81,7 +81,7 @@ class LayersOnce:
             for kind in self.kinds:
                 for path, layer in kind.layers:
                     stack.enter_context(with_forward(layer, self._forward(kind, path, layer, thread)))
-            self.states = {id(layer): state_around(layer) for kind in self.kinds for _, layer in kind.layers}
+            self.states = {id(layer): state_around(kind, layer) for kind in self.kinds for _, layer in kind.layers}
             yield
 
     def _forward(self, kind: Kind, path: str, layer: nn.Module, thread: int) -> Callable[..., Any]:
@@ -95,7 +95,7 @@ class LayersOnce:
             signature = _signature(flat, spec)
             if signature is None:
                 return own(*args, **kwargs)
-            before = state_around(layer)
+            before = state_around(kind, layer)
             if self.states[id(layer)] != before:
                 kind.why_not = "what their code reads beside its arguments changes between the calls"
             template = self._template(kind, signature)
@@ -131,7 +131,7 @@ class LayersOnce:
         flat, spec = pytree.tree_flatten(now)
         if spec != given[1] or any(a is not b for a, b in zip(flat, given[0], strict=True)):
             kind.why_not = "they change an argument"
-        elif before != state_around(layer):
+        elif before != state_around(kind, layer):
             kind.why_not = "they store something outside of themselves"
 
     def _next(self) -> int:
@@ -180,15 +180,18 @@ _OF_TRACING = (".__call__", ".__getattr__")
 """Functions of every module that torch replaces while it traces."""
 
 
-def state_around(layer: nn.Module) -> Any:
+def state_around(kind: Kind, layer: nn.Module) -> Any:
     """All that the code of a layer can read beside its arguments and weights, as it is now, to be compared. An object that
-    cannot be compared is another each time."""
+    cannot be compared is another each time. Raises ReadError where there is too much to be compared."""
     try:
         found = [(path, fact) for path, fact in facts_of(layer) if not isinstance(fact, Tensor)]
         facts = [(path, fact) for path, fact in found if not isinstance(fact, Constant)]
         held = [(path, id(fact.tensor)) for path, fact in found if isinstance(fact, Constant)]
         tokens = [(path, token) for path, token in remembered(facts).tokens.items() if not path.endswith(_OF_TRACING)]
         return tokens, held
+    except TooManyFacts as why:
+        kind.why_not = "their code reads too many objects to be compared"
+        raise ReadError(kind.why_not) from why
     except Exception:  # a fact of a kind that is not known
         return object()
 

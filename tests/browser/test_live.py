@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 TOKEN = "a-b_c"
 LIVE = {
     "model": "smollm2", "tables": [{"name": "attnlrp", "summary": "AttnLRP"}, {"name": "epsilon", "summary": "epsilon"}],
-    "asks": ["text", "chat", "answer"], "address": "", "limits": {"characters": 60, "answer_tokens": 8},
+    "asks": ["text", "chat", "answer"], "predicts_next": True, "address": "",
+    "limits": {"characters": 60, "answer_tokens": 8},
 }  # fmt: skip
 PAGE, POLICY = payloads.served_page(LIVE)
 IDLE = {"state": "waiting", "ahead": 0, "stage": "", "share": None, "result": None, "error": None, "candidates": [],
-        "before": None}  # fmt: skip
+        "before": None, "positions": None}  # fmt: skip
 CANDIDATES = [
     {"token": " Paris", "id": 17, "logit": 17.4, "probability": 0.61},
     {"token": " Lyon", "id": 18, "logit": 12.0, "probability": 0.02},
@@ -101,9 +102,10 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     context.close()
 
 
-def done(label: str = " Paris") -> dict[str, Any]:
+def done(label: str = " Paris", **part: Any) -> dict[str, Any]:
     return IDLE | {"state": "done", "result": payloads.result(
-        [payloads.text(["The", " capital"], [1.0, 2.0])], [label], [17.4], id="j/1"), "candidates": CANDIDATES}  # fmt: skip
+        [payloads.text(["The", " capital"], [1.0, 2.0], **part)], [label], [17.4], id="j/1"), "candidates": CANDIDATES,
+        "positions": 2}  # fmt: skip
 
 
 def test_a_text_is_explained_and_a_candidate_becomes_the_contrast(page: Page, server: Server) -> None:
@@ -192,3 +194,74 @@ def test_a_contrast_starts_from_the_likeliest_token(page: Page, server: Server) 
     page.get_by_role("button", name="contrast with Lyon").click()
     page.wait_for_function("() => document.querySelectorAll('.tab').length === 2")
     assert server.asked[1]["contrast"] == ["id:17", "id:18"] and server.asked[1]["text"] == "The capital"
+
+
+def test_a_click_explains_what_comes_after_a_token_where_that_is_chosen(page: Page, server: Server) -> None:
+    server.state = done()
+    page.get_by_label("Text", exact=True).nth(1).fill("The capital")
+    page.get_by_label("Explain", exact=True).fill(" Paris")
+    page.get_by_label("Answer tokens").fill("2")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    page.get_by_text("What made Paris").wait_for()
+    first = page.locator(".t").first
+    first.click()
+    page.locator(".t.held").wait_for()
+    assert len(server.asked) == 1 and page.locator(".clicks legend").inner_text() == "A click on a token"
+    first.click()
+    server.state = done(" end", read=1)
+    page.get_by_label("explains what comes next").check()
+    first.click()
+    page.get_by_text("What made end").wait_for()
+    there = {"target": None, "contrast": None, "answer_tokens": 0, "position": 0}
+    assert server.asked[1] == server.asked[0] | there and page.locator(".t.held").count() == 0
+    assert page.locator(".t").nth(1).get_attribute("aria-label") == "capital, comes later"
+    assert page.locator(".candidates h3").inner_text() == "What the model would say after “The”"
+    page.get_by_role("button", name="Lyon 2 %").click()
+    page.wait_for_function("() => document.querySelectorAll('.tab').length === 3")
+    assert server.asked[2] == server.asked[1] | {"target": "id:18"}, "the position stays"
+    first.click(modifiers=["Shift"])
+    page.locator(".t.held").wait_for()
+    first.click()
+    page.locator(".t.held").wait_for(state="detached")
+    assert len(server.asked) == 3, "what was asked before is shown again"
+    assert page.locator(".tab.current").inner_text().startswith("end")
+
+
+def test_enter_explains_what_comes_after_a_token_and_space_holds_it(page: Page, server: Server) -> None:
+    server.state = done()
+    page.get_by_label("Text", exact=True).nth(1).fill("The capital")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    page.get_by_text("What made Paris").wait_for()
+    assert "Enter explains what the model predicts there, Space holds" in (
+        page.locator(".text").get_attribute("aria-label") or ""
+    )
+    page.locator(".t").first.focus()
+    page.keyboard.press("Space")
+    page.locator(".t.held").wait_for()
+    assert len(server.asked) == 1
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('.tab').length === 2")
+    assert server.asked[1] == server.asked[0] | {"position": 1}
+
+
+def test_words_are_explained_behind_their_last_token(page: Page, server: Server) -> None:
+    server.state = done(words=[[0, 2]])
+    page.get_by_label("Text", exact=True).nth(1).fill("The capital")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    page.get_by_label("words").check()
+    page.get_by_label("explains what comes next").check()
+    page.locator(".t").first.click()
+    page.wait_for_function("() => document.querySelectorAll('.tab').length === 2")
+    assert server.asked[1]["position"] == 1
+
+
+def test_a_result_that_no_question_of_the_page_made_has_no_positions(page: Page) -> None:
+    saved = {"format": 1, "relevance": [1.0], "further_parts": []}
+    file = {"name": "saved.json", "mimeType": "application/json", "buffer": json.dumps(saved).encode()}
+    page.locator("input[type=file]").set_input_files(file)
+    page.get_by_text("What made opened").wait_for()
+    assert page.locator(".clicks").count() == 0
+    page.locator(".t").first.focus()
+    page.keyboard.press("Enter")
+    page.locator(".t.held").wait_for()

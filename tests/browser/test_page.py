@@ -318,6 +318,100 @@ def test_a_picture_and_a_sound_are_drawn_with_their_relevance(opened: Opened) ->
     assert page.locator(".sound img").evaluate("one => one.naturalWidth") == 64
 
 
+@pytest.mark.parametrize(
+    ("name", "canvas", "spots", "places"),
+    [
+        ("picture", ".image canvas", [(120, 40), (300, 100)], ["row 1, column 1", "row 2, column 2"]),
+        ("sound", ".sound canvas", [(100, 60), (400, 60)], ["0.00 s", "0.02 s"]),
+    ],
+)
+def test_a_click_or_enter_holds_a_place_of_a_picture_or_a_sound(
+    opened: Opened, name: str, canvas: str, spots: list[tuple[int, int]], places: list[str]
+) -> None:
+    page = opened(getattr(payloads, name)())
+    drawn, source = page.locator(canvas), page.locator(".source-name")
+    for x, y in spots:
+        drawn.click(position={"x": x, "y": y})
+        clicked = (source.inner_text()).replace("release", "").strip()
+        page.mouse.move(5, 5)
+        says(source, clicked)
+        source.get_by_role("button", name="release").wait_for()
+    x, y = spots[0]
+    drawn.hover(position={"x": x, "y": y})
+    assert clicked not in source.inner_text(), "what is pointed at goes before what is held"
+    drawn.click(position={"x": spots[1][0], "y": spots[1][1]})
+    page.mouse.move(5, 5)
+    assert source.count() == 0, "a second click releases it"
+    drawn.focus()
+    live = page.locator("figure p[aria-live]")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    if name == "picture":
+        page.keyboard.press("ArrowDown")
+    says(live, places[1])
+    page.keyboard.press("Enter")
+    says(live, ", held")
+    page.keyboard.press("Home")
+    says(live, places[0])
+    page.keyboard.press("Tab")
+    says(source, places[1])
+    drawn.focus()
+    page.keyboard.press("Escape")
+    assert source.count() == 0
+
+
+def test_the_map_of_routes_is_moved_through_with_the_keyboard(opened: Opened) -> None:
+    result = payloads.answer()
+    stream = payloads.numbers(result["latent"]["stream"])
+    layers, count = result["latent"]["stream"]["shape"][1:]
+    names = result["parts"][0]["tokens"]
+    page = opened(result)
+    readout, canvas = page.locator(".routes .readout"), page.locator(".routes canvas")
+    assert readout.get_attribute("aria-live") == "polite"
+    assert canvas.get_attribute("aria-describedby") == readout.get_attribute("id")
+    canvas.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("PageDown")
+    says(readout, "residual.0, “<|im_start|>”")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowDown")
+    says(readout, "residual.0, “<|im_start|>”")
+    for key, times in (("ArrowRight", 8), ("ArrowUp", 3)):
+        for _ in range(times):
+            page.keyboard.press(key)
+    assert names[8] == " France"
+    says(readout, "residual.3, “France”")
+    amount = re.search(r"([+−])([\d.]+)", readout.inner_text())
+    assert amount is not None
+    assert float(amount[2]) * (1 if amount[1] == "+" else -1) == pytest.approx(stream[3 * count + 8], abs=0.01)
+    says(page.locator(".source-name"), "France")
+    page.keyboard.press("Enter")
+    says(readout, ", held")
+    reads(page.locator(".t.held"), "France")
+    page.keyboard.press("PageUp")
+    says(readout, f"residual.{layers - 1}, “France”")
+    page.keyboard.press("End")
+    says(readout, f"residual.{layers - 1}, “.”")
+    page.keyboard.press("Tab")
+    says(page.locator(".source-name"), "France")
+    says(readout, "Colours end at")
+    page.keyboard.press("Shift+Tab")
+    says(readout, "residual.0, “France”")
+    page.keyboard.press("Escape")
+    assert page.locator(".t.held").count() == 0
+
+
+def test_a_click_on_the_map_of_routes_holds_a_token_and_a_second_releases_it(opened: Opened) -> None:
+    page = opened(payloads.answer())
+    canvas = page.locator(".routes canvas")
+    canvas.click(position={"x": 260, "y": 60})
+    held = page.locator(".t.held").inner_text()
+    page.mouse.move(5, 5)
+    says(page.locator(".source-name"), held)
+    canvas.click(position={"x": 260, "y": 60})
+    assert page.locator(".t.held").count() == 0
+
+
 def test_a_sound_that_is_shorter_than_its_steps_stands_above_its_own(opened: Opened) -> None:
     page = opened(payloads.sound(1500, seconds=3.0), payloads.sound(1500, seconds=None))
     wide = page.locator(".sound canvas").bounding_box()
@@ -325,7 +419,8 @@ def test_a_sound_that_is_shorter_than_its_steps_stands_above_its_own(opened: Ope
     assert wide is not None and spectrogram is not None
     assert spectrogram["width"] == pytest.approx(wide["width"] / 10, rel=0.02)
     says(page.locator(".sound figcaption"), "a bar is 0.10 s")
-    assert page.locator(".sound canvas").get_attribute("aria-label") == "sound: relevance of 300 bars; arrow keys move"
+    label = page.locator(".sound canvas").get_attribute("aria-label")
+    assert label == "sound: relevance of 300 bars; arrow keys move, Enter holds, Escape releases"
     page.locator(".tab").nth(1).locator("button").first.click()
     page.locator(".tab.current").nth(0).wait_for()
     assert page.locator(".sound img").count() == 0  # where it belongs is not known

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 TEXT = "The capital of France is"
+LABELS = "all => all.map(one => one.getAttribute('aria-label'))"
 RUN = 60_000
 """Milliseconds that a question may take on a machine with other work."""
 
@@ -116,6 +117,31 @@ def test_a_text_is_explained_a_candidate_clicked_and_contrasted_under_two_tables
         plain = lxt_fx.explain(model, tokenizer, TEXT, (best[1], best[0]), rules="gradient")
         assert amounts(page) == near(plain.relevance)
         assert "rules gradient" in page.locator(".facts").last.inner_text()
+
+
+def test_a_token_is_clicked_to_explain_what_comes_after_it(
+    browser: Browser, address: str, model: Any, tokenizer: Any
+) -> None:
+    logits = model(**tokenizer(TEXT, return_tensors="pt")).logits[0].detach()
+    with tabs(browser) as context:
+        page = opened(context, address)
+        page.get_by_label("with routes").check()
+        asked(page)
+        shows(page, "^What made ")
+        page.get_by_label("explains what comes next").check()
+        tokens = page.locator(".pane").last.locator(".t")
+        for count, at in ((2, 2), (3, 0)):
+            if count == 2:
+                tokens.nth(at).click()
+            else:
+                tokens.nth(at).focus()
+                page.keyboard.press("Enter")
+            page.wait_for_function(f"() => document.querySelectorAll('.tab').length === {count}")
+            own = lxt_fx.explain(model, tokenizer, TEXT, lxt_fx.Target.at(at))
+            assert own.value == pytest.approx(float(logits[at].max()), rel=1e-4)
+            assert value(page) == near(own.value) and amounts(page) == near(own.relevance)
+            later = [one for one in tokens.evaluate_all(LABELS) if one.endswith("comes later")]
+            assert len(later) == tokens.count() - at - 1
 
 
 def test_a_neuron_is_switched_off_by_a_click_and_on_again(
@@ -224,7 +250,7 @@ def test_strangers_are_refused(browser: Browser, address: str) -> None:
     page.goto("data:text/html,another site")
     token = parts.query.removeprefix("token=")
     for headers in ("{}", f"{{'X-LXT-FX-Token': '{token}'}}"):
-        asking = f"fetch('{parts.scheme}://{parts.netloc}/api/tables', {{headers: {headers}}})"
+        asking = f"fetch('{parts.scheme}://{parts.netloc}/api/jobs/x', {{headers: {headers}}})"
         assert page.evaluate(f"{asking}.then(() => 'read', () => 'no')") == "no"
     context.close()
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=30)

@@ -1,8 +1,9 @@
 // Where all of the explained number went: in a sentence and as a waterfall.
 import { useId } from "preact/hooks";
-import type { Account } from "./payload";
-import type { Pane, ShownPart } from "./shown";
-import { MEANINGS, accountSentence, amount, causeName, counted, gapSentence, inputName, percent, sentence, signed } from "./words";
+import { MEANINGS, gapSentence, inputNames } from "./gap";
+import type { Account, Part } from "./payload";
+import type { Pane } from "./shown";
+import { amount, counted, percent, sentence, signed } from "./words";
 
 interface Step {
   name: string;
@@ -15,16 +16,17 @@ export function AccountView({ pane }: { pane: Pane }) {
   const title = useId();
   const { account, value } = pane;
   const { result } = pane.view;
+  const parts = pane.parts.map((one) => one.part);
   const whole = account === null && result.numbers.length > 1 ? (result.account ?? null) : null;
   if (pane.parts.length === 0 || !Number.isFinite(value) || (account === null && whole === null)) return null;
   return (
     <section class="account" aria-labelledby={title}>
       <h2 id={title}>Where all of it went</h2>
-      {account !== null && <Waterfall account={account} parts={pane.parts} />}
+      {account !== null && <Waterfall account={account} parts={parts} />}
       {whole !== null && (
         <>
           <p class="lead">All {result.numbers.length} numbers together. {said(whole)}</p>
-          <Waterfall account={whole} parts={pane.parts} />
+          <Waterfall account={whole} parts={parts} />
         </>
       )}
     </section>
@@ -32,7 +34,7 @@ export function AccountView({ pane }: { pane: Pane }) {
 }
 
 function said(account: Account): string {
-  return account.sentences[0] === undefined ? accountSentence(account) : sentence(account.sentences[0]);
+  return sentence(account.sentences[0]!);
 }
 
 /** Why the relevance does not sum to the explained number. */
@@ -41,22 +43,22 @@ export function gapOf(pane: Pane): string {
   if (pane.account !== null) return said(pane.account);
   const own = pane.view.result.numbers[plus[0]!]?.sentences;
   if (own !== undefined && plus.length === 1 && minus.length === 0) return own[0] === undefined ? "" : sentence(own[0]);
-  return gapSentence(pane.value, pane.sum);
+  return sentence(gapSentence(pane.parts.map((one) => one.part), pane.value, pane.sum, Boolean(pane.view.result.account)));
 }
 
-const KINDS = { text: "tokens", image: "pixels", sound: "sound", numbers: "numbers" }; // the only input, by what it is
 const SMALL = 1e-3; // the share of the value from which a cause has a line of its own
 
-function stepsOf(account: Account, parts: ShownPart[]): Step[] {
+function stepsOf(account: Account, parts: Part[]): Step[] {
   const bySize = (a: [string, number], b: [string, number]) => Math.abs(b[1]) - Math.abs(a[1]);
+  const names = inputNames(parts);
   const steps: Step[] = [{ name: "the explained number", said: "", value: account.value, kind: "value" }];
   for (const [name, value] of Object.entries(account.reached).sort(bySize)) {
-    steps.push({ name: `reaches the ${parts.length === 1 && parts[0]!.part.name === name ? KINDS[parts[0]!.part.kind] : inputName(name)}`, said: "", value, kind: "reached" });
+    steps.push({ name: `reaches ${names[name] ?? `the ${name}`}`, said: "", value, kind: "reached" });
   }
   let [rest, count] = [account.residual, 0];
   for (const [name, value] of Object.entries(account.took).sort(bySize)) {
     if (Math.abs(value) >= SMALL * Math.abs(account.value) && value !== 0) {
-      steps.push({ name: causeName(name), said: MEANINGS[name] ?? "", value, kind: "took" });
+      steps.push({ name, said: MEANINGS[name] ?? "", value, kind: "took" });
     } else [rest, count] = [rest + value, count + (value === 0 ? 0 : 1)];
   }
   if (Math.abs(rest) > 1e-5 * Math.abs(account.value)) {
@@ -65,7 +67,7 @@ function stepsOf(account: Account, parts: ShownPart[]): Step[] {
   return steps;
 }
 
-function Waterfall({ account, parts }: { account: Account; parts: ShownPart[] }) {
+function Waterfall({ account, parts }: { account: Account; parts: Part[] }) {
   const steps = stepsOf(account, parts);
   let at = account.value;
   const spans = steps.map(({ value, kind }): [number, number] => {

@@ -1,6 +1,7 @@
 // What else the model could say next, to be explained or contrasted; of a changed model, before and after.
 import type { Live } from "./payload";
 import { type Asked, run, running } from "./runs";
+import { view } from "./state";
 import type { Ask, Candidate } from "./server";
 import { amount, percent, tokenName } from "./words";
 
@@ -20,6 +21,10 @@ export function Candidates({ live, asked, onTarget, onContrast }: { live: Live; 
     onContrast(one.token, candidates[0]!.token);
     again({ target: null, contrast: [first, `id:${one.id}`] });
   };
+  const text = view.value?.result.parts.find((part) => part.kind === "text");
+  const read = text?.kind === "text" && text.read ? text.tokens[text.read - 1] : undefined;
+  const where = read !== undefined ? `after “${tokenName(read)}”` : ask.position === null ? "next" : `at position ${ask.position}`;
+  const title = `What the model would say ${where}`;
   const buttons = (one: Candidate, share: boolean) => (
     <>
       <button type="button" disabled={running.value !== null} title={`explain ${tokenName(one.token)}`} onClick={() => explain(one)}>
@@ -35,7 +40,7 @@ export function Candidates({ live, asked, onTarget, onContrast }: { live: Live; 
   if (before === null) {
     return (
       <div class="candidates">
-        <h3>What the model would say next</h3>
+        <h3>{title}</h3>
         <ul>
           {candidates.map((one) => (
             <li key={one.id}>{buttons(one, true)}</li>
@@ -49,7 +54,7 @@ export function Candidates({ live, asked, onTarget, onContrast }: { live: Live; 
   const shown = [...candidates].sort((a, b) => most(b) - most(a)).slice(0, MOST);
   return (
     <div class="candidates">
-      <h3>What the model would say next</h3>
+      <h3>{title}</h3>
       <table class="compared">
         <thead>
           <tr>

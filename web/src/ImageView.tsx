@@ -1,11 +1,12 @@
 // A picture with its relevance: squares of colour over it, as strong as one likes.
 import { useEffect, useRef, useState } from "preact/hooks";
-import { sized } from "./canvas";
+import { frame, sized } from "./canvas";
 import { cell } from "./colour";
 import type { ImagePart } from "./payload";
+import { usePlaces } from "./places";
+import { MARKED } from "./scale";
 import { type ShownPart, imageShape, isBeyond } from "./shown";
-import { pointed, source, theme } from "./state";
-import { signed, side } from "./words";
+import { theme } from "./state";
 
 interface Props {
   shown: ShownPart;
@@ -18,35 +19,27 @@ export function ImageView({ shown, paneAt }: Props) {
   const [strength, setStrength] = useState(0.75);
   const canvas = useRef<HTMLCanvasElement>(null);
   const [width, height] = [part.width, part.height];
-  const now = source.value;
-  const here = now?.pane === paneAt && now.part === shown.index ? now.place : null;
+  const placeAt = (event: MouseEvent) => {
+    const box = canvas.current!.getBoundingClientRect();
+    const column = Math.floor(((event.clientX - box.left) / box.width) * columns);
+    const row = Math.floor(((event.clientY - box.top) / box.height) * rows);
+    return column >= 0 && column < columns && row >= 0 && row < rows ? row * columns + column : null;
+  };
+  const moved = (key: string, from: number | null) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -Infinity, End: Infinity }[key];
+    if (step === undefined) return null;
+    const to = (from ?? 0) + (from === null ? 0 : step);
+    if (Math.abs(step) === Infinity) return step < 0 ? 0 : rows * columns - 1;
+    return to >= 0 && to < rows * columns ? to : from;
+  };
+  const { here, held, said, handlers } = usePlaces(shown, paneAt, placeAt, moved);
 
   useEffect(() => {
     const context = sized(canvas.current!, width, height);
     drawSquares(context, shown, theme.value, strength, width, height);
-    if (here !== null) {
-      const box = square(here, rows, columns, width, height);
-      context.lineWidth = Math.max(1.5, width / 150);
-      context.strokeStyle = theme.value === "dark" ? "#fff" : "#111";
-      context.strokeRect(...box);
-    }
-  }, [shown, strength, theme.value, here]);
+    for (const at of new Set([here, held])) if (at !== null) frame(context, square(at, rows, columns, width, height), at === held);
+  }, [shown, strength, theme.value, here, held]);
 
-  const point = (event: PointerEvent) => {
-    const box = canvas.current!.getBoundingClientRect();
-    const column = Math.floor(((event.clientX - box.left) / box.width) * columns);
-    const row = Math.floor(((event.clientY - box.top) / box.height) * rows);
-    const inside = column >= 0 && column < columns && row >= 0 && row < rows;
-    pointed.value = inside ? { pane: paneAt, part: shown.index, place: row * columns + column } : null;
-  };
-  const key = (event: KeyboardEvent) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
-    if (step === undefined) return;
-    event.preventDefault();
-    const to = (here ?? 0) + step;
-    if (to >= 0 && to < rows * columns) pointed.value = { pane: paneAt, part: shown.index, place: to };
-  };
-  const value = here === null ? null : shown.values[here]!;
   return (
     <figure class="image" style={{ maxWidth: `${Math.max(320, Math.min(480, width * 2))}px` }}>
       <div class="stack" style={{ aspectRatio: `${width} / ${height}` }}>
@@ -56,15 +49,13 @@ export function ImageView({ shown, paneAt }: Props) {
           tabIndex={0}
           role="application"
           aria-roledescription="heatmap"
-          aria-label={`${part.name}: relevance of ${rows} x ${columns} squares; arrow keys move${
-            value === null ? "" : `; row ${Math.floor(here! / columns) + 1}, column ${(here! % columns) + 1}: ${signed(value)} ${side(value)}`
-          }`}
-          onPointerMove={point}
-          onPointerLeave={() => (pointed.value = null)}
-          onBlur={() => (pointed.value = null)}
-          onKeyDown={key}
+          aria-label={`${part.name}: relevance of ${rows} x ${columns} squares; arrow keys move, Enter holds, Escape releases`}
+          {...handlers}
         />
       </div>
+      <p class="hidden" aria-live="polite">
+        {said}
+      </p>
       <figcaption>
         <label class="range">
           Overlay
@@ -114,7 +105,7 @@ function drawSquares(
         context.strokeRect(x + across * inset, y + down * inset, across * (1 - 2 * inset), down * (1 - 2 * inset));
       }
     }
-    if (share < -0.25 && strength > 0 && across >= 6) {
+    if (share <= -MARKED && strength > 0 && across >= 6) {
       context.globalAlpha = 0.9;
       context.fillStyle = "#fff";
       context.fillRect(x + across * 0.3, y + down / 2 - down * 0.05, across * 0.4, down * 0.1);

@@ -3,7 +3,7 @@ import { useEffect, useId, useMemo, useRef, useState } from "preact/hooks";
 import { sized } from "./canvas";
 import { cell, gradient } from "./colour";
 import { type TextPart, numbersOf } from "./payload";
-import { scaled } from "./scale";
+import { MARKED, scaled } from "./scale";
 import type { Pane, ShownPart } from "./shown";
 import { choose, ends, muted, theme } from "./state";
 import { answers, countingTokens } from "./units";
@@ -78,8 +78,8 @@ export function Matrix({ pane, shown }: { pane: Pane; shown: ShownPart }) {
             context.strokeStyle = "#ffffffcc";
             context.strokeRect(left + 2.5, top + 2.5, WIDE - 6, TALL - 6);
           }
-          if (found.shares[place]! < -0.25) {
-            context.fillStyle = "#ffffffcc";
+          if (found.shares[place]! <= -MARKED) {
+            context.fillStyle = cell(theme.value, found.shares[place]!).ink;
             context.fillRect(left + 6, top + TALL / 2 - 1, WIDE - 13, 1.5);
           }
         } else hatch(context, left, top, dark);

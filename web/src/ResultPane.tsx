@@ -8,7 +8,8 @@ import { NumbersView } from "./NumbersView";
 import type { Result } from "./payload";
 import type { Pane, ShownPart } from "./shown";
 import { SoundView } from "./SoundView";
-import { choose, panes, pinned, theme, together, unit, unpin, pin } from "./state";
+import { canAskIn } from "./runs";
+import { choose, clicks, live, panes, pinned, theme, together, unit, unpin, pin } from "./state";
 import { TokenText } from "./TokenText";
 import { answers } from "./units";
 import { steeredSaid } from "./steering";
@@ -38,10 +39,28 @@ export function ResultPane({ pane, at }: { pane: Pane; at: number }) {
           {shown.part.kind === "text" && answers(shown.part, result.numbers.length) && (
             <p class="said help">Click a {unit.value.slice(0, -1)} of the answer to see what made it.</p>
           )}
+          {live.value !== null && canAskIn(result, shown.part) && at === count - 1 && <Clicks next={live.value.predicts_next} />}
         </section>
         );
       })}
     </article>
+  );
+}
+
+/** What a click on a token of a live text does. */
+function Clicks({ next }: { next: boolean }) {
+  const id = useId();
+  const said = { hold: "holds it", explain: next ? "explains what comes next" : "explains what is predicted there" };
+  return (
+    <fieldset class="segments clicks">
+      <legend>A click on a {unit.value.slice(0, -1)}</legend>
+      {(["hold", "explain"] as const).map((one) => (
+        <label key={one}>
+          <input type="radio" name={id} checked={clicks.value === one} onChange={() => (clicks.value = one)} />
+          <span>{said[one]}</span>
+        </label>
+      ))}
+    </fieldset>
   );
 }
 
@@ -177,5 +196,6 @@ function Heading({ pane, isPinned }: { pane: Pane; isPinned: boolean }) {
 function saidOf(result: Result, { plus, minus }: Chosen): string {
   const said = (numbers: number[]) =>
     numbers.length > 2 ? `sum of ${numbers.length} numbers` : numbers.map((at) => result.numbers[at]?.said ?? "").join(" + ");
-  return minus.length === 0 ? said(plus) : `${said(plus)} − ${said(minus)}`;
+  const whole = minus.length === 0 ? said(plus) : `${said(plus)} − ${said(minus)}`;
+  return whole.replace(/(^| )' (?=\S)/g, "$1'\u00a0"); // no line ends within the quotes of a token that begins with a space
 }

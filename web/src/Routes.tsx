@@ -1,10 +1,10 @@
 // The map of routes: layers x positions of the residual stream, under the text whose tokens are its columns.
 import { useEffect, useId, useMemo, useRef, useState } from "preact/hooks";
-import { minusMarks, pixels, sized } from "./canvas";
+import { frame, minusMarks, pixels, sized } from "./canvas";
 import { binned, leftOutOf, peak, streamOf } from "./routes";
 import { scaled } from "./scale";
 import { type Pane, explainedIn, placeName } from "./shown";
-import { ends, held, muted, pointed, source, theme } from "./state";
+import { ends, held, hold, muted, pointed, source, theme } from "./state";
 import { countingTokens, firstUnread } from "./units";
 import { amount, signed, side, tokenName } from "./words";
 
@@ -21,12 +21,12 @@ export function Routes({ pane, paneAt }: { pane: Pane; paneAt: number }) {
   const [width, setWidth] = useState(800);
   const [without, setWithout] = useState(true);
   const [at, setAt] = useState<[number, number] | null>(null);
-  const frame = useRef<HTMLDivElement>(null);
+  const room = useRef<HTMLDivElement>(null);
   const grid = useMemo(() => (latent ? streamOf(latent, pane.view.chosen) : null), [latent, pane.view.chosen]);
   useEffect(() => {
-    if (frame.current === null) return;
+    if (room.current === null) return;
     const watch = new ResizeObserver(([entry]) => setWidth(Math.floor(entry!.contentRect.width)));
-    watch.observe(frame.current);
+    watch.observe(room.current);
     return () => watch.disconnect();
   }, [grid === null]);
   const small = useMemo(() => (grid === null ? null : binned(grid, Math.max(20, Math.floor((width - LABELS) / 3)))), [grid, width]);
@@ -61,7 +61,7 @@ export function Routes({ pane, paneAt }: { pane: Pane; paneAt: number }) {
       flipped.set(shares.shares.subarray(row * small.columns, (row + 1) * small.columns), (small.rows - 1 - row) * small.columns);
     }
     context.drawImage(pixels(flipped, small.rows, small.columns, theme.value), LABELS, 0, across * small.columns, height);
-    minusMarks(context, flipped, small.columns, [LABELS, 0, across, LINE]);
+    minusMarks(context, flipped, small.columns, [LABELS, 0, across, LINE], theme.value);
     context.strokeStyle = dark ? "#ffffff22" : "#00000018";
     context.strokeRect(LABELS - 0.5, 0.5, across * small.columns + 1, height);
     if (across >= 8) {
@@ -107,7 +107,8 @@ export function Routes({ pane, paneAt }: { pane: Pane; paneAt: number }) {
       context.strokeStyle = dark ? "#ffffff" : "#111111";
       context.strokeRect(LABELS + start * across, 0.75, Math.max(2, (stop - start) * across), height - 0.5);
     }
-  }, [small, shares, theme.value, span, width, below]);
+    if (at !== null) frame(context, [LABELS + at[1] * across, (small.rows - 1 - at[0]) * LINE, across, LINE], false);
+  }, [small, shares, theme.value, span, width, below, at]);
 
   if (grid === null || small === null || latent == null) return null;
   const spot = (event: MouseEvent): [number, number] | null => {
@@ -120,11 +121,36 @@ export function Routes({ pane, paneAt }: { pane: Pane; paneAt: number }) {
     const place = shownText?.spans.findIndex(([start, stop]) => column * small.size >= start && column * small.size < stop) ?? -1;
     return place < 0 ? null : { pane: paneAt, part: latent.part, place };
   };
-  const move = (event: MouseEvent) => {
-    const found = spot(event);
-    setAt(found);
-    pointed.value = found === null ? null : placeOf(found[1]);
+  const go = (to: [number, number] | null) => {
+    setAt(to);
+    pointed.value = to === null ? null : placeOf(to[1]);
   };
+  const start = (): [number, number] => {
+    const best = peak(shares!.shares);
+    return span === null ? [Math.floor(best / small.columns), best % small.columns] : [0, Math.floor(span[0] / small.size)];
+  };
+  /** Holds the token of a column, and releases the one that is held. */
+  const pin = (column: number) => {
+    const place = placeOf(column);
+    if (place !== null) hold(place);
+  };
+  const key = (event: KeyboardEvent) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const [row, column] = at ?? start();
+    const one = at === null ? 0 : 1; // the first arrow shows where one is
+    const to = {
+      ArrowRight: [row, column + one], ArrowLeft: [row, column - one], ArrowUp: [row + one, column], ArrowDown: [row - one, column],
+      Home: [row, 0], End: [row, small.columns - 1], PageUp: [small.rows - 1, column], PageDown: [0, column],
+    }[event.key];
+    if (to !== undefined) {
+      go([Math.max(0, Math.min(small.rows - 1, to[0]!)), Math.max(0, Math.min(small.columns - 1, to[1]!))]);
+    } else if ((event.key === "Enter" || event.key === " ") && at !== null) pin(at[1]);
+    else if (event.key === "Escape" && held.value !== null) held.value = null;
+    else return;
+    event.preventDefault();
+  };
+  const [fixed, place] = [held.value, at === null ? null : placeOf(at[1])];
+  const isHeld = place !== null && fixed?.pane === paneAt && fixed.part === place.part && fixed.place === place.place;
   const columns = Array.from({ length: small.columns }, (_, column) => counting(column) || column * small.size >= unread);
   const left = columns.every(Boolean) ? null : leftOutOf(small, columns);
   const strongest = peak(grid.values);
@@ -138,23 +164,29 @@ export function Routes({ pane, paneAt }: { pane: Pane; paneAt: number }) {
         The relevance of the residual stream, from the input below to the output above. The most is at {latent.layers[layer]}, at “
         <bdi>{name}</bdi>”: {signed(grid.values[strongest]!)}.
       </p>
-      <div ref={frame} class="frame" dir="ltr">
+      <div ref={room} class="frame" dir="ltr">
         <canvas
           ref={canvas}
-          role="img"
-          aria-label={`Relevance of ${grid.rows} layers at ${grid.columns} positions; point at or move to a token of the text to see its column`}
-          onPointerMove={move}
-          onPointerLeave={() => {
-            setAt(null);
-            pointed.value = null;
+          tabIndex={0}
+          role="application"
+          aria-roledescription="heatmap"
+          aria-label={`Relevance of ${grid.rows} layers at ${grid.columns} positions; arrow keys move, Enter holds the token, Escape releases it`}
+          aria-describedby={`${title}-at`}
+          onPointerMove={(event) => go(spot(event))}
+          onPointerLeave={() => go(null)}
+          onFocus={() => {
+            if (canvas.current!.matches(":focus-visible")) go(at ?? start());
           }}
+          onBlur={() => go(null)}
           onClick={(event) => {
             const found = spot(event);
-            if (found !== null) held.value = placeOf(found[1]);
+            go(found);
+            if (found !== null) pin(found[1]);
           }}
+          onKeyDown={key}
         />
       </div>
-      <p class="said readout" aria-live="off">
+      <p class="said readout" id={`${title}-at`} aria-live="polite">
         {at === null ? (
           <>
             Colours end at {amount(shares!.end)}
@@ -165,6 +197,7 @@ export function Routes({ pane, paneAt }: { pane: Pane; paneAt: number }) {
           <>
             {latent.layers[at[0]]}, {columnName(at[1])}: <strong>{signed(small.values[at[0] * small.columns + at[1]]!)}</strong>{" "}
             {side(small.values[at[0] * small.columns + at[1]]!)}
+            {isHeld && ", held"}
           </>
         )}
       </p>

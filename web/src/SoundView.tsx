@@ -1,11 +1,11 @@
 // A sound: its spectrogram or loudness, and the relevance of each step as bars, up for and down against. A bar that ends beyond the scale has a double end.
 import { useEffect, useRef } from "preact/hooks";
-import { sized } from "./canvas";
+import { frame, sized } from "./canvas";
 import { SCALES, type Theme } from "./colour";
 import { type SoundPart, numbersOf } from "./payload";
-import { type ShownPart, isBeyond, placeName } from "./shown";
-import { pointed, source, theme } from "./state";
-import { side, signed } from "./words";
+import { usePlaces } from "./places";
+import { type ShownPart, isBeyond } from "./shown";
+import { theme } from "./state";
 
 const HEIGHT = 132;
 const WIDTH = 720;
@@ -14,36 +14,29 @@ export function SoundView({ shown, paneAt }: { shown: ShownPart; paneAt: number 
   const part = shown.part as SoundPart;
   const canvas = useRef<HTMLCanvasElement>(null);
   const count = shown.values.length;
-  const now = source.value;
-  const here = now?.pane === paneAt && now.part === shown.index ? now.place : null;
+  const placeAt = (event: MouseEvent) => {
+    const box = canvas.current!.getBoundingClientRect();
+    const place = Math.floor(((event.clientX - box.left) / box.width) * count);
+    return place >= 0 && place < count ? place : null;
+  };
+  const moved = (key: string, from: number | null) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1, PageDown: 10, PageUp: -10, Home: -count, End: count }[key];
+    return step === undefined ? null : Math.max(0, Math.min(count - 1, (from ?? -1) + step));
+  };
+  const { here, held, said, handlers } = usePlaces(shown, paneAt, placeAt, moved);
   useEffect(() => {
     const context = sized(canvas.current!, WIDTH, HEIGHT);
     canvas.current!.style.width = "100%";
     canvas.current!.style.height = "auto";
     drawSound(context, shown, theme.value, WIDTH, HEIGHT);
-    if (here !== null) {
-      context.strokeStyle = theme.value === "dark" ? "#fff" : "#111";
-      context.strokeRect((here / count) * WIDTH, 0.5, Math.max(2, WIDTH / count), HEIGHT - 1);
+    for (const at of new Set([here, held])) {
+      if (at !== null) frame(context, [(at / count) * WIDTH, 1.5, Math.max(2, WIDTH / count), HEIGHT - 3], at === held);
     }
-  }, [shown, theme.value, here]);
+  }, [shown, theme.value, here, held]);
 
-  const go = (place: number) => {
-    pointed.value = place >= 0 && place < count ? { pane: paneAt, part: shown.index, place } : null;
-  };
-  const point = (event: PointerEvent) => {
-    const box = canvas.current!.getBoundingClientRect();
-    go(Math.floor(((event.clientX - box.left) / box.width) * count));
-  };
-  const key = (event: KeyboardEvent) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1, PageDown: 10, PageUp: -10 }[event.key];
-    if (step === undefined) return;
-    event.preventDefault();
-    go(Math.max(0, Math.min(count - 1, (here ?? -1) + step)));
-  };
   const size = shown.spans[0]![1] - shown.spans[0]![0];
   const total = shown.spans[count - 1]![1] * part.step;
   const end = part.start + total;
-  const said = here === null ? "" : `; ${placeName(shown, here)}: ${signed(shown.values[here]!)} ${side(shown.values[here]!)}`;
   return (
     <figure class="sound" dir="ltr">
       {part.spectrogram && part.seconds && (
@@ -58,12 +51,12 @@ export function SoundView({ shown, paneAt }: { shown: ShownPart; paneAt: number 
         tabIndex={0}
         role="application"
         aria-roledescription="heatmap"
-        aria-label={`${part.name}: relevance of ${count} bars; arrow keys move${said}`}
-        onPointerMove={point}
-        onPointerLeave={() => (pointed.value = null)}
-        onBlur={() => (pointed.value = null)}
-        onKeyDown={key}
+        aria-label={`${part.name}: relevance of ${count} bars; arrow keys move, Enter holds, Escape releases`}
+        {...handlers}
       />
+      <p class="hidden" aria-live="polite">
+        {said}
+      </p>
       <figcaption class="faint">
         <span>{part.start.toFixed(1)} s</span>
         <span>

@@ -7,7 +7,7 @@ import { headsOf, peak, unitsOf } from "./routes";
 import { canSteer, shownAsk, steer } from "./runs";
 import { scaled } from "./scale";
 import { type Pane, type ShownPart, placeName, strongest } from "./shown";
-import { ends, held, live, pointed, source, theme } from "./state";
+import { clicks, ends, held, live, pointed, source, theme } from "./state";
 import { changeSaid, changesOf } from "./steering";
 import { amount, counted, ordinal, percent, side, signed } from "./words";
 
@@ -30,7 +30,7 @@ export function Sources({ panes }: { panes: Pane[] }) {
         <div class="source hint">
           <p>
             Point at a {pane.parts[0]!.part.kind === "text" ? "token" : "place"}, or move to one with the arrow keys, to see what it
-            gave. A click holds it.
+            gave. {live.value !== null && clicks.value === "explain" ? "Space holds it, and so does a click with Shift." : "A click holds it."}
           </p>
         </div>
       )}
@@ -121,7 +121,7 @@ function Inside({ latent, pane, span, name }: { latent: Latent; pane: Pane; span
       flipped.set(shares.shares.subarray(row * heads.columns, (row + 1) * heads.columns), (heads.rows - 1 - row) * heads.columns);
     }
     context.drawImage(pixels(flipped, heads.rows, heads.columns, theme.value), 0, 0, heads.columns * across, heads.rows * line);
-    minusMarks(context, flipped, heads.columns, [0, 0, across, line]);
+    minusMarks(context, flipped, heads.columns, [0, 0, across, line], theme.value);
   }, [heads, shares, theme.value]);
   const where = name === null ? "over all tokens" : "at this token";
   const top = heads ? peak(heads.values) : 0;

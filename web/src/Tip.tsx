@@ -21,8 +21,9 @@ export function Tip() {
     const { width, height } = box.current.getBoundingClientRect();
     const room = document.documentElement.clientWidth;
     const left = Math.max(8, Math.min(room - width - 8, at.left + at.width / 2 - width / 2));
-    const above = at.top - height - 6;
-    const top = scrollY + (above < 4 ? at.bottom + 6 : above);
+    const [above, below] = [at.top - height - 6, at.bottom + 8];
+    const isBelow = above < 4 || (coarse && below + height < innerHeight); // a finger covers no more of what is below
+    const top = scrollY + (isBelow ? below : above);
     box.current.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
     box.current.style.visibility = "visible";
   });

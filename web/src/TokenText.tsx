@@ -1,14 +1,16 @@
-// A text as coloured tokens. One tab stop; arrow keys move, Enter explains a token of the answer, Space holds a source.
+// A text as coloured tokens. One tab stop; arrow keys move, Enter explains a token of the answer, in a live page the prediction
+// at another token; Space holds a source.
 import { Fragment, type VNode } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { type Theme, cell } from "./colour";
 import type { TextPart } from "./payload";
 import { type Pane, type ShownPart, explainedIn, found, isBeyond, numbersOfSpan } from "./shown";
-import { choose, held, pinned, pointed, searched } from "./state";
+import { canAskIn, explainAt, positionAt } from "./runs";
+import { MARKED } from "./scale";
+import { choose, clicks, held, hold, live, pinned, pointed, searched } from "./state";
 import { firstUnread } from "./units";
 import { answerStart, direction, spoken, tokenName } from "./words";
 
-const MARKED = 0.12; // the share from which a sign is drawn as a line
 const LONG = 300; // places from which blocks that are out of sight are not laid out
 
 interface Props {
@@ -27,6 +29,8 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
   const hits = useMemo(() => new Set(found(shown, searched.value)), [shown, searched.value]);
   const base = useMemo(() => direction(part.tokens.join("")) ?? "ltr", [part]);
   const unread = firstUnread(part, explainedIn(pane.view, part));
+
+  const asks = live.value !== null && canAskIn(result, part) ? "; Enter explains what the model predicts there, Space holds the place" : "";
 
   const place = (at: number) => box.current?.querySelector<HTMLElement>(`[data-at="${at}"]`) ?? null;
   const stop = (at: number) => {
@@ -57,13 +61,15 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
   };
   const leave = () => (pointed.value = null);
   const explains = (found: number) => numbersOfSpan(part, result.numbers.length, shown.spans[found]!);
-  const hold = (found: number) => {
-    const same = held.value?.pane === paneAt && held.value.part === shown.index && held.value.place === found;
-    held.value = same ? null : { pane: paneAt, part: shown.index, place: found };
-  };
-  const act = (found: number) => {
+  const holdAt = (found: number) => hold({ pane: paneAt, part: shown.index, place: found });
+  /** Explains a token of the answer, or with `asks` what the model predicts there; else holds the token. */
+  const act = (found: number, asks: boolean) => {
     const numbers = explains(found);
-    if (numbers.length === 0) return hold(found);
+    if (numbers.length === 0) {
+      const server = asks ? live.value : null;
+      const position = server && positionAt(server, result, part, shown.spans[found]!);
+      return server === null || position === null ? holdAt(found) : explainAt(server, result, position);
+    }
     if (pinned.value !== null && paneAt === 0) pinned.value = { id: result.id, chosen: { plus: numbers, minus: [] } };
     else choose(result, { plus: numbers, minus: [] });
   };
@@ -71,8 +77,8 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
     const found = at(event);
     if (found === null) return;
     stop(found);
-    if (event.shiftKey) hold(found);
-    else act(found);
+    if (event.shiftKey) holdAt(found);
+    else act(found, clicks.value === "explain");
   };
   const key = (event: KeyboardEvent) => {
     const from = at(event);
@@ -92,8 +98,8 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
       const to = Math.max(0, Math.min(last, move()));
       stop(to);
       place(to)?.focus();
-    } else if (event.key === "Enter") act(from);
-    else if (event.key === " ") hold(from);
+    } else if (event.key === "Enter") act(from, true);
+    else if (event.key === " ") holdAt(from);
     else if (event.key === "Escape" && held.value !== null) held.value = null;
     else return;
     event.preventDefault();
@@ -151,10 +157,10 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
   return (
     <div
       ref={box}
-      class="text"
+      class={`text${asks !== "" && clicks.value === "explain" ? " asks" : ""}`}
       dir={base}
       role="group"
-      aria-label={`${part.name}: arrow keys move through its ${shown.spans.length} places`}
+      aria-label={`${part.name}: arrow keys move through its ${shown.spans.length} places${asks}`}
       onPointerOver={point}
       onPointerLeave={leave}
       onFocusIn={point}

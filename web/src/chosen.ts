@@ -38,22 +38,8 @@ export function valueOf(result: Result, chosen: Chosen): number {
   return signed(chosen).reduce((sum, [at, sign]) => sum + sign * (result.numbers[at]?.value ?? 0), 0);
 }
 
-/** The account of the chosen numbers, null where one of them has none. */
+/** The account of the chosen numbers, null where it is not known: the page has that of all numbers together. */
 export function accountOf(result: Result, chosen: Chosen): Account | null {
   const whole = chosen.minus.length === 0 && chosen.plus.length === result.numbers.length;
-  if (whole && result.account) return result.account;
-  const each = result.accounts ?? [];
-  const found: Account = { value: 0, reached: {}, took: {}, residual: 0, sentences: [] };
-  const parts = signed(chosen);
-  for (const [at, sign] of parts) {
-    const one = each[at];
-    if (!one) return null;
-    found.value += sign * one.value;
-    found.residual += sign * one.residual;
-    for (const key of ["reached", "took"] as const) {
-      for (const [name, amount] of Object.entries(one[key])) found[key][name] = (found[key][name] ?? 0) + sign * amount;
-    }
-    if (parts.length === 1) found.sentences = one.sentences ?? [];
-  }
-  return found;
+  return whole ? (result.account ?? null) : null;
 }

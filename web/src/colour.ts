@@ -69,8 +69,8 @@ function luminance(colour: string): number {
 
 function linear(colour: string): Triple {
   return channels(colour).map((c) => {
-    const share = c / 255;
-    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    const level = c / 255;
+    return level <= 0.04045 ? level / 12.92 : ((level + 0.055) / 1.055) ** 2.4;
   }) as Triple;
 }
 

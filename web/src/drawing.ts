@@ -1,6 +1,7 @@
 // A result as a picture: one list of shapes that SVG and PNG are both made of.
 import { type Theme, SCALES, cell } from "./colour";
 import type { ImagePart, SoundPart, TextPart } from "./payload";
+import { MARKED } from "./scale";
 import { type Pane, type ShownPart, explainedIn, imageShape, isBeyond, numbersOfSpan } from "./shown";
 import { firstUnread } from "./units";
 import { direction, side, signed } from "./words";
@@ -109,7 +110,7 @@ function tokens(pane: Pane, shown: ShownPart, theme: Theme, shapes: Shape[], top
     }
     shapes.push({ kind: "box", x: left, y, width: width - 1, height: 25, fill: colours.background, stroke: later ? "none" : edge });
     shapes.push({ kind: "text", x: left + 3, y: y + 18, text: bare, size, fill: colours.ink, rtl: direction(bare) === "rtl" });
-    if (Math.abs(share) >= 0.12) {
+    if (Math.abs(share) >= MARKED) {
       shapes.push({ kind: "line", x: left + 2, y: y + 22.5, width: width - 5, stroke: colours.ink, dashed: share < 0 });
     }
     x += width;
@@ -134,7 +135,7 @@ function picture(shown: ShownPart, theme: Theme, shapes: Shape[], top: number): 
       fill: cell(theme, share).background,
       opacity: 0.75 * Math.min(1, 0.15 + 0.85 * Math.abs(share)),
     });
-    if (Math.abs(share) < 0.25 || (share > 0 && !isBeyond(shown, at))) return;
+    if (share > -MARKED && !isBeyond(shown, at)) return;
     const [x, y] = [MARGIN + ((at % columns) * width) / columns, top + (Math.floor(at / columns) * height) / rows];
     const [across, down] = [width / columns, height / rows];
     if (share < 0) shapes.push({ kind: "box", x: x + across * 0.3, y: y + down * 0.45, width: across * 0.4, height: down * 0.1, fill: "#ffffff" });

@@ -30,6 +30,8 @@ export interface TextPart extends PartBase {
   answer: number;
   words: Span[];
   sentences: Span[];
+  /** How many tokens the model had read at the position that a question named. */
+  read?: number;
 }
 
 export interface ImagePart extends PartBase {
@@ -114,7 +116,6 @@ export interface Result {
   parts: Part[];
   /** Of the only number; of several numbers, that of their sum. */
   account?: Account | null;
-  accounts?: (Account | null)[] | null;
   notes?: string[];
   latent?: Latent | null;
   text?: string | null;
@@ -126,6 +127,8 @@ export interface Live {
   model: string;
   tables: { name: string; summary: string }[];
   asks: string[];
+  /** Whether the logits at a token predict the next one. */
+  predicts_next: boolean;
   address: string;
   limits: { characters: number; answer_tokens?: number; picture?: number };
 }
@@ -164,7 +167,7 @@ export function checkResult(result: Result): void {
   if (!result?.parts?.length && !result?.tables?.length && !result?.text) fail("it holds nothing to show");
   if (result.parts?.length && !numbers) fail("it has no explained number");
   for (const number of result.numbers ?? []) if (!Number.isFinite(number?.value)) fail("an explained number has no value");
-  if (result.account && !Array.isArray(result.account.sentences)) fail("its account has no sentences");
+  if (result.account && typeof result.account.sentences?.[0] !== "string") fail("its account has no sentences");
   for (const part of result.parts ?? []) checkPart(part, numbers, fail);
   for (const table of result.tables ?? []) if (!Array.isArray(table.columns) || !Array.isArray(table.rows)) fail("a table has no columns or rows");
   const latent = result.latent;
@@ -185,6 +188,7 @@ function checkPart(part: Part, numbers: number, fail: (why: string) => never): v
   const strings = Array.isArray(part.tokens) && part.tokens.every((token) => typeof token === "string");
   if (!strings || part.tokens.length !== places) fail(`${named} has ${places} places, and not as many tokens`);
   for (const each of [part.special, part.segments]) if (!Array.isArray(each) || each.length !== places) fail(`${named} does not say of each token what it is`);
+  if (!(part.read === undefined || (part.read >= 0 && part.read <= places))) fail(`${named} was read beyond its end`);
   for (const [start, end] of [...part.words, ...part.sentences]) {
     if (!(start >= 0 && start < end && end <= places)) fail(`${named} has a word or sentence outside of its tokens`);
   }

@@ -1,6 +1,6 @@
 // Questions of a live page: what was asked for each result, and what is changed inside the model for it.
 import { computed, signal } from "@preact/signals";
-import type { Live, Result } from "./payload";
+import type { Live, Part, Result, Span } from "./payload";
 import { type Ask, type Candidate, type Job, ServerError, follow, start } from "./server";
 import { add, current, pinned, results, show, unpin, view } from "./state";
 import { type Change, changed, changesOf, steerOf } from "./steering";
@@ -13,6 +13,8 @@ export interface Asked {
   candidates: Candidate[];
   /** What the model says as it is, where it was changed. */
   before: Candidate[] | null;
+  /** At how many tokens of the text what the model predicts there can be asked. */
+  positions: number;
 }
 
 export const running = signal<{ id: string; job: Job | null } | null>(null);
@@ -38,7 +40,7 @@ export async function run(live: Live, ask: Ask, plain: Ask = ask): Promise<void>
     const end = await follow(live, job, (seen) => (running.value = { id: job, job: seen }));
     if (end.state === "failed") problem.value = end.error?.message ? sentence(end.error.message) : "The run failed, and the server did not say why.";
     if (end.state === "done" && end.result) {
-      last.value = { ask, plain, candidates: end.candidates ?? [], before: end.before ?? null };
+      last.value = { ask, plain, candidates: end.candidates ?? [], before: end.before ?? null, positions: end.positions ?? 0 };
       asked.value = new Map(asked.value).set(add(end.result), last.value);
     }
   } catch (error) {
@@ -75,6 +77,11 @@ export function undo(live: Live, change: Change | null): void {
 
 function runSteered(live: Live, ask: Ask, plain: Ask, changes: Change[]): void {
   const wanted = changes.length === 0 ? plain : { ...sameNumber(ask), steer: steerOf(changes) };
+  runOnce(live, wanted, plain);
+}
+
+/** Runs an ask, or shows its result where it was run before. */
+function runOnce(live: Live, wanted: Ask, plain: Ask): void {
   const known = results.value.find((one) => JSON.stringify(asked.value.get(one.id)?.ask) === JSON.stringify(wanted));
   if (known === undefined) {
     void run(live, wanted, plain);
@@ -92,6 +99,28 @@ function sameNumber(ask: Ask): Ask {
   if (ask.target !== null || ask.contrast !== null || ask.answer_tokens > 0 || best === undefined || number === undefined) return ask;
   const same = Math.abs(best.logit - number.value) <= 1e-3 * Math.max(1, Math.abs(best.logit));
   return same ? { ...ask, target: `id:${best.id}` } : ask;
+}
+
+/** Whether tokens of this part have predictions that can be asked for: it is the text of a question of this page. */
+export function canAskIn(result: Result, part: Part): boolean {
+  const texts = (result.parts ?? []).filter((one) => one.kind === "text");
+  return current.value === result.id && texts[0] === part && (asked.value.get(result.id)?.positions ?? 0) > 0;
+}
+
+/** The position of the prediction at a span of tokens, the last of them where the next token is predicted; null where there
+ * is none, or another question runs. */
+export function positionAt(live: Live, result: Result, part: Part, [start, end]: Span): number | null {
+  if (running.value !== null || !canAskIn(result, part)) return null;
+  const position = live.predicts_next ? end - 1 : start;
+  return position < asked.value.get(result.id)!.positions ? position : null;
+}
+
+/** Explains what the model predicts at another position of the text of a result. */
+export function explainAt(live: Live, result: Result, position: number): void {
+  const found = asked.value.get(result.id);
+  if (found === undefined || running.value !== null) return;
+  const there = { position, target: null, contrast: null, answer_tokens: 0 };
+  runOnce(live, { ...found.ask, ...there }, { ...found.plain, ...there });
 }
 
 /** Whether units of this result can be changed: it was asked here, and it is the one that is worked in. */

@@ -1,7 +1,7 @@
 // An explanation saved by lxt_fx (`to_json`), read without a server.
+import { accountSentences } from "./gap";
 import { type Account, type ExplainedNumber, type Packed, type Part, type Result, pack } from "./payload";
-import { sentencesOf, wordsOf } from "./segments";
-import { accountSentence } from "./words";
+import { sentencesOf, shownAlone, wordsOf } from "./segments";
 
 const SAVED = 1;
 const PARTIAL = [", absolute relevance", ", for some of the places"]; // the sum of such relevance says nothing of the number
@@ -31,8 +31,8 @@ export async function readSaved(saved: Plain, name: string): Promise<Result> {
   });
   const parts: Part[] = [];
   for (const part of [saved, ...(saved["further_parts"] as Plain[])]) parts.push(await readPart(part));
-  const account = saved["account"] as (Omit<Account, "sentences"> & { sentences?: string[] }) | null;
-  const read: Account | null = account && { ...account, sentences: [accountSentence({ ...account, sentences: [] })] };
+  const account = saved["account"] as Omit<Account, "sentences"> | null;
+  const read: Account | null = account && { ...account, sentences: accountSentences(account, parts) };
   return {
     id: name,
     title: titleOf(parts) || (numbers.length === 1 ? numbers[0]!.label.trim() || numbers[0]!.said : name),
@@ -54,7 +54,7 @@ const TITLE = 60;
 function titleOf(parts: Part[]): string {
   const part = parts.find((one) => one.kind === "text");
   if (part?.kind !== "text") return "";
-  const text = part.tokens.filter((_, at) => !part.special[at]).join("").replaceAll("↵", " ").replace(/\s+/g, " ").trim();
+  const text = shownAlone(part.tokens).filter((_, at) => !part.special[at]).join("").replaceAll("↵", " ").replace(/\s+/g, " ").trim();
   return text.length > TITLE ? `${text.slice(0, TITLE - 1).trimEnd()}…` : text;
 }
 

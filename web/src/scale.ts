@@ -13,6 +13,9 @@ export interface Scaled {
   largest: number;
 }
 
+/** The share from which a sign is drawn as a line, a bar or a dot. */
+export const MARKED = 0.12;
+
 const QUANTILE = 0.99;
 const LEAST = 0.1;
 const FEWEST = 4;

@@ -1,4 +1,5 @@
 // Words and sentences as ranges of tokens: the definitions of lxt_fx/results/words.py, for files that are read without Python.
+// tests/browser/word_cases.json has cases in which both must agree.
 import type { Span } from "./payload";
 
 interface Reading {
@@ -13,7 +14,8 @@ const UNSPACED: [number, number][] = [
   [0x4e00, 0x9fff], [0xf900, 0xfaff], [0xff66, 0xff9f], [0x20000, 0x3ffff],
 ];
 const JOINER = "\u200d";
-const END = /[.!?…]+["'”’»)\]]*(?=\s)|[。！？]+[」』”’）]*|↵+/gu;
+const SPACE = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]/; // what Python's isspace says
+const END = new RegExp(`[.!?…]+["'”’»)\\]]*(?=${SPACE.source})|[。！？]+[」』”’）]*|↵+`, "gu");
 const TITLES = new Set(["mr", "mrs", "ms", "dr", "prof", "st", "vs", "cf", "fig", "eq", "no", "e.g", "i.e"]);
 
 type Letter = [character: string, token: number];
@@ -43,7 +45,7 @@ export function sentencesOf(reading: Reading): Span[] {
   const starts = new Set<number>();
   for (const end of text.matchAll(END)) {
     const stop = end.index + end[0].length;
-    const following = letters.findIndex(([c], at) => offsets[at]! >= stop && !(/\s/u.test(c) || c === "↵"));
+    const following = letters.findIndex(([c], at) => offsets[at]! >= stop && !(SPACE.test(c) || c === "↵"));
     if (following >= 0 && endsSentence(text, end, letters[following]![0])) starts.add(letters[following]![1]);
   }
   const joined = new Set<number>();
@@ -69,7 +71,7 @@ function ranges(reading: Reading, joined: Set<number>): Span[] {
 }
 
 /** What each token adds to the text: of a character that several tokens share, the first gets the character. */
-function shownAlone(tokens: string[]): string[] {
+export function shownAlone(tokens: string[]): string[] {
   const found = [...tokens];
   for (let at = 0; at < found.length; at++) {
     const part = /^([\s\S]*)\(1\/(\d)\)$/.exec(found[at]!);
@@ -109,7 +111,7 @@ function inside(before: string, sign: string, after: string): boolean {
 }
 
 function kindOf(c: string): "space" | "mark" | "character" | "word" | "sign" {
-  if (/[\s\0↵⇥]/u.test(c)) return "space";
+  if (SPACE.test(c) || "\0↵⇥".includes(c)) return "space";
   const code = c.codePointAt(0)!;
   if (/[\p{M}\p{Cf}]/u.test(c) || (code >= 0x1f3fb && code <= 0x1f3ff)) return "mark";
   if (UNSPACED.some(([low, high]) => low <= code && code <= high)) return "character";
@@ -118,9 +120,9 @@ function kindOf(c: string): "space" | "mark" | "character" | "word" | "sign" {
 
 function endsSentence(text: string, end: RegExpExecArray, following: string): boolean {
   if (!".!?…".includes(end[0][0]!)) return true;
-  if (/\p{Ll}/u.test(following)) return false;
-  const word = end[0] === "." ? text.slice(0, end.index).trimEnd().split(/\s+/).pop() : undefined;
-  if (!word) return true;
-  return !(([...word].length === 1 && /\p{Lu}/u.test(word)) || TITLES.has(word.toLowerCase()));
+  if (/\p{Lowercase}/u.test(following)) return false;
+  const word = end[0] === "." ? text.slice(0, end.index).split(SPACE).filter(Boolean).pop() : undefined;
+  if (word === undefined) return true;
+  return !(([...word].length === 1 && /\p{Uppercase}/u.test(word)) || TITLES.has(word.toLowerCase()));
 }
 

@@ -36,6 +36,8 @@ export interface Job {
   candidates: Candidate[] | null;
   /** The same entries of the model as it is, where it was changed. */
   before?: Candidate[] | null;
+  /** At how many tokens of the text what the model predicts there can be asked. */
+  positions?: number | null;
 }
 
 export class ServerError extends Error {

@@ -25,12 +25,21 @@ export const unit = signal<UnitKind>("tokens");
 export const muted = signal<Muted>({ first: false, last: false, special: false });
 export const together = signal(false);
 export const searched = signal("");
+/** Whether a click on a token of a live text holds it, or explains what the model predicts there. */
+export const clicks = signal<"hold" | "explain">("hold");
 export const notice = signal<{ kind: "error" | "done"; text: string } | null>(null);
 
 /** The source that is pointed at or has the focus, and that which stays when the pointer leaves. */
 export const pointed = signal<Source | null>(null);
 export const held = signal<Source | null>(null);
 export const source = computed(() => pointed.value ?? held.value);
+
+/** Holds a source, and releases it where it is held. */
+export function hold(place: Source): void {
+  const now = held.value;
+  const same = now?.pane === place.pane && now.part === place.part && now.place === place.place;
+  held.value = same ? null : place;
+}
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const system = signal<Theme>(dark.matches ? "dark" : "light");

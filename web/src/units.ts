@@ -60,7 +60,7 @@ export function countingTokens(part: TextPart, explained: number[] | null, muted
 
 /** The first token that the model had not read when it computed the last of the explained numbers. */
 export function firstUnread(part: TextPart, explained: number[] | null): number {
-  if (part.answer === 0 || explained === null || explained.length === 0) return part.tokens.length;
+  if (part.answer === 0 || explained === null || explained.length === 0) return part.read ?? part.tokens.length;
   return answerStart(part) + Math.max(...explained);
 }
 

@@ -1,5 +1,5 @@
 // Numbers and results in words.
-import type { Account, TextPart } from "./payload";
+import type { TextPart } from "./payload";
 
 /** Three digits, with a true minus sign; no exponent between a thousandth and a million. */
 export function amount(value: number): string {
@@ -53,17 +53,25 @@ export function tokenName(token: string): string {
   return token === "" ? "empty token" : "space";
 }
 
-const FEW = 0.01;
+/** So many decimals, of two that are as near the even one: Python's `f"{value:.2f}"`. */
+export function fixed(value: number, decimals: number): string {
+  const exact = Math.abs(value).toFixed(decimals + EXACT);
+  const [whole, rest] = [exact.slice(0, -EXACT), exact.slice(-EXACT)];
+  const below = whole.replace(/\.$/, "");
+  const isTie = /^50*$/.test(rest) && Number.isFinite(value);
+  return isTie && Number(below.slice(-1)) % 2 === 0 ? `${value < 0 ? "-" : ""}${below}` : value.toFixed(decimals);
+}
 
-/** Writes amounts with as many decimals as a value has with three digits, so that they add up before one's eyes. */
-function writer(value: number): (amount: number) => string {
-  const size = value !== 0 && Number.isFinite(value) ? Math.floor(Math.log10(Math.abs(value))) : 0;
-  if (size < -4) return amount;
-  const decimals = Math.max(0, 2 - size);
-  return (one) => {
-    const text = one.toFixed(decimals);
-    return (one === 0 ? "0" : Number(text) === 0 ? one.toPrecision(1) : text).replace("-", "−");
-  };
+const EXACT = 40; // decimals beyond which no number that is written here has any
+
+/** So many digits, without zeros at their end: Python's `f"{value:.3g}"`. */
+export function general(value: number, digits: number): string {
+  if (value === 0 || !Number.isFinite(value)) return String(value);
+  const [mantissa, power] = value.toExponential(digits - 1).split("e") as [string, string];
+  const size = Number(power);
+  const short = (text: string) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
+  if (size >= -4 && size < digits) return short(fixed(value, digits - 1 - size));
+  return `${short(mantissa)}e${size < 0 ? "-" : "+"}${String(Math.abs(size)).padStart(2, "0")}`;
 }
 
 /** With a capital first. */
@@ -76,74 +84,6 @@ export function sentence(text: string): string {
   const whole = capital(text.replaceAll("`", ""));
   return /[.!?]$/.test(whole) ? whole : `${whole}.`;
 }
-
-/** What an account says, in one sentence: "Of 17.4: 6.43 reaches the tokens, 11.0 is the softmax offset." */
-export function accountSentence(account: Account): string {
-  const reached = Object.entries(account.reached).filter(([, value]) => value !== 0);
-  const took = Object.entries(account.took)
-    .filter(([, value]) => value !== 0)
-    .sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
-  const written = writer(account.value);
-  const least = FEW * Math.abs(account.value);
-  const named = took.filter(([, value]) => Math.abs(value) >= least).slice(0, 4);
-  const rest = took.slice(named.length).reduce((sum, [, value]) => sum + value, 0);
-  const said = [
-    ...reached.map(([name, value]) => `${written(value)} reaches the ${inputName(name)}`),
-    ...named.map(([name, value]) => `${written(value)} is ${causeName(name)}`),
-  ];
-  if (Math.abs(rest) >= least && took.length > named.length) {
-    said.push(`${written(rest)} are ${counted(took.length - named.length, "smaller cause")}`);
-  }
-  if (Math.abs(account.residual) >= 0.001 * Math.abs(account.value) && account.residual !== 0) {
-    said.push(`${written(account.residual)} is rounding`);
-  }
-  return `Of ${written(account.value)}: ${said.join(", ") || "nothing reaches the inputs"}.`;
-}
-
-/** Why the sum is not the value, where there is no account. */
-export function gapSentence(value: number, sum: number): string {
-  const gap = value - sum;
-  const written = writer(value);
-  if (Math.abs(gap) <= 0.001 * Math.abs(value)) {
-    return `The relevance sums to the explained ${written(value)}.`;
-  }
-  return (
-    `Of ${written(value)}, ${written(sum)} reaches the inputs. The other ${written(gap)} stayed in the model's own parts, such as ` +
-    "biases or the softmax offset of attention; explain with account=True to see which."
-  );
-}
-
-export function inputName(name: string): string {
-  return name === "text" ? "tokens" : name;
-}
-
-export function causeName(name: string): string {
-  if (name === "bias") return "biases";
-  if (name === "softmax offset" || name === "reconstruction error" || name === "selection") return `the ${name}`;
-  return name;
-}
-
-/** What ledger's causes mean, as lxt_fx/results/account.py has it (a test compares them). */
-export const MEANINGS: Record<string, string> = {
-  bias: "the biases of layers",
-  "added constant": "what the model adds whatever the input is, such as embeddings of positions or of [CLS]",
-  positions: "the places of words by which the model turns queries and keys, where a table gives them a share",
-  "activation at 0": "what an activation gives for 0",
-  "softmax offset": "the part of the attention weights that would be there whatever the scores are",
-  epsilon: "the epsilon that a rule divides by",
-  "contributions of one sign": "a rule splits by sign, and nothing had that sign",
-  "inputs of 0": "numbers that are 0 and so carry no relevance, such as black pixels",
-  selection: "constants that were put in the place of a value",
-  "held operand": "what a rule holds constant",
-  "native gradient": "ops that got their plain gradient, which shares out another amount than arrived",
-  "reconstruction error": "what a dictionary does not explain",
-  features: "features of a dictionary, where relevance ends",
-  "own backward": "functions with a backward of their own",
-  "packed kernel": "what the kernels of quantised layers round off their inputs",
-  "no rule": "ops that no rule fits (strict=False)",
-  target: "the explained number is no linear function of the model's output (a log-probability is none), so that the relevance of the output sums to another number",
-  "not accounted for": "rounding, or a rule that loses relevance",
-};
 
 /** The direction that a text runs in: that of its first letter that has one. */
 export function direction(text: string): "ltr" | "rtl" | null {

@@ -2,9 +2,8 @@ import { expect, test } from "vitest";
 import { field } from "../src/csv";
 import { contrast, SCALES, cell, mixed } from "../src/colour";
 import { readSaved, savedIn } from "../src/saved";
-import { sentencesOf, wordsOf } from "../src/segments";
 import { found } from "../src/shown";
-import { accountSentence, amount, direction, gapSentence, ordinal, percent, signed, spoken } from "../src/words";
+import { amount, direction, ordinal, percent, signed, spoken } from "../src/words";
 
 test("numbers are written for a person", () => {
   expect([17.371, 0.824, -0.095, 0, 1234.5, 1e-5].map(amount)).toEqual(["17.4", "0.82", "−0.095", "0.00", "1235", "1.00e−5"]);
@@ -15,28 +14,8 @@ test("numbers are written for a person", () => {
   expect([1, 2, 3, 11, 22, 112].map(ordinal)).toEqual(["1st", "2nd", "3rd", "11th", "22nd", "112th"]);
 });
 
-test("the gap between sum and value is a sentence", () => {
-  const account = { value: 17.371, reached: { text: 6.428 }, took: { bias: -0.001, "softmax offset": 10.944 }, residual: 0, sentences: [] };
-  expect(accountSentence(account)).toBe("Of 17.4: 6.4 reaches the tokens, 10.9 is the softmax offset.");
-  expect(gapSentence(17.371, 6.428)).toContain("Of 17.4, 6.4 reaches the inputs. The other 10.9 stayed");
-  expect(gapSentence(5, 5.0001)).toBe("The relevance sums to the explained 5.00.");
-});
-
 test("fields of CSV are quoted, and no formula runs", () => {
   expect(["a", " b", 'c"d', "e,f", "↵", "-0.5", "=1+1", "@x"].map(field)).toEqual(["a", '" b"', '"c""d"', '"e,f"', "↵", "-0.5", "'=1+1", "'@x"]);
-});
-
-test("words and sentences are those of Python", () => {
-  const reading = (tokens: string[], special: number[] = [], answer = 0) => ({
-    tokens, special: tokens.map((_, at) => special.includes(at)), segments: tokens.map(() => 0), answer,
-  });
-  const said = (tokens: string[], spans: [number, number][]) => spans.map(([a, b]) => tokens.slice(a, b).join("")).join("|");
-  const one = ["<s>", "Don", "'t", " pay", " 3", ".", "14", "!!", "!", " Dr", ".", " Who", "?", " No", "…"];
-  expect(said(one, wordsOf(reading(one, [0])))).toBe("<s>|Don't| pay| 3.14|!!!| Dr|.| Who|?| No|…");
-  expect(said(one, sentencesOf(reading(one, [0])))).toBe("<s>|Don't pay 3.14!!!| Dr. Who?| No…");
-  const two = ["東", "京", "。", "は", "🦙(1/2)", "🦙(2/2)", "↵", "a"];
-  expect(said(two, wordsOf(reading(two)))).toBe("東|京|。|は|🦙(1/2)🦙(2/2)|↵|a");
-  expect(wordsOf(reading([" a", "b", "c"], [], 1))).toEqual([[0, 2], [2, 3]]);
 });
 
 test("a saved explanation is read", async () => {
@@ -52,6 +31,9 @@ test("a saved explanation is read", async () => {
   expect(savedIn({ format: 1, results: [] })).toBe(null);
   const result = await readSaved(saved, "a.json");
   expect(result).toMatchObject({ title: "The capital", numbers: [{ label: " Paris", value: 17.4 }] });
+  const account = { value: 17.4, reached: { text: 6 }, took: { "softmax offset": 11.4 }, residual: 0 };
+  expect((await readSaved({ ...saved, account }, "a.json")).account?.sentences[0]).toBe("of 17.4: 6.0 reaches the tokens, 11.4 is the softmax offset");
+  expect((await readSaved({ ...saved, tokens: [" 🦙(1/2)", "🦙(2/2)"] }, "a.json")).title).toBe("🦙");
   expect(result.parts[0]).toMatchObject({ several: false, words: [[0, 1], [1, 2]], values: { shape: [2] } });
   await expect(readSaved({ ...saved, format: 9 }, "a.json")).rejects.toThrow("format 9");
 });

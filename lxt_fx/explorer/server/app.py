@@ -19,7 +19,7 @@ from lxt_fx.explorer.plain import Payload
 from lxt_fx.explorer.server.asked import read_asked, saved_explanations
 from lxt_fx.explorer.server.guard import OPEN, App, Guard
 from lxt_fx.explorer.server.jobs import Jobs, TooManyJobs
-from lxt_fx.explorer.server.served_model import ServedModel, tables
+from lxt_fx.explorer.server.served_model import ServedModel
 from lxt_fx.results.explanation import Explanation
 
 
@@ -33,7 +33,6 @@ def guarded_app(model: ServedModel, jobs: Jobs, page: str, policy: str, token: s
             Route("/api/jobs/{job}", _answered(routes.look), methods=["GET"]),
             Route("/api/jobs/{job}", _answered(routes.cancel), methods=["DELETE"]),
             Route(OPEN, _answered(routes.open), methods=["POST"]),
-            Route("/api/tables", _answered(routes.tables), methods=["GET"]),
         ],
         exception_handlers={HTTPException: _no_route, Exception: _unexpected},
     )
@@ -70,10 +69,6 @@ class _Routes:
         """A saved explanation, or each of several, as a result."""
         found = [explanation_data(Explanation.read(saved)) for saved in saved_explanations(_text(body))]
         return 200, {"results": [{**one, "id": f"opened-{at}"} for at, one in enumerate(found, start=1)]}
-
-    def tables(self, body: bytes, job: str) -> tuple[int, Payload]:
-        """The rule tables."""
-        return 200, tables()
 
 
 Answer = Callable[[bytes, str], tuple[int, Payload]]

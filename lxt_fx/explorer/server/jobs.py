@@ -97,6 +97,7 @@ class Jobs:
                 "error": job.error,
                 "candidates": [] if answered is None else answered.candidates,
                 "before": None if answered is None else answered.before,
+                "positions": None if answered is None else answered.positions,
             }
 
     def cancel(self, job_id: str) -> bool:

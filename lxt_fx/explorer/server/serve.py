@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import threading
@@ -13,15 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from lxt_fx.base.errors import InputError
 from lxt_fx.explorer.latent_data import UnitLabels
 from lxt_fx.explorer.page_data import page_of, shown_results
 from lxt_fx.explorer.page_file import live_page, template
 from lxt_fx.explorer.server.jobs import Jobs
+from lxt_fx.explorer.server.listening import ADDRESS, NAMES, listening_at
 from lxt_fx.explorer.server.served_model import ServedModel
-
-ADDRESS, NAMES = "127.0.0.1", ("127.0.0.1", "localhost")
-"""Where the server listens, and the names under which it may be asked."""
 
 STOPS = 5.0
 """Seconds that a running question gets to end when the server stops."""
@@ -55,7 +51,21 @@ def serve(
     Raises InputError for a model that reads neither text nor pictures or is in training mode, for a port that is taken, and
     without starlette and uvicorn (`pip install 'lxt_fx[serve]'`).
     """
-    with running(model, processor, results=results, labels=labels, port=port) as (address, thread):
+    with listening_at(port) as listening:
+        serve_at(listening, model, processor, results=results, labels=labels, open_browser=open_browser)
+
+
+def serve_at(
+    listening: socket.socket,
+    model: nn.Module | Any,
+    processor: Any = None,
+    *,
+    results: Sequence[Any] = (),
+    labels: UnitLabels | None = None,
+    open_browser: bool = True,
+) -> None:
+    """Serves a model at a socket of `listening_at` until Ctrl-C, as `serve` does."""
+    with _running_at(listening, model, processor, results, labels) as (address, thread):
         print(f"lxt_fx explores {type(model).__name__} at\n\n    {address}\n\nCtrl-C stops it.", flush=True)
         try:
             if open_browser:
@@ -67,24 +77,22 @@ def serve(
 
 
 @contextmanager
-def running(
-    model: nn.Module | Any,
-    processor: Any = None,
-    *,
-    results: Sequence[Any] = (),
-    labels: UnitLabels | None = None,
-    port: int = 0,
-) -> Iterator[tuple[str, threading.Thread]]:
+def running(model: nn.Module | Any, processor: Any = None) -> Iterator[tuple[str, threading.Thread]]:
     """The server in a thread while the block runs: its address with the token, and the thread. Raises what `serve` does."""
-    try:
-        from uvicorn import Config, Server
+    with listening_at(0) as listening, _running_at(listening, model, processor, (), None) as found:
+        yield found
 
-        from lxt_fx.explorer.server.app import guarded_app
-    except ImportError as error:
-        raise InputError(f"serve: needs starlette and uvicorn ({error}): pip install 'lxt_fx[serve]'") from error
+
+@contextmanager
+def _running_at(
+    listening: socket.socket, model: Any, processor: Any, results: Sequence[Any], labels: UnitLabels | None
+) -> Iterator[tuple[str, threading.Thread]]:
+    from uvicorn import Config, Server
+
+    from lxt_fx.explorer.server.app import guarded_app
+
     served, token = ServedModel(model, processor, labels), secrets.token_urlsafe(32)
     page, policy = live_page(template(), page_of(shown_results(results, labels=labels), served.live()))
-    listening = _bound(port)
     own = listening.getsockname()[1]
     jobs = Jobs()
     app = guarded_app(served, jobs, page, policy, token, tuple(f"{name}:{own}" for name in NAMES))
@@ -101,7 +109,6 @@ def running(
         server.should_exit = True
         jobs.end(STOPS)
         thread.join(STOPS)
-        listening.close()
 
 
 def _open(address: str) -> None:
@@ -112,19 +119,3 @@ def _open(address: str) -> None:
         return
     if type(browser) is not webbrowser.GenericBrowser:
         browser.open(address)
-
-
-def _bound(port: int) -> socket.socket:
-    """A socket that listens on this machine only."""
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
-        raise InputError(f"serve: port must be a whole number from 0 (any free one) to 65535, got {port!r}")
-    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    if os.name != "nt":  # there it would let two programs listen at one port
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        found.bind((ADDRESS, port))
-        found.listen(128)  # a browser that is faster than the server waits
-    except OSError as error:
-        found.close()
-        raise InputError(f"serve: port {port} cannot be used: {error.strerror}; leave port out for a free one") from error
-    return found

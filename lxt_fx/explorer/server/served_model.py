@@ -11,15 +11,13 @@ from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.target import Target
 from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.progress import steps
 from lxt_fx.explorer.explanation_data import shortened, title_of
 from lxt_fx.explorer.latent_data import UnitLabels
 from lxt_fx.explorer.page_data import shown_results
 from lxt_fx.explorer.plain import Payload
 from lxt_fx.explorer.server.asked import MOST_ANSWER, MOST_CHARACTERS, Asked, steered_data
 from lxt_fx.explorer.server.asked_picture import MOST_BYTES
-from lxt_fx.explorer.server.candidates import Candidates, Scores
-from lxt_fx.explorer.server.next_tokens import next_tokens
+from lxt_fx.explorer.server.candidates import Candidates, Scores, text_of
 from lxt_fx.inputs.facts import facts_of
 from lxt_fx.inputs.given import Given
 from lxt_fx.inputs.tools import tools_of
@@ -27,11 +25,11 @@ from lxt_fx.inside.latent import latent
 from lxt_fx.inside.latent_result import Latent
 from lxt_fx.inside.steering.steer import steer
 from lxt_fx.results.explanation import Explanation
-from lxt_fx.rule_table.table import label_text, ops_text
 from lxt_fx.rule_table.tables import TABLES
 from lxt_fx.tasks.answers import answer_relevance
 from lxt_fx.tasks.explain import explain
 from lxt_fx.tasks.reading import opened_with, read
+from lxt_fx.tasks.written_answer import writes, written_answer
 
 FUNCTION = "serve"
 
@@ -39,11 +37,13 @@ FUNCTION = "serve"
 @dataclass(frozen=True, slots=True)
 class Answered:
     """The result of a job, and what else the model could have said: the most likely tokens or classes. Of a steered model
-    `before` has the same entries as the model itself says them."""
+    `before` has the same entries as the model itself says them. `positions` is at how many tokens of the
+    text a prediction can be explained; None where the model has no prediction at each of them."""
 
     result: Payload
     candidates: list[Payload]
     before: list[Payload] | None = None
+    positions: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +81,7 @@ class ServedModel:
         if self.facts.in_training:
             raise InputError(f"{FUNCTION}: {name} is in training mode; call model.eval() first")
         self.reading = Reading.of(FUNCTION, self.module, None)
+        self.writes = writes(self.facts, self.reading)
         self.candidates = Candidates(self.facts, self.reading, self.tokenizer)
 
     def live(self) -> Payload:
@@ -88,13 +89,16 @@ class ServedModel:
         asks = ["text"] if self.facts.reads_text else []
         if asks and any(getattr(tool, "chat_template", None) for tool in (self.tokenizer, self.processor)):
             asks.append("chat")
-        if asks and self._writes():
+        if asks and self.writes:
             asks.append("answer")
         if self.reads_pictures:
             asks.append("image")
         limits = {"characters": MOST_CHARACTERS, "answer_tokens": MOST_ANSWER, "picture": MOST_BYTES}
         tables = [{"name": table.name, "summary": table.summary} for table in TABLES.values()]
-        return {"model": self._name(), "tables": tables, "asks": asks, "address": "", "limits": limits}
+        return {
+            "model": self._name(), "tables": tables, "asks": asks, "predicts_next": self.reading.predicts_next,
+            "address": "", "limits": limits,
+        }  # fmt: skip
 
     def answer(self, asked: Asked) -> Answered:
         """Explains what was asked, of the model or of the model steered while it is explained. Raises what `explain` and
@@ -103,16 +107,25 @@ class ServedModel:
         if not asked.steer:
             question = _Question(asked, given, self.module, asked.rules)
             found, scores = self._explained(question), self._scores(question)
-            return Answered(found, self.candidates.listed(scores, [] if scores is None else scores.best()))
+            listed = self.candidates.listed(scores, [] if scores is None else scores.best())
+            return Answered(found, listed, positions=self._positions(given, scores))
         explained = as_explained(self.module, (), given.inputs, FUNCTION, asked.rules)
         question = _Question(asked, given, explained, None)
         with steer(explained, asked.steer):
             found, after = self._explained(question), self._scores(question)
-        before = self._scores(question)
+        before, positions = self._scores(question), self._positions(given, after)
         if before is None or after is None:
-            return Answered(found, [], [])
+            return Answered(found, [], [], positions=positions)
         entries = list(dict.fromkeys([*before.best(), *after.best()]))
-        return Answered(found, self.candidates.listed(after, entries), self.candidates.listed(before, entries))
+        changed, unchanged = (self.candidates.listed(scores, entries) for scores in (after, before))
+        return Answered(found, changed, unchanged, positions)
+
+    def _positions(self, given: Given, scores: Scores | None) -> int | None:
+        """How many tokens of the text are shown, where the model has a prediction at each that can be explained."""
+        text, by_token = text_of(given), self.reading.tags if scores is None else scores.of_tokens
+        if text is None or not by_token or self.facts.decodes or self.reading.positions is not None:
+            return None
+        return len(text.columns)
 
     def _given(self, asked: Asked) -> Given:
         """The inputs of the call."""
@@ -123,14 +136,21 @@ class ServedModel:
         given, _ = read(self.module, self.processor, asked.given, FUNCTION, answer=None, sampling_rate=None)
         return given
 
+    def _mark_read(self, data: Payload, question: _Question) -> None:
+        """At a position that was named, a model that predicts the next token has not read those behind it."""
+        at, part = question.asked.target.position, next((part for part in data["parts"] if part["kind"] == "text"), None)
+        if at is not None and part is not None and self.reading.predicts_next:
+            part["read"] = int(at) % len(part["tokens"]) + 1
+
     def _scores(self, question: _Question) -> Scores | None:
-        return self.candidates.scores(question.model, question.given.inputs, question.asked.target)
+        return self.candidates.scores(question.model, question.given, question.asked.target)
 
     def _explained(self, question: _Question) -> Payload:
         """The result as data of the page."""
         asked = question.asked
         explanation, inside = self._of_answer(question) if asked.answer_tokens else self._of_number(question)
         (shown,) = shown_results([explanation], inside, self.labels)
+        self._mark_read(shown.data, question)
         title = shortened(asked.title) if asked.title else title_of(explanation)
         return {**shown.data, "title": title, "steered": steered_data(asked.steer)}
 
@@ -148,9 +168,9 @@ class ServedModel:
     def _of_answer(self, question: _Question) -> tuple[Explanation, Latent | None]:
         """The explanation of each token that the model writes."""
         asked, model = question.asked, question.model
-        if not self._writes():
+        if not self.writes:
             raise InputError(f"{FUNCTION}: {self.facts.model_class} goes on with no text, so there is no answer to explain")
-        answer = self._written(question)
+        answer = written_answer(model, question.given.inputs, asked.answer_tokens, self.facts, self.tokenizer)
         found = answer_relevance(
             model, self.processor, question.given, answer, with_prompt=False, rules=question.rules, account=asked.account
         )
@@ -164,43 +184,7 @@ class ServedModel:
         inside = latent(model, [*prompt, *answer], targets, processor=self.processor, rules=question.rules)
         return found, inside
 
-    def _writes(self) -> bool:
-        """Whether it goes on with its text: a decoder without an encoder."""
-        generates = getattr(self.module, "can_generate", None)
-        able = self.reading.model_class.endswith(("ForCausalLM", "LMHeadModel")) if generates is None else generates()
-        return bool(able) and self.reading.predicts_next and not self.facts.decodes and self.reading.positions is None
-
-    def _written(self, question: _Question) -> list[int]:
-        """What the model writes, the likeliest token each time, up to the first token that ends a text."""
-        count, ends, written = question.asked.answer_tokens, self._ends(), list[int]()
-        for token in steps("answer tokens", next_tokens(question.model, question.given.inputs, self.facts, count), count):
-            written.append(token)
-            if token in ends:
-                break
-        return written[:-1] if len(written) > 1 and written[-1] in ends else written
-
-    def _ends(self) -> set[int]:
-        settings = getattr(self.module, "generation_config", None)
-        found: set[int] = set()
-        for own in (getattr(settings, "eos_token_id", None), getattr(self.tokenizer, "eos_token_id", None)):
-            found.update([own] if isinstance(own, int) else own or ())
-        return found
-
     def _name(self) -> str:
         checkpoint = str(getattr(self.facts.config, "name_or_path", "") or "")
         name = checkpoint.rstrip("/").rpartition("/")[2]
         return f"{name} ({self.facts.model_class})" if name else self.facts.model_class
-
-
-def tables() -> Payload:
-    """The rule tables with their rules."""
-    return {
-        "tables": [
-            {
-                "name": table.name, "summary": table.summary, "paper": table.paper,
-                "rules": [[label_text(r), ops_text(r), r.formula, r.source, r.conserves.value] for r in table.rules],
-            }
-            for table in TABLES.values()
-        ]
-    }  # fmt: skip
-

@@ -87,14 +87,16 @@ def corpus(
 
     Raises InputError for a file that is empty, is no text or lacks the field, for units that a place does not have, for a
     folder that holds something else or the result of another model or other arguments (it says which), if no sample of
-    the first window can be explained, and without pyarrow; UnknownNameError for a place that there is not.
+    the first window can be explained, and without pyarrow; UnknownNameError for a place that there is not; CallError for
+    a module inside a block of `steer`.
     """
     needs_pyarrow(FUNCTION)
     check_target(target, FUNCTION)
     _check_counts(top=top, batch_tokens=batch_tokens)
     with gradients_on():
         module, processor = opened_with(model, processor, FUNCTION)
-        _refuse_steered(module)
+        if isinstance(module, Explained):
+            module._refuse_steering(FUNCTION)
         first, stream = _peeked(samples_of(samples, field, FUNCTION))
         explained = _explained(module, processor, first, rules)
         found = place_headers(places_at(explained, places, FUNCTION), units, FUNCTION)
@@ -110,15 +112,6 @@ def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputError(f"{FUNCTION}: {name} must be a whole number of at least 1, got {count!r}")
-
-
-def _refuse_steered(module: nn.Module) -> None:
-    """Raises InputError inside a block of `steer`: the folder would not say of which values it is."""
-    if isinstance(module, Explained) and module._steers:
-        raise InputError(
-            f"{FUNCTION}: the module is steered, and a folder does not say by what, so it would be taken for one of the "
-            "module as it is; call it outside the block"
-        )
 
 
 def _peeked(samples: Iterator[Sample]) -> tuple[list[Sample], Iterator[Sample]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -28,22 +28,23 @@ Units = int | Sequence[int] | Tensor
 Kind = Literal["scale", "add", "clamp", "ablate_mean"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, init=False)
 class Edit:
     """What is done to the units of a place. `units` are indices of its last axis, or of its axis of heads, negative ones
     from the end; None means all of them. `amount` is a number, or a tensor with one number for each of these units,
-    [units]; at a place with heads also [units, size]. Raises InputError for what is none of these."""
+    [units]; at a place with heads also [units, size]. It is copied. Raises InputError for what is none of these."""
 
     kind: Kind
     amount: Amount
-    units: tuple[int, ...] | None = None
+    units: tuple[int, ...] | None
 
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise InputError(f"edits: kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}")
-        _check_amount(self.kind, self.amount)
-        if self.units is not None:
-            object.__setattr__(self, "units", _units(self.units, self.kind))
+    def __init__(self, kind: Kind, amount: Amount, units: Units | None = None) -> None:
+        if kind not in get_args(Kind):
+            raise InputError(f"edits: kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
+        _check_amount(kind, amount)
+        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "amount", amount.detach().clone() if isinstance(amount, Tensor) else amount)
+        object.__setattr__(self, "units", None if units is None else _units(units, kind))
 
     def __repr__(self) -> str:
         amount = f"{list(self.amount.shape)}" if isinstance(self.amount, Tensor) else f"{self.amount:g}"
@@ -61,7 +62,7 @@ class Edit:
             raise InputError(f"edits: {self!r} has units of its own; leave units= out to take those of a mapping")
         if not isinstance(units, Mapping):
             raise InputError(f"edits: of() takes a mapping from places to units, got {type(units).__name__}")
-        return {place: replace(self, units=_units(chosen, self.kind)) for place, chosen in units.items()}
+        return {place: Edit(self.kind, self.amount, chosen) for place, chosen in units.items()}
 
 
 def scale(factor: Amount, units: Units | None = None) -> Edit:
@@ -69,19 +70,19 @@ def scale(factor: Amount, units: Units | None = None) -> Edit:
 
     Raises InputError for an amount that is NaN or infinite, and for units that are no whole numbers.
     """
-    return _edit("scale", factor, units)
+    return Edit("scale", factor, units)
 
 
 def add(vector: Amount, units: Units | None = None) -> Edit:
     """Adds a number, or a vector with one number for each unit, [units]: a direction of the residual stream, say. Raises
     what `scale` raises."""
-    return _edit("add", vector, units)
+    return Edit("add", vector, units)
 
 
 def clamp(value: Amount, units: Units | None = None) -> Edit:
     """Sets units to a value, whatever finite number they were. No relevance flows back through them: it stays with the
     value. Raises what `scale` raises."""
-    return _edit("clamp", value, units)
+    return Edit("clamp", value, units)
 
 
 def ablate_mean(mean: Tensor, units: Units | None = None) -> Edit:
@@ -92,12 +93,7 @@ def ablate_mean(mean: Tensor, units: Units | None = None) -> Edit:
             f"edits: ablate_mean takes the mean of each unit as a tensor [units], got {type(mean).__name__}; for one "
             "number for all units take clamp"
         )
-    return _edit("ablate_mean", mean, units)
-
-
-def _edit(kind: Kind, amount: Amount, units: Units | None) -> Edit:
-    held = amount.detach().clone() if isinstance(amount, Tensor) else amount
-    return Edit(kind, held, None if units is None else _units(units, kind))
+    return Edit("ablate_mean", mean, units)
 
 
 def _check_amount(kind: Kind, amount: Any) -> None:
