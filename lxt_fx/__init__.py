@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from lxt_fx.inside.latent import latent
     from lxt_fx.inside.latent_result import Latent, TopUnits
     from lxt_fx.inside.maximise import Maximised, Regularisers, maximise
+    from lxt_fx.inside.position_relevance import PositionRelevance, position_relevance
     from lxt_fx.inside.steering.steer import steer
     from lxt_fx.inside.units import Only
     from lxt_fx.ledger.arrivals import Landing
@@ -131,6 +132,8 @@ __all__ = [
     "PerturbationCurves",
     "Places",
     "places",
+    "PositionRelevance",
+    "position_relevance",
     "Record",
     "Regularisers",
     "Removal",
@@ -196,6 +199,7 @@ _NAMES = {
     "lxt_fx.inside.latent": "latent",
     "lxt_fx.inside.latent_result": "Latent TopUnits",
     "lxt_fx.inside.maximise": "Maximised Regularisers maximise",
+    "lxt_fx.inside.position_relevance": "PositionRelevance position_relevance",
     "lxt_fx.inside.dictionaries.splice": "splice",
     "lxt_fx.inside.steering.steer": "steer",
     "lxt_fx.inside.units": "Only",

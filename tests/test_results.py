@@ -692,6 +692,7 @@ def made() -> dict[str, object]:
     latent, places = lxt_fx.latent(explained, ids, 3), lxt_fx.places(explained)
     objects += [latent, latent.top(3), places, places["residual.1"], lxt_fx.Only(3, [0, 1])]
     objects += [BenchResults(bench_contents(1, 3))]
+    objects += [lxt_fx.position_relevance(shared("llama", rules="pa_lrp"), ids, 3)]
     objects += [lxt_fx.Dictionary(rows.T.contiguous(), rows), read_corpus(), maximised(), lxt_fx.Regularisers()]
     found = {type(one).__name__: one for one in objects}
     found["Explained"] = explained

@@ -26,6 +26,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "api/bridges",
         "api/errors",
         "papers",
+        "methods",
         "rules",
         "rule_forms",
         "ops",
@@ -52,8 +53,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "inside": (
         "Relevance of heads, neurons and features; what they stand for; the model without them.",
-        "places Places InsidePlace watch latent Latent TopUnits Only conditional steer edits corpus Corpus labels "
-        "Dictionary splice maximise Maximised Regularisers",
+        "places Places InsidePlace watch latent Latent TopUnits position_relevance PositionRelevance Only conditional "
+        "steer edits corpus Corpus labels Dictionary splice maximise Maximised Regularisers",
     ),
     "prove": (
         "Where all of the relevance went, and which rule every op got.",
