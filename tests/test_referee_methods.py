@@ -15,10 +15,10 @@ from transformers.models.llama import modeling_llama
 
 import lxt_fx
 from lxt_fx.base.errors import InputError
-from lxt_fx.referee.case import Case, Subject
+from lxt_fx.referee.case import Case, Subject, seed_of
 from lxt_fx.referee.contest import Method, NotForThisError
 from lxt_fx.referee.methods import METHODS, by_removal
-from lxt_fx.referee.methods.by_gradient import Averaged, IntegratedGradients, TableMethod, seed_of
+from lxt_fx.referee.methods.by_gradient import Averaged, IntegratedGradients, TableMethod
 from lxt_fx.referee.methods.by_removal import LeaveOneOut
 from lxt_fx.referee.methods.of_lxt import LxtMethod
 from lxt_fx.referee.methods.own import OwnMethod, own_method
@@ -172,7 +172,14 @@ def test_orders_by_position_alone(llama: Subject) -> None:
     picture = Case("0", {"x": torch.zeros(1, 1, 3, 3)}, lambda out: out, "", tuple("abcdefghi"), marks)
     centre = METHODS["centre"].prepare(Subject("image", nn.Identity(), "image", unit=1))(picture)
     assert centre.argsort(descending=True).tolist()[0] == 4
-    assert centre[[0, 2, 6, 8]].unique().tolist() == [-2]
+    assert centre[[0, 2, 6, 8]].unique().tolist() == [7]
+
+
+def test_positions_count_positive_from_either_end(llama: Subject) -> None:
+    """What is negative has no mass: the first tokens would have none on gold, and the last ones nearly all."""
+    case = llama_case()
+    first, last = (found_by(METHODS[name], llama, case) for name in ("first_tokens", "last_tokens"))
+    assert torch.equal(first.flip(0), last) and float(first.min()) > 0
 
 
 def test_averages_over_no_noise_are_the_table(llama: Subject) -> None:

@@ -18,7 +18,15 @@ from lxt_fx.referee.case import Subject
 from lxt_fx.referee.contest import NotForThisError
 from lxt_fx.referee.metrics import METRICS
 from lxt_fx.referee.metrics.gold import GoldMass, GoldRank, GoldRecall, Pointing
-from lxt_fx.referee.metrics.removal import Area, Deletion, LeaveOneOutCorrelation, MagnitudeAligned, mean_ranks, spearman
+from lxt_fx.referee.metrics.removal import (
+    Area,
+    Deletion,
+    LeaveOneOutCorrelation,
+    MagnitudeAligned,
+    mean_ranks,
+    present_in,
+    spearman,
+)
 from lxt_fx.referee.metrics.sanity import OtherModel, RandomisedWeights, shuffled
 from lxt_fx.referee.metrics.soft import SoftRemoval, probabilities
 
@@ -143,6 +151,40 @@ def test_mas_adds_what_sizes_miss() -> None:
     assert 0 <= MagnitudeAligned().of(judged([3, 1], [-1, -2])) <= 1
 
 
+# Ties
+
+
+def test_a_constant_relevance_is_no_order_by_position() -> None:
+    """Whatever stands where, its area is 0 over cases; by positions it would be that of the first units first."""
+    weights, steps = [8.0, 4.0, 2.0, 1.0, 0.0, 0.0], 3
+    for metric, expected in ((Area(steps=steps), 0.0), (Deletion(steps=steps), 0.5)):
+        found = [metric.of(judged(weights, [1.0] * 6, key=f"{key}")) for key in range(300)]
+        assert abs(sum(found) / 300 - expected) < 0.1 * abs(metric.of(judged(weights, weights)) - expected)
+
+
+def test_units_of_equal_relevance_go_in_the_order_of_the_case() -> None:
+    """The same one for all methods, and the other way round where the least relevant go first; all else is by relevance."""
+    for key in ("a", "b", "c"):
+        flat, other = (present_in(judged([1] * 6, [value] * 6, key=key), 6) for value in (0.0, 7.0))
+        assert torch.equal(flat, other)
+        assert torch.equal(flat[1], ~flat[0].flip(0))
+        two = present_in(judged([1] * 6, [5, 0, 0, 9, 0, 0], spared=[1], key=key), 5)
+        assert two[0, :, 1].all() and two[1, :, 1].all()
+        assert (two[0].sum(0)[[3, 0]].tolist(), two[1].sum(0)[[3, 0]].tolist()) == ([1, 2], [5, 4])
+    orders = {tuple(present_in(judged([1] * 6, [0] * 6, key=str(key)), 6)[0].sum(0).tolist()) for key in range(20)}
+    assert len(orders) > 15
+
+
+def test_gold_units_among_equal_ones_are_expected() -> None:
+    for place in (0, 9):
+        flat = judged([1] * 10, [0] * 10, gold=[place])
+        found = [metric.of(flat) for metric in (GoldRecall(share=0.2), GoldRank(), Pointing())]
+        assert found == pytest.approx([0.2, 0.1, 0.1])
+    some = judged([1] * 5, [3, 1, 1, 1, 0], gold=[1, 2, 4])
+    assert GoldRank().of(some) == pytest.approx(2 * (2 / 3) / 3)  # two of the three equal ones fit
+    assert Pointing().of(judged([1] * 3, [2, 2, 0], gold=[1])) == 0.5
+
+
 # Soft
 
 
@@ -222,6 +264,15 @@ def test_randomised_weights_compares_with_a_copy_and_leaves_the_model() -> None:
     assert value == pytest.approx(abs(spearmanr([1, 2, 3, 5], seen[0]).statistic))
     assert torch.equal(found.subject.model.state_dict()["weights"], before)
     assert OtherModel(Weighted([1, 2, 3, 4])).of(replace(found, explain_with=explain_with)) == pytest.approx(1)
+
+
+def test_an_order_that_does_not_change_with_the_model_is_no_explanation_of_it() -> None:
+    """A constant has no rank correlation, and is the same under every model."""
+    from dataclasses import replace
+
+    flat = replace(judged([1, 2, 3], [2, 2, 2]), explain_with=lambda other: torch.ones(3, dtype=torch.float64))
+    assert RandomisedWeights().of(flat) == 1
+    assert RandomisedWeights().of(replace(flat, relevance=torch.tensor([1.0, 2.0, 3.0]))) == 0
 
 
 def test_shuffled_weights_keep_embeddings_and_ties() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -109,3 +110,8 @@ class Subject:
                 raise InputError(f"case {case.key}: relevance has NaN or infinity, which cannot be ranked")
             return found
         return units_scores(self.unit, self.leaf(case), relevance, f"case {case.key}")[0]
+
+
+def seed_of(text: str) -> int:
+    """A seed that is the same in every process."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

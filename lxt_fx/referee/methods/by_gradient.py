@@ -12,7 +12,7 @@ from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
 from lxt_fx.compiler.transform import transform
-from lxt_fx.referee.case import Case, Subject
+from lxt_fx.referee.case import Case, Subject, seed_of
 from lxt_fx.referee.contest import Explain, NotForThisError
 
 
@@ -145,10 +145,3 @@ class Averaged:
             return (noisy * gradient_at(subject, case, noisy, made[0])).mean(0, keepdim=True)
 
         return explain
-
-
-def seed_of(text: str) -> int:
-    """A seed that is the same in every process."""
-    import hashlib
-
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

@@ -9,9 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lxt_fx.referee.case import Case, Subject
+from lxt_fx.referee.case import Case, Subject, seed_of
 from lxt_fx.referee.contest import Explain, NotForThisError
-from lxt_fx.referee.methods.by_gradient import seed_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class RandomOrder:
 @dataclass(frozen=True, slots=True)
 class ByPosition:
     """An order by position alone: the first tokens of a text first, the last ones first, or the centre of a picture first.
-    A metric that such a method does well in rewards positions."""
+    All relevance is positive, so that metrics of sizes judge each of them alike. A metric that such a method does well in rewards positions."""
 
     name: str
     most: Literal["first", "last", "centre"]
@@ -45,9 +44,9 @@ class ByPosition:
         units = len(case.labels)
         place = torch.arange(units, dtype=torch.float64)
         if self.most != "centre":
-            return place if self.most == "last" else -place
+            return place + 1 if self.most == "last" else units - place
         side = math.isqrt(units)
         if side * side != units:
             raise NotForThisError(f"{self.name}: {units} patches form no square")
         middle = (side - 1) / 2
-        return -((place // side - middle).square() + (place % side - middle).square())
+        return side**2 - (place // side - middle).square() - (place % side - middle).square()

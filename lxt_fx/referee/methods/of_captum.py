@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from lxt_fx.base.grad_mode import gradients_on
-from lxt_fx.referee.case import Case, Subject
+from lxt_fx.referee.case import Case, Subject, seed_of
 from lxt_fx.referee.contest import Explain, NotForThisError
-from lxt_fx.referee.methods.by_gradient import seed_of
 
 
 @dataclass(frozen=True, slots=True)

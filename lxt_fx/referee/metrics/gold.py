@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from lxt_fx.referee.contest import Judged, NotForThisError
@@ -21,9 +20,12 @@ def gold_of(judged: Judged, name: str) -> tuple[Tensor, Tensor]:
     return judged.relevance[ranked], gold[ranked]
 
 
-def top(relevance: Tensor, count: int) -> Tensor:
-    """The indices of the `count` most relevant units; of equal ones the earlier."""
-    return relevance.argsort(descending=True, stable=True)[:count]
+def gold_among(relevance: Tensor, gold: Tensor, count: int) -> float:
+    """How many gold units are among the `count` most relevant ones. Of equally relevant units, of which only some fit, each
+    is as likely as another: what they hold is expected, so that no order of positions decides."""
+    least = relevance.sort(descending=True).values[count - 1]
+    above, equal = relevance > least, relevance == least
+    return float(gold[above].sum()) + (count - int(above.sum())) * float(gold[equal].double().mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class GoldRecall:
         """The recall, in [0, 1]."""
         relevance, gold = gold_of(judged, self.name)
         count = max(1, math.ceil(self.share * len(gold) - 1e-9))
-        return int(gold[top(relevance, count)].sum()) / min(count, int(gold.sum()))
+        return gold_among(relevance, gold, count) / min(count, int(gold.sum()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ class GoldRank:
     def of(self, judged: Judged) -> float:
         """The share, in [0, 1]."""
         relevance, gold = gold_of(judged, self.name)
-        return float(gold[top(relevance, int(gold.sum()))].double().mean())
+        count = int(gold.sum())
+        return gold_among(relevance, gold, count) / count
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,5 @@ class Pointing:
     better: Literal["higher", "lower"] = "higher"
 
     def of(self, judged: Judged) -> float:
-        """1 or 0."""
-        relevance, gold = gold_of(judged, self.name)
-        return float(gold[torch.argmax(relevance)])
+        """1 or 0; between them where gold and other units share the largest relevance."""
+        return gold_among(*gold_of(judged, self.name), 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lxt_fx.faithfulness.removal_curves import orders
 from lxt_fx.referee.answers import Answers
+from lxt_fx.referee.case import seed_of
 from lxt_fx.referee.contest import Judged, NotForThisError
 
 
@@ -32,10 +33,17 @@ class Area:
 
 def curves(judged: Judged, replacement: str, steps: int) -> tuple[Tensor, Tensor]:
     """The numbers [steps + 1] under MoRF and under LeRF, from nothing removed to all."""
-    answers = judged.answers
-    _, present = orders(judged.relevance[None], answers.removable[None], steps)
-    found = answers.numbers(present.flatten(0, 2), replacement).view(2, steps + 1)
+    found = judged.answers.numbers(present_in(judged, steps).flatten(0, 1), replacement).view(2, steps + 1)
     return found[0], found[1]
+
+
+def present_in(judged: Judged, steps: int) -> Tensor:
+    """[2, steps + 1, units]: the units that are present under MoRF and under LeRF. Equally relevant units go in a random
+    order, the same one for all methods of a case: by their positions, a constant relevance would be an order by position."""
+    chance = torch.Generator().manual_seed(seed_of(f"{judged.case.key} ties"))
+    shuffled = torch.randperm(len(judged.relevance), generator=chance)
+    _, present = orders(judged.relevance[None, shuffled], judged.answers.removable[None, shuffled], steps)
+    return present[0][..., shuffled.argsort()]
 
 
 def replacement_of(answers: Answers, wanted: str) -> str:
@@ -84,8 +92,9 @@ def mean_ranks(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """RISE's deletion score (Petsiuk et al. 2018): the area under the number's course from 1 (whole input) to 0 (all
-    removed) when the most relevant units are removed first, one step after the other. Values outside are cut to [0, 1]."""
+    """RISE's deletion score (Petsiuk et al. 2018) of a scaled number: the area under its course from 1 (whole input) to 0
+    (all removed) when the most relevant units are removed first, one step after the other. Values outside are cut to [0, 1].
+    There the course is a class's probability as it is; a logit has no such scale, and is scaled as MAS scales."""
 
     name: str = "rise"
     replacement: str = "token"
@@ -101,7 +110,8 @@ class Deletion:
 class MagnitudeAligned:
     """MAS for deletion (Walker et al. 2024): RISE's course plus a penalty, |course - share of positive relevance left|, so
     that not only the order but the sizes of relevances are judged. Cut to [0, 1]; the normalised course is made
-    non-increasing, as there."""
+    non-increasing, as there. There the course is that of a class's probability, and relevance is absolute: here what speaks
+    against the number is none that its removal could take away."""
 
     name: str = "mas"
     replacement: str = "token"
@@ -112,10 +122,9 @@ class MagnitudeAligned:
         """The area under course plus penalty, in [0, 1]."""
         course = response(judged, self.replacement, self.steps, self.name).cummin(0).values
         removable = judged.answers.removable
-        _, present = orders(judged.relevance[None], removable[None], self.steps)
         positive = judged.relevance.clamp(min=0) * removable
         whole = float(positive.sum())
-        left = (present[0, 0] * positive).sum(1) / whole if whole > 0 else torch.linspace(1, 0, self.steps + 1).double()
+        left = (present_in(judged, self.steps)[0] * positive).sum(1) / whole if whole > 0 else torch.linspace(1, 0, self.steps + 1).double()
         return float(torch.trapezoid((course + (course - left).abs()).clamp(0, 1))) / self.steps
 
 

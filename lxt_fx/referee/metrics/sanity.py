@@ -13,14 +13,14 @@ from torch import nn
 from lxt_fx.passes.capture.example import token_embedding
 from lxt_fx.referee.case import Subject
 from lxt_fx.referee.contest import Judged
-from lxt_fx.referee.metrics.removal import spearman
+from lxt_fx.referee.metrics.removal import mean_ranks, spearman
 
 
 @dataclass(frozen=True, slots=True)
 class RandomisedWeights:
     """The absolute rank correlation of relevance under the model and under a copy whose weights are shuffled, each tensor
     within itself, so that their distribution stays. Near 0 for what explains the model; a high number says that the
-    explanation is of the input."""
+    explanation is of the input. An order that does not change at all gives 1, also one in which all units are equal."""
 
     name: str = "randomised_weights"
     seed: int = 0
@@ -51,7 +51,8 @@ class OtherModel:
 
 def _same(judged: Judged, other: Subject) -> float:
     ranked = ~judged.case.spared
-    return abs(spearman(judged.relevance[ranked], judged.explain_with(other)[ranked]))
+    own, others = mean_ranks(judged.relevance[ranked]), mean_ranks(judged.explain_with(other)[ranked])
+    return 1.0 if torch.equal(own, others) else abs(spearman(own, others))
 
 
 @torch.no_grad()
