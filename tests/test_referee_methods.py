@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import lxt_fx
 from lxt_fx.base.errors import InputError
 from lxt_fx.referee.case import Case, Subject, seed_of
 from lxt_fx.referee.contest import Method, NotForThisError
+from lxt_fx.referee.cpu_seconds import cpu_seconds
 from lxt_fx.referee.methods import METHODS, by_removal
 from lxt_fx.referee.methods.by_gradient import Averaged, IntegratedGradients, TableMethod
 from lxt_fx.referee.methods.by_removal import LeaveOneOut
@@ -234,9 +236,10 @@ def test_the_patches_of_lxt_stay_in_its_process(llama: Subject, tmp_path: Path, 
     Path(tmp_path, "lxt", "__init__.py").touch()
     Path(tmp_path, "lxt", "efficient.py").write_text(LXT_STAND_IN)
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = modeling_llama.LlamaMLP.forward
+    before, begun = modeling_llama.LlamaMLP.forward, cpu_seconds() - time.process_time()
     explain = LxtMethod().prepare(llama)
     assert modeling_llama.LlamaMLP.forward is before
+    assert 0.01 < cpu_seconds() - time.process_time() - begun < 600  # what the process worked counts for the method
     for case in (llama_case(), llama_case((3, 1, 2), token=9)):
         leaf = llama.leaf(case).requires_grad_(True)
         with monkeypatch.context() as patched:

@@ -4,7 +4,6 @@ A run that is stopped therefore holds the same cases of every method. What a fil
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from lxt_fx.inside.corpus.fingerprint import content_hash, weights_hash
 from lxt_fx.referee.answers import Answers
 from lxt_fx.referee.case import Case, Subject
 from lxt_fx.referee.contest import Explain, Judged, Method, Metric, NotForThisError, Task
+from lxt_fx.referee.cpu_seconds import cpu_seconds
 from lxt_fx.referee.declared import of_case, of_metric, of_part, of_subject, of_task
 from lxt_fx.referee.results_file import LeftOut, Line, ResultsFile
 
@@ -165,9 +165,9 @@ class _OneModel:
         """The relevance by unit, and the CPU seconds that it took."""
         explain = self._prepared(method, subject)
         with _gradients(self._seed(case), subject):
-            begun = time.process_time()
+            begun = cpu_seconds()
             relevance = explain(case)
-            seconds = time.process_time() - begun
+            seconds = cpu_seconds() - begun
         return subject.by_unit(case, relevance), round(seconds, 6)
 
     def _judged(

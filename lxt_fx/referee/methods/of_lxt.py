@@ -7,6 +7,7 @@ import importlib
 import multiprocessing
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -22,6 +23,7 @@ from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.referee.case import Case, Subject
 from lxt_fx.referee.contest import Explain, NotForThisError
+from lxt_fx.referee.cpu_seconds import worked_elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,10 @@ class _Worker:
         assert self.connection is not None
         try:
             self.connection.send(question)
-            answered, answer = self.connection.recv()
+            answered, answer, seconds = self.connection.recv()
         except (EOFError, OSError) as error:
             raise LxtFxError("the process that runs LXT ended") from error
+        worked_elsewhere(seconds)
         if not answered:
             raise LxtFxError(answer)
         return answer
@@ -116,10 +119,12 @@ def _serve(connection: Connection, file: str, threads: int) -> None:
             question, *arguments = connection.recv()
         except EOFError:
             return
+        begun = time.process_time()
         try:
-            connection.send((True, _ANSWERS[question](served, file, *arguments)))
+            answered, answer = True, _ANSWERS[question](served, file, *arguments)
         except Exception as error:  # whatever LXT, or the model under its patches, raises is told where it was asked
-            connection.send((False, f"{type(error).__name__}: {error}"))
+            answered, answer = False, f"{type(error).__name__}: {error}"
+        connection.send((answered, answer, time.process_time() - begun))
 
 
 def _ready(served: dict[str, Any], file: str) -> None:
