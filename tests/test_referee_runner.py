@@ -438,6 +438,28 @@ def test_a_path_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
         lxt_fx.read_bench(tmp_path / "empty.jsonl")
 
 
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    """The second one would take the first one's last line, half written, for a torn one, and cut it off."""
+    path = tmp_path / "out.jsonl"
+
+    class Meanwhile(Drop):
+        def of(self, judged: Judged) -> float:
+            if not seen:
+                seen.append(path.read_bytes())
+                with pytest.raises(InputError, match="another run is writing .*out.jsonl; wait until it is done"):
+                    bench(file=path)
+                assert path.read_bytes() == seen[0]
+                assert not lxt_fx.read_bench(path, None).contents.lines  # to read is no matter
+            return super().of(judged)
+
+    seen: list[bytes] = []
+    bench(metrics=[Meanwhile()], file=path)
+    assert seen and len(results(path)) == 12
+    with pytest.raises(InputError, match="seed: 0 in the file, 1 now"):
+        bench(metrics=[Meanwhile()], file=path, seed=1)
+    bench(metrics=[Meanwhile()], file=path)  # neither a run that is done nor one that was refused holds it
+
+
 def test_a_file_that_is_cut_anywhere_is_completed(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     parts: dict[str, Any] = {"methods": [NeverHere(), LastOnly(), NotEven()], "cases": 2, "file": path}

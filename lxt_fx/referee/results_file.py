@@ -97,32 +97,43 @@ class ResultsFile:
     def __init__(self, path: Path | None, header: Mapping[str, Any]) -> None:
         """Begins a file, or continues one that is there.
 
-        Raises InputError for a file of something else, one whose header is another, and a path that cannot be written.
+        Raises InputError for a file of something else, one whose header is another, one that another run writes, and a path
+        that cannot be written.
         """
         self.path, self.contents = path, Contents()
         self._file: BufferedWriter | None = None
         whole = {KEY: FORMAT, **header}
         try:
-            data = path.read_bytes() if path is not None and path.exists() else b""
-            if path is not None and data:
-                self.contents, length = parsed(data, path)
-                with path.open("r+b") as file:
-                    file.truncate(length)
             if path is not None:
-                self._file = path.open("ab")
+                self._open(path)
+            if self.contents.header:
+                self._check("the run", self.contents.header, whole)
+            else:
+                self._write(whole)
         except OSError as error:
             raise InputError(f"bench: {path} cannot be written: {error.strerror or error}; give another path") from error
-        if self.contents.header:
-            self._check("the run", self.contents.header, whole)
-        else:
-            self._write(whole)
+        except InputError:
+            self._close()
+            raise
+
+    def _open(self, path: Path) -> None:
+        """Opens the file for this run alone, and reads what it holds, without a line that was torn."""
+        self._file = path.open("ab")
+        _for_one_run(self._file, path)
+        if data := path.read_bytes():
+            self.contents, length = parsed(data, path)
+            if length < len(data):
+                self._file.truncate(length)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._close()
 
     def declare(self, kind: Kind, declared: Declared) -> None:
         """Says what a name means. Raises InputError where the file gives it another meaning."""
@@ -154,6 +165,26 @@ class ResultsFile:
             self._file.write(f"{text}\n".encode())
             self._file.flush()
         self.contents.take(json.loads(text))
+
+
+def _for_one_run(file: BufferedWriter, path: Path) -> None:
+    """Locks the file until it is closed, or its process ends. Without locks (Windows, some network drives) nothing is done.
+
+    Raises InputError where another run has it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InputError(
+            f"bench: another run is writing {path}; wait until it is done, or give each run a file of its own"
+        ) from error
+    except OSError:
+        return
 
 
 def parsed(data: bytes, path: Path) -> tuple[Contents, int]:
