@@ -338,6 +338,55 @@ def test_a_file_of_something_else_is_not_continued(tmp_path: Path, changed: dict
     assert path.read_bytes() == before
 
 
+def test_a_class_of_ones_own_with_other_code_is_another(tmp_path: Path) -> None:
+    """Somebody mends a method or a metric and runs the same command: what is in the file is of the old one."""
+
+    def made(factor: float, method: int) -> dict[str, Any]:
+        class Mine:
+            name = "mine"
+
+            def prepare(self, subject: Any) -> Explain:
+                return lambda case: torch.arange(5.0) if method else torch.ones(5)
+
+        class Other(Mine):
+            def prepare(self, subject: Any) -> Explain:
+                return lambda case: torch.ones(5)
+
+        class Scaled(Drop):
+            def of(self, judged: Judged) -> float:
+                return super().of(judged)
+
+        class Doubled(Drop):
+            def of(self, judged: Judged) -> float:
+                return 2 * super().of(judged)
+
+        Doubled.__name__, Other.__name__ = "Scaled", "Mine"
+        return {"methods": Other() if method == 2 else Mine(), "metrics": Scaled() if factor == 1 else Doubled()}
+
+    path = tmp_path / "out.jsonl"
+    bench(file=path, **made(1, 1))
+    before = path.read_bytes()
+    bench(file=path, **made(1, 3))  # what stands around a class is no part of it
+    assert path.read_bytes() == before
+    with pytest.raises(InputError, match="metric 'drop' is another: code: "):
+        bench(file=path, **made(2, 1))
+    with pytest.raises(InputError, match="method 'mine' is another: code: "):
+        bench(file=path, **made(1, 2))
+    assert "code" not in lxt_fx.bench({"tiny": llama(300)}, tasks=Counting(), metrics="pointing", methods="random", cases=1,
+                                      reference=None).contents.declared["method"]["random"]  # fmt: skip
+
+
+def test_a_model_of_the_same_weights_and_another_config_is_another(tmp_path: Path) -> None:
+    model = llama(300)
+    parts: dict[str, Any] = {"tasks": Counting(), "metrics": "pointing", "methods": "random", "cases": 1, "reference": None}
+    lxt_fx.bench({"tiny": model}, file=tmp_path / "out.jsonl", **parts)
+    model.config._name_or_path, model.config.transformers_version = "elsewhere", "9"
+    lxt_fx.bench({"tiny": model}, file=tmp_path / "out.jsonl", **parts)
+    model.config.rms_norm_eps = 0.1
+    with pytest.raises(InputError, match="model 'tiny' is another: config: "):
+        lxt_fx.bench({"tiny": model}, file=tmp_path / "out.jsonl", **parts)
+
+
 def test_other_versions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench(file=tmp_path / "out.jsonl")
     monkeypatch.setattr(torch, "__version__", "9.9.9")

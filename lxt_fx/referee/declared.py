@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lxt_fx.inside.corpus.fingerprint import content_hash, processor_hash, table_hash, weights_hash
+from lxt_fx.inside.corpus.fingerprint import class_hash, content_hash, processor_hash, table_hash, weights_hash
 from lxt_fx.referee.case import Case, Subject
 from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.rule_table.tables import TABLES
@@ -18,6 +18,12 @@ from lxt_fx.version import __version__
 
 Declared = dict[str, Any]
 """A model, task, method or metric as JSON: its name, what it is, and its parameters."""
+
+OURS = frozenset({"lxt_fx", "torch", "transformers", "typing", "abc"})
+"""Packages whose code their versions stand for, and those of Python."""
+
+UNSAID = frozenset({"transformers_version", "dtype", "torch_dtype", "architectures"})
+"""Entries of a config that compute nothing, or that stand beside it."""
 
 
 def versions() -> dict[str, str]:
@@ -28,12 +34,15 @@ def versions() -> dict[str, str]:
 
 
 def of_subject(subject: Subject) -> Declared:
-    """A model: its class, a hash of its weights and of its processor, where it runs and in what, and its unit."""
+    """A model: its class, a hash of its weights, of its config and of its processor, where it runs and in what, and its
+    unit."""
     first = next(subject.model.parameters(), None)
+    to_dict = getattr(getattr(subject.model, "config", None), "to_dict", None)
     return {
         "name": subject.name,
         "class": type(subject.model).__name__,
         "weights": weights_hash(subject.model),
+        "config": content_hash(_computed(to_dict())) if callable(to_dict) else "",
         "processor": "" if subject.processor is None else processor_hash(subject.processor, "bench"),
         "kind": subject.kind,
         "unit": subject.unit,
@@ -46,7 +55,8 @@ def of_subject(subject: Subject) -> Declared:
 def of_part(name: str, part: object) -> Declared:
     """A task, method or metric by its class and its parameters: the fields of a dataclass that compare, or the attributes
     of another object, but for those whose name begins with `_`. Of a file its name and a hash of what it holds, of a
-    function a hash of its code, of a table (or the name of one, as `rules`) a hash of its rules."""
+    function a hash of its code, of a table (or the name of one, as `rules`) a hash of its rules. Of a class that is not of
+    this package there is a hash of its own code too: the version of the package says nothing of that."""
     if is_dataclass(part) and not isinstance(part, type):
         own = [(one.name, getattr(part, one.name)) for one in fields(part) if one.compare]
     else:
@@ -54,7 +64,10 @@ def of_part(name: str, part: object) -> Declared:
     given = {key: value for key, value in own if key != "name" and not key.startswith("_")}
     if isinstance(rules := given.get("rules"), str) and rules in TABLES:
         given["rules"] = TABLES[rules]
-    return {"name": name, "class": type(part).__name__, "parameters": {key: _plain(value) for key, value in given.items()}}
+    parameters = {key: _plain(value) for key, value in given.items()}
+    own_classes = [kind for kind in type(part).__mro__ if kind is not object and kind.__module__.split(".")[0] not in OURS]
+    code = {"code": content_hash([class_hash(kind) for kind in own_classes])} if own_classes else {}
+    return {"name": name, "class": type(part).__name__, "parameters": parameters, **code}
 
 
 def of_task(name: str, task: object, data: Path | None) -> Declared:
@@ -83,6 +96,15 @@ def differences(known: Declared, now: Declared) -> list[str]:
         elif was != given:
             found.append(f"{key}: {_said(was)} in the file, {_said(given)} now")
     return found
+
+
+def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a config that may change what a model computes."""
+    return {
+        name: _computed(value) if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if name not in UNSAID and not str(name).startswith("_")
+    }
 
 
 def _said(value: object) -> str:
