@@ -21,8 +21,8 @@ from torch import Tensor, nn
 import lxt_fx
 from lxt_fx.base.errors import InputError, LxtFxError, UnknownNameError
 from lxt_fx.referee import named
-from lxt_fx.referee.case import Case
-from lxt_fx.referee.contest import Explain, Judged
+from lxt_fx.referee.case import Case, Subject
+from lxt_fx.referee.contest import Explain, Judged, NotForThisError
 from lxt_fx.referee.declared import path_hash
 from lxt_fx.referee.given_models import subjects_of
 from lxt_fx.rule_table.tables import TABLES
@@ -266,6 +266,56 @@ def test_a_method_that_changes_the_weights_is_found_before_its_result_is_written
     with pytest.raises(LxtFxError, match="spoils on case c0 of counting .net.: the weights of the model are others"):
         bench(methods=[LastOnly(), spoils], file=tmp_path / "out.jsonl")
     assert results(tmp_path / "out.jsonl") == [("net", "counting", "c0", "last")]
+
+
+def test_a_method_that_changes_the_weights_later_is_found_too(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def spoils(model: Any, inputs: Any, value: Any) -> Tensor:
+        seen.append(1)
+        if len(seen) == 3:
+            with torch.no_grad():
+                model.second.bias += 1
+        return torch.ones(5)
+
+    with pytest.raises(LxtFxError, match="spoils on case c2 of counting .net.: the weights of the model are others"):
+        bench(methods=[LastOnly(), spoils], file=tmp_path / "out.jsonl")
+    assert [case for *_, case, method in results(tmp_path / "out.jsonl") if method == "spoils"] == ["c0", "c1"]
+
+
+def test_a_case_without_replacements_is_said_and_the_others_run() -> None:
+    class Sometimes(Counting):
+        def replacements(self, subject: Any, case: Case, seed: int) -> Any:
+            if case.key == "c1":
+                raise NotForThisError("no other token fits")
+            return super().replacements(subject, case, seed)
+
+    found = bench(tasks=Sometimes(), methods=[LastOnly(), bench_parts.gradient])
+    assert list(found.values("net", "counting", "last", "drop")) == ["c0", "c2", "c3"]
+    (missing,) = found.not_run()
+    assert (missing.method, missing.cases, missing.why) == ("last, gradient", 1, "no other token fits")
+
+
+@pytest.mark.parametrize(("size", "right"), [(1e-5, True), (1.0, False)])
+def test_constants_may_change_a_small_number_by_rounding_alone(size: float, right: bool) -> None:
+    """Here a constant changes one of two logits of size 100 by so much, and a small difference of both is explained."""
+
+    class Rounded(bench_parts.TokenNet):
+        def forward(self, *args: Any, scale: float = 1.0, **kwargs: Any) -> Any:
+            logits = super().forward(*args, **kwargs).logits
+            shift = torch.tensor([100.0, 100.0 + 1e-4 + size * (scale != 1), 0.0])
+            return {"logits": 0 * logits + shift}
+
+    class Difference(Counting):
+        def case(self, number: int, seed: int) -> Case:
+            return replace(super().case(number, seed), value=lambda out: out["logits"][:, 1] - out["logits"][:, 0])
+
+    asked = Subject("net", Rounded().eval(), constants={"scale": 2.0})
+    if right:
+        bench(asked, tasks=Difference(), methods=[LastOnly()], cases=1)
+    else:
+        with pytest.raises(InputError, match="leave these constants out"):
+            bench(asked, tasks=Difference(), methods=[LastOnly()], cases=1)
 
 
 # the file

@@ -4,16 +4,20 @@ A run that is stopped therefore holds the same cases of every method. What a fil
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.base.progress import stage, steps
+from lxt_fx.base.torch_internals import pytree
+from lxt_fx.faithfulness.batch_inputs import evaluating
 from lxt_fx.faithfulness.removed_units import Unit
 from lxt_fx.inside.corpus.fingerprint import content_hash, weights_hash
 from lxt_fx.referee.answers import Answers
@@ -25,6 +29,9 @@ from lxt_fx.referee.results_file import LeftOut, Line, ResultsFile
 
 SAME = 1e-3
 """By how much, of its size, an explained number may change by the `constants` of a subject."""
+
+ULPS = 8
+"""By how many of its last digits a number may be rounded otherwise, of the size of the model's largest output."""
 
 KEPT = 4
 """For how many models a method stays ready, that of the contest among them."""
@@ -73,6 +80,7 @@ class _OneModel:
         self.weights = file.contents.declared["model"][subject.name]["weights"]
         self.left_out: set[str] = set()
         self.checked: set[tuple[str, str]] = set()
+        self.versions: tuple[int, ...] = ()
         self.ready: dict[tuple[str, nn.Module, Unit], Explain] = {}
 
     def run(self, name: str, task: Task) -> None:
@@ -85,10 +93,8 @@ class _OneModel:
                 raise NotForThisError(NO_CASE)
             known = self._known(name, cases)
             for place, case in enumerate(steps(f"{subject.name}, {name}: cases", cases, len(cases))):
-                missing = self._missing(known, case)
-                if missing:
-                    draws = task.replacements(subject, case, contest.seed)
-                    self._case(name, place, case, Answers(subject, case, draws), missing)
+                if missing := self._missing(known, case):
+                    self._case(name, task, place, case, missing)
         except NotForThisError as error:
             self.file.leave_out(LeftOut(subject.name, str(error), task=name))
 
@@ -144,9 +150,15 @@ class _OneModel:
                 self.ready[key] = self.contest.methods[method].prepare(subject)
         return self.ready[key]
 
-    def _case(self, task: str, place: int, case: Case, answers: Answers, missing: Mapping[str, Sequence[str]]) -> None:
-        self._check_constants(case)
+    def _case(self, task: str, made_by: Task, place: int, case: Case, missing: Mapping[str, Sequence[str]]) -> None:
         content = of_case(case)
+        try:
+            self._check_constants(case)
+            answers = Answers(self.subject, case, made_by.replacements(self.subject, case, self.contest.seed))
+        except NotForThisError as error:  # of this case alone: the task goes on, and says what is missing
+            for method in missing:
+                self.file.add(Line(self.subject.name, task, place, case.key, content, method, refused=str(error)))
+            return
         for method, metrics in missing.items():
             with stage(method), _named(f"{method} on case {case.key} of {task} ({self.subject.name})"):
                 try:
@@ -189,24 +201,36 @@ class _OneModel:
         return int(content_hash([self.contest.seed, case.key])[:15], 16)
 
     def _check_constants(self, case: Case) -> None:
-        """Raises InputError where the constants of the subject change the explained number."""
+        """Raises InputError where the constants of the subject change the explained number, by more than rounding does: of
+        large logits a small difference is explained."""
         if not self.subject.constants:
             return
-        leaf = self.subject.leaf(case)
-        with torch.no_grad():
-            short, whole = (float(self.subject.numbers(case, leaf, model)) for model in (None, self.subject.model))
-        if not abs(short - whole) <= SAME * max(abs(short), abs(whole), 1e-6):
+        leaf, sizes = self.subject.leaf(case), [0.0]
+
+        def value(output: Any) -> Tensor:
+            found = [each for each in pytree.tree_leaves(output) if isinstance(each, Tensor) and each.is_floating_point()]
+            sizes.extend(float(each.abs().max()) for each in found if each.numel())
+            return case.value(output)
+
+        with evaluating(self.subject.model):
+            models, watched = (None, self.subject.model), replace(case, value=value)
+            short, whole = (float(self.subject.numbers(watched, leaf, model)) for model in models)
+        rounding = ULPS * torch.finfo(leaf.dtype).eps * max(sizes)
+        if not abs(short - whole) <= max(SAME * max(abs(short), abs(whole), 1e-6), rounding):
             raise InputError(
                 f"bench: {self.subject.name} answers {short:g} to case {case.key} with {dict(self.subject.constants)}, and "
                 f"{whole:g} without; leave these constants out of the Subject"
             )
 
     def _check_weights(self, task: str, method: str) -> None:
-        """Raises LxtFxError where the weights of the model are others, behind the first case of a method: what follows
-        would be measured on another model."""
-        if (task, method) in self.checked:
+        """Raises LxtFxError where the weights of the model are others, behind the first case of a method and wherever
+        something was written into them: what follows would be measured on another model."""
+        tensors = itertools.chain(self.subject.model.parameters(), self.subject.model.buffers())
+        versions = tuple(each._version for each in tensors if not each.is_inference())
+        if (task, method) in self.checked and versions == self.versions:
             return
         self.checked.add((task, method))
+        self.versions = versions
         if weights_hash(self.subject.model) != self.weights:
             raise LxtFxError(
                 "the weights of the model are others than before: the method or a metric changed them. The results that "
