@@ -87,6 +87,14 @@ def test_the_answer_is_a_gold_word(name: str) -> None:
         )
 
 
+@pytest.mark.parametrize(("name", "gold"), [("needle", 1), ("facts", 0)])
+def test_the_answer_stands_nowhere_else(name: str, gold: int) -> None:
+    """Otherwise the model may copy it from there, and the gold word is not what it must rest on."""
+    for each in candidates(name, 2790 if name == "facts" else 400):
+        word = each.right[0].strip()
+        assert len(re.findall(rf"\b{re.escape(word)}\b", each.text, re.IGNORECASE)) == gold, each.text
+
+
 def test_the_gold_word_of_a_fact_is_what_it_is_about() -> None:
     pairs = {pair for found in pairs_by_relation().values() for pair in found}
     assert len(pairs) > 500

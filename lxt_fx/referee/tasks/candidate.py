@@ -63,6 +63,11 @@ def marked(template: str) -> tuple[str, tuple[Span, ...]]:
     return text, tuple(spans)
 
 
+def times_said(text: str, word: str) -> int:
+    """How often a word stands in a text, with a capital or without."""
+    return len(re.findall(rf"\b{re.escape(word)}\b", text, re.IGNORECASE))
+
+
 def distinct(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
     """Each prompt once, in their order."""
     seen: set[str] = set()

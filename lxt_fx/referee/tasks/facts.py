@@ -10,7 +10,7 @@ from typing import Any
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.referee.tasks import facts_data as data
-from lxt_fx.referee.tasks.candidate import Candidate, distinct, marked
+from lxt_fx.referee.tasks.candidate import Candidate, distinct, marked, times_said
 from lxt_fx.referee.tasks.public_files import Entry, entries
 from lxt_fx.referee.tasks.text_task import TextTask
 from lxt_fx.referee.tasks.word_lists import words
@@ -39,6 +39,8 @@ def _own() -> Iterator[Candidate]:
         for template in data.RELATIONS[relation]:
             for subject, answer in pairs:
                 text, gold = marked(template.format(subject))
+                if times_said(text, answer):
+                    continue  # the opposite of `question`, in a prompt that says `Answer:`
                 yield Candidate(text[0].upper() + text[1:], (f" {answer}",), gold=gold)
 
 

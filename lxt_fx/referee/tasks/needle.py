@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.referee.tasks.candidate import Candidate, distinct, marked
+from lxt_fx.referee.tasks.candidate import Candidate, distinct, marked, times_said
 from lxt_fx.referee.tasks.filler import hidden
 from lxt_fx.referee.tasks.reading import read
 from lxt_fx.referee.tasks.text_task import TextTask
@@ -49,7 +49,7 @@ candle|mirror|ladder|bottle
 
 def needle(length: int = 100) -> TextTask:
     """Prompts of about `length` tokens, 50 to 500. The number is the logit of the word that is asked for; gold is that word
-    in the fact.
+    in the fact, and stands nowhere else.
 
     Raises InputError for another length.
     """
@@ -77,4 +77,6 @@ def _drawn(length: int, tokenizer: Any, chance: random.Random) -> Iterator[Candi
             [fact.format(**slots)], question.format(**slots), length, lambda text: len(read(tokenizer, text).ids), chance
         )
         text, gold = marked(with_articles(template))
+        if times_said(text, word) > 1:
+            continue  # a sentence that says nothing of it names the word too, and the model may copy it from there
         yield Candidate(text, (f" {text[gold[0][0] : gold[0][1]]}",), gold=gold)
