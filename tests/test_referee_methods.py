@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.referee.case import Case, Subject, seed_of
 from lxt_fx.referee.contest import Method, NotForThisError
 from lxt_fx.referee.cpu_seconds import cpu_seconds
-from lxt_fx.referee.methods import METHODS, by_removal
+from lxt_fx.referee.methods import METHODS, by_removal, rollout
 from lxt_fx.referee.methods.by_gradient import Averaged, IntegratedGradients, TableMethod
 from lxt_fx.referee.methods.by_removal import LeaveOneOut
 from lxt_fx.referee.methods.of_lxt import LxtMethod
@@ -182,6 +183,23 @@ def test_positions_count_positive_from_either_end(llama: Subject) -> None:
     case = llama_case()
     first, last = (found_by(METHODS[name], llama, case) for name in ("first_tokens", "last_tokens"))
     assert torch.equal(first.flip(0), last) and float(first.min()) > 0
+
+
+@pytest.mark.parametrize("name", ["attnlrp", "gradient", "attention_rollout", "captum_input_x_gradient"])
+def test_methods_are_called_with_what_saves_work(name: str, llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that their seconds can be compared: the logits of all positions are most of the work of a small model."""
+    seen: list[int] = []
+    case = llama_case()
+
+    def value(output: Any) -> Tensor:
+        seen.append(output.logits.shape[1])
+        return case.value(output)
+
+    explain = METHODS[name].prepare(llama)
+    if name == "attention_rollout":  # which asks no number
+        monkeypatch.setattr(rollout, "answer_of", lambda model, call: (output := call(), value(output))[0])
+    explain(replace(case, value=value))
+    assert seen == [1]
 
 
 def test_averages_over_no_noise_are_the_table(llama: Subject) -> None:

@@ -55,7 +55,7 @@ Kind = Literal["language", "similarity", "image"]
 class Subject:
     """A model that is asked. `processor` is its tokenizer or image processor; `unit` is what relevance is summed over and
     what is removed at once: a token, or the side of a square patch in pixels. `constants` are arguments that save work in
-    calls of the model itself and change no explained number (`logits_to_keep=1`)."""
+    every call and change no explained number (`logits_to_keep=1`)."""
 
     name: str
     model: nn.Module
@@ -86,11 +86,16 @@ class Subject:
         repeated = {name: value.expand(len(leaf), *value.shape[1:]) for name, value in others.items()}
         return repeated | {self.leaf_name(case): leaf}
 
-    def numbers(self, case: Case, leaf: Tensor, model: nn.Module | None = None) -> Tensor:
+    def called(self, case: Case, leaf: Tensor) -> dict[str, Any]:
+        """All arguments of a call for n variants of the leaf: `inputs`, and the `constants`."""
+        return self.inputs(case, leaf) | dict(self.constants)
+
+    def numbers(self, case: Case, leaf: Tensor, model: nn.Module | None = None, *, saving: bool = True) -> Tensor:
         """The explained number [n] of n variants of the leaf [n, ...], with a graph where gradients are on. `model` is
-        another module with the same inputs, such as one that `transform` made."""
+        another module with the same arguments, such as one that `transform` made; without `saving` it is called without the
+        `constants`."""
         asked = self.model if model is None else model
-        given = self.inputs(case, leaf) | (dict(self.constants) if model is None else {})
+        given = self.called(case, leaf) if saving else self.inputs(case, leaf)
         value = case.value(answer_of(asked, lambda: asked(**given)))
         if list(value.shape) != [len(leaf)]:
             raise InputError(

@@ -213,8 +213,8 @@ class _OneModel:
             return case.value(output)
 
         with evaluating(self.subject.model):
-            models, watched = (None, self.subject.model), replace(case, value=value)
-            short, whole = (float(self.subject.numbers(watched, leaf, model)) for model in models)
+            watched = replace(case, value=value)
+            short, whole = (float(self.subject.numbers(watched, leaf, saving=saving)) for saving in (True, False))
         rounding = ULPS * torch.finfo(leaf.dtype).eps * max(sizes)
         if not abs(short - whole) <= max(SAME * max(abs(short), abs(whole), 1e-6), rounding):
             raise InputError(

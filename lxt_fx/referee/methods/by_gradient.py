@@ -49,7 +49,7 @@ class TableMethod:
 
     def _transformed(self, subject: Subject, case: Case, leaf: Tensor) -> Explained:
         try:
-            return transform(subject.model, kwargs=subject.inputs(case, leaf), rules=self.rules)
+            return transform(subject.model, kwargs=subject.called(case, leaf), rules=self.rules)
         except (CaptureError, NoRuleError) as error:
             raise NotForThisError(f"{self.name}: {error}") from error
 

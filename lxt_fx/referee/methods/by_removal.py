@@ -63,7 +63,7 @@ def _by_prefix(subject: Subject, case: Case, leaf: Tensor) -> Tensor:
 
 def _suffixes(subject: Subject, case: Case, leaf: Tensor) -> Iterator[Tensor]:
     model = subject.model
-    given = subject.inputs(case, leaf) | dict(subject.constants) | {"use_cache": True}
+    given = subject.called(case, leaf) | {"use_cache": True}
     whole = answer_of(model, lambda: model(**given)).past_key_values
     name = subject.leaf_name(case)
     tokens = leaf.shape[1]

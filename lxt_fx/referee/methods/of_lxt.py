@@ -43,7 +43,7 @@ class LxtMethod:
 
         def explain(case: Case) -> Tensor:
             leaf = subject.leaf(case)
-            given = subject.inputs(case, leaf)
+            given = subject.called(case, leaf)
             output = worker.ask(("forward", given, subject.leaf_name(case)))
             with gradients_on():
                 outputs = pytree.tree_map_only(Tensor, lambda t: t.requires_grad_(t.is_floating_point()), output)
@@ -136,7 +136,7 @@ def _ready(served: dict[str, Any], file: str) -> None:
     served["model"] = model.eval()
 
 
-def _forward(served: dict[str, Any], file: str, given: dict[str, Tensor], leaf: str) -> dict[str, Tensor]:
+def _forward(served: dict[str, Any], file: str, given: dict[str, Any], leaf: str) -> dict[str, Tensor]:
     served["leaf"] = given[leaf].detach().clone().requires_grad_(True)
     output = served["model"](**given | {leaf: served["leaf"]})
     served["output"] = {name: value for name, value in output.items() if isinstance(value, Tensor)}

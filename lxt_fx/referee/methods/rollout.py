@@ -29,7 +29,7 @@ class AttentionRollout:
 
         def explain(case: Case) -> Tensor:
             leaf = subject.leaf(case)
-            given = subject.inputs(case, leaf)
+            given = subject.called(case, leaf)
             with evaluating(model):
                 output = answer_of(model, lambda: model(**given, output_attentions=True))
             weights = [w for w in getattr(output, "attentions", None) or () if w is not None]
