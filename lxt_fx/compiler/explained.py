@@ -44,9 +44,6 @@ class Explained(FittingModule):
     `segments` are the parts of it that the backward recomputes, None if there are none.
     """
 
-    def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
-        super().__init__(root, graph, class_name)
-
     def __repr__(self) -> str:
         if "record" not in self.__dict__:  # while it is made
             return f"{type(self).__name__}()"
