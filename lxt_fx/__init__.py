@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from lxt_fx.inside.latent import latent
     from lxt_fx.inside.latent_result import Latent, TopUnits
     from lxt_fx.inside.maximise import Maximised, Regularisers, maximise
+    from lxt_fx.inside.position_relevance import PositionRelevance, position_relevance
     from lxt_fx.inside.steering.steer import steer
     from lxt_fx.inside.units import Only
     from lxt_fx.ledger.arrivals import Landing
@@ -76,6 +77,8 @@ if TYPE_CHECKING:
     from lxt_fx.ledger.ledger import Ledger
     from lxt_fx.ledger.run_audit import audit
     from lxt_fx.packed.known import register_packed
+    from lxt_fx.referee.bench import bench, read_bench
+    from lxt_fx.referee.results import BenchResults
     from lxt_fx.report.certificates import Certificate, certificate
     from lxt_fx.report.printed_graph import diff, show
     from lxt_fx.results.account import Account
@@ -97,6 +100,8 @@ __all__ = [
     "AnswerRelevance",
     "answer_relevance",
     "audit",
+    "bench",
+    "BenchResults",
     "NonFiniteError",
     "LedgerError",
     "Ledger",
@@ -127,6 +132,8 @@ __all__ = [
     "PerturbationCurves",
     "Places",
     "places",
+    "PositionRelevance",
+    "position_relevance",
     "Record",
     "Regularisers",
     "Removal",
@@ -154,6 +161,7 @@ __all__ = [
     "nn",
     "perturbation_curves",
     "progress",
+    "read_bench",
     "register_packed",
     "relevance_of",
     "save",
@@ -191,6 +199,7 @@ _NAMES = {
     "lxt_fx.inside.latent": "latent",
     "lxt_fx.inside.latent_result": "Latent TopUnits",
     "lxt_fx.inside.maximise": "Maximised Regularisers maximise",
+    "lxt_fx.inside.position_relevance": "PositionRelevance position_relevance",
     "lxt_fx.inside.dictionaries.splice": "splice",
     "lxt_fx.inside.steering.steer": "steer",
     "lxt_fx.inside.units": "Only",
@@ -199,6 +208,8 @@ _NAMES = {
     "lxt_fx.ledger.ledger": "Ledger",
     "lxt_fx.ledger.run_audit": "audit",
     "lxt_fx.packed.known": "register_packed",
+    "lxt_fx.referee.bench": "bench read_bench",
+    "lxt_fx.referee.results": "BenchResults",
     "lxt_fx.report.certificates": "Certificate certificate",
     "lxt_fx.report.printed_graph": "diff show",
     "lxt_fx.results.account": "Account",

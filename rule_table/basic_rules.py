@@ -38,7 +38,7 @@ NORMALIZE = Rule(
 ATTENTION = Rule(
     name="attention",
     ops={aten.scaled_dot_product_attention.default: products.sdpa},
-    settings=on.attention_shares,
+    settings=on.attention_shares(),
     formula="1/2 to v, 1/4 to q and to k; softmax between as R_i = x_i (R_i - s_i sum R)",
     source=f"{ATTNLRP} prop. 3.1 + 3.3",
     conserves=Conserves.ALL_BUT_OFFSET,
@@ -356,6 +356,14 @@ LOSS = Rule(
     formula="g_in = native gradient: relevance is that of the logits, and a loss is one target more, which is not linear",
     source="input * gradient",
     conserves=Conserves.NATIVE,
+)
+POSITION = Rule(
+    name="position",
+    ops={aten.mul.Tensor: products.mul},
+    when=on.all_of(on.role_is(Role.ROTATION), on.one_carries),
+    formula="q cos + rot(q) sin: R_q = R_out / 2 of each product, R_position = R_out / 2",
+    source="position-aware LRP (Bakish et al. 2025), the uniform rule of AttnLRP prop. 3.2",
+    conserves=Conserves.ALL_BUT_POSITIONS,
 )
 NATIVE = Rule(
     name="native",

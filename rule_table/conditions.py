@@ -3,14 +3,22 @@ applies; certificates print it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from torch.fx import Node
 
 from lxt_fx.base.nodes import shape
 from lxt_fx.base.pattern import Mismatch, Op, Part, any_of, match, number
 from lxt_fx.base.torch_internals import aten
+from lxt_fx.ops.activations import ACTIVATIONS
+from lxt_fx.ops.aten_kinds import LINEAR_MAPS
 from lxt_fx.rule_table.rule import Condition, Refusal, Role, Site, statement
 
 _tanh = Op(aten.tanh.default)
+
+ACTIVATION_OPS = frozenset({*(f.aten for f in ACTIVATIONS), aten.prelu.default, aten.hardtanh.default})
+"""The ops of elementwise functions."""
 
 def all_of(*conditions: Condition) -> Condition:
     """All of these conditions hold; the first that refuses gives the reason."""
@@ -79,17 +87,96 @@ _LINEAR_PARTS = {
     Role.FIRST: "a first linear map",
     Role.LAST: "a last linear map",
     Role.RECURRENCE: "a step of a recurrence",
+    Role.ROTATION: "a product with a table in a rotation of queries or keys by their positions",
 }
 
 
-def attention_shares(site: Site) -> dict[str, Any]:
-    """The share of each operand of a fused attention: half to the values and half to the weights where both carry, of the
-    weights half to the queries and half to the keys where both carry."""
-    carrying = set(site.carrying)
-    weights = 0.5 if "value" in carrying else 1.0
-    scores = weights / 2 if {"query", "key"} <= carrying else weights
-    value = 0.5 if carrying - {"value"} else 1.0
-    return {"query_share": scores, "key_share": scores, "value_share": value, "mask_share": weights}
+def attention_shares(query: float = 0.25, key: float = 0.25, value: float = 0.5) -> Callable[[Site], dict[str, Any]]:
+    """The share of each operand of a fused attention. Where the values do not carry, the weights have all; where the
+    queries or the keys do not, the other has the share of both."""
+    scores = query + key
+    of_query = query / scores if scores else 0.5
+
+    def shares(site: Site) -> dict[str, Any]:
+        carrying = set(site.carrying)
+        weights = scores if "value" in carrying else 1.0
+        both = {"query", "key"} <= carrying
+        return {
+            "query_share": weights * of_query if both else weights,
+            "key_share": weights * (1 - of_query) if both else weights,
+            "value_share": value if carrying - {"value"} else 1.0,
+            "mask_share": weights,
+        }
+
+    return shares
+
+
+def scores_shares(query: float, key: float) -> Callable[[Site], dict[str, Any]]:
+    """The shares of queries and keys in the product of scores, in the order in which it has them."""
+    scores = query + key
+    first = query / scores if scores else 0.5
+    return lambda site: _of_two(site, first, 1 - first)
+
+
+def output_shares(weights: float, value: float) -> Callable[[Site], dict[str, Any]]:
+    """The shares of weights and values in the product that is the output of an attention."""
+
+    def shares(site: Site) -> dict[str, Any]:
+        first = any(_gives_weights(operand) for operand in _two_operands(site)[:1])
+        return _of_two(site, weights, value) if first else _of_two(site, value, weights)
+
+    return shares
+
+
+def gate_shares(gate: float, up: float) -> Callable[[Site], dict[str, Any]]:
+    """The shares of a gate and of what it gates."""
+    return lambda site: _of_two(site, gate, up) if site.gates == ("self",) else _of_two(site, up, gate)
+
+
+def _of_two(site: Site, first: float, second: float) -> dict[str, Any]:
+    if site.kind is aten.einsum.default:
+        return {"shares": [first, second]}
+    return {"self_share": first, "other_share": second}
+
+
+def _two_operands(site: Site) -> list[Any]:
+    if site.kind is aten.einsum.default:
+        return list(site.arguments["tensors"])
+    return [site.arguments["self"], site.arguments["other"]]
+
+
+def _gives_weights(operand: Any) -> bool:
+    """Whether a softmax stands before the operand, with no linear map between."""
+    seen, todo = set[Node](), [operand]
+    while todo:
+        node = todo.pop()
+        if not isinstance(node, Node) or node in seen or node.target in LINEAR_MAPS:
+            continue
+        if node.target is aten.softmax.int:
+            return True
+        seen.add(node)
+        todo += node.all_input_nodes
+    return False
+
+
+def two_operands_carry(site: Site) -> Refusal:
+    """Both operands of a product or contraction carry, and there are no others."""
+    both = len(site.carrying) == len(_two_operands(site)) == 2
+    return None if both else "not exactly two operands that carry"
+
+
+def attends(site: Site) -> Refusal:
+    """Queries, keys or a bias carry, so that the weights do."""
+    return None if set(site.carrying) - {"value"} or not _is_fused(site) else "only value carries"
+
+
+def _is_fused(site: Site) -> bool:
+    return site.kind is aten.scaled_dot_product_attention.default
+
+
+def an_activation(site: Site) -> Refusal:
+    """It is an elementwise function of one value."""
+    return None if site.kind in ACTIVATION_OPS else "op is no activation"
 
 
 def exponent_is_a_number(site: Site) -> Refusal:
@@ -164,6 +251,11 @@ def one_gate(site: Site) -> Refusal:
     if len(site.carrying) != 2:
         return "only one operand carries"
     return None if gate(site) else "which operand gates the other is not clear"
+
+
+def no_written_out_activation(site: Site) -> Refusal:
+    """The product is not the last step of an activation or norm that is written out."""
+    return "it is the last step of a group" if site.of_group else None
 
 
 def same_shape(site: Site) -> Refusal:

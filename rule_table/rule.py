@@ -24,6 +24,7 @@ class Conserves(Enum):
     ALL_BUT_OFFSET = "all but the softmax offset"
     ALL_BUT_ONE_SIDED = "all but the share of biases; where contributions of a sign are missing, not their part"
     ALL_BUT_ZEROS = "all but the share of biases and of inputs that are 0"
+    ALL_BUT_POSITIONS = "half; the other half is the relevance of positions"
     SELECTED = "all, at the selected elements"
     NATIVE = "nothing is claimed: native gradient"
 
@@ -45,7 +46,8 @@ class Role(Enum):
     """The part that a node plays: in an attention written as matmul, softmax, matmul; in a router; or in the network.
 
     A projection is a linear map right before an attention (queries, keys, values) or right behind it. The first linear maps
-    have no linear map before them; the last ones have no linear map and no attention behind them.
+    have no linear map before them; the last ones have no linear map and no attention behind them. A rotation by position
+    (RoPE) turns queries and keys by tables of constants: x cos + P(x) sin.
     """
 
     SCORES = "attention scores"
@@ -56,6 +58,7 @@ class Role(Enum):
     LAST = "last linear map"
     ROUTER = "normalised routing weights"
     RECURRENCE = "a step of a recurrence"
+    ROTATION = "a product with a table in a rotation by position"
 
 
 Op = OpOverload | GroupKind
@@ -71,7 +74,7 @@ class Site:
     `arguments` are those of the op by schema name; for a group, those that its lxt_fx op takes. `carrying` names the
     arguments that carry relevance, once per operand. `members` are the nodes that a rule at this site replaces.
     `parameters` names the operand of a product that is a parameter of a recurrence, `gates` the operands that come out of
-    an activation.
+    an activation. `of_group` says of a node that it is the last one of a group, which is a site too.
     """
 
     node: Node
@@ -82,6 +85,7 @@ class Site:
     roles: frozenset[Role] = frozenset()
     parameters: tuple[str, ...] = ()
     gates: tuple[str, ...] = ()
+    of_group: bool = False
 
     def carries(self, *names: str) -> bool:
         """Whether exactly these arguments carry relevance."""
@@ -131,13 +135,13 @@ def holds_nothing(site: Site) -> tuple[str, ...]:
 class Rule:
     """One rule: which ops and what each becomes, when, the formula, its source, what it conserves.
 
-    `ops` maps each ATen op or group to the lxt_fx op that replaces it; None leaves the ATen op with its native gradient. A
-    rule with empty `ops` matches any single node. `when` returns why the rule does not apply, or None; its docstring says
-    what holds where it applies. `settings` gives arguments of the op that the site does not have, and `numbers` those that
-    are the same at every site (a gamma): under other numbers the graph is the same. `holds` names the operands that the
-    rule holds constant; no relevance flows into them, so the flow of relevance is marked again once all such rules are
-    chosen. `where` is the place that `RuleTable.override` puts the rule at. `epsilon` is added, with the sign of z, to what
-    AttnLRP eq. 8 divides by; None takes that of `transform`.
+    `ops` maps each ATen op or group to the lxt_fx op that replaces it; None leaves the ATen op, or all ops of the
+    group, with its native gradient. A rule with empty `ops` matches any single node. `when` returns why the rule does
+    not apply, or None; its docstring says what holds where it applies. `settings` gives arguments of the op that the
+    site does not have, and `numbers` those that are the same at every site (a gamma): under other numbers the graph is
+    the same. `holds` names the operands that the rule holds constant; no relevance flows into them, so the flow of
+    relevance is marked again once all such rules are chosen. `where` is the place that `RuleTable.override` puts the
+    rule at. `epsilon` is added, with the sign of z, to what AttnLRP eq. 8 divides by; None takes that of `transform`.
 
     `explicit` gives ops of this rule their equation for the explicit form: an op with the same arguments and value, whose
     backward takes the relevance of its output to that of its inputs. Neither form then puts an epsilon behind the op. A

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from lxt_fx.base.one_line import one_line
 from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.aten_kinds import CONVOLUTIONS
 from lxt_fx.ops.packed import packed_linear
 from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table import conditions as on
-from lxt_fx.rule_table import linear_rules
+from lxt_fx.rule_table import linear_rules, shares
 from lxt_fx.rule_table.rule import Role, Rule
 from lxt_fx.rule_table.table import RuleTable
 
@@ -125,6 +126,27 @@ FROZEN_ATTENTION = RuleTable(
     summary="Attention weights and norm factors are held, all else has its own gradient, as in circuit tracing.",
     paper="Ameisen et al., Circuit Tracing: Revealing Computational Graphs in Language Models, 2025",
 )
+DETACHED_JACOBIAN = replace(
+    CP_LRP,
+    name="detached_jacobian",
+    summary="Every factor A(x) of A(x) x is held, so that the network is one linear map of its input: the rules of cp_lrp.",
+    paper="Golden, Equivalent Linear Mappings of Large Language Models, TMLR 2025",
+)
+GIM = ATTNLRP.with_rules(
+    "gim",
+    shares.temperature(2.0),
+    shares.NATIVE_REGION,
+    shares.NATIVE_ACTIVATION,
+    summary="attnlrp, with every softmax passing relevance as at temperature 2 and activations by their own gradient.",
+    paper="Edin et al., GIM: Improved Interpretability for Large Language Models, 2025",
+)
+PA_LRP = ATTNLRP.with_rules(
+    "pa_lrp",
+    basic.POSITION,
+    summary="attnlrp, and half of what a rotated query or key receives is the relevance of its position (RoPE).",
+    paper="Bakish et al., Revisiting LRP: Positional Attribution as the Missing Ingredient for Transformer "
+    "Explainability, 2025",
+)
 EPSILON = ATTNLRP.with_rules(
     "epsilon",
     linear_rules.epsilon(1e-6),
@@ -132,6 +154,25 @@ EPSILON = ATTNLRP.with_rules(
     paper="Bach et al., On Pixel-Wise Explanations for Non-Linear Classifier Decisions by LRP, PLOS ONE 2015",
 )
 _VISION = "Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019"
+
+
+def dpa(
+    query: float = 0.25, key: float = 0.25, value: float = 0.5, gate: float = 0.5, up: float = 0.5
+) -> RuleTable:
+    """Dual Path Attribution: attnlrp, with these shares for queries, keys and values of an attention, and for a gate and
+    what it gates. With the shares of the paper, the defaults, it is attnlrp (Jantsch et al. 2026).
+
+    Raises InputError for a share below 0, or where those of an attention or of a gate do not add up to 1.
+    """
+    return ATTNLRP.with_rules(
+        "dpa",
+        *shares.attention(query, key, value),
+        shares.gate(gate, up),
+        summary=f"attnlrp, with shares {query:g}, {key:g}, {value:g} for queries, keys and values, {gate:g} for a gate and "
+        f"{up:g} for what it gates.",
+        paper="Jantsch et al., Dual Path Attribution: Efficient Attribution for SwiGLU-Transformers through Layer-Wise "
+        "Target Propagation, 2026",
+    )
 
 
 def attnlrp_gamma(conv: float = 0.25, linear: float = 0.05) -> RuleTable:
@@ -206,7 +247,7 @@ class Tables(dict[str, RuleTable]):
     """Rule tables by name."""
 
     def __repr__(self) -> str:
-        return f"TABLES({', '.join(self)})"
+        return one_line(f"TABLES({', '.join(self)})", 190)
 
 
 TABLES = Tables(
@@ -224,6 +265,10 @@ TABLES = Tables(
         MAMBA_LRP,
         LIBRAGRAD,
         FROZEN_ATTENTION,
+        DETACHED_JACOBIAN,
+        dpa(),
+        GIM,
+        PA_LRP,
         LXT,
         LXT_CP,
     )

@@ -256,6 +256,47 @@ OTHERS = (
         lambda d: (_with_a_masked_vector(d), -1),
         saved=("output", "[2, 3, 1]"), leak=None,
     ),
+    Case(
+        "softmax_at_a_temperature", products.softmax, torch.softmax, lambda d: (carrying(0, 2, 3, 4, dtype=d), -1),
+        saved=("self",), leak=None, keywords={"temperature": 2.0}, differs=frozenset({"temperature"}),
+    ),
+    Case(
+        "softmax_of_a_masked_vector_at_a_temperature", products.softmax, torch.softmax,
+        lambda d: (_with_a_masked_vector(d), -1),
+        saved=("self",), leak=None, keywords={"temperature": 0.5}, differs=frozenset({"temperature"}),
+    ),
+    Case(
+        "matmul_by_shares", products.matmul, torch.matmul,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), carrying(1, 2, 4, 5, dtype=d)), saved=("other", "self"),
+        keywords={"self_share": 0.75, "other_share": 0.25}, differs=frozenset({"self_share", "other_share"}),
+    ),
+    Case(
+        "einsum_by_shares", products.einsum, torch.einsum,
+        lambda d: ("bij,bjk->bik", [carrying(0, 2, 3, 4, dtype=d), carrying(1, 2, 4, 5, dtype=d)]),
+        saved=("tensors[0]", "tensors[1]"), keywords={"shares": [0.75, 0.25]}, differs=frozenset({"shares"}),
+    ),
+    Case(
+        "mul_by_shares", products.mul, torch.mul,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), carrying(1, 3, 1, dtype=d)), saved=("other", "self"),
+        keywords={"self_share": 0.75, "other_share": 0.25}, differs=frozenset({"self_share", "other_share"}),
+    ),
+    Case(
+        "mul_by_a_position", products.mul, torch.mul,
+        lambda d: (carrying(0, 2, 3, 4, dtype=d), weight(1, 3, 4, dtype=d)), saved=("other",),
+        leak=lambda arguments, value, gradient: (value * gradient).sum() / 2,
+    ),
+    *(
+        Case(
+            f"sdpa_at_a_temperature{name}", products.sdpa, sdpa, _attention(mask), None, None,
+            {"temperature": 2.0, **settings}, frozenset({"temperature"}),
+        )
+        for name, mask, settings in (
+            ("", lambda d: None, {}),
+            ("_causal", lambda d: None, {"is_causal": True, "scale": 0.3}),
+            ("_masked", lambda d: weight(3, 3, 3) > -1, {}),
+            ("_biased", lambda d: weight(3, 3, 3, dtype=d), {}),
+        )
+    ),
     Case("sdpa", products.sdpa, sdpa, _attention(), None, None),
     Case("sdpa_causal", products.sdpa, sdpa, _attention(), None, None, {"is_causal": True, "scale": 0.3}),
     Case("sdpa_masked", products.sdpa, sdpa, _attention(lambda d: weight(3, 3, 5) > -1, read=5), None, None),

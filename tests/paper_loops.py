@@ -65,6 +65,15 @@ def softmax(x: Vector, r: Vector) -> Vector:
     return [0.0 if xi == -math.inf else xi * (ri - si * total) for xi, ri, si in zip(x, r, s, strict=True)]
 
 
+def softmax_at(x: Vector, r: Vector, temperature: float) -> Vector:
+    """R_i = x_i s_T,i (R_i / s_i - sum_j s_T,j R_j / s_j) with s_T = softmax(x / T) (GIM, section 4.1: the gradient of the
+    softmax at temperature T, without its factor 1 / T)."""
+    s, at = softmax_value(x), softmax_value([xi / temperature for xi in x])
+    g = [ratio(1.0, si, ri) for si, ri in zip(s, r, strict=True)]
+    mean = sum(a * gi for a, gi in zip(at, g, strict=True))
+    return [0.0 if xi == -math.inf else xi * a * (gi - mean) for xi, a, gi in zip(x, at, g, strict=True)]
+
+
 def attention_value(q: Matrix, k: Matrix, v: Matrix, scale: float, mask: Matrix) -> Matrix:
     """softmax(scale q k^T + mask) v."""
     return matmul_value([softmax_value(row) for row in scores(q, k, scale, mask)], v)
@@ -78,12 +87,15 @@ def scores(q: Matrix, k: Matrix, scale: float, mask: Matrix) -> Matrix:
 
 
 def attention(
-    q: Matrix, k: Matrix, v: Matrix, scale: float, mask: Matrix, r: Matrix
+    q: Matrix, k: Matrix, v: Matrix, scale: float, mask: Matrix, r: Matrix, temperature: float = 1.0
 ) -> tuple[Matrix, Matrix, Matrix, Matrix]:
     """Matmul, softmax, sum with the mask, matmul: the relevance of q, k, v and the mask."""
     x = scores(q, k, scale, mask)
     r_weights, r_v = matmul([softmax_value(row) for row in x], v, r)
-    r_scores = [softmax(row, r_row) for row, r_row in zip(x, r_weights, strict=True)]
+    r_scores = [
+        softmax(row, r_row) if temperature == 1.0 else softmax_at(row, r_row, temperature)
+        for row, r_row in zip(x, r_weights, strict=True)
+    ]
     transposed = [list(column) for column in zip(*k, strict=True)]
     product = matmul_value(q, transposed)
     r_product, r_mask = zeros(len(q), len(k)), zeros(len(q), len(k))

@@ -23,7 +23,9 @@ from rule_nets import (
     log_softmax_offset,
     logsumexp_offset,
     number,
+    position_share,
     recurrent_leak,
+    rotated,
     softmax_offset,
 )  # fmt: skip
 from torch import Tensor
@@ -31,7 +33,9 @@ from torch import Tensor
 from lxt_fx.ledger.causes import Cause
 from lxt_fx.ops.aten_kinds import GROUPED_MATMULS, LOSSES
 from lxt_fx.rule_table import basic_rules as basic
+from lxt_fx.rule_table import shares
 from lxt_fx.rule_table.rule import GroupKind, Rule
+from lxt_fx.rule_table.tables import TABLES
 
 aten = torch.ops.aten
 
@@ -134,6 +138,65 @@ ATTENTIONS = (
         basic.ATTENTION_WEIGHTS_HELD, aten.softmax.int, lambda net, a, b, c: torch.softmax(a @ b.mT, -1) @ c, QKV,
         values=SMALL,
     ),
+)  # fmt: skip
+
+TEMPERATURE = TABLES["gim"].rules[0]
+FUSED_SHARES, SCORES_SHARES, VALUES_SHARES, GATE_SHARES = TABLES["dpa"].rules[:4]
+
+
+def _written(net: Any, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """An attention in single ops."""
+    return torch.softmax(a @ b.mT / 2, -1) @ c
+
+
+def _by_einsum(net: Any, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    weights = torch.softmax(torch.einsum("bhid,bhjd->bhij", a, b) / 2, -1)
+    return torch.einsum("bhij,bhjd->bhid", weights, c)
+
+
+BY_NUMBERS = (
+    Case(
+        TEMPERATURE, SDPA, lambda net, a, b, c: sdpa(a, b, c), QKV, leak=attention_offset(0.5, temperature=2.0),
+        cause=(Cause.OFFSET, "softmax"),
+    ),
+    Case(
+        TEMPERATURE, SDPA, lambda net, a, b, c: sdpa(a, b, c, is_causal=True), QKV, CAUSAL, name="causal",
+        leak=attention_offset(0.5, temperature=2.0),
+    ),
+    Case(
+        TEMPERATURE, SDPA, lambda net, a, b, c: sdpa(a, b, c, net.mask), QKV, {"mask": SOME}, name="mask",
+        leak=attention_offset(0.5, temperature=2.0),
+    ),
+    Case(
+        TEMPERATURE, SDPA, lambda net, a, b, c: sdpa(a, b, c, net.mask), QKV, {"mask": (3, 3)}, name="added_constant_mask",
+        leak=attention_offset(0.5, temperature=2.0),
+    ),
+    Case(
+        TEMPERATURE, SDPA, lambda net, a, b, c: sdpa(a, b, c, enable_gqa=True), ((2, 4, 3, 4), *QKV[1:]), name="grouped",
+        leak=attention_offset(0.5, temperature=2.0),
+    ),
+    Case(
+        TEMPERATURE, aten.softmax.int, lambda net, a: torch.softmax(a, 1), name="over_tokens",
+        leak=softmax_offset(1, 2.0), cause=(Cause.OFFSET, "softmax"),
+    ),
+    Case(
+        TEMPERATURE, aten.softmax.int, lambda net, a: torch.softmax(a.masked_fill(net.mask, -math.inf), -1), ((2, 3, 3),),
+        {"mask": ~SOME}, name="masked", leak=softmax_offset(-1, 2.0),
+    ),
+    Case(FUSED_SHARES, SDPA, lambda net, a, b, c: sdpa(a, b, c), QKV, leak=attention_offset(0.5)),
+    *(
+        Case(rule, op, written, QKV, values=SMALL)
+        for rule in (SCORES_SHARES, VALUES_SHARES)
+        for op, written in ((aten.matmul.default, _written), (aten.einsum.default, _by_einsum))
+    ),
+    Case(GATE_SHARES, aten.mul.Tensor, lambda net, a, b: F.silu(a) * b, ((2, 3, 4),) * 2),
+    Case(GATE_SHARES, aten.mul.Tensor, lambda net, a, b: b * F.silu(a), ((2, 3, 4),) * 2, name="second"),
+    Case(
+        basic.POSITION, aten.mul.Tensor, lambda net, a, b, c: sdpa(rotated(net, a), b, c), QKV,
+        {"cos": eighths(5, 8, -3, 2), "sin": eighths(6, 1, 7, -7)}, leak=position_share, cause=(Cause.POSITION, ""),
+    ),
+    Case(shares.NATIVE_ACTIVATION, aten.silu.default, lambda net, a: F.silu(a)),
+    Case(shares.NATIVE_REGION, GroupKind.ELEMENTWISE, lambda net, a: a * torch.sigmoid(1.702 * a)),
 )  # fmt: skip
 
 PRODUCTS = (
@@ -342,7 +405,7 @@ RECURRENCES = (
     ),
 )  # fmt: skip
 
-CASES = (*NORMS, *ATTENTIONS, *PRODUCTS, *ACTIVATIONS, *RECURRENCES, *CLAIMING_NOTHING)
+CASES = (*NORMS, *ATTENTIONS, *BY_NUMBERS, *PRODUCTS, *ACTIVATIONS, *RECURRENCES, *CLAIMING_NOTHING)
 """For the rules with a formula of their own, and for those that claim nothing."""
 
 _OWN = "a Function of the user, whose formula is its own; tests/test_autograd_functions.py"

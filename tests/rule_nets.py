@@ -102,7 +102,7 @@ def number(at_zero: float) -> Leak:
     return lambda net, inputs, c: c * at_zero
 
 
-def softmax_offset(dim: int = -1) -> Leak:
+def softmax_offset(dim: int = -1, temperature: float = 1.0) -> Leak:
     """sum_j R_j - sum_i R_i with R_i = x_i (R_i - s_i sum_j R_j), each vector in a slow loop (AttnLRP prop. 3.1)."""
 
     def leak(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
@@ -111,22 +111,26 @@ def softmax_offset(dim: int = -1) -> Leak:
         vectors = zip(
             x.movedim(dim, -1).reshape(-1, x.shape[dim]), c.movedim(dim, -1).reshape(-1, x.shape[dim]), strict=True
         )
-        absorbed = torch.stack([_offset(v.tolist(), g.tolist(), v.tolist()) for v, g in vectors])
+        absorbed = torch.stack([_offset(v.tolist(), g.tolist(), v.tolist(), temperature) for v, g in vectors])
         first = c.movedim(dim, -1).shape[:-1]
         return absorbed.reshape(first)
 
     return leak
 
 
-def _offset(scores: list[float], gradient: list[float], passing: list[float]) -> Tensor:
+def _offset(scores: list[float], gradient: list[float], passing: list[float], temperature: float = 1.0) -> Tensor:
     """What one softmax absorbs: its relevance r_j = s_j g_j less what it gives to `passing`, the part of the scores that
-    carries relevance."""
-    highest = max(scores)
-    powers = [math.exp(score - highest) for score in scores]
-    s = [power / sum(powers) for power in powers]
-    r = [si * gi for si, gi in zip(s, gradient, strict=True)]
-    taken = [0.0 if si == 0 else xi * (ri - si * sum(r)) for xi, ri, si in zip(passing, r, s, strict=True)]
-    return torch.tensor(sum(r) - sum(taken), dtype=torch.float64)
+    carries relevance: x_i s_i (g_i - sum_j s_j g_j), with s at the temperature."""
+    reaching = sum(si * gi for si, gi in zip(_softmax(scores, 1.0), gradient, strict=True))
+    s = _softmax(scores, temperature)
+    mean = sum(si * gi for si, gi in zip(s, gradient, strict=True))
+    taken = [0.0 if si == 0 else xi * si * (gi - mean) for xi, gi, si in zip(passing, gradient, s, strict=True)]
+    return torch.tensor(reaching - sum(taken), dtype=torch.float64)
+
+
+def _softmax(scores: list[float], temperature: float) -> list[float]:
+    powers = [math.exp((score - max(scores)) / temperature) for score in scores]
+    return [power / sum(powers) for power in powers]
 
 
 def log_softmax_offset(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
@@ -149,7 +153,7 @@ def logsumexp_offset(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
     return torch.tensor(absorbed, dtype=torch.float64).reshape(x.shape[:-1])
 
 
-def attention_offset(weights: float, *, bias_carries: bool = False) -> Leak:
+def attention_offset(weights: float, *, bias_carries: bool = False, temperature: float = 1.0) -> Leak:
     """The softmax offset of softmax(q k^T / sqrt(d) + mask) v where that share of relevance goes to the weights."""
 
     def leak(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
@@ -168,10 +172,26 @@ def attention_offset(weights: float, *, bias_carries: bool = False) -> Leak:
         for b, h, t in torch.cartesian_prod(*map(torch.arange, q.shape[:3])).tolist():
             scores = products[b, h, t] + added[b, h, t]
             passing = scores if mask is None or mask.dtype is torch.bool or bias_carries else products[b, h, t]
-            absorbed[b, h, t] = weights * _offset(scores.tolist(), gradient[b, h, t].tolist(), passing.tolist())
+            vectors = (x.tolist() for x in (scores, gradient[b, h, t], passing))
+            absorbed[b, h, t] = weights * _offset(*vectors, temperature)
         return absorbed
 
     return leak
+
+
+def rotated(net: Any, x: Tensor) -> Tensor:
+    """x cos + rot(x) sin, as Llama writes it."""
+    first, second = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+    return x * net.cos + torch.cat((-second, first), -1) * net.sin
+
+
+def position_share(net: nn.Module, inputs: Inputs, c: Tensor) -> Tensor:
+    """Half of the quarter that rotated queries get of an attention."""
+    q = rotated(net, inputs[0]).requires_grad_()
+    with torch.enable_grad():
+        attended = torch.nn.functional.scaled_dot_product_attention(q, *inputs[1:])
+    (gradient,) = torch.autograd.grad(attended, q, c)
+    return q.detach() * gradient / 4 / 2
 
 
 def recurrent_leak(op: Any) -> Leak:

@@ -17,12 +17,14 @@ import paper_loops as paper
 import torch
 from activation_cases import INFINITE
 from rule_cases import CASES as OWN_CASES
+from rule_cases import FUSED_SHARES, GATE_SHARES, SCORES_SHARES, TEMPERATURE, VALUES_SHARES
 from rule_cases_linear import CASES as LINEAR_CASES
-from rule_nets import Case, Inputs, recurrent_relevance
+from rule_nets import Case, Inputs, recurrent_relevance, rotated
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lxt_fx.rule_table import basic_rules as basic
+from lxt_fx.rule_table import shares
 from lxt_fx.rule_table.rule import Rule
 
 Function = Callable[..., Any]
@@ -123,16 +125,19 @@ def _spread(constant: Tensor | None, x: Tensor, channels: bool, start: float) ->
     return (constant[:, None] if channels else constant).expand(x.shape)
 
 
-def softmax(dim: int, scores: Callable[..., Tensor] = lambda net, x: x) -> Reference:
+def softmax(
+    dim: int, scores: Callable[..., Tensor] = lambda net, x: x, loop: Callable[..., paper.Vector] = paper.softmax
+) -> Reference:
     """Prop. 3.1 for each vector along `dim`; `scores` says what the softmax is taken of."""
 
     def found(net: Function, inputs: Inputs, r: list[Tensor]) -> list[Tensor]:
         x = scores(net, *inputs).movedim(dim, -1)
         vectors = zip(x.reshape(-1, x.shape[-1]).tolist(), _vectors(r[0], dim), strict=True)
-        passed = torch.tensor([paper.softmax(v, rv) for v, rv in vectors], dtype=torch.float64)
+        passed = torch.tensor([loop(v, rv) for v, rv in vectors], dtype=torch.float64)
         return [passed.reshape(x.shape).movedim(-1, dim)]
 
-    return Reference("paper_loops.softmax", found)
+    named: Any = getattr(loop, "func", loop)
+    return Reference(f"paper_loops.{named.__name__}", found)
 
 
 def _log_softmax(net: Function, inputs: Inputs, r: list[Tensor]) -> list[Tensor]:
@@ -153,7 +158,7 @@ def _vectors(x: Tensor, dim: int) -> list[list[float]]:
     return found
 
 
-def _attention(net: Any, inputs: Inputs, r: list[Tensor]) -> list[Tensor]:
+def _attention(net: Any, inputs: Inputs, r: list[Tensor], temperature: float = 1.0) -> list[Tensor]:
     """Prop. 3.3, 3.1, 3.3 for each head of [batch, heads, tokens, width]; a fourth input is a mask that carries."""
     q, k, v = inputs[:3]
     mask = torch.zeros(*q.shape[:3], k.shape[2], dtype=torch.float64)
@@ -165,10 +170,18 @@ def _attention(net: Any, inputs: Inputs, r: list[Tensor]) -> list[Tensor]:
     for b, h in product(range(q.shape[0]), range(q.shape[1])):
         shared = h * k.shape[1] // q.shape[1]
         heads = [x[b, index].tolist() for x, index in ((q, h), (k, shared), (v, shared))]
-        parts = paper.attention(*heads, 1 / math.sqrt(q.shape[3]), mask[b, h].tolist(), r[0][b, h].tolist())
+        parts = paper.attention(*heads, 1 / math.sqrt(q.shape[3]), mask[b, h].tolist(), r[0][b, h].tolist(), temperature)
         for total, part, index in zip(found, parts, (h, shared, shared, 0), strict=False):
             total[b, index] += torch.tensor(part, dtype=torch.float64)
     return found
+
+
+def _rotated_attention(net: Any, inputs: Inputs, r: list[Tensor]) -> list[Tensor]:
+    """Attention, then eq. 8 through the rotation of the queries, of which half goes on."""
+    q, *others = inputs
+    of_rotated, *rest = _attention(net, (rotated(net, q), *others), r)
+    (passed,) = by_weights()(lambda x: rotated(net, x), (q,), [of_rotated])
+    return [passed / 2, *rest]
 
 
 def contraction(equation: str, epsilon: float = 0.0, signed: bool = True) -> Reference:
@@ -224,7 +237,15 @@ identity = Reference("paper_loops.ratio", _identity)
 attention = Reference("paper_loops.attention", _attention)
 uniform = Reference("paper_loops.uniform", _uniform)
 
+at_temperature_2 = partial(paper.softmax_at, temperature=2.0)
+
 BY_RULE: dict[Rule, Reference] = {
+    TEMPERATURE: Reference("paper_loops.softmax_at", partial(_attention, temperature=2.0)),
+    **dict.fromkeys((FUSED_SHARES, SCORES_SHARES, VALUES_SHARES), attention),
+    GATE_SHARES: uniform,
+    basic.POSITION: Reference("paper_loops.attention, by_contribution", _rotated_attention),
+    shares.NATIVE_ACTIVATION: by_gradient,
+    shares.NATIVE_REGION: by_gradient,
     basic.NORM: same,
     basic.NORMALIZE: same,
     basic.ATTENTION: attention,
@@ -256,6 +277,10 @@ BY_TITLE: dict[str, Reference] = {
     "norm-group_norm": held_norm(6, channels=True),
     "normalize-group_x_*_statistic": held_norm(4, eps=1e-6),
     "softmax-softmax.int-over_tokens": softmax(1),
+    "softmax_at_a_temperature-softmax.int-over_tokens": softmax(1, loop=at_temperature_2),
+    "softmax_at_a_temperature-softmax.int-masked": softmax(
+        -1, lambda net, x: x.masked_fill(net.mask, -math.inf), at_temperature_2
+    ),
     "softmax-softmax.int-masked": softmax(-1, lambda net, x: x.masked_fill(net.mask, -math.inf)),
     **{f"identity-{name}": same for name in INFINITE},
     "identity-pow.Tensor_Scalar-below_0": same,

@@ -33,6 +33,7 @@ ALLOWED = {
     Conserves.ALL: set[Cause](),
     Conserves.ALL_BUT_CONSTANTS: CONSTANTS,
     Conserves.ALL_BUT_OFFSET: {Cause.OFFSET, Cause.CONSTANT},
+    Conserves.ALL_BUT_POSITIONS: {Cause.POSITION},
     Conserves.SELECTED: {Cause.SELECTION},
     Conserves.NATIVE: {Cause.NATIVE, Cause.OFFSET, *CONSTANTS},
 }

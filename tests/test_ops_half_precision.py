@@ -126,6 +126,8 @@ OVERFLOWS_WHEN_LARGE = {
     "group_norm_without_weight", "sdpa", "sdpa_causal", "sdpa_masked", "sdpa_biased", "sdpa_of_carrying_mask",
     "sdpa_of_groups", "sdpa_held", "gated_by_silu", "gated_by_gelu", "gated_by_gelu_tanh", "rotate",
     "linears", "linears_sparse", "grouped_sdpa", "grouped_matmul", "active_gelu", "active_hardswish",
+    "matmul_by_shares", "einsum_by_shares", "mul_by_shares", "mul_by_a_position",
+    *(name for name in CASES if name.startswith("sdpa_at_a_temperature")),
     *(f"linear_{kind}" for kind in ACTIVE), "patches_1d", "patches_2d", "patches_3d",
 }  # fmt: skip
 """Cases whose plain op overflows in one of the types, so that nothing is asked of the gradient."""

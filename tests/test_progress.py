@@ -514,8 +514,8 @@ def test_functions_of_many_targets_examples_and_tables_count_them(said: list[tup
 
 
 LASTING = {
-    "answer_relevance", "audit", "conditional", "corpus", "explain", "explain_image", "latent", "maximise",
-    "perturbation_curves", "relevance_of", "splice", "transform", "tune",
+    "answer_relevance", "audit", "bench", "conditional", "corpus", "explain", "explain_image", "latent", "maximise",
+    "perturbation_curves", "position_relevance", "relevance_of", "splice", "transform", "tune",
 }  # fmt: skip
 
 

@@ -26,10 +26,12 @@ from rich.console import Console
 from rich.text import Text
 from shared_captures import explained as shared
 from shared_captures import one_worker
+from test_bench_results import contents as bench_contents
 from torch import Tensor
 
 import lxt_fx
 from lxt_fx.base.errors import InputError
+from lxt_fx.referee.results import BenchResults
 from lxt_fx.results.account import MEANINGS, Account
 from lxt_fx.results.comparison import compare
 from lxt_fx.results.explanation import ExplainedNumber, Explanation, Origin
@@ -689,6 +691,8 @@ def made() -> dict[str, object]:
     rows, ids = torch.randn(3, 32), {"input_ids": torch.tensor([[3, 1, 4, 1]])}
     latent, places = lxt_fx.latent(explained, ids, 3), lxt_fx.places(explained)
     objects += [latent, latent.top(3), places, places["residual.1"], lxt_fx.Only(3, [0, 1])]
+    objects += [BenchResults(bench_contents(1, 3))]
+    objects += [lxt_fx.position_relevance(shared("llama", rules="pa_lrp"), ids, 3)]
     objects += [lxt_fx.Dictionary(rows.T.contiguous(), rows), read_corpus(), maximised(), lxt_fx.Regularisers()]
     found = {type(one).__name__: one for one in objects}
     found["Explained"] = explained
@@ -711,6 +715,7 @@ def test_every_printed_result_has_tables_in_a_notebook_and_fits_the_terminal(mon
     monkeypatch.setenv("COLUMNS", "80")
     shown = {name: found for name, found in made().items() if hasattr(found, "__rich__")}
     wanted = {"Ledger", "Certificate", "RuleTable", "Record", "Latent", "TopUnits", "Places", "Corpus", "Landing"}
+    wanted.add("BenchResults")
     assert wanted | {"AnswerRelevance", "Account", "PerturbationCurves", "TunedTable", "Comparison"} <= set(shown)
     for name, found in shown.items():
         page = found._repr_html_()  # type: ignore[attr-defined]

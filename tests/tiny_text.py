@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,15 +23,15 @@ from transformers import (
 SENTENCES = ["The capital of France is Paris", "The capital of England is London", "Paris, London and Rome: play playing"]
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer(texts: Sequence[str] = SENTENCES, size: int = 340) -> PreTrainedTokenizerFast:
     """Byte-level BPE, as GPT-2 and Llama 3 have it: ` Paris` and `Paris` are two tokens, an emoji is four."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = ["<|end|>"]
-    trainer = trainers.BpeTrainer(vocab_size=340, initial_alphabet=alphabet, special_tokens=special, show_progress=False)
-    made.train_from_iterator(SENTENCES * 4, trainer)
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, special_tokens=special, show_progress=False)
+    made.train_from_iterator([*texts] * 4, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>", pad_token="<|end|>")
 
 
@@ -51,7 +52,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, **names)
 
 
-def sentence_tokenizer() -> PreTrainedTokenizerFast:
+def sentence_tokenizer(texts: Sequence[str] = SENTENCES, size: int = 380) -> PreTrainedTokenizerFast:
     """BPE with `▁` for a space and bytes for unknown characters, as Llama 2 has it."""
     made = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -59,8 +60,8 @@ def sentence_tokenizer() -> PreTrainedTokenizerFast:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     special = ["<s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=380, special_tokens=special, show_progress=False)
-    made.train_from_iterator(SENTENCES * 4, trainer)
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+    made.train_from_iterator([*texts] * 4, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", unk_token="<unk>")
 
 

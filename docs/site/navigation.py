@@ -14,7 +14,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "tutorials/own_rule",
         "tutorials/audit",
     ),
-    "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "ledger", "certificate", "switch_off"),
+    "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "benchmark", "ledger", "certificate",
+               "switch_off"),
     "Reference": (
         "api/explain",
         "api/compile",
@@ -25,6 +26,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "api/bridges",
         "api/errors",
         "papers",
+        "methods",
         "rules",
         "rule_forms",
         "ops",
@@ -42,8 +44,8 @@ FROM_ABOVE = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
 GROUPS: dict[str, tuple[str, str]] = {
     "explain": (
         "From a model and an input to relevance.",
-        "explain explain_image answer_relevance relevance_of perturbation_curves Removal Target embed explore serve "
-        "progress",
+        "explain explain_image answer_relevance relevance_of perturbation_curves Removal bench read_bench Target embed "
+        "explore serve progress",
     ),
     "compile": (
         "The compiler, what it makes of a model, and its printed graph.",
@@ -51,8 +53,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "inside": (
         "Relevance of heads, neurons and features; what they stand for; the model without them.",
-        "places Places InsidePlace watch latent Latent TopUnits Only conditional steer edits corpus Corpus labels "
-        "Dictionary splice maximise Maximised Regularisers",
+        "places Places InsidePlace watch latent Latent TopUnits position_relevance PositionRelevance Only conditional "
+        "steer edits corpus Corpus labels Dictionary splice maximise Maximised Regularisers",
     ),
     "prove": (
         "Where all of the relevance went, and which rule every op got.",
@@ -64,7 +66,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "results": (
         "What the functions return.",
-        "Explanation Explanations AnswerRelevance ImageExplanation Account compare Comparison PerturbationCurves",
+        "Explanation Explanations AnswerRelevance ImageExplanation Account compare Comparison PerturbationCurves "
+        "BenchResults",
     ),
     "bridges": (
         "Other libraries' interfaces over ours, each behind an extra of its name. "

@@ -221,7 +221,8 @@ class _Kept:
         found = self.models.get(id(model))
         if found is None or found[0]() is not model:
             key, models = id(model), self.models
-            found = self.models[key] = weakref.ref(model, lambda ref: _forget(models, key, ref)), []
+            forget = partial(_forget, models, key)  # while Python ends, a lambda would no longer find the name
+            found = self.models[key] = weakref.ref(model, forget), []
         return found[1]
 
 

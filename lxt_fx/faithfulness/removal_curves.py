@@ -126,6 +126,19 @@ def perturbation_curves(
     return AnswersWithout(given, asked, units, removal.steps, removal.batch).curves(scores)
 
 
+def orders(scores: Tensor, removable: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The number of removed units [examples, steps + 1], and which units are still present [examples, 2, steps + 1, units]:
+    first when the most relevant are removed first (MoRF), then the least relevant (LeRF). `scores` and `removable` are
+    [examples, units]; of equal scores the earlier unit counts as more relevant."""
+    count = removable.sum(1, keepdim=True)
+    removed = (torch.arange(steps + 1) * count / steps).round().long()
+    ordered = scores.masked_fill(~removable, -math.inf).argsort(dim=1, descending=True, stable=True)
+    rank = ordered.argsort(dim=1)[:, None]  # 0 is the most relevant, spared units come last
+    gone = removed[..., None]
+    morf, lerf = rank >= gone, (rank < count[..., None] - gone) | (rank >= count[..., None])
+    return removed, torch.stack([morf, lerf], dim=1)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswersWithout:
     """The model's outputs for inputs without some of their units. `known` caches them for the next relevance."""
@@ -139,7 +152,7 @@ class AnswersWithout:
 
     def curves(self, scores: Tensor) -> PerturbationCurves:
         """The curves for relevance by unit [examples, units]."""
-        removed, present = self._orders(scores)
+        removed, present = orders(scores, self.units.removable, self.steps)
         masks = present.flatten(0, 2)
         per_example = len(masks) // self.inputs.examples
         keys = [(place // per_example, mask.numpy().tobytes()) for place, mask in enumerate(masks)]
@@ -147,18 +160,6 @@ class AnswersWithout:
         self._answer(list(missing), masks[list(missing.values())])
         morf, lerf = torch.tensor([self.known[key] for key in keys], dtype=torch.float64).view(present.shape[:3]).unbind(1)
         return PerturbationCurves(morf, lerf, removed, self.units.said, self.asked.said)
-
-    def _orders(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The number of removed units [examples, steps + 1], and which units are still present [examples, 2, steps + 1,
-        units], first for MoRF, then for LeRF."""
-        removable = self.units.removable
-        count = removable.sum(1, keepdim=True)
-        removed = (torch.arange(self.steps + 1) * count / self.steps).round().long()
-        ordered = scores.masked_fill(~removable, -math.inf).argsort(dim=1, descending=True, stable=True)
-        rank = ordered.argsort(dim=1)[:, None]  # 0 is the most relevant, spared units come last
-        gone = removed[..., None]
-        morf, lerf = rank >= gone, (rank < count[..., None] - gone) | (rank >= count[..., None])
-        return removed, torch.stack([morf, lerf], dim=1)
 
     def _answer(self, keys: Sequence[tuple[int, bytes]], present: Tensor) -> None:
         leaf = self.inputs.values

@@ -87,34 +87,48 @@ class Units:
 
         Raises InputError for relevance of another shape, and for relevance that is not finite.
         """
-        full = list(leaf.shape)
-        summed = {"token": full[:2], "feature": full}.get(str(self.unit), [full[0], *full[2:]])
-        shape = list(relevance.shape) if isinstance(relevance, Tensor) else None
-        if shape not in (full, summed):
-            got = f"has shape {shape}" if shape is not None else f"is a {type(relevance).__name__}"
-            also = f" or, summed, {summed}" if summed != full else ""
-            raise InputError(
-                f"{self.function}: relevance {got}, but the leaf has {full}; give relevance of this shape{also}, such "
-                "as leaf * leaf.grad"
-            )
-        values = relevance.detach().double().cpu()
-        if not bool(values.isfinite().all()):
-            raise InputError(f"{self.function}: relevance has NaN or infinity, which cannot be ordered; fix that first")
-        if isinstance(self.unit, int):
-            pixels = values.sum(1) if shape == full else values
-            return nn.functional.avg_pool2d(pixels[:, None], self.unit, divisor_override=1).flatten(1)
-        return values.flatten(2).sum(2) if self.unit == "token" and values.dim() > 2 else values.flatten(1)
+        return units_scores(self.unit, leaf, relevance, self.function)
 
     def without_absent(self, leaf: Tensor, present: Tensor) -> Tensor:
         """The leaf [n, ...] with the baseline in every unit where `present` [n, units] is False."""
-        if isinstance(self.unit, int):
-            patches = present.view(len(present), 1, self.shape[1] // self.unit, self.shape[2] // self.unit)
-            mask = patches.repeat_interleave(self.unit, 2).repeat_interleave(self.unit, 3)
-        elif self.unit == "token":
-            mask = present.view(len(present), -1, *[1] * (len(self.shape) - 1))
-        else:
-            mask = present.view(len(present), *self.shape)
-        return torch.where(mask.to(leaf.device), leaf, self.baseline)
+        return without_absent(self.unit, leaf, present, self.baseline)
+
+
+def without_absent(unit: Unit, leaf: Tensor, present: Tensor, baseline: Tensor) -> Tensor:
+    """A leaf [n, ...] with the baseline, which broadcasts to it, in every unit where `present` [n, units] is False."""
+    if isinstance(unit, int):
+        patches = present.view(len(present), 1, leaf.shape[2] // unit, leaf.shape[3] // unit)
+        mask = patches.repeat_interleave(unit, 2).repeat_interleave(unit, 3)
+    elif unit == "token":
+        mask = present.view(len(present), -1, *[1] * (leaf.dim() - 2))
+    else:
+        mask = present.view(leaf.shape)
+    return torch.where(mask.to(leaf.device), leaf, baseline)
+
+
+def units_scores(unit: Unit, leaf: Tensor, relevance: Tensor, function: str) -> Tensor:
+    """Relevance of the shape of a leaf [examples, ...], or of one summed over hidden units or channels, by unit: [examples,
+    units], in float64 on the CPU. Error messages name the `function`.
+
+    Raises InputError for relevance of another shape, and for relevance that is not finite.
+    """
+    full = list(leaf.shape)
+    summed = {"token": full[:2], "feature": full}.get(str(unit), [full[0], *full[2:]])
+    shape = list(relevance.shape) if isinstance(relevance, Tensor) else None
+    if shape not in (full, summed):
+        got = f"has shape {shape}" if shape is not None else f"is a {type(relevance).__name__}"
+        also = f" or, summed, {summed}" if summed != full else ""
+        raise InputError(
+            f"{function}: relevance {got}, but the leaf has {full}; give relevance of this shape{also}, such as leaf * "
+            "leaf.grad"
+        )
+    values = relevance.detach().double().cpu()
+    if not bool(values.isfinite().all()):
+        raise InputError(f"{function}: relevance has NaN or infinity, which cannot be ordered; fix that first")
+    if isinstance(unit, int):
+        pixels = values.sum(1) if shape == full else values
+        return nn.functional.avg_pool2d(pixels[:, None], unit, divisor_override=1).flatten(1)
+    return values.flatten(2).sum(2) if unit == "token" and values.dim() > 2 else values.flatten(1)
 
 
 def units_of(inputs: BatchInputs, removal: Removal) -> Units:

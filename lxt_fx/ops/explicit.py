@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.ops import products
+from lxt_fx.ops.dtype_limits import mask_limit
 from lxt_fx.ops.library import RuleFunction, define, in_float32
-from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, hold_masked_queries, mask_limit
+from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, TEMPERATURE, equal_shares, hold_masked_queries
+from lxt_fx.ops.temperature import softmax_at, through_softmax
 
 
 class Enter(RuleFunction):
@@ -95,40 +97,44 @@ class Pass(RuleFunction):
 
 
 class Uniform(RuleFunction):
-    """y = value, computed from n carrying operands; the backward gives 1/n of the relevance to each."""
+    """y = value, computed from n carrying operands; the backward gives each its share of the relevance."""
 
     @staticmethod
-    def forward(value: Tensor, *operands: Tensor) -> Tensor:
+    def forward(value: Tensor, shares: list[float], *operands: Tensor) -> Tensor:
         return value.view_as(value)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.shapes = [operand.shape for operand in inputs[1:]]
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.shares, ctx.shapes = inputs[1], [operand.shape for operand in inputs[2:]]
 
     @staticmethod
     def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor | None, ...]:
-        each = relevance[0] / len(ctx.shapes)
-        return None, *(each.sum_to_size(shape) for shape in ctx.shapes)
+        pairs = zip(ctx.shares, ctx.shapes, strict=True)
+        return None, None, *((relevance[0] * share).sum_to_size(shape) for share, shape in pairs)
 
 
 class Softmax(RuleFunction):
-    """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j), 0 at a masked score."""
+    """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j), 0 at a masked score. At a temperature T other than 1, s_T stands for
+    s in what passes, and what reaches s_j counts as g_j = R_j / s_j, 0 where s_j is 0 to rounding."""
 
     @staticmethod
-    def forward(x: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
+    def forward(x: Tensor, dim: int, dtype: torch.dtype | None, temperature: float) -> Tensor:
         return torch.softmax(x, dim, dtype)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int, torch.dtype | None], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, torch.dtype | None, float], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0], output)
-        ctx.dim = inputs[1]
+        ctx.dim, ctx.temperature = inputs[1], inputs[3]
 
     @staticmethod
-    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None, None, None]:
         x, s = ctx.saved_tensors
         s = s.nan_to_num(0.0)  # NaN where all scores are masked
-        left = relevance[0] - s * relevance[0].sum(ctx.dim, keepdim=True)
-        return torch.where((x <= mask_limit(x.dtype)) | (left == 0), 0, x * left).to(x.dtype), None, None
+        if ctx.temperature == 1.0:
+            left = relevance[0] - s * relevance[0].sum(ctx.dim, keepdim=True)
+        else:
+            left = through_softmax(softmax_at(x, ctx.dim, ctx.temperature), divided(relevance[0], s, 0.0), ctx.dim)
+        return torch.where((x <= mask_limit(x.dtype)) | (left == 0), 0, x * left).to(x.dtype), None, None, None
 
 
 def _enter(x: Tensor, share: float) -> Tensor:
@@ -171,19 +177,23 @@ def pass_on(self: Tensor, value: Tensor, intercept: float = 0.0, epsilon: float 
     return _pass(self, value, intercept, epsilon)
 
 
-@define("share_out(Tensor[] operands, Tensor value) -> Tensor")
-def share_out(operands: list[Tensor], value: Tensor) -> Tensor:
-    """y of n carrying operands, given as a tensor; each gets R / n (uniform rule, AttnLRP prop. 3.2)."""
-    shared: Tensor = Uniform.apply(value.detach(), *operands)  # type: ignore[no-untyped-call]
+@define("share_out(Tensor[] operands, Tensor value, float[]? shares=None) -> Tensor")
+def share_out(operands: list[Tensor], value: Tensor, shares: list[float] | None = None) -> Tensor:
+    """y of n operands, given as a tensor; each gets R / n (uniform rule, AttnLRP prop. 3.2), or its share."""
+    each = equal_shares(operands) if shares is None else shares
+    shared: Tensor = Uniform.apply(value.detach(), each, *operands)  # type: ignore[no-untyped-call]
     return shared
 
 
-@define("softmax_taylor(Tensor self, int dim, ScalarType? dtype=None) -> Tensor")
-def softmax_taylor(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """s = softmax(x) along `dim`; R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP prop. 3.1)."""
+@define("softmax_taylor(Tensor self, int dim, ScalarType? dtype=None, *" + TEMPERATURE + ") -> Tensor")
+def softmax_taylor(
+    self: Tensor, dim: int, dtype: torch.dtype | None = None, *, temperature: float = 1.0
+) -> Tensor:
+    """s = softmax(x) along `dim`; R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP prop. 3.1), or at a temperature R_i = x_i s_T,i
+    (R_i / s_i - sum_j s_T,j R_j / s_j) (GIM)."""
     if self.dtype is torch.float64 and dtype is not None and dtype is not self.dtype:
         self = self.clamp(min=torch.finfo(dtype).min)
-    softmax: Tensor = Softmax.apply(self, dim, dtype)  # type: ignore[no-untyped-call]
+    softmax: Tensor = Softmax.apply(self, dim, dtype, temperature)  # type: ignore[no-untyped-call]
     return softmax
 
 
@@ -245,7 +255,8 @@ def _held_rstd(x: Tensor, dims: list[int], eps: float) -> Tensor:
 
 
 @define(
-    "sdpa_steps" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ", Tensor value_of, float epsilon=0.0) -> Tensor"),
+    "sdpa_steps"
+    + SDPA_SCHEMA.replace(") -> Tensor", SHARES + TEMPERATURE + ", Tensor value_of, float epsilon=0.0) -> Tensor"),
     casts=in_float32,
 )
 def sdpa_steps(
@@ -262,6 +273,7 @@ def sdpa_steps(
     key_share: float = 0.25,
     value_share: float = 0.5,
     mask_share: float = 0.5,
+    temperature: float = 1.0,
     value_of: Tensor,
     epsilon: float = 0.0,
 ) -> Tensor:
@@ -272,14 +284,15 @@ def sdpa_steps(
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     weights_share = mask_share
-    entered = _enter(query, query_share / weights_share), _enter(key, key_share / weights_share)
+    of_scores = 1 / weights_share if weights_share else 0.0  # nothing reaches the scores, nothing is divided
+    entered = _enter(query, query_share * of_scores), _enter(key, key_share * of_scores)
     scores = _leave(entered[0] @ entered[1].mT, epsilon)
     scores = _pass(scores, scores * scale, 0.0, 0.0)
     mask = _mask(attn_mask, is_causal, scores)
     if mask is not None:
         added = _enter(mask, 1.0) if mask.requires_grad else mask
         scores = _leave(_enter(scores, 1.0) + added, epsilon)
-    weights: Tensor = Softmax.apply(scores, -1, None)  # type: ignore[no-untyped-call]
+    weights: Tensor = Softmax.apply(scores, -1, None, temperature)  # type: ignore[no-untyped-call]
     weights = weights.nan_to_num(0.0)
     z = _leave(_enter(weights, weights_share) @ _enter(value, value_share), epsilon)
     return hold_masked_queries(_pass(z, value_of, 0.0, 0.0), attn_mask)

@@ -34,7 +34,7 @@ from lxt_fx.ops.library import (
     widest,
 )
 from lxt_fx.ops.norms import all_zero
-from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, sdpa
+from lxt_fx.ops.products import SDPA_SCHEMA, SHARES, TEMPERATURE, sdpa
 from lxt_fx.ops.products import share as times_share
 
 
@@ -241,7 +241,7 @@ def share(self: Tensor, share: float) -> Tensor:
     return times_share(self, share)
 
 
-@define("grouped_sdpa" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ") -> Tensor"), casts=narrowed)
+@define("grouped_sdpa" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + TEMPERATURE + ") -> Tensor"), casts=narrowed)
 def grouped_sdpa(
     query: Tensor,
     key: Tensor,
@@ -256,6 +256,7 @@ def grouped_sdpa(
     key_share: float = 0.25,
     value_share: float = 0.5,
     mask_share: float = 0.5,
+    temperature: float = 1.0,
 ) -> Tensor:
     """`sdpa` with fewer heads of keys and values [batch, groups, tokens, width] than queries, which are repeated only where
     torch's fused attention would not take them as they are."""
@@ -265,6 +266,7 @@ def grouped_sdpa(
     out: Tensor = sdpa(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=query.shape[1] != key.shape[1],
         query_share=query_share, key_share=key_share, value_share=value_share, mask_share=mask_share,
+        temperature=temperature,
     )  # fmt: skip
     return out
 

@@ -6,6 +6,7 @@ native gradient (AttnLRP eq. 8 at epsilon 0); a product of two carrying operands
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lxt_fx.base.torch_internals import softmax_backward
+from lxt_fx.ops.dtype_limits import mask_limit
 from lxt_fx.ops.library import RuleFunction, define, has_values, is_batched, narrowed
+from lxt_fx.ops.temperature import attention_at, softmax_with
 
 SDPA_SCHEMA = (
     "(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, bool is_causal=False, *, "
@@ -21,12 +24,8 @@ SDPA_SCHEMA = (
 )
 
 SHARES = ", float query_share=0.25, float key_share=0.25, float value_share=0.5, float mask_share=0.5"
-
-
-def mask_limit(dtype: torch.dtype) -> float:
-    """A score up to this is a mask: -inf, or the large negative number that models use instead (the lowest of the dtype,
-    -1e10, -1e9)."""
-    return -6e4 if dtype is torch.float16 else -1e9
+TEMPERATURE = ", float temperature=1.0"
+OF_TWO = ", *, float self_share=0.5, float other_share=0.5"
 
 
 def has_scores(scores: Tensor, dim: int) -> Tensor:
@@ -128,10 +127,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(input, weight.detach(), None if bias is None else bias.detach())
 
 
-@define("matmul(Tensor self, Tensor other) -> Tensor", casts=narrowed)
-def matmul(self: Tensor, other: Tensor) -> Tensor:
-    """y = a @ b, both operands carry; half of the relevance to each (AttnLRP prop. 3.3)."""
-    return torch.matmul(share(self, 0.5), share(other, 0.5))
+@define("matmul(Tensor self, Tensor other" + OF_TWO + ") -> Tensor", casts=narrowed)
+def matmul(self: Tensor, other: Tensor, *, self_share: float = 0.5, other_share: float = 0.5) -> Tensor:
+    """y = a @ b, both operands carry; half of the relevance to each (AttnLRP prop. 3.3), or its share."""
+    return torch.matmul(share(self, self_share), share(other, other_share))
 
 
 @define("matmul_held(Tensor self, Tensor other) -> Tensor", casts=narrowed)
@@ -140,16 +139,25 @@ def matmul_held(self: Tensor, other: Tensor) -> Tensor:
     return torch.matmul(self, other)
 
 
-@define("einsum(str equation, Tensor[] tensors) -> Tensor", casts=narrowed)
-def einsum(equation: str, tensors: list[Tensor]) -> Tensor:
-    """A contraction of n carrying operands; each gets 1/n of the relevance (AttnLRP prop. 3.3 for n = 2)."""
-    return torch.einsum(equation, *(share(tensor, 1.0 / len(tensors)) for tensor in tensors))
+@define("einsum(str equation, Tensor[] tensors, *, float[]? shares=None) -> Tensor", casts=narrowed)
+def einsum(equation: str, tensors: list[Tensor], *, shares: list[float] | None = None) -> Tensor:
+    """A contraction of n carrying operands; each gets 1/n of the relevance (AttnLRP prop. 3.3 for n = 2), or its share."""
+    each = equal_shares(tensors) if shares is None else shares
+    return torch.einsum(equation, *map(share, tensors, each))
 
 
-@define("mul(Tensor self, Tensor other) -> Tensor")
-def mul(self: Tensor, other: Tensor) -> Tensor:
-    """y = a * b, both operands carry: half of the relevance to each (uniform rule, AttnLRP prop. 3.2, eq. 7)."""
-    return share(torch.mul(self, other), 0.5)
+def equal_shares(operands: Sequence[Any]) -> list[float]:
+    """1/n for each of n operands."""
+    return [1.0 / len(operands)] * len(operands)
+
+
+@define("mul(Tensor self, Tensor other" + OF_TWO + ") -> Tensor")
+def mul(self: Tensor, other: Tensor, *, self_share: float = 0.5, other_share: float = 0.5) -> Tensor:
+    """y = a * b: half of the relevance to each (uniform rule, AttnLRP prop. 3.2, eq. 7), or its share; a constant factor
+    absorbs its own."""
+    if self_share == other_share:
+        return share(torch.mul(self, other), self_share)
+    return torch.mul(share(self, self_share), share(other, other_share))
 
 
 @define("div(Tensor self, Tensor other) -> Tensor")
@@ -159,20 +167,23 @@ def div(self: Tensor, other: Tensor) -> Tensor:
     return torch.div(share(self, 0.5), share(other, -0.5))
 
 
-@define("softmax(Tensor self, int dim, ScalarType? dtype=None) -> Tensor")
-def softmax(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+@define("softmax(Tensor self, int dim, ScalarType? dtype=None, *" + TEMPERATURE + ") -> Tensor")
+def softmax(self: Tensor, dim: int, dtype: torch.dtype | None = None, *, temperature: float = 1.0) -> Tensor:
     """s = softmax(x); R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP prop. 3.1), which is x times the native gradient. R_i = 0
-    at a masked score, so nothing passes where all scores are masked.
+    at a masked score, so nothing passes where all scores are masked. `temperature` is that of the backward (GIM, Edin et
+    al. 2025): R_i = x_i s_T,i (g_i - sum_j s_T,j g_j) with s_T = softmax(x / T) and g_j = R_j / s_j.
 
     The lowest float64 as a mask would become -inf in float32, and NaN where all scores are masked: it is clamped first.
     """
     if self.dtype is torch.float64 and dtype is not None and dtype is not self.dtype:
         self = self.clamp(min=torch.finfo(dtype).min)
+    if temperature != 1.0:
+        return softmax_with(self, dim, dtype, temperature)
     weights: Tensor = Softmax.apply(self, dim, dtype)[0]  # type: ignore[no-untyped-call]
     return weights
 
 
-@define("sdpa" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + ") -> Tensor"), casts=narrowed)
+@define("sdpa" + SDPA_SCHEMA.replace(") -> Tensor", SHARES + TEMPERATURE + ") -> Tensor"), casts=narrowed)
 def sdpa(
     query: Tensor,
     key: Tensor,
@@ -187,20 +198,17 @@ def sdpa(
     key_share: float = 0.25,
     value_share: float = 0.5,
     mask_share: float = 0.5,
+    temperature: float = 1.0,
 ) -> Tensor:
     """softmax(q k^T + mask) v. With q, k and v carrying: 1/2 to v and 1/2 to the weights, of which 1/2 each to q and k
-    (AttnLRP prop. 3.3 twice, prop. 3.1 between). The shares say so; they are larger where an operand is constant."""
+    (AttnLRP prop. 3.3 twice, prop. 3.1 between). The shares say so; they are larger where an operand is constant. At
+    another `temperature` than 1 the softmax passes relevance as that of `softmax` does."""
     mask = attn_mask if attn_mask is None or not attn_mask.is_floating_point() else share(attn_mask, mask_share)
-    attended = F.scaled_dot_product_attention(
-        share(query, query_share),
-        share(key, key_share),
-        share(value, value_share),
-        mask,
-        dropout_p,
-        is_causal,
-        scale=scale,
-        enable_gqa=enable_gqa,
-    )
+    given = share(query, query_share), share(key, key_share), share(value, value_share), mask
+    if temperature == 1.0:
+        attended = F.scaled_dot_product_attention(*given, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    else:
+        attended = attention_at(*given, dropout_p, is_causal, scale, enable_gqa, temperature)
     return hold_masked_queries(attended, attn_mask)
 
 
@@ -237,7 +245,7 @@ LINEAR_MAPS = frozenset({linear, matmul, matmul_held, einsum})
 """Ops by eq. 8; where several operands carry, each gets a share."""
 
 HALVED = frozenset({mul, div})
-"""Ops that give half of the relevance to each of two operands."""
+"""Ops that give half of the relevance, or its share, to each of two operands."""
 
 ATTENTIONS = frozenset({sdpa, sdpa_held})
 HOLDS = {linear: frozenset({"weight", "bias"})}

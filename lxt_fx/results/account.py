@@ -19,6 +19,7 @@ above `MOST`."""
 MEANINGS = {
     "bias": "the biases of layers",
     "added constant": "what the model adds whatever the input is, such as embeddings of positions or of [CLS]",
+    "positions": "the places of words by which the model turns queries and keys, where a table gives them a share",
     "activation at 0": "what an activation gives for 0",
     "softmax offset": "the part of the attention weights that would be there whatever the scores are",
     "epsilon": "the epsilon that a rule divides by",

@@ -12,6 +12,7 @@ from lxt_fx.results.part import Part
 CAUSES = {
     "bias": "is biases",
     "added constant": "is added constants",
+    "positions": "belongs to positions",
     "activation at 0": "is what activations give for 0",
     "softmax offset": "is the softmax offset",
     "epsilon": "is epsilon",

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from lxt_fx.shell.answer_command import answer_command
 from lxt_fx.shell.audit_command import audit_command
+from lxt_fx.shell.bench_command import bench_command
 from lxt_fx.shell.cache_command import cache_clear_command, cache_command
 from lxt_fx.shell.exits import CODES, told_by_kind
 from lxt_fx.shell.explain_command import explain_command
@@ -91,6 +92,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "certificate": (certificate_command, "That no operation was missed."),
     "inspect": (inspect_command, "The graph of a model, with the rule of each operation."),
     "tables": (tables_command, "The rule tables, or the rules of one."),
+    "bench": (bench_command, "Methods of explanation, measured side by side."),
     "serve": (serve_command, "A page to ask the model, on this machine."),
 }
 """Each command with what it shows, in a line."""

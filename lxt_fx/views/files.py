@@ -50,9 +50,12 @@ def write_svg(sheet: Sheet, path: str | Path, width: float) -> None:
         FigureCanvasSVG(figure).print_figure(Path(path), format="svg", facecolor="white", metadata=said)
 
 
-def save(figure: Figure, path: str | Path, kind: Literal["png", "pdf"]) -> None:
+def save(figure: Figure, path: str | Path, kind: Literal["png", "pdf", "svg"]) -> None:
     """Writes one figure as a file of this kind."""
     with matplotlib.rc_context(SETTINGS):
+        if kind == "svg":
+            FigureCanvasSVG(figure).print_figure(Path(path), format=kind, facecolor="white", metadata={"Date": None})
+            return
         canvas = FigureCanvasAgg(figure) if kind == "png" else FigureCanvasPdf(figure)
         canvas.print_figure(Path(path), format=kind, dpi=DOTS, facecolor="white")
 

@@ -27,6 +27,11 @@ class Assignment:
     rule: Rule
     refusals: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def leaves_group(self) -> bool:
+        """Whether the rule leaves a group of nodes as they are, each with its native gradient."""
+        return isinstance(self.site.kind, GroupKind) and self.rule.op(self.site) is None
+
     def match(self) -> Match:
         """The same as text, which can be saved without the graph."""
         held = self.rule.holds(self.site)
@@ -147,17 +152,20 @@ def _choose(
     chosen: dict[Node, Assignment] = {}
     unknown: dict[Node, str] = {}
     inside: set[Node] = set()
+    left: set[Node] = set()
     for node in reversed(gm.graph.nodes):
         if node not in flow.carrying or node.op != "call_function":
             continue
-        if node in inside and all(user in inside or user not in flow.carrying for user in node.users):
+        if node in left or node in inside and all(user in inside or user not in flow.carrying for user in node.users):
             continue
         assignment = settled.get(node) or _first_rule(list(_sites(node, flow, groups)), table)
         if assignment is None:
             unknown[node] = _no_rule_text(node, flow, groups, table)
             continue
         chosen[node] = assignment
-        inside |= assignment.site.members - {node}
+        others = assignment.site.members - {node}
+        inside |= others
+        left |= others if assignment.leaves_group else set()
     return chosen, unknown
 
 
@@ -182,7 +190,8 @@ def _sites(node: Node, flow: Flow, groups: Groups) -> Iterator[Site]:
     carrying = tuple(operand.name for operand in flow.carrying_operands(node))
     kind = node.target
     parameters, gates = groups.parameters.get(node, ()), groups.gates.get(node, ())
-    yield Site(node, kind, arguments(node), carrying, frozenset({node}), roles, parameters, gates)  # type: ignore[arg-type]
+    alone = frozenset({node})
+    yield Site(node, kind, arguments(node), carrying, alone, roles, parameters, gates, group is not None)  # type: ignore[arg-type]
 
 
 def _no_rule_text(node: Node, flow: Flow, groups: Groups, table: RuleTable) -> str:

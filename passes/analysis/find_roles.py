@@ -20,6 +20,7 @@ from lxt_fx.ops.aten_kinds import (
     PRODUCTS,
     REDUCTIONS,
 )
+from lxt_fx.passes.analysis.find_rotations import find_rotations
 from lxt_fx.passes.analysis.mark_flow import Flow
 from lxt_fx.rule_table.rule import Role
 
@@ -42,13 +43,15 @@ def find_roles(
     gm: GraphModule, flow: Flow, routers: Iterable[Node], recurrent: Iterable[Node]
 ) -> Mapping[Node, frozenset[Role]]:
     """Analysis: scores, weights and output of attentions written as matmul, softmax, matmul; the projections to and from
-    attentions; linear maps with no other one before or behind them; `routers`, and the `recurrent` products."""
+    attentions; the products that rotate queries and keys; linear maps with no other one before or behind them; `routers`,
+    and the `recurrent` products."""
     roles: Roles = defaultdict(set)
     for role, nodes in ((Role.ROUTER, routers), (Role.RECURRENCE, recurrent)):
         for node in nodes:
             roles[node].add(role)
     _attentions(gm, flow, roles)
     _projections(gm, flow, roles)
+    _rotations(gm, flow, roles)
     _ends(gm, flow, roles)
     return {node: frozenset(found) for node, found in roles.items()}
 
@@ -93,6 +96,18 @@ def _projections(gm: GraphModule, flow: Flow, roles: Roles) -> None:
         if fused or Role.OUTPUT in found:
             for projection in _nearest(flow, node, _users(flow), _is_linear_map, _BEHIND_OUTPUT):
                 roles[projection].add(Role.PROJECTION)
+
+
+def _rotations(gm: GraphModule, flow: Flow, roles: Roles) -> None:
+    """The products by which queries and keys are rotated by their positions."""
+    starts: list[Node] = []
+    for node in gm.graph.nodes:
+        if node.target is _FUSED and node in flow.carrying:
+            starts += [operand.node for operand in flow.carrying_operands(node) if operand.name in ("query", "key")]
+        elif Role.SCORES in roles.get(node, ()):
+            starts += [operand.node for operand in flow.carrying_operands(node)]
+    for product in find_rotations(gm, flow, starts, _BEFORE_SCORES):
+        roles[product].add(Role.ROTATION)
 
 
 def _ends(gm: GraphModule, flow: Flow, roles: Roles) -> None:

@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.nodes import value, written_shape
 from lxt_fx.base.pattern import Found, Op, Part, any_of, exactly, match, through
 from lxt_fx.base.torch_internals import aten
-from lxt_fx.ops.products import mask_limit
+from lxt_fx.ops.dtype_limits import mask_limit
 from lxt_fx.passes.drop_dead import drop_dead
 
 _exp, _sum, _softmax = Op(aten.exp.default), Op(aten.sum.dim_IntList), Op(aten.softmax.int)

@@ -33,10 +33,12 @@ def fuse(gm: GraphModule) -> Graph:
     graph.output(graph.graph_copy(gm.graph, copies))
     copy_io(gm.graph, graph)
     carrying = {copies[node] for node in flow.carrying if node in copies}
-    for step in (fuse_norms, fuse_rotary, fuse_gates, fuse_activations, fuse_attention, fuse_patches):
+    for step in (fuse_norms, fuse_gates, fuse_activations, fuse_attention, fuse_patches):
         step(graph, carrying)
     drop_dead_nodes(graph)
     shares = merge_shares(graph, carrying & set(graph.nodes))
+    fuse_rotary(graph, carrying)  # a rotation that shares with its positions is linear by now
+    drop_dead_nodes(graph)
     fuse_linears(graph, carrying, shares)
     fuse_head(graph, carrying)
     fuse_active_linears(graph, carrying, shares)

@@ -90,9 +90,11 @@ class _Merging:
             node.kwargs = kwargs | {_SDPA[name]: share for name, share in applied.items()}
         elif node.target is fused.gated and len(set(applied.values())) == 1:
             node.args = (*node.args[:3], next(iter(applied.values())))
-        elif set(applied.values()) != {0.5} or node.target is fused.gated:
+        elif set(applied.values()) == {0.5} and node.target is not fused.gated:
+            node.kwargs = {}  # half each, whatever the shares were
+        else:
             node.args = (*node.args[:3], 1.0) if node.target is fused.gated else node.args
-            node.target = _NATIVE[node.target]
+            node.target, node.kwargs = _NATIVE[node.target], {}
             for name, share in applied.items():
                 operand = _operand(node, name)
                 if share != 1.0:
@@ -104,7 +106,9 @@ def own_share(node: Node, name: str) -> float:
     if node.target in (products.sdpa, fused.grouped_sdpa):
         default = 0.25 if name in ("query", "key") else 0.5
         return float(node.kwargs.get(_SDPA[name], default)) if name in _SDPA else 1.0  # type: ignore[arg-type]
-    return 0.5 if node.target in _NATIVE and name in _shared(node) else 1.0
+    if node.target not in _NATIVE or name not in _shared(node):
+        return 1.0
+    return float(node.kwargs.get(f"{name}_share", 0.5))  # type: ignore[arg-type]
 
 
 def _shared(node: Node) -> tuple[str, ...]:

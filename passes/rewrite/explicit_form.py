@@ -120,6 +120,21 @@ def _with_gradients(gm: GraphModule, flow: Flow, rules: Mapping[str, Rule]) -> s
     return found
 
 
+_OF_TWO = {products.matmul: aten.matmul.default, products.mul: aten.mul.Tensor}
+
+
+def _turns_pairs(node: Node) -> bool:
+    """Whether this is a product of complex numbers, which mixes the two parts of each."""
+    found = value(node)
+    return node.target is products.mul and isinstance(found, Tensor) and found.is_complex()
+
+
+def _shares(node: Node) -> tuple[list[float], ...]:
+    """The shares of a product of two values where they are not half each; as arguments of `share_out`."""
+    found = [float(node.kwargs.get(f"{name}_share", 0.5)) for name in ("self", "other")]  # type: ignore[arg-type]
+    return () if found == [0.5, 0.5] else (found,)
+
+
 class _Lowering:
     """The graph under edit."""
 
@@ -147,9 +162,9 @@ class _Lowering:
             return  # relevance follows its element, as a gradient does; at a source it ends
         elif node.target is products.softmax:
             node.target = explicit.EQUATIONS[products.softmax]
-        elif node.target in products.HALVED:
-            operands = list(node.args)
-            self._replace(node, lambda held: (explicit.share_out, (operands, held), {}))
+        elif node.target in products.HALVED and not _turns_pairs(node):
+            operands, shares = list(node.args), _shares(node)
+            self._replace(node, lambda held: (explicit.share_out, (operands, held, *shares), {}))
         elif node.target in FACTOR_HELD | PASS_ON:
             operand, intercept = node.args[0], self._intercept(node)
             self._replace(node, lambda held: (explicit.pass_on, (operand, held, *self._constant(node, intercept)), {}))
@@ -166,7 +181,7 @@ class _Lowering:
     def _by_gradients(self, node: Node) -> None:
         """The op of the fast form: its operands get their relevance from the gradient, and an output of the graph gives it
         one."""
-        self._enter(node, 1.0)
+        self._enter(node)
         if not isinstance(value(node), Tensor):
             return
         with self.graph.inserting_after(node):
@@ -178,12 +193,18 @@ class _Lowering:
             self._leave(passing, lambda user: user.op == "output")
             self._expect_nonzero(node)
 
-    def _enter(self, node: Node, share: float) -> None:
+    def _enter(self, node: Node) -> None:
         """Before each carrying operand to which relevance flows back."""
-        settings = () if share == 1.0 else (share,)
         for operand in dict.fromkeys(operand.node for operand in differentiable_operands(node)):
-            if operand in self.carrying and operand not in self.inner | self.gradients:
-                node.replace_input_with(operand, self._insert(node, explicit.enter, operand, *settings))
+            if self._receives(operand):
+                node.replace_input_with(operand, self._insert(node, explicit.enter, operand))
+
+    def _entered(self, node: Node, operand: Any, share: float) -> Any:
+        """The operand of a product, entered with its share."""
+        return self._insert(node, explicit.enter, operand, share) if self._receives(operand) else operand
+
+    def _receives(self, operand: Any) -> bool:
+        return operand in self.carrying and operand not in self.inner | self.gradients
 
     def _leave(self, node: Node, reads: Callable[[Node], bool]) -> None:
         """Behind the node, for these of its readers."""
@@ -233,12 +254,17 @@ class _Lowering:
         """enter, the op, leave; a product of carrying operands gives a share to each."""
         if any(operand.node in self.gradients for operand in differentiable_operands(node)):
             self._expect_nonzero(node)
-        share = 1.0
-        if node.target is products.matmul:
-            node.target, share = aten.matmul.default, 0.5
+        if node.target in _OF_TWO:
+            (shares,) = _shares(node) or ([0.5, 0.5],)
+            node.target, node.kwargs = _OF_TWO[node.target], {}
+            node.args = tuple(self._entered(node, *pair) for pair in zip(node.args, shares, strict=True))
         elif node.target is products.einsum:
-            node.target, share = aten.einsum.default, 1.0 / len(arguments(node)["tensors"])
-        self._enter(node, share)
+            tensors = arguments(node)["tensors"]
+            shares = arguments(node).get("shares") or products.equal_shares(tensors)
+            entered = [self._entered(node, *pair) for pair in zip(tensors, shares, strict=True)]
+            node.target, node.args, node.kwargs = aten.einsum.default, (node.args[0], entered), {}
+        else:
+            self._enter(node)
         if node not in self.inner:
             self._leave(node, lambda user: user.target is not expectations.expect_nonzero)
 

@@ -52,14 +52,16 @@ def rewrite(gm: GraphModule, plan: Plan, groups: Groups) -> Rewritten:
     (attention weights in CP-LRP, the statistic of a norm), it inserts `lxt_fx.hold`, so that autograd neither
     differentiates these nodes nor saves tensors for them. Forward values do not change."""
     rewriter = _Rewriter(gm)
-    for node, assignment in (*plan.cuts.items(), *plan.assignments.items()):
-        rewriter.apply(node, assignment, groups.by_root.get(node))
+    assigned = (*plan.cuts.items(), *plan.assignments.items())
+    settings = [{**a.rule.settings(a.site), **a.rule.numbers} for _, a in assigned]  # read from the graph as it is
+    for (node, assignment), found in zip(assigned, settings, strict=True):
+        rewriter.apply(node, assignment, groups.by_root.get(node), found)
     rewriter.hold_frontier(plan.flow)
     renamed = rewriter.take_names()
     drop_dead(gm)
-    assigned = {node.name: rewriter.assigned[node] for node in gm.graph.nodes if node in rewriter.assigned}
-    rules = {name: assignment.rule for name, assignment in assigned.items()}
-    matches = {name: assignment.match() for name, assignment in assigned.items()}
+    by_name = {node.name: rewriter.assigned[node] for node in gm.graph.nodes if node in rewriter.assigned}
+    rules = {name: assignment.rule for name, assignment in by_name.items()}
+    matches = {name: assignment.match() for name, assignment in by_name.items()}
     inserted = frozenset(node.name for node in gm.graph.nodes if node in rewriter.inserted)
     return Rewritten(rewriter.edits, rules, matches, inserted, renamed)
 
@@ -76,17 +78,16 @@ class _Rewriter:
         self.constants: dict[int, str] = {}
         self.edits = 0
 
-    def apply(self, node: Node, assignment: Assignment, group: Group | None) -> None:
+    def apply(self, node: Node, assignment: Assignment, group: Group | None, given: Mapping[str, Any]) -> None:
         rule, site = assignment.rule, assignment.site
         op = rule.op(site)
         if op is None:
-            self.assigned[node] = assignment
+            self.assigned |= dict.fromkeys(site.members, assignment)
             return
         values = arguments(node)
         if isinstance(site.kind, GroupKind):
             assert group is not None
             values = self._group_arguments(group)
-        given = {**rule.settings(site), **rule.numbers}
         settings = {name: self._setting(node, op, name, found) for name, found in given.items()}
         new = self._replace(node, op, values | _unusual(op, settings))
         self.assigned[new] = assignment

@@ -9,6 +9,7 @@ const [NAMED, SMALL, ROUNDING] = [4, 0.01, 0.001];
 const CAUSES: Record<string, string> = {
   bias: "is biases",
   "added constant": "is added constants",
+  positions: "belongs to positions",
   "activation at 0": "is what activations give for 0",
   "softmax offset": "is the softmax offset",
   epsilon: "is epsilon",
@@ -30,6 +31,7 @@ const CAUSES: Record<string, string> = {
 export const MEANINGS: Record<string, string> = {
   bias: "the biases of layers",
   "added constant": "what the model adds whatever the input is, such as embeddings of positions or of [CLS]",
+  positions: "the places of words by which the model turns queries and keys, where a table gives them a share",
   "activation at 0": "what an activation gives for 0",
   "softmax offset": "the part of the attention weights that would be there whatever the scores are",
   epsilon: "the epsilon that a rule divides by",

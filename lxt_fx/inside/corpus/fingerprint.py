@@ -27,6 +27,7 @@ from lxt_fx.inputs.tools import tools_of
 from lxt_fx.passes.analysis.find_dictionaries import find_dictionaries
 from lxt_fx.rule_table.rule import Rule
 from lxt_fx.rule_table.selectors import selector_text
+from lxt_fx.rule_table.table import RuleTable
 
 LONG = 16
 """How many digits of a hash are written."""
@@ -66,9 +67,18 @@ def rules_hash(explained: Explained) -> str:
     """A hash of the rules of the module's table with their places and numbers, of its epsilon, and of what dictionaries
     compute. Of a loaded module, which has no table, the name of it."""
     table, options = explained.record.table, explained._options
-    rules = [explained.record.table_name] if table is None else list(map(_rule_text, table.rules))
+    rules = [explained.record.table_name] if table is None else _rule_texts(table)
     epsilon = None if options is None else options.epsilon
     return _hash(repr((rules, epsilon, list(_dictionaries(explained)))).encode())
+
+
+def table_hash(table: RuleTable) -> str:
+    """A hash of the rules of a table with their places and numbers."""
+    return _hash(repr(_rule_texts(table)).encode())
+
+
+def _rule_texts(table: RuleTable) -> list[str]:
+    return list(map(_rule_text, table.rules))
 
 
 def _rule_text(rule: Rule) -> str:
@@ -143,6 +153,15 @@ def _contents(cell: CellType) -> Any:
         return cell.cell_contents
     except ValueError:  # what it is for was not made yet
         return None
+
+
+def class_hash(kind: type) -> str:
+    """A hash of the code of all functions in the body of a class, without what stands around it."""
+    bodies = {name: getattr(each, "__func__", getattr(each, "fget", each)) for name, each in vars(kind).items()}
+    codes = {name: getattr(body, "__code__", None) for name, body in bodies.items()}
+    own = {name: _code_text(code) for name, code in sorted(codes.items()) if isinstance(code, CodeType)}
+    made = [name for name in own if codes[name].co_filename == "<string>"]  # by dataclass, of fields
+    return _hash(repr([(name, text) for name, text in own.items() if name not in made]).encode())
 
 
 def _code_text(code: CodeType) -> str:

@@ -1,0 +1,1 @@
+"""A neutral referee: models, methods, tasks and metrics of explanations, measured side by side."""
