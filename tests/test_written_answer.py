@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 import lxt_fx
+from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.facts import facts_of
@@ -74,6 +77,22 @@ def test_it_ends_before_the_token_that_ends_a_text(several: bool, model: Any) ->
     assert written(model, 8) == [first, *others[: others.index(end)]]
     model.generation_config.eos_token_id = first
     assert written(model, 8) == [first], "all that there is"
+
+
+@torch.no_grad()
+def test_what_is_made_of_a_model_ends_a_text_where_the_model_does(model: Any, tmp_path: Path) -> None:
+    first, *others = likeliest(model, 8)
+    end = next(token for token in others if token != first)
+    expected = [first, *others[: others.index(end)]]
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = [end, 0], 7
+    explained = lxt_fx.transform(model)
+    lxt_fx.save(explained, tmp_path / "module.safetensors")
+    loaded = lxt_fx.load(tmp_path / "module.safetensors")
+    other = as_explained(explained, (), {"input_ids": IDS}, "answer", "cp_lrp")
+    for made in (explained, other, copy.deepcopy(explained), loaded, copy.deepcopy(loaded)):
+        inputs = {"input_ids": IDS}
+        assert written_answer(made, inputs, 8, facts_of(made, "answer"), TOKENIZER) == expected
+    assert (loaded.generation_config.eos_token_id, loaded.generation_config.pad_token_id) == ([end, 0], [7])
 
 
 @pytest.mark.parametrize(

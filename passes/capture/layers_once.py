@@ -194,7 +194,8 @@ def state_around(kind: Kind, layer: nn.Module) -> Any:
     """All that the code of a layer can read beside its arguments and weights, as it is now, to be compared. An object that
     cannot be compared is another each time. Raises ReadError where there is too much to be compared."""
     try:
-        found = [(path, fact) for path, fact in facts_of(layer, MOST_FACTS, MOST_OF_A_MODULE) if not isinstance(fact, Tensor)]
+        every = facts_of(layer, MOST_FACTS, MOST_OF_A_MODULE)
+        found = [(path, fact) for path, fact in every if not isinstance(fact, Tensor)]
         facts = [(path, fact) for path, fact in found if not isinstance(fact, Constant)]
         held = [(path, id(fact.tensor)) for path, fact in found if isinstance(fact, Constant)]
         tokens = [(path, token) for path, token in remembered(facts).tokens.items() if not path.endswith(_OF_TRACING)]
