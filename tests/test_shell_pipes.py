@@ -126,13 +126,11 @@ def test_the_answer_is_what_the_model_writes(loaded: tuple[Any, Any], capsys: Ca
 def test_the_answer_of_a_model_that_takes_token_types(tmp_path: Path, capsys: Capture) -> None:
     """GPT-2 does, and a tokenizer may write them, as that of BERT does."""
     names = ["input_ids", "token_type_ids", "attention_mask"]
-    plain = byte_tokenizer()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=plain.backend_tokenizer, eos_token=plain.eos_token, model_input_names=names
-    )
+    made = byte_tokenizer().backend_tokenizer
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, model_input_names=names)  # without a token that ends a text
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=4, n_positions=64)).eval()
-    for made in (tokenizer, model):
-        made.save_pretrained(tmp_path)
+    for each in (tokenizer, model):
+        each.save_pretrained(tmp_path)
     assert "token_type_ids" in AutoTokenizer.from_pretrained(tmp_path)(TEXT)
     out, _ = ran(capsys, "answer", str(tmp_path), TEXT, "--max-new-tokens", "3", "--json", "-")
     found, inputs = json.loads(out), dict(tokenizer(TEXT, return_tensors="pt"))
