@@ -24,7 +24,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import lxt_fx
-from lxt_fx.explorer.server.serve import running
+from lxt_fx.explorer.server.listening import listening_at
+from lxt_fx.explorer.server.serve import running_at
 from models import load
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -43,7 +44,7 @@ def main(folder: Annotated[Path, typer.Argument(help="where the pictures go")] =
         answer, both = Path(pages) / "answer.html", Path(pages) / "both.html"
         write_pages(model, tokenizer, answer, both)
         shots(browser, answer, both, folder)
-        with running(model, tokenizer) as (address, _):
+        with listening_at(0) as listening, running_at(listening, model, tokenizer) as (address, _):
             live(browser, address, folder)
 
 

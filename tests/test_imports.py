@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import lxt_fx
@@ -131,6 +132,25 @@ for command in (["--help"], ["cache", "--help"], *([name, "--help"] for name in 
 print()"""
     loaded = set(in_fresh_process(code, "sorted(sys.modules)"))
     assert "rich" in loaded and not {"torch", "numpy", "lxt_fx.ops", "transformers", "matplotlib"} & loaded
+
+
+def test_the_cache_is_listed_without_torch(tmp_path: Path) -> None:
+    save_file({"x": torch.ones(2)}, tmp_path / f"{'a' * 64}.safetensors", metadata={"model": "tiny.Net", "nodes": "7"})
+    code = f"""
+import os, sys
+os.environ["LXT_FX_CACHE"] = {str(tmp_path)!r}
+sys.argv = ["/usr/bin/lxt-fx"]
+from lxt_fx.base import cache_files
+from lxt_fx.shell.main import main
+found = [entry.about for entry in cache_files.entries()]
+try:
+    main(["cache"])
+except SystemExit as stopped:
+    found.append(stopped.code)
+print()"""
+    *found, code_of_exit, loaded = in_fresh_process(code, "[*found, sorted(sys.modules)]")
+    assert found == [{"model": "tiny.Net", "nodes": "7"}] and not code_of_exit
+    assert not {"torch", "lxt_fx.ops", "transformers"} & set(loaded)
 
 
 def test_the_command_knows_the_stages() -> None:

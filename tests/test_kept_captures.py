@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import threading
 import types
 import weakref
@@ -19,6 +20,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kept_net import Block, Net, block, captures_counted, compilations_counted
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -112,6 +114,32 @@ def test_no_change_is_missed(change: Change, x: Tensor, monkeypatch: pytest.Monk
     expected = relevance(net, x)
     assert not torch.equal(expected.to(before.dtype), before), "the change is one that relevance shows"
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+class Counts(nn.Module):
+    """Its forward counts its calls, and keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.n, self.n_max, self.seen = nn.Linear(4, 3), 0, 9.0, {"most": 9.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.n += 1
+        self.seen["length"] = x.shape[-1]
+        out: Tensor = self.linear(x.clamp(max=min(self.n_max, self.seen["most"])))
+        return out
+
+
+@pytest.mark.parametrize("change", [lambda net: setattr(net, "n_max", 3.0), lambda net: net.seen.update(most=3.0)])
+def test_what_the_forward_writes_hides_no_neighbour(change: Callable[[nn.Module], Any], x: Tensor) -> None:
+    net = Counts().eval()
+    with captures_counted() as captured:
+        for _ in range(2):
+            torch.testing.assert_close(lxt_fx.transform(net, (x,))(10 * x), net(10 * x))
+            net.seen.pop("length")
+    assert len(captured) == 1
+    change(net)  # the comparison on these inputs does not show it
+    torch.testing.assert_close(lxt_fx.transform(net, (x,))(10 * x), net(10 * x))
 
 
 def test_a_change_that_is_undone_finds_its_capture_again(x: Tensor) -> None:
@@ -545,6 +573,20 @@ def test_a_model_that_reads_too_much_is_captured_for_each_call(
                 monkeypatch.setitem(globals(), "MANY", [factor] * 20_000)
                 found.append(as_explained(net, (x,), {}, "test", "attnlrp")(x))
         assert len(captured) == captures
+        record = lxt_fx.transform(net, (x,)).record
+        assert ("its code reads over" in record.not_kept and ":MANY[" in record.not_kept) is (captures == 3)
+        with (console := Console(width=300)).capture() as shown:
+            console.print(record)
+        assert bool(re.search("captured for each call +its code reads over", shown.get())) is (captures == 3)
     assert all(torch.equal(one, other) for one, other in zip(found[:3], found[3:], strict=True))
     assert not torch.equal(found[1], found[2])
     assert "captures of ReadsMany are not kept: its code reads over" in caplog.text
+
+
+def test_the_record_names_the_part_for_which_a_capture_is_not_kept(x: Tensor) -> None:
+    net = Net().eval()
+    assert lxt_fx.transform(net, (x,)).record.not_kept == ""
+    block(net).table = iter([1.0, 2.0])
+    for _ in range(2):
+        record = lxt_fx.transform(net, (x,)).record
+        assert record.not_kept == "model.blocks.0.table is of a kind that cannot be compared later"

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from transformers import FlaubertConfig, FlaubertWithLMHeadModel
 
 import lxt_fx
-from lxt_fx.base import module_facts
+from lxt_fx.base.module_facts import facts_of
 from lxt_fx.compiler.captures import captured_from
 from lxt_fx.compiler.kept_captures import forget_model
 from lxt_fx.passes.capture import capture as capture_module
+from lxt_fx.passes.capture import layers_once
 from lxt_fx.passes.capture.capture import Captured
 from lxt_fx.passes.capture.layer_kinds import ReadError, Standing, kinds_of
 from lxt_fx.passes.verify import forward_difference
@@ -485,16 +486,36 @@ def test_an_attribute_stands_for_those_of_all_twins() -> None:
         assert "reads index" in kind.why_not
 
 
-MANY = [1.0] * 20_000
+MANY = [1.0] * 25_000
 
 
-def test_layers_whose_code_reads_more_than_can_be_compared_are_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    class ReadsMany(Layer):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * MANY[0]
+class ReadsMany(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * MANY[0]
 
-    monkeypatch.setattr(module_facts, "MOST_FACTS", 10_000)
+
+class ReadsManyToo(ReadsMany):
+    pass
+
+
+def test_layers_whose_code_reads_more_than_can_be_compared_are_traced() -> None:
     model, x = Stack(ReadsMany), torch.randn(3, 4)
     found = captured(model, x)
     assert found.copied.layers == 0 and "code reads too many objects" in found.copied.not_copied[0]
     assert torch.equal(found.gm(x=x), model(x))
+
+
+def test_such_layers_are_looked_at_once_and_others_are_still_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked = list[type]()
+
+    def counted(layer: nn.Module, *most: int) -> Any:
+        walked.append(type(layer))
+        return facts_of(layer, *most)
+
+    monkeypatch.setattr(layers_once, "facts_of", counted)
+    model, x = nn.Sequential(Stack(ReadsMany), Stack(ReadsManyToo), Stack(Layer)), torch.randn(3, 4)
+    found = captured(model, x)
+    assert found.copied.layers == LAYERS - 2 and len(found.copied.not_copied) == 2
+    assert all("code reads too many objects" in said for said in found.copied.not_copied)
+    assert walked.count(ReadsMany) == walked.count(ReadsManyToo) == 1 and walked.count(Layer) < 4 * LAYERS
+    assert torch.equal(found.gm(input=x), model(x))

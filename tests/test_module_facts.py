@@ -166,6 +166,119 @@ def test_a_list_that_a_hook_fills_counts_no_more() -> None:
     assert was.is_same(remembered(facts_of(net)))
 
 
+def test_a_key_that_the_forward_adds_hides_none_that_was_there() -> None:
+    net = Net()
+    net.table = {"a].b": 1, "max": 3}
+    before = remembered(facts_of(net))
+    net.table["seen"] = [5]
+    was = remembered(facts_of(net)).less_changed(before)
+    net.table["seen[1].x"] = [6, 7]
+    assert was.is_same(remembered(facts_of(net)))
+    net.table["max"] = 4
+    assert not was.is_same(remembered(facts_of(net)))
+    net.table["max"] = 3
+    del net.table["a].b"]
+    assert not was.is_same(remembered(facts_of(net)))
+
+
+class Part:
+    """An object with numbers."""
+
+    def __init__(self, **numbers: int) -> None:
+        vars(self).update(numbers)
+
+
+class Counting(Part):
+    n = 0
+
+
+def _two_hooks(net: Net) -> tuple[Any, Any]:
+    parts = Part(n=0), Part(n=0)
+    for part in parts:
+        net.register_forward_hook(lambda *_, part=part: None)
+    return parts
+
+
+def _set(net: Net, places: dict[Any, Any]) -> tuple[Any, Any]:
+    """Puts the attributes, and gives what the forward writes, and what a user changes."""
+    net.places = places
+    first, *_, last = places.values()
+    return first, last
+
+
+Places = Callable[[Net], tuple[Any, Any]]
+NEIGHBOURS: dict[str, Places] = {
+    "2 and 20 as keys": lambda net: _set(net, {2: Part(n=0), 20: Part(n=0)}),
+    "a key that goes on like a path": lambda net: _set(net, {"a": Part(n=0), "a'].n": Part(n=0)}),
+    "keys of one class": lambda net: _set(net, {Kind(): Part(n=0) for _ in range(2)}),
+    "the 2nd and the 20th of a class": lambda net: _set(net, dict([*{Kind(): Part(n=0) for _ in range(20)}.items()][1:])),
+    "hooks of one module": _two_hooks,
+}
+
+
+@pytest.mark.parametrize("made", NEIGHBOURS.values(), ids=NEIGHBOURS)
+@pytest.mark.parametrize("as_whole", [False, True])
+def test_what_the_forward_writes_hides_no_neighbour(made: Places, as_whole: bool) -> None:
+    net = Net()
+    written, other = made(net)
+    before = remembered(facts_of(net))
+    if as_whole:
+        written.__class__ = Counting  # the fact of the object itself
+    written.n, written.new = 1, [2]
+    was = remembered(facts_of(net)).less_changed(before)
+    written.n, written.new, written.more = 2, [3], 4
+    assert was.is_same(remembered(facts_of(net))) is as_whole  # a new attribute counts, but for an object that is new too
+    del written.more
+    assert was.is_same(remembered(facts_of(net)))
+    other.more = 4
+    assert not was.is_same(remembered(facts_of(net)))
+    del other.more
+    other.n = 1
+    assert not was.is_same(remembered(facts_of(net)))
+
+
+@pytest.mark.parametrize("name", ["n_max", "n_scale", "nn", "n.max", "n[0]", "n:x"])
+def test_a_counter_hides_no_name_that_begins_like_its_own(name: str) -> None:
+    net = Net()
+    net.n = 0
+    net.config.n = 0  # type: ignore[attr-defined]
+    for owner in (net, net.config):
+        setattr(owner, name, 9)
+        before = remembered(facts_of(net))
+        net.n += 1
+        net.config.n = [net.n]  # type: ignore[attr-defined]
+        was = remembered(facts_of(net)).less_changed(before)
+        net.config.n = [net.n, 7]  # type: ignore[attr-defined]
+        assert was.is_same(remembered(facts_of(net)))
+        setattr(owner, name, 3)
+        assert not was.is_same(remembered(facts_of(net)))
+
+
+def test_what_a_class_and_its_base_hold_by_one_name_are_two_facts() -> None:
+    class Base(nn.Module):
+        numbers = (1, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+        @property
+        def limit(self) -> int:
+            return vars(self)["of"]
+
+        @limit.setter
+        def limit(self, value: int) -> None:
+            vars(self)["of"] = value
+
+    class Own(Base):
+        numbers = (1, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2
+
+    paths = [path for path, _ in facts_of(Own())]
+    assert len(set(paths)) == len(paths)
+
+
 def test_facts_that_are_remembered_do_not_hold_the_model() -> None:
     net = Net()
     net.layers[0].parent = (net,)  # type: ignore[assignment]

@@ -53,12 +53,13 @@ def fails(
     [
         (("explian", "LLAMA"), "No such command 'explian'. Did you mean 'explain'?"),
         (("explain", "LLAMA", TEXT, "--rulez", "x"), "No such option: --rulez (Possible options: --file, --mute, --rules)"),
+        (("explain", "LLAMA", TEXT, "--scale", "mx"), "for '--scale': 'mx' is not one of 'robust', 'max', 'rank'"),
         (("explain", "LLAMA", TEXT, "--dtype", "int8"), "'int8' is not one of 'float32', 'float64', 'bfloat16', 'float16'"),
         (("explain", "LLAMA"), "UsageMistake: give a TEXT (- for standard input) or --file, and not both"),
         (("explain", "LLAMA", TEXT, "--file", "HERE/texts.txt"), "give a TEXT (- for standard input) or --file, and"),
         (("explain", "LLAMA", TEXT, "--target", "a", "--contrast", "b", "c"), "--target and --contrast both say"),
         (("explain", "LLAMA", TEXT, "--target", ""), "--target: the empty string names no token and no class"),
-        (("explain", "LLAMA", TEXT, "--rules", "attnlpr"), "there is no rule table 'attnlpr'; did you mean 'attnlrp'?"),
+        (("explain", "LLAMA", TEXT, "--rules", "attnlpr"), "--rules: there is no rule table 'attnlpr'; did you mean"),
         (("explain", "LLAMA", TEXT, "--device", "gpu"), "--device 'gpu' is no device; write cpu, cuda, cuda:1 or mps"),
         (("explain", "LLAMA", TEXT, "--html", "-"), "--html -: only --json writes to standard output"),
         (("explain", "LLAMA", TEXT, "--json", "HERE/a", "--html", "HERE/a"), "--html and --json both write "),
@@ -71,7 +72,7 @@ def fails(
         (("answer", "LLAMA", TEXT, "--answer", ""), "--answer: the answer is empty"),
         (("answer", "LLAMA", TEXT, "--answer", "a", "--max-new-tokens", "2"), "--answer gives the answer and"),
         (("latent", "LLAMA", TEXT, "--places", "mlp.*.neuronz"), "the nearest are mlp.0.neurons"),
-        (("tables", "attnlpr"), "did you mean 'attnlrp'?"),
+        (("tables", "attnlpr"), "UnknownNameError: tables: there is no rule table 'attnlpr'; did you mean 'attnlrp'?"),
         (("inspect", "LLAMA", "--stage", "rule"), "there is no stage 'rule', did you mean 'rules'?; the stages are"),
         (("inspect", "LLAMA", "--module", "model.layer.0"), "no module 'model.layer.0'; nearest: model.layers.0,"),
     ],
@@ -90,7 +91,7 @@ def test_a_command_line_that_cannot_be_meant_is_code_2(
         (("explain", "a/b/c", "hi"), "there is no folder a/b/c; give a folder"),
         (("explain", "HERE/there.json", "hi"), "is a file; give a folder that save_pretrained wrote"),
         (("explain", "HERE", "hi"), "has no config.json, so it holds no model"),
-        (("explain", "nobody/nothing", "hi"), "it is not in the hub's cache, and the hub cannot be reached"),
+        (("explain", "nobody/nothing", "hi"), "InputError: there is no folder nobody/nothing, it is not in the hub's"),
         (("explain", "VIT", "hi"), "is a ViTForImageClassification, which reads a picture: lxt-fx image explains it"),
         (("image", "LLAMA", "HERE/texts.txt"), "is no picture that can be read"),
         (("image", "VIT", "HERE/picture.png"), "is no picture that can be read"),
@@ -105,6 +106,7 @@ def test_a_command_line_that_cannot_be_meant_is_code_2(
         (("explain", "LLAMA", "--file", "HERE/empty.txt"), "empty.txt is empty"),
         (("explain", "LLAMA", "--file", "HERE"), "is a folder; give a file of texts"),
         (("explain", "LLAMA", "--file", "HERE/text.txt"), "text.txt; did you mean "),
+        (("explain", "LLAMA", "--file", "HERE/another"), "there is no file HERE/another; give a file of texts"),
         (("explain", "LLAMA", "--file", "HERE/keys.jsonl"), "keys.jsonl, line 2 must be an object with a text or with"),
         (("explain", "LLAMA", "--file", "HERE/half.jsonl"), "holds half of a surrogate pair"),
         (("explain", "LLAMA", "--file", "HERE/broken.jsonl"), "broken.jsonl, line 1 is no JSON"),
@@ -120,7 +122,7 @@ def test_an_input_that_cannot_be_used_is_code_3(
     place: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, shown = fails(capsys, place, arguments)
-    assert code == 3 and message in shown
+    assert code == 3 and message.replace("HERE", str(place)) in shown
 
 
 @pytest.mark.parametrize(
@@ -208,11 +210,14 @@ with told_by_kind():
 
 
 @pytest.fixture
-def dead_hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def dead_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A machine without a network: the names that were looked up."""
     from huggingface_hub import constants
 
     asked = list[str]()
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "none"), raising=False)
+    if (own := sys.modules.get("huggingface_hub.utils._detect_agent")) is not None:
+        monkeypatch.setattr(own, "_registry", None)  # what it asked the hub for in another test
 
     def unknown(host: str, *more: object, **settings: object) -> None:
         asked.append(host)
@@ -269,6 +274,24 @@ def test_a_hub_that_knows_the_name_not_does_answer(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(loading.urllib.request, "urlopen", answer)
     assert loading.source_of("nobody/nothing") == loading.Source("nobody/nothing", folder=False, answers=True)
+
+
+def test_a_name_that_the_hub_does_not_know_is_the_cause(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As transformers says it, whose error begins with other words."""
+    import transformers
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def from_pretrained(name: str, **settings: Any) -> Any:
+        raise OSError("nobody/nothing is not a local folder") from unknown
+
+    unknown = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
+    monkeypatch.setattr(loading, "_hub_answers", lambda name: True)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", from_pretrained)
+    assert run("explain", "nobody/nothing", TEXT) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("InputError: there is no folder nobody/nothing, and the hub has no model of this name that you")
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

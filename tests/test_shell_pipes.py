@@ -19,7 +19,8 @@ import shell_run
 import torch
 from PIL import Image
 from shell_run import TEXT, filled, run
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny_text import byte_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import lxt_fx
 from lxt_fx.explorer.server import serve
@@ -122,6 +123,22 @@ def test_the_answer_is_what_the_model_writes(loaded: tuple[Any, Any], capsys: Ca
     torch.testing.assert_close(torch.tensor(found["relevance"]), expected.relevance)
 
 
+def test_the_answer_of_a_model_that_takes_token_types(tmp_path: Path, capsys: Capture) -> None:
+    """GPT-2 does, and a plain tokenizer of transformers writes them."""
+    tokenizer = byte_tokenizer()
+    assert "token_type_ids" in tokenizer(TEXT)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=4, n_positions=64)).eval()
+    for made in (tokenizer, model):
+        made.save_pretrained(tmp_path)
+    out, _ = ran(capsys, "answer", str(tmp_path), TEXT, "--max-new-tokens", "3", "--json", "-")
+    found, inputs = json.loads(out), dict(tokenizer(TEXT, return_tensors="pt"))
+    for _ in range(3):
+        following = model(**inputs).logits[:, -1:].argmax(-1)
+        more = {"input_ids": following, "attention_mask": torch.ones_like(following)}
+        inputs = {name: torch.cat([ids, more.get(name, ids[:, -1:])], 1) for name, ids in inputs.items()}
+    assert found["input_ids"] == inputs["input_ids"][0].tolist() and found["answer_tokens"] == 3
+
+
 def test_an_answer_is_given_and_contrasted(loaded: tuple[Any, Any], capsys: Capture) -> None:
     out, _ = ran(capsys, "answer", "LLAMA", TEXT, "--answer", " Paris", "--contrast", " London", "--json", "-")
     expected = lxt_fx.answer_relevance(*loaded, TEXT, " Paris", contrast=" London")
@@ -168,6 +185,14 @@ def test_audits_of_many_texts_go_on_to_the_last(
     assert run(*filled(("audit", "LLAMA", "--file", "HERE/texts", "--json", "-"), tmp_path)) == 5
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 3 and shown.err == f"LedgerError: {tmp_path}/texts, line 2: ledger: %x\n"
+
+
+def test_ledgers_of_many_texts_are_one_page(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "texts").write_text("Paris is\nRome is")
+    command = ("audit", "LLAMA", "--file", "HERE/texts", "--html", "HERE/out.html", "--no-show")
+    _, err = ran(capsys, *command, place=tmp_path)
+    page = (tmp_path / "out.html").read_text()
+    assert err == f"wrote {tmp_path}/out.html\n" and page.count('"kind":"ledger"') == 2
 
 
 def test_a_view_looks_as_asked(loaded: tuple[Any, Any], tmp_path: Path, capsys: Capture) -> None:

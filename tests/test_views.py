@@ -30,7 +30,7 @@ from lxt_fx.results.readings import ImageReading, TextReading
 from lxt_fx.views import emoji
 from lxt_fx.views.colour import DARK, LIGHT, Scale, _oklab, contrast, ink
 from lxt_fx.views.heatmap import BODY, MUTED, sheet_figure, sheet_figures
-from lxt_fx.views.page import fragment
+from lxt_fx.views.page import _coded, fragment
 from lxt_fx.views.panels import displayed, panels
 from lxt_fx.views.typeset import HINT, _hint, drawable, in_lines, pieces
 from lxt_fx.views.view import cells, number, shares, summed
@@ -148,6 +148,12 @@ def test_the_sheet_says_what_was_explained_and_every_value(explanation: Explanat
         assert f'title="{number(value)} · position {position}"' in page
     assert f"--l:{LIGHT.colour(-0.5)}" in page and f"--d:{DARK.colour(-0.5)}" in page
     assert "prefers-color-scheme: dark" in page
+
+
+def test_code_in_a_note_is_code_and_markup_in_it_is_text(explanation: Explanation) -> None:
+    page = explanation._repr_html_()
+    assert "<code>account=True</code> or lxt_fx.audit says where." in page and "`" not in page
+    assert _coded("`a<b` & `") == "<code>a&lt;b</code> &amp; `"
 
 
 def test_the_notebook_view_is_a_fragment(explanation: Explanation, image: Explanation) -> None:

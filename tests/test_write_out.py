@@ -13,6 +13,7 @@ import lxt_fx
 from lxt_fx.base.nodes import module_path, source_line
 from lxt_fx.base.torch_internals import base_name, functional_of, schema_of
 from lxt_fx.ops.writings import WRITINGS
+from lxt_fx.passes.canonical.write_out import WrittenOut
 
 aten = torch.ops.aten
 
@@ -75,6 +76,12 @@ def test_record_graph_certificate_and_file_say_what_was_written_out(tmp_path: Pa
     loaded = lxt_fx.load(tmp_path / "distances.safetensors")
     assert loaded.record.written_out == (sentence,)
     assert torch.equal(loaded(drawn(3, 4, 4)), explained(drawn(3, 4, 4)))
+
+
+def test_what_a_step_made_needs_no_sentence_and_another_node_whose_name_begins_like_it_does() -> None:
+    first = WrittenOut({"cdist": "first"}, made=frozenset({"cdist", "cdist_sum"}))
+    both = first.then(WrittenOut({"cdist_sum": "made", "cdist_1": "another"}, made=frozenset({"cdist_1"})))
+    assert both.written == {"cdist": "first", "cdist_1": "another"} and both.made == {"cdist", "cdist_sum", "cdist_1"}
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 4), (3, 7, 4)], ids=str)

@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.saved_json import Saved, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VARIABLE = "LXT_FX_CACHE"
 """The environment variable."""
@@ -140,7 +141,7 @@ def _entry(path: Path) -> Entry | None:
 
     try:
         state = path.stat()
-        with safe_open(str(path), "pt") as file:
+        with safe_open(str(path), "numpy") as file:  # which does not load torch
             said = dict(file.metadata() or {})
     except (OSError, SafetensorError, ValueError):
         said, state = {}, path.stat() if path.is_file() else os.stat_result((0,) * 10)
@@ -178,6 +179,8 @@ def _remove_oldest(place: Path) -> None:
 
 
 def _hash(text: str, tensors: Mapping[str, Tensor]) -> str:
+    import torch
+
     found = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -13,7 +13,7 @@ import functools
 import inspect
 import re
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from logging import Logger
@@ -55,7 +55,8 @@ NOT_FOLLOWED = frozenset(sys.stdlib_module_names) | {
 functions of pytest, which hold all tests of the session."""
 
 MOST_FACTS, MOST_OF_A_MODULE = 200_000, 200
-"""The most facts of a model: so many, and so many more for each of its modules. A second's work."""
+"""The most facts of a model, if nothing else is asked: so many, and so many more for each of its modules. A second's
+work."""
 
 _BASES = frozenset({"PreTrainedModel"})
 _GENERATION = "GenerationMixin"
@@ -73,6 +74,10 @@ _NO_FACTS = frozenset({"_original_object_hash", "_commit_hash", "_name_or_path",
 Fact = tuple[str, Any]
 """Where something stands, as a path, and what stands there: a plain value, or an object that `remembered` compares by
 identity and `text_of` by name or code."""
+
+SEPARATORS = ".[:"
+"""What stands in a path between a thing and its parts: an attribute, an item, a global that its code reads."""
+_SEPARATING = frozenset(SEPARATORS)
 
 
 # One module
@@ -174,11 +179,13 @@ def has_comparable_values(array: Any) -> bool:
 # A whole model
 
 
-def facts_of(model: nn.Module) -> list[Fact]:
+def facts_of(model: nn.Module, most: int | None = None, most_of_a_module: int | None = None) -> list[Fact]:
     """All facts of a model, in an order that only depends on the model: of each module its class, mode, hooks, tensors and
     attributes, what these hold in turn, and the code of all functions that its classes and attributes name, with what that
-    code reads: closures, defaults, the globals of its modules. Raises TooManyFacts where that is a whole program."""
-    walk = _Walk(model)
+    code reads: closures, defaults, the globals of its modules. Raises TooManyFacts where that is a whole program:
+    more than `most` facts and `most_of_a_module` for each module, or than `MOST_FACTS` and `MOST_OF_A_MODULE`."""
+    most = MOST_FACTS if most is None else most
+    walk = _Walk(model, most, MOST_OF_A_MODULE if most_of_a_module is None else most_of_a_module)
     walk.value("model", model)
     walk.follow()
     return walk.found
@@ -213,10 +220,10 @@ class _Walk:
     """Collects facts. What is reached twice is walked once. Functions and classes are followed last, so that no chain of
     them is a chain of calls here."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, most: int, most_of_a_module: int) -> None:
         self.found: list[Fact] = []
         classes = [str(type(module)) for module in model.modules()]
-        self._classes, self._most = set(classes), MOST_FACTS + MOST_OF_A_MODULE * len(classes)
+        self._classes, self._most = set(classes), most + most_of_a_module * len(classes)
         self._by_class = recorded_outputs()
         self._seen: dict[int, str] = {}
         self._alive: list[Any] = []  # so that no number of an object is used twice
@@ -278,15 +285,17 @@ class _Walk:
         self.found.append((path, Held(type(module))))
         self.value(f"{path}.__class__", type(module))
         self.found.append((f"{path}.training", vars(module).get("training")))
+        numbers = Counter[str]()
         for name, hook in hooks_on(module):
-            self.value(f"{path}.{name}", hook)
+            numbers[name] += 1
+            self.value(f"{path}.{name}[{numbers[name]}]", hook)
         for name, tensor in tensors_of(module).items():
-            self._tensor(f"{path}.{name}", tensor)
+            self._tensor(_attribute(path, name), tensor)
         for name, child in contents_of(module)[2].items():
-            self.value(f"{path}.{name}", child)
+            self.value(_attribute(path, name), child)
         for name, value in vars(module).items():
             if name not in OF_TORCH and name not in _NO_FACTS:
-                self.value(f"{path}.{name}", value)
+                self.value(_attribute(path, name), value)
 
     def _tensor(self, path: str, tensor: Tensor | None) -> None:
         if tensor is None:
@@ -302,13 +311,15 @@ class _Walk:
         own = getattr(value, "__dict__", None)
         if isinstance(value, dict):
             self.found.append((path, Held(type(value))))
-            for key, item in list(dict.items(value)):  # a class of its own may import a package for each item
+            items = list(dict.items(value))  # a class of its own may import a package for each item
+            for place, (key, item) in zip(_places(path, (key for key, _ in items)), items, strict=True):
                 if value is not self._by_class or key in self._classes:
-                    self.value(f"{path}[{_key(key)}]", item)
+                    self.value(place, item)
         elif isinstance(value, (set, frozenset)):
             self.found.append((path, Held(type(value))))
-            for item in sorted(value, key=_key):
-                self.value(f"{path}[{_key(item)}]", item)
+            members = sorted(value, key=_key)
+            for place, item in zip(_places(path, members), members, strict=True):
+                self.value(place, item)
         elif isinstance(value, (list, tuple, deque)):
             self.found.append((path, Held(type(value))))
             for index, item in enumerate(list(value)):
@@ -322,7 +333,7 @@ class _Walk:
             self.value(f"{path}.__class__", type(value))
             for name, item in list(own.items()) if isinstance(own, dict) else ():
                 if name not in _NO_FACTS:
-                    self.value(f"{path}.{name}", item)
+                    self.value(_attribute(path, name), item)
 
     def _cell(self, path: str, cell: CellType) -> None:
         try:
@@ -336,9 +347,10 @@ class _Walk:
         self.found.append((path, kind))
         if package_of(kind) in NOT_FOLLOWED and not issubclass(kind, nn.Module):
             return
-        for base in kind.__mro__:
+        for number, base in enumerate(kind.__mro__):
             if base is object or package_of(base) == "builtins":
                 break
+            own = f"{path}.__mro__[{number}]" if number else path
             follow = follow and base.__name__ not in _BASES and package_of(base) not in NOT_FOLLOWED
             if (id(base), "of a class") in self._names:
                 continue
@@ -347,13 +359,15 @@ class _Walk:
             for name, held in list(vars(base).items()):
                 if base is nn.Module and name not in _RUNS:
                     continue  # others do not run in a call, and packages put more there
-                for function in _behind(held):
+                place = _attribute(own, name)
+                for part, function in enumerate(_behind(held)):
+                    at = f"{place}[{part}]" if part else place  # the setter of a property
                     if followed and name not in _NOT_CALLED:
-                        self.value(f"{path}.{name}", function)
+                        self.value(at, function)
                     else:
-                        self.found.append((f"{path}.{name}", function.__code__))
+                        self.found.append((at, function.__code__))
                 if not name.startswith("__") and isinstance(held, (*PLAIN, *SEVERAL)):
-                    self.value(f"{path}.{name}", held)
+                    self.value(place, held)
 
     def _function(self, path: str, function: FunctionType) -> None:
         self.found.append((path, function.__code__))
@@ -385,6 +399,20 @@ def _key(key: Any) -> str:
     if isinstance(key, PLAIN) or (type(key) in (tuple, frozenset) and is_plain(key)):
         return repr(key)
     return f"{type(key).__name__} {getattr(key, '__qualname__', '')}"
+
+
+def _attribute(path: str, name: str) -> str:
+    """The path of an attribute. A name that looks like several (`"n.max"`) is quoted, so that it is below no other's."""
+    return f"{path}.{name}" if _SEPARATING.isdisjoint(str(name)) else f"{path}.{name!r}"
+
+
+def _places(path: str, keys: Iterable[Any]) -> Iterator[str]:
+    """The path of each item of a dict or set. Keys that look alike, as objects of one class do, get numbers."""
+    times = Counter[str]()
+    for key in keys:
+        named = _key(key)
+        times[named] += 1
+        yield f"{path}[{named}'{times[named]}]" if times[named] > 1 else f"{path}[{named}]"
 
 
 def package_of(named: Any) -> str:

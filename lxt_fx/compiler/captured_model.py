@@ -68,7 +68,8 @@ class CapturedModel:
     `embed` looks tokens up in, for a module that is called by embeddings. With `begun` the graph is canonical already;
     without, the `stores` get it as soon as it is. `fresh` captures a model anew whose capture came from a file, or was made
     for other inputs. `narrowed` is called where compiling it has put conditions on free sizes: its copies share these.
-    `finished` gets the module that passed all checks. If the example is a long text cut short, `whole` is all of it."""
+    `finished` gets the module that passed all checks. If the example is a long text cut short, `whole` is all of it.
+    `not_kept` says why the next call captures the model again."""
 
     model: nn.Module
     captured: Captured
@@ -84,6 +85,7 @@ class CapturedModel:
     narrowed: Callable[[], None] | None = None
     finished: Callable[[Explained], None] | None = None
     whole: Checked | None = None
+    not_kept: str = ""
 
     @property
     def model_class(self) -> str:

@@ -82,20 +82,20 @@ def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[Cap
     """The model captured on an example, or read from the file of an earlier process, and that capture as it is kept."""
     with as_it_was(model):  # the captured graph writes into its buffers too, when it is compared with the model
         facts = facts_now(model)
-        before = None if facts is None else remembered(facts)
-        off = facts is None or folder() is None or on_meta(model, example.kwargs) or has_missing(example.kwargs)
-        key = None if off or facts is None else capture_key(facts, example, dynamic, settings_for(model))
+        before = facts if isinstance(facts, str) else remembered(facts)
+        off = isinstance(facts, str) or folder() is None or on_meta(model, example.kwargs) or has_missing(example.kwargs)
+        key = None if off or isinstance(facts, str) else capture_key(facts, example, dynamic, settings_for(model))
         if key is not None and (read := _from_file(key, model, example)) is not None:
             source, written, sizes = read
             source = replace(source, fresh=partial(_captured_after_all, key, model, example, dynamic))
         else:
             source, written = _capture(model, example, dynamic)
             sizes = sizes_of(source.captured)
-        after = _facts_after(model, written) if before is not None else None
+        after = _facts_after(model, written) if isinstance(before, Remembered) else None
         kept = keep_capture(source, example, dynamic, places_written(model, written), before, after, sizes)
         if key is not None and source.begun is None and not source.packed.found:
             source = replace(source, stores=(partial(_write, key, model, kept),))
-        return replace(source, narrowed=partial(forget_capture, model, kept)), kept
+        return replace(source, narrowed=partial(forget_capture, model, kept), not_kept=kept.not_kept), kept
 
 
 def _captured_after_all(key: str, model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:
@@ -155,7 +155,7 @@ def _written_by(model: nn.Module, runs: Runs, asked: Checked) -> list[Written]:
     return found
 
 
-def _facts_after(model: nn.Module, written: Sequence[Written]) -> Remembered | None:
+def _facts_after(model: nn.Module, written: Sequence[Written]) -> Remembered | str | None:
     """The facts of the model as its forward leaves it."""
     with as_it_was(model):
         for each in written:

@@ -44,9 +44,6 @@ class Explained(FittingModule):
     `segments` are the parts of it that the backward recomputes, None if there are none.
     """
 
-    def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
-        super().__init__(root, graph, class_name)
-
     def __repr__(self) -> str:
         if "record" not in self.__dict__:  # while it is made
             return f"{type(self).__name__}()"
@@ -149,7 +146,7 @@ class Explained(FittingModule):
         twin = Explained.__new__(Explained, self, graph)
         twin.__dict__[FUSED] = self.fused
         Explained.__init__(twin, self, graph)
-        twin._attach(record, self._fronts, next(iter(self._embedding), None), self.config)
+        twin._attach(record, self._fronts, next(iter(self._embedding), None), self.config, self.generation_config)
         twin._model_state, twin._options = self._model_state, self._options
         if self.segments is not None:
             twin._cut(self.segments)
@@ -180,7 +177,8 @@ class Explained(FittingModule):
         twin.own_hook_flag = HookFlag()
         twin.own_hook_flag.set()  # the first call finds whether there are any
         fronts = tuple(replace(front, module=copy.deepcopy(front.module, memo)) for front in self._fronts)
-        twin._attach(record, fronts, copy.deepcopy(embedding[0], memo) if embedding else None, self.config)
+        copied = copy.deepcopy(embedding[0], memo) if embedding else None
+        twin._attach(record, fronts, copied, self.config, self.generation_config)
         further: Any = (self._recaptures, self._beyond_guards, self._other_calls)
         twin._options = self._options
         twin._recaptures, twin._beyond_guards, twin._other_calls = copy.deepcopy(further, memo)

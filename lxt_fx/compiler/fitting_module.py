@@ -62,16 +62,22 @@ class FittingModule(SteeredModule):
     _other_calls: GraphsByNames[Self] | None = None
     _model_state: ModelState | None = None
 
-    def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str) -> None:
+    def __init__(self, root: nn.Module | dict[str, Any], graph: Graph, class_name: str = "Explained") -> None:
         super().__init__(root, graph, class_name)
         self._guards: list[tuple[str, CodeType]] = []
         self._repeated: dict[str, Any] = {}
 
     def _attach(
-        self, record: Record, fronts: tuple[Front, ...], embedding: nn.Module | None = None, config: Any = None
+        self,
+        record: Record,
+        fronts: tuple[Front, ...],
+        embedding: nn.Module | None = None,
+        config: Any = None,
+        generation: Any = None,
     ) -> None:
         self.record, self._fronts = record, fronts
         self.config = config  # the model's own, for the names of its classes; a few of its facts after load
+        self.generation_config = generation  # the model's own, for the tokens that end a text; only these after load
         self._repeated = repeated_settings(io_of(self.graph).out_spec)
         self._guards = [(guard, compiled_guard(guard)) for guard in record.guards]
         # in a tuple, so that it does not become a submodule: only `embed` uses it, not the graph

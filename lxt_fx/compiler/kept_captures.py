@@ -24,7 +24,7 @@ from torch.fx import GraphModule
 from lxt_fx.base.as_it_was import as_it_was
 from lxt_fx.base.cache_files import LOG
 from lxt_fx.base.errors import CallError
-from lxt_fx.base.module_facts import Fact, facts_of
+from lxt_fx.base.module_facts import Fact, TooManyFacts, facts_of
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.remembered_facts import Remembered, remembered
@@ -70,6 +70,7 @@ class KeptCapture:
     sizes: Mapping[str, tuple[int | None, ...]]
     begun: Begun | None = None
     canonical: GraphModule | None = None
+    not_kept: str = ""
     modules: list[Explained] = field(default_factory=list)
     guards: list[tuple[str, CodeType]] = field(init=False)
 
@@ -259,7 +260,7 @@ def find_capture(model: nn.Module, example: Example, dynamic: bool) -> KeptCaptu
     now = model_now(model)
     with _KEPT.lock:
         states = [state for state in _KEPT.states(model) if state.settings == settings_for(model)]
-    if now is None or not states:
+    if isinstance(now, str) or not states:
         return None
     for state in states:
         if state.facts.is_same(now):
@@ -270,20 +271,21 @@ def find_capture(model: nn.Module, example: Example, dynamic: bool) -> KeptCaptu
     return None
 
 
-def model_now(model: nn.Module) -> Remembered | None:
-    """The model as it is; None if another thread changes it at this moment."""
+def model_now(model: nn.Module) -> Remembered | str:
+    """The model as it is, or why that cannot be compared later."""
     facts = facts_now(model)
-    return None if facts is None else remembered(facts)
+    return facts if isinstance(facts, str) else remembered(facts)
 
 
-def facts_now(model: nn.Module) -> list[Fact] | None:
-    """The facts of the model; None if another thread changes it at this moment, an object cannot be looked into, or there
-    are too many."""
+def facts_now(model: nn.Module) -> list[Fact] | str:
+    """The facts of the model; a sentence if there are too many, an object cannot be looked into, or another thread changes
+    it at this moment."""
     try:
         return facts_of(model)
+    except TooManyFacts as why:
+        return str(why)
     except Exception as why:  # objects may raise anything when they are looked into
-        LOG.info("captures of %s are not kept: %s", type(model).__name__, why)
-        return None
+        return f"an object in it cannot be looked into ({type(why).__name__}: {why!s:.200})"
 
 
 def sizes_of(captured: Captured) -> dict[str, tuple[int | None, ...]]:
@@ -305,29 +307,30 @@ def keep_capture(
     asked: Example,
     dynamic: bool,
     written: Writes,
-    before: Remembered | None,
-    after: Remembered | None,
+    before: Remembered | str,
+    after: Remembered | str | None,
     sizes: Mapping[str, tuple[int | None, ...]],
 ) -> KeptCapture:
     """The captured graph with what it was captured for, for the calls that come. It is not kept, and serves one call only,
-    where it would hold its model, or where the model has parts that cannot be compared later. `before` are the facts of the
-    model before it was captured, and `after` as its own forward leaves it, where that writes something."""
+    where it would hold its model, or where the model has parts that cannot be compared later; `not_kept` says so. `before`
+    are the facts of the model before it was captured, and `after` as its own forward leaves it, where that writes
+    something."""
     captured = copied_capture(source.captured)
     kept = KeptCapture(
         _Calls.of(asked, dynamic), captured, source.proofs, source.embedding is not None,
         bool(source.packed.found), written, sizes, source.begun,
     )  # fmt: skip
     model, now = source.model, model_now(source.model)
-    if now is None or before is None or not now.certain or not before.certain or _has_own_objects(asked):
-        return kept
-    if _reaches(_held_by(kept, model), model):
+    kept.not_kept = _why_not(kept, model, asked, before, now)
+    if kept.not_kept or isinstance(before, str) or isinstance(now, str):
+        LOG.info("captures of %s are not kept: %s", type(model).__name__, kept.not_kept)
         return kept
     with _KEPT.lock:
         states = _KEPT.states(model)
         own = set(map(id, model.parameters()))
         states[:] = [each for each in states if own.issuperset(each.parameters())]  # else memory of old weights stays
         settings, now = settings_for(model), now.less_changed(before)
-        now = now if after is None else now.less_changed(after)
+        now = now.less_changed(after) if isinstance(after, Remembered) else now
         state = next((each for each in states if each.settings == settings and each.facts.is_same(now)), None)
         if state is None:
             states.insert(0, state := _State(now, settings, []))
@@ -335,6 +338,20 @@ def keep_capture(
         _to_front(state.captures, kept)
         del states[MOST_STATES:], state.captures[MOST_CAPTURES:]
     return kept
+
+
+def _why_not(
+    kept: KeptCapture, model: nn.Module, asked: Example, before: Remembered | str, now: Remembered | str
+) -> str:
+    """Why a capture serves one call only; empty if it can be kept."""
+    for facts in (before, now):
+        if isinstance(facts, str):
+            return facts
+        if facts.uncertain:
+            return f"{facts.uncertain:.200} is of a kind that cannot be compared later"
+    if _has_own_objects(asked):
+        return "an input is an object of a class of its own, whose attributes nothing compares"
+    return "what is kept of it would hold the model itself" if _reaches(_held_by(kept, model), model) else ""
 
 
 def copied_capture(captured: Captured) -> Captured:

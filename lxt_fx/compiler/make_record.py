@@ -59,6 +59,7 @@ def made_record(
         written_out=(*before, *written.written.values()),
         copied_layers=captured.copied.layers,
         traced_layers=captured.copied.not_copied,
+        not_kept=source.not_kept,
         sizes=compiled.sizes,
         forward_difference=difference,
         gradient_difference=compiled.proof.difference,

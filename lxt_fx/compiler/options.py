@@ -33,8 +33,9 @@ class Options:
     checkpoint: Checkpoint = None
 
 
-def table_named(rules: Rules) -> RuleTable:
-    """The table with this name, the table itself, or `attnlrp` with the rules of a composite before its own.
+def table_named(rules: Rules, asked: str = "transform") -> RuleTable:
+    """The table with this name, the table itself, or `attnlrp` with the rules of a composite before its own. Errors name
+    what `asked` for it.
 
     Raises UnknownNameError, with the nearest name, for an unknown name and InputError for anything else.
     """
@@ -44,14 +45,14 @@ def table_named(rules: Rules) -> RuleTable:
         return TABLES["attnlrp"].composite(rules)
     if not isinstance(rules, str):
         raise InputError(
-            f"transform: rules must be a name, a RuleTable, or a dict of places and rules, got {type(rules).__name__}"
+            f"{asked}: rules must be a name, a RuleTable, or a dict of places and rules, got {type(rules).__name__}"
         )
     if rules in WITH_ARGUMENTS:
-        raise InputError(f"transform: table {rules!r} needs arguments: {WITH_ARGUMENTS[rules]}")
+        raise InputError(f"{asked}: table {rules!r} needs arguments: {WITH_ARGUMENTS[rules]}")
     if rules not in TABLES:
         near = difflib.get_close_matches(rules, TABLES, n=1, cutoff=0.0)
         raise UnknownNameError(
-            f"transform: there is no rule table {rules!r}; did you mean {near[0]!r}? Tables: {', '.join(TABLES)}"
+            f"{asked}: there is no rule table {rules!r}; did you mean {near[0]!r}? Tables: {', '.join(TABLES)}"
         )
     return TABLES[rules]
 

@@ -35,7 +35,8 @@ def under_numbers(explained: Explained, table: RuleTable) -> Explained | None:
         return None
     twin = Explained(explained, graph)
     embedding = next(iter(explained._embedding), None)
-    twin._attach(_under(record, table, others, twin), explained._fronts, embedding, explained.config)
+    under = _under(record, table, others, twin)
+    twin._attach(under, explained._fronts, embedding, explained.config, explained.generation_config)
     twin._model_state, twin._options = explained._model_state, explained._options
     if explained.segments is not None:
         twin._cut(explained.segments)

@@ -88,7 +88,8 @@ def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> E
     if source.narrowed is not None and (compiled.chosen.written.guards or compiled.chosen.written.fixed):
         source.narrowed()
     record = made_record(source, table, options, compiled, seconds, difference)
-    compiled.module._attach(record, compiled.begun.fronts, source.embedding, getattr(source.model, "config", None))
+    config, generation = (getattr(source.model, name, None) for name in ("config", "generation_config"))
+    compiled.module._attach(record, compiled.begun.fronts, source.embedding, config, generation)
     check_guards(record.model_class, compiled.module._guards, leaf_values(compiled.begun.example.kwargs))
     compiled.module._model_state, compiled.module._options = source.state, options
     with timed(seconds, "verify"):

@@ -58,8 +58,9 @@ class Record(Listed):
     there are no texts. `written_out` names the nodes whose op no rule takes and that therefore became the ops that it is
     written out in. `copied_layers` is the number of layers of the graph that are copies of one that was traced, because
     they are the same code with other weights; `traced_layers` says in sentences which layers looked alike and were traced
-    one by one, and why. `renamed` are nodes of the canonical graph that have another name in the rewritten one, with that
-    name.
+    one by one, and why. `not_kept` says why the capture is not kept, so that the next call captures the model again;
+    empty if it is kept, or if the module was loaded. `renamed` are nodes of the canonical graph that have another name in
+    the rewritten one, with that name.
     """
 
     model_class: str
@@ -95,6 +96,7 @@ class Record(Listed):
     written_out: tuple[str, ...] = ()
     copied_layers: int = 0
     traced_layers: tuple[str, ...] = ()
+    not_kept: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
@@ -116,6 +118,8 @@ class Record(Listed):
             "rules matched": str(len(self.matches)),
             "overridden at": ", ".join(self.overrides),
             "fixed": "; ".join(self.specialised),
+            "traced one by one": "; ".join(self.traced_layers),
+            "captured for each call": self.not_kept,
             "without a rule": ", ".join(self.unknown),
             "difference to the model": ", ".join(compared),
             "seconds": ", ".join(f"{name} {seconds:.2g}" for name, seconds in self.seconds.items()),

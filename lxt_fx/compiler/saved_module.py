@@ -138,6 +138,7 @@ def _header(explained: Explained, tensors: Tensors) -> dict[str, Any]:
         "embedding": _embedding(explained, tensors),
         "segments": explained.segments and asdict(explained.segments),
         "config": _config(explained.config),
+        "generation": _generation(explained.generation_config),
     }
 
 
@@ -154,6 +155,7 @@ class _Described:
     embedding: nn.Module | None
     segments: Segments | None
     config: Any
+    generation: Any
 
 
 def _described(
@@ -172,7 +174,7 @@ def _described(
     record = decoded_record(header.item("record"), names, stages)
     return _Described(
         keys, parameters, graph, record, stages, _front_graphs(header.item("fronts"), record, known),
-        _loaded_embedding(header, tensors), _loaded_segments(header), _loaded_config(header),
+        _loaded_embedding(header, tensors), _loaded_segments(header), _loaded_config(header), _loaded_generation(header),
     )  # fmt: skip
 
 
@@ -190,7 +192,7 @@ def module_of(
     put_packed(root, weights)
     explained = _built(header, root, found.graph)
     fronts = tuple(_loaded_front(front, root) for front in found.fronts)
-    explained._attach(found.record, fronts, found.embedding, found.config)
+    explained._attach(found.record, fronts, found.embedding, found.config, found.generation)
     if found.segments is not None:
         _cut(header.item("segments"), explained, found.segments)
     found.stages["fused"] = fused_stage(explained.fused, found.stages["lowered"])
@@ -332,3 +334,23 @@ def _loaded_config(header: Saved) -> Any:
     if (both := saved.maybe("is_encoder_decoder")) is not None:
         found["is_encoder_decoder"] = both.flag()
     return SimpleNamespace(**found)
+
+
+_TEXT_ENDS = ("eos_token_id", "pad_token_id")
+
+
+def _generation(generation: Any) -> dict[str, list[int]] | None:
+    """What is read of a model's generation config after `transform`: the tokens that end a text, and those that fill up a
+    batch behind them."""
+    if generation is None:
+        return None
+    named = {name: getattr(generation, name, None) for name in _TEXT_ENDS}
+    ids = {name: value if isinstance(value, list) else [value] for name, value in named.items()}
+    return {name: [token for token in found if isinstance(token, int) and token >= 0] for name, found in ids.items()}
+
+
+def _loaded_generation(header: Saved) -> Any:
+    saved = header.maybe("generation")
+    if saved is None:
+        return None
+    return SimpleNamespace(**{name: [token.whole(0) for token in saved.item(name).parts()] for name in _TEXT_ENDS})

@@ -82,7 +82,7 @@ def steered(explained: Explained, changes: Sequence[Change], function: str) -> E
     stages = {stage.name: stage for stage in (relevance, lowered, fused_stage(twin.fused, lowered))}
     embedding = next(iter(explained._embedding), None)
     record = replace(record, stages={**record.stages, **stages}, matches=rewritten.matches)
-    twin._attach(record, explained._fronts, embedding, explained.config)
+    twin._attach(record, explained._fronts, embedding, explained.config, explained.generation_config)
     twin._model_state, twin._options = explained._model_state, options
     return twin
 

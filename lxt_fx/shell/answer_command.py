@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lxt_fx.base.errors import InputError
 from lxt_fx.shell import options
 from lxt_fx.shell.exits import UsageMistake
 from lxt_fx.shell.explain_command import read_paths
+from lxt_fx.shell.json_texts import Chat
 from lxt_fx.shell.options import DtypeName
 from lxt_fx.shell.outputs import Outputs, checked
-from lxt_fx.shell.texts import Texts, named, texts_of
+from lxt_fx.shell.texts import Given, Texts, named, texts_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,7 +71,7 @@ def answer_command(
     no_progress: options.NoProgress = False,
 ) -> None:
     """Show how much every token before it speaks for each token of an answer: of the one that the model writes, or of one
-    that you give.
+    that you give. A chat in JSON that ends with a message of the assistant has its answer: this message.
 
     **Examples**
 
@@ -85,14 +87,13 @@ def answer_command(
     if answer == "":
         raise UsageMistake("--answer: the answer is empty, so there is nothing to explain")
     against = options.name_of(contrast, "--contrast")
-    count = ANSWER if max_new_tokens is None else max_new_tokens
     look, at = options.look_of(scale, mute, units), options.ModelAt(model, device, dtype)
-    _answered(at, texts, answer, count, against, rules, account, look, outputs)
+    _answered(at, texts, answer, max_new_tokens, against, rules, account, look, outputs)
 
 
 def _answered(
-    at: options.ModelAt, texts: Texts, answer: str | None, count: int, contrast: Any, rules: str, account: bool, look: Look,
-    outputs: Outputs,
+    at: options.ModelAt, texts: Texts, answer: str | None, count: int | None, contrast: Any, rules: str, account: bool,
+    look: Look, outputs: Outputs,
 ) -> None:  # fmt: skip
     from lxt_fx.compiler.options import table_named
     from lxt_fx.results.explanation import Explanation
@@ -100,16 +101,17 @@ def _answered(
     from lxt_fx.shell.loading import text_model
     from lxt_fx.tasks.answers import answer_relevance
 
-    table_named(rules)
+    table_named(rules, "--rules")
     refuse_pictures_of_many(outputs, texts.many)
+    asked = [(given, _asked(given, answer, count)) for given in texts]
     model, tokenizer = text_model(at)
 
     def each() -> Iterator[tuple[str, Explanation]]:
-        for given in texts:
+        for given, (prompt, own) in asked:
             with named(given):
-                said = answer if answer is not None else _written(model, tokenizer, given.value, count)
+                said = _written(model, tokenizer, prompt, count or ANSWER) if own is None else own
                 found = answer_relevance(
-                    model, tokenizer, given.value, said, contrast=contrast, with_prompt=False, rules=rules, account=account
+                    model, tokenizer, prompt, said, contrast=contrast, with_prompt=False, rules=rules, account=account
                 )
             assert isinstance(found, Explanation), "one prompt has one explanation"
             yield given.where, found
@@ -117,12 +119,29 @@ def _answered(
     deliver(each(), outputs, texts.many, look)
 
 
+def _asked(given: Given, answer: str | None, count: int | None) -> tuple[str | Chat, str | None]:
+    """The prompt and its answer, None where the model writes it. A chat that ends with a message of the assistant has its
+    answer, unless another is given or so many tokens are to be written behind it.
+
+    Raises InputError where nothing stands before this message, or nothing in it."""
+    prompt = given.value
+    if answer is not None or count is not None or isinstance(prompt, str) or prompt[-1]["role"] != "assistant":
+        return prompt, answer
+    *before, last = prompt
+    if not before or not last["content"].strip():
+        raise InputError(
+            f"{given.where or FUNCTION}: the chat ends with a message of the assistant, which is its answer, and "
+            f"{'this is empty' if before else 'no message stands before it'}; give both, or take the message out to have "
+            "the model answer"
+        )
+    return before, last["content"]
+
+
 def _written(model: nn.Module, tokenizer: Any, prompt: Any, count: int) -> list[int]:
     """What the model writes, the likeliest token each time, up to a token that ends a text.
 
     Raises InputError for a model that goes on with no text."""
     from lxt_fx.attribution.target_entry import Reading
-    from lxt_fx.base.errors import InputError
     from lxt_fx.inputs.facts import facts_of
     from lxt_fx.shell.loading import inputs_of
     from lxt_fx.tasks.written_answer import writes, written_answer

@@ -62,7 +62,7 @@ def _audited(at: options.ModelAt, texts: Texts, target: Target, rules: str, outp
     from lxt_fx.shell.deliver import refuse_pictures_of_many
     from lxt_fx.shell.loading import inputs_of, text_model
 
-    table_named(rules)
+    table_named(rules, "--rules")
     refuse_pictures_of_many(outputs, texts.many)
     model, tokenizer = text_model(at)
     explained = transform(model, rules=rules)
@@ -90,15 +90,19 @@ def _one(found: Iterator[tuple[Given, Ledger]], outputs: Outputs) -> LedgerError
 
 def _many(found: Iterator[tuple[Given, Ledger]], outputs: Outputs) -> LedgerError | None:
     """Audits all of them; the first that fails is raised behind the last."""
+    from lxt_fx.explorer.explore import explore
+    from lxt_fx.shell.deliver import deliver_many
+
     failed: list[LedgerError] = []
-    with outputs.json_lines() as write:
+
+    def each() -> Iterator[tuple[str, Ledger]]:
         for given, ledger in found:
-            outputs.show(f"{given.where}:")
-            outputs.show(ledger)
-            outputs.show("")
-            write(ledger.to_dict())
+            yield given.where, ledger
             fault = _fault(given, ledger)
-            failed += [] if fault is None else [fault]
+            failed.extend([] if fault is None else [fault])
+
+    page = deliver_many(each(), outputs, lambda ledger: [ledger], lambda ledger: ledger.to_dict())
+    outputs.write("html", lambda path: explore(*page, path=path))
     return failed[0] if failed else None
 
 

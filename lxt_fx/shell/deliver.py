@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
@@ -12,10 +11,16 @@ from lxt_fx.shell.exits import UsageMistake
 from lxt_fx.shell.outputs import Outputs
 
 if TYPE_CHECKING:
+    from rich.console import ConsoleRenderable, RichCast
+
     from lxt_fx.results.look import Look
+
+    View = ConsoleRenderable | RichCast
 
 Named = tuple[str, Explanation]
 """An explanation, and where its input stands."""
+
+Result = TypeVar("Result")
 
 
 def refuse_pictures_of_many(outputs: Outputs, many: bool) -> None:
@@ -28,7 +33,8 @@ def refuse_pictures_of_many(outputs: Outputs, many: bool) -> None:
 def deliver(found: Iterable[Named], outputs: Outputs, many: bool, look: Look) -> None:
     """Shows and writes them; views look as `look` says."""
     if many:
-        _deliver_many(found, outputs, look)
+        page = deliver_many(found, outputs, lambda one: [one.view(**look)], Explanation.to_dict)
+        outputs.write("html", lambda path: Explanations(page).to_html(path, patch=look.get("patch")))
         return
     ((_, one),) = found
     view = one.view(**look)
@@ -40,17 +46,17 @@ def deliver(found: Iterable[Named], outputs: Outputs, many: bool, look: Look) ->
     outputs.one_json(one.to_dict(), one.to_json)
 
 
-def _deliver_many(found: Iterable[Named], outputs: Outputs, look: Look) -> None:
-    page: list[Explanation] = []
+def deliver_many(
+    found: Iterable[tuple[str, Result]], outputs: Outputs, views: Callable[[Result], Sequence[View]],
+    data: Callable[[Result], Mapping[str, Any]],
+) -> list[Result]:  # fmt: skip
+    """Shows the views of each result and writes its data, as soon as it is there. Returns the results of which `--html`
+    makes one page, none without it."""
+    page: list[Result] = []
     with outputs.json_lines() as write:
         for where, one in found:
-            outputs.show(f"{where}:")
-            outputs.show(one.view(**look))
-            outputs.show("")
-            write(one.to_dict())
+            for view in (f"{where}:", *views(one), ""):
+                outputs.show(view)
+            write(data(one))
             page += [one] if "html" in outputs.paths else []
-
-    def to_html(path: Path) -> None:
-        Explanations(page).to_html(path, patch=look.get("patch"))
-
-    outputs.write("html", to_html)
+    return page

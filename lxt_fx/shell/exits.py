@@ -72,9 +72,17 @@ def told_by_kind() -> Iterator[None]:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
             _end(MODEL, f"memory ran out: {error}\n(a shorter text, another --device or --dtype may do)")
         if error.__class__.__module__.split(".")[0] in ("typer", "click"):  # its own messages and exits
+            _without_pydantic(error)
             raise
         traceback.print_exc()
         _end(FAULT, "this is a fault of lxt_fx: please report it with the lines above")
+
+
+def _without_pydantic(error: Exception) -> None:
+    """Drops what pydantic, by which typer reads values, writes before the message of an error."""
+    message = getattr(error, "message", None)
+    if isinstance(message, str):
+        error.message = message.removeprefix("Value error, ")  # type: ignore[attr-defined]
 
 
 def _end(code: int, said: str) -> None:

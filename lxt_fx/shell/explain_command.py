@@ -94,7 +94,7 @@ def _explained(
     from lxt_fx.shell.loading import text_model
     from lxt_fx.tasks.explain import explain
 
-    table_named(rules)
+    table_named(rules, "--rules")
     refuse_pictures_of_many(outputs, texts.many)
     try:
         edits = read_steering(steer)

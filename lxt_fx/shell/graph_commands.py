@@ -110,7 +110,7 @@ def tables_command(
     from lxt_fx.shell.screen import columns
 
     if name is not None:
-        print(table_named(name))
+        print(table_named(name, "tables"))
         return
     label, width = max(map(len, TABLES)), columns()
     for table in TABLES.values():
@@ -133,6 +133,6 @@ def _transformed(model: str, rules: str, device: str, dtype: str, *, strict: boo
     from lxt_fx.compiler.transform import transform
     from lxt_fx.shell.loading import device_named, source_of
 
-    table_named(rules)
+    table_named(rules, "--rules")
     chosen, source = device_named(device), source_of(model)
     return transform(source.model(source.loader(), chosen, dtype), rules=rules, strict=strict)

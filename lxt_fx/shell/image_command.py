@@ -71,7 +71,7 @@ def _explained(
     from lxt_fx.shell.loading import device_named, source_of
     from lxt_fx.tasks.explain import explain_image
 
-    table_named(rules)
+    table_named(rules, "--rules")
     many = len(paths) > 1
     refuse_pictures_of_many(outputs, many)
     opened = [_picture(path) for path in paths]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 NEURONS = "mlp.*.neurons"
 
-_One = tuple[str, "Latent", Any]
-"""Where a text stands, what is inside the model for it, and the strongest units."""
+_Inside = tuple["Latent", Any]
+"""What is inside the model for a text, and the strongest units."""
 
 
 class By(StrEnum):
@@ -87,43 +87,35 @@ def _found(
 ) -> None:  # fmt: skip
     from lxt_fx.compiler.options import table_named
     from lxt_fx.inside.latent import DEFAULT, latent
+    from lxt_fx.shell.deliver import deliver_many
     from lxt_fx.shell.loading import text_model
 
-    table_named(rules)
+    table_named(rules, "--rules")
     model, tokenizer = text_model(at)
 
-    def each() -> Iterator[_One]:
+    def each() -> Iterator[tuple[str, _Inside]]:
         for given in texts:
             with named(given):
                 found = latent(model, given.value, target, places or DEFAULT, processor=tokenizer, rules=rules)
                 units = found.top(k, "*" if places else NEURONS, by=by)
-            yield given.where, found, units
+            yield given.where, (found, units)
 
-    (_deliver_many if texts.many else _deliver_one)(each(), outputs)
+    if texts.many:
+        page = deliver_many(each(), outputs, list, lambda one: latent_data(*one))
+        outputs.write("html", lambda path: _page([found for found, _ in page], path))
+        return
+    ((_, (found, units)),) = each()
+    _deliver_one(found, units, outputs)
 
 
-def _deliver_one(each: Iterator[_One], outputs: Outputs) -> None:
+def _deliver_one(found: Latent, units: Any, outputs: Outputs) -> None:
     from lxt_fx.base.json_file import write_json
 
-    ((_, found, units),) = each
     data = latent_data(found, units)
     outputs.show(found)
     outputs.show(units)
     outputs.write("html", lambda path: _page([found], path))
     outputs.one_json(data, lambda path: write_json(data, path))
-
-
-def _deliver_many(each: Iterator[_One], outputs: Outputs) -> None:
-    page: list[Latent] = []
-    with outputs.json_lines() as write:
-        for where, found, units in each:
-            outputs.show(f"{where}:")
-            outputs.show(found)
-            outputs.show(units)
-            outputs.show("")
-            write(latent_data(found, units))
-            page += [found] if "html" in outputs.paths else []
-    outputs.write("html", lambda path: _page(page, path))
 
 
 def _page(found: Sequence[Latent], path: Path) -> None:

@@ -11,6 +11,8 @@ import re
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,17 +92,20 @@ class Source:
 
     def _loaded(self, loader: Any, part: str, **settings: Any) -> Any:
         try:
-            return loader.from_pretrained(
-                self.name, local_files_only=not self.answers, trust_remote_code=False, **settings
-            )
+            with nullcontext() if self.answers else _unasked():
+                return loader.from_pretrained(
+                    self.name, local_files_only=not self.answers, trust_remote_code=False, **settings
+                )
         except Exception as error:  # whatever transformers and the hub raise for files that they cannot use
             raise InputError(self._not_loaded(part, error)) from error
 
     def _not_loaded(self, part: str, error: Exception) -> str:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:;")
-        if not self.folder and not self.answers:
-            near = near_folder(self.name)
-            first = f"there is no folder {self.name}{near}, it is not in the hub's cache, and the hub cannot be reached"
+        missing = "" if self.folder else f"there is no folder {self.name}{near_folder(self.name)}"
+        if missing and not self.answers:
+            return f"{missing}, it is not in the hub's cache, and the hub cannot be reached; {WANTED}"
+        if missing and _unknown_to_the_hub(error):
+            return f"{missing}, and the hub has no model of this name that you may read; {WANTED}"
         return f"the {part} of {self.name} could not be loaded: {first}; {WANTED}"
 
 
@@ -149,6 +154,29 @@ def _hub_answers(name: str) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def _unasked() -> Iterator[None]:
+    """The hub is not asked inside the block. Without this huggingface_hub asks it once for itself (which programs its
+    users run), also for files of its cache."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _unknown_to_the_hub(error: BaseException) -> bool:
+    """Whether the hub said that there is no such model, or none for this person."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, RepositoryNotFoundError):
+        cause = cause.__cause__
+    return cause is not None
 
 
 def text_model(at: ModelAt) -> tuple[nn.Module, Any]:

@@ -35,9 +35,10 @@ class Outputs:
         return self.paths.get("json") == STDOUT
 
     def show(self, view: ConsoleRenderable | RichCast | str) -> None:
-        """Prints a view, on standard error where standard output holds JSON."""
+        """Prints a view, on standard error where standard output holds JSON. A line of text, such as the name of a file,
+        is not broken at the width of the terminal."""
         if self.shown:
-            console(stderr=self.piped).print(view, markup=False, highlight=False)
+            console(stderr=self.piped).print(view, markup=False, highlight=False, soft_wrap=isinstance(view, str))
 
     def write(self, kind: str, function: Callable[[Path], object]) -> None:
         """Writes the file of this kind, if it was asked for. A function that writes several returns their paths."""

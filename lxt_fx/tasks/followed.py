@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.base.errors import InputError
+from lxt_fx.inputs.facts import PICTURES, SOUNDS
 from lxt_fx.inputs.given import Given
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import TextReading
@@ -77,62 +78,88 @@ def followed(given: Given, more: Sequence[Sequence[int]], texts: Sequence[OwnTex
     Raises InputError if it is not known how another input goes on.
     """
     prefix = prefix_of(context.inputs)
-    longest, inputs = max(map(len, more)), dict(given.inputs)
-    lasts = [text.columns[-1] for text in texts]
-    ids = inputs[f"{prefix}input_ids"]
-    if any(len(each) < longest for each in more) and f"{prefix}attention_mask" not in inputs:
-        inputs[f"{prefix}attention_mask"] = torch.ones_like(ids)
-    for key, value in inputs.items():
-        name = key.removeprefix(prefix)
-        if not isinstance(value, Tensor) or not key.startswith(prefix):
-            continue
-        if list(value.shape) == list(ids.shape):
-            fill = _fill(name, context)
-            rows = zip(value, lasts, more, strict=True)
-            inputs[key] = torch.stack([fill(row, last, each, longest) for row, last, each in rows])
-        elif name in ("attention_mask", "token_type_ids", "position_ids"):
-            raise InputError(
-                f"{context.function}: tokens are appended to the text {list(ids.shape)}, and it is not known how {name} "
-                f"{list(value.shape)} goes on; give it as {list(ids.shape)}, or leave it out"
-            )
+    why = not_followed(given.inputs, prefix)
+    if why:
+        raise InputError(
+            f"{context.function}: tokens are appended to the text, and {why}; leave it out, or append the tokens yourself "
+            "and give a function of the output"
+        )
     examples = tuple(
         replace(example, places=tuple(_place(place, f"{prefix}input_ids", each, text, context) for place in example.places))
         for example, each, text in zip(given.examples, more, texts, strict=True)
     )
-    return replace(given, inputs=inputs, examples=examples)
+    return replace(given, inputs=followed_inputs(given.inputs, more, texts, context), examples=examples)
+
+
+def not_followed(inputs: Mapping[str, Any], prefix: str = "") -> str:
+    """Why it is not known what an input is for tokens behind the text of this prefix; empty if it is known of all."""
+    ids = list(inputs[f"{prefix}input_ids"].shape)
+    for key, value in inputs.items():
+        name = key.removeprefix(prefix)
+        if not isinstance(value, Tensor) or not key.startswith(prefix):
+            continue
+        if list(value.shape[:2]) == ids and name not in (*FILLS, *_BESIDE):
+            return f"it is not known how {name} goes on"
+        if list(value.shape) != ids and name in FILLS:
+            return f"it is not known how {name} {list(value.shape)} goes on behind a text {ids}"
+    return ""
+
+
+def followed_inputs(
+    inputs: Mapping[str, Any], more: Sequence[Sequence[int]], texts: Sequence[OwnText], context: Context
+) -> dict[str, Any]:
+    """The inputs of `followed` alone, of which `not_followed` knows each."""
+    prefix = prefix_of(context.inputs)
+    longest, found = max(map(len, more)), dict(inputs)
+    lasts = [text.columns[-1] for text in texts]
+    ids = found[f"{prefix}input_ids"]
+    if any(len(each) < longest for each in more) and f"{prefix}attention_mask" not in found:
+        found[f"{prefix}attention_mask"] = torch.ones_like(ids)
+    for key, value in found.items():
+        if isinstance(value, Tensor) and key.startswith(prefix) and list(value.shape) == list(ids.shape):
+            fill, rows = FILLS[key.removeprefix(prefix)], zip(value, lasts, more, strict=True)
+            found[key] = torch.stack([fill(row, last, each, longest, context) for row, last, each in rows])
+    return found
 
 
 ANSWER_TYPES = {"paligemma": 1}
 """The token type of an answer, of models that read the prompt in both directions and an answer from left to right, and know
 by these types which is which."""
 
-Fill = Callable[[Tensor, int, Sequence[int], int], Tensor]
+
+def _ids(row: Tensor, last: int, more: Sequence[int], longest: int, context: Context) -> Tensor:
+    padding = getattr(context.tokenizer, "pad_token_id", None) or 0
+    return _inserted(row, last, row.new_tensor(list(more)), longest, padding)
+
+
+def _mask(row: Tensor, last: int, more: Sequence[int], longest: int, context: Context) -> Tensor:
+    return _inserted(row, last, row.new_ones(len(more)), longest, 0)
+
+
+def _positions(row: Tensor, last: int, more: Sequence[int], longest: int, context: Context) -> Tensor:
+    return _inserted(row, last, row[last] + torch.arange(1, len(more) + 1, device=row.device), longest, 1)
+
+
+def _types(row: Tensor, last: int, more: Sequence[int], longest: int, context: Context) -> Tensor:
+    kind = ANSWER_TYPES.get(getattr(context.config, "model_type", ""))
+    return _inserted(row, last, (row[last] if kind is None else row.new_tensor(kind)).expand(len(more)), longest, 0)
+
+
+def _no_picture(row: Tensor, last: int, more: Sequence[int], longest: int, context: Context) -> Tensor:
+    return _inserted(row, last, row.new_zeros(len(more)), longest, 0)
+
+
+Fill = Callable[[Tensor, int, Sequence[int], int, Context], Tensor]
 """One text's values of an input [columns], longer by so many columns: its last token's column, the ids to append."""
 
+FILLS: Mapping[str, Fill] = {
+    "input_ids": _ids, "attention_mask": _mask, "position_ids": _positions, "token_type_ids": _types,
+    "mm_token_type_ids": _no_picture,
+}  # fmt: skip
+"""How each input that has an entry for each token goes on."""
 
-def _fill(name: str, context: Context) -> Fill:
-    def ids(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
-        padding = getattr(context.tokenizer, "pad_token_id", None) or 0
-        return _inserted(row, last, row.new_tensor(list(more)), longest, padding)
-
-    def mask(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
-        return _inserted(row, last, row.new_ones(len(more)), longest, 0)
-
-    def positions(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
-        return _inserted(row, last, row[last] + torch.arange(1, len(more) + 1, device=row.device), longest, 1)
-
-    def types(row: Tensor, last: int, more: Sequence[int], longest: int) -> Tensor:
-        kind = ANSWER_TYPES.get(getattr(context.config, "model_type", ""))
-        return _inserted(row, last, (row[last] if kind is None else row.new_tensor(kind)).expand(len(more)), longest, 0)
-
-    known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "token_type_ids": types}
-    known["mm_token_type_ids"] = lambda row, last, more, longest: _inserted(row, last, row.new_zeros(len(more)), longest, 0)
-    if name not in known:
-        raise InputError(
-            f"{context.function}: tokens are appended to the text, and it is not known how {name} goes on; leave {name} "
-            "out, or append the tokens yourself and give a function of the output"
-        )
-    return known[name]
+_BESIDE = (*PICTURES, "pixel_values_videos", *SOUNDS)
+"""Inputs that have no entry for each token, however many channels or frames they have."""
 
 
 def _inserted(row: Tensor, last: int, more: Tensor, longest: int, filler: int) -> Tensor:

@@ -3,24 +3,22 @@ checkpoint generates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.target_entry import Reading
+from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.progress import steps
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inputs.facts import Facts
-
-_GROWS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "input_ids": lambda ids: ids,
-    "attention_mask": torch.ones_like,
-    "position_ids": lambda ids: torch.arange(ids.shape[1], device=ids.device)[None],
-}
-"""What an input is for one text without padding, by its ids [1, tokens]."""
+from lxt_fx.tasks.explained_call import flat_inputs
+from lxt_fx.tasks.followed import followed_inputs, not_followed
+from lxt_fx.tasks.own_text import OwnText, own_text
+from lxt_fx.tasks.task import Context
 
 
 def writes(facts: Facts, reading: Reading) -> bool:
@@ -36,8 +34,17 @@ def written_answer(model: nn.Module, inputs: Mapping[str, Any], count: int, fact
 
     Raises InputError where an input beside the text has an entry for each token, of which the next one is not known.
     """
+    reading, tokens = Reading(facts.function, facts.model_class), tokenizer or NO_TOKENIZER
+    context = Context(reading, facts.config, flat_inputs(inputs), tokens)
+    text = own_text(context.inputs, tokens, 0)
+    why = not_followed(inputs) if text is not None and text.text.ids_known else "its ids are not known"
+    if text is None or why:
+        raise InputError(
+            f"{facts.function}: no answer can be written behind this text, since {why}; explain its next token, which "
+            "needs no answer (lxt-fx explain, or 0 answer tokens on the page)"
+        )
     ends, written = _ends(facts.model, tokenizer), list[int]()
-    for token in steps("answer tokens", _next_tokens(model, inputs, facts, count), count):
+    for token in steps("answer tokens", _next_tokens(model, inputs, text, context, facts, count), count):
         written.append(token)
         if token in ends:
             break
@@ -52,13 +59,21 @@ def _ends(model: nn.Module, tokenizer: Any) -> set[int]:
     return found
 
 
-def _next_tokens(model: nn.Module, inputs: Mapping[str, Any], facts: Facts, count: int) -> Iterator[int]:
+def _next_tokens(
+    model: nn.Module, inputs: Mapping[str, Any], text: OwnText, context: Context, facts: Facts, count: int
+) -> Iterator[int]:
     """The likeliest token behind the text, `count` times, each behind those before it. What the model remembers of the
     tokens before (its cache) is used for a text alone, where the model has one."""
     cached = not isinstance(model, Explained) and all(map(facts.takes, ("use_cache", "past_key_values")))
-    if cached and not set(inputs) - set(_GROWS):
+    if cached and _is_alone(context.inputs):
         return _remembered(model, inputs["input_ids"], count)
-    return _whole(model, inputs, facts.function, count)
+    return _whole(model, inputs, text, context, count)
+
+
+def _is_alone(inputs: Mapping[str, Any]) -> bool:
+    """Whether these are the ids of a text without padding, and a mask that says so at most."""
+    mask = inputs.get("attention_mask")
+    return set(inputs) <= {"input_ids", "attention_mask"} and (mask is None or bool((mask == 1).all()))
 
 
 def _remembered(model: nn.Module, ids: Tensor, count: int) -> Iterator[int]:
@@ -73,23 +88,16 @@ def _remembered(model: nn.Module, ids: Tensor, count: int) -> Iterator[int]:
         ids = following if past is not None else torch.cat([ids, following], 1)
 
 
-def _whole(model: nn.Module, inputs: Mapping[str, Any], function: str, count: int) -> Iterator[int]:
+def _whole(
+    model: nn.Module, inputs: Mapping[str, Any], text: OwnText, context: Context, count: int
+) -> Iterator[int]:
     """Everything is computed again for each token."""
-    own = dict(inputs)
-    ids = own["input_ids"]
-    for name, value in inputs.items():
-        if not isinstance(value, Tensor):
-            continue
-        grows = name in _GROWS and torch.equal(value, _GROWS[name](ids))
-        if not grows and (name == "position_ids" or value.shape[:2] == ids.shape):
-            raise InputError(
-                f"{function}: no answer can be written behind this text, since what {name} is for further tokens is not "
-                "known; give the answer, or ask for none"
-            )
+    own, written = dict(inputs), list[int]()
     for _ in range(count):
         with torch.no_grad():
             output = model(**own)
-        token = int(output["logits"][0, -1].argmax())
+        last = text.columns[-1] + len(written) - own["input_ids"].shape[1]
+        token = int(output["logits"][0, last].argmax())
         yield token
-        ids = torch.cat([ids, torch.tensor([[token]], device=ids.device)], 1)
-        own |= {name: grow(ids) for name, grow in _GROWS.items() if isinstance(own.get(name), Tensor)}
+        written.append(token)
+        own = followed_inputs(inputs, [written], [text], context)

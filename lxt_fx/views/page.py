@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lxt_fx.views.colour import DARK, LIGHT, ink
 from lxt_fx.views.panels import Panel
@@ -50,9 +50,14 @@ def style() -> Markup:
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "data_url": _data_url, "kind": _kind, "track": _track, "rows": _rows}
-    environment.filters |= {"marks": _marks}
+    environment.filters |= {"marks": _marks, "coded": _coded}
     environment.globals |= {"colours": _colours, "MOST": MOST, "ROWS": ROWS}
     return environment.from_string(files("lxt_fx.views").joinpath("explanation.html.j2").read_text(encoding="utf-8"))
+
+
+def _coded(text: str) -> Markup:
+    """A sentence whose code stands between backticks, as in a terminal."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _kind(section: object) -> str:

@@ -36,21 +36,20 @@ ROUNDS = 8
 @dataclass(frozen=True, slots=True)
 class WrittenOut:
     """What a call of `write_out` did: by name a sentence for each node that it wrote out, and why it left the others.
-    `guards` are conditions on the sizes of inputs under which the graph is now valid, and `fixed` says which sizes are
-    fixed."""
+    `guards` are conditions on the sizes of inputs under which the graph is now valid, `fixed` says which sizes are fixed,
+    and `made` are the names of the new nodes."""
 
     written: Mapping[str, str] = field(default_factory=dict)
     left: Mapping[Node, str] = field(default_factory=dict)
     guards: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
+    made: frozenset[str] = frozenset()
 
     def then(self, step: WrittenOut) -> WrittenOut:
         """Both calls, of which the second wrote out what the first made too: this needs no sentence of its own."""
-        new = {name: said for name, said in step.written.items() if not self._made(name)}
-        return WrittenOut({**self.written, **new}, step.left, self.guards + step.guards, self.fixed + step.fixed)
-
-    def _made(self, name: str) -> bool:
-        return any(f"{name}_".startswith(f"{first}_") for first in self.written)
+        new = {name: said for name, said in step.written.items() if name not in self.made}
+        guards, fixed = self.guards + step.guards, self.fixed + step.fixed
+        return WrittenOut({**self.written, **new}, step.left, guards, fixed, self.made | step.made)
 
 
 def write_out(gm: GraphModule, nodes: Iterable[Node], flow: Flow, device: torch.device) -> WrittenOut:
@@ -62,7 +61,7 @@ def write_out(gm: GraphModule, nodes: Iterable[Node], flow: Flow, device: torch.
     and at others; the gradient of operands that carry relevance by `flow`. `device` is that of the model, for graphs whose
     values know none.
     """
-    done, left, fixed = dict[str, str](), dict[Node, str](), list[str]()
+    done, left, fixed, made = dict[str, str](), dict[Node, str](), list[str](), set[str]()
     before = guards_of_graph(gm.graph)
     for node in list(nodes):
         said, free = f"%{node.name} = {node.target}", _free_sizes(gm.graph)
@@ -71,11 +70,12 @@ def write_out(gm: GraphModule, nodes: Iterable[Node], flow: Flow, device: torch.
             left[node] = written
         else:
             done[node.name] = f"{said} as {', '.join(_names(written))}"
+            made |= {new.name for new in written}
         now = _free_sizes(gm.graph)
         fixed += [f"dim {dim} of {name} is fixed to {size} ({said} is written out for it)"
                   for (name, dim), size in now.items() if size is not None and free[name, dim] is None]
     guards = tuple(guard for guard in guards_of_graph(gm.graph) if guard not in before)
-    return WrittenOut(done, left, guards, tuple(fixed))
+    return WrittenOut(done, left, guards, tuple(fixed), frozenset(made))
 
 
 def _free_sizes(graph: Graph) -> dict[tuple[str, int], int | None]:

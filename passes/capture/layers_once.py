@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,11 @@ _LIBRARY.define("another(Tensor[] tensors, int call) -> Tensor[]")  # type: igno
 BEGINS, ENDS, ANOTHER = (getattr(torch.ops.lxt_fx_layers, name).default for name in ("begins", "ends", "another"))
 """Ops that stand in a graph while it is captured: the marks around a layer that is traced, with its inputs and its
 outputs, and the call of a layer that is not."""
+
+MOST_FACTS, MOST_OF_A_MODULE = 20_000, 50
+"""The most facts of a layer: so many, and so many more for each of its modules. They are collected up to four times in a
+capture, a tenth of a second each. Layers of transformers have about 1,000; one of NLLB-MoE, with its 128 experts, has 4,300
+and 655 modules."""
 
 SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 """Numbers that tracing leaves free."""
@@ -81,7 +86,12 @@ class LayersOnce:
             for kind in self.kinds:
                 for path, layer in kind.layers:
                     stack.enter_context(with_forward(layer, self._forward(kind, path, layer, thread)))
-            self.states = {id(layer): state_around(kind, layer) for kind in self.kinds for _, layer in kind.layers}
+            for kind in self.kinds:
+                with suppress(ReadError):  # the others are looked at too, so that they are traced once more only
+                    self.states |= {id(layer): state_around(kind, layer) for _, layer in kind.layers}
+            for kind in self.kinds:
+                if kind.why_not:
+                    raise ReadError(kind.why_not)
             yield
 
     def _forward(self, kind: Kind, path: str, layer: nn.Module, thread: int) -> Callable[..., Any]:
@@ -184,7 +194,8 @@ def state_around(kind: Kind, layer: nn.Module) -> Any:
     """All that the code of a layer can read beside its arguments and weights, as it is now, to be compared. An object that
     cannot be compared is another each time. Raises ReadError where there is too much to be compared."""
     try:
-        found = [(path, fact) for path, fact in facts_of(layer) if not isinstance(fact, Tensor)]
+        every = facts_of(layer, MOST_FACTS, MOST_OF_A_MODULE)
+        found = [(path, fact) for path, fact in every if not isinstance(fact, Tensor)]
         facts = [(path, fact) for path, fact in found if not isinstance(fact, Constant)]
         held = [(path, id(fact.tensor)) for path, fact in found if isinstance(fact, Constant)]
         tokens = [(path, token) for path, token in remembered(facts).tokens.items() if not path.endswith(_OF_TRACING)]

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 TOKEN = "a-b_c"
+LABELS = "all => all.map(one => one.getAttribute('aria-label'))"
 LIVE = {
     "model": "smollm2", "tables": [{"name": "attnlrp", "summary": "AttnLRP"}, {"name": "epsilon", "summary": "epsilon"}],
-    "asks": ["text", "chat", "answer"], "predicts_next": True, "address": "",
+    "asks": ["text", "chat", "answer"], "address": "",
     "limits": {"characters": 60, "answer_tokens": 8},
 }  # fmt: skip
 PAGE, POLICY = payloads.served_page(LIVE)
 IDLE = {"state": "waiting", "ahead": 0, "stage": "", "share": None, "result": None, "error": None, "candidates": [],
-        "before": None, "positions": None}  # fmt: skip
+        "before": None, "positions": None, "predicts_next": None}  # fmt: skip
 CANDIDATES = [
     {"token": " Paris", "id": 17, "logit": 17.4, "probability": 0.61},
     {"token": " Lyon", "id": 18, "logit": 12.0, "probability": 0.02},
@@ -105,7 +106,7 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
 def done(label: str = " Paris", **part: Any) -> dict[str, Any]:
     return IDLE | {"state": "done", "result": payloads.result(
         [payloads.text(["The", " capital"], [1.0, 2.0], **part)], [label], [17.4], id="j/1"), "candidates": CANDIDATES,
-        "positions": 2}  # fmt: skip
+        "positions": 2, "predicts_next": True}  # fmt: skip
 
 
 def test_a_text_is_explained_and_a_candidate_becomes_the_contrast(page: Page, server: Server) -> None:
@@ -243,6 +244,40 @@ def test_enter_explains_what_comes_after_a_token_and_space_holds_it(page: Page, 
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.querySelectorAll('.tab').length === 2")
     assert server.asked[1] == server.asked[0] | {"position": 1}
+
+
+def test_what_a_model_that_reads_both_ways_predicts_is_not_said_to_come_next(page: Page, server: Server) -> None:
+    server.state = done(words=[[0, 2]]) | {"predicts_next": False}
+    page.get_by_label("Text", exact=True).nth(1).fill("The capital")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    page.get_by_text("What made Paris").wait_for()
+    assert page.locator(".clicks label").all_inner_texts() == ["holds it", "explains what is predicted there"]
+    assert page.locator(".candidates h3").inner_text() == "What the model would say"
+    page.get_by_label("words").check()
+    page.get_by_label("explains what is predicted there").check()
+    page.locator(".t").first.click()
+    page.wait_for_function("() => document.querySelectorAll('.tab').length === 2")
+    assert server.asked[1]["position"] == 0, "the first token of the word, as that of a mask"
+    assert page.locator(".candidates h3").inner_text() == "What the model would say at “The”"
+    assert not [one for one in page.locator(".t").evaluate_all(LABELS) if one.endswith("comes later")]
+
+
+def test_a_phone_is_told_what_a_tap_does(browser: Browser, server: Server) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    page.goto(f"{server.address}/?token={TOKEN}")
+    server.state = done()
+    page.get_by_label("Text", exact=True).nth(1).fill("The capital")
+    page.get_by_role("button", name="Explain", exact=True).tap()
+    page.get_by_text("What made Paris").wait_for()
+    assert page.locator(".clicks legend").inner_text() == "A tap on a token"
+    assert page.locator(".sources .hint").inner_text() == "Tap a token to see what it gave. A second tap releases it."
+    page.get_by_label("explains what comes next").check()
+    assert page.locator(".sources .hint").inner_text().startswith("A tap on a token explains it.")
+    page.locator(".t").first.tap()
+    page.wait_for_function("() => document.querySelectorAll('.tab').length === 2")
+    context.close()
 
 
 def test_words_are_explained_behind_their_last_token(page: Page, server: Server) -> None:

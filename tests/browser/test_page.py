@@ -166,6 +166,40 @@ def test_two_results_stand_side_by_side_on_one_scale(opened: Opened) -> None:
     assert page.locator(".pane").count() == 1
 
 
+@pytest.mark.parametrize("first", ["france", "picture"])
+def test_the_texts_of_two_results_begin_on_one_line(opened: Opened, first: str) -> None:
+    """Whatever stands above them wraps to: headings, accounts, legends."""
+    page = opened(getattr(payloads, first)(), payloads.classes())
+    page.get_by_label("first", exact=True).check()  # a longer legend of one of them
+    page.get_by_role("button", name="Pin to compare").click()
+    page.locator(".tab").nth(1).locator("button").first.click()
+    legends, parts = (page.locator(f".pane > .part:nth-of-type(1) > {one}") for one in (".legend", ":is(.text, .image)"))
+    tops = [[one.evaluate("one => one.getBoundingClientRect().top") for one in each.all()] for each in (legends, parts)]
+    assert all(len(top) == 2 and abs(top[0] - top[1]) < 1 for top in tops)
+    page.locator(".pane .legend .said").first.evaluate("one => one.append(' More.'.repeat(60))")
+    moved = [one.evaluate("one => one.getBoundingClientRect().top") for one in parts.all()]
+    assert moved[0] > tops[1][0] + 20 and abs(moved[0] - moved[1]) < 1
+    page.set_viewport_size({"width": 700, "height": 900})
+    ends = [page.locator(".pane").nth(at).bounding_box() for at in (0, 1)]
+    assert ends[0] is not None and ends[1] is not None and ends[0]["y"] + ends[0]["height"] < ends[1]["y"]
+
+
+def test_the_activation_of_a_unit_is_called_so(opened: Opened) -> None:
+    page = opened(payloads.answer())
+    assert page.locator(".units .faint").first.inner_text().endswith("activation 2.40")
+    assert "The activation is the unit’s own value" in page.locator(".sources").inner_text()
+    assert "active" not in page.locator(".sources").inner_text()
+
+
+def test_a_tap_on_a_cell_reads_it(opened: Opened) -> None:
+    page = opened(payloads.answer(), width=360, height=740, has_touch=True, is_mobile=True)
+    assert page.locator(".sources .hint").inner_text() == "Tap a token to see what it gave. A second tap releases it."
+    assert "Tap a cell to see its line in the text" in page.locator(".matrix").inner_text()
+    says(page.locator(".matrix .readout"), "Tap a cell to read it.")
+    page.locator(".scroller").tap(position={"x": 200, "y": 130})
+    says(page.locator(".matrix .readout"), "from “")
+
+
 def test_a_search_finds_words_across_tokens(opened: Opened) -> None:
     page = opened(payloads.answer())
     page.get_by_label("Search").fill(" SEINE")

@@ -15,7 +15,8 @@ import tiny_text
 import torch
 
 import lxt_fx
-from lxt_fx.explorer.server.serve import running
+from lxt_fx.explorer.server.listening import listening_at
+from lxt_fx.explorer.server.serve import running_at
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -41,7 +42,7 @@ def address(model: Any, tokenizer: Any) -> Iterator[str]:
     """The address of a server of the model, as it is printed."""
     pytest.importorskip("starlette")
     pytest.importorskip("uvicorn")
-    with running(model, tokenizer) as (found, _):
+    with listening_at(0) as listening, running_at(listening, model, tokenizer) as (found, _):
         yield found
 
 
@@ -266,7 +267,11 @@ def test_a_picture_is_explained(browser: Browser) -> None:
     written = io.BytesIO()
     image.new("RGB", (30, 20), (200, 40, 90)).save(written, "png")
     processor = transformers.ViTImageProcessor(size={"height": 8, "width": 8})
-    with running(tiny_text.vit(), processor) as (address, _), tabs(browser) as context:
+    with (
+        listening_at(0) as listening,
+        running_at(listening, tiny_text.vit(), processor) as (address, _),
+        tabs(browser) as context,
+    ):
         page = opened(context, address)
         assert page.locator("form textarea").count() == 0
         explain = page.get_by_role("button", name="Explain", exact=True)

@@ -110,7 +110,7 @@ function Shown() {
     <div class="document">
       <Controls pane={now} />
       <div class="columns">
-        <div class={`panes${panes.value.length > 1 ? " two" : ""}`}>
+        <div class={`panes${panes.value.length > 1 ? " two" : ""}`} style={{ "--parts": Math.max(...panes.value.map((one) => one.parts.length)) }}>
           {panes.value.map((one, at) => (
             <ResultPane key={at === last ? "now" : "pinned"} pane={one} at={at} />
           ))}

@@ -22,9 +22,9 @@ export function Candidates({ live, asked, onTarget, onContrast }: { live: Live; 
     again({ target: null, contrast: [first, `id:${one.id}`] });
   };
   const text = view.value?.result.parts.find((part) => part.kind === "text");
-  const read = text?.kind === "text" && text.read ? text.tokens[text.read - 1] : undefined;
-  const where = read !== undefined ? `after “${tokenName(read)}”` : ask.position === null ? "next" : `at position ${ask.position}`;
-  const title = `What the model would say ${where}`;
+  const there = ask.position !== null && text?.kind === "text" ? text.tokens[ask.position] : undefined;
+  const named = there === undefined ? "" : `${asked.predictsNext ? "after" : "at"} “${tokenName(there)}”`;
+  const title = `What the model would say ${named || (asked.predictsNext ? "next" : "")}`.trim();
   const buttons = (one: Candidate, share: boolean) => (
     <>
       <button type="button" disabled={running.value !== null} title={`explain ${tokenName(one.token)}`} onClick={() => explain(one)}>

@@ -5,7 +5,7 @@ import { cell, gradient } from "./colour";
 import { type TextPart, numbersOf } from "./payload";
 import { MARKED, scaled } from "./scale";
 import type { Pane, ShownPart } from "./shown";
-import { choose, ends, muted, theme } from "./state";
+import { choose, coarse, ends, muted, theme } from "./state";
 import { answers, countingTokens } from "./units";
 import { amount, answerStart, counted, side, signed, tokenName } from "./words";
 
@@ -169,8 +169,8 @@ export function Matrix({ pane, shown }: { pane: Pane; shown: ShownPart }) {
         </small>
       </h2>
       <p class="said">
-        A line for each explained number, a column for each token that it may come from. Click a cell, or press Enter on it, to see its
-        line in the text.
+        A line for each explained number, a column for each token that it may come from.{" "}
+        {coarse ? "Tap a cell" : "Click a cell, or press Enter on it,"} to see its line in the text.
       </p>
       <div class="matrix-frame" dir="ltr">
         <div
@@ -187,6 +187,7 @@ export function Matrix({ pane, shown }: { pane: Pane; shown: ShownPart }) {
           onPointerLeave={() => setAt(null)}
           onClick={(event) => {
             const place = spot(event);
+            setAt(place);
             if (place !== null) pick(place[0]);
           }}
           onKeyDown={key}
@@ -197,7 +198,7 @@ export function Matrix({ pane, shown }: { pane: Pane; shown: ShownPart }) {
       </div>
       <p class="said readout" id={`${title}-at`} aria-live="polite">
         {at === null || value === null ? (
-          "Point at a cell to read it."
+          coarse ? "Tap a cell to read it." : "Point at a cell to read it."
         ) : (
           <>
             “<bdi>{result.numbers[at[0]]!.label.trim() || result.numbers[at[0]]!.said}</bdi>” from “<bdi>{tokenName(part.tokens[at[1]]!)}</bdi>”:{" "}

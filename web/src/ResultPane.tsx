@@ -8,8 +8,8 @@ import { NumbersView } from "./NumbersView";
 import type { Result } from "./payload";
 import type { Pane, ShownPart } from "./shown";
 import { SoundView } from "./SoundView";
-import { canAskIn } from "./runs";
-import { choose, clicks, live, panes, pinned, theme, together, unit, unpin, pin } from "./state";
+import { canAskIn, predictsNextIn } from "./runs";
+import { choose, clicks, coarse, live, panes, pinned, theme, together, unit, unpin, pin } from "./state";
 import { TokenText } from "./TokenText";
 import { answers } from "./units";
 import { steeredSaid } from "./steering";
@@ -37,9 +37,9 @@ export function ResultPane({ pane, at }: { pane: Pane; at: number }) {
           {legendAt === shown && <Legend shown={shown} unit={unit.value.slice(0, -1)} shared={shared} />}
           <PartView pane={pane} at={at} shown={shown} />
           {shown.part.kind === "text" && answers(shown.part, result.numbers.length) && (
-            <p class="said help">Click a {unit.value.slice(0, -1)} of the answer to see what made it.</p>
+            <p class="said help">{coarse ? "Tap" : "Click"} a {unit.value.slice(0, -1)} of the answer to see what made it.</p>
           )}
-          {live.value !== null && canAskIn(result, shown.part) && at === count - 1 && <Clicks next={live.value.predicts_next} />}
+          {live.value !== null && canAskIn(result, shown.part) && at === count - 1 && <Clicks next={predictsNextIn(result)} />}
         </section>
         );
       })}
@@ -53,7 +53,9 @@ function Clicks({ next }: { next: boolean }) {
   const said = { hold: "holds it", explain: next ? "explains what comes next" : "explains what is predicted there" };
   return (
     <fieldset class="segments clicks">
-      <legend>A click on a {unit.value.slice(0, -1)}</legend>
+      <legend>
+        A {coarse ? "tap" : "click"} on a {unit.value.slice(0, -1)}
+      </legend>
       {(["hold", "explain"] as const).map((one) => (
         <label key={one}>
           <input type="radio" name={id} checked={clicks.value === one} onChange={() => (clicks.value = one)} />

@@ -7,7 +7,7 @@ import { headsOf, peak, unitsOf } from "./routes";
 import { canSteer, shownAsk, steer } from "./runs";
 import { scaled } from "./scale";
 import { type Pane, type ShownPart, placeName, strongest } from "./shown";
-import { clicks, ends, held, live, pointed, source, theme } from "./state";
+import { clicks, coarse, ends, held, live, pointed, source, theme } from "./state";
 import { changeSaid, changesOf } from "./steering";
 import { amount, counted, ordinal, percent, side, signed } from "./words";
 
@@ -28,16 +28,24 @@ export function Sources({ panes }: { panes: Pane[] }) {
         <Source pane={pane} part={part} place={place} />
       ) : (
         <div class="source hint">
-          <p>
-            Point at a {pane.parts[0]!.part.kind === "text" ? "token" : "place"}, or move to one with the arrow keys, to see what it
-            gave. {live.value !== null && clicks.value === "explain" ? "Space holds it, and so does a click with Shift." : "A click holds it."}
-          </p>
+          <p>{hintOf(pane.parts[0]!.part.kind === "text" ? "token" : "place")}</p>
         </div>
       )}
       {latent !== null && <Inside latent={latent} pane={pane} span={span} name={part && place !== null ? placeName(part, place) : null} />}
       <Strongest pane={pane} paneAt={paneAt} />
     </aside>
   );
+}
+
+/** How to see what a place gave. */
+function hintOf(place: string): string {
+  const explains = live.value !== null && clicks.value === "explain";
+  if (coarse) {
+    if (explains) return `A tap on a ${place} explains it. For what it gave, choose above that a tap holds it.`;
+    return `Tap a ${place} to see what it gave. A second tap releases it.`;
+  }
+  const holds = explains ? "Space holds it, and so does a click with Shift." : "A click holds it.";
+  return `Point at a ${place}, or move to one with the arrow keys, to see what it gave. ${holds}`;
 }
 
 function Source({ pane, part, place }: { pane: Pane; part: ShownPart; place: number }) {
@@ -176,12 +184,15 @@ function Inside({ latent, pane, span, name }: { latent: Latent; pane: Pane; span
                 <span class="faint">
                   {unit.place}
                   {unit.label === null ? "" : ` · ${unit.unit}`}
-                  {unit.activation === null ? "" : ` · active ${amount(unit.activation)}`}
+                  {unit.activation === null ? "" : ` · activation ${amount(unit.activation)}`}
                   {change !== null && <SwitchOff live={change} place={unit.place} unit={unit.unit} />}
                 </span>
               </li>
             ))}
           </ol>
+          {units.some(({ unit }) => unit.activation !== null) && (
+            <p class="said">The activation is the unit’s own value, at the token where its relevance is largest.</p>
+          )}
           {unknown > 0 && (
             <p class="said">
               {counted(unknown, "unit")} more {unknown === 1 ? "is" : "are"} among the strongest of {chosen.minus.length > 0 ? "one side" : "some of these numbers"} only, and

@@ -1,14 +1,12 @@
 // What a token has, beside the token.
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { placeName } from "./shown";
-import { held, panes, pointed } from "./state";
+import { coarse, held, panes, pointed } from "./state";
 import { side, signed } from "./words";
-
-const coarse = matchMedia("(pointer: coarse)").matches; // where a held token has no pointer over it
 
 export function Tip() {
   const box = useRef<HTMLDivElement>(null);
-  const now = pointed.value ?? (coarse ? held.value : null);
+  const now = pointed.value ?? (coarse ? held.value : null); // a held token has no finger over it
   const part = now === null ? undefined : panes.value[now.pane]?.parts[now.part];
   useLayoutEffect(() => {
     if (now === null || box.current === null) return;

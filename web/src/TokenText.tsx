@@ -67,7 +67,7 @@ export function TokenText({ pane, paneAt, shown, theme }: Props) {
     const numbers = explains(found);
     if (numbers.length === 0) {
       const server = asks ? live.value : null;
-      const position = server && positionAt(server, result, part, shown.spans[found]!);
+      const position = server && positionAt(result, part, shown.spans[found]!);
       return server === null || position === null ? holdAt(found) : explainAt(server, result, position);
     }
     if (pinned.value !== null && paneAt === 0) pinned.value = { id: result.id, chosen: { plus: numbers, minus: [] } };

@@ -30,7 +30,7 @@ export interface TextPart extends PartBase {
   answer: number;
   words: Span[];
   sentences: Span[];
-  /** How many tokens the model had read at the position that a question named. */
+  /** How many tokens there are up to the position that a question named, where none behind it has relevance. */
   read?: number;
 }
 
@@ -127,8 +127,6 @@ export interface Live {
   model: string;
   tables: { name: string; summary: string }[];
   asks: string[];
-  /** Whether the logits at a token predict the next one. */
-  predicts_next: boolean;
   address: string;
   limits: { characters: number; answer_tokens?: number; picture?: number };
 }

@@ -15,6 +15,8 @@ export interface Asked {
   before: Candidate[] | null;
   /** At how many tokens of the text what the model predicts there can be asked. */
   positions: number;
+  /** Whether what it predicts there is the next token. */
+  predictsNext: boolean;
 }
 
 export const running = signal<{ id: string; job: Job | null } | null>(null);
@@ -40,7 +42,8 @@ export async function run(live: Live, ask: Ask, plain: Ask = ask): Promise<void>
     const end = await follow(live, job, (seen) => (running.value = { id: job, job: seen }));
     if (end.state === "failed") problem.value = end.error?.message ? sentence(end.error.message) : "The run failed, and the server did not say why.";
     if (end.state === "done" && end.result) {
-      last.value = { ask, plain, candidates: end.candidates ?? [], before: end.before ?? null, positions: end.positions ?? 0 };
+      const [candidates, before] = [end.candidates ?? [], end.before ?? null];
+      last.value = { ask, plain, candidates, before, positions: end.positions ?? 0, predictsNext: end.predicts_next ?? false };
       asked.value = new Map(asked.value).set(add(end.result), last.value);
     }
   } catch (error) {
@@ -107,11 +110,16 @@ export function canAskIn(result: Result, part: Part): boolean {
   return current.value === result.id && texts[0] === part && (asked.value.get(result.id)?.positions ?? 0) > 0;
 }
 
+/** Whether what the model predicts at a token of this result is the next token. */
+export function predictsNextIn(result: Result): boolean {
+  return asked.value.get(result.id)?.predictsNext ?? false;
+}
+
 /** The position of the prediction at a span of tokens, the last of them where the next token is predicted; null where there
  * is none, or another question runs. */
-export function positionAt(live: Live, result: Result, part: Part, [start, end]: Span): number | null {
+export function positionAt(result: Result, part: Part, [start, end]: Span): number | null {
   if (running.value !== null || !canAskIn(result, part)) return null;
-  const position = live.predicts_next ? end - 1 : start;
+  const position = predictsNextIn(result) ? end - 1 : start;
   return position < asked.value.get(result.id)!.positions ? position : null;
 }
 

@@ -38,6 +38,8 @@ export interface Job {
   before?: Candidate[] | null;
   /** At how many tokens of the text what the model predicts there can be asked. */
   positions?: number | null;
+  /** Whether what it predicts there is the next token. */
+  predicts_next?: boolean | null;
 }
 
 export class ServerError extends Error {

@@ -41,6 +41,9 @@ export function hold(place: Source): void {
   held.value = same ? null : place;
 }
 
+/** Whether this page is touched: a finger does not point, and has no keys. */
+export const coarse = matchMedia("(pointer: coarse)").matches;
+
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const system = signal<Theme>(dark.matches ? "dark" : "light");
 dark.addEventListener("change", () => (system.value = dark.matches ? "dark" : "light"));

@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.attribution.target import Target
 from lxt_fx.attribution.target_entry import Reading
+from lxt_fx.base.errors import CallError
 from lxt_fx.base.progress import stage
 from lxt_fx.explorer.plain import Payload
 from lxt_fx.inputs.facts import Facts
 from lxt_fx.inputs.given import Given
 from lxt_fx.inputs.places import TextPlace
+from lxt_fx.tasks.asked import Asked
+from lxt_fx.tasks.explained_call import flat_inputs
+from lxt_fx.tasks.task import Context
+from lxt_fx.tasks.token_logits import TokenLogits
 
 CANDIDATES = 10
 """How many next tokens, or classes, are listed with each result."""
@@ -46,7 +51,7 @@ class Candidates:
 
     def scores(self, model: nn.Module, given: Given, target: Target) -> Scores | None:
         """Those of a model for one example. None of a model with a decoder of its own, or one that tags, has no logits, or
-        boxes or pixels behind them."""
+        boxes or pixels behind them. Raises InputError for a position that the text does not have."""
         if self.facts.decodes or self.reading.tags or self.reading.positions is not None:
             return None
         with torch.no_grad(), stage("candidates"):
@@ -59,20 +64,28 @@ class Candidates:
         ids = given.inputs.get("input_ids")
         if logits.dim() != 3 or not isinstance(ids, Tensor) or logits.shape[1] != ids.shape[-1]:
             return None
-        at = self._position(ids[0].tolist(), given, target)
-        return None if at is None else Scores(logits[0, at].double().cpu(), True)
+        context = Context(self.reading, self.facts.config, flat_inputs(given.inputs), self.tokenizer)
+        asked = Asked(spot=None if target.position is None else int(target.position))
+        spot = TokenLogits("candidates").spot(asked, 0, given.examples[0], context)
+        return Scores(logits[spot.row, spot.place(logits.shape[1], context)].double().cpu(), True)
 
-    def _position(self, ids: list[int], given: Given, target: Target) -> int | None:
-        """Where in the logits the target is read. A position counts the tokens of the text that are shown: none of those
-        that stand for a picture."""
-        if target.position is not None:
-            at, text = int(target.position), text_of(given)
-            columns = range(len(ids)) if text is None else text.columns
-            return columns[at] if -len(columns) <= at < len(columns) else None
-        if self.reading.predicts_next:
-            return -1
-        mask = getattr(self.tokenizer, "mask_token_id", None)
-        return ids.index(mask) if mask in ids else None
+    def predict_next(self, model: nn.Module, given: Given) -> bool:
+        """Whether the logits at each token of a text can predict the next one: they are the same to the bit with another
+        last token. False where that cannot be seen: of a single token, and of a graph that is made for other values."""
+        text = text_of(given)
+        if not self.reading.predicts_next or text is None or len(text.columns) < 2:
+            return False
+        *before, last = text.columns
+        ids: Tensor = given.inputs["input_ids"].clone()
+        no_others = {int(ids[0, last]), *self.facts.placeholders()}
+        tokens = [*reversed(ids[0, before].tolist()), *range(len(no_others) + 1)]
+        ids[0, last] = next(token for token in tokens if token not in no_others)
+        try:
+            with torch.no_grad(), stage("candidates"):
+                own, other = model(**given.inputs)["logits"], model(**{**given.inputs, "input_ids": ids})["logits"]
+        except CallError:
+            return False
+        return torch.equal(own[0, before], other[0, before])
 
     def listed(self, scores: Scores | None, entries: Sequence[int]) -> list[Payload]:
         """These entries with logit and probability, the largest first. A token that the model rules out has -inf, and is

@@ -98,6 +98,7 @@ class Jobs:
                 "candidates": [] if answered is None else answered.candidates,
                 "before": None if answered is None else answered.before,
                 "positions": None if answered is None else answered.positions,
+                "predicts_next": None if answered is None else answered.predicts_next,
             }
 
     def cancel(self, job_id: str) -> bool:

@@ -65,7 +65,7 @@ def serve_at(
     open_browser: bool = True,
 ) -> None:
     """Serves a model at a socket of `listening_at` until Ctrl-C, as `serve` does."""
-    with _running_at(listening, model, processor, results, labels) as (address, thread):
+    with running_at(listening, model, processor, results, labels) as (address, thread):
         print(f"lxt_fx explores {type(model).__name__} at\n\n    {address}\n\nCtrl-C stops it.", flush=True)
         try:
             if open_browser:
@@ -77,16 +77,15 @@ def serve_at(
 
 
 @contextmanager
-def running(model: nn.Module | Any, processor: Any = None) -> Iterator[tuple[str, threading.Thread]]:
-    """The server in a thread while the block runs: its address with the token, and the thread. Raises what `serve` does."""
-    with listening_at(0) as listening, _running_at(listening, model, processor, (), None) as found:
-        yield found
-
-
-@contextmanager
-def _running_at(
-    listening: socket.socket, model: Any, processor: Any, results: Sequence[Any], labels: UnitLabels | None
+def running_at(
+    listening: socket.socket,
+    model: nn.Module | Any,
+    processor: Any = None,
+    results: Sequence[Any] = (),
+    labels: UnitLabels | None = None,
 ) -> Iterator[tuple[str, threading.Thread]]:
+    """The server at a socket of `listening_at`, in a thread, while the block runs: its address with the token, and the
+    thread. Raises what `serve` does."""
     from uvicorn import Config, Server
 
     from lxt_fx.explorer.server.app import guarded_app

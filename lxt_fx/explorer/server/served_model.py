@@ -38,12 +38,14 @@ FUNCTION = "serve"
 class Answered:
     """The result of a job, and what else the model could have said: the most likely tokens or classes. Of a steered model
     `before` has the same entries as the model itself says them. `positions` is at how many tokens of the
-    text a prediction can be explained; None where the model has no prediction at each of them."""
+    text a prediction can be explained; None where the model has no prediction at each of them. `predicts_next` says whether
+    that is one of the next token."""
 
     result: Payload
     candidates: list[Payload]
     before: list[Payload] | None = None
     positions: int | None = None
+    predicts_next: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +85,7 @@ class ServedModel:
         self.reading = Reading.of(FUNCTION, self.module, None)
         self.writes = writes(self.facts, self.reading)
         self.candidates = Candidates(self.facts, self.reading, self.tokenizer)
+        self._predict_next: dict[frozenset[str], bool] = {}  # by the names of the inputs
 
     def live(self) -> Payload:
         """What the page knows of the model before it asks."""
@@ -96,8 +99,7 @@ class ServedModel:
         limits = {"characters": MOST_CHARACTERS, "answer_tokens": MOST_ANSWER, "picture": MOST_BYTES}
         tables = [{"name": table.name, "summary": table.summary} for table in TABLES.values()]
         return {
-            "model": self._name(), "tables": tables, "asks": asks, "predicts_next": self.reading.predicts_next,
-            "address": "", "limits": limits,
+            "model": self._name(), "tables": tables, "asks": asks, "address": "", "limits": limits,
         }  # fmt: skip
 
     def answer(self, asked: Asked) -> Answered:
@@ -108,17 +110,19 @@ class ServedModel:
             question = _Question(asked, given, self.module, asked.rules)
             found, scores = self._explained(question), self._scores(question)
             listed = self.candidates.listed(scores, [] if scores is None else scores.best())
-            return Answered(found, listed, positions=self._positions(given, scores))
+            positions = self._positions(given, scores)
+            return Answered(found, listed, None, positions, self._predicts_next(given, positions))
         explained = as_explained(self.module, (), given.inputs, FUNCTION, asked.rules)
         question = _Question(asked, given, explained, None)
         with steer(explained, asked.steer):
             found, after = self._explained(question), self._scores(question)
         before, positions = self._scores(question), self._positions(given, after)
+        predicts_next = self._predicts_next(given, positions)
         if before is None or after is None:
-            return Answered(found, [], [], positions=positions)
+            return Answered(found, [], [], positions, predicts_next)
         entries = list(dict.fromkeys([*before.best(), *after.best()]))
         changed, unchanged = (self.candidates.listed(scores, entries) for scores in (after, before))
-        return Answered(found, changed, unchanged, positions)
+        return Answered(found, changed, unchanged, positions, predicts_next)
 
     def _positions(self, given: Given, scores: Scores | None) -> int | None:
         """How many tokens of the text are shown, where the model has a prediction at each that can be explained."""
@@ -126,6 +130,16 @@ class ServedModel:
         if text is None or not by_token or self.facts.decodes or self.reading.positions is not None:
             return None
         return len(text.columns)
+
+    def _predicts_next(self, given: Given, positions: int | None) -> bool:
+        """Whether the model predicts the next token at each of these positions. It is called for that once with inputs of
+        these names: a model may read a text with a picture another way."""
+        if positions is None or positions < 2:
+            return False
+        names = frozenset(given.inputs)
+        if names not in self._predict_next:
+            self._predict_next[names] = self.candidates.predict_next(self.module, given)
+        return self._predict_next[names]
 
     def _given(self, asked: Asked) -> Given:
         """The inputs of the call."""
@@ -136,11 +150,16 @@ class ServedModel:
         given, _ = read(self.module, self.processor, asked.given, FUNCTION, answer=None, sampling_rate=None)
         return given
 
-    def _mark_read(self, data: Payload, question: _Question) -> None:
-        """At a position that was named, a model that predicts the next token has not read those behind it."""
-        at, part = question.asked.target.position, next((part for part in data["parts"] if part["kind"] == "text"), None)
-        if at is not None and part is not None and self.reading.predicts_next:
-            part["read"] = int(at) % len(part["tokens"]) + 1
+    def _mark_read(self, data: Payload, explanation: Explanation, question: _Question) -> None:
+        """The text whose position was named is marked as read up to there, where no token behind it has any relevance for
+        any number: a model of this kind may read both ways."""
+        at, kinds = question.asked.target.position, [part["kind"] for part in data["parts"]]
+        if at is None or "text" not in kinds or not self.reading.predicts_next or self.facts.decodes:
+            return
+        part = kinds.index("text")
+        read = int(at) % len(data["parts"][part]["tokens"]) + 1
+        if not explanation.parts[part].by_number()[:, read:].any():
+            data["parts"][part]["read"] = read
 
     def _scores(self, question: _Question) -> Scores | None:
         return self.candidates.scores(question.model, question.given, question.asked.target)
@@ -150,7 +169,7 @@ class ServedModel:
         asked = question.asked
         explanation, inside = self._of_answer(question) if asked.answer_tokens else self._of_number(question)
         (shown,) = shown_results([explanation], inside, self.labels)
-        self._mark_read(shown.data, question)
+        self._mark_read(shown.data, explanation, question)
         title = shortened(asked.title) if asked.title else title_of(explanation)
         return {**shown.data, "title": title, "steered": steered_data(asked.steer)}
 

@@ -8,13 +8,18 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
 
 from lxt_fx.attribution.readable_tokens import Tokenizer
+from lxt_fx.attribution.target_entry import Reading, logits_of
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.transformers_internals import exact_text
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.inputs.given import Example
 from lxt_fx.inside.steering.edits import Edit, clamp
+from lxt_fx.tasks.asked import Asked
+from lxt_fx.tasks.explained_call import flat_inputs
+from lxt_fx.tasks.task import Context
+from lxt_fx.tasks.token_logits import TokenLogits
 
 _WRITTEN = re.compile(r"(?P<place>[^:=]+)(?::(?P<units>\d+(?:,\d+)*))?=(?P<value>[-+0-9.eE]+)")
 COUNT = 5
@@ -39,18 +44,22 @@ def read_steering(written: Sequence[str]) -> dict[str, list[Edit]]:
 
 
 def answers(explained: Explained, inputs: Mapping[str, Any], tokenizer: Tokenizer, position: int | None) -> list[str]:
-    """The most likely answers with their logits, in order: tokens at a position (without one: of the mask, else the last),
-    or classes."""
+    """The most likely answers with their logits, in order: tokens or tags where `explain` reads a target at this position
+    (None: its default), or classes. Raises InputError for a position that the text does not have, and without logits."""
+    reading = Reading.of("explain", explained, None)
     with torch.no_grad():
-        logits: Tensor = explained(**inputs).logits[0]
-    names: Mapping[int, str] = getattr(explained.config, "id2label", None) or {}
-    if logits.dim() > 1:
-        ids, mask = inputs["input_ids"][0].tolist(), getattr(tokenizer, "mask_token_id", None)
-        at = position if position is not None else ids.index(mask) if mask in ids else -1
-        names, logits = {}, logits[at]
-    best = logits.topk(min(COUNT, len(logits)))
-    found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    return [f"{names.get(index) or repr(exact_text(tokenizer, [index]))} {value:.2f}" for value, index in found]
+        logits = logits_of(reading, explained(**inputs))
+    own, of_tokens = logits[0], logits.dim() == 3 and not reading.tags
+    if logits.dim() == 3:
+        context = Context(reading, explained.config, flat_inputs(inputs), tokenizer)
+        spot = TokenLogits("steered").spot(Asked(spot=position), 0, Example(()), context)
+        own = own[spot.place(logits.shape[1], context)]
+    best = own.topk(min(COUNT, len(own)))
+    names = [
+        repr(exact_text(tokenizer, [index])) if of_tokens else dict(enumerate(reading.labels)).get(index, str(index))
+        for index in best.indices.tolist()
+    ]
+    return [f"{name} {value:.2f}" for name, value in zip(names, best.values.tolist(), strict=True)]
 
 
 def before_and_after(before: Sequence[str], after: Sequence[str]) -> Table:
