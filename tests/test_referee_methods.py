@@ -185,6 +185,15 @@ def test_positions_count_positive_from_either_end(llama: Subject) -> None:
     assert torch.equal(first.flip(0), last) and float(first.min()) > 0
 
 
+def test_a_case_whose_cache_cannot_be_cropped_runs_whole_variants() -> None:
+    """The first case fits into the window of four tokens, the second does not."""
+    subject = Subject("window", tiny.gemma3().double())
+    short, long = llama_case((5, 9, 7)), llama_case((5, 9, 17, 23, 4, 8, 2), key="1")
+    fast, plain = LeaveOneOut().prepare(subject), LeaveOneOut(prefix=False).prepare(subject)
+    for case in (short, long):
+        torch.testing.assert_close(fast(case), plain(case))
+
+
 @pytest.mark.parametrize("name", ["attnlrp", "gradient", "attention_rollout", "captum_input_x_gradient"])
 def test_methods_are_called_with_what_saves_work(name: str, llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that their seconds can be compared: the logits of all positions are most of the work of a small model."""

@@ -158,10 +158,11 @@ def _contents(cell: CellType) -> Any:
 def class_hash(kind: type) -> str:
     """A hash of the code of all functions in the body of a class, without what stands around it."""
     bodies = {name: getattr(each, "__func__", getattr(each, "fget", each)) for name, each in vars(kind).items()}
-    codes = {name: getattr(body, "__code__", None) for name, body in bodies.items()}
-    own = {name: _code_text(code) for name, code in sorted(codes.items()) if isinstance(code, CodeType)}
-    made = [name for name in own if codes[name].co_filename == "<string>"]  # by dataclass, of fields
-    return _hash(repr([(name, text) for name, text in own.items() if name not in made]).encode())
+    codes = ((name, getattr(body, "__code__", None)) for name, body in sorted(bodies.items()))
+    written = [  # what dataclass makes of fields is in no file
+        (name, _code_text(code)) for name, code in codes if isinstance(code, CodeType) and code.co_filename != "<string>"
+    ]
+    return _hash(repr(written).encode())
 
 
 def _code_text(code: CodeType) -> str:

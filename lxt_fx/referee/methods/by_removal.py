@@ -40,7 +40,9 @@ class LeaveOneOut:
             with evaluating(subject.model):
                 if not by_prefix:
                     by_prefix.append(_agree(subject, case, leaf, self.batch))
-                without = _by_prefix(subject, case, leaf) if by_prefix[0] else _whole(subject, case, leaf, self.batch)
+                without = _by_prefix_if_it_can(subject, case, leaf) if by_prefix[0] else None
+                if without is None:
+                    without = _whole(subject, case, leaf, self.batch)
                 number = subject.numbers(case, leaf).double().cpu()
             return (number - without).masked_fill(case.spared, 0)
 
@@ -59,6 +61,15 @@ def _whole(subject: Subject, case: Case, leaf: Tensor, batch: int) -> Tensor:
 def _by_prefix(subject: Subject, case: Case, leaf: Tensor) -> Tensor:
     """[units]: the number with each position at zero, from the keys and values of what stands before it."""
     return torch.stack(list(_suffixes(subject, case, leaf)))
+
+
+def _by_prefix_if_it_can(subject: Subject, case: Case, leaf: Tensor) -> Tensor | None:
+    """As `_by_prefix`; None where the model cannot run so: it lacks a cache, its `crop` or position_ids, or the case is
+    longer than a window of its attention, whose cache cannot be cropped."""
+    try:
+        return _by_prefix(subject, case, leaf)
+    except Exception:  # in ways of its own
+        return None
 
 
 def _suffixes(subject: Subject, case: Case, leaf: Tensor) -> Iterator[Tensor]:
@@ -83,10 +94,8 @@ def _positions(model: nn.Module, first: int, end: int) -> dict[str, Any]:
 
 def _agree(subject: Subject, case: Case, leaf: Tensor, batch: int) -> bool:
     """Whether the model gives the same numbers from the keys and values of a prefix as for whole variants."""
-    whole = _whole(subject, case, leaf, batch)
-    try:
-        found = _by_prefix(subject, case, leaf)
-    except Exception:  # a model may lack a cache, its `crop`, or position_ids, in ways of its own: it runs whole variants
+    whole, found = _whole(subject, case, leaf, batch), _by_prefix_if_it_can(subject, case, leaf)
+    if found is None:
         return False
     scale = whole.abs().max().clamp(min=1e-6)
     return bool(((found - whole).abs() <= 1e-4 * scale).all())

@@ -29,7 +29,8 @@ class RandomOrder:
 @dataclass(frozen=True, slots=True)
 class ByPosition:
     """An order by position alone: the first tokens of a text first, the last ones first, or the centre of a picture first.
-    All relevance is positive, so that metrics of sizes judge each of them alike. A metric that such a method does well in rewards positions."""
+    All relevance is positive, so that metrics of sizes judge each of them alike. A metric that such a method does well in
+    rewards positions."""
 
     name: str
     most: Literal["first", "last", "centre"]

@@ -39,7 +39,7 @@ def curves(judged: Judged, replacement: str, steps: int) -> tuple[Tensor, Tensor
 
 def present_in(judged: Judged, steps: int) -> Tensor:
     """[2, steps + 1, units]: the units that are present under MoRF and under LeRF. Equally relevant units go in a random
-    order, the same one for all methods of a case: by their positions, a constant relevance would be an order by position."""
+    order, the same one for all methods of a case: in the order of positions, a constant relevance would have one."""
     chance = torch.Generator().manual_seed(seed_of(f"{judged.case.key} ties"))
     shuffled = torch.randperm(len(judged.relevance), generator=chance)
     _, present = orders(judged.relevance[None, shuffled], judged.answers.removable[None, shuffled], steps)
@@ -93,7 +93,7 @@ def mean_ranks(values: Tensor) -> Tensor:
 @dataclass(frozen=True, slots=True)
 class Deletion:
     """RISE's deletion score (Petsiuk et al. 2018) of a scaled number: the area under its course from 1 (whole input) to 0
-    (all removed) when the most relevant units are removed first, one step after the other. Values outside are cut to [0, 1].
+    (all removed) when the most relevant units are removed first, one step after the other, cut to [0, 1].
     There the course is a class's probability as it is; a logit has no such scale, and is scaled as MAS scales."""
 
     name: str = "rise"
@@ -123,8 +123,9 @@ class MagnitudeAligned:
         course = response(judged, self.replacement, self.steps, self.name).cummin(0).values
         removable = judged.answers.removable
         positive = judged.relevance.clamp(min=0) * removable
-        whole = float(positive.sum())
-        left = (present_in(judged, self.steps)[0] * positive).sum(1) / whole if whole > 0 else torch.linspace(1, 0, self.steps + 1).double()
+        whole, left = float(positive.sum()), torch.linspace(1, 0, self.steps + 1).double()
+        if whole > 0:
+            left = (present_in(judged, self.steps)[0] * positive).sum(1) / whole
         return float(torch.trapezoid((course + (course - left).abs()).clamp(0, 1))) / self.steps
 
 
