@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def test_the_first_of_two_results_counts() -> None:
     pytest.importorskip("pandas")
     frame = results.to_dataframe()
     assert 99.0 not in set(frame["value"]) and len(frame) == 2 * (5 * CASES - 1) - 1
-    assert list(frame.columns) == ["model", "task", "place", "case", "method", "metric", "value", "seconds"]
+    assert list(frame.columns) == ["model", "task", "place", "case", "method", "metric", "value", "seconds", "group"]
 
 
 def test_without_a_reference_nothing_is_compared(tmp_path: Path) -> None:
@@ -141,6 +142,32 @@ def test_without_a_reference_nothing_is_compared(tmp_path: Path) -> None:
     assert "won" not in shown and "sign flips" not in shown and shown.count("reference") == 1
     plot = plot_of(results.table("model 0", "facts", "area"))
     assert plot is not None and not plot.zero and len(plot.rows) == len(METHODS)
+
+
+def in_groups() -> Contents:
+    found = contents(1)
+    found.lines[:] = [replace(line, group=f"g{line.place // 4}" if line.place < 36 else "") for line in found.lines]
+    return found
+
+
+def test_tables_go_by_groups_and_say_how_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    results, alone = BenchResults(in_groups()), BenchResults(contents(1))
+    by = {one.method: one for one in results.table("model 0", "facts", "area").measured}
+    groups = {f"c{case}": f"g{case // 4}" for case in range(36)}
+    values = {name: results.values("model 0", "facts", name, "area") for name in METHODS}
+    expected = compared(values["gim"], values["attnlrp"], "higher", groups)
+    assert expected is not None and by["gim"].paired is not None
+    assert by["gim"].paired.difference == expected.difference and by["gim"].paired.p == expected.p
+    assert (by["gim"].found.cases, by["gim"].found.groups) == (CASES, 13)
+    shown = str(results)
+    assert "39 to 40 cases in 13 groups" in shown and max(map(len, shown.splitlines())) <= 80
+    assert "| 40 in 13 groups |" in results.to_markdown() and "in 13 groups" not in alone.to_markdown()
+    results.to_html(tmp_path / "page.html")
+    assert "40 in 13 groups" in (tmp_path / "page.html").read_text()
+    results.to_svg(tmp_path / "area.svg", "area")
+    pytest.importorskip("pandas")
+    assert set(results.to_dataframe()["group"]) == {"", *groups.values()}
 
 
 # numbers

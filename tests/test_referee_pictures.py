@@ -132,6 +132,7 @@ def test_gold_is_the_quadrant_of_the_explained_class() -> None:
         own = picture[0][pixels].view(4, 4)
         (place,) = (given.tensor[:, 0] == own).flatten(1).all(1).nonzero().flatten().tolist()
         assert isinstance(case.value, ClassLogit) and case.value.index == place % 8, "the picture that is gold"
+        assert case.group == f"picture-{place}"
         others = [int(each) for each in case.key.split("-")[1:5]]
         assert place in others and len({each % 8 for each in others}) == 4
         top = asked.model(picture[None]).logits[0].topk(4).indices
@@ -188,6 +189,7 @@ def test_photos_of_a_folder_are_prepared_and_cropped(tmp_path: Path) -> None:
     asked, folder = reader(), photos(tmp_path, ["a.png", "b.png", "c.png"])
     found = patches(folder).cases(asked, 24, 0)
     keys = [case.key for case in found]
+    assert [case.group for case in found] == [key.rsplit("-", 1)[0] for key in keys] and len({c.group for c in found}) == 3
     assert len({*keys}) == 24 and keys[0].endswith("-0") and keys[3].endswith("-1")
     assert len({tuple(case.inputs["pixel_values"].flatten().tolist()) for case in found}) == 24
     with Image.open(folder / f"{'abc'[int(keys[0].split('-')[1])]}.png") as opened:

@@ -318,6 +318,36 @@ def test_constants_may_change_a_small_number_by_rounding_alone(size: float, righ
             bench(asked, tasks=Difference(), methods=[LastOnly()], cases=1)
 
 
+@dataclass(frozen=True)
+class InPairs(Counting):
+    """Cases 0 and 1 are a group, 2 and 3 another one; `Counting` has each case alone."""
+
+    together: int = field(default=2, compare=False)
+
+    def case(self, number: int, seed: int) -> Case:
+        return replace(super().case(number, seed), group=f"group {number // self.together}")
+
+
+def test_the_file_holds_the_groups_of_cases_and_goes_on_with_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    found = bench(tasks=InPairs(), file=path)
+    lines = [line["result"] for line in written(path) if "result" in line]
+    assert {line["case"]: line["group"] for line in lines} == {f"c{case}": f"group {case // 2}" for case in range(4)}
+    assert all((one.found.cases, one.found.groups) == (4, 2) for one in found.table("net", "counting", "drop").measured)
+    assert lxt_fx.read_bench(path, None).contents == found.contents
+    with pytest.raises(InputError, match="case 2 of counting for net is 'c2' now, .* or one of another group"):
+        bench(tasks=InPairs(together=4), file=path)
+    bench(file=tmp_path / "alone.jsonl")
+    assert '"group"' not in (tmp_path / "alone.jsonl").read_text()
+
+
+def test_a_case_that_a_method_refused_has_its_group_too() -> None:
+    found = bench(tasks=InPairs(), methods=[NotEven()])
+    assert [(one.refused != "", one.group) for one in found.contents.lines] == [
+        (True, "group 0"), (False, "group 0"), (True, "group 1"), (False, "group 1"),
+    ]  # fmt: skip
+
+
 # the file
 
 

@@ -70,6 +70,58 @@ def test_the_sign_flip_test_by_hand() -> None:
     assert sign_flip_p(torch.zeros(5)) == 1
 
 
+def test_groups_are_drawn_whole() -> None:
+    """Of three groups there are 27 resamples of whole groups: the mean is that of all their cases."""
+    values, groups = (1.0, 2.0, 6.0, 7.0, 11.0), ("a", "b", "a", "", "b")
+    whole = ((1.0, 6.0), (2.0, 11.0), (7.0,))
+    means = sorted({sum(map(sum, each)) / sum(map(len, each)) for each in itertools.product(whole, repeat=3)})
+    found = interval(torch.tensor(values), groups, resamples=20_000)
+    assert (found.low, found.high) == pytest.approx((means[0], means[-1])) and (found.cases, found.groups) == (5, 3)
+    sums = [7 - 2 * 5.4, 13 - 2 * 5.4, 7 - 5.4]
+    assert found.error == pytest.approx(math.sqrt(3 / 2 * sum(each**2 for each in sums)) / 5)
+    assert interval(torch.tensor(values), ("",) * 5) == interval(torch.tensor(values))
+    one = interval(torch.tensor(values), ("a",) * 5)
+    assert one.mean == 5.4 and all(map(math.isnan, (one.low, one.high, one.error)))
+
+
+def test_the_same_case_again_in_its_group_is_no_evidence() -> None:
+    """Each of 12 cases comes four times: with groups the interval, the test and the cases needed are those of 12."""
+    once, often = drawn(12), drawn(12).repeat(4)
+    groups = [f"{at % 12}" for at in range(48)]
+    plain, grouped = interval(once), interval(often, groups)
+    assert (grouped.low, grouped.high, grouped.error) == pytest.approx((plain.low, plain.high, plain.error))
+    assert interval(often).error < 0.55 * plain.error
+    assert sign_flip_p(often, groups) == sign_flip_p(once)
+    assert cases_needed(often, 10, groups=groups) == pytest.approx(4 * (cases_needed(once, 10) or 0), abs=4)
+    assert cases_needed(often, 10, groups=["a"] * 48) is None
+
+
+def test_the_interval_of_groups_covers_the_true_mean_and_that_of_cases_does_not() -> None:
+    """40 groups of 5 cases that share half of their variance."""
+    experiments, count, of = 600, 40, 5
+    values = drawn(experiments, count, 1, seed=1) + drawn(experiments, count, of, seed=2)
+    groups = [str(at // of) for at in range(count * of)]
+    covered = []
+    for known in (groups, []):
+        found = [interval(each.flatten(), known, 500) for each in values]
+        covered.append(sum(one.low <= 0 <= one.high for one in found) / experiments)
+    assert 0.91 < covered[0] < 0.97 and covered[1] < 0.83
+
+
+def test_a_whole_group_flips() -> None:
+    """Of 8 flips of three groups two reach the sum; of single cases 2 of 32."""
+    values = torch.ones(5)
+    assert sign_flip_p(values, ("a", "a", "b", "b", "")) == 2 / 8 and sign_flip_p(values) == 2 / 32
+
+
+def test_a_comparison_goes_by_the_groups_of_its_common_cases() -> None:
+    method = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.5, "x": 1.0}
+    reference = {"a": 0.0, "b": 0.5, "c": 1.0, "d": 0.0}
+    found = compared(method, reference, "higher", {"a": "one", "b": "one", "x": "two"})
+    assert found is not None and (found.difference.cases, found.difference.groups) == (4, 3)
+    assert found.p == 2 / 8 and found.wins == 4
+
+
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
     assert holm([0.5, 0.9]) == (1.0, 1.0) and holm([]) == ()

@@ -53,6 +53,57 @@ def test_every_task_is_a_task_under_its_name() -> None:
     assert set(FROM_PATH) <= set(TASKS)
 
 
+GROUPED = {
+    "facts": lambda each: gold_words(each)[0],
+    "agreement": lambda each: next(one for one in (*THINGS, *PEOPLE) if gold_words(each)[0] in one.split()).split()[0],
+    "greater_than": lambda each: re.findall(r"\d{4}", each.text)[0],
+    "indirect_object": lambda each: " and ".join(sorted(one.strip() for one in (*each.right, *each.wrong))),
+}
+"""What a prompt asks about, read from the prompt."""
+
+
+@pytest.mark.parametrize("name", sorted(GROUPED))
+def test_prompts_that_ask_about_the_same_are_a_group(name: str) -> None:
+    found = candidates(name, 500)
+    assert [each.group for each in found] == [GROUPED[name](each) for each in found]
+    assert 20 < len({each.group for each in found}) < 500
+
+
+def test_questions_about_one_person_or_place_are_a_group() -> None:
+    for name in ("needle", "two_hop"):
+        found = candidates(name, 200)
+        assert all(each.group in each.text or "treasure" in each.group for each in found)
+        assert 10 < len({each.group for each in found}) < 40
+    assert {each.group for name in ("next_token", "sentiment") for each in candidates(name, 50)} == {""}
+
+
+def test_two_questions_about_one_public_passage_are_a_group(tmp_path: Path) -> None:
+    entry = json.loads(GOOD_FILES["answer_span"][1])[0]
+    other = {**entry, "context": "Only Rollo came", "answer_span": [5, 10], "id": "x3"}
+    (tmp_path / "a.json").write_text(json.dumps([entry, {**entry, "question": "Who came?", "id": "x2"}, other]))
+    task = FROM_PATH["answer_span"](tmp_path / "a.json")
+    assert isinstance(task, TextTask)
+    groups = {each.key: each.group for each in task.candidates(tokenizer_of("byte"), 0)}
+    assert groups["squad-x1"] == groups["squad-x2"] != groups["squad-x3"]
+
+
+def test_texts_of_one_article_are_a_group(tmp_path: Path) -> None:
+    lines = ({"text": "one text", "group": "article"}, {"text": "two texts", "group": "article"}, {"text": "three texts"})
+    (tmp_path / "texts.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    found = next_token(tmp_path / "texts.jsonl", tokens=4).candidates(tokenizer_of("byte"), 0)
+    assert {each.text: each.group for each in found} == {
+        "one text": "article", "two texts": "article", "three texts": "",
+    }  # fmt: skip
+
+
+def test_a_case_has_the_group_of_its_prompt() -> None:
+    asked = language()
+    for name in ("agreement", "next_token"):
+        groups = {each.key: each.group for each in candidates(name, 64)}
+        found = text_task(name).cases(asked, 3, 0)
+        assert found and all(case.group == groups[case.key] for case in found)
+
+
 @pytest.mark.parametrize("name", TEXT_TASKS)
 def test_prompts_are_many_and_distinct(name: str) -> None:
     least = 500 if name in MANY else 200

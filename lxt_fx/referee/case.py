@@ -24,7 +24,9 @@ class Case:
     name, one example: `input_ids` [1, tokens] or `pixel_values` [1, channels, height, width], and masks. `value` takes the
     output of the model for n examples and gives the explained number of each, [n]; `said` says it in words. `labels` are
     the texts of the units (tokens, or patches row by row). `spared` [units] marks units that are never removed or ranked
-    (special tokens). `gold` [units] marks the units on which the answer must rest, None where nobody can say.
+    (special tokens). `gold` [units] marks the units on which the answer must rest, None where nobody can say. Cases of one
+    task that share what they ask about (a subject, a passage, a picture) have one `group`, since they are not independent;
+    it is empty for a case alone.
     """
 
     key: str
@@ -34,6 +36,7 @@ class Case:
     labels: tuple[str, ...]
     spared: Tensor
     gold: Tensor | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         units = len(self.labels)

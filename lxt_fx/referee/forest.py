@@ -68,5 +68,6 @@ def _draw(axes: Axes, table: BenchTable, plot: Plot) -> None:
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    cases = max(row.found.cases for row in plot.rows)
-    axes.set_title(f"{table.model}, {table.task}, {cases} cases", fontsize=9, loc="left", parse_math=False)
+    most = max((row.found for row in plot.rows), key=lambda found: found.cases)
+    groups = "" if most.groups == most.cases else f" in {most.groups} groups"
+    axes.set_title(f"{table.model}, {table.task}, {most.cases} cases{groups}", fontsize=9, loc="left", parse_math=False)

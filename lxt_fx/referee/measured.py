@@ -63,6 +63,7 @@ class Measurements:
     contents: Contents
     reference: str | None = "attnlrp"
     _values: dict[tuple[str, str, str, str], dict[str, float]] = field(default_factory=dict, init=False)
+    _groups: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict, init=False)
     _seconds: dict[tuple[str, str, str], list[float]] = field(default_factory=dict, init=False)
     _tables: dict[tuple[str, str, str], BenchTable] = field(default_factory=dict, init=False)
 
@@ -73,6 +74,7 @@ class Measurements:
                 "them, or None to compare nothing"
             )
         for line in self.contents.lines:
+            self._groups.setdefault((line.model, line.task), {}).setdefault(line.case, line.group)
             for metric, value in line.values.items():
                 # what two processes wrote at once is there twice: the first counts
                 self._values.setdefault((line.model, line.task, line.method, metric), {}).setdefault(line.case, value)
@@ -137,11 +139,13 @@ class Measurements:
     def _table(self, model: str, task: str, metric: str) -> BenchTable:
         better, found = self.metrics.get(metric, ""), []
         reference = {} if self.reference is None else self.values(model, task, self.reference, metric)
+        groups = self._groups.get((model, task), {})
         for method in self.methods:
             own = self.values(model, task, method, metric)
             if own:
-                paired = None if method == self.reference else compared(own, reference, better)
-                mean = interval(torch.tensor(list(own.values()), dtype=torch.float64))
+                paired = None if method == self.reference else compared(own, reference, better, groups)
+                values = torch.tensor(list(own.values()), dtype=torch.float64)
+                mean = interval(values, [groups[case] for case in own])
                 found.append(Measured(method, mean, paired, median(self._seconds[model, task, method])))
         corrected = iter(holm([one.paired.p for one in found if one.paired is not None]))
         measured = (
@@ -181,15 +185,15 @@ class Measurements:
         return (*found, *_joined(missing))
 
     def to_dataframe(self) -> DataFrame:
-        """A line for each model, task, case, method and metric, with its value and the CPU seconds of the explanation.
-        Raises InputError if pandas is not installed."""
+        """A line for each model, task, case, method and metric, with its value, the CPU seconds of the explanation and the
+        group of the case (empty: the case alone). Raises InputError if pandas is not installed."""
         try:
             import pandas
         except ImportError as error:
             raise InputError("to_dataframe: needs pandas; pip install 'lxt_fx[frames]'") from error
-        columns = ("model", "task", "place", "case", "method", "metric", "value", "seconds")
+        columns = ("model", "task", "place", "case", "method", "metric", "value", "seconds", "group")
         rows = [
-            (line.model, line.task, line.place, line.case, line.method, metric, value, line.seconds)
+            (line.model, line.task, line.place, line.case, line.method, metric, value, line.seconds, line.group)
             for line in self.contents.lines
             for metric, value in line.values.items()
         ]

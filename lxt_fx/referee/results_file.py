@@ -34,7 +34,8 @@ KINDS: tuple[Kind, ...] = ("model", "task", "method", "metric")
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one method gave for one case. `place` is that of the case in its task, `content` a hash of its input. `values`
+    """What one method gave for one case. `place` is that of the case in its task, `content` a hash of its input, `group`
+    that of the cases that share what they ask about (empty: the case alone). `values`
     are the metrics by name; `skipped` are those that cannot judge the case, and why. Where the method itself is not for the
     case, `refused` says why, and there are no values. `seconds` is the CPU time of the explanation."""
 
@@ -48,6 +49,7 @@ class Line:
     skipped: Mapping[str, str] = field(default_factory=dict)
     refused: str = ""
     seconds: float = 0.0
+    group: str = ""
 
     def __post_init__(self) -> None:
         wrong = [name for name, value in self.values.items() if not math.isfinite(value)]

@@ -18,10 +18,10 @@ MARKS = {"better": "▲", "worse": "▼", "no evidence": "="}
 ROOM, GAP = 80, 3
 """Columns of a table, and between two of its columns."""
 
-INTERVALS = "Intervals: 95 %, percentile bootstrap over cases."
+INTERVALS = "Intervals: 95 %, percentile bootstrap over cases, or over groups where cases share what they ask about."
 COMPARED = (
     " Each method is compared with the reference case by case: ▲ better, ▼ worse, = no evidence of a difference, by sign "
-    "flips, corrected for all methods of a table (Holm)."
+    "flips (a group of cases flips as one), corrected for all methods of a table (Holm)."
 )
 
 
@@ -69,10 +69,21 @@ def against(one: Measured, table: BenchTable) -> str:
 
 
 def cases_said(tables: Sequence[BenchTable]) -> str:
-    """`50 cases`, or `12 to 50 cases` where methods and metrics have not the same."""
-    counts = {one.found.cases for table in tables for one in table.measured}
+    """`50 cases`, `50 cases in 31 groups`, or `12 to 50 cases` where methods and metrics have not the same."""
+    found = [one.found for table in tables for one in table.measured]
+    said = _counted("case", [one.cases for one in found])
+    alone = all(one.groups == one.cases for one in found)
+    return said if alone else f"{said} in {_counted('group', [one.groups for one in found])}"
+
+
+def _counted(what: str, counts: Sequence[int]) -> str:
     least, most = min(counts), max(counts)
-    return f"{most} case{'' if most == 1 else 's'}" if least == most else f"{least} to {most} cases"
+    return f"{most} {what}{'' if most == 1 else 's'}" if least == most else f"{least} to {most} {what}s"
+
+
+def in_groups(found: Interval) -> str:
+    """`50`, or `50 in 31 groups`."""
+    return f"{found.cases}" if found.groups == found.cases else f"{found.cases} in {_counted('group', [found.groups])}"
 
 
 def by_task(results: Measurements) -> Iterator[tuple[str, str, list[BenchTable]]]:
@@ -138,9 +149,15 @@ def _cells(results: Measurements, table: BenchTable, uneven: bool) -> dict[str, 
     for one in table.measured:
         span = f" [{range_said(one.found).replace(' to ', ', ')}]" if range_said(one.found) else ""
         second = "reference" if one.method == results.reference else against(one, table)
-        lines = [f"{mean_said(one.found)}{span}", second, f"{one.found.cases} cases" if uneven else ""]
+        lines = [f"{mean_said(one.found)}{span}", second, *(_counts(one.found) if uneven else ())]
         found[one.method] = "\n".join(filter(None, lines))
     return found
+
+
+def _counts(found: Interval) -> Iterator[str]:
+    yield _counted("case", [found.cases])
+    if found.groups < found.cases:
+        yield f"in {_counted('group', [found.groups])}"
 
 
 def _table(results: Measurements, columns: Sequence[tuple[str, dict[str, str]]]) -> Table:
@@ -189,7 +206,7 @@ def cells_of(one: Measured, table: BenchTable, reference: str | None) -> tuple[s
         other = (mean_said(paired.difference), range_said(paired.difference), *counts, p_said(paired.holm),
                  paired.verdict(table.better))  # fmt: skip
         needed = "" if paired.needed is None else str(paired.needed)
-    return (*own, *other, str(one.found.cases), needed, f"{one.seconds:.2g}")
+    return (*own, *other, in_groups(one.found), needed, f"{one.seconds:.2g}")
 
 
 def _markdown_lines(results: Measurements, table: BenchTable) -> Iterator[str]:

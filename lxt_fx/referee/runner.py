@@ -101,18 +101,18 @@ class _OneModel:
     def _known(self, task: str, cases: Sequence[Case]) -> dict[tuple[str, str], set[str]]:
         """The metrics that are known, by case and method; a method that refused a case has all."""
         found: dict[tuple[str, str], set[str]] = {}
-        hashes = [(case.key, of_case(case)) for case in cases]
-        keys = [key for key, _ in hashes]
+        hashes = [(case.key, of_case(case), case.group) for case in cases]
+        keys = [key for key, *_ in hashes]
         if len(set(keys)) < len(keys):
             raise InputError(f"bench: two cases of {task} have the key {max(keys, key=keys.count)!r}; keys must differ")
         for line in self.file.contents.lines:
             if (line.model, line.task) != (self.subject.name, task):
                 continue
-            if line.place < len(hashes) and hashes[line.place] != (line.case, line.content):
+            if line.place < len(hashes) and hashes[line.place] != (line.case, line.content, line.group):
                 raise InputError(
                     f"bench: case {line.place} of {task} for {line.model} is {hashes[line.place][0]!r} now, and another "
-                    f"one ({line.case!r}) in {self.file.path}; a task gives the same cases for the same seed, however many "
-                    "are asked for. Give another file"
+                    f"one ({line.case!r}), or one of another group, in {self.file.path}; a task gives the same cases for "
+                    "the same seed, however many are asked for. Give another file"
                 )
             every = set(self.contest.metrics) if line.refused else {*line.values, *line.skipped}
             found.setdefault((line.case, line.method), set()).update(every)
@@ -151,25 +151,23 @@ class _OneModel:
         return self.ready[key]
 
     def _case(self, task: str, made_by: Task, place: int, case: Case, missing: Mapping[str, Sequence[str]]) -> None:
-        content = of_case(case)
+        blank = Line(self.subject.name, task, place, case.key, of_case(case), "", group=case.group)
         try:
             self._check_constants(case)
             answers = Answers(self.subject, case, made_by.replacements(self.subject, case, self.contest.seed))
         except NotForThisError as error:  # of this case alone: the task goes on, and says what is missing
             for method in missing:
-                self.file.add(Line(self.subject.name, task, place, case.key, content, method, refused=str(error)))
+                self.file.add(replace(blank, method=method, refused=str(error)))
             return
         for method, metrics in missing.items():
             with stage(method), _named(f"{method} on case {case.key} of {task} ({self.subject.name})"):
                 try:
                     relevance, seconds = self._explained(method, case, self.subject)
                 except NotForThisError as error:
-                    found = Line(self.subject.name, task, place, case.key, content, method, refused=str(error))
+                    found = replace(blank, method=method, refused=str(error))
                 else:
                     values, skipped = self._judged(method, metrics, case, relevance, answers)
-                    found = Line(
-                        self.subject.name, task, place, case.key, content, method, values, skipped, seconds=seconds
-                    )
+                    found = replace(blank, method=method, values=values, skipped=skipped, seconds=seconds)
                 self._check_weights(task, method)
             self.file.add(found)
 

@@ -49,7 +49,7 @@ STARTS = ("", "I know that ", "She said that ", "Everyone thinks that ", "In the
 def agreement() -> TextTask:
     """A subject, then another noun, most often of the other number, then the verb. The number is the mean logit of the
     verbs that agree with the subject less that of those that do not (is, was, has; are, were, have). Gold is the subject's
-    noun."""
+    noun; prompts with one noun as their subject are a group."""
     return TextTask("agreement", _own)
 
 
@@ -69,4 +69,4 @@ def _drawn(chance: random.Random) -> Iterator[Candidate]:
         slots = {"start": chance.choice(STARTS), "beside": chance.choice(BESIDE), "other": other[many_others]}
         text, gold = marked(chance.choice(frames).format(subject=f"[{subject[many]}]", **slots))
         right, wrong = (tuple(verbs[number] for verbs in VERBS) for number in (many, 1 - many))
-        yield Candidate(text[0].upper() + text[1:], right, wrong, gold, judged="contrast")
+        yield Candidate(text[0].upper() + text[1:], right, wrong, gold, judged="contrast", group=subject[0])

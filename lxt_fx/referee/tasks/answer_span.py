@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.referee.tasks.candidate import Candidate, distinct, marked
+from lxt_fx.referee.tasks.candidate import Candidate, distinct, marked, text_key
 from lxt_fx.referee.tasks.public_files import Entry, entries
 from lxt_fx.referee.tasks.text_task import TextTask
 from lxt_fx.referee.tasks.word_lists import with_articles, words
@@ -94,7 +94,8 @@ def answer_span(path: str | Path | None = None) -> TextTask:
     """Passages of the project, or those of a file of short SQuAD questions: JSON, a list of objects with `context`,
     `question`, `answer` and `answer_span`, the characters of the context that answer.
 
-    The number is the logit of the answer's first token. Gold is the answer in the passage.
+    The number is the logit of the answer's first token. Gold is the answer in the passage. Questions about one passage
+    are a group.
 
     Raises InputError for a file of another form; the message names the entry and the field.
     """
@@ -115,7 +116,7 @@ def _drawn(chance: random.Random) -> Iterator[Candidate]:
         slot, question = chance.choice(questions)
         written = passage.format(**chosen | {slot: f"[{chosen[slot]}]"})
         text, gold = marked(with_articles(PROMPT.format(passage=written, question=question)))
-        yield Candidate(text, (f" {chosen[slot]}",), gold=gold)
+        yield Candidate(text, (f" {chosen[slot]}",), gold=gold, group=text_key(marked(written)[0]))
 
 
 def _given(found: list[Candidate], tokenizer: Any, seed: int) -> Iterator[Candidate]:
@@ -132,4 +133,4 @@ def _public(entry: Entry) -> Candidate:
         raise InputError(f"{entry.where}: the field 'answer_span' {list(span)} is {written!r}, the answer {answer!r}")
     prompt = PROMPT.format(passage=passage, question=f"{entry.text('question').strip()}\nAnswer:")
     key = f"squad-{entry.text('id')}" if "id" in entry.fields else ""
-    return Candidate(prompt, (f" {written}",), gold=(span,), given_key=key)
+    return Candidate(prompt, (f" {written}",), gold=(span,), given_key=key, group=text_key(passage))

@@ -22,7 +22,7 @@ class Candidate:
     those that it is contrasted with. Without both, whatever the model predicts is explained. A model is asked where its top
     token is right (`judged` by "top") or the right tokens have the larger mean logit ("contrast"), here and in each of
     `also`. `gold` are the spans on which the answer must rest. `most` tokens are read. `given_key` is the name that a file
-    of public data gives the prompt.
+    of public data gives the prompt. Prompts of one task that ask about the same have one `group`, empty for a prompt alone.
 
     Raises InputError for a gold span that holds no character of the text but spaces.
     """
@@ -35,6 +35,7 @@ class Candidate:
     also: tuple[Candidate, ...] = ()
     most: int | None = None
     given_key: str = ""
+    group: str = ""
 
     def __post_init__(self) -> None:
         for start, end in self.gold:
@@ -45,7 +46,12 @@ class Candidate:
     def key(self) -> str:
         """The name of the prompt within its task: it follows from the text alone, so that two seeds that draw one prompt
         give it one key."""
-        return self.given_key or hashlib.sha256(self.text.encode()).hexdigest()[:12]
+        return self.given_key or text_key(self.text)
+
+
+def text_key(text: str) -> str:
+    """A short name of a text: equal texts have one."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def marked(template: str) -> tuple[str, tuple[Span, ...]]:

@@ -20,7 +20,7 @@ Pair = tuple[str, str]
 
 def facts(path: str | Path | None = None) -> TextTask:
     """Facts of the project, or those of a file in the format of Known-1000 (ROME): JSON, a list of objects with `known_id`,
-    `subject`, `prompt` and `attribute`. Gold is the subject.
+    `subject`, `prompt` and `attribute`. Gold is the subject; prompts about one subject are a group.
 
     Raises InputError for a file of another form; the message names the entry and the field.
     """
@@ -41,7 +41,7 @@ def _own() -> Iterator[Candidate]:
                 text, gold = marked(template.format(subject))
                 if times_said(text, answer):
                     continue  # the opposite of `question`, in a prompt that says `Answer:`
-                yield Candidate(text[0].upper() + text[1:], (f" {answer}",), gold=gold)
+                yield Candidate(text[0].upper() + text[1:], (f" {answer}",), gold=gold, group=subject)
 
 
 def pairs_by_relation() -> dict[str, list[Pair]]:
@@ -77,4 +77,4 @@ def _known(entry: Entry) -> Candidate:
     if start < 0:
         raise InputError(f"{entry.where}: the field 'subject' is {subject!r}, which the prompt {prompt!r} does not have")
     key = f"known-{entry.number('known_id')}"
-    return Candidate(prompt, (f" {answer}",), gold=((start, start + len(subject)),), given_key=key)
+    return Candidate(prompt, (f" {answer}",), gold=((start, start + len(subject)),), given_key=key, group=subject)

@@ -43,14 +43,16 @@ class Years:
     def candidate(self, tokenizer: Any) -> Candidate:
         """The number is the mean logit of the continuations after the year less that of those up to it. Where a token is
         one digit, these are the tens: the tens of the year itself are both and are left out, and only that digit of the
-        year is gold."""
+        year is gold. Prompts with one year are a group."""
         start, end = self.within
         year = int(self.text[start:end])
         ids = continuation(tokenizer, read_prompt(tokenizer, self.text), "50")
         gold = ((start, end if ids is not None and len(ids) == 1 else start + 1),)
         later = tuple(f"{each:02}" for each in range(year + 1, 100))
         others = tuple(f"{each:02}" for each in range(year + 1))
-        return Candidate(self.text, later, others, gold, judged="contrast", given_key=self.key)
+        return Candidate(
+            self.text, later, others, gold, judged="contrast", given_key=self.key, group=self.text[start - 2 : end]
+        )
 
 
 def greater_than(path: str | Path | None = None) -> TextTask:

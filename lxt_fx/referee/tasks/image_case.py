@@ -75,15 +75,20 @@ def as_read(subject: Subject, picture: Tensor) -> Tensor:
     return picture[None].to(weight.device, weight.dtype)
 
 
-def picture_case(subject: Subject, key: str, picture: Tensor, value: Any, said: str, gold: Tensor | None = None) -> Case:
+def picture_case(
+    subject: Subject, key: str, picture: Tensor, value: Any, said: str, gold: Tensor | None = None, group: str = ""
+) -> Case:
     """A picture [1, channels, height, width] as a case whose units are its patches. `gold` [rows, columns] marks patches.
+    Views of one scene have its name as their `group`.
 
     Raises InputError for a picture that patches of the subject's side do not divide.
     """
     rows, columns = patch_grid(subject, picture)
     labels = tuple(f"row {row + 1}, column {column + 1}" for row in range(rows) for column in range(columns))
     marked = None if gold is None else gold.flatten()
-    return Case(key, {"pixel_values": picture}, value, said, labels, torch.zeros(len(labels), dtype=torch.bool), marked)
+    return Case(
+        key, {"pixel_values": picture}, value, said, labels, torch.zeros(len(labels), dtype=torch.bool), marked, group
+    )
 
 
 def patch_grid(subject: Subject, picture: Tensor) -> tuple[int, int]:
@@ -96,7 +101,7 @@ def patch_grid(subject: Subject, picture: Tensor) -> tuple[int, int]:
     return height // side, width // side
 
 
-def salient_case(subject: Subject, key: str, picture: Tensor, found: Tensor) -> Case | None:
+def salient_case(subject: Subject, key: str, picture: Tensor, found: Tensor, group: str = "") -> Case | None:
     """A picture [1, channels, height, width] and the map [height, width] of it: how much the tenth of the pixels that draws
     the eye most stands out. None for a map that is flat."""
     least = found.flatten().float().quantile(1 - SALIENT)
@@ -104,7 +109,7 @@ def salient_case(subject: Subject, key: str, picture: Tensor, found: Tensor) -> 
     if not 0 < float(region.sum()) < region.numel():
         return None
     said = "mean of the map in the most salient tenth of the pixels less its mean elsewhere"
-    return picture_case(subject, key, picture, Standing(region), said)
+    return picture_case(subject, key, picture, Standing(region), said, group=group)
 
 
 def picture_replacements(case: Case, others: Iterator[Tensor], draws: int) -> dict[str, Sequence[Tensor]]:

@@ -56,7 +56,8 @@ def indirect_object(path: str | Path | None = None) -> TextTask:
     `prompt` and `answer` (the indirect object), and the subject named twice in the prompt.
 
     The number is the logit of the indirect object less that of the subject. Gold is the indirect object's name, the one
-    word that the answer copies; how a model finds which of the two names comes twice is left to it.
+    word that the answer copies; how a model finds which of the two names comes twice is left to it. Prompts about the same
+    two people are a group.
 
     Raises InputError for a file of another form; the message names the entry and the field.
     """
@@ -75,7 +76,7 @@ def _drawn(chance: random.Random) -> Iterator[Candidate]:
         first, second = chance.choice(((f"[{asked}]", subject), (subject, f"[{asked}]")))
         slots = {"place": chance.choice(PLACES), "thing": chance.choice(THINGS)}
         text, gold = marked(chance.choice(TEMPLATES).format(a=first, b=second, s=subject, **slots))
-        yield Candidate(text, (f" {asked}",), (f" {subject}",), gold, judged="contrast")
+        yield Candidate(text, (f" {asked}",), (f" {subject}",), gold, judged="contrast", group=_people(asked, subject))
 
 
 def _given(found: list[Candidate], tokenizer: Any, seed: int) -> Iterator[Candidate]:
@@ -95,4 +96,10 @@ def _public(entry: Entry) -> Candidate:
         raise InputError(f"{entry.where}: the field 'prompt' must name one person twice, the subject, got {prompt!r}")
     gold = ((places[0], places[0] + len(asked)),)
     key = f"ioi-{entry.number('case_id')}" if "case_id" in entry.fields else ""
-    return Candidate(prompt, (f" {asked}",), (f" {twice[0]}",), gold, judged="contrast", given_key=key)
+    return Candidate(
+        prompt, (f" {asked}",), (f" {twice[0]}",), gold, judged="contrast", given_key=key, group=_people(asked, twice[0])
+    )
+
+
+def _people(asked: str, subject: str) -> str:
+    return " and ".join(sorted((asked, subject)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -49,7 +50,7 @@ candle|mirror|ladder|bottle
 
 def needle(length: int = 100) -> TextTask:
     """Prompts of about `length` tokens, 50 to 500. The number is the logit of the word that is asked for; gold is that word
-    in the fact, and stands nowhere else.
+    in the fact, and stands nowhere else. Prompts whose questions name one place or person are a group.
 
     Raises InputError for another length.
     """
@@ -76,7 +77,9 @@ def _drawn(length: int, tokenizer: Any, chance: random.Random) -> Iterator[Candi
         template = hidden(
             [fact.format(**slots)], question.format(**slots), length, lambda text: len(read(tokenizer, text).ids), chance
         )
+        named = re.findall(r"{(place|name)}", question)
         text, gold = marked(with_articles(template))
         if times_said(text, word) > 1:
             continue  # a sentence that says nothing of it names the word too, and the model may copy it from there
-        yield Candidate(text, (f" {text[gold[0][0] : gold[0][1]]}",), gold=gold)
+        group = slots[named[0]] if named else question
+        yield Candidate(text, (f" {text[gold[0][0] : gold[0][1]]}",), gold=gold, group=group)

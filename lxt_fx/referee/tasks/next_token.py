@@ -22,11 +22,15 @@ SENTENCES = 12
 
 CUTS = (4, 100)
 
+Named = tuple[str, str]
+"""A text, and the group that it belongs to, empty for a text alone."""
+
 
 def next_token(texts: str | Path | Sequence[str] | None = None, tokens: int = 32) -> TextTask:
     """The first `tokens` tokens (4 to 100) of texts, special tokens among them; the number is the logit of the token that
     the model predicts. `texts` are given, or the path of a file: plain with one text a line, or `.jsonl` with a text or an
-    object with `text` on each line. Without them, sentences of the project. Shorter texts are left out. There is no gold.
+    object with `text` on each line, and where several are cut from one article, its name in `group`. Without them,
+    sentences of the project. Shorter texts are left out. There is no gold.
 
     Raises InputError for a file of another form; the message names the line.
     """
@@ -35,8 +39,8 @@ def next_token(texts: str | Path | Sequence[str] | None = None, tokens: int = 32
         raise InputError(f"next_token: tokens must be a whole number from {least} to {most}, got {tokens!r}")
     if texts is None:
         return TextTask("next_token", partial(_own, tokens))
-    given = [each for each in _lines(texts) if each.strip()] if isinstance(texts, str | Path) else list(texts)
-    if not given or not all(isinstance(each, str) and each.strip() for each in given):
+    given = _lines(texts) if isinstance(texts, str | Path) else [(each, "") for each in texts]
+    if not given or not all(isinstance(each, str) and each.strip() for each, _ in given):
         raise InputError("next_token: give texts that are not empty, or the path of a file with some")
     return TextTask("next_token", partial(_given, given, tokens))
 
@@ -50,27 +54,28 @@ def _drawn(tokens: int, chance: random.Random) -> Iterator[Candidate]:
         yield Candidate(" ".join(itertools.islice(sentences(chance), SENTENCES)), most=tokens)
 
 
-def _given(texts: list[str], tokens: int, tokenizer: Any, seed: int) -> Iterator[Candidate]:
+def _given(texts: list[Named], tokens: int, tokenizer: Any, seed: int) -> Iterator[Candidate]:
     shuffled = list(texts)
     random.Random(f"{seed} next_token").shuffle(shuffled)
-    long_enough = (text for text in shuffled if len(read(tokenizer, text).ids) >= tokens)
-    return distinct(Candidate(text, most=tokens) for text in long_enough)
+    long_enough = (each for each in shuffled if len(read(tokenizer, each[0]).ids) >= tokens)
+    return distinct(Candidate(text, most=tokens, group=group) for text, group in long_enough)
 
 
-def _lines(path: str | Path) -> list[str]:
+def _lines(path: str | Path) -> list[Named]:
     lines = text_of(path).split("\n")
     if Path(path).suffix != ".jsonl":
-        return lines
+        return [(line, "") for line in lines if line.strip()]
     return [_text(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _text(line: str, where: str) -> str:
+def _text(line: str, where: str) -> Named:
     try:
         found = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: this is no JSON ({error.msg})") from error
     if isinstance(found, str) and found.strip():
-        return found
+        return found, ""
     if not isinstance(found, dict):
         raise InputError(f"{where}: give a text that is not empty or an object with the field 'text', got {found!r}")
-    return Entry(found, where).text("text")
+    entry = Entry(found, where)
+    return entry.text("text"), entry.text("group") if "group" in found else ""

@@ -30,7 +30,7 @@ DIGITS_SIDE = 8
 class Patches:
     """Pictures of `source` (`gallery_for`). For a classifier the number is the logit of its top class, where that is right
     or nobody says what is; for a map of what draws the eye, how much its most salient tenth stands out. There is no
-    gold."""
+    gold. Views of one photo are a group."""
 
     source: str | Path | Prepared | None = None
     name: str = "patches"
@@ -70,12 +70,13 @@ def _cases(subject: Subject, gallery: Gallery, seed: int) -> Iterator[Case]:
     random.Random(f"{seed} patches").shuffle(places)
     for view, place in itertools.product(range(gallery.views), places):
         picture = as_read(subject, gallery.pixels(subject, place, view))
-        found, key = answers(subject, picture)[0], f"picture-{place}-{view}"
+        found, key, scene = answers(subject, picture)[0], f"picture-{place}-{view}", f"picture-{place}"
         if found.dim() == 2:
-            case = salient_case(subject, key, picture, found)
+            case = salient_case(subject, key, picture, found, scene)
         else:
             top = int(found.argmax())
             right = labels is None or labels[place] == top
-            case = picture_case(subject, key, picture, ClassLogit(top), f"logit of class {top}") if right else None
+            said = f"logit of class {top}"
+            case = picture_case(subject, key, picture, ClassLogit(top), said, group=scene) if right else None
         if case is not None:
             yield case

@@ -43,7 +43,7 @@ TRIED = 4000
 class Quadrants:
     """Grids of pictures of `source` (`gallery_for`), whose classes must be known. The number is the logit of the class of
     one of the four pictures. A model is asked where this class is among its top four. Gold is the patches of that
-    quadrant."""
+    quadrant. Grids that explain the class of one picture are a group."""
 
     source: str | Path | Prepared | None = None
     name: str = "quadrants"
@@ -102,8 +102,9 @@ def _cases(subject: Subject, gallery: Gallery, classes: dict[int, list[int]], se
         if key in seen or label not in found.topk(min(QUADRANTS, len(found))).indices.tolist():
             continue
         seen.add(key)
+        said, shown = f"logit of class {label}", f"picture-{places[quadrant]}"
         gold = _gold(patch_grid(subject, picture), quadrant, subject)
-        yield picture_case(subject, key, picture, ClassLogit(label), f"logit of class {label}", gold)
+        yield picture_case(subject, key, picture, ClassLogit(label), said, gold, shown)
 
 
 def _gold(grid: tuple[int, int], quadrant: int, subject: Subject) -> Tensor:

@@ -71,7 +71,8 @@ class Nearness:
 @dataclass(frozen=True, slots=True, eq=False)
 class Similarity:
     """Pairs of sentences for encoders of sentences that take the mean of their tokens. A model is asked where it finds the
-    text nearer to the other sentence than to the same one about another thing. Gold is the word that both share."""
+    text nearer to the other sentence than to the same one about another thing. Gold is the word that both share;
+    pairs with one word are a group."""
 
     name: str = "similarity"
     draws: int = 3
@@ -114,7 +115,8 @@ def pairs(seed: int) -> Iterator[Pair]:
         text, gold = marked(with_articles(explained.format(word=word)))
         unlike = chance.choice([each for each in WORDS if each != word])
         sentence = other.format(word=word)
-        yield Pair(Candidate(text, gold=gold, given_key=_key(text, sentence)), sentence, other.format(word=unlike))
+        candidate = Candidate(text, gold=gold, given_key=_key(text, sentence), group=word)
+        yield Pair(candidate, sentence, other.format(word=unlike))
 
 
 def _key(text: str, other: str) -> str:
@@ -134,6 +136,7 @@ def _case(subject: Subject, pair: Pair, embedded: Any) -> Case | None:
         units_of(subject, prompt.ids),
         torch.tensor(prompt.special),
         torch.tensor(prompt.gold_units(candidate.gold)),
+        candidate.group,
     )
 
 

@@ -194,6 +194,7 @@ def case_of(subject: Subject, asked: Asked, logits: Tensor) -> Case:
         units_of(subject, prompt.ids),
         torch.tensor(prompt.special),
         torch.tensor(prompt.gold_units(candidate.gold)) if candidate.gold else None,
+        candidate.group,
     )
 
 

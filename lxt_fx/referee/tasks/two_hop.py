@@ -37,7 +37,7 @@ def two_hop(length: int = 100) -> TextTask:
 
     A model is asked where it answers right, and right again where the two first facts change their people, so that the
     answers change places. So it reads the first fact, and the second: no other sentence holds the answer. Gold is the
-    person in the first fact and the answer in the second.
+    person in the first fact and the answer in the second. Prompts that ask about one person are a group.
 
     Raises InputError for another length.
     """
@@ -61,4 +61,4 @@ def _drawn(length: int, tokenizer: Any, chance: random.Random) -> Iterator[Candi
         text, gold = marked(template.format(of_asked=f"[{one}]", of_other=two, one=f"[{right}]", two=wrong))
         swapped, swapped_gold = marked(template.format(of_asked=f"[{two}]", of_other=one, one=right, two=f"[{wrong}]"))
         twin = Candidate(swapped, (f" {wrong}",), (f" {right}",), swapped_gold, judged="contrast")
-        yield Candidate(text, (f" {right}",), (f" {wrong}",), gold, judged="contrast", also=(twin,))
+        yield Candidate(text, (f" {right}",), (f" {wrong}",), gold, judged="contrast", also=(twin,), group=asked)
