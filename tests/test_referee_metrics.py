@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -213,6 +214,19 @@ def test_soft_metrics_by_hand_where_nothing_is_random() -> None:
         SoftRemoval("s", "sufficiency").of(judged([-3, 1], [1, 0]))
 
 
+def test_a_number_that_hardly_falls_is_divided_by_by_none() -> None:
+    """0.09 in all, of a number of 100: less than the floor of 0.1. What is removed at random is then noise."""
+    metrics = (SoftRemoval("c", "comprehensiveness"), SoftRemoval("s", "sufficiency"), Deletion(), MagnitudeAligned())
+    low, high = (judged([0.05, size, 100], [2, 1, 3], spared=[2]) for size in (0.04, 0.06))
+    for metric in metrics:
+        with pytest.raises(NotForThisError, match=f"{metric.name}: .* with all removed, by at least 0.1"):
+            metric.of(low)
+        assert metric.of(high) == pytest.approx(replace(metric, floor=0.0).of(high))
+        assert math.isfinite(replace(metric, floor=0.01).of(low))
+        with pytest.raises(NotForThisError, match="by at least 0,"):
+            replace(metric, floor=0.0).of(judged([0.0, 0.0, 100], [2, 1, 3], spared=[2]))
+
+
 # Gold
 
 
@@ -255,8 +269,6 @@ def test_randomised_weights_compares_with_a_copy_and_leaves_the_model() -> None:
         seen.append(weights)
         return -weights
 
-    from dataclasses import replace
-
     metric = RandomisedWeights(seed=1)
     value = metric.of(replace(found, explain_with=explain_with))
     assert sorted(seen[0].tolist()) == [1, 2, 3, 4]
@@ -268,8 +280,6 @@ def test_randomised_weights_compares_with_a_copy_and_leaves_the_model() -> None:
 
 def test_an_order_that_does_not_change_with_the_model_is_no_explanation_of_it() -> None:
     """A constant has no rank correlation, and is the same under every model."""
-    from dataclasses import replace
-
     flat = replace(judged([1, 2, 3], [2, 2, 2]), explain_with=lambda other: torch.ones(3, dtype=torch.float64))
     assert RandomisedWeights().of(flat) == 1
     assert RandomisedWeights().of(replace(flat, relevance=torch.tensor([1.0, 2.0, 3.0]))) == 0

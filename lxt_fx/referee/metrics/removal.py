@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +12,11 @@ from lxt_fx.faithfulness.removal_curves import orders
 from lxt_fx.referee.answers import Answers
 from lxt_fx.referee.case import seed_of
 from lxt_fx.referee.contest import Judged, NotForThisError
+
+FLOOR = 0.1
+"""What the explained number (a logit, say) must lose when all is removed, for shares of that loss to be taken. They divide
+by it: where it is near 0, the draw of replacing tokens and rounding decide the share, and a few such cases decide the mean.
+A share of the mean number of all cases would know the scale, but one case does not know the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +104,12 @@ class Deletion:
     replacement: str = "token"
     steps: int = 8
     better: Literal["higher", "lower"] = "lower"
+    floor: float = FLOOR
 
     def of(self, judged: Judged) -> float:
-        """The area, in [0, 1]."""
-        return float(torch.trapezoid(response(judged, self.replacement, self.steps, self.name))) / self.steps
+        """The area, in [0, 1]. Raises NotForThisError where the number loses less than `floor` in all."""
+        course = response(judged, self.replacement, self.steps, self.floor, self.name)
+        return float(torch.trapezoid(course)) / self.steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +123,12 @@ class MagnitudeAligned:
     replacement: str = "token"
     steps: int = 8
     better: Literal["higher", "lower"] = "lower"
+    floor: float = FLOOR
 
     def of(self, judged: Judged) -> float:
-        """The area under course plus penalty, in [0, 1]."""
-        course = response(judged, self.replacement, self.steps, self.name).cummin(0).values
+        """The area under course plus penalty, in [0, 1]. Raises NotForThisError where the number loses less than `floor` in
+        all."""
+        course = response(judged, self.replacement, self.steps, self.floor, self.name).cummin(0).values
         removable = judged.answers.removable
         positive = judged.relevance.clamp(min=0) * removable
         whole, left = float(positive.sum()), torch.linspace(1, 0, self.steps + 1).double()
@@ -129,13 +137,21 @@ class MagnitudeAligned:
         return float(torch.trapezoid((course + (course - left).abs()).clamp(0, 1))) / self.steps
 
 
-def response(judged: Judged, replacement: str, steps: int, name: str) -> Tensor:
-    """The course [steps + 1] under MoRF, from 1 for the whole input to 0 for all removed, cut to [0, 1].
-
-    Raises NotForThisError where the number is not larger for the whole input than for none of it.
-    """
+def response(judged: Judged, replacement: str, steps: int, floor: float, name: str) -> Tensor:
+    """The course [steps + 1] under MoRF, from 1 for the whole input to 0 for all removed, cut to [0, 1]. Raises as
+    `height_of`."""
     morf, _ = curves(judged, replacement_of(judged.answers, replacement), steps)
-    height = float(morf[0] - morf[-1])
-    if not (height > 0 and math.isfinite(height)):
-        raise NotForThisError(f"{name}: the number of a case is not larger for the whole input than with all removed")
+    height = height_of(float(morf[0]), float(morf[-1]), floor, name)
     return ((morf - morf[-1]) / height).clamp(0, 1)
+
+
+def height_of(whole: float, none: float, floor: float, name: str) -> float:
+    """What the number loses from the whole input to none of it. Raises NotForThisError where that is less than `floor`, or
+    not more than 0."""
+    height = whole - none
+    if not (height > 0 and height >= floor):
+        raise NotForThisError(
+            f"{name}: the number of a case is not larger for the whole input than with all removed, by at least {floor:g}, "
+            "so that a share of the difference would be noise"
+        )
+    return height

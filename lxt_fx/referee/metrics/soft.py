@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lxt_fx.referee.contest import Judged, NotForThisError
-from lxt_fx.referee.metrics.removal import replacement_of
+from lxt_fx.referee.contest import Judged
+from lxt_fx.referee.metrics.removal import FLOOR, height_of, replacement_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,12 @@ class SoftRemoval:
     draws: int = 16
     replacement: str = "token"
     better: Literal["higher", "lower"] = "higher"
+    floor: float = FLOOR
 
     def of(self, judged: Judged) -> float:
         """The share lost (comprehensiveness), or the share that is not lost (sufficiency); neither is cut to [0, 1].
 
-        Raises NotForThisError where the number is not larger for the whole input than for none of it.
+        Raises NotForThisError where the number loses less than `floor` in all.
         """
         answers = judged.answers
         replacement, removable = replacement_of(answers, self.replacement), answers.removable
@@ -43,11 +44,8 @@ class SoftRemoval:
         present = torch.ones(self.draws, len(removable), dtype=torch.bool)
         present[:, removable] = random < stays
         whole, none = answers.whole(), float(answers.numbers((~removable)[None], replacement))
-        if not whole > none:
-            raise NotForThisError(
-                f"{self.name}: the number of a case is not larger for the whole input than with all removed"
-            )
-        lost = (whole - float(answers.numbers(present, replacement).mean())) / (whole - none)
+        height = height_of(whole, none, self.floor, self.name)
+        lost = (whole - float(answers.numbers(present, replacement).mean())) / height
         return lost if self.kind == "comprehensiveness" else 1 - lost
 
 
