@@ -67,8 +67,9 @@ def test_relevance_of_another_shape_or_with_nan_is_refused() -> None:
     assert subject.by_unit(case, torch.tensor([3.0, 4.0])).tolist() == [3, 4]
     with pytest.raises(InputError, match="relevance has shape"):
         subject.by_unit(case, torch.ones(3))
-    with pytest.raises(InputError, match="NaN or infinity"):
-        subject.by_unit(case, torch.tensor([math.nan, 0]))
+    for wrong in (torch.tensor([math.nan, 0]), torch.tensor([[[math.inf, 0], [0, 0]]])):
+        with pytest.raises(NonFiniteError, match="NaN or infinity"):
+            subject.by_unit(case, wrong)
 
 
 # Removal
@@ -283,6 +284,17 @@ def test_an_order_that_does_not_change_with_the_model_is_no_explanation_of_it() 
     flat = replace(judged([1, 2, 3], [2, 2, 2]), explain_with=lambda other: torch.ones(3, dtype=torch.float64))
     assert RandomisedWeights().of(flat) == 1
     assert RandomisedWeights().of(replace(flat, relevance=torch.tensor([1.0, 2.0, 3.0]))) == 0
+
+
+def test_nan_under_other_weights_is_no_number_and_no_end() -> None:
+    found = judged([1, 2, 3], [1, 2, 3])
+
+    def explain_with(other: Subject) -> Tensor:
+        return other.by_unit(found.case, torch.tensor([1.0, math.inf, 2.0]))
+
+    for metric in (RandomisedWeights(), OtherModel(Weighted([3, 2, 1]))):
+        with pytest.raises(NotForThisError, match=f"{metric.name}: under the other weights relevance has NaN"):
+            metric.of(replace(found, explain_with=explain_with))
 
 
 def test_shuffled_weights_keep_embeddings_and_ties() -> None:

@@ -19,7 +19,7 @@ from tiny_text import byte_tokenizer, llama
 from torch import Tensor, nn
 
 import lxt_fx
-from lxt_fx.base.errors import InputError, LxtFxError, UnknownNameError
+from lxt_fx.base.errors import InputError, LxtFxError, NonFiniteError, UnknownNameError
 from lxt_fx.referee import named
 from lxt_fx.referee.case import Case, Subject
 from lxt_fx.referee.contest import Explain, Judged, NotForThisError
@@ -216,10 +216,23 @@ def test_a_metric_that_cannot_judge_a_case_is_said() -> None:
     assert (one.method, one.metric, one.cases, one.why) == ("gradient, chance, last", "gold", 4, "gold: no gold units")
 
 
+def test_nan_under_shuffled_weights_ends_no_run() -> None:
+    one = subject()
+
+    def overflows(model: nn.Module, inputs: Any, value: Any) -> Tensor:
+        return torch.full((5,), 1.0 if model is one.model else math.inf)
+
+    found = bench(one, methods=[overflows, bench_parts.gradient], metrics=["randomised_weights"], cases=3)
+    assert len(found.values("net", "counting", "gradient", "randomised_weights")) == 3
+    (missing,) = found.not_run()
+    assert (missing.method, missing.metric, missing.cases) == ("overflows", "randomised_weights", 3)
+    assert missing.why == "randomised_weights: under the other weights relevance has NaN or infinity"
+
+
 @pytest.mark.parametrize(
     ("parts", "error", "message"),
     [
-        ({"methods": [lambda m, i, v: torch.full((5,), math.nan)]}, InputError, "on case c0 of counting .net.: .*NaN"),
+        ({"methods": [lambda m, i, v: torch.full((5,), math.nan)]}, NonFiniteError, "on case c0 of counting .net.: .*NaN"),
         ({"methods": [lambda m, i, v: torch.ones(7)]}, InputError, "on case c0 of counting .net.: case c0: relevance has"),
         ({"methods": [lambda m, i, v: 3]}, InputError, "must return a tensor of relevance"),
         ({"methods": {}}, InputError, "give methods of different names"),

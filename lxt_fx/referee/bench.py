@@ -49,7 +49,8 @@ def bench(
     the `reference`, case by case; None compares nothing. The models are not changed, and no random state is.
 
     Raises UnknownNameError for an unknown name, InputError for what does not fit, for a model that is said to be another
-    than in the file, and for results that are not finite. What is not for a model (NotForThisError) is left out, and said.
+    than in the file, and for a metric that is not finite, NonFiniteError for such relevance.
+    What is not for a model (NotForThisError) is left out, and said.
     """
     if isinstance(cases, bool) or not isinstance(cases, int) or cases < 1:
         raise InputError(f"bench: cases must be a whole number of at least 1, got {cases!r}")

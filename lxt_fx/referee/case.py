@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lxt_fx.attribution.embeddings import embed
 from lxt_fx.base.as_it_was import answer_of
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.errors import InputError, NonFiniteError
 from lxt_fx.faithfulness.removed_units import Unit, units_scores
 
 
@@ -110,13 +110,12 @@ class Subject:
         """Relevance by unit [units], float64 on the CPU, of relevance that has the shape of the leaf, or already one number
         a unit.
 
-        Raises InputError for another shape, and for NaN or infinity.
+        Raises InputError for another shape, NonFiniteError for NaN or infinity.
         """
+        if not bool(relevance.isfinite().all()):
+            raise NonFiniteError(f"case {case.key}: relevance has NaN or infinity, which cannot be ranked")
         if list(relevance.shape) in ([len(case.labels)], [1, len(case.labels)]):
-            found = relevance.detach().double().cpu().flatten()
-            if not bool(found.isfinite().all()):
-                raise InputError(f"case {case.key}: relevance has NaN or infinity, which cannot be ranked")
-            return found
+            return relevance.detach().double().cpu().flatten()
         return units_scores(self.unit, self.leaf(case), relevance, f"case {case.key}")[0]
 
 

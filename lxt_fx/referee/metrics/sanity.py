@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from lxt_fx.base.errors import NonFiniteError
 from lxt_fx.passes.capture.example import token_embedding
 from lxt_fx.referee.case import Subject
-from lxt_fx.referee.contest import Judged
+from lxt_fx.referee.contest import Judged, NotForThisError
 from lxt_fx.referee.metrics.removal import mean_ranks, spearman
 
 
@@ -28,11 +29,12 @@ class RandomisedWeights:
     made: WeakKeyDictionary[nn.Module, nn.Module] = field(default_factory=WeakKeyDictionary, compare=False, repr=False)
 
     def of(self, judged: Judged) -> float:
-        """The absolute correlation over the units that may be removed, in [0, 1]."""
+        """The absolute correlation over the units that may be removed, in [0, 1]. Raises NotForThisError where relevance is
+        not finite under the other weights."""
         model = judged.subject.model
         if model not in self.made:
             self.made[model] = shuffled(model, self.seed)
-        return _same(judged, replace(judged.subject, model=self.made[model]))
+        return _same(self.name, judged, replace(judged.subject, model=self.made[model]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,20 @@ class OtherModel:
     better: Literal["higher", "lower"] = "lower"
 
     def of(self, judged: Judged) -> float:
-        """The absolute correlation over the units that may be removed, in [0, 1]."""
-        return _same(judged, replace(judged.subject, model=self.other))
+        """The absolute correlation over the units that may be removed, in [0, 1]. Raises NotForThisError where relevance is
+        not finite under the other weights."""
+        return _same(self.name, judged, replace(judged.subject, model=self.other))
 
 
-def _same(judged: Judged, other: Subject) -> float:
+def _same(name: str, judged: Judged, other: Subject) -> float:
+    """Raises NotForThisError where the method gives NaN or infinity under the other model: weights that nobody trained may
+    overflow, and say nothing of the explanation of those that somebody did."""
     ranked = ~judged.case.spared
-    own, others = mean_ranks(judged.relevance[ranked]), mean_ranks(judged.explain_with(other)[ranked])
+    try:
+        found = judged.explain_with(other)
+    except NonFiniteError as error:
+        raise NotForThisError(f"{name}: under the other weights relevance has NaN or infinity") from error
+    own, others = mean_ranks(judged.relevance[ranked]), mean_ranks(found[ranked])
     return 1.0 if torch.equal(own, others) else abs(spearman(own, others))
 
 
