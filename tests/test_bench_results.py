@@ -15,6 +15,9 @@ import torch
 import lxt_fx
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.referee.measured import BenchTable
+from lxt_fx.referee.methods import METHODS as METHODS_KNOWN
+from lxt_fx.referee.metrics import METRICS as METRICS_KNOWN
+from lxt_fx.referee.near_definition import NEAR, NOTE
 from lxt_fx.referee.plotted import plot_of
 from lxt_fx.referee.results import BenchResults
 from lxt_fx.referee.results_file import Contents, LeftOut, Line
@@ -168,6 +171,24 @@ def test_tables_go_by_groups_and_say_how_many_there_are(tmp_path: Path, monkeypa
     results.to_svg(tmp_path / "area.svg", "area")
     pytest.importorskip("pandas")
     assert set(results.to_dataframe()["group"]) == {"", *groups.values()}
+
+
+def test_a_method_that_computes_what_a_metric_asks_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert (type(METHODS_KNOWN["leave_one_out"]).__name__, type(METRICS_KNOWN["leave_one_out_spearman"]).__name__) in NEAR
+    found = contents(1)
+    found.declared["method"]["gim"]["class"], found.declared["metric"]["rise"]["class"] = next(iter(NEAR))
+    results = BenchResults(found)
+    assert {(table.metric, one.method) for table in results for one in table.measured if one.near} == {("rise", "gim")}
+    results.to_html(tmp_path / "page.html")
+    shown, page = str(results), (tmp_path / "page.html").read_text()
+    said = "Near the definition: gim computes nearly what rise asks, so that its place there is no finding."
+    assert all(said in " ".join(text.split()) for text in (shown, results.to_markdown(), page))
+    assert shown.count("near the definition") == 1 and "| worse, near the definition |" in results.to_markdown()
+    assert page.count("worse, near the definition") == page.count("worse</span>, near the definition") == 1
+    (reference,) = [one for one in BenchResults(found, "gim").to_markdown().splitlines() if "near the definition |" in one]
+    assert "| reference, near the definition |" in reference
+    assert NOTE not in str(BenchResults(contents(1))).lower()
 
 
 # numbers

@@ -77,6 +77,38 @@ def test_integrated_gradients_by_a_slow_loop_and_exact_for_a_square(llama: Subje
     assert relevance.tolist() == pytest.approx([1 + 2, 2 + 2])  # half of the product to each
 
 
+def test_integrated_gradients_from_the_mean_by_a_slow_loop(llama: Subject) -> None:
+    case, embedded = llama_case(), llama.leaf(llama_case())
+    begin = llama.model.get_input_embeddings().weight.detach().mean(0)
+    total = torch.zeros(5, 32, dtype=torch.float64)
+    for step in range(4):
+        leaf = (begin + (step + 0.5) / 4 * (embedded - begin)).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(by_hand(llama.model, case, leaf).sum(), [leaf])
+        total += gradient[0] / 4
+    wanted = ((embedded[0] - begin) * total).sum(-1)
+    method = IntegratedGradients("own", steps=4, batch=3, baseline="mean")
+    torch.testing.assert_close(found_by(method, llama, case), wanted)
+    whole = float((by_hand(llama.model, case, embedded) - by_hand(llama.model, case, begin.expand_as(embedded))).detach())
+    errors = [abs(float(found_by(replace(method, steps=steps), llama, case).sum()) - whole) for steps in (2, 200)]
+    assert errors[1] < 1e-3 * abs(whole) < errors[0], "complete in the limit of many steps"
+    known = METHODS["integrated_gradients_mean"]
+    assert isinstance(known, IntegratedGradients) and known.baseline == "mean" and known.name == "integrated_gradients_mean"
+
+
+def test_integrated_gradients_begin_at_the_mean_of_a_picture_and_at_no_other_mean() -> None:
+    class Top(torch.nn.Module):
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return pixel_values[:, 0, 0, 0] ** 2 + 3 * pixel_values[:, 1, 1, 1]
+
+    picture = torch.arange(8.0).view(1, 2, 2, 2)  # the means of both channels are 1.5 and 5.5
+    case = Case("0", {"pixel_values": picture}, lambda out: out, "corners", ("a", "b", "c", "d"), torch.zeros(4) > 0)
+    method = IntegratedGradients("own", steps=4, baseline="mean")
+    found = found_by(method, Subject("top", Top(), "image", unit=1), case)
+    assert found.tolist() == pytest.approx([0 - 1.5**2, 0, 0, 3 * (7 - 5.5)])
+    with pytest.raises(NotForThisError, match="own: the input is neither token ids nor pictures"):
+        found_by(method, Subject("square", Weighted([1, 2], pair=4)), weighted_case(2))
+
+
 def test_leave_one_out_from_a_prefix_equals_whole_variants(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     case = llama_case()
     leaf = llama.leaf(case)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from lxt_fx.base.errors import InputError, UnknownNameError
+from lxt_fx.referee.near_definition import is_near
 from lxt_fx.referee.results_file import Contents, parsed
 from lxt_fx.referee.statistics import Interval, Paired, compared, holm, interval
 
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 class Measured:
     """One method under one metric on the cases of one task for one model. `paired` compares it with the reference, and is
     None for the reference itself and where there is nothing to compare. `seconds` is the median CPU time of an
-    explanation."""
+    explanation. `near` says that the method computes nearly what the metric asks, so that its place is no finding."""
 
     method: str
     found: Interval
     paired: Paired | None
     seconds: float
+    near: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +141,15 @@ class Measurements:
     def _table(self, model: str, task: str, metric: str) -> BenchTable:
         better, found = self.metrics.get(metric, ""), []
         reference = {} if self.reference is None else self.values(model, task, self.reference, metric)
-        groups = self._groups.get((model, task), {})
+        groups, declared = self._groups.get((model, task), {}), self.contents.declared
         for method in self.methods:
             own = self.values(model, task, method, metric)
             if own:
                 paired = None if method == self.reference else compared(own, reference, better, groups)
                 values = torch.tensor(list(own.values()), dtype=torch.float64)
                 mean = interval(values, [groups[case] for case in own])
-                found.append(Measured(method, mean, paired, median(self._seconds[model, task, method])))
+                near = is_near(declared["method"][method], declared["metric"][metric])
+                found.append(Measured(method, mean, paired, median(self._seconds[model, task, method]), near))
         corrected = iter(holm([one.paired.p for one in found if one.paired is not None]))
         measured = (
             one if one.paired is None else replace(one, paired=replace(one.paired, holm=next(corrected))) for one in found

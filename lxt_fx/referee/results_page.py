@@ -11,6 +11,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined, Template
 
 from lxt_fx.referee.measured import BenchTable, Measurements
+from lxt_fx.referee.near_definition import NOTE
 from lxt_fx.referee.plotted import Plot, plot_of, tick_said
 from lxt_fx.referee.results_text import (
     HEADINGS,
@@ -72,7 +73,7 @@ def page(results: Measurements) -> str:
     ]
     return _template().render(
         results=results, sections=sections, headings=HEADINGS, numbers=NUMBERS, read=read_said(results),
-        origin=origin_said(results), counts=list(_counts(results)), marks=MARKS,
+        origin=origin_said(results), counts=list(_counts(results)), marks=MARKS, note=NOTE,
         tasks=list(results.contents.declared["task"].values()), models=list(results.contents.declared["model"].values()),
         missing=[(where_said(one), one.why) for one in results.not_run()],
     )  # fmt: skip
@@ -104,12 +105,15 @@ def _drawing(plot: Plot) -> Drawing:
 
 
 def _counts(results: Measurements) -> Iterator[tuple[str, list[Counter[str]]]]:
-    """For each method and metric how often it is better and worse than the reference, over models and tasks."""
+    """For each method and metric how often it is better and worse than the reference, over models and tasks, and how
+    often it computes nearly what the metric asks."""
     found: dict[tuple[str, str], Counter[str]] = {}
     for table in results:
         for one in table.measured:
             if one.paired is not None:
-                found.setdefault((one.method, table.metric), Counter())[one.paired.verdict(table.better)] += 1
+                counts = found.setdefault((one.method, table.metric), Counter())
+                counts[one.paired.verdict(table.better)] += 1
+                counts[NOTE] += one.near
     for method in results.methods:
         if any(name == method for name, _ in found):
             yield method, [found.get((method, metric), Counter()) for metric in results.metrics]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lxt_fx.referee.measured import BenchTable, Measured, Measurements, NotRun
+from lxt_fx.referee.near_definition import NOTE
 from lxt_fx.referee.statistics import Interval
 
 if TYPE_CHECKING:
@@ -27,7 +28,13 @@ COMPARED = (
 
 def read_said(results: Measurements) -> str:
     """How the numbers are read."""
-    return INTERVALS + (COMPARED if results.reference is not None else "")
+    return INTERVALS + (COMPARED if results.reference is not None else "") + _near_said(results)
+
+
+def _near_said(results: Measurements) -> str:
+    pairs = {(one.method, table.metric): None for table in results for one in table.measured if one.near}
+    said = "; ".join(f"{method} computes nearly what {metric} asks" for method, metric in pairs)
+    return f" {NOTE[0].upper()}{NOTE[1:]}: {said}, so that its place there is no finding." if said else ""
 
 
 def number(value: float, spread: float) -> str:
@@ -149,7 +156,7 @@ def _cells(results: Measurements, table: BenchTable, uneven: bool) -> dict[str, 
     for one in table.measured:
         span = f" [{range_said(one.found).replace(' to ', ', ')}]" if range_said(one.found) else ""
         second = "reference" if one.method == results.reference else against(one, table)
-        lines = [f"{mean_said(one.found)}{span}", second, *(_counts(one.found) if uneven else ())]
+        lines = [f"{mean_said(one.found)}{span}", second, NOTE if one.near else "", *(_counts(one.found) if uneven else ())]
         found[one.method] = "\n".join(filter(None, lines))
     return found
 
@@ -206,6 +213,8 @@ def cells_of(one: Measured, table: BenchTable, reference: str | None) -> tuple[s
         other = (mean_said(paired.difference), range_said(paired.difference), *counts, p_said(paired.holm),
                  paired.verdict(table.better))  # fmt: skip
         needed = "" if paired.needed is None else str(paired.needed)
+    if one.near:
+        other = (*other[:-1], ", ".join(filter(None, (other[-1], NOTE))))
     return (*own, *other, in_groups(one.found), needed, f"{one.seconds:.2g}")
 
 

@@ -22,6 +22,7 @@ _OTHERS: tuple[Method, ...] = (
     AbsoluteGradient(),
     GradientNorm(),
     IntegratedGradients(),
+    IntegratedGradients("integrated_gradients_mean", baseline="mean"),
     AttentionRollout(),
     LeaveOneOut(),
     RandomOrder(),

@@ -120,8 +120,13 @@ def picture_replacements(case: Case, others: Iterator[Tensor], draws: int) -> di
     return {
         "token": drawn,
         "zero": (torch.zeros_like(picture),),
-        "mean": (picture.double().mean((2, 3), keepdim=True).to(picture).expand_as(picture),),
+        "mean": (picture_mean(picture),),
     }
+
+
+def picture_mean(picture: Tensor) -> Tensor:
+    """The mean by channel of a picture [1, channels, height, width], in its shape."""
+    return picture.double().mean((2, 3), keepdim=True).to(picture).expand_as(picture)
 
 
 def others_of(labels: Sequence[int] | None, count: int, own: int, chance: random.Random) -> list[int]:
