@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.base.progress import stage, steps
-from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.torch_internals import pytree, version_of
 from lxt_fx.faithfulness.batch_inputs import evaluating
 from lxt_fx.faithfulness.removed_units import Unit
 from lxt_fx.inside.corpus.fingerprint import content_hash, weights_hash
@@ -224,7 +224,7 @@ class _OneModel:
         """Raises LxtFxError where the weights of the model are others, behind the first case of a method and wherever
         something was written into them: what follows would be measured on another model."""
         tensors = itertools.chain(self.subject.model.parameters(), self.subject.model.buffers())
-        versions = tuple(each._version for each in tensors if not each.is_inference())
+        versions = tuple(version_of(each) for each in tensors if not each.is_inference())
         if (task, method) in self.checked and versions == self.versions:
             return
         self.checked.add((task, method))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lxt_fx.attribution.embeddings import embed
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.torch_internals import version_of
 from lxt_fx.passes.capture.example import token_embedding
 from lxt_fx.referee.case import Case, Subject
 
@@ -80,7 +81,8 @@ def mean_embedding(model: nn.Module) -> Tensor:
         raise InputError(
             f"bench: {type(model).__name__} names no token embedding with a vocabulary, so there is no mean of it"
         )
-    state = tuple((weight.data_ptr(), weight._version) for weight in embedding.parameters())
+    weights = tuple(embedding.parameters())
+    state = tuple((weight.data_ptr(), 0 if weight.is_inference() else version_of(weight)) for weight in weights)
     known = _MEANS.get(model)
     if known is not None and known[0] == state:
         return known[1]
