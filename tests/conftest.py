@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,14 @@ torch.set_num_threads(1)
 # of it has a handler; and pytest gives one to all loggers that do not propagate.
 logging.getLogger("torch.__trace").propagate = True
 gc.disable()  # until all tests are imported: hardly any of that is garbage
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_anew() -> None:
+    """What the tests of another file compiled does not count for torch's limit of eight compilations of one function: all
+    explained modules share `__call__`."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture(scope="module")
