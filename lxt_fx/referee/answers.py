@@ -41,7 +41,7 @@ class Answers:
         Raises NonFiniteError where the model's answer is NaN or infinite.
         """
         baselines = self.draws[replacement]
-        by_draw = [self._numbers(present, f"{replacement}", place, baseline) for place, baseline in enumerate(baselines)]
+        by_draw = [self._numbers(present, replacement, place, baseline) for place, baseline in enumerate(baselines)]
         return torch.stack(by_draw).mean(0)
 
     def of_leaves(self, leaves: Tensor) -> Tensor:
