@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,25 +23,30 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return images[train], answers[train], images[held_out], answers[held_out]
 
 
+def small_vit(**settings: Any) -> ViTForImageClassification:
+    """A model of four layers for gray pictures in patches of 2 x 2, without dropout; `settings` are further ones of its
+    config."""
+    return ViTForImageClassification(
+        ViTConfig(
+            hidden_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=128,
+            patch_size=2,
+            num_channels=1,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            **settings,
+        )
+    )
+
+
 def train_vit_digits(folder: Path) -> None:
     """Train the model and write it into `folder`. Needs the package `scikit-learn`."""
     images, labels, _, _ = digits()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = ViTForImageClassification(
-            ViTConfig(
-                hidden_size=64,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                intermediate_size=128,
-                image_size=8,
-                patch_size=2,
-                num_channels=1,
-                num_labels=10,
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-            )
-        )
+        model = small_vit(image_size=8, num_labels=10)
         train(model, images, labels)
     model.save_pretrained(folder)
 
