@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,13 @@ def test_a_removed_patch_becomes_that_of_a_picture_of_another_class() -> None:
     asked, given = reader(), pictures()
     for case in patches(given).cases(asked, 5, 0):
         place = int(case.key.split("-")[1])
-        found = patches(given).replacements(asked, case, 0)
+        found = replace(patches(given), draws=3).replacements(asked, case, 0)
         assert list(found) == ["token", "zero", "mean"] and len(found["token"]) == 3
         others = [int((given.tensor == each[0]).flatten(1).all(1).nonzero()) for each in found["token"]]
         assert len({*others}) == 3 and all(other % CLASSES != place % CLASSES for other in others)
         torch.testing.assert_close(found["mean"][0][0, :, 2, 5], given.tensor[place].mean((1, 2)), rtol=0, atol=1e-6)
         assert not found["zero"][0].any() and found["mean"][0].shape == case.inputs["pixel_values"].shape
-        again = patches(given).replacements(asked, case, 0)["token"]
+        again = replace(patches(given), draws=3).replacements(asked, case, 0)["token"]
         assert all(torch.equal(a, b) for a, b in zip(found["token"], again, strict=True))
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -463,11 +464,27 @@ def test_a_tokenizer_that_never_splits_the_answer_off_is_refused() -> None:
         TextTask("joined", joined).cases(language(), 1, 0)
 
 
+@pytest.mark.parametrize("name", ["facts", "indirect_object", "next_token"])
+def test_a_fifth_of_the_groups_is_for_development_whatever_the_seed(name: str) -> None:
+    asked = language()
+    parts: dict[str, set[str]] = {"development": set(), "test": set()}
+    for seed in (0, 1):
+        for part, found in parts.items():
+            made = replace(text_task(name), part=part)._of_part(text_task(name).candidates(asked.processor, seed))
+            found |= {each.group or each.key for each in itertools.islice(made, 400)}
+    assert not parts["development"] & parts["test"]
+    every = {each.group or each.key for each in candidates(name, 2000)}
+    assert 0.1 < len(every & parts["development"]) / len(every & (parts["development"] | parts["test"])) < 0.5
+    if name != "facts":  # this model knows none
+        cases = replace(text_task(name), part="development").cases(asked, 5, 0)
+        assert cases and {case.group or case.key for case in cases} <= parts["development"]
+
+
 # Removed tokens
 
 
 def test_removed_tokens_become_other_ordinary_tokens() -> None:
-    asked, task = language(), text_task("agreement")
+    asked, task = language(), replace(text_task("agreement"), draws=3)
     table = asked.model.get_input_embeddings().weight.detach()
     pool = {token for each in candidates("agreement", 300) for token in read(asked.processor, each.text).ids}
     case = task.cases(asked, 1, 0)[0]

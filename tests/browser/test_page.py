@@ -17,6 +17,10 @@ from found_browser import Opened
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
+ONE_BELOW_THE_OTHER = """() => {
+    const [first, second] = [...document.querySelectorAll(".pane")].map(one => one.getBoundingClientRect());
+    return first.bottom < second.top;
+}"""
 ACROSS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -180,8 +184,7 @@ def test_the_texts_of_two_results_begin_on_one_line(opened: Opened, first: str) 
     moved = [one.evaluate("one => one.getBoundingClientRect().top") for one in parts.all()]
     assert moved[0] > tops[1][0] + 20 and abs(moved[0] - moved[1]) < 1
     page.set_viewport_size({"width": 700, "height": 900})
-    ends = [page.locator(".pane").nth(at).bounding_box() for at in (0, 1)]
-    assert ends[0] is not None and ends[1] is not None and ends[0]["y"] + ends[0]["height"] < ends[1]["y"]
+    page.wait_for_function(ONE_BELOW_THE_OTHER)  # pictures are drawn anew, a frame behind the page
 
 
 def test_the_activation_of_a_unit_is_called_so(opened: Opened) -> None:

@@ -34,7 +34,7 @@ class Patches:
 
     source: str | Path | Prepared | None = None
     name: str = "patches"
-    draws: int = 3
+    draws: int = 1
 
     def cases(self, subject: Subject, count: int, seed: int) -> Sequence[Case]:
         """The first `count` pictures that the model answers right. Raises NotForThisError for a model of another kind or

@@ -47,7 +47,7 @@ class Quadrants:
 
     source: str | Path | Prepared | None = None
     name: str = "quadrants"
-    draws: int = 3
+    draws: int = 1
 
     def cases(self, subject: Subject, count: int, seed: int) -> Sequence[Case]:
         """The first `count` grids in which the model sees the class. Raises NotForThisError for a model of another kind,

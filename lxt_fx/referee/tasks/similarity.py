@@ -75,7 +75,7 @@ class Similarity:
     pairs with one word are a group."""
 
     name: str = "similarity"
-    draws: int = 3
+    draws: int = 1
 
     def cases(self, subject: Subject, count: int, seed: int) -> Sequence[Case]:
         """The first `count` texts whose word brings them nearer. Raises NotForThisError for a model that embeds no text."""

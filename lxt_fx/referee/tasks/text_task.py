@@ -6,7 +6,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,7 +17,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.referee.case import Case, Subject
 from lxt_fx.referee.contest import NotForThisError
 from lxt_fx.referee.tasks.asking import ids_on_device, output_of, units_of
-from lxt_fx.referee.tasks.candidate import Candidate
+from lxt_fx.referee.tasks.candidate import Candidate, text_key
 from lxt_fx.referee.tasks.reading import Reading, first_tokens, read, read_prompt
 from lxt_fx.referee.tasks.replacements import TokenDraws, text_replacements
 
@@ -29,6 +29,9 @@ POOL = 300
 
 PATIENCE, RAREST = 256, 50
 """After so many prompts, a model that answers fewer than one of so many right is asked no more."""
+
+DEVELOPMENT = 5
+"""One of so many groups of prompts is for development."""
 
 LONGEST_SAID = 6
 """So many answers are written out."""
@@ -71,12 +74,19 @@ class Asked:
 @dataclass(frozen=True, slots=True, eq=False)
 class TextTask:
     """Prompts for language models. `candidates` makes them, endless or not, of a tokenizer and a seed; at most `tried` of
-    them are read. Removed tokens become `draws` random tokens each."""
+    them are read. Removed tokens become `draws` random tokens each: one, since a further case costs as much as a further
+    draw, and makes a mean more certain.
+
+    `part` is for those who choose a method by its results: a fifth of the prompts is for the choice ("development"), and
+    the others ("test") for what is said of it. Which part a prompt belongs to follows from its group, or its key, not from
+    the seed, so no draw of prompts has one in both.
+    """
 
     name: str
     candidates: Callable[[Any, int], Iterator[Candidate]]
-    draws: int = 3
+    draws: int = 1
     tried: int = 4096
+    part: Literal["all", "development", "test"] = "all"
     _pools: WeakKeyDictionary[Any, dict[int, frozenset[int]]] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def cases(self, subject: Subject, count: int, seed: int) -> Sequence[Case]:
@@ -91,7 +101,7 @@ class TextTask:
     def answered(self, subject: Subject, seed: int) -> Iterator[Case]:
         """All prompts that the model continues right, one after the other."""
         self._check(subject)
-        made = itertools.islice(self.candidates(subject.processor, seed), self.tried)
+        made = itertools.islice(self._of_part(self.candidates(subject.processor, seed)), self.tried)
         read_ones, right = 0, 0
         while chunk := list(itertools.islice(made, CHUNK)):
             found = [asked for each in chunk if (asked := ask(subject.processor, each)) is not None]
@@ -106,6 +116,9 @@ class TextTask:
                 f"{self.name}: {type(subject.processor).__name__} of {subject.name} writes right and wrong answers with "
                 "the same first token, or joins it with the prompt, so that no next token is an answer"
             )
+
+    def _of_part(self, made: Iterator[Candidate]) -> Iterator[Candidate]:
+        return made if self.part == "all" else (each for each in made if is_development(each) == (self.part == "development"))
 
     def replacements(self, subject: Subject, case: Case, seed: int) -> dict[str, Sequence[Tensor]]:
         """By name what removed tokens become: `token` (random ordinary tokens of the task, never the answers), `zero`,
@@ -127,6 +140,11 @@ class TextTask:
             raise NotForThisError(f"{self.name}: {subject.name} predicts no next token; this task is for language models")
         if not callable(subject.processor):
             raise NotForThisError(f"{self.name}: {subject.name} has no tokenizer, so that it cannot read a prompt")
+
+
+def is_development(candidate: Candidate) -> bool:
+    """Whether a prompt is one of those by which a method may be chosen. All prompts of a group are, or none."""
+    return int(text_key(candidate.group or candidate.key), 16) % DEVELOPMENT == 0
 
 
 def ask(tokenizer: Any, candidate: Candidate) -> Asked | None:

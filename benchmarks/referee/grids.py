@@ -1,0 +1,88 @@
+"""Measures the grids of docs/benchmark.md: which models, methods, tasks and metrics, and on how many cases.
+
+    python benchmarks/referee/grids.py core --model smollm2 --out core_smollm2.jsonl [--cases 100] [--models FOLDER]
+
+A file that is there is gone on with, and more cases extend it. On one core of 2026 the core grid takes some three hours a
+model, each other one some half an hour. `python dev.py models smollm2 gemma3 minilm vit_digits dino_saliency` fetches or
+trains the models. `python benchmarks/referee/referee.py` writes the results into the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lxt_fx
+from lxt_fx.referee.methods import METHODS
+from lxt_fx.referee.metrics import METRICS
+from lxt_fx.referee.tasks import TASKS
+from lxt_fx.referee.tasks.text_task import TextTask
+
+CORE_METHODS = (
+    "attnlrp", "cp_lrp", "gim", "relp", "gradient", "integrated_gradients", "leave_one_out", "random",
+)  # fmt: skip
+CORE_TASKS = ("facts", "indirect_object", "next_token")
+DECODERS = ("smollm2", "gemma3")
+ELSEWHERE = ("lxt_package",)
+"""Needs an older transformers, in an environment of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What is measured."""
+
+    models: tuple[str, ...]
+    methods: tuple[str, ...]
+    tasks: tuple[str, ...]
+    metrics: tuple[str, ...]
+    cases: int
+
+
+OTHER_METHODS = tuple(name for name in METHODS if name not in {*CORE_METHODS, *ELSEWHERE})
+OTHER_TASKS = ("agreement", "answer_span", "greater_than", "sentiment", "needle", "two_hop")
+EVERY = (*CORE_METHODS, *OTHER_METHODS)
+
+GRIDS: Mapping[str, Grid] = {
+    "core": Grid(DECODERS, CORE_METHODS, CORE_TASKS, ("area",), 500),
+    "methods": Grid(DECODERS, ("attnlrp", *OTHER_METHODS), CORE_TASKS, ("area",), 50),
+    "tasks": Grid(DECODERS, CORE_METHODS, OTHER_TASKS, ("area", "gold_recall"), 50),
+    "metrics": Grid(DECODERS, CORE_METHODS, ("facts", "indirect_object"), tuple(METRICS), 50),
+    "sentences": Grid(("minilm",), EVERY, ("similarity",), tuple(METRICS), 50),
+    "pictures": Grid(("vit_digits", "dino_saliency"), EVERY, ("patches", "quadrants"), tuple(METRICS), 50),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures one grid for one model, or goes on."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("grid", choices=GRIDS)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--cases", type=int, help="fewer, for a first look")
+    parser.add_argument("--task", help="one of the tasks alone")
+    parser.add_argument("--models", type=Path, default=Path.home() / ".cache" / "lxt_fx", help="where the models lie")
+    given = parser.parse_args(arguments)
+    grid = GRIDS[given.grid]
+    if given.model not in grid.models or given.task not in {None, *grid.tasks}:
+        parser.error(f"{given.grid} has the models {', '.join(grid.models)} and the tasks {', '.join(grid.tasks)}")
+    found = lxt_fx.bench(
+        {given.model: given.models / given.model},
+        methods=grid.methods,
+        tasks=[held_out(TASKS[name]) for name in grid.tasks if given.task in (None, name)],
+        metrics=grid.metrics,
+        cases=min(given.cases or grid.cases, grid.cases),
+        file=given.out,
+    )
+    print(found)
+
+
+def held_out(task: Any) -> Any:
+    """The task without the prompts by which methods were chosen."""
+    return replace(task, part="test") if isinstance(task, TextTask) else task
+
+
+if __name__ == "__main__":
+    main()
