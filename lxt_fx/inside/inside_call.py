@@ -62,8 +62,47 @@ def inside_call(
 ) -> InsideCall:
     """Runs the forward of a call for these targets, which are what `explain` takes. A model is transformed on the inputs.
 
+    Raises what `targeted_call` raises, and UnknownNameError for a place that there is not.
+    """
+    asked = targeted_call(model, processor, inputs, target, function, answer=answer, labels=labels, rules=rules)
+    call, leaves = asked.call, asked.leaves
+    found = places_at(leaves.module, places, function)
+    if not found:
+        raise InputError(f"{function}: no place is asked for; lxt_fx.places(explained) lists them")
+    run = forward_run(leaves, call.numbers, function, tapped(leaves.module, found))
+    batches = {name: len(value) for name, value in call.context.inputs.items() if isinstance(value, Tensor) and value.dim()}
+    layouts = {
+        name: laid_out(place, value, call.given.examples, batches)
+        for (name, place), value in zip(found.items(), run.inside, strict=True)
+    }
+    return InsideCall(call, leaves, found, run, asked.several, tokens_of(call, leaves.module), layouts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TargetedCall:
+    """A call with its targets, before its forward runs. `leaves` are all that it has; `several` says whether a list of
+    targets was given."""
+
+    call: ExplainedCall
+    leaves: LeafCall
+    several: bool
+
+
+def targeted_call(
+    model: nn.Module | Any,
+    processor: Any,
+    inputs: Any,
+    target: TargetsLike | Sequence[TargetsLike],
+    function: str,
+    *,
+    answer: Any = None,
+    labels: Sequence[str] | None = None,
+    rules: Rules | None = None,
+) -> TargetedCall:
+    """The call for these targets, which are what `explain` takes. A model is transformed on the inputs.
+
     Raises InputError for inputs or targets that do not fit, for a module that answers at some positions only, and for
-    examples of a batch that depend on one another; UnknownNameError for a place that there is not.
+    examples of a batch that depend on one another.
     """
     if is_tokenizer(inputs):
         raise InputError(
@@ -80,17 +119,7 @@ def inside_call(
             f"{function}: the examples of this batch share inputs, so what is inside belongs to no single one; give them "
             "one at a time"
         )
-    leaves = call_at_all_leaves(call.explained, call.inputs, function)
-    found = places_at(leaves.module, places, function)
-    if not found:
-        raise InputError(f"{function}: no place is asked for; lxt_fx.places(explained) lists them")
-    run = forward_run(leaves, call.numbers, function, tapped(leaves.module, found))
-    batches = {name: len(value) for name, value in call.context.inputs.items() if isinstance(value, Tensor) and value.dim()}
-    layouts = {
-        name: laid_out(place, value, call.given.examples, batches)
-        for (name, place), value in zip(found.items(), run.inside, strict=True)
-    }
-    return InsideCall(call, leaves, found, run, several, tokens_of(call, leaves.module), layouts)
+    return TargetedCall(call, call_at_all_leaves(call.explained, call.inputs, function), several)
 
 
 def explained_on(model: nn.Module, given: Given, function: str, rules: Rules | None) -> Explained:

@@ -1,0 +1,87 @@
+"""The gradient that each reader sends to its own branch of the residual stream, all from one backward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from lxt_fx.attribution.leaf_call import LeafCall
+from lxt_fx.attribution.many_targets import LARGEST_CHUNK, Numbers, forward_run
+from lxt_fx.attribution.places import places_at
+from lxt_fx.attribution.tapped import tapped
+from lxt_fx.base.errors import InputError
+from lxt_fx.inside.circuits.network import LOGITS, Network, Reader
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BranchGradients:
+    """What flows back under the rules of the module, at least float32: to the branch of each reader, [readers, *stream], to
+    what each write adds to the stream, [writes, *stream], and to each place that was asked for."""
+
+    readers: Tensor
+    writes: Tensor
+    inside: Mapping[str, Tensor]
+
+
+def branch_gradients(
+    network: Network, leaves: LeafCall, numbers: Numbers, inside: Sequence[str], function: str
+) -> BranchGradients:
+    """The gradients of one call. The network runs forward once and backward once, to what its readers make (queries, keys,
+    values, the output of an MLP). From there to the stream it is one norm and one linear map, whose backward runs once for
+    a batch of heads: q, k, v and MLP read one norm, and each has its own gradient at it.
+
+    Raises InputError where the number does not depend on the readers.
+    """
+    nodes = _nodes(network)
+    wanted = dict(zip(nodes, (f"%{network.name_in_module(node)}" for node in nodes), strict=True))
+    places = {name: place for each in (*wanted.values(), *inside) for name, place in places_at(network.module, each, function).items()}
+    run = forward_run(leaves, numbers, function, tapped(network.module, places))
+    tensors = dict(zip(places, run.inside, strict=True))
+    at = {node: tensors[name] for node, name in wanted.items()}
+    reached = [node for node in nodes if node is not network.readers[-1].read.end]
+    asked = [at[node] for node in reached] + [tensors[name] for name in inside]
+    found = [each[0] for each in run.gradients(asked, 0, 1, last=False)]
+    gradients = dict(zip(reached, found, strict=False))
+    readers = [_of_reader(reader, at, gradients, function) for reader in network.readers]
+    writes = [_wide(gradients[writer.write.added]) for writer in network.writers]
+    rest = {name: _wide(each) for name, each in zip(inside, found[len(reached) :], strict=True)}
+    return BranchGradients(torch.cat(readers), torch.stack(writes), rest)
+
+
+def _nodes(network: Network) -> list[Node]:
+    """The values that gradients are read at or run through: what is read, what is made of it, what is written. The logits
+    are made of the last value of the stream alone, so its gradient is theirs."""
+    found: dict[Node, None] = {}
+    for reader in network.readers:
+        found[reader.read.stream] = None
+        if reader.place != LOGITS:
+            found[reader.read.end] = None
+    for writer in network.writers:
+        found[writer.write.added] = None
+    return list(found)
+
+
+def _of_reader(
+    reader: Reader, at: Mapping[Node, Tensor], gradients: Mapping[Node, Tensor], function: str
+) -> Tensor:
+    """The gradient of each unit of a reader at the stream, [units, *stream]."""
+    read, stream = reader.read, at[reader.read.stream]
+    if reader.place == LOGITS:
+        return _wide(gradients[read.stream])[None]
+    reaching, found = gradients[read.end], list[Tensor]()
+    for start in range(0, len(reader.names), LARGEST_CHUNK):
+        units = range(start, min(start + LARGEST_CHUNK, len(reader.names)))
+        seeds = torch.stack([reader.only(reaching, unit) for unit in units])
+        (part,) = torch.autograd.grad(at[read.end], stream, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True)
+        if part is None:
+            raise InputError(f"{function}: no gradient flows from {reader.place} to the stream that it reads")
+        found.append(_wide(part))
+    return torch.cat(found)
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32))

@@ -1,0 +1,64 @@
+"""The values of a graph on given inputs, node by node: whole, or of some nodes with one value replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+from torch.fx.node import map_arg
+
+from lxt_fx.base.torch_internals import io_of, pytree
+from lxt_fx.compiler.explained import Explained
+
+
+class GraphRun:
+    """One forward of a graph without gradients. `values` are those of the nodes that ran. `graph` is one of
+    those of the `module`, which has its tensors; `inputs` are the values of its placeholders by name."""
+
+    def __init__(self, module: Explained, graph: Graph, inputs: Mapping[str, Any]) -> None:
+        self.module, self.graph, self.inputs = module, graph, inputs
+        self.values: dict[Node, Any] = {}
+
+    @torch.no_grad()
+    def compute(self, node: Node, instead: Mapping[Node, Any] | None = None) -> Any:
+        """The value of a node from those of the nodes that it reads; those of `instead` take the place of what they were."""
+        if node.op == "placeholder":
+            return self.inputs[str(node.target)]
+        if node.op == "get_attr":
+            return attrgetter(str(node.target))(self.module)
+        known = instead or {}
+
+        def found(operand: Node) -> Any:
+            return known[operand] if operand in known else self.values[operand]
+
+        assert node.op == "call_function" and callable(node.target), node.op
+        return node.target(*map_arg(node.args, found), **map_arg(node.kwargs, found))
+
+    def all(self) -> GraphRun:
+        """Runs every node."""
+        for node in self.graph.nodes:
+            if node.op != "output":
+                self.values[node] = self.compute(node)
+        return self
+
+    def through(self, nodes: Iterable[Node], source: Node, value: Tensor, held: Set[Node] = frozenset()) -> Tensor:
+        """The value of the last of these nodes, which lead there from `source`, if that had this value. Those that are
+        `held` stay as they were."""
+        instead: dict[Node, Any] = {source: value}
+        last = source
+        for node in nodes:
+            if node not in held:
+                instead[node] = self.compute(node, instead)
+                last = node
+        found: Tensor = instead[last]
+        return found
+
+    def output(self) -> Any:
+        """What the graph returns, as the model returns it."""
+        flat = pytree.tree_leaves(self.graph.output_node().args[0])
+        found = [self.values[each] if isinstance(each, Node) else each for each in flat]
+        return pytree.tree_unflatten(found, io_of(self.module.graph).out_spec)

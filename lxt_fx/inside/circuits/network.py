@@ -1,0 +1,206 @@
+"""A decoder as writers to its residual stream and readers of it, under the names of its standard places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from lxt_fx.attribution.places import places
+from lxt_fx.attribution.split_head import logits_index
+from lxt_fx.attribution.standard_places import kind_of, standard_places
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.nodes import fixed_size, shape
+from lxt_fx.base.torch_internals import pytree
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.passes.analysis.find_dictionaries import find_dictionaries
+from lxt_fx.passes.analysis.find_layers import find_layers
+from lxt_fx.passes.analysis.find_writers import Read, Write, Written, find_writers
+from lxt_fx.passes.analysis.mark_flow import mark_flow
+from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
+
+EMBEDDING, LOGITS = "embedding", "logits"
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """One write, whose units are writers of their own: its heads, or itself. `names` are those of the units, from the
+    index `start` among all writers on. `heads` is the axis of heads."""
+
+    write: Write
+    place: str
+    names: tuple[str, ...]
+    start: int
+    heads: int | None = None
+
+    @property
+    def units(self) -> range:
+        """The indices of its units among all writers."""
+        return range(self.start, self.start + len(self.names))
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One read, whose units are readers of their own: heads of queries, keys or values, or itself. `sees` are the indices
+    of the writers of the sum that it reads."""
+
+    read: Read
+    place: str
+    names: tuple[str, ...]
+    start: int
+    sees: tuple[int, ...]
+    heads: int | None = None
+
+    @property
+    def units(self) -> range:
+        """The indices of its units among all readers."""
+        return range(self.start, self.start + len(self.names))
+
+    def only(self, value: Tensor, unit: int) -> Tensor:
+        """The part of the value at the end of the read, [..., heads, ...], that is this unit's; the rest is 0."""
+        if self.heads is None:
+            return value
+        kept = torch.zeros_like(value)
+        size = self.read.shared
+        kept.narrow(self.heads, unit * size, size).copy_(value.narrow(self.heads, unit * size, size))
+        return kept
+
+
+@dataclass(frozen=True)
+class Network:
+    """The writers and readers of the graph of a module, in graph order."""
+
+    module: Explained
+    graph: Graph
+    written: Written
+    writers: tuple[Writer, ...]
+    readers: tuple[Reader, ...]
+
+    @cached_property
+    def writer_names(self) -> tuple[str, ...]:
+        """The names of all writers: `embedding`, `attention.0.heads:3`, `mlp.0.output`, ..."""
+        return tuple(name for writer in self.writers for name in writer.names)
+
+    @cached_property
+    def reader_names(self) -> tuple[str, ...]:
+        """The names of all readers: `attention.0.queries:3`, `mlp.0.input`, ..., `logits`."""
+        return tuple(name for reader in self.readers for name in reader.names)
+
+    @cached_property
+    def edges(self) -> Tensor:
+        """Whether the reader reads what the writer wrote, [writers, readers] bool."""
+        found = torch.zeros(len(self.writer_names), len(self.reader_names), dtype=torch.bool)
+        for reader in self.readers:
+            found[torch.tensor(reader.sees)[:, None], torch.tensor(reader.units)[None]] = True
+        return found
+
+    @cached_property
+    def feeds(self) -> tuple[tuple[str, str], ...]:
+        """The pairs (reader, writer) of which the one makes the other: the queries of a head its output."""
+        by_end = {reader.read.end: reader for reader in self.readers}
+        found = []
+        for writer in self.writers:
+            for reader in (by_end[end] for end in writer.write.reads):
+                for unit, name in enumerate(writer.names):
+                    of = unit * len(reader.names) // len(writer.names)  # heads of keys are shared by neighbours
+                    found.append((reader.names[of], name))
+        return tuple(found)
+
+    def name_in_module(self, node: Node) -> str:
+        """The name of a node of the canonical graph in the graph that the module runs."""
+        return self.module.record.renamed.get(node.name, node.name)
+
+
+def network_of(module: Explained, function: str) -> Network:
+    """The writers and readers of a decoder, found by the structure of its graph.
+
+    Raises InputError, in the name of `function`, for a module with dictionaries, and for a network whose residual stream is
+    no plain sum of what attentions and MLPs add (norms behind the sums, several streams, gates on heads): it says what
+    stands in the way.
+    """
+    graph = module.record.stages["canonical"].graph
+    written = _found(module, graph, function)
+    names = {name: place for place, name in standard_places(module).items()}
+    at = _Placed(module, names, function)
+    writers, readers = list[Writer](), list[Reader]()
+    for write in written.writes:
+        start = writers[-1].units.stop if writers else 0
+        place, heads, count = at.write(write)
+        writers.append(Writer(write, place, _numbered(place, count), start, heads))
+    for read in written.reads:
+        start = readers[-1].units.stop if readers else 0
+        place, heads, count = at.read(read)
+        sees = tuple(unit for index in written.sums[read.stream] for unit in writers[index].units)
+        readers.append(Reader(read, place, _numbered(place, count), start, sees, heads))
+    return Network(module, graph, written, tuple(writers), tuple(readers))
+
+
+def _found(module: Explained, graph: Graph, function: str) -> Written:
+    if find_dictionaries(graph):
+        raise InputError(
+            f"{function}: this module has dictionaries, whose features take the place of what was written before them; "
+            "give the module that they were spliced into"
+        )
+    gm = GraphModule(module, graph)
+    flow = mark_flow(gm, relevance_leaves(graph))
+    streams, index = find_layers(gm, flow), logits_index(module)
+    logits = None if index is None else pytree.tree_leaves(graph.output_node().args[0])[index]
+    model = module.record.model_class
+    if len(streams) != 1 or not isinstance(logits, Node):
+        lacks = f"{len(streams)} residual streams" if len(streams) != 1 else "no logits"
+        raise InputError(f"{function}: {model} has {lacks}, and circuits are found in decoders with one stream and logits")
+    try:
+        return find_writers(gm, flow, streams[0], logits)
+    except InputError as error:
+        raise InputError(
+            f"{function}: {model} is no plain sum of writers: {error}; lxt_fx.show(explained, 'canonical') shows these "
+            "nodes, and lxt_fx.latent reads relevance at the places of any network"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """The names and units of reads and writes."""
+
+    module: Explained
+    names: Mapping[str, str]
+    function: str
+
+    def write(self, write: Write) -> tuple[str, int | None, int]:
+        """Place, axis of heads, and number of units of a write."""
+        if write.heads is not None:
+            return self._by_heads(write.heads, 1)
+        return (self._name(write.output) if write.reads else EMBEDDING), None, 1
+
+    def read(self, read: Read) -> tuple[str, int | None, int]:
+        """Place, axis of heads, and number of units of a read. An MLP reads at its input."""
+        name = self._name(read.end)
+        if kind_of(name) in ("queries", "keys", "values"):
+            return self._by_heads(read.end, read.shared)
+        return (name if name == LOGITS else f"{name.removesuffix('.output')}.input"), None, 1
+
+    def _name(self, node: Node) -> str:
+        return self.names[self.module.record.renamed.get(node.name, node.name)]
+
+    def _by_heads(self, node: Node, shared: int) -> tuple[str, int, int]:
+        name = self._name(node)
+        axes = places(self.module)[name].axes
+        axis = axes.index("heads") if "heads" in axes else 0
+        count = fixed_size((shape(node) or (0,))[axis])
+        if axes[:1] != ("batch",) or axis == 0 or not count or count % shared:
+            raise InputError(f"{self.function}: {name} has the axes {', '.join(axes)}, and no fixed number of heads")
+        return name, axis, count // shared
+
+
+def _numbered(place: str, count: int) -> tuple[str, ...]:
+    """The names of the units of a place; that of a place without heads is its own."""
+    by_heads = kind_of(place) in ("heads", "queries", "keys", "values")
+    return tuple(f"{place}:{unit}" for unit in range(count)) if by_heads else (place,)
+
+
+def index_of(names: Sequence[str]) -> dict[str, int]:
+    """The index of each name."""
+    return {name: index for index, name in enumerate(names)}

@@ -1,0 +1,121 @@
+"""Pairs of clean and corrupted inputs, which differ in some tokens and are as long as one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lxt_fx.attribution.leaf_call import LeafCall
+from lxt_fx.attribution.target import TargetLike
+from lxt_fx.base.errors import InputError
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.options import Rules
+from lxt_fx.inside.circuits.graph_run import GraphRun
+from lxt_fx.inside.circuits.network import Network, network_of
+from lxt_fx.inside.inside_call import TargetedCall, targeted_call
+
+CLEAN, CORRUPTED = "clean", "corrupted"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """The calls of a batch of pairs, on one graph, with one number for each."""
+
+    clean: TargetedCall
+    corrupted: TargetedCall
+    network: Network
+
+    @property
+    def module(self) -> Explained:
+        """The module whose graph both calls run."""
+        return self.network.module
+
+    def __len__(self) -> int:
+        return len(self.clean.call.given.examples)
+
+    def side(self, name: str) -> TargetedCall:
+        """The clean or the corrupted call."""
+        return self.clean if name == CLEAN else self.corrupted
+
+    def run(self, name: str) -> GraphRun:
+        """All values of the clean or of the corrupted run."""
+        return GraphRun(self.module, self.network.graph, self.side(name).leaves.bound).all()
+
+    def numbers(self, name: str, output: Any) -> Tensor:
+        """The explained number of each pair in an output, [pairs], read as in the clean or the corrupted call."""
+        values = self.side(name).call.numbers.totals(output)[1]
+        return values.detach().reshape(-1).to(torch.promote_types(values.dtype, torch.float32)).cpu()
+
+    def between(self, share: float) -> LeafCall:
+        """The call whose leaves lie between those of both runs: corrupted + share (clean - corrupted)."""
+        first, last = self.corrupted.leaves, self.clean.leaves
+        leaves = {
+            name: torch.lerp(value.detach(), last.leaves[name].detach(), share).requires_grad_(True)
+            for name, value in first.leaves.items()
+        }
+        return replace(first, bound={**first.bound, **leaves}, leaves=leaves)
+
+
+def pairs_of(
+    explained: nn.Module | Any,
+    processor: Any,
+    clean: Any,
+    corrupted: Any,
+    target: TargetLike | Sequence[TargetLike],
+    function: str,
+    *,
+    rules: Rules | None = None,
+) -> Pairs:
+    """The calls of these pairs. A model is transformed on the clean inputs.
+
+    Raises InputError where there is no target or several for one pair, where the inputs of a pair are not as long as one
+    another or differ in more than what is looked up for their tokens, and what `network_of` raises.
+    """
+    if target is None:
+        raise InputError(
+            f"{function}: a pair needs one number that is read in both runs, and the model's own answers may differ; give "
+            'the target, such as the contrast (" Mary", " John")'
+        )
+    first = targeted_call(explained, processor, clean, target, function, rules=rules)
+    second = targeted_call(first.call.explained, processor, corrupted, target, function)
+    module = first.leaves.module
+    if len(first.call.numbers.asked[0] if hasattr(first.call.numbers, "asked") else ()) > 1 or first.several and not first.call.given.batched:
+        raise InputError(f"{function}: several targets for one pair; call it once for each")
+    _check_alike(first.leaves, second.leaves, function)
+    if module.record.form != "gradient":
+        raise InputError(
+            f"{function}: this module is in explicit form, in which relevance flows back and no gradient; transform with "
+            'form="gradient"'
+        )
+    module._refuse_steering(function)
+    return Pairs(first, second, network_of(module, function))
+
+
+def _check_alike(clean: LeafCall, corrupted: LeafCall, function: str) -> None:
+    """Raises InputError unless both calls differ in the values of their leaves only."""
+    shapes = [{name: list(value.shape) for name, value in call.leaves.items()} for call in (clean, corrupted)]
+    if clean.module is not corrupted.module or shapes[0] != shapes[1]:
+        raise InputError(
+            f"{function}: clean and corrupted inputs must have the same number of tokens, as parts are compared position by "
+            f"position; got {_said(shapes[0])} and {_said(shapes[1])}"
+        )
+    for name, value in clean.bound.items():
+        if name not in clean.leaves and not _same(value, corrupted.bound[name]):
+            raise InputError(
+                f"{function}: clean and corrupted inputs differ in {name}, which is not what tokens are looked up as; a pair "
+                "may differ in the tokens alone, with the same padding"
+            )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(one, other)
+    return type(one) is type(other) and one == other
+
+
+def _said(shapes: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(f"{name} {list(sizes)}" for name, sizes in shapes.items())

@@ -1,0 +1,215 @@
+"""Analysis: what writes to the residual stream of a network, and what reads it.
+
+In a network whose blocks add to one stream, each value of the stream is a sum of what was written before: of the embedding
+and of what attentions and MLPs added. What reads such a sum reads all of its terms, and nothing else of the network. So
+the causal order of a circuit, from a writer to a later reader, is read off the sums, and no name of a module is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch.fx import GraphModule, Node
+
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.nodes import arguments, fixed_size, shape, written_shape
+from lxt_fx.base.torch_internals import aten, aten_ops
+from lxt_fx.ops.aten_kinds import SHAPE_READERS
+from lxt_fx.passes.analysis.find_attention_parts import RESHAPES, AttentionParts
+from lxt_fx.passes.analysis.find_groups import find_groups
+from lxt_fx.passes.analysis.find_layers import Stream
+from lxt_fx.passes.analysis.mark_flow import Flow
+
+_REPEATS = RESHAPES | aten_ops("expand repeat_interleave.self_int")
+"""Ops that may stand between keys or values and their copies for each head of queries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A value that is computed of one value of the stream, and of nothing else that the network wrote: queries, keys or
+    values of an attention, what an MLP gives, the logits. `between` are the nodes from `stream` to `end`, with `end`, in
+    graph order. `shared` heads of `end` are copies of one, side by side (grouped-query attention)."""
+
+    end: Node
+    stream: Node
+    between: tuple[Node, ...]
+    shared: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A term of the stream. `output` is what the part of the network gives (`Read.end` of an MLP), `added` what the stream
+    has of it, behind norms and scales. With `heads`, those of an attention, `between` are the nodes from these to `added`,
+    and `held` the statistics of norms among them. `reads` are the ends of the reads that it is computed of."""
+
+    output: Node
+    added: Node
+    reads: tuple[Node, ...]
+    heads: Node | None = None
+    between: tuple[Node, ...] = ()
+    held: frozenset[Node] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A stream as the sum of what was written: `writes` in graph order, the first of which is what enters the first layer;
+    `reads` in graph order; `sums` has for each value of the stream the indices of the writes that it is the sum of."""
+
+    writes: tuple[Write, ...]
+    reads: tuple[Read, ...]
+    sums: Mapping[Node, tuple[int, ...]]
+
+
+def find_writers(gm: GraphModule, flow: Flow, stream: Stream, logits: Node) -> Written:
+    """Analysis: the writers and readers of a stream.
+
+    Raises InputError, without the name of a function, where the stream is no plain sum, or a part reads it in several
+    places: it says what stands in the way.
+    """
+    return _Finder(gm, flow, stream).found(logits)
+
+
+class _Finder:
+    """What is known while the writers of one stream are found."""
+
+    def __init__(self, gm: GraphModule, flow: Flow, stream: Stream) -> None:
+        self.flow, self.stream = flow, stream
+        self.order = {node: place for place, node in enumerate(gm.graph.nodes)}
+        groups = find_groups(gm, flow).by_root.values()
+        self.statistics = frozenset(group.statistic for group in groups if group.statistic is not None)
+        self.attentions = {each.output: each for layer in stream.layers for each in layer.attentions}
+        parts = [mlp.output for layer in stream.layers for mlp in layer.mlps]
+        self.outputs = {*self.attentions, *parts, *(mixer for layer in stream.layers for mixer in layer.mixers)}
+        self.terms: dict[Node, tuple[Node, ...]] = {}
+
+    def found(self, logits: Node) -> Written:
+        first, last = self.stream.layers[0].before, self.stream.layers[-1].after
+        self._sum(last)
+        if first not in self.terms[last]:
+            raise InputError(
+                f"the residual stream behind the last layer (%{last.name}) is no sum of what enters the first "
+                f"(%{first.name}) and of what the layers add: a norm or a scale stands in the stream"
+            )
+        added = sorted(self.terms[last], key=self.order.__getitem__)
+        reads: dict[Node, Read] = {}
+        writes = [Write(first, first, ()), *(self._write(node, reads) for node in added if node is not first)]
+        self._read(logits, reads)
+        index = {write.added: at for at, write in enumerate(writes)}
+        sums = {node: tuple(sorted(index[term] for term in terms)) for node, terms in self.terms.items() if len(terms) > 1}
+        in_order = sorted(reads.values(), key=lambda read: self.order[read.end])
+        return Written(tuple(writes), tuple(in_order), {first: (0,), **sums})
+
+    def _sum(self, node: Node) -> tuple[Node, ...]:
+        """The terms of a value of the stream; one that is no sum is a term itself."""
+        if node not in self.terms:
+            read = [operand.node for operand in self.flow.carrying_operands(node)]
+            adds = node.target is aten.add.Tensor and arguments(node).get("alpha", 1) == 1
+            whole = node is self.stream.layers[0].before or node in self.outputs
+            if not whole and adds and len(read) == 2 and len({written_shape(each) for each in read}) == 1:
+                terms = (*self._sum(read[0]), *self._sum(read[1]))
+            elif not whole and node.target is aten.to.dtype and len(self._sum(read[0])) > 1:
+                terms = self._sum(read[0])
+            else:
+                terms = (node,)
+            if len(set(terms)) < len(terms):
+                raise InputError(f"%{node.name} adds a value to the residual stream that is in it already")
+            self.terms[node] = terms
+        return self.terms[node]
+
+    def _write(self, added: Node, reads: dict[Node, Read]) -> Write:
+        """A term of the stream, as the output of one part of the network."""
+        _, hit = self._back(added, self.outputs | self._streams())
+        if len(hit) != 1 or not hit <= self.outputs:
+            raise InputError(
+                f"what %{added.name} adds to the residual stream comes of {self._said(hit)}, and of no single attention or "
+                "MLP"
+            )
+        (output,) = hit
+        if output not in self.attentions:
+            return Write(output, added, (self._read(output, reads),))
+        parts = self.attentions[output]
+        if parts.is_cross or len(parts.parts) != 1:
+            kind = "reads another stream" if parts.is_cross else f"has {len(parts.parts)} sets of heads"
+            raise InputError(f"the attention that gives %{output.name} {kind}")
+        return self._by_heads(output, added, parts.parts[0], reads)
+
+    def _by_heads(self, output: Node, added: Node, parts: AttentionParts, reads: dict[Node, Read]) -> Write:
+        three = (parts.queries, parts.keys, parts.values)
+        for start, stops in ((added, {parts.heads}), (parts.heads, set(three))):
+            _, hit = self._back(start, stops | self._streams())
+            if not hit <= stops:
+                raise InputError(
+                    f"the attention that gives %{output.name} reads {self._said(hit - stops)} beside its queries, keys and "
+                    "values: a gate on its heads"
+                )
+        for end in three:
+            self._read(end, reads, 1 if end is parts.queries else _copies(self.flow, end))
+        inner = self._from(parts.heads, self._back(added, {parts.heads})[0])
+        return Write(output, added, three, parts.heads, inner, self.statistics.intersection(inner))
+
+    def _read(self, end: Node, reads: dict[Node, Read], shared: int = 1) -> Node:
+        """Adds the read that ends here, if it is not known: keys may be those of an earlier layer."""
+        if end in reads:
+            return end
+        between, hit = self._back(end, self._streams())
+        if len(hit) != 1:
+            raise InputError(
+                f"%{end.name} is computed of {self._said(hit)}, where one value of the residual stream is needed: its "
+                "reader has no single place at which the stream can be read apart"
+            )
+        (stream,) = hit
+        reads[end] = Read(end, stream, self._from(stream, between), shared)
+        return end
+
+    def _streams(self) -> set[Node]:
+        first = self.stream.layers[0].before
+        return {first, *(node for node, terms in self.terms.items() if len(terms) > 1)}
+
+    def _back(self, start: Node, stops: set[Node]) -> tuple[set[Node], set[Node]]:
+        """All that a value is computed of, with itself, up to these nodes; and those of these that were met. What only
+        reads a shape reads no value."""
+        seen, todo, hit = {start}, [start], set()
+        while todo:
+            node = todo.pop()
+            if node in stops and (node is not start or node in self.outputs):
+                hit.add(node)
+                continue
+            if node.target in SHAPE_READERS:
+                continue
+            new = [one for one in node.all_input_nodes if one not in seen]
+            seen.update(new)
+            todo += new
+        return seen - hit, hit
+
+    def _from(self, source: Node, nodes: set[Node]) -> tuple[Node, ...]:
+        """Those of the nodes that are computed of another one, along values and not shapes, in graph order."""
+        found = {source: None}
+        for node in sorted(nodes, key=self.order.__getitem__):
+            if node.target not in SHAPE_READERS and not found.keys().isdisjoint(node.all_input_nodes):
+                found[node] = None
+        return tuple(found)[1:]
+
+    def _said(self, nodes: set[Node]) -> str:
+        names = [f"%{node.name}" for node in sorted(nodes, key=self.order.__getitem__)]
+        return ", ".join(names) or "nothing that the network wrote"
+
+
+def _copies(flow: Flow, node: Node) -> int:
+    """How many copies of each head of keys or values stand side by side, one for each head of queries that reads it."""
+    copies = 1
+    while node.target in _REPEATS and len(found := flow.carrying_operands(node)) == 1:
+        before = found[0].node
+        if node.target not in RESHAPES:
+            copies *= _growth(before, node)
+        node = before
+    return copies
+
+
+def _growth(before: Node, after: Node) -> int:
+    """How many times as many elements of fixed sizes a value has as the one before."""
+    counts = [1, 1]
+    for at, node in enumerate((before, after)):
+        for size in shape(node) or ():
+            counts[at] *= fixed_size(size) or 1
+    return counts[1] // counts[0]
