@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from operator import attrgetter
 from typing import Any
 
@@ -27,7 +27,8 @@ class GraphRun:
     def compute(self, node: Node, instead: Mapping[Node, Any] | None = None) -> Any:
         """The value of a node from those of the nodes that it reads; those of `instead` take the place of what they were."""
         if node.op == "placeholder":
-            return self.inputs[str(node.target)]
+            value = self.inputs[str(node.target)]
+            return value.detach() if isinstance(value, Tensor) else value
         if node.op == "get_attr":
             return attrgetter(str(node.target))(self.module)
         known = instead or {}
@@ -38,11 +39,13 @@ class GraphRun:
         assert node.op == "call_function" and callable(node.target), node.op
         return node.target(*map_arg(node.args, found), **map_arg(node.kwargs, found))
 
-    def all(self) -> GraphRun:
-        """Runs every node."""
+    def all(self, changes: Mapping[Node, Callable[[Tensor], Tensor]] | None = None) -> GraphRun:
+        """Runs every node. What reads a node of `changes` reads what that makes of its value."""
+        known = changes or {}
         for node in self.graph.nodes:
             if node.op != "output":
-                self.values[node] = self.compute(node)
+                found = self.compute(node)
+                self.values[node] = known[node](found) if node in known else found
         return self
 
     def through(self, nodes: Iterable[Node], source: Node, value: Tensor, held: Set[Node] = frozenset()) -> Tensor:

@@ -1,0 +1,133 @@
+"""How much of an answer a circuit makes when everything outside of it is as in the corrupted run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+import torch
+from torch import Tensor, nn
+
+from lxt_fx.attribution.target import TargetLike
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.base.progress import lasting, steps
+from lxt_fx.inside.circuits.ablated_run import ablated_numbers
+from lxt_fx.inside.circuits.circuit import area, edges_of, kept_edges
+from lxt_fx.inside.circuits.contributions import contributions
+from lxt_fx.inside.circuits.network import index_of
+from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, pairs_of
+from lxt_fx.views.listed import Listed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+FUNCTION = "circuit_faithfulness"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CircuitFaithfulness(Listed):
+    """What circuits make of the explained number. `sizes` are the shares of all edges that they were asked to have,
+    `edges` how many they have. `values` [circuits, pairs] are the numbers when all else is corrupted, `clean` and
+    `corrupted` [pairs] those of both runs."""
+
+    sizes: tuple[float, ...]
+    edges: tuple[int, ...]
+    values: Tensor
+    clean: Tensor
+    corrupted: Tensor
+
+    @property
+    def faithfulness(self) -> Tensor:
+        """f = (m(C) - m(0)) / (m(N) - m(0)) of each circuit C, [circuits], with m the mean over pairs, N the whole network
+        and 0 the corrupted run."""
+        none, whole = self.corrupted.mean(), self.clean.mean()
+        return (self.values.mean(1) - none) / (whole - none)
+
+    @property
+    def cpr(self) -> float:
+        """The integral of f over the sizes by trapezoids, from the smallest to the largest: the circuit performance ratio of
+        MIB (Mueller et al. 2025), larger is better."""
+        return area(self.sizes, self.faithfulness.tolist())
+
+    @property
+    def cmd(self) -> float:
+        """The integral of |1 - f|: the circuit-model distance of MIB, smaller is better."""
+        return area(self.sizes, (1 - self.faithfulness).abs().tolist())
+
+    def __repr__(self) -> str:
+        return f"CircuitFaithfulness({len(self.sizes)} circuits, CPR {self.cpr:.3f}, CMD {self.cmd:.3f})"
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("size", "edges", "faithfulness")
+        for column in table.columns:
+            column.justify = "right"
+        for size, edges, found in zip(self.sizes, self.edges, self.faithfulness.tolist(), strict=True):
+            table.add_row(f"{size:.1%}", str(edges), f"{found:.3f}")
+        return Group(Text(repr(self)), table)
+
+
+@lasting
+def circuit_faithfulness(
+    explained: nn.Module | Any,
+    clean: Any,
+    corrupted: Any,
+    target: TargetLike | Sequence[TargetLike],
+    circuits: nx.DiGraph | Mapping[float, nx.DiGraph],
+    *,
+    processor: Any = None,
+    progress: bool | None = None,
+) -> CircuitFaithfulness:
+    """How faithful circuits are: the number that the network gives when each edge outside of a circuit carries what was
+    written in the corrupted run.
+
+        found = lxt_fx.circuit_scores(model, clean, corrupted, (" Mary", " John"), processor=tokenizer)
+        curve = lxt_fx.circuit_faithfulness(model, clean, corrupted, (" Mary", " John"), found.circuits(), processor=tokenizer)
+        curve.faithfulness, curve.cpr, curve.cmd
+
+    Every reader reads its own value of the residual stream: the stream of this run less sum over its edges outside of
+    (a_u - a_u corrupted), with a_u what writer u adds. With all edges that is the clean run, and with none the corrupted one.
+    `circuits` is one graph, as `CircuitScores.circuit` makes it, or several by the share of edges that they were asked for.
+    The other arguments are those of `circuit_scores`; pairs need not be those that the circuits were found on. Each circuit
+    takes one forward, in which norm and projection run once for each head of queries, keys and values that has edges of its
+    own.
+
+    Raises InputError for edges that the network has not, for pairs whose numbers are on average the same clean and corrupted,
+    and what `circuit_scores` raises.
+    """
+    with gradients_on():
+        pairs = pairs_of(explained, processor, clean, corrupted, target, FUNCTION)
+        network = pairs.network
+        writers, readers = index_of(network.writer_names), index_of(network.reader_names)
+        total = int(network.edges.sum())
+        named = dict(circuits) if isinstance(circuits, Mapping) else {len(edges_of(_one(circuits))) / total: circuits}
+        kept = [kept_edges(_one(each), writers, readers, network.edges, FUNCTION) for each in named.values()]
+        last = pairs.run(CORRUPTED)
+        numbers = [pairs.numbers(CLEAN, pairs.run(CLEAN).output()), pairs.numbers(CORRUPTED, last.output())]
+        _check_apart(*numbers)
+        written = contributions(last, network, FUNCTION)
+        found = [ablated_numbers(pairs, each, written, FUNCTION) for each in steps("circuits", kept, len(kept))]
+        values = torch.stack(found) if found else torch.zeros(0, len(pairs))
+        return CircuitFaithfulness(tuple(named), tuple(int(each.sum()) for each in kept), values, *numbers)
+
+
+def _one(circuit: Any) -> nx.DiGraph:
+    if not isinstance(circuit, nx.DiGraph):
+        raise InputError(
+            f"{FUNCTION}: a circuit is a networkx.DiGraph, as CircuitScores.circuit makes it, got {type(circuit).__name__}"
+        )
+    return circuit
+
+
+def _check_apart(clean: Tensor, corrupted: Tensor) -> None:
+    if float(clean.mean()) == float(corrupted.mean()):
+        raise InputError(
+            f"{FUNCTION}: the explained number is {float(clean.mean()):.4g} in the mean of the clean and of the corrupted "
+            "runs, so no share of it is due to a circuit; give pairs that differ, or another target"
+        )

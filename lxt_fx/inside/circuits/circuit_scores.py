@@ -1,0 +1,188 @@
+"""Scores of edges from pairs of inputs: edge attribution patching under any rule table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
+from lxt_fx.attribution.places import InsidePlace, places
+from lxt_fx.attribution.standard_places import kind_of
+from lxt_fx.attribution.target import TargetLike
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.grad_mode import gradients_on
+from lxt_fx.base.progress import lasting, stage, steps
+from lxt_fx.compiler.options import Rules
+from lxt_fx.inside.circuits.branch_gradients import BranchGradients, branch_gradients
+from lxt_fx.inside.circuits.contributions import contributions
+from lxt_fx.inside.circuits.graph_run import GraphRun
+from lxt_fx.inside.circuits.network import Network
+from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, pairs_of
+from lxt_fx.inside.circuits.scores_result import CircuitScores
+
+FUNCTION = "circuit_scores"
+
+At = Literal["corrupted", "clean"] | int
+
+
+@lasting
+def circuit_scores(
+    explained: nn.Module | Any,
+    clean: Any,
+    corrupted: Any,
+    target: TargetLike | Sequence[TargetLike],
+    *,
+    processor: Any = None,
+    at: At = "corrupted",
+    rules: Rules | None = None,
+    progress: bool | None = None,
+) -> CircuitScores:
+    """How much each edge of a decoder hands on of what a clean input has and a corrupted one has not.
+
+    Writers to the residual stream are the embedding, each head (through its part of the output projection) and each MLP;
+    readers are the queries, keys and values of each head, the input of each MLP, and the logits. Each writer and each
+    reader after it are an edge, with the score
+
+        s(u -> v) = sum over tokens and hidden of (a_u clean - a_u corrupted) . g_v
+
+    where a_u is what u adds to the stream, and g_v what flows back to the branch of the stream that v reads, before its norm
+    and through it (edge attribution patching, Syed et al. 2023). g is what the table of the module makes of the gradient:
+    under `gradient` that of EAP, under `relp`, `attnlrp`, `cp_lrp` or `gim` theirs (RelP, 2025). It is that of the run `at`:
+    "corrupted", "clean", or the mean over a number of steps k = 1 to m, at embeddings corrupted + k / m (clean -
+    corrupted): with `gradient` EAP-IG (inputs) of Hanna et al. 2024.
+
+        found = lxt_fx.circuit_scores(model, "When Mary and John ...", "When Mary and Bob ...", (" Mary", " John"),
+                                      processor=tokenizer, rules="relp")
+        found.top(20)                     # the edges with the largest scores
+        graph = found.circuit(0.01)       # networkx, the largest 1 % of the edges that lie on a path
+
+    A node has s(u) = (a_u clean - a_u corrupted) . g at what u adds; the edges from u add up to it under every rule by
+    which sums hand the gradient on. A neuron has s = sum over tokens of (a clean - a corrupted) g at the down projection's
+    input. Keys and values that several heads share are one reader. Biases belong to no head.
+
+    `clean` and `corrupted` are inputs as `latent` takes them, one each or a batch of pairs; those of a pair have the same
+    number of tokens. `target` is one number of the output, mostly a contrast, for all pairs or a list with one for each. All
+    scores come from one forward of each run and one forward and backward for each step. Memory is that of writers x pairs x
+    tokens x hidden, twice: give many pairs in parts.
+
+    Raises InputError for pairs that do not fit, for a module in explicit form, and for a network whose stream is no plain sum
+    of its writers; NonFiniteError for scores that are NaN or infinite.
+    """
+    with gradients_on():
+        share = _steps(at)
+        pairs = pairs_of(explained, processor, clean, corrupted, target, FUNCTION, rules=rules)
+        network, names = pairs.network, _neurons(pairs)
+        with stage("running the pairs"):
+            runs = {side: pairs.run(side) for side in (CLEAN, CORRUPTED)}
+            differences = contributions(runs[CLEAN], network, FUNCTION) - contributions(runs[CORRUPTED], network, FUNCTION)
+            numbers = {side: pairs.numbers(side, run.output()) for side, run in runs.items()}
+            neurons = {place.name: _difference(runs, node) for place, node in names}
+        del runs
+        gradients = _mean(_gradients(pairs, share, list(neurons)))
+        scores = CircuitScores(
+            _edges(network, differences, gradients.readers),
+            _nodes(network, differences, gradients.writes),
+            {name: _by_unit(each, gradients.inside[name]) for name, each in neurons.items()},
+            network.writer_names,
+            network.reader_names,
+            network.edges,
+            network.feeds,
+            numbers[CLEAN],
+            numbers[CORRUPTED],
+            f"table {pairs.module.record.table_name}, {_said(at)}",
+        )
+        _check_finite(pairs, scores)
+        return scores
+
+
+def _steps(at: At) -> tuple[float, ...]:
+    """Where between corrupted (0) and clean (1) the gradients are taken. Raises InputError for what is no place."""
+    if isinstance(at, int) and not isinstance(at, bool) and at > 0:
+        return tuple(step / at for step in range(1, at + 1))
+    if at == CORRUPTED:
+        return (0.0,)
+    if at == CLEAN:
+        return (1.0,)
+    raise InputError(
+        f'{FUNCTION}: at must be "corrupted", "clean" or a number of steps between them, at least 1, got {at!r}'
+    )
+
+
+def _said(at: At) -> str:
+    return f"gradient of the {at} run" if isinstance(at, str) else f"mean gradient of {at} steps"
+
+
+def _neurons(pairs: Pairs) -> list[tuple[InsidePlace, Any]]:
+    """The places of neurons that have units, with their nodes in the canonical graph."""
+    by_name = {pairs.network.name_in_module(node): node for node in pairs.network.graph.nodes}
+    found = places(pairs.module)
+    return [
+        (place, by_name[place.node])
+        for name, place in found.items()
+        if kind_of(name) == "neurons" and place.axes == ("batch", "tokens", "neurons")
+    ]
+
+
+def _difference(runs: Mapping[str, GraphRun], node: Any) -> Tensor:
+    one, other = (runs[side].values[node] for side in (CLEAN, CORRUPTED))
+    wide = torch.promote_types(one.dtype, torch.float32)
+    found: Tensor = one.to(wide) - other.to(wide)
+    return found
+
+
+def _gradients(pairs: Pairs, shares: Sequence[float], inside: Sequence[str]) -> Iterator[BranchGradients]:
+    for share in steps("gradients", shares, len(shares)):
+        side = pairs.side(CLEAN if share == 1.0 else CORRUPTED)
+        leaves = side.leaves if share in (0.0, 1.0) else pairs.between(share)
+        yield branch_gradients(pairs.network, leaves, side.call.numbers, inside, FUNCTION)
+
+
+def _mean(found: Iterator[BranchGradients]) -> BranchGradients:
+    total, count = next(found), 1
+    for each in found:
+        inside = {name: value + each.inside[name] for name, value in total.inside.items()}
+        total, count = BranchGradients(total.readers + each.readers, total.writes + each.writes, inside), count + 1
+    return BranchGradients(
+        total.readers / count, total.writes / count, {name: value / count for name, value in total.inside.items()}
+    )
+
+
+def _edges(network: Network, differences: Tensor, gradients: Tensor) -> Tensor:
+    """s(u -> v) for all edges, [pairs, writers, readers]: one contraction for each read."""
+    found = differences.new_zeros(differences.shape[1], *network.edges.shape)
+    for reader in network.readers:
+        some, units = differences[_slice(reader.sees)], slice(reader.units.start, reader.units.stop)
+        part = torch.einsum("wb...,rb...->bwr", some, gradients[units].to(some.dtype))
+        found[:, torch.tensor(reader.sees), units] = part
+    return found.cpu()
+
+
+def _slice(indices: tuple[int, ...]) -> slice | list[int]:
+    """The indices as a slice, which copies nothing, if they follow one another."""
+    whole = range(indices[0], indices[0] + len(indices))
+    return slice(whole.start, whole.stop) if indices == tuple(whole) else list(indices)
+
+
+def _nodes(network: Network, differences: Tensor, gradients: Tensor) -> Tensor:
+    """s(u) of all writers, [pairs, writers]."""
+    found = [
+        torch.einsum("wb...,b...->bw", differences[writer.start : writer.units.stop], gradient.to(differences.dtype))
+        for writer, gradient in zip(network.writers, gradients, strict=True)
+    ]
+    return torch.cat(found, 1).cpu()
+
+
+def _by_unit(difference: Tensor, gradient: Tensor) -> Tensor:
+    """s of each neuron, [pairs, neurons]."""
+    return torch.einsum("btn,btn->bn", difference, gradient.to(difference.dtype)).cpu()
+
+
+def _check_finite(pairs: Pairs, scores: CircuitScores) -> None:
+    if not is_finite([scores.edges, scores.nodes, *scores.neurons.values()]):
+        side = pairs.corrupted
+        said = f"{FUNCTION}: an explained number, or a score,"
+        raise_non_finite(pairs.module, side.leaves.bound, lambda out: side.call.numbers.totals(out)[0].sum(), said)

@@ -1,0 +1,123 @@
+"""Scores of the edges, nodes and neurons of a network, for pairs of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import networkx as nx
+from torch import Tensor
+
+from lxt_fx.attribution.places import nearest
+from lxt_fx.base.errors import InputError, UnknownNameError
+from lxt_fx.inside.circuits.circuit import SIZES, By, checked_by, count_of, largest, made_circuit
+from lxt_fx.inside.circuits.network import index_of
+from lxt_fx.views.listed import Listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import RenderableType
+
+SHOWN = 10
+"""So many edges are printed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CircuitScores(Listed):
+    """Scores on the CPU, at least float32, with an axis of pairs first. Each says how much the explained number rises, to
+    first order, when the corrupted value gives way to the clean one.
+
+    `edges` [pairs, writers, readers] are those from `writers` to `readers`, whose names are standard places with the head:
+    `attention.3.heads:5`, `mlp.3.output`, `embedding`; `attention.3.queries:5`, `mlp.3.input`, `logits`. `is_edge`
+    [writers, readers] says which pairs are an edge; the scores of the others are 0. `nodes` [pairs, writers] are those of
+    the writers themselves. `neurons` has [pairs, neurons] for each place `mlp.i.neurons`. `clean` and `corrupted` [pairs]
+    are the explained numbers of both runs. `feeds` are the pairs of a reader and the writer that is computed of it.
+    """
+
+    edges: Tensor
+    nodes: Tensor
+    neurons: Mapping[str, Tensor]
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    is_edge: Tensor
+    feeds: tuple[tuple[str, str], ...]
+    clean: Tensor
+    corrupted: Tensor
+    said: str
+
+    def edge(self, writer: str, reader: str) -> Tensor:
+        """The score of one edge, [pairs]. Raises UnknownNameError for names that there are not, and InputError where the
+        reader does not read what the writer wrote."""
+        at = _index(self.writers, writer), _index(self.readers, reader)
+        if not self.is_edge[at]:
+            raise InputError(f"circuit_scores: {reader} is computed before {writer} writes, so there is no such edge")
+        return self.edges[:, at[0], at[1]]
+
+    def node(self, writer: str) -> Tensor:
+        """The score of one writer, [pairs]. Raises UnknownNameError for a name that there is not."""
+        return self.nodes[:, _index(self.writers, writer)]
+
+    def top(self, count: int = SHOWN, by: By = "absolute") -> list[tuple[str, str, float]]:
+        """The edges with the largest scores in the mean over pairs, as (writer, reader, score)."""
+        checked_by(by, "top")
+        mean = self.edges.mean(0)
+        found = largest(mean, self.is_edge, count_of(count, int(self.is_edge.sum()), "top"), by)
+        return [(self.writers[writer], self.readers[reader], float(mean[writer, reader])) for writer, reader in found]
+
+    def circuit(self, size: int | float, by: By = "absolute") -> nx.DiGraph:
+        """The circuit of the edges with the largest scores in the mean over pairs: `size` of them, or this share of all,
+        less those that lie on no path from the embedding to the logits.
+
+        Its nodes are the names of writers and readers. Each edge of the circuit has its `score`; those from a reader to what
+        is computed of it have none. `by="signed"` takes the edges that speak for the answer, as MIB does for CPR,
+        `"absolute"` those that matter in either way. Raises InputError for a size that there is not.
+        """
+        checked_by(by, "circuit")
+        count = count_of(size, int(self.is_edge.sum()), "circuit")
+        return made_circuit(self.top(count, by), self.feeds)
+
+    def circuits(self, sizes: Sequence[int | float] = SIZES, by: By = "absolute") -> dict[float, nx.DiGraph]:
+        """The circuits of several sizes, by the share of all edges: by default those of MIB, 0.1 % to 100 %."""
+        total = int(self.is_edge.sum())
+        return {size if isinstance(size, float) else size / total: self.circuit(size, by) for size in sizes}
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A line for each edge and pair: `pair`, `writer`, `reader`, `score`."""
+        import pandas as pd
+
+        where = self.is_edge.nonzero().tolist()
+        parts = [
+            pd.DataFrame(
+                {
+                    "pair": pair,
+                    "writer": [self.writers[writer] for writer, _ in where],
+                    "reader": [self.readers[reader] for _, reader in where],
+                    "score": edges[self.is_edge].tolist(),
+                }
+            )
+            for pair, edges in enumerate(self.edges)
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def __repr__(self) -> str:
+        return f"CircuitScores({len(self.edges)} pairs, {int(self.is_edge.sum())} edges, {self.said})"
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("writer", "reader", "score")
+        table.columns[2].justify = "right"
+        for writer, reader, score in self.top(min(SHOWN, int(self.is_edge.sum()))):
+            table.add_row(Text(writer), Text(reader), f"{score:+.4f}")
+        means = f"clean {float(self.clean.mean()):.4g}, corrupted {float(self.corrupted.mean()):.4g}"
+        return Group(Text(f"{self!r}: {means}"), table)
+
+
+def _index(names: Sequence[str], name: str) -> int:
+    index = index_of(names)
+    if name not in index:
+        raise UnknownNameError(f"circuit_scores: there is no {name!r}; {nearest(name, names)}")
+    return index[name]
