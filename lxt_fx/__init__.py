@@ -60,6 +60,10 @@ if TYPE_CHECKING:
     from lxt_fx.faithfulness.removed_units import Removal
     from lxt_fx.faithfulness.search import tune
     from lxt_fx.faithfulness.tuned_table import TunedTable
+    from lxt_fx.inside.circuits.activation_patching import Patching, activation_patching
+    from lxt_fx.inside.circuits.circuit_faithfulness import CircuitFaithfulness, circuit_faithfulness
+    from lxt_fx.inside.circuits.circuit_scores import circuit_scores
+    from lxt_fx.inside.circuits.scores_result import CircuitScores
     from lxt_fx.inside.conditional import conditional
     from lxt_fx.inside.corpus.labels import labels
     from lxt_fx.inside.corpus.read_corpus import corpus
@@ -98,6 +102,7 @@ __all__ = [
     "functional",
     "Account",
     "AnswerRelevance",
+    "activation_patching",
     "answer_relevance",
     "audit",
     "bench",
@@ -111,6 +116,8 @@ __all__ = [
     "CallError",
     "CaptureError",
     "Certificate",
+    "CircuitFaithfulness",
+    "CircuitScores",
     "Comparison",
     "Corpus",
     "Explained",
@@ -129,6 +136,7 @@ __all__ = [
     "NoRuleError",
     "TracedBranchError",
     "Only",
+    "Patching",
     "PerturbationCurves",
     "Places",
     "places",
@@ -145,6 +153,8 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedVersionError",
     "certificate",
+    "circuit_faithfulness",
+    "circuit_scores",
     "compare",
     "corpus",
     "conditional",
@@ -191,6 +201,10 @@ _NAMES = {
     "lxt_fx.faithfulness.removed_units": "Removal",
     "lxt_fx.faithfulness.search": "tune",
     "lxt_fx.faithfulness.tuned_table": "TunedTable",
+    "lxt_fx.inside.circuits.activation_patching": "Patching activation_patching",
+    "lxt_fx.inside.circuits.circuit_faithfulness": "CircuitFaithfulness circuit_faithfulness",
+    "lxt_fx.inside.circuits.circuit_scores": "circuit_scores",
+    "lxt_fx.inside.circuits.scores_result": "CircuitScores",
     "lxt_fx.inside.conditional": "conditional",
     "lxt_fx.inside.corpus.read_corpus": "corpus",
     "lxt_fx.inside.corpus.result": "Corpus",

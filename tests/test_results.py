@@ -693,6 +693,10 @@ def made() -> dict[str, object]:
     objects += [latent, latent.top(3), places, places["residual.1"], lxt_fx.Only(3, [0, 1])]
     objects += [BenchResults(bench_contents(1, 3))]
     objects += [lxt_fx.position_relevance(shared("llama", rules="pa_lrp"), ids, 3)]
+    pair = (explained, ids, {"input_ids": torch.tensor([[3, 1, 9, 1]])}, (3, 4))
+    scores = lxt_fx.circuit_scores(*pair)
+    curve = lxt_fx.circuit_faithfulness(*pair, scores.circuit(0.5))
+    objects += [scores, curve, lxt_fx.activation_patching(*pair, "attention.0.heads")]
     objects += [lxt_fx.Dictionary(rows.T.contiguous(), rows), read_corpus(), maximised(), lxt_fx.Regularisers()]
     found = {type(one).__name__: one for one in objects}
     found["Explained"] = explained

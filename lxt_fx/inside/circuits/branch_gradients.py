@@ -36,33 +36,29 @@ def branch_gradients(
 
     Raises InputError where the number does not depend on the readers.
     """
-    nodes = _nodes(network)
+    nodes = list(_nodes(network))
     wanted = dict(zip(nodes, (f"%{network.name_in_module(node)}" for node in nodes), strict=True))
     places = {name: place for each in (*wanted.values(), *inside) for name, place in places_at(network.module, each, function).items()}
     run = forward_run(leaves, numbers, function, tapped(network.module, places))
     tensors = dict(zip(places, run.inside, strict=True))
     at = {node: tensors[name] for node, name in wanted.items()}
-    reached = [node for node in nodes if node is not network.readers[-1].read.end]
-    asked = [at[node] for node in reached] + [tensors[name] for name in inside]
-    found = [each[0] for each in run.gradients(asked, 0, 1, last=False)]
-    gradients = dict(zip(reached, found, strict=False))
+    found = [each[0] for each in run.gradients([at[node] for node in nodes] + [tensors[name] for name in inside], 0, 1, last=False)]
+    gradients = dict(zip(nodes, found, strict=False))
     readers = [_of_reader(reader, at, gradients, function) for reader in network.readers]
     writes = [_wide(gradients[writer.write.added]) for writer in network.writers]
-    rest = {name: _wide(each) for name, each in zip(inside, found[len(reached) :], strict=True)}
+    rest = {name: _wide(each) for name, each in zip(inside, found[len(nodes) :], strict=True)}
     return BranchGradients(torch.cat(readers), torch.stack(writes), rest)
 
 
-def _nodes(network: Network) -> list[Node]:
+def _nodes(network: Network) -> dict[Node, None]:
     """The values that gradients are read at or run through: what is read, what is made of it, what is written. The logits
-    are made of the last value of the stream alone, so its gradient is theirs."""
-    found: dict[Node, None] = {}
-    for reader in network.readers:
-        found[reader.read.stream] = None
-        if reader.place != LOGITS:
-            found[reader.read.end] = None
-    for writer in network.writers:
-        found[writer.write.added] = None
-    return list(found)
+    are made of the last value of the stream alone, so its gradient is theirs. Where a table holds the patterns of
+    attentions, nothing flows back to queries and keys."""
+    ends = {reader.read.end: None for reader in network.readers if reader.place != LOGITS}
+    values = network.module._values()
+    carrying = {end: None for end in ends if values.carries(values.by_name[network.name_in_module(end)])}
+    streams = {reader.read.stream: None for reader in network.readers}
+    return streams | carrying | {writer.write.added: None for writer in network.writers}
 
 
 def _of_reader(
@@ -72,6 +68,8 @@ def _of_reader(
     read, stream = reader.read, at[reader.read.stream]
     if reader.place == LOGITS:
         return _wide(gradients[read.stream])[None]
+    if read.end not in gradients:
+        return _wide(stream.new_zeros(len(reader.names), *stream.shape))
     reaching, found = gradients[read.end], list[Tensor]()
     for start in range(0, len(reader.names), LARGEST_CHUNK):
         units = range(start, min(start + LARGEST_CHUNK, len(reader.names)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from lxt_fx.attribution.places import places
+from lxt_fx.attribution.place_axes import axes_of
 from lxt_fx.attribution.split_head import logits_index
 from lxt_fx.attribution.standard_places import kind_of, standard_places
 from lxt_fx.base.errors import InputError
@@ -187,7 +187,8 @@ class _Placed:
 
     def _by_heads(self, node: Node, shared: int) -> tuple[str, int, int]:
         name = self._name(node)
-        axes = places(self.module)[name].axes
+        values = self.module._values().by_name
+        axes = axes_of(self.module, name, values[self.module.record.renamed.get(node.name, node.name)]).names
         axis = axes.index("heads") if "heads" in axes else 0
         count = fixed_size((shape(node) or (0,))[axis])
         if axes[:1] != ("batch",) or axis == 0 or not count or count % shared:

@@ -83,16 +83,21 @@ def pairs_of(
     first = targeted_call(explained, processor, clean, target, function, rules=rules)
     second = targeted_call(first.call.explained, processor, corrupted, target, function)
     module = first.leaves.module
-    if len(first.call.numbers.asked[0] if hasattr(first.call.numbers, "asked") else ()) > 1 or first.several and not first.call.given.batched:
-        raise InputError(f"{function}: several targets for one pair; call it once for each")
+    if _several(first, target):
+        raise InputError(f"{function}: a pair has one target, and {target!r:.100} are several; call {function} once for each")
     _check_alike(first.leaves, second.leaves, function)
     if module.record.form != "gradient":
         raise InputError(
             f"{function}: this module is in explicit form, in which relevance flows back and no gradient; transform with "
             'form="gradient"'
         )
-    module._refuse_steering(function)
+    first.call.explained._refuse_steering(function)
     return Pairs(first, second, network_of(module, function))
+
+
+def _several(asked: TargetedCall, target: Any) -> bool:
+    """Whether there are several numbers of one pair: a list for one pair, or lists in the list of a batch."""
+    return asked.several and (not asked.call.given.batched or any(isinstance(each, list) for each in target))
 
 
 def _check_alike(clean: LeafCall, corrupted: LeafCall, function: str) -> None:

@@ -1,0 +1,507 @@
+"""Circuits: scores of edges, nodes and neurons, true activation patching, and faithfulness, against decoders by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import networkx as nx
+import pytest
+import tiny
+import torch
+from circuit_references import Terms, exact, hand_gpt2, hand_llama, whole
+from shared_captures import explained as shared
+from torch import Tensor, nn
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+import lxt_fx
+from lxt_fx.attribution import many_targets
+from lxt_fx.base.errors import CallError, InputError, UnknownNameError
+from lxt_fx.inside.circuits.circuit import area, made_circuit
+from lxt_fx.inside.circuits.contributions import contributions
+from lxt_fx.inside.circuits.graph_run import GraphRun
+from lxt_fx.inside.circuits.pairs import pairs_of
+
+HAND = {"llama": hand_llama, "gpt2": hand_gpt2}
+TARGET = (3, 4)
+EXACT = 1e-10
+"""float64, absolute, of scores up to 1. Measured: 4e-16 for sums, 1e-13 against the models by hand."""
+
+
+@cache
+def model_of(name: str) -> Any:
+    return exact(getattr(tiny, name)())
+
+
+@cache
+def explained_of(name: str, rules: str = "gradient") -> Any:
+    return lxt_fx.transform(model_of(name), rules=rules)
+
+
+@cache
+def ids(pairs: int = 3) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Clean and corrupted texts of 7 tokens, of which the third and the fourth differ."""
+    generator = torch.Generator().manual_seed(1)
+    clean = torch.randint(5, 60, (pairs, 7), generator=generator)
+    corrupted = clean.clone()
+    corrupted[:, 2:4] = torch.randint(5, 60, (pairs, 2), generator=generator)
+    return {"input_ids": clean}, {"input_ids": corrupted}
+
+
+def scored(name: str, rules: str = "gradient", **options: Any) -> Any:
+    return lxt_fx.circuit_scores(explained_of(name, rules), *ids(), TARGET, **options)
+
+
+def embeds(name: str, side: int) -> Tensor:
+    return model_of(name).get_input_embeddings()(ids()[side]["input_ids"]).detach()
+
+
+def number(logits: Tensor) -> Tensor:
+    """The explained number of each pair."""
+    return logits[:, -1, TARGET[0]] - logits[:, -1, TARGET[1]]
+
+
+def written(name: str, side: int) -> dict[str, Tensor]:
+    return {key: value.detach() for key, value in HAND[name](model_of(name), embeds(name, side))[1].items()}
+
+
+def gradients_by_hand(name: str, at: Tensor) -> dict[str, Tensor]:
+    """The gradient at the input of each reader alone, from the forward by hand at these embeddings."""
+    shifts: dict[str, Tensor] = {}
+
+    def reads(reader: str, terms: Terms) -> Tensor:
+        shifts[reader] = torch.zeros_like(at, requires_grad=True)
+        return whole(reader, terms) + shifts[reader]
+
+    value = number(HAND[name](model_of(name), at, reads)[0]).sum()
+    return dict(zip(shifts, torch.autograd.grad(value, list(shifts.values())), strict=True))
+
+
+def edges_by_hand(name: str, at: Tensor) -> dict[tuple[str, str], Tensor]:
+    """All scores of edges [pairs], by their definition."""
+    clean, corrupted, found = written(name, 0), written(name, 1), {}
+    reads_of: dict[str, list[str]] = {}
+
+    def note(reader: str, terms: Terms) -> Tensor:
+        reads_of[reader] = list(terms)
+        return whole(reader, terms)
+
+    HAND[name](model_of(name), at, note)
+    for reader, gradient in gradients_by_hand(name, at).items():
+        for writer in reads_of[reader]:
+            found[writer, reader] = ((clean[writer] - corrupted[writer]) * gradient).sum((1, 2))
+    return found
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = EXACT) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
+# the models by hand are the models
+
+
+@pytest.mark.parametrize("name", HAND)
+def test_the_forward_by_hand_is_that_of_the_model(name: str) -> None:
+    close(HAND[name](model_of(name), embeds(name, 0))[0], model_of(name)(**ids()[0]).logits)
+
+
+# scores
+
+
+@pytest.mark.parametrize("name", HAND)
+@pytest.mark.parametrize("at", ["corrupted", "clean"])
+def test_scores_of_edges_are_those_by_hand(name: str, at: str) -> None:
+    found, expected = scored(name, at=at), edges_by_hand(name, embeds(name, at == "corrupted"))
+    assert int(found.is_edge.sum()) == len(expected)
+    for (writer, reader), score in expected.items():
+        close(found.edge(writer, reader), score)
+    assert float(found.edges.abs().max()) > 0.01
+    assert not found.edges[:, ~found.is_edge].any()
+
+
+@pytest.mark.parametrize("name", HAND)
+def test_a_score_is_the_derivative_of_the_forward_in_which_one_edge_is_patched(name: str) -> None:
+    """(m(e) - m(-e)) / 2e, with the corrupted run in which one reader reads what one writer adds a little cleaner."""
+    found, clean, corrupted = scored(name), written(name, 0), written(name, 1)
+    for writer, reader, _ in found.top(12):
+        numbers = []
+        for step in (1e-4, -1e-4):
+
+            def reads(one: str, terms: Terms, step: float = step) -> Tensor:
+                moved = step * (clean[writer] - corrupted[writer]) if one == reader else 0.0  # noqa: B023
+                return whole(one, terms) + moved
+
+            numbers.append(number(HAND[name](model_of(name), embeds(name, 1), reads)[0]))
+        close(found.edge(writer, reader), (numbers[0] - numbers[1]) / 2e-4, 1e-6)
+
+
+@pytest.mark.parametrize("name", HAND)
+def test_the_scores_into_a_reader_are_what_the_whole_stream_gives(name: str) -> None:
+    """sum over u of s(u -> v) = (stream clean - stream corrupted) . g_v."""
+    found, clean, corrupted = scored(name), written(name, 0), written(name, 1)
+    for reader, gradient in gradients_by_hand(name, embeds(name, 1)).items():
+        index = found.readers.index(reader)
+        sees = [name for name, reads in zip(found.writers, found.is_edge[:, index], strict=True) if reads]
+        stream = sum(clean[each] - corrupted[each] for each in sees)
+        close(found.edges[:, :, index].sum(1), (stream * gradient).sum((1, 2)))
+
+
+@pytest.mark.parametrize("name", HAND)
+@pytest.mark.parametrize("rules", ["gradient", "attnlrp", "cp_lrp", "relp", "gim"])
+def test_the_edges_of_a_writer_add_up_to_its_node(name: str, rules: str) -> None:
+    found = scored(name, rules)
+    close(found.nodes, found.edges.sum(2))
+    assert float(found.nodes.abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("name", HAND)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_integrated_gradients_are_the_mean_over_steps_to_the_clean_embeddings(name: str, steps: int) -> None:
+    found, total = scored(name, at=steps), 0.0
+    for step in range(1, steps + 1):
+        at = embeds(name, 1) + step / steps * (embeds(name, 0) - embeds(name, 1))
+        total = total + gradients_by_hand(name, at)["mlp.1.input"] / steps
+    for writer, delta in ((each, written(name, 0)[each] - written(name, 1)[each]) for each in ("embedding", "mlp.0.output")):
+        close(found.edge(writer, "mlp.1.input"), (delta * total).sum((1, 2)))
+
+
+def test_a_score_of_a_neuron_is_its_difference_times_its_gradient() -> None:
+    found, model = scored("llama"), model_of("llama")
+    inside: list[Tensor] = []
+    handle = model.model.layers[1].mlp.down_proj.register_forward_pre_hook(lambda _, args: inside.append(args[0]))
+    try:
+        model(**ids()[0])
+        value = number(model(**ids()[1]).logits).sum()
+    finally:
+        handle.remove()
+    (gradient,) = torch.autograd.grad(value, inside[1])
+    close(found.neurons["mlp.1.neurons"], ((inside[0] - inside[1]) * gradient).sum(1).detach())
+
+
+@pytest.mark.parametrize("rules", ["gradient", "attnlrp"])
+def test_a_batch_of_pairs_is_as_single_pairs(rules: str) -> None:
+    together, (clean, corrupted) = scored("llama", rules), ids()
+    for index in range(3):
+        one = slice(index, index + 1)
+        alone = lxt_fx.circuit_scores(
+            explained_of("llama", rules), {"input_ids": clean["input_ids"][one]}, {"input_ids": corrupted["input_ids"][one]}, TARGET
+        )
+        close(alone.edges[0], together.edges[index])
+        close(alone.neurons["mlp.0.neurons"][0], together.neurons["mlp.0.neurons"][index])
+
+
+def test_embeddings_may_be_given_instead_of_ids() -> None:
+    model = explained_of("llama")
+    given = [{"inputs_embeds": embeds("llama", side)} for side in (0, 1)]
+    close(lxt_fx.circuit_scores(model, *given, TARGET).edges, scored("llama").edges)
+
+
+def test_each_pair_may_have_a_target_of_its_own() -> None:
+    found = lxt_fx.circuit_scores(explained_of("llama"), *ids(), [TARGET, (5, 6), 7])
+    close(found.edges[0], scored("llama").edges[0])
+    assert not torch.allclose(found.edges[1], scored("llama").edges[1])
+
+
+def test_bfloat16_runs_and_is_near_float64() -> None:
+    model = lxt_fx.transform(tiny.llama().bfloat16(), rules="attnlrp")
+    found = lxt_fx.circuit_scores(model, *ids(), TARGET)
+    assert found.edges.dtype is torch.float32 and bool(found.edges.isfinite().all())
+    expected = scored("llama", "attnlrp").edges.float()
+    assert float((found.edges - expected).norm() / expected.norm()) < 0.1  # measured: 0.03
+    assert lxt_fx.circuit_faithfulness(model, *ids(), TARGET, found.circuit(1.0)).faithfulness[0] == 1
+
+
+# cost
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The forwards and backwards of the whole network inside the block."""
+    seen: list[str] = []
+    forward, run, back = many_targets.forward_run, GraphRun.all, many_targets.Run.gradients
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: (seen.append(name), function(*args, **kwargs))[1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lxt_fx.inside.circuits.branch_gradients.forward_run", noted("forward", forward))
+        patch.setattr(GraphRun, "all", noted("forward", run))
+        patch.setattr(many_targets.Run, "gradients", noted("backward", back))
+        yield seen
+
+
+@pytest.mark.parametrize("at, backwards", [("corrupted", 1), ("clean", 1), (3, 3)])
+def test_all_scores_take_two_forwards_and_one_with_a_backward_for_each_step(
+    monkeypatch: pytest.MonkeyPatch, at: Any, backwards: int
+) -> None:
+    model = explained_of("llama")
+    with counted(monkeypatch) as seen:
+        lxt_fx.circuit_scores(model, *ids(), TARGET, at=at)
+    assert (seen.count("forward"), seen.count("backward")) == (2 + backwards, backwards)
+
+
+# writers
+
+
+@pytest.mark.parametrize("name, tolerance", [("llama", 1e-13), ("gpt2", 1e-13), ("gemma3", 1e-5)])
+def test_heads_add_up_to_what_their_attention_adds(name: str, tolerance: float) -> None:
+    """Up to the bias; in Gemma behind a norm, which computes in float32."""
+    pairs = pairs_of(explained_of(name), None, *ids(), TARGET, "circuit_scores")
+    run, network = pairs.run("clean"), pairs.network
+    parts = contributions(run, network, "circuit_scores")
+    for writer in network.writers:
+        if writer.heads is None:
+            continue
+        whole, added = run.values[writer.write.added], parts[writer.start : writer.units.stop].sum(0)
+        bias = model_of(name).transformer.h[int(writer.place.split(".")[1])].attn.c_proj.bias if name == "gpt2" else 0.0
+        close(added + bias, whole, tolerance)
+
+
+@pytest.mark.parametrize("name", HAND)
+def test_each_head_adds_what_its_part_of_the_projection_makes_of_it(name: str) -> None:
+    pairs = pairs_of(explained_of(name), None, *ids(), TARGET, "circuit_scores")
+    found = contributions(pairs.run("clean"), pairs.network, "circuit_scores")
+    for writer, added in zip(pairs.network.writer_names, found, strict=True):
+        close(added, written(name, 0)[writer], 1e-12)
+
+
+def test_parallel_attention_and_mlp_are_ordered_by_the_graph() -> None:
+    config = GPTNeoXConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, rotary_pct=0.5
+    )
+    torch.manual_seed(0)
+    found = lxt_fx.circuit_scores(lxt_fx.transform(GPTNeoXForCausalLM(config).eval().double(), rules="gradient"), *ids(), TARGET)
+    edge = {(w, r) for at, w in enumerate(found.writers) for to, r in enumerate(found.readers) if found.is_edge[at, to]}
+    assert ("attention.0.heads:1", "mlp.0.input") not in edge and ("mlp.0.output", "attention.0.queries:1") not in edge
+    assert {("attention.0.heads:1", "mlp.1.input"), ("mlp.0.output", "attention.1.keys:3"), ("embedding", "mlp.0.input")} <= edge
+    assert len(edge) == 13 + 13 * 6 + 11  # of both layers, and into the logits
+    close(found.nodes, found.edges.sum(2), 1e-9)
+
+
+def test_norms_behind_attention_and_mlp_are_part_of_what_is_written() -> None:
+    found = scored("gemma3")
+    close(found.nodes, found.edges.sum(2), 1e-6)
+    curve = lxt_fx.circuit_faithfulness(explained_of("gemma3"), *ids(), TARGET, {0.0: found.circuit(0), 1.0: found.circuit(1.0)})
+    close(curve.values[0], curve.corrupted, 1e-6)
+    assert torch.equal(curve.values[1], curve.clean)
+
+
+# circuits
+
+
+def test_a_circuit_has_the_largest_edges_that_lie_on_a_path() -> None:
+    found = scored("llama")
+    for by in ("absolute", "signed"):
+        graph = found.circuit(25, by)
+        kept = {(writer, reader) for writer, reader, score in graph.edges(data="score") if score is not None}
+        assert kept and kept <= {(writer, reader) for writer, reader, _ in found.top(25, by)}
+        for node in graph:
+            assert nx.has_path(graph, "embedding", node) and nx.has_path(graph, node, "logits")
+    everything = found.circuit(1.0)
+    assert sum(score is not None for *_, score in everything.edges(data="score")) == int(found.is_edge.sum())
+    signed = [score for *_, score in found.top(25, "signed")]
+    assert signed == sorted(signed, reverse=True) and signed != [score for *_, score in found.top(25)]
+
+
+def test_what_lies_on_no_path_is_dropped() -> None:
+    feeds = [("q", "head"), ("in", "out")]
+    edges = [("embedding", "q", 1.0), ("head", "logits", 1.0), ("embedding", "in", 2.0), ("elsewhere", "logits", 3.0)]
+    assert set(made_circuit(edges, feeds)) == {"embedding", "q", "head", "logits"}
+    assert set(made_circuit(edges[:1], feeds)) == {"embedding", "logits"}
+
+
+@pytest.mark.parametrize("name", HAND)
+def test_with_all_edges_it_is_the_clean_run_and_with_none_the_corrupted_one(name: str) -> None:
+    found = scored(name)
+    curve = lxt_fx.circuit_faithfulness(explained_of(name), *ids(), TARGET, {0.0: found.circuit(0), 1.0: found.circuit(1.0)})
+    assert torch.equal(curve.values[1], curve.clean)
+    close(curve.values[0], curve.corrupted, 1e-13)
+    close(curve.clean, number(model_of(name)(**ids()[0]).logits).detach())
+    close(curve.corrupted, number(model_of(name)(**ids()[1]).logits).detach())
+    assert curve.edges == (0, int(found.is_edge.sum()))
+
+
+@pytest.mark.parametrize("name", HAND)
+@pytest.mark.parametrize("size", [0.2, 0.5, 0.8])
+def test_what_a_circuit_makes_is_what_the_forward_by_hand_makes(name: str, size: float) -> None:
+    found, corrupted = scored(name), written(name, 1)
+    graph = found.circuit(size)
+
+    def reads(reader: str, terms: Terms) -> Tensor:
+        kept = [terms[writer] if graph.has_edge(writer, reader) else corrupted[writer] for writer in terms]
+        return sum(kept)  # type: ignore[return-value]
+
+    expected = number(HAND[name](model_of(name), embeds(name, 0), reads)[0]).detach()
+    curve = lxt_fx.circuit_faithfulness(explained_of(name), *ids(), TARGET, graph)
+    close(curve.values[0], expected)
+    assert not torch.allclose(expected, curve.clean) and not torch.allclose(expected, curve.corrupted)
+    mean = curve.corrupted.mean()
+    close(curve.faithfulness[0], (expected.mean() - mean) / (curve.clean.mean() - mean))
+
+
+def test_cpr_and_cmd_are_areas_by_trapezoids() -> None:
+    values = torch.tensor([[1.0, 3.0], [4.0, 6.0], [3.0, 3.0]])
+    curve = lxt_fx.CircuitFaithfulness((0.1, 0.2, 1.0), (1, 2, 9), values, torch.tensor([3.0, 3.0]), torch.tensor([0.0, 2.0]))
+    close(curve.faithfulness, torch.tensor([0.5, 2.0, 1.0]))
+    assert curve.cpr == pytest.approx(0.1 * 1.25 + 0.8 * 1.5)
+    assert curve.cmd == pytest.approx(0.1 * 0.75 + 0.8 * 0.5)
+    assert area([0.0, 1.0], [2.0, 2.0]) == 2.0
+
+
+def test_the_sizes_are_those_of_mib() -> None:
+    assert tuple(scored("llama").circuits()) == (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+# true activation patching
+
+
+def by_hooks(name: str, module: nn.Module, side: int, change: Callable[[Tensor, Tensor], Tensor], entering: bool) -> Tensor:
+    """The number of a run with what enters or leaves a module changed to what it is in the other run."""
+    model, seen = model_of(name), list[Tensor]()
+
+    def hook(_: nn.Module, args: Any, output: Any = None) -> Any:
+        value = args[0] if entering else output
+        if not seen:
+            seen.append(value)
+            return None
+        found = change(value, seen[0])
+        return (found,) if entering else found
+
+    handle = module.register_forward_pre_hook(hook) if entering else module.register_forward_hook(hook)
+    try:
+        model(**ids()[1 - side])
+        return number(model(**ids()[side]).logits).detach()
+    finally:
+        handle.remove()
+
+
+def columns(start: int, stop: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def change(value: Tensor, other: Tensor) -> Tensor:
+        return torch.cat([value[..., :start], other[..., start:stop], value[..., stop:]], -1)
+
+    return change
+
+
+@pytest.mark.parametrize("at, side, sign", [("corrupted", 1, 1), ("clean", 0, -1)])
+@pytest.mark.parametrize("name", HAND)
+def test_patched_parts_are_those_that_hooks_patch(name: str, at: Any, side: int, sign: int) -> None:
+    model = model_of(name)
+    layer = model.model.layers[0] if name == "llama" else model.transformer.h[0]
+    out, down = (layer.self_attn.o_proj, layer.mlp.down_proj) if name == "llama" else (layer.attn.c_proj, layer.mlp.c_proj)
+    units: dict[str, Any] = {"attention.0.heads": None, "mlp.0.output": None, "mlp.0.neurons": [5, 7]}
+    found = lxt_fx.activation_patching(explained_of(name), *ids(), TARGET, units, at=at)
+    expected = {f"attention.0.heads:{head}": by_hooks(name, out, side, columns(8 * head, 8 * head + 8), True) for head in range(4)}
+    expected["mlp.0.output"] = by_hooks(name, layer.mlp, side, lambda value, other: other, False)
+    expected |= {f"mlp.0.neurons:{unit}": by_hooks(name, down, side, columns(unit, unit + 1), True) for unit in (5, 7)}
+    assert found.parts == tuple(expected)
+    base = number(model(**ids()[side]).logits).detach()
+    close(found.effects, sign * (torch.stack(list(expected.values()), 1) - base[:, None]))
+
+
+def test_patched_side_by_side_is_patched_one_by_one() -> None:
+    one, several = (lxt_fx.activation_patching(explained_of("gpt2"), *ids(), TARGET, copies=copies) for copies in (1, 3))
+    assert len(one.parts) == 10 and "attention.1.heads:3" in one.parts and "mlp.1.output" in one.parts
+    close(several.effects, one.effects, 1e-13)
+
+
+def test_scores_of_nodes_are_near_the_effects_of_small_differences() -> None:
+    """Where clean and corrupted embeddings are near one another, to first order."""
+    first, second = embeds("llama", 0), embeds("llama", 1)
+    given = [{"inputs_embeds": first}, {"inputs_embeds": first + 1e-5 * (second - first)}]
+    model = explained_of("llama")
+    scores, effects = lxt_fx.circuit_scores(model, *given, TARGET), lxt_fx.activation_patching(model, *given, TARGET)
+    close(torch.stack([scores.node(part) for part in effects.parts], 1), effects.effects, 1e-9)
+    assert float(effects.effects.abs().max()) > 1e-7
+
+
+# what is refused
+
+
+def test_pairs_of_different_lengths_are_refused() -> None:
+    with pytest.raises(InputError, match="same number of tokens"):
+        lxt_fx.circuit_scores(explained_of("llama"), ids()[0], {"input_ids": ids()[1]["input_ids"][:, :5]}, TARGET)
+
+
+def test_pairs_with_different_padding_are_refused() -> None:
+    masks = torch.ones(2, 3, 7, dtype=torch.long)
+    masks[1, 0, 0] = 0
+    given = [{**one, "attention_mask": mask} for one, mask in zip(ids(), masks, strict=True)]
+    with pytest.raises(InputError, match="differ in attention_mask"):
+        lxt_fx.circuit_scores(explained_of("llama"), *given, TARGET)
+
+
+def test_what_cannot_be_a_target_of_a_pair_is_refused() -> None:
+    with pytest.raises(InputError, match="needs one number"):
+        lxt_fx.circuit_scores(explained_of("llama"), *ids(), None)
+    with pytest.raises(InputError, match="are several"):
+        lxt_fx.circuit_scores(explained_of("llama"), *ids(), [[3, 4], [3, 4], [3, 4]])
+
+
+@pytest.mark.parametrize("at", ["between", 0, -1, True, 0.5])
+def test_a_place_of_the_gradient_that_there_is_not_is_refused(at: Any) -> None:
+    with pytest.raises(InputError, match="number of steps"):
+        scored("llama", at=at)
+
+
+def test_explicit_form_and_steered_modules_are_refused() -> None:
+    with pytest.raises(InputError, match="explicit form"):
+        lxt_fx.circuit_scores(shared("llama", form="explicit"), *ids(), TARGET)
+    model = explained_of("llama")
+    with lxt_fx.steer(model, {"mlp.0.neurons": lxt_fx.edits.scale(0)}), pytest.raises(CallError, match="steered"):
+        lxt_fx.circuit_scores(model, *ids(), TARGET)
+
+
+def test_a_stream_that_is_no_plain_sum_is_refused_and_says_where() -> None:
+    with pytest.raises(InputError, match=r"BertForSequenceClassification .* a norm or a scale stands in the stream"):
+        lxt_fx.circuit_scores(shared("bert"), *ids(), lambda out: out.logits[:, 0])
+
+
+def test_names_sizes_and_orders_that_there_are_not_are_refused() -> None:
+    found = scored("llama")
+    with pytest.raises(UnknownNameError, match="nearest"):
+        found.edge("attention.9.heads:0", "logits")
+    with pytest.raises(UnknownNameError, match="nearest"):
+        found.node("mlp.7.output")
+    with pytest.raises(InputError, match="computed before"):
+        found.edge("mlp.1.output", "mlp.0.input")
+    for size in (-1, 1.5, 10**6, True):
+        with pytest.raises(InputError, match="number of edges"):
+            found.circuit(size)
+    with pytest.raises(InputError, match="by must be"):
+        found.top(3, "size")
+
+
+def test_circuits_that_do_not_fit_are_refused() -> None:
+    model, graph = explained_of("llama"), nx.DiGraph()
+    graph.add_edge("mlp.1.output", "mlp.0.input", score=1.0)
+    with pytest.raises(InputError, match="this network has not"):
+        lxt_fx.circuit_faithfulness(model, *ids(), TARGET, graph)
+    with pytest.raises(InputError, match=r"networkx\.DiGraph"):
+        lxt_fx.circuit_faithfulness(model, *ids(), TARGET, [("embedding", "logits")])
+    with pytest.raises(InputError, match="give pairs that differ"):
+        lxt_fx.circuit_faithfulness(model, ids()[0], ids()[0], TARGET, scored("llama").circuit(0.5))
+
+
+def test_parts_that_cannot_be_patched_are_refused() -> None:
+    model = explained_of("llama")
+    for units, why in (({"mlp.0.neurons": [99]}, "99"), ({"mlp.9.neurons": [1]}, "selects nothing"), ({}, "no part")):
+        with pytest.raises((InputError, UnknownNameError), match=why):
+            lxt_fx.activation_patching(model, *ids(), TARGET, units)
+    with pytest.raises(InputError, match="copies must be"):
+        lxt_fx.activation_patching(model, *ids(), TARGET, copies=0)
+    with pytest.raises(InputError, match="at must be"):
+        lxt_fx.activation_patching(model, *ids(), TARGET, at="between")
+
+
+# what is returned
+
+
+def test_scores_are_a_frame_and_a_table() -> None:
+    found = scored("llama")
+    frame = found.to_dataframe()
+    assert list(frame.columns) == ["pair", "writer", "reader", "score"] and len(frame) == 3 * int(found.is_edge.sum())
+    line = frame[(frame.pair == 1) & (frame.writer == "embedding") & (frame.reader == "logits")]
+    assert line.score.item() == float(found.edge("embedding", "logits")[1])
+    assert "attention." in str(found) and "3 pairs" in repr(found)
