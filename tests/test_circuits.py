@@ -20,7 +20,7 @@ import lxt_fx
 from lxt_fx.attribution import many_targets
 from lxt_fx.base.errors import CallError, InputError, UnknownNameError
 from lxt_fx.inside.circuits.circuit import area, made_circuit
-from lxt_fx.inside.circuits.contributions import contributions
+from lxt_fx.inside.circuits.contributions import Contributions
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.pairs import pairs_of
 
@@ -249,22 +249,23 @@ def test_all_scores_take_two_forwards_and_one_with_a_backward_for_each_step(
 def test_heads_add_up_to_what_their_attention_adds(name: str, tolerance: float) -> None:
     """Up to the bias; in Gemma behind a norm, which computes in float32."""
     pairs = pairs_of(explained_of(name), None, *ids(), TARGET, "circuit_scores")
-    run, network = pairs.run("clean"), pairs.network
-    parts = contributions(run, network, "circuit_scores")
-    for writer in network.writers:
-        if writer.heads is None:
-            continue
-        whole, added = run.values[writer.write.added], parts[writer.start : writer.units.stop].sum(0)
-        bias = model_of(name).transformer.h[int(writer.place.split(".")[1])].attn.c_proj.bias if name == "gpt2" else 0.0
-        close(added + bias, whole, tolerance)
+    run = pairs.run("clean")
+    parts = Contributions(run, pairs.network, "circuit_scores")
+    by_heads = [writer for writer in pairs.network.writers if writer.axis is not None]
+    assert [writer.place for writer in by_heads] == ["attention.0.heads", "attention.1.heads"]
+    for index, writer in enumerate(by_heads):
+        bias = model_of(name).transformer.h[index].attn.c_proj.bias if name == "gpt2" else torch.zeros(32).double()
+        close(parts.added(writer).sum(0) + bias, run.values[writer.write.added], tolerance)
+        close(parts.constant(writer), bias.expand_as(parts.constant(writer)))
 
 
 @pytest.mark.parametrize("name", HAND)
 def test_each_head_adds_what_its_part_of_the_projection_makes_of_it(name: str) -> None:
     pairs = pairs_of(explained_of(name), None, *ids(), TARGET, "circuit_scores")
-    found = contributions(pairs.run("clean"), pairs.network, "circuit_scores")
-    for writer, added in zip(pairs.network.writer_names, found, strict=True):
-        close(added, written(name, 0)[writer], 1e-12)
+    found = Contributions(pairs.run("clean"), pairs.network, "circuit_scores")
+    for writer in pairs.network.writers:
+        for unit, added in zip(writer.names, found.added(writer), strict=True):
+            close(added, written(name, 0)[unit], 1e-12)
 
 
 def test_parallel_attention_and_mlp_are_ordered_by_the_graph() -> None:

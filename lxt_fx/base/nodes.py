@@ -4,8 +4,8 @@ from."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -104,6 +104,19 @@ def computed_from(node: Node) -> set[Node]:
         seen.update(new)
         todo += new
     return seen
+
+
+def with_nodes(found: Any, change: Callable[[Any], Any]) -> Any:
+    """A result of an analysis with each of its nodes changed: in dataclasses, tuples, sets and mappings. What is no node
+    stays, and so does what `change` returns as it was given."""
+    if is_dataclass(found) and not isinstance(found, type):
+        changed = {each.name: with_nodes(getattr(found, each.name), change) for each in fields(found) if each.init}
+        return replace(found, **changed)
+    if isinstance(found, (tuple, frozenset)):
+        return type(found)(with_nodes(each, change) for each in found)
+    if isinstance(found, Mapping):
+        return {with_nodes(key, change): with_nodes(each, change) for key, each in found.items()}
+    return change(found)
 
 
 def value(node: Node) -> Any:

@@ -2,12 +2,13 @@
 
 In a network whose blocks add to one stream, each value of the stream is a sum of what was written before: of the embedding
 and of what attentions and MLPs added. What reads such a sum reads all of its terms, and nothing else of the network. So
-the causal order of a circuit, from a writer to a later reader, is read off the sums, and no name of a module is.
+the causal order of a circuit, from a writer to a later reader, is read off the sums, and no name of a module is. Where a
+dictionary takes the place of a value, its features and its error are the terms, and they read what that value was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
@@ -17,12 +18,16 @@ from lxt_fx.base.nodes import arguments, fixed_size, shape, written_shape
 from lxt_fx.base.torch_internals import aten, aten_ops
 from lxt_fx.ops.aten_kinds import SHAPE_READERS
 from lxt_fx.passes.analysis.find_attention_parts import RESHAPES, AttentionParts
+from lxt_fx.passes.analysis.find_dictionaries import InsertedDictionary
 from lxt_fx.passes.analysis.find_groups import find_groups
 from lxt_fx.passes.analysis.find_layers import Stream
 from lxt_fx.passes.analysis.mark_flow import Flow
 
 _REPEATS = RESHAPES | aten_ops("expand repeat_interleave.self_int")
 """Ops that may stand between keys or values and their copies for each head of queries."""
+
+_SAME = RESHAPES | {aten.to.dtype}
+"""Ops that the stream may go through: the order of all elements stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +45,14 @@ class Read:
 @dataclass(frozen=True, slots=True)
 class Write:
     """A term of the stream. `output` is what the part of the network gives (`Read.end` of an MLP), `added` what the stream
-    has of it, behind norms and scales. With `heads`, those of an attention, `between` are the nodes from these to `added`,
-    and `held` the statistics of norms among them. `reads` are the ends of the reads that it is computed of."""
+    has of it, behind norms and scales. With `parts`, the heads of an attention or the features of a dictionary, `between`
+    are the nodes from these to `added`, and `held` the statistics of norms among them. `reads` are the ends of the reads
+    that it is computed of."""
 
     output: Node
     added: Node
     reads: tuple[Node, ...]
-    heads: Node | None = None
+    parts: Node | None = None
     between: tuple[Node, ...] = ()
     held: frozenset[Node] = frozenset()
 
@@ -61,64 +67,92 @@ class Written:
     sums: Mapping[Node, tuple[int, ...]]
 
 
-def find_writers(gm: GraphModule, flow: Flow, stream: Stream, logits: Node) -> Written:
-    """Analysis: the writers and readers of a stream.
+def find_writers(
+    gm: GraphModule, flow: Flow, stream: Stream, logits: Node, dictionaries: Sequence[InsertedDictionary] = ()
+) -> Written:
+    """Analysis: the writers and readers of a stream, whose layers may be those of the graph without its dictionaries.
 
     Raises InputError, without the name of a function, where the stream is no plain sum, or a part reads it in several
     places: it says what stands in the way.
     """
-    return _Finder(gm, flow, stream).found(logits)
+    return _Finder(gm, flow, stream, dictionaries).found(logits)
 
 
 class _Finder:
     """What is known while the writers of one stream are found."""
 
-    def __init__(self, gm: GraphModule, flow: Flow, stream: Stream) -> None:
-        self.flow, self.stream = flow, stream
+    def __init__(
+        self, gm: GraphModule, flow: Flow, stream: Stream, dictionaries: Sequence[InsertedDictionary]
+    ) -> None:
+        self.flow, self.first, self.last = flow, stream.layers[0].before, stream.layers[-1].after
         self.order = {node: place for place, node in enumerate(gm.graph.nodes)}
         groups = find_groups(gm, flow).by_root.values()
         self.statistics = frozenset(group.statistic for group in groups if group.statistic is not None)
         self.attentions = {each.output: each for layer in stream.layers for each in layer.attentions}
         parts = [mlp.output for layer in stream.layers for mlp in layer.mlps]
         self.outputs = {*self.attentions, *parts, *(mixer for layer in stream.layers for mixer in layer.mixers)}
+        self.dictionaries = {each.result: each for each in dictionaries}
+        self.features = {_reconstruction(each): each.features for each in dictionaries}
+        self.errors = {each.error for each in dictionaries}
         self.terms: dict[Node, tuple[Node, ...]] = {}
 
     def found(self, logits: Node) -> Written:
-        first, last = self.stream.layers[0].before, self.stream.layers[-1].after
+        last = next((each.result for each in self.dictionaries.values() if each.written is self.last), self.last)
         self._sum(last)
-        if first not in self.terms[last]:
+        if not any(terms == (self.first,) or self.first in terms for terms in self.terms.values()):
             raise InputError(
                 f"the residual stream behind the last layer (%{last.name}) is no sum of what enters the first "
-                f"(%{first.name}) and of what the layers add: a norm or a scale stands in the stream"
+                f"(%{self.first.name}) and of what the layers add: a norm or a scale stands in the stream"
             )
-        added = sorted(self.terms[last], key=self.order.__getitem__)
+        if elsewhere := [each.written.name for each in self.dictionaries.values() if each.result not in self.terms]:
+            raise InputError(
+                f"the dictionary at %{elsewhere[0]} stands neither in the residual stream nor at what a part adds to it"
+            )
+        terms = {term for node in self._streams() for term in self.terms[node]} - {self.first}
         reads: dict[Node, Read] = {}
-        writes = [Write(first, first, ()), *(self._write(node, reads) for node in added if node is not first)]
+        added = sorted(terms, key=self.order.__getitem__)
+        writes = [Write(self.first, self.first, ()), *(self._write(node, reads) for node in added)]
         self._read(logits, reads)
         index = {write.added: at for at, write in enumerate(writes)}
-        sums = {node: tuple(sorted(index[term] for term in terms)) for node, terms in self.terms.items() if len(terms) > 1}
+        sums = {node: tuple(sorted(index[term] for term in self.terms[node])) for node in self._streams()}
         in_order = sorted(reads.values(), key=lambda read: self.order[read.end])
-        return Written(tuple(writes), tuple(in_order), {first: (0,), **sums})
+        return Written(tuple(writes), tuple(in_order), sums)
 
     def _sum(self, node: Node) -> tuple[Node, ...]:
         """The terms of a value of the stream; one that is no sum is a term itself."""
         if node not in self.terms:
-            read = [operand.node for operand in self.flow.carrying_operands(node)]
-            adds = node.target is aten.add.Tensor and arguments(node).get("alpha", 1) == 1
-            whole = node is self.stream.layers[0].before or node in self.outputs
-            if not whole and adds and len(read) == 2 and len({written_shape(each) for each in read}) == 1:
-                terms = (*self._sum(read[0]), *self._sum(read[1]))
-            elif not whole and node.target is aten.to.dtype and len(self._sum(read[0])) > 1:
-                terms = self._sum(read[0])
-            else:
-                terms = (node,)
+            self.terms[node] = terms = self._terms(node)
             if len(set(terms)) < len(terms):
                 raise InputError(f"%{node.name} adds a value to the residual stream that is in it already")
-            self.terms[node] = terms
         return self.terms[node]
+
+    def _terms(self, node: Node) -> tuple[Node, ...]:
+        read = [operand.node for operand in self.flow.carrying_operands(node)]
+        if node in self.dictionaries:
+            one = self.dictionaries[node]
+            if one.written not in self.outputs:
+                self._sum(one.written)  # what is written before the dictionary is read before it
+            return (_reconstruction(one), one.error)
+        if node is self.first or node in self.outputs:
+            return (node,)
+        adds = node.target is aten.add.Tensor and arguments(node).get("alpha", 1) == 1
+        if adds and len(read) == 2 and len({written_shape(each) for each in read}) == 1:
+            return (*self._sum(read[0]), *self._sum(read[1]))
+        if node.target in _SAME and self._is_stream(self._sum(read[0])):
+            return self._sum(read[0])
+        return (node,)
+
+    def _is_stream(self, terms: tuple[Node, ...]) -> bool:
+        return len(terms) > 1 or terms == (self.first,)
 
     def _write(self, added: Node, reads: dict[Node, Read]) -> Write:
         """A term of the stream, as the output of one part of the network."""
+        if added in self.features:
+            features = self.features[added]
+            inner = self._from(features, self._back(added, {features})[0])
+            return Write(features, added, (self._read(features, reads),), features, inner)
+        if added in self.errors:
+            return Write(added, added, (self._read(added, reads),))
         _, hit = self._back(added, self.outputs | self._streams())
         if len(hit) != 1 or not hit <= self.outputs:
             raise InputError(
@@ -163,8 +197,8 @@ class _Finder:
         return end
 
     def _streams(self) -> set[Node]:
-        first = self.stream.layers[0].before
-        return {first, *(node for node, terms in self.terms.items() if len(terms) > 1)}
+        """The values of the stream that can be read: what enters, and the sums."""
+        return {self.first, *(node for node, terms in self.terms.items() if self._is_stream(terms))}
 
     def _back(self, start: Node, stops: set[Node]) -> tuple[set[Node], set[Node]]:
         """All that a value is computed of, with itself, up to these nodes; and those of these that were met. What only
@@ -193,6 +227,12 @@ class _Finder:
     def _said(self, nodes: set[Node]) -> str:
         names = [f"%{node.name}" for node in sorted(nodes, key=self.order.__getitem__)]
         return ", ".join(names) or "nothing that the network wrote"
+
+
+def _reconstruction(dictionary: InsertedDictionary) -> Node:
+    """What a dictionary reconstructs from its features: what it adds beside its error."""
+    (found,) = (node for node in dictionary.result.all_input_nodes if node is not dictionary.error)
+    return found
 
 
 def _copies(flow: Flow, node: Node) -> int:

@@ -9,25 +9,24 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from lxt_fx.inside.circuits.contributions import added
+from lxt_fx.inside.circuits.contributions import Contributions, Differences
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.network import Network, Reader
 from lxt_fx.inside.circuits.pairs import CLEAN, Pairs
 
 
 class AblatedRun(GraphRun):
-    """The clean run of pairs, with `kept` [writers, readers] edges. `corrupted` [writers, *stream] is what each writer adds
-    in the corrupted run.
+    """The clean run of pairs, with `kept` [writers, readers] edges; `corrupted` is what writers add in the corrupted run.
 
     A reader v reads the sum of what its writers u wrote: of kept edges in this run, of others in the corrupted one. That is
     the stream of this run less sum over edges outside of (a_u - a_u corrupted). With all edges it is the clean run, with the
     same ops on the same values; with none every reader reads what it read in the corrupted run.
     """
 
-    def __init__(self, pairs: Pairs, kept: Tensor, corrupted: Tensor, function: str) -> None:
+    def __init__(self, pairs: Pairs, kept: Tensor, corrupted: Contributions) -> None:
         super().__init__(pairs.module, pairs.network.graph, pairs.clean.leaves.bound)
-        self.network, self.kept, self.corrupted, self.function = pairs.network, kept, corrupted, function
-        self.differences = torch.zeros_like(corrupted)  # of the writers that have run
+        self.network, self.kept = pairs.network, kept
+        self.differences = Differences(Contributions(self, pairs.network, corrupted.function), corrupted)
 
     @torch.no_grad()
     def run(self) -> AblatedRun:
@@ -40,33 +39,31 @@ class AblatedRun(GraphRun):
                 continue
             self.values[node] = self._read(readers[node]) if node in readers else self.compute(node)
             if node in writers:
-                units = slice(writers[node].start, writers[node].units.stop)
-                self.differences[units] = added(self, writers[node], self.function) - self.corrupted[units]
+                self.differences.find(writers[node])
         return self
 
     def _read(self, reader: Reader) -> Tensor:
         """What the units of a reader make, each of its own sum; units with the same edges are computed at once."""
-        stream = self.values[reader.read.stream]
-        edges = self.kept[torch.tensor(reader.sees)[:, None], torch.tensor(reader.units)[None]]
+        sees = torch.tensor([unit for writer in reader.sees for unit in writer.units])
+        edges = self.kept[sees][:, reader.units.start : reader.units.stop]
         alike, of_unit = torch.unique(edges, dim=1, return_inverse=True)
-        made = [self.through(reader.read.between, reader.read.stream, each) for each in self._sums(reader, stream, alike)]
-        if reader.heads is None or len(made) == 1:
+        made = [self.through(reader.read.between, reader.read.stream, self._sum(reader, each)) for each in alike.T]
+        if reader.axis is None or len(made) == 1:
             return made[0]
-        found, size = torch.empty_like(made[0]), reader.read.shared
+        found = torch.empty_like(made[0])
         for unit, which in enumerate(of_unit.tolist()):
-            part = made[which].narrow(reader.heads, unit * size, size)
-            found.narrow(reader.heads, unit * size, size).copy_(part)
+            reader.part(found, unit).copy_(reader.part(made[which], unit))
         return found
 
-    def _sums(self, reader: Reader, stream: Tensor, alike: Tensor) -> Iterator[Tensor]:
-        """The value of the stream that each set of kept edges [writers, sets] gives."""
-        for kept in alike.T:
-            outside = torch.tensor(reader.sees)[~kept]
-            if len(outside) == 0:
-                yield stream
-            else:
-                gone = self.differences[outside].sum(0)
-                yield (stream.to(gone.dtype) - gone).to(stream.dtype)
+    def _sum(self, reader: Reader, kept: Tensor) -> Tensor:
+        """The value of the stream in which these edges, one for each writer that the reader sees, are as in this run."""
+        stream: Tensor = self.values[reader.read.stream]
+        of_writer = kept.split([len(writer.names) for writer in reader.sees])
+        outside = [(writer, ~each) for writer, each in zip(reader.sees, of_writer, strict=True) if not bool(each.all())]
+        if not outside:
+            return stream
+        gone = torch.stack([self.differences.outside(*each) for each in outside]).sum(0)
+        return (stream.to(gone.dtype) - gone.reshape(stream.shape)).to(stream.dtype)
 
 
 def _needed(network: Network) -> Iterator[Node]:
@@ -82,11 +79,12 @@ def _needed(network: Network) -> Iterator[Node]:
         yield node
         if node in reads:
             inside = {reads[node].stream, *reads[node].between}
-            todo += [reads[node].stream, *(one for each in reads[node].between for one in each.all_input_nodes if one not in inside)]
+            beside = {one for each in reads[node].between for one in each.all_input_nodes} - inside
+            todo += [reads[node].stream, *beside]
         else:
             todo += node.all_input_nodes
 
 
-def ablated_numbers(pairs: Pairs, kept: Tensor, corrupted: Tensor, function: str) -> Tensor:
+def ablated_numbers(pairs: Pairs, kept: Tensor, corrupted: Contributions) -> Tensor:
     """The explained number of each pair when only these edges [writers, readers] carry what this run writes, [pairs]."""
-    return pairs.numbers(CLEAN, AblatedRun(pairs, kept, corrupted, function).run().output())
+    return pairs.numbers(CLEAN, AblatedRun(pairs, kept, corrupted).run().output())

@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from lxt_fx.attribution.leaf_call import LeafCall
 from lxt_fx.attribution.many_targets import LARGEST_CHUNK, Numbers, forward_run
-from lxt_fx.attribution.places import places_at
+from lxt_fx.attribution.places import InsidePlace, places_at
 from lxt_fx.attribution.tapped import tapped
 from lxt_fx.base.errors import InputError
 from lxt_fx.inside.circuits.network import LOGITS, Network, Reader
@@ -37,15 +37,16 @@ def branch_gradients(
     Raises InputError where the number does not depend on the readers.
     """
     nodes = list(_nodes(network))
-    wanted = dict(zip(nodes, (f"%{network.name_in_module(node)}" for node in nodes), strict=True))
-    places = {name: place for each in (*wanted.values(), *inside) for name, place in places_at(network.module, each, function).items()}
-    run = forward_run(leaves, numbers, function, tapped(network.module, places))
-    tensors = dict(zip(places, run.inside, strict=True))
-    at = {node: tensors[name] for node, name in wanted.items()}
-    found = [each[0] for each in run.gradients([at[node] for node in nodes] + [tensors[name] for name in inside], 0, 1, last=False)]
+    names = [network.name_in_module(node) for node in nodes]
+    wanted = {f"%{name}": InsidePlace(f"%{name}", name, (), (), "") for name in names}
+    wanted |= {name: place for each in inside for name, place in places_at(network.module, each, function).items()}
+    run = forward_run(leaves, numbers, function, tapped(network.module, wanted))
+    at = dict(zip(nodes, run.inside, strict=False))
+    found = [each[0] for each in run.gradients(run.inside, 0, 1, last=False)]
     gradients = dict(zip(nodes, found, strict=False))
-    readers = [_of_reader(reader, at, gradients, function) for reader in network.readers]
-    writes = [_wide(gradients[writer.write.added]) for writer in network.writers]
+    shape = run.inside[0].shape
+    readers = [_of_reader(reader, at, gradients, function).reshape(-1, *shape) for reader in network.readers]
+    writes = [_wide(gradients[writer.write.added]).reshape(shape) for writer in network.writers]
     rest = {name: _wide(each) for name, each in zip(inside, found[len(nodes) :], strict=True)}
     return BranchGradients(torch.cat(readers), torch.stack(writes), rest)
 
@@ -54,11 +55,12 @@ def _nodes(network: Network) -> dict[Node, None]:
     """The values that gradients are read at or run through: what is read, what is made of it, what is written. The logits
     are made of the last value of the stream alone, so its gradient is theirs. Where a table holds the patterns of
     attentions, nothing flows back to queries and keys."""
-    ends = {reader.read.end: None for reader in network.readers if reader.place != LOGITS}
     values = network.module._values()
-    carrying = {end: None for end in ends if values.carries(values.by_name[network.name_in_module(end)])}
-    streams = {reader.read.stream: None for reader in network.readers}
-    return streams | carrying | {writer.write.added: None for writer in network.writers}
+    found = {network.writers[0].write.added: None}  # the first is the embedding, whose shape is that of the stream
+    found |= {reader.read.stream: None for reader in network.readers}
+    found |= {reader.read.end: None for reader in network.readers if reader.place != LOGITS}
+    found |= {writer.write.added: None for writer in network.writers}
+    return {node: None for node in found if values.carries(values.by_name[network.name_in_module(node)])}
 
 
 def _of_reader(

@@ -16,7 +16,7 @@ from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.inside.circuits.ablated_run import ablated_numbers
 from lxt_fx.inside.circuits.circuit import area, edges_of, kept_edges
-from lxt_fx.inside.circuits.contributions import contributions
+from lxt_fx.inside.circuits.contributions import Contributions
 from lxt_fx.inside.circuits.network import index_of
 from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, pairs_of
 from lxt_fx.views.listed import Listed
@@ -111,8 +111,8 @@ def circuit_faithfulness(
         last = pairs.run(CORRUPTED)
         numbers = [pairs.numbers(CLEAN, pairs.run(CLEAN).output()), pairs.numbers(CORRUPTED, last.output())]
         _check_apart(*numbers)
-        written = contributions(last, network, FUNCTION)
-        found = [ablated_numbers(pairs, each, written, FUNCTION) for each in steps("circuits", kept, len(kept))]
+        written = Contributions(last, network, FUNCTION)
+        found = [ablated_numbers(pairs, each, written) for each in steps("circuits", kept, len(kept))]
         values = torch.stack(found) if found else torch.zeros(0, len(pairs))
         return CircuitFaithfulness(tuple(named), tuple(int(each.sum()) for each in kept), values, *numbers)
 

@@ -18,7 +18,7 @@ from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, stage, steps
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inside.circuits.branch_gradients import BranchGradients, branch_gradients
-from lxt_fx.inside.circuits.contributions import contributions
+from lxt_fx.inside.circuits.contributions import Contributions, Differences, differences
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.network import Network
 from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, pairs_of
@@ -78,14 +78,13 @@ def circuit_scores(
         network, names = pairs.network, _neurons(pairs)
         with stage("running the pairs"):
             runs = {side: pairs.run(side) for side in (CLEAN, CORRUPTED)}
-            differences = contributions(runs[CLEAN], network, FUNCTION) - contributions(runs[CORRUPTED], network, FUNCTION)
+            found = differences(*(Contributions(run, network, FUNCTION) for run in runs.values()))
             numbers = {side: pairs.numbers(side, run.output()) for side, run in runs.items()}
             neurons = {place.name: _difference(runs, node) for place, node in names}
-        del runs
         gradients = _mean(_gradients(pairs, share, list(neurons)))
         scores = CircuitScores(
-            _edges(network, differences, gradients.readers),
-            _nodes(network, differences, gradients.writes),
+            _edges(network, found, gradients.readers),
+            _nodes(network, found, gradients.writes),
             {name: _by_unit(each, gradients.inside[name]) for name, each in neurons.items()},
             network.writer_names,
             network.reader_names,
@@ -151,29 +150,25 @@ def _mean(found: Iterator[BranchGradients]) -> BranchGradients:
     )
 
 
-def _edges(network: Network, differences: Tensor, gradients: Tensor) -> Tensor:
+def _edges(network: Network, found: Differences, gradients: Tensor) -> Tensor:
     """s(u -> v) for all edges, [pairs, writers, readers]: one contraction for each read."""
-    found = differences.new_zeros(differences.shape[1], *network.edges.shape)
+    scores = gradients.new_zeros(gradients.shape[1], *network.edges.shape)
     for reader in network.readers:
-        some, units = differences[_slice(reader.sees)], slice(reader.units.start, reader.units.stop)
-        part = torch.einsum("wb...,rb...->bwr", some, gradients[units].to(some.dtype))
-        found[:, torch.tensor(reader.sees), units] = part
-    return found.cpu()
+        readers = slice(reader.units.start, reader.units.stop)
+        for writers, part in found.dot(reader, gradients[readers]):
+            scores[:, torch.tensor(writers), readers] = part
+    return scores.cpu()
 
 
-def _slice(indices: tuple[int, ...]) -> slice | list[int]:
-    """The indices as a slice, which copies nothing, if they follow one another."""
-    whole = range(indices[0], indices[0] + len(indices))
-    return slice(whole.start, whole.stop) if indices == tuple(whole) else list(indices)
-
-
-def _nodes(network: Network, differences: Tensor, gradients: Tensor) -> Tensor:
+def _nodes(network: Network, found: Differences, gradients: Tensor) -> Tensor:
     """s(u) of all writers, [pairs, writers]."""
-    found = [
-        torch.einsum("wb...,b...->bw", differences[writer.start : writer.units.stop], gradient.to(differences.dtype))
+    parts = [
+        found.dot_features(writer, gradient[None])[..., 0]
+        if writer.by_features
+        else torch.einsum("wb...,b...->bw", found.of(writer), gradient)
         for writer, gradient in zip(network.writers, gradients, strict=True)
     ]
-    return torch.cat(found, 1).cpu()
+    return torch.cat(parts, 1).cpu()
 
 
 def _by_unit(difference: Tensor, gradient: Tensor) -> Tensor:

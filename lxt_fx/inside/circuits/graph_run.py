@@ -23,7 +23,6 @@ class GraphRun:
         self.module, self.graph, self.inputs = module, graph, inputs
         self.values: dict[Node, Any] = {}
 
-    @torch.no_grad()
     def compute(self, node: Node, instead: Mapping[Node, Any] | None = None) -> Any:
         """The value of a node from those of the nodes that it reads; those of `instead` take the place of what they were."""
         if node.op == "placeholder":
@@ -39,6 +38,7 @@ class GraphRun:
         assert node.op == "call_function" and callable(node.target), node.op
         return node.target(*map_arg(node.args, found), **map_arg(node.kwargs, found))
 
+    @torch.no_grad()
     def all(self, changes: Mapping[Node, Callable[[Tensor], Tensor]] | None = None) -> GraphRun:
         """Runs every node. What reads a node of `changes` reads what that makes of its value."""
         known = changes or {}

@@ -5,36 +5,48 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from lxt_fx.attribution.place_axes import axes_of
+from lxt_fx.attribution.dictionary_places import without_dictionaries
+from lxt_fx.attribution.place_axes import axes_of, unit_axis
 from lxt_fx.attribution.split_head import logits_index
 from lxt_fx.attribution.standard_places import kind_of, standard_places
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.nodes import fixed_size, shape
+from lxt_fx.base.nodes import fixed_size, shape, with_nodes
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.analysis.find_dictionaries import find_dictionaries
-from lxt_fx.passes.analysis.find_layers import find_layers
+from lxt_fx.passes.analysis.find_layers import Stream, find_layers
 from lxt_fx.passes.analysis.find_writers import Read, Write, Written, find_writers
 from lxt_fx.passes.analysis.mark_flow import mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 
 EMBEDDING, LOGITS = "embedding", "logits"
 
+_WRITTEN: WeakKeyDictionary[Graph, Any] = WeakKeyDictionary()
+"""What was found in a canonical graph, with the names of its nodes: nodes would keep the graph."""
+
+
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """One write, whose units are writers of their own: its heads, or itself. `names` are those of the units, from the
-    index `start` among all writers on. `heads` is the axis of heads."""
+    """One write, whose units are writers of their own: heads, features of a dictionary, or itself. `names` are those of the
+    units, from the index `start` among all writers on. `axis` is that of heads or features."""
 
     write: Write
     place: str
     names: tuple[str, ...]
     start: int
-    heads: int | None = None
+    axis: int | None = None
+
+    @property
+    def by_features(self) -> bool:
+        """Whether its units are features, of which there are too many to have what each of them adds."""
+        return kind_of(self.place) == "features"
 
     @property
     def units(self) -> range:
@@ -44,15 +56,15 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """One read, whose units are readers of their own: heads of queries, keys or values, or itself. `sees` are the indices
-    of the writers of the sum that it reads."""
+    """One read, whose units are readers of their own: heads of queries, keys or values, or itself. `sees` are the writers
+    of the sum that it reads."""
 
     read: Read
     place: str
     names: tuple[str, ...]
     start: int
-    sees: tuple[int, ...]
-    heads: int | None = None
+    sees: tuple[Writer, ...]
+    axis: int | None = None
 
     @property
     def units(self) -> range:
@@ -61,12 +73,15 @@ class Reader:
 
     def only(self, value: Tensor, unit: int) -> Tensor:
         """The part of the value at the end of the read, [..., heads, ...], that is this unit's; the rest is 0."""
-        if self.heads is None:
+        if self.axis is None:
             return value
         kept = torch.zeros_like(value)
-        size = self.read.shared
-        kept.narrow(self.heads, unit * size, size).copy_(value.narrow(self.heads, unit * size, size))
+        self.part(kept, unit).copy_(self.part(value, unit))
         return kept
+
+    def part(self, value: Tensor, unit: int) -> Tensor:
+        """The part of the value at the end of the read that is this unit's; a view."""
+        return value if self.axis is None else value.narrow(self.axis, unit * self.read.shared, self.read.shared)
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,6 @@ class Network:
 
     module: Explained
     graph: Graph
-    written: Written
     writers: tuple[Writer, ...]
     readers: tuple[Reader, ...]
 
@@ -94,7 +108,8 @@ class Network:
         """Whether the reader reads what the writer wrote, [writers, readers] bool."""
         found = torch.zeros(len(self.writer_names), len(self.reader_names), dtype=torch.bool)
         for reader in self.readers:
-            found[torch.tensor(reader.sees)[:, None], torch.tensor(reader.units)[None]] = True
+            for writer in reader.sees:
+                found[writer.units.start : writer.units.stop, reader.units.start : reader.units.stop] = True
         return found
 
     @cached_property
@@ -117,43 +132,42 @@ class Network:
 def network_of(module: Explained, function: str) -> Network:
     """The writers and readers of a decoder, found by the structure of its graph.
 
-    Raises InputError, in the name of `function`, for a module with dictionaries, and for a network whose residual stream is
-    no plain sum of what attentions and MLPs add (norms behind the sums, several streams, gates on heads): it says what
-    stands in the way.
+    Raises InputError, in the name of `function`, for a network whose residual stream is no plain sum of what attentions and
+    MLPs add (norms behind the sums, several streams, gates on heads), and for dictionaries elsewhere than in the stream: it
+    says what stands in the way.
     """
     graph = module.record.stages["canonical"].graph
-    written = _found(module, graph, function)
-    names = {name: place for place, name in standard_places(module).items()}
-    at = _Placed(module, names, function)
+    if graph not in _WRITTEN:
+        _WRITTEN[graph] = with_nodes(_found(module, graph, function), lambda one: getattr(one, "name", one))
+    nodes: dict[object, Node] = {node.name: node for node in graph.nodes}
+    written: Written = with_nodes(_WRITTEN[graph], lambda one: nodes.get(one, one))
+    at = _Placed(module, {name: place for place, name in standard_places(module).items()}, function)
     writers, readers = list[Writer](), list[Reader]()
     for write in written.writes:
+        place, axis, count = at.write(write)
         start = writers[-1].units.stop if writers else 0
-        place, heads, count = at.write(write)
-        writers.append(Writer(write, place, _numbered(place, count), start, heads))
+        writers.append(Writer(write, place, _numbered(place, count), start, axis))
     for read in written.reads:
+        place, axis, count = at.read(read)
         start = readers[-1].units.stop if readers else 0
-        place, heads, count = at.read(read)
-        sees = tuple(unit for index in written.sums[read.stream] for unit in writers[index].units)
-        readers.append(Reader(read, place, _numbered(place, count), start, sees, heads))
-    return Network(module, graph, written, tuple(writers), tuple(readers))
+        sees = tuple(writers[index] for index in written.sums[read.stream])
+        readers.append(Reader(read, place, _numbered(place, count), start, sees, axis))
+    return Network(module, graph, tuple(writers), tuple(readers))
 
 
 def _found(module: Explained, graph: Graph, function: str) -> Written:
-    if find_dictionaries(graph):
-        raise InputError(
-            f"{function}: this module has dictionaries, whose features take the place of what was written before them; "
-            "give the module that they were spliced into"
-        )
-    gm = GraphModule(module, graph)
-    flow = mark_flow(gm, relevance_leaves(graph))
-    streams, index = find_layers(gm, flow), logits_index(module)
+    gm, dictionaries = GraphModule(module, graph), find_dictionaries(graph)
+    plain, node_of = without_dictionaries(graph, dictionaries)
+    before = gm if plain is graph else GraphModule(module, plain)
+    streams = find_layers(before, mark_flow(before, relevance_leaves(plain)))
+    index, model = logits_index(module), module.record.model_class
     logits = None if index is None else pytree.tree_leaves(graph.output_node().args[0])[index]
-    model = module.record.model_class
     if len(streams) != 1 or not isinstance(logits, Node):
         lacks = f"{len(streams)} residual streams" if len(streams) != 1 else "no logits"
         raise InputError(f"{function}: {model} has {lacks}, and circuits are found in decoders with one stream and logits")
+    stream: Stream = with_nodes(streams[0], lambda one: node_of.get(one, one))
     try:
-        return find_writers(gm, flow, streams[0], logits)
+        return find_writers(gm, mark_flow(gm, relevance_leaves(graph)), stream, logits, dictionaries)
     except InputError as error:
         raise InputError(
             f"{function}: {model} is no plain sum of writers: {error}; lxt_fx.show(explained, 'canonical') shows these "
@@ -171,35 +185,34 @@ class _Placed:
 
     def write(self, write: Write) -> tuple[str, int | None, int]:
         """Place, axis of heads, and number of units of a write."""
-        if write.heads is not None:
-            return self._by_heads(write.heads, 1)
+        if write.parts is not None:
+            return self._by_parts(write.parts, 1)
         return (self._name(write.output) if write.reads else EMBEDDING), None, 1
 
     def read(self, read: Read) -> tuple[str, int | None, int]:
         """Place, axis of heads, and number of units of a read. An MLP reads at its input."""
         name = self._name(read.end)
         if kind_of(name) in ("queries", "keys", "values"):
-            return self._by_heads(read.end, read.shared)
+            return self._by_parts(read.end, read.shared)
         return (name if name == LOGITS else f"{name.removesuffix('.output')}.input"), None, 1
 
     def _name(self, node: Node) -> str:
         return self.names[self.module.record.renamed.get(node.name, node.name)]
 
-    def _by_heads(self, node: Node, shared: int) -> tuple[str, int, int]:
-        name = self._name(node)
-        values = self.module._values().by_name
+    def _by_parts(self, node: Node, shared: int) -> tuple[str, int, int]:
+        name, values = self._name(node), self.module._values().by_name
         axes = axes_of(self.module, name, values[self.module.record.renamed.get(node.name, node.name)]).names
-        axis = axes.index("heads") if "heads" in axes else 0
+        axis = unit_axis(axes)
         count = fixed_size((shape(node) or (0,))[axis])
-        if axes[:1] != ("batch",) or axis == 0 or not count or count % shared:
+        if axes[:1] != ("batch",) or axes[axis] not in ("heads", "features") or not count or count % shared:
             raise InputError(f"{self.function}: {name} has the axes {', '.join(axes)}, and no fixed number of heads")
         return name, axis, count // shared
 
 
 def _numbered(place: str, count: int) -> tuple[str, ...]:
     """The names of the units of a place; that of a place without heads is its own."""
-    by_heads = kind_of(place) in ("heads", "queries", "keys", "values")
-    return tuple(f"{place}:{unit}" for unit in range(count)) if by_heads else (place,)
+    by_units = kind_of(place) in ("heads", "queries", "keys", "values", "features")
+    return tuple(f"{place}:{unit}" for unit in range(count)) if by_units else (place,)
 
 
 def index_of(names: Sequence[str]) -> dict[str, int]:
