@@ -26,6 +26,9 @@ from lxt_fx.passes.analysis.mark_flow import Flow
 _REPEATS = RESHAPES | aten_ops("expand repeat_interleave.self_int")
 """Ops that may stand between keys or values and their copies for each head of queries."""
 
+_OF_SHAPES = SHAPE_READERS | aten_ops("sym_size.int sym_numel")
+"""Ops that read a shape and no value."""
+
 _SAME = RESHAPES | {aten.to.dtype}
 """Ops that the stream may go through: the order of all elements stays as it is."""
 
@@ -81,9 +84,7 @@ def find_writers(
 class _Finder:
     """What is known while the writers of one stream are found."""
 
-    def __init__(
-        self, gm: GraphModule, flow: Flow, stream: Stream, dictionaries: Sequence[InsertedDictionary]
-    ) -> None:
+    def __init__(self, gm: GraphModule, flow: Flow, stream: Stream, dictionaries: Sequence[InsertedDictionary]) -> None:
         self.flow, self.first, self.last = flow, stream.layers[0].before, stream.layers[-1].after
         self.order = {node: place for place, node in enumerate(gm.graph.nodes)}
         groups = find_groups(gm, flow).by_root.values()
@@ -209,7 +210,7 @@ class _Finder:
             if node in stops and (node is not start or node in self.outputs):
                 hit.add(node)
                 continue
-            if node.target in SHAPE_READERS:
+            if node.target in _OF_SHAPES:
                 continue
             new = [one for one in node.all_input_nodes if one not in seen]
             seen.update(new)
@@ -220,7 +221,7 @@ class _Finder:
         """Those of the nodes that are computed of another one, along values and not shapes, in graph order."""
         found = {source: None}
         for node in sorted(nodes, key=self.order.__getitem__):
-            if node.target not in SHAPE_READERS and not found.keys().isdisjoint(node.all_input_nodes):
+            if node.target not in _OF_SHAPES and not found.keys().isdisjoint(node.all_input_nodes):
                 found[node] = None
         return tuple(found)[1:]
 

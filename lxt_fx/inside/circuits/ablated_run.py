@@ -1,5 +1,5 @@
-"""A forward in which each reader has its own value of the residual stream: edges outside of a circuit carry what was written
-in the corrupted run."""
+"""A forward in which each reader has its own value of the residual stream: edges outside of a circuit carry what was
+written in the corrupted run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class AblatedRun(GraphRun):
     """The clean run of pairs, with `kept` [writers, readers] edges; `corrupted` is what writers add in the corrupted run.
 
     A reader v reads the sum of what its writers u wrote: of kept edges in this run, of others in the corrupted one. That is
-    the stream of this run less sum over edges outside of (a_u - a_u corrupted). With all edges it is the clean run, with the
-    same ops on the same values; with none every reader reads what it read in the corrupted run.
+    the stream of this run less sum over edges outside of (a_u - a_u corrupted). With all edges it is the clean run, with
+    the same ops on the same values; with none every reader reads what it read in the corrupted run.
     """
 
     def __init__(self, pairs: Pairs, kept: Tensor, corrupted: Contributions) -> None:
@@ -58,7 +58,7 @@ class AblatedRun(GraphRun):
     def _sum(self, reader: Reader, kept: Tensor) -> Tensor:
         """The value of the stream in which these edges, one for each writer that the reader sees, are as in this run."""
         stream: Tensor = self.values[reader.read.stream]
-        of_writer = kept.split([len(writer.names) for writer in reader.sees])
+        of_writer = torch.split(kept, [len(writer.names) for writer in reader.sees])
         outside = [(writer, ~each) for writer, each in zip(reader.sees, of_writer, strict=True) if not bool(each.all())]
         if not outside:
             return stream

@@ -105,8 +105,8 @@ def activation_patching(
     at="corrupted" the number of the corrupted run with the clean value of the part, less that of the corrupted run; with
     at="clean" the number of the clean run, less that with the corrupted value. Values are patched at all positions.
 
-        lxt_fx.activation_patching(model, clean, corrupted, (" Mary", " John"), processor=tokenizer)      # heads and MLPs
-        lxt_fx.activation_patching(model, clean, corrupted, (" Mary", " John"), {"mlp.11.neurons": [17, 512]}, processor=tokenizer)
+        lxt_fx.activation_patching(model, clean, corrupted, target, processor=tokenizer)      # heads and MLPs
+        lxt_fx.activation_patching(model, clean, corrupted, target, {"mlp.11.neurons": [17, 512]}, processor=tokenizer)
 
     `units` are places, of which each head, each neuron or a whole output is one part; or a dict of places and units. The
     pairs run several times side by side, `copies` parts in one forward (None: about 64 examples); a model whose batch size

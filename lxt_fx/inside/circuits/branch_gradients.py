@@ -63,9 +63,7 @@ def _nodes(network: Network) -> dict[Node, None]:
     return {node: None for node in found if values.carries(values.by_name[network.name_in_module(node)])}
 
 
-def _of_reader(
-    reader: Reader, at: Mapping[Node, Tensor], gradients: Mapping[Node, Tensor], function: str
-) -> Tensor:
+def _of_reader(reader: Reader, at: Mapping[Node, Tensor], gradients: Mapping[Node, Tensor], function: str) -> Tensor:
     """The gradient of each unit of a reader at the stream, [units, *stream]."""
     read, stream = reader.read, at[reader.read.stream]
     if reader.place == LOGITS:
@@ -76,7 +74,9 @@ def _of_reader(
     for start in range(0, len(reader.names), LARGEST_CHUNK):
         units = range(start, min(start + LARGEST_CHUNK, len(reader.names)))
         seeds = torch.stack([reader.only(reaching, unit) for unit in units])
-        (part,) = torch.autograd.grad(at[read.end], stream, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True)
+        (part,) = torch.autograd.grad(
+            at[read.end], stream, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True
+        )
         if part is None:
             raise InputError(f"{function}: no gradient flows from {reader.place} to the stream that it reads")
         found.append(_wide(part))

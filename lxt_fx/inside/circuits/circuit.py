@@ -18,9 +18,7 @@ SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The shares of all edges that MIB keeps (Mueller et al. 2025)."""
 
 
-def made_circuit(
-    edges: Iterable[tuple[str, str, float]], feeds: Iterable[tuple[str, str]]
-) -> nx.DiGraph:
+def made_circuit(edges: Iterable[tuple[str, str, float]], feeds: Iterable[tuple[str, str]]) -> nx.DiGraph:
     """The circuit of these edges (writer, reader, score), without what lies on no path from the embedding to the logits.
 
     Its nodes are writers and readers, by their names. An edge from a writer to a reader has its `score`; one from a reader

@@ -48,8 +48,8 @@ class CircuitFaithfulness(Listed):
 
     @property
     def cpr(self) -> float:
-        """The integral of f over the sizes by trapezoids, from the smallest to the largest: the circuit performance ratio of
-        MIB (Mueller et al. 2025), larger is better."""
+        """The integral of f over the sizes by trapezoids, from the smallest to the largest: the circuit performance ratio
+        of MIB (Mueller et al. 2025), larger is better."""
         return area(self.sizes, self.faithfulness.tolist())
 
     @property
@@ -88,18 +88,19 @@ def circuit_faithfulness(
     written in the corrupted run.
 
         found = lxt_fx.circuit_scores(model, clean, corrupted, (" Mary", " John"), processor=tokenizer)
-        curve = lxt_fx.circuit_faithfulness(model, clean, corrupted, (" Mary", " John"), found.circuits(), processor=tokenizer)
+        target = (" Mary", " John")
+        curve = lxt_fx.circuit_faithfulness(model, clean, corrupted, target, found.circuits(), processor=tokenizer)
         curve.faithfulness, curve.cpr, curve.cmd
 
     Every reader reads its own value of the residual stream: the stream of this run less sum over its edges outside of
-    (a_u - a_u corrupted), with a_u what writer u adds. With all edges that is the clean run, and with none the corrupted one.
+    (a_u - a_u corrupted), with a_u what writer u adds. With all edges that is the clean run, with none the corrupted one.
     `circuits` is one graph, as `CircuitScores.circuit` makes it, or several by the share of edges that they were asked for.
     The other arguments are those of `circuit_scores`; pairs need not be those that the circuits were found on. Each circuit
     takes one forward, in which norm and projection run once for each head of queries, keys and values that has edges of its
     own.
 
-    Raises InputError for edges that the network has not, for pairs whose numbers are on average the same clean and corrupted,
-    and what `circuit_scores` raises.
+    Raises InputError for edges that the network has not, for pairs whose numbers are on average the same clean and
+    corrupted, and what `circuit_scores` raises.
     """
     with gradients_on():
         pairs = pairs_of(explained, processor, clean, corrupted, target, FUNCTION)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -43,17 +42,18 @@ def circuit_scores(
 ) -> CircuitScores:
     """How much each edge of a decoder hands on of what a clean input has and a corrupted one has not.
 
-    Writers to the residual stream are the embedding, each head (through its part of the output projection) and each MLP;
-    readers are the queries, keys and values of each head, the input of each MLP, and the logits. Each writer and each
-    reader after it are an edge, with the score
+    Writers to the residual stream are the embedding, each head (through its part of the output projection), each MLP, and
+    each feature and the error of a dictionary that `splice` put into the stream or at what a part adds to it. Readers are
+    the queries, keys and values of each head, the input of each MLP and of each dictionary, and the logits. Each writer and
+    each reader after it are an edge, with the score
 
         s(u -> v) = sum over tokens and hidden of (a_u clean - a_u corrupted) . g_v
 
-    where a_u is what u adds to the stream, and g_v what flows back to the branch of the stream that v reads, before its norm
-    and through it (edge attribution patching, Syed et al. 2023). g is what the table of the module makes of the gradient:
-    under `gradient` that of EAP, under `relp`, `attnlrp`, `cp_lrp` or `gim` theirs (RelP, 2025). It is that of the run `at`:
-    "corrupted", "clean", or the mean over a number of steps k = 1 to m, at embeddings corrupted + k / m (clean -
-    corrupted): with `gradient` EAP-IG (inputs) of Hanna et al. 2024.
+    where a_u is what u adds to the stream, and g_v what flows back to the branch of the stream that v reads, before its
+    norm and through it (edge attribution patching, Syed et al. 2023). g is what the table of the module makes of the
+    gradient: under `gradient` that of EAP, under `relp`, `attnlrp`, `cp_lrp` or `gim` theirs (RelP, 2025). It is that of
+    the run `at`: "corrupted", "clean", or the mean over a number of steps k = 1 to m, at embeddings corrupted + k / m
+    (clean - corrupted): with `gradient` EAP-IG (inputs) of Hanna et al. 2024.
 
         found = lxt_fx.circuit_scores(model, "When Mary and John ...", "When Mary and Bob ...", (" Mary", " John"),
                                       processor=tokenizer, rules="relp")
@@ -65,12 +65,13 @@ def circuit_scores(
     input. Keys and values that several heads share are one reader. Biases belong to no head.
 
     `clean` and `corrupted` are inputs as `latent` takes them, one each or a batch of pairs; those of a pair have the same
-    number of tokens. `target` is one number of the output, mostly a contrast, for all pairs or a list with one for each. All
-    scores come from one forward of each run and one forward and backward for each step. Memory is that of writers x pairs x
-    tokens x hidden, twice: give many pairs in parts.
+    number of tokens. `target` is one number of the output, mostly a contrast, for all pairs or a list with one for each.
+    All scores come from one forward of each run, and one forward and backward for each step. Memory is that of writers x
+    pairs x tokens x hidden, twice: give many pairs in parts.
 
-    Raises InputError for pairs that do not fit, for a module in explicit form, and for a network whose stream is no plain sum
-    of its writers; NonFiniteError for scores that are NaN or infinite.
+    Raises InputError for pairs that do not fit, for a module in explicit form, and for a network whose stream is no plain
+    sum of its writers; NonFiniteError for scores that are NaN or infinite; ForwardMismatchError where heads or features do
+    not add up to what the stream has of them.
     """
     with gradients_on():
         share = _steps(at)

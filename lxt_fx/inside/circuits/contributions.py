@@ -13,30 +13,23 @@ from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.network import Network, Reader, Writer
 
 CLOSE = 64.0
-"""How far heads may be from the sum of what they add, in units in the last place of the largest value, in the
-coarsest dtype between heads and stream."""
+"""How far units may be from the sum of what they add, in units in the last place of the largest value, in the coarsest
+dtype between them and the stream."""
 
 
 class Contributions:
-    """What the writers of a network add in one run, found when it is asked for. Of a head: its values through its part of
-    the output projection; of anything else the term of the stream itself. A norm behind the projection (Gemma) has the
-    factor that it has in this run, so that heads and bias still add up to what the attention adds. Biases belong to no head
-    and no feature. Errors are in the name of `function`."""
+    """What the writers of a network add in one run. Of a head: its values through its part of the output projection; of
+    anything else the term of the stream itself. A norm behind the projection (Gemma) has the factor that it has in this
+    run, so that heads and bias add up to what the attention adds. Biases belong to no head and no feature. Errors are in
+    the name of `function`."""
 
     def __init__(self, run: GraphRun, network: Network, function: str) -> None:
         self.run, self.network, self.function = run, network, function
-        self._known: dict[str, tuple[Tensor, Tensor]] = {}
+        self._added: dict[str, Tensor] = {}
 
-    def added(self, writer: Writer) -> Tensor:
-        """What each unit adds, [units, *stream], at least float32; what all features add together, [1, *stream].
-
-        Raises ForwardMismatchError where heads do not add up to their attention: what stands between is not linear.
-        """
-        return self._of(writer)[0]
-
-    def constant(self, writer: Writer) -> Tensor:
-        """What is added where all units are 0, such as a bias, [*stream]."""
-        return self._of(writer)[1]
+    def whole(self, writer: Writer) -> Tensor:
+        """The term of the stream, at least float32, [*stream]."""
+        return self._as_stream(self.run.values[writer.write.added])
 
     def parts(self, writer: Writer) -> Tensor:
         """The values of heads or features."""
@@ -44,50 +37,41 @@ class Contributions:
         found: Tensor = self.run.values[writer.write.parts]
         return found
 
-    def _as_stream(self, value: Tensor) -> Tensor:
-        """The value at least float32, in the shape of the embedding: some models have examples and tokens in one axis."""
-        shape = self.run.values[self.network.writers[0].write.added].shape
-        return value.to(torch.promote_types(value.dtype, torch.float32)).reshape(shape)
-
-    @torch.no_grad()
-    def _of(self, writer: Writer) -> tuple[Tensor, Tensor]:
-        if writer.place not in self._known:
-            write, whole = writer.write, self._as_stream(self.run.values[writer.write.added])
-            if write.parts is None:
-                self._known[writer.place] = whole[None], torch.zeros_like(whole)
-            else:
-                parts = self.run.values[write.parts]
-                none = self.from_parts(writer, torch.zeros_like(parts))
-                alone = [parts] if writer.by_features else self._alone(writer, parts)
-                found = torch.stack([self.from_parts(writer, each) - none for each in alone])
-                self._check(writer, found, none, whole)
-                self._known[writer.place] = found, none
-        return self._known[writer.place]
-
     def from_parts(self, writer: Writer, parts: Tensor) -> Tensor:
-        """What the stream would get of these heads or features, norms held, [*stream]."""
+        """The term of the stream if heads or features had these values, norms held, [*stream]."""
         write = writer.write
         assert write.parts is not None, "asked for a writer with parts"
         return self._as_stream(self.run.through(write.between, write.parts, parts, write.held))
 
-    def _alone(self, writer: Writer, heads: Tensor) -> Iterator[Tensor]:
-        """The heads, each alone."""
+    @torch.no_grad()
+    def of_heads(self, writer: Writer, heads: Tensor) -> Tensor:
+        """What each head adds with these values, [heads, *stream]."""
         assert writer.axis is not None, "asked for a writer with heads"
+        none, found = self.from_parts(writer, torch.zeros_like(heads)), list[Tensor]()
         for unit in range(len(writer.names)):
             alone = torch.zeros_like(heads)
             alone.select(writer.axis, unit).copy_(heads.select(writer.axis, unit))
-            yield alone
+            found.append(self.from_parts(writer, alone) - none)
+        return torch.stack(found)
 
-    def _check(self, writer: Writer, found: Tensor, none: Tensor, whole: Tensor) -> None:
-        far, scale = float((found.sum(0) + none - whole).abs().max()), float(found.abs().sum(0).max() + none.abs().max())
-        values = (self.run.values[node] for node in writer.write.between)
-        eps = max(torch.finfo(value.dtype).eps for value in values if value.is_floating_point())
-        if far > CLOSE * eps * scale:
-            raise ForwardMismatchError(
-                f"{self.function}: the heads of {writer.place} do not add up to what their attention adds to the stream (off "
-                f"by {far:.1e}, of values up to {scale:.1e}): what stands between them, up to %{writer.write.added.name}, is "
-                "not linear, so a head has no part of its own"
-            )
+    @torch.no_grad()
+    def added(self, writer: Writer) -> Tensor:
+        """What each unit adds, [units, *stream]; what all features add together, [1, *stream]."""
+        if writer.write.parts is None:
+            return self.whole(writer)[None]
+        if writer.place not in self._added:
+            parts = self.parts(writer)
+            if writer.by_features:
+                none = self.from_parts(writer, torch.zeros_like(parts))
+                self._added[writer.place] = (self.from_parts(writer, parts) - none)[None]
+            else:
+                self._added[writer.place] = self.of_heads(writer, parts)
+        return self._added[writer.place]
+
+    def _as_stream(self, value: Tensor) -> Tensor:
+        """The value at least float32, in the shape of the embedding: some models have examples and tokens in one axis."""
+        shape = self.run.values[self.network.writers[0].write.added].shape
+        return value.to(torch.promote_types(value.dtype, torch.float32)).reshape(shape)
 
 
 class Differences:
@@ -95,42 +79,55 @@ class Differences:
 
     def __init__(self, one: Contributions, other: Contributions) -> None:
         self.one, self.other, self.network = one, other, one.network
-        shape, count = other.added(self.network.writers[0])[0], len(self.network.writer_names)
-        features = sum(len(writer.names) for writer in self.network.writers if writer.by_features)
-        self._dense = shape.new_zeros(count - features, *shape.shape)
-        rows = 0
-        self._rows: dict[str, range] = {}
-        for writer in self.network.writers:
-            if not writer.by_features:
-                self._rows[writer.place] = range(rows, rows + len(writer.names))
-                rows += len(writer.names)
+        dense, rows = [writer for writer in self.network.writers if not writer.by_features], 0
+        self._rows: dict[str, slice] = {}
+        for writer in dense:
+            self._rows[writer.place] = slice(rows, rows + len(writer.names))
+            rows += len(writer.names)
+        stream = other.whole(self.network.writers[0])
+        self._dense = stream.new_zeros(rows, *stream.shape)
 
     def find(self, writer: Writer) -> None:
-        """Finds the difference of a writer, which ran in both runs. Raises ForwardMismatchError where a part of it belongs to
-        no unit: a bias that a norm divides by the size of the value."""
-        bias = self.one.constant(writer) - self.other.constant(writer)
-        added = self.one.added(writer) - self.other.added(writer)
-        scale = float(added.abs().max())
-        if float(bias.abs().max()) > CLOSE * torch.finfo(added.dtype).eps * max(scale, float(self.one.constant(writer).abs().max())):
-            raise ForwardMismatchError(
-                f"{self.one.function}: with all units of {writer.place} at 0, what they add to the stream still differs between "
-                f"the runs (by {float(bias.abs().max()):.1e}): a bias behind which a norm stands, or a second path, has a "
-                "part in it that is no unit's"
-            )
+        """Finds the difference of a writer, which ran in both runs.
+
+        Raises ForwardMismatchError where its units do not add up to that of the whole: where what stands between them and
+        the stream is not linear, or a bias is not the same in both runs.
+        """
+        one, other = self.one, self.other
+        if writer.write.parts is None or writer.by_features or writer.write.held:
+            found = one.added(writer) - other.added(writer)
+        else:  # linear with constant weights: once for both
+            found = one.of_heads(writer, one.parts(writer) - other.parts(writer))
+        if writer.write.parts is not None:
+            self._check(writer, found.sum(0))
         if not writer.by_features:
-            self._dense[_slice(self._rows[writer.place])] = added
+            self._dense[self._rows[writer.place]] = found
+
+    def _check(self, writer: Writer, found: Tensor) -> None:
+        both = (self.one.whole(writer), self.other.whole(writer))
+        scale, far = max(float(each.abs().max()) for each in both), float((found - (both[0] - both[1])).abs().max())
+        values = (self.one.run.values[node] for node in writer.write.between)
+        eps = max(torch.finfo(value.dtype).eps for value in values if value.is_floating_point())
+        if far > CLOSE * eps * scale:
+            raise ForwardMismatchError(
+                f"{self.one.function}: {writer.place} do not add up to what the stream has of them (off by {far:.1e}, of "
+                f"values up to {scale:.1e}): what stands between them and %{writer.write.added.name} is not linear, or has "
+                "a bias that a norm makes another one in each run, so a unit has no part of its own; lxt_fx.latent reads the "
+                "relevance of units in any network"
+            )
 
     def of(self, writer: Writer) -> Tensor:
         """The difference of each unit, [units, *stream]. Not for features."""
-        return self._dense[_slice(self._rows[writer.place])]
+        return self._dense[self._rows[writer.place]]
 
     def dot(self, reader: Reader, gradients: Tensor) -> Iterator[tuple[list[int], Tensor]]:
-        """The products with gradients [readers, *stream] of what the reader sees, summed over tokens and hidden: some writers,
-        and [pairs, writers, readers] for these."""
+        """The products with gradients [readers, *stream] of what the reader sees, summed over tokens and hidden: some
+        writers, and [pairs, writers, readers] for these."""
         dense = [writer for writer in reader.sees if not writer.by_features]
         if dense:
-            rows = [row for writer in dense for row in self._rows[writer.place]]
-            some = self._dense[slice(rows[0], rows[-1] + 1)] if rows[-1] - rows[0] + 1 == len(rows) else self._dense[rows]
+            rows = [row for writer in dense for row in range(len(self._dense))[self._rows[writer.place]]]
+            alike = rows[-1] - rows[0] + 1 == len(rows)  # a slice copies nothing
+            some = self._dense[rows[0] : rows[-1] + 1] if alike else self._dense[rows]
             products = torch.einsum("wb...,rb...->bwr", some, gradients.to(some.dtype))
             yield [unit for writer in dense for unit in writer.units], products
         for writer in reader.sees:
@@ -159,12 +156,10 @@ class Differences:
         """The sum of the differences of these units [units] bool, [*stream]."""
         if not writer.by_features:
             return self.of(writer)[units].sum(0)
-        kept = [each.from_parts(writer, each.parts(writer) * units.to(each.parts(writer))) for each in (self.one, self.other)]
-        return kept[0] - kept[1]
-
-
-def _slice(rows: range) -> slice:
-    return slice(rows.start, rows.stop)
+        first, second = (
+            each.from_parts(writer, each.parts(writer) * units.to(each.parts(writer))) for each in (self.one, self.other)
+        )
+        return first - second
 
 
 def _wide(value: Tensor) -> Tensor:

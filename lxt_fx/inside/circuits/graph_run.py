@@ -24,7 +24,7 @@ class GraphRun:
         self.values: dict[Node, Any] = {}
 
     def compute(self, node: Node, instead: Mapping[Node, Any] | None = None) -> Any:
-        """The value of a node from those of the nodes that it reads; those of `instead` take the place of what they were."""
+        """The value of a node from those of the nodes that it reads; those of `instead` take the place of what was."""
         if node.op == "placeholder":
             value = self.inputs[str(node.target)]
             return value.detach() if isinstance(value, Tensor) else value

@@ -28,8 +28,8 @@ from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 
 EMBEDDING, LOGITS = "embedding", "logits"
 
-_WRITTEN: WeakKeyDictionary[Graph, Any] = WeakKeyDictionary()
-"""What was found in a canonical graph, with the names of its nodes: nodes would keep the graph."""
+_At = tuple[str, int | None, int]
+"""Place, axis of heads or features, and number of units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,18 @@ class Network:
         return self.module.record.renamed.get(node.name, node.name)
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was found in a canonical graph: `written` with names in place of nodes, which would keep the graph."""
+
+    written: Any
+    writes: tuple[_At, ...]
+    reads: tuple[_At, ...]
+
+
+_KNOWN: WeakKeyDictionary[Graph, _Known] = WeakKeyDictionary()
+
+
 def network_of(module: Explained, function: str) -> Network:
     """The writers and readers of a decoder, found by the structure of its graph.
 
@@ -137,18 +149,19 @@ def network_of(module: Explained, function: str) -> Network:
     says what stands in the way.
     """
     graph = module.record.stages["canonical"].graph
-    if graph not in _WRITTEN:
-        _WRITTEN[graph] = with_nodes(_found(module, graph, function), lambda one: getattr(one, "name", one))
+    if graph not in _KNOWN:
+        found = _found(module, graph, function)
+        at = _Placed(module, {name: place for place, name in standard_places(module).items()}, function)
+        named = with_nodes(found, lambda one: getattr(one, "name", one))
+        _KNOWN[graph] = _Known(named, tuple(map(at.write, found.writes)), tuple(map(at.read, found.reads)))
+    known = _KNOWN[graph]
     nodes: dict[object, Node] = {node.name: node for node in graph.nodes}
-    written: Written = with_nodes(_WRITTEN[graph], lambda one: nodes.get(one, one))
-    at = _Placed(module, {name: place for place, name in standard_places(module).items()}, function)
+    written: Written = with_nodes(known.written, lambda one: nodes.get(one, one))
     writers, readers = list[Writer](), list[Reader]()
-    for write in written.writes:
-        place, axis, count = at.write(write)
+    for write, (place, axis, count) in zip(written.writes, known.writes, strict=True):
         start = writers[-1].units.stop if writers else 0
         writers.append(Writer(write, place, _numbered(place, count), start, axis))
-    for read in written.reads:
-        place, axis, count = at.read(read)
+    for read, (place, axis, count) in zip(written.reads, known.reads, strict=True):
         start = readers[-1].units.stop if readers else 0
         sees = tuple(writers[index] for index in written.sums[read.stream])
         readers.append(Reader(read, place, _numbered(place, count), start, sees, axis))
@@ -183,14 +196,14 @@ class _Placed:
     names: Mapping[str, str]
     function: str
 
-    def write(self, write: Write) -> tuple[str, int | None, int]:
-        """Place, axis of heads, and number of units of a write."""
+    def write(self, write: Write) -> _At:
+        """Where a write is. What enters the first layer is the embedding."""
         if write.parts is not None:
             return self._by_parts(write.parts, 1)
         return (self._name(write.output) if write.reads else EMBEDDING), None, 1
 
-    def read(self, read: Read) -> tuple[str, int | None, int]:
-        """Place, axis of heads, and number of units of a read. An MLP reads at its input."""
+    def read(self, read: Read) -> _At:
+        """Where a read is. An MLP reads at its input."""
         name = self._name(read.end)
         if kind_of(name) in ("queries", "keys", "values"):
             return self._by_parts(read.end, read.shared)
@@ -199,7 +212,7 @@ class _Placed:
     def _name(self, node: Node) -> str:
         return self.names[self.module.record.renamed.get(node.name, node.name)]
 
-    def _by_parts(self, node: Node, shared: int) -> tuple[str, int, int]:
+    def _by_parts(self, node: Node, shared: int) -> _At:
         name, values = self._name(node), self.module._values().by_name
         axes = axes_of(self.module, name, values[self.module.record.renamed.get(node.name, node.name)]).names
         axis = unit_axis(axes)

@@ -84,7 +84,9 @@ def pairs_of(
     second = targeted_call(first.call.explained, processor, corrupted, target, function)
     module = first.leaves.module
     if _several(first, target):
-        raise InputError(f"{function}: a pair has one target, and {target!r:.100} are several; call {function} once for each")
+        raise InputError(
+            f"{function}: a pair has one target, and {target!r:.100} are several; call {function} once for each"
+        )
     _check_alike(first.leaves, second.leaves, function)
     if module.record.form != "gradient":
         raise InputError(
@@ -105,14 +107,14 @@ def _check_alike(clean: LeafCall, corrupted: LeafCall, function: str) -> None:
     shapes = [{name: list(value.shape) for name, value in call.leaves.items()} for call in (clean, corrupted)]
     if clean.module is not corrupted.module or shapes[0] != shapes[1]:
         raise InputError(
-            f"{function}: clean and corrupted inputs must have the same number of tokens, as parts are compared position by "
-            f"position; got {_said(shapes[0])} and {_said(shapes[1])}"
+            f"{function}: clean and corrupted inputs must have the same number of tokens, as parts are compared position "
+            f"by position; got {_said(shapes[0])} and {_said(shapes[1])}"
         )
     for name, value in clean.bound.items():
         if name not in clean.leaves and not _same(value, corrupted.bound[name]):
             raise InputError(
-                f"{function}: clean and corrupted inputs differ in {name}, which is not what tokens are looked up as; a pair "
-                "may differ in the tokens alone, with the same padding"
+                f"{function}: clean and corrupted inputs differ in {name}, which is not what tokens are looked up as; a "
+                "pair may differ in the tokens alone, with the same padding"
             )
 
 

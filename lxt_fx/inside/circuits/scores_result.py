@@ -69,8 +69,8 @@ class CircuitScores(Listed):
         """The circuit of the edges with the largest scores in the mean over pairs: `size` of them, or this share of all,
         less those that lie on no path from the embedding to the logits.
 
-        Its nodes are the names of writers and readers. Each edge of the circuit has its `score`; those from a reader to what
-        is computed of it have none. `by="signed"` takes the edges that speak for the answer, as MIB does for CPR,
+        Its nodes are the names of writers and readers. Each edge of the circuit has its `score`; those from a reader to
+        what is computed of it have none. `by="signed"` takes the edges that speak for the answer, as MIB does for CPR,
         `"absolute"` those that matter in either way. Raises InputError for a size that there is not.
         """
         checked_by(by, "circuit")
