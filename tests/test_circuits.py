@@ -14,11 +14,11 @@ import torch
 from circuit_references import Terms, exact, hand_gpt2, hand_llama, whole
 from shared_captures import explained as shared
 from torch import Tensor, nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, OPTConfig, OPTForCausalLM
 
 import lxt_fx
 from lxt_fx.attribution import many_targets
-from lxt_fx.base.errors import CallError, InputError, UnknownNameError
+from lxt_fx.base.errors import CallError, ForwardMismatchError, InputError, UnknownNameError
 from lxt_fx.inside.circuits.circuit import area, made_circuit
 from lxt_fx.inside.circuits.contributions import Contributions
 from lxt_fx.inside.circuits.graph_run import GraphRun
@@ -299,6 +299,93 @@ def test_norms_behind_attention_and_mlp_are_part_of_what_is_written() -> None:
     )
     close(curve.values[0], curve.corrupted, 1e-6)
     assert torch.equal(curve.values[1], curve.clean)
+
+
+def test_a_stream_with_examples_and_tokens_in_one_axis_is_followed() -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = OPTConfig(**sizes, word_embed_proj_dim=32, max_position_embeddings=64)
+    torch.manual_seed(0)
+    model = lxt_fx.transform(OPTForCausalLM(config).eval().double(), rules="gradient")
+    found = lxt_fx.circuit_scores(model, *ids(), TARGET)
+    close(found.nodes, found.edges.sum(2))
+    curve = lxt_fx.circuit_faithfulness(model, *ids(), TARGET, {0.0: found.circuit(0), 1.0: found.circuit(1.0)})
+    close(curve.values, torch.stack([curve.corrupted, curve.clean]))
+
+
+# dictionaries
+
+
+def dictionary(**options: Any) -> lxt_fx.Dictionary:
+    generator = torch.Generator().manual_seed(2)
+    directions = nn.functional.normalize(torch.randn(64, 32, generator=generator), dim=1).double()
+    biases = {
+        "b_enc": torch.randn(64, generator=generator).double(),
+        "b_dec": torch.randn(32, generator=generator).double(),
+    }
+    return lxt_fx.Dictionary(directions.T.contiguous(), directions, kind="relu", **{**biases, **options})
+
+
+@cache
+def spliced_at(place: str, rules: str = "gradient") -> Any:
+    return lxt_fx.splice(explained_of("llama", rules), place, dictionary())
+
+
+@pytest.mark.parametrize("rules", ["gradient", "attnlrp"])
+@pytest.mark.parametrize("place", ["residual.0", "residual.1", "residual.2", "mlp.0.output", "attention.1.output"])
+def test_features_are_writers_in_the_place_of_what_they_explain(place: str, rules: str) -> None:
+    model = spliced_at(place, rules)
+    found, plain = lxt_fx.circuit_scores(model, *ids(), TARGET), scored("llama", rules)
+    assert f"{place}.features:63" in found.writers and f"{place}.error" in found.writers
+    assert f"{place}.features.input" in found.readers
+    close(found.nodes, found.edges.sum(2))
+    behind = found.is_edge[found.writers.index(f"{place}.features:63")]
+    after = [reader for reader, reads in zip(found.readers, behind, strict=True) if reads]
+    for reader in after:  # what the whole stream gives is the same
+        now, before = (each.edges[:, :, each.readers.index(reader)].sum(1) for each in (found, plain))
+        close(now, before)
+    assert after[-1] == "logits"
+    curve = lxt_fx.circuit_faithfulness(model, *ids(), TARGET, {0.0: found.circuit(0), 1.0: found.circuit(1.0)})
+    close(curve.values, torch.stack([curve.corrupted, curve.clean]))
+
+
+def test_a_score_of_a_feature_is_what_it_adds_times_the_gradient_of_the_reader() -> None:
+    model = spliced_at("residual.1")
+    found, made = lxt_fx.circuit_scores(model, *ids(), TARGET), dictionary()
+    stream = [sum(value for key, value in written("llama", side).items() if ".1." not in key) for side in (0, 1)]
+    features = made.encode(stream[0]) - made.encode(stream[1])
+    gradient = gradients_by_hand("llama", embeds("llama", 1))["attention.1.values:1"]
+    for unit in (0, 17, 63):
+        expected = (features[..., unit, None] * made.tensors["W_dec"][unit] * gradient).sum((1, 2))
+        close(found.edge(f"residual.1.features:{unit}", "attention.1.values:1"), expected)
+    assert float(features.abs().max()) > 0.1
+
+
+def test_edges_of_single_features_are_patched() -> None:
+    """All edges but those from some features into one reader, by hand."""
+    model, made = spliced_at("residual.1"), dictionary()
+    found = lxt_fx.circuit_scores(model, *ids(), TARGET)
+    graph, gone = found.circuit(1.0), list(range(0, 64, 3))
+    graph.remove_edges_from([(f"residual.1.features:{unit}", "mlp.1.input") for unit in gone])
+
+    def reads(reader: str, terms: Terms) -> Tensor:
+        if reader != "mlp.1.input":
+            return whole(reader, terms)
+        both = [sum(x for key, x in found.items() if ".1." not in key) for found in (terms, written("llama", 1))]
+        lost = (made.encode(both[0]) - made.encode(both[1]))[..., gone] @ made.tensors["W_dec"][gone]
+        return whole(reader, terms) - lost
+
+    expected = number(hand_llama(model_of("llama"), embeds("llama", 0), reads)[0]).detach()
+    curve = lxt_fx.circuit_faithfulness(model, *ids(), TARGET, graph)
+    close(curve.values[0], expected)
+    assert not torch.allclose(expected, curve.clean)
+
+
+def test_dictionaries_whose_features_do_not_add_up_are_refused() -> None:
+    model = explained_of("llama")
+    with pytest.raises(ForwardMismatchError, match="do not add up"):  # b_dec is scaled by the size of the value
+        lxt_fx.circuit_scores(lxt_fx.splice(model, "residual.1", dictionary(rescale=True)), *ids(), TARGET)
+    with pytest.raises(InputError, match="neither in the residual stream"):
+        lxt_fx.circuit_scores(lxt_fx.splice(model, "attention.0.heads", dictionary()), *ids(), TARGET)
 
 
 # circuits
