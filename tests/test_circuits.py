@@ -272,6 +272,21 @@ def test_each_head_adds_what_its_part_of_the_projection_makes_of_it(name: str) -
             close(added, written(name, 0)[unit], 1e-12)
 
 
+def test_heads_are_computed_of_the_readers_that_make_them() -> None:
+    """Four heads of queries share two of keys and values, neighbours one."""
+    expected = {
+        (f"attention.{layer}.queries:{head}", f"attention.{layer}.heads:{head}") for layer in (0, 1) for head in range(4)
+    }
+    for kind in ("keys", "values"):
+        expected |= {
+            (f"attention.{layer}.{kind}:{head // 2}", f"attention.{layer}.heads:{head}")
+            for layer in (0, 1)
+            for head in range(4)
+        }
+    expected |= {(f"mlp.{layer}.input", f"mlp.{layer}.output") for layer in (0, 1)}
+    assert set(scored("llama").feeds) == expected and len(scored("llama").feeds) == len(expected)
+
+
 def test_parallel_attention_and_mlp_are_ordered_by_the_graph() -> None:
     config = GPTNeoXConfig(
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, rotary_pct=0.5

@@ -29,6 +29,7 @@ from lxt_fx.referee.tasks.candidate import Candidate, marked
 from lxt_fx.referee.tasks.facts import pairs_by_relation
 from lxt_fx.referee.tasks.needle import needle
 from lxt_fx.referee.tasks.next_token import next_token
+from lxt_fx.referee.tasks.patching_pairs import patching_pairs
 from lxt_fx.referee.tasks.reading import continuation, read, read_prompt
 from lxt_fx.referee.tasks.replacements import TokenDraws, mean_embedding
 from lxt_fx.referee.tasks.sentiment import BAD, GOOD
@@ -674,3 +675,30 @@ def test_texts_must_be_texts() -> None:
             next_token(given)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="from 4 to 100"):
         next_token(tokens=3)
+
+
+@pytest.mark.parametrize(
+    "task, kind", [("indirect_object", "byte"), ("greater_than", "byte"), ("greater_than", "sentence")]
+)
+def test_pairs_for_circuits_differ_in_one_word_and_have_one_length(task: Any, kind: str) -> None:
+    tokenizer = tokenizer_of(kind)
+    found = patching_pairs(task, tokenizer, 6, seed=3)
+    assert len({pair.texts for pair in found}) == 6
+    for pair in found:
+        clean, corrupted = (text.split() for text in pair.texts)
+        changed = [(one, other) for one, other in zip(clean, corrupted, strict=True) if one != other]
+        assert len(changed) == 1 and pair.clean.shape == pair.corrupted.shape
+        assert torch.equal(pair.clean[0], torch.tensor(read_prompt(tokenizer, pair.texts[0]).ids))
+        assert torch.equal(pair.corrupted[0], torch.tensor(read_prompt(tokenizer, pair.texts[1]).ids))
+        ((one, other),) = changed
+        if task == "greater_than":
+            assert re.search(r"\d\d01", other) and re.sub(r"\d\d(?=\D*$)", "01", one) == other
+        else:
+            subject, asked = (re.sub(r"\W", "", name) for name in (one, other))
+            assert pair.texts[0].count(subject) == 2 and pair.texts[1].count(asked) == 2
+    assert [pair.texts for pair in patching_pairs(task, tokenizer, 3, seed=3)] == [pair.texts for pair in found[:3]]
+
+
+def test_pairs_that_there_are_not_are_refused() -> None:
+    with pytest.raises(InputError, match="task must be one of"):
+        patching_pairs("facts", tokenizer_of("byte"), 1)  # type: ignore[arg-type]

@@ -80,11 +80,12 @@ def inside_call(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TargetedCall:
-    """A call with its targets, before its forward runs. `leaves` are all that it has; `several` says whether a list of
-    targets was given."""
+    """A call with its targets, before its forward runs. `leaves` are all that it has; `targets` are so many for each
+    example, and `several` says whether a list of them was given."""
 
     call: ExplainedCall
     leaves: LeafCall
+    targets: int
     several: bool
 
 
@@ -119,7 +120,7 @@ def targeted_call(
             f"{function}: the examples of this batch share inputs, so what is inside belongs to no single one; give them "
             "one at a time"
         )
-    return TargetedCall(call, call_at_all_leaves(call.explained, call.inputs, function), several)
+    return TargetedCall(call, call_at_all_leaves(call.explained, call.inputs, function), len(asked[0]), several)
 
 
 def explained_on(model: nn.Module, given: Given, function: str, rules: Rules | None) -> Explained:

@@ -112,8 +112,8 @@ class Differences:
             raise ForwardMismatchError(
                 f"{self.one.function}: {writer.place} do not add up to what the stream has of them (off by {far:.1e}, of "
                 f"values up to {scale:.1e}): what stands between them and %{writer.write.added.name} is not linear, or has "
-                "a bias that a norm makes another one in each run, so a unit has no part of its own; lxt_fx.latent reads the "
-                "relevance of units in any network"
+                "a bias that a norm makes another one in each run, so a unit has no part of its own; lxt_fx.latent reads "
+                "the relevance of units in any network"
             )
 
     def of(self, writer: Writer) -> Tensor:

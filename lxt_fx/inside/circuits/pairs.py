@@ -83,10 +83,8 @@ def pairs_of(
     first = targeted_call(explained, processor, clean, target, function, rules=rules)
     second = targeted_call(first.call.explained, processor, corrupted, target, function)
     module = first.leaves.module
-    if _several(first, target):
-        raise InputError(
-            f"{function}: a pair has one target, and {target!r:.100} are several; call {function} once for each"
-        )
+    if first.targets > 1:
+        raise InputError(f"{function}: a pair has one target, and {first.targets} are several; call {function} for each")
     _check_alike(first.leaves, second.leaves, function)
     if module.record.form != "gradient":
         raise InputError(
@@ -95,11 +93,6 @@ def pairs_of(
         )
     first.call.explained._refuse_steering(function)
     return Pairs(first, second, network_of(module, function))
-
-
-def _several(asked: TargetedCall, target: Any) -> bool:
-    """Whether there are several numbers of one pair: a list for one pair, or lists in the list of a batch."""
-    return asked.several and (not asked.call.given.batched or any(isinstance(each, list) for each in target))
 
 
 def _check_alike(clean: LeafCall, corrupted: LeafCall, function: str) -> None:

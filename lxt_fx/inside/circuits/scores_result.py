@@ -70,8 +70,8 @@ class CircuitScores(Listed):
         less those that lie on no path from the embedding to the logits.
 
         Its nodes are the names of writers and readers. Each edge of the circuit has its `score`; those from a reader to
-        what is computed of it have none. `by="signed"` takes the edges that speak for the answer, as MIB does for CPR,
-        `"absolute"` those that matter in either way. Raises InputError for a size that there is not.
+        what is computed of it have none. `by="absolute"` takes the edges that matter in either way (for CMD), `"signed"`
+        those that speak for the answer (for CPR). Raises InputError for a size that there is not.
         """
         checked_by(by, "circuit")
         count = count_of(size, int(self.is_edge.sum()), "circuit")
