@@ -71,8 +71,8 @@ def _pairs(
             continue
         other = read_prompt(tokenizer, text)
         if len(other.ids) == len(asked.prompt.ids) and other.ids != asked.prompt.ids:
-            ids = (torch.tensor([one.ids]) for one in (asked.prompt, other))
-            yield PatchingPair(*ids, asked.value, (candidate.text, text), candidate.group)
+            clean, twin = (torch.tensor([one.ids]) for one in (asked.prompt, other))
+            yield PatchingPair(clean, twin, asked.value, (candidate.text, text), candidate.group)
 
 
 def _other_giver(candidate: Candidate) -> str:
