@@ -66,8 +66,8 @@ def circuit_scores(
 
     `clean` and `corrupted` are inputs as `latent` takes them, one each or a batch of pairs; those of a pair have the same
     number of tokens. `target` is one number of the output, mostly a contrast, for all pairs or a list with one for each.
-    All scores come from one forward of each run, and one forward and backward for each step. Memory is that of writers x
-    pairs x tokens x hidden, twice: give many pairs in parts.
+    All scores come from one forward of each run, and one forward and backward for each step. Memory is that of all values
+    of both runs, and of (writers + readers) x pairs x tokens x hidden: give many pairs in parts.
 
     Raises InputError for pairs that do not fit, for a module in explicit form, and for a network whose stream is no plain
     sum of its writers; NonFiniteError for scores that are NaN or infinite; ForwardMismatchError where heads or features do

@@ -99,13 +99,14 @@ class Differences:
         else:  # linear with constant weights: once for both
             found = one.of_heads(writer, one.parts(writer) - other.parts(writer))
         if writer.write.parts is not None:
-            self._check(writer, found.sum(0))
+            self._check(writer, found)
         if not writer.by_features:
             self._dense[self._rows[writer.place]] = found
 
     def _check(self, writer: Writer, found: Tensor) -> None:
         both = (self.one.whole(writer), self.other.whole(writer))
-        scale, far = max(float(each.abs().max()) for each in both), float((found - (both[0] - both[1])).abs().max())
+        scale = max(float(each.abs().max()) for each in (*both, found.abs().sum(0)))
+        far = float((found.sum(0) - (both[0] - both[1])).abs().max())
         values = (self.one.run.values[node] for node in writer.write.between)
         eps = max(torch.finfo(value.dtype).eps for value in values if value.is_floating_point())
         if far > CLOSE * eps * scale:
