@@ -1,6 +1,5 @@
-"""The command in this process, on tiny models in folders, each of which is loaded once in a dtype: what the command asks of
-a model that it captured before takes that capture, as in a notebook. test_shell_pipes.py runs the command in a process of its
-own too, and test_another_process_takes_the_file (test_cached_captures.py) proves what a second process does."""
+"""The command in this process, on tiny models in folders. Each is loaded once in a dtype, so that a command takes the
+capture of an earlier one, as a notebook does. In a process of its own the command runs in test_shell_pipes.py."""
 
 from __future__ import annotations
 
