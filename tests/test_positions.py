@@ -292,7 +292,7 @@ def test_sizes_that_agree_by_chance_are_told_apart() -> None:
 
 
 def test_only_the_logits_are_narrowed() -> None:
-    model = tiny.llama(layers=1)
+    model = tiny.llama()
     embeds = model.get_input_embeddings()(torch.tensor([[3, 5, 8, 13], [4, 6, 9, 14]])).detach()
     kwargs = {"inputs_embeds": embeds, "output_hidden_states": True}
     narrow = lxt_fx.transform(model, kwargs=kwargs, positions="last")
@@ -343,7 +343,7 @@ def test_a_position_that_a_text_does_not_have_is_refused() -> None:
 
 
 def test_the_record_and_the_printed_graph_say_which_positions(tmp_path: Path) -> None:
-    narrow = lxt_fx.transform(tiny.llama(layers=1), positions="last")
+    narrow = lxt_fx.transform(tiny.llama(), positions="last")
     assert narrow.record.positions == (-1,)
     text = lxt_fx.show(narrow)
     assert "   positions last" in text.splitlines()[0]
@@ -356,7 +356,7 @@ def test_the_record_and_the_printed_graph_say_which_positions(tmp_path: Path) ->
 
 
 def test_another_table_keeps_the_positions() -> None:
-    model, x = tiny.llama(layers=1).double(), torch.randn(2, 5, 32, dtype=torch.float64)
+    model, x = tiny.llama().double(), torch.randn(2, 5, 32, dtype=torch.float64)
     narrow, kwargs = lxt_fx.transform(model, positions="last"), {"inputs_embeds": x}
     again = lxt_fx.transform(narrow, kwargs=kwargs, rules="cp_lrp")
     assert again.record.positions == (-1,) and again(**kwargs).logits.shape == (2, 1, 64)
@@ -382,7 +382,7 @@ def test_a_module_that_captures_again_keeps_the_positions() -> None:
 
 
 def test_both_forms_and_the_audit_hold_for_a_narrowed_module() -> None:
-    model, ids = tiny.llama(layers=1).double(), torch.tensor([[3, 1, 4, 1, 5, 9]])
+    model, ids = tiny.llama().double(), torch.tensor([[3, 1, 4, 1, 5, 9]])
     source = captured_from(model, (), None, dynamic=True)
     fast, slow = (
         compiled_by(copied(source), table_named("attnlrp"), Options(form, 0.0, positions=(-1,)))
