@@ -45,7 +45,7 @@ ALIKE = {
     "golden-bertmlm": "the encoder of bertcls with another head",
 }
 """Models with no path through the compiler that another one has not, and what they add: their tests are in the longer run,
-but for the parity with LXT in float64."""
+but for the parity with LXT in float64 and for tests that choose them."""
 
 
 def one_worker(name: str) -> pytest.MarkDecorator:

@@ -94,7 +94,7 @@ def test_the_ledger_of_the_golden_vision_transformer_closes(dtype: torch.dtype, 
     check_closed(ledger, PRECISIONS[dtype][0])
 
 
-@pytest.mark.parametrize("name", each_model(["llama-cp", "qwen3-cp", "gemma3-cp"]))
+@pytest.mark.parametrize("name", each_model(["llama-cp", "qwen3-cp", "gemma3-cp"], alike=True))
 def test_cp_lrp_on_a_bias_free_net_leaks_nothing(name: str) -> None:
     golden, module = shared_golden(name, torch.float64), explained(name, torch.float64, rules="cp_lrp")
     target = golden.case["target"]
