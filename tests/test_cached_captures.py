@@ -52,7 +52,11 @@ def files(cache: Path) -> list[Path]:
 MODELS: dict[str, Callable[[], nn.Module]] = {name: tiny.MODELS[name] for name in ("llama", "gemma3", "bert", "vit")}
 
 
-@pytest.mark.parametrize("made", MODELS.values(), ids=MODELS)
+LIKE_GEMMA = pytest.mark.slow("a decoder or encoder of texts, as gemma3")
+KINDS = [pytest.param(made, id=name, marks=[LIKE_GEMMA] * (name in ("llama", "bert"))) for name, made in MODELS.items()]
+
+
+@pytest.mark.parametrize("made", KINDS)
 def test_a_module_made_of_a_file_is_that_of_a_capture(made: Callable[[], nn.Module], cache: Path) -> None:
     first = lxt_fx.transform(made())
     forget_captures()
