@@ -2,9 +2,9 @@
 
     python benchmarks/referee/search.py --model smollm2 --out search_smollm2.jsonl [--cases 40] [--only NAME,NAME]
 
-Nothing here is a finding: with so many tries the best of them is good by chance too. What was chosen stands in `chosen.py`,
-and is measured once, on the other prompts. Each case is asked once for all methods: by default agreement with Shapley values
-is measured. On one core of 2026 40 cases of each task take about an hour a model.
+Nothing here is a finding: with so many tries the best of them is good by chance too. What was chosen stands in
+`chosen.py`, and is measured once, on the other prompts. Each case is asked once for all methods: by default agreement with
+Shapley values is measured. On one core of 2026 40 cases of each task take about an hour a model.
 """
 
 from __future__ import annotations
