@@ -27,7 +27,7 @@ from lxt_fx.referee.tasks import TASKS
 from lxt_fx.rule_table import basic_rules, linear_rules, shares
 from lxt_fx.rule_table.rule import Rule
 from lxt_fx.rule_table.table import RuleTable
-from lxt_fx.rule_table.tables import ATTNLRP, CP_LRP, dpa
+from lxt_fx.rule_table.tables import ATTNLRP, CP_LRP, TABLES, dpa
 
 TASK_NAMES = ("facts", "indirect_object", "next_token")
 FIRST, SECOND = ("first", "second")
@@ -92,18 +92,19 @@ class Absolute:
 
 @dataclass(frozen=True, slots=True)
 class AtLayers:
-    """`attnlrp` with other rules at these modules of the layers of one half of a model's depth, or of all."""
+    """A table with other rules at these modules of the layers of one half of a model's depth, or of all."""
 
     name: str
     rules: tuple[Rule, ...]
     modules: tuple[str, ...]
     half: str = ""
+    table: RuleTable = ATTNLRP
 
     def prepare(self, subject: Subject) -> Explain:
         layers = range(int(subject.model.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
         middle = len(layers) // 2
         chosen = {"": layers, FIRST: layers[:middle], SECOND: layers[middle:]}[self.half]
-        extra, table = RuleTable("change", self.rules), ATTNLRP
+        extra, table = RuleTable("change", self.rules), self.table
         known = {name for name, _ in subject.model.named_modules()}
         for layer in chosen:
             for module in self.modules:
@@ -134,7 +135,7 @@ def tried() -> dict[str, Method]:
     found += [TableMethod(f"values {v:g}", dpa((1 - v) / 2, (1 - v) / 2, v)) for v in (0.34, 0.7, 0.9)]
     found += [TableMethod(f"queries {q:g} of 0.5", dpa(q, 0.5 - q, 0.5)) for q in (0.05, 0.45)]
     found += [_with("attention held", *HELD), TableMethod("cp_lrp", CP_LRP), TableMethod("gradient", "gradient")]
-    found += [AtLayers(f"attention held, {half} half", HELD, ("self_attn",), half) for half in (FIRST, SECOND)]
+    found += [AtLayers(f"attention held; {half} half", HELD, ("self_attn",), half) for half in (FIRST, SECOND)]
     found += [_with(f"gate {g:g}", shares.gate(g, 1 - g)) for g in (0.0, 0.25, 0.75)]
     found += [_with("native activation", shares.NATIVE_REGION, shares.NATIVE_ACTIVATION)]
     found += [AtLayers(f"native mlp{_in(half)}", NATIVE, ("mlp",), half) for half in ("", FIRST, SECOND)]
@@ -143,17 +144,37 @@ def tried() -> dict[str, Method]:
         rule = (linear_rules.gamma(gamma),)
         found += [AtLayers(f"gamma {gamma:g} in mlp{_in(half)}", rule, MLP, half) for half in ("", FIRST, SECOND)]
         found += [AtLayers(f"gamma {gamma:g} in values{_in(half)}", rule, VALUES, half) for half in ("", FIRST, SECOND)]
+    found += _with_gamma()
     found += [AtLayers(f"epsilon {e:g} in mlp", (linear_rules.epsilon(e),), MLP) for e in (1e-2, 1e-1)]
     found += [AtLayers(f"epsilon {e:g} in values", (linear_rules.epsilon(e),), VALUES) for e in (1e-2, 1e-1)]
     found += [Averaged(f"noise {sigma:g}", "attnlrp", sigma, 8) for sigma in (0.05, 0.2, 0.5)]
     found += [Contrasted(f"less {less}", ATTNLRP, less) for less in ("mean", "runner_up")]
     found += [WithoutSink("sink held", ATTNLRP), Absolute("absolute", ATTNLRP)]
-    found += [TableMethod(name, name) for name in ("gim", "pa_lrp", "frozen_attention")]
+    found += [TableMethod(name, name) for name in ("gim", "pa_lrp", "relp", "frozen_attention")]
     return {method.name: method for method in found}
 
 
+def _with_gamma() -> list[Any]:
+    """What came out well, gamma in the layers of an MLP, in more sizes and places and beside other changes."""
+    quarter = (linear_rules.gamma(0.25),)
+    found = [AtLayers(f"gamma {gamma:g} in mlp", (linear_rules.gamma(gamma),), MLP) for gamma in (1.0, 4.0)]
+    found += [AtLayers("z-plus in mlp", (linear_rules.z_plus(),), MLP)]
+    found += [AtLayers("gamma 0.25 in mlp; down", quarter, MLP[2:])]
+    found += [AtLayers("gamma 0.25 in mlp; gate and up", quarter, MLP[:2])]
+    found += [AtLayers("gamma 0.25 in mlp and values", quarter, (*MLP, *VALUES))]
+    beside = {
+        "temperature 4": ATTNLRP.with_rules("temperature 4", shares.temperature(4.0), summary="Its softmax is flat."),
+        "values 0.7": dpa(0.15, 0.15, 0.7),
+        "attention held": ATTNLRP.with_rules("attention held", *HELD, summary="Its weights are held."),
+        "cp_lrp": CP_LRP,
+        "gim": TABLES["gim"],
+        "pa_lrp": TABLES["pa_lrp"],
+    }
+    return found + [AtLayers(f"gamma 0.25 in mlp; {name}", quarter, MLP, table=table) for name, table in beside.items()]
+
+
 def _in(half: str) -> str:
-    return f", {half} half" if half else ""
+    return f"; {half} half" if half else ""
 
 
 def main(arguments: Sequence[str] | None = None, methods: Callable[[], Mapping[str, Method]] = tried) -> None:
