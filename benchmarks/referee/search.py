@@ -151,6 +151,10 @@ def tried() -> dict[str, Method]:
     found += [Contrasted(f"less {less}", ATTNLRP, less) for less in ("mean", "runner_up")]
     found += [WithoutSink("sink held", ATTNLRP), Absolute("absolute", ATTNLRP)]
     found += [TableMethod(name, name) for name in ("gim", "pa_lrp", "relp", "frozen_attention")]
+    found += [TableMethod("values 0.6", dpa(0.2, 0.2, 0.6))]
+    for v in (0.34, 0.6, 0.7):
+        less = dpa((1 - v) / 2, (1 - v) / 2, v).with_rules("less", basic_rules.POSITION, summary="Positions set aside.")
+        found += [TableMethod(f"pa_lrp; values {v:g}", less)]
     return {method.name: method for method in found}
 
 
