@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from lxt_fx.results.explanation import Explanation
     from lxt_fx.results.explanations import Explanations
     from lxt_fx.results.kinds import AnswerRelevance, ImageExplanation
+    from lxt_fx.results.recursive_answer import RecursiveAnswer
     from lxt_fx.rule_table.rule import Conserves, Rule
     from lxt_fx.rule_table.table import RuleTable
     from lxt_fx.rule_table.tables import TABLES
@@ -135,6 +136,7 @@ __all__ = [
     "PositionRelevance",
     "position_relevance",
     "Record",
+    "RecursiveAnswer",
     "Regularisers",
     "Removal",
     "Rule",
@@ -217,6 +219,7 @@ _NAMES = {
     "lxt_fx.results.explanation": "Explanation",
     "lxt_fx.results.explanations": "Explanations",
     "lxt_fx.results.kinds": "AnswerRelevance ImageExplanation",
+    "lxt_fx.results.recursive_answer": "RecursiveAnswer",
     "lxt_fx.rule_table.rule": "Conserves Rule",
     "lxt_fx.rule_table.table": "RuleTable",
     "lxt_fx.rule_table.tables": "TABLES",

@@ -66,8 +66,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "results": (
         "What the functions return.",
-        "Explanation Explanations AnswerRelevance ImageExplanation Account compare Comparison PerturbationCurves "
-        "BenchResults",
+        "Explanation Explanations AnswerRelevance RecursiveAnswer ImageExplanation Account compare Comparison "
+        "PerturbationCurves BenchResults",
     ),
     "bridges": (
         "Other libraries' interfaces over ours, each behind an extra of its name. "

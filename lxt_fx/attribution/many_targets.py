@@ -179,11 +179,11 @@ class Run:
     form: str
     function: str
 
-    def relevance(self, tensors: list[Tensor], chunk: int | None) -> Iterator[list[Tensor]]:
+    def relevance(self, tensors: list[Tensor], chunk: int | None, first: int = 0) -> Iterator[list[Tensor]]:
         """The relevance of leaves and values inside, [targets, *shape] and at least float32, for one chunk of targets after
-        another."""
+        another, from target `first` on."""
         targets, size = len(self.values), chunk or self.chunk
-        for start in steps("relevance of targets", range(0, targets, size), targets, size):
+        for start in steps("relevance of targets", range(first, targets, size), targets - first, size):
             stop = min(start + size, targets)
             found = self.gradients(tensors, start, stop, last=stop == targets)
             wide = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in found]
