@@ -121,6 +121,8 @@ def test_the_account_is_that_of_the_single_pass() -> None:
         ({"of": "44"}, 'say what flows through the answer; give through="answer" too'),
         ({"without": "special"}, 'say what flows through the answer; give through="answer" too'),
         ({"through": "answer", "of": "99"}, "'99' does not stand in the answer"),
+        ({"through": "answer", "without": 9}, "without=9 is no position of a text of 9 tokens"),
+        ({"through": "answer", "without": "all"}, "without takes 'first', 'last', 'special' and positions"),
         ({"through": "answer", "of": [1.0]}, r"the answer has 5 tokens, and the weights the shape \[1\]"),
     ],
 )
@@ -180,7 +182,8 @@ def test_a_call_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatc
     sizes.clear()
     again = in_folder(tmp_path / "rows")
     assert sizes == [1] and torch.equal(again.relevance, found.matrix.relevance)
-    again.relevance[:] = 3.0
+    (written,) = answer_rows.RowsFolder(tmp_path / "rows", 0.0).relevance().values()
+    written[:] = 3.0
     assert torch.equal(in_folder(tmp_path / "rows").relevance, found.matrix.relevance), "the file is not changed"
 
 
@@ -245,6 +248,7 @@ def test_the_command_lets_relevance_flow_through_the_answer(tmp_path: Path, caps
     assert "through the answer: 'Rome', through the answer = 1" in capsys.readouterr().out
     found = RecursiveAnswer.from_json(tmp_path / "found.json")
     assert found.recursive.tokens[:2] == ("The", " capital") and found.relevance[0] == 0 and found.relevance[1:].any()
+    assert found.without == ("first",)
     assert "one pass" in (tmp_path / "found.html").read_text(encoding="utf-8") and (tmp_path / "rows/0.npy").is_file()
     lines = tmp_path / "texts.txt"
     lines.write_text("The capital of France is\nThe capital of Italy is\n")

@@ -17,6 +17,7 @@ from lxt_fx.results import answer_flow
 from lxt_fx.results.origin import ExplainedNumber, Origin
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import ImageReading, TextReading
+from lxt_fx.views.sheet import Tokens
 
 PROMPT, ANSWER = 4, 6
 TOKENS = ("<s>", "Tom", " lives", " there", "So", " he", " may", ".", " Yes", "</s>")
@@ -209,6 +210,11 @@ def test_what_is_no_matrix_of_an_answer_is_refused() -> None:
     ahead[2, PROMPT + 2] = 0.1
     with pytest.raises(InputError, match="relevance from itself or a later one"):
         RecursiveAnswer.of(explained(ahead))
+    for broken in (math.nan, math.inf):
+        values = raw()
+        values[2, 0] = broken
+        with pytest.raises(InputError, match="the relevance is not finite, so it has no shares"):
+            RecursiveAnswer.of(explained(values))
     with pytest.raises(InputError, match="without=10 is no position of a text of 10 tokens"):
         RecursiveAnswer.of(matrix, without=10)
     with pytest.raises(InputError, match="^RecursiveAnswer: without takes 'first', 'last', 'special' and positions"):
@@ -284,8 +290,10 @@ def test_views_show_both_on_scales_of_their_own(tmp_path: Path) -> None:
     assert "one pass: weighted sum of the logits of 'Yes' = 4.5" in shown
     assert "\n" not in repr(found) and len(repr(found)) < 200
     sheet = found.sheet()
-    ends = [max(abs(cell.share) for cell in section.cells) for section in sheet.sections if hasattr(section, "cells")]
-    assert ends == [1.0, 1.0]
+    shares = [[cell.share for cell in section.cells] for section in sheet.sections if isinstance(section, Tokens)]
+    alone = [one.sheet().sections[0] for one in (found.recursive, found.single)]
+    assert shares == [[cell.share for cell in one.cells] for one in alone if isinstance(one, Tokens)]
+    assert len(shares) == 2 and len(set(map(abs, shares[1]))) > 3
     found.to_html(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "through the answer" in page and "one pass" in page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -59,19 +59,25 @@ def first_of(found: Explanation) -> int:
 
 
 def flow_of(matrix: Explanation, without: tuple[str | int, ...], where: str) -> AnswerFlow:
-    """The matrix as M. Raises InputError where a token of the answer has relevance from itself or a later one, and for a
-    position in `without` that the text does not have."""
+    """The matrix as M. Raises InputError where it is not finite, where a token of the answer has relevance from itself or a
+    later one, and for a position in `without` that the text does not have."""
     held = holder(matrix, where)
     count = len(matrix.numbers)
+    if not all(bool(part.values.isfinite().all()) for part in matrix.parts):
+        raise InputError(f"{where}: the relevance is not finite, so it has no shares")
     if bool(held.values[:, -count:].triu().any()):
         raise InputError(
             f"{where}: an answer token has relevance from itself or a later one, so there is no order to go by"
         )
-    length = held.place_shape[0]
-    if outside := [at for at in without if isinstance(at, int) and not -length <= at < length]:
-        raise InputError(f"{where}: without={outside[0]} is no position of a text of {length} tokens")
+    check_without(without, held.place_shape[0], where)
     left_out = torch.cat([_left_out_of(part, part is held, without) for part in matrix.parts])
     return AnswerFlow([part.values for part in matrix.parts], first_of(matrix), left_out)
+
+
+def check_without(without: Sequence[str | int], count: int, where: str) -> None:
+    """Raises InputError for a position that a text of so many tokens does not have."""
+    if outside := [at for at in without if isinstance(at, int) and not -count <= at < count]:
+        raise InputError(f"{where}: without={outside[0]} is no position of a text of {count} tokens")
 
 
 def _left_out_of(part: Part, held: bool, without: tuple[str | int, ...]) -> Tensor:

@@ -21,10 +21,11 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inputs.given import Place, part_of
 from lxt_fx.results.account import Account
+from lxt_fx.results.answer_places import check_without
 from lxt_fx.results.answer_weights import Of, Weights, of_each, weights_of
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
-from lxt_fx.results.look import Muted
+from lxt_fx.results.look import Muted, checked_mute
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import TextReading
 from lxt_fx.results.recursive_answer import RecursiveAnswer
@@ -148,14 +149,15 @@ def answer_relevance(
         asked = answered_prompts(module, processor, prompt, answer, contrast, with_prompt, sampling_rate)
         batched, count = asked.given.batched, len(asked.given.examples)
         each = of_each(of, count, batched, FUNCTION)
-        weights = _weights(asked, each)
+        left_out = checked_mute(without, FUNCTION, "without")
+        weights = _weights(asked, each, left_out)
         run = _run(module, asked, rules, chunk, folder)
         matrices, recursive = [], []
         for index in steps("explanations", range(count), count):
             own = _account(run, asked, index, weights[index] if through else None) if account else None
             matrix = _explanation(run, asked, index, None if through else own)
             if through:
-                one = RecursiveAnswer.of(matrix, each[index], without=without, where=FUNCTION)
+                one = RecursiveAnswer.of(matrix, each[index], without=left_out, where=FUNCTION)
                 recursive.append(replace(one, single=replace(one.single, account=own)))
             matrices.append(matrix)
     if through:
@@ -170,10 +172,14 @@ def _check_through(through: object, of: object, without: object) -> None:
         raise InputError(f'{FUNCTION}: of and without say what flows through the answer; give through="answer" too')
 
 
-def _weights(asked: AnsweredPrompts, each: Sequence[Of]) -> list[Weights]:
-    """The weights on each answer, known before any work."""
-    pairs = zip(asked.numbers.answers, each, strict=True)
-    return [weights_of(of, at.shown[-len(at.ids) :], FUNCTION) for at, of in pairs]
+def _weights(asked: AnsweredPrompts, each: Sequence[Of], without: Sequence[str | int]) -> list[Weights]:
+    """The weights on each answer, known before any work. Raises InputError for tokens that an answer or its text does not
+    have."""
+    found = []
+    for at, of in zip(asked.numbers.answers, each, strict=True):
+        check_without(without, len(at.shown) - at.hidden, FUNCTION)
+        found.append(weights_of(of, at.shown[-len(at.ids) :], FUNCTION))
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
