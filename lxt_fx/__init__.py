@@ -68,6 +68,9 @@ if TYPE_CHECKING:
     from lxt_fx.inside.dictionaries.splice import splice
     from lxt_fx.inside.latent import latent
     from lxt_fx.inside.latent_result import Latent, TopUnits
+    from lxt_fx.inside.lens.lens import lens
+    from lxt_fx.inside.lens.lens_result import Lens
+    from lxt_fx.inside.lens.reading import LensReading
     from lxt_fx.inside.maximise import Maximised, Regularisers, maximise
     from lxt_fx.inside.position_relevance import PositionRelevance, position_relevance
     from lxt_fx.inside.steering.steer import steer
@@ -158,6 +161,9 @@ __all__ = [
     "Latent",
     "latent",
     "labels",
+    "Lens",
+    "lens",
+    "LensReading",
     "load",
     "maximise",
     "nn",
@@ -200,6 +206,9 @@ _NAMES = {
     "lxt_fx.inside.corpus.labels": "labels",
     "lxt_fx.inside.latent": "latent",
     "lxt_fx.inside.latent_result": "Latent TopUnits",
+    "lxt_fx.inside.lens.lens": "lens",
+    "lxt_fx.inside.lens.lens_result": "Lens",
+    "lxt_fx.inside.lens.reading": "LensReading",
     "lxt_fx.inside.maximise": "Maximised Regularisers maximise",
     "lxt_fx.inside.position_relevance": "PositionRelevance position_relevance",
     "lxt_fx.inside.dictionaries.splice": "splice",

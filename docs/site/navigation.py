@@ -54,7 +54,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "inside": (
         "Relevance of heads, neurons and features; what they stand for; the model without them.",
         "places Places InsidePlace watch latent Latent TopUnits position_relevance PositionRelevance Only conditional "
-        "steer edits corpus Corpus labels Dictionary splice maximise Maximised Regularisers",
+        "steer edits corpus Corpus labels Dictionary splice lens Lens LensReading maximise Maximised Regularisers",
     ),
     "prove": (
         "Where all of the relevance went, and which rule every op got.",

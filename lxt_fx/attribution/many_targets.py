@@ -202,7 +202,7 @@ def forward_run(call: LeafCall, asked: Numbers, function: str, tapped: Tapped | 
     """The forward of a call for these numbers, with the values inside that `tapped` gives. Where each number is an entry of
     the logits, the head of a language model runs at the target positions only."""
     explained = call.module
-    saved = _Saved(explained)
+    saved = SavedBytes(explained)
     split = None
     if asked.entries_only:
         split = split_model(explained) if tapped is None else tapped.split
@@ -303,7 +303,7 @@ def _reduced(relevance: Tensor, reduce: Reduce) -> Tensor:
     return relevance.sum(2) if reduce == "channels" and relevance.dim() >= 3 else relevance
 
 
-class _Saved:
+class SavedBytes:
     """The largest value that a forward saves for its backward, in bytes, weights not counted."""
 
     def __init__(self, explained: Explained) -> None:

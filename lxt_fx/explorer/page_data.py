@@ -16,6 +16,7 @@ from lxt_fx.explorer.tables_data import (
     corpus_data,
     curves_data,
     ledger_data,
+    lens_data,
     rule_table_data,
     unit_data,
 )
@@ -23,6 +24,7 @@ from lxt_fx.faithfulness.removal_curves import PerturbationCurves
 from lxt_fx.inside.corpus.result import Corpus
 from lxt_fx.inside.corpus.unit_report import UnitReport
 from lxt_fx.inside.latent_result import Latent
+from lxt_fx.inside.lens.reading import LensReading
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.report.certificates import Certificate
 from lxt_fx.results.comparison import Comparison
@@ -44,6 +46,7 @@ PLAIN: tuple[tuple[type, Callable[[Any], Payload]], ...] = (
     (PerturbationCurves, curves_data),
     (Corpus, corpus_data),
     (UnitReport, unit_data),
+    (LensReading, lens_data),
 )
 
 
