@@ -149,15 +149,15 @@ def answer_relevance(
         asked = answered_prompts(module, processor, prompt, answer, contrast, with_prompt, sampling_rate)
         batched, count = asked.given.batched, len(asked.given.examples)
         each = of_each(of, count, batched, FUNCTION)
-        left_out = checked_mute(without, FUNCTION, "without")
-        weights = _weights(asked, each, left_out)
+        without = without if isinstance(without, str) or not isinstance(without, Iterable) else tuple(without)
+        weights = _weights(asked, each, checked_mute(without, FUNCTION, "without"))
         run = _run(module, asked, rules, chunk, folder)
         matrices, recursive = [], []
         for index in steps("explanations", range(count), count):
             own = _account(run, asked, index, weights[index] if through else None) if account else None
             matrix = _explanation(run, asked, index, None if through else own)
             if through:
-                one = RecursiveAnswer.of(matrix, each[index], without=left_out, where=FUNCTION)
+                one = RecursiveAnswer.of(matrix, each[index], without=without, where=FUNCTION)
                 recursive.append(replace(one, single=replace(one.single, account=own)))
             matrices.append(matrix)
     if through:
