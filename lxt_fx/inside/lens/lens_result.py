@@ -17,7 +17,7 @@ from lxt_fx.base.one_line import one_line
 from lxt_fx.base.saved_json import read_json
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inside.corpus.fingerprint import weights_hash
-from lxt_fx.inside.lens.read_out import logits_by_layer
+from lxt_fx.inside.lens.read_out import logits_by_layer, top_of
 from lxt_fx.inside.lens.reading import LensReading, reading_of
 from lxt_fx.inside.lens.residuals import text_call
 from lxt_fx.tasks.reading import opened_with
@@ -89,7 +89,7 @@ class Lens(Listed):
         with torch.no_grad():
             call = text_call(module, processor, inputs, f"{WHERE}.read", None)
             self._check(call.explained, tuple(call.places))
-            top = [logits.of(call, k, f"{WHERE}.read") for logits in logits_by_layer(call, self.matrices)]
+            top = [top_of(logits, k, f"{WHERE}.read") for logits in logits_by_layer(call, self.matrices)]
         names, table = tuple(call.places), self.facts.table_name
         found = tuple(reading_of(text, row, top, names, table) for row, text in enumerate(call.texts))
         return found if call.batched else found[0]

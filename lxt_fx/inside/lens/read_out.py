@@ -21,31 +21,26 @@ from lxt_fx.passes.fuse.dtypes import DtypesMatched
 @dataclass(frozen=True, slots=True, eq=False)
 class Top:
     """The k entries with the largest logits at each position of a batch, largest first: `ids`, `logits` and `probability`
-    [batch, positions, k], on the CPU; `name` says what a token is called."""
+    [batch, positions, k], on the CPU."""
 
     ids: Tensor
     logits: Tensor
     probability: Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerLogits:
-    """The logits [batch, positions, entries] of one place."""
-
-    logits: Tensor
-
-    def of(self, call: TextCall, k: int, function: str) -> Top:
-        """The largest. Raises InputError for a k that is not from 1 to the number of entries."""
-        entries = self.logits.shape[-1]
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= entries:
-            raise InputError(f"{function}: k must be a whole number from 1 to {entries}, got {k!r}")
-        wide = self.logits.float() if self.logits.dtype != torch.float64 else self.logits
-        best = wide.topk(k)
-        probability = (best.values - wide.logsumexp(-1, keepdim=True)).exp()
-        return Top(best.indices.cpu(), best.values.cpu(), probability.cpu())
+def top_of(logits: Tensor, k: int, function: str) -> Top:
+    """The largest logits [batch, positions, entries]. Raises InputError for a k that is not from 1 to the number of
+    entries."""
+    entries = logits.shape[-1]
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= entries:
+        raise InputError(f"{function}: k must be a whole number from 1 to {entries}, got {k!r}")
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    best = wide.topk(k)
+    probability = (best.values - wide.logsumexp(-1, keepdim=True)).exp()
+    return Top(best.indices.cpu(), best.values.cpu(), probability.cpu())
 
 
-def logits_by_layer(call: TextCall, matrices: Tensor) -> Iterator[LayerLogits]:
+def logits_by_layer(call: TextCall, matrices: Tensor) -> Iterator[Tensor]:
     """W_U norm(J_l h_l) for each place of the residual stream in turn, and for the last the model's own logits."""
     module, bound = call.leaves.module, call.leaves.bound
     nodes = [node_at(module, place) for place in call.places.values()]
@@ -56,7 +51,7 @@ def logits_by_layer(call: TextCall, matrices: Tensor) -> Iterator[LayerLogits]:
         value = runner.kept[node]
         if at < len(matrices):
             value = (value.to(matrices.dtype) @ matrices[at].to(value.device).T).to(value.dtype)
-        yield LayerLogits(runner.again(value))
+        yield runner.again(value)
 
 
 class _Kept(DtypesMatched):
