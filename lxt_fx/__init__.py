@@ -68,6 +68,9 @@ if TYPE_CHECKING:
     from lxt_fx.inside.dictionaries.splice import splice
     from lxt_fx.inside.latent import latent
     from lxt_fx.inside.latent_result import Latent, TopUnits
+    from lxt_fx.inside.lens.lens import lens
+    from lxt_fx.inside.lens.lens_result import Lens
+    from lxt_fx.inside.lens.reading import LensReading
     from lxt_fx.inside.maximise import Maximised, Regularisers, maximise
     from lxt_fx.inside.position_relevance import PositionRelevance, position_relevance
     from lxt_fx.inside.steering.steer import steer
@@ -86,6 +89,7 @@ if TYPE_CHECKING:
     from lxt_fx.results.explanation import Explanation
     from lxt_fx.results.explanations import Explanations
     from lxt_fx.results.kinds import AnswerRelevance, ImageExplanation
+    from lxt_fx.results.recursive_answer import RecursiveAnswer
     from lxt_fx.rule_table.rule import Conserves, Rule
     from lxt_fx.rule_table.table import RuleTable
     from lxt_fx.rule_table.tables import TABLES
@@ -135,6 +139,7 @@ __all__ = [
     "PositionRelevance",
     "position_relevance",
     "Record",
+    "RecursiveAnswer",
     "Regularisers",
     "Removal",
     "Rule",
@@ -156,6 +161,9 @@ __all__ = [
     "Latent",
     "latent",
     "labels",
+    "Lens",
+    "lens",
+    "LensReading",
     "load",
     "maximise",
     "nn",
@@ -198,6 +206,9 @@ _NAMES = {
     "lxt_fx.inside.corpus.labels": "labels",
     "lxt_fx.inside.latent": "latent",
     "lxt_fx.inside.latent_result": "Latent TopUnits",
+    "lxt_fx.inside.lens.lens": "lens",
+    "lxt_fx.inside.lens.lens_result": "Lens",
+    "lxt_fx.inside.lens.reading": "LensReading",
     "lxt_fx.inside.maximise": "Maximised Regularisers maximise",
     "lxt_fx.inside.position_relevance": "PositionRelevance position_relevance",
     "lxt_fx.inside.dictionaries.splice": "splice",
@@ -217,6 +228,7 @@ _NAMES = {
     "lxt_fx.results.explanation": "Explanation",
     "lxt_fx.results.explanations": "Explanations",
     "lxt_fx.results.kinds": "AnswerRelevance ImageExplanation",
+    "lxt_fx.results.recursive_answer": "RecursiveAnswer",
     "lxt_fx.rule_table.rule": "Conserves Rule",
     "lxt_fx.rule_table.table": "RuleTable",
     "lxt_fx.rule_table.tables": "TABLES",

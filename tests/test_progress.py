@@ -514,7 +514,7 @@ def test_functions_of_many_targets_examples_and_tables_count_them(said: list[tup
 
 
 LASTING = {
-    "answer_relevance", "audit", "bench", "conditional", "corpus", "explain", "explain_image", "latent", "maximise",
+    "answer_relevance", "audit", "bench", "conditional", "corpus", "explain", "explain_image", "latent", "lens", "maximise",
     "perturbation_curves", "position_relevance", "relevance_of", "splice", "transform", "tune",
 }  # fmt: skip
 

@@ -54,7 +54,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "inside": (
         "Relevance of heads, neurons and features; what they stand for; the model without them.",
         "places Places InsidePlace watch latent Latent TopUnits position_relevance PositionRelevance Only conditional "
-        "steer edits corpus Corpus labels Dictionary splice maximise Maximised Regularisers",
+        "steer edits corpus Corpus labels Dictionary splice lens Lens LensReading maximise Maximised Regularisers",
     ),
     "prove": (
         "Where all of the relevance went, and which rule every op got.",
@@ -66,8 +66,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "results": (
         "What the functions return.",
-        "Explanation Explanations AnswerRelevance ImageExplanation Account compare Comparison PerturbationCurves "
-        "BenchResults",
+        "Explanation Explanations AnswerRelevance RecursiveAnswer ImageExplanation Account compare Comparison "
+        "PerturbationCurves BenchResults",
     ),
     "bridges": (
         "Other libraries' interfaces over ours, each behind an extra of its name. "
