@@ -72,6 +72,9 @@ if TYPE_CHECKING:
     from lxt_fx.inside.dictionaries.splice import splice
     from lxt_fx.inside.latent import latent
     from lxt_fx.inside.latent_result import Latent, TopUnits
+    from lxt_fx.inside.lens.lens import lens
+    from lxt_fx.inside.lens.lens_result import Lens
+    from lxt_fx.inside.lens.reading import LensReading
     from lxt_fx.inside.maximise import Maximised, Regularisers, maximise
     from lxt_fx.inside.position_relevance import PositionRelevance, position_relevance
     from lxt_fx.inside.steering.steer import steer
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
     from lxt_fx.results.explanation import Explanation
     from lxt_fx.results.explanations import Explanations
     from lxt_fx.results.kinds import AnswerRelevance, ImageExplanation
+    from lxt_fx.results.recursive_answer import RecursiveAnswer
     from lxt_fx.rule_table.rule import Conserves, Rule
     from lxt_fx.rule_table.table import RuleTable
     from lxt_fx.rule_table.tables import TABLES
@@ -143,6 +147,7 @@ __all__ = [
     "PositionRelevance",
     "position_relevance",
     "Record",
+    "RecursiveAnswer",
     "Regularisers",
     "Removal",
     "Rule",
@@ -166,6 +171,9 @@ __all__ = [
     "Latent",
     "latent",
     "labels",
+    "Lens",
+    "lens",
+    "LensReading",
     "load",
     "maximise",
     "nn",
@@ -212,6 +220,9 @@ _NAMES = {
     "lxt_fx.inside.corpus.labels": "labels",
     "lxt_fx.inside.latent": "latent",
     "lxt_fx.inside.latent_result": "Latent TopUnits",
+    "lxt_fx.inside.lens.lens": "lens",
+    "lxt_fx.inside.lens.lens_result": "Lens",
+    "lxt_fx.inside.lens.reading": "LensReading",
     "lxt_fx.inside.maximise": "Maximised Regularisers maximise",
     "lxt_fx.inside.position_relevance": "PositionRelevance position_relevance",
     "lxt_fx.inside.dictionaries.splice": "splice",
@@ -231,6 +242,7 @@ _NAMES = {
     "lxt_fx.results.explanation": "Explanation",
     "lxt_fx.results.explanations": "Explanations",
     "lxt_fx.results.kinds": "AnswerRelevance ImageExplanation",
+    "lxt_fx.results.recursive_answer": "RecursiveAnswer",
     "lxt_fx.rule_table.rule": "Conserves Rule",
     "lxt_fx.rule_table.table": "RuleTable",
     "lxt_fx.rule_table.tables": "TABLES",

@@ -37,6 +37,15 @@ from lxt_fx.passes.segments.recompute import Checkpoint
 
 GOLDEN = {name.split("-")[0]: name for name in TEXT_CASES}
 """A golden case for each model: those of one model differ in the table only."""
+ALIKE = {
+    "qwen2": "Llama with biases in front of the attention, which gpt2 and llamabias have too",
+    "golden-qwen2": "Llama with biases in front of the attention, which llamabias has too",
+    "golden-qwen3": "the attention of qwen3_moe in front of an MLP without experts",
+    "golden-gemma3": "gemma3cap without the caps",
+    "golden-bertmlm": "the encoder of bertcls with another head",
+}
+"""Models with no path through the compiler that another one has not, and what they add: their tests are in the longer run,
+but for the parity with LXT in float64 and for tests that choose them."""
 
 
 def one_worker(name: str) -> pytest.MarkDecorator:
@@ -44,9 +53,16 @@ def one_worker(name: str) -> pytest.MarkDecorator:
     return pytest.mark.xdist_group(_key(name))
 
 
-def each_model(names: Iterable[str]) -> list[Any]:
-    """Parameters for `parametrize`: names of tiny models or golden cases, each on the worker of its model."""
-    return [pytest.param(name, id=name, marks=one_worker(name)) for name in names]
+def each_model(names: Iterable[str], *, alike: bool = False) -> list[Any]:
+    """Parameters for `parametrize`: names of tiny models or golden cases, each on the worker of its model. Those that are
+    like another one are for the longer run, unless `alike` keeps them."""
+    return [pytest.param(name, id=name, marks=[one_worker(name), *([] if alike else longer(name))]) for name in names]
+
+
+def longer(name: str) -> list[pytest.MarkDecorator]:
+    """The mark of the longer run, for a model that is like another one."""
+    key = _key(name)
+    return [pytest.mark.slow(ALIKE[key])] if key in ALIKE else []
 
 
 def shared_model(name: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> nn.Module:

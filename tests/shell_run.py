@@ -1,4 +1,5 @@
-"""The command in this process, on tiny models in folders."""
+"""The command in this process, on tiny models in folders. Each is loaded once in a dtype, so that a command takes the
+capture of an earlier one, as a notebook does. In a process of its own the command runs in test_shell_pipes.py."""
 
 from __future__ import annotations
 
@@ -9,12 +10,18 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 from tiny_text import bert, byte_tokenizer, llama, vit, word_tokenizer
+from torch import nn
 from transformers import ViTImageProcessor
 
+from lxt_fx.shell.loading import Source
 from lxt_fx.shell.main import main
+
+load = Source.model
 
 TEXT = "The capital of France is"
 
@@ -30,11 +37,21 @@ def run(*arguments: str, stdin: bytes | None = None) -> int:
     try:
         if stdin is not None:
             sys.stdin = io.TextIOWrapper(io.BytesIO(stdin))
-        with pytest.raises(SystemExit) as stopped:
+        with mock.patch.object(Source, "model", _model), pytest.raises(SystemExit) as stopped:
             main(arguments)
     finally:
         sys.stdin = before
     return int(stopped.value.code or 0)
+
+
+def _model(source: Source, loader: Any, device: torch.device, dtype: str) -> nn.Module:
+    """The model of a folder that nobody writes into again; any other is loaded."""
+    return (_loaded if source.name.startswith(folder().name) else load)(source, loader, device, dtype)
+
+
+@cache
+def _loaded(source: Source, loader: Any, device: torch.device, dtype: str) -> nn.Module:
+    return load(source, loader, device, dtype)
 
 
 @cache

@@ -54,7 +54,7 @@ def same(found: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("inputs", [{"input_ids": IDS}, {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}])
 def test_a_language_model_is_audited_and_explained_for_many_targets_as_its_module_is(inputs: dict[str, Tensor]) -> None:
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     module = lxt_fx.transform(model)
     same(lxt_fx.relevance_of(model, inputs, [7, 9]), lxt_fx.relevance_of(module, inputs, [7, 9]))
     ledger = lxt_fx.audit(model, inputs, 7)
@@ -64,7 +64,7 @@ def test_a_language_model_is_audited_and_explained_for_many_targets_as_its_modul
 
 
 def test_ids_embeddings_and_plain_inputs_are_taken_in_order_too() -> None:
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     explained = lxt_fx.transform(model)
     expected = lxt_fx.relevance_of(explained, {"input_ids": IDS}, 7)
     same(lxt_fx.relevance_of(model, IDS, 7), expected)
@@ -79,7 +79,7 @@ def test_ids_embeddings_and_plain_inputs_are_taken_in_order_too() -> None:
 
 
 def test_a_transformers_model_has_a_certificate_and_another_needs_its_module() -> None:
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     assert lxt_fx.certificate(model).counts == lxt_fx.certificate(lxt_fx.transform(model)).counts
     with pytest.raises(InputError, match=r"^certificate: Mlp was not made by .* lxt_fx.transform\(model, \(x,\)\) returns"):
         lxt_fx.certificate(tiny.Mlp())
@@ -88,7 +88,7 @@ def test_a_transformers_model_has_a_certificate_and_another_needs_its_module() -
 
 
 def test_a_model_has_no_graph_to_show_or_watch() -> None:
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     for function, call in (
         ("show", lambda: lxt_fx.show(model)),
         ("diff", lambda: lxt_fx.diff(model, "canonical", "rules")),

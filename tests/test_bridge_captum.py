@@ -95,7 +95,10 @@ class OfIds(nn.Module):
         return self.model(ids).logits[:, -1]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
+LIKE_GEMMA = pytest.mark.slow("gemma3 without its scale")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3", pytest.param("llama", marks=LIKE_GEMMA)])
 def test_the_layer_that_looks_tokens_up_is_a_layer_as_any_other(family: str) -> None:
     from captum.attr import LayerGradientXActivation
 

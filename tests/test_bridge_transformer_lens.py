@@ -7,6 +7,7 @@ from typing import Any
 
 import peers
 import pytest
+import shared_captures
 import tiny
 import tiny_text
 import torch
@@ -102,8 +103,7 @@ def test_where_a_name_does_not_correspond_the_error_says_what_does() -> None:
     ],
 )
 def test_a_filter_as_run_with_cache_takes_it_is_refused(names: tuple[Any, ...], said: str) -> None:
-    explained = lxt_fx.transform(tiny.llama())
-    with pytest.raises(lxt_fx.InputError, match=said), lens.watch(explained, *names):
+    with pytest.raises(lxt_fx.InputError, match=said), lens.watch(shared_captures.explained("llama"), *names):
         pass
 
 

@@ -52,7 +52,11 @@ def files(cache: Path) -> list[Path]:
 MODELS: dict[str, Callable[[], nn.Module]] = {name: tiny.MODELS[name] for name in ("llama", "gemma3", "bert", "vit")}
 
 
-@pytest.mark.parametrize("made", MODELS.values(), ids=MODELS)
+LIKE_GEMMA = pytest.mark.slow("a decoder or encoder of texts, as gemma3")
+KINDS = [pytest.param(made, id=name, marks=[LIKE_GEMMA] * (name in ("llama", "bert"))) for name, made in MODELS.items()]
+
+
+@pytest.mark.parametrize("made", KINDS)
 def test_a_module_made_of_a_file_is_that_of_a_capture(made: Callable[[], nn.Module], cache: Path) -> None:
     first = lxt_fx.transform(made())
     forget_captures()
@@ -69,11 +73,11 @@ def test_a_module_made_of_a_file_is_that_of_a_capture(made: Callable[[], nn.Modu
 def test_a_module_made_of_a_file_explains_other_sizes_positions_and_tables(cache: Path) -> None:
     ids = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(0))
     asked: list[dict[str, Any]] = [{"rules": "cp_lrp"}, {"positions": "last"}, {"form": "explicit"}, {"checkpoint": "sqrt"}]
-    expected = [lxt_fx.transform(tiny.llama(), **settings) for settings in asked]
+    expected = [lxt_fx.transform(tiny.llama(layers=1), **settings) for settings in asked]
     for settings, one in zip(asked, expected, strict=True):
         forget_captures()
         with captures_counted() as captured:
-            other = lxt_fx.transform(tiny.llama(), **settings)
+            other = lxt_fx.transform(tiny.llama(layers=1), **settings)
         assert not captured
         for given in (ids, ids[:1, :4]):
             gradients = []
@@ -236,7 +240,7 @@ def test_a_file_that_is_not_as_it_was_written_leads_to_a_capture(
 
 def test_a_file_that_proves_wrong_later_leads_to_a_capture_too(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as one that takes a mask as optional, which was so for other weights."""
-    expected = lxt_fx.transform(tiny.llama())
+    expected = lxt_fx.transform(tiny.llama(layers=1))
     (path,) = files(cache)
     forget_captures()
     check, failed = pipeline.check_on_padded_texts, list[bool]()
@@ -249,7 +253,7 @@ def test_a_file_that_proves_wrong_later_leads_to_a_capture_too(cache: Path, monk
 
     monkeypatch.setattr(pipeline, "check_on_padded_texts", fails_once)
     with captures_counted() as captured:
-        found = lxt_fx.transform(tiny.llama())
+        found = lxt_fx.transform(tiny.llama(layers=1))
     assert len(captured) == 1 and failed and path.exists()
     assert lxt_fx.show(found) == lxt_fx.show(expected)
 

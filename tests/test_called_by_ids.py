@@ -8,6 +8,7 @@ from typing import Any
 
 import ids_models
 import pytest
+import shared_captures
 import tiny
 import torch
 from golden_cases import relative
@@ -361,11 +362,10 @@ def test_texts_that_a_helper_gets_are_not_changed() -> None:
     ],
 )
 def test_inputs_that_the_model_refuses_are_named(given: dict[str, Tensor], message: str) -> None:
-    model = tiny.llama()
     with pytest.raises(RuntimeError):
-        model(**given)
+        shared_captures.shared_model("llama")(**given)
     with pytest.raises(lxt_fx.CallError, match=message):
-        lxt_fx.transform(model)(**given)
+        shared_captures.explained("llama")(**given)
 
 
 def test_other_kinds_of_numbers_that_the_model_takes_are_taken() -> None:

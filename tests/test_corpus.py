@@ -23,7 +23,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 import lxt_fx
 from lxt_fx import Corpus, InputError, UnknownNameError
-from lxt_fx.attribution.many_targets import _Saved
+from lxt_fx.attribution.many_targets import SavedBytes
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inside.corpus import batches as corpus_batches
 from lxt_fx.inside.corpus import folder as corpus_folder
@@ -480,7 +480,7 @@ def test_a_call_is_freed_whether_its_backward_goes_all_the_way_or_not(
 
     def tensors() -> int:
         gc.collect()
-        return sum(isinstance(each, _Saved) for each in gc.get_objects())
+        return sum(issubclass(type(each), SavedBytes) for each in gc.get_objects())
 
     def run() -> None:
         run = inside_call(explained, tokenizer, TEXTS[:2], None, "residual.1", "test").run

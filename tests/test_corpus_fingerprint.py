@@ -74,6 +74,15 @@ def test_the_hash_of_weights_sees_every_number(change: Callable[[Any], Any]) -> 
     assert weights_hash(model) != before
 
 
+def test_the_hash_of_an_explained_module_sees_the_embeddings_that_no_graph_holds(tokenizer: Any) -> None:
+    model = tiny_text.llama(len(tokenizer))
+    before = weights_hash(lxt_fx.transform(model))
+    assert before == weights_hash(lxt_fx.transform(copy.deepcopy(model)))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3, 5] += 1
+    assert weights_hash(lxt_fx.transform(model)) != before
+
+
 def test_rules_with_other_numbers_under_one_name_are_other_rules(explained: Explained, tokenizer: Any) -> None:
     def composite(gamma: float) -> str:
         return rules_hash(lxt_fx.transform(model, rules={"model.layers.*.mlp": Gamma(gamma)}))

@@ -44,7 +44,7 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_a_wrapper_is_opened(wrapper: str) -> None:
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     explained = lxt_fx.transform(WRAPPERS[wrapper](model))
     assert explained.record.model_class == "LlamaForCausalLM"
     assert explained.get_parameter("model.layers.0.mlp.up_proj.weight") is model.model.layers[0].mlp.up_proj.weight
@@ -53,7 +53,7 @@ def test_a_wrapper_is_opened(wrapper: str) -> None:
 
 
 def test_every_function_that_takes_a_model_opens_it() -> None:
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     wrapped, ids = nn.DataParallel(model), torch.tensor([[5, 9, 17]])
     inputs = {"input_ids": ids}
     assert lxt_fx.certificate(wrapped).model_class == "LlamaForCausalLM"
@@ -135,7 +135,7 @@ def test_real_adapters_and_virtual_tokens_give_the_numbers_of_the_peft_model() -
         (peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "PeftModelForCausalLM"),
         (peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "PeftModelForCausalLM"),
     ):
-        model = peft.get_peft_model(tiny.llama(), config).eval()
+        model = peft.get_peft_model(tiny.llama(layers=1), config).eval()
         explained = lxt_fx.transform(model)
         embeds = model.get_input_embeddings()(ids).detach()
         assert explained.record.model_class == captured
@@ -196,10 +196,10 @@ class Adds(transformers.LlamaForCausalLM):
 
 @pytest.mark.parametrize("cls", [Passes, Adds])
 def test_a_forward_that_passes_its_inputs_on_has_the_names_of_its_base(cls: type[nn.Module]) -> None:
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     model.__class__ = cls
     explained = lxt_fx.transform(model)
-    assert explained.record.inputs == lxt_fx.transform(tiny.llama()).record.inputs
+    assert explained.record.inputs == lxt_fx.transform(tiny.llama(layers=1)).record.inputs
     assert same(explained, model(inputs_embeds=EMBEDS).logits, inputs_embeds=EMBEDS)
 
 
@@ -261,7 +261,7 @@ def test_positional_inputs_of_a_call_have_the_order_of_the_example(tmp_path: Any
 
 def test_an_input_by_position_is_what_the_model_takes_there_also_if_the_example_has_it_not() -> None:
     """A mask that was taken for the positions of the example gave another answer without a word."""
-    model, ids = tiny.llama(), torch.tensor([[0, 5, 9, 17], [5, 9, 17, 23]])
+    model, ids = tiny.llama(layers=1), torch.tensor([[0, 5, 9, 17], [5, 9, 17, 23]])
     mask, places = (ids != 0).long(), torch.arange(4).expand(2, -1)
     for example in ({"input_ids": ids, "position_ids": places}, {"input_ids": ids}):
         explained = lxt_fx.transform(model, kwargs=example)
@@ -272,7 +272,7 @@ def test_an_input_by_position_is_what_the_model_takes_there_also_if_the_example_
 
 
 def test_a_setting_that_the_example_had_not_is_captured_when_a_call_has_it() -> None:
-    model, ids = tiny.llama(), torch.tensor([[5, 9, 17, 23]])
+    model, ids = tiny.llama(layers=1), torch.tensor([[5, 9, 17, 23]])
     explained = lxt_fx.transform(model)
     for settings in ({"output_hidden_states": True}, {"return_dict": False}, {"logits_to_keep": 2}, {"logits_to_keep": 3}):
         want, got = model(ids, use_cache=False, **settings), explained(ids, **settings)
@@ -285,7 +285,7 @@ def test_a_setting_that_the_example_had_not_is_captured_when_a_call_has_it() -> 
 
 
 def test_a_call_may_refuse_the_outputs_that_the_config_asks_for() -> None:
-    model, ids = tiny.llama(), torch.tensor([[5, 9, 17, 23]])
+    model, ids = tiny.llama(layers=1), torch.tensor([[5, 9, 17, 23]])
     model.config.output_hidden_states = True
     explained = lxt_fx.transform(model)
     for asked in (True, False):
@@ -300,7 +300,7 @@ def test_a_call_may_refuse_the_outputs_that_the_config_asks_for() -> None:
 
 def test_a_mask_for_each_query_and_what_generation_gives_are_taken() -> None:
     """A mask [batch, 1, tokens, tokens], of bool or added to the scores; positions in a cache; a cache."""
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     explained = lxt_fx.transform(model)
     for length in (6, 4):
         ids = torch.arange(5, 5 + 2 * length).view(2, length)
@@ -673,7 +673,7 @@ def test_an_image_goes_to_the_first_input_whatever_its_name(made: Callable[[], n
 
 
 def test_a_model_without_images_is_named() -> None:
-    for model in (tiny.llama(), lxt_fx.transform(tiny.llama())):
+    for model in (tiny.llama(layers=1), lxt_fx.transform(tiny.llama())):
         with pytest.raises(InputError, match="explain_image: LlamaForCausalLM takes no pixel_values"):
             lxt_fx.explain_image(model, seeded(3, 8, 8))
 

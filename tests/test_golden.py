@@ -7,10 +7,13 @@ LXT itself differs by 5.9e-7 with and without them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 from golden_cases import TEXT_CASES, Golden, relative
-from shared_captures import each_model, explained, one_worker, shared_golden
+from shared_captures import each_model, explained, longer, one_worker, shared_golden
 
 import lxt_fx
 
@@ -22,12 +25,17 @@ def table_of(name: str) -> str:
     return "lxt_cp" if name.endswith("-cp") else "lxt"
 
 
-@pytest.mark.parametrize(
-    ("dtype", "attention"),
-    [*((dtype, "sdpa") for dtype in TOLERANCES), (torch.float64, "eager")],  # eager in half precision: test_transform.py
-    ids=lambda value: str(value).removeprefix("torch."),
-)
-@pytest.mark.parametrize("name", each_model(TEXT_CASES))
+def cases() -> Iterator[Any]:
+    """Each case in each dtype, and with attention written out (in half precision: test_transform.py)."""
+    first = (torch.float64, "sdpa")
+    for name in TEXT_CASES:
+        for dtype, attention in (first, (torch.float32, "sdpa"), (torch.bfloat16, "sdpa"), (torch.float64, "eager")):
+            more = [] if (dtype, attention) == first else longer(name)
+            title = f"{name}-{str(dtype).removeprefix('torch.')}-{attention}"
+            yield pytest.param(name, dtype, attention, id=title, marks=[one_worker(name), *more])
+
+
+@pytest.mark.parametrize(("name", "dtype", "attention"), cases())
 def test_relevance_equals_that_of_lxt(name: str, dtype: torch.dtype, attention: str) -> None:
     golden, module = shared_golden(name, dtype, attention), explained(name, dtype, attention, rules=table_of(name))
     embeds = golden.case["inputs_embeds"].to(dtype).requires_grad_()
@@ -56,7 +64,7 @@ def _check_padded(golden: Golden, module: lxt_fx.Explained, side: str, dtype: to
     assert relevance[inputs["attention_mask"] == 0].abs().max() == 0
 
 
-@pytest.mark.parametrize("name", each_model(TEXT_CASES))
+@pytest.mark.parametrize("name", each_model(TEXT_CASES, alike=True))
 def test_relevance_at_every_layer_equals_that_of_lxt(name: str) -> None:
     golden, module = shared_golden(name, torch.float64), explained(name, torch.float64, rules=table_of(name))
     architecture = name.split("-")[0]
@@ -73,7 +81,7 @@ def test_relevance_at_every_layer_equals_that_of_lxt(name: str) -> None:
 SAME = [f"{name}-attn" for name in ("llama", "qwen2", "qwen3", "gemma3", "gpt2", "bertmlm")]
 
 
-@pytest.mark.parametrize("name", each_model(SAME))
+@pytest.mark.parametrize("name", each_model(SAME, alike=True))
 def test_attnlrp_is_lxt_where_no_choice_differs(name: str) -> None:
     golden, module = shared_golden(name, torch.float64), explained(name, torch.float64)
     embeds = golden.case["inputs_embeds"].double().requires_grad_()

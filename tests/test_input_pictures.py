@@ -266,7 +266,10 @@ def test_texts_with_pictures_are_a_batch_and_each_has_its_own(llava: tuple[Any, 
             torch.testing.assert_close(together[index, -1], alone, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
+OTHER_SIDE = pytest.mark.slow("padding behind the text, which test_answers.py has for texts alone")
+
+
+@pytest.mark.parametrize("side", ["left", pytest.param("right", marks=OTHER_SIDE)])
 def test_answers_about_pictures_are_a_batch(llava: tuple[Any, Any], side: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = llava
     monkeypatch.setattr(processor.tokenizer, "padding_side", side)

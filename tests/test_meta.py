@@ -43,7 +43,7 @@ def rules_of(explained: lxt_fx.Explained) -> list[str]:
     return [rule.name for rule in explained.record.stages["lowered"].rules.values() if rule.name != "move"]
 
 
-@pytest.mark.parametrize("make", [llama, moe])
+@pytest.mark.parametrize("make", [moe, pytest.param(llama, marks=pytest.mark.slow("an MLP in the place of experts"))])
 def test_a_model_on_meta_goes_through_every_stage(make: object) -> None:
     with torch.device("meta"):
         model = make()

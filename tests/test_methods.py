@@ -63,7 +63,7 @@ both_attentions = pytest.mark.parametrize("attention", ["sdpa", "eager"])
 
 
 @both_attentions
-@pytest.mark.parametrize("name", each_model(["llama", "qwen3-attn", "gpt2"]))
+@pytest.mark.parametrize("name", each_model(["llama", "qwen3-attn", "gpt2"], alike=True))
 def test_gim_is_its_four_changes_of_the_gradient(name: str, attention: str) -> None:
     """Edin et al. 2025: softmax at temperature 2, a quarter to q and k, half to v, gate and up; norms held; activations
     native. Measured: 2e-7, of the models' own casts to float32."""
@@ -72,21 +72,21 @@ def test_gim_is_its_four_changes_of_the_gradient(name: str, attention: str) -> N
 
 
 @both_attentions
-@pytest.mark.parametrize("name", each_model(["llama", "qwen3-attn"]))
+@pytest.mark.parametrize("name", each_model(["llama", "qwen3-attn"], alike=True))
 def test_dual_path_attribution_scales_its_five_paths(name: str, attention: str) -> None:
     """Jantsch et al. 2026, with factors that are all different."""
     assert_follows(name, attention, tables.dpa(*DUAL_PATH), by_hand.dual_path(*DUAL_PATH))
 
 
 @both_attentions
-@pytest.mark.parametrize("name", each_model(["llama", "qwen3-attn", "gemma3", "gpt2"]))
+@pytest.mark.parametrize("name", each_model(["llama", "qwen3-attn", "gemma3", "gpt2"], alike=True))
 def test_dual_path_attribution_is_attnlrp_at_the_factors_of_its_paper(name: str, attention: str) -> None:
     found, ours = (by_table(compiled(name, torch.float64, attention, rules=rules))[1] for rules in ("dpa", "attnlrp"))
     assert_same(found, ours, 1e-12)
 
 
 @both_attentions
-@pytest.mark.parametrize("name", each_model(["llama", "qwen3-attn"]))
+@pytest.mark.parametrize("name", each_model(["llama", "qwen3-attn"], alike=True))
 def test_the_detached_jacobian_holds_every_factor(name: str, attention: str) -> None:
     """Golden 2025: norms, attention weights and the activation of gates are detached."""
     assert_follows(name, attention, "detached_jacobian", by_hand.DETACHED)
@@ -147,7 +147,7 @@ def tables_as_leaves(name: str) -> tuple[Method, list[Tensor]]:
 
 @pytest.mark.parametrize("form", ["gradient", "explicit"])
 @both_attentions
-@pytest.mark.parametrize("name", each_model(["llama", "qwen3-attn"]))
+@pytest.mark.parametrize("name", each_model(["llama", "qwen3-attn"], alike=True))
 def test_positions_and_tokens_share_by_position_aware_lrp(name: str, attention: str, form: Any) -> None:
     """Bakish et al. 2025: the tables are leaves of the graph, and get half of each product with them. Measured: 3e-7."""
     method, leaves = tables_as_leaves(name)

@@ -196,7 +196,7 @@ def test_a_language_model_that_is_resized_untied_or_half_is_refused_and_settings
 
 
 def test_a_changed_model_is_not_saved_under_the_old_graph(tmp_path: Path) -> None:
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     explained = lxt_fx.transform(model)
     model.half()
     with pytest.raises(lxt_fx.ModelChangedError, match="is float16 on cpu"):

@@ -240,9 +240,7 @@ def test_every_rule_of_linear_maps_unpacks(rule: str, form: Any) -> None:
     """Against the same rule for plain weights, also in what its ledger accounts for."""
     table = lxt_fx.TABLES["attnlrp"].with_rules("own", RULES[rule], summary="")
     model, x = packed(net()), torch.linspace(-1, 2, 10, dtype=torch.float64).reshape(2, 5)
-    found = [
-        lxt_fx.transform(each, (x,), rules=table, form=form, epsilon=0.0) for each in (model, unpacked(model, net()))
-    ]
+    found = [lxt_fx.transform(each, (x,), rules=table, form=form, epsilon=0.0) for each in (model, unpacked(model, net()))]
     grads = []
     for explained in found:
         leaf = x.clone().requires_grad_()
@@ -396,8 +394,9 @@ def test_wrong_weights_are_refused_before_any_work() -> None:
 
 def test_packed_experts_are_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(known.REFUSED, f"{__name__}.Unknown", ("its experts are packed", "quantization_config=Own()"))
-    with pytest.raises(lxt_fx.CaptureError,
-        match=r"(?s)1 is a Unknown, .*: its experts are packed.*quantization_config=Own\(\)"):
+    with pytest.raises(
+        lxt_fx.CaptureError, match=r"(?s)1 is a Unknown, .*: its experts are packed.*quantization_config=Own\(\)"
+    ):
         lxt_fx.transform(nn.Sequential(net(), Unknown()), (torch.ones(2, 5, dtype=torch.float64),))
 
 
@@ -662,8 +661,18 @@ SCHEMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("quantised", "kind"), SCHEMES, ids=[f"{made.__name__[1:]} {kind}" for made, kind in SCHEMES])
+BY_BITSANDBYTES = pytest.mark.slow("a kind of four bits that llama has too, in a model that nf4 twice has too")
+
+
+def schemes_and_models() -> Iterator[Any]:
+    """Each scheme in Llama, and one of each package, with two levels of scales, in the other models too."""
+    for made, kind in SCHEMES:
+        for name in MODELS:
+            marks = [BY_BITSANDBYTES] if made is _bitsandbytes and kind != "nf4 twice" and name != "llama" else []
+            yield pytest.param(made, kind, name, id=f"{made.__name__[1:]} {kind}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("quantised", "kind", "name"), schemes_and_models())
 def test_packages_that_pack_weights_only(quantised: Any, kind: str, name: str) -> None:
     check_model(quantised(MODELS[name](64), kind), MODELS[name](64))
 

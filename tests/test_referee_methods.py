@@ -118,11 +118,13 @@ def test_leave_one_out_from_a_prefix_equals_whole_variants(llama: Subject, monke
             without = leaf.clone()
             without[:, position] = 0
             wanted.append(float(by_hand(llama.model, case, leaf) - by_hand(llama.model, case, without)))
-    assert found_by(LeaveOneOut(prefix=False), llama, case).tolist() == pytest.approx(wanted, rel=1e-6)
-    explain = LeaveOneOut().prepare(llama)
+    assert found_by(LeaveOneOut(prefix=None), llama, case).tolist() == pytest.approx(wanted, rel=1e-6)
+    explain = LeaveOneOut(prefix=1).prepare(llama)
     explain(case)
     monkeypatch.setattr(by_removal, "_whole", lambda *_: pytest.fail("the prefix was not used"))
     assert explain(case).tolist() == pytest.approx(wanted, rel=1e-6)
+    with pytest.raises(pytest.fail.Exception):  # a short case runs whole variants
+        LeaveOneOut(prefix=6).prepare(llama)(case)
 
 
 def test_leave_one_out_takes_whole_variants_where_a_prefix_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +142,7 @@ def test_leave_one_out_takes_whole_variants_where_a_prefix_would_be_wrong(monkey
     without[:, 1] = 0
     with torch.no_grad():
         lost = float(by_hand(bert.model, case, leaf) - by_hand(bert.model, case, without))
-    assert float(LeaveOneOut().prepare(bert)(case)[1]) == pytest.approx(lost)
+    assert float(LeaveOneOut(prefix=1).prepare(bert)(case)[1]) == pytest.approx(lost)
 
     wrong = copy.deepcopy(llama_subject().model)
     wrong.config.use_cache = False
@@ -148,8 +150,8 @@ def test_leave_one_out_takes_whole_variants_where_a_prefix_would_be_wrong(monkey
     monkeypatch.setattr(wrong, "forward", lambda **named: forward(**{**named, "position_ids": None}))
     subject = Subject("wrong", wrong)
     text = llama_case()
-    assert LeaveOneOut().prepare(subject)(text).tolist() == pytest.approx(
-        LeaveOneOut(prefix=False).prepare(subject)(text).tolist()
+    assert LeaveOneOut(prefix=1).prepare(subject)(text).tolist() == pytest.approx(
+        LeaveOneOut(prefix=None).prepare(subject)(text).tolist()
     )
 
 
@@ -157,7 +159,7 @@ def test_spared_units_are_not_left_out(llama: Subject) -> None:
     from dataclasses import replace
 
     case = replace(llama_case(), spared=torch.tensor([True, False, False, False, False]))
-    assert float(LeaveOneOut().prepare(llama)(case)[0]) == 0
+    assert float(LeaveOneOut(prefix=1).prepare(llama)(case)[0]) == 0
 
 
 def test_rollout_is_the_product_of_attentions(llama: Subject) -> None:
@@ -221,7 +223,7 @@ def test_a_case_whose_cache_cannot_be_cropped_runs_whole_variants() -> None:
     """The first case fits into the window of four tokens, the second does not."""
     subject = Subject("window", tiny.gemma3().double())
     short, long = llama_case((5, 9, 7)), llama_case((5, 9, 17, 23, 4, 8, 2), key="1")
-    fast, plain = LeaveOneOut().prepare(subject), LeaveOneOut(prefix=False).prepare(subject)
+    fast, plain = LeaveOneOut(prefix=1).prepare(subject), LeaveOneOut(prefix=None).prepare(subject)
     for case in (short, long):
         torch.testing.assert_close(fast(case), plain(case))
 

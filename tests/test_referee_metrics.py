@@ -29,6 +29,7 @@ from lxt_fx.referee.metrics.removal import (
     spearman,
 )
 from lxt_fx.referee.metrics.sanity import OtherModel, RandomisedWeights, shuffled
+from lxt_fx.referee.metrics.shapley import ShapleyCorrelation, shapley
 from lxt_fx.referee.metrics.soft import SoftRemoval, probabilities
 
 # Answers
@@ -122,6 +123,25 @@ def test_leave_one_out_correlation_is_one_for_the_losses_themselves_and_minus_on
     assert metric.of(judged(weights, weights, pair=3.0)) == pytest.approx(
         spearmanr(weights, losses).statistic  # the product counts for both tokens
     )
+
+
+def test_shapley_values_share_what_two_do_together() -> None:
+    """An order and its reverse are enough for products of two; spared units are always there, and get nothing."""
+    one = judged([1.0, 2.0, 5.0, -1.0, 7.0], [0.0] * 5, pair=3.0, spared=[4])
+    for permutations in (1, 3):
+        assert shapley(one.answers, "token", permutations).tolist() == pytest.approx([2.5, 3.5, 5, -1, 0])
+    first = judged([1.0, 2.0, 5.0], [0.0] * 3, pair=3.0, spared=[0])  # beside a spared one, the product is the other's
+    assert shapley(first.answers, "token", 2).tolist() == pytest.approx([0, 5, 5])
+
+
+def test_shapley_correlation_is_one_for_the_values_themselves() -> None:
+    weights = [1.0, 2.0, 2.2, -1.0]
+    values = [1.0 + 1.5, 2.0 + 1.5, 2.2, -1.0]
+    metric = ShapleyCorrelation()
+    assert metric.of(judged(weights, values, pair=3.0)) == pytest.approx(1)
+    assert metric.of(judged(weights, weights, pair=3.0)) == pytest.approx(spearmanr(weights, values).statistic)
+    with pytest.raises(NotForThisError, match="fewer than three units"):
+        metric.of(judged([1, 2, 3], [1, 2, 3], spared=[1]))
 
 
 @settings(max_examples=60, deadline=None)

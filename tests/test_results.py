@@ -692,6 +692,8 @@ def made() -> dict[str, object]:
     latent, places = lxt_fx.latent(explained, ids, 3), lxt_fx.places(explained)
     objects += [latent, latent.top(3), places, places["residual.1"], lxt_fx.Only(3, [0, 1])]
     objects += [BenchResults(bench_contents(1, 3))]
+    lens = lxt_fx.lens(explained, ids)
+    objects += [lens, lens.read(ids, k=2), lxt_fx.answer_relevance(explained, None, [3, 1], [4, 1], through="answer")]
     objects += [lxt_fx.position_relevance(shared("llama", rules="pa_lrp"), ids, 3)]
     pair = (explained, ids, {"input_ids": torch.tensor([[3, 1, 9, 1]])}, (3, 4))
     scores = lxt_fx.circuit_scores(*pair)
@@ -719,8 +721,9 @@ def test_every_printed_result_has_tables_in_a_notebook_and_fits_the_terminal(mon
     monkeypatch.setenv("COLUMNS", "80")
     shown = {name: found for name, found in made().items() if hasattr(found, "__rich__")}
     wanted = {"Ledger", "Certificate", "RuleTable", "Record", "Latent", "TopUnits", "Places", "Corpus", "Landing"}
-    wanted.add("BenchResults")
-    assert wanted | {"AnswerRelevance", "Account", "PerturbationCurves", "TunedTable", "Comparison"} <= set(shown)
+    wanted |= {"BenchResults", "Lens", "LensReading"}
+    answers = {"AnswerRelevance", "RecursiveAnswer"}
+    assert wanted | answers | {"Account", "PerturbationCurves", "TunedTable", "Comparison"} <= set(shown)
     for name, found in shown.items():
         page = found._repr_html_()  # type: ignore[attr-defined]
         assert "<script" not in page and 'class="lxt-fx"' in page

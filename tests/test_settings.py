@@ -78,7 +78,7 @@ def test_a_setting_of_the_default_may_be_given_or_left_out() -> None:
 @pytest.mark.filterwarnings("error")
 def test_settings_that_lxt_fx_sets_itself_need_not_be_repeated() -> None:
     ids = torch.tensor([[5, 9, 17]])
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     given = {"input_ids": ids, "use_cache": False, "output_attentions": False, "logits_to_keep": 0}
     explained = lxt_fx.transform(model, kwargs=given)
     assert explained.record.to_repeat == ()
@@ -88,7 +88,7 @@ def test_settings_that_lxt_fx_sets_itself_need_not_be_repeated() -> None:
 
 def test_a_setting_of_transformers_is_the_models_in_each_call() -> None:
     ids = torch.tensor([[5, 9, 17]])
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     explained = lxt_fx.transform(model)
     for given in ({"logits_to_keep": 1}, {"return_dict": False}, {"output_hidden_states": True}):
         with pytest.warns(UserWarning, match=DIFFERS):

@@ -1,5 +1,6 @@
 """What shared_captures.py makes is what `lxt_fx.transform` makes, and it says when a test changed a shared model.
-`transform` is called here as users call it, with the cache of torch.export that conftest.py switches off elsewhere."""
+`transform` is called here as users call it, with torch's own cache of fake tensors and its own stacks of nodes, which
+conftest.py switches off elsewhere."""
 
 from __future__ import annotations
 
@@ -7,8 +8,10 @@ import logging
 import re
 from dataclasses import fields
 from typing import Any
+from unittest import mock
 
 import pytest
+import stacks_of_nodes
 import torch
 from rounding import ROUNDINGS, assert_same
 from shared_captures import each_model, explained, one_worker, shared_model
@@ -31,6 +34,13 @@ def renumbered(text: str) -> str:
     return re.sub(r"\b[a-z]\w*_\d+\b", lambda found: numbers.setdefault(found[0], f"name_{len(numbers)}"), text)
 
 
+def lines_of(module: lxt_fx.Explained) -> set[str]:
+    """Where its nodes come from."""
+    found = {node.meta.get("stack_trace", "") for node in module.record.stages["capture"].graph.nodes}
+    assert len(found) > 10
+    return found
+
+
 def gradient(module: lxt_fx.Explained, inputs: dict[str, Any]) -> Tensor:
     """That of a sum of logits at the first leaf."""
     output, leaves = module.with_leaves(**inputs)
@@ -46,7 +56,8 @@ def test_it_is_the_module_that_transform_makes(name: str) -> None:
     explained(name, rules="cp_lrp", form="explicit")
     shared = explained(name)
     before = FakeTensorMode.cache_info()
-    with dynamo_settings.patch(fake_tensor_cache_enabled=True):
+    own_stacks = mock.patch.object(stacks_of_nodes.proxy, "CapturedTraceback", stacks_of_nodes.OF_TORCH)
+    with dynamo_settings.patch(fake_tensor_cache_enabled=True), own_stacks:
         forget_model(model)
         public = lxt_fx.transform(model)
     assert FakeTensorMode.cache_info() != before, "the cache of torch.export is on"
@@ -55,6 +66,7 @@ def test_it_is_the_module_that_transform_makes(name: str) -> None:
             continue
         assert getattr(shared.record, field.name) == getattr(public.record, field.name), field.name
     assert shared.record.forward_difference <= ROUNDINGS and public.record.forward_difference <= ROUNDINGS
+    assert lines_of(shared) == lines_of(public)
     for stage in STAGES:
         assert renumbered(lxt_fx.show(shared, stage)) == renumbered(lxt_fx.show(public, stage)), stage
     entries = [renumbered(repr(lxt_fx.certificate(module).entries)) for module in (shared, public)]

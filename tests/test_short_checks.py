@@ -86,7 +86,7 @@ def lengths_of(model: nn.Module) -> Iterator[list[tuple[int, bool]]]:
 
 
 def test_the_model_reads_the_whole_text_once_and_never_for_a_gradient() -> None:
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     for _ in range(2):
         with lengths_of(model) as lengths:
             lxt_fx.explain(model, None, ids(), 3)
@@ -96,7 +96,7 @@ def test_the_model_reads_the_whole_text_once_and_never_for_a_gradient() -> None:
 
 @pytest.mark.parametrize("position", [None, 1, SHORT + 3])
 def test_relevance_is_that_of_the_whole_text(position: int | None) -> None:
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     target = 3 if position is None else lxt_fx.Target(3, position=position)
     expected = lxt_fx.explain(lxt_fx.transform(model), None, ids(), target)
     for _ in range(2):
@@ -141,7 +141,7 @@ def test_a_gradient_that_capture_lost_is_found_on_the_part(monkeypatch: pytest.M
             return 3 * gradients[0]
 
     forget_captures()
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     own = model.model.norm.forward
     monkeypatch.setattr(model.model.norm, "forward", lambda x: Tripled.apply(own(x)))
     found = lxt_fx.explain(model, None, ids(), 3, rules="gradient")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
@@ -76,9 +77,15 @@ def in_forms(model: nn.Module, *options: Options, rules: str = "attnlrp", args: 
     return [compiled_by(copied(source), table_named(rules), each) for each in options]
 
 
+@cache
+def model_of(name: str) -> nn.Module:
+    """For reading only: it is captured once (kept_captures.py)."""
+    return tiny.MODELS[name]().double()
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_every_module_and_node_has_the_same_relevance_in_both_forms(name: str) -> None:
-    fast, slow = in_forms(tiny.MODELS[name]().double(), Options("gradient", 0.0), Options("explicit", 0.0))
+    fast, slow = in_forms(model_of(name), Options("gradient", 0.0), Options("explicit", 0.0))
     assert modules_of(fast) == modules_of(slow) and set(nodes_of(fast)) == set(nodes_of(slow))
     places = [*modules_of(fast), *nodes_of(fast)]
     expected, found = (watched(module, places, example(name)) for module in (fast, slow))
@@ -114,7 +121,7 @@ def hooked(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("form", ["gradient", "explicit"])
 def test_under_the_plain_gradient_it_is_what_hooks_on_the_model_give(name: str, form: Any) -> None:
-    model = tiny.MODELS[name]().double()
+    model = model_of(name)
     (explained,) = in_forms(model, Options(form, 0.0), rules="gradient")
     with hooked(model) as outputs:
         logits = model(**{key: value.clone().requires_grad_(True) for key, value in example(name).items()}).logits

@@ -1,10 +1,13 @@
-"""A sample of the zoo, chosen to hold every op and every family; the whole runs by tests/zoo/run.py."""
+"""A sample of the zoo that holds every family; a larger one with most ops is in the longer run, and the whole runs by
+tests/zoo/run.py."""
 
 from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,14 +19,19 @@ sys.path.insert(0, str(Path(__file__).parent / "zoo"))
 import zoo_check
 import zoo_ids
 import zoo_models
-from zoo_sample import SAMPLE
+from zoo_sample import LONGER, SAMPLE
 from zoo_scaled import scaled_cases
 from zoo_table import MARKS
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("entry", [pytest.param(e, id=e, marks=pytest.mark.xdist_group(e)) for e in SAMPLE])
+def each(entries: Iterable[str], *marks: pytest.MarkDecorator) -> list[Any]:
+    """Parameters for `parametrize`, each a group of its own."""
+    return [pytest.param(entry, id=entry, marks=(pytest.mark.xdist_group(entry), *marks)) for entry in entries]
+
+
+@pytest.mark.parametrize("entry", [*each(SAMPLE), *each(LONGER, pytest.mark.slow("more ops in whole models"))])
 def test_an_architecture_is_captured_explained_and_proven(entry: str) -> None:
     """Strict rules, forward equal, table `gradient` equal to the plain gradient, a closed ledger, two forms that agree.
     Sizes are fixed here, for speed; the command frees them."""
@@ -39,7 +47,7 @@ BY_IDS = (
 )
 
 
-@pytest.mark.parametrize("entry", [pytest.param(e, id=e, marks=pytest.mark.xdist_group(e)) for e in BY_IDS])
+@pytest.mark.parametrize("entry", each(BY_IDS))
 def test_an_architecture_called_by_ids_answers_as_the_model(entry: str) -> None:
     """On full and on padded texts; padding that the model ignores has no relevance, and a text alone has the same as in a
     batch."""
@@ -108,7 +116,7 @@ def test_the_gradient_is_compared_at_a_codebook_that_is_a_buffer(factor: float) 
 
 def test_every_case_of_the_zoo_is_whole() -> None:
     cases = zoo_models.cases()
-    assert len(cases) == 349 and set(SAMPLE) <= set(cases)
+    assert len(cases) == 349 and {*SAMPLE, *LONGER} <= set(cases)
     assert {case["family"] for case in cases.values()} == {cases[entry]["family"] for entry in SAMPLE}
 
 

@@ -34,8 +34,9 @@ def _made(kind: type[nn.Module], config: object, attention: str) -> nn.Module:
     return model.eval()
 
 
-def llama(attention: str = "sdpa") -> nn.Module:
-    return _made(LlamaForCausalLM, LlamaConfig(**SIZES, num_key_value_heads=2), attention)
+def llama(attention: str = "sdpa", layers: int = 2) -> nn.Module:
+    """Of one layer where a test is about the call and not about what is between layers."""
+    return _made(LlamaForCausalLM, LlamaConfig(**SIZES | {"num_hidden_layers": layers}, num_key_value_heads=2), attention)
 
 
 def qwen2(attention: str = "sdpa") -> nn.Module:

@@ -2,7 +2,7 @@
 
     python benchmarks/referee/grids.py core --model smollm2 --out core_smollm2.jsonl [--cases 100] [--models FOLDER]
 
-A file that is there is gone on with, and more cases extend it. On one core of 2026 the core grid takes some three hours a
+A file that is there is gone on with, and more cases extend it. On one core of 2026 the core grid takes some two hours a
 model, each other one some half an hour. `python dev.py models smollm2 gemma3 minilm vit_digits dino_saliency` fetches or
 trains the models. `python benchmarks/referee/referee.py` writes the results into the page.
 """
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import lxt_fx
+from lxt_fx.referee.contest import Metric
 from lxt_fx.referee.methods import METHODS
 from lxt_fx.referee.metrics import METRICS
+from lxt_fx.referee.metrics.removal import Area
 from lxt_fx.referee.tasks import TASKS
 from lxt_fx.referee.tasks.text_task import TextTask
 
@@ -26,6 +28,9 @@ CORE_METHODS = (
 )  # fmt: skip
 CORE_TASKS = ("facts", "indirect_object", "next_token")
 DECODERS = ("smollm2", "gemma3")
+HALF_AS_LONG = Area(steps=4)
+"""Half of the steps leave time for more cases, which narrow an interval more."""
+
 ELSEWHERE = ("lxt_package",)
 """Needs an older transformers, in an environment of its own."""
 
@@ -37,7 +42,7 @@ class Grid:
     models: tuple[str, ...]
     methods: tuple[str, ...]
     tasks: tuple[str, ...]
-    metrics: tuple[str, ...]
+    metrics: tuple[str | Metric, ...]
     cases: int
 
 
@@ -46,7 +51,7 @@ OTHER_TASKS = ("agreement", "answer_span", "greater_than", "sentiment", "needle"
 EVERY = (*CORE_METHODS, *OTHER_METHODS)
 
 GRIDS: Mapping[str, Grid] = {
-    "core": Grid(DECODERS, CORE_METHODS, CORE_TASKS, ("area",), 500),
+    "core": Grid(DECODERS, CORE_METHODS, CORE_TASKS, (HALF_AS_LONG,), 500),
     "methods": Grid(DECODERS, ("attnlrp", *OTHER_METHODS), CORE_TASKS, ("area",), 50),
     "tasks": Grid(DECODERS, CORE_METHODS, OTHER_TASKS, ("area", "gold_recall"), 50),
     "metrics": Grid(DECODERS, CORE_METHODS, ("facts", "indirect_object"), tuple(METRICS), 50),

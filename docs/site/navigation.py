@@ -54,8 +54,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     "inside": (
         "Relevance of heads, neurons and features; what they stand for; the model without them.",
         "places Places InsidePlace watch latent Latent TopUnits position_relevance PositionRelevance Only conditional "
-        "steer edits corpus Corpus labels Dictionary splice maximise Maximised Regularisers circuit_scores CircuitScores "
-        "circuit_faithfulness CircuitFaithfulness activation_patching Patching",
+        "steer edits corpus Corpus labels Dictionary splice lens Lens LensReading maximise Maximised Regularisers "
+        "circuit_scores CircuitScores circuit_faithfulness CircuitFaithfulness activation_patching Patching",
     ),
     "prove": (
         "Where all of the relevance went, and which rule every op got.",
@@ -67,8 +67,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "results": (
         "What the functions return.",
-        "Explanation Explanations AnswerRelevance ImageExplanation Account compare Comparison PerturbationCurves "
-        "BenchResults",
+        "Explanation Explanations AnswerRelevance RecursiveAnswer ImageExplanation Account compare Comparison "
+        "PerturbationCurves BenchResults",
     ),
     "bridges": (
         "Other libraries' interfaces over ours, each behind an extra of its name. "

@@ -179,11 +179,11 @@ class Run:
     form: str
     function: str
 
-    def relevance(self, tensors: list[Tensor], chunk: int | None) -> Iterator[list[Tensor]]:
+    def relevance(self, tensors: list[Tensor], chunk: int | None, first: int = 0) -> Iterator[list[Tensor]]:
         """The relevance of leaves and values inside, [targets, *shape] and at least float32, for one chunk of targets after
-        another."""
+        another, from target `first` on."""
         targets, size = len(self.values), chunk or self.chunk
-        for start in steps("relevance of targets", range(0, targets, size), targets, size):
+        for start in steps("relevance of targets", range(first, targets, size), targets - first, size):
             stop = min(start + size, targets)
             found = self.gradients(tensors, start, stop, last=stop == targets)
             wide = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in found]
@@ -202,7 +202,7 @@ def forward_run(call: LeafCall, asked: Numbers, function: str, tapped: Tapped | 
     """The forward of a call for these numbers, with the values inside that `tapped` gives. Where each number is an entry of
     the logits, the head of a language model runs at the target positions only."""
     explained = call.module
-    saved = _Saved(explained)
+    saved = SavedBytes(explained)
     split = None
     if asked.entries_only:
         split = split_model(explained) if tapped is None else tapped.split
@@ -303,7 +303,7 @@ def _reduced(relevance: Tensor, reduce: Reduce) -> Tensor:
     return relevance.sum(2) if reduce == "channels" and relevance.dim() >= 3 else relevance
 
 
-class _Saved:
+class SavedBytes:
     """The largest value that a forward saves for its backward, in bytes, weights not counted."""
 
     def __init__(self, explained: Explained) -> None:

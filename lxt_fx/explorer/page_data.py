@@ -16,6 +16,7 @@ from lxt_fx.explorer.tables_data import (
     corpus_data,
     curves_data,
     ledger_data,
+    lens_data,
     rule_table_data,
     unit_data,
 )
@@ -23,11 +24,13 @@ from lxt_fx.faithfulness.removal_curves import PerturbationCurves
 from lxt_fx.inside.corpus.result import Corpus
 from lxt_fx.inside.corpus.unit_report import UnitReport
 from lxt_fx.inside.latent_result import Latent
+from lxt_fx.inside.lens.reading import LensReading
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.report.certificates import Certificate
 from lxt_fx.results.comparison import Comparison
 from lxt_fx.results.explanation import Explanation
 from lxt_fx.results.explanations import Explanations
+from lxt_fx.results.recursive_answer import RecursiveAnswer
 from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.version import __version__
 from lxt_fx.views.sheet import Sheet
@@ -43,6 +46,7 @@ PLAIN: tuple[tuple[type, Callable[[Any], Payload]], ...] = (
     (PerturbationCurves, curves_data),
     (Corpus, corpus_data),
     (UnitReport, unit_data),
+    (LensReading, lens_data),
 )
 
 
@@ -93,6 +97,8 @@ def _shown(given: Any, labels: UnitLabels | None, patch: int | None) -> Iterator
         yield from (_explanation(one, None, patch) for one in given)
     elif isinstance(given, Comparison):
         yield from _comparison(given, patch)
+    elif isinstance(given, RecursiveAnswer):
+        yield from _recursive(given, patch)
     elif isinstance(given, Latent):
         for example, explanation in enumerate(given.explanations):
             one = _explanation(explanation, None, patch)
@@ -120,11 +126,21 @@ def _comparison(given: Comparison, patch: int | None) -> Iterator[PageResult]:
         yield replace(found, sheet=sheet, places=0 if at else places_of(both))
 
 
+def _recursive(given: RecursiveAnswer, patch: int | None) -> Iterator[PageResult]:
+    """What flows through the answer, then the single pass; one sheet has both, each on its own scale."""
+    own = patch if given.recursive.has("image") else None
+    for at, (one, name) in enumerate(zip(given.explanations, ("through the answer", "one pass"), strict=True)):
+        found = _explanation(one, name, own)
+        sheet = None if at else lambda: given.sheet(patch=own)
+        yield replace(found, sheet=sheet, places=0 if at else places_of(given.explanations))
+
+
 def _plain(given: Any) -> Payload:
     for kind, data in PLAIN:
         if isinstance(given, kind):
             return data(given)
-    kinds = ("Explanation", "Explanations", "Comparison", "Latent", "Ledger", *(kind.__name__ for kind, _ in PLAIN))
+    shown = (Explanation, Explanations, Comparison, RecursiveAnswer, Latent, Ledger, *(kind for kind, _ in PLAIN))
+    kinds = [kind.__name__ for kind in shown]
     raise InputError(f"{FUNCTION}: a {type(given).__name__} is no result that the page shows; it shows {', '.join(kinds)}")
 
 

@@ -13,6 +13,7 @@ from lxt_fx.explorer.plain import Payload, result, table
 from lxt_fx.faithfulness.removal_curves import PerturbationCurves, standard_error
 from lxt_fx.inside.corpus.result import Corpus
 from lxt_fx.inside.corpus.unit_report import UnitReport
+from lxt_fx.inside.lens.reading import LensReading
 from lxt_fx.ledger.books import Source
 from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.ledger import Ledger
@@ -130,6 +131,16 @@ def _units(found: Corpus, place: str) -> Iterator[Sequence[object]]:
         report = found.unit(place, unit)
         for top in report.by_activation[:SAMPLES]:
             yield unit, report.label or "", top.value, sample_text(top.tokens, top.position, top.token)
+
+
+def lens_data(found: LensReading) -> Payload:
+    """What each place says at each position, and all of its tokens with their shares."""
+    columns = ("place", *(f"{at}: {token}" for at, token in enumerate(found.tokens)))
+    best = table("the likeliest next token", columns, found.rows(range(len(found.tokens))))
+    frame = found.to_lines()
+    every = table("the likeliest tokens", list(frame), list(zip(*frame.values(), strict=True)))
+    title = f"lens: {shortened(''.join(found.tokens))}"
+    return result("lens", title, rules=found.table_name, text=repr(found), tables=[best, every])
 
 
 def unit_data(found: UnitReport) -> Payload:

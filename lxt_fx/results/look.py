@@ -58,7 +58,7 @@ def asked(look: Look, parts: Sequence[Part]) -> Asked:
     """The keywords of a view of these parts, checked. Raises InputError for what they may not be, and for what is asked of
     a picture or text where there is none."""
     patch, units = look.get("patch"), look.get("units", "tokens")
-    mute = _mute(look.get("mute", ()))
+    mute = checked_mute(look.get("mute", ()), VIEW, "mute")
     if patch is not None:
         need(parts, "image", VIEW)
     if units not in UNITS:
@@ -68,7 +68,9 @@ def asked(look: Look, parts: Sequence[Part]) -> Asked:
     return Asked(patch, checked_ends(look.get("scale", "robust"), VIEW), mute, units)
 
 
-def _mute(given: object) -> tuple[str | int, ...]:
+def checked_mute(given: object, where: str, name: str) -> tuple[str | int, ...]:
+    """The tokens that the argument `name` leaves out, as a tuple. Raises InputError for what is neither one of the words
+    nor a position."""
     listed = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     found: list[str | int] = []
     for each in listed:
@@ -79,7 +81,7 @@ def _mute(given: object) -> tuple[str | int, ...]:
             found.append(operator.index(each))  # type: ignore[arg-type]
         except TypeError:
             raise InputError(
-                f"{VIEW}: mute takes 'first', 'last', 'special' and positions, or a list of these, got {each!r}"
+                f"{where}: {name} takes 'first', 'last', 'special' and positions, or a list of these, got {each!r}"
             ) from None
     return tuple(found)
 
@@ -116,7 +118,7 @@ def _seen(part: Part, asked: Asked) -> Seen:
 
 def _seen_text(part: Part, reading: TextReading, asked: Asked) -> Seen:
     read = _read(part, reading)
-    counts = read & ~torch.stack([_muted(reading, asked.mute, int(row.sum())) for row in read])
+    counts = read & ~torch.stack([muted(reading, asked.mute, int(row.sum())) for row in read])
     left_out = tuple(part.by_number()[read & ~counts].double().tolist())
     if asked.units == "tokens":
         return Seen(part, counts, read, left_out)
@@ -141,7 +143,7 @@ def _read(part: Part, reading: TextReading) -> Tensor:
     return read
 
 
-def _muted(reading: TextReading, mute: Sequence[str | int], stop: int) -> Tensor:
+def muted(reading: TextReading, mute: Sequence[str | int], stop: int) -> Tensor:
     """[tokens]: which ones are left out, where the model had read the tokens before `stop`."""
     found = torch.zeros(len(reading.tokens), dtype=torch.bool)
     for each in mute:

@@ -88,7 +88,7 @@ def spans(reading: TextReading, wanted: Iterable[Span], where: str) -> tuple[tup
     """
     count, found, lost = len(reading.tokens), list[range](), set[str]()
     for span in wanted:
-        places = _find(reading, span, where) if isinstance(span, str) else [_range(span, count, where)]
+        places = places_of(reading, span, where) if isinstance(span, str) else [_range(span, count, where)]
         found += places
         if isinstance(span, str) and not places:
             lost.add(span)
@@ -122,8 +122,8 @@ def _said(span: range) -> str:
     return f"{span.start} to {span.stop - 1}"
 
 
-def _find(reading: TextReading, wanted: str, where: str) -> list[range]:
-    """The tokens of each place where the string stands in the text."""
+def places_of(reading: TextReading, wanted: str, where: str) -> list[range]:
+    """The tokens of each place where the string stands in the text. Raises InputError for an empty string."""
     if not wanted.strip():
         raise InputError(f"{where}: an empty string is no span of the text")
     found = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,11 +23,20 @@ if TYPE_CHECKING:
 
     from lxt_fx.results.explanation import Explanation
     from lxt_fx.results.look import Look
+    from lxt_fx.results.recursive_answer import RecursiveAnswer
 
 FUNCTION = "answer"
 
 ANSWER = 16
 """Tokens that the model writes unless it is told how many."""
+
+
+
+class ThroughName(StrEnum):
+    """What relevance flows through."""
+
+    answer = "answer"
+
 
 Answer = Annotated[
     str | None,
@@ -43,6 +54,25 @@ Against = Annotated[
     typer.Option("--contrast", metavar="TEXT", help="Why not this token (or id:17), or this answer of as many tokens."),
 ]
 
+Through = Annotated[
+    ThroughName | None,
+    typer.Option("--through", help="answer: let relevance flow on through the answer's own tokens, to the prompt."),
+]
+Whose = Annotated[
+    str | None,
+    typer.Option("--of", metavar="TEXT", help="With --through: whose relevance, a text in the answer. Default: all of it."),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--without", metavar="TOKENS", help="With --through: tokens nothing flows through: special, first, a position."
+    ),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--folder", help="Write the rows of a long answer there as they come, and go on after a stop."),
+]
+
 
 def answer_command(
     model: options.ModelName,
@@ -53,6 +83,10 @@ def answer_command(
     answer: Answer = None,
     max_new_tokens: New = None,
     contrast: Against = None,
+    through: Through = None,
+    of: Whose = None,
+    without: Without = None,
+    folder: Folder = None,
     rules: options.RulesName = "attnlrp",
     account: options.Account = False,
     html: options.Html = None,
@@ -71,13 +105,15 @@ def answer_command(
     no_progress: options.NoProgress = False,
 ) -> None:
     """Show how much every token before it speaks for each token of an answer: of the one that the model writes, or of one
-    that you give. A chat in JSON that ends with a message of the assistant has its answer: this message.
+    that you give. A chat in JSON that ends with a message of the assistant has its answer: this message. With `--through
+    answer`, what its tokens were made of by way of earlier ones.
 
     **Examples**
 
     - `lxt-fx answer ./my-model "The capital of France is" --max-new-tokens 5`
     - `lxt-fx answer ./my-chat-model "What is the capital of France?" --chat --html answer.html`
     - `lxt-fx answer ./my-model "The capital of France is" --answer " Paris" --contrast " London"`
+    - `lxt-fx answer ./my-model --file - --max-new-tokens 500 --through answer --of "Paris" < question.txt`
     """
     paths = {"html": html, "png": png, "pdf": pdf, "svg": svg, "json": json}
     outputs = checked(paths, force=force, quiet=quiet, show=show, reads=read_paths(file))
@@ -87,33 +123,39 @@ def answer_command(
     if answer == "":
         raise UsageMistake("--answer: the answer is empty, so there is nothing to explain")
     against = options.name_of(contrast, "--contrast")
+    if through is None and (of is not None or without):
+        raise UsageMistake("--of and --without say what flows through the answer; give --through answer too")
+    if folder is not None and texts.many:
+        raise UsageMistake("--folder holds the rows of one answer; give one text")
+    left_out = options.tokens_of(without, "--without")
+    flow = {} if through is None else {"through": through.value, "of": of, "without": left_out}
     look, at = options.look_of(scale, mute, units), options.ModelAt(model, device, dtype)
-    _answered(at, texts, answer, max_new_tokens, against, rules, account, look, outputs)
+    asked = {"contrast": against, "rules": rules, "account": account, "folder": folder, **flow}
+    _answered(at, texts, answer, max_new_tokens, asked, look, outputs)
 
 
 def _answered(
-    at: options.ModelAt, texts: Texts, answer: str | None, count: int | None, contrast: Any, rules: str, account: bool,
-    look: Look, outputs: Outputs,
+    at: options.ModelAt, texts: Texts, answer: str | None, count: int | None, how: Mapping[str, Any], look: Look,
+    outputs: Outputs,
 ) -> None:  # fmt: skip
     from lxt_fx.compiler.options import table_named
     from lxt_fx.results.explanation import Explanation
+    from lxt_fx.results.recursive_answer import RecursiveAnswer
     from lxt_fx.shell.deliver import deliver, refuse_pictures_of_many
     from lxt_fx.shell.loading import text_model
     from lxt_fx.tasks.answers import answer_relevance
 
-    table_named(rules, "--rules")
+    table_named(how["rules"], "--rules")
     refuse_pictures_of_many(outputs, texts.many)
     asked = [(given, _asked(given, answer, count)) for given in texts]
     model, tokenizer = text_model(at)
 
-    def each() -> Iterator[tuple[str, Explanation]]:
+    def each() -> Iterator[tuple[str, Explanation | RecursiveAnswer]]:
         for given, (prompt, own) in asked:
             with named(given):
                 said = _written(model, tokenizer, prompt, count or ANSWER) if own is None else own
-                found = answer_relevance(
-                    model, tokenizer, prompt, said, contrast=contrast, with_prompt=False, rules=rules, account=account
-                )
-            assert isinstance(found, Explanation), "one prompt has one explanation"
+                found: Any = answer_relevance(model, tokenizer, prompt, said, with_prompt=False, **how)
+            assert isinstance(found, Explanation | RecursiveAnswer), "one prompt has one explanation"
             yield given.where, found
 
     deliver(each(), outputs, texts.many, look)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lxt_fx.results.explanation import Explanation
-from lxt_fx.results.explanations import Explanations
+from lxt_fx.results.recursive_answer import RecursiveAnswer
 from lxt_fx.shell.exits import UsageMistake
 from lxt_fx.shell.outputs import Outputs
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     View = ConsoleRenderable | RichCast
 
-Named = tuple[str, Explanation]
+Explained = Explanation | RecursiveAnswer
+
+Named = tuple[str, Explained]
 """An explanation, and where its input stands."""
 
 Result = TypeVar("Result")
@@ -33,8 +35,10 @@ def refuse_pictures_of_many(outputs: Outputs, many: bool) -> None:
 def deliver(found: Iterable[Named], outputs: Outputs, many: bool, look: Look) -> None:
     """Shows and writes them; views look as `look` says."""
     if many:
-        page = deliver_many(found, outputs, lambda one: [one.view(**look)], Explanation.to_dict)
-        outputs.write("html", lambda path: Explanations(page).to_html(path, patch=look.get("patch")))
+        from lxt_fx.explorer.explore import explore
+
+        page = deliver_many(found, outputs, lambda one: [one.view(**look)], lambda one: one.to_dict())
+        outputs.write("html", lambda path: explore(*page, path=path, patch=look.get("patch")))
         return
     ((_, one),) = found
     view = one.view(**look)

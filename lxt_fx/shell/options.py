@@ -146,21 +146,27 @@ def look_of(
     scale: str = "robust", mute: Sequence[str] | None = None, units: str = "tokens", patch: int | None = None
 ) -> Look:
     """How views show a result. Raises UsageMistake for a `--mute` that is neither a name nor a position."""
-    muted: list[str | int] = []
-    for each in mute or ():
-        if each in MUTED:
-            muted.append(each)
-        elif re.fullmatch(r"-?[0-9]{1,9}", each):
-            muted.append(int(each))
-        else:
-            near = difflib.get_close_matches(each, MUTED, n=1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            raise UsageMistake(f"--mute {each!r} is none of {', '.join(MUTED)} and no position{meant}")
+    muted = tokens_of(mute, "--mute")
     found: dict[str, object] = {"scale": str(scale)}
     found |= {"mute": muted} if muted else {}
     found |= {"units": str(units)} if units != "tokens" else {}
     found |= {"patch": patch} if patch is not None else {}
     return cast("Look", found)
+
+
+def tokens_of(written: Sequence[str] | None, option: str) -> list[str | int]:
+    """Tokens by name or position. Raises UsageMistake for what is neither."""
+    found: list[str | int] = []
+    for each in written or ():
+        if each in MUTED:
+            found.append(each)
+        elif re.fullmatch(r"-?[0-9]{1,9}", each):
+            found.append(int(each))
+        else:
+            near = difflib.get_close_matches(each, MUTED, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise UsageMistake(f"{option} {each!r} is none of {', '.join(MUTED)} and no position{meant}")
+    return found
 
 
 def name_of(written: str | None, option: str) -> Name | None:

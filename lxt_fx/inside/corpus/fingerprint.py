@@ -42,9 +42,12 @@ _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
 def weights_hash(model: nn.Module) -> str:
-    """A hash of all parameters and buffers, in whatever order: a model in which one number is another has another one."""
+    """A hash of all parameters and buffers, in whatever order: a model in which one number is another has another one. Of
+    an explained module, those that its tokens are looked up in count too, which its graph does not hold."""
+    modules = (model, *(front.module for front in model._fronts)) if isinstance(model, Explained) else (model,)
+    tensors = {id(x): x for module in modules for x in chain(module.parameters(), module.buffers())}
     with torch.no_grad():
-        each = [f"{list(x.shape)} {x.dtype} {_numbers(x)}" for x in chain(model.parameters(), model.buffers())]
+        each = [f"{list(x.shape)} {x.dtype} {_numbers(x)}" for x in tensors.values()]
     return _hash(" ".join(sorted(each)).encode())
 
 

@@ -118,7 +118,8 @@ class TextTask:
             )
 
     def _of_part(self, made: Iterator[Candidate]) -> Iterator[Candidate]:
-        return made if self.part == "all" else (each for each in made if is_development(each) == (self.part == "development"))
+        wanted = self.part == "development"
+        return made if self.part == "all" else (each for each in made if is_development(each) == wanted)
 
     def replacements(self, subject: Subject, case: Case, seed: int) -> dict[str, Sequence[Tensor]]:
         """By name what removed tokens become: `token` (random ordinary tokens of the task, never the answers), `zero`,
