@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def test_the_page_gets_plots_and_tables_between_its_comments(tmp_path: Path) -> 
     for metric in ("drop", "gold"):
         assert f"](benchmark_run_{metric}.svg)" in written
         assert "<svg" in (tmp_path / f"benchmark_run_{metric}.svg").read_text()
+    packed = tmp_path / "run.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    referee.main([str(packed), "--docs", str(tmp_path), "--reference", "gradient"])
+    assert page.read_text() == written
 
 
 def test_the_words_of_a_plot_count_its_verdicts() -> None:

@@ -1,13 +1,15 @@
 """Writes the results of files of `lxt-fx bench` into docs/benchmark.md: a forest plot of each metric, and the tables.
 
-    python benchmarks/referee/referee.py bench.jsonl other.jsonl [--reference attnlrp] [--docs docs]
+    python benchmarks/referee/referee.py bench.jsonl other.jsonl.gz [--reference attnlrp] [--docs docs]
 
-Takes seconds; the files are made by `lxt-fx bench --out`, which takes as long as docs/benchmark.md says.
+Takes seconds; the files are made by `lxt-fx bench --out` or `grids.py`, which take as long as docs/benchmark.md says.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,13 +34,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def section(path: Path, reference: str, docs: Path) -> str:
     """The plots and tables of one file."""
-    results = lxt_fx.read_bench(path, reference)
+    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    results = read(path, reference)
     found = []
     for metric in {table.metric: None for table in results}:
-        picture = docs / f"benchmark_{path.stem}_{metric}.svg"
+        picture = docs / f"benchmark_{name}_{metric}.svg"
         results.to_svg(picture, metric)
         found.append(f"![{metric} minus that of {reference}: {said(results, metric)}]({picture.name})\n")
     return "\n".join([*found, results.to_markdown()])
+
+
+def read(path: Path, reference: str) -> lxt_fx.BenchResults:
+    """The results of a file, packed or not."""
+    if path.suffix != ".gz":
+        return lxt_fx.read_bench(path, reference)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / path.stem
+        plain.write_bytes(gzip.decompress(path.read_bytes()))
+        return lxt_fx.read_bench(plain, reference)
 
 
 def said(results: lxt_fx.BenchResults, metric: str) -> str:
