@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.fx import Interpreter
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 import lxt_fx
 from lxt_fx.ops import by_queries, in_chunks
@@ -92,6 +93,20 @@ def test_long_texts_have_the_relevance_of_the_lowered_graph(
     for mask in ({}, {"attention_mask": padded}):
         inputs = {"inputs_embeds": torch.randn(2, TOKENS, 32, dtype=torch.float64), **mask}
         check_by_queries(module, ROUNDINGS, **inputs)
+
+
+@pytest.mark.parametrize("attention", ["global", "local"])
+def test_a_limit_that_is_a_tensor_enters_a_piece(attention: str, few: Callable[[int], None]) -> None:
+    """GPT-Neo hides keys by the least number of a dtype, which its forward makes a tensor of."""
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=64, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[[attention], 2]], window_size=5,
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    module = lxt_fx.transform(GPTNeoForCausalLM(config).double().eval(), kwargs={"input_ids": torch.arange(6)[None]})
+    assert kinds(module).count("WrittenAttention") == 2
+    few(8)
+    check_by_queries(module, ROUNDINGS, inputs_embeds=torch.randn(2, TOKENS, 32, dtype=torch.float64))
 
 
 class Largest(TorchDispatchMode):

@@ -54,6 +54,7 @@ class Piece:
             dim = found.axes.get(operand.name)
             if operand.node.target is limit_of and operand.node.args[1] in self.needs:
                 self.needs[operand.node] = Needs({"arg1": axis})
+                self.enters |= {(each.node, None): None for each in operands(operand.node) if each.name != "arg1"}
             elif dim is None or starts or not self.has_keys(operand.node, dim):
                 self.enters[operand.node, dim] = None
             else:
