@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.wide import at_least_float32
 from lxt_fx.compiler.explained import Explained
 
 
@@ -21,7 +22,10 @@ def leaf_relevance(explained: Explained, output: Any, value: Tensor, leaves: Seq
     """
     if explained.record.form == "gradient":
         gradients = torch.autograd.grad(value, list(leaves), allow_unused=True)
-        found = [None if g is None else _wide(leaf.detach()) * _wide(g) for leaf, g in zip(leaves, gradients, strict=True)]
+        found = [
+            None if g is None else at_least_float32(leaf.detach()) * at_least_float32(g)
+            for leaf, g in zip(leaves, gradients, strict=True)
+        ]
         return _with_zeros(found, leaves)
     outputs = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
     gradients = torch.autograd.grad(value, outputs, allow_unused=True, retain_graph=True)
@@ -29,17 +33,13 @@ def leaf_relevance(explained: Explained, output: Any, value: Tensor, leaves: Seq
     if not used:
         return None
     relevance = torch.autograd.grad([t for t, _ in used], list(leaves), [seed for _, seed in used], allow_unused=True)
-    return _with_zeros([None if r is None else _wide(r) for r in relevance], leaves)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return _with_zeros([None if r is None else at_least_float32(r) for r in relevance], leaves)
 
 
 def _with_zeros(found: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> list[Tensor] | None:
     if all(relevance is None for relevance in found):
         return None
     return [
-        torch.zeros_like(_wide(leaf.detach())) if relevance is None else relevance
+        torch.zeros_like(at_least_float32(leaf.detach())) if relevance is None else relevance
         for leaf, relevance in zip(leaves, found, strict=True)
     ]

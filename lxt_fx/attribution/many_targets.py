@@ -25,6 +25,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, stage, steps
 from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.wide import at_least_float32
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.opened_model import opened
 
@@ -186,7 +187,7 @@ class Run:
         for start in steps("relevance of targets", range(first, targets, size), targets - first, size):
             stop = min(start + size, targets)
             found = self.gradients(tensors, start, stop, last=stop == targets)
-            wide = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in found]
+            wide = [at_least_float32(each) for each in found]
             yield [
                 tensor.detach() * each if self.form == "gradient" else each
                 for tensor, each in zip(tensors, wide, strict=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.wide import at_least_float32
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import ImageReading, NumbersReading, SoundReading, TextReading
 
@@ -156,5 +157,4 @@ class NumbersPlace:
 
 
 def _wide(relevance: Tensor) -> Tensor:
-    found = relevance.detach().cpu()
-    return found.to(torch.promote_types(found.dtype, torch.float32))
+    return at_least_float32(relevance.detach().cpu())

@@ -20,6 +20,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.nodes import computed_from
 from lxt_fx.base.progress import lasting, steps
+from lxt_fx.base.wide import at_least_float32
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inside.inside_call import InsideCall, inside_call
 from lxt_fx.inside.laid_out import LaidOut, refuse_merged
@@ -169,7 +170,7 @@ def _relevance(
         found, flowing = _through(inside, some, seeds, last)
         amounts.append(torch.stack([_amount(inside, way[-1], seed) for way, seed in zip(some, flowing, strict=True)]))
         leaves = list(inside.leaves.leaves.values())
-        wide = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in found]
+        wide = [at_least_float32(each) for each in found]
         yield [leaf.detach() * each if run.form == "gradient" else each for leaf, each in zip(leaves, wide, strict=True)]
 
 

@@ -14,6 +14,7 @@ from lxt_fx.attribution.many_targets import LARGEST_CHUNK, Numbers, forward_run
 from lxt_fx.attribution.places import InsidePlace, places_at
 from lxt_fx.attribution.tapped import tapped
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.wide import at_least_float32
 from lxt_fx.inside.circuits.network import LOGITS, Network, Reader
 
 
@@ -46,8 +47,8 @@ def branch_gradients(
     gradients = dict(zip(nodes, found, strict=False))
     shape = run.inside[0].shape
     readers = [_of_reader(reader, at, gradients, function).reshape(-1, *shape) for reader in network.readers]
-    writes = [_wide(gradients[writer.write.added]).reshape(shape) for writer in network.writers]
-    rest = {name: _wide(each) for name, each in zip(inside, found[len(nodes) :], strict=True)}
+    writes = [at_least_float32(gradients[writer.write.added].detach()).reshape(shape) for writer in network.writers]
+    rest = {name: at_least_float32(each.detach()) for name, each in zip(inside, found[len(nodes) :], strict=True)}
     return BranchGradients(torch.cat(readers), torch.stack(writes), rest)
 
 
@@ -67,9 +68,9 @@ def _of_reader(reader: Reader, at: Mapping[Node, Tensor], gradients: Mapping[Nod
     """The gradient of each unit of a reader at the stream, [units, *stream]."""
     read, stream = reader.read, at[reader.read.stream]
     if reader.place == LOGITS:
-        return _wide(gradients[read.stream])[None]
+        return at_least_float32(gradients[read.stream].detach())[None]
     if read.end not in gradients:
-        return _wide(stream.new_zeros(len(reader.names), *stream.shape))
+        return at_least_float32(stream.new_zeros(len(reader.names), *stream.shape))
     reaching, found = gradients[read.end], list[Tensor]()
     for start in range(0, len(reader.names), LARGEST_CHUNK):
         units = range(start, min(start + LARGEST_CHUNK, len(reader.names)))
@@ -79,9 +80,5 @@ def _of_reader(reader: Reader, at: Mapping[Node, Tensor], gradients: Mapping[Nod
         )
         if part is None:
             raise InputError(f"{function}: no gradient flows from {reader.place} to the stream that it reads")
-        found.append(_wide(part))
+        found.append(at_least_float32(part.detach()))
     return torch.cat(found)
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value.detach().to(torch.promote_types(value.dtype, torch.float32))

@@ -15,6 +15,7 @@ from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, stage, steps
+from lxt_fx.base.wide import at_least_float32
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inside.circuits.branch_gradients import BranchGradients, branch_gradients
 from lxt_fx.inside.circuits.contributions import Contributions, Differences, differences
@@ -129,9 +130,7 @@ def _neurons(pairs: Pairs) -> list[tuple[InsidePlace, Any]]:
 
 def _difference(runs: Mapping[str, GraphRun], node: Any) -> Tensor:
     one, other = (runs[side].values[node] for side in (CLEAN, CORRUPTED))
-    wide = torch.promote_types(one.dtype, torch.float32)
-    found: Tensor = one.to(wide) - other.to(wide)
-    return found
+    return at_least_float32(one) - at_least_float32(other)
 
 
 def _gradients(pairs: Pairs, shares: Sequence[float], inside: Sequence[str]) -> Iterator[BranchGradients]:

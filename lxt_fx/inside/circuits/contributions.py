@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lxt_fx.attribution.many_targets import LARGEST_CHUNK
 from lxt_fx.base.errors import ForwardMismatchError
+from lxt_fx.base.wide import at_least_float32
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.network import Network, Reader, Writer
 
@@ -71,7 +72,7 @@ class Contributions:
     def _as_stream(self, value: Tensor) -> Tensor:
         """The value at least float32, in the shape of the embedding: some models have examples and tokens in one axis."""
         shape = self.run.values[self.network.writers[0].write.added].shape
-        return value.to(torch.promote_types(value.dtype, torch.float32)).reshape(shape)
+        return at_least_float32(value).reshape(shape)
 
 
 class Differences:
@@ -142,7 +143,7 @@ class Differences:
         for start in range(0, len(gradients), LARGEST_CHUNK):
             some = gradients[start : start + LARGEST_CHUNK]
             both = (each.parts(writer) * self._back(each, writer, some) for each in (self.one, self.other))
-            found.append(_wide(next(both) - next(both)).flatten(2, -2).sum(2).permute(1, 2, 0))
+            found.append(at_least_float32((next(both) - next(both)).detach()).flatten(2, -2).sum(2).permute(1, 2, 0))
         return torch.cat(found, 2)
 
     def _back(self, each: Contributions, writer: Writer, gradients: Tensor) -> Tensor:
@@ -161,10 +162,6 @@ class Differences:
             each.from_parts(writer, each.parts(writer) * units.to(each.parts(writer))) for each in (self.one, self.other)
         )
         return first - second
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value.detach().to(torch.promote_types(value.dtype, torch.float32))
 
 
 def differences(one: Contributions, other: Contributions) -> Differences:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lxt_fx.attribution.leaf_call import LeafCall
 from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.wide import at_least_float32
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inside.circuits.graph_run import GraphRun
@@ -48,7 +49,7 @@ class Pairs:
     def numbers(self, name: str, output: Any) -> Tensor:
         """The explained number of each pair in an output, [pairs], read as in the clean or the corrupted call."""
         values = self.side(name).call.numbers.totals(output)[1]
-        return values.detach().reshape(-1).to(torch.promote_types(values.dtype, torch.float32)).cpu()
+        return at_least_float32(values.detach().reshape(-1)).cpu()
 
     def between(self, share: float) -> LeafCall:
         """The call whose leaves lie between those of both runs: corrupted + share (clean - corrupted)."""
