@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.frames import pandas_for
 from lxt_fx.inside.latent_value import LatentValue
 
 if TYPE_CHECKING:
@@ -21,10 +22,7 @@ def latent_frame(values: Mapping[str, LatentValue], examples: int, by: str) -> D
     """The lines for these places of a call with so many `examples`, by `unit`, `token` or `value`. `layer` is the first
     number in the name of a place, -1 if it has none. Padding has no lines. Raises InputError for another `by`, or without
     pandas."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise InputError("to_dataframe: needs pandas; pip install 'lxt_fx[frames]'") from error
+    pandas = pandas_for()
     if not isinstance(by, str) or by not in _LINES:
         raise InputError(f"to_dataframe: by must be one of {', '.join(_LINES)}, got {by!r}")
     lines = (each for name, value in values.items() for each in _columns(name, value, examples, by))

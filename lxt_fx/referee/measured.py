@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from lxt_fx.base.errors import InputError, UnknownNameError
+from lxt_fx.base.frames import pandas_for
 from lxt_fx.referee.near_definition import is_near
 from lxt_fx.referee.results_file import Contents, parsed
 from lxt_fx.referee.statistics import Interval, Paired, compared, holm, interval
@@ -190,10 +191,7 @@ class Measurements:
     def to_dataframe(self) -> DataFrame:
         """A line for each model, task, case, method and metric, with its value, the CPU seconds of the explanation and the
         group of the case (empty: the case alone). Raises InputError if pandas is not installed."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise InputError("to_dataframe: needs pandas; pip install 'lxt_fx[frames]'") from error
+        pandas = pandas_for()
         columns = ("model", "task", "place", "case", "method", "metric", "value", "seconds", "group")
         rows = [
             (line.model, line.task, line.place, line.case, line.method, metric, value, line.seconds, line.group)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.frames import pandas_for
 from lxt_fx.results.origin import ExplainedNumber
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import NumbersReading, SoundReading, TextReading
@@ -22,10 +22,7 @@ LAST = ("token", "name", "start", "end", "special", "segment", "answer", "releva
 
 def data_frame(examples: Sequence[tuple[Sequence[Part], Sequence[ExplainedNumber]]], *, number_examples: bool) -> DataFrame:
     """The lines of several examples. Raises InputError if pandas is not installed."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise InputError("to_dataframe: needs pandas; pip install 'lxt_fx[frames]'") from error
+    pandas = pandas_for()
     frames = []
     for example, (parts, numbers) in enumerate(examples):
         for part in parts:

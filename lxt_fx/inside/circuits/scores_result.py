@@ -11,12 +11,13 @@ from torch import Tensor
 
 from lxt_fx.attribution.places import nearest
 from lxt_fx.base.errors import InputError, UnknownNameError
+from lxt_fx.base.frames import pandas_for
 from lxt_fx.inside.circuits.circuit import SIZES, By, checked_by, count_of, largest, made_circuit
 from lxt_fx.inside.circuits.network import index_of
 from lxt_fx.views.listed import Listed
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pandas import DataFrame
     from rich.console import RenderableType
 
 SHOWN = 10
@@ -82,13 +83,12 @@ class CircuitScores(Listed):
         total = int(self.is_edge.sum())
         return {size if isinstance(size, float) else size / total: self.circuit(size, by) for size in sizes}
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """A line for each edge and pair: `pair`, `writer`, `reader`, `score`."""
-        import pandas as pd
-
+    def to_dataframe(self) -> DataFrame:
+        """A line for each edge and pair: `pair`, `writer`, `reader`, `score`. Raises InputError without pandas."""
+        pandas = pandas_for()
         where = self.is_edge.nonzero().tolist()
         parts = [
-            pd.DataFrame(
+            pandas.DataFrame(
                 {
                     "pair": pair,
                     "writer": [self.writers[writer] for writer, _ in where],
@@ -98,7 +98,8 @@ class CircuitScores(Listed):
             )
             for pair, edges in enumerate(self.edges)
         ]
-        return pd.concat(parts, ignore_index=True)
+        found: DataFrame = pandas.concat(parts, ignore_index=True)
+        return found
 
     def __repr__(self) -> str:
         return f"CircuitScores({len(self.edges)} pairs, {int(self.is_edge.sum())} edges, {self.said})"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lxt_fx.attribution.places import nearest
 from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError, UnknownNameError
+from lxt_fx.base.frames import pandas_for
 from lxt_fx.base.public_door import public
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.transform import transform
@@ -172,10 +173,7 @@ class Corpus(Listed, Mapping[str, tuple[int, ...]]):
     def to_dataframe(self, place: str, by: str = "activation") -> DataFrame:
         """The largest samples as lines: `unit`, `rank`, `value`, `key`, `position`, `token`. Raises InputError without
         pandas."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise InputError("Corpus.to_dataframe: needs pandas; pip install 'lxt_fx[frames]'") from error
+        pandas = pandas_for("Corpus.to_dataframe")
         found = self._extremes(place, by)
         lines = [
             {

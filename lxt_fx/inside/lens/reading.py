@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.frames import pandas_for
 from lxt_fx.base.one_line import one_line
 from lxt_fx.base.public_door import public
 from lxt_fx.inside.lens.read_out import Top
@@ -59,10 +60,7 @@ class LensReading(Listed):
     def to_dataframe(self) -> DataFrame:
         """A pandas data frame with a line for each place, position and token: `place`, `layer`, `position`, `token` (of the
         text), `rank`, `predicted`, `id`, `logit`, `probability`. Raises InputError without pandas."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise InputError("to_dataframe: needs pandas; pip install 'lxt_fx[frames]'") from error
+        pandas = pandas_for()
         return pandas.DataFrame(self.to_lines())
 
     def to_lines(self) -> dict[str, list[object]]:
