@@ -69,13 +69,19 @@ class LeaveOneOutCorrelation:
     def of(self, judged: Judged) -> float:
         """The correlation; 0 where all relevances, or all losses, are equal."""
         answers = judged.answers
-        removable = answers.removable.nonzero().flatten()
-        if len(removable) < 3:
-            raise NotForThisError(f"{self.name}: a case has fewer than three units that may be removed")
+        removable = ranked_units(answers, self.name)
         present = torch.ones(len(removable), len(answers.removable), dtype=torch.bool)
         present[torch.arange(len(removable)), removable] = False
         loss = answers.whole() - answers.numbers(present, replacement_of(answers, self.replacement))
         return spearman(judged.relevance[removable], loss)
+
+
+def ranked_units(answers: Answers, name: str) -> Tensor:
+    """The places of the units that may be removed. Raises NotForThisError where there are fewer than three to rank."""
+    removable = answers.removable.nonzero().flatten()
+    if len(removable) < 3:
+        raise NotForThisError(f"{name}: a case has fewer than three units that may be removed")
+    return removable
 
 
 def spearman(a: Tensor, b: Tensor) -> float:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lxt_fx.referee.answers import Answers
 from lxt_fx.referee.case import seed_of
-from lxt_fx.referee.contest import Judged, NotForThisError
-from lxt_fx.referee.metrics.removal import replacement_of, spearman
+from lxt_fx.referee.contest import Judged
+from lxt_fx.referee.metrics.removal import ranked_units, replacement_of, spearman
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,7 @@ class ShapleyCorrelation:
     def of(self, judged: Judged) -> float:
         """The correlation; 0 where all relevances, or all values, are equal."""
         answers = judged.answers
-        removable = answers.removable.nonzero().flatten()
-        if len(removable) < 3:
-            raise NotForThisError(f"{self.name}: a case has fewer than three units that may be removed")
+        removable = ranked_units(answers, self.name)
         found = shapley(answers, replacement_of(answers, self.replacement), self.permutations)
         return spearman(judged.relevance[removable], found[removable])
 
