@@ -5,8 +5,8 @@
 
 For indirect objects and greater-than: edges are scored on half of the pairs, circuits of MIB's sizes are measured on the
 other half (CPR of the edges that speak for the answer, CMD of those that matter in either way; 95 % intervals by bootstrap
-over pairs), and node scores are correlated with activation patching of all heads and MLPs, and of 200 random neurons. About
-an hour of one core with 40 pairs; `--quick` takes 8 pairs and two methods, 10 minutes.
+over pairs), and node scores are correlated with activation patching of all heads and MLPs, and of 200 random neurons. By
+estimate an hour of one core with 40 pairs; `--quick` takes 8 pairs and two methods.
 """
 
 from __future__ import annotations

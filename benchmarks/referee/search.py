@@ -2,16 +2,15 @@
 
     python benchmarks/referee/search.py --model smollm2 --out search_smollm2.jsonl [--cases 40] [--only NAME,NAME]
 
-Nothing here is a finding: with so many tries the best of them is good by chance too. What was chosen stands in
-`chosen.py`, and is measured once, on the other prompts. Each case is asked once for all methods: by default agreement with
-Shapley values is measured. On one core of 2026 40 cases of each task take about an hour a model.
+Nothing here is a finding: with so many tries the best of them is good by chance too. What is chosen is measured on the
+other prompts. Each case is asked once for all methods: by default agreement with Shapley values is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -181,7 +180,7 @@ def _in(half: str) -> str:
     return f"; {half} half" if half else ""
 
 
-def main(arguments: Sequence[str] | None = None, methods: Callable[[], Mapping[str, Method]] = tried) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures what is tried for one model, or goes on."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", required=True)
@@ -192,7 +191,7 @@ def main(arguments: Sequence[str] | None = None, methods: Callable[[], Mapping[s
     parser.add_argument("--tasks", default=",".join(TASK_NAMES), help="names with commas")
     parser.add_argument("--models", type=Path, default=Path.home() / ".cache" / "lxt_fx", help="where the models lie")
     given = parser.parse_args(arguments)
-    every = methods()
+    every = tried()
     chosen = {name: every[name] for name in (given.only.split(",") if given.only else every)}
     tasks: list[Any] = [TASKS[name] for name in given.tasks.split(",")]
     found = lxt_fx.bench(

@@ -31,7 +31,6 @@ ANSWER = 16
 """Tokens that the model writes unless it is told how many."""
 
 
-
 class ThroughName(StrEnum):
     """What relevance flows through."""
 
