@@ -67,10 +67,10 @@ def qk_attribution(
         found.map                # [queries, keys]: a_ij g_ij of all pairs of tokens
         found.at(5, 3).top(10)   # another query and key of this head, from the same run
 
-    Writers are those of `circuit_scores`: the embedding (if it is a sum, `embedding:tokens` and `embedding:positions`),
+    Writers are those of `circuit_scores`: the embedding (of a sum `embedding:tokens` and `embedding:positions`),
     heads, MLPs, active features and the error of a spliced dictionary. Two more terms complete the sum: `rest`, what no
-    writer has, as biases behind heads, and `bias`, the queries or keys of a stream that is 0. `sources` names heads, `*` for
-    any part, that are split by source token: `attention.0.heads:4@2` is what the head took from token 2.
+    writer has, as biases behind heads, and `bias`, the queries or keys of a stream that is 0. `sources` names heads, `*`
+    for any part, that are split by source token: `attention.0.heads:4@2` is what the head took from token 2.
 
     `head` is a head as `circuit_scores` names it. `query` and `key` are positions of the text, a negative one counts from
     the end; what is None becomes that with the largest |a_ij g_ij|. The other arguments are those of `latent`, for one
@@ -136,9 +136,7 @@ def _result(
     written, at = Contributions(run, head.network, FUNCTION), torch.tensor(tokens.columns, device=scores.device)
     sources = {name: sources_of(head, run, writer, name, FUNCTION) for name, writer in split.items()}
     reads = reads_of(head, run)
-    queries, keys = (
-        {name: each[at].cpu() for name, each in parts_of(written, read, sources).items()} for read in reads
-    )
+    queries, keys = ({name: each[at].cpu() for name, each in parts_of(written, read, sources).items()} for read in reads)
 
     def own(value: Tensor) -> Tensor:
         """What the head has of a value [..., heads, queries, keys], at the positions of the text."""

@@ -83,8 +83,8 @@ class QKAttribution(Listed):
         i, j = checked_position(query, count, "query"), checked_position(key, count, "key")
         if not self.pattern[i, j] > 0:
             raise InputError(
-                f"qk_attribution: the query at {i} gives the key at {j} no weight, as a mask hides it or the softmax rounds "
-                "to 0, so nothing flows back to their score; QKAttribution.top_positions lists pairs that matter"
+                f"qk_attribution: the query at {i} gives the key at {j} no weight, as a mask hides it or the softmax "
+                "rounds to 0, so nothing flows back to their score; QKAttribution.top_positions lists pairs that matter"
             )
         return replace(self, query=i, key=j)
 
