@@ -207,3 +207,39 @@ def attended(model: Any, ids: Tensor, layer: int) -> Tensor:
     with wide_softmax(), torch.no_grad():
         found: Tensor = model(input_ids=ids, output_attentions=True).attentions[layer][0]
     return found
+
+
+class Block(nn.Module):
+    """A block of plain PyTorch, whose heads of keys and values are shared by torch's attention or copied before it."""
+
+    def __init__(self, shared: bool) -> None:
+        super().__init__()
+        self.shared = shared
+        self.norms = nn.ModuleList([nn.LayerNorm(16), nn.LayerNorm(16)])
+        self.q, self.k, self.v, self.o = (nn.Linear(16, width) for width in (16, 8, 8, 16))
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norms[0](x)
+        q, k, v = (each(y).unflatten(-1, (-1, 4)).transpose(1, 2) for each in (self.q, self.k, self.v))
+        if not self.shared:
+            k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.shared)
+        x = x + self.o(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(nn.functional.gelu(self.up(self.norms[1](x))))
+
+
+class Decoder(nn.Module):
+    """Two blocks between an embedding and logits."""
+
+    def __init__(self, shared: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.blocks = nn.Embedding(64, 16), nn.ModuleList([Block(shared), Block(shared)])
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 64)
+
+    def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+        x = self.embedding(input_ids)
+        for block in self.blocks:
+            x = block(x)
+        return {"logits": self.head(self.norm(x))}

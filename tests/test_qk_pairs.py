@@ -11,13 +11,14 @@ import tiny
 import tiny_text
 import torch
 import transformers as hf
-from qk_references import added_to_scores, attended, exact, llama_query, moved_query, parts, recorded
+from qk_references import Decoder, added_to_scores, attended, exact, llama_query, moved_query, parts, recorded
 from shared_captures import explained as shared
 from torch import Tensor
 
 import lxt_fx
 from lxt_fx.attribution.attributed import call_at_all_leaves
 from lxt_fx.base.errors import CallError, ForwardMismatchError, InputError, UnknownNameError
+from lxt_fx.inside.circuits import qk_attribution as qk
 from lxt_fx.inside.circuits.network import network_of
 from lxt_fx.inside.circuits.qk_head import head_of
 from lxt_fx.inside.circuits.qk_scores import with_scores
@@ -288,6 +289,32 @@ def test_of_the_first_layer_the_embedding_writes_all() -> None:
     found = lxt_fx.qk_attribution(explained_of("llama"), {"input_ids": IDS}, TARGET, head="attention.0.heads:0")
     assert found.query_writers == ("embedding", "rest", "bias")
     close(found.relevance[0, 0], found.map[found.query, found.key])
+
+
+def test_heads_that_torch_shares_are_those_that_are_copied() -> None:
+    """scaled_dot_product_attention(..., is_causal=True, enable_gqa=True) has fewer heads of keys than of queries."""
+    found = []
+    for shared_heads in (True, False):
+        module = lxt_fx.transform(Decoder(shared_heads).double().eval(), kwargs={"input_ids": IDS})
+        found.append(
+            lxt_fx.qk_attribution(
+                module,
+                {"input_ids": IDS},
+                lambda output: output["logits"][0, -1, 3],
+                head=HEAD,
+                sources="attention.0.heads:2",
+            )
+        )
+    assert float(found[0].map.abs().max()) > 1e-4
+    close(found[0].map, found[1].map)
+    close(found[0].queries, found[1].queries)
+    close(found[0].keys, found[1].keys)
+
+
+def test_queries_and_keys_that_do_not_make_the_scores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qk, "scale_of", lambda *given: 2.0)
+    with pytest.raises(ForwardMismatchError, match=r"product of queries and keys of attention.1.heads:2 is not its scores"):
+        lxt_fx.qk_attribution(explained_of("llama"), {"input_ids": IDS}, TARGET, head=HEAD)
 
 
 # what is no pair
