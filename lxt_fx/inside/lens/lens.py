@@ -14,8 +14,8 @@ from lxt_fx.base.errors import InputError, NonFiniteError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.options import Rules
+from lxt_fx.compiler.weights_hash import weights_hash
 from lxt_fx.inputs.kinds import kind_of
-from lxt_fx.inside.corpus.fingerprint import weights_hash
 from lxt_fx.inside.lens.lens_result import Lens, LensFacts
 from lxt_fx.inside.lens.residuals import Positions, Residuals, residuals, text_call
 from lxt_fx.tasks.reading import opened_with

@@ -16,7 +16,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.one_line import one_line
 from lxt_fx.base.saved_json import read_json
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.inside.corpus.fingerprint import weights_hash
+from lxt_fx.compiler.weights_hash import weights_hash
 from lxt_fx.inside.lens.read_out import logits_by_layer, top_of
 from lxt_fx.inside.lens.reading import LensReading, reading_of
 from lxt_fx.inside.lens.residuals import text_call
