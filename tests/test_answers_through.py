@@ -122,7 +122,7 @@ def test_the_account_is_that_of_the_single_pass() -> None:
         ({"without": "special"}, 'say what flows through the answer; give through="answer" too'),
         ({"through": "answer", "of": "99"}, "'99' does not stand in the answer"),
         ({"through": "answer", "without": 9}, "without=9 is no position of a text of 9 tokens"),
-        ({"through": "answer", "without": ["first", "last"]}, "without='last' is another token for each token of the answer"),
+        ({"through": "answer", "without": ["first", "last"]}, "without='last' is another token for each"),
         ({"through": "answer", "without": "all"}, "without takes 'first', 'last', 'special' and positions"),
         ({"through": "answer", "of": [1.0]}, r"the answer has 5 tokens, and the weights the shape \[1\]"),
     ],
@@ -136,7 +136,7 @@ def test_what_does_not_fit_is_refused_before_work(how: Any, said: str, monkeypat
 
 
 def test_special_tokens_of_an_answer_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An end of text, a tag of thinking: which tokens are special is asked of the tokenizer, in the prompt and the answer."""
+    """An end of text, a tag of thinking: which tokens are special is asked of the tokenizer, in prompt and answer."""
     monkeypatch.setattr(Words, "all_special_ids", [9, 44, 8])
     for name, special in (("llama", [1, 5, 8]), ("t5", None)):
         found = one(answer_relevance(explained(name), Words(), PROMPT, ANSWER, through="answer", without="special"))
@@ -250,7 +250,9 @@ def test_a_file_of_a_folder_that_cannot_be_read_is_named(name: str, holds: str |
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="^answer_relevance: the rows in .* cannot be read or written .*; give a new folder"):
+    with pytest.raises(
+        InputError, match="^answer_relevance: the rows in .* cannot be read or written .*; give a new folder"
+    ):
         in_folder(tmp_path / "file" / "rows")
 
 

@@ -179,7 +179,9 @@ def _weights(asked: AnsweredPrompts, each: Sequence[Of], without: Sequence[str |
     """The weights on each answer, known before any work. Raises InputError for tokens that an answer or its text does not
     have, and for special tokens where no tokenizer says which these are."""
     if "special" in without and asked.numbers.context.tokenizer is NO_TOKENIZER:
-        raise InputError(f"{FUNCTION}: without='special' needs the tokenizer, which says what is special; give it, or positions")
+        raise InputError(
+            f"{FUNCTION}: without='special' needs the tokenizer, which says what is special; give it, or positions"
+        )
     found = []
     for at, of in zip(asked.numbers.answers, each, strict=True):
         check_without(without, len(at.shown) - at.hidden, FUNCTION)

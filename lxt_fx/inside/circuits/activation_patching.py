@@ -11,17 +11,19 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from lxt_fx.attribution.attributed import call_at_all_leaves
+from lxt_fx.attribution.non_finite import is_finite
 from lxt_fx.attribution.place_axes import unit_axis
 from lxt_fx.attribution.places import InsidePlace, places_at
 from lxt_fx.attribution.standard_places import kind_of
 from lxt_fx.attribution.target import TargetLike
-from lxt_fx.base.errors import ForwardMismatchError, InputError
+from lxt_fx.base.autocast import autocast_off
+from lxt_fx.base.errors import ForwardMismatchError, InputError, NonFiniteError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.nodes import written_shape
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.inside.circuits.graph_run import GraphRun
-from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, pairs_of
+from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, check_finite, pairs_of
 from lxt_fx.inside.units import check_units, units_of
 from lxt_fx.views.listed import Listed
 
@@ -112,22 +114,29 @@ def activation_patching(
     pairs run several times side by side, `copies` parts in one forward (None: about 64 examples); a model whose batch size
     is fixed runs one by one. The other arguments are those of `circuit_scores`.
 
-    Raises InputError for places without units, and what `circuit_scores` raises; ForwardMismatchError for a model whose
-    examples depend on one another.
+    Raises InputError for places without units, and what `circuit_scores` raises; NonFiniteError for numbers that are not
+    finite; ForwardMismatchError for a model whose examples depend on one another.
     """
-    with gradients_on():
+    with gradients_on(), autocast_off():
         if at not in (CLEAN, CORRUPTED):
             raise InputError(f'{FUNCTION}: at must be "corrupted" or "clean", got {at!r}')
         pairs = pairs_of(explained, processor, clean, corrupted, target, FUNCTION)
         parts, other = _parts(pairs, units), CLEAN if at == CORRUPTED else CORRUPTED
         runs = {side: pairs.run(side) for side in (CLEAN, CORRUPTED)}
         numbers = {side: pairs.numbers(side, run.output()) for side, run in runs.items()}
+        check_finite(pairs, numbers, (), FUNCTION)
         values = {part.node: runs[other].values[part.node] for part in parts}
         del runs
         size = _copies(pairs, copies)
         patched = _Patched(pairs, at, values)
         found = list(steps("patched parts", patched.numbers(parts, size, numbers[at]), len(parts), size))
         moved = torch.cat(found, 1) - numbers[at][:, None]
+        if not is_finite([moved]):
+            broken = next(part for part, each in zip(parts, moved.T, strict=True) if not is_finite([each]))
+            raise NonFiniteError(
+                f"{FUNCTION}: the number is not finite with the {other} value of {broken.name}; try a wider dtype "
+                "(model.float())"
+            )
         return Patching(
             moved if at == CORRUPTED else -moved, tuple(part.name for part in parts), numbers[CLEAN], numbers[CORRUPTED]
         )

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.places import InsidePlace, places
 from lxt_fx.attribution.standard_places import kind_of
 from lxt_fx.attribution.target import TargetLike
+from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, stage, steps
@@ -21,7 +21,7 @@ from lxt_fx.inside.circuits.branch_gradients import BranchGradients, branch_grad
 from lxt_fx.inside.circuits.contributions import Contributions, Differences, differences
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.network import Network
-from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, pairs_of
+from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, check_finite, pairs_of
 from lxt_fx.inside.circuits.scores_result import CircuitScores
 
 FUNCTION = "circuit_scores"
@@ -74,7 +74,7 @@ def circuit_scores(
     sum of its writers; NonFiniteError for scores that are NaN or infinite; ForwardMismatchError where heads or features do
     not add up to what the stream has of them.
     """
-    with gradients_on():
+    with gradients_on(), autocast_off():
         share = _steps(at)
         pairs = pairs_of(explained, processor, clean, corrupted, target, FUNCTION, rules=rules)
         network, names = pairs.network, _neurons(pairs)
@@ -96,7 +96,8 @@ def circuit_scores(
             numbers[CORRUPTED],
             f"table {pairs.module.record.table_name}, {_said(at)}",
         )
-        _check_finite(pairs, scores)
+        found_by = [scores.edges, scores.nodes, *scores.neurons.values()]
+        check_finite(pairs, numbers, found_by, FUNCTION, CLEAN if at == CLEAN else CORRUPTED)
         return scores
 
 
@@ -174,10 +175,3 @@ def _nodes(network: Network, found: Differences, gradients: Tensor) -> Tensor:
 def _by_unit(difference: Tensor, gradient: Tensor) -> Tensor:
     """s of each neuron, [pairs, neurons]."""
     return torch.einsum("btn,btn->bn", difference, gradient.to(difference.dtype)).cpu()
-
-
-def _check_finite(pairs: Pairs, scores: CircuitScores) -> None:
-    if not is_finite([scores.edges, scores.nodes, *scores.neurons.values()]):
-        side = pairs.corrupted
-        said = f"{FUNCTION}: an explained number, or a score,"
-        raise_non_finite(pairs.module, side.leaves.bound, lambda out: side.call.numbers.totals(out)[0].sum(), said)
