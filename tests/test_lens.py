@@ -275,13 +275,45 @@ def test_what_the_lens_cannot_read_is_refused() -> None:
     [
         ({"positions": slice(3, None)}, r"positions=slice\(3, None, None\) holds none of the 2 tokens of text 1"),
         ({"positions": 3}, "text 1.* position"),
+        ({"inputs": []}, "there is no prompt to average over"),
         ({"batch": 0}, "batch must be a whole number of at least 1"),
         ({"chunk": 0}, "chunk must be a whole number of at least 1"),
     ],
 )
 def test_positions_and_sizes_that_do_not_fit_are_refused(how: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=f"^lens: .*{said}"):
-        lxt_fx.lens(explained("gradient"), PROMPTS, **how)
+        lxt_fx.lens(explained("gradient"), **{"inputs": PROMPTS, **how})
+
+
+def test_a_model_that_was_trained_since_is_not_read(tmp_path: Path) -> None:
+    """The matrices are those of the weights before: the same module has others now."""
+    of = copy.deepcopy(model())
+    module = lxt_fx.transform(of, rules="gradient")
+    found = lxt_fx.lens(module, PROMPTS)
+    assert isinstance(found.read(PROMPTS[0]), LensReading)
+    with torch.no_grad():
+        of.transformer.h[1].mlp.c_fc.weight.mul_(1.1)
+    with pytest.raises(
+        InputError, match="^Lens.read: this lens was made of a GPT2LMHeadModel with other weights or layers"
+    ):
+        found.read(PROMPTS[0])
+
+
+def test_logits_that_are_not_finite_are_an_error() -> None:
+    half = copy.deepcopy(model()).half()
+    found = lxt_fx.lens(half, PROMPTS, rules="gradient")
+    found.matrices[1] *= 1e9
+    with pytest.raises(lxt_fx.NonFiniteError, match="^Lens.read: the logits of residual.1 are not finite: .*; try a wider"):
+        found.read(PROMPTS[0])
+
+
+def test_a_lens_does_not_depend_on_autocast() -> None:
+    single = lxt_fx.transform(tiny.gpt2(), rules="gradient")
+    plain = lxt_fx.lens(single, PROMPTS)
+    said = plain.read(PROMPTS[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lxt_fx.lens(single, PROMPTS).matrices, plain.matrices)
+        assert torch.equal(plain.read(PROMPTS[0]).logits, said.logits)
 
 
 @pytest.mark.parametrize("k", [0, 65, 2.0])

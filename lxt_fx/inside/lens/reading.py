@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lxt_fx.attribution.non_finite import is_finite
 from lxt_fx.attribution.readable_tokens import readable_tokens
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.errors import InputError, NonFiniteError
 from lxt_fx.base.frames import pandas_for
 from lxt_fx.base.one_line import one_line
 from lxt_fx.base.public_door import public
@@ -113,11 +114,17 @@ class LensReading(Listed):
 
 
 def reading_of(text: OwnText, row: int, top: Sequence[Top], places: tuple[str, ...], table_name: str) -> LensReading:
-    """The reading of one text of a batch."""
+    """The reading of one text of a batch. Raises NonFiniteError where its logits have no largest one or no softmax."""
     columns = list(text.columns)
     ids, logits, probability = (
         torch.stack([getattr(one, name)[row, columns] for one in top]) for name in ("ids", "logits", "probability")
     )
+    for place, largest, share in zip(places, logits[..., 0], probability[..., 0], strict=True):
+        if not is_finite([largest, share]):  # NaN counts as the largest
+            raise NonFiniteError(
+                f"Lens.read: the logits of {place} are not finite: what its matrix makes of the residual stream may be too "
+                "large for the dtype of the model; try a wider one (model.float())"
+            )
     tokenizer, own = text.text.tokenizer, text.text.id_list() if text.text.ids_known else []
 
     @cache
