@@ -199,6 +199,41 @@ def test_a_batch_of_pairs_is_as_single_pairs(rules: str) -> None:
         close(alone.neurons["mlp.0.neurons"][0], together.neurons["mlp.0.neurons"][index])
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_pairs_in_batches_are_as_all_at_once(batch: int) -> None:
+    """Of lists and of tensors by name, each with one target for all or one for each."""
+    by_name, targets = ids(), [(3, 4), (5, 4), (3, 6)]
+    lists = tuple(each["input_ids"].tolist() for each in by_name)
+    circuits = scored("llama").circuits((0.5, 1.0))
+    for given, target in ((by_name, TARGET), (lists, targets), (by_name, targets)):
+        for function, more in (
+            (lxt_fx.circuit_scores, ()),
+            (lxt_fx.activation_patching, ()),
+            (lxt_fx.circuit_faithfulness, (circuits,)),
+        ):
+            whole = function(explained_of("llama"), *given, target, *more)
+            parts = function(explained_of("llama"), *given, target, *more, batch=batch)
+            for field in ("edges", "nodes", "effects", "values", "clean", "corrupted"):
+                if isinstance(getattr(whole, field, None), Tensor):
+                    close(getattr(parts, field), getattr(whole, field))
+            if function is lxt_fx.circuit_scores:
+                assert parts.neurons.keys() == whole.neurons.keys()
+                for name, each in whole.neurons.items():
+                    close(parts.neurons[name], each)
+
+
+def test_batches_of_pairs_that_are_none_are_refused() -> None:
+    clean, corrupted = (each["input_ids"].tolist() for each in ids())
+    for given, batch, target, said in (
+        ((clean, corrupted), 0, TARGET, "batch must be a whole number of at least 1, or None, got 0"),
+        ((clean[0], corrupted[0]), 2, TARGET, "batch=2 takes lists of pairs apart"),
+        ((clean, corrupted[:2]), 2, TARGET, "give clean and corrupted inputs as lists of as many"),
+        ((clean, corrupted), 2, [TARGET] * 2, "2 targets for 3 pairs"),
+    ):
+        with pytest.raises(InputError, match=f"^circuit_scores: .*{said}"):
+            lxt_fx.circuit_scores(explained_of("llama"), *given, target, batch=batch)
+
+
 def test_embeddings_may_be_given_instead_of_ids() -> None:
     model = explained_of("llama")
     given = [{"inputs_embeds": embeds("llama", side)} for side in (0, 1)]

@@ -20,7 +20,8 @@ from lxt_fx.inside.circuits.ablated_run import ablated_numbers
 from lxt_fx.inside.circuits.circuit import area, edges_of, kept_edges
 from lxt_fx.inside.circuits.contributions import Contributions
 from lxt_fx.inside.circuits.network import index_of
-from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, check_finite, pairs_of
+from lxt_fx.inside.circuits.pair_batches import pair_batches
+from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, check_finite, pairs_of
 from lxt_fx.views.listed import Listed
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def circuit_faithfulness(
     circuits: nx.DiGraph | Mapping[float, nx.DiGraph],
     *,
     processor: Any = None,
+    batch: int | None = None,
     progress: bool | None = None,
 ) -> CircuitFaithfulness:
     """How faithful circuits are: the number that the network gives when each edge outside of a circuit carries what was
@@ -117,24 +119,41 @@ def circuit_faithfulness(
     average the same clean and corrupted, and what `circuit_scores` raises.
     """
     with gradients_on(), autocast_off():
-        pairs = pairs_of(explained, processor, clean, corrupted, target, FUNCTION)
-        network = pairs.network
-        writers, readers = index_of(network.writer_names), index_of(network.reader_names)
-        named = _by_size(circuits, int(network.edges.sum()))
-        kept = [kept_edges(_one(each), writers, readers, network.edges, FUNCTION) for each in named.values()]
-        last = pairs.run(CORRUPTED)
-        numbers = [pairs.numbers(CLEAN, pairs.run(CLEAN).output()), pairs.numbers(CORRUPTED, last.output())]
-        check_finite(pairs, dict(zip((CLEAN, CORRUPTED), numbers, strict=True)), (), FUNCTION)
-        _check_apart(*numbers)
-        written = Contributions(last, network, FUNCTION)
-        found = [ablated_numbers(pairs, each, written) for each in steps("circuits", kept, len(kept))]
-        values = torch.stack(found)
-        if not is_finite([values]):
-            size = next(size for size, each in zip(named, values, strict=True) if not is_finite([each]))
-            raise NonFiniteError(
-                f"{FUNCTION}: the number of the circuit of size {size:g} is not finite; try a wider dtype (model.float())"
-            )
-        return CircuitFaithfulness(tuple(named), tuple(int(each.sum()) for each in kept), values, *numbers)
+        found = [
+            _measured(pairs_of(explained, processor, *some, FUNCTION), circuits)
+            for some in pair_batches(clean, corrupted, target, batch, FUNCTION)
+        ]
+        whole, none, values = (torch.cat(each, -1) for each in zip(*(one.numbers for one in found), strict=True))
+        _check_apart(whole, none)
+        return CircuitFaithfulness(found[0].sizes, found[0].edges, values, whole, none)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measured:
+    """What circuits of these `sizes` with so many `edges` make of some pairs: the clean and the corrupted number [pairs],
+    and those of the circuits [circuits, pairs]."""
+
+    sizes: tuple[float, ...]
+    edges: tuple[int, ...]
+    numbers: tuple[Tensor, Tensor, Tensor]
+
+
+def _measured(pairs: Pairs, circuits: Any) -> _Measured:
+    network = pairs.network
+    writers, readers = index_of(network.writer_names), index_of(network.reader_names)
+    named = _by_size(circuits, int(network.edges.sum()))
+    kept = [kept_edges(_one(each), writers, readers, network.edges, FUNCTION) for each in named.values()]
+    last = pairs.run(CORRUPTED)
+    clean, corrupted = pairs.numbers(CLEAN, pairs.run(CLEAN).output()), pairs.numbers(CORRUPTED, last.output())
+    check_finite(pairs, {CLEAN: clean, CORRUPTED: corrupted}, (), FUNCTION)
+    written = Contributions(last, network, FUNCTION)
+    values = torch.stack([ablated_numbers(pairs, each, written) for each in steps("circuits", kept, len(kept))])
+    if not is_finite([values]):
+        size = next(size for size, each in zip(named, values, strict=True) if not is_finite([each]))
+        raise NonFiniteError(
+            f"{FUNCTION}: the number of the circuit of size {size:g} is not finite; try a wider dtype (model.float())"
+        )
+    return _Measured(tuple(named), tuple(int(each.sum()) for each in kept), (clean, corrupted, values))
 
 
 def _by_size(circuits: Any, edges: int) -> dict[float, nx.DiGraph]:
