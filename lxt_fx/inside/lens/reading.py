@@ -91,6 +91,23 @@ class LensReading(Listed):
         """Writes one self-contained page with all positions (`lxt_fx.explore`)."""
         public("explore")(self, path=path)
 
+    def to_png(self, path: str | Path, *, width: float = 6.5) -> tuple[Path, ...]:
+        """Writes a figure `width` inches wide: a line for each place, the last one first, a column for each position,
+        shaded by the probability of the token. What does not fit 11 inches goes to further files, `name-2.png` and so on;
+        the paths of all are returned. Raises InputError for a width too small."""
+        from lxt_fx.inside.lens.lens_figure import draw_lens
+
+        return draw_lens(self, path, width)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON: `tokens`, `places`, `rules`, and for each place, position and token `predicted`, `ids`,
+        `logits` and `probability` [places][positions][k]."""
+        return {
+            "tokens": list(self.tokens), "places": list(self.places), "rules": self.table_name,
+            "predicted": [[list(tokens) for tokens in line] for line in self.predicted], "ids": self.ids.tolist(),
+            "logits": self.logits.tolist(), "probability": self.probability.tolist(),
+        }  # fmt: skip
+
     def __rich__(self) -> RenderableType:
         from rich.console import Group
         from rich.table import Table
