@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lxt_fx.shell import options
-from lxt_fx.shell.deliver import deliver_many, refuse_pictures_of_many
 from lxt_fx.shell.exits import UsageMistake
 from lxt_fx.shell.explain_command import read_paths
 from lxt_fx.shell.options import DtypeName
@@ -69,6 +68,8 @@ def lens_command(
     - `lxt-fx lens ./my-model "The capital of France is" --prompts prompts.txt --skip 1 --save lens.safetensors`
     - `lxt-fx lens ./my-model "The capital of Spain is" --lens lens.safetensors --png spain.png`
     """
+    from lxt_fx.shell.deliver import refuse_pictures_of_many
+
     made_by = {"--prompts": prompts, "--skip": skip or None, "--rules": rules, "--save": save}
     if lens is not None and (given := [name for name, value in made_by.items() if value is not None]):
         raise UsageMistake(f"--lens reads a lens that is there, and {given[0]} is about making one; leave one of both out")
@@ -89,6 +90,7 @@ def _found(
 ) -> None:  # fmt: skip
     from lxt_fx.compiler.options import table_named
     from lxt_fx.inside.lens.lens_result import Lens
+    from lxt_fx.shell.deliver import deliver_many
     from lxt_fx.shell.loading import text_model
 
     table_named(rules, "--rules")

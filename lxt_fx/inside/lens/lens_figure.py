@@ -3,10 +3,9 @@ column for each position, shaded by the probability of the token."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -19,9 +18,6 @@ from lxt_fx.views.heatmap import BLACK, EDGE, MUTED, NARROWEST, PAGE
 from lxt_fx.views.matrix import short
 from lxt_fx.views.typeset import POINTS, Type, drawable, sentence, write
 
-if TYPE_CHECKING:
-    from lxt_fx.inside.lens.reading import LensReading
-
 SHADE = Scale(negative="#ffffff", neutral="#ffffff", positive="#1d7a5f")
 """White for a probability of 0; another hue than those that speak for and against an answer."""
 
@@ -30,7 +26,19 @@ LINE, PAD, MARGIN, APART = 11.0, 3.0, 14.0, 16.0
 """In points: the height of a line, the space beside a token, at the edge of the figure, and between blocks of positions."""
 
 
-def draw_lens(found: LensReading, path: str | Path, width: float) -> tuple[Path, ...]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """What is drawn: the `tokens` of the text, the names of `places`, and the likeliest token with its `probability`
+    [places][tokens]."""
+
+    tokens: Sequence[str]
+    places: Sequence[str]
+    predicted: Sequence[Sequence[str]]
+    probability: Sequence[Sequence[float]]
+    table_name: str
+
+
+def draw_lens(found: Grid, path: str | Path, width: float) -> tuple[Path, ...]:
     """Writes PNG files `width` inches wide, each as tall as a page or one block of positions, and returns their paths.
 
     Raises InputError for a width too small.
@@ -53,7 +61,7 @@ class _Block:
     cell: float
 
 
-def _pages(found: LensReading, width: float) -> Iterator[list[_Block]]:
+def _pages(found: Grid, width: float) -> Iterator[list[_Block]]:
     blocks = _blocks(found, width)
     room = PAGE * POINTS - 3 * MARGIN - 3 * LINE
     most = max(1, int(room / _height(found)))
@@ -61,11 +69,11 @@ def _pages(found: LensReading, width: float) -> Iterator[list[_Block]]:
         yield blocks[start : start + most]
 
 
-def _blocks(found: LensReading, width: float) -> list[_Block]:
+def _blocks(found: Grid, width: float) -> list[_Block]:
     """As many positions side by side as the widest token lets."""
     count = len(found.tokens)
     left = max(PLACE.width(name) for name in found.places) + 2 * PAD
-    shown = {found.predicted[place][at][0] for place in range(len(found.places)) for at in range(count)} | {*found.tokens}
+    shown = {token for line in (*found.predicted, found.tokens) for token in line}
     cell, inside = max(TOKEN.width(_label(token)) for token in shown) + 2 * PAD, width - 2 * MARGIN - left
     columns = min(count, max(1, int(inside / cell)))
     return [
@@ -74,11 +82,11 @@ def _blocks(found: LensReading, width: float) -> list[_Block]:
     ]
 
 
-def _height(found: LensReading) -> float:
+def _height(found: Grid) -> float:
     return LINE * (len(found.places) + 1) + APART
 
 
-def _figure(found: LensReading, blocks: list[_Block], width: float) -> Figure:
+def _figure(found: Grid, blocks: list[_Block], width: float) -> Figure:
     text = one_line("".join(found.tokens), 80)
     said = sentence(f"{text}: the likeliest next token by layer", width - 2 * MARGIN, TITLE)
     height = 2 * MARGIN + LINE * (len(said) + 2) + _height(found) * len(blocks)
@@ -96,7 +104,7 @@ def _figure(found: LensReading, blocks: list[_Block], width: float) -> Figure:
     return figure
 
 
-def _draw(figure: Figure, found: LensReading, block: _Block, top: float) -> None:
+def _draw(figure: Figure, found: Grid, block: _Block, top: float) -> None:
     """One block, below `top` points from the bottom of the figure: the tokens of the text, then a line for each place."""
     start = MARGIN + block.left
     for column, at in enumerate(block.positions):
@@ -107,10 +115,10 @@ def _draw(figure: Figure, found: LensReading, block: _Block, top: float) -> None
         bottom = top - LINE * (line + 2)
         write(figure, start - PAD, bottom + PAD, found.places[place], PLACE, BLACK, "right")
         for column, at in enumerate(block.positions):
-            colour = SHADE.colour(float(found.probability[place, at, 0]))
+            colour = SHADE.colour(found.probability[place][at])
             x = start + column * block.cell
             _box(figure, x, bottom, block.cell, colour)
-            token = _label(found.predicted[place][at][0])
+            token = _label(found.predicted[place][at])
             write(figure, x + block.cell / 2, bottom + PAD, token, TOKEN, ink(colour), "center")
 
 

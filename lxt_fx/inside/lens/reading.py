@@ -95,9 +95,11 @@ class LensReading(Listed):
         """Writes a figure `width` inches wide: a line for each place, the last one first, a column for each position,
         shaded by the probability of the token. What does not fit 11 inches goes to further files, `name-2.png` and so on;
         the paths of all are returned. Raises InputError for a width too small."""
-        from lxt_fx.inside.lens.lens_figure import draw_lens
+        from lxt_fx.inside.lens.lens_figure import Grid, draw_lens
 
-        return draw_lens(self, path, width)
+        best = [[tokens[0] for tokens in line] for line in self.predicted]
+        shares = self.probability[..., 0].tolist()
+        return draw_lens(Grid(self.tokens, self.places, best, shares, self.table_name), path, width)
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON: `tokens`, `places`, `rules`, and for each place, position and token `predicted`, `ids`,
