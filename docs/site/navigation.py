@@ -14,8 +14,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "tutorials/own_rule",
         "tutorials/audit",
     ),
-    "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "benchmark", "ledger", "certificate",
-               "switch_off", "circuits"),
+    "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "benchmark", "benchmark_tables",
+               "ledger", "certificate", "switch_off", "circuits"),
     "Reference": (
         "api/explain",
         "api/compile",
