@@ -2,7 +2,8 @@
 
 Nine tenths of the cost of a test were its capture, and no table, form or option changes it: `lxt_fx.transform` captures
 (`captured_from`) and then edits the captured graph (`compiled_by`). `explained` takes the capture from a store and does the
-second half on a copy of the graph, all checks between its steps on the first time that a process asks for it. So every test has a module of its own; what it shares
+second half on a copy of the graph, all checks between its steps on the first time that a process asks for it. So every
+test has a module of its own; what it shares
 is the model with its parameters, and the graph as it was before any rule, which a copy leaves alone. That a module made
 this way is the one that `transform` makes, node by node and number by number, is proven in test_shared_captures.py for
 every tiny model; `transform` itself runs in most other files, and for each architecture of the zoo.

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.utils._python_dispatch
 from torch import Tensor, nn
-from torch.fx import Graph, proxy
+from torch.fx import Graph
 from torch.fx.experimental import proxy_tensor, symbolic_shapes
 
 import lxt_fx
@@ -191,6 +191,9 @@ def test_guards_that_are_gone_end_the_capture_instead_of_vanishing(monkeypatch: 
         lxt_fx.transform(Halved().eval(), (torch.randn(2, 6),))
 
 
+proxy: Any = torch.fx.proxy
+
+
 def stack_of_node() -> str:
     """Where torch.fx says that a node comes from which is made here."""
     tracer = torch.fx.Tracer()
@@ -204,6 +207,8 @@ def stack_of_node() -> str:
 
 def test_stacks_of_nodes_are_read_quickly_in_the_thread_that_captures_and_no_longer() -> None:
     of_torch = proxy.CapturedTraceback
+    with internals.stacks_read_quickly():
+        assert proxy.CapturedTraceback is not of_torch
     extract = mock.Mock(side_effect=of_torch.extract)
     with mock.patch.object(of_torch, "extract", extract), ThreadPoolExecutor(1) as other:
         with pytest.raises(KeyError), internals.stacks_read_quickly(), internals.stacks_read_quickly():

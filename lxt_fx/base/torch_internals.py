@@ -306,7 +306,7 @@ def compiled_when_called() -> AbstractContextManager[Any]:
     return nullcontext() if switch is None else switch(True)
 
 
-def _quick_stack_type(of_torch: type) -> type:
+def _quick_stack_type(of_torch: Any) -> Any:
     """What `CapturedTraceback` may be to the tracers of this thread; those of other threads get torch's own."""
     thread = threading.get_ident()
 
@@ -316,13 +316,13 @@ def _quick_stack_type(of_torch: type) -> type:
         is_quick = True
 
         def __init__(self, frames: list[FrameType]) -> None:
-            kept = reversed(frames)
-            self.frames = [FrameSummary(f.f_code.co_filename, f.f_lineno, f.f_code.co_name, lookup_line=False) for f in kept]
+            codes = [(frame.f_code, frame.f_lineno) for frame in reversed(frames)]
+            self.frames = [FrameSummary(c.co_filename, line, c.co_name, lookup_line=False) for c, line in codes]
 
         @staticmethod
         def extract(*, script: bool = False, cpp: bool = False, skip: int = 0) -> Any:
             if script or cpp or skip or threading.get_ident() != thread:
-                return of_torch.extract(script=script, cpp=cpp, skip=0 if script or cpp else skip + 1)  # type: ignore[attr-defined]
+                return of_torch.extract(script=script, cpp=cpp, skip=0 if script or cpp else skip + 1)
             frames: list[FrameType] = []
             kept, frame = 0, sys._getframe(1)
             while frame is not None:
@@ -344,8 +344,7 @@ def stacks_read_quickly() -> Iterator[None]:
     symbolizes the whole stack for each node, looks up the line of each frame, and drops all that is outside of the first
     `forward`. Here only what it keeps is made. For one thread at a time. If torch took stacks from elsewhere, or kept
     other frames, it would read them itself, in its own time."""
-    from torch.fx import proxy
-
+    proxy: Any = torch.fx.proxy
     of_torch = getattr(proxy, "CapturedTraceback", None)
     nested = getattr(of_torch, "is_quick", False)
     if nested or not isinstance(of_torch, type) or not _quick_stacks_are_torchs(of_torch):
@@ -353,17 +352,17 @@ def stacks_read_quickly() -> Iterator[None]:
         return
     quick = _quick_stack_type(of_torch)
     try:
-        proxy.CapturedTraceback = quick  # type: ignore[misc]
+        proxy.CapturedTraceback = quick
         yield
     finally:
         if proxy.CapturedTraceback is quick:  # nobody has set another meanwhile
-            proxy.CapturedTraceback = of_torch  # type: ignore[misc]
+            proxy.CapturedTraceback = of_torch
 
 
 @cache
-def _quick_stacks_are_torchs(of_torch: type) -> bool:
+def _quick_stacks_are_torchs(of_torch: Any) -> bool:
     """Whether nodes get the same text either way, of whole stacks and of those that have the model's frames only."""
-    from torch.fx import proxy
+    proxy: Any = torch.fx.proxy
 
     def forward(whole: bool) -> str | None:
         tracer = torch.fx.Tracer()
@@ -373,12 +372,12 @@ def _quick_stacks_are_torchs(of_torch: type) -> bool:
 
     found_texts = []
     try:
-        for proxy.CapturedTraceback in (of_torch, _quick_stack_type(of_torch)):  # type: ignore[misc]
+        for proxy.CapturedTraceback in (of_torch, _quick_stack_type(of_torch)):
             found_texts.append([forward(whole) for whole in (True, False)])
     except Exception:  # whatever another release raises, its own stacks are right
         return False
     finally:
-        proxy.CapturedTraceback = of_torch  # type: ignore[misc]
+        proxy.CapturedTraceback = of_torch
     return found_texts[0] == found_texts[1] and None not in found_texts[0]
 
 
