@@ -13,7 +13,7 @@ from typing import Any
 
 os.environ["LXT_FX_CHECK"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["LXT_FX_CACHE"] = "off"  # so that captures are tested; test_cached_captures.py has a folder of its own
+os.environ["LXT_FX_CACHE"] = "off"  # so that captures are tested; `captures_in_files` is for tests of what comes after
 # torch.export remembers what it found for an op of these shapes. That is worth it in deep models; one of two layers is
 # captured a quarter faster without. test_shared_captures.py proves that the graphs are the same.
 os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"
@@ -43,6 +43,22 @@ def remembered_captures() -> Iterator[None]:
 
     with captures.remembered_captures():
         yield
+
+
+@pytest.fixture(scope="module")
+def captures_in_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A model that is equal to one that this run of pytest captured in a file with this fixture, in either worker, is read
+    from the cache of files (a third of the time) and not exported again. What is read is the graph before any rule,
+    compared with the model in forward and gradient; all that follows runs anew. Files about capture do without, and get
+    nothing that was read for others."""
+    from lxt_fx.compiler.kept_captures import forget_captures
+
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LXT_FX_CACHE", str(place / "captures"))
+        yield
+    forget_captures()
 
 
 def group_of(item: pytest.Item) -> str:

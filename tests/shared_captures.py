@@ -128,7 +128,8 @@ def _store(key: str, dtype: torch.dtype, attention: str) -> tuple[CapturedModel,
         model, inputs = golden.model, (golden.case["image"],)
     else:
         model, inputs = load_golden(GOLDEN[key.removeprefix("golden-")], dtype, attention).model, ()
-    return captured_from(model, inputs, None, dynamic=True), _state(model)
+    with mock.patch.dict(os.environ, LXT_FX_CACHE="off"):  # each copy would be written again, and other files would get
+        return captured_from(model, inputs, None, dynamic=True), _state(model)  # what a file holds for a capture
 
 
 def _state(model: nn.Module) -> list[Any]:

@@ -21,6 +21,8 @@ import lxt_fx
 from lxt_fx.compiler.step_checks import gradients_on_example
 from lxt_fx.passes.capture.example import Example
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 WIDTH, FEATURES = 32, 48
 IDS = torch.tensor([[5, 9, 17, 23, 1, 2]])
 GIVEN = {"input_ids": IDS}

@@ -30,6 +30,8 @@ from lxt_fx import edits
 from lxt_fx.base.errors import CallError, InputError, UnknownNameError
 from lxt_fx.base.torch_internals import hooks_of
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 EXACT = 1e-9
 """float64, relative to the largest entry. Measured: up to 4e-15; 2e-7 in explicit form where Llama casts its norms."""
 
