@@ -36,7 +36,7 @@ def two_methods() -> Iterator[None]:
 def pairs() -> list[PatchingPair]:
     """Eight pairs in five groups and of two lengths."""
     torch.manual_seed(0)
-    target, groups = NextToken((3,), (4, 5)), ("a", "b", "a", "c", "d", "", "d", "b")
+    target, groups = NextToken((3,), (4, 5)), ("a", "a", "b", "c", "d", "", "d", "b")
     return [
         PatchingPair(*torch.randint(5, 60, (2, 1, 5 + at % 2)), target, ("", ""), group) for at, group in enumerate(groups)
     ]
@@ -45,7 +45,7 @@ def pairs() -> list[PatchingPair]:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> circuits.Study:
     study = circuits.Study("tiny", pairs(), tmp_path_factory.mktemp("circuits"))
-    circuits.run(study, tiny.llama(), QUIET)
+    circuits.run(study, circuits.modules(tiny.llama()), QUIET)
     return study
 
 
@@ -75,11 +75,11 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same(ran: circuits.Study, 
     lines = written(ran)
     begun = "".join(f"{line}\n" for line in lines[: len(lines) // 2]) + lines[len(lines) // 2][:40]
     Path(tmp_path, "circuits.jsonl").write_text(begun)
-    circuits.run(study, tiny.llama(), QUIET)
+    circuits.run(study, circuits.modules(tiny.llama()), QUIET)
     once = {str(sorted(without_time(line).items())) for line in ran.lines}
     assert {str(sorted(without_time(line).items())) for line in study.lines} == once
     before = written(study)
-    circuits.run(study, tiny.llama(), QUIET)
+    circuits.run(study, circuits.modules(tiny.llama()), QUIET)
     assert written(study) == before
 
 

@@ -157,8 +157,9 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     """What is there already; a line that was not written whole is dropped, and measured again."""
     if not path.exists():
         return []
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+    whole, _, rest = path.read_text(encoding="utf-8").rpartition("\n")
+    if rest:
+        path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
     return [json.loads(line) for line in whole.splitlines()]
 
 

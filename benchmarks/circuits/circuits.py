@@ -107,8 +107,9 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
     path = folder / "circuits.jsonl"
     if not path.exists():
         return []
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+    whole, _, rest = path.read_text(encoding="utf-8").rpartition("\n")
+    if rest:
+        path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
     return [json.loads(line) for line in whole.splitlines()]
 
 
@@ -221,12 +222,17 @@ def measure(study: Study, explained: Any, method: str, by: str, circuits: Mappin
         study.write("circuits", places, [each | more for each in values], process_time() - start, method=method, order=by)
 
 
-def run(study: Study, model: Any, console: Console) -> None:
+def modules(model: Any) -> dict[str, Any]:
+    """The model under each table."""
+    return {rules: lxt_fx.transform(model, rules=rules) for rules in {table: None for table, _ in METHODS.values()}}
+
+
+def run(study: Study, by_table: Mapping[str, Any], console: Console) -> None:
     """Everything about one study that is not there yet, a method after the other."""
     if not study.half(0) or not study.half(1):
         raise typer.BadParameter(f"{study.name}: the model answers {len(study.pairs)} pairs right; ask for more")
     for name, (rules, _) in METHODS.items():
-        explained = lxt_fx.transform(model, rules=rules)
+        explained = by_table[rules]
         found = scored(study, explained, name)
         if name == next(iter(METHODS)):
             patch(study, explained, random_neurons(found.scores))
@@ -249,11 +255,12 @@ def main(
     if not report:
         torch.set_num_threads(1)
         model, tokenizer = models.load("smollm2")
+        by_table = modules(model)
         for task, file in TASKS.items():
             for source, path in {"generated": None, "public": data and data / file}.items():
                 if source == "generated" or path:
                     tried = answered(model, patching_pairs(task, tokenizer, pairs, path=path))  # type: ignore[arg-type]
-                    run(Study(f"{task}, {source}, {pairs} tried", tried, out), model, console)
+                    run(Study(f"{task}, {source}, {pairs} tried", tried, out), by_table, console)
     console.print("\n".join(tables(lines_of(out))), soft_wrap=True, markup=False)
 
 
