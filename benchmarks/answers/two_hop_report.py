@@ -28,8 +28,8 @@ def tables(lines: Sequence[Line]) -> list[str]:
     the reference on the cases that both have."""
     if not lines:
         return ["no case yet"]
-    found = []
-    for length in [*sorted({line["length"] for line in lines}), None]:
+    found, lengths = [], sorted({line["length"] for line in lines})
+    for length in [*lengths, None] if len(lengths) > 1 else lengths:
         some = [line for line in lines if length in (None, line["length"])]
         found += ["", *_table("all answers" if length is None else f"answers of about {length} tokens", some)]
     return found

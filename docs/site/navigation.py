@@ -15,7 +15,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "tutorials/audit",
     ),
     "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "benchmark", "ledger", "certificate",
-               "switch_off", "circuits"),
+               "switch_off", "circuits", "circuits_study", "two_hop"),
     "Reference": (
         "api/explain",
         "api/compile",
