@@ -151,4 +151,4 @@ def test_attnlrp_finds_the_copied_token_and_not_the_one_that_distracts() -> None
     assert found["first of the text"][0] == found["above the other"][0] == 1
     assert found["its share"][0] > 0.5 and abs(found["share of the other"][0]) < 0.02
     for own in (token, marker):
-        assert planted.measured(own)["methods"]["attnlrp, clean"]["edges by the mean"] == 1
+        assert planted.measured(own)["methods"]["attnlrp, 5 steps"]["edges by the mean"] == 1

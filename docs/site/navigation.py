@@ -14,8 +14,9 @@ PARTS: dict[str, tuple[str, ...]] = {
         "tutorials/own_rule",
         "tutorials/audit",
     ),
-    "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "benchmark", "ledger", "certificate",
-               "switch_off", "circuits", "circuits_study", "two_hop"),
+    "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "benchmark", "benchmark_tables",
+               "ledger", "certificate", "switch_off", "circuits", "circuits_study",
+               "two_hop"),
     "Reference": (
         "api/explain",
         "api/compile",
@@ -55,7 +56,8 @@ GROUPS: dict[str, tuple[str, str]] = {
         "Relevance of heads, neurons and features; what they stand for; the model without them.",
         "places Places InsidePlace watch latent Latent TopUnits position_relevance PositionRelevance Only conditional "
         "steer edits corpus Corpus labels Dictionary splice lens Lens LensReading maximise Maximised Regularisers "
-        "circuit_scores CircuitScores circuit_faithfulness CircuitFaithfulness activation_patching Patching",
+        "circuit_scores CircuitScores circuit_faithfulness CircuitFaithfulness activation_patching Patching "
+        "qk_attribution QKAttribution",
     ),
     "prove": (
         "Where all of the relevance went, and which rule every op got.",

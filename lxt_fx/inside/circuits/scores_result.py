@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import networkx as nx
+import torch
 from torch import Tensor
 
 from lxt_fx.attribution.places import nearest
@@ -115,6 +116,19 @@ class CircuitScores(Listed):
             table.add_row(Text(writer), Text(reader), f"{score:+.4f}")
         means = f"clean {float(self.clean.mean()):.4g}, corrupted {float(self.corrupted.mean()):.4g}"
         return Group(Text(f"{self!r}: {means}"), table)
+
+
+def joined(found: Sequence[CircuitScores]) -> CircuitScores:
+    """The scores of several batches of pairs of one network, one after another."""
+    first = found[0]
+    return replace(
+        first,
+        edges=torch.cat([one.edges for one in found]),
+        nodes=torch.cat([one.nodes for one in found]),
+        neurons={name: torch.cat([one.neurons[name] for one in found]) for name in first.neurons},
+        clean=torch.cat([one.clean for one in found]),
+        corrupted=torch.cat([one.corrupted for one in found]),
+    )
 
 
 def _index(names: Sequence[str], name: str) -> int:
