@@ -103,7 +103,7 @@ def test_on_top_is_the_share_of_known_units_among_as_many() -> None:
 def test_the_effect_of_an_edge_is_what_the_number_loses_when_it_is_corrupted(untrained: Any) -> None:
     """The MLP of the last layer is read by the logits alone, so its edge is a patch of its output."""
     clean, corrupted = torch.randint(5, 60, (2, 4, 9), generator=chance(2))
-    own = planted_pairs.Planted("", untrained, 1.0, clean, corrupted, [(7, 9)] * 4, {})
+    own = planted_pairs.Planted("", untrained, 1.0, clean, corrupted, [(7, 9)] * 4, {}, torch.zeros(4))
     explained = lxt_fx.transform(untrained, rules="gradient")
     scores = lxt_fx.circuit_scores(explained, *own.given)
     found = planted.edge_effects(explained, own, scores)
@@ -141,6 +141,7 @@ def test_attnlrp_finds_the_known_heads_and_edges_of_an_induction_model() -> None
         assert keys & {(writer, reader) for writer, reader, _ in found["top edges"][name]}
     assert found["methods"]["attnlrp, clean"]["heads by the mean"] == 1
     assert found["methods"]["random"]["edges"][2] < 0.2
+    assert all(each["on top"][0] > 0.5 for each in planted.query_key(own, "attnlrp").values())
 
 
 @pytest.mark.slow("trains a model for half a minute")

@@ -15,6 +15,9 @@ by pair, with 95 % intervals over pairs; and in the order of the mean scores. Pa
 is replaced, so B follows nothing that was seen; of the marked text the marked token, or its marker. By `attnlrp`, EAP,
 EAP-IG, `relp`, `gim`, and chance.
 
+**Queries and keys.** Of the head that looks there: is the pair of the embedding at the query and the known head of the
+first layer at the key the one with the largest relevance of all pairs of writers (`qk_attribution`)?
+
 **Tokens.** In the marked text: how often is the marked token the most relevant one for its own logit, how often is it
 above the one that distracts, and how much relevance has each?
 """
@@ -51,6 +54,9 @@ METHODS: dict[str, tuple[str, Any]] = {
 """Table and place of the gradient, by name."""
 
 TOKENS = ("first of all", "first of the text", "above the other", "its share", "share of the other")
+
+QK_TABLES = ("attnlrp", "gradient")
+"""Those under which the scores of a head have relevance."""
 
 LEAST = 0.1
 """An edge is known if the number loses so much without it, of what it loses in the corrupted run."""
@@ -130,6 +136,25 @@ def compared(nodes: Tensor, edges: Tensor, known_heads: Tensor, known_edges: Ten
     }
 
 
+def query_key(planted: Planted, rules: str) -> dict[str, Any]:
+    """Why a head of the second layer looks where it looks, by `qk_attribution`: how often the pair of the embedding at the
+    query and a known head of the first layer at the key has the largest relevance of all pairs of writers, and its place by
+    the mean over pairs of texts."""
+    explained = lxt_fx.transform(planted.model, rules=rules)
+    found = {}
+    for head in sorted(name for name in planted.known if name.startswith("attention.1.")):
+        hits, mean = list[float](), 0.0
+        for ids, target, key in zip(planted.clean, planted.targets, planted.keys.tolist(), strict=True):
+            one = lxt_fx.qk_attribution(explained, {"input_ids": ids[None]}, target, head=head, query=-1, key=key)
+            ((query_writer, key_writer, _),) = one.top(1)
+            hits.append(float(query_writer == "embedding" and key_writer in planted.known))
+            mean = mean + one.relevance
+        best = int(mean.abs().argmax())
+        first = (one.query_writers[best // len(one.key_writers)], one.key_writers[best % len(one.key_writers)])
+        found[head] = {"on top": said(torch.tensor(hits, dtype=torch.float64)), "by the mean": first, "of": mean.numel()}
+    return found
+
+
 def tokens(planted: Planted, rules: str) -> dict[str, Any]:
     """Of relevance for the logit of the marked token: whether it is the most relevant of all tokens, and of those before
     the question; whether it is above the one that distracts; and the share of absolute relevance of both."""
@@ -171,6 +196,13 @@ def shown(found: Mapping[str, Any]) -> list[str]:
                 f"| {method} | {percent(own['heads'])} | {own['heads by the mean']:.0%} | {percent(own['edges'])} | "
                 f"{own['edges by the mean']:.0%} | {own['correlation']:.2f} |"
             )
+        for method, own in each.get("queries and keys", {}).items():
+            for head, pair in own.items():
+                lines += [
+                    "",
+                    f"Pairs at {head}, {method}: embedding with a known head on top in {percent(pair['on top'])}; by the "
+                    f"mean {' with '.join(pair['by the mean'])}, of {pair['of']}",
+                ]
         if "tokens" in each:
             lines += ["", f"| relevance of tokens | {' | '.join(TOKENS)} |", f"|---|{'---|' * len(TOKENS)}"]
             for method, own in each["tokens"].items():
@@ -195,6 +227,8 @@ def main(
     for make in (induction, copying):
         for planted in make(steps, pairs, seed):
             found[planted.name] = measured(planted)
+            if len(planted.heads) > 1:
+                found[planted.name]["queries and keys"] = {rules: query_key(planted, rules) for rules in QK_TABLES}
             if planted.marked is not None:
                 found[planted.name]["tokens"] = {rules: tokens(planted, rules) for rules in ("attnlrp", "gradient")}
             out.write_text(json.dumps(found, indent=1), encoding="utf-8")

@@ -34,8 +34,10 @@ PERIODS, LENGTH = (24, 32), 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Planted:
-    """A trained model, its pairs [pairs, tokens] with the contrast that each is asked for, and its known heads by job. Of
-    marked texts also where the token stands that is asked for, and the one that distracts, [pairs] each."""
+    """A trained model, its pairs [pairs, tokens] with the contrast that each is asked for, and its known heads by job: in
+    the first layer those that say what stood before, in the second those that look there. `keys` [pairs] are the places
+    that the latter look at. Of marked texts also where the token stands that is asked for, and the one that distracts,
+    [pairs] each."""
 
     name: str
     model: Any
@@ -44,6 +46,7 @@ class Planted:
     corrupted: Tensor
     targets: list[Any]
     heads: Mapping[str, tuple[str, ...]]
+    keys: Tensor
     marked: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -74,7 +77,11 @@ def induction(steps: int, pairs: int, seed: int = 0) -> tuple[Planted]:
     corrupted.scatter_(1, LENGTH - 1 - period, unused[:, None])
     answers = clean.gather(1, LENGTH - period)[:, 0]
     targets = list(zip(answers.tolist(), clean[:, 3].tolist(), strict=True))
-    return (Planted("induction, earlier token replaced", model, found, clean, corrupted, targets, heads),)
+    return (
+        Planted(
+            "induction, earlier token replaced", model, found, clean, corrupted, targets, heads, (LENGTH - period)[:, 0]
+        ),
+    )
 
 
 def period_of(ids: Tensor) -> Tensor:
@@ -109,6 +116,10 @@ def copying(steps: int, pairs: int, seed: int = 0) -> tuple[Planted, Planted]:
     targets = list(zip(answers, others, strict=True))
     token, marker = (clean.scatter(1, at[:, None], unused) for at in (wanted, wanted - 1))
     return (
-        Planted("copying, token replaced", model, found, clean, token, targets, {"copying": copies}, (wanted, beside)),
-        Planted("copying, marker replaced", model, found, clean, marker, targets, {"marker": knows, "copying": copies}),
+        Planted(
+            "copying, token replaced", model, found, clean, token, targets, {"copying": copies}, wanted, (wanted, beside)
+        ),
+        Planted(
+            "copying, marker replaced", model, found, clean, marker, targets, {"marker": knows, "copying": copies}, wanted
+        ),
     )
