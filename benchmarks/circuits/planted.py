@@ -68,8 +68,9 @@ def edge_effects(explained: Any, planted: Planted, scores: lxt_fx.CircuitScores)
     edges = [(writer, reader) for writer, reader in scores.is_edge.nonzero().tolist()]
     without = dict[float, nx.DiGraph]()
     for place, (writer, reader) in enumerate(edges):
-        without[float(place)] = scores.circuit(1.0)
-        without[float(place)].remove_edge(scores.writers[writer], scores.readers[reader])
+        name = place / len(edges)  # circuits go by shares of edges, and these stand for the places of edges
+        without[name] = scores.circuit(1.0)
+        without[name].remove_edge(scores.writers[writer], scores.readers[reader])
     curve = lxt_fx.circuit_faithfulness(explained, *planted.given, without)
     found = torch.zeros(scores.is_edge.shape)
     found[scores.is_edge] = 1 - curve.faithfulness

@@ -166,7 +166,8 @@ class Differences:
     def outside(self, reader: Reader, units: Tensor) -> Tensor:
         """The sums of the differences of these units [sets, units] bool of all that the reader sees, [sets, *stream]: one
         product for all sets."""
-        by_writer = dict(zip(reader.sees, units.split([len(writer.names) for writer in reader.sees], 1), strict=True))
+        sizes = [len(writer.names) for writer in reader.sees]
+        by_writer = dict(zip(reader.sees, torch.split(units, sizes, 1), strict=True))
         dense = [writer for writer in reader.sees if not writer.by_features]
         found = self._dense.new_zeros(len(units), *self._dense.shape[1:])
         if dense:
