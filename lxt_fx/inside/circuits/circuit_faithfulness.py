@@ -15,7 +15,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.inside.circuits.ablated_run import ablated_numbers
-from lxt_fx.inside.circuits.circuit import area, edges_of, kept_edges
+from lxt_fx.inside.circuits.circuit import PER_HEAD, area, edges_of, kept_edges
 from lxt_fx.inside.circuits.contributions import Contributions
 from lxt_fx.inside.circuits.network import index_of
 from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, pairs_of
@@ -103,7 +103,8 @@ def circuit_faithfulness(
     corrupted, and what `circuit_scores` raises.
     """
     with gradients_on():
-        pairs = pairs_of(explained, processor, clean, corrupted, target, FUNCTION)
+        per_head = _per_head([*circuits.values()] if isinstance(circuits, Mapping) else [circuits])
+        pairs = pairs_of(explained, processor, clean, corrupted, target, FUNCTION, per_head=per_head)
         network = pairs.network
         writers, readers = index_of(network.writer_names), index_of(network.reader_names)
         total = int(network.edges.sum())
@@ -124,6 +125,17 @@ def _one(circuit: Any) -> nx.DiGraph:
             f"{FUNCTION}: a circuit is a networkx.DiGraph, as CircuitScores.circuit makes it, got {type(circuit).__name__}"
         )
     return circuit
+
+
+def _per_head(circuits: Sequence[Any]) -> bool:
+    """Whether the circuits name a reader of keys and values for each head. Raises InputError where some do."""
+    found = {bool(_one(circuit).graph.get(PER_HEAD)) for circuit in circuits}
+    if len(found) > 1:
+        raise InputError(
+            f"{FUNCTION}: some circuits have readers of keys and values for each head (per_head) and others do not; call "
+            "it for each kind"
+        )
+    return True in found
 
 
 def _check_apart(clean: Tensor, corrupted: Tensor) -> None:

@@ -19,10 +19,12 @@ from lxt_fx.base.wide import at_least_float32
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inside.circuits.branch_gradients import BranchGradients, branch_gradients
 from lxt_fx.inside.circuits.contributions import Contributions, Differences, differences
+from lxt_fx.inside.circuits.facts import facts_of
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.network import Network
 from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, pairs_of
 from lxt_fx.inside.circuits.scores_result import CircuitScores
+from lxt_fx.inside.circuits.token_scores import TokenScores
 
 FUNCTION = "circuit_scores"
 
@@ -39,6 +41,8 @@ def circuit_scores(
     processor: Any = None,
     at: At = "corrupted",
     rules: Rules | None = None,
+    per_head: bool = False,
+    by_token: bool = False,
     progress: bool | None = None,
 ) -> CircuitScores:
     """How much each edge of a decoder hands on of what a clean input has and a corrupted one has not.
@@ -63,12 +67,18 @@ def circuit_scores(
 
     A node has s(u) = (a_u clean - a_u corrupted) . g at what u adds; the edges from u add up to it under every rule by
     which sums hand the gradient on. A neuron has s = sum over tokens of (a clean - a corrupted) g at the down projection's
-    input. Keys and values that several heads share are one reader. Biases belong to no head.
+    input. Keys and values that several heads share are one reader, or with `per_head` one for each of these heads. Biases
+    belong to no head.
+
+    With `by_token` (and `per_head`, which it has) the scores are kept by token too: s(u at s -> v, to p), where u writes
+    and v reads at s, and what is made of v is written at p. It is what flows back to v at s from p alone, so keys and
+    values are followed through the attention: one backward more for each attention and token.
 
     `clean` and `corrupted` are inputs as `latent` takes them, one each or a batch of pairs; those of a pair have the same
     number of tokens. `target` is one number of the output, mostly a contrast, for all pairs or a list with one for each.
     All scores come from one forward of each run, and one forward and backward for each step. Memory is that of all values
-    of both runs, and of (writers + readers) x pairs x tokens x hidden: give many pairs in parts.
+    of both runs, and of (writers + readers) x pairs x tokens x hidden: give many pairs in parts. With `by_token` it is also
+    pairs x tokens x tokens x writers x readers.
 
     Raises InputError for pairs that do not fit, for a module in explicit form, and for a network whose stream is no plain
     sum of its writers; NonFiniteError for scores that are NaN or infinite; ForwardMismatchError where heads or features do
@@ -76,14 +86,17 @@ def circuit_scores(
     """
     with gradients_on():
         share = _steps(at)
-        pairs = pairs_of(explained, processor, clean, corrupted, target, FUNCTION, rules=rules)
+        pairs = pairs_of(
+            explained, processor, clean, corrupted, target, FUNCTION, rules=rules, per_head=per_head or by_token
+        )
         network, names = pairs.network, _neurons(pairs)
         with stage("running the pairs"):
             runs = {side: pairs.run(side) for side in (CLEAN, CORRUPTED)}
             found = differences(*(Contributions(run, network, FUNCTION) for run in runs.values()))
             numbers = {side: pairs.numbers(side, run.output()) for side, run in runs.items()}
             neurons = {place.name: _difference(runs, node) for place, node in names}
-        gradients = _mean(_gradients(pairs, share, list(neurons)))
+        tokens = TokenScores(network, found, 1 / len(share), FUNCTION) if by_token else None
+        gradients = _mean(_gradients(pairs, share, list(neurons), tokens))
         scores = CircuitScores(
             _edges(network, found, gradients.readers),
             _nodes(network, found, gradients.writes),
@@ -95,6 +108,8 @@ def circuit_scores(
             numbers[CLEAN],
             numbers[CORRUPTED],
             f"table {pairs.module.record.table_name}, {_said(at)}",
+            facts_of(pairs, per_head or by_token),
+            None if tokens is None else tokens.scores,
         )
         _check_finite(pairs, scores)
         return scores
@@ -133,11 +148,13 @@ def _difference(runs: Mapping[str, GraphRun], node: Any) -> Tensor:
     return at_least_float32(one) - at_least_float32(other)
 
 
-def _gradients(pairs: Pairs, shares: Sequence[float], inside: Sequence[str]) -> Iterator[BranchGradients]:
+def _gradients(
+    pairs: Pairs, shares: Sequence[float], inside: Sequence[str], tokens: TokenScores | None
+) -> Iterator[BranchGradients]:
     for share in steps("gradients", shares, len(shares)):
         side = pairs.side(CLEAN if share == 1.0 else CORRUPTED)
         leaves = side.leaves if share in (0.0, 1.0) else pairs.between(share)
-        yield branch_gradients(pairs.network, leaves, side.call.numbers, inside, FUNCTION)
+        yield branch_gradients(pairs.network, leaves, side.call.numbers, inside, FUNCTION, tokens)
 
 
 def _mean(found: Iterator[BranchGradients]) -> BranchGradients:

@@ -70,6 +70,7 @@ def pairs_of(
     function: str,
     *,
     rules: Rules | None = None,
+    per_head: bool = False,
 ) -> Pairs:
     """The calls of these pairs. A model is transformed on the clean inputs.
 
@@ -93,7 +94,7 @@ def pairs_of(
             'form="gradient"'
         )
     first.call.explained._refuse_steering(function)
-    return Pairs(first, second, network_of(module, function))
+    return Pairs(first, second, network_of(module, function, per_head))
 
 
 def _check_alike(clean: LeafCall, corrupted: LeafCall, function: str) -> None:

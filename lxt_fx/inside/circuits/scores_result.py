@@ -13,6 +13,8 @@ from lxt_fx.attribution.places import nearest
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.base.frames import pandas_for
 from lxt_fx.inside.circuits.circuit import SIZES, By, checked_by, count_of, largest, made_circuit
+from lxt_fx.inside.circuits.facts import ScoresFacts
+from lxt_fx.inside.circuits.links import Link, strongest_links
 from lxt_fx.inside.circuits.network import index_of
 from lxt_fx.views.listed import Listed
 
@@ -34,6 +36,8 @@ class CircuitScores(Listed):
     [writers, readers] says which pairs are an edge; the scores of the others are 0. `nodes` [pairs, writers] are those of
     the writers themselves. `neurons` has [pairs, neurons] for each place `mlp.i.neurons`. `clean` and `corrupted` [pairs]
     are the explained numbers of both runs. `feeds` are the pairs of a reader and the writer that is computed of it.
+    `facts` say what the scores were found on. `by_token` [pairs, tokens, tokens, writers, readers], if it was asked for,
+    has the scores by where an edge is written and read, and by where what is made of it is written; they add up to `edges`.
     """
 
     edges: Tensor
@@ -46,6 +50,8 @@ class CircuitScores(Listed):
     clean: Tensor
     corrupted: Tensor
     said: str
+    facts: ScoresFacts
+    by_token: Tensor | None = None
 
     def edge(self, writer: str, reader: str) -> Tensor:
         """The score of one edge, [pairs]. Raises UnknownNameError for names that there are not, and InputError where the
@@ -76,12 +82,19 @@ class CircuitScores(Listed):
         """
         checked_by(by, "circuit")
         count = count_of(size, int(self.is_edge.sum()), "circuit")
-        return made_circuit(self.top(count, by), self.feeds)
+        return made_circuit(self.top(count, by), self.feeds, self.facts.per_head)
 
     def circuits(self, sizes: Sequence[int | float] = SIZES, by: By = "absolute") -> dict[float, nx.DiGraph]:
         """The circuits of several sizes, by the share of all edges: by default those of MIB, 0.1 % to 100 %."""
         total = int(self.is_edge.sum())
         return {size if isinstance(size, float) else size / total: self.circuit(size, by) for size in sizes}
+
+    def links(self, count: int = SHOWN, pair: int = 0, by: By = "absolute") -> list[Link]:
+        """The edges by token with the largest scores for one pair, as (writer, token, reader, token, score): the token
+        that both stand at, and the one that what is made of the reader is written at. Raises InputError for scores that
+        were not kept by token (`circuit_scores(..., by_token=True)`), and for a pair that there is not."""
+        checked_by(by, "links")
+        return strongest_links(self, pair, count, by)
 
     def to_dataframe(self) -> DataFrame:
         """A line for each edge and pair: `pair`, `writer`, `reader`, `score`. Raises InputError without pandas."""
