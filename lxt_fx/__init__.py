@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from lxt_fx.inside.circuits.activation_patching import Patching, activation_patching
     from lxt_fx.inside.circuits.circuit_faithfulness import CircuitFaithfulness, circuit_faithfulness
     from lxt_fx.inside.circuits.circuit_scores import circuit_scores
+    from lxt_fx.inside.circuits.mib import read_mib_circuit
     from lxt_fx.inside.circuits.scores_result import CircuitScores
     from lxt_fx.inside.conditional import conditional
     from lxt_fx.inside.corpus.labels import labels
@@ -180,6 +181,7 @@ __all__ = [
     "perturbation_curves",
     "progress",
     "read_bench",
+    "read_mib_circuit",
     "register_packed",
     "relevance_of",
     "save",
@@ -212,6 +214,7 @@ _NAMES = {
     "lxt_fx.inside.circuits.activation_patching": "Patching activation_patching",
     "lxt_fx.inside.circuits.circuit_faithfulness": "CircuitFaithfulness circuit_faithfulness",
     "lxt_fx.inside.circuits.circuit_scores": "circuit_scores",
+    "lxt_fx.inside.circuits.mib": "read_mib_circuit",
     "lxt_fx.inside.circuits.scores_result": "CircuitScores",
     "lxt_fx.inside.conditional": "conditional",
     "lxt_fx.inside.corpus.read_corpus": "corpus",

@@ -55,7 +55,8 @@ GROUPS: dict[str, tuple[str, str]] = {
         "Relevance of heads, neurons and features; what they stand for; the model without them.",
         "places Places InsidePlace watch latent Latent TopUnits position_relevance PositionRelevance Only conditional "
         "steer edits corpus Corpus labels Dictionary splice lens Lens LensReading maximise Maximised Regularisers "
-        "circuit_scores CircuitScores circuit_faithfulness CircuitFaithfulness activation_patching Patching",
+        "circuit_scores CircuitScores circuit_faithfulness CircuitFaithfulness activation_patching Patching "
+        "read_mib_circuit",
     ),
     "prove": (
         "Where all of the relevance went, and which rule every op got.",

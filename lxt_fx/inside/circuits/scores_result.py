@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -12,9 +13,14 @@ from torch import Tensor
 from lxt_fx.attribution.places import nearest
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.base.frames import pandas_for
+from lxt_fx.base.json_file import write_json
+from lxt_fx.base.public_door import public
 from lxt_fx.inside.circuits.circuit import SIZES, By, checked_by, count_of, largest, made_circuit
+from lxt_fx.inside.circuits.circuit_tracer import circuit_tracer_graph
 from lxt_fx.inside.circuits.facts import ScoresFacts
+from lxt_fx.inside.circuits.graphml import with_attributes
 from lxt_fx.inside.circuits.links import Link, strongest_links
+from lxt_fx.inside.circuits.mib import mib_graph
 from lxt_fx.inside.circuits.network import index_of
 from lxt_fx.views.listed import Listed
 
@@ -95,6 +101,44 @@ class CircuitScores(Listed):
         were not kept by token (`circuit_scores(..., by_token=True)`), and for a pair that there is not."""
         checked_by(by, "links")
         return strongest_links(self, pair, count, by)
+
+    def to_html(self, path: str | Path) -> None:
+        """Writes one self-contained page (`lxt_fx.explore`) with the circuit: the strongest edges as a picture of layers
+        and tokens, or of layers and heads for scores that are sums over tokens."""
+        public("explore")(self, path=path)
+
+    def to_circuit_tracer(
+        self,
+        path: str | Path,
+        *,
+        pair: int = 0,
+        size: int | float = 2000,
+        slug: str = "circuit",
+        pinned: Iterable[str] = (),
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        """Writes JSON that the viewer of circuit-tracer shows, and Neuronpedia takes as a graph: parts at tokens, and the
+        `size` strongest links between them, so many or this share of those that are not 0. `pinned` nodes and the `names`
+        of nodes are kept, both by `part@token`, such as `attention.0.heads:1@3`.
+
+        Raises InputError for scores that were not kept by token, for features of dictionaries, for embeddings in place of
+        tokens, and for a pair or a node that there is not.
+        """
+        write_json(circuit_tracer_graph(self, pair, size, slug, tuple(pinned), names or {}), path)
+
+    def to_mib(self, path: str | Path, size: int | float = 1.0, by: By = "absolute") -> None:
+        """Writes JSON of MIB's circuit track and of EAP-IG: the mean scores of all edges and nodes, and which of them the
+        circuit of this `size` keeps. `lxt_fx.read_mib_circuit` reads such files.
+
+        Raises InputError for a network that MIB's graphs cannot have, and where heads that share keys and values share a
+        reader: MIB has one for each head, as `circuit_scores(..., per_head=True)` finds them.
+        """
+        write_json(mib_graph(self, self.circuit(size, by)), path)
+
+    def to_graphml(self, path: str | Path, size: int | float, by: By = "absolute") -> None:
+        """Writes the circuit of this size as GraphML, which Gephi, yEd and networkx open: nodes with `kind`, `layer`,
+        `unit`, `branch`, `reads` and (of writers) `score`, edges with `score`."""
+        nx.write_graphml(with_attributes(self.circuit(size, by), self), path)
 
     def to_dataframe(self) -> DataFrame:
         """A line for each edge and pair: `pair`, `writer`, `reader`, `score`. Raises InputError without pandas."""
