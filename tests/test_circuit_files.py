@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 import lxt_fx
 from lxt_fx.base.errors import InputError
+from lxt_fx.explorer.circuit_data import circuit_data
 from lxt_fx.inside.circuits.mib import expected_edges, mib_name, our_name
 from lxt_fx.inside.circuits.part_names import part_named
 
@@ -382,3 +384,60 @@ def test_graphml_has_the_circuit_with_typed_attributes(tmp_path: Path) -> None:
 def test_a_name_says_which_part_it_is(name: str, expected: tuple[Any, ...]) -> None:
     found = part_named(name)
     assert (found.kind, found.layer, found.unit, found.branch, found.short) == expected
+
+
+# the page
+
+
+def edges_on(circuit: Any) -> list[tuple[str, tuple[str, ...], str]]:
+    """Writer, the parts that read it, and by what, of each edge on a page."""
+    ids = [node["id"] for node in circuit["nodes"]]
+    each = zip(circuit["source"], circuit["targets"], circuit["through"], strict=True)
+    return [(ids[source], tuple(ids[target] for target in targets), by) for source, targets, by in each]
+
+
+def test_a_page_has_the_edges_of_each_pair_by_token_the_strongest_first() -> None:
+    found = by_token()
+    pages = list(circuit_data(found))
+    assert [page["title"] for page in pages] == [f"circuit of 3 minus 4, pair {pair}" for pair in range(3)]
+    circuit = pages[1]["circuit"]
+    links = found.links(10_000, pair=1)
+    made = dict(found.feeds) | {"logits": "logits"}
+    expected = [
+        (f"{writer}@{at}", (f"{made[reader]}@{to}",), part_named(reader).branch) for writer, at, reader, to, _ in links
+    ]
+    assert edges_on(circuit) == expected and circuit["total"] == len(links)
+    close(unpacked(circuit["weights"]), torch.tensor([link[4] for link in links], dtype=torch.float64), 1e-6)
+    assert circuit["columns"] == list(found.facts.texts[1].clean) and circuit["instead"] != circuit["columns"]
+    assert circuit["rows"] == ["embedding", "0", "1", "logits"]
+    where = {node["id"]: (node["row"], node["column"], node["short"]) for node in circuit["nodes"]}
+    assert where["attention.1.heads:2@6"] == (2, 6, "1.2") and where["embedding@3"] == (0, 3, "embedding")
+    assert where["mlp.0.output@6"] == (1, 6, "m0") and where["logits@6"] == (3, 6, "logits")
+
+
+def test_a_page_without_tokens_has_the_mean_over_pairs_by_part() -> None:
+    found = scored("llama")
+    (page,) = circuit_data(found)
+    circuit, (writer, _, score) = page["circuit"], found.top(1)[0]
+    assert (circuit["by"], circuit["columns"][-2:]) == ("part", ["head 3", "MLP"]) and "3 pairs" in page["title"]
+    assert edges_on(circuit)[0][0] == writer and float(unpacked(circuit["weights"])[0]) == pytest.approx(score, rel=1e-6)
+    shared = next(edge for edge in edges_on(circuit) if edge[2] == "k")
+    assert len(shared[1]) == 2  # heads that share keys
+    assert circuit["total"] == int((found.edges.mean(0) != 0).sum())
+
+
+def test_a_page_has_the_strongest_edges_only_and_says_of_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lxt_fx.explorer.circuit_data.MOST_EDGES", 7)
+    circuit = next(circuit_data(by_token()))["circuit"]
+    assert len(circuit["source"]) == 7 and circuit["total"] == len(by_token().links(10_000))
+    assert len(circuit["nodes"]) <= 14
+
+
+def test_scores_are_written_as_a_page(tmp_path: Path) -> None:
+    scored("llama").to_html(tmp_path / "circuit.html")
+    page = (tmp_path / "circuit.html").read_text(encoding="utf-8")
+    assert '"kind":"circuit"' in page and "CircuitScores(3 pairs" in page
+
+
+def unpacked(packed: Any) -> Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(packed["data"])), dtype=torch.float32).double()

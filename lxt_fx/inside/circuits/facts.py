@@ -47,7 +47,7 @@ def _texts(pairs: Pairs) -> Iterator[PairText]:
     numbers = pairs.side(CLEAN).call.numbers.numbers
     for row in range(len(pairs)):
         (tokens, ids), (others, _) = (_columns(side, row) for side in (pairs.clean, pairs.corrupted))
-        yield PairText(tokens, others, ids, numbers[row][0].said, numbers[row][0].label)
+        yield PairText(tokens, others, ids, numbers[row][0].said, " ".join(numbers[row][0].label.split()))
 
 
 def _columns(side: TargetedCall, row: int) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
