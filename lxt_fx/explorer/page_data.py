@@ -143,16 +143,8 @@ def _plain(given: Any) -> Payload:
     for kind, data in PLAIN:
         if isinstance(given, kind):
             return data(given)
-    shown = (
-        Explanation,
-        Explanations,
-        Comparison,
-        RecursiveAnswer,
-        Latent,
-        Ledger,
-        CircuitScores,
-        *(kind for kind, _ in PLAIN),
-    )
+    several = (Explanation, Explanations, Comparison, RecursiveAnswer, Latent, Ledger, CircuitScores)
+    shown = (*several, *(kind for kind, _ in PLAIN))
     kinds = [kind.__name__ for kind in shown]
     raise InputError(f"{FUNCTION}: a {type(given).__name__} is no result that the page shows; it shows {', '.join(kinds)}")
 

@@ -1,15 +1,14 @@
 // The picture of a circuit: layers upwards, tokens or heads across, edges by sign and weight.
 import { useEffect, useId, useMemo, useRef, useState } from "preact/hooks";
 import {
-  type CircuitState, type Kept, type Layout, type Line, STEPS, curve, edgesAt, keptOf, layoutOf, neighbours, nodeTowards, stepOf,
+  type CircuitState, type Kept, type Layout, type Line, STEPS, curve, edgesAt, keptOf, layoutOf, nodeTowards, stepOf,
 } from "./circuit";
 import { type Circuit, type CircuitNode, type Result, numbersOf } from "./payload";
+import { Part, Pinned, nameOf } from "./CircuitPart";
 import { circuitState, setCircuit } from "./state";
-import { amount, counted, signed, tokenName } from "./words";
+import { amount, counted, tokenName } from "./words";
 
-const [LABELS, BEHIND, BELOW, MOST, MOST_LABELS] = [74, 44, 78, 6, 120];
-const LONGEST_NAME = 60;
-const THROUGH: Record<string, string> = { q: "queries", k: "keys", v: "values" };
+const [LABELS, BEHIND, BELOW, MOST_LABELS] = [74, 44, 78, 120];
 
 export function CircuitView({ result, circuit }: { result: Result; circuit: Circuit }) {
   const id = useId();
@@ -96,17 +95,6 @@ export function CircuitView({ result, circuit }: { result: Result; circuit: Circ
   );
 }
 
-/** The name that a person gave to a node, or what it is; with its token. */
-function nameOf(circuit: Circuit, state: CircuitState, at: number): string {
-  const node = circuit.nodes[at]!;
-  const given = state.names[node.id];
-  return `${given ? `${given} (${node.name})` : node.name}${whereOf(circuit, node)}`;
-}
-
-function whereOf(circuit: Circuit, node: CircuitNode): string {
-  return circuit.by === "token" ? ` at “${tokenName(circuit.columns[node.column] ?? "")}”, position ${node.column}` : "";
-}
-
 function degrees(lines: Line[], node: number): string {
   const into = lines.filter((line) => line.target === node).length;
   const out = lines.filter((line) => line.source === node).length;
@@ -117,7 +105,7 @@ function degrees(lines: Line[], node: number): string {
 function Rows({ circuit, layout }: { circuit: Circuit; layout: Layout }) {
   const every = layout.down >= 13 ? 1 : 2;
   return (
-    <svg class="circuit-rows" width={LABELS} height={layout.height + BELOW} aria-hidden="true">
+    <svg class="circuit-rows" width={LABELS} height={layout.height} aria-hidden="true">
       {circuit.rows.map((row, at) =>
         at % every === 0 || at === circuit.rows.length - 1 ? (
           <text key={at} x={LABELS - 8} y={(circuit.rows.length - 1 - at + 0.5) * layout.down} text-anchor="end" dominant-baseline="middle">
@@ -217,7 +205,7 @@ function Picture({ circuit, state, kept, layout, shown, chosen, choose, point, p
             <circle class="touch" r="11" />
             <Shape kind={node.kind} />
             {label !== "" && (
-              <text x={side < 0 ? -8 : 8} y="0" text-anchor={side < 0 ? "end" : "start"} dominant-baseline="central">
+              <text x={8 * side} y={side === 0 ? -13 : 0} text-anchor={(["end", "middle", "start"] as const)[side + 1]} dominant-baseline="central">
                 {label}
               </text>
             )}
@@ -253,7 +241,7 @@ function Grid({ circuit, layout, column }: { circuit: Circuit; layout: Layout; c
             key={at}
             class={`circuit-column${differs ? " differs" : ""}${at === column ? " here" : ""}`}
             text-anchor="end"
-            transform={`translate(${((at + 0.5) * layout.across + 4).toFixed(1)} ${layout.height + 14}) rotate(-52)`}
+            transform={`translate(${(layout.centres[at]! + 4).toFixed(1)} ${layout.height + 14}) rotate(-52)`}
           >
             {name === "" ? "" : `${short(said)}${differs ? ` (${short(tokenName(other))})` : ""}`}
           </text>
@@ -266,100 +254,4 @@ function Grid({ circuit, layout, column }: { circuit: Circuit; layout: Layout; c
 function short(name: string): string {
   const letters = [...name];
   return letters.length > 11 ? `${letters.slice(0, 10).join("")}…` : name;
-}
-
-interface Told {
-  circuit: Circuit;
-  state: CircuitState;
-  node: number;
-  isChosen: boolean;
-  set: (change: Partial<CircuitState>) => void;
-  choose: (node: number | null) => void;
-  pin: (node: number) => void;
-}
-
-/** One part: what it reads, what it hands on, its name. */
-function Part({ circuit, state, node: at, isChosen, set, choose, pin }: Told) {
-  const id = useId();
-  const node = circuit.nodes[at]!;
-  const isPinned = state.pinned.includes(node.id);
-  const rename = (name: string) => {
-    const { [node.id]: _, ...others } = state.names;
-    const pinned = state.pinned.includes(node.id) ? state.pinned : [...state.pinned, node.id];
-    set(name === "" ? { names: others } : { names: { ...others, [node.id]: name }, pinned });
-  };
-  const sides = [["into", "It reads"], ["out", "It hands on to"]] as const;
-  return (
-    <div class="source">
-      <p class="source-name">
-        <span>{state.names[node.id] ?? node.name}</span>
-      </p>
-      <p class="said">
-        {state.names[node.id] ? `${node.name}${whereOf(circuit, node)}` : whereOf(circuit, node).trim()}
-        {circuit.instead && circuit.instead[node.column] !== circuit.columns[node.column]
-          ? ` (“${tokenName(circuit.instead[node.column] ?? "")}” in the corrupted text)`
-          : ""}
-      </p>
-      {isChosen && (
-        <div class="circuit-part">
-          <button class="button" aria-pressed={isPinned} onClick={() => pin(at)}>
-            {isPinned ? "Unpin" : "Pin"}
-          </button>
-          <label class="field" for={id}>
-            Name
-          </label>
-          <input id={id} type="text" maxLength={LONGEST_NAME} value={state.names[node.id] ?? ""} onInput={(event) => rename(event.currentTarget.value.trimStart())} />
-        </div>
-      )}
-      {sides.map(([side, title]) => {
-        const found = neighbours(circuit, at, side, MOST);
-        return found.length === 0 ? null : (
-          <section key={side}>
-            <h2>{title}</h2>
-            <ol class="circuit-edges">
-              {found.map(({ node: other, edge, weight }) => (
-                <li key={`${edge}/${other}`}>
-                  <button onClick={() => choose(other)}>
-                    <bdi>{otherName(circuit, state, other)}</bdi>
-                    <span class={`number ${weight < 0 ? "negative" : "positive"}`}>{signed(weight)}</span>
-                    {circuit.through[edge] && <small>{side === "into" ? "by its" : "into its"} {THROUGH[circuit.through[edge]!]}</small>}
-                  </button>
-                </li>
-              ))}
-            </ol>
-          </section>
-        );
-      })}
-    </div>
-  );
-}
-
-function otherName(circuit: Circuit, state: CircuitState, at: number): string {
-  const node = circuit.nodes[at]!;
-  const token = circuit.by === "token" ? ` · ${tokenName(circuit.columns[node.column] ?? "")}` : "";
-  return `${state.names[node.id] ?? node.name}${token}`;
-}
-
-function Pinned({ circuit, state, pin, choose }: { circuit: Circuit; state: CircuitState; pin: (node: number) => void; choose: (node: number) => void }) {
-  return (
-    <section>
-      <h2>Pinned</h2>
-      <ul class="circuit-edges">
-        {circuit.nodes.flatMap((node, at) =>
-          state.pinned.includes(node.id)
-            ? [
-                <li key={node.id} class="circuit-pin">
-                  <button onClick={() => choose(at)}>
-                    <bdi>{otherName(circuit, state, at)}</bdi>
-                  </button>
-                  <button class="quiet" aria-label={`Unpin ${nameOf(circuit, state, at)}`} onClick={() => pin(at)}>
-                    ×
-                  </button>
-                </li>,
-              ]
-            : [],
-        )}
-      </ul>
-    </section>
-  );
 }

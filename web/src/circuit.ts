@@ -111,20 +111,33 @@ export interface Place {
 
 export interface Layout {
   places: Map<number, Place>;
+  /** The middle of each column. */
+  centres: number[];
   across: number;
   down: number;
   width: number;
   height: number;
 }
 
-const [NARROWEST, TALLEST, LOWEST, PICTURE, LABEL_ROOM] = [36, 64, 25, 660, 28];
+const [NARROWEST, NARROW, TALLEST, LOWEST, PICTURE, LABEL_ROOM] = [40, 24, 64, 25, 660, 36];
 
 /** Where the nodes stand in this width: layers upwards, an MLP above the heads of its layer, and the nodes of one cell side
- * by side. Rows and columns stay where they are whatever is shown. */
+ * by side. Rows and columns stay where they are whatever is shown; a column without a node in the page is narrow. */
 export function layoutOf(circuit: Circuit, nodes: number[], width: number): Layout {
-  const across = Math.max(NARROWEST, width / circuit.columns.length);
+  const isUsed = circuit.columns.map((_, at) => circuit.nodes.some((node) => node.column === at));
+  const used = isUsed.some(Boolean) ? isUsed : isUsed.map(() => true);
+  const empty = used.filter((one) => !one).length;
+  const narrow = Math.min(NARROW, width / used.length);
+  const across = Math.max(NARROWEST, (width - empty * narrow) / (used.length - empty));
+  const centres: number[] = [];
+  let end = 0;
+  for (const one of used) {
+    const room = one ? across : narrow;
+    centres.push(end + room / 2);
+    end += room;
+  }
   const down = Math.max(LOWEST, Math.min(TALLEST, PICTURE / circuit.rows.length));
-  const whole = { width: across * circuit.columns.length, height: down * circuit.rows.length };
+  const whole = { width: end, height: down * circuit.rows.length };
   const cells = new Map<string, number[]>();
   for (const at of nodes) {
     const { row, column, kind } = circuit.nodes[at]!;
@@ -136,15 +149,15 @@ export function layoutOf(circuit: Circuit, nodes: number[], width: number): Layo
     cell.sort((a, b) => inCell(circuit.nodes[a]!.short) - inCell(circuit.nodes[b]!.short));
     cell.forEach((at, index) => {
       const node = circuit.nodes[at]!;
-      const middle = node.column < 0 ? whole.width / 2 : (node.column + 0.5) * across;
-      const room = Math.min(30, (across * 0.86) / cell.length);
+      const middle = node.column < 0 ? whole.width / 2 : centres[node.column]!;
+      const room = Math.min(38, (across * 0.86) / cell.length);
       const level = node.kind === "mlp" ? 0.24 : node.kind === "head" || node.kind === "features" ? 0.74 : 0.5;
       const y = (circuit.rows.length - 1 - node.row + level) * down;
       const side = room >= LABEL_ROOM || index === cell.length - 1 ? 1 : index === 0 ? -1 : 0;
       places.set(at, { x: middle + (index - (cell.length - 1) / 2) * room, y, side });
     });
   }
-  return { places, across, down, ...whole };
+  return { places, centres, across, down, ...whole };
 }
 
 /** The index of a head or feature in its short name: 5 in `3.5`. */

@@ -80,6 +80,13 @@ test("rows and columns stay where they are when fewer edges are shown", () => {
   expect([few.height, few.width]).toEqual([many.height, many.width]);
 });
 
+test("a column without a node in the page is narrow", () => {
+  const nodes = circuit().nodes.filter((one) => one.column !== 1);
+  const layout = layoutOf(circuit({ nodes }), [0, 1], 300);
+  expect(layout.centres).toEqual([69, 150, 231]);
+  expect([layout.width, layout.places.get(1)!.x]).toEqual([300, 231]);
+});
+
 test("arrow keys go to the next node in their direction, and stay where there is none", () => {
   const layout = layoutOf(circuit(), [0, 1, 2, 3, 4, 5, 6, 7], 300);
   expect(nodeTowards(layout, 0, "ArrowRight")).toBe(3);

@@ -9,20 +9,18 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.inside.circuits.circuit import count_of
+from lxt_fx.inside.circuits.edge_scores import EdgeScores
 from lxt_fx.inside.circuits.facts import PairText
 from lxt_fx.inside.circuits.links import largest_entries, scores_by_token
 from lxt_fx.inside.circuits.network import EMBEDDING, LOGITS
 from lxt_fx.inside.circuits.part_names import PartName, made_of, part_named
 from lxt_fx.version import __version__
-
-if TYPE_CHECKING:
-    from lxt_fx.inside.circuits.scores_result import CircuitScores
 
 FUNCTION = "to_circuit_tracer"
 
@@ -45,7 +43,7 @@ MEANING = (
 class _Graph:
     """What is known while a file is made. `names` are those that a person gave to nodes, by `part@token`."""
 
-    scores: CircuitScores
+    scores: EdgeScores
     text: PairText
     layers: int
     heads: int
@@ -92,7 +90,7 @@ class _Graph:
 
 
 def circuit_tracer_graph(
-    scores: CircuitScores, pair: int, size: int | float, slug: str, pinned: Iterable[str], names: Mapping[str, str]
+    scores: EdgeScores, pair: int, size: int | float, slug: str, pinned: Iterable[str], names: Mapping[str, str]
 ) -> dict[str, Any]:
     """The file of one pair with the links of the largest absolute weight. Raises InputError for scores that were not kept
     by token, for a network with other parts than heads and MLPs, without ids of tokens, and for unknown nodes."""
@@ -132,7 +130,7 @@ def circuit_tracer_graph(
     }
 
 
-def _by_part(scores: CircuitScores, found: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+def _by_part(scores: EdgeScores, found: Tensor) -> tuple[Tensor, tuple[str, ...]]:
     """The scores [tokens, tokens, writers, parts] summed over the readers of each part; and the parts."""
     parts = (*scores.writers, LOGITS)
     if other := next((name for name in parts if part_named(name).kind not in _TYPES), None):
@@ -161,7 +159,7 @@ def _paired(layer: int, unit: int) -> int:
     return (layer + unit) * (layer + unit + 1) // 2 + unit
 
 
-def _metadata(scores: CircuitScores, pair: int, slug: str, tokens: list[int], links: int) -> dict[str, Any]:
+def _metadata(scores: EdgeScores, pair: int, slug: str, tokens: list[int], links: int) -> dict[str, Any]:
     facts, text = scores.facts, scores.facts.texts[pair]
     total = int((scores_by_token(scores, pair, FUNCTION) != 0).sum())
     corrupted = "".join(text.corrupted[token] for token in tokens)

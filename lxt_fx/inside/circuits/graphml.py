@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import networkx as nx
 
+from lxt_fx.inside.circuits.edge_scores import EdgeScores
 from lxt_fx.inside.circuits.part_names import part_named
 
-if TYPE_CHECKING:
-    from lxt_fx.inside.circuits.scores_result import CircuitScores
 
-
-def with_attributes(circuit: nx.DiGraph, scores: CircuitScores) -> nx.DiGraph:
+def with_attributes(circuit: nx.DiGraph, scores: EdgeScores) -> nx.DiGraph:
     """A copy of a circuit whose nodes have `kind`, `layer` and `unit` (those that have one), `reads`, and of writers their
     mean `score`. Every attribute has one type, as GraphML asks for."""
     found, mean = circuit.copy(), dict(zip(scores.writers, scores.nodes.mean(0).tolist(), strict=True))

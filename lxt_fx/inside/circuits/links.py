@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.inside.circuits.circuit import By
-
-if TYPE_CHECKING:
-    from lxt_fx.inside.circuits.scores_result import CircuitScores
-
+from lxt_fx.inside.circuits.edge_scores import EdgeScores
 
 Link = tuple[str, int, str, int, float]
 """A writer and the token that it writes at, a reader and the token that what is made of it is written at, and the score."""
 
 
-def strongest_links(scores: CircuitScores, pair: int, count: int, by: By) -> list[Link]:
+def strongest_links(scores: EdgeScores, pair: int, count: int, by: By) -> list[Link]:
     """The links of a pair with the largest scores, without those of score 0. Raises InputError for scores that were not
     kept by token."""
     found = scores_by_token(scores, pair, "links")
@@ -28,7 +23,7 @@ def strongest_links(scores: CircuitScores, pair: int, count: int, by: By) -> lis
     ]
 
 
-def scores_by_token(scores: CircuitScores, pair: int, function: str) -> Tensor:
+def scores_by_token(scores: EdgeScores, pair: int, function: str) -> Tensor:
     """Those of one pair, [tokens, tokens, writers, readers]."""
     if scores.by_token is None:
         raise InputError(

@@ -11,17 +11,15 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import networkx as nx
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.saved_json import Saved, read_json
 from lxt_fx.inside.circuits.circuit import By, checked_by, count_of, edges_of, made_circuit
+from lxt_fx.inside.circuits.edge_scores import EdgeScores
 from lxt_fx.inside.circuits.network import EMBEDDING, LOGITS
-
-if TYPE_CHECKING:
-    from lxt_fx.inside.circuits.scores_result import CircuitScores
 
 FUNCTION = "read_mib_circuit"
 
@@ -59,7 +57,7 @@ def our_name(name: str, reads: bool) -> str | None:
     return f"attention.{found['layer']}.{kind}:{found['head']}"
 
 
-def mib_graph(scores: CircuitScores, circuit: nx.DiGraph) -> dict[str, Any]:
+def mib_graph(scores: EdgeScores, circuit: nx.DiGraph) -> dict[str, Any]:
     """The file of scores, in the mean over pairs, with a circuit of them. Raises InputError for a network that MIB's graphs
     cannot have: other parts than heads and MLPs, layers that differ, keys that heads share as one reader."""
     writers, readers = ([_named(name) for name in names] for names in (scores.writers, scores.readers))
@@ -108,7 +106,7 @@ def _named(name: str) -> str:
     return found
 
 
-def _config(scores: CircuitScores) -> dict[str, Any]:
+def _config(scores: EdgeScores) -> dict[str, Any]:
     """The `cfg` that fits best; whether it fits is checked by the edges."""
     heads = [found for name in scores.writers if (found := _OURS.fullmatch(name)) and found["unit"] is not None]
     mlps = [found["mlp"] for name in scores.writers if (found := _OURS.fullmatch(name)) and found["mlp"] is not None]
