@@ -258,9 +258,10 @@ def test_a_file_of_mib_is_read_as_the_circuit_that_it_keeps(tmp_path: Path) -> N
     assert nx.utils.graphs_equal(back, circuit)
     curves = [lxt_fx.circuit_faithfulness(explained_of("llama"), *ids(), TARGET, each) for each in (back, circuit)]
     assert torch.equal(curves[0].values, curves[1].values)
-    for size in (0.1, 40):
-        chosen = lxt_fx.read_mib_circuit(tmp_path / "graph.json", size, by="signed")
-        assert nx.utils.graphs_equal(chosen, found.circuit(size, by="signed"))
+    for size, by in ((0.1, "signed"), (40, "signed"), (40, "absolute")):
+        chosen = lxt_fx.read_mib_circuit(tmp_path / "graph.json", size, by=by)
+        assert nx.utils.graphs_equal(chosen, found.circuit(size, by=by))
+    assert not nx.utils.graphs_equal(found.circuit(40), found.circuit(40, by="signed"))
 
 
 def test_a_file_of_mib_may_say_of_a_node_only_whether_it_is_kept(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ function Picture({ circuit, state, kept, layout, shown, chosen, choose, point, p
             <circle class="touch" r="11" />
             <Shape kind={node.kind} />
             {label !== "" && (
-              <text x={8 * side} y={side === 0 ? -13 : 0} text-anchor={(["end", "middle", "start"] as const)[side + 1]} dominant-baseline="central">
+              <text x={8 * side} y={side === 0 ? 17 : 0} text-anchor={(["end", "middle", "start"] as const)[side + 1]} dominant-baseline="central">
                 {label}
               </text>
             )}
