@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from lxt_fx.inside.circuits.circuit_faithfulness import CircuitFaithfulness, circuit_faithfulness
     from lxt_fx.inside.circuits.circuit_scores import circuit_scores
     from lxt_fx.inside.circuits.mib import read_mib_circuit
+    from lxt_fx.inside.circuits.qk_attribution import qk_attribution
+    from lxt_fx.inside.circuits.qk_result import QKAttribution
     from lxt_fx.inside.circuits.scores_result import CircuitScores
     from lxt_fx.inside.conditional import conditional
     from lxt_fx.inside.corpus.labels import labels
@@ -146,6 +148,7 @@ __all__ = [
     "Places",
     "places",
     "PositionRelevance",
+    "QKAttribution",
     "position_relevance",
     "Record",
     "RecursiveAnswer",
@@ -180,6 +183,7 @@ __all__ = [
     "nn",
     "perturbation_curves",
     "progress",
+    "qk_attribution",
     "read_bench",
     "read_mib_circuit",
     "register_packed",
@@ -215,6 +219,8 @@ _NAMES = {
     "lxt_fx.inside.circuits.circuit_faithfulness": "CircuitFaithfulness circuit_faithfulness",
     "lxt_fx.inside.circuits.circuit_scores": "circuit_scores",
     "lxt_fx.inside.circuits.mib": "read_mib_circuit",
+    "lxt_fx.inside.circuits.qk_attribution": "qk_attribution",
+    "lxt_fx.inside.circuits.qk_result": "QKAttribution",
     "lxt_fx.inside.circuits.scores_result": "CircuitScores",
     "lxt_fx.inside.conditional": "conditional",
     "lxt_fx.inside.corpus.read_corpus": "corpus",

@@ -122,6 +122,7 @@ def test_the_account_is_that_of_the_single_pass() -> None:
         ({"without": "special"}, 'say what flows through the answer; give through="answer" too'),
         ({"through": "answer", "of": "99"}, "'99' does not stand in the answer"),
         ({"through": "answer", "without": 9}, "without=9 is no position of a text of 9 tokens"),
+        ({"through": "answer", "without": ["first", "last"]}, "without='last' is another token for each"),
         ({"through": "answer", "without": "all"}, "without takes 'first', 'last', 'special' and positions"),
         ({"through": "answer", "of": [1.0]}, r"the answer has 5 tokens, and the weights the shape \[1\]"),
     ],
@@ -132,6 +133,20 @@ def test_what_does_not_fit_is_refused_before_work(how: Any, said: str, monkeypat
     monkeypatch.setattr(answers, "as_explained", lambda *args: pytest.fail("worked"))
     with pytest.raises(InputError, match=f"^answer_relevance: .*{said}"):
         answer_relevance(model("gpt2"), Words(), PROMPT, ANSWER, **how)
+
+
+def test_special_tokens_of_an_answer_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end of text, a tag of thinking: which tokens are special is asked of the tokenizer, in prompt and answer."""
+    monkeypatch.setattr(Words, "all_special_ids", [9, 44, 8])
+    for name, special in (("llama", [1, 5, 8]), ("t5", None)):
+        found = one(answer_relevance(explained(name), Words(), PROMPT, ANSWER, through="answer", without="special"))
+        last = found.matrix.parts[-1].reading
+        assert [at for at, each in zip(last.ids, last.special, strict=True) if each] == [9, 44, 8][special is None :]
+        if special is not None:
+            at = one(answer_relevance(explained(name), Words(), PROMPT, ANSWER, through="answer", without=special))
+            assert torch.equal(found.relevance, at.relevance) and found.carried[1] == found.weights[1]
+    with pytest.raises(InputError, match="^answer_relevance: without='special' needs the tokenizer"):
+        answer_relevance(explained("llama"), None, PROMPT, ANSWER, through="answer", without="special")
 
 
 def test_weights_of_several_answers_are_a_list() -> None:
@@ -194,7 +209,7 @@ def test_a_folder_of_another_call_is_refused(tmp_path: Path) -> None:
     others: list[tuple[dict[str, Any], str]] = [
         ({"answer": [12, 44, 7, 3, 9]}, "inputs, answers differ"),
         ({"contrast": 9}, "answers differ"),
-        ({"name": "gpt2"}, "model_class differ"),
+        ({"name": "gpt2"}, "model_class, weights differ"),
         ({"rules": "attnlrp"}, "rules differ"),
     ]
     for how, said in others:
@@ -203,9 +218,42 @@ def test_a_folder_of_another_call_is_refused(tmp_path: Path) -> None:
     other = copy.deepcopy(model("llama"))
     with torch.no_grad():
         other.get_input_embeddings().weight[5] += 0.1
-    with pytest.raises(InputError, match="the model gives other logits"):
+    with pytest.raises(InputError, match="weights differ"):
         answer_relevance(lxt_fx.transform(other, rules="gradient"), None, PROMPT, ANSWER, folder=folder)
     assert (folder / "0.npy").read_bytes() == before
+
+
+def test_weights_that_differ_by_less_than_rounding_are_those_of_another_model(tmp_path: Path) -> None:
+    """In bfloat16 two rows are near one another up to a tenth, and so are those of a model that was trained a little."""
+    coarse = copy.deepcopy(model("llama")).bfloat16()
+    answer_relevance(lxt_fx.transform(coarse), None, PROMPT, ANSWER, folder=tmp_path / "rows")
+    with torch.no_grad():
+        coarse.get_input_embeddings().weight.mul_(1.01)
+    with pytest.raises(InputError, match="rows of another call: weights differ"):
+        answer_relevance(lxt_fx.transform(coarse), None, PROMPT, ANSWER, folder=tmp_path / "rows")
+
+
+@pytest.mark.parametrize("name", ["header.json", "progress.json", "0.npy"])
+@pytest.mark.parametrize("holds", ["{", "[]", None])
+def test_a_file_of_a_folder_that_cannot_be_read_is_named(name: str, holds: str | None, tmp_path: Path) -> None:
+    in_folder(tmp_path / "rows")
+    file = tmp_path / "rows" / name
+    file.unlink()
+    if holds is not None:
+        file.write_text(holds)
+    elif name == "progress.json":
+        assert in_folder(tmp_path / "rows").relevance.any(), "without it nothing is there"
+        return
+    with pytest.raises(InputError, match="^answer_relevance: .*give (a|an empty or a) new folder"):
+        in_folder(tmp_path / "rows")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        InputError, match="^answer_relevance: the rows in .* cannot be read or written .*; give a new folder"
+    ):
+        in_folder(tmp_path / "file" / "rows")
 
 
 def test_other_rules_of_the_same_name_are_recognised_by_the_last_row(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.explorer.circuit_data import circuit_data
 from lxt_fx.inside.circuits.mib import expected_edges, mib_name, our_name
 from lxt_fx.inside.circuits.part_names import part_named
+from lxt_fx.inside.circuits.scores_result import joined
 
 TEXT = {"type": "string"}
 COUNT = {"type": "integer"}
@@ -145,6 +146,22 @@ def test_scores_by_token_add_up_to_those_of_edges(name: str, rules: str) -> None
     found = by_token(name, rules)
     close(found.by_token.sum((1, 2)), found.edges)
     assert torch.equal(found.edges, scored(name, rules, per_head=True).edges)
+
+
+def test_pairs_that_run_apart_have_the_scores_by_token_of_all_at_once() -> None:
+    found, whole = scored("llama", by_token=True, batch=2), by_token()
+    close(found.by_token, whole.by_token)
+    assert found.facts == whole.facts and len(found.facts.texts) == 3
+
+
+def test_scores_by_token_of_texts_of_several_lengths_stand_in_one_value() -> None:
+    short = [{"input_ids": side["input_ids"][:1, :5]} for side in ids()]
+    one = lxt_fx.circuit_scores(explained_of("llama"), *short, TARGET, by_token=True)
+    both = joined([one, by_token()])
+    close(both.by_token[:1, :5, :5], one.by_token)
+    close(both.by_token[1:], by_token().by_token)
+    assert not both.by_token[0, 5:].any() and not both.by_token[0, :, 5:].any()
+    assert both.links(3, pair=0) == one.links(3) and len(both.facts.texts[0].clean) == 5
 
 
 def test_steps_by_token_add_up_too() -> None:

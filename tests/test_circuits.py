@@ -13,12 +13,14 @@ import tiny
 import torch
 from circuit_references import Terms, exact, hand_gpt2, hand_llama, whole
 from shared_captures import explained as shared
+from test_answers import Words
 from torch import Tensor, nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, OPTConfig, OPTForCausalLM
 
 import lxt_fx
 from lxt_fx.attribution import many_targets
-from lxt_fx.base.errors import CallError, ForwardMismatchError, InputError, UnknownNameError
+from lxt_fx.attribution.target import Target
+from lxt_fx.base.errors import CallError, ForwardMismatchError, InputError, NonFiniteError, UnknownNameError
 from lxt_fx.inside.circuits.circuit import area, made_circuit
 from lxt_fx.inside.circuits.contributions import Contributions
 from lxt_fx.inside.circuits.graph_run import GraphRun
@@ -195,6 +197,41 @@ def test_a_batch_of_pairs_is_as_single_pairs(rules: str) -> None:
         )
         close(alone.edges[0], together.edges[index])
         close(alone.neurons["mlp.0.neurons"][0], together.neurons["mlp.0.neurons"][index])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_pairs_in_batches_are_as_all_at_once(batch: int) -> None:
+    """Of lists and of tensors by name, each with one target for all or one for each."""
+    by_name, targets = ids(), [(3, 4), (5, 4), (3, 6)]
+    lists = tuple(each["input_ids"].tolist() for each in by_name)
+    circuits = scored("llama").circuits((0.5, 1.0))
+    for given, target in ((by_name, TARGET), (lists, targets), (by_name, targets)):
+        for function, more in (
+            (lxt_fx.circuit_scores, ()),
+            (lxt_fx.activation_patching, ()),
+            (lxt_fx.circuit_faithfulness, (circuits,)),
+        ):
+            whole = function(explained_of("llama"), *given, target, *more)
+            parts = function(explained_of("llama"), *given, target, *more, batch=batch)
+            for field in ("edges", "nodes", "effects", "values", "clean", "corrupted"):
+                if isinstance(getattr(whole, field, None), Tensor):
+                    close(getattr(parts, field), getattr(whole, field))
+            if function is lxt_fx.circuit_scores:
+                assert parts.neurons.keys() == whole.neurons.keys()
+                for name, each in whole.neurons.items():
+                    close(parts.neurons[name], each)
+
+
+def test_batches_of_pairs_that_are_none_are_refused() -> None:
+    clean, corrupted = (each["input_ids"].tolist() for each in ids())
+    for given, batch, target, said in (
+        ((clean, corrupted), 0, TARGET, "batch must be a whole number of at least 1, or None, got 0"),
+        ((clean[0], corrupted[0]), 2, TARGET, "batch=2 takes lists of pairs apart"),
+        ((clean, corrupted[:2]), 2, TARGET, "give clean and corrupted inputs as lists of as many"),
+        ((clean, corrupted), 2, [TARGET] * 2, "2 targets for 3 pairs"),
+    ):
+        with pytest.raises(InputError, match=f"^circuit_scores: .*{said}"):
+            lxt_fx.circuit_scores(explained_of("llama"), *given, target, batch=batch)
 
 
 def test_embeddings_may_be_given_instead_of_ids() -> None:
@@ -558,6 +595,126 @@ def test_what_cannot_be_a_target_of_a_pair_is_refused() -> None:
         lxt_fx.circuit_scores(explained_of("llama"), *ids(), None)
     with pytest.raises(InputError, match="are several"):
         lxt_fx.circuit_scores(explained_of("llama"), *ids(), [[3, 4], [3, 4], [3, 4]])
+
+
+@pytest.mark.parametrize(
+    "target", [Target(), Target(minus=3), Target.at(-2), (None, 3), [3, None, 4], [3, Target.at(-2), 4], [[None]] * 3]
+)
+def test_a_target_that_is_the_largest_logit_is_another_one_in_each_run_and_is_refused(target: Any) -> None:
+    """The largest logit of the clean run is not that of the corrupted one, so their difference is no difference."""
+    for function in (lxt_fx.circuit_scores, lxt_fx.activation_patching):
+        with pytest.raises(InputError, match="needs one number that is read in both runs"):
+            function(explained_of("llama"), *ids(), target)
+
+
+def test_a_name_of_several_tokens_is_one_number_of_each_pair() -> None:
+    """What the call computes beside it, the log-probability of its first token, is no number of a pair."""
+    name, texts = "7 8", [[" ".join(map(str, row)) for row in side["input_ids"].tolist()] for side in ids()]
+
+    def by_hand(output: Any) -> Tensor:
+        first, second = (output.logits[:, at].log_softmax(-1) for at in (-2, -1))
+        found: Tensor = first[:, 7] + second[:, 8]
+        return found
+
+    longer = [{"input_ids": torch.cat([side["input_ids"], torch.tensor([[7]] * 3)], 1)} for side in ids()]
+    for function, more in (
+        (lxt_fx.circuit_scores, ()),
+        (lxt_fx.activation_patching, ()),
+        (lxt_fx.circuit_faithfulness, ({0.5: scored("llama").circuit(0.5), 1.0: scored("llama").circuit(1.0)},)),
+    ):
+        found = function(explained_of("llama"), *texts, name, *more, processor=Words())
+        other = function(explained_of("llama"), *longer, by_hand, *more)
+        for field in ("edges", "clean", "corrupted", "effects", "values"):
+            if isinstance(getattr(found, field, None), Tensor):
+                close(getattr(found, field), getattr(other, field))
+
+
+@pytest.mark.parametrize("inside", ["autocast", "inference", "no_grad"])
+def test_the_callers_modes_change_nothing(inside: str) -> None:
+    single = lxt_fx.transform(tiny.llama(), rules="gradient")
+    mode = {
+        "autocast": torch.autocast("cpu", torch.bfloat16),
+        "inference": torch.inference_mode(),
+        "no_grad": torch.no_grad(),
+    }
+
+    def found() -> list[Tensor]:
+        scores = lxt_fx.circuit_scores(single, *ids(), TARGET)
+        curve = lxt_fx.circuit_faithfulness(single, *ids(), TARGET, scores.circuits((0.5, 1.0)))
+        return [scores.edges, curve.values, lxt_fx.activation_patching(single, *ids(), TARGET).effects]
+
+    plain = found()
+    with mode[inside]:
+        assert all(map(torch.equal, found(), plain))
+
+
+def test_numbers_that_are_not_finite_are_errors() -> None:
+    def broken(output: Any) -> Tensor:
+        found: Tensor = output.logits[:, -1, 3] * torch.tensor([1.0, torch.nan, 1.0])
+        return found
+
+    def in_the_clean_run(output: Any) -> Tensor:
+        found: Tensor = output.logits[:, -1, 3] / (number(output.logits).detach() != clean)
+        return found
+
+    clean = scored("llama").clean
+    whole = {0.5: scored("llama").circuit(0.5), 1.0: scored("llama").circuit(1.0)}
+    for target, run in ((broken, "clean"), (in_the_clean_run, "clean")):
+        for function, more in (
+            (lxt_fx.circuit_scores, ()), (lxt_fx.activation_patching, ()), (lxt_fx.circuit_faithfulness, (whole,)),
+        ):  # fmt: skip
+            with pytest.raises(NonFiniteError, match=f"^{function.__name__}: an explained number of the {run} run"):
+                function(explained_of("llama"), *ids(), target, *more)
+
+
+def test_a_number_that_is_not_finite_with_one_part_or_circuit_names_it() -> None:
+    seen = torch.cat([scored("llama").clean, scored("llama").corrupted])
+
+    def elsewhere(output: Any) -> Tensor:
+        """The number in both runs, and NaN in every other one."""
+        found = number(output.logits)
+        known = (found[:, None] - seen).abs().amin(1) < EXACT
+        return found.where(known, torch.nan)
+
+    with pytest.raises(
+        NonFiniteError, match="^activation_patching: the number is not finite with the clean value of atten"
+    ):
+        lxt_fx.activation_patching(explained_of("llama"), *ids(), elsewhere)
+    with pytest.raises(NonFiniteError, match="^circuit_faithfulness: the number of the circuit of size 0.5 is not finite"):
+        lxt_fx.circuit_faithfulness(explained_of("llama"), *ids(), elsewhere, scored("llama").circuits((1.0, 0.5)))
+
+
+def test_the_area_does_not_depend_on_the_order_of_the_circuits() -> None:
+    scores = scored("llama")
+    found = [
+        lxt_fx.circuit_faithfulness(explained_of("llama"), *ids(), TARGET, scores.circuits(sizes))
+        for sizes in ((0.1, 0.5, 1.0), (1.0, 0.1, 0.5))
+    ]
+    assert found[0].sizes == found[1].sizes == (0.1, 0.5, 1.0) and torch.equal(found[0].values, found[1].values)
+    assert found[0].cpr == found[1].cpr and found[0].cmd == found[1].cmd > 0
+
+
+def test_one_circuit_has_no_area() -> None:
+    found = lxt_fx.circuit_faithfulness(explained_of("llama"), *ids(), TARGET, scored("llama").circuit(0.5))
+    assert repr(found) == f"CircuitFaithfulness(1 circuit, faithfulness {float(found.faithfulness[0]):.3f})"
+    for area_of in (lambda: found.cpr, lambda: found.cmd):
+        with pytest.raises(InputError, match="^circuit_faithfulness: an area needs circuits of two sizes at least"):
+            area_of()
+
+
+@pytest.mark.parametrize("size", [10, -0.1, True, "0.1", float("nan")])
+def test_circuits_are_named_by_shares(size: Any) -> None:
+    graph = scored("llama").circuit(0.5)
+    with pytest.raises(InputError, match="named by the share of all edges .*, from 0.0 to 1.0, got"):
+        lxt_fx.circuit_faithfulness(explained_of("llama"), *ids(), TARGET, {size: graph, 1.0: graph})
+    with pytest.raises(InputError, match="there is no circuit; CircuitScores.circuits makes some"):
+        lxt_fx.circuit_faithfulness(explained_of("llama"), *ids(), TARGET, {})
+
+
+def test_more_clean_than_corrupted_inputs_are_no_pairs() -> None:
+    clean, corrupted = ids()
+    with pytest.raises(InputError, match="3 clean and 2 corrupted inputs are no pairs; give as many"):
+        lxt_fx.circuit_scores(explained_of("llama"), clean, {"input_ids": corrupted["input_ids"][:2]}, TARGET)
 
 
 @pytest.mark.parametrize("at", ["between", 0, -1, True, 0.5])

@@ -25,11 +25,12 @@ import lxt_fx
 from lxt_fx import Corpus, InputError, UnknownNameError
 from lxt_fx.attribution.many_targets import SavedBytes
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.weights_hash import weights_hash
 from lxt_fx.inside.corpus import batches as corpus_batches
 from lxt_fx.inside.corpus import folder as corpus_folder
 from lxt_fx.inside.corpus import read_corpus as corpus_module
 from lxt_fx.inside.corpus.extremes import Extremes
-from lxt_fx.inside.corpus.fingerprint import content_hash, weights_hash
+from lxt_fx.inside.corpus.fingerprint import content_hash
 from lxt_fx.inside.corpus.samples import Sample, samples_of
 from lxt_fx.inside.corpus.unit_statistics import UnitStatistics
 from lxt_fx.inside.corpus.units_by_token import Reads, _patches

@@ -19,14 +19,8 @@ from torch import nn
 import lxt_fx
 from lxt_fx import CallError, Corpus, InputError
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.inside.corpus.fingerprint import (
-    _rule_text,
-    content_hash,
-    processor_hash,
-    rules_hash,
-    said_target,
-    weights_hash,
-)
+from lxt_fx.compiler.weights_hash import weights_hash
+from lxt_fx.inside.corpus.fingerprint import _rule_text, content_hash, processor_hash, rules_hash, said_target
 from lxt_fx.rules import Gamma
 
 pytest.importorskip("pyarrow")

@@ -6,14 +6,17 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import tiny_text
 import torch
 import transformers as hf
+from PIL import Image
 from safetensors.torch import save_file
 from test_answers import batch_of
 from torch import Tensor
@@ -21,6 +24,7 @@ from torch import Tensor
 import lxt_fx
 from lxt_fx import InputError, Lens, LensReading
 from lxt_fx.attribution import many_targets
+from lxt_fx.inside.lens.lens_figure import SHADE
 from lxt_fx.inside.lens.residuals import residuals, text_call
 
 PROMPTS = [[5, 9, 17, 23], [6, 7], [3, 1, 4]]
@@ -202,6 +206,22 @@ def test_texts_are_read_with_their_tokens(tmp_path: Path) -> None:
         reading.top(0, 40)
 
 
+def test_a_picture_has_a_cell_for_each_place_and_position_shaded_by_probability(tmp_path: Path) -> None:
+    """A long text goes to several files; the colours of all cells are those of the probabilities, and nothing else is."""
+    reading = of_texts()[2].read("The capital of France is Paris, London and Rome: " * 9, k=1)
+    assert isinstance(reading, LensReading)
+    layers, positions = reading.ids.shape[:2]
+    shares = torch.arange(layers * positions).reshape(layers, positions, 1) / (layers * positions)
+    paths = replace(reading, probability=shares).to_png(tmp_path / "lens.png", width=5.0)
+    assert len(paths) > 1 and [path.stem for path in paths] == ["lens", *(f"lens-{at}" for at in range(2, len(paths) + 1))]
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    assert {each.shape[1] for each in pictures} == {1000} and max(each.shape[0] for each in pictures) <= 2200
+    there = {tuple(pixel) for each in pictures for pixel in np.unique(each.reshape(-1, 3), axis=0).tolist()}
+    assert all(tuple(bytes.fromhex(SHADE.colour(share)[1:])) in there for share in shares.flatten().tolist())
+    with pytest.raises(InputError, match="to_png: width must be at least 4.0 inches, got 3.25"):
+        reading.to_png(tmp_path / "small.png", width=3.25)
+
+
 # Files
 
 
@@ -275,13 +295,45 @@ def test_what_the_lens_cannot_read_is_refused() -> None:
     [
         ({"positions": slice(3, None)}, r"positions=slice\(3, None, None\) holds none of the 2 tokens of text 1"),
         ({"positions": 3}, "text 1.* position"),
+        ({"inputs": []}, "there is no prompt to average over"),
         ({"batch": 0}, "batch must be a whole number of at least 1"),
         ({"chunk": 0}, "chunk must be a whole number of at least 1"),
     ],
 )
 def test_positions_and_sizes_that_do_not_fit_are_refused(how: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=f"^lens: .*{said}"):
-        lxt_fx.lens(explained("gradient"), PROMPTS, **how)
+        lxt_fx.lens(explained("gradient"), **{"inputs": PROMPTS, **how})
+
+
+def test_a_model_that_was_trained_since_is_not_read(tmp_path: Path) -> None:
+    """The matrices are those of the weights before: the same module has others now."""
+    of = copy.deepcopy(model())
+    module = lxt_fx.transform(of, rules="gradient")
+    found = lxt_fx.lens(module, PROMPTS)
+    assert isinstance(found.read(PROMPTS[0]), LensReading)
+    with torch.no_grad():
+        of.transformer.h[1].mlp.c_fc.weight.mul_(1.1)
+    with pytest.raises(
+        InputError, match="^Lens.read: this lens was made of a GPT2LMHeadModel with other weights or layers"
+    ):
+        found.read(PROMPTS[0])
+
+
+def test_logits_that_are_not_finite_are_an_error() -> None:
+    half = copy.deepcopy(model()).half()
+    found = lxt_fx.lens(half, PROMPTS, rules="gradient")
+    found.matrices[1] *= 1e9
+    with pytest.raises(lxt_fx.NonFiniteError, match="^Lens.read: the logits of residual.1 are not finite: .*; try a wider"):
+        found.read(PROMPTS[0])
+
+
+def test_a_lens_does_not_depend_on_autocast() -> None:
+    single = lxt_fx.transform(tiny.gpt2(), rules="gradient")
+    plain = lxt_fx.lens(single, PROMPTS)
+    said = plain.read(PROMPTS[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lxt_fx.lens(single, PROMPTS).matrices, plain.matrices)
+        assert torch.equal(plain.read(PROMPTS[0]).logits, said.logits)
 
 
 @pytest.mark.parametrize("k", [0, 65, 2.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -50,6 +51,7 @@ def falls(by: Subject, task: Task, case: Case) -> tuple[float, float]:
 
 
 def check_gold(by: Subject, task: Task, count: int) -> None:
+    task = replace(task, draws=3) if isinstance(task, TextTask) else task  # one draw is noise in ten cases
     found = task.cases(by, count, 0)
     assert len(found) == count
     by_case = [falls(by, task, case) for case in found]

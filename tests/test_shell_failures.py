@@ -72,6 +72,8 @@ def fails(
         (("answer", "LLAMA", TEXT, "--answer", ""), "--answer: the answer is empty"),
         (("answer", "LLAMA", TEXT, "--answer", "a", "--max-new-tokens", "2"), "--answer gives the answer and"),
         (("latent", "LLAMA", TEXT, "--places", "mlp.*.neuronz"), "the nearest are mlp.0.neurons"),
+        (("lens", "LLAMA", TEXT, "--lens", "HERE/x", "--rules", "gradient"), "a lens that is there, and --rules is about"),
+        (("lens", "LLAMA", "--file", "HERE/texts.txt"), "of several texts, --prompts or --lens says"),
         (("tables", "attnlpr"), "UnknownNameError: tables: there is no rule table 'attnlpr'; did you mean 'attnlrp'?"),
         (("inspect", "LLAMA", "--stage", "rule"), "there is no stage 'rule', did you mean 'rules'?; the stages are"),
         (("inspect", "LLAMA", "--module", "model.layer.0"), "no module 'model.layer.0'; nearest: model.layers.0,"),
@@ -145,6 +147,7 @@ def test_standard_input_that_cannot_be_used_is_code_3(
         (("certificate", "nobody/nothing", "--json", "HERE/there.json"), "is there already"),
         (("image", "nobody/nothing", "x.png", "--html", "HERE/there.json"), "is there already"),
         (("latent", "nobody/nothing", TEXT, "--json", "HERE/there.json"), "is there already"),
+        (("lens", "nobody/nothing", TEXT, "--save", "HERE/there.json"), "is there already"),
         (("answer", "nobody/nothing", TEXT, "--pdf", "HERE/there.json"), "is there already"),
     ],
 )

@@ -171,6 +171,30 @@ def test_the_inside_of_a_model_is_data(loaded: tuple[Any, Any], capsys: Capture)
     assert "attention.heads" in shown and shown.count("attention.0.heads") == 2
 
 
+def test_what_the_layers_say_is_data_and_a_lens_is_kept(loaded: tuple[Any, Any], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "prompts").write_text(f"{TEXT}\nParis is in France\n")
+    kept = ("--save", "HERE/lens.safetensors", "--prompts", "HERE/prompts", "--skip", "1", "--rules", "gradient")
+    out, _ = ran(capsys, "lens", "LLAMA", TEXT, *kept, "--png", "HERE/lens.png", "--html", "HERE/lens.html", place=tmp_path)
+    lens = lxt_fx.lens(
+        loaded[0], [TEXT, "Paris is in France"], processor=loaded[1], positions=slice(1, None), rules="gradient"
+    )
+    assert str(lens.read(TEXT)) in out and out.endswith(f"a lens of 2 prompts, {lens.facts.positions} positions\n")
+    assert Image.open(tmp_path / "lens.png").width == 1300 and "lens: " in (tmp_path / "lens.html").read_text()
+    found = [
+        json.loads(ran(capsys, "lens", "LLAMA", TEXT, *how, "--top", "2", "--json", "-", place=tmp_path)[0])
+        for how in (("--lens", "HERE/lens.safetensors"), ())
+    ]
+    assert found[0] == json.loads(json.dumps(lens.read(TEXT, k=2).to_dict()))
+    alone = lxt_fx.lens(loaded[0], TEXT, processor=loaded[1])
+    assert found[1] == json.loads(json.dumps(alone.read(TEXT, k=2).to_dict())), "by the Jacobian of the text itself"
+    lines, _ = ran(
+        capsys, "lens", "LLAMA", "--file", "HERE/prompts", "--lens", "HERE/lens.safetensors", "--json", "-", place=tmp_path
+    )
+    assert [len(json.loads(line)["tokens"]) for line in lines.splitlines()] == [
+        len(loaded[1](text)["input_ids"]) for text in (TEXT, "Paris is in France")
+    ]
+
+
 def test_audits_of_many_texts_go_on_to_the_last(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +283,7 @@ WIDE_COMMANDS = [
     ("tables", "attnlrp"),
     ("audit", "LLAMA", TEXT),
     ("latent", "LLAMA", TEXT),
+    ("lens", "LLAMA", TEXT),
     ("answer", "LLAMA", TEXT, "--max-new-tokens", "3"),
 ]
 

@@ -1,8 +1,9 @@
-"""Writes the results of files of `lxt-fx bench` into docs/benchmark.md: a forest plot of each metric, and the tables.
+"""Writes the results of the grids into docs/benchmark.md and docs/benchmark_tables.md: a forest plot of each, and tables.
 
-    python benchmarks/referee/referee.py bench.jsonl other.jsonl.gz [--reference attnlrp] [--docs docs]
+    python benchmarks/referee/referee.py [FILE ...] [--reference attnlrp] [--docs docs]
 
-Takes seconds; the files are made by `lxt-fx bench --out` or `grids.py`, which take as long as docs/benchmark.md says.
+Takes a minute. Without files, those in `results/`. They are made by `grids.py`, which takes as long as docs/benchmark.md
+says; a file is named by its grid and its model (`core_smollm2.jsonl`, or packed: `core_smollm2.jsonl.gz`).
 """
 
 from __future__ import annotations
@@ -10,47 +11,77 @@ from __future__ import annotations
 import argparse
 import gzip
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import lxt_fx
+from lxt_fx.referee.measured import BenchTable, Measured
+from lxt_fx.referee.results_text import number
+from lxt_fx.referee.statistics import LEVEL, holm
 
 ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- results of benchmarks/referee/referee.py -->", "<!-- end of results -->"
+MAIN, REST = "benchmark.md", "benchmark_tables.md"
+
+GRIDS = {
+    "core": (MAIN, "Two decoders, three tasks, eight methods"),
+    "candidates": (MAIN, "Three candidates for a better table"),
+    "methods": (REST, "More methods"),
+    "tasks": (REST, "More tasks"),
+    "metrics": (REST, "More metrics"),
+    "sentences": (REST, "Similarity of sentences"),
+    "pictures": (REST, "Pictures"),
+}
+"""By the name of a grid the page that has it, and its heading there."""
+
+FAMILY = "candidates"
+"""The grid whose comparisons are corrected all at once."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the plots beside the page, and the page."""
+    """Writes the plots beside the pages, and the pages."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what lxt-fx bench --out wrote")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="what lxt-fx bench --out wrote")
     parser.add_argument("--reference", default="attnlrp", help="the method that the others are compared with")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder of benchmark.md")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder of the pages")
     given = parser.parse_args(arguments)
-    text = "\n".join(section(path, given.reference, given.docs) for path in given.files)
-    page = given.docs / "benchmark.md"
-    page.write_text(filled(page.read_text(encoding="utf-8"), text), encoding="utf-8")
-    print(f"wrote {page}")
+    files = by_grid(given.files or sorted(RESULTS.glob("*.jsonl.gz")))
+    for page in (MAIN, REST):
+        parts = [section(grid, files[grid], given) for grid, (place, _) in GRIDS.items() if place == page and grid in files]
+        path = given.docs / page
+        path.write_text(filled(path.read_text(encoding="utf-8"), "\n\n".join(parts)), encoding="utf-8")
+        print(f"wrote {path}")
 
 
-def section(path: Path, reference: str, docs: Path) -> str:
-    """The plots and tables of one file."""
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    results = read(path, reference)
-    found = []
-    for metric in {table.metric: None for table in results}:
-        picture = docs / f"benchmark_{name}_{metric}.svg"
-        results.to_svg(picture, metric)
-        found.append(f"![{metric} minus that of {reference}: {said(results, metric)}]({picture.name})\n")
-    return "\n".join([*found, results.to_markdown()])
+def by_grid(files: Iterable[Path]) -> dict[str, list[Path]]:
+    """The files of each grid; those of the search are none."""
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        grid = path.name.split("_")[0].split(".")[0]
+        if grid in GRIDS:
+            found.setdefault(grid, []).append(path)
+    return found
 
 
-def read(path: Path, reference: str) -> lxt_fx.BenchResults:
-    """The results of a file, packed or not."""
-    if path.suffix != ".gz":
-        return lxt_fx.read_bench(path, reference)
+def section(grid: str, files: Sequence[Path], given: argparse.Namespace) -> str:
+    """The heading, the plot of the first metric and the tables of a grid; its files are read as one."""
+    results = read(files, given.reference)
+    metric = next(iter(results.metrics))
+    picture = f"benchmark_{grid}_{metric}.svg"
+    results.to_svg(given.docs / picture, metric)
+    plot = f"![{metric} minus that of {given.reference}: {said(results, metric)}]({picture})"
+    family = [f"{all_at_once(results)}\n"] if grid == FAMILY else []
+    return "\n".join([f"### {GRIDS[grid][1]}\n", f"{plot}\n", *family, lower(results.to_markdown())])
+
+
+def read(files: Sequence[Path], reference: str) -> lxt_fx.BenchResults:
+    """The results of files, packed or not, as one. Each declares what it holds; what all declare counts once."""
+    texts = [(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode() for path in files]
+    lines = dict.fromkeys(line for text in texts for line in text.splitlines())
     with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / path.stem
-        plain.write_bytes(gzip.decompress(path.read_bytes()))
+        plain = Path(folder) / "results.jsonl"
+        plain.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return lxt_fx.read_bench(plain, reference)
 
 
@@ -64,12 +95,36 @@ def said(results: lxt_fx.BenchResults, metric: str) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
+def all_at_once(results: lxt_fx.BenchResults) -> str:
+    """All comparisons of all tables in one table, corrected for all of them (Holm)."""
+    compared = [(table, one) for table in results for one in table.measured if one.paired is not None]
+    corrected = holm([one.paired.p for _, one in compared if one.paired is not None])
+    columns = ("model", "task", "metric", "method", "minus reference", "95 %", f"p (Holm, all {len(compared)})", "verdict")
+    rows = [_row(table, one, p) for (table, one), p in zip(compared, corrected, strict=True)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *rows))
+
+
+def _row(table: BenchTable, one: Measured, p: float) -> tuple[str, ...]:
+    assert one.paired is not None
+    found = one.paired.difference
+    spread = (found.high - found.low) / 2
+    ends = f"{number(found.low, spread)} to {number(found.high, spread)}"
+    better = (found.mean > 0) == (table.better == "higher")
+    verdict = "no evidence" if not p < LEVEL else "better" if better else "worse"
+    return (table.model, table.task, table.metric, one.method, number(found.mean, spread), ends, f"{p:.2g}", verdict)
+
+
+def lower(text: str) -> str:
+    """Markdown whose headings stand one level deeper."""
+    return "\n".join(f"#{line}" if line.startswith("###") else line for line in text.splitlines())
+
+
 def filled(page: str, text: str) -> str:
     """The page with this text between the two comments. Raises ValueError for a page without them."""
     before, begun, rest = page.partition(BEGIN)
     _, ended, after = rest.partition(END)
     if not (begun and ended):
-        raise ValueError(f"benchmark.md has no {BEGIN} with {END} behind it")
+        raise ValueError(f"the page has no {BEGIN} with {END} behind it")
     return f"{before}{BEGIN}\n\n{text.rstrip()}\n\n{END}{after}"
 
 

@@ -21,6 +21,9 @@ from navigation import FROM_ABOVE, PARTS
 
 HERE = Path(__file__).resolve().parent
 DOCS, ROOT = HERE.parent, HERE.parents[1]
+sys.path.append(str(ROOT / "benchmarks" / "referee"))
+import referee  # noqa: E402
+
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 PLACE_OF_A_LINK = "<!-- the site has a link here: (.*?) -->"
 FENCED = re.compile(r"^(```.*?^```[^\n]*$)", re.S | re.M)
@@ -58,11 +61,23 @@ def stage(folder: Path) -> None:
     lxt_fx.explore(lxt_fx.Explanation.from_json(DOCS / "door.json"), path=folder / "_extra" / "door.html")
     home = folder / "index.md"
     home.write_text(re.sub(PLACE_OF_A_LINK, r'<p><a href="door.html">Open \1</a></p>', home.read_text()))
+    benchmark(folder)
     with home.open("a") as index:
         index.write(navigation(folder))
     shutil.copy(HERE / "conf.py", folder)
     (folder / "_static").mkdir()
     shutil.copy(HERE / "site.css", folder / "_static")
+
+
+def benchmark(folder: Path) -> None:
+    """A page of its own for the results of each grid, with a plot for each table, and links to them."""
+    links = []
+    for grid, files in referee.by_grid(sorted(referee.RESULTS.glob("*.jsonl.gz"))).items():
+        page = f"benchmark_{grid}.html"
+        referee.read(files, "attnlrp").to_html(folder / "_extra" / page)
+        links.append(f'<p><a href="{page}">{referee.GRIDS[grid][1]}, a plot for each table</a></p>')
+    page = folder / referee.MAIN
+    page.write_text(re.sub(PLACE_OF_A_LINK, "\n".join(links), page.read_text()))
 
 
 def navigation(folder: Path) -> str:

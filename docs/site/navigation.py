@@ -14,8 +14,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "tutorials/own_rule",
         "tutorials/audit",
     ),
-    "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "benchmark", "ledger", "certificate",
-               "switch_off", "circuits"),
+    "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "benchmark", "benchmark_tables",
+               "ledger", "certificate", "switch_off", "circuits"),
     "Reference": (
         "api/explain",
         "api/compile",
@@ -56,7 +56,7 @@ GROUPS: dict[str, tuple[str, str]] = {
         "places Places InsidePlace watch latent Latent TopUnits position_relevance PositionRelevance Only conditional "
         "steer edits corpus Corpus labels Dictionary splice lens Lens LensReading maximise Maximised Regularisers "
         "circuit_scores CircuitScores circuit_faithfulness CircuitFaithfulness activation_patching Patching "
-        "read_mib_circuit",
+        "qk_attribution QKAttribution read_mib_circuit",
     ),
     "prove": (
         "Where all of the relevance went, and which rule every op got.",

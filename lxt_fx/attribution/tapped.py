@@ -6,7 +6,7 @@ so no fused op hides a place, and no share of a product moves past one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -55,22 +55,34 @@ and its parameters, and never the module itself, so that both are freed with it.
 
 def tapped(explained: Explained, places: Mapping[str, InsidePlace]) -> Tapped:
     """The module with these places as further outputs. It shares all parameters."""
-    made, key = _MADE.setdefault(explained, {}), tuple(place.node for place in places.values())
+    key = tuple(place.node for place in places.values())
+    return tapped_as(explained, key, lambda graph: [node_at(explained, place).name for place in places.values()])
+
+
+def tapped_as(explained: Explained, key: tuple[str, ...], edit: Callable[[Graph], Sequence[str]]) -> Tapped:
+    """The module with further outputs, as `edit` names them: the nodes of a copy of its graph, which `edit` may change. The
+    same `key` is the same edit."""
+    made = _MADE.setdefault(explained, {})
     found = made.pop(key, None)
     if found is None or not found.is_of(explained):
-        found = _tapped(explained, places)
+        found = _tapped(explained, edit)
     made[key] = found
     while len(made) > MOST:
         del made[next(iter(made))]
     return found
 
 
-def _tapped(explained: Explained, places: Mapping[str, InsidePlace]) -> Tapped:
-    nodes = {place.name: node_at(explained, place).name for place in places.values()}
-    module = explained._edited(lambda graph: _with_outputs(graph, nodes.values()))
+def _tapped(explained: Explained, edit: Callable[[Graph], Sequence[str]]) -> Tapped:
+    taps: list[str] = []
+
+    def edited(graph: Graph) -> None:
+        taps.extend(edit(graph))
+        _with_outputs(graph, taps)
+
+    module = explained._edited(edited)
     names = {str(node.target) for node in module.fused.nodes if node.op == "get_attr"}
     shared = {name: attrgetter(name)(explained) for name in names}
-    return Tapped(module, len(places), logits_index(explained), explained.fused, shared)
+    return Tapped(module, len(taps), logits_index(explained), explained.fused, shared)
 
 
 def _with_outputs(graph: Graph, names: Iterable[str]) -> None:

@@ -217,6 +217,12 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset((*named, *more))
 
 
+def are_special(tokenizer: Any, ids: Sequence[int]) -> tuple[bool, ...]:
+    """Which of these tokens are special."""
+    special = special_ids(tokenizer)
+    return tuple(each in special for each in ids)
+
+
 def rows_of_mapping(given: Any, inputs: Mapping[str, Any], own: Own) -> list[Row | None]:
     """What a tokenizer's own output says of the texts: the segments of pairs, and where the tokens are, if it was asked."""
     ids = inputs.get("input_ids")

@@ -217,3 +217,7 @@ NORMS = (
 )  # fmt: skip
 OF: Mapping[Any, Norm] = {op: norm for norm in NORMS if (op := aten_op(norm.of)) is not None}
 """The norms that are one ATen op, by that op."""
+
+LAST_DIMS = frozenset(op for op, norm in OF.items() if norm.last_dims)
+"""Norms over the last dims, which are one op."""
+

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from lxt_fx.inside.corpus.fingerprint import class_hash, content_hash, processor_hash, table_hash, weights_hash
+from lxt_fx.compiler.weights_hash import weights_hash
+from lxt_fx.inside.corpus.fingerprint import class_hash, content_hash, processor_hash, table_hash
 from lxt_fx.referee.case import Case, Subject
 from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.rule_table.tables import TABLES

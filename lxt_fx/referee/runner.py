@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.base.progress import stage, steps
 from lxt_fx.base.torch_internals import pytree, version_of
+from lxt_fx.compiler.weights_hash import weights_hash
 from lxt_fx.faithfulness.batch_inputs import evaluating
 from lxt_fx.faithfulness.removed_units import Unit
-from lxt_fx.inside.corpus.fingerprint import content_hash, weights_hash
+from lxt_fx.inside.corpus.fingerprint import content_hash
 from lxt_fx.referee.answers import Answers
 from lxt_fx.referee.case import Case, Subject
 from lxt_fx.referee.contest import Explain, Judged, Method, Metric, NotForThisError, Task

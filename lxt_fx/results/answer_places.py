@@ -75,7 +75,12 @@ def flow_of(matrix: Explanation, without: tuple[str | int, ...], where: str) -> 
 
 
 def check_without(without: Sequence[str | int], count: int, where: str) -> None:
-    """Raises InputError for a position that a text of so many tokens does not have."""
+    """Raises InputError for "last", and for a position that a text of so many tokens does not have."""
+    if "last" in without:
+        raise InputError(
+            f"{where}: without='last' is another token for each token of the answer, and a column of the matrix is left "
+            "out for all of them; give its position"
+        )
     if outside := [at for at in without if isinstance(at, int) and not -count <= at < count]:
         raise InputError(f"{where}: without={outside[0]} is no position of a text of {count} tokens")
 

@@ -18,6 +18,7 @@ from lxt_fx.shell.explain_command import explain_command
 from lxt_fx.shell.graph_commands import certificate_command, inspect_command, tables_command
 from lxt_fx.shell.image_command import image_command
 from lxt_fx.shell.latent_command import latent_command
+from lxt_fx.shell.lens_command import lens_command
 from lxt_fx.shell.serve_command import serve_command
 from lxt_fx.version import __version__
 
@@ -88,6 +89,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "answer": (answer_command, "What each token of an answer was made of."),
     "image": (image_command, "What each patch of a picture spoke for, or against."),
     "latent": (latent_command, "Which layers, heads and neurons spoke for the answer."),
+    "lens": (lens_command, "What each layer of a model would say next."),
     "audit": (audit_command, "Where all relevance went, and whether the sums agree."),
     "certificate": (certificate_command, "That no operation was missed."),
     "inspect": (inspect_command, "The graph of a model, with the rule of each operation."),

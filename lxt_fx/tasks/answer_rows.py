@@ -28,6 +28,7 @@ from lxt_fx.attribution.leaf_call import LeafCall
 from lxt_fx.attribution.many_targets import Run, forward_run
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.base.errors import InputError
+from lxt_fx.compiler.weights_hash import weights_hash
 from lxt_fx.tasks.answer_numbers import AnswerNumbers
 
 FORMAT = 1
@@ -101,6 +102,15 @@ class RowsFolder:
         for one with other files."""
         if path.exists() and not path.is_dir():
             raise InputError(f"{function}: folder={str(path)!r} is a file; give a folder")
+        try:
+            return cls._opened(path, header, tolerance, function)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{function}: the rows in {str(path)!r} cannot be read or written ({error}); give a new folder"
+            ) from error
+
+    @classmethod
+    def _opened(cls, path: Path, header: Mapping[str, Any], tolerance: float, function: str) -> RowsFolder:
         path.mkdir(parents=True, exist_ok=True)
         if not (path / HEADER).is_file():
             if others := sorted(each.name for each in path.iterdir() if each.name != f"{HEADER}.new"):
@@ -172,7 +182,7 @@ def _header(call: LeafCall, numbers: AnswerNumbers) -> dict[str, Any]:
     answers: Sequence[Any] = [[list(each.ids), each.minus and list(each.minus)] for each in numbers.answers]
     return {
         "format": FORMAT, "model_class": record.model_class, "rules": record.table_name, "form": record.form,
-        "inputs": _hash_of(call.named), "answers": answers,
+        "weights": weights_hash(call.called), "inputs": _hash_of(call.named), "answers": answers,
     }  # fmt: skip
 
 

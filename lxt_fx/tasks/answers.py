@@ -14,12 +14,14 @@ from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.attributed import Attributed, attributed, call_at_all_leaves, leaf_inputs
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.attribution.many_targets import check_chunk
+from lxt_fx.attribution.text_input import NO_TOKENIZER
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inputs.given import Place, part_of
+from lxt_fx.inputs.texts import are_special
 from lxt_fx.results.account import Account
 from lxt_fx.results.answer_places import check_without
 from lxt_fx.results.answer_weights import Of, Weights, of_each, weights_of
@@ -38,6 +40,7 @@ from lxt_fx.tasks.followed import with_answer
 from lxt_fx.tasks.made_explanation import made_explanation
 from lxt_fx.tasks.own_text import DECODER
 from lxt_fx.tasks.reading import opened_with
+from lxt_fx.tasks.task import Context
 
 
 @overload
@@ -174,7 +177,11 @@ def _check_through(through: object, of: object, without: object) -> None:
 
 def _weights(asked: AnsweredPrompts, each: Sequence[Of], without: Sequence[str | int]) -> list[Weights]:
     """The weights on each answer, known before any work. Raises InputError for tokens that an answer or its text does not
-    have."""
+    have, and for special tokens where no tokenizer says which these are."""
+    if "special" in without and asked.numbers.context.tokenizer is NO_TOKENIZER:
+        raise InputError(
+            f"{FUNCTION}: without='special' needs the tokenizer, which says what is special; give it, or positions"
+        )
     found = []
     for at, of in zip(asked.numbers.answers, each, strict=True):
         check_without(without, len(at.shown) - at.hidden, FUNCTION)
@@ -215,7 +222,7 @@ def _explanation(run: _Run, asked: AnsweredPrompts, index: int, account: Account
 
     def part(place: Place, relevance: Tensor) -> Part:
         own = replace(part_of(place, relevance[: len(at.ids)]), units=None)
-        return _with_last(own, at) if place.leaf.startswith(DECODER) else own
+        return _with_last(own, at, asked.numbers.context) if place.leaf.startswith(DECODER) else own
 
     return made_explanation(
         run.explained.record, asked.numbers.context, asked.given.examples[index], asked.numbers.numbers[index],
@@ -223,12 +230,13 @@ def _explanation(run: _Run, asked: AnsweredPrompts, index: int, account: Account
     )  # fmt: skip
 
 
-def _with_last(part: Part, at: AnswerAt) -> Part:
+def _with_last(part: Part, at: AnswerAt, context: Context) -> Part:
     """The decoder's text with the last token of the answer behind it, which it is not given: no token can have relevance
     from it."""
     assert isinstance(part.reading, TextReading), "a decoder reads text"
     values = torch.cat([part.values, part.values.new_zeros(len(part.values), 1)], 1)
-    reading = with_answer(part.reading, at.shown[-1:], at.ids[-1:])
+    special = are_special(context.tokenizer, at.ids[-1:])
+    reading = with_answer(part.reading, at.shown[-1:], at.ids[-1:], special)
     return replace(part, values=values, reading=reading)
 
 

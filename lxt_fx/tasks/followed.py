@@ -13,6 +13,7 @@ from lxt_fx.attribution.readable_tokens import readable_tokens
 from lxt_fx.base.errors import InputError
 from lxt_fx.inputs.facts import PICTURES, SOUNDS
 from lxt_fx.inputs.given import Given
+from lxt_fx.inputs.texts import are_special
 from lxt_fx.results.part import Part
 from lxt_fx.results.readings import TextReading
 from lxt_fx.tasks.own_text import OwnText, prefix_of
@@ -22,12 +23,13 @@ from lxt_fx.tasks.task import Context
 @dataclass(frozen=True, slots=True, eq=False)
 class Followed:
     """A text that tokens of an answer were appended to: `place` is the text itself, whose last token stands in column
-    `last` of the batch, and `tokens` and `ids` what was appended."""
+    `last` of the batch, and `tokens` and `ids` what was appended, of which some are `special`."""
 
     place: Any
     last: int
     tokens: tuple[str, ...]
     ids: tuple[int, ...]
+    special: tuple[bool, ...]
 
     @property
     def leaf(self) -> str:
@@ -53,16 +55,19 @@ class Followed:
         assert isinstance(reading, TextReading), f"{self.name} is given as ids, and is no text"
         units = None if part.units is None else torch.cat([part.units, own], 1)
         values = torch.cat([part.values, own.sum(-1)], 1)
-        return replace(part, values=values, units=units, reading=with_answer(reading, self.tokens, self.ids))
+        text = with_answer(reading, self.tokens, self.ids, self.special)
+        return replace(part, values=values, units=units, reading=text)
 
 
-def with_answer(reading: TextReading, tokens: Sequence[str], ids: Sequence[int]) -> TextReading:
+def with_answer(
+    reading: TextReading, tokens: Sequence[str], ids: Sequence[int], special: Sequence[bool]
+) -> TextReading:
     """The text with these tokens behind it as (the end of) its answer."""
     return replace(
         reading,
         tokens=(*reading.tokens, *tokens),
         ids=None if reading.ids is None else (*reading.ids, *ids),
-        special=(*reading.special, *[False] * len(ids)),
+        special=(*reading.special, *special),
         segments=(*reading.segments, *[reading.segments[-1]] * len(ids)),
         answer=reading.answer + len(ids),
         text=None,
@@ -171,4 +176,4 @@ def _place(place: Any, leaf: str, more: Sequence[int], text: OwnText, context: C
     if place.leaf != leaf:
         return place
     whole = readable_tokens(context.tokenizer, [*text.text.id_list(), *more])
-    return Followed(place, text.columns[-1], whole[text.text.count :], tuple(more))
+    return Followed(place, text.columns[-1], whole[text.text.count :], tuple(more), are_special(context.tokenizer, more))

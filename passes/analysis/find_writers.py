@@ -17,6 +17,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import arguments, fixed_size, shape, written_shape
 from lxt_fx.base.torch_internals import aten, aten_ops
 from lxt_fx.ops.aten_kinds import SHAPE_READERS
+from lxt_fx.ops.norms import LAST_DIMS
 from lxt_fx.passes.analysis.find_attention_parts import RESHAPES, AttentionParts
 from lxt_fx.passes.analysis.find_dictionaries import InsertedDictionary
 from lxt_fx.passes.analysis.find_groups import find_groups
@@ -37,12 +38,14 @@ _SAME = RESHAPES | {aten.to.dtype}
 class Read:
     """A value that is computed of one value of the stream, and of nothing else that the network wrote: queries, keys or
     values of an attention, what an MLP gives, the logits. `between` are the nodes from `stream` to `end`, with `end`, in
-    graph order. `shared` heads of `end` are copies of one, side by side (grouped-query attention)."""
+    graph order, and `held` are, among them, the statistics of norms, and norms that are one op. `shared` heads of `end` are
+    copies of one, side by side (grouped-query attention)."""
 
     end: Node
     stream: Node
     between: tuple[Node, ...]
     shared: int = 1
+    held: frozenset[Node] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +197,9 @@ class _Finder:
                 "reader has no single place at which the stream can be read apart"
             )
         (stream,) = hit
-        reads[end] = Read(end, stream, self._from(stream, between), shared)
+        nodes = self._from(stream, between)
+        held = self.statistics.intersection(nodes) | {node for node in nodes if node.target in LAST_DIMS}
+        reads[end] = Read(end, stream, nodes, shared, held)
         return end
 
     def _streams(self) -> set[Node]:

@@ -11,17 +11,20 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from lxt_fx.attribution.attributed import call_at_all_leaves
+from lxt_fx.attribution.non_finite import is_finite
 from lxt_fx.attribution.place_axes import unit_axis
 from lxt_fx.attribution.places import InsidePlace, places_at
 from lxt_fx.attribution.standard_places import kind_of
 from lxt_fx.attribution.target import TargetLike
-from lxt_fx.base.errors import ForwardMismatchError, InputError
+from lxt_fx.base.autocast import autocast_off
+from lxt_fx.base.errors import ForwardMismatchError, InputError, NonFiniteError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.nodes import written_shape
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.inside.circuits.graph_run import GraphRun
-from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, pairs_of
+from lxt_fx.inside.circuits.pair_batches import pair_batches
+from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, check_finite, pairs_of
 from lxt_fx.inside.units import check_units, units_of
 from lxt_fx.views.listed import Listed
 
@@ -65,6 +68,10 @@ class Patching(Listed):
         return Group(Text(repr(self)), table)
 
 
+_BY_PAIR = ("effects", "clean", "corrupted")
+"""What has an axis of pairs."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
     """One part that is patched: a unit of a place, or all of it."""
@@ -97,6 +104,7 @@ def activation_patching(
     processor: Any = None,
     at: Literal["corrupted", "clean"] = "corrupted",
     copies: int | None = None,
+    batch: int | None = None,
     progress: bool | None = None,
 ) -> Patching:
     """The effect of single parts, measured: one forward for each, in which it has its value of the other run.
@@ -112,25 +120,42 @@ def activation_patching(
     pairs run several times side by side, `copies` parts in one forward (None: about 64 examples); a model whose batch size
     is fixed runs one by one. The other arguments are those of `circuit_scores`.
 
-    Raises InputError for places without units, and what `circuit_scores` raises; ForwardMismatchError for a model whose
-    examples depend on one another.
+    Raises InputError for places without units, and what `circuit_scores` raises; NonFiniteError for numbers that are not
+    finite; ForwardMismatchError for a model whose examples depend on one another.
     """
-    with gradients_on():
+    with gradients_on(), autocast_off():
         if at not in (CLEAN, CORRUPTED):
             raise InputError(f'{FUNCTION}: at must be "corrupted" or "clean", got {at!r}')
-        pairs = pairs_of(explained, processor, clean, corrupted, target, FUNCTION)
-        parts, other = _parts(pairs, units), CLEAN if at == CORRUPTED else CORRUPTED
-        runs = {side: pairs.run(side) for side in (CLEAN, CORRUPTED)}
-        numbers = {side: pairs.numbers(side, run.output()) for side, run in runs.items()}
-        values = {part.node: runs[other].values[part.node] for part in parts}
-        del runs
-        size = _copies(pairs, copies)
-        patched = _Patched(pairs, at, values)
-        found = list(steps("patched parts", patched.numbers(parts, size, numbers[at]), len(parts), size))
-        moved = torch.cat(found, 1) - numbers[at][:, None]
-        return Patching(
-            moved if at == CORRUPTED else -moved, tuple(part.name for part in parts), numbers[CLEAN], numbers[CORRUPTED]
+        found = [
+            _patched(pairs_of(explained, processor, *some, FUNCTION), units, at, copies)
+            for some in pair_batches(clean, corrupted, target, batch, FUNCTION)
+        ]
+        effects, clean, corrupted = (torch.cat([getattr(one, name) for one in found]) for name in _BY_PAIR)
+        return Patching(effects, found[0].parts, clean, corrupted)
+
+
+def _patched(
+    pairs: Pairs, units: str | Sequence[str] | Mapping[str, Any], at: Literal["corrupted", "clean"], copies: int | None
+) -> Patching:
+    parts, other = _parts(pairs, units), CLEAN if at == CORRUPTED else CORRUPTED
+    runs = {side: pairs.run(side) for side in (CLEAN, CORRUPTED)}
+    numbers = {side: pairs.numbers(side, run.output()) for side, run in runs.items()}
+    check_finite(pairs, numbers, (), FUNCTION)
+    values = {part.node: runs[other].values[part.node] for part in parts}
+    del runs
+    size = _copies(pairs, copies)
+    patched = _Patched(pairs, at, values)
+    found = list(steps("patched parts", patched.numbers(parts, size, numbers[at]), len(parts), size))
+    moved = torch.cat(found, 1) - numbers[at][:, None]
+    if not is_finite([moved]):
+        broken = next(part for part, each in zip(parts, moved.T, strict=True) if not is_finite([each]))
+        raise NonFiniteError(
+            f"{FUNCTION}: the number is not finite with the {other} value of {broken.name}; try a wider dtype "
+            "(model.float())"
         )
+    return Patching(
+        moved if at == CORRUPTED else -moved, tuple(part.name for part in parts), numbers[CLEAN], numbers[CORRUPTED]
+    )
 
 
 def _parts(pairs: Pairs, units: str | Sequence[str] | Mapping[str, Any]) -> list[_Part]:

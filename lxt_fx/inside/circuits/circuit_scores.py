@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.places import InsidePlace, places
 from lxt_fx.attribution.standard_places import kind_of
 from lxt_fx.attribution.target import TargetLike
+from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, stage, steps
@@ -22,8 +22,9 @@ from lxt_fx.inside.circuits.contributions import Contributions, Differences, dif
 from lxt_fx.inside.circuits.facts import facts_of
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.network import Network
-from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, pairs_of
-from lxt_fx.inside.circuits.scores_result import CircuitScores
+from lxt_fx.inside.circuits.pair_batches import pair_batches
+from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, check_finite, pairs_of
+from lxt_fx.inside.circuits.scores_result import CircuitScores, joined
 from lxt_fx.inside.circuits.token_scores import TokenScores
 
 FUNCTION = "circuit_scores"
@@ -43,6 +44,7 @@ def circuit_scores(
     rules: Rules | None = None,
     per_head: bool = False,
     by_token: bool = False,
+    batch: int | None = None,
     progress: bool | None = None,
 ) -> CircuitScores:
     """How much each edge of a decoder hands on of what a clean input has and a corrupted one has not.
@@ -77,42 +79,47 @@ def circuit_scores(
     `clean` and `corrupted` are inputs as `latent` takes them, one each or a batch of pairs; those of a pair have the same
     number of tokens. `target` is one number of the output, mostly a contrast, for all pairs or a list with one for each.
     All scores come from one forward of each run, and one forward and backward for each step. Memory is that of all values
-    of both runs, and of (writers + readers) x pairs x tokens x hidden: give many pairs in parts. With `by_token` it is also
-    pairs x tokens x tokens x writers x readers.
+    of both runs, and of (writers + readers) x pairs x tokens x hidden; `batch` pairs run at once (None: all). With
+    `by_token` it is also pairs x tokens x tokens x writers x readers.
 
     Raises InputError for pairs that do not fit, for a module in explicit form, and for a network whose stream is no plain
     sum of its writers; NonFiniteError for scores that are NaN or infinite; ForwardMismatchError where heads or features do
     not add up to what the stream has of them.
     """
-    with gradients_on():
-        share = _steps(at)
-        pairs = pairs_of(
-            explained, processor, clean, corrupted, target, FUNCTION, rules=rules, per_head=per_head or by_token
-        )
-        network, names = pairs.network, _neurons(pairs)
-        with stage("running the pairs"):
-            runs = {side: pairs.run(side) for side in (CLEAN, CORRUPTED)}
-            found = differences(*(Contributions(run, network, FUNCTION) for run in runs.values()))
-            numbers = {side: pairs.numbers(side, run.output()) for side, run in runs.items()}
-            neurons = {place.name: _difference(runs, node) for place, node in names}
-        tokens = TokenScores(network, found, 1 / len(share), FUNCTION) if by_token else None
-        gradients = _mean(_gradients(pairs, share, list(neurons), tokens))
-        scores = CircuitScores(
-            _edges(network, found, gradients.readers),
-            _nodes(network, found, gradients.writes),
-            {name: _by_unit(each, gradients.inside[name]) for name, each in neurons.items()},
-            network.writer_names,
-            network.reader_names,
-            network.edges,
-            network.feeds,
-            numbers[CLEAN],
-            numbers[CORRUPTED],
-            f"table {pairs.module.record.table_name}, {_said(at)}",
-            facts_of(pairs, per_head or by_token),
-            None if tokens is None else tokens.scores,
-        )
-        _check_finite(pairs, scores)
-        return scores
+    with gradients_on(), autocast_off():
+        share, found = _steps(at), list[CircuitScores]()
+        for some in pair_batches(clean, corrupted, target, batch, FUNCTION):
+            pairs = pairs_of(explained, processor, *some, FUNCTION, rules=rules, per_head=per_head or by_token)
+            found.append(_scored(pairs, share, _said(at), per_head or by_token, by_token))
+        return joined(found)
+
+
+def _scored(pairs: Pairs, share: Sequence[float], said: str, per_head: bool, by_token: bool) -> CircuitScores:
+    network, names = pairs.network, _neurons(pairs)
+    with stage("running the pairs"):
+        runs = {side: pairs.run(side) for side in (CLEAN, CORRUPTED)}
+        found = differences(*(Contributions(run, network, FUNCTION) for run in runs.values()))
+        numbers = {side: pairs.numbers(side, run.output()) for side, run in runs.items()}
+        neurons = {place.name: _difference(runs, node) for place, node in names}
+    tokens = TokenScores(network, found, 1 / len(share), FUNCTION) if by_token else None
+    gradients = _mean(_gradients(pairs, share, list(neurons), tokens))
+    scores = CircuitScores(
+        _edges(network, found, gradients.readers),
+        _nodes(network, found, gradients.writes),
+        {name: _by_unit(each, gradients.inside[name]) for name, each in neurons.items()},
+        network.writer_names,
+        network.reader_names,
+        network.edges,
+        network.feeds,
+        numbers[CLEAN],
+        numbers[CORRUPTED],
+        f"table {pairs.module.record.table_name}, {said}",
+        facts_of(pairs, per_head),
+        None if tokens is None else tokens.scores,
+    )
+    found_by = [scores.edges, scores.nodes, *scores.neurons.values(), *([] if tokens is None else [tokens.scores])]
+    check_finite(pairs, numbers, found_by, FUNCTION, CLEAN if share == (1.0,) else CORRUPTED)
+    return scores
 
 
 def _steps(at: At) -> tuple[float, ...]:
@@ -191,10 +198,3 @@ def _nodes(network: Network, found: Differences, gradients: Tensor) -> Tensor:
 def _by_unit(difference: Tensor, gradient: Tensor) -> Tensor:
     """s of each neuron, [pairs, neurons]."""
     return torch.einsum("btn,btn->bn", difference, gradient.to(difference.dtype)).cpu()
-
-
-def _check_finite(pairs: Pairs, scores: CircuitScores) -> None:
-    if not is_finite([scores.edges, scores.nodes, *scores.neurons.values()]):
-        side = pairs.corrupted
-        said = f"{FUNCTION}: an explained number, or a score,"
-        raise_non_finite(pairs.module, side.leaves.bound, lambda out: side.call.numbers.totals(out)[0].sum(), said)

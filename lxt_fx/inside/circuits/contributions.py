@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from lxt_fx.attribution.many_targets import LARGEST_CHUNK
 from lxt_fx.base.errors import ForwardMismatchError
@@ -16,6 +17,12 @@ from lxt_fx.inside.circuits.network import Network, Reader, Writer
 CLOSE = 64.0
 """How far units may be from the sum of what they add, in units in the last place of the largest value, in the coarsest
 dtype between them and the stream."""
+
+
+def coarsest(run: GraphRun, nodes: Iterable[Node]) -> float:
+    """The unit in the last place, at 1, of the coarsest dtype that values of these nodes have."""
+    values = (run.values[node] for node in nodes)
+    return max(torch.finfo(each.dtype).eps for each in values if isinstance(each, Tensor) and each.is_floating_point())
 
 
 class Contributions:
@@ -108,9 +115,7 @@ class Differences:
         both = (self.one.whole(writer), self.other.whole(writer))
         scale = max(float(each.abs().max()) for each in (*both, found.abs().sum(0)))
         far = float((found.sum(0) - (both[0] - both[1])).abs().max())
-        values = (self.one.run.values[node] for node in writer.write.between)
-        eps = max(torch.finfo(value.dtype).eps for value in values if value.is_floating_point())
-        if far > CLOSE * eps * scale:
+        if far > CLOSE * coarsest(self.one.run, writer.write.between) * scale:
             raise ForwardMismatchError(
                 f"{self.one.function}: {writer.place} do not add up to what the stream has of them (off by {far:.1e}, of "
                 f"values up to {scale:.1e}): what stands between them and %{writer.write.added.name} is not linear, or has "

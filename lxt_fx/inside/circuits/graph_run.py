@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
+from lxt_fx.base.nodes import arguments
 from lxt_fx.base.torch_internals import io_of, pytree
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.inside.circuits.held_norm import held_norm
+from lxt_fx.ops.norms import LAST_DIMS
 
 
 class GraphRun:
@@ -50,11 +53,15 @@ class GraphRun:
 
     def through(self, nodes: Iterable[Node], source: Node, value: Tensor, held: Set[Node] = frozenset()) -> Tensor:
         """The value of the last of these nodes, which lead there from `source`, if that had this value. Those that are
-        `held` stay as they were."""
+        `held` stay as they were; of norms that are one op, their statistics do."""
         instead: dict[Node, Any] = {source: value}
         last = source
         for node in nodes:
-            if node not in held:
+            if node in held and node.target in LAST_DIMS:
+                given = map_arg(arguments(node), self.values.__getitem__)
+                instead[node] = held_norm(node.target, given, instead[node.all_input_nodes[0]])
+                last = node
+            elif node not in held:
                 instead[node] = self.compute(node, instead)
                 last = node
         found: Tensor = instead[last]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.leaf_call import LeafCall
-from lxt_fx.attribution.target import TargetLike
+from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
+from lxt_fx.attribution.target import Target, TargetLike, is_list
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.wide import at_least_float32
 from lxt_fx.compiler.explained import Explained
@@ -48,8 +49,9 @@ class Pairs:
 
     def numbers(self, name: str, output: Any) -> Tensor:
         """The explained number of each pair in an output, [pairs], read as in the clean or the corrupted call."""
-        values = self.side(name).call.numbers.totals(output)[1]
-        return at_least_float32(values.detach().reshape(-1)).cpu()
+        asked = self.side(name).call.numbers
+        asked.totals(output)  # of a name of several tokens, that of its first token too, which is no number of its own
+        return at_least_float32(torch.stack([own.value.detach() for (own,) in asked.numbers])).cpu()
 
     def between(self, share: float) -> LeafCall:
         """The call whose leaves lie between those of both runs: corrupted + share (clean - corrupted)."""
@@ -74,10 +76,11 @@ def pairs_of(
 ) -> Pairs:
     """The calls of these pairs. A model is transformed on the clean inputs.
 
-    Raises InputError where there is no target or several for one pair, where the inputs of a pair are not as long as one
-    another or differ in more than what is looked up for their tokens, and what `network_of` raises.
+    Raises InputError where a target leaves the entry to the model or there are several for one pair, where the inputs of a
+    pair are not as long as one another or differ in more than what is looked up for their tokens, and what `network_of`
+    raises.
     """
-    if target is None:
+    if _leaves_the_entry(target):
         raise InputError(
             f"{function}: a pair needs one number that is read in both runs, and the model's own answers may differ; give "
             'the target, such as the contrast (" Mary", " John")'
@@ -97,9 +100,34 @@ def pairs_of(
     return Pairs(first, second, network_of(module, function, per_head))
 
 
+def _leaves_the_entry(target: Any) -> bool:
+    """Whether a target, or one of a list, means the largest logit, which may be another entry in each run."""
+    if is_list(target):
+        return any(map(_leaves_the_entry, target))
+    if isinstance(target, tuple):
+        return bool(target) and target[0] is None
+    return target is None or (isinstance(target, Target) and target.token is None)
+
+
+def check_finite(
+    pairs: Pairs, numbers: Mapping[str, Tensor], found: Sequence[Tensor], function: str, at: str = CORRUPTED
+) -> None:
+    """Raises NonFiniteError where a number of one of both runs is not finite, or what was found by gradients of `at`: it
+    says where the first such value comes from."""
+    broken = next((name for name, each in numbers.items() if not is_finite([each])), None)
+    if broken is None and is_finite(found):
+        return
+    side = pairs.side(broken or at)
+    said = f"{function}: an explained number of the {broken or at} run, or a score,"
+    raise_non_finite(pairs.module, side.leaves.bound, lambda out: side.call.numbers.totals(out)[0].sum(), said)
+
+
 def _check_alike(clean: LeafCall, corrupted: LeafCall, function: str) -> None:
     """Raises InputError unless both calls differ in the values of their leaves only."""
     shapes = [{name: list(value.shape) for name, value in call.leaves.items()} for call in (clean, corrupted)]
+    pairs = [next(iter(call.leaves.values())).shape[:1] for call in (clean, corrupted)]
+    if pairs[0] != pairs[1]:
+        raise InputError(f"{function}: {pairs[0][0]} clean and {pairs[1][0]} corrupted inputs are no pairs; give as many")
     if clean.module is not corrupted.module or shapes[0] != shapes[1]:
         raise InputError(
             f"{function}: clean and corrupted inputs must have the same number of tokens, as parts are compared position "

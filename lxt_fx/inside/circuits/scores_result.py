@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import networkx as nx
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lxt_fx.attribution.places import nearest
 from lxt_fx.base.errors import InputError, UnknownNameError
@@ -172,6 +174,30 @@ class CircuitScores(Listed):
             table.add_row(Text(writer), Text(reader), f"{score:+.4f}")
         means = f"clean {float(self.clean.mean()):.4g}, corrupted {float(self.corrupted.mean()):.4g}"
         return Group(Text(f"{self!r}: {means}"), table)
+
+
+def joined(found: Sequence[CircuitScores]) -> CircuitScores:
+    """The scores of several batches of pairs of one network, one after another."""
+    first = found[0]
+    return replace(
+        first,
+        edges=torch.cat([one.edges for one in found]),
+        nodes=torch.cat([one.nodes for one in found]),
+        neurons={name: torch.cat([one.neurons[name] for one in found]) for name in first.neurons},
+        clean=torch.cat([one.clean for one in found]),
+        corrupted=torch.cat([one.corrupted for one in found]),
+        facts=replace(first.facts, texts=tuple(text for one in found for text in one.facts.texts)),
+        by_token=_joined_by_token([one.by_token for one in found if one.by_token is not None]),
+    )
+
+
+def _joined_by_token(found: Sequence[Tensor]) -> Tensor | None:
+    """The scores by token of several batches; behind the tokens of a shorter one stand zeros."""
+    if not found:
+        return None
+    longest = max(each.shape[1] for each in found)
+    more = (longest - each.shape[1] for each in found)
+    return torch.cat([pad(each, (0, 0, 0, 0, 0, less, 0, less)) for each, less in zip(found, more, strict=True)])
 
 
 def _index(names: Sequence[str], name: str) -> int:

@@ -1,27 +1,26 @@
-"""What decides the numbers of a corpus beside its arguments, as short hashes that are equal in every process: the weights
-of the model, its rules and dictionaries, the processor, a function as target."""
+"""What decides the numbers of a corpus beside its arguments and the weights, as short hashes that are equal in every
+process: the rules of a model and its dictionaries, the processor, a function as target."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Node
 
 from lxt_fx.attribution.target import Target, TargetLike
 from lxt_fx.attribution.target_entry import name_of
 from lxt_fx.base.nodes import module_path
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.compiler.weights_hash import short_hash
 from lxt_fx.inputs.pictures import is_pil
 from lxt_fx.inputs.tools import tools_of
 from lxt_fx.passes.analysis.find_dictionaries import find_dictionaries
@@ -29,41 +28,10 @@ from lxt_fx.rule_table.rule import Rule
 from lxt_fx.rule_table.selectors import selector_text
 from lxt_fx.rule_table.table import RuleTable
 
-LONG = 16
-"""How many digits of a hash are written."""
-
 PROBE = "The 3rd Probe, naïvely: «ab cd»\n"
 """A text that two tokenizers read differently, if they are not the same."""
 
-ROW = 512
-"""How many words of 64 bits are a row."""
-
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
-
-
-def weights_hash(model: nn.Module) -> str:
-    """A hash of all parameters and buffers, in whatever order: a model in which one number is another has another one. Of
-    an explained module, those that its tokens are looked up in count too, which its graph does not hold."""
-    modules = (model, *(front.module for front in model._fronts)) if isinstance(model, Explained) else (model,)
-    tensors = {id(x): x for module in modules for x in chain(module.parameters(), module.buffers())}
-    with torch.no_grad():
-        each = [f"{list(x.shape)} {x.dtype} {_numbers(x)}" for x in tensors.values()]
-    return _hash(" ".join(sorted(each)).encode())
-
-
-def _numbers(tensor: Tensor) -> str:
-    """A hash of sums over all bits: of rows of 64-bit words their sums over rows and over columns, and of the rest the
-    bytes. Sums of whole numbers are exact, so they do not depend on threads or devices; they take a sixth of the time of a
-    hash."""
-    if tensor.device.type == "meta" or tensor.numel() == 0:
-        return ""
-    plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-    flat = plain.contiguous().reshape(-1).view(torch.uint8)
-    size = len(flat) - len(flat) % (8 * ROW)
-    words = flat[:size] if flat.storage_offset() % 8 == 0 else flat[:size].clone()
-    rows = words.view(torch.int64).reshape(-1, ROW)
-    parts = (rows.sum(0), rows.sum(1), flat[size:])
-    return _hash(b"|".join(part.cpu().numpy().tobytes() for part in parts))
 
 
 def rules_hash(explained: Explained) -> str:
@@ -72,12 +40,12 @@ def rules_hash(explained: Explained) -> str:
     table, options = explained.record.table, explained._options
     rules = [explained.record.table_name] if table is None else _rule_texts(table)
     epsilon = None if options is None else options.epsilon
-    return _hash(repr((rules, epsilon, list(_dictionaries(explained)))).encode())
+    return short_hash(repr((rules, epsilon, list(_dictionaries(explained)))).encode())
 
 
 def table_hash(table: RuleTable) -> str:
     """A hash of the rules of a table with their places and numbers."""
-    return _hash(repr(_rule_texts(table)).encode())
+    return short_hash(repr(_rule_texts(table)).encode())
 
 
 def _rule_texts(table: RuleTable) -> list[str]:
@@ -110,7 +78,7 @@ def processor_hash(processor: Any, function: str) -> str:
     for each in (tools.image_processor, tools.feature_extractor, tools.picture_function):
         if each is not None:
             found.append(_settings_text(each))
-    return _hash("|".join(found).encode()) if found else ""
+    return short_hash("|".join(found).encode()) if found else ""
 
 
 def _tokenizer_text(tokenizer: Any) -> str:
@@ -135,7 +103,7 @@ def said_target(target: TargetLike) -> str:
         return "what the model says"
     if callable(target) and not isinstance(target, Target):
         code = _function_text(target)
-        return f"the function {name_of(target)}" + (f" ({_hash(code.encode())[:8]})" if code else "")
+        return f"the function {name_of(target)}" + (f" ({short_hash(code.encode())[:8]})" if code else "")
     return repr(target)
 
 
@@ -165,7 +133,7 @@ def class_hash(kind: type) -> str:
     written = [  # what dataclass makes of fields is in no file
         (name, _code_text(code)) for name, code in codes if isinstance(code, CodeType) and code.co_filename != "<string>"
     ]
-    return _hash(repr(written).encode())
+    return short_hash(repr(written).encode())
 
 
 def _code_text(code: CodeType) -> str:
@@ -175,7 +143,7 @@ def _code_text(code: CodeType) -> str:
 
 def content_hash(value: Any) -> str:
     """A hash of what a sample is: of a path, of what the file holds."""
-    return _hash(_content_text(value).encode())
+    return short_hash(_content_text(value).encode())
 
 
 def _content_text(value: Any) -> str:
@@ -193,16 +161,12 @@ def _content_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return repr([type(value).__name__, *map(_content_text, value)])
     if isinstance(value, Path):
-        return f"file {_hash(value.read_bytes())}" if value.is_file() else f"path {value}"
+        return f"file {short_hash(value.read_bytes())}" if value.is_file() else f"path {value}"
     if isinstance(value, Tensor):
         wide = value.detach().cpu().contiguous()
         value = (wide.float() if wide.dtype == torch.bfloat16 else wide).numpy()
     if is_pil(value):
         value = np.asarray(value)
     if isinstance(value, np.ndarray) and value.dtype != object:
-        return f"{value.shape} {value.dtype} {_hash(np.ascontiguousarray(value).tobytes())}"
+        return f"{value.shape} {value.dtype} {short_hash(np.ascontiguousarray(value).tobytes())}"
     return _ADDRESS.sub("", f"{type(value).__name__} {value!r}")
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:LONG]

@@ -11,7 +11,8 @@ from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.attribution.target import TargetLike, is_list
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.inside.corpus.fingerprint import content_hash, processor_hash, rules_hash, said_target, weights_hash
+from lxt_fx.compiler.weights_hash import weights_hash
+from lxt_fx.inside.corpus.fingerprint import content_hash, processor_hash, rules_hash, said_target
 from lxt_fx.inside.corpus.folder import FORMAT
 from lxt_fx.inside.corpus.units_by_token import unit_count
 

@@ -20,8 +20,9 @@ from lxt_fx.base.frames import pandas_for
 from lxt_fx.base.public_door import public
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.transform import transform
+from lxt_fx.compiler.weights_hash import weights_hash
 from lxt_fx.inside.corpus.extremes import NONE, Extremes
-from lxt_fx.inside.corpus.fingerprint import rules_hash, weights_hash
+from lxt_fx.inside.corpus.fingerprint import rules_hash
 from lxt_fx.inside.corpus.folder import (
     BAD,
     KEYS,

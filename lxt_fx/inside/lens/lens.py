@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from lxt_fx.attribution.many_targets import check_chunk
 from lxt_fx.attribution.non_finite import is_finite
+from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import InputError, NonFiniteError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.compiler.options import Rules
+from lxt_fx.compiler.weights_hash import weights_hash
 from lxt_fx.inputs.kinds import kind_of
-from lxt_fx.inside.corpus.fingerprint import weights_hash
 from lxt_fx.inside.lens.lens_result import Lens, LensFacts
 from lxt_fx.inside.lens.residuals import Positions, Residuals, residuals, text_call
 from lxt_fx.tasks.reading import opened_with
@@ -63,7 +64,7 @@ def lens(
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise InputError(f"{FUNCTION}: batch must be a whole number of at least 1, got {batch!r}")
     module, processor = opened_with(model, processor, FUNCTION)
-    with gradients_on():
+    with gradients_on(), autocast_off():
         total, facts, prompts, count = None, None, 0, 0
         for some in _batches(inputs, batch):
             call = text_call(module, processor, some, FUNCTION, rules)
@@ -72,7 +73,8 @@ def lens(
             total = sums if total is None else total.add_(sums)
             prompts, count = prompts + len(mask), count + int(mask.sum())
             facts = facts or LensFacts.of(call.explained, weights_hash(call.explained), tuple(call.places))
-        assert total is not None and facts is not None, "there is a prompt"
+        if total is None or facts is None:
+            raise InputError(f"{FUNCTION}: there is no prompt to average over; give one, or a list of some")
         matrices = total / prompts
         if not is_finite([matrices]):
             layer = next(at for at, one in enumerate(matrices) if not is_finite([one]))

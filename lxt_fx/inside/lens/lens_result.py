@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.one_line import one_line
 from lxt_fx.base.saved_json import read_json
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.inside.corpus.fingerprint import weights_hash
+from lxt_fx.compiler.weights_hash import weights_hash
 from lxt_fx.inside.lens.read_out import logits_by_layer, top_of
 from lxt_fx.inside.lens.reading import LensReading, reading_of
 from lxt_fx.inside.lens.residuals import text_call
@@ -79,14 +80,14 @@ class Lens(Listed):
         model's own last norm and head. Behind the last layer these are the model's logits. Of a list of texts, a tuple.
 
         `model` and `processor` are those that the lens was made with, or loaded for, unless others are given. Raises
-        InputError for another model, for texts that do not fit, for a k that is not from 1 to the vocabulary, and where no
-        model is known.
+        InputError for a model with other weights, for texts that do not fit, for a k that is not from 1 to the vocabulary,
+        and where no model is known; NonFiniteError for logits that are NaN or infinite.
         """
         model, processor = (self._model if model is None else model), (self._processor if processor is None else processor)
         if model is None:
             raise InputError(f"{WHERE}.read: a loaded lens needs the model: read(text, model=..., processor=...)")
         module, processor = opened_with(model, processor, f"{WHERE}.read")
-        with torch.no_grad():
+        with torch.no_grad(), autocast_off():
             call = text_call(module, processor, inputs, f"{WHERE}.read", None)
             self._check(call.explained, tuple(call.places))
             top = [top_of(logits, k, f"{WHERE}.read") for logits in logits_by_layer(call, self.matrices)]
@@ -95,9 +96,7 @@ class Lens(Listed):
         return found if call.batched else found[0]
 
     def _check(self, explained: Explained, places: tuple[str, ...]) -> None:
-        """Raises InputError for a model that the lens was not made of."""
-        if explained is self._model:
-            return
+        """Raises InputError for a model that the lens was not made of, or whose weights have changed since."""
         if places != self.facts.places or weights_hash(explained) != self.facts.weights:
             raise InputError(
                 f"{WHERE}.read: this lens was made of a {self.facts.model_class} with other weights or layers; make one of "

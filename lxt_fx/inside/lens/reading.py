@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lxt_fx.attribution.non_finite import is_finite
 from lxt_fx.attribution.readable_tokens import readable_tokens
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.errors import InputError, NonFiniteError
 from lxt_fx.base.frames import pandas_for
 from lxt_fx.base.one_line import one_line
 from lxt_fx.base.public_door import public
@@ -90,6 +91,25 @@ class LensReading(Listed):
         """Writes one self-contained page with all positions (`lxt_fx.explore`)."""
         public("explore")(self, path=path)
 
+    def to_png(self, path: str | Path, *, width: float = 6.5) -> tuple[Path, ...]:
+        """Writes a figure `width` inches wide: a line for each place, the last one first, a column for each position,
+        shaded by the probability of the token. What does not fit 11 inches goes to further files, `name-2.png` and so on;
+        the paths of all are returned. Raises InputError for a width too small."""
+        from lxt_fx.inside.lens.lens_figure import Grid, draw_lens
+
+        best = [[tokens[0] for tokens in line] for line in self.predicted]
+        shares = self.probability[..., 0].tolist()
+        return draw_lens(Grid(self.tokens, self.places, best, shares, self.table_name), path, width)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON: `tokens`, `places`, `rules`, and for each place, position and token `predicted`, `ids`,
+        `logits` and `probability` [places][positions][k]."""
+        return {
+            "tokens": list(self.tokens), "places": list(self.places), "rules": self.table_name,
+            "predicted": [[list(tokens) for tokens in line] for line in self.predicted], "ids": self.ids.tolist(),
+            "logits": self.logits.tolist(), "probability": self.probability.tolist(),
+        }  # fmt: skip
+
     def __rich__(self) -> RenderableType:
         from rich.console import Group
         from rich.table import Table
@@ -113,11 +133,17 @@ class LensReading(Listed):
 
 
 def reading_of(text: OwnText, row: int, top: Sequence[Top], places: tuple[str, ...], table_name: str) -> LensReading:
-    """The reading of one text of a batch."""
+    """The reading of one text of a batch. Raises NonFiniteError where its logits have no largest one or no softmax."""
     columns = list(text.columns)
     ids, logits, probability = (
         torch.stack([getattr(one, name)[row, columns] for one in top]) for name in ("ids", "logits", "probability")
     )
+    for place, largest, share in zip(places, logits[..., 0], probability[..., 0], strict=True):
+        if not is_finite([largest, share]):  # NaN counts as the largest
+            raise NonFiniteError(
+                f"Lens.read: the logits of {place} are not finite: what its matrix makes of the residual stream may be too "
+                "large for the dtype of the model; try a wider one (model.float())"
+            )
     tokenizer, own = text.text.tokenizer, text.text.id_list() if text.text.ids_known else []
 
     @cache
