@@ -173,8 +173,12 @@ def run(*arguments: str, python: Path = PYTHON, folder: Path = ROOT) -> None:
 
 
 def environment() -> dict[str, str]:
-    """No model hub is ever asked, and each of two test workers gets one of two cores."""
-    return {"OMP_NUM_THREADS": "1", **os.environ, "HF_HUB_OFFLINE": "1", "LXT_FX_MODELS": str(cache_folder())}
+    """No model hub is ever asked, and each of two test workers gets one of two cores. Bytecode is written also where the
+    shell, such as that of a container, says otherwise: pip compiled nothing, so each of the many processes that the tests
+    start would compile torch and transformers anew, which takes longer than all else that it does."""
+    found = {"OMP_NUM_THREADS": "1", **os.environ, "HF_HUB_OFFLINE": "1", "LXT_FX_MODELS": str(cache_folder())}
+    found.pop("PYTHONDONTWRITEBYTECODE", None)
+    return found
 
 
 def cache_folder() -> Path:

@@ -19,11 +19,9 @@ os.environ["LXT_FX_CACHE"] = "off"  # so that captures are tested; test_cached_c
 os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"
 
 import pytest
-import stacks_of_nodes
 import torch
 
 torch.set_num_threads(1)
-stacks_of_nodes.read_quickly()
 # torch writes a trace of each export, with a stack for each symbol and guard and every graph as text, as soon as the logger
 # of it has a handler; and pytest gives one to all loggers that do not propagate.
 logging.getLogger("torch.__trace").propagate = True

@@ -48,7 +48,7 @@ def layers_of(params: list[Tensor], each: int, projects: bool) -> list[Layer]:
 
 
 def _sigmoid(z: Vector) -> Vector:
-    return [1 / (1 + math.exp(-v)) for v in z]
+    return [1 / (1 + math.exp(-v)) if v > -700 else math.exp(v) for v in z]
 
 
 def _add(*terms: Vector) -> Vector:

@@ -23,6 +23,8 @@ from lxt_fx.rule_table.rule import Rule, kind_text
 
 aten = torch.ops.aten
 
+pytestmark = pytest.mark.usefixtures("remembered_captures")  # both forms of a case are made of one capture
+
 CASES = {f"{rule.name}: {case.title}": (case, rule, reference) for case, rule, reference in forms.cases()}
 
 

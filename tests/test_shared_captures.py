@@ -1,17 +1,17 @@
 """What shared_captures.py makes is what `lxt_fx.transform` makes, and it says when a test changed a shared model.
-`transform` is called here as users call it, with torch's own cache of fake tensors and its own stacks of nodes, which
-conftest.py switches off elsewhere."""
+`transform` is called here with torch's own cache of fake tensors, which conftest.py switches off elsewhere, and with its
+own stacks of nodes, which a capture reads in a shorter way."""
 
 from __future__ import annotations
 
 import logging
 import re
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any
 from unittest import mock
 
 import pytest
-import stacks_of_nodes
 import torch
 from rounding import ROUNDINGS, assert_same
 from shared_captures import each_model, explained, one_worker, shared_model
@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import lxt_fx
 from lxt_fx.compiler.kept_captures import forget_model
 from lxt_fx.compiler.pipeline import STAGES
+from lxt_fx.passes.capture import capture
 from lxt_fx.passes.capture.example import made_example
 
 
@@ -56,7 +57,7 @@ def test_it_is_the_module_that_transform_makes(name: str) -> None:
     explained(name, rules="cp_lrp", form="explicit")
     shared = explained(name)
     before = FakeTensorMode.cache_info()
-    own_stacks = mock.patch.object(stacks_of_nodes.proxy, "CapturedTraceback", stacks_of_nodes.OF_TORCH)
+    own_stacks = mock.patch.object(capture, "stacks_read_quickly", nullcontext)
     with dynamo_settings.patch(fake_tensor_cache_enabled=True), own_stacks:
         forget_model(model)
         public = lxt_fx.transform(model)

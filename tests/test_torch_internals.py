@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from traceback import StackSummary
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -186,6 +189,56 @@ def test_guards_that_are_gone_end_the_capture_instead_of_vanishing(monkeypatch: 
     monkeypatch.setattr(torch.export, "export", without_guards)
     with pytest.raises(lxt_fx.UnsupportedVersionError, match="_guards_code.*to refuse inputs"):
         lxt_fx.transform(Halved().eval(), (torch.randn(2, 6),))
+
+
+proxy: Any = torch.fx.proxy
+
+
+def stack_of_node() -> str:
+    """Where torch.fx says that a node comes from which is made here."""
+    tracer = torch.fx.Tracer()
+    tracer.graph, tracer.record_stack_traces = Graph(), True
+
+    def forward() -> str:
+        return str(tracer.create_node("placeholder", "x", (), {}).stack_trace)
+
+    return forward()
+
+
+def test_stacks_of_nodes_are_read_quickly_in_the_thread_that_captures_and_no_longer() -> None:
+    of_torch = proxy.CapturedTraceback
+    with internals.stacks_read_quickly():
+        assert proxy.CapturedTraceback is not of_torch
+    extract = mock.Mock(side_effect=of_torch.extract)
+    with mock.patch.object(of_torch, "extract", extract), ThreadPoolExecutor(1) as other:
+        with pytest.raises(KeyError), internals.stacks_read_quickly(), internals.stacks_read_quickly():
+            extract.reset_mock()
+            here = stack_of_node()
+            assert extract.call_count == 0
+            there = other.submit(stack_of_node).result()
+            assert extract.call_count == 1
+            raise KeyError
+        assert proxy.CapturedTraceback is of_torch
+        assert here.splitlines()[:2] == there.splitlines()[:2] == stack_of_node().splitlines()[:2]
+    assert __file__ in here and "in forward" in here
+
+
+class OtherFrames:
+    """What another release of torch might read."""
+
+    @staticmethod
+    def extract() -> OtherFrames:
+        return OtherFrames()
+
+    def summary(self) -> StackSummary:
+        return StackSummary.from_list([("model.py", 3, "forward", "x"), ("other.py", 4, "inner", "y")])
+
+
+def test_stacks_that_torch_reads_in_another_way_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in (OtherFrames, object, None):
+        monkeypatch.setattr(proxy, "CapturedTraceback", other)
+        with internals.stacks_read_quickly():
+            assert proxy.CapturedTraceback is other
 
 
 def test_an_op_that_torch_lacks_is_no_error_before_it_is_called() -> None:

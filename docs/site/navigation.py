@@ -57,7 +57,7 @@ GROUPS: dict[str, tuple[str, str]] = {
         "places Places InsidePlace watch latent Latent TopUnits position_relevance PositionRelevance Only conditional "
         "steer edits corpus Corpus labels Dictionary splice lens Lens LensReading maximise Maximised Regularisers "
         "circuit_scores CircuitScores circuit_faithfulness CircuitFaithfulness activation_patching Patching "
-        "qk_attribution QKAttribution",
+        "qk_attribution QKAttribution read_mib_circuit",
     ),
     "prove": (
         "Where all of the relevance went, and which rule every op got.",

@@ -7,13 +7,15 @@ missing without a check. With the check, a missing name raises UnsupportedVersio
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from inspect import signature
-from types import ModuleType
+from traceback import FrameSummary, StackSummary
+from types import FrameType, ModuleType
 from typing import Any, NoReturn, get_args, get_type_hints
 
 import torch
@@ -302,6 +304,81 @@ def compiled_when_called() -> AbstractContextManager[Any]:
 
     switch = getattr(lazy, "_use_lazy_graph_module", None)
     return nullcontext() if switch is None else switch(True)
+
+
+def _quick_stack_type(of_torch: Any) -> Any:
+    """What `CapturedTraceback` may be to the tracers of this thread; those of other threads get torch's own."""
+    thread = threading.get_ident()
+
+    class QuickStack(of_torch):  # type: ignore[misc]
+        """The frames from the first `forward` on, whose lines are looked up when they are read."""
+
+        is_quick = True
+
+        def __init__(self, frames: list[FrameType]) -> None:
+            codes = [(frame.f_code, frame.f_lineno) for frame in reversed(frames)]
+            self.frames = [FrameSummary(c.co_filename, line, c.co_name, lookup_line=False) for c, line in codes]
+
+        @staticmethod
+        def extract(*, script: bool = False, cpp: bool = False, skip: int = 0) -> Any:
+            if script or cpp or skip or threading.get_ident() != thread:
+                return of_torch.extract(script=script, cpp=cpp, skip=0 if script or cpp else skip + 1)
+            frames: list[FrameType] = []
+            kept, frame = 0, sys._getframe(1)
+            while frame is not None:
+                frames.append(frame)
+                kept = len(frames) if frame.f_code.co_name == "forward" else kept
+                frame = frame.f_back  # type: ignore[assignment]
+            return QuickStack(frames[:kept])
+
+        def summary(self) -> StackSummary:
+            """The outermost first."""
+            return StackSummary.from_list(self.frames)
+
+    return QuickStack
+
+
+@contextmanager
+def stacks_read_quickly() -> Iterator[None]:
+    """Inside the block, torch.fx finds out where the nodes of this thread's tracers come from in a fifth of the time: it
+    symbolizes the whole stack for each node, looks up the line of each frame, and drops all that is outside of the first
+    `forward`. Here only what it keeps is made. For one thread at a time. If torch took stacks from elsewhere, or kept
+    other frames, it would read them itself, in its own time."""
+    proxy: Any = torch.fx.proxy
+    of_torch = getattr(proxy, "CapturedTraceback", None)
+    nested = getattr(of_torch, "is_quick", False)
+    if nested or not isinstance(of_torch, type) or not _quick_stacks_are_torchs(of_torch):
+        yield
+        return
+    quick = _quick_stack_type(of_torch)
+    try:
+        proxy.CapturedTraceback = quick
+        yield
+    finally:
+        if proxy.CapturedTraceback is quick:  # nobody has set another meanwhile
+            proxy.CapturedTraceback = of_torch
+
+
+@cache
+def _quick_stacks_are_torchs(of_torch: Any) -> bool:
+    """Whether nodes get the same text either way, of whole stacks and of those that have the model's frames only."""
+    proxy: Any = torch.fx.proxy
+
+    def forward(whole: bool) -> str | None:
+        tracer = torch.fx.Tracer()
+        tracer.graph, tracer.record_stack_traces = Graph(), True
+        tracer._record_forward_stack_traces_only = not whole
+        return tracer.create_node("placeholder", "x", (), {}).stack_trace
+
+    found_texts = []
+    try:
+        for proxy.CapturedTraceback in (of_torch, _quick_stack_type(of_torch)):
+            found_texts.append([forward(whole) for whole in (True, False)])
+    except Exception:  # whatever another release raises, its own stacks are right
+        return False
+    finally:
+        proxy.CapturedTraceback = of_torch
+    return found_texts[0] == found_texts[1] and None not in found_texts[0]
 
 
 def unlifted(exported: ExportedProgram) -> GraphModule:

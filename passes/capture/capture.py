@@ -29,6 +29,7 @@ from lxt_fx.base.torch_internals import (
     io_of,
     pytree,
     set_io,
+    stacks_read_quickly,
     uncompiled,
 )
 from lxt_fx.base.transformers_internals import traceable_experts, visible_autocast, without_cache
@@ -115,7 +116,8 @@ def capture(
     said = []
     for name, way in ways:
         try:
-            with torch_state_restored(), _quiet(), as_it_was(model), _traceable(model), visible_autocast():
+            quick = _quiet(), stacks_read_quickly()
+            with torch_state_restored(), quick[0], quick[1], as_it_was(model), _traceable(model), visible_autocast():
                 return way()
         except UnsupportedVersionError:
             raise  # the next way does not use what is missing, and would hide that

@@ -139,6 +139,12 @@ class Differences:
             if writer.by_features:
                 yield list(writer.units), self.dot_features(writer, gradients)
 
+    def by_token(self, reader: Reader, gradients: Tensor) -> Tensor:
+        """The products with gradients [readers, *stream] of what the reader sees, summed over hidden: [pairs, tokens,
+        writers, readers]. Not for features."""
+        some = torch.cat([self.of(writer) for writer in reader.sees])
+        return torch.einsum("wbth,rbth->btwr", some, gradients.to(some.dtype))
+
     def dot_features(self, writer: Writer, gradients: Tensor) -> Tensor:
         """The products of features: each is f_k (d_k . g), [pairs, features, readers]. The gradients go back through the
         decoder, so what each feature adds is never made."""
