@@ -17,7 +17,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import process_time
 from typing import Annotated, Any
@@ -141,13 +141,8 @@ class Scored:
 
     def circuits(self, by: Any) -> dict[float, Any]:
         """The circuits of MIB's sizes by the mean over all pairs."""
-        scores = self.scores
-        mean = (self.edges / len(self.pairs))[None].to(scores.edges.dtype)
-        made = lxt_fx.CircuitScores(
-            mean, scores.nodes[:1], {}, scores.writers, scores.readers, scores.is_edge, scores.feeds,
-            scores.clean[:1], scores.corrupted[:1], scores.said,
-        )  # fmt: skip
-        return made.circuits(by=by)
+        mean = (self.edges / len(self.pairs))[None].to(self.scores.edges.dtype)
+        return replace(self.scores, edges=mean).circuits(by=by)
 
 
 def scored(study: Study, explained: Any, method: str) -> Scored:
