@@ -1,5 +1,5 @@
-"""Remakes the pictures of the explorer in docs/ from what SmolLM2 says: light, dark, a phone, routes inside the model, and
-the live page with heads that are switched off.
+"""Remakes the pictures of the explorer in docs/ from what SmolLM2 says: light, dark, a phone, routes inside the model, a
+circuit, and the live page with heads that are switched off.
 
     pip install playwright pillow 'lxt_fx[serve]'
     python examples/screenshots.py            # all of them, into docs/
@@ -32,18 +32,22 @@ DOCS = Path(__file__).parents[1] / "docs"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 TEXT = "The capital of France is"
 TABLES = ("attnlrp", "gradient")
+PAIR = [f"When Mary and John went to the store, {name} gave a drink to" for name in ("John", "Mary")]
+NAMES_OF = (" Mary", " John")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LARGEST = 200_000
 """Bytes of a picture."""
 
 
 def main(folder: Annotated[Path, typer.Argument(help="where the pictures go")] = DOCS) -> None:
-    """Writes explorer_answer.png, explorer_dark.png, explorer_routes.png, explorer_phone.png and explorer_live.png."""
+    """Writes explorer_answer.png, explorer_dark.png, explorer_routes.png, explorer_phone.png, explorer_live.png and
+    circuit.png."""
     model, tokenizer = load("smollm2")
     with tempfile.TemporaryDirectory() as pages, chromium() as browser:
         answer, both = Path(pages) / "answer.html", Path(pages) / "both.html"
         write_pages(model, tokenizer, answer, both)
         shots(browser, answer, both, folder)
+        circuit(browser, model, tokenizer, Path(pages) / "circuit.html", folder)
         with listening_at(0) as listening, running_at(listening, model, tokenizer) as (address, _):
             live(browser, address, folder)
 
@@ -97,6 +101,20 @@ def about(shown: Page) -> None:
     shown.locator(".block:not(.answer) .t", has_text="France").first.click()
     shown.mouse.move(0, 0)
     shown.evaluate("scrollTo(0, 0)")
+
+
+def circuit(browser: Browser, model: Any, tokenizer: Any, path: Path, folder: Path) -> None:
+    """What makes SmolLM2 say the name that stood once, with the strongest head at the last token chosen."""
+    found = lxt_fx.circuit_scores(model, *PAIR, NAMES_OF, processor=tokenizer, rules="relp", by_token=True)
+    found.to_html(path)
+    head = max((link for link in found.links(20) if link[2] == "logits" and "heads" in link[0]), key=lambda link: link[4])
+    layer, unit = head[0].split(".")[1], head[0].split(":")[1]
+    with page(browser, 1280, 1300, times=1) as shown:
+        shown.goto(path.as_uri())
+        shown.get_by_label("Edges", exact=True).fill("115")
+        shown.locator(f'.node[aria-label^="head {unit} of layer {layer} at “to”"]').click()
+        shown.mouse.move(0, 0)
+        save(shown.locator(".circuit").screenshot(), folder / "circuit.png")
 
 
 def live(browser: Browser, address: str, folder: Path) -> None:

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from lxt_fx.inside.circuits.activation_patching import Patching, activation_patching
     from lxt_fx.inside.circuits.circuit_faithfulness import CircuitFaithfulness, circuit_faithfulness
     from lxt_fx.inside.circuits.circuit_scores import circuit_scores
+    from lxt_fx.inside.circuits.mib import read_mib_circuit
     from lxt_fx.inside.circuits.qk_attribution import qk_attribution
     from lxt_fx.inside.circuits.qk_result import QKAttribution
     from lxt_fx.inside.circuits.scores_result import CircuitScores
@@ -184,6 +185,7 @@ __all__ = [
     "progress",
     "qk_attribution",
     "read_bench",
+    "read_mib_circuit",
     "register_packed",
     "relevance_of",
     "save",
@@ -216,6 +218,7 @@ _NAMES = {
     "lxt_fx.inside.circuits.activation_patching": "Patching activation_patching",
     "lxt_fx.inside.circuits.circuit_faithfulness": "CircuitFaithfulness circuit_faithfulness",
     "lxt_fx.inside.circuits.circuit_scores": "circuit_scores",
+    "lxt_fx.inside.circuits.mib": "read_mib_circuit",
     "lxt_fx.inside.circuits.qk_attribution": "qk_attribution",
     "lxt_fx.inside.circuits.qk_result": "QKAttribution",
     "lxt_fx.inside.circuits.scores_result": "CircuitScores",

@@ -15,7 +15,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "tutorials/audit",
     ),
     "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "benchmark", "benchmark_tables",
-               "ledger", "certificate", "switch_off", "circuits"),
+               "ledger", "certificate", "switch_off", "circuits", "circuits_study",
+               "two_hop"),
     "Reference": (
         "api/explain",
         "api/compile",
@@ -56,7 +57,7 @@ GROUPS: dict[str, tuple[str, str]] = {
         "places Places InsidePlace watch latent Latent TopUnits position_relevance PositionRelevance Only conditional "
         "steer edits corpus Corpus labels Dictionary splice lens Lens LensReading maximise Maximised Regularisers "
         "circuit_scores CircuitScores circuit_faithfulness CircuitFaithfulness activation_patching Patching "
-        "qk_attribution QKAttribution",
+        "qk_attribution QKAttribution read_mib_circuit",
     ),
     "prove": (
         "Where all of the relevance went, and which rule every op got.",

@@ -28,10 +28,10 @@ def explore(
         lxt_fx.explore(attnlrp, cp_lrp, path="both.html")           # side by side on one scale
 
     `results` are what lxt_fx returns: explanations and several of them, answers by token and through themselves,
-    comparisons, latent results, ledgers, certificates, rule tables, removal curves, a corpus or one of its units. With
-    `latent`, what `lxt_fx.latent` found for the same text and target, a place of the first explanation shows its layers,
-    heads and strongest units; a list has one for each explanation. `labels` name units: `lxt_fx.labels(path)`, or a
-    `Corpus`, whose samples are shown too. Relevance of pictures is summed over squares of `patch` x `patch` pixels, by
+    comparisons, latent results, circuits, ledgers, certificates, rule tables, removal curves, a corpus or one of its
+    units. With `latent`, what `lxt_fx.latent` found for the same text and target, a place of the first explanation shows
+    its layers, heads and strongest units; a list has one for each explanation. `labels` name units: `lxt_fx.labels(path)`,
+    or a `Corpus`, whose samples are shown too. Relevance of pictures is summed over squares of `patch` x `patch` pixels, by
     default the model's patches.
 
     A reader without scripts sees the static sheet of the results. Raises InputError for what is no result, for no result,

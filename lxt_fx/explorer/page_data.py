@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.explorer.circuit_data import circuit_data
 from lxt_fx.explorer.explanation_data import explanation_data, places_of
 from lxt_fx.explorer.latent_data import UnitLabels, check_belongs, latent_data
 from lxt_fx.explorer.plain import FORMAT, Payload
@@ -21,6 +22,7 @@ from lxt_fx.explorer.tables_data import (
     unit_data,
 )
 from lxt_fx.faithfulness.removal_curves import PerturbationCurves
+from lxt_fx.inside.circuits.scores_result import CircuitScores
 from lxt_fx.inside.corpus.result import Corpus
 from lxt_fx.inside.corpus.unit_report import UnitReport
 from lxt_fx.inside.latent_result import Latent
@@ -104,6 +106,8 @@ def _shown(given: Any, labels: UnitLabels | None, patch: int | None) -> Iterator
             one = _explanation(explanation, None, patch)
             _add_latent(one.data, given, explanation, example, labels)
             yield one
+    elif isinstance(given, CircuitScores):
+        yield from map(PageResult, circuit_data(given))
     elif isinstance(given, Ledger):
         yield from (PageResult(ledger_data(given.example(index))) for index in range(given.examples))
     else:
@@ -139,7 +143,8 @@ def _plain(given: Any) -> Payload:
     for kind, data in PLAIN:
         if isinstance(given, kind):
             return data(given)
-    shown = (Explanation, Explanations, Comparison, RecursiveAnswer, Latent, Ledger, *(kind for kind, _ in PLAIN))
+    several = (Explanation, Explanations, Comparison, RecursiveAnswer, Latent, Ledger, CircuitScores)
+    shown = (*several, *(kind for kind, _ in PLAIN))
     kinds = [kind.__name__ for kind in shown]
     raise InputError(f"{FUNCTION}: a {type(given).__name__} is no result that the page shows; it shows {', '.join(kinds)}")
 

@@ -55,7 +55,7 @@ def result(kind: str, title: str, **facts: Any) -> Payload:
     empty: Payload = {
         "id": "", "title": title, "kind": kind, "model_class": "", "checkpoint": "", "rules": "", "versions": {},
         "seconds": 0.0, "numbers": [], "parts": [], "account": None, "notes": [], "latent": None,
-        "text": "", "tables": [], "steered": [],
+        "text": "", "tables": [], "steered": [], "circuit": None,
     }  # fmt: skip
     assert set(facts) <= set(empty), f"not in the format: {set(facts) - set(empty)}"
     return empty | facts

@@ -1,5 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { AccountView } from "./AccountView";
+import { CircuitView } from "./CircuitView";
 import { Controls } from "./Controls";
 import { LiveForm } from "./LiveForm";
 import { Matrix } from "./Matrix";
@@ -101,6 +102,7 @@ function Shown() {
           </p>
           <h1>{capital(result.title)}</h1>
         </header>
+        {result.circuit && <CircuitView key={result.id} result={result} circuit={result.circuit} />}
         <Tables result={result} />
         <Origin result={result} madeBy={madeBy.value} />
       </div>

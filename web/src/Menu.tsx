@@ -6,7 +6,7 @@ import { drawing, fileName, measured, png, svg } from "./drawing";
 import { scaleSentence } from "./Legend";
 import { FORMAT } from "./payload";
 import { headingOf } from "./ResultPane";
-import { madeBy, notice, pane, theme, unit } from "./state";
+import { asShown, madeBy, notice, pane, theme, unit } from "./state";
 
 type Kind = "PNG" | "SVG" | "CSV" | "JSON";
 
@@ -60,7 +60,7 @@ async function save(kind: Kind): Promise<void> {
   try {
     const name = fileName(result.numbers.length > 0 ? headingOf(result, chosen) : result.title);
     if (kind === "JSON") {
-      const page = { format: FORMAT, made_by: madeBy.value, results: [result], live: null };
+      const page = { format: FORMAT, made_by: madeBy.value, results: [asShown(result)], live: null };
       return download(new Blob([JSON.stringify(page)], { type: "application/json" }), `${name}.json`);
     }
     if (kind === "CSV") return download(new Blob([csv(shown)], { type: "text/csv;charset=utf-8" }), `${name}.csv`);

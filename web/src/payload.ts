@@ -1,5 +1,7 @@
 // The page's data, format 1: what Python writes into the page and what the server answers with.
 
+import type { CircuitState } from "./circuit";
+
 export interface Packed {
   shape: number[];
   data: string;
@@ -103,6 +105,38 @@ export interface Steered {
   value?: number;
 }
 
+export interface CircuitNode {
+  /** `attention.3.heads:5@7` (at a token), or `attention.3.heads:5`. */
+  id: string;
+  name: string;
+  short: string;
+  kind: "embedding" | "head" | "mlp" | "logits" | "features" | "other";
+  row: number;
+  /** -1: in the middle of its row. */
+  column: number;
+}
+
+/** Parts of a network and the strongest edges between them, the strongest first. */
+export interface Circuit {
+  /** Which number is explained, and what it is in both runs. */
+  said: string;
+  by: "token" | "part";
+  columns: string[];
+  /** The tokens of the corrupted text. */
+  instead: string[] | null;
+  rows: string[];
+  nodes: CircuitNode[];
+  source: number[];
+  /** Several where heads share keys and values. */
+  targets: number[][];
+  /** q, k or v of a head. */
+  through: string[];
+  weights: Packed;
+  /** How many edges there are in all. */
+  total: number;
+  state: CircuitState | null;
+}
+
 export interface Result {
   id: string;
   title: string;
@@ -121,6 +155,7 @@ export interface Result {
   text?: string | null;
   tables?: Table[] | null;
   steered?: Steered[];
+  circuit?: Circuit | null;
 }
 
 export interface Live {
@@ -162,16 +197,36 @@ export function checkResult(result: Result): void {
     if (!Array.isArray(result?.[key] ?? [])) fail(`its ${key} are no list`);
   }
   const numbers = result?.numbers?.length ?? 0;
-  if (!result?.parts?.length && !result?.tables?.length && !result?.text) fail("it holds nothing to show");
+  if (!result?.parts?.length && !result?.tables?.length && !result?.text && !result?.circuit) fail("it holds nothing to show");
   if (result.parts?.length && !numbers) fail("it has no explained number");
   for (const number of result.numbers ?? []) if (!Number.isFinite(number?.value)) fail("an explained number has no value");
   if (result.account && typeof result.account.sentences?.[0] !== "string") fail("its account has no sentences");
   for (const part of result.parts ?? []) checkPart(part, numbers, fail);
   for (const table of result.tables ?? []) if (!Array.isArray(table.columns) || !Array.isArray(table.rows)) fail("a table has no columns or rows");
+  if (result.circuit) checkCircuit(result.circuit, fail);
   const latent = result.latent;
   if (latent && (result.parts?.[latent.part]?.kind !== "text" || !Array.isArray(latent.layers) || !Array.isArray(latent.units))) {
     fail("what is inside the model has no text, layers or units");
   }
+}
+
+function checkCircuit(circuit: Circuit, fail: (why: string) => never): void {
+  for (const key of ["columns", "rows", "nodes", "source", "targets", "through"] as const) {
+    if (!Array.isArray(circuit[key])) fail(`its circuit has no ${key}`);
+  }
+  const [edges, nodes] = [circuit.source.length, circuit.nodes.length];
+  const isNode = (at: number) => Number.isInteger(at) && at >= 0 && at < nodes;
+  if (circuit.targets.length !== edges || circuit.through.length !== edges || circuit.weights?.shape[0] !== edges) {
+    fail("its circuit does not have as many targets and weights as edges");
+  }
+  if (!circuit.source.every(isNode) || !circuit.targets.every((each) => each.every(isNode))) fail("an edge of its circuit leads to no node");
+  if (!numbersOf(circuit.weights).every(Number.isFinite)) fail("an edge of its circuit has no finite weight");
+  const state = circuit.state;
+  if (state && !(state.edges >= 1 && Array.isArray(state.pinned) && Object.values(state.names ?? 0).every((name) => typeof name === "string"))) {
+    fail("what was pinned and named in its circuit is damaged");
+  }
+  const inside = ({ row, column }: CircuitNode) => row >= 0 && row < circuit.rows.length && column >= -1 && column < circuit.columns.length;
+  if (!circuit.nodes.every(inside)) fail("a node of its circuit stands outside of its layers and columns");
 }
 
 function checkPart(part: Part, numbers: number, fail: (why: string) => never): void {

@@ -1,6 +1,7 @@
 // What the page remembers while it is open. Nothing is stored beyond that.
 import { computed, signal } from "@preact/signals";
 import { type Chosen, FIRST } from "./chosen";
+import { type CircuitState, firstState } from "./circuit";
 import type { Theme } from "./colour";
 import { type Live, type Result, checkResult } from "./payload";
 import type { Ends } from "./scale";
@@ -28,6 +29,23 @@ export const searched = signal("");
 /** Whether a click on a token of a live text holds it, or explains what the model predicts there. */
 export const clicks = signal<"hold" | "explain">("hold");
 export const notice = signal<{ kind: "error" | "done"; text: string } | null>(null);
+
+const circuits = signal<ReadonlyMap<string, CircuitState>>(new Map());
+
+/** How many edges of a circuit are shown, and which of its nodes are pinned or named. */
+export function circuitState(result: Result): CircuitState | null {
+  return result.circuit ? (circuits.value.get(result.id) ?? firstState(result.circuit)) : null;
+}
+
+export function setCircuit(result: Result, change: Partial<CircuitState>): void {
+  const now = circuitState(result);
+  if (now !== null) circuits.value = new Map(circuits.value).set(result.id, { ...now, ...change });
+}
+
+/** The result with what a person made of it, to be opened again. */
+export function asShown(result: Result): Result {
+  return result.circuit ? { ...result, circuit: { ...result.circuit, state: circuitState(result) } } : result;
+}
 
 /** The source that is pointed at or has the focus, and that which stays when the pointer leaves. */
 export const pointed = signal<Source | null>(null);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,8 +29,24 @@ class BranchGradients:
     inside: Mapping[str, Tensor]
 
 
+class SplitFurther(Protocol):
+    """What takes the gradients of a call apart while its autograd graph is there."""
+
+    @property
+    def inside(self) -> Sequence[Node]:
+        """The nodes that it needs beside readers and writers."""
+
+    def add(self, at: Mapping[Node, Tensor], gradients: Mapping[Node, Tensor], readers: Tensor) -> None:
+        """Takes the values `at` nodes, the gradients there, and those of all readers [readers, *stream]."""
+
+
 def branch_gradients(
-    network: Network, leaves: LeafCall, numbers: Numbers, inside: Sequence[str], function: str
+    network: Network,
+    leaves: LeafCall,
+    numbers: Numbers,
+    inside: Sequence[str],
+    function: str,
+    further: SplitFurther | None = None,
 ) -> BranchGradients:
     """The gradients of one call. The network runs forward once and backward once, to what its readers make (queries, keys,
     values, the output of an MLP). From there to the stream it is one norm and one linear map, whose backward runs once for
@@ -37,7 +54,7 @@ def branch_gradients(
 
     Raises InputError where the number does not depend on the readers.
     """
-    nodes = list(_nodes(network))
+    nodes = list(_nodes(network, () if further is None else further.inside))
     names = [network.name_in_module(node) for node in nodes]
     wanted = {f"%{name}": InsidePlace(f"%{name}", name, (), (), "") for name in names}
     wanted |= {name: place for each in inside for name, place in places_at(network.module, each, function).items()}
@@ -46,13 +63,16 @@ def branch_gradients(
     found = [each[0] for each in run.gradients(run.inside, 0, 1, last=False)]
     gradients = dict(zip(nodes, found, strict=False))
     shape = run.inside[0].shape
-    readers = [_of_reader(reader, at, gradients, function).reshape(-1, *shape) for reader in network.readers]
+    found_readers = [of_reader(reader, at, gradients, function).reshape(-1, *shape) for reader in network.readers]
+    readers = torch.cat(found_readers)
+    if further is not None:
+        further.add(at, gradients, readers)
     writes = [at_least_float32(gradients[writer.write.added].detach()).reshape(shape) for writer in network.writers]
     rest = {name: at_least_float32(each.detach()) for name, each in zip(inside, found[len(nodes) :], strict=True)}
-    return BranchGradients(torch.cat(readers), torch.stack(writes), rest)
+    return BranchGradients(readers, torch.stack(writes), rest)
 
 
-def _nodes(network: Network) -> dict[Node, None]:
+def _nodes(network: Network, further: Sequence[Node]) -> dict[Node, None]:
     """The values that gradients are read at or run through: what is read, what is made of it, what is written. The logits
     are made of the last value of the stream alone, so its gradient is theirs. Where a table holds the patterns of
     attentions, nothing flows back to queries and keys."""
@@ -61,10 +81,11 @@ def _nodes(network: Network) -> dict[Node, None]:
     found |= {reader.read.stream: None for reader in network.readers}
     found |= {reader.read.end: None for reader in network.readers if reader.place != LOGITS}
     found |= {writer.write.added: None for writer in network.writers}
+    found |= dict.fromkeys(further)
     return {node: None for node in found if values.carries(values.by_name[network.name_in_module(node)])}
 
 
-def _of_reader(reader: Reader, at: Mapping[Node, Tensor], gradients: Mapping[Node, Tensor], function: str) -> Tensor:
+def of_reader(reader: Reader, at: Mapping[Node, Tensor], gradients: Mapping[Node, Tensor], function: str) -> Tensor:
     """The gradient of each unit of a reader at the stream, [units, *stream]."""
     read, stream = reader.read, at[reader.read.stream]
     if reader.place == LOGITS:

@@ -18,14 +18,20 @@ SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The shares of all edges that MIB keeps (Mueller et al. 2025)."""
 
 
-def made_circuit(edges: Iterable[tuple[str, str, float]], feeds: Iterable[tuple[str, str]]) -> nx.DiGraph:
+PER_HEAD = "per_head"
+"""The attribute of a circuit that says whether its heads have readers of keys and values of their own."""
+
+
+def made_circuit(
+    edges: Iterable[tuple[str, str, float]], feeds: Iterable[tuple[str, str]], per_head: bool = False
+) -> nx.DiGraph:
     """The circuit of these edges (writer, reader, score), without what lies on no path from the embedding to the logits.
 
     Its nodes are writers and readers, by their names. An edge from a writer to a reader has its `score`; one from a reader
     to the writer that is computed of it (queries of a head and the head) has none, and is not counted as an edge of the
-    circuit.
+    circuit. Its attribute `per_head` says how it names readers of keys and values.
     """
-    graph: nx.DiGraph = nx.DiGraph()
+    graph: nx.DiGraph = nx.DiGraph(**{PER_HEAD: per_head})
     graph.add_nodes_from((EMBEDDING, LOGITS))
     for writer, reader, score in edges:
         graph.add_edge(writer, reader, score=score)

@@ -17,7 +17,7 @@ from lxt_fx.base.errors import InputError, NonFiniteError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, steps
 from lxt_fx.inside.circuits.ablated_run import ablated_numbers
-from lxt_fx.inside.circuits.circuit import area, edges_of, kept_edges
+from lxt_fx.inside.circuits.circuit import PER_HEAD, area, edges_of, kept_edges
 from lxt_fx.inside.circuits.contributions import Contributions
 from lxt_fx.inside.circuits.network import index_of
 from lxt_fx.inside.circuits.pair_batches import pair_batches
@@ -119,8 +119,9 @@ def circuit_faithfulness(
     average the same clean and corrupted, and what `circuit_scores` raises.
     """
     with gradients_on(), autocast_off():
+        per_head = _per_head([*circuits.values()] if isinstance(circuits, Mapping) else [circuits])
         found = [
-            _measured(pairs_of(explained, processor, *some, FUNCTION), circuits)
+            _measured(pairs_of(explained, processor, *some, FUNCTION, per_head=per_head), circuits)
             for some in pair_batches(clean, corrupted, target, batch, FUNCTION)
         ]
         whole, none, values = (torch.cat(each, -1) for each in zip(*(one.numbers for one in found), strict=True))
@@ -177,6 +178,17 @@ def _one(circuit: Any) -> nx.DiGraph:
             f"{FUNCTION}: a circuit is a networkx.DiGraph, as CircuitScores.circuit makes it, got {type(circuit).__name__}"
         )
     return circuit
+
+
+def _per_head(circuits: Sequence[Any]) -> bool:
+    """Whether the circuits name a reader of keys and values for each head. Raises InputError where some do."""
+    found = {bool(_one(circuit).graph.get(PER_HEAD)) for circuit in circuits}
+    if len(found) > 1:
+        raise InputError(
+            f"{FUNCTION}: some circuits have readers of keys and values for each head (per_head) and others do not; call "
+            "it for each kind"
+        )
+    return True in found
 
 
 def _check_apart(clean: Tensor, corrupted: Tensor) -> None:

@@ -19,11 +19,13 @@ from lxt_fx.base.wide import at_least_float32
 from lxt_fx.compiler.options import Rules
 from lxt_fx.inside.circuits.branch_gradients import BranchGradients, branch_gradients
 from lxt_fx.inside.circuits.contributions import Contributions, Differences, differences
+from lxt_fx.inside.circuits.facts import facts_of
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.network import Network
 from lxt_fx.inside.circuits.pair_batches import pair_batches
 from lxt_fx.inside.circuits.pairs import CLEAN, CORRUPTED, Pairs, check_finite, pairs_of
 from lxt_fx.inside.circuits.scores_result import CircuitScores, joined
+from lxt_fx.inside.circuits.token_scores import TokenScores
 
 FUNCTION = "circuit_scores"
 
@@ -40,6 +42,8 @@ def circuit_scores(
     processor: Any = None,
     at: At = "corrupted",
     rules: Rules | None = None,
+    per_head: bool = False,
+    by_token: bool = False,
     batch: int | None = None,
     progress: bool | None = None,
 ) -> CircuitScores:
@@ -65,12 +69,18 @@ def circuit_scores(
 
     A node has s(u) = (a_u clean - a_u corrupted) . g at what u adds; the edges from u add up to it under every rule by
     which sums hand the gradient on. A neuron has s = sum over tokens of (a clean - a corrupted) g at the down projection's
-    input. Keys and values that several heads share are one reader. Biases belong to no head.
+    input. Keys and values that several heads share are one reader, or with `per_head` one for each of these heads. Biases
+    belong to no head.
+
+    With `by_token` (and `per_head`, which it has) the scores are kept by token too: s(u at s -> v, to p), where u writes
+    and v reads at s, and what is made of v is written at p. It is what flows back to v at s from p alone, so keys and
+    values are followed through the attention: one backward more for each attention and token.
 
     `clean` and `corrupted` are inputs as `latent` takes them, one each or a batch of pairs; those of a pair have the same
     number of tokens. `target` is one number of the output, mostly a contrast, for all pairs or a list with one for each.
     All scores come from one forward of each run, and one forward and backward for each step. Memory is that of all values
-    of both runs, and of (writers + readers) x pairs x tokens x hidden; `batch` pairs run at once (None: all).
+    of both runs, and of (writers + readers) x pairs x tokens x hidden; `batch` pairs run at once (None: all). With
+    `by_token` it is also pairs x tokens x tokens x writers x readers.
 
     Raises InputError for pairs that do not fit, for a module in explicit form, and for a network whose stream is no plain
     sum of its writers; NonFiniteError for scores that are NaN or infinite; ForwardMismatchError where heads or features do
@@ -79,19 +89,20 @@ def circuit_scores(
     with gradients_on(), autocast_off():
         share, found = _steps(at), list[CircuitScores]()
         for some in pair_batches(clean, corrupted, target, batch, FUNCTION):
-            pairs = pairs_of(explained, processor, *some, FUNCTION, rules=rules)
-            found.append(_scored(pairs, share, _said(at)))
+            pairs = pairs_of(explained, processor, *some, FUNCTION, rules=rules, per_head=per_head or by_token)
+            found.append(_scored(pairs, share, _said(at), per_head or by_token, by_token))
         return joined(found)
 
 
-def _scored(pairs: Pairs, share: Sequence[float], said: str) -> CircuitScores:
+def _scored(pairs: Pairs, share: Sequence[float], said: str, per_head: bool, by_token: bool) -> CircuitScores:
     network, names = pairs.network, _neurons(pairs)
     with stage("running the pairs"):
         runs = {side: pairs.run(side) for side in (CLEAN, CORRUPTED)}
         found = differences(*(Contributions(run, network, FUNCTION) for run in runs.values()))
         numbers = {side: pairs.numbers(side, run.output()) for side, run in runs.items()}
         neurons = {place.name: _difference(runs, node) for place, node in names}
-    gradients = _mean(_gradients(pairs, share, list(neurons)))
+    tokens = TokenScores(network, found, 1 / len(share), FUNCTION) if by_token else None
+    gradients = _mean(_gradients(pairs, share, list(neurons), tokens))
     scores = CircuitScores(
         _edges(network, found, gradients.readers),
         _nodes(network, found, gradients.writes),
@@ -103,8 +114,10 @@ def _scored(pairs: Pairs, share: Sequence[float], said: str) -> CircuitScores:
         numbers[CLEAN],
         numbers[CORRUPTED],
         f"table {pairs.module.record.table_name}, {said}",
+        facts_of(pairs, per_head),
+        None if tokens is None else tokens.scores,
     )
-    found_by = [scores.edges, scores.nodes, *scores.neurons.values()]
+    found_by = [scores.edges, scores.nodes, *scores.neurons.values(), *([] if tokens is None else [tokens.scores])]
     check_finite(pairs, numbers, found_by, FUNCTION, CLEAN if share == (1.0,) else CORRUPTED)
     return scores
 
@@ -142,11 +155,13 @@ def _difference(runs: Mapping[str, GraphRun], node: Any) -> Tensor:
     return at_least_float32(one) - at_least_float32(other)
 
 
-def _gradients(pairs: Pairs, shares: Sequence[float], inside: Sequence[str]) -> Iterator[BranchGradients]:
+def _gradients(
+    pairs: Pairs, shares: Sequence[float], inside: Sequence[str], tokens: TokenScores | None
+) -> Iterator[BranchGradients]:
     for share in steps("gradients", shares, len(shares)):
         side = pairs.side(CLEAN if share == 1.0 else CORRUPTED)
         leaves = side.leaves if share in (0.0, 1.0) else pairs.between(share)
-        yield branch_gradients(pairs.network, leaves, side.call.numbers, inside, FUNCTION)
+        yield branch_gradients(pairs.network, leaves, side.call.numbers, inside, FUNCTION, tokens)
 
 
 def _mean(found: Iterator[BranchGradients]) -> BranchGradients:

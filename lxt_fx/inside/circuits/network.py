@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -141,8 +141,9 @@ class _Known:
 _KNOWN: WeakKeyDictionary[Graph, _Known] = WeakKeyDictionary()
 
 
-def network_of(module: Explained, function: str) -> Network:
-    """The writers and readers of a decoder, found by the structure of its graph.
+def network_of(module: Explained, function: str, per_head: bool = False) -> Network:
+    """The writers and readers of a decoder, found by the structure of its graph. With `per_head`, keys and values that
+    several heads share are a reader for each of these heads, which reads its own copy of them.
 
     Raises InputError, in the name of `function`, for a network whose residual stream is no plain sum of what attentions and
     MLPs add (norms behind the sums, several streams, gates on heads), and for dictionaries elsewhere than in the stream: it
@@ -164,8 +165,26 @@ def network_of(module: Explained, function: str) -> Network:
     for read, (place, axis, count) in zip(written.reads, known.reads, strict=True):
         start = readers[-1].units.stop if readers else 0
         sees = tuple(writers[index] for index in written.sums[read.stream])
+        if per_head and read.shared > 1:
+            read, count = replace(read, shared=1), count * read.shared
         readers.append(Reader(read, place, _numbered(place, count), start, sees, axis))
-    return Network(module, graph, tuple(writers), tuple(readers))
+    network = Network(module, graph, tuple(writers), tuple(readers))
+    if per_head:
+        _check_per_head(network, function)
+    return network
+
+
+def _check_per_head(network: Network, function: str) -> None:
+    """Raises InputError where heads share keys or values of which the graph has no copy for each of them."""
+    by_end = {reader.read.end: reader for reader in network.readers}
+    for writer in network.writers:
+        for reader in (by_end[end] for end in writer.write.reads):
+            if writer.axis is not None and not writer.by_features and len(reader.names) != len(writer.names):
+                raise InputError(
+                    f"{function}: {reader.place} has {len(reader.names)} heads for the {len(writer.names)} of "
+                    f"{writer.place}, and the graph copies none of them, so no head has a reader of its own; leave out "
+                    "per_head and by_token"
+                )
 
 
 def _found(module: Explained, graph: Graph, function: str) -> Written:

@@ -72,6 +72,7 @@ def pairs_of(
     function: str,
     *,
     rules: Rules | None = None,
+    per_head: bool = False,
 ) -> Pairs:
     """The calls of these pairs. A model is transformed on the clean inputs.
 
@@ -96,7 +97,7 @@ def pairs_of(
             'form="gradient"'
         )
     first.call.explained._refuse_steering(function)
-    return Pairs(first, second, network_of(module, function))
+    return Pairs(first, second, network_of(module, function, per_head))
 
 
 def _leaves_the_entry(target: Any) -> bool:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import networkx as nx
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lxt_fx.attribution.places import nearest
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.base.frames import pandas_for
+from lxt_fx.base.json_file import write_json
+from lxt_fx.base.public_door import public
 from lxt_fx.inside.circuits.circuit import SIZES, By, checked_by, count_of, largest, made_circuit
+from lxt_fx.inside.circuits.circuit_tracer import circuit_tracer_graph
+from lxt_fx.inside.circuits.facts import ScoresFacts
+from lxt_fx.inside.circuits.graphml import with_attributes
+from lxt_fx.inside.circuits.links import Link, strongest_links
+from lxt_fx.inside.circuits.mib import mib_graph
 from lxt_fx.inside.circuits.network import index_of
 from lxt_fx.views.listed import Listed
 
@@ -35,6 +44,8 @@ class CircuitScores(Listed):
     [writers, readers] says which pairs are an edge; the scores of the others are 0. `nodes` [pairs, writers] are those of
     the writers themselves. `neurons` has [pairs, neurons] for each place `mlp.i.neurons`. `clean` and `corrupted` [pairs]
     are the explained numbers of both runs. `feeds` are the pairs of a reader and the writer that is computed of it.
+    `facts` say what the scores were found on. `by_token` [pairs, tokens, tokens, writers, readers], if it was asked for,
+    has the scores by where an edge is written and read, and by where what is made of it is written; they add up to `edges`.
     """
 
     edges: Tensor
@@ -47,6 +58,8 @@ class CircuitScores(Listed):
     clean: Tensor
     corrupted: Tensor
     said: str
+    facts: ScoresFacts
+    by_token: Tensor | None = None
 
     def edge(self, writer: str, reader: str) -> Tensor:
         """The score of one edge, [pairs]. Raises UnknownNameError for names that there are not, and InputError where the
@@ -77,12 +90,57 @@ class CircuitScores(Listed):
         """
         checked_by(by, "circuit")
         count = count_of(size, int(self.is_edge.sum()), "circuit")
-        return made_circuit(self.top(count, by), self.feeds)
+        return made_circuit(self.top(count, by), self.feeds, self.facts.per_head)
 
     def circuits(self, sizes: Sequence[int | float] = SIZES, by: By = "absolute") -> dict[float, nx.DiGraph]:
         """The circuits of several sizes, by the share of all edges: by default those of MIB, 0.1 % to 100 %."""
         total = int(self.is_edge.sum())
         return {size if isinstance(size, float) else size / total: self.circuit(size, by) for size in sizes}
+
+    def links(self, count: int = SHOWN, pair: int = 0, by: By = "absolute") -> list[Link]:
+        """The edges by token with the largest scores for one pair, as (writer, token, reader, token, score): the token
+        that both stand at, and the one that what is made of the reader is written at. Raises InputError for scores that
+        were not kept by token (`circuit_scores(..., by_token=True)`), and for a pair that there is not."""
+        checked_by(by, "links")
+        return strongest_links(self, pair, count, by)
+
+    def to_html(self, path: str | Path) -> None:
+        """Writes one self-contained page (`lxt_fx.explore`) with the circuit: the strongest edges as a picture of layers
+        and tokens, or of layers and heads for scores that are sums over tokens."""
+        public("explore")(self, path=path)
+
+    def to_circuit_tracer(
+        self,
+        path: str | Path,
+        *,
+        pair: int = 0,
+        size: int | float = 2000,
+        slug: str = "circuit",
+        pinned: Iterable[str] = (),
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        """Writes JSON that the viewer of circuit-tracer shows, and Neuronpedia takes as a graph: parts at tokens, and the
+        `size` strongest links between them, so many or this share of those that are not 0. `pinned` nodes and the `names`
+        of nodes are kept, both by `part@token`, such as `attention.0.heads:1@3`.
+
+        Raises InputError for scores that were not kept by token, for features of dictionaries, for embeddings in place of
+        tokens, and for a pair or a node that there is not.
+        """
+        write_json(circuit_tracer_graph(self, pair, size, slug, tuple(pinned), names or {}), path)
+
+    def to_mib(self, path: str | Path, size: int | float = 1.0, by: By = "absolute") -> None:
+        """Writes JSON of MIB's circuit track and of EAP-IG: the mean scores of all edges and nodes, and which of them the
+        circuit of this `size` keeps. `lxt_fx.read_mib_circuit` reads such files.
+
+        Raises InputError for a network that MIB's graphs cannot have, and where heads that share keys and values share a
+        reader: MIB has one for each head, as `circuit_scores(..., per_head=True)` finds them.
+        """
+        write_json(mib_graph(self, self.circuit(size, by)), path)
+
+    def to_graphml(self, path: str | Path, size: int | float, by: By = "absolute") -> None:
+        """Writes the circuit of this size as GraphML, which Gephi, yEd and networkx open: nodes with `kind`, `layer`,
+        `unit`, `branch`, `reads` and (of writers) `score`, edges with `score`."""
+        nx.write_graphml(with_attributes(self.circuit(size, by), self), path)
 
     def to_dataframe(self) -> DataFrame:
         """A line for each edge and pair: `pair`, `writer`, `reader`, `score`. Raises InputError without pandas."""
@@ -128,7 +186,18 @@ def joined(found: Sequence[CircuitScores]) -> CircuitScores:
         neurons={name: torch.cat([one.neurons[name] for one in found]) for name in first.neurons},
         clean=torch.cat([one.clean for one in found]),
         corrupted=torch.cat([one.corrupted for one in found]),
+        facts=replace(first.facts, texts=tuple(text for one in found for text in one.facts.texts)),
+        by_token=_joined_by_token([one.by_token for one in found if one.by_token is not None]),
     )
+
+
+def _joined_by_token(found: Sequence[Tensor]) -> Tensor | None:
+    """The scores by token of several batches; behind the tokens of a shorter one stand zeros."""
+    if not found:
+        return None
+    longest = max(each.shape[1] for each in found)
+    more = (longest - each.shape[1] for each in found)
+    return torch.cat([pad(each, (0, 0, 0, 0, 0, less, 0, less)) for each, less in zip(found, more, strict=True)])
 
 
 def _index(names: Sequence[str], name: str) -> int:
