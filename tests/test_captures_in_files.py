@@ -1,4 +1,4 @@
-"""What a file with the fixture `captures_in_files` (conftest.py) still tests: everything behind capture runs for each call."""
+"""What a file with the fixture `captures_in_files` (conftest.py) still tests: all that follows capture runs each time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_an_equal_model_is_not_exported_again_and_gets_rules_and_values_of_its_o
 def test_a_pass_that_is_wrong_fails_also_on_a_capture_that_was_read() -> None:
     lxt_fx.transform(made(0), (X,))
     wrong = AssertionError("a wrong pass")
-    with captures_counted() as captured, mock.patch.object(pipeline, "rewrite", side_effect=wrong):
-        with pytest.raises(AssertionError, match="a wrong pass"):
-            lxt_fx.transform(made(2), (X,))
+    broken = mock.patch.object(pipeline, "rewrite", side_effect=wrong)
+    with captures_counted() as captured, broken, pytest.raises(AssertionError, match="a wrong pass"):
+        lxt_fx.transform(made(2), (X,))
     assert captured == []
