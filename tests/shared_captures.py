@@ -128,8 +128,9 @@ def _store(key: str, dtype: torch.dtype, attention: str) -> tuple[CapturedModel,
         model, inputs = golden.model, (golden.case["image"],)
     else:
         model, inputs = load_golden(GOLDEN[key.removeprefix("golden-")], dtype, attention).model, ()
-    with mock.patch.dict(os.environ, LXT_FX_CACHE="off"):  # each copy would be written again, and other files would get
-        return captured_from(model, inputs, None, dynamic=True), _state(model)  # what a file holds for a capture
+    # In a file with `captures_in_files`, each copy would be written again; and files without it would get what was read.
+    with mock.patch.dict(os.environ, LXT_FX_CACHE="off"):
+        return captured_from(model, inputs, None, dynamic=True), _state(model)
 
 
 def _state(model: nn.Module) -> list[Any]:
