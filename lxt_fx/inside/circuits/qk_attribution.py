@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lxt_fx.attribution.many_targets import forward_run
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.target import TargetsLike
+from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import ForwardMismatchError, InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, stage
@@ -83,7 +84,7 @@ def qk_attribution(
     sum of its writers (BERT, encoder-decoders); UnknownNameError for a head that there is not; ForwardMismatchError where
     queries or keys are not linear in the stream; NonFiniteError for relevance that is NaN or infinite.
     """
-    with gradients_on():
+    with gradients_on(), autocast_off():
         asked = targeted_call(explained, processor, inputs, target, FUNCTION, answer=answer, labels=labels, rules=rules)
         network = _network(asked)
         found = head_of(network, head, FUNCTION)
