@@ -20,17 +20,13 @@ from rich.progress import Progress
 import lxt_fx
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "benchmarks" / folder) for folder in ("speed", "inside", "circuits")]
-import circuits  # noqa: E402
+sys.path[:0] = [str(ROOT / "benchmarks" / folder) for folder in ("speed", "inside")]
 import speed_run  # noqa: E402
 import switch_off  # noqa: E402
 import switch_off_report  # noqa: E402
 from speed_bounds import BOUNDS, linear_ratio, time_ratio, verdict  # noqa: E402
 from speed_grid import GRIDS, Cell  # noqa: E402
 from switch_off_prompts import Prompt  # noqa: E402
-
-from lxt_fx.referee.tasks.patching_pairs import PatchingPair  # noqa: E402
-from lxt_fx.referee.tasks.text_task import NextToken  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -196,17 +192,3 @@ def drop_without_top_neuron(model: Any, prompt: Any) -> list[float]:
         before, after = (each(input_ids=ids).logits[0, -1, both] for each in (model, without))
     drop: list[float] = (before - after).tolist()
     return drop
-
-
-def test_circuits_are_measured_for_every_method_and_a_random_order() -> None:
-    torch.manual_seed(0)
-    target = NextToken((3,), (4, 5))
-    made = [PatchingPair(*torch.randint(5, 60, (2, 1, length)), target, ("", ""), "") for length in (5, 6, 5, 6, 5, 6)]
-    found = circuits.measured(tiny.llama(), "tiny", made)
-    assert set(found) == {*circuits.METHODS, "random"}
-    for name, each in found.items():
-        assert len(each["faithfulness"]["signed"]) == 10
-        assert each["faithfulness"]["absolute"][-1] == pytest.approx(1, abs=1e-3)
-        assert each["CPR"][1] <= each["CPR"][2] and (name == "random" or -1 <= each["neurons"] <= 1)
-    assert found["EAP"]["heads and MLPs"] > 0.5
-    Console(file=open(os.devnull, "w", encoding="utf-8")).print(circuits.table_of("tiny", found))  # noqa: SIM115

@@ -72,7 +72,7 @@ def test_all_comparisons_of_the_candidates_are_corrected_at_once(tmp_path: Path)
     lines = (tmp_path / referee.MAIN).read_text().splitlines()
     rows = [line for line in lines if line.startswith(("| tiny |", "| small |"))]
     expected = [f"{p:.2g}" for p in holm([one.p for one in compared])]
-    assert [row.split(" | ")[6] for row in rows] == expected and len(rows) == 2 * 2 * 2
+    assert [row.split(" | ")[7] for row in rows] == expected and len(rows) == 2 * 2 * 2
     assert expected != [f"{one.holm:.2g}" for one in compared], "each table by itself"
 
 

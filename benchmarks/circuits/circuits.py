@@ -1,12 +1,14 @@
 """How faithful the circuits of each table are, and how near its scores are to true activation patching, in SmolLM2-135M.
 
     python examples/models.py fetch smollm2
-    python benchmarks/circuits/circuits.py [--pairs 40] [--quick]
+    python benchmarks/circuits/circuits.py --data FOLDER     (goes on where it was stopped; --report shows what is there)
 
-For indirect objects and greater-than: edges are scored on half of the pairs, circuits of MIB's sizes are measured on the
-other half (CPR of the edges that speak for the answer, CMD of those that matter in either way; 95 % intervals by bootstrap
-over pairs), and node scores are correlated with activation patching of all heads and MLPs, and of 200 random neurons. By
-estimate an hour of one core with 40 pairs; `--quick` takes 8 pairs and two methods.
+For indirect objects and greater-than, of the project's own prompts and of the public ones (`ioi.json`, `greater_than.csv`
+in FOLDER): edges are scored on half of the pairs, and circuits of MIB's sizes are measured on the other half. No group of
+prompts (two people, a year) has pairs in both halves. CPR is that of the edges that speak for the answer, CMD that of those
+that matter in either way, as MIB prints them. Node scores are correlated with activation patching of all heads, and neuron
+scores with that of 200 random neurons, over the first half. Intervals (95 %) and differences to `attnlrp` by bootstrap over
+groups. Every batch of pairs is written when it is known.
 """
 
 from __future__ import annotations
@@ -14,51 +16,101 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import process_time
 from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 import lxt_fx
 from lxt_fx.referee.tasks.patching_pairs import PatchingPair, patching_pairs
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
+from circuits_report import tables  # noqa: E402
+
 import models  # noqa: E402
 
 METHODS: dict[str, tuple[str, Any]] = {
+    "attnlrp": ("attnlrp", "corrupted"),
     "EAP": ("gradient", "corrupted"),
     "EAP-IG": ("gradient", 5),
     "relp": ("relp", "corrupted"),
     "gim": ("gim", "corrupted"),
-    "attnlrp": ("attnlrp", "corrupted"),
     "attnlrp, clean": ("attnlrp", "clean"),
 }
-"""Table and place of the gradient, by name; beside them a random order of the edges."""
+"""Table and place of the gradient, by name."""
 
-TASKS = ("indirect_object", "greater_than")
-NEURONS, DRAWS = 200, 1000
+RANDOM = "random"
+"""A random order of the edges, in which no sign means anything: one curve for both areas."""
+
+TASKS = {"indirect_object": "ioi.json", "greater_than": "greater_than.csv"}
+ORDERS = ("signed", "absolute")
+NEURONS, BATCH = 200, 8
+
+Batch = tuple[dict[str, Tensor], dict[str, Tensor], list[Any]]
 
 
-def batches(pairs: Sequence[PatchingPair]) -> list[tuple[dict[str, Tensor], dict[str, Tensor], list[Any]]]:
-    """Pairs with one number of tokens together: clean and corrupted inputs, and the target of each."""
-    by_length: dict[int, list[PatchingPair]] = defaultdict(list)
-    for pair in pairs:
-        by_length[pair.clean.shape[1]].append(pair)
-    return [
-        (
-            {"input_ids": torch.cat([pair.clean for pair in some])},
-            {"input_ids": torch.cat([pair.corrupted for pair in some])},
-            [pair.target for pair in some],
-        )
-        for some in by_length.values()
-    ]
+@dataclass(frozen=True, slots=True, eq=False)
+class Study:
+    """A task's pairs, and the folder that results are written to: `circuits.jsonl` has a line for each pair and
+    measurement, and a file for each method has its scores so far."""
+
+    name: str
+    pairs: Sequence[PatchingPair]
+    folder: Path
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of this study."""
+        return [line for line in lines_of(self.folder) if line["study"] == self.name]
+
+    def half(self, which: int) -> list[int]:
+        """The pairs that are scored (0), and those that circuits are measured on (1): every other group."""
+        order = {group: at for at, group in enumerate(dict.fromkeys(map(self.group, range(len(self.pairs)))))}
+        return [at for at in range(len(self.pairs)) if order[self.group(at)] % 2 == which]
+
+    def group(self, at: int) -> str:
+        """The group of a pair; one without has its own."""
+        return self.pairs[at].group or f"pair {at}"
+
+    def batches(self, places: Sequence[int]) -> Iterator[tuple[list[int], Batch]]:
+        """Pairs with one number of tokens together, as functions for circuits take them."""
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for at in places:
+            by_length[self.pairs[at].clean.shape[1]].append(at)
+        for alike in by_length.values():
+            for start in range(0, len(alike), BATCH):
+                some = alike[start : start + BATCH]
+                clean, corrupted = (
+                    torch.cat([getattr(self.pairs[at], side) for at in some]) for side in ("clean", "corrupted")
+                )
+                yield some, ({"input_ids": clean}, {"input_ids": corrupted}, [self.pairs[at].target for at in some])
+
+    def write(
+        self, what: str, places: Sequence[int], values: Sequence[Mapping[str, Any]], seconds: float, **more: str
+    ) -> None:
+        """Appends a line for each of these pairs; `seconds` is the CPU time of all of them."""
+        with (self.folder / "circuits.jsonl").open("a", encoding="utf-8") as file:
+            for at, each in zip(places, values, strict=True):
+                line = {"study": self.name, "what": what, "pair": at, "group": self.group(at), **more, **each}
+                file.write(json.dumps(line | {"seconds": seconds / len(places)}) + "\n")
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """What is there already; a line that was not written whole is dropped, and measured again."""
+    path = folder / "circuits.jsonl"
+    if not path.exists():
+        return []
+    whole, _, rest = path.read_text(encoding="utf-8").rpartition("\n")
+    if rest:
+        path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def answered(model: Any, pairs: Sequence[PatchingPair]) -> list[PatchingPair]:
@@ -66,42 +118,6 @@ def answered(model: Any, pairs: Sequence[PatchingPair]) -> list[PatchingPair]:
     with torch.no_grad():
         numbers = [[float(pair.target(model(input_ids=ids))) for ids in (pair.clean, pair.corrupted)] for pair in pairs]
     return [pair for pair, (clean, corrupted) in zip(pairs, numbers, strict=True) if clean > max(0.0, corrupted)]
-
-
-def scores_of(explained: Any, pairs: Sequence[PatchingPair], at: Any) -> lxt_fx.CircuitScores:
-    """The scores of all pairs."""
-    found = [lxt_fx.circuit_scores(explained, *batch, at=at) for batch in batches(pairs)]
-    neurons = {place: torch.cat([each.neurons[place] for each in found]) for place in found[0].neurons}
-    joined = {name: torch.cat([getattr(each, name) for each in found]) for name in ("edges", "nodes", "clean", "corrupted")}
-    return replace(found[0], neurons=neurons, **joined)
-
-
-def curve_of(explained: Any, pairs: Sequence[PatchingPair], circuits: Any) -> lxt_fx.CircuitFaithfulness:
-    """The faithfulness of circuits over all pairs."""
-    found = [lxt_fx.circuit_faithfulness(explained, *batch, circuits) for batch in batches(pairs)]
-    joined = {name: torch.cat([getattr(each, name) for each in found]) for name in ("clean", "corrupted")}
-    return replace(found[0], values=torch.cat([each.values for each in found], 1), **joined)
-
-
-def interval(curve: lxt_fx.CircuitFaithfulness, what: str) -> list[float]:
-    """An area with its 95 % interval over pairs."""
-    generator, found = torch.Generator().manual_seed(0), []
-    for _ in range(DRAWS):
-        at = torch.randint(len(curve.clean), (len(curve.clean),), generator=generator)
-        drawn = replace(curve, values=curve.values[:, at], clean=curve.clean[at], corrupted=curve.corrupted[at])
-        found.append(getattr(drawn, what))
-    return [getattr(curve, what), *torch.tensor(found).quantile(torch.tensor([0.025, 0.975])).tolist()]
-
-
-def shuffled(scores: lxt_fx.CircuitScores) -> lxt_fx.CircuitScores:
-    """A random order of the edges."""
-    return replace(scores, edges=torch.randn(1, *scores.is_edge.shape, generator=torch.Generator().manual_seed(0)))
-
-
-def patched(explained: Any, pairs: Sequence[PatchingPair], units: Any) -> tuple[tuple[str, ...], Tensor]:
-    """The mean true effect of each part."""
-    found = [lxt_fx.activation_patching(explained, *batch, units) for batch in batches(pairs)]
-    return found[0].parts, torch.cat([each.effects for each in found]).mean(0)
 
 
 def random_neurons(scores: lxt_fx.CircuitScores) -> dict[str, list[int]]:
@@ -114,69 +130,133 @@ def random_neurons(scores: lxt_fx.CircuitScores) -> dict[str, list[int]]:
     return {place: sorted(found[place]) for place in places if place in found}
 
 
-def correlation(one: Tensor, other: Tensor) -> float:
-    """Pearson's correlation."""
-    return float(torch.corrcoef(torch.stack([one.double(), other.double()]))[0, 1])
+@dataclass(slots=True, eq=False)
+class Scored:
+    """Scores of a method so far: the sum over pairs of those of the edges, and which pairs these are. `scores` are those of
+    the last batch, which has the names of all parts."""
+
+    edges: Tensor
+    pairs: list[int]
+    scores: lxt_fx.CircuitScores
+
+    def circuits(self, by: Any) -> dict[float, Any]:
+        """The circuits of MIB's sizes by the mean over all pairs."""
+        mean = (self.edges / len(self.pairs))[None].to(self.scores.edges.dtype)
+        return replace(self.scores, edges=mean).circuits(by=by)
 
 
-def measured(model: Any, task: str, pairs: Sequence[PatchingPair]) -> dict[str, Any]:
-    """Everything about one task, by method."""
-    half, found = len(pairs) // 2, dict[str, Any]()
-    chosen, heads, neurons = dict[str, list[int]](), ((), torch.empty(0)), ((), torch.empty(0))
-    for name, (rules, at) in track(list(METHODS.items()), description=task):
-        explained = lxt_fx.transform(model, rules=rules)
-        scores = scores_of(explained, pairs[:half], at)
-        if not chosen:
-            chosen = random_neurons(scores)
-            heads = patched(explained, pairs[:half], ("attention.*.heads", "mlp.*.output"))
-            neurons = patched(explained, pairs[:half], chosen)
-            found["random"] = areas(explained, pairs[half:], shuffled(scores))
-        by_neuron = {f"{place}:{unit}": scores.neurons[place][:, unit].mean() for place in chosen for unit in chosen[place]}
-        found[name] = areas(explained, pairs[half:], scores) | {
-            "heads and MLPs": correlation(torch.stack([scores.node(part).mean() for part in heads[0]]), heads[1]),
-            "neurons": correlation(torch.stack([by_neuron[part] for part in neurons[0]]), neurons[1]),
-        }
+def scored(study: Study, explained: Any, method: str) -> Scored:
+    """The scores of the first half of the pairs, batch by batch."""
+    path = study.folder / f"{study.name} {method}.pt".replace(" ", "_").replace(",", "")
+    found: Scored | None = torch.load(path, weights_only=False) if path.exists() else None
+    done = {line["pair"] for line in study.lines if line["what"] == "scores" and line["method"] == method}
+    for places, batch in study.batches(study.half(0)):
+        if found is not None and set(places) <= set(found.pairs) & done:
+            continue
+        start = process_time()
+        scores = lxt_fx.circuit_scores(explained, *batch, at=METHODS[method][1])
+        chosen = random_neurons(scores)
+        seconds = process_time() - start
+        if found is None or not set(places) <= set(found.pairs):
+            before, known = (
+                (found.edges, found.pairs) if found else (torch.zeros(scores.is_edge.shape, dtype=torch.float64), [])
+            )
+            found = Scored(before + scores.edges.double().sum(0), [*known, *places], scores)
+            _save(found, path)
+        values = [{"parts": parts_of(scores, at), "neurons": neurons_of(scores, chosen, at)} for at in range(len(places))]
+        study.write("scores", places, values, seconds, method=method)
+    assert found is not None, "a study has pairs in both halves"
     return found
 
 
-def areas(explained: Any, pairs: Sequence[PatchingPair], scores: lxt_fx.CircuitScores) -> dict[str, Any]:
-    """CPR and CMD with intervals, and the curve of faithfulness by size."""
-    signed, absolute = (curve_of(explained, pairs, scores.circuits(by=by)) for by in ("signed", "absolute"))
-    return {
-        "CPR": interval(signed, "cpr"),
-        "CMD": interval(absolute, "cmd"),
-        "faithfulness": {"signed": signed.faithfulness.tolist(), "absolute": absolute.faithfulness.tolist()},
-    }
+def _save(found: Scored, path: Path) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    torch.save(found, unfinished)
+    unfinished.rename(path)
 
 
-def table_of(task: str, found: dict[str, Any]) -> Table:
-    """The results of a task as a table."""
-    table = Table("method", "CPR", "CMD", "heads and MLPs", "neurons", title=task, title_justify="left")
-    for name, each in found.items():
-        shown = [f"{each[what][0]:.2f} ({each[what][1]:.2f} to {each[what][2]:.2f})" for what in ("CPR", "CMD")]
-        table.add_row(
-            name, *shown, *(f"{each[what]:.2f}" if what in each else "" for what in ("heads and MLPs", "neurons"))
-        )
-    return table
+def parts_of(scores: lxt_fx.CircuitScores, at: int) -> dict[str, float]:
+    """The node scores of the heads of a pair."""
+    found = zip(scores.writers, scores.nodes[at].tolist(), strict=True)
+    return {writer: score for writer, score in found if ".heads:" in writer}
+
+
+def neurons_of(scores: lxt_fx.CircuitScores, chosen: Mapping[str, Sequence[int]], at: int) -> dict[str, float]:
+    """The scores of some neurons of a pair."""
+    return {f"{place}:{unit}": float(scores.neurons[place][at, unit]) for place in chosen for unit in chosen[place]}
+
+
+def patch(study: Study, explained: Any, chosen: Mapping[str, Sequence[int]]) -> None:
+    """Measures the true effect of all heads and of the chosen neurons on the first half of the pairs."""
+    done = {line["pair"] for line in study.lines if line["what"] == "patched"}
+    for places, batch in study.batches(study.half(0)):
+        if set(places) <= done:
+            continue
+        start = process_time()
+        heads, neurons = (lxt_fx.activation_patching(explained, *batch, units) for units in ("attention.*.heads", chosen))
+        values = [
+            {name: dict(zip(each.parts, each.effects[at].tolist(), strict=True)) for name, each in
+             (("parts", heads), ("neurons", neurons))}
+            for at in range(len(places))
+        ]  # fmt: skip
+        study.write("patched", places, values, process_time() - start)
+
+
+def measure(study: Study, explained: Any, method: str, by: str, circuits: Mapping[float, Any]) -> None:
+    """Measures circuits on the other half of the pairs."""
+    known = (line for line in study.lines if line["what"] == "circuits")
+    done = {line["pair"] for line in known if (line["method"], line["order"]) == (method, by)}
+    for places, batch in study.batches(study.half(1)):
+        if set(places) <= done:
+            continue
+        start = process_time()
+        curve = lxt_fx.circuit_faithfulness(explained, *batch, circuits)
+        numbers = zip(curve.values.T.tolist(), curve.clean.tolist(), curve.corrupted.tolist(), strict=True)
+        values = [{"values": each, "clean": clean, "corrupted": corrupted} for each, clean, corrupted in numbers]
+        more = {"sizes": list(curve.sizes)}
+        study.write("circuits", places, [each | more for each in values], process_time() - start, method=method, order=by)
+
+
+def modules(model: Any) -> dict[str, Any]:
+    """The model under each table."""
+    return {rules: lxt_fx.transform(model, rules=rules) for rules in {table: None for table, _ in METHODS.values()}}
+
+
+def run(study: Study, by_table: Mapping[str, Any], console: Console) -> None:
+    """Everything about one study that is not there yet, a method after the other."""
+    if not study.half(0) or not study.half(1):
+        raise typer.BadParameter(f"{study.name}: the model answers {len(study.pairs)} pairs right; ask for more")
+    for name, (rules, _) in METHODS.items():
+        explained = by_table[rules]
+        found = scored(study, explained, name)
+        if name == next(iter(METHODS)):
+            patch(study, explained, random_neurons(found.scores))
+            drawn = torch.randn(found.edges.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            measure(study, explained, RANDOM, ORDERS[0], Scored(drawn, [0], found.scores).circuits(ORDERS[0]))
+        for by in ORDERS:
+            measure(study, explained, name, by, found.circuits(by))
+        console.print(f"{study.name}: {name}")
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="The file that results are written to.")] = Path("circuits.json"),
+    out: Annotated[Path, typer.Option(help="The folder that results are written to.")] = Path("circuits"),
+    data: Annotated[Path | None, typer.Option(help="The folder of the public files.")] = None,
     pairs: Annotated[int, typer.Option(help="Pairs of each task that are tried.")] = 40,
-    quick: Annotated[bool, typer.Option("--quick", help="Eight pairs, two methods.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Measure nothing, show what is there.")] = False,
 ) -> None:
     """Measure circuits of SmolLM2 by every method."""
-    model, tokenizer = models.load("smollm2")
-    if quick:
-        pairs = 8
-        for name in list(METHODS)[2:]:
-            del METHODS[name]
-    found, console = {}, Console()
-    for task in TASKS:
-        tried = answered(model, patching_pairs(task, tokenizer, pairs))
-        found[task] = {"pairs": len(tried), "methods": measured(model, task, tried)}
-        out.write_text(json.dumps(found))
-        console.print(table_of(f"{task}, {len(tried)} of {pairs} pairs", found[task]["methods"]))
+    out.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    if not report:
+        torch.set_num_threads(1)
+        model, tokenizer = models.load("smollm2")
+        by_table = modules(model)
+        for task, file in TASKS.items():
+            for source, path in {"generated": None, "public": data and data / file}.items():
+                if source == "generated" or path:
+                    tried = answered(model, patching_pairs(task, tokenizer, pairs, path=path))  # type: ignore[arg-type]
+                    run(Study(f"{task}, {source}, {pairs} tried", tried, out), by_table, console)
+    console.print("\n".join(tables(lines_of(out))), soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

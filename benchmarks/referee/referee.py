@@ -16,7 +16,7 @@ from pathlib import Path
 
 import lxt_fx
 from lxt_fx.referee.measured import BenchTable, Measured
-from lxt_fx.referee.results_text import number
+from lxt_fx.referee.results_text import mean_said, number
 from lxt_fx.referee.statistics import LEVEL, holm
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ GRIDS = {
 """By the name of a grid the page that has it, and its heading there."""
 
 FAMILY = "candidates"
-"""The grid whose comparisons are corrected all at once."""
+"""The grid whose comparisons are corrected all at once, and stand in one table."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,8 +71,8 @@ def section(grid: str, files: Sequence[Path], given: argparse.Namespace) -> str:
     picture = f"benchmark_{grid}_{metric}.svg"
     results.to_svg(given.docs / picture, metric)
     plot = f"![{metric} minus that of {given.reference}: {said(results, metric)}]({picture})"
-    family = [f"{all_at_once(results)}\n"] if grid == FAMILY else []
-    return "\n".join([f"### {GRIDS[grid][1]}\n", f"{plot}\n", *family, lower(results.to_markdown())])
+    tables = all_at_once(results) if grid == FAMILY else lower(results.to_markdown())
+    return "\n".join([f"### {GRIDS[grid][1]}\n", f"{plot}\n", tables])
 
 
 def read(files: Sequence[Path], reference: str) -> lxt_fx.BenchResults:
@@ -99,19 +99,24 @@ def all_at_once(results: lxt_fx.BenchResults) -> str:
     """All comparisons of all tables in one table, corrected for all of them (Holm)."""
     compared = [(table, one) for table in results for one in table.measured if one.paired is not None]
     corrected = holm([one.paired.p for _, one in compared if one.paired is not None])
-    columns = ("model", "task", "metric", "method", "minus reference", "95 %", f"p (Holm, all {len(compared)})", "verdict")
-    rows = [_row(table, one, p) for (table, one), p in zip(compared, corrected, strict=True)]
+    columns = (
+        "model", "task", "metric", "method", "reference", "minus reference", "95 %", f"p (Holm, all {len(compared)})",
+        "verdict", "cases",
+    )  # fmt: skip
+    rows = [_row(table, one, p, results) for (table, one), p in zip(compared, corrected, strict=True)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *rows))
 
 
-def _row(table: BenchTable, one: Measured, p: float) -> tuple[str, ...]:
+def _row(table: BenchTable, one: Measured, p: float, results: lxt_fx.BenchResults) -> tuple[str, ...]:
     assert one.paired is not None
     found = one.paired.difference
+    (reference,) = (each.found for each in table.measured if each.method == results.reference)
     spread = (found.high - found.low) / 2
     ends = f"{number(found.low, spread)} to {number(found.high, spread)}"
     better = (found.mean > 0) == (table.better == "higher")
     verdict = "no evidence" if not p < LEVEL else "better" if better else "worse"
-    return (table.model, table.task, table.metric, one.method, number(found.mean, spread), ends, f"{p:.2g}", verdict)
+    place = (table.model, table.task, table.metric, one.method)
+    return (*place, mean_said(reference), number(found.mean, spread), ends, f"{p:.2g}", verdict, str(found.cases))
 
 
 def lower(text: str) -> str:

@@ -15,7 +15,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "tutorials/audit",
     ),
     "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "benchmark", "benchmark_tables",
-               "ledger", "certificate", "switch_off", "circuits"),
+               "ledger", "certificate", "switch_off", "circuits", "circuits_study",
+               "two_hop"),
     "Reference": (
         "api/explain",
         "api/compile",

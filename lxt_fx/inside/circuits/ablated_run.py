@@ -47,7 +47,7 @@ class AblatedRun(GraphRun):
         sees = torch.tensor([unit for writer in reader.sees for unit in writer.units])
         edges = self.kept[sees][:, reader.units.start : reader.units.stop]
         alike, of_unit = torch.unique(edges, dim=1, return_inverse=True)
-        made = [self.through(reader.read.between, reader.read.stream, self._sum(reader, each)) for each in alike.T]
+        made = [self.through(reader.read.between, reader.read.stream, each) for each in self._sums(reader, alike.T)]
         if reader.axis is None or len(made) == 1:
             return made[0]
         found = torch.empty_like(made[0])
@@ -55,15 +55,18 @@ class AblatedRun(GraphRun):
             reader.part(found, unit).copy_(reader.part(made[which], unit))
         return found
 
-    def _sum(self, reader: Reader, kept: Tensor) -> Tensor:
-        """The value of the stream in which these edges, one for each writer that the reader sees, are as in this run."""
+    def _sums(self, reader: Reader, kept: Tensor) -> list[Tensor]:
+        """For each set of edges [sets, units], one for each unit that the reader sees, the value of the stream in which
+        they are as in this run."""
         stream: Tensor = self.values[reader.read.stream]
-        of_writer = torch.split(kept, [len(writer.names) for writer in reader.sees])
-        outside = [(writer, ~each) for writer, each in zip(reader.sees, of_writer, strict=True) if not bool(each.all())]
-        if not outside:
-            return stream
-        gone = torch.stack([self.differences.outside(*each) for each in outside]).sum(0)
-        return (stream.to(gone.dtype) - gone.reshape(stream.shape)).to(stream.dtype)
+        whole = kept.all(1).tolist()
+        if all(whole):
+            return [stream] * len(kept)
+        gone = self.differences.outside(reader, ~kept)
+        return [
+            stream if each else (stream.to(gone.dtype) - out.reshape(stream.shape)).to(stream.dtype)
+            for each, out in zip(whole, gone, strict=True)
+        ]
 
 
 def _needed(network: Network) -> Iterator[Node]:

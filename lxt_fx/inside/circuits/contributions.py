@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -137,9 +137,7 @@ class Differences:
         writers, and [pairs, writers, readers] for these."""
         dense = [writer for writer in reader.sees if not writer.by_features]
         if dense:
-            rows = [row for writer in dense for row in range(len(self._dense))[self._rows[writer.place]]]
-            alike = rows[-1] - rows[0] + 1 == len(rows)  # a slice copies nothing
-            some = self._dense[rows[0] : rows[-1] + 1] if alike else self._dense[rows]
+            some = self._of_all(dense)
             products = torch.einsum("wb...,rb...->bwr", some, gradients.to(some.dtype))
             yield [unit for writer in dense for unit in writer.units], products
         for writer in reader.sees:
@@ -170,10 +168,29 @@ class Differences:
         (found,) = torch.autograd.grad(added, parts, gradients.to(added.dtype), is_grads_batched=True)
         return found
 
-    def outside(self, writer: Writer, units: Tensor) -> Tensor:
-        """The sum of the differences of these units [units] bool, [*stream]."""
-        if not writer.by_features:
-            return self.of(writer)[units].sum(0)
+    def _of_all(self, writers: Sequence[Writer]) -> Tensor:
+        """The differences of the units of these writers, [units, *stream]. Not for features."""
+        rows = [row for writer in writers for row in range(len(self._dense))[self._rows[writer.place]]]
+        alike = rows[-1] - rows[0] + 1 == len(rows)  # a slice copies nothing
+        return self._dense[rows[0] : rows[-1] + 1] if alike else self._dense[rows]
+
+    def outside(self, reader: Reader, units: Tensor) -> Tensor:
+        """The sums of the differences of these units [sets, units] bool of all that the reader sees, [sets, *stream]: one
+        product for all sets."""
+        sizes = [len(writer.names) for writer in reader.sees]
+        by_writer = dict(zip(reader.sees, torch.split(units, sizes, 1), strict=True))
+        dense = [writer for writer in reader.sees if not writer.by_features]
+        found = self._dense.new_zeros(len(units), *self._dense.shape[1:])
+        if dense:
+            weights = torch.cat([by_writer[writer] for writer in dense], 1).to(found)
+            found += torch.einsum("sw,w...->s...", weights, self._of_all(dense))
+        for writer in reader.sees:
+            if writer.by_features:
+                found += torch.stack([self._of_features(writer, each) for each in by_writer[writer]])
+        return found
+
+    def _of_features(self, writer: Writer, units: Tensor) -> Tensor:
+        """The sum of the differences of these features [features] bool, [*stream]."""
         first, second = (
             each.from_parts(writer, each.parts(writer) * units.to(each.parts(writer))) for each in (self.one, self.other)
         )
