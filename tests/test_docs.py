@@ -24,9 +24,10 @@ def blocks(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
-def test_code_of_the_page_runs(page: str) -> None:
+def test_code_of_the_page_runs(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All of it, but the blocks that begin with `# needs LIBRARY` where that is not installed: the test then is skipped
-    behind the others, and says so."""
+    behind the others, and says so. Files that it names without a folder are not left in the repository."""
+    monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "page"}
     missing: list[str] = []
     if zennit_rules.SPEC is not None:

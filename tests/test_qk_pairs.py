@@ -406,6 +406,20 @@ def test_narrow_dtypes_run_and_are_near_float64(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.relevance.sum(), found.map[found.query, found.key], rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize("inside", ["autocast", "inference"])
+def test_the_callers_modes_change_nothing(inside: str) -> None:
+    single = lxt_fx.transform(tiny.llama(), rules="attnlrp")
+    mode = {"autocast": torch.autocast("cpu", torch.bfloat16), "inference": torch.inference_mode()}[inside]
+
+    def read() -> list[Tensor]:
+        found = lxt_fx.qk_attribution(single, {"input_ids": IDS}, TARGET, head=HEAD)
+        return [found.scores, found.map, found.products, found.relevance, found.everywhere(), found.pattern]
+
+    plain = read()
+    with mode:
+        assert all(map(torch.equal, read(), plain))
+
+
 def test_a_text_with_a_name_of_several_tokens_is_explained_behind_it() -> None:
     tokenizer = tiny_text.byte_tokenizer()
     model = tiny_text.llama(len(tokenizer))

@@ -220,4 +220,3 @@ OF: Mapping[Any, Norm] = {op: norm for norm in NORMS if (op := aten_op(norm.of))
 
 LAST_DIMS = frozenset(op for op, norm in OF.items() if norm.last_dims)
 """Norms over the last dims, which are one op."""
-

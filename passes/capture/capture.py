@@ -116,8 +116,10 @@ def capture(
     said = []
     for name, way in ways:
         try:
-            quick = _quiet(), stacks_read_quickly()
-            with torch_state_restored(), quick[0], quick[1], as_it_was(model), _traceable(model), visible_autocast():
+            with (
+                torch_state_restored(), _quiet(), stacks_read_quickly(), as_it_was(model), _traceable(model),
+                visible_autocast(),
+            ):  # fmt: skip
                 return way()
         except UnsupportedVersionError:
             raise  # the next way does not use what is missing, and would hide that

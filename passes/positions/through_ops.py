@@ -175,7 +175,7 @@ _RULES: dict[Any, _Rule] = {
     aten.matmul.default: _matmul,
     aten.einsum.default: _einsum,
     aten.scaled_dot_product_attention.default: _attention,
-    **dict.fromkeys((op for op, norm in norms.OF.items() if norm.last_dims), _normalised),
+    **dict.fromkeys(norms.LAST_DIMS, _normalised),
     **dict.fromkeys(ALONG, _along_another),
     **dict.fromkeys(REDUCED, _reduced),
 }

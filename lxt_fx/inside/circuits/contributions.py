@@ -19,6 +19,13 @@ CLOSE = 64.0
 dtype between them and the stream."""
 
 
+def far_apart(found: Tensor, expected: Tensor, scale: float, eps: float) -> str | None:
+    """How far a sum is from what it must be, in words, if that is more than `CLOSE`: `scale` is its largest value, `eps`
+    that of `coarsest`."""
+    far = float((found - expected).abs().max())
+    return f"off by {far:.1e}, of values up to {scale:.1e}" if far > CLOSE * eps * scale else None
+
+
 def coarsest(run: GraphRun, nodes: Iterable[Node]) -> float:
     """The unit in the last place, at 1, of the coarsest dtype that values of these nodes have."""
     values = (run.values[node] for node in nodes)
@@ -114,13 +121,11 @@ class Differences:
     def _check(self, writer: Writer, found: Tensor) -> None:
         both = (self.one.whole(writer), self.other.whole(writer))
         scale = max(float(each.abs().max()) for each in (*both, found.abs().sum(0)))
-        far = float((found.sum(0) - (both[0] - both[1])).abs().max())
-        if far > CLOSE * coarsest(self.one.run, writer.write.between) * scale:
+        if far := far_apart(found.sum(0), both[0] - both[1], scale, coarsest(self.one.run, writer.write.between)):
             raise ForwardMismatchError(
-                f"{self.one.function}: {writer.place} do not add up to what the stream has of them (off by {far:.1e}, of "
-                f"values up to {scale:.1e}): what stands between them and %{writer.write.added.name} is not linear, or has "
-                "a bias that a norm makes another one in each run, so a unit has no part of its own; lxt_fx.latent reads "
-                "the relevance of units in any network"
+                f"{self.one.function}: {writer.place} do not add up to what the stream has of them ({far}): what stands "
+                f"between them and %{writer.write.added.name} is not linear, or has a bias that a norm makes another one "
+                "in each run, so a unit has no part of its own; lxt_fx.latent reads the relevance of units in any network"
             )
 
     def of(self, writer: Writer) -> Tensor:

@@ -20,26 +20,19 @@ from lxt_fx.base.saved_json import Saved, read_json
 from lxt_fx.inside.circuits.circuit import By, checked_by, count_of, edges_of, made_circuit
 from lxt_fx.inside.circuits.edge_scores import EdgeScores
 from lxt_fx.inside.circuits.network import EMBEDDING, LOGITS
+from lxt_fx.inside.circuits.part_names import BRANCHES, part_named
 
 FUNCTION = "read_mib_circuit"
 
-_READS = {"queries": "q", "keys": "k", "values": "v"}
-_OURS = re.compile(
-    r"attention\.(?P<heads>\d+)\.(?P<kind>heads|queries|keys|values):(?P<unit>\d+)|mlp\.(?P<mlp>\d+)\.(?:input|output)"
-)
 _THEIRS = re.compile(r"a(?P<layer>\d+)\.h(?P<head>\d+)(?:<(?P<reads>[qkv])>)?|m(?P<mlp>\d+)|input|logits")
 
 
 def mib_name(name: str) -> str | None:
     """The name of a writer or reader in MIB; None for what it has not: features of dictionaries, other mixers."""
-    if name in (EMBEDDING, LOGITS):
-        return "input" if name == EMBEDDING else LOGITS
-    found = _OURS.fullmatch(name)
-    if found is None:
-        return None
-    if found["mlp"] is not None:
-        return f"m{found['mlp']}"
-    return f"a{found['heads']}.h{found['unit']}" + (f"<{_READS[found['kind']]}>" if found["kind"] in _READS else "")
+    part = part_named(name)
+    if part.kind == "head":
+        return f"a{part.layer}.h{part.unit}" + (f"<{part.branch}>" if part.branch else "")
+    return {"embedding": "input", "logits": LOGITS, "mlp": f"m{part.layer}"}.get(part.kind)
 
 
 def our_name(name: str, reads: bool) -> str | None:
@@ -53,7 +46,7 @@ def our_name(name: str, reads: bool) -> str | None:
         return f"mlp.{found['mlp']}.{'input' if reads else 'output'}"
     if (found["reads"] is not None) != reads:
         return None
-    kind = {short: word for word, short in _READS.items()}.get(found["reads"], "heads")
+    kind = {short: word for word, short in BRANCHES.items()}.get(found["reads"], "heads")
     return f"attention.{found['layer']}.{kind}:{found['head']}"
 
 
@@ -108,14 +101,13 @@ def _named(name: str) -> str:
 
 def _config(scores: EdgeScores) -> dict[str, Any]:
     """The `cfg` that fits best; whether it fits is checked by the edges."""
-    heads = [found for name in scores.writers if (found := _OURS.fullmatch(name)) and found["unit"] is not None]
-    mlps = [found["mlp"] for name in scores.writers if (found := _OURS.fullmatch(name)) and found["mlp"] is not None]
+    parts = [part_named(name) for name in scores.writers]
     writers, readers = scores.writers, scores.readers
     first, mlp = "attention.0.heads:0", "mlp.0.input"
     known = first in writers and mlp in readers
     return {
-        "n_layers": len(mlps),
-        "n_heads": len({found["unit"] for found in heads}),
+        "n_layers": sum(part.kind == "mlp" for part in parts),
+        "n_heads": len({part.unit for part in parts if part.kind == "head"}),
         "parallel_attn_mlp": known and not bool(scores.is_edge[writers.index(first), readers.index(mlp)]),
         "d_model": scores.facts.hidden,
     }
@@ -150,7 +142,7 @@ def read_mib_circuit(path: str | Path, size: int | float | None = None, by: By =
     saved = read_json(text, f"{FUNCTION}: {Path(path).name}")
     kept = _kept_nodes(saved.item("nodes"))
     edges = list(_edges(saved.item("edges")))
-    feeds = sorted({feed for _, reader, *_ in edges for feed in _made(reader)})
+    feeds = sorted(feed for reader in {reader for _, reader, *_ in edges} for feed in _made(reader))
     if size is None:
         chosen = [edge[:3] for edge in edges if edge[3] and {_node(edge[0]), _node(edge[1])} <= kept]
     else:
@@ -187,10 +179,9 @@ def _edges(edges: Saved) -> Iterator[tuple[str, str, float, bool]]:
 
 def _made(reader: str) -> Iterator[tuple[str, str]]:
     """What is computed of a reader."""
-    found = _OURS.fullmatch(reader)
-    if found is not None:
-        layer, unit = found["heads"], found["unit"]
-        yield reader, f"mlp.{found['mlp']}.output" if unit is None else f"attention.{layer}.heads:{unit}"
+    part = part_named(reader)
+    if part.kind != "logits":
+        yield reader, f"mlp.{part.layer}.output" if part.kind == "mlp" else f"attention.{part.layer}.heads:{part.unit}"
 
 
 def _node(name: str) -> str:

@@ -145,10 +145,15 @@ def network_of(module: Explained, function: str, per_head: bool = False) -> Netw
     """The writers and readers of a decoder, found by the structure of its graph. With `per_head`, keys and values that
     several heads share are a reader for each of these heads, which reads its own copy of them.
 
-    Raises InputError, in the name of `function`, for a network whose residual stream is no plain sum of what attentions and
-    MLPs add (norms behind the sums, several streams, gates on heads), and for dictionaries elsewhere than in the stream: it
-    says what stands in the way.
+    Raises InputError, in the name of `function`, for a module in explicit form, for a network whose residual stream is no
+    plain sum of what attentions and MLPs add (norms behind the sums, several streams, gates on heads), and for dictionaries
+    elsewhere than in the stream: it says what stands in the way.
     """
+    if module.record.form != "gradient":
+        raise InputError(
+            f"{function}: this module is in explicit form, in which relevance flows back and no gradient; transform with "
+            'form="gradient"'
+        )
     graph = module.record.stages["canonical"].graph
     if graph not in _KNOWN:
         found = _found(module, graph, function)

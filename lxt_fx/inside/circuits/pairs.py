@@ -91,11 +91,6 @@ def pairs_of(
     if first.targets > 1:
         raise InputError(f"{function}: a pair has one target, and {first.targets} are several; call {function} for each")
     _check_alike(first.leaves, second.leaves, function)
-    if module.record.form != "gradient":
-        raise InputError(
-            f"{function}: this module is in explicit form, in which relevance flows back and no gradient; transform with "
-            'form="gradient"'
-        )
     first.call.explained._refuse_steering(function)
     return Pairs(first, second, network_of(module, function, per_head))
 

@@ -13,7 +13,9 @@ Kind = Literal["embedding", "head", "mlp", "logits", "features", "other"]
 
 _NAME = re.compile(r"(?P<place>[^:]*)(?::(?P<unit>\d+))?")
 _LAYER = re.compile(r"\.(\d+)(?:\.|$)")
-_BRANCH = {"queries": "q", "keys": "k", "values": "v"}
+
+BRANCHES = {"queries": "q", "keys": "k", "values": "v"}
+"""What a head reads, and its short name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def part_named(name: str) -> PartName:
     if words[-1] == "features" or "features" in words:
         return PartName("features", at, index)
     if words[0] == "attention" and index is not None:
-        return PartName("head", at, index, _BRANCH.get(words[-1], ""))
+        return PartName("head", at, index, BRANCHES.get(words[-1], ""))
     return PartName("mlp" if words[0] == "mlp" and len(words) == 3 else "other", at, index)
 
 

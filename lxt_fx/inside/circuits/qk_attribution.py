@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from lxt_fx.attribution.many_targets import forward_run
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.target import TargetsLike
+from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import ForwardMismatchError, InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, stage
 from lxt_fx.base.wide import at_least_float32
 from lxt_fx.compiler.options import Rules
-from lxt_fx.inside.circuits.contributions import CLOSE, Contributions, coarsest
+from lxt_fx.inside.circuits.contributions import Contributions, coarsest, far_apart
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.network import Network, Writer, network_of
 from lxt_fx.inside.circuits.qk_head import Head, head_of, pattern_node, reads_of, scale_of, sources_of, split_heads
@@ -83,7 +84,7 @@ def qk_attribution(
     sum of its writers (BERT, encoder-decoders); UnknownNameError for a head that there is not; ForwardMismatchError where
     queries or keys are not linear in the stream; NonFiniteError for relevance that is NaN or infinite.
     """
-    with gradients_on():
+    with gradients_on(), autocast_off():
         asked = targeted_call(explained, processor, inputs, target, FUNCTION, answer=answer, labels=labels, rules=rules)
         network = _network(asked)
         found = head_of(network, head, FUNCTION)
@@ -109,14 +110,8 @@ def _network(asked: TargetedCall) -> Network:
     if examples != 1 or asked.targets != 1:
         many = f"{examples} examples" if examples != 1 else f"{asked.targets} targets"
         raise InputError(f"{FUNCTION}: a score has one query and one key of one example, and one target; got {many}")
-    module = asked.leaves.module
-    if module.record.form != "gradient":
-        raise InputError(
-            f"{FUNCTION}: this module is in explicit form, in which relevance flows back and no gradient; transform with "
-            'form="gradient"'
-        )
     asked.call.explained._refuse_steering(FUNCTION)
-    return network_of(module, FUNCTION)
+    return network_of(asked.leaves.module, FUNCTION)
 
 
 def _tokens(asked: TargetedCall, network: Network, width: int) -> TextTokens:
@@ -165,11 +160,10 @@ def _result(
 def _check_scores(head: Head, result: QKAttribution, scores: Tensor, eps: float) -> None:
     """Raises ForwardMismatchError unless queries times keys are the scores of the run that gave the gradients."""
     sizes = result.queries.sum(0).abs() @ result.keys.sum(0).abs().T
-    far, scale = float((result.scores - scores).abs().max()), float(sizes.max())
-    if far > CLOSE * eps * scale:
+    if far := far_apart(result.scores, scores, float(sizes.max()), eps):
         raise ForwardMismatchError(
-            f"{FUNCTION}: the product of queries and keys of {head.name} is not its scores (off by {far:.1e}, of values up "
-            f"to {scale:.1e}): %{head.meeting.product.name} reads them in another layout than [heads, tokens, size]"
+            f"{FUNCTION}: the product of queries and keys of {head.name} is not its scores ({far}): "
+            f"%{head.meeting.product.name} reads them in another layout than [heads, tokens, size]"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from lxt_fx.base.errors import ForwardMismatchError
+from lxt_fx.base.nodes import computed_from
 from lxt_fx.base.progress import steps
 from lxt_fx.base.torch_internals import aten_ops
 from lxt_fx.base.wide import at_least_float32
-from lxt_fx.inside.circuits.contributions import CLOSE, Contributions, coarsest
+from lxt_fx.inside.circuits.contributions import Contributions, coarsest, far_apart
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.network import EMBEDDING, Reader, Writer
 from lxt_fx.passes.analysis.find_attention_parts import RESHAPES
@@ -83,12 +84,11 @@ def parts_of(written: Contributions, read: HeadRead, split: Mapping[str, Sources
             found |= _of_features(written, writer, lambda value: read.of(value) - bias)
     found |= {REST: read.of(left) - bias, BIAS: bias}
     sums, actual = torch.stack(list(found.values())), read.actual
-    far, scale = float((sums.sum(0) - actual).abs().max()), float(sums.abs().sum(0).max())
-    if far > CLOSE * coarsest(written.run, read.nodes) * scale:
+    if far := far_apart(sums.sum(0), actual, float(sums.abs().sum(0).max()), coarsest(written.run, read.nodes)):
         raise ForwardMismatchError(
-            f"{written.function}: {read.reader.place} are no sum of what writers make of them (off by {far:.1e}, of values "
-            f"up to {scale:.1e}): what stands between the residual stream and %{read.operand.name} is not linear with its "
-            "norms held, so a pair of writers has no part of a score; lxt_fx.latent reads relevance at queries and keys"
+            f"{written.function}: {read.reader.place} are no sum of what writers make of them ({far}): what stands between "
+            f"the residual stream and %{read.operand.name} is not linear with its norms held, so a pair of writers has no "
+            "part of a score; lxt_fx.latent reads relevance at queries and keys"
         )
     found[REST] = found[REST] + (actual - sums.sum(0))
     return found
@@ -127,20 +127,8 @@ def _of_embedding(written: Contributions, writer: Writer) -> Iterator[tuple[str,
 
 def _leads(run: GraphRun, node: Node) -> list[Node]:
     """The operands of a node that are computed of a leaf."""
-    leaves = run.module.record.leaves
-    return [each for each in node.all_input_nodes if _of_leaf(each, leaves)]
-
-
-def _of_leaf(node: Node, leaves: Collection[str]) -> bool:
-    seen, todo = {node}, [node]
-    while todo:
-        one = todo.pop()
-        if one.op == "placeholder" and str(one.target) in leaves:
-            return True
-        new = [each for each in one.all_input_nodes if each not in seen]
-        seen.update(new)
-        todo += new
-    return False
+    leaves = {each for each in run.graph.nodes if each.op == "placeholder" and str(each.target) in run.module.record.leaves}
+    return [each for each in node.all_input_nodes if not leaves.isdisjoint(computed_from(each))]
 
 
 def _of_sources(
@@ -157,11 +145,11 @@ def _of_sources(
         found = written.from_parts(writer, alone) - none
         total += found
         yield f"{name}@{source}", found
-    far, scale = float((total - value).abs().max()), float(torch.maximum(total.abs(), value.abs()).max())
-    if far > CLOSE * coarsest(written.run, writer.write.between) * scale:
+    scale = float(torch.maximum(total.abs(), value.abs()).max())
+    if far := far_apart(total, value, scale, coarsest(written.run, writer.write.between)):
         raise ForwardMismatchError(
-            f"{written.function}: {name} is not its pattern times its values (off by {far:.1e}, of values up to "
-            f"{scale:.1e}), so it cannot be split by source token; leave it out of sources"
+            f"{written.function}: {name} is not its pattern times its values ({far}), so it cannot be split by source "
+            "token; leave it out of sources"
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lxt_fx.attribution.places import nearest
+from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import InputError, UnknownNameError
 from lxt_fx.base.frames import pandas_for
 from lxt_fx.base.one_line import one_line
@@ -53,6 +54,7 @@ class QKAttribution(Listed):
     table_name: str
 
     @property
+    @autocast_off()
     def scores(self) -> Tensor:
         """a_ij before the softmax and before what is added by position, [queries, keys]."""
         return self.queries.sum(0) @ self.keys.sum(0).T
@@ -63,6 +65,7 @@ class QKAttribution(Listed):
         return self.scores * self.gradients
 
     @property
+    @autocast_off()
     def products(self) -> Tensor:
         """What each pair adds to the score of this query and key, [query writers, key writers]. Their sum is the score."""
         return self.queries[:, self.query] @ self.keys[:, self.key].T
@@ -72,6 +75,7 @@ class QKAttribution(Listed):
         """R_ij(a, b) of this query and key, [query writers, key writers]. Its sum is a_ij g_ij."""
         return self.products * self.gradients[self.query, self.key]
 
+    @autocast_off()
     def everywhere(self) -> Tensor:
         """The sum of R_ij(a, b) over all queries and keys, [query writers, key writers]."""
         return torch.einsum("atd,ts,bsd->ab", self.queries, self.gradients, self.keys)
