@@ -305,7 +305,7 @@ def test_a_module_is_freed_with_what_was_made_of_it() -> None:
 def test_tapped_graphs_are_made_once_and_again_when_a_tensor_was_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     module, made_of = explained("llama"), []
     original = tapped_places._tapped
-    monkeypatch.setattr(tapped_places, "_tapped", lambda *given: made_of.append(tuple(given[1])) or original(*given))
+    monkeypatch.setattr(tapped_places, "_tapped", lambda *given: made_of.append(given) or original(*given))
     asked = [f"residual.{layer}" for layer in range(3)] + ["mlp.0.neurons", "mlp.1.neurons"]
     first = lxt_fx.latent(module, one(0), 3, asked[0]).total(asked[0])
     again = lxt_fx.latent(module, one(0), 3, asked[0]).total(asked[0])
