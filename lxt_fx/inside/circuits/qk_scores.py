@@ -12,7 +12,7 @@ from torch.fx import Graph, Node
 from lxt_fx.attribution.tapped import Tapped, tapped_as
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import TensorType, arguments, dtype, shape
-from lxt_fx.base.torch_internals import aten
+from lxt_fx.base.torch_internals import aten, schema_of
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.network import Network
@@ -20,8 +20,8 @@ from lxt_fx.ops import products
 from lxt_fx.ops.scores import attention_with_scores
 from lxt_fx.passes.analysis.find_scores import Meeting
 
-_HALVED = {"query_share": 0.25, "key_share": 0.25, "value_share": 0.5, "mask_share": 0.5}
-"""The shares of `lxt_fx.sdpa` where its node has none."""
+_OF_RULE = ("query_share", "key_share", "value_share", "mask_share", "temperature")
+"""What `lxt_fx.sdpa` has beside the arguments of torch's attention."""
 
 
 def with_scores(network: Network, meeting: Meeting, place: str, function: str) -> Tapped:
@@ -57,7 +57,8 @@ def _settings(module: Explained, node: Node, place: str, function: str) -> dict[
     if node.target is products.sdpa_held:
         raise held(module, place, function)
     if node.target is products.sdpa:
-        shares = {**_HALVED, **{name: given[name] for name in (*_HALVED, "temperature") if name in given}}
+        of_op = {argument.name: argument.default_value for argument in schema_of(node.target).arguments}
+        shares = {name: given.get(name, of_op[name]) for name in _OF_RULE}
     elif node.target is aten.scaled_dot_product_attention.default:
         shares = {}
     else:
@@ -73,10 +74,8 @@ def _settings(module: Explained, node: Node, place: str, function: str) -> dict[
 def _written_out(graph: Graph, name: str, shares: dict[str, Any]) -> str:
     """Writes the attention out, and returns the name of its scores."""
     fused = next(node for node in graph.nodes if node.name == name)
-    kept = {key: value for key, value in fused.kwargs.items() if key in ("scale", "enable_gqa")}
-    named = {key: value for key, value in fused.kwargs.items() if key in ("attn_mask", "dropout_p", "is_causal")}
     with graph.inserting_before(fused):
-        both = graph.call_function(attention_with_scores, fused.args, {**named, **kept, **shares})
+        both = graph.call_function(attention_with_scores, fused.args, {**fused.kwargs, **shares})
         out = graph.call_function(operator.getitem, (both, 0))
         scores = graph.call_function(operator.getitem, (both, 1))
     query, key = fused.args[:2]
