@@ -13,7 +13,7 @@ from torch import Tensor
 from lxt_fx.explorer.plain import Payload, array, result, table
 from lxt_fx.inside.circuits.links import largest_entries
 from lxt_fx.inside.circuits.network import LOGITS
-from lxt_fx.inside.circuits.part_names import PartName, made_of, part_named
+from lxt_fx.inside.circuits.part_names import PartName, layers_and_heads, made_of, part_named
 from lxt_fx.inside.circuits.scores_result import CircuitScores
 
 MOST_EDGES, LISTED = 4000, 20
@@ -67,6 +67,11 @@ class _Nodes:
     by_token: bool
     nodes: dict[tuple[str, int], Payload] = field(default_factory=dict)
     index: dict[tuple[str, int], int] = field(default_factory=dict)
+    layers: int = field(init=False)
+    heads: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.layers, self.heads = layers_and_heads(self.found.writers)
 
     def circuit(self, edges: Sequence[Edge]) -> Payload:
         """All of a picture but the names of its columns, if these are tokens."""
@@ -80,7 +85,7 @@ class _Nodes:
         return {
             "said": "",
             "by": "token" if self.by_token else "part",
-            "columns": [*(f"head {head}" for head in range(self._heads())), "MLP"],
+            "columns": [*(f"head {head}" for head in range(self.heads)), "MLP"],
             "instead": None,
             "rows": self._rows(),
             "nodes": list(self.nodes.values()),
@@ -107,26 +112,19 @@ class _Nodes:
             }
         return self.index[key]
 
-    def _layers(self) -> int:
-        return 1 + max((part_named(name).layer or 0 for name in self.found.writers), default=0)
-
-    def _heads(self) -> int:
-        parts = [part_named(name) for name in self.found.writers]
-        return 1 + max((part.unit or 0 for part in parts if part.kind == "head"), default=-1)
-
     def _rows(self) -> list[str]:
-        return ["embedding", *(str(layer) for layer in range(self._layers())), "logits"]
+        return ["embedding", *(str(layer) for layer in range(self.layers)), "logits"]
 
     def _row(self, said: PartName) -> int:
         if said.layer is not None:
             return said.layer + 1
-        return 0 if said.kind == "embedding" else self._layers() + 1
+        return 0 if said.kind == "embedding" else self.layers + 1
 
     def _column(self, said: PartName) -> int:
         """The column of a part; -1 for what stands in the middle."""
         if said.kind in ("embedding", "logits"):
             return -1
-        return said.unit if said.kind == "head" and said.unit is not None else self._heads()
+        return said.unit if said.kind == "head" and said.unit is not None else self.heads
 
 
 def _name(said: PartName, part: str) -> str:

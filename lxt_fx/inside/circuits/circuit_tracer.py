@@ -19,7 +19,7 @@ from lxt_fx.inside.circuits.edge_scores import EdgeScores
 from lxt_fx.inside.circuits.facts import PairText
 from lxt_fx.inside.circuits.links import largest_entries, scores_by_token
 from lxt_fx.inside.circuits.network import EMBEDDING, LOGITS
-from lxt_fx.inside.circuits.part_names import PartName, made_of, part_named
+from lxt_fx.inside.circuits.part_names import PartName, layers_and_heads, made_of, part_named
 from lxt_fx.version import __version__
 
 FUNCTION = "to_circuit_tracer"
@@ -101,10 +101,7 @@ def circuit_tracer_graph(
         raise InputError(
             f"{FUNCTION}: the file names tokens by their ids, and embeddings were given; give texts or input_ids"
         )
-    said = [part_named(part) for part in parts]
-    heads = 1 + max((one.unit or 0 for one in said if one.kind == "head"), default=-1)
-    layers = 1 + max((one.layer or 0 for one in said if one.layer is not None), default=-1)
-    graph = _Graph(scores, text, layers, heads, names)
+    graph = _Graph(scores, text, *layers_and_heads(parts), names)
     known = {f"{part}@{token}" for part in parts for token in range(len(text.ids)) if text.ids[token] is not None}
     if unknown := [name for name in (*pinned, *names) if name not in known]:
         raise InputError(

@@ -20,7 +20,7 @@ from lxt_fx.base.saved_json import Saved, read_json
 from lxt_fx.inside.circuits.circuit import By, checked_by, count_of, edges_of, made_circuit
 from lxt_fx.inside.circuits.edge_scores import EdgeScores
 from lxt_fx.inside.circuits.network import EMBEDDING, LOGITS
-from lxt_fx.inside.circuits.part_names import BRANCHES, part_named
+from lxt_fx.inside.circuits.part_names import BRANCHES, layers_and_heads, part_named
 
 FUNCTION = "read_mib_circuit"
 
@@ -101,13 +101,13 @@ def _named(name: str) -> str:
 
 def _config(scores: EdgeScores) -> dict[str, Any]:
     """The `cfg` that fits best; whether it fits is checked by the edges."""
-    parts = [part_named(name) for name in scores.writers]
     writers, readers = scores.writers, scores.readers
+    layers, heads = layers_and_heads(writers)
     first, mlp = "attention.0.heads:0", "mlp.0.input"
     known = first in writers and mlp in readers
     return {
-        "n_layers": sum(part.kind == "mlp" for part in parts),
-        "n_heads": len({part.unit for part in parts if part.kind == "head"}),
+        "n_layers": layers,
+        "n_heads": heads,
         "parallel_attn_mlp": known and not bool(scores.is_edge[writers.index(first), readers.index(mlp)]),
         "d_model": scores.facts.hidden,
     }

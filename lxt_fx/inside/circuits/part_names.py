@@ -54,6 +54,14 @@ def part_named(name: str) -> PartName:
     return PartName("mlp" if words[0] == "mlp" and len(words) == 3 else "other", at, index)
 
 
+def layers_and_heads(names: Iterable[str]) -> tuple[int, int]:
+    """How many layers the network of these parts has, and how many heads each at most."""
+    parts = [part_named(name) for name in names]
+    layers = 1 + max((part.layer for part in parts if part.layer is not None), default=-1)
+    heads = 1 + max((part.unit for part in parts if part.kind == "head" and part.unit is not None), default=-1)
+    return layers, heads
+
+
 def made_of(feeds: Iterable[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
     """The writers that are computed of each reader. Of the logits nothing is."""
     found: dict[str, tuple[str, ...]] = {}
