@@ -12,12 +12,13 @@ import argparse
 import gzip
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lxt_fx
 from lxt_fx.referee.measured import BenchTable, Measured
-from lxt_fx.referee.results_text import mean_said, number
-from lxt_fx.referee.statistics import LEVEL, holm
+from lxt_fx.referee.results_text import mean_said, range_said
+from lxt_fx.referee.statistics import holm
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reference", default="attnlrp", help="the method that the others are compared with")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder of the pages")
     given = parser.parse_args(arguments)
-    files = by_grid(given.files or sorted(RESULTS.glob("*.jsonl.gz")))
+    files = by_grid(given.files)
     for page in (MAIN, REST):
         parts = [section(grid, files[grid], given) for grid, (place, _) in GRIDS.items() if place == page and grid in files]
         path = given.docs / page
@@ -54,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"wrote {path}")
 
 
-def by_grid(files: Iterable[Path]) -> dict[str, list[Path]]:
-    """The files of each grid; those of the search are none."""
+def by_grid(files: Iterable[Path] = ()) -> dict[str, list[Path]]:
+    """The files of each grid, of those in `results/` where none are given; those of the search are none."""
     found: dict[str, list[Path]] = {}
-    for path in files:
+    for path in files or sorted(RESULTS.glob("*.jsonl.gz")):
         grid = path.name.split("_")[0].split(".")[0]
         if grid in GRIDS:
             found.setdefault(grid, []).append(path)
@@ -109,14 +110,11 @@ def all_at_once(results: lxt_fx.BenchResults) -> str:
 
 def _row(table: BenchTable, one: Measured, p: float, results: lxt_fx.BenchResults) -> tuple[str, ...]:
     assert one.paired is not None
-    found = one.paired.difference
+    paired = replace(one.paired, holm=p)
+    found = paired.difference
     (reference,) = (each.found for each in table.measured if each.method == results.reference)
-    spread = (found.high - found.low) / 2
-    ends = f"{number(found.low, spread)} to {number(found.high, spread)}"
-    better = (found.mean > 0) == (table.better == "higher")
-    verdict = "no evidence" if not p < LEVEL else "better" if better else "worse"
-    place = (table.model, table.task, table.metric, one.method)
-    return (*place, mean_said(reference), number(found.mean, spread), ends, f"{p:.2g}", verdict, str(found.cases))
+    numbers = (mean_said(reference), mean_said(found), range_said(found), f"{p:.2g}")
+    return (table.model, table.task, table.metric, one.method, *numbers, paired.verdict(table.better), str(found.cases))
 
 
 def lower(text: str) -> str:
