@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DRAWS, REFERENCE, RANDOM = 2000, "attnlrp", "random"
+from lxt_fx.referee.statistics import ends, resampled
+
+REFERENCE, RANDOM = "attnlrp", "random"
 Line = Mapping[str, Any]
 
 
@@ -22,7 +24,7 @@ class Number:
 
     def said(self, form: str = ".2f") -> str:
         """The number and its 95 % interval."""
-        low, high = self.drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        low, high = ends(self.drawn)
         return f"{self.value:{form}} ({low:{form}} to {high:{form}})"
 
     def less(self, other: Number) -> Number:
@@ -33,13 +35,7 @@ class Number:
 def weights_of(groups: Sequence[str]) -> Tensor:
     """How often each pair is in all pairs (first) and in each draw, [1 + draws, pairs]: whole groups are drawn. Equal
     groups have equal draws."""
-    names = {group: at for at, group in enumerate(dict.fromkeys(groups))}
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(names), (DRAWS, len(names)), generator=generator)
-    counts = torch.zeros(DRAWS, len(names), dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones((), dtype=torch.float64).expand(drawn.shape))
-    by_pair = counts[:, [names[group] for group in groups]]
-    return torch.cat([torch.ones(1, len(groups), dtype=torch.float64), by_pair])
+    return torch.cat([torch.ones(1, len(groups), dtype=torch.float64), resampled(groups)])
 
 
 def number(found: Tensor) -> Number:

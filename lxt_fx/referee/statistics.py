@@ -79,11 +79,23 @@ def interval(values: Tensor, groups: Sequence[str] = (), resamples: int = RESAMP
     sizes = _by_group(torch.ones_like(found), place)
     if len(sizes) == 1:
         return Interval(mean, math.nan, math.nan, math.nan, len(found), 1)
-    tail = (1 - COVERS) / 2
-    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
     drawn = _draws(len(sizes), resamples, seed)
-    low, high = torch.quantile((drawn @ _by_group(found, place)) / (drawn @ sizes), ends).tolist()
+    low, high = ends((drawn @ _by_group(found, place)) / (drawn @ sizes))
     return Interval(mean, low, high, _error(found, place), len(found), len(sizes))
+
+
+def ends(drawn: Tensor) -> tuple[float, float]:
+    """Between which two of its resampled values [resamples] a number lies in 95 % of experiments."""
+    tail = (1 - COVERS) / 2
+    low, high = torch.quantile(drawn, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def resampled(groups: Sequence[str]) -> Tensor:
+    """[resamples, cases] in float64: how often each case is in each resample of `interval`, for numbers that are no mean
+    over cases. `groups` are as there."""
+    place = _places(groups)
+    return _draws(int(place.max()) + 1, RESAMPLES, 0)[:, place]
 
 
 def _places(groups: Sequence[str]) -> Tensor:
