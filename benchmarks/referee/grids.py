@@ -3,28 +3,34 @@
     python benchmarks/referee/grids.py core --model smollm2 --out core_smollm2.jsonl [--cases 100] [--models FOLDER]
 
 A file that is there is gone on with, and more cases extend it. On one core of 2026 the core grid takes some two hours a
-model, each other one some half an hour. `python dev.py models smollm2 gemma3 minilm vit_digits dino_saliency` fetches or
-trains the models. `python benchmarks/referee/referee.py` writes the results into the page.
+model, each other one some half an hour. `python dev.py models smollm2 gemma3 minilm vit_digits vit_mosaics dino_saliency
+photos` fetches or trains the models. `python benchmarks/referee/referee.py` writes the results into the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lxt_fx
+from lxt_fx.referee.case import Subject
 from lxt_fx.referee.contest import Method, Metric
 from lxt_fx.referee.methods import METHODS
 from lxt_fx.referee.methods.by_gradient import TableMethod
 from lxt_fx.referee.metrics import METRICS
 from lxt_fx.referee.metrics.removal import Area
+from lxt_fx.referee.subjects import subject
 from lxt_fx.referee.tasks import TASKS
 from lxt_fx.referee.tasks.text_task import TextTask
 from lxt_fx.rule_table import basic_rules
 from lxt_fx.rule_table.tables import dpa
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 
 CORE_METHODS = (
     "attnlrp", "cp_lrp", "gim", "relp", "gradient", "integrated_gradients", "leave_one_out", "random",
@@ -75,8 +81,10 @@ GRIDS: Mapping[str, Grid] = {
     "tasks": Grid(DECODERS, CORE_METHODS, OTHER_TASKS, (HALF_AS_LONG, "gold_recall"), 50),
     "metrics": Grid(DECODERS, CORE_METHODS, ("facts", "indirect_object"), tuple(METRICS), 50),
     "sentences": Grid(("minilm",), EVERY, ("similarity",), tuple(METRICS), 50),
-    "pictures": Grid(("vit_digits", "dino_saliency"), EVERY, ("patches", "quadrants"), tuple(METRICS), 50),
+    "pictures": Grid(("vit_digits", "vit_mosaics", "dino_saliency"), EVERY, ("patches", "quadrants"), tuple(METRICS), 50),
 }
+PHOTOS_BY = {"dino_saliency": 28}
+"""The models that are asked about photos, and the sides in pixels of what is removed at once: two by two patches."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,9 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.model not in grid.models or given.task not in {None, *grid.tasks}:
         parser.error(f"{given.grid} has the models {', '.join(grid.models)} and the tasks {', '.join(grid.tasks)}")
     found = lxt_fx.bench(
-        {given.model: given.models / given.model},
+        {given.model: asked(given.model, given.models)},
         methods=grid.methods,
-        tasks=[held_out(TASKS[name]) for name in grid.tasks if given.task in (None, name)],
+        tasks=[task_of(name, given.model, given.models) for name in grid.tasks if given.task in (None, name)],
         metrics=grid.metrics,
         cases=min(given.cases or grid.cases, grid.cases),
         file=given.out,
@@ -103,8 +111,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(found)
 
 
-def held_out(task: Any) -> Any:
-    """The task without the prompts by which methods were chosen."""
+def asked(name: str, folder: Path) -> Subject | Path:
+    """The folder of a model, or the model itself where transformers does not have its class."""
+    if name not in PHOTOS_BY:
+        return folder / name
+    import models  # examples/models.py
+
+    os.environ["LXT_FX_MODELS"] = str(folder)
+    return subject(*models.load(name), name=name, unit=PHOTOS_BY[name])
+
+
+def task_of(name: str, model: str, models: Path) -> Any:
+    """The task, of photos where the model takes these, and without the prompts by which methods were chosen."""
+    task = TASKS[name]
+    if model in PHOTOS_BY:
+        return replace(task, source=models / "photos")
     return replace(task, part="test") if isinstance(task, TextTask) else task
 
 
