@@ -1,4 +1,4 @@
-"""The head of a language model at the hidden states that targets are read at, for one part of the targets after another: the
+"""The head of a language model at the hidden states that targets are read at, one part of the targets after another: the
 logits of all, [batch, targets, entries], grow with the length of an answer times the size of a vocabulary."""
 
 from __future__ import annotations
