@@ -70,7 +70,7 @@ def check_on_padded_texts(source: CapturedModel, compiled: Compiled) -> str:
     model, example = source.model, source.captured.example
     if isinstance(model, Explained):
         return model.record.padded_note
-    if on_meta(model, example.kwargs) or not has_texts(example):
+    if (source.placement is None and on_meta(model, example.kwargs)) or not has_texts(example):
         return ""
     notes = []
     with torch_state_restored(), torch.no_grad():

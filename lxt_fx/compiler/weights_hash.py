@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from lxt_fx.base.streamed_weight import loaded
 from lxt_fx.compiler.explained import Explained
 
 LONG = 16
@@ -23,7 +24,7 @@ def weights_hash(model: nn.Module) -> str:
     modules = (model, *(front.module for front in model._fronts)) if isinstance(model, Explained) else (model,)
     tensors = {id(x): x for module in modules for x in chain(module.parameters(), module.buffers())}
     with torch.no_grad():
-        each = [f"{list(x.shape)} {x.dtype} {_numbers(x)}" for x in tensors.values()]
+        each = [f"{list(x.shape)} {x.dtype} {_numbers(loaded(x))}" for x in tensors.values()]
     return short_hash(" ".join(sorted(each)).encode())
 
 
