@@ -129,10 +129,10 @@ def _with_values(source: CapturedModel) -> CapturedModel:
 
 def _placed(gm: GraphModule, begun: Canonical, placement: Placement) -> Canonical:
     """Gives the canonical graph the tensors and moves of a placement, and its example values."""
-    edits = placement.put(gm, begun.fronts)
-    example = begun.example if placement.example is None else cut_by(begun.fronts, placement.example, gm)
-    check = begun.check if not edits else step_check(gm, example)
-    return replace(begun, example=example, flow=mark_flow(gm, begun.flow.leaves), check=check)
+    fronts = placement.put(gm, begun.fronts)
+    example = begun.example if placement.example is None else cut_by(fronts, placement.example, gm)
+    flow = mark_flow(gm, begun.flow.leaves)
+    return replace(begun, example=example, fronts=fronts, flow=flow, check=step_check(gm, example))
 
 
 def _with_positions(source: CapturedModel, options: Options) -> CapturedModel:

@@ -14,12 +14,10 @@ from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.streamed_weight import StreamedWeight
+from lxt_fx.passes.placement.from_file import with_pages
 
 _HOOK, _FORWARD = "_hf_hook", "_old_forward"
 """The names under which accelerate puts a hook on a module and saves the forward that the hook runs."""
-
-_PAGE = 4096
-"""The bytes of a page of a file in memory, or a part of one."""
 
 Read = Callable[[], Tensor]
 
@@ -129,18 +127,14 @@ def _root(weights: Any, key: str) -> tuple[Any, str]:
 
 
 def _reading(weights: Mapping[str, Tensor], key: str) -> Read:
-    """What reads a weight by the map of the hook. Of one that lies in a file, a map gives pages that are read when they are
-    computed with, so one number of each is read here."""
+    """What reads a weight by the map of the hook."""
     root, name = _root(weights, key)
     in_memory = isinstance(root, dict) or name in (getattr(root, "state_dict", None) or ())
     return partial(weights.__getitem__, key) if in_memory else partial(_from_file, weights, key)
 
 
 def _from_file(weights: Mapping[str, Tensor], key: str) -> Tensor:
-    found = weights[key]
-    if found.is_contiguous():
-        found.reshape(-1)[:: max(1, _PAGE // found.itemsize)].clone()
-    return found
+    return with_pages(weights[key])
 
 
 def _device(hook: Any) -> torch.device:

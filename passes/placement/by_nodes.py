@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.fx import Interpreter
+from torch.fx import Graph, Interpreter
 
 from lxt_fx.base.streamed_weight import StreamedWeight
 
@@ -59,3 +59,12 @@ def weights_read(interpreter: Interpreter) -> Iterator[None]:
             yield
     finally:
         interpreter.fetch_attr = plain  # type: ignore[method-assign]
+
+
+def read_late(graph: Graph) -> None:
+    """Transform: puts each node that names a tensor before its first reader, so that what runs node by node reads one weight
+    after another."""
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    for node in graph.find_nodes(op="get_attr"):
+        if node.users:
+            min(node.users, key=place.__getitem__).prepend(node)

@@ -19,11 +19,12 @@ Devices = Mapping[str, torch.device]
 """Where each tensor of a module lies, by path."""
 
 
-def devices_of(owner: nn.Module, graph: Graph) -> dict[str, torch.device]:
-    """Where the tensors that a graph reads are computed with."""
+def devices_of(owner: nn.Module, graph: Graph, known: Mapping[int, torch.device]) -> dict[str, torch.device]:
+    """Where the tensors that a graph reads are computed with: where it is `known`, by identity, or where they lie."""
     names = dict.fromkeys(str(node.target) for node in graph.find_nodes(op="get_attr"))
     found = {name: attrgetter(name)(owner) for name in names}
-    return {name: device_of(tensor) for name, tensor in found.items() if isinstance(tensor, Tensor) and tensor.dim()}
+    tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor) and tensor.dim()}
+    return {name: known[id(x)] if id(x) in known else device_of(x) for name, x in tensors.items()}
 
 
 def insert_moves(graph: Graph, devices: Devices, inputs: torch.device) -> int:
@@ -31,6 +32,15 @@ def insert_moves(graph: Graph, devices: Devices, inputs: torch.device) -> int:
     made last. What it reads from elsewhere is moved, once for each device. Inputs, outputs, and what an op makes of sizes
     alone are on the device `inputs`. Returns how many moves were inserted."""
     return _Moves(graph, devices, inputs).insert()
+
+
+def drop_moves(graph: Graph) -> int:
+    """Transform: takes the moves out again. Returns how many there were."""
+    moves = list(graph.find_nodes(op="call_function", target=to_device))
+    for node in moves:
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        graph.erase_node(node)
+    return len(moves)
 
 
 class _Moves:

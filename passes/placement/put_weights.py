@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.streamed_weight import StreamedWeight
 
 
 def put_weights(gm: nn.Module, tensors: Mapping[int, Tensor]) -> int:
-    """Transform: each parameter and buffer that `tensors` names, by its identity, becomes what that has for it. A streamed
-    weight is named directly before the node that reads it first. Returns how many became another.
+    """Transform: each parameter and buffer that `tensors` names, by its identity, becomes what that has for it.
+    Returns how many became another.
 
     Raises InputError for a tensor on the meta device that has nothing to stand for: its values were lost in capture.
     """
@@ -30,8 +29,6 @@ def put_weights(gm: nn.Module, tensors: Mapping[int, Tensor]) -> int:
             if found is not None and found is not tensor:
                 _put(module, name, found)
                 edits += 1
-    if isinstance(gm, GraphModule):
-        _read_late(gm)
     return edits
 
 
@@ -42,12 +39,3 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
         module.register_parameter(name, tensor)
     else:
         module.register_buffer(name, tensor, persistent)
-
-
-def _read_late(gm: GraphModule) -> None:
-    """Puts each node that names a tensor before its first reader, so that what runs node by node reads weights one after
-    another."""
-    for node in gm.graph.find_nodes(op="get_attr"):
-        order = {each: place for place, each in enumerate(gm.graph.nodes)} if len(node.users) > 1 else {}
-        if node.users:
-            min(node.users, key=lambda user: order.get(user, 0)).prepend(node)
