@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
-from lxt_fx.base.nodes import TensorType, value
+from lxt_fx.base.nodes import TensorType, module_stack, value
 from lxt_fx.base.streamed_weight import device_of
+from lxt_fx.base.torch_internals import rename
 from lxt_fx.ops.moves import to_device
 
 Devices = Mapping[str, torch.device]
@@ -28,9 +29,10 @@ def devices_of(owner: nn.Module, graph: Graph, known: Mapping[int, torch.device]
 
 
 def insert_moves(graph: Graph, devices: Devices, inputs: torch.device) -> int:
-    """Transform: an op computes on the device of its weights, or without any on that of the value that it reads and that was
-    made last. What it reads from elsewhere is moved, once for each device. Inputs, outputs, and what an op makes of sizes
-    alone are on the device `inputs`. Returns how many moves were inserted."""
+    """Transform: an op computes on the device of the weights of its module, the innermost one that has some. Where that has
+    weights on several devices, it computes where the weights lie that it reads, or without any where the last value that it
+    reads was made. What it reads from elsewhere is moved, once for each device. Inputs and outputs are on the device
+    `inputs`. Returns how many moves were inserted."""
     return _Moves(graph, devices, inputs).insert()
 
 
@@ -51,6 +53,7 @@ class _Moves:
         self.of: dict[Node, torch.device] = {}
         self.weights: set[Node] = set()
         self.moved: dict[tuple[Node, torch.device], Node] = {}
+        self.modules = _of_modules(devices)
         self.order = {node: place for place, node in enumerate(graph.nodes)}
 
     def insert(self) -> int:
@@ -70,12 +73,19 @@ class _Moves:
 
     def _place(self, node: Node, reads: list[Node]) -> None:
         own = [read for read in reads if read in self.weights]
-        self.of[node] = device = self.of[own[0]] if own else self.of[reads[-1]] if reads else self.inputs
         if reads and len(own) == len(reads):
             self.weights.add(node)
-        if reads and len({*self.devices.values(), self.inputs}) > 1:
+        self.of[node] = device = self._device(node, reads, own)
+        if device != self.inputs:
             node.args, node.kwargs = _made_on(node.args, device), _made_on(node.kwargs, device)
         self._read_on(node, reads, device)
+
+    def _device(self, node: Node, reads: list[Node], own: list[Node]) -> torch.device:
+        paths = (path for path, _ in reversed(module_stack(node)))
+        found = next((self.modules[path] for path in paths if path in self.modules), frozenset[torch.device]())
+        if len(found) == 1:
+            return next(iter(found))
+        return self.of[own[0]] if own else self.of[reads[-1]] if reads else self.inputs
 
     def _read_on(self, node: Node, reads: list[Node], device: torch.device) -> None:
         for read in reads:
@@ -86,10 +96,21 @@ class _Moves:
         if (read, device) not in self.moved:
             with self.graph.inserting_before(reader):
                 move = self.graph.call_function(to_device, (read, device))
+            rename(move, "to_device")
             where = read if reader.op == "output" else reader
             move.meta = {**where.meta, "val": value(read)}
             self.moved[read, device], self.of[move] = move, device
         return self.moved[read, device]
+
+
+def _of_modules(devices: Devices) -> dict[str, frozenset[torch.device]]:
+    """The devices of the weights below each module path that has some."""
+    found: dict[str, set[torch.device]] = {}
+    for name, device in devices.items():
+        parts = name.split(".")[:-1]
+        for count in range(len(parts) + 1):
+            found.setdefault(".".join(parts[:count]), set()).add(device)
+    return {path: frozenset(each) for path, each in found.items()}
 
 
 def _made_on(arguments: Any, device: torch.device) -> Any:
