@@ -9,6 +9,7 @@ from torch import nn
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import compiled_from
+from lxt_fx.passes.capture.refused_models import refuse_model
 
 
 def opened(model: object, function: str) -> nn.Module:
@@ -17,7 +18,8 @@ def opened(model: object, function: str) -> nn.Module:
     without a wrapper is returned as it is.
 
     A PEFT model that adds virtual tokens or computes more around its base model is no mere wrapper, and stays as it is.
-    Raises InputError, in the name of `function`, for what is no module, or a TorchScript module.
+    Raises InputError, in the name of `function`, for what is no module, for a TorchScript module, and for a
+    model that is divided over ranks (`refuse_model`).
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
@@ -30,6 +32,7 @@ def opened(model: object, function: str) -> nn.Module:
             "the model that it was made from, or call it in the forward of an nn.Module of your own and give that (its "
             "graph then has the sizes of the example)"
         )
+    refuse_model(found, function)
     return found
 
 
