@@ -61,9 +61,9 @@ class Places:
         where = self.where[path]
         if not self._is_offloaded(path, tensor) or not isinstance(tensor, nn.Parameter):
             device = where if isinstance(where, torch.device) and not self._is_offloaded(path, tensor) else self.inputs
-            moved = tensor.detach().to(device)
-            if moved.data_ptr() == tensor.data_ptr() and moved.device == tensor.device:
+            if device == tensor.device or device.type == tensor.device.type == "cpu":
                 return tensor
+            moved = tensor.detach().to(device)
             return nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
         if isinstance(where, torch.device):
             held = tensor.detach().to(where)

@@ -22,7 +22,7 @@ from lxt_fx.compiler.record import Record
 from lxt_fx.ops.packed import packed_layer_of
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.fuse.fuse import fuse
-from lxt_fx.passes.placement.by_nodes import read_late, weights_read
+from lxt_fx.passes.placement.by_nodes import read_early, read_late, weights_read
 from lxt_fx.passes.placement.streamed_forward import streamed_forward
 from lxt_fx.passes.segments.by_segments import Called, Segments, forward_by_segments
 from lxt_fx.passes.segments.compile_kinds import CompiledKinds
@@ -53,8 +53,11 @@ class FusedModule(OwnHooks, GraphModule):
         """Makes the fused graph and compiles the forward from it, segment by segment if there are segments. `graph` does
         not change: the audit, `watch` and the certificate read it."""
         made, self._known_values = self.__dict__.pop(FUSED, None), None
+        streamed = is_streamed(self)
+        if streamed:
+            read_early(self.graph)
         self.fused = fuse(self) if made is None else made
-        if is_streamed(self):
+        if streamed:
             read_late(self.graph)
         code = recompile_as(self, self.fused)
         self.__dict__.pop(QUICK, None)

@@ -61,6 +61,13 @@ def weights_read(interpreter: Interpreter) -> Iterator[None]:
         interpreter.fetch_attr = plain  # type: ignore[method-assign]
 
 
+def read_early(graph: Graph) -> None:
+    """Transform: puts the nodes that name tensors behind the inputs, where what fuses ops finds them."""
+    first = next((node for node in graph.nodes if node.op not in ("placeholder", "get_attr")), None)
+    for node in graph.find_nodes(op="get_attr") if first is not None else ():
+        first.prepend(node)
+
+
 def read_late(graph: Graph) -> None:
     """Transform: puts each node that names a tensor before its first reader, so that what runs node by node reads one weight
     after another."""
