@@ -6,8 +6,8 @@ A random Llama in float32 whose weights are mostly MLPs, saved in shards and rea
 all of its layers, its embedding and its head on disk. Peak is the largest resident memory while the model is loaded,
 transformed and explained for one logit, above what the process held after it had explained a tiny model; each case runs in
 a process of its own. Pages of mapped files count. Time is wall time, because reads are waited for: the median ratio of
-explanations in turns in one process, after one of each that warms up. So it needs a machine with nothing else on it, and its
-files fit into the page cache there: it measures the reads from it, not those of a disk.
+explanations in turns in one process, after one of each that warms up. So it needs a machine with nothing else on it, and
+its files fit into the page cache there: it measures the reads from it, not those of a disk.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import lxt_fx
 
 MEBIBYTE = 1 << 20
-ON_DISK = {"model.embed_tokens": "disk", "model.layers": "disk", "model.norm": "disk", "lm_head": "disk", "model.rotary_emb": "cpu"}
+ON_DISK = dict.fromkeys(("model.embed_tokens", "model.layers", "model.norm", "lm_head"), "disk")
+ON_DISK["model.rotary_emb"] = "cpu"
 app = typer.Typer(add_completion=False)
 
 

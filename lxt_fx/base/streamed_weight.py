@@ -14,15 +14,16 @@ from lxt_fx.base.errors import CallError
 
 class StreamedWeight(nn.Parameter):
     """The place of a weight that is not in memory: a tensor on the meta device with the shape and dtype of the weight.
-    `read` gives the values, in memory of their own or mapped from a file, and `device` is where they are computed with."""
+    `read` gives the values, in memory of their own or mapped from a file, and `used_on` is the device that computes with
+    them."""
 
     read: Callable[[], Tensor]
-    where: torch.device
+    used_on: torch.device
     path: str
 
-    def __new__(cls, like: Tensor, read: Callable[[], Tensor], where: torch.device, path: str) -> Self:
+    def __new__(cls, like: Tensor, read: Callable[[], Tensor], used_on: torch.device, path: str) -> Self:
         made = super().__new__(cls, like.detach().to("meta"), False)
-        made.read, made.where, made.path = read, where, path
+        made.read, made.used_on, made.path = read, used_on, path
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StreamedWeight:
@@ -35,10 +36,10 @@ class StreamedWeight(nn.Parameter):
             found = self.read().detach()
             if found.shape != self.shape:
                 raise CallError(
-                    f"{self.path} was offloaded as {list(self.shape)}, and {list(found.shape)} is read for it now; the files "
-                    "changed after the model was loaded: load it and transform it again"
+                    f"{self.path} was offloaded as {list(self.shape)}, and {list(found.shape)} is read for it now; its "
+                    "file changed after the model was loaded: load it and transform it again"
                 )
-            return found.to(self.where, self.dtype)
+            return found.to(self.used_on, self.dtype)
 
 
 def loaded(value: Any) -> Any:
@@ -48,7 +49,7 @@ def loaded(value: Any) -> Any:
 
 def device_of(tensor: Tensor) -> torch.device:
     """Where a tensor is computed with."""
-    return tensor.where if isinstance(tensor, StreamedWeight) else tensor.device
+    return tensor.used_on if isinstance(tensor, StreamedWeight) else tensor.device
 
 
 def streamed_weights(module: nn.Module) -> Iterator[tuple[str, StreamedWeight]]:

@@ -112,8 +112,8 @@ def _weights(explained: Explained) -> Iterator[tuple[str, Tensor]]:
     ):
         if packed_layer_of(tensor) is not None:
             raise InputError(
-                f"place: {name} is a packed (quantised) weight, whose kernel runs where its layer lies; load the model with "
-                "device_map=... and its quantization_config, and transform that"
+                f"place: {name} is a packed (quantised) weight, whose kernel runs where its layer lies; load the model "
+                "with device_map=... and its quantization_config, and transform that"
             )
         yield name, tensor
 
@@ -130,8 +130,8 @@ def _device(where: Device, path: str) -> torch.device | str:
     except (RuntimeError, AssertionError, TypeError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"place: the map puts {path or 'the model'!r} on {where!r}, and no tensor can be made there ({said}); give a device "
-            'that torch has, or "disk"'
+            f"place: the map puts {path or 'the model'!r} on {where!r}, and no tensor can be made there ({said}); give a "
+            'device that torch has, or "disk"'
         ) from error
     return device if device.type == "cpu" else found
 
@@ -147,13 +147,14 @@ def _check_paths(explained: Explained, weights: Mapping[str, Tensor], asked: Map
         if path not in known:
             near = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
             raise InputError(
-                f"place: the module has nothing at {path!r}; did you mean {near[0]!r}? A path is that of a module or weight "
-                'of the model, and "" is all of it'
+                f"place: the module has nothing at {path!r}; did you mean {near[0]!r}? A path is that of a module or "
+                'weight of the model, and "" is all of it'
             )
     lost = [name for name in weights if _longest(name, asked) is None]
     if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise InputError(
-            f"place: the map says nothing of {', '.join(lost[:3])}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''}; "
+            f"place: the map says nothing of {', '.join(lost[:3])}{more}; "
             'add their modules, or "" for all that is not named'
         )
 
@@ -171,7 +172,7 @@ def _empty(folder: str | Path | None) -> Path:
     made = Path(folder)
     if made.exists() and (not made.is_dir() or any(made.iterdir())):
         raise InputError(
-            f"place: offload_folder={str(folder)!r} is not empty, and another module may read what is there; give a new folder"
+            f"place: offload_folder={str(folder)!r} is not empty, and another module may read what is there; give a new one"
         )
     made.mkdir(parents=True, exist_ok=True)
     return made
@@ -186,9 +187,11 @@ def _divided(
 ) -> dict[str, Device]:
     """The map that accelerate makes of the module's weights, with whole layers."""
     try:
-        from accelerate import infer_auto_device_map
+        from accelerate import infer_auto_device_map  # type: ignore[import-untyped]
     except ImportError as error:
-        raise InputError('place: device_map="auto" is made by accelerate, which is not installed; install it, or give a map') from error
+        raise InputError(
+            'place: device_map="auto" is made by accelerate, which is not installed; install it, or give a map'
+        ) from error
     root = nn.Module()
     tied: dict[int, Any] = {}
     for path, tensor in weights.items():

@@ -82,8 +82,8 @@ class FusedModule(OwnHooks, GraphModule):
             raise InputError("compile: give the options of torch.compile by name: explained.compile(dynamic=True)")
         if is_streamed(self):
             raise InputError(
-                f"compile: weights of {self.record.model_class} are read for each use, and a compiled function would hold them; "
-                "call the module as it is, or load the model into memory"
+                f"compile: weights of {self.record.model_class} are read for each use, and a compiled function would hold "
+                "them; call the module as it is, or load the model into memory"
             )
         self._kinds = CompiledKinds(options)
         self.recompile()

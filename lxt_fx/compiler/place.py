@@ -44,8 +44,8 @@ def place(
 
     Values pass from part to part by `lxt_fx.to_device`, which `show` prints; its backward moves the gradient back. Inputs
     and outputs are on the first device of the map that computes. `"disk"` writes weights to files in `offload_folder`,
-    which must be empty or new; `"cpu"` beside other devices keeps them in the memory of the CPU. Both are read for each use,
-    one part of the model at a time, and layers are recomputed in the backward (docs/placement.md).
+    which must be empty or new; `"cpu"` beside other devices keeps them in the memory of the CPU. Both are read for each
+    use, one part of the model at a time, and layers are recomputed in the backward (docs/placement.md).
 
     Returns a new module, which shares the weights that stay where they are and has copies of the others; later changes of
     the model's weights are no changes of these. The given module does not change. Raises InputError, before anything is
@@ -64,8 +64,8 @@ def _refuse(explained: Explained) -> None:
     record = explained.record
     if record.table is None:
         raise InputError(
-            "place: this module was loaded from a file, which does not hold the graph before its rules; move all of it with "
-            "explained.to(device), or place the module that transform made"
+            "place: this module was loaded from a file, which does not hold the graph before its rules; move all of it "
+            "with explained.to(device), or place the module that transform made"
         )
     if record.merged:
         raise InputError(

@@ -44,7 +44,8 @@ def read(
 def _has_no_values(model: nn.Module) -> bool:
     """Whether all parameters are on the meta device, and no hook of accelerate loads them for a call."""
     parameters = list(model.parameters())
-    empty = bool(parameters) and all(parameter.is_meta and not isinstance(parameter, StreamedWeight) for parameter in parameters)
+    lost = [parameter.is_meta and not isinstance(parameter, StreamedWeight) for parameter in parameters]
+    empty = bool(lost) and all(lost)
     return empty and not is_offloaded(model)
 
 

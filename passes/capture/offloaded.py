@@ -54,8 +54,8 @@ def input_device(model: nn.Module) -> torch.device:
 
 
 def dispatched_from(model: nn.Module) -> Dispatched:
-    """What capture and placement need of a dispatched model. Weights that are offloaded to the CPU are shared with it, those
-    on disk are read for each use by the hook's own map.
+    """What capture and placement need of a dispatched model. Weights that are offloaded to the CPU are shared with it,
+    those on disk are read for each use by the hook's own map.
 
     Raises InputError for a weight that its hook cannot give.
     """
@@ -109,8 +109,8 @@ def _source(model: nn.Module, path: str, name: str, full: str) -> tuple[Mapping[
             if hook.weights_map is not None and _has(hook.weights_map, key):
                 return hook.weights_map, key, _device(hook)
     raise InputError(
-        f"transform: {full} is on the meta device, and no hook of accelerate has a weight of that name; load the model with "
-        "the files of its weights, or without device_map"
+        f"transform: {full} is on the meta device, and no hook of accelerate has a weight of that name; load the model "
+        "with the files of its weights, or without device_map"
     )
 
 

@@ -29,9 +29,9 @@ def refuse_model(model: nn.Module, function: str) -> None:
         for path, module in model.named_modules():
             if is_packed(module):
                 raise InputError(
-                    f"{function}: {path} ({type(module).__name__}) is quantised, and weights of the model are offloaded: its "
-                    "kernel wants its packed weights on its device, in one piece. Give device_map devices that hold the whole "
-                    "quantised model, or load it without quantization_config and offload that"
+                    f"{function}: {path} ({type(module).__name__}) is quantised, and weights of the model are offloaded: "
+                    "its kernel wants its packed weights on its device, in one piece. Give device_map devices that hold "
+                    "the whole quantised model, or load it without quantization_config and offload that"
                 )
 
 
@@ -40,13 +40,13 @@ def _sharded(module: nn.Module) -> str | None:
     names = {f"{each.__module__}.{each.__name__}" for each in type(module).__mro__}
     if any(name.startswith("torch.distributed.fsdp.") and name.endswith(".FullyShardedDataParallel") for name in names):
         return (
-            "is wrapped in FullyShardedDataParallel (FSDP), which flattens its parameters, divides them over the ranks, and "
-            "gathers them by hooks when it is called; a captured graph would hold this rank's part of them"
+            "is wrapped in FullyShardedDataParallel (FSDP), which flattens its parameters, divides them over the ranks, "
+            "and gathers them by hooks when it is called; a captured graph would hold this rank's part of them"
         )
     if any(name.startswith("torch.distributed.") and name.endswith(".FSDPModule") for name in names):
         return (
-            "was given to fully_shard (FSDP2), which divides its parameters over the ranks and gathers them by hooks when it "
-            "is called; a captured graph would hold this rank's part of them"
+            "was given to fully_shard (FSDP2), which divides its parameters over the ranks and gathers them by hooks when "
+            "it is called; a captured graph would hold this rank's part of them"
         )
     return next((why for tensor in _own(module) if (why := _divided(tensor)) is not None), None)
 
@@ -66,7 +66,7 @@ def _divided(tensor: Any) -> str | None:
         )
     if hasattr(tensor, "ds_id") and hasattr(tensor, "ds_status"):
         return (
-            "has parameters that DeepSpeed ZeRO-3 has divided over the ranks; between calls each of them is empty here, and a "
-            "captured graph would hold that"
+            "has parameters that DeepSpeed ZeRO-3 has divided over the ranks; between calls each of them is empty here, "
+            "and a captured graph would hold that"
         )
     return None

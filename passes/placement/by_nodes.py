@@ -28,9 +28,9 @@ class _Handle:
 
 @contextmanager
 def weights_read(interpreter: Interpreter) -> Iterator[None]:
-    """Inside the block the interpreter reads each streamed weight when a node needs it. What an op saves of a weight for its
-    backward is a handle, by which it is read again. What an op computes from a weight and saves (a weight in another dtype,
-    its positive part) stays in memory until the backward."""
+    """Inside the block the interpreter reads each streamed weight when a node needs it. What an op saves of a weight for
+    its backward is a handle, by which it is read again. What an op computes from a weight and saves (a weight in another
+    dtype, its positive part) stays in memory until the backward."""
     alive: dict[int, tuple[StreamedWeight, weakref.ref[Tensor]]] = {}
     plain = interpreter.fetch_attr
 
@@ -46,7 +46,7 @@ def weights_read(interpreter: Interpreter) -> Iterator[None]:
         known = alive.get(tensor.untyped_storage().data_ptr())
         if known is None or known[1]() is None:
             return tensor
-        return _Handle(known[0], tensor.size(), tensor.stride(), tensor.storage_offset())
+        return _Handle(known[0], tensor.size(), tensor.stride(), int(tensor.storage_offset()))
 
     def unpack(saved: Tensor | _Handle) -> Tensor:
         if isinstance(saved, Tensor):
@@ -64,13 +64,15 @@ def weights_read(interpreter: Interpreter) -> Iterator[None]:
 def read_early(graph: Graph) -> None:
     """Transform: puts the nodes that name tensors behind the inputs, where what fuses ops finds them."""
     first = next((node for node in graph.nodes if node.op not in ("placeholder", "get_attr")), None)
-    for node in graph.find_nodes(op="get_attr") if first is not None else ():
+    if first is None:
+        return
+    for node in graph.find_nodes(op="get_attr"):
         first.prepend(node)
 
 
 def read_late(graph: Graph) -> None:
-    """Transform: puts each node that names a tensor before its first reader, so that what runs node by node reads one weight
-    after another."""
+    """Transform: puts each node that names a tensor before its first reader, so that what runs node by node reads one
+    weight after another."""
     place = {node: index for index, node in enumerate(graph.nodes)}
     for node in graph.find_nodes(op="get_attr"):
         if node.users:

@@ -22,9 +22,9 @@ def put_weights(gm: nn.Module, tensors: Mapping[int, Tensor]) -> int:
             found = tensors.get(id(tensor))
             if found is None and tensor.is_meta and not isinstance(tensor, StreamedWeight):
                 raise InputError(
-                    f"transform: {path}{'.' if path else ''}{name} is a constant that the model's code makes on the device of "
-                    "its weights, and the weights of this model are offloaded, so capture did not see its values; load the "
-                    "model without offload, or make the constant a buffer of its module"
+                    f"transform: {path}{'.' if path else ''}{name} is a constant that the model's code makes on the device "
+                    "of its weights, and the weights of this model are offloaded, so capture did not see its values; load "
+                    "the model without offload, or make the constant a buffer of its module"
                 )
             if found is not None and found is not tensor:
                 _put(module, name, found)

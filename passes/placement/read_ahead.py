@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -13,8 +12,8 @@ from lxt_fx.base.streamed_weight import StreamedWeight
 
 class ReadAhead:
     """Reads the weights of parts. While one part computes, a thread reads the next one that will: in the forward the one
-    behind it, in the backward the one before it whose values are computed again. At most one part is read ahead, and what is
-    read is held by nothing else. A wrong guess costs the time of a read."""
+    behind it, in the backward the one before it whose values are computed again. At most one part is read ahead, and what
+    is read is held by nothing else. A wrong guess costs the time of a read."""
 
     def __init__(self) -> None:
         self.parts: list[Sequence[StreamedWeight]] = []

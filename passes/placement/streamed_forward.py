@@ -54,8 +54,8 @@ def streamed_forward(owner: nn.Module, graph: Graph, segments: Segments | None) 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if is_compiling():
             raise CallError(
-                "a module whose weights are read for each use cannot be compiled: what is compiled would hold them all; call "
-                "it as it is, or load the model into memory"
+                "a module whose weights are read for each use cannot be compiled: what is compiled would hold them all; "
+                "call it as it is, or load the model into memory"
             )
         return by_parts(self, *args, **kwargs)
 
