@@ -155,8 +155,9 @@ def offloaded(model: nn.Module) -> nn.Module:
     """The model as accelerate leaves it: weights on the meta device, and a forward that loads them."""
 
     def loading(module: nn.Module, *args: Any) -> Any:
-        weights = module._hf_hook.weights_map
-        return torch.func.functional_call(copy.copy(module), weights, args) if weights else module._old_forward(*args)
+        weights, own = module._hf_hook.weights_map, copy.copy(module)
+        del own.forward
+        return torch.func.functional_call(own, weights, args) if weights else module._old_forward(*args)
 
     for module in model.modules():
         if names := list(dict(module.named_parameters(recurse=False))):

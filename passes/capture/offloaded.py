@@ -49,8 +49,9 @@ def input_device(model: nn.Module) -> torch.device:
     first = next((each.device for each in model.parameters()), torch.device("cpu"))
     if first.type != "meta":
         return first
-    hooks = (hook for module in model.modules() for hook in _hooks(module))
-    return next((_device(hook) for hook in hooks if getattr(hook, "execution_device", None) is not None), first)
+    hooks = [hook for module in model.modules() for hook in _hooks(module)]
+    hooks.sort(key=lambda hook: getattr(hook, "execution_device", None) is None)  # those that say it come first
+    return _device(hooks[0]) if hooks else first
 
 
 def dispatched_from(model: nn.Module) -> Dispatched:
