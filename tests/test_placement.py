@@ -259,8 +259,11 @@ def test_what_needs_all_weights_in_memory_is_refused(streamed: Explained, tmp_pa
     assert streamed.to("cpu") is streamed and streamed.device == torch.device("cpu")
 
 
-def test_the_hash_of_streamed_weights_is_that_of_their_values(streamed: Explained, in_memory: Explained) -> None:
+def test_the_hash_of_offloaded_weights_is_that_of_their_values(
+    streamed: Explained, in_memory: Explained, offloaded: nn.Module, plain: nn.Module
+) -> None:
     assert weights_hash(streamed) == weights_hash(in_memory)
+    assert weights_hash(offloaded) == weights_hash(plain)
 
 
 def test_a_file_that_changed_is_an_error() -> None:

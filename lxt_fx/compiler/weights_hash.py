@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.base.streamed_weight import loaded
+from lxt_fx.base.streamed_weight import StreamedWeight, loaded
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.passes.capture.offloaded import in_place, is_offloaded
 
 LONG = 16
 """How many digits of a hash are written."""
@@ -19,13 +22,28 @@ ROW = 512
 
 
 def weights_hash(model: nn.Module) -> str:
-    """A hash of all parameters and buffers, in whatever order: a model in which one number is another has another one. Of
-    an explained module, those that its tokens are looked up in count too, which its graph does not hold."""
+    """A hash of all parameters and buffers under their names: a model in which one number is another has another one, and
+    so has one in which two tensors are exchanged. Of an explained module, those that its tokens are looked up in count
+    too, which its graph does not hold."""
     modules = (model, *(front.module for front in model._fronts)) if isinstance(model, Explained) else (model,)
-    tensors = {id(x): x for module in modules for x in chain(module.parameters(), module.buffers())}
+    names, tensors = defaultdict[int, set[str]](set), dict[int, Tensor]()
+    for module in modules:
+        for name, tensor in chain(
+            module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+        ):
+            names[id(tensor)].add(name)
+            tensors[id(tensor)] = tensor
     with torch.no_grad():
-        each = [f"{list(x.shape)} {x.dtype} {_numbers(loaded(x))}" for x in tensors.values()]
+        each = [f"{sorted(names[key])} {list(x.shape)} {x.dtype} {_numbers(_read(model, names[key], x))}" for key, x in tensors.items()]
     return short_hash(" ".join(sorted(each)).encode())
+
+
+def _read(model: nn.Module, names: Iterable[str], tensor: Tensor) -> Tensor:
+    """The tensor with its values, which are read if it is offloaded."""
+    if tensor.is_meta and not isinstance(tensor, StreamedWeight) and is_offloaded(model):
+        tensor = in_place(model, min(names), tensor)
+    found: Tensor = loaded(tensor)
+    return found
 
 
 def _numbers(tensor: Tensor) -> str:

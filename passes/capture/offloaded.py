@@ -70,7 +70,7 @@ def dispatched_from(model: nn.Module) -> Dispatched:
             if id(tensor) not in memo:
                 stands = _without_values(tensor)
                 memo[id(tensor)] = stands
-                tensors[id(stands)] = _in_place(model, path, name, tensor)
+                tensors[id(stands)] = in_place(model, f"{path}.{name}" if path else name, tensor)
     twin = copy.deepcopy(model, memo)
     for module in twin.modules():
         vars(module).pop(_HOOK, None)
@@ -86,12 +86,12 @@ def _without_values(tensor: Tensor) -> Tensor:
     return nn.Parameter(made, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
 
-def _in_place(model: nn.Module, path: str, name: str, tensor: Tensor) -> Tensor:
-    """What stands for a tensor of the model: itself if it has values, else a weight that is read for each use. Offloaded
-    buffers are read once."""
+def in_place(model: nn.Module, full: str, tensor: Tensor) -> Tensor:
+    """What stands for the tensor of this name: itself if it has values, else a weight that is read for each use. Offloaded
+    buffers are read once. Raises InputError for a weight that no hook has."""
     if not tensor.is_meta:
         return tensor
-    full = f"{path}.{name}" if path else name
+    path, _, name = full.rpartition(".")
     weights, key, device = _source(model, path, name, full)
     read = _reading(weights, key)
     if isinstance(tensor, nn.Parameter):
