@@ -34,7 +34,10 @@ def weights_hash(model: nn.Module) -> str:
             names[id(tensor)].add(name)
             tensors[id(tensor)] = tensor
     with torch.no_grad():
-        each = [f"{sorted(names[key])} {list(x.shape)} {x.dtype} {_numbers(_read(model, names[key], x))}" for key, x in tensors.items()]
+        each = [
+            f"{sorted(names[key])} {list(x.shape)} {x.dtype} {_numbers(_read(model, names[key], x))}"
+            for key, x in tensors.items()
+        ]
     return short_hash(" ".join(sorted(each)).encode())
 
 
