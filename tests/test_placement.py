@@ -339,7 +339,9 @@ def moves(graph: Graph) -> list[tuple[str, str]]:
     return [(str(node.args[0]), str(node.args[1])) for node in graph.find_nodes(op="call_function", target=to_device)]
 
 
-def test_a_layer_on_another_device_is_entered_and_left_by_moves_that_show_prints(in_memory: Explained) -> None:
+def test_a_layer_on_another_device_is_entered_and_left_by_moves_that_show_prints(
+    in_memory: Explained, tmp_path: Path
+) -> None:
     before = lxt_fx.show(in_memory, full=True)
     placed = lxt_fx.place(in_memory, {"": "cpu:0", "model.layers.1": "cpu:1"})
     assert_same(placed, in_memory)
@@ -349,6 +351,8 @@ def test_a_layer_on_another_device_is_entered_and_left_by_moves_that_show_prints
     assert len(moves(placed.graph)) == 5, "cosine, sine and mask go in too"
     assert lxt_fx.show(in_memory, full=True) == before and not moves(in_memory.graph)
     assert moves(lxt_fx.place(placed, "cpu").graph) == []
+    with pytest.raises(InputError, match="save: the parts of this module are on several devices"):
+        lxt_fx.save(placed, tmp_path / "module.safetensors")
     assert placed.lm_head.weight is in_memory.lm_head.weight
     assert placed.record.forward_difference == in_memory.record.forward_difference
     assert lxt_fx.audit(placed, {"input_ids": IDS}).residual == pytest.approx(0, abs=1e-6)
