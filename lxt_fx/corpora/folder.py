@@ -64,8 +64,8 @@ class ExplainedFolder:
         others = sorted(each.name for each in self.path.iterdir()) if self.path.exists() else []
         if set(others) - {f"{HEADER}.new"}:
             raise InputError(
-                f"{function}: {str(self.path)!r} is a folder with other files ({', '.join(others[:4])}); give an empty or a "
-                "new one"
+                f"{function}: {str(self.path)!r} is a folder with other files ({', '.join(others[:4])}); give an empty "
+                "or a new one"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self.replace(HEADER, header)

@@ -44,7 +44,7 @@ def line_schema(pa: Any, wide: bool, units: bool) -> Any:
     fields |= {"explained": pa.string(), "label": pa.string(), "value": pa.float64(), "sum": pa.float64()}
     fields |= {name: part[name] for name in FIRST}
     fields |= {"reading": pa.struct({name: kind for name, kind in part.items() if name not in FIRST})}
-    fields |= {"further_parts": pa.list_(pa.struct(part)), "seconds": pa.float64()}
+    fields |= {"further_parts": pa.list_(pa.struct(part))}
     kinds = (pa.string(), pa.int64(), pa.float64(), pa.float64(), pa.int64(), pa.string())
     return pa.schema(fields | ({"units": pa.list_(pa.struct(dict(zip(UNIT, kinds, strict=True))))} if units else {}))
 
@@ -56,7 +56,7 @@ def columns_of(line: Line) -> dict[str, Any]:
     row = to_plain(slim.parts, slim.numbers, slim.origin, None, raw, units=False)
     part = flat_part(row)
     found = {name: getattr(line, name) for name in ("key", "number", "content", "answer")}
-    found |= {name: row[name] for name in ("explained", "label", "value", "sum", "seconds")}
+    found |= {name: row[name] for name in ("explained", "label", "value", "sum")}
     found |= {name: part.get(name) for name in FIRST} | {"reading": part}
     found["further_parts"] = [flat_part(each) for each in row["further_parts"]]
     if line.units is not None:
@@ -82,8 +82,9 @@ def explanation_in(columns: Mapping[str, Any], header: Mapping[str, Any], source
     made = {
         "format": FORMAT,
         **columns["reading"],
-        **{name: columns[name] for name in (*FIRST, "explained", "label", "value", "further_parts", "seconds")},
+        **{name: columns[name] for name in (*FIRST, "explained", "label", "value", "further_parts")},
         "rules": header["table"],
+        "seconds": 0.0,
         **{name: header[name] for name in ("model_class", "checkpoint", "versions")},
     }
     return Explanation.read(Saved(made, source))

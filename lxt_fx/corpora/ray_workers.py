@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from lxt_fx.corpora.explainer import CorpusExplainer, Wanted
 from lxt_fx.corpora.steps import Step, step_of
 from lxt_fx.corpora.stream import Keyed
 
-ROUND = 64
-"""How many windows for each worker lie in Ray's store at once. Behind a round actors are started anew."""
+ROUND = 2**30
+"""How many bytes of samples lie in Ray's store at once. Behind each round the actors are started anew, which takes as long
+as to load the model."""
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 """What Ray is told where it is started here: to send nothing about its use, and to write its own log into files."""
@@ -54,10 +55,8 @@ def steps_on_ray(
         threads = max(1, (os.cpu_count() or 1) // workers) if ours else 1
         setup = Setup(str(path), device, threads, explainer.processor, explainer.wanted, header, function)
         module = None if ours else ray.put(path.read_bytes())  # on other machines there is no such file
-        some = [first, *islice(windows, ROUND * workers - 1)]
-        while some:
-            yield from _round(ray, some, setup, module, workers)
-            some = list(islice(windows, ROUND * workers))
+        for blocks in _rounds(ray, chain([first], windows)):
+            yield from _round(ray, blocks, setup, module, workers)
 
 
 def needs_ray(function: str) -> Any:
@@ -117,11 +116,25 @@ class Worker:
         })  # fmt: skip
 
 
-def _round(ray: Any, windows: Sequence[Sequence[Keyed]], setup: Setup, module: Any, workers: int) -> Iterator[Step]:
+def _rounds(ray: Any, windows: Iterator[Sequence[Keyed]]) -> Iterator[list[Any]]:
+    """The windows in Ray's store, a block for each, as many as it is to hold at once."""
     import pyarrow
 
-    blocks = [pyarrow.table({"window": pyarrow.array([pickle.dumps(each)], pyarrow.large_binary())}) for each in windows]
-    data = ray.data.from_arrow(blocks)
+    blocks, size = list[Any](), 0
+    for window in windows:
+        data = pickle.dumps(window)
+        blocks.append(ray.put(pyarrow.table({"window": pyarrow.array([data], pyarrow.large_binary())})))
+        size += len(data)
+        if size > ROUND:
+            yield blocks
+            blocks, size = [], 0
+    if blocks:
+        yield blocks
+
+
+def _round(ray: Any, blocks: Sequence[Any], setup: Setup, module: Any, workers: int) -> Iterator[Step]:
+    """The steps of these windows, in whatever order they are done."""
+    data = ray.data.from_arrow_refs(list(blocks))
     data.context.enable_progress_bars = False
     found = data.map_batches(
         Worker,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,6 @@ class ExplainedCorpus(Listed, Mapping[str, Explanation]):
     @property
     def last_run(self) -> dict[str, float]:
         """What the last complete run did: how many samples it `explained`, how many were `bad`, in how many `seconds`."""
-        import json
-
         found = json.loads((self.folder / DONE).read_text(encoding="utf-8")) if self.complete else {}
         return dict(found.get("last_run", {}))
 
@@ -110,16 +109,16 @@ class ExplainedCorpus(Listed, Mapping[str, Explanation]):
         from rich.table import Table
         from rich.text import Text
 
-        table = Table("key", "answer", "value", "strongest token", title=None)
+        table = Table("key", "answer", "value", "strongest token")
         table.columns[2].justify = "right"
         for key in list(self)[:SHOWN]:
             explanation = self[key]
             table.add_row(Text(key), Text(self.answer(key)), f"{explanation.value:.4g}", Text(explanation.top(1)[0].token))
         bad, state = sum(1 for _ in self.bad()), "" if self.complete else "; more are to come: call explain_corpus again"
         made = f"{len(self)} samples explained by {self.header['model_class']}, rules {self.header['table']}"
-        more = f"{bad} could not be explained{state}" if bad or state else ""
-        lines = [Text(made, style="bold"), table] + ([Text(more)] if more else [])
-        return Group(*lines, Text(f"{str(self.folder)!r}; found[key] is one explanation, found.to_table() has all"))
+        said = f"{bad} could not be explained{state}" if bad or state else ""
+        more = f"{str(self.folder)!r}; found[key] is one explanation, found.to_table() has all"
+        return Group(Text(made, style="bold"), table, *([Text(said)] if said else []), Text(more))
 
     def _found(self) -> dict[str, tuple[int, int]]:
         """The part and the line in it of each key."""
