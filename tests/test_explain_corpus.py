@@ -74,7 +74,7 @@ def assert_same(found: lxt_fx.Explanation, alone: lxt_fx.Explanation) -> None:
     assert found.tokens == alone.tokens and found.explained == alone.explained
     assert found.numbers[0].label == alone.numbers[0].label
     assert text_of(found) == text_of(alone) and found.origin.versions == alone.origin.versions
-    torch.testing.assert_close(found.value, alone.value, rtol=CLOSE, atol=0)
+    torch.testing.assert_close(found.value, alone.value, rtol=CLOSE, atol=1e-7)  # of logits up to 0.3
     assert float((found.relevance - alone.relevance).abs().max()) < CLOSE * float(alone.relevance.abs().max())
 
 
@@ -91,6 +91,28 @@ def test_each_line_is_what_explain_gives(explained: Explained, tokenizer: Any, t
         assert line["tokens"] == list(alone.tokens) and line["value"] == found[key].value
         own = lxt_fx.explain(explained, tokenizer, TEXTS[3 * at])
         assert line["answer"] == own.numbers[0].label == found.answer(key)
+
+
+@pytest.mark.parametrize("target", [None, " Paris", ("Paris", "London"), lxt_fx.Target.at(-1, 7)], ids=str)
+def test_a_model_asked_after_the_last_token_computes_nothing_behind_it(
+    tokenizer: Any, tmp_path: Path, target: Any
+) -> None:
+    model = tiny_text.llama(len(tokenizer))
+    assert tokenizer.padding_side == "right"
+    stage = CorpusExplainer(model, tokenizer, target)
+    found = run(model, tokenizer, TEXTS[:8], tmp_path / "out", target, batch_tokens=500)
+    assert stage.module(()).record.positions == (-1,) and tokenizer.padding_side == "right"
+    for key, text in zip(found, TEXTS, strict=False):
+        assert_same(found[key], lxt_fx.explain(model, tokenizer, text, target))
+
+
+def test_other_questions_are_asked_of_the_whole_model(tokenizer: Any) -> None:
+    model, words = tiny_text.llama(len(tokenizer)), tiny_text.word_tokenizer()
+    for target in (lxt_fx.Target.at(2, 7), " Paris, London", lambda out: out.logits[:, -1, 7]):
+        assert CorpusExplainer(model, tokenizer, target).module(()).record.positions is None, target
+    assert CorpusExplainer(model, tokenizer, latent="mlp.0.neurons").module(()).record.positions is None
+    for kind in ("classifier", "tagger", "masked"):
+        assert CorpusExplainer(tiny_text.bert(kind, len(words)), words).module(()).record.positions is None, kind
 
 
 def test_several_tokens_and_functions_have_answers_where_they_are_known(

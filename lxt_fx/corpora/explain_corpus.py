@@ -14,15 +14,17 @@ from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.progress import lasting, stage
 from lxt_fx.compiler.options import Rules
-from lxt_fx.corpora.explainer import TOKENS, CorpusExplainer
+from lxt_fx.corpora.explainer import CorpusExplainer
 from lxt_fx.corpora.folder import DONE, FORMAT, ExplainedFolder
 from lxt_fx.corpora.ray_workers import steps_on_ray
 from lxt_fx.corpora.result import ExplainedCorpus
 from lxt_fx.corpora.steps import Step, step_of
 from lxt_fx.corpora.stream import Done, Keyed, count_of, keyed, not_done, read_samples, windows_of
+from lxt_fx.corpora.wanted import TOKENS
 from lxt_fx.inside.corpus.explained_for import none_good, peeked
 from lxt_fx.inside.corpus.header import check_counts, model_facts
 from lxt_fx.inside.corpus.samples import Fields, Sample
+from lxt_fx.tasks.made_explanation import versions_now
 
 FUNCTION = "explain_corpus"
 
@@ -111,7 +113,7 @@ def header_of(explainer: CorpusExplainer, first: Sequence[Sample]) -> dict[str, 
         "top": wanted.top if wanted.places else 0,
         "batch_tokens": wanted.batch_tokens,
         "window": WINDOW,
-        "versions": dict(explained.record.versions),
+        "versions": versions_now(),
     }
 
 

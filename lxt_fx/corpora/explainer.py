@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
 from lxt_fx.compiler.saved_module import load
+from lxt_fx.corpora.last_position import after_last_token
 from lxt_fx.corpora.lines import Line, columns_of, line_schema
+from lxt_fx.corpora.wanted import TOKENS, Wanted
 from lxt_fx.inside.corpus.batches import Bad, batches, given_of, measured, one_by_one
 from lxt_fx.inside.corpus.explained_for import explained_for
 from lxt_fx.inside.corpus.header import check_counts, check_target
@@ -30,21 +31,6 @@ from lxt_fx.tasks.asked import asked_of
 from lxt_fx.tasks.explain import explanations_from
 from lxt_fx.tasks.explained_call import explained_call
 from lxt_fx.tasks.reading import opened_with
-
-TOKENS = 2048
-"""The most tokens of a batch, padding included."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked of each sample: the target, the names of classes, the places whose `top` strongest units are written,
-    and how many tokens a batch may have."""
-
-    target: TargetLike = None
-    labels: Sequence[str] | None = None
-    places: tuple[str, ...] = ()
-    top: int = 10
-    batch_tokens: int = TOKENS
 
 
 class CorpusExplainer:
@@ -115,6 +101,8 @@ class CorpusExplainer:
         if self._explained is None:
             with gradients_on():
                 made = explained_for(self._module, self.processor, samples, self._rules, self.function)
+                asked = (self._module, self.processor, self.wanted, self._rules, self.function)
+                made, self.processor = after_last_token(made, *asked) or (made, self.processor)
             if self.wanted.places:
                 places_at(made, self.wanted.places, self.function)
             self._explained = made

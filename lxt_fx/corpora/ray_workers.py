@@ -25,9 +25,10 @@ import torch
 from lxt_fx.base.errors import InputError, LxtFxError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.saved_module import load, save
-from lxt_fx.corpora.explainer import CorpusExplainer, Wanted
+from lxt_fx.corpora.explainer import CorpusExplainer
 from lxt_fx.corpora.steps import Step, step_of
 from lxt_fx.corpora.stream import Keyed
+from lxt_fx.corpora.wanted import Wanted
 
 ROUND = 2**30
 """How many bytes of samples lie in Ray's store at once. Behind each round the actors are started anew, which takes as long
