@@ -49,13 +49,13 @@ def steps_on_ray(
     first = next(windows, None)
     if first is None:
         return
-    with tempfile.TemporaryDirectory(prefix="lxt_fx-workers-") as folder, _running(ray, workers) as ours:
+    with tempfile.TemporaryDirectory(prefix="lxt_fx-workers-") as folder, _running(ray, workers) as local:
         path = Path(folder) / "module.safetensors"
         device = _device(explainer.module(()), function)
         save(explainer.module(()), path)
-        threads = max(1, (os.cpu_count() or 1) // workers) if ours else 1
+        threads = max(1, (os.cpu_count() or 1) // workers) if local else 1
         setup = Setup(str(path), device, threads, explainer.processor, explainer.wanted, header, function)
-        module = None if ours else ray.put(path.read_bytes())  # on other machines there is no such file
+        module = None if local else ray.put(path.read_bytes())  # on other machines there is no such file
         for blocks in _rounds(ray, chain([first], windows)):
             yield from _round(ray, blocks, setup, module, workers)
 
@@ -167,18 +167,21 @@ def _ours(error: BaseException) -> LxtFxError | None:
 
 @contextmanager
 def _running(ray: Any, workers: int) -> Iterator[bool]:
-    """Ray inside the block, started and ended here if it does not run. Gives whether it was started here."""
+    """Ray inside the block. If it does not run it is started here and ended; where RAY_ADDRESS names a cluster, that one is
+    joined and left. Gives whether it was started on this machine."""
     logs = [logging.getLogger(name) for name in ("ray", "ray.data")]
     levels = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.ERROR)
     ours = not ray.is_initialized()
+    local = ours and not os.environ.get("RAY_ADDRESS")
+    where: dict[str, Any] = {"address": "local", "num_cpus": workers, "include_dashboard": False} if local else {}
     before = {name: os.environ.get(name) for name in QUIET}
     try:
         if ours:
             os.environ.update({name: value for name, value in QUIET.items() if before[name] is None})
-            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        yield ours
+            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        yield local
     finally:
         if ours:
             ray.shutdown()

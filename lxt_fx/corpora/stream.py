@@ -62,6 +62,8 @@ def read_samples(samples: Any, fields: Fields, function: str) -> Iterator[Sample
 
 def count_of(samples: Any) -> int | None:
     """How many samples there are, where that is known without reading them."""
+    if is_ray_dataset(samples):
+        return None
     if isinstance(samples, Sized) and not isinstance(samples, (str, Path)):
         return len(samples)
     if isinstance(samples, (str, Path)) and Path(samples).suffix == ".parquet" and Path(samples).is_file():
