@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from lxt_fx.compiler.record import Record
     from lxt_fx.compiler.saved_module import load, save
     from lxt_fx.compiler.transform import transform
+    from lxt_fx.corpora.explain_corpus import explain_corpus
+    from lxt_fx.corpora.explainer import CorpusExplainer
+    from lxt_fx.corpora.result import ExplainedCorpus
     from lxt_fx.explorer.explore import explore
     from lxt_fx.explorer.server.serve import serve
     from lxt_fx.faithfulness.removal_curves import PerturbationCurves, perturbation_curves
@@ -128,7 +131,9 @@ __all__ = [
     "CircuitScores",
     "Comparison",
     "Corpus",
+    "CorpusExplainer",
     "Explained",
+    "ExplainedCorpus",
     "Explanation",
     "Explanations",
     "ForwardMismatchError",
@@ -171,6 +176,7 @@ __all__ = [
     "diff",
     "embed",
     "explain",
+    "explain_corpus",
     "explain_image",
     "explore",
     "Latent",
@@ -212,6 +218,9 @@ _NAMES = {
     "lxt_fx.compiler.saved_module": "load save",
     "lxt_fx.compiler.place": "place",
     "lxt_fx.compiler.transform": "transform",
+    "lxt_fx.corpora.explain_corpus": "explain_corpus",
+    "lxt_fx.corpora.explainer": "CorpusExplainer",
+    "lxt_fx.corpora.result": "ExplainedCorpus",
     "lxt_fx.explorer.explore": "explore",
     "lxt_fx.explorer.server.serve": "serve",
     "lxt_fx.faithfulness.removal_curves": "PerturbationCurves perturbation_curves",

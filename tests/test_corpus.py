@@ -31,7 +31,7 @@ from lxt_fx.inside.corpus import folder as corpus_folder
 from lxt_fx.inside.corpus import read_corpus as corpus_module
 from lxt_fx.inside.corpus.extremes import Extremes
 from lxt_fx.inside.corpus.fingerprint import content_hash
-from lxt_fx.inside.corpus.samples import Sample, samples_of
+from lxt_fx.inside.corpus.samples import Fields, Sample, samples_of
 from lxt_fx.inside.corpus.unit_statistics import UnitStatistics
 from lxt_fx.inside.corpus.units_by_token import Reads, _patches
 from lxt_fx.inside.inside_call import inside_call
@@ -522,7 +522,7 @@ def test_other_weights_have_another_hash_wherever_they_differ() -> None:
 
 
 def test_an_empty_key_is_none() -> None:
-    first, second = samples_of([{"key": None, "id": 7, "text": "Rome"}, {"id": None, "text": "Rome"}], None, "test")
+    first, second = samples_of([{"key": None, "id": 7, "text": "Rome"}, {"id": None, "text": "Rome"}], Fields(), "test")
     assert (first.key, second.key) == ("7", content_hash("Rome")) and first.value == second.value == "Rome"
 
 

@@ -669,6 +669,15 @@ def read_corpus() -> lxt_fx.Corpus:
     )
 
 
+def explained_corpus() -> list[object]:
+    """A corpus of three samples, of which one is bad, and what explained it."""
+    tokenizer = tiny_text.byte_tokenizer()
+    made = lxt_fx.transform(tiny_text.llama(len(tokenizer)))
+    folder = Path(tempfile.mkdtemp()) / "corpus"
+    found = lxt_fx.explain_corpus(made, tokenizer, ["Paris is a city", "London", " "], folder=folder)
+    return [found, lxt_fx.CorpusExplainer(made, tokenizer)]
+
+
 def maximised() -> lxt_fx.Maximised:
     """A picture for one neuron."""
     return lxt_fx.maximise(tiny.MODELS["vit"](), "mlp.0.neurons", 1, bounds=(0.0, 1.0), seeds=1, steps=1)
@@ -701,6 +710,7 @@ def made() -> dict[str, object]:
     objects += [scores, curve, lxt_fx.activation_patching(*pair, "attention.0.heads")]
     objects += [lxt_fx.qk_attribution(explained, ids, 3, head="attention.1.heads:2")]
     objects += [lxt_fx.Dictionary(rows.T.contiguous(), rows), read_corpus(), maximised(), lxt_fx.Regularisers()]
+    objects += explained_corpus()
     found = {type(one).__name__: one for one in objects}
     found["Explained"] = explained
     return found | {"ImageExplanation": KINDS["image"](), "AnswerRelevance": KINDS["matrix"]()}
@@ -722,7 +732,7 @@ def test_every_printed_result_has_tables_in_a_notebook_and_fits_the_terminal(mon
     monkeypatch.setenv("COLUMNS", "80")
     shown = {name: found for name, found in made().items() if hasattr(found, "__rich__")}
     wanted = {"Ledger", "Certificate", "RuleTable", "Record", "Latent", "TopUnits", "Places", "Corpus", "Landing"}
-    wanted |= {"BenchResults", "Lens", "LensReading", "QKAttribution"}
+    wanted |= {"BenchResults", "Lens", "LensReading", "QKAttribution", "ExplainedCorpus"}
     answers = {"AnswerRelevance", "RecursiveAnswer"}
     assert wanted | answers | {"Account", "PerturbationCurves", "TunedTable", "Comparison"} <= set(shown)
     for name, found in shown.items():

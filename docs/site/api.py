@@ -14,7 +14,9 @@ from typing import Any
 import lxt_fx
 from navigation import GROUPS
 
-MADE_BY_USERS = {"Corpus", "Dictionary", "Only", "Removal", "Rule", "RuleTable", "Target"}
+MADE_BY_USERS = {
+    "Corpus", "CorpusExplainer", "Dictionary", "ExplainedCorpus", "Only", "Removal", "Rule", "RuleTable", "Target",
+}  # fmt: skip
 """The classes whose constructor a person calls; the others are what functions return."""
 
 

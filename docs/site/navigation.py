@@ -14,8 +14,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "tutorials/own_rule",
         "tutorials/audit",
     ),
-    "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "benchmark", "benchmark_tables",
-               "ledger", "certificate", "switch_off", "circuits", "circuits_study",
+    "How to": ("guide", "tasks", "corpora", "latent", "views", "vision", "packed", "tuning", "benchmark",
+               "benchmark_tables", "ledger", "certificate", "switch_off", "circuits", "circuits_study",
                "two_hop"),
     "Reference": (
         "api/explain",
@@ -45,8 +45,8 @@ FROM_ABOVE = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
 GROUPS: dict[str, tuple[str, str]] = {
     "explain": (
         "From a model and an input to relevance.",
-        "explain explain_image answer_relevance relevance_of perturbation_curves Removal bench read_bench Target embed "
-        "explore serve progress",
+        "explain explain_image explain_corpus CorpusExplainer ExplainedCorpus answer_relevance relevance_of "
+        "perturbation_curves Removal bench read_bench Target embed explore serve progress",
     ),
     "compile": (
         "The compiler, what it makes of a model, and its printed graph.",

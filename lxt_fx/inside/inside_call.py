@@ -65,6 +65,11 @@ def inside_call(
     Raises what `targeted_call` raises, and UnknownNameError for a place that there is not.
     """
     asked = targeted_call(model, processor, inputs, target, function, answer=answer, labels=labels, rules=rules)
+    return inside_targeted(asked, places, function)
+
+
+def inside_targeted(asked: TargetedCall, places: str | Sequence[str], function: str) -> InsideCall:
+    """Runs the forward of a call whose targets are known. Raises UnknownNameError for a place that there is not."""
     call, leaves = asked.call, asked.leaves
     found = places_at(leaves.module, places, function)
     if not found:

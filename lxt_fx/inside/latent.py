@@ -66,19 +66,25 @@ def latent(
         inside = inside_call(
             explained, processor, inputs, target, places, FUNCTION, answer=answer, labels=labels, rules=rules
         )
-        found: list[list[Tensor]] = [[] for _ in inside.places]
-        chunks = _at_leaves(inside, found, chunk)
-        attributed = gathered(inside.leaves, inside.call.numbers, chunks, inside.run.values, FUNCTION, start)
-        relevance = [torch.cat(parts)[: inside.targets] for parts in found]  # behind them may come one for a check
-        if not is_finite(relevance):
-            numbers, said = inside.call.numbers, f"{FUNCTION}: an explained number, or its relevance at a place,"
-            raise_non_finite(inside.leaves.module, inside.leaves.bound, lambda out: numbers.totals(out)[0].sum(), said)
-        explanations = explanations_from(inside.call, inside.leaves, attributed, several=inside.several)
-        values = {
-            name: made_value(inside, place, activation, each)
-            for (name, place), activation, each in zip(inside.places.items(), inside.run.inside, relevance, strict=True)
-        }
-        return Latent(values, tuple(explanations), inside.several)
+        return latent_of(inside, FUNCTION, start, chunk)
+
+
+def latent_of(inside: InsideCall, function: str, start: float, chunk: int | None = None) -> Latent:
+    """The backward of a call, begun at `start` (`time.perf_counter`), whose forward has run. Error messages name the
+    `function`. Raises NonFiniteError where relevance is NaN or infinite."""
+    found: list[list[Tensor]] = [[] for _ in inside.places]
+    chunks = _at_leaves(inside, found, chunk)
+    attributed = gathered(inside.leaves, inside.call.numbers, chunks, inside.run.values, function, start)
+    relevance = [torch.cat(parts)[: inside.targets] for parts in found]  # behind them may come one for a check
+    if not is_finite(relevance):
+        numbers, said = inside.call.numbers, f"{function}: an explained number, or its relevance at a place,"
+        raise_non_finite(inside.leaves.module, inside.leaves.bound, lambda out: numbers.totals(out)[0].sum(), said)
+    explanations = explanations_from(inside.call, inside.leaves, attributed, several=inside.several)
+    values = {
+        name: made_value(inside, place, activation, each)
+        for (name, place), activation, each in zip(inside.places.items(), inside.run.inside, relevance, strict=True)
+    }
+    return Latent(values, tuple(explanations), inside.several)
 
 
 def _at_leaves(inside: InsideCall, found: list[list[Tensor]], chunk: int | None) -> Iterator[list[Tensor]]:

@@ -57,14 +57,19 @@ def _pyarrow(function: str) -> Any:
     return pyarrow
 
 
-def _schema(pa: Any) -> Any:
-    texts, floats, whole = pa.list_(pa.string()), pa.list_(pa.float64()), pa.list_(pa.int64())
-    numbers = pa.map_(pa.string(), pa.float64())
+def part_fields(pa: Any, relevance: Any) -> dict[str, Any]:
+    """The columns of a part of an explanation, with relevance in this type of pyarrow."""
+    texts, whole = pa.list_(pa.string()), pa.list_(pa.int64())
     tensor = pa.struct({"shape": whole, "dtype": pa.string(), "data": pa.large_binary()})
     part = {name: pa.string() for name in TEXTS} | {name: pa.int64() for name in WHOLE} | dict.fromkeys(TENSORS, tensor)
-    part |= {"axes": texts, "tokens": texts, "names": texts, "relevance": floats, "shape": whole, "input_ids": whole}
-    part |= {"segments": whole, "special": pa.list_(pa.bool_()), "spans": pa.list_(whole)}
-    part |= {"step": pa.float64(), "start": pa.float64()}
+    part |= {"axes": texts, "tokens": texts, "names": texts, "relevance": pa.list_(relevance), "shape": whole}
+    part |= {"input_ids": whole, "segments": whole, "special": pa.list_(pa.bool_()), "spans": pa.list_(whole)}
+    return part | {"step": pa.float64(), "start": pa.float64()}
+
+
+def _schema(pa: Any) -> Any:
+    texts, floats = pa.list_(pa.string()), pa.list_(pa.float64())
+    numbers, part = pa.map_(pa.string(), pa.float64()), part_fields(pa, pa.float64())
     account = {"value": pa.float64(), "reached": numbers, "took": numbers, "residual": pa.float64()}
     whole_row = {"format": pa.int64(), "explained": texts, "value": floats, "label": texts, "sum": floats}
     origin = {name: pa.string() for name in ("rules", "model_class", "checkpoint")}
@@ -75,14 +80,15 @@ def _schema(pa: Any) -> Any:
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """One line: relevance in one list with its shape, and lists of explained numbers, which may hold one."""
-    found = dict(_flat_part(row))
+    found = dict(flat_part(row))
     for key in ("explained", "value", "label", "sum"):
         found[key] = row[key] if isinstance(row[key], list) else [row[key]]
-    found["further_parts"] = [_flat_part(part) for part in row["further_parts"]]
+    found["further_parts"] = [flat_part(part) for part in row["further_parts"]]
     return found
 
 
-def _flat_part(part: Mapping[str, Any]) -> dict[str, Any]:
+def flat_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of one part: relevance in one list, with its shape."""
     values, shape = part["relevance"], list[int]()
     for _ in part["axes"]:
         shape.append(len(values))

@@ -186,11 +186,14 @@ def text_model(at: ModelAt) -> tuple[nn.Module, Any]:
     return source.model(loader, chosen, at.dtype), tokenizer
 
 
-def served_model(at: ModelAt) -> tuple[nn.Module, Any]:
-    """A model of texts or pictures for the live page, with what makes its inputs, which is loaded first. Raises InputError
-    for what cannot be loaded, by its config where it is of another kind."""
+SERVE = "lxt_fx.serve for texts and pictures, or lxt_fx.explain and lxt_fx.explore for others"
+
+
+def served_model(at: ModelAt, instead: str = SERVE) -> tuple[nn.Module, Any]:
+    """A model of texts or pictures, with what makes its inputs, which is loaded first. `instead` is what Python has for
+    models of another kind. Raises InputError for what cannot be loaded, by its config where it is of another kind."""
     chosen, source = device_named(at.device), source_of(at.name)
-    loader = source.loader(instead="lxt_fx.serve for texts and pictures, or lxt_fx.explain and lxt_fx.explore for others")
+    loader = source.loader(instead=instead)
     processor = source.image_processor() if loader.__name__ == PICTURES else source.tokenizer()
     return source.model(loader, chosen, at.dtype), processor
 

@@ -13,6 +13,7 @@ from lxt_fx.shell.answer_command import answer_command
 from lxt_fx.shell.audit_command import audit_command
 from lxt_fx.shell.bench_command import bench_command
 from lxt_fx.shell.cache_command import cache_clear_command, cache_command
+from lxt_fx.shell.corpus_command import corpus_command
 from lxt_fx.shell.exits import CODES, told_by_kind
 from lxt_fx.shell.explain_command import explain_command
 from lxt_fx.shell.graph_commands import certificate_command, inspect_command, tables_command
@@ -90,6 +91,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "image": (image_command, "What each patch of a picture spoke for, or against."),
     "latent": (latent_command, "Which layers, heads and neurons spoke for the answer."),
     "lens": (lens_command, "What each layer of a model would say next."),
+    "corpus": (corpus_command, "The relevance of every sample of a corpus, as parquet."),
     "audit": (audit_command, "Where all relevance went, and whether the sums agree."),
     "certificate": (certificate_command, "That no operation was missed."),
     "inspect": (inspect_command, "The graph of a model, with the rule of each operation."),

@@ -156,22 +156,37 @@ def _log_probabilities(output: Any, answer: Answered, given: Given, context: Con
 
 def by_token(output: Any, answer: Answered, index: int, example: Example, context: Context) -> Tensor:
     """The log-probability of each token of the name of example `index`, in at least float32."""
+    name = answer.names[index]
+    logits = _of_name(output, answer, index, example, context)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide.log_softmax(-1)[torch.arange(len(name)), list(name)]
+
+
+def likeliest(output: Any, answer: Answered, index: int, example: Example, context: Context) -> str:
+    """The token that is likeliest after the text of example `index`."""
+    first = _of_name(output, answer, index, example, context)[0]
+    return readable_tokens(context.tokenizer, [int(first.argmax())])[0]
+
+
+def _of_name(output: Any, answer: Answered, index: int, example: Example, context: Context) -> Tensor:
+    """The logits that each token of the name of example `index` is predicted by, [tokens, entries]."""
     logits, name = logits_of(context.reading, output), answer.names[index]
     row = row_of(example, index, f"{prefix_of(context.inputs)}input_ids")
     start, first, count = answer.texts[index].columns[-1], answer.texts[index].text.count - 1, logits.shape[1]
     places = [place_of(start + step, first + step, answer.width, count, context) for step in range(len(name))]
-    wide = logits[row, places].to(torch.promote_types(logits.dtype, torch.float32))
-    return wide.log_softmax(-1)[torch.arange(len(name)), list(name)]
+    return logits[row, places]
 
 
 @dataclass(eq=False)
 class ForcedNumbers(OfWholeOutput):
     """The log-probability of each example's name, and behind it that of its first token alone, whose relevance shows
-    whether the model looks ahead. `numbers` [examples][1] are what was found, once the forward has run."""
+    whether the model looks ahead. `numbers` [examples][1] are what was found, once the forward has run, and so are
+    `answers`, if they are a list: the token that is likeliest after the text of each example."""
 
     answer: Answered
     context: Context
     numbers: list[list[Number]] = field(default_factory=list)
+    answers: list[str] | None = None
 
     def totals(self, output: Any) -> tuple[Tensor, Tensor]:
         """[2] and [2, batch]: the whole name, its first token."""
@@ -180,6 +195,11 @@ class ForcedNumbers(OfWholeOutput):
             for index, example in enumerate(self.answer.given.examples)
         ]
         self.numbers = [[self.number(index, each.sum())] for index, each in enumerate(found)]
+        if self.answers is not None:
+            self.answers = [
+                likeliest(output, self.answer, index, example, self.context)
+                for index, example in enumerate(self.answer.given.examples)
+            ]
         values = torch.stack([torch.stack([each.sum() for each in found]), torch.stack([each[0] for each in found])])
         return values.sum(1), values
 

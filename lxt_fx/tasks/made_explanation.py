@@ -48,11 +48,11 @@ def made_explanation(
 
 def _origin(record: Record, context: Context, seconds: float) -> Origin:
     checkpoint = str(getattr(context.config, "name_or_path", "") or "")
-    versions = {"lxt_fx": __version__, "torch": torch.__version__, **_transformers_version()}
-    return Origin(record.table_name, record.model_class, checkpoint, versions, seconds)
+    return Origin(record.table_name, record.model_class, checkpoint, versions_now(), seconds)
 
 
-def _transformers_version() -> dict[str, str]:
-    """The version of transformers, if it is loaded."""
+def versions_now() -> dict[str, str]:
+    """The versions of this package and of torch, and of transformers, if that is loaded."""
     loaded = sys.modules.get("transformers")
-    return {} if loaded is None else {"transformers": str(getattr(loaded, "__version__", ""))}
+    more = {} if loaded is None else {"transformers": str(getattr(loaded, "__version__", ""))}
+    return {"lxt_fx": __version__, "torch": torch.__version__, **more}

@@ -40,7 +40,8 @@ class OfWholeOutput:
 class TaskNumbers(OfWholeOutput):
     """What is asked of each example, [examples][targets], in any output. With `apart` the numbers of all examples are
     summed for one backward, because each depends on its own example only. `numbers` [examples][targets] are what was found,
-    once the forward has run."""
+    once the forward has run, and so are `answers`, if they are a list: the label of what the model says of each example
+    where its first target asks; empty for a function, of which no task is known."""
 
     task: Task | None
     asked: Sequence[Sequence[Asked | TargetFunction]]
@@ -48,6 +49,7 @@ class TaskNumbers(OfWholeOutput):
     context: Context
     apart: bool
     numbers: list[list[Number]] = field(default_factory=list)
+    answers: list[str] | None = None
 
     def totals(self, output: Any) -> tuple[Tensor, Tensor]:
         """The numbers summed over examples [targets], and by example [targets, batch]; both [targets * batch] if the
@@ -55,6 +57,8 @@ class TaskNumbers(OfWholeOutput):
         self.numbers = [
             [self.number(ask, output, index) for ask in asked] for index, asked in enumerate(self.asked)
         ]
+        if self.answers is not None:
+            self.answers = [self.answer(asked[0], output, index) for index, asked in enumerate(self.asked)]
         values = torch.stack([torch.stack([number.value for number in numbers]) for numbers in self.numbers], 1)
         return (values.sum(1), values) if self.apart else (values.flatten(), values.flatten())
 
@@ -64,6 +68,10 @@ class TaskNumbers(OfWholeOutput):
             return _by_function(ask, output, index, len(self.examples), self.context)
         assert self.task is not None, "a target that is no function needs a task"
         return self.task.number(ask, output, index, self.examples[index], self.context)
+
+    def answer(self, ask: Asked | TargetFunction, output: Any, index: int) -> str:
+        """The label of what the model says of one example, where the target asks."""
+        return self.number(Asked(spot=ask.spot), output, index).label if isinstance(ask, Asked) else ""
 
 
 def _by_function(function: TargetFunction, output: Any, index: int, examples: int, context: Context) -> Number:

@@ -123,13 +123,15 @@ def place_of(column: int, position: int, width: int, count: int, context: Contex
 @dataclass(eq=False)
 class EntryNumbers:
     """The entries of the logits that all examples are explained for, [examples][targets], for a head that runs at these
-    positions alone. `numbers` [examples][targets] are what was found, once the forward has run."""
+    positions alone. `numbers` [examples][targets] are what was found, once the forward has run, and so are `answers`, if
+    they are a list: the label of the largest logit at the first target of each example."""
 
     task: TokenLogits
     asked: Sequence[Sequence[Asked]]
     examples: Sequence[Example]
     context: Context
     numbers: list[list[Number]] = field(default_factory=list)
+    answers: list[str] | None = None
 
     @property
     def entries_only(self) -> bool:
@@ -142,14 +144,19 @@ class EntryNumbers:
 
     def entries(self, logits: Tensor, part: range) -> Entries:
         """The entries of the targets of a part, in their logits [batch, targets, entries]."""
-        chosen = slice(part.start, part.stop)
+        chosen, places = slice(part.start, part.stop), self._spots()
         found = [
             [
                 self.task.entry(ask, row, spot, self.context)
                 for ask, row, spot in zip(asked[chosen], own, spots[chosen], strict=True)
             ]
-            for asked, own, spots in zip(self.asked, logits, self._spots(), strict=True)
+            for asked, own, spots in zip(self.asked, logits, places, strict=True)
         ]
+        if self.answers is not None and part.start == 0:
+            self.answers = [
+                self.task.entry(Asked(), own[0], spots[0], self.context).label
+                for own, spots in zip(logits.detach(), places, strict=True)
+            ]
         before = [[] for _ in found] if part.start == 0 else self.numbers
         self.numbers = [
             [*earlier, *(entry.of(row) for entry, row in zip(entries, own.detach(), strict=True))]
@@ -166,6 +173,11 @@ class EntryNumbers:
             [self.task.number(ask, output, index, example, self.context) for ask in asked]
             for index, (asked, example) in enumerate(zip(self.asked, self.examples, strict=True))
         ]
+        if self.answers is not None:
+            self.answers = [
+                self.task.number(Asked(spot=asked[0].spot), output, index, example, self.context).label
+                for index, (asked, example) in enumerate(zip(self.asked, self.examples, strict=True))
+            ]
         values = torch.stack([torch.stack([number.value for number in numbers]) for numbers in self.numbers], 1)
         return values.sum(1), values
 

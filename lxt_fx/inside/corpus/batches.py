@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -15,6 +15,8 @@ from lxt_fx.inputs.given import Given
 from lxt_fx.inputs.places import ImagePlace, TextPlace
 from lxt_fx.inside.corpus.samples import Sample
 from lxt_fx.tasks.reading import read
+
+T = TypeVar("T")
 
 WINDOW = 128
 """How many samples are sorted by length at once. Behind each window the result so far is saved."""
@@ -42,7 +44,9 @@ def windows(samples: Iterator[Sample], size: int = WINDOW) -> Iterator[list[Samp
         yield found
 
 
-def measured(model: nn.Module, processor: Any, samples: Sequence[Sample]) -> tuple[list[Measured], list[Bad]]:
+def measured(
+    model: nn.Module, processor: Any, samples: Sequence[Sample], function: str
+) -> tuple[list[Measured], list[Bad]]:
     """The samples that can be read, and those that cannot."""
     good, bad = list[Measured](), list[Bad]()
     for sample in samples:
@@ -50,9 +54,9 @@ def measured(model: nn.Module, processor: Any, samples: Sequence[Sample]) -> tup
             bad.append(Bad(sample, sample.reason))
             continue
         try:
-            good.append(Measured(sample, _length(given_of(model, processor, [sample])[0])))
+            good.append(Measured(sample, _length(given_of(model, processor, [sample], function)[0])))
         except LxtFxError as error:
-            bad.append(Bad(sample, reason_of(error)))
+            bad.append(Bad(sample, reason_of(error, function)))
         except (ValueError, TypeError, KeyError, IndexError, OSError) as error:  # of the tokenizer, or of pillow
             bad.append(Bad(sample, f"cannot be read: {type(error).__name__}: {error}".splitlines()[0]))
     return good, bad
@@ -71,18 +75,20 @@ def batches(samples: Sequence[Measured], tokens: int) -> Iterator[list[Sample]]:
         yield batch
 
 
-def given_of(model: nn.Module, processor: Any, samples: Sequence[Sample]) -> tuple[Given, Tokenizer | None]:
+def given_of(
+    model: nn.Module, processor: Any, samples: Sequence[Sample], function: str
+) -> tuple[Given, Tokenizer | None]:
     """The inputs of one call with these samples, and the tokenizer. Raises InputError for what cannot be read, and for
     samples that are not one entry of the batch each."""
     values = [sample.value for sample in samples]
-    given, tokenizer = read(model, processor, values, "corpus", answer=None, sampling_rate=None)
+    given, tokenizer = read(model, processor, values, function, answer=None, sampling_rate=None)
     apart = len(given.examples) == len(samples) and all(
         place.within in (row, slice(row, row + 1)) for row, one in enumerate(given.examples) for place in one.places
     )
     if not apart:
         raise InputError(
-            "corpus: a sample must be one entry of the batch (one text, one picture); a pair that is read as two texts, "
-            "or a picture in a list of patches, is none"
+            f"{function}: a sample must be one entry of the batch (one text, one picture); a pair that is read as two "
+            "texts, or a picture in a list of patches, is none"
         )
     return given, tokenizer
 
@@ -98,6 +104,24 @@ def _length(given: Given) -> int:
     return max(lengths)
 
 
-def reason_of(error: LxtFxError) -> str:
+def reason_of(error: LxtFxError, function: str) -> str:
     """The first line of an error, without the name of the function."""
-    return str(error).splitlines()[0].removeprefix("corpus: ")
+    return str(error).splitlines()[0].removeprefix(f"{function}: ")
+
+
+def one_by_one(
+    batch: Sequence[Sample], explain: Callable[[Sequence[Sample]], list[T]], function: str
+) -> tuple[list[T], list[Bad]]:
+    """What `explain` finds in a batch. Where the batch cannot be explained, its samples are explained one by one, and those
+    that cannot be are returned too."""
+    try:
+        return explain(batch), []
+    except LxtFxError as error:
+        if len(batch) == 1:
+            return [], [Bad(batch[0], reason_of(error, function))]
+    found, bad = list[T](), list[Bad]()
+    for sample in batch:
+        good, wrong = one_by_one([sample], explain, function)
+        found += good
+        bad += wrong
+    return found, bad

@@ -96,9 +96,27 @@ def header_of(
     function: str,
 ) -> dict[str, Any]:
     """What was asked of which model and processor, as plain values."""
-    record = explained.record
     return {
         "format": FORMAT,
+        **model_facts(explained, processor, target, labels, function),
+        "top": top,
+        "places": {
+            name: {"node": each.node, "axes": list(each.axes), "count": each.count,
+                   "units": None if each.units is None else list(each.units)}
+            for name, each in places.items()
+        },
+        "batch_tokens": tokens,
+        "window": window,
+        "versions": dict(explained.record.versions),
+    }  # fmt: skip
+
+
+def model_facts(
+    explained: Explained, processor: Any, target: TargetLike, labels: Sequence[str] | None, function: str
+) -> dict[str, Any]:
+    """The model, its rules, its processor and what is explained, as plain values."""
+    record = explained.record
+    return {
         "model_class": record.model_class,
         "checkpoint": str(getattr(explained.config, "name_or_path", "") or ""),
         "weights": weights_hash(explained),
@@ -108,16 +126,14 @@ def header_of(
         "processor": processor_hash(processor, function),
         "target": said_target(target),
         "labels": None if labels is None else content_hash(list(labels)),
-        "top": top,
-        "places": {
-            name: {"node": each.node, "axes": list(each.axes), "count": each.count,
-                   "units": None if each.units is None else list(each.units)}
-            for name, each in places.items()
-        },
-        "batch_tokens": tokens,
-        "window": window,
-        "versions": dict(record.versions),
-    }  # fmt: skip
+    }
+
+
+def check_counts(function: str, **counts: int) -> None:
+    """Raises InputError for a count that is no whole number of at least 1."""
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InputError(f"{function}: {name} must be a whole number of at least 1, got {count!r}")
 
 
 def places_in(header: Mapping[str, Any]) -> dict[str, PlaceHeader]:

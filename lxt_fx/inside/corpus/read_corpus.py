@@ -11,29 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lxt_fx.attribution.as_explained import as_explained
-from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.attribution.places import places_at
 from lxt_fx.attribution.target import TargetLike
-from lxt_fx.base.errors import InputError, LxtFxError, NonFiniteError
+from lxt_fx.base.errors import InputError, NonFiniteError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, stage
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.options import Rules
-from lxt_fx.compiler.transform import transform
-from lxt_fx.inputs.facts import facts_of
-from lxt_fx.inside.corpus.batches import WINDOW, Bad, Measured, batches, given_of, measured, reason_of, windows
+from lxt_fx.inside.corpus.batches import WINDOW, batches, given_of, measured, one_by_one, windows
+from lxt_fx.inside.corpus.explained_for import explained_for, none_good, peeked
 from lxt_fx.inside.corpus.extremes import distinct
 from lxt_fx.inside.corpus.folder import WORDS, CorpusFolder, PlaceUnits, Progress, differences
-from lxt_fx.inside.corpus.header import PlaceHeader, Units, check_target, header_of, place_headers
+from lxt_fx.inside.corpus.header import PlaceHeader, Units, check_counts, check_target, header_of, place_headers
 from lxt_fx.inside.corpus.kept_samples import KeptSample, kept_sample
 from lxt_fx.inside.corpus.result import Corpus
-from lxt_fx.inside.corpus.samples import Sample, needs_pyarrow, samples_of
+from lxt_fx.inside.corpus.samples import Fields, Sample, needs_pyarrow, samples_of
 from lxt_fx.inside.corpus.unit_statistics import UnitStatistics
 from lxt_fx.inside.corpus.units_by_token import Reads, by_token, reads_of
 from lxt_fx.inside.inside_call import inside_call
-from lxt_fx.passes.capture.settings import is_transformers
-from lxt_fx.tasks.explained_call import called_as
 from lxt_fx.tasks.reading import opened_with
 
 FUNCTION = "corpus"
@@ -92,13 +87,13 @@ def corpus(
     """
     needs_pyarrow(FUNCTION)
     check_target(target, FUNCTION)
-    _check_counts(top=top, batch_tokens=batch_tokens)
+    check_counts(FUNCTION, top=top, batch_tokens=batch_tokens)
     with gradients_on():
         module, processor = opened_with(model, processor, FUNCTION)
         if isinstance(module, Explained):
             module._refuse_steering(FUNCTION)
-        first, stream = _peeked(samples_of(samples, field, FUNCTION))
-        explained = _explained(module, processor, first, rules)
+        first, stream = peeked(samples_of(samples, Fields(field), FUNCTION), WINDOW, FUNCTION)
+        explained = explained_for(module, processor, first, rules, FUNCTION)
         found = place_headers(places_at(explained, places, FUNCTION), units, FUNCTION)
         header = header_of(explained, processor, found, target, labels, top, batch_tokens, WINDOW, FUNCTION)
         store = CorpusFolder(folder)
@@ -106,48 +101,6 @@ def corpus(
         one_pass = _Pass(explained, processor, store, found, target, labels, top, batch_tokens, state)
         one_pass.run(stream, words)
         return Corpus(folder, model=explained, processor=processor)
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise InputError(f"{FUNCTION}: {name} must be a whole number of at least 1, got {count!r}")
-
-
-def _peeked(samples: Iterator[Sample]) -> tuple[list[Sample], Iterator[Sample]]:
-    """The first samples, and all of them. Raises InputError if there is none."""
-    first = list(itertools.islice(samples, WINDOW))
-    if not first:
-        raise InputError(f"{FUNCTION}: there are no samples")
-    return first, itertools.chain(first, samples)
-
-
-def _explained(module: nn.Module, processor: Any, samples: Sequence[Sample], rules: Rules | None) -> Explained:
-    """The module itself, or the model transformed once for all batches: a model of texts that describes its own inputs
-    without an example, any other on the first sample that can be read, whose size a picture has from its processor."""
-    if isinstance(module, Explained) and rules is None:
-        return module
-    if not isinstance(module, Explained) and is_transformers(module) and facts_of(module, FUNCTION).reads_text:
-        return transform(module, rules="attnlrp" if rules is None else rules)
-    good, bad = list[Measured](), list[Bad]()
-    for sample in samples:
-        good, wrong = measured(module, processor, [sample])
-        bad += wrong
-        if good:
-            break
-    else:
-        raise InputError(_none_good(bad))
-    inputs = as_called(module, called_as(module, given_of(module, processor, [good[0].sample])[0].inputs))
-    if isinstance(module, Explained):
-        return as_explained(module, (), inputs, FUNCTION, rules)
-    return transform(module, (), dict(inputs), rules="attnlrp" if rules is None else rules)
-
-
-def _none_good(bad: Sequence[Bad]) -> str:
-    return (
-        f"{FUNCTION}: none of the first {len(bad)} samples can be explained; the first is {bad[0].sample.key!r}: "
-        f"{bad[0].reason}"
-    )
 
 
 def _begun(store: CorpusFolder, header: Mapping[str, Any], resume: bool) -> Progress:
@@ -230,15 +183,15 @@ class _Pass:
         )
 
     def _window(self, window: Sequence[Sample]) -> None:
-        good, bad = measured(self.explained, self.processor, window)
+        good, bad = measured(self.explained, self.processor, window, FUNCTION)
         kept, before = list[KeptSample](), len(bad)
         for batch in batches(good, self.tokens):
-            found, wrong = self._batch(batch)
+            found, wrong = one_by_one(batch, self._explained, FUNCTION)
             kept += found
             bad += wrong
         explained = len(good) - (len(bad) - before)
         if self.progress.good + explained == 0:
-            raise InputError(_none_good(bad))
+            raise InputError(none_good([(each.sample.key, each.reason) for each in bad], FUNCTION))
         now = self._numbers()
         wanted = set(now[now >= window[0].number].tolist())
         progress = self.progress
@@ -252,23 +205,9 @@ class _Pass:
         """The numbers of all samples that some unit has."""
         return distinct(torch.cat([each.numbers() for each in self.found.values()]))
 
-    def _batch(self, batch: Sequence[Sample]) -> tuple[list[KeptSample], list[Bad]]:
-        """Takes in a batch. Where it cannot be explained, its samples are read one by one."""
-        try:
-            return self._explained(batch), []
-        except LxtFxError as error:
-            if len(batch) == 1:
-                return [], [Bad(batch[0], reason_of(error))]
-        kept, bad = list[KeptSample](), list[Bad]()
-        for sample in batch:
-            found, wrong = self._batch([sample])
-            kept += found
-            bad += wrong
-        return kept, bad
-
     def _explained(self, batch: Sequence[Sample]) -> list[KeptSample]:
         """Takes in a batch, if all of it can be explained. Returns the samples that some unit has now."""
-        given, _ = given_of(self.explained, self.processor, batch)
+        given, _ = given_of(self.explained, self.processor, batch, FUNCTION)
         inside = inside_call(
             self.explained, self.processor, given, self.target, tuple(self.places), FUNCTION, labels=self.labels
         )

@@ -26,8 +26,8 @@ LINES = 256
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """One sample: `value` as `explain` takes it, or the `reason` why it is none. `key` names it in the result; it is its
-    own (`key` or `id`), else its place in the file, else a hash of its content. `content` is this hash in any case, so
-    that another sample of the same key is known. `number` is its place in the corpus."""
+    own (`key` or `id`, or the field that is asked for), else its place in the file, else a hash of its content. `content`
+    is this hash in any case, so that another sample of the same key is known. `number` is its place in the corpus."""
 
     number: int
     key: str
@@ -36,24 +36,38 @@ class Sample:
     content: str = ""
 
 
-def samples_of(samples: Any, field: str | None, function: str) -> Iterator[Sample]:
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Which field of a sample is read, and which is its key; None for those of `TEXTS`, `PICTURES` and `KEYS`."""
+
+    value: str | None = None
+    key: str | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The fields that may hold the key."""
+        return KEYS if self.key is None else (self.key,)
+
+
+def samples_of(samples: Any, fields: Fields, function: str, place: str | None = None) -> Iterator[Sample]:
     """The samples of a file (`.jsonl`, `.parquet`), or of an iterable of texts, chats, pictures, paths of pictures and
-    dicts. Of a dict `field` is read, by default `text`, `messages` or `image`.
+    dicts. Of a dict `fields` are read. `place` is what a sample of a file without a key is named by, with its line: by
+    default the path.
 
     Raises InputError for a file that is not there, is empty, is no text, or lacks the column; and for what cannot be
     iterated.
     """
     if isinstance(samples, (str, Path)):
-        return _of_file(Path(samples), field, function)
+        return _of_file(Path(samples), fields, function, str(samples) if place is None else place)
     if isinstance(samples, Mapping) or not isinstance(samples, Iterable):
         raise InputError(
             f"{function}: samples are a path (.jsonl or .parquet), or an iterable of texts, pictures or dicts; got a "
             f"{type(samples).__name__}"
         )
-    return (_sample(number, found, None, field) for number, found in enumerate(samples))
+    return (_sample(number, found, None, fields) for number, found in enumerate(samples))
 
 
-def _of_file(path: Path, field: str | None, function: str) -> Iterator[Sample]:
+def _of_file(path: Path, fields: Fields, function: str, place: str) -> Iterator[Sample]:
     if path.suffix not in ENDINGS:
         raise InputError(
             f"{function}: {str(path)!r} is no file of samples, which ends in {', '.join(ENDINGS)}; texts are given as a "
@@ -63,16 +77,17 @@ def _of_file(path: Path, field: str | None, function: str) -> Iterator[Sample]:
         raise InputError(f"{function}: there is no file {str(path)!r}")
     if path.stat().st_size == 0:
         raise InputError(f"{function}: {str(path)!r} is empty, so there are no samples")
-    return _of_parquet(path, field, function) if path.suffix == ".parquet" else _of_lines(path, field, function)
+    read = _of_parquet if path.suffix == ".parquet" else _of_lines
+    return read(path, fields, function, place)
 
 
-def _of_lines(path: Path, field: str | None, function: str) -> Iterator[Sample]:
+def _of_lines(path: Path, fields: Fields, function: str, place: str) -> Iterator[Sample]:
     number = 0
     with path.open("rb") as file:
         for line, raw in enumerate(file, 1):
             if not raw.strip():
                 continue
-            key = f"{path}:{line}"
+            key = f"{place}:{line}"
             try:
                 found = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
             except UnicodeDecodeError as error:
@@ -84,31 +99,32 @@ def _of_lines(path: Path, field: str | None, function: str) -> Iterator[Sample]:
             except (ValueError, RecursionError) as error:
                 yield Sample(number, key, None, f"no JSON: {error}")
             else:
-                yield _sample(number, found, key, field)
+                yield _sample(number, found, key, fields)
             number += 1
     if number == 0:
         raise InputError(f"{function}: {str(path)!r} has only empty lines, so there are no samples")
 
 
-def _of_parquet(path: Path, field: str | None, function: str) -> Iterator[Sample]:
+def _of_parquet(path: Path, fields: Fields, function: str, place: str) -> Iterator[Sample]:
     pyarrow = needs_pyarrow(function)
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names
-            wanted = [field] if field is not None else [name for name in (*TEXTS, *PICTURES) if name in columns]
-            if not wanted or wanted[0] not in columns:
+            known = (*TEXTS, *PICTURES) if fields.value is None else (fields.value,)
+            wanted = [name for name in known if name in columns]
+            if not wanted or fields.key is not None and fields.key not in columns:
+                lacks, option = (" or ".join(known), "field") if not wanted else (fields.key, "key")
                 raise InputError(
-                    f"{function}: {str(path)!r} has no column {field or ' or '.join((*TEXTS, *PICTURES))}; it has "
-                    f"{', '.join(columns[:12])}; give field=..."
+                    f"{function}: {str(path)!r} has no column {lacks}; it has {', '.join(columns[:12])}; give {option}=..."
                 )
             if file.metadata.num_rows == 0:
                 raise InputError(f"{function}: {str(path)!r} has no lines, so there are no samples")
-            read = [name for name in dict.fromkeys((*KEYS, *wanted)) if name in columns]
+            read = [name for name in dict.fromkeys((*fields.keys, *wanted)) if name in columns]
             lines = (line for batch in file.iter_batches(LINES, columns=read) for line in batch.to_pylist())
             for number, line in enumerate(lines):
-                yield _sample(number, line, f"{path}:{number}", field)
+                yield _sample(number, line, f"{place}:{number}", fields)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{function}: {str(path)!r} cannot be read: {str(error).splitlines()[0]}") from error
 
@@ -122,12 +138,14 @@ def needs_pyarrow(function: str) -> Any:
     return pyarrow
 
 
-def _sample(number: int, found: Any, key: str | None, field: str | None) -> Sample:
-    value, reason = found, ""
+def _sample(number: int, found: Any, key: str | None, fields: Fields) -> Sample:
+    value, reason, given = found, "", None
     if isinstance(found, Mapping) and not _is_message(found):
-        given = next((found[name] for name in KEYS if found.get(name) is not None), None)
+        given = next((found[name] for name in fields.keys if found.get(name) is not None), None)
         key = key if given is None else str(given)
-        value, reason = _of_fields(found, field)
+        value, reason = _of_fields(found, fields.value)
+    if fields.key is not None and given is None and not reason:
+        reason = f"no key {fields.key!r}"
     if not reason and (value is None or isinstance(value, str) and not value.strip()):
         reason = "empty"
     if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
