@@ -96,9 +96,7 @@ class BuiltStage:
         self.given, self.gives = _borders(plan, call, batches, peers.rank)
         self._engine: Any = None
 
-    def _module(
-        self, weights: Weights, owner: nn.Module, graph: Graph, segments: Segments | None = None
-    ) -> GraphModule:
+    def _module(self, weights: Weights, owner: nn.Module, graph: Graph, segments: Segments | None = None) -> GraphModule:
         return graph_module(weights.of(owner, _paths(graph)), graph, self.device, segments)
 
     @property
