@@ -56,7 +56,7 @@ class Plan:
 
     def load(self, weights: Weights, rank: int) -> None:
         """Reads all tensors that a rank needs."""
-        parts = [(self.module, self.stages[rank].graph)]
+        parts: list[tuple[nn.Module, Graph]] = [(self.module, self.stages[rank].graph)]
         parts += [(front.module, front.module.graph) for front in (self.module._fronts if rank == 0 else ())]
         parts += [(self.head, self.head.graph)] if self.head is not None and rank == len(self.stages) - 1 else []
         for owner, graph in parts:

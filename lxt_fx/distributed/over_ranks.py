@@ -70,7 +70,7 @@ def relevance_over_ranks(explained: nn.Module, inputs: Any, targets: Any, *, gro
     """
     if not is_list(targets):
         raise InputError("relevance_over_ranks: give a list of targets, of which each rank explains some")
-    wanted = list(targets) if isinstance(targets, list) else targets.tolist()
+    wanted: list[Any] = list(targets) if isinstance(targets, list) else torch.as_tensor(targets).tolist()
 
     def work(own: Sequence[Any]) -> list[Tensor]:
         return list(relevance_of(explained, inputs, list(own), **settings).cpu())
