@@ -1,6 +1,6 @@
 """A pipeline over ranks beside one process: time, peak memory of each rank, bytes between stages.
 
-    python benchmarks/distributed/pipeline.py                       # 2 ranks, 16 micro-batches: some 5 minutes, 2 quiet cores
+    python benchmarks/distributed/pipeline.py        # 2 ranks, 16 micro-batches: some 5 minutes, 2 quiet cores
     python benchmarks/distributed/pipeline.py --ranks 4 --layers 24
     python benchmarks/distributed/pipeline.py --tiny                # seconds; the times mean nothing
 
@@ -149,8 +149,8 @@ def reported(turns: list[tuple[list[Any], list[Any]]], options: argparse.Namespa
     for part in turns[0][1]:
         ratio = statistics.median(parts[part["rank"]]["peak"] / part["weights"] for _, parts in turns)
         print(
-            f"rank {part['rank']}: {part['layers']} layers, weights {part['weights'] / 2**20:.1f} MiB, peak memory {ratio:.2f} "
-            f"of them, {part['sent'] / 2**20:.2f} MiB sent"
+            f"rank {part['rank']}: {part['layers']} layers, weights {part['weights'] / 2**20:.1f} MiB, peak memory "
+            f"{ratio:.2f} of them, {part['sent'] / 2**20:.2f} MiB sent"
         )
     return {
         "one": one,

@@ -85,6 +85,7 @@ class BuiltStage:
         self.plan, self.stage, self.device, self.kind = plan, plan.stages[peers.rank], weights.device, schedule
         self._asked: Callable[[int], BatchTargets] | None = None
         self._values: dict[int, Tensor] = {}
+        self._count = len(batches)
         module, last = plan.module, peers.rank == peers.count - 1
         body = self._module(weights, module, self.stage.graph, module.segments)
         fronts = module._fronts if peers.rank == 0 else ()
@@ -109,7 +110,7 @@ class BuiltStage:
         self, call: BatchedCall, batches: Sequence[MicroBatch], asked: Callable[[int], BatchTargets], group: Any
     ) -> None:
         """The forward and backward of all micro-batches, by the engine."""
-        self._asked, self._values, self._count = asked, {}, len(batches)
+        self._asked, self._values = asked, {}
         self.module.begin([call.rows(batch.examples) for batch in batches], frozenset(call.leaves))
         if self._engine is None or self._engine[0] is not group:
             self._engine = group, self._scheduled(group, len(batches))
