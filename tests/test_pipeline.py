@@ -95,7 +95,8 @@ CASES = [
         for name in ("llama", "gemma3", "bert")
         for table in ("attnlrp",)
     ),
-    *(pytest.param("t5", table, 4, F64) for table in ("attnlrp", "cp_lrp")),
+    pytest.param("t5", "attnlrp", 4, F64),
+    pytest.param("t5", "cp_lrp", 4, F64, marks=pytest.mark.slow("cp_lrp of more models")),
     pytest.param("llama", "cp_lrp", 2, F64, marks=one_worker("llama")),
     pytest.param("llama", "attnlrp", 2, torch.float32, marks=one_worker("llama")),
     *(
@@ -130,18 +131,24 @@ def numbers_of(module: lxt_fx.Explained, given: dict[str, Tensor], targets: list
 
 
 @one_worker("llama")
-def test_one_text_with_many_targets_by_either_schedule(tmp_path: Path) -> None:
-    module, given = module_of("llama", "attnlrp"), inputs_of("llama", 1)
-    for form in ("gradient", "explicit"):
-        module = explained("llama", F64, form=form)
-        targets = [5, lxt_fx.Target.at(2, 9), lxt_fx.Target(3, minus=7), lambda out: out.logits[:, -1, 4]]
-        wanted = lxt_fx.relevance_of(module, given, targets)
-        for schedule, chosen in (("gpipe", targets), ("1f1b", targets[:3])):
-            parts = forked(2, run(module, given, targets=chosen, schedule=schedule), tmp_path / f"{form}{schedule}")
-            assert worst(parts[0][0], wanted[: len(chosen)]) < 1e-10, parts
+@pytest.mark.parametrize(("form", "schedule"), [("gradient", "gpipe"), ("explicit", "1f1b")])
+def test_one_text_with_many_targets_by_either_schedule(form: Any, schedule: str, tmp_path: Path) -> None:
+    """The explicit form with layers that are computed again, the other one with a function of the whole output."""
+    again = "layers" if form == "explicit" else None
+    module, given = explained("llama", F64, form=form, checkpoint=again), inputs_of("llama", 1)
+    targets = [5, lxt_fx.Target.at(2, 9), lxt_fx.Target(3, minus=7)]
+    targets += [] if form == "explicit" else [lambda out: out.logits[:, -1, 4]]
+    wanted = lxt_fx.relevance_of(module, given, targets)
+    parts = forked(2, run(module, given, targets=targets, schedule=schedule), tmp_path / "ranks")
+    assert worst(parts[0][0], wanted) < 1e-10, parts
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=one_worker(n)) for n in ("llama", "gemma3")])
+LONGER = pytest.mark.slow("gemma3 has all that llama has, and more buffers")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("llama", marks=[one_worker("llama"), LONGER]), pytest.param("gemma3", marks=one_worker("gemma3"))]
+)
 def test_each_rank_reads_its_own_weights_of_a_checkpoint_only(name: str, tmp_path: Path) -> None:
     model, given = shared_model(name, F64), inputs_of(name)
     wanted = lxt_fx.relevance_of(explained(name, F64), given, [7])
