@@ -15,7 +15,7 @@ from circuit_references import Terms, exact, hand_gpt2, hand_llama, whole
 from shared_captures import explained as shared
 from test_answers import Words
 from torch import Tensor, nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM, OPTConfig, OPTForCausalLM
 
 import lxt_fx
 from lxt_fx.attribution import many_targets
@@ -34,7 +34,12 @@ EXACT = 1e-10
 
 @cache
 def model_of(name: str) -> Any:
-    return exact(getattr(tiny, name)())
+    return exact(mamba() if name == "mamba" else getattr(tiny, name)())
+
+
+def mamba() -> Any:
+    torch.manual_seed(0)
+    return MambaForCausalLM(MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4)).eval()
 
 
 @cache
@@ -562,6 +567,16 @@ def test_patched_side_by_side_is_patched_one_by_one() -> None:
     one, several = (lxt_fx.activation_patching(explained_of("gpt2"), *ids(), TARGET, copies=copies) for copies in (1, 3))
     assert len(one.parts) == 10 and "attention.1.heads:3" in one.parts and "mlp.1.output" in one.parts
     close(several.effects, one.effects, 1e-13)
+
+
+def test_a_model_without_attention_has_the_outputs_of_its_mixers_patched() -> None:
+    explained = lxt_fx.transform(model_of("mamba"), kwargs=ids()[0])
+    found = lxt_fx.activation_patching(explained, *ids(), TARGET)
+    assert found.parts == ("mixer.0.output", "mixer.1.output")
+    base = number(model_of("mamba")(**ids()[1]).logits).detach()
+    for at, layer in enumerate(model_of("mamba").backbone.layers):
+        moved = by_hooks("mamba", layer.mixer, 1, lambda value, other: other, False)
+        close(found.effects[:, at], moved - base)
 
 
 def test_scores_of_nodes_are_near_the_effects_of_small_differences() -> None:

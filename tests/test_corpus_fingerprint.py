@@ -68,6 +68,17 @@ def test_the_hash_of_weights_sees_every_number(change: Callable[[Any], Any]) -> 
     assert weights_hash(model) != before
 
 
+def test_the_hash_of_weights_sees_two_tensors_that_are_exchanged(tokenizer: Any) -> None:
+    model = tiny_text.llama(len(tokenizer))
+    before, explained = weights_hash(model), weights_hash(lxt_fx.transform(model))
+    attention = model.model.layers[0].self_attn
+    with torch.no_grad():
+        queries = attention.q_proj.weight.clone()
+        attention.q_proj.weight.copy_(attention.o_proj.weight)
+        attention.o_proj.weight.copy_(queries)
+    assert weights_hash(model) != before and weights_hash(lxt_fx.transform(model)) != explained
+
+
 def test_the_hash_of_an_explained_module_sees_the_embeddings_that_no_graph_holds(tokenizer: Any) -> None:
     model = tiny_text.llama(len(tokenizer))
     before = weights_hash(lxt_fx.transform(model))

@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import weakref
+from typing import Any
 
 import pytest
 import tiny
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import lxt_fx
 from lxt_fx.attribution import many_targets as many
+from lxt_fx.attribution import through_head
 from lxt_fx.attribution.split_head import split_model
 from lxt_fx.views.terminal import plain
 
@@ -90,6 +92,40 @@ def test_the_head_of_a_language_model_is_cut_off(name: str) -> None:
     states, _ = cut.body(**module._prepared((x,), {})[1] | {"inputs_embeds": x})
     assert states.shape == (2, TOKENS, 32)
     assert_same(cut.head(states), module(x).logits)
+
+
+@pytest.mark.parametrize("form", ["gradient", "explicit"])
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_the_head_runs_for_a_part_of_the_targets_after_another(
+    monkeypatch: pytest.MonkeyPatch, form: str, at_once: int
+) -> None:
+    """Parts of one and of two targets: entries and contrasts, answers of two lengths, targets that differ by example."""
+    module = explained("llama", form)
+    x, ids = leaf_of(module), torch.tensor([[5, 9, 11, 30], [12, 44, 7, 3]])
+    targets = [*PAIRS, lxt_fx.Target(3, minus=7), lxt_fx.Target.at(-2, 5)]
+
+    def asked() -> list[Any]:
+        answers = lxt_fx.answer_relevance(module, None, [PROMPT, PROMPT], [ANSWER, [3]])
+        contrast = lxt_fx.answer_relevance(module, None, PROMPT, ANSWER, contrast=7)
+        several = lxt_fx.explain(module, None, {"input_ids": ids}, [[3, 4, (5, 6)], [7, 8, 9]])
+        found = [many.relevance_of(module, x, targets, reduce="none")]
+        return [*found, *(each.relevance for each in (*answers, contrast, *several)), contrast.numbers, several[1].numbers]
+
+    whole, cut = asked(), split_model(module)
+    assert cut is not None
+    seen = list[int]()
+    hook = cut.head.register_forward_hook(lambda head, args, logits: seen.append(logits.shape[1]))
+    monkeypatch.setattr(through_head, "MEMORY", at_once * 2 * 8 * cut.entries)  # of two examples in float64
+    try:
+        parts = asked()
+    finally:
+        hook.remove()
+    assert max(seen) <= 2 * at_once and len(seen) > 8
+    for expected, found in zip(whole, parts, strict=True):
+        if isinstance(expected, Tensor):
+            assert_same(found, expected)
+        else:
+            assert [number.said for number in found] == [number.said for number in expected]
 
 
 def test_a_module_that_recomputes_its_layers_does_so_for_many_targets() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.attribution.leaf_call import LeafCall
-from lxt_fx.attribution.many_targets import Numbers, check_chunk, relevance_by_leaf
+from lxt_fx.attribution.many_entries import Numbers
+from lxt_fx.attribution.many_targets import check_chunk, relevance_by_leaf
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.explained import Explained

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -48,6 +48,26 @@ def _at(logits: Tensor, entries: Tensor) -> Tensor:
     return logits.gather(2, entries[..., None])[..., 0]
 
 
+class Numbers(Protocol):
+    """The numbers that one forward is explained for."""
+
+    @property
+    def entries_only(self) -> bool:
+        """Whether each number is an entry of the logits [batch, positions, entries], or a difference of two. Only then
+        `places` and `entries` are called, and only if the head of the model can run alone."""
+
+    def places(self, count: int, batch: int) -> Tensor:
+        """The position of each entry among the `count` positions of the logits, [batch, targets]."""
+
+    def entries(self, logits: Tensor, part: range) -> Entries:
+        """The entries of the targets of a part, in their logits [batch, targets of the part, entries]. The parts come in
+        order and together are all targets."""
+
+    def totals(self, output: Any) -> tuple[Tensor, Tensor]:
+        """What the backward starts at, with its graph: [targets], each summed over the examples that it may be summed over.
+        And the values, [targets, ...]. Raises InputError for a target that the output does not have."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchTargets:
     """The targets that every example is explained for: a list, or one function that returns all numbers. `texts` has one
@@ -81,21 +101,22 @@ class BatchTargets:
                 known[target.position] = place_of(self.reading, target, count, text)
         return [known[target.position] for target in self.wanted]
 
-    def entries(self, logits: Tensor) -> Entries:
-        """The entries that the targets mean in logits [batch, targets, entries], or in logits [batch, classes], which all
-        targets share."""
-        found = [self._indices(each, self._text(example)) for example, each in enumerate(logits)]
+    def entries(self, logits: Tensor, part: range) -> Entries:
+        """The entries that the targets of a part mean in their logits [batch, targets, entries], or in logits [batch,
+        classes], which all targets share."""
+        wanted = self.wanted[part.start : part.stop]
+        found = [self._indices(wanted, each, self._text(example)) for example, each in enumerate(logits)]
         first = torch.tensor([[indices[0] for indices in each] for each in found], device=logits.device)
         if all(len(indices) == 1 for each in found for indices in each):
             return Entries(first, None)
         second = [[indices[1] if len(indices) > 1 else -1 for indices in each] for each in found]
         return Entries(first, torch.tensor(second, device=logits.device))
 
-    def _indices(self, logits: Tensor, text: TextInput | None) -> list[tuple[int, ...]]:
+    def _indices(self, wanted: Sequence[Wanted], logits: Tensor, text: TextInput | None) -> list[tuple[int, ...]]:
         """The entries of each target in the logits of one example, [targets, entries] or [classes]."""
         names = self.reading.names(text if logits.dim() == 2 else None)
-        by_target = logits if logits.dim() == 2 else logits.expand(len(self.wanted), -1)
-        return [indices_of(target, own, names) for target, own in zip(self.wanted, by_target, strict=True)]
+        by_target = logits if logits.dim() == 2 else logits.expand(len(wanted), -1)
+        return [indices_of(target, own, names) for target, own in zip(wanted, by_target, strict=True)]
 
     def totals(self, output: Any) -> tuple[Tensor, Tensor]:
         """The explained numbers summed over examples, [targets], with their autograd graph; and the numbers themselves:
@@ -118,12 +139,13 @@ class BatchTargets:
     def _picked(self, logits: Tensor) -> Tensor:
         """The value of each entry, [batch, targets]."""
         count = check_shape(self.reading, self.wanted, logits)
+        every = range(len(self.wanted))
         if count is None:
-            entries = self.entries(logits)
+            entries = self.entries(logits, every)
             return entries.of(logits[:, None].expand(-1, len(self.wanted), -1))
         places = self.places(count, len(logits)).to(logits.device)
         chosen = logits[torch.arange(len(logits), device=logits.device)[:, None], places]
-        return self.entries(chosen).of(chosen)
+        return self.entries(chosen, every).of(chosen)
 
     def _text(self, example: int) -> TextInput | None:
         return self.texts[example] if self.texts else None

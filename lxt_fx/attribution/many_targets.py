@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.attribution.leaf_call import LeafCall, leaf_call
-from lxt_fx.attribution.many_entries import BatchTargets, Entries
+from lxt_fx.attribution.many_entries import BatchTargets, Numbers
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.split_head import SplitModel, split_model
@@ -21,6 +21,7 @@ from lxt_fx.attribution.tapped import Tapped
 from lxt_fx.attribution.target import TargetsLike, several_targets
 from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.attribution.text_input import texts_of_logits
+from lxt_fx.attribution.through_head import through_head
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, stage, steps
@@ -131,25 +132,6 @@ def _relevance(call: LeafCall, asked: BatchTargets, chunk: int | None, reduce: R
     return torch.cat(parts), values
 
 
-class Numbers(Protocol):
-    """The numbers that one forward is explained for."""
-
-    @property
-    def entries_only(self) -> bool:
-        """Whether each number is an entry of the logits [batch, positions, entries], or a difference of two. Only then
-        `places` and `entries` are called, and only if the head of the model can run alone."""
-
-    def places(self, count: int, batch: int) -> Tensor:
-        """The position of each entry among the `count` positions of the logits, [batch, targets]."""
-
-    def entries(self, logits: Tensor) -> Entries:
-        """The entries in logits [batch, targets, entries]."""
-
-    def totals(self, output: Any) -> tuple[Tensor, Tensor]:
-        """What the backward starts at, with its graph: [targets], each summed over the examples that it may be summed over.
-        And the values, [targets, ...]. Raises InputError for a target that the output does not have."""
-
-
 def relevance_by_leaf(
     call: LeafCall, asked: Numbers, chunk: int | None, function: str = "relevance_of"
 ) -> tuple[Iterator[list[Tensor]], Tensor]:
@@ -219,21 +201,19 @@ def _from_hidden(
     explained: Explained, split: SplitModel, bound: Mapping[str, Any], asked: Numbers
 ) -> tuple[list[Tensor], list[Seeds], Tensor, list[Tensor]]:
     hidden, inside = split.body(**bound)
-    return *ends_at_hidden(explained.record.form, split.head, hidden, asked), inside
+    return *ends_at_hidden(explained.record.form, split, hidden, asked), inside
 
 
-def ends_at_hidden(form: str, head: nn.Module, hidden: Tensor, asked: Numbers) -> tuple[list[Tensor], list[Seeds], Tensor]:
+def ends_at_hidden(
+    form: str, split: SplitModel, hidden: Tensor, asked: Numbers
+) -> tuple[list[Tensor], list[Seeds], Tensor]:
     """The hidden states that the head reads, the gradient of each target at them, and the targets' values. A target depends
     on the hidden state of one position, so its gradient is 0 at all others. The head reads a copy of that hidden state for
     each target, so one backward through the head gives the gradients of all targets."""
     places = asked.places(hidden.shape[1], len(hidden)).to(hidden.device)  # [batch, targets]
     batch = torch.arange(len(hidden), device=hidden.device)
-    chosen = hidden.detach()[batch[:, None], places].requires_grad_(True)
-    logits = head(chosen)
-    entries = asked.entries(logits)
-    values = entries.of(logits)
-    ends, seeds = entries.ends(logits, form)
-    (reaching,) = torch.autograd.grad(ends, chosen, seeds)
+    read = hidden.detach()[batch[:, None], places]
+    reaching, values = through_head(split, asked, read, form)
 
     def made(start: int, stop: int) -> Tensor:
         found: Tensor = hidden.new_zeros(stop - start, *hidden.shape)
@@ -241,7 +221,7 @@ def ends_at_hidden(form: str, head: nn.Module, hidden: Tensor, asked: Numbers) -
         found[targets[:, None], batch, places.T[start:stop]] = reaching.transpose(0, 1)[start:stop]
         return found
 
-    return [hidden], [made], values.detach().T
+    return [hidden], [made], values.T
 
 
 def ends_at_output(form: str, output: Any, asked: Numbers, function: str) -> tuple[list[Tensor], list[Seeds], Tensor]:

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.nodes import computed_from, shape
-from lxt_fx.base.torch_internals import aten, io_of, pytree, set_forward, set_io
+from lxt_fx.base.torch_internals import aten, io_of, pytree, set_forward, set_io, size_on_example
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops import active, explicit, fused, products
 from lxt_fx.ops.activations import POINTWISE_OPS
@@ -38,10 +38,12 @@ _ELEMENTWISE = (
 @dataclass(frozen=True, slots=True)
 class SplitModel:
     """`body` maps the inputs by name to hidden states [batch, positions, hidden] and a list of the values beside them that
-    were asked for. `head` maps hidden states of any number of positions to their logits [batch, positions, entries]."""
+    were asked for. `head` maps hidden states of any number of positions to their logits [batch, positions, entries], and
+    `entries` is how many these are."""
 
     body: GraphModule
     head: GraphModule
+    entries: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +93,8 @@ def split_beside(explained: Explained, index: int | None, beside: Sequence[Node]
         return None
     if any(not computed_from(node).isdisjoint(tail) for node in beside):
         return None
-    return SplitModel(_body(explained, hidden, beside), _head(explained, hidden, flat[index], needed, set(tail)))
+    head_alone = _head(explained, hidden, flat[index], needed, set(tail))
+    return SplitModel(_body(explained, hidden, beside), head_alone, size_on_example((shape(flat[index]) or ())[-1]))
 
 
 def logits_index(explained: Explained) -> int | None:

@@ -85,7 +85,7 @@ class ExampleNumbers:
         """Only for numbers that are entries of the logits."""
         raise NotImplementedError
 
-    def entries(self, logits: Tensor) -> Entries:
+    def entries(self, logits: Tensor, part: range) -> Entries:
         """Only for numbers that are entries of the logits."""
         raise NotImplementedError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from itertools import chain
 
 import torch
@@ -18,12 +19,19 @@ ROW = 512
 
 
 def weights_hash(model: nn.Module) -> str:
-    """A hash of all parameters and buffers, in whatever order: a model in which one number is another has another one. Of
-    an explained module, those that its tokens are looked up in count too, which its graph does not hold."""
+    """A hash of all parameters and buffers under their names: a model in which one number is another has another one, and
+    so has one in which two tensors are exchanged. Of an explained module, those that its tokens are looked up in count
+    too, which its graph does not hold."""
     modules = (model, *(front.module for front in model._fronts)) if isinstance(model, Explained) else (model,)
-    tensors = {id(x): x for module in modules for x in chain(module.parameters(), module.buffers())}
+    names, tensors = defaultdict[int, set[str]](set), dict[int, Tensor]()
+    for module in modules:
+        for name, tensor in chain(
+            module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+        ):
+            names[id(tensor)].add(name)
+            tensors[id(tensor)] = tensor
     with torch.no_grad():
-        each = [f"{list(x.shape)} {x.dtype} {_numbers(x)}" for x in tensors.values()]
+        each = [f"{sorted(names[key])} {list(x.shape)} {x.dtype} {_numbers(x)}" for key, x in tensors.items()]
     return short_hash(" ".join(sorted(each)).encode())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -30,12 +30,12 @@ from lxt_fx.passes.segments.stages import Cut, Stage, stages_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """How a module is cut for a kind of call: the stages of a graph whose outputs are hidden states (with a `head` beside
+    """How a module is cut for a kind of call: the stages of a graph whose outputs are hidden states (with a head beside
     it), or the model's own, then the values of `places`."""
 
     module: Explained
     stages: tuple[Stage, ...]
-    head: GraphModule | None
+    split: SplitModel | None
     outputs: int
 
     @classmethod
@@ -48,17 +48,18 @@ class Plan:
         graph: Graph = split.body.graph if split is not None else (module if tap is None else tap.module).fused
         flat = len(pytree.tree_leaves(graph.output_node().args[0])) - len(places)
         stays = range(flat, flat + len(places))
-        head = None if split is None else split.head
         lookups = {path: x for front in module._fronts for path, x in _tensors(front.module, front.module.graph).items()}
         ends = {} if split is None else _tensors(split.head, split.head.graph)
         stages = stages_of(module, graph, cut, stays=stays, in_first=lookups, in_last=ends)
-        return cls(module, stages, head, flat)
+        return cls(module, stages, split, flat)
 
     def load(self, weights: Weights, rank: int) -> None:
         """Reads all tensors that a rank needs."""
         parts: list[tuple[nn.Module, Graph]] = [(self.module, self.stages[rank].graph)]
         parts += [(front.module, front.module.graph) for front in (self.module._fronts if rank == 0 else ())]
-        parts += [(self.head, self.head.graph)] if self.head is not None and rank == len(self.stages) - 1 else []
+        parts += (
+            [(self.split.head, self.split.head.graph)] if self.split is not None and rank == len(self.stages) - 1 else []
+        )
         for owner, graph in parts:
             weights.of(owner, _paths(graph))
 
@@ -90,9 +91,10 @@ class BuiltStage:
         body = self._module(weights, module, self.stage.graph, module.segments)
         fronts = module._fronts if peers.rank == 0 else ()
         lookups = {front.leaf: (front, self._module(weights, front.module, front.module.graph)) for front in fronts}
-        self._head: nn.Module | None = None
-        if last and plan.head is not None:
-            self._head = self._module(weights, plan.head, plan.head.graph)
+        self._split: SplitModel | None = None
+        if last and plan.split is not None:
+            head = plan.split.head
+            self._split = replace(plan.split, head=self._module(weights, head, head.graph))
         self.module = StageModule(body, self.stage, lookups, module.record.form, self._end if last else None)
         self.given, self.gives = _borders(plan, call, batches, peers.rank)
         self._engine: Any = None
@@ -131,8 +133,8 @@ class BuiltStage:
         """The explained number of a micro-batch as a tensor that the right gradient flows back from."""
         assert self._asked is not None
         asked, form = self._asked(number), self.plan.module.record.form
-        if self._head is not None:
-            ends, seeds, values = ends_at_hidden(form, self._head, outputs[0], asked)
+        if self._split is not None:
+            ends, seeds, values = ends_at_hidden(form, self._split, outputs[0], asked)
         else:
             spec = io_of(self.plan.module.graph).out_spec
             flat: list[Any] = [None] * self.plan.outputs

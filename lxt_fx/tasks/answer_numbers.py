@@ -99,8 +99,8 @@ class AnswerNumbers:
             [[answer.spot(at).place(count, self.context) for at in self._each(answer)] for answer in self.answers]
         )
 
-    def entries(self, logits: Tensor) -> Entries:
-        """The entries in logits [batch, targets, entries]."""
+    def entries(self, logits: Tensor, part: range) -> Entries:
+        """The entries of the targets of a part, in their logits [batch, targets, entries]."""
         size = logits.shape[-1]
         most = max(max((*answer.ids, *(answer.minus or ()))) for answer in self.answers)
         if most >= size:
@@ -109,13 +109,20 @@ class AnswerNumbers:
                 f"{size - 1})"
             )
         device, contrast = logits.device, any(answer.minus is not None for answer in self.answers)
-        first = torch.tensor([[a.ids[at] for at in self._each(a)] for a in self.answers], device=device)
-        second = [[a.minus[at] if a.minus is not None else -1 for at in self._each(a)] for a in self.answers]
+        each = [self._each(answer)[part.start : part.stop] for answer in self.answers]
+        first = torch.tensor([[a.ids[at] for at in own] for a, own in zip(self.answers, each, strict=True)], device=device)
+        second = [
+            [-1 if a.minus is None else a.minus[at] for at in own] for a, own in zip(self.answers, each, strict=True)
+        ]
         found = Entries(first, torch.tensor(second, device=device) if contrast else None)
         names = TokenNames(self.context.tokenizer, self.context.function)
+        before = [[] for _ in self.answers] if part.start == 0 else self.numbers
+        own_part = [[at for at in part if at < len(answer.ids)] for answer in self.answers]
         self.numbers = [
-            [answer.number(at, values[at], own[at], names) for at in range(len(answer.ids))]
-            for answer, values, own in zip(self.answers, found.of(logits), logits.detach(), strict=True)
+            [*earlier, *(answer.number(at, values[at - part.start], own[at - part.start], names) for at in ats)]
+            for earlier, answer, ats, values, own in zip(
+                before, self.answers, own_part, found.of(logits), logits.detach(), strict=True
+            )
         ]
         return found
 
@@ -129,7 +136,7 @@ class AnswerNumbers:
             )
         places = self.places(logits.shape[1], len(logits)).to(logits.device)
         chosen = logits[torch.arange(len(logits), device=logits.device)[:, None], places]
-        values = self.entries(chosen).of(chosen).T
+        values = self.entries(chosen, range(self.longest)).of(chosen).T
         return values.sum(1), values
 
     def check_causal(self, relevance: Mapping[str, Tensor]) -> None:

@@ -31,7 +31,7 @@ class OfWholeOutput:
         """Not asked for."""
         raise NotImplementedError
 
-    def entries(self, logits: Tensor) -> Entries:
+    def entries(self, logits: Tensor, part: range) -> Entries:
         """Not asked for."""
         raise NotImplementedError
 

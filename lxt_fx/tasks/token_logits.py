@@ -140,15 +140,20 @@ class EntryNumbers:
         """The index of each target's position among those of the logits, [batch, targets]."""
         return torch.tensor([[spot.place(count, self.context) for spot in spots] for spots in self._spots()])
 
-    def entries(self, logits: Tensor) -> Entries:
-        """The entries in logits [batch, targets, entries]."""
+    def entries(self, logits: Tensor, part: range) -> Entries:
+        """The entries of the targets of a part, in their logits [batch, targets, entries]."""
+        chosen = slice(part.start, part.stop)
         found = [
-            [self.task.entry(ask, row, spot, self.context) for ask, row, spot in zip(asked, own, spots, strict=True)]
+            [
+                self.task.entry(ask, row, spot, self.context)
+                for ask, row, spot in zip(asked[chosen], own, spots[chosen], strict=True)
+            ]
             for asked, own, spots in zip(self.asked, logits, self._spots(), strict=True)
         ]
+        before = [[] for _ in found] if part.start == 0 else self.numbers
         self.numbers = [
-            [entry.of(row) for entry, row in zip(entries, own.detach(), strict=True)]
-            for entries, own in zip(found, logits, strict=True)
+            [*earlier, *(entry.of(row) for entry, row in zip(entries, own.detach(), strict=True))]
+            for earlier, entries, own in zip(before, found, logits, strict=True)
         ]
         first = [[entry.indices[0] for entry in entries] for entries in found]
         second = [[entry.indices[1] if len(entry.indices) > 1 else -1 for entry in entries] for entries in found]

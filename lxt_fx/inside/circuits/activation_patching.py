@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,7 @@ from lxt_fx.attribution.attributed import call_at_all_leaves
 from lxt_fx.attribution.non_finite import is_finite
 from lxt_fx.attribution.place_axes import unit_axis
 from lxt_fx.attribution.places import InsidePlace, places_at
-from lxt_fx.attribution.standard_places import kind_of
+from lxt_fx.attribution.standard_places import kind_of, standard_places
 from lxt_fx.attribution.target import TargetLike
 from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import ForwardMismatchError, InputError, NonFiniteError
@@ -36,7 +37,11 @@ FUNCTION = "activation_patching"
 EXAMPLES = 64
 """So many examples run in one forward, if nothing else is asked for."""
 
-PLACES = ("attention.*.heads", "mlp.*.output")
+Asked = str | Sequence[str] | Mapping[str, int | Sequence[int] | None] | None
+"""Places, or places with some of their units; None for `PLACES`."""
+
+PLACES = ("attention.*.heads", "mlp.*.output", "mixer.*.output")
+"""What is patched if nothing is asked for, as far as the model has it."""
 
 SHOWN = 10
 """So many parts are printed."""
@@ -99,7 +104,7 @@ def activation_patching(
     clean: Any,
     corrupted: Any,
     target: TargetLike | Sequence[TargetLike],
-    units: str | Sequence[str] | Mapping[str, int | Sequence[int] | None] = PLACES,
+    units: Asked = None,
     *,
     processor: Any = None,
     at: Literal["corrupted", "clean"] = "corrupted",
@@ -116,7 +121,8 @@ def activation_patching(
         lxt_fx.activation_patching(model, clean, corrupted, target, processor=tokenizer)      # heads and MLPs
         lxt_fx.activation_patching(model, clean, corrupted, target, {"mlp.11.neurons": [17, 512]}, processor=tokenizer)
 
-    `units` are places, of which each head, each neuron or a whole output is one part; or a dict of places and units. The
+    `units` are places, of which each head, each neuron or a whole output is one part; or a dict of places and units; by
+    default every head, and the outputs of MLPs and of mixers such as Mamba's, as far as the model has them. The
     pairs run several times side by side, `copies` parts in one forward (None: about 64 examples); a model whose batch size
     is fixed runs one by one. The other arguments are those of `circuit_scores`.
 
@@ -134,9 +140,7 @@ def activation_patching(
         return Patching(effects, found[0].parts, clean, corrupted)
 
 
-def _patched(
-    pairs: Pairs, units: str | Sequence[str] | Mapping[str, Any], at: Literal["corrupted", "clean"], copies: int | None
-) -> Patching:
+def _patched(pairs: Pairs, units: Asked, at: Literal["corrupted", "clean"], copies: int | None) -> Patching:
     parts, other = _parts(pairs, units), CLEAN if at == CORRUPTED else CORRUPTED
     runs = {side: pairs.run(side) for side in (CLEAN, CORRUPTED)}
     numbers = {side: pairs.numbers(side, run.output()) for side, run in runs.items()}
@@ -158,7 +162,10 @@ def _patched(
     )
 
 
-def _parts(pairs: Pairs, units: str | Sequence[str] | Mapping[str, Any]) -> list[_Part]:
+def _parts(pairs: Pairs, units: Asked) -> list[_Part]:
+    if units is None:
+        names = standard_places(pairs.module)
+        units = [pattern for pattern in PLACES if fnmatch.filter(names, pattern)] or PLACES
     wanted = units if isinstance(units, Mapping) else dict.fromkeys([units] if isinstance(units, str) else units)
     by_name = {pairs.network.name_in_module(node): node for node in pairs.network.graph.nodes}
     parts = []

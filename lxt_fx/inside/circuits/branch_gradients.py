@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from lxt_fx.attribution.leaf_call import LeafCall
-from lxt_fx.attribution.many_targets import LARGEST_CHUNK, Numbers, forward_run
+from lxt_fx.attribution.many_entries import Numbers
+from lxt_fx.attribution.many_targets import LARGEST_CHUNK, forward_run
 from lxt_fx.attribution.places import InsidePlace, places_at
 from lxt_fx.attribution.tapped import tapped
 from lxt_fx.base.errors import InputError
