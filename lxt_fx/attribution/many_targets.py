@@ -117,7 +117,9 @@ def _given(inputs: Tensor | Mapping[str, Any]) -> tuple[dict[str, Any], tuple[An
     return dict(inputs), ()
 
 
-def _finite(call: LeafCall, asked: BatchTargets, chunk: int | None, reduce: Reduce = "hidden") -> tuple[Tensor, Tensor]:
+def _finite(
+    call: LeafCall, asked: BatchTargets, chunk: int | None, reduce: Reduce = "hidden"
+) -> tuple[Tensor, Tensor]:
     """Relevance and values of the targets. Raises NonFiniteError if any of them is not finite."""
     relevance, values = _relevance(call, asked, chunk, reduce)
     if not is_finite([values, relevance]):
@@ -258,12 +260,16 @@ def _one_each(totals: Tensor, start: int, stop: int) -> Tensor:
     return made
 
 
-def backward(ends: list[Tensor], leaves: list[Tensor], seeds: list[Tensor], last: bool, function: str) -> list[Tensor]:
+def backward(
+    ends: list[Tensor], leaves: list[Tensor], seeds: list[Tensor], last: bool, function: str
+) -> list[Tensor]:
     """The gradient [targets, *leaf.shape] of each leaf for seeds [targets, ...]. A single target runs without a batch of
     gradients. The autograd graph is freed after the `last` ones."""
     one, count = len(seeds[0]) == 1, len(seeds[0])
     given = [seed[0] for seed in seeds] if one else seeds
-    found = torch.autograd.grad(ends, leaves, given, retain_graph=not last, allow_unused=True, is_grads_batched=not one)
+    found = torch.autograd.grad(
+        ends, leaves, given, retain_graph=not last, allow_unused=True, is_grads_batched=not one
+    )
     if all(gradient is None for gradient in found):
         raise InputError(
             f"{function}: the targets do not depend on the input that relevance is read at; choose other numbers of the "
