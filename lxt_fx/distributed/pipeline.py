@@ -131,17 +131,16 @@ class Pipeline:
         self, call: BatchedCall, asked: _Asked, places: Mapping[str, InsidePlace], chosen: Sequence[str]
     ) -> PipelineRelevance:
         built = self._stage_for(call, asked, places)
-        own: Exception | None = None
         beats = self._peers.begin()
         try:
             built.run(call, asked.batches, asked.of, self._peers.group)
             problem = built.not_finite()
             ends = self._peers.gathered((built.values(asked.batches), problem))
         except Exception as error:
-            own, built_failed = error, built.module.found.failed
+            own = built.module.found.failed
             self._built = None
-            del built
-            raise self._peers.failure(own, built_failed) from None
+            del built  # it holds the process group, whose connections are to close
+            raise self._peers.failure(error, own) from None
         finally:
             beats.stop()
         problems = [f"rank {self._peers.ranks[r]}: {said}" for r, (_, said) in enumerate(ends) if said]
