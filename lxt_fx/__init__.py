@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from lxt_fx.attribution.watch import watch
     from lxt_fx.base.progress import progress
     from lxt_fx.compiler.explained import Explained
+    from lxt_fx.compiler.place import place
     from lxt_fx.compiler.record import Record
     from lxt_fx.compiler.saved_module import load, save
     from lxt_fx.compiler.transform import transform
@@ -183,6 +184,7 @@ __all__ = [
     "maximise",
     "nn",
     "perturbation_curves",
+    "place",
     "progress",
     "qk_attribution",
     "read_bench",
@@ -209,6 +211,7 @@ _NAMES = {
     "lxt_fx.compiler.explained": "Explained",
     "lxt_fx.compiler.record": "Record",
     "lxt_fx.compiler.saved_module": "load save",
+    "lxt_fx.compiler.place": "place",
     "lxt_fx.compiler.transform": "transform",
     "lxt_fx.explorer.explore": "explore",
     "lxt_fx.explorer.server.serve": "serve",

@@ -15,7 +15,19 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-from lxt_fx.ops import activations, active, contributions, exempt, experts, fused, norms, products, selection, sources
+from lxt_fx.ops import (
+    activations,
+    active,
+    contributions,
+    exempt,
+    experts,
+    fused,
+    moves,
+    norms,
+    products,
+    selection,
+    sources,
+)  # fmt: skip
 from lxt_fx.ops.head import head
 from lxt_fx.ops.patches import patches
 
@@ -191,6 +203,10 @@ OTHERS = (
     Case(
         "positions", selection.positions, lambda x, dim, positions: x[:, positions],
         lambda d: (carrying(0, 2, 3, 4, dtype=d), 1, [-1, 0]), saved=(),
+    ),
+    Case(
+        "to_device", moves.to_device, lambda x, device: x,
+        lambda d: (carrying(0, 3, 4, dtype=d), torch.device("cpu")), saved=(),
     ),
     Case("exempt", exempt.exempt, lambda x: x, lambda d: (carrying(0, 3, 4, dtype=d),), saved=()),
     Case("hold", products.hold, lambda x: x, lambda d: (carrying(0, 3, 4, dtype=d),), saved=(), leak=everything),

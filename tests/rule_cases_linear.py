@@ -12,6 +12,7 @@ from rule_nets import EIGHTHS, Case, Inputs
 from torch import Tensor, nn
 
 from lxt_fx.ledger.causes import Cause
+from lxt_fx.ops.moves import to_device
 from lxt_fx.ops.selection import positions
 from lxt_fx.rule_table import basic_rules as basic
 from lxt_fx.rule_table.rule import Rule
@@ -124,6 +125,7 @@ MOVES = (
     move(aten.gather.default, lambda n, a: a.gather(1, n.places), places=PLACES),
     move(aten.take_along_dim.default, lambda n, a: a.take_along_dim(n.places, 1), places=PLACES),
     move(positions, lambda n, a: positions(a, 1, [-1, 0])),
+    move(to_device, lambda n, a: to_device(a, torch.device("cpu"))),
     move(aten.narrow.default, lambda n, a: a.narrow(1, 1, 2)),
     move(aten.flip.default, lambda n, a: a.flip(1, 2)),
     move(

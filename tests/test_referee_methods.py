@@ -13,6 +13,7 @@ import tiny
 import torch
 from referee_nets import Weighted, llama_case, llama_subject, weighted_case
 from torch import Tensor, nn
+from transformers import LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
 import lxt_fx
@@ -174,6 +175,15 @@ def test_rollout_is_the_product_of_attentions(llama: Subject) -> None:
     assert llama.model.config._attn_implementation == before
     with pytest.raises(NotForThisError, match="has no set_attn_implementation"):
         METHODS["attention_rollout"].prepare(Subject("weighted", Weighted([1, 2])))
+
+
+def test_rollout_refuses_a_model_of_another_s_code_that_takes_no_output_attentions() -> None:
+    class Narrow(LlamaForCausalLM):
+        def forward(self, input_ids: Tensor) -> Any:  # type: ignore[override]
+            return super().forward(input_ids=input_ids)
+
+    with pytest.raises(NotForThisError, match="Narrow takes no output_attentions"):
+        METHODS["attention_rollout"].prepare(Subject("narrow", Narrow(tiny.llama().config)))
 
 
 def test_rollout_of_a_picture_is_read_at_the_class_token() -> None:

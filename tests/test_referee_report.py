@@ -84,6 +84,26 @@ def test_the_words_of_a_plot_count_its_verdicts() -> None:
     assert referee.said(found, "drop") == "0 better, 0 worse, 2 no evidence"
 
 
+def test_a_grid_of_many_metrics_has_a_column_for_each_with_marks_of_the_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(referee, "MOST_TABLES", 1)
+    results = measured(tmp_path / "metrics_tiny.jsonl")
+    pages(tmp_path)
+    referee.main([str(tmp_path / "metrics_tiny.jsonl"), "--docs", str(tmp_path), "--reference", "gradient"])
+    lines = (tmp_path / referee.REST).read_text().splitlines()
+    arrows = [f"{table.metric} {'↑' if table.better == 'higher' else '↓'}" for table in results]
+    start = lines.index(f"| method | {' | '.join(arrows)} |")
+    cells = {row.split(" | ")[0].strip("| "): row.strip("| ").split(" | ")[1:] for row in lines[start + 2 : start + 5]}
+    assert set(cells) == {"gradient", "chance", "last"}
+    for column, table in enumerate(results):
+        for one in table.measured:
+            verdict = None if one.paired is None else one.paired.verdict(table.better)
+            mark = {"better": " ▲", "worse": " ▼"}.get(str(verdict), "")
+            assert cells[one.method][column] == f"{referee.mean_said(one.found)}{mark}"
+    assert any("▼" in cell for row in cells.values() for cell in row) and "▼" not in "".join(cells["gradient"])
+
+
 def test_a_page_without_the_comments_is_refused() -> None:
     with pytest.raises(ValueError, match="the page has no <!-- results"):
         referee.filled("nothing", "x")

@@ -212,8 +212,9 @@ def test_a_metric_that_cannot_judge_a_case_is_said() -> None:
         def case(self, number: int, seed: int) -> Case:
             return replace(super().case(number, seed), gold=None)
 
-    (one,) = bench(tasks=NoGold()).not_run()
-    assert (one.method, one.metric, one.cases, one.why) == ("gradient, chance, last", "gold", 4, "gold: no gold units")
+    (one,) = (found := bench(tasks=NoGold())).not_run()
+    assert (one.method, one.metric, one.cases, one.why) == ("", "gold", 4, "gold: no gold units")
+    assert f"{one.model}, {one.task}: gold (4 cases each): gold: no gold units" in found.to_markdown()
 
 
 def test_nan_under_shuffled_weights_ends_no_run() -> None:

@@ -39,6 +39,11 @@ GRIDS = {
 FAMILY = "candidates"
 """The grid whose comparisons are corrected all at once, and stand in one table."""
 
+MOST_TABLES = 12
+"""A grid with more tables has one for each model and task, in which every metric is a column."""
+
+MARKS = {"better": " ▲", "worse": " ▼"}
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the plots beside the pages, and the pages."""
@@ -72,7 +77,10 @@ def section(grid: str, files: Sequence[Path], given: argparse.Namespace) -> str:
     picture = f"benchmark_{grid}_{metric}.svg"
     results.to_svg(given.docs / picture, metric)
     plot = f"![{metric} minus that of {given.reference}: {said(results, metric)}]({picture})"
-    tables = all_at_once(results) if grid == FAMILY else lower(results.to_markdown())
+    if grid == FAMILY:
+        tables = all_at_once(results)
+    else:
+        tables = by_metric(results) if len(results) > MOST_TABLES else lower(results.to_markdown())
     return "\n".join([f"### {GRIDS[grid][1]}\n", f"{plot}\n", tables])
 
 
@@ -106,6 +114,34 @@ def all_at_once(results: lxt_fx.BenchResults) -> str:
     )  # fmt: skip
     rows = [_row(table, one, p, results) for (table, one), p in zip(compared, corrected, strict=True)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *rows))
+
+
+def by_metric(results: lxt_fx.BenchResults) -> str:
+    """A table for each model and task: the mean of each method under each metric, and whether it differs from that of the
+    reference. What did not run stands below."""
+    of_task: dict[tuple[str, str], list[BenchTable]] = {}
+    for table in results:
+        of_task.setdefault((table.model, table.task), []).append(table)
+    parts = [
+        f"Means. ▲ better and ▼ worse than `{results.reference}`, case by case (sign flips by groups, Holm over the "
+        "methods of a metric); without a mark there is no evidence of a difference. ↑ higher is better, ↓ lower."
+    ]
+    for (model, task), tables in of_task.items():
+        most = max(one.found.cases for table in tables for one in table.measured)
+        parts += [f"#### {model}, {task} ({most} case{'' if most == 1 else 's'})", _means(tables)]
+    (_, *refused) = results.to_markdown().partition("### What did not run")
+    return "\n\n".join(parts) + ("\n\n" + lower("".join(refused)) if any(refused) else "")
+
+
+def _means(tables: Sequence[BenchTable]) -> str:
+    cells: dict[str, dict[str, str]] = {}
+    for table in tables:
+        for one in table.measured:
+            mark = "" if one.paired is None else MARKS.get(one.paired.verdict(table.better), "")
+            cells.setdefault(one.method, {})[table.metric] = f"{mean_said(one.found)}{mark}"
+    heads = ("method", *(f"{table.metric} {'↑' if table.better == 'higher' else '↓'}" for table in tables))
+    rows = [(method.replace("|", r"\|"), *(own.get(table.metric, "") for table in tables)) for method, own in cells.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ("---",) * len(heads), *rows))
 
 
 def _row(table: BenchTable, one: Measured, p: float, results: lxt_fx.BenchResults) -> tuple[str, ...]:

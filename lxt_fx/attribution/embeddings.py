@@ -7,11 +7,13 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lxt_fx.attribution.text_input import NOT_FOR_THE_MODEL, says_nothing
 from lxt_fx.base.as_it_was import as_it_was
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.one_capture import one_capture
+from lxt_fx.base.streamed_weight import streamed_weights
 from lxt_fx.base.warn_user import warn_user
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import token_embedding
@@ -60,7 +62,8 @@ def embed(model: nn.Module, input_ids: Tensor | Mapping[str, Any]) -> Tensor | d
     if embedding is None:
         raise InputError(f"embed: {type(model).__name__} has no token embedding")
     with one_capture(), torch.no_grad(), as_it_was(embedding):  # while another thread captures, parameters are placeholders
-        embedded: Tensor = embedding(input_ids)
+        weights = {name: weight.load() for name, weight in streamed_weights(embedding)}
+        embedded: Tensor = functional_call(embedding, weights, (input_ids,)) if weights else embedding(input_ids)
     return embedded.detach().clone().requires_grad_(True)
 
 

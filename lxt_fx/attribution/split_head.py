@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.nodes import computed_from, shape
+from lxt_fx.base.streamed_weight import is_streamed
 from lxt_fx.base.torch_internals import aten, io_of, pytree, set_forward, set_io, size_on_example
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.ops import active, explicit, fused, products
@@ -25,6 +26,7 @@ from lxt_fx.ops.activations import POINTWISE_OPS
 from lxt_fx.ops.aten_kinds import POINTWISE
 from lxt_fx.ops.head import head
 from lxt_fx.passes.drop_dead import drop_dead_nodes
+from lxt_fx.passes.placement.streamed_forward import streamed_forward
 
 _LINEAR = frozenset({head, products.linear, aten.linear.default})
 _ELEMENTWISE = (
@@ -153,7 +155,10 @@ def _head(explained: Explained, hidden: Node, logits: Node, needed: list[Node], 
         if node in wanted:
             copies[node] = graph.node_copy(node, lambda operand: copies[operand])
     graph.output(copies[logits])
-    return GraphModule(explained, graph)
+    made = GraphModule(explained, graph)
+    if is_streamed(made):
+        set_forward(made, streamed_forward(made, graph, None))
+    return made
 
 
 def _needed_constants(node: Node, known: set[Node]) -> set[Node]:

@@ -25,6 +25,7 @@ from lxt_fx.compiler.timed import timed
 from lxt_fx.passes.canonical.fill_missing import has_missing
 from lxt_fx.passes.capture.capture import torch_state_restored
 from lxt_fx.passes.capture.example import Example
+from lxt_fx.passes.capture.offloaded import is_dispatched
 from lxt_fx.passes.positions.asked_positions import narrowing_to
 from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
 from lxt_fx.rule_table.table import RuleTable
@@ -51,6 +52,8 @@ class CallCapture:
         with one_capture():
             if self.fresh is None and (found := self._of_an_earlier_call(table, options)) is not None:
                 return found
+            if self.fresh is None and is_dispatched(self.model):  # what is kept is of its twin without values
+                self.fresh, _ = captured_now(self.model, self.example, dynamic=True)
             source = self.fresh or of_kept(self.kept, self.model, self.example, dynamic=True)
             self.fresh = None  # compiled_by edits its graph
             source = replace(source, state=None, embedding=None)

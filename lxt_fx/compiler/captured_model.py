@@ -16,6 +16,7 @@ from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.torch_internals import copied_graph, io_of
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.model_changes import ModelState
+from lxt_fx.compiler.placement import Placement
 from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.short_check import Checked, short_check
 from lxt_fx.compiler.steered_module import unsteered
@@ -69,7 +70,8 @@ class CapturedModel:
     without, the `stores` get it as soon as it is. `fresh` captures a model anew whose capture came from a file, or was made
     for other inputs. `narrowed` is called where compiling it has put conditions on free sizes: its copies share these.
     `finished` gets the module that passed all checks. If the example is a long text cut short, `whole` is all of it.
-    `not_kept` says why the next call captures the model again."""
+    `not_kept` says why the next call captures the model again. A `placement` says what the graph gets in the place of its
+    tensors: of a dispatched model, a twin without values was captured."""
 
     model: nn.Module
     captured: Captured
@@ -86,6 +88,7 @@ class CapturedModel:
     finished: Callable[[Explained], None] | None = None
     whole: Checked | None = None
     not_kept: str = ""
+    placement: Placement | None = None
 
     @property
     def model_class(self) -> str:

@@ -3,6 +3,7 @@ file, or captured now."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -38,6 +39,7 @@ from lxt_fx.compiler.kept_captures import (
 )
 from lxt_fx.compiler.model_changes import places_written
 from lxt_fx.compiler.options import example_of
+from lxt_fx.compiler.placement import NOT_COMPARED, placement_of, without_values
 from lxt_fx.compiler.short_check import Checked
 from lxt_fx.compiler.timed import timed
 from lxt_fx.passes.canonical.fill_missing import has_missing
@@ -45,9 +47,11 @@ from lxt_fx.passes.capture.autograd_functions import Functions, own_backwards_fo
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import Example, token_embedding
 from lxt_fx.passes.capture.made_parameters import refuse_made_parameters
+from lxt_fx.passes.capture.offloaded import dispatched_from, is_dispatched
 from lxt_fx.passes.capture.packed_layers import packed_layers
 from lxt_fx.passes.capture.refused_inputs import answers_after, without_refused_inputs
 from lxt_fx.passes.capture.with_backwards import captured_with_backwards
+from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
 
 
 def captured_from(
@@ -80,6 +84,8 @@ def _captured_anew(model: nn.Module, example: Example, dynamic: bool) -> Capture
 
 def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
     """The model captured on an example, or read from the file of an earlier process, and that capture as it is kept."""
+    if is_dispatched(model):
+        return _captured_without_values(model, example, dynamic)
     with as_it_was(model):  # the captured graph writes into its buffers too, when it is compared with the model
         facts = facts_now(model)
         before = facts if isinstance(facts, str) else remembered(facts)
@@ -96,6 +102,19 @@ def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[Cap
         if key is not None and source.begun is None and not source.packed.found:
             source = replace(source, stores=(partial(_write, key, model, kept),))
         return replace(source, narrowed=partial(forget_capture, model, kept), not_kept=kept.not_kept), kept
+
+
+def _captured_without_values(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
+    """A dispatched model, by its twin without values: no weight that is offloaded is read for its capture."""
+    dispatched = dispatched_from(model)
+    source, kept = captured_now(dispatched.twin, without_values(example), dynamic)
+    seconds = dict(source.seconds)
+    with timed(seconds, "example"):
+        placement = placement_of(dispatched, model, example, source.captured.example)
+    return replace(
+        source, model=model, state=None, seconds=seconds, proofs=[GradientProof(math.nan, note=NOT_COMPARED)],
+        placement=placement, not_kept="its weights are offloaded or on several devices",
+    ), kept  # fmt: skip
 
 
 def _captured_after_all(key: str, model: nn.Module, example: Example, dynamic: bool) -> CapturedModel:

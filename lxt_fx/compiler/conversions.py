@@ -13,6 +13,7 @@ from torch.fx import Graph
 from torch.fx.node import map_aggregate
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.streamed_weight import StreamedWeight, device_of
 
 Convert = Callable[[Tensor], Tensor]
 """What torch applies to every tensor of a module that is converted."""
@@ -21,7 +22,8 @@ Convert = Callable[[Tensor], Tensor]
 def check_conversion(module: nn.Module, convert: Convert, name: str) -> None:
     """Raises InputError, in the name of the model's class, if the conversion would give the module other tensors."""
     probes = [torch.empty(0, dtype=dtype, device=device) for dtype, device in _kinds(module)]
-    for tensor in chain(probes, _tensors(module)):  # a probe says at once, without converting a whole weight
+    held = (tensor for tensor in _tensors(module) if not isinstance(tensor, StreamedWeight))
+    for tensor in chain(probes, held):  # a probe says at once, without converting a whole weight
         converted = convert(tensor)
         if converted is not tensor:
             before, after = _shown(tensor), _shown(converted)
@@ -63,7 +65,7 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _kinds(module: nn.Module) -> set[tuple[torch.dtype, torch.device]]:
-    return {(tensor.dtype, tensor.device) for tensor in _tensors(module)}
+    return {(tensor.dtype, device_of(tensor)) for tensor in _tensors(module)}
 
 
 def _shown(tensor: Tensor) -> str:

@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from lxt_fx.base.errors import InputError
 from lxt_fx.compiler.captured_model import captured_model_of
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.further_graphs import OtherCalls, give_further, without_omitted
+from lxt_fx.compiler.further_graphs import OtherCalls, Source, give_further, without_omitted
 from lxt_fx.compiler.options import example_of
 from lxt_fx.compiler.pipeline import compiled_by
 from lxt_fx.compiler.steered import check_steerable
@@ -57,7 +57,7 @@ def edited(
     def again(explained: Explained, inputs: Mapping[str, Any]) -> Explained:
         return edited(explained, (), without_omitted({**settings, **inputs}), edit, note)
 
-    give_further(found, explained, again)
+    give_further(found, explained, Source(explained, again))
     return found
 
 

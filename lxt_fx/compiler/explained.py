@@ -14,6 +14,7 @@ from torch.fx import Graph
 from lxt_fx.base.errors import CallError, InputError
 from lxt_fx.base.one_capture import is_compiling
 from lxt_fx.base.one_line import one_line
+from lxt_fx.base.streamed_weight import device_of
 from lxt_fx.base.torch_internals import copied_graph, share_hooks
 from lxt_fx.compiler.fitting_module import FittingModule
 from lxt_fx.compiler.fused_module import FUSED
@@ -54,7 +55,7 @@ class Explained(FittingModule):
     @property
     def device(self) -> torch.device:
         """The device of the parameters, as a transformers model has it; the CPU where there are none."""
-        return next((each.device for each in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+        return next(map(device_of, (*self.parameters(), *self.buffers())), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -245,16 +245,15 @@ def _refused_sizes(module: Explained, inputs: Mapping[str, Any]) -> str | None:
     return None
 
 
-def give_further(found: Explained, explained: Explained, again: Callable[[Any, Mapping[str, Any]], Explained]) -> None:
-    """Gives a module that was made from an explained one the ways to further graphs that this has: `again` makes each from
+def give_further(found: Explained, explained: Explained, source: Source) -> None:
+    """Gives a module that was made from an explained one the ways to further graphs that this has: `source` makes each from
     the graph that this has for such inputs."""
     if isinstance(explained._other_calls, OtherCalls):
-        other = explained._other_calls
-        found._other_calls = OtherCalls(Source(explained, again), other.takes, other.passes_on)
+        found._other_calls = OtherCalls(source, explained._other_calls.takes, explained._other_calls.passes_on)
     if explained._recaptures is not None:
-        found._recaptures = Recaptures(Source(explained, again))
+        found._recaptures = Recaptures(source)
     if explained._beyond_guards is not None:
-        found._beyond_guards = BeyondGuards(Source(explained, again))
+        found._beyond_guards = BeyondGuards(source)
 
 
 def without_omitted(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Never, Self
 
 from torch import nn
@@ -10,6 +11,7 @@ from torch.fx import Graph, GraphModule, Interpreter
 from torch.fx.graph import PythonCode
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.streamed_weight import is_streamed
 from lxt_fx.base.torch_internals import convert_all, io_of, pytree, recompile_as, set_forward
 from lxt_fx.compiler.conversions import Convert, check_conversion, move_graph, new_device
 from lxt_fx.compiler.module_values import GraphValues
@@ -20,6 +22,8 @@ from lxt_fx.compiler.record import Record
 from lxt_fx.ops.packed import packed_layer_of
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.fuse.fuse import fuse
+from lxt_fx.passes.placement.by_nodes import read_early, read_late, weights_read
+from lxt_fx.passes.placement.streamed_forward import streamed_forward
 from lxt_fx.passes.segments.by_segments import Called, Segments, forward_by_segments
 from lxt_fx.passes.segments.compile_kinds import CompiledKinds
 from lxt_fx.passes.segments.find_segments import segments_of
@@ -49,7 +53,12 @@ class FusedModule(OwnHooks, GraphModule):
         """Makes the fused graph and compiles the forward from it, segment by segment if there are segments. `graph` does
         not change: the audit, `watch` and the certificate read it."""
         made, self._known_values = self.__dict__.pop(FUSED, None), None
+        streamed = is_streamed(self)
+        if streamed:
+            read_early(self.graph)
         self.fused = fuse(self) if made is None else made
+        if streamed:
+            read_late(self.graph)
         code = recompile_as(self, self.fused)
         self.__dict__.pop(QUICK, None)
         cut = self._cut_for_calls(self.fused)
@@ -71,12 +80,20 @@ class FusedModule(OwnHooks, GraphModule):
         """
         if args:
             raise InputError("compile: give the options of torch.compile by name: explained.compile(dynamic=True)")
+        if is_streamed(self):
+            raise InputError(
+                f"compile: weights of {self.record.model_class} are read for each use, and a compiled function would hold "
+                "them; call the module as it is, or load the model into memory"
+            )
         self._kinds = CompiledKinds(options)
         self.recompile()
 
     def _cut_for_calls(self, graph: Graph) -> Callable[..., Any] | None:
-        """The forward of a graph of this module by segments, if they are recomputed or compiled; else None."""
+        """The forward of a graph of this module by segments, if they are recomputed, compiled or read their weights; else
+        None."""
         kinds = self._kinds
+        if is_streamed(self):
+            return streamed_forward(self, graph, self.segments or segments_of(self, self.fused, "layers"))
         if self.segments is None and kinds is None:
             return None
         called: Called = recomputing if kinds is None else kinds
@@ -120,7 +137,8 @@ class FusedModule(OwnHooks, GraphModule):
         """The output for inputs by name, computed node by node by an interpreter of this graph. The interpreter's values
         are cleared afterwards: they may refer to hooks that refer to the interpreter, and would never be freed."""
         try:
-            flat = interpreter.run(*pytree.tree_leaves(dict(bound)), enable_io_processing=False)
+            with weights_read(interpreter) if is_streamed(self) else nullcontext():
+                flat = interpreter.run(*pytree.tree_leaves(dict(bound)), enable_io_processing=False)
         finally:
             interpreter.env.clear()
         return pytree.tree_unflatten(flat, io_of(self.graph).out_spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from lxt_fx.base.errors import CallError, NonFiniteError
 from lxt_fx.base.node_text import op_name
 from lxt_fx.base.on_meta import on_meta
+from lxt_fx.base.streamed_weight import is_streamed
 from lxt_fx.base.torch_internals import pytree
-from lxt_fx.compiler.captured_model import CapturedModel
+from lxt_fx.compiler.captured_model import CapturedModel, cut_by
 from lxt_fx.compiler.compiled import Compiled
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.step_checks import check_fused, gradients_on_example
@@ -23,6 +25,21 @@ from lxt_fx.passes.capture.padded import PADDINGS, Padding, has_texts, padded
 from lxt_fx.passes.capture.refused_inputs import answer_or_error
 from lxt_fx.passes.positions.asked_positions import Narrowing
 from lxt_fx.passes.verify import check_forward, forward_difference
+
+
+def difference_to_model(source: CapturedModel, compiled: Compiled) -> float:
+    """The difference of the module's output on the example to the model's; NaN on the meta device, where there is nothing
+    to compare. Raises ForwardMismatchError where it is too large."""
+    begun, gm = compiled.begun, compiled.module
+    if isinstance(source.model, Explained) and source.placement is not None and source.expected is None:
+        return source.model.record.forward_difference  # the same graph, whose values are moved
+    if source.placement is None and on_meta(source.model, begun.example.kwargs) and not is_streamed(source.model):
+        return math.nan
+    pairs = [(begun.example, source.expected)]
+    if source.whole is not None:
+        pairs.append((cut_by(begun.fronts, source.whole.example, gm), source.whole.expected))
+    settings = source.model_class, compiled.narrowing, compiled.chosen.merged
+    return max(checked_on_example(gm, example, expected, *settings) for example, expected in pairs)
 
 
 def checked_on_example(
@@ -70,7 +87,7 @@ def check_on_padded_texts(source: CapturedModel, compiled: Compiled) -> str:
     model, example = source.model, source.captured.example
     if isinstance(model, Explained):
         return model.record.padded_note
-    if on_meta(model, example.kwargs) or not has_texts(example):
+    if (source.placement is None and on_meta(model, example.kwargs)) or not has_texts(example):
         return ""
     notes = []
     with torch_state_restored(), torch.no_grad():

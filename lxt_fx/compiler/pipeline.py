@@ -3,7 +3,6 @@ lowered."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,16 +13,16 @@ from torch.fx import GraphModule
 from lxt_fx.base.as_it_was import as_it_was
 from lxt_fx.base.errors import ForwardMismatchError, GradientMismatchError, InputError, SizeGuardError
 from lxt_fx.base.nodes import fixed_size
-from lxt_fx.base.on_meta import on_meta
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.call_inputs import check_guards
-from lxt_fx.compiler.captured_model import Begun, CapturedModel, cut_by, gradient_proof
+from lxt_fx.compiler.captured_model import Begun, CapturedModel, gradient_proof
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
-from lxt_fx.compiler.last_checks import check_missing_values, check_on_padded_texts, checked_on_example
+from lxt_fx.compiler.last_checks import check_missing_values, check_on_padded_texts, difference_to_model
 from lxt_fx.compiler.make_record import made_record
 from lxt_fx.compiler.options import Options
+from lxt_fx.compiler.placed import placed, with_values
 from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import step_check
@@ -83,8 +82,9 @@ def compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Ex
 def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> Explained:
     seconds, source = dict(source.seconds), _with_positions(source, options)
     compiled = _compile(source, table, options, seconds)
+    source = with_values(source)
     with timed(seconds, "verify"):
-        difference = _difference(source, compiled)
+        difference = difference_to_model(source, compiled)
     if source.narrowed is not None and (compiled.chosen.written.guards or compiled.chosen.written.fixed):
         source.narrowed()
     record = made_record(source, table, options, compiled, seconds, difference)
@@ -99,19 +99,6 @@ def _compiled_by(source: CapturedModel, table: RuleTable, options: Options) -> E
     if source.finished is not None:
         source.finished(compiled.module)
     return compiled.module
-
-
-def _difference(source: CapturedModel, compiled: Compiled) -> float:
-    """The difference of the module's output on the example to the model's; NaN on the meta device, where there is nothing
-    to compare. Raises ForwardMismatchError where it is too large."""
-    begun, gm = compiled.begun, compiled.module
-    if on_meta(source.model, begun.example.kwargs):
-        return math.nan
-    pairs = [(begun.example, source.expected)]
-    if source.whole is not None:
-        pairs.append((cut_by(begun.fronts, source.whole.example, gm), source.whole.expected))
-    settings = source.model_class, compiled.narrowing, compiled.chosen.merged
-    return max(checked_on_example(gm, example, expected, *settings) for example, expected in pairs)
 
 
 def _with_positions(source: CapturedModel, options: Options) -> CapturedModel:
@@ -136,6 +123,9 @@ def _compile(source: CapturedModel, table: RuleTable, options: Options, seconds:
         with timed(seconds, "positions"):
             narrowing = narrowing_to(options.positions, gm)
             begun = _narrowed(gm, begun, narrowing)
+    if source.placement is not None:
+        with timed(seconds, "placement"):
+            begun = placed(gm, begun, source.placement)
     chosen = _with_rules(gm, begun, table, seconds)
     sizes = _sizes(gm)
     if options.strict:

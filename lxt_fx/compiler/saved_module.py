@@ -34,6 +34,7 @@ from lxt_fx.compiler.saved_packed import encoded_packed, given_packed, packed_in
 from lxt_fx.compiler.saved_record import MOST_DIMS, decoded_record, decoded_stages, encoded_record, encoded_stages
 from lxt_fx.compiler.saved_tensors import Tensors, read_names, root_of, write_tensors
 from lxt_fx.compiler.snapshots import fused_stage
+from lxt_fx.ops.moves import to_device
 from lxt_fx.passes.canonical.cut_at_lookups import Front
 from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.segments.by_segments import Segments
@@ -61,6 +62,11 @@ def save(explained: Explained, path: str | Path) -> None:
     if not isinstance(explained, Explained):
         raise InputError(f"save: expected a module made by lxt_fx.transform, got {type(explained).__name__}")
     explained._check_model()
+    if explained.graph.find_nodes(op="call_function", target=to_device):
+        raise InputError(
+            "save: the parts of this module are on several devices, which are written into its graph; save the module that "
+            "it was placed from, or lxt_fx.place(explained, device) for one device"
+        )
     tensors = Tensors()
     text = json.dumps(_header(explained, tensors))
     ops = {node.target for node in explained.graph.nodes if isinstance(node.target, OpOverload)}

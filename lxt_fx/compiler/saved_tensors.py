@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.saved_json import Saved
+from lxt_fx.base.streamed_weight import StreamedWeight
 from lxt_fx.ops.packed import packed_layer_of
 
 _PART = re.compile(r"[\w\-+:/@ ]{1,200}", re.ASCII)
@@ -33,6 +34,11 @@ class Tensors:
         cannot stand in a file, and a tensor that has no values."""
         if not is_path(name):
             raise InputError(f"save: the tensor {name!r} has a name that cannot be written; rename its module")
+        if isinstance(tensor, StreamedWeight):
+            raise InputError(
+                f"save: {name} is offloaded and read for each use, and a file would need all weights in memory; save the "
+                "module of the model loaded without offload"
+            )
         if tensor.is_meta or tensor.layout != torch.strided:
             kind = "on the meta device" if tensor.is_meta else f"of layout {tensor.layout}"
             raise InputError(f"save: the tensor {name} is {kind}, and a file holds dense values")

@@ -14,6 +14,7 @@ WORDS = {
     "canonicalise": "bringing the ops into canonical form",
     "flow": "finding the values that carry relevance",
     "positions": "selecting positions",
+    "placement": "putting weights and moves in their places",
     "groups": "finding norms and activations",
     "assign": "choosing a rule for each op",
     "rewrite": "putting the rules into the graph",

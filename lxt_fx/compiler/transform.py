@@ -165,7 +165,7 @@ def _under_table(
         given = without_omitted({**settings, **inputs})
         return _under_table(explained, (), given, table, options)
 
-    give_further(found, explained, again)
+    give_further(found, explained, Source(explained, again))
     return found
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterable
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from lxt_fx.base.streamed_weight import StreamedWeight, loaded
 from lxt_fx.compiler.explained import Explained
+from lxt_fx.passes.capture.offloaded import in_place, is_offloaded
 
 LONG = 16
 """How many digits of a hash are written."""
@@ -31,8 +34,19 @@ def weights_hash(model: nn.Module) -> str:
             names[id(tensor)].add(name)
             tensors[id(tensor)] = tensor
     with torch.no_grad():
-        each = [f"{sorted(names[key])} {list(x.shape)} {x.dtype} {_numbers(x)}" for key, x in tensors.items()]
+        each = [
+            f"{sorted(names[key])} {list(x.shape)} {x.dtype} {_numbers(_read(model, names[key], x))}"
+            for key, x in tensors.items()
+        ]
     return short_hash(" ".join(sorted(each)).encode())
+
+
+def _read(model: nn.Module, names: Iterable[str], tensor: Tensor) -> Tensor:
+    """The tensor with its values, which are read if it is offloaded."""
+    if tensor.is_meta and not isinstance(tensor, StreamedWeight) and is_offloaded(model):
+        tensor = in_place(model, min(names), tensor)
+    found: Tensor = loaded(tensor)
+    return found
 
 
 def _numbers(tensor: Tensor) -> str:

@@ -13,6 +13,7 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import io_of, pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import token_embedding
+from lxt_fx.passes.capture.offloaded import input_device
 from lxt_fx.passes.capture.settings import is_transformers
 from lxt_fx.passes.capture.signature import named_signature
 
@@ -159,7 +160,7 @@ def facts_of(model: nn.Module, function: str) -> Facts:
         names = tuple(f"{each.name}_0" if each.kind is each.VAR_POSITIONAL else each.name for each in parameters)
         model_class = type(model).__name__
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
-    device = torch.device("cpu") if first is None else first.device
+    device = model.device if isinstance(model, Explained) else input_device(model)
     dtype = torch.get_default_dtype() if first is None else first.dtype
     return Facts(model, function, model_class, names, getattr(model, "config", None), device, dtype)
 

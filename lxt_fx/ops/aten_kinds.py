@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lxt_fx.base.torch_internals import aten, aten_ops
-from lxt_fx.ops import exempt, experts, norms, selection, steering
+from lxt_fx.ops import exempt, experts, moves, norms, selection, steering
 from lxt_fx.ops.activations import ACTIVATIONS
 from lxt_fx.ops.packed import packed_linear
 
@@ -24,7 +24,7 @@ MOVES = aten_ops(
     masked_select tril triu diagonal masked_scatter slice_scatter select_scatter view_as_real view_as_complex
     channel_shuffle as_strided narrow.Tensor _pack_padded_sequence _pad_packed_sequence diag_embed resolve_conj
     """
-) | {operator.getitem, selection.positions, exempt.exempt}
+) | {operator.getitem, selection.positions, exempt.exempt, moves.to_device}
 """Each output element is a copy of one input element, or a constant."""
 
 SUMS = aten_ops(

@@ -72,6 +72,11 @@ def packed_layer(module: nn.Module, path: str) -> PackedLayer | None:
     return PackedLayer(shell(module), type(module).forward, found.unpack, found.named(module), found.rounds(module))
 
 
+def is_packed(module: nn.Module) -> bool:
+    """Whether the weights of a layer are packed, in a way that is known or refused."""
+    return _scheme_of(module) is not None or any(_name(cls) in REFUSED for cls in type(module).__mro__)
+
+
 def _scheme_of(module: nn.Module) -> Scheme | None:
     """A scheme for the class of the module, or for that of its weight. A subclass with a forward of its own is another
     layer; one that is registered is taken as it is. A scripted module has no forward in its class, and is traced."""

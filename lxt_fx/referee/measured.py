@@ -186,7 +186,10 @@ class Measurements:
             for metric, why in reasons.items():
                 if line.case not in self._values.get((line.model, line.task, line.method, metric), {}):
                     missing.setdefault((line.model, line.task, line.method, metric), Counter())[why] += 1
-        return (*found, *_joined(missing))
+        ran: dict[tuple[str, str], set[str]] = {}
+        for line in self.contents.lines:
+            ran.setdefault((line.model, line.task), set()).add(line.method)
+        return (*found, *_joined(missing, ran))
 
     def to_dataframe(self) -> DataFrame:
         """A line for each model, task, case, method and metric, with its value, the CPU seconds of the explanation and the
@@ -208,12 +211,16 @@ class Measurements:
         return f"BenchResults({counts}, {results} result{'' if results == 1 else 's'}, reference {self.reference})"
 
 
-def _joined(missing: Mapping[tuple[str, str, str, str], Counter[str]]) -> Iterator[NotRun]:
-    """A metric that judges the cases of no method is one line for all methods. Of several reasons the most frequent one."""
+def _joined(
+    missing: Mapping[tuple[str, str, str, str], Counter[str]], ran: Mapping[tuple[str, str], set[str]]
+) -> Iterator[NotRun]:
+    """What is missing for one reason of several methods is one line, which names no method if it is all that `ran`. Of
+    several reasons the most frequent one."""
     said: dict[tuple[str, str, str, str, int], list[str]] = {}
     for (model, task, method, metric), whys in missing.items():
         (why, _), *others = whys.most_common()
         more = f" (and {len(others)} other reason{'s' * (len(others) > 1)})" if others else ""
         said.setdefault((model, task, metric, f"{why}{more}", whys.total()), []).append(method)
     for (model, task, metric, why, cases), methods in said.items():
-        yield NotRun(model, task, ", ".join(methods), metric, cases, why)
+        every = metric and len(methods) > 1 and set(methods) == ran[model, task]
+        yield NotRun(model, task, "" if every else ", ".join(methods), metric, cases, why)

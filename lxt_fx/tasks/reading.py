@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.streamed_weight import StreamedWeight
 from lxt_fx.inputs.given import Given
 from lxt_fx.inputs.read import picture_inputs, read_inputs
 from lxt_fx.inputs.tools import tools_of, unpacked
@@ -43,7 +44,8 @@ def read(
 def _has_no_values(model: nn.Module) -> bool:
     """Whether all parameters are on the meta device, and no hook of accelerate loads them for a call."""
     parameters = list(model.parameters())
-    empty = bool(parameters) and all(parameter.is_meta for parameter in parameters)
+    lost = [parameter.is_meta and not isinstance(parameter, StreamedWeight) for parameter in parameters]
+    empty = bool(lost) and all(lost)
     return empty and not is_offloaded(model)
 
 

@@ -14,11 +14,13 @@ from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.errors import CallError
 from lxt_fx.base.nodes import arguments, computed_from, is_float, module_path, value, written_shape
+from lxt_fx.base.streamed_weight import is_streamed
 from lxt_fx.base.torch_internals import GraphIO, aten, aten_ops, io_of, pytree, set_io
 from lxt_fx.passes.analysis.token_lookups import Lookup
 from lxt_fx.passes.capture.called_by_leaf import leaf_values
 from lxt_fx.passes.capture.example import Example
 from lxt_fx.passes.drop_dead import drop_dead
+from lxt_fx.passes.placement.streamed_forward import streamed_forward
 
 _PADS = aten_ops("pad constant_pad_nd")
 _TURNS = aten_ops("transpose.int permute t numpy_T")
@@ -50,7 +52,7 @@ class Front:
             raise CallError(f"{', '.join(self.reads)}: there are no tokens, so there is nothing to look up; give some")
         with torch.no_grad():
             try:
-                made: Tensor = self.module(**tokens)
+                made: Tensor = self._looked_up(tokens)
             except IndexError as error:
                 raise CallError(
                     f"{', '.join(self.reads)}: a token is not in the table that it is looked up in ({_spans(tokens)}): "
@@ -61,6 +63,11 @@ class Front:
                     raise CallError(f"{why} ({error})") from error
                 raise CallError(f"{_kinds(tokens)}: the model cannot look these up: {error}") from error
         return made.detach()
+
+    def _looked_up(self, tokens: Mapping[str, Any]) -> Any:
+        if not is_streamed(self.module):
+            return self.module(**tokens)
+        return streamed_forward(self.module, self.module.graph, None)(self.module, **tokens)
 
     @property
     def has_sizes(self) -> bool:

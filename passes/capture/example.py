@@ -22,6 +22,7 @@ from lxt_fx.base.transformers_internals import without_cache
 from lxt_fx.base.user_objects import as_given, holds_tensors, with_given_objects, with_made_objects
 from lxt_fx.passes.capture.as_in_a_call import as_in_a_call
 from lxt_fx.passes.capture.flex_attention import flex_attention_in_ops, flex_attention_mapped
+from lxt_fx.passes.capture.offloaded import input_device
 from lxt_fx.passes.capture.settings import SWITCHES, is_transformers
 from lxt_fx.passes.capture.signature import bound_inputs, named_signature, order_by_position
 
@@ -186,7 +187,7 @@ def own_features(model: nn.Module) -> dict[str, Tensor] | None:
     if len(names) != 1 or names[0] not in FEATURES or not callable(tokenizer):
         return None
     made = tokenizer(["This is a text.", "And this is another one, which is longer."], padding=True, return_tensors="pt")
-    device = _device_of(model)
+    device = input_device(model)
     return {name: value.to(device) for name, value in made.items() if isinstance(value, Tensor)}
 
 
@@ -283,11 +284,7 @@ def _main_inputs(model: nn.Module, main: str, parameters: set[str]) -> Iterator[
 def _signal(model: nn.Module, name: str, generator: torch.Generator) -> Tensor:
     """A random image or sound of the size that the model's config says."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    return torch.randn(SIGNALS[name](model.config), generator=generator).to(_device_of(model), dtype)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+    return torch.randn(SIGNALS[name](model.config), generator=generator).to(input_device(model), dtype)
 
 
 def _text_inputs(model: nn.Module, parameters: set[str], generator: torch.Generator) -> Iterator[tuple[str, Any]]:
@@ -316,7 +313,7 @@ def _text(
     end = getattr(text_config(model), "eos_token_id", None)
     if isinstance(end, int) and 0 <= end < vocabulary:
         ids[:, -1] = end
-    ids = ids.to(_device_of(model))
+    ids = ids.to(input_device(model))
     if ids_name in parameters:
         yield ids_name, ids
         return

@@ -9,16 +9,17 @@ from torch import nn
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.torch_internals import compiled_from
-from lxt_fx.passes.capture.offloaded import with_weights_loaded
+from lxt_fx.passes.capture.refused_models import refuse_model
 
 
 def opened(model: object, function: str) -> nn.Module:
     """The module that computes what `model` computes, without its wrappers: DataParallel, DistributedDataParallel, what
-    `torch.compile` returns, a PEFT model whose adapters sit inside of the base model, in any nesting. Weights that
-    accelerate has offloaded are in place. A module without a wrapper is returned as it is.
+    `torch.compile` returns, a PEFT model whose adapters sit inside of the base model, in any nesting. A module
+    without a wrapper is returned as it is.
 
     A PEFT model that adds virtual tokens or computes more around its base model is no mere wrapper, and stays as it is.
-    Raises InputError, in the name of `function`, for what is no module, or a TorchScript module.
+    Raises InputError, in the name of `function`, for what is no module, for a TorchScript module, and for a
+    model that is divided over ranks (`refuse_model`).
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
@@ -31,7 +32,8 @@ def opened(model: object, function: str) -> nn.Module:
             "the model that it was made from, or call it in the forward of an nn.Module of your own and give that (its "
             "graph then has the sizes of the example)"
         )
-    return with_weights_loaded(found)
+    refuse_model(found, function)
+    return found
 
 
 def _inside(model: nn.Module) -> nn.Module | None:

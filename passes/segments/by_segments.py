@@ -30,28 +30,37 @@ class Segments:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment as a graph of its own, whose inputs are all that it reads. `draws` says whether it may draw random
-    numbers."""
+    """A segment as a graph of its own, whose inputs are all that it reads. The last of them are the `weights`, which its
+    function gets by itself: they are named as in the module. `draws` says whether it may draw random numbers."""
 
     graph: Graph
     index: int
     draws: bool
+    weights: tuple[str, ...] = ()
 
 
 Called = Callable[[Segment], Callable[..., Any]]
 """Makes the function that a segment is called by."""
 
 
-def forward_by_segments(graph: Graph, segments: Segments, called: Called) -> Callable[..., Any]:
-    """The forward of a GraphModule of this graph in which each segment is the function that `called` makes of it.
+def forward_by_segments(
+    graph: Graph, segments: Segments, called: Called, own: frozenset[str] = frozenset()
+) -> Callable[..., Any]:
+    """The forward of a GraphModule of this graph in which each segment is the function that `called` makes of it, in the
+    order of their calls.
 
     It reads every parameter from the module that it is called on and holds none itself. Nodes before the first segment are
     outside of all segments, and so are values that depend on sizes and constants only and are read by several segments.
+    The weights of the module that `own` names are not read: a segment gets its own ones. A node that reads one of them
+    outside of all segments is a segment alone.
     """
     nodes = list(graph.nodes)
     missing = {*segments.starts} - {node.name for node in nodes}
     assert not missing, f"the graph is cut at nodes that it does not have: {missing}"
+    weights = {node for node in nodes if node.op == "get_attr" and node.target in own}
     segment_of = _segment_of(nodes, segments)
+    alone = [node for node in nodes if node not in segment_of and not weights.isdisjoint(node.all_input_nodes)]
+    segment_of.update((node, len(nodes) + index) for index, node in enumerate(alone) if node.op == "call_function")
     members: dict[int, list[Node]] = {}
     for node, index in segment_of.items():
         members.setdefault(index, []).append(node)
@@ -59,10 +68,10 @@ def forward_by_segments(graph: Graph, segments: Segments, called: Called) -> Cal
     copy_io(graph, outer)
     outer_of: dict[Node, Node] = {}
     for node in nodes:
-        if node not in segment_of:
+        if node not in segment_of and node not in weights:
             outer_of[node] = outer.node_copy(node, outer_of.__getitem__)
-        elif node is members[segment_of[node]][-1]:
-            outer_of.update(_call(outer, outer_of, segment_of[node], members[segment_of[node]], called))
+        elif node in segment_of and node is members[segment_of[node]][-1]:
+            outer_of.update(_call(outer, outer_of, segment_of[node], members[segment_of[node]], called, weights))
     outer.lint()
     return forward_of(outer)
 
@@ -111,19 +120,21 @@ def _draws(node: Node) -> bool:
 
 
 def _call(
-    outer: Graph, outer_of: dict[Node, Node], index: int, members: list[Node], called: Called
+    outer: Graph, outer_of: dict[Node, Node], index: int, members: list[Node], called: Called, weights: set[Node]
 ) -> Iterator[tuple[Node, Node]]:
     """Inserts a call of the segment into the outer graph. Yields each node that others read, with its new node."""
     inside = set(members)
-    read = dict.fromkeys(node for member in members for node in member.all_input_nodes if node not in inside)
+    outside = dict.fromkeys(node for member in members for node in member.all_input_nodes if node not in inside)
+    read, own = ([node for node in outside if (node in weights) is is_own] for is_own in (False, True))
     given = [member for member in members if any(user not in inside for user in member.users)]
     inner = Graph()
-    inner_of = {node: inner.placeholder(node.name) for node in read}
+    inner_of = {node: inner.placeholder(node.name) for node in (*read, *own)}
     for member in members:
         inner_of[member] = inner.node_copy(member, inner_of.__getitem__)
     inner.output(tuple(inner_of[node] for node in given))
     inner.lint()
-    segment = called(Segment(inner, index, draws=any(map(_draws, members))))
+    names = tuple(str(node.target) for node in own)
+    segment = called(Segment(inner, index, draws=any(map(_draws, members)), weights=names))
     values = outer.call_function(segment, tuple(outer_of[node] for node in read))
     for position, node in enumerate(given):
         item = outer.call_function(_item, (values, position))

@@ -12,6 +12,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from lxt_fx.base.nodes import arguments
+from lxt_fx.base.streamed_weight import loaded
 from lxt_fx.base.torch_internals import io_of, pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.inside.circuits.held_norm import held_norm
@@ -32,7 +33,7 @@ class GraphRun:
             value = self.inputs[str(node.target)]
             return value.detach() if isinstance(value, Tensor) else value
         if node.op == "get_attr":
-            return attrgetter(str(node.target))(self.module)
+            return loaded(attrgetter(str(node.target))(self.module))
         known = instead or {}
 
         def found(operand: Node) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,9 @@ def _eager(subject: Subject, name: str) -> nn.Module:
     model = subject.model
     if not callable(getattr(model, "set_attn_implementation", None)):
         raise NotForThisError(f"{name}: {type(model).__name__} has no set_attn_implementation, so no attention weights")
+    parameters = inspect.signature(model.forward).parameters.values()
+    if not any(p.name == "output_attentions" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise NotForThisError(f"{name}: {type(model).__name__} takes no output_attentions, so no attention weights")
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     copied: Any = copy.deepcopy(model, shared)
     try:
