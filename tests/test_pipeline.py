@@ -22,6 +22,7 @@ from lxt_fx.attribution.places import places_at
 from lxt_fx.attribution.tapped import tapped
 from lxt_fx.distributed import pipeline
 from lxt_fx.distributed.stage_module import StageModule
+from lxt_fx.ops.moves import to_device
 
 F64 = torch.float64
 PLACES = ("residual.*", "attention.*.heads")
@@ -297,6 +298,11 @@ def test_what_a_pipeline_cannot_do_is_refused_by_name(tmp_path: Path) -> None:
         pipeline(shared_model("llama", F64))
     with pytest.raises(lxt_fx.InputError, match="schedule"):
         pipeline(module, schedule="zb")  # type: ignore[arg-type]
+    moved = explained("llama", F64)
+    with moved.graph.inserting_before(moved.graph.output_node()):
+        moved.graph.call_function(to_device, (next(iter(moved.graph.nodes)), torch.device("cpu")))
+    with pytest.raises(lxt_fx.InputError, match="several devices of one process"):
+        pipeline(moved)
 
     def work(rank: int) -> Any:
         pipe, said = pipeline(module), []

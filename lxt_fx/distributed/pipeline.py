@@ -24,6 +24,7 @@ from lxt_fx.distributed.built_stage import BuiltStage, Plan
 from lxt_fx.distributed.micro_batches import BatchedCall, MicroBatch, batched_call, micro_batches
 from lxt_fx.distributed.peers import Peers
 from lxt_fx.distributed.weights import Weights
+from lxt_fx.ops.moves import to_device
 from lxt_fx.passes.segments.stages import Cut, Stage
 
 Schedule = Literal["1f1b", "gpipe"]
@@ -230,6 +231,11 @@ def pipeline(
         raise InputError(f'pipeline: schedule must be "1f1b" or "gpipe", got {schedule!r}')
     if module._steers or module._watches:
         raise InputError("pipeline: the module is steered or watched, which one process does; end that block first")
+    if any(node.target is to_device for node in module.graph.nodes):
+        raise InputError(
+            "pipeline: the module lies on several devices of one process (device_map, lxt_fx.place); each rank has one "
+            "device: transform the model on the meta device"
+        )
     peers, place = Peers(group, timeout), torch.device(device)
     tensors = Weights(module, weights, place, ignore, buffers or {})
     return Pipeline(module, tensors, peers, peers.count if stages is None else stages, place, schedule)
