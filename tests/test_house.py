@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ledger", "faithfulness", "inputs"),
     ("tasks",),
     ("inside",),
-    ("explorer", "referee", "corpora"),
+    ("explorer", "referee", "corpora", "distributed"),
     ("shell", "edits", "flow", "bridges"),
     ("__init__", "__main__"),
 )

@@ -194,7 +194,7 @@ def forward_run(call: LeafCall, asked: Numbers, function: str, tapped: Tapped | 
             ends, seeds, values, inside = _from_hidden(explained, split, call.bound, asked)
         else:
             output, inside = (call.output(), []) if tapped is None else tapped.module.forward(**call.bound)
-            ends, seeds, values = _from_output(explained, output, asked, function)
+            ends, seeds, values = ends_at_output(explained.record.form, output, asked, function)
     chunk = saved.chunk(next(iter(call.leaves.values())).device)
     return Run(ends, seeds, values, inside, chunk, explained.record.form, function)
 
@@ -202,14 +202,20 @@ def forward_run(call: LeafCall, asked: Numbers, function: str, tapped: Tapped | 
 def _from_hidden(
     explained: Explained, split: SplitModel, bound: Mapping[str, Any], asked: Numbers
 ) -> tuple[list[Tensor], list[Seeds], Tensor, list[Tensor]]:
-    """The hidden states that the head reads, the gradient of each target at them, the targets' values, and the values
-    beside them. A target depends on the hidden state of one position, so its gradient is 0 at all others. The head reads a
-    copy of that hidden state for each target, so one backward through the head gives the gradients of all targets."""
     hidden, inside = split.body(**bound)
+    return *ends_at_hidden(explained.record.form, split, hidden, asked), inside
+
+
+def ends_at_hidden(
+    form: str, split: SplitModel, hidden: Tensor, asked: Numbers
+) -> tuple[list[Tensor], list[Seeds], Tensor]:
+    """The hidden states that the head reads, the gradient of each target at them, and the targets' values. A target depends
+    on the hidden state of one position, so its gradient is 0 at all others. The head reads a copy of that hidden state for
+    each target, so one backward through the head gives the gradients of all targets."""
     places = asked.places(hidden.shape[1], len(hidden)).to(hidden.device)  # [batch, targets]
     batch = torch.arange(len(hidden), device=hidden.device)
     read = hidden.detach()[batch[:, None], places]
-    reaching, values = through_head(split, asked, read, explained.record.form)
+    reaching, values = through_head(split, asked, read, form)
 
     def made(start: int, stop: int) -> Tensor:
         found: Tensor = hidden.new_zeros(stop - start, *hidden.shape)
@@ -217,12 +223,10 @@ def _from_hidden(
         found[targets[:, None], batch, places.T[start:stop]] = reaching.transpose(0, 1)[start:stop]
         return found
 
-    return [hidden], [made], values.T, inside
+    return [hidden], [made], values.T
 
 
-def _from_output(
-    explained: Explained, output: Any, asked: Numbers, function: str
-) -> tuple[list[Tensor], list[Seeds], Tensor]:
+def ends_at_output(form: str, output: Any, asked: Numbers, function: str) -> tuple[list[Tensor], list[Seeds], Tensor]:
     """The tensors at which the backward starts, what it starts with for each target, and the targets' values. In gradient
     form it starts at the targets themselves, in explicit form at the outputs with output * d target / d output."""
     totals, values = asked.totals(output)
@@ -232,7 +236,7 @@ def _from_output(
             f"{function}: the targets do not depend on the input by a differentiable path, so nothing can be explained; "
             "give numbers computed from the output, without detach, item or argmax"
         )
-    if explained.record.form == "gradient":
+    if form == "gradient":
         return [totals], [lambda start, stop: _one_each(totals, start, stop)], values.detach()
 
     def shares(tensor: Tensor) -> Seeds:
