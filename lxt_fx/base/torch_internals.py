@@ -511,6 +511,14 @@ def new_fakes(like: list[Any], device: torch.device) -> list[Any]:
         ]
 
 
+def fake_mode() -> Any:
+    """A new mode in which ops run on tensors that have a shape, a dtype and a device and no values. Without it, costs on a
+    device could be counted by running there only."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # imports sympy
+
+    return FakeTensorMode()
+
+
 def fakes_beside(like: Tensor, tensors: Iterable[Tensor]) -> list[Tensor]:
     """Fake tensors in the place of tensors with values, of the mode of another fake tensor. Their sizes are numbers."""
     mode = found(like, "fake_mode", _VALUES)

@@ -51,23 +51,23 @@ def forward_by_segments(graph: Graph, segments: Segments, called: Called) -> Cal
     nodes = list(graph.nodes)
     missing = {*segments.starts} - {node.name for node in nodes}
     assert not missing, f"the graph is cut at nodes that it does not have: {missing}"
-    segment_of = _segment_of(nodes, segments)
+    places = segment_of(nodes, segments)
     members: dict[int, list[Node]] = {}
-    for node, index in segment_of.items():
+    for node, index in places.items():
         members.setdefault(index, []).append(node)
     outer = Graph()
     copy_io(graph, outer)
     outer_of: dict[Node, Node] = {}
     for node in nodes:
-        if node not in segment_of:
+        if node not in places:
             outer_of[node] = outer.node_copy(node, outer_of.__getitem__)
-        elif node is members[segment_of[node]][-1]:
-            outer_of.update(_call(outer, outer_of, segment_of[node], members[segment_of[node]], called))
+        elif node is members[places[node]][-1]:
+            outer_of.update(_call(outer, outer_of, places[node], members[places[node]], called))
     outer.lint()
     return forward_of(outer)
 
 
-def _segment_of(nodes: list[Node], segments: Segments) -> dict[Node, int]:
+def segment_of(nodes: list[Node], segments: Segments) -> dict[Node, int]:
     """The segment of each node that belongs to one."""
     starts = {name: index for index, name in enumerate(segments.starts)}
     found: dict[Node, int] = {}

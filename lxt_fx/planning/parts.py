@@ -1,0 +1,94 @@
+"""Analysis: a graph as a row of parts, each a graph of its own: what stands before the layers, the layers, what is behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Graph, Node
+
+from lxt_fx.base.torch_internals import OpOverload
+from lxt_fx.passes.segments.by_segments import Segments, segment_of
+
+BEFORE, BEHIND = "before the layers", "behind the layers"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphPart:
+    """Consecutive nodes as a function: `graph` has an input for each node in `reads`, and returns those in `gives`.
+    `weights` are the paths of the parameters and buffers that it reads. `recomputes` says whether it may be run again in
+    the backward, `draws` whether it may draw random numbers."""
+
+    name: str
+    graph: Graph
+    reads: tuple[Node, ...]
+    gives: tuple[Node, ...]
+    weights: tuple[str, ...]
+    recomputes: bool
+    draws: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts in the order in which they run. `shared` are the nodes that belong to none, because they depend on sizes,
+    parameters and inputs without relevance only and several parts read them (masks, tables of positions): they run before
+    the parts, in this order."""
+
+    shared: tuple[Node, ...]
+    parts: tuple[GraphPart, ...]
+
+
+def parts_of(graph: Graph, segments: Segments) -> Parts:
+    """Analysis: the parts of a graph that is cut into these segments."""
+    nodes = [node for node in graph.nodes if node.op == "call_function"]
+    found = segment_of(list(graph.nodes), segments)
+    known = _known(graph)
+    names = dict(enumerate(segments.places))
+    members: dict[str, list[Node]] = {}
+    shared: list[Node] = []
+    for node in nodes:
+        if node in found:
+            members.setdefault(names[found[node]], []).append(node)
+        elif node in known:
+            shared.append(node)
+        else:
+            members.setdefault(BEHIND if any(name in members for name in segments.places) else BEFORE, []).append(node)
+    order = [BEFORE, *segments.places, BEHIND]
+    return Parts(
+        tuple(shared), tuple(_part(name, members[name], name in segments.places) for name in order if name in members)
+    )
+
+
+def _known(graph: Graph) -> set[Node]:
+    """Nodes that read no float input of the graph, directly or not."""
+    known: set[Node] = set()
+    for node in graph.nodes:
+        is_input = node.op == "placeholder"
+        if node.op == "get_attr" or (is_input and not _carries(node)):
+            known.add(node)
+        elif node.op == "call_function" and known.issuperset(node.all_input_nodes):
+            known.add(node)
+    return known
+
+
+def _carries(node: Node) -> bool:
+    found = node.meta.get("val")
+    return bool(getattr(found, "is_floating_point", lambda: False)())
+
+
+def _part(name: str, members: Sequence[Node], recomputes: bool) -> GraphPart:
+    inside = set(members)
+    read = dict.fromkeys(node for member in members for node in member.all_input_nodes if node not in inside)
+    given = tuple(member for member in members if any(user not in inside for user in member.users))
+    graph = Graph()
+    copies = {node: graph.placeholder(node.name) for node in read}
+    for member in members:
+        copies[member] = graph.node_copy(member, copies.__getitem__)
+    graph.output(tuple(copies[node] for node in given))
+    weights = tuple(str(node.target) for node in read if node.op == "get_attr")
+    return GraphPart(name, graph, tuple(read), given, weights, recomputes, any(map(_draws, members)))
+
+
+def _draws(node: Node) -> bool:
+    return isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
