@@ -76,14 +76,14 @@ def segment_of(nodes: list[Node], segments: Segments) -> dict[Node, int]:
         current = None if node.name == segments.end else starts.get(node.name, current)
         if node.op == "call_function" and current is not None:
             found[node] = current
-    known = _known_early(nodes)
+    known = known_early(nodes)
     for node in reversed(nodes):
         if node in known and node in found and any(found.get(user) != found[node] for user in node.users):
             del found[node]  # computed once for all its readers
     return found
 
 
-def _known_early(nodes: list[Node]) -> set[Node]:
+def known_early(nodes: list[Node]) -> set[Node]:
     """Nodes that depend on sizes, parameters and inputs without relevance only: masks, rotary tables, position biases."""
     known: set[Node] = set()
     leaves = set(relevance_leaves(nodes[0].graph))

@@ -62,6 +62,12 @@ def find_segments(gm: GraphModule, flow: Flow, checkpoint: str | int) -> Segment
     return Segments(tuple(n.name for n in starts), "output", tuple(module_path(n) or f"%{n.name}" for n in starts))
 
 
+def find_layers(gm: GraphModule, flow: Flow) -> Segments | None:
+    """Analysis: the layers of `find_segments`, one segment each; None for a graph without such a run."""
+    found = find_segments(gm, flow, "layers")
+    return found if _layer_cuts([node for node in gm.graph.nodes if node.op == "call_function"], flow)[0] else None
+
+
 def _grouped(layers: list[Any], checkpoint: str | int) -> list[list[Any]]:
     """The layers of each segment; for "sqrt", in groups of nearly equal size."""
     if isinstance(checkpoint, int):
