@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.fx import Node, map_arg
+from torch.fx.node import map_aggregate
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lxt_fx.base.nodes import computed_from
@@ -54,6 +56,18 @@ class Measured:
     shared: Mapping[str, int]
 
 
+class OnCpu(TorchFunctionMode):
+    """Inside the block, what a graph makes on a device of its own is made on the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*_on_cpu(args), **_on_cpu(kwargs or {}))
+
+
+def _on_cpu(arguments: Any) -> Any:
+    cpu = torch.device("cpu")
+    return map_aggregate(arguments, lambda each: cpu if isinstance(each, torch.device) else each)
+
+
 @dataclass(slots=True)
 class _Kind:
     """The cost of parts that are alike, with what they read and give by place, and the shapes of their values."""
@@ -85,10 +99,12 @@ class FakeRun:
                 self.values[node] = self._leaf(inputs[node.target]) if node.target in leaves else inputs[str(node.target)]
             elif node.op == "get_attr":
                 self.values[node] = self._weight(str(node.target))
-        for node in parts.shared:
-            self.values[node] = self._shared(node)
         asked = computed_from(output)
-        costs = tuple(self._cost(part, asked) for part in parts.parts)
+        own = {id(_storage(value)) for node, value in self.values.items() if node.op == "get_attr" and _is_tensor(value)}
+        with OnCpu():
+            for node in parts.shared:
+                self.values[node] = self._shared(node)
+            costs = tuple(self._cost(part, asked, own) for part in parts.parts)
         given = {node.name: _size(self.values[node]) for node in first.graph.nodes if node.op == "placeholder"}
         carry = tuple(node.name for node in first.graph.nodes if node.op == "placeholder" and node.target in leaves)
         return Measured(costs, given, carry, {node.name: _size(self.values[node]) for node in parts.shared})
@@ -128,7 +144,7 @@ class FakeRun:
         convert = lambda each: each if type(each) is not Tensor else self._fake(each)  # noqa: E731
         return pytree.tree_map_only(Tensor, convert, self.values[node])
 
-    def _cost(self, part: GraphPart, asked: set[Node]) -> PartCost:
+    def _cost(self, part: GraphPart, asked: set[Node], own: set[int]) -> PartCost:
         reads = [self._all_fake(node) for node in part.reads]
         ends = tuple(node in asked for node in part.gives)
         code = renamed(part.graph).python_code(root_module="self")
@@ -138,8 +154,7 @@ class FakeRun:
         kind = self.kinds[key]
         for node, value in zip(part.gives, kind.gives, strict=True):
             self.values[node] = self._new(value)
-        weights = {id(_storage(fake)) for fake in map(self._weight, self.weights) if isinstance(fake, Tensor)}
-        saved = [part.reads[at].name for at in kind.saved_reads if id(_storage(reads[at])) not in weights]
+        saved = [part.reads[at].name for at in kind.saved_reads if id(_storage(reads[at])) not in own]
         saved += [part.gives[place].name for place in kind.saved_gives]
         sizes = {node.name: _size(self.values[node]) for node in part.gives}
         names = tuple(node.name for node in part.reads if node.op != "get_attr")
@@ -198,6 +213,10 @@ def _go_back(out: Sequence[Any], ends: Sequence[bool], given: Sequence[Any]) -> 
     leaves = [each for each in given if _asks(each)]
     if starts and leaves:
         torch.autograd.grad(starts, leaves, [torch.empty_like(each) for each in starts], allow_unused=True)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
 
 
 def _asks(value: Any) -> bool:

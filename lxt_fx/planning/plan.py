@@ -13,7 +13,6 @@ from torch.fx import Node
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.progress import lasting, stage
 from lxt_fx.base.torch_internals import io_of, pytree
-from lxt_fx.compiler.conversions import move_graph
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.transform import transform
 from lxt_fx.passes.capture.opened_model import opened
@@ -112,8 +111,6 @@ def measured_of(
     """The costs of the parts of the graph that a call with these inputs runs. `targets` positions of the batch have a
     gradient, each of another entry."""
     fitting, bound = explained._prepared((), inputs)
-    if any(tensor.device.type != "cpu" for tensor in (*fitting.parameters(), *fitting.buffers())):
-        fitting = fitting._edited(lambda graph: move_graph(graph, torch.device("cpu")))  # so that masks have values
     segments = segments_of(fitting, fitting.fused, "layers" if checkpoint is None else checkpoint)
     parts = parts_of(fitting.fused, segments)
     tensors = weights_of(fitting, (), None).tensors
