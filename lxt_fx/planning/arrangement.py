@@ -99,7 +99,7 @@ def fewer_micro_batches(measured: Measured, weights: Weights, devices: Devices, 
     for count in range(load.micro_batches - 1, 0, -1):
         made = best(measured, weights, devices, replace(load, micro_batches=count))
         if made.fits and len(made.stages) > 1:
-            yield Remedy(f"{count} micro-batches", made.peak, made.per_hour, True)
+            yield Remedy(f"{count} micro-batch{'es' * (count > 1)}", made.peak, made.per_hour, True)
             return
 
 

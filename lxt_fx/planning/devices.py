@@ -65,7 +65,8 @@ class Devices:
     each: DeviceClass
 
     def __str__(self) -> str:
-        return f"{self.count} x {self.each.name} ({self.each.memory / GIGA:g} GB)"
+        size = f"{self.each.memory / GIGA:g} GB"
+        return f"{self.count} x {self.each.name} ({size})" if self.each.name in CLASSES else f"{self.count} x {size}"
 
 
 def devices_of(written: str, flops: float | None = None, bandwidth: float | None = None) -> Devices:

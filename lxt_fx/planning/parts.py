@@ -9,7 +9,7 @@ import torch
 from torch.fx import Graph, Node
 
 from lxt_fx.base.torch_internals import OpOverload
-from lxt_fx.passes.segments.by_segments import Segments, segment_of
+from lxt_fx.passes.segments.by_segments import Segments, known_early, segment_of
 
 BEFORE, BEHIND = "before the layers", "behind the layers"
 
@@ -43,7 +43,7 @@ def parts_of(graph: Graph, segments: Segments) -> Parts:
     """Analysis: the parts of a graph that is cut into these segments."""
     nodes = [node for node in graph.nodes if node.op == "call_function"]
     found = segment_of(list(graph.nodes), segments)
-    known = _known(graph)
+    known = known_early(list(graph.nodes))
     names = dict(enumerate(segments.places))
     members: dict[str, list[Node]] = {}
     shared: list[Node] = []
@@ -58,23 +58,6 @@ def parts_of(graph: Graph, segments: Segments) -> Parts:
     return Parts(
         tuple(shared), tuple(_part(name, members[name], name in segments.places) for name in order if name in members)
     )
-
-
-def _known(graph: Graph) -> set[Node]:
-    """Nodes that read no float input of the graph, directly or not."""
-    known: set[Node] = set()
-    for node in graph.nodes:
-        is_input = node.op == "placeholder"
-        if node.op == "get_attr" or (is_input and not _carries(node)):
-            known.add(node)
-        elif node.op == "call_function" and known.issuperset(node.all_input_nodes):
-            known.add(node)
-    return known
-
-
-def _carries(node: Node) -> bool:
-    found = node.meta.get("val")
-    return bool(getattr(found, "is_floating_point", lambda: False)())
 
 
 def _part(name: str, members: Sequence[Node], recomputes: bool) -> GraphPart:
