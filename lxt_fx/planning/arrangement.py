@@ -72,9 +72,8 @@ def arranged(measured: Measured, weights: Weights, devices: Devices, load: Load,
     """The model in so many stages, with as many copies as there are devices for. In one stage one micro-batch is saved at a
     time, and k targets of a text are k backwards of one forward (`relevance_of`); in several, targets are micro-batches and
     all are saved at a time."""
-    sizes = [weights.bytes_of({path for part in piece for path in part.weights}) for piece in pieces_of(measured)]
-    first = {path for part in pieces_of(measured)[0] for path in part.weights} | weights.in_first
-    sizes[0] = weights.bytes_of(first)
+    by_layer = [measured.by_layer[0] | weights.in_first, *measured.by_layer[1:]]
+    sizes = [sum(weights.bytes_of({path}) for path in paths) for paths in by_layer]
     alone = stages == 1
     runs = 1 if alone else load.micro_batches
     costs = stage_costs(measured, weights, balanced(sizes, stages), runs)

@@ -99,10 +99,8 @@ class DevicePlan(Listed):
         found = self.arrangement
         ranks, borders = len(found.stages), f" The bubble is {found.times.bubble:.0%}." if len(found.stages) > 1 else ""
         if not self.fits:
-            return (
-                f"It does not fit: the fullest of {ranks} stage{'s' * (ranks > 1)} needs {_bytes(found.peak)}, and a device "
-                f"has {_bytes(found.room)} to fill."
-            )
+            fullest = "it" if ranks == 1 else f"the fullest of {ranks} stages"
+            return f"It does not fit: {fullest} needs {_bytes(found.peak)}, and a device has {_bytes(found.room)} to fill."
         return (
             f"It fits: {ranks} stage{'s' * (ranks > 1)}, {found.copies} cop{'ies' if found.copies > 1 else 'y'}, "
             f"{found.per_hour:,.0f} explanations an hour ({found.times.total:.3g} s for {found.explanations}).{borders}"

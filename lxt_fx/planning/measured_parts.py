@@ -18,20 +18,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lxt_fx.base.nodes import computed_from
 from lxt_fx.base.torch_internals import fake_mode, pytree
-from lxt_fx.planning.flop_formulas import Formula
-from lxt_fx.planning.live_bytes import LiveBytes
-from lxt_fx.planning.parts import GraphPart, Parts
 from lxt_fx.passes.segments.by_segments import Segment, forward_of
 from lxt_fx.passes.segments.compile_kinds import renamed
 from lxt_fx.passes.segments.recompute import recomputed_in_backward
+from lxt_fx.planning.flop_formulas import Formula
+from lxt_fx.planning.live_bytes import LiveBytes
+from lxt_fx.planning.parts import GraphPart, Parts
 
 
 @dataclass(frozen=True, slots=True)
 class PartCost:
-    """What a part costs in one forward and backward. `saved` are the bytes that the forward saves for the backward beside
-    weights and what `saves` names: values that the part reads or gives. `gives` are the bytes of each value that other parts
-    read. `forward_peak` and `backward_peak` are the most bytes that are alive at a time of those that the forward, and
-    forward and backward, make."""
+    """What a part costs in one forward and backward. `saved` are the bytes that the forward saves for the backward, beside
+    weights and what `saves` names: values that the part reads or gives. `gives` are the bytes of each value that others
+    read. `forward_peak` and `backward_peak` are the most bytes that are alive at a time of those that the forward makes,
+    and of those that both make."""
 
     name: str
     reads: tuple[str, ...]
@@ -48,12 +48,14 @@ class PartCost:
 @dataclass(frozen=True, slots=True)
 class Measured:
     """The parts of a graph with their costs. `inputs` are the bytes of its inputs by the names of their nodes, of which
-    `leaves` carry relevance, and `shared` those of values that belong to no part."""
+    `leaves` carry relevance, and `shared` those of values that belong to no part. `by_layer` are the paths of the weights
+    by which layers are dealt to stages."""
 
     parts: tuple[PartCost, ...]
     inputs: Mapping[str, int]
     leaves: tuple[str, ...]
     shared: Mapping[str, int]
+    by_layer: tuple[frozenset[str], ...]
 
 
 class OnCpu(TorchFunctionMode):
@@ -107,7 +109,7 @@ class FakeRun:
             costs = tuple(self._cost(part, asked, own) for part in parts.parts)
         given = {node.name: _size(self.values[node]) for node in first.graph.nodes if node.op == "placeholder"}
         carry = tuple(node.name for node in first.graph.nodes if node.op == "placeholder" and node.target in leaves)
-        return Measured(costs, given, carry, {node.name: _size(self.values[node]) for node in parts.shared})
+        return Measured(costs, given, carry, {node.name: _size(self.values[node]) for node in parts.shared}, parts.by_layer)
 
     def _leaf(self, value: Tensor) -> Tensor:
         with self.mode:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.progress import lasting, stage
 from lxt_fx.base.torch_internals import io_of, pytree
 from lxt_fx.compiler.explained import Explained
@@ -34,6 +35,7 @@ from lxt_fx.planning.flop_formulas import formulas
 from lxt_fx.planning.measured_parts import FakeRun, Measured
 from lxt_fx.planning.parts import BEFORE, BEHIND, parts_of
 from lxt_fx.planning.shapes import model_on_meta
+from lxt_fx.planning.stage_costs import pieces_of, value_sizes
 from lxt_fx.planning.weights import Weights, weights_of
 
 EFFICIENCY = 0.4
@@ -169,7 +171,7 @@ def _example(explained: Explained, batch: int, tokens: int) -> dict[str, Tensor]
                 "model is called"
             )
         free = iter((batch, tokens))
-        sizes = [size if isinstance(size, int) else next(free, tokens) for size in found.shape]
+        sizes = [fixed if (fixed := fixed_size(size)) is not None else next(free, tokens) for size in found.shape]
         device = explained.device if found.dtype.is_floating_point else "cpu"
         given[name] = torch.zeros(sizes, dtype=found.dtype, device=device)
     return given
@@ -181,8 +183,7 @@ def _in_layers(measured: Measured) -> set[str]:
 
 def _rows(measured: Measured, weights: Weights, recomputed: bool) -> tuple[PartRow, ...]:
     """The parts, with the table that tokens are looked up in first."""
-    sizes = {**measured.inputs, **measured.shared}
-    sizes |= {name: size for part in measured.parts for name, size in part.gives.items()}
+    sizes = value_sizes(measured)
     rows = []
     if weights.in_first:
         first = weights.in_first
@@ -200,7 +201,8 @@ def _rows(measured: Measured, weights: Weights, recomputed: bool) -> tuple[PartR
 
 
 def _ways(
-    explained: Explained, given: Mapping[str, Any], asked: Checkpoint, bits: int | None, devices: Devices, load: Load, on: str
+    explained: Explained, given: Mapping[str, Any], asked: Checkpoint, bits: int | None, devices: Devices, load: Load,
+    on: str,
 ) -> tuple[Remedy, ...]:  # fmt: skip
     """What would make the model fit, each alone or with checkpoints."""
     found: list[Remedy] = []
@@ -247,8 +249,6 @@ def _check_shares(efficiency: float, on: str) -> None:
 
 
 def _check_stages(stages: int, devices: Devices, measured: Measured) -> None:
-    from lxt_fx.planning.stage_costs import pieces_of
-
     most = min(devices.count, len(pieces_of(measured)))
     if isinstance(stages, bool) or not isinstance(stages, int) or not 1 <= stages <= most:
         raise InputError(f"plan: stages must be from 1 to {most} (devices, and layers of the model), got {stages!r}")

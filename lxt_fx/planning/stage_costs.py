@@ -13,10 +13,9 @@ from lxt_fx.planning.weights import Weights
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """One stage for one micro-batch, in bytes and flops. `layers` names its first and last part. `sends` are the bytes that
-    go to the next stage in the forward; as many come back. `saved` is what its forward saves for its backward, with what it
-    was sent and sends. `peak` is the most that is alive at a time, weights included, with `in_flight` micro-batches saved at
-    a time. `weight_bytes_read` are those of its weights that one forward reads."""
+    """One stage for one micro-batch, in bytes and flops. `layers` names its parts. `sends` are the bytes that go to the
+    next stage in the forward; as many come back. `saved` is what its forward saves for its backward, with what it was sent
+    and sends. `peak` is the most that is alive at a time, weights included, with `in_flight` micro-batches saved."""
 
     index: int
     layers: tuple[str, ...]
@@ -31,7 +30,7 @@ class StageCost:
 
 
 def pieces_of(measured: Measured) -> list[list[PartCost]]:
-    """The parts that stay together: what stands before the layers belongs to the first layer, what is behind to the last."""
+    """The parts that stay together: what is before the layers belongs to the first layer, what is behind to the last."""
     layers = [[part] for part in measured.parts if part.name not in (BEFORE, BEHIND)]
     ends = {part.name: part for part in measured.parts if part.name in (BEFORE, BEHIND)}
     layers = layers or [[]]
@@ -53,7 +52,7 @@ def stage_costs(
     for index, parts in enumerate(stages):
         paths = {path for part in parts for path in part.weights} | (weights.in_first if index == 0 else set())
         size = weights.bytes_of(paths)
-        sizes = _sizes(measured)
+        sizes = value_sizes(measured)
         took, gave = ((crossing[at] if 0 <= at < len(crossing) else {}) for at in (index - 1, index))
         saved = _saved(parts, sizes, {*took, *gave})
         shown = tuple(part.name for part in parts if part.name not in (BEFORE, BEHIND)) or tuple(p.name for p in parts)
@@ -68,7 +67,7 @@ def stage_costs(
     return tuple(made)
 
 
-def _sizes(measured: Measured) -> dict[str, int]:
+def value_sizes(measured: Measured) -> dict[str, int]:
     """The bytes of each value that a part reads or gives."""
     return {**measured.inputs, **measured.shared, **{n: size for part in measured.parts for n, size in part.gives.items()}}
 
@@ -76,12 +75,12 @@ def _sizes(measured: Measured) -> dict[str, int]:
 def _crossing(measured: Measured, stages: Sequence[Sequence[PartCost]]) -> list[dict[str, int]]:
     """For each border the values, in bytes, that stages before it have and stages behind it read. Inputs without relevance
     and shared values go to every stage by other ways."""
-    given = {name: 0 for name in measured.leaves}
+    given = dict.fromkeys(measured.leaves, 0)
     given |= {name: at for at, parts in enumerate(stages) for part in parts for name in part.gives}
     read: dict[str, int] = {}
     for at, parts in enumerate(stages):
         read.update({name: at for part in parts for name in part.reads})
-    sizes = _sizes(measured)
+    sizes = value_sizes(measured)
     return [
         {name: sizes[name] for name, at in given.items() if at <= border < read.get(name, -1)}
         for border in range(len(stages) - 1)

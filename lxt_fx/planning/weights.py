@@ -64,7 +64,7 @@ def weights_of(explained: Explained, in_layers: Iterable[str], bits: int | None)
     found = {path: attrgetter(path)(explained) for path in paths}
     first: dict[str, Tensor] = {}
     for front in explained._fronts:
-        first |= {path: tensor for path, tensor in (*front.module.named_parameters(), *front.module.named_buffers())}
+        first |= {**dict(front.module.named_parameters()), **dict(front.module.named_buffers())}
     found |= {path: tensor for path, tensor in first.items() if path not in found}
     tensors = {path: tensor for path, tensor in found.items() if isinstance(tensor, Tensor)}
     packed = frozenset(path for path in in_layers if path in tensors and tensors[path].dim() > 1)

@@ -108,7 +108,7 @@ def _first_nodes(
             "the one before it made), so nothing says where to cut it; name the modules with which all stages but the "
             'first begin: stages=["mixer", "head"]'
         )
-    counts = _counts(cut, [sum(bytes_of(owner, path) for path in piece) for piece in _pieces(graph, layers, in_first)])
+    counts = _counts(cut, [sum(bytes_of(owner, path) for path in piece) for piece in layer_weights(graph, layers, in_first)])
     edges = [0, *accumulate(counts)]
     named = {node.name: node for node in graph.nodes}
     return [named[layers.starts[edge]] for edge in edges[1:-1]], [layers.places[a:b] for a, b in pairwise(edges)]
@@ -133,8 +133,8 @@ def _counts(cut: int | Sequence[int] | Sequence[str], sizes: Sequence[int]) -> l
     return balanced(sizes, cut)
 
 
-def _pieces(graph: Graph, layers: Segments, in_first: Iterable[str]) -> list[set[str]]:
-    """The paths of the tensors that each layer reads. The first has what is read before it too, the last what is read
+def layer_weights(graph: Graph, layers: Segments, in_first: Iterable[str]) -> list[set[str]]:
+    """Analysis: the paths of the tensors that each layer reads. The first has what is read before it too, the last what is read
     behind it."""
     starts = {name: index for index, name in enumerate(layers.starts)}
     pieces = [set[str]() for _ in layers.starts]
