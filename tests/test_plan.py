@@ -103,6 +103,7 @@ def test_a_plan_with_checkpoints_counts_the_second_forward() -> None:
     assert planned(explained, text(), "layers") == counted(explained, text())
 
 
+@pytest.mark.slow("experts")
 def test_experts_are_counted_entry_by_entry() -> None:
     explained = lxt_fx.transform(moe())
     found, wanted = planned(explained, text()), counted(explained, text())
@@ -132,18 +133,11 @@ def test_weights_are_those_of_the_model_and_nothing_of_it_changes() -> None:
     assert sum(part.parameters for part in plan.parts) == plan.parameters
 
 
-def test_a_model_without_values_has_the_same_plan() -> None:
-    config = LlamaConfig(**SIZES, num_key_value_heads=2)
-    made = lxt_fx.plan(config, "2xA100", tokens=24, dtype=torch.float32)
-    assert made.to_dict() == lxt_fx.plan(shared("llama"), "2xA100", tokens=24).to_dict()
-
-
 @pytest.mark.parametrize("name", ["llama", pytest.param("t5", marks=pytest.mark.slow("what passes through a stage"))])
 def test_stages_are_those_of_the_pipeline(name: str) -> None:
     explained = shared(name) if name != "t5" else lxt_fx.transform(t5())
     plan = lxt_fx.plan(explained, "2xA100", tokens=24, stages=2, on="cpu")
-    first = sorted({path for front in explained._fronts for path, _ in front.module.named_parameters()})
-    own = stages_of(explained, explained.fused, 2, in_first=first)
+    own = stages_of(explained, explained.fused, 2)
     found = plan.arrangement.stages
     assert [stage.layers for stage in found] == [stage.layers for stage in own]
     assert plan.layers_per_stage == tuple(len(stage.layers) for stage in own)
@@ -218,13 +212,13 @@ def test_the_peak_is_weights_and_saved_and_the_largest_temporary() -> None:
 def test_what_does_not_fit_says_what_would() -> None:
     explained = shared("llama")
     settings: dict[str, Any] = {"flops": 1e12, "bandwidth": 1e9, "tokens": 128, "on": "cpu"}
-    plan = lxt_fx.plan(explained, "1x0.0008GB", **settings)
-    assert not plan.fits and "does not fit" in repr(plan) and "does not fit" in str(plan)
+    plan = lxt_fx.plan(explained, "1x0.0004GB", **settings)
+    assert not plan.fits and plan.arrangement.room == 360_000 and "does not fit" in repr(plan) and "does not fit" in str(plan)
     ways = {remedy.what: remedy for remedy in plan.remedies}
-    leaner = lxt_fx.plan(explained, "1x0.0008GB", checkpoint="layers", **settings)
+    leaner = lxt_fx.plan(explained, "1x0.0004GB", checkpoint="layers", **settings)
     assert ways['checkpoint="layers"'].peak == leaner.arrangement.peak < plan.arrangement.peak
     assert ways['checkpoint="layers"'].fits == leaner.fits
-    packed = lxt_fx.plan(explained, "1x0.0008GB", bits=4, **settings)
+    packed = lxt_fx.plan(explained, "1x0.0004GB", bits=4, **settings)
     assert ways["bits=4"].peak == packed.arrangement.peak
     assert any(each.endswith("on disk, a copy on each device") for each in ways)
     roomy = lxt_fx.plan(explained, "1x0.08GB", **settings)
@@ -293,7 +287,8 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         lxt_fx.plan(nn.Linear(2, 2))
 
 
-def test_a_folder_with_a_config_alone_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@one_worker("llama")
+def test_a_folder_with_a_config_alone_has_the_plan_of_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from lxt_fx.shell.main import main
 
     LlamaConfig(**SIZES, num_key_value_heads=2, architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)

@@ -155,7 +155,7 @@ class DevicePlan(Listed):
         """All of it as plain values for `json.dumps`; sizes in bytes, times in seconds."""
         found = self.arrangement
         stages = [
-            asdict(stage) | {"forward_seconds": forward, "backward_seconds": backward}
+            asdict(stage) | {"layers": list(stage.layers), "forward_seconds": forward, "backward_seconds": backward}
             for stage, forward, backward in zip(found.stages, found.times.forward, found.times.backward, strict=True)
         ]
         each = {name: value if math.isfinite(value) else None for name, value in _numbers(self.devices.each).items()}
