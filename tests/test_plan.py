@@ -137,12 +137,12 @@ def test_weights_are_those_of_the_model_and_nothing_of_it_changes() -> None:
 def test_stages_are_those_of_the_pipeline(name: str) -> None:
     explained = shared(name) if name != "t5" else lxt_fx.transform(t5())
     plan = lxt_fx.plan(explained, "2xA100", tokens=24, stages=2, on="cpu")
-    own = stages_of(explained, explained.fused, 2)
+    first = {path: x for front in explained._fronts for path, x in front.module.named_parameters()}
+    own = stages_of(explained, explained.fused, 2, in_first=first)
     found = plan.arrangement.stages
     assert [stage.layers for stage in found] == [stage.layers for stage in own]
     assert plan.layers_per_stage == tuple(len(stage.layers) for stage in own)
-    looked_up = sum(x.nbytes for front in explained._fronts for x in front.module.parameters())
-    assert [stage.weights for stage in found] == [own[0].size + looked_up, own[1].size]
+    assert [stage.weights for stage in found] == [stage.size for stage in own]
     sizes = value_sizes(measured_of(explained, text(batch=1) if name == "llama" else _both(), None, targets=1, skips=True))
     assert [stage.sends for stage in found] == [sum(sizes[name] for name in stage.gives) for stage in own]
 

@@ -26,9 +26,7 @@ def _flat(place: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in place.lstrip("%"))
 
 
-def without_dictionaries(
-    graph: Graph, found: Sequence[InsertedDictionary]
-) -> tuple[Graph, Mapping[Node, Node]]:
+def without_dictionaries(graph: Graph, found: Sequence[InsertedDictionary]) -> tuple[Graph, Mapping[Node, Node]]:
     """The graph as it would be without its dictionaries, and the node of the graph that each of its nodes stands for."""
     if not found:
         return graph, {node: node for node in graph.nodes}

@@ -65,7 +65,7 @@ def leaf_call(
     explained._refuse_hooks(function)
     named = explained._named(positional, given)
     module, bound = explained._prepared((), named)
-    names = _read_at(module, leaf, function)
+    names = leaves_read(module, leaf, function)
     bound = pytree.tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, dict(bound))
     leaves = {name: value for name, value in module._new_leaves(bound).items() if name in names}
     if not leaves:
@@ -73,7 +73,8 @@ def leaf_call(
     return LeafCall(explained, module, named, with_leaves_in(bound, leaves), leaves)
 
 
-def _read_at(module: Explained, leaf: str | None, function: str) -> tuple[str, ...]:
+def leaves_read(module: Explained, leaf: str | None, function: str) -> tuple[str, ...]:
+    """The leaves of a module that `leaf` means, as in `leaf_call`."""
     leaves = module.record.leaves
     made_of = {front.leaf: front.reads for front in module._fronts if front.leaf in leaves}
     if leaf is not None and leaf in leaves:

@@ -116,9 +116,7 @@ def _given(inputs: Tensor | Mapping[str, Any]) -> tuple[dict[str, Any], tuple[An
     return dict(inputs), ()
 
 
-def _finite(
-    call: LeafCall, asked: BatchTargets, chunk: int | None, reduce: Reduce = "hidden"
-) -> tuple[Tensor, Tensor]:
+def _finite(call: LeafCall, asked: BatchTargets, chunk: int | None, reduce: Reduce = "hidden") -> tuple[Tensor, Tensor]:
     """Relevance and values of the targets. Raises NonFiniteError if any of them is not finite."""
     relevance, values = _relevance(call, asked, chunk, reduce)
     if not is_finite([values, relevance]):
@@ -212,7 +210,7 @@ def forward_run(call: LeafCall, asked: Numbers, function: str, tapped: Tapped | 
             ends, seeds, values, inside = _from_hidden(explained, split, call.bound, asked)
         else:
             output, inside = (call.output(), []) if tapped is None else tapped.module.forward(**call.bound)
-            ends, seeds, values = _from_output(explained, output, asked, function)
+            ends, seeds, values = ends_at_output(explained.record.form, output, asked, function)
     chunk = saved.chunk(next(iter(call.leaves.values())).device)
     return Run(ends, seeds, values, inside, chunk, explained.record.form, function)
 
@@ -220,17 +218,21 @@ def forward_run(call: LeafCall, asked: Numbers, function: str, tapped: Tapped | 
 def _from_hidden(
     explained: Explained, split: SplitModel, bound: Mapping[str, Any], asked: Numbers
 ) -> tuple[list[Tensor], list[Seeds], Tensor, list[Tensor]]:
-    """The hidden states that the head reads, the gradient of each target at them, the targets' values, and the values
-    beside them. A target depends on the hidden state of one position, so its gradient is 0 at all others. The head reads a
-    copy of that hidden state for each target, so one backward through the head gives the gradients of all targets."""
     hidden, inside = split.body(**bound)
+    return *ends_at_hidden(explained.record.form, split.head, hidden, asked), inside
+
+
+def ends_at_hidden(form: str, head: nn.Module, hidden: Tensor, asked: Numbers) -> tuple[list[Tensor], list[Seeds], Tensor]:
+    """The hidden states that the head reads, the gradient of each target at them, and the targets' values. A target depends
+    on the hidden state of one position, so its gradient is 0 at all others. The head reads a copy of that hidden state for
+    each target, so one backward through the head gives the gradients of all targets."""
     places = asked.places(hidden.shape[1], len(hidden)).to(hidden.device)  # [batch, targets]
     batch = torch.arange(len(hidden), device=hidden.device)
     chosen = hidden.detach()[batch[:, None], places].requires_grad_(True)
-    logits = split.head(chosen)
+    logits = head(chosen)
     entries = asked.entries(logits)
     values = entries.of(logits)
-    ends, seeds = entries.ends(logits, explained.record.form)
+    ends, seeds = entries.ends(logits, form)
     (reaching,) = torch.autograd.grad(ends, chosen, seeds)
 
     def made(start: int, stop: int) -> Tensor:
@@ -239,12 +241,10 @@ def _from_hidden(
         found[targets[:, None], batch, places.T[start:stop]] = reaching.transpose(0, 1)[start:stop]
         return found
 
-    return [hidden], [made], values.detach().T, inside
+    return [hidden], [made], values.detach().T
 
 
-def _from_output(
-    explained: Explained, output: Any, asked: Numbers, function: str
-) -> tuple[list[Tensor], list[Seeds], Tensor]:
+def ends_at_output(form: str, output: Any, asked: Numbers, function: str) -> tuple[list[Tensor], list[Seeds], Tensor]:
     """The tensors at which the backward starts, what it starts with for each target, and the targets' values. In gradient
     form it starts at the targets themselves, in explicit form at the outputs with output * d target / d output."""
     totals, values = asked.totals(output)
@@ -254,7 +254,7 @@ def _from_output(
             f"{function}: the targets do not depend on the input by a differentiable path, so nothing can be explained; "
             "give numbers computed from the output, without detach, item or argmax"
         )
-    if explained.record.form == "gradient":
+    if form == "gradient":
         return [totals], [lambda start, stop: _one_each(totals, start, stop)], values.detach()
 
     def shares(tensor: Tensor) -> Seeds:
@@ -278,16 +278,12 @@ def _one_each(totals: Tensor, start: int, stop: int) -> Tensor:
     return made
 
 
-def backward(
-    ends: list[Tensor], leaves: list[Tensor], seeds: list[Tensor], last: bool, function: str
-) -> list[Tensor]:
+def backward(ends: list[Tensor], leaves: list[Tensor], seeds: list[Tensor], last: bool, function: str) -> list[Tensor]:
     """The gradient [targets, *leaf.shape] of each leaf for seeds [targets, ...]. A single target runs without a batch of
     gradients. The autograd graph is freed after the `last` ones."""
     one, count = len(seeds[0]) == 1, len(seeds[0])
     given = [seed[0] for seed in seeds] if one else seeds
-    found = torch.autograd.grad(
-        ends, leaves, given, retain_graph=not last, allow_unused=True, is_grads_batched=not one
-    )
+    found = torch.autograd.grad(ends, leaves, given, retain_graph=not last, allow_unused=True, is_grads_batched=not one)
     if all(gradient is None for gradient in found):
         raise InputError(
             f"{function}: the targets do not depend on the input that relevance is read at; choose other numbers of the "

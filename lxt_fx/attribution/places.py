@@ -116,9 +116,7 @@ def places_at(explained: Explained, asked: str | Sequence[str], function: str) -
     found: dict[str, InsidePlace] = {}
     for name in asked if isinstance(asked, Iterable) and not isinstance(asked, str) else (asked,):
         if not isinstance(name, str):
-            raise InputError(
-                f"{function}: a place is a standard name, a module path or a %node, as text; got {name!r}"
-            )
+            raise InputError(f"{function}: a place is a standard name, a module path or a %node, as text; got {name!r}")
         found |= {each: _place(explained, each, node) for each, node in _nodes_at(explained, name, function).items()}
     return found
 

@@ -1030,3 +1030,10 @@ def has_derivative(op: OpOverload) -> bool:
     definitions = found(torch._library.custom_ops, "OPDEFS", "to know whether a custom op has a derivative")
     custom = definitions.get(name)
     return custom is None or getattr(custom, "_backward_fn", None) is not None
+
+
+def default_store() -> Any:
+    """The store of the default process group, through which ranks tell each other why they failed. Without it a rank could
+    only say that a connection was closed."""
+    distributed = import_module("torch.distributed.distributed_c10d")
+    return found(distributed, "_get_default_store", "to say which rank failed")()

@@ -195,3 +195,27 @@ def recorded_outputs() -> dict[str, Any] | None:
         if isinstance(found, dict):
             return found
     return None
+
+
+def checkpoint_names(model: nn.Module, stored: Sequence[str]) -> dict[str, str]:
+    """The name in the model of each tensor that a checkpoint has, by its name there, as `from_pretrained` renames it. A
+    tensor that is merged with others when it is loaded keeps the name of the checkpoint.
+
+    `get_model_conversion_mapping` and `rename_source_key` are those of transformers 5. An earlier one renames nothing but a
+    prefix, and without them a name of an older checkpoint would be refused.
+    """
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, rename_source_key
+    except ImportError:
+        return {name: name for name in stored}
+    if not hasattr(model, "base_model_prefix"):
+        return {name: name for name in stored}
+    transforms = get_model_conversion_mapping(model)  # type: ignore[arg-type]
+    renaming = [each for each in transforms if isinstance(each, WeightRenaming)]
+    merging = [each for each in transforms if not isinstance(each, WeightRenaming)]
+    state, found = model.state_dict(), {}
+    for name in stored:
+        renamed, merged = rename_source_key(name, renaming, merging, model.base_model_prefix, state)  # type: ignore[arg-type]
+        found[name] = name if merged is not None else renamed
+    return found

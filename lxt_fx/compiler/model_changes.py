@@ -51,6 +51,10 @@ class ModelState:
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelState:
         return self  # a copy would copy the model, and the copy of an explained module has no model
 
+    def model(self) -> nn.Module | None:
+        """The model; None where it is gone."""
+        return self._model()
+
     def check(self, model_class: str) -> None:
         """Raises ModelChangedError if the model is not what the graph was captured from."""
         seen, model = self._seen, self._model()

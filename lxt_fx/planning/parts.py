@@ -60,7 +60,7 @@ def parts_of(graph: Graph, segments: Segments) -> Parts:
     order = [name for name in (BEFORE, *segments.places, BEHIND) if name in members]
     shared_weights = _weights_of(shared)
     parts = tuple(_part(name, members[name], name in segments.places, shared_weights) for name in order)
-    return Parts(tuple(shared), parts, tuple(map(frozenset, layer_weights(graph, segments, ()))))
+    return Parts(tuple(shared), parts, tuple(map(frozenset, layer_weights(graph, segments))))
 
 
 def _weights_of(shared: Sequence[Node]) -> dict[Node, frozenset[str]]:

@@ -31,7 +31,7 @@ class Parts:
 
     def size(self, path: str) -> int:
         """The bytes of a tensor of the module."""
-        return bytes_of(self.owner, path)
+        return bytes_of(attrgetter(path)(self.owner))
 
     def _everywhere(self) -> set[Node]:
         """What every stage that reads it computes or reads itself: sizes, and cheap values that no relevance reaches."""
@@ -161,7 +161,6 @@ def _like(node: Node, made: Node) -> Node:
     return made
 
 
-def bytes_of(owner: nn.Module, path: str) -> int:
-    """The bytes of a tensor of a module, 0 for what is no tensor."""
-    found = attrgetter(path)(owner)
+def bytes_of(found: object) -> int:
+    """The bytes of a tensor, 0 for what is no tensor."""
     return found.numel() * found.element_size() if isinstance(found, Tensor) else 0

@@ -7,11 +7,12 @@ inputs and small weights only (masks, rotary tables, position biases) are comput
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from operator import attrgetter
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from lxt_fx.base.errors import InputError
@@ -27,6 +28,9 @@ from lxt_fx.passes.segments.stage_graph import Part, Parts, bytes_of
 Cut = int | Sequence[int] | Sequence[str]
 """How many stages, of about equal bytes of weights; or how many layers each stage has; or the module with which each stage
 but the first begins."""
+
+Tensors = Mapping[str, Tensor]
+NONE: Tensors = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +64,19 @@ def stages_of(
     *,
     stays: Collection[int] = (),
     outputs: Collection[int] | None = None,
-    in_first: Iterable[str] = (),
+    in_first: Tensors = NONE,
+    in_last: Tensors = NONE,
 ) -> tuple[Stage, ...]:
     """Analysis: the stages of a graph that a module runs.
 
     `outputs` are the flat outputs that are wanted, by default all but those of `stays`, which are left where they are
-    computed. `in_first` are paths of further tensors of the module that the first stage has, for the balance.
+    computed. `in_first` and `in_last` are further tensors that the first and the last stage have, by path: those of
+    lookups by token, and of a head that runs outside of the graph.
 
     Raises InputError for a graph without a chain of layers that is not cut at modules by name, for a cut that does not fit
     its layers, and where what crosses a border is no tensor.
     """
-    firsts, layers = _first_nodes(owner, graph, cut, in_first)
+    firsts, layers = _first_nodes(owner, graph, cut, in_first, in_last)
     flat = pytree.tree_leaves(graph.output_node().args[0])
     wanted = [i for i, node in enumerate(flat) if isinstance(node, Node) and i not in stays]
     wanted = wanted if outputs is None else [index for index in wanted if index in outputs]
@@ -83,14 +89,16 @@ def stages_of(
         part = Part(parts, index)
         made = part.graph_of(gives, [flat[i] for i in (*ends, *own)])
         takes, inputs, sent = (tuple(node.name for node in nodes) for nodes in (part.takes, part.inputs, gives))
-        size = sum(map(parts.size, part.parameters))
-        found.append(Stage(index, made, takes, inputs, sent, tuple(ends), tuple(own), part.parameters, size, layers[index]))
+        tensors = {path: attrgetter(path)(owner) for path in part.parameters}
+        tensors |= {**(in_first if index == 0 else {}), **(in_last if index == count - 1 else {})}
+        size = sum({id(each): bytes_of(each) for each in tensors.values()}.values())
+        found.append(Stage(index, made, takes, inputs, sent, tuple(ends), tuple(own), tuple(tensors), size, layers[index]))
         gives = tuple(part.takes)
     return tuple(reversed(found))
 
 
 def _first_nodes(
-    owner: nn.Module, graph: Graph, cut: Cut, in_first: Iterable[str]
+    owner: nn.Module, graph: Graph, cut: Cut, in_first: Tensors, in_last: Tensors
 ) -> tuple[list[Node], list[tuple[str, ...]]]:
     """The first node of each stage but the first, and the names of each one's layers."""
     if not isinstance(cut, int) and any(isinstance(each, str) for each in cut):
@@ -108,7 +116,10 @@ def _first_nodes(
             "the one before it made), so nothing says where to cut it; name the modules with which all stages but the "
             'first begin: stages=["mixer", "head"]'
         )
-    counts = _counts(cut, [sum(bytes_of(owner, path) for path in piece) for piece in layer_weights(graph, layers, in_first)])
+    pieces = [{path: attrgetter(path)(owner) for path in piece} for piece in layer_weights(graph, layers)]
+    pieces[0] |= in_first
+    pieces[-1] |= in_last
+    counts = _counts(cut, [sum(map(bytes_of, piece.values())) for piece in pieces])
     edges = [0, *accumulate(counts)]
     named = {node.name: node for node in graph.nodes}
     return [named[layers.starts[edge]] for edge in edges[1:-1]], [layers.places[a:b] for a, b in pairwise(edges)]
@@ -133,12 +144,11 @@ def _counts(cut: int | Sequence[int] | Sequence[str], sizes: Sequence[int]) -> l
     return balanced(sizes, cut)
 
 
-def layer_weights(graph: Graph, layers: Segments, in_first: Iterable[str]) -> list[set[str]]:
-    """Analysis: the paths of the tensors that each layer reads. The first has what is read before it too, the last what is read
-    behind it."""
+def layer_weights(graph: Graph, layers: Segments) -> list[set[str]]:
+    """Analysis: the paths of the tensors that each layer reads. The first has what is read before it too, the last what is
+    read behind it."""
     starts = {name: index for index, name in enumerate(layers.starts)}
     pieces = [set[str]() for _ in layers.starts]
-    pieces[0] |= set(in_first)
     index = 0
     for node in graph.nodes:
         index = starts.get(node.name, index)

@@ -1,0 +1,113 @@
+"""A call cut into micro-batches: some examples of its batch, each for one target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from lxt_fx.attribution.embeddings import as_called
+from lxt_fx.base.errors import InputError
+from lxt_fx.base.nodes import fixed_size, shape, written_shape
+from lxt_fx.base.torch_internals import pytree
+from lxt_fx.compiler.explained import Explained
+from lxt_fx.passes.capture.example import with_fills
+
+PER_STAGE = 4
+"""By default there are about so many micro-batches for each stage: with M of them and P stages, (P - 1) / (M + P - 1) of
+the time is spent waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Which examples of the batch, for which target. The last example is repeated where there are too few: `count` of them
+    count."""
+
+    target: int
+    examples: tuple[int, ...]
+    count: int
+
+
+def micro_batches(examples: int, targets: int, stages: int, size: int | None) -> list[MicroBatch]:
+    """All micro-batches, with `size` examples each, target by target."""
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise InputError(f"pipeline: size must be a whole number of examples of at least 1, or None, got {size!r}")
+    per = min(examples, size or max(1, math.ceil(examples * targets / (PER_STAGE * stages))))
+    found = []
+    for target in range(targets):
+        for start in range(0, examples, per):
+            own = tuple(range(start, min(start + per, examples)))
+            found.append(MicroBatch(target, own + (examples - 1,) * (per - len(own)), len(own)))
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchedCall:
+    """A call of an explained module, valid for the graph of `module`. `given` are the inputs by name, with what is filled
+    in, and `leaves` the values that relevance is read at, on the meta device. `batched` names those with an example in each
+    entry of their first dimension."""
+
+    explained: Explained
+    module: Explained
+    named: Mapping[str, Any]
+    given: Mapping[str, Tensor]
+    leaves: Mapping[str, Tensor]
+    examples: int
+    batched: frozenset[str]
+
+    def rows(self, examples: Sequence[int]) -> dict[str, Tensor]:
+        """The inputs of some examples."""
+        return {name: x[list(examples)] if name in self.batched else x for name, x in self.given.items()}
+
+    def leaf_rows(self, count: int) -> dict[str, Tensor]:
+        """The leaves of so many examples, on the meta device."""
+        return {name: x.new_empty(count, *x.shape[1:]) if name in self.batched else x for name, x in self.leaves.items()}
+
+
+def batched_call(explained: Explained, inputs: Tensor | Mapping[str, Any], device: torch.device) -> BatchedCall:
+    """The call with these inputs, on this device.
+
+    Raises CallError for inputs that do not fit the module, InputError for those that are no tensors and those whose
+    examples cannot be told apart.
+    """
+    positional, given = ((inputs,), {}) if isinstance(inputs, Tensor) else ((), dict(inputs))
+    named = explained._named(positional, as_called(explained, given))
+    on_meta = any(tensor.is_meta for tensor in explained.parameters())
+    seen = pytree.tree_map_only(Tensor, lambda x: x.to("meta"), named) if on_meta else named
+    module, bound = explained._prepared((), seen)
+    filled = with_fills(explained._for_names_of(named)[1], module.record.optional)
+    if other := next((name for name, x in (*filled.items(), *bound.items()) if not isinstance(x, Tensor)), None):
+        raise InputError(f"pipeline: the input {other} is no tensor; a pipeline takes tensors by name only")
+    leaves = {name: bound[name].to("meta") for name in module.record.leaves if name in bound}
+    examples = max((len(x) for x in leaves.values()), default=1)
+    given = {name: x.detach().to(device) for name, x in filled.items()}
+    batched = _batched(module, {**given, **leaves}, examples)
+    return BatchedCall(explained, module, named, given, leaves, examples, batched)
+
+
+def _batched(module: Explained, inputs: Mapping[str, Tensor], examples: int) -> frozenset[str]:
+    placeholders = {str(node.target): node for node in module.graph.nodes if node.op == "placeholder"}
+    tokens = {read: front.leaf for front in module._fronts for read in front.reads}
+    names = {str((written_shape(placeholders[leaf]) or "?")[0]) for leaf in module.record.leaves if leaf in placeholders}
+    found = {name for name, x in inputs.items() if _is_batched(placeholders.get(tokens.get(name, name)), x, examples)}
+    for name, x in inputs.items():
+        node = placeholders.get(name)
+        inner = set((written_shape(node) or ())[1:]) if node is not None else set()
+        if examples > 1 and name not in found and inner & names and x.dim() > 1:
+            raise InputError(
+                f"pipeline: {name} {list(x.shape)} holds the examples in another dimension than the first; give them one "
+                "at a time"
+            )
+    return frozenset(found)
+
+
+def _is_batched(node: Node | None, value: Tensor, examples: int) -> bool:
+    """Whether the first dimension, which is free in the graph, has an entry for each example."""
+    sizes = shape(node) if node is not None else None
+    is_free = not sizes or fixed_size(sizes[0]) is None
+    return value.dim() > 0 and len(value) == examples and is_free
