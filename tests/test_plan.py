@@ -358,3 +358,20 @@ def test_pieces_of_a_model_are_its_layers() -> None:
     found = measured_of(shared("llama"), text(), None, targets=2, skips=False)
     pieces = pieces_of(found)
     assert [[part.name for part in piece] for piece in pieces] == [["model.layers.0"], ["model.layers.1", "behind the layers"]]
+
+
+@pytest.mark.slow("the tables of docs/scale.md")
+def test_the_tables_of_the_page_are_written(tmp_path: Path) -> None:
+    page = (ROOT / "docs/scale.md").read_text()
+    (tmp_path / "scale.md").write_text(page)
+    config = {**SIZES, "num_key_value_heads": 2}
+    run = {"config": config, "ranks": 2, "micro_batches": 4, "tokens": 16, "seconds": 2.5, "alone": 4.0, "peaks": [2**20, 2**21]}
+    (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n")
+    command = [sys.executable, "benchmarks/scale/scale.py", "--quick", "--measured", str(tmp_path / "runs.jsonl")]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HF_HUB_OFFLINE": "1"}
+    subprocess.run([*command, "--docs", str(tmp_path)], cwd=ROOT, check=True, timeout=300, env=environment)
+    written = (tmp_path / "scale.md").read_text()
+    assert len(re.findall(r"^\| (?:Llama|Qwen).* 1x80GB \| 16 \| as it is \| 1 ", written, re.M)) == 3
+    (line,) = re.findall(r"^\| 2, 32 \| 16 \| 2 \| 4 \| ([\d.]+) \| 1.60 \| .* \| 2 MiB \|$", written, re.M)
+    assert 1.4 < float(line) <= 4 * 2 / (4 + 2 - 1) + 0.01
+    assert written.partition("<!-- planned")[0] == page.partition("<!-- planned")[0]
