@@ -213,7 +213,8 @@ def test_what_does_not_fit_says_what_would() -> None:
     explained = shared("llama")
     settings: dict[str, Any] = {"flops": 1e12, "bandwidth": 1e9, "tokens": 128, "on": "cpu"}
     plan = lxt_fx.plan(explained, "1x0.0004GB", **settings)
-    assert not plan.fits and plan.arrangement.room == 360_000 and "does not fit" in repr(plan) and "does not fit" in str(plan)
+    assert not plan.fits and plan.arrangement.room == 360_000
+    assert "does not fit" in repr(plan) and "does not fit" in str(plan)
     ways = {remedy.what: remedy for remedy in plan.remedies}
     leaner = lxt_fx.plan(explained, "1x0.0004GB", checkpoint="layers", **settings)
     assert ways['checkpoint="layers"'].peak == leaner.arrangement.peak < plan.arrangement.peak
@@ -356,8 +357,8 @@ def test_the_peak_is_that_of_a_process(checkpoint: str | None) -> None:
 
 def test_pieces_of_a_model_are_its_layers() -> None:
     found = measured_of(shared("llama"), text(), None, targets=2, skips=False)
-    pieces = pieces_of(found)
-    assert [[part.name for part in piece] for piece in pieces] == [["model.layers.0"], ["model.layers.1", "behind the layers"]]
+    names = [[part.name for part in piece] for piece in pieces_of(found)]
+    assert names == [["model.layers.0"], ["model.layers.1", "behind the layers"]]
 
 
 @pytest.mark.slow("the tables of docs/scale.md")
@@ -365,7 +366,8 @@ def test_the_tables_of_the_page_are_written(tmp_path: Path) -> None:
     page = (ROOT / "docs/scale.md").read_text()
     (tmp_path / "scale.md").write_text(page)
     config = {**SIZES, "num_key_value_heads": 2}
-    run = {"config": config, "ranks": 2, "micro_batches": 4, "tokens": 16, "seconds": 2.5, "alone": 4.0, "peaks": [2**20, 2**21]}
+    run = {"config": config, "ranks": 2, "micro_batches": 4, "tokens": 16, "seconds": 2.5, "alone": 4.0}
+    run["peaks"] = [2**20, 2**21]
     (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n")
     command = [sys.executable, "benchmarks/scale/scale.py", "--quick", "--measured", str(tmp_path / "runs.jsonl")]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HF_HUB_OFFLINE": "1"}

@@ -1,15 +1,15 @@
-"""Writes the tables of docs/scale.md: explanations an hour of three shapes on machines, and measured pipelines beside the plan.
+"""Writes the tables of docs/scale.md: explanations an hour of three shapes on machines, and measured pipelines beside it.
 
     python benchmarks/scale/scale.py [--quick] [--measured FILE] [--docs docs]
 
-The first table is counted on tensors without values: five minutes on one core, no weights, no GPU, 3 GB of memory. The second one
-comes from FILE, if it is given: a line of JSON for each run of a pipeline over ranks of one machine,
+The first table is counted on tensors without values: ten minutes on one core, no weights, no GPU, 3 GB of memory. The
+second one comes from FILE, if it is given: a line of JSON for each run of a pipeline over ranks of one machine,
 
     {"config": {...}, "ranks": 2, "micro_batches": 16, "tokens": 128, "seconds": 9.1, "alone": 16.9, "peaks": [...]}
 
-`config` are the arguments of a LlamaConfig in float32 on CPU. `seconds` are those of one run of all micro-batches by all ranks,
-`alone` those of one rank with the whole model and as many threads as each rank has, and `peaks` the peak of each rank in bytes
-above a process that has loaded nothing but the packages.
+`config` are the arguments of a LlamaConfig in float32 on CPU. `seconds` are those of one run of all micro-batches by all
+ranks, `alone` those of one rank with the whole model and as many threads as each rank has, and `peaks` the peak of each
+rank in bytes above a process that has loaded nothing but the packages.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def row(said: str, plan: lxt_fx.DevicePlan, machine: str, tokens: int, how: str)
 
 def beside(path: Path) -> Iterator[str]:
     """The table of measured runs beside what the plan says of them, in Markdown."""
-    yield "| layers, hidden | tokens | ranks | micro-batches | speed-up, planned | measured | planned / measured | peak, planned | measured |"
+    columns = ("layers, hidden", "tokens", "ranks", "micro-batches", "speed-up, planned", "measured", "planned / measured")
+    yield f"| {' | '.join((*columns, 'peak, planned', 'measured'))} |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip():
@@ -104,15 +105,15 @@ def measured_row(run: Mapping[str, Any]) -> str:
     several are faster, and not how fast the processor is."""
     config = LlamaConfig(**run["config"])
     settings: dict[str, Any] = {
-        "tokens": run["tokens"], "micro_batches": run["micro_batches"], "on": "cpu", "dtype": torch.float32, "efficiency": 1.0,
-        "bandwidth": 1e10, "checkpoint": run.get("checkpoint"),
+        "tokens": run["tokens"], "micro_batches": run["micro_batches"], "on": "cpu", "dtype": torch.float32,
+        "efficiency": 1.0, "bandwidth": 1e10, "checkpoint": run.get("checkpoint"),
     }  # fmt: skip
     alone = lxt_fx.plan(config, "1x1000GB", flops=1.0, **settings).arrangement
     speed = run["micro_batches"] * alone.times.total / run["alone"]
     plan = lxt_fx.plan(config, f"{run['ranks']}x1000GB", flops=speed, stages=run["ranks"], **settings)
     expected, got = run["alone"] / plan.arrangement.times.total, run["alone"] / run["seconds"]
     cells = [
-        f"{config.num_hidden_layers}, {config.hidden_size}", str(run["tokens"]), str(run["ranks"]), str(run["micro_batches"]),
+        f"{config.num_hidden_layers}, {config.hidden_size}", *(str(run[name]) for name in ("tokens", "ranks", "micro_batches")),
         f"{expected:.2f}", f"{got:.2f}", f"{expected / got:.2f}", f"{plan.arrangement.peak / 2**20:.0f} MiB",
         f"{max(run['peaks']) / 2**20:.0f} MiB",
     ]  # fmt: skip

@@ -33,6 +33,7 @@ try:
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.conv import _ConvNd
     from torch.utils import _pytree as pytree
+    from torch.utils._python_dispatch import TorchDispatchMode
 except ImportError as error:
     raise UnsupportedVersionError(
         f"torch {torch.__version__} lacks what lxt_fx needs for every graph ({error}); install torch {TESTED['torch']}, "
@@ -40,9 +41,10 @@ except ImportError as error:
     ) from error
 
 
-__all__ = ["BatchNormNd", "ConvNd", "OpOverload", "pytree"]
-"""Names of torch that are used as they are: the type of an op in a graph, nested containers (both unchanged since torch
-2.0), and the base classes of convolutions and batch norms, which those in `lxt_fx.nn` derive from."""
+__all__ = ["BatchNormNd", "ConvNd", "OpOverload", "TorchDispatchMode", "pytree"]
+"""Names of torch that are used as they are: the type of an op in a graph, nested containers, what sees every op of a block
+(all unchanged since torch 2.0), and the base classes of convolutions and batch norms, which those in `lxt_fx.nn` derive
+from."""
 
 BatchNormNd = _BatchNorm
 ConvNd = _ConvNd

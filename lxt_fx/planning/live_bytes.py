@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from lxt_fx.base.torch_internals import pytree
+from lxt_fx.base.torch_internals import TorchDispatchMode, pytree
 
 
 class LiveBytes(TorchDispatchMode):

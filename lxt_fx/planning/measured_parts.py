@@ -83,7 +83,7 @@ class _Kind:
 @dataclass(slots=True)
 class FakeRun:
     """Runs parts on fake tensors. `weights` are tensors by their paths in the graph, of which the shape and dtype are read;
-    `recompute` says whether parts are run again in the backward."""
+    `recompute` says whether parts are run again in the backward. `where` names the part that runs."""
 
     weights: Mapping[str, Tensor]
     formulas: Mapping[Any, Formula]
@@ -92,6 +92,7 @@ class FakeRun:
     values: dict[Node, Any] = field(default_factory=dict)
     fakes: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     kinds: dict[Any, _Kind] = field(default_factory=dict)
+    where: str = "what stands before the parts"
 
     def measured(self, parts: Parts, inputs: Mapping[str, Any], leaves: Sequence[str], output: Node) -> Measured:
         """The costs for inputs of the graph by name. Those in `leaves` ask for a gradient, which comes from `output`."""
@@ -147,6 +148,7 @@ class FakeRun:
         return pytree.tree_map_only(Tensor, convert, self.values[node])
 
     def _cost(self, part: GraphPart, asked: set[Node], own: set[int]) -> PartCost:
+        self.where = part.name
         reads = [self._all_fake(node) for node in part.reads]
         ends = tuple(node in asked for node in part.gives)
         code = renamed(part.graph).python_code(root_module="self")

@@ -14,8 +14,11 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.progress import lasting, stage
 from lxt_fx.base.torch_internals import io_of, pytree
+from lxt_fx.base.transformers_internals import register_ops
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.transform import transform
+from lxt_fx.ops.experts import grouped_matmul
+from lxt_fx.ops.packed import packed_layer_of
 from lxt_fx.passes.capture.opened_model import opened
 from lxt_fx.passes.capture.settings import is_transformers
 from lxt_fx.passes.segments.find_segments import segments_of
@@ -113,11 +116,29 @@ def measured_of(
     """The costs of the parts of the graph that a call with these inputs runs. `targets` positions of the batch have a
     gradient, each of another entry."""
     fitting, bound = explained._prepared((), inputs)
+    _refuse_packed(fitting)
+    if any(node.target is grouped_matmul for node in fitting.fused.nodes):
+        register_ops()  # else their flops would not be known
     segments = segments_of(fitting, fitting.fused, "layers" if checkpoint is None else checkpoint)
     parts = parts_of(fitting.fused, segments)
     tensors = weights_of(fitting, (), None).tensors
     run = FakeRun(tensors, formulas(targets, skips=skips), checkpoint is not None)
-    return run.measured(parts, bound, fitting.record.leaves, _explained_output(fitting))
+    try:
+        return run.measured(parts, bound, fitting.record.leaves, _explained_output(fitting))
+    except (RuntimeError, NotImplementedError) as error:  # what torch raises where an op reads a value
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(
+            f"plan: {run.where} of {fitting.record.model_class} cannot run on tensors without values ({first}); sizes that "
+            "depend on values (a loop over the experts that were hit, nonzero) cannot be planned"
+        ) from error
+
+
+def _refuse_packed(explained: Explained) -> None:
+    if any(packed_layer_of(buffer) is not None for buffer in explained.buffers()):
+        raise InputError(
+            f"plan: {explained.record.model_class} has layers with packed weights, whose kernels say nothing of their flops; plan "
+            " the model without them, with bits=4 or bits=8"
+        )
 
 
 def _explained_output(explained: Explained) -> Node:
