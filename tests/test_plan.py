@@ -304,9 +304,9 @@ import time, torch, lxt_fx
 from lxt_fx.planning.shapes import model_on_meta
 import transformers.models.llama.modeling_llama
 model = model_on_meta("llama-70b", torch.bfloat16)
-start = time.perf_counter()
+start = time.process_time()
 plan = lxt_fx.plan(model, "8x80GB", stages=8, checkpoint="layers")
-print(time.perf_counter() - start, plan.parameters, len(plan.arrangement.stages), plan.arrangement.peak, plan.fits)
+print(time.process_time() - start, plan.parameters, len(plan.arrangement.stages), plan.arrangement.peak, plan.fits)
 """
 
 

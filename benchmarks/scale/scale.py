@@ -113,7 +113,8 @@ def measured_row(run: Mapping[str, Any]) -> str:
     plan = lxt_fx.plan(config, f"{run['ranks']}x1000GB", flops=speed, stages=run["ranks"], **settings)
     expected, got = run["alone"] / plan.arrangement.times.total, run["alone"] / run["seconds"]
     cells = [
-        f"{config.num_hidden_layers}, {config.hidden_size}", *(str(run[name]) for name in ("tokens", "ranks", "micro_batches")),
+        f"{config.num_hidden_layers}, {config.hidden_size}",
+        *(str(run[name]) for name in ("tokens", "ranks", "micro_batches")),
         f"{expected:.2f}", f"{got:.2f}", f"{expected / got:.2f}", f"{plan.arrangement.peak / 2**20:.0f} MiB",
         f"{max(run['peaks']) / 2**20:.0f} MiB",
     ]  # fmt: skip

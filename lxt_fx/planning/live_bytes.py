@@ -11,12 +11,12 @@ from torch import Tensor
 from lxt_fx.base.torch_internals import TorchDispatchMode, pytree
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside the block, counts the bytes of storages that ops make and that are alive: `now`, and `peak`. What exists
     before is `given`, and does not count. Workspaces inside a kernel are not seen."""
 
     def __init__(self, given: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: dict[int, Any] = {}
         for tensor in given:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import fixed_size
@@ -44,6 +45,12 @@ from lxt_fx.planning.weights import Weights, weights_of
 EFFICIENCY = 0.4
 """The share of a device's flops that large models reach in training (Chowdhery et al. 2022, PaLM, table 3: 0.46; Narayanan
 et al. 2021: 0.3 to 0.5). An explanation has the same products of matrices."""
+
+Counter = Callable[[Checkpoint], Measured]
+"""The costs of the parts for a checkpoint."""
+
+_COUNTED: WeakKeyDictionary[Explained, tuple[Graph, dict[Any, Measured]]] = WeakKeyDictionary()
+"""What was counted of each module that is alive, with the graph that it ran."""
 
 
 @lasting
@@ -95,19 +102,40 @@ def plan(
     own = None if explained._options is None else explained._options.checkpoint
     asked = checkpoint if checkpoint is not None else own
     with stage("counting"):
-        measured = measured_of(explained, given, asked, targets=batch, skips=on == "cpu")
+        count = _counter(explained, given, batch, on == "cpu", made=inputs is None)
+        measured = count(asked)
         weights = weights_of(explained, _in_layers(measured), bits)
     load = Load(batch, targets, micro_batches, efficiency, explained.dtype)
     if stages is not None:
         _check_stages(stages, chosen, measured)
     found = best(measured, weights, chosen, load) if stages is None else arranged(measured, weights, chosen, load, stages)
-    ways = () if found.fits else _ways(explained, given, asked, bits, chosen, load, on)
+    ways = () if found.fits else _ways(explained, count, asked, bits, chosen, load)
     every = {path for part in measured.parts for path in part.weights} | weights.in_first
     return DevicePlan(
         explained.record.model_class, explained.record.table_name, str(explained.dtype).removeprefix("torch."),
         weights.parameters_of(every), weights.bytes_of(every), _sizes(given), load, "none" if asked is None else str(asked),
         bits, chosen, _rows(measured, weights, asked is not None), found, ways,
     )  # fmt: skip
+
+
+def _counter(explained: Explained, given: Mapping[str, Any], targets: int, skips: bool, *, made: bool) -> Counter:
+    """Counts the parts for a checkpoint. What was counted for inputs that we made is taken for other devices too, as long
+    as the module runs the same graph."""
+    sizes = tuple((name, tuple(x.shape)) for name, x in given.items() if isinstance(x, Tensor))
+
+    def count(checkpoint: Checkpoint) -> Measured:
+        if not made:
+            return measured_of(explained, given, checkpoint, targets=targets, skips=skips)
+        key = sizes, checkpoint, targets, skips
+        graph, found = _COUNTED.get(explained, (None, {}))
+        if graph is not explained.fused:
+            graph, found = explained.fused, {}
+        if key not in found:
+            found[key] = measured_of(explained, given, checkpoint, targets=targets, skips=skips)
+        _COUNTED[explained] = graph, found
+        return found[key]
+
+    return count
 
 
 def measured_of(
@@ -136,8 +164,8 @@ def measured_of(
 def _refuse_packed(explained: Explained) -> None:
     if any(packed_layer_of(buffer) is not None for buffer in explained.buffers()):
         raise InputError(
-            f"plan: {explained.record.model_class} has layers with packed weights, whose kernels say nothing of their flops; plan "
-            " the model without them, with bits=4 or bits=8"
+            f"plan: {explained.record.model_class} has layers with packed weights, whose kernels say nothing of flops; "
+            "plan the unpacked model, with bits=4 or bits=8"
         )
 
 
@@ -222,16 +250,13 @@ def _rows(measured: Measured, weights: Weights, recomputed: bool) -> tuple[PartR
 
 
 def _ways(
-    explained: Explained, given: Mapping[str, Any], asked: Checkpoint, bits: int | None, devices: Devices, load: Load,
-    on: str,
-) -> tuple[Remedy, ...]:  # fmt: skip
+    explained: Explained, count: Counter, asked: Checkpoint, bits: int | None, devices: Devices, load: Load
+) -> tuple[Remedy, ...]:
     """What would make the model fit, each alone or with checkpoints."""
     found: list[Remedy] = []
-    measured = measured_of(explained, given, asked, targets=load.batch, skips=on == "cpu")
-    variants = [("", measured, bits)]
+    variants = [("", count(asked), bits)]
     if asked is None:
-        leaner = measured_of(explained, given, "layers", targets=load.batch, skips=on == "cpu")
-        variants.append(('checkpoint="layers"', leaner, bits))
+        variants.append(('checkpoint="layers"', count("layers"), bits))
     if bits is None:
         variants += [(f"{label + ', ' if label else ''}bits=4", each, 4) for label, each, _ in variants]
     for label, each, packed in variants:
