@@ -17,6 +17,7 @@ from lxt_fx.views.listed import Listed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ def _numbers(found: Any) -> dict[str, float]:
     return {name: value for name, value in asdict(found).items() if isinstance(value, (int, float))}
 
 
-def _table(first: str, *others: str) -> Any:
+def _table(first: str, *others: str) -> Table:
     from rich import box
     from rich.table import Table
 

@@ -23,16 +23,16 @@ def formulas(targets: int, *, skips: bool) -> dict[Any, Formula]:
 
     def by_positions(gradient: Any, weight: Any, sparse: bool, **more: Any) -> int:
         positions = min(targets, gradient[0]) if sparse and skips else gradient[0]
-        return 2 * positions * math.prod(weight)
+        return int(2 * positions * math.prod(weight))
 
     def by_entries(gradient: Any, weight: Any, **more: Any) -> int:
         if not skips:
-            return 2 * math.prod(gradient) * weight[1]
+            return int(2 * math.prod(gradient) * weight[1])
         positions = min(targets, math.prod(gradient[:-1]))
         entries = min(targets, weight[0])
-        return 2 * positions * (entries if entries * SPARSE < weight[0] else weight[0]) * weight[1]
+        return int(2 * positions * (entries if entries * SPARSE < weight[0] else weight[0]) * weight[1])
 
-    known = {
+    known: dict[tuple[Any, str], Formula] = {
         (torch.ops.lxt_fx, "product"): by_positions,
         (torch.ops.lxt_fx, "sparse_product"): by_entries,
         (torch.ops.mkldnn, "_linear_pointwise"): _of_onednn,
@@ -48,25 +48,25 @@ def formulas(targets: int, *, skips: bool) -> dict[Any, Formula]:
 
 
 def _attention(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
-    return int(sdpa_backward_flop_count(gradient, query, key, value))
+    return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]
 
 
 def _added_in_place(total: Any, a: Any, b: Any, *rest: Any, **more: Any) -> int:
-    return 2 * math.prod(a) * int(b[1])
+    return int(2 * math.prod(a) * b[1])
 
 
 def _of_onednn(a: Any, b: Any, *rest: Any, **more: Any) -> int:
-    return 2 * math.prod(a) * int(b[0])
+    return int(2 * math.prod(a) * b[0])
 
 
 def _by_group(a: Any, b: Any, *rest: Any, **more: Any) -> int:
     """Each entry of [entries, in] by the matrix [in, out] of its group; of weights [in, entries] by [entries, out], each
     entry once."""
-    return 2 * math.prod(a) * int(b[-1])
+    return int(2 * math.prod(a) * b[-1])
 
 
 def _by_group_backward(a: Any, b: Any, *rest: Any, **more: Any) -> int:

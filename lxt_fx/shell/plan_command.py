@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from lxt_fx.shell import options
 from lxt_fx.shell.exits import UsageMistake
 from lxt_fx.shell.options import DtypeName
 from lxt_fx.shell.outputs import checked
+
+if TYPE_CHECKING:
+    from lxt_fx.passes.segments.recompute import Checkpoint
 
 
 class HalfDtypes(StrEnum):
@@ -100,11 +103,13 @@ def plan_command(
     outputs.one_json(found.to_dict(), found.to_json)
 
 
-def _checkpoint(written: str | None) -> int | str | None:
+def _checkpoint(written: str | None) -> Checkpoint:
     if written is None or written == "none":
         return None
-    if written in ("layers", "sqrt"):
-        return written
+    if written == "layers":
+        return "layers"
+    if written == "sqrt":
+        return "sqrt"
     if written.isascii() and written.isdigit() and int(written) > 0:
         return int(written)
     raise UsageMistake(f"--checkpoint {written!r} is none of layers, sqrt, none, and no number from 1 on")
