@@ -43,7 +43,7 @@ def _register_ops() -> None:
 _register_ops()
 
 if TYPE_CHECKING:
-    from lxt_fx import edits, flow, functional, nn
+    from lxt_fx import distributed, edits, flow, functional, nn
     from lxt_fx.attribution.embeddings import embed
     from lxt_fx.attribution.many_targets import relevance_of
     from lxt_fx.attribution.places import InsidePlace, Places, places
@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from lxt_fx.tasks.explain import explain, explain_image
 
 __all__ = [
+    "distributed",
     "edits",
     "flow",
     "functional",

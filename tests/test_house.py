@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ledger", "faithfulness", "inputs", "planning"),
     ("tasks",),
     ("inside",),
-    ("explorer", "referee"),
+    ("explorer", "referee", "distributed"),
     ("shell", "edits", "flow", "bridges"),
     ("__init__", "__main__"),
 )

@@ -186,7 +186,7 @@ def test_type_checkers_see_the_names_that_are_there() -> None:
         for alias in node.names
     }
     table = {f"{module}.{name}": name for module, names in lxt_fx._NAMES.items() for name in names.split()}
-    modules = {f"lxt_fx.{name}": name for name in ("edits", "flow", "functional", "nn")}
+    modules = {f"lxt_fx.{name}": name for name in ("distributed", "edits", "flow", "functional", "nn")}
     errors = {name for name in lxt_fx.__all__ if isinstance(getattr(lxt_fx, name), type) and name.endswith("Error")}
     assert seen == table | modules
     assert sorted(lxt_fx.__all__) == sorted({*seen.values(), *errors})

@@ -16,7 +16,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "How to": ("guide", "tasks", "latent", "views", "vision", "packed", "tuning", "benchmark", "benchmark_tables",
                "ledger", "certificate", "switch_off", "circuits", "circuits_study",
-               "two_hop"),
+               "two_hop", "distributed"),
     "Reference": (
         "api/explain",
         "api/compile",
@@ -25,6 +25,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "api/rules",
         "api/results",
         "api/bridges",
+        "api/distributed",
         "api/errors",
         "papers",
         "methods",
@@ -77,6 +78,10 @@ GROUPS: dict[str, tuple[str, str]] = {
         "[Coming from another library](../coming_from.md) has their code beside ours.",
         "bridges.captum bridges.inseq bridges.lxt bridges.pipelines bridges.quantus bridges.transformer_lens "
         "bridges.zennit",
+    ),
+    "distributed": (
+        "Over several processes of `torch.distributed` ([Several processes](../distributed.md)).",
+        "distributed",
     ),
     "errors": (
         "Every error raised on purpose is an `LxtFxError` that says which node or argument, why, and what to do next.",

@@ -444,7 +444,11 @@ def real_tracer(function: Callable[..., Any]) -> Callable[..., GraphModule]:
     # torch 2.6 has no such argument: there, nodes of a real trace know their modules and not their lines
     lines = {"record_stack_traces": True} if "record_stack_traces" in signature(make_fx).parameters else {}
     traced: Callable[..., GraphModule] = make_fx(
-        function, tracing_mode="real", pre_dispatch=True, **lines, **private,  # type: ignore[arg-type]
+        function,
+        tracing_mode="real",
+        pre_dispatch=True,
+        **lines,
+        **private,  # type: ignore[arg-type]
     )
     return traced
 

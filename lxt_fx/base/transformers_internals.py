@@ -209,7 +209,7 @@ def checkpoint_names(model: nn.Module, stored: Sequence[str]) -> dict[str, str]:
         from transformers.core_model_loading import WeightRenaming, rename_source_key
     except ImportError:
         return {name: name for name in stored}
-    if not hasattr(model, "base_model_prefix"):
+    if not is_of_transformers(model):
         return {name: name for name in stored}
     transforms = get_model_conversion_mapping(model)  # type: ignore[arg-type]
     renaming = [each for each in transforms if isinstance(each, WeightRenaming)]
@@ -219,3 +219,15 @@ def checkpoint_names(model: nn.Module, stored: Sequence[str]) -> dict[str, str]:
         renamed, merged = rename_source_key(name, renaming, merging, model.base_model_prefix, state)  # type: ignore[arg-type]
         found[name] = name if merged is not None else renamed
     return found
+
+
+def is_of_transformers(model: nn.Module) -> bool:
+    """Whether the class of a model is one of transformers, which makes a model of a config alone. `_from_config` is what
+    `AutoModel.from_config` calls; without it buffers would have to be given by hand."""
+    return hasattr(model, "_from_config")
+
+
+def ignored_names(model: nn.Module) -> tuple[str, ...]:
+    """Patterns of names in checkpoints that `from_pretrained` passes over for this class. Without the list, checkpoints of
+    older releases would be refused for buffers that the model makes itself."""
+    return tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())

@@ -56,7 +56,7 @@ class Plan:
 
     def load(self, weights: Weights, rank: int) -> None:
         """Reads all tensors that a rank needs."""
-        parts = [(self.module, self.stages[rank].graph)]
+        parts: list[tuple[nn.Module, Graph]] = [(self.module, self.stages[rank].graph)]
         parts += [(front.module, front.module.graph) for front in (self.module._fronts if rank == 0 else ())]
         parts += [(self.head, self.head.graph)] if self.head is not None and rank == len(self.stages) - 1 else []
         for owner, graph in parts:
@@ -85,6 +85,7 @@ class BuiltStage:
         self.plan, self.stage, self.device, self.kind = plan, plan.stages[peers.rank], weights.device, schedule
         self._asked: Callable[[int], BatchTargets] | None = None
         self._values: dict[int, Tensor] = {}
+        self._count = len(batches)
         module, last = plan.module, peers.rank == peers.count - 1
         body = self._module(weights, module, self.stage.graph, module.segments)
         fronts = module._fronts if peers.rank == 0 else ()
@@ -96,9 +97,7 @@ class BuiltStage:
         self.given, self.gives = _borders(plan, call, batches, peers.rank)
         self._engine: Any = None
 
-    def _module(
-        self, weights: Weights, owner: nn.Module, graph: Graph, segments: Segments | None = None
-    ) -> GraphModule:
+    def _module(self, weights: Weights, owner: nn.Module, graph: Graph, segments: Segments | None = None) -> GraphModule:
         return graph_module(weights.of(owner, _paths(graph)), graph, self.device, segments)
 
     @property
@@ -111,7 +110,7 @@ class BuiltStage:
         self, call: BatchedCall, batches: Sequence[MicroBatch], asked: Callable[[int], BatchTargets], group: Any
     ) -> None:
         """The forward and backward of all micro-batches, by the engine."""
-        self._asked, self._values, self._count = asked, {}, len(batches)
+        self._asked, self._values = asked, {}
         self.module.begin([call.rows(batch.examples) for batch in batches], frozenset(call.leaves))
         if self._engine is None or self._engine[0] is not group:
             self._engine = group, self._scheduled(group, len(batches))

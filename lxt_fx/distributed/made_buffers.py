@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.transformers_internals import is_of_transformers
 
 _EMPTY = frozenset({torch.empty, torch.empty_strided, torch.rand, torch.randn, torch.normal})
 """What parameters are made by. Buffers are computed by others: arange, tensor, full, ones, tril."""
@@ -38,7 +39,7 @@ def made_buffers(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
     """These buffers, as the class of a model of transformers makes them from its config, on the CPU. No parameter gets
     memory. Raises InputError for another model, and where a buffer has no value or another shape then."""
     config = getattr(model, "config", None)
-    if config is None or not hasattr(model, "_from_config"):
+    if config is None or not is_of_transformers(model):
         raise InputError(
             f"pipeline: {type(model).__name__} has buffers that no checkpoint has ({_first(names)}) and is not a model of "
             "transformers, which could be made again from its config; give their values: buffers={name: tensor}"

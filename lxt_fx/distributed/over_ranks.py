@@ -60,8 +60,8 @@ def shared_over_ranks(items: Sequence[T], work: Callable[[Sequence[T]], Sequence
 
 
 def relevance_over_ranks(explained: nn.Module, inputs: Any, targets: Any, *, group: Any = None, **settings: Any) -> Tensor:
-    """What `lxt_fx.relevance_of(explained, inputs, targets, ...)` returns, at every rank, on the CPU, computed by all of them: each
-    holds the whole module and explains some of the targets.
+    """What `lxt_fx.relevance_of(explained, inputs, targets, ...)` returns, at every rank and on the CPU. All of them
+    compute it: each holds the whole module and explains some of the targets.
 
     `targets` is a list, or a tensor [targets] of indices; `settings` are the other arguments of `relevance_of`. Every rank
     calls it with the same arguments.
@@ -70,7 +70,7 @@ def relevance_over_ranks(explained: nn.Module, inputs: Any, targets: Any, *, gro
     """
     if not is_list(targets):
         raise InputError("relevance_over_ranks: give a list of targets, of which each rank explains some")
-    wanted = list(targets) if isinstance(targets, list) else targets.tolist()
+    wanted: list[Any] = list(targets) if isinstance(targets, list) else torch.as_tensor(targets).tolist()
 
     def work(own: Sequence[Any]) -> list[Tensor]:
         return list(relevance_of(explained, inputs, list(own), **settings).cpu())

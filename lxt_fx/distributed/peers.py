@@ -27,15 +27,16 @@ _MADE: dict[tuple[int, ...], int] = {}
 class Peers:
     """The ranks of a pipeline, in the order of its stages.
 
-    Raises InputError where torch.distributed was not started, or this process is none of the ranks."""
+    Raises InputError where torch.distributed was not started, or this
+    process is none of the ranks."""
 
     def __init__(self, group: Any, timeout: float) -> None:
         import torch.distributed as dist
 
         if not dist.is_available() or not dist.is_initialized():
             raise InputError(
-                'pipeline: torch.distributed was not started; call torch.distributed.init_process_group("gloo") (or "nccl") '
-                "first, in a script that torchrun starts"
+                'pipeline: torch.distributed was not started; call torch.distributed.init_process_group("gloo"), or '
+                '"nccl", first, in a script that torchrun starts'
             )
         if timeout <= 0:
             raise InputError(f"pipeline: timeout must be a number of seconds above 0, got {timeout!r}")

@@ -204,8 +204,8 @@ def pipeline(
     ignore: Sequence[str] = (),
     buffers: Mapping[str, Tensor] | None = None,
 ) -> Pipeline:
-    """A pipeline over the ranks of `torch.distributed`: each holds the weights of some layers, and none needs memory for the
-    whole model. Every rank calls it, in a script that `torchrun` starts:
+    """A pipeline over the ranks of `torch.distributed`: each holds the weights of some layers, so none needs memory for all
+    of them. Every rank calls it, in a script that `torchrun` starts:
 
         torch.distributed.init_process_group("gloo")
         with torch.device("meta"):

@@ -94,7 +94,7 @@ class StageModule(nn.Module):
                 wide = at_least_float32(gradient)
                 self.found.relevance[key] = (kept * wide if self.form == "gradient" else wide).cpu()
 
-            value.register_hook(record)
+            value.register_hook(record)  # type: ignore[no-untyped-call]
 
 
 def graph_module(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.transformers_internals import checkpoint_names
+from lxt_fx.base.transformers_internals import checkpoint_names, ignored_names
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.distributed.checkpoint import Checkpoint
 from lxt_fx.distributed.made_buffers import made_buffers, not_in_checkpoints
@@ -107,7 +107,7 @@ class Weights:
         renamed = {name: name for name in checkpoint.files}
         if self.model is not None and not renamed.keys() <= known:
             renamed = checkpoint_names(self.model, list(checkpoint.files))
-        unused = [*map(fnmatch.translate, ignore), *(getattr(self.model, "_keys_to_ignore_on_load_unexpected", None) or ())]
+        unused = [*map(fnmatch.translate, ignore), *(() if self.model is None else ignored_names(self.model))]
         unknown = [
             stored
             for stored, name in renamed.items()

@@ -126,7 +126,8 @@ def _first_nodes(
 
 
 def _first_of(graph: Graph, path: str) -> Node:
-    for node in graph.nodes:
+    nodes: list[Node] = list(graph.nodes)
+    for node in nodes:
         if node.op == "call_function" and any(own == path for own, _ in module_stack(node)):
             return node
     raise InputError(f"stages: no op of the graph belongs to a module {path!r}; lxt_fx.show(explained) lists them")
