@@ -91,6 +91,8 @@ if TYPE_CHECKING:
     from lxt_fx.ledger.ledger import Ledger
     from lxt_fx.ledger.run_audit import audit
     from lxt_fx.packed.known import register_packed
+    from lxt_fx.planning.device_plan import DevicePlan
+    from lxt_fx.planning.plan import plan
     from lxt_fx.referee.bench import bench, read_bench
     from lxt_fx.referee.results import BenchResults
     from lxt_fx.report.certificates import Certificate, certificate
@@ -143,6 +145,7 @@ __all__ = [
     "InputError",
     "InsidePlace",
     "Conserves",
+    "DevicePlan",
     "Dictionary",
     "LxtFxError",
     "Maximised",
@@ -191,6 +194,7 @@ __all__ = [
     "nn",
     "perturbation_curves",
     "place",
+    "plan",
     "progress",
     "qk_attribution",
     "read_bench",
@@ -255,6 +259,8 @@ _NAMES = {
     "lxt_fx.ledger.ledger": "Ledger",
     "lxt_fx.ledger.run_audit": "audit",
     "lxt_fx.packed.known": "register_packed",
+    "lxt_fx.planning.device_plan": "DevicePlan",
+    "lxt_fx.planning.plan": "plan",
     "lxt_fx.referee.bench": "bench read_bench",
     "lxt_fx.referee.results": "BenchResults",
     "lxt_fx.report.certificates": "Certificate certificate",

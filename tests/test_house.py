@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("passes", "rules", "nn"),
     ("compiler",),
     ("attribution", "report"),
-    ("ledger", "faithfulness", "inputs"),
+    ("ledger", "faithfulness", "inputs", "planning"),
     ("tasks",),
     ("inside",),
     ("explorer", "referee", "corpora", "distributed"),

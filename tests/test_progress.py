@@ -515,7 +515,7 @@ def test_functions_of_many_targets_examples_and_tables_count_them(said: list[tup
 
 LASTING = {
     "activation_patching", "answer_relevance", "audit", "bench", "circuit_faithfulness", "circuit_scores", "conditional",
-    "corpus", "explain", "explain_corpus", "explain_image", "latent", "lens", "maximise", "perturbation_curves",
+    "corpus", "explain", "explain_corpus", "explain_image", "latent", "lens", "maximise", "perturbation_curves", "plan",
     "position_relevance", "qk_attribution", "relevance_of", "splice", "transform", "tune",
 }  # fmt: skip
 

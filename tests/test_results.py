@@ -709,6 +709,7 @@ def made() -> dict[str, object]:
     curve = lxt_fx.circuit_faithfulness(*pair, scores.circuit(0.5))
     objects += [scores, curve, lxt_fx.activation_patching(*pair, "attention.0.heads")]
     objects += [lxt_fx.qk_attribution(explained, ids, 3, head="attention.1.heads:2")]
+    objects += [lxt_fx.plan(explained, "2x24GB", tokens=8)]
     objects += [lxt_fx.Dictionary(rows.T.contiguous(), rows), read_corpus(), maximised(), lxt_fx.Regularisers()]
     objects += explained_corpus()
     found = {type(one).__name__: one for one in objects}
@@ -732,7 +733,7 @@ def test_every_printed_result_has_tables_in_a_notebook_and_fits_the_terminal(mon
     monkeypatch.setenv("COLUMNS", "80")
     shown = {name: found for name, found in made().items() if hasattr(found, "__rich__")}
     wanted = {"Ledger", "Certificate", "RuleTable", "Record", "Latent", "TopUnits", "Places", "Corpus", "Landing"}
-    wanted |= {"BenchResults", "Lens", "LensReading", "QKAttribution", "ExplainedCorpus"}
+    wanted |= {"BenchResults", "Lens", "LensReading", "QKAttribution", "ExplainedCorpus", "DevicePlan"}
     answers = {"AnswerRelevance", "RecursiveAnswer"}
     assert wanted | answers | {"Account", "PerturbationCurves", "TunedTable", "Comparison"} <= set(shown)
     for name, found in shown.items():

@@ -34,7 +34,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "ops",
         "supported_models",
     ),
-    "Costs": ("cost", "speed", "first_answer", "memory", "placement"),
+    "Costs": ("cost", "speed", "first_answer", "memory", "placement", "scale"),
     "Behind it": ("how_it_works", "adding_a_rule", "contributing", "changelog", "citing"),
 }
 """Pages by part, without their ending. One that is not there is left out; one that is there and not here is a warning of
@@ -51,7 +51,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "compile": (
         "The compiler, what it makes of a model, and its printed graph.",
-        "transform place Explained Record show diff save load register_packed",
+        "transform place Explained Record show diff save load register_packed plan DevicePlan",
     ),
     "inside": (
         "Relevance of heads, neurons and features; what they stand for; the model without them.",

@@ -33,6 +33,7 @@ try:
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.conv import _ConvNd
     from torch.utils import _pytree as pytree
+    from torch.utils._python_dispatch import TorchDispatchMode
 except ImportError as error:
     raise UnsupportedVersionError(
         f"torch {torch.__version__} lacks what lxt_fx needs for every graph ({error}); install torch {TESTED['torch']}, "
@@ -40,9 +41,10 @@ except ImportError as error:
     ) from error
 
 
-__all__ = ["BatchNormNd", "ConvNd", "OpOverload", "pytree"]
-"""Names of torch that are used as they are: the type of an op in a graph, nested containers (both unchanged since torch
-2.0), and the base classes of convolutions and batch norms, which those in `lxt_fx.nn` derive from."""
+__all__ = ["BatchNormNd", "ConvNd", "OpOverload", "TorchDispatchMode", "pytree"]
+"""Names of torch that are used as they are: the type of an op in a graph, nested containers, what sees every op of a block
+(all unchanged since torch 2.0), and the base classes of convolutions and batch norms, which those in `lxt_fx.nn` derive
+from."""
 
 BatchNormNd = _BatchNorm
 ConvNd = _ConvNd
@@ -509,6 +511,14 @@ def new_fakes(like: list[Any], device: torch.device) -> list[Any]:
             torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device) if isinstance(x, Tensor) else x
             for x in like
         ]
+
+
+def fake_mode() -> Any:
+    """A new mode in which ops run on tensors that have a shape, a dtype and a device and no values. Without it, costs on a
+    device could be counted by running there only."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # imports sympy
+
+    return FakeTensorMode()
 
 
 def fakes_beside(like: Tensor, tensors: Iterable[Tensor]) -> list[Tensor]:

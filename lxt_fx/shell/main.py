@@ -20,6 +20,7 @@ from lxt_fx.shell.graph_commands import certificate_command, inspect_command, ta
 from lxt_fx.shell.image_command import image_command
 from lxt_fx.shell.latent_command import latent_command
 from lxt_fx.shell.lens_command import lens_command
+from lxt_fx.shell.plan_command import plan_command
 from lxt_fx.shell.serve_command import serve_command
 from lxt_fx.version import __version__
 
@@ -97,6 +98,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "inspect": (inspect_command, "The graph of a model, with the rule of each operation."),
     "tables": (tables_command, "The rule tables, or the rules of one."),
     "bench": (bench_command, "Methods of explanation, measured side by side."),
+    "plan": (plan_command, "What explanations of a model cost on devices."),
     "serve": (serve_command, "A page to ask the model, on this machine."),
 }
 """Each command with what it shows, in a line."""

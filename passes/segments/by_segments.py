@@ -58,25 +58,25 @@ def forward_by_segments(
     missing = {*segments.starts} - {node.name for node in nodes}
     assert not missing, f"the graph is cut at nodes that it does not have: {missing}"
     weights = {node for node in nodes if node.op == "get_attr" and node.target in own}
-    segment_of = _segment_of(nodes, segments)
-    alone = [node for node in nodes if node not in segment_of and not weights.isdisjoint(node.all_input_nodes)]
-    segment_of.update((node, len(nodes) + index) for index, node in enumerate(alone) if node.op == "call_function")
+    places = segment_of(nodes, segments)
+    alone = [node for node in nodes if node not in places and not weights.isdisjoint(node.all_input_nodes)]
+    places.update((node, len(nodes) + index) for index, node in enumerate(alone) if node.op == "call_function")
     members: dict[int, list[Node]] = {}
-    for node, index in segment_of.items():
+    for node, index in places.items():
         members.setdefault(index, []).append(node)
     outer = Graph()
     copy_io(graph, outer)
     outer_of: dict[Node, Node] = {}
     for node in nodes:
-        if node not in segment_of and node not in weights:
+        if node not in places and node not in weights:
             outer_of[node] = outer.node_copy(node, outer_of.__getitem__)
-        elif node in segment_of and node is members[segment_of[node]][-1]:
-            outer_of.update(_call(outer, outer_of, segment_of[node], members[segment_of[node]], called, weights))
+        elif node in places and node is members[places[node]][-1]:
+            outer_of.update(_call(outer, outer_of, places[node], members[places[node]], called, weights))
     outer.lint()
     return forward_of(outer)
 
 
-def _segment_of(nodes: list[Node], segments: Segments) -> dict[Node, int]:
+def segment_of(nodes: list[Node], segments: Segments) -> dict[Node, int]:
     """The segment of each node that belongs to one."""
     starts = {name: index for index, name in enumerate(segments.starts)}
     found: dict[Node, int] = {}

@@ -22,7 +22,7 @@ class CompiledKinds:
     def __call__(self, segment: Segment) -> Callable[..., Any]:
         """The function of a segment: that of an earlier one of its kind, or a new one. Its name in the forward is that of
         the segment."""
-        graph = _renamed(segment.graph)
+        graph = renamed(segment.graph)
         code = graph.python_code(root_module="self")
         key = code.src, tuple(code.globals.items())
         if key not in self.kinds:
@@ -39,7 +39,7 @@ class CompiledKinds:
         return CompiledKinds(self.options)  # a compiled function belongs to its module
 
 
-def _renamed(graph: Graph) -> Graph:
+def renamed(graph: Graph) -> Graph:
     """The graph with names that only say where a node stands."""
     copy = Graph()
     copies: dict[Node, Node] = {}

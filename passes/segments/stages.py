@@ -116,7 +116,7 @@ def _first_nodes(
             "the one before it made), so nothing says where to cut it; name the modules with which all stages but the "
             'first begin: stages=["mixer", "head"]'
         )
-    pieces = [{path: attrgetter(path)(owner) for path in piece} for piece in _pieces(graph, layers)]
+    pieces = [{path: attrgetter(path)(owner) for path in piece} for piece in layer_weights(graph, layers)]
     pieces[0] |= in_first
     pieces[-1] |= in_last
     counts = _counts(cut, [sum(map(bytes_of, piece.values())) for piece in pieces])
@@ -145,9 +145,9 @@ def _counts(cut: int | Sequence[int] | Sequence[str], sizes: Sequence[int]) -> l
     return balanced(sizes, cut)
 
 
-def _pieces(graph: Graph, layers: Segments) -> list[set[str]]:
-    """The paths of the tensors that each layer reads. The first has what is read before it too, the last what is read
-    behind it."""
+def layer_weights(graph: Graph, layers: Segments) -> list[set[str]]:
+    """Analysis: the paths of the tensors that each layer reads. The first has what is read before it too, the last what is
+    read behind it."""
     starts = {name: index for index, name in enumerate(layers.starts)}
     pieces = [set[str]() for _ in layers.starts]
     index = 0

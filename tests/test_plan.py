@@ -1,0 +1,379 @@
+"""The plan of a model on devices: what it counts against what a run counts, and its arithmetic against a slow loop."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from shared_captures import explained as shared
+from shared_captures import one_worker, shared_model
+from tiny import SIZES
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM, T5Config, T5ForConditionalGeneration
+
+import lxt_fx
+from lxt_fx.passes.segments.stages import stages_of
+from lxt_fx.planning.devices import CLASSES, devices_of
+from lxt_fx.planning.plan import measured_of
+from lxt_fx.planning.schedule import times_of
+from lxt_fx.planning.stage_costs import StageCost, pieces_of, value_sizes
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks/cost"))
+
+
+def moe() -> nn.Module:
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **experts, num_key_value_heads=2)).eval()
+
+
+def t5() -> nn.Module:
+    sizes = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    return T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0)).eval()
+
+
+def text(length: int = 24, batch: int = 2) -> dict[str, Tensor]:
+    return {"input_ids": torch.arange(batch * length).reshape(batch, length) % 60}
+
+
+def counted(explained: Any, inputs: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Flops of forward and backward, and bytes saved beside weights, of a run: of one entry of each text."""
+    import cost_model
+
+    transformers = torch.ops.transformers
+    known = dict(cost_model.FUSED)
+    if hasattr(transformers, "grouped_mm_fallback"):
+        known[transformers.grouped_mm_fallback] = lambda a, b, *rest, **more: 2 * a.numel() * b[-1]
+        known[transformers.grouped_mm_fallback_backward] = lambda a, b, *rest, **more: 4 * a.numel() * b[-1]
+    weights = {x.untyped_storage().data_ptr() for x in (*explained.parameters(), *explained.buffers())}
+    saved: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with FlopCounterMode(display=False, custom_mapping=known) as forward:
+        output, _ = explained.with_leaves(**inputs)
+    logits = output.logits[:, -1] if output.logits.dim() == 3 else output.logits
+    with FlopCounterMode(display=False, custom_mapping=known) as backward:
+        sum(logits[i, i] for i in range(len(logits))).backward()
+    with saved_tensors_hooks(pack, lambda tensor: tensor):  # without the counter, under which no values are read
+        output, _ = explained.with_leaves(**inputs)
+    size = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    return int(forward.get_total_flops()), int(backward.get_total_flops()), size
+
+
+def planned(explained: Any, inputs: Mapping[str, Any], checkpoint: Any = None) -> tuple[int, int, int]:
+    """The same by the plan."""
+    found = measured_of(explained, inputs, checkpoint, targets=2, skips=True)
+    sizes = value_sizes(found)
+    named = {name for part in found.parts for name in part.saves}
+    saved = sum(part.saved for part in found.parts) + sum(sizes[name] for name in named)
+    return sum(p.forward_flops for p in found.parts), sum(p.backward_flops for p in found.parts), saved
+
+
+MODELS = [
+    "llama",
+    pytest.param("gemma3", marks=pytest.mark.slow("windows, and a soft cap behind the logits")),
+    pytest.param("bert", marks=pytest.mark.slow("something before the layers")),
+    pytest.param("gpt2", marks=pytest.mark.slow("weights the other way round")),
+]
+
+
+@one_worker("llama")
+@pytest.mark.parametrize("name", MODELS)
+def test_flops_and_saved_bytes_are_those_of_a_run(name: str) -> None:
+    explained = shared(name)
+    assert planned(explained, text()) == counted(explained, text())
+
+
+@one_worker("llama")
+def test_a_plan_with_checkpoints_counts_the_second_forward() -> None:
+    explained = lxt_fx.transform(shared_model("llama"), checkpoint="layers")
+    assert planned(explained, text(), "layers") == counted(explained, text())
+
+
+@pytest.mark.slow("experts")
+def test_experts_are_counted_entry_by_entry() -> None:
+    explained = lxt_fx.transform(moe())
+    found, wanted = planned(explained, text()), counted(explained, text())
+    assert found[:2] == wanted[:2]
+    assert wanted[2] <= found[2] <= 1.001 * wanted[2]  # a run whose values can be read saves a few booleans less
+
+
+@pytest.mark.slow("an encoder beside a decoder")
+@pytest.mark.parametrize("checkpoint", [None, "layers"])
+def test_an_encoder_and_a_decoder_are_counted(checkpoint: Any) -> None:
+    explained = lxt_fx.transform(t5(), checkpoint=checkpoint)
+    inputs = text() | {"decoder_input_ids": text(7)["input_ids"]}
+    assert planned(explained, inputs, checkpoint) == counted(explained, inputs)
+
+
+@one_worker("llama")
+def test_weights_are_those_of_the_model_and_nothing_of_it_changes() -> None:
+    model = shared_model("llama")
+    before = {name: (id(x), x.clone()) for name, x in model.state_dict(keep_vars=True).items()}
+    plan = lxt_fx.plan(shared("llama"), "2xA100", tokens=8)
+    own = {id(x): x for x in model.parameters()}.values()
+    assert plan.parameters == sum(x.numel() for x in own)
+    buffers = sum(x.nbytes for name, x in model.named_buffers() if name == "model.rotary_emb.inv_freq")
+    assert plan.weights == sum(x.nbytes for x in own) + buffers
+    after = model.state_dict(keep_vars=True)
+    assert all(id(after[name]) == key and torch.equal(after[name], x) for name, (key, x) in before.items())
+    assert sum(part.parameters for part in plan.parts) == plan.parameters
+
+
+@pytest.mark.parametrize("name", ["llama", pytest.param("t5", marks=pytest.mark.slow("what passes through a stage"))])
+def test_stages_are_those_of_the_pipeline(name: str) -> None:
+    explained = shared(name) if name != "t5" else lxt_fx.transform(t5())
+    plan = lxt_fx.plan(explained, "2xA100", tokens=24, stages=2, on="cpu")
+    first = {path: x for front in explained._fronts for path, x in front.module.named_parameters()}
+    own = stages_of(explained, explained.fused, 2, in_first=first)
+    found = plan.arrangement.stages
+    assert [stage.layers for stage in found] == [stage.layers for stage in own]
+    assert plan.layers_per_stage == tuple(len(stage.layers) for stage in own)
+    assert [stage.weights for stage in found] == [stage.size for stage in own]
+    sizes = value_sizes(measured_of(explained, text(batch=1) if name == "llama" else _both(), None, targets=1, skips=True))
+    assert [stage.sends for stage in found] == [sum(sizes[name] for name in stage.gives) for stage in own]
+
+
+def _both() -> dict[str, Tensor]:
+    return text(batch=1) | {"decoder_input_ids": text(batch=1)["input_ids"]}
+
+
+def stage(index: int, forward: float, backward: float, sends: int) -> StageCost:
+    return StageCost(index, ("layer",), 1, 0, int(forward), int(backward), sends, 1, 1, 1)
+
+
+def looped(forward: Sequence[float], backward: Sequence[float], move: float, count: int) -> float:
+    """GPipe micro-batch by micro-batch: a stage does one thing at a time, and each needs what the one before it made."""
+    ready = [0.0] * count
+    for place, seconds in enumerate(forward):
+        free = 0.0
+        for i in range(count):
+            free = ready[i] = max(free, ready[i] + (move if place else 0.0)) + seconds
+    turned = max(ready)
+    ready = [turned] * count
+    for place, seconds in enumerate(reversed(backward)):
+        free = 0.0
+        for i in range(count):
+            free = ready[i] = max(free, ready[i] + (move if place else 0.0)) + seconds
+    return max(ready)
+
+
+@pytest.mark.parametrize(("stages", "count"), [(1, 1), (2, 16), (4, 5), (3, 1)])
+def test_times_are_those_of_a_pipeline_step_by_step(stages: int, count: int) -> None:
+    device = devices_of("1x1.5GB", flops=1e3, bandwidth=1e30).each
+    costs = [stage(i, 1000 * (1 + i % 3), 2500 * (2 - i % 2), 0) for i in range(stages)]
+    times = times_of(costs, device, torch.float32, 0.5, count)
+    assert times.forward == tuple(cost.forward_flops / 500 for cost in costs)
+    assert times.total == pytest.approx(looped(times.forward, times.backward, 0.0, count))
+    equal = [stage(i, 1000, 2000, 0) for i in range(stages)]
+    found = times_of(equal, device, torch.float32, 1.0, count)
+    assert found.total == pytest.approx(3.0 * (count + stages - 1))
+    assert found.bubble == pytest.approx((stages - 1) / (count + stages - 1))
+
+
+def test_what_crosses_takes_its_time_and_so_does_reading_weights() -> None:
+    device = devices_of("2x1.5GB", flops=1e3, bandwidth=10.0).each
+    costs = [stage(0, 1000, 1000, 40), stage(1, 1000, 1000, 0)]
+    times = times_of(costs, device, torch.float32, 1.0, 3)
+    assert times.transfer == 4.0
+    assert looped((1, 1), (1, 1), 4.0, 3) <= times.total == 8.0 + 2 * 4.0 * 3
+    slow = StageCost(0, ("layer",), 1, 4078, 1, 1, 0, 1, 1, 1)
+    read = times_of([slow], CLASSES["A100"], torch.bfloat16, 1.0, 1)
+    assert read.forward == read.backward == (4078 / 2039e9,)
+
+
+@one_worker("llama")
+def test_the_peak_is_weights_and_saved_and_the_largest_temporary() -> None:
+    explained = shared("llama")
+    plan = lxt_fx.plan(explained, "2xA100", tokens=24, stages=2, micro_batches=5, on="cpu")
+    for cost in plan.arrangement.stages:
+        assert cost.in_flight == 5
+        assert cost.weights + 5 * cost.saved < cost.peak < cost.weights + 4 * cost.saved + 5 * cost.saved
+    one = lxt_fx.plan(explained, "2xA100", tokens=24, stages=2, micro_batches=1, on="cpu")
+    for a, b in zip(plan.arrangement.stages, one.arrangement.stages, strict=True):
+        assert a.peak - b.peak == 4 * a.saved and a.saved == b.saved
+    assert lxt_fx.plan(explained, "2xA100", tokens=24).arrangement.copies == 2  # each holds the whole model
+
+
+@one_worker("llama")
+def test_what_does_not_fit_says_what_would() -> None:
+    explained = shared("llama")
+    settings: dict[str, Any] = {"flops": 1e12, "bandwidth": 1e9, "tokens": 128, "on": "cpu"}
+    plan = lxt_fx.plan(explained, "1x0.0004GB", **settings)
+    assert not plan.fits and plan.arrangement.room == 360_000
+    assert "does not fit" in repr(plan) and "does not fit" in str(plan)
+    ways = {remedy.what: remedy for remedy in plan.remedies}
+    leaner = lxt_fx.plan(explained, "1x0.0004GB", checkpoint="layers", **settings)
+    assert ways['checkpoint="layers"'].peak == leaner.arrangement.peak < plan.arrangement.peak
+    assert ways['checkpoint="layers"'].fits == leaner.fits
+    packed = lxt_fx.plan(explained, "1x0.0004GB", bits=4, **settings)
+    assert ways["bits=4"].peak == packed.arrangement.peak
+    assert any(each.endswith("on disk, a copy on each device") for each in ways)
+    roomy = lxt_fx.plan(explained, "1x0.08GB", **settings)
+    assert roomy.fits and not roomy.remedies
+
+
+@one_worker("llama")
+def test_packed_weights_have_their_bits_and_scales() -> None:
+    explained = shared("llama")
+    plain, packed = (lxt_fx.plan(explained, "1xA100", tokens=8, bits=bits) for bits in (None, 4))
+    matrices = [x for name, x in explained.named_parameters() if ".layers." in name and x.dim() == 2]
+    count = sum(x.numel() for x in matrices)
+    assert plain.weights - packed.weights == 4 * count - sum(round(x.numel() * 4.5 / 8) for x in matrices)
+    assert packed.parameters == plain.parameters
+
+
+@one_worker("llama")
+def test_many_targets_of_a_text_are_many_backwards_of_one_forward() -> None:
+    one, many = (lxt_fx.plan(shared("llama"), "1xA100", tokens=24, targets=k).arrangement for k in (1, 7))
+    (forward,), (backward,) = one.times.forward, one.times.backward
+    assert many.times.total == pytest.approx(forward + 7 * backward) and many.explanations == 7
+    assert many.per_hour == pytest.approx(3600 * 7 / many.times.total)
+
+
+@pytest.mark.parametrize(
+    ("written", "count", "name", "memory"),
+    [("8x80GB", 8, "A100", 80e9), ("4xh100", 4, "H100", 80e9), ("24GB", 1, "RTX4090", 24e9), ("L40S", 1, "L40S", 48e9)],
+)
+def test_devices_are_read(written: str, count: int, name: str, memory: float) -> None:
+    found = devices_of(written)
+    assert (found.count, found.each.name, found.each.memory) == (count, name, memory)
+    assert devices_of("2x3GiB", 1e12, 1e9).each.memory == 3 * 2**30
+    changed = devices_of(written, 5e12, 7e9).each
+    assert changed.flops(torch.bfloat16) == 5e12 and changed.link_bandwidth == 7e9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"devices": "lots"}, "no device 'lots' is known"),
+        ({"devices": "8 cards"}, 'written like "8x80GB"'),
+        ({"devices": "0x80GB"}, "give one or more"),
+        ({"devices": "2x99GB"}, "no device with 99 GB is known"),
+        ({"tokens": 0}, "tokens must be a whole number"),
+        ({"micro_batches": True}, "micro_batches must be"),
+        ({"efficiency": 1.5}, "efficiency must be"),
+        ({"on": "tpu"}, 'on must be "cuda" or "cpu"'),
+        ({"bits": 3}, "bits must be None, 4 or 8"),
+        ({"flops": -1.0}, "flops must be a number above 0"),
+        ({"stages": 9}, "stages must be from 1 to 1"),
+        ({"checkpoint": "all"}, "checkpoint must be"),
+    ],
+)
+@one_worker("llama")
+def test_arguments_that_do_not_fit_are_refused(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(lxt_fx.InputError, match=re.escape(said)):
+        lxt_fx.plan(shared("llama"), **{"tokens": 8, **arguments})
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(lxt_fx.InputError, match="neither a folder with a config"):
+        lxt_fx.plan(str(tmp_path))
+    with pytest.raises(lxt_fx.InputError, match="int is no model"):
+        lxt_fx.plan(3)
+    with pytest.raises(lxt_fx.InputError, match="Linear is no transformers model"):
+        lxt_fx.plan(nn.Linear(2, 2))
+
+
+@one_worker("llama")
+def test_a_folder_with_a_config_alone_has_the_plan_of_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lxt_fx.shell.main import main
+
+    LlamaConfig(**SIZES, num_key_value_heads=2, architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", str(tmp_path), "--devices", "2x80GB", "--tokens", "24", "--dtype", "fp32", "--json", "-"])
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out) == lxt_fx.plan(shared("llama"), "2x80GB", tokens=24).to_dict()
+
+
+BIG = """
+import time, torch, lxt_fx
+from lxt_fx.planning.shapes import model_on_meta
+import transformers.models.llama.modeling_llama
+model = model_on_meta("llama-70b", torch.bfloat16)
+start = time.process_time()
+plan = lxt_fx.plan(model, "8x80GB", stages=8, checkpoint="layers")
+print(time.process_time() - start, plan.parameters, len(plan.arrangement.stages), plan.arrangement.peak, plan.fits)
+"""
+
+
+@pytest.mark.slow("70 billion parameters on the meta device")
+def test_a_model_of_70_billion_parameters_is_planned_in_half_a_minute() -> None:
+    done = subprocess.run([sys.executable, "-c", BIG], capture_output=True, text=True, timeout=300, check=True)
+    seconds, parameters, stages, peak, fits = done.stdout.split()
+    assert int(parameters) == 70_553_706_496 and stages == "8" and fits == "True"
+    assert 140e9 / 8 < int(peak) < 1.25 * 142e9 / 8
+    assert float(seconds) < 30
+
+
+REAL = """
+import gc, torch, lxt_fx
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+torch.set_num_threads(1)
+config = LlamaConfig(hidden_size=256, intermediate_size=704, num_hidden_layers=16, num_attention_heads=4, vocab_size=4096)
+explained = lxt_fx.transform(LlamaForCausalLM(config).eval(), checkpoint={checkpoint!r})
+
+def run(tokens):
+    output, _ = explained.with_leaves(input_ids=torch.zeros(1, tokens, dtype=torch.long))
+    output.logits[0, -1, 42].backward()
+
+def status(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+
+run(8)
+plan = lxt_fx.plan(explained, "1xA100", tokens=512, on="cpu")
+gc.collect()
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+run(512)
+(stage,) = plan.arrangement.stages
+print((stage.peak - stage.weights) / (status("VmHWM") - before))
+"""
+
+
+@pytest.mark.slow("the peak of a process")
+@pytest.mark.parametrize("checkpoint", [None, "layers"])
+def test_the_peak_is_that_of_a_process(checkpoint: str | None) -> None:
+    environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "PATH": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", REAL.replace("{checkpoint!r}", repr(checkpoint))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
+    assert 0.85 <= float(done.stdout) <= 1.15, done.stdout
+
+
+def test_pieces_of_a_model_are_its_layers() -> None:
+    found = measured_of(shared("llama"), text(), None, targets=2, skips=False)
+    names = [[part.name for part in piece] for piece in pieces_of(found)]
+    assert names == [["model.layers.0"], ["model.layers.1", "behind the layers"]]
+
+
+@pytest.mark.slow("the tables of docs/scale.md")
+def test_the_tables_of_the_page_are_written(tmp_path: Path) -> None:
+    page = (ROOT / "docs/scale.md").read_text()
+    (tmp_path / "scale.md").write_text(page)
+    config = {**SIZES, "num_key_value_heads": 2}
+    run = {"config": config, "ranks": 2, "micro_batches": 4, "tokens": 16, "seconds": 2.5, "alone": 4.0}
+    run["peaks"] = [2**20, 2**21]
+    (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n")
+    command = [sys.executable, "benchmarks/scale/scale.py", "--quick", "--measured", str(tmp_path / "runs.jsonl")]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HF_HUB_OFFLINE": "1"}
+    subprocess.run([*command, "--docs", str(tmp_path)], cwd=ROOT, check=True, timeout=300, env=environment)
+    written = (tmp_path / "scale.md").read_text()
+    assert len(re.findall(r"^\| (?:Llama|Qwen).* 1x80GB \| 16 \| as it is \| 1 ", written, re.M)) == 3
+    (line,) = re.findall(r"^\| 2, 32 \| 16 \| 2 \| 4 \| ([\d.]+) \| 1.60 \| .* \| 2 MiB \|$", written, re.M)
+    assert 1.4 < float(line) <= 4 * 2 / (4 + 2 - 1) + 0.01
+    assert written.partition("<!-- planned")[0] == page.partition("<!-- planned")[0]
