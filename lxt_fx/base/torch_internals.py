@@ -955,6 +955,11 @@ def hooks_of_tensor(tensor: Tensor) -> Any:
     return found(tensor, "_backward_hooks", "to see whether a tensor holds its model")
 
 
+def is_persistent(module: nn.Module, buffer: str) -> bool:
+    """Whether a buffer of the module itself is in its `state_dict`."""
+    return buffer not in module._non_persistent_buffers_set
+
+
 def contents_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The dicts in which a module has its parameters, buffers and submodules. The public lists of these are new at each
     call, so whether something was replaced could be seen only by making all of them again, which is slow."""

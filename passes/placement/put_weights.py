@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.streamed_weight import StreamedWeight
+from lxt_fx.base.torch_internals import is_persistent
 
 
 def put_weights(gm: nn.Module, tensors: Mapping[int, Tensor]) -> int:
@@ -33,7 +34,7 @@ def put_weights(gm: nn.Module, tensors: Mapping[int, Tensor]) -> int:
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    persistent = name not in module._non_persistent_buffers_set
+    persistent = is_persistent(module, name)
     delattr(module, name)
     if isinstance(tensor, nn.Parameter):
         module.register_parameter(name, tensor)
