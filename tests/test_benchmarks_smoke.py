@@ -47,6 +47,7 @@ def methods(written: Path) -> dict[str, Any]:
     return rows
 
 
+@pytest.mark.slow
 def test_every_method_is_measured_or_says_why_not(methods: dict[str, Any]) -> None:
     for name in ("forward", "plain", "plain_parameters", "plain_last", "ours", "targets_batched", "targets_one_call"):
         assert "why" not in methods[name], methods[name]
@@ -56,11 +57,13 @@ def test_every_method_is_measured_or_says_why_not(methods: dict[str, Any]) -> No
         assert row["seconds"] or row["why"]
 
 
+@pytest.mark.slow
 def test_what_transform_cannot_do_is_not_built_rather_than_broken(methods: dict[str, Any]) -> None:
     for name in ("ours_last", "ours_checkpoint"):
         assert methods[name].get("why", "not built").startswith("not built"), methods[name]
 
 
+@pytest.mark.slow
 def test_methods_that_must_agree_agree(methods: dict[str, Any]) -> None:
     compared = [methods[name] for name in ("ours_last", "ours_checkpoint") if "why" not in methods[name]]
     assert all(row["difference"] < 1e-5 for row in compared)
@@ -68,6 +71,7 @@ def test_methods_that_must_agree_agree(methods: dict[str, Any]) -> None:
     assert methods["plain"]["difference"] > 0.1  # so the number that is compared says something
 
 
+@pytest.mark.slow
 def test_memory_and_saved_bytes_are_measured(methods: dict[str, Any]) -> None:
     ours = methods["ours"]
     assert ours["held_mib"] > 10 and ours["peak_mib"] >= 0
@@ -76,6 +80,7 @@ def test_memory_and_saved_bytes_are_measured(methods: dict[str, Any]) -> None:
     assert ours["nodes"] > 50
 
 
+@pytest.mark.slow
 def test_the_page_is_written_with_every_bound(written: Path, methods: dict[str, Any]) -> None:
     page = Path(written, "speed.md").read_text()
     assert "ours: attnlrp, eager" in page and "cell not run" in page
@@ -121,6 +126,7 @@ def test_a_bound_is_met_up_to_its_limit_and_not_beyond() -> None:
         assert verdict(bound, bound.measured(found)) == said
 
 
+@pytest.mark.slow
 def test_growth_of_transform_is_its_time_a_node_on_the_largest_graph_over_that_on_the_smallest(written: Path) -> None:
     linear = json.loads(Path(written, "speed.json").read_text())["linear"]
     assert linear["layers"] == [1, 2] and 50 < linear["nodes"][0] < linear["nodes"][1]

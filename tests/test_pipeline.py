@@ -253,6 +253,7 @@ def test_a_killed_rank_is_named_by_all_others(tmp_path: Path) -> None:
 
 
 @one_worker("llama")
+@pytest.mark.slow
 def test_a_rank_that_stops_answering_is_named_after_the_time_out(tmp_path: Path) -> None:
     module = module_of("llama", "attnlrp")
 

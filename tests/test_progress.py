@@ -481,7 +481,7 @@ def test_transform_says_its_stages(said: list[tuple[str, int | None]]) -> None:
     forget_model(net)
     explained = lxt_fx.transform(net, (x,))
     shown = {words for words, _ in said}
-    assert shown == {words for name, words in WORDS.items() if name not in ("positions", "checkpoint")}
+    assert shown == {words for name, words in WORDS.items() if name not in ("positions", "checkpoint", "placement")}
     assert explained.record.seconds.keys() <= WORDS.keys()
 
 

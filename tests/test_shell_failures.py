@@ -51,7 +51,7 @@ def fails(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("explian", "LLAMA"), "No such command 'explian'. Did you mean 'explain'?"),
+        (("explian", "LLAMA"), "No such command 'explian'. Did you mean 'explain', 'plan'?"),
         (("explain", "LLAMA", TEXT, "--rulez", "x"), "No such option: --rulez (Possible options: --file, --mute, --rules)"),
         (("explain", "LLAMA", TEXT, "--scale", "mx"), "for '--scale': 'mx' is not one of 'robust', 'max', 'rank'"),
         (("explain", "LLAMA", TEXT, "--dtype", "int8"), "'int8' is not one of 'float32', 'float64', 'bfloat16', 'float16'"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
+from lxt_fx.base.torch_internals import aten
 from lxt_fx.ops.head import SPARSE
 
 Formula = Callable[..., int]
@@ -32,19 +33,19 @@ def formulas(targets: int, *, skips: bool) -> dict[Any, Formula]:
         entries = min(targets, weight[0])
         return int(2 * positions * (entries if entries * SPARSE < weight[0] else weight[0]) * weight[1])
 
-    known: dict[tuple[Any, str], Formula] = {
-        (torch.ops.lxt_fx, "product"): by_positions,
-        (torch.ops.lxt_fx, "sparse_product"): by_entries,
-        (torch.ops.mkldnn, "_linear_pointwise"): _of_onednn,
-        (torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"): _attention,
-        (torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward"): _attention_backward,
-        (torch.ops.aten, "addmm_"): _added_in_place,
-        (torch.ops.aten, "_grouped_mm"): _by_group,
-        (torch.ops.transformers, "grouped_mm_fallback"): _by_group,
-        (torch.ops.transformers, "grouped_mm_fallback_backward"): _by_group_backward,
-    }
-    made = {getattr(library, name, None): formula for (library, name), formula in known.items()}
-    return {op: formula for op, formula in made.items() if op is not None}
+    ours, fused, experts = torch.ops.lxt_fx, torch.ops.mkldnn, torch.ops.transformers
+    known: list[tuple[Any, Formula]] = [
+        (getattr(ours, "product", None), by_positions),
+        (getattr(ours, "sparse_product", None), by_entries),
+        (getattr(fused, "_linear_pointwise", None), _of_onednn),
+        (aten._scaled_dot_product_flash_attention_for_cpu.packet, _attention),
+        (aten._scaled_dot_product_flash_attention_for_cpu_backward.packet, _attention_backward),
+        (aten.addmm_.packet, _added_in_place),
+        (aten._grouped_mm.packet, _by_group),
+        (getattr(experts, "grouped_mm_fallback", None), _by_group),
+        (getattr(experts, "grouped_mm_fallback_backward", None), _by_group_backward),
+    ]
+    return {op: formula for op, formula in known if op is not None}
 
 
 def _attention(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
