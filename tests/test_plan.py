@@ -111,6 +111,13 @@ def test_experts_are_counted_entry_by_entry() -> None:
     assert wanted[2] <= found[2] <= 1.001 * wanted[2]  # a run whose values can be read saves a few booleans less
 
 
+def test_experts_that_were_captured_on_meta_are_planned_as_those_with_weights() -> None:
+    """On another device than a CPU transformers counts the entries of each expert in int32."""
+    model = moe()
+    found, wanted = (lxt_fx.plan(given, "1x80GB", tokens=24, dtype=torch.float32) for given in (model.config, model))
+    assert found.parts == wanted.parts and len(found.parts) > 2
+
+
 @pytest.mark.slow("an encoder beside a decoder")
 @pytest.mark.parametrize("checkpoint", [None, "layers"])
 def test_an_encoder_and_a_decoder_are_counted(checkpoint: Any) -> None:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lxt_fx.base.nodes import computed_from
-from lxt_fx.base.torch_internals import fake_mode, pytree
+from lxt_fx.base.torch_internals import aten, fake_mode, pytree
 from lxt_fx.passes.segments.by_segments import Segment, forward_of
 from lxt_fx.passes.segments.compile_kinds import renamed
 from lxt_fx.passes.segments.recompute import recomputed_in_backward
@@ -62,7 +62,10 @@ class OnCpu(TorchFunctionMode):
     """Inside the block, what a graph makes on a device of its own is made on the CPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*_on_cpu(args), **_on_cpu(kwargs or {}))
+        args, kwargs = _on_cpu(args), _on_cpu(kwargs or {})
+        if func is aten.histc.default and not args[0].is_floating_point():  # which a CPU has for floats only
+            return func(args[0].float(), *args[1:], **kwargs).to(args[0].dtype)
+        return func(*args, **kwargs)
 
 
 def _on_cpu(arguments: Any) -> Any:
