@@ -111,10 +111,11 @@ def test_experts_are_counted_entry_by_entry() -> None:
     assert wanted[2] <= found[2] <= 1.001 * wanted[2]  # a run whose values can be read saves a few booleans less
 
 
-def test_experts_that_were_captured_on_meta_are_planned_as_those_with_weights() -> None:
+@pytest.mark.parametrize("checkpoint", [None, "layers"])
+def test_experts_that_were_captured_on_meta_are_planned_as_those_with_weights(checkpoint: Any) -> None:
     """On another device than a CPU transformers counts the entries of each expert in int32."""
-    model = moe()
-    found, wanted = (lxt_fx.plan(given, "1x80GB", tokens=24, dtype=torch.float32) for given in (model.config, model))
+    model, asked = moe(), {"tokens": 24, "dtype": torch.float32, "checkpoint": checkpoint}
+    found, wanted = (lxt_fx.plan(given, "1x80GB", **asked) for given in (model.config, model))
     assert found.parts == wanted.parts and len(found.parts) > 2
 
 
@@ -332,7 +333,7 @@ from pathlib import Path
 from transformers import LlamaConfig, LlamaForCausalLM
 torch.set_num_threads(1)
 config = LlamaConfig(hidden_size=256, intermediate_size=704, num_hidden_layers=16, num_attention_heads=4, vocab_size=4096)
-explained = lxt_fx.transform(LlamaForCausalLM(config).eval(), checkpoint={checkpoint!r})
+explained = lxt_fx.transform(LlamaForCausalLM(config).eval())
 
 def run(tokens):
     output, _ = explained.with_leaves(input_ids=torch.zeros(1, tokens, dtype=torch.long))
@@ -354,10 +355,9 @@ print((stage.peak - stage.weights) / (status("VmHWM") - before))
 
 
 @pytest.mark.slow("the peak of a process")
-@pytest.mark.parametrize("checkpoint", [None, "layers"])
-def test_the_peak_is_that_of_a_process(checkpoint: str | None) -> None:
+def test_the_peak_is_that_of_a_process() -> None:
     environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "PATH": "", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", REAL.replace("{checkpoint!r}", repr(checkpoint))]
+    command = [sys.executable, "-c", REAL]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
     assert 0.85 <= float(done.stdout) <= 1.15, done.stdout
 

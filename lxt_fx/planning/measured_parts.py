@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -110,7 +109,7 @@ class FakeRun:
         with OnCpu():
             for node in parts.shared:
                 self.values[node] = self._shared(node)
-            costs = tuple(self._cost(part, asked, own) for part in parts.parts)
+        costs = tuple(self._cost(part, asked, own) for part in parts.parts)
         given = {node.name: _size(self.values[node]) for node in first.graph.nodes if node.op == "placeholder"}
         carry = tuple(node.name for node in first.graph.nodes if node.op == "placeholder" and node.target in leaves)
         return Measured(costs, given, carry, {node.name: _size(self.values[node]) for node in parts.shared}, parts.by_layer)
@@ -181,7 +180,12 @@ class FakeRun:
 
     def _run(self, part: GraphPart, reads: list[Any], ends: tuple[bool, ...]) -> _Kind:
         """One forward and backward of the part."""
-        called: Any = partial(forward_of(part.graph), None)
+        forward_alone = forward_of(part.graph)
+
+        def called(*values: Any) -> Any:
+            with OnCpu():  # in here: the backward may run it again, where a mode around the backward is off
+                return forward_alone(None, *values)
+
         if self.recompute and part.recomputes:
             called = recomputed_in_backward(called, Segment(part.graph, 0, part.draws))
         saved: dict[int, Any] = {}
