@@ -375,8 +375,8 @@ def test_the_tables_of_the_page_are_written(tmp_path: Path) -> None:
     config = {**SIZES, "num_key_value_heads": 2}
     run = {"config": config, "ranks": 2, "micro_batches": 4, "tokens": 16, "seconds": 2.5, "alone": 4.0}
     run["peaks"] = [2**20, 2**21]
-    (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n")
-    command = [sys.executable, "benchmarks/scale/scale.py", "--quick", "--measured", str(tmp_path / "runs.jsonl")]
+    (tmp_path / "runs.json").write_text(json.dumps({"run": run}))
+    command = [sys.executable, "benchmarks/scale/scale.py", "--quick", "--measured", str(tmp_path / "runs.json")]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HF_HUB_OFFLINE": "1"}
     subprocess.run([*command, "--docs", str(tmp_path)], cwd=ROOT, check=True, timeout=300, env=environment)
     written = (tmp_path / "scale.md").read_text()

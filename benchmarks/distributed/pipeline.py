@@ -10,8 +10,9 @@ each rank on one thread, all on the meta path: no process ever holds a weight th
 
 - speed-up: the median time of a call of one rank by that of the pipeline. P stages and M micro-batches without any cost
   of their own give P M / (M + P - 1), 1.88 for 2 and 16.
-- memory: what a rank allocated at most, from before its weights were read to the end of its calls, by the bytes of its
-  stage's weights; without the weights' own file pages (`RssAnon`, every 5 ms).
+- memory: by how much a rank's resident memory grew at most, from before its weights were read to the end of its calls,
+  weights that are mapped from their files included (`VmRSS`, every 5 ms): by the bytes of its stage's weights, and by its
+  share of what one rank with the whole model needs.
 - bytes that a rank sent in one call.
 
 It needs nothing but torch, transformers and as many quiet cores as ranks."""
@@ -39,27 +40,27 @@ ROOT = Path(__file__).parents[2]
 
 
 class Peak:
-    """The largest anonymous memory of this process while it is open, in bytes above what it had at the start."""
+    """The largest resident memory of this process while it is open, in bytes above what it had at the start."""
 
     def __init__(self) -> None:
-        self.start = self.most = anonymous()
+        self.start = self.most = resident()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stopped.wait(0.005):
-            self.most = max(self.most, anonymous())
+            self.most = max(self.most, resident())
 
     def stop(self) -> int:
         self._stopped.set()
         self._thread.join()
-        return max(self.most, anonymous()) - self.start
+        return max(self.most, resident()) - self.start
 
 
-def anonymous() -> int:
+def resident() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024
 
 
 def config_of(options: argparse.Namespace) -> LlamaConfig:
@@ -146,13 +147,18 @@ def reported(turns: list[tuple[list[Any], list[Any]]], options: argparse.Namespa
     print(f"one rank {one:.3f} s, {count} ranks {many:.3f} s: {one / many:.2f}x, of {best:.2f}x without any cost")
     sums = [parts[0]["sum"] for turn in turns for parts in turn]
     print(f"all relevance, in each run: {', '.join(f'{each:.6g}' for each in sums)}")
-    for part in turns[0][1]:
-        ratio = statistics.median(parts[part["rank"]]["peak"] / part["weights"] for _, parts in turns)
+    whole = statistics.median(single[0]["peak"] for single, _ in turns)
+    peaks = [statistics.median(parts[rank]["peak"] for _, parts in turns) for rank in range(count)]
+    for part, peak in zip(turns[0][1], peaks, strict=True):
+        share = whole * part["weights"] / sum(each["weights"] for each in turns[0][1])
         print(
             f"rank {part['rank']}: {part['layers']} layers, weights {part['weights'] / 2**20:.1f} MiB, peak memory "
-            f"{ratio:.2f} of them, {part['sent'] / 2**20:.2f} MiB sent"
+            f"{peak / part['weights']:.2f} of them and {peak / share:.2f} of their share of one rank's, "
+            f"{part['sent'] / 2**20:.2f} MiB sent"
         )
+    sizes = {name: getattr(options, name) for name in ("ranks", "micro_batches", "tokens")}
     return {
+        "run": {"config": config_of(options).to_diff_dict(), **sizes, "seconds": many, "alone": one, "peaks": peaks},
         "one": one,
         "many": many,
         "speed_up": one / many,

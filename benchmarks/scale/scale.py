@@ -1,15 +1,9 @@
 """Writes the tables of docs/scale.md: explanations an hour of three shapes on machines, and measured pipelines beside it.
 
-    python benchmarks/scale/scale.py [--quick] [--measured FILE] [--docs docs]
+    python benchmarks/scale/scale.py [--quick] [--measured FILE ...] [--docs docs]
 
 The first table is counted on tensors without values: ten minutes on one core, no weights, no GPU, 3 GB of memory. The
-second one comes from FILE, if it is given: a line of JSON for each run of a pipeline over ranks of one machine,
-
-    {"config": {...}, "ranks": 2, "micro_batches": 16, "tokens": 128, "seconds": 9.1, "alone": 16.9, "peaks": [...]}
-
-`config` are the arguments of a LlamaConfig in float32 on CPU. `seconds` are those of one run of all micro-batches by all
-ranks, `alone` those of one rank with the whole model and as many threads as each rank has, and `peaks` the peak of each
-rank in bytes above a process that has loaded nothing but the packages.
+second one comes from files that `benchmarks/distributed/pipeline.py --out FILE` wrote, if they are given.
 """
 
 from __future__ import annotations
@@ -42,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Writes what was counted, and what was measured, into the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, only to see that it runs")
-    parser.add_argument("--measured", type=Path, metavar="FILE", help="runs of pipelines, a line of JSON each")
+    parser.add_argument("--measured", type=Path, nargs="+", metavar="FILE", help="what distributed/pipeline.py wrote")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder of scale.md")
     given = parser.parse_args(arguments)
     page = given.docs / "scale.md"
@@ -90,14 +84,13 @@ def row(said: str, plan: lxt_fx.DevicePlan, machine: str, tokens: int, how: str)
     return f"| {said} | {size} | {machine} | {tokens} | {how} | {split} | {found.peak / 1e9:.1f} GB | {rate} |"
 
 
-def beside(path: Path) -> Iterator[str]:
+def beside(paths: Sequence[Path]) -> Iterator[str]:
     """The table of measured runs beside what the plan says of them, in Markdown."""
     columns = ("layers, hidden", "tokens", "ranks", "micro-batches", "speed-up, planned", "measured", "planned / measured")
     yield f"| {' | '.join((*columns, 'peak, planned', 'measured'))} |"
     yield "|---|---|---|---|---|---|---|---|---|"
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            yield measured_row(json.loads(line))
+    for path in paths:
+        yield measured_row(json.loads(path.read_text(encoding="utf-8"))["run"])
 
 
 def measured_row(run: Mapping[str, Any]) -> str:
