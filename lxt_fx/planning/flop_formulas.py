@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
-from lxt_fx.base.torch_internals import aten
+from lxt_fx.base.torch_internals import aten, onednn_linear
 from lxt_fx.ops.head import SPARSE
 
 Formula = Callable[..., int]
@@ -33,11 +33,11 @@ def formulas(targets: int, *, skips: bool) -> dict[Any, Formula]:
         entries = min(targets, weight[0])
         return int(2 * positions * (entries if entries * SPARSE < weight[0] else weight[0]) * weight[1])
 
-    ours, fused, experts = torch.ops.lxt_fx, torch.ops.mkldnn, torch.ops.transformers
+    ours, experts = torch.ops.lxt_fx, torch.ops.transformers
     known: list[tuple[Any, Formula]] = [
         (getattr(ours, "product", None), by_positions),
         (getattr(ours, "sparse_product", None), by_entries),
-        (getattr(fused, "_linear_pointwise", None), _of_onednn),
+        (onednn_linear(), _of_onednn),
         (aten._scaled_dot_product_flash_attention_for_cpu.packet, _attention),
         (aten._scaled_dot_product_flash_attention_for_cpu_backward.packet, _attention_backward),
         (aten.addmm_.packet, _added_in_place),
