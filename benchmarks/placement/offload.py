@@ -1,6 +1,6 @@
 """What does an explanation of a model on disk cost, against the same model in memory?
 
-    python benchmarks/placement/offload.py         (two minutes; 0.7 GB of disk for a while; Linux)
+    python benchmarks/placement/offload.py compare     (two minutes; 0.7 GB of disk for a while; Linux)
 
 A random Llama in float32 whose weights are mostly MLPs, saved in shards and read by `from_pretrained(device_map=...)`, with
 all of its layers, its embedding and its head on disk. Peak is the largest resident memory while the model is loaded,
@@ -58,7 +58,7 @@ def loaded(folder: Path, *, on_disk: bool) -> nn.Module:
 
 def relevance(explained: lxt_fx.Explained, tokens: int) -> Tensor:
     """The relevance of each token of a text for one logit."""
-    output, leaves = explained.with_leaves(input_ids=torch.arange(3, 3 + tokens)[None])
+    output, leaves = explained.with_leaves(input_ids=torch.arange(tokens)[None] % 128)
     output.logits[0, -1, 7].backward()
     leaf = leaves["inputs_embeds"]
     return (leaf * leaf.grad).sum(-1).detach()
