@@ -18,6 +18,7 @@ import pytest
 import tiny
 import tiny_text
 import torch
+from tiny_text import TEXTS
 from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
 
@@ -41,10 +42,6 @@ pytest.importorskip("pyarrow")
 PLACES = ["mlp.*.neurons", "attention.*.heads", "residual.*"]
 CLOSE = 2e-6
 """float32, relative to the largest value: batches and single samples go through other kernels. Measured: up to 4e-7."""
-
-TOWNS = ("Paris", "London", "Rome", "Paris, London and Rome")
-LANDS = ("France", "England", "Italy", "Spain in the south of it", "play")
-TEXTS = [f"The capital of {land} is {town}" for land in LANDS for town in TOWNS]
 
 
 @pytest.fixture(scope="module")

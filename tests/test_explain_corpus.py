@@ -21,13 +21,13 @@ import numpy as np
 import pytest
 import tiny_text
 import torch
+from tiny_text import TEXTS
 from torch import nn
 
 import lxt_fx
 from lxt_fx import CorpusExplainer, ExplainedCorpus, InputError, UnknownNameError
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.corpora import explain_corpus as corpus_module
-from lxt_fx.corpora import folder as folder_module
 from lxt_fx.corpora.stream import count_of, keyed, read_samples
 from lxt_fx.inside.corpus.samples import Fields, Sample
 
@@ -39,10 +39,6 @@ RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is
 
 CLOSE = 2e-6
 """float32, relative to the largest value: batches and single samples go through other kernels. Measured: up to 3e-7."""
-
-TOWNS = ("Paris", "London", "Rome", "Paris, London and Rome")
-LANDS = ("France", "England", "Italy", "Spain in the south of it", "play")
-TEXTS = [f"The capital of {land} is {town}" for land in LANDS for town in TOWNS]
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +241,7 @@ def test_a_stop_inside_of_a_step_loses_nothing_and_counts_nothing_twice(
 
             shutil.rmtree(tmp_path / "killed", ignore_errors=True)
             with monkeypatch.context() as patched, suppress(Killed):
-                patched.setattr(folder_module.os, step, stopping)
+                patched.setattr(os, step, stopping)
                 run(explained, tokenizer, MIXED, tmp_path / "killed")
                 break
             stopped += 1

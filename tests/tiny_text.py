@@ -22,6 +22,11 @@ from transformers import (
 
 SENTENCES = ["The capital of France is Paris", "The capital of England is London", "Paris, London and Rome: play playing"]
 
+TOWNS = ("Paris", "London", "Rome", "Paris, London and Rome")
+LANDS = ("France", "England", "Italy", "Spain in the south of it", "play")
+TEXTS = [f"The capital of {land} is {town}" for land in LANDS for town in TOWNS]
+"""Texts of several lengths: a small corpus."""
+
 
 def byte_tokenizer(texts: Sequence[str] = SENTENCES, size: int = 340) -> PreTrainedTokenizerFast:
     """Byte-level BPE, as GPT-2 and Llama 3 have it: ` Paris` and `Paris` are two tokens, an emoji is four."""

@@ -15,20 +15,21 @@ counts.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.whole_file import whole_file
 from lxt_fx.corpora.steps import Step
 from lxt_fx.corpora.stream import Done
-from lxt_fx.inside.corpus.folder import differences
+from lxt_fx.inside.corpus.folder import differences, read_header
 from lxt_fx.inside.corpus.samples import needs_pyarrow
 
 FORMAT = 1
 HEADER, PARTS, BAD, DONE = "explained.json", "parts", "bad", "done.json"
+
 
 class ExplainedFolder:
     """The files of one explained corpus."""
@@ -92,14 +93,7 @@ class ExplainedFolder:
         """What was asked. Raises InputError for a folder of something else, or of another version."""
         if not self.exists():
             raise InputError(f"{function}: {str(self.path)!r} is no explained corpus: it has no {HEADER}")
-        try:
-            found: dict[str, Any] = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
-            version = found["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{function}: {str(self.path / HEADER)!r} cannot be read: {error}") from error
-        if version != FORMAT:
-            raise InputError(f"{function}: {str(self.path)!r} has format {version}, and this version reads {FORMAT}")
-        return found
+        return read_header(self.path / HEADER, FORMAT, function)
 
     def parts(self) -> list[Path]:
         """The files of lines, in the order of the corpus."""
@@ -154,23 +148,13 @@ class ExplainedFolder:
         if step.bad:
             lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in step.bad)
             self._replace(f"{BAD}/{step.name}.jsonl", lines.encode("utf-8", "backslashreplace"))
-        path = self.path / PARTS / f"{step.name}.parquet"
-        new = path.with_name(f"{path.name}.new")
-        with new.open("wb") as file:
+        with whole_file(self.path / PARTS / f"{step.name}.parquet") as file:
             parquet.write_table(step.lines, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
 
     def replace(self, name: str, values: Mapping[str, Any]) -> None:
         """Writes plain values as one file."""
         self._replace(name, (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode())
 
     def _replace(self, name: str, data: bytes) -> None:
-        path = self.path / name
-        new = path.with_name(f"{path.name}.new")
-        with new.open("wb") as file:
+        with whole_file(self.path / name) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)

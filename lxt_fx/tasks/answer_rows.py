@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from lxt_fx.attribution.leaf_call import LeafCall
 from lxt_fx.attribution.many_targets import Run, forward_run
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.whole_file import whole_file
 from lxt_fx.compiler.weights_hash import weights_hash
 from lxt_fx.tasks.answer_numbers import AnswerNumbers
 
@@ -205,10 +205,5 @@ def _made(path: Path, shape: tuple[int, ...], part: Tensor) -> np.memmap[Any, An
 
 
 def _replace(path: Path, found: Mapping[str, Any]) -> None:
-    """Writes a file that is whole or as it was."""
-    new = path.with_name(f"{path.name}.new")
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(found, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    with whole_file(path) as file:
+        file.write(json.dumps(found).encode())

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.whole_file import to_disk, whole_file
 from lxt_fx.inside.corpus.batches import Bad
 from lxt_fx.inside.corpus.extremes import Extremes, distinct
 from lxt_fx.inside.corpus.kept_samples import KeptSample, read_samples, write_samples
@@ -129,14 +130,7 @@ class CorpusFolder:
         """What was asked. Raises InputError for a folder that is not of a corpus, or of another version."""
         if not self.exists():
             raise InputError(f"{function}: {str(self.path)!r} is no folder of a corpus: it has no {HEADER}")
-        try:
-            found: dict[str, Any] = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
-            version = found["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{function}: {str(self.path / HEADER)!r} cannot be read: {error}") from error
-        if version != FORMAT:
-            raise InputError(f"{function}: {str(self.path)!r} has format {version}, and this version reads {FORMAT}")
-        return found
+        return read_header(self.path / HEADER, FORMAT, function)
 
     def progress(self) -> Progress:
         """How far the pass is."""
@@ -219,7 +213,7 @@ class CorpusFolder:
         with (self.path / name).open("ab") as file:
             for line in lines:
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            _to_disk(file)
+            to_disk(file)
             progress.lengths[name] = file.tell()
 
     def _commit(self, progress: Progress, units: Mapping[str, PlaceUnits], name: str) -> None:
@@ -241,19 +235,12 @@ class CorpusFolder:
             (self.path / before).unlink(missing_ok=True)
 
     def _replace(self, name: str, text: str) -> None:
-        with (self.path / f"{name}.new").open("w", encoding="utf-8") as file:
-            file.write(text)
-            _to_disk(file)
-        os.replace(self.path / f"{name}.new", self.path / name)
+        with whole_file(self.path / name) as file:
+            file.write(text.encode())
 
 
 def _json(found: Any) -> str:
     return json.dumps(found, ensure_ascii=False, indent=1) + "\n"
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _below(found: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
@@ -262,6 +249,18 @@ def _below(found: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
 
 def _some(path: Path) -> str:
     return ", ".join(sorted(each.name for each in path.iterdir())[:4])
+
+
+def read_header(path: Path, version: int, function: str) -> dict[str, Any]:
+    """What the header of a folder says. Raises InputError for one that cannot be read, or of another version."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        own = found["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{function}: {str(path)!r} cannot be read: {error}") from error
+    if own != version:
+        raise InputError(f"{function}: {str(path.parent)!r} has format {own}, and this version reads {version}")
+    return found
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], apart: Iterable[str] = ()) -> list[str]:
