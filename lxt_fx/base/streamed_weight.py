@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import chain
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import CallError
+from lxt_fx.base.named_tensors import named_tensors
 
 
 class StreamedWeight(nn.Parameter):
@@ -54,8 +54,7 @@ def device_of(tensor: Tensor) -> torch.device:
 
 def streamed_weights(module: nn.Module) -> Iterator[tuple[str, StreamedWeight]]:
     """The streamed weights of a module by path."""
-    named = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
-    return ((path, tensor) for path, tensor in named if isinstance(tensor, StreamedWeight))
+    return ((path, tensor) for path, tensor in named_tensors(module) if isinstance(tensor, StreamedWeight))
 
 
 def is_streamed(module: nn.Module) -> bool:

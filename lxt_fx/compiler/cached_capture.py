@@ -18,6 +18,7 @@ from torch.fx import Graph, GraphModule
 
 from lxt_fx.base import cache_files
 from lxt_fx.base.errors import InputError, LxtFxError
+from lxt_fx.base.named_tensors import named_tensors
 from lxt_fx.base.nodes import TensorType, value
 from lxt_fx.base.saved_json import Saved, read_json
 from lxt_fx.base.torch_internals import io_of, set_fake_values, size_on_example
@@ -134,7 +135,7 @@ def _read(header: Saved, model: nn.Module, constants: Mapping[str, Tensor]) -> _
     """What a header says. Raises InputError for anything that `write_capture` does not write."""
     if header.item("format").value != FORMAT:
         header.item("format").fail("is another one")
-    available = {_MODEL + name: tensor for name, tensor in _named_tensors(model)}
+    available = {_MODEL + name: tensor for name, tensor in named_tensors(model)}
     available |= {_CONSTANT + name: tensor for name, tensor in constants.items()}
     keys = read_names(header.item("tensors"), available, ())
     known = known_names(keys, (), ())
@@ -199,18 +200,14 @@ def _compared(read: _Read, model: nn.Module, example: Example) -> CachedCapture:
     return CachedCapture(captured, expected, whole_text, read.sizes, read.begun, proof, read.by_embeddings)
 
 
-def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-
-
 def _tensors(modules: Iterable[GraphModule], model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors that graphs read and the model does not have as parameter or buffer; and where each of them stands.
     Raises InputError for one that is no plain tensor."""
-    names = {id(tensor): name for name, tensor in _named_tensors(model)}
+    names = {id(tensor): name for name, tensor in named_tensors(model)}
     constants: dict[str, Tensor] = {}
     places: dict[str, str] = {}
     for gm in modules:
-        for path, tensor in (*gm.named_parameters(remove_duplicate=False), *gm.named_buffers(remove_duplicate=False)):
+        for path, tensor in named_tensors(gm):
             if (name := names.get(id(tensor))) is not None:
                 places[path] = _MODEL + name
                 continue

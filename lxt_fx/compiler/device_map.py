@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.named_tensors import named_tensors
 from lxt_fx.base.nodes import module_stack
 from lxt_fx.base.streamed_weight import StreamedWeight
 from lxt_fx.compiler.explained import Explained
@@ -107,9 +108,7 @@ def places_by(
 def _weights(explained: Explained) -> Iterator[tuple[str, Tensor]]:
     """The parameters and buffers of the module, and of what computes its leaves, by path."""
     modules = (explained, *(front.module for front in explained._fronts))
-    for name, tensor in chain.from_iterable(
-        chain(each.named_parameters(remove_duplicate=False), each.named_buffers(remove_duplicate=False)) for each in modules
-    ):
+    for name, tensor in chain.from_iterable(map(named_tensors, modules)):
         if packed_layer_of(tensor) is not None:
             raise InputError(
                 f"place: {name} is a packed (quantised) weight, whose kernel runs where its layer lies; load the model "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.named_tensors import named_tensors
 from lxt_fx.base.saved_json import Saved
 from lxt_fx.base.streamed_weight import StreamedWeight
 from lxt_fx.ops.packed import packed_layer_of
@@ -62,8 +63,7 @@ def _place(tensor: Tensor) -> int:
 
 def write_tensors(module: nn.Module, tensors: Tensors) -> dict[str, str]:
     """Adds all parameters and buffers, but for packed weights. Returns the key of each by name."""
-    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-    return {name: tensors.key(name, tensor) for name, tensor in named if packed_layer_of(tensor) is None}
+    return {name: tensors.key(name, tensor) for name, tensor in named_tensors(module) if packed_layer_of(tensor) is None}
 
 
 def read_names(saved: Saved, tensors: Mapping[str, Tensor], reserved: Iterable[str]) -> dict[str, str]:

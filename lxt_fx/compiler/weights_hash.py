@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from lxt_fx.base.named_tensors import named_tensors
 from lxt_fx.base.streamed_weight import StreamedWeight, loaded
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.offloaded import in_place, is_offloaded
@@ -28,9 +28,7 @@ def weights_hash(model: nn.Module) -> str:
     modules = (model, *(front.module for front in model._fronts)) if isinstance(model, Explained) else (model,)
     names, tensors = defaultdict[int, set[str]](set), dict[int, Tensor]()
     for module in modules:
-        for name, tensor in chain(
-            module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
-        ):
+        for name, tensor in named_tensors(module):
             names[id(tensor)].add(name)
             tensors[id(tensor)] = tensor
     with torch.no_grad():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
+from lxt_fx.base.named_tensors import named_tensors
 from lxt_fx.base.transformers_internals import checkpoint_names, ignored_names
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.distributed.checkpoint import Checkpoint
@@ -131,7 +132,7 @@ def _names_of(explained: Explained, model: nn.Module | None) -> dict[int, tuple[
     found: dict[int, dict[str, None]] = {}
     owners = [*([] if model is None else [model]), explained, *(front.module for front in explained._fronts)]
     for owner in owners:
-        for name, tensor in (*owner.named_parameters(remove_duplicate=False), *owner.named_buffers(remove_duplicate=False)):
+        for name, tensor in named_tensors(owner):
             found.setdefault(id(tensor), {})[name] = None
     return {tensor: tuple(names) for tensor, names in found.items()}
 
