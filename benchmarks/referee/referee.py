@@ -17,7 +17,7 @@ from pathlib import Path
 
 import lxt_fx
 from lxt_fx.referee.measured import BenchTable, Measured
-from lxt_fx.referee.results_text import mean_said, range_said
+from lxt_fx.referee.results_text import by_task, cases_said, mean_said, range_said
 from lxt_fx.referee.statistics import holm
 
 ROOT = Path(__file__).parents[2]
@@ -119,16 +119,12 @@ def all_at_once(results: lxt_fx.BenchResults) -> str:
 def by_metric(results: lxt_fx.BenchResults) -> str:
     """A table for each model and task: the mean of each method under each metric, and whether it differs from that of the
     reference. What did not run stands below."""
-    of_task: dict[tuple[str, str], list[BenchTable]] = {}
-    for table in results:
-        of_task.setdefault((table.model, table.task), []).append(table)
     parts = [
         f"Means. ▲ better and ▼ worse than `{results.reference}`, case by case (sign flips by groups, Holm over the "
         "methods of a metric); without a mark there is no evidence of a difference. ↑ higher is better, ↓ lower."
     ]
-    for (model, task), tables in of_task.items():
-        most = max(one.found.cases for table in tables for one in table.measured)
-        parts += [f"#### {model}, {task} ({most} case{'' if most == 1 else 's'})", _means(tables)]
+    for model, task, tables in by_task(results):
+        parts += [f"#### {model}, {task} ({cases_said(tables)})", _means(tables)]
     (_, *refused) = results.to_markdown().partition("### What did not run")
     return "\n\n".join(parts) + ("\n\n" + lower("".join(refused)) if any(refused) else "")
 

@@ -74,5 +74,3 @@ class _Reading:
 
 def _read(weights: Sequence[StreamedWeight]) -> list[Tensor]:
     return [weight.load() for weight in weights]
-
-
