@@ -68,7 +68,12 @@ def group_of(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one group stand one behind the other, so that what they share is made once and may be forgotten."""
+    """Tests of one group stand one behind the other, so that what they share is made once and may be forgotten. A test
+    with a set in its name is refused: each process writes one in another order, and then workers disagree about the tests."""
+    for item in items:
+        for name, value in getattr(getattr(item, "callspec", None), "params", {}).items():
+            if isinstance(value, (set, frozenset)) and str(value) in item.nodeid:
+                raise pytest.UsageError(f"{item.nodeid}: {name} is a set, which each process writes in another order")
     order: dict[str, int] = {}
     items.sort(key=lambda item: order.setdefault(group_of(item), len(order)))
 
