@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lxt_fx.base.errors import InputError, LedgerError
 from lxt_fx.ledger.causes import Cause
-from lxt_fx.ledger.taps import Edge
+from lxt_fx.ledger.meter import Edge
 
 K = TypeVar("K", bound=Hashable)
 

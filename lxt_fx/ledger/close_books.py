@@ -17,7 +17,8 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.books import Entry, Place, Source
 from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.ledger import Ledger
-from lxt_fx.ledger.taps import K, Meter, layer_of
+from lxt_fx.ledger.meter import Readings, by_example
+from lxt_fx.ledger.taps import layer_of
 from lxt_fx.ops.own_backward import OWN_BACKWARD
 from lxt_fx.rule_table.rule import Conserves, Rule
 
@@ -28,7 +29,7 @@ def close_books(
     explained: Explained,
     goals: Sequence[Choice],
     relevance: Mapping[str, list[Tensor]],
-    meter: Meter,
+    readings: Readings,
     tokens: Sequence[tuple[str, ...]],
 ) -> Ledger:
     """The ledger of one run. `goals` are the explained numbers and `relevance` is that of each leaf, both by example.
@@ -38,12 +39,12 @@ def close_books(
     and becomes an entry of the node.
     """
     examples, dtype = len(goals), str(goals[0].value.dtype).removeprefix("torch.")
-    explained_value = _by_example([goal.value for goal in goals], examples)
-    reaching, passing = _all_by_example(meter.reaching, examples), _all_by_example(meter.passing, examples)
+    explained_value = by_example([goal.value for goal in goals], examples)
+    reaching, passing = readings.reaching, readings.passing
     places = {node.name: _place(node, explained.record.stages["lowered"].rules) for node in explained.graph.nodes}
     taken: dict[str, dict[tuple[Cause, str], Tensor]] = {}
-    for (name, cause, what), amounts in meter.taken.items():
-        taken.setdefault(name, {})[cause, what] = _by_example(amounts, examples)
+    for (name, cause, what), amount in readings.taken.items():
+        taken.setdefault(name, {})[cause, what] = amount
     nothing = torch.zeros_like(explained_value)
     received: dict[str, Tensor] = {}
     given: dict[str, Tensor] = {}
@@ -68,9 +69,9 @@ def close_books(
         places=places,
         reaching=reaching,
         passing=passing,
-        heads=_all_by_example(meter.heads, examples),
-        positions=_all_by_example(meter.positions, examples),
-        profile=_all_by_example(meter.profile, examples),
+        heads=readings.heads,
+        positions=readings.positions,
+        profile=readings.profile,
         model_class=explained.record.model_class,
         table_name=explained.record.table_name,
         dtype=dtype,
@@ -82,16 +83,6 @@ def close_books(
 def is_narrower(dtype: str, than: str) -> bool:
     """Whether the one floating-point dtype has fewer digits than the other."""
     return bool(dtype) and torch.finfo(getattr(torch, dtype)).eps > torch.finfo(getattr(torch, than)).eps
-
-
-def _by_example(amounts: list[Tensor], examples: int) -> Tensor:
-    """[examples, ...] on the CPU in float64; 0 for examples without a reading."""
-    stacked = torch.stack([amount.detach().double().cpu() for amount in amounts])
-    return torch.cat([stacked, stacked.new_zeros(examples - len(stacked), *stacked.shape[1:])])
-
-
-def _all_by_example(amounts: Mapping[K, list[Tensor]], examples: int) -> dict[K, Tensor]:
-    return {key: _by_example(found, examples) for key, found in amounts.items()}
 
 
 def _split(place: Place, left: Tensor, taken: Mapping[tuple[Cause, str], Tensor], rule: Rule | None) -> Iterator[Entry]:

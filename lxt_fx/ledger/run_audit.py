@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,18 +12,18 @@ from lxt_fx.attribution.as_explained import as_explained
 from lxt_fx.attribution.embeddings import Inputs, as_called
 from lxt_fx.attribution.non_finite import is_finite, raise_non_finite
 from lxt_fx.attribution.readable_tokens import Tokenizer
-from lxt_fx.attribution.target import TargetFunction, TargetsLike, is_list, target_by_example
-from lxt_fx.attribution.target_entry import Choice, Reading, choose, name_of, said_of
-from lxt_fx.attribution.text_input import TextInput, texts_by_example, texts_of_logits
+from lxt_fx.attribution.target import TargetsLike
+from lxt_fx.attribution.target_entry import Choice, Reading
+from lxt_fx.attribution.text_input import texts_by_example, texts_of_logits
 from lxt_fx.base.autocast import autocast_off
-from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, stage, steps
-from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.nested_inputs import with_leaves_in
 from lxt_fx.ledger.close_books import close_books
+from lxt_fx.ledger.goals import Asked, check_form, check_leaves
 from lxt_fx.ledger.ledger import Ledger
-from lxt_fx.ledger.taps import Meter, Taps
+from lxt_fx.ledger.meter import Meter
+from lxt_fx.ledger.taps import Taps
 
 
 @lasting
@@ -59,20 +58,13 @@ def audit(
         given, positional = _given(inputs)
         called = as_explained(explained, positional, given, "audit")
         called._refuse_hooks("audit")
-        if called.record.form != "gradient":
-            raise InputError(
-                "audit: it reads the fast form; transform the model without form='explicit', which gives the same"
-            )
+        check_form(called)
         named = called._named(positional, as_called(called, given))
         explained, bound = called._prepared((), named)
         leaves, meter = explained._new_leaves(bound), Meter()
-        if not leaves:
-            raise InputError(
-                f"audit: none of the inputs carries relevance; {explained.record.model_class} carries it from "
-                f"{', '.join(explained.record.leaves)}, which must be given as floating-point tensors"
-            )
+        check_leaves(explained, leaves)
         bound = with_leaves_in(bound, leaves)
-        asked = _Asked(Reading.of("audit", explained, labels), target, texts_of_logits(named, bound, tokenizer))
+        asked = Asked(Reading.of("audit", explained, labels), target, texts_of_logits(named, bound, tokenizer))
         with stage("running the forward, node by node"):
             goals = asked.goals(explained._run_by(Taps(explained, meter), bound))
         relevance = _backward(goals, leaves, meter)
@@ -84,7 +76,7 @@ def audit(
             raise_non_finite(explained, bound, again, f"audit: {goals[0].said}, or its relevance,")
         read = texts_by_example(named, bound, tokenizer) if "inputs_embeds" in explained.record.inputs else []
     with stage("closing the books"):
-        return close_books(explained, goals, relevance, meter, [text.tokens for text in read])
+        return close_books(explained, goals, relevance, meter.readings(len(goals)), [text.tokens for text in read])
 
 
 def _given(inputs: Inputs) -> tuple[dict[str, Any], tuple[Any, ...]]:
@@ -92,53 +84,6 @@ def _given(inputs: Inputs) -> tuple[dict[str, Any], tuple[Any, ...]]:
     if isinstance(inputs, Mapping):
         return dict(inputs), ()
     return {}, inputs if isinstance(inputs, tuple) else (inputs,)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
-    """What is explained in each example; the target of an example is read with the text of that example, if there is
-    one."""
-
-    reading: Reading
-    target: TargetsLike
-    texts: Sequence[TextInput]
-
-    def goals(self, output: Any) -> list[Choice]:
-        """One number for each example."""
-        examples = _batch(output)
-        if not is_list(self.target) and callable(self.target):
-            return _by_function(self.target, output, examples)
-        goals = [
-            choose(self.reading, target, output, self.texts[example] if self.texts else None, example)
-            for example, target in enumerate(target_by_example(self.target, examples, "audit"))
-        ]
-        return [_checked(goal) for goal in goals]
-
-
-def _batch(output: Any) -> int:
-    tensors = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.dim()]
-    return tensors[0].shape[0] if tensors else 1
-
-
-def _by_function(function: TargetFunction, output: Any, examples: int) -> list[Choice]:
-    value = function(output)
-    fits = isinstance(value, Tensor) and (value.numel() == 1 or list(value.shape) == [examples])
-    if not fits:
-        got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise InputError(
-            f"audit: the target function {name_of(function)} must return one number for each of the {examples} examples, "
-            f"[{examples}], or a scalar; got {got}. Select one element of each, such as out.logits[:, -1].amax(-1)"
-        )
-    return [_checked(Choice(item, said_of(function))) for item in value.reshape(-1)]
-
-
-def _checked(goal: Choice) -> Choice:
-    if not goal.value.requires_grad:
-        raise InputError(
-            f"audit: {goal.said} does not depend on the input by a differentiable path, so there is nothing to audit; "
-            "return a number computed from the output, without detach, item or argmax"
-        )
-    return goal
 
 
 def _backward(goals: list[Choice], leaves: Mapping[str, Tensor], meter: Meter) -> dict[str, list[Tensor]]:

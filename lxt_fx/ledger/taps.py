@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from lxt_fx.compiler.explained import Explained
 from lxt_fx.ledger.call import Call, inner
 from lxt_fx.ledger.causes import Cause
 from lxt_fx.ledger.claimed import shares
+from lxt_fx.ledger.meter import Edge, Meter
 from lxt_fx.ops import products
 from lxt_fx.ops.aten_kinds import MOVES
 from lxt_fx.ops.packed import packed_layer_of
@@ -33,49 +33,16 @@ _READS_SHAPE = NO_GRADIENT - {aten.detach.default, products.hold}
 _LAYER = re.compile(r"(?:.*?\.)?\d+(?=\.|$)")
 
 
-K = TypeVar("K", bound=Hashable)
-
-
-class Edge(NamedTuple):
-    """An edge of the graph: the node that is read, its reader, the argument name, and the number of the operand."""
-
-    producer: str
-    consumer: str
-    argument: str
-    order: int
-
-
-@dataclass(slots=True)
-class Meter:
-    """What the taps read. `reaching` is <output, gradient> of each node, `passing` is <operand, gradient> of each edge, and
-    `taken` is the share of each (node, cause, name). `heads` splits the edges and outputs of attentions by head,
-    `positions` splits (node, query | key | value) by token, `profile` splits the output of each layer by dimension 1
-    (tokens)."""
-
-    example: int = 0
-    reaching: dict[str, list[Tensor]] = field(default_factory=dict)
-    passing: dict[Edge, list[Tensor]] = field(default_factory=dict)
-    taken: dict[tuple[str, Cause, str], list[Tensor]] = field(default_factory=dict)
-    heads: dict[Edge | str, list[Tensor]] = field(default_factory=dict)
-    positions: dict[tuple[str, str], list[Tensor]] = field(default_factory=dict)
-    profile: dict[str, list[Tensor]] = field(default_factory=dict)
-
-    def add(self, amounts: dict[K, list[Tensor]], key: K, amount: Tensor) -> None:
-        """Adds to the amount of the example that is being explained."""
-        found = amounts.setdefault(key, [])
-        found += [torch.zeros_like(amount)] * (self.example + 1 - len(found))
-        found[self.example] = found[self.example] + amount
-
-
 class Taps(torch.fx.Interpreter):
-    """Runs the graph of an explained module node by node, with a tap on every operand that carries relevance."""
+    """Runs the graph of an explained module node by node, with a tap on every operand that carries relevance. `graph` is a
+    copy of it with the same names, where that is what runs."""
 
-    def __init__(self, explained: Explained, meter: Meter) -> None:
-        super().__init__(explained)
+    def __init__(self, explained: Explained, meter: Meter, graph: Graph | None = None) -> None:
+        super().__init__(explained, graph=graph)
         self.meter = meter
         self.rules: Mapping[str, Rule] = explained.record.stages["lowered"].rules
         self.layers = layer_outputs(explained)
-        self.parts = attention_parts(explained.graph)
+        self.parts = attention_parts(self.graph)
         self.origin = Origins(explained.record.stages["lowered"].carrying)
 
     def run_node(self, n: Node) -> Any:
@@ -125,18 +92,10 @@ class Taps(torch.fx.Interpreter):
                 return  # an item of a tuple that the target does not depend on
             meter.add(meter.passing, edge, inner(found, gradient))
             if reader in self.parts and found.dim() == 4:
-                self._split(edge, found, gradient, self.parts[reader].get(edge.argument))
+                _split(meter, edge, found, gradient, self.parts[reader].get(edge.argument))
 
         tap.register_hook(read)  # type: ignore[no-untyped-call]
         return tap
-
-    def _split(self, edge: Edge, found: Tensor, gradient: Tensor, part: tuple[str, int] | None) -> None:
-        """Splits [batch, heads, tokens, width] by head, and by token where the operand is query, key or value."""
-        product = torch.where(gradient == 0, 0, found.double() * gradient.double())
-        self.meter.add(self.meter.heads, edge, product.sum((0, 2, 3)))
-        if part is not None:
-            name, tokens = part
-            self.meter.add(self.meter.positions, (edge.consumer, name), product.sum([0, 1, 5 - tokens]))
 
     def _meet(self, result: Any, call: Call) -> None:
         """Hooks that read the relevance that reaches the node, once its gradient is complete."""
@@ -162,6 +121,15 @@ class Taps(torch.fx.Interpreter):
                 meter.add(meter.profile, self.layers[name], (found.double() * gradient.double()).sum((0, 2)))
 
         return read
+
+
+def _split(meter: Meter, edge: Edge, found: Tensor, gradient: Tensor, part: tuple[str, int] | None) -> None:
+    """Splits [batch, heads, tokens, width] by head, and by token where the operand is query, key or value."""
+    product = torch.where(gradient == 0, 0, found.double() * gradient.double())
+    meter.add(meter.heads, edge, product.sum((0, 2, 3)))
+    if part is not None:
+        name, tokens = part
+        meter.add(meter.positions, (edge.consumer, name), product.sum([0, 1, 5 - tokens]))
 
 
 def _asks_gradient(found: Any) -> bool:
