@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from forked_ranks import forked
+from same_ledger import check_same_ledger
 from shared_captures import explained, one_worker, shared_model
 from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
@@ -76,8 +77,14 @@ def worst(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
+def number_of(name: str, targets: list[int]) -> Any:
+    """What an audit explains: a class or token; of T5, a sum of a logit and of a value of the encoder, which goes through
+    all stages of the decoder."""
+    return (lambda out: out.logits[:, -1, 7] + out.encoder_last_hidden_state[:, 0, 3]) if name == "t5" else targets[0]
+
+
 def run(module: lxt_fx.Explained, given: dict[str, Tensor], **settings: Any) -> Callable[[int], Any]:
-    """What each rank does: one call without places, one with them, whose results it returns."""
+    """What each rank does: one call without places, one with them, and an audit, whose results it returns."""
 
     def work(rank: int) -> Any:
         pipe = pipeline(module, timeout=60, stages=settings.get("stages"), schedule=settings.get("schedule", "1f1b"))
@@ -85,7 +92,8 @@ def run(module: lxt_fx.Explained, given: dict[str, Tensor], **settings: Any) -> 
         if "schedule" in settings:
             return (found.relevance,)
         inside = pipe.relevance_of(given, settings["targets"], PLACES)
-        return found.relevance, found.values, inside.relevance, inside.gathered(), set(inside.inside), inside.ranks
+        ledger = pipe.audit(given, settings["audited"])
+        return found.relevance, found.values, inside.relevance, inside.gathered(), set(inside.inside), inside.ranks, ledger
 
     return work
 
@@ -111,11 +119,14 @@ CASES = [
 def test_ranks_find_what_one_process_finds(name: str, table: str, ranks: int, dtype: torch.dtype, tmp_path: Path) -> None:
     module, given, targets = module_of(name, table, dtype), inputs_of(name), TARGETS.get(name, [7, 9, 11])
     wanted, inside = by_hand(module, given, targets)
-    parts = forked(ranks, run(module, given, targets=targets, size=2), tmp_path / "ranks")
+    audited = number_of(name, targets)
+    parts = forked(ranks, run(module, given, targets=targets, size=2, audited=audited), tmp_path / "ranks")
     assert not (bad := [part for part in parts if not isinstance(part, tuple)]), bad
     limit = 1e-10 if dtype is F64 else 1e-5
     assert worst(parts[0][0], wanted) < limit and worst(parts[0][2], wanted) < limit
-    for rank, (relevance, values, _, gathered, own, at) in enumerate(parts):
+    check_same_ledger(parts[0][6], lxt_fx.audit(module, given, audited), limit)
+    assert all(part[6] is None for part in parts[1:])
+    for rank, (relevance, values, _, gathered, own, at, _) in enumerate(parts):
         assert (relevance is None) == (rank > 0) and values.shape == (len(targets), 5)
         assert own == {place for place, where in at.items() if where == rank} and set(gathered) == set(inside)
         assert all(worst(gathered[place], inside[place]) < limit for place in inside)

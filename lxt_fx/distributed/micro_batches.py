@@ -83,8 +83,14 @@ def batched_call(explained: Explained, inputs: Tensor | Mapping[str, Any], devic
     filled = with_fills(explained._for_names_of(named)[1], module.record.optional)
     if other := next((name for name, x in (*filled.items(), *bound.items()) if not isinstance(x, Tensor)), None):
         raise InputError(f"pipeline: the input {other} is no tensor; a pipeline takes tensors by name only")
-    leaves = {name: bound[name].to("meta") for name in module.record.leaves if name in bound}
-    examples = max((len(x) for x in leaves.values()), default=1)
+    known = [(name, bound[name]) for name in module.record.leaves if name in bound]
+    leaves = {name: x.to("meta") for name, x in known if x.is_floating_point() or x.is_complex()}
+    if not leaves:
+        raise InputError(
+            f"pipeline: none of the inputs carries relevance; {module.record.model_class} carries it from "
+            f"{', '.join(module.record.leaves)}, which must be given as floating-point tensors"
+        )
+    examples = max(len(x) for x in leaves.values())
     given = {name: x.detach().to(device) for name, x in filled.items()}
     batched = _batched(module, {**given, **leaves}, examples)
     return BatchedCall(explained, module, named, given, leaves, examples, batched)

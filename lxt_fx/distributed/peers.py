@@ -75,6 +75,14 @@ class Peers:
         dist.all_gather_object(found, value, group=self.group)
         return found
 
+    def at_first(self, value: Any) -> list[Any]:
+        """What each rank gave, at the first rank; an empty list at the others."""
+        import torch.distributed as dist
+
+        found: list[Any] | None = [None] * self.count if self.rank == 0 else None
+        dist.gather_object(value, found, dst=self.ranks[0], group=self.group)
+        return found or []
+
     def failure(self, error: Exception, own: Exception | None) -> LxtFxError:
         """The error that this rank raises. `own` is what failed at this rank; None where a neighbour did not answer."""
         import torch.distributed as dist

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,24 @@ from lxt_fx.attribution.readable_tokens import Tokenizer
 from lxt_fx.attribution.target import TargetFunction, TargetsLike, Wanted, several_targets
 from lxt_fx.attribution.target_entry import Reading
 from lxt_fx.attribution.text_input import TextInput, texts_of_logits
+from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import InputError, NonFiniteError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.explained import Explained, check_explained
-from lxt_fx.distributed.built_stage import BuiltStage, Plan
+from lxt_fx.distributed.audited_stage import AuditedPart, AuditedStage, batches_of_audit, ledger_of
+from lxt_fx.distributed.built_stage import BuiltStage
+from lxt_fx.distributed.engine_stage import EngineStage, Plan
 from lxt_fx.distributed.micro_batches import BatchedCall, MicroBatch, batched_call, micro_batches
 from lxt_fx.distributed.peers import Peers
 from lxt_fx.distributed.weights import Weights
+from lxt_fx.ledger.goals import Asked, check_form
+from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ops.moves import to_device
 from lxt_fx.passes.segments.stages import Cut, Stage
 
 Schedule = Literal["1f1b", "gpipe"]
+S = TypeVar("S", bound=EngineStage)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +79,7 @@ class Pipeline:
             raise InputError(f"pipeline: {len(plan.stages)} stages for {peers.count} ranks; each rank has one stage")
         self.stages: tuple[Stage, ...] = plan.stages
         self._cut: Cut = [len(s.layers) for s in plan.stages] if _by_layers(cut) else cut
-        self._built: tuple[Any, BuiltStage] | None = None
+        self._built: tuple[Any, Any] | None = None
         plan.load(weights, peers.rank)
 
     @property
@@ -131,22 +138,18 @@ class Pipeline:
     def _run(
         self, call: BatchedCall, asked: _Asked, places: Mapping[str, InsidePlace], chosen: Sequence[str]
     ) -> PipelineRelevance:
-        built = self._stage_for(call, asked, places)
-        beats = self._peers.begin()
-        try:
+        def made() -> BuiltStage:
+            plan = Plan.of(call.module, places, self._cut, entries_only=asked.entries_only)
+            return BuiltStage(plan, call, self._weights, self._peers, self._schedule, asked.batches)
+
+        built = self._stage_for(call, asked.batches, (tuple(places), asked.entries_only), made)
+
+        def work() -> list[Any]:
             built.run(call, asked.batches, asked.of, self._peers.group)
-            problem = built.not_finite()
-            ends = self._peers.gathered((built.values(asked.batches), problem))
-        except Exception as error:
-            own = built.module.found.failed
-            self._built = None
-            del built  # it holds the process group, whose connections are to close
-            raise self._peers.failure(error, own) from None
-        finally:
-            beats.stop()
-        problems = [f"rank {self._peers.ranks[r]}: {said}" for r, (_, said) in enumerate(ends) if said]
-        if problems:
-            raise NonFiniteError(f"pipeline: {problems[0]}; lxt_fx.watch shows where, in a module that fits one process")
+            return self._peers.gathered((built.values(asked.batches), built.not_finite()))
+
+        ends = self._together(built, work)
+        self._check_finite([problem for _, problem in ends])
         inside, activation = built.inside(places, asked.batches, call)
         leaves = built.leaf_relevance(asked.batches, call) if self.stage.index == 0 else {}
         relevance = None
@@ -157,16 +160,72 @@ class Pipeline:
         ranks = {name: self._peers.ranks[rank] for name, rank in built.plan.ranks(places).items()}
         return PipelineRelevance(relevance, ends[-1][0], leaves, inside, activation, ranks, built.sent, self._peers)
 
-    def _stage_for(self, call: BatchedCall, asked: _Asked, places: Mapping[str, InsidePlace]) -> BuiltStage:
-        """The stage of this rank for calls of this shape, the last one again if it is the same."""
-        rows = call.rows(asked.batches[0].examples)
-        shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in rows.items())
-        key = (id(call.module), tuple(places), asked.entries_only, shapes, len(asked.batches), tuple(call.leaves))
-        if self._built is None or self._built[0] != key:
-            plan = Plan.of(call.module, places, self._cut, entries_only=asked.entries_only)
-            self._built = key, BuiltStage(plan, call, self._weights, self._peers, self._schedule, asked.batches)
-        return self._built[1]
+    def _together(self, built: EngineStage, work: Callable[[], T]) -> T:
+        """What `work` returns, which every rank does at once. Raises CallError where another rank failed or is gone."""
+        beats = self._peers.begin()
+        try:
+            return work()
+        except Exception as error:
+            self._built, own = None, built.close()
+            raise self._peers.failure(error, own) from None
+        finally:
+            beats.stop()
 
+    def _check_finite(self, problems: Sequence[str | None]) -> None:
+        said = [f"rank {self._peers.ranks[rank]}: {problem}" for rank, problem in enumerate(problems) if problem]
+        if said:
+            raise NonFiniteError(f"pipeline: {said[0]}; lxt_fx.watch shows where, in a module that fits one process")
+
+    def _stage_for(self, call: BatchedCall, batches: Sequence[MicroBatch], kind: Any, made: Callable[[], S]) -> S:
+        """The stage of this rank for calls of this kind and shape, the last one again if it is the same."""
+        rows = call.rows(batches[0].examples)
+        shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in rows.items())
+        key = (kind, id(call.module), shapes, len(batches), tuple(call.leaves))
+        if self._built is None or self._built[0] != key:
+            self._built = key, made()
+        found: S = self._built[1]
+        return found
+
+    def audit(
+        self,
+        inputs: Tensor | Mapping[str, Any],
+        target: TargetsLike = None,
+        *,
+        tokenizer: Tokenizer | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> Ledger | None:
+        """Where all relevance went, as `lxt_fx.audit` says it: its `Ledger` at the first rank, None at the others. Every
+        rank must make the same call.
+
+        `inputs`, `target`, `tokenizer` and `labels` are as there. Each rank accounts for the nodes of its stage, and sends
+        what it read to the first rank. A value that several stages read is a node of the stage that computes it. Each
+        example is a micro-batch of its own: the forward runs on the whole batch for each of them, as does the backward.
+
+        Raises what `lxt_fx.audit` raises; InputError where a function returns one number for several examples; and
+        CallError at all living ranks where one of them fails, is killed, or does not answer within the time-out.
+        """
+        with gradients_on(), autocast_off():
+            call = batched_call(self.explained, inputs, self.device)
+            call.explained._refuse_hooks("audit")
+            check_form(call.module)
+            batches = batches_of_audit(call)
+            texts = texts_of_logits(call.named, {**call.given, **call.leaves}, tokenizer)
+            asked = Asked(Reading.of("audit", call.module, labels), target, texts)
+
+            def made() -> AuditedStage:
+                plan = Plan.audited(call.module, self._cut)
+                return AuditedStage(plan, call, self._weights, self._peers, self._schedule, batches)
+
+            built = self._stage_for(call, batches, "audit", made)
+
+            def work() -> tuple[list[str | None], list[AuditedPart]]:
+                part = built.run(call, batches, asked, self._peers.group)
+                problems = self._peers.gathered(part.problem)
+                return problems, [] if any(problems) else self._peers.at_first(part)
+
+            problems, parts = self._together(built, work)
+            self._check_finite(problems)
+            return ledger_of(call, parts, built.leaf_relevance(call), tokenizer) if parts else None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:

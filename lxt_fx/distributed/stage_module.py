@@ -20,6 +20,12 @@ from lxt_fx.passes.segments.stages import Stage
 End = Callable[[int, tuple[Tensor, ...]], Tensor]
 """The number that the backward of a micro-batch starts at, [], from its number and the outputs of the last stage."""
 
+Run = Callable[[int, Sequence[Tensor]], Sequence[Tensor]]
+"""What the graph of a stage returns for a micro-batch, from its number and the values of the placeholders."""
+
+Lookups = Mapping[str, tuple[Front, GraphModule]]
+"""What computes a leaf from the inputs, by the name of the leaf."""
+
 
 @dataclass(slots=True, eq=False)
 class Found:
@@ -35,11 +41,9 @@ class StageModule(nn.Module):
     """Takes what the stage before gives, and the number of a micro-batch; gives what the next stage takes. The last one
     gives the explained number, [1]. `lookups` compute leaves from the inputs, in the first stage."""
 
-    def __init__(
-        self, body: GraphModule, stage: Stage, lookups: Mapping[str, tuple[Front, GraphModule]], form: str, end: End | None
-    ) -> None:
+    def __init__(self, run: Run, stage: Stage, lookups: Lookups, form: str, end: End | None) -> None:
         super().__init__()
-        self.body, self.stage, self.form, self.end = body, stage, form, end
+        self.run, self.stage, self.form, self.end = run, stage, form, end
         self.lookups = dict(lookups)
         self.inputs: Sequence[Mapping[str, Tensor]] = ()
         self.leaves: frozenset[str] = frozenset()
@@ -61,7 +65,7 @@ class StageModule(nn.Module):
         inputs = dict(self.inputs[number])
         if self.stage.index == 0:
             inputs |= self._leaves(number, inputs)
-        made = self.body(*taken, *(inputs[name] for name in self.stage.inputs))
+        made = self.run(number, (*taken, *(inputs[name] for name in self.stage.inputs)))
         gives, rest = made[: len(self.stage.gives)], made[len(self.stage.gives) :]
         for output, value in zip(self.stage.stays, rest[len(self.stage.outputs) :], strict=True):
             self._watch(number, output, value)

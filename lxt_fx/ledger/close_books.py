@@ -52,7 +52,7 @@ def close_books(
         received[edge.consumer] = received.get(edge.consumer, nothing) + amount
         given[edge.producer] = given.get(edge.producer, nothing) + amount
     entries = [Entry(places["output"], Cause.TARGET, "", explained_value - received.get("output", nothing))]
-    for name in reversed(reaching):
+    for name in reversed(list(reaching)):
         left = reaching[name] - received.get(name, nothing)
         entries += _split(places[name], left, taken.get(name, {}), explained.record.stages["lowered"].rules.get(name))
         if is_narrower(places[name].dtype, dtype):

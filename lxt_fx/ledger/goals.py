@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +20,6 @@ def check_form(explained: Explained) -> None:
     """Raises InputError for a module in explicit form."""
     if explained.record.form != "gradient":
         raise InputError("audit: it reads the fast form; transform the model without form='explicit', which gives the same")
-
-
-def check_leaves(explained: Explained, leaves: Collection[str]) -> None:
-    """Raises InputError where there are no leaves in a call."""
-    if not leaves:
-        raise InputError(
-            f"audit: none of the inputs carries relevance; {explained.record.model_class} carries it from "
-            f"{', '.join(explained.record.leaves)}, which must be given as floating-point tensors"
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,11 +16,12 @@ from lxt_fx.attribution.target import TargetsLike
 from lxt_fx.attribution.target_entry import Choice, Reading
 from lxt_fx.attribution.text_input import texts_by_example, texts_of_logits
 from lxt_fx.base.autocast import autocast_off
+from lxt_fx.base.errors import InputError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.base.progress import lasting, stage, steps
 from lxt_fx.compiler.nested_inputs import with_leaves_in
 from lxt_fx.ledger.close_books import close_books
-from lxt_fx.ledger.goals import Asked, check_form, check_leaves
+from lxt_fx.ledger.goals import Asked, check_form
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ledger.meter import Meter
 from lxt_fx.ledger.taps import Taps
@@ -62,7 +63,11 @@ def audit(
         named = called._named(positional, as_called(called, given))
         explained, bound = called._prepared((), named)
         leaves, meter = explained._new_leaves(bound), Meter()
-        check_leaves(explained, leaves)
+        if not leaves:
+            raise InputError(
+                f"audit: none of the inputs carries relevance; {explained.record.model_class} carries it from "
+                f"{', '.join(explained.record.leaves)}, which must be given as floating-point tensors"
+            )
         bound = with_leaves_in(bound, leaves)
         asked = Asked(Reading.of("audit", explained, labels), target, texts_of_logits(named, bound, tokenizer))
         with stage("running the forward, node by node"):

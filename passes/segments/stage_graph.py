@@ -149,16 +149,17 @@ class Part:
             )
 
 
+HANDED_ON = (aten.alias.default, aten.contiguous.default)
+"""What a value goes through before it is sent: it is contiguous, and no input, so that a gradient passes an op of the
+stage."""
+
+
 def _handed_on(graph: Graph, node: Node) -> Node:
-    """The value as it is sent: contiguous, and no placeholder, so that a gradient passes an op of this stage."""
-    if node.op == "placeholder":
-        node = _like(node, graph.call_function(aten.alias.default, (node,)))
-    return _like(node, graph.call_function(aten.contiguous.default, (node,)))
-
-
-def _like(node: Node, made: Node) -> Node:
-    made.meta = dict(node.meta)
-    return made
+    for op in HANDED_ON:
+        meta = dict(node.meta)
+        node = graph.call_function(op, (node,))
+        node.meta = meta
+    return node
 
 
 def bytes_of(found: object) -> int:
