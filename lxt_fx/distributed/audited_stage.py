@@ -38,6 +38,8 @@ class StageTaps(Taps):
         super().__init__(explained, Meter(), graph)
         self.stage, self.tensors, self.ends = stage, tensors, ends
         self._named: dict[str, Node] = {node.name: node for node in graph.nodes}
+        inputs = {str(node.target): node for node in graph.nodes if node.op == "placeholder"}
+        self._given = [*(self._named[name] for name in stage.takes), *(inputs[name] for name in stage.inputs)]
         own = (node for node in stage.graph.nodes if node.op in ("get_attr", "call_function"))
         self._own = [node for node in own if node not in _sending(stage)]
         assert all(self._named[node.name].target is node.target or node.op == "get_attr" for node in self._own)
@@ -45,9 +47,8 @@ class StageTaps(Taps):
     def values(self, meter: Meter, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """What the graph of the stage returns, for the values of its placeholders. The taps write to `meter`."""
         self.meter = meter
-        names = (*self.stage.takes, *self.stage.inputs)
         try:
-            self.env.update({self._named[name]: value for name, value in zip(names, given, strict=True)})
+            self.env.update(zip(self._given, given, strict=True))
             for node in self._own:
                 self.env[self._named[node.name]] = self._value_of(node)
             sent = [self._sent(self.env[self._named[name]]) for name in self.stage.gives]
@@ -124,7 +125,7 @@ class AuditedStage(EngineStage):
         if len(goals) != self._count:
             raise InputError(
                 f"audit: a pipeline explains one number for each of the {self._count} examples, and got {len(goals)}; "
-                f"return one for each, [{self._count}] (the amounts of their sum are the sums of theirs), or give one example"
+                f"return one for each, [{self._count}], whose ledgers add up to that of their sum, or give one example"
             )
         self._goals[number] = Choice(goals[number].value.detach().cpu(), goals[number].said)
         return at_least_float32(goals[number].value)

@@ -39,7 +39,7 @@ class Stage:
     the flat outputs `outputs` of the whole graph, then the flat outputs `stays`.
 
     `takes` are the names of nodes whose values come from the stage before, `gives` those that the next stage takes, in the
-    same order. `inputs` are inputs of the whole graph that it reads itself; those with relevance are read by the first
+    same order. `inputs` names inputs of the whole graph that it reads itself; those with relevance are read by the first
     stage, and taken by the others. `outputs` are numbers of outputs that leave the last stage, `stays` of those that this
     stage computes and that do not travel. `parameters` are the paths of the tensors that it reads of the module, which have
     `size` bytes. `layers` names its layers.
@@ -88,7 +88,8 @@ def stages_of(
         own = [i for i in stays if parts.home[flat[i]] == index]
         part = Part(parts, index)
         made = part.graph_of(gives, [flat[i] for i in (*ends, *own)])
-        takes, inputs, sent = (tuple(node.name for node in nodes) for nodes in (part.takes, part.inputs, gives))
+        takes, sent = (tuple(node.name for node in nodes) for nodes in (part.takes, gives))
+        inputs = tuple(str(node.target) for node in part.inputs)
         tensors = {path: attrgetter(path)(owner) for path in part.parameters}
         tensors |= {**(in_first if index == 0 else {}), **(in_last if index == count - 1 else {})}
         size = sum({id(each): bytes_of(each) for each in tensors.values()}.values())
