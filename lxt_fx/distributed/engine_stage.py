@@ -133,10 +133,21 @@ class EngineStage:
     def _scheduled(self, group: Any, count: int) -> Any:
         from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
+        module = self.module
+
+        class NotingStage(PipelineStage):
+            """Says that it was this rank where a backward failed, as its module does of a forward."""
+
+            def backward_one_chunk(self, *args: Any, **settings: Any) -> Any:
+                try:
+                    return super().backward_one_chunk(*args, **settings)
+                except Exception as error:
+                    cause = error.__cause__
+                    module.found.failed = cause if isinstance(cause, Exception) else error
+                    raise
+
         ends = self.gives or (torch.empty(1, device="meta", requires_grad=True),)
-        stage = PipelineStage(
-            self.module, self.stage.index, len(self.plan.stages), self.device, self.given, ends, group=group
-        )
+        stage = NotingStage(module, self.stage.index, len(self.plan.stages), self.device, self.given, ends, group=group)
         kind = ScheduleGPipe if self.kind == "gpipe" else Schedule1F1B
         return kind(stage, count, loss_fn=lambda number, _: number.sum())
 

@@ -119,8 +119,10 @@ class Peers:
     def _blame(self, said: str) -> str:
         again = "start the processes again"
         try:
-            gone = self._still()
-            told = {r: text for r in range(self.count) if (text := self._told(r)) is not None}
+            told, gone = self._all_told(), list[int]()
+            if not told:  # a rank that fails says so before its connections close
+                gone = self._still()
+                told = self._all_told()
         except RuntimeError:
             return (
                 f"pipeline: {self._me()} lost contact with the others, and with the process that holds the store of "
@@ -138,9 +140,10 @@ class Peers:
             f"processes are alive; give timeout=... if a micro-batch takes that long, else {again} ({said})"
         )
 
-    def _told(self, rank: int) -> str | None:
-        key = f"{self._key('failed')}/{rank}"
-        return self.store.get(key).decode() if self.store.check([key]) else None
+    def _all_told(self) -> dict[int, str]:
+        """What the ranks that failed said, by rank."""
+        keys = {rank: f"{self._key('failed')}/{rank}" for rank in range(self.count)}
+        return {rank: self.store.get(key).decode() for rank, key in keys.items() if self.store.check([key])}
 
     def _still(self) -> list[int]:
         """The ranks whose count stands still."""
