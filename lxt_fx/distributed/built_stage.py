@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,12 +13,35 @@ from lxt_fx.attribution.many_entries import BatchTargets
 from lxt_fx.attribution.many_targets import ends_at_hidden, ends_at_output
 from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.attribution.split_head import SplitModel
+from lxt_fx.attribution.target import TargetFunction, Wanted
+from lxt_fx.attribution.target_entry import Reading
+from lxt_fx.attribution.text_input import TextInput
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.wide import at_least_float32
 from lxt_fx.distributed.engine_stage import EngineStage
 from lxt_fx.distributed.micro_batches import BatchedCall, MicroBatch
 from lxt_fx.distributed.stage_module import End, Lookups, StageModule
 from lxt_fx.distributed.weights import Weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AskedTargets:
+    """The targets, and the micro-batches that they are explained in."""
+
+    reading: Reading
+    targets: Sequence[Wanted | TargetFunction]
+    texts: Sequence[TextInput]
+    batches: Sequence[MicroBatch]
+
+    @property
+    def entries_only(self) -> bool:
+        return all(isinstance(target, Wanted) for target in self.targets)
+
+    def of(self, number: int) -> BatchTargets:
+        """The target of a micro-batch, with the texts of its examples."""
+        batch = self.batches[number]
+        texts = [self.texts[example] for example in batch.examples] if self.texts else []
+        return BatchTargets(self.reading, [self.targets[batch.target]], texts)
 
 
 class BuiltStage(EngineStage):

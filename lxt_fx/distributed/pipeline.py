@@ -11,18 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from lxt_fx.attribution.leaf_call import LeafCall, leaves_read
-from lxt_fx.attribution.many_entries import BatchTargets
 from lxt_fx.attribution.places import InsidePlace, places_at
 from lxt_fx.attribution.readable_tokens import Tokenizer
-from lxt_fx.attribution.target import TargetFunction, TargetsLike, Wanted, several_targets
+from lxt_fx.attribution.target import TargetsLike, several_targets
 from lxt_fx.attribution.target_entry import Reading
-from lxt_fx.attribution.text_input import TextInput, texts_of_logits
+from lxt_fx.attribution.text_input import texts_of_logits
 from lxt_fx.base.autocast import autocast_off
 from lxt_fx.base.errors import InputError, NonFiniteError
 from lxt_fx.base.grad_mode import gradients_on
 from lxt_fx.compiler.explained import Explained, check_explained
 from lxt_fx.distributed.audited_stage import AuditedPart, AuditedStage, batches_of_audit, ledger_of
-from lxt_fx.distributed.built_stage import BuiltStage
+from lxt_fx.distributed.built_stage import AskedTargets, BuiltStage
 from lxt_fx.distributed.engine_stage import EngineStage, Plan
 from lxt_fx.distributed.micro_batches import BatchedCall, MicroBatch, batched_call, micro_batches
 from lxt_fx.distributed.peers import Peers
@@ -132,11 +131,11 @@ class Pipeline:
             found = places_at(call.module, places, "pipeline") if places else {}
             batches = micro_batches(call.examples, len(wanted), self._peers.count, size)
             texts = texts_of_logits(call.named, {**call.given, **call.leaves}, tokenizer)
-            asked = _Asked(Reading.of("pipeline", call.module, labels), wanted, texts, batches)
+            asked = AskedTargets(Reading.of("pipeline", call.module, labels), wanted, texts, batches)
             return self._run(call, asked, found, chosen)
 
     def _run(
-        self, call: BatchedCall, asked: _Asked, places: Mapping[str, InsidePlace], chosen: Sequence[str]
+        self, call: BatchedCall, asked: AskedTargets, places: Mapping[str, InsidePlace], chosen: Sequence[str]
     ) -> PipelineRelevance:
         def made() -> BuiltStage:
             plan = Plan.of(call.module, places, self._cut, entries_only=asked.entries_only)
@@ -197,9 +196,8 @@ class Pipeline:
         """Where all relevance went, as `lxt_fx.audit` says it: its `Ledger` at the first rank, None at the others. Every
         rank must make the same call.
 
-        `inputs`, `target`, `tokenizer` and `labels` are as there. Each rank accounts for the nodes of its stage, and sends
-        what it read to the first rank. A value that several stages read is a node of the stage that computes it. Each
-        example is a micro-batch of its own: the forward runs on the whole batch for each of them, as does the backward.
+        `inputs`, `target`, `tokenizer` and `labels` are as there. Each rank measures the nodes of its stage. Each example
+        is a micro-batch: forward and backward run on the whole batch for each of them.
 
         Raises what `lxt_fx.audit` raises; InputError where a function returns one number for several examples; and
         CallError at all living ranks where one of them fails, is killed, or does not answer within the time-out.
@@ -208,44 +206,29 @@ class Pipeline:
             call = batched_call(self.explained, inputs, self.device)
             call.explained._refuse_hooks("audit")
             check_form(call.module)
-            batches = batches_of_audit(call)
             texts = texts_of_logits(call.named, {**call.given, **call.leaves}, tokenizer)
             asked = Asked(Reading.of("audit", call.module, labels), target, texts)
-
-            def made() -> AuditedStage:
-                plan = Plan.audited(call.module, self._cut)
-                return AuditedStage(plan, call, self._weights, self._peers, self._schedule, batches)
-
-            built = self._stage_for(call, batches, "audit", made)
-
-            def work() -> tuple[list[str | None], list[AuditedPart]]:
-                part = built.run(call, batches, asked, self._peers.group)
-                problems = self._peers.gathered(part.problem)
-                return problems, [] if any(problems) else self._peers.at_first(part)
-
-            problems, parts = self._together(built, work)
-            self._check_finite(problems)
+            built, parts = self._audited(call, asked)
             return ledger_of(call, parts, built.leaf_relevance(call), tokenizer) if parts else None
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
-    """The targets, and the micro-batches that they are explained in."""
+    def _audited(self, call: BatchedCall, asked: Asked) -> tuple[AuditedStage, list[AuditedPart]]:
+        """What all stages found, at the first rank."""
+        batches = batches_of_audit(call)
 
-    reading: Reading
-    targets: Sequence[Wanted | TargetFunction]
-    texts: Sequence[TextInput]
-    batches: Sequence[MicroBatch]
+        def made() -> AuditedStage:
+            plan = Plan.audited(call.module, self._cut)
+            return AuditedStage(plan, call, self._weights, self._peers, self._schedule, batches)
 
-    @property
-    def entries_only(self) -> bool:
-        return all(isinstance(target, Wanted) for target in self.targets)
+        built = self._stage_for(call, batches, "audit", made)
 
-    def of(self, number: int) -> BatchTargets:
-        """The target of a micro-batch, with the texts of its examples."""
-        batch = self.batches[number]
-        texts = [self.texts[example] for example in batch.examples] if self.texts else []
-        return BatchTargets(self.reading, [self.targets[batch.target]], texts)
+        def work() -> tuple[list[str | None], list[AuditedPart]]:
+            part = built.run(call, batches, asked, self._peers.group)
+            problems = self._peers.gathered(part.problem)
+            return problems, [] if any(problems) else self._peers.at_first(part)
 
+        problems, parts = self._together(built, work)
+        self._check_finite(problems)
+        return built, parts
 
 def _by_layers(cut: Cut) -> bool:
     return isinstance(cut, int) or all(isinstance(each, int) for each in cut)
@@ -272,6 +255,7 @@ def pipeline(
         pipe = lxt_fx.distributed.pipeline(lxt_fx.transform(model), "folder/of/safetensors")
         found = pipe.relevance_of({"input_ids": ids, "attention_mask": mask}, [token])
         found.relevance     # at the first rank: [targets, batch, tokens]
+        ledger = pipe.audit({"input_ids": ids}, token)    # at the first rank: where all relevance went
 
     `explained` is what `transform` made of the model on the meta device, `weights` is a folder of safetensors. Of it each
     rank reads the tensors of its own stage only, in the dtype that the model has. Buffers that no checkpoint has are made
