@@ -69,7 +69,7 @@ def group_of(item: pytest.Item) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one group stand one behind the other, so that what they share is made once and may be forgotten. A test
-    with a set in its name is refused: each process writes one in another order, and workers then disagree about the tests."""
+    with a set in its name is refused: each process writes one in another order, and workers then disagree."""
     for item in items:
         for name, value in getattr(getattr(item, "callspec", None), "params", {}).items():
             if isinstance(value, (set, frozenset)) and str(value) in item.nodeid:
