@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 def forked(count: int, work: Callable[[int], Any], folder: Path, limit: float = 120.0) -> list[Any]:
     """What `work(rank)` returns at each of `count` gloo ranks; the text of an exception that it raised; None where the rank
-    died or did not end within `limit` seconds."""
+    died, was stopped by a signal while all others ended, or did not end within `limit` seconds."""
     folder.mkdir(exist_ok=True)
     children = []
     for rank in range(count):
@@ -41,9 +41,12 @@ def forked(count: int, work: Callable[[int], Any], folder: Path, limit: float = 
 
 
 def _joined(children: list[int], end: float) -> None:
-    left = set(children)
-    while left and time.monotonic() < end:
-        left -= {child for child in left if os.waitpid(child, os.WNOHANG)[0]}
+    left, stopped = set(children), set[int]()
+    while left - stopped and time.monotonic() < end:
+        for child in left - stopped:
+            found, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
+            if found:
+                (stopped.add if os.WIFSTOPPED(status) else left.discard)(child)
         time.sleep(0.02)
     for child in left:
         os.kill(child, 9)

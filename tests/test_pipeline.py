@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 import lxt_fx
 from lxt_fx.attribution.places import places_at
 from lxt_fx.attribution.tapped import tapped
-from lxt_fx.distributed import pipeline
+from lxt_fx.distributed import peers, pipeline
 from lxt_fx.distributed.stage_module import StageModule
 from lxt_fx.ops.moves import to_device
 
@@ -40,17 +41,16 @@ def inputs_of(name: str, examples: int = 5) -> dict[str, Tensor]:
     return {**given, "decoder_input_ids": torch.randint(3, 60, (examples, 5))} if name == "t5" else given
 
 
-def t5_model() -> nn.Module:
+@cache
+def t5_model(dtype: torch.dtype) -> nn.Module:
     torch.manual_seed(0)
     config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
-    return T5ForConditionalGeneration(config).eval()
+    return T5ForConditionalGeneration(config).to(dtype).eval()
 
 
+@cache
 def module_of(name: str, table: str, dtype: torch.dtype = F64) -> lxt_fx.Explained:
-    return lxt_fx.transform(T5, rules=table) if name == "t5" else explained(name, dtype, rules=table)
-
-
-T5 = t5_model().double()
+    return lxt_fx.transform(t5_model(dtype), rules=table) if name == "t5" else explained(name, dtype, rules=table)
 
 
 def by_hand(module: lxt_fx.Explained, given: dict[str, Tensor], targets: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -112,6 +112,11 @@ CASES = [
         pytest.param(name, "cp_lrp", 2, F64, marks=[one_worker(name), pytest.mark.slow("cp_lrp of more models")])
         for name in ("gemma3", "bert")
     ),
+    *(
+        pytest.param(name, "attnlrp", 2, torch.float32, marks=[one_worker(name), pytest.mark.slow("float32 of more")])
+        for name in ("gemma3", "bert")
+    ),
+    pytest.param("t5", "attnlrp", 2, torch.float32, marks=pytest.mark.slow("float32 of more, and fewer stages")),
 ]
 
 
@@ -163,7 +168,7 @@ LONGER = pytest.mark.slow("gemma3 has all that llama has, and more buffers")
 )
 def test_each_rank_reads_its_own_weights_of_a_checkpoint_only(name: str, tmp_path: Path) -> None:
     model, given = shared_model(name, F64), inputs_of(name)
-    wanted = lxt_fx.relevance_of(explained(name, F64), given, [7])
+    wanted, ledger = lxt_fx.relevance_of(explained(name, F64), given, [7]), lxt_fx.audit(explained(name, F64), given, 7)
     model.save_pretrained(tmp_path / "model", max_shard_size="60KB")
     assert (tmp_path / "model/model.safetensors.index.json").exists()
     with torch.device("meta"):
@@ -174,13 +179,18 @@ def test_each_rank_reads_its_own_weights_of_a_checkpoint_only(name: str, tmp_pat
     def work(rank: int) -> Any:
         pipe = pipeline(module, tmp_path / "model")
         assert torch.equal(torch.get_rng_state(), state), "nobody's random numbers are drawn"
-        found = pipe.relevance_of(given, [7])
-        return found.relevance, set(pipe._weights._read), pipe.size, [stage.size for stage in pipe.stages], str(pipe)
+        found, books = pipe.relevance_of(given, [7]), pipe.audit(given, 7)
+        return found.relevance, set(pipe._weights._read), pipe.size, [stage.size for stage in pipe.stages], str(pipe), books
 
     parts = forked(2, work, tmp_path / "ranks")
     assert worst(parts[0][0], wanted) < 1e-10, parts
     assert parts[1][0] is None and "stage 1: model.layers.1" in parts[0][4]
-    for rank, (_, read, size, sizes, _) in enumerate(parts):
+    parts[0][5].check()  # its nodes have other names: on the meta device the capture has copies more
+    for found, own in ((parts[0][5].by_layer(), ledger.by_layer()), (parts[0][5].by_cause(), ledger.by_cause())):
+        assert list(found) == list(own)
+        assert all(((found[key] - own[key]).abs() <= 1e-10 * ledger.scale()).all() for key in own)
+    assert worst(parts[0][5].sources[0].relevance, ledger.sources[0].relevance) < 1e-10
+    for rank, (_, read, size, sizes, _, _) in enumerate(parts):
         assert any(f"layers.{rank}." in path for path in read)
         assert not any(f"layers.{1 - rank}." in path for path in read)
         assert size == sizes[rank], "no byte beside the stage's"
@@ -196,6 +206,7 @@ def meta_llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[lxt_fx.Explain
     return lxt_fx.transform(empty), empty, folder
 
 
+@one_worker("llama")
 def test_names_that_are_missing_or_unknown_are_refused(
     meta_llama: tuple[lxt_fx.Explained, nn.Module, Path], tmp_path: Path
 ) -> None:
@@ -238,10 +249,18 @@ def test_names_that_are_missing_or_unknown_are_refused(
     assert "has model.extra.weight, which LlamaForCausalLM has not" in errors[1]
     assert f"{name} is [3, 3] in the checkpoint, [48, 32] here" in errors[2]
     assert "no *.safetensors file" in errors[3] and "2 stages for 1 ranks" in errors[4]
-    wanted = lxt_fx.relevance_of(lxt_fx.transform(tiny.llama()), inputs_of("llama"), [7])
+    wanted = lxt_fx.relevance_of(explained("llama"), inputs_of("llama"), [7])
     assert worst(relevance, wanted) < 1e-5, "a name without the prefix of the base model is the one with it"
 
 
+@pytest.fixture
+def noticed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that is gone is noticed after one second, not two and a half."""
+    monkeypatch.setattr(peers, "BEAT", 0.1)
+    monkeypatch.setattr(peers, "STILL", 1.0)
+
+
+@pytest.mark.usefixtures("noticed_soon")
 def test_a_killed_rank_is_named_by_all_others(tmp_path: Path) -> None:
     module = module_of("t5", "attnlrp")
 
@@ -265,6 +284,7 @@ def test_a_killed_rank_is_named_by_all_others(tmp_path: Path) -> None:
 
 @one_worker("llama")
 @pytest.mark.slow
+@pytest.mark.usefixtures("noticed_soon")
 def test_a_rank_that_stops_answering_is_named_after_the_time_out(tmp_path: Path) -> None:
     module = module_of("llama", "attnlrp")
 
@@ -277,7 +297,7 @@ def test_a_rank_that_stops_answering_is_named_after_the_time_out(tmp_path: Path)
             pipe.relevance_of(inputs_of("llama"), [7])
         return str(caught.value), time.monotonic() - begun
 
-    parts = forked(2, work, tmp_path / "ranks", limit=13)
+    parts = forked(2, work, tmp_path / "ranks")
     assert parts[1] is None and "rank 1 (stage 1 of 2) is gone" in parts[0][0] and 3 < parts[0][1] < 15
 
 
