@@ -82,7 +82,7 @@ def test_each_kind_of_layer_is_compiled_once() -> None:
     assert counts[0] == counts[1] <= 3
 
 
-@pytest.mark.parametrize("checkpoint", [None, "layers"])
+@pytest.mark.parametrize("checkpoint", [pytest.param(None, marks=pytest.mark.slow("the same layers, kept")), "layers"])
 def test_compiled_layers_give_the_numbers_of_eager(checkpoint: Any) -> None:
     torch._dynamo.reset()
     plain = explained("llama")

@@ -31,11 +31,13 @@ def cases() -> Iterator[Any]:
     for name in TEXT_CASES:
         for dtype, attention in (first, (torch.float32, "sdpa"), (torch.bfloat16, "sdpa"), (torch.float64, "eager")):
             more = [] if (dtype, attention) == first else longer(name)
+            if dtype is torch.float32 and not more:
+                more = [pytest.mark.slow("between float64 and bfloat16")]
             title = f"{name}-{str(dtype).removeprefix('torch.')}-{attention}"
             yield pytest.param(name, dtype, attention, id=title, marks=[one_worker(name), *more])
 
 
-@pytest.mark.parametrize(("name", "dtype", "attention"), cases())
+@pytest.mark.parametrize(("name", "dtype", "attention"), list(cases()))
 def test_relevance_equals_that_of_lxt(name: str, dtype: torch.dtype, attention: str) -> None:
     golden, module = shared_golden(name, dtype, attention), explained(name, dtype, attention, rules=table_of(name))
     embeds = golden.case["inputs_embeds"].to(dtype).requires_grad_()

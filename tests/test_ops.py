@@ -17,6 +17,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lxt_fx.ops import explicit, explicit_contributions, recurrences
 
+LAST = {case.op: case for case in CASES.values()}
+"""One case of each op."""
+TRACED_ALREADY = pytest.mark.slow("what checks the op's registration traces it")
+
 every_case = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
 
 
@@ -46,7 +50,7 @@ def test_every_registered_op_has_a_case() -> None:
     assert {str(case.op).split(".")[1] for case in CASES.values()} == set(torch.ops.lxt_fx) - of_explicit_form - checks
 
 
-@pytest.mark.parametrize("case", {case.op: case for case in CASES.values()}.values(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", LAST.values(), ids=lambda case: case.name)
 def test_op_is_registered_well(case: Case) -> None:
     torch.library.opcheck(case.op, case.make(torch.float32), dict(case.keywords))
 
@@ -70,7 +74,12 @@ def test_weights_and_statistics_get_no_gradient(name: str) -> None:
     assert reached == [argument.requires_grad for argument in frozen if isinstance(argument, Tensor)]
 
 
-@every_case
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=TRACED_ALREADY if case is LAST[case.op] else ()) for name, case in CASES.items()
+    ],
+)
 def test_traced_op_equals_eager(case: Case) -> None:
     """`aot_eager` traces forward and backward as inductor does, and runs the traces as they are."""
     torch._dynamo.reset()

@@ -146,6 +146,7 @@ def test_a_further_graph_for_other_inputs_has_the_settings_of_its_call() -> None
         torch.testing.assert_close(explained(X, y=X), Masked()(X, y=X))
 
 
+@pytest.mark.slow("inductor compiles a module for seconds")
 def test_a_compiled_module_asks_for_the_first_call_outside() -> None:
     explained = lxt_fx.transform(Masked(), (X,), {"flag": 0.5})
     with pytest.warns(UserWarning, match=DIFFERS):

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from zoo_check import Result
 
-CI, LONGER = (18, 1.6), (34, 6.0)
+CI, LONGER = (14, 1.6), (34, 6.0)
 """How many models there are in a sample, and the seconds of `transform` above which one is not for it."""
 
 
