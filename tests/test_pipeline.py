@@ -358,6 +358,37 @@ def test_what_a_pipeline_cannot_do_is_refused_by_name(tmp_path: Path) -> None:
     assert all(part in text for part, text in zip(parts, said, strict=True)), said
 
 
+@pytest.mark.parametrize("mixed", [lambda y: y @ y.T, lambda y: y - y.mean(0)], ids=["pairs", "mean"])
+def test_examples_that_depend_on_one_another_are_not_divided(mixed: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.GELU()) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return mixed(self.layers[1](self.layers[0](x)))
+
+    given = torch.linspace(-1, 2, 12, dtype=F64).reshape(3, 4)
+    module = lxt_fx.transform(Mixing().double().eval(), (given,))
+
+    def work(rank: int) -> Any:
+        pipe = pipeline(module)
+        together = pipe.relevance_of(given, [1], size=3).leaves["x"]
+        try:
+            pipe.relevance_of(given, [1], size=2)
+        except lxt_fx.InputError as error:
+            return together, str(error)
+        return together, "nothing"
+
+    ((together, said),) = forked(1, work, tmp_path / "ranks")
+    assert "depend on one another" in said and "size=3 keeps them together" in said
+    leaf = given.clone().requires_grad_()
+    module(leaf)[:, 1].sum().backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(together[0], leaf.detach() * leaf.grad)
+
+
 def test_weights_that_are_sharded_or_packed_are_refused() -> None:
     from lxt_fx.distributed.weights import Weights
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from torch.fx import Node
 
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.nodes import fixed_size, shape, written_shape
+from lxt_fx.base.nodes import fixed_size, is_float, shape, written_shape
 from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.capture.example import with_fills
@@ -96,10 +97,45 @@ def batched_call(explained: Explained, inputs: Tensor | Mapping[str, Any], devic
     return BatchedCall(explained, module, named, given, leaves, examples, batched)
 
 
+def check_apart(call: BatchedCall, batches: Sequence[MicroBatch]) -> None:
+    """Raises InputError where micro-batches divide examples that a node computes with one another: its shape has the size
+    of the batch twice (the similarities of pairs), or lost it (a mean over the batch). An op that mixes examples and keeps
+    their shape is not seen."""
+    if len(set(batches[0].examples)) == call.examples:
+        return
+    names = _batch_sizes(call.module)
+    for node in call.module.graph.nodes:
+        own = written_shape(node) or ()
+        operands = [written_shape(each) or () for each in node.all_input_nodes if is_float(each)]
+        lost = any(names & set(operand) for operand in operands) and not _mentions(own, names)
+        if is_float(node) and shape(node) is not None and (lost or len([size for size in own if size in names]) > 1):
+            given = ", ".join(f"[{', '.join(operand)}]" for operand in operands)
+            raise InputError(
+                f"pipeline: %{node.name} makes [{', '.join(own)}] of {given}, so the examples of a batch (its size is "
+                f"{', '.join(sorted(names))}) depend on one another, and micro-batches of fewer would give other numbers; "
+                f"size={call.examples} keeps them together"
+            )
+
+
+def _mentions(sizes: Sequence[str], names: set[str]) -> bool:
+    """Whether a size is made of that of the batch, or only known in a run (u0)."""
+    return any(word in names or re.fullmatch(r"u\d+", word) for size in sizes for word in re.findall(r"\w+", size))
+
+
+def _placeholders(module: Explained) -> dict[str, Node]:
+    return {str(node.target): node for node in module.graph.nodes if node.op == "placeholder"}
+
+
+def _batch_sizes(module: Explained) -> set[str]:
+    """How the graph writes the number of examples; empty where it is a number."""
+    nodes = _placeholders(module)
+    found = {str((written_shape(nodes[leaf]) or "?")[0]) for leaf in module.record.leaves if leaf in nodes}
+    return {name for name in found if not name.isdigit()}
+
+
 def _batched(module: Explained, inputs: Mapping[str, Tensor], examples: int) -> frozenset[str]:
-    placeholders = {str(node.target): node for node in module.graph.nodes if node.op == "placeholder"}
+    placeholders, names = _placeholders(module), _batch_sizes(module)
     tokens = {read: front.leaf for front in module._fronts for read in front.reads}
-    names = {str((written_shape(placeholders[leaf]) or "?")[0]) for leaf in module.record.leaves if leaf in placeholders}
     found = {name for name, x in inputs.items() if _is_batched(placeholders.get(tokens.get(name, name)), x, examples)}
     for name, x in inputs.items():
         node = placeholders.get(name)

@@ -23,7 +23,7 @@ from lxt_fx.compiler.explained import Explained, check_explained
 from lxt_fx.distributed.audited_stage import AuditedPart, AuditedStage, batches_of_audit, ledger_of
 from lxt_fx.distributed.built_stage import AskedTargets, BuiltStage
 from lxt_fx.distributed.engine_stage import EngineStage, Plan
-from lxt_fx.distributed.micro_batches import BatchedCall, MicroBatch, batched_call, micro_batches
+from lxt_fx.distributed.micro_batches import BatchedCall, MicroBatch, batched_call, check_apart, micro_batches
 from lxt_fx.distributed.peers import Peers
 from lxt_fx.distributed.weights import Weights
 from lxt_fx.ledger.goals import Asked, check_form
@@ -130,6 +130,7 @@ class Pipeline:
             chosen = leaves_read(call.module, leaf, "pipeline")
             found = places_at(call.module, places, "pipeline") if places else {}
             batches = micro_batches(call.examples, len(wanted), self._peers.count, size)
+            check_apart(call, batches)
             texts = texts_of_logits(call.named, {**call.given, **call.leaves}, tokenizer)
             asked = AskedTargets(Reading.of("pipeline", call.module, labels), wanted, texts, batches)
             return self._run(call, asked, found, chosen)
@@ -229,6 +230,7 @@ class Pipeline:
         problems, parts = self._together(built, work)
         self._check_finite(problems)
         return built, parts
+
 
 def _by_layers(cut: Cut) -> bool:
     return isinstance(cut, int) or all(isinstance(each, int) for each in cut)
