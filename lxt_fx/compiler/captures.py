@@ -47,7 +47,7 @@ from lxt_fx.passes.capture.autograd_functions import Functions, own_backwards_fo
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import Example, token_embedding
 from lxt_fx.passes.capture.made_parameters import refuse_made_parameters
-from lxt_fx.passes.capture.offloaded import dispatched_from, is_dispatched
+from lxt_fx.passes.capture.offloaded import dispatched_from, is_dispatched, is_offloaded
 from lxt_fx.passes.capture.packed_layers import packed_layers
 from lxt_fx.passes.capture.refused_inputs import answers_after, without_refused_inputs
 from lxt_fx.passes.capture.with_backwards import captured_with_backwards
@@ -111,9 +111,10 @@ def _captured_without_values(model: nn.Module, example: Example, dynamic: bool) 
     seconds = dict(source.seconds)
     with timed(seconds, "example"):
         placement = placement_of(dispatched, model, example, source.captured.example)
+    proofs = [GradientProof(math.nan, note=NOT_COMPARED)] if is_offloaded(model) else []
     return replace(
-        source, model=model, state=None, seconds=seconds, proofs=[GradientProof(math.nan, note=NOT_COMPARED)],
-        placement=placement, not_kept="its weights are offloaded or on several devices",
+        source, model=model, state=None, seconds=seconds, proofs=proofs, placement=placement,
+        not_kept="its weights are offloaded or on several devices",
     ), kept  # fmt: skip
 
 

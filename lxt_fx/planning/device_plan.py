@@ -156,7 +156,7 @@ class DevicePlan(Listed):
             )
         elif load.targets > 1:
             lines.append(
-                "The peak is that of one target after another (chunk=1); relevance_of runs the backward of several at once, "
+                "The peak is that of one target after another (chunk=1); relevance_of runs several backwards at once, "
                 "as far as about 1 GiB of gradients allows."
             )
         return lines
