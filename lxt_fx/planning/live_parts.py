@@ -50,9 +50,10 @@ class MicroBatch:
     def _entering(self, at: int) -> int:
         """What is alive when the forward of part `at` begins: what earlier ones saved, and what it or a later one reads."""
         made = {name for part in self.parts[:at] for name in part.gives} | self.took
+        made |= {name for part in self.parts[: at + 1] for name in part.reads} & self.measured.shared.keys()
         read = {name for part in self.parts[at:] for name in part.reads} | self._held
         named = {name for part in self.parts[:at] for name in part.saves}
-        return self._bytes(named | (read & (made | self.measured.shared.keys())), at)
+        return self._bytes(named | (read & made), at)
 
     def _saved(self, at: int) -> int:
         """What is alive when the backward of part `at` begins, beside gradients and what its forward made: all that it and

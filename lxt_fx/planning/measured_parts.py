@@ -99,7 +99,7 @@ class FakeRun:
         one, alone = self._end(behind, 1, end_in_pipeline), self._end(behind, behind.many, end_alone)
         given = {node.name: _size(self.values[node]) for node in nodes if node.op == "placeholder"}
         carry = tuple(node.name for node in nodes if node.op == "placeholder" and node.target in leaves)
-        shared = {node.name: _size(self.values[node]) for node in parts.shared}
+        shared = {node.name: _size(self.values[node], own) for node in parts.shared}
         return Measured(costs, behind.output.name, behind.weights, one, alone, given, carry, shared, parts.by_layer)
 
     def _end(self, behind: Behind, targets: int, way: Callable[..., EndCost]) -> EndCost:
@@ -253,10 +253,10 @@ def _places(ids: Sequence[int], saved: Container[int]) -> tuple[int, ...]:
     return tuple(place for key, place in first.items() if key in saved)
 
 
-def _size(value: Any) -> int:
-    """Bytes of a value, each storage once."""
+def _size(value: Any, weights: Container[int] = ()) -> int:
+    """Bytes of a value, each storage once, and those of weights not at all."""
     storages = {id(_storage(x)): _storage(x) for x in pytree.tree_leaves(value) if isinstance(x, Tensor)}
-    return sum(storage.nbytes() for storage in storages.values())
+    return sum(storage.nbytes() for key, storage in storages.items() if key not in weights)
 
 
 def _described(value: Any) -> Any:

@@ -90,8 +90,10 @@ class PackedLayers:
 
     def on_twin(self, twin: nn.Module) -> PackedLayers:
         """The same layers of a copy of the model on the meta device, whose weights have no values either."""
-        weights = {path: found.weight.to("meta") for path, found in self.found.items()}
-        found = {path: replace(each, module=twin.get_submodule(path), weight=weights[path]) for path, each in self.found.items()}
+        found = {
+            path: replace(each, module=twin.get_submodule(path), weight=each.weight.to("meta"))
+            for path, each in self.found.items()
+        }
         return PackedLayers(found, self.dtypes)
 
     @contextmanager
