@@ -93,8 +93,9 @@ def plan(
 
     A micro-batch has `batch` texts of `tokens` tokens, or the `inputs` by name that the model is called with. Each text has
     `targets` targets. `stages` fixes the number of stages; without it that with the most explanations an hour is chosen.
-    Devices beyond hold copies. `checkpoint` is as in `transform`; an explained module has its own, unless one is given.
-    `bits` (4 or 8) counts the matrices of the layers as packed. `progress` is as in `lxt_fx.progress`, for this call.
+    Devices beyond hold copies. `schedule` is that of the pipeline; "1f1b" needs a micro-batch for each stage. `checkpoint`
+    is as in `transform`; an explained module has its own, unless one is given. `bits` (4 or 8) counts the matrices of the
+    layers as packed. `progress` is as in `lxt_fx.progress`, for this call.
 
     docs/scale.md has the formulas. Raises InputError for arguments that do not fit, and what `transform` raises.
     """
