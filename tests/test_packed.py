@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from saved_headers import edited, load_text, odd_values, parts_of
@@ -32,6 +34,7 @@ from lxt_fx.ops.packed import packed_layer_of, packed_linear
 from lxt_fx.packed import known
 from lxt_fx.packed.known import packed_layer
 from lxt_fx.packed.scheme import Scheme
+from lxt_fx.passes.capture import offloaded as dispatched
 from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.rule import Rule
 
@@ -276,6 +279,20 @@ def test_the_graph_shows_the_module_and_the_scheme() -> None:
     assert "model.layers.0.mlp.up_proj (Codes)  modeling_llama.py" in text
     assert "lxt_fx.packed_linear(" in text and "@packed_weight, codes of 4 bits)" in text
     assert "7 x codes of 4 bits in model.layers.0" in lxt_fx.certificate(explained).summary()
+
+
+@pytest.mark.parametrize("kind", [Codes, RoundedCodes])
+def test_a_packed_model_on_several_devices_is_explained_as_on_one(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is captured from a copy without values, in which nothing could be unpacked or compared."""
+    plain = packed(tiny.llama(layers=2), kind)
+    model = accelerate.dispatch_model(copy.deepcopy(plain), {"": "cpu"}, force_hooks=True)
+    monkeypatch.setattr(dispatched, "devices_of", lambda model: {torch.device("cpu"), torch.device("cpu", 1)})
+    one, other = lxt_fx.transform(model), lxt_fx.transform(plain)
+    assert one.record.forward_difference == 0.0 and one.record.gradient_difference < 1e-5
+    inputs = {"input_ids": torch.tensor([[5, 3, 9, 4]])}
+    found, expected = (lxt_fx.relevance_of(explained, inputs, [7]) for explained in (one, other))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+    assert lxt_fx.show(one, full=True).count("packed_linear") == lxt_fx.show(other, full=True).count("packed_linear") > 0
 
 
 @pytest.mark.parametrize("rule", ["linear", "gamma"])

@@ -33,7 +33,9 @@ from lxt_fx.compiler.conversions import move_graph
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.weights_hash import weights_hash
 from lxt_fx.ops.moves import to_device
+from lxt_fx.passes.capture import offloaded as dispatched
 from lxt_fx.passes.capture import refused_models
+from lxt_fx.passes.placement import insert_moves as insertion
 from lxt_fx.passes.placement.insert_moves import drop_moves, insert_moves
 from lxt_fx.passes.placement.read_ahead import ReadAhead
 
@@ -329,6 +331,56 @@ def test_what_a_read_ahead_raises_is_raised_where_the_weights_are_needed() -> No
     ahead.take(0, ahead.after(0))
     with pytest.raises(OSError, match="the disk is gone"):
         ahead.take(1, None)
+
+
+# A model on several devices, with nothing offloaded
+
+
+@pytest.fixture
+def on_two(plain: nn.Module, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """A model with accelerate's hooks, of which the second layer is said to lie on another device of the one CPU."""
+    model = accelerate.dispatch_model(copy.deepcopy(plain), {"": "cpu"}, force_hooks=True)
+    second = {id(parameter) for parameter in model.model.layers[1].parameters()}
+    other = torch.device("cpu", 1)
+    monkeypatch.setattr(insertion, "device_of", lambda x: other if id(x) in second else x.device)
+    monkeypatch.setattr(dispatched, "devices_of", lambda model: {torch.device("cpu"), other})
+    return model
+
+
+def test_a_model_on_several_devices_is_compared_forward_and_backward_and_nothing_is_offloaded(
+    on_two: nn.Module, in_memory: Explained
+) -> None:
+    explained = lxt_fx.transform(on_two)
+    assert len(moves(explained.graph)) == 5, "the residual in and out; cosine, sine and mask in"
+    assert_same(explained, in_memory)
+    assert not is_streamed(explained)
+    assert {id(x) for x in explained.parameters()} <= {id(x) for x in on_two.parameters()}
+    record = explained.record
+    assert record.forward_difference == 0.0
+    assert 0 <= record.gradient_difference < 1e-5 and record.gradient_note == ""
+    assert "offload" not in str(lxt_fx.certificate(explained))
+    assert "_hf_hook" in vars(on_two.lm_head), "the user's model is as it was"
+
+
+class Detached(nn.Module):
+    """A hook on a gradient, which no graph has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        if h.requires_grad and not torch.compiler.is_compiling():
+            h.register_hook(lambda gradient: 3 * gradient)
+        return self.second(h)
+
+
+def test_a_backward_that_capture_lost_is_found_on_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = accelerate.dispatch_model(Detached().eval(), {"": "cpu"}, force_hooks=True)
+    monkeypatch.setattr(dispatched, "devices_of", lambda model: {torch.device("cpu"), torch.device("cpu", 1)})
+    with pytest.raises(lxt_fx.GradientMismatchError, match="passes another gradient than the model"):
+        lxt_fx.transform(net, (torch.ones(2, 4),))
 
 
 # Moves

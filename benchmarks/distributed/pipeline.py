@@ -156,7 +156,7 @@ def reported(turns: list[tuple[list[Any], list[Any]]], options: argparse.Namespa
             f"{peak / part['weights']:.2f} of them and {peak / share:.2f} of their share of one rank's, "
             f"{part['sent'] / 2**20:.2f} MiB sent"
         )
-    sizes = {name: getattr(options, name) for name in ("ranks", "micro_batches", "tokens")}
+    sizes = {name: getattr(options, name) for name in ("ranks", "micro_batches", "tokens", "schedule")}
     return {
         "run": {"config": config_of(options).to_diff_dict(), **sizes, "seconds": many, "alone": one, "peaks": peaks},
         "one": one,

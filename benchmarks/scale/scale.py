@@ -1,9 +1,10 @@
 """Writes the tables of docs/scale.md: explanations an hour of three shapes on machines, and measured pipelines beside it.
 
-    python benchmarks/scale/scale.py [--quick] [--measured FILE ...] [--docs docs]
+    python benchmarks/scale/scale.py [--quick] [--measured FILE ...] [--peaks] [--docs docs]
 
 The first table is counted on tensors without values: ten minutes on one core, no weights, no GPU, 3 GB of memory. The
-second one comes from files that `benchmarks/distributed/pipeline.py --out FILE` wrote, if they are given.
+second one comes from files that `benchmarks/distributed/pipeline.py --out FILE` wrote, if they are given, the third one
+from processes that `--peaks` measures (`benchmarks/scale/peaks.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import peaks
 import torch
 from transformers import LlamaConfig
 
@@ -22,6 +24,7 @@ from lxt_fx.planning.shapes import SHAPES, model_on_meta
 
 ROOT = Path(__file__).parents[2]
 PLANNED = "<!-- planned by benchmarks/scale/scale.py -->", "<!-- end of planned -->"
+PEAKS = "<!-- measured peaks, by benchmarks/scale/scale.py -->", "<!-- end of measured peaks -->"
 MEASURED = "<!-- measured runs, by benchmarks/scale/scale.py -->", "<!-- end of measured runs -->"
 
 MODELS = {"llama-7b": "Llama, 7B", "llama-70b": "Llama 3, 70B", "qwen3-moe-30b": "Qwen 3, 30B, 128 experts"}
@@ -37,14 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, only to see that it runs")
     parser.add_argument("--measured", type=Path, nargs="+", metavar="FILE", help="what distributed/pipeline.py wrote")
+    parser.add_argument("--peaks", action="store_true", help="measure the peaks of processes, and write them only")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder of scale.md")
     given = parser.parse_args(arguments)
     page = given.docs / "scale.md"
     text = page.read_text(encoding="utf-8")
-    if given.measured is None or given.quick:
+    if (given.measured is None and not given.peaks) or given.quick:
         text = filled(text, PLANNED, "\n".join(planned(given.quick)))
     if given.measured is not None:
         text = filled(text, MEASURED, "\n".join(beside(given.measured)))
+    if given.peaks:
+        text = filled(text, PEAKS, "\n".join(peaks.table()))
     page.write_text(text, encoding="utf-8")
     print(f"wrote {page}")
 
@@ -95,11 +101,11 @@ def beside(paths: Sequence[Path]) -> Iterator[str]:
 
 def measured_row(run: Mapping[str, Any]) -> str:
     """A line of the table. The flops a second of a rank are those that one rank alone reached, so the plan says by how much
-    several are faster, and not how fast the processor is."""
+    several are faster, and not how fast the processor is. Peaks are those of the fullest rank."""
     config = LlamaConfig(**run["config"])
     settings: dict[str, Any] = {
-        "tokens": run["tokens"], "micro_batches": run["micro_batches"], "on": "cpu", "dtype": torch.float32,
-        "efficiency": 1.0, "bandwidth": 1e10, "checkpoint": run.get("checkpoint"),
+        "tokens": run["tokens"], "micro_batches": run["micro_batches"], "schedule": run.get("schedule", "1f1b"),
+        "on": "cpu", "dtype": torch.float32, "efficiency": 1.0, "bandwidth": 1e10, "checkpoint": run.get("checkpoint"),
     }  # fmt: skip
     alone = lxt_fx.plan(config, "1x1000GB", flops=1.0, **settings).arrangement
     speed = run["micro_batches"] * alone.times.total / run["alone"]

@@ -253,6 +253,12 @@ def ends_at_output(form: str, output: Any, asked: Numbers, function: str) -> tup
     return leaves, [shares(tensor) for tensor in leaves], values.detach()
 
 
+def one_number(ends: Sequence[Tensor], seeds: Sequence[Seeds]) -> Tensor:
+    """A number, [], whose gradient at the ends is what the backward of the first target starts with."""
+    parts = [(end * seed(0, 1)[0].to(end.dtype)).sum() for end, seed in zip(ends, seeds, strict=True)]
+    return torch.stack([at_least_float32(part) for part in parts]).sum()
+
+
 def _one_each(totals: Tensor, start: int, stop: int) -> Tensor:
     """A one for each of the targets `start` to `stop`: these rows of the identity matrix."""
     made = totals.new_zeros(stop - start, len(totals))

@@ -47,8 +47,8 @@ from lxt_fx.passes.capture.autograd_functions import Functions, own_backwards_fo
 from lxt_fx.passes.capture.capture import Captured, torch_state_restored
 from lxt_fx.passes.capture.example import Example, token_embedding
 from lxt_fx.passes.capture.made_parameters import refuse_made_parameters
-from lxt_fx.passes.capture.offloaded import dispatched_from, is_dispatched
-from lxt_fx.passes.capture.packed_layers import packed_layers
+from lxt_fx.passes.capture.offloaded import dispatched_from, is_dispatched, is_offloaded
+from lxt_fx.passes.capture.packed_layers import PackedLayers, packed_layers
 from lxt_fx.passes.capture.refused_inputs import answers_after, without_refused_inputs
 from lxt_fx.passes.capture.with_backwards import captured_with_backwards
 from lxt_fx.passes.verify_gradient.verify_gradient import GradientProof
@@ -82,8 +82,11 @@ def _captured_anew(model: nn.Module, example: Example, dynamic: bool) -> Capture
     return captured_now(model, example, dynamic)[0]
 
 
-def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
-    """The model captured on an example, or read from the file of an earlier process, and that capture as it is kept."""
+def captured_now(
+    model: nn.Module, example: Example, dynamic: bool, packed: PackedLayers | None = None
+) -> tuple[CapturedModel, KeptCapture]:
+    """The model captured on an example, or read from the file of an earlier process, and that capture as it is kept. Its
+    `packed` layers are given where it has no values that say which they are."""
     if is_dispatched(model):
         return _captured_without_values(model, example, dynamic)
     with as_it_was(model):  # the captured graph writes into its buffers too, when it is compared with the model
@@ -95,7 +98,7 @@ def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[Cap
             source, written, sizes = read
             source = replace(source, fresh=partial(_captured_after_all, key, model, example, dynamic))
         else:
-            source, written = _capture(model, example, dynamic)
+            source, written = _capture(model, example, dynamic, packed)
             sizes = sizes_of(source.captured)
         after = _facts_after(model, written) if isinstance(before, Remembered) else None
         kept = keep_capture(source, example, dynamic, places_written(model, written), before, after, sizes)
@@ -106,14 +109,21 @@ def captured_now(model: nn.Module, example: Example, dynamic: bool) -> tuple[Cap
 
 def _captured_without_values(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, KeptCapture]:
     """A dispatched model, by its twin without values: no weight that is offloaded is read for its capture."""
-    dispatched = dispatched_from(model)
-    source, kept = captured_now(dispatched.twin, without_values(example), dynamic)
+    dispatched, packed = dispatched_from(model), packed_layers(model)
+    if packed.found:
+        with torch_state_restored(), torch.no_grad(), packed.compared():
+            example.call(model)
+    of_twin = packed.on_twin(dispatched.twin)
+    stands = {id(of_twin.found[path].weight): each.weight for path, each in packed.found.items()}
+    dispatched = replace(dispatched, tensors={**dispatched.tensors, **stands})
+    source, kept = captured_now(dispatched.twin, without_values(example), dynamic, of_twin)
     seconds = dict(source.seconds)
     with timed(seconds, "example"):
         placement = placement_of(dispatched, model, example, source.captured.example)
+    proofs = [GradientProof(math.nan, note=NOT_COMPARED)] if is_offloaded(model) else []
     return replace(
-        source, model=model, state=None, seconds=seconds, proofs=[GradientProof(math.nan, note=NOT_COMPARED)],
-        placement=placement, not_kept="its weights are offloaded or on several devices",
+        source, model=model, state=None, seconds=seconds, proofs=proofs, packed=packed, placement=placement,
+        not_kept="its weights are offloaded or on several devices",
     ), kept  # fmt: skip
 
 
@@ -182,18 +192,22 @@ def _facts_after(model: nn.Module, written: Sequence[Written]) -> Remembered | s
         return model_now(model) if written else None
 
 
-def _capture(model: nn.Module, example: Example, dynamic: bool) -> tuple[CapturedModel, list[Written]]:
+def _capture(
+    model: nn.Module, example: Example, dynamic: bool, packed: PackedLayers | None = None
+) -> tuple[CapturedModel, list[Written]]:
     """The model captured on an example, and what its forward writes into it."""
     with runs_logged() as runs:
-        return _capture_in(model, example, dynamic, runs)
+        return _capture_in(model, example, dynamic, runs, packed)
 
 
-def _capture_in(model: nn.Module, example: Example, dynamic: bool, runs: Runs) -> tuple[CapturedModel, list[Written]]:
+def _capture_in(
+    model: nn.Module, example: Example, dynamic: bool, runs: Runs, given: PackedLayers | None
+) -> tuple[CapturedModel, list[Written]]:
     refuse_made_parameters(model)
     seconds = dict[str, float]()
     with timed(seconds, "example"), torch_state_restored(), torch.no_grad(), own_backwards_found() as functions:
-        packed = packed_layers(model)
-        with packed.compared():
+        packed = packed_layers(model) if given is None else given
+        with packed.compared() if given is None else packed.as_ops():
             example, expected = without_refused_inputs(model, example)
             embedding = embedding_of(model, example)
     asked, first = Checked(example, expected), runs.of(expected)
@@ -208,6 +222,6 @@ def _capture_in(model: nn.Module, example: Example, dynamic: bool, runs: Runs) -
                 with torch_state_restored(), torch.no_grad():
                     source = replace(source, expected=captured.example.call(model))
             except Exception:  # a kernel that capture does not look into may refuse other sizes than the example's
-                return _capture(model, example, dynamic=False)
+                return _capture(model, example, dynamic=False, packed=given)
     written = _written_by(model, runs, asked)
     return replace(source, state=state_of(model, captured.gm, None, places_written(model, written))), written

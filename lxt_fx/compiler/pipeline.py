@@ -16,13 +16,13 @@ from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.one_capture import one_capture
 from lxt_fx.base.torch_internals import aten, pytree
 from lxt_fx.compiler.call_inputs import check_guards
-from lxt_fx.compiler.captured_model import Begun, CapturedModel, gradient_proof
+from lxt_fx.compiler.captured_model import Begun, CapturedModel
 from lxt_fx.compiler.compiled import Canonical, Chosen, Compiled
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.compiler.last_checks import check_missing_values, check_on_padded_texts, difference_to_model
 from lxt_fx.compiler.make_record import made_record
 from lxt_fx.compiler.options import Options
-from lxt_fx.compiler.placed import placed, with_values
+from lxt_fx.compiler.placed import placed, proof_in_place, with_values
 from lxt_fx.compiler.record import Stage
 from lxt_fx.compiler.snapshots import fused_stage, group_stage, plain_stage, rule_stage
 from lxt_fx.compiler.step_checks import step_check
@@ -192,10 +192,8 @@ def _gradient_proof(source: CapturedModel, begun: Canonical) -> GradientProof:
     """The comparison of the graph's gradient with the model's; a graph taken from an explained module has that of the
     first."""
     if not source.proofs:
-        gm, example = source.captured.gm, source.captured.example
         with source.packed.with_backwards():
-            proof = gradient_proof(gm, begun.fronts, begun.example, source.model, example, source.expected)
-        source.proofs.append(proof)
+            source.proofs.append(proof_in_place(source, begun))
     return source.proofs[0]
 
 

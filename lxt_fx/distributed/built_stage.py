@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lxt_fx.attribution.many_entries import BatchTargets
-from lxt_fx.attribution.many_targets import ends_at_hidden, ends_at_output
+from lxt_fx.attribution.many_targets import ends_at_hidden, ends_at_output, one_number
 from lxt_fx.attribution.places import InsidePlace
 from lxt_fx.attribution.split_head import SplitModel
 from lxt_fx.attribution.target import TargetFunction, Wanted
@@ -72,8 +72,7 @@ class BuiltStage(EngineStage):
         else:
             ends, seeds, values = ends_at_output(form, self._output(outputs), asked, "pipeline")
         self._values[number] = at_least_float32(values.detach()).cpu()
-        parts = [(end * seed(0, 1)[0].to(end.dtype)).sum() for end, seed in zip(ends, seeds, strict=True)]
-        return torch.stack([at_least_float32(part) for part in parts]).sum()
+        return one_number(ends, seeds)
 
     def values(self, batches: Sequence[MicroBatch]) -> Tensor | None:
         """The explained numbers, [targets, batch]; None unless this is the last stage."""

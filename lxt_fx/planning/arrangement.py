@@ -9,9 +9,9 @@ import torch
 
 from lxt_fx.passes.segments.balanced import balanced
 from lxt_fx.planning.devices import GIGA, Devices
-from lxt_fx.planning.measured_parts import Measured
+from lxt_fx.planning.measured import Measured
 from lxt_fx.planning.schedule import Times, times_of
-from lxt_fx.planning.stage_costs import StageCost, pieces_of, stage_costs
+from lxt_fx.planning.stage_costs import Schedule, StageCost, cost_alone, pieces_of, stage_costs
 from lxt_fx.planning.weights import Weights
 
 USABLE = 0.9
@@ -25,13 +25,14 @@ HOST, DISK = 25 * GIGA, 3 * GIGA
 @dataclass(frozen=True, slots=True)
 class Load:
     """What runs: texts of a micro-batch, targets of each text, micro-batches of a run. `efficiency` is the share of a
-    device's flops that is reached."""
+    device's flops that is reached, `schedule` that of a pipeline."""
 
     batch: int
     targets: int
     micro_batches: int
     efficiency: float
     dtype: torch.dtype
+    schedule: Schedule = "1f1b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,17 @@ class Remedy:
 
 def arranged(measured: Measured, weights: Weights, devices: Devices, load: Load, stages: int) -> Arrangement:
     """The model in so many stages, with as many copies as there are devices for. In one stage one micro-batch is saved at a
-    time, and k targets of a text are k backwards of one forward (`relevance_of`); in several, targets are micro-batches and
-    all are saved at a time."""
-    by_layer = [measured.by_layer[0] | weights.in_first, *measured.by_layer[1:]]
-    sizes = [sum(weights.bytes_of({path}) for path in paths) for paths in by_layer]
+    time, and k targets of a text are k backwards of one forward (`relevance_of`); in several, targets are micro-batches."""
     alone = stages == 1
     runs = 1 if alone else load.micro_batches
-    costs = stage_costs(measured, weights, balanced(sizes, stages), runs)
+    if alone:
+        costs: tuple[StageCost, ...] = (cost_alone(measured, weights, load.targets),)
+    else:
+        by_layer = list(measured.by_layer)
+        by_layer[0] |= weights.in_first
+        by_layer[-1] |= {*measured.head}
+        sizes = [sum(weights.bytes_of({path}) for path in paths) for paths in by_layer]
+        costs = stage_costs(measured, weights, balanced(sizes, stages), runs, load.schedule)
     times = times_of(costs, devices.each, load.dtype, load.efficiency, runs, load.targets if alone else 1)
     explanations = load.batch * (load.targets if alone else load.micro_batches)
     copies = max(devices.count // stages, 1)
@@ -84,10 +89,15 @@ def arranged(measured: Measured, weights: Weights, devices: Devices, load: Load,
     return Arrangement(costs, copies, runs, times, explanations, rate, int(USABLE * devices.each.memory))
 
 
+def most_stages(measured: Measured, devices: Devices, load: Load) -> int:
+    """How many stages there may be: one a device, with a layer at least, and by 1f1b a micro-batch for each."""
+    return min(devices.count, len(pieces_of(measured)), load.micro_batches if load.schedule == "1f1b" else devices.count)
+
+
 def best(measured: Measured, weights: Weights, devices: Devices, load: Load) -> Arrangement:
     """Of all numbers of stages for which there are devices, the one with the most explanations an hour among those that
     fit; the one with the lowest peak if none does."""
-    most = min(devices.count, len(pieces_of(measured)))
+    most = most_stages(measured, devices, load)
     found = [arranged(measured, weights, devices, load, stages) for stages in range(1, most + 1)]
     fitting = [each for each in found if each.fits]
     return max(fitting, key=lambda each: each.per_hour) if fitting else min(found, key=lambda each: each.peak)

@@ -119,13 +119,14 @@ class DevicePlan(Listed):
         return table
 
     def _stages(self) -> RenderableType:
-        table = _table("stage", "layers", "weights", "saved", "peak", "forward", "backward", "sends")
+        table = _table("stage", "layers", "weights", "saved", "buffers", "peak", "forward", "backward", "sends")
         for stage, forward, backward in zip(
             self.arrangement.stages, self.arrangement.times.forward, self.arrangement.times.backward, strict=True
         ):
             table.add_row(
-                str(stage.index), str(len(stage.layers)), _bytes(stage.weights), _bytes(stage.saved), _bytes(stage.peak),
-                f"{1000 * forward:.3g} ms", f"{1000 * backward:.3g} ms", _bytes(stage.sends) if stage.sends else "",
+                str(stage.index), str(len(stage.layers)), _bytes(stage.weights), _bytes(stage.saved),
+                _bytes(stage.buffers) if stage.buffers else "", _bytes(stage.peak), f"{1000 * forward:.3g} ms",
+                f"{1000 * backward:.3g} ms", _bytes(stage.sends) if stage.sends else "",
             )  # fmt: skip
         return table
 
@@ -139,16 +140,24 @@ class DevicePlan(Listed):
         """What the numbers rest on, in sentences."""
         each, load = self.devices.each, self.load
         speed = each.flops(load.dtype)
-        saved = self.arrangement.micro_batches
+        found = self.arrangement
         lines = [
             f"A device reaches {load.efficiency:.0%} of {speed / 1e12:g} Tflop/s, its link {each.link_bandwidth / GIGA:g} "
             f"GB/s, and {USABLE:.0%} of its memory is filled ({each.source}).",
             "Flops, saved bytes and peaks were counted on tensors without values, with the kernels of a CPU; workspaces "
             "inside a kernel are not in the peaks.",
+            "The head computes logits at the targets alone, as relevance_of and a pipeline do.",
         ]
-        if len(self.arrangement.stages) > 1:
+        if len(found.stages) > 1:
             lines.append(
-                f"All {saved} micro-batches go forward, then backward (GPipe), so a stage has {saved} saved at its peak."
+                f"The schedule is {load.schedule}: the first stage has {found.stages[0].in_flight} micro-batches saved at "
+                f"its peak. Buffers for what neighbours send are those of all {found.micro_batches}, as "
+                "torch.distributed.pipelining makes them."
+            )
+        elif load.targets > 1:
+            lines.append(
+                "The peak is that of one target after another (chunk=1); relevance_of runs several backwards at once, "
+                "as far as about 1 GiB of gradients allows."
             )
         return lines
 

@@ -25,7 +25,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         made = func(*args, **(kwargs or {}))
         for each in pytree.tree_leaves(made):
-            if isinstance(each, Tensor):
+            if isinstance(each, Tensor) and not each.is_meta:
                 self._note(each, each.untyped_storage().nbytes())
         return made
 

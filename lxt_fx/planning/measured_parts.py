@@ -3,9 +3,10 @@ for the backward, and the peak of both. Layers that are the same graph on values
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -20,41 +21,11 @@ from lxt_fx.base.torch_internals import aten, fake_mode, pytree
 from lxt_fx.passes.segments.by_segments import Segment, forward_of
 from lxt_fx.passes.segments.compile_kinds import renamed
 from lxt_fx.passes.segments.recompute import recomputed_in_backward
+from lxt_fx.planning.at_targets import Behind, EndCost, end_alone, end_in_pipeline
 from lxt_fx.planning.flop_formulas import Formula
 from lxt_fx.planning.live_bytes import LiveBytes
+from lxt_fx.planning.measured import Measured, PartCost
 from lxt_fx.planning.parts import GraphPart, Parts
-
-
-@dataclass(frozen=True, slots=True)
-class PartCost:
-    """What a part costs in one forward and backward. `saved` are the bytes that the forward saves for the backward, beside
-    weights and what `saves` names: values that the part reads or gives. `gives` are the bytes of each value that others
-    read. `forward_peak` and `backward_peak` are the most bytes that are alive at a time of those that the forward makes,
-    and of those that both make."""
-
-    name: str
-    reads: tuple[str, ...]
-    gives: Mapping[str, int]
-    weights: tuple[str, ...]
-    forward_flops: int
-    backward_flops: int
-    saved: int
-    saves: tuple[str, ...]
-    forward_peak: int
-    backward_peak: int
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """The parts of a graph with their costs. `inputs` are the bytes of its inputs by the names of their nodes, of which
-    `leaves` carry relevance, and `shared` those of values that belong to no part. `by_layer` are the paths of the weights
-    by which layers are dealt to stages."""
-
-    parts: tuple[PartCost, ...]
-    inputs: Mapping[str, int]
-    leaves: tuple[str, ...]
-    shared: Mapping[str, int]
-    by_layer: tuple[frozenset[str], ...]
 
 
 class OnCpu(TorchFunctionMode):
@@ -74,12 +45,25 @@ def _on_cpu(arguments: Any) -> Any:
 
 @dataclass(slots=True)
 class _Kind:
-    """The cost of parts that are alike, with what they read and give by place, and the shapes of their values."""
+    """The cost of parts that are alike, with what they read and give by place, and values of the shapes that they give."""
 
     cost: PartCost
     saved_reads: tuple[int, ...]
     saved_gives: tuple[int, ...]
     gives: tuple[Any, ...]
+
+
+class _Start(torch.autograd.Function):
+    """Makes a number of values without saving them. Its backward makes their gradients, which nothing else holds."""
+
+    @staticmethod
+    def forward(ctx: Any, *values: Tensor) -> Tensor:
+        ctx.like = [(x.shape, x.dtype) for x in values]
+        return values[0].new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return tuple(torch.empty(shape, dtype=dtype) for shape, dtype in ctx.like)
 
 
 @dataclass(slots=True)
@@ -96,23 +80,40 @@ class FakeRun:
     kinds: dict[Any, _Kind] = field(default_factory=dict)
     where: str = "what stands before the parts"
 
-    def measured(self, parts: Parts, inputs: Mapping[str, Any], leaves: Sequence[str], output: Node) -> Measured:
-        """The costs for inputs of the graph by name. Those in `leaves` ask for a gradient, which comes from `output`."""
-        first = next(iter(output.graph.nodes))
-        for node in first.graph.nodes:
+    def measured(self, parts: Parts, inputs: Mapping[str, Any], leaves: Sequence[str], behind: Behind) -> Measured:
+        """The costs for inputs of the graph by name. Those in `leaves` ask for a gradient, which comes from what is behind
+        the parts."""
+        nodes = behind.output.graph.nodes
+        for node in nodes:
             if node.op == "placeholder":
                 self.values[node] = self._leaf(inputs[node.target]) if node.target in leaves else inputs[str(node.target)]
             elif node.op == "get_attr":
                 self.values[node] = self._weight(str(node.target))
-        asked = computed_from(output)
+        asked = computed_from(behind.output)
         own = {id(_storage(value)) for node, value in self.values.items() if node.op == "get_attr" and _is_tensor(value)}
         with OnCpu():
             for node in parts.shared:
                 self.values[node] = self._shared(node)
         costs = tuple(self._cost(part, asked, own) for part in parts.parts)
-        given = {node.name: _size(self.values[node]) for node in first.graph.nodes if node.op == "placeholder"}
-        carry = tuple(node.name for node in first.graph.nodes if node.op == "placeholder" and node.target in leaves)
-        return Measured(costs, given, carry, {node.name: _size(self.values[node]) for node in parts.shared}, parts.by_layer)
+        self.where = "what stands behind the parts"
+        one, alone = self._end(behind, 1, end_in_pipeline), self._end(behind, behind.many, end_alone)
+        given = {node.name: _size(self.values[node]) for node in nodes if node.op == "placeholder"}
+        carry = tuple(node.name for node in nodes if node.op == "placeholder" and node.target in leaves)
+        shared = {node.name: _size(self.values[node], own) for node in parts.shared}
+        return Measured(costs, behind.output.name, behind.weights, one, alone, given, carry, shared, parts.by_layer)
+
+    def _end(self, behind: Behind, targets: int, way: Callable[..., EndCost]) -> EndCost:
+        """What so many targets of each text cost behind the parts."""
+        weights = {path: self._weight(path) for path in behind.weights}
+        (value,) = pytree.tree_leaves(self._all_fake(behind.output))
+        with self.mode, OnCpu(), torch.enable_grad():
+            end = behind.with_head_of(weights).targets(targets)
+            return way(end, value.detach().requires_grad_(), LiveBytes([value, *weights.values()]), self._counters(behind))
+
+    def _counters(self, given: Behind | None = None) -> list[FlopCounterMode]:
+        """Counters of the flops of a forward and a backward."""
+        known = dict(self.formulas if given is None else given.formulas)
+        return [FlopCounterMode(display=False, custom_mapping=known) for _ in range(2)]
 
     def _leaf(self, value: Tensor) -> Tensor:
         with self.mode:
@@ -164,7 +165,10 @@ class FakeRun:
         saved += [part.gives[place].name for place in kind.saved_gives]
         sizes = {node.name: _size(self.values[node]) for node in part.gives}
         names = tuple(node.name for node in part.reads if node.op != "get_attr")
-        return replace(kind.cost, name=part.name, reads=names, gives=sizes, weights=part.weights, saves=tuple(saved))
+        carries = tuple(node.name for node in part.gives if _asks(self.values[node]) and node in asked)
+        return replace(
+            kind.cost, name=part.name, reads=names, gives=sizes, carries=carries, weights=part.weights, saves=tuple(saved)
+        )
 
     def _together(self, reads: Sequence[Any]) -> tuple[int, ...]:
         """Which of the values share memory."""
@@ -191,39 +195,44 @@ class FakeRun:
         saved: dict[int, Any] = {}
 
         def pack(tensor: Tensor) -> Tensor:
-            saved[id(_storage(tensor))] = _storage(tensor)
-            return tensor
+            saved[id(_storage(tensor))] = ref(_storage(tensor))
+            return tensor.detach()  # what saves itself would never be freed
 
-        forward, backward = (FlopCounterMode(display=False, custom_mapping=dict(self.formulas)) for _ in range(2))
+        forward, backward = self._counters()
         live = LiveBytes([each for each in pytree.tree_leaves(reads) if isinstance(each, Tensor)])
         with self.mode, torch.enable_grad():
             given = [x.detach().requires_grad_() if isinstance(x, Tensor) and x.requires_grad else x for x in reads]
             with live, forward, saved_tensors_hooks(pack, lambda tensor: tensor):
                 out = called(*given)
             forward_peak = live.peak
+            sizes = {key: storage.nbytes() for key, held in saved.items() if (storage := held()) is not None}
+            storage = None
+            places = [[id(_storage(x)) if isinstance(x, Tensor) else 0 for x in each] for each in (reads, out)]
+            gives = tuple(map(self._new, out))
+            start = _started(out, ends)
+            del out
             live.from_here()
             with live, backward:
-                _go_back(out, ends, given)
-        kept = [each.detach().requires_grad_(each.requires_grad) if isinstance(each, Tensor) else each for each in out]
-        read_ids = [id(_storage(x)) if isinstance(x, Tensor) else 0 for x in reads]
-        give_ids = [id(_storage(x)) if isinstance(x, Tensor) else 0 for x in out]
-        own = [storage.nbytes() for key, storage in saved.items() if key not in (*read_ids, *give_ids)]
+                _go_back(start, given)
+        read_ids, give_ids = places
+        own = sum(size for key, size in sizes.items() if key not in (*read_ids, *give_ids))
+        forth, back = (int(counter.get_total_flops()) for counter in (forward, backward))
         return _Kind(
-            PartCost(
-                part.name, (), {}, (), forward.get_total_flops(), backward.get_total_flops(), sum(own), (), forward_peak,
-                live.peak,
-            ),
-            _places(read_ids, saved), _places(give_ids, {key: saved[key] for key in saved if key not in read_ids}),
-            tuple(kept),
+            PartCost(part.name, (), {}, (), (), forth, back, own, (), forward_peak, live.peak),
+            _places(read_ids, sizes), _places(give_ids, sizes.keys() - set(read_ids)), gives,
         )  # fmt: skip
 
 
-def _go_back(out: Sequence[Any], ends: Sequence[bool], given: Sequence[Any]) -> None:
-    """The backward from the values that the output is computed from."""
+def _started(out: Sequence[Any], ends: Sequence[bool]) -> Tensor | None:
+    """A number that a backward through the values from which the output is computed starts at."""
     starts = [each for each, wanted in zip(out, ends, strict=True) if wanted and _asks(each)]
+    return _Start.apply(*starts) if starts else None  # type: ignore[no-untyped-call]
+
+
+def _go_back(start: Tensor | None, given: Sequence[Any]) -> None:
     leaves = [each for each in given if _asks(each)]
-    if starts and leaves:
-        torch.autograd.grad(starts, leaves, [torch.empty_like(each) for each in starts], allow_unused=True)
+    if start is not None and leaves:
+        torch.autograd.grad(start, leaves, torch.empty_like(start), allow_unused=True)
 
 
 def _is_tensor(value: Any) -> bool:
@@ -238,16 +247,16 @@ def _storage(tensor: Tensor) -> Any:
     return tensor.untyped_storage()
 
 
-def _places(ids: Sequence[int], saved: Mapping[int, Any]) -> tuple[int, ...]:
+def _places(ids: Sequence[int], saved: Container[int]) -> tuple[int, ...]:
     """The first place of each saved storage."""
     first = {key: place for place, key in reversed(list(enumerate(ids)))}
     return tuple(place for key, place in first.items() if key in saved)
 
 
-def _size(value: Any) -> int:
-    """Bytes of a value, each storage once."""
+def _size(value: Any, weights: Container[int] = ()) -> int:
+    """Bytes of a value, each storage once, and those of weights not at all."""
     storages = {id(_storage(x)): _storage(x) for x in pytree.tree_leaves(value) if isinstance(x, Tensor)}
-    return sum(storage.nbytes() for storage in storages.values())
+    return sum(storage.nbytes() for key, storage in storages.items() if key not in weights)
 
 
 def _described(value: Any) -> Any:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from lxt_fx.attribution.split_head import split_model
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.nodes import fixed_size
 from lxt_fx.base.progress import lasting, stage
 from lxt_fx.base.torch_internals import io_of, pytree
 from lxt_fx.base.transformers_internals import register_ops
@@ -31,15 +31,19 @@ from lxt_fx.planning.arrangement import (
     best,
     fewer_micro_batches,
     more_devices,
+    most_stages,
     offloaded,
 )
+from lxt_fx.planning.at_targets import Behind
 from lxt_fx.planning.device_plan import DevicePlan, PartRow
 from lxt_fx.planning.devices import Devices, devices_of
+from lxt_fx.planning.example import example_of, written_sizes
 from lxt_fx.planning.flop_formulas import formulas
-from lxt_fx.planning.measured_parts import FakeRun, Measured
+from lxt_fx.planning.measured import Measured
+from lxt_fx.planning.measured_parts import FakeRun
 from lxt_fx.planning.parts import BEFORE, BEHIND, parts_of
 from lxt_fx.planning.shapes import model_on_meta
-from lxt_fx.planning.stage_costs import pieces_of, value_sizes
+from lxt_fx.planning.stage_costs import Schedule
 from lxt_fx.planning.weights import Weights, weights_of
 
 EFFICIENCY = 0.4
@@ -63,6 +67,7 @@ def plan(
     targets: int = 1,
     micro_batches: int = 16,
     stages: int | None = None,
+    schedule: Schedule = "1f1b",
     checkpoint: Checkpoint = None,
     bits: int | None = None,
     dtype: torch.dtype = torch.bfloat16,
@@ -88,50 +93,53 @@ def plan(
 
     A micro-batch has `batch` texts of `tokens` tokens, or the `inputs` by name that the model is called with. Each text has
     `targets` targets. `stages` fixes the number of stages; without it that with the most explanations an hour is chosen.
-    Devices beyond hold copies. `checkpoint` is as in `transform`; an explained module has its own, unless one is given.
-    `bits` (4 or 8) counts the matrices of the layers as packed. `progress` is as in `lxt_fx.progress`, for this call.
+    Devices beyond hold copies. `schedule` is that of the pipeline; "1f1b" needs a micro-batch for each stage. `checkpoint`
+    is as in `transform`; an explained module has its own, unless one is given. `bits` (4 or 8) counts the matrices of the
+    layers as packed. `progress` is as in `lxt_fx.progress`, for this call.
 
     docs/scale.md has the formulas. Raises InputError for arguments that do not fit, and what `transform` raises.
     """
     chosen = devices if isinstance(devices, Devices) else devices_of(devices, flops, bandwidth)
     _check_numbers(tokens=tokens, batch=batch, targets=targets, micro_batches=micro_batches)
-    _check_shares(efficiency, on)
+    _check_choices(efficiency, on, schedule)
     check_checkpoint(checkpoint)
     explained = _explained_of(model, dtype)
-    given = _example(explained, batch, tokens) if inputs is None else dict(inputs)
+    given = example_of(explained, batch, tokens) if inputs is None else dict(inputs)
     own = None if explained._options is None else explained._options.checkpoint
     asked = checkpoint if checkpoint is not None else own
     with stage("counting"):
-        count = _counter(explained, given, batch, on == "cpu", made=inputs is None)
+        count = _counter(explained, given, batch, targets, on == "cpu", made=inputs is None)
         measured = count(asked)
         weights = weights_of(explained, _in_layers(measured), bits)
-    load = Load(batch, targets, micro_batches, efficiency, explained.dtype)
+    load = Load(batch, targets, micro_batches, efficiency, explained.dtype, schedule)
     if stages is not None:
-        _check_stages(stages, chosen, measured)
+        _check_stages(stages, most_stages(measured, chosen, load), schedule)
     found = best(measured, weights, chosen, load) if stages is None else arranged(measured, weights, chosen, load, stages)
     ways = () if found.fits else _ways(explained, count, asked, bits, chosen, load)
-    every = {path for part in measured.parts for path in part.weights} | weights.in_first
+    every = {path for part in measured.parts for path in part.weights} | weights.in_first | {*measured.head}
     return DevicePlan(
         explained.record.model_class, explained.record.table_name, str(explained.dtype).removeprefix("torch."),
-        weights.parameters_of(every), weights.bytes_of(every), _sizes(given), load, "none" if asked is None else str(asked),
-        bits, chosen, _rows(measured, weights, asked is not None), found, ways,
+        weights.parameters_of(every), weights.bytes_of(every), written_sizes(given), load,
+        "none" if asked is None else str(asked), bits, chosen, _rows(measured, weights, asked is not None), found, ways,
     )  # fmt: skip
 
 
-def _counter(explained: Explained, given: Mapping[str, Any], targets: int, skips: bool, *, made: bool) -> Counter:
+def _counter(
+    explained: Explained, given: Mapping[str, Any], batch: int, targets: int, skips: bool, *, made: bool
+) -> Counter:
     """Counts the parts for a checkpoint. What was counted for inputs that we made is taken for other devices too, as long
     as the module runs the same graph."""
     sizes = tuple((name, tuple(x.shape)) for name, x in given.items() if isinstance(x, Tensor))
 
     def count(checkpoint: Checkpoint) -> Measured:
         if not made:
-            return measured_of(explained, given, checkpoint, targets=targets, skips=skips)
-        key = sizes, checkpoint, targets, skips
+            return measured_of(explained, given, checkpoint, batch=batch, targets=targets, skips=skips)
+        key = sizes, checkpoint, batch, targets, skips
         graph, found = _COUNTED.get(explained, (None, {}))
         if graph is not explained.fused:
             graph, found = explained.fused, {}
         if key not in found:
-            found[key] = measured_of(explained, given, checkpoint, targets=targets, skips=skips)
+            found[key] = measured_of(explained, given, checkpoint, batch=batch, targets=targets, skips=skips)
         _COUNTED[explained] = graph, found
         return found[key]
 
@@ -139,20 +147,23 @@ def _counter(explained: Explained, given: Mapping[str, Any], targets: int, skips
 
 
 def measured_of(
-    explained: Explained, inputs: Mapping[str, Any], checkpoint: Checkpoint, *, targets: int, skips: bool
+    explained: Explained, inputs: Mapping[str, Any], checkpoint: Checkpoint, *, batch: int, targets: int, skips: bool
 ) -> Measured:
-    """The costs of the parts of the graph that a call with these inputs runs. `targets` positions of the batch have a
-    gradient, each of another entry."""
+    """The costs of the parts of the graph that a call with these inputs runs, for so many targets of each text."""
     fitting, bound = explained._prepared((), inputs)
     _refuse_packed(fitting)
     if any(node.target is grouped_matmul for node in fitting.fused.nodes):
         register_ops()  # else their flops would not be known
     segments = segments_of(fitting, fitting.fused, "layers" if checkpoint is None else checkpoint)
-    parts = parts_of(fitting.fused, segments)
+    split = split_model(fitting)
+    graph = fitting.fused if split is None else split.body.graph
+    output = _explained_output(fitting) if split is None else graph.output_node().all_input_nodes[0]
+    at_once = formulas(batch * targets, skips=skips)
+    behind = Behind(output, split, fitting.record.form, targets, at_once)
     tensors = weights_of(fitting, (), None).tensors
-    run = FakeRun(tensors, formulas(targets, skips=skips), checkpoint is not None)
+    run = FakeRun(tensors, formulas(batch, skips=skips), checkpoint is not None)
     try:
-        return run.measured(parts, bound, fitting.record.leaves, _explained_output(fitting))
+        return run.measured(parts_of(graph, segments), bound, fitting.record.leaves, behind)
     except (RuntimeError, NotImplementedError) as error:  # what torch raises where an op reads a value
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
@@ -201,44 +212,18 @@ def _explained_of(model: Any, dtype: torch.dtype) -> Explained:
     return transform(model)
 
 
-def _example(explained: Explained, batch: int, tokens: int) -> dict[str, Tensor]:
-    """Inputs of a call without what may be left out: of texts their ids, of other inputs their captured sizes."""
-    record = explained.record
-    reads = {name: front for front in explained._fronts for name in front.reads}
-    given: dict[str, Tensor] = {}
-    captured = {str(node.target): node.meta.get("val") for node in explained.graph.nodes if node.op == "placeholder"}
-    for name in record.called_with:
-        if name in record.optional:
-            continue
-        if name in reads and not reads[name].reads_floats:
-            given[name] = torch.zeros(batch, tokens, dtype=torch.long)
-            continue
-        found = captured.get(name)
-        if not isinstance(found, Tensor):
-            raise InputError(
-                f"plan: how large {name} of {record.model_class} is cannot be told; give inputs={{{name!r}: ...}}, as the "
-                "model is called"
-            )
-        free = iter((batch, tokens))
-        sizes = [fixed if (fixed := fixed_size(size)) is not None else next(free, tokens) for size in found.shape]
-        device = explained.device if found.dtype.is_floating_point else "cpu"
-        given[name] = torch.zeros(sizes, dtype=found.dtype, device=device)
-    return given
-
-
 def _in_layers(measured: Measured) -> set[str]:
     return {path for part in measured.parts if part.name not in (BEFORE, BEHIND) for path in part.weights}
 
 
 def _rows(measured: Measured, weights: Weights, recomputed: bool) -> tuple[PartRow, ...]:
     """The parts, with the table that tokens are looked up in first."""
-    sizes = value_sizes(measured)
     rows = []
     if weights.in_first:
         first = weights.in_first
         rows.append(PartRow("embedding", weights.parameters_of(first), weights.bytes_of(first), 0, 0, 0, False))
     for part in measured.parts:
-        saved = part.saved + sum(sizes[name] for name in part.saves if name not in measured.shared)
+        saved = part.saved + measured.bytes_of(name for name in part.saves if name not in measured.shared)
         own = recomputed and part.name not in (BEFORE, BEHIND)
         rows.append(
             PartRow(
@@ -246,6 +231,9 @@ def _rows(measured: Measured, weights: Weights, recomputed: bool) -> tuple[PartR
                 part.backward_flops, saved, own,
             )
         )  # fmt: skip
+    head, end = measured.head, measured.in_pipeline
+    sizes = weights.parameters_of(head), weights.bytes_of(head)
+    rows.append(PartRow("at the target", *sizes, end.forward_flops, end.backward_flops, end.saved, False))
     return tuple(rows)
 
 
@@ -277,24 +265,24 @@ def _named(before: str, remedy: Remedy) -> Remedy:
     return Remedy(before + remedy.what, remedy.peak, remedy.per_hour, remedy.fits)
 
 
-def _sizes(given: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {list(x.shape)}" for name, x in given.items() if isinstance(x, Tensor))
-
-
 def _check_numbers(**numbers: object) -> None:
     for name, number in numbers.items():
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise InputError(f"plan: {name} must be a whole number from 1 on, got {number!r}")
 
 
-def _check_shares(efficiency: float, on: str) -> None:
+def _check_choices(efficiency: float, on: str, schedule: str) -> None:
     if not 0 < efficiency <= 1:
         raise InputError(f"plan: efficiency must be above 0 and at most 1, got {efficiency!r}")
     if on not in ("cuda", "cpu"):
         raise InputError(f'plan: on must be "cuda" or "cpu", got {on!r}')
+    if schedule not in ("1f1b", "gpipe"):
+        raise InputError(f'plan: schedule must be "1f1b" or "gpipe", got {schedule!r}')
 
 
-def _check_stages(stages: int, devices: Devices, measured: Measured) -> None:
-    most = min(devices.count, len(pieces_of(measured)))
+def _check_stages(stages: int, most: int, schedule: Schedule) -> None:
     if isinstance(stages, bool) or not isinstance(stages, int) or not 1 <= stages <= most:
-        raise InputError(f"plan: stages must be from 1 to {most} (devices, and layers of the model), got {stages!r}")
+        fewest = ", micro-batches" if schedule == "1f1b" else ""
+        raise InputError(
+            f"plan: stages must be from 1 to {most} (devices{fewest}, and layers of the model), got {stages!r}"
+        )

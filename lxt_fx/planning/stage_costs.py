@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import Literal
 
-from lxt_fx.planning.measured_parts import Measured, PartCost
+from lxt_fx.planning.live_parts import MicroBatch
+from lxt_fx.planning.measured import Measured, PartCost
 from lxt_fx.planning.parts import BEFORE, BEHIND
 from lxt_fx.planning.weights import Weights
+
+Schedule = Literal["1f1b", "gpipe"]
+"""The order of forwards and backwards, as in `lxt_fx.distributed.pipeline`."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
     """One stage for one micro-batch, in bytes and flops. `layers` names its parts. `sends` are the bytes that go to the
     next stage in the forward; as many come back. `saved` is what its forward saves for its backward, with what it was sent
-    and sends. `peak` is the most that is alive at a time, weights included, with `in_flight` micro-batches saved."""
+    and sends. `buffers` are what a run holds of all its micro-batches: room for what neighbours send, and in the first
+    stage the leaves with their relevance. `peak` is the most that is alive at a time, weights included, with `in_flight`
+    micro-batches between their forward and the end of their backward."""
 
     index: int
     layers: tuple[str, ...]
@@ -25,6 +32,7 @@ class StageCost:
     backward_flops: int
     sends: int
     saved: int
+    buffers: int
     peak: int
     in_flight: int
 
@@ -39,69 +47,73 @@ def pieces_of(measured: Measured) -> list[list[PartCost]]:
     return layers
 
 
+def cost_alone(measured: Measured, weights: Weights, targets: int) -> StageCost:
+    """All parts in one process, which explains one micro-batch after another by `relevance_of`."""
+    one = MicroBatch(measured, measured.parts, measured.alone, measured.taken, again=targets > 1)
+    return _stage(measured, weights, one, 0)
+
+
 def stage_costs(
-    measured: Measured, weights: Weights, counts: Sequence[int], in_flight: int
+    measured: Measured, weights: Weights, counts: Sequence[int], micro_batches: int, schedule: Schedule
 ) -> tuple[StageCost, ...]:
-    """The stages that have so many layers each, with `in_flight` micro-batches saved at a time."""
+    """The stages of a pipeline that have so many layers each."""
     pieces = pieces_of(measured)
     edges = [0, *accumulate(counts)]
     assert edges[-1] == len(pieces)
     stages = [[part for piece in pieces[a:b] for part in piece] for a, b in pairwise(edges)]
-    crossing = _crossing(measured, stages)
-    made = []
+    borders = [measured.taken, *_crossing(measured, stages), frozenset[str]()]
+    found = []
     for index, parts in enumerate(stages):
-        paths = {path for part in parts for path in part.weights} | (weights.in_first if index == 0 else set())
-        size = weights.bytes_of(paths)
-        sizes = value_sizes(measured)
-        took, gave = ((crossing[at] if 0 <= at < len(crossing) else {}) for at in (index - 1, index))
-        saved = _saved(parts, sizes, {*took, *gave})
-        shown = tuple(part.name for part in parts if part.name not in (BEFORE, BEHIND)) or tuple(p.name for p in parts)
-        made.append(
-            StageCost(
-                index, shown, weights.parameters_of(paths), size, sum(part.forward_flops for part in parts),
-                sum(part.backward_flops for part in parts), sum(gave.values()), saved,
-                size + (in_flight - 1) * saved + _one(parts, sizes, {*took, *gave}) + weights.largest_unpacked(paths),
-                in_flight,
+        took, gave = borders[index], borders[index + 1]
+        end = measured.in_pipeline if index == len(stages) - 1 else None
+        cost = _stage(measured, weights, MicroBatch(measured, parts, end, took, gave, took), index)
+        in_flight = micro_batches if schedule == "gpipe" else min(micro_batches, len(stages) - index)
+        back = measured.bytes_of(took & measured.carry)
+        buffers = micro_batches * (measured.bytes_of(took) + measured.bytes_of(gave & measured.carry))
+        is_sent = index > 0 and schedule == "1f1b"
+        others = _of_others(micro_batches, in_flight, cost.saved, back, is_sent=is_sent)
+        found.append(
+            replace(
+                cost, sends=measured.bytes_of(gave), buffers=buffers, peak=cost.peak + buffers + others, in_flight=in_flight
             )
-        )  # fmt: skip
-    return tuple(made)
+        )
+    return tuple(found)
 
 
-def value_sizes(measured: Measured) -> dict[str, int]:
-    """The bytes of each value that a part reads or gives."""
-    return {**measured.inputs, **measured.shared, **{n: size for part in measured.parts for n, size in part.gives.items()}}
+def _stage(measured: Measured, weights: Weights, one: MicroBatch, index: int) -> StageCost:
+    """The cost of a stage that has one micro-batch."""
+    parts, ends = one.parts, [] if one.end is None else [one.end]
+    paths = {path for part in parts for path in part.weights} | (weights.in_first if index == 0 else set())
+    paths |= {*measured.head} if ends else set()
+    size = weights.bytes_of(paths)
+    shown = tuple(part.name for part in parts if part.name not in (BEFORE, BEHIND)) or tuple(p.name for p in parts)
+    forward, backward = (sum(getattr(each, f"{way}_flops") for each in (*parts, *ends)) for way in ("forward", "backward"))
+    peak = size + one.peak + weights.largest_unpacked(paths)
+    return StageCost(index, shown, weights.parameters_of(paths), size, forward, backward, 0, one.saved, 0, peak, 1)
 
 
-def _crossing(measured: Measured, stages: Sequence[Sequence[PartCost]]) -> list[dict[str, int]]:
-    """For each border the values, in bytes, that stages before it have and stages behind it read. Inputs without relevance
-    and shared values go to every stage by other ways."""
+def _of_others(micro_batches: int, in_flight: int, saved: int, back: int, *, is_sent: bool) -> int:
+    """The most bytes that the other micro-batches have beside buffers while one runs: what those in flight saved, and the
+    gradients of what was taken of those that are done. Such a gradient is held until it `is_sent`, else until the run
+    ends."""
+
+    def held(waiting: int) -> int:
+        done = micro_batches - waiting - 1
+        return waiting * saved + (min(done, 1) if is_sent else done) * back
+
+    return max(held(in_flight - 1), held(0))
+
+
+def _crossing(measured: Measured, stages: Sequence[Sequence[PartCost]]) -> list[frozenset[str]]:
+    """For each border the values that stages before it have and stages behind it read. Inputs without relevance and shared
+    values go to every stage by other ways."""
     given = dict.fromkeys(measured.leaves, 0)
     given |= {name: at for at, parts in enumerate(stages) for part in parts for name in part.gives}
     read: dict[str, int] = {}
     for at, parts in enumerate(stages):
         read.update({name: at for part in parts for name in part.reads})
-    sizes = value_sizes(measured)
+    read[measured.end] = len(stages) - 1
     return [
-        {name: sizes[name] for name, at in given.items() if at <= border < read.get(name, -1)}
+        frozenset(name for name, at in given.items() if at <= border < read.get(name, -1))
         for border in range(len(stages) - 1)
     ]
-
-
-def _saved(parts: Sequence[PartCost], sizes: Mapping[str, int], held: set[str]) -> int:
-    """What one micro-batch leaves behind after the forward of these parts."""
-    named = {name for part in parts for name in part.saves} | held
-    return sum(part.saved for part in parts) + sum(sizes[name] for name in named)
-
-
-def _one(parts: Sequence[PartCost], sizes: Mapping[str, int], held: set[str]) -> int:
-    """The most bytes that one micro-batch has alive, in the forward and in the backward."""
-    found = 0
-    for at, part in enumerate(parts):
-        before = _saved(parts[:at], sizes, held)
-        outside = {name for name in part.saves if name not in part.gives} - held
-        outside -= {name for earlier in parts[:at] for name in earlier.saves}
-        mine = sum(sizes[name] for name in outside)
-        found = max(found, before + mine + max(part.forward_peak, part.backward_peak))
-    return found
-
-

@@ -36,7 +36,12 @@ class Dispatched:
 def is_dispatched(model: nn.Module) -> bool:
     """Whether hooks of accelerate load weights of the model for a call, or its parts compute on several devices."""
     hooked = any(True for module in model.modules() for _ in _hooks(module))
-    return is_offloaded(model) or (hooked and len({each.device for each in model.parameters()}) > 1)
+    return is_offloaded(model) or (hooked and len(devices_of(model)) > 1)
+
+
+def devices_of(model: nn.Module) -> set[torch.device]:
+    """The devices that parameters of a model lie on."""
+    return {each.device for each in model.parameters()}
 
 
 def is_offloaded(model: nn.Module) -> bool:

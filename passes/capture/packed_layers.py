@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import torch
@@ -87,6 +87,14 @@ class PackedLayers:
         finally:
             for found in self.found.values():
                 contents_of(found.module)[1].pop(_NAME, None)
+
+    def on_twin(self, twin: nn.Module) -> PackedLayers:
+        """The same layers of a copy of the model on the meta device, whose weights have no values either."""
+        found = {
+            path: replace(each, module=twin.get_submodule(path), weight=each.weight.to("meta"))
+            for path, each in self.found.items()
+        }
+        return PackedLayers(found, self.dtypes)
 
     @contextmanager
     def with_backwards(self) -> Iterator[None]:
