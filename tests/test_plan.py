@@ -164,7 +164,7 @@ def test_experts_that_were_captured_on_meta_are_planned_as_those_with_weights(ch
     found, wanted = (lxt_fx.plan(given, "1x80GB", **asked) for given in (model.config, model))
     assert found.parts == wanted.parts and len(found.parts) > 2
     (alone,) = found.arrangement.stages
-    assert alone.peak < 2 * found.weights, "views of weights are no memory of their own"
+    assert alone.peak < 1.85 * found.weights, "views of weights are no memory of their own"
 
 
 @pytest.mark.slow("an encoder beside a decoder")
@@ -265,7 +265,7 @@ def alive(explained: Any, *buffers: Tensor) -> Iterator[LiveBytes]:
 
 
 @one_worker("llama")
-@pytest.mark.parametrize(("checkpoint", "targets"), [(None, 1), ("layers", 1), ("layers", 3)])
+@pytest.mark.parametrize(("checkpoint", "targets"), [(None, 1), ("layers", 1), (None, 3)])
 @pytest.mark.parametrize("name", ["llama", pytest.param("experts", marks=pytest.mark.slow("views of weights"))])
 def test_the_peak_is_what_a_run_has_alive(name: str, checkpoint: Any, targets: int) -> None:
     explained = lxt_fx.transform(shared_model("llama") if name == "llama" else moe(), checkpoint=checkpoint)
