@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from lxt_fx.attribution.leaf_call import leaf_call
 from lxt_fx.attribution.many_entries import Entries
 from lxt_fx.attribution.many_targets import forward_run
 from lxt_fx.attribution.split_head import split_model
+from lxt_fx.compiler.nested_inputs import with_leaves_in
 from lxt_fx.distributed import pipeline
 from lxt_fx.ops import library
 from lxt_fx.passes.segments.stages import stages_of
@@ -67,7 +69,9 @@ class Asked(AnyEntries):
         return Entries(torch.arange(len(logits) * self.count).reshape(-1, self.count)[:, part.start : part.stop], None)
 
     def totals(self, output: Any) -> tuple[Tensor, Tensor]:
-        return AnyEntries.totals(self, output[0])
+        flat = output[0].reshape(len(output[0]), -1)
+        picked = flat.gather(1, torch.arange(len(flat) * self.count).reshape(-1, self.count) % flat.shape[1]).T
+        return picked.sum(1), picked
 
 
 class NoModules:
@@ -105,6 +109,8 @@ def counted(explained: Any, inputs: Mapping[str, Any], targets: int = 1) -> tupl
         return tensor
 
     call = leaf_call(explained, (), dict(inputs), None, "the test")
+    leaves = call.module._new_leaves(call.bound)  # of an encoder and a decoder those of both
+    call = replace(call, leaves=leaves, bound=with_leaves_in(call.bound, leaves))
     with counter() as forward:
         run = forward_run(call, Asked(targets), "the test")
     with counter() as backward:
