@@ -213,6 +213,13 @@ def test_stages_are_those_of_the_pipeline(name: str) -> None:
     assert [stage.sends for stage in found] == [measured.bytes_of(stage.gives) for stage in own]
 
 
+@one_worker("llama")
+def test_with_fewer_micro_batches_than_stages_all_are_in_flight() -> None:
+    for count, in_flight in ((1, [1, 1]), (2, [2, 1]), (5, [2, 1])):
+        plan = lxt_fx.plan(shared("llama"), "2xA100", tokens=24, stages=2, micro_batches=count, on="cpu")
+        assert [cost.in_flight for cost in plan.arrangement.stages] == in_flight
+
+
 def _both() -> dict[str, Tensor]:
     return text(batch=1) | {"decoder_input_ids": text(batch=1)["input_ids"]}
 

@@ -126,7 +126,8 @@ class BuiltStage:
         stage = PipelineStage(
             self.module, self.stage.index, len(self.plan.stages), self.device, self.given, ends, group=group
         )
-        kind = ScheduleGPipe if self.kind == "gpipe" else Schedule1F1B
+        too_few = count < len(self.plan.stages)  # for 1f1b, which could start no backward before the last forward then
+        kind = ScheduleGPipe if self.kind == "gpipe" or too_few else Schedule1F1B
         return kind(stage, count, loss_fn=lambda number, _: number.sum())
 
     def _end(self, number: int, outputs: tuple[Tensor, ...]) -> Tensor:
