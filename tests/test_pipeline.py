@@ -160,6 +160,14 @@ def test_one_text_with_many_targets_by_either_schedule(form: Any, schedule: str,
     assert worst(parts[0][0], wanted) < 1e-10, parts
 
 
+@one_worker("llama")
+def test_fewer_micro_batches_than_ranks_run(tmp_path: Path) -> None:
+    module, given = explained("llama", F64), inputs_of("llama", 1)
+    parts = forked(2, lambda rank: pipeline(module, timeout=60).relevance_of(given, [7]).relevance, tmp_path / "ranks")
+    assert isinstance(parts[0], Tensor), parts
+    assert worst(parts[0], lxt_fx.relevance_of(module, given, [7])) < 1e-10
+
+
 LONGER = pytest.mark.slow("gemma3 has all that llama has, and more buffers")
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from lxt_fx.attribution.leaf_call import leaf_call
 from lxt_fx.attribution.many_entries import Entries
 from lxt_fx.attribution.many_targets import forward_run
 from lxt_fx.attribution.split_head import split_model
+from lxt_fx.compiler.nested_inputs import with_leaves_in
 from lxt_fx.distributed import pipeline
 from lxt_fx.ops import library
 from lxt_fx.passes.segments.stages import stages_of
@@ -67,7 +69,9 @@ class Asked(AnyEntries):
         return Entries(torch.arange(len(logits) * self.count).reshape(-1, self.count)[:, part.start : part.stop], None)
 
     def totals(self, output: Any) -> tuple[Tensor, Tensor]:
-        return AnyEntries.totals(self, output[0])
+        flat = output[0].reshape(len(output[0]), -1)
+        picked = flat.gather(1, torch.arange(len(flat) * self.count).reshape(-1, self.count) % flat.shape[1]).T
+        return picked.sum(1), picked
 
 
 class NoModules:
@@ -105,6 +109,8 @@ def counted(explained: Any, inputs: Mapping[str, Any], targets: int = 1) -> tupl
         return tensor
 
     call = leaf_call(explained, (), dict(inputs), None, "the test")
+    leaves = call.module._new_leaves(call.bound)  # of an encoder and a decoder those of both
+    call = replace(call, leaves=leaves, bound=with_leaves_in(call.bound, leaves))
     with counter() as forward:
         run = forward_run(call, Asked(targets), "the test")
     with counter() as backward:
@@ -164,7 +170,7 @@ def test_experts_that_were_captured_on_meta_are_planned_as_those_with_weights(ch
     found, wanted = (lxt_fx.plan(given, "1x80GB", **asked) for given in (model.config, model))
     assert found.parts == wanted.parts and len(found.parts) > 2
     (alone,) = found.arrangement.stages
-    assert alone.peak < 2 * found.weights, "views of weights are no memory of their own"
+    assert alone.peak < 1.85 * found.weights, "views of weights are no memory of their own"
 
 
 @pytest.mark.slow("an encoder beside a decoder")
@@ -205,6 +211,13 @@ def test_stages_are_those_of_the_pipeline(name: str) -> None:
     inputs = text(batch=1) if name == "llama" else _both()
     measured = measured_of(explained, inputs, None, batch=1, targets=1, skips=True)
     assert [stage.sends for stage in found] == [measured.bytes_of(stage.gives) for stage in own]
+
+
+@one_worker("llama")
+def test_with_fewer_micro_batches_than_stages_all_are_in_flight() -> None:
+    for count, in_flight in ((1, [1, 1]), (2, [2, 1]), (5, [2, 1])):
+        plan = lxt_fx.plan(shared("llama"), "2xA100", tokens=24, stages=2, micro_batches=count, on="cpu")
+        assert [cost.in_flight for cost in plan.arrangement.stages] == in_flight
 
 
 def _both() -> dict[str, Tensor]:
@@ -265,7 +278,7 @@ def alive(explained: Any, *buffers: Tensor) -> Iterator[LiveBytes]:
 
 
 @one_worker("llama")
-@pytest.mark.parametrize(("checkpoint", "targets"), [(None, 1), ("layers", 1), ("layers", 3)])
+@pytest.mark.parametrize(("checkpoint", "targets"), [(None, 1), ("layers", 1), (None, 3)])
 @pytest.mark.parametrize("name", ["llama", pytest.param("experts", marks=pytest.mark.slow("views of weights"))])
 def test_the_peak_is_what_a_run_has_alive(name: str, checkpoint: Any, targets: int) -> None:
     explained = lxt_fx.transform(shared_model("llama") if name == "llama" else moe(), checkpoint=checkpoint)

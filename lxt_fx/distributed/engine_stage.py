@@ -148,7 +148,8 @@ class EngineStage:
 
         ends = self.gives or (torch.empty(1, device="meta", requires_grad=True),)
         stage = NotingStage(module, self.stage.index, len(self.plan.stages), self.device, self.given, ends, group=group)
-        kind = ScheduleGPipe if self.kind == "gpipe" else Schedule1F1B
+        too_few = count < len(self.plan.stages)  # for 1f1b, which could start no backward before the last forward then
+        kind = ScheduleGPipe if self.kind == "gpipe" or too_few else Schedule1F1B
         return kind(stage, count, loss_fn=lambda number, _: number.sum())
 
     def _output(self, outputs: tuple[Tensor, ...]) -> Any:

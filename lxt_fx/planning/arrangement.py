@@ -89,15 +89,10 @@ def arranged(measured: Measured, weights: Weights, devices: Devices, load: Load,
     return Arrangement(costs, copies, runs, times, explanations, rate, int(USABLE * devices.each.memory))
 
 
-def most_stages(measured: Measured, devices: Devices, load: Load) -> int:
-    """How many stages there may be: one a device, with a layer at least, and by 1f1b a micro-batch for each."""
-    return min(devices.count, len(pieces_of(measured)), load.micro_batches if load.schedule == "1f1b" else devices.count)
-
-
 def best(measured: Measured, weights: Weights, devices: Devices, load: Load) -> Arrangement:
     """Of all numbers of stages for which there are devices, the one with the most explanations an hour among those that
     fit; the one with the lowest peak if none does."""
-    most = most_stages(measured, devices, load)
+    most = min(devices.count, len(pieces_of(measured)))
     found = [arranged(measured, weights, devices, load, stages) for stages in range(1, most + 1)]
     fitting = [each for each in found if each.fits]
     return max(fitting, key=lambda each: each.per_hour) if fitting else min(found, key=lambda each: each.peak)

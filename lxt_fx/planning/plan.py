@@ -31,7 +31,6 @@ from lxt_fx.planning.arrangement import (
     best,
     fewer_micro_batches,
     more_devices,
-    most_stages,
     offloaded,
 )
 from lxt_fx.planning.at_targets import Behind
@@ -43,7 +42,7 @@ from lxt_fx.planning.measured import Measured
 from lxt_fx.planning.measured_parts import FakeRun
 from lxt_fx.planning.parts import BEFORE, BEHIND, parts_of
 from lxt_fx.planning.shapes import model_on_meta
-from lxt_fx.planning.stage_costs import Schedule
+from lxt_fx.planning.stage_costs import Schedule, pieces_of
 from lxt_fx.planning.weights import Weights, weights_of
 
 EFFICIENCY = 0.4
@@ -93,9 +92,9 @@ def plan(
 
     A micro-batch has `batch` texts of `tokens` tokens, or the `inputs` by name that the model is called with. Each text has
     `targets` targets. `stages` fixes the number of stages; without it that with the most explanations an hour is chosen.
-    Devices beyond hold copies. `schedule` is that of the pipeline; "1f1b" needs a micro-batch for each stage. `checkpoint`
-    is as in `transform`; an explained module has its own, unless one is given. `bits` (4 or 8) counts the matrices of the
-    layers as packed. `progress` is as in `lxt_fx.progress`, for this call.
+    Devices beyond hold copies. `schedule` is that of the pipeline, "1f1b" or "gpipe". `checkpoint` is as in `transform`; an
+    explained module has its own, unless one is given. `bits` (4 or 8) counts the matrices of the layers as packed.
+    `progress` is as in `lxt_fx.progress`, for this call.
 
     docs/scale.md has the formulas. Raises InputError for arguments that do not fit, and what `transform` raises.
     """
@@ -113,7 +112,7 @@ def plan(
         weights = weights_of(explained, _in_layers(measured), bits)
     load = Load(batch, targets, micro_batches, efficiency, explained.dtype, schedule)
     if stages is not None:
-        _check_stages(stages, most_stages(measured, chosen, load), schedule)
+        _check_stages(stages, min(chosen.count, len(pieces_of(measured))))
     found = best(measured, weights, chosen, load) if stages is None else arranged(measured, weights, chosen, load, stages)
     ways = () if found.fits else _ways(explained, count, asked, bits, chosen, load)
     every = {path for part in measured.parts for path in part.weights} | weights.in_first | {*measured.head}
@@ -280,9 +279,6 @@ def _check_choices(efficiency: float, on: str, schedule: str) -> None:
         raise InputError(f'plan: schedule must be "1f1b" or "gpipe", got {schedule!r}')
 
 
-def _check_stages(stages: int, most: int, schedule: Schedule) -> None:
+def _check_stages(stages: int, most: int) -> None:
     if isinstance(stages, bool) or not isinstance(stages, int) or not 1 <= stages <= most:
-        fewest = ", micro-batches" if schedule == "1f1b" else ""
-        raise InputError(
-            f"plan: stages must be from 1 to {most} (devices{fewest}, and layers of the model), got {stages!r}"
-        )
+        raise InputError(f"plan: stages must be from 1 to {most} (devices, and layers of the model), got {stages!r}")

@@ -62,16 +62,16 @@ def stage_costs(
     assert edges[-1] == len(pieces)
     stages = [[part for piece in pieces[a:b] for part in piece] for a, b in pairwise(edges)]
     borders = [measured.taken, *_crossing(measured, stages), frozenset[str]()]
+    one_by_one = schedule == "1f1b" and micro_batches >= len(stages)  # else the pipeline runs as by gpipe
     found = []
     for index, parts in enumerate(stages):
         took, gave = borders[index], borders[index + 1]
         end = measured.in_pipeline if index == len(stages) - 1 else None
         cost = _stage(measured, weights, MicroBatch(measured, parts, end, took, gave, took), index)
-        in_flight = micro_batches if schedule == "gpipe" else min(micro_batches, len(stages) - index)
+        in_flight = len(stages) - index if one_by_one else micro_batches
         back = measured.bytes_of(took & measured.carry)
         buffers = micro_batches * (measured.bytes_of(took) + measured.bytes_of(gave & measured.carry))
-        is_sent = index > 0 and schedule == "1f1b"
-        others = _of_others(micro_batches, in_flight, cost.saved, back, is_sent=is_sent)
+        others = _of_others(micro_batches, in_flight, cost.saved, back, is_sent=index > 0 and one_by_one)
         found.append(
             replace(
                 cost, sends=measured.bytes_of(gave), buffers=buffers, peak=cost.peak + buffers + others, in_flight=in_flight
