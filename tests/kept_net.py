@@ -26,9 +26,9 @@ def captures_counted() -> Iterator[list[nn.Module]]:
     """The models that are captured inside the block."""
     captured, capture = list[nn.Module](), captures._capture
 
-    def counted(model: nn.Module, example: Example, dynamic: bool) -> Any:
+    def counted(model: nn.Module, example: Example, *settings: Any) -> Any:
         captured.append(model)
-        return capture(model, example, dynamic)
+        return capture(model, example, *settings)
 
     with mock.patch.object(captures, "_capture", counted):
         yield captured
