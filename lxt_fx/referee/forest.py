@@ -70,4 +70,4 @@ def _draw(axes: Axes, table: BenchTable, plot: Plot) -> None:
     axes.tick_params(length=0)
     most = max((row.found for row in plot.rows), key=lambda found: found.cases)
     groups = "" if most.groups == most.cases else f" in {most.groups} groups"
-    axes.set_title(f"{table.model}, {table.task}, {most.cases} cases{groups}", fontsize=9, loc="left", parse_math=False)
+    axes.set_title(f"{table.model}, {table.task}\n{most.cases} cases{groups}", fontsize=9, loc="left", parse_math=False)
