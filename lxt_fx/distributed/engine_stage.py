@@ -22,6 +22,7 @@ from lxt_fx.distributed.stage_module import End, Lookups, StageModule, borders, 
 from lxt_fx.distributed.weights import Weights
 from lxt_fx.passes.segments.by_segments import Segments
 from lxt_fx.passes.segments.stages import Cut, Stage, stages_of
+from lxt_fx.planning.stage_costs import is_one_by_one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,8 +149,7 @@ class EngineStage:
 
         ends = self.gives or (torch.empty(1, device="meta", requires_grad=True),)
         stage = NotingStage(module, self.stage.index, len(self.plan.stages), self.device, self.given, ends, group=group)
-        too_few = count < len(self.plan.stages)  # for 1f1b, which could start no backward before the last forward then
-        kind = ScheduleGPipe if self.kind == "gpipe" or too_few else Schedule1F1B
+        kind = Schedule1F1B if is_one_by_one(self.kind, count, len(self.plan.stages)) else ScheduleGPipe
         return kind(stage, count, loss_fn=lambda number, _: number.sum())
 
     def _output(self, outputs: tuple[Tensor, ...]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,8 @@ from lxt_fx.ledger.goals import Asked, check_form
 from lxt_fx.ledger.ledger import Ledger
 from lxt_fx.ops.moves import to_device
 from lxt_fx.passes.segments.stages import Cut, Stage
+from lxt_fx.planning.stage_costs import Schedule, check_schedule
 
-Schedule = Literal["1f1b", "gpipe"]
 S = TypeVar("S", bound=EngineStage)
 T = TypeVar("T")
 
@@ -272,8 +272,7 @@ def pipeline(
     that are packed or sharded.
     """
     module = check_explained(explained, "distributed.pipeline")
-    if schedule not in ("1f1b", "gpipe"):
-        raise InputError(f'pipeline: schedule must be "1f1b" or "gpipe", got {schedule!r}')
+    check_schedule(schedule, "pipeline")
     if module._steers or module._watches:
         raise InputError("pipeline: the module is steered or watched, which one process does; end that block first")
     if any(node.target is to_device for node in module.graph.nodes):

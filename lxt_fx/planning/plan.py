@@ -42,7 +42,7 @@ from lxt_fx.planning.measured import Measured
 from lxt_fx.planning.measured_parts import FakeRun
 from lxt_fx.planning.parts import BEFORE, BEHIND, parts_of
 from lxt_fx.planning.shapes import model_on_meta
-from lxt_fx.planning.stage_costs import Schedule, pieces_of
+from lxt_fx.planning.stage_costs import Schedule, check_schedule, pieces_of
 from lxt_fx.planning.weights import Weights, weights_of
 
 EFFICIENCY = 0.4
@@ -275,8 +275,7 @@ def _check_choices(efficiency: float, on: str, schedule: str) -> None:
         raise InputError(f"plan: efficiency must be above 0 and at most 1, got {efficiency!r}")
     if on not in ("cuda", "cpu"):
         raise InputError(f'plan: on must be "cuda" or "cpu", got {on!r}')
-    if schedule not in ("1f1b", "gpipe"):
-        raise InputError(f'plan: schedule must be "1f1b" or "gpipe", got {schedule!r}')
+    check_schedule(schedule, "plan")
 
 
 def _check_stages(stages: int, most: int) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Literal, get_args
 
+from lxt_fx.base.errors import InputError
 from lxt_fx.planning.live_parts import MicroBatch
 from lxt_fx.planning.measured import Measured, PartCost
 from lxt_fx.planning.parts import BEFORE, BEHIND
@@ -14,6 +15,18 @@ from lxt_fx.planning.weights import Weights
 
 Schedule = Literal["1f1b", "gpipe"]
 """The order of forwards and backwards, as in `lxt_fx.distributed.pipeline`."""
+
+
+def check_schedule(schedule: str, function: str) -> None:
+    """Raises InputError for a name of no schedule."""
+    if schedule not in get_args(Schedule):
+        raise InputError(f'{function}: schedule must be "1f1b" or "gpipe", got {schedule!r}')
+
+
+def is_one_by_one(schedule: str, micro_batches: int, stages: int) -> bool:
+    """Whether backwards run between forwards. With fewer micro-batches than stages none could begin before the last
+    forward, and torch refuses 1f1b; then all forwards run first, as by gpipe."""
+    return schedule == "1f1b" and micro_batches >= stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +75,7 @@ def stage_costs(
     assert edges[-1] == len(pieces)
     stages = [[part for piece in pieces[a:b] for part in piece] for a, b in pairwise(edges)]
     borders = [measured.taken, *_crossing(measured, stages), frozenset[str]()]
-    one_by_one = schedule == "1f1b" and micro_batches >= len(stages)  # else the pipeline runs as by gpipe
+    one_by_one = is_one_by_one(schedule, micro_batches, len(stages))
     found = []
     for index, parts in enumerate(stages):
         took, gave = borders[index], borders[index + 1]
