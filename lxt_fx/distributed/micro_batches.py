@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from lxt_fx.attribution.embeddings import as_called
 from lxt_fx.base.errors import InputError
@@ -103,18 +104,33 @@ def check_apart(call: BatchedCall, batches: Sequence[MicroBatch]) -> None:
     their shape is not seen."""
     if len(set(batches[0].examples)) == call.examples:
         return
-    names = _batch_sizes(call.module)
-    for node in call.module.graph.nodes:
+    graph, said = _MIXED.get(call.module, (None, None))
+    if graph is not call.module.fused:
+        said = _mixed(call.module)
+        _MIXED[call.module] = call.module.fused, said
+    if said:
+        raise InputError(
+            f"pipeline: {said} depend on one another, and micro-batches of fewer would give other numbers; "
+            f"size={call.examples} keeps them together"
+        )
+
+
+_MIXED: WeakKeyDictionary[Explained, tuple[Graph, str | None]] = WeakKeyDictionary()
+"""What was found in each module that is alive, with the graph that it ran."""
+
+
+def _mixed(module: Explained) -> str | None:
+    """The first node that computes examples with one another, in words."""
+    names = _batch_sizes(module)
+    for node in module.graph.nodes:
         own = written_shape(node) or ()
         operands = [written_shape(each) or () for each in node.all_input_nodes if is_float(each)]
         lost = any(names & set(operand) for operand in operands) and not _mentions(own, names)
         if is_float(node) and shape(node) is not None and (lost or len([size for size in own if size in names]) > 1):
             given = ", ".join(f"[{', '.join(operand)}]" for operand in operands)
-            raise InputError(
-                f"pipeline: %{node.name} makes [{', '.join(own)}] of {given}, so the examples of a batch (its size is "
-                f"{', '.join(sorted(names))}) depend on one another, and micro-batches of fewer would give other numbers; "
-                f"size={call.examples} keeps them together"
-            )
+            of_batch = f"so the examples of a batch (its size is {', '.join(sorted(names))})"
+            return f"%{node.name} makes [{', '.join(own)}] of {given}, {of_batch}"
+    return None
 
 
 def _mentions(sizes: Sequence[str], names: set[str]) -> bool:
