@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -38,7 +38,8 @@ from lxt_fx.planning.devices import CLASSES, devices_of
 from lxt_fx.planning.live_bytes import LiveBytes
 from lxt_fx.planning.plan import EFFICIENCY, measured_of
 from lxt_fx.planning.schedule import times_of
-from lxt_fx.planning.stage_costs import StageCost, pieces_of
+from lxt_fx.planning.stage_costs import Schedule, StageCost, pieces_of
+from lxt_fx.shell.plan_command import ScheduleName
 
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "benchmarks/cost"), str(ROOT / "benchmarks/scale")]
@@ -407,10 +408,18 @@ def test_a_folder_with_a_config_alone_has_the_plan_of_the_model(tmp_path: Path, 
     from lxt_fx.shell.main import main
 
     LlamaConfig(**SIZES, num_key_value_heads=2, architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
+    asked = ["--devices", "2x80GB", "--tokens", "24", "--dtype", "fp32", "--stages", "2", "--schedule", "gpipe"]
     with pytest.raises(SystemExit) as ended:
-        main(["plan", str(tmp_path), "--devices", "2x80GB", "--tokens", "24", "--dtype", "fp32", "--json", "-"])
+        main(["plan", str(tmp_path), *asked, "--json", "-"])
     assert ended.value.code == 0
-    assert json.loads(capsys.readouterr().out) == lxt_fx.plan(shared("llama"), "2x80GB", tokens=24).to_dict()
+    found, other = (
+        lxt_fx.plan(shared("llama"), "2x80GB", tokens=24, stages=2, schedule=name).to_dict() for name in ("gpipe", "1f1b")
+    )
+    assert json.loads(capsys.readouterr().out) == found != other
+
+
+def test_the_command_has_the_schedules_of_the_plan() -> None:
+    assert [name.value for name in ScheduleName] == [*get_args(Schedule)]
 
 
 BIG = """

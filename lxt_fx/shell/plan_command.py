@@ -27,6 +27,13 @@ class HalfDtypes(StrEnum):
     fp32 = "fp32"
 
 
+class ScheduleName(StrEnum):
+    """The schedules of a pipeline: `lxt_fx.planning.stage_costs.Schedule`, which would import torch for `--help`."""
+
+    one_by_one = "1f1b"
+    gpipe = "gpipe"
+
+
 LONG = {"bf16": DtypeName.bfloat16, "fp16": DtypeName.float16, "fp32": DtypeName.float32}
 
 Shape = Annotated[
@@ -44,6 +51,9 @@ Targets = Annotated[int, typer.Option("--targets", metavar="N", min=1, help="Tar
 MicroBatches = Annotated[int, typer.Option("--micro-batches", metavar="N", min=1, help="Micro-batches of a pipeline.")]
 Stages = Annotated[
     int | None, typer.Option("--stages", metavar="N", min=1, help="Stages. Default: what explains the most an hour.")
+]
+ScheduleChoice = Annotated[
+    ScheduleName, typer.Option("--schedule", help="Each backward as soon as it can run, or behind all forwards.")
 ]
 CheckpointText = Annotated[
     str | None, typer.Option("--checkpoint", metavar="HOW", help="layers, sqrt, or layers of a segment. Default: none.")
@@ -65,6 +75,7 @@ def plan_command(
     targets: Targets = 1,
     micro_batches: MicroBatches = 16,
     stages: Stages = None,
+    schedule: ScheduleChoice = ScheduleName.one_by_one,
     checkpoint: CheckpointText = None,
     bits: Bits = None,
     dtype: Dtype = HalfDtypes.bfloat16,
@@ -97,7 +108,8 @@ def plan_command(
     chosen = devices_of(devices, flops, bandwidth)
     found = plan(
         model, chosen, tokens=tokens, batch=batch, targets=targets, micro_batches=micro_batches, stages=stages,
-        checkpoint=cut, bits=bits, dtype=getattr(torch, LONG.get(dtype, dtype)), efficiency=efficiency,
+        schedule=schedule.value, checkpoint=cut, bits=bits, dtype=getattr(torch, LONG.get(dtype, dtype)),
+        efficiency=efficiency,
     )  # fmt: skip
     outputs.show(found)
     outputs.one_json(found.to_dict(), found.to_json)
