@@ -92,7 +92,7 @@ def write_capture(
             "by_embeddings": by_embeddings,
         }
         text = json.dumps(header)
-        _read(read_json(text, "cache"), model, tensors)  # so that no file is written that cannot be read
+        _decoded(read_json(text, "cache"), model, tensors)  # so that no file is written that nothing can read
     except (InputError, TypeError, ValueError, RecursionError) as why:
         cache_files.LOG.info("the capture of %s is not written to a file: %s", type(model).__name__, why)
         return
@@ -132,7 +132,16 @@ class _Read:
 
 
 def _read(header: Saved, model: nn.Module, constants: Mapping[str, Tensor]) -> _Read:
-    """What a header says. Raises InputError for anything that `write_capture` does not write."""
+    """What a header says, with the dtype and shape of every node, which no file is believed: the graphs run once without
+    values. Raises InputError for anything that `write_capture` does not write."""
+    read = _decoded(header, model, constants)
+    symbols = {name: size.whole(2, MOST_SIZE) for name, size in header.item("symbols").entries().items()}
+    set_fake_values([read.gm, *(front.module for front in read.begun.fronts)], symbols)
+    return read
+
+
+def _decoded(header: Saved, model: nn.Module, constants: Mapping[str, Tensor]) -> _Read:
+    """What a header says, without dtypes and shapes of nodes."""
     if header.item("format").value != FORMAT:
         header.item("format").fail("is another one")
     available = {_MODEL + name: tensor for name, tensor in named_tensors(model)}
@@ -142,12 +151,12 @@ def _read(header: Saved, model: nn.Module, constants: Mapping[str, Tensor]) -> _
     graph = decode_graph(header.item("graph"), known)
     printed = decode_printed(header.item("capture"), known)
     fronts = [_front_of(part, known) for part in header.item("fronts").parts(MOST_FRONTS)]
-    symbols = {name: size.whole(2, MOST_SIZE) for name, size in header.item("symbols").entries().items()}
     root = _root(keys, available)
     gm = GraphModule(root, graph)
-    made = [(leaf, tokens, pads, GraphModule(root, graph, "Front")) for leaf, tokens, pads, graph in fronts]
-    set_fake_values([gm, *(module for *_, module in made)], symbols)
-    parts = tuple(Front(leaf, io_of(module.graph).names, module, tokens, pads) for leaf, tokens, pads, module in made)
+    parts = tuple(
+        Front(leaf, io_of(graph).names, GraphModule(root, graph, "Front"), tokens, pads)
+        for leaf, tokens, pads, graph in fronts
+    )
     stage = Stage("capture", printed, frozenset(header.item("carrying").texts()))
     guards = header.item("guards").texts()
     for guard in guards:
