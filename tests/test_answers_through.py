@@ -20,6 +20,8 @@ from lxt_fx import InputError, RecursiveAnswer, answer_relevance
 from lxt_fx.attribution import many_targets
 from lxt_fx.tasks import answer_rows
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 PROMPT, ANSWER = [5, 9, 17, 23], [12, 44, 7, 3, 8]
 
 

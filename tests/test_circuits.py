@@ -26,6 +26,8 @@ from lxt_fx.inside.circuits.contributions import Contributions
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.pairs import pairs_of
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 HAND = {"llama": hand_llama, "gpt2": hand_gpt2}
 TARGET = (3, 4)
 EXACT = 1e-10

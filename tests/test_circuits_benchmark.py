@@ -20,6 +20,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks" / "circui
 import circuits  # noqa: E402
 import circuits_report  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 QUIET = Console(quiet=True)
 
 

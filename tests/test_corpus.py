@@ -37,6 +37,8 @@ from lxt_fx.inside.corpus.unit_statistics import UnitStatistics
 from lxt_fx.inside.corpus.units_by_token import Reads, _patches
 from lxt_fx.inside.inside_call import inside_call
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 pytest.importorskip("pyarrow")
 
 PLACES = ["mlp.*.neurons", "attention.*.heads", "residual.*"]

@@ -18,6 +18,8 @@ from lxt_fx.inside import directions as directions_module
 from lxt_fx.inside.corpus.header import PlaceHeader
 from lxt_fx.inside.directions import directions, read_words, words, write_words
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 CLOSE = 1e-4
 """float32; the scale of a norm is measured through the norm, which has an epsilon."""
 

@@ -23,6 +23,8 @@ from lxt_fx.attribution import through_head
 from lxt_fx.attribution.split_head import split_model
 from lxt_fx.views.terminal import plain
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 TOKENS = 6
 PLACES = [(2, 5), (-1, 7), (0, 3), (2, 6), (5, 7)]
 PAIRS = [lxt_fx.Target.at(position, entry) for position, entry in PLACES]

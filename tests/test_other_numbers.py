@@ -17,6 +17,8 @@ from lxt_fx.rule_table import linear_rules
 from lxt_fx.rule_table.table import RuleTable
 from lxt_fx.rule_table.tables import ATTNLRP, attnlrp_gamma, cp_lrp_gamma
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 
 @pytest.fixture(scope="module")
 def vit() -> nn.Module:

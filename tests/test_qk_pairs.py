@@ -26,6 +26,8 @@ from lxt_fx.ops import products
 from lxt_fx.ops.scores import attention_with_scores
 from lxt_fx.rule_table.tables import dpa
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 FAMILIES = ("llama", "gpt2", "qwen2", "gemma3")
 TABLES: Mapping[str, Any] = {name: name for name in ("gradient", "attnlrp", "gim")} | {"dpa": dpa(0.1, 0.3, 0.6)}
 IDS = torch.tensor([[5, 9, 17, 23, 41, 8, 30]])

@@ -24,6 +24,8 @@ from lxt_fx.views.scaling import scaling
 from lxt_fx.views.sheet import Matrix, Tokens
 from lxt_fx.views.terminal import plain
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 CASES = json.loads((Path(__file__).parent / "browser" / "scale_cases.json").read_text(encoding="utf-8"))
 
 FRANCE = torch.tensor([0.784, 0.558, 0.618, 0.824, 3.644])

@@ -19,6 +19,8 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.explorer.server.asked import read_asked
 from lxt_fx.explorer.server.served_model import Answered, ServedModel
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 Image = pytest.importorskip("PIL.Image")
 
 TEXT = "Paris, London and Rome"

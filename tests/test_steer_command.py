@@ -14,6 +14,8 @@ from lxt_fx.base.errors import InputError
 from lxt_fx.inside.steering.steer_command import answers
 from lxt_fx.shell.loading import inputs_of
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 WORDS = tiny_text.word_tokenizer()
 
 

@@ -17,6 +17,8 @@ import lxt_fx
 from lxt_fx import InputError, Removal, Target
 from lxt_fx.attribution.split_head import split_model
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 TEXT = "The capital of France is"
 LENGTHS = (5, 3)
 """Tokens of the two examples; the second is padded on the right."""

@@ -35,6 +35,8 @@ from lxt_fx.views.panels import displayed, panels
 from lxt_fx.views.typeset import HINT, _hint, drawable, in_lines, pieces
 from lxt_fx.views.view import cells, number, shares, summed
 
+pytestmark = pytest.mark.usefixtures("captures_in_files")
+
 TOKENS = ("The", " cap", "ital", "↵", "  ", "<script>alert(1)</script>", " $x_1^2$ & $\\frac{$", " 漢字", "🦙", " مرحبا")
 RELEVANCE = torch.tensor([0.5, -1.0, 0.25, 0.0, 0.01, 2.0, -2.0, 0.1, -0.1, 0.3])
 
