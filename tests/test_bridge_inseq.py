@@ -16,7 +16,7 @@ pytestmark = [peers.needs("inseq"), pytest.mark.filterwarnings("ignore")]
 PROMPT, ANSWER = "The capital of France is", " Paris play"
 
 
-@pytest.mark.parametrize("rules", ["attnlrp", "cp_lrp"])
+@pytest.mark.parametrize("rules", ["attnlrp", pytest.param("cp_lrp", marks=pytest.mark.slow("another table"))])
 def test_inseqs_example_differs_in_one_line_and_has_the_numbers_of_answer_relevance(
     rules: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

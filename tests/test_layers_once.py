@@ -70,10 +70,10 @@ def _of_transformers(name: str) -> tuple[nn.Module, int]:
     return type(getattr(tiny, name)())(config).eval(), 2
 
 
-LIKE_GEMMA = pytest.mark.slow("gemma3 with layers of one kind")
+LATER = pytest.mark.slow("layers of two kinds in one stack, and of one; whisper has two stacks")
 
 
-@pytest.mark.parametrize("name", ["whisper", "gemma3", pytest.param("llama", marks=LIKE_GEMMA)])
+@pytest.mark.parametrize("name", ["whisper", *(pytest.param(name, marks=LATER) for name in ("gemma3", "llama"))])
 def test_copies_are_the_nodes_that_a_trace_of_each_layer_has(name: str) -> None:
     model, copies = _of_transformers(name)
     found = captured(model)

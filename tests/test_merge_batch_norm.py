@@ -129,7 +129,7 @@ def test_rules_equal_zennit_with_its_canonizer(rule: str, name: str) -> None:
     assert all(torch.equal(before, net.state_dict()[name]) for name, before in state.items())
 
 
-@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("affine", [True, pytest.param(False, marks=pytest.mark.slow("a weight of 1 and a bias of 0"))])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_with_its_batch_norm_equals_one_layer_merged_by_hand(name: str, affine: bool) -> None:
     """Measured: the forward up to 4.2e-16, relevance up to 9.5e-16."""

@@ -290,9 +290,19 @@ def test_the_printed_graph_has_the_numbers_of_a_rule() -> None:
     assert "self_share=0.3, other_share=0.7" in text
 
 
+EACH_ONCE = (("llama", "sdpa"), ("llama", "eager"), ("gemma3", "sdpa"), ("gpt2", "eager"))
+LATER = pytest.mark.slow("the other attention of a model, which llama has both ways")
+
+
 @pytest.mark.parametrize("rules", ["gim", "pa_lrp", tables.dpa(*DUAL_PATH), "detached_jacobian"])
-@both_attentions
-@pytest.mark.parametrize("name", each_model(["llama", "gemma3", "gpt2"]))
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        pytest.param(name, attention, marks=[one_worker(name), *([] if (name, attention) in EACH_ONCE else [LATER])])
+        for name in ("llama", "gemma3", "gpt2")
+        for attention in ("sdpa", "eager")
+    ],
+)
 def test_both_forms_of_a_method_give_the_same(name: str, attention: str, rules: Any) -> None:
     fast, exact = (
         compiled(name, torch.float64, attention, rules=rules, form=form, epsilon=0.0) for form in ("gradient", "explicit")

@@ -50,7 +50,16 @@ def gradient(module: lxt_fx.Explained, inputs: dict[str, Any]) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("name", each_model(MODELS))
+LIKE_LLAMA, LATER = ("gpt2", "bert"), pytest.mark.slow("texts of one stack of layers, as llama's")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *each_model(name for name in MODELS if name not in LIKE_LLAMA),
+        *(pytest.param(name, marks=[one_worker(name), LATER]) for name in LIKE_LLAMA),
+    ],
+)
 def test_it_is_the_module_that_transform_makes(name: str) -> None:
     """Every stage, every fact of the record, the same parameters. The second of two: the first left the graph as it was."""
     model = shared_model(name)

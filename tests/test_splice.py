@@ -27,6 +27,8 @@ WIDTH, FEATURES = 32, 48
 IDS = torch.tensor([[5, 9, 17, 23, 1, 2]])
 GIVEN = {"input_ids": IDS}
 EXACT = 1e-9
+OTHER_PATHS = ("attnlrp", "cp_lrp", "gradient", "gim", "epsilon_plus", "detached_jacobian")
+LATER = pytest.mark.slow("rules whose sources have the same names in the ledger")
 """float64, relative to the largest entry."""
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -184,7 +186,12 @@ def test_relevance_is_that_of_a_hook_under_attnlrp(kind: str) -> None:
 
 @one_worker("llama")
 @pytest.mark.parametrize(
-    ("table", "dtype"), [*((table, torch.float64) for table in lxt_fx.TABLES), ("attnlrp", torch.float32)], ids=str
+    ("table", "dtype"),
+    [
+        *(pytest.param(table, torch.float64, marks=[] if table in OTHER_PATHS else LATER) for table in lxt_fx.TABLES),
+        ("attnlrp", torch.float32),
+    ],
+    ids=str,
 )
 def test_the_ledger_closes_with_features_bias_and_error(table: str, dtype: torch.dtype) -> None:
     kind = list(KINDS)[list(lxt_fx.TABLES).index(table) % len(KINDS)]

@@ -358,6 +358,7 @@ def test_big_bird_has_its_own_attention_after_transform_on_a_short_text() -> Non
         torch.testing.assert_close(explained(LONG[:, :8]).logits, big_bird()(LONG[:, :8]).logits)
 
 
+@pytest.mark.slow("captured at once; the test above captures the same graph when it is called")
 def test_big_bird_on_a_long_text_is_explained_with_its_sparse_attention() -> None:
     model = big_bird()
     before = as_it_is(model)

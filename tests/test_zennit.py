@@ -23,6 +23,7 @@ from lxt_fx.rule_table import linear_rules, tables
 
 ATTNLRP = lxt_fx.TABLES["attnlrp"]
 FORMS = ("gradient", "explicit")
+EXPLICIT = pytest.mark.slow("whole nets by the form whose every rule test_rules_equal_zennit_in_both_forms compares")
 LOW, HIGH = -3.0, 4.0
 
 pytestmark = [
@@ -85,7 +86,7 @@ def check_layer(layer: nn.Module, x: Tensor, rule: Any, table: Any, epsilon: flo
         assert relative(relevance_of(nn.Sequential(layer), x, r, table, form, epsilon), expected) <= 1e-8
 
 
-@pytest.mark.parametrize("epsilon", [1e-6, 0.1])
+@pytest.mark.parametrize("epsilon", [pytest.param(1e-6, marks=pytest.mark.slow("an epsilon that hardly matters")), 0.1])
 @pytest.mark.parametrize("name", LAYERS)
 def test_epsilon_and_norm_on_linear_layers(name: str, epsilon: float) -> None:
     """Norm is epsilon by another name. Measured: up to 3.4e-16."""
@@ -223,7 +224,7 @@ TABLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
 """Zennit's composite, the rules for it here, its arguments."""
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["gradient", pytest.param("explicit", marks=EXPLICIT)])
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("name", TABLES)
 def test_composites_on_whole_nets(name: str, net: str, form: str) -> None:

@@ -43,6 +43,8 @@ METHODS: dict[str, tuple[str, Any]] = {
     "relp": ("relp", "corrupted"),
     "gim": ("gim", "corrupted"),
     "attnlrp, clean": ("attnlrp", "clean"),
+    "attnlrp, 5 steps": ("attnlrp", 5),
+    "EAP, clean": ("gradient", "clean"),
 }
 """Table and place of the gradient, by name."""
 
