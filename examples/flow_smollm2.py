@@ -4,8 +4,9 @@ python examples/models.py fetch smollm2 texts
 python examples/flow_smollm2.py --out out
 
 Heads are ranked by the relevance that reached their output. To see whether that rank means something, the ten strongest
-are taken out of the model (each head's output becomes its mean over paragraphs of Wikipedia; the first token, which sees
-only itself, is spared), and beside them ten drawn from all heads, and ten drawn from the same layers.
+are taken out of the model in prompts about facts of many relations that it answers right (each head's output becomes its
+mean over paragraphs of Wikipedia; the first token, which sees only itself, is spared), and beside them ten drawn from all
+heads, and ten drawn from the same layers.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from torch import Tensor
 
 import lxt_fx
 import models
+from lxt_fx.referee.case import Case, Subject
+from lxt_fx.referee.subjects import subject
+from lxt_fx.referee.tasks import TASKS
 
-PROMPT = "The capital of {country} is"
+TEXT = "The capital of France is"
 TAKEN, DRAWS, PARAGRAPHS, TOKENS, SHOWN = 10, 10, 16, 32, 10
 """Heads taken out, random draws, the texts of the means and the tokens of each, lines of a table."""
 
@@ -37,7 +41,7 @@ Head = tuple[int, int]
 
 
 def main(
-    country: Annotated[str, typer.Option(help="Whose capital the printed flow is about.")] = "France",
+    text: Annotated[str, typer.Option(help="The text whose flow is printed and drawn.")] = TEXT,
     prompts: Annotated[int, typer.Option(help="How many prompts heads are taken out of.")] = 16,
     rules: Annotated[str, typer.Option(help="The rule table.")] = "attnlrp",
     graph: Annotated[Path | None, typer.Option(help="A .graphml or .json file for the graph by head.")] = None,
@@ -45,11 +49,11 @@ def main(
 ) -> dict[str, list[float]]:
     """Print and draw what carried the answer, and take heads out.
 
-    Returns, for each choice of heads, how much the capital's logit fell in each prompt.
+    Returns, for each choice of heads, how much the answer's logit fell in each prompt.
     """
-    model, tokenizer = models.load("smollm2")
+    asked = subject(models.fetch("smollm2"), name="smollm2")
+    model, tokenizer = asked.model, asked.processor
     explained = lxt_fx.transform(model, rules=rules)
-    text = PROMPT.format(country=country)
     ledger = lxt_fx.audit(explained, tokenizer(text, return_tensors="pt"), tokenizer=tokenizer)
     heads, mlps = by_head(ledger), by_mlp(ledger)
     print(f"{text}: {ledger.explained[0]} = {float(ledger.value):.4f}\n")
@@ -60,7 +64,7 @@ def main(
     if graph:
         lxt_fx.flow.write_graph(lxt_fx.flow.by_head(ledger.flow_graph()), graph)
         print(f"wrote {graph}")
-    losses = take_out(model, tokenizer, explained, prompts)
+    losses = take_out(asked, explained, prompts)
     Console(width=100).print(losses_table(losses))
     return losses
 
@@ -127,18 +131,15 @@ def draw(heads: Tensor, mlps: Tensor, title: str, path: Path) -> None:
 # Without the heads
 
 
-def take_out(model: Any, tokenizer: Any, explained: lxt_fx.Explained, prompts: int) -> dict[str, list[float]]:
-    """For each choice of heads, how much the logit of the capital's first token fell in each prompt."""
-    means, drawn = head_means(model, tokenizer), random.Random(0)
+def take_out(asked: Subject, explained: lxt_fx.Explained, prompts: int) -> dict[str, list[float]]:
+    """For each choice of heads, how much the answer's logit fell in each prompt."""
+    means, drawn = head_means(asked.model, asked.processor), random.Random(0)
     losses: dict[str, list[float]] = {}
-    for country, capital in models.country_capitals()[:prompts]:
-        ids = tokenizer(PROMPT.format(country=country), return_tensors="pt").input_ids
-        answer = tokenizer(f" {capital}", add_special_tokens=False).input_ids[0]
-        ledger = lxt_fx.audit(explained, {"input_ids": ids}, lambda output, a=answer: output.logits[:, -1, a])
-        relevance = by_head(ledger)
-        whole = logit(model, ids, answer)
+    for case in TASKS["facts"].cases(asked, prompts, 0):
+        relevance = by_head(lxt_fx.audit(explained, case.inputs, case.value))
+        whole = number(asked.model, case)
         for name, choices in chosen(relevance, drawn).items():
-            left = [without(model, ids, answer, heads, means) for heads in choices]
+            left = [without(asked.model, case, heads, means) for heads in choices]
             losses.setdefault(name, []).append(whole - statistics.fmean(left))
     return losses
 
@@ -181,15 +182,15 @@ def head_means(model: Any, tokenizer: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
-def logit(model: Any, ids: Tensor, token: int) -> float:
-    """The logit of one next token."""
-    return float(model(input_ids=ids).logits[0, -1, token])
+def number(model: Any, case: Case) -> float:
+    """The explained number of a prompt."""
+    return float(case.value(model(**case.inputs)))
 
 
-def without(model: Any, ids: Tensor, token: int, heads: Sequence[Head], means: Sequence[Tensor]) -> float:
-    """The logit where these heads give their mean."""
+def without(model: Any, case: Case, heads: Sequence[Head], means: Sequence[Tensor]) -> float:
+    """The number where these heads give their mean."""
     with replaced(model, heads, means):
-        return logit(model, ids, token)
+        return number(model, case)
 
 
 @contextmanager
@@ -216,7 +217,7 @@ def replaced(model: Any, heads: Sequence[Head], means: Sequence[Tensor]) -> Iter
 def losses_table(losses: dict[str, list[float]]) -> Table:
     """Mean and standard error over prompts, and in how many the heads of largest relevance cost more."""
     first = next(iter(losses.values()))
-    table = Table(box=box.SIMPLE_HEAD, title=f"{len(first)} prompts: the capital's logit without these heads")
+    table = Table(box=box.SIMPLE_HEAD, title=f"{len(first)} prompts: the answer's logit without these heads")
     for heading in ("heads", "falls by", "least", "most", f"the {TAKEN} cost more"):
         table.add_column(heading, justify="left" if heading == "heads" else "right")
     for name, found in losses.items():

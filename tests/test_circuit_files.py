@@ -186,10 +186,10 @@ def test_a_score_by_token_is_what_flows_back_from_one_token_of_a_head(name: str)
     shifts: dict[str, Tensor] = {}
 
     def reads(reader: str, terms: Any) -> Tensor:
-        shifts[reader] = torch.zeros_like(embeds(name, 1), requires_grad=True)
+        shifts[reader] = torch.zeros_like(embeds(name, 0), requires_grad=True)
         return sum(terms.values()) + shifts[reader]
 
-    logits, terms = HAND[name](model_of(name), embeds(name, 1), reads)
+    logits, terms = HAND[name](model_of(name), embeds(name, 0), reads)
     shared = 2 if name == "llama" else 1
     for head in (0, 3):
         part = f"attention.0.heads:{head}"

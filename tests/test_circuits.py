@@ -132,7 +132,7 @@ def test_scores_of_edges_are_those_by_hand(name: str, at: str) -> None:
 
 @pytest.mark.parametrize("name", HAND)
 def test_a_score_is_the_derivative_of_the_forward_in_which_one_edge_is_patched(name: str) -> None:
-    """(m(e) - m(-e)) / 2e, with the corrupted run in which one reader reads what one writer adds a little cleaner."""
+    """(m(e) - m(-e)) / 2e, with the clean run in which one reader reads what one writer adds moved a little."""
     found, clean, corrupted = scored(name), written(name, 0), written(name, 1)
     for writer, reader, _ in found.top(12):
         numbers = []
@@ -142,7 +142,7 @@ def test_a_score_is_the_derivative_of_the_forward_in_which_one_edge_is_patched(n
                 moved = step * (clean[writer] - corrupted[writer]) if one == reader else 0.0  # noqa: B023
                 return whole(one, terms) + moved
 
-            numbers.append(number(HAND[name](model_of(name), embeds(name, 1), reads)[0]))
+            numbers.append(number(HAND[name](model_of(name), embeds(name, 0), reads)[0]))
         close(found.edge(writer, reader), (numbers[0] - numbers[1]) / 2e-4, 1e-6)
 
 
@@ -150,7 +150,7 @@ def test_a_score_is_the_derivative_of_the_forward_in_which_one_edge_is_patched(n
 def test_the_scores_into_a_reader_are_what_the_whole_stream_gives(name: str) -> None:
     """sum over u of s(u -> v) = (stream clean - stream corrupted) . g_v."""
     found, clean, corrupted = scored(name), written(name, 0), written(name, 1)
-    for reader, gradient in gradients_by_hand(name, embeds(name, 1)).items():
+    for reader, gradient in gradients_by_hand(name, embeds(name, 0)).items():
         index = found.readers.index(reader)
         sees = [name for name, reads in zip(found.writers, found.is_edge[:, index], strict=True) if reads]
         stream = sum(clean[each] - corrupted[each] for each in sees)
@@ -183,11 +183,11 @@ def test_a_score_of_a_neuron_is_its_difference_times_its_gradient() -> None:
     inside: list[Tensor] = []
     handle = model.model.layers[1].mlp.down_proj.register_forward_pre_hook(lambda _, args: inside.append(args[0]))
     try:
-        model(**ids()[0])
-        value = number(model(**ids()[1]).logits).sum()
+        value = number(model(**ids()[0]).logits).sum()
+        model(**ids()[1])
     finally:
         handle.remove()
-    (gradient,) = torch.autograd.grad(value, inside[1])
+    (gradient,) = torch.autograd.grad(value, inside[0])
     close(found.neurons["mlp.1.neurons"], ((inside[0] - inside[1]) * gradient).sum(1).detach())
 
 
@@ -412,7 +412,7 @@ def test_a_score_of_a_feature_is_what_it_adds_times_the_gradient_of_the_reader()
     found, made = lxt_fx.circuit_scores(model, *ids(), TARGET), dictionary()
     stream = [sum(value for key, value in written("llama", side).items() if ".1." not in key) for side in (0, 1)]
     features = made.encode(stream[0]) - made.encode(stream[1])
-    gradient = gradients_by_hand("llama", embeds("llama", 1))["attention.1.values:1"]
+    gradient = gradients_by_hand("llama", embeds("llama", 0))["attention.1.values:1"]
     for unit in (0, 17, 63):
         expected = (features[..., unit, None] * made.tensors["W_dec"][unit] * gradient).sum((1, 2))
         close(found.edge(f"residual.1.features:{unit}", "attention.1.values:1"), expected)
@@ -575,10 +575,10 @@ def test_a_model_without_attention_has_the_outputs_of_its_mixers_patched() -> No
     explained = lxt_fx.transform(model_of("mamba"), kwargs=ids()[0])
     found = lxt_fx.activation_patching(explained, *ids(), TARGET)
     assert found.parts == ("mixer.0.output", "mixer.1.output")
-    base = number(model_of("mamba")(**ids()[1]).logits).detach()
+    base = number(model_of("mamba")(**ids()[0]).logits).detach()
     for at, layer in enumerate(model_of("mamba").backbone.layers):
-        moved = by_hooks("mamba", layer.mixer, 1, lambda value, other: other, False)
-        close(found.effects[:, at], moved - base)
+        moved = by_hooks("mamba", layer.mixer, 0, lambda value, other: other, False)
+        close(found.effects[:, at], base - moved)
 
 
 def test_scores_of_nodes_are_near_the_effects_of_small_differences() -> None:
@@ -694,7 +694,7 @@ def test_a_number_that_is_not_finite_with_one_part_or_circuit_names_it() -> None
         return found.where(known, torch.nan)
 
     with pytest.raises(
-        NonFiniteError, match="^activation_patching: the number is not finite with the clean value of atten"
+        NonFiniteError, match="^activation_patching: the number is not finite with the corrupted value of atten"
     ):
         lxt_fx.activation_patching(explained_of("llama"), *ids(), elsewhere)
     with pytest.raises(NonFiniteError, match="^circuit_faithfulness: the number of the circuit of size 0.5 is not finite"):

@@ -66,10 +66,10 @@ def test_no_group_is_in_both_halves_and_every_pair_in_one(ran: circuits.Study) -
 
 
 def test_each_measurement_of_each_pair_is_one_line(ran: circuits.Study) -> None:
-    keys = [(line["what"], line.get("method"), line.get("order"), line["pair"]) for line in ran.lines]
+    keys = [(line["what"], line.get("method"), line.get("order"), line.get("at"), line["pair"]) for line in ran.lines]
     first, second = len(ran.half(0)), len(ran.half(1))
-    # scores by two methods and patching; two orders of two methods and one of chance
-    assert len(set(keys)) == len(keys) == 3 * first + 5 * second
+    # scores by two methods and patching of two runs; two orders of two methods and one of chance
+    assert len(set(keys)) == len(keys) == 4 * first + 5 * second
 
 
 def test_a_run_that_was_stopped_goes_on_and_gives_the_same(ran: circuits.Study, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same(ran: circuits.Study, 
 def test_areas_are_those_of_the_library_on_the_second_half(ran: circuits.Study) -> None:
     """Circuits by the mean score of the first half, measured on the second, one pair at a time."""
     explained = lxt_fx.transform(tiny.llama(), rules="attnlrp")
-    found = [lxt_fx.circuit_scores(explained, *batch) for _, batch in ran.batches(ran.half(0))]
+    found = [lxt_fx.circuit_scores(explained, *batch, at="clean") for _, batch in ran.batches(ran.half(0))]
     mean = torch.cat([each.edges for each in found]).mean(0)
     numbers = circuits_report.numbers_of(ran.lines)
     for name, by, area in (("CPR", "signed", lambda f: f), ("CMD", "absolute", lambda f: (1 - f).abs())):
@@ -104,16 +104,17 @@ def test_areas_are_those_of_the_library_on_the_second_half(ran: circuits.Study) 
         assert numbers["attnlrp"][name].value == pytest.approx(expected, rel=1e-3)
 
 
-def test_correlations_are_those_of_mean_scores_and_mean_effects(ran: circuits.Study) -> None:
+@pytest.mark.parametrize(("at", "name"), [("clean", "noising"), ("corrupted", "denoising")])
+def test_correlations_are_those_of_mean_scores_and_mean_effects(ran: circuits.Study, at: Any, name: str) -> None:
     explained = lxt_fx.transform(tiny.llama(), rules="gradient")
     scores, effects = list[torch.Tensor](), list[torch.Tensor]()
     for _, batch in ran.batches(ran.half(0)):
-        patched = lxt_fx.activation_patching(explained, *batch, "attention.*.heads")
-        found = lxt_fx.circuit_scores(explained, *batch)
+        patched = lxt_fx.activation_patching(explained, *batch, "attention.*.heads", at=at)
+        found = lxt_fx.circuit_scores(explained, *batch, at="clean")
         scores.append(torch.stack([found.node(part) for part in patched.parts], 1))
         effects.append(patched.effects)
     both = torch.stack([torch.cat(scores).mean(0), torch.cat(effects).mean(0)])
-    found = circuits_report.numbers_of(ran.lines)["EAP"]["all heads"]
+    found = circuits_report.numbers_of(ran.lines)["EAP"][f"heads, {name}"]
     assert found.value == pytest.approx(float(torch.corrcoef(both)[0, 1]), abs=1e-5)
     assert found.value > 0.5  # a tiny model is nearly linear, so true effects are what the gradient says
 

@@ -7,8 +7,9 @@ For indirect objects and greater-than, of the project's own prompts and of the p
 in FOLDER): edges are scored on half of the pairs, and circuits of MIB's sizes are measured on the other half. No group of
 prompts (two people, a year) has pairs in both halves. CPR is that of the edges that speak for the answer, CMD that of those
 that matter in either way, as MIB prints them. Node scores are correlated with activation patching of all heads, and neuron
-scores with that of 200 random neurons, over the first half. Intervals (95 %) and differences to `attnlrp` by bootstrap over
-groups. Every batch of pairs is written when it is known.
+scores with that of 200 random neurons, over the first half: by noising (corrupted values in the clean run) and by denoising
+(the other way round). Intervals (95 %) and differences to `attnlrp` by bootstrap over groups. Every batch of pairs is
+written when it is known.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import process_time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -37,22 +38,25 @@ from circuits_report import tables  # noqa: E402
 import models  # noqa: E402
 
 METHODS: dict[str, tuple[str, Any]] = {
-    "attnlrp": ("attnlrp", "corrupted"),
-    "EAP": ("gradient", "corrupted"),
+    "attnlrp": ("attnlrp", "clean"),
+    "EAP": ("gradient", "clean"),
     "EAP-IG": ("gradient", 5),
-    "relp": ("relp", "corrupted"),
-    "gim": ("gim", "corrupted"),
-    "attnlrp, clean": ("attnlrp", "clean"),
+    "relp": ("relp", "clean"),
+    "gim": ("gim", "clean"),
     "attnlrp, 5 steps": ("attnlrp", 5),
-    "EAP, clean": ("gradient", "clean"),
+    "attnlrp, corrupted": ("attnlrp", "corrupted"),
+    "EAP, corrupted": ("gradient", "corrupted"),
+    "relp, corrupted": ("relp", "corrupted"),
+    "gim, corrupted": ("gim", "corrupted"),
 }
-"""Table and place of the gradient, by name."""
+"""Table and place of the gradient, by name. EAP and EAP-IG are as in MIB."""
 
 RANDOM = "random"
 """A random order of the edges, in which no sign means anything: one curve for both areas."""
 
 TASKS = {"indirect_object": "ioi.json", "greater_than": "greater_than.csv"}
 ORDERS = ("signed", "absolute")
+PATCHED: tuple[Literal["clean", "corrupted"], ...] = ("clean", "corrupted")
 NEURONS, BATCH = 200, 8
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor], list[Any]]
@@ -188,20 +192,22 @@ def neurons_of(scores: lxt_fx.CircuitScores, chosen: Mapping[str, Sequence[int]]
     return {f"{place}:{unit}": float(scores.neurons[place][at, unit]) for place in chosen for unit in chosen[place]}
 
 
-def patch(study: Study, explained: Any, chosen: Mapping[str, Sequence[int]]) -> None:
-    """Measures the true effect of all heads and of the chosen neurons on the first half of the pairs."""
-    done = {line["pair"] for line in study.lines if line["what"] == "patched"}
+def patch(study: Study, explained: Any, chosen: Mapping[str, Sequence[int]], at: Literal["clean", "corrupted"]) -> None:
+    """Measures the true effect of all heads and of the chosen neurons in one run of the first half of the pairs."""
+    done = {line["pair"] for line in study.lines if line["what"] == "patched" and line["at"] == at}
     for places, batch in study.batches(study.half(0)):
         if set(places) <= done:
             continue
         start = process_time()
-        heads, neurons = (lxt_fx.activation_patching(explained, *batch, units) for units in ("attention.*.heads", chosen))
+        heads, neurons = (
+            lxt_fx.activation_patching(explained, *batch, units, at=at) for units in ("attention.*.heads", chosen)
+        )
         values = [
             {name: dict(zip(each.parts, each.effects[at].tolist(), strict=True)) for name, each in
              (("parts", heads), ("neurons", neurons))}
             for at in range(len(places))
         ]  # fmt: skip
-        study.write("patched", places, values, process_time() - start)
+        study.write("patched", places, values, process_time() - start, at=at)
 
 
 def measure(study: Study, explained: Any, method: str, by: str, circuits: Mapping[float, Any]) -> None:
@@ -232,7 +238,8 @@ def run(study: Study, by_table: Mapping[str, Any], console: Console) -> None:
         explained = by_table[rules]
         found = scored(study, explained, name)
         if name == next(iter(METHODS)):
-            patch(study, explained, random_neurons(found.scores))
+            for at in PATCHED:
+                patch(study, explained, random_neurons(found.scores), at)
             drawn = torch.randn(found.edges.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
             measure(study, explained, RANDOM, ORDERS[0], Scored(drawn, [0], found.scores).circuits(ORDERS[0]))
         for by in ORDERS:

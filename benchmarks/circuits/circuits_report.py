@@ -76,7 +76,6 @@ def by_pair(lines: Sequence[Line]) -> list[Line]:
 
 def numbers_of(lines: Sequence[Line]) -> dict[str, dict[str, Number]]:
     """By method, CPR, CMD and the correlations of one study. A method that is not measured on all pairs is left out."""
-    patched = [line for line in lines if line["what"] == "patched"]
     most = {what: len({line["pair"] for line in lines if line["what"] == what}) for what in ("scores", "circuits")}
     found = dict[str, dict[str, Number]]()
     for method in dict.fromkeys(line["method"] for line in lines if "method" in line):
@@ -92,11 +91,19 @@ def numbers_of(lines: Sequence[Line]) -> dict[str, dict[str, Number]]:
             "CMD": areas(curves["absolute"], lambda each: (1 - each).abs()),
         }
         if scores:
-            found[method] |= {name: correlations(scores, patched, what) for name, what in CORRELATIONS.items()}
+            for name, (what, at) in CORRELATIONS.items():
+                patched = [line for line in lines if line["what"] == "patched" and line["at"] == at]
+                found[method][name] = correlations(scores, patched, what)
     return found
 
 
-CORRELATIONS = {"all heads": "parts", "200 neurons": "neurons"}
+CORRELATIONS = {
+    "heads, noising": ("parts", "clean"),
+    "200 neurons, noising": ("neurons", "clean"),
+    "heads, denoising": ("parts", "corrupted"),
+    "200 neurons, denoising": ("neurons", "corrupted"),
+}
+"""What is correlated with which patching: noising gives a part of the clean run its corrupted value."""
 
 
 def tables(lines: Sequence[Line]) -> list[str]:

@@ -43,13 +43,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from planted_pairs import Planted, copying, induction  # noqa: E402
 
 METHODS: dict[str, tuple[str, Any]] = {
-    "attnlrp": ("attnlrp", "corrupted"),
-    "attnlrp, clean": ("attnlrp", "clean"),
-    "attnlrp, 5 steps": ("attnlrp", 5),
-    "EAP": ("gradient", "corrupted"),
+    "attnlrp": ("attnlrp", "clean"),
+    "EAP": ("gradient", "clean"),
     "EAP-IG": ("gradient", 5),
-    "relp": ("relp", "corrupted"),
-    "gim": ("gim", "corrupted"),
+    "relp": ("relp", "clean"),
+    "gim": ("gim", "clean"),
+    "attnlrp, 5 steps": ("attnlrp", 5),
+    "attnlrp, corrupted": ("attnlrp", "corrupted"),
+    "EAP, corrupted": ("gradient", "corrupted"),
 }
 """Table and place of the gradient, by name."""
 

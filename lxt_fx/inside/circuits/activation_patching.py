@@ -107,7 +107,7 @@ def activation_patching(
     units: Asked = None,
     *,
     processor: Any = None,
-    at: Literal["corrupted", "clean"] = "corrupted",
+    at: Literal["clean", "corrupted"] = "clean",
     copies: int | None = None,
     batch: int | None = None,
     progress: bool | None = None,
@@ -115,8 +115,9 @@ def activation_patching(
     """The effect of single parts, measured: one forward for each, in which it has its value of the other run.
 
     It is what the scores of `circuit_scores` for nodes and neurons estimate (Vig et al. 2020; Zhang and Nanda 2024). With
-    at="corrupted" the number of the corrupted run with the clean value of the part, less that of the corrupted run; with
-    at="clean" the number of the clean run, less that with the corrupted value. Values are patched at all positions.
+    at="clean" the number of the clean run, less that with the corrupted value of the part (noising); with at="corrupted"
+    the number of the corrupted run with the clean value, less that of the corrupted run (denoising). Values are patched at
+    all positions.
 
         lxt_fx.activation_patching(model, clean, corrupted, target, processor=tokenizer)      # heads and MLPs
         lxt_fx.activation_patching(model, clean, corrupted, target, {"mlp.11.neurons": [17, 512]}, processor=tokenizer)
@@ -131,7 +132,7 @@ def activation_patching(
     """
     with gradients_on(), autocast_off():
         if at not in (CLEAN, CORRUPTED):
-            raise InputError(f'{FUNCTION}: at must be "corrupted" or "clean", got {at!r}')
+            raise InputError(f'{FUNCTION}: at must be "clean" or "corrupted", got {at!r}')
         found = [
             _patched(pairs_of(explained, processor, *some, FUNCTION), units, at, copies)
             for some in pair_batches(clean, corrupted, target, batch, FUNCTION)
@@ -140,7 +141,7 @@ def activation_patching(
         return Patching(effects, found[0].parts, clean, corrupted)
 
 
-def _patched(pairs: Pairs, units: Asked, at: Literal["corrupted", "clean"], copies: int | None) -> Patching:
+def _patched(pairs: Pairs, units: Asked, at: Literal["clean", "corrupted"], copies: int | None) -> Patching:
     parts, other = _parts(pairs, units), CLEAN if at == CORRUPTED else CORRUPTED
     runs = {side: pairs.run(side) for side in (CLEAN, CORRUPTED)}
     numbers = {side: pairs.numbers(side, run.output()) for side, run in runs.items()}

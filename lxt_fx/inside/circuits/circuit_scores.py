@@ -29,7 +29,7 @@ from lxt_fx.inside.circuits.token_scores import TokenScores
 
 FUNCTION = "circuit_scores"
 
-At = Literal["corrupted", "clean"] | int
+At = Literal["clean", "corrupted"] | int
 
 
 @lasting
@@ -40,7 +40,7 @@ def circuit_scores(
     target: TargetLike | Sequence[TargetLike],
     *,
     processor: Any = None,
-    at: At = "corrupted",
+    at: At = "clean",
     rules: Rules | None = None,
     per_head: bool = False,
     by_token: bool = False,
@@ -59,7 +59,7 @@ def circuit_scores(
     where a_u is what u adds to the stream, and g_v what flows back to the branch of the stream that v reads, before its
     norm and through it (edge attribution patching, Syed et al. 2023). g is what the table of the module makes of the
     gradient: under `gradient` that of EAP, under `relp`, `attnlrp`, `cp_lrp` or `gim` theirs (RelP, 2025). It is that of
-    the run `at`: "corrupted", "clean", or the mean over a number of steps k = 1 to m, at embeddings corrupted + k / m
+    the run `at`: "clean", "corrupted", or the mean over a number of steps k = 1 to m, at embeddings corrupted + k / m
     (clean - corrupted): with `gradient` EAP-IG (inputs) of Hanna et al. 2024.
 
         found = lxt_fx.circuit_scores(model, "When Mary and John ...", "When Mary and Bob ...", (" Mary", " John"),
@@ -131,7 +131,7 @@ def _steps(at: At) -> tuple[float, ...]:
     if at == CLEAN:
         return (1.0,)
     raise InputError(
-        f'{FUNCTION}: at must be "corrupted", "clean" or a number of steps between them, at least 1, got {at!r}'
+        f'{FUNCTION}: at must be "clean", "corrupted" or a number of steps between them, at least 1, got {at!r}'
     )
 
 
