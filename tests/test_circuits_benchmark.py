@@ -138,3 +138,10 @@ def test_a_method_that_is_not_measured_on_all_pairs_is_left_out(ran: circuits.St
     last = max(ran.half(1))
     some = [line for line in ran.lines if (line.get("method"), line.get("order"), line["pair"]) != ("EAP", "signed", last)]
     assert set(circuits_report.numbers_of(some)) == {"attnlrp", "random"}
+
+
+def test_what_is_not_measured_on_all_pairs_is_left_out(ran: circuits.Study) -> None:
+    last = max(line["pair"] for line in ran.lines if line["what"] == "patched")
+    some = [line for line in ran.lines if (line["what"], line.get("at"), line["pair"]) != ("patched", "corrupted", last)]
+    assert {*circuits_report.numbers_of(some)["EAP"]} == {"CPR", "CMD", "heads, noising", "200 neurons, noising"}
+    assert any(line.startswith("| EAP |") and line.endswith("|  |  |") for line in circuits_report.tables(some))

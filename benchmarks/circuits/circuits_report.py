@@ -58,7 +58,6 @@ def areas(lines: Sequence[Line], area: Callable[[Tensor], Tensor]) -> Number:
 def correlations(lines: Sequence[Line], patched: Sequence[Line], what: str) -> Number:
     """Pearson's correlation of mean scores with mean true effects, over parts."""
     own, true = by_pair(lines), by_pair(patched)
-    assert [line["pair"] for line in own] == [line["pair"] for line in true], "some pairs are not measured yet"
     weights, names = weights_of([line["group"] for line in own]), list(true[0][what])
     scores, effects = (
         weights @ torch.tensor([[line[what][name] for name in names] for line in some], dtype=torch.float64)
@@ -75,7 +74,8 @@ def by_pair(lines: Sequence[Line]) -> list[Line]:
 
 
 def numbers_of(lines: Sequence[Line]) -> dict[str, dict[str, Number]]:
-    """By method, CPR, CMD and the correlations of one study. A method that is not measured on all pairs is left out."""
+    """By method, CPR, CMD and the correlations of one study. A method that is not measured on all pairs is left out, and so
+    is a correlation with patching that is not."""
     most = {what: len({line["pair"] for line in lines if line["what"] == what}) for what in ("scores", "circuits")}
     found = dict[str, dict[str, Number]]()
     for method in dict.fromkeys(line["method"] for line in lines if "method" in line):
@@ -90,9 +90,9 @@ def numbers_of(lines: Sequence[Line]) -> dict[str, dict[str, Number]]:
             "CPR": areas(curves["signed"], lambda each: each),
             "CMD": areas(curves["absolute"], lambda each: (1 - each).abs()),
         }
-        if scores:
-            for name, (what, at) in CORRELATIONS.items():
-                patched = [line for line in lines if line["what"] == "patched" and line["at"] == at]
+        for name, (what, at) in CORRELATIONS.items():
+            patched = [line for line in lines if line["what"] == "patched" and line["at"] == at]
+            if scores and {line["pair"] for line in patched} == {line["pair"] for line in scores}:
                 found[method][name] = correlations(scores, patched, what)
     return found
 
@@ -134,7 +134,7 @@ def _table(study: str, lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _shown(own: Mapping[str, Number], reference: Mapping[str, Number] | None, name: str) -> str:
-    if name not in own:
+    if name not in own or (reference is not None and name not in reference):
         return ""
     return own[name].said() if reference is None else own[name].less(reference[name]).said("+.2f")
 
