@@ -39,9 +39,9 @@ export function CircuitView({ result, circuit }: { result: Result; circuit: Circ
       <section class="panes" aria-label="Circuit">
         <p class="lead">{circuit.said}</p>
         <p class="said">
-          An edge says how much the explained number rises when what its lower end writes is that of the clean text, as far as it
-          goes through its upper end. <span class="for-word">For</span> is solid, <span class="against-word">against</span> dashed.
-          Circles are heads (3.5 is head 5 of layer 3), squares MLPs.
+          An edge says how much of the explained number is due to what its lower end writes in the clean text and not in the
+          corrupted one, as far as it goes through its upper end. <span class="for-word">For</span> is solid,{" "}
+          <span class="against-word">against</span> dashed. Circles are heads (3.5 is head 5 of layer 3), squares MLPs.
           {differ && " In brackets stands the token of the corrupted text."}
         </p>
         <div class="circuit-options">
