@@ -689,7 +689,7 @@ def schemes_and_models() -> Iterator[Any]:
             yield pytest.param(made, kind, name, id=f"{made.__name__[1:]} {kind}-{name}", marks=marks)
 
 
-@pytest.mark.parametrize(("quantised", "kind", "name"), schemes_and_models())
+@pytest.mark.parametrize(("quantised", "kind", "name"), [*schemes_and_models()])
 def test_packages_that_pack_weights_only(quantised: Any, kind: str, name: str) -> None:
     check_model(quantised(MODELS[name](64), kind), MODELS[name](64))
 
