@@ -139,7 +139,7 @@ def test_attnlrp_finds_the_known_heads_and_edges_of_an_induction_model() -> None
     for name in ("attnlrp", "attnlrp, 5 steps"):
         assert found["methods"][name]["edges by the mean"] > 0.8
         assert keys & {(writer, reader) for writer, reader, _ in found["top edges"][name]}
-    assert found["methods"]["attnlrp, clean"]["heads by the mean"] == 1
+    assert found["methods"]["attnlrp"]["heads by the mean"] == 1
     assert found["methods"]["random"]["edges"][2] < 0.2
     assert all(each["on top"][0] > 0.5 for each in planted.query_key(own, "attnlrp").values())
 

@@ -27,9 +27,9 @@ WIDTH, FEATURES = 32, 48
 IDS = torch.tensor([[5, 9, 17, 23, 1, 2]])
 GIVEN = {"input_ids": IDS}
 EXACT = 1e-9
+"""float64, relative to the largest entry."""
 OTHER_PATHS = ("attnlrp", "cp_lrp", "gradient", "gim", "epsilon_plus", "detached_jacobian")
 LATER = pytest.mark.slow("rules whose sources have the same names in the ledger")
-"""float64, relative to the largest entry."""
 
 KINDS: dict[str, dict[str, Any]] = {
     "relu": {},

@@ -203,9 +203,9 @@ def patch(study: Study, explained: Any, chosen: Mapping[str, Sequence[int]], at:
             lxt_fx.activation_patching(explained, *batch, units, at=at) for units in ("attention.*.heads", chosen)
         )
         values = [
-            {name: dict(zip(each.parts, each.effects[at].tolist(), strict=True)) for name, each in
+            {name: dict(zip(each.parts, each.effects[pair].tolist(), strict=True)) for name, each in
              (("parts", heads), ("neurons", neurons))}
-            for at in range(len(places))
+            for pair in range(len(places))
         ]  # fmt: skip
         study.write("patched", places, values, process_time() - start, at=at)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,10 @@ def by_pair(lines: Sequence[Line]) -> list[Line]:
 def numbers_of(lines: Sequence[Line]) -> dict[str, dict[str, Number]]:
     """By method, CPR, CMD and the correlations of one study. A method that is not measured on all pairs is left out, and so
     is a correlation with patching that is not."""
+    patched = defaultdict[str, list[Line]](list)
+    for line in lines:
+        if line["what"] == "patched":
+            patched[line["at"]].append(line)
     most = {what: len({line["pair"] for line in lines if line["what"] == what}) for what in ("scores", "circuits")}
     found = dict[str, dict[str, Number]]()
     for method in dict.fromkeys(line["method"] for line in lines if "method" in line):
@@ -91,9 +96,8 @@ def numbers_of(lines: Sequence[Line]) -> dict[str, dict[str, Number]]:
             "CMD": areas(curves["absolute"], lambda each: (1 - each).abs()),
         }
         for name, (what, at) in CORRELATIONS.items():
-            patched = [line for line in lines if line["what"] == "patched" and line["at"] == at]
-            if scores and {line["pair"] for line in patched} == {line["pair"] for line in scores}:
-                found[method][name] = correlations(scores, patched, what)
+            if scores and {line["pair"] for line in patched[at]} == {line["pair"] for line in scores}:
+                found[method][name] = correlations(scores, patched[at], what)
     return found
 
 
