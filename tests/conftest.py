@@ -84,13 +84,23 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     tests of a tenth of one. A worker writes down the groups: pytest-xdist 3.8 puts them into the ids of tests, where pytest
     9.2 loses them."""
     gc.freeze()
-    gc.set_threshold(20_000, 5, 5)
+    gc.set_threshold(50_000, 10, 10)
     gc.enable()
     worker = getattr(session.config, "workerinput", None)
     if worker is not None:
         own = groups_file(worker["testrunuid"]).with_suffix(f".{worker['workerid']}")
         own.write_text(json.dumps({item.nodeid: group_of(item) for item in session.items}))
         own.replace(groups_file(worker["testrunuid"]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """What is left when a group is done (what it shares with later ones) is not searched again either, nor by the tests
+    that collect garbage themselves: behind a thousand tests each search took two seconds."""
+    yield
+    if nextitem is not None and group_of(item) != group_of(nextitem):
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
