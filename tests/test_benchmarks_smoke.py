@@ -162,7 +162,7 @@ def test_a_process_that_dies_is_the_reason_of_its_rows() -> None:
 def test_what_switch_off_measures_is_what_a_model_without_these_weights_answers(tmp_path: Path) -> None:
     model = tiny.MODELS["llama"]().eval()
     prompts = prompts_of(model, [[5, 9, 17, 23], [5, 11, 17, 23], [5, 7, 30]])
-    found: dict[str, Any] = {"off": {}, "steering": {}, "asked": {"capitals": 2, "number": 1, "opposites": 0}}
+    found: dict[str, Any] = {"off": {}, "steering": {}, "asked": {"facts": 2, "number": 1, "opposites": 0}}
     found["prompts"] = [asdict(prompt) for prompt in prompts]
     with Progress(disable=True) as progress:
         switch_off.measure(model, prompts, progress, None, found, tmp_path / "switch_off.json")
@@ -173,17 +173,17 @@ def test_what_switch_off_measures_is_what_a_model_without_these_weights_answers(
     assert len(found["steering"]["heads"]["all"]["all"]) == 2
     switch_off_report.report(found, tmp_path, Console(quiet=True))
     page = Path(tmp_path, "switch_off.md").read_text()
-    assert "| capitals | 2 | 2 |" in page and "gradient x activation" in page
+    assert "| facts | 2 | 2 |" in page and "gradient x activation" in page
     assert Path(tmp_path, "switch_off.png").stat().st_size > 5000
 
 
 def prompts_of(model: Any, texts: list[list[int]]) -> list[Any]:
-    """Two capitals that are each other's controls, and a verb; their answers are those of the model."""
+    """Two facts that are each other's controls, and a verb; their answers are those of the model."""
     found = []
     for index, ids in enumerate(texts):
         best = model(input_ids=torch.tensor([ids])).logits[0, -1].topk(2).indices.tolist()
-        kind, other = ("capitals", 1 - index) if index < 2 else ("number", None)
-        found.append(Prompt(kind, "", tuple(ids), best[0], best[1], other))
+        kind, other = ("facts", 1 - index) if index < 2 else ("number", None)
+        found.append(Prompt(kind, kind, "", tuple(ids), best[0], best[1], other))
     return found
 
 

@@ -3,12 +3,13 @@
     python benchmarks/inside/switch_off.py     (20 minutes on one core; --quick: two minutes)
     python benchmarks/inside/switch_off.py --again     (the tables and the picture of out/switch_off.json)
 
-**Prompts.** "The capital of France is" for 116 countries, 30 subjects whose verb must agree with them ("The keys to the
-cabinet"), 30 opposites ("The opposite of hot is"). Only those count that SmolLM2-135M answers right, by its largest logit.
-Each has a control answer: another capital, the other form of the verb, another opposite.
+**Prompts.** Facts of 14 relations ("A baby cow is called a"), at most five of each, 30 subjects whose verb must agree with
+them ("The keys to the cabinet"), 30 opposites ("The opposite of hot is"). Only those count that SmolLM2-135M answers right,
+by its largest logit. Each has a control answer: that of another fact of its relation, the other form of the verb, another
+opposite.
 
-**Switching off.** The k units with the largest score are set to 0, or to their mean over all prompts; at the first token,
-which is the same in all prompts, that is what they are anyway. How far do the answer's logit and that of the control fall,
+**Switching off.** The k units with the largest score are set to 0, or, behind the first token, to their mean over all
+prompts. How far do the answer's logit and that of the control fall,
 and the difference of the two? Only the last says that units speak for *this* answer. And a prompt of another kind must
 still be answered without them: else they carry what every answer needs. Units are neurons (what the down projections of all
 MLPs read), at all positions and at all but the first token, heads (what the output projections of all attentions read), and
@@ -17,8 +18,8 @@ features of a dictionary in the residual stream, if there is one in smollm2_dict
 **Scores** of a unit, summed over positions: relevance for the answer's logit by `attnlrp`, `cp_lrp` and the plain gradient
 (gradient x activation); its absolute activation; chance. And relevance for the difference of the two logits.
 
-**Steering.** In the prompt of one country, the top neurons of another one's prompt get the values that they have there. How
-often does the model then answer with the other capital?
+**Steering.** In the prompt of one fact, the top units of another one's prompt, of the same relation and as many tokens, get
+the values that they have there. How often does the model then give the other answer?
 
 Needs the fetched smollm2 and texts: python3 dev.py models smollm2 texts.
 """
@@ -268,11 +269,11 @@ def measure_steering(
     found: Sequence[Scored],
     progress: Progress,
 ) -> Outcomes:
-    """By ranking and count, and for all units: for each capital with another one of as many tokens, whether the answer
+    """By ranking and count, and for all units: for each fact with another one of as many tokens, whether the answer
     becomes the other one, and how far the other's logit moves against its own. Only what follows the first token that
     differs is changed."""
     outcomes = made_outcomes()
-    pairs = [(prompt, prompt.other) for prompt in prompts if prompt.kind == "capitals" and prompt.other is not None]
+    pairs = [(prompt, prompt.other) for prompt in prompts if prompt.kind == "facts" and prompt.other is not None]
     for prompt, other in progress.track(pairs, description=f"steering by {kind.name}"):
         there, tokens = found[other], range(len(prompt.ids))
         first = next(at for at in tokens if prompt.ids[at] != prompts[other].ids[at])
@@ -334,7 +335,7 @@ def main(
         return
     out.mkdir(parents=True, exist_ok=True)
     model, tokenizer = models.load("smollm2")
-    asked = questions(models.country_capitals())[:: 6 if quick else 1]
+    asked = questions()[:: 6 if quick else 1]
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         prompts = answered(model, tokenizer, asked)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-CAPITAL = "The capital of {country} is"
+from lxt_fx.referee.tasks.candidate import marked, times_said
+from lxt_fx.referee.tasks.facts import pairs_by_relation
+from lxt_fx.referee.tasks.facts_data import RELATIONS
+
+A_RELATION = 5
+"""At most so many facts of each relation count, of those that the model knows."""
 
 OPPOSITE = "The opposite of {word} is"
 OPPOSITES = (
@@ -35,10 +42,11 @@ PLURAL = (
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt `ids` of one kind, the first tokens of its answer and of the control answer, and the index of the prompt
-    that has the control as its answer: None where there is none of as many tokens."""
+    """A prompt `ids` of one kind, the first tokens of its answer and of the control answer, and the index of the prompt of
+    the same relation that has the control as its answer: None where there is none of as many tokens."""
 
     kind: str
+    relation: str
     text: str
     ids: tuple[int, ...]
     answer: int
@@ -48,25 +56,33 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt as it is written, and the answers that are right, each with its control if that is known by now."""
+    """A prompt as it is written, what it asks for, and the answers that are right, each with its control if that is known
+    by now."""
 
     kind: str
+    relation: str
     text: str
     answers: tuple[tuple[str, str | None], ...]
 
 
-def questions(capitals: Sequence[tuple[str, str]]) -> list[Question]:
-    """All prompts, those of `capitals` (country, capital) first."""
-    found = [Question("capitals", CAPITAL.format(country=country), ((capital, None),)) for country, capital in capitals]
-    found += [Question("number", text, (("is", "are"), ("was", "were"))) for text in SINGULAR]
-    found += [Question("number", text, (("are", "is"), ("were", "was"))) for text in PLURAL]
-    pairs = [pair.split() for pair in OPPOSITES]
-    return found + [Question("opposites", OPPOSITE.format(word=a), ((b, None),)) for a, b in pairs]
+def questions() -> list[Question]:
+    """All prompts: facts, which come in another order, numbers of verbs, and opposites."""
+    found = []
+    for relation, pairs in pairs_by_relation().items():
+        for subject, answer in pairs:
+            text, _ = marked(RELATIONS[relation][0].format(subject))
+            if relation != "opposite" and not times_said(text, answer):
+                found.append(Question("facts", relation, text[0].upper() + text[1:], ((answer, None),)))
+    random.Random(0).shuffle(found)
+    found += [Question("number", "number", text, (("is", "are"), ("was", "were"))) for text in SINGULAR]
+    found += [Question("number", "number", text, (("are", "is"), ("were", "was"))) for text in PLURAL]
+    pairs = [tuple(pair.split()) for pair in OPPOSITES]
+    return found + [Question("opposites", "opposite", OPPOSITE.format(word=a), ((b, None),)) for a, b in pairs]
 
 
 @torch.no_grad()
 def answered(model: Any, tokenizer: Any, asked: Sequence[Question]) -> list[Prompt]:
-    """The prompts whose answer's first token has the largest logit, with their controls."""
+    """The prompts whose answer's first token has the largest logit, of facts some of each relation, with their controls."""
     found = []
     for question in asked:
         ids = tokenizer(question.text).input_ids
@@ -74,8 +90,18 @@ def answered(model: Any, tokenizer: Any, asked: Sequence[Question]) -> list[Prom
         for answer, control in question.answers:
             if first_token(tokenizer, answer) == best:
                 other = -1 if control is None else first_token(tokenizer, control)
-                found.append(Prompt(question.kind, question.text, tuple(ids), best, other))
-    return with_controls(found)
+                found.append(Prompt(question.kind, question.relation, question.text, tuple(ids), best, other))
+    return with_controls(some_facts(found))
+
+
+def some_facts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Of each relation the first facts with different answers, if there are two, and all other prompts."""
+    chosen: dict[str, dict[int, Prompt]] = defaultdict(dict)
+    for prompt in prompts:
+        if prompt.kind == "facts" and len(chosen[prompt.relation]) < A_RELATION:
+            chosen[prompt.relation].setdefault(prompt.answer, prompt)
+    facts = [prompt for own in chosen.values() if len(own) > 1 for prompt in own.values()]
+    return facts + [prompt for prompt in prompts if prompt.kind != "facts"]
 
 
 def first_token(tokenizer: Any, word: str) -> int:
@@ -84,19 +110,17 @@ def first_token(tokenizer: Any, word: str) -> int:
 
 
 def with_controls(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts with the answer of the next prompt of their kind as a control, where they have none: the next one of as
-    many tokens if there is one. A prompt without another answer of its kind goes."""
+    """The prompts with the answer of the next prompt of their relation as a control, where they have none: the next one of
+    as many tokens if there is one."""
     found = []
     for index, prompt in enumerate(prompts):
         if prompt.control >= 0:
             found.append(prompt)
             continue
         behind = [*range(index + 1, len(prompts)), *range(index)]
-        fitting = [i for i in behind if prompts[i].kind == prompt.kind and prompts[i].answer != prompt.answer]
+        fitting = [i for i in behind if prompts[i].relation == prompt.relation and prompts[i].answer != prompt.answer]
+        if not fitting:
+            raise SystemExit(f"{prompt.text!r} has the only answer of its kind, so there is no control; ask more prompts")
         same = [i for i in fitting if len(prompts[i].ids) == len(prompt.ids)]
-        if fitting:
-            chosen = (same or fitting)[0]
-            found.append(replace(prompt, control=prompts[chosen].answer, other=chosen if same else None))
-    if len(found) < len(prompts):
-        raise SystemExit("a kind of prompts has one answer only, so there is no control; ask more prompts")
+        found.append(replace(prompt, control=prompts[(same or fitting)[0]].answer, other=same[0] if same else None))
     return found

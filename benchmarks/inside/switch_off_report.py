@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-KINDS_OF_PROMPTS = ("capitals", "number", "opposites")
+KINDS_OF_PROMPTS = ("facts", "number", "opposites")
 NAMES = {
     "attnlrp": "attnlrp", "cp_lrp": "cp_lrp", "gradient": "gradient x activation", "activation": "activation",
     "random": "random", "attnlrp, difference": "attnlrp, of the difference",
@@ -156,7 +156,7 @@ def by_prompts_table(units: str, by_ranking: Mapping[str, Any], of_prompt: Seque
 
 def steering_table(units: str, by_ranking: Mapping[str, Any]) -> Table:
     pairs = len(by_ranking["all"]["all"]) if by_ranking else 0
-    title = f"{units} set to their values in another country's prompt ({pairs} pairs): answers that become its capital "
+    title = f"{units} set to their values in another fact's prompt ({pairs} pairs): answers that become its own "
     title = f"{title}(shift of its logit less the own one)"
     table = titled(title, "chosen by", *(f"k = {count}" for count in counts_of(by_ranking)))
     for ranking in [*shown(by_ranking), *(["all"] if by_ranking else [])]:
