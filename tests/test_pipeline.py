@@ -17,12 +17,21 @@ from forked_ranks import forked
 from same_ledger import check_same_ledger
 from shared_captures import explained, one_worker, shared_model
 from torch import Tensor, nn
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import lxt_fx
 from lxt_fx.attribution.places import places_at
 from lxt_fx.attribution.tapped import tapped
+from lxt_fx.base.transformers_internals import stored_parts
 from lxt_fx.distributed import peers, pipeline
+from lxt_fx.distributed.checkpoint import Checkpoint
 from lxt_fx.distributed.stage_module import StageModule
 from lxt_fx.ops.moves import to_device
 
@@ -259,6 +268,65 @@ def test_names_that_are_missing_or_unknown_are_refused(
     assert "no *.safetensors file" in errors[3] and "2 stages for 1 ranks" in errors[4]
     wanted = lxt_fx.relevance_of(explained("llama"), inputs_of("llama"), [7])
     assert worst(relevance, wanted) < 1e-5, "a name without the prefix of the base model is the one with it"
+
+
+def experts() -> nn.Module:
+    """Twelve experts: read as text, the tenth would come before the second."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "moe_intermediate_size": 16, "num_experts": 12}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **heads, num_experts_per_tok=2)).eval()
+
+
+def gated_vision() -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 8, "patch_size": 4}
+    return Dinov2Model(Dinov2Config(**sizes, use_swiglu_ffn=True)).eval()
+
+
+def without_values(model: Any) -> nn.Module:
+    with torch.device("meta"):
+        return type(model)(model.config).eval()
+
+
+@pytest.mark.parametrize("make", [experts, gated_vision], ids=["merged", "divided"])
+def test_tensors_that_are_merged_or_divided_are_those_of_from_pretrained(
+    make: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    model: Any = make()
+    model.save_pretrained(tmp_path)
+    checkpoint, state, found = Checkpoint(tmp_path), model.state_dict(), dict[str, Tensor]()
+    assert not checkpoint.files.keys() <= state.keys()
+    empty = without_values(model)
+    for part in stored_parts(empty, list(checkpoint.files)):
+        found |= part.read(lambda key: checkpoint.read(key, torch.device("cpu")), empty)
+    assert found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_a_checkpoint_with_a_tensor_for_each_expert_is_read_by_ranks(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model: Any = experts()
+    model.save_pretrained(tmp_path / "whole")
+    empty = without_values(model)
+    module, given = lxt_fx.transform(empty), inputs_of("llama")
+    state = load_file(tmp_path / "whole" / "model.safetensors")
+    lost = "model.layers.1.mlp.experts.11.up_proj.weight"
+    (tmp_path / "lost").mkdir()
+    save_file({name: x for name, x in state.items() if name != lost}, tmp_path / "lost" / "model.safetensors")
+
+    def work(rank: int) -> Any:
+        said = ""
+        try:
+            pipeline(module, tmp_path / "lost", timeout=30)
+        except lxt_fx.LxtFxError as error:
+            said = str(error)
+        return said, pipeline(module, tmp_path / "whole", timeout=30).relevance_of(given, [7, 9], size=2).relevance
+
+    parts = forked(2, work, tmp_path / "ranks")
+    assert worst(parts[0][1], lxt_fx.relevance_of(lxt_fx.transform(model), given, [7, 9])) < 1e-5
+    said = "model.layers.1.mlp.experts.gate_up_proj cannot be made of model.layers.1.mlp.experts.0"
+    assert any(said in refused for refused, _ in parts)
 
 
 @pytest.fixture

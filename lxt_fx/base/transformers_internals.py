@@ -3,11 +3,13 @@ imports transformers unless one of its models or tokenizers is needed."""
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -197,28 +199,61 @@ def recorded_outputs() -> dict[str, Any] | None:
     return None
 
 
-def checkpoint_names(model: nn.Module, stored: Sequence[str]) -> dict[str, str]:
-    """The name in the model of each tensor that a checkpoint has, by its name there, as `from_pretrained` renames it. A
-    tensor that is merged with others when it is loaded keeps the name of the checkpoint.
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """Tensors of a model, `names`, that a checkpoint has as the tensors `keys`: one under another name, several that are
+    merged (the matrices of all experts), or one that is divided."""
 
-    `get_model_conversion_mapping` and `rename_source_key` are those of transformers 5. An earlier one renames nothing but a
-    prefix, and without them a name of an older checkpoint would be refused.
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    _converter: Any = None
+    _patterns: tuple[str, ...] = ()
+
+    def read(self, tensor: Callable[[str], torch.Tensor], model: nn.Module | None) -> dict[str, torch.Tensor]:
+        """The tensors by name in the model, made of those that `tensor` reads, as `from_pretrained` makes them."""
+        if self._converter is None:
+            return dict.fromkeys(self.names, tensor(self.keys[0]))
+        converter = copy.deepcopy(self._converter)  # it collects what it converts
+        for key, pattern in zip(self.keys, self._patterns, strict=True):
+            converter.add_tensor(self.names[0], key, pattern, partial(tensor, key))
+        found = converter.convert(self.names[0], model=model, config=getattr(model, "config", None))
+        return {name: each[0] if isinstance(each, list) else each for name, each in found.items()}
+
+
+def stored_parts(model: nn.Module, keys: Sequence[str]) -> list[StoredPart]:
+    """What a checkpoint with these tensors has of a model, as `from_pretrained` renames, merges and divides them.
+
+    `get_model_conversion_mapping`, `rename_source_key` and the converters are those of transformers 5. An earlier one
+    renames nothing but a prefix, and without them checkpoints with a tensor for each expert would be refused.
     """
+    plain = [StoredPart((key,), (key,)) for key in keys]
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming, rename_source_key
+        from transformers.core_model_loading import WeightRenaming, dot_natural_key, rename_source_key
     except ImportError:
-        return {name: name for name in stored}
+        return plain
     if not is_of_transformers(model):
-        return {name: name for name in stored}
+        return plain
     transforms = get_model_conversion_mapping(model)  # type: ignore[arg-type]
     renaming = [each for each in transforms if isinstance(each, WeightRenaming)]
-    merging = [each for each in transforms if not isinstance(each, WeightRenaming)]
-    state, found = model.state_dict(), {}
-    for name in stored:
-        renamed, merged = rename_source_key(name, renaming, merging, model.base_model_prefix, state)  # type: ignore[arg-type]
-        found[name] = name if merged is not None else renamed
-    return found
+    converting = [each for each in transforms if not isinstance(each, WeightRenaming)]
+    by_pattern = {pattern: each for each in converting for pattern in each.source_patterns}
+    state, found = model.state_dict(), dict[str, list[tuple[str, str | None]]]()
+    for key in sorted(keys, key=dot_natural_key):  # experts in the order of their numbers
+        name, pattern = rename_source_key(key, renaming, converting, model.base_model_prefix, state)  # type: ignore[arg-type]
+        if key in state and name not in state:
+            name, pattern = key, None
+        found.setdefault(name, []).append((key, pattern))
+    parts = []
+    for name, sources in found.items():
+        own, patterns = zip(*sources, strict=True)
+        if patterns[0] is None:
+            parts += [StoredPart((key,), (name,)) for key in own]
+            continue
+        converter = by_pattern[patterns[0]]
+        first, *others = converter.target_patterns
+        parts.append(StoredPart(own, (name, *(name.replace(first, each, 1) for each in others)), converter, patterns))
+    return parts
 
 
 def is_of_transformers(model: nn.Module) -> bool:

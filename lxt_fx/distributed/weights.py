@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.named_tensors import named_tensors
-from lxt_fx.base.transformers_internals import checkpoint_names, ignored_names
+from lxt_fx.base.transformers_internals import StoredPart, ignored_names, stored_parts
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.distributed.checkpoint import Checkpoint
 from lxt_fx.distributed.made_buffers import made_buffers, not_in_checkpoints
@@ -39,8 +39,8 @@ class Weights:
         self.model = None if state is None else state.model()
         self.device, self.given = device, dict(buffers)
         self.checkpoint = None if folder is None else Checkpoint(folder)
-        self.stored: dict[str, str] = {}
-        """The name in the checkpoint, by that of the model."""
+        self.stored: dict[str, StoredPart] = {}
+        """What the checkpoint has, by the name in the model."""
         self._read: dict[str, Tensor] = {}
         self._made: dict[str, Tensor] | None = None
         self._names = _names_of(explained, self.model)
@@ -73,12 +73,13 @@ class Weights:
         return self._read[known]
 
     def _found(self, names: Sequence[str], wanted: Tensor) -> Tensor:
-        stored = list(dict.fromkeys(self.stored[name] for name in names if name in self.stored))
+        stored = {self.stored[name].keys: name for name in names if name in self.stored}
         if stored and self.checkpoint is not None:
-            first, *others = (self.checkpoint.read(name, torch.device("cpu")) for name in stored)
+            first, *others = (self._converted(name) for name in stored.values())
             if any(not torch.equal(first, other) for other in others):
+                said = " and ".join(_some(keys) for keys in stored)
                 raise InputError(
-                    f"pipeline: {' and '.join(stored)} are one tensor in the model, and differ in the checkpoint; make the "
+                    f"pipeline: {said} are one tensor in the model, and differ in the checkpoint; make the "
                     "model with tie_word_embeddings=False in its config"
                 )
             return first
@@ -87,6 +88,16 @@ class Weights:
         if not wanted.is_meta:
             return wanted
         return self._buffer(names)
+
+    def _converted(self, name: str) -> Tensor:
+        """A tensor of the model, as `from_pretrained` makes it of the checkpoint. Raises InputError where that fails."""
+        part, checkpoint = self.stored[name], self.checkpoint
+        assert checkpoint is not None, "what is stored is in a checkpoint"
+        try:
+            return part.read(lambda key: checkpoint.read(key, torch.device("cpu")), self.model)[name]
+        except Exception as error:  # of any operation of transformers: experts of several sizes, a part that is missing
+            said = f"pipeline: {name} cannot be made of {_some(part.keys)} in {checkpoint.folder}: "
+            raise InputError(f"{said}{type(error).__name__}: {error}") from error
 
     def _buffer(self, names: Sequence[str]) -> Tensor:
         if self._made is None:
@@ -102,19 +113,20 @@ class Weights:
             )
         return found
 
-    def _checked(self, explained: Explained, checkpoint: Checkpoint, ignore: Sequence[str]) -> dict[str, str]:
-        """The name in the checkpoint by that of the model. Raises InputError where names are missing or unknown."""
+    def _checked(self, explained: Explained, checkpoint: Checkpoint, ignore: Sequence[str]) -> dict[str, StoredPart]:
+        """What the checkpoint has, by the name in the model. Raises InputError where names are missing or unknown."""
         known = {name for names in self._names.values() for name in names}
-        renamed = {name: name for name in checkpoint.files}
-        if self.model is not None and not renamed.keys() <= known:
-            renamed = checkpoint_names(self.model, list(checkpoint.files))
+        parts = [StoredPart((key,), (key,)) for key in checkpoint.files]
+        if self.model is not None and not checkpoint.files.keys() <= known:
+            parts = stored_parts(self.model, list(checkpoint.files))
         unused = [*map(fnmatch.translate, ignore), *(() if self.model is None else ignored_names(self.model))]
         unknown = [
-            stored
-            for stored, name in renamed.items()
-            if name not in known and not any(re.search(pattern, stored) for pattern in unused)
+            key
+            for part in parts
+            for key in part.keys
+            if known.isdisjoint(part.names) and not any(re.search(pattern, key) for pattern in unused)
         ]
-        stored = {name: key for key, name in renamed.items() if name in known}
+        stored = {name: part for part in parts for name in part.names if name in known}
         own = set() if self.model is None else set(not_in_checkpoints(self.model))
         needed = [
             names
@@ -151,9 +163,8 @@ def _said(checkpoint: Checkpoint, unknown: Sequence[str], missing: Sequence[str]
     if unknown:
         parts.append(f"has {_some(unknown)}, which {model} has not")
     return (
-        f"pipeline: {checkpoint.folder} {', and '.join(parts)}. Names must be those of model.state_dict(), or ones that "
-        "transformers renames one by one; tensors that it merges when it loads (experts) must be stored merged: "
-        "safetensors.torch.save_model(model, ...). Give ignore=[pattern] for tensors that are not needed"
+        f"pipeline: {checkpoint.folder} {', and '.join(parts)}. Names must be those of model.state_dict(), or ones from "
+        "which from_pretrained makes these. Give ignore=[pattern] for tensors that are not needed"
     )
 
 

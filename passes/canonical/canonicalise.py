@@ -278,6 +278,19 @@ def _baddbmm(graph: Graph, node: Node) -> Node:
     return graph.call_function(aten.add.Tensor, (added, product))
 
 
+def _histc(graph: Graph, node: Node) -> Node | None:
+    """Integers that are counted on the meta device, where experts count their tokens, are counted as floats, which is exact
+    below 2**24: the graph is run on another device, and a CPU counts floats only."""
+    named = arguments(node)
+    x = named["self"]
+    if is_float(x) or value(x).device.type != "meta":
+        return None
+    floats = _made(graph, aten.to.dtype, (x, torch.float32), node, value(x).float())
+    counted = (floats, named.get("bins", 100), named.get("min", 0), named.get("max", 0))
+    counts = _made(graph, aten.histc.default, counted, node, value(node).float())
+    return graph.call_function(aten.to.dtype, (counts, value(node).dtype))
+
+
 def _mse_loss(graph: Graph, node: Node) -> Node:
     """(a - b)^2 and its mean or sum."""
     a, b = node.args[:2]
@@ -320,6 +333,7 @@ SPELLINGS: dict[Any, Callable[[Graph, Node], Node | None]] = {
     aten.square.default: _square,
     aten.mul.Tensor: _mul,
     aten.glu.default: _glu,
+    aten.histc.default: _histc,
     aten.mse_loss.default: _mse_loss,
     aten.cosine_similarity.default: _cosine_similarity,
     aten.pow.Tensor_Scalar: _pow,
