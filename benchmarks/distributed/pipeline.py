@@ -1,7 +1,7 @@
 """A pipeline over ranks beside one process: time, peak memory of each rank, bytes between stages.
 
     python benchmarks/distributed/pipeline.py        # 2 ranks, 16 micro-batches: some 5 minutes, 2 quiet cores
-    python benchmarks/distributed/pipeline.py --ranks 4 --layers 24
+    python benchmarks/distributed/pipeline.py --ranks 4 --share 0.5    # on 2 cores: the kernel gives each rank half a core
     python benchmarks/distributed/pipeline.py --tiny                # seconds; the times mean nothing
 
 A random Llama is written to safetensors once. Then one rank and `--ranks` ranks explain the same micro-batches in turns,
@@ -15,11 +15,13 @@ each rank on one thread, all on the meta path: no process ever holds a weight th
   share of what one rank with the whole model needs.
 - bytes that a rank sent in one call.
 
-It needs nothing but torch, transformers and as many quiet cores as ranks."""
+It needs nothing but torch, transformers and as many quiet cores as ranks. With `--share` each rank, and the one rank
+beside them, gets that part of a core by a quota of its own (Linux, as root: a control group), so that fewer cores do."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -28,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +66,34 @@ def resident() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024
 
 
+GROUPS = Path("/sys/fs/cgroup")
+PERIOD = 20_000
+"""Microseconds in which a rank uses up its share of a core."""
+
+
+@contextlib.contextmanager
+def share_of_a_core(share: float) -> Iterator[None]:
+    """Inside the block, all threads of this process together get so much of a core: 1 or more is no limit."""
+    if share >= 1:
+        yield
+        return
+    second = (GROUPS / "cgroup.controllers").exists()  # version 2 of control groups, where all controllers share a folder
+    root = GROUPS if second else GROUPS / "cpu"
+    own = root / f"lxt_fx-{os.getpid()}"
+    own.mkdir()
+    try:
+        if second:
+            (own / "cpu.max").write_text(f"{int(share * PERIOD)} {PERIOD}")
+        else:
+            (own / "cpu.cfs_period_us").write_text(str(PERIOD))
+            (own / "cpu.cfs_quota_us").write_text(str(int(share * PERIOD)))
+        (own / "cgroup.procs").write_text(str(os.getpid()))
+        yield
+    finally:
+        (root / "cgroup.procs").write_text(str(os.getpid()))
+        own.rmdir()
+
+
 def config_of(options: argparse.Namespace) -> LlamaConfig:
     hidden = options.hidden
     return LlamaConfig(
@@ -85,11 +116,12 @@ def worker(options: argparse.Namespace) -> None:
     pipe = lxt_fx.distributed.pipeline(module, folder, schedule=options.schedule)
     found = pipe.relevance_of({"input_ids": ids}, [7], size=1)
     seconds = []
-    for _ in range(options.rounds):
-        torch.distributed.barrier()
-        begun = time.perf_counter()
-        pipe.relevance_of({"input_ids": ids}, [7], size=1)
-        seconds.append(time.perf_counter() - begun)
+    with share_of_a_core(options.share):
+        for _ in range(options.rounds):
+            torch.distributed.barrier()
+            begun = time.perf_counter()
+            pipe.relevance_of({"input_ids": ids}, [7], size=1)
+            seconds.append(time.perf_counter() - begun)
     made = {
         "rank": rank, "seconds": seconds, "peak": peak.stop(), "weights": pipe.size, "sent": found.sent,
         "layers": len(pipe.stage.layers), "sum": None if found.relevance is None else float(found.relevance.double().sum()),
@@ -100,7 +132,8 @@ def worker(options: argparse.Namespace) -> None:
 
 def measured(ranks: int, options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """What each of so many ranks measured."""
-    own = [f"--{name}={getattr(options, name.replace('-', '_'))}" for name in NUMBERS] + [f"--schedule={options.schedule}"]
+    own = [f"--{name}={getattr(options, name.replace('-', '_'))}" for name in NUMBERS]
+    own += [f"--schedule={options.schedule}", f"--share={options.share}"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", __file__]
     paths = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     paths["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -118,6 +151,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--turns", type=int, default=3, help="how often one rank and all ranks are measured, in turns")
+    parser.add_argument("--share", type=float, default=1.0, help="how much of a core each rank gets")
     parser.add_argument("--schedule", default="1f1b")
     parser.add_argument("--folder", default="")
     parser.add_argument("--out", type=Path)
@@ -156,7 +190,7 @@ def reported(turns: list[tuple[list[Any], list[Any]]], options: argparse.Namespa
             f"{peak / part['weights']:.2f} of them and {peak / share:.2f} of their share of one rank's, "
             f"{part['sent'] / 2**20:.2f} MiB sent"
         )
-    sizes = {name: getattr(options, name) for name in ("ranks", "micro_batches", "tokens", "schedule")}
+    sizes = {name: getattr(options, name) for name in ("ranks", "micro_batches", "tokens", "schedule", "share")}
     return {
         "run": {"config": config_of(options).to_diff_dict(), **sizes, "seconds": many, "alone": one, "peaks": peaks},
         "one": one,
