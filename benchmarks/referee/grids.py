@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lxt_fx
 from lxt_fx.referee.case import Subject
@@ -28,7 +28,7 @@ from lxt_fx.referee.subjects import subject
 from lxt_fx.referee.tasks import TASKS
 from lxt_fx.referee.tasks.text_task import TextTask
 from lxt_fx.rule_table import basic_rules
-from lxt_fx.rule_table.tables import dpa
+from lxt_fx.rule_table.tables import TABLES, dpa
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 
@@ -57,15 +57,28 @@ its mean difference to `attnlrp` is two standard errors better for both models o
 corrected over all that the grid compares, and worse by as much nowhere."""
 
 
+NORMS: Mapping[str, Method] = {
+    "q and k norms by gradient": TableMethod(
+        "q and k norms by gradient",
+        TABLES["attnlrp"]
+        .override("model.layers.*.self_attn.q_norm", TABLES["gradient"])
+        .override("model.layers.*.self_attn.k_norm", TABLES["gradient"]),
+    )
+}
+"""`attnlrp`, but for the norms of queries and keys, which SmolLM2 has not and Gemma 3 has. The question came up by what the
+other grids say of Gemma, so it is asked on the development part of the prompts, which they have not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is measured."""
+    """What is measured, on which part of the prompts."""
 
     models: tuple[str, ...]
     methods: tuple[str, ...] | Mapping[str, Method]
     tasks: tuple[str, ...]
     metrics: tuple[str | Metric, ...]
     cases: int
+    part: Literal["development", "test"] = "test"
 
 
 OTHER_METHODS = tuple(name for name in METHODS if name not in {*CORE_METHODS, *ELSEWHERE})
@@ -76,6 +89,14 @@ GRIDS: Mapping[str, Grid] = {
     "core": Grid(DECODERS, CORE_METHODS, CORE_TASKS, (HALF_AS_LONG,), 500),
     "candidates": Grid(
         DECODERS, {"attnlrp": METHODS["attnlrp"], **CANDIDATES}, CORE_TASKS, (HALF_AS_LONG, "shapley_spearman"), 150
+    ),
+    "norms": Grid(
+        ("gemma3",),
+        {name: METHODS[name] for name in ("attnlrp", "relp")} | NORMS,
+        CORE_TASKS,
+        (HALF_AS_LONG,),
+        100,
+        "development",
     ),
     "methods": Grid(DECODERS, ("attnlrp", *OTHER_METHODS), CORE_TASKS, (HALF_AS_LONG,), 50),
     "tasks": Grid(DECODERS, CORE_METHODS, OTHER_TASKS, (HALF_AS_LONG, "gold_recall"), 50),
@@ -103,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = lxt_fx.bench(
         {given.model: asked(given.model, given.models)},
         methods=grid.methods,
-        tasks=[task_of(name, given.model, given.models) for name in grid.tasks if given.task in (None, name)],
+        tasks=[task_of(name, given.model, given.models, grid.part) for name in grid.tasks if given.task in (None, name)],
         metrics=grid.metrics,
         cases=min(given.cases or grid.cases, grid.cases),
         file=given.out,
@@ -121,12 +142,13 @@ def asked(name: str, folder: Path) -> Subject | Path:
     return subject(*models.load(name), name=name, unit=PHOTOS_BY[name])
 
 
-def task_of(name: str, model: str, models: Path) -> Any:
-    """The task, of photos where the model takes these, and without the prompts by which methods were chosen."""
+def task_of(name: str, model: str, models: Path, part: str) -> Any:
+    """The task, of photos where the model takes these, and of texts a part: `development` are the prompts by which methods
+    were chosen."""
     task = TASKS[name]
     if model in PHOTOS_BY:
         return replace(task, source=models / "photos")
-    return replace(task, part="test") if isinstance(task, TextTask) else task
+    return replace(task, part=part) if isinstance(task, TextTask) else task
 
 
 if __name__ == "__main__":

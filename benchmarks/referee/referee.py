@@ -28,6 +28,7 @@ MAIN, REST = "benchmark.md", "benchmark_tables.md"
 GRIDS = {
     "core": (MAIN, "Two decoders, three tasks, eight methods"),
     "candidates": (MAIN, "Three candidates for a better table"),
+    "norms": (MAIN, "Norms of queries and keys"),
     "methods": (REST, "More methods"),
     "tasks": (REST, "More tasks"),
     "metrics": (REST, "More metrics"),
