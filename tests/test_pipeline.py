@@ -177,6 +177,11 @@ def test_fewer_micro_batches_than_ranks_run(tmp_path: Path) -> None:
     assert worst(parts[0], lxt_fx.relevance_of(module, given, [7])) < 1e-10
 
 
+def without_values(model: Any) -> nn.Module:
+    with torch.device("meta"):
+        return type(model)(model.config).eval()
+
+
 LONGER = pytest.mark.slow("gemma3 has all that llama has, and more buffers")
 
 
@@ -188,8 +193,7 @@ def test_each_rank_reads_its_own_weights_of_a_checkpoint_only(name: str, tmp_pat
     wanted, ledger = lxt_fx.relevance_of(explained(name, F64), given, [7]), lxt_fx.audit(explained(name, F64), given, 7)
     model.save_pretrained(tmp_path / "model", max_shard_size="60KB")
     assert (tmp_path / "model/model.safetensors.index.json").exists()
-    with torch.device("meta"):
-        empty = type(model)(model.config).double().eval()
+    empty = without_values(model).double()
     module = lxt_fx.transform(empty)
     state = torch.get_rng_state()
 
@@ -218,8 +222,7 @@ def meta_llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[lxt_fx.Explain
     folder = tmp_path_factory.mktemp("llama")
     model = tiny.llama()
     model.save_pretrained(folder)
-    with torch.device("meta"):
-        empty = type(model)(model.config).eval()
+    empty = without_values(model)
     return lxt_fx.transform(empty), empty, folder
 
 
@@ -282,11 +285,6 @@ def gated_vision() -> nn.Module:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 8, "patch_size": 4}
     return Dinov2Model(Dinov2Config(**sizes, use_swiglu_ffn=True)).eval()
-
-
-def without_values(model: Any) -> nn.Module:
-    with torch.device("meta"):
-        return type(model)(model.config).eval()
 
 
 @pytest.mark.parametrize("make", [experts, gated_vision], ids=["merged", "divided"])

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from lxt_fx.referee.tasks.candidate import marked, times_said
-from lxt_fx.referee.tasks.facts import pairs_by_relation
+from lxt_fx.referee.tasks.facts import asked_by, pairs_by_relation
 from lxt_fx.referee.tasks.facts_data import RELATIONS
 
 A_RELATION = 5
@@ -68,11 +67,10 @@ class Question:
 def questions() -> list[Question]:
     """All prompts: facts, which come in another order, numbers of verbs, and opposites."""
     found = []
-    for relation, pairs in pairs_by_relation().items():
-        for subject, answer in pairs:
-            text, _ = marked(RELATIONS[relation][0].format(subject))
-            if relation != "opposite" and not times_said(text, answer):
-                found.append(Question("facts", relation, text[0].upper() + text[1:], ((answer, None),)))
+    for relation, known in pairs_by_relation().items():
+        if relation != "opposite":
+            asked = asked_by(RELATIONS[relation][0], known)
+            found += [Question("facts", relation, each.text, ((each.right[0].strip(), None),)) for each in asked]
     random.Random(0).shuffle(found)
     found += [Question("number", "number", text, (("is", "are"), ("was", "were"))) for text in SINGULAR]
     found += [Question("number", "number", text, (("are", "is"), ("were", "was"))) for text in PLURAL]

@@ -33,7 +33,7 @@ class OnCpu(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = _on_cpu(args), _on_cpu(kwargs or {})
-        if func is aten.histc.default and not args[0].is_floating_point():  # which a CPU has for floats only
+        if func is aten.histc.default and not args[0].is_floating_point():  # captured on a GPU; a CPU counts floats
             return func(args[0].float(), *args[1:], **kwargs).to(args[0].dtype)
         return func(*args, **kwargs)
 

@@ -280,7 +280,8 @@ def _baddbmm(graph: Graph, node: Node) -> Node:
 
 def _histc(graph: Graph, node: Node) -> Node | None:
     """Integers that are counted on the meta device, where experts count their tokens, are counted as floats, which is exact
-    below 2**24: the graph is run on another device, and a CPU counts floats only."""
+    below 2**24: the graph is run on another device, and a CPU counts floats only. What was captured on a GPU keeps its
+    integers, which a GPU counts under deterministic algorithms too."""
     named = arguments(node)
     x = named["self"]
     if is_float(x) or value(x).device.type != "meta":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,16 @@ def _candidates(given: list[Candidate] | None, tokenizer: Any, seed: int) -> Ite
 def _own() -> Iterator[Candidate]:
     for relation, pairs in pairs_by_relation().items():
         for template in data.RELATIONS[relation]:
-            for subject, answer in pairs:
-                text, gold = marked(template.format(subject))
-                if times_said(text, answer):
-                    continue  # the opposite of `question`, in a prompt that says `Answer:`
-                yield Candidate(text[0].upper() + text[1:], (f" {answer}",), gold=gold, group=subject)
+            yield from asked_by(template, pairs)
+
+
+def asked_by(template: str, pairs: Iterable[Pair]) -> Iterator[Candidate]:
+    """The facts of these subjects and answers as a prompt of their relation asks for them. A prompt that says its answer
+    (the opposite of `question`, behind `Question:`) is left out."""
+    for subject, answer in pairs:
+        text, gold = marked(template.format(subject))
+        if not times_said(text, answer):
+            yield Candidate(text[0].upper() + text[1:], (f" {answer}",), gold=gold, group=subject)
 
 
 def pairs_by_relation() -> dict[str, list[Pair]]:
