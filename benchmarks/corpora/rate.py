@@ -2,17 +2,18 @@
 
     python benchmarks/corpora/rate.py                    (2,774 paragraphs of Wikipedia, SmolLM2-135M; hours on one core)
     python benchmarks/corpora/rate.py --rows 200         (fewer)
+    python benchmarks/corpora/rate.py --chunks 2         (two chunks by each method, all rows by workers)
     python benchmarks/corpora/rate.py --again            (the table of what is there)
 
 One thread. The paragraphs are cut into chunks, and each method explains a chunk in turn, in an order that turns round from
 chunk to chunk; what was measured stands in a file of JSON lines, and a run that was stopped goes on behind it.
 
-**Methods.** `loop`: what a person writes who knows the library: `lxt_fx.explain(model, tokenizer, text)` for one text after
-another, results in memory. The model is given as it is, so its module computes the last position only, and nothing is
-padded: on one core this is the fastest loop. `batches`: the same by batches of texts sorted by length, of as many tokens as
-ours, by a module of `transform`. `corpus`: `explain_corpus` in one process, into a new folder, with all that it does (keys,
-hashes of the weights, files). `workers`: the same with two workers, over all chunks at once and after the others, so that
-nothing else runs; with the start of Ray, and without it: from the first part that is written to the last.
+**Methods.** `loop`: `lxt_fx.explain(model, tokenizer, text)` for one text after another, results in memory. The model is
+given as it is, so it is compared with its module on each text: a quarter of the rate of the others (left out by `--methods
+batches,corpus`). `batches`: what a person writes who knows the library: texts sorted by length in batches of as many tokens
+as ours, by a module of `transform`. `corpus`: `explain_corpus` in one process, into a new folder, with all that it does
+(keys, hashes of the weights, files). `workers`: the same with two workers, over all rows at once and after the others, so
+that nothing else runs; with the start of Ray, and without it: from the first part that is written to the last.
 
 Every chunk is a new call of `corpus`, which hashes the weights and writes a header (about a second): over a whole corpus
 that is once.
@@ -31,7 +32,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -107,16 +108,17 @@ def keys_of(part: Path) -> Any:
 RUNS: dict[str, Callable[[Any, Any, Sequence[str]], int]] = {"loop": loop, "batches": in_batches, "corpus": corpus}
 
 
-def measured(out: Path, texts: Sequence[str], size: int, workers: bool) -> None:
-    """Measures what is not in the file yet."""
+def measured(
+    out: Path, texts: Sequence[str], chunks: Sequence[Sequence[str]], methods: Sequence[str], workers: bool
+) -> None:
+    """Measures what is not in the file yet: each chunk by each method, and all texts by workers."""
     rows = read(out)
     known = {(row["chunk"], row["method"]) for row in rows}
     model, tokenizer = models.load("smollm2")
-    chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
-    for method in METHODS:  # the first call of each captures and compiles
+    for method in methods:  # the first call of each captures and compiles
         RUNS[method](model, tokenizer, texts[:2])
     for number, chunk in enumerate(chunks):
-        for method in METHODS if number % 2 else METHODS[::-1]:
+        for method in methods if number % 2 else methods[::-1]:
             if (number, method) in known:
                 continue
             start = time.perf_counter()
@@ -146,14 +148,14 @@ def report(rows: Sequence[dict[str, Any]]) -> Table:
     by_chunk: dict[int, dict[str, float]] = defaultdict(dict)
     for row in rows:
         by_chunk[row["chunk"]][row["method"]] = row["samples"] / row["seconds"]
-    whole = [chunk for at, chunk in by_chunk.items() if at >= 0 and set(METHODS) <= set(chunk)]
+    whole = [chunk for at, chunk in by_chunk.items() if at >= 0 and "corpus" in chunk and len(chunk) > 1]
     for method in METHODS:
         own = [row for row in rows if row["method"] == method]
         rate = sum(row["samples"] for row in own) / max(sum(row["seconds"] for row in own), 1e-9)
-        ratios = [chunk[method] / max(chunk[name] for name in LOOPS) for chunk in whole]
+        ratios = [chunk[method] / fastest(chunk) for chunk in whole if method in chunk]
         said = "" if not ratios else f"{mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         table.add_row(method, str(sum(row["samples"] for row in own)), f"{rate:.3g}", said)
-    faster = mean([max(chunk[name] for name in LOOPS) for chunk in whole]) if whole else math.nan
+    faster = mean([fastest(chunk) for chunk in whole]) if whole else math.nan
     for row in rows:
         if row["method"] == "workers":
             for name, part in (("2 workers, with the start", row), ("2 workers, between parts", row["between"])):
@@ -161,6 +163,11 @@ def report(rows: Sequence[dict[str, Any]]) -> Table:
                 said = f"{rate / WORKERS / faster:.2f} for each worker"
                 table.add_row(name, str(part["samples"]), f"{rate:.3g}", said)
     return table
+
+
+def fastest(chunk: Mapping[str, float]) -> float:
+    """Samples a second of the faster loop."""
+    return max(chunk[name] for name in LOOPS if name in chunk)
 
 
 def mean(values: Sequence[float]) -> float:
@@ -171,15 +178,22 @@ def mean(values: Sequence[float]) -> float:
 def main(
     rows: Annotated[int, typer.Option(help="How many paragraphs.")] = 2774,
     size: Annotated[int, typer.Option(help="How many of them are a chunk.")] = 256,
+    chunks: Annotated[int | None, typer.Option(help="How many chunks are measured by each method; all by default.")] = None,
+    methods: Annotated[str, typer.Option(help="Which methods, separated by commas.")] = ",".join(METHODS),
     out: Annotated[Path, typer.Option(help="The file of what was measured.")] = ROOT / "out/corpora_rate.jsonl",
     workers: Annotated[bool, typer.Option(help="Measure two workers too.")] = True,
     again: Annotated[bool, typer.Option(help="Only print what is there.")] = False,
 ) -> None:
     """Measures, and prints the table."""
+    chosen = methods.split(",")
+    if unknown := [method for method in chosen if method not in METHODS]:
+        raise typer.BadParameter(f"{', '.join(unknown)}; there are {', '.join(METHODS)}", param_hint="--methods")
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if not again:
-        measured(out, [text for _, text in models.wiki_paragraphs()][:rows], size, workers)
+        texts = [text for _, text in models.wiki_paragraphs()][:rows]
+        cut = [texts[start : start + size] for start in range(0, len(texts), size)][:chunks]
+        measured(out, texts, cut, chosen, workers)
     Console().print(report(read(out)))
 
 
