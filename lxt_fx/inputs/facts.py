@@ -174,6 +174,5 @@ def check_finite(inputs: Mapping[str, Any], function: str) -> None:
                 where = [int(index) for index in bad.nonzero()[0]]
                 raise InputError(
                     f"{function}: {name} is {float(value[tuple(where)])} at {where} and at {int(bad.sum()) - 1} more "
-                    "places; "
-                    "relevance of it would be no number. Look at what made it"
+                    "places; relevance of it would be no number. Look at what made it"
                 )

@@ -7,6 +7,7 @@ its names of inputs, so the model is asked: a few tokens with the padding that t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,12 +71,11 @@ def with_own_positions(
         if difference <= same and difference <= max(4 * best, same / 8):
             return {**whole, "position_ids": _counted(whole[leaf], own)} if counted else whole
     side = "on the left " if own[index][0] else ""
+    how = f"by {best:.1g} of its largest value" if math.isfinite(best) else "to NaN, or to another shape,"
     raise PaddingShows(
-        f"{facts.function}: padding {side}changes what {facts.model_class} computes for a text (by {best:.1g} of its "
-        "largest "
-        "value on a few tokens), so a padded text would not be explained as the model reads it alone; give the texts one "
-        "at "
-        "a time, or pad them on the other side"
+        f"{facts.function}: padding {side}changes what {facts.model_class} computes for a text ({how} on a few tokens), so "
+        "a padded text would not be explained as the model reads it alone; give the texts one at a time, or pad them on "
+        "the other side"
     )
 
 
@@ -127,9 +127,8 @@ def _difference_in(
             together, single = (_compared(facts.model(**as_called(facts.model, given), **more)) for given in (among, alone))
         except Exception as error:
             raise InputError(
-                f"{facts.function}: the texts must be padded, and {facts.model_class} could not be asked what it "
-                "computes for "
-                f"a padded text ({type(error).__name__}: {str(error)[:200]}); give the texts one at a time"
+                f"{facts.function}: the texts must be padded, and {facts.model_class} could not be asked what it computes "
+                f"for a padded text ({type(error).__name__}: {str(error)[:200]}); give the texts one at a time"
             ) from error
     found = 0.0
     compared = False

@@ -163,8 +163,7 @@ def _by_placeholders(
         if count != 0:
             raise InputError(
                 f"{facts.function}: the tokens that stand for pictures do not fit the {len(places)} pictures; give both "
-                "as one "
-                "call of the processor returns them"
+                "as one call of the processor returns them"
             )
         _numbered(example, own)
 

@@ -160,8 +160,7 @@ def _of_numbers(facts: Facts, tools: Tools, what: Any, answer: Any, rate: int | 
     if facts.reads_text:
         raise InputError(
             f"{facts.function}: {facts.model_class} reads text, and {list(tensor.shape)} numbers of {tensor.dtype} are "
-            "no text; "
-            "give a text, or token ids (whole numbers) as [tokens] or [batch, tokens]"
+            "no text; give a text, or token ids (whole numbers) as [tokens] or [batch, tokens]"
         )
     if floats and dims == 3 and _is_picture(facts, tensor):
         return _of_pictures(replace(facts, first_is_picture=True), tools, [what], answer, batched=False)
@@ -262,8 +261,7 @@ def _of_person_mappings(
         if unknown := [str(key) for key in one if key not in PERSON_KEYS]:
             raise InputError(
                 f"{facts.function}: a list holds dicts with {', '.join(unknown)}; one dict of batched inputs is called "
-                "at once, "
-                "and of what a person has it takes text, images, audio and sampling_rate"
+                "at once, and of what a person has it takes text, images, audio and sampling_rate"
             )
     answers = [one.get("answer") for one in what]
     if answer is None and any(one is not None for one in answers):

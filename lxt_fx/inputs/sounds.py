@@ -107,8 +107,7 @@ def extracted(facts: Facts, tools: Tools, waves: Sequence[Any]) -> dict[str, Any
         if facts.takes("attention_mask") and getattr(extractor, "return_attention_mask", False) is False:
             raise InputError(
                 f"{facts.function}: sounds of different lengths must be padded, and {type(extractor).__name__} makes no "
-                "mask "
-                "for it, so that the padding would be heard; give the sounds one at a time"
+                "mask for it, so that the padding would be heard; give the sounds one at a time"
             )
     return _tensors(extractor(waves, sampling_rate=own, return_tensors="pt", **settings))
 

@@ -42,9 +42,8 @@ def of_texts(facts: Facts, tools: Tools, what: Sequence[Any], answer: Any, batch
         return _of_rows(facts, tools, [row_of_text(facts, tools.tokenizer, one) for one in what], answer, batched)
     if facts.decodes or any(part in facts.model_class for part in WRITES):
         raise InputError(
-            f"{facts.function}: a tuple of two texts is a pair, and {facts.model_class} does not read pairs; join the "
-            "texts "
-            "to one, or give a list for a batch of two"
+            f"{facts.function}: a tuple of two texts is a pair, and {facts.model_class} does not read pairs; join "
+            "the texts to one, or give a list for a batch of two"
         )
     if any(part in facts.model_class for part in IN_ONE_ROW):
         return _of_rows(facts, tools, [row_of_text(facts, tools.tokenizer, *pair) for pair in what], answer, batched)

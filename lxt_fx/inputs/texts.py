@@ -89,8 +89,7 @@ def own_columns(facts: Facts, inputs: Mapping[str, Any], prefix: str = "") -> Ow
         if isinstance(mask, Tensor) and mask.dim() == 2:
             raise InputError(
                 f"{facts.function}: {prefix}attention_mask is {list(mask.shape)}, but there are {list(leaf.shape[:2])} "
-                "tokens; "
-                "give one number for each token"
+                "tokens; give one number for each token"
             )
         return [list(range(leaf.shape[1])) for _ in range(leaf.shape[0])]
     own = [row.nonzero()[:, 0].tolist() for row in mask]
