@@ -139,6 +139,9 @@ SHAPE_READERS = aten_ops(
 ) | {steering.steered}
 """Ops that read only the shape and dtype of an operand that may carry."""
 
+LIKE_ANOTHER = aten_ops("expand_as reshape_as view_as type_as")
+"""Ops that read the values of their first operand, and only the shape or dtype of the second."""
+
 ONE_DTYPE: Mapping[Any, str] = {
     op: name
     for name, ops in {

@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 from lxt_fx.base.errors import InputError
 from lxt_fx.base.nodes import arguments, fixed_size, shape, written_shape
 from lxt_fx.base.torch_internals import aten, aten_ops
-from lxt_fx.ops.aten_kinds import SHAPE_READERS
+from lxt_fx.ops.aten_kinds import LIKE_ANOTHER, SHAPE_READERS
 from lxt_fx.ops.norms import LAST_DIMS
 from lxt_fx.passes.analysis.find_attention_parts import RESHAPES, AttentionParts
 from lxt_fx.passes.analysis.find_dictionaries import InsertedDictionary
@@ -179,7 +179,7 @@ class _Finder:
             if not hit <= stops:
                 raise InputError(
                     f"the attention that gives %{output.name} reads {self._said(hit - stops)} beside its queries, keys and "
-                    "values: a gate on its heads"
+                    "values: a gate on its heads, or an index that chooses keys"
                 )
         for end in three:
             self._read(end, reads, 1 if end is parts.queries else _copies(self.flow, end))
@@ -217,7 +217,7 @@ class _Finder:
                 continue
             if node.target in _OF_SHAPES:
                 continue
-            new = [one for one in node.all_input_nodes if one not in seen]
+            new = [one for one in _valued(node) if one not in seen]
             seen.update(new)
             todo += new
         return seen - hit, hit
@@ -226,13 +226,18 @@ class _Finder:
         """Those of the nodes that are computed of another one, along values and not shapes, in graph order."""
         found = {source: None}
         for node in sorted(nodes, key=self.order.__getitem__):
-            if node.target not in _OF_SHAPES and not found.keys().isdisjoint(node.all_input_nodes):
+            if node.target not in _OF_SHAPES and not found.keys().isdisjoint(_valued(node)):
                 found[node] = None
         return tuple(found)[1:]
 
     def _said(self, nodes: set[Node]) -> str:
         names = [f"%{node.name}" for node in sorted(nodes, key=self.order.__getitem__)]
         return ", ".join(names) or "nothing that the network wrote"
+
+
+def _valued(node: Node) -> list[Node]:
+    """The inputs that a node reads the values of, not the shape alone."""
+    return node.all_input_nodes[:1] if node.target in LIKE_ANOTHER else node.all_input_nodes
 
 
 def _reconstruction(dictionary: InsertedDictionary) -> Node:
