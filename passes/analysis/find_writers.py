@@ -3,7 +3,8 @@
 In a network whose blocks add to one stream, each value of the stream is a sum of what was written before: of the embedding
 and of what attentions and MLPs added. What reads such a sum reads all of its terms, and nothing else of the network. So
 the causal order of a circuit, from a writer to a later reader, is read off the sums, and no name of a module is. Where a
-dictionary takes the place of a value, its features and its error are the terms, and they read what that value was.
+dictionary takes the place of a value, its features and its error are the terms, and they read what that value was. The
+stream may be multiplied with constants between its layers (Gemma 4, Doge): then all terms are.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from torch.fx import GraphModule, Node
 
 from lxt_fx.base.errors import InputError
-from lxt_fx.base.nodes import arguments, fixed_size, shape, written_shape
+from lxt_fx.base.nodes import arguments, computed_from, fixed_size, shape, written_shape
 from lxt_fx.base.torch_internals import aten, aten_ops
 from lxt_fx.ops.aten_kinds import LIKE_ANOTHER, SHAPE_READERS
 from lxt_fx.ops.norms import LAST_DIMS
@@ -32,6 +33,10 @@ _OF_SHAPES = SHAPE_READERS | aten_ops("sym_size.int sym_numel")
 
 _SAME = RESHAPES | {aten.to.dtype}
 """Ops that the stream may go through: the order of all elements stays as it is."""
+
+
+Scales = tuple[Node | float, ...]
+"""Constants that the stream is multiplied with, one after another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +71,13 @@ class Write:
 @dataclass(frozen=True, slots=True)
 class Written:
     """A stream as the sum of what was written: `writes` in graph order, the first of which is what enters the first layer;
-    `reads` in graph order; `sums` has for each value of the stream the indices of the writes that it is the sum of."""
+    `reads` in graph order; `sums` has for each value of the stream the indices of the writes that it is the sum of.
+    `scales` has for each value of the stream, and for `added` of each write, what the stream was multiplied with before."""
 
     writes: tuple[Write, ...]
     reads: tuple[Read, ...]
     sums: Mapping[Node, tuple[int, ...]]
+    scales: Mapping[Node, Scales]
 
 
 def find_writers(
@@ -98,20 +105,22 @@ class _Finder:
         self.dictionaries = {each.result: each for each in dictionaries}
         self.features = {_reconstruction(each): each.features for each in dictionaries}
         self.errors = {each.error for each in dictionaries}
-        self.terms: dict[Node, tuple[Node, ...]] = {}
+        self.terms: dict[Node, dict[Node, Scales]] = {}  # the terms of a value, and what each was multiplied with since
 
     def found(self, logits: Node) -> Written:
         last = next((each.result for each in self.dictionaries.values() if each.written is self.last), self.last)
         self._sum(last)
-        if not any(terms == (self.first,) or self.first in terms for terms in self.terms.values()):
+        if not any(self.first in terms for terms in self.terms.values()):
             raise InputError(
                 f"the residual stream behind the last layer (%{last.name}) is no sum of what enters the first "
-                f"(%{self.first.name}) and of what the layers add: a norm or a scale stands in the stream"
+                f"(%{self.first.name}) and of what the layers add: a norm, or a scale that is no constant, stands in the "
+                "stream"
             )
         if elsewhere := [each.written.name for each in self.dictionaries.values() if each.result not in self.terms]:
             raise InputError(
                 f"the dictionary at %{elsewhere[0]} stands neither in the residual stream nor at what a part adds to it"
             )
+        scales = self._scales()
         terms = {term for node in self._streams() for term in self.terms[node]} - {self.first}
         reads: dict[Node, Read] = {}
         added = sorted(terms, key=self.order.__getitem__)
@@ -120,34 +129,64 @@ class _Finder:
         index = {write.added: at for at, write in enumerate(writes)}
         sums = {node: tuple(sorted(index[term] for term in self.terms[node])) for node in self._streams()}
         in_order = sorted(reads.values(), key=lambda read: self.order[read.end])
-        return Written(tuple(writes), tuple(in_order), sums)
+        return Written(tuple(writes), tuple(in_order), sums, scales)
 
-    def _sum(self, node: Node) -> tuple[Node, ...]:
+    def _scales(self) -> dict[Node, Scales]:
+        """What the stream was multiplied with before each of its values, and before each term was added."""
+        found: dict[Node, Scales] = {}
+        for node in sorted(self._streams(), key=self.order.__getitem__, reverse=True):
+            terms, before = self.terms[node], self._before(node)
+            if before is None:  # a sum that a later one adds to the stream
+                before = next(((*found[term], *since) for term, since in terms.items() if term in found), ())
+            for each, since in ((node, ()), *terms.items()):
+                added = before[: len(before) - len(since)]
+                if (*added, *since) != before or found.setdefault(each, added) != added:
+                    raise InputError(f"the terms of %{node.name} are not multiplied alike on their way through the stream")
+        return found
+
+    def _before(self, node: Node) -> Scales | None:
+        """What the stream was multiplied with before one of its values; None for a sum of later terms alone."""
+        read = [operand.node for operand in self.flow.carrying_operands(node)]
+        if node is self.first:
+            return ()
+        if node in self.dictionaries:
+            return self._before(self.dictionaries[node].written)
+        if node in self.outputs or node not in self.terms:
+            return None
+        if node.target is aten.mul.Tensor:
+            scale, before = _scale(node, read), self._before(read[0])
+            return None if scale is None or before is None else (*before, scale)
+        return next((before for each in read if (before := self._before(each)) is not None), None)
+
+    def _sum(self, node: Node) -> dict[Node, Scales]:
         """The terms of a value of the stream; one that is no sum is a term itself."""
         if node not in self.terms:
-            self.terms[node] = terms = self._terms(node)
-            if len(set(terms)) < len(terms):
-                raise InputError(f"%{node.name} adds a value to the residual stream that is in it already")
+            self.terms[node] = self._terms(node)
         return self.terms[node]
 
-    def _terms(self, node: Node) -> tuple[Node, ...]:
+    def _terms(self, node: Node) -> dict[Node, Scales]:
         read = [operand.node for operand in self.flow.carrying_operands(node)]
         if node in self.dictionaries:
             one = self.dictionaries[node]
             if one.written not in self.outputs:
                 self._sum(one.written)  # what is written before the dictionary is read before it
-            return (_reconstruction(one), one.error)
+            return {_reconstruction(one): (), one.error: ()}
         if node is self.first or node in self.outputs:
-            return (node,)
+            return {node: ()}
         adds = node.target is aten.add.Tensor and arguments(node).get("alpha", 1) == 1
         if adds and len(read) == 2 and len({written_shape(each) for each in read}) == 1:
-            return (*self._sum(read[0]), *self._sum(read[1]))
+            left, right = (self._sum(each) for each in read)
+            if not left.keys().isdisjoint(right):
+                raise InputError(f"%{node.name} adds a value to the residual stream that is in it already")
+            return left | right
         if node.target in _SAME and self._is_stream(self._sum(read[0])):
             return self._sum(read[0])
-        return (node,)
+        if (scale := _scale(node, read)) is not None and self._is_stream(self._sum(read[0])):
+            return {term: (*since, scale) for term, since in self._sum(read[0]).items()}
+        return {node: ()}
 
-    def _is_stream(self, terms: tuple[Node, ...]) -> bool:
-        return len(terms) > 1 or terms == (self.first,)
+    def _is_stream(self, terms: Mapping[Node, Scales]) -> bool:
+        return len(terms) > 1 or terms.keys() == {self.first}
 
     def _write(self, added: Node, reads: dict[Node, Read]) -> Write:
         """A term of the stream, as the output of one part of the network."""
@@ -233,6 +272,20 @@ class _Finder:
     def _said(self, nodes: set[Node]) -> str:
         names = [f"%{node.name}" for node in sorted(nodes, key=self.order.__getitem__)]
         return ", ".join(names) or "nothing that the network wrote"
+
+
+def _scale(node: Node, carrying: Sequence[Node]) -> Node | float | None:
+    """What a product multiplies its one operand that carries relevance with, if that is a constant: a number, or a value
+    that depends on no input, of one element or of one for each entry of the last dim."""
+    given = arguments(node)
+    if node.target is not aten.mul.Tensor or len(carrying) != 1 or written_shape(node) != written_shape(carrying[0]):
+        return None
+    others = [each for each in (given["self"], given["other"]) if each is not carrying[0]]
+    if len(others) != 1 or not isinstance(others[0], Node):
+        return float(others[0]) if others else None
+    constant = not any(each.op == "placeholder" for each in computed_from(others[0]))
+    sizes = shape(others[0])
+    return others[0] if constant and sizes is not None and all(fixed_size(size) == 1 for size in sizes[:-1]) else None
 
 
 def _valued(node: Node) -> list[Node]:

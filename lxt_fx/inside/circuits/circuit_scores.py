@@ -186,12 +186,7 @@ def _edges(network: Network, found: Differences, gradients: Tensor) -> Tensor:
 
 def _nodes(network: Network, found: Differences, gradients: Tensor) -> Tensor:
     """s(u) of all writers, [pairs, writers]."""
-    parts = [
-        found.dot_features(writer, gradient[None])[..., 0]
-        if writer.by_features
-        else torch.einsum("wb...,b...->bw", found.of(writer), gradient)
-        for writer, gradient in zip(network.writers, gradients, strict=True)
-    ]
+    parts = [found.dot_added(writer, gradient) for writer, gradient in zip(network.writers, gradients, strict=True)]
     return torch.cat(parts, 1).cpu()
 
 

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from lxt_fx.attribution.many_targets import LARGEST_CHUNK
-from lxt_fx.base.errors import ForwardMismatchError
+from lxt_fx.base.errors import ForwardMismatchError, InputError
 from lxt_fx.base.wide import at_least_float32
 from lxt_fx.inside.circuits.graph_run import GraphRun
 from lxt_fx.inside.circuits.network import Network, Reader, Writer
+from lxt_fx.passes.analysis.find_writers import Scales
 
 CLOSE = 64.0
 """How far units may be from the sum of what they add, in units in the last place of the largest value, in the coarsest
@@ -35,8 +36,11 @@ def coarsest(run: GraphRun, nodes: Iterable[Node]) -> float:
 class Contributions:
     """What the writers of a network add in one run. Of a head: its values through its part of the output projection; of
     anything else the term of the stream itself. A norm behind the projection (Gemma) has the factor that it has in this
-    run, so that heads and bias add up to what the attention adds. Biases belong to no head and no feature. Errors are in
-    the name of `function`."""
+    run, so that heads and bias add up to what the attention adds. Biases belong to no head and no feature.
+
+    All terms are as if they stood in the embedding: where the stream is multiplied with constants before they are added
+    (`Writer.scales`), they are divided by these, and what a reader sees is a sum of terms times its `scales`. Without such
+    constants both factors are 1. Errors are in the name of `function`."""
 
     def __init__(self, run: GraphRun, network: Network, function: str) -> None:
         self.run, self.network, self.function = run, network, function
@@ -44,7 +48,7 @@ class Contributions:
 
     def whole(self, writer: Writer) -> Tensor:
         """The term of the stream, at least float32, [*stream]."""
-        return self._as_stream(self.run.values[writer.write.added])
+        return self._as_stream(writer, self.run.values[writer.write.added])
 
     def parts(self, writer: Writer) -> Tensor:
         """The values of heads or features."""
@@ -56,7 +60,7 @@ class Contributions:
         """The term of the stream if heads or features had these values, norms held, [*stream]."""
         write = writer.write
         assert write.parts is not None, "asked for a writer with parts"
-        return self._as_stream(self.run.through(write.between, write.parts, parts, write.held))
+        return self._as_stream(writer, self.run.through(write.between, write.parts, parts, write.held))
 
     @torch.no_grad()
     def of_heads(self, writer: Writer, heads: Tensor) -> Tensor:
@@ -83,10 +87,26 @@ class Contributions:
                 self._added[writer.place] = self.of_heads(writer, parts)
         return self._added[writer.place]
 
-    def _as_stream(self, value: Tensor) -> Tensor:
+    def scale(self, scales: Scales) -> Tensor | float:
+        """The product of these constants: a number, or one for each entry of hidden.
+
+        Raises InputError where it is 0 or not finite: what is left of a term behind it says nothing of the term.
+        """
+        found: Tensor | float = 1.0
+        for constant in scales:
+            found = found * (at_least_float32(self.run.values[constant]) if isinstance(constant, Node) else constant)
+        if scales and not bool(((as_tensor := torch.as_tensor(found)) != 0).all() and as_tensor.isfinite().all()):
+            raise InputError(
+                f"{self.function}: the residual stream is multiplied with constants that are 0 or not finite, so nothing "
+                "of what was written before reaches the readers behind them"
+            )
+        return found
+
+    def _as_stream(self, writer: Writer, value: Tensor) -> Tensor:
         """The value at least float32, in the shape of the embedding: some models have examples and tokens in one axis."""
         shape = self.run.values[self.network.writers[0].write.added].shape
-        return at_least_float32(value).reshape(shape)
+        found = at_least_float32(value).reshape(shape)
+        return found / self.scale(writer.scales) if writer.scales else found
 
 
 class Differences:
@@ -135,6 +155,7 @@ class Differences:
     def dot(self, reader: Reader, gradients: Tensor) -> Iterator[tuple[list[int], Tensor]]:
         """The products with gradients [readers, *stream] of what the reader sees, summed over tokens and hidden: some
         writers, and [pairs, writers, readers] for these."""
+        gradients = gradients * self.one.scale(reader.scales)
         dense = [writer for writer in reader.sees if not writer.by_features]
         if dense:
             some = self._of_all(dense)
@@ -148,7 +169,15 @@ class Differences:
         """The products with gradients [readers, *stream] of what the reader sees, summed over hidden: [pairs, tokens,
         writers, readers]. Not for features."""
         some = torch.cat([self.of(writer) for writer in reader.sees])
+        gradients = gradients * self.one.scale(reader.scales)
         return torch.einsum("wbth,rbth->btwr", some, gradients.to(some.dtype))
+
+    def dot_added(self, writer: Writer, gradient: Tensor) -> Tensor:
+        """The products of what the units of a writer add with the gradient [*stream] there, [pairs, units]."""
+        gradient = gradient * self.one.scale(writer.scales)
+        if writer.by_features:
+            return self.dot_features(writer, gradient[None])[..., 0]
+        return torch.einsum("wb...,b...->bw", self.of(writer), gradient)
 
     def dot_features(self, writer: Writer, gradients: Tensor) -> Tensor:
         """The products of features: each is f_k (d_k . g), [pairs, features, readers]. The gradients go back through the
@@ -175,8 +204,8 @@ class Differences:
         return self._dense[rows[0] : rows[-1] + 1] if alike else self._dense[rows]
 
     def outside(self, reader: Reader, units: Tensor) -> Tensor:
-        """The sums of the differences of these units [sets, units] bool of all that the reader sees, [sets, *stream]: one
-        product for all sets."""
+        """The sums of the differences of these units [sets, units] bool of all that the reader sees, as they are where it
+        reads, [sets, *stream]: one product for all sets."""
         sizes = [len(writer.names) for writer in reader.sees]
         by_writer = dict(zip(reader.sees, torch.split(units, sizes, 1), strict=True))
         dense = [writer for writer in reader.sees if not writer.by_features]
@@ -187,7 +216,7 @@ class Differences:
         for writer in reader.sees:
             if writer.by_features:
                 found += torch.stack([self._of_features(writer, each) for each in by_writer[writer]])
-        return found
+        return found * self.one.scale(reader.scales)
 
     def _of_features(self, writer: Writer, units: Tensor) -> Tensor:
         """The sum of the differences of these features [features] bool, [*stream]."""

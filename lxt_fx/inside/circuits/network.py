@@ -22,7 +22,7 @@ from lxt_fx.base.torch_internals import pytree
 from lxt_fx.compiler.explained import Explained
 from lxt_fx.passes.analysis.find_dictionaries import find_dictionaries
 from lxt_fx.passes.analysis.find_layers import Stream, find_layers
-from lxt_fx.passes.analysis.find_writers import Read, Write, Written, find_writers
+from lxt_fx.passes.analysis.find_writers import Read, Scales, Write, Written, find_writers
 from lxt_fx.passes.analysis.mark_flow import mark_flow
 from lxt_fx.passes.analysis.relevance_leaves import relevance_leaves
 
@@ -35,12 +35,14 @@ _At = tuple[str, int | None, int]
 @dataclass(frozen=True, slots=True)
 class Writer:
     """One write, whose units are writers of their own: heads, features of a dictionary, or itself. `names` are those of the
-    units, from the index `start` among all writers on. `axis` is that of heads or features."""
+    units, from the index `start` among all writers on. `scales` is what the stream was multiplied with before it was
+    written. `axis` is that of heads or features."""
 
     write: Write
     place: str
     names: tuple[str, ...]
     start: int
+    scales: Scales
     axis: int | None = None
 
     @property
@@ -57,13 +59,14 @@ class Writer:
 @dataclass(frozen=True, slots=True)
 class Reader:
     """One read, whose units are readers of their own: heads of queries, keys or values, or itself. `sees` are the writers
-    of the sum that it reads."""
+    of the sum that it reads, `scales` what the stream was multiplied with before."""
 
     read: Read
     place: str
     names: tuple[str, ...]
     start: int
     sees: tuple[Writer, ...]
+    scales: Scales
     axis: int | None = None
 
     @property
@@ -166,13 +169,13 @@ def network_of(module: Explained, function: str, per_head: bool = False) -> Netw
     writers, readers = list[Writer](), list[Reader]()
     for write, (place, axis, count) in zip(written.writes, known.writes, strict=True):
         start = writers[-1].units.stop if writers else 0
-        writers.append(Writer(write, place, _numbered(place, count), start, axis))
+        writers.append(Writer(write, place, _numbered(place, count), start, written.scales[write.added], axis))
     for read, (place, axis, count) in zip(written.reads, known.reads, strict=True):
         start = readers[-1].units.stop if readers else 0
         sees = tuple(writers[index] for index in written.sums[read.stream])
         if per_head and read.shared > 1:
             read, count = replace(read, shared=1), count * read.shared
-        readers.append(Reader(read, place, _numbered(place, count), start, sees, axis))
+        readers.append(Reader(read, place, _numbered(place, count), start, sees, written.scales[read.stream], axis))
     network = Network(module, graph, tuple(writers), tuple(readers))
     if per_head:
         _check_per_head(network, function)
