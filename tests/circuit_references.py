@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
 Terms = Mapping[str, Tensor]
 Reads = Callable[[str, Terms], Tensor]
@@ -36,13 +36,33 @@ def exact(model: nn.Module) -> nn.Module:
     return model
 
 
+class ScaledLayer(LlamaDecoderLayer):
+    """A layer behind which the stream is multiplied with a constant, as in Gemma 4 and Doge."""
+
+    scale: Tensor
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return super().forward(*args, **kwargs) * self.scale
+
+
+def scaled(model: Any) -> Any:
+    """The Llama with such layers: one factor for each entry of hidden behind the first, one for all behind the others."""
+    generator = torch.Generator().manual_seed(3)
+    for index, layer in enumerate(model.model.layers):
+        layer.__class__ = ScaledLayer
+        shape = [1] if index else [model.config.hidden_size]
+        layer.register_buffer("scale", torch.randn(shape, generator=generator) + 0.1)
+    return model
+
+
 def whole(name: str, terms: Terms) -> Tensor:
     """What a reader reads in the network itself: the stream."""
     return sum(terms.values())  # type: ignore[return-value]
 
 
 def hand_llama(model: Any, embeds: Tensor, reads: Reads = whole) -> tuple[Tensor, dict[str, Tensor]]:
-    """The logits of a Llama, and what each writer adds. Heads of keys are shared by neighbours."""
+    """The logits of a Llama, and what each writer adds, as it is in the last value of the stream. Heads of keys are shared
+    by neighbours."""
     config, terms = model.config, {"embedding": embeds}
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     size = config.hidden_size // heads
@@ -64,6 +84,8 @@ def hand_llama(model: Any, embeds: Tensor, reads: Reads = whole) -> tuple[Tensor
         terms |= added
         x, mlp = layer.post_attention_layernorm(reads(f"mlp.{index}.input", dict(terms))), layer.mlp
         terms[f"mlp.{index}.output"] = mlp.down_proj(nn.functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
+        if isinstance(layer, ScaledLayer):
+            terms = {name: layer.scale * value for name, value in terms.items()}
     return model.lm_head(model.model.norm(reads("logits", dict(terms)))), terms
 
 

@@ -11,11 +11,20 @@ import networkx as nx
 import pytest
 import tiny
 import torch
-from circuit_references import Terms, exact, hand_gpt2, hand_llama, whole
+from circuit_references import Terms, exact, hand_gpt2, hand_llama, scaled, whole
 from shared_captures import explained as shared
 from test_answers import Words
 from torch import Tensor, nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GPTNeoXJapaneseConfig,
+    GPTNeoXJapaneseForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 import lxt_fx
 from lxt_fx.attribution import many_targets
@@ -28,7 +37,7 @@ from lxt_fx.inside.circuits.pairs import pairs_of
 
 pytestmark = pytest.mark.usefixtures("captures_in_files")
 
-HAND = {"llama": hand_llama, "gpt2": hand_gpt2}
+HAND = {"llama": hand_llama, "gpt2": hand_gpt2, "scaled": hand_llama}
 TARGET = (3, 4)
 EXACT = 1e-10
 """float64, absolute, of scores up to 1. Measured: 4e-16 for sums, 1e-13 against the models by hand."""
@@ -36,6 +45,8 @@ EXACT = 1e-10
 
 @cache
 def model_of(name: str) -> Any:
+    if name == "scaled":
+        return exact(scaled(tiny.llama()))
     return exact(mamba() if name == "mamba" else getattr(tiny, name)())
 
 
@@ -76,6 +87,18 @@ def written(name: str, side: int) -> dict[str, Tensor]:
     return {key: value.detach() for key, value in HAND[name](model_of(name), embeds(name, side))[1].items()}
 
 
+def read_by(name: str, side: int) -> dict[str, dict[str, Tensor]]:
+    """By reader, what it reads of each writer."""
+    found: dict[str, dict[str, Tensor]] = {}
+
+    def note(reader: str, terms: Terms) -> Tensor:
+        found[reader] = {writer: value.detach() for writer, value in terms.items()}
+        return whole(reader, terms)
+
+    HAND[name](model_of(name), embeds(name, side), note)
+    return found
+
+
 def gradients_by_hand(name: str, at: Tensor) -> dict[str, Tensor]:
     """The gradient at the input of each reader alone, from the forward by hand at these embeddings."""
     shifts: dict[str, Tensor] = {}
@@ -90,17 +113,10 @@ def gradients_by_hand(name: str, at: Tensor) -> dict[str, Tensor]:
 
 def edges_by_hand(name: str, at: Tensor) -> dict[tuple[str, str], Tensor]:
     """All scores of edges [pairs], by their definition."""
-    clean, corrupted, found = written(name, 0), written(name, 1), {}
-    reads_of: dict[str, list[str]] = {}
-
-    def note(reader: str, terms: Terms) -> Tensor:
-        reads_of[reader] = list(terms)
-        return whole(reader, terms)
-
-    HAND[name](model_of(name), at, note)
+    clean, corrupted, found = read_by(name, 0), read_by(name, 1), {}
     for reader, gradient in gradients_by_hand(name, at).items():
-        for writer in reads_of[reader]:
-            found[writer, reader] = ((clean[writer] - corrupted[writer]) * gradient).sum((1, 2))
+        for writer, value in clean[reader].items():
+            found[writer, reader] = ((value - corrupted[reader][writer]) * gradient).sum((1, 2))
     return found
 
 
@@ -133,13 +149,13 @@ def test_scores_of_edges_are_those_by_hand(name: str, at: str) -> None:
 @pytest.mark.parametrize("name", HAND)
 def test_a_score_is_the_derivative_of_the_forward_in_which_one_edge_is_patched(name: str) -> None:
     """(m(e) - m(-e)) / 2e, with the clean run in which one reader reads what one writer adds moved a little."""
-    found, clean, corrupted = scored(name), written(name, 0), written(name, 1)
+    found, clean, corrupted = scored(name), read_by(name, 0), read_by(name, 1)
     for writer, reader, _ in found.top(12):
-        numbers = []
+        numbers, delta = [], clean[reader][writer] - corrupted[reader][writer]
         for step in (1e-4, -1e-4):
 
             def reads(one: str, terms: Terms, step: float = step) -> Tensor:
-                moved = step * (clean[writer] - corrupted[writer]) if one == reader else 0.0  # noqa: B023
+                moved = step * delta if one == reader else 0.0  # noqa: B023
                 return whole(one, terms) + moved
 
             numbers.append(number(HAND[name](model_of(name), embeds(name, 0), reads)[0]))
@@ -149,11 +165,11 @@ def test_a_score_is_the_derivative_of_the_forward_in_which_one_edge_is_patched(n
 @pytest.mark.parametrize("name", HAND)
 def test_the_scores_into_a_reader_are_what_the_whole_stream_gives(name: str) -> None:
     """sum over u of s(u -> v) = (stream clean - stream corrupted) . g_v."""
-    found, clean, corrupted = scored(name), written(name, 0), written(name, 1)
+    found, clean, corrupted = scored(name), read_by(name, 0), read_by(name, 1)
     for reader, gradient in gradients_by_hand(name, embeds(name, 0)).items():
         index = found.readers.index(reader)
         sees = [name for name, reads in zip(found.writers, found.is_edge[:, index], strict=True) if reads]
-        stream = sum(clean[each] - corrupted[each] for each in sees)
+        stream = sum(clean[reader][each] - corrupted[reader][each] for each in sees)
         close(found.edges[:, :, index].sum(1), (stream * gradient).sum((1, 2)))
 
 
@@ -172,10 +188,9 @@ def test_integrated_gradients_are_the_mean_over_steps_to_the_clean_embeddings(na
     for step in range(1, steps + 1):
         at = embeds(name, 1) + step / steps * (embeds(name, 0) - embeds(name, 1))
         total = total + gradients_by_hand(name, at)["mlp.1.input"] / steps
-    for writer, delta in (
-        (each, written(name, 0)[each] - written(name, 1)[each]) for each in ("embedding", "mlp.0.output")
-    ):
-        close(found.edge(writer, "mlp.1.input"), (delta * total).sum((1, 2)))
+    clean, corrupted = (read_by(name, side)["mlp.1.input"] for side in (0, 1))
+    for writer in ("embedding", "mlp.0.output"):
+        close(found.edge(writer, "mlp.1.input"), ((clean[writer] - corrupted[writer]) * total).sum((1, 2)))
 
 
 def test_a_score_of_a_neuron_is_its_difference_times_its_gradient() -> None:
@@ -311,9 +326,10 @@ def test_heads_add_up_to_what_their_attention_adds(name: str, tolerance: float) 
 def test_each_head_adds_what_its_part_of_the_projection_makes_of_it(name: str) -> None:
     pairs = pairs_of(explained_of(name), None, *ids(), TARGET, "circuit_scores")
     found = Contributions(pairs.run("clean"), pairs.network, "circuit_scores")
+    scale = found.scale(pairs.network.readers[-1].scales)
     for writer in pairs.network.writers:
         for unit, added in zip(writer.names, found.added(writer), strict=True):
-            close(added, written(name, 0)[unit], 1e-12)
+            close(scale * added, written(name, 0)[unit], 1e-12)
 
 
 def test_heads_are_computed_of_the_readers_that_make_them() -> None:
@@ -385,15 +401,20 @@ def dictionary(**options: Any) -> lxt_fx.Dictionary:
 
 
 @cache
-def spliced_at(place: str, rules: str = "gradient") -> Any:
-    return lxt_fx.splice(explained_of("llama", rules), place, dictionary())
+def spliced_at(place: str, rules: str = "gradient", name: str = "llama") -> Any:
+    return lxt_fx.splice(explained_of(name, rules), place, dictionary())
 
 
-@pytest.mark.parametrize("rules", ["gradient", "attnlrp"])
-@pytest.mark.parametrize("place", ["residual.0", "residual.1", "residual.2", "mlp.0.output", "attention.1.output"])
-def test_features_are_writers_in_the_place_of_what_they_explain(place: str, rules: str) -> None:
-    model = spliced_at(place, rules)
-    found, plain = lxt_fx.circuit_scores(model, *ids(), TARGET), scored("llama", rules)
+PLACES = ("residual.0", "residual.1", "residual.2", "mlp.0.output", "attention.1.output")
+
+
+@pytest.mark.parametrize(
+    "name, rules", [("llama", "gradient"), ("llama", "attnlrp"), ("scaled", "gradient"), ("scaled", "cp_lrp")]
+)
+@pytest.mark.parametrize("place", PLACES)
+def test_features_are_writers_in_the_place_of_what_they_explain(place: str, name: str, rules: str) -> None:
+    model = spliced_at(place, rules, name)
+    found, plain = lxt_fx.circuit_scores(model, *ids(), TARGET), scored(name, rules)
     assert f"{place}.features:63" in found.writers and f"{place}.error" in found.writers
     assert f"{place}.features.input" in found.readers
     close(found.nodes, found.edges.sum(2))
@@ -407,12 +428,13 @@ def test_features_are_writers_in_the_place_of_what_they_explain(place: str, rule
     close(curve.values, torch.stack([curve.corrupted, curve.clean]))
 
 
-def test_a_score_of_a_feature_is_what_it_adds_times_the_gradient_of_the_reader() -> None:
-    model = spliced_at("residual.1")
+@pytest.mark.parametrize("name", ["llama", "scaled"])
+def test_a_score_of_a_feature_is_what_it_adds_times_the_gradient_of_the_reader(name: str) -> None:
+    model = spliced_at("residual.1", name=name)
     found, made = lxt_fx.circuit_scores(model, *ids(), TARGET), dictionary()
-    stream = [sum(value for key, value in written("llama", side).items() if ".1." not in key) for side in (0, 1)]
+    stream = [whole("", read_by(name, side)["attention.1.values:1"]) for side in (0, 1)]
     features = made.encode(stream[0]) - made.encode(stream[1])
-    gradient = gradients_by_hand("llama", embeds("llama", 0))["attention.1.values:1"]
+    gradient = gradients_by_hand(name, embeds(name, 0))["attention.1.values:1"]
     for unit in (0, 17, 63):
         expected = (features[..., unit, None] * made.tensors["W_dec"][unit] * gradient).sum((1, 2))
         close(found.edge(f"residual.1.features:{unit}", "attention.1.values:1"), expected)
@@ -487,11 +509,11 @@ def test_with_all_edges_it_is_the_clean_run_and_with_none_the_corrupted_one(name
 @pytest.mark.parametrize("name", HAND)
 @pytest.mark.parametrize("size", [0.2, 0.5, 0.8])
 def test_what_a_circuit_makes_is_what_the_forward_by_hand_makes(name: str, size: float) -> None:
-    found, corrupted = scored(name), written(name, 1)
+    found, corrupted = scored(name), read_by(name, 1)
     graph = found.circuit(size)
 
     def reads(reader: str, terms: Terms) -> Tensor:
-        kept = [terms[writer] if graph.has_edge(writer, reader) else corrupted[writer] for writer in terms]
+        kept = [terms[writer] if graph.has_edge(writer, reader) else corrupted[reader][writer] for writer in terms]
         return sum(kept)  # type: ignore[return-value]
 
     expected = number(HAND[name](model_of(name), embeds(name, 0), reads)[0]).detach()
@@ -551,8 +573,8 @@ def columns(start: int, stop: int) -> Callable[[Tensor, Tensor], Tensor]:
 @pytest.mark.parametrize("name", HAND)
 def test_patched_parts_are_those_that_hooks_patch(name: str, at: Any, side: int, sign: int) -> None:
     model = model_of(name)
-    layer = model.model.layers[0] if name == "llama" else model.transformer.h[0]
-    out, down = (layer.self_attn.o_proj, layer.mlp.down_proj) if name == "llama" else (layer.attn.c_proj, layer.mlp.c_proj)
+    layer = model.transformer.h[0] if name == "gpt2" else model.model.layers[0]
+    out, down = (layer.attn.c_proj, layer.mlp.c_proj) if name == "gpt2" else (layer.self_attn.o_proj, layer.mlp.down_proj)
     units: dict[str, Any] = {"attention.0.heads": None, "mlp.0.output": None, "mlp.0.neurons": [5, 7]}
     found = lxt_fx.activation_patching(explained_of(name), *ids(), TARGET, units, at=at)
     expected = {
@@ -749,8 +771,25 @@ def test_explicit_form_and_steered_modules_are_refused() -> None:
 
 
 def test_a_stream_that_is_no_plain_sum_is_refused_and_says_where() -> None:
-    with pytest.raises(InputError, match=r"BertForSequenceClassification .* a norm or a scale stands in the stream"):
+    with pytest.raises(InputError, match=r"BertForSequenceClassification .* a norm, or a scale that is no constant"):
         lxt_fx.circuit_scores(shared("bert"), *ids(), lambda out: out.logits[:, 0])
+
+
+def test_a_stream_that_is_multiplied_with_zero_is_refused() -> None:
+    model = exact(scaled(tiny.llama()))
+    model.model.layers[0].scale[3] = 0.0
+    with pytest.raises(InputError, match="constants that are 0 or not finite"):
+        lxt_fx.circuit_scores(lxt_fx.transform(model, rules="gradient"), *ids(), TARGET)
+
+
+def test_a_bias_that_is_only_shaped_like_the_stream_reads_nothing_of_it() -> None:
+    """The last attention of this model has a bias that is expanded as the stream (expand_as)."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_multiple_size": 2, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = GPTNeoXJapaneseForCausalLM(GPTNeoXJapaneseConfig(vocab_size=97, **sizes)).double().eval()
+    found = lxt_fx.circuit_scores(lxt_fx.transform(model, rules="gradient"), *ids(), TARGET)
+    assert found.is_edge[found.writers.index("attention.0.heads:1"), found.readers.index("attention.1.values:3")]
+    close(found.nodes, found.edges.sum(2))
 
 
 def test_names_sizes_and_orders_that_there_are_not_are_refused() -> None:

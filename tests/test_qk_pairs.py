@@ -11,6 +11,7 @@ import tiny
 import tiny_text
 import torch
 import transformers as hf
+from circuit_references import scaled
 from qk_references import Decoder, added_to_scores, attended, exact, llama_query, moved_query, parts, recorded
 from shared_captures import explained as shared
 from torch import Tensor
@@ -292,6 +293,20 @@ def test_features_of_a_dictionary_are_writers(place: str) -> None:
     close(found.relevance.sum(), found.map[found.query, found.key])
     close(found.scores, found_of("llama").scores)
     assert float(found.queries[found.query_writers.index("rest")].abs().max()) < EXACT
+
+
+def test_what_is_written_before_a_scale_of_the_stream_is_read_behind_it() -> None:
+    """Of a model without biases nothing is left over, and the embedding's part of the keys is that of the scaled one."""
+    model = exact(scaled(tiny.llama()))
+    found = lxt_fx.qk_attribution(lxt_fx.transform(model, rules="gradient"), {"input_ids": IDS}, TARGET, head=HEAD)
+    close(found.relevance.sum(), found.map[found.query, found.key])
+    rest = found.queries[found.query_writers.index("rest")], found.keys[found.key_writers.index("rest")]
+    assert max(float(each.abs().max()) for each in rest) < EXACT
+    with recorded({"norm": model.model.layers[1].input_layernorm}) as seen, torch.no_grad():
+        model(input_ids=IDS)
+        added = model.model.layers[0].scale * model.get_input_embeddings()(IDS)
+    expected = llama_query(model, seen["norm"], added, UNIT)
+    close(found.queries[found.query_writers.index("embedding")], expected)
 
 
 def test_of_the_first_layer_the_embedding_writes_all() -> None:
