@@ -4,6 +4,7 @@ network is refused, and it is known why."""
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 import lxt_fx
-from lxt_fx.base.errors import InputError
+from lxt_fx.base.errors import InputError, LxtFxError
 
 sys.path.insert(0, str(Path(__file__).parent / "zoo"))
 import zoo_models
@@ -21,7 +22,32 @@ import zoo_models
 FAMILIES = ("decoder LM", "MoE decoder LM", "SSM / linear-attention / hybrid")
 DECODERS = [entry for entry, case in zoo_models.cases().items() if case["family"] in FAMILIES]
 
-REFUSED: dict[str, str] = {}
+NORM, GATE, STREAMS = "a norm, or a scale that is no constant", "a gate on its heads, or an index", "has 0 residual streams"
+
+REFUSED = {
+    "gemma3n/Gemma3nTextModelTest": STREAMS,
+    "qwen3_next/Qwen3NextModelTest": GATE,
+    "zamba/ZambaModelTest": "is computed of %inputs_embeds, %",  # layers read the embedding beside the stream
+    "zamba2/Zamba2ModelTest": "is computed of %inputs_embeds, %",
+    "deepseek_v32/DeepseekV32ModelTest": GATE,
+    "deepseek_v4/DeepseekV4ModelTest": STREAMS,
+    "dbrx/DbrxModelTest": "while its graph was traced",  # how many tokens an expert has is in the graph
+    "jetmoe/JetMoeModelTest": GATE,
+    "minimax/MiniMaxModelTest": NORM,
+    "openai/OpenAIGPTModelTest": NORM,
+    "blt/BltModelTest": "that is in it already",
+    "hrm_text/HrmTextModelTest": NORM,
+    "xlm/XLMModelTest": NORM,
+    "xlnet/XLNetModelTest": NORM,
+    "flaubert/FlaubertModelTest": NORM,
+    "bart/BartStandaloneDecoderModelTest": NORM,
+    "prophetnet/ProphetNetStandaloneDecoderModelTest": NORM,
+    "mvp/MvpStandaloneDecoderModelTest": NORM,
+    "musicgen/MusicgenDecoderTest": "give one entry of its first dim",  # rows of ids are codebooks, not texts
+    "afmoe/AfmoeModelTest": GATE,
+    "cpmant/CpmAntModelTest": "not what tokens are looked up as",  # 32 prompts are looked up before the text
+    "glm_moe_dsa/GlmMoeDsaModelTest": GATE,
+}
 """Why a network has no circuits: a part of the message."""
 
 NEAR = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -61,7 +87,7 @@ def test_a_decoder_has_circuits_or_says_why_not(entry: str, monkeypatch: pytest.
     corrupted = inputs | {leaf: other(inputs[leaf])}
     target = [(3, 5)] * len(inputs[leaf])
     if entry in REFUSED:
-        with pytest.raises(InputError, match=REFUSED[entry]):
+        with pytest.raises(LxtFxError, match=re.escape(REFUSED[entry])):
             lxt_fx.circuit_scores(explained, inputs, corrupted, target)
         return
     found = lxt_fx.circuit_scores(explained, inputs, corrupted, target)
