@@ -326,10 +326,9 @@ def test_heads_add_up_to_what_their_attention_adds(name: str, tolerance: float) 
 def test_each_head_adds_what_its_part_of_the_projection_makes_of_it(name: str) -> None:
     pairs = pairs_of(explained_of(name), None, *ids(), TARGET, "circuit_scores")
     found = Contributions(pairs.run("clean"), pairs.network, "circuit_scores")
-    scale = found.scale(pairs.network.readers[-1].scales)
     for writer in pairs.network.writers:
         for unit, added in zip(writer.names, found.added(writer), strict=True):
-            close(scale * added, written(name, 0)[unit], 1e-12)
+            close(found.seen(added, pairs.network.readers[-1].scales), written(name, 0)[unit], 1e-12)
 
 
 def test_heads_are_computed_of_the_readers_that_make_them() -> None:

@@ -151,7 +151,7 @@ class _Finder:
             return ()
         if node in self.dictionaries:
             return self._before(self.dictionaries[node].written)
-        if node in self.outputs or node not in self.terms:
+        if node in self.outputs or not self._is_stream(self.terms.get(node, {})):
             return None
         if node.target is aten.mul.Tensor:
             scale, before = _scale(node, read), self._before(read[0])

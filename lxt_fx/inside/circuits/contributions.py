@@ -39,8 +39,8 @@ class Contributions:
     run, so that heads and bias add up to what the attention adds. Biases belong to no head and no feature.
 
     All terms are as if they stood in the embedding: where the stream is multiplied with constants before they are added
-    (`Writer.scales`), they are divided by these, and what a reader sees is a sum of terms times its `scales`. Without such
-    constants both factors are 1. Errors are in the name of `function`."""
+    (`Writer.scales`), they are divided by these, and what a reader sees is a sum of terms times its `scales`. Errors are in
+    the name of `function`."""
 
     def __init__(self, run: GraphRun, network: Network, function: str) -> None:
         self.run, self.network, self.function = run, network, function
@@ -87,26 +87,31 @@ class Contributions:
                 self._added[writer.place] = self.of_heads(writer, parts)
         return self._added[writer.place]
 
-    def scale(self, scales: Scales) -> Tensor | float:
-        """The product of these constants: a number, or one for each entry of hidden.
+    def scale(self, scales: Scales, like: Tensor) -> Tensor:
+        """The product of these constants, of the dtype and on the device of `like`: one number, or one for each entry of
+        hidden.
 
         Raises InputError where it is 0 or not finite: what is left of a term behind it says nothing of the term.
         """
-        found: Tensor | float = 1.0
+        found = like.new_ones(())
         for constant in scales:
-            found = found * (at_least_float32(self.run.values[constant]) if isinstance(constant, Node) else constant)
-        if scales and not bool(((as_tensor := torch.as_tensor(found)) != 0).all() and as_tensor.isfinite().all()):
+            found = found * (self.run.values[constant].to(like) if isinstance(constant, Node) else constant)
+        if not (found.isfinite().all() and found.all()):
             raise InputError(
                 f"{self.function}: the residual stream is multiplied with constants that are 0 or not finite, so nothing "
                 "of what was written before reaches the readers behind them"
             )
         return found
 
+    def seen(self, value: Tensor, scales: Scales) -> Tensor:
+        """A term, or a sum of them, times these constants; or the gradient of a term from that of the product."""
+        return value * self.scale(scales, value) if scales else value
+
     def _as_stream(self, writer: Writer, value: Tensor) -> Tensor:
         """The value at least float32, in the shape of the embedding: some models have examples and tokens in one axis."""
         shape = self.run.values[self.network.writers[0].write.added].shape
         found = at_least_float32(value).reshape(shape)
-        return found / self.scale(writer.scales) if writer.scales else found
+        return found / self.scale(writer.scales, found) if writer.scales else found
 
 
 class Differences:
@@ -155,7 +160,7 @@ class Differences:
     def dot(self, reader: Reader, gradients: Tensor) -> Iterator[tuple[list[int], Tensor]]:
         """The products with gradients [readers, *stream] of what the reader sees, summed over tokens and hidden: some
         writers, and [pairs, writers, readers] for these."""
-        gradients = gradients * self.one.scale(reader.scales)
+        gradients = self.one.seen(gradients, reader.scales)
         dense = [writer for writer in reader.sees if not writer.by_features]
         if dense:
             some = self._of_all(dense)
@@ -169,12 +174,12 @@ class Differences:
         """The products with gradients [readers, *stream] of what the reader sees, summed over hidden: [pairs, tokens,
         writers, readers]. Not for features."""
         some = torch.cat([self.of(writer) for writer in reader.sees])
-        gradients = gradients * self.one.scale(reader.scales)
+        gradients = self.one.seen(gradients, reader.scales)
         return torch.einsum("wbth,rbth->btwr", some, gradients.to(some.dtype))
 
     def dot_added(self, writer: Writer, gradient: Tensor) -> Tensor:
         """The products of what the units of a writer add with the gradient [*stream] there, [pairs, units]."""
-        gradient = gradient * self.one.scale(writer.scales)
+        gradient = self.one.seen(gradient, writer.scales)
         if writer.by_features:
             return self.dot_features(writer, gradient[None])[..., 0]
         return torch.einsum("wb...,b...->bw", self.of(writer), gradient)
@@ -216,7 +221,7 @@ class Differences:
         for writer in reader.sees:
             if writer.by_features:
                 found += torch.stack([self._of_features(writer, each) for each in by_writer[writer]])
-        return found * self.one.scale(reader.scales)
+        return self.one.seen(found, reader.scales)
 
     def _of_features(self, writer: Writer, units: Tensor) -> Tensor:
         """The sum of the differences of these features [features] bool, [*stream]."""

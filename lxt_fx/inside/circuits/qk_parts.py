@@ -74,14 +74,18 @@ def parts_of(written: Contributions, read: HeadRead, split: Mapping[str, Sources
     stream = written.run.values[read.reader.read.stream]
     bias = read.of(torch.zeros_like(stream))
     left = at_least_float32(stream).reshape(written.whole(read.reader.sees[0]).shape).clone()
-    scale, found = written.scale(read.reader.scales), dict[str, Tensor]()
+    found: dict[str, Tensor] = {}
+
+    def made(value: Tensor) -> Tensor:
+        return read.of(written.seen(value, read.reader.scales)) - bias
+
     for writer in steps("writers", read.reader.sees, len(read.reader.sees)):
         for name, value in _terms(written, writer, split):
-            left -= scale * value
-            found[name] = read.of(scale * value) - bias
+            left -= written.seen(value, read.reader.scales)
+            found[name] = made(value)
         if writer.by_features:
-            left -= scale * written.added(writer)[0]
-            found |= _of_features(written, writer, lambda value: read.of(scale * value) - bias)
+            left -= written.seen(written.added(writer)[0], read.reader.scales)
+            found |= _of_features(written, writer, made)
     found |= {REST: read.of(left) - bias, BIAS: bias}
     sums, actual = torch.stack(list(found.values())), read.actual
     if far := far_apart(sums.sum(0), actual, float(sums.abs().sum(0).max()), coarsest(written.run, read.nodes)):
