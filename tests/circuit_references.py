@@ -37,21 +37,25 @@ def exact(model: nn.Module) -> nn.Module:
 
 
 class ScaledLayer(LlamaDecoderLayer):
-    """A layer behind which the stream is multiplied with a constant, as in Gemma 4 and Doge."""
+    """A layer that multiplies the stream with constants: with some that are computed of a parameter where the attention is
+    added (as Doge), and behind the layer (as Gemma 4)."""
 
     scale: Tensor
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return super().forward(*args, **kwargs) * self.scale
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        mixed, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
+        x = torch.sigmoid(self.inner) * hidden_states + mixed
+        return (x + self.mlp(self.post_attention_layernorm(x))) * self.scale
 
 
 def scaled(model: Any) -> Any:
-    """The Llama with such layers: one factor for each entry of hidden behind the first, one for all behind the others."""
+    """The Llama with such layers: one factor for each entry of hidden behind the first, one for all behind the second."""
     generator = torch.Generator().manual_seed(3)
     for index, layer in enumerate(model.model.layers):
         layer.__class__ = ScaledLayer
         shape = [1] if index else [model.config.hidden_size]
-        layer.register_buffer("scale", torch.randn(shape, generator=generator) + 0.1)
+        layer.scale = nn.Parameter(torch.randn(shape, generator=generator) + 0.1)
+        layer.inner = nn.Parameter(torch.randn(model.config.hidden_size, generator=generator))
     return model
 
 
@@ -81,6 +85,8 @@ def hand_llama(model: Any, embeds: Tensor, reads: Reads = whole) -> tuple[Tensor
             query, of = rotated(made("queries", head, own.q_proj.weight), cos, sin), head // (heads // groups)
             mixed = attended(query, keys[of], values[of])
             added[f"attention.{index}.heads:{head}"] = mixed @ own.o_proj.weight[:, head * size : (head + 1) * size].T
+        if isinstance(layer, ScaledLayer):
+            terms = {name: torch.sigmoid(layer.inner) * value for name, value in terms.items()}
         terms |= added
         x, mlp = layer.post_attention_layernorm(reads(f"mlp.{index}.input", dict(terms))), layer.mlp
         terms[f"mlp.{index}.output"] = mlp.down_proj(nn.functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x))

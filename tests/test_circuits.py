@@ -143,7 +143,7 @@ def test_scores_of_edges_are_those_by_hand(name: str, at: str) -> None:
     for (writer, reader), score in expected.items():
         close(found.edge(writer, reader), score)
     assert float(found.edges.abs().max()) > 0.01
-    assert not found.edges[:, ~found.is_edge].any()
+    assert not found.edges[:, ~found.is_edge].any() and not found.edges.requires_grad
 
 
 @pytest.mark.parametrize("name", HAND)
@@ -770,14 +770,22 @@ def test_explicit_form_and_steered_modules_are_refused() -> None:
 
 
 def test_a_stream_that_is_no_plain_sum_is_refused_and_says_where() -> None:
-    with pytest.raises(InputError, match=r"BertForSequenceClassification .* a norm, or a scale that is no constant"):
+    with pytest.raises(InputError, match=r"BertForSequenceClassification .* than a constant factor, such as a norm"):
         lxt_fx.circuit_scores(shared("bert"), *ids(), lambda out: out.logits[:, 0])
 
 
-def test_a_stream_that_is_multiplied_with_zero_is_refused() -> None:
+@pytest.mark.parametrize(
+    "scale, said",
+    [
+        ((torch.arange(32) != 3).double(), "whose product is 0 or not finite"),
+        (torch.full((1, 7, 1), 0.5).double(), "something else than a constant factor"),
+    ],
+    ids=["zero", "by token"],
+)
+def test_a_stream_that_is_multiplied_with_no_factor_is_refused(scale: Tensor, said: str) -> None:
     model = exact(scaled(tiny.llama()))
-    model.model.layers[0].scale[3] = 0.0
-    with pytest.raises(InputError, match="constants that are 0 or not finite"):
+    model.model.layers[0].scale = nn.Parameter(scale)
+    with pytest.raises(InputError, match=said):
         lxt_fx.circuit_scores(lxt_fx.transform(model, rules="gradient"), *ids(), TARGET)
 
 

@@ -22,7 +22,8 @@ import zoo_models
 FAMILIES = ("decoder LM", "MoE decoder LM", "SSM / linear-attention / hybrid")
 DECODERS = [entry for entry, case in zoo_models.cases().items() if case["family"] in FAMILIES]
 
-NORM, GATE, STREAMS = "a norm, or a scale that is no constant", "a gate on its heads, or an index", "has 0 residual streams"
+NORM, STREAMS = "something else than a constant factor, such as a norm", "has 0 residual streams"
+GATE = "a gate on its heads, or an index that chooses keys"
 
 REFUSED = {
     "gemma3n/Gemma3nTextModelTest": STREAMS,

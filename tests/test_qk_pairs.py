@@ -304,7 +304,8 @@ def test_what_is_written_before_a_scale_of_the_stream_is_read_behind_it() -> Non
     assert max(float(each.abs().max()) for each in rest) < EXACT
     with recorded({"norm": model.model.layers[1].input_layernorm}) as seen, torch.no_grad():
         model(input_ids=IDS)
-        added = model.model.layers[0].scale * model.get_input_embeddings()(IDS)
+        first = model.model.layers[0]
+        added = first.scale * torch.sigmoid(first.inner) * model.get_input_embeddings()(IDS)
     expected = llama_query(model, seen["norm"], added, UNIT)
     close(found.queries[found.query_writers.index("embedding")], expected)
 

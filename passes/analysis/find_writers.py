@@ -113,8 +113,8 @@ class _Finder:
         if not any(self.first in terms for terms in self.terms.values()):
             raise InputError(
                 f"the residual stream behind the last layer (%{last.name}) is no sum of what enters the first "
-                f"(%{self.first.name}) and of what the layers add: a norm, or a scale that is no constant, stands in the "
-                "stream"
+                f"(%{self.first.name}) and of what the layers add: something else than a constant factor, such as a norm, "
+                "stands in the stream"
             )
         if elsewhere := [each.written.name for each in self.dictionaries.values() if each.result not in self.terms]:
             raise InputError(
@@ -154,9 +154,24 @@ class _Finder:
         if node in self.outputs or not self._is_stream(self.terms.get(node, {})):
             return None
         if node.target is aten.mul.Tensor:
-            scale, before = _scale(node, read), self._before(read[0])
+            scale, before = self._scale(node, read), self._before(read[0])
             return None if scale is None or before is None else (*before, scale)
         return next((before for each in read if (before := self._before(each)) is not None), None)
+
+    def _scale(self, node: Node, carrying: Sequence[Node]) -> Node | float | None:
+        """What a product multiplies its one operand that carries relevance with, if that is a constant: a number, or a
+        value that depends on no input, of one element or of one for each entry of hidden."""
+        given = arguments(node)
+        if node.target is not aten.mul.Tensor or len(carrying) != 1 or written_shape(node) != written_shape(carrying[0]):
+            return None
+        others = [each for each in (given["self"], given["other"]) if each is not carrying[0]]
+        if len(others) != 1 or not isinstance(others[0], Node):
+            return float(others[0]) if others else None
+        sizes, hidden = shape(others[0]), fixed_size((shape(self.first) or (None,))[-1])
+        if sizes is None or any(each.op == "placeholder" for each in computed_from(others[0])):
+            return None
+        fits = all(fixed_size(size) == 1 for size in sizes[:-1]) and (not sizes or fixed_size(sizes[-1]) in (1, hidden))
+        return others[0] if fits else None
 
     def _sum(self, node: Node) -> dict[Node, Scales]:
         """The terms of a value of the stream; one that is no sum is a term itself."""
@@ -181,7 +196,7 @@ class _Finder:
             return left | right
         if node.target in _SAME and self._is_stream(self._sum(read[0])):
             return self._sum(read[0])
-        if (scale := _scale(node, read)) is not None and self._is_stream(self._sum(read[0])):
+        if (scale := self._scale(node, read)) is not None and self._is_stream(self._sum(read[0])):
             return {term: (*since, scale) for term, since in self._sum(read[0]).items()}
         return {node: ()}
 
@@ -272,20 +287,6 @@ class _Finder:
     def _said(self, nodes: set[Node]) -> str:
         names = [f"%{node.name}" for node in sorted(nodes, key=self.order.__getitem__)]
         return ", ".join(names) or "nothing that the network wrote"
-
-
-def _scale(node: Node, carrying: Sequence[Node]) -> Node | float | None:
-    """What a product multiplies its one operand that carries relevance with, if that is a constant: a number, or a value
-    that depends on no input, of one element or of one for each entry of the last dim."""
-    given = arguments(node)
-    if node.target is not aten.mul.Tensor or len(carrying) != 1 or written_shape(node) != written_shape(carrying[0]):
-        return None
-    others = [each for each in (given["self"], given["other"]) if each is not carrying[0]]
-    if len(others) != 1 or not isinstance(others[0], Node):
-        return float(others[0]) if others else None
-    constant = not any(each.op == "placeholder" for each in computed_from(others[0]))
-    sizes = shape(others[0])
-    return others[0] if constant and sizes is not None and all(fixed_size(size) == 1 for size in sizes[:-1]) else None
 
 
 def _valued(node: Node) -> list[Node]:

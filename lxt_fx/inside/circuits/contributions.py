@@ -87,6 +87,7 @@ class Contributions:
                 self._added[writer.place] = self.of_heads(writer, parts)
         return self._added[writer.place]
 
+    @torch.no_grad()
     def scale(self, scales: Scales, like: Tensor) -> Tensor:
         """The product of these constants, of the dtype and on the device of `like`: one number, or one for each entry of
         hidden.
@@ -95,11 +96,11 @@ class Contributions:
         """
         found = like.new_ones(())
         for constant in scales:
-            found = found * (self.run.values[constant].to(like) if isinstance(constant, Node) else constant)
+            found = found * (self.run.constant(constant).to(like) if isinstance(constant, Node) else constant)
         if not (found.isfinite().all() and found.all()):
             raise InputError(
-                f"{self.function}: the residual stream is multiplied with constants that are 0 or not finite, so nothing "
-                "of what was written before reaches the readers behind them"
+                f"{self.function}: the residual stream is multiplied with constants whose product is 0 or not finite, so "
+                "nothing of what was written before reaches the readers behind them"
             )
         return found
 

@@ -43,6 +43,15 @@ class GraphRun:
         return node.target(*map_arg(node.args, found), **map_arg(node.kwargs, found))
 
     @torch.no_grad()
+    def constant(self, node: Node) -> Any:
+        """The value of a node that depends on no input, which may stand behind those that ran so far."""
+        if node not in self.values:
+            for each in node.all_input_nodes:
+                self.constant(each)
+            self.values[node] = self.compute(node)
+        return self.values[node]
+
+    @torch.no_grad()
     def all(self, changes: Mapping[Node, Callable[[Tensor], Tensor]] | None = None) -> GraphRun:
         """Runs every node. What reads a node of `changes` reads what that makes of its value."""
         known = changes or {}
