@@ -133,30 +133,18 @@ class _Finder:
 
     def _scales(self) -> dict[Node, Scales]:
         """What the stream was multiplied with before each of its values, and before each term was added."""
-        found: dict[Node, Scales] = {}
-        for node in sorted(self._streams(), key=self.order.__getitem__, reverse=True):
-            terms, before = self.terms[node], self._before(node)
-            if before is None:  # a sum that a later one adds to the stream
-                before = next(((*found[term], *since) for term, since in terms.items() if term in found), ())
-            for each, since in ((node, ()), *terms.items()):
-                added = before[: len(before) - len(since)]
-                if (*added, *since) != before or found.setdefault(each, added) != added:
+        found: dict[Node, Scales] = {self.first: ()}
+        in_order = sorted(self._streams(), key=self.order.__getitem__)
+        for node in (*in_order, *in_order):  # a sum of later terms alone is known the second time, by what adds it
+            terms = self.terms[node]
+            if node in self.dictionaries and (written := self.dictionaries[node].written) in found:
+                found |= dict.fromkeys(terms, found[written])
+            known = [(*found[term], *since) for term, since in terms.items() if term in found]
+            for each, since in ((node, ()), *terms.items()) if known else ():
+                added = known[0][: len(known[0]) - len(since)]
+                if (*added, *since) != known[0] or found.setdefault(each, added) != added:
                     raise InputError(f"the terms of %{node.name} are not multiplied alike on their way through the stream")
         return found
-
-    def _before(self, node: Node) -> Scales | None:
-        """What the stream was multiplied with before one of its values; None for a sum of later terms alone."""
-        read = [operand.node for operand in self.flow.carrying_operands(node)]
-        if node is self.first:
-            return ()
-        if node in self.dictionaries:
-            return self._before(self.dictionaries[node].written)
-        if node in self.outputs or not self._is_stream(self.terms.get(node, {})):
-            return None
-        if node.target is aten.mul.Tensor:
-            scale, before = self._scale(node, read), self._before(read[0])
-            return None if scale is None or before is None else (*before, scale)
-        return next((before for each in read if (before := self._before(each)) is not None), None)
 
     def _scale(self, node: Node, carrying: Sequence[Node]) -> Node | float | None:
         """What a product multiplies its one operand that carries relevance with, if that is a constant: a number, or a
